@@ -1,0 +1,30 @@
+# Everything runs in .venv, made on first use. PYTHON picks the interpreter (3.11 or newer).
+PYTHON ?= python3
+PBTRL := .venv/bin/pbtrl
+
+.PHONY: train test test-all check install clean
+
+train: install
+	$(PBTRL) train configs/quickstart.yaml --suffix
+
+test: install
+	.venv/bin/python -m pytest -n 2
+
+test-all: install
+	.venv/bin/python -m pytest -m "slow or not slow" --timeout 3000
+
+check: install
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/python -m pytest -n 2
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q -c constraints.txt -e ".[dev,fast]"
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

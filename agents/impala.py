@@ -1,0 +1,280 @@
+"""IMPALA with V-trace over a cohort (Espeholt et al. 2018, arXiv 1802.01561); settings.Impala has every default.
+
+A block is learned from `passes` times. In each pass V-trace corrects for the distance between the policy that acted
+and the policy as it is now (section 4.1), the loss is the sum of policy gradient, value and entropy terms (section
+4.2), and one step of the flat optimiser follows. An update whose gradient is not finite is skipped and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from agents import losses, normalise, optim
+from agents.distributions import Distribution, distribution
+from agents.networks import Layout, Net, network
+from agents.returns import effective_unroll, unroll_cuts, vtrace
+from agents.settings import Impala
+from agents.types import Hyperparameters, Learned, State, Trajectory, Views
+
+REWARD_CLIP = 10.0  # of normalised rewards
+OBSERVATION_CLIP = 10.0  # of normalised observations
+
+
+@dataclass(frozen=True)
+class ImpalaAgent:
+    """The algorithm for one kind of env; see `agents.types.Agent` for the contract."""
+
+    settings: Impala
+    shape: tuple[int, ...]
+    image: bool
+    net: Net
+    policy: Distribution
+
+    @property
+    def layout(self) -> Layout:
+        """The network's parameters, and the policy's that depend on no observation."""
+        free = {"free": (self.policy.free_size,)} if self.policy.free_size else {}
+        return Layout({**self.net.layout.shapes, **free})
+
+    @property
+    def normalises(self) -> bool:
+        """Whether observations are normalised."""
+        kind = self.settings.observations
+        return not self.image if kind == "auto" else kind == "normalise"
+
+    @property
+    def rewards(self) -> str:
+        """`clip`, `normalise` or `none`."""
+        kind = self.settings.rewards
+        return kind if kind != "auto" else "clip" if self.image else "normalise"
+
+    def init(self, generators: Sequence[torch.Generator]) -> State:
+        """Fresh state for one member per generator."""
+        members, layout = len(generators), self.layout
+        params = torch.zeros(members, layout.size)
+        views = layout.views(params)
+        for i, generator in enumerate(generators):
+            for name, value in self.net.initial(generator).items():
+                views[name][i] = value
+        if "free" in views:
+            views["free"].fill_(self.settings.log_std)
+        tensors = {"params": params, "skipped": torch.zeros(members, dtype=torch.int64)}
+        if self.settings.optimiser == "adam":
+            steps = torch.zeros(members, dtype=torch.int64)
+            tensors |= {"adam.m": torch.zeros_like(params), "adam.v": torch.zeros_like(params), "adam.steps": steps}
+        else:
+            tensors["rmsprop.mean_square"] = torch.ones_like(params)
+        if self.normalises:
+            size = (math.prod(self.shape),)
+            tensors |= _named("observation", normalise.init_moments(members, size))
+            tensors |= {"shift": torch.zeros(members, *size), "scale": torch.ones(members, *size)}
+        if self.rewards == "normalise":
+            tensors |= _named("return", normalise.init_moments(members))
+        grads, groups = torch.zeros_like(params), self._groups(members)
+        leaves = tuple(layout.leaves(params[g]) for g in groups)
+        return State(tensors, leaves, grads, tuple(layout.views(grads[g]) for g in groups))
+
+    def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> Tensor:
+        """Action noise of a block, [T, P, B, ...]."""
+        shape = (time, envs, *self.policy.noise_shape)
+        return torch.stack([self.policy.draw_noise(g, shape) for g in generators], 1)
+
+    @torch.no_grad()
+    def act(self, state: State, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Actions [P, B, ...] and policy parameters [P, B, K]; without noise, the mode."""
+        x = self._inputs(state, observations)
+        heads = [
+            self.policy.join(self.net.policy(params, x[g]), params.get("free"))
+            for params, g in zip(state.params, self._groups(len(x)), strict=True)
+        ]
+        policy = heads[0] if len(heads) == 1 else torch.cat(heads)
+        return (self.policy.mode(policy) if noise is None else self.policy.sample(policy, noise)), policy
+
+    def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
+        """`passes` V-trace updates from one block, in place; then the statistics of observations take it in."""
+        h, tensors = hyperparameters, state.tensors
+        batch = self._batch(state, block, h)
+        metrics: dict[str, Tensor] = {}
+        for i in range(int(h["passes"].max())):
+            state.grads.zero_()
+            found = [self._gradients(state, batch, h, n) for n in range(len(state.params))]
+            metrics = {k: torch.cat([f[k] for f in found]) for k in found[0]}
+            norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
+            finite = torch.isfinite(norms)
+            wanted = h["passes"] > i
+            self._step(state, h, wanted & finite)
+            tensors["skipped"] = torch.where(wanted, torch.where(finite, 0, tensors["skipped"] + 1), tensors["skipped"])
+            metrics["loss/gradient_norm"] = norms
+        if self.normalises:
+            seen = block.observations[:, :-1].flatten(3).flatten(1, 2)
+            moments = normalise.update_moments(_part("observation", tensors), seen, batch.mask.flatten(1))
+            mean, variance = normalise.mean_and_variance(moments)
+            tensors |= {**_named("observation", moments), "shift": mean, "scale": (variance + 1e-8).rsqrt()}
+        consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
+        return Learned(metrics, consumed)
+
+    def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> _Batch:
+        """What all passes share."""
+        time, mask = block.rewards.shape[1], ~block.dead
+        rewards = block.rewards
+        if self.rewards == "clip":
+            rewards = rewards.clamp(-1.0, 1.0)
+        elif self.rewards == "normalise":
+            rewards = self._scaled(state, block, h["gamma"])
+        cuts = unroll_cuts(h["unroll_length"], time)
+        return _Batch(
+            block=block,
+            rewards=rewards,
+            discounts=_rows(h["gamma"], 3) * ~block.terminated,
+            cuts=cuts[:, :, None] | block.over.movedim(1, 0),
+            unroll_cuts=cuts,
+            mask=mask,
+            log_probs=self.policy.log_prob(block.policy, block.actions),
+            live=mask.flatten(1).sum(-1),
+        )
+
+    def _scaled(self, state: State, block: Trajectory, gamma: Tensor) -> Tensor:
+        running = {"running": state.tensors["return.running"]} if "return.running" in state.tensors else {}
+        if not running:
+            running = {"running": torch.zeros(block.rewards.shape[::2], dtype=torch.float64)}
+        scale = {**_part("return", state.tensors), **running}
+        scale = normalise.update_return_scale(scale, block.rewards, block.over, gamma, ~block.dead)
+        state.tensors |= _named("return", scale)
+        return (block.rewards / _rows(normalise.return_scale(scale), 3)).clamp(-REWARD_CLIP, REWARD_CLIP)
+
+    def _gradients(self, state: State, batch: _Batch, h: Hyperparameters, group: int) -> dict[str, Tensor]:
+        """Add a group's gradients of the loss to `state.grads`; metrics of its members."""
+        members = self._groups(len(state.grads))[group]
+        params, grads = state.params[group], state.parts[group]
+        h = {name: value[members] for name, value in h.items()}
+        scale = 1.0 / batch.live[members].clamp_min(1) if self.settings.reduction == "mean" else 1.0
+        sums: dict[str, Tensor] = {}
+        for envs in self._chunks(batch.block):
+            terms = self._terms(state, params, batch, members, envs, h)
+            loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
+            found = torch.autograd.grad((loss * scale).sum(), list(params.values()))
+            for into, grad in zip(grads.values(), found, strict=True):
+                into.add_(grad)
+            sums = {k: sums.get(k, 0.0) + v.detach() for k, v in terms.items()}
+        per = batch.live[members].clamp_min(1)
+        return {f"loss/{k}": v / per for k, v in sums.items()}
+
+    def _terms(
+        self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, h: Hyperparameters
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The loss terms of some envs of some members, summed over time and envs, [p] each."""
+        block, mask = batch.block, batch.mask[members, :, envs]
+        observations = block.observations[members, :, envs]
+        p, time, b = mask.shape
+        head, values = self.net.both(params, self._inputs(state, observations.flatten(1, 2), members))
+        head, values = head.unflatten(1, (time + 1, b)), values.view(p, time + 1, b)
+        policy = self.policy.join(head[:, :-1], params.get("free"))
+        log_probs = self.policy.log_prob(policy, block.actions[members, :, envs])
+        log_rhos = (log_probs - batch.log_probs[members, :, envs]).detach()
+        targets, advantages = vtrace(
+            log_rhos.movedim(1, 0),
+            batch.discounts[members, :, envs].movedim(1, 0),
+            batch.rewards[members, :, envs].movedim(1, 0),
+            values[:, :-1].detach().movedim(1, 0),
+            values[:, -1].detach(),
+            rho_bar=h["rho_bar"][:, None],
+            c_bar=h["c_bar"][:, None],
+            pg_rho_bar=h["pg_rho_bar"][:, None],
+            lambda_=h["lambda_"][:, None],
+            cuts=batch.cuts[:, members, envs],
+        )
+        targets, advantages = targets.movedim(0, 1), advantages.movedim(0, 1)
+        if self.settings.advantages == "normalise":
+            flat = losses.normalise_advantages(advantages.flatten(1), mask.flatten(1))
+            advantages = flat.view_as(mask)
+        return {
+            "policy": losses.policy_gradient_loss(log_probs, advantages, mask),
+            "value": losses.value_loss(values[:, :-1], targets, mask),
+            "entropy": losses.entropy_bonus(self.policy.entropy(policy), mask),
+            "log_rho": (log_rhos.abs() * mask).flatten(1).sum(-1),
+        }
+
+    def _step(self, state: State, h: Hyperparameters, active: Tensor) -> None:
+        t = state.tensors
+        if self.settings.optimiser == "adam":
+            moments = (t["adam.m"], t["adam.v"], t["adam.steps"])
+            optim.adam(
+                t["params"], state.grads, *moments,
+                learning_rate=h["learning_rate"], epsilon=h["adam_epsilon"], active=active,
+            )  # fmt: skip
+        else:
+            optim.rmsprop(
+                t["params"], state.grads, t["rmsprop.mean_square"], learning_rate=h["learning_rate"],
+                decay=h["rmsprop_decay"], epsilon=h["rmsprop_epsilon"], active=active,
+            )  # fmt: skip
+
+    def _inputs(self, state: State, observations: Tensor, members: slice = slice(None)) -> Tensor:
+        """Observations [P, M, ...] as the network reads them."""
+        if self.image:
+            return observations
+        x = observations.flatten(2)
+        if not self.normalises:
+            return x
+        shift, scale = state.tensors["shift"][members, None], state.tensors["scale"][members, None]
+        return (x - shift).mul_(scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
+
+    def _groups(self, members: int) -> list[slice]:
+        """Members that pass through the network together: all, or one by one where the network works in chunks."""
+        if self.net.frames is None:
+            return [slice(0, members)]
+        return [slice(i, i + 1) for i in range(members)]
+
+    def _chunks(self, block: Trajectory) -> Iterator[slice]:
+        """Envs whose whole unrolls pass through the network at once."""
+        time, envs = block.observations.shape[1:3]
+        width = envs if self.net.frames is None else max(1, self.net.frames // time)
+        return (slice(i, min(envs, i + width)) for i in range(0, envs, width))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A block with what does not change from pass to pass; `cuts` is [T, P, B], `live` [P], the rest [P, T, B]."""
+
+    block: Trajectory
+    rewards: Tensor
+    discounts: Tensor
+    cuts: Tensor
+    unroll_cuts: Tensor
+    mask: Tensor
+    log_probs: Tensor
+    live: Tensor
+
+
+def impala(settings: Impala, observation_space: spaces.Space[object], action_space: spaces.Space[object]) -> ImpalaAgent:
+    """The agent for an env's spaces.
+
+    Raises:
+        ValueError: with one line, if it cannot read these observations or act in this space.
+    """
+    assert isinstance(observation_space, spaces.Box)
+    shape = observation_space.shape
+    image = observation_space.dtype == "uint8" and len(shape) == 3
+    policy = distribution(action_space, settings)
+    net = network(settings, shape, policy.size, image)
+    if settings.advantages == "normalise" and net.frames is not None:
+        raise ValueError("agent.advantages=normalise needs agent.network=mlp: images are learned from in chunks")
+    return ImpalaAgent(settings, shape, image, net, policy)
+
+
+def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def _part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+
+
+def _rows(values: Tensor, ndim: int) -> Tensor:
+    """[P] -> [P, 1, ...] with `ndim` axes."""
+    return values.view(-1, *(1,) * (ndim - 1))

@@ -1,0 +1,235 @@
+"""Networks for a whole cohort: parameters are rows of one flat [P, D] buffer, layers are views into it.
+
+`Layout` gives every parameter a place, padded to 16 floats. A network is a frozen value with pure functions of those
+views; it is initialised per member from the member's own generator. Dense layers run as one batched matrix product
+over all members. Convolutions run member by member, which is faster on a CPU than grouped convolution, in chunks that
+fit the cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
+from torch import Tensor
+
+from agents.settings import AgentSettings
+from agents.types import Views
+
+PAD = 16  # floats; a vector register's width, so that no member's row shares one with its neighbour
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each named parameter lies in a member's flat row."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def size(self) -> int:
+        """D, floats per member, padding included."""
+        return sum(_padded(math.prod(shape)) for shape in self.shapes.values())
+
+    def views(self, flat: Tensor) -> Views:
+        """Every parameter of [P, D] as [P, *shape], without copying."""
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            views[name] = flat[:, start : start + math.prod(shape)].unflatten(1, shape)
+            start += _padded(math.prod(shape))
+        return views
+
+    def leaves(self, flat: Tensor) -> Views:
+        """The same views as leaves that autograd differentiates by."""
+        return {name: view.detach().requires_grad_() for name, view in self.views(flat).items()}
+
+
+class Net(Protocol):
+    """Policy and value of a group of members.
+
+    Attributes:
+        layout: its parameters.
+        frames: how many observations the learner should put through at a time; None for all. With a number, members
+            pass one by one, so P is 1 below.
+    """
+
+    @property
+    def layout(self) -> Layout:
+        """Its parameters."""
+
+    @property
+    def frames(self) -> int | None:
+        """Observations per pass."""
+
+    def initial(self, generator: torch.Generator) -> Views:
+        """Fresh parameters of one member, without the leading axis."""
+
+    def policy(self, params: Views, x: Tensor) -> Tensor:
+        """[P, M, ...] -> distribution parameters [P, M, K]; for acting, without gradients."""
+
+    def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[P, M, ...] -> distribution parameters [P, M, K] and values [P, M]."""
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Separate stacks of tanh layers for policy and value, orthogonal initialisation (gain sqrt 2; policy 0.01)."""
+
+    inputs: int
+    hidden: tuple[int, ...]
+    outputs: int
+
+    @property
+    def frames(self) -> None:
+        """Whole blocks at once."""
+        return
+
+    @property
+    def layout(self) -> Layout:
+        """Weights [in, out] and biases [1, out] of both stacks."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for stack, last in (("policy", self.outputs), ("value", 1)):
+            widths = [self.inputs, *self.hidden, last]
+            for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
+                shapes[f"{stack}.{i}.weight"] = (fan_in, fan_out)
+                shapes[f"{stack}.{i}.bias"] = (1, fan_out)
+        return Layout(shapes)
+
+    def initial(self, generator: torch.Generator) -> Views:
+        """Fresh parameters of one member."""
+        params = {}
+        for name, shape in self.layout.shapes.items():
+            if name.endswith("bias"):
+                params[name] = torch.zeros(shape)
+            else:
+                last = name.split(".")[1] == str(len(self.hidden))
+                gain = math.sqrt(2) if not last else 0.01 if name.startswith("policy") else 1.0
+                params[name] = torch.nn.init.orthogonal_(torch.empty(shape), gain, generator=generator)
+        return params
+
+    def policy(self, params: Views, x: Tensor) -> Tensor:
+        """[P, M, inputs] -> [P, M, outputs]."""
+        return self._stack(params, "policy", x)
+
+    def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[P, M, inputs] -> [P, M, outputs], [P, M]."""
+        return self._stack(params, "policy", x), self._stack(params, "value", x).squeeze(-1)
+
+    def _stack(self, params: Views, stack: str, x: Tensor) -> Tensor:
+        for i in range(len(self.hidden) + 1):
+            x = torch.baddbmm(params[f"{stack}.{i}.bias"], x, params[f"{stack}.{i}.weight"])
+            if i < len(self.hidden):
+                x = torch.tanh(x)
+        return x
+
+
+@dataclass(frozen=True)
+class Convolutional:
+    """Convolutions, one dense layer, then linear policy and value heads on the shared features.
+
+    Attributes:
+        image: (channels, height, width) of an observation.
+        convolutions: (channels out, kernel, stride) of each layer.
+        units: width of the dense layer.
+        outputs: K.
+        precision: arithmetic of the learner's pass; acting is always float32.
+    """
+
+    image: tuple[int, int, int]
+    convolutions: tuple[tuple[int, int, int], ...]
+    units: int
+    outputs: int
+    precision: torch.dtype
+    frames: int = 96
+
+    @property
+    def layout(self) -> Layout:
+        """Convolutions [out, in, k, k], dense weights [in, out]."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        channels, height, width = self.image
+        for i, (out, kernel, stride) in enumerate(self.convolutions):
+            shapes[f"conv.{i}.weight"] = (out, channels, kernel, kernel)
+            shapes[f"conv.{i}.bias"] = (out,)
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            channels = out
+        flat = channels * height * width
+        for name, fan_in, fan_out in (
+            ("dense", flat, self.units), ("policy", self.units, self.outputs), ("value", self.units, 1)
+        ):  # fmt: skip
+            shapes[f"{name}.weight"] = (fan_in, fan_out)
+            shapes[f"{name}.bias"] = (fan_out,)
+        return Layout(shapes)
+
+    def initial(self, generator: torch.Generator) -> Views:
+        """Fresh parameters of one member: orthogonal, gain sqrt 2; policy 0.01, value 1."""
+        gains = {"policy": 0.01, "value": 1.0}
+        params = {}
+        for name, shape in self.layout.shapes.items():
+            if name.endswith("bias"):
+                params[name] = torch.zeros(shape)
+            else:
+                gain = gains.get(name.split(".")[0], math.sqrt(2))
+                params[name] = torch.nn.init.orthogonal_(torch.empty(shape), gain, generator=generator)
+        return params
+
+    def policy(self, params: Views, x: Tensor) -> Tensor:
+        """[1, M, C, H, W] uint8 -> [1, M, outputs]."""
+        (policy,) = self._heads(params, x.squeeze(0), ("policy",))
+        return policy[None]
+
+    def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[1, M, C, H, W] uint8 -> [1, M, outputs], [1, M]."""
+        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
+            policy, value = self._heads(params, _channels_last(x.squeeze(0)), ("policy", "value"))
+        return policy.float()[None], value.float().squeeze(-1)[None]
+
+    def _heads(self, params: Views, x: Tensor, heads: tuple[str, ...]) -> list[Tensor]:
+        own = {name: p.view(p.shape[1:]) for name, p in params.items()}
+        x = x.to(torch.float32).mul_(1 / 255)
+        for i, (_, _, stride) in enumerate(self.convolutions):
+            x = F.relu(F.conv2d(x, own[f"conv.{i}.weight"], own[f"conv.{i}.bias"], stride))
+        x = F.relu(torch.addmm(own["dense.bias"], x.flatten(1), own["dense.weight"]))
+        return [torch.addmm(own[f"{h}.bias"], x, own[f"{h}.weight"]) for h in heads]
+
+
+SHALLOW = ((16, 8, 4), (32, 4, 2)), 256
+NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512
+
+
+def network(settings: AgentSettings, shape: tuple[int, ...], outputs: int, image: bool) -> Net:
+    """The network that the settings name for observations of `shape`.
+
+    Raises:
+        ValueError: a network for images on vectors, or the other way round.
+    """
+    kind = settings.network
+    if kind == "auto":
+        kind = "shallow" if image else "mlp"
+    if image != (kind != "mlp"):
+        what = "images" if image else "vectors"
+        right = "shallow or nature" if image else "mlp"
+        raise ValueError(f"agent.network={kind} cannot read observations that are {what}: use {right}")
+    if kind == "mlp":
+        return MLP(math.prod(shape), settings.hidden, outputs)
+    convolutions, units = SHALLOW if kind == "shallow" else NATURE
+    channels, height, width = shape
+    return Convolutional((channels, height, width), convolutions, units, outputs, _precision(settings.precision))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """[M, C, H, W] bytes in channels-last memory: convolutions learn faster so; stacking planes is the quick way."""
+    return torch.stack(x.unbind(1), -1).permute(0, 3, 1, 2)
+
+
+def _precision(name: str) -> torch.dtype:
+    if name == "auto":
+        fast = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _padded(size: int) -> int:
+    return -(-size // PAD) * PAD

@@ -1,0 +1,93 @@
+"""Running statistics per member, updated once per block.
+
+Axes: `[P member, M sample, ...]`. State is a dict of tensors with a leading P, passed in and returned: it
+goes into snapshots and is copied by exploit like a weight. Sums run over a contiguous trailing axis in
+float64, so that a member's statistics do not depend on who is beside it.
+"""
+
+import torch
+from torch import Tensor
+
+from agents.types import State
+
+
+def init_moments(members: int, shape: tuple[int, ...] = (), device: torch.device | str = "cpu") -> State:
+    """No samples yet: `count` `[P]`, `mean` and `m2` (summed squared deviations) `[P, *shape]`, float64."""
+    zeros = torch.zeros((members, *shape), dtype=torch.float64, device=device)
+    return {"count": zeros.new_zeros(members), "mean": zeros, "m2": zeros.clone()}
+
+
+def update_moments(state: State, x: Tensor, mask: Tensor | None = None) -> State:
+    """Merge a batch into the statistics (Chan, Golub & LeVeque 1979), with n old and b new samples:
+
+        mean <- mean + d b / (n + b),    m2 <- m2 + m2_batch + d^2 n b / (n + b),    d = mean_batch - mean
+
+    Args:
+        state: from `init_moments`.
+        x: `[P, M, *shape]`.
+        mask: `[P, M]`, false for samples to leave out, whatever they hold.
+
+    Returns:
+        The new state; a member all of whose samples are left out keeps its old one bit for bit.
+    """
+    inner = (1,) * (x.ndim - 2)
+    live = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask.bool()
+    rows = live.reshape(len(x), *inner, -1)
+    samples = torch.where(rows, x.movedim(1, -1).double(), 0.0).contiguous()
+    batch = live.sum(-1)
+    n, b = state["count"].reshape(-1, *inner), batch.reshape(-1, *inner).double()
+    total = (n + b).clamp_min(1.0)
+    mean = samples.sum(-1) / b.clamp_min(1.0)
+    squares = torch.where(rows, samples - mean[..., None], 0.0).square().sum(-1)
+    d = torch.where(b > 0, mean - state["mean"], 0.0)
+    return {
+        "count": state["count"] + batch,
+        "mean": state["mean"] + d * (b / total),
+        "m2": state["m2"] + squares + d.square() * (n * b / total),
+    }
+
+
+def mean_and_variance(state: State) -> tuple[Tensor, Tensor]:
+    """Return float32 mean and (population) variance, both `[P, *shape]`: 0 and 1 before the first sample."""
+    count = state["count"].reshape(-1, *(1,) * (state["mean"].ndim - 1))
+    variance = torch.where(count > 0, state["m2"] / count.clamp_min(1.0), 1.0)
+    return state["mean"].float(), variance.float()
+
+
+def normalise(x: Tensor, mean: Tensor, variance: Tensor, clip: float = 10.0, epsilon: float = 1e-8) -> Tensor:
+    """(x - mean) / sqrt(variance + epsilon), clipped; x `[P, ..., *shape]`, the others `[P, *shape]`."""
+    inner = (len(mean), *(1,) * (x.ndim - mean.ndim), *mean.shape[1:])
+    return ((x - mean.reshape(inner)) * (variance + epsilon).rsqrt().reshape(inner)).clamp(-clip, clip)
+
+
+def init_return_scale(members: int, envs: int, device: torch.device | str = "cpu") -> State:
+    """Moments of the discounted return, and `running` `[P, B]`: each env's return so far in its episode."""
+    running = torch.zeros((members, envs), dtype=torch.float64, device=device)
+    return {**init_moments(members, (), device), "running": running}
+
+
+def update_return_scale(
+    state: State, rewards: Tensor, ends: Tensor, gamma: Tensor, mask: Tensor | None = None
+) -> State:
+    """Advance G_t = gamma G_{t-1} + r_t, from 0 at every episode's start, and merge all G_t into the moments.
+
+    Args:
+        state: from `init_return_scale`.
+        rewards: `[P, T, B]`.
+        ends: `[P, T, B]`, whether step t ended its episode, by termination or truncation.
+        gamma: `[P]`, discount per env step.
+        mask: `[P, T, B]`, false for dead transitions, which change nothing.
+    """
+    live = torch.ones_like(ends, dtype=torch.bool) if mask is None else mask.bool()
+    running, factor, past = state["running"], gamma.double()[:, None], []
+    for t, reward in enumerate(rewards.double().unbind(1)):
+        running = torch.where(live[:, t], factor * running + reward, running)
+        past.append(running)
+        running = running.masked_fill(ends[:, t], 0.0)
+    moments = update_moments(state, torch.stack(past, 1).flatten(1), live.flatten(1))
+    return {**moments, "running": running}
+
+
+def return_scale(state: State, epsilon: float = 1e-8) -> Tensor:
+    """Return `[P]`, float32: the discounted return's standard deviation, by which rewards are divided."""
+    return (mean_and_variance(state)[1] + epsilon).sqrt()

@@ -1,0 +1,105 @@
+"""What can be configured about each agent: frozen dataclasses, without importing torch.
+
+A field whose metadata says `live` is a *live hyperparameter*: its value here is the default, `hparams:` in a config
+may search it, and PBT may change it at any report without a restart. Every other field is fixed for a run, or
+*structural*: it decides the shape of what is learned and travels with the weights.
+
+Adding an agent is one file with its maths (`agents/<name>.py`), one settings class here and its entry in `AGENTS`.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+
+def live(default: float, *, low: float | None = None, high: float | None = None, integer: bool = False) -> Any:
+    """Declare a live hyperparameter: its default and the closed interval of values the agent accepts."""
+    return field(default=default, metadata={"live": True, "low": low, "high": high, "integer": integer})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """What the observation is turned into; shared by all agents.
+
+    Attributes:
+        network: `auto` takes `mlp` for vectors and `shallow` for images. `shallow` is IMPALA's feed-forward net for
+            Atari (conv 16@8x8/4, conv 32@4x4/2, 256 units), `nature` the DQN net (32@8x8/4, 64@4x4/2, 64@3x3/1, 512
+            units), `mlp` two separate stacks of `hidden` tanh units for policy and value.
+        hidden: widths of the hidden layers of `mlp`.
+        log_std: initial log standard deviation of a Gaussian policy, one per action dimension, state-independent.
+        actions: how a Gaussian's sample becomes a bounded action: `clip` (the log-probability is the unclipped
+            sample's) or `squash` (tanh, with its change of variables).
+        observations: `normalise` (running mean and variance per member, clipped at 10), `raw`, or `auto`: normalise
+            vectors, leave images (which are divided by 255).
+        precision: arithmetic of convolutions in the learner: `bfloat16` (autocast), `float32`, or `auto`: bfloat16
+            where the hardware has it (without, it is many times slower).
+    """
+
+    network: Literal["auto", "mlp", "shallow", "nature"] = "auto"
+    hidden: tuple[int, ...] = (64, 64)
+    log_std: float = -0.5
+    actions: Literal["clip", "squash"] = "clip"
+    observations: Literal["auto", "normalise", "raw"] = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impala(Network):
+    """IMPALA with V-trace (Espeholt et al. 2018, arXiv 1802.01561), section 4 and tables D.1 and G.1.
+
+    Losses are sums over time and envs, as in the paper, so a learning rate belongs to a block size.
+
+    Attributes:
+        rewards: what the learner is given: `clip` to [-1, 1], `normalise` by the running standard deviation of the
+            discounted return, `none`, or `auto`: clip for images, normalise for vectors. Fitness is always raw.
+        advantages: `normalise` to zero mean and unit variance over the member's block, or `raw`.
+        reduction: `sum` (the paper) or `mean` of the losses over the block.
+        optimiser: `rmsprop` (TensorFlow's form, epsilon inside the root) or `adam`.
+        unroll_mode: `budget`: every update learns from a block of `block_length` steps, in which `unroll_length`
+            places the cuts. `exact`: the member updates every `unroll_length` steps.
+        block_length: env steps per env in a block; by default the largest `unroll_length` the search may reach.
+        learning_rate: step size of the optimiser.
+        entropy_cost: weight of the policy's entropy (nats).
+        unroll_length: env steps between two cuts of the return (or between updates, in `exact`).
+        value_cost: weight of half the squared value error.
+        gamma: discount per env step.
+        lambda_: V-trace's trace decay; 1 is the paper's.
+        rho_bar: clip of the importance ratio in the temporal difference.
+        c_bar: clip of the trace's ratio.
+        pg_rho_bar: clip of the policy gradient's ratio.
+        max_grad_norm: clip of the member's global gradient norm.
+        passes: how often a block is learned from; V-trace corrects the later passes.
+        rmsprop_decay: decay of RMSProp's mean square.
+        rmsprop_epsilon: inside RMSProp's root.
+        adam_epsilon: outside Adam's root.
+    """
+
+    name: Literal["impala"] = "impala"
+    rewards: Literal["auto", "clip", "normalise", "none"] = "auto"
+    advantages: Literal["normalise", "raw"] = "raw"
+    reduction: Literal["sum", "mean"] = "sum"
+    optimiser: Literal["rmsprop", "adam"] = "rmsprop"
+    unroll_mode: Literal["budget", "exact"] = "budget"
+    block_length: int | None = None
+    learning_rate: float = live(6e-4, low=0.0)
+    entropy_cost: float = live(0.01, low=0.0)
+    unroll_length: int = live(20, low=1, integer=True)
+    value_cost: float = live(0.5, low=0.0)
+    gamma: float = live(0.99, low=0.0, high=1.0)
+    lambda_: float = live(1.0, low=0.0, high=1.0)
+    rho_bar: float = live(1.0, low=0.0)
+    c_bar: float = live(1.0, low=0.0)
+    pg_rho_bar: float = live(1.0, low=0.0)
+    max_grad_norm: float = live(40.0, low=0.0)
+    passes: int = live(1, low=1, integer=True)
+    rmsprop_decay: float = live(0.99, low=0.0, high=1.0)
+    rmsprop_epsilon: float = live(1e-5, low=0.0)
+    adam_epsilon: float = live(1e-5, low=0.0)
+
+
+AgentSettings = Impala
+AGENTS: dict[str, type[AgentSettings]] = {"impala": Impala}
+
+
+def live_hyperparameters(settings: AgentSettings | type[AgentSettings]) -> dict[str, Any]:
+    """Name -> default of every live hyperparameter, in the order of declaration."""
+    return {f.name: getattr(settings, f.name) for f in fields(settings) if f.metadata.get("live")}

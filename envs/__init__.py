@@ -1,0 +1,144 @@
+"""Worlds. Knows gymnasium, ale_py, mujoco and envpool; nothing of agents.
+
+`make` gives N copies of any Gymnasium id or `module:function` as one `Vector`; vector.py says what a step
+means.
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from envs import gym, probes
+from envs.vector import SEED_LIMIT, EnvError, Spaces, Vector, present
+
+__all__ = ["EnvError", "Spaces", "Vector", "frames_per_step", "make", "probes", "resolve_backend", "spaces"]
+
+Backend = Literal["auto", "gymnasium", "envpool"]
+Protocol = Literal["sticky", "classic"]
+
+_known_spaces: dict[tuple[str, ...], Spaces] = {}
+
+
+def make(
+    id: str,
+    seeds: Sequence[int],
+    *,
+    threads: int = 1,
+    backend: Backend = "auto",
+    protocol: Protocol = "sticky",
+    training: bool = True,
+    kwargs: Mapping[str, Any] | None = None,
+) -> Vector:
+    """One env per seed.
+
+    Args:
+        id: a Gymnasium id, or `module:function` where the function returns a gymnasium.Env.
+        seeds: one per env, in [0, 2**31).
+        threads: that step the envs; of the C++ back ends only, and without any influence on what the envs do.
+        backend: see `resolve_backend`.
+        protocol: of Atari games (see atari.py); other envs have only one.
+        training: False for evaluation: `classic` Atari then no longer ends learning episodes at a lost life.
+        kwargs: passed to the env or to the user's function.
+
+    Raises:
+        EnvError: with one line, if that env cannot be had.
+    """
+    kwargs = kwargs or {}
+    _check(protocol, threads, seeds)
+    chosen = resolve_backend(id, backend, kwargs)
+    where = f"env.id={id}"
+    if _is_atari(id):
+        vector: Vector = _atari(id).make(id, seeds, threads, protocol, training, kwargs, where)
+    elif chosen == "envpool":
+        vector = _envpool().make(id, seeds, threads, kwargs, where)
+    else:
+        vector = gym.make(id, seeds, kwargs, where)
+    return vector
+
+
+def spaces(
+    id: str,
+    *,
+    backend: Backend = "auto",
+    protocol: Protocol = "sticky",
+    kwargs: Mapping[str, Any] | None = None,
+) -> Spaces:
+    """What one env of `make` shows and takes, found as cheaply as possible and remembered.
+
+    Raises:
+        EnvError: with one line, if that env cannot be had.
+    """
+    kwargs = kwargs or {}
+    _check(protocol)
+    chosen = resolve_backend(id, backend, kwargs)
+    key = (id, chosen, repr(sorted(kwargs.items())))
+    if key not in _known_spaces or ":" in id:
+        _known_spaces[key] = present(_own_spaces(id, chosen, kwargs), f"env.id={id}")
+    return _known_spaces[key]
+
+
+def resolve_backend(
+    id: str, backend: Backend = "auto", kwargs: Mapping[str, Any] | None = None
+) -> Literal["gymnasium", "envpool"]:
+    """The library that will run `id`.
+
+    `auto` takes envpool for Gymnasium's own envs, if it is installed, has exactly this id and knows all
+    `kwargs`. Atari games always run in ale_py's own vector env, which counts as gymnasium.
+    """
+    if backend not in get_args(Backend):
+        raise EnvError(f"env.backend={backend}: should be one of {', '.join(get_args(Backend))}")
+    if backend == "gymnasium":
+        return "gymnasium"
+    if _is_atari(id) or ":" in id:
+        if backend == "auto":
+            return "gymnasium"
+        raise EnvError(f"env.backend=envpool cannot run env.id={id}; set env.backend=auto")
+    if backend == "auto" and not gym.ships(id):
+        return "gymnasium"
+    pool = _envpool(required=backend == "envpool")
+    return "envpool" if backend == "envpool" or (pool and pool.has(id, kwargs or {})) else "gymnasium"
+
+
+def frames_per_step(id: str) -> int:
+    """Frames of the world per env step: the action repeat, 4 for Atari games and 1 for all else."""
+    return 4 if _is_atari(id) else 1
+
+
+def _own_spaces(id: str, backend: str, kwargs: Mapping[str, Any]) -> Spaces:
+    if _is_atari(id):
+        own: Spaces = _atari(id).spaces(id, kwargs)
+    elif backend == "envpool":
+        own = _envpool().spaces(id, kwargs)
+    else:
+        own = gym.spaces(id, kwargs)
+    return own
+
+
+def _is_atari(id: str) -> bool:
+    return id.startswith("ALE/")
+
+
+def _atari(id: str) -> Any:
+    gym.check_known(id)
+    return importlib.import_module("envs.atari")
+
+
+def _envpool(required: bool = True) -> Any:
+    try:
+        return importlib.import_module("envs.pool")
+    except ImportError as error:
+        if required:
+            raise EnvError('env.backend=envpool needs envpool: pip install "pbtrl[fast]"') from error
+        return None
+
+
+def _check(protocol: str, threads: int = 1, seeds: Sequence[int] = (0,)) -> None:
+    if protocol not in get_args(Protocol):
+        raise EnvError(f"env.protocol={protocol}: should be one of {', '.join(get_args(Protocol))}")
+    if threads < 1:
+        raise EnvError(f"threads={threads}: should be at least 1")
+    if not len(seeds):
+        raise EnvError("seeds: there should be at least one, as each makes an env")
+    wrong = [seed for seed in seeds if not 0 <= seed < SEED_LIMIT]
+    if wrong:
+        raise EnvError(f"seed {wrong[0]}: env seeds should lie in [0, 2**31)")

@@ -1,0 +1,494 @@
+"""The whole configuration of a run: what may be written, its defaults, and the numbers that follow from it.
+
+`load` reads a YAML file with overrides and tells every mistake at once (loading.py finds the lines, checks.py
+what only shows when two settings are seen together). The sections are frozen, and nothing here needs torch.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator, with_config
+from pydantic_core import PydanticCustomError
+
+from agents.settings import AGENTS, AgentSettings, live_hyperparameters
+from pbtrl import checks
+from pbtrl.loading import ConfigError, Source, Tagged, dumped, validated
+from pbtrl.space import PRIORS, Dimension, Real, SearchSpace, Value, Whole
+
+__all__ = ["Config", "ConfigError", "json_schema", "load", "parse", "shipped"]
+
+for _settings in AGENTS.values():  # agents know nothing of pydantic, so its rules are attached from here
+    with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(_settings)
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        parts = re.fullmatch(
+            r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", value.replace(" ", "")
+        )
+        if value and parts:
+            return sum(float(n) * s for n, s in zip(parts.groups(), (86400, 3600, 60, 1), strict=True) if n)
+    elif not isinstance(value, bool) and isinstance(value, int | float):
+        return value
+    raise PydanticCustomError("duration", "must be a time such as 6h, 15m, 1h30m or 90s")
+
+
+def _auto(value: object) -> object:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise PydanticCustomError("auto", "must be auto or an integer >= 1")
+
+
+Count = Annotated[Whole, Field(ge=1)]
+Fraction = Annotated[Real, Field(gt=0, le=1)]
+Probability = Annotated[Real, Field(ge=0, le=1)]
+AutoCount = Annotated[int | Literal["auto"], BeforeValidator(_auto)]
+Seconds = Annotated[float, BeforeValidator(_duration, json_schema_input_type=float | str), Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Env(_Section):
+    """The world that every member acts in.
+
+    Attributes:
+        id: a Gymnasium id (`ALE/Pong-v5`), or `module:function`.
+        num_envs: envs per member.
+        protocol: Atari's: `sticky` (repeat probability 0.25, full games) or `classic` (1-30 no-ops, a lost
+            life ends a training episode). Recorded with every score.
+        backend: which simulator steps the envs; `auto` is resolved once, when the run is built.
+        between_slices: `continue` keeps the envs running from one slice to the next; `reset` starts each
+            slice anew, which makes a slice a pure function of its assignment.
+        kwargs: passed to the env's constructor.
+    """
+
+    id: str
+    num_envs: Count = 16
+    protocol: Literal["sticky", "classic"] = "sticky"
+    backend: Literal["auto", "gymnasium", "envpool"] = "auto"
+    between_slices: Literal["continue", "reset"] = "continue"
+    kwargs: dict[str, JsonValue] = {}
+
+
+class Trainable(BaseModel):
+    """Something else than RL in place of env, agent and acting: its name, and its own keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Every key but `name`."""
+        return dict(self.model_extra or {})
+
+
+class Population(_Section):
+    """Attributes: size: members alive at once; reference_members: the control, donors but never receivers."""
+
+    size: Count = 4
+    mode: Literal["async", "sync"] = "async"
+    reference_members: Annotated[Whole, Field(ge=0)] = 0
+
+
+class Execution(_Section):
+    """Where members train.
+
+    Attributes:
+        backend: `inline` (this process) or `processes`.
+        workers: how many processes; `auto` is one per core, but no more than members.
+        device: what tensors live on.
+        cohort: members stacked into one tensor; `auto` leaves it to the executor.
+    """
+
+    backend: Literal["inline", "processes"] = "processes"
+    workers: AutoCount = "auto"
+    device: Literal["cpu"] = "cpu"
+    cohort: AutoCount = "auto"
+
+
+class Acting(_Section):
+    """Who acts: `inline`, the learner's own process."""
+
+    mode: Literal["inline"] = "inline"
+
+
+class Budget(_Section):
+    """When the run ends: whichever comes first.
+
+    Attributes:
+        env_steps_per_member: env steps (a trainable: steps) on each member's own clock.
+        total_steps: of the whole population, shared evenly.
+        wall_clock: seconds, or a text such as `6h`.
+        until_fitness: stop once a member's fitness reaches this.
+    """
+
+    env_steps_per_member: Count | None = None
+    total_steps: Count | None = None
+    wall_clock: Seconds | None = None
+    until_fitness: Real | None = None
+
+
+class Fitness(_Section):
+    """What is maximised.
+
+    Attributes:
+        metric: the tag of any logged scalar; the default is the mean of raw, undiscounted episode returns.
+        source: `training` episodes as they happen, or `evaluation` episodes apart at the end of each slice.
+        window_episodes: newest episodes that count.
+        min_episodes: fewer than this since the last copy, and a member has no fitness.
+        every: env steps between points of the curve inside a slice; by default one point per slice.
+        episodes: evaluation episodes per slice, when source is `evaluation`.
+    """
+
+    metric: Annotated[str, Field(min_length=1)] = "episode/return_mean"
+    source: Literal["training", "evaluation"] = "training"
+    window_episodes: Count = 100
+    min_episodes: Count = 10
+    every: Count | None = None
+    episodes: Count = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StrategySection:
+    """Strategies are on a floor below pydantic's models and are handed these plain values."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready(_StrategySection):
+    """When a member may be decided about.
+
+    Attributes:
+        every: env steps of the member between decisions, a slice; by default a 25th of its budget.
+        burn_in: env steps before the first exploit.
+    """
+
+    every: Count | None = None
+    burn_in: Annotated[Whole, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploit(_StrategySection):
+    """Who copies whom.
+
+    Attributes:
+        method: `truncation` (the bottom copies from the top), `t_test` (Welch's, against a random other
+            member), `binary_tournament`, or `none`.
+        bottom: fraction of the population that copies; at least one member.
+        top: fraction that is copied from; at least one member.
+        ties: equal fitness at a cut: `random` order, or `copy` whenever the donor is not worse.
+        min_gap: fitness by which a donor must be ahead.
+        alpha: level of the t-test.
+        episodes: newest episodes that the t-test compares.
+    """
+
+    method: Literal["truncation", "t_test", "binary_tournament", "none"] = "truncation"
+    bottom: Fraction = 0.2
+    top: Fraction = 0.2
+    ties: Literal["random", "copy"] = "random"
+    min_gap: Annotated[Real, Field(ge=0)] = 0.0
+    alpha: Annotated[Real, Field(gt=0, lt=1)] = 0.05
+    episodes: Count = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explore(_StrategySection):
+    """How hyperparameters move.
+
+    Attributes:
+        method: `perturb` (multiply by one of `factors`), `gaussian`, `resample` (from the prior) or `none`.
+        factors: drawn with equal chance; a product of 1 means no drift.
+        sd: of the gaussian step, as a fraction of the prior's width on the dimension's own scale.
+        when: `after_copy`, or `always` at a decision.
+        probability: that a hyperparameter moves at all.
+        resample_probability: that it is drawn from the prior instead.
+    """
+
+    method: Literal["perturb", "resample", "gaussian", "none"] = "perturb"
+    factors: Annotated[tuple[Annotated[Real, Field(gt=0)], ...], Field(min_length=1)] = (1.2, 1 / 1.2)
+    sd: Annotated[Real, Field(gt=0)] = 0.1
+    when: Literal["after_copy", "always"] = "after_copy"
+    probability: Probability = 1.0
+    resample_probability: Probability = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pbt(_StrategySection):
+    """Population based training. `copy` is what a receiver takes; one alone is the paper's ablation."""
+
+    name: Literal["pbt"] = "pbt"
+    ready: Ready = field(default_factory=Ready)
+    exploit: Exploit = field(default_factory=Exploit)
+    explore: Explore = field(default_factory=Explore)
+    copy: Annotated[tuple[Literal["weights", "hparams"], ...], Field(min_length=1)] = ("weights", "hparams")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSearch(_StrategySection):
+    """The baseline: every member keeps the hyperparameters it drew."""
+
+    name: Literal["random_search"] = "random_search"
+    ready: Ready = field(default_factory=Ready)
+
+
+Strategy = Pbt | RandomSearch
+STRATEGIES: dict[str, type[Strategy]] = {"pbt": Pbt, "random_search": RandomSearch}
+
+
+class Snapshots(_Section):
+    """Attributes: keep_last: newest per member; milestones_every: env steps between those kept for good."""
+
+    keep_last: Count = 2
+    milestones_every: Count | None = None
+
+
+class Failure(_Section):
+    """Attributes: max_restarts_per_member: deaths before the strategy decides; env_step_timeout: seconds."""
+
+    max_restarts_per_member: Annotated[Whole, Field(ge=0)] = 3
+    env_step_timeout: Seconds = 60.0
+
+
+class Final(_Section):
+    """The choice of the best member at the end, on seeds that training never saw.
+
+    Attributes:
+        candidates: members with the best training fitness that are evaluated again.
+        selection_episodes: episodes each, to choose one of them.
+        episodes: of the chosen one, on other seeds again, for the reported score and interval.
+    """
+
+    candidates: Count = 3
+    selection_episodes: Count = 16
+    episodes: Count = 30
+
+
+def _run_name(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+        raise PydanticCustomError("name", "must be a folder's name of letters, digits, '.', '_' and '-'")
+    return value
+
+
+class Config(_Section):
+    """One run. Either `env` (with `agent` and `acting`) or `trainable`; the rest has defaults, save a budget.
+
+    Attributes:
+        name: of the run directory; by default the env and the time.
+        seed: all randomness follows from it.
+        hparams: what the search may change, by name; anything else is fixed in `agent`.
+    """
+
+    name: Annotated[str, BeforeValidator(_run_name)] | None = None
+    seed: Annotated[Whole, Field(ge=0)] = 0
+    env: Env | None = None
+    agent: Annotated[AgentSettings, Tagged("name", AGENTS, default="impala")] | None = None
+    acting: Acting | None = None
+    trainable: Trainable | None = None
+    population: Population = Population()
+    execution: Execution = Execution()
+    budget: Budget = Budget()
+    hparams: dict[str, Annotated[Dimension, Tagged("prior", PRIORS)]] = {}
+    fitness: Fitness = Fitness()
+    strategy: Annotated[Strategy, Tagged("name", STRATEGIES, default="pbt")] = Pbt()
+    snapshots: Snapshots = Snapshots()
+    failure: Failure = Failure()
+    final: Final = Final()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("env") is not None:
+            given = {key: value for key, value in data.items() if value is not None}
+            return {"agent": {}, "acting": {}, **given}
+        return data
+
+    # --- what follows from the settings ---
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space, `bounds: none` narrowed to what the agent accepts."""
+        accepted = {} if self.agent is None else checks.accepted(self.agent)
+        if self.agent is not None and self.agent.block_length is not None and "unroll_length" in accepted:
+            accepted["unroll_length"] = (accepted["unroll_length"][0], self.agent.block_length)
+        return SearchSpace(
+            {
+                name: dimension.within(*accepted.get(name, (None, None)))
+                for name, dimension in self.hparams.items()
+            }
+        )
+
+    @cached_property
+    def fixed(self) -> dict[str, Value]:
+        """The agent's live hyperparameters that are not searched, and their values."""
+        live = {} if self.agent is None else live_hyperparameters(self.agent)
+        return {name: value for name, value in live.items() if name not in self.hparams}
+
+    @property
+    def block_length(self) -> int:
+        """Env steps per env in a block: as written, or the largest unroll there can be; 1 for a trainable."""
+        if self.agent is None:
+            return 1
+        return self.agent.block_length or checks.largest_unroll(self)
+
+    @property
+    def block(self) -> int:
+        """Env steps of a member between two updates, over all its envs; 1 for a trainable."""
+        return self.block_length * (1 if self.env is None else self.env.num_envs)
+
+    def round_to_block(self, steps: int) -> int:
+        """The steps, rounded up to whole blocks."""
+        return -(-steps // self.block) * self.block
+
+    @property
+    def steps_per_member(self) -> int:
+        """Steps that each member trains for, in whole blocks."""
+        shares = [
+            self.budget.env_steps_per_member,
+            None
+            if self.budget.total_steps is None
+            else math.ceil(self.budget.total_steps / self.population.size),
+        ]
+        return self.round_to_block(min(share for share in shares if share is not None))
+
+    @property
+    def every(self) -> int:
+        """Steps of a slice, in whole blocks."""
+        return self.round_to_block(self.strategy.ready.every or math.ceil(self.steps_per_member / 25))
+
+    @property
+    def burn_in(self) -> int:
+        """Steps of a member before its first exploit, in whole blocks."""
+        return self.round_to_block(self.strategy.ready.burn_in)
+
+    @property
+    def curve_every(self) -> int:
+        """Steps between two points of the fitness curve, in whole blocks; at most a slice."""
+        return min(self.every, self.round_to_block(self.fitness.every or self.every))
+
+    @property
+    def frames_per_step(self) -> int:
+        """Simulator frames per env step: our action repeat, 4 for ALE."""
+        return 4 if self.env is not None and self.env.id.startswith("ALE/") else 1
+
+    @property
+    def unit(self) -> str:
+        """What a member's clock counts: `env steps`, or `steps` for a trainable."""
+        return "steps" if self.env is None else "env steps"
+
+    @property
+    def label(self) -> str:
+        """The run's name, or the env's or trainable's as a folder's name."""
+        what = (
+            self.env.id
+            if self.env is not None
+            else self.trainable.name
+            if self.trainable is not None
+            else "run"
+        )
+        return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", what).strip("-.")
+
+    @property
+    def warnings(self) -> list[str]:
+        """What can be run but is probably not meant, one line each."""
+        return list(checks.warnings(self))
+
+    # --- text and back ---
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; a searched hyperparameter has no second, fixed value under `agent`."""
+        tree: dict[str, Any] = self.model_dump(mode="json")
+        tree = {key: value for key, value in tree.items() if value is not None}
+        if self.agent is not None:
+            tree["agent"] = {k: v for k, v in tree["agent"].items() if k not in self.hparams}
+        return tree
+
+    def to_json(self) -> str:
+        """One line that `from_json` turns into an equal config."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Self:
+        """A config from plain values, with every check of `load`. Raises ConfigError."""
+        source = Source()
+        source.data = dict(tree)
+        return validated(cls, source, checks.before, checks.after, checks.ALIASES)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The config that `to_json` wrote."""
+        return cls.from_dict(json.loads(text))
+
+    def changed(self, path: str, value: Any) -> Self:
+        """A copy with one dotted path set, checked again: `config.changed("env.backend", "envpool")`."""
+        tree = self.to_dict()
+        *sections, last = path.split(".")
+        below = tree
+        for section in sections:
+            below = below.setdefault(section, {})
+        below[last] = value
+        return self.from_dict(tree)
+
+    def resolved(self) -> Self:
+        """The same run with slices, block length and budget written out, in whole blocks."""
+        tree = self.to_dict()
+        tree["budget"]["env_steps_per_member"] = self.steps_per_member
+        tree["strategy"]["ready"] = {"every": self.every, "burn_in": self.burn_in}
+        tree["fitness"]["every"] = self.curve_every
+        if self.agent is not None:
+            tree["agent"]["block_length"] = self.block_length
+        return self.from_dict(tree)
+
+    def dump_yaml(self) -> str:
+        """The resolved config as YAML, for config.resolved.yaml; it loads as the same run."""
+        return dumped(self.resolved().to_dict())
+
+
+def _folder() -> Path:
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def shipped() -> list[str]:
+    """Names of the configs that come with pbtrl, for `load`."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, or a shipped config by its bare name, and apply `a.b=value` overrides.
+
+    Raises ConfigError, whose text is every mistake with its place.
+    """
+    path = Path(path_or_name)
+    if not path.exists() and path.name == str(path_or_name) and path.stem in shipped():
+        path = _folder() / f"{path.stem}.yaml"
+    try:
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError([f"{path}: no such file. Shipped configs: {', '.join(shipped())}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: not UTF-8 text"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path}: {(error.strerror or str(error)).lower()}"]) from None
+    return parse(text, str(path), overrides)
+
+
+def parse(text: str, file: str = "config", overrides: Sequence[str] = ()) -> Config:
+    """A config from YAML text; `file` is the name that messages give it. Raises ConfigError."""
+    source = Source(text, file)
+    for override in overrides:
+        source.override(override)
+    return validated(Config, source, checks.before, checks.after, checks.ALIASES)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a config, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}

@@ -1,0 +1,204 @@
+"""The worker's side: holds cohorts, runs them in turn, commits snapshots, and reports.
+
+    submit(assignments) -> cohorts of equal structure and equal length -> turn, turn, ... -> [Report, ...]
+
+A host trains exactly what it is told. It keeps live what it trained last, so that a member that goes on from its own
+snapshot is not loaded again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pbtrl.population import Assignment, Failure, Report
+from pbtrl.snapshots import SnapshotError, Store
+from pbtrl.trainable import Builder, Cohort, Outcome
+
+METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
+
+
+class MismatchError(RuntimeError):
+    """The learner did not use the hyperparameters that it was assigned."""
+
+
+@dataclass
+class _Slice:
+    """A cohort with a slice under way: its assignments by slot."""
+
+    cohort: Cohort
+    assignments: list[Assignment]
+    begun: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+
+
+class Host:
+    """Everything a worker does, for its `groups` of members; a group trains as one cohort where it can."""
+
+    def __init__(
+        self, builder: Builder, members: Path, groups: Sequence[Sequence[str]], *, threads: int = 1,
+        discard_on_stop: bool = False,
+    ) -> None:  # fmt: skip
+        self._builder = builder
+        self._store = Store(members)
+        self._members = members
+        for member in (m for group in groups for m in group):
+            (members / member).mkdir(parents=True, exist_ok=True)
+        self._group = {m: i for i, group in enumerate(groups) for m in group}
+        self._threads = threads
+        self._discard_on_stop = discard_on_stop
+        self._cohorts: dict[tuple[str, ...], Cohort] = {}
+        self._holds: dict[str, str] = {}
+        self._slices: list[_Slice] = []
+        self._early: list[Report | Failure] = []
+
+    def submit(self, assignments: Sequence[Assignment]) -> None:
+        """Form cohorts from these assignments and start their slices."""
+        together: dict[tuple[Any, ...], list[Assignment]] = {}
+        for a in assignments:
+            if done := self._committed(a):
+                self._early.append(done)
+                continue
+            key = (self._group[a.member], self._builder.structure(a.hyperparameters), a.stop - a.start)
+            together.setdefault(key, []).append(a)
+        for group in together.values():
+            try:
+                self._slices.append(self._begin(sorted(group, key=lambda a: a.member)))
+            except Exception as error:
+                self._early += self._failures(group, error)
+
+    def busy(self) -> bool:
+        """Whether a slice is under way."""
+        return bool(self._slices or self._early)
+
+    def turn(self) -> list[Report | Failure]:
+        """Let the next cohort train for a short while; the reports of a slice that ended with it."""
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        if not self._slices:
+            return []
+        current = self._slices.pop(0)
+        try:
+            over = current.cohort.turn()
+            if time.monotonic() - current.told > METRICS_EVERY or over:
+                self._write_metrics(current)
+            if over:
+                return self._reports(current)
+        except Exception as error:
+            self._drop(current.cohort)
+            return self._failures(current.assignments, error)
+        self._slices.append(current)
+        return []
+
+    def stop(self) -> list[Report | Failure]:
+        """End every slice now: with a report of what was done, or, where slices are all or nothing, without.
+
+        A member that has not trained at all yet has nothing to report; its assignment stays open.
+        """
+        ended: list[Report | Failure] = []
+        slices, self._slices = self._slices, []
+        for s in slices:
+            try:
+                ended += [] if self._discard_on_stop else self._reports(s)
+            except Exception as error:
+                ended += self._failures(s.assignments, error)
+            self._drop(s.cohort)
+        return ended
+
+    def close(self) -> None:
+        """Give back all cohorts."""
+        for cohort in list(self._cohorts.values()):
+            self._drop(cohort)
+
+    def _begin(self, group: list[Assignment]) -> _Slice:
+        members = tuple(a.member for a in group)
+        cohort = self._cohorts.get(members) or self._new_cohort(members)
+        for slot, a in enumerate(group):
+            held = self._holds.pop(a.member, None)
+            if a.parent is None:
+                cohort.init(slot, a.seed)
+            elif held != a.parent:
+                cohort.load(slot, self._store.load(a.parent)[0])
+        cohort.begin(group)
+        return _Slice(cohort, group)
+
+    def _new_cohort(self, members: tuple[str, ...]) -> Cohort:
+        for other in [c for k, c in self._cohorts.items() if set(k) & set(members)]:
+            self._drop(other)
+        self._cohorts[members] = self._builder.cohort(members, self._threads)
+        return self._cohorts[members]
+
+    def _drop(self, cohort: Cohort) -> None:
+        self._cohorts.pop(cohort.members, None)
+        for member in cohort.members:
+            self._holds.pop(member, None)
+        cohort.close()
+
+    def _reports(self, done: _Slice) -> list[Report | Failure]:
+        seconds = time.monotonic() - done.begun
+        outcomes = [done.cohort.outcome(slot) for slot in range(len(done.assignments))]
+        return [
+            self._report(done.cohort, slot, a, outcome, seconds)
+            for slot, (a, outcome) in enumerate(zip(done.assignments, outcomes, strict=True))
+            if outcome.steps
+        ]
+
+    def _report(self, cohort: Cohort, slot: int, a: Assignment, outcome: Outcome, seconds: float) -> Report:
+        if wrong := _differences(a.hyperparameters, outcome.hyperparameters):
+            raise MismatchError(f"{a.id}: assigned and effective hyperparameters differ: {wrong}")
+        report = Report(
+            assignment=a.id,
+            member=a.member,
+            step=a.start + outcome.steps,
+            hyperparameters=outcome.hyperparameters,
+            returns=tuple(outcome.returns),
+            lengths=tuple(outcome.lengths),
+            evaluation=tuple(outcome.evaluation),
+            curve=tuple(outcome.curve),
+            scalars=outcome.scalars,
+            diverged=outcome.diverged,
+            timing={"seconds": seconds},
+        )
+        self._store.commit(a.id, cohort.save(slot), {"schema": 1, "report": report.to_json()})
+        self._holds[a.member] = a.id
+        return report
+
+    def _committed(self, a: Assignment) -> Report | None:
+        """The report of an earlier attempt that died between its snapshot and its answer."""
+        state = self._store.state(a.id)
+        return Report(**state["report"]) if state else None
+
+    def _failures(self, group: Sequence[Assignment], error: Exception) -> list[Report | Failure]:
+        text = "".join(traceback.format_exception(error))
+        for a in group:
+            with (self._members / a.member / "log.txt").open("a") as log:
+                log.write(f"{a.id} failed\n{text}\n")
+        alone = len(group) == 1
+        fatal = alone and isinstance(error, MismatchError | SnapshotError)
+        brief = f"{type(error).__name__}: {error}"
+        return [Failure(a.id, a.member, brief, fatal, alone) for a in group]
+
+    def _write_metrics(self, current: _Slice) -> None:
+        current.told = time.monotonic()
+        for a, values in zip(current.assignments, current.cohort.metrics(), strict=True):
+            if values:
+                with (self._members / a.member / "metrics.jsonl").open("a") as file:
+                    file.write(json.dumps({"assignment": a.id, "time": time.time(), **values}) + "\n")
+
+
+def _differences(assigned: dict[str, Any], effective: dict[str, Any]) -> str:
+    wrong = {k: (v, effective.get(k)) for k, v in assigned.items() if not _same(v, effective.get(k))}
+    return ", ".join(f"{k}: assigned {v}, effective {e}" for k, (v, e) in wrong.items())
+
+
+def _same(assigned: Any, effective: Any) -> bool:
+    """Equal, floats to single precision: the learner computes in it."""
+    if isinstance(assigned, float) and isinstance(effective, int | float):
+        return abs(assigned - effective) <= 1e-6 * abs(assigned)
+    return bool(assigned == effective)

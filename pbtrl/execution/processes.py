@@ -1,0 +1,227 @@
+"""The executor of worker processes: symmetric, spawned, pinned, one torch thread each.
+
+    controller                         worker (one per share of the groups)
+      submit  -- pipe: assignments -->   poll the pipe between turns; host.submit
+      collect <-- pipe: reports ------   host.turn
+      stop    -- pipe: "stop" ------->   host.stop, reports
+
+A worker starts from the name of a builder and the resolved config as JSON; the pipe carries JSON text. It never
+outlives its parent. When a worker dies, the assignments under way in it fail and a fresh one takes its place; what
+was under way together is under suspicion and from then on goes to the worker one by one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
+from pathlib import Path
+
+from pbtrl.execution.host import Host
+from pbtrl.population import Assignment, Failure, Report
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a worker is started with, as JSON: `builder` is `module:function`, called with `config`."""
+
+    builder: str
+    config: str
+    members: str
+    groups: tuple[tuple[str, ...], ...]
+    cores: tuple[int, ...]
+    discard_on_stop: bool
+
+    def host(self) -> Host:
+        """The host of this worker."""
+        module, function = self.builder.split(":")
+        builder = getattr(importlib.import_module(module), function)(self.config)
+        return Host(
+            builder, Path(self.members), self.groups, threads=len(self.cores), discard_on_stop=self.discard_on_stop
+        )
+
+
+class WorkerError(RuntimeError):
+    """A worker could not even start; the message holds its traceback."""
+
+
+class Processes:
+    """`len(specs)` worker processes; a member is always trained by the same one."""
+
+    def __init__(self, specs: Sequence[WorkerSpec]) -> None:
+        self._workers = [_Worker(spec) for spec in specs]
+        self._home = {m: w for w in self._workers for group in w.spec.groups for m in group}
+        self._stopping = False
+        # Daemons are terminated at exit, which these ignore; so end them before that, whatever became of the caller.
+        self._at_exit = Finalize(self, _close, (self._workers,), exitpriority=10)
+
+    def submit(self, assignments: Sequence[Assignment]) -> None:
+        """Send each member's assignment to the worker that holds it."""
+        for worker in self._workers:
+            if mine := [a for a in assignments if self._home[a.member] is worker]:
+                worker.submit(mine)
+
+    def collect(self, timeout: float) -> list[Report | Failure]:
+        """Messages of all workers; a dead worker's open assignments come back as failures."""
+        ready = set(wait([w.pipe for w in self._workers if not w.pipe.closed], timeout))
+        return [message for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
+
+    def busy(self) -> bool:
+        """Whether an assignment is unanswered."""
+        return any(w.open for w in self._workers)
+
+    def stop(self) -> None:
+        """Ask all workers to end their slices."""
+        self._stopping = True
+        for worker in self._workers:
+            worker.send({"stop": True})
+
+    def close(self) -> None:
+        """End all workers."""
+        self._at_exit()
+
+
+def _close(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.send({"close": True})
+    for worker in workers:
+        worker.close()
+
+
+class _Worker:
+    """The controller's end of one worker process."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.open: set[str] = set()
+        self._waiting: list[list[Assignment]] = []
+        self._under_way: dict[str, Assignment] = {}
+        self._suspects: set[str] = set()
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, self.spec, os.getpid()), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def submit(self, assignments: Sequence[Assignment]) -> None:
+        self.open |= {a.id for a in assignments}
+        self._waiting += [[a] for a in assignments if a.id in self._suspects]
+        if others := [a for a in assignments if a.id not in self._suspects]:
+            self._waiting.append(others)
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        while self._waiting:
+            together = {a.id for a in self._waiting[0]} | set(self._under_way)
+            if self._under_way and together & self._suspects:
+                return
+            batch = self._waiting.pop(0)
+            self._under_way |= {a.id: a for a in batch}
+            self.send({"assignments": [a.to_json() for a in batch]})
+
+    def send(self, message: dict[str, object]) -> None:
+        try:
+            self.pipe.send_bytes(json.dumps(message).encode())
+        except OSError:
+            return  # dead: receive() says so
+
+    def receive(self, stopping: bool) -> list[Report | Failure]:
+        try:
+            message = json.loads(self.pipe.recv_bytes())
+        except (EOFError, OSError):
+            return self._died(stopping)
+        if message.get("stopped"):
+            self.open.clear()
+            return []
+        if error := message.get("unfit"):
+            raise WorkerError(error)
+        answers: list[Report | Failure] = [Report(**r) for r in message["reports"]]
+        self._suspects -= {r.assignment for r in answers}
+        answers += [Failure(**f) for f in message["failures"]]
+        for answer in answers:
+            self.open.discard(answer.assignment)
+            self._under_way.pop(answer.assignment, None)
+        if not stopping:
+            self._send_waiting()
+        return answers
+
+    def _died(self, stopping: bool) -> list[Report | Failure]:
+        self.process.join(5)
+        code = self.process.exitcode
+        how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
+        if code == -signal.SIGKILL:
+            how += " (out of memory?)"
+        lost, self._under_way = self._under_way, {}
+        self.open -= set(lost)
+        if len(lost) > 1:
+            self._suspects |= set(lost)
+        self.pipe.close()
+        if stopping:
+            self.open.clear()
+        else:
+            self._start()
+            self._send_waiting()
+        return [Failure(a.id, a.member, f"worker {how}", alone=len(lost) == 1) for a in lost.values()]
+
+    def close(self) -> None:
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.pipe.close()
+
+
+def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
+    """The worker's loop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _die_with(parent)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, spec.cores)
+    try:
+        host = spec.host()
+    except Exception:
+        pipe.send_bytes(json.dumps({"unfit": traceback.format_exc()}).encode())
+        return
+    while os.getppid() == parent:
+        if pipe.poll(0 if host.busy() else 1.0):
+            try:
+                message = json.loads(pipe.recv_bytes())
+            except (EOFError, OSError):
+                break
+            if message.get("close"):
+                break
+            if message.get("stop"):
+                _tell(pipe, host.stop())
+                pipe.send_bytes(b'{"stopped":true}')
+            elif assignments := message.get("assignments"):
+                host.submit([Assignment(**a) for a in assignments])
+        _tell(pipe, host.turn())
+    host.close()
+
+
+def _tell(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
+    if messages:
+        reports = [m.to_json() for m in messages if isinstance(m, Report)]
+        failures = [m.to_json() for m in messages if isinstance(m, Failure)]
+        pipe.send_bytes(json.dumps({"reports": reports, "failures": failures}).encode())
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to kill this process when its parent dies; elsewhere the loop looks for the parent."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)

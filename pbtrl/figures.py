@@ -1,0 +1,48 @@
+"""Numbers as people read them: 61.2M steps, 4.1e-4, 2:14:07."""
+
+import math
+
+
+def count(number: float) -> str:
+    """A number of steps, three digits: `812`, `4.1k`, `61.2M`, `160M`."""
+    for limit, unit in ((1e3, ""), (1e6, "k"), (1e9, "M"), (math.inf, "G")):
+        if abs(number) < 0.9995 * limit:  # 999,900 is 1.0M rather than 1000k
+            scaled = number * 1e3 / limit if limit < math.inf else number / 1e9
+            return f"{scaled:.0f}{unit}" if not unit or abs(scaled) >= 99.95 else f"{scaled:.1f}{unit}"
+    return str(number)
+
+
+def value(number: object) -> str:
+    """A hyperparameter: `4.1e-4`, `0.9971`, `20`; what is no number as it is."""
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return str(number)
+    if isinstance(number, int):
+        return str(number) if abs(number) < 100_000 else count(number)
+    if number == 0 or 0.01 <= abs(number) < 100_000:
+        return f"{number:.4g}"
+    mantissa, _, exponent = f"{number:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def score(fitness: float | None) -> str:
+    """A fitness: `18.4`, `-1523`; `-` where it is absent."""
+    if fitness is None:
+        return "-"
+    if fitness == 0 or 0.1 <= abs(fitness) < 10_000_000:
+        return f"{fitness:.1f}" if abs(fitness) < 1000 else f"{fitness:.0f}"
+    return value(float(fitness))
+
+
+def clock(seconds: float) -> str:
+    """A duration in seconds as `h:mm:ss`."""
+    whole = int(max(0.0, seconds))
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def size(number: float) -> str:
+    """Bytes: `812 B`, `4.1 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"

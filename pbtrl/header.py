@@ -1,0 +1,114 @@
+"""The first line of a journal: what a reader must know of a run before it can fold the rest.
+
+    {"kind": "run", "schema": 1, "name": "pong", "seed": 1, "size": 8,
+     "rule": {"source": "training", ...}, "frames_per_step": 4, "horizon": 20000000, "unit": "env_steps",
+     "hyperparameters": ["learning_rate", ...], "deterministic": "yes"}
+
+A `resume` line may carry a longer `horizon`; the last one holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
+from typing import Any
+
+from pbtrl.journal import SCHEMA, JournalError, Line
+from pbtrl.population import FitnessRule, Population
+
+
+@dataclass(frozen=True)
+class Header:
+    """What holds for a whole run.
+
+    Attributes:
+        name: of the run; its directory has the same, unless it was moved.
+        seed: root of all randomness.
+        size: number of members.
+        horizon: budget of a member (in `unit`).
+        rule: how episodes become a fitness.
+        frames_per_step: simulator frames per env step, our action repeat (ALE 4, MuJoCo 1); 1 outside RL.
+        unit: of every clock: `env_steps`, or `steps` outside RL.
+        hyperparameters: the searched ones, in the config's order.
+        deterministic: `yes`, or `no, because ...`.
+    """
+
+    name: str
+    seed: int
+    size: int
+    horizon: int
+    rule: FitnessRule = field(default_factory=FitnessRule)
+    frames_per_step: int = 1
+    unit: str = "env_steps"
+    hyperparameters: tuple[str, ...] = ()
+    deterministic: str = "yes"
+
+    @property
+    def budget(self) -> int:
+        """Steps of the whole population."""
+        return self.size * self.horizon
+
+    @property
+    def steps(self) -> str:
+        """The unit as words: `env steps`, or `steps`."""
+        return self.unit.replace("_", " ")
+
+    def population(self) -> Population:
+        """The population before anything happened."""
+        return Population(self.size, self.seed, self.rule)
+
+    def to_line(self) -> Line:
+        """As the first line of a journal."""
+        return {
+            "kind": "run",
+            "schema": SCHEMA,
+            **asdict(self),
+            "hyperparameters": list(self.hyperparameters),
+        }
+
+    @classmethod
+    def from_line(cls, line: Line) -> Header:
+        """Back again; keys that it does not know are ignored.
+
+        Raises:
+            JournalError: this is not the first line of a journal.
+        """
+        if line["kind"] != "run":
+            raise JournalError(f"a journal begins with a line of kind run, not {line['kind']}")
+        try:
+            known: dict[str, Any] = {f.name: line[f.name] for f in fields(cls) if f.name in line}
+            known["rule"] = FitnessRule(**line.get("rule", {}))
+            known["hyperparameters"] = tuple(line.get("hyperparameters", ()))
+            return cls(**known)
+        except (TypeError, ValueError) as error:
+            raise JournalError(f"the first line of the journal does not describe a run: {error}") from error
+
+
+def header(lines: Iterable[Line]) -> Header:
+    """The header of a journal, with the horizon of its last `resume` line that carries one.
+
+    Raises:
+        JournalError: the journal is empty, or its first line is another.
+    """
+    found, _ = split(lines)
+    return found
+
+
+def split(lines: Iterable[Line]) -> tuple[Header, list[Line]]:
+    """The header of a journal, and all its lines."""
+    rest = iter(lines)
+    first = next(rest, None)
+    if first is None:
+        raise JournalError("the journal is empty")
+    found, every = Header.from_line(first), list(chain([first], rest))
+    for line in every:
+        if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
+            found = replace(found, horizon=line["horizon"])
+    return found, every
+
+
+def population(lines: Iterable[Line]) -> Population:
+    """The population folded from a whole journal."""
+    found, every = split(lines)
+    return found.population().replay(every)

@@ -1,0 +1,95 @@
+"""The append-only journal: the only truth about a run. One JSON object per line, one writer, many readers.
+
+    {"kind": "run", "schema": 1, "name": ..., "seed": ..., "size": ...}          first line
+    {"kind": "decision", "number": n, "assignments": [...], "timing": {...}}     all of a decision, or nothing of it
+    {"kind": "report", "assignment": "m03/000012", "step": ..., ..., "timing": {...}}
+    {"kind": "failure", "assignment": ..., "error": ..., "given_up": false, "timing": {...}}
+    {"kind": "resume" | "stop" | "finish", ...}
+
+What derives from clocks lives under `timing`. The canonical journal is the decisions and the successful reports,
+sorted by (generation, member), without it; two runs have "the same journal" when its SHA-256 is the same.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+Line = dict[str, Any]
+
+
+class JournalError(ValueError):
+    """The journal cannot be read; the message names the file and the line."""
+
+
+class Journal:
+    """Appends lines to `path`, each on disk before `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._drop_torn_line()
+        self._file = path.open("ab")
+
+    def append(self, line: Line) -> Line:
+        """Write one line durably and return it as a reader will see it."""
+        data = dumps(line).encode() + b"\n"
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        seen: Line = json.loads(data)
+        return seen
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _drop_torn_line(self) -> None:
+        if self.path.exists() and (data := self.path.read_bytes()) and not data.endswith(b"\n"):
+            os.truncate(self.path, data.rfind(b"\n") + 1)
+
+
+def read(path: Path) -> Iterator[Line]:
+    """Every whole line of a journal, also while it is written; a torn last line is not there yet.
+
+    Raises:
+        JournalError: a line that is not a JSON object, or a schema newer than this program.
+    """
+    for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            line = json.loads(raw)
+            kind = line["kind"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalError(f"{path}:{number}: not a journal line") from error
+        if kind == "run" and line["schema"] > SCHEMA:
+            raise JournalError(f"{path}:{number}: written by a newer pbtrl (schema {line['schema']})")
+        yield line
+
+
+def dumps(value: object) -> str:
+    """One-line JSON; floats round-trip exactly."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def canonical(lines: Iterable[Line]) -> list[Line]:
+    """Decided assignments and successful reports, sorted by (generation, member, kind), without `timing`."""
+    found: list[tuple[tuple[int, str, str], Line]] = []
+    for line in lines:
+        if line["kind"] == "decision":
+            found += [(_place(a["id"], "assignment"), a) for a in line["assignments"]]
+        elif line["kind"] == "report":
+            body = {k: v for k, v in line.items() if k != "timing"}
+            found.append((_place(line["assignment"], "report"), body))
+    return [body for _, body in sorted(found, key=lambda pair: pair[0])]
+
+
+def digest(lines: Iterable[Line]) -> str:
+    """SHA-256 of the canonical journal, as hexadecimal."""
+    return hashlib.sha256(dumps(canonical(lines)).encode()).hexdigest()
+
+
+def _place(name: str, kind: str) -> tuple[int, str, str]:
+    member, generation = name.rsplit("/", 1)
+    return int(generation), member, kind

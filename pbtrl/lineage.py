@@ -1,0 +1,130 @@
+"""Who descends from whom, read from a journal: copies, the ancestry of a member, and the roots that survive.
+
+A snapshot's parent is what its slice loaded. Only a parent of another member is a copy of weights; a donor
+without one gave its hyperparameters alone. The ancestry of the best member is the discovered schedule.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pbtrl.header import split
+from pbtrl.journal import Line
+from pbtrl.population import Hyperparameters, Population
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A slice that an ancestor trained.
+
+    Attributes:
+        assignment: its id, also the name of its snapshot.
+        start: the ancestor's own clock before it (env steps).
+        stop: and where its report left the clock.
+        hyperparameters: those it was assigned.
+    """
+
+    assignment: str
+    start: int
+    stop: int
+    hyperparameters: Hyperparameters
+
+    @property
+    def member(self) -> str:
+        """Who trained it."""
+        return self.assignment.rsplit("/", 1)[0]
+
+
+def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """Every exploit, oldest first.
+
+    `time` is in seconds since the run's start and `env_steps` on the receiver's own clock; `fitness_before` is
+    the receiver's and `fitness_after` the donor's, both when it was decided; `weights` is False where the
+    hyperparameters alone were copied.
+    """
+    header, every = split(lines)
+    population = header.population()
+    found: list[dict[str, Any]] = []
+    for line in every:
+        if line["kind"] == "decision":
+            made = [a for a in line["assignments"] if a["donor"]]
+            found += [_copy(population, a, line["timing"]["elapsed"]) for a in made]
+        population.record(line)
+    return found
+
+
+def ancestry(lines: Iterable[Line], member: str) -> list[Stretch]:
+    """The slices that made the member's newest snapshot, oldest first; empty before its first report.
+
+    Each stretch is on the clock of who trained it, so starts and stops may jump at a copy.
+    """
+    stretches: dict[str, Stretch] = {}
+    parents: dict[str, str | None] = {}
+    newest: str | None = None
+    assigned: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        if line["kind"] == "decision":
+            assigned |= {a["id"]: a for a in line["assignments"]}
+        elif line["kind"] == "report":
+            name, a = line["assignment"], assigned[line["assignment"]]
+            stretches[name] = Stretch(name, a["start"], line["step"], a["hyperparameters"])
+            parents[name] = a["parent"]
+            newest = name if line["member"] == member else newest
+    path: list[Stretch] = []
+    while newest in stretches:
+        path.append(stretches[newest])
+        newest = parents[newest]
+    return path[::-1]
+
+
+def schedule(path: Sequence[Stretch]) -> list[tuple[int, Hyperparameters]]:
+    """An ancestry as (steps trained before, hyperparameters from there on), equal neighbours merged."""
+    points: list[tuple[int, Hyperparameters]] = []
+    trained = 0
+    for stretch in path:
+        if not points or points[-1][1] != stretch.hyperparameters:
+            points.append((trained, stretch.hyperparameters))
+        trained += stretch.stop - stretch.start
+    return points
+
+
+def roots(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """How many members descend from each root, whenever that changes.
+
+    Each entry has `time` (seconds since the run's start), `env_steps` (of the whole population) and `roots`,
+    from the id of an assignment that began with fresh weights to the number of members that descend from it.
+    """
+    header, every = split(lines)
+    population = header.population()
+    root_of: dict[str, str] = {}
+    carried: dict[str, str] = {}
+    found: list[dict[str, Any]] = []
+    for line in every:
+        population.record(line)
+        if line["kind"] != "decision":
+            continue
+        for a in line["assignments"]:
+            root_of[a["id"]] = root_of.get(a["parent"], a["parent"] or a["id"])
+            carried[a["member"]] = root_of[a["id"]]
+        alive = dict(sorted(Counter(carried.values()).items()))
+        if not found or found[-1]["roots"] != alive:
+            found.append({"time": line["timing"]["elapsed"], "env_steps": population.step, "roots": alive})
+    return found
+
+
+def _copy(population: Population, a: dict[str, Any], elapsed: float) -> dict[str, Any]:
+    receiver, donor = population.members[a["member"]], population.members[a["donor"]]
+    return {
+        "time": elapsed,
+        "env_steps": a["start"],
+        "member": receiver.id,
+        "donor": donor.id,
+        "weights": a["parent"] is not None and a["parent"].rsplit("/", 1)[0] != receiver.id,
+        "hyperparameters_before": receiver.hyperparameters,
+        "hyperparameters_after": a["hyperparameters"],
+        "fitness_before": receiver.fitness,
+        "fitness_after": donor.fitness,
+    }

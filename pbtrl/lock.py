@@ -1,0 +1,120 @@
+"""LOCK: one controller per run.
+
+The lock is the kernel's (flock), so it goes with its process however that dies; the file's text says who holds
+it. Without fcntl (Windows) the text alone counts: a controller that was killed leaves it behind, and the error
+says what to delete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover
+    fcntl = None  # type: ignore[assignment]
+
+
+class RunError(ValueError):
+    """A run directory cannot be made, found, locked or read; one line that says why."""
+
+
+class Lock:
+    """The lock of a run directory, held from entering to leaving, or from `acquire` to `release`."""
+
+    def __init__(self, run: Path) -> None:
+        self._path = run / "LOCK"
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> Lock:
+        """Take the lock.
+
+        Raises:
+            RunError: another controller holds it; the message names process and host.
+        """
+        try:
+            file = self._path.open("a+b")
+        except OSError as error:
+            raise RunError(f"cannot write to {self._path.parent}: {error.strerror}") from error
+        if not _take(file):
+            who = _text(file)
+            file.close()
+            raise RunError(_busy(self._path, who))
+        file.truncate(0)
+        start = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "start": start}).encode())
+        file.flush()
+        self._file = file
+        return self
+
+    def release(self) -> None:
+        """Give it back; the file stays, empty, because removing it would race with the next holder."""
+        if self._file:
+            self._file.truncate(0)
+            if fcntl:  # a forked child may still have the file open
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Lock:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def holder(run: Path) -> dict[str, Any] | None:
+    """Who holds a run's lock: `pid`, `host`, `start` (what of it is known); None if nobody does."""
+    try:
+        with (run / "LOCK").open("rb") as file:
+            who = _text(file)
+            return who if _is_held(file) and (who or fcntl) else None
+    except OSError:
+        return None
+
+
+def _take(file: IO[bytes]) -> bool:
+    """Try for a fifth of a second: somebody who merely asks for the state holds it for an instant too."""
+    if fcntl is None:
+        return not _text(file)
+    for _ in range(20):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return True
+    return False
+
+
+def _is_held(file: IO[bytes]) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def _text(file: IO[bytes]) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        found = json.loads(file.read())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _busy(path: Path, who: dict[str, Any]) -> str:
+    name = f"process {who.get('pid', '?')} on {who.get('host', '?')}, since {who.get('start', '?')}"
+    hint = "" if fcntl else f"; if it is gone, delete {path}"
+    return f"{path.parent} is in use by {name}{hint}"

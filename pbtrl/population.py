@@ -1,0 +1,260 @@
+"""The two messages, and the population: a fold over the journal that says where every member stands.
+
+Assignments go down to an executor, reports come back; both are JSON. `Population.record` takes journal lines one by
+one, and nothing about a member is known that does not follow from them: fitness, window, clock and lineage included.
+"""
+
+from __future__ import annotations
+
+import statistics
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+Hyperparameters = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Train one member from `start` to `stop`: complete in itself, the same whoever carries it out.
+
+    Attributes:
+        id: `m03/000012`, the member and its generation; also the name of the snapshot that it commits.
+        member: who trains.
+        parent: snapshot to load (weights and everything else that learned), or None for fresh weights.
+        start: the member's own clock before the slice (env steps).
+        stop: and after it; a worker trains exactly `stop - start` steps, whatever clock the parent carries.
+        hyperparameters: the searched ones, applied after the parent was loaded.
+        seed: root of all randomness of the slice.
+        donor: who was copied by this assignment (weights, hyperparameters or both), or None.
+        note: why, for people: "exploit m03, rank 1 of 8".
+    """
+
+    id: str
+    member: str
+    parent: str | None
+    start: int
+    stop: int
+    hyperparameters: Hyperparameters
+    seed: int
+    donor: str | None = None
+    note: str = ""
+
+    @property
+    def generation(self) -> int:
+        """How many slices the member was given before this one."""
+        return int(self.id.rsplit("/", 1)[1])
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A member reached `step` and committed a snapshot.
+
+    Attributes:
+        assignment: id of the assignment that was carried out; also the name of the committed snapshot.
+        member: who trained.
+        step: where the member's clock stands now (env steps); below the assignment's `stop` after an early stop.
+        hyperparameters: the *effective* ones, read back from what the learner consumed.
+        returns: raw returns of the training episodes that began after the last copy and ended in the slice.
+        lengths: their lengths (env steps).
+        evaluation: raw returns of the evaluation episodes played at the end of the slice, where fitness asks for them.
+        curve: points (step, mean return) inside the slice.
+        scalars: a few more numbers.
+        diverged: the learner met non-finite values too often in a row; the snapshot holds the last finite ones.
+        timing: seconds, not part of the canonical journal.
+    """
+
+    assignment: str
+    member: str
+    step: int
+    hyperparameters: Hyperparameters
+    returns: tuple[float, ...] = ()
+    lengths: tuple[int, ...] = ()
+    evaluation: tuple[float, ...] = ()
+    curve: tuple[tuple[int, float], ...] = ()
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    diverged: bool = False
+    timing: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An assignment was not carried out.
+
+    Attributes:
+        assignment, member: which.
+        error: what happened, in a line.
+        fatal: it would fail the same way again.
+        alone: nothing else was under way where it failed, so the fault is its own.
+    """
+
+    assignment: str
+    member: str
+    error: str
+    fatal: bool = False
+    alone: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class FitnessRule:
+    """How episodes become a fitness.
+
+    Attributes:
+        source: `training` episodes, or `evaluation` episodes played at the end of each slice.
+        window: how many of the latest episodes count.
+        min_episodes: fewer since the last copy, and the fitness is absent.
+        cut_episodes: every slice cuts the episodes under way (`between_slices: reset`); then at least half of a
+            slice's steps must lie in finished episodes, or short episodes would be favoured.
+    """
+
+    source: str = "training"
+    window: int = 100
+    min_episodes: int = 10
+    cut_episodes: bool = False
+
+
+@dataclass
+class Member:
+    """Where one member stands.
+
+    Attributes:
+        hyperparameters: of the slice under way, or of the last one.
+        snapshot: the newest one; `trained_under` are the hyperparameters of the slice that made it, so a donor gives
+            away a pair that belongs together even while it is trying something else.
+        fitness: a number or absent (None); `diverged` comes before either.
+        given_up: how often in a row an assignment was given up, with no report in between.
+    """
+
+    id: str
+    step: int = 0
+    generation: int = -1
+    hyperparameters: Hyperparameters = field(default_factory=dict)
+    snapshot: str | None = None
+    trained_under: Hyperparameters = field(default_factory=dict)
+    parent: str | None = None
+    window: list[float] = field(default_factory=list)
+    fitness: float | None = None
+    diverged: bool = False
+    lost: bool = False
+    given_up: int = 0
+    open: Assignment | None = None
+    history: list[tuple[int, float | None]] = field(default_factory=list)
+
+    @property
+    def healthy(self) -> bool:
+        """Neither diverged nor given up after repeated failures."""
+        return not (self.diverged or self.lost)
+
+    @property
+    def ranked(self) -> bool:
+        """May take part in a comparison: healthy, with a number for a fitness."""
+        return self.healthy and self.fitness is not None
+
+
+class Population:
+    """All members, folded from the journal. A strategy reads it; only `record` changes it."""
+
+    def __init__(self, size: int, seed: int, rule: FitnessRule | None = None) -> None:
+        digits = max(2, len(str(size - 1)))
+        self.seed = seed
+        self.rule = rule or FitnessRule()
+        self.members = {m: Member(m) for m in (f"m{i:0{digits}d}" for i in range(size))}
+        self.copies = 0
+
+    def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:
+        """The generator for one purpose: a function of (seed, member, generation, purpose) and of nothing else."""
+        return np.random.default_rng(self._sequence(member, generation, purpose))
+
+    def slice_seed(self, member: str, generation: int) -> int:
+        """The seed of a slice, 63 bits."""
+        return int(self._sequence(member, generation, "slice").generate_state(1, np.uint64)[0] >> 1)
+
+    def _sequence(self, member: str, generation: int, purpose: str) -> np.random.SeedSequence:
+        return np.random.SeedSequence([self.seed, int(member[1:]), generation, zlib.crc32(purpose.encode())])
+
+    @property
+    def open(self) -> list[Assignment]:
+        """Assignments that were decided and have neither succeeded nor been given up."""
+        return [m.open for m in self.members.values() if m.open]
+
+    @property
+    def step(self) -> int:
+        """Env steps of the whole population."""
+        return sum(m.step for m in self.members.values())
+
+    @property
+    def best(self) -> Member | None:
+        """The member of the highest fitness; the first of equals."""
+        return max(self.ranking(), key=lambda m: m.fitness or 0.0, default=None)
+
+    def ranking(self) -> list[Member]:
+        """Members with a number for a fitness, best first; the order of equals is that of their ids."""
+        return sorted((m for m in self.members.values() if m.ranked), key=lambda m: -(m.fitness or 0.0))
+
+    def needed(self) -> set[str]:
+        """Snapshots that must stay: the newest of each member, its parent, and those an open assignment loads."""
+        names = {m.snapshot for m in self.members.values()} | {m.parent for m in self.members.values()}
+        return {n for n in names | {a.parent for a in self.open} if n}
+
+    def replay(self, lines: Iterable[Mapping[str, Any]]) -> Population:
+        """Record every line; returns self."""
+        for line in lines:
+            self.record(line)
+        return self
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Take one journal line. Kinds that say nothing of members are ignored."""
+        match line["kind"]:
+            case "decision":
+                for body in line["assignments"]:
+                    self._assigned(Assignment(**body))
+            case "report":
+                self._reported(line)
+            case "failure":
+                self._failed(line)
+
+    def _assigned(self, assignment: Assignment) -> None:
+        member = self.members[assignment.member]
+        member.open, member.generation = assignment, assignment.generation
+        member.hyperparameters = assignment.hyperparameters
+        if assignment.donor or not assignment.parent:
+            member.window, member.fitness = [], None
+            member.diverged = member.lost = False
+        self.copies += assignment.donor is not None
+
+    def _reported(self, line: Mapping[str, Any]) -> None:
+        member = self.members[line["member"]]
+        if member.open is None or member.open.id != line["assignment"]:
+            raise ValueError(f"report of {line['assignment']}, which is not open")
+        slice_steps = line["step"] - member.step
+        member.parent, member.snapshot = member.open.parent, line["assignment"]
+        member.trained_under, member.given_up = member.open.hyperparameters, 0
+        member.step, member.open, member.diverged = line["step"], None, line["diverged"]
+        member.window += line["evaluation"] if self.rule.source == "evaluation" else line["returns"]
+        del member.window[: -self.rule.window]
+        enough = len(member.window) >= self.rule.min_episodes
+        if self.rule.cut_episodes and self.rule.source == "training":
+            enough &= 2 * sum(line["lengths"]) >= slice_steps
+        member.fitness = statistics.fmean(member.window) if enough and np.isfinite(member.window).all() else None
+        member.history.append((member.step, member.fitness))
+
+    def _failed(self, line: Mapping[str, Any]) -> None:
+        if line["given_up"]:
+            member = self.members[line["member"]]
+            member.open, member.lost = None, True
+            member.given_up += 1

@@ -1,0 +1,1 @@
+"""Reinforcement learning as a trainable: rollouts, the RL cohort, evaluation."""

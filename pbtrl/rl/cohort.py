@@ -1,0 +1,220 @@
+"""The RL cohort: k members that act and learn together, block by block.
+
+    collect a block (all members' envs in one pool) -> learn from it -> next block, until the slice is over
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.types import Agent, Learned
+from envs import Vector
+from pbtrl.population import Assignment
+from pbtrl.rl.rollout import Rollout, ToEnv
+from pbtrl.snapshots import Tensors
+from pbtrl.trainable import Outcome
+
+DIVERGED_AFTER = 10  # updates in a row that were skipped because their gradient was not finite
+UNSAVED = "return.running"  # belongs to the envs under way, not to what was learned
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all RL cohorts of a run share.
+
+    Attributes:
+        agent: the algorithm.
+        to_env: stored actions to the env's.
+        make: envs for some seeds, with some threads.
+        envs: per member.
+        block: env steps per env and update (the upper limit where `exact`).
+        exact: the member updates every `unroll_length` steps instead of every `block`.
+        reset: every slice starts its envs anew.
+        every: distance of the curve's points (env steps).
+        live: live hyperparameters with their defaults.
+        evaluate: (agent state, slots, seeds) -> raw returns per slot, where fitness comes from evaluation episodes.
+    """
+
+    agent: Agent
+    to_env: ToEnv
+    make: Callable[[Sequence[int], int], Vector]
+    envs: int
+    block: int
+    exact: bool
+    reset: bool
+    every: int
+    live: dict[str, Any]
+    evaluate: Callable[..., list[list[float]]] | None = None
+
+
+class RLCohort:
+    """k members of one structure; see `pbtrl.trainable.Cohort` for the contract."""
+
+    def __init__(self, members: Sequence[str], setting: Setting, threads: int) -> None:
+        self.members = tuple(members)
+        self._setting, self._threads = setting, threads
+        self._state = setting.agent.init([torch.Generator().manual_seed(0) for _ in members])
+        self._rollout: Rollout | None = None
+        self._new_policy = [True] * len(members)
+
+    def init(self, slot: int, seed: int) -> None:
+        """Fresh weights."""
+        fresh = self._setting.agent.init([_generator(seed, "weights")])
+        self._fill(slot, {k: v[0] for k, v in fresh.tensors.items()})
+
+    def load(self, slot: int, tensors: Tensors) -> None:
+        """Everything that learned, from a snapshot."""
+        self._fill(slot, {k: torch.from_numpy(np.asarray(v)) for k, v in tensors.items()})
+
+    def begin(self, assignments: Sequence[Assignment]) -> None:
+        """Start a slice."""
+        self._assignments = list(assignments)
+        self._length = assignments[0].stop - assignments[0].start
+        self._done, self._curve_at = 0, self._setting.every
+        self._hyperparameters = self._live([a.hyperparameters for a in assignments])
+        self._consumed: dict[str, Tensor] = {}
+        self._generators = [_generator(a.seed, "actions") for a in assignments]
+        if self._rollout is None or self._setting.reset:
+            self._reset_envs()
+        assert self._rollout is not None
+        self._rollout.clear()
+        for slot, new in enumerate(self._new_policy):
+            if new:
+                self._rollout.forget(slot)
+        self._new_policy = [False] * len(self.members)
+        self._curves: list[list[tuple[int, float]]] = [[] for _ in self.members]
+        self._told = [0] * len(self.members)
+        self._clear_metrics()
+
+    def turn(self) -> bool:
+        """One block."""
+        assert self._rollout is not None
+        left = (self._length - self._done) // self._setting.envs
+        steps = int(self._hyperparameters["unroll_length"][0]) if self._setting.exact else self._setting.block
+        block = self._rollout.collect(self._state, self._generators, min(steps, left))
+        learned = self._setting.agent.learn(self._state, block, self._hyperparameters)
+        self._consumed = _merge(self._consumed, learned)
+        self._done += block.rewards.shape[1] * self._setting.envs
+        self._updates += 1
+        for name, value in learned.metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._draw_curve()
+        return self._done >= self._length
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Per slot: means over the updates since the last call, and the speed."""
+        assert self._rollout is not None
+        seconds, steps = time.monotonic() - self._since, self._done - self._since_step
+        if not self._updates:
+            return [{} for _ in self.members]
+        rows = []
+        for slot, a in enumerate(self._assignments):
+            row: dict[str, float] = {"step": a.start + self._done, "perf/env_steps_per_s": steps / max(seconds, 1e-9)}
+            row |= {name: float(total[slot]) / self._updates for name, total in self._sums.items()}
+            if recent := self._rollout.episodes[slot].returns[-20:]:
+                row["episode/return_mean"] = float(np.mean(recent))
+                row["episode/length_mean"] = float(np.mean(self._rollout.episodes[slot].lengths[-20:]))
+            rows.append(row)
+        self._clear_metrics()
+        return rows
+
+    def outcome(self, slot: int) -> Outcome:
+        """What the slice gave so far."""
+        assert self._rollout is not None
+        episodes = self._rollout.episodes[slot]
+        assigned = self._assignments[slot]
+        skipped = int(self._state.tensors["skipped"][slot])
+        evaluation: list[float] = []
+        if self._setting.evaluate:
+            (evaluation,) = self._setting.evaluate(self.save(slot), _seed(assigned.seed, "evaluation"), self._threads)
+        return Outcome(
+            steps=self._done,
+            hyperparameters={k: _number(self._consumed[k][slot]) for k in assigned.hyperparameters if self._consumed},
+            returns=episodes.returns,
+            lengths=episodes.lengths,
+            evaluation=evaluation,
+            curve=self._curves[slot],
+            scalars={"skipped": float(skipped)} if skipped else {},
+            diverged=skipped >= DIVERGED_AFTER,
+        )
+
+    def save(self, slot: int) -> Tensors:
+        """Everything that learned."""
+        return {k: v[slot].numpy().copy() for k, v in self._state.tensors.items() if k != UNSAVED}
+
+    def close(self) -> None:
+        """Free the envs."""
+        if self._rollout:
+            self._rollout.close()
+            self._rollout = None
+
+    def _fill(self, slot: int, row: dict[str, Tensor]) -> None:
+        for name, value in row.items():
+            self._state.tensors[name][slot] = value
+        self._new_policy[slot] = True
+
+    def _live(self, assigned: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Every live hyperparameter as [P]: the assigned value, or the default."""
+        chosen = {name: [a.get(name, default) for a in assigned] for name, default in self._setting.live.items()}
+        integers = {name for name, default in self._setting.live.items() if isinstance(default, int)}
+        kinds = {name: torch.int64 if name in integers else torch.float32 for name in chosen}
+        return {name: torch.tensor(values, dtype=kinds[name]) for name, values in chosen.items()}
+
+    def _reset_envs(self) -> None:
+        if self._rollout:
+            self._rollout.close()
+        seeds = [s for a in self._assignments for s in env_seeds(_seed(a.seed, "envs"), self._setting.envs)]
+        vector = self._setting.make(seeds, self._threads)
+        self._rollout = Rollout(vector, len(self.members), self._setting.agent, self._setting.to_env)
+        if UNSAVED in self._state.tensors:
+            self._state.tensors[UNSAVED].zero_()
+
+    def _draw_curve(self) -> None:
+        """A point of the curve for every `every` steps: the mean of the episodes finished since the last one."""
+        assert self._rollout is not None
+        if self._done < self._curve_at and self._done < self._length:
+            return
+        self._curve_at += self._setting.every
+        for slot, a in enumerate(self._assignments):
+            returns = self._rollout.episodes[slot].returns
+            if recent := returns[self._told[slot] :]:
+                self._curves[slot].append((a.start + self._done, float(np.mean(recent))))
+            self._told[slot] = len(returns)
+
+    def _clear_metrics(self) -> None:
+        self._sums: dict[str, Any] = {}
+        self._updates, self._since, self._since_step = 0, time.monotonic(), self._done
+
+
+def env_seeds(seed: int, envs: int) -> list[int]:
+    """One seed per env, in [0, 2**31)."""
+    return [int(s) for s in np.random.default_rng(seed).integers(0, 2**31, envs)]
+
+
+def _merge(consumed: dict[str, Tensor], learned: Learned) -> dict[str, Tensor]:
+    """What was consumed last; the longest unroll of the slice, since its last block may be a shorter piece."""
+    longest = learned.consumed["unroll_length"]
+    if "unroll_length" in consumed:
+        longest = torch.maximum(longest, consumed["unroll_length"])
+    return {**learned.consumed, "unroll_length": longest}
+
+
+def _seed(seed: int, purpose: str) -> int:
+    return int(np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _generator(seed: int, purpose: str) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(seed, purpose))
+
+
+def _number(value: Tensor) -> int | float:
+    """A hyperparameter as people wrote it: single precision carries 7 digits."""
+    return float(f"{value.item():.7g}") if value.is_floating_point() else int(value.item())

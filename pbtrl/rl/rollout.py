@@ -1,0 +1,124 @@
+"""A cohort's envs and the block of experience that they fill.
+
+One pool holds all envs of a cohort, member by member: rows i*B .. (i+1)*B - 1 belong to slot i. Buffers are time-major
+[T+1, P, B, ...] and reused; the agent sees them as [P, T, B, ...] without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.types import Agent, State, Trajectory
+from envs import Vector
+
+ToEnv = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Episodes:
+    """Raw returns and lengths of the episodes that one slot finished, oldest first."""
+
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+
+class Rollout:
+    """Steps P x B envs under a cohort's policies.
+
+    Attributes:
+        members: P.
+        envs: B, per member.
+        episodes: per slot, what was finished since `clear`; episodes that began before a slot's last `forget` are not
+            in it, because two policies played them.
+    """
+
+    def __init__(self, vector: Vector, members: int, agent: Agent, to_env: ToEnv) -> None:
+        self.vector, self.members, self.envs = vector, members, vector.num_envs // members
+        self._agent, self._to_env = agent, to_env
+        shape = vector.single_observation_space.shape or ()
+        image = vector.single_observation_space.dtype == np.uint8 and len(shape) == 3
+        self._dtype = torch.uint8 if image else torch.float32
+        self._shape = shape
+        self._buffers: dict[int, _Buffers] = {}
+        self._last = torch.as_tensor(vector.reset()).to(self._dtype).clone()
+        self._returns = np.zeros(vector.num_envs)
+        self._lengths = np.zeros(vector.num_envs, np.int64)
+        self._stale = np.zeros(vector.num_envs, np.bool_)
+        self.episodes = [Episodes() for _ in range(members)]
+
+    def clear(self) -> None:
+        """Start to count episodes anew."""
+        self.episodes = [Episodes() for _ in range(self.members)]
+
+    def forget(self, slot: int) -> None:
+        """The slot has a new policy: the episodes under way will not count."""
+        self._stale[slot * self.envs : (slot + 1) * self.envs] = True
+
+    def collect(self, state: State, generators: Sequence[torch.Generator], time: int) -> Trajectory:
+        """`time` steps of every env; the trajectory is valid until the next call."""
+        p, b = self.members, self.envs
+        buffers = self._buffers.setdefault(time, _Buffers(time, p, b, self._shape, self._dtype))
+        noise = self._agent.noise(generators, time, b)
+        actions, policies = [], []
+        buffers.observations[0].copy_(self._last.view(p, b, *self._shape))
+        for t in range(time):
+            action, policy = self._agent.act(state, buffers.observations[t], noise[t])
+            actions.append(action)
+            policies.append(policy)
+            outside = self._to_env(action).flatten(0, 1).numpy()
+            obs, rewards, terminated, truncated = self.vector.step(outside)
+            buffers.observations[t + 1].view(p * b, *self._shape).copy_(torch.from_numpy(obs))
+            buffers.rewards[t] = rewards
+            buffers.terminated[t] = terminated
+            np.logical_or(terminated, truncated, out=buffers.over[t])
+            buffers.dead[t] = self.vector.dead
+            self._count(rewards)
+        self._last = buffers.observations[time].view(p * b, *self._shape)
+        return Trajectory(
+            observations=buffers.observations.transpose(0, 1),
+            actions=torch.stack(actions, 1),
+            rewards=buffers.member_major(buffers.rewards),
+            terminated=buffers.member_major(buffers.terminated),
+            over=buffers.member_major(buffers.over),
+            dead=buffers.member_major(buffers.dead),
+            policy=torch.stack(policies, 1),
+        )
+
+    def close(self) -> None:
+        """Free the envs."""
+        self.vector.close()
+
+    def _count(self, rewards: np.ndarray) -> None:
+        self._returns += rewards
+        self._lengths += ~self.vector.dead
+        if not self.vector.episode_over.any():
+            return
+        for row in np.flatnonzero(self.vector.episode_over):
+            if not self._stale[row]:
+                episodes = self.episodes[row // self.envs]
+                episodes.returns.append(float(self._returns[row]))
+                episodes.lengths.append(int(self._lengths[row]))
+        self._returns[self.vector.episode_over] = 0.0
+        self._lengths[self.vector.episode_over] = 0
+        self._stale[self.vector.episode_over] = False
+
+
+class _Buffers:
+    """Room for one block of `time` steps."""
+
+    def __init__(self, time: int, members: int, envs: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self._split = (time, members, envs)
+        self.observations = torch.empty(time + 1, members, envs, *shape, dtype=dtype)
+        self.rewards = np.empty((time, members * envs), np.float32)
+        self.terminated = np.empty((time, members * envs), np.bool_)
+        self.over = np.empty_like(self.terminated)
+        self.dead = np.empty_like(self.terminated)
+
+    def member_major(self, rows: np.ndarray) -> Tensor:
+        """[T, P * B] as a contiguous [P, T, B]."""
+        return torch.from_numpy(rows).view(self._split).transpose(0, 1).contiguous()

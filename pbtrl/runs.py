@@ -1,0 +1,350 @@
+"""Run directories: made, found, locked, described, and their state.
+
+    runs/pong/  run.json config.yaml config.resolved.yaml journal.jsonl LOCK best.json
+                members/<id>/{metrics.jsonl,log.txt,snapshots/}  tb/  eval/
+
+The journal says what happened; LOCK (held for the controller's life, lock.py) says whether somebody is at it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+from pbtrl import __version__
+from pbtrl.header import split
+from pbtrl.journal import JournalError, read
+from pbtrl.lock import Lock, holder
+from pbtrl.lock import RunError as RunError
+from pbtrl.population import Member
+from pbtrl.snapshots import write_atomically
+
+IfExists = Literal["error", "resume", "overwrite", "suffix"]
+State = Literal["running", "finished", "stopped", "crashed", "stale"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+STALE_AFTER = 600.0  # seconds without a line, while somebody holds the lock
+PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool")
+_FILES = frozenset(
+    {"run.json", "config.yaml", "config.resolved.yaml", "LOCK", "members", "tb", "best.json", "eval"}
+)
+_SECRET = re.compile(r"(?i)[\w.-]*(?:key|token|secret|password)[\w.-]*")
+
+
+def create(root: Path, name: str, if_exists: IfExists = "error") -> Path:
+    """Make the directory of a new run, or return that of the old one where `if_exists` is `resume`.
+
+    A directory that holds no journal yet (its run never began) counts as new.
+
+    Raises:
+        RunError: the name is taken or no name, the directory not writable, or the run to overwrite is alive.
+    """
+    if not NAME.fullmatch(name):
+        raise RunError(f"{name!r} is no name for a run: letters, digits, '.', '_', '-', at most 64, no '/'")
+    if if_exists == "suffix":
+        names = (name if n == 1 else f"{name[:58]}-{n}" for n in count(1))
+        return next(run for n in names if (run := _claim(root / n)))
+    run = root / name
+    if if_exists == "overwrite" and run.exists():
+        _remove(run)
+    if claimed := _claim(run):
+        return claimed
+    if if_exists == "resume":
+        if not os.access(run, os.W_OK):
+            raise RunError(f"cannot write to {run}: permission denied")
+        return run
+    ways = f"go on with `pbtrl resume {name}`, or start anew with --suffix or --overwrite"
+    raise RunError(f"{run} exists ({state(run)}): {ways}")
+
+
+def find(text: str, root: Path) -> Path:
+    """The run that `text` means: `last` (begun or resumed last), a name, a unique prefix of one, or a path.
+
+    Raises:
+        RunError: there is none, or there are several; the message lists them.
+    """
+    runs = {run.name: run for run in _runs(root)}
+    if text == "last" and "last" not in runs:
+        if not runs:
+            raise RunError(f"there are no runs in {root}")
+        return max(runs.values(), key=_begun)
+    if text in runs:
+        return runs[text]
+    if is_run(Path(text)):
+        return Path(text)
+    matches = sorted(name for name in runs if name.startswith(text) and text)
+    if len(matches) == 1:
+        return runs[matches[0]]
+    if matches:
+        raise RunError(f"{text!r} may mean {_several(matches)}")
+    raise RunError(f"no run {text!r} in {root}" + (f": there are {_several(sorted(runs))}" if runs else ""))
+
+
+def is_run(path: Path) -> bool:
+    """Whether this is a run directory."""
+    return (path / "journal.jsonl").is_file() or (path / "run.json").is_file()
+
+
+def begin(run: Path, command: Sequence[str]) -> list[str]:
+    """Write `run.json` at the start of a sitting, the first or a resumed one.
+
+    Returns:
+        Versions that differ from those of the sitting before, as `torch 2.12.0 -> 2.13.0`.
+    """
+    before = card(run)
+    versions, now = _versions(), time.time()
+    _write(run, {
+        "schema": 1,
+        "id": before.get("id", uuid.uuid4().hex),
+        "name": run.name,
+        "status": "running",
+        "versions": versions,
+        "host": socket.gethostname(),
+        "command": _redacted(command),
+        "git": _git_commit(),
+        "created": before.get("created", now),
+        "started": now,
+        "ended": None,
+        "sittings": before.get("sittings", 0) + 1,
+    })  # fmt: skip
+    earlier = before.get("versions", versions)
+    return [f"{k} {earlier.get(k)} -> {v}" for k, v in versions.items() if earlier.get(k) != v]
+
+
+def end(run: Path, status: Literal["finished", "stopped", "failed"], reason: str = "") -> None:
+    """Note in `run.json` how a sitting ended; the journal's last line says so too and is what counts."""
+    _write(run, {**card(run), "status": status, "reason": reason, "ended": time.time()})
+
+
+def card(run: Path) -> dict[str, Any]:
+    """What `run.json` says; empty where there is none.
+
+    Raises:
+        RunError: it is no JSON object.
+    """
+    try:
+        found = json.loads((run / "run.json").read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run / 'run.json'} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise RunError(f"{run / 'run.json'} is no JSON object")
+    return found
+
+
+def heartbeat(run: Path) -> float:
+    """Seconds since the run last wrote something: a journal line, a metrics line, or its lock."""
+    written = [run / "journal.jsonl", run / "LOCK", *run.glob("members/*/metrics.jsonl")]
+    return max(0.0, time.time() - max((_modified(p) for p in written), default=0.0))
+
+
+def state(run: Path) -> State:
+    """Where a run stands, from its lock, the journal's last line and its heartbeat.
+
+    `running`: somebody holds the lock. `stale`: so it is, but nothing was written for ten minutes.
+    `finished`, `stopped`: nobody holds it and the journal ends so. `crashed`: nobody, and it just ends.
+    """
+    if holder(run) is not None:
+        return "stale" if heartbeat(run) > STALE_AFTER else "running"
+    match _last_kind(run / "journal.jsonl"):
+        case "finish":
+            return "finished"
+        case "stop":
+            return "stopped"
+        case _:
+            return "crashed"
+
+
+def status(run: Path) -> dict[str, Any]:
+    """Where a run and its members stand, as JSON; steps are in `unit`, ages in seconds, sizes in bytes.
+
+    Raises:
+        RunError: the journal is missing or damaged.
+    """
+    try:
+        header, lines = split(read(run / "journal.jsonl"))
+        population = header.population().replay(lines)
+    except FileNotFoundError as error:
+        raise RunError(f"{run} has no journal: the run never began") from error
+    except JournalError as error:
+        raise RunError(str(error)) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{run / 'journal.jsonl'} does not fold: {type(error).__name__}: {error}") from error
+    best = population.best
+    return {
+        "name": run.name,
+        "path": str(run),
+        "state": state(run),
+        "unit": header.unit,
+        "env_steps": population.step,
+        "frames": population.step * header.frames_per_step,
+        "steps_budget": header.budget,
+        "generation": max((m.generation for m in population.members.values()), default=-1),
+        "best": best and {"member": best.id, "fitness": best.fitness},
+        "heartbeat_age": heartbeat(run),
+        "bytes": _bytes(run),
+        "members": [_member(m, header.frames_per_step) for m in population.members.values()],
+    }
+
+
+def listing(root: Path) -> list[dict[str, Any]]:
+    """The status of every run, newest last; one that cannot be read has an `error` and little else."""
+    found = []
+    for run in sorted(_runs(root), key=_begun):
+        try:
+            found.append(status(run))
+        except RunError as error:
+            found.append({"name": run.name, "path": str(run), "state": state(run), "error": str(error)})
+    return found
+
+
+def _member(member: Member, frames_per_step: int) -> dict[str, Any]:
+    return {
+        "id": member.id,
+        "env_steps": member.step,
+        "frames": member.step * frames_per_step,
+        "fitness": member.fitness,
+        "generation": member.generation,
+        "parent": member.open.parent if member.open else member.parent,
+        "hyperparameters": member.hyperparameters,
+    }
+
+
+def _claim(run: Path) -> Path | None:
+    """The directory, made, or there already and untouched; None if a run is in it."""
+    try:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        if not run.exists():
+            run.mkdir()
+            return run
+    except FileExistsError:
+        if not run.exists():  # the parent is a file
+            raise RunError(f"cannot write to {run.parent}: not a directory") from None
+    except OSError as error:
+        raise RunError(f"cannot write to {run.parent}: {error.strerror or error}") from error
+    return run if _is_blank(run) and os.access(run, os.W_OK) else None
+
+
+def _is_blank(run: Path) -> bool:
+    """Made for a run that never began: no journal line, nobody at it, and nothing in it that is not ours."""
+    if not run.is_dir() or holder(run) is not None:
+        return False
+    names = {p.name for p in run.iterdir()}
+    if "journal.jsonl" in names and (run / "journal.jsonl").stat().st_size:
+        return False
+    return names <= _FILES | {"journal.jsonl"}
+
+
+def _remove(run: Path) -> None:
+    if not (is_run(run) or _is_blank(run)):
+        raise RunError(f"{run} is no run directory: it is left as it is")
+    try:
+        with Lock(run):
+            shutil.rmtree(run)
+    except OSError as error:
+        raise RunError(f"cannot remove {run}: {error.strerror or error}") from error
+
+
+def _runs(root: Path) -> Iterator[Path]:
+    """Run directories right below the root; a link that leads out of it is not one of them."""
+    if not root.is_dir():
+        return
+    for path in root.iterdir():
+        if is_run(path) and path.resolve().is_relative_to(root.resolve()):
+            yield path
+
+
+def _begun(run: Path) -> tuple[float, str]:
+    """When the run's latest sitting began (Unix seconds)."""
+    try:
+        return float(card(run)["started"]), run.name
+    except (RunError, KeyError, TypeError, ValueError):
+        return _modified(run / "journal.jsonl"), run.name
+
+
+def _several(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+def _write(run: Path, content: Mapping[str, Any]) -> None:
+    try:
+        write_atomically(run / "run.json", json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"cannot write to {run}: {error.strerror or error}") from error
+
+
+def _versions() -> dict[str, str | None]:
+    return {"pbtrl": __version__, "python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _redacted(command: Sequence[str]) -> list[str]:
+    """The command line without what looks like a secret."""
+    shown: list[str] = []
+    hide_next = False
+    for word in command:
+        name, equals, _ = word.partition("=")
+        secret = bool(_SECRET.fullmatch(name))
+        shown.append(f"{name}=..." if secret and equals else "..." if hide_next else word)
+        hide_next = secret and not equals and word.startswith("-")
+    return shown
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory, where it is a git checkout."""
+    command = ["git", "rev-parse", "--verify", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _last_kind(journal: Path) -> str | None:
+    """Kind of the last whole line, read from the file's end."""
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(0, journal.stat().st_size - 65536))
+            lines = file.read().split(b"\n")[:-1]
+        kind = json.loads(lines[-1])["kind"]
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        return None
+    return str(kind)
+
+
+def _bytes(run: Path) -> int:
+    found = (Path(folder, name) for folder, _, names in os.walk(run) for name in names)
+    return sum(_length(path) for path in found)
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:  # retention was faster
+        return 0
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

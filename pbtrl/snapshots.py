@@ -1,0 +1,119 @@
+"""Snapshots: everything of a member that learned, as one tensor file, a small JSON and a manifest.
+
+A snapshot `m03/000012` is `members/m03/snapshots/000012/{tensors.safetensors,state.json,MANIFEST.json}`. It is staged
+beside its place, synced, and renamed into it, so it is there whole or not at all; the manifest's SHA-256 of each file
+is checked before anything is used, because a flipped byte in a tensor file loads without a word.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+Tensors = dict[str, np.ndarray]
+
+
+class SnapshotError(ValueError):
+    """A snapshot is missing or damaged; the message names it."""
+
+
+class Store:
+    """Snapshots of one run in a local directory."""
+
+    def __init__(self, members: Path) -> None:
+        self.members = members
+
+    def path(self, name: str) -> Path:
+        """Where a snapshot lies."""
+        member, generation = name.split("/")
+        return self.members / member / "snapshots" / generation
+
+    def commit(self, name: str, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+        """Write a snapshot atomically and durably; one of the same name is replaced."""
+        final = self.path(name)
+        staged = final.with_name(f".tmp-{final.name}-{os.getpid()}")
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+        files = {"tensors.safetensors": safetensors.numpy.save(arrays), "state.json": json.dumps(state).encode()}
+        manifest = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
+        for file, data in [*files.items(), ("MANIFEST.json", json.dumps(manifest).encode())]:
+            _write(staged / file, data)
+        sync_directory(staged)
+        shutil.rmtree(final, ignore_errors=True)
+        staged.rename(final)
+        sync_directory(final.parent)
+
+    def load(self, name: str) -> tuple[Tensors, dict[str, Any]]:
+        """Tensors and state of a snapshot, verified.
+
+        Raises:
+            SnapshotError: it is not there, or a file does not match the manifest.
+        """
+        files = self._verified(name)
+        state: dict[str, Any] = json.loads(files["state.json"])
+        return safetensors.numpy.load(files["tensors.safetensors"]), state
+
+    def state(self, name: str) -> dict[str, Any] | None:
+        """The verified state of a snapshot, or None where there is no whole one."""
+        try:
+            state: dict[str, Any] = json.loads(self._verified(name)["state.json"])
+        except SnapshotError:
+            return None
+        return state
+
+    def names(self, member: str) -> list[str]:
+        """Committed snapshots of a member, oldest first."""
+        folder = self.members / member / "snapshots"
+        found = folder.iterdir() if folder.exists() else []
+        return sorted(f"{member}/{p.name}" for p in found if not p.name.startswith("."))
+
+    def remove(self, name: str) -> None:
+        """Delete a snapshot: out of sight first, so that no reader sees half of one."""
+        path = self.path(name)
+        gone = path.with_name(f".gone-{path.name}")
+        path.rename(gone)
+        shutil.rmtree(gone)
+
+    def _verified(self, name: str) -> dict[str, bytes]:
+        path = self.path(name)
+        try:
+            manifest = json.loads((path / "MANIFEST.json").read_bytes())
+            files = {file: (path / file).read_bytes() for file in ("tensors.safetensors", "state.json")}
+            expected = {file: manifest[file]["sha256"] for file in files}
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"snapshot {name} is missing or not whole ({path})") from error
+        for file, data in files.items():
+            if hashlib.sha256(data).hexdigest() != expected[file]:
+                raise SnapshotError(f"snapshot {name}: {file} is damaged ({path})")
+        return files
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small file in one step."""
+    staged = path.with_name(f".tmp-{path.name}")
+    _write(staged, text.encode())
+    staged.replace(path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

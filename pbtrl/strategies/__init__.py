@@ -1,0 +1,16 @@
+"""Strategies: pure functions from the history of a population to its next assignments. One file each, no torch."""
+
+from typing import Protocol
+
+from pbtrl.population import Assignment, Population
+
+
+class Strategy(Protocol):
+    """Decides, and does nothing else: same journal prefix, same answer.
+
+    Randomness comes from `population.rng(member, generation, purpose)`. A strategy keeps no state of its own, so
+    nothing of it is ever saved; what it needs to know is in the population.
+    """
+
+    def decide(self, population: Population) -> list[Assignment]:
+        """The next assignments, for members that have none; empty means: wait for reports, or all is done."""

@@ -1,0 +1,231 @@
+"""Population based training (Jaderberg et al. 2017, arXiv 1711.09846): every exploit and explore rule.
+
+Each member trains in slices of `every` env steps on a grid of its own clock. At a grid point past `burn_in` it may
+exploit (take over weights, hyperparameters or both of a better member) and explore (change hyperparameters).
+Random search is the same with neither, see random_search.py.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pbtrl.population import Assignment, Hyperparameters, Member, Population
+from pbtrl.space import SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploit:
+    """Who copies whom.
+
+    Attributes:
+        method: `truncation`: a member in the bottom fraction copies one drawn from the top fraction.
+            `binary_tournament`: draw another member, copy it if it is fitter. `t_test`: draw another member, copy it
+            if a one-sided Welch test on both members' last episodes says that it is fitter. `none`: never.
+        bottom, top: fractions of the ranked members; at least one each, never overlapping.
+        ties: a tournament between equals is decided at `random`, or always a reason to `copy`. Truncation ranks
+            equals at random.
+        min_gap: the donor's fitness must exceed the receiver's by at least this; 0 asks for nothing.
+        alpha: significance of the t-test.
+        episodes: how many of the last episodes the t-test compares.
+    """
+
+    method: Literal["truncation", "binary_tournament", "t_test", "none"] = "truncation"
+    bottom: float = 0.2
+    top: float = 0.2
+    ties: Literal["random", "copy"] = "random"
+    min_gap: float = 0.0
+    alpha: float = 0.05
+    episodes: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explore:
+    """How hyperparameters change.
+
+    Attributes:
+        method: `perturb` by a factor drawn from `factors`, `gaussian` steps of `sd` of the dimension's width,
+            `resample` from the prior, or `none`.
+        factors: equally likely; the default pair has a geometric mean of 1, so nothing drifts.
+        sd: of a Gaussian step, as a fraction of the dimension's width on its own scale.
+        when: `after_copy`, or `always` (at every ready point, copy or not).
+        probability: with which each dimension changes.
+        resample_probability: with which a changing dimension is drawn from its prior instead.
+    """
+
+    method: Literal["perturb", "gaussian", "resample", "none"] = "perturb"
+    factors: tuple[float, ...] = (1.2, 1 / 1.2)
+    sd: float = 0.1
+    when: Literal["after_copy", "always"] = "after_copy"
+    probability: float = 1.0
+    resample_probability: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PBT:
+    """The strategy.
+
+    Attributes:
+        space: the searched hyperparameters.
+        every: ready interval (env steps of the member).
+        horizon: budget of a member (env steps).
+        burn_in: env steps before the first exploit.
+        exploit, explore: the rules.
+        copy: what an exploit takes over: `weights`, `hparams`, or both; one alone is the paper's ablation.
+        synchronous: decide for a whole generation at once, when all of it has reported. Members that a stop or a
+            failure left behind catch up first.
+        references: the first members, this many, never change: they may be donors, never receivers. One that
+            diverged or was given up is retired.
+        rescues: a member that was given up more often than this in a row is retired; nothing trains it.
+    """
+
+    space: SearchSpace
+    every: int
+    horizon: int
+    burn_in: int = 0
+    exploit: Exploit = Exploit()
+    explore: Explore = Explore()
+    copy: frozenset[str] = frozenset({"weights", "hparams"})
+    synchronous: bool = False
+    references: int = 0
+    rescues: int = 3
+
+    def decide(self, population: Population) -> list[Assignment]:
+        """Assignments for all members without one; in synchronous mode only once nobody has one."""
+        if self.synchronous and population.open:
+            return []
+        waiting = [m for m in population.members.values() if not m.open and m.step < self.horizon]
+        waiting = [m for m in waiting if m.healthy or self._rescues(population, m)]
+        if self.synchronous:
+            behind = min((m.step // self.every for m in waiting), default=0)
+            waiting = [m for m in waiting if m.step // self.every == behind]
+        return [self._next(population, m) for m in waiting]
+
+    def _rescues(self, population: Population, member: Member) -> bool:
+        """A search without edges between members retires what broke; so does what breaks whatever it is given."""
+        if self.exploit.method == "none" or self._is_reference(population, member):
+            return False
+        return member.given_up <= self.rescues
+
+    def _next(self, population: Population, member: Member) -> Assignment:
+        if member.generation < 0:
+            drawn = self.space.sample(population.rng(member.id, 0, "prior"))
+            return self._assign(population, member, None, drawn, note="initial")
+        if not member.healthy:
+            return self._rescue(population, member)
+        ready = member.step % self.every == 0 and member.step >= self.burn_in
+        if not ready or self._is_reference(population, member):
+            return self._assign(population, member, member.snapshot, member.hyperparameters)
+        donor, note = self._donor(population, member)
+        if donor:
+            return self._take_over(population, member, donor, note)
+        values = member.hyperparameters
+        if self.explore.when == "always":
+            values = self._explored(population, member, values)
+        return self._assign(population, member, member.snapshot, values)
+
+    def _take_over(self, population: Population, member: Member, donor: Member, note: str) -> Assignment:
+        parent = donor.snapshot if "weights" in self.copy else member.snapshot
+        inherited = donor.trained_under if "hparams" in self.copy else member.hyperparameters
+        values = self._explored(population, member, inherited)
+        return self._assign(population, member, parent, values, donor=donor.id, note=note)
+
+    def _rescue(self, population: Population, member: Member) -> Assignment:
+        """A diverged or given-up member takes over somebody healthy, or starts afresh where nobody is."""
+        why = "diverged" if member.diverged else "given up"
+        healthy = [m for m in population.members.values() if m.healthy and m.snapshot and m is not member]
+        donors = [m for m in healthy if m.ranked] or healthy
+        rng = population.rng(member.id, member.generation + 1, "rescue")
+        if not donors:
+            return self._assign(population, member, None, self.space.sample(rng), note=f"{why}, starts afresh")
+        donor = max(donors, key=lambda m: -math.inf if m.fitness is None else m.fitness)
+        values = self._explored(population, member, donor.trained_under)
+        return self._assign(population, member, donor.snapshot, values, donor=donor.id, note=f"{why}, exploit {donor.id}")
+
+    def _donor(self, population: Population, member: Member) -> tuple[Member | None, str]:
+        """Whom the member copies now, and why; None keeps it as it is."""
+        others = [m for m in population.members.values() if m.ranked and m.snapshot and m is not member]
+        if self.exploit.method == "none" or not member.ranked or not others:
+            return None, ""
+        rng = population.rng(member.id, member.generation + 1, "exploit")
+        if self.exploit.method == "truncation":
+            donor = self._truncation(population, [*others, member], member, rng)
+        else:
+            donor = others[rng.integers(len(others))]
+            better = self._significant if self.exploit.method == "t_test" else self._fitter
+            donor = donor if better(donor, member, rng) else None
+        if donor is None or (gap := self.exploit.min_gap) and _fitness(donor) - _fitness(member) < gap:
+            return None, ""
+        rank = 1 + sum(_fitness(m) > _fitness(donor) for m in [*others, member])
+        return donor, f"exploit {donor.id}, rank {rank} of {len(others) + 1}"
+
+    def _truncation(
+        self, population: Population, ranked: Sequence[Member], member: Member, rng: np.random.Generator
+    ) -> Member | None:
+        """The order of equals is drawn by each for itself, so that all receivers of a decision see one ranking."""
+        draws = {m.id: population.rng(m.id, m.generation, "tie").random() for m in ranked}
+        order = sorted(ranked, key=lambda m: (_fitness(m), draws[m.id]))
+        top = max(1, math.floor(self.exploit.top * len(order)))
+        bottom = min(max(1, math.floor(self.exploit.bottom * len(order))), len(order) - top)
+        if member not in order[:bottom]:
+            return None
+        return order[len(order) - top + rng.integers(top)]
+
+    def _fitter(self, donor: Member, member: Member, rng: np.random.Generator) -> bool:
+        if _fitness(donor) == _fitness(member):
+            return self.exploit.ties == "copy" or rng.random() < 0.5
+        return _fitness(donor) > _fitness(member)
+
+    def _significant(self, donor: Member, member: Member, rng: np.random.Generator) -> bool:
+        """One-sided Welch test; identical episodes on both sides decide without one."""
+        theirs, mine = donor.window[-self.exploit.episodes :], member.window[-self.exploit.episodes :]
+        if min(len(theirs), len(mine)) < 2 or np.mean(theirs) <= np.mean(mine):
+            return False
+        if np.ptp(theirs) == 0 and np.ptp(mine) == 0:
+            return True
+        from scipy.stats import ttest_ind  # half a second to import, and only this rule needs it
+
+        test = ttest_ind(theirs, mine, equal_var=False, alternative="greater")
+        return bool(test.pvalue < self.exploit.alpha)
+
+    def _explored(self, population: Population, member: Member, values: Hyperparameters) -> Hyperparameters:
+        rule, rng = self.explore, population.rng(member.id, member.generation + 1, "explore")
+        explored = dict(values)
+        for name, dimension in self.space.items():
+            if rule.method == "none" or rng.random() >= rule.probability:
+                continue
+            if rule.method == "resample" or rng.random() < rule.resample_probability:
+                explored[name] = dimension.sample(rng)
+            elif rule.method == "perturb":
+                factor = rule.factors[rng.integers(len(rule.factors))]
+                explored[name] = dimension.perturb(values[name], factor, rng)
+            else:
+                explored[name] = dimension.gaussian(values[name], rule.sd, rng)
+        return explored
+
+    def _assign(
+        self, population: Population, member: Member, parent: str | None, values: Hyperparameters, *,
+        donor: str | None = None, note: str = "",
+    ) -> Assignment:  # fmt: skip
+        generation = member.generation + 1
+        return Assignment(
+            id=f"{member.id}/{generation:06d}",
+            member=member.id,
+            parent=parent,
+            start=member.step,
+            stop=min(self.horizon, (member.step // self.every + 1) * self.every),
+            hyperparameters=dict(values),
+            seed=population.slice_seed(member.id, generation),
+            donor=donor,
+            note=note,
+        )
+
+    def _is_reference(self, population: Population, member: Member) -> bool:
+        return list(population.members).index(member.id) < self.references
+
+
+def _fitness(member: Member) -> float:
+    assert member.fitness is not None
+    return member.fitness

@@ -1,0 +1,14 @@
+"""Random search, the baseline of every PBT paper: members draw from the prior once and never look at each other."""
+
+from pbtrl.space import SearchSpace
+from pbtrl.strategies.pbt import PBT, Exploit, Explore
+
+
+def random_search(space: SearchSpace, *, every: int, horizon: int) -> PBT:
+    """PBT that never exploits and never explores, with the same initial draws and seeds as PBT itself.
+
+    A member that diverged or was given up is retired: it gets no further assignments.
+    """
+    return PBT(
+        space=space, every=every, horizon=horizon, exploit=Exploit(method="none"), explore=Explore(method="none")
+    )

@@ -1,0 +1,177 @@
+"""The only writer of `tb/`: one TensorBoard run per member plus `population`.
+
+x is the member's own clock (env steps; steps outside RL), for `population/*` that of the population. Streamed
+values come from `members/<id>/metrics.jsonl`, the rest from the journal's lines. `torch.utils.tensorboard` is
+imported when a writer is made; its threads do the writing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pbtrl.figures import value
+from pbtrl.header import Header
+from pbtrl.journal import Line
+from pbtrl.metrics import Metrics, Tail, tags
+from pbtrl.population import Population
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FLUSH_SECONDS = 10  # how far the files may lag behind
+QUEUE = 1000  # points that wait for a writer's thread
+
+
+class TensorBoard:
+    """A listener of the controller that writes curves.
+
+    Args:
+        run: the run directory.
+        header: of the run.
+        population: the live one; on resume already folded.
+        resume: hide what earlier sittings wrote beyond each member's last journaled step.
+    """
+
+    def __init__(self, run: Path, header: Header, population: Population, *, resume: bool = False) -> None:
+        self._header, self._population = header, population
+        self._tail = Tail(run / "members", population.members, from_end=resume)
+        after = {m.id: m.step + 1 for m in population.members.values()} if resume else {}
+        self._writers = {m: _writer(run / "tb" / m, after.get(m)) for m in population.members}
+        self._all = _writer(run / "tb" / "population", population.step + 1 if resume else None)
+        self._shown: dict[str, dict[str, Any]] = {m: {} for m in population.members}
+        self._streamed: dict[str, set[str]] = {m: set() for m in population.members}
+        self._decided: dict[str, tuple[int, int, float]] = {}
+        for a in population.open:
+            self._decided[a.id] = (a.start, a.stop, 0.0)
+        self._described = False
+
+    def event(self, line: Line) -> None:
+        """Write what a journal line says."""
+        match line["kind"]:
+            case "decision":
+                self._decision(line)
+            case "report":
+                self._report(line)
+            case "failure":
+                self._failure(line)
+            case "finish":
+                self.describe()
+
+    def tick(self) -> None:
+        """Write what the members said of themselves since."""
+        for member, line in self._tail.poll():
+            self._stream(member, line)
+
+    def describe(self) -> None:
+        """Write the HParams entry of every member, once, when the run is over.
+
+        HParams holds one value per run: the last one of a schedule.
+        """
+        if self._described:
+            return
+        self._described = True
+        from torch.utils.tensorboard.summary import hparams
+
+        for member in self._population.members.values():
+            values = {k: _plain(v) for k, v in member.hyperparameters.items()}
+            fitness = float("nan") if member.fitness is None else member.fitness
+            file: Any = self._writers[member.id].file_writer
+            for summary in hparams(values, {"episode/return_mean": fitness}):
+                file.add_summary(summary)
+
+    def close(self) -> None:
+        """Write what is left and end the writers' threads."""
+        for member in self._writers:
+            for line in self._tail.read(member):
+                self._stream(member, line)
+        for writer in [*self._writers.values(), self._all]:
+            writer.close()
+
+    def _decision(self, line: Line) -> None:
+        now = line["timing"]["time"]
+        for a in line["assignments"]:
+            self._decided[a["id"]] = (a["start"], a["stop"], now)
+        copies = [a for a in line["assignments"] if a["donor"]]
+        if copies:
+            step, count = self._population.step, self._population.copies
+            self._all.add_scalar("population/exploits", count, step, now)
+            text = "\n\n".join(f"{a['member']} <- {a['donor']} ({a['note']})" for a in copies)
+            self._all.add_text("population/exploits", text, step, now)
+
+    def _report(self, line: Line) -> None:
+        member, step, now = line["member"], line["step"], line["timing"]["time"]
+        for streamed in self._tail.read(member):
+            self._stream(member, streamed)
+        points = dict(line["scalars"])
+        if line["lengths"]:
+            points["episode/return_mean"] = statistics.fmean(line["returns"])
+            points["episode/length_mean"] = statistics.fmean(line["lengths"])
+        if self._header.rule.source == "evaluation" and line["evaluation"]:
+            points["evaluation/return_mean"] = statistics.fmean(line["evaluation"])
+        already = self._streamed[member]
+        self._write(member, {k: v for k, v in points.items() if k not in already}, step, now)
+        already.clear()
+        self._hyperparameters(member, line)
+        if ranked := [m.fitness for m in self._population.ranking() if m.fitness is not None]:
+            summary = {"max": max(ranked), "median": statistics.median(ranked), "min": min(ranked)}
+            for name, y in summary.items():
+                self._all.add_scalar(f"population/fitness_{name}", y, self._population.step, now)
+
+    def _hyperparameters(self, member: str, line: Line) -> None:
+        """The effective ones, at both ends of the slice, so that a change is a step and not a slope."""
+        step, now = line["step"], line["timing"]["time"]
+        start, _, decided = self._decided.pop(line["assignment"], (step, step, now))
+        numbers = {f"hparams/{k}": float(v) for k, v in line["hyperparameters"].items() if _is_number(v)}
+        changed = {k: v for k, v in numbers.items() if self._shown[member].get(k) != v}
+        self._write(member, changed, start, decided or now)
+        self._write(member, numbers, step, now)
+        self._shown[member] = numbers
+
+    def _failure(self, line: Line) -> None:
+        """The slice is run again or given up: hide what it streamed, as a resume does."""
+        member = line["member"]
+        for streamed in self._tail.read(member):
+            self._stream(member, streamed)
+        self._streamed[member].clear()
+        _hide_after(self._writers[member], self._population.members[member].step + 1)
+
+    def _stream(self, member: str, line: Metrics) -> None:
+        step = line.get("step")
+        if step is None:  # not every trainable says where it is; then it speaks at the end of a slice
+            _, step, _ = self._decided.get(line.get("assignment", ""), (0, None, 0.0))
+        if step is None:
+            return
+        points = tags(line)
+        self._write(member, points, step, line.get("time"))
+        self._streamed[member] |= points.keys()
+
+    def _write(self, member: str, points: Mapping[str, float], step: int, time: float | None) -> None:
+        writer = self._writers[member]
+        for tag, y in points.items():
+            writer.add_scalar(tag, y, step, time)
+
+
+def _writer(folder: Path, purge_step: int | None) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=purge_step, max_queue=QUEUE, flush_secs=FLUSH_SECONDS)
+
+
+def _hide_after(writer: SummaryWriter, step: int) -> None:
+    """What `purge_step` writes, in the middle of a file."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+
+    restart = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+    file: Any = writer.file_writer
+    file.add_event(restart)
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def _plain(x: object) -> object:
+    return x if isinstance(x, bool | int | float | str) else value(x)

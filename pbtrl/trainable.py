@@ -1,0 +1,151 @@
+"""What can be trained: `Trainable`, one thing with the PBT paper's verbs, and `Cohort`, several members as one.
+
+A worker's host (execution/host.py) speaks to cohorts only. `Singles` makes a cohort out of any Trainables, so a
+classifier or a translation model never sees the word population.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from pbtrl.population import Assignment, Hyperparameters
+from pbtrl.snapshots import Tensors
+
+
+class Trainable(Protocol):
+    """One model. The unit of its clock is whatever `train` counts; JSON and tags call it steps."""
+
+    def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
+        """Train for `steps` under `hyperparameters`; returns scalars to plot."""
+
+    def evaluate(self, rng: np.random.Generator) -> float:
+        """The fitness, maximised."""
+
+    def state_dict(self) -> Tensors:
+        """Everything that learned, as arrays."""
+
+    def load_state_dict(self, state: Tensors) -> None:
+        """Take over everything that learned."""
+
+
+@dataclass
+class Outcome:
+    """What one member's slice gave; the fields are those of `population.Report`."""
+
+    steps: int
+    hyperparameters: Hyperparameters
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    evaluation: list[float] = field(default_factory=list)
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    scalars: dict[str, float] = field(default_factory=dict)
+    diverged: bool = False
+
+
+class Cohort(Protocol):
+    """k members with a leading member axis, trained together by one worker; slot i holds `members[i]`.
+
+    The order of calls for a slice: `init` or `load` for every slot that does not already hold its parent, `begin` for
+    all (which applies the hyperparameters *after* everything that learned is in place), `turn` until it says that the
+    slice is over, then `outcome` and `save` for every slot.
+    """
+
+    members: tuple[str, ...]
+
+    def init(self, slot: int, seed: int) -> None:
+        """Fresh weights."""
+
+    def load(self, slot: int, tensors: Tensors) -> None:
+        """Everything that learned, from a snapshot."""
+
+    def begin(self, assignments: Sequence[Assignment]) -> None:
+        """Start a slice: one assignment per slot, all of the same length."""
+
+    def turn(self) -> bool:
+        """Train for a short while; True when the slice is over."""
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Per slot, what has been measured since the last call: losses, returns, steps per second."""
+
+    def outcome(self, slot: int) -> Outcome:
+        """What the slice gave so far."""
+
+    def save(self, slot: int) -> Tensors:
+        """Everything that learned."""
+
+    def close(self) -> None:
+        """Give back processes, pools and memory."""
+
+
+class Builder(Protocol):
+    """Makes cohorts in a worker, from the resolved config alone."""
+
+    def structure(self, hyperparameters: Mapping[str, Any]) -> object:
+        """What members must have in common to share a cohort; hashable."""
+
+    def cohort(self, members: Sequence[str], threads: int) -> Cohort:
+        """A cohort for these members, with `threads` threads for its simulator."""
+
+
+class Singles:
+    """A cohort of Trainables that are trained one after another; each turn is one member's whole slice."""
+
+    def __init__(self, members: Sequence[str], make: Callable[[np.random.Generator], Trainable]) -> None:
+        self.members = tuple(members)
+        self._make = make
+        self._trainables = [make(np.random.default_rng(0)) for _ in members]
+
+    def init(self, slot: int, seed: int) -> None:
+        """Fresh weights."""
+        self._trainables[slot] = self._make(np.random.default_rng(seed))
+
+    def load(self, slot: int, tensors: Tensors) -> None:
+        """Everything that learned, from a snapshot."""
+        self._trainables[slot].load_state_dict(tensors)
+
+    def begin(self, assignments: Sequence[Assignment]) -> None:
+        """Start a slice."""
+        self._assignments = assignments
+        self._outcomes: list[Outcome] = []
+
+    def turn(self) -> bool:
+        """Train the next member for its whole slice, then evaluate it once."""
+        slot = len(self._outcomes)
+        assignment, trainable = self._assignments[slot], self._trainables[slot]
+        rng = np.random.default_rng(assignment.seed)
+        steps, used = assignment.stop - assignment.start, dict(assignment.hyperparameters)
+        scalars = trainable.train(steps, used, rng)
+        fitness = trainable.evaluate(rng)
+        self._outcomes.append(
+            Outcome(
+                steps,
+                used,
+                returns=[fitness],
+                lengths=[steps],
+                evaluation=[fitness],
+                curve=[(assignment.stop, fitness)],
+                scalars=scalars,
+                diverged=not math.isfinite(fitness),
+            )
+        )
+        return len(self._outcomes) == len(self.members)
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Scalars of the slice."""
+        return [self.outcome(slot).scalars for slot in range(len(self.members))]
+
+    def outcome(self, slot: int) -> Outcome:
+        """What the slice gave; nothing for a member whose turn has not come."""
+        return self._outcomes[slot] if slot < len(self._outcomes) else Outcome(0, {})
+
+    def save(self, slot: int) -> Tensors:
+        """Everything that learned."""
+        return self._trainables[slot].state_dict()
+
+    def close(self) -> None:
+        """Nothing to give back."""

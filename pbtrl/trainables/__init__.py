@@ -1,0 +1,1 @@
+"""Trainables that are not reinforcement learning: proof that the controller is generic. One file each."""

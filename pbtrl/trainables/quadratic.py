@@ -1,0 +1,74 @@
+"""The PBT paper's toy (Jaderberg et al. 2017, figure 2): what the gradient sees is not what counts.
+
+Fitness is Q(theta) = 1.2 - (theta_0^2 + theta_1^2); training ascends the gradient of a surrogate,
+Q_hat(theta | h) = 1.2 - (h_0 theta_0^2 + h_1 theta_1^2), whose weights are the hyperparameters.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pbtrl.snapshots import Tensors
+from pbtrl.trainable import Singles
+
+
+class Quadratic:
+    """Two weights under gradient ascent on Q_hat. A step is a gradient step."""
+
+    def __init__(self, start: tuple[float, float], learning_rate: float, *, clamp: bool) -> None:
+        self._theta = np.array(start, np.float64)
+        self._learning_rate = learning_rate
+        self._clamp = clamp
+
+    def train(
+        self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator
+    ) -> dict[str, float]:
+        """`steps` gradient steps under `h0` and `h1`; draws nothing from `rng`."""
+        h = np.array([hyperparameters["h0"], hyperparameters["h1"]], np.float64)
+        if self._clamp:
+            h = np.maximum(h, 0.0)
+        for _ in range(steps):
+            self._theta += self._learning_rate * -2.0 * h * self._theta
+        return {"surrogate": 1.2 - float(h @ self._theta**2)}
+
+    def evaluate(self, rng: np.random.Generator) -> float:
+        """Q, exactly."""
+        first, second = map(float, self._theta)
+        return 1.2 - (first * first + second * second)  # symmetric in the two, to the last bit
+
+    def state_dict(self) -> Tensors:
+        """The two weights."""
+        return {"theta": self._theta.copy()}
+
+    def load_state_dict(self, state: Tensors) -> None:
+        """Take over the two weights."""
+        self._theta = state["theta"].copy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuadraticBuilder:
+    """Makes cohorts of quadratics.
+
+    Attributes:
+        start: theta before the first step.
+        learning_rate: of the gradient ascent.
+        clamp: use max(h, 0); under a negative h the ascent runs away.
+    """
+
+    start: tuple[float, float] = (0.9, 0.9)
+    learning_rate: float = 0.01
+    clamp: bool = False
+
+    def make(self, rng: np.random.Generator) -> Quadratic:
+        """A quadratic at its start."""
+        return Quadratic(self.start, self.learning_rate, clamp=self.clamp)
+
+    def structure(self, hyperparameters: Mapping[str, Any]) -> object:
+        """All alike."""
+        return None
+
+    def cohort(self, members: Sequence[str], threads: int) -> Singles:
+        """A cohort of quadratics."""
+        return Singles(members, self.make)

@@ -1,0 +1,377 @@
+"""What every strategy, executor and trainable promises. A new one inherits these tests by a short subclass."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from pbtrl.controller import Controller
+from pbtrl.execution import Executor
+from pbtrl.execution.host import Host
+from pbtrl.execution.inline import Inline
+from pbtrl.journal import Journal, Line, digest, dumps, read
+from pbtrl.population import Assignment, Failure, FitnessRule, Population, Report
+from pbtrl.snapshots import Store
+from pbtrl.space import IntUniform, LogUniform, SearchSpace
+from pbtrl.strategies import Strategy
+from pbtrl.strategies.random_search import random_search
+from pbtrl.trainable import Trainable
+from tests.fakes import LAST, FakeExecutor, Script, build, died, trained
+
+SPACE = SearchSpace({"lr": LogUniform(low=1e-5, high=1e-2), "unroll": IntUniform(low=5, high=50)})
+
+
+# Strategies
+
+
+def steady(a: Assignment, attempt: int) -> Report:
+    """Everybody reports; the fitness depends on the assignment alone."""
+    return trained(a, float(a.seed % 1000))
+
+
+def rough(a: Assignment, attempt: int) -> Report | Failure:
+    """Much goes wrong: failures, some of them fatal, divergence, slices without an episode."""
+    roll = np.random.default_rng([a.seed, attempt]).random()
+    if roll < 0.15:
+        return died(a, fatal=roll < 0.05)
+    if roll < 0.2:
+        return trained(a, diverged=True)
+    return trained(a) if roll < 0.25 else trained(a, round(roll, 1))
+
+
+def alike(a: Assignment, attempt: int) -> Report:
+    """Nobody is better than anybody."""
+    return trained(a, 1.0)
+
+
+class StrategyConformance:
+    """Subclasses give `strategy`; the rest has defaults.
+
+    Attributes:
+        edges: whether a member may ever depend on another one; baselines have no edge between members.
+    """
+
+    size: ClassVar[int] = 6
+    every: ClassVar[int] = 100
+    horizon: ClassVar[int] = 1000
+    space: ClassVar[SearchSpace] = SPACE
+    rule: ClassVar[FitnessRule] = LAST
+    edges: ClassVar[bool] = True
+
+    def strategy(self) -> Strategy:
+        raise NotImplementedError
+
+    def population(self) -> Population:
+        return Population(self.size, 3, self.rule)
+
+    @pytest.fixture(
+        params=[(s, o) for s in (steady, rough, alike) for o in (None, 1)],
+        ids=lambda p: f"{p[0].__name__}-{'in-order' if p[1] is None else 'any-order'}",
+    )
+    def lines(self, request: pytest.FixtureRequest, tmp_path: Path, quick_disk: None) -> list[Line]:
+        """The journal of a whole run."""
+        script, order = request.param
+        return self.run(tmp_path / "journal.jsonl", script, order)
+
+    def run(self, path: Path, script: Script, order: int | None) -> list[Line]:
+        executor = FakeExecutor(script, None if order is None else np.random.default_rng(order))
+        population, journal = self.population(), Journal(path)
+        reason = Controller(population, self.strategy(), executor, journal).run()
+        journal.close()
+        assert reason == "budget"
+        assert not population.open
+        return list(read(path))
+
+    def moments(self, lines: list[Line]) -> list[tuple[Population, list[Assignment]]]:
+        """Every decision, with the population that it was made for."""
+        found = []
+        for place, line in enumerate(lines):
+            if line["kind"] == "decision":
+                before = self.population().replay(lines[:place])
+                found.append((before, [Assignment(**a) for a in line["assignments"]]))
+        assert found
+        return found
+
+    def test_decides_the_same_from_the_same_history(self, lines: list[Line]) -> None:
+        fresh = self.strategy()
+        for before, assignments in self.moments(lines):
+            state = repr(before.members)
+            assert self.strategy().decide(before) == assignments
+            assert fresh.decide(before) == assignments
+            assert repr(before.members) == state
+
+    def test_decides_nothing_more_until_a_decision_is_recorded(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            before.record({"kind": "decision", "assignments": [a.to_json() for a in assignments]})
+            again = self.strategy().decide(before)
+            assert not {a.member for a in again} & {a.member for a in assignments}
+
+    def test_assigns_to_free_members_from_where_they_stand(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            assert len({a.member for a in assignments}) == len(assignments)
+            for a in assignments:
+                member = before.members[a.member]
+                assert member.open is None
+                assert a.start == member.step
+                assert a.id == f"{member.id}/{member.generation + 1:06d}"
+
+    def test_stops_on_the_grid_and_never_beyond_the_horizon(self, lines: list[Line]) -> None:
+        for _, assignments in self.moments(lines):
+            for a in assignments:
+                assert a.start < a.stop <= self.horizon
+                assert a.stop % self.every == 0 or a.stop == self.horizon
+                assert a.stop - a.start <= self.every
+
+    def test_donors_are_healthy_and_parents_committed(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            for a in assignments:
+                if a.donor:
+                    donor, receiver = before.members[a.donor], before.members[a.member]
+                    assert donor.healthy
+                    assert donor.snapshot
+                    assert a.donor != a.member
+                    assert donor.ranked or not receiver.healthy
+                committed = {m.snapshot for m in before.members.values()}
+                assert a.parent is None or a.parent in committed
+                assert a.parent is None or a.donor or a.parent.startswith(a.member)
+
+    def test_hyperparameters_stay_inside_their_bounds_and_pass_through_json(self, lines: list[Line]) -> None:
+        for _, assignments in self.moments(lines):
+            for a in assignments:
+                assert list(a.hyperparameters) == list(self.space.names)
+                assert self.space.contains(a.hyperparameters)
+        for before, _ in self.moments(lines)[-1:]:
+            decided = [a.to_json() for a in self.strategy().decide(before)]
+            assert dumps(decided) == dumps([Assignment(**a).to_json() for a in decided])
+
+    def test_everybody_trains_to_the_horizon_or_is_retired(self, lines: list[Line]) -> None:
+        end = self.population().replay(lines)
+        assert len(end.members) == self.size
+        for member in end.members.values():
+            assert member.step == self.horizon or not member.healthy
+            assert member.step <= self.horizon
+        assert self.strategy().decide(end) == []
+
+    def test_baselines_have_no_edge_between_members(self, lines: list[Line]) -> None:
+        edges = [a for _, assignments in self.moments(lines) for a in assignments if a.donor]
+        others = [
+            a
+            for _, assignments in self.moments(lines)
+            for a in assignments
+            if a.parent and not a.parent.startswith(a.member)
+        ]
+        if not self.edges:
+            assert not edges
+            assert not others
+
+    def test_different_seeds_start_differently(self) -> None:
+        one, other = Population(self.size, 1, self.rule), Population(self.size, 2, self.rule)
+        assert self.strategy().decide(one) != self.strategy().decide(other)
+
+
+# Executors
+
+
+def toy_space() -> SearchSpace:
+    """For executors: values that the trainables take as they are."""
+    return SearchSpace({"h0": LogUniform(low=0.1, high=1.0), "h1": LogUniform(low=0.1, high=1.0)})
+
+
+class ExecutorConformance:
+    """Subclasses give `executor`: one that trains `groups` with what `tests.fakes.build` makes of `config`."""
+
+    groups: ClassVar[Sequence[tuple[str, ...]]] = (("m00", "m01"), ("m02", "m03"))
+
+    def executor(self, members: Path, config: dict[str, Any], *, discard_on_stop: bool = False) -> Executor:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def start(self, tmp_path: Path) -> Any:
+        """Starts executors, and ends them after the test."""
+        started: list[Executor] = []
+
+        def start(folder: str = "members", discard_on_stop: bool = False, **config: Any) -> Executor:
+            started.append(self.executor(tmp_path / folder, config, discard_on_stop=discard_on_stop))
+            return started[-1]
+
+        yield start
+        for executor in started:
+            executor.close()
+
+    def first(self, *, seed: int = 1) -> list[Assignment]:
+        """The first slice of every member."""
+        return random_search(toy_space(), every=8, horizon=8).decide(Population(4, seed))
+
+    def test_answers_every_assignment_exactly_once(self, start: Callable[..., Executor]) -> None:
+        executor, assignments = start(), self.first()
+        executor.submit(assignments)
+        answers = drain(executor)
+        assert Counter(r.assignment for r in answers) == Counter(a.id for a in assignments)
+        assert all(isinstance(r, Report) and r.step == 8 for r in answers)
+        assert not executor.busy()
+
+    def test_commits_the_snapshot_before_it_reports(
+        self, start: Callable[..., Executor], tmp_path: Path
+    ) -> None:
+        executor, store = start(), Store(tmp_path / "members")
+        executor.submit(self.first())
+        while executor.busy():
+            for report in executor.collect(0.1):
+                tensors, state = store.load(report.assignment)
+                assert tensors["steps"] == [8.0]
+                assert state["report"]["assignment"] == report.assignment
+
+    def test_gives_the_same_journal_and_the_same_weights_as_inline(
+        self, start: Callable[..., Executor], tmp_path: Path, quick_disk: None
+    ) -> None:
+        here = Inline(Host(build('{"toy": true}'), tmp_path / "inline", [("m00", "m01", "m02", "m03")]))
+        expected = run_toy(here, tmp_path / "inline.jsonl")
+        found = run_toy(start(toy=True), tmp_path / "found.jsonl")
+        assert digest(found) == digest(expected)
+        assert weights(tmp_path / "members") == weights(tmp_path / "inline")
+        assert len(weights(tmp_path / "inline")) == 4 * 5
+
+    def test_a_failing_slice_gives_failures_and_leaves_the_rest_alone(
+        self, start: Callable[..., Executor], tmp_path: Path
+    ) -> None:
+        executor = start(**{"raise": ["m01/000000"]})
+        executor.submit(self.first())
+        answers = {r.assignment: r for r in drain(executor)}
+        failed = {k: r for k, r in answers.items() if isinstance(r, Failure)}
+        assert set(failed) == {"m00/000000", "m01/000000"}
+        assert all("ValueError: scripted" in r.error and not r.fatal for r in failed.values())
+        assert "in turn" in (tmp_path / "members/m01/log.txt").read_text()
+
+        executor.submit([a for a in self.first() if a.member == "m00"])
+        executor.submit([a for a in self.first() if a.member == "m01"])
+        answers = {r.assignment: r for r in drain(executor)}
+        assert isinstance(answers["m00/000000"], Report)
+        assert isinstance(answers["m01/000000"], Failure)
+
+    def test_a_missing_parent_fails_for_good_once_it_is_alone(self, start: Callable[..., Executor]) -> None:
+        executor, (a, *_) = start(), self.first()
+        executor.submit([Assignment(**{**a.to_json(), "parent": "m03/000009"})])
+        (failure,) = drain(executor)
+        assert isinstance(failure, Failure)
+        assert failure.fatal
+        assert "m03/000009" in failure.error
+
+    @pytest.mark.parametrize("discard", [False, True])
+    def test_a_stop_gives_partial_reports_or_none(
+        self, start: Callable[..., Executor], tmp_path: Path, discard: bool
+    ) -> None:
+        executor, store = start(discard_on_stop=discard), Store(tmp_path / "members")
+        assignments = {a.id: a for a in self.first()}
+        executor.submit(list(assignments.values()))
+        executor.stop()
+        for report in drain(executor):
+            assert isinstance(report, Report)
+            assert 0 < report.step <= assignments[report.assignment].stop
+            assert report.step == 8 or not discard
+            assert store.load(report.assignment)[0]["steps"] == [float(report.step)]
+
+    def test_a_retry_reads_the_report_of_a_committed_snapshot_again(
+        self, start: Callable[..., Executor]
+    ) -> None:
+        first, again = start(), start(**{"raise": [a.id for a in self.first()]})
+        first.submit(self.first())
+        expected = {r.assignment: dumps(r.to_json()) for r in drain(first)}
+        again.submit(self.first())
+        assert {r.assignment: dumps(r.to_json()) for r in drain(again)} == expected
+
+
+def drain(executor: Executor) -> list[Report | Failure]:
+    """Everything until nothing is open any more."""
+    answers: list[Report | Failure] = []
+    while executor.busy():
+        answers += executor.collect(0.1)
+    return answers
+
+
+def run_toy(executor: Executor, path: Path) -> list[Line]:
+    """A short synchronous PBT run of the toy quadratic."""
+    from pbtrl.strategies.pbt import PBT
+
+    strategy = PBT(space=toy_space(), every=5, horizon=25, synchronous=True)
+    journal = Journal(path)
+    assert Controller(Population(4, 1, LAST), strategy, executor, journal).run() == "budget"
+    journal.close()
+    return list(read(path))
+
+
+def weights(members: Path) -> dict[str, str]:
+    """SHA-256 of every committed tensor file."""
+    files = members.glob("*/snapshots/[0-9]*/tensors.safetensors")
+    return {
+        f"{p.parts[-4]}/{p.parts[-2]}": hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)
+    }
+
+
+# Trainables
+
+
+class TrainableConformance:
+    """Subclasses give `make` and hyperparameters; the steps are kept small."""
+
+    hyperparameters: ClassVar[dict[str, Any]] = {}
+    steps: ClassVar[int] = 5
+
+    def make(self, rng: np.random.Generator) -> Trainable:
+        raise NotImplementedError
+
+    def trained(self, seed: int = 0) -> Trainable:
+        trainable = self.make(np.random.default_rng(seed))
+        trainable.train(self.steps, self.hyperparameters, np.random.default_rng(1))
+        return trainable
+
+    def test_goes_on_from_a_loaded_state_as_if_nothing_had_happened(self) -> None:
+        original, copy = self.trained(), self.make(np.random.default_rng(7))
+        copy.load_state_dict(original.state_dict())
+        for trainable in (original, copy):
+            trainable.train(self.steps, self.hyperparameters, np.random.default_rng(2))
+        assert_equal(original.state_dict(), copy.state_dict())
+        assert original.evaluate(np.random.default_rng(3)) == copy.evaluate(np.random.default_rng(3))
+
+    def test_a_state_does_not_change_when_training_goes_on(self) -> None:
+        trainable = self.trained()
+        state = trainable.state_dict()
+        before = {k: v.copy() for k, v in state.items()}
+        trainable.train(self.steps, self.hyperparameters, np.random.default_rng(2))
+        assert_equal(state, before)
+        assert any(not np.array_equal(v, before[k]) for k, v in trainable.state_dict().items())
+
+    def test_a_loaded_state_is_not_shared(self) -> None:
+        donor = self.trained()
+        state = donor.state_dict()
+        receiver = self.make(np.random.default_rng(7))
+        receiver.load_state_dict(state)
+        receiver.train(self.steps, self.hyperparameters, np.random.default_rng(2))
+        assert_equal(donor.state_dict(), state)
+
+    def test_evaluating_does_not_change_training(self) -> None:
+        evaluated, plain = self.trained(), self.trained()
+        fitness = evaluated.evaluate(np.random.default_rng(3))
+        assert fitness == evaluated.evaluate(np.random.default_rng(3))
+        for trainable in (evaluated, plain):
+            trainable.train(self.steps, self.hyperparameters, np.random.default_rng(2))
+        assert_equal(evaluated.state_dict(), plain.state_dict())
+
+    def test_training_in_two_pieces_or_anew_is_the_same(self) -> None:
+        assert_equal(self.trained().state_dict(), self.trained().state_dict())
+
+    def test_returns_plain_numbers(self) -> None:
+        trainable = self.make(np.random.default_rng(0))
+        scalars = trainable.train(self.steps, self.hyperparameters, np.random.default_rng(1))
+        assert all(type(v) is float for v in scalars.values())
+        assert type(trainable.evaluate(np.random.default_rng(0))) is float
+
+
+def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    """Bit for bit."""
+    assert list(one) == list(other)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])

@@ -1,0 +1,244 @@
+"""Stand-ins for tests: an executor that plays from a script, cohorts that only count, journals written by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pbtrl.journal import Line, dumps
+from pbtrl.population import Assignment, Failure, FitnessRule, Population, Report
+from pbtrl.trainable import Outcome
+from pbtrl.trainables.quadratic import QuadraticBuilder
+
+LAST = FitnessRule(window=1, min_episodes=1)
+"""The last episode is the fitness."""
+
+
+# An executor without training
+
+
+def trained(a: Assignment, *returns: float, step: int | None = None, diverged: bool = False) -> Report:
+    """The report of a slice that ended well, or diverged, or was stopped at `step`."""
+    return Report(
+        a.id,
+        a.member,
+        a.stop if step is None else step,
+        a.hyperparameters,
+        returns=returns,
+        lengths=(1,) * len(returns),
+        diverged=diverged,
+        timing={"seconds": 1.0},
+    )
+
+
+def died(a: Assignment, *, fatal: bool = False, alone: bool = True) -> Failure:
+    """The failure of a slice."""
+    return Failure(a.id, a.member, "RuntimeError: scripted", fatal, alone)
+
+
+Script = Callable[[Assignment, int], Report | Failure]
+"""What becomes of an assignment at its n-th attempt, n from 1."""
+
+
+@dataclass
+class FakeExecutor:
+    """Answers every assignment from a script, one per `collect`, the oldest or one drawn by `order`.
+
+    On `stop`, everything open is reported at `partial` of its slice, or forgotten where that is 0.
+    """
+
+    script: Script
+    order: np.random.Generator | None = None
+    partial: float = 0.0
+    submitted: list[Assignment] = field(default_factory=list)
+    closed: bool = False
+    _open: list[Assignment] = field(default_factory=list)
+    _stopped: list[Report | Failure] = field(default_factory=list)
+
+    def submit(self, assignments: Sequence[Assignment]) -> None:
+        self.submitted += assignments
+        self._open += assignments
+
+    def collect(self, timeout: float) -> list[Report | Failure]:
+        if self._stopped:
+            return [self._stopped.pop()]
+        if not self._open:
+            return []
+        a = self._open.pop(0 if self.order is None else int(self.order.integers(len(self._open))))
+        return [self.script(a, Counter(s.id for s in self.submitted)[a.id])]
+
+    def busy(self) -> bool:
+        return bool(self._open or self._stopped)
+
+    def stop(self) -> None:
+        if self.partial:
+            self._stopped = [trained(a, 0.0, step=between(a, self.partial)) for a in self._open]
+        self._open = []
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def between(a: Assignment, part: float) -> int:
+    """A step inside the slice."""
+    return a.start + round(part * (a.stop - a.start))
+
+
+# A cohort without training
+
+
+@dataclass
+class FakeCohort:
+    """Counts steps, a quarter of a slice per turn; `config` says whose slice goes wrong, and how.
+
+    Tensors: `steps` trained by these weights, `seed` of their first slice. The return of a slice is its seed's
+    last two digits, so it depends on the assignment alone.
+    """
+
+    members: tuple[str, ...]
+    config: dict[str, Any]
+    tape: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._weights = [{"steps": np.zeros(1), "seed": np.zeros(1)} for _ in self.members]
+        self._assignments: Sequence[Assignment] = ()
+
+    def init(self, slot: int, seed: int) -> None:
+        self.tape.append(f"init {self.members[slot]}")
+        self._weights[slot] = {"steps": np.zeros(1), "seed": np.array([seed % 100.0])}
+
+    def load(self, slot: int, tensors: dict[str, np.ndarray]) -> None:
+        self.tape.append(f"load {self.members[slot]}")
+        self._weights[slot] = {k: v.copy() for k, v in tensors.items()}
+
+    def begin(self, assignments: Sequence[Assignment]) -> None:
+        self.tape.append(f"begin {' '.join(a.id for a in assignments)}")
+        self._assignments, self._turns = assignments, 0
+
+    def turn(self) -> bool:
+        self._turns += 1
+        for a, weights in zip(self._assignments, self._weights, strict=True):
+            self._go_wrong(a.id)
+            weights["steps"] += (a.stop - a.start) / 4
+        return self._turns == 4
+
+    def _go_wrong(self, name: str) -> None:
+        if name in self.config.get("raise", ()):
+            raise ValueError("scripted")
+        if name in self.config.get("die", ()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == self.config.get("die_once") and self._turns == 2:
+            try:
+                Path(self.config["died"]).touch(exist_ok=False)
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def metrics(self) -> list[dict[str, float]]:
+        return [{"turns": self._turns} for _ in self.members]
+
+    def outcome(self, slot: int) -> Outcome:
+        a = self._assignments[slot]
+        used = dict(a.hyperparameters)
+        if a.id in self.config.get("ignore_hyperparameters", ()):
+            used = {k: 0.0 for k in used}
+        steps = self._turns * (a.stop - a.start) // 4
+        return Outcome(steps, used, returns=[float(a.seed % 100)] if self._turns else [], lengths=[steps])
+
+    def save(self, slot: int) -> dict[str, np.ndarray]:
+        return self._weights[slot]
+
+    def close(self) -> None:
+        self.tape.append(f"close {' '.join(self.members)}")
+
+
+@dataclass
+class FakeBuilder:
+    """Makes fake cohorts; the hyperparameter `structure`, where there is one, keeps members apart."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    tape: list[str] = field(default_factory=list)
+
+    def structure(self, hyperparameters: dict[str, Any]) -> object:
+        return hyperparameters.get("structure")
+
+    def cohort(self, members: Sequence[str], threads: int) -> FakeCohort:
+        self.tape.append(f"cohort {' '.join(members)}")
+        return FakeCohort(tuple(members), self.config, self.tape)
+
+
+def build(config: str) -> FakeBuilder | QuadraticBuilder:
+    """What workers in tests start from: `tests.fakes:build`."""
+    settings = json.loads(config)
+    if settings.pop("unfit", False):
+        raise ValueError("no such thing")
+    return QuadraticBuilder() if settings.pop("toy", False) else FakeBuilder(settings)
+
+
+# Journals by hand
+
+
+def as_read(line: Line) -> Line:
+    """A line as a reader of the file sees it."""
+    seen: Line = json.loads(dumps(line))
+    return seen
+
+
+def decision(*assignments: Assignment) -> Line:
+    return as_read({"kind": "decision", "assignments": [a.to_json() for a in assignments], "timing": {}})
+
+
+def answer(message: Report | Failure, *, given_up: bool = True) -> Line:
+    body = message.to_json()
+    if isinstance(message, Report):
+        return as_read({"kind": "report", **body})
+    return as_read({"kind": "failure", **body, "given_up": given_up, "timing": {}})
+
+
+def assign(
+    population: Population, member: str, every: int = 100, parent: str | None = None, **changes: Any
+) -> Assignment:
+    """The member goes on for one slice, from its own snapshot unless told otherwise."""
+    m = population.members[member]
+    return replace(
+        Assignment(
+            id=f"{member}/{m.generation + 1:06d}",
+            member=member,
+            parent=parent or m.snapshot,
+            start=m.step,
+            stop=m.step + every,
+            hyperparameters=m.hyperparameters or {"lr": 0.1 * (1 + int(member[1:]))},
+            seed=1,
+        ),
+        **changes,
+    )
+
+
+Told = float | None | str | Sequence[float]
+"""A fitness, none, `diverged`, `lost`, or the returns of all the episodes."""
+
+
+def after_one_slice(*told: Told, rule: FitnessRule = LAST, every: int = 100, seed: int = 0) -> Population:
+    """A population whose members have all ended their first slice, as told; member i has lr = 0.1 (1 + i)."""
+    population = Population(len(told), seed, rule)
+    for member, what in zip(list(population.members), told, strict=True):
+        a = assign(population, member, every)
+        population.record(decision(a))
+        if what == "lost":
+            population.record(answer(died(a)))
+        elif what == "diverged":
+            population.record(answer(trained(a, diverged=True)))
+        elif what is None:
+            population.record(answer(trained(a)))
+        else:
+            returns = what if isinstance(what, Iterable) and not isinstance(what, str) else [what]
+            population.record(answer(trained(a, *(float(r) for r in returns))))
+    return population
