@@ -1,6 +1,6 @@
 """Running statistics per member, updated once per block.
 
-Axes: `[P member, M sample, ...]`. State is a dict of tensors with a leading P, passed in and returned: it
+Axes: `[P member, M sample, ...]`. `Moments` is a dict of tensors with a leading P, passed in and returned: it
 goes into snapshots and is copied by exploit like a weight. Sums run over a contiguous trailing axis in
 float64, so that a member's statistics do not depend on who is beside it.
 """
@@ -8,16 +8,16 @@ float64, so that a member's statistics do not depend on who is beside it.
 import torch
 from torch import Tensor
 
-from agents.types import State
+Moments = dict[str, Tensor]
 
 
-def init_moments(members: int, shape: tuple[int, ...] = (), device: torch.device | str = "cpu") -> State:
+def init_moments(members: int, shape: tuple[int, ...] = (), device: torch.device | str = "cpu") -> Moments:
     """No samples yet: `count` `[P]`, `mean` and `m2` (summed squared deviations) `[P, *shape]`, float64."""
     zeros = torch.zeros((members, *shape), dtype=torch.float64, device=device)
     return {"count": zeros.new_zeros(members), "mean": zeros, "m2": zeros.clone()}
 
 
-def update_moments(state: State, x: Tensor, mask: Tensor | None = None) -> State:
+def update_moments(state: Moments, x: Tensor, mask: Tensor | None = None) -> Moments:
     """Merge a batch into the statistics (Chan, Golub & LeVeque 1979), with n old and b new samples:
 
         mean <- mean + d b / (n + b),    m2 <- m2 + m2_batch + d^2 n b / (n + b),    d = mean_batch - mean
@@ -39,7 +39,7 @@ def update_moments(state: State, x: Tensor, mask: Tensor | None = None) -> State
     total = (n + b).clamp_min(1.0)
     mean = samples.sum(-1) / b.clamp_min(1.0)
     squares = torch.where(rows, samples - mean[..., None], 0.0).square().sum(-1)
-    d = torch.where(b > 0, mean - state["mean"], 0.0)
+    d = mean - state["mean"]
     return {
         "count": state["count"] + batch,
         "mean": state["mean"] + d * (b / total),
@@ -47,7 +47,7 @@ def update_moments(state: State, x: Tensor, mask: Tensor | None = None) -> State
     }
 
 
-def mean_and_variance(state: State) -> tuple[Tensor, Tensor]:
+def mean_and_variance(state: Moments) -> tuple[Tensor, Tensor]:
     """Return float32 mean and (population) variance, both `[P, *shape]`: 0 and 1 before the first sample."""
     count = state["count"].reshape(-1, *(1,) * (state["mean"].ndim - 1))
     variance = torch.where(count > 0, state["m2"] / count.clamp_min(1.0), 1.0)
@@ -60,15 +60,15 @@ def normalise(x: Tensor, mean: Tensor, variance: Tensor, clip: float = 10.0, eps
     return ((x - mean.reshape(inner)) * (variance + epsilon).rsqrt().reshape(inner)).clamp(-clip, clip)
 
 
-def init_return_scale(members: int, envs: int, device: torch.device | str = "cpu") -> State:
+def init_return_scale(members: int, envs: int, device: torch.device | str = "cpu") -> Moments:
     """Moments of the discounted return, and `running` `[P, B]`: each env's return so far in its episode."""
     running = torch.zeros((members, envs), dtype=torch.float64, device=device)
     return {**init_moments(members, (), device), "running": running}
 
 
 def update_return_scale(
-    state: State, rewards: Tensor, ends: Tensor, gamma: Tensor, mask: Tensor | None = None
-) -> State:
+    state: Moments, rewards: Tensor, ends: Tensor, gamma: Tensor, mask: Tensor | None = None
+) -> Moments:
     """Advance G_t = gamma G_{t-1} + r_t, from 0 at every episode's start, and merge all G_t into the moments.
 
     Args:
@@ -88,6 +88,6 @@ def update_return_scale(
     return {**moments, "running": running}
 
 
-def return_scale(state: State, epsilon: float = 1e-8) -> Tensor:
+def return_scale(state: Moments, epsilon: float = 1e-8) -> Tensor:
     """Return `[P]`, float32: the discounted return's standard deviation, by which rewards are divided."""
     return (mean_and_variance(state)[1] + epsilon).sqrt()

@@ -73,7 +73,7 @@ def adam(
     """
     live, dtype = active[:, None], params.dtype
     steps.add_(active)
-    t = steps[:, None].clamp_min(1)
+    t = steps[:, None]
     decay1, decay2 = _column(beta1, params), _column(beta2, params)
     # 1 - beta^t; `pow` differs in the last slots of a tensor, exp and log do not.
     debias1, debias2 = -torch.expm1(t * decay1.log()), -torch.expm1(t * decay2.log())

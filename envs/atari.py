@@ -81,8 +81,8 @@ class AtariVector(Vector):
         obs, rewards, terminated, truncated = super().step(actions)
         if self._lives_end:
             lives = self._infos["lives"]
-            # Some games show no lives for a while before they end: the end alone counts then. A new game may
-            # start with fewer lives than the one cut short before it had.
+            # The last life counts with the end of the game alone, lest a game that shows no lives for a while
+            # before it ends be terminated twice. A new game may have fewer lives than the one cut short.
             terminated = terminated | ((lives < self._lives) & (lives > 0) & ~self.dead)
             self._lives = lives
         return obs, rewards, terminated, truncated

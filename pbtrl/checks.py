@@ -64,7 +64,8 @@ def largest_unroll(config: "Config") -> int:
     if searched is None:
         return config.agent.unroll_length
     if isinstance(searched, Choice):
-        return max(int(value) for value in searched.values if isinstance(value, int | float))
+        numbers = [int(value) for value in searched.values if isinstance(value, int | float)]
+        return max(numbers, default=config.agent.unroll_length)
     return int(searched.limits[1])
 
 
@@ -92,7 +93,7 @@ def _written(kind: type[AgentSettings], agent: dict[str, Any], searched: dict[st
         path = ("hparams", name)
         if name in live:
             if name in agent:
-                text = "also searched under hparams: remove one of the two"
+                text = "both fixed under agent and searched under hparams: remove one"
                 yield Fault.at(text, ("agent", name), path, at_key=True)
         elif name in {f.name for f in fields(kind)}:
             yield Fault.at(f"fixed for a run. What can be searched: {', '.join(live)}", path, at_key=True)
@@ -106,7 +107,7 @@ def after(config: "Config") -> Iterator[Fault]:
     population, budget, fitness, strategy = config.population, config.budget, config.fitness, config.strategy
     if population.reference_members > population.size:
         yield Fault.at(
-            f"{population.reference_members} of a population of {population.size}",
+            f"reference_members {population.reference_members} is more than size {population.size}",
             ("population", "reference_members"),
             ("population", "size"),
         )
@@ -114,7 +115,7 @@ def after(config: "Config") -> Iterator[Fault]:
         yield Fault.at("needs env_steps_per_member or total_steps", ("budget",))
     if fitness.min_episodes > fitness.window_episodes:
         yield Fault.at(
-            f"{fitness.min_episodes} can never be in a window of {fitness.window_episodes}",
+            f"min_episodes {fitness.min_episodes} is more than window_episodes {fitness.window_episodes}",
             ("fitness", "min_episodes"),
             ("fitness", "window_episodes"),
         )
@@ -128,7 +129,9 @@ def after(config: "Config") -> Iterator[Fault]:
                 (*where, "top"),
             )
         if exploit.method == "t_test" and exploit.episodes < 2:
-            yield Fault.at("t_test needs at least 2", (*where, "episodes"), (*where, "method"))
+            yield Fault.at(
+                "t_test needs at least 2 episodes, not 1", (*where, "episodes"), (*where, "method")
+            )
         if len(set(strategy.copy)) != len(strategy.copy):
             yield Fault.at("names the same thing twice", ("strategy", "copy"))
     if config.agent is not None:
@@ -193,7 +196,9 @@ def _block(config: "Config", agent: AgentSettings) -> Iterator[Fault]:
     else:
         largest, other = int(searched.high if unbounded else searched.limits[1]), (*path, "high")
     if agent.block_length < largest:
-        yield Fault.at(f"{agent.block_length} is shorter than the largest unroll, {largest}", block, other)
+        yield Fault.at(
+            f"block_length {agent.block_length} is shorter than the largest unroll, {largest}", block, other
+        )
 
 
 def _inside(value: float, low: float | None, high: float | None) -> bool:

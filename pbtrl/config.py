@@ -27,12 +27,13 @@ for _settings in AGENTS.values():  # agents know nothing of pydantic, so its rul
     with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(_settings)
 
 
+_DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms"))
+
+
 def _duration(value: object) -> object:
     if isinstance(value, str):
-        parts = re.fullmatch(
-            r"(?:([\d.]+)d)?(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", value.replace(" ", "")
-        )
-        if value and parts:
+        parts = _DURATION.fullmatch(value.replace(" ", ""))
+        if value.strip() and parts:
             return sum(float(n) * s for n, s in zip(parts.groups(), (86400, 3600, 60, 1), strict=True) if n)
     elif not isinstance(value, bool) and isinstance(value, int | float):
         return value
@@ -462,14 +463,20 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in _folder().glob("*.yaml"))
 
 
+def locate(path_or_name: str | Path) -> Path:
+    """The file that is meant: a path, or the bare name of a shipped config."""
+    path = Path(path_or_name)
+    if not path.exists() and path.name == str(path_or_name) and path.stem in shipped():
+        return _folder() / f"{path.stem}.yaml"
+    return path
+
+
 def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, or a shipped config by its bare name, and apply `a.b=value` overrides.
 
     Raises ConfigError, whose text is every mistake with its place.
     """
-    path = Path(path_or_name)
-    if not path.exists() and path.name == str(path_or_name) and path.stem in shipped():
-        path = _folder() / f"{path.stem}.yaml"
+    path = locate(path_or_name)
     try:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError:

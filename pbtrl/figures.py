@@ -4,7 +4,9 @@ import math
 
 
 def count(number: float) -> str:
-    """A number of steps, three digits: `812`, `4.1k`, `61.2M`, `160M`."""
+    """A number of steps, three digits: `812`, `4.1k`, `61.2M`, `160M`; a slow rate: `0.4`."""
+    if 0 < abs(number) < 10 and number != int(number):
+        return f"{number:.1f}"
     for limit, unit in ((1e3, ""), (1e6, "k"), (1e9, "M"), (math.inf, "G")):
         if abs(number) < 0.9995 * limit:  # 999,900 is 1.0M rather than 1000k
             scaled = number * 1e3 / limit if limit < math.inf else number / 1e9

@@ -41,7 +41,7 @@ class Stretch:
 def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
     """Every exploit, oldest first.
 
-    `time` is in seconds since the run's start and `env_steps` on the receiver's own clock; `fitness_before` is
+    `time` is in seconds since the run's start, `env_steps` on the receiver's own clock; `fitness_before` is
     the receiver's and `fitness_after` the donor's, both when it was decided; `weights` is False where the
     hyperparameters alone were copied.
     """

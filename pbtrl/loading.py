@@ -9,7 +9,7 @@ import difflib
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -31,7 +31,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong at `paths`: shown at the first, or at the first that an override set.
+    """Something wrong between `paths`, shown at the first that an override set, or else that was written.
 
     `at_key` points at the key rather than at its value, because the key itself is the mistake.
     """
@@ -117,6 +117,12 @@ def _problem(node: yaml.Node, text: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
 
 
+def _said(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError):
+        return ", ".join(filter(None, (error.context, error.problem)))
+    return str(error).splitlines()[0]
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes text that either YAML 1.1 or `_Loader` would take for a number."""
 
@@ -146,9 +152,9 @@ class Source:
         except yaml.MarkedYAMLError as error:
             place = error.problem_mark or error.context_mark
             where = f"{file}:{place.line + 1}:{place.column + 1}" if place else file
-            raise ConfigError([f"{where}: {error.problem or error.context}"]) from None
+            raise ConfigError([f"{where}: {_said(error)}"]) from None
         except yaml.YAMLError as error:
-            raise ConfigError([f"{file}: {str(error).splitlines()[0]}"]) from None
+            raise ConfigError([f"{file}: {_said(error)}"]) from None
         if data is not None and not isinstance(data, dict):
             raise ConfigError([f"{file}:1:1: a config is a mapping of keys to values, not {shown(data)}"])
         self.data = data or {}
@@ -168,6 +174,8 @@ class Source:
         self.marks[path] = Mark(key, here, override)
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
+        if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+            raise _problem(node, f"unknown tag {node.tag!r}")
         above = (*above, node)
         if isinstance(node, yaml.SequenceNode):
             return [self._build(item, (*path, i), here, override, above) for i, item in enumerate(node.value)]
@@ -223,8 +231,7 @@ class Source:
             value = None if node is None else self._build(node, path, (1, 1), number, ())
             tree[str(path[-1])] = value
         except yaml.YAMLError as error:
-            problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-            self._refuse(number, problem)
+            self._refuse(number, _said(error))
 
     def _refuse(self, number: int, problem: str) -> None:
         self.faults.append(((1, number), f"override '{self.overrides[number][0]}': {problem}"))
@@ -236,7 +243,8 @@ class Source:
 
     def _place(self, fault: Fault) -> tuple[tuple[int, ...], str]:
         known = [(path, *self._nearest(path)) for path in fault.paths]
-        path, marked, mark = next((k for k in known if k[0] == k[1] and k[2].override is not None), known[0])
+        written = sorted((k for k in known if k[0] == k[1]), key=lambda k: k[2].override is None)
+        path, marked, mark = (written or known)[0]
         dotted = ".".join(map(str, path))
         if mark.override is not None:
             text, target = self.overrides[mark.override]
@@ -279,12 +287,16 @@ def validated(
             model = kind.model_validate(data)
             break
         except ValidationError as error:
-            found = [fault for detail in error.errors() for fault in _faults(kind, detail, data, aliases)]
+            found = [fault for detail in error.errors() for fault in _faults(kind, detail, aliases)]
+            # pydantic counts a list's valid items, so a wrong one also makes the list too short
+            above = {f.paths[0][:depth] for f in found for depth in range(len(f.paths[0]))}
+            found = [fault for fault in found if fault.paths[0] not in above]
             if attempt == 0:
                 faults += found
             for fault in found:
-                removed.append(_existing(data, fault.paths[0]))
-                data = _without(data, removed[-1])
+                if gone := _existing(data, fault.paths[0]):  # else an earlier fault took its owner along
+                    removed.append(gone)
+                    data = _without(data, gone)
     if model is not None:
         faults += [
             fault
@@ -311,15 +323,13 @@ def _existing(data: Any, path: Path) -> Path:
 
 
 def _without(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    if not path:
-        return {}
     head, rest = str(path[0]), path[1:]
     if rest and isinstance(data.get(head), dict):
         return {**data, head: _without(data[head], rest)}
     return {key: value for key, value in data.items() if key != head}
 
 
-def _faults(kind: type, detail: ErrorDetails, data: Any, aliases: Mapping[str, str]) -> Iterator[Fault]:
+def _faults(kind: type, detail: ErrorDetails, aliases: Mapping[str, str]) -> Iterator[Fault]:
     """pydantic's error in our words, at the path as the user wrote it (pydantic's has tags in between)."""
     owner, path = _walk(kind, detail["loc"])
     problem, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
@@ -367,7 +377,8 @@ def _wording(problem: str, context: Mapping[str, Any], given: object, otherwise:
     if problem == "literal_error":
         allowed = re.findall("'([^']*)'", context["expected"])
         near = _near(str(given), allowed)
-        return f"must be {' or '.join(allowed)}, not {shown(given)}" + (f". {near}" if near else "")
+        choices = " or ".join(filter(None, (", ".join(allowed[:-1]), allowed[-1])))
+        return f"must be {choices}, not {shown(given)}" + (f". {near}" if near else "")
     if problem in ("too_short", "too_long"):
         least = problem == "too_short"
         count = context["min_length" if least else "max_length"]
@@ -455,4 +466,4 @@ def _deeper(kind: Any, name: str) -> str | None:
 def _keys(kind: Any) -> list[str]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return list(kind.model_fields)
-    return list(getattr(kind, "__dataclass_fields__", ()))
+    return [f.name for f in fields(kind)] if is_dataclass(kind) else []

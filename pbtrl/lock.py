@@ -1,8 +1,8 @@
 """LOCK: one controller per run.
 
-The lock is the kernel's (flock), so it goes with its process however that dies; the file's text says who holds
-it. Without fcntl (Windows) the text alone counts: a controller that was killed leaves it behind, and the error
-says what to delete.
+The lock is the kernel's (flock), so it goes with its process however that dies; the file's text says who has
+it. Without fcntl (Windows) the text alone counts: a controller that was killed leaves it behind, and the
+error says what to delete.
 """
 
 from __future__ import annotations

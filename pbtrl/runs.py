@@ -69,6 +69,11 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> Path:
     raise RunError(f"{run} exists ({state(run)}): {ways}")
 
 
+def default_name(label: str) -> str:
+    """A name for a run that was given none: what it trains, and the time."""
+    return f"{label[:48]}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
 def find(text: str, root: Path) -> Path:
     """The run that `text` means: `last` (begun or resumed last), a name, a unique prefix of one, or a path.
 

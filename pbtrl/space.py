@@ -97,12 +97,9 @@ class _Interval:
             for bound in self.bounds:
                 self._check_natural("bounds", bound)
             if not (self.bounds[0] <= self.low and self.high <= self.bounds[1]):
-                raise DimensionError(
-                    f"{list(self.bounds)} must contain the prior's range, [{self.low!r}, {self.high!r}]",
-                    "bounds",
-                    "low",
-                    "high",
-                )
+                held, prior = list(self.bounds), [self.low, self.high]
+                text = f"bounds {held} must contain the prior's range, {prior}"
+                raise DimensionError(text, "bounds", "low", "high")
         elif self.bounds not in (None, "none"):
             raise DimensionError("must be none or [low, high]", "bounds")
 

@@ -79,7 +79,7 @@ class TensorBoard:
             values = {k: _plain(v) for k, v in member.hyperparameters.items()}
             fitness = float("nan") if member.fitness is None else member.fitness
             file: Any = self._writers[member.id].file_writer
-            for summary in hparams(values, {"episode/return_mean": fitness}):
+            for summary in hparams(values, {"episode/return_mean": fitness}):  # type: ignore[no-untyped-call]
                 file.add_summary(summary)
 
     def close(self) -> None:

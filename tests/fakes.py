@@ -100,7 +100,7 @@ class FakeCohort:
     """Counts steps, a quarter of a slice per turn; `config` says whose slice goes wrong, and how.
 
     Tensors: `steps` trained by these weights, `seed` of their first slice. The return of a slice is its seed's
-    last two digits, so it depends on the assignment alone.
+    last two digits, so it depends on the assignment alone. An endless slice stays in the middle until it is stopped.
     """
 
     members: tuple[str, ...]
@@ -124,11 +124,19 @@ class FakeCohort:
         self._assignments, self._turns = assignments, 0
 
     def turn(self) -> bool:
+        if "endless" in self.config and self._turns == 2:
+            self._tell()
+            return False
         self._turns += 1
         for a, weights in zip(self._assignments, self._weights, strict=True):
             self._go_wrong(a.id)
             weights["steps"] += (a.stop - a.start) / 4
         return self._turns == 4
+
+    def _tell(self) -> None:
+        """Meet whoever reads the named pipe, once."""
+        if fifo := self.config.pop("tell", None):
+            Path(fifo).write_bytes(b"half way")
 
     def _go_wrong(self, name: str) -> None:
         if name in self.config.get("raise", ()):

@@ -6,53 +6,22 @@
 from __future__ import annotations
 
 import time
-import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from agents.types import Agent, Learned
-from envs import Vector
+from agents.types import Learned
 from pbtrl.population import Assignment
-from pbtrl.rl.rollout import Rollout, ToEnv
+from pbtrl.rl.rollout import Rollout
+from pbtrl.rl.setting import Setting, env_seeds, fill, generator, seed_for
 from pbtrl.snapshots import Tensors
 from pbtrl.trainable import Outcome
 
 DIVERGED_AFTER = 10  # updates in a row that were skipped because their gradient was not finite
 UNSAVED = "return.running"  # belongs to the envs under way, not to what was learned
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all RL cohorts of a run share.
-
-    Attributes:
-        agent: the algorithm.
-        to_env: stored actions to the env's.
-        make: envs for some seeds, with some threads.
-        envs: per member.
-        block: env steps per env and update (the upper limit where `exact`).
-        exact: the member updates every `unroll_length` steps instead of every `block`.
-        reset: every slice starts its envs anew.
-        every: distance of the curve's points (env steps).
-        live: live hyperparameters with their defaults.
-        evaluate: (agent state, slots, seeds) -> raw returns per slot, where fitness comes from evaluation episodes.
-    """
-
-    agent: Agent
-    to_env: ToEnv
-    make: Callable[[Sequence[int], int], Vector]
-    envs: int
-    block: int
-    exact: bool
-    reset: bool
-    every: int
-    live: dict[str, Any]
-    evaluate: Callable[..., list[list[float]]] | None = None
 
 
 class RLCohort:
@@ -67,12 +36,12 @@ class RLCohort:
 
     def init(self, slot: int, seed: int) -> None:
         """Fresh weights."""
-        fresh = self._setting.agent.init([_generator(seed, "weights")])
-        self._fill(slot, {k: v[0] for k, v in fresh.tensors.items()})
+        fresh = self._setting.agent.init([generator(seed, "weights")])
+        self._fill(slot, {k: v[0].numpy() for k, v in fresh.tensors.items()})
 
     def load(self, slot: int, tensors: Tensors) -> None:
         """Everything that learned, from a snapshot."""
-        self._fill(slot, {k: torch.from_numpy(np.asarray(v)) for k, v in tensors.items()})
+        self._fill(slot, tensors)
 
     def begin(self, assignments: Sequence[Assignment]) -> None:
         """Start a slice."""
@@ -81,7 +50,7 @@ class RLCohort:
         self._done, self._curve_at = 0, self._setting.every
         self._hyperparameters = self._live([a.hyperparameters for a in assignments])
         self._consumed: dict[str, Tensor] = {}
-        self._generators = [_generator(a.seed, "actions") for a in assignments]
+        self._generators = [generator(a.seed, "actions") for a in assignments]
         if self._rollout is None or self._setting.reset:
             self._reset_envs()
         assert self._rollout is not None
@@ -134,7 +103,7 @@ class RLCohort:
         skipped = int(self._state.tensors["skipped"][slot])
         evaluation: list[float] = []
         if self._setting.evaluate:
-            (evaluation,) = self._setting.evaluate(self.save(slot), _seed(assigned.seed, "evaluation"), self._threads)
+            evaluation = self._setting.evaluate(self.save(slot), seed_for(assigned.seed, "evaluation"), self._threads)
         return Outcome(
             steps=self._done,
             hyperparameters={k: _number(self._consumed[k][slot]) for k in assigned.hyperparameters if self._consumed},
@@ -156,9 +125,8 @@ class RLCohort:
             self._rollout.close()
             self._rollout = None
 
-    def _fill(self, slot: int, row: dict[str, Tensor]) -> None:
-        for name, value in row.items():
-            self._state.tensors[name][slot] = value
+    def _fill(self, slot: int, row: Tensors) -> None:
+        fill(self._state, slot, row)
         self._new_policy[slot] = True
 
     def _live(self, assigned: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
@@ -171,7 +139,7 @@ class RLCohort:
     def _reset_envs(self) -> None:
         if self._rollout:
             self._rollout.close()
-        seeds = [s for a in self._assignments for s in env_seeds(_seed(a.seed, "envs"), self._setting.envs)]
+        seeds = [s for a in self._assignments for s in env_seeds(seed_for(a.seed, "envs"), self._setting.envs)]
         vector = self._setting.make(seeds, self._threads)
         self._rollout = Rollout(vector, len(self.members), self._setting.agent, self._setting.to_env)
         if UNSAVED in self._state.tensors:
@@ -194,25 +162,12 @@ class RLCohort:
         self._updates, self._since, self._since_step = 0, time.monotonic(), self._done
 
 
-def env_seeds(seed: int, envs: int) -> list[int]:
-    """One seed per env, in [0, 2**31)."""
-    return [int(s) for s in np.random.default_rng(seed).integers(0, 2**31, envs)]
-
-
 def _merge(consumed: dict[str, Tensor], learned: Learned) -> dict[str, Tensor]:
     """What was consumed last; the longest unroll of the slice, since its last block may be a shorter piece."""
     longest = learned.consumed["unroll_length"]
     if "unroll_length" in consumed:
         longest = torch.maximum(longest, consumed["unroll_length"])
     return {**learned.consumed, "unroll_length": longest}
-
-
-def _seed(seed: int, purpose: str) -> int:
-    return int(np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _generator(seed: int, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(seed, purpose))
 
 
 def _number(value: Tensor) -> int | float:

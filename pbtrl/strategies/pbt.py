@@ -185,9 +185,10 @@ class PBT:
             return False
         if np.ptp(theirs) == 0 and np.ptp(mine) == 0:
             return True
-        from scipy.stats import ttest_ind  # half a second to import, and only this rule needs it
+        from scipy.stats import ttest_ind_from_stats  # half a second to import, and only this rule needs it
 
-        test = ttest_ind(theirs, mine, equal_var=False, alternative="greater")
+        moments = [f(x) for x in (theirs, mine) for f in (np.mean, _deviation, len)]
+        test = ttest_ind_from_stats(*moments, equal_var=False, alternative="greater")
         return bool(test.pvalue < self.exploit.alpha)
 
     def _explored(self, population: Population, member: Member, values: Hyperparameters) -> Hyperparameters:
@@ -224,6 +225,10 @@ class PBT:
 
     def _is_reference(self, population: Population, member: Member) -> bool:
         return list(population.members).index(member.id) < self.references
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1))
 
 
 def _fitness(member: Member) -> float:

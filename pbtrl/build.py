@@ -1,0 +1,315 @@
+"""The only module that knows every name: from a config to strategies, executors, cohorts and evaluators."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import envs
+from pbtrl.config import Config, ConfigError
+from pbtrl.controller import Limits
+from pbtrl.execution import Executor
+from pbtrl.header import Header
+from pbtrl.population import FitnessRule
+from pbtrl.snapshots import Tensors
+from pbtrl.strategies import Strategy
+from pbtrl.trainable import Builder, Cohort
+
+if TYPE_CHECKING:
+    from agents.impala import ImpalaAgent
+
+Evaluator = Callable[..., list[Any]]
+
+
+def prepared(config: Config) -> Config:
+    """The config with the env's back end resolved, after a look at the env and the agent together.
+
+    Raises:
+        ConfigError: an env that cannot be had, or that the agent cannot read or act in.
+    """
+    config = config.resolved()
+    if config.env is None:
+        _trainable_builder(config)
+        return config
+    try:
+        backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
+        config = config.changed("env.backend", backend)
+        RLBuilder(config).check()
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    return config
+
+
+def header(config: Config, name: str) -> Header:
+    """The journal's first line for a run of this config."""
+    return Header(
+        name=name,
+        seed=config.seed,
+        size=config.population.size,
+        horizon=config.steps_per_member,
+        rule=_rule(config),
+        frames_per_step=config.frames_per_step,
+        unit="steps" if config.env is None else "env_steps",
+        hyperparameters=tuple(config.hparams),
+        deterministic=_deterministic(config),
+    )
+
+
+def limits(config: Config) -> Limits:
+    """What ends the run besides the members' own budgets."""
+    return Limits(
+        wall_clock=config.budget.wall_clock,
+        total_steps=config.budget.total_steps,
+        until_fitness=config.budget.until_fitness,
+        restarts=config.failure.max_restarts_per_member,
+    )
+
+
+def strategy(config: Config) -> Strategy:
+    """The strategy that the config names."""
+    from pbtrl.strategies.pbt import PBT, Exploit, Explore
+    from pbtrl.strategies.random_search import random_search
+
+    rule = config.strategy
+    if rule.name == "random_search":
+        return random_search(config.space, every=config.every, horizon=config.steps_per_member)
+    return PBT(
+        space=config.space,
+        every=config.every,
+        horizon=config.steps_per_member,
+        burn_in=config.burn_in,
+        exploit=Exploit(**dataclasses.asdict(rule.exploit)),
+        explore=Explore(**dataclasses.asdict(rule.explore)),
+        copy=frozenset(rule.copy),
+        synchronous=config.population.mode == "sync",
+        references=config.population.reference_members,
+    )
+
+
+def executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
+    """The executor that the config names, for the members of a run directory."""
+    from pbtrl.execution.host import Host
+    from pbtrl.execution.inline import Inline
+    from pbtrl.execution.processes import Processes, WorkerSpec
+
+    discard = config.env is not None and config.env.between_slices == "reset"
+    folder = run / "members"
+    for member in members:
+        (folder / member).mkdir(parents=True, exist_ok=True)
+    cores = available_cores()
+    count = workers(config)
+    groups = _groups(config, members, count)
+    if config.execution.backend == "inline":
+        host = Host(builder(config.to_json()), folder, groups, threads=len(cores), discard_on_stop=discard)
+        return Inline(host)
+    return Processes(
+        [
+            WorkerSpec(
+                builder="pbtrl.build:builder",
+                config=config.to_json(),
+                members=str(folder.resolve()),
+                groups=tuple(tuple(g) for g in groups[w::count]),
+                cores=_share(cores, w, count),
+                discard_on_stop=discard,
+            )
+            for w in range(count)
+        ]
+    )
+
+
+def workers(config: Config) -> int:
+    """Worker processes; one for `inline`."""
+    if config.execution.backend == "inline":
+        return 1
+    asked = config.execution.workers
+    return min(config.population.size, len(available_cores()) if asked == "auto" else asked)
+
+
+def available_cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def builder(config: str) -> Builder:
+    """What a worker makes cohorts with, from the resolved config as JSON."""
+    parsed = Config.from_json(config)
+    return RLBuilder(parsed) if parsed.env is not None else _trainable_builder(parsed)
+
+
+class RLBuilder:
+    """RL cohorts for one config."""
+
+    def __init__(self, config: Config) -> None:
+        assert config.env is not None
+        assert config.agent is not None
+        self._config, self._env, self._agent = config, config.env, config.agent
+
+    def check(self) -> None:
+        """Raise ValueError, with one line, if the agent cannot live in the env."""
+        _ = self.agent
+
+    def structure(self, hyperparameters: Mapping[str, Any]) -> object:
+        """All members share one; what differs are live hyperparameters."""
+        return None
+
+    def cohort(self, members: Sequence[str], threads: int) -> Cohort:
+        """A cohort for these members."""
+        import torch
+
+        from pbtrl.rl.cohort import RLCohort
+
+        torch.set_num_threads(1)
+        return RLCohort(members, self._setting, threads)
+
+    def evaluate(
+        self, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False, threads: int = 1
+    ) -> list[Any]:  # fmt: skip
+        """Fresh episodes with each snapshot; see `rl.evaluate.evaluate`."""
+        from pbtrl.rl.evaluate import evaluate
+
+        make = self._maker(training=False)
+        return evaluate(
+            self.agent, self.to_env, make, rows,
+            episodes=episodes, seed=seed, deterministic=deterministic, threads=threads,
+        )  # fmt: skip
+
+    @cached_property
+    def agent(self) -> ImpalaAgent:
+        """The algorithm, for this env's spaces."""
+        from agents.impala import impala
+
+        shown = envs.spaces(
+            self._env.id, backend=self._env.backend, protocol=self._env.protocol, kwargs=self._env.kwargs
+        )
+        return impala(self._agent, shown.single_observation_space, shown.single_action_space)
+
+    @cached_property
+    def to_env(self) -> Callable[..., Any]:
+        """From the policy's stored actions to those that the env takes."""
+        import torch
+        from gymnasium.spaces import Box
+
+        space = envs.spaces(
+            self._env.id, backend=self._env.backend, protocol=self._env.protocol, kwargs=self._env.kwargs
+        ).single_action_space
+        policy = self.agent.policy
+        if not isinstance(space, Box):
+            return policy.to_env
+        low, high = torch.as_tensor(space.low), torch.as_tensor(space.high)
+        return lambda action: policy.to_env(action, low.float(), high.float())
+
+    @cached_property
+    def _setting(self) -> Any:
+        from agents.settings import live_hyperparameters
+        from pbtrl.rl.setting import Setting
+
+        config = self._config
+        fitness = config.fitness
+        evaluate = None
+        if fitness.source == "evaluation":
+
+            def evaluate(row: Tensors, seed: int, threads: int) -> list[float]:
+                (played,) = self.evaluate([row], episodes=fitness.episodes, seed=seed, threads=threads)
+                return list(played.returns)
+
+        return Setting(
+            agent=self.agent,
+            to_env=self.to_env,
+            make=self._maker(training=True),
+            envs=self._env.num_envs,
+            block=config.block_length,
+            exact=self._agent.unroll_mode == "exact",
+            reset=self._env.between_slices == "reset",
+            every=config.curve_every,
+            live=live_hyperparameters(self._agent),
+            evaluate=evaluate,
+        )
+
+    def _maker(self, *, training: bool) -> Callable[[Sequence[int], int], envs.Vector]:
+        env = self._env
+        return lambda seeds, threads: envs.make(
+            env.id, seeds, threads=threads, backend=env.backend, protocol=env.protocol, training=training,
+            kwargs=env.kwargs,
+        )  # fmt: skip
+
+
+def _trainable_builder(config: Config) -> Builder:
+    assert config.trainable is not None
+    raise ConfigError([f"trainable.name: unknown trainable {config.trainable.name!r}"])
+
+
+def _rule(config: Config) -> FitnessRule:
+    fitness = config.fitness
+    if config.env is None:
+        return FitnessRule(window=1, min_episodes=1)
+    return FitnessRule(
+        source=fitness.source,
+        window=fitness.window_episodes,
+        min_episodes=fitness.min_episodes,
+        cut_episodes=config.env.between_slices == "reset",
+    )
+
+
+def _deterministic(config: Config) -> str:
+    if config.population.mode == "async":
+        return "no, because members decide when they are done (population.mode: async)"
+    if config.env is not None and config.env.between_slices == "continue":
+        return "no, because envs run on between slices (env.between_slices: continue)"
+    return "yes"
+
+
+def _groups(config: Config, members: Sequence[str], count: int) -> list[list[str]]:
+    """Members in cohorts: as many as asked for, or one cohort per worker; one each where updates differ in length."""
+    size = config.execution.cohort
+    if config.agent is not None and config.agent.unroll_mode == "exact":
+        size = 1
+    elif size == "auto":
+        size = -(-len(members) // count)
+    return [list(members[i : i + size]) for i in range(0, len(members), size)]
+
+
+def _share(cores: Sequence[int], worker: int, count: int) -> tuple[int, ...]:
+    """A worker's own cores: an equal share, or one that it shares where there are too few."""
+    each = len(cores) // count
+    return tuple(cores[worker * each : (worker + 1) * each]) if each else (cores[worker % len(cores)],)
+
+
+def evaluator(config: Config) -> Evaluator:
+    """`(rows, episodes=, seed=, deterministic=)` -> per snapshot an object with `returns`, `lengths` and `seeds`."""
+    import torch
+
+    if config.env is None:
+        raise NotImplementedError
+    torch.set_num_threads(1)
+    return functools.partial(RLBuilder(config).evaluate, threads=len(available_cores()))
+
+
+def describe_env(config: Config) -> str:
+    """The env and its spaces in a few words."""
+    assert config.env is not None
+    env = config.env
+    shown = envs.spaces(env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
+    seen = "x".join(str(n) for n in shown.single_observation_space.shape or ())
+    action = shown.single_action_space
+    taken = f"{action.n} actions" if hasattr(action, "n") else f"{(action.shape or (0,))[0]} continuous actions"
+    protocol = f", {env.protocol}" if env.id.startswith("ALE/") else f", {env.backend}"
+    return f"{env.id}, {seen} -> {taken}{protocol}"
+
+
+def describe_agent(config: Config) -> str:
+    """The agent and its size in a few words."""
+    assert config.agent is not None
+    agent = RLBuilder(config).agent
+    sizes = agent.layout.shapes.values()
+    parameters = sum(math.prod(shape) for shape in sizes)
+    kind = f"{type(agent.net).__name__.lower()}"
+    unit = config.agent.unroll_mode
+    return f"{config.agent.name}, {kind} of {parameters:,} parameters, blocks of {config.block_length} steps ({unit})"

@@ -1,0 +1,449 @@
+"""What a terminal shows of a run: a live table, plain lines, or lines of JSON.
+
+opening(...)   six lines before it starts
+view(...)      a listener of the controller for the time between
+summary(...)   the best member, the schedule that was found, and what to do next
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pbtrl.figures import clock, count, score, value
+from pbtrl.header import Header, split
+from pbtrl.journal import Line, read
+from pbtrl.lineage import ancestry, schedule
+from pbtrl.standings import Event, Row, Standings
+
+Mode = Literal["auto", "live", "plain", "json", "none"]
+
+REDRAW = 0.25  # seconds
+LINE_EVERY = 30.0  # seconds between two lines of `plain` and `json`
+MANY = 20  # members, above which the table shows the first and the last
+EVENTS = 6
+BARS = "▁▂▃▄▅▆▇█"
+
+
+class View(Protocol):
+    """A listener of the controller that ends."""
+
+    def event(self, line: Line) -> None:
+        """A line was written to the journal and recorded."""
+
+    def tick(self) -> None:
+        """Called a few times a second."""
+
+    def close(self) -> None:
+        """Leave the terminal in order."""
+
+
+def view(
+    mode: Mode, standings: Standings, *, workers: str, console: Console | None = None, wide: bool = False
+) -> View:
+    """The view for `--progress`; `auto` is `live` on a terminal that can show it and `plain` elsewhere.
+
+    Args:
+        mode: `auto`, `live`, `plain`, `json` or `none`.
+        standings: where the run stands.
+        workers: "8 members on 2 workers".
+        console: standard output unless given.
+        wide: show every hyperparameter instead of the first three.
+    """
+    console = console or Console()
+    if mode == "auto":
+        mode = "live" if _can_redraw(console) else "plain"
+    match mode:
+        case "live":
+            return LiveView(standings, workers, console, wide=wide)
+        case "plain":
+            return LinesView(standings, console, _plain_line, _plain_event)
+        case "json":
+            return LinesView(standings, console, _json_line, _json_event)
+        case _:
+            return Silent()
+
+
+class Silent:
+    """Shows nothing."""
+
+    def event(self, line: Line) -> None:
+        """Nothing."""
+
+    def tick(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class LinesView:
+    """A line now and then, and one for every event; for logs and pipes."""
+
+    def __init__(
+        self,
+        standings: Standings,
+        console: Console,
+        line: Callable[[Standings], str],
+        event: Callable[[Event], str],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._standings, self._console, self._line, self._event, self._now = (
+            standings,
+            console,
+            line,
+            event,
+            now,
+        )
+        self._told = now()
+
+    def event(self, line: Line) -> None:
+        """Tell what is worth telling of a journal line."""
+        for event in self._standings.event(line):
+            self._print(self._event(event))
+
+    def tick(self) -> None:
+        """Tell where the run stands, every half minute."""
+        self._standings.refresh()
+        if self._now() - self._told >= LINE_EVERY:
+            self._told = self._now()
+            self._print(self._line(self._standings))
+
+    def close(self) -> None:
+        """Tell once more where the run stands."""
+        self._standings.refresh()
+        self._print(self._line(self._standings))
+
+    def _print(self, text: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # `pbtrl train | head` goes on training
+            self._console.file.write(text + "\n")
+            self._console.file.flush()
+
+
+class LiveView:
+    """A table that is redrawn four times a second, with the last events below."""
+
+    def __init__(self, standings: Standings, workers: str, console: Console, *, wide: bool = False) -> None:
+        self._standings, self._workers, self._console, self._wide = standings, workers, console, wide
+        self._events: list[Event] = []
+        self._drawn = -math.inf
+        self._live = Live(console=console, auto_refresh=False)
+        self._live.start()
+
+    def event(self, line: Line) -> None:
+        """Keep what is worth telling of a journal line."""
+        self._events = (self._events + self._standings.event(line))[-EVENTS:]
+
+    def tick(self) -> None:
+        """Redraw."""
+        self._standings.refresh()
+        if time.monotonic() - self._drawn >= REDRAW:
+            self._drawn = time.monotonic()
+            self._live.update(self._picture(), refresh=True)
+
+    def close(self) -> None:
+        """Leave the last state of the table on the screen."""
+        self._drawn = -math.inf
+        self.tick()
+        self._live.stop()
+
+    def _picture(self) -> Group:
+        return picture(self._standings, self._events, self._workers, self._console, wide=self._wide)
+
+
+def picture(
+    standings: Standings, events: Sequence[Event], workers: str, console: Console, *, wide: bool = False
+) -> Group:
+    """One frame of the live view, fitted to the console's width and height."""
+    rows = standings.rows()
+    names = standings.header.hyperparameters
+    names = names if wide else names[:3]
+    room = min(MANY, max(6, console.height - EVENTS - 6))
+    shown = _selection(rows, room)
+    spark = _scale(rows)
+    for cut in range(len(names) + 3):  # the narrower the terminal, the fewer columns
+        table = _table(standings, shown, rows, names[: len(names) - max(0, cut - 2)], spark, cut)
+        if console.measure(table).minimum <= console.width and _width(table, console) <= console.width:
+            break
+    told = [Text(f"{clock(e.elapsed):>9}  {e.text}", no_wrap=True, overflow="ellipsis") for e in events]
+    for line, event in zip(told, events, strict=True):
+        line.stylize(
+            {"copy": "cyan", "diverged": "red", "given_up": "red", "failure": "yellow"}.get(event.kind, "")
+        )
+    hint = Table.grid(expand=True)
+    hint.add_row(Text(workers, style="dim"), Text("Ctrl-C: save and stop", style="dim", justify="right"))
+    return Group(_head(standings), table, *told, hint)
+
+
+def opening(
+    run: Path,
+    header: Header,
+    *,
+    trains: str,
+    agent: str,
+    workers: str,
+    wall_clock: float | None = None,
+) -> str:
+    """The lines before a run starts.
+
+    Args:
+        run: its directory.
+        header: of the run.
+        trains: environment and spaces: "ALE/Pong-v5, 4x84x84 -> 6 actions, sticky".
+        agent: "impala shallow, 0.6M parameters".
+        workers: "8 members on 2 workers, 16 envs each".
+        wall_clock: seconds, or None.
+    """
+    budget = f"{count(header.horizon)} {header.steps} per member, {count(header.budget)} in all"
+    if header.frames_per_step > 1:
+        budget += f" ({count(header.budget * header.frames_per_step)} frames)"
+    if wall_clock is not None:
+        budget += f", at most {clock(wall_clock)}"
+    lines = {
+        "run": f"{run}  (deterministic: {header.deterministic}; seed {header.seed})",
+        "trains": trains,
+        "agent": agent,
+        "population": workers,
+        "budget": budget,
+        "watch": f"pbtrl status {run.name} | pbtrl tb {run.name}; Ctrl-C stops, pbtrl resume {run.name}",
+    }
+    return _aligned(lines)
+
+
+def summary(best: Mapping[str, Any], run: Path) -> str:
+    """The lines after a run: what was found and what to do next.
+
+    Args:
+        best: the content of best.json: `member`, `snapshot` and `evaluation` with `mean`, `interval` (low,
+            high) and `episodes`; empty where no member was ever ranked.
+        run: the run directory.
+    """
+    header, lines = split(read(run / "journal.jsonl"))
+    elapsed = max(
+        (line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0
+    )
+    told = {"run": str(run), "best": "no member has a fitness"}
+    if best:
+        told["best"] = _best(best, "mean return" if header.unit == "env_steps" else "fitness")
+        points = schedule(ancestry(lines, best["member"]))
+        for i, (name, values) in enumerate(_changes(points).items()):
+            told["schedule" if i == 0 else " " * i] = f"{name} {values}"
+    told["wall time"] = clock(elapsed)
+    told["next"] = "pbtrl tb last | pbtrl eval last | pbtrl lineage last"
+    return _aligned(told)
+
+
+def sparkline(history: Sequence[float | None], low: float, high: float, width: int = 10) -> str:
+    """A history as bars on the scale from `low` to `high`, averaged to `width`; absent values are blank."""
+    cells = []
+    for i in range(min(width, len(history))):
+        a, b = (len(history) * j // min(width, len(history)) for j in (i, i + 1))
+        known = [x for x in history[a:b] if x is not None]
+        cells.append(_bar(statistics.fmean(known), low, high) if known else " ")
+    return "".join(cells)
+
+
+def _bar(x: float, low: float, high: float) -> str:
+    place = (x - low) / (high - low) if high > low else 0.0
+    return BARS[round(min(1.0, max(0.0, place)) * (len(BARS) - 1))]
+
+
+def _can_redraw(console: Console) -> bool:
+    utf8 = console.encoding.lower().replace("-", "") == "utf8"
+    return console.file.isatty() and not console.is_dumb_terminal and not os.environ.get("CI") and utf8
+
+
+def _head(standings: Standings) -> Text:
+    header = standings.header
+    share = 100 * standings.step / max(1, header.budget)
+    parts = [
+        header.name,
+        f"gen {max(0, standings.generation)}",
+        f"{count(standings.step)} / {count(header.budget)} {header.steps} ({share:.0f} %)",
+        f"{count(standings.rate)} steps/s" if standings.rate is not None else "- steps/s",
+        f"{clock(standings.elapsed)} elapsed",
+        f"{clock(standings.left)} left" if standings.left is not None else "- left",
+    ]
+    return Text(" · ".join(parts), style="bold")
+
+
+def _selection(rows: Sequence[Row], room: int) -> list[int | None]:
+    """Places of the rows to show; None stands for those left out."""
+    if len(rows) <= room:
+        return list(range(len(rows)))
+    top = min(8, max(2, 2 * (room - 1) // 3))
+    bottom = min(4, max(1, room - 1 - top))
+    return [*range(top), None, *range(len(rows) - bottom, len(rows))]
+
+
+def _scale(rows: Sequence[Row]) -> tuple[float, float]:
+    known = [x for row in rows for x in row.history if x is not None]
+    return min(known, default=0.0), max(known, default=0.0)
+
+
+def _table(
+    standings: Standings,
+    shown: Sequence[int | None],
+    rows: Sequence[Row],
+    names: Sequence[str],
+    scale: tuple[float, float],
+    cut: int,
+) -> Table:
+    window = standings.header.rule.window
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if cut == 0 else 1, 0, 0), header_style="dim")
+    for title in ("#", "member", f"fitness({window})"):
+        table.add_column(title, justify="left" if title == "member" else "right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name.replace("_", "\n", 1), justify="right", no_wrap=True)
+    for title in ("steps", "steps/s", "gen"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for place in shown:
+        if place is None:
+            hidden = [row for i, row in enumerate(rows) if i not in shown]
+            table.add_row(*_quartiles(hidden, names), style="dim")
+        else:
+            table.add_row(*_cells(place, rows[place], names, scale, 10 if cut < 2 else 6))
+    return table
+
+
+def _cells(place: int, row: Row, names: Sequence[str], scale: tuple[float, float], width: int) -> list[Text]:
+    style = {"train": "", "waiting": "dim", "done": "green", "diverged": "red", "given up": "red"}.get(
+        row.state, "cyan"
+    )
+    return [
+        Text(str(place + 1)),
+        Text(row.member, style="bold"),
+        Text(score(row.fitness)),
+        Text(sparkline(row.history, *scale, width=width), style="green"),
+        *(_hyperparameter(row, name) for name in names),
+        Text(count(row.step)),
+        Text("-" if row.rate is None else count(row.rate)),
+        Text(str(max(0, row.generation))),
+        Text(row.state, style=style),
+    ]
+
+
+def _hyperparameter(row: Row, name: str) -> Text:
+    """The value with a place for an arrow, so that the digits stay in line."""
+    if name not in row.hyperparameters:
+        return Text("-  ")
+    new, old = row.hyperparameters[name], row.changed.get(name)
+    if name not in row.changed:
+        return Text(f"{value(new)}  ")
+    ordered = isinstance(new, int | float) and isinstance(old, int | float)
+    arrow = ("↑" if new > old else "↓") if ordered else "*"
+    return Text.assemble(value(new), (f" {arrow}", "yellow"))
+
+
+def _quartiles(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """One row for those left out: the median of everything, and the quartiles of their fitness."""
+    known = sorted(row.fitness for row in rows if row.fitness is not None)
+    first, _, third = statistics.quantiles(known, n=4) if len(known) > 1 else [*known, 0.0][:1] * 3
+    return [
+        "…",
+        f"+{len(rows)}",
+        score(statistics.median(known) if known else None),
+        f"{score(first)} … {score(third)}" if known else "",
+        *(_median([row.hyperparameters.get(name) for row in rows]) for name in names),
+        count(statistics.median(row.step for row in rows)),
+        "",
+        f"{statistics.median(row.generation for row in rows):.0f}",
+        "medians",
+    ]
+
+
+def _median(values: Sequence[object]) -> str:
+    numbers = [x for x in values if isinstance(x, int | float) and not isinstance(x, bool)]
+    return f"{value(float(statistics.median(numbers)))}  " if numbers else "-  "
+
+
+def _width(table: Table, console: Console) -> int:
+    return console.measure(table, options=console.options.update(width=1000)).maximum
+
+
+def _plain_line(standings: Standings) -> str:
+    header, best = standings.header, standings.population.best
+    share = 100 * standings.step / max(1, header.budget)
+    known = [r.fitness for r in standings.rows() if r.fitness is not None]
+    parts = [
+        f"{clock(standings.elapsed):>9}",
+        f"{count(standings.step)} / {count(header.budget)} {header.steps} ({share:.0f} %)",
+        f"{count(standings.rate)} steps/s" if standings.rate is not None else "- steps/s",
+        f"gen {max(0, standings.generation)}",
+        f"best {best.id} {score(best.fitness)}" if best else "best -",
+        f"median {score(statistics.median(known) if known else None)}",
+        f"{clock(standings.left)} left" if standings.left is not None else "- left",
+    ]
+    return "  ".join(parts)
+
+
+def _plain_event(event: Event) -> str:
+    return f"{clock(event.elapsed):>9}  {event.text}"
+
+
+def _json_line(standings: Standings) -> str:
+    best = standings.population.best
+    known = [r.fitness for r in standings.rows() if r.fitness is not None]
+    body = {
+        "kind": "progress",
+        "elapsed": round(standings.elapsed, 3),
+        "left": standings.left,
+        "unit": standings.header.unit,
+        "env_steps": standings.step,
+        "frames": standings.step * standings.header.frames_per_step,
+        "steps_budget": standings.header.budget,
+        "env_steps_per_s": standings.rate,
+        "generation": standings.generation,
+        "best": best and {"member": best.id, "fitness": best.fitness},
+        "fitness_median": statistics.median(known) if known else None,
+    }
+    return json.dumps(body)
+
+
+def _json_event(event: Event) -> str:
+    return json.dumps({"kind": event.kind, "elapsed": round(event.elapsed, 3), **event.facts})
+
+
+def _best(best: Mapping[str, Any], measure: str) -> str:
+    """`m03 (m03/000014): mean return 18.4, 95 % interval 17.9 to 19.0, 30 fresh episodes`."""
+    evaluation = best.get("evaluation") or {}
+    text = f"{best['member']} ({best.get('snapshot', '?')})"
+    if "mean" in evaluation:
+        text += f": {measure} {score(evaluation['mean'])}"
+    if evaluation.get("interval"):
+        low, high = evaluation["interval"]
+        text += f", 95 % interval {score(low)} to {score(high)}"
+    if "episodes" in evaluation:
+        text += f", {evaluation['episodes']} fresh episodes"
+    return text
+
+
+def _changes(points: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:
+    """Per hyperparameter its values over the steps trained, middle ones left out where there are many."""
+    found = {}
+    for name in points[0][1] if points else ():
+        moves = [(step, values[name]) for step, values in points if name in values]
+        moves = [m for i, m in enumerate(moves) if i == 0 or moves[i - 1][1] != m[1]]
+        texts = [value(x) if step == 0 else f"{value(x)} from {count(step)}" for step, x in moves]
+        if len(texts) > 4:
+            texts = [*texts[:2], f"({len(texts) - 3} more)", texts[-1]]
+        found[name] = " -> ".join(texts)
+    return found
+
+
+def _aligned(lines: Mapping[str, str]) -> str:
+    return "\n".join(f"{name.strip():<11}{text}" for name, text in lines.items())

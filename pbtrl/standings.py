@@ -1,0 +1,239 @@
+"""Where a live run stands, for a progress view: rows, rates, time left and events. Draws nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pbtrl.figures import count, score, value
+from pbtrl.header import Header
+from pbtrl.journal import Line
+from pbtrl.metrics import Tail
+from pbtrl.population import Hyperparameters, Member, Population
+
+RATE_WINDOW = 60.0  # seconds over which the population's steps per second are taken
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something to tell: a copy, a failure, a divergence.
+
+    Attributes:
+        kind: `copy`, `failure`, `given_up`, `diverged` or `fresh`.
+        elapsed: seconds since the run's start.
+        text: one line.
+        facts: the same for programs.
+    """
+
+    kind: str
+    elapsed: float
+    text: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One member as the table shows it.
+
+    Attributes:
+        fitness: the latest one; that of before the copy until the copier has reported.
+        history: all of them, absent ones included.
+        changed: per hyperparameter that this generation changed, its value before.
+        step: env steps, those of the slice under way included.
+        rate: env steps per second, None while it does not train.
+    """
+
+    member: str
+    fitness: float | None
+    history: tuple[float | None, ...]
+    hyperparameters: Hyperparameters
+    changed: Hyperparameters
+    step: int
+    rate: float | None
+    generation: int
+    state: str
+
+
+class Standings:
+    """Folds journal lines and metrics into rows.
+
+    Args:
+        header: of the run.
+        population: the live one; events arrive after it recorded them.
+        members: the directory of `<id>/metrics.jsonl`.
+        wall_clock: budget in seconds of all sittings, or None.
+        earlier: seconds of the sittings before this one.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        header: Header,
+        population: Population,
+        members: Path,
+        *,
+        wall_clock: float | None = None,
+        earlier: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.header, self.population = header, population
+        self._tail = Tail(members, population.members, from_end=True, every=1.0, clock=clock)
+        self._clock, self._begun = clock, clock() - earlier
+        self._wall_clock = wall_clock
+        self._live: dict[str, Mapping[str, Any]] = {}
+        self._values = {m.id: m.hyperparameters for m in population.members.values()}
+        self._before: dict[str, Hyperparameters] = dict(self._values)
+        self._pace: deque[tuple[float, int]] = deque([(clock(), population.step)])
+        self._failures: dict[str, int] = {}
+
+    def event(self, line: Line) -> list[Event]:
+        """Take a journal line; what is worth telling of it."""
+        match line["kind"]:
+            case "decision":
+                told = [e for a in line["assignments"] if (e := self._assigned(a, line["timing"]["elapsed"]))]
+            case "report" if line["diverged"]:
+                text = f"{line['member']} diverged at {count(line['step'])}"
+                told = [self._event("diverged", line, text, member=line["member"], step=line["step"])]
+            case "failure":
+                told = [self._failed(line)]
+            case _:
+                told = []
+        return told
+
+    def refresh(self) -> None:
+        """Read along in the metrics and take the pace; call it as often as you like."""
+        for member, line in self._tail.poll():
+            self._live[member] = line
+        now = self._clock()
+        if now - self._pace[-1][0] >= 1.0:
+            self._pace.append((now, self.step))
+            while now - self._pace[0][0] > RATE_WINDOW:
+                self._pace.popleft()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this and earlier sittings."""
+        return self._clock() - self._begun
+
+    @property
+    def step(self) -> int:
+        """Steps of the whole population, those of the slices under way included."""
+        return sum(self._step(m) for m in self.population.members.values())
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second of the whole population over the last minute; None for two seconds."""
+        (t0, n0), (t1, n1) = self._pace[0], self._pace[-1]
+        return (n1 - n0) / (t1 - t0) if t1 - t0 >= 2.0 and n1 >= n0 else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end of the budget at this pace, or of the wall clock; None before it is known."""
+        limits = []
+        if self.rate:
+            limits.append(max(0, self.header.budget - self.step) / self.rate)
+        if self._wall_clock is not None:
+            limits.append(max(0.0, self._wall_clock - self.elapsed))
+        return min(limits, default=None)
+
+    @property
+    def generation(self) -> int:
+        """The highest generation of a member."""
+        return max((m.generation for m in self.population.members.values()), default=-1)
+
+    def rows(self) -> list[Row]:
+        """All members, best first; those without a fitness last."""
+        rows = [self._row(m) for m in self.population.members.values()]
+        return sorted(rows, key=lambda r: (r.fitness is None, -(r.fitness or 0.0), r.member))
+
+    def _row(self, member: Member) -> Row:
+        before = self._before[member.id]
+        current = self._current(member)
+        return Row(
+            member=member.id,
+            fitness=_latest(member),
+            history=tuple(fitness for _, fitness in member.history),
+            hyperparameters=member.hyperparameters,
+            changed={
+                k: before[k] for k, v in member.hyperparameters.items() if k in before and before[k] != v
+            },
+            step=self._step(member),
+            rate=current.get("perf/env_steps_per_s", current.get("perf/steps_per_s")),
+            generation=member.generation,
+            state=self._state(member),
+        )
+
+    def _state(self, member: Member) -> str:
+        if member.lost:
+            return "given up"
+        if member.open:
+            return f"copied {member.open.donor}" if member.open.donor else "train"
+        if member.diverged:
+            return "diverged"
+        return "done" if member.step >= self.header.horizon else "waiting"
+
+    def _current(self, member: Member) -> Mapping[str, Any]:
+        """The last metrics line of the slice under way."""
+        line = self._live.get(member.id, {})
+        return line if member.open and line.get("assignment") == member.open.id else {}
+
+    def _step(self, member: Member) -> int:
+        return max(member.step, int(self._current(member).get("step", 0)))
+
+    def _assigned(self, a: dict[str, Any], elapsed: float) -> Event | None:
+        member = a["member"]
+        self._before[member] = before = self._values[member]
+        self._values[member] = a["hyperparameters"]
+        self._failures.pop(member, None)
+        if a["donor"] is None:
+            if a["parent"] is None and before:
+                return Event("fresh", elapsed, f"{member} {a['note']}", {"member": member, "note": a["note"]})
+            return None
+        return self._copied(a, before, elapsed)
+
+    def _copied(self, a: dict[str, Any], before: Hyperparameters, elapsed: float) -> Event:
+        receiver, donor = (self.population.members[a[k]] for k in ("member", "donor"))
+        facts = {
+            "member": receiver.id,
+            "donor": donor.id,
+            "env_steps": a["start"],
+            "fitness_before": _latest(receiver),
+            "fitness_after": _latest(donor),
+            "hyperparameters_before": before,
+            "hyperparameters_after": a["hyperparameters"],
+        }
+        parts = [
+            f"{receiver.id} <- {donor.id}",
+            f"fitness {score(_latest(receiver))} -> {score(_latest(donor))}",
+        ]
+        for name, new in a["hyperparameters"].items():
+            if name in before and value(before[name]) != value(new):
+                parts.append(f"{name} {value(before[name])} -> {value(new)}")
+        return Event("copy", elapsed, "  ".join(parts), facts)
+
+    def _failed(self, line: Line) -> Event:
+        member, why = line["member"], _first_line(line["error"])
+        self._failures[member] = attempt = self._failures.get(member, 0) + 1
+        at = count(self.population.members[member].step)
+        if line["given_up"]:
+            return self._event(
+                "given_up", line, f"{member} given up at {at}: {why}", member=member, error=why
+            )
+        text = f"{member} failed at {at}, attempt {attempt}: {why}"
+        return self._event("failure", line, text, member=member, error=why, attempt=attempt)
+
+    def _event(self, kind: str, line: Line, text: str, **facts: object) -> Event:
+        return Event(kind, line["timing"]["elapsed"], text, facts)
+
+
+def _latest(member: Member) -> float | None:
+    """The fitness of the last report: at a copy the population forgets the receiver's."""
+    return member.history[-1][1] if member.history else None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", 1)[0]

@@ -1,0 +1,550 @@
+"""PBT's decisions on journals written by hand, its promises in whole runs, and the paper's toy."""
+
+import math
+import statistics
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_ind
+
+from pbtrl.controller import Controller
+from pbtrl.execution.host import Host
+from pbtrl.execution.inline import Inline
+from pbtrl.journal import Journal
+from pbtrl.population import Assignment, FitnessRule, Population
+from pbtrl.space import Choice, IntUniform, LogUniform, SearchSpace, Uniform
+from pbtrl.strategies import Strategy
+from pbtrl.strategies.pbt import PBT, Exploit, Explore
+from pbtrl.strategies.random_search import random_search
+from pbtrl.trainables.quadratic import QuadraticBuilder
+from tests.conformance import SPACE, StrategyConformance
+from tests.fakes import LAST, Told, after_one_slice, answer, assign, decision, died, trained
+
+LR = SearchSpace({"lr": LogUniform(low=1e-3, high=10.0)})
+STILL = Explore(method="none")
+
+
+class TestAsynchronous(StrategyConformance):
+    @classmethod
+    def strategy(cls) -> PBT:
+        return PBT(space=SPACE, every=100, horizon=600, exploit=Exploit(bottom=0.4, top=0.4))
+
+
+class TestSynchronous(StrategyConformance):
+    @classmethod
+    def strategy(cls) -> PBT:
+        return PBT(space=SPACE, every=100, horizon=600, synchronous=True)
+
+
+class TestTournament(StrategyConformance):
+    @classmethod
+    def strategy(cls) -> PBT:
+        return PBT(
+            space=SPACE,
+            every=100,
+            horizon=600,
+            exploit=Exploit(method="binary_tournament", ties="copy"),
+            explore=Explore(method="gaussian", when="always", resample_probability=0.25),
+        )
+
+
+class TestTTest(StrategyConformance):
+    rule = FitnessRule(window=10, min_episodes=2)
+
+    @classmethod
+    def strategy(cls) -> PBT:
+        return PBT(space=SPACE, every=100, horizon=600, exploit=Exploit(method="t_test", alpha=0.4))
+
+
+class TestReferencesAndOddHorizon(StrategyConformance):
+    horizon = 550
+
+    @classmethod
+    def strategy(cls) -> PBT:
+        return PBT(space=SPACE, every=100, horizon=550, burn_in=200, references=2, synchronous=True)
+
+
+class TestRandomSearch(StrategyConformance):
+    edges = False
+
+    @classmethod
+    def strategy(cls) -> PBT:
+        return random_search(SPACE, every=100, horizon=600)
+
+
+# Who copies whom
+
+
+def pbt(**changes: Any) -> PBT:
+    settings: dict[str, Any] = {"space": LR, "every": 100, "horizon": 1000, "explore": STILL, **changes}
+    return PBT(**settings)
+
+
+def copies(strategy: PBT, population: Population) -> dict[str, str]:
+    """Receiver: donor, in the next decision."""
+    return {a.member: a.donor for a in strategy.decide(population) if a.donor}
+
+
+def over_seeds(strategy: PBT, *told: Told, rule: FitnessRule = LAST, seeds: int = 50) -> list[dict[str, str]]:
+    return [copies(strategy, after_one_slice(*told, rule=rule, seed=seed)) for seed in range(seeds)]
+
+
+def test_truncation_replaces_the_bottom_fifth_from_the_top_fifth() -> None:
+    found = over_seeds(pbt(), *range(10))
+    assert all(set(pairs) == {"m00", "m01"} for pairs in found)
+    assert {donor for pairs in found for donor in pairs.values()} == {"m08", "m09"}
+
+
+def test_donors_are_drawn_evenly() -> None:
+    drawn = Counter(d for pairs in over_seeds(pbt(), *range(10), seeds=150) for d in pairs.values())
+    assert drawn["m08"] == pytest.approx(150, abs=43)  # five standard deviations of a fair coin
+
+
+def test_three_members_are_one_below_and_one_above() -> None:
+    assert over_seeds(pbt(), 2.0, 3.0, 1.0, seeds=5) == [{"m02": "m01"}] * 5
+
+
+def test_two_members_are_one_below_and_one_above() -> None:
+    assert over_seeds(pbt(), 2.0, 1.0, seeds=5) == [{"m01": "m00"}] * 5
+
+
+@pytest.mark.parametrize("method", ["truncation", "binary_tournament", "t_test"])
+@pytest.mark.parametrize("ties", ["random", "copy"])
+def test_a_single_member_just_goes_on(method: Any, ties: Any) -> None:
+    population = after_one_slice(1.0)
+    (a,) = pbt(exploit=Exploit(method=method, ties=ties)).decide(population)
+    assert (a.parent, a.donor, a.start, a.stop) == ("m00/000000", None, 100, 200)
+
+
+@pytest.mark.parametrize(("bottom", "top"), [(0.5, 0.5), (0.9, 0.2), (0.2, 0.9), (1.0, 0.5), (0.5, 1.0)])
+@pytest.mark.parametrize("size", [2, 3, 5, 10])
+def test_the_two_fractions_never_overlap(bottom: float, top: float, size: int) -> None:
+    for pairs in over_seeds(pbt(exploit=Exploit(bottom=bottom, top=top)), *range(size), seeds=5):
+        assert not set(pairs) & set(pairs.values())
+
+
+def test_equals_are_truncated_at_random_but_never_more_of_them() -> None:
+    found = over_seeds(pbt(), *[1.0] * 10, seeds=100)
+    assert all(len(pairs) == 2 and not set(pairs) & set(pairs.values()) for pairs in found)
+    assert len({m for pairs in found for m in pairs}) == 10
+
+
+def test_a_tournament_goes_to_the_fitter_of_two() -> None:
+    found = over_seeds(pbt(exploit=Exploit(method="binary_tournament")), 1.0, 2.0, 3.0, seeds=200)
+    assert not any("m02" in pairs for pairs in found)
+    assert {pairs.get("m00") for pairs in found} == {"m01", "m02"}
+    share = sum("m01" in pairs for pairs in found) / 200  # loses to one of the two others
+    assert share == pytest.approx(0.5, abs=0.18)
+
+
+@pytest.mark.parametrize(("ties", "expected"), [("random", 0.5), ("copy", 1.0)])
+def test_a_tournament_between_equals(ties: Any, expected: float) -> None:
+    found = over_seeds(pbt(exploit=Exploit(method="binary_tournament", ties=ties)), 1.0, 1.0, seeds=200)
+    share = sum(len(pairs) for pairs in found) / 400
+    assert share == pytest.approx(expected, abs=0.13 if ties == "random" else 0)
+
+
+def test_a_gap_may_be_asked_for() -> None:
+    strategy = pbt(exploit=Exploit(method="binary_tournament", min_gap=5.0))
+    assert copies(strategy, after_one_slice(1.0, 5.9)) == {}
+    assert copies(strategy, after_one_slice(1.0, 6.0)) == {"m00": "m01"}
+    assert copies(pbt(exploit=Exploit(min_gap=5.0)), after_one_slice(1.0, 5.9)) == {}
+
+
+BROKEN = [None, "diverged", "lost", math.nan]
+
+
+@pytest.mark.parametrize("method", ["truncation", "binary_tournament", "t_test"])
+@pytest.mark.parametrize("broken", BROKEN)
+def test_who_has_no_number_never_donates(method: Any, broken: Told) -> None:
+    strategy = pbt(exploit=Exploit(method=method, ties="copy", bottom=0.5, top=0.5))
+    for pairs in over_seeds(strategy, broken, 1.0, 2.0, broken, seeds=20):
+        assert not {"m00", "m03"} & set(pairs.values())
+
+
+@pytest.mark.parametrize("absent", [None, math.nan, math.inf])
+def test_an_absent_fitness_does_not_receive_either(absent: Told) -> None:
+    assert copies(pbt(), after_one_slice(absent, 1.0, 2.0)) == {"m01": "m02"}
+
+
+@pytest.mark.parametrize("told", [[None] * 4, [math.nan] * 4])
+def test_nobody_copies_where_nobody_has_a_number(told: list[Told]) -> None:
+    decided = pbt().decide(after_one_slice(*told))
+    assert [(a.parent, a.donor) for a in decided] == [(f"m0{i}/000000", None) for i in range(4)]
+
+
+def test_an_absent_fitness_counts_neither_below_nor_above() -> None:
+    found = over_seeds(pbt(), *[None] * 10, *range(10))
+    assert all(set(pairs) == {"m10", "m11"} for pairs in found)
+
+
+# The t-test
+
+
+def test_the_t_test_agrees_with_scipy() -> None:
+    rng, rule, decided = np.random.default_rng(0), FitnessRule(window=100, min_episodes=2), Counter[bool]()
+    strategy = pbt(exploit=Exploit(method="t_test", alpha=0.05, episodes=10))
+    for _ in range(60):
+        mine, theirs = rng.normal(0, 1, 10).tolist(), rng.normal(0.7, 3, 10).tolist()
+        pvalue = ttest_ind(theirs, mine, equal_var=False, alternative="greater").pvalue
+        expected = bool(pvalue < 0.05)
+        assert ("m00" in copies(strategy, after_one_slice(mine, theirs, rule=rule))) == expected
+        decided[expected] += 1
+    assert min(decided[True], decided[False]) > 5
+
+
+def test_the_t_test_looks_at_the_last_episodes_only() -> None:
+    rule = FitnessRule(window=100, min_episodes=2)
+    noise = np.random.default_rng(1).normal(0, 0.1, 10)
+    rising, falling = [-100.0] * 20 + list(1 + noise), [100.0] * 20 + list(noise)
+    strategy = pbt(exploit=Exploit(method="t_test"))
+    assert copies(strategy, after_one_slice(rising, falling, rule=rule)) == {"m01": "m00"}
+
+
+def test_the_t_test_never_copies_on_identical_or_single_episodes() -> None:
+    strategy = pbt(exploit=Exploit(method="t_test", ties="copy"))
+    rule = FitnessRule(window=10, min_episodes=1)
+    same = [1.0, 2.0, 3.0]
+    assert copies(strategy, after_one_slice(same, same, rule=rule)) == {}
+    assert copies(strategy, after_one_slice([1.0], [9.0], rule=rule)) == {}
+
+
+def test_the_t_test_needs_no_variance() -> None:
+    strategy, rule = pbt(exploit=Exploit(method="t_test")), FitnessRule(window=10, min_episodes=1)
+    assert copies(strategy, after_one_slice([1.0] * 10, [2.0] * 10, rule=rule)) == {"m00": "m01"}
+
+
+def test_a_t_test_of_the_same_distribution_copies_as_often_as_alpha_says() -> None:
+    rng, rule = np.random.default_rng(5), FitnessRule(window=10, min_episodes=2)
+    strategy = pbt(exploit=Exploit(method="t_test", alpha=0.1))
+    draws = [after_one_slice(*rng.normal(size=(2, 10)).tolist(), rule=rule) for _ in range(200)]
+    share = sum(len(copies(strategy, population)) for population in draws) / 400
+    assert share == pytest.approx(0.1, abs=0.05)
+
+
+# When
+
+
+def test_nobody_copies_before_the_burn_in_is_over() -> None:
+    population = after_one_slice(1.0, 2.0)
+    assert copies(pbt(burn_in=101), population) == {}
+    assert copies(pbt(burn_in=100), population) == {"m00": "m01"}
+
+
+def test_a_synchronous_population_waits_for_the_whole_generation() -> None:
+    population, strategy = after_one_slice(1.0, 2.0, 3.0), pbt(synchronous=True)
+    population.record(decision(*strategy.decide(population)))
+    for a in population.open:
+        assert strategy.decide(population) == []
+        population.record(answer(trained(a, 1.0)))
+    assert [(a.start, a.stop) for a in strategy.decide(population)] == [(200, 300)] * 3
+
+
+def test_an_asynchronous_population_decides_for_whoever_is_free() -> None:
+    population, strategy = after_one_slice(1.0, 2.0, 3.0), pbt()
+    population.record(decision(*strategy.decide(population)))
+    population.record(answer(trained(population.open[1], 5.0)))
+    (a,) = strategy.decide(population)
+    assert (a.member, a.start, a.stop) == ("m01", 200, 300)
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_a_member_stopped_early_goes_on_to_the_grid_unchanged(synchronous: bool) -> None:
+    population = after_one_slice(1.0, 2.0)
+    slow, fast = assign(population, "m00"), assign(population, "m01")
+    population.record(decision(slow, fast))
+    population.record(answer(trained(slow, 1.0, step=140)))
+    population.record(answer(trained(fast, 2.0)))
+    strategy = pbt(synchronous=synchronous, explore=Explore(when="always"))
+    decided = {a.member: a for a in strategy.decide(population)}
+    assert (decided["m00"].start, decided["m00"].stop, decided["m00"].donor) == (140, 200, None)
+    assert decided["m00"].hyperparameters == slow.hyperparameters
+    assert ("m01" in decided) == (not synchronous)  # a generation is complete when all stand at one grid point
+
+
+def test_references_never_receive_and_never_change_but_may_donate() -> None:
+    strategy = pbt(references=1, explore=Explore(when="always"))
+    poor = after_one_slice(1.0, 2.0)
+    decided = strategy.decide(poor)
+    assert (decided[0].donor, decided[0].hyperparameters) == (None, {"lr": 0.1})
+    assert decided[1].hyperparameters != {"lr": 0.2}
+    assert copies(strategy, after_one_slice(2.0, 1.0)) == {"m01": "m00"}
+
+
+@pytest.mark.parametrize("broken", ["diverged", "lost"])
+def test_a_broken_reference_is_retired(broken: str) -> None:
+    assert [a.member for a in pbt(references=1).decide(after_one_slice(broken, 1.0, 2.0))] == ["m01", "m02"]
+
+
+# What is taken over
+
+
+@pytest.mark.parametrize(
+    ("what", "parent", "lr"),
+    [
+        ({"weights", "hparams"}, "m01/000000", 0.2),
+        ({"weights"}, "m01/000000", 0.1),
+        ({"hparams"}, "m00/000000", 0.2),
+    ],
+)
+def test_what_a_copy_takes_over(what: set[str], parent: str, lr: float) -> None:
+    receiver, donor = pbt(copy=frozenset(what)).decide(after_one_slice(1.0, 2.0))
+    assert (receiver.parent, receiver.hyperparameters, receiver.donor) == (parent, {"lr": lr}, "m01")
+    assert (receiver.start, receiver.stop) == (100, 200)
+    assert (donor.parent, donor.hyperparameters, donor.donor) == ("m01/000000", {"lr": 0.2}, None)
+    assert receiver.note == "exploit m01, rank 1 of 2"
+
+
+@pytest.mark.parametrize(
+    ("what", "base"), [({"weights", "hparams"}, 0.2), ({"weights"}, 0.1), ({"hparams"}, 0.2)]
+)
+def test_exploring_starts_from_what_was_kept_or_taken(what: set[str], base: float) -> None:
+    strategy = pbt(copy=frozenset(what), explore=Explore(factors=(1.2, 0.8)))
+    found = {
+        round(strategy.decide(after_one_slice(1.0, 2.0, seed=seed))[0].hyperparameters["lr"] / base, 6)
+        for seed in range(20)
+    }
+    assert found == {1.2, 0.8}
+
+
+def test_a_donor_gives_the_hyperparameters_that_made_its_snapshot() -> None:
+    population = after_one_slice(1.0, 2.0)
+    trying = assign(population, "m01", hyperparameters={"lr": 9.0})
+    population.record(decision(trying))
+    receiver = pbt().decide(population)[0]
+    assert (receiver.parent, receiver.hyperparameters) == ("m01/000000", {"lr": 0.2})
+
+
+def test_a_copy_empties_the_window_and_the_clock_goes_on() -> None:
+    population = after_one_slice([1.0, 1.0], [2.0, 2.0], rule=FitnessRule(window=10, min_episodes=2))
+    strategy = pbt()
+    population.record(decision(*strategy.decide(population)))
+    receiver = population.members["m00"]
+    assert (receiver.window, receiver.fitness, receiver.step) == ([], None, 100)
+    population.record(answer(trained(population.open[0], 7.0)))
+    assert (receiver.window, receiver.fitness, receiver.step) == ([7.0], None, 200)
+    assert copies(strategy, population) == {}  # no number yet: neither donor nor receiver
+
+
+# Exploring
+
+
+def explored(rule: Explore, space: SearchSpace, start: dict[str, Any], seeds: int) -> list[dict[str, Any]]:
+    population = after_one_slice(1.0)
+    strategy = pbt(space=space, explore=replace(rule, when="always"), exploit=Exploit(method="none"))
+    found = []
+    for seed in range(seeds):
+        population.seed = seed
+        population.members["m00"].hyperparameters = start
+        found.append(strategy.decide(population)[0].hyperparameters)
+    return found
+
+
+def test_nothing_is_explored_without_a_copy_unless_asked_for() -> None:
+    population = after_one_slice(1.0, 2.0)
+    assert pbt(explore=Explore()).decide(population)[1].hyperparameters == {"lr": 0.2}
+    assert pbt(explore=Explore(when="always")).decide(population)[1].hyperparameters != {"lr": 0.2}
+
+
+def test_each_dimension_changes_on_its_own_with_the_probability_asked_for() -> None:
+    space = SearchSpace({n: LogUniform(low=1e-9, high=1e9) for n in "ab"})
+    found = explored(Explore(probability=1 / 3), space, {"a": 1.0, "b": 1.0}, 1200)
+    changed = [(v["a"] != 1.0, v["b"] != 1.0) for v in found]
+    assert statistics.mean(a for a, _ in changed) == pytest.approx(1 / 3, abs=0.06)
+    assert statistics.mean(a and b for a, b in changed) == pytest.approx(1 / 9, abs=0.04)
+
+
+def test_a_changing_dimension_is_resampled_with_the_probability_asked_for() -> None:
+    found = explored(Explore(resample_probability=0.25), LR, {"lr": 1.0}, 1200)
+    perturbed = sum(v["lr"] in (1.2, 1 / 1.2) for v in found) / len(found)
+    assert perturbed == pytest.approx(0.75, abs=0.06)
+
+
+def test_resampling_draws_from_the_prior() -> None:
+    found = [math.log10(v["lr"]) for v in explored(Explore(method="resample"), LR, {"lr": 1.0}, 800)]
+    assert min(found) >= -3
+    assert max(found) <= 1
+    assert statistics.mean(found) == pytest.approx(-1, abs=0.2)
+
+
+def test_gaussian_steps_have_the_width_asked_for() -> None:
+    space = SearchSpace({"x": Uniform(low=0.0, high=2.0, bounds="none")})
+    found = [v["x"] for v in explored(Explore(method="gaussian", sd=0.1), space, {"x": 5.0}, 800)]
+    assert statistics.mean(found) == pytest.approx(5.0, abs=0.04)
+    assert statistics.stdev(found) == pytest.approx(0.2, abs=0.03)
+
+
+@pytest.mark.parametrize(("factors", "drift"), [((1.2, 0.8), math.log(0.96) / 2), ((1.2, 1 / 1.2), 0.0)])
+def test_the_faithful_factors_drift_and_the_default_ones_do_not(
+    factors: tuple[float, ...], drift: float
+) -> None:
+    space = SearchSpace({"x": LogUniform(low=1e-9, high=1e9)})
+    found = [math.log(v["x"]) for v in explored(Explore(factors=factors), space, {"x": 1.0}, 3000)]
+    assert statistics.mean(found) == pytest.approx(drift, abs=5 * statistics.stdev(found) / 3000**0.5)
+    assert {round(math.exp(x), 9) for x in found} == {round(f, 9) for f in factors}
+
+
+def test_bounds_hold_over_many_perturbations() -> None:
+    space = SearchSpace(
+        {"lr": LogUniform(low=1e-3, high=1.0), "n": IntUniform(low=5, high=9), "c": Choice(values=("a", "b"))}
+    )
+    strategy = pbt(space=space, explore=Explore(when="always"), exploit=Exploit(method="none"), horizon=10**9)
+    population = Population(1, 0, LAST)
+    seen = set()
+    for _ in range(1000):
+        (a,) = strategy.decide(population)
+        assert space.contains(a.hyperparameters)
+        seen.add(a.hyperparameters["n"])
+        population.record(decision(a))
+        population.record(answer(trained(a, 0.0)))
+    assert seen == {5, 6, 7, 8, 9}
+
+
+# What happens to the broken
+
+
+@pytest.mark.parametrize(("broken", "why"), [("diverged", "diverged"), ("lost", "given up")])
+def test_a_broken_member_takes_over_the_best(broken: str, why: str) -> None:
+    a = pbt(copy=frozenset({"weights"})).decide(after_one_slice(broken, 1.0, 3.0, 2.0))[0]
+    assert (a.donor, a.parent, a.hyperparameters["lr"]) == ("m02", "m02/000000", pytest.approx(0.3))
+    assert a.note == f"{why}, exploit m02"
+
+
+def test_the_broken_are_rescued_off_the_grid_and_before_the_burn_in() -> None:
+    population = after_one_slice(1.0, 2.0)
+    a = assign(population, "m00")
+    population.record(decision(a))
+    population.record(answer(trained(a, step=130, diverged=True)))
+    rescue = pbt(burn_in=900).decide(population)[0]
+    assert (rescue.donor, rescue.start, rescue.stop) == ("m01", 130, 200)
+
+
+def test_somebody_without_a_number_is_still_a_rescue() -> None:
+    a, _ = pbt().decide(after_one_slice("diverged", None))
+    assert (a.donor, a.parent) == ("m01", "m01/000000")
+
+
+def test_where_nobody_is_healthy_everybody_starts_afresh() -> None:
+    population = after_one_slice("diverged", "lost")
+    decided = pbt().decide(population)
+    assert [(a.parent, a.donor) for a in decided] == [(None, None)] * 2
+    assert [a.note for a in decided] == ["diverged, starts afresh", "given up, starts afresh"]
+    assert [a.start for a in decided] == [100, 0]
+    assert decided[0].hyperparameters != {"lr": 0.1}
+    population.record(decision(*decided))
+    assert all(m.healthy for m in population.members.values())
+
+
+def test_a_member_that_is_given_up_again_and_again_is_retired() -> None:
+    population, strategy, rescues = Population(2, 0, LAST), pbt(rescues=3), 0
+    while decided := strategy.decide(population):
+        population.record(decision(*decided))
+        for a in decided:
+            population.record(answer(died(a)))
+        rescues += 1
+    assert rescues == 1 + 3
+    assert population.step == 0
+
+
+def test_a_report_forgives_earlier_failures() -> None:
+    population, strategy = Population(1, 0, LAST), pbt(rescues=0)
+    for fate in (trained, died):
+        (a,) = strategy.decide(population)
+        population.record(decision(a))
+        population.record(answer(fate(a)))
+    assert strategy.decide(population) == []
+    assert len(pbt(rescues=1).decide(population)) == 1
+
+
+# Random search
+
+
+def test_random_search_starts_where_pbt_does_and_never_moves() -> None:
+    population = Population(4, 9, LAST)
+    search = random_search(LR, every=100, horizon=1000)
+    start = search.decide(population)
+    assert start == pbt().decide(population)
+    population.record(decision(*start))
+    for a in start:
+        population.record(answer(trained(a, float(a.member[1:]))))
+    assert [(a.hyperparameters, a.parent, a.donor) for a in search.decide(population)] == [
+        (a.hyperparameters, a.id, None) for a in start
+    ]
+
+
+@pytest.mark.parametrize("broken", ["diverged", "lost"])
+def test_random_search_retires_the_broken(broken: str) -> None:
+    search = random_search(LR, every=100, horizon=1000)
+    assert [a.member for a in search.decide(after_one_slice(1.0, broken, 2.0))] == ["m00", "m02"]
+
+
+# The paper's toy (algorithms.md 1.6)
+
+
+@dataclass
+class StartAt:
+    """A strategy whose members start from given hyperparameters instead of the prior's."""
+
+    strategy: PBT
+    values: dict[str, dict[str, float]]
+
+    def decide(self, population: Population) -> list[Assignment]:
+        return [
+            replace(a, hyperparameters=self.values[a.member]) if a.generation == 0 else a
+            for a in self.strategy.decide(population)
+        ]
+
+
+TOURNAMENT = {"copy": Exploit(method="binary_tournament", ties="copy")}
+TOURNAMENT["strict"] = replace(TOURNAMENT["copy"], min_gap=1e-9)
+
+
+def toy(folder: Path, *, seed: int = 0, every: int, **rules: Any) -> tuple[float, float]:
+    """Both members' final Q after 200 steps, through the whole machinery."""
+    free = {n: Uniform(low=0.0, high=1.0, bounds="none") for n in ("h0", "h1")}
+    strategy: Strategy = StartAt(
+        PBT(
+            space=SearchSpace(free),
+            every=every,
+            horizon=200,
+            copy=frozenset({"weights"}),
+            synchronous=True,
+            **rules,
+        ),
+        {"m00": {"h0": 1.0, "h1": 0.0}, "m01": {"h0": 0.0, "h1": 1.0}},
+    )
+    folder.mkdir()
+    population, journal = Population(2, seed, LAST), Journal(folder / "journal.jsonl")
+    executor = Inline(Host(QuadraticBuilder(clamp=True), folder / "members", [("m00", "m01")]))
+    assert Controller(population, strategy, executor, journal).run() == "budget"
+    journal.close()
+    one, other = (m.fitness for m in population.members.values())
+    assert one is not None
+    assert other is not None
+    return one, other
+
+
+@pytest.mark.usefixtures("quick_disk")
+class TestToy:
+    def test_grid_search(self, tmp_path: Path) -> None:
+        found = toy(tmp_path / "run", every=20, exploit=Exploit(method="none"), explore=STILL)
+        assert found == pytest.approx((0.3897, 0.3897), abs=5e-5)
+
+    @pytest.mark.parametrize("every", [5, 10])
+    @pytest.mark.parametrize(("ties", "expected"), [("copy", 1.1715), ("strict", 0.3897)])
+    def test_exploit_only(self, tmp_path: Path, every: int, ties: str, expected: float) -> None:
+        found = toy(tmp_path / "run", every=every, exploit=TOURNAMENT[ties], explore=STILL)
+        assert max(found) == pytest.approx(expected, abs=5e-5)
+
+    @pytest.mark.parametrize("every", [5, 10])
+    def test_pbt_beats_everything_else(self, tmp_path: Path, every: int) -> None:
+        explore = Explore(method="gaussian", sd=0.1)
+        best = [
+            max(toy(tmp_path / str(seed), seed=seed, every=every, exploit=TOURNAMENT["copy"], explore=explore))
+            for seed in range(9)
+        ]
+        assert 1.165 < statistics.median(best) < 1.2

@@ -1,0 +1,308 @@
+"""What the terminal shows of journals written by hand."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pbtrl import figures, progress
+from pbtrl.standings import Standings
+from tests.written import Written, one_copy
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def console(width: int = 100, height: int = 40) -> Console:
+    return Console(record=True, width=width, height=height, file=io.StringIO())
+
+
+def drawn(standings: Standings, events=(), width: int = 100, height: int = 40) -> str:
+    c = console(width, height)
+    c.print(progress.picture(standings, events, "2 members on 1 worker", c))
+    return c.export_text()
+
+
+def started(tmp_path: Path, **fields) -> tuple[Written, Standings, Clock]:
+    w, clock = Written(tmp_path / "pong", **fields), Clock()
+    return w, Standings(w.header, w.population, w.run / "members", clock=clock), clock
+
+
+def copied(tmp_path: Path) -> tuple[Written, Standings, list, Clock]:
+    """`one_copy`, with the standings told of every line."""
+    source = one_copy(tmp_path / "source")
+    w, standings, clock = started(tmp_path)
+    events = []
+    for line in source.lines[1:]:
+        w.population.record(line)
+        events += standings.event(line)
+    return w, standings, events, clock
+
+
+def test_rows_are_sorted_by_fitness_and_a_copy_shows_where_it_came_from(tmp_path: Path):
+    _, standings, events, _ = copied(tmp_path)
+    text = drawn(standings, events)
+    assert "pong · gen 1 · 200 / 2.0k env steps (10 %)" in text
+    first, second = (line.split() for line in text.splitlines() if re.match(r"\d ", line))
+    assert first == ["1", "m00", "3.0", "█", "0.01", "20", "100", "-", "1", "train"]
+    assert second == ["2", "m01", "-5.0", "▁", "5.0e-3", "↓", "20", "↑", "100", "-", "1", "copied", "m00"]
+    assert "0:00:40  m01 <- m00  fitness -5.0 -> 3.0  learning_rate 0.1 -> 5.0e-3  unroll_length" in text
+    assert "Ctrl-C: save and stop" in text
+
+
+def test_steps_and_rates_between_reports_come_from_the_metrics(tmp_path: Path):
+    w, standings, _, clock = copied(tmp_path)
+    w.metrics("m00", 150, perf__env_steps_per_s=25.0)
+    w.metrics("m01", 999, perf__env_steps_per_s=25.0, text='{"assignment": "m01/000000", "step": 999}\n')
+    for _ in range(4):
+        clock.now += 1.0
+        standings.refresh()
+    assert [(r.member, r.step, r.rate) for r in standings.rows()] == [("m00", 150, 25.0), ("m01", 100, None)]
+    assert standings.step == 250
+    assert standings.rate == pytest.approx(250 / 4)
+    assert standings.left == pytest.approx(1750 / (250 / 4))
+
+
+def test_the_wall_clock_bounds_what_is_left(tmp_path: Path):
+    w, clock = Written(tmp_path / "pong"), Clock()
+    standings = Standings(w.header, w.population, tmp_path, wall_clock=100.0, earlier=30.0, clock=clock)
+    clock.now += 20.0
+    assert (standings.elapsed, standings.left) == (50.0, 50.0)
+
+
+def test_states(tmp_path: Path):
+    w, standings, _ = started(tmp_path, size=5, horizon=100)
+    w.listener = standings
+    w.decide(*(w.next(m) for m in w.population.members))
+    w.report("m00", 1.0)
+    w.report("m01", 2.0, step=50)
+    w.report("m02", 3.0, diverged=True)
+    w.fail("m03", given_up=True)
+    states = {r.member: r.state for r in standings.rows()}
+    assert states == {"m00": "done", "m01": "waiting", "m02": "diverged", "m03": "given up", "m04": "train"}
+
+
+def test_failures_and_divergence_are_told(tmp_path: Path):
+    w, standings, _ = started(tmp_path)
+    told = []
+    w.listener = type("Listener", (), {"event": lambda self, line: told.extend(standings.event(line))})()
+    w.decide(w.next("m00"), w.next("m01"))
+    w.fail("m00")
+    w.fail("m00", "ValueError: bad\nTraceback")
+    w.fail("m00", given_up=True)
+    w.report("m01", diverged=True)
+    w.decide(w.next("m00", parent=None, note="given up, starts afresh"))
+    assert [(e.kind, e.text) for e in told] == [
+        ("failure", "m00 failed at 0, attempt 1: worker killed by signal 9"),
+        ("failure", "m00 failed at 0, attempt 2: ValueError: bad"),
+        ("given_up", "m00 given up at 0: worker killed by signal 9"),
+        ("diverged", "m01 diverged at 100"),
+        ("fresh", "m00 given up, starts afresh"),
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+@pytest.mark.parametrize("size", [1, 2, 30])
+def test_a_frame_fits_its_terminal(tmp_path: Path, width, size):
+    w, standings, _ = started(tmp_path, size=size, hyperparameters=("learning_rate", "entropy_cost", "gamma"))
+    values = {"learning_rate": 4.1e-4, "entropy_cost": 2.2e-3, "gamma": 0.9971}
+    w.decide(*(w.next(m, hyperparameters=values) for m in w.population.members))
+    for i, m in enumerate(w.population.members):
+        w.report(m, -1523.7 - i)
+    text = drawn(standings, width=width, height=24)
+    assert max(map(len, text.splitlines())) <= width
+    assert len(text.splitlines()) <= 24
+    assert "m00" in text
+    assert "train" not in text
+    assert "waiting" in text
+
+
+def test_many_members_are_cut_to_first_last_and_medians(tmp_path: Path):
+    w, standings, _ = started(tmp_path, size=30)
+    w.decide(*(w.next(m) for m in w.population.members))
+    for i, m in enumerate(w.population.members):
+        w.report(m, 100.0 - i)
+    lines = drawn(standings, height=60).splitlines()
+    shown = [line.split()[1] for line in lines if re.match(r" *(\d+|…)  ", line)]
+    assert shown == [*(f"m{i:02d}" for i in range(8)), "+18", *(f"m{i:02d}" for i in range(26, 30))]
+    (medians,) = [line for line in lines if line.startswith(" …")]
+    assert "83.5" in medians
+    assert "78.8 … 88.2" in medians
+
+
+def test_before_anything_happened(tmp_path: Path):
+    _, standings, _ = started(tmp_path)
+    text = drawn(standings)
+    assert "gen 0 · 0 / 2.0k env steps (0 %) · - steps/s" in text
+
+
+def test_sparklines_share_a_scale():
+    assert progress.sparkline([0, 1, 2, 3, 4, 5, 6, 7], 0, 7) == "▁▂▃▄▅▆▇█"
+    assert progress.sparkline([None, 7.0], 0, 7) == " █"
+    assert progress.sparkline([0.0] * 50 + [7.0] * 50, 0, 7) == "▁▁▁▁▁█████"
+    assert progress.sparkline([3.0], 3, 3) == "▁"
+    assert progress.sparkline([], 0, 0) == ""
+
+
+def test_auto_is_plain_unless_the_terminal_can_redraw(tmp_path: Path, monkeypatch):
+    _, standings, _ = started(tmp_path)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+    class Terminal(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self) -> bool:
+            return True
+
+    def kind(file) -> str:
+        v = progress.view("auto", standings, workers="", console=Console(file=file, width=100))
+        v.close()
+        return type(v).__name__
+
+    assert kind(io.StringIO()) == "LinesView"
+    assert kind(Terminal()) == "LiveView"
+    monkeypatch.setenv("CI", "true")
+    assert kind(Terminal()) == "LinesView"
+    monkeypatch.delenv("CI")
+    monkeypatch.setenv("TERM", "dumb")
+    assert kind(Terminal()) == "LinesView"
+
+
+def test_live_redraws_and_leaves_the_last_frame(tmp_path: Path):
+    w, standings, _ = started(tmp_path)
+    file = io.StringIO()
+    terminal = Console(file=file, force_terminal=True, width=100, no_color=True)
+    v = progress.view("live", standings, workers="2 members on 1 worker", console=terminal)
+    w.listener = v
+    w.decide(w.next("m00"), w.next("m01"))
+    v.tick()
+    w.report("m00", 7.5)
+    v.close()
+    assert "7.5" in file.getvalue().rsplit("pong ·", 1)[1]
+    assert "\x1b[31m" not in file.getvalue()
+
+
+def lines_of(mode: progress.Mode, tmp_path: Path, monkeypatch) -> list[str]:
+    w, standings, clock = started(tmp_path)
+    monkeypatch.setattr(progress, "LINE_EVERY", 30.0)
+    file = io.StringIO()
+    v = progress.view(mode, standings, workers="", console=Console(file=file, width=20))
+    if isinstance(v, progress.LinesView):
+        v._now, v._told = clock, 0.0
+    source = one_copy(tmp_path / "source")
+    for line in source.lines[1:]:
+        w.population.record(line)
+        v.event(line)
+    for _ in range(70):
+        clock.now += 1.0
+        v.tick()
+    v.close()
+    return file.getvalue().splitlines()
+
+
+def test_plain_lines_come_every_half_minute_and_with_every_event(tmp_path: Path, monkeypatch):
+    event, *rest = lines_of("plain", tmp_path, monkeypatch)
+    assert (
+        event
+        == "  0:00:40  m01 <- m00  fitness -5.0 -> 3.0  learning_rate 0.1 -> 5.0e-3  unroll_length 5 -> 20"
+    )
+    assert [line.split()[0] for line in rest] == ["0:00:30", "0:01:00", "0:01:10"]
+    assert "200 / 2.0k env steps (10 %)" in rest[0]
+    assert "best m00 3.0  median -1.0" in rest[0]
+    assert "\n".join([event, *rest]).isascii()
+
+
+def test_json_lines(tmp_path: Path, monkeypatch):
+    event, *rest = map(json.loads, lines_of("json", tmp_path, monkeypatch))
+    assert (event["kind"], event["member"], event["donor"]) == ("copy", "m01", "m00")
+    assert event["hyperparameters_after"]["learning_rate"] == 0.005
+    assert [line["kind"] for line in rest] == ["progress"] * 3
+    assert (rest[0]["env_steps"], rest[0]["frames"], rest[0]["best"]["member"]) == (200, 800, "m00")
+
+
+def test_none_shows_nothing(tmp_path: Path, monkeypatch):
+    assert lines_of("none", tmp_path, monkeypatch) == []
+
+
+def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    _, standings, _ = started(tmp_path)
+    progress.view("plain", standings, workers="", console=Console(file=Closed())).close()
+
+
+def test_opening_is_six_lines(tmp_path: Path):
+    w = Written(tmp_path / "pong", size=8, horizon=20_000_000)
+    text = progress.opening(
+        w.run,
+        w.header,
+        trains="ALE/Pong-v5",
+        agent="impala",
+        workers="8 members on 2 workers",
+        wall_clock=21600,
+    )
+    assert len(text.splitlines()) == 6
+    assert "20.0M env steps per member, 160M in all (640M frames), at most 6:00:00" in text
+
+
+def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    w.report("m01", 4.0)
+    best = {
+        "member": "m01",
+        "snapshot": "m01/000001",
+        "evaluation": {"mean": 3.5, "interval": [3.1, 3.9], "episodes": 30},
+    }
+    text = progress.summary(best, w.run)
+    assert "m01 (m01/000001): mean return 3.5, 95 % interval 3.1 to 3.9, 30 fresh episodes" in text
+    assert "learning_rate 0.01 -> 5.0e-3 from 100" in text
+    assert "unroll_length 20\n" in text
+    assert "0:00:50" in text
+    assert "pbtrl tb last | pbtrl eval last | pbtrl lineage last" in text
+    assert str(w.run) in text
+    assert "no member has a fitness" in progress.summary({}, w.run)
+
+
+def test_a_long_schedule_is_told_in_short(tmp_path: Path):
+    w = Written(tmp_path / "pong")
+    for i in range(9):
+        w.decide(w.next("m00", hyperparameters={"learning_rate": 0.1 * (i + 1)}))
+        w.report("m00", 1.0)
+    text = progress.summary({"member": "m00", "snapshot": "m00/000008"}, w.run)
+    assert "learning_rate 0.1 -> 0.2 from 100 -> (6 more) -> 0.9 from 800" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (0.4, "0.4"), (812, "812"), (999.4, "999"), (4100, "4.1k"), (99_960, "100k"), (999_900, "1.0M"),
+     (61_200_000, "61.2M"), (160e6, "160M"), (2.5e9, "2.5G")],
+)  # fmt: skip
+def test_counts(number, text):
+    assert figures.count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(4.1e-4, "4.1e-4"), (0.9971, "0.9971"), (20, "20"), (0.0, "0"), ("deep", "deep"), (True, "True"), (1e-10, "1.0e-10"),
+     (-3.9e-3, "-3.9e-3"), (2_000_000, "2.0M"), (1e9, "1.0e9"), (None, "None"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_values(number, text):
+    assert figures.value(number) == text
+
+
+def test_scores_clocks_and_sizes():
+    assert [figures.score(x) for x in (None, 18.44, -1523.6, 0.0123)] == ["-", "18.4", "-1524", "0.0123"]
+    assert [figures.clock(x) for x in (0, 8047.9, -1)] == ["0:00:00", "2:14:07", "0:00:00"]
+    assert [figures.size(x) for x in (812, 4.1e6, 3e12)] == ["812 B", "4.1 MB", "3.0 TB"]

@@ -1,0 +1,269 @@
+"""Run directories: names, locks, states."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pbtrl import lock, runs
+from pbtrl.header import Header
+from pbtrl.runs import RunError
+from tests.written import Written, one_copy
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pbtrl.lock import Lock
+Lock(Path(sys.argv[1])).acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_new_run_gets_its_directory(tmp_path: Path):
+    assert runs.create(tmp_path / "runs", "pong") == tmp_path / "runs" / "pong"
+    assert (tmp_path / "runs" / "pong").is_dir()
+
+
+def test_a_taken_name_is_an_error_that_names_the_ways_out(tmp_path: Path):
+    Written(tmp_path / "pong").end("finish")
+    with pytest.raises(
+        RunError, match=r"pong exists \(finished\).*`pbtrl resume pong`.*--suffix.*--overwrite"
+    ):
+        runs.create(tmp_path, "pong")
+
+
+def test_a_directory_whose_run_never_began_is_new(tmp_path: Path):
+    runs.begin(runs.create(tmp_path, "pong"), ["pbtrl", "train"])
+    assert runs.create(tmp_path, "pong") == tmp_path / "pong"
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path: Path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").touch()
+    for way in ("error", "overwrite"):
+        with pytest.raises(RunError):
+            runs.create(tmp_path, "thesis", way)
+    assert (tmp_path / "thesis" / "chapter1.tex").exists()
+
+
+def test_suffix_counts(tmp_path: Path):
+    Written(tmp_path / "pong")
+    Written(tmp_path / "pong-2")
+    assert runs.create(tmp_path, "pong", "suffix").name == "pong-3"
+    assert runs.create(tmp_path, "breakout", "suffix").name == "breakout"
+
+
+def test_resume_returns_the_old_directory_and_overwrite_an_empty_one(tmp_path: Path):
+    Written(tmp_path / "pong")
+    assert (runs.create(tmp_path, "pong", "resume") / "journal.jsonl").exists()
+    assert not any(runs.create(tmp_path, "pong", "overwrite").iterdir())
+
+
+def test_a_living_run_is_not_overwritten(tmp_path: Path):
+    run = Written(tmp_path / "pong").run
+    with lock.Lock(run), pytest.raises(RunError, match=f"in use by process {os.getpid()} on"):
+        runs.create(tmp_path, "pong", "overwrite")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "/x", "a/b", "a\0b", "-x", ".x", "x" * 65, "a b"])
+def test_names_stay_below_the_root(tmp_path: Path, name):
+    with pytest.raises(RunError, match="no name for a run"):
+        runs.create(tmp_path, name)
+
+
+def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path):
+    (tmp_path / "runs").touch()
+    with pytest.raises(RunError, match="^cannot write to .*runs: [^\n]*$"):
+        runs.create(tmp_path / "runs", "pong")
+    with pytest.raises(RunError, match="^cannot write to .*sub: [^\n]*$"):
+        runs.create(tmp_path / "runs" / "sub", "pong")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_root_is_one_line(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match="cannot write"):
+        runs.create(tmp_path, "pong")
+
+
+def test_find_by_name_prefix_path_and_last(tmp_path: Path):
+    for name in ("pong-a", "pong-b", "breakout"):
+        runs.begin(Written(tmp_path / name).run, [])
+    runs.begin(tmp_path / "pong-a", [])  # resumed last
+    assert runs.find("last", tmp_path).name == "pong-a"
+    assert runs.find("b", tmp_path).name == "breakout"
+    assert runs.find("pong-b", tmp_path).name == "pong-b"
+    assert runs.find(str(tmp_path / "pong-b"), Path("elsewhere")).name == "pong-b"
+    with pytest.raises(RunError, match="'pong' may mean pong-a, pong-b$"):
+        runs.find("pong", tmp_path)
+    with pytest.raises(RunError, match=r"no run 'x' in .*: there are breakout, pong-a, pong-b$"):
+        runs.find("x", tmp_path)
+    with pytest.raises(RunError, match="there are no runs"):
+        runs.find("last", tmp_path / "none")
+
+
+def test_an_exact_name_wins_over_longer_ones(tmp_path: Path):
+    Written(tmp_path / "pong")
+    Written(tmp_path / "pong-2")
+    assert runs.find("pong", tmp_path).name == "pong"
+
+
+def test_a_link_out_of_the_root_is_no_run(tmp_path: Path):
+    Written(tmp_path / "outside" / "pong")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "pong").symlink_to(tmp_path / "outside" / "pong")
+    with pytest.raises(RunError, match="no run"):
+        runs.find("pong", tmp_path / "runs")
+
+
+def test_the_second_controller_is_told_who_is_first(tmp_path: Path):
+    run = Written(tmp_path / "pong").run
+    with lock.Lock(run):
+        with pytest.raises(RunError, match=rf"pong is in use by process {os.getpid()} on .+, since 20\d\d"):
+            lock.Lock(run).acquire()
+        assert runs.state(run) == "running"
+    assert lock.holder(run) is None
+    with lock.Lock(run):
+        pass
+
+
+def test_a_killed_controller_leaves_no_lock(tmp_path: Path):
+    run = Written(tmp_path / "pong").run
+    command = [sys.executable, "-c", HOLD, str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        assert runs.state(run) == "running"
+        assert (lock.holder(run) or {})["pid"] == process.pid
+        process.kill()
+    assert runs.state(run) == "crashed"
+    with lock.Lock(run):
+        pass
+
+
+def test_asking_for_the_state_does_not_keep_a_controller_out(tmp_path: Path):
+    run = Written(tmp_path / "pong").run
+    for _ in range(50):
+        assert lock.holder(run) is None
+        with lock.Lock(run):
+            assert lock.holder(run)
+
+
+def test_states_follow_lock_journal_and_heartbeat(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    assert runs.state(w.run) == "crashed"
+    w.end("stop")
+    assert runs.state(w.run) == "stopped"
+    w.end("resume")
+    assert runs.state(w.run) == "crashed"
+    w.end("finish")
+    assert runs.state(w.run) == "finished"
+    with lock.Lock(w.run):
+        assert runs.state(w.run) == "running"
+        w.metrics("m00", 120)
+        long_ago = time.time() - 700
+        for path in (w.run / "journal.jsonl", w.run / "LOCK"):
+            os.utime(path, (long_ago, long_ago))
+        assert runs.state(w.run) == "running"  # a metrics line is a heartbeat
+        os.utime(w.run / "members" / "m00" / "metrics.jsonl", (long_ago, long_ago))
+        assert runs.state(w.run) == "stale"
+
+
+def test_without_fcntl_the_text_of_the_lock_counts(tmp_path: Path, monkeypatch):
+    run = Written(tmp_path / "pong").run
+    monkeypatch.setattr(lock, "fcntl", None)
+    assert lock.holder(run) is None
+    with lock.Lock(run):
+        assert runs.state(run) == "running"
+        with pytest.raises(RunError, match="if it is gone, delete .*LOCK"):
+            lock.Lock(run).acquire()
+    assert lock.holder(run) is None
+
+
+def test_status(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    w.metrics("m00", 120)
+    found = runs.status(w.run)
+    assert found.pop("bytes") > 100
+    assert 0 <= found.pop("heartbeat_age") < 60
+    assert found == {
+        "name": "pong",
+        "path": str(w.run),
+        "state": "crashed",
+        "unit": "env_steps",
+        "env_steps": 200,
+        "frames": 800,
+        "steps_budget": 2000,
+        "generation": 1,
+        "best": {"member": "m00", "fitness": 3.0},
+        "members": [
+            {
+                "id": "m00",
+                "env_steps": 100,
+                "frames": 400,
+                "fitness": 3.0,
+                "generation": 1,
+                "parent": "m00/000000",
+                "hyperparameters": {"learning_rate": 0.01, "unroll_length": 20},
+            },
+            {
+                "id": "m01",
+                "env_steps": 100,
+                "frames": 400,
+                "fitness": None,
+                "generation": 1,
+                "parent": "m00/000000",
+                "hyperparameters": {"learning_rate": 0.005, "unroll_length": 20},
+            },
+        ],
+    }
+    json.dumps(found)
+
+
+def test_frames_are_steps_outside_rl(tmp_path: Path):
+    w = one_copy(tmp_path / "toy", frames_per_step=1, unit="steps")
+    found = runs.status(w.run)
+    assert (found["unit"], found["env_steps"], found["frames"]) == ("steps", 200, 200)
+
+
+def test_listing_tells_of_what_it_cannot_read(tmp_path: Path):
+    one_copy(tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "journal.jsonl").write_text("garbage\n")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "journal.jsonl").write_text(
+        json.dumps(Header("odd", 1, 1, 10).to_line()) + '\n{"kind":"report","member":"m07"}\n'
+    )
+    runs.begin(runs.create(tmp_path, "empty"), [])
+    found = {entry["name"]: entry for entry in runs.listing(tmp_path)}
+    assert "error" not in found["good"]
+    assert "journal.jsonl:1: not a journal line" in found["bad"]["error"]
+    assert "does not fold" in found["odd"]["error"]
+    assert "never began" in found["empty"]["error"]
+    assert runs.listing(tmp_path / "none") == []
+
+
+def test_run_json_keeps_identity_and_tells_of_new_versions(tmp_path: Path):
+    run = Written(tmp_path / "pong").run
+    command = ["pbtrl", "train", "pong.yaml", "hub.token=abc", "--api-key", "def", "seed=2"]
+    assert runs.begin(run, command) == []
+    first = runs.card(run)
+    shown = ["pbtrl", "train", "pong.yaml", "hub.token=...", "--api-key", "...", "seed=2"]
+    assert first["command"] == shown
+    assert first["versions"]["torch"]
+    assert first["status"] == "running"
+    runs.end(run, "stopped", "interrupted")
+    assert (runs.card(run)["status"], runs.card(run)["reason"]) == ("stopped", "interrupted")
+    (run / "run.json").write_text(json.dumps(first | {"versions": first["versions"] | {"torch": "1.0"}}))
+    assert runs.begin(run, command) == [f"torch 1.0 -> {first['versions']['torch']}"]
+    again = runs.card(run)
+    assert (again["id"], again["created"], again["sittings"]) == (first["id"], first["created"], 2)
+    assert "abc" not in (run / "run.json").read_text()

@@ -1,0 +1,162 @@
+"""What TensorBoard reads back."""
+
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pbtrl import metrics
+from pbtrl.tensorboard import TensorBoard
+from tests.written import START, Written, one_copy
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+
+def curves(run: Path, member: str) -> dict[str, list[tuple[int, float]]]:
+    found = EventAccumulator(str(run / "tb" / member)).Reload()
+    return {tag: [(e.step, round(e.value, 6)) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def written(tmp_path: Path, **fields) -> Written:
+    w = Written(tmp_path / "pong", **fields)
+    w.listener = TensorBoard(w.run, w.header, w.population)
+    return w
+
+
+def test_streamed_values_reports_and_the_population(tmp_path: Path):
+    w = written(tmp_path)
+    w.decide(w.next("m00"), w.next("m01"))
+    w.metrics("m00", 50, loss__policy=0.5, perf__env_steps_per_s=2000.0)
+    w.listener.tick()
+    w.metrics("m00", 100, loss__policy=0.25)
+    w.report("m00", 1.0, 5.0)
+    w.report("m01", -4.0, -6.0)
+    w.decide(w.next("m01", donor="m00", hyperparameters={"learning_rate": 0.05, "unroll_length": 20}))
+    w.report("m01", 2.0)
+    w.listener.close()
+    assert curves(w.run, "m00") == {
+        "loss/policy": [(50, 0.5), (100, 0.25)],
+        "perf/env_steps_per_s": [(50, 2000.0)],
+        "episode/return_mean": [(100, 3.0)],
+        "episode/length_mean": [(100, 25.0)],
+        "hparams/learning_rate": [(0, 0.01), (100, 0.01)],
+        "hparams/unroll_length": [(0, 20.0), (100, 20.0)],
+    }
+    other = curves(w.run, "m01")
+    assert other["hparams/learning_rate"] == [(0, 0.01), (100, 0.01), (100, 0.05), (200, 0.05)]
+    assert other["hparams/unroll_length"] == [(0, 20.0), (100, 20.0), (200, 20.0)]
+    assert curves(w.run, "population") == {
+        "population/fitness_max": [(100, 3.0), (200, 3.0), (300, 3.0)],
+        "population/fitness_median": [(100, 3.0), (200, -1.0), (300, 2.5)],
+        "population/fitness_min": [(100, 3.0), (200, -5.0), (300, 2.0)],
+        "population/exploits": [(200, 1.0)],
+    }
+
+
+def test_points_carry_the_time_of_their_line(tmp_path: Path):
+    w = written(tmp_path)
+    w.decide(w.next("m00"), wait=10)
+    w.metrics("m00", 50, loss__policy=0.5)
+    w.report("m00", 1.0, wait=20)
+    w.listener.close()
+    found = EventAccumulator(str(w.run / "tb" / "m00")).Reload()
+    assert [e.wall_time for e in found.Scalars("loss/policy")] == [START + 10]
+    assert [e.wall_time for e in found.Scalars("hparams/learning_rate")] == [START + 10, START + 30]
+
+
+def test_what_was_streamed_is_not_written_again_by_the_report(tmp_path: Path):
+    w = written(tmp_path)
+    w.decide(w.next("m00"))
+    w.metrics("m00", 100, episode__return_mean=2.5, loss=0.5)
+    w.report("m00", 1.0, 5.0, scalars={"loss": 0.5, "other": 7.0})
+    w.listener.close()
+    found = curves(w.run, "m00")
+    assert found["episode/return_mean"] == [(100, 2.5)]
+    assert (found["loss"], found["other"]) == ([(100, 0.5)], [(100, 7.0)])
+
+
+def test_metrics_without_a_step_stand_at_the_end_of_their_slice(tmp_path: Path):
+    w = written(tmp_path)
+    w.decide(w.next("m00"))
+    w.metrics("m00", accuracy=0.5)
+    w.listener.close()
+    assert curves(w.run, "m00") == {"accuracy": [(100, 0.5)]}
+
+
+def test_a_retried_slice_hides_what_the_failed_one_streamed(tmp_path: Path):
+    w = written(tmp_path)
+    w.decide(w.next("m00"))
+    w.metrics("m00", 100, loss__policy=1.0)
+    w.report("m00", 1.0)
+    w.decide(w.next("m00"))
+    w.metrics("m00", 180, loss__policy=9.0)
+    w.fail("m00")
+    w.metrics("m00", 150, loss__policy=2.0)
+    w.metrics("m00", 200, loss__policy=3.0)
+    w.report("m00", 1.0)
+    w.listener.close()
+    assert curves(w.run, "m00")["loss/policy"] == [(100, 1.0), (150, 2.0), (200, 3.0)]
+
+
+def test_resume_hides_what_lies_beyond_the_journal(tmp_path: Path):
+    w = written(tmp_path)
+    w.decide(w.next("m00"))
+    w.metrics("m00", 100, loss__policy=1.0)
+    w.report("m00", 1.0)
+    w.decide(w.next("m00"))
+    w.metrics("m00", 180, loss__policy=9.0)
+    w.listener.close()
+    w.metrics("m00", 190, loss__policy=9.0)
+    w.listener = TensorBoard(w.run, w.header, w.population, resume=True)
+    w.metrics("m00", 150, loss__policy=2.0)
+    w.report("m00", 2.0)
+    w.listener.close()
+    found = curves(w.run, "m00")
+    assert found["loss/policy"] == [(100, 1.0), (150, 2.0)]
+    assert found["hparams/learning_rate"][-1] == (200, 0.01)
+    assert curves(w.run, "population")["population/fitness_max"] == [(100, 1.0), (200, 1.5)]
+
+
+def test_hparams_are_written_once_into_the_members_own_run(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    w.listener = TensorBoard(w.run, w.header, w.population)
+    w.report("m00", 3.0)
+    w.end("finish")
+    w.listener.describe()
+    w.listener.close()
+    assert sorted(p.name for p in (w.run / "tb").iterdir()) == ["m00", "m01", "population"]
+    assert [p.is_dir() for p in (w.run / "tb" / "m00").iterdir()] == [False]
+    found = EventAccumulator(str(w.run / "tb" / "m00")).Reload()
+    assert set(found.PluginTagToContent("hparams")) == {
+        "_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info",
+    }  # fmt: skip
+
+
+def test_odd_values_pass(tmp_path: Path):
+    w = written(tmp_path)
+    w.decide(w.next("m00", hyperparameters={"network": "deep", "flag": True, "rate": 0.5, "none": None}))
+    w.metrics("m00", text='{"assignment": "m00/000000", "time": 1.0, "step": 10, "loss/policy": NaN}\n')
+    w.metrics("m00", text='{"assignment": "m00/0000{"torn": 1}\n')
+    w.metrics("m00", text='{"assignment": "m00/000000", "time": 1.0, "step": 20, "loss/policy": 1.0, "x')
+    w.listener.tick()
+    w.report("m00")
+    w.end("finish")
+    w.listener.close()
+    found = curves(w.run, "m00")
+    assert [step for step, _ in found["loss/policy"]] == [10]
+    assert [tag for tag in found if tag.startswith("hparams")] == ["hparams/rate"]
+
+
+def test_a_tail_reads_each_line_once_and_seldom(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    now = [0.0]
+    tail = metrics.Tail(w.run / "members", ["m00", "m01"], clock=lambda: now[0])
+    w.metrics("m00", 110)
+    assert [(m, line["step"]) for m, line in tail.poll()] == [("m00", 110)]
+    w.metrics("m00", 120)
+    w.metrics("m01", text='{"step": 1')
+    assert tail.poll() == []
+    now[0] = 2.0
+    assert [(m, line["step"]) for m, line in tail.poll()] == [("m00", 120)]
+    w.metrics("m01", text="30}\n")
+    assert [line["step"] for line in tail.read("m01")] == [130]
