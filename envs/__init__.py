@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from envs import gym, probes
 from envs.vector import SEED_LIMIT, EnvError, Spaces, Vector, present
 
-__all__ = ["EnvError", "Spaces", "Vector", "frames_per_step", "make", "probes", "resolve_backend", "spaces"]
+__all__ = ["EnvError", "Spaces", "Vector", "bare", "frames_per_step", "make", "probes", "resolve_backend", "spaces"]
 
 Backend = Literal["auto", "gymnasium", "envpool"]
 Protocol = Literal["sticky", "classic"]
@@ -54,6 +54,23 @@ def make(
     else:
         vector = gym.make(id, seeds, kwargs, where)
     return vector
+
+
+def bare(
+    id: str,
+    seeds: Sequence[int],
+    *,
+    threads: int = 1,
+    backend: Backend = "auto",
+    protocol: Protocol = "sticky",
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    """The library's own vector env under `make`, without our wrapper: what a benchmark compares with."""
+    kwargs = kwargs or {}
+    chosen = resolve_backend(id, backend, kwargs)
+    if _is_atari(id):
+        return _atari(id).bare(id, seeds, threads, protocol, kwargs)
+    return _envpool().bare(id, seeds, threads, kwargs) if chosen == "envpool" else gym.bare(id, seeds, kwargs)
 
 
 def spaces(

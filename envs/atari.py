@@ -55,7 +55,14 @@ def make(
     where: str,
 ) -> Vector:
     """`len(seeds)` consoles on `threads` C++ threads; each takes about 0.1 s to create and 0.1 s to seed."""
-    pool = AtariVectorEnv(
+    pool = bare(id, seeds, threads, protocol, kwargs)
+    own = Spaces(pool.single_observation_space, pool.single_action_space)
+    return AtariVector(pool, own, seeds, where, lives_end=protocol == "classic" and training)
+
+
+def bare(id: str, seeds: Sequence[int], threads: int, protocol: Protocol, kwargs: Mapping[str, Any]) -> Any:
+    """ale_py's own vector env, under a protocol."""
+    return AtariVectorEnv(
         _game(id),
         len(seeds),
         num_threads=threads,
@@ -64,8 +71,6 @@ def make(
         **_PROTOCOLS[protocol],
         **_checked(kwargs),
     )
-    own = Spaces(pool.single_observation_space, pool.single_action_space)
-    return AtariVector(pool, own, seeds, where, lives_end=protocol == "classic" and training)
 
 
 class AtariVector(Vector):

@@ -33,6 +33,13 @@ def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str) -
     return GymVector(pool, own, seeds, where)
 
 
+def bare(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any]) -> Any:
+    """gymnasium's own SyncVectorEnv, as its users have it."""
+    constructor = _constructor(id, kwargs)
+    with quiet_spaces():
+        return SyncVectorEnv([lambda: _make_one(id, constructor) for _ in seeds])
+
+
 class GymVector(Vector):
     """gymnasium's SyncVectorEnv as a Vector."""
 

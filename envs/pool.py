@@ -31,12 +31,18 @@ def spaces(id: str, kwargs: Mapping[str, Any]) -> Spaces:
 def make(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any], where: str) -> Vector:
     """A pool of `len(seeds)` envs on `threads` C++ threads."""
     _check(id, kwargs)
+    pool = bare(id, seeds, threads, kwargs)
     with quiet_spaces():
-        pool: Any = envpool.make_gymnasium(
-            id, num_envs=len(seeds), num_threads=threads, seed=[int(seed) for seed in seeds], **kwargs
-        )
         own = Spaces(pool.observation_space, pool.action_space)
     return PoolVector(pool, own, seeds, where)
+
+
+def bare(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any]) -> Any:
+    """envpool's own pool."""
+    with quiet_spaces():
+        return envpool.make_gymnasium(
+            id, num_envs=len(seeds), num_threads=threads, seed=[int(seed) for seed in seeds], **kwargs
+        )
 
 
 class PoolVector(Vector):

@@ -102,10 +102,8 @@ def executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
     folder = run / "members"
     for member in members:
         (folder / member).mkdir(parents=True, exist_ok=True)
-    cores = available_cores()
-    count = workers(config)
-    groups = _groups(config, members, count)
     if config.execution.backend == "inline":
+        ((cores, groups),) = shares(config, members)
         host = Host(builder(config.to_json()), folder, groups, threads=len(cores), discard_on_stop=discard)
         return Inline(host)
     return Processes(
@@ -114,13 +112,20 @@ def executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
                 builder="pbtrl.build:builder",
                 config=config.to_json(),
                 members=str(folder.resolve()),
-                groups=tuple(tuple(g) for g in groups[w::count]),
-                cores=_share(cores, w, count),
+                groups=tuple(tuple(g) for g in groups),
+                cores=cores,
                 discard_on_stop=discard,
             )
-            for w in range(count)
+            for cores, groups in shares(config, members)
         ]
     )
+
+
+def shares(config: Config, members: Sequence[str]) -> list[tuple[tuple[int, ...], list[list[str]]]]:
+    """Each worker's cores and groups of members."""
+    cores, count = available_cores(), workers(config)
+    groups = _groups(config, members, count)
+    return [(_share(cores, w, count), groups[w::count]) for w in range(count)]
 
 
 def workers(config: Config) -> int:

@@ -314,7 +314,7 @@ def _table(
     for place in shown:
         if place is None:
             hidden = [row for i, row in enumerate(rows) if i not in shown]
-            table.add_row(*_quartiles(hidden, names), style="dim")
+            table.add_row(*_medians(hidden, names, narrow=cut >= 2), style="dim")
         else:
             table.add_row(*_cells(place, rows[place], names, scale, 10 if cut < 2 else 6))
     return table
@@ -349,7 +349,7 @@ def _hyperparameter(row: Row, name: str) -> Text:
     return Text.assemble(value(new), (f" {arrow}", "yellow"))
 
 
-def _quartiles(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+def _medians(rows: Sequence[Row], names: Sequence[str], *, narrow: bool) -> list[str]:
     """One row for those left out: the median of everything, and the quartiles of their fitness."""
     known = sorted(row.fitness for row in rows if row.fitness is not None)
     first, _, third = statistics.quantiles(known, n=4) if len(known) > 1 else [*known, 0.0][:1] * 3
@@ -357,7 +357,7 @@ def _quartiles(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
         "…",
         f"+{len(rows)}",
         score(statistics.median(known) if known else None),
-        f"{score(first)} … {score(third)}" if known else "",
+        "" if narrow or not known else f"{score(first)} … {score(third)}",
         *(_median([row.hyperparameters.get(name) for row in rows]) for name in names),
         count(statistics.median(row.step for row in rows)),
         "",

@@ -52,7 +52,7 @@ def test_rows_are_sorted_by_fitness_and_a_copy_shows_where_it_came_from(tmp_path
     _, standings, events, _ = copied(tmp_path)
     text = drawn(standings, events)
     assert "pong · gen 1 · 200 / 2.0k env steps (10 %)" in text
-    first, second = (line.split() for line in text.splitlines() if re.match(r"\d ", line))
+    first, second = (line.split() for line in text.splitlines() if re.match(r"\d  ", line))
     assert first == ["1", "m00", "3.0", "█", "0.01", "20", "100", "-", "1", "train"]
     assert second == ["2", "m01", "-5.0", "▁", "5.0e-3", "↓", "20", "↑", "100", "-", "1", "copied", "m00"]
     assert "0:00:40  m01 <- m00  fitness -5.0 -> 3.0  learning_rate 0.1 -> 5.0e-3  unroll_length" in text
@@ -286,8 +286,8 @@ def test_a_long_schedule_is_told_in_short(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (0.4, "0.4"), (812, "812"), (999.4, "999"), (4100, "4.1k"), (99_960, "100k"), (999_900, "1.0M"),
-     (61_200_000, "61.2M"), (160e6, "160M"), (2.5e9, "2.5G")],
+    [(0, "0"), (0.4, "0.4"), (812, "812"), (999.4, "999"), (4100, "4.1k"), (99_960, "100k"),
+     (999_900, "1.0M"), (61_200_000, "61.2M"), (160e6, "160M"), (2.5e9, "2.5G")],
 )  # fmt: skip
 def test_counts(number, text):
     assert figures.count(number) == text
@@ -295,8 +295,9 @@ def test_counts(number, text):
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(4.1e-4, "4.1e-4"), (0.9971, "0.9971"), (20, "20"), (0.0, "0"), ("deep", "deep"), (True, "True"), (1e-10, "1.0e-10"),
-     (-3.9e-3, "-3.9e-3"), (2_000_000, "2.0M"), (1e9, "1.0e9"), (None, "None"), (float("nan"), "nan")],
+    [(4.1e-4, "4.1e-4"), (0.9971, "0.9971"), (20, "20"), (0.0, "0"), ("deep", "deep"), (True, "True"),
+     (1e-10, "1.0e-10"), (-3.9e-3, "-3.9e-3"), (2_000_000, "2.0M"), (1e9, "1.0e9"), (None, "None"),
+     (float("nan"), "nan")],
 )  # fmt: skip
 def test_values(number, text):
     assert figures.value(number) == text

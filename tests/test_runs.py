@@ -20,7 +20,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from pbtrl.lock import Lock
-Lock(Path(sys.argv[1])).acquire()
+lock = Lock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 time.sleep(60)
 """
@@ -80,9 +80,9 @@ def test_names_stay_below_the_root(tmp_path: Path, name):
 
 def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path):
     (tmp_path / "runs").touch()
-    with pytest.raises(RunError, match="^cannot write to .*runs: [^\n]*$"):
+    with pytest.raises(RunError, match=r"^cannot write to .*runs: [^\n]*$"):
         runs.create(tmp_path / "runs", "pong")
-    with pytest.raises(RunError, match="^cannot write to .*sub: [^\n]*$"):
+    with pytest.raises(RunError, match=r"^cannot write to .*sub: [^\n]*$"):
         runs.create(tmp_path / "runs" / "sub", "pong")
 
 
@@ -101,7 +101,7 @@ def test_find_by_name_prefix_path_and_last(tmp_path: Path):
     assert runs.find("b", tmp_path).name == "breakout"
     assert runs.find("pong-b", tmp_path).name == "pong-b"
     assert runs.find(str(tmp_path / "pong-b"), Path("elsewhere")).name == "pong-b"
-    with pytest.raises(RunError, match="'pong' may mean pong-a, pong-b$"):
+    with pytest.raises(RunError, match=r"'pong' may mean pong-a, pong-b$"):
         runs.find("pong", tmp_path)
     with pytest.raises(RunError, match=r"no run 'x' in .*: there are breakout, pong-a, pong-b$"):
         runs.find("x", tmp_path)
@@ -139,11 +139,13 @@ def test_a_killed_controller_leaves_no_lock(tmp_path: Path):
     command = [sys.executable, "-c", HOLD, str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     with process:
-        assert process.stdout
-        assert process.stdout.readline() == "held\n"
-        assert runs.state(run) == "running"
-        assert (lock.holder(run) or {})["pid"] == process.pid
-        process.kill()
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "held\n"
+            assert runs.state(run) == "running"
+            assert (lock.holder(run) or {})["pid"] == process.pid
+        finally:
+            process.kill()
     assert runs.state(run) == "crashed"
     with lock.Lock(run):
         pass
@@ -183,7 +185,7 @@ def test_without_fcntl_the_text_of_the_lock_counts(tmp_path: Path, monkeypatch):
     assert lock.holder(run) is None
     with lock.Lock(run):
         assert runs.state(run) == "running"
-        with pytest.raises(RunError, match="if it is gone, delete .*LOCK"):
+        with pytest.raises(RunError, match=r"if it is gone, delete .*LOCK"):
             lock.Lock(run).acquire()
     assert lock.holder(run) is None
 

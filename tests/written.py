@@ -35,7 +35,6 @@ class Written:
         self.listener: Any = Listening()
         self.elapsed = 0.0
         self.lines: list[Line] = []
-        self._journal = Journal(run / "journal.jsonl")
         self._append(self.header.to_line())
 
     def decide(self, *assignments: Assignment, wait: float = 10.0) -> None:
@@ -77,16 +76,15 @@ class Written:
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(text or json.dumps(line) + "\n")
 
-    def close(self) -> None:
-        self._journal.close()
-
     def _write(self, line: Line, wait: float) -> None:
         self.elapsed += wait
         line["timing"] = {"time": START + self.elapsed, "elapsed": self.elapsed}
         self.listener.event(self._append(line))
 
     def _append(self, line: Line) -> Line:
-        seen = self._journal.append(line)
+        journal = Journal(self.run / "journal.jsonl")
+        seen = journal.append(line)
+        journal.close()
         self.population.record(seen)
         self.lines.append(seen)
         return seen

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.types import Learned
+from agents.types import Learned, Trajectory
 from pbtrl.population import Assignment
 from pbtrl.rl.rollout import Rollout
 from pbtrl.rl.setting import Setting, env_seeds, fill, generator, seed_for
@@ -25,13 +25,17 @@ UNSAVED = "return.running"  # belongs to the envs under way, not to what was lea
 
 
 class RLCohort:
-    """k members of one structure; see `pbtrl.trainable.Cohort` for the contract."""
+    """k members of one structure; see `pbtrl.trainable.Cohort` for the contract.
+
+    Attributes:
+        rollout: the envs and their buffers; None before the first slice.
+    """
 
     def __init__(self, members: Sequence[str], setting: Setting, threads: int) -> None:
         self.members = tuple(members)
         self._setting, self._threads = setting, threads
         self._state = setting.agent.init([torch.Generator().manual_seed(0) for _ in members])
-        self._rollout: Rollout | None = None
+        self.rollout: Rollout | None = None
         self._new_policy = [True] * len(members)
 
     def init(self, slot: int, seed: int) -> None:
@@ -51,13 +55,13 @@ class RLCohort:
         self._hyperparameters = self._live([a.hyperparameters for a in assignments])
         self._consumed: dict[str, Tensor] = {}
         self._generators = [generator(a.seed, "actions") for a in assignments]
-        if self._rollout is None or self._setting.reset:
+        if self.rollout is None or self._setting.reset:
             self._reset_envs()
-        assert self._rollout is not None
-        self._rollout.clear()
+        assert self.rollout is not None
+        self.rollout.clear()
         for slot, new in enumerate(self._new_policy):
             if new:
-                self._rollout.forget(slot)
+                self.rollout.forget(slot)
         self._new_policy = [False] * len(self.members)
         self._curves: list[list[tuple[int, float]]] = [[] for _ in self.members]
         self._told = [0] * len(self.members)
@@ -65,11 +69,8 @@ class RLCohort:
 
     def turn(self) -> bool:
         """One block."""
-        assert self._rollout is not None
-        left = (self._length - self._done) // self._setting.envs
-        steps = int(self._hyperparameters["unroll_length"][0]) if self._setting.exact else self._setting.block
-        block = self._rollout.collect(self._state, self._generators, min(steps, left))
-        learned = self._setting.agent.learn(self._state, block, self._hyperparameters)
+        block = self.collect()
+        learned = self.learn(block)
         self._consumed = _merge(self._consumed, learned)
         self._done += block.rewards.shape[1] * self._setting.envs
         self._updates += 1
@@ -78,9 +79,32 @@ class RLCohort:
         self._draw_curve()
         return self._done >= self._length
 
+    def collect(self) -> Trajectory:
+        """A block of experience."""
+        assert self.rollout is not None
+        left = (self._length - self._done) // self._setting.envs
+        return self.rollout.collect(self._state, self._generators, min(self.block, left))
+
+    def learn(self, block: Trajectory) -> Learned:
+        """Learn from a block under the assigned hyperparameters."""
+        return self._setting.agent.learn(self._state, block, self._hyperparameters)
+
+    def act_once(self) -> int:
+        """Act on the newest observations, without a step; returns how many actions that were."""
+        assert self.rollout is not None
+        noise = self._setting.agent.noise(self._generators, 1, self._setting.envs)[0]
+        action, _ = self._setting.agent.act(self._state, self.rollout.last, noise)
+        return int(action.shape[0] * action.shape[1])
+
+    @property
+    def block(self) -> int:
+        """Env steps per env until the next update."""
+        exact = self._setting.exact
+        return int(self._hyperparameters["unroll_length"][0]) if exact else self._setting.block
+
     def metrics(self) -> list[dict[str, float]]:
         """Per slot: means over the updates since the last call, and the speed."""
-        assert self._rollout is not None
+        assert self.rollout is not None
         seconds, steps = time.monotonic() - self._since, self._done - self._since_step
         if not self._updates:
             return [{} for _ in self.members]
@@ -88,17 +112,17 @@ class RLCohort:
         for slot, a in enumerate(self._assignments):
             row: dict[str, float] = {"step": a.start + self._done, "perf/env_steps_per_s": steps / max(seconds, 1e-9)}
             row |= {name: float(total[slot]) / self._updates for name, total in self._sums.items()}
-            if recent := self._rollout.episodes[slot].returns[-20:]:
+            if recent := self.rollout.episodes[slot].returns[-20:]:
                 row["episode/return_mean"] = float(np.mean(recent))
-                row["episode/length_mean"] = float(np.mean(self._rollout.episodes[slot].lengths[-20:]))
+                row["episode/length_mean"] = float(np.mean(self.rollout.episodes[slot].lengths[-20:]))
             rows.append(row)
         self._clear_metrics()
         return rows
 
     def outcome(self, slot: int) -> Outcome:
         """What the slice gave so far."""
-        assert self._rollout is not None
-        episodes = self._rollout.episodes[slot]
+        assert self.rollout is not None
+        episodes = self.rollout.episodes[slot]
         assigned = self._assignments[slot]
         skipped = int(self._state.tensors["skipped"][slot])
         evaluation: list[float] = []
@@ -121,9 +145,9 @@ class RLCohort:
 
     def close(self) -> None:
         """Free the envs."""
-        if self._rollout:
-            self._rollout.close()
-            self._rollout = None
+        if self.rollout:
+            self.rollout.close()
+            self.rollout = None
 
     def _fill(self, slot: int, row: Tensors) -> None:
         fill(self._state, slot, row)
@@ -137,22 +161,22 @@ class RLCohort:
         return {name: torch.tensor(values, dtype=kinds[name]) for name, values in chosen.items()}
 
     def _reset_envs(self) -> None:
-        if self._rollout:
-            self._rollout.close()
+        if self.rollout:
+            self.rollout.close()
         seeds = [s for a in self._assignments for s in env_seeds(seed_for(a.seed, "envs"), self._setting.envs)]
         vector = self._setting.make(seeds, self._threads)
-        self._rollout = Rollout(vector, len(self.members), self._setting.agent, self._setting.to_env)
+        self.rollout = Rollout(vector, len(self.members), self._setting.agent, self._setting.to_env)
         if UNSAVED in self._state.tensors:
             self._state.tensors[UNSAVED].zero_()
 
     def _draw_curve(self) -> None:
         """A point of the curve for every `every` steps: the mean of the episodes finished since the last one."""
-        assert self._rollout is not None
+        assert self.rollout is not None
         if self._done < self._curve_at and self._done < self._length:
             return
         self._curve_at += self._setting.every
         for slot, a in enumerate(self._assignments):
-            returns = self._rollout.episodes[slot].returns
+            returns = self.rollout.episodes[slot].returns
             if recent := returns[self._told[slot] :]:
                 self._curves[slot].append((a.start + self._done, float(np.mean(recent))))
             self._told[slot] = len(returns)

@@ -39,7 +39,7 @@ class Rollout:
 
     def __init__(self, vector: Vector, members: int, agent: Agent, to_env: ToEnv) -> None:
         self.vector, self.members, self.envs = vector, members, vector.num_envs // members
-        self._agent, self._to_env = agent, to_env
+        self.act, self._noise, self._to_env = agent.act, agent.noise, to_env
         shape = vector.single_observation_space.shape or ()
         image = vector.single_observation_space.dtype == np.uint8 and len(shape) == 3
         self._dtype = torch.uint8 if image else torch.float32
@@ -63,11 +63,11 @@ class Rollout:
         """`time` steps of every env; the trajectory is valid until the next call."""
         p, b = self.members, self.envs
         buffers = self._buffers.setdefault(time, _Buffers(time, p, b, self._shape, self._dtype))
-        noise = self._agent.noise(generators, time, b)
+        noise = self._noise(generators, time, b)
         actions, policies = [], []
-        buffers.observations[0].copy_(self._last.view(p, b, *self._shape))
+        buffers.observations[0].copy_(self.last)
         for t in range(time):
-            action, policy = self._agent.act(state, buffers.observations[t], noise[t])
+            action, policy = self.act(state, buffers.observations[t], noise[t])
             actions.append(action)
             policies.append(policy)
             outside = self._to_env(action).flatten(0, 1).numpy()
@@ -88,6 +88,11 @@ class Rollout:
             dead=buffers.member_major(buffers.dead),
             policy=torch.stack(policies, 1),
         )
+
+    @property
+    def last(self) -> Tensor:
+        """The newest observations, [P, B, ...]."""
+        return self._last.view(self.members, self.envs, *self._shape)
 
     def close(self) -> None:
         """Free the envs."""

@@ -1,0 +1,233 @@
+"""How fast a config trains, against its simulator alone, measured in one run with all cores busy.
+
+Four measurements on the same processes and cores: env stepping alone (the bare library pool under random actions,
+none of our wrappers), acting alone, learning alone, and full training.
+
+    roofline   = 1 / (1 / env + 1 / act + 1 / learn)     what no overlap and no overhead would give
+    efficiency = full training / roofline
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+import envs
+from pbtrl import build
+from pbtrl.config import Config, ConfigError
+from pbtrl.population import Assignment, Population
+
+PHASES = ("env", "act", "learn", "train")
+
+
+def measure(config: Config, seconds: float) -> dict[str, Any]:
+    """Rates in env steps per second of the whole population, `seconds` per measurement.
+
+    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, act_only_steps_per_s, learn_only_steps_per_s,
+    roofline_env_steps_per_s, efficiency, env_only_ratio, shares {env, act, learn, other} of the training time,
+    workers, members, backend.
+
+    Raises:
+        ConfigError: this is not a config of an env.
+    """
+    if config.env is None:
+        raise ConfigError(["bench measures envs, and this config has a trainable"])
+    members = list(Population(config.population.size, config.seed).members)
+    count = build.workers(config)
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for cores, groups in build.shares(config, members):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, config.to_json(), groups, cores, seconds), daemon=True)
+        process.start()
+        pipes.append(ours)
+        processes.append(process)
+    totals: dict[str, float] = {}
+    for phase in PHASES:
+        for pipe in pipes:
+            pipe.recv()
+        for pipe in pipes:  # all start together
+            pipe.send(phase)
+    found = [pipe.recv() for pipe in pipes]
+    for process in processes:
+        process.join()
+    totals = {phase: sum(f[phase] for f in found) for phase in PHASES}
+    roofline = 1.0 / sum(1.0 / totals[phase] for phase in ("env", "act", "learn"))
+    shares = {part: sum(f["shares"][part] for f in found) / count for part in ("env", "act", "learn")}
+    return {
+        "env_steps_per_s": totals["train"],
+        "frames_per_s": totals["train"] * config.frames_per_step,
+        "env_only_steps_per_s": totals["env"],
+        "act_only_steps_per_s": totals["act"],
+        "learn_only_steps_per_s": totals["learn"],
+        "roofline_env_steps_per_s": roofline,
+        "efficiency": totals["train"] / roofline,
+        "env_only_ratio": totals["train"] / totals["env"],
+        "shares": {**shares, "other": 1.0 - sum(shares.values())},
+        "workers": count,
+        "members": len(members),
+        "backend": config.env.backend,
+    }
+
+
+def text(found: dict[str, Any]) -> str:
+    """The measurements as a few lines."""
+    shares = "  ".join(f"{k} {100 * v:.1f} %" for k, v in found["shares"].items())
+    return "\n".join(
+        [
+            f"training   {found['env_steps_per_s']:>10,.0f} env steps/s  ({found['frames_per_s']:,.0f} frames/s)",
+            f"env only   {found['env_only_steps_per_s']:>10,.0f} env steps/s  bare {found['backend']} pool",
+            f"ratio      {found['env_only_ratio']:>10.3f} of the env-only rate",
+            f"roofline   {found['roofline_env_steps_per_s']:>10,.0f} env steps/s  efficiency {found['efficiency']:.3f}",
+            f"time       {shares}",
+            f"{found['members']} members on {found['workers']} workers",
+        ]
+    )
+
+
+def _work(pipe: Connection, config: str, groups: list[list[str]], cores: tuple[int, ...], seconds: float) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    share = _Share(config, groups, len(cores))
+    found: dict[str, Any] = {}
+    for phase in PHASES:
+        pipe.send("ready")
+        pipe.recv()
+        found[phase] = getattr(share, phase)(seconds)
+    pipe.send({**found, "shares": share.shares})
+    share.close()
+
+
+class _Share:
+    """One worker's cohorts, and each measurement on them: env steps per second."""
+
+    def __init__(self, text: str, groups: list[list[str]], threads: int) -> None:
+        from pbtrl.rl.cohort import RLCohort
+
+        config = Config.from_json(text)
+        assert config.env is not None
+        self._config, self._builder = config, build.RLBuilder(config)
+        self._threads, self.shares = threads, dict.fromkeys(("env", "act", "learn"), 0.0)
+        self._cohorts = []
+        for group in groups:
+            cohort = self._builder.cohort(group, threads)
+            assert isinstance(cohort, RLCohort)
+            population = Population(config.population.size, config.seed)
+            drawn = {m: config.space.sample(population.rng(m, 0, "prior")) for m in group}
+            assignments = [
+                Assignment(f"{m}/000000", m, None, 0, 2**62, drawn[m], population.slice_seed(m, 0)) for m in group
+            ]
+            for slot, a in enumerate(assignments):
+                cohort.init(slot, a.seed)
+            cohort.begin(assignments)
+            cohort.turn()
+            self._cohorts.append(cohort)
+
+    def env(self, seconds: float) -> float:
+        """The bare pools under random actions."""
+        env = self._config.env
+        assert env is not None
+        pools = [
+            envs.bare(
+                env.id, range(len(c.members) * env.num_envs), threads=self._threads, backend=env.backend,
+                protocol=env.protocol, kwargs=env.kwargs,
+            )
+            for c in self._cohorts
+        ]  # fmt: skip
+        actions = [_random_actions(c.rollout.vector) for c in self._cohorts]
+        for pool in pools:
+            pool.reset()
+        turns = itertools.count()
+
+        def step() -> int:
+            turn = next(turns)
+            for pool, drawn in zip(pools, actions, strict=True):
+                pool.step(drawn[turn % len(drawn)])
+            return sum(len(drawn[0]) for drawn in actions)
+
+        rate = _rate(step, seconds)
+        for pool in pools:
+            pool.close()
+        return rate
+
+    def act(self, seconds: float) -> float:
+        """Policies on the observations at hand."""
+        return _rate(lambda: sum(c.act_once() for c in self._cohorts), seconds)
+
+    def learn(self, seconds: float) -> float:
+        """Updates from one block."""
+        blocks = [c.collect() for c in self._cohorts]
+
+        def update() -> int:
+            for cohort, block in zip(self._cohorts, blocks, strict=True):
+                cohort.learn(block)
+            return sum(b.rewards.numel() for b in blocks)
+
+        return _rate(update, seconds)
+
+    def train(self, seconds: float) -> float:
+        """What a worker does; a stopwatch around each part."""
+        assert self._config.env is not None
+        num_envs, watch = self._config.env.num_envs, _Stopwatch()
+        for cohort in self._cohorts:
+            watch.around(cohort)
+
+        def turn() -> int:
+            for cohort in self._cohorts:
+                cohort.turn()
+            return sum(len(c.members) * num_envs * c.block for c in self._cohorts)
+
+        begun = time.perf_counter()
+        rate = _rate(turn, seconds)
+        spent = time.perf_counter() - begun
+        self.shares = {part: watch.seconds[part] / spent for part in self.shares}
+        return rate
+
+    def close(self) -> None:
+        """Free the envs."""
+        for cohort in self._cohorts:
+            cohort.close()
+
+
+class _Stopwatch:
+    """Sums the time in a cohort's parts; costs about a microsecond per call."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("env", "act", "learn"), 0.0)
+
+    def around(self, cohort: Any) -> None:
+        """Wrap the cohort's env step, act and learn."""
+        cohort.rollout.vector.step = self._timed("env", cohort.rollout.vector.step)
+        cohort.rollout.act = self._timed("act", cohort.rollout.act)
+        cohort.learn = self._timed("learn", cohort.learn)
+
+    def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begun = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.seconds[part] += time.perf_counter() - begun
+            return result
+
+        return timed
+
+
+def _rate(step: Callable[[], int], seconds: float) -> float:
+    step()
+    begun, done = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        done += step()
+    return done / (time.perf_counter() - begun)
+
+
+def _random_actions(vector: Any) -> list[Any]:
+    """A few batches of random actions, drawn beforehand."""
+    space = vector.single_action_space
+    space.seed(0)
+    return [np.stack([space.sample() for _ in range(vector.num_envs)]) for _ in range(64)]

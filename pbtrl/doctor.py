@@ -1,0 +1,97 @@
+"""What this machine has, and whether it works: versions, cores, envs, and the file system under the runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "envpool", "tensorboard", "pydantic", "rich")
+STEPS = 100
+
+
+def examine() -> list[dict[str, Any]]:
+    """Every check as `{check, ok, what}`."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
+        ("packages", _packages),
+        ("cores", _cores),
+        ("MuJoCo", lambda: _steps("HalfCheetah-v5")),
+        ("Atari", lambda: _steps("ALE/Pong-v5")),
+        ("disk", _disk),
+        ("file system", _file_system),
+        ("terminal", lambda: f"{'yes' if sys.stdout.isatty() else 'no'}, {shutil.get_terminal_size().columns} columns"),
+    ]
+    return [_check(name, function) for name, function in checks]
+
+
+def text(checks: list[dict[str, Any]]) -> str:
+    """One line per check."""
+    return "\n".join(f"{'ok  ' if c['ok'] else 'FAIL'}  {c['check']:12}  {c['what']}" for c in checks)
+
+
+def _check(name: str, function: Callable[[], str]) -> dict[str, Any]:
+    try:
+        return {"check": name, "ok": True, "what": function()}
+    except Exception as error:  # whatever it is, the doctor reports it and goes on
+        return {"check": name, "ok": False, "what": f"{type(error).__name__}: {error}"}
+
+
+def _packages() -> str:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} missing" + (' (pip install "pbtrl[fast]")' if name == "envpool" else ""))
+    return ", ".join(found)
+
+
+def _cores() -> str:
+    from pbtrl.build import available_cores
+
+    return f"{len(available_cores())} of {os.cpu_count()} may be used"
+
+
+def _steps(env: str) -> str:
+    import numpy as np
+
+    import envs
+
+    vector = envs.make(env, [0, 1])
+    try:
+        vector.reset()
+        space = vector.single_action_space
+        space.seed(0)
+        begun = time.perf_counter()
+        for _ in range(STEPS):
+            vector.step(np.stack([space.sample(), space.sample()]))
+        rate = 2 * STEPS / (time.perf_counter() - begun)
+    finally:
+        vector.close()
+    return f"{env} with {envs.resolve_backend(env)}: {STEPS} steps of 2 envs, {rate:,.0f} env steps/s on one core"
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(Path.cwd()).free
+    if free < 2**30:
+        raise OSError(f"only {free / 2**20:.0f} MiB free in {Path.cwd()}")
+    return f"{free / 2**30:.0f} GiB free in {Path.cwd()}"
+
+
+def _file_system() -> str:
+    from pbtrl.snapshots import write_atomically
+
+    with TemporaryDirectory(dir=Path.cwd(), prefix=".pbtrl-doctor-") as folder:
+        begun = time.perf_counter()
+        write_atomically(Path(folder) / "probe", "x")
+        milliseconds = 1000 * (time.perf_counter() - begun)
+    slow = "; slow, perhaps a network disk" if milliseconds > 200 else ""
+    return f"write, fsync and rename take {milliseconds:.0f} ms{slow}"
