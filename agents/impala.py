@@ -173,7 +173,7 @@ class ImpalaAgent:
         observations = block.observations[members, :, envs]
         p, time, b = mask.shape
         head, values = self.net.both(params, self._inputs(state, observations.flatten(1, 2), members))
-        head, values = head.unflatten(1, (time + 1, b)), values.view(p, time + 1, b)
+        head, values = head.reshape(p, time + 1, b, -1), values.reshape(p, time + 1, b)
         policy = self.policy.join(head[:, :-1], params.get("free"))
         log_probs = self.policy.log_prob(policy, block.actions[members, :, envs])
         log_rhos = (log_probs - batch.log_probs[members, :, envs]).detach()

@@ -21,6 +21,7 @@ from agents.settings import AgentSettings
 from agents.types import Views
 
 PAD = 16  # floats; a vector register's width, so that no member's row shares one with its neighbour
+COLUMNS = 8  # of a matrix; with fewer, batched products of one member are summed in another order than those of four
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Layout:
         """Every parameter of [P, D] as [P, *shape], without copying."""
         views, start = {}, 0
         for name, shape in self.shapes.items():
-            views[name] = flat[:, start : start + math.prod(shape)].unflatten(1, shape)
+            views[name] = flat[:, start : start + math.prod(shape)].view(len(flat), *shape)
             start += _padded(math.prod(shape))
         return views
 
@@ -89,10 +90,10 @@ class MLP:
 
     @property
     def layout(self) -> Layout:
-        """Weights [in, out] and biases [1, out] of both stacks."""
+        """Weights [in, out] and biases [1, out] of both stacks; the last layers have unused columns up to COLUMNS."""
         shapes: dict[str, tuple[int, ...]] = {}
         for stack, last in (("policy", self.outputs), ("value", 1)):
-            widths = [self.inputs, *self.hidden, last]
+            widths = [self.inputs, *self.hidden, _padded(last, COLUMNS)]
             for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
                 shapes[f"{stack}.{i}.weight"] = (fan_in, fan_out)
                 shapes[f"{stack}.{i}.bias"] = (1, fan_out)
@@ -107,16 +108,19 @@ class MLP:
             else:
                 last = name.split(".")[1] == str(len(self.hidden))
                 gain = math.sqrt(2) if not last else 0.01 if name.startswith("policy") else 1.0
-                params[name] = torch.nn.init.orthogonal_(torch.empty(shape), gain, generator=generator)
+                used = shape[1] if not last else self.outputs if name.startswith("policy") else 1
+                params[name] = torch.zeros(shape)
+                weight = torch.nn.init.orthogonal_(torch.empty(shape[0], used), gain, generator=generator)
+                params[name][:, :used] = weight
         return params
 
     def policy(self, params: Views, x: Tensor) -> Tensor:
         """[P, M, inputs] -> [P, M, outputs]."""
-        return self._stack(params, "policy", x)
+        return self._stack(params, "policy", x)[..., : self.outputs]
 
     def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
         """[P, M, inputs] -> [P, M, outputs], [P, M]."""
-        return self._stack(params, "policy", x), self._stack(params, "value", x).squeeze(-1)
+        return self.policy(params, x), self._stack(params, "value", x)[..., 0]
 
     def _stack(self, params: Views, stack: str, x: Tensor) -> Tensor:
         for i in range(len(self.hidden) + 1):
@@ -231,5 +235,5 @@ def _precision(name: str) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def _padded(size: int) -> int:
-    return -(-size // PAD) * PAD
+def _padded(size: int, unit: int = PAD) -> int:
+    return -(-size // unit) * unit

@@ -25,6 +25,7 @@ from pbtrl.config import Config, ConfigError
 from pbtrl.population import Assignment, Population
 
 PHASES = ("env", "act", "learn", "train")
+ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all of them
 
 
 def measure(config: Config, seconds: float) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
         pipes.append(ours)
         processes.append(process)
     totals: dict[str, float] = {}
-    for phase in PHASES:
+    for phase in PHASES * ROUNDS:
         for pipe in pipes:
             pipe.recv()
         for pipe in pipes:  # all start together
@@ -96,12 +97,13 @@ def _work(pipe: Connection, config: str, groups: list[list[str]], cores: tuple[i
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     share = _Share(config, groups, len(cores))
-    found: dict[str, Any] = {}
-    for phase in PHASES:
+    rates: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    for phase in PHASES * ROUNDS:
         pipe.send("ready")
         pipe.recv()
-        found[phase] = getattr(share, phase)(seconds)
-    pipe.send({**found, "shares": share.shares})
+        rates[phase].append(getattr(share, phase)(seconds / ROUNDS))
+    found = {phase: sum(rate) / ROUNDS for phase, rate in rates.items()}
+    pipe.send({**found, "shares": {part: spent / seconds for part, spent in share.spent.items()}})
     share.close()
 
 
@@ -114,8 +116,10 @@ class _Share:
         config = Config.from_json(text)
         assert config.env is not None
         self._config, self._builder = config, build.RLBuilder(config)
-        self._threads, self.shares = threads, dict.fromkeys(("env", "act", "learn"), 0.0)
-        self._cohorts = []
+        self._threads, self.spent = threads, dict.fromkeys(("env", "act", "learn"), 0.0)
+        self._cohorts: list[Any] = []
+        self._watched = False
+        self._clock = dict(self.spent)
         for group in groups:
             cohort = self._builder.cohort(group, threads)
             assert isinstance(cohort, RLCohort)
@@ -129,33 +133,32 @@ class _Share:
             cohort.begin(assignments)
             cohort.turn()
             self._cohorts.append(cohort)
+        self._actions = [_random_actions(c.rollout.vector) for c in self._cohorts]
+        self._pools: list[Any] = []
 
     def env(self, seconds: float) -> float:
         """The bare pools under random actions."""
-        env = self._config.env
-        assert env is not None
-        pools = [
-            envs.bare(
-                env.id, range(len(c.members) * env.num_envs), threads=self._threads, backend=env.backend,
-                protocol=env.protocol, kwargs=env.kwargs,
-            )
-            for c in self._cohorts
-        ]  # fmt: skip
-        actions = [_random_actions(c.rollout.vector) for c in self._cohorts]
-        for pool in pools:
-            pool.reset()
+        if not self._pools:
+            self._pools = [self._bare(len(c.members)) for c in self._cohorts]
         turns = itertools.count()
 
         def step() -> int:
             turn = next(turns)
-            for pool, drawn in zip(pools, actions, strict=True):
+            for pool, drawn in zip(self._pools, self._actions, strict=True):
                 pool.step(drawn[turn % len(drawn)])
-            return sum(len(drawn[0]) for drawn in actions)
+            return sum(len(drawn[0]) for drawn in self._actions)
 
-        rate = _rate(step, seconds)
-        for pool in pools:
-            pool.close()
-        return rate
+        return _rate(step, seconds)
+
+    def _bare(self, members: int) -> Any:
+        env = self._config.env
+        assert env is not None
+        pool = envs.bare(
+            env.id, range(members * env.num_envs), threads=self._threads, backend=env.backend, protocol=env.protocol,
+            kwargs=env.kwargs,
+        )  # fmt: skip
+        pool.reset()
+        return pool
 
     def act(self, seconds: float) -> float:
         """Policies on the observations at hand."""
@@ -175,35 +178,24 @@ class _Share:
     def train(self, seconds: float) -> float:
         """What a worker does; a stopwatch around each part."""
         assert self._config.env is not None
-        num_envs, watch = self._config.env.num_envs, _Stopwatch()
-        for cohort in self._cohorts:
-            watch.around(cohort)
+        num_envs = self._config.env.num_envs
+        if not self._watched:
+            self._watched = True
+            for cohort in self._cohorts:
+                self._watch(cohort)
 
         def turn() -> int:
             for cohort in self._cohorts:
                 cohort.turn()
             return sum(len(c.members) * num_envs * c.block for c in self._cohorts)
 
-        begun = time.perf_counter()
+        self._clock = dict.fromkeys(self.spent, 0.0)
         rate = _rate(turn, seconds)
-        spent = time.perf_counter() - begun
-        self.shares = {part: watch.seconds[part] / spent for part in self.shares}
+        self.spent = {part: spent + self._clock[part] for part, spent in self.spent.items()}
         return rate
 
-    def close(self) -> None:
-        """Free the envs."""
-        for cohort in self._cohorts:
-            cohort.close()
-
-
-class _Stopwatch:
-    """Sums the time in a cohort's parts; costs about a microsecond per call."""
-
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(("env", "act", "learn"), 0.0)
-
-    def around(self, cohort: Any) -> None:
-        """Wrap the cohort's env step, act and learn."""
+    def _watch(self, cohort: Any) -> None:
+        """Sum the time in the cohort's env steps, acting and learning; about a microsecond per call."""
         cohort.rollout.vector.step = self._timed("env", cohort.rollout.vector.step)
         cohort.rollout.act = self._timed("act", cohort.rollout.act)
         cohort.learn = self._timed("learn", cohort.learn)
@@ -212,14 +204,18 @@ class _Stopwatch:
         def timed(*args: Any, **kwargs: Any) -> Any:
             begun = time.perf_counter()
             result = function(*args, **kwargs)
-            self.seconds[part] += time.perf_counter() - begun
+            self._clock[part] += time.perf_counter() - begun
             return result
 
         return timed
 
+    def close(self) -> None:
+        """Free the envs."""
+        for closable in [*self._cohorts, *self._pools]:
+            closable.close()
+
 
 def _rate(step: Callable[[], int], seconds: float) -> float:
-    step()
     begun, done = time.perf_counter(), 0
     while time.perf_counter() - begun < seconds:
         done += step()

@@ -27,12 +27,13 @@ def value(number: object) -> str:
 
 
 def score(fitness: float | None) -> str:
-    """A fitness: `18.4`, `-1523`; `-` where it is absent."""
+    """A fitness, three digits or more: `0.912`, `-20.3`, `-1523`; `-` where it is absent."""
     if fitness is None:
         return "-"
-    if fitness == 0 or 0.1 <= abs(fitness) < 10_000_000:
-        return f"{fitness:.1f}" if abs(fitness) < 1000 else f"{fitness:.0f}"
-    return value(float(fitness))
+    if fitness and not 0.01 <= abs(fitness) < 10_000_000:
+        return value(float(fitness))
+    places = next((n for n, limit in ((3, 1), (2, 10), (1, 1000)) if abs(fitness) < limit), 0)
+    return f"{fitness:.{places}f}"
 
 
 def clock(seconds: float) -> str:

@@ -109,6 +109,8 @@ class Standings:
         for member, line in self._tail.poll():
             self._live[member] = line
         now = self._clock()
+        if self.step == self._pace[0][1]:  # workers are still starting: that is no slow training
+            self._pace = deque([(now, self.step)])
         if now - self._pace[-1][0] >= 1.0:
             self._pace.append((now, self.step))
             while now - self._pace[0][0] > RATE_WINDOW:

@@ -53,9 +53,9 @@ def test_rows_are_sorted_by_fitness_and_a_copy_shows_where_it_came_from(tmp_path
     text = drawn(standings, events)
     assert "pong · gen 1 · 200 / 2.0k env steps (10 %)" in text
     first, second = (line.split() for line in text.splitlines() if re.match(r"\d  ", line))
-    assert first == ["1", "m00", "3.0", "█", "0.01", "20", "100", "-", "1", "train"]
-    assert second == ["2", "m01", "-5.0", "▁", "5.0e-3", "↓", "20", "↑", "100", "-", "1", "copied", "m00"]
-    assert "0:00:40  m01 <- m00  fitness -5.0 -> 3.0  learning_rate 0.1 -> 5.0e-3  unroll_length" in text
+    assert first == ["1", "m00", "3.00", "█", "0.01", "20", "100", "-", "1", "train"]
+    assert second == ["2", "m01", "-5.00", "▁", "5.0e-3", "↓", "20", "↑", "100", "-", "1", "copied", "m00"]
+    assert "0:00:40  m01 <- m00  fitness -5.00 -> 3.00  learning_rate 0.1 -> 5.0e-3  unroll_length" in text
     assert "Ctrl-C: save and stop" in text
 
 
@@ -188,7 +188,7 @@ def test_live_redraws_and_leaves_the_last_frame(tmp_path: Path):
     v.tick()
     w.report("m00", 7.5)
     v.close()
-    assert "7.5" in file.getvalue().rsplit("pong ·", 1)[1]
+    assert "7.50" in file.getvalue().rsplit("pong ·", 1)[1]
     assert "\x1b[31m" not in file.getvalue()
 
 
@@ -214,11 +214,11 @@ def test_plain_lines_come_every_half_minute_and_with_every_event(tmp_path: Path,
     event, *rest = lines_of("plain", tmp_path, monkeypatch)
     assert (
         event
-        == "  0:00:40  m01 <- m00  fitness -5.0 -> 3.0  learning_rate 0.1 -> 5.0e-3  unroll_length 5 -> 20"
+        == "  0:00:40  m01 <- m00  fitness -5.00 -> 3.00  learning_rate 0.1 -> 5.0e-3  unroll_length 5 -> 20"
     )
     assert [line.split()[0] for line in rest] == ["0:00:30", "0:01:00", "0:01:10"]
     assert "200 / 2.0k env steps (10 %)" in rest[0]
-    assert "best m00 3.0  median -1.0" in rest[0]
+    assert "best m00 3.00  median -1.00" in rest[0]
     assert "\n".join([event, *rest]).isascii()
 
 
@@ -266,7 +266,7 @@ def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path)
         "evaluation": {"mean": 3.5, "interval": [3.1, 3.9], "episodes": 30},
     }
     text = progress.summary(best, w.run)
-    assert "m01 (m01/000001): mean return 3.5, 95 % interval 3.1 to 3.9, 30 fresh episodes" in text
+    assert "m01 (m01/000001): mean return 3.50, 95 % interval 3.10 to 3.90, 30 fresh episodes" in text
     assert "learning_rate 0.01 -> 5.0e-3 from 100" in text
     assert "unroll_length 20\n" in text
     assert "0:00:50" in text
@@ -304,6 +304,8 @@ def test_values(number, text):
 
 
 def test_scores_clocks_and_sizes():
-    assert [figures.score(x) for x in (None, 18.44, -1523.6, 0.0123)] == ["-", "18.4", "-1524", "0.0123"]
+    assert [figures.score(x) for x in (None, 0, 0.9123, -3.5, 18.44, -1523.6, 0.00123)] == [
+        "-", "0.000", "0.912", "-3.50", "18.4", "-1524", "1.2e-3",
+    ]  # fmt: skip
     assert [figures.clock(x) for x in (0, 8047.9, -1)] == ["0:00:00", "2:14:07", "0:00:00"]
     assert [figures.size(x) for x in (812, 4.1e6, 3e12)] == ["812 B", "4.1 MB", "3.0 TB"]

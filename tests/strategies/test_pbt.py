@@ -503,7 +503,7 @@ TOURNAMENT = {"copy": Exploit(method="binary_tournament", ties="copy")}
 TOURNAMENT["strict"] = replace(TOURNAMENT["copy"], min_gap=1e-9)
 
 
-def toy(folder: Path, *, seed: int = 0, every: int, **rules: Any) -> tuple[float, float]:
+def toy(folder: Path, *, seed: int = 0, every: int, clamp: bool = True, **rules: Any) -> tuple[float, float]:
     """Both members' final Q after 200 steps, through the whole machinery."""
     free = {n: Uniform(low=0.0, high=1.0, bounds="none") for n in ("h0", "h1")}
     strategy: Strategy = StartAt(
@@ -519,7 +519,7 @@ def toy(folder: Path, *, seed: int = 0, every: int, **rules: Any) -> tuple[float
     )
     folder.mkdir()
     population, journal = Population(2, seed, LAST), Journal(folder / "journal.jsonl")
-    executor = Inline(Host(QuadraticBuilder(clamp=True), folder / "members", [("m00", "m01")]))
+    executor = Inline(Host(QuadraticBuilder(clamp=clamp), folder / "members", [("m00", "m01")]))
     assert Controller(population, strategy, executor, journal).run() == "budget"
     journal.close()
     one, other = (m.fitness for m in population.members.values())
