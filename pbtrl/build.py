@@ -9,7 +9,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 import envs
 from pbtrl.config import Config, ConfigError
@@ -19,12 +22,15 @@ from pbtrl.header import Header
 from pbtrl.population import FitnessRule
 from pbtrl.snapshots import Tensors
 from pbtrl.strategies import Strategy
+from pbtrl.trainables.quadratic import QuadraticBuilder
 from pbtrl.trainable import Builder, Cohort
 
 if TYPE_CHECKING:
     from agents.impala import ImpalaAgent
 
 Evaluator = Callable[..., list[Any]]
+
+TRAINABLES = {"quadratic": QuadraticBuilder}
 
 
 def prepared(config: Config) -> Config:
@@ -246,9 +252,15 @@ class RLBuilder:
         )  # fmt: skip
 
 
-def _trainable_builder(config: Config) -> Builder:
+def _trainable_builder(config: Config) -> QuadraticBuilder:
     assert config.trainable is not None
-    raise ConfigError([f"trainable.name: unknown trainable {config.trainable.name!r}"])
+    found = config.trainable
+    if found.name not in TRAINABLES:
+        raise ConfigError([f"trainable.name: no trainable {found.name!r}: there is {', '.join(TRAINABLES)}"])
+    try:
+        return TRAINABLES[found.name](**found.kwargs)
+    except TypeError as error:
+        raise ConfigError([f"trainable: {error}"]) from None
 
 
 def _rule(config: Config) -> FitnessRule:
@@ -289,12 +301,25 @@ def _share(cores: Sequence[int], worker: int, count: int) -> tuple[int, ...]:
 
 def evaluator(config: Config) -> Evaluator:
     """`(rows, episodes=, seed=, deterministic=)` -> per snapshot an object with `returns`, `lengths` and `seeds`."""
+    if config.env is None:
+        return functools.partial(_evaluate_trainables, _trainable_builder(config))
     import torch
 
-    if config.env is None:
-        raise NotImplementedError
     torch.set_num_threads(1)
     return functools.partial(RLBuilder(config).evaluate, threads=len(available_cores()))
+
+
+def _evaluate_trainables(
+    builder: QuadraticBuilder, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False
+) -> list[Any]:  # fmt: skip
+    """One evaluation is all there is to a trainable, however many episodes are asked for."""
+    found = []
+    for row in rows:
+        rng = np.random.default_rng(seed)
+        trainable = builder.make(rng)
+        trainable.load_state_dict(row)
+        found.append(SimpleNamespace(returns=[trainable.evaluate(rng)], lengths=[0], seeds=[seed]))
+    return found
 
 
 def describe_env(config: Config) -> str:

@@ -16,7 +16,7 @@ USAGE, FAILED, CORRUPT = 2, 3, 4
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 usage or config, 3 failed, 4 corrupt or missing data."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(argv)
     from pbtrl.config import ConfigError
     from pbtrl.journal import JournalError
     from pbtrl.lock import RunError
@@ -33,6 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     return code
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments; overrides may stand among the options, which argparse alone does not allow."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if hasattr(arguments, "overrides") and all("=" in r and not r.startswith("-") for r in rest):
+        arguments.overrides += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

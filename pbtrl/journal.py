@@ -60,10 +60,10 @@ def read(path: Path) -> Iterator[Line]:
     for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             line = json.loads(raw)
-            kind = line["kind"]
+            newer = line["kind"] == "run" and line["schema"] > SCHEMA
         except (ValueError, KeyError, TypeError) as error:
             raise JournalError(f"{path}:{number}: not a journal line") from error
-        if kind == "run" and line["schema"] > SCHEMA:
+        if newer:
             raise JournalError(f"{path}:{number}: written by a newer pbtrl (schema {line['schema']})")
         yield line
 

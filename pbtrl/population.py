@@ -238,12 +238,10 @@ class Population:
         self.copies += assignment.donor is not None
 
     def _reported(self, line: Mapping[str, Any]) -> None:
-        member = self.members[line["member"]]
-        if member.open is None or member.open.id != line["assignment"]:
-            raise ValueError(f"report of {line['assignment']}, which is not open")
+        member, assignment = self._answered(line)
         slice_steps = line["step"] - member.step
-        member.parent, member.snapshot = member.open.parent, line["assignment"]
-        member.trained_under, member.given_up = member.open.hyperparameters, 0
+        member.parent, member.snapshot = assignment.parent, assignment.id
+        member.trained_under, member.given_up = assignment.hyperparameters, 0
         member.step, member.open, member.diverged = line["step"], None, line["diverged"]
         member.window += line["evaluation"] if self.rule.source == "evaluation" else line["returns"]
         del member.window[: -self.rule.window]
@@ -254,7 +252,13 @@ class Population:
         member.history.append((member.step, member.fitness))
 
     def _failed(self, line: Mapping[str, Any]) -> None:
+        member, _ = self._answered(line)
         if line["given_up"]:
-            member = self.members[line["member"]]
             member.open, member.lost = None, True
             member.given_up += 1
+
+    def _answered(self, line: Mapping[str, Any]) -> tuple[Member, Assignment]:
+        member = self.members[line["member"]]
+        if member.open is None or member.open.id != line["assignment"]:
+            raise ValueError(f"{line['kind']} of {line['assignment']}, which is not open")
+        return member, member.open

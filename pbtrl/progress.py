@@ -50,7 +50,7 @@ class View(Protocol):
         """Called a few times a second."""
 
     def close(self) -> None:
-        """Leave the terminal in order."""
+        """Leave the terminal in order; a second time does nothing."""
 
 
 def view(
@@ -110,7 +110,7 @@ class LinesView:
             event,
             now,
         )
-        self._told = now()
+        self._told, self._closed = now(), False
 
     def event(self, line: Line) -> None:
         """Tell what is worth telling of a journal line."""
@@ -126,8 +126,10 @@ class LinesView:
 
     def close(self) -> None:
         """Tell once more where the run stands."""
-        self._standings.refresh()
-        self._print(self._line(self._standings))
+        if not self._closed:
+            self._closed = True
+            self._standings.refresh()
+            self._print(self._line(self._standings))
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # `pbtrl train | head` goes on training
@@ -143,7 +145,7 @@ class LiveView:
         self._events: list[Event] = []
         self._drawn = -math.inf
         self._live = Live(console=console, auto_refresh=False)
-        self._live.start()
+        self._closed = False
 
     def event(self, line: Line) -> None:
         """Keep what is worth telling of a journal line."""
@@ -152,15 +154,17 @@ class LiveView:
     def tick(self) -> None:
         """Redraw."""
         self._standings.refresh()
+        self._live.start()  # nothing is hidden or redirected before the first frame
         if time.monotonic() - self._drawn >= REDRAW:
             self._drawn = time.monotonic()
             self._live.update(self._picture(), refresh=True)
 
     def close(self) -> None:
         """Leave the last state of the table on the screen."""
-        self._drawn = -math.inf
-        self.tick()
-        self._live.stop()
+        if not self._closed:
+            self._closed, self._drawn = True, -math.inf
+            self.tick()
+            self._live.stop()
 
     def _picture(self) -> Group:
         return picture(self._standings, self._events, self._workers, self._console, wide=self._wide)
@@ -228,7 +232,7 @@ def summary(best: Mapping[str, Any], run: Path) -> str:
     """The lines after a run: what was found and what to do next.
 
     Args:
-        best: the content of best.json: `member`, `snapshot` and `evaluation` with `mean`, `interval` (low,
+        best: the content of best.json: `member`, `snapshot` and `evaluation` with `return_mean`, `ci95` (low,
             high) and `episodes`; empty where no member was ever ranked.
         run: the run directory.
     """
@@ -438,10 +442,10 @@ def _best(best: Mapping[str, Any], measure: str) -> str:
     """`m03 (m03/000014): mean return 18.4, 95 % interval 17.9 to 19.0, 30 fresh episodes`."""
     evaluation = best.get("evaluation") or {}
     text = f"{best['member']} ({best.get('snapshot', '?')})"
-    if "mean" in evaluation:
-        text += f": {measure} {score(evaluation['mean'])}"
-    if evaluation.get("interval"):
-        low, high = evaluation["interval"]
+    if "return_mean" in evaluation:
+        text += f": {measure} {score(evaluation['return_mean'])}"
+    if evaluation.get("ci95"):
+        low, high = evaluation["ci95"]
         text += f", 95 % interval {score(low)} to {score(high)}"
     if "episodes" in evaluation:
         text += f", {evaluation['episodes']} fresh episodes"

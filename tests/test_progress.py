@@ -188,6 +188,9 @@ def test_live_redraws_and_leaves_the_last_frame(tmp_path: Path):
     v.tick()
     w.report("m00", 7.5)
     v.close()
+    length = len(file.getvalue())
+    v.close()
+    assert len(file.getvalue()) == length
     assert "7.50" in file.getvalue().rsplit("pong ·", 1)[1]
     assert "\x1b[31m" not in file.getvalue()
 
@@ -206,6 +209,7 @@ def lines_of(mode: progress.Mode, tmp_path: Path, monkeypatch) -> list[str]:
     for _ in range(70):
         clock.now += 1.0
         v.tick()
+    v.close()
     v.close()
     return file.getvalue().splitlines()
 
@@ -263,7 +267,7 @@ def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path)
     best = {
         "member": "m01",
         "snapshot": "m01/000001",
-        "evaluation": {"mean": 3.5, "interval": [3.1, 3.9], "episodes": 30},
+        "evaluation": {"return_mean": 3.5, "ci95": [3.1, 3.9], "episodes": 30},
     }
     text = progress.summary(best, w.run)
     assert "m01 (m01/000001): mean return 3.50, 95 % interval 3.10 to 3.90, 30 fresh episodes" in text

@@ -540,11 +540,18 @@ class TestToy:
         found = toy(tmp_path / "run", every=every, exploit=TOURNAMENT[ties], explore=STILL)
         assert max(found) == pytest.approx(expected, abs=5e-5)
 
-    @pytest.mark.parametrize("every", [5, 10])
-    def test_pbt_beats_everything_else(self, tmp_path: Path, every: int) -> None:
-        explore = Explore(method="gaussian", sd=0.1)
-        best = [
-            max(toy(tmp_path / str(seed), seed=seed, every=every, exploit=TOURNAMENT["copy"], explore=explore))
-            for seed in range(9)
-        ]
-        assert 1.165 < statistics.median(best) < 1.2
+    @pytest.mark.parametrize("clamp", [False, True])
+    def test_pbt_beats_everything_else(self, tmp_path: Path, clamp: bool) -> None:
+        explore = Explore(method="gaussian", sd=0.1, when="after_copy")
+        best = self.best(tmp_path, clamp=clamp, exploit=TOURNAMENT["copy"], explore=explore)
+        assert statistics.median(best) > 1.1715 - 0.01
+        assert max(best) < 1.2
+
+    def test_explore_only_lies_between_grid_search_and_pbt(self, tmp_path: Path) -> None:
+        explore = Explore(method="gaussian", sd=0.1, when="always")
+        best = self.best(tmp_path, clamp=True, exploit=Exploit(method="none"), explore=explore)
+        assert 0.6 < statistics.median(best) < 1.15
+
+    def best(self, folder: Path, **settings: Any) -> list[float]:
+        """The better member's Q in each of a few runs."""
+        return [max(toy(folder / str(seed), seed=seed, every=10, **settings)) for seed in range(11)]

@@ -1,0 +1,280 @@
+"""The worker's host: which cohorts it forms, what it loads, what it commits and reports."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbtrl.execution.host import Host
+from pbtrl.population import Assignment, Failure, Report
+from pbtrl.snapshots import Store
+from tests.fakes import FakeBuilder
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+
+def slice_of(member: str, generation: int = 0, **changes: Any) -> Assignment:
+    """Goes on from the member's own last snapshot."""
+    parent = f"{member}/{generation - 1:06d}" if generation else None
+    start = 8 * generation
+    plain = Assignment(
+        f"{member}/{generation:06d}", member, parent, start, start + 8, {"lr": 0.5}, seed=100 + generation
+    )
+    return replace(plain, **changes)
+
+
+def drain(host: Host) -> list[Report | Failure]:
+    answers: list[Report | Failure] = []
+    while host.busy():
+        answers += host.turn()
+    return answers
+
+
+class Workplace:
+    """A host of four members in one group, with the tape of what its cohorts were told."""
+
+    def __init__(self, members: Path, **config: Any) -> None:
+        self.members, self.config = members, config
+        self.store = Store(members)
+        self.fresh()
+
+    def fresh(self, *, discard_on_stop: bool = False) -> Host:
+        """A host that remembers nothing, over the same folder."""
+        self.builder = FakeBuilder(self.config)
+        self.host = Host(
+            self.builder, self.members, [("m00", "m01", "m02", "m03")], discard_on_stop=discard_on_stop
+        )
+        return self.host
+
+    def run(self, *assignments: Assignment) -> dict[str, Report | Failure]:
+        self.host.submit(assignments)
+        return {r.assignment: r for r in drain(self.host)}
+
+    def tape(self) -> list[str]:
+        """What happened since the last look."""
+        seen = self.builder.tape[:]
+        self.builder.tape.clear()
+        return seen
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Workplace]:
+    place = Workplace(tmp_path / "members")
+    yield place
+    place.host.close()
+
+
+# Cohorts
+
+
+def test_members_of_a_group_train_as_one_cohort_in_the_order_of_their_names(place: Workplace) -> None:
+    place.run(slice_of("m01"), slice_of("m00"))
+    assert place.tape() == ["cohort m00 m01", "init m00", "init m01", "begin m00/000000 m01/000000"]
+
+
+def test_a_member_that_goes_on_is_not_loaded_again(place: Workplace) -> None:
+    for generation in range(3):
+        place.run(slice_of("m00", generation), slice_of("m01", generation))
+    assert [line for line in place.tape() if line.startswith(("load", "cohort"))] == ["cohort m00 m01"]
+    assert place.store.load("m01/000002")[0]["steps"] == [24.0]
+
+
+def test_whoever_copies_is_loaded_and_nobody_else(place: Workplace) -> None:
+    place.run(slice_of("m00"), slice_of("m01"))
+    place.tape()
+    place.run(slice_of("m00", 1, parent="m01/000000", donor="m01"), slice_of("m01", 1))
+    assert place.tape() == ["load m00", "begin m00/000001 m01/000001"]
+
+
+def test_two_members_may_swap(place: Workplace) -> None:
+    place.run(slice_of("m00", seed=11), slice_of("m01", seed=22))
+    place.run(slice_of("m00", 1, parent="m01/000000"), slice_of("m01", 1, parent="m00/000000"))
+    assert place.store.load("m00/000001")[0]["seed"] == [22.0]
+    assert place.store.load("m01/000001")[0]["seed"] == [11.0]
+
+
+def test_a_fresh_start_is_not_loaded(place: Workplace) -> None:
+    place.run(slice_of("m00"))
+    place.tape()
+    place.run(slice_of("m00", 1, parent=None))
+    assert place.tape() == ["init m00", "begin m00/000001"]
+    assert place.store.load("m00/000001")[0]["steps"] == [8.0]
+
+
+def test_other_structure_or_length_or_group_is_another_cohort(tmp_path: Path) -> None:
+    builder = FakeBuilder()
+    host = Host(builder, tmp_path, [("m00", "m01", "m02"), ("m03",)])
+    wide = {"lr": 0.5, "structure": "wide"}
+    host.submit([slice_of("m00"), slice_of("m01", hyperparameters=wide), slice_of("m02", stop=4), slice_of("m03")])
+    assert [line for line in builder.tape if line.startswith("cohort")] == [
+        "cohort m00",
+        "cohort m01",
+        "cohort m02",
+        "cohort m03",
+    ]
+    host.close()
+
+
+def test_cohorts_take_turns(place: Workplace) -> None:
+    place.host.submit([slice_of("m00"), slice_of("m01", stop=4)])
+    finished = [[r.assignment for r in place.host.turn()] for _ in range(8)]
+    assert finished == [[]] * 6 + [["m00/000000"], ["m01/000000"]]
+    assert not place.host.busy()
+
+
+def test_a_member_that_changes_its_company_takes_its_weights_along(place: Workplace) -> None:
+    place.run(slice_of("m00"), slice_of("m01"))
+    place.run(slice_of("m00", 1), slice_of("m02"))
+    assert place.tape()[4:] == [
+        "close m00 m01",
+        "cohort m00 m02",
+        "load m00",
+        "init m02",
+        "begin m00/000001 m02/000000",
+    ]
+    place.run(slice_of("m00", 2), slice_of("m01", 1))
+    assert place.store.load("m00/000002")[0]["steps"] == [24.0]
+    assert place.store.load("m01/000001")[0]["steps"] == [16.0]
+
+
+def test_closing_gives_back_every_cohort(place: Workplace) -> None:
+    place.run(slice_of("m00"), slice_of("m01", stop=4))
+    place.tape()
+    place.host.close()
+    assert sorted(place.tape()) == ["close m00", "close m01"]
+
+
+# Reports
+
+
+def test_a_report_says_what_was_done(place: Workplace) -> None:
+    report = place.run(slice_of("m00", 1, parent=None, start=8, stop=24, seed=342))["m00/000001"]
+    assert isinstance(report, Report)
+    assert (report.member, report.step, report.hyperparameters) == ("m00", 24, {"lr": 0.5})
+    assert (report.returns, report.lengths, report.diverged) == ((42.0,), (16,), False)
+    assert report.timing["seconds"] >= 0
+
+
+def test_the_snapshot_holds_the_report(place: Workplace) -> None:
+    report = place.run(slice_of("m00"))["m00/000000"]
+    _, state = place.store.load("m00/000000")
+    assert state["report"] == json.loads(json.dumps(report.to_json()))
+
+
+def test_metrics_name_their_assignment(place: Workplace) -> None:
+    place.run(slice_of("m00"), slice_of("m01"))
+    (line,) = (place.members / "m01" / "metrics.jsonl").read_text().splitlines()
+    assert {k: v for k, v in json.loads(line).items() if k != "time"} == {"assignment": "m01/000000", "turns": 4}
+
+
+@pytest.mark.parametrize(
+    ("assigned", "used", "same"),
+    [(0.1, 0.1 * (1 + 1e-8), True), (0.1, 0.1001, False), (3, 4, False), ("a", "a", True), (2.0, 2, True)],
+)
+def test_the_effective_hyperparameters_must_be_the_assigned_ones(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, assigned: Any, used: Any, same: bool
+) -> None:
+    from tests.fakes import FakeCohort
+
+    outcome = FakeCohort.outcome
+    monkeypatch.setattr(
+        FakeCohort, "outcome", lambda self, slot: replace(outcome(self, slot), hyperparameters={"x": used})
+    )
+    answer = place.run(slice_of("m00", hyperparameters={"x": assigned}))["m00/000000"]
+    assert isinstance(answer, Report) == same
+    if isinstance(answer, Failure):
+        assert answer.fatal
+        assert "assigned and effective hyperparameters differ: x" in answer.error
+        assert place.store.names("m00") == []
+
+
+# Again after a crash
+
+
+def test_a_committed_slice_is_reported_without_training(place: Workplace) -> None:
+    first = place.run(slice_of("m00"), slice_of("m01"))
+    place.fresh()
+    again = place.run(slice_of("m00"), slice_of("m01"))
+    assert place.tape() == []
+    assert {k: json.dumps(v.to_json()) for k, v in again.items()} == {
+        k: json.dumps(v.to_json()) for k, v in first.items()
+    }
+    place.run(slice_of("m00", 1))
+    assert place.store.load("m00/000001")[0]["steps"] == [16.0]
+
+
+def test_a_damaged_snapshot_of_the_slice_itself_is_made_again(place: Workplace) -> None:
+    place.run(slice_of("m00"))
+    (place.store.path("m00/000000") / "tensors.safetensors").write_bytes(b"")
+    place.fresh()
+    assert isinstance(place.run(slice_of("m00"))["m00/000000"], Report)
+    assert place.store.load("m00/000000")[0]["steps"] == [8.0]
+
+
+def test_a_missing_parent_is_the_fault_of_who_asked_for_it(place: Workplace) -> None:
+    bad = slice_of("m01", 1)
+    together = place.run(slice_of("m00"), bad)
+    assert [(a.fatal, a.alone) for a in together.values() if isinstance(a, Failure)] == [(False, False)] * 2
+    assert isinstance(place.run(slice_of("m00"))["m00/000000"], Report)
+    alone = place.run(bad)["m01/000001"]
+    assert isinstance(alone, Failure)
+    assert alone.fatal
+    assert "m01/000000 is missing" in alone.error
+
+
+def test_a_cohort_that_broke_is_built_again(tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "members", **{"raise": ["m00/000001"]})
+    place.run(slice_of("m00"))
+    failure = place.run(slice_of("m00", 1))["m00/000001"]
+    assert isinstance(failure, Failure)
+    assert not failure.fatal
+    assert "scripted" in (place.members / "m00" / "log.txt").read_text()
+    place.config["raise"] = []
+    place.tape()
+    assert isinstance(place.run(slice_of("m00", 1))["m00/000001"], Report)
+    assert place.tape()[:2] == ["cohort m00", "load m00"]
+    place.host.close()
+
+
+# Stopped early
+
+
+def test_a_stop_reports_and_commits_what_was_done(place: Workplace) -> None:
+    place.host.submit([slice_of("m00"), slice_of("m01")])
+    place.host.turn()
+    answers = place.host.stop()
+    assert [(r.assignment, r.step) for r in answers if isinstance(r, Report)] == [
+        ("m00/000000", 2),
+        ("m01/000000", 2),
+    ]
+    assert place.store.load("m00/000000")[0]["steps"] == [2.0]
+    assert not place.host.busy()
+
+
+def test_a_stop_before_anything_was_done_reports_nothing(place: Workplace) -> None:
+    place.host.submit([slice_of("m00")])
+    assert place.host.stop() == []
+    assert place.store.names("m00") == []
+
+
+def test_slices_that_are_all_or_nothing_are_discarded(place: Workplace) -> None:
+    host = place.fresh(discard_on_stop=True)
+    host.submit([slice_of("m00")])
+    host.turn()
+    assert host.stop() == []
+    assert place.store.names("m00") == []
+
+
+def test_a_slice_that_cannot_be_reported_does_not_hinder_the_others(tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "members", ignore_hyperparameters=["m00/000000"])
+    place.host.submit([slice_of("m00"), slice_of("m01", stop=4)])
+    for _ in range(2):
+        place.host.turn()
+    bad, good = place.host.stop()
+    assert isinstance(bad, Failure)
+    assert isinstance(good, Report)
+    assert (good.assignment, good.step) == ("m01/000000", 1)
+    place.host.close()

@@ -1,0 +1,282 @@
+"""The one loop: retries, limits, interruption and resumption, on an executor that plays from a script."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pbtrl.controller import Controller, Limits
+from pbtrl.journal import Journal, Line, digest, read
+from pbtrl.population import Assignment, Failure, Population, Report
+from pbtrl.space import LogUniform, SearchSpace
+from pbtrl.strategies.pbt import PBT
+from pbtrl.strategies.random_search import random_search
+from tests.fakes import LAST, FakeExecutor, Script, died, trained
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+SPACE = SearchSpace({"lr": LogUniform(low=1e-4, high=1e-1)})
+SIZE, EVERY, HORIZON = 4, 100, 500
+
+
+def steady(a: Assignment, attempt: int) -> Report:
+    return trained(a, float(a.seed % 1000))
+
+
+def pbt(*, synchronous: bool = True) -> PBT:
+    return PBT(space=SPACE, every=EVERY, horizon=HORIZON, synchronous=synchronous)
+
+
+@dataclass
+class Sitting:
+    """What one sitting of a run left."""
+
+    reason: str
+    population: Population
+    executor: FakeExecutor
+    lines: list[Line]
+
+    def of(self, kind: str) -> list[Line]:
+        return [line for line in self.lines if line["kind"] == kind]
+
+
+def sit(
+    path: Path, script: Script = steady, *, strategy: Any = None, partial: float = 0.0,
+    order: int | None = None, **settings: Any,
+) -> Sitting:  # fmt: skip
+    """Run, or go on from the journal at `path`."""
+    population = Population(SIZE, 5, LAST)
+    if path.exists():
+        population.replay(read(path))
+    rng = None if order is None else np.random.default_rng(order)
+    executor, journal = FakeExecutor(script, order=rng, partial=partial), Journal(path)
+    reason = Controller(population, strategy or pbt(), executor, journal, **settings).run()
+    journal.close()
+    return Sitting(reason, population, executor, list(read(path)))
+
+
+def after(rounds: int) -> Any:
+    """Interrupted once it was asked more than `rounds` times."""
+    asked = iter(range(rounds))
+    return lambda: next(asked, None) is None
+
+
+# To the end
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+@pytest.mark.parametrize("order", [None, 1])
+def test_every_member_gets_exactly_its_budget(tmp_path: Path, synchronous: bool, order: Any) -> None:
+    done = sit(tmp_path / "j", strategy=pbt(synchronous=synchronous), order=order)
+    assert done.reason == "budget"
+    assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
+    assert sum(a.stop - a.start for a in done.executor.submitted) == SIZE * HORIZON
+    assert len(done.of("report")) == SIZE * HORIZON // EVERY
+    assert not done.of("failure")
+
+
+def test_the_population_is_what_the_journal_says(tmp_path: Path) -> None:
+    done = sit(tmp_path / "j")
+    assert repr(Population(SIZE, 5, LAST).replay(done.lines).members) == repr(done.population.members)
+
+
+def test_a_synchronous_run_does_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:
+    assert len({digest(sit(tmp_path / str(order), order=order).lines) for order in range(4)}) == 1
+
+
+def test_a_decision_is_one_line_and_is_written_before_it_is_submitted(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Looking(FakeExecutor):
+        def submit(self, assignments: Any) -> None:
+            decided = [line for line in read(tmp_path / "j") if line["kind"] == "decision"]
+            assert [a["id"] for a in decided[-1]["assignments"]] == [a.id for a in assignments]
+            seen.append(len(decided))
+            super().submit(assignments)
+
+    journal = Journal(tmp_path / "j")
+    Controller(Population(SIZE, 5, LAST), pbt(), Looking(steady), journal).run()
+    journal.close()
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_listeners_see_every_line_after_it_was_recorded(tmp_path: Path) -> None:
+    @dataclass
+    class Reader:
+        population: Population
+        lines: list[Line] = field(default_factory=list)
+        ticks: int = 0
+
+        def event(self, line: Line) -> None:
+            self.lines.append(line)
+            if line["kind"] == "report":
+                assert self.population.members[line["member"]].step == line["step"]
+
+        def tick(self) -> None:
+            self.ticks += 1
+
+    population = Population(SIZE, 5, LAST)
+    journal, reader = Journal(tmp_path / "j"), Reader(population)
+    Controller(population, pbt(), FakeExecutor(steady), journal, listeners=[reader]).run()
+    journal.close()
+    assert reader.lines == list(read(tmp_path / "j"))
+    assert reader.ticks == 20
+
+
+# When slices fail
+
+
+def failing(fails: dict[str, int], **how: Any) -> Script:
+    """These assignments fail so many times, then succeed."""
+
+    def script(a: Assignment, attempt: int) -> Report | Failure:
+        return died(a, **how) if attempt <= fails.get(a.id, 0) else steady(a, attempt)
+
+    return script
+
+
+def test_a_failed_slice_is_tried_again_and_leaves_no_trace_in_the_canonical_journal(tmp_path: Path) -> None:
+    done = sit(tmp_path / "j", failing({"m01/000002": 3, "m02/000000": 1}))
+    assert [(f["assignment"], f["attempt"], f["given_up"]) for f in done.of("failure")] == [
+        ("m02/000000", 1, False),
+        ("m01/000002", 1, False),
+        ("m01/000002", 2, False),
+        ("m01/000002", 3, False),
+    ]
+    assert digest(done.lines) == digest(sit(tmp_path / "undisturbed").lines)
+
+
+def test_after_too_many_failures_the_strategy_rescues_the_member(tmp_path: Path) -> None:
+    done = sit(tmp_path / "j", failing({"m01/000002": 99}), limits=Limits(restarts=2))
+    assert [f["given_up"] for f in done.of("failure")] == [False, False, True]
+    rescue = next(a for a in done.executor.submitted if a.id == "m01/000003")
+    assert rescue.donor
+    assert (rescue.start, rescue.stop) == (200, 300)
+    assert "given up" in rescue.note
+    assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
+
+
+def test_a_rescued_member_catches_up_with_a_synchronous_generation(tmp_path: Path) -> None:
+    done = sit(tmp_path / "j", failing({"m01/000002": 99}))
+    for line in done.of("decision"):
+        assert len({a["start"] for a in line["assignments"]}) == 1
+    assert [[a["member"] for a in line["assignments"]] for line in done.of("decision")][3] == ["m01"]
+
+
+def test_a_fatal_failure_is_not_tried_again(tmp_path: Path) -> None:
+    done = sit(tmp_path / "j", failing({"m01/000002": 1}, fatal=True))
+    assert [(f["assignment"], f["given_up"]) for f in done.of("failure")] == [("m01/000002", True)]
+    assert Counter(a.id for a in done.executor.submitted)["m01/000002"] == 1
+
+
+def test_a_failure_in_company_is_nobodys_fault(tmp_path: Path) -> None:
+    done = sit(tmp_path / "j", failing({"m01/000002": 9}, alone=False), limits=Limits(restarts=0))
+    assert len(done.of("failure")) == 9
+    assert not any(f["given_up"] for f in done.of("failure"))
+
+
+def test_a_search_goes_on_without_the_member_it_lost(tmp_path: Path) -> None:
+    search = random_search(SPACE, every=EVERY, horizon=HORIZON)
+    done = sit(tmp_path / "j", failing({"m01/000002": 99}), strategy=search)
+    assert done.reason == "budget"
+    assert [m.step for m in done.population.members.values()] == [500, 200, 500, 500]
+
+
+@pytest.mark.parametrize("fatal", [False, True])
+def test_a_run_in_which_nothing_works_ends(tmp_path: Path, fatal: bool) -> None:
+    done = sit(tmp_path / "j", lambda a, attempt: died(a, fatal=fatal))
+    assert done.population.step == 0
+    assert all(m.lost for m in done.population.members.values())
+    assert len(done.of("failure")) == SIZE * (1 + 3) * (1 if fatal else 1 + 3)
+
+
+# Limits
+
+
+def test_a_total_of_steps_ends_the_run(tmp_path: Path) -> None:
+    done = sit(tmp_path / "j", limits=Limits(total_steps=900))
+    assert done.reason == "total steps"
+    assert done.population.step == 900
+
+
+def test_a_fitness_that_is_enough_ends_the_run(tmp_path: Path) -> None:
+    done = sit(
+        tmp_path / "j",
+        lambda a, attempt: trained(a, 10.0 if a.id == "m02/000001" else 1.0),
+        limits=Limits(until_fitness=10.0),
+    )
+    assert done.reason == "fitness reached"
+    assert done.of("report")[-1]["assignment"] == "m02/000001"
+
+
+def test_time_ends_the_run_and_earlier_sittings_count(tmp_path: Path) -> None:
+    done = sit(tmp_path / "j", limits=Limits(wall_clock=100.0), earlier=100.0)
+    assert (done.reason, done.lines) == ("wall clock", [])
+    assert sit(tmp_path / "k", limits=Limits(wall_clock=100.0), earlier=10.0).reason == "budget"
+
+
+def test_limits_are_none_unless_set() -> None:
+    assert Limits().reached(Population(1, 0), 1e12) is None
+
+
+# Interrupted and resumed
+
+
+@pytest.mark.parametrize("rounds", range(0, 22, 3))
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
+    tmp_path: Path, rounds: int, synchronous: bool
+) -> None:
+    """Slices are all or nothing here; only a synchronous run does not depend on the order of events."""
+    strategy = pbt(synchronous=synchronous)
+    first = sit(tmp_path / "j", strategy=strategy, interrupted=after(rounds))
+    assert first.reason == ("interrupted" if rounds <= 20 else "budget")
+    done = sit(tmp_path / "j", strategy=strategy)
+    assert done.reason == "budget"
+    assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
+    if synchronous:
+        assert digest(done.lines) == digest(sit(tmp_path / "whole", strategy=strategy).lines)
+
+
+@pytest.mark.parametrize("rounds", range(1, 20, 4))
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_partial_slices_are_completed_before_anything_else(
+    tmp_path: Path, rounds: int, synchronous: bool
+) -> None:
+    strategy = pbt(synchronous=synchronous)
+    first = sit(tmp_path / "j", strategy=strategy, partial=0.4, interrupted=after(rounds))
+    assert first.reason == "interrupted"
+    assert first.of("report")[-1]["step"] % EVERY == 40
+    assert not first.population.open
+    done = sit(tmp_path / "j", strategy=strategy)
+    assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
+    assert sum(len(m.history) for m in done.population.members.values()) > SIZE * HORIZON // EVERY
+    if synchronous:
+        for line in done.of("decision"):
+            assert len({a["stop"] for a in line["assignments"]}) == 1
+
+
+def test_a_journal_cut_after_any_line_leads_to_the_same_end(tmp_path: Path) -> None:
+    whole = sit(tmp_path / "whole", failing({"m01/000001": 2})).lines
+    data = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    for lines in range(len(data)):
+        path = tmp_path / f"cut{lines}"
+        path.write_bytes(b"".join(data[:lines]) + data[lines][: len(data[lines]) // 2])
+        assert digest(sit(path, failing({"m01/000001": 2})).lines) == digest(whole)
+
+
+def test_a_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> None:
+    class Dying(FakeExecutor):
+        def stop(self) -> None:
+            self._stopped = [died(a) for a in self._open]
+            self._open = []
+
+    population, journal = Population(SIZE, 5, LAST), Journal(tmp_path / "j")
+    controller = Controller(population, pbt(), Dying(steady), journal, interrupted=after(2))
+    assert controller.run() == "interrupted"
+    journal.close()
+    assert [a.member for a in population.open] == ["m02", "m03"]
+    assert not any(m.lost for m in population.members.values())

@@ -1,0 +1,166 @@
+"""The journal: what a crash leaves, what a reader sees, and when two journals are the same."""
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbtrl.journal import SCHEMA, Journal, JournalError, Line, canonical, digest, dumps, read
+from pbtrl.population import Population
+from tests.fakes import LAST, answer, assign, decision, died, trained
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+RUN: Line = {"kind": "run", "schema": SCHEMA, "name": "té\nst", "seed": 0, "size": 3}
+
+
+def written(path: Path, *lines: Line) -> Path:
+    journal = Journal(path)
+    for line in lines:
+        journal.append(line)
+    journal.close()
+    return path
+
+
+def short_run(*, order: int = 0, retries: int = 0, seconds: float = 1.0) -> list[Line]:
+    """Two generations of three members; `order` shuffles arrivals and the decisions for them."""
+    population, shuffle = Population(3, 0, LAST), random.Random(order)
+    lines: list[Line] = [RUN]
+    for generation in range(2):
+        assignments = [assign(population, m) for m in population.members]
+        shuffle.shuffle(assignments)
+        if order:
+            lines += [decision(a) for a in assignments]
+        else:
+            lines.append(decision(*assignments))
+        shuffle.shuffle(assignments)
+        for a in assignments:
+            lines += [answer(died(a), given_up=False)] * retries
+            lines.append(answer(trained(a, 10.0 * generation + int(a.member[1:]))))
+        population = Population(3, 0, LAST).replay(lines)
+    return [{**line, "timing": {"elapsed": seconds * i}} for i, line in enumerate(lines)]
+
+
+# Reading and writing
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    lines = short_run()
+    assert list(read(written(tmp_path / "j", *lines))) == lines
+
+
+def test_append_returns_the_line_as_a_reader_sees_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    seen = journal.append({"kind": "stop", "pair": (1, 2.5)})
+    journal.close()
+    assert seen == {"kind": "stop", "pair": [1, 2.5]}
+    assert list(read(journal.path)) == [seen]
+
+
+@given(st.floats(allow_nan=False))
+def test_floats_come_back_exactly(value: float) -> None:
+    assert json.loads(dumps(value)) == value
+
+
+def test_a_journal_is_read_while_it_is_written(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    for place, line in enumerate(short_run()):
+        assert len(list(read(journal.path))) == place
+        journal.append(line)
+    journal.close()
+
+
+def test_a_line_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
+    journal = Journal(tmp_path / "j")
+    for line in short_run():
+        journal.append(line)
+        assert synced[-1] == journal.path.stat().st_size
+    journal.close()
+
+
+# What a crash leaves
+
+
+def test_a_torn_last_line_is_not_there_whatever_its_length(tmp_path: Path) -> None:
+    lines = short_run()[:3]
+    whole = written(tmp_path / "whole", *lines).read_bytes()
+    last = whole.rstrip(b"\n").rfind(b"\n") + 1
+    torn = tmp_path / "torn"
+    for end in range(last, len(whole)):
+        torn.write_bytes(whole[:end])
+        assert list(read(torn)) == lines[:2]
+        journal = Journal(torn)
+        journal.append(lines[2])
+        journal.close()
+        assert torn.read_bytes() == whole
+
+
+def test_a_torn_first_line_leaves_an_empty_journal(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    path.write_bytes(b'{"kind":"ru')
+    assert list(read(path)) == []
+    Journal(path).close()
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 40, b"{", b"[1]", b"3", b"\xff\xfe", b"{}", b"", b'{"kind":"run"}'])
+def test_garbage_in_the_middle_is_named_with_its_line(tmp_path: Path, garbage: bytes) -> None:
+    first, *rest = written(tmp_path / "j", *short_run()).read_bytes().splitlines()
+    (tmp_path / "j").write_bytes(b"\n".join([first, garbage, *rest]) + b"\n")
+    with pytest.raises(JournalError, match=r"j:2: not a journal line"):
+        list(read(tmp_path / "j"))
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "j", {**RUN, "schema": SCHEMA + 1})
+    with pytest.raises(JournalError, match=r"j:1: .*newer"):
+        list(read(path))
+
+
+# The same journal
+
+
+def test_the_digest_ignores_clocks_retries_and_the_order_of_arrival() -> None:
+    expected = digest(short_run())
+    assert digest(short_run(seconds=7.0)) == expected
+    assert digest(short_run(retries=2)) == expected
+    assert all(digest(short_run(order=order)) == expected for order in range(1, 6))
+
+
+def test_the_digest_ignores_how_often_a_run_was_resumed() -> None:
+    lines = short_run()
+    resumed = [*lines[:4], {"kind": "stop"}, {"kind": "resume", "timing": {"time": 1.0}}, *lines[4:]]
+    assert digest([*resumed, {"kind": "finish", "reason": "budget"}]) == digest(lines)
+
+
+def changed(line: Line, **changes: Any) -> Line:
+    return {**line, **changes}
+
+
+def test_the_digest_notices_everything_else() -> None:
+    lines = short_run()
+    report = next(i for i, line in enumerate(lines) if line["kind"] == "report")
+    places = [i for i, line in enumerate(lines) if line["kind"] == "decision"]
+    first = lines[places[0]]["assignments"]
+    others = [
+        lines[:-1],
+        [changed(x, returns=[0.1]) if i == report else x for i, x in enumerate(lines)],
+        [changed(x, diverged=True) if i == report else x for i, x in enumerate(lines)],
+        [changed(x, assignments=[{**first[0], "seed": 9}, *first[1:]]) if i == places[0] else x for i, x in enumerate(lines)],
+    ]
+    assert len({digest(x) for x in [lines, *others]}) == 5
+
+
+def test_the_canonical_journal_goes_by_generation_then_member() -> None:
+    found = canonical(short_run(order=3, retries=1))
+    assert [(x.get("id") or x["assignment"], "id" in x) for x in found] == [
+        (f"m0{m}/00000{g}", decided) for g in range(2) for m in range(3) for decided in (True, False)
+    ]
+    assert not any("timing" in x for x in found)

@@ -1,0 +1,290 @@
+"""The population as a fold over the journal."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pbtrl.journal import Line
+from pbtrl.population import Assignment, Failure, FitnessRule, Population, Report
+from pbtrl.space import LogUniform, SearchSpace
+from pbtrl.strategies.pbt import PBT, Exploit, Explore
+from tests.fakes import LAST, after_one_slice, answer, assign, between, decision, died, trained
+
+
+def test_members_are_named_so_that_their_names_sort() -> None:
+    for size in (1, 10, 101):
+        names = list(Population(size, 0).members)
+        assert len(names) == size
+        assert names == sorted(names)
+    assert list(Population(2, 0).members) == ["m00", "m01"]
+
+
+def test_an_assignment_is_open_until_it_is_answered() -> None:
+    population = Population(2, 0, LAST)
+    one, two = assign(population, "m00"), assign(population, "m01")
+    population.record(decision(one, two))
+    assert population.open == [one, two]
+    population.record(answer(trained(one, 1.0)))
+    assert population.open == [two]
+    population.record(answer(died(two), given_up=False))
+    assert population.open == [two]
+    population.record(answer(died(two)))
+    assert population.open == []
+    assert population.members["m01"].lost
+
+
+def test_a_report_moves_the_member() -> None:
+    population = after_one_slice(1.0, 2.0)
+    a = assign(population, "m00", parent="m01/000000", donor="m01", hyperparameters={"lr": 5.0})
+    population.record(decision(a))
+    member = population.members["m00"]
+    assert (member.hyperparameters, member.trained_under) == ({"lr": 5.0}, {"lr": 0.1})
+    population.record(answer(trained(a, 3.0, step=150)))
+    assert (member.step, member.snapshot, member.parent) == (150, "m00/000001", "m01/000000")
+    assert (member.fitness, member.trained_under) == (3.0, {"lr": 5.0})
+    assert member.history == [(100, 1.0), (150, 3.0)]
+    assert (population.step, population.copies) == (250, 1)
+
+
+def test_a_report_or_failure_of_what_is_not_open_is_refused() -> None:
+    population = after_one_slice(1.0)
+    stale = Assignment("m00/000000", "m00", None, 0, 100, {}, 1)
+    before = repr(population.members)
+    for message in (trained(stale, 1.0), died(stale)):
+        with pytest.raises(ValueError, match="m00/000000, which is not open"):
+            population.record(answer(message))
+    assert repr(population.members) == before
+
+
+def test_lines_that_say_nothing_of_members_are_ignored() -> None:
+    population = after_one_slice(1.0)
+    before = repr(population.members)
+    for kind in ("run", "resume", "stop", "finish"):
+        population.record({"kind": kind, "timing": {}})
+    assert repr(population.members) == before
+
+
+# Fitness
+
+
+def test_fitness_is_the_mean_of_the_window() -> None:
+    population = after_one_slice([1.0, 2.0, 3.0, 6.0], rule=FitnessRule(window=3, min_episodes=3))
+    member = population.members["m00"]
+    assert member.window == [2.0, 3.0, 6.0]
+    assert member.fitness == pytest.approx(11 / 3)
+    a = assign(population, "m00")
+    population.record(decision(a))
+    population.record(answer(trained(a, 9.0)))
+    assert member.window == [3.0, 6.0, 9.0]
+
+
+def test_too_few_episodes_are_no_fitness() -> None:
+    rule = FitnessRule(window=10, min_episodes=3)
+    assert after_one_slice([1.0, 2.0], rule=rule).members["m00"].fitness is None
+    assert after_one_slice([1.0, 2.0, 3.0], rule=rule).members["m00"].fitness == 2.0
+
+
+@pytest.mark.parametrize("worst", [math.nan, math.inf, -math.inf])
+def test_a_fitness_is_finite_or_absent(worst: float) -> None:
+    rule = FitnessRule(window=10, min_episodes=1)
+    population = after_one_slice([worst, 1.0], [1.0], rule=rule)
+    assert population.members["m00"].fitness is None
+    assert [m.id for m in population.ranking()] == ["m01"]
+
+
+def test_a_fitness_may_ask_for_evaluation_episodes() -> None:
+    population = Population(1, 0, FitnessRule(source="evaluation", window=10, min_episodes=1))
+    a = assign(population, "m00")
+    population.record(decision(a))
+    report = Report(a.id, "m00", 100, {}, returns=(1.0,), lengths=(100,), evaluation=(7.0, 9.0))
+    population.record(answer(report))
+    assert population.members["m00"].fitness == 8.0
+
+
+@pytest.mark.parametrize(
+    ("lengths", "fitness"), [((25, 25), 1.0), ((25, 24), None), ((50,), 1.0), ((), None)]
+)
+def test_where_slices_cut_episodes_half_of_the_steps_must_count(lengths: Any, fitness: Any) -> None:
+    population = Population(1, 0, FitnessRule(window=10, min_episodes=1, cut_episodes=True))
+    a = assign(population, "m00")
+    population.record(decision(a))
+    population.record(answer(Report(a.id, "m00", 100, {}, returns=(1.0,) * len(lengths), lengths=lengths)))
+    assert population.members["m00"].fitness == fitness
+
+
+def test_a_copy_or_a_fresh_start_forgets_what_the_member_was() -> None:
+    for changes in ({"donor": "m01", "parent": "m01/000000"}, {"parent": None}):
+        population = after_one_slice("diverged", 1.0)
+        population.record(decision(Assignment(**{**assign(population, "m00").to_json(), **changes})))
+        member = population.members["m00"]
+        assert (member.window, member.fitness, member.healthy) == ([], None, True)
+        assert member.step == 100
+
+
+def test_ranking_is_best_first_and_leaves_the_broken_out() -> None:
+    population = after_one_slice(2.0, "diverged", 3.0, None, "lost", 3.0, -1.0)
+    assert [m.id for m in population.ranking()] == ["m02", "m05", "m00", "m06"]
+    best = population.best
+    assert best is not None
+    assert best.id == "m02"
+    assert after_one_slice("lost", None).best is None
+
+
+# Snapshots that must stay
+
+
+def test_newest_snapshots_their_parents_and_open_parents_are_needed() -> None:
+    population = after_one_slice(1.0, 2.0, 3.0)
+    for a in (assign(population, "m00"), assign(population, "m01", parent="m02/000000", donor="m02")):
+        population.record(decision(a))
+        population.record(answer(trained(a, 1.0)))
+    expected = {"m00/000001", "m00/000000", "m01/000001", "m02/000000"}
+    assert population.needed() == expected
+    population.record(decision(assign(population, "m02", parent="m01/000001", donor="m01")))
+    assert population.needed() == expected | {"m01/000001"}
+
+
+# Randomness
+
+
+def test_randomness_depends_on_seed_member_generation_and_purpose() -> None:
+    def draw(seed: int, *place: Any) -> float:
+        return Population(20, seed).rng(*place).random()
+
+    base = draw(1, "m01", 2, "explore")
+    assert draw(1, "m01", 2, "explore") == base
+    others = [(2, "m01", 2, "explore"), (1, "m02", 2, "explore"), (1, "m01", 3, "explore"), (1, "m01", 2, "tie")]
+    assert len({draw(*other) for other in others} | {base}) == 5
+
+
+def test_slice_seeds_differ_and_fit_a_signed_integer() -> None:
+    population = Population(30, 1)
+    seeds = [population.slice_seed(m, g) for m in population.members for g in range(30)]
+    assert len(set(seeds)) == 900
+    assert all(type(s) is int and 0 <= s < 2**63 for s in seeds)
+
+
+# Any history whatever
+
+
+SPACE = SearchSpace({"lr": LogUniform(low=1e-5, high=1e-2)})
+EXPLOITS = [Exploit(method="truncation", bottom=0.5, top=0.3), Exploit(method="binary_tournament", ties="copy")]
+HORIZON, EVERY = 40, 10
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """PBT decides, and members report, stop early, fail, are given up and diverge in whatever order."""
+
+    @initialize(
+        size=st.integers(1, 5),
+        seed=st.integers(0, 9),
+        exploit=st.sampled_from(EXPLOITS),
+        synchronous=st.booleans(),
+        references=st.integers(0, 1),
+        when=st.sampled_from(["always", "after_copy"]),
+    )
+    def start(self, size: int, seed: int, exploit: Exploit, synchronous: bool, references: int, when: Any) -> None:
+        self.size, self.seed = size, seed
+        self.lines: list[Line] = []
+        self.committed: dict[str, int] = {}
+        self.trained_steps = 0
+        self.population = Population(size, seed, FitnessRule(window=2, min_episodes=1))
+        self.strategy = PBT(
+            space=SPACE,
+            every=EVERY,
+            horizon=HORIZON,
+            exploit=exploit,
+            explore=Explore(when=when),
+            synchronous=synchronous,
+            references=references,
+        )
+
+    def write(self, line: Line) -> None:
+        self.lines.append(line)
+        self.population.record(line)
+
+    @rule()
+    def decide(self) -> None:
+        decided = self.strategy.decide(self.population)
+        assert decided == self.strategy.decide(self.population)
+        assert not {a.member for a in decided} & {a.member for a in self.population.open}
+        for a in decided:
+            assert a.generation == self.population.members[a.member].generation + 1
+            assert a.start == self.population.members[a.member].step
+            assert a.start < a.stop <= HORIZON
+            assert a.parent is None or a.parent in self.committed
+            assert a.donor is None or self.population.members[a.donor].healthy
+            assert SPACE.contains(a.hyperparameters)
+        assert decided or self.population.open or self.over()
+        if decided:
+            self.write(decision(*decided))
+
+    def over(self) -> bool:
+        return all(m.step == HORIZON or not m.healthy for m in self.population.members.values())
+
+    def answer(self, message: Report | Failure, *, given_up: bool = True) -> None:
+        if isinstance(message, Report):
+            self.trained_steps += message.step - self.population.members[message.member].step
+            self.committed[message.assignment] = len(self.lines)
+        self.write(answer(message, given_up=given_up))
+
+    def drawn(self, data: st.DataObject) -> Assignment:
+        return data.draw(st.sampled_from(self.population.open))
+
+    @precondition(lambda self: self.population.open)
+    @rule(data=st.data(), returns=st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=3))
+    def report(self, data: st.DataObject, returns: list[float]) -> None:
+        self.answer(trained(self.drawn(data), *returns))
+
+    @precondition(lambda self: self.population.open)
+    @rule(data=st.data(), part=st.floats(0.1, 0.9), diverged=st.booleans())
+    def stop_early(self, data: st.DataObject, part: float, diverged: bool) -> None:
+        a = self.drawn(data)
+        self.answer(trained(a, 1.0, step=max(a.start + 1, between(a, part)), diverged=diverged))
+
+    @precondition(lambda self: self.population.open)
+    @rule(data=st.data(), given_up=st.booleans())
+    def fail(self, data: st.DataObject, given_up: bool) -> None:
+        self.answer(died(self.drawn(data)), given_up=given_up)
+
+    @invariant()
+    def the_population_is_constant(self) -> None:
+        assert len(self.population.members) == self.size
+
+    @invariant()
+    def ranks_are_finite_and_ordered(self) -> None:
+        ranks = [m.fitness for m in self.population.ranking()]
+        assert all(f is not None and math.isfinite(f) for f in ranks)
+        assert ranks == sorted(ranks, key=lambda f: -(f or 0.0))
+
+    @invariant()
+    def the_budget_is_conserved(self) -> None:
+        assert self.population.step == self.trained_steps <= self.size * HORIZON
+
+    @invariant()
+    def needed_snapshots_were_committed(self) -> None:
+        assert self.population.needed() <= set(self.committed)
+
+    @invariant()
+    def the_lineage_runs_forward_in_time(self) -> None:
+        for line in self.lines:
+            if line["kind"] == "decision":
+                for a in line["assignments"]:
+                    if a["parent"] and a["id"] in self.committed:
+                        assert self.committed[a["parent"]] < self.committed[a["id"]]
+
+    @invariant()
+    def replaying_the_journal_gives_the_same_state(self) -> None:
+        again = Population(self.size, self.seed, FitnessRule(window=2, min_episodes=1)).replay(self.lines)
+        assert repr(again.members) == repr(self.population.members)
+        assert again.copies == self.population.copies
+
+
+AnyHistory.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestAnyHistory = AnyHistory.TestCase

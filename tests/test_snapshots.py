@@ -1,0 +1,191 @@
+"""Snapshots: whole or not there, checked before use, and never half replaced."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pbtrl.snapshots import SnapshotError, Store, write_atomically
+
+NAME = "m03/000012"
+TENSORS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array([7])}
+FILES = ["tensors.safetensors", "state.json", "MANIFEST.json"]
+
+
+@pytest.fixture
+def store(tmp_path: Path, quick_disk: None) -> Store:
+    store = Store(tmp_path / "members")
+    store.commit(NAME, TENSORS, {"answer": 42})
+    return store
+
+
+def test_what_was_committed_is_loaded(store: Store) -> None:
+    tensors, state = store.load(NAME)
+    assert state == {"answer": 42}
+    assert list(tensors) == sorted(TENSORS)
+    for name, value in TENSORS.items():
+        assert tensors[name].dtype == value.dtype
+        np.testing.assert_array_equal(tensors[name], value)
+    assert store.state(NAME) == {"answer": 42}
+    assert sorted(p.name for p in store.path(NAME).iterdir()) == sorted(FILES)
+
+
+def test_views_and_transposed_arrays_are_saved_as_they_look(store: Store) -> None:
+    store.commit("m00/000000", {"w": TENSORS["w"].T, "row": TENSORS["w"][:, 1]}, {})
+    tensors, _ = store.load("m00/000000")
+    np.testing.assert_array_equal(tensors["w"], TENSORS["w"].T)
+    np.testing.assert_array_equal(tensors["row"], [1, 4])
+
+
+def test_equal_tensors_are_equal_files(store: Store) -> None:
+    store.commit("m00/000000", dict(reversed(TENSORS.items())), {})
+    one, other = (store.path(n) / "tensors.safetensors" for n in (NAME, "m00/000000"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_flipped_byte_goes_unnoticed(store: Store, file: str) -> None:
+    path, expected = store.path(NAME) / file, store.load(NAME)
+    good = path.read_bytes()
+    refused = 0
+    for place in range(len(good)):
+        for bit in (0x01, 0x80):
+            path.write_bytes(good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :])
+            try:
+                tensors, state = store.load(NAME)
+            except SnapshotError as error:
+                assert NAME in str(error)
+                assert store.state(NAME) is None
+                refused += 1
+            else:  # a flip that changes nothing that counts, in the manifest alone
+                assert file == "MANIFEST.json"
+                assert state == expected[1]
+                np.testing.assert_array_equal(tensors["w"], expected[0]["w"])
+    assert refused == 2 * len(good) if file != "MANIFEST.json" else refused > len(good)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_truncated_file_is_used(store: Store, file: str) -> None:
+    path = store.path(NAME) / file
+    good = path.read_bytes()
+    for length in range(len(good)):
+        path.write_bytes(good[:length])
+        with pytest.raises(SnapshotError, match=NAME):
+            store.load(NAME)
+
+
+@pytest.mark.parametrize("manifest", ["[]", "3", '"x"', "{}", '{"tensors.safetensors": 1}'])
+def test_a_manifest_of_another_shape_is_refused(store: Store, manifest: str) -> None:
+    (store.path(NAME) / "MANIFEST.json").write_text(manifest)
+    with pytest.raises(SnapshotError, match=NAME):
+        store.load(NAME)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_missing_file_is_a_missing_snapshot(store: Store, file: str) -> None:
+    (store.path(NAME) / file).unlink()
+    with pytest.raises(SnapshotError, match="missing or not whole"):
+        store.load(NAME)
+    assert store.state(NAME) is None
+
+
+def test_a_snapshot_that_never_was_is_missing(store: Store) -> None:
+    with pytest.raises(SnapshotError, match="m09/000000"):
+        store.load("m09/000000")
+    assert store.state("m09/000000") is None
+    assert store.names("m09") == []
+
+
+def test_a_second_commit_replaces_the_first(store: Store) -> None:
+    store.commit(NAME, {"w": np.zeros(1)}, {"answer": 43})
+    tensors, state = store.load(NAME)
+    assert (list(tensors), state) == (["w"], {"answer": 43})
+    assert [p.name for p in store.path(NAME).parent.iterdir()] == ["000012"]
+
+
+class Crash(Exception):
+    """The process ends here."""
+
+
+def test_a_crash_at_any_step_leaves_a_whole_snapshot_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every call that reaches the disk is a place to crash; the next attempt always succeeds."""
+
+    def attempt(store: Store, crash_at: int) -> int:
+        calls = 0
+
+        def counted(original: object) -> object:
+            def call(*args: object, **kwargs: object) -> object:
+                nonlocal calls
+                calls += 1
+                if calls == crash_at:
+                    raise Crash
+                return original(*args, **kwargs)  # type: ignore[operator]
+
+            return call
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", counted(lambda descriptor: None))
+            patch.setattr(Path, "rename", counted(Path.rename))
+            patch.setattr(Path, "mkdir", counted(Path.mkdir))
+            patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+            store.commit(NAME, TENSORS, {"answer": 42})
+        return calls
+
+    steps = attempt(Store(tmp_path / "whole"), 0)
+    assert steps >= 8
+    for crash_at in range(1, steps + 1):
+        store = Store(tmp_path / str(crash_at))
+        with pytest.raises(Crash):
+            attempt(store, crash_at)
+        if store.names("m03"):
+            assert store.load(NAME)[1] == {"answer": 42}
+        attempt(store, 0)
+        assert store.load(NAME)[1] == {"answer": 42}
+
+
+def test_files_are_synced_before_the_rename_and_the_folder_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape: list[str] = []
+    rename = Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: tape.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
+    monkeypatch.setattr(Path, "rename", lambda self, to: (tape.append("rename"), rename(self, to)))
+    Store(tmp_path).commit(NAME, TENSORS, {})
+    assert tape == [*FILES, f".tmp-000012-{os.getpid()}", "rename", "snapshots"]
+
+
+def test_names_are_sorted_and_leave_out_what_is_not_committed(store: Store) -> None:
+    for generation in (2, 10):
+        store.commit(f"m03/{generation:06d}", TENSORS, {})
+    (store.path(NAME).parent / ".tmp-000013-1").mkdir()
+    assert store.names("m03") == ["m03/000002", "m03/000010", NAME]
+
+
+def test_a_removed_snapshot_is_gone(store: Store) -> None:
+    store.remove(NAME)
+    assert store.names("m03") == []
+    assert list(store.path(NAME).parent.iterdir()) == []
+    store.commit(NAME, TENSORS, {})
+    assert store.names("m03") == [NAME]
+
+
+def test_a_small_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "best.json"
+    write_atomically(path, '{"n": 1}')
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            write_atomically(path, '{"n": 2}')
+    assert json.loads(path.read_text()) == {"n": 1}
+    write_atomically(path, '{"n": 3}')
+    assert json.loads(path.read_text()) == {"n": 3}
+    assert [p.name for p in tmp_path.iterdir()] == ["best.json"]
