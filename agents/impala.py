@@ -121,7 +121,7 @@ class ImpalaAgent:
 
     def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> _Batch:
         """What all passes share."""
-        time, mask = block.rewards.shape[1], ~block.dead
+        time, mask = block.rewards.shape[1], (~block.dead).to(block.rewards.dtype)
         rewards = block.rewards
         if self.rewards == "clip":
             rewards = rewards.clamp(-1.0, 1.0)

@@ -9,8 +9,9 @@ fit the cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -21,7 +22,7 @@ from agents.settings import AgentSettings
 from agents.types import Views
 
 PAD = 16  # floats; a vector register's width, so that no member's row shares one with its neighbour
-COLUMNS = 8  # of a matrix; with fewer, batched products of one member are summed in another order than those of four
+COLUMNS = 8  # a matrix has a multiple of these, lest the place in a batch decide how a product is summed
 
 
 @dataclass(frozen=True)
@@ -90,28 +91,20 @@ class MLP:
 
     @property
     def layout(self) -> Layout:
-        """Weights [in, out] and biases [1, out] of both stacks; the last layers have unused columns up to COLUMNS."""
+        """Weights [in, out] and biases [1, out]; widths are rounded up to COLUMNS, and what is unused stays 0."""
         shapes: dict[str, tuple[int, ...]] = {}
-        for stack, last in (("policy", self.outputs), ("value", 1)):
-            widths = [self.inputs, *self.hidden, _padded(last, COLUMNS)]
-            for i, (fan_in, fan_out) in enumerate(zip(widths, widths[1:], strict=False)):
-                shapes[f"{stack}.{i}.weight"] = (fan_in, fan_out)
-                shapes[f"{stack}.{i}.bias"] = (1, fan_out)
+        for name, fan_in, fan_out, _ in self._layers():
+            rows = fan_in if name.endswith(".0") else _padded(fan_in, COLUMNS)
+            shapes[f"{name}.weight"] = (rows, _padded(fan_out, COLUMNS))
+            shapes[f"{name}.bias"] = (1, _padded(fan_out, COLUMNS))
         return Layout(shapes)
 
     def initial(self, generator: torch.Generator) -> Views:
         """Fresh parameters of one member."""
-        params = {}
-        for name, shape in self.layout.shapes.items():
-            if name.endswith("bias"):
-                params[name] = torch.zeros(shape)
-            else:
-                last = name.split(".")[1] == str(len(self.hidden))
-                gain = math.sqrt(2) if not last else 0.01 if name.startswith("policy") else 1.0
-                used = shape[1] if not last else self.outputs if name.startswith("policy") else 1
-                params[name] = torch.zeros(shape)
-                weight = torch.nn.init.orthogonal_(torch.empty(shape[0], used), gain, generator=generator)
-                params[name][:, :used] = weight
+        params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
+        for name, fan_in, fan_out, gain in self._layers():
+            weight = torch.nn.init.orthogonal_(torch.empty(fan_in, fan_out), gain, generator=generator)
+            params[f"{name}.weight"][:fan_in, :fan_out] = weight
         return params
 
     def policy(self, params: Views, x: Tensor) -> Tensor:
@@ -121,6 +114,14 @@ class MLP:
     def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
         """[P, M, inputs] -> [P, M, outputs], [P, M]."""
         return self.policy(params, x), self._stack(params, "value", x)[..., 0]
+
+    def _layers(self) -> Iterator[tuple[str, int, int, float]]:
+        """Name, inputs, outputs and the initial weight's gain, layer by layer."""
+        for stack, last, gain in (("policy", self.outputs, 0.01), ("value", 1, 1.0)):
+            widths = [self.inputs, *self.hidden, last]
+            gains = [math.sqrt(2)] * len(self.hidden) + [gain]
+            for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
+                yield f"{stack}.{i}", fan_in, fan_out, gains[i]
 
     def _stack(self, params: Views, stack: str, x: Tensor) -> Tensor:
         for i in range(len(self.hidden) + 1):
@@ -207,7 +208,7 @@ def network(settings: AgentSettings, shape: tuple[int, ...], outputs: int, image
     """The network that the settings name for observations of `shape`.
 
     Raises:
-        ValueError: a network for images on vectors, or the other way round.
+        ValueError: a network for images on vectors, or the other way round; or images that are too small for it.
     """
     kind = settings.network
     if kind == "auto":
@@ -220,6 +221,13 @@ def network(settings: AgentSettings, shape: tuple[int, ...], outputs: int, image
         return MLP(math.prod(shape), settings.hidden, outputs)
     convolutions, units = SHALLOW if kind == "shallow" else NATURE
     channels, height, width = shape
+    least = 1
+    for _, kernel, stride in reversed(convolutions):
+        least = (least - 1) * stride + kernel
+    if min(height, width) < least:
+        raise ValueError(
+            f"agent.network={kind} reads images of at least {least} x {least} pixels, not {height} x {width}"
+        )
     return Convolutional((channels, height, width), convolutions, units, outputs, _precision(settings.precision))
 
 

@@ -3,14 +3,23 @@
 The only file that imports envpool, which is optional (`pip install "pbtrl[fast]"`).
 """
 
+import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from types import ModuleType
 from typing import Any
 
-import envpool
-from envpool.registration import registry
+# On import, envpool imports all its families of envs, and matplotlib with them: 1.5 s in every process.
+sys.modules.setdefault("envpool.entry", ModuleType("envpool.entry"))
+
+import envpool  # noqa: E402
+from envpool.registration import registry  # noqa: E402
 
 from envs.vector import EnvError, Spaces, Vector, quiet_spaces
+
+for _family in ("box2d", "classic_control", "mujoco.gym", "toy_text"):
+    importlib.import_module(f"envpool.{_family}.registration")
 
 _OURS = {"num_envs", "batch_size", "num_threads", "seed", "env_seed", "max_num_players", "base_path"}
 
@@ -66,6 +75,9 @@ def _unknown(id: str, kwargs: Mapping[str, Any]) -> list[str]:
 
 
 def _check(id: str, kwargs: Mapping[str, Any]) -> None:
+    if id not in registry.specs:
+        sys.modules.pop("envpool.entry", None)
+        importlib.import_module("envpool.entry")
     if id not in registry.specs:
         near = get_close_matches(id, list(registry.specs), 3)
         hint = f"; nearest: {', '.join(near)}" if near else ""

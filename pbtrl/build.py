@@ -142,6 +142,18 @@ def workers(config: Config) -> int:
     return min(config.population.size, len(available_cores()) if asked == "auto" else asked)
 
 
+def placement(config: Config) -> str:
+    """How many members train where, in a few words."""
+    size = config.population.size
+    text = "1 member" if size == 1 else f"{size} members"
+    count = workers(config)
+    if config.execution.backend == "inline":
+        text += " in this process"
+    else:
+        text += f" on {count} worker{'s' if count > 1 else ''}"
+    return text if config.env is None else f"{text}, {config.env.num_envs} envs each"
+
+
 def available_cores() -> list[int]:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -1,9 +1,10 @@
-"""The command line: a thin layer over the modules that do the work. Torch is imported by the commands that need it."""
+"""The command line: a thin layer over the modules that do the work, each imported by the commands that need it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,34 +12,60 @@ from typing import Any
 
 from pbtrl import __version__
 
-USAGE, FAILED, CORRUPT = 2, 3, 4
+USAGE, FAILED, CORRUPT, INTERRUPTED = 2, 3, 4, 130
+
+FIRST_STEPS = """first steps:
+  pbtrl train quickstart          eight HalfCheetahs, three minutes
+  pbtrl tb last                   their curves, in a browser
+  pbtrl eval last                 the best one, on fresh episodes
+  pbtrl config show reference     every setting; `pbtrl COMMAND --help` for every option"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 usage or config, 3 failed, 4 corrupt or missing data."""
     arguments = _parsed(argv)
-    from pbtrl.config import ConfigError
-    from pbtrl.journal import JournalError
-    from pbtrl.lock import RunError
-    from pbtrl.snapshots import SnapshotError
-
     try:
         code: int = arguments.command(arguments)
-    except (ConfigError, RunError) as error:
-        print(error, file=sys.stderr)
-        return USAGE
-    except (JournalError, SnapshotError) as error:
-        print(error, file=sys.stderr)
-        return CORRUPT
-    except BrokenPipeError:
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # `pbtrl list | head`; what is still in the buffer has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        known = _exit_code(error)
+        if known is None:
+            raise
+        print(error, file=sys.stderr)
+        return known
     return code
+
+
+def _exit_code(error: Exception) -> int | None:
+    """Of a mistake whose text says it all; None for a bug, which keeps its traceback."""
+    from pbtrl.config import ConfigError
+    from pbtrl.lock import DamagedError, RunError
+
+    if isinstance(error, DamagedError):
+        return CORRUPT
+    if isinstance(error, ConfigError | RunError):
+        return USAGE
+    from pbtrl.execution.processes import WorkerError
+    from pbtrl.journal import JournalError
+    from pbtrl.snapshots import SnapshotError
+
+    if isinstance(error, WorkerError):
+        return FAILED
+    return CORRUPT if isinstance(error, JournalError | SnapshotError) else None
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments; overrides may stand among the options, which argparse alone does not allow."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
+    if "command" not in arguments:
+        parser.print_help()
+        parser.exit(USAGE)
     if hasattr(arguments, "overrides") and all("=" in r and not r.startswith("-") for r in rest):
         arguments.overrides += rest
     elif rest:
@@ -47,70 +74,94 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pbtrl", description="Deep RL with population based training built in.")
+    parser = argparse.ArgumentParser(
+        prog="pbtrl",
+        description="Deep RL with population based training built in.",
+        epilog=FIRST_STEPS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"pbtrl {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     train = _add(commands, "train", _train, "train a population from a config and name its best member")
-    train.add_argument("config", help="a YAML file, or the name of a shipped config (quickstart, pong, ...)")
-    train.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that replace the file's")
+    _add_config(train)
     train.add_argument("--name", help="of the run directory (default: the config's, or env and time)")
     exists = train.add_mutually_exclusive_group()
-    exists.add_argument("--if-exists", choices=["error", "resume", "overwrite"], default="error")
-    exists.add_argument("--suffix", action="store_const", const="suffix", dest="if_exists", help="name-2, name-3, ...")
-    exists.add_argument("--overwrite", action="store_const", const="overwrite", dest="if_exists")
+    exists.add_argument(
+        "--if-exists", choices=["error", "resume", "overwrite"], default="error",
+        help="what to do with a run of that name (default: error); `resume` begins it where there is none",
+    )  # fmt: skip
+    exists.add_argument(
+        "--suffix", action="store_const", const="suffix", dest="if_exists", help="take NAME-2, NAME-3, ..."
+    )
+    exists.add_argument(
+        "--overwrite", action="store_const", const="overwrite", dest="if_exists", help="delete the old run first"
+    )
     train.add_argument("--dry-run", action="store_true", help="check everything, print the resolved config, stop")
+    _add_root(train)
     _add_progress(train)
 
     resume = _add(commands, "resume", _resume, "go on with a stopped run")
     _add_run(resume)
-    resume.add_argument("overrides", nargs="*", metavar="budget.x=value", help="a longer budget")
+    resume.add_argument(
+        "overrides", nargs="*", metavar="a.b=value", help="a longer budget: budget.env_steps_per_member=2e6"
+    )
     _add_progress(resume)
 
     evaluate = _add(commands, "eval", _eval, "play fresh episodes, raw returns")
     _add_run(evaluate)
     evaluate.add_argument("--member", default="best", help="best, all, or an id such as m03 (default: best)")
-    evaluate.add_argument("--episodes", type=_positive, default=30)
-    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--episodes", type=_at_least(1), default=30, metavar="N", help="per member (default: 30)")
+    evaluate.add_argument("--seed", type=_at_least(0), default=0, metavar="S", help="of envs and actions (default: 0)")
     evaluate.add_argument("--deterministic", action="store_true", help="the policy's mode instead of a sample")
-    evaluate.add_argument("--json", action="store_true")
+    evaluate.add_argument(
+        "--trust-imports", action="store_true", help="import the env's own module, which the run directory names"
+    )
+    _add_json(evaluate)
 
     status = _add(commands, "status", _status, "where a run and its members stand")
     _add_run(status)
-    status.add_argument("--json", action="store_true")
+    _add_json(status)
 
     listing = _add(commands, "list", _list, "all runs")
     _add_root(listing)
-    listing.add_argument("--json", action="store_true")
+    _add_json(listing)
 
     lineage = _add(commands, "lineage", _lineage, "who copied whom, when and why")
     _add_run(lineage)
-    lineage.add_argument("--json", action="store_true")
+    _add_json(lineage)
 
     tensorboard = _add(commands, "tb", _tensorboard, "TensorBoard for a run, on localhost")
     _add_run(tensorboard)
-    tensorboard.add_argument("--port", type=int, default=6006)
+    tensorboard.add_argument("--port", type=_at_least(0), default=6006, help="(default: 6006; 0 takes a free one)")
 
     bench = _add(commands, "bench", _bench, "how fast a config trains, against its simulator alone")
-    bench.add_argument("config")
-    bench.add_argument("overrides", nargs="*", metavar="a.b=value")
-    bench.add_argument("--seconds", type=float, default=20.0, help="per measurement (default: 20)")
-    bench.add_argument("--json", action="store_true")
+    _add_config(bench)
+    bench.add_argument(
+        "--seconds", type=_seconds, default=20.0, metavar="S", help="per measurement, of which there are 4 (default: 20)"
+    )
+    _add_json(bench)
 
     doctor = _add(commands, "doctor", _doctor, "what this machine has, and whether it works")
-    doctor.add_argument("--json", action="store_true")
+    _add_root(doctor)
+    _add_json(doctor)
 
     config = _add(commands, "config", _config, "look at configs")
-    config.add_argument("what", choices=["show", "schema"])
-    config.add_argument("config", nargs="?")
-    config.add_argument("overrides", nargs="*", metavar="a.b=value")
+    config.add_argument("what", choices=["show", "schema"], help="a resolved config, or the JSON schema of all")
+    _add_config(config, nargs="?")
     return parser
 
 
 def _add(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    described = text[0].upper() + text[1:] + "."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=described)
     parser.set_defaults(command=function)
     return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    parser.add_argument("config", nargs=nargs, help="a YAML file, or the name of a shipped config (`pbtrl config show`)")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that replace the file's")
 
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
@@ -122,145 +173,138 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_root(parser)
 
 
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
 def _add_progress(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--progress", choices=["auto", "live", "plain", "json", "none"], default="auto")
-    if "--runs" not in parser._option_string_actions:
-        _add_root(parser)
+    parser.add_argument(
+        "--progress", choices=["auto", "live", "plain", "json", "none"], default="auto",
+        help="a live table, plain lines or JSON lines (default: auto, live on a terminal and else plain)",
+    )  # fmt: skip
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+def _at_least(low: int) -> Any:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {low} or more, not {text}")
+        return int(text)
+
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 86400:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text}")
     return number
 
 
 def _train(a: argparse.Namespace) -> int:
+    from pbtrl import runs
     from pbtrl.config import load, locate
 
     config = load(a.config, a.overrides)
+    name = a.name or config.name or runs.default_name(config.label)
+    if not a.dry_run:
+        runs.check_free(a.runs, name, a.if_exists)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     from pbtrl import build, session
 
-    config = build.prepared(config)
     if a.dry_run:
-        print(config.dump_yaml(), end="")
+        print(build.prepared(config).dump_yaml(), end="")
         return 0
     return session.start(
-        config, locate(a.config).read_text(), root=a.runs, name=a.name, if_exists=a.if_exists, mode=a.progress,
-        command=sys.argv,
+        config, locate(a.config).read_text("utf-8-sig"), root=a.runs, name=name, if_exists=a.if_exists,
+        mode=a.progress, command=sys.argv,
     )  # fmt: skip
 
 
 def _resume(a: argparse.Namespace) -> int:
-    from pbtrl import runs, session
+    from pbtrl import runs
 
-    return session.resume(runs.find(a.run, a.runs), mode=a.progress, command=sys.argv, overrides=a.overrides)
+    run = runs.find(a.run, a.runs)
+    from pbtrl import session
+
+    return session.resume(run, mode=a.progress, command=sys.argv, overrides=a.overrides)
 
 
 def _eval(a: argparse.Namespace) -> int:
-    from pbtrl import evaluation, runs
+    from pbtrl import runs, tables
     from pbtrl.config import load
-    from pbtrl.header import population
-    from pbtrl.journal import read
-    from pbtrl.lock import RunError
 
     run = runs.find(a.run, a.runs)
+    _, _, population = runs.folded(run)
     config = load(run / "config.resolved.yaml")
-    members = population(read(run / "journal.jsonl")).members
+    module, colon, _ = config.env.id.partition(":") if config.env else ("", "", "")
+    if colon and not a.trust_imports:
+        raise runs.RunError(f"{run} asks to import {module!r}, which runs its code: allow it with --trust-imports")
+    newest = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
+    if a.member not in ("best", "all", *population.members):
+        raise runs.RunError(f"no member {a.member!r} in {run}: there are {', '.join(population.members)}")
+    from pbtrl import evaluation
+
     if a.member == "best":
-        if not (run / "best.json").exists():
-            raise RunError(f"{run} has no best member yet: name one with --member, or use --member all")
-        chosen = [json.loads((run / "best.json").read_text())["member"]]
+        best = evaluation.best_snapshot(run)
+        if best is None:
+            raise runs.RunError(f"{run} has no best member yet: try --member all, or one of {', '.join(newest)}")
+        chosen = [best]
     else:
-        chosen = list(members) if a.member == "all" else [a.member]
-    if unknown := [m for m in chosen if m not in members]:
-        raise RunError(f"no member {unknown[0]!r} in {run}: there are {', '.join(members)}")
-    known = [members[m] for m in chosen if members[m].snapshot]
-    if not known:
-        raise RunError(f"{run}: no snapshot yet of {', '.join(chosen)}")
+        chosen = [s for m, s in newest.items() if a.member in ("all", m)]
+    if not chosen:
+        raise runs.RunError(f"{run}: no snapshot yet of {'anybody' if a.member == 'all' else a.member}")
     results = evaluation.evaluate(
-        config, run, known, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic
+        config, run, chosen, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic
     )
     evaluation.write(run, results)
-    if a.json:
-        print(json.dumps(results if a.member == "all" else results[0]))
-        return 0
-    for r in results:
-        low, high = r["ci95"] or (float("nan"), float("nan"))
-        print(
-            f"{r['member']}  {r['snapshot']}  {r['episodes']} episodes  return {r['return_mean']:.1f} +/- "
-            f"{r['return_std']:.1f}  95 % [{low:.1f}, {high:.1f}]  min {r['return_min']:.1f}  "
-            f"max {r['return_max']:.1f}  length {r['length_mean']:.0f}  "
-            f"{'deterministic' if a.deterministic else 'stochastic'}, seed {a.seed}"
-        )
+    shown = results if a.member == "all" else results[0]
+    print(json.dumps(shown) if a.json else tables.evaluations(results))
     return 0
 
 
 def _status(a: argparse.Namespace) -> int:
-    from pbtrl import runs
-    from pbtrl.figures import clock, count, score, size, value
+    from pbtrl import runs, tables
 
-    found = runs.status(runs.find(a.run, a.runs))
-    if a.json:
-        print(json.dumps(found))
-        return 0
-    done = 100 * found["env_steps"] / max(1, found["steps_budget"])
-    print(
-        f"{found['name']}: {found['state']}, {count(found['env_steps'])} of {count(found['steps_budget'])} "
-        f"{found['unit'].replace('_', ' ')} ({done:.0f} %), last sign of life {clock(found['heartbeat_age'])} ago, "
-        f"{size(found['bytes'])} in {found['path']}"
-    )
-    for m in sorted(found["members"], key=lambda m: -1e30 if m["fitness"] is None else m["fitness"], reverse=True):
-        values = "  ".join(f"{k} {value(v)}" for k, v in m["hyperparameters"].items())
-        print(f"  {m['id']}  {score(m['fitness']):>8}  g{m['generation']:<3} {count(m['env_steps']):>6}  {values}")
+    run = runs.find(a.run, a.runs)
+    found = runs.status(run)
+    reason = runs.card(run).get("reason", "") if found["state"] == "crashed" else ""
+    print(json.dumps(found) if a.json else tables.status(found, runs.reference(run), reason))
     return 0
 
 
 def _list(a: argparse.Namespace) -> int:
-    from pbtrl import runs
-    from pbtrl.figures import count, score
+    from pbtrl import runs, tables
 
     found = runs.listing(a.runs)
     if a.json:
         print(json.dumps(found))
-        return 0
-    for r in found:
-        best = r.get("best") or {}
-        print(
-            f"{r['name']:32}  {r['state']:9}  {count(r.get('env_steps', 0)):>7} of "
-            f"{count(r.get('steps_budget', 0)):>7}  best {score(best.get('fitness')):>8} {best.get('member', '')}"
-        )
+    elif found:
+        print(tables.listing(found))
+    else:
+        print(f"no runs in {a.runs}; begin one with: pbtrl train quickstart")
     return 0
 
 
 def _lineage(a: argparse.Namespace) -> int:
-    from pbtrl import lineage, runs
-    from pbtrl.figures import score
-    from pbtrl.journal import read
+    from pbtrl import lineage, runs, tables
 
-    copies = lineage.copies(read(runs.find(a.run, a.runs) / "journal.jsonl"))
-    if a.json:
-        print(json.dumps({"copies": copies}))
-        return 0
-    for c in copies:
-        print(
-            f"{c['time']:8.0f} s  {c['env_steps']:>10,} env steps  {c['member']} <- {c['donor']}  "
-            f"fitness {score(c['fitness_before'])} -> {score(c['fitness_after'])}"
-        )
-    print(f"{len(copies)} copies")
+    header, lines, _ = runs.folded(runs.find(a.run, a.runs))
+    copies = lineage.copies(lines)
+    print(json.dumps({"copies": copies}) if a.json else tables.copies(copies, header.steps))
     return 0
 
 
 def _tensorboard(a: argparse.Namespace) -> int:
-    import os
-
     from pbtrl import runs
 
     logs = runs.find(a.run, a.runs) / "tb"
+    if not logs.is_dir():
+        raise runs.DamagedError(f"there is no {logs}: the run never began")
     command = ["-m", "tensorboard.main", "--logdir", str(logs), "--host", "localhost", "--port", str(a.port)]
-    print(f"TensorBoard of {logs} on http://localhost:{a.port} (Ctrl-C ends it)", flush=True)
     os.execv(sys.executable, [sys.executable, *command])
 
 
@@ -278,7 +322,7 @@ def _bench(a: argparse.Namespace) -> int:
 def _doctor(a: argparse.Namespace) -> int:
     from pbtrl import doctor
 
-    checks = doctor.examine()
+    checks = doctor.examine(a.runs)
     print(json.dumps(checks) if a.json else doctor.text(checks))
     return 0 if all(c["ok"] for c in checks) else FAILED
 
@@ -288,11 +332,10 @@ def _config(a: argparse.Namespace) -> int:
 
     if a.what == "schema":
         print(json.dumps(json_schema(), indent=2))
-        return 0
-    if a.config is None:
+    elif a.config is None:
         print("\n".join(shipped()))
-        return 0
-    print(load(a.config, a.overrides).dump_yaml(), end="")
+    else:
+        print(load(a.config, a.overrides).dump_yaml(), end="")
     return 0
 
 

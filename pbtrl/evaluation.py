@@ -18,29 +18,35 @@ import numpy as np
 
 from pbtrl import build
 from pbtrl.config import Config
-from pbtrl.population import Member, Population
-from pbtrl.snapshots import Store, write_atomically
+from pbtrl.population import Population
+from pbtrl.snapshots import SnapshotError, Store, write_atomically
 
 
 def evaluate(
-    config: Config, run: Path, members: Sequence[Member], *, episodes: int, seed: int, deterministic: bool = False
+    config: Config, run: Path, snapshots: Sequence[str], *, episodes: int, seed: int, deterministic: bool = False
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Play fresh episodes with the newest snapshot of each member; one JSON object per member.
+    """Play fresh episodes with each snapshot; one JSON object per snapshot.
 
-    Keys: member, snapshot, env_steps, episodes, return_mean, return_std, ci95 (pair), return_min, return_max,
-    length_mean, deterministic, protocol, seeds. Returns are raw; env_steps is the member's clock.
+    Keys: member, snapshot, env_steps, episodes, return_mean, return_std, ci95 (pair; null for one episode),
+    return_min, return_max, length_mean, deterministic, protocol, seed, seeds. Returns are raw; env_steps is
+    the member's clock.
 
     Raises:
-        SnapshotError: a snapshot is missing or damaged.
+        SnapshotError: a snapshot is missing, damaged, or not of this config's agent.
     """
     store = Store(run / "members")
-    rows = [store.load(m.snapshot or "")[0] for m in members]
+    loaded = [store.load(name) for name in snapshots]
+    rows = [row for row, _ in loaded]
+    try:
+        steps = [int(state["report"]["step"]) for _, state in loaded]
+    except (KeyError, TypeError, ValueError):
+        raise SnapshotError(f"{run}: a snapshot's state.json holds no report") from None
     played = build.evaluator(config)(rows, episodes=episodes, seed=seed, deterministic=deterministic)
     return [
         {
-            "member": member.id,
-            "snapshot": member.snapshot,
-            "env_steps": member.step,
+            "member": name.split("/")[0],
+            "snapshot": name,
+            "env_steps": step,
             "episodes": len(one.returns),
             **_statistics(one.returns),
             "length_mean": float(np.mean(one.lengths)),
@@ -49,7 +55,7 @@ def evaluate(
             "seed": seed,
             "seeds": one.seeds,
         }
-        for member, one in zip(members, played, strict=True)
+        for name, step, one in zip(snapshots, steps, played, strict=True)
     ]
 
 
@@ -58,28 +64,72 @@ def choose(config: Config, run: Path, population: Population) -> dict[str, Any]:
 
     Returns the content of best.json, or an empty object where there is no snapshot to choose from.
     """
-    known = [m for m in population.ranking() if m.snapshot]
-    candidates = known[: config.final.candidates] or [m for m in population.members.values() if m.snapshot]
-    if not candidates:
+    chosen_from = candidates(config, population)
+    if not chosen_from:
         return {}
     selection = evaluate(
-        config, run, candidates, episodes=config.final.selection_episodes, seed=_seed(config, "selection")
+        config, run, chosen_from, episodes=config.final.selection_episodes, seed=_seed(config, "selection")
     )
     scores = [s["return_mean"] for s in selection]
-    chosen = candidates[max(range(len(scores)), key=lambda i: (scores[i], -i))]
-    (score,) = evaluate(config, run, [chosen], episodes=config.final.episodes, seed=_seed(config, "final"))
-    manifest = Store(run / "members").path(chosen.snapshot or "") / "MANIFEST.json"
+    name = chosen_from[max(range(len(scores)), key=lambda i: (scores[i], -i))]
+    (score,) = evaluate(config, run, [name], episodes=config.final.episodes, seed=_seed(config, "final"))
+    chosen = population.members[score["member"]]
     best = {
         "member": chosen.id,
-        "snapshot": chosen.snapshot,
-        "sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
-        "hyperparameters": chosen.hyperparameters,
+        "snapshot": name,
+        "sha256": digest(run, name),
+        "hyperparameters": chosen.trained_under,
         "training_fitness": chosen.fitness,
         "evaluation": score,
         "selection": [{k: s[k] for k in ("member", "return_mean", "ci95", "episodes")} for s in selection],
     }
     write_atomically(run / "best.json", json.dumps(best, indent=2))
     return best
+
+
+def candidates(config: Config, population: Population) -> list[str]:
+    """Snapshots of the members that may be the best: the fittest, or all where nobody has a fitness."""
+    ranked = population.ranking()[: config.final.candidates] or population.members.values()
+    return [m.snapshot for m in ranked if m.snapshot]
+
+
+def best_snapshot(run: Path) -> str | None:
+    """The snapshot that best.json names; None where there is none yet.
+
+    Raises:
+        SnapshotError: best.json cannot be read, or the snapshot is not what it was.
+    """
+    try:
+        best = json.loads((run / "best.json").read_bytes())
+        name, sha256 = str(best["snapshot"]), str(best["sha256"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SnapshotError(f"{run / 'best.json'} cannot be read: {error}") from None
+    if digest(run, name) != sha256:
+        raise SnapshotError(f"snapshot {name} is not the one that {run / 'best.json'} names")
+    return name
+
+
+def referred_to(run: Path) -> list[str]:
+    """Snapshots that must outlive what training leaves behind: the best one of an earlier sitting."""
+    try:
+        best = best_snapshot(run)
+    except SnapshotError:
+        return []
+    return [best] if best else []
+
+
+def digest(run: Path, snapshot: str) -> str:
+    """SHA-256 of a snapshot's manifest, which holds those of its files.
+
+    Raises:
+        SnapshotError: it is not there.
+    """
+    try:
+        return hashlib.sha256((Store(run / "members").path(snapshot) / "MANIFEST.json").read_bytes()).hexdigest()
+    except (OSError, ValueError):
+        raise SnapshotError(f"snapshot {snapshot} is missing or not whole ({run})") from None
 
 
 def write(run: Path, results: Sequence[dict[str, Any]]) -> Path:
@@ -93,11 +143,11 @@ def write(run: Path, results: Sequence[dict[str, Any]]) -> Path:
 
 def _statistics(returns: Sequence[float]) -> dict[str, Any]:
     """Mean, spread and Student's 95 % interval of the mean."""
-    from scipy.stats import t
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     mean, n = float(np.mean(returns)), len(returns)
     std = float(np.std(returns, ddof=1)) if n > 1 else 0.0
-    half = float(t.ppf(0.975, n - 1)) * std / math.sqrt(n) if n > 1 else math.inf
+    half = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n) if n > 1 else math.inf
     return {
         "return_mean": mean,
         "return_std": std,

@@ -1,13 +1,14 @@
 """The append-only journal: the only truth about a run. One JSON object per line, one writer, many readers.
 
     {"kind": "run", "schema": 1, "name": ..., "seed": ..., "size": ...}          first line
-    {"kind": "decision", "number": n, "assignments": [...], "timing": {...}}     all of a decision, or nothing of it
+    {"kind": "decision", "assignments": [...], "timing": {...}}                  all of a decision or nothing
     {"kind": "report", "assignment": "m03/000012", "step": ..., ..., "timing": {...}}
     {"kind": "failure", "assignment": ..., "error": ..., "given_up": false, "timing": {...}}
     {"kind": "resume" | "stop" | "finish", ...}
 
-What derives from clocks lives under `timing`. The canonical journal is the decisions and the successful reports,
-sorted by (generation, member), without it; two runs have "the same journal" when its SHA-256 is the same.
+What derives from clocks lives under `timing`. The canonical journal is the decisions and the successful
+reports, sorted by (generation, member), without it; two runs have "the same journal" when its SHA-256 is the
+same.
 """
 
 import hashlib

@@ -25,6 +25,10 @@ class RunError(ValueError):
     """A run directory cannot be made, found, locked or read; one line that says why."""
 
 
+class DamagedError(RunError):
+    """A file of a run is missing or does not say what it should."""
+
+
 class Lock:
     """The lock of a run directory, held from entering to leaving, or from `acquire` to `release`."""
 

@@ -1,7 +1,8 @@
 """The two messages, and the population: a fold over the journal that says where every member stands.
 
-Assignments go down to an executor, reports come back; both are JSON. `Population.record` takes journal lines one by
-one, and nothing about a member is known that does not follow from them: fitness, window, clock and lineage included.
+Assignments go down to an executor, reports come back; both are JSON. `Population.record` takes journal lines
+one by one, and nothing about a member is known that does not follow from them: fitness, window, clock and
+lineage included.
 """
 
 from __future__ import annotations
@@ -60,14 +61,17 @@ class Report:
     Attributes:
         assignment: id of the assignment that was carried out; also the name of the committed snapshot.
         member: who trained.
-        step: where the member's clock stands now (env steps); below the assignment's `stop` after an early stop.
+        step: where the member's clock stands now (env steps); below the assignment's `stop` after an early
+            stop.
         hyperparameters: the *effective* ones, read back from what the learner consumed.
         returns: raw returns of the training episodes that began after the last copy and ended in the slice.
         lengths: their lengths (env steps).
-        evaluation: raw returns of the evaluation episodes played at the end of the slice, where fitness asks for them.
+        evaluation: raw returns of the evaluation episodes played at the end of the slice, where fitness asks
+            for them.
         curve: points (step, mean return) inside the slice.
         scalars: a few more numbers.
-        diverged: the learner met non-finite values too often in a row; the snapshot holds the last finite ones.
+        diverged: the learner met non-finite values too often in a row; the snapshot holds the last finite
+            ones.
         timing: seconds, not part of the canonical journal.
     """
 
@@ -118,8 +122,8 @@ class FitnessRule:
         source: `training` episodes, or `evaluation` episodes played at the end of each slice.
         window: how many of the latest episodes count.
         min_episodes: fewer since the last copy, and the fitness is absent.
-        cut_episodes: every slice cuts the episodes under way (`between_slices: reset`); then at least half of a
-            slice's steps must lie in finished episodes, or short episodes would be favoured.
+        cut_episodes: every slice cuts the episodes under way (`between_slices: reset`); then at least half of
+            a slice's steps must lie in finished episodes, or short episodes would be favoured.
     """
 
     source: str = "training"
@@ -134,8 +138,8 @@ class Member:
 
     Attributes:
         hyperparameters: of the slice under way, or of the last one.
-        snapshot: the newest one; `trained_under` are the hyperparameters of the slice that made it, so a donor gives
-            away a pair that belongs together even while it is trying something else.
+        snapshot: the newest one; `trained_under` are the hyperparameters of the slice that made it, so a
+            donor gives away a pair that belongs together even while it is trying something else.
         fitness: a number or absent (None); `diverged` comes before either.
         given_up: how often in a row an assignment was given up, with no report in between.
     """
@@ -177,7 +181,7 @@ class Population:
         self.copies = 0
 
     def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:
-        """The generator for one purpose: a function of (seed, member, generation, purpose) and of nothing else."""
+        """The generator for one purpose: from (seed, member, generation, purpose) and nothing else."""
         return np.random.default_rng(self._sequence(member, generation, purpose))
 
     def slice_seed(self, member: str, generation: int) -> int:
@@ -207,7 +211,7 @@ class Population:
         return sorted((m for m in self.members.values() if m.ranked), key=lambda m: -(m.fitness or 0.0))
 
     def needed(self) -> set[str]:
-        """Snapshots that must stay: the newest of each member, its parent, and those an open assignment loads."""
+        """Snapshots that must stay: each member's newest, its parent, and what open assignments load."""
         names = {m.snapshot for m in self.members.values()} | {m.parent for m in self.members.values()}
         return {n for n in names | {a.parent for a in self.open} if n}
 
@@ -248,7 +252,9 @@ class Population:
         enough = len(member.window) >= self.rule.min_episodes
         if self.rule.cut_episodes and self.rule.source == "training":
             enough &= 2 * sum(line["lengths"]) >= slice_steps
-        member.fitness = statistics.fmean(member.window) if enough and np.isfinite(member.window).all() else None
+        member.fitness = (
+            statistics.fmean(member.window) if enough and np.isfinite(member.window).all() else None
+        )
         member.history.append((member.step, member.fitness))
 
     def _failed(self, line: Mapping[str, Any]) -> None:

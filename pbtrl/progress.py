@@ -1,6 +1,6 @@
 """What a terminal shows of a run: a live table, plain lines, or lines of JSON.
 
-opening(...)   six lines before it starts
+opening(...)   a few lines before it starts
 view(...)      a listener of the controller for the time between
 summary(...)   the best member, the schedule that was found, and what to do next
 """
@@ -20,13 +20,13 @@ from typing import Any, Literal, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from pbtrl.figures import clock, count, score, value
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
 from pbtrl.lineage import ancestry, schedule
+from pbtrl.population import Population
 from pbtrl.standings import Event, Row, Standings
 
 Mode = Literal["auto", "live", "plain", "json", "none"]
@@ -35,6 +35,8 @@ REDRAW = 0.25  # seconds
 LINE_EVERY = 30.0  # seconds between two lines of `plain` and `json`
 MANY = 20  # members, above which the table shows the first and the last
 EVENTS = 6
+HINT = "Ctrl-C: save and stop"
+STOPPING = "saving all members (Ctrl-C again: end at once, unsaved)"
 BARS = "▁▂▃▄▅▆▇█"
 EVENT_STYLES = {"copy": "cyan", "diverged": "red", "given_up": "red", "failure": "yellow"}
 STATES = {"train": "", "waiting": "dim", "done": "green", "diverged": "red", "given up": "red"}  # else cyan
@@ -48,6 +50,9 @@ class View(Protocol):
 
     def tick(self) -> None:
         """Called a few times a second."""
+
+    def stopping(self) -> None:
+        """A signal came: members are being saved."""
 
     def close(self) -> None:
         """Leave the terminal in order; a second time does nothing."""
@@ -72,9 +77,9 @@ def view(
         case "live":
             return LiveView(standings, workers, console, wide=wide)
         case "plain":
-            return LinesView(standings, console, _plain_line, _plain_event)
+            return LinesView(standings, console, _plain_line, _plain_event, f"          {STOPPING}")
         case "json":
-            return LinesView(standings, console, _json_line, _json_event)
+            return LinesView(standings, console, _json_line, _json_event, '{"kind": "stopping"}')
         case _:
             return Silent()
 
@@ -86,6 +91,9 @@ class Silent:
         """Nothing."""
 
     def tick(self) -> None:
+        """Nothing."""
+
+    def stopping(self) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -101,15 +109,11 @@ class LinesView:
         console: Console,
         line: Callable[[Standings], str],
         event: Callable[[Event], str],
+        stopping: str,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._standings, self._console, self._line, self._event, self._now = (
-            standings,
-            console,
-            line,
-            event,
-            now,
-        )
+        self._standings, self._console, self._now = standings, console, now
+        self._line, self._event, self._stopping = line, event, stopping
         self._told, self._closed = now(), False
 
     def event(self, line: Line) -> None:
@@ -123,6 +127,10 @@ class LinesView:
         if self._now() - self._told >= LINE_EVERY:
             self._told = self._now()
             self._print(self._line(self._standings))
+
+    def stopping(self) -> None:
+        """Say that the members are being saved."""
+        self._print(self._stopping)
 
     def close(self) -> None:
         """Tell once more where the run stands."""
@@ -143,6 +151,7 @@ class LiveView:
     def __init__(self, standings: Standings, workers: str, console: Console, *, wide: bool = False) -> None:
         self._standings, self._workers, self._console, self._wide = standings, workers, console, wide
         self._events: list[Event] = []
+        self._hint = HINT
         self._drawn = -math.inf
         self._live = Live(console=console, auto_refresh=False)
         self._closed = False
@@ -159,20 +168,27 @@ class LiveView:
             self._drawn = time.monotonic()
             self._live.update(self._picture(), refresh=True)
 
+    def stopping(self) -> None:
+        """Say that the members are being saved."""
+        self._hint, self._drawn = STOPPING, -math.inf
+        self.tick()
+
     def close(self) -> None:
         """Leave the last state of the table on the screen."""
         if not self._closed:
-            self._closed, self._drawn = True, -math.inf
+            self._closed, self._hint, self._drawn = True, "", -math.inf
             self.tick()
             self._live.stop()
 
     def _picture(self) -> Group:
-        return picture(self._standings, self._events, self._workers, self._console, wide=self._wide)
+        frame = self._standings, self._events, self._workers, self._console
+        return picture(*frame, wide=self._wide, hint=self._hint)
 
 
 def picture(
-    standings: Standings, events: Sequence[Event], workers: str, console: Console, *, wide: bool = False
-) -> Group:
+    standings: Standings, events: Sequence[Event], workers: str, console: Console, *,
+    wide: bool = False, hint: str = HINT,
+) -> Group:  # fmt: skip
     """One frame of the live view, fitted to the console's width and height."""
     rows = standings.rows()
     searched = standings.header.hyperparameters
@@ -188,9 +204,10 @@ def picture(
     told = [Text(f"{clock(e.elapsed):>9}  {e.text}", no_wrap=True, overflow="ellipsis") for e in events]
     for line, event in zip(told, events, strict=True):
         line.stylize(EVENT_STYLES.get(event.kind, ""))
-    hint = Table.grid(expand=True)
-    hint.add_row(Text(workers, style="dim"), Text("Ctrl-C: save and stop", style="dim", justify="right"))
-    return Group(_head(standings), *table, *told, hint)
+    foot = Text(workers + " " * max(2, console.width - len(workers) - len(hint)) + hint, style="dim")
+    foot.no_wrap, foot.overflow = True, "ellipsis"
+    foot.rstrip()
+    return Group(_head(standings), *table, *told, foot)
 
 
 def opening(
@@ -198,9 +215,11 @@ def opening(
     header: Header,
     *,
     trains: str,
-    agent: str,
+    agent: str | None,
     workers: str,
     wall_clock: float | None = None,
+    resumed: Population | None = None,
+    name: str | None = None,
 ) -> str:
     """The lines before a run starts.
 
@@ -208,33 +227,45 @@ def opening(
         run: its directory.
         header: of the run.
         trains: environment and spaces: "ALE/Pong-v5, 4x84x84 -> 6 actions, sticky".
-        agent: "impala shallow, 0.6M parameters".
+        agent: "impala shallow, 0.6M parameters"; None outside RL.
         workers: "8 members on 2 workers, 16 envs each".
         wall_clock: seconds, or None.
+        resumed: where an earlier sitting left off.
+        name: what the run is called on the command line; that of its directory unless given.
     """
+    name = name or run.name
     budget = f"{count(header.horizon)} {header.steps} per member, {count(header.budget)} in all"
     if header.frames_per_step > 1:
         budget += f" ({count(header.budget * header.frames_per_step)} frames)"
     if wall_clock is not None:
         budget += f", at most {clock(wall_clock)}"
     lines = {
-        "run": f"{run}  (deterministic: {header.deterministic}; seed {header.seed})",
+        "run": str(run),
         "trains": trains,
         "agent": agent,
         "population": workers,
         "budget": budget,
-        "watch": f"pbtrl status {run.name} | pbtrl tb {run.name}; Ctrl-C stops, pbtrl resume {run.name}",
+        "resumed": _left_off(resumed, header) if resumed else None,
+        "seed": f"{header.seed}; deterministic: {header.deterministic}",
+        "watch": f"pbtrl status {name} | pbtrl tb {name}; Ctrl-C saves and stops",
     }
-    return _aligned(lines)
+    return _aligned({key: text for key, text in lines.items() if text})
 
 
-def summary(best: Mapping[str, Any], run: Path) -> str:
+def _left_off(population: Population, header: Header) -> str:
+    done = f"{count(population.step)} of {count(header.budget)} {header.steps} are done"
+    again = len(population.open)
+    return f"{done}; {again} slice{'s' if again > 1 else ''} under way begin{'' if again > 1 else 's'} again" if again else done
+
+
+def summary(best: Mapping[str, Any], run: Path, name: str = "last") -> str:
     """The lines after a run: what was found and what to do next.
 
     Args:
         best: the content of best.json: `member`, `snapshot` and `evaluation` with `return_mean`, `ci95` (low,
             high) and `episodes`; empty where no member was ever ranked.
         run: the run directory.
+        name: what the run is called on the command line.
     """
     header, lines = split(read(run / "journal.jsonl"))
     elapsed = max(
@@ -247,7 +278,7 @@ def summary(best: Mapping[str, Any], run: Path) -> str:
         for i, (name, values) in enumerate(_changes(points).items()):
             told["schedule" if i == 0 else " " * i] = f"{name} {values}"
     told["wall time"] = clock(elapsed)
-    told["next"] = "pbtrl tb last | pbtrl eval last | pbtrl lineage last"
+    told["next"] = f"pbtrl tb {name} | pbtrl eval {name} | pbtrl lineage {name}"
     return _aligned(told)
 
 
@@ -402,13 +433,12 @@ def _plain_line(standings: Standings) -> str:
     parts = [
         f"{clock(standings.elapsed):>9}",
         f"{count(standings.step)} / {count(header.budget)} {header.steps} ({share:.0f} %)",
-        f"{count(standings.rate)} steps/s" if standings.rate is not None else "- steps/s",
+        f"{count(standings.rate)} steps/s" if standings.rate is not None else "",
         f"gen {max(0, standings.generation)}",
-        f"best {best.id} {score(best.fitness)}" if best else "best -",
-        f"median {score(statistics.median(known) if known else None)}",
-        f"{clock(standings.left)} left" if standings.left is not None else "- left",
+        f"best {best.id} {score(best.fitness)}  median {score(statistics.median(known))}" if best else "",
+        f"{clock(standings.left)} left" if standings.left else "",
     ]
-    return "  ".join(parts)
+    return "  ".join(part for part in parts if part)
 
 
 def _plain_event(event: Event) -> str:

@@ -24,21 +24,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pbtrl import __version__
-from pbtrl.header import split
-from pbtrl.journal import JournalError, read
+from pbtrl.header import Header, split
+from pbtrl.journal import JournalError, Line, read
+from pbtrl.lock import DamagedError as DamagedError
 from pbtrl.lock import Lock, holder
 from pbtrl.lock import RunError as RunError
-from pbtrl.population import Member
+from pbtrl.population import Member, Population
 from pbtrl.snapshots import write_atomically
 
 IfExists = Literal["error", "resume", "overwrite", "suffix"]
 State = Literal["running", "finished", "stopped", "crashed", "stale"]
+Status = Literal["finished", "stopped", "failed"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 STALE_AFTER = 600.0  # seconds without a line, while somebody holds the lock
 PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool")
 _FILES = frozenset(
-    {"run.json", "config.yaml", "config.resolved.yaml", "LOCK", "members", "tb", "best.json", "eval"}
+    {"run.json", "config.yaml", "config.resolved.yaml", "LOCK", "members", "tb", "best.json", "eval", "log.txt"}
 )
 _SECRET = re.compile(r"(?i)[\w.-]*(?:key|token|secret|password)[\w.-]*")
 
@@ -61,12 +63,29 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> Path:
         _remove(run)
     if claimed := _claim(run):
         return claimed
-    if if_exists == "resume":
+    if if_exists == "resume" and is_run(run):
         if not os.access(run, os.W_OK):
             raise RunError(f"cannot write to {run}: permission denied")
         return run
-    ways = f"go on with `pbtrl resume {name}`, or start anew with --suffix or --overwrite"
-    raise RunError(f"{run} exists ({state(run)}): {ways}")
+    raise _taken(run)
+
+
+def check_free(root: Path, name: str, if_exists: IfExists) -> None:
+    """Raise what `create` would raise, as far as that can be known without making anything."""
+    run = root / name
+    if NAME.fullmatch(name) and if_exists == "error" and run.exists() and not _is_blank(run):
+        raise _taken(run)
+
+
+def has_begun(run: Path) -> bool:
+    """Whether there is a first line in its journal."""
+    journal = run / "journal.jsonl"
+    return journal.is_file() and journal.stat().st_size > 0
+
+
+def reference(run: Path) -> str:
+    """What to call a run on the command line: its name, or its path where it does not lie in `runs`."""
+    return run.name if run.parent.resolve() == Path("runs").resolve() else str(run)
 
 
 def default_name(label: str) -> str:
@@ -128,7 +147,7 @@ def begin(run: Path, command: Sequence[str]) -> list[str]:
     return [f"{k} {earlier.get(k)} -> {v}" for k, v in versions.items() if earlier.get(k) != v]
 
 
-def end(run: Path, status: Literal["finished", "stopped", "failed"], reason: str = "") -> None:
+def end(run: Path, status: Status, reason: str = "") -> None:
     """Note in `run.json` how a sitting ended; the journal's last line says so too and is what counts."""
     _write(run, {**card(run), "status": status, "reason": reason, "ended": time.time()})
 
@@ -137,16 +156,16 @@ def card(run: Path) -> dict[str, Any]:
     """What `run.json` says; empty where there is none.
 
     Raises:
-        RunError: it is no JSON object.
+        DamagedError: it is no JSON object.
     """
     try:
         found = json.loads((run / "run.json").read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise RunError(f"{run / 'run.json'} cannot be read: {error}") from error
+        raise DamagedError(f"{run / 'run.json'} cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise RunError(f"{run / 'run.json'} is no JSON object")
+        raise DamagedError(f"{run / 'run.json'} is no JSON object")
     return found
 
 
@@ -173,21 +192,30 @@ def state(run: Path) -> State:
             return "crashed"
 
 
+def folded(run: Path) -> tuple[Header, list[Line], Population]:
+    """A run's journal, and the population that follows from it.
+
+    Raises:
+        DamagedError: the journal is missing, or does not fold.
+    """
+    try:
+        header, lines = split(read(run / "journal.jsonl"))
+        return header, lines, header.population().replay(lines)
+    except FileNotFoundError:
+        raise DamagedError(f"{run} has no journal: the run never began") from None
+    except JournalError as error:
+        raise DamagedError(str(error)) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(f"{run / 'journal.jsonl'} does not fold: {type(error).__name__}: {error}") from error
+
+
 def status(run: Path) -> dict[str, Any]:
     """Where a run and its members stand, as JSON; steps are in `unit`, ages in seconds, sizes in bytes.
 
     Raises:
-        RunError: the journal is missing or damaged.
+        DamagedError: the journal is missing or damaged.
     """
-    try:
-        header, lines = split(read(run / "journal.jsonl"))
-        population = header.population().replay(lines)
-    except FileNotFoundError as error:
-        raise RunError(f"{run} has no journal: the run never began") from error
-    except JournalError as error:
-        raise RunError(str(error)) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{run / 'journal.jsonl'} does not fold: {type(error).__name__}: {error}") from error
+    header, _, population = folded(run)
     best = population.best
     return {
         "name": run.name,
@@ -228,6 +256,13 @@ def _member(member: Member, frames_per_step: int) -> dict[str, Any]:
     }
 
 
+def _taken(run: Path) -> RunError:
+    if not is_run(run):
+        return RunError(f"{run} exists and is no run: choose another --name or --runs, or --suffix")
+    ways = f"go on with `pbtrl resume {reference(run)}`, or start anew with --suffix or --overwrite"
+    return RunError(f"{run} exists ({state(run)}): {ways}")
+
+
 def _claim(run: Path) -> Path | None:
     """The directory, made, or there already and untouched; None if a run is in it."""
     try:
@@ -248,9 +283,7 @@ def _is_blank(run: Path) -> bool:
     if not run.is_dir() or holder(run) is not None:
         return False
     names = {p.name for p in run.iterdir()}
-    if "journal.jsonl" in names and (run / "journal.jsonl").stat().st_size:
-        return False
-    return names <= _FILES | {"journal.jsonl"}
+    return not has_begun(run) and names <= _FILES | {"journal.jsonl"}
 
 
 def _remove(run: Path) -> None:

@@ -1,176 +1,257 @@
 """One sitting at a run: from a config, or from a run directory, to the best member.
 
     start or resume -> population, strategy, executor, listeners -> controller.run -> final choice -> best.json
+
+The journal's last line says how it ended: `finish` once the best member is named, `stop` after a signal, also one
+that came during the final choice; neither where nobody survived.
 """
 
 from __future__ import annotations
 
-import os
-import signal
+import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
-from pbtrl import build, evaluation, progress, runs
+from pbtrl import build, evaluation, extension, progress, runs
 from pbtrl.config import Config, load
 from pbtrl.controller import Controller
-from pbtrl.header import Header, split
+from pbtrl.execution import Executor
+from pbtrl.header import Header
+from pbtrl.interrupts import Interrupted, Signals
 from pbtrl.journal import Journal, Line, read
 from pbtrl.lock import Lock
 from pbtrl.population import Population
-from pbtrl.snapshots import Store, write_atomically
+from pbtrl.retention import Retention
+from pbtrl.runs import RunError
+from pbtrl.snapshots import SnapshotError, Store, write_atomically
 from pbtrl.standings import Standings
 from pbtrl.tensorboard import TensorBoard
 
-EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
+FAILED = 3
 
 
 def start(
-    config: Config, verbatim: str, *, root: Path, name: str | None, if_exists: runs.IfExists, mode: progress.Mode,
+    config: Config, verbatim: str, *, root: Path, name: str, if_exists: runs.IfExists, mode: progress.Mode,
     command: Sequence[str],
 ) -> int:  # fmt: skip
-    """Train a new run; returns the exit code."""
-    run = runs.create(root, name or config.name or runs.default_name(config.label), if_exists)
-    if (run / "journal.jsonl").exists():
-        return resume(run, mode=mode, command=command)
-    with Lock(run):
+    """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code."""
+    prepared = build.prepared(config)
+    run = runs.create(root, name, if_exists)
+    if runs.has_begun(run):
+        return resume(run, mode=mode, command=command, asked=config)
+    with Signals() as signals, Lock(run):
         runs.begin(run, command)
         write_atomically(run / "config.yaml", verbatim)
-        write_atomically(run / "config.resolved.yaml", config.dump_yaml())
-        header = build.header(config, run.name)
+        write_atomically(run / "config.resolved.yaml", prepared.dump_yaml())
+        header = build.header(prepared, run.name)
         journal = Journal(run / "journal.jsonl")
         journal.append(header.to_line())
-        return _sit(config, run, header, header.population(), journal, mode=mode)
+        return _Sitting(prepared, run, header, header.population(), journal, signals, mode).run()
 
 
-def resume(run: Path, *, mode: progress.Mode, command: Sequence[str], overrides: Sequence[str] = ()) -> int:
-    """Go on with a run from its last snapshots; `overrides` may extend budgets."""
-    with Lock(run):
-        config = load(run / "config.resolved.yaml", overrides)
-        journal = Journal(run / "journal.jsonl")
-        header, lines = split(read(run / "journal.jsonl"))
-        for change in runs.begin(run, command):
-            print(f"note: {change} since the last sitting", file=sys.stderr)
-        if overrides:
-            write_atomically(run / "config.resolved.yaml", config.dump_yaml())
-        header = build.header(config, header.name)
-        earlier = max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)
-        population = header.population().replay(lines)
-        journal.append({"kind": "resume", "horizon": header.horizon, "changes": list(overrides)})
-        return _sit(config, run, header, population, journal, mode=mode, earlier=earlier)
-
-
-def _sit(
-    config: Config, run: Path, header: Header, population: Population, journal: Journal, *, mode: progress.Mode,
-    earlier: float = 0.0,
+def resume(
+    run: Path, *, mode: progress.Mode, command: Sequence[str], overrides: Sequence[str] = (),
+    asked: Config | None = None,
 ) -> int:  # fmt: skip
-    members = run / "members"
-    executor = build.executor(config, run, list(population.members))
-    workers = f"{header.size} members on {build.workers(config)} workers"
-    standings = Standings(header, population, members, wall_clock=config.budget.wall_clock, earlier=earlier)
-    view = progress.view(mode, standings, workers=workers)
-    board = TensorBoard(run, header, population, resume=earlier > 0)
-    if mode not in ("json", "none"):
-        print(_opening(config, run, header, workers), flush=True)
-    try:
-        with _signals() as caught:
-            controller = Controller(
-                population=population,
-                strategy=build.strategy(config),
-                executor=executor,
-                journal=journal,
-                limits=build.limits(config),
-                listeners=[Retention(Store(members), population, config), board, view],
-                earlier=earlier,
-                interrupted=lambda: bool(caught),
-            )
-            reason = controller.run()
-            view.close()
-            executor.close()
-            if reason == "interrupted":
-                _finish(journal, run, "stop", reason, controller.seconds)
-                print(f"stopped; go on with: pbtrl resume {run.name}", file=sys.stderr)
-                return EXIT[caught[0]]
-            _finish(journal, run, "finish", reason, controller.seconds)
-            board.describe()
-            best = evaluation.choose(config, run, population)
-        if not best:
-            print("no member reported: see members/*/log.txt", file=sys.stderr)
-            return 3
-        if mode not in ("json", "none"):
-            print(progress.summary(best, run))
-        return 0
-    finally:
-        view.close()
-        executor.close()
-        board.close()
-        journal.close()
+    """Go on with a run from its last snapshots.
+
+    Args:
+        run: its directory.
+        mode: of the progress view.
+        command: the command line, for the record.
+        overrides: may give it a longer budget, or change how it is carried out.
+        asked: a config that should be this run's own; what may change is taken from it.
+    """
+    with Signals() as signals, Lock(run):
+        header, lines, _ = runs.folded(run)
+        stored = load(run / "config.resolved.yaml")
+        wanted = asked or _overridden(run, stored, overrides)
+        config = build.prepared(extension.extended(stored, wanted))
+        if lines[-1]["kind"] == "finish" and config == stored:
+            _say(mode, _nothing_to_do(run, header))
+            return 0
+        for change in runs.begin(run, command):
+            print(f"note: {change} since the last sitting; the results may differ slightly", file=sys.stderr)
+        write_atomically(run / "config.resolved.yaml", config.dump_yaml())
+        header = build.header(config, header.name)
+        population = header.population().replay(lines)
+        journal = Journal(run / "journal.jsonl")
+        changes = extension.changes(stored, config)
+        journal.append({"kind": "resume", "horizon": header.horizon, "changes": changes})
+        return _Sitting(config, run, header, population, journal, signals, mode, lines).run()
 
 
-def _finish(journal: Journal, run: Path, kind: str, reason: str, elapsed: float) -> None:
-    journal.append({"kind": kind, "reason": reason, "timing": {"elapsed": elapsed}})
-    runs.end(run, "finished" if kind == "finish" else "stopped", reason)
+def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
+    """The stored config with overrides; a total that set the members' budgets goes on doing so."""
+    total = stored.budget.total_steps
+    if total and stored.changed("budget.env_steps_per_member", None).steps_per_member == stored.steps_per_member:
+        if not any(o.startswith("budget.env_steps_per_member=") for o in overrides):
+            overrides = ["budget.env_steps_per_member=null", *overrides]
+    wanted = load(run / "config.resolved.yaml", overrides)
+    if wanted.steps_per_member < stored.steps_per_member:
+        had, got = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
+        raise RunError(f"a budget can only grow: this run's is {had} per member, more than {got}")
+    return wanted
 
 
-def _opening(config: Config, run: Path, header: Header, workers: str) -> str:
-    if config.env is None or config.agent is None:
-        name = config.trainable.name if config.trainable else ""
-        return progress.opening(run, header, trains=name, agent="-", workers=workers)
-    return progress.opening(
-        run,
-        header,
-        trains=build.describe_env(config),
-        agent=build.describe_agent(config),
-        workers=f"{workers}, {config.env.num_envs} envs each",
-        wall_clock=config.budget.wall_clock,
+def _nothing_to_do(run: Path, header: Header) -> str:
+    return (
+        f"{run} is finished: nothing to do. To go on for longer: "
+        f"pbtrl resume {runs.reference(run)} budget.env_steps_per_member={2 * header.horizon}"
     )
 
 
-@contextmanager
-def _signals() -> Iterator[list[signal.Signals]]:
-    """The first SIGINT or SIGTERM asks to save and stop; the second ends the process at once."""
-    caught: list[signal.Signals] = []
-
-    def handler(number: int, _: FrameType | None) -> None:
-        if caught:
-            os._exit(EXIT[signal.Signals(number)])
-        caught.append(signal.Signals(number))
-
-    before = {s: signal.signal(s, handler) for s in EXIT}
-    try:
-        yield caught
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+def _say(mode: progress.Mode, text: str) -> None:
+    """For people; what reads JSON sees nothing of it."""
+    if mode not in ("json", "none"):
+        print(text, flush=True)
 
 
 @dataclass
-class Retention:
-    """Deletes the snapshots that nobody will need: older than the newest few, no milestone, nobody's parent."""
+class _Sitting:
+    """What one sitting works with. `lines` is the journal of the earlier ones."""
 
-    store: Store
-    population: Population
     config: Config
-    _milestones: set[str] = field(default_factory=set)
+    run_directory: Path
+    header: Header
+    population: Population
+    journal: Journal
+    signals: Signals
+    mode: progress.Mode
+    lines: Sequence[Line] = ()
 
-    def event(self, line: Line) -> None:
-        """After a report, look at that member's snapshots."""
-        if line["kind"] != "report":
-            return
-        rules, member = self.config.snapshots, line["member"]
-        length = rules.milestones_every
-        history = self.population.members[member].history
-        before = history[-2][0] if len(history) > 1 else 0
-        if length and before // length < line["step"] // length:
-            self._milestones.add(line["assignment"])
-        names = self.store.names(member)
-        keep = {*names[-rules.keep_last :], *self.population.needed(), *self._milestones}
-        for name in names:
-            if name not in keep:
-                self.store.remove(name)
+    def run(self) -> int:
+        """Train, choose the best, tell; returns the exit code."""
+        run = self.run_directory
+        try:
+            with (
+                closing(self.journal),
+                closing(build.executor(self.config, run, list(self.population.members))) as executor,
+                closing(TensorBoard(run, self.header, self.population, resume=bool(self.lines))) as board,
+            ):
+                return self._sit(executor, board)
+        except Exception as error:
+            runs.end(run, "failed", f"{type(error).__name__}: {error}")
+            raise
 
-    def tick(self) -> None:
-        """Nothing to do."""
+    def _sit(self, executor: Executor, board: TensorBoard) -> int:
+        run = self.run_directory
+        _say(self.mode, self._opening())
+        controller = self._controller(executor, board)
+        with closing(self._view()) as view:
+            controller.listeners = [*controller.listeners, view]
+            controller.interrupted = lambda: self._noticed(view)
+            reason = controller.run()
+        executor.close()
+        if reason == "interrupted":
+            return self._stopped(controller)
+        if all(m.lost for m in self.population.members.values()):
+            return self._failed(f"no member survived: {self._last_error()}")
+        try:
+            with self.signals.raising():
+                best = self._choose()
+        except Interrupted:
+            return self._stopped(controller)
+        except SnapshotError:
+            raise
+        except Exception as error:  # most likely the user's own env: the members are safe, and resume tries again
+            log = run / "log.txt"
+            log.write_text(traceback.format_exc())
+            return self._failed(f"the final evaluation failed: {type(error).__name__}: {error}; see {log}")
+        self._end("finish", "finished", reason, controller.seconds)
+        board.describe()
+        if self.mode == "json":
+            print(json.dumps({"kind": "finish", "run": str(run), "best": best}), flush=True)
+        _say(self.mode, progress.summary(best, run, name=runs.reference(run)))
+        return 0
+
+    def _controller(self, executor: Executor, board: TensorBoard) -> Controller:
+        snapshots = self.config.snapshots
+        retention = Retention(
+            Store(self.run_directory / "members"),
+            self.population,
+            keep_last=snapshots.keep_last,
+            milestones_every=snapshots.milestones_every,
+            lines=self.lines,
+            always=evaluation.referred_to(self.run_directory),
+        )
+        return Controller(
+            population=self.population,
+            strategy=build.strategy(self.config),
+            executor=executor,
+            journal=self.journal,
+            limits=build.limits(self.config),
+            listeners=[retention, board],
+            earlier=_elapsed(self.lines),
+        )
+
+    def _view(self) -> progress.View:
+        members = self.run_directory / "members"
+        standings = Standings(
+            self.header, self.population, members,
+            wall_clock=self.config.budget.wall_clock, earlier=_elapsed(self.lines),
+        )  # fmt: skip
+        return progress.view(self.mode, standings, workers=build.placement(self.config))
+
+    def _noticed(self, view: progress.View) -> bool:
+        """Whether a signal came; the view then says that the members are being saved."""
+        if self.signals.code is None:
+            return False
+        view.stopping()
+        return True
+
+    def _choose(self) -> dict[str, Any]:
+        final, among = self.config.final, evaluation.candidates(self.config, self.population)
+        if self.config.env is not None:
+            members = "member" if len(among) == 1 else "members"
+            _say(
+                self.mode,
+                f"choosing the best of {len(among)} {members} on {final.selection_episodes} fresh episodes each, "
+                f"then its score on {final.episodes} others",
+            )
+        return evaluation.choose(self.config, self.run_directory, self.population)
+
+    def _stopped(self, controller: Controller) -> int:
+        self._end("stop", "stopped", "interrupted", controller.seconds)
+        print(f"stopped; go on with: pbtrl resume {runs.reference(self.run_directory)}", file=sys.stderr)
+        return self.signals.code or FAILED
+
+    def _failed(self, why: str) -> int:
+        runs.end(self.run_directory, "failed", why)
+        print(why, file=sys.stderr)
+        return FAILED
+
+    def _end(self, kind: str, status: runs.Status, reason: str, elapsed: float) -> None:
+        self.journal.append({"kind": kind, "reason": reason, "timing": {"elapsed": elapsed}})
+        runs.end(self.run_directory, status, reason)
+
+    def _last_error(self) -> str:
+        """Of the failures, the last, and where more of it is told."""
+        failures = [line for line in read(self.run_directory / "journal.jsonl") if line["kind"] == "failure"]
+        last = failures[-1]
+        log = self.run_directory / "members" / last["member"] / "log.txt"
+        return f"{last['error']}; see {log if log.exists() else self.journal.path}"
+
+    def _opening(self) -> str:
+        config = self.config
+        trains = build.describe_env(config) if config.env else config.trainable.name if config.trainable else ""
+        return progress.opening(
+            self.run_directory,
+            self.header,
+            trains=trains,
+            agent=build.describe_agent(config) if config.agent else None,
+            workers=build.placement(config),
+            wall_clock=config.budget.wall_clock,
+            resumed=self.population if self.lines else None,
+            name=runs.reference(self.run_directory),
+        )
+
+
+def _elapsed(lines: Sequence[Line]) -> float:
+    """Seconds that earlier sittings took."""
+    return max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)

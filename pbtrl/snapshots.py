@@ -1,8 +1,9 @@
 """Snapshots: everything of a member that learned, as one tensor file, a small JSON and a manifest.
 
-A snapshot `m03/000012` is `members/m03/snapshots/000012/{tensors.safetensors,state.json,MANIFEST.json}`. It is staged
-beside its place, synced, and renamed into it, so it is there whole or not at all; the manifest's SHA-256 of each file
-is checked before anything is used, because a flipped byte in a tensor file loads without a word.
+A snapshot `m03/000012` is `members/m03/snapshots/000012/{tensors.safetensors,state.json,MANIFEST.json}`. It
+is staged beside its place, synced, and renamed into it, so it is there whole or not at all; the manifest's
+SHA-256 of each file is checked before anything is used, because a flipped byte in a tensor file loads without
+a word.
 """
 
 import hashlib
@@ -41,7 +42,10 @@ class Store:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
-        files = {"tensors.safetensors": safetensors.numpy.save(arrays), "state.json": json.dumps(state).encode()}
+        files = {
+            "tensors.safetensors": safetensors.numpy.save(arrays),
+            "state.json": json.dumps(state).encode(),
+        }
         manifest = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
         for file, data in [*files.items(), ("MANIFEST.json", json.dumps(manifest).encode())]:
             _write(staged / file, data)
@@ -51,14 +55,15 @@ class Store:
         sync_directory(final.parent)
 
     def load(self, name: str) -> tuple[Tensors, dict[str, Any]]:
-        """Tensors and state of a snapshot, verified.
+        """Tensors (by name, in order) and state of a snapshot, verified.
 
         Raises:
             SnapshotError: it is not there, or a file does not match the manifest.
         """
         files = self._verified(name)
         state: dict[str, Any] = json.loads(files["state.json"])
-        return safetensors.numpy.load(files["tensors.safetensors"]), state
+        tensors = safetensors.numpy.load(files["tensors.safetensors"])  # in another order in every process
+        return {name: tensors[name] for name in sorted(tensors)}, state
 
     def state(self, name: str) -> dict[str, Any] | None:
         """The verified state of a snapshot, or None where there is no whole one."""

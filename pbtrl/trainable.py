@@ -1,7 +1,7 @@
-"""What can be trained: `Trainable`, one thing with the PBT paper's verbs, and `Cohort`, several members as one.
+"""What can be trained: `Trainable`, one thing with PBT's verbs, and `Cohort`, several members as one.
 
-A worker's host (execution/host.py) speaks to cohorts only. `Singles` makes a cohort out of any Trainables, so a
-classifier or a translation model never sees the word population.
+A worker's host (execution/host.py) speaks to cohorts only. `Singles` makes a cohort out of any Trainables, so
+a classifier or a translation model never sees the word population.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pbtrl.snapshots import Tensors
 class Trainable(Protocol):
     """One model. The unit of its clock is whatever `train` counts; JSON and tags call it steps."""
 
-    def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
+    def train(
+        self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator
+    ) -> dict[str, float]:
         """Train for `steps` under `hyperparameters`; returns scalars to plot."""
 
     def evaluate(self, rng: np.random.Generator) -> float:
@@ -50,9 +52,9 @@ class Outcome:
 class Cohort(Protocol):
     """k members with a leading member axis, trained together by one worker; slot i holds `members[i]`.
 
-    The order of calls for a slice: `init` or `load` for every slot that does not already hold its parent, `begin` for
-    all (which applies the hyperparameters *after* everything that learned is in place), `turn` until it says that the
-    slice is over, then `outcome` and `save` for every slot.
+    The order of calls for a slice: `init` or `load` for every slot that does not already hold its parent,
+    `begin` for all (which applies the hyperparameters *after* everything that learned is in place), `turn`
+    until it says that the slice is over, then `outcome` and `save` for every slot.
     """
 
     members: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What every strategy, executor and trainable promises. A new one inherits these tests by a short subclass."""
+"""What every strategy, executor and trainable promises; a new one inherits it by a short subclass."""
 
 import copy
 import hashlib
@@ -21,9 +21,10 @@ from pbtrl.population import Assignment, Failure, FitnessRule, Population, Repor
 from pbtrl.snapshots import Store
 from pbtrl.space import IntUniform, LogUniform, SearchSpace
 from pbtrl.strategies import Strategy
+from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
 from pbtrl.trainable import Trainable
-from tests.fakes import LAST, FakeExecutor, Script, build, died, trained
+from tests.fakes import LAST, FakeExecutor, build, died, trained
 
 SPACE = SearchSpace({"lr": LogUniform(low=1e-5, high=1e-2), "unroll": IntUniform(low=5, high=50)})
 
@@ -182,7 +183,7 @@ def toy_space() -> SearchSpace:
 
 
 class ExecutorConformance:
-    """Subclasses give `executor`: one that trains `groups` with what `tests.fakes.build` makes of `config`."""
+    """Subclasses give an `executor` that trains `groups` by what `tests.fakes.build` makes of `config`."""
 
     groups: ClassVar[Sequence[tuple[str, ...]]] = (("m00", "m01"), ("m02", "m03"))
 
@@ -221,9 +222,7 @@ class ExecutorConformance:
         assert all(isinstance(r, Report) and r.step == 8 for r in answers)
         assert not executor.busy()
 
-    def test_commits_the_snapshot_before_it_reports(
-        self, start: Callable[..., Executor], tmp_path: Path
-    ) -> None:
+    def test_commits_the_snapshot_before_it_reports(self, start: Callable[..., Executor], tmp_path: Path) -> None:
         executor, store = start(), Store(tmp_path / "members")
         executor.submit(self.first())
         while executor.busy():
@@ -239,6 +238,7 @@ class ExecutorConformance:
         expected = run_toy(here, tmp_path / "inline.jsonl")
         found = run_toy(start(toy=True), tmp_path / "found.jsonl")
         assert digest(found) == digest(expected)
+        assert any(a["donor"] for line in found if line["kind"] == "decision" for a in line["assignments"])
         assert weights(tmp_path / "members") == weights(tmp_path / "inline")
         assert len(weights(tmp_path / "inline")) == 4 * 5
 
@@ -289,9 +289,7 @@ class ExecutorConformance:
         executor.stop()
         assert drain(executor) == []
 
-    def test_a_retry_reads_the_report_of_a_committed_snapshot_again(
-        self, start: Callable[..., Executor]
-    ) -> None:
+    def test_a_retry_reads_the_report_of_a_committed_snapshot_again(self, start: Callable[..., Executor]) -> None:
         first, again = start(), start(**{"raise": [a.id for a in self.first()]})
         first.submit(self.first())
         expected = {r.assignment: dumps(r.to_json()) for r in drain(first)}
@@ -309,8 +307,6 @@ def drain(executor: Executor) -> list[Report | Failure]:
 
 def run_toy(executor: Executor, path: Path) -> list[Line]:
     """A short synchronous PBT run of the toy quadratic."""
-    from pbtrl.strategies.pbt import PBT
-
     strategy = PBT(space=toy_space(), every=5, horizon=25, synchronous=True)
     journal = Journal(path)
     assert Controller(Population(4, 1, LAST), strategy, executor, journal).run() == "budget"
@@ -321,9 +317,7 @@ def run_toy(executor: Executor, path: Path) -> list[Line]:
 def weights(members: Path) -> dict[str, str]:
     """SHA-256 of every committed tensor file."""
     files = members.glob("*/snapshots/[0-9]*/tensors.safetensors")
-    return {
-        f"{p.parts[-4]}/{p.parts[-2]}": hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)
-    }
+    return {f"{p.parts[-4]}/{p.parts[-2]}": hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
 
 
 # Trainables

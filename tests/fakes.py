@@ -1,4 +1,4 @@
-"""Stand-ins for tests: an executor that plays from a script, cohorts that only count, journals written by hand."""
+"""Stand-ins: an executor that plays from a script, cohorts that only count, journals written by hand."""
 
 from __future__ import annotations
 
@@ -99,8 +99,9 @@ def between(a: Assignment, part: float) -> int:
 class FakeCohort:
     """Counts steps, a quarter of a slice per turn; `config` says whose slice goes wrong, and how.
 
-    Tensors: `steps` trained by these weights, `seed` of their first slice. The return of a slice is its seed's
-    last two digits, so it depends on the assignment alone. An endless slice stays in the middle until it is stopped.
+    Tensors: `steps` trained by these weights, `seed` of their first slice. The return of a slice is its
+    seed's last two digits, so it depends on the assignment alone. An endless slice stays in the middle until
+    it is stopped.
     """
 
     members: tuple[str, ...]
@@ -137,6 +138,8 @@ class FakeCohort:
         """Meet whoever reads the named pipe, once."""
         if fifo := self.config.pop("tell", None):
             Path(fifo).write_bytes(b"half way")
+            if "hang" in self.config:
+                signal.pause()
 
     def _go_wrong(self, name: str) -> None:
         if name in self.config.get("raise", ()):
@@ -157,7 +160,7 @@ class FakeCohort:
         a = self._assignments[slot]
         used = dict(a.hyperparameters)
         if a.id in self.config.get("ignore_hyperparameters", ()):
-            used = {k: 0.0 for k in used}
+            used = dict.fromkeys(used, 0.0)
         steps = self._turns * (a.stop - a.start) // 4
         return Outcome(steps, used, returns=[float(a.seed % 100)] if self._turns else [], lengths=[steps])
 

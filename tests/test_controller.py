@@ -227,9 +227,7 @@ def test_limits_are_none_unless_set() -> None:
 
 @pytest.mark.parametrize("rounds", range(0, 22, 3))
 @pytest.mark.parametrize("synchronous", [False, True])
-def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
-    tmp_path: Path, rounds: int, synchronous: bool
-) -> None:
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path, rounds: int, synchronous: bool) -> None:
     """Slices are all or nothing here; only a synchronous run does not depend on the order of events."""
     strategy = pbt(synchronous=synchronous)
     first = sit(tmp_path / "j", strategy=strategy, interrupted=after(rounds))
@@ -243,9 +241,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(
 
 @pytest.mark.parametrize("rounds", range(1, 20, 4))
 @pytest.mark.parametrize("synchronous", [False, True])
-def test_partial_slices_are_completed_before_anything_else(
-    tmp_path: Path, rounds: int, synchronous: bool
-) -> None:
+def test_partial_slices_are_completed_before_anything_else(tmp_path: Path, rounds: int, synchronous: bool) -> None:
     strategy = pbt(synchronous=synchronous)
     first = sit(tmp_path / "j", strategy=strategy, partial=0.4, interrupted=after(rounds))
     assert first.reason == "interrupted"
@@ -271,7 +267,7 @@ def test_a_journal_cut_after_any_line_leads_to_the_same_end(tmp_path: Path) -> N
 def test_a_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> None:
     class Dying(FakeExecutor):
         def stop(self) -> None:
-            self._stopped = [died(a) for a in self._open]
+            self._stopped = [died(a, fatal=True) for a in self._open]
             self._open = []
 
     population, journal = Population(SIZE, 5, LAST), Journal(tmp_path / "j")

@@ -140,20 +140,20 @@ def test_the_digest_ignores_how_often_a_run_was_resumed() -> None:
     assert digest([*resumed, {"kind": "finish", "reason": "budget"}]) == digest(lines)
 
 
-def changed(line: Line, **changes: Any) -> Line:
-    return {**line, **changes}
+def changed(lines: list[Line], place: int, **changes: Any) -> list[Line]:
+    return [{**line, **changes} if i == place else line for i, line in enumerate(lines)]
 
 
 def test_the_digest_notices_everything_else() -> None:
     lines = short_run()
     report = next(i for i, line in enumerate(lines) if line["kind"] == "report")
-    places = [i for i, line in enumerate(lines) if line["kind"] == "decision"]
-    first = lines[places[0]]["assignments"]
+    decided = next(i for i, line in enumerate(lines) if line["kind"] == "decision")
+    first, *rest = lines[decided]["assignments"]
     others = [
         lines[:-1],
-        [changed(x, returns=[0.1]) if i == report else x for i, x in enumerate(lines)],
-        [changed(x, diverged=True) if i == report else x for i, x in enumerate(lines)],
-        [changed(x, assignments=[{**first[0], "seed": 9}, *first[1:]]) if i == places[0] else x for i, x in enumerate(lines)],
+        changed(lines, report, returns=[0.1]),
+        changed(lines, report, diverged=True),
+        changed(lines, decided, assignments=[{**first, "seed": 9}, *rest]),
     ]
     assert len({digest(x) for x in [lines, *others]}) == 5
 

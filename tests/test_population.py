@@ -105,9 +105,7 @@ def test_a_fitness_may_ask_for_evaluation_episodes() -> None:
     assert population.members["m00"].fitness == 8.0
 
 
-@pytest.mark.parametrize(
-    ("lengths", "fitness"), [((25, 25), 1.0), ((25, 24), None), ((50,), 1.0), ((), None)]
-)
+@pytest.mark.parametrize(("lengths", "fitness"), [((25, 25), 1.0), ((25, 24), None), ((50,), 1.0), ((), None)])
 def test_where_slices_cut_episodes_half_of_the_steps_must_count(lengths: Any, fitness: Any) -> None:
     population = Population(1, 0, FitnessRule(window=10, min_episodes=1, cut_episodes=True))
     a = assign(population, "m00")
@@ -157,7 +155,12 @@ def test_randomness_depends_on_seed_member_generation_and_purpose() -> None:
 
     base = draw(1, "m01", 2, "explore")
     assert draw(1, "m01", 2, "explore") == base
-    others = [(2, "m01", 2, "explore"), (1, "m02", 2, "explore"), (1, "m01", 3, "explore"), (1, "m01", 2, "tie")]
+    others = [
+        (2, "m01", 2, "explore"),
+        (1, "m02", 2, "explore"),
+        (1, "m01", 3, "explore"),
+        (1, "m01", 2, "tie"),
+    ]
     assert len({draw(*other) for other in others} | {base}) == 5
 
 
@@ -172,7 +175,10 @@ def test_slice_seeds_differ_and_fit_a_signed_integer() -> None:
 
 
 SPACE = SearchSpace({"lr": LogUniform(low=1e-5, high=1e-2)})
-EXPLOITS = [Exploit(method="truncation", bottom=0.5, top=0.3), Exploit(method="binary_tournament", ties="copy")]
+EXPLOITS = [
+    Exploit(method="truncation", bottom=0.5, top=0.3),
+    Exploit(method="binary_tournament", ties="copy"),
+]
 HORIZON, EVERY = 40, 10
 
 

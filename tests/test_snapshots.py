@@ -56,8 +56,7 @@ def test_no_flipped_byte_goes_unnoticed(store: Store, file: str) -> None:
             path.write_bytes(good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :])
             try:
                 tensors, state = store.load(NAME)
-            except SnapshotError as error:
-                assert NAME in str(error)
+            except SnapshotError:
                 assert store.state(NAME) is None
                 refused += 1
             else:  # a flip that changes nothing that counts, in the manifest alone
@@ -110,9 +109,7 @@ class Crash(Exception):
     """The process ends here."""
 
 
-def test_a_crash_at_any_step_leaves_a_whole_snapshot_or_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_crash_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call that reaches the disk is a place to crash; the next attempt always succeeds."""
 
     def attempt(store: Store, crash_at: int) -> int:

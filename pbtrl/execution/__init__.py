@@ -19,7 +19,7 @@ class Executor(Protocol):
         """Take on assignments. Those of one call may share cohorts."""
 
     def collect(self, timeout: float) -> list[Report | Failure]:
-        """What has happened since; waits up to `timeout` seconds for something. A cohort's reports come together."""
+        """What has happened since; waits up to `timeout` seconds. A cohort's reports come together."""
 
     def busy(self) -> bool:
         """Whether something submitted has not been answered yet."""

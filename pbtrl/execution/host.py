@@ -2,8 +2,8 @@
 
     submit(assignments) -> cohorts of equal structure and equal length -> turn, turn, ... -> [Report, ...]
 
-A host trains exactly what it is told. It keeps live what it trained last, so that a member that goes on from its own
-snapshot is not loaded again.
+A host trains exactly what it is told. It keeps live what it trained last, so that a member that goes on from
+its own snapshot is not loaded again.
 """
 
 from __future__ import annotations

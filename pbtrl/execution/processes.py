@@ -5,9 +5,9 @@
       collect <-- pipe: reports ------   host.turn
       stop    -- pipe: "stop" ------->   host.stop, reports
 
-A worker starts from the name of a builder and the resolved config as JSON; the pipe carries JSON text. It never
-outlives its parent. When a worker dies, the assignments under way in it fail and a fresh one takes its place; what
-was under way together is under suspicion and from then on goes to the worker one by one.
+A worker starts from the name of a builder and the resolved config as JSON; the pipe carries JSON text. It
+never outlives its parent. When a worker dies, the assignments under way in it fail and a fresh one takes its
+place; what was under way together is under suspicion and from then on goes to the worker one by one.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
 @dataclass(frozen=True)
 class WorkerSpec:
     """What a worker is started with, as JSON: `builder` is `module:function`, called with `config`."""
@@ -46,7 +49,11 @@ class WorkerSpec:
         module, function = self.builder.split(":")
         builder = getattr(importlib.import_module(module), function)(self.config)
         return Host(
-            builder, Path(self.members), self.groups, threads=len(self.cores), discard_on_stop=self.discard_on_stop
+            builder,
+            Path(self.members),
+            self.groups,
+            threads=len(self.cores),
+            discard_on_stop=self.discard_on_stop,
         )
 
 
@@ -61,7 +68,7 @@ class Processes:
         self._workers = [_Worker(spec) for spec in specs]
         self._home = {m: w for w in self._workers for group in w.spec.groups for m in group}
         self._stopping = False
-        # Daemons are terminated at exit, which these ignore; so end them before that, whatever became of the caller.
+        # At exit multiprocessing terminates daemons, which these ignore, and waits for them: end them before.
         self._at_exit = Finalize(self, _close, (self._workers,), exitpriority=10)
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
@@ -112,7 +119,13 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, self.spec, os.getpid()), daemon=True)
-        self.process.start()
+        # A Ctrl-C reaches the whole process group. Workers inherit the mask, so not even one that is still
+        # starting is ended by it; the controller says when to stop.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
@@ -185,9 +198,10 @@ class _Worker:
 
 def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     """The worker's loop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
     _die_with(parent)
+    _log_output(Path(spec.members) / spec.groups[0][0])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, spec.cores)
     try:
@@ -217,6 +231,15 @@ def _tell(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
         reports = [m.to_json() for m in messages if isinstance(m, Report)]
         failures = [m.to_json() for m in messages if isinstance(m, Failure)]
         pipe.send_bytes(json.dumps({"reports": reports, "failures": failures}).encode())
+
+
+def _log_output(member: Path) -> None:
+    """What libraries and envs print goes to the log of the worker's first member, not to the console."""
+    member.mkdir(parents=True, exist_ok=True)
+    log = os.open(member / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log, stream.fileno())
+    os.close(log)
 
 
 def _die_with(parent: int) -> None:

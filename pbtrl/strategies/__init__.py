@@ -1,4 +1,4 @@
-"""Strategies: pure functions from the history of a population to its next assignments. One file each, no torch."""
+"""Strategies: pure functions from a population's history to its next assignments. One file each, no torch."""
 
 from typing import Protocol
 
@@ -8,8 +8,8 @@ from pbtrl.population import Assignment, Population
 class Strategy(Protocol):
     """Decides, and does nothing else: same journal prefix, same answer.
 
-    Randomness comes from `population.rng(member, generation, purpose)`. A strategy keeps no state of its own, so
-    nothing of it is ever saved; what it needs to know is in the population.
+    Randomness comes from `population.rng(member, generation, purpose)`. A strategy keeps no state of its own,
+    so nothing of it is ever saved; what it needs to know is in the population.
     """
 
     def decide(self, population: Population) -> list[Assignment]:

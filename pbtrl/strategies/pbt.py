@@ -1,8 +1,8 @@
 """Population based training (Jaderberg et al. 2017, arXiv 1711.09846): every exploit and explore rule.
 
-Each member trains in slices of `every` env steps on a grid of its own clock. At a grid point past `burn_in` it may
-exploit (take over weights, hyperparameters or both of a better member) and explore (change hyperparameters).
-Random search is the same with neither, see random_search.py.
+Each member trains in slices of `every` env steps on a grid of its own clock. At a grid point past `burn_in`
+it may exploit (take over weights, hyperparameters or both of a better member) and explore (change
+hyperparameters). Random search is the same with neither, see random_search.py.
 """
 
 import math
@@ -22,11 +22,12 @@ class Exploit:
 
     Attributes:
         method: `truncation`: a member in the bottom fraction copies one drawn from the top fraction.
-            `binary_tournament`: draw another member, copy it if it is fitter. `t_test`: draw another member, copy it
-            if a one-sided Welch test on both members' last episodes says that it is fitter. `none`: never.
+            `binary_tournament`: draw another member, copy it if it is fitter. `t_test`: draw another member,
+            copy it if a one-sided Welch test on both members' last episodes says that it is fitter. `none`:
+            never.
         bottom, top: fractions of the ranked members; at least one each, never overlapping.
-        ties: a tournament between equals is decided at `random`, or always a reason to `copy`. Truncation ranks
-            equals at random.
+        ties: a tournament between equals is decided at `random`, or always a reason to `copy`. Truncation
+            ranks equals at random.
         min_gap: the donor's fitness must exceed the receiver's by at least this; 0 asks for nothing.
         alpha: significance of the t-test.
         episodes: how many of the last episodes the t-test compares.
@@ -74,8 +75,8 @@ class PBT:
         burn_in: env steps before the first exploit.
         exploit, explore: the rules.
         copy: what an exploit takes over: `weights`, `hparams`, or both; one alone is the paper's ablation.
-        synchronous: decide for a whole generation at once, when all of it has reported. Members that a stop or a
-            failure left behind catch up first.
+        synchronous: decide for a whole generation at once, when all of it has reported. Members that a stop
+            or a failure left behind catch up first.
         references: the first members, this many, never change: they may be donors, never receivers. One that
             diverged or was given up is retired.
         rescues: a member that was given up more often than this in a row is retired; nothing trains it.
@@ -104,7 +105,7 @@ class PBT:
         return [self._next(population, m) for m in waiting]
 
     def _rescues(self, population: Population, member: Member) -> bool:
-        """A search without edges between members retires what broke; so does what breaks whatever it is given."""
+        """Without edges between members what broke is retired; so is what breaks whatever it is given."""
         if self.exploit.method == "none" or self._is_reference(population, member):
             return False
         return member.given_up <= self.rescues
@@ -142,7 +143,9 @@ class PBT:
             return self._assign(population, member, None, self.space.sample(rng), note=f"{why}, starts afresh")
         donor = max(donors, key=lambda m: -math.inf if m.fitness is None else m.fitness)
         values = self._explored(population, member, donor.trained_under)
-        return self._assign(population, member, donor.snapshot, values, donor=donor.id, note=f"{why}, exploit {donor.id}")
+        return self._assign(
+            population, member, donor.snapshot, values, donor=donor.id, note=f"{why}, exploit {donor.id}"
+        )
 
     def _donor(self, population: Population, member: Member) -> tuple[Member | None, str]:
         """Whom the member copies now, and why; None keeps it as it is."""
@@ -156,7 +159,8 @@ class PBT:
             donor = others[rng.integers(len(others))]
             better = self._significant if self.exploit.method == "t_test" else self._fitter
             donor = donor if better(donor, member, rng) else None
-        if donor is None or (gap := self.exploit.min_gap) and _fitness(donor) - _fitness(member) < gap:
+        gap = self.exploit.min_gap
+        if donor is None or (gap > 0 and _fitness(donor) - _fitness(member) < gap):
             return None, ""
         rank = 1 + sum(_fitness(m) > _fitness(donor) for m in [*others, member])
         return donor, f"exploit {donor.id}, rank {rank} of {len(others) + 1}"
@@ -164,7 +168,7 @@ class PBT:
     def _truncation(
         self, population: Population, ranked: Sequence[Member], member: Member, rng: np.random.Generator
     ) -> Member | None:
-        """The order of equals is drawn by each for itself, so that all receivers of a decision see one ranking."""
+        """Equals are ordered by a draw of their own, so that all receivers of a decision see one ranking."""
         draws = {m.id: population.rng(m.id, m.generation, "tie").random() for m in ranked}
         order = sorted(ranked, key=lambda m: (_fitness(m), draws[m.id]))
         top = max(1, math.floor(self.exploit.top * len(order)))
@@ -187,8 +191,12 @@ class PBT:
             return True
         from scipy.stats import ttest_ind_from_stats  # half a second to import, and only this rule needs it
 
-        moments = [f(x) for x in (theirs, mine) for f in (np.mean, _deviation, len)]
-        test = ttest_ind_from_stats(*moments, equal_var=False, alternative="greater")
+        test = ttest_ind_from_stats(
+            *(float(np.mean(theirs)), float(np.std(theirs, ddof=1)), len(theirs)),
+            *(float(np.mean(mine)), float(np.std(mine, ddof=1)), len(mine)),
+            equal_var=False,
+            alternative="greater",
+        )
         return bool(test.pvalue < self.exploit.alpha)
 
     def _explored(self, population: Population, member: Member, values: Hyperparameters) -> Hyperparameters:
@@ -225,10 +233,6 @@ class PBT:
 
     def _is_reference(self, population: Population, member: Member) -> bool:
         return list(population.members).index(member.id) < self.references
-
-
-def _deviation(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1))
 
 
 def _fitness(member: Member) -> float:

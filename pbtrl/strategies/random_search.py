@@ -1,4 +1,4 @@
-"""Random search, the baseline of every PBT paper: members draw from the prior once and never look at each other."""
+"""Random search, the baseline of every PBT paper: draw from the prior once, and never look at each other."""
 
 from pbtrl.space import SearchSpace
 from pbtrl.strategies.pbt import PBT, Exploit, Explore
@@ -10,5 +10,9 @@ def random_search(space: SearchSpace, *, every: int, horizon: int) -> PBT:
     A member that diverged or was given up is retired: it gets no further assignments.
     """
     return PBT(
-        space=space, every=every, horizon=horizon, exploit=Exploit(method="none"), explore=Explore(method="none")
+        space=space,
+        every=every,
+        horizon=horizon,
+        exploit=Exploit(method="none"),
+        explore=Explore(method="none"),
     )

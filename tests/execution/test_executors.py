@@ -6,9 +6,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -18,35 +17,39 @@ from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.execution.processes import Processes, WorkerError, WorkerSpec
 from pbtrl.journal import Journal, digest, read
-from pbtrl.population import Failure, Population, Report
+from pbtrl.population import Assignment, Failure, Population, Report
 from pbtrl.strategies.pbt import PBT
-from tests.conformance import ExecutorConformance, drain, toy_space, weights
+from tests.conformance import ExecutorConformance, drain, run_toy, toy_space, weights
 from tests.fakes import LAST, build
 
 CORES = sorted(os.sched_getaffinity(0))
 
 
-def specs(
-    members: Path, config: dict[str, Any], groups: Sequence[tuple[str, ...]], workers: int, *, discard: bool
-) -> list[WorkerSpec]:
-    return [
+GROUPS = ExecutorConformance.groups
+
+
+def inline(members: Path, config: dict[str, Any], *, discard: bool = False) -> Inline:
+    return Inline(Host(build(json.dumps(config)), members, GROUPS, discard_on_stop=discard))
+
+
+def processes(members: Path, config: dict[str, Any], workers: int, *, discard: bool = False) -> Processes:
+    specs = [
         WorkerSpec(
             builder="tests.fakes:build",
             config=json.dumps(config),
             members=str(members),
-            groups=tuple(groups[i::workers]),
+            groups=tuple(GROUPS[i::workers]),
             cores=(CORES[i % len(CORES)],),
             discard_on_stop=discard,
         )
         for i in range(workers)
     ]
+    return Processes(specs)
 
 
 class TestInline(ExecutorConformance):
     def executor(self, members: Path, config: dict[str, Any], *, discard_on_stop: bool = False) -> Inline:
-        return Inline(
-            Host(build(json.dumps(config)), members, self.groups, discard_on_stop=discard_on_stop)
-        )
+        return inline(members, config, discard=discard_on_stop)
 
     def meeting(self, fifo: Path) -> dict[str, Any]:
         return {}
@@ -56,15 +59,18 @@ class TestInline(ExecutorConformance):
             assert executor.collect(0.0) == []
 
 
-class TestOneWorker(ExecutorConformance):
-    workers: ClassVar[int] = 1
-
+class TestTwoWorkers(ExecutorConformance):
     def executor(self, members: Path, config: dict[str, Any], *, discard_on_stop: bool = False) -> Processes:
-        return Processes(specs(members, config, self.groups, self.workers, discard=discard_on_stop))
+        return processes(members, config, 2, discard=discard_on_stop)
 
 
-class TestTwoWorkers(TestOneWorker):
-    workers = 2
+def test_one_worker_gives_the_same_journal_and_the_same_weights_as_inline(tmp_path: Path, quick_disk: None) -> None:
+    expected = run_toy(inline(tmp_path / "inline", {"toy": True}), tmp_path / "inline.jsonl")
+    worker = processes(tmp_path / "worker", {"toy": True}, 1)
+    found = run_toy(worker, tmp_path / "worker.jsonl")
+    worker.close()
+    assert digest(found) == digest(expected)
+    assert weights(tmp_path / "worker") == weights(tmp_path / "inline")
 
 
 # Workers that die
@@ -72,38 +78,35 @@ class TestTwoWorkers(TestOneWorker):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_killed_in_the_middle_of_a_slice_changes_nothing(tmp_path: Path, workers: int) -> None:
+    quiet = inline(tmp_path / "quiet", {})
+    config = {"die_once": "m01/000001", "died": str(tmp_path / "died")}
+    killed = processes(tmp_path / "killed", config, workers)
     found = []
-    for name, trouble in (("quiet", {}), ("killed", {"die_once": "m01/000001"})):
-        config = {**trouble, "died": str(tmp_path / "died")}
-        executor = Processes(
-            specs(tmp_path / name, config, TestOneWorker.groups, workers, discard=False)
-        )
+    for executor, path in ((quiet, tmp_path / "quiet.jsonl"), (killed, tmp_path / "killed.jsonl")):
         strategy = PBT(space=toy_space(), every=8, horizon=24, synchronous=True)
-        journal = Journal(tmp_path / f"{name}.jsonl")
+        journal = Journal(path)
         assert Controller(Population(4, 1, LAST), strategy, executor, journal).run() == "budget"
         executor.close()
         journal.close()
-        found.append(list(read(journal.path)))
-    quiet, killed = found
-    failures = [line for line in killed if line["kind"] == "failure"]
+        found.append(list(read(path)))
+    failures = [line for line in found[1] if line["kind"] == "failure"]
     assert (tmp_path / "died").exists()
     assert {"m00/000001", "m01/000001"} <= {f["assignment"] for f in failures}
     assert all("killed by signal 9" in f["error"] and not f["given_up"] for f in failures)
-    assert digest(killed) == digest(quiet)
+    assert digest(found[1]) == digest(found[0])
     assert weights(tmp_path / "killed") == weights(tmp_path / "quiet")
 
 
-def first() -> Any:
-    return TestOneWorker().first()
+def first() -> list[Assignment]:
+    return TestInline().first()
 
 
 def test_only_who_dies_alone_is_to_blame(tmp_path: Path) -> None:
     """The slice of m01 kills whoever trains it; its company is acquitted at the second attempt."""
-    groups = TestOneWorker.groups
-    executor = Processes(specs(tmp_path / "members", {"die": ["m01/000000"]}, groups, 1, discard=False))
+    executor = processes(tmp_path / "members", {"die": ["m01/000000"]}, 1)
     assignments = {a.id: a for a in first()}
     executor.submit(list(assignments.values()))
-    together = [r for r in drain(executor)]
+    together = drain(executor)
     assert {r.assignment for r in together} == set(assignments)
     assert all(isinstance(r, Failure) and not r.alone for r in together)
     for name in assignments:
@@ -119,7 +122,7 @@ def test_only_who_dies_alone_is_to_blame(tmp_path: Path) -> None:
 def test_a_worker_dead_before_a_stop_does_not_hold_it_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     config = {"endless": True, "tell": str(tmp_path / "fifo")}
-    executor = Processes(specs(tmp_path / "members", config, TestOneWorker.groups, 2, discard=False))
+    executor = processes(tmp_path / "members", config, 2)
     executor.submit([a for a in first() if a.member in ("m00", "m01")])
     assert (tmp_path / "fifo").read_bytes() == b"half way"
     dead = executor._workers[1].process
@@ -132,7 +135,7 @@ def test_a_worker_dead_before_a_stop_does_not_hold_it_up(tmp_path: Path) -> None
 
 
 def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
-    executor = Processes(specs(tmp_path, {"unfit": True}, TestOneWorker.groups, 1, discard=False))
+    executor = processes(tmp_path, {"unfit": True}, 1)
     executor.submit(first())
     with pytest.raises(WorkerError, match="ValueError: no such thing"):
         drain(executor)
@@ -155,7 +158,7 @@ def ended(pid: int) -> bool:
 
 
 def test_no_worker_outlives_close(tmp_path: Path) -> None:
-    executor = Processes(specs(tmp_path, {"endless": True}, TestOneWorker.groups, 2, discard=False))
+    executor = processes(tmp_path, {"endless": True}, 2)
     executor.submit(first())
     pids = [w.process.pid for w in executor._workers]
     executor.close()
@@ -167,26 +170,37 @@ def test_no_worker_outlives_close(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
-from pbtrl.execution.processes import Processes
-from tests.execution.test_executors import TestOneWorker, first, specs
 
 if __name__ == "__main__":
-    executor = Processes(specs(Path(sys.argv[1]), {"endless": True}, TestOneWorker.groups, 2, discard=False))
-    executor.submit(first())
-    print(*[w.process.pid for w in executor._workers], flush=True)
+    from pbtrl.execution.processes import Processes, WorkerSpec
+    from pbtrl.population import Assignment
+
+    members, config, core = sys.argv[1:]
+    executor = Processes([WorkerSpec("tests.fakes:build", config, members, (("m00",),), (int(core),), False)])
+    executor.submit([Assignment("m00/000000", "m00", None, 0, 8, {}, 1)])
+    Path(json.loads(config)["tell"]).read_bytes()
+    print(executor._workers[0].process.pid, flush=True)
     EXIT
 """
 
 
-@pytest.mark.parametrize("leave", ["sys.exit(3)", "raise KeyError", "os.kill(os.getpid(), signal.SIGKILL)"])
-def test_no_worker_outlives_its_parent_however_that_ends(tmp_path: Path, leave: str) -> None:
-    script = tmp_path / "run.py"
+@pytest.mark.parametrize(
+    ("leave", "config"),
+    [
+        ("sys.exit(3)", {"endless": True}),
+        ("raise KeyError", {"endless": True}),
+        ("os.kill(os.getpid(), signal.SIGKILL)", {"endless": True, "hang": True}),
+    ],
+)
+def test_no_worker_outlives_its_parent_however_that_ends(tmp_path: Path, leave: str, config: dict[str, Any]) -> None:
+    script, root, fifo = tmp_path / "run.py", Path(__file__).parents[2], tmp_path / "fifo"
     script.write_text(SCRIPT.replace("EXIT", leave))
-    root = Path(__file__).parents[2]
+    os.mkfifo(fifo)
+    settings = json.dumps({**config, "tell": str(fifo)})
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "members")],
+        [sys.executable, str(script), str(tmp_path / "members"), settings, str(CORES[0])],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
@@ -194,7 +208,4 @@ def test_no_worker_outlives_its_parent_however_that_ends(tmp_path: Path, leave: 
         timeout=60,
     )
     assert done.returncode != 0
-    pids = [int(pid) for pid in done.stdout.split()]
-    assert len(pids) == 2
-    assert all(ended(pid) for pid in pids)
-
+    assert ended(int(done.stdout))

@@ -10,8 +10,8 @@ import pytest
 
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
-from pbtrl.snapshots import Store
-from tests.fakes import FakeBuilder
+from pbtrl.snapshots import Store, Tensors
+from tests.fakes import FakeBuilder, FakeCohort
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -44,9 +44,7 @@ class Workplace:
     def fresh(self, *, discard_on_stop: bool = False) -> Host:
         """A host that remembers nothing, over the same folder."""
         self.builder = FakeBuilder(self.config)
-        self.host = Host(
-            self.builder, self.members, [("m00", "m01", "m02", "m03")], discard_on_stop=discard_on_stop
-        )
+        self.host = Host(self.builder, self.members, [("m00", "m01", "m02", "m03")], discard_on_stop=discard_on_stop)
         return self.host
 
     def run(self, *assignments: Assignment) -> dict[str, Report | Failure]:
@@ -87,6 +85,23 @@ def test_whoever_copies_is_loaded_and_nobody_else(place: Workplace) -> None:
     place.tape()
     place.run(slice_of("m00", 1, parent="m01/000000", donor="m01"), slice_of("m01", 1))
     assert place.tape() == ["load m00", "begin m00/000001 m01/000001"]
+
+
+def test_weights_that_could_not_be_loaded_are_not_taken_for_the_old_ones(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.run(slice_of("m00"), slice_of("m01"))
+
+    def half_loaded(self: FakeCohort, slot: int, tensors: Tensors) -> None:
+        self._weights[slot] = tensors
+        raise ValueError("does not fit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeCohort, "load", half_loaded)
+        place.run(slice_of("m00", 1, parent="m01/000000"), slice_of("m01", 1))
+    place.tape()
+    place.run(slice_of("m00", 1), slice_of("m01", 1))
+    assert "load m00" in place.tape()
 
 
 def test_two_members_may_swap(place: Workplace) -> None:
@@ -167,7 +182,10 @@ def test_the_snapshot_holds_the_report(place: Workplace) -> None:
 def test_metrics_name_their_assignment(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
     (line,) = (place.members / "m01" / "metrics.jsonl").read_text().splitlines()
-    assert {k: v for k, v in json.loads(line).items() if k != "time"} == {"assignment": "m01/000000", "turns": 4}
+    assert {k: v for k, v in json.loads(line).items() if k != "time"} == {
+        "assignment": "m01/000000",
+        "turns": 4,
+    }
 
 
 @pytest.mark.parametrize(
@@ -177,8 +195,6 @@ def test_metrics_name_their_assignment(place: Workplace) -> None:
 def test_the_effective_hyperparameters_must_be_the_assigned_ones(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, assigned: Any, used: Any, same: bool
 ) -> None:
-    from tests.fakes import FakeCohort
-
     outcome = FakeCohort.outcome
     monkeypatch.setattr(
         FakeCohort, "outcome", lambda self, slot: replace(outcome(self, slot), hyperparameters={"x": used})

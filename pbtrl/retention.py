@@ -1,0 +1,54 @@
+"""Deletes the snapshots that nobody will need: older than the newest few, no milestone, nobody's parent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from pbtrl.journal import Line
+from pbtrl.population import Population
+from pbtrl.snapshots import Store
+
+
+class Retention:
+    """A listener of the controller.
+
+    Args:
+        store: of the run's snapshots.
+        population: the live one.
+        keep_last: newest snapshots per member that stay.
+        milestones_every: steps of a member between snapshots that stay for good; None keeps none.
+        lines: the journal of earlier sittings.
+        always: snapshots that somebody else refers to.
+    """
+
+    def __init__(
+        self, store: Store, population: Population, *, keep_last: int, milestones_every: int | None = None,
+        lines: Iterable[Line] = (), always: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        self._store, self._population = store, population
+        self._keep_last, self._every = keep_last, milestones_every
+        self._kept = set(always)
+        self._steps: dict[str, int] = {}
+        for line in lines:
+            self._pass_milestones(line)
+
+    def event(self, line: Line) -> None:
+        """After a report, look at that member's snapshots."""
+        if line["kind"] != "report":
+            return
+        self._pass_milestones(line)
+        names = self._store.names(line["member"])
+        keep = {*names[-self._keep_last :], *self._population.needed(), *self._kept}
+        for name in names:
+            if name not in keep:
+                self._store.remove(name)
+
+    def tick(self) -> None:
+        """Nothing to do."""
+
+    def _pass_milestones(self, line: Line) -> None:
+        if self._every and line["kind"] == "report":
+            before = self._steps.get(line["member"], 0)
+            self._steps[line["member"]] = line["step"]
+            if before // self._every < line["step"] // self._every:
+                self._kept.add(line["assignment"])

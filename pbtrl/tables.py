@@ -1,0 +1,95 @@
+"""What `status`, `list`, `eval` and `lineage` print for people; with `--json` they print what is given here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pbtrl.figures import clock, count, score, size, value
+
+Json = Mapping[str, Any]
+
+
+def status(found: Json, reference: str, reason: str = "") -> str:
+    """A run and its members, best first.
+
+    Args:
+        found: the answer of `runs.status`.
+        reference: what the run is called on the command line.
+        reason: why it ended as it did.
+    """
+    unit, state = found["unit"].replace("_", " "), found["state"]
+    told = f"{found['name']}: {state}, {count(found['env_steps'])} of {count(found['steps_budget'])} {unit}"
+    told += f" ({_share(found)}), {size(found['bytes'])} in {found['path']}"
+    if state in ("running", "stale"):
+        told += f", last sign of life {clock(found['heartbeat_age'])} ago"
+    names = list(found["members"][0]["hyperparameters"]) if found["members"] else []
+    ranked = sorted(found["members"], key=lambda m: (m["fitness"] is None, -(m["fitness"] or 0.0)))
+    rows = [
+        [m["id"], score(m["fitness"]), str(max(0, m["generation"])), count(m["env_steps"])]
+        + [value(m["hyperparameters"].get(name, "-")) for name in names]
+        for m in ranked
+    ]
+    lines = [told, aligned(["member", "fitness", "gen", "steps", *names], rows)]
+    if state in ("crashed", "stopped"):
+        lines.append(f"{reason + '; ' if reason else ''}go on with: pbtrl resume {reference}")
+    return "\n".join(lines)
+
+
+def listing(found: Sequence[Json]) -> str:
+    """All runs, newest last; `found` is the answer of `runs.listing`."""
+    rows = []
+    for run in found:
+        if "error" in run:
+            rows.append([run["name"], run["state"], "-", "-", "-", "-", "-", run["error"]])
+            continue
+        best = run["best"] or {"member": "", "fitness": None}
+        steps = f"{count(run['env_steps'])} of {count(run['steps_budget'])}"
+        age = clock(run["heartbeat_age"])
+        rows.append(
+            [run["name"], run["state"], score(best["fitness"]), best["member"], steps, _share(run), age, size(run["bytes"])]
+        )
+    return aligned(["name", "state", "best", "member", "steps", "", "age", "size"], rows, left=(0, 1, 7))
+
+
+def evaluations(found: Sequence[Json]) -> str:
+    """Scores, one line per member; `found` is the answer of `evaluation.evaluate`."""
+    rows = []
+    for e in found:
+        interval = " to ".join(map(score, e["ci95"])) if e["ci95"] else "-"
+        numbers = [score(e[f"return_{name}"]) for name in ("mean", "std", "min", "max")]
+        rows.append([e["member"], e["snapshot"], str(e["episodes"]), *numbers[:2], interval, *numbers[2:], f"{e['length_mean']:.0f}"])
+    titles = ["member", "snapshot", "episodes", "return", "std", "95 % interval", "min", "max", "length"]
+    policy = "the policy's mode" if found[0]["deterministic"] else "sampled actions"
+    protocol = f", {found[0]['protocol']}" if found[0]["protocol"] else ""
+    return f"{aligned(titles, rows)}\nfresh episodes, seed {found[0]['seed']}, raw returns, {policy}{protocol}"
+
+
+def copies(found: Sequence[Json], unit: str) -> str:
+    """Who copied whom; `found` is the answer of `lineage.copies`."""
+    if not found:
+        return "nobody has copied anybody yet"
+    rows = []
+    for c in found:
+        before, after = c["hyperparameters_before"], c["hyperparameters_after"]
+        moved = [n for n in after if n in before and value(before[n]) != value(after[n])]
+        rows.append(
+            [clock(c["time"]), count(c["env_steps"]), f"{c['member']} <- {c['donor']}"]
+            + [f"{score(c['fitness_before'])} -> {score(c['fitness_after'])}"]
+            + ["  ".join(f"{n} {value(before[n])} -> {value(after[n])}" for n in moved)]
+        )
+    return aligned(["time", unit, "copy", "fitness", "hyperparameters"], rows, left=(2, 4))
+
+
+def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Columns of text under titles, to the right but for those in `left`."""
+    widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
+    lines = []
+    for row in (titles, *rows):
+        cells = [cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _share(found: Json) -> str:
+    return f"{100 * found['env_steps'] / max(1, found['steps_budget']):.0f} %"

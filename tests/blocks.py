@@ -1,0 +1,100 @@
+"""Agents, hyperparameters and blocks of made-up experience, for tests of networks and learners."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+
+from agents.distributions import Categorical
+from agents.impala import ImpalaAgent, impala
+from agents.networks import Convolutional
+from agents.settings import Impala, live_hyperparameters
+from agents.types import State, Trajectory
+
+SHOWN = Box(-1.0, 1.0, (3,), np.float32)
+TAKEN = {
+    "categorical": Discrete(3),
+    "clip": Box(-1.0, 1.0, (2,), np.float32),
+    "squash": Box(-1.0, 1.0, (2,), np.float32),
+}
+IMAGE = (2, 12, 12)
+
+
+def agent(kind: str = "categorical", **settings: Any) -> ImpalaAgent:
+    """A small agent: an MLP with a `categorical`, `clip` or `squash` policy, or `image`: convolutions in chunks."""
+    if kind == "image":
+        net = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, 3, torch.float32, frames=17)
+        return ImpalaAgent(Impala(**settings), IMAGE, True, net, Categorical(3))
+    settings = {"hidden": (16, 10), **settings}
+    actions = "squash" if kind == "squash" else "clip"
+    return impala(Impala(actions=actions, **settings), SHOWN, TAKEN[kind])
+
+
+def fresh(agent: ImpalaAgent, members: list[int]) -> State:
+    """Fresh members, each from its own generator."""
+    return agent.init([torch.Generator().manual_seed(100 + m) for m in members])
+
+
+def live(agent: ImpalaAgent, members: int, **values: Any) -> dict[str, torch.Tensor]:
+    """Every live hyperparameter as [P]: its default, or a value for all, or a list with one for each."""
+    found = {}
+    for name, default in live_hyperparameters(agent.settings).items():
+        kind = torch.int64 if isinstance(default, int) else torch.float32
+        value = values.pop(name, default)
+        found[name] = torch.tensor(value if isinstance(value, list) else [value] * members, dtype=kind)
+    assert not values
+    return found
+
+
+def block(agent: ImpalaAgent, members: list[int], time: int = 8, envs: int = 5, seed: int = 0) -> Trajectory:
+    """Made-up experience under a random behaviour policy; what member m lived through depends on m alone.
+
+    Env 0 terminates at t=2 and is dead at t=3; env 1 is dead at t=0, truncated at t=3 and dead at t=4; env 2 loses a
+    life at t=1 (terminated, and the next transition is live) and is truncated at the block's last step.
+    """
+    return _stacked([_row(agent, time, envs, 1000 * seed + m) for m in members])
+
+
+def pick(block: Trajectory, members: list[int]) -> Trajectory:
+    """Some members of a block, copied."""
+    return Trajectory(**{f.name: getattr(block, f.name)[members].clone() for f in fields(block)})
+
+
+def changed(block: Trajectory, **values: Any) -> Trajectory:
+    """A copy of a block with other contents."""
+    return Trajectory(**{f.name: values.get(f.name, getattr(block, f.name)).clone() for f in fields(block)})
+
+
+def differences(one: State, slot: int, other: State, other_slot: int) -> list[str]:
+    """Names of the tensors in which two members differ by a single bit."""
+    assert set(one.tensors) == set(other.tensors)
+    return [k for k, v in one.tensors.items() if not torch.equal(v[slot], other.tensors[k][other_slot])]
+
+
+def _row(agent: ImpalaAgent, time: int, envs: int, seed: int) -> Trajectory:
+    g = torch.Generator().manual_seed(seed)
+    if agent.image:
+        shape = (1, time + 1, envs, *agent.shape)
+        observations = torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)
+    else:
+        observations = torch.randn(1, time + 1, envs, *agent.shape, generator=g) * 2 + 0.5
+    policy = 0.7 * torch.randn(1, time, envs, agent.policy.param_size, generator=g)
+    actions = agent.policy.sample(policy, agent.policy.draw_noise(g, (1, time, envs, *agent.policy.noise_shape)))
+    rewards = 2 * torch.randn(1, time, envs, generator=g)
+    terminated, over, dead = (torch.zeros(1, time, envs, dtype=torch.bool) for _ in range(3))
+    over[:, -1, 2] = True
+    for flag, t, env in (
+        (terminated, 2, 0), (over, 2, 0), (dead, 3, 0),
+        (dead, 0, 1), (over, 3, 1), (dead, 4, 1),
+        (terminated, 1, 2), (over, 1, 2),
+    ):  # fmt: skip
+        if t < time:
+            flag[:, t, env] = True
+    rewards[dead] = 0.0
+    return Trajectory(observations, actions, rewards, terminated, over, dead, policy)
+
+
+def _stacked(rows: list[Trajectory]) -> Trajectory:
+    return Trajectory(**{f.name: torch.cat([getattr(r, f.name) for r in rows]) for f in fields(Trajectory)})

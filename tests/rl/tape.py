@@ -1,0 +1,68 @@
+"""Envs that play from a script, and an agent that only counts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+
+from envs.vector import Spaces, Vector
+
+SPACES = Spaces(Box(0.0, np.inf, (2,), np.float32), Discrete(1000))
+
+
+class Pool:
+    """Env j plays episodes of `lengths[j]` steps, each of which pays 10 (j + 1); it shows [j, steps so far].
+
+    Attributes:
+        actions: what it was given, step by step.
+    """
+
+    def __init__(self, lengths: Sequence[int], truncated: Sequence[int] = ()) -> None:
+        self.lengths, self.truncated = np.array(lengths), np.isin(np.arange(len(lengths)), truncated)
+        self.t = np.zeros(len(lengths), np.int64)
+        self.actions: list[np.ndarray] = []
+
+    def reset(self, seed: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.t[:] = 0
+        return self.seen(), {}
+
+    def step(self, actions: np.ndarray) -> tuple[Any, ...]:
+        self.actions.append(actions.copy())
+        dead = self.t == self.lengths
+        self.t = np.where(dead, 0, self.t + 1)
+        over, rewards = self.t == self.lengths, np.where(dead, 0.0, 10.0 * (np.arange(len(dead)) + 1))
+        return self.seen(), rewards, over & ~self.truncated, over & self.truncated, {}
+
+    def seen(self) -> np.ndarray:
+        return np.stack([np.arange(len(self.t)), self.t], 1).astype(np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+class Lives(Vector):
+    """A life is lost with every second step of an episode: terminated, and the episode goes on."""
+
+    def step(self, actions: np.ndarray) -> tuple[Any, ...]:
+        obs, rewards, terminated, truncated = super().step(actions)
+        return obs, rewards, terminated | (obs[:, 1] == 2), truncated
+
+
+class Counter:
+    """Takes the numbers 0, 1, 2, ... of its noise for actions, and what it sees for its policy's parameters."""
+
+    def __init__(self, actions: int = 1000) -> None:
+        self.actions = actions
+
+    def noise(self, generators: Sequence[Any], time: int, envs: int) -> torch.Tensor:
+        return torch.arange(time * len(generators) * envs).view(time, len(generators), envs) % self.actions
+
+    def act(self, state: Any, observations: torch.Tensor, noise: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return noise, observations.flatten(2).float().clone()
+
+
+def tape(lengths: Sequence[int], truncated: Sequence[int] = (), kind: type[Vector] = Vector) -> Vector:
+    """One env per length."""
+    return kind(Pool(lengths, truncated), SPACES, range(len(lengths)), "tape")

@@ -1,0 +1,140 @@
+"""The block that learning sees, against what the envs did: order, flags, episodes."""
+
+import numpy as np
+import pytest
+import torch
+
+import envs
+from agents.impala import impala
+from agents.settings import Impala
+from pbtrl.rl.rollout import Episodes, Rollout
+from tests.rl.tape import Counter, Lives, tape
+
+torch.set_num_threads(1)  # as in every worker
+
+
+def rolling(vector, members, agent=None):
+    return Rollout(vector, members, agent or Counter(), lambda action: action)
+
+
+def collect(rollout, time):
+    return rollout.collect(None, [None] * rollout.members, time)
+
+
+def test_a_block_is_what_the_envs_saw_were_told_and_answered():
+    vector = tape([3, 4, 100, 5, 2, 7], truncated=[1])
+    block = collect(rolling(vector, 2), 6)
+    assert block.observations.shape == (2, 7, 3, 2)
+    assert block.observations[:, :, :, 0].unique(dim=1).squeeze(1).tolist() == [[0, 1, 2], [3, 4, 5]]
+    steps = block.observations[..., 1]
+    assert steps[0, :, 0].tolist() == [0, 1, 2, 3, 0, 1, 2]
+    assert steps[1, :, 1].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert steps[0, :, 2].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    told = np.stack(vector._pool.actions).reshape(6, 2, 3)
+    assert torch.equal(block.actions, torch.from_numpy(told).transpose(0, 1))
+    assert torch.equal(block.policy, block.observations[:, :-1])
+    assert block.rewards[0, :, 0].tolist() == [10, 10, 10, 0, 10, 10]
+    assert block.rewards[1, :, 2].tolist() == [60] * 6
+    assert {f.dtype for f in (block.terminated, block.over, block.dead)} == {torch.bool}
+    assert block.terminated[0].T.tolist() == [
+        [False, False, True, False, False, False],
+        [False] * 6,
+        [False] * 6,
+    ]
+    assert block.over[0].T.tolist()[1] == [False, False, False, True, False, False]
+    assert torch.equal(block.dead[:, 1:], block.over[:, :-1])
+    assert not block.dead[:, 0].any()
+
+
+@pytest.mark.parametrize("times", [(4, 4, 4), (5, 2, 5), (1, 1, 10)])
+def test_blocks_follow_on_from_each_other_across_episode_ends(times):
+    lengths = [3, 4, 100, 5]
+    whole = collect(rolling(tape(lengths), 2), 12)
+    rollout, at = rolling(tape(lengths), 2), 0
+    for time in times:
+        part = collect(rollout, time)
+        assert torch.equal(part.observations, whole.observations[:, at : at + time + 1])
+        for name in ("rewards", "terminated", "over", "dead"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[:, at : at + time])
+        assert torch.equal(rollout.last, part.observations[:, -1])
+        at += time
+
+
+def test_a_reward_belongs_to_the_action_before_it_and_an_observation_after():
+    """PreviousAction pays at t + 1 for the action at t, and shows it there."""
+    vector = envs.make("probe/PreviousAction-v0", range(6))
+    agent = impala(Impala(), vector.single_observation_space, vector.single_action_space)
+    state = agent.init([torch.Generator().manual_seed(i) for i in range(2)])
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    block = Rollout(vector, 2, agent, agent.policy.to_env).collect(state, generators, 23)
+    follows = ~block.over[:, :-1] & ~block.dead[:, :-1]
+    actions, rewards, seen = block.actions.float(), block.rewards, block.observations[:, :-1]
+    assert 0 < actions[block.dead].sum()  # so that a reset's action would show
+    assert torch.equal(rewards[:, 1:][follows], actions[:, :-1][follows])
+    assert torch.equal(seen[:, 1:, :, 1][follows], actions[:, :-1][follows])
+    assert torch.equal(seen[:, 1:, :, 0][follows], seen[:, :-1, :, 0][follows] + 1)
+    first = torch.cat([torch.ones_like(block.dead[:, :1]), block.dead[:, :-1]], 1)
+    assert not seen[first].any()
+    assert not rewards[first].any()
+    assert torch.equal(block.over, seen[..., 0] == 4)
+
+
+def test_each_member_acts_by_its_own_weights_and_its_own_noise():
+    vectors = [envs.make("CartPole-v1", seeds, backend="gymnasium") for seeds in (range(3), range(3, 6), range(6))]
+    agent = impala(Impala(), vectors[0].single_observation_space, vectors[0].single_action_space)
+    blocks = []
+    for vector, seeds in zip(vectors, ([1], [2], [1, 2]), strict=True):
+        state = agent.init([torch.Generator().manual_seed(s) for s in seeds])
+        generators = [torch.Generator().manual_seed(10 + s) for s in seeds]
+        blocks.append(Rollout(vector, len(seeds), agent, agent.policy.to_env).collect(state, generators, 20))
+    one, two, both = blocks
+    for name in ("observations", "actions", "policy", "rewards", "over"):
+        assert torch.equal(getattr(both, name), torch.cat([getattr(one, name), getattr(two, name)]))
+
+
+def test_images_stay_bytes():
+    vector, other = (envs.make("probe/BrightSide-v0", range(4)) for _ in range(2))
+    block = collect(rolling(vector, 2, Counter(2)), 5)
+    assert block.observations.dtype == torch.uint8
+    assert block.observations.shape == (2, 6, 2, 3, 36, 36)
+    seen = [other.reset().copy()]
+    for t in range(5):
+        seen.append(other.step(block.actions[:, t].flatten().numpy())[0].copy())
+    assert len(block.observations.unique()) == 2
+    np.testing.assert_array_equal(block.observations.transpose(0, 1).flatten(1, 2).numpy(), np.stack(seen))
+
+
+# Episodes
+
+
+def test_episodes_are_raw_and_count_no_dead_step():
+    rollout = rolling(tape([3, 4, 6, 50], truncated=[2]), 2)
+    collect(rollout, 5)
+    collect(rollout, 7)
+    assert rollout.episodes == [
+        Episodes([30.0, 80.0, 30.0, 30.0], [3, 4, 3, 3]),
+        Episodes([180.0], [6]),
+    ]
+    rollout.clear()
+    assert rollout.episodes == [Episodes(), Episodes()]
+    collect(rollout, 2)
+    assert rollout.episodes == [Episodes([80.0], [4]), Episodes([180.0], [6])]
+
+
+def test_a_lost_life_ends_no_episode():
+    rollout = rolling(tape([5, 9], kind=Lives), 1)
+    block = collect(rollout, 10)
+    assert block.terminated[0, :, 1].nonzero().flatten().tolist() == [1, 8]
+    assert torch.equal(block.over, block.terminated)
+    assert not block.dead[0, :9, 1].any()
+    assert rollout.episodes == [Episodes([50.0, 180.0], [5, 9])]
+
+
+def test_forget_excludes_the_episodes_under_way_of_that_slot_alone():
+    rollout = rolling(tape([3, 4, 3, 4]), 2)
+    collect(rollout, 2)
+    rollout.forget(1)
+    collect(rollout, 4)
+    assert rollout.episodes == [Episodes([30.0, 80.0], [3, 4]), Episodes()]
+    collect(rollout, 3)
+    assert rollout.episodes == [Episodes([30.0, 80.0, 30.0, 80.0], [3, 4, 3, 4]), Episodes([90.0, 160.0], [3, 4])]

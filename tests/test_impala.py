@@ -1,0 +1,445 @@
+"""IMPALA's update against a slow literal one, and what must not have an influence on it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, Normal
+
+from agents import impala as module
+from agents.impala import impala
+from agents.settings import Impala, live_hyperparameters
+from tests import blocks, oracles
+from tests.blocks import agent, block, changed, differences, fresh, live, pick
+
+torch.set_num_threads(1)  # as in every worker
+
+PLAIN = {"rmsprop_decay": 1.0, "rmsprop_epsilon": 0.0, "learning_rate": 1.0, "max_grad_norm": math.inf}
+"""With these the update is the gradient: the mean square stays at the 1 that it starts from."""
+
+
+# The literal update
+
+
+class Literal:
+    """One member's updates as the papers write them: float64, one env and one step at a time, no flat buffers."""
+
+    def __init__(self, agent, state, slot):
+        self.agent, self.settings = agent, agent.settings
+        views = agent.layout.views(state.tensors["params"])
+        self.names = list(views)
+        self.shapes = [views[name][slot].shape for name in self.names]
+        self.first = np.concatenate([views[name][slot].double().numpy().ravel() for name in self.names])
+        self.params, self.gradients = self.first, []
+        self.seen, self.returns, self.running = [], [], None
+
+    def learn(self, block, h):
+        """All passes over a block of one member; `h` holds plain numbers."""
+        rewards = self.transformed(block, h)
+        for _ in range(h["passes"]):
+            self.gradients.append(self.gradient(block, rewards, h))
+            self.params = self.stepped(h)
+        live = ~block.dead[0]
+        self.seen += list(block.observations[0, :-1][live].double().flatten(1).numpy())
+
+    def transformed(self, block, h):
+        """[T][B] rewards as the learner is given them."""
+        raw, (time, envs) = block.rewards[0].double().numpy(), block.rewards[0].shape
+        if self.agent.rewards == "none":
+            return raw
+        if self.agent.rewards == "clip":
+            return np.clip(raw, -1, 1)
+        self.running = np.zeros(envs) if self.running is None else self.running
+        for t in range(time):
+            for b in range(envs):
+                if not block.dead[0, t, b]:
+                    self.running[b] = h["gamma"] * self.running[b] + raw[t, b]
+                    self.returns.append(self.running[b])
+                    if block.over[0, t, b]:
+                        self.running[b] = 0.0
+        return np.clip(raw / np.sqrt(np.var(self.returns) + 1e-8), -10, 10)
+
+    def gradient(self, block, rewards, h):
+        """Of the whole loss, clipped by its norm."""
+        leaves, at = {}, 0
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            size = math.prod(shape)
+            leaves[name] = torch.tensor(self.params[at : at + size].reshape(shape), requires_grad=True)
+            at += size
+        loss, count = self.loss(block, rewards, h, leaves)
+        loss = loss / count if self.settings.reduction == "mean" else loss
+        loss.backward()
+        flat = np.concatenate([leaf.grad.numpy().ravel() for leaf in leaves.values()])
+        return flat * min(1.0, h["max_grad_norm"] / np.linalg.norm(flat))
+
+    def loss(self, block, rewards, h, leaves):
+        """The sum of the loss's terms, and of how many transitions."""
+        time, envs = rewards.shape
+        mu, pi, values, log_pi, advantages, targets = {}, {}, {}, {}, {}, {}
+        for t in range(time + 1):
+            for b in range(envs):
+                head, values[t, b] = self.forward(leaves, block.observations[0, t, b])
+                if t < time:
+                    pi[t, b] = self.policy(torch.cat([head, leaves["free"]]) if "free" in leaves else head)
+                    mu[t, b] = self.policy(block.policy[0, t, b].double())
+                    log_pi[t, b] = self.log_prob(pi[t, b], block.actions[0, t, b])
+        for b in range(envs):
+            column = range(time)
+            log_rhos = [(log_pi[t, b] - self.log_prob(mu[t, b], block.actions[0, t, b])).item() for t in column]
+            over = block.over[0, :, b].tolist()
+            vs, advantage = oracles.vtrace_in_pieces(
+                np.array(log_rhos),
+                np.array([0.0 if block.terminated[0, t, b] else h["gamma"] for t in column]),
+                rewards[:, b],
+                np.array([values[t, b].item() for t in column]),
+                values[time, b].item(),
+                cuts=[over[t] or (t + 1) % h["unroll_length"] == 0 for t in column],
+                rho_bar=h["rho_bar"], c_bar=h["c_bar"], pg_rho_bar=h["pg_rho_bar"], lambda_=h["lambda_"],
+            )  # fmt: skip
+            for t in column:
+                targets[t, b], advantages[t, b] = vs[t], advantage[t]
+        live = [(t, b) for t in range(time) for b in range(envs) if not block.dead[0, t, b]]
+        if self.settings.advantages == "normalise":
+            chosen = [advantages[i] for i in live]
+            advantages = {i: (advantages[i] - np.mean(chosen)) / np.std(chosen) for i in live}
+        loss = torch.zeros((), dtype=torch.float64)
+        for i in live:
+            loss = loss - advantages[i] * log_pi[i]
+            loss = loss + h["value_cost"] * 0.5 * (targets[i] - values[i]) ** 2
+            loss = loss - h["entropy_cost"] * pi[i].entropy().sum()
+        return loss, len(live)
+
+    def forward(self, leaves, observation):
+        """Head [A] and value of one observation."""
+        x = observation.double()
+        if not self.agent.image:
+            if self.seen:
+                x = torch.tensor((x.numpy() - np.mean(self.seen, 0)) / np.sqrt(np.var(self.seen, 0) + 1e-8))
+            x = x.clamp(-10, 10)
+            hidden = {"policy": x, "value": x}
+            for stack in hidden:
+                for i in range(3):
+                    h = hidden[stack] @ leaves[f"{stack}.{i}.weight"] + leaves[f"{stack}.{i}.bias"][0]
+                    hidden[stack] = torch.tanh(h) if i < 2 else h
+            return hidden["policy"][: self.agent.net.outputs], hidden["value"][0]
+        x = x[None] / 255
+        for i, (_, _, stride) in enumerate(self.agent.net.convolutions):
+            x = torch.conv2d(x, leaves[f"conv.{i}.weight"], leaves[f"conv.{i}.bias"], stride).relu()
+        x = (x.flatten() @ leaves["dense.weight"] + leaves["dense.bias"]).relu()
+        head, value = (x @ leaves[f"{k}.weight"] + leaves[f"{k}.bias"] for k in ("policy", "value"))
+        return head, value[0]
+
+    def policy(self, params):
+        if self.agent.policy.param_size == self.agent.policy.size:
+            return Categorical(logits=params)
+        mean, log_std = params.chunk(2)
+        return Normal(mean, log_std.exp())
+
+    def log_prob(self, policy, action):
+        if isinstance(policy, Categorical):
+            return policy.log_prob(action)
+        log_prob = policy.log_prob(action.double()).sum()
+        if self.settings.actions == "squash":
+            log_prob = log_prob - torch.log(1 - action.double().tanh() ** 2).sum()
+        return log_prob
+
+    def stepped(self, h):
+        """Parameters after all gradients so far."""
+        if self.settings.optimiser == "adam":
+            options = {"beta1": 0.9, "beta2": 0.999, "epsilon": h["adam_epsilon"]}
+            return oracles.adam(self.first, self.gradients, learning_rate=h["learning_rate"], **options)[0]
+        options = {"decay": h["rmsprop_decay"], "epsilon": h["rmsprop_epsilon"]}
+        return oracles.rmsprop(self.first, self.gradients, learning_rate=h["learning_rate"], **options)[0]
+
+
+def numbers(h, slot):
+    return {name: value[slot].item() for name, value in h.items()}
+
+
+LITERAL = [
+    ("categorical", {}, {}),
+    ("categorical", {"optimiser": "adam", "reduction": "mean", "advantages": "normalise"}, {"passes": 2}),
+    ("categorical", {"rewards": "clip"}, {"lambda_": 0.9, "unroll_length": 3, "max_grad_norm": 0.5}),
+    ("clip", {"rewards": "none"}, {"unroll_length": 5, "passes": 2, "rho_bar": 1.5, "c_bar": 0.7, "pg_rho_bar": 1.2}),
+    ("squash", {"optimiser": "adam", "reduction": "mean", "advantages": "normalise"}, {"lambda_": 0.95, "passes": 3}),
+    ("image", {}, {"unroll_length": 4, "passes": 2}),
+    ("image", {"optimiser": "adam", "reduction": "mean"}, {"rmsprop_decay": 0.9, "entropy_cost": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "values"), LITERAL)
+def test_equals_a_literal_transcription(kind, settings, values):
+    learner = agent(kind, **settings)
+    state, members = fresh(learner, [0, 1]), [0, 1]
+    h = live(learner, 2, **{"learning_rate": 0.01, "adam_epsilon": 1e-3, "gamma": [0.9, 0.97], **values})
+    literal = [Literal(learner, state, slot) for slot in members]
+    for seed in range(2):
+        data = block(learner, members, seed=seed)
+        learned = learner.learn(state, data, h)
+        for slot in members:
+            literal[slot].learn(pick(data, [slot]), numbers(h, slot))
+    views = learner.layout.views(state.tensors["params"])
+    for slot in members:
+        found = np.concatenate([views[name][slot].numpy().ravel() for name in views])
+        moved = np.abs(literal[slot].params - literal[slot].first).max()
+        assert moved > 1e-3
+        np.testing.assert_allclose(found, literal[slot].params, rtol=0, atol=1e-3 * moved)
+    assert not state.tensors["skipped"].any()
+    assert set(learned.consumed) == set(h)
+
+
+def learnt(learner, members, data, h):
+    """Fresh members after one block."""
+    state = fresh(learner, members)
+    return state, learner.learn(state, data, h)
+
+
+def on_policy(learner, state, data):
+    """The block as the members' own policies would have acted."""
+    members, time, envs = data.rewards.shape
+    generators = [torch.Generator().manual_seed(m) for m in range(members)]
+    noise = learner.noise(generators, time, envs)
+    acted = [learner.act(state, data.observations[:, t], noise[t]) for t in range(time)]
+    actions, policy = (torch.stack(parts, 1) for parts in zip(*acted, strict=True))
+    return changed(data, actions=actions, policy=policy)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "clip"])
+def test_on_policy_the_gradient_is_a2c_s(kind):
+    learner = agent(kind, rewards="none", observations="raw")
+    state = fresh(learner, [0])
+    data, gamma, unroll = on_policy(learner, state, block(learner, [0])), 0.9, 3
+    before = state.tensors["params"].clone()
+    h = live(learner, 1, **PLAIN, gamma=gamma, unroll_length=unroll, entropy_cost=0.1)
+    learned = learner.learn(state, data, h)
+    found = before - state.tensors["params"]
+
+    leaves = learner.layout.leaves(before)
+    time, envs = data.rewards.shape[1:]
+    head, values = learner.net.both(leaves, data.observations.flatten(1, 2))
+    values = values.view(time + 1, envs)
+    policy = learner.policy.join(head.view(1, time + 1, envs, -1)[:, :-1], leaves.get("free"))
+    log_probs = learner.policy.log_prob(policy, data.actions)[0]
+    returns = torch.zeros(time, envs)
+    for b in range(envs):
+        start = 0
+        for t in range(time):
+            if data.over[0, t, b] or (t + 1) % unroll == 0 or t == time - 1:
+                piece = slice(start, t + 1)
+                discounts = gamma * (~data.terminated[0, piece, b]).float()
+                bootstrap = values[t + 1, b].item()
+                returns[piece, b] = torch.tensor(
+                    oracles.n_step_return(discounts.tolist(), data.rewards[0, piece, b].tolist(), bootstrap)
+                )
+                start = t + 1
+    advantages = returns - values[:-1]
+    terms = -log_probs * advantages.detach() + 0.25 * advantages.square() - 0.1 * learner.policy.entropy(policy)[0]
+    grads = torch.autograd.grad((terms * ~data.dead[0]).sum(), leaves.values())
+    expected = torch.zeros_like(before)
+    for view, grad in zip(learner.layout.views(expected).values(), grads, strict=True):
+        view.copy_(grad)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(learned.metrics["loss/gradient_norm"], expected.norm()[None])
+
+
+# What has no influence, and what has
+
+
+@pytest.mark.parametrize("kind", ["categorical", "squash", "image"])
+def test_dead_transitions_have_no_influence(kind):
+    settings = {} if kind == "image" else {"advantages": "normalise", "rewards": "normalise"}
+    learner = agent(kind, **settings)
+    data, h = block(learner, [0, 1]), live(learner, 2, passes=2, lambda_=0.9)
+    other = block(learner, [8, 9], seed=1)
+
+    def swap(name):
+        mine, dead = getattr(data, name), data.dead
+        return torch.where(dead.reshape(*dead.shape, *(1,) * (mine.ndim - 3)), getattr(other, name), mine)
+
+    expected, _ = learnt(learner, [0, 1], data, h)
+    dirty = changed(data, rewards=data.rewards + 5.0 * data.dead, actions=swap("actions"), policy=swap("policy"))
+    assert (dirty.policy != data.policy).any()
+    found, _ = learnt(learner, [0, 1], dirty, h)
+    assert [differences(found, slot, expected, slot) for slot in (0, 1)] == [[], []]
+    alive, _ = learnt(learner, [0, 1], changed(data, rewards=data.rewards + 0.1 * ~data.dead), h)
+    assert differences(alive, 0, expected, 0)
+
+
+@pytest.mark.parametrize(
+    ("env", "index", "matters"),
+    [(0, 3, False), (1, 4, True), (2, 8, True), (3, 8, True), (1, 0, False)],
+    ids=["after termination", "after truncation", "after truncation at the end", "the block's end", "dead at first"],
+)
+def test_only_a_truncation_bootstraps_from_the_last_observation(env, index, matters):
+    learner = agent(rewards="none")
+    data, h = block(learner, [0]), live(learner, 1)
+    observations = data.observations.clone()
+    observations[:, index, env] += 1.0
+    expected, _ = learnt(learner, [0], data, h)
+    found, _ = learnt(learner, [0], changed(data, observations=observations), h)
+    assert bool(differences(found, 0, expected, 0)) == matters
+
+
+def test_a_truncated_value_is_learned_towards_reward_plus_discounted_value_of_the_last_observation():
+    learner = agent(rewards="none", observations="raw")
+    state, data = fresh(learner, [0]), block(learner, [0], time=1, envs=3)
+    terminated, over = torch.tensor([[[False, True, False]]]), torch.tensor([[[False, True, True]]])
+    data = changed(data, terminated=terminated, over=over, dead=torch.zeros_like(over))
+    _, values = learner.net.both(state.params[0], data.observations.flatten(1, 2))
+    value, following = values.detach().view(2, 3)
+    targets = data.rewards[0, 0] + torch.tensor([0.9, 0.0, 0.9]) * following
+    data = on_policy(learner, state, data)
+    learned = learner.learn(state, data, live(learner, 1, gamma=0.9))
+    expected = 0.5 * (targets - value).square().mean()
+    torch.testing.assert_close(learned.metrics["loss/value"], expected[None])
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("optimiser", ["rmsprop", "adam"])
+def test_a_gradient_that_is_not_finite_is_skipped_for_that_member_alone(optimiser, poison):
+    learner = agent(rewards="none", optimiser=optimiser)
+    members, h = [0, 1, 2], live(learner, 3, passes=[1, 2, 3])
+    data = block(learner, members)
+    rewards = data.rewards.clone()
+    rewards[1, 5, 3] = poison
+    expected, _ = learnt(learner, members, data, h)
+    found, learned = learnt(learner, members, changed(data, rewards=rewards), h)
+    assert not torch.isfinite(learned.metrics["loss/gradient_norm"][1])
+    assert found.tensors["skipped"].tolist() == [0, 2, 0]
+    assert [differences(found, slot, expected, slot) for slot in (0, 2)] == [[], []]
+    untouched = {k for k in found.tensors if k == "params" or k.startswith(optimiser)}
+    assert not untouched & set(differences(found, 1, fresh(learner, members), 1))
+    learner.learn(found, data, h)
+    assert found.tensors["skipped"].tolist() == [0, 0, 0]
+    assert "params" in differences(found, 1, fresh(learner, members), 1)
+
+
+# Members beside each other
+
+MIXED = {
+    "learning_rate": [1e-3, 3e-4, 1e-2, 2e-3],
+    "unroll_length": [5, 3, 8, 4],
+    "passes": [1, 2, 3, 1],
+    "lambda_": [1.0, 0.95, 0.9, 0.8],
+    "max_grad_norm": [1.0, 0.5, 40.0, 10.0],
+    "entropy_cost": [0.01, 0.001, 0.1, 0.0],
+    "gamma": [0.99, 0.9, 0.97, 0.5],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "envs", "settings"),
+    [
+        ("categorical", 16, {"advantages": "normalise", "reduction": "mean", "optimiser": "adam"}),
+        ("categorical", 5, {"rewards": "clip", "hidden": (64, 64)}),
+        ("clip", 16, {}),
+        ("clip", 3, {"optimiser": "adam"}),
+        ("squash", 4, {"rewards": "none", "observations": "raw", "advantages": "normalise"}),
+        ("image", 3, {}),
+    ],
+    ids=str,
+)
+def test_a_member_learns_the_same_bit_for_bit_in_every_slot_of_every_cohort(kind, envs, settings):
+    """So its targets, unroll length and passes are its own: alone it is a separate run."""
+    learner = agent(kind, **settings)
+    h = live(learner, 4, **MIXED)
+
+    def trained(members):
+        state = fresh(learner, members)
+        for seed in range(2):
+            data = block(learner, members, envs=envs, seed=seed)
+            learner.learn(state, data, {name: value[members] for name, value in h.items()})
+        return state
+
+    whole = trained([0, 1, 2, 3])
+    for members in ([0], [1], [2], [3], [0, 1], [3, 2], [3, 0, 2, 1]):
+        part = trained(members)
+        for slot, member in enumerate(members):
+            assert differences(part, slot, whole, member) == []
+
+
+def test_neighbouring_unroll_lengths_give_different_updates_on_the_same_data():
+    learner, lengths = agent(), list(range(5, 51))
+    same = [0] * len(lengths)
+    data = block(learner, same, time=50, envs=3)
+    state, learned = learnt(learner, same, data, live(learner, len(lengths), unroll_length=lengths))
+    assert learned.consumed["unroll_length"].tolist() == lengths
+    params = state.tensors["params"]
+    assert (params[1:] != params[:-1]).any(-1).all()
+
+
+def test_the_unroll_length_is_measured_from_the_cuts_that_the_loss_consumed(monkeypatch):
+    learner, real = agent(), module.unroll_cuts
+    data, h = block(learner, [0, 1]), live(learner, 2, unroll_length=[4, 6])
+    expected, _ = learnt(learner, [0, 1], data, live(learner, 2, unroll_length=[3, 5]))
+    monkeypatch.setattr(module, "unroll_cuts", lambda length, time: real(length - 1, time))
+    state, learned = learnt(learner, [0, 1], data, h)
+    assert learned.consumed["unroll_length"].tolist() == [3, 5]
+    assert [differences(state, slot, expected, slot) for slot in (0, 1)] == [[], []]
+
+
+OTHER = {
+    "learning_rate": 1e-3, "entropy_cost": 0.1, "unroll_length": 3, "value_cost": 1.0, "gamma": 0.9, "lambda_": 0.5,
+    "rho_bar": 0.7, "c_bar": 0.7, "pg_rho_bar": 0.7, "max_grad_norm": 0.1, "passes": 2, "rmsprop_decay": 0.9,
+    "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", live_hyperparameters(Impala))
+def test_every_live_hyperparameter_acts_and_on_its_own_member_alone(name):
+    learner = agent(optimiser="adam" if name == "adam_epsilon" else "rmsprop")
+    data, same = block(learner, [0, 1]), {"max_grad_norm": 0.5}
+    base, _ = learnt(learner, [0, 1], data, live(learner, 2, **same))
+    default = live_hyperparameters(learner.settings)[name]
+    h = live(learner, 2, **{**same, name: [OTHER[name], same.get(name, default)]})
+    found, learned = learnt(learner, [0, 1], data, h)
+    assert "params" in differences(found, 0, base, 0)
+    assert differences(found, 1, base, 1) == []
+    wanted = torch.tensor(min(OTHER[name], 8), dtype=h[name].dtype)
+    assert learned.consumed[name][0] == wanted
+
+
+@pytest.mark.parametrize("kind", ["categorical", "clip", "squash", "image"])
+def test_on_policy_the_ratio_is_one(kind):
+    learner = agent(kind)
+    state, h = fresh(learner, [0, 1]), live(learner, 2)
+    for seed in range(2):  # the second time with statistics of observations
+        data = block(learner, [0, 1], seed=seed)
+        off = learner.learn(fresh(learner, [0, 1]), data, h).metrics["loss/log_rho"]
+        on = learner.learn(state, on_policy(learner, state, data), h).metrics["loss/log_rho"]
+        assert off.min() > 0.1
+        assert on.max() < 1e-6
+
+
+# Rewards
+
+
+def test_rewards_are_clipped_divided_or_left_alone():
+    def after(rewards, factor):
+        learner = agent(rewards=rewards)
+        data = block(learner, [0])
+        data = changed(data, rewards=factor * data.rewards.sign())
+        return learnt(learner, [0], data, live(learner, 1))[0]
+
+    assert differences(after("clip", 3.0), 0, after("clip", 1.0), 0) == []
+    assert "params" in differences(after("clip", 0.5), 0, after("clip", 1.0), 0)
+    assert "params" in differences(after("none", 3.0), 0, after("none", 1.0), 0)
+    assert "params" not in differences(after("normalise", 4.0), 0, after("normalise", 1.0), 0)
+    one, other = after("normalise", 1.0).tensors["params"], after("none", 1.0).tensors["params"]
+    assert not torch.equal(one, other)
+
+
+def test_by_default_images_have_clipped_and_vectors_normalised_rewards():
+    assert agent("image").rewards == "clip"
+    assert agent().rewards == "normalise"
+    assert agent(rewards="none").rewards == "none"
+    assert not agent("image").normalises
+    assert agent().normalises
+    assert not agent(observations="raw").normalises
+
+
+def test_advantages_of_images_cannot_be_normalised():
+    picture = blocks.Box(0, 255, (3, 84, 84), np.uint8)
+    with pytest.raises(ValueError, match="network=mlp"):
+        impala(Impala(advantages="normalise"), picture, blocks.TAKEN["categorical"])
