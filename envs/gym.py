@@ -120,12 +120,12 @@ def ships(id: str) -> bool:
 
 
 def _nearest(id: str) -> str:
-    newest: dict[str, tuple[int, str]] = {}
+    newest: dict[str, tuple[bool, int, str]] = {}
     for known, spec in gymnasium.registry.items():
         if known.startswith("ALE/") or not _is_ale(known):
-            key = _plain(known)
-            newest[key] = max(newest.get(key, (-1, "")), (spec.version or 0, known))
-    near = [newest[key][1] for key in get_close_matches(_plain(id), list(newest), 3, 0.7)]
+            key, place = _plain(known), (spec.namespace is None, spec.version or 0, known)
+            newest[key] = max(newest.get(key, place), place)
+    near = [newest[key][-1] for key in get_close_matches(_plain(id), list(newest), 3, 0.7)]
     return f"; nearest: {', '.join(near)}" if near else "; an own env is given as module:function"
 
 

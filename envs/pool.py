@@ -49,9 +49,11 @@ def make(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any],
 def bare(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any]) -> Any:
     """envpool's own pool."""
     with quiet_spaces():
-        return envpool.make_gymnasium(
+        pool: Any = envpool.make_gymnasium(
             id, num_envs=len(seeds), num_threads=threads, seed=[int(seed) for seed in seeds], **kwargs
         )
+        _ = pool.observation_space, pool.action_space  # it remembers them, and at the first step would speak up
+    return pool
 
 
 class PoolVector(Vector):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import os
@@ -79,7 +78,7 @@ def limits(config: Config) -> Limits:
 
 def strategy(config: Config) -> Strategy:
     """The strategy that the config names."""
-    from pbtrl.strategies.pbt import PBT, Exploit, Explore
+    from pbtrl.strategies.pbt import PBT
     from pbtrl.strategies.random_search import random_search
 
     rule = config.strategy
@@ -90,8 +89,8 @@ def strategy(config: Config) -> Strategy:
         every=config.every,
         horizon=config.steps_per_member,
         burn_in=config.burn_in,
-        exploit=Exploit(**dataclasses.asdict(rule.exploit)),
-        explore=Explore(**dataclasses.asdict(rule.explore)),
+        exploit=rule.exploit,
+        explore=rule.explore,
         copy=frozenset(rule.copy),
         synchronous=config.population.mode == "sync",
         references=config.population.reference_members,

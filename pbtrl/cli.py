@@ -67,7 +67,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.print_help()
         parser.exit(USAGE)
     if hasattr(arguments, "overrides") and all("=" in r and not r.startswith("-") for r in rest):
-        arguments.overrides += rest
+        arguments.overrides = [*arguments.overrides, *rest]
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     resume = _add(commands, "resume", _resume, "go on with a stopped run")
     _add_run(resume)
     resume.add_argument(
-        "overrides", nargs="*", metavar="a.b=value", help="a longer budget: budget.env_steps_per_member=2e6"
+        "overrides", nargs="*", default=[], metavar="a.b=value",
+        help="a longer budget: budget.env_steps_per_member=2e6",
     )
     _add_progress(resume)
 
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 
     tensorboard = _add(commands, "tb", _tensorboard, "TensorBoard for a run, on localhost")
     _add_run(tensorboard)
-    tensorboard.add_argument("--port", type=_at_least(0), default=6006, help="(default: 6006; 0 takes a free one)")
+    tensorboard.add_argument("--port", type=_at_least(0), help="(default: the first free one from 6006)")
 
     bench = _add(commands, "bench", _bench, "how fast a config trains, against its simulator alone")
     _add_config(bench)
@@ -161,7 +162,7 @@ def _add(commands: Any, name: str, function: Any, text: str) -> argparse.Argumen
 
 def _add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     parser.add_argument("config", nargs=nargs, help="a YAML file, or the name of a shipped config (`pbtrl config show`)")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings that replace the file's")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=value", help="settings that replace the file's")
 
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
@@ -211,8 +212,6 @@ def _train(a: argparse.Namespace) -> int:
     name = a.name or config.name or runs.default_name(config.label)
     if not a.dry_run:
         runs.check_free(a.runs, name, a.if_exists)
-    for warning in config.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
     from pbtrl import build, session
 
     if a.dry_run:
@@ -246,6 +245,8 @@ def _eval(a: argparse.Namespace) -> int:
     newest = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
     if a.member not in ("best", "all", *population.members):
         raise runs.RunError(f"no member {a.member!r} in {run}: there are {', '.join(population.members)}")
+    if not newest:
+        raise runs.RunError(f"{run} has no snapshot yet: no member has come to the end of a slice")
     from pbtrl import evaluation
 
     if a.member == "best":
@@ -256,7 +257,7 @@ def _eval(a: argparse.Namespace) -> int:
     else:
         chosen = [s for m, s in newest.items() if a.member in ("all", m)]
     if not chosen:
-        raise runs.RunError(f"{run}: no snapshot yet of {'anybody' if a.member == 'all' else a.member}")
+        raise runs.RunError(f"{run}: no snapshot yet of {a.member}, but of {', '.join(newest)}")
     results = evaluation.evaluate(
         config, run, chosen, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic
     )
@@ -299,13 +300,12 @@ def _lineage(a: argparse.Namespace) -> int:
 
 
 def _tensorboard(a: argparse.Namespace) -> int:
-    from pbtrl import runs
+    from pbtrl import board, runs
 
     logs = runs.find(a.run, a.runs) / "tb"
     if not logs.is_dir():
         raise runs.DamagedError(f"there is no {logs}: the run never began")
-    command = ["-m", "tensorboard.main", "--logdir", str(logs), "--host", "localhost", "--port", str(a.port)]
-    os.execv(sys.executable, [sys.executable, *command])
+    return board.serve(logs, a.port)
 
 
 def _bench(a: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ from agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl import checks
 from pbtrl.loading import ConfigError, Source, Tagged, dumped, validated
 from pbtrl.space import PRIORS, Dimension, Real, SearchSpace, Value, Whole
+from pbtrl.strategies.settings import STRATEGIES, Count, Pbt, Strategy
 
 __all__ = ["Config", "ConfigError", "json_schema", "load", "parse", "shipped"]
 
@@ -46,9 +47,6 @@ def _auto(value: object) -> object:
     raise PydanticCustomError("auto", "must be auto or an integer >= 1")
 
 
-Count = Annotated[Whole, Field(ge=1)]
-Fraction = Annotated[Real, Field(gt=0, le=1)]
-Probability = Annotated[Real, Field(ge=0, le=1)]
 AutoCount = Annotated[int | Literal["auto"], BeforeValidator(_auto)]
 Seconds = Annotated[float, BeforeValidator(_duration, json_schema_input_type=float | str), Field(gt=0)]
 
@@ -155,94 +153,6 @@ class Fitness(_Section):
     min_episodes: Count = 10
     every: Count | None = None
     episodes: Count = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class _StrategySection:
-    """Strategies are on a floor below pydantic's models and are handed these plain values."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ready(_StrategySection):
-    """When a member may be decided about.
-
-    Attributes:
-        every: env steps of the member between decisions, a slice; by default a 25th of its budget.
-        burn_in: env steps before the first exploit.
-    """
-
-    every: Count | None = None
-    burn_in: Annotated[Whole, Field(ge=0)] = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exploit(_StrategySection):
-    """Who copies whom.
-
-    Attributes:
-        method: `truncation` (the bottom copies from the top), `t_test` (Welch's, against a random other
-            member), `binary_tournament`, or `none`.
-        bottom: fraction of the population that copies; at least one member.
-        top: fraction that is copied from; at least one member.
-        ties: equal fitness at a cut: `random` order, or `copy` whenever the donor is not worse.
-        min_gap: fitness by which a donor must be ahead.
-        alpha: level of the t-test.
-        episodes: newest episodes that the t-test compares.
-    """
-
-    method: Literal["truncation", "t_test", "binary_tournament", "none"] = "truncation"
-    bottom: Fraction = 0.2
-    top: Fraction = 0.2
-    ties: Literal["random", "copy"] = "random"
-    min_gap: Annotated[Real, Field(ge=0)] = 0.0
-    alpha: Annotated[Real, Field(gt=0, lt=1)] = 0.05
-    episodes: Count = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explore(_StrategySection):
-    """How hyperparameters move.
-
-    Attributes:
-        method: `perturb` (multiply by one of `factors`), `gaussian`, `resample` (from the prior) or `none`.
-        factors: drawn with equal chance; a product of 1 means no drift.
-        sd: of the gaussian step, as a fraction of the prior's width on the dimension's own scale.
-        when: `after_copy`, or `always` at a decision.
-        probability: that a hyperparameter moves at all.
-        resample_probability: that it is drawn from the prior instead.
-    """
-
-    method: Literal["perturb", "resample", "gaussian", "none"] = "perturb"
-    factors: Annotated[tuple[Annotated[Real, Field(gt=0)], ...], Field(min_length=1)] = (1.2, 1 / 1.2)
-    sd: Annotated[Real, Field(gt=0)] = 0.1
-    when: Literal["after_copy", "always"] = "after_copy"
-    probability: Probability = 1.0
-    resample_probability: Probability = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pbt(_StrategySection):
-    """Population based training. `copy` is what a receiver takes; one alone is the paper's ablation."""
-
-    name: Literal["pbt"] = "pbt"
-    ready: Ready = field(default_factory=Ready)
-    exploit: Exploit = field(default_factory=Exploit)
-    explore: Explore = field(default_factory=Explore)
-    copy: Annotated[tuple[Literal["weights", "hparams"], ...], Field(min_length=1)] = ("weights", "hparams")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomSearch(_StrategySection):
-    """The baseline: every member keeps the hyperparameters it drew."""
-
-    name: Literal["random_search"] = "random_search"
-    ready: Ready = field(default_factory=Ready)
-
-
-Strategy = Pbt | RandomSearch
-STRATEGIES: dict[str, type[Strategy]] = {"pbt": Pbt, "random_search": RandomSearch}
 
 
 class Snapshots(_Section):

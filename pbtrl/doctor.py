@@ -17,16 +17,18 @@ PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "envpool", "tenso
 STEPS = 100
 
 
-def examine() -> list[dict[str, Any]]:
-    """Every check as `{check, ok, what}`."""
+def examine(runs: Path) -> list[dict[str, Any]]:
+    """Every check as `{check, ok, what}`; `runs` is where run directories go, or will."""
+    while not runs.exists():
+        runs = runs.parent
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         ("packages", _packages),
         ("cores", _cores),
         ("MuJoCo", lambda: _steps("HalfCheetah-v5")),
         ("Atari", lambda: _steps("ALE/Pong-v5")),
-        ("disk", _disk),
-        ("file system", _file_system),
+        ("disk", lambda: _disk(runs)),
+        ("file system", lambda: _file_system(runs)),
         ("terminal", lambda: f"{'yes' if sys.stdout.isatty() else 'no'}, {shutil.get_terminal_size().columns} columns"),
     ]
     return [_check(name, function) for name, function in checks]
@@ -73,23 +75,23 @@ def _steps(env: str) -> str:
         begun = time.perf_counter()
         for _ in range(STEPS):
             vector.step(np.stack([space.sample(), space.sample()]))
-        rate = 2 * STEPS / (time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
     finally:
         vector.close()
-    return f"{env} with {envs.resolve_backend(env)}: {STEPS} steps of 2 envs, {rate:,.0f} env steps/s on one core"
+    return f"{env} with {envs.resolve_backend(env)}: {STEPS} steps of 2 envs took {seconds:.2f} s"
 
 
-def _disk() -> str:
-    free = shutil.disk_usage(Path.cwd()).free
+def _disk(runs: Path) -> str:
+    free = shutil.disk_usage(runs).free
     if free < 2**30:
-        raise OSError(f"only {free / 2**20:.0f} MiB free in {Path.cwd()}")
-    return f"{free / 2**30:.0f} GiB free in {Path.cwd()}"
+        raise OSError(f"only {free / 2**20:.0f} MiB free in {runs.resolve()}")
+    return f"{free / 2**30:.0f} GiB free in {runs.resolve()}"
 
 
-def _file_system() -> str:
+def _file_system(runs: Path) -> str:
     from pbtrl.snapshots import write_atomically
 
-    with TemporaryDirectory(dir=Path.cwd(), prefix=".pbtrl-doctor-") as folder:
+    with TemporaryDirectory(dir=runs, prefix=".pbtrl-doctor-") as folder:
         begun = time.perf_counter()
         write_atomically(Path(folder) / "probe", "x")
         milliseconds = 1000 * (time.perf_counter() - begun)

@@ -207,7 +207,7 @@ def picture(
     foot = Text(workers + " " * max(2, console.width - len(workers) - len(hint)) + hint, style="dim")
     foot.no_wrap, foot.overflow = True, "ellipsis"
     foot.rstrip()
-    return Group(_head(standings), *table, *told, foot)
+    return Group(_head(standings, console.width), *table, *told, foot)
 
 
 def opening(
@@ -275,8 +275,8 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last") -> str:
     if best:
         told["best"] = _best(best, "mean return" if header.unit == "env_steps" else "fitness")
         points = schedule(ancestry(lines, best["member"]))
-        for i, (name, values) in enumerate(_changes(points).items()):
-            told["schedule" if i == 0 else " " * i] = f"{name} {values}"
+        for i, (tuned, values) in enumerate(_changes(points).items()):
+            told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
     told["wall time"] = clock(elapsed)
     told["next"] = f"pbtrl tb {name} | pbtrl eval {name} | pbtrl lineage {name}"
     return _aligned(told)
@@ -302,18 +302,21 @@ def _can_redraw(console: Console) -> bool:
     return console.file.isatty() and not console.is_dumb_terminal and not os.environ.get("CI") and utf8
 
 
-def _head(standings: Standings) -> Text:
+def _head(standings: Standings, width: int) -> Text:
+    """Where the run stands, in the fuller of two forms that fits."""
     header = standings.header
-    share = 100 * standings.step / max(1, header.budget)
-    parts = [
-        header.name,
-        f"gen {max(0, standings.generation)}",
-        f"{count(standings.step)} / {count(header.budget)} {header.steps} ({share:.0f} %)",
-        f"{count(standings.rate)} steps/s" if standings.rate is not None else "- steps/s",
-        f"{clock(standings.elapsed)} elapsed",
-        f"{clock(standings.left)} left" if standings.left is not None else "- left",
-    ]
-    return Text(" · ".join(parts), style="bold")
+    done, budget = count(standings.step), count(header.budget)
+    share = f"({100 * standings.step / max(1, header.budget):.0f} %)"
+    rate = f"{count(standings.rate)} steps/s" if standings.rate is not None else "- steps/s"
+    elapsed, left = clock(standings.elapsed), clock(standings.left) if standings.left is not None else "-"
+    steps = f"{done} / {budget} {header.steps} {share}"
+    full = [header.name, f"gen {max(0, standings.generation)}", steps, rate, f"{elapsed} elapsed", f"{left} left"]
+    short = [f"{done} / {budget} {share}", rate, elapsed, f"{left} left"]
+    text = " · ".join(full)
+    if len(text) > width:
+        rest = " · ".join(short)
+        text = f"{header.name[: max(1, width - len(rest) - 3)]} · {rest}"
+    return Text(text, style="bold", no_wrap=True, overflow="ellipsis")
 
 
 def _selection(rows: Sequence[Row], room: int) -> list[int | None]:

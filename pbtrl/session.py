@@ -44,6 +44,8 @@ def start(
     run = runs.create(root, name, if_exists)
     if runs.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config)
+    for warning in config.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     with Signals() as signals, Lock(run):
         runs.begin(run, command)
         write_atomically(run / "config.yaml", verbatim)
@@ -235,7 +237,7 @@ class _Sitting:
         failures = [line for line in read(self.run_directory / "journal.jsonl") if line["kind"] == "failure"]
         last = failures[-1]
         log = self.run_directory / "members" / last["member"] / "log.txt"
-        return f"{last['error']}; see {log if log.exists() else self.journal.path}"
+        return f"{last['error']}; see {log if log.exists() and log.stat().st_size else self.journal.path}"
 
     def _opening(self) -> str:
         config = self.config

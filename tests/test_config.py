@@ -3,14 +3,12 @@
 import json
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pbtrl import config as config_module
 from pbtrl.config import Config, ConfigError, json_schema, load, parse, shipped
 
 ROOT = Path(__file__).parent.parent
@@ -563,13 +561,6 @@ def test_warnings(overrides, warning):
 
 
 # --- the house ---
-
-
-def test_the_strategies_own_settings_have_the_same_fields_and_defaults():
-    pbt = pytest.importorskip("pbtrl.strategies.pbt")
-    for name in ("Exploit", "Explore"):
-        ours, theirs = getattr(config_module, name), getattr(pbt, name)
-        assert {f.name: f.default for f in fields(ours)} == {f.name: f.default for f in fields(theirs)}
 
 
 def test_importing_the_config_imports_neither_torch_nor_numpy_nor_gymnasium():

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pbtrl.journal import Line
 from pbtrl.population import Assignment, Failure, FitnessRule, Population, Report
 from pbtrl.space import LogUniform, SearchSpace
-from pbtrl.strategies.pbt import PBT, Exploit, Explore
+from pbtrl.strategies.pbt import PBT
+from pbtrl.strategies.settings import Exploit, Explore
 from tests.fakes import LAST, after_one_slice, answer, assign, between, decision, died, trained
 
 

@@ -1,6 +1,6 @@
 """The RL cohort: k members that act and learn together, block by block.
 
-    collect a block (all members' envs in one pool) -> learn from it -> next block, until the slice is over
+collect a block (all members' envs in one pool) -> learn from it -> next block, until the slice is over
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ class RLCohort:
         self._hyperparameters = self._live([a.hyperparameters for a in assignments])
         self._consumed: dict[str, Tensor] = {}
         self._generators = [generator(a.seed, "actions") for a in assignments]
-        if self.rollout is None or self._setting.reset:
+        fresh = self.rollout is None or self._setting.reset
+        if fresh:
             self._reset_envs()
         assert self.rollout is not None
         self.rollout.clear()
         for slot, new in enumerate(self._new_policy):
-            if new:
+            if new and not fresh:  # in fresh envs no episode is under way
                 self.rollout.forget(slot)
         self._new_policy = [False] * len(self.members)
         self._curves: list[list[tuple[int, float]]] = [[] for _ in self.members]
@@ -71,8 +72,9 @@ class RLCohort:
         """One block."""
         block = self.collect()
         learned = self.learn(block)
-        self._consumed = _merge(self._consumed, learned)
-        self._done += block.rewards.shape[1] * self._setting.envs
+        time = block.rewards.shape[1]
+        self._consumed = self._merged(learned.consumed, time)
+        self._done += time * self._setting.envs
         self._updates += 1
         for name, value in learned.metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -126,7 +128,7 @@ class RLCohort:
         assigned = self._assignments[slot]
         skipped = int(self._state.tensors["skipped"][slot])
         evaluation: list[float] = []
-        if self._setting.evaluate:
+        if self._setting.evaluate and self._done:
             evaluation = self._setting.evaluate(self.save(slot), seed_for(assigned.seed, "evaluation"), self._threads)
         return Outcome(
             steps=self._done,
@@ -169,6 +171,16 @@ class RLCohort:
         if UNSAVED in self._state.tensors:
             self._state.tensors[UNSAVED].zero_()
 
+    def _merged(self, consumed: dict[str, Tensor], time: int) -> dict[str, Tensor]:
+        """What was consumed last, and the longest unroll of the slice, since its last block may be a shorter piece."""
+        longest = consumed["unroll_length"]
+        if time < self.block:  # the slice's end cut it: where that came before the first cut, nothing was measured
+            assigned = self._hyperparameters["unroll_length"]
+            longest = torch.where((longest == time) & (time < assigned), assigned, longest)
+        if self._consumed:
+            longest = torch.maximum(longest, self._consumed["unroll_length"])
+        return {**consumed, "unroll_length": longest}
+
     def _draw_curve(self) -> None:
         """A point of the curve for every `every` steps: the mean of the episodes finished since the last one."""
         assert self.rollout is not None
@@ -184,14 +196,6 @@ class RLCohort:
     def _clear_metrics(self) -> None:
         self._sums: dict[str, Any] = {}
         self._updates, self._since, self._since_step = 0, time.monotonic(), self._done
-
-
-def _merge(consumed: dict[str, Tensor], learned: Learned) -> dict[str, Tensor]:
-    """What was consumed last; the longest unroll of the slice, since its last block may be a shorter piece."""
-    longest = learned.consumed["unroll_length"]
-    if "unroll_length" in consumed:
-        longest = torch.maximum(longest, consumed["unroll_length"])
-    return {**learned.consumed, "unroll_length": longest}
 
 
 def _number(value: Tensor) -> int | float:

@@ -1,8 +1,11 @@
 """Strategies: pure functions from a population's history to its next assignments. One file each, no torch."""
 
-from typing import Protocol
+from __future__ import annotations
 
-from pbtrl.population import Assignment, Population
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # config imports strategies/settings.py, and answers quicker without numpy
+    from pbtrl.population import Assignment, Population
 
 
 class Strategy(Protocol):

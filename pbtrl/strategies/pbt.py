@@ -8,60 +8,12 @@ hyperparameters). Random search is the same with neither, see random_search.py.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from pbtrl.population import Assignment, Hyperparameters, Member, Population
 from pbtrl.space import SearchSpace
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exploit:
-    """Who copies whom.
-
-    Attributes:
-        method: `truncation`: a member in the bottom fraction copies one drawn from the top fraction.
-            `binary_tournament`: draw another member, copy it if it is fitter. `t_test`: draw another member,
-            copy it if a one-sided Welch test on both members' last episodes says that it is fitter. `none`:
-            never.
-        bottom, top: fractions of the ranked members; at least one each, never overlapping.
-        ties: a tournament between equals is decided at `random`, or always a reason to `copy`. Truncation
-            ranks equals at random.
-        min_gap: the donor's fitness must exceed the receiver's by at least this; 0 asks for nothing.
-        alpha: significance of the t-test.
-        episodes: how many of the last episodes the t-test compares.
-    """
-
-    method: Literal["truncation", "binary_tournament", "t_test", "none"] = "truncation"
-    bottom: float = 0.2
-    top: float = 0.2
-    ties: Literal["random", "copy"] = "random"
-    min_gap: float = 0.0
-    alpha: float = 0.05
-    episodes: int = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explore:
-    """How hyperparameters change.
-
-    Attributes:
-        method: `perturb` by a factor drawn from `factors`, `gaussian` steps of `sd` of the dimension's width,
-            `resample` from the prior, or `none`.
-        factors: equally likely; the default pair has a geometric mean of 1, so nothing drifts.
-        sd: of a Gaussian step, as a fraction of the dimension's width on its own scale.
-        when: `after_copy`, or `always` (at every ready point, copy or not).
-        probability: with which each dimension changes.
-        resample_probability: with which a changing dimension is drawn from its prior instead.
-    """
-
-    method: Literal["perturb", "gaussian", "resample", "none"] = "perturb"
-    factors: tuple[float, ...] = (1.2, 1 / 1.2)
-    sd: float = 0.1
-    when: Literal["after_copy", "always"] = "after_copy"
-    probability: float = 1.0
-    resample_probability: float = 0.0
+from pbtrl.strategies.settings import Exploit, Explore
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Random search, the baseline of every PBT paper: draw from the prior once, and never look at each other."""
 
 from pbtrl.space import SearchSpace
-from pbtrl.strategies.pbt import PBT, Exploit, Explore
+from pbtrl.strategies.pbt import PBT
+from pbtrl.strategies.settings import Exploit, Explore
 
 
 def random_search(space: SearchSpace, *, every: int, horizon: int) -> PBT:

@@ -69,7 +69,7 @@ def test_a_reward_belongs_to_the_action_before_it_and_an_observation_after():
     block = Rollout(vector, 2, agent, agent.policy.to_env).collect(state, generators, 23)
     follows = ~block.over[:, :-1] & ~block.dead[:, :-1]
     actions, rewards, seen = block.actions.float(), block.rewards, block.observations[:, :-1]
-    assert 0 < actions[block.dead].sum()  # so that a reset's action would show
+    assert actions[block.dead].sum() > 0  # so that a reset's action would show
     assert torch.equal(rewards[:, 1:][follows], actions[:, :-1][follows])
     assert torch.equal(seen[:, 1:, :, 1][follows], actions[:, :-1][follows])
     assert torch.equal(seen[:, 1:, :, 0][follows], seen[:, :-1, :, 0][follows] + 1)
@@ -112,7 +112,7 @@ def test_episodes_are_raw_and_count_no_dead_step():
     collect(rollout, 5)
     collect(rollout, 7)
     assert rollout.episodes == [
-        Episodes([30.0, 80.0, 30.0, 30.0], [3, 4, 3, 3]),
+        Episodes([30.0, 80.0, 30.0, 80.0, 30.0], [3, 4, 3, 4, 3]),
         Episodes([180.0], [6]),
     ]
     rollout.clear()

@@ -1,0 +1,101 @@
+"""What can be configured about each strategy: frozen dataclasses, without importing what the strategies need."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pbtrl.space import Real, Whole
+
+Count = Annotated[Whole, Field(ge=1)]
+Fraction = Annotated[Real, Field(gt=0, le=1)]
+Probability = Annotated[Real, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """Unknown keys are refused."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready(_Settings):
+    """When a member may be decided about.
+
+    Attributes:
+        every: env steps of the member between decisions, a slice; by default a 25th of its budget.
+        burn_in: env steps before the first exploit.
+    """
+
+    every: Count | None = None
+    burn_in: Annotated[Whole, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploit(_Settings):
+    """Who copies whom.
+
+    Attributes:
+        method: `truncation` (the bottom copies from the top), `t_test` (Welch's, against a random other
+            member), `binary_tournament`, or `none`.
+        bottom: fraction of the population that copies; at least one member.
+        top: fraction that is copied from; at least one member.
+        ties: a tournament between equals is decided at `random`, or always a reason to `copy`. Truncation ranks
+            equals at random.
+        min_gap: fitness by which a donor must be ahead; 0 asks for nothing.
+        alpha: level of the t-test.
+        episodes: newest episodes that the t-test compares.
+    """
+
+    method: Literal["truncation", "t_test", "binary_tournament", "none"] = "truncation"
+    bottom: Fraction = 0.2
+    top: Fraction = 0.2
+    ties: Literal["random", "copy"] = "random"
+    min_gap: Annotated[Real, Field(ge=0)] = 0.0
+    alpha: Annotated[Real, Field(gt=0, lt=1)] = 0.05
+    episodes: Count = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explore(_Settings):
+    """How hyperparameters move.
+
+    Attributes:
+        method: `perturb` (multiply by one of `factors`), `gaussian`, `resample` (from the prior) or `none`.
+        factors: drawn with equal chance; a product of 1 means no drift.
+        sd: of the gaussian step, as a fraction of the prior's width on the dimension's own scale.
+        when: `after_copy`, or `always` at a decision.
+        probability: that a hyperparameter moves at all.
+        resample_probability: that it is drawn from the prior instead.
+    """
+
+    method: Literal["perturb", "resample", "gaussian", "none"] = "perturb"
+    factors: Annotated[tuple[Annotated[Real, Field(gt=0)], ...], Field(min_length=1)] = (1.2, 1 / 1.2)
+    sd: Annotated[Real, Field(gt=0)] = 0.1
+    when: Literal["after_copy", "always"] = "after_copy"
+    probability: Probability = 1.0
+    resample_probability: Probability = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pbt(_Settings):
+    """Population based training. `copy` is what a receiver takes; one alone is the paper's ablation."""
+
+    name: Literal["pbt"] = "pbt"
+    ready: Ready = field(default_factory=Ready)
+    exploit: Exploit = field(default_factory=Exploit)
+    explore: Explore = field(default_factory=Explore)
+    copy: Annotated[tuple[Literal["weights", "hparams"], ...], Field(min_length=1)] = ("weights", "hparams")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSearch(_Settings):
+    """The baseline: every member keeps the hyperparameters it drew."""
+
+    name: Literal["random_search"] = "random_search"
+    ready: Ready = field(default_factory=Ready)
+
+
+Strategy = Pbt | RandomSearch
+STRATEGIES: dict[str, type[Strategy]] = {"pbt": Pbt, "random_search": RandomSearch}
