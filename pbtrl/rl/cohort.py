@@ -72,9 +72,9 @@ class RLCohort:
         """One block."""
         block = self.collect()
         learned = self.learn(block)
-        time = block.rewards.shape[1]
-        self._consumed = self._merged(learned.consumed, time)
-        self._done += time * self._setting.envs
+        steps = block.rewards.shape[1]
+        self._consumed = self._merged(learned.consumed, steps)
+        self._done += steps * self._setting.envs
         self._updates += 1
         for name, value in learned.metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -171,12 +171,12 @@ class RLCohort:
         if UNSAVED in self._state.tensors:
             self._state.tensors[UNSAVED].zero_()
 
-    def _merged(self, consumed: dict[str, Tensor], time: int) -> dict[str, Tensor]:
+    def _merged(self, consumed: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
         """What was consumed last, and the longest unroll of the slice, since its last block may be a shorter piece."""
         longest = consumed["unroll_length"]
-        if time < self.block:  # the slice's end cut it: where that came before the first cut, nothing was measured
+        if steps < self.block:  # the slice's end cut it: where that came before the first cut, nothing was measured
             assigned = self._hyperparameters["unroll_length"]
-            longest = torch.where((longest == time) & (time < assigned), assigned, longest)
+            longest = torch.where((longest == steps) & (steps < assigned), assigned, longest)
         if self._consumed:
             longest = torch.maximum(longest, self._consumed["unroll_length"])
         return {**consumed, "unroll_length": longest}

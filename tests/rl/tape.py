@@ -1,6 +1,7 @@
 """Envs that play from a script, and an agent that only counts."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,9 @@ class Counter:
 
     def __init__(self, actions: int = 1000) -> None:
         self.actions = actions
+
+    def init(self, generators: Sequence[Any]) -> Any:
+        return SimpleNamespace(tensors={})
 
     def noise(self, generators: Sequence[Any], time: int, envs: int) -> torch.Tensor:
         return torch.arange(time * len(generators) * envs).view(time, len(generators), envs) % self.actions

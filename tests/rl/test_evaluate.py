@@ -1,0 +1,122 @@
+"""Evaluation: fixed quotas, seeds, and snapshots that do not depend on each other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import envs
+from envs import Vector
+from pbtrl.build import RLBuilder
+from pbtrl.config import Config
+from pbtrl.rl import evaluate as module
+from pbtrl.rl.evaluate import Episodes, evaluate
+from pbtrl.rl.setting import env_seeds
+from pbtrl.snapshots import Tensors
+from tests.rl.tape import Counter, tape
+
+torch.set_num_threads(1)  # as in every worker
+
+
+def builder(**env: Any) -> RLBuilder:
+    budget = {"env_steps_per_member": 1000}
+    return RLBuilder(Config.from_dict({"env": env, "agent": {"observations": "raw"}, "budget": budget}))
+
+
+def fresh(build: RLBuilder, seed: int) -> Tensors:
+    """The snapshot of an untrained member."""
+    state = build.agent.init([torch.Generator().manual_seed(seed)])
+    return {name: value[0].numpy() for name, value in state.tensors.items()}
+
+
+def play(episodes: int, members: int, lengths: Sequence[int]) -> tuple[list[Episodes], list[Vector]]:
+    """What members play in envs with episodes of these lengths."""
+    made: list[Vector] = []
+
+    def make(seeds: Sequence[int], threads: int) -> Vector:
+        assert list(seeds) == env_seeds(3, len(seeds) // members) * members
+        made.append(tape([*lengths][: len(seeds) // members] * members))
+        return made[-1]
+
+    agent: Any = Counter()
+    return evaluate(agent, lambda action: action, make, [{}] * members, episodes=episodes, seed=3), made
+
+
+def test_every_env_plays_its_own_quota_however_short_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ENVS", 3)
+    (one, two), _ = play(7, 2, [2, 5, 40])
+    assert one.lengths == two.lengths == [2] * 3 + [5] * 2 + [40] * 2
+    assert one.returns == [20.0] * 3 + [100.0] * 2 + [1200.0] * 2
+    assert two.returns == [80.0] * 3 + [250.0] * 2 + [2400.0] * 2  # the tape pays by row
+    assert one.seeds == two.seeds == env_seeds(3, 3)
+
+
+@pytest.mark.parametrize(("episodes", "count"), [(1, 1), (5, 5), (16, 16), (20, 16), (40, 16)])
+def test_as_many_episodes_as_asked_for_from_at_most_sixteen_envs(episodes: int, count: int) -> None:
+    (played,), (vector,) = play(episodes, 1, range(1, 17))
+    assert vector.num_envs == count == len(set(played.seeds))
+    assert len(played.returns) == len(played.lengths) == episodes
+    quotas = np.bincount(played.lengths)[1:]
+    assert quotas.max() - quotas.min() <= 1
+    assert vector._pool is None  # closed
+
+
+def test_several_snapshots_equal_each_alone() -> None:
+    build = builder(id="CartPole-v1", backend="gymnasium")
+    rows = [{**row, "params": 50 * row["params"]} for row in (fresh(build, seed) for seed in range(3))]
+    for deterministic in (False, True):
+        options: Any = {"episodes": 5, "seed": 9, "deterministic": deterministic}
+        together = build.evaluate(rows, **options)
+        assert [build.evaluate([row], **options)[0] for row in rows] == together
+        assert len({tuple(played.returns) for played in together}) == 3
+        assert len({tuple(played.seeds) for played in together}) == 1
+
+
+def test_the_seed_decides_everything() -> None:
+    build = builder(id="CartPole-v1", backend="gymnasium")
+    row = fresh(build, 0)
+    one, again, other = (build.evaluate([row], episodes=8, seed=seed)[0] for seed in (1, 1, 2))
+    assert one == again
+    assert one.returns == [float(n) for n in one.lengths]
+    assert one.returns != other.returns
+    assert not set(one.seeds) & set(other.seeds)
+
+
+def test_deterministic_takes_the_mode() -> None:
+    build = builder(id="probe/Bandit-v0")
+    row = fresh(build, 0)
+    for name, value in build.agent.layout.views(torch.from_numpy(row["params"])[None]).items():
+        if name == "policy.2.bias":
+            value[0, 0, :3] = torch.tensor([0.0, 0.5, 0.0])
+    (sampled,) = build.evaluate([row], episodes=40, seed=1)
+    assert set(sampled.returns) == {0.0, 0.5, 1.0}
+    (mode,) = build.evaluate([row], episodes=40, seed=1, deterministic=True)
+    assert set(mode.returns) == {0.5}
+
+
+def test_a_whole_game_is_played_where_training_ends_at_a_lost_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, lives, ends = envs.make, [], []
+
+    def make(*args: Any, **options: Any) -> Vector:
+        assert options["protocol"] == "classic"
+        vector = real(*args, **options)
+        step = vector.step
+
+        def watched(actions: Any) -> Any:
+            result = step(actions)
+            lives.append(int(vector.info("lives")[0]))
+            ends.append(bool(result[2][0]))
+            return result
+
+        monkeypatch.setattr(vector, "step", watched)
+        return vector
+
+    monkeypatch.setattr(envs, "make", make)
+    build = builder(id="ALE/Breakout-v5", protocol="classic")
+    (played,) = build.evaluate([fresh(build, 0)], episodes=1, seed=5)
+    assert sorted(set(lives)) == [0, 1, 2, 3, 4, 5]
+    assert ends == [False] * (len(ends) - 1) + [True]
+    assert played.lengths == [len(lives)]
+    assert len(played.returns) == 1

@@ -1,0 +1,116 @@
+"""IMPALA on the probes, whose optimal values are known in closed form, and on CartPole."""
+
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+import envs
+from agents.impala import impala
+from agents.settings import Impala, live_hyperparameters
+from pbtrl.build import RLBuilder
+from pbtrl.config import Config
+from pbtrl.population import Assignment
+from pbtrl.rl.rollout import Rollout
+
+torch.set_num_threads(1)  # as in every worker
+
+GAMMA = 0.8
+QUICK = {
+    "optimiser": "adam", "reduction": "mean", "rewards": "none", "observations": "raw", "hidden": (16,),
+    "advantages": "normalise", "learning_rate": 0.02, "gamma": GAMMA, "entropy_cost": 0.0, "max_grad_norm": 1.0,
+}  # fmt: skip
+
+
+class Trained:
+    """One member after some updates on 8 copies of a probe, each from `time` steps; the rate falls in the second half."""
+
+    def __init__(self, id, updates, *, time=10, **settings):
+        vector = envs.make(id, range(8))
+        self.agent = impala(
+            Impala(**{**QUICK, **settings}), vector.single_observation_space, vector.single_action_space
+        )
+        self.state = self.agent.init([torch.Generator().manual_seed(1)])
+        self.space = vector.single_action_space
+        h = {name: torch.tensor([value]) for name, value in live_hyperparameters(self.agent.settings).items()}
+        rollout, generators = Rollout(vector, 1, self.agent, self.to_env), [torch.Generator().manual_seed(2)]
+        for i in range(updates):
+            h["learning_rate"][0] = self.agent.settings.learning_rate * min(1.0, 2.0 * (1.0 - i / updates))
+            self.agent.learn(self.state, rollout.collect(self.state, generators, time), h)
+        rollout.close()
+
+    def to_env(self, action):
+        if not isinstance(self.space, Box):
+            return self.agent.policy.to_env(action)
+        return self.agent.policy.to_env(action, torch.as_tensor(self.space.low), torch.as_tensor(self.space.high))
+
+    def values(self, *observations):
+        """V of each observation."""
+        x = torch.tensor(observations, dtype=torch.float32)[None]
+        return self.agent.net.both(self.state.params[0], x)[1][0].tolist()
+
+    def policy(self, *observations):
+        """The policy's parameters for each observation."""
+        x = torch.tensor(observations, dtype=torch.float32)[None]
+        return self.agent.act(self.state, x, None)[1][0]
+
+
+def close(*expected):
+    return pytest.approx(list(expected), abs=0.1)
+
+
+def test_constant_reward():
+    assert Trained("probe/ConstantReward-v0", 100).values([1]) == close(1 / (1 - GAMMA))
+
+
+def test_observed_reward():
+    assert Trained("probe/ObservedReward-v0", 60).values([-1], [1]) == close(-1, 1)
+
+
+def test_two_steps():
+    assert Trained("probe/TwoSteps-v0", 80).values([0], [1]) == close(GAMMA, 1)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "rmsprop"])
+def test_bandit(optimiser):
+    trained = Trained("probe/Bandit-v0", 120, optimiser=optimiser)
+    assert trained.policy([1]).softmax(-1)[0, 2] > 0.95
+    assert trained.values([1]) == close(1)
+
+
+def test_previous_action():
+    trained = Trained("probe/PreviousAction-v0", 160)
+    for t in range(4):
+        for a in range(2):
+            assert trained.policy([t, a]).softmax(-1)[0, 1] > 0.9
+    seen = [[0, 0], *([t, 1] for t in range(1, 5))]
+    following = [sum(GAMMA**i for i in range(1, 5 - t)) for t in range(5)]
+    assert trained.values(*seen) == close(following[0], *(1 + f for f in following[1:]))
+
+
+PHASES = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_truncation_is_not_the_end_of_the_world():
+    assert Trained("probe/Truncated-v0", 120).values(*PHASES) == close(*[1 / (1 - GAMMA)] * 3)
+
+
+def test_termination_is():
+    expected = [(1 - GAMMA ** (3 - phase)) / (1 - GAMMA) for phase in range(3)]
+    assert Trained("probe/Terminated-v0", 80).values(*PHASES) == close(*expected)
+
+
+@pytest.mark.parametrize("actions", ["clip", "squash"])
+def test_target(actions):
+    trained = Trained("probe/Target-v0", 150, actions=actions)
+    params = trained.policy([1])
+    assert trained.to_env(params[:, :2])[0].tolist() == pytest.approx([0.5, -0.3], abs=0.1)
+    assert params[0, 2:].exp().max() < 0.3
+    assert trained.values([1]) == close(0)
+
+
+def test_bright_side():
+    trained = Trained("probe/BrightSide-v0", 25, time=4, advantages="raw", learning_rate=1e-3)
+    dark, bright = torch.zeros(3, 36, 18), torch.full((3, 36, 18), 255.0)
+    pictures = torch.stack([torch.cat([bright, dark], -1), torch.cat([dark, bright], -1)]).to(torch.uint8)[None]
+    _, policy = trained.agent.act(trained.state, pictures, None)
+    assert policy[0].softmax(-1).diagonal().min() > 0.9
