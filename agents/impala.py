@@ -1,8 +1,9 @@
 """IMPALA with V-trace over a cohort (Espeholt et al. 2018, arXiv 1802.01561); settings.Impala has every default.
 
-A block is learned from `passes` times. In each pass V-trace corrects for the distance between the policy that acted
-and the policy as it is now (section 4.1), the loss is the sum of policy gradient, value and entropy terms (section
-4.2), and one step of the flat optimiser follows. An update whose gradient is not finite is skipped and counted.
+A block is learned from up to `passes` times, until the policy has moved away from the one that acted by a mean
+|log rho| of `max_log_rho`. In each pass V-trace corrects for that distance (section 4.1), the loss is the sum of
+policy gradient, value and entropy terms (section 4.2), and one step of the flat optimiser follows. An update whose
+gradient is not finite is skipped and counted.
 """
 
 from __future__ import annotations
@@ -101,16 +102,21 @@ class ImpalaAgent:
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
         metrics: dict[str, Tensor] = {}
+        passes = torch.zeros_like(h["passes"])
         for i in range(int(h["passes"].max())):
             state.grads.zero_()
             found = [self._gradients(state, batch, h, n) for n in range(len(state.params))]
             metrics = {k: torch.cat([f[k] for f in found]) for k in found[0]}
             norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
             finite = torch.isfinite(norms)
-            wanted = h["passes"] > i
+            near = metrics["loss/log_rho"] <= h["max_log_rho"]
+            wanted = (h["passes"] > i) & (near | (passes == 0))
+            passes += wanted
+            metrics |= {"loss/gradient_norm": norms, "loss/passes": passes}
+            if not wanted.any():
+                break
             self._step(state, h, wanted & finite)
             tensors["skipped"] = torch.where(wanted, torch.where(finite, 0, tensors["skipped"] + 1), tensors["skipped"])
-            metrics["loss/gradient_norm"] = norms
         if self.normalises:
             seen = block.observations[:, :-1].flatten(3).flatten(1, 2)
             moments = normalise.update_moments(_part("observation", tensors), seen, batch.mask.flatten(1))
@@ -251,7 +257,9 @@ class _Batch:
     live: Tensor
 
 
-def impala(settings: Impala, observation_space: spaces.Space[object], action_space: spaces.Space[object]) -> ImpalaAgent:
+def impala(
+    settings: Impala, observation_space: spaces.Space[object], action_space: spaces.Space[object]
+) -> ImpalaAgent:
     """The agent for an env's spaces.
 
     Raises:

@@ -67,7 +67,9 @@ class Impala(Network):
         c_bar: clip of the trace's ratio.
         pg_rho_bar: clip of the policy gradient's ratio.
         max_grad_norm: clip of the member's global gradient norm.
-        passes: how often a block is learned from; V-trace corrects the later passes.
+        passes: how often a block is learned from at most; V-trace corrects the later passes.
+        max_log_rho: no further pass once the mean |log importance ratio| (nats) of a member's block exceeds this.
+            Without it, a policy whose variance has shrunk moves many standard deviations per block, and collapses.
         rmsprop_decay: decay of RMSProp's mean square.
         rmsprop_epsilon: inside RMSProp's root.
         adam_epsilon: outside Adam's root.
@@ -91,6 +93,7 @@ class Impala(Network):
     pg_rho_bar: float = live(1.0, low=0.0)
     max_grad_norm: float = live(40.0, low=0.0)
     passes: int = live(1, low=1, integer=True)
+    max_log_rho: float = live(1.0, low=0.0)
     rmsprop_decay: float = live(0.99, low=0.0, high=1.0)
     rmsprop_epsilon: float = live(1e-5, low=0.0)
     adam_epsilon: float = live(1e-5, low=0.0)

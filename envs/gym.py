@@ -55,9 +55,7 @@ class _LazyInfos(SyncVectorEnv):
         self.latest: list[dict[str, Any]] = [{} for _ in env_fns]
         super().__init__(env_fns, copy=copy)
 
-    def _add_info(
-        self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int
-    ) -> dict[str, Any]:
+    def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
         self.latest[env_num] = env_info
         return vector_infos
 
@@ -146,9 +144,7 @@ def _quiet_mujoco(id: str) -> Iterator[None]:
     simulation and stay.
     """
     spec = gymnasium.registry.get(id)
-    if "mujoco" not in sys.modules and not (
-        spec and str(spec.entry_point).startswith("gymnasium.envs.mujoco")
-    ):
+    if "mujoco" not in sys.modules and not (spec and str(spec.entry_point).startswith("gymnasium.envs.mujoco")):
         yield
         return
     try:

@@ -16,7 +16,7 @@ sys.modules.setdefault("envpool.entry", ModuleType("envpool.entry"))
 import envpool  # noqa: E402
 from envpool.registration import registry  # noqa: E402
 
-from envs.vector import EnvError, Spaces, Vector, quiet_spaces
+from envs.vector import EnvError, Spaces, Vector, quiet_spaces  # noqa: E402
 
 for _family in ("box2d", "classic_control", "mujoco.gym", "toy_text"):
     importlib.import_module(f"envpool.{_family}.registration")

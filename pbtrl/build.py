@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,8 +22,8 @@ from pbtrl.header import Header
 from pbtrl.population import FitnessRule
 from pbtrl.snapshots import Tensors
 from pbtrl.strategies import Strategy
-from pbtrl.trainables.quadratic import QuadraticBuilder
 from pbtrl.trainable import Builder, Cohort
+from pbtrl.trainables.quadratic import QuadraticBuilder
 
 if TYPE_CHECKING:
     from agents.impala import ImpalaAgent
@@ -137,8 +138,9 @@ def workers(config: Config) -> int:
     """Worker processes; one for `inline`."""
     if config.execution.backend == "inline":
         return 1
-    asked = config.execution.workers
-    return min(config.population.size, len(available_cores()) if asked == "auto" else asked)
+    asked, size = config.execution.workers, config.population.size
+    groups = size if (cohort := _cohort(config)) == "auto" else math.ceil(size / cohort)
+    return min(groups, len(available_cores()) if asked == "auto" else asked)
 
 
 def placement(config: Config) -> str:
@@ -295,13 +297,18 @@ def _deterministic(config: Config) -> str:
 
 
 def _groups(config: Config, members: Sequence[str], count: int) -> list[list[str]]:
-    """Members in cohorts: as many as asked for, or one cohort per worker; one each where updates differ in length."""
-    size = config.execution.cohort
-    if config.agent is not None and config.agent.unroll_mode == "exact":
-        size = 1
-    elif size == "auto":
-        size = -(-len(members) // count)
+    """Members in cohorts: as many as asked for, or one cohort per worker."""
+    size = _cohort(config)
+    if size == "auto":
+        cuts = [len(members) * i // count for i in range(count + 1)]
+        return [list(members[a:b]) for a, b in itertools.pairwise(cuts)]
     return [list(members[i : i + size]) for i in range(0, len(members), size)]
+
+
+def _cohort(config: Config) -> int | Literal["auto"]:
+    """Members in a cohort; one where their updates differ in length."""
+    exact = config.agent is not None and config.agent.unroll_mode == "exact"
+    return 1 if exact else config.execution.cohort
 
 
 def _share(cores: Sequence[int], worker: int, count: int) -> tuple[int, ...]:

@@ -104,7 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     resume = _add(commands, "resume", _resume, "go on with a stopped run")
     _add_run(resume)
     resume.add_argument(
-        "overrides", nargs="*", default=[], metavar="a.b=value",
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="a.b=value",
         help="a longer budget: budget.env_steps_per_member=2e6",
     )
     _add_progress(resume)
@@ -139,7 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     bench = _add(commands, "bench", _bench, "how fast a config trains, against its simulator alone")
     _add_config(bench)
     bench.add_argument(
-        "--seconds", type=_seconds, default=20.0, metavar="S", help="per measurement, of which there are 4 (default: 20)"
+        "--seconds",
+        type=_seconds,
+        default=20.0,
+        metavar="S",
+        help="per measurement, of which there are 4 (default: 20)",
     )
     _add_json(bench)
 
@@ -161,8 +168,12 @@ def _add(commands: Any, name: str, function: Any, text: str) -> argparse.Argumen
 
 
 def _add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    parser.add_argument("config", nargs=nargs, help="a YAML file, or the name of a shipped config (`pbtrl config show`)")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=value", help="settings that replace the file's")
+    parser.add_argument(
+        "config", nargs=nargs, help="a YAML file, or the name of a shipped config (`pbtrl config show`)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=value", help="settings that replace the file's"
+    )
 
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
@@ -258,9 +269,7 @@ def _eval(a: argparse.Namespace) -> int:
         chosen = [s for m, s in newest.items() if a.member in ("all", m)]
     if not chosen:
         raise runs.RunError(f"{run}: no snapshot yet of {a.member}, but of {', '.join(newest)}")
-    results = evaluation.evaluate(
-        config, run, chosen, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic
-    )
+    results = evaluation.evaluate(config, run, chosen, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
     evaluation.write(run, results)
     shown = results if a.member == "all" else results[0]
     print(json.dumps(shown) if a.json else tables.evaluations(results))

@@ -58,9 +58,7 @@ class View(Protocol):
         """Leave the terminal in order; a second time does nothing."""
 
 
-def view(
-    mode: Mode, standings: Standings, *, workers: str, console: Console | None = None, wide: bool = False
-) -> View:
+def view(mode: Mode, standings: Standings, *, workers: str, console: Console | None = None, wide: bool = False) -> View:
     """The view for `--progress`; `auto` is `live` on a terminal that can show it and `plain` elsewhere.
 
     Args:
@@ -255,7 +253,11 @@ def opening(
 def _left_off(population: Population, header: Header) -> str:
     done = f"{count(population.step)} of {count(header.budget)} {header.steps} are done"
     again = len(population.open)
-    return f"{done}; {again} slice{'s' if again > 1 else ''} under way begin{'' if again > 1 else 's'} again" if again else done
+    return (
+        f"{done}; {again} slice{'s' if again > 1 else ''} under way begin{'' if again > 1 else 's'} again"
+        if again
+        else done
+    )
 
 
 def summary(best: Mapping[str, Any], run: Path, name: str = "last") -> str:
@@ -268,9 +270,7 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last") -> str:
         name: what the run is called on the command line.
     """
     header, lines = split(read(run / "journal.jsonl"))
-    elapsed = max(
-        (line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0
-    )
+    elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
     told = {"run": str(run), "best": "no member has a fitness"}
     if best:
         told["best"] = _best(best, "mean return" if header.unit == "env_steps" else "fitness")
@@ -353,9 +353,7 @@ def _lines(columns: Sequence[_Column], gap: int) -> list[Text]:
     lines = []
     for i in (0, 1):
         titles = [f"\n{c.title}".split("\n")[-2:][i] for c in columns]
-        lines.append(
-            Text("".join(c.fitted(t, gap) for c, t in zip(columns, titles, strict=True)), style="dim")
-        )
+        lines.append(Text("".join(c.fitted(t, gap) for c, t in zip(columns, titles, strict=True)), style="dim"))
     for i in range(len(columns[0].cells)):
         lines.append(Text.assemble(*((c.fitted(c.cells[i][0], gap), c.cells[i][1]) for c in columns)))
     for line in lines:
@@ -370,8 +368,7 @@ def _columns(
     scale, hidden = _scale(rows), [row for i, row in enumerate(rows) if i not in shown]
     medians = [(text, "dim") for text in _medians(hidden, names, narrow=narrow)] if hidden else []
     table = [
-        medians if place is None else _cells(place, rows[place], names, scale, 6 if narrow else 10)
-        for place in shown
+        medians if place is None else _cells(place, rows[place], names, scale, 6 if narrow else 10) for place in shown
     ]
     titles = ["#", "member", f"fitness({window})", "", *(name.replace("_", "\n", 1) for name in names)]
     titles += ["steps", "steps/s", "gen", "state"]
@@ -379,9 +376,7 @@ def _columns(
     return [_Column(t, [line[i] for line in table], left=t in left) for i, t in enumerate(titles)]
 
 
-def _cells(
-    place: int, row: Row, names: Sequence[str], scale: tuple[float, float], width: int
-) -> list[tuple[str, str]]:
+def _cells(place: int, row: Row, names: Sequence[str], scale: tuple[float, float], width: int) -> list[tuple[str, str]]:
     return [
         (str(place + 1), ""),
         (row.member, "bold"),

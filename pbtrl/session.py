@@ -70,17 +70,17 @@ def resume(
         asked: a config that should be this run's own; what may change is taken from it.
     """
     with Signals() as signals, Lock(run):
-        header, lines, _ = runs.folded(run)
+        before, lines, _ = runs.folded(run)
         stored = load(run / "config.resolved.yaml")
         wanted = asked or _overridden(run, stored, overrides)
         config = build.prepared(extension.extended(stored, wanted))
         if lines[-1]["kind"] == "finish" and config == stored:
-            _say(mode, _nothing_to_do(run, header))
+            _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
         for change in runs.begin(run, command):
             print(f"note: {change} since the last sitting; the results may differ slightly", file=sys.stderr)
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())
-        header = build.header(config, header.name)
+        header = build.header(config, before.name)
         population = header.population().replay(lines)
         journal = Journal(run / "journal.jsonl")
         changes = extension.changes(stored, config)
@@ -90,10 +90,10 @@ def resume(
 
 def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
     """The stored config with overrides; a total that set the members' budgets goes on doing so."""
-    total = stored.budget.total_steps
-    if total and stored.changed("budget.env_steps_per_member", None).steps_per_member == stored.steps_per_member:
-        if not any(o.startswith("budget.env_steps_per_member=") for o in overrides):
-            overrides = ["budget.env_steps_per_member=null", *overrides]
+    own = "budget.env_steps_per_member"
+    total = None if stored.budget.total_steps is None else stored.changed(own, None).steps_per_member
+    if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
+        overrides = [f"{own}=null", *overrides]
     wanted = load(run / "config.resolved.yaml", overrides)
     if wanted.steps_per_member < stored.steps_per_member:
         had, got = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
@@ -101,11 +101,14 @@ def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
     return wanted
 
 
-def _nothing_to_do(run: Path, header: Header) -> str:
-    return (
-        f"{run} is finished: nothing to do. To go on for longer: "
-        f"pbtrl resume {runs.reference(run)} budget.env_steps_per_member={2 * header.horizon}"
-    )
+def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
+    budget = config.budget
+    more = {
+        "wall clock": f"budget.wall_clock={2 * (budget.wall_clock or 0):.0f}s",
+        "fitness reached": "budget.until_fitness=null",
+        "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
+    }.get(reason, f"budget.env_steps_per_member={2 * config.steps_per_member}")
+    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {runs.reference(run)} {more}"
 
 
 def _say(mode: progress.Mode, text: str) -> None:

@@ -160,9 +160,7 @@ class Standings:
             fitness=_latest(member),
             history=tuple(fitness for _, fitness in member.history),
             hyperparameters=member.hyperparameters,
-            changed={
-                k: before[k] for k, v in member.hyperparameters.items() if k in before and before[k] != v
-            },
+            changed={k: before[k] for k, v in member.hyperparameters.items() if k in before and before[k] != v},
             step=self._step(member),
             rate=current.get("perf/env_steps_per_s", current.get("perf/steps_per_s")),
             generation=member.generation,
@@ -222,9 +220,7 @@ class Standings:
         self._failures[member] = attempt = self._failures.get(member, 0) + 1
         at = count(self.population.members[member].step)
         if line["given_up"]:
-            return self._event(
-                "given_up", line, f"{member} given up at {at}: {why}", member=member, error=why
-            )
+            return self._event("given_up", line, f"{member} given up at {at}: {why}", member=member, error=why)
         text = f"{member} failed at {at}, attempt {attempt}: {why}"
         return self._event("failure", line, text, member=member, error=why, attempt=attempt)
 

@@ -47,7 +47,16 @@ def listing(found: Sequence[Json]) -> str:
         steps = f"{count(run['env_steps'])} of {count(run['steps_budget'])}"
         age = clock(run["heartbeat_age"])
         rows.append(
-            [run["name"], run["state"], score(best["fitness"]), best["member"], steps, _share(run), age, size(run["bytes"])]
+            [
+                run["name"],
+                run["state"],
+                score(best["fitness"]),
+                best["member"],
+                steps,
+                _share(run),
+                age,
+                size(run["bytes"]),
+            ]
         )
     return aligned(["name", "state", "best", "member", "steps", "", "age", "size"], rows, left=(0, 1, 7))
 
@@ -58,7 +67,17 @@ def evaluations(found: Sequence[Json]) -> str:
     for e in found:
         interval = " to ".join(map(score, e["ci95"])) if e["ci95"] else "-"
         numbers = [score(e[f"return_{name}"]) for name in ("mean", "std", "min", "max")]
-        rows.append([e["member"], e["snapshot"], str(e["episodes"]), *numbers[:2], interval, *numbers[2:], f"{e['length_mean']:.0f}"])
+        rows.append(
+            [
+                e["member"],
+                e["snapshot"],
+                str(e["episodes"]),
+                *numbers[:2],
+                interval,
+                *numbers[2:],
+                f"{e['length_mean']:.0f}",
+            ]
+        )
     titles = ["member", "snapshot", "episodes", "return", "std", "95 % interval", "min", "max", "length"]
     policy = "the policy's mode" if found[0]["deterministic"] else "sampled actions"
     protocol = f", {found[0]['protocol']}" if found[0]["protocol"] else ""
@@ -73,11 +92,9 @@ def copies(found: Sequence[Json], unit: str) -> str:
     for c in found:
         before, after = c["hyperparameters_before"], c["hyperparameters_after"]
         moved = [n for n in after if n in before and value(before[n]) != value(after[n])]
-        rows.append(
-            [clock(c["time"]), count(c["env_steps"]), f"{c['member']} <- {c['donor']}"]
-            + [f"{score(c['fitness_before'])} -> {score(c['fitness_after'])}"]
-            + ["  ".join(f"{n} {value(before[n])} -> {value(after[n])}" for n in moved)]
-        )
+        fitness = f"{score(c['fitness_before'])} -> {score(c['fitness_after'])}"
+        changes = "  ".join(f"{n} {value(before[n])} -> {value(after[n])}" for n in moved)
+        rows.append([clock(c["time"]), count(c["env_steps"]), f"{c['member']} <- {c['donor']}", fitness, changes])
     return aligned(["time", unit, "copy", "fitness", "hyperparameters"], rows, left=(2, 4))
 
 
@@ -86,7 +103,9 @@ def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence
     widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
     lines = []
     for row in (titles, *rows):
-        cells = [cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 

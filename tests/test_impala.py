@@ -175,7 +175,7 @@ def test_equals_a_literal_transcription(kind, settings, values):
     h = live(learner, 2, **{"learning_rate": 0.01, "adam_epsilon": 1e-3, "gamma": [0.9, 0.97], **values})
     literal = [Literal(learner, state, slot) for slot in members]
     for seed in range(2):
-        data = block(learner, members, seed=seed)
+        data = block(learner, members, envs=4, seed=seed)
         learned = learner.learn(state, data, h)
         for slot in members:
             literal[slot].learn(pick(data, [slot]), numbers(h, slot))

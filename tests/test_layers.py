@@ -19,7 +19,7 @@ FLOORS: list[list[set[str]]] = [
         {"strategies"},
         {"execution"},
         {"rl", "trainables"},
-        {"tensorboard", "progress", "report", "lineage", "standings", "retention"},
+        {"tensorboard", "board", "progress", "report", "lineage", "standings", "retention"},
     ],
     [
         {

@@ -216,10 +216,7 @@ def lines_of(mode: progress.Mode, tmp_path: Path, monkeypatch) -> list[str]:
 
 def test_plain_lines_come_every_half_minute_and_with_every_event(tmp_path: Path, monkeypatch):
     event, *rest = lines_of("plain", tmp_path, monkeypatch)
-    assert (
-        event
-        == "  0:00:40  m01 <- m00  fitness -5.00 -> 3.00  learning_rate 0.1 -> 5.0e-3  unroll_length 5 -> 20"
-    )
+    assert event == "  0:00:40  m01 <- m00  fitness -5.00 -> 3.00  learning_rate 0.1 -> 5.0e-3  unroll_length 5 -> 20"
     assert [line.split()[0] for line in rest] == ["0:00:30", "0:01:00", "0:01:10"]
     assert "200 / 2.0k env steps (10 %)" in rest[0]
     assert "best m00 3.00  median -1.00" in rest[0]
@@ -247,18 +244,27 @@ def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path):
     progress.view("plain", standings, workers="", console=Console(file=Closed())).close()
 
 
-def test_opening_is_six_lines(tmp_path: Path):
+def test_opening(tmp_path: Path):
     w = Written(tmp_path / "pong", size=8, horizon=20_000_000)
-    text = progress.opening(
-        w.run,
-        w.header,
-        trains="ALE/Pong-v5",
-        agent="impala",
-        workers="8 members on 2 workers",
-        wall_clock=21600,
-    )
-    assert len(text.splitlines()) == 6
-    assert "20.0M env steps per member, 160M in all (640M frames), at most 6:00:00" in text
+    told = {"trains": "ALE/Pong-v5", "agent": "impala", "workers": "8 members on 2 workers", "name": "runs/pong"}
+    first, *rest = progress.opening(w.run, w.header, wall_clock=21600, **told).splitlines()
+    assert first.split() == ["run", str(w.run)]
+    assert rest == [
+        "trains     ALE/Pong-v5",
+        "agent      impala",
+        "population 8 members on 2 workers",
+        "budget     20.0M env steps per member, 160M in all (640M frames), at most 6:00:00",
+        "seed       1; deterministic: yes",
+        "watch      pbtrl status runs/pong | pbtrl tb runs/pong; Ctrl-C saves and stops",
+    ]
+
+
+def test_opening_of_a_resumed_run_says_where_it_is(tmp_path: Path):
+    w = one_copy(tmp_path / "toy", unit="steps")
+    told = {"trains": "quadratic", "agent": None, "workers": "2 members in this process"}
+    text = progress.opening(w.run, w.header, resumed=w.population, **told)
+    assert "resumed    200 of 2.0k steps are done; 2 slices under way begin again" in text
+    assert "agent" not in text
 
 
 def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path):

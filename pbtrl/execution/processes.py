@@ -5,6 +5,9 @@
       collect <-- pipe: reports ------   host.turn
       stop    -- pipe: "stop" ------->   host.stop, reports
 
+A worker that is not at its first turn yet (it imports, or makes its envs) has nothing to lose. Where it is
+to stop it is killed, because a Ctrl-C should not wait for that.
+
 A worker starts from the name of a builder and the resolved config as JSON; the pipe carries JSON text. It
 never outlives its parent. When a worker dies, the assignments under way in it fail and a fresh one takes its
 place; what was under way together is under suspicion and from then on goes to the worker one by one.
@@ -28,7 +31,6 @@ from pathlib import Path
 
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
-
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -90,7 +92,7 @@ class Processes:
         """Ask all workers to end their slices."""
         self._stopping = True
         for worker in self._workers:
-            worker.send({"stop": True})
+            worker.stop()
 
     def close(self) -> None:
         """End all workers."""
@@ -127,6 +129,7 @@ class _Worker:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
+        self._began = False
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
         self.open |= {a.id for a in assignments}
@@ -155,6 +158,9 @@ class _Worker:
             message = json.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
             return self._died(stopping)
+        if message.get("began"):
+            self._began = True
+            return []
         if message.get("stopped"):
             self.open.clear()
             return []
@@ -188,8 +194,15 @@ class _Worker:
             self._send_waiting()
         return [Failure(a.id, a.member, f"worker {how}", alone=len(lost) == 1) for a in lost.values()]
 
+    def stop(self) -> None:
+        if self._began or self.pipe.poll():
+            self.send({"stop": True})
+        else:
+            self.open.clear()
+            self.close()
+
     def close(self) -> None:
-        self.process.join(5)
+        self.process.join(5 if self._began else 0)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -209,6 +222,7 @@ def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     except Exception:
         pipe.send_bytes(json.dumps({"unfit": traceback.format_exc()}).encode())
         return
+    began = False
     while os.getppid() == parent:
         if pipe.poll(0 if host.busy() else 1.0):
             try:
@@ -222,6 +236,9 @@ def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
                 pipe.send_bytes(b'{"stopped":true}')
             elif assignments := message.get("assignments"):
                 host.submit([Assignment(**a) for a in assignments])
+        if host.busy() and not began:
+            began = True
+            pipe.send_bytes(b'{"began":true}')
         _tell(pipe, host.turn())
     host.close()
 

@@ -66,7 +66,7 @@ def _play(
     obs = vector.reset()
     image = obs.dtype == np.uint8 and obs.ndim == 4
     while any(len(done) < q for done, q in zip(finished, quota, strict=True)):
-        seen = torch.from_numpy(obs).to(torch.uint8 if image else torch.float32).unflatten(0, (members, envs))
+        seen = torch.from_numpy(obs).to(torch.uint8 if image else torch.float32).view(members, envs, *obs.shape[1:])
         noise = None if seed is None else agent.noise(generators, 1, envs)[0]
         action, _ = agent.act(state, seen, noise)
         obs, rewards, _, _ = vector.step(to_env(action).flatten(0, 1).numpy())

@@ -22,7 +22,7 @@ QUICK = {
 
 
 class Trained:
-    """One member after some updates on 8 copies of a probe, each from `time` steps; the rate falls in the second half."""
+    """One member after some updates on 8 copies of a probe, each from `time` steps; later on the rate falls."""
 
     def __init__(self, id, updates, *, time=10, **settings):
         vector = envs.make(id, range(8))
@@ -114,3 +114,21 @@ def test_bright_side():
     pictures = torch.stack([torch.cat([bright, dark], -1), torch.cat([dark, bright], -1)]).to(torch.uint8)[None]
     _, policy = trained.agent.act(trained.state, pictures, None)
     assert policy[0].softmax(-1).diagonal().min() > 0.9
+
+
+@pytest.mark.slow
+def test_cartpole_is_solved():
+    """In 100,000 env steps, 500 is the most there is."""
+    agent = {
+        "optimiser": "adam", "reduction": "mean", "advantages": "normalise", "learning_rate": 1e-3, "passes": 4,
+        "lambda_": 0.95, "max_grad_norm": 0.5, "entropy_cost": 0.0, "block_length": 20, "unroll_length": 20,
+    }  # fmt: skip
+    env = {"id": "CartPole-v1", "num_envs": 16, "backend": "gymnasium"}
+    build = RLBuilder(Config.from_dict({"env": env, "agent": agent, "budget": {"env_steps_per_member": 100_000}}))
+    cohort, steps = build.cohort(("m00",), threads=1), build._config.steps_per_member
+    cohort.init(0, seed=1)
+    cohort.begin([Assignment("m00/000000", "m00", None, 0, steps, {}, seed=1)])
+    while not cohort.turn():
+        pass
+    (played,) = build.evaluate([cohort.save(0)], episodes=30, seed=2)
+    assert sum(played.returns) / 30 >= 475
