@@ -98,7 +98,10 @@ class ImpalaAgent:
         return (self.policy.mode(policy) if noise is None else self.policy.sample(policy, noise)), policy
 
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
-        """`passes` V-trace updates from one block, in place; then the statistics of observations take it in."""
+        """`passes` V-trace updates from one block, in place; then the statistics of observations take it in.
+
+        A member's metrics are those of its own last update.
+        """
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
         metrics: dict[str, Tensor] = {}
@@ -106,15 +109,16 @@ class ImpalaAgent:
         for i in range(int(h["passes"].max())):
             state.grads.zero_()
             found = [self._gradients(state, batch, h, n) for n in range(len(state.params))]
-            metrics = {k: torch.cat([f[k] for f in found]) for k in found[0]}
+            latest = {k: torch.cat([f[k] for f in found]) for k in found[0]}
             norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
             finite = torch.isfinite(norms)
-            near = metrics["loss/log_rho"] <= h["max_log_rho"]
+            near = latest["loss/log_rho"] <= h["max_log_rho"]
             wanted = (h["passes"] > i) & (near | (passes == 0))
-            passes += wanted
-            metrics |= {"loss/gradient_norm": norms, "loss/passes": passes}
             if not wanted.any():
                 break
+            passes += wanted
+            latest |= {"loss/gradient_norm": norms, "loss/passes": passes.float()}
+            metrics = {k: torch.where(wanted, v, metrics.get(k, v)) for k, v in latest.items()}
             self._step(state, h, wanted & finite)
             tensors["skipped"] = torch.where(wanted, torch.where(finite, 0, tensors["skipped"] + 1), tensors["skipped"])
         if self.normalises:

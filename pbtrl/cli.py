@@ -216,10 +216,11 @@ def _seconds(text: str) -> float:
 
 
 def _train(a: argparse.Namespace) -> int:
-    from pbtrl import runs
     from pbtrl.config import load, locate
 
     config = load(a.config, a.overrides)
+    from pbtrl import runs
+
     name = a.name or config.name or runs.default_name(config.label)
     if not a.dry_run:
         runs.check_free(a.runs, name, a.if_exists)

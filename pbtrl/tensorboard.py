@@ -41,7 +41,7 @@ class TensorBoard:
         after = {m.id: m.step + 1 for m in population.members.values()} if resume else {}
         self._writers = {m: _writer(run / "tb" / m, after.get(m)) for m in population.members}
         self._all = _writer(run / "tb" / "population", population.step + 1 if resume else None)
-        self._shown: dict[str, dict[str, Any]] = {m: {} for m in population.members}
+        self._shown = {m.id: _numbers(m.trained_under) if resume else {} for m in population.members.values()}
         self._streamed: dict[str, set[str]] = {m: set() for m in population.members}
         self._decided: dict[str, tuple[int, int, float]] = {}
         for a in population.open:
@@ -124,7 +124,7 @@ class TensorBoard:
         """The effective ones, at both ends of the slice, so that a change is a step and not a slope."""
         step, now = line["step"], line["timing"]["time"]
         start, _, decided = self._decided.pop(line["assignment"], (step, step, now))
-        numbers = {f"hparams/{k}": float(v) for k, v in line["hyperparameters"].items() if _is_number(v)}
+        numbers = _numbers(line["hyperparameters"])
         changed = {k: v for k, v in numbers.items() if self._shown[member].get(k) != v}
         self._write(member, changed, start, decided or now)
         self._write(member, numbers, step, now)
@@ -169,8 +169,10 @@ def _hide_after(writer: SummaryWriter, step: int) -> None:
     file.add_event(restart)
 
 
-def _is_number(x: object) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool)
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The hyperparameters that can be drawn, under their tags."""
+    numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {f"hparams/{k}": float(v) for k, v in numbers.items()}
 
 
 def _plain(x: object) -> object:

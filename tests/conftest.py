@@ -1,11 +1,24 @@
 """Fixtures that any test may ask for."""
 
 import os
+from pathlib import Path
 
 import pytest
+
+from tests.command import CART, Command, in_process
 
 
 @pytest.fixture
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting for the disk. What a crash leaves behind is tested elsewhere."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def pbtrl(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, quick_disk: None
+) -> Command:
+    """The command line, in this process and in an empty directory but for `cart.yaml`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cart.yaml").write_text(CART)
+    return in_process(capsys)

@@ -37,8 +37,12 @@ class Literal:
     def learn(self, block, h):
         """All passes over a block of one member; `h` holds plain numbers."""
         rewards = self.transformed(block, h)
-        for _ in range(h["passes"]):
-            self.gradients.append(self.gradient(block, rewards, h))
+        for i in range(h["passes"]):
+            gradient, log_rho = self.gradient(block, rewards, h)
+            if i > 0 and log_rho > h["max_log_rho"]:
+                break
+            self.log_rho = log_rho
+            self.gradients.append(gradient)
             self.params = self.stepped(h)
         live = ~block.dead[0]
         self.seen += list(block.observations[0, :-1][live].double().flatten(1).numpy())
@@ -61,22 +65,22 @@ class Literal:
         return np.clip(raw / np.sqrt(np.var(self.returns) + 1e-8), -10, 10)
 
     def gradient(self, block, rewards, h):
-        """Of the whole loss, clipped by its norm."""
+        """Of the whole loss, clipped by its norm; and the mean |log rho|."""
         leaves, at = {}, 0
         for name, shape in zip(self.names, self.shapes, strict=True):
             size = math.prod(shape)
             leaves[name] = torch.tensor(self.params[at : at + size].reshape(shape), requires_grad=True)
             at += size
-        loss, count = self.loss(block, rewards, h, leaves)
+        loss, count, log_rho = self.loss(block, rewards, h, leaves)
         loss = loss / count if self.settings.reduction == "mean" else loss
         loss.backward()
         flat = np.concatenate([leaf.grad.numpy().ravel() for leaf in leaves.values()])
-        return flat * min(1.0, h["max_grad_norm"] / np.linalg.norm(flat))
+        return flat * min(1.0, h["max_grad_norm"] / np.linalg.norm(flat)), log_rho
 
     def loss(self, block, rewards, h, leaves):
-        """The sum of the loss's terms, and of how many transitions."""
+        """The sum of the loss's terms, of how many transitions, and their mean |log rho|."""
         time, envs = rewards.shape
-        mu, pi, values, log_pi, advantages, targets = {}, {}, {}, {}, {}, {}
+        mu, pi, values, log_pi, log_rho, advantages, targets = {}, {}, {}, {}, {}, {}, {}
         for t in range(time + 1):
             for b in range(envs):
                 head, values[t, b] = self.forward(leaves, block.observations[0, t, b])
@@ -84,12 +88,13 @@ class Literal:
                     pi[t, b] = self.policy(torch.cat([head, leaves["free"]]) if "free" in leaves else head)
                     mu[t, b] = self.policy(block.policy[0, t, b].double())
                     log_pi[t, b] = self.log_prob(pi[t, b], block.actions[0, t, b])
+                    log_mu = self.log_prob(mu[t, b], block.actions[0, t, b])
+                    log_rho[t, b] = (log_pi[t, b] - log_mu).item()
         for b in range(envs):
             column = range(time)
-            log_rhos = [(log_pi[t, b] - self.log_prob(mu[t, b], block.actions[0, t, b])).item() for t in column]
             over = block.over[0, :, b].tolist()
             vs, advantage = oracles.vtrace_in_pieces(
-                np.array(log_rhos),
+                np.array([log_rho[t, b] for t in column]),
                 np.array([0.0 if block.terminated[0, t, b] else h["gamma"] for t in column]),
                 rewards[:, b],
                 np.array([values[t, b].item() for t in column]),
@@ -108,7 +113,7 @@ class Literal:
             loss = loss - advantages[i] * log_pi[i]
             loss = loss + h["value_cost"] * 0.5 * (targets[i] - values[i]) ** 2
             loss = loss - h["entropy_cost"] * pi[i].entropy().sum()
-        return loss, len(live)
+        return loss, len(live), np.mean([abs(log_rho[i]) for i in live])
 
     def forward(self, leaves, observation):
         """Head [A] and value of one observation."""
@@ -159,10 +164,18 @@ def numbers(h, slot):
 
 LITERAL = [
     ("categorical", {}, {}),
-    ("categorical", {"optimiser": "adam", "reduction": "mean", "advantages": "normalise"}, {"passes": 2}),
+    (
+        "categorical",
+        {"optimiser": "adam", "reduction": "mean", "advantages": "normalise"},
+        {"passes": 2, "max_log_rho": 9.0},
+    ),
     ("categorical", {"rewards": "clip"}, {"lambda_": 0.9, "unroll_length": 3, "max_grad_norm": 0.5}),
     ("clip", {"rewards": "none"}, {"unroll_length": 5, "passes": 2, "rho_bar": 1.5, "c_bar": 0.7, "pg_rho_bar": 1.2}),
-    ("squash", {"optimiser": "adam", "reduction": "mean", "advantages": "normalise"}, {"lambda_": 0.95, "passes": 3}),
+    (
+        "squash",
+        {"optimiser": "adam", "reduction": "mean", "advantages": "normalise"},
+        {"lambda_": 0.95, "passes": 3, "max_log_rho": 9.0},
+    ),
     ("image", {}, {"unroll_length": 4, "passes": 2}),
     ("image", {"optimiser": "adam", "reduction": "mean"}, {"rmsprop_decay": 0.9, "entropy_cost": 0.1}),
 ]
@@ -185,6 +198,7 @@ def test_equals_a_literal_transcription(kind, settings, values):
         moved = np.abs(literal[slot].params - literal[slot].first).max()
         assert moved > 1e-3
         np.testing.assert_allclose(found, literal[slot].params, rtol=0, atol=1e-3 * moved)
+        assert learned.metrics["loss/log_rho"][slot].item() == pytest.approx(literal[slot].log_rho, rel=1e-3)
     assert not state.tensors["skipped"].any()
     assert set(learned.consumed) == set(h)
 
@@ -322,6 +336,7 @@ MIXED = {
     "unroll_length": [5, 3, 8, 4],
     "passes": [1, 2, 3, 1],
     "lambda_": [1.0, 0.95, 0.9, 0.8],
+    "max_log_rho": [1.0, math.inf, math.inf, 0.1],
     "max_grad_norm": [1.0, 0.5, 40.0, 10.0],
     "entropy_cost": [0.01, 0.001, 0.1, 0.0],
     "gamma": [0.99, 0.9, 0.97, 0.5],
@@ -349,14 +364,15 @@ def test_a_member_learns_the_same_bit_for_bit_in_every_slot_of_every_cohort(kind
         state = fresh(learner, members)
         for seed in range(2):
             data = block(learner, members, envs=envs, seed=seed)
-            learner.learn(state, data, {name: value[members] for name, value in h.items()})
-        return state
+            learned = learner.learn(state, data, {name: value[members] for name, value in h.items()})
+        return state, learned.metrics
 
-    whole = trained([0, 1, 2, 3])
+    whole, measured = trained([0, 1, 2, 3])
     for members in ([0], [1], [2], [3], [0, 1], [3, 2], [3, 0, 2, 1]):
-        part = trained(members)
+        part, metrics = trained(members)
         for slot, member in enumerate(members):
             assert differences(part, slot, whole, member) == []
+            assert {k: v[slot].item() for k, v in metrics.items()} == {k: v[member].item() for k, v in measured.items()}
 
 
 def test_neighbouring_unroll_lengths_give_different_updates_on_the_same_data():
@@ -381,8 +397,8 @@ def test_the_unroll_length_is_measured_from_the_cuts_that_the_loss_consumed(monk
 
 OTHER = {
     "learning_rate": 1e-3, "entropy_cost": 0.1, "unroll_length": 3, "value_cost": 1.0, "gamma": 0.9, "lambda_": 0.5,
-    "rho_bar": 0.7, "c_bar": 0.7, "pg_rho_bar": 0.7, "max_grad_norm": 0.1, "passes": 2, "rmsprop_decay": 0.9,
-    "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1,
+    "rho_bar": 0.7, "c_bar": 0.7, "pg_rho_bar": 0.7, "max_grad_norm": 0.1, "passes": 2, "max_log_rho": 9.0,
+    "rmsprop_decay": 0.9, "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1,
 }  # fmt: skip
 
 
@@ -390,14 +406,15 @@ OTHER = {
 def test_every_live_hyperparameter_acts_and_on_its_own_member_alone(name):
     learner = agent(optimiser="adam" if name == "adam_epsilon" else "rmsprop")
     data, same = block(learner, [0, 1]), {"max_grad_norm": 0.5}
+    if name == "max_log_rho":
+        same |= {"passes": 2, name: 0.1}
     base, _ = learnt(learner, [0, 1], data, live(learner, 2, **same))
     default = live_hyperparameters(learner.settings)[name]
     h = live(learner, 2, **{**same, name: [OTHER[name], same.get(name, default)]})
     found, learned = learnt(learner, [0, 1], data, h)
     assert "params" in differences(found, 0, base, 0)
     assert differences(found, 1, base, 1) == []
-    wanted = torch.tensor(min(OTHER[name], 8), dtype=h[name].dtype)
-    assert learned.consumed[name][0] == wanted
+    assert learned.consumed[name][0] == h[name][0]
 
 
 @pytest.mark.parametrize("kind", ["categorical", "clip", "squash", "image"])
@@ -410,6 +427,22 @@ def test_on_policy_the_ratio_is_one(kind):
         on = learner.learn(state, on_policy(learner, state, data), h).metrics["loss/log_rho"]
         assert off.min() > 0.1
         assert on.max() < 1e-6
+
+
+def test_no_further_pass_once_the_policy_has_moved_too_far():
+    learner, members = agent(), [0, 1, 2]
+    data = on_policy(learner, fresh(learner, members), block(learner, members))
+    h = {"learning_rate": 0.01, "entropy_cost": 0.0}
+    once, _ = learnt(learner, members, data, live(learner, 3, **h))
+    often, moved = learnt(learner, members, data, live(learner, 3, **h, passes=5, max_log_rho=math.inf))
+    limits = [0.0, math.inf, moved.metrics["loss/log_rho"][2].item() / 2]
+    found, learned = learnt(learner, members, data, live(learner, 3, **h, passes=5, max_log_rho=limits))
+    assert differences(found, 0, once, 0) == []
+    assert differences(found, 1, often, 1) == []
+    first, last, between = learned.metrics["loss/passes"].tolist()
+    assert (first, last) == (1, 5)
+    assert 1 < between < 5
+    assert learned.consumed["passes"].tolist() == [5, 5, 5]
 
 
 # Rewards

@@ -1,0 +1,376 @@
+"""Every command as a user types it: what it prints, what it answers to programs, and what bad input gets."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.command import ROOT, Command, contents, journal, spawn
+
+COMMANDS = ["train", "resume", "eval", "status", "list", "lineage", "tb", "bench", "doctor", "config"]
+SCORES = {
+    "member", "snapshot", "env_steps", "episodes", "return_mean", "return_std", "ci95", "return_min", "return_max",
+    "seeds",
+}  # fmt: skip
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(pbtrl: Command, command: str):
+    found = pbtrl(command, "--help")
+    assert found.code == 0
+    assert f"usage: pbtrl {command}" in found.out
+    overview = pbtrl("--help").out
+    assert f"\n    {command} " in overview
+    assert "pbtrl train quickstart" in overview
+
+
+def test_no_command_gets_the_help_and_a_wrong_one_the_choice(pbtrl: Command):
+    assert pbtrl().code == 2
+    assert "first steps" in pbtrl().out
+    assert "choose from 'train', 'resume'" in pbtrl("trian").err
+
+
+def test_what_answers_at_once_imports_no_large_library():
+    """0.5 s for --help and for config errors, of which pydantic takes 0.3; torch alone would take three."""
+    code = (
+        "import sys; from pbtrl import cli\n"
+        "for argv in (['--help'], ['train', 'quickstart', 'seeed=1'], ['list', '--runs', 'nowhere']):\n"
+        "    try: cli.main(argv)\n"
+        "    except SystemExit: pass\n"
+        "large = {'torch', 'gymnasium', 'envpool', 'scipy', 'tensorboard', 'ale_py', 'mujoco'} & sys.modules.keys()\n"
+        "sys.exit(' '.join(large) or 0)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+# Bad input: one line, exit code 2, nothing begun
+
+
+BAD = {
+    "an unknown env": (["env.id=CartPol-v1"], r"env.id=CartPol-v1: no such env; nearest: CartPole-v1"),
+    "an unknown game": (["env.id=ALE/Pon-v5"], r"env.id=ALE/Pon-v5: no such env; nearest: ALE/Pong-v5"),
+    "a module that is not there": (["env.id=no.such:make"], r"env.id=no.such:make: cannot import no.such: .*"),
+    "an env that cannot be made": (["env.kwargs.x=1"], r"env.id=CartPole-v1: could not be made: .*'x'.*"),
+    "an unknown agent": (["agent.name=impla"], r"override 'agent.name=impla': unknown agent .* 'impala'\?"),
+    "an unknown key": (["population.sise=3"], r"override 'population.sise=3': unknown key. Did you mean 'size'\?"),
+    "an empty prior": (["hparams.unroll_length.low=20"], r"override .*: needs low < high, not 20 and 10"),
+    "a log prior from zero": (["hparams.learning_rate.low=0"], r"override .*: log_uniform needs low > 0"),
+    "too many references": (["population.reference_members=5"], r"override .*: reference_members 5 is more than size 4"),
+    "a network for other observations": (["agent.network=nature"], r"agent.network=nature cannot read .*: use mlp"),
+    "actions that no agent here takes": (["env.id=tests.worlds:tuples"], r"env.id=tests.worlds:tuples: .*"),
+    "a backend for other envs": (["env.backend=envpool", "env.id=ALE/Pong-v5"], r"env.backend=envpool cannot run .*"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_one_line_and_nothing_begins(pbtrl: Command, what: str):
+    overrides, line = BAD[what]
+    found = pbtrl("train", "cart.yaml", "--name", "x", *overrides)
+    assert found.code == 2
+    assert found.out == ""
+    lines = found.err.splitlines()
+    assert lines[1:] == ["1 error. Nothing was started."]
+    assert re.fullmatch(line, lines[0]), lines[0]
+    assert not Path("runs").exists()
+
+
+def test_all_mistakes_at_once_with_their_places(pbtrl: Command):
+    text = Path("cart.yaml").read_text().replace("size: 4", "sise: 4")
+    Path("cart.yaml").write_text(text)
+    found = pbtrl("train", "cart.yaml", "seed=-1")
+    assert found.err.splitlines() == [
+        "cart.yaml:3:14: population.sise: unknown key. Did you mean 'size'?",
+        "override 'seed=-1': must be >= 0, not -1",
+        "2 errors. Nothing was started.",
+    ]
+
+
+def test_a_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "envs.pool", None)  # as where envpool cannot be imported
+    found = pbtrl("train", "cart.yaml", "env.backend=envpool")
+    assert (found.code, found.err) == (
+        2,
+        'env.backend=envpool needs envpool: pip install "pbtrl[fast]"\n1 error. Nothing was started.\n',
+    )
+    assert "backend: gymnasium" in pbtrl("train", "cart.yaml", "env.backend=auto", "--dry-run").out
+    assert not Path("runs").exists()
+
+
+def test_a_place_that_cannot_be_written(pbtrl: Command):
+    Path("file").touch()
+    found = pbtrl("train", "quadratic", "--runs", "file")
+    assert (found.code, found.err) == (2, "cannot write to file: not a directory\n")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".x", "x" * 65])
+def test_names_stay_below_the_root(pbtrl: Command, name: str):
+    found = pbtrl("train", "quadratic", "--name", name)
+    assert found.code == 2
+    assert "no name for a run" in found.err
+    assert not Path("runs").exists()
+
+
+def test_a_taken_name_is_refused_and_the_run_left_as_it_is(pbtrl: Command):
+    assert pbtrl("train", "quadratic").code == 0
+    before = contents(Path("runs/quadratic"))
+    found = pbtrl("train", "quadratic", "seed=2")
+    assert found.code == 2
+    ways = "go on with `pbtrl resume quadratic`, or start anew with --suffix or --overwrite"
+    assert found.err == f"runs/quadratic exists (finished): {ways}\n"
+    assert contents(Path("runs/quadratic")) == before
+    assert pbtrl("train", "quadratic", "--suffix").code == 0
+    assert Path("runs/quadratic-2/best.json").exists()
+    assert contents(Path("runs/quadratic")) == before
+    assert pbtrl("train", "quadratic", "--overwrite", "seed=2").code == 0
+    assert journal(Path("runs/quadratic"))[0]["seed"] == 2
+
+
+def test_dry_run_prints_the_resolved_config_and_begins_nothing(pbtrl: Command):
+    found = pbtrl("train", "cart.yaml", "strategy.ready.every=250", "--dry-run")
+    assert found.code == 0
+    assert "every: 280" in found.out  # whole blocks of 4 envs x 10 steps
+    assert not Path("runs").exists()
+
+
+def test_numbers_on_the_command_line(pbtrl: Command):
+    assert "must be a whole number, 1 or more, not 0" in pbtrl("eval", "last", "--episodes", 0).err
+    assert "must be a number of seconds, not x" in pbtrl("bench", "cart.yaml", "--seconds", "x").err
+
+
+# The toy: what each command says of a finished run
+
+
+def test_the_commands_for_a_finished_run(pbtrl: Command):
+    trained = pbtrl("train", "quadratic")
+    assert (trained.code, trained.err) == (0, "")
+    lines = trained.out.splitlines()
+    assert lines[0].split() == ["run", "runs/quadratic"]
+    assert lines[-1] == "next       pbtrl tb quadratic | pbtrl eval quadratic | pbtrl lineage quadratic"
+    assert "400 / 400 steps (100 %)" in next(line for line in lines if " / 400 " in line)
+    (best,) = [line for line in lines if line.startswith("best ")]
+    assert "fitness 1.15" in best
+
+    status = pbtrl("status", "last", "--json").json
+    assert status["state"] == "finished"
+    assert {"id", "env_steps", "frames", "fitness", "generation", "parent", "hyperparameters"} == status["members"][0].keys()
+    text = pbtrl("status", "quad").out
+    assert text.startswith("quadratic: finished, 400 of 400 steps (100 %), ")
+    assert text.splitlines()[1].split() == ["member", "fitness", "gen", "steps", "h0", "h1"]
+
+    (listed,) = pbtrl("list", "--json").json
+    assert (listed["name"], listed["state"]) == ("quadratic", "finished")
+    assert "quadratic  finished  1.15" in pbtrl("list").out
+
+    copies = pbtrl("lineage", "last", "--json").json["copies"]
+    asked = {
+        "time", "env_steps", "member", "donor", "hyperparameters_before", "hyperparameters_after", "fitness_before",
+        "fitness_after",
+    }  # fmt: skip
+    assert len(copies) == 19
+    assert asked <= copies[0].keys()
+    assert len(pbtrl("lineage", "last").out.splitlines()) == 1 + len(copies)
+
+    score = pbtrl("eval", "last", "--json").json
+    assert score.keys() >= SCORES
+    assert score["member"] == json.loads(Path("runs/quadratic/best.json").read_text())["member"]
+    everybody = pbtrl("eval", "last", "--member", "all", "--json").json
+    assert [e["member"] for e in everybody] == ["m00", "m01"]
+    (evaluated,) = Path("runs/quadratic/eval").glob("*-0.json")
+    assert json.loads(evaluated.read_text()) == [score]
+    shown = pbtrl("eval", "last", "--member", "m00").out.splitlines()
+    assert shown[0].split()[:3] == ["member", "snapshot", "episodes"]
+    assert shown[1].split()[0] == "m00"
+
+
+def test_list_without_runs_says_how_to_begin(pbtrl: Command):
+    assert pbtrl("list").out == "no runs in runs; begin one with: pbtrl train quickstart\n"
+    assert pbtrl("list", "--json").json == []
+    assert pbtrl("status", "last").err == "there are no runs in runs\n"
+
+
+def test_a_run_elsewhere_is_called_by_its_path(pbtrl: Command, tmp_path: Path):
+    found = pbtrl("train", "quadratic", "--runs", tmp_path / "else")
+    path = tmp_path / "else" / "quadratic"
+    assert f"pbtrl status {path} | pbtrl tb {path};" in found.out
+    assert pbtrl("status", path).code == 0
+
+
+def test_config_show_and_schema(pbtrl: Command):
+    names = pbtrl("config", "show").out.split()
+    assert {"quickstart", "pong", "quadratic", "reference"} <= set(names)
+    for name in names:
+        assert "budget:" in pbtrl("config", "show", name).out
+    assert "seed: 7" in pbtrl("config", "show", "quadratic", "seed=7").out
+    assert "population" in pbtrl("config", "schema").json["properties"]
+
+
+def test_doctor(pbtrl: Command):
+    found = pbtrl("doctor", "--json")
+    assert {c["check"] for c in found.json} >= {"python", "packages", "cores", "MuJoCo", "Atari", "disk", "file system"}
+    assert found.code == (0 if all(c["ok"] for c in found.json) else 3)
+    assert not list(Path().glob(".pbtrl*"))
+
+
+def test_progress_for_programs(pbtrl: Command):
+    found = pbtrl("train", "quadratic", "--progress", "json")
+    lines = [json.loads(line) for line in found.out.splitlines()]
+    assert {line["kind"] for line in lines} == {"copy", "progress", "finish"}
+    assert lines[-1]["best"]["evaluation"].keys() >= SCORES
+    silent = pbtrl("train", "quadratic", "--progress", "none", "--overwrite")
+    assert (silent.out, silent.err) == ("", "")
+
+
+# What cannot be evaluated
+
+
+def test_eval_before_there_is_a_best_member(pbtrl: Command):
+    pbtrl("train", "quadratic")
+    Path("runs/quadratic/best.json").unlink()
+    found = pbtrl("eval", "last")
+    assert (found.code, found.err) == (
+        2,
+        "runs/quadratic has no best member yet: try --member all, or one of m00, m01\n",
+    )
+    assert pbtrl("eval", "last", "--member", "m07").err == "no member 'm07' in runs/quadratic: there are m00, m01\n"
+
+
+def test_a_damaged_snapshot_is_named(pbtrl: Command):
+    pbtrl("train", "quadratic")
+    (newest,) = Path("runs/quadratic/members/m00/snapshots").glob("000019/tensors.safetensors")
+    data = bytearray(newest.read_bytes())
+    data[-1] ^= 1
+    newest.write_bytes(data)
+    found = pbtrl("eval", "last", "--member", "m00")
+    assert found.code == 4
+    assert found.err.startswith("snapshot m00/000019: tensors.safetensors is damaged")
+
+
+def test_a_snapshot_of_another_agent_is_refused(pbtrl: Command):
+    assert pbtrl("train", "cart.yaml", "--name", "small", "agent.hidden=[8]").code == 0
+    resolved = Path("runs/small/config.resolved.yaml")
+    resolved.write_text(resolved.read_text().replace("hidden: [8]", "hidden: [16]"))
+    found = pbtrl("eval", "small")
+    assert found.code == 4
+    assert "a snapshot does not fit this agent" in found.err
+
+
+@pytest.mark.parametrize("command", ["status", "eval", "lineage", "resume"])
+def test_a_damaged_journal_is_named(pbtrl: Command, command: str):
+    pbtrl("train", "quadratic")
+    path = Path("runs/quadratic/journal.jsonl")
+    lines = path.read_text().splitlines()
+    lines[4] = "garbage"
+    path.write_text("\n".join(lines) + "\n")
+    before = contents(Path("runs/quadratic"))
+    found = pbtrl(command, "last")
+    assert (found.code, found.out) == (4, "")
+    assert found.err == "runs/quadratic/journal.jsonl:5: not a journal line\n"
+    assert contents(Path("runs/quadratic")) == before
+
+
+def test_a_run_from_elsewhere_imports_nothing_unasked(pbtrl: Command, tmp_path: Path):
+    Path("theirs.py").write_text(
+        "import gymnasium, pathlib\n"
+        f"pathlib.Path({str(tmp_path / 'marker')!r}).touch()\n"
+        "def make(): return gymnasium.make('CartPole-v1')\n"
+    )
+    assert pbtrl("train", "cart.yaml", "--name", "a", "env.id=theirs:make").code == 0
+    del sys.modules["theirs"]
+    (tmp_path / "marker").unlink()
+    for command in (["eval", "a"], ["status", "a"], ["lineage", "a"], ["list"]):
+        found = pbtrl(*command)
+        assert found.code == (2 if command[0] == "eval" else 0)
+        assert not (tmp_path / "marker").exists()
+    assert "asks to import 'theirs', which runs its code: allow it with --trust-imports" in pbtrl("eval", "a").err
+    assert pbtrl("eval", "a", "--trust-imports").code == 0
+    assert (tmp_path / "marker").exists()
+
+
+# Real envs
+
+
+def test_a_physics_simulation_in_worker_processes(pbtrl: Command):
+    """Also that the console stays quiet: whatever libraries have to say goes to members' logs."""
+    found = pbtrl(
+        "train", "cart.yaml", "--name", "cheetah", "env.id=HalfCheetah-v5", "env.backend=auto",
+        "env.between_slices=continue", "population.size=2", "population.mode=async", "execution.backend=processes",
+        "execution.workers=1", "final.candidates=1", "final.selection_episodes=1", "final.episodes=2",
+    )  # fmt: skip
+    assert found.code == 0
+    told = [line for line in found.err.splitlines() if not line.startswith("warning: a slice of 240 env steps")]
+    assert told == []
+    assert "HalfCheetah-v5, 17 -> 6 continuous actions" in found.out
+    assert "2 members on 1 worker, 4 envs each" in found.out
+    score = pbtrl("eval", "cheetah", "--episodes", 2, "--deterministic", "--json").json
+    assert (score["episodes"], score["length_mean"], score["deterministic"]) == (2, 1000, True)
+    assert len(score["ci95"]) == 2
+    status = pbtrl("status", "cheetah", "--json").json
+    assert [(m["env_steps"], m["frames"]) for m in status["members"]] == [(720, 720)] * 2
+
+
+def test_an_atari_game(pbtrl: Command):
+    found = pbtrl(
+        "train", "cart.yaml", "--name", "pong", "env.id=ALE/Pong-v5", "env.num_envs=2", "population.size=2",
+        "env.kwargs.max_num_frames_per_episode=240", "env.between_slices=continue", "budget.env_steps_per_member=80",
+        "strategy.ready.every=40", "final.candidates=1", "final.selection_episodes=2", "final.episodes=2",
+    )  # fmt: skip
+    assert found.code == 0
+    assert "ALE/Pong-v5, 4x84x84 -> 6 actions, sticky" in found.out
+    assert "(640 frames)" in found.out
+    score = pbtrl("eval", "pong", "--episodes", 2, "--json").json
+    assert (score["protocol"], score["env_steps"], score["length_mean"]) == ("sticky", 80, 60)
+    assert [m["frames"] for m in pbtrl("status", "pong", "--json").json["members"]] == [320, 320]
+
+
+def test_bench_measures_every_part(pbtrl: Command):
+    found = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2, "--json")
+    asked = {
+        "env_steps_per_s", "frames_per_s", "env_only_steps_per_s", "roofline_env_steps_per_s", "efficiency", "shares",
+        "workers", "members",
+    }  # fmt: skip
+    assert found.json.keys() >= asked
+    assert found.json["shares"].keys() == {"env", "act", "learn", "other"}
+    assert sum(found.json["shares"].values()) == pytest.approx(1.0)
+    assert all(found.json[key] > 0 for key in asked - {"shares"})
+    assert pbtrl("bench", "quadratic").err.startswith("bench measures envs")
+
+
+# In a process of its own
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path):
+    with spawn(tmp_path, "config", "schema") as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+
+
+def test_tensorboard_serves_on_this_machine_alone(pbtrl: Command, tmp_path: Path):
+    pbtrl("train", "quadratic")
+    with spawn(tmp_path, "tb", "last", "--port", 0) as process:
+        assert process.stdout
+        assert process.stderr
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("TensorBoard of runs/quadratic/tb on http://localhost:"), process.stderr.read()
+            with urllib.request.urlopen(line.split()[4] + "data/runs") as answer:
+                assert json.load(answer) == ["m00", "m01", "population"]
+            with spawn(tmp_path, "tb", "last", "--port", line.split(":")[2].split("/")[0]) as late:
+                assert late.stderr
+                assert "already in use" in late.stderr.read()
+                assert late.wait() == 2
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+        assert (process.stdout.read(), process.stderr.read(), process.wait()) == ("", "", 0)

@@ -1,0 +1,368 @@
+"""Sittings: signals, resuming, extending, and the same journal whoever trains and however often it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pbtrl import evaluation, lock
+from pbtrl.journal import digest
+from pbtrl.lineage import copies
+from pbtrl.retention import Retention
+from tests.command import Command, contents, journal, kinds, spawn, weights
+
+CONTINUE = ["env.between_slices=continue", "population.mode=async"]
+
+
+@contextmanager
+def signalled(patch: pytest.MonkeyPatch, number: signal.Signals, report: int) -> Iterator[None]:
+    """A signal arrives with the nth report of a sitting."""
+    left, real = [report], Retention.event
+
+    def event(self: Retention, line: dict[str, object]) -> None:
+        real(self, line)  # type: ignore[arg-type]
+        left[0] -= line["kind"] == "report"
+        if left[0] == 0:
+            left[0] = -1
+            signal.raise_signal(number)
+
+    with patch.context() as inside:
+        inside.setattr(Retention, "event", event)
+        yield
+
+
+def canonical(run: str) -> tuple[str, dict[str, str]]:
+    path = Path("runs") / run
+    return digest(journal(path)), weights(path)
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_stops_and_resume_finishes(pbtrl: Command, monkeypatch, number, code):
+    with signalled(monkeypatch, number, report=2):
+        stopped = pbtrl("train", "cart.yaml", "--name", "a", *CONTINUE)
+    run = Path("runs/a")
+    assert stopped.code == code
+    assert "saving all members (Ctrl-C again: end at once, unsaved)" in stopped.out
+    assert stopped.err.splitlines()[-1] == "stopped; go on with: pbtrl resume a"
+    assert kinds(run)[-1] == "stop"
+    assert not (run / "best.json").exists()
+    assert pbtrl("status", "a", "--json").json["state"] == "stopped"
+    assert "go on with: pbtrl resume a" in pbtrl("status", "a").out
+    resumed = pbtrl("resume", "a")
+    assert resumed.code == 0
+    assert "env steps are done" in resumed.out
+    members = pbtrl("status", "a", "--json").json["members"]
+    assert [m["env_steps"] for m in members] == [720] * 4
+    assert kinds(run)[-1] == "finish"
+    assert "resume" in kinds(run)
+
+
+def test_a_signal_during_the_final_choice_stops_too(pbtrl: Command, monkeypatch):
+    with monkeypatch.context() as inside:
+        inside.setattr(evaluation, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        assert pbtrl("train", "cart.yaml", "--name", "a").code == 130
+    assert kinds(Path("runs/a"))[-1] == "stop"
+    assert not Path("runs/a/best.json").exists()
+    reports = kinds(Path("runs/a")).count("report")
+    assert pbtrl("resume", "a").code == 0
+    assert kinds(Path("runs/a")).count("report") == reports
+    assert Path("runs/a/best.json").exists()
+
+
+def test_a_signal_just_before_the_final_choice_is_not_lost(pbtrl: Command, monkeypatch):
+    with signalled(monkeypatch, signal.SIGTERM, report=40):  # the toy's last one
+        assert pbtrl("train", "quadratic").code == 143
+    assert kinds(Path("runs/quadratic"))[-1] == "stop"
+    assert pbtrl("resume", "quadratic").code == 0
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [p for child in map(int, children) for p in (child, *descendants(child))]
+
+
+def ended(pid: int) -> bool:
+    """Whether a process ends within ten seconds."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], 10.0)[0])
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def training(tmp_path: Path, *argv: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A run under way in its own process group: its env has stepped. Yields it and all that belongs to it."""
+    os.mkfifo(tmp_path / "fifo")
+    world = f"env={{id: tests.worlds:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
+    size = ["population.size=1", "budget.env_steps_per_member=100000000", "strategy.ready.every=10000000"]
+    with spawn(tmp_path, "train", "cart.yaml", "--name", "a", world, *size, *CONTINUE, *argv) as process:
+        try:
+            (tmp_path / "fifo").read_text()
+            yield process, descendants(process.pid)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("backend", "number", "code"), [("processes", signal.SIGINT, 130), ("inline", signal.SIGTERM, 143)]
+)
+def test_a_terminals_signal_in_the_middle_of_a_slice(pbtrl: Command, tmp_path: Path, backend, number, code):
+    """The terminal sends it to the workers as well."""
+    with training(tmp_path, f"execution.backend={backend}") as (process, family):
+        assert bool(family) == (backend == "processes")
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == code
+        assert "saving all members" in out
+        assert err.splitlines()[-1] == "stopped; go on with: pbtrl resume a"
+        assert all(map(ended, family))
+    (member,) = pbtrl("status", "a", "--json").json["members"]
+    assert 30 <= member["env_steps"] < 10_000_000
+    assert list(Path("runs/a/members/m00/snapshots").iterdir())
+
+
+def test_a_second_signal_ends_at_once(pbtrl: Command, tmp_path: Path):
+    """The env hangs, so that the first signal alone would be waited for."""
+    hang = "env.kwargs.hang=true"
+    with training(tmp_path, "execution.backend=processes", hang) as (process, family):
+        assert process.stdout
+        process.send_signal(signal.SIGINT)
+        assert any("saving all members" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert all(map(ended, family))
+    assert pbtrl("status", "a", "--json").json["state"] == "crashed"
+
+
+# The same journal
+
+
+def test_who_trains_and_how_often_it_is_stopped_changes_nothing(pbtrl: Command, monkeypatch):
+    assert pbtrl("train", "cart.yaml", "--name", "inline").code == 0
+    assert pbtrl("status", "inline", "--json").json["generation"] == 2
+    expected = canonical("inline")
+    for workers in (1, 2):
+        name = f"workers{workers}"
+        override = ["execution.backend=processes", f"execution.workers={workers}"]
+        assert pbtrl("train", "cart.yaml", "--name", name, *override).code == 0
+        assert canonical(name) == expected
+    for report in (1, 3, 6):
+        with signalled(monkeypatch, signal.SIGINT, report):
+            assert pbtrl("train", "cart.yaml", "--name", f"stopped{report}").code == 130
+        assert pbtrl("resume", f"stopped{report}").code == 0
+        assert canonical(f"stopped{report}") == expected
+
+
+# Going on
+
+
+def test_resume_of_a_finished_run_says_so_and_touches_nothing(pbtrl: Command):
+    pbtrl("train", "quadratic")
+    before = contents(Path("runs/quadratic"))
+    said = (
+        "runs/quadratic is finished (budget): nothing to do. "
+        "To go on: pbtrl resume quadratic budget.env_steps_per_member=400\n"
+    )
+    for command in (["resume", "last"], ["train", "quadratic", "--if-exists", "resume"]):
+        found = pbtrl(*command)
+        assert (found.code, found.out, found.err) == (0, said, "")
+    assert contents(Path("runs/quadratic")) == before
+
+
+def test_the_same_line_begins_goes_on_and_ends(pbtrl: Command, monkeypatch):
+    """For clusters that start a job again until it is done."""
+    line = ["train", "quadratic", "--if-exists", "resume"]
+    with signalled(monkeypatch, signal.SIGTERM, report=10):
+        assert pbtrl(*line).code == 143
+    assert pbtrl(*line).code == 0
+    assert pbtrl(*line).code == 0
+    assert kinds(Path("runs/quadratic")).count("run") == 1
+    assert kinds(Path("runs/quadratic")).count("finish") == 1
+    pbtrl("train", "quadratic", "--name", "whole")
+    assert canonical("quadratic") == canonical("whole")
+
+
+def test_a_longer_budget_extends_a_finished_run(pbtrl: Command):
+    pbtrl("train", "quadratic")
+    first = json.loads(Path("runs/quadratic/best.json").read_text())
+    found = pbtrl("resume", "quadratic", "budget.env_steps_per_member=230")
+    assert found.code == 0
+    assert "400 of 460 steps are done" in found.out
+    run = Path("runs/quadratic")
+    status = pbtrl("status", "quadratic", "--json").json
+    assert (status["steps_budget"], [m["env_steps"] for m in status["members"]]) == (460, [230, 230])
+    resumed = next(line for line in journal(run) if line["kind"] == "resume")
+    assert (resumed["horizon"], resumed["changes"]) == (230, ["budget.env_steps_per_member=230"])
+    assert "env_steps_per_member: 230" in (run / "config.resolved.yaml").read_text()
+    assert json.loads((run / "best.json").read_text())["snapshot"] > first["snapshot"]
+    assert len({a["stop"] - a["start"] for line in journal(run) for a in line.get("assignments", [])}) == 1
+    pbtrl("train", "quadratic", "--name", "whole", "budget.env_steps_per_member=230")
+    assert canonical("quadratic")[0] == canonical("whole")[0]
+    assert pbtrl("train", "quadratic", "--if-exists", "resume").code == 0  # asks for less than there is
+    assert pbtrl("status", "quadratic", "--json").json["steps_budget"] == 460
+
+
+def test_the_best_of_an_earlier_sitting_stays_until_there_is_another(pbtrl: Command, monkeypatch):
+    pbtrl("train", "quadratic")
+    with signalled(monkeypatch, signal.SIGINT, report=9):
+        assert pbtrl("resume", "quadratic", "budget.env_steps_per_member=400").code == 130
+    best = json.loads(Path("runs/quadratic/best.json").read_text())
+    assert pbtrl("eval", "quadratic", "--json").json["snapshot"] == best["snapshot"]
+
+
+def test_a_total_budget_can_be_extended(pbtrl: Command):
+    budget = ["budget.env_steps_per_member=null", "budget.total_steps=100"]
+    assert pbtrl("train", "quadratic", *budget).code == 0
+    assert pbtrl("resume", "quadratic", "budget.total_steps=200").code == 0
+    assert [m["env_steps"] for m in pbtrl("status", "quadratic", "--json").json["members"]] == [100, 100]
+
+
+def test_a_fitness_that_is_enough_ends_a_run_and_more_goes_on(pbtrl: Command):
+    assert pbtrl("train", "quadratic", "budget.until_fitness=0.5").code == 0
+    assert journal(Path("runs/quadratic"))[-1]["reason"] == "fitness reached"
+    assert "finished (fitness reached)" in pbtrl("resume", "quadratic").out
+    assert pbtrl("resume", "quadratic", "budget.until_fitness=null").code == 0
+    assert journal(Path("runs/quadratic"))[-1]["reason"] == "budget"
+
+
+CHANGED = {
+    "seed=9": "seed (1 -> 9)",
+    "population.size=3": "population.size (2 -> 3)",
+    "hparams.h0.high=2": "hparams.h0.high (1.0 -> 2.0)",
+    "hparams.h2={prior: uniform, low: 0, high: 1}": "hparams.h2.high (unset -> 1.0)",
+    "trainable.clamp=false": "trainable.clamp (True -> False)",
+    "strategy.ready.every=20": "strategy.ready.every (10 -> 20)",
+}
+
+
+@pytest.mark.parametrize("override", CHANGED)
+def test_a_run_goes_on_as_what_it_is(pbtrl: Command, override: str):
+    pbtrl("train", "quadratic")
+    before = contents(Path("runs/quadratic"))
+    for command in (["resume", "quadratic"], ["train", "quadratic", "--if-exists", "resume"]):
+        found = pbtrl(*command, override)
+        assert (found.code, found.out) == (2, "")
+        assert found.err.startswith(f"a run goes on as what it is, so this cannot change: {CHANGED[override]}")
+        assert len(found.err.splitlines()) == 1
+    assert contents(Path("runs/quadratic")) == before
+
+
+def test_an_env_or_an_agent_cannot_change(pbtrl: Command):
+    pbtrl("train", "cart.yaml", "--name", "a")
+    for override, said in (
+        ("env.id=Acrobot-v1", "env.id (CartPole-v1 -> Acrobot-v1)"),
+        ("agent.optimiser=adam", "agent.optimiser (rmsprop -> adam)"),
+        ("env.backend=envpool", "env.backend (gymnasium -> envpool)"),
+    ):
+        assert f"this cannot change: {said}." in pbtrl("resume", "a", override).err
+    assert pbtrl("train", "cart.yaml", "--name", "a", "env.backend=auto", "--if-exists", "resume").code == 0
+
+
+def test_a_budget_does_not_shrink(pbtrl: Command):
+    pbtrl("train", "quadratic")
+    found = pbtrl("resume", "quadratic", "budget.env_steps_per_member=100")
+    assert found.code == 2
+    assert found.err == "a budget can only grow: this run's is 200 steps per member, more than 100 steps\n"
+
+
+def test_one_controller_at_a_time(pbtrl: Command):
+    pbtrl("train", "quadratic")
+    before = contents(Path("runs/quadratic"))
+    with lock.Lock(Path("runs/quadratic")):
+        for command in (
+            ["resume", "quadratic", "budget.env_steps_per_member=400"],
+            ["train", "quadratic", "--if-exists", "resume"],
+            ["train", "quadratic", "--overwrite"],
+        ):
+            found = pbtrl(*command)
+            assert found.code == 2
+            assert f"in use by process {os.getpid()} on" in found.err
+    assert contents(Path("runs/quadratic")) == before
+
+
+def test_lineage_and_curves_run_on_over_a_stop(pbtrl: Command, monkeypatch):
+    pbtrl("train", "quadratic", "--name", "whole")
+    with signalled(monkeypatch, signal.SIGINT, report=13):
+        pbtrl("train", "quadratic")
+    pbtrl("resume", "quadratic")
+    found = {}
+    for name in ("whole", "quadratic"):
+        run = Path("runs") / name
+        told = [{k: v for k, v in c.items() if k != "time"} for c in copies(journal(run))]
+        curves = {}
+        for member in ("m00", "m01", "population"):
+            events = EventAccumulator(str(run / "tb" / member)).Reload()
+            curves[member] = {t: [(e.step, e.value) for e in events.Scalars(t)] for t in events.Tags()["scalars"]}
+        found[name] = told, curves
+    assert found["quadratic"] == found["whole"]
+
+
+# Failures
+
+
+def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
+    found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=probe/Raising-v0", "population.size=2")
+    assert found.code == 3
+    why = "RuntimeError: probe/Raising-v0 raised, as it was asked to"
+    assert found.err.splitlines()[-1] == f"no member survived: {why}; see runs/a/members/m01/log.txt"
+    assert "Traceback" not in found.out + found.err
+    assert "Traceback" in Path("runs/a/members/m01/log.txt").read_text()
+    failures = [line for line in journal(Path("runs/a")) if line["kind"] == "failure"]
+    first = [(f["alone"], f["given_up"]) for f in failures if f["member"] == "m00"][:5]
+    assert first == [(False, False), (True, False), (True, False), (True, False), (True, True)]
+    assert kinds(Path("runs/a"))[-1] == "failure"
+    assert pbtrl("status", "a", "--json").json["state"] == "crashed"
+    assert "no member survived" in pbtrl("status", "a").out
+    assert pbtrl("eval", "a").err == "runs/a has no snapshot yet: no member has come to the end of a slice\n"
+
+
+def test_a_final_choice_that_fails_can_be_made_later(pbtrl: Command, monkeypatch):
+    def raises(*_: object, **__: object) -> None:
+        raise RuntimeError("no such luck")
+
+    with monkeypatch.context() as inside:
+        inside.setattr(evaluation, "evaluate", raises)
+        found = pbtrl("train", "quadratic")
+    assert found.code == 3
+    said = "the final evaluation failed: RuntimeError: no such luck; see runs/quadratic/log.txt"
+    assert found.err.splitlines()[-1] == said
+    assert "Traceback" in Path("runs/quadratic/log.txt").read_text()
+    assert pbtrl("status", "quadratic").out.splitlines()[-1].startswith(said)
+    assert pbtrl("resume", "quadratic").code == 0
+
+
+# What is kept
+
+
+def test_retention_keeps_the_newest_milestones_and_what_is_referred_to(pbtrl: Command, monkeypatch):
+    milestones = ["snapshots.milestones_every=50", "population.size=1"]
+    with signalled(monkeypatch, signal.SIGINT, report=12):
+        pbtrl("train", "quadratic", *milestones)
+    pbtrl("resume", "quadratic")
+    kept = sorted(p.name for p in Path("runs/quadratic/members/m00/snapshots").iterdir())
+    assert kept == ["000004", "000009", "000014", "000018", "000019"]  # at 50, 100, 150, and the last two
+
+
+def test_what_a_slice_costs_can_be_seen(pbtrl: Command):
+    pbtrl("train", "quadratic")
+    lines = journal(Path("runs/quadratic"))
+    reports = [line["timing"] for line in lines if line["kind"] == "report"]
+    assert all(0 <= t["seconds"] <= t["elapsed"] for t in reports)
+    elapsed = [line["timing"]["elapsed"] for line in lines if "timing" in line]
+    assert elapsed == sorted(elapsed)
