@@ -66,6 +66,10 @@ class Net(Protocol):
     def frames(self) -> int | None:
         """Observations per pass."""
 
+    @property
+    def size(self) -> int:
+        """How many numbers a member learns, padding not counted."""
+
     def initial(self, generator: torch.Generator) -> Views:
         """Fresh parameters of one member, without the leading axis."""
 
@@ -98,6 +102,11 @@ class MLP:
             shapes[f"{name}.weight"] = (rows, _padded(fan_out, COLUMNS))
             shapes[f"{name}.bias"] = (1, _padded(fan_out, COLUMNS))
         return Layout(shapes)
+
+    @property
+    def size(self) -> int:
+        """How many numbers a member learns, padding not counted."""
+        return sum((fan_in + 1) * fan_out for _, fan_in, fan_out, _ in self._layers())
 
     def initial(self, generator: torch.Generator) -> Views:
         """Fresh parameters of one member."""
@@ -167,6 +176,11 @@ class Convolutional:
             shapes[f"{name}.weight"] = (fan_in, fan_out)
             shapes[f"{name}.bias"] = (fan_out,)
         return Layout(shapes)
+
+    @property
+    def size(self) -> int:
+        """How many numbers a member learns."""
+        return sum(math.prod(shape) for shape in self.layout.shapes.values())
 
     def initial(self, generator: torch.Generator) -> Views:
         """Fresh parameters of one member: orthogonal, gain sqrt 2; policy 0.01, value 1."""

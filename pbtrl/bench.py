@@ -13,7 +13,7 @@ import itertools
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 import envs
 from pbtrl import build
 from pbtrl.config import Config, ConfigError
+from pbtrl.execution.processes import WorkerError, start_shielded
 from pbtrl.population import Assignment, Population
 
 PHASES = ("env", "act", "learn", "train")
@@ -42,23 +43,7 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
         raise ConfigError(["bench measures envs, and this config has a trainable"])
     members = list(Population(config.population.size, config.seed).members)
     count = build.workers(config)
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = [], []
-    for cores, groups in build.shares(config, members):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, config.to_json(), groups, cores, seconds), daemon=True)
-        process.start()
-        pipes.append(ours)
-        processes.append(process)
-    totals: dict[str, float] = {}
-    for phase in PHASES * ROUNDS:
-        for pipe in pipes:
-            pipe.recv()
-        for pipe in pipes:  # all start together
-            pipe.send(phase)
-    found = [pipe.recv() for pipe in pipes]
-    for process in processes:
-        process.join()
+    found = _measured(config, build.shares(config, members), seconds)
     totals = {phase: sum(f[phase] for f in found) for phase in PHASES}
     roofline = 1.0 / sum(1.0 / totals[phase] for phase in ("env", "act", "learn"))
     shares = {part: sum(f["shares"][part] for f in found) / count for part in ("env", "act", "learn")}
@@ -76,6 +61,36 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
         "members": len(members),
         "backend": config.env.backend,
     }
+
+
+def _measured(
+    config: Config, shares: Sequence[tuple[tuple[int, ...], list[list[str]]]], seconds: float
+) -> list[dict[str, Any]]:
+    """What each worker found; they take their turns together."""
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    processes = []
+    try:
+        for cores, groups in shares:
+            ours, theirs = context.Pipe()
+            work = theirs, config.to_json(), groups, cores, seconds
+            processes.append(context.Process(target=_work, args=work, daemon=True))
+            start_shielded(processes[-1])
+            theirs.close()
+            pipes.append(ours)
+        for phase in PHASES * ROUNDS:
+            for pipe in pipes:
+                pipe.recv()
+            for pipe in pipes:  # all start together
+                pipe.send(phase)
+        found = [pipe.recv() for pipe in pipes]
+    except EOFError:
+        raise WorkerError("a worker of the bench failed; what it said is above") from None
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    return found
 
 
 def text(found: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -270,10 +271,11 @@ def _trainable_builder(config: Config) -> QuadraticBuilder:
     found = config.trainable
     if found.name not in TRAINABLES:
         raise ConfigError([f"trainable.name: no trainable {found.name!r}: there is {', '.join(TRAINABLES)}"])
-    try:
-        return TRAINABLES[found.name](**found.kwargs)
-    except TypeError as error:
-        raise ConfigError([f"trainable: {error}"]) from None
+    builder = TRAINABLES[found.name]
+    known = [f.name for f in fields(builder)]
+    if unknown := [key for key in found.kwargs if key not in known]:
+        raise ConfigError([f"trainable.{unknown[0]}: {found.name} has no such key, but {', '.join(known)}"])
+    return builder(**found.kwargs)
 
 
 def _rule(config: Config) -> FitnessRule:
@@ -356,8 +358,7 @@ def describe_agent(config: Config) -> str:
     """The agent and its size in a few words."""
     assert config.agent is not None
     agent = RLBuilder(config).agent
-    sizes = agent.layout.shapes.values()
-    parameters = sum(math.prod(shape) for shape in sizes)
-    kind = f"{type(agent.net).__name__.lower()}"
+    parameters = agent.net.size + agent.policy.free_size
+    kind = type(agent.net).__name__.lower()
     unit = config.agent.unroll_mode
     return f"{config.agent.name}, {kind} of {parameters:,} parameters, blocks of {config.block_length} steps ({unit})"

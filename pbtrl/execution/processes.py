@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -121,13 +122,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, self.spec, os.getpid()), daemon=True)
-        # A Ctrl-C reaches the whole process group. Workers inherit the mask, so not even one that is still
-        # starting is ended by it; the controller says when to stop.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        start_shielded(self.process)
         theirs.close()
         self._began = False
 
@@ -207,6 +202,18 @@ class _Worker:
             self.process.kill()
             self.process.join()
         self.pipe.close()
+
+
+def start_shielded(process: BaseProcess) -> None:
+    """Start a process that a Ctrl-C, which reaches the whole process group, does not end; only a kill does.
+
+    It inherits the mask, so this holds also while it is still starting.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:

@@ -1,0 +1,161 @@
+"""From a config to the parts of a run: who trains where, with what, and what cannot be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pbtrl import build
+from pbtrl.config import Config, ConfigError, parse
+from pbtrl.execution.inline import Inline
+from pbtrl.strategies.pbt import PBT
+from tests.command import CART
+
+TOY = """\
+trainable: {name: quadratic}
+budget: {env_steps_per_member: 100}
+hparams: {h0: {prior: uniform, low: 0, high: 1}}
+"""
+
+
+def cart(*overrides: str) -> Config:
+    return parse(CART, overrides=overrides)
+
+
+def toy(*overrides: str) -> Config:
+    return parse(TOY, overrides=overrides)
+
+
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "available_cores", lambda: [0, 1, 2, 3])
+
+
+# Who trains where
+
+
+@pytest.mark.parametrize(
+    ("size", "overrides", "cores", "groups"),
+    [
+        (1, [], [(0, 1, 2, 3)], [["m00"]]),
+        (2, [], [(0, 1), (2, 3)], [["m00"], ["m01"]]),
+        (3, [], [(0,), (1,), (2,)], [["m00"], ["m01"], ["m02"]]),
+        (6, [], [(0,), (1,), (2,), (3,)], [["m00"], ["m01", "m02"], ["m03"], ["m04", "m05"]]),
+        (3, ["execution.workers=2"], [(0, 1), (2, 3)], [["m00"], ["m01", "m02"]]),
+        (5, ["execution.workers=5"], [(0,), (1,), (2,), (3,), (0,)], [["m00"], ["m01"], ["m02"], ["m03"], ["m04"]]),
+        (6, ["execution.cohort=4"], [(0, 1), (2, 3)], [["m00", "m01", "m02", "m03"], ["m04", "m05"]]),
+        (3, ["execution.cohort=3"], [(0, 1, 2, 3)], [["m00", "m01", "m02"]]),
+        (2, ["execution.backend=inline"], [(0, 1, 2, 3)], [["m00", "m01"]]),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("four_cores")
+def test_every_member_has_one_worker_and_every_worker_a_member(size, overrides, cores, groups):
+    config = toy(f"population.size={size}", *overrides)
+    members = [f"m{i:02d}" for i in range(size)]
+    shares = build.shares(config, members)
+    assert [share for share, _ in shares] == cores
+    assert [group for _, mine in shares for group in mine] == groups
+    assert len(shares) == build.workers(config)
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_members_whose_updates_differ_in_length_train_alone():
+    config = cart("agent.unroll_mode=exact", "execution.workers=2", "execution.backend=processes")
+    assert [groups for _, groups in build.shares(config, ["a", "b", "c", "d"])] == [[["a"], ["c"]], [["b"], ["d"]]]
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_placement_in_words():
+    assert build.placement(cart()) == "4 members in this process, 4 envs each"
+    assert build.placement(toy("population.size=1")) == "1 member on 1 worker"
+    assert build.placement(toy("population.size=9")) == "9 members on 4 workers"
+
+
+# What a run is made of
+
+
+def test_the_header_says_what_readers_need():
+    rounded = "budget.env_steps_per_member=701"
+    found = build.header(cart(rounded), "cart")
+    assert (found.horizon, found.size, found.budget, found.unit) == (720, 4, 2880, "env_steps")
+    assert (found.rule.window, found.rule.min_episodes, found.rule.cut_episodes) == (20, 1, True)
+    assert found.hyperparameters == ("learning_rate", "unroll_length")
+    assert found.deterministic == "yes"
+    assert build.header(cart("env.id=ALE/Pong-v5"), "pong").frames_per_step == 4
+    assert "population.mode: async" in build.header(cart("population.mode=async"), "cart").deterministic
+    assert "between_slices: continue" in build.header(cart("env.between_slices=continue"), "cart").deterministic
+    assert (build.header(toy(), "toy").unit, build.header(toy(), "toy").rule.min_episodes) == ("steps", 1)
+
+
+def test_the_strategy_gets_what_the_config_says():
+    config = cart(
+        "strategy={ready: {every: 100, burn_in: 50}, exploit: {method: t_test, alpha: 0.01}, explore: {sd: 0.3}, "
+        "copy: [weights]}",
+        "population.reference_members=1",
+    )
+    found = build.strategy(config)
+    assert isinstance(found, PBT)
+    assert (found.every, found.horizon, found.burn_in) == (120, 720, 80)
+    assert (found.exploit.method, found.exploit.alpha, found.explore.sd) == ("t_test", 0.01, 0.3)
+    assert (found.copy, found.synchronous, found.references) == (frozenset({"weights"}), True, 1)
+    search = build.strategy(cart("strategy={name: random_search}"))
+    assert isinstance(search, PBT)
+    assert (search.exploit.method, search.explore.method) == ("none", "none")
+
+
+def test_limits():
+    config = cart("budget.wall_clock=1m", "budget.until_fitness=9", "failure.max_restarts_per_member=5")
+    found = build.limits(config)
+    assert (found.wall_clock, found.total_steps, found.until_fitness, found.restarts) == (60.0, None, 9.0, 5)
+
+
+def test_an_executor_makes_the_members_places(tmp_path: Path):
+    executor = build.executor(cart(), tmp_path, ["m00", "m01"])
+    assert isinstance(executor, Inline)
+    assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["m00", "m01"]
+    executor.close()
+
+
+def test_words_for_the_opening():
+    config = build.prepared(cart())
+    assert build.describe_env(config) == "CartPole-v1, 4 -> 2 actions, gymnasium"
+    assert build.describe_agent(config).startswith("impala, mlp of ")
+    assert build.describe_agent(config).endswith("parameters, blocks of 10 steps (budget)")
+
+
+# What cannot be built
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["env.id=Nothing-v9"], "env.id=Nothing-v9: no such env"),
+        (["env.id=HalfCheetah-v5", "agent.network=shallow"], "agent.network=shallow cannot read observations"),
+        (["env.id=ALE/Pong-v5", "agent.network=mlp"], "agent.network=mlp cannot read observations that are images"),
+    ],
+)
+def test_an_env_and_an_agent_that_do_not_fit_are_one_line(overrides, said):
+    with pytest.raises(ConfigError) as caught:
+        build.prepared(cart(*overrides))
+    assert len(caught.value.messages) == 1
+    assert caught.value.messages[0].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainable={name: cubic}", "trainable.name: no trainable 'cubic': there is quadratic"),
+        ("trainable={name: quadratic, depth: 3}", "trainable.depth: quadratic has no such key, but start, .*"),
+    ],
+)
+def test_a_trainable_that_is_not_there_or_has_other_keys(override, said):
+    with pytest.raises(ConfigError, match=said):
+        build.prepared(toy(override))
+
+
+def test_the_back_end_is_written_out():
+    prepared = build.prepared(cart("env.backend=auto"))
+    assert prepared.env is not None
+    assert prepared.env.backend in ("gymnasium", "envpool")
+    assert Config.from_json(prepared.to_json()) == prepared
