@@ -129,9 +129,7 @@ def after(config: "Config") -> Iterator[Fault]:
                 (*where, "top"),
             )
         if exploit.method == "t_test" and exploit.episodes < 2:
-            yield Fault.at(
-                "t_test needs at least 2 episodes, not 1", (*where, "episodes"), (*where, "method")
-            )
+            yield Fault.at("t_test needs at least 2 episodes, not 1", (*where, "episodes"), (*where, "method"))
         if len(set(strategy.copy)) != len(strategy.copy):
             yield Fault.at("names the same thing twice", ("strategy", "copy"))
     if config.agent is not None:
@@ -158,14 +156,10 @@ def _agent(config: "Config", agent: AgentSettings) -> Iterator[Fault]:
                     need = "an integer" if whole else "a number"
                     yield Fault.at(f"must be {need}, not {shown(value)}", (*path, "values", place))
                 elif not _inside(value, low, high):
-                    yield Fault.at(
-                        f"{f.name} must be {allowed}, not {shown(value)}", (*path, "values", place)
-                    )
+                    yield Fault.at(f"{f.name} must be {allowed}, not {shown(value)}", (*path, "values", place))
             continue
         if whole and not isinstance(dimension, IntUniform | IntLogUniform):
-            yield Fault.at(
-                f"{f.name} is an integer: use int_uniform, int_log_uniform or choice", (*path, "prior")
-            )
+            yield Fault.at(f"{f.name} is an integer: use int_uniform, int_log_uniform or choice", (*path, "prior"))
         for end in ("low", "high"):
             if not _inside(getattr(dimension, end), low, high):
                 yield Fault.at(f"{f.name} must be {allowed}, not {getattr(dimension, end):g}", (*path, end))
@@ -196,9 +190,7 @@ def _block(config: "Config", agent: AgentSettings) -> Iterator[Fault]:
     else:
         largest, other = int(searched.high if unbounded else searched.limits[1]), (*path, "high")
     if agent.block_length < largest:
-        yield Fault.at(
-            f"block_length {agent.block_length} is shorter than the largest unroll, {largest}", block, other
-        )
+        yield Fault.at(f"block_length {agent.block_length} is shorter than the largest unroll, {largest}", block, other)
 
 
 def _inside(value: float, low: float | None, high: float | None) -> bool:

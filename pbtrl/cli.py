@@ -24,14 +24,14 @@ FIRST_STEPS = """first steps:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 usage or config, 3 failed, 4 corrupt or missing data."""
     arguments = _parsed(argv)
+    code = 0
     try:
-        code: int = arguments.command(arguments)
+        code = arguments.command(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # `pbtrl list | head`; what is still in the buffer has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         known = _exit_code(error)
         if known is None:
@@ -194,6 +194,7 @@ def _add_progress(parser: argparse.ArgumentParser) -> None:
         "--progress", choices=["auto", "live", "plain", "json", "none"], default="auto",
         help="a live table, plain lines or JSON lines (default: auto, live on a terminal and else plain)",
     )  # fmt: skip
+    parser.add_argument("--wide", action="store_true", help="a column for every hyperparameter, not the first three")
 
 
 def _at_least(low: int) -> Any:
@@ -231,7 +232,7 @@ def _train(a: argparse.Namespace) -> int:
         return 0
     return session.start(
         config, locate(a.config).read_text("utf-8-sig"), root=a.runs, name=name, if_exists=a.if_exists,
-        mode=a.progress, command=sys.argv,
+        mode=a.progress, command=sys.argv, wide=a.wide,
     )  # fmt: skip
 
 
@@ -241,7 +242,7 @@ def _resume(a: argparse.Namespace) -> int:
     run = runs.find(a.run, a.runs)
     from pbtrl import session
 
-    return session.resume(run, mode=a.progress, command=sys.argv, overrides=a.overrides)
+    return session.resume(run, mode=a.progress, command=sys.argv, overrides=a.overrides, wide=a.wide)
 
 
 def _eval(a: argparse.Namespace) -> int:

@@ -8,10 +8,9 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator, with_config
 from pydantic_core import PydanticCustomError
@@ -231,10 +230,7 @@ class Config(_Section):
         if self.agent is not None and self.agent.block_length is not None and "unroll_length" in accepted:
             accepted["unroll_length"] = (accepted["unroll_length"][0], self.agent.block_length)
         return SearchSpace(
-            {
-                name: dimension.within(*accepted.get(name, (None, None)))
-                for name, dimension in self.hparams.items()
-            }
+            {name: dimension.within(*accepted.get(name, (None, None))) for name, dimension in self.hparams.items()}
         )
 
     @cached_property
@@ -264,9 +260,7 @@ class Config(_Section):
         """Steps that each member trains for, in whole blocks."""
         shares = [
             self.budget.env_steps_per_member,
-            None
-            if self.budget.total_steps is None
-            else math.ceil(self.budget.total_steps / self.population.size),
+            None if self.budget.total_steps is None else math.ceil(self.budget.total_steps / self.population.size),
         ]
         return self.round_to_block(min(share for share in shares if share is not None))
 
@@ -298,13 +292,7 @@ class Config(_Section):
     @property
     def label(self) -> str:
         """The run's name, or the env's or trainable's as a folder's name."""
-        what = (
-            self.env.id
-            if self.env is not None
-            else self.trainable.name
-            if self.trainable is not None
-            else "run"
-        )
+        what = self.env.id if self.env is not None else self.trainable.name if self.trainable is not None else "run"
         return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", what).strip("-.")
 
     @property

@@ -54,12 +54,7 @@ class Limits:
             return "wall clock"
         if self.total_steps is not None and population.step >= self.total_steps:
             return "total steps"
-        if (
-            self.until_fitness is not None
-            and best
-            and best.fitness is not None
-            and best.fitness >= self.until_fitness
-        ):
+        if self.until_fitness is not None and best and best.fitness is not None and best.fitness >= self.until_fitness:
             return "fitness reached"
         return None
 
@@ -110,9 +105,7 @@ class Controller:
         return self.earlier + time.monotonic() - self._started
 
     def _stop_reason(self) -> str:
-        return (
-            "interrupted" if self.interrupted() else self.limits.reached(self.population, self.seconds) or ""
-        )
+        return "interrupted" if self.interrupted() else self.limits.reached(self.population, self.seconds) or ""
 
     def _take(self, message: Report | Failure, *, retry: bool) -> None:
         if isinstance(message, Report):
@@ -122,9 +115,7 @@ class Controller:
             return
         self._attempts[message.assignment] += message.alone
         given_up = retry and (message.fatal or self._attempts[message.assignment] > self.limits.restarts)
-        self._write(
-            "failure", **message.to_json(), attempt=self._attempts[message.assignment], given_up=given_up
-        )
+        self._write("failure", **message.to_json(), attempt=self._attempts[message.assignment], given_up=given_up)
         if retry and not given_up:
             self.executor.submit([a for a in self.population.open if a.id == message.assignment])
 

@@ -217,9 +217,7 @@ class Source:
                 below = tree[str(part)] = {}
                 self.marks[path[:depth]] = Mark(override=number)
             if not isinstance(below, dict):
-                held = (
-                    "a list: give it whole" if isinstance(below, list) else f"{shown(below)}, not a section"
-                )
+                held = "a list: give it whole" if isinstance(below, list) else f"{shown(below)}, not a section"
                 self._refuse(number, f"{'.'.join(map(str, path[:depth]))} is {held}")
                 return
             tree = below
@@ -302,9 +300,7 @@ def validated(
             fault
             for fault in after(model)
             if not any(
-                path[: len(gone)] == gone or gone[: len(path)] == path
-                for path in fault.paths
-                for gone in removed
+                path[: len(gone)] == gone or gone[: len(path)] == path for path in fault.paths for gone in removed
             )
         ]
     if faults or source.faults:

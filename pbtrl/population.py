@@ -252,9 +252,7 @@ class Population:
         enough = len(member.window) >= self.rule.min_episodes
         if self.rule.cut_episodes and self.rule.source == "training":
             enough &= 2 * sum(line["lengths"]) >= slice_steps
-        member.fitness = (
-            statistics.fmean(member.window) if enough and np.isfinite(member.window).all() else None
-        )
+        member.fitness = statistics.fmean(member.window) if enough and np.isfinite(member.window).all() else None
         member.history.append((member.step, member.fitness))
 
     def _failed(self, line: Mapping[str, Any]) -> None:

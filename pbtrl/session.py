@@ -8,6 +8,7 @@ that came during the final choice; neither where nobody survived.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import traceback
@@ -37,13 +38,13 @@ FAILED = 3
 
 def start(
     config: Config, verbatim: str, *, root: Path, name: str, if_exists: runs.IfExists, mode: progress.Mode,
-    command: Sequence[str],
+    command: Sequence[str], wide: bool = False,
 ) -> int:  # fmt: skip
     """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code."""
     prepared = build.prepared(config)
     run = runs.create(root, name, if_exists)
     if runs.has_begun(run):
-        return resume(run, mode=mode, command=command, asked=config)
+        return resume(run, mode=mode, command=command, asked=config, wide=wide)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     with Signals() as signals, Lock(run):
@@ -53,12 +54,12 @@ def start(
         header = build.header(prepared, run.name)
         journal = Journal(run / "journal.jsonl")
         journal.append(header.to_line())
-        return _Sitting(prepared, run, header, header.population(), journal, signals, mode).run()
+        return _Sitting(prepared, run, header, header.population(), journal, signals, mode, wide).run()
 
 
 def resume(
     run: Path, *, mode: progress.Mode, command: Sequence[str], overrides: Sequence[str] = (),
-    asked: Config | None = None,
+    asked: Config | None = None, wide: bool = False,
 ) -> int:  # fmt: skip
     """Go on with a run from its last snapshots.
 
@@ -66,6 +67,7 @@ def resume(
         run: its directory.
         mode: of the progress view.
         command: the command line, for the record.
+        wide: show every hyperparameter.
         overrides: may give it a longer budget, or change how it is carried out.
         asked: a config that should be this run's own; what may change is taken from it.
     """
@@ -85,7 +87,7 @@ def resume(
         journal = Journal(run / "journal.jsonl")
         changes = extension.changes(stored, config)
         journal.append({"kind": "resume", "horizon": header.horizon, "changes": changes})
-        return _Sitting(config, run, header, population, journal, signals, mode, lines).run()
+        return _Sitting(config, run, header, population, journal, signals, mode, wide, lines).run()
 
 
 def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
@@ -114,6 +116,12 @@ def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
 def _say(mode: progress.Mode, text: str) -> None:
     """For people; what reads JSON sees nothing of it."""
     if mode not in ("json", "none"):
+        _print(text)
+
+
+def _print(text: str) -> None:
+    """`pbtrl train | head` goes on training."""
+    with contextlib.suppress(BrokenPipeError):
         print(text, flush=True)
 
 
@@ -128,6 +136,7 @@ class _Sitting:
     journal: Journal
     signals: Signals
     mode: progress.Mode
+    wide: bool
     lines: Sequence[Line] = ()
 
     def run(self) -> int:
@@ -171,7 +180,7 @@ class _Sitting:
         self._end("finish", "finished", reason, controller.seconds)
         board.describe()
         if self.mode == "json":
-            print(json.dumps({"kind": "finish", "run": str(run), "best": best}), flush=True)
+            _print(json.dumps({"kind": "finish", "run": str(run), "best": best}))
         _say(self.mode, progress.summary(best, run, name=runs.reference(run)))
         return 0
 
@@ -201,7 +210,7 @@ class _Sitting:
             self.header, self.population, members,
             wall_clock=self.config.budget.wall_clock, earlier=_elapsed(self.lines),
         )  # fmt: skip
-        return progress.view(self.mode, standings, workers=build.placement(self.config))
+        return progress.view(self.mode, standings, workers=build.placement(self.config), wide=self.wide)
 
     def _noticed(self, view: progress.View) -> bool:
         """Whether a signal came; the view then says that the members are being saved."""

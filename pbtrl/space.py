@@ -53,9 +53,7 @@ def _bounds(value: object) -> object:
 
 
 def _values(value: object) -> object:
-    if isinstance(value, list | tuple) and all(
-        x is None or isinstance(x, bool | int | float | str) for x in value
-    ):
+    if isinstance(value, list | tuple) and all(x is None or isinstance(x, bool | int | float | str) for x in value):
         return value
     raise PydanticCustomError("values", "must be a list of numbers, strings or true/false")
 

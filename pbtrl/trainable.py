@@ -20,9 +20,7 @@ from pbtrl.snapshots import Tensors
 class Trainable(Protocol):
     """One model. The unit of its clock is whatever `train` counts; JSON and tags call it steps."""
 
-    def train(
-        self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator
-    ) -> dict[str, float]:
+    def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """Train for `steps` under `hyperparameters`; returns scalars to plot."""
 
     def evaluate(self, rng: np.random.Generator) -> float:

@@ -358,6 +358,16 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path):
         assert process.wait() == 0
 
 
+def test_a_run_goes_on_when_nobody_reads_its_output(pbtrl: Command, tmp_path: Path):
+    with spawn(tmp_path, "train", "quadratic") as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+    assert pbtrl("status", "last", "--json").json["state"] == "finished"
+
+
 def test_tensorboard_serves_on_this_machine_alone(pbtrl: Command, tmp_path: Path):
     pbtrl("train", "quadratic")
     with spawn(tmp_path, "tb", "last", "--port", 0) as process:

@@ -247,8 +247,7 @@ BROKEN = [
     (SEARCH + "1e-4", "4:18: hparams.learning_rate: must be a section of keys, not 0.0001"),
     (
         SEARCH + "{prior: log_uniform, low: 1e-4, high: 1e-2, bounds: [1e-3, 1]}",
-        "4:70: hparams.learning_rate.bounds: bounds [0.001, 1] must contain the prior's range, "
-        "[0.0001, 0.01]",
+        "4:70: hparams.learning_rate.bounds: bounds [0.001, 1] must contain the prior's range, [0.0001, 0.01]",
     ),
     (
         SEARCH + "{prior: log_uniform, low: 1e-4, high: 1e-2, bounds: wide}",
@@ -268,8 +267,7 @@ BROKEN = [
     ),
     (
         SEARCH + "{prior: choice, values: [1e-3, [1]]}",
-        "4:42: hparams.learning_rate.values: must be a list of numbers, strings or true/false, not "
-        "[0.001, [1]]",
+        "4:42: hparams.learning_rate.values: must be a list of numbers, strings or true/false, not [0.001, [1]]",
     ),
     (
         "hparams:\n  gamma: {prior: one_minus_log_uniform, low: 0.9, high: 1}",
@@ -288,8 +286,7 @@ BROKEN = [
     ),
     (
         "hparams:\n  unroll_length: {prior: uniform, low: 5, high: 50}",
-        "4:26: hparams.unroll_length.prior: unroll_length is an integer: use int_uniform, int_log_uniform or "
-        "choice",
+        "4:26: hparams.unroll_length.prior: unroll_length is an integer: use int_uniform, int_log_uniform or choice",
     ),
     (
         "hparams:\n  unroll_length: {prior: choice, values: [short, long]}",

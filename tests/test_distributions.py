@@ -85,9 +85,7 @@ def test_squashed_density_integrates_to_one():
 def test_squash_is_stable_far_out():
     dist, u = SquashedGaussian(1), torch.tensor([[-300.0], [-20.0], [0.0], [20.0], [300.0]])
     log_slope = Gaussian(1).log_prob(torch.zeros(2), u) - dist.log_prob(torch.zeros(2), u)
-    torch.testing.assert_close(
-        log_slope, math.log(4) - 2 * u[:, 0].abs() - 2 * math.log1p(1) * (u[:, 0] == 0)
-    )
+    torch.testing.assert_close(log_slope, math.log(4) - 2 * u[:, 0].abs() - 2 * math.log1p(1) * (u[:, 0] == 0))
 
 
 def test_squash_leaves_ratios_alone():
@@ -111,9 +109,7 @@ def test_to_env():
     low, high = torch.tensor([-1.0, 0.0, -2.0]), torch.tensor([1.0, 3.0, 5.0])
     u = torch.tensor([[-100.0, -100.0, -100.0], [0.0, 0.0, 0.0], [100.0, 100.0, 100.0]])
     torch.testing.assert_close(Gaussian(3).to_env(u, low, high), torch.stack([low, torch.zeros(3), high]))
-    torch.testing.assert_close(
-        SquashedGaussian(3).to_env(u, low, high), torch.stack([low, (low + high) / 2, high])
-    )
+    torch.testing.assert_close(SquashedGaussian(3).to_env(u, low, high), torch.stack([low, (low + high) / 2, high]))
     actions = torch.tensor([0, 1])
     assert Categorical(2).to_env(actions) is actions
     assert Categorical(2, start=-1).to_env(actions).tolist() == [-1, 0]

@@ -28,9 +28,7 @@ def trajectory(vector, seeds, steps):
     for actions in chosen:
         obs, rewards, terminated, truncated = vector.step(actions)
         observations.append(obs.copy())
-        rows.append(
-            (rewards, terminated.copy(), truncated.copy(), vector.episode_over.copy(), vector.dead.copy())
-        )
+        rows.append((rewards, terminated.copy(), truncated.copy(), vector.episode_over.copy(), vector.dead.copy()))
     return [np.stack(observations), *(np.stack(column) for column in zip(*rows, strict=True))]
 
 
@@ -469,9 +467,7 @@ class TestProbes:
         assert [returns("probe/Bandit-v0", lambda obs, a=a: a, 0.9) for a in range(3)] == [0.0, 0.5, 1.0]
 
     def test_previous_action(self):
-        assert returns("probe/PreviousAction-v0", lambda obs: 1, 0.9) == pytest.approx(
-            0.9 + 0.81 + 0.729 + 0.6561
-        )
+        assert returns("probe/PreviousAction-v0", lambda obs: 1, 0.9) == pytest.approx(0.9 + 0.81 + 0.729 + 0.6561)
         last_only = returns("probe/PreviousAction-v0", lambda obs: int(obs[0] == 4), 0.9)
         assert last_only == 0.0
 
@@ -486,9 +482,7 @@ class TestProbes:
         assert 0.2 < returns("probe/Recall-v0", lambda obs: 1, 1.0, episodes=40) < 0.8
 
     def test_time_limits_differ_in_nothing_but_the_kind_of_end(self):
-        cut, ended = (
-            trajectory(envs.make(f"probe/{name}-v0", [0]), [0], 8) for name in ("Truncated", "Terminated")
-        )
+        cut, ended = (trajectory(envs.make(f"probe/{name}-v0", [0]), [0], 8) for name in ("Truncated", "Terminated"))
         for index in (0, 1, 4, 5):
             np.testing.assert_array_equal(cut[index], ended[index])
         np.testing.assert_array_equal(cut[3], ended[2])
@@ -497,9 +491,7 @@ class TestProbes:
     def test_target(self):
         best = np.array([0.5, -0.3])
         assert returns("probe/Target-v0", lambda obs: best, 0.9) == pytest.approx(0.0)
-        assert returns("probe/Target-v0", lambda obs: best + np.array([0.1, 0.2]), 0.9) == pytest.approx(
-            -0.05
-        )
+        assert returns("probe/Target-v0", lambda obs: best + np.array([0.1, 0.2]), 0.9) == pytest.approx(-0.05)
 
     def test_bright_side(self):
         assert returns("probe/BrightSide-v0", lambda obs: int(obs[0, -1, 0] > 0), 0.9, episodes=10) == 1.0

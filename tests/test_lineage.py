@@ -93,9 +93,7 @@ def test_a_longer_horizon_of_a_resume_holds(tmp_path: Path):
     assert header([*w.lines, {"kind": "resume"}]).horizon == 200
 
 
-@pytest.mark.parametrize(
-    "lines", [[], [{"kind": "report"}], [{"kind": "run", "schema": 1, "rule": {"x": 1}}]]
-)
+@pytest.mark.parametrize("lines", [[], [{"kind": "report"}], [{"kind": "run", "schema": 1, "rule": {"x": 1}}]])
 def test_a_journal_without_a_header_is_refused(lines):
     with pytest.raises(JournalError):
         header(lines)

@@ -54,9 +54,7 @@ def test_shape_and_mask(loss):
 
 
 @pytest.mark.parametrize("members", [1, 2, 4])
-@pytest.mark.parametrize(
-    "loss", [*LOSSES, lambda x, y, mask: normalise_advantages(x.flatten(1), mask.flatten(1))]
-)
+@pytest.mark.parametrize("loss", [*LOSSES, lambda x, y, mask: normalise_advantages(x.flatten(1), mask.flatten(1))])
 def test_a_member_alone_equals_its_slot_bit_for_bit(loss, members):
     x, y, mask = batch(4, 20, 7)
     whole = loss(x, y, mask)

@@ -77,9 +77,7 @@ def test_normalise():
     torch.testing.assert_close(normalise.normalise(x, mean, variance), expected)
     assert normalise.normalise(x, mean, variance, clip=1.5).abs().max() == 1.5
     grid = x[:, None].expand(2, 3, 2, 2)
-    assert torch.equal(
-        normalise.normalise(grid, mean, variance)[:, 2], normalise.normalise(x, mean, variance)
-    )
+    assert torch.equal(normalise.normalise(grid, mean, variance)[:, 2], normalise.normalise(x, mean, variance))
 
 
 def episode_data(members, seed=0):

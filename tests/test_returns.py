@@ -96,9 +96,7 @@ def test_on_policy_is_the_n_step_return():
 
 def test_lambda_zero_on_policy_is_td_zero():
     _, discounts, rewards, values, bootstrap = problem(12, 3)
-    vs, advantages = vtrace(
-        torch.zeros(12, 3, dtype=torch.float64), discounts, rewards, values, bootstrap, lambda_=0.0
-    )
+    vs, advantages = vtrace(torch.zeros(12, 3, dtype=torch.float64), discounts, rewards, values, bootstrap, lambda_=0.0)
     targets = rewards + discounts * torch.cat([values[1:], bootstrap[None]])
     close(vs, targets)
     close(advantages, targets - values)
@@ -108,9 +106,7 @@ def test_zero_discount_cuts_the_future_from_the_past():
     log_rhos, discounts, rewards, values, bootstrap = problem(10, 4)
     discounts[5] = 0.0
     before = vtrace(log_rhos, discounts, rewards, values, bootstrap)
-    after = vtrace(
-        *(torch.cat([x[:6], x[6:] + 7.0]) for x in (log_rhos, discounts, rewards, values)), bootstrap + 7.0
-    )
+    after = vtrace(*(torch.cat([x[:6], x[6:] + 7.0]) for x in (log_rhos, discounts, rewards, values)), bootstrap + 7.0)
     for x, y in zip(before, after, strict=True):
         assert torch.equal(x[:6], y[:6])
         assert not torch.equal(x[6:], y[6:])
@@ -214,7 +210,5 @@ def test_effective_unroll_is_measured():
     lengths = torch.arange(1, 21)
     assert torch.equal(effective_unroll(unroll_cuts(lengths, 20)), lengths)
     assert effective_unroll(unroll_cuts(torch.tensor([64]), 20)).tolist() == [20]
-    drawn = torch.tensor(
-        [[c == "|" for c in row] for row in ["..|...|.|", "|.......|", ".........", "|||||||||"]]
-    ).T
+    drawn = torch.tensor([[c == "|" for c in row] for row in ["..|...|.|", "|.......|", ".........", "|||||||||"]]).T
     assert effective_unroll(drawn).tolist() == [4, 8, 9, 1]

@@ -22,9 +22,7 @@ class Quadratic:
         self._learning_rate = learning_rate
         self._clamp = clamp
 
-    def train(
-        self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator
-    ) -> dict[str, float]:
+    def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """`steps` gradient steps under `h0` and `h1`; draws nothing from `rng`."""
         h = np.array([hyperparameters["h0"], hyperparameters["h1"]], np.float64)
         if self._clamp:

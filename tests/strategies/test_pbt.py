@@ -19,8 +19,8 @@ from pbtrl.population import Assignment, FitnessRule, Population
 from pbtrl.space import Choice, IntUniform, LogUniform, SearchSpace, Uniform
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
-from pbtrl.strategies.settings import Exploit, Explore
 from pbtrl.strategies.random_search import random_search
+from pbtrl.strategies.settings import Exploit, Explore
 from pbtrl.trainables.quadratic import QuadraticBuilder
 from tests.conformance import SPACE, StrategyConformance
 from tests.fakes import LAST, Told, after_one_slice, answer, assign, decision, died, trained
