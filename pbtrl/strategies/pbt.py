@@ -7,7 +7,7 @@ hyperparameters). Random search is the same with neither, see random_search.py.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,8 +38,8 @@ class PBT:
     every: int
     horizon: int
     burn_in: int = 0
-    exploit: Exploit = Exploit()
-    explore: Explore = Explore()
+    exploit: Exploit = field(default_factory=Exploit)
+    explore: Explore = field(default_factory=Explore)
     copy: frozenset[str] = frozenset({"weights", "hparams"})
     synchronous: bool = False
     references: int = 0
