@@ -138,7 +138,7 @@ class Fitness(_Section):
     """What is maximised.
 
     Attributes:
-        metric: the tag of any logged scalar; the default is the mean of raw, undiscounted episode returns.
+        metric: the mean of raw, undiscounted episode returns.
         source: `training` episodes as they happen, or `evaluation` episodes apart at the end of each slice.
         window_episodes: newest episodes that count.
         min_episodes: fewer than this since the last copy, and a member has no fitness.
@@ -146,7 +146,7 @@ class Fitness(_Section):
         episodes: evaluation episodes per slice, when source is `evaluation`.
     """
 
-    metric: Annotated[str, Field(min_length=1)] = "episode/return_mean"
+    metric: Literal["episode/return_mean"] = "episode/return_mean"
     source: Literal["training", "evaluation"] = "training"
     window_episodes: Count = 100
     min_episodes: Count = 10
@@ -162,10 +162,9 @@ class Snapshots(_Section):
 
 
 class Failure(_Section):
-    """Attributes: max_restarts_per_member: deaths before the strategy decides; env_step_timeout: seconds."""
+    """Attributes: max_restarts_per_member: deaths before the strategy decides."""
 
     max_restarts_per_member: Annotated[Whole, Field(ge=0)] = 3
-    env_step_timeout: Seconds = 60.0
 
 
 class Final(_Section):
