@@ -118,7 +118,7 @@ def _work(pipe: Connection, config: str, groups: list[list[str]], cores: tuple[i
         pipe.recv()
         rates[phase].append(getattr(share, phase)(seconds / ROUNDS))
     found = {phase: sum(rate) / ROUNDS for phase, rate in rates.items()}
-    pipe.send({**found, "shares": {part: spent / seconds for part, spent in share.spent.items()}})
+    pipe.send({**found, "shares": {part: spent / share.trained for part, spent in share.spent.items()}})
     share.close()
 
 
@@ -134,7 +134,7 @@ class _Share:
         self._threads, self.spent = threads, dict.fromkeys(("env", "act", "learn"), 0.0)
         self._cohorts: list[Any] = []
         self._watched = False
-        self._clock = dict(self.spent)
+        self._clock, self.trained = dict(self.spent), 0.0
         for group in groups:
             cohort = self._builder.cohort(group, threads)
             assert isinstance(cohort, RLCohort)
@@ -205,7 +205,9 @@ class _Share:
             return sum(len(c.members) * num_envs * c.block for c in self._cohorts)
 
         self._clock = dict.fromkeys(self.spent, 0.0)
+        begun = time.perf_counter()
         rate = _rate(turn, seconds)
+        self.trained += time.perf_counter() - begun
         self.spent = {part: spent + self._clock[part] for part, spent in self.spent.items()}
         return rate
 
