@@ -150,10 +150,8 @@ class ImpalaAgent:
         )
 
     def _scaled(self, state: State, block: Trajectory, gamma: Tensor) -> Tensor:
-        running = {"running": state.tensors["return.running"]} if "return.running" in state.tensors else {}
-        if not running:
-            running = {"running": torch.zeros(block.rewards.shape[::2], dtype=torch.float64)}
-        scale = {**_part("return", state.tensors), **running}
+        nothing_yet = torch.zeros(block.rewards.shape[::2], dtype=torch.float64)
+        scale = {"running": nothing_yet, **_part("return", state.tensors)}
         scale = normalise.update_return_scale(scale, block.rewards, block.over, gamma, ~block.dead)
         state.tensors |= _named("return", scale)
         return (block.rewards / _rows(normalise.return_scale(scale), 3)).clamp(-REWARD_CLIP, REWARD_CLIP)

@@ -107,8 +107,6 @@ def executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
 
     discard = config.env is not None and config.env.between_slices == "reset"
     folder = run / "members"
-    for member in members:
-        (folder / member).mkdir(parents=True, exist_ok=True)
     if config.execution.backend == "inline":
         ((cores, groups),) = shares(config, members)
         host = Host(builder(config.to_json()), folder, groups, threads=len(cores), discard_on_stop=discard)
@@ -211,9 +209,7 @@ class RLBuilder:
         """The algorithm, for this env's spaces."""
         from agents.impala import impala
 
-        shown = envs.spaces(
-            self._env.id, backend=self._env.backend, protocol=self._env.protocol, kwargs=self._env.kwargs
-        )
+        shown = _spaces(self._config)
         return impala(self._agent, shown.single_observation_space, shown.single_action_space)
 
     @cached_property
@@ -222,9 +218,7 @@ class RLBuilder:
         import torch
         from gymnasium.spaces import Box
 
-        space = envs.spaces(
-            self._env.id, backend=self._env.backend, protocol=self._env.protocol, kwargs=self._env.kwargs
-        ).single_action_space
+        space = _spaces(self._config).single_action_space
         policy = self.agent.policy
         if not isinstance(space, Box):
             return policy.to_env
@@ -264,6 +258,12 @@ class RLBuilder:
             env.id, seeds, threads=threads, backend=env.backend, protocol=env.protocol, training=training,
             kwargs=env.kwargs,
         )  # fmt: skip
+
+
+def _spaces(config: Config) -> envs.Spaces:
+    env = config.env
+    assert env is not None
+    return envs.spaces(env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
 
 
 def _trainable_builder(config: Config) -> QuadraticBuilder:
@@ -345,8 +345,7 @@ def _evaluate_trainables(
 def describe_env(config: Config) -> str:
     """The env and its spaces in a few words."""
     assert config.env is not None
-    env = config.env
-    shown = envs.spaces(env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
+    env, shown = config.env, _spaces(config)
     seen = "x".join(str(n) for n in shown.single_observation_space.shape or ())
     action = shown.single_action_space
     taken = f"{action.n} actions" if hasattr(action, "n") else f"{(action.shape or (0,))[0]} continuous actions"
