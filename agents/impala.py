@@ -1,9 +1,9 @@
 """IMPALA with V-trace over a cohort (Espeholt et al. 2018, arXiv 1802.01561); settings.Impala has every default.
 
 A block is learned from up to `passes` times, until the policy has moved away from the one that acted by a mean
-|log rho| of `max_log_rho`. In each pass V-trace corrects for that distance (section 4.1), the loss is the sum of
-policy gradient, value and entropy terms (section 4.2), and one step of the flat optimiser follows. An update whose
-gradient is not finite is skipped and counted.
+|log rho| of `max_log_rho`; a pass goes through the block in `minibatches` of whole envs. For each, V-trace corrects
+for that distance (section 4.1), the loss is the sum of policy gradient, value and entropy terms (section 4.2), and one
+step of the flat optimiser follows. An update whose gradient is not finite is skipped and counted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from gymnasium import spaces
@@ -105,22 +106,22 @@ class ImpalaAgent:
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
         metrics: dict[str, Tensor] = {}
-        passes = torch.zeros_like(h["passes"])
+        passes, going = torch.zeros_like(h["passes"]), torch.ones_like(h["passes"], dtype=torch.bool)
         for i in range(int(h["passes"].max())):
-            state.grads.zero_()
-            found = [self._gradients(state, batch, h, n) for n in range(len(state.params))]
-            latest = {k: torch.cat([f[k] for f in found]) for k in found[0]}
-            norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
-            finite = torch.isfinite(norms)
-            near = latest["loss/log_rho"] <= h["max_log_rho"]
-            wanted = (h["passes"] > i) & (near | (passes == 0))
+            wanted = going & (h["passes"] > i)
             if not wanted.any():
                 break
             passes += wanted
-            latest |= {"loss/gradient_norm": norms, "loss/passes": passes.float()}
-            metrics = {k: torch.where(wanted, v, metrics.get(k, v)) for k, v in latest.items()}
-            self._step(state, h, wanted & finite)
-            tensors["skipped"] = torch.where(wanted, torch.where(finite, 0, tensors["skipped"] + 1), tensors["skipped"])
+            for envs in _parts(block.rewards.shape[2], self.settings.minibatches):
+                latest = self._gradients(state, batch, h, envs)
+                norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
+                finite = torch.isfinite(norms)
+                latest |= {"loss/gradient_norm": norms, "loss/passes": passes.float()}
+                metrics = {k: torch.where(wanted, v, metrics.get(k, v)) for k, v in latest.items()}
+                self._step(state, h, wanted & finite)
+                skipped = tensors["skipped"]
+                tensors["skipped"] = torch.where(wanted, torch.where(finite, 0, skipped + 1), skipped)
+                going &= latest["loss/log_rho"] <= h["max_log_rho"]
         if self.normalises:
             seen = block.observations[:, :-1].flatten(3).flatten(1, 2)
             moments = normalise.update_moments(_part("observation", tensors), seen, batch.mask.flatten(1))
@@ -146,7 +147,6 @@ class ImpalaAgent:
             unroll_cuts=cuts,
             mask=mask,
             log_probs=self.policy.log_prob(block.policy, block.actions),
-            live=mask.flatten(1).sum(-1),
         )
 
     def _scaled(self, state: State, block: Trajectory, gamma: Tensor) -> Tensor:
@@ -156,22 +156,29 @@ class ImpalaAgent:
         state.tensors |= _named("return", scale)
         return (block.rewards / _rows(normalise.return_scale(scale), 3)).clamp(-REWARD_CLIP, REWARD_CLIP)
 
-    def _gradients(self, state: State, batch: _Batch, h: Hyperparameters, group: int) -> dict[str, Tensor]:
-        """Add a group's gradients of the loss to `state.grads`; metrics of its members."""
+    def _gradients(self, state: State, batch: _Batch, h: Hyperparameters, envs: slice) -> dict[str, Tensor]:
+        """Set `state.grads` to the gradients of some envs' loss; metrics of all members."""
+        state.grads.zero_()
+        found = [self._group_gradients(state, batch, h, envs, n) for n in range(len(state.params))]
+        return {k: torch.cat([f[k] for f in found]) for k in found[0]}
+
+    def _group_gradients(
+        self, state: State, batch: _Batch, h: Hyperparameters, envs: slice, group: int
+    ) -> dict[str, Tensor]:
         members = self._groups(len(state.grads))[group]
         params, grads = state.params[group], state.parts[group]
         h = {name: value[members] for name, value in h.items()}
-        scale = 1.0 / batch.live[members].clamp_min(1) if self.settings.reduction == "mean" else 1.0
+        live = batch.mask[members, :, envs].flatten(1).sum(-1).clamp_min(1)
+        scale = 1.0 / live if self.settings.reduction == "mean" else 1.0
         sums: dict[str, Tensor] = {}
-        for envs in self._chunks(batch.block):
-            terms = self._terms(state, params, batch, members, envs, h)
+        for chunk in self._chunks(batch.block, envs):
+            terms = self._terms(state, params, batch, members, chunk, h)
             loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
             found = torch.autograd.grad((loss * scale).sum(), list(params.values()))
             for into, grad in zip(grads.values(), found, strict=True):
                 into.add_(grad)
             sums = {k: sums.get(k, 0.0) + v.detach() for k, v in terms.items()}
-        per = batch.live[members].clamp_min(1)
-        return {f"loss/{k}": v / per for k, v in sums.items()}
+        return {f"loss/{k}": v / live for k, v in sums.items()}
 
     def _terms(
         self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, h: Hyperparameters
@@ -238,16 +245,17 @@ class ImpalaAgent:
             return [slice(0, members)]
         return [slice(i, i + 1) for i in range(members)]
 
-    def _chunks(self, block: Trajectory) -> Iterator[slice]:
-        """Envs whose whole unrolls pass through the network at once."""
-        time, envs = block.observations.shape[1:3]
-        width = envs if self.net.frames is None else max(1, self.net.frames // time)
-        return (slice(i, min(envs, i + width)) for i in range(0, envs, width))
+    def _chunks(self, block: Trajectory, envs: slice) -> Iterator[slice]:
+        """Envs whose whole unrolls pass through the network at once: all of them where advantages are normalised."""
+        time, count = block.observations.shape[1], envs.stop - envs.start
+        frames = None if self.settings.advantages == "normalise" else self.net.frames
+        width = count if frames is None else max(1, frames // time)
+        return (slice(i, min(envs.stop, i + width)) for i in range(envs.start, envs.stop, width))
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """A block with what does not change from pass to pass; `cuts` is [T, P, B], `live` [P], the rest [P, T, B]."""
+    """A block with what does not change from pass to pass; `cuts` is [T, P, B], the rest [P, T, B]."""
 
     block: Trajectory
     rewards: Tensor
@@ -256,7 +264,6 @@ class _Batch:
     unroll_cuts: Tensor
     mask: Tensor
     log_probs: Tensor
-    live: Tensor
 
 
 def impala(
@@ -272,8 +279,6 @@ def impala(
     image = observation_space.dtype == "uint8" and len(shape) == 3
     policy = distribution(action_space, settings)
     net = network(settings, shape, policy.size, image)
-    if settings.advantages == "normalise" and net.frames is not None:
-        raise ValueError("agent.advantages=normalise needs agent.network=mlp: images are learned from in chunks")
     return ImpalaAgent(settings, shape, image, net, policy)
 
 
@@ -283,6 +288,12 @@ def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+
+
+def _parts(envs: int, count: int) -> list[slice]:
+    """`count` runs of neighbouring envs, as equal as can be; fewer where there are fewer envs."""
+    edges = [envs * i // min(count, envs) for i in range(min(count, envs) + 1)]
+    return [slice(*edge) for edge in pairwise(edges)]
 
 
 def _rows(values: Tensor, ndim: int) -> Tensor:

@@ -51,12 +51,14 @@ class Impala(Network):
     Attributes:
         rewards: what the learner is given: `clip` to [-1, 1], `normalise` by the running standard deviation of the
             discounted return, `none`, or `auto`: clip for images, normalise for vectors. Fitness is always raw.
-        advantages: `normalise` to zero mean and unit variance over the member's block, or `raw`.
+        advantages: `normalise` to zero mean and unit variance over what an update learns from, or `raw`.
         reduction: `sum` (the paper) or `mean` of the losses over the block.
         optimiser: `rmsprop` (TensorFlow's form, epsilon inside the root) or `adam`.
         unroll_mode: `budget`: every update learns from a block of `block_length` steps, in which `unroll_length`
             places the cuts. `exact`: the member updates every `unroll_length` steps.
         block_length: env steps per env in a block; by default the largest `unroll_length` the search may reach.
+        minibatches: updates per pass; each learns from the whole unrolls of its share of the envs. Normalised
+            advantages and means are the minibatch's own.
         learning_rate: step size of the optimiser.
         entropy_cost: weight of the policy's entropy (nats).
         unroll_length: env steps between two cuts of the return (or between updates, in `exact`).
@@ -68,7 +70,7 @@ class Impala(Network):
         pg_rho_bar: clip of the policy gradient's ratio.
         max_grad_norm: clip of the member's global gradient norm.
         passes: how often a block is learned from at most; V-trace corrects the later passes.
-        max_log_rho: no further pass once the mean |log importance ratio| (nats) of a member's block exceeds this.
+        max_log_rho: the pass in which a member's mean |log importance ratio| (nats) first exceeds this is its last.
             Without it, a policy whose variance has shrunk moves many standard deviations per block, and collapses.
         rmsprop_decay: decay of RMSProp's mean square.
         rmsprop_epsilon: inside RMSProp's root.
@@ -82,6 +84,7 @@ class Impala(Network):
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     unroll_mode: Literal["budget", "exact"] = "budget"
     block_length: int | None = None
+    minibatches: int = 1
     learning_rate: float = live(6e-4, low=0.0)
     entropy_cost: float = live(0.01, low=0.0)
     unroll_length: int = live(20, low=1, integer=True)

@@ -176,6 +176,11 @@ def _block(config: "Config", agent: AgentSettings) -> Iterator[Fault]:
     path: Path = ("hparams", "unroll_length")
     other: Path
     unbounded = not isinstance(searched, Choice | None) and searched.bounds == "none"
+    if config.env is not None and not 1 <= agent.minibatches <= config.env.num_envs:
+        yield Fault.at(
+            f"must be between 1 and env.num_envs ({config.env.num_envs}), not {agent.minibatches}",
+            ("agent", "minibatches"),
+        )
     if agent.block_length is None:
         if unbounded:
             yield Fault.at("without a bound needs agent.block_length", (*path, "bounds"))
