@@ -79,11 +79,12 @@ def update_return_scale(
         mask: `[P, T, B]`, false for dead transitions, which change nothing.
     """
     live = torch.ones_like(ends, dtype=torch.bool) if mask is None else mask.bool()
-    running, factor, past = state["running"], gamma.double()[:, None], []
-    for t, reward in enumerate(rewards.double().unbind(1)):
-        running = torch.where(live[:, t], factor * running + reward, running)
-        past.append(running)
-        running = running.masked_fill(ends[:, t], 0.0)
+    rewards, kept = rewards.double().masked_fill(~live, 0.0), (~ends).double()
+    factors = torch.where(live, gamma.double()[:, None, None], 1.0)
+    running, past = state["running"], []
+    for reward, factor, keep in zip(rewards.unbind(1), factors.unbind(1), kept.unbind(1), strict=True):
+        past.append(torch.addcmul(reward, factor, running))
+        running = past[-1] * keep
     moments = update_moments(state, torch.stack(past, 1).flatten(1), live.flatten(1))
     return {**moments, "running": running}
 

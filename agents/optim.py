@@ -45,7 +45,8 @@ def rmsprop(
     torch.optim.RMSprop adds epsilon outside the root and starts at 0, so its epsilons are not these.
     """
     live, dtype = active[:, None], params.dtype
-    grads.masked_fill_(~live, 0.0)
+    if not active.all():
+        grads.masked_fill_(~live, 0.0)
     mean_square.lerp_(grads.square(), ((1.0 - _column(decay, params)) * live).to(dtype))
     root = (mean_square + _column(epsilon, params).clamp_min(TINY).to(dtype)).sqrt_()
     params.addcdiv_(grads.mul_(_column(learning_rate, params).to(dtype)), root, value=-1.0)
@@ -78,12 +79,13 @@ def adam(
     # 1 - beta^t; `pow` differs in the last slots of a tensor, exp and log do not.
     debias1, debias2 = -torch.expm1(t * decay1.log()), -torch.expm1(t * decay2.log())
     root2 = debias2.sqrt()
-    grads.masked_fill_(~live, 0.0)
+    if not active.all():
+        grads.masked_fill_(~live, 0.0)
     m.lerp_(grads, ((1.0 - decay1) * live).to(dtype))
     v.lerp_(grads.square_(), ((1.0 - decay2) * live).to(dtype))
     update = torch.sqrt(v, out=grads).add_((_column(epsilon, params).clamp_min(TINY) * root2).to(dtype))
     torch.div(m, update, out=update).mul_((_column(learning_rate, params) * root2 / debias1).to(dtype))
-    params.sub_(update.masked_fill_(~live, 0.0))
+    params.sub_(update if active.all() else update.masked_fill_(~live, 0.0))
 
 
 def _column(value: Tensor | float, params: Tensor) -> Tensor:

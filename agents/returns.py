@@ -57,11 +57,12 @@ def vtrace(
         if cuts is not None:
             passed = passed.masked_fill(cuts.reshape(cuts.shape + (1,) * (passed.ndim - cuts.ndim)), 0.0)
         traces = passed * rhos.clamp(max=c_bar)
-        errors = torch.zeros((len(deltas) + 1, *deltas.shape[1:]), dtype=deltas.dtype, device=deltas.device)
-        for t in range(len(deltas) - 1, -1, -1):
-            torch.addcmul(deltas[t], traces[t], errors[t + 1], out=errors[t])
-        q = rewards + discounts * next_values + passed * errors[1:]
-        return values + errors[:-1], rhos.clamp(max=pg_rho_bar) * (q - values)
+        errors = [torch.zeros_like(bootstrap_value)]
+        for delta, trace in zip(reversed(deltas.unbind()), reversed(traces.unbind()), strict=True):
+            errors.append(torch.addcmul(delta, trace, errors[-1]))
+        later, error = torch.stack(errors[-2::-1]), torch.stack(errors[:0:-1])
+        q = rewards + discounts * next_values + passed * later
+        return values + error, rhos.clamp(max=pg_rho_bar) * (q - values)
 
 
 def unroll_cuts(unroll_length: Tensor, block_length: int) -> Tensor:
