@@ -19,6 +19,7 @@ from torch.nn.functional import logsigmoid
 from agents.settings import Network
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+SMALLEST_STD = 1e-6  # keeps the logarithm finite
 
 
 @dataclass(frozen=True)
@@ -77,36 +78,51 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Independent Gaussians over `size` numbers; `to_env` clips to the Box.
+    """Independent Gaussians over A numbers; `to_env` clips to the Box.
 
     `params` are `[..., 2 * size]`: means, then log standard deviations. The log-probability is the unclipped
     sample's, as if clipping were part of the environment.
 
     Attributes:
-        size: A, what the network gives per state: the means.
+        actions: A.
+        start: standard deviation that a fresh policy has in every state, if the network says what it is; None if it
+            is a free parameter per action.
     """
 
-    size: int
+    actions: int
+    start: float | None = None
+
+    @property
+    def size(self) -> int:
+        """What the network gives per state: the means, and what the standard deviations are made of."""
+        return self.actions if self.start is None else 2 * self.actions
 
     @property
     def free_size(self) -> int:
         """Parameters per member that depend on no state: the log standard deviations."""
-        return self.size
+        return self.actions if self.start is None else 0
 
     @property
     def param_size(self) -> int:
         """K, the last axis of `params`."""
-        return self.size + self.free_size
+        return 2 * self.actions
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
         """Trailing axes of one action's noise."""
-        return (self.size,)
+        return (self.actions,)
 
     def join(self, head: Tensor, free: Tensor | None = None) -> Tensor:
-        """`params` `[P, ..., 2A]` from means `[P, ..., A]` and log standard deviations `[P, A]`."""
+        """`params` `[P, ..., 2A]` from means and log standard deviations `[P, A]`, or from the network alone.
+
+        There, std = softplus(x + c), where c makes it `start` at x = 0.
+        """
+        if self.start is not None:
+            mean, x = head[..., : self.actions], head[..., self.actions :]
+            c = math.log(math.expm1(self.start))
+            return torch.cat([mean, (-logsigmoid(-x - c)).clamp_min(SMALLEST_STD).log()], -1)
         assert free is not None
-        log_std = free.reshape(len(free), *(1,) * (head.ndim - 2), self.size)
+        log_std = free.reshape(len(free), *(1,) * (head.ndim - 2), self.actions)
         return torch.cat([head, log_std.expand_as(head)], -1)
 
     def draw_noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
@@ -115,11 +131,11 @@ class Gaussian:
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
         """Mean + std * noise."""
-        return torch.addcmul(params[..., : self.size], params[..., self.size :].exp(), noise)
+        return torch.addcmul(params[..., : self.actions], params[..., self.actions :].exp(), noise)
 
     def mode(self, params: Tensor) -> Tensor:
         """The mean."""
-        return params[..., : self.size]
+        return params[..., : self.actions]
 
     def to_env(self, action: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
         """Clip to the Box's bounds `[A]`."""
@@ -127,13 +143,13 @@ class Gaussian:
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """log N(action; mean, std), summed over A."""
-        mean, log_std = params[..., : self.size], params[..., self.size :]
+        mean, log_std = params[..., : self.actions], params[..., self.actions :]
         z = (action - mean) * (-log_std).exp()
         return -(0.5 * z.square() + log_std + LOG_SQRT_2PI).sum(-1)
 
     def entropy(self, params: Tensor) -> Tensor:
         """log std + 1/2 log(2 pi e), summed over A."""
-        return (params[..., self.size :] + (LOG_SQRT_2PI + 0.5)).sum(-1)
+        return (params[..., self.actions :] + (LOG_SQRT_2PI + 0.5)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -169,9 +185,10 @@ def distribution(action_space: spaces.Space, settings: Network) -> Distribution:
     if isinstance(action_space, spaces.Discrete):
         return Categorical(int(action_space.n), int(action_space.start))
     if isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
+        start = math.exp(settings.log_std) if settings.std == "softplus" else None
         if settings.actions == "clip":
-            return Gaussian(action_space.shape[0])
+            return Gaussian(action_space.shape[0], start)
         if action_space.is_bounded():
-            return SquashedGaussian(action_space.shape[0])
+            return SquashedGaussian(action_space.shape[0], start)
         raise ValueError(f"agent.actions=squash needs finite bounds, which {action_space} lacks: use clip")
     raise ValueError(f"cannot act in {action_space}: only Discrete and one-dimensional Box are supported")

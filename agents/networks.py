@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
 from torch import Tensor
 
-from agents.settings import AgentSettings
+from agents.settings import Network
 from agents.types import Views
 
 PAD = 16  # floats; a vector register's width, so that no member's row shares one with its neighbour
@@ -218,7 +218,7 @@ SHALLOW = ((16, 8, 4), (32, 4, 2)), 256
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512
 
 
-def network(settings: AgentSettings, shape: tuple[int, ...], outputs: int, image: bool) -> Net:
+def network(settings: Network, shape: tuple[int, ...], outputs: int, image: bool) -> Net:
     """The network that the settings name for observations of `shape`.
 
     Raises:

@@ -53,16 +53,57 @@ def vtrace(
         rhos = log_rhos.exp()
         next_values = torch.cat([values[1:], bootstrap_value[None]])
         deltas = rhos.clamp(max=rho_bar) * (rewards + discounts * next_values - values)
-        passed = discounts * lambda_  # what reaches t of a change in v_{t+1}
-        if cuts is not None:
-            passed = passed.masked_fill(cuts.reshape(cuts.shape + (1,) * (passed.ndim - cuts.ndim)), 0.0)
-        traces = passed * rhos.clamp(max=c_bar)
-        errors = [torch.zeros_like(bootstrap_value)]
-        for delta, trace in zip(reversed(deltas.unbind()), reversed(traces.unbind()), strict=True):
-            errors.append(torch.addcmul(delta, trace, errors[-1]))
-        later, error = torch.stack(errors[-2::-1]), torch.stack(errors[:0:-1])
-        q = rewards + discounts * next_values + passed * later
-        return values + error, rhos.clamp(max=pg_rho_bar) * (q - values)
+        passed = _uncut(discounts * lambda_, cuts)  # what reaches t of a change in v_{t+1}
+        errors = _backwards(deltas, passed * rhos.clamp(max=c_bar), torch.zeros_like(bootstrap_value))
+        q = rewards + discounts * next_values + passed * errors[1:]
+        return values + errors[:-1], rhos.clamp(max=pg_rho_bar) * (q - values)
+
+
+def gae(
+    discounts: Tensor,
+    rewards: Tensor,
+    values: Tensor,
+    bootstrap_value: Tensor,
+    *,
+    lambda_: Tensor | float = 1.0,
+    cuts: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, equation 16), truncated at V_T.
+
+        delta_t  = r_t + discount_t V_{t+1} - V_t
+        A_t      = delta_t + discount_t lambda A_{t+1},    A_T = 0
+        target_t = V_t + A_t
+
+    Where `cuts[t]` is true nothing passes from t+1 to t: A_t = delta_t. It is `vtrace` on-policy: with lambda 1 the
+    target is the n-step return up to the next cut, with lambda 0 the TD(0) target. The arguments are those of `vtrace`.
+
+    Returns:
+        (target, A), both `[T, ...]` and without gradient.
+    """
+    with torch.no_grad():
+        deltas = rewards + discounts * torch.cat([values[1:], bootstrap_value[None]]) - values
+        advantages = _backwards(deltas, _uncut(discounts * lambda_, cuts), torch.zeros_like(bootstrap_value))[:-1]
+        return values + advantages, advantages
+
+
+def n_step_returns(discounts: Tensor, rewards: Tensor, bootstraps: Tensor, cuts: Tensor) -> Tensor:
+    """n-step returns up to the next cut (Mnih et al. 2016, arXiv 1602.01783, algorithm S3).
+
+        R_t = r_t + discount_t (bootstrap_t if cuts[t] else R_{t+1}),    R_T = bootstrap_{T-1}
+
+    Args:
+        discounts: `[T, ...]`, or what broadcasts to it.
+        rewards: `[T, ...]`.
+        bootstraps: `[T, ...]`, what the state *after* step t is worth: V_{t+1}, or max_a Q_{t+1}(a). Those of the
+            cuts and the last one are read.
+        cuts: bool, as for `vtrace`.
+
+    Returns:
+        R `[T, ...]`, without gradient.
+    """
+    with torch.no_grad():
+        ends = bootstraps.masked_fill(~_spread(cuts, bootstraps), 0.0)
+        return _backwards(rewards + discounts * ends, _uncut(discounts, cuts), bootstraps[-1])[:-1]
 
 
 def unroll_cuts(unroll_length: Tensor, block_length: int) -> Tensor:
@@ -84,3 +125,21 @@ def effective_unroll(cuts: Tensor) -> Tensor:
     steps = torch.arange(1, len(cuts) + 1, device=cuts.device)[:, None]
     last = torch.where(cuts, steps, 0).cummax(0).values
     return (steps - torch.cat([torch.zeros_like(last[:1]), last[:-1]])).amax(0)
+
+
+def _spread(cuts: Tensor, x: Tensor) -> Tensor:
+    """`cuts`, whose axes are the first ones of `x`, with as many axes as `x`."""
+    return cuts.reshape(cuts.shape + (1,) * (x.ndim - cuts.ndim))
+
+
+def _uncut(passed: Tensor, cuts: Tensor | None) -> Tensor:
+    """`passed` `[T, ...]`, but 0 at the cuts."""
+    return passed if cuts is None else passed.masked_fill(_spread(cuts, passed), 0.0)
+
+
+def _backwards(terms: Tensor, passed: Tensor, last: Tensor) -> Tensor:
+    """x_t = term_t + passed_t x_{t+1} for t from T-1 down to 0, with x_T = `last`: `[T+1, ...]`."""
+    found = [last]
+    for term, factor in zip(reversed(terms.unbind()), reversed(passed.unbind()), strict=True):
+        found.append(torch.addcmul(term, factor, found[-1]))
+    return torch.stack(found[::-1])

@@ -4,7 +4,8 @@ A field whose metadata says `live` is a *live hyperparameter*: its value here is
 may search it, and PBT may change it at any report without a restart. Every other field is fixed for a run, or
 *structural*: it decides the shape of what is learned and travels with the weights.
 
-Adding an agent is one file with its maths (`agents/<name>.py`), one settings class here and its entry in `AGENTS`.
+Adding an agent is one file with its maths and a `make` (`agents/<name>.py`), one settings class here and its entry in
+`AGENTS`.
 """
 
 from dataclasses import dataclass, field, fields
@@ -25,7 +26,9 @@ class Network:
             Atari (conv 16@8x8/4, conv 32@4x4/2, 256 units), `nature` the DQN net (32@8x8/4, 64@4x4/2, 64@3x3/1, 512
             units), `mlp` two separate stacks of `hidden` tanh units for policy and value.
         hidden: widths of the hidden layers of `mlp`.
-        log_std: initial log standard deviation of a Gaussian policy, one per action dimension, state-independent.
+        std: a Gaussian policy's standard deviations: `free`, one learned number per action dimension, or `softplus`
+            of what the network says about the state.
+        log_std: the logarithm of what they start from.
         actions: how a Gaussian's sample becomes a bounded action: `clip` (the log-probability is the unclipped
             sample's) or `squash` (tanh, with its change of variables).
         observations: `normalise` (running mean and variance per member, clipped at 10), `raw`, or `auto`: normalise
@@ -36,6 +39,7 @@ class Network:
 
     network: Literal["auto", "mlp", "shallow", "nature"] = "auto"
     hidden: tuple[int, ...] = (64, 64)
+    std: Literal["free", "softplus"] = "free"
     log_std: float = -0.5
     actions: Literal["clip", "squash"] = "clip"
     observations: Literal["auto", "normalise", "raw"] = "auto"
@@ -43,41 +47,32 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Impala(Network):
-    """IMPALA with V-trace (Espeholt et al. 2018, arXiv 1802.01561), section 4 and tables D.1 and G.1.
-
-    Losses are sums over time and envs, as in the paper, so a learning rate belongs to a block size.
+class ActorCritic(Network):
+    """What the actor-critic agents share.
 
     Attributes:
         rewards: what the learner is given: `clip` to [-1, 1], `normalise` by the running standard deviation of the
             discounted return, `none`, or `auto`: clip for images, normalise for vectors. Fitness is always raw.
         advantages: `normalise` to zero mean and unit variance over what an update learns from, or `raw`.
-        reduction: `sum` (the paper) or `mean` of the losses over the block.
+        reduction: `sum` (the papers) or `mean` of the losses over what an update learns from; with sums a learning
+            rate belongs to a block size.
         optimiser: `rmsprop` (TensorFlow's form, epsilon inside the root) or `adam`.
         unroll_mode: `budget`: every update learns from a block of `block_length` steps, in which `unroll_length`
             places the cuts. `exact`: the member updates every `unroll_length` steps.
         block_length: env steps per env in a block; by default the largest `unroll_length` the search may reach.
-        minibatches: updates per pass; each learns from the whole unrolls of its share of the envs. Normalised
-            advantages and means are the minibatch's own.
+        minibatches: updates per pass; each learns from the whole unrolls of its share of the envs.
         learning_rate: step size of the optimiser.
         entropy_cost: weight of the policy's entropy (nats).
         unroll_length: env steps between two cuts of the return (or between updates, in `exact`).
         value_cost: weight of half the squared value error.
         gamma: discount per env step.
-        lambda_: V-trace's trace decay; 1 is the paper's.
-        rho_bar: clip of the importance ratio in the temporal difference.
-        c_bar: clip of the trace's ratio.
-        pg_rho_bar: clip of the policy gradient's ratio.
+        lambda_: decay of the trace; 1 gives n-step returns.
         max_grad_norm: clip of the member's global gradient norm.
-        passes: how often a block is learned from at most; V-trace corrects the later passes.
-        max_log_rho: the pass in which a member's mean |log importance ratio| (nats) first exceeds this is its last.
-            Without it, a policy whose variance has shrunk moves many standard deviations per block, and collapses.
         rmsprop_decay: decay of RMSProp's mean square.
         rmsprop_epsilon: inside RMSProp's root.
         adam_epsilon: outside Adam's root.
     """
 
-    name: Literal["impala"] = "impala"
     rewards: Literal["auto", "clip", "normalise", "none"] = "auto"
     advantages: Literal["normalise", "raw"] = "raw"
     reduction: Literal["sum", "mean"] = "sum"
@@ -91,19 +86,48 @@ class Impala(Network):
     value_cost: float = live(0.5, low=0.0)
     gamma: float = live(0.99, low=0.0, high=1.0)
     lambda_: float = live(1.0, low=0.0, high=1.0)
-    rho_bar: float = live(1.0, low=0.0)
-    c_bar: float = live(1.0, low=0.0)
-    pg_rho_bar: float = live(1.0, low=0.0)
     max_grad_norm: float = live(40.0, low=0.0)
-    passes: int = live(1, low=1, integer=True)
-    max_log_rho: float = live(1.0, low=0.0)
     rmsprop_decay: float = live(0.99, low=0.0, high=1.0)
     rmsprop_epsilon: float = live(1e-5, low=0.0)
     adam_epsilon: float = live(1e-5, low=0.0)
 
 
-AgentSettings = Impala
-AGENTS: dict[str, type[AgentSettings]] = {"impala": Impala}
+@dataclass(frozen=True, kw_only=True)
+class Impala(ActorCritic):
+    """IMPALA with V-trace (Espeholt et al. 2018, arXiv 1802.01561), section 4 and tables D.1 and G.1.
+
+    Attributes:
+        rho_bar: clip of the importance ratio in the temporal difference.
+        c_bar: clip of the trace's ratio.
+        pg_rho_bar: clip of the policy gradient's ratio.
+        passes: how often a block is learned from at most; V-trace corrects the later passes.
+        max_log_rho: the pass in which a member's mean |log importance ratio| (nats) first exceeds this is its last.
+            Without it, a policy whose variance has shrunk moves many standard deviations per block, and collapses.
+    """
+
+    name: Literal["impala"] = "impala"
+    rho_bar: float = live(1.0, low=0.0)
+    c_bar: float = live(1.0, low=0.0)
+    pg_rho_bar: float = live(1.0, low=0.0)
+    passes: int = live(1, low=1, integer=True)
+    max_log_rho: float = live(1.0, low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class A3C(ActorCritic):
+    """A3C, or A2C in one process (Mnih et al. 2016, arXiv 1602.01783), section 4 and supplement 8.
+
+    `unroll_length` is the paper's t_max, after which the member updates.
+    """
+
+    name: Literal["a3c"] = "a3c"
+    std: Literal["free", "softplus"] = "softplus"
+    unroll_mode: Literal["budget", "exact"] = "exact"
+    unroll_length: int = live(5, low=1, integer=True)
+
+
+AgentSettings = Impala | A3C
+AGENTS: dict[str, type[AgentSettings]] = {"impala": Impala, "a3c": A3C}
 
 
 def live_hyperparameters(settings: AgentSettings | type[AgentSettings]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import math
 import os
@@ -27,7 +28,7 @@ from pbtrl.trainable import Builder, Cohort
 from pbtrl.trainables.quadratic import QuadraticBuilder
 
 if TYPE_CHECKING:
-    from agents.impala import ImpalaAgent
+    from agents.actor_critic import ActorCritic
 
 Evaluator = Callable[..., list[Any]]
 
@@ -205,12 +206,12 @@ class RLBuilder:
         )  # fmt: skip
 
     @cached_property
-    def agent(self) -> ImpalaAgent:
+    def agent(self) -> ActorCritic:
         """The algorithm, for this env's spaces."""
-        from agents.impala import impala
-
+        module = importlib.import_module(f"agents.{self._agent.name}")
         shown = _spaces(self._config)
-        return impala(self._agent, shown.single_observation_space, shown.single_action_space)
+        agent: ActorCritic = module.make(self._agent, shown.single_observation_space, shown.single_action_space)
+        return agent
 
     @cached_property
     def to_env(self) -> Callable[..., Any]:

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from agents import a3c, impala
+from agents.actor_critic import ActorCritic
 from agents.distributions import Categorical
-from agents.impala import ImpalaAgent, impala
 from agents.networks import Convolutional
-from agents.settings import Impala, live_hyperparameters
+from agents.settings import AGENTS, live_hyperparameters
 from agents.types import State, Trajectory
 
 SHOWN = Box(-1.0, 1.0, (3,), np.float32)
@@ -22,22 +23,26 @@ TAKEN = {
 IMAGE = (2, 12, 12)
 
 
-def agent(kind: str = "categorical", **settings: Any) -> ImpalaAgent:
+MADE = {"impala": impala.Impala, "a3c": a3c.A3C}
+
+
+def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> ActorCritic:
     """A small agent: an MLP with a `categorical`, `clip` or `squash` policy, or `image`: convolutions in chunks."""
+    make, known = MADE[name], AGENTS[name]
     if kind == "image":
         net = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, 3, torch.float32, frames=17)
-        return ImpalaAgent(Impala(**settings), IMAGE, True, net, Categorical(3))
+        return make(known(**settings), IMAGE, True, net, Categorical(3))
     settings = {"hidden": (16, 10), **settings}
     actions = "squash" if kind == "squash" else "clip"
-    return impala(Impala(actions=actions, **settings), SHOWN, TAKEN[kind])
+    return make.make(known(actions=actions, **settings), SHOWN, TAKEN[kind])
 
 
-def fresh(agent: ImpalaAgent, members: list[int]) -> State:
+def fresh(agent: ActorCritic, members: list[int]) -> State:
     """Fresh members, each from its own generator."""
     return agent.init([torch.Generator().manual_seed(100 + m) for m in members])
 
 
-def live(agent: ImpalaAgent, members: int, **values: Any) -> dict[str, torch.Tensor]:
+def live(agent: ActorCritic, members: int, **values: Any) -> dict[str, torch.Tensor]:
     """Every live hyperparameter as [P]: its default, or a value for all, or a list with one for each."""
     found = {}
     for name, default in live_hyperparameters(agent.settings).items():
@@ -48,7 +53,7 @@ def live(agent: ImpalaAgent, members: int, **values: Any) -> dict[str, torch.Ten
     return found
 
 
-def block(agent: ImpalaAgent, members: list[int], time: int = 8, envs: int = 5, seed: int = 0) -> Trajectory:
+def block(agent: ActorCritic, members: list[int], time: int = 8, envs: int = 5, seed: int = 0) -> Trajectory:
     """Made-up experience under a random behaviour policy; what member m lived through depends on m alone.
 
     Env 0 terminates at t=2 and is dead at t=3; env 1 is dead at t=0, truncated at t=3 and dead at t=4; env 2 loses a
@@ -73,7 +78,7 @@ def differences(one: State, slot: int, other: State, other_slot: int) -> list[st
     return [k for k, v in one.tensors.items() if not torch.equal(v[slot], other.tensors[k][other_slot])]
 
 
-def _row(agent: ImpalaAgent, time: int, envs: int, seed: int) -> Trajectory:
+def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
     g = torch.Generator().manual_seed(seed)
     if agent.image:
         shape = (1, time + 1, envs, *agent.shape)

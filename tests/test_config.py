@@ -154,8 +154,8 @@ def test_a_total_is_shared_evenly_and_the_smaller_budget_counts():
 
 SEARCH = "hparams:\n  learning_rate: "
 LIVE = (
-    "learning_rate, entropy_cost, unroll_length, value_cost, gamma, lambda_, rho_bar, c_bar, pg_rho_bar, "
-    "max_grad_norm, passes, max_log_rho, rmsprop_decay, rmsprop_epsilon, adam_epsilon"
+    "learning_rate, entropy_cost, unroll_length, value_cost, gamma, lambda_, max_grad_norm, "
+    "rmsprop_decay, rmsprop_epsilon, adam_epsilon, rho_bar, c_bar, pg_rho_bar, passes, max_log_rho"
 )
 TOP = (
     "name, seed, env, agent, acting, trainable, population, execution, budget, hparams, fitness, strategy, "

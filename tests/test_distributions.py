@@ -11,7 +11,7 @@ from torch import distributions as td
 from agents.distributions import Categorical, Gaussian, SquashedGaussian, distribution
 from agents.settings import Network
 
-ALL = [Categorical(5), Categorical(2), Gaussian(1), Gaussian(3), SquashedGaussian(3)]
+ALL = [Categorical(5), Categorical(2), Gaussian(1), Gaussian(3), SquashedGaussian(3), Gaussian(2, start=0.5)]
 
 
 def draw(dist, *shape, seed=0):
@@ -134,6 +134,7 @@ def test_the_settings_choose():
     assert distribution(box, Network()) == Gaussian(3)
     assert distribution(box, Network(actions="squash")) == SquashedGaussian(3)
     assert distribution(spaces.Box(-np.inf, np.inf, (2,)), Network()) == Gaussian(2)
+    assert distribution(box, Network(std="softplus", log_std=0.0)) == Gaussian(3, start=1.0)
     assert distribution(spaces.Discrete(4, start=2), Network()) == Categorical(4, start=2)
 
 
@@ -160,6 +161,15 @@ def test_join():
     assert torch.equal(params[1, 4, 6, 2:], log_std[1])
     logits = torch.randn(3, 5, 4)
     assert Categorical(4).join(logits) is logits
+
+
+def test_the_networks_standard_deviation_is_a_softplus_that_begins_at_start():
+    dist, head = Gaussian(2, start=0.3), torch.tensor([[0.5, -1.0, 0.0, 0.0], [0.5, -1.0, 2.0, -200.0]])
+    mean, log_std = dist.join(head).chunk(2, -1)
+    assert torch.equal(mean, head[:, :2])
+    assert log_std[0].exp().tolist() == pytest.approx([0.3, 0.3])
+    raw = math.log(math.exp(0.3) - 1)
+    assert log_std[1].exp().tolist() == pytest.approx([math.log1p(math.exp(2 + raw)), 1e-6])
 
 
 @pytest.mark.parametrize("members", [1, 2, 4])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents import impala
+from agents import actor_critic
 from pbtrl.build import RLBuilder
 from pbtrl.config import Config
 from pbtrl.execution.host import Host
@@ -212,8 +212,8 @@ def test_hyperparameters_apply_after_the_donor_was_loaded_and_are_read_back(tmp_
 
 
 def test_a_learner_that_uses_something_else_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place, real = Workplace(tmp_path, builder("CartPole-v1")), impala.unroll_cuts
-    monkeypatch.setattr(impala, "unroll_cuts", lambda length, time: real(length.clamp_max(4), time))
+    place, real = Workplace(tmp_path, builder("CartPole-v1")), actor_critic.unroll_cuts
+    monkeypatch.setattr(actor_critic, "unroll_cuts", lambda length, time: real(length.clamp_max(4), time))
     answers = place.run(slice_of("m00", 80), slice_of("m01", 80))
     assert all(isinstance(f, Failure) and not f.fatal for f in answers.values())
     (failure,) = place.run(slice_of("m01", 80)).values()

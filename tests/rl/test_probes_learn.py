@@ -1,18 +1,21 @@
-"""IMPALA on the probes, whose optimal values are known in closed form, and on CartPole."""
+"""Every agent on the probes, whose optimal values are known in closed form, and on CartPole."""
+
+import importlib
 
 import pytest
 import torch
 from gymnasium.spaces import Box
 
 import envs
-from agents.impala import impala
-from agents.settings import Impala, live_hyperparameters
+from agents.settings import AGENTS, live_hyperparameters
 from pbtrl.build import RLBuilder
 from pbtrl.config import Config
 from pbtrl.population import Assignment
 from pbtrl.rl.rollout import Rollout
 
 torch.set_num_threads(1)  # as in every worker
+
+pytestmark = pytest.mark.parametrize("name", AGENTS)
 
 GAMMA = 0.8
 QUICK = {
@@ -24,11 +27,11 @@ QUICK = {
 class Trained:
     """One member after some updates on 8 copies of a probe, each from `time` steps; later on the rate falls."""
 
-    def __init__(self, id, updates, *, time=10, **settings):
+    def __init__(self, agent, id, updates, *, time=10, **settings):
         vector = envs.make(id, range(8))
-        self.agent = impala(
-            Impala(**{**QUICK, **settings}), vector.single_observation_space, vector.single_action_space
-        )
+        chosen = AGENTS[agent](**{**QUICK, **settings})
+        module = importlib.import_module(f"agents.{agent}")
+        self.agent = module.make(chosen, vector.single_observation_space, vector.single_action_space)
         self.state = self.agent.init([torch.Generator().manual_seed(1)])
         self.space = vector.single_action_space
         h = {name: torch.tensor([value]) for name, value in live_hyperparameters(self.agent.settings).items()}
@@ -58,27 +61,27 @@ def close(*expected):
     return pytest.approx(list(expected), abs=0.1)
 
 
-def test_constant_reward():
-    assert Trained("probe/ConstantReward-v0", 100).values([1]) == close(1 / (1 - GAMMA))
+def test_constant_reward(name):
+    assert Trained(name, "probe/ConstantReward-v0", 100).values([1]) == close(1 / (1 - GAMMA))
 
 
-def test_observed_reward():
-    assert Trained("probe/ObservedReward-v0", 60).values([-1], [1]) == close(-1, 1)
+def test_observed_reward(name):
+    assert Trained(name, "probe/ObservedReward-v0", 60).values([-1], [1]) == close(-1, 1)
 
 
-def test_two_steps():
-    assert Trained("probe/TwoSteps-v0", 80).values([0], [1]) == close(GAMMA, 1)
+def test_two_steps(name):
+    assert Trained(name, "probe/TwoSteps-v0", 80).values([0], [1]) == close(GAMMA, 1)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "rmsprop"])
-def test_bandit(optimiser):
-    trained = Trained("probe/Bandit-v0", 120, optimiser=optimiser)
+def test_bandit(name, optimiser):
+    trained = Trained(name, "probe/Bandit-v0", 120, optimiser=optimiser)
     assert trained.policy([1]).softmax(-1)[0, 2] > 0.95
     assert trained.values([1]) == close(1)
 
 
-def test_previous_action():
-    trained = Trained("probe/PreviousAction-v0", 160)
+def test_previous_action(name):
+    trained = Trained(name, "probe/PreviousAction-v0", 160)
     for t in range(4):
         for a in range(2):
             assert trained.policy([t, a]).softmax(-1)[0, 1] > 0.9
@@ -90,38 +93,41 @@ def test_previous_action():
 PHASES = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
-def test_truncation_is_not_the_end_of_the_world():
-    assert Trained("probe/Truncated-v0", 120).values(*PHASES) == close(*[1 / (1 - GAMMA)] * 3)
+def test_truncation_is_not_the_end_of_the_world(name):
+    assert Trained(name, "probe/Truncated-v0", 120).values(*PHASES) == close(*[1 / (1 - GAMMA)] * 3)
 
 
-def test_termination_is():
+def test_termination_is(name):
     expected = [(1 - GAMMA ** (3 - phase)) / (1 - GAMMA) for phase in range(3)]
-    assert Trained("probe/Terminated-v0", 80).values(*PHASES) == close(*expected)
+    assert Trained(name, "probe/Terminated-v0", 80).values(*PHASES) == close(*expected)
 
 
 @pytest.mark.parametrize("actions", ["clip", "squash"])
-def test_target(actions):
-    trained = Trained("probe/Target-v0", 150, actions=actions)
+def test_target(name, actions):
+    trained = Trained(name, "probe/Target-v0", 150, actions=actions)
     params = trained.policy([1])
     assert trained.to_env(params[:, :2])[0].tolist() == pytest.approx([0.5, -0.3], abs=0.1)
     assert params[0, 2:].exp().max() < 0.3
     assert trained.values([1]) == close(0)
 
 
-def test_bright_side():
-    trained = Trained("probe/BrightSide-v0", 25, time=4, advantages="raw", learning_rate=1e-3)
+def test_bright_side(name):
+    trained = Trained(name, "probe/BrightSide-v0", 25, time=4, advantages="raw", learning_rate=1e-3)
     dark, bright = torch.zeros(3, 36, 18), torch.full((3, 36, 18), 255.0)
     pictures = torch.stack([torch.cat([bright, dark], -1), torch.cat([dark, bright], -1)]).to(torch.uint8)[None]
     _, policy = trained.agent.act(trained.state, pictures, None)
     assert policy[0].softmax(-1).diagonal().min() > 0.9
 
 
+CARTPOLE = {"impala": {"passes": 4}, "a3c": {"minibatches": 4}}
+
+
 @pytest.mark.slow
-def test_cartpole_is_solved():
+def test_cartpole_is_solved(name):
     """In 100,000 env steps, 500 is the most there is."""
     agent = {
-        "optimiser": "adam", "reduction": "mean", "advantages": "normalise", "learning_rate": 1e-3, "passes": 4,
-        "lambda_": 0.95, "max_grad_norm": 0.5, "entropy_cost": 0.0, "block_length": 20, "unroll_length": 20,
+        "name": name, "optimiser": "adam", "reduction": "mean", "advantages": "normalise", "learning_rate": 1e-3,
+        "lambda_": 0.95, "max_grad_norm": 0.5, "entropy_cost": 0.0, "unroll_length": 20, **CARTPOLE[name],
     }  # fmt: skip
     env = {"id": "CartPole-v1", "num_envs": 16, "backend": "gymnasium"}
     build = RLBuilder(Config.from_dict({"env": env, "agent": agent, "budget": {"env_steps_per_member": 100_000}}))

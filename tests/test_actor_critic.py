@@ -1,16 +1,17 @@
-"""IMPALA's update against a slow literal one, and what must not have an influence on it."""
+"""The actor-critic agents' update against a slow literal one, and what must not have an influence on it."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.distributions import Categorical, Normal
 
-from agents import impala as module
-from agents.impala import impala
-from agents.settings import Impala, live_hyperparameters
-from tests import blocks, oracles
+from agents import actor_critic as module
+from agents.distributions import Gaussian
+from agents.settings import AGENTS, live_hyperparameters
+from tests import oracles
 from tests.blocks import agent, block, changed, differences, fresh, live, pick
 
 torch.set_num_threads(1)  # as in every worker
@@ -39,8 +40,8 @@ class Literal:
         rewards, envs = self.transformed(block, h), range(block.rewards.shape[2])
         parts = np.array_split(envs, self.settings.minibatches)
         log_rhos = [0.0]
-        for _ in range(h["passes"]):
-            if max(log_rhos) > h["max_log_rho"]:
+        for _ in range(h.get("passes", 1)):
+            if max(log_rhos) > h.get("max_log_rho", math.inf):
                 break
             for part in parts:
                 gradient, self.log_rho = self.gradient(block, rewards, h, part)
@@ -88,7 +89,7 @@ class Literal:
             for b in envs:
                 head, values[t, b] = self.forward(leaves, block.observations[0, t, b])
                 if t < time:
-                    pi[t, b] = self.policy(torch.cat([head, leaves["free"]]) if "free" in leaves else head)
+                    pi[t, b] = self.policy(self.whole(head, leaves))
                     mu[t, b] = self.policy(block.policy[0, t, b].double())
                     log_pi[t, b] = self.log_prob(pi[t, b], block.actions[0, t, b])
                     log_mu = self.log_prob(mu[t, b], block.actions[0, t, b])
@@ -96,14 +97,16 @@ class Literal:
         for b in envs:
             column = range(time)
             over = block.over[0, :, b].tolist()
+            a3c = self.settings.name == "a3c"  # on-policy by decree
+            clips = dict.fromkeys(("rho_bar", "c_bar", "pg_rho_bar"), 1.0) if a3c else h
             vs, advantage = oracles.vtrace_in_pieces(
-                np.array([log_rho[t, b] for t in column]),
+                np.array([0.0 if a3c else log_rho[t, b] for t in column]),
                 np.array([0.0 if block.terminated[0, t, b] else h["gamma"] for t in column]),
                 rewards[:, b],
                 np.array([values[t, b].item() for t in column]),
                 values[time, b].item(),
                 cuts=[over[t] or (t + 1) % h["unroll_length"] == 0 for t in column],
-                rho_bar=h["rho_bar"], c_bar=h["c_bar"], pg_rho_bar=h["pg_rho_bar"], lambda_=h["lambda_"],
+                rho_bar=clips["rho_bar"], c_bar=clips["c_bar"], pg_rho_bar=clips["pg_rho_bar"], lambda_=h["lambda_"],
             )  # fmt: skip
             for t in column:
                 targets[t, b], advantages[t, b] = vs[t], advantage[t]
@@ -138,8 +141,17 @@ class Literal:
         head, value = (x @ leaves[f"{k}.weight"] + leaves[f"{k}.bias"] for k in ("policy", "value"))
         return head, value[0]
 
+    def whole(self, head, leaves):
+        """The head with the standard deviations that are not, or not yet, in it."""
+        if "free" in leaves:
+            return torch.cat([head, leaves["free"]])
+        if not isinstance(self.agent.policy, Gaussian):
+            return head
+        mean, x = head.chunk(2)
+        return torch.cat([mean, torch.log(F.softplus(x + math.log(math.expm1(math.exp(self.settings.log_std)))))])
+
     def policy(self, params):
-        if self.agent.policy.param_size == self.agent.policy.size:
+        if not isinstance(self.agent.policy, Gaussian):
             return Categorical(logits=params)
         mean, log_std = params.chunk(2)
         return Normal(mean, log_std.exp())
@@ -191,9 +203,18 @@ LITERAL = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "settings", "values"), LITERAL)
-def test_equals_a_literal_transcription(kind, settings, values):
-    learner = agent(kind, **settings)
+A3C = [
+    ("categorical", {}, {"unroll_length": 3}),
+    ("clip", {"minibatches": 2}, {"lambda_": 0.9, "unroll_length": 5}),
+    ("squash", {"optimiser": "adam", "reduction": "mean"}, {"unroll_length": 8}),
+    ("image", {"advantages": "normalise"}, {"lambda_": 0.95}),
+]
+CASES = [("impala", *case) for case in LITERAL] + [("a3c", *case) for case in A3C]
+
+
+@pytest.mark.parametrize(("name", "kind", "settings", "values"), CASES)
+def test_equals_a_literal_transcription(name, kind, settings, values):
+    learner = agent(kind, name, **settings)
     state, members = fresh(learner, [0, 1]), [0, 1]
     h = live(learner, 2, **{"learning_rate": 0.01, "adam_epsilon": 1e-3, "gamma": [0.9, 0.97], **values})
     literal = [Literal(learner, state, slot) for slot in members]
@@ -364,13 +385,16 @@ MIXED = {
         ("image", 3, {}),
         ("image", 4, {"minibatches": 3, "advantages": "normalise", "optimiser": "adam"}),
         ("clip", 5, {"minibatches": 2}),
+        ("clip", 3, {"name": "a3c"}),
+        ("squash", 5, {"name": "a3c"}),
     ],
     ids=str,
 )
 def test_a_member_learns_the_same_bit_for_bit_in_every_slot_of_every_cohort(kind, envs, settings):
     """So its targets, unroll length and passes are its own: alone it is a separate run."""
     learner = agent(kind, **settings)
-    h = live(learner, 4, **MIXED)
+    known = live_hyperparameters(learner.settings)
+    h = live(learner, 4, **{name: values for name, values in MIXED.items() if name in known})
 
     def trained(members):
         state = fresh(learner, members)
@@ -414,9 +438,12 @@ OTHER = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", live_hyperparameters(Impala))
-def test_every_live_hyperparameter_acts_and_on_its_own_member_alone(name):
-    learner = agent(optimiser="adam" if name == "adam_epsilon" else "rmsprop")
+EVERY = [(agent, name) for agent in AGENTS for name in live_hyperparameters(AGENTS[agent])]
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_every_live_hyperparameter_acts_and_on_its_own_member_alone(kind, name):
+    learner = agent(name=kind, optimiser="adam" if name == "adam_epsilon" else "rmsprop")
     data, same = block(learner, [0, 1]), {"max_grad_norm": 0.5}
     if name == "max_log_rho":
         same |= {"passes": 2, name: 0.1}

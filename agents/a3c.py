@@ -1,0 +1,28 @@
+"""A3C (Mnih et al. 2016, arXiv 1602.01783): an actor-critic on n-step returns or, with lambda below 1, on GAE.
+
+Algorithm S3: a member updates every `unroll_length` steps (t_max) of all its envs, from the experience of the policy
+that it has. Run by one process it is A2C; `acting.mode: hogwild` makes it asynchronous. settings.A3C has every default.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from agents.actor_critic import ActorCritic
+from agents.returns import gae
+from agents.types import Hyperparameters
+
+
+@dataclass(frozen=True)
+class A3C(ActorCritic):
+    """The agent for one kind of env; see `agents.types.Agent` for the contract."""
+
+    def targets(
+        self, log_rhos: Tensor, discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: Tensor,
+        h: Hyperparameters, cuts: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Advantages sum lambda-weighted temporal differences (Schulman et al. 2016, arXiv 1506.02438, equation 16)."""
+        return gae(discounts, rewards, values, bootstrap_value, lambda_=h["lambda_"][:, None], cuts=cuts)
+
+
+make = A3C.make
