@@ -8,21 +8,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from agents.actor_critic import ActorCritic
+from agents.actor_critic import Seen
+from agents.policy_gradient import PolicyGradient
 from agents.returns import gae
 from agents.types import Hyperparameters
 
 
 @dataclass(frozen=True)
-class A3C(ActorCritic):
+class A3C(PolicyGradient):
     """The agent for one kind of env; see `agents.types.Agent` for the contract."""
 
-    def targets(
-        self, log_rhos: Tensor, discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: Tensor,
-        h: Hyperparameters, cuts: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def targets(self, seen: Seen, h: Hyperparameters) -> list[Tensor]:
         """Advantages sum lambda-weighted temporal differences (Schulman et al. 2016, arXiv 1506.02438, equation 16)."""
-        return gae(discounts, rewards, values, bootstrap_value, lambda_=h["lambda_"][:, None], cuts=cuts)
+        return seen.backwards(gae, seen.values, lambda_=h["lambda_"][:, None])
 
 
 make = A3C.make

@@ -1,26 +1,25 @@
 """What the actor-critic agents have in common: a policy and a value, learned from blocks of experience.
 
-An agent of this family says what the return targets are (`targets`); this file does the rest over a whole cohort. A
-block is learned from up to `passes` times, until the policy has moved away from the one that acted by a mean |log rho|
-of `max_log_rho`; a pass goes through the block in `minibatches` of whole envs. For each, the loss is the sum of policy
-gradient, value and entropy terms, and one step of the flat optimiser follows. An update whose gradient is not finite
-is skipped and counted.
+An agent of this family says what its loss is; this file does the rest over a whole cohort. A block is learned from up
+to `passes` times, until the policy has moved away from the one that acted by a mean |log rho| of `max_log_rho`; a pass
+goes through the block in `minibatches` of whole envs, each followed by one step of the flat optimiser. An update whose
+gradient is not finite is skipped and counted.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import losses, normalise, optim
+from agents import normalise, optim
 from agents.distributions import Distribution, distribution
 from agents.networks import Layout, Net, network
 from agents.returns import effective_unroll, unroll_cuts
@@ -56,18 +55,30 @@ class ActorCritic(ABC):
         policy = distribution(action_space, settings)
         return cls(settings, shape, image, network(settings, shape, policy.size, image), policy)
 
+    @property
     @abstractmethod
-    def targets(
-        self, log_rhos: Tensor, discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: Tensor,
-        h: Hyperparameters, cuts: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Value targets and advantages, both [T, p, B], as `agents.returns` has them."""
+    def whole(self) -> bool:
+        """Whether the loss needs all that an update learns from at once, instead of a sum over chunks of envs."""
+
+    @abstractmethod
+    def loss(self, seen: Seen, h: Hyperparameters) -> Loss:
+        """The loss of what was seen."""
+
+    def replace(self, state: State, new: dict[str, Tensor], active: Tensor) -> None:
+        """After a step: put `Loss.new` into the state of the members that took it."""
+        for name, value in new.items():
+            state.tensors[name] = torch.where(_rows(active, value.ndim), value, state.tensors[name])
 
     @property
     def layout(self) -> Layout:
-        """The network's parameters, and the policy's that depend on no observation."""
-        free = {"free": (self.policy.free_size,)} if self.policy.free_size else {}
-        return Layout({**self.net.layout.shapes, **free})
+        """The network's parameters, and what `others` names."""
+        return Layout({**self.net.layout.shapes, **{name: (size,) for name, (size, _) in self.others.items()}})
+
+    @property
+    def others(self) -> dict[str, tuple[int, float]]:
+        """What is learned besides the network: how many numbers, and what they start from."""
+        free = self.policy.free_size
+        return {"free": (free, self.settings.log_std)} if free else {}
 
     @property
     def normalises(self) -> bool:
@@ -89,8 +100,8 @@ class ActorCritic(ABC):
         for i, generator in enumerate(generators):
             for name, value in self.net.initial(generator).items():
                 views[name][i] = value
-        if "free" in views:
-            views["free"].fill_(self.settings.log_std)
+        for name, (_, start) in self.others.items():
+            views[name].fill_(start)
         tensors = {"params": params, "skipped": torch.zeros(members, dtype=torch.int64)}
         if self.settings.optimiser == "adam":
             steps = torch.zeros(members, dtype=torch.int64)
@@ -99,13 +110,13 @@ class ActorCritic(ABC):
             tensors["rmsprop.mean_square"] = torch.ones_like(params)
         if self.normalises:
             size = (math.prod(self.shape),)
-            tensors |= _named("observation", normalise.init_moments(members, size))
+            tensors |= named("observation", normalise.init_moments(members, size))
             tensors |= {"shift": torch.zeros(members, *size), "scale": torch.ones(members, *size)}
         if self.rewards == "normalise":
-            tensors |= _named("return", normalise.init_moments(members))
+            tensors |= named("return", normalise.init_moments(members))
         grads, groups = torch.zeros_like(params), self._groups(members)
         leaves = tuple(layout.leaves(params[g]) for g in groups)
-        return State(tensors, leaves, grads, tuple(layout.views(grads[g]) for g in groups))
+        return State(tensors, leaves, leaves, grads, tuple(layout.views(grads[g]) for g in groups))
 
     def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> Tensor:
         """Action noise of a block, [T, P, B, ...]."""
@@ -118,13 +129,13 @@ class ActorCritic(ABC):
         x = self._inputs(state, observations)
         heads = [
             self.policy.join(self.net.policy(params, x[g]), params.get("free"))
-            for params, g in zip(state.params, self._groups(len(x)), strict=True)
+            for params, g in zip(state.acting, self._groups(len(x)), strict=True)
         ]
         policy = heads[0] if len(heads) == 1 else torch.cat(heads)
         return (self.policy.mode(policy) if noise is None else self.policy.sample(policy, noise)), policy
 
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
-        """`passes` V-trace updates from one block, in place; then the statistics of observations take it in.
+        """`passes` times `minibatches` updates from one block, in place; then observations' statistics take it in.
 
         A member's metrics are those of its own last update.
         """
@@ -139,20 +150,21 @@ class ActorCritic(ABC):
                 break
             passes += wanted
             for envs in _shares(block.rewards.shape[2], self.settings.minibatches):
-                latest = self._gradients(state, batch, h, envs)
+                latest, new = self._gradients(state, batch, h, envs)
                 norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
                 finite = torch.isfinite(norms)
                 latest |= {"loss/gradient_norm": norms, "loss/passes": passes.float()}
                 metrics = {k: torch.where(wanted, v, metrics.get(k, v)) for k, v in latest.items()}
                 self._step(state, h, wanted & finite)
+                self.replace(state, new, wanted & finite)
                 skipped = tensors["skipped"]
                 tensors["skipped"] = torch.where(wanted, torch.where(finite, 0, skipped + 1), skipped)
                 going &= latest["loss/log_rho"] <= furthest
         if self.normalises:
             seen = block.observations[:, :-1].flatten(3).flatten(1, 2)
-            moments = normalise.update_moments(_part("observation", tensors), seen, batch.mask.flatten(1))
+            moments = normalise.update_moments(part("observation", tensors), seen, batch.mask.flatten(1))
             mean, variance = normalise.mean_and_variance(moments)
-            tensors |= {**_named("observation", moments), "shift": mean, "scale": (variance + 1e-8).rsqrt()}
+            tensors |= {**named("observation", moments), "shift": mean, "scale": (variance + 1e-8).rsqrt()}
         consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
         return Learned(metrics, consumed)
 
@@ -182,39 +194,40 @@ class ActorCritic(ABC):
 
     def _scaled(self, state: State, block: Trajectory, gamma: Tensor) -> Tensor:
         nothing_yet = torch.zeros(block.rewards.shape[::2], dtype=torch.float64)
-        scale = {"running": nothing_yet, **_part("return", state.tensors)}
+        scale = {"running": nothing_yet, **part("return", state.tensors)}
         scale = normalise.update_return_scale(scale, block.rewards, block.over, gamma, ~block.dead)
-        state.tensors |= _named("return", scale)
+        state.tensors |= named("return", scale)
         return (block.rewards / _rows(normalise.return_scale(scale), 3)).clamp(-REWARD_CLIP, REWARD_CLIP)
 
-    def _gradients(self, state: State, batch: _Batch, h: Hyperparameters, envs: slice) -> dict[str, Tensor]:
-        """Set `state.grads` to the gradients of some envs' loss; metrics of all members."""
+    def _gradients(
+        self, state: State, batch: _Batch, h: Hyperparameters, envs: slice
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Set `state.grads` to the gradients of some envs' loss; metrics of all members, and `Loss.new`."""
         state.grads.zero_()
         found = [self._group_gradients(state, batch, h, envs, n) for n in range(len(state.params))]
-        return {k: torch.cat([f[k] for f in found]) for k in found[0]}
+        metrics, new = ({k: torch.cat([f[i][k] for f in found]) for k in found[0][i]} for i in (0, 1))
+        return metrics, new
 
     def _group_gradients(
         self, state: State, batch: _Batch, h: Hyperparameters, envs: slice, group: int
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         members = self._groups(len(state.grads))[group]
         params, grads = state.params[group], state.parts[group]
         h = {name: value[members] for name, value in h.items()}
         live = batch.mask[members, :, envs].flatten(1).sum(-1).clamp_min(1)
-        scale = 1.0 / live if self.settings.reduction == "mean" else 1.0
         sums: dict[str, Tensor] = {}
+        new: dict[str, Tensor] = {}
         for chunk in self._chunks(batch.block, envs):
-            terms = self._terms(state, params, batch, members, chunk, h)
-            loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
-            found = torch.autograd.grad((loss * scale).sum(), list(params.values()))
+            loss = self.loss(self._seen(state, params, batch, members, chunk, live), h)
+            found = torch.autograd.grad(loss.total.sum(), list(params.values()))
             for into, grad in zip(grads.values(), found, strict=True):
                 into.add_(grad)
-            sums = {k: sums.get(k, 0.0) + v.detach() for k, v in terms.items()}
-        return {f"loss/{k}": v / live for k, v in sums.items()}
+            sums = {k: sums.get(k, 0.0) + v.detach() for k, v in loss.sums.items()}
+            new = loss.new
+        return {f"loss/{k}": v / live for k, v in sums.items()}, new
 
-    def _terms(
-        self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, h: Hyperparameters
-    ) -> dict[str, Tensor]:  # fmt: skip
-        """The loss terms of some envs of some members, summed over time and envs, [p] each."""
+    def _seen(self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, live: Tensor) -> Seen:
+        """Some envs of some members, through the network as it is now."""
         block, mask = batch.block, batch.mask[members, :, envs]
         observations = block.observations[members, :, envs]
         p, time, b = mask.shape
@@ -222,26 +235,21 @@ class ActorCritic(ABC):
         head, values = head.reshape(p, time + 1, b, -1), values.reshape(p, time + 1, b)
         policy = self.policy.join(head[:, :-1], params.get("free"))
         log_probs = self.policy.log_prob(policy, block.actions[members, :, envs])
-        log_rhos = (log_probs - batch.log_probs[members, :, envs]).detach()
-        targets, advantages = self.targets(
-            log_rhos.movedim(1, 0),
-            batch.discounts[members, :, envs].movedim(1, 0),
-            batch.rewards[members, :, envs].movedim(1, 0),
-            values[:, :-1].detach().movedim(1, 0),
-            values[:, -1].detach(),
-            h,
-            batch.cuts[:, members, envs],
+        return Seen(
+            state=state,
+            members=members,
+            params=params,
+            policy=policy,
+            behaviour=block.policy[members, :, envs],
+            log_probs=log_probs,
+            log_rhos=(log_probs - batch.log_probs[members, :, envs]).detach(),
+            values=values,
+            rewards=batch.rewards[members, :, envs],
+            discounts=batch.discounts[members, :, envs],
+            cuts=batch.cuts[:, members, envs],
+            mask=mask,
+            live=live,
         )
-        targets, advantages = targets.movedim(0, 1), advantages.movedim(0, 1)
-        if self.settings.advantages == "normalise":
-            flat = losses.normalise_advantages(advantages.flatten(1), mask.flatten(1))
-            advantages = flat.view_as(mask)
-        return {
-            "policy": losses.policy_gradient_loss(log_probs, advantages, mask),
-            "value": losses.value_loss(values[:, :-1], targets, mask),
-            "entropy": losses.entropy_bonus(self.policy.entropy(policy), mask),
-            "log_rho": (log_rhos.abs() * mask).flatten(1).sum(-1),
-        }
 
     def _step(self, state: State, h: Hyperparameters, active: Tensor) -> None:
         t = state.tensors
@@ -274,11 +282,68 @@ class ActorCritic(ABC):
         return [slice(i, i + 1) for i in range(members)]
 
     def _chunks(self, block: Trajectory, envs: slice) -> Iterator[slice]:
-        """Envs whose whole unrolls pass through the network at once: all of them where advantages are normalised."""
+        """Envs whose whole unrolls pass through the network at once."""
         time, count = block.observations.shape[1], envs.stop - envs.start
-        frames = None if self.settings.advantages == "normalise" else self.net.frames
+        frames = None if self.whole else self.net.frames
         width = count if frames is None else max(1, frames // time)
         return (slice(i, min(envs.stop, i + width)) for i in range(envs.start, envs.stop, width))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a loss is made from: p members of a cohort and some of their envs.
+
+    Attributes:
+        state: of the whole cohort, for an agent's own tensors.
+        members: which of it these are.
+        params: their parameters, as leaves.
+        policy: [p, T, B, K] as the parameters have it now.
+        behaviour: [p, T, B, K] as it was when it acted.
+        log_probs: [p, T, B] of the actions taken, under `policy`.
+        log_rhos: [p, T, B] log importance ratios, without gradient.
+        values: [p, T+1, B] as the network gives them.
+        rewards: [p, T, B] as the learner is given them.
+        discounts: [p, T, B].
+        cuts: [T, p, B].
+        mask: [p, T, B], 0 for dead transitions.
+        live: [p], how many transitions the whole update learns from.
+    """
+
+    state: State
+    members: slice
+    params: Views
+    policy: Tensor
+    behaviour: Tensor
+    log_probs: Tensor
+    log_rhos: Tensor
+    values: Tensor
+    rewards: Tensor
+    discounts: Tensor
+    cuts: Tensor
+    mask: Tensor
+    live: Tensor
+
+    def backwards(self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any) -> list[Tensor]:
+        """What a function of `agents.returns` makes of these transitions and values: targets, advantages [p, T, B]."""
+        discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values.detach()))
+        found = returns(discounts=discounts, rewards=rewards, values=values[:-1], bootstrap_value=values[-1],
+                        cuts=self.cuts, **given)  # fmt: skip
+        return [x.movedim(0, 1) for x in found]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an agent makes of what was seen.
+
+    Attributes:
+        total: [p], what is minimised: over an update's chunks these add up.
+        sums: [p] each, metrics summed over transitions.
+        new: [p, ...] tensors of the state that are replaced after the step; only where the agent sees the `whole`.
+    """
+
+    total: Tensor
+    sums: dict[str, Tensor]
+    new: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -294,11 +359,13 @@ class _Batch:
     log_probs: Tensor
 
 
-def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A group of tensors as `prefix.name` in the state."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
 
 
-def _part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The group back from the state."""
     return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
 

@@ -7,22 +7,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from agents.actor_critic import ActorCritic
+from agents.actor_critic import Seen
+from agents.policy_gradient import PolicyGradient
 from agents.returns import vtrace
 from agents.types import Hyperparameters
 
 
 @dataclass(frozen=True)
-class Impala(ActorCritic):
+class Impala(PolicyGradient):
     """The agent for one kind of env; see `agents.types.Agent` for the contract."""
 
-    def targets(
-        self, log_rhos: Tensor, discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: Tensor,
-        h: Hyperparameters, cuts: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def targets(self, seen: Seen, h: Hyperparameters) -> list[Tensor]:
         """Equation 1 of the paper."""
         clips = {name: h[name][:, None] for name in ("rho_bar", "c_bar", "pg_rho_bar", "lambda_")}
-        return vtrace(log_rhos, discounts, rewards, values, bootstrap_value, **clips, cuts=cuts)
+        return seen.backwards(vtrace, seen.values, log_rhos=seen.log_rhos.movedim(1, 0), **clips)
 
 
 make = Impala.make

@@ -73,6 +73,9 @@ class Net(Protocol):
     def initial(self, generator: torch.Generator) -> Views:
         """Fresh parameters of one member, without the leading axis."""
 
+    def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The weight and bias whose product with the last features is the value, as views [P, ...]."""
+
     def policy(self, params: Views, x: Tensor) -> Tensor:
         """[P, M, ...] -> distribution parameters [P, M, K]; for acting, without gradients."""
 
@@ -123,6 +126,11 @@ class MLP:
     def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
         """[P, M, inputs] -> [P, M, outputs], [P, M]."""
         return self.policy(params, x), self._stack(params, "value", x)[..., 0]
+
+    def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The first column of the last layer."""
+        last = f"value.{len(self.hidden)}"
+        return views[f"{last}.weight"][..., :1], views[f"{last}.bias"][..., :1]
 
     def _layers(self) -> Iterator[tuple[str, int, int, float]]:
         """Name, inputs, outputs and the initial weight's gain, layer by layer."""
@@ -196,22 +204,34 @@ class Convolutional:
 
     def policy(self, params: Views, x: Tensor) -> Tensor:
         """[1, M, C, H, W] uint8 -> [1, M, outputs]."""
-        (policy,) = self._heads(params, x.squeeze(0), ("policy",))
-        return policy[None]
+        return self._head(params, "policy", self._features(params, x.squeeze(0)))
 
     def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[1, M, C, H, W] uint8 -> [1, M, outputs], [1, M]."""
-        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
-            policy, value = self._heads(params, _channels_last(x.squeeze(0)), ("policy", "value"))
-        return policy.float()[None], value.float().squeeze(-1)[None]
+        """[1, M, C, H, W] uint8 -> [1, M, outputs], [1, M].
 
-    def _heads(self, params: Views, x: Tensor, heads: tuple[str, ...]) -> list[Tensor]:
+        The heads are float32 always: temporal differences are smaller than what bfloat16 leaves of a value.
+        """
+        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
+            features = self._features(params, _channels_last(x.squeeze(0)))
+        features = features.float()
+        return self._head(params, "policy", features), self._head(params, "value", features).squeeze(-1)
+
+    def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
+        """The linear layer on the shared features."""
+        return views["value.weight"], views["value.bias"]
+
+    def _features(self, params: Views, x: Tensor) -> Tensor:
+        """[M, C, H, W] uint8 -> [M, units]."""
         own = {name: p.view(p.shape[1:]) for name, p in params.items()}
         x = x.to(torch.float32).mul_(1 / 255)
         for i, (_, _, stride) in enumerate(self.convolutions):
             x = F.relu(F.conv2d(x, own[f"conv.{i}.weight"], own[f"conv.{i}.bias"], stride))
-        x = F.relu(torch.addmm(own["dense.bias"], x.flatten(1), own["dense.weight"]))
-        return [torch.addmm(own[f"{h}.bias"], x, own[f"{h}.weight"]) for h in heads]
+        return F.relu(torch.addmm(own["dense.bias"], x.flatten(1), own["dense.weight"]))
+
+    def _head(self, params: Views, head: str, features: Tensor) -> Tensor:
+        """[M, units] -> [1, M, ...]."""
+        weight, bias = (params[f"{head}.{kind}"].squeeze(0) for kind in ("weight", "bias"))
+        return torch.addmm(bias, features, weight)[None]
 
 
 SHALLOW = ((16, 8, 4), (32, 4, 2)), 256

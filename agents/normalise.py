@@ -92,3 +92,62 @@ def update_return_scale(
 def return_scale(state: Moments, epsilon: float = 1e-8) -> Tensor:
     """Return `[P]`, float32: the discounted return's standard deviation, by which rewards are divided."""
     return (mean_and_variance(state)[1] + epsilon).sqrt()
+
+
+def init_popart(members: int, device: torch.device | str = "cpu") -> Moments:
+    """PopArt's `shift` 0, `second_moment` 1 and `scale` 1 of the value targets, each `[P]`, float64.
+
+    A network that predicts n stands for the value scale n + shift, and is trained on (target - shift) / scale.
+    """
+    ones = torch.ones(members, dtype=torch.float64, device=device)
+    return {"shift": torch.zeros_like(ones), "second_moment": ones, "scale": ones.clone()}
+
+
+def popart_update(
+    state: Moments, targets: Tensor, mask: Tensor, *, rate: Tensor | float, low: float = 1e-2, high: float = 1e6
+) -> Moments:
+    """Move the statistics towards a batch of n live targets G (van Hasselt et al. 2016, arXiv 1602.07714).
+
+        shift <- shift + w (mean G - shift),    second_moment <- second_moment + w (mean G^2 - second_moment)
+        scale <- sqrt(second_moment - shift^2) within [low, high],    w = min(1, n rate)
+
+    So `rate` is per target, not per batch: the same data in more and smaller batches count as much.
+
+    Args:
+        state: from `init_popart`.
+        targets: `[P, ...]`, unnormalised.
+        mask: as `targets`, false for samples to leave out, whatever they hold.
+        rate: `[P]` or a number.
+        low: least scale.
+        high: greatest scale.
+
+    Returns:
+        The new state; a member all of whose samples are left out keeps its old one bit for bit.
+    """
+    live = mask.bool().flatten(1)
+    samples = torch.where(live, targets.detach().flatten(1).double(), 0.0).contiguous()
+    count = live.sum(-1)
+    n, weight = count.clamp_min(1), (count.double() * rate).clamp_max(1.0)
+    shift = state["shift"] + weight * (samples.sum(-1) / n - state["shift"])
+    second = state["second_moment"] + weight * (samples.square().sum(-1) / n - state["second_moment"])
+    scale = (second - shift.square()).clamp(low**2, high**2).sqrt()
+    new = {"shift": shift, "second_moment": second, "scale": scale}
+    return {name: torch.where(count > 0, new[name], state[name]) for name in state}
+
+
+@torch.no_grad()
+def popart_preserve(weight: Tensor, bias: Tensor, old: Moments, new: Moments) -> None:
+    """Change a value head in place, so that scale (x w + b) + shift is what it was before the statistics changed.
+
+        w <- w scale / scale',    b <- (scale b + shift - shift') / scale'
+
+    Args:
+        weight: `[P, ...]`, w: of the value's column only, for others are not to move.
+        bias: `[P, ...]`, b, likewise.
+        old: the state before `popart_update`.
+        new: the state after it.
+    """
+    ratio, moved = old["scale"] / new["scale"], (old["shift"] - new["shift"]) / new["scale"]
+    inner = (-1, *(1,) * (bias.ndim - 1))
+    weight.mul_(ratio.view(-1, *(1,) * (weight.ndim - 1)))
+    bias.copy_(bias * ratio.view(inner) + moved.view(inner))

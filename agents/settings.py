@@ -53,9 +53,6 @@ class ActorCritic(Network):
     Attributes:
         rewards: what the learner is given: `clip` to [-1, 1], `normalise` by the running standard deviation of the
             discounted return, `none`, or `auto`: clip for images, normalise for vectors. Fitness is always raw.
-        advantages: `normalise` to zero mean and unit variance over what an update learns from, or `raw`.
-        reduction: `sum` (the papers) or `mean` of the losses over what an update learns from; with sums a learning
-            rate belongs to a block size.
         optimiser: `rmsprop` (TensorFlow's form, epsilon inside the root) or `adam`.
         unroll_mode: `budget`: every update learns from a block of `block_length` steps, in which `unroll_length`
             places the cuts. `exact`: the member updates every `unroll_length` steps.
@@ -74,8 +71,6 @@ class ActorCritic(Network):
     """
 
     rewards: Literal["auto", "clip", "normalise", "none"] = "auto"
-    advantages: Literal["normalise", "raw"] = "raw"
-    reduction: Literal["sum", "mean"] = "sum"
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     unroll_mode: Literal["budget", "exact"] = "budget"
     block_length: int | None = None
@@ -93,7 +88,21 @@ class ActorCritic(Network):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Impala(ActorCritic):
+class PolicyGradient(ActorCritic):
+    """What the agents share that follow a policy gradient.
+
+    Attributes:
+        advantages: `normalise` to zero mean and unit variance over what an update learns from, or `raw`.
+        reduction: `sum` (the papers) or `mean` of the losses over what an update learns from; with sums a learning
+            rate belongs to a block size.
+    """
+
+    advantages: Literal["normalise", "raw"] = "raw"
+    reduction: Literal["sum", "mean"] = "sum"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impala(PolicyGradient):
     """IMPALA with V-trace (Espeholt et al. 2018, arXiv 1802.01561), section 4 and tables D.1 and G.1.
 
     Attributes:
@@ -114,7 +123,7 @@ class Impala(ActorCritic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class A3C(ActorCritic):
+class A3C(PolicyGradient):
     """A3C, or A2C in one process (Mnih et al. 2016, arXiv 1602.01783), section 4 and supplement 8.
 
     `unroll_length` is the paper's t_max, after which the member updates.
@@ -126,8 +135,42 @@ class A3C(ActorCritic):
     unroll_length: int = live(5, low=1, integer=True)
 
 
-AgentSettings = Impala | A3C
-AGENTS: dict[str, type[AgentSettings]] = {"impala": Impala, "a3c": A3C}
+@dataclass(frozen=True, kw_only=True)
+class VMPO(ActorCritic):
+    """V-MPO (Song et al. 2019, arXiv 1909.12238), sections 3 and 4, tables 1 to 3 and appendix C.
+
+    Its losses are means. The paper trains without an entropy term and without a clip of gradients.
+
+    Attributes:
+        temperature: eta that a member starts from.
+        alpha: multiplier of the constraints on the divergence that a member starts from.
+        target_period: learning steps between two copies of the online network into the target network, which acts.
+        eps_temperature: bound (nats) on how far the weights of the better half may be from uniform.
+        eps_kl: bound on KL(target || online) of a categorical policy (nats).
+        eps_mean: bound on the part of a Gaussian's divergence that its mean makes.
+        eps_covariance: bound on the part that its covariance makes.
+        popart_rate: weight of one value target in PopArt's statistics.
+    """
+
+    name: Literal["vmpo"] = "vmpo"
+    std: Literal["free", "softplus"] = "softplus"
+    optimiser: Literal["rmsprop", "adam"] = "adam"
+    temperature: float = 1.0
+    alpha: float = 1.0
+    learning_rate: float = live(1e-4, low=0.0)
+    entropy_cost: float = live(0.0, low=0.0)
+    value_cost: float = live(1.0, low=0.0)
+    max_grad_norm: float = live(1e6, low=0.0)
+    target_period: int = live(10, low=1, integer=True)
+    eps_temperature: float = live(0.1, low=0.0)
+    eps_kl: float = live(0.005, low=0.0)
+    eps_mean: float = live(0.0075, low=0.0)
+    eps_covariance: float = live(1e-5, low=0.0)
+    popart_rate: float = live(1e-4, low=0.0, high=1.0)
+
+
+AgentSettings = Impala | A3C | VMPO
+AGENTS: dict[str, type[AgentSettings]] = {"impala": Impala, "a3c": A3C, "vmpo": VMPO}
 
 
 def live_hyperparameters(settings: AgentSettings | type[AgentSettings]) -> dict[str, Any]:

@@ -28,12 +28,14 @@ class State:
         tensors: everything that learns, by name, with the leading axis P: weights, optimiser moments and step counts,
             normaliser statistics. One member's snapshot is its row of every tensor.
         params: views into `tensors["params"]`, one set per group of members that pass through the network together.
+        acting: views into the parameters that act, which are the same or, for instance, a target network's.
         grads: scratch, [P, D].
         parts: views into `grads`, as `params` is into the weights.
     """
 
     tensors: dict[str, Tensor]
     params: tuple[Views, ...]
+    acting: tuple[Views, ...]
     grads: Tensor
     parts: tuple[Views, ...]
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from agents import a3c, impala
+from agents import a3c, impala, vmpo
 from agents.actor_critic import ActorCritic
 from agents.distributions import Categorical
 from agents.networks import Convolutional
@@ -23,7 +23,7 @@ TAKEN = {
 IMAGE = (2, 12, 12)
 
 
-MADE = {"impala": impala.Impala, "a3c": a3c.A3C}
+MADE = {"impala": impala.Impala, "a3c": a3c.A3C, "vmpo": vmpo.VMPO}
 
 
 def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> ActorCritic:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributions import Categorical, Normal
+from torch.distributions import Categorical, Normal, kl_divergence
 
 from agents import actor_critic as module
 from agents.distributions import Gaussian
@@ -33,7 +33,9 @@ class Literal:
         self.shapes = [views[name][slot].shape for name in self.names]
         self.first = np.concatenate([views[name][slot].double().numpy().ravel() for name in self.names])
         self.params, self.gradients = self.first, []
+        self.stepped_to = self.first
         self.seen, self.returns, self.running = [], [], None
+        self.shift, self.second = 0.0, 1.0  # of PopArt
 
     def learn(self, block, h):
         """All passes over a block of one member; `h` holds plain numbers."""
@@ -47,7 +49,10 @@ class Literal:
                 gradient, self.log_rho = self.gradient(block, rewards, h, part)
                 log_rhos.append(self.log_rho)
                 self.gradients.append(gradient)
-                self.params = self.stepped(h)
+                stepped = self.stepped(h)
+                self.params, self.stepped_to = self.params + stepped - self.stepped_to, stepped
+                if self.settings.name == "vmpo":
+                    self.adjust(h)
         live = ~block.dead[0]
         self.seen += list(block.observations[0, :-1][live].double().flatten(1).numpy())
 
@@ -76,7 +81,7 @@ class Literal:
             leaves[name] = torch.tensor(self.params[at : at + size].reshape(shape), requires_grad=True)
             at += size
         loss, count, log_rho = self.loss(block, rewards, h, leaves, envs)
-        loss = loss / count if self.settings.reduction == "mean" else loss
+        loss = loss / count if getattr(self.settings, "reduction", None) == "mean" else loss
         loss.backward()
         flat = np.concatenate([leaf.grad.numpy().ravel() for leaf in leaves.values()])
         return flat * min(1.0, h["max_grad_norm"] / np.linalg.norm(flat)), log_rho
@@ -97,20 +102,23 @@ class Literal:
         for b in envs:
             column = range(time)
             over = block.over[0, :, b].tolist()
-            a3c = self.settings.name == "a3c"  # on-policy by decree
-            clips = dict.fromkeys(("rho_bar", "c_bar", "pg_rho_bar"), 1.0) if a3c else h
+            decreed = self.settings.name != "impala"  # on-policy
+            clips = dict.fromkeys(("rho_bar", "c_bar", "pg_rho_bar"), 1.0) if decreed else h
             vs, advantage = oracles.vtrace_in_pieces(
-                np.array([0.0 if a3c else log_rho[t, b] for t in column]),
+                np.array([0.0 if decreed else log_rho[t, b] for t in column]),
                 np.array([0.0 if block.terminated[0, t, b] else h["gamma"] for t in column]),
                 rewards[:, b],
-                np.array([values[t, b].item() for t in column]),
-                values[time, b].item(),
+                np.array([self.unnormalised(values[t, b].item()) for t in column]),
+                self.unnormalised(values[time, b].item()),
                 cuts=[over[t] or (t + 1) % h["unroll_length"] == 0 for t in column],
                 rho_bar=clips["rho_bar"], c_bar=clips["c_bar"], pg_rho_bar=clips["pg_rho_bar"], lambda_=h["lambda_"],
             )  # fmt: skip
             for t in column:
                 targets[t, b], advantages[t, b] = vs[t], advantage[t]
         live = [(t, b) for t in range(time) for b in envs if not block.dead[0, t, b]]
+        if self.settings.name == "vmpo":
+            loss = self.vmpo_loss(h, leaves, live, pi, mu, log_pi, values, targets, advantages)
+            return loss, 1, np.mean([abs(log_rho[i]) for i in live])
         if self.settings.advantages == "normalise":
             chosen = [advantages[i] for i in live]
             advantages = {i: (advantages[i] - np.mean(chosen)) / np.std(chosen) for i in live}
@@ -120,6 +128,55 @@ class Literal:
             loss = loss + h["value_cost"] * 0.5 * (targets[i] - values[i]) ** 2
             loss = loss - h["entropy_cost"] * pi[i].entropy().sum()
         return loss, len(live), np.mean([abs(log_rho[i]) for i in live])
+
+    @property
+    def scale(self):
+        return np.sqrt(np.clip(self.second - self.shift**2, 1e-4, 1e12))
+
+    def unnormalised(self, value):
+        """A value in units of return: V-MPO's network speaks in PopArt's."""
+        return self.scale * value + self.shift
+
+    def vmpo_loss(self, h, leaves, live, pi, mu, log_pi, values, targets, advantages):
+        """Sections 3.1 and 4.1 and appendix C of V-MPO."""
+        n, eta = len(live), leaves["temperature"][0]
+        better = sorted(live, key=lambda i: -advantages[i])[: n // 2]
+        weights = [torch.exp(advantages[i] / eta) for i in better]
+        loss = eta * h["eps_temperature"] + eta * torch.log(sum(weights) / len(better))
+        for i, weight in zip(better, weights, strict=True):
+            loss = loss - (weight / sum(weights)).detach() * log_pi[i]
+        for i in live:
+            error = values[i] - (targets[i] - self.shift) / self.scale
+            loss = loss + (h["value_cost"] * 0.5 * error**2 - h["entropy_cost"] * pi[i].entropy().sum()) / n
+            if isinstance(pi[i], Categorical):
+                parts = {"alpha": (h["eps_kl"], kl_divergence(mu[i], pi[i]))}
+            else:
+                mean, covariance = Normal(pi[i].loc, mu[i].scale), Normal(mu[i].loc, pi[i].scale)
+                parts = {
+                    "alpha_mean": (h["eps_mean"], kl_divergence(mu[i], mean).sum()),
+                    "alpha_covariance": (h["eps_covariance"], kl_divergence(mu[i], covariance).sum()),
+                }
+            for name, (eps, kl) in parts.items():
+                loss = loss + (leaves[name][0] * (eps - kl.detach()) + leaves[name][0].detach() * kl) / n
+        self.targets = [targets[i] for i in live]
+        return loss
+
+    def adjust(self, h):
+        """Multipliers stay positive; PopArt's statistics move, and what the value head says does not."""
+        scale, shift = self.scale, self.shift
+        weight = min(1.0, len(self.targets) * h["popart_rate"])
+        self.shift += weight * (np.mean(self.targets) - self.shift)
+        self.second += weight * (np.mean(np.square(self.targets)) - self.second)
+        at = 0
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            own = self.params[at : at + math.prod(shape)].reshape(shape)
+            at += math.prod(shape)
+            if name == "temperature" or name.startswith("alpha"):
+                own[...] = np.maximum(own, 1e-8)
+            elif name in ("value.2.weight", "value.weight"):
+                own[..., 0] *= scale / self.scale
+            elif name in ("value.2.bias", "value.bias"):
+                own[..., 0] = (scale * own[..., 0] + shift - self.shift) / self.scale
 
     def forward(self, leaves, observation):
         """Head [A] and value of one observation."""
@@ -209,7 +266,14 @@ A3C = [
     ("squash", {"optimiser": "adam", "reduction": "mean"}, {"unroll_length": 8}),
     ("image", {"advantages": "normalise"}, {"lambda_": 0.95}),
 ]
-CASES = [("impala", *case) for case in LITERAL] + [("a3c", *case) for case in A3C]
+VMPO = [
+    ("categorical", {}, {"popart_rate": 0.01}),
+    ("clip", {"std": "free"}, {"unroll_length": 3, "popart_rate": 1e-3}),
+    ("squash", {}, {"popart_rate": 1.0, "lambda_": 0.9, "eps_covariance": 0.1, "entropy_cost": 0.1}),
+    ("image", {"alpha": 0.1}, {"eps_kl": 1.0, "eps_temperature": 1.0}),
+    ("clip", {"minibatches": 2, "temperature": 0.01}, {"max_grad_norm": 0.5}),
+]
+CASES = [(name, *case) for name, cases in (("impala", LITERAL), ("a3c", A3C), ("vmpo", VMPO)) for case in cases]
 
 
 @pytest.mark.parametrize(("name", "kind", "settings", "values"), CASES)
@@ -387,6 +451,9 @@ MIXED = {
         ("clip", 5, {"minibatches": 2}),
         ("clip", 3, {"name": "a3c"}),
         ("squash", 5, {"name": "a3c"}),
+        ("categorical", 5, {"name": "vmpo"}),
+        ("clip", 3, {"name": "vmpo"}),
+        ("image", 4, {"name": "vmpo", "minibatches": 3}),
     ],
     ids=str,
 )
@@ -432,9 +499,10 @@ def test_the_unroll_length_is_measured_from_the_cuts_that_the_loss_consumed(monk
 
 
 OTHER = {
-    "learning_rate": 1e-3, "entropy_cost": 0.1, "unroll_length": 3, "value_cost": 1.0, "gamma": 0.9, "lambda_": 0.5,
+    "learning_rate": 1e-3, "entropy_cost": 0.1, "unroll_length": 3, "value_cost": 0.7, "gamma": 0.9, "lambda_": 0.5,
     "rho_bar": 0.7, "c_bar": 0.7, "pg_rho_bar": 0.7, "max_grad_norm": 0.1, "passes": 2, "max_log_rho": 9.0,
-    "rmsprop_decay": 0.9, "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1,
+    "rmsprop_decay": 0.9, "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1, "target_period": 1, "eps_temperature": 1.0,
+    "eps_kl": 1.0, "eps_mean": 1.0, "eps_covariance": 1.0, "popart_rate": 0.1,
 }  # fmt: skip
 
 
@@ -443,7 +511,8 @@ EVERY = [(agent, name) for agent in AGENTS for name in live_hyperparameters(AGEN
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_every_live_hyperparameter_acts_and_on_its_own_member_alone(kind, name):
-    learner = agent(name=kind, optimiser="adam" if name == "adam_epsilon" else "rmsprop")
+    actions = "clip" if name in ("eps_mean", "eps_covariance") else "categorical"
+    learner = agent(actions, kind, optimiser="adam" if name == "adam_epsilon" else "rmsprop")
     data, same = block(learner, [0, 1]), {"max_grad_norm": 0.5}
     if name == "max_log_rho":
         same |= {"passes": 2, name: 0.1}
@@ -451,7 +520,7 @@ def test_every_live_hyperparameter_acts_and_on_its_own_member_alone(kind, name):
     default = live_hyperparameters(learner.settings)[name]
     h = live(learner, 2, **{**same, name: [OTHER[name], same.get(name, default)]})
     found, learned = learnt(learner, [0, 1], data, h)
-    assert "params" in differences(found, 0, base, 0)
+    assert ("target" if name == "target_period" else "params") in differences(found, 0, base, 0)
     assert differences(found, 1, base, 1) == []
     assert learned.consumed[name][0] == h[name][0]
 

@@ -1,10 +1,16 @@
-"""Running statistics against numpy over all the data at once."""
+"""Running statistics against numpy over all the data at once; PopArt against rlax."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from agents import normalise
+from tests import oracles
+
+POPART = json.loads((Path(__file__).parent / "golden" / "rlax_popart.json").read_text())["cases"]
 
 
 def blocks(members, *shape, seed=0):
@@ -132,3 +138,135 @@ def test_return_scale_alone_equals_its_slot_bit_for_bit():
 
 def test_return_scale_starts_at_one():
     torch.testing.assert_close(normalise.return_scale(normalise.init_return_scale(3, 2)), torch.ones(3))
+
+
+def targets_of(members, seed=0):
+    """Batches of value targets on several scales, with masks."""
+    g = torch.Generator().manual_seed(seed)
+    for size, centre, spread in ((1, 0.0, 1.0), (7, 50.0, 0.01), (40, -3.0, 40.0), (33, 1e4, 5.0)):
+        x = centre + spread * torch.randn(members, size, generator=g)
+        yield x, torch.rand(members, size, generator=g) < 0.7
+
+
+def adapted(data, members, rate):
+    state = normalise.init_popart(members)
+    for x, mask in data:
+        state = normalise.popart_update(state, x, mask, rate=rate)
+    return state
+
+
+@pytest.mark.parametrize("case", POPART)
+def test_popart_agrees_with_rlax(case):
+    bounds = {name: case[name] for name in ("rate", "low", "high")}
+    weight, bias = (torch.tensor([case[name]], dtype=torch.float64) for name in ("weight", "bias"))
+    state = normalise.init_popart(1)
+    for step in case["steps"]:
+        targets, old = torch.tensor([step["targets"]], dtype=torch.float64), state
+        state = normalise.popart_update(old, targets, torch.ones_like(targets), **bounds)
+        normalise.popart_preserve(weight, bias, old, state)
+        for name, value in {**state, "weight": weight, "bias": bias}.items():
+            np.testing.assert_allclose(value[0], step[name], rtol=1e-8, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.01, 0.2])
+def test_popart_agrees_with_a_loop(rate):
+    rates, members = rate * torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64), 3
+    got = adapted(targets_of(members), members, rates)
+    for p in range(members):
+        shift, second, scale = 0.0, 1.0, 1.0
+        for x, mask in targets_of(members):
+            live = x[p][mask[p]].double().tolist()
+            if live:
+                options = {"rate": rates[p].item(), "low": 1e-2, "high": 1e6}
+                shift, second, scale = oracles.popart(shift, second, live, **options)
+        for name, value in (("shift", shift), ("second_moment", second), ("scale", scale)):
+            assert got[name][p].item() == pytest.approx(value, rel=1e-7)
+
+
+def test_popart_bounds_the_scale():
+    state, mask = normalise.init_popart(1), torch.ones(1, 4)
+    far = torch.tensor([[-1e9, 1e9, -1e9, 1e9]])
+    assert normalise.popart_update(state, far, mask, rate=0.25)["scale"].item() == pytest.approx(1e6)
+    assert normalise.popart_update(state, 0 * far, mask, rate=1.0)["scale"].item() == pytest.approx(1e-2)
+    assert normalise.popart_update(state, 0 * far, mask, rate=1.0, low=0.5)["scale"].item() == 0.5
+    assert normalise.popart_update(state, far, mask, rate=1.0, high=3.0)["scale"].item() == 3.0
+
+
+@pytest.mark.parametrize("width", [1, 8])
+def test_popart_leaves_outputs_where_they_were(width):
+    """In float32, into views of a flat buffer as in a network; columns beside the value's stay untouched."""
+    g = torch.Generator().manual_seed(0)
+    flat = torch.randn(3, 17 * width, generator=g)
+    before, members = flat.clone(), 3
+    weight, bias = (x.detach().requires_grad_() for x in (flat[:, : 16 * width], flat[:, 16 * width :]))
+    weight, bias = weight.view(3, 16, width), bias.view(3, 1, width)
+    x = torch.randn(3, 9, 16, generator=g)
+    old = adapted(targets_of(members, seed=1), members, 1e-3)
+
+    def outputs(state):
+        predicted = torch.baddbmm(bias, x, weight)[..., 0].double()
+        return predicted * state["scale"][:, None] + state["shift"][:, None]
+
+    expected = outputs(old).detach()
+    for targets, mask in targets_of(members, seed=2):
+        mask[1] = False
+        new = normalise.popart_update(old, targets, mask, rate=1e-3)
+        normalise.popart_preserve(weight[..., :1], bias[..., :1], old, new)
+        torch.testing.assert_close(outputs(new).detach(), expected, rtol=1e-5, atol=1e-4)
+        old = new
+    beside = slice(1, None)
+    for now, then in (
+        (flat[:, : 16 * width], before[:, : 16 * width]),
+        (flat[:, 16 * width :], before[:, 16 * width :]),
+    ):
+        assert torch.equal(now.view(3, -1, width)[..., beside], then.view(3, -1, width)[..., beside])
+        assert not torch.equal(now[0], then[0])
+        assert torch.equal(now[1], then[1])
+
+
+def test_popart_of_what_is_masked():
+    old = adapted(targets_of(2, seed=1), 2, 0.01)
+    (x, mask), *_ = list(targets_of(2))[2:]
+    mask[1] = False
+    poisoned = torch.where(mask, x, float("nan"))
+    options = {"rate": 0.01, "high": 1.0}  # the second member's scale is greater, and stays
+    one, two = (normalise.popart_update(old, y, m, **options) for y, m in ((x, mask), (poisoned, mask.float())))
+    for key in old:
+        assert torch.equal(one[key], two[key])
+        assert torch.equal(one[key][1], old[key][1])
+        assert one[key][0] != old[key][0]
+
+
+def test_popart_counts_targets_not_batches():
+    """To first order in the rate, the same targets in one batch or in many move the statistics alike."""
+    x = torch.randn(2, 600, generator=torch.Generator().manual_seed(0)) + 5
+    pieces = [(part, torch.ones_like(part)) for part in x.split(6, 1)]
+    one = adapted([(x, torch.ones_like(x))], 2, 1e-5)
+    torch.testing.assert_close(adapted(pieces, 2, 1e-5)["shift"], one["shift"], rtol=5e-3, atol=0)
+    everything = adapted([(x, torch.ones_like(x))], 2, 1.0)
+    torch.testing.assert_close(everything["shift"], x.double().mean(1))
+    torch.testing.assert_close(everything["scale"], x.double().std(1, correction=0))
+
+
+def test_popart_holds_targets_constant():
+    targets = torch.randn(2, 5, requires_grad=True)
+    state = normalise.popart_update(normalise.init_popart(2), targets, torch.ones(2, 5), rate=0.1)
+    assert not any(x.requires_grad for x in state.values())
+
+
+@pytest.mark.parametrize("members", [1, 2, 4, 8])
+def test_popart_of_a_member_alone_equals_its_slot_bit_for_bit(members):
+    rates, data = torch.logspace(-4, -1, 8), list(targets_of(8))
+    weight, bias = torch.randn(8, 24, 1), torch.randn(8, 1, 1)
+
+    def all_of(slots):
+        state = adapted([(x[slots], mask[slots]) for x, mask in data], len(rates[slots]), rates[slots])
+        head = weight[slots].clone(), bias[slots].clone()
+        normalise.popart_preserve(*head, normalise.init_popart(len(rates[slots])), state)
+        return *state.values(), *head
+
+    whole = all_of(slice(None))
+    for start in range(0, 8, members):
+        slots = slice(start, start + members)
+        for x, y in zip(whole, all_of(slots), strict=True):
+            assert torch.equal(x[slots], y)

@@ -1,4 +1,4 @@
-"""V-trace against the paper transcribed, rlax's answers, and the identities it must satisfy."""
+"""Return targets against the papers transcribed, rlax's answers, and the identities that they must satisfy."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from agents.returns import effective_unroll, unroll_cuts, vtrace
+from agents.losses import policy_gradient_loss
+from agents.returns import effective_unroll, gae, n_step_returns, unroll_cuts, vtrace
 from tests import oracles
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "rlax_vtrace.json").read_text())
+FOLDER = Path(__file__).parent / "golden"
+GOLDEN = json.loads((FOLDER / "rlax_vtrace.json").read_text())
+LEAKY, GAE, N_STEP = (
+    json.loads((FOLDER / f"rlax_{x}.json").read_text())["cases"] for x in ("leaky_vtrace", "gae", "n_step")
+)
 NAMES = ("log_rhos", "discounts", "rewards", "values", "bootstrap_value")
 
 
@@ -32,8 +37,16 @@ def problem(time, *batch, seed=0):
     )
 
 
+def some_cuts(time, *batch, seed=0):
+    return torch.rand(time, *batch, generator=torch.Generator().manual_seed(seed)) < 0.25
+
+
+def read(case, *names):
+    return [torch.tensor(case[name], dtype=torch.bool if name == "cuts" else torch.float64) for name in names]
+
+
 def close(actual, expected, tolerance=1e-12):
-    torch.testing.assert_close(actual, torch.as_tensor(expected), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=actual.dtype), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -45,10 +58,11 @@ def test_agrees_with_rlax(case):
     close(advantages, torch.tensor(case["pg_advantages"], dtype=torch.float64))
 
 
-def test_golden_inputs_cross_every_bar():
-    ratios = np.exp(np.concatenate([case["log_rhos"] for case in GOLDEN]))
+@pytest.mark.parametrize("cases", [GOLDEN, LEAKY])
+def test_golden_inputs_cross_every_bar(cases):
+    ratios = np.exp(np.concatenate([case["log_rhos"] for case in cases]))
     assert ratios.min() < 0.5 < 4.0 < ratios.max()
-    assert any(0.0 in case["discounts"][:-1] for case in GOLDEN)
+    assert any(0.0 in case["discounts"][:-1] for case in cases)
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 5)])
@@ -212,3 +226,144 @@ def test_effective_unroll_is_measured():
     assert effective_unroll(unroll_cuts(torch.tensor([64]), 20)).tolist() == [20]
     drawn = torch.tensor([[c == "|" for c in row] for row in ["..|...|.|", "|.......|", ".........", "|||||||||"]]).T
     assert effective_unroll(drawn).tolist() == [4, 8, 9, 1]
+
+
+@pytest.mark.parametrize("case", LEAKY)
+def test_vtrace_with_cuts_and_without_bars_agrees_with_rlax(case):
+    """Leaky V-trace with alpha 0 is V-trace whose bars are all infinite; a step with lambda 0 is a cut."""
+    bars = {"rho_bar": case["rho_bar"], "c_bar": 1.0, "pg_rho_bar": case["pg_rho_bar"]}
+    if case["alpha"] == 0:
+        bars = dict.fromkeys(bars, float("inf"))
+    (cuts,) = read(case, "cuts")
+    vs, advantages = vtrace(*read(case, *NAMES), lambda_=case["lambda_"], cuts=cuts, **bars)
+    close(vs, case["vs"], 1e-9)
+    close(advantages, case["pg_advantages"], 1e-9)
+
+
+@pytest.mark.parametrize("case", GAE)
+def test_gae_agrees_with_rlax(case):
+    *inputs, cuts = read(case, *NAMES[1:], "cuts")
+    targets, advantages = gae(*inputs, lambda_=case["lambda_"], cuts=cuts)
+    close(targets, case["targets"])
+    close(advantages, case["advantages"])
+
+
+@pytest.mark.parametrize("case", N_STEP)
+def test_n_step_returns_agree_with_rlax(case):
+    discounts, rewards, bootstraps = read(case, "discounts", "rewards", "bootstraps")
+    if "returns" in case:
+        close(n_step_returns(discounts, rewards, bootstraps, *read(case, "cuts")), case["returns"])
+        return
+    time, n = len(rewards), case["n"]
+    for start in range(time):  # rlax's window slides: cut where the one from `start` ends
+        cuts = torch.arange(time) == start + n - 1
+        close(n_step_returns(discounts, rewards, bootstraps, cuts)[start], case["sliding"][start])
+
+
+def test_golden_tracks_have_terminals_and_cuts():
+    for cases in (LEAKY, GAE, N_STEP):
+        steps = [x for case in cases if "cuts" in case for x in zip(case["discounts"], case["cuts"], strict=True)]
+        assert {(discount > 0, cut) for discount, cut in steps} == {
+            (a, b) for a in (True, False) for b in (True, False)
+        }
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 5)])
+@pytest.mark.parametrize("time", [1, 2, 9])
+@pytest.mark.parametrize("lambda_", [1.0, 0.9, 0.0])
+def test_gae_and_n_step_returns_agree_with_the_papers(batch, time, lambda_):
+    _, *inputs = problem(time, *batch)
+    cuts = some_cuts(time, *batch)
+    discounts, rewards, values, bootstrap = inputs
+    following = torch.cat([values[1:], bootstrap[None]])
+    targets, advantages = gae(*inputs, lambda_=lambda_, cuts=cuts)
+    returns = n_step_returns(discounts, rewards, following, cuts)
+    for i in np.ndindex(batch):
+        at = (slice(None), *i)
+        d, r, v, c, f = (x[at].numpy() for x in (discounts, rewards, values, cuts, following))
+        literal = oracles.gae(d, r, v, bootstrap[i].item(), lambda_=lambda_, cuts=c)
+        close(targets[at], literal[0])
+        close(advantages[at], literal[1])
+        close(returns[at], oracles.n_step_returns(d, r, f, c))
+
+
+@pytest.mark.parametrize("lambda_", [1.0, 0.9, 0.0])
+def test_gae_is_vtrace_on_policy(lambda_):
+    log_rhos, *inputs = problem(12, 3, 4)
+    cuts = some_cuts(12, 3)
+    targets, advantages = gae(*inputs, lambda_=lambda_, cuts=cuts)
+    on_policy = vtrace(torch.zeros_like(log_rhos), *inputs, lambda_=lambda_, cuts=cuts)
+    assert torch.equal(targets, on_policy[0])
+    close(advantages, on_policy[1])
+    log_probs = torch.zeros(12, 3, 4, dtype=torch.float64, requires_grad=True)
+    grads = [
+        torch.autograd.grad(policy_gradient_loss(log_probs, a, torch.ones_like(a)).sum(), log_probs)[0]
+        for a in (advantages, on_policy[1])
+    ]
+    close(*grads)
+
+
+def test_lambda_one_is_the_n_step_return_up_to_the_next_cut():
+    _, discounts, rewards, values, bootstrap = problem(20, 3, 4)
+    cuts = unroll_cuts(torch.tensor([20, 5, 7]), 20)
+    targets, _ = gae(discounts, rewards, values, bootstrap, cuts=cuts)
+    following = torch.cat([values[1:], bootstrap[None]])
+    close(targets, n_step_returns(discounts, rewards, following, cuts))
+    close(gae(discounts, rewards, values, bootstrap, lambda_=0.0)[0], rewards + discounts * following)
+
+
+def test_a_time_limit_bootstraps_and_a_terminal_does_not():
+    """Both cut the trace; only the value of the final observation tells them apart."""
+    _, discounts, rewards, values, bootstrap = problem(6)
+    discounts = torch.full_like(discounts, 0.9)
+    cuts = torch.arange(6) == 2
+    for discount in (0.9, 0.0):
+        discounts[2] = discount
+        targets, advantages = gae(discounts, rewards, values, bootstrap, lambda_=0.8, cuts=cuts)
+        close(targets[2], rewards[2] + discount * values[3])
+        close(targets[1], values[1] + advantages[1])
+        close(advantages[1], rewards[1] + 0.9 * values[2] - values[1] + 0.9 * 0.8 * (targets[2] - values[2]))
+        later = gae(discounts, rewards + 5.0 * (torch.arange(6) > 2), values, bootstrap, lambda_=0.8, cuts=cuts)
+        assert torch.equal(later[0][:3], targets[:3])
+
+
+def test_only_bootstraps_at_cuts_and_the_end_are_read():
+    _, discounts, rewards, values, _ = problem(9, 4)
+    cuts = some_cuts(9, 4)
+    cuts[-1] = False
+    read = cuts.clone()
+    read[-1] = True
+    poisoned = torch.where(read, values, float("nan"))
+    expected = n_step_returns(discounts, rewards, values, cuts)
+    assert torch.equal(n_step_returns(discounts, rewards, poisoned, cuts), expected)
+
+
+def test_n_step_returns_of_cells():
+    """Discounts and cuts of a step hold for all its trailing axes."""
+    _, discounts, rewards, values, _ = problem(9, 2, 3, 4, 5)
+    discounts, cuts = discounts[..., 0, 0], some_cuts(9, 2, 3)
+    together = n_step_returns(discounts[..., None, None], rewards, values, cuts)
+    for y, x in np.ndindex(4, 5):
+        alone = n_step_returns(discounts, rewards[..., y, x], values[..., y, x], cuts)
+        assert torch.equal(together[..., y, x], alone)
+
+
+def test_no_gradient_leaves_gae_and_n_step_returns():
+    _, *inputs = (x.requires_grad_() for x in problem(5, 2))
+    for x in gae(*inputs, lambda_=torch.tensor(0.9, requires_grad=True)):
+        assert not x.requires_grad
+    assert not n_step_returns(*inputs[:3], some_cuts(5, 2)).requires_grad
+
+
+@pytest.mark.parametrize("members", [1, 2, 4])
+@pytest.mark.parametrize("envs", [1, 3, 8])
+def test_gae_of_a_member_alone_equals_its_slot_bit_for_bit(members, envs):
+    _, *inputs = (x.float() for x in problem(20, 4, envs))
+    cuts, lambda_ = unroll_cuts(torch.tensor([20, 5, 7, 1]), 20), torch.tensor([1.0, 0.95, 0.9, 0.0])[:, None]
+    whole = *gae(*inputs, lambda_=lambda_, cuts=cuts), n_step_returns(*inputs[:3], cuts)
+    for start in range(0, 4, members):
+        slots = slice(start, start + members)
+        part = [x[:, slots] for x in inputs[:3]]
+        alone = gae(*part, inputs[3][slots], lambda_=lambda_[slots], cuts=cuts[:, slots])
+        for x, y in zip(whole, (*alone, n_step_returns(*part, cuts[:, slots])), strict=True):
+            assert torch.equal(x[:, slots], y)

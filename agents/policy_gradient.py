@@ -1,0 +1,45 @@
+"""The loss of the agents that follow a policy gradient: policy, value and entropy terms, summed as in the papers.
+
+An agent of this kind says what the return targets are.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from agents import losses
+from agents.actor_critic import ActorCritic, Loss, Seen
+from agents.settings import PolicyGradient as Settings
+from agents.types import Hyperparameters
+
+
+@dataclass(frozen=True)
+class PolicyGradient(ActorCritic):
+    """The algorithm for one kind of env; see `agents.types.Agent` for the contract."""
+
+    settings: Settings
+
+    @abstractmethod
+    def targets(self, seen: Seen, h: Hyperparameters) -> list[Tensor]:
+        """Value targets and advantages, both [p, T, B]."""
+
+    @property
+    def whole(self) -> bool:
+        """Normalised advantages need all of them."""
+        return self.settings.advantages == "normalise"
+
+    def loss(self, seen: Seen, h: Hyperparameters) -> Loss:
+        """-sum A log pi + value_cost / 2 sum (v - V)^2 - entropy_cost sum H."""
+        mask = seen.mask
+        targets, advantages = self.targets(seen, h)
+        if self.settings.advantages == "normalise":
+            advantages = losses.normalise_advantages(advantages.flatten(1), mask.flatten(1)).view_as(mask)
+        terms = {
+            "policy": losses.policy_gradient_loss(seen.log_probs, advantages, mask),
+            "value": losses.value_loss(seen.values[:, :-1], targets, mask),
+            "entropy": losses.entropy_bonus(self.policy.entropy(seen.policy), mask),
+            "log_rho": (seen.log_rhos.abs() * mask).flatten(1).sum(-1),
+        }
+        loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
+        return Loss(loss / seen.live if self.settings.reduction == "mean" else loss, terms)

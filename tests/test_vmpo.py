@@ -1,0 +1,75 @@
+"""V-MPO: who acts, what holds the policy back, and what PopArt must not move. Its update: test_actor_critic.py."""
+
+import pytest
+import torch
+
+from tests.blocks import agent, block, changed, fresh, live
+
+torch.set_num_threads(1)  # as in every worker
+
+
+def acted(learner, state, data):
+    """The block as the members' acting policies would have acted."""
+    members, time, envs = data.rewards.shape
+    noise = learner.noise([torch.Generator().manual_seed(m) for m in range(members)], time, envs)
+    steps = [learner.act(state, data.observations[:, t], noise[t]) for t in range(time)]
+    actions, policy = (torch.stack(parts, 1) for parts in zip(*steps, strict=True))
+    return changed(data, actions=actions, policy=policy)
+
+
+def test_the_target_network_acts_and_follows_each_member_in_its_own_period():
+    learner, members = agent(name="vmpo"), [0, 1]
+    state, h = fresh(learner, members), live(learner, 2, target_period=[2, 3], learning_rate=0.01)
+    data = block(learner, members)
+    equal = []
+    for _ in range(6):
+        learner.learn(state, data, h)
+        equal.append([torch.equal(state.tensors["target"][m], state.tensors["params"][m]) for m in members])
+        acts = learner.act(state, data.observations[:, 0], None)[1]
+        state.tensors["params"].add_(1.0)  # what is not the target's has no say
+        assert torch.equal(learner.act(state, data.observations[:, 0], None)[1], acts)
+        state.tensors["params"].sub_(1.0)
+    assert equal == [[False, False], [True, False], [False, True], [True, False], [False, False], [True, True]]
+
+
+@pytest.mark.parametrize("kind", ["categorical", "clip"])
+def test_the_divergence_is_between_target_and_online(kind):
+    """With the online policy on both sides it would be zero for ever, and there would be no constraint."""
+    learner = agent(kind, "vmpo", observations="raw")
+    state, h = fresh(learner, [0]), live(learner, 1, learning_rate=0.01, target_period=100)
+    data = acted(learner, state, block(learner, [0]))
+    names = ["loss/kl"] if kind == "categorical" else ["loss/kl_mean", "loss/kl_covariance"]
+    before, after = (learner.learn(state, data, h).metrics for _ in range(2))
+    for name in names:
+        assert before[name].item() == pytest.approx(0, abs=1e-6)
+        assert after[name].item() > 1e-6
+
+
+@pytest.mark.parametrize(("bound", "rises"), [(1e-7, True), (10.0, False)])
+def test_a_multiplier_rises_where_its_bound_is_broken_and_falls_where_it_is_kept(bound, rises):
+    learner = agent("categorical", "vmpo")
+    state, h = fresh(learner, [0]), live(learner, 1, eps_kl=bound, learning_rate=0.01)
+    learner.learn(state, block(learner, [0]), h)
+    alpha = learner.layout.views(state.tensors["params"])["alpha"][0, 0].item()
+    assert (alpha > 1.0) == rises
+    assert alpha != 1.0
+
+
+@pytest.mark.parametrize("kind", ["categorical", "image"])
+def test_popart_does_not_move_what_the_value_head_says(kind):
+    learner = agent(kind, "vmpo", rewards="none")
+    state, h = fresh(learner, [0, 1]), live(learner, 2, learning_rate=0.0, popart_rate=1.0)
+    data = block(learner, [0, 1])
+    data = changed(data, rewards=100.0 * data.rewards + 7.0)
+
+    def values():
+        said = [
+            learner.net.both(params, data.observations[group].flatten(1, 2))[1]
+            for params, group in zip(state.params, learner._groups(2), strict=True)
+        ]
+        return state.tensors["popart.scale"][:, None] * torch.cat(said) + state.tensors["popart.shift"][:, None]
+
+    before = values()
+    learner.learn(state, data, h)
+    assert (state.tensors["popart.scale"] > 10).all()
+    torch.testing.assert_close(values(), before, rtol=1e-4, atol=1e-4)
