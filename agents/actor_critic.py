@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Self
 
@@ -24,7 +24,7 @@ from agents.distributions import Distribution, distribution
 from agents.networks import Layout, Net, network
 from agents.returns import effective_unroll, unroll_cuts
 from agents.settings import ActorCritic as Settings
-from agents.types import Hyperparameters, Learned, State, Trajectory, Views
+from agents.types import Acted, Hyperparameters, Inputs, Learned, State, Trajectory, Views
 
 REWARD_CLIP = 10.0  # of normalised rewards
 OBSERVATION_CLIP = 10.0  # of normalised observations
@@ -53,7 +53,7 @@ class ActorCritic(ABC):
         shape = observation_space.shape
         image = observation_space.dtype == "uint8" and len(shape) == 3
         policy = distribution(action_space, settings)
-        return cls(settings, shape, image, network(settings, shape, policy.size, image), policy)
+        return cls(settings, shape, image, network(settings, shape, policy, image), policy)
 
     @property
     @abstractmethod
@@ -123,16 +123,24 @@ class ActorCritic(ABC):
         shape = (time, envs, *self.policy.noise_shape)
         return torch.stack([self.policy.draw_noise(g, shape) for g in generators], 1)
 
+    def begin(self, members: int, envs: int) -> tuple[Tensor, Tensor]:
+        """No last action, and nothing remembered."""
+        return self.policy.nothing(members, envs), torch.zeros(members, envs, self.net.memory)
+
     @torch.no_grad()
-    def act(self, state: State, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Actions [P, B, ...] and policy parameters [P, B, K]; without noise, the mode."""
-        x = self._inputs(state, observations)
-        heads = [
-            self.policy.join(self.net.policy(params, x[g]), params.get("free"))
-            for params, g in zip(state.acting, self._groups(len(x)), strict=True)
+    def act(self, state: State, inputs: Inputs, memory: Tensor, noise: Tensor | None) -> Acted:
+        """Act at one step; without noise, by the policy's mode."""
+        inputs = self._shown(state, inputs)
+        found = [
+            self.net.step(params, inputs[group], memory[group])
+            for params, group in zip(state.acting, self._groups(len(memory)), strict=True)
         ]
-        policy = heads[0] if len(heads) == 1 else torch.cat(heads)
-        return (self.policy.mode(policy) if noise is None else self.policy.sample(policy, noise)), policy
+        heads, memories = zip(*found, strict=True)
+        policy = torch.cat(
+            [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]
+        )
+        actions = self.policy.mode(policy) if noise is None else self.policy.sample(policy, noise)
+        return Acted(actions, policy, torch.cat(memories))
 
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
         """`passes` times `minibatches` updates from one block, in place; then observations' statistics take it in.
@@ -229,10 +237,8 @@ class ActorCritic(ABC):
     def _seen(self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, live: Tensor) -> Seen:
         """Some envs of some members, through the network as it is now."""
         block, mask = batch.block, batch.mask[members, :, envs]
-        observations = block.observations[members, :, envs]
-        p, time, b = mask.shape
-        head, values = self.net.both(params, self._inputs(state, observations.flatten(1, 2), members))
-        head, values = head.reshape(p, time + 1, b, -1), values.reshape(p, time + 1, b)
+        inputs = self._shown(state, block.inputs(members, envs), members)
+        head, values = self.net.unroll(params, inputs, block.memory[members, envs])
         policy = self.policy.join(head[:, :-1], params.get("free"))
         log_probs = self.policy.log_prob(policy, block.actions[members, :, envs])
         return Seen(
@@ -265,15 +271,16 @@ class ActorCritic(ABC):
                 decay=h["rmsprop_decay"], epsilon=h["rmsprop_epsilon"], active=active,
             )  # fmt: skip
 
-    def _inputs(self, state: State, observations: Tensor, members: slice = slice(None)) -> Tensor:
-        """Observations [P, M, ...] as the network reads them."""
+    def _shown(self, state: State, inputs: Inputs, members: slice = slice(None)) -> Inputs:
+        """Inputs [P, ...] with observations as the network reads them: vectors flat and normalised."""
         if self.image:
-            return observations
-        x = observations.flatten(2)
-        if not self.normalises:
-            return x
-        shift, scale = state.tensors["shift"][members, None], state.tensors["scale"][members, None]
-        return (x - shift).mul_(scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
+            return inputs
+        steps = inputs.first.ndim
+        x = inputs.observations.flatten(steps)
+        if self.normalises:
+            shift, scale = (state.tensors[k][members].view(len(x), *(1,) * (steps - 1), -1) for k in ("shift", "scale"))
+            x = (x - shift).mul_(scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
+        return replace(inputs, observations=x)
 
     def _groups(self, members: int) -> list[slice]:
         """Members that pass through the network together: all, or one by one where the network works in chunks."""

@@ -46,6 +46,15 @@ class Categorical:
         """Trailing axes of one action's noise."""
         return (self.size,)
 
+    @property
+    def told(self) -> int:
+        """How many numbers tell a network of an action: one-hot."""
+        return self.size
+
+    def nothing(self, *shape: int) -> Tensor:
+        """Actions before the first one, `[*shape]`."""
+        return torch.zeros(shape, dtype=torch.int64)
+
     def join(self, head: Tensor, free: Tensor | None = None) -> Tensor:
         """`params` are the network's output."""
         return head
@@ -111,6 +120,15 @@ class Gaussian:
     def noise_shape(self) -> tuple[int, ...]:
         """Trailing axes of one action's noise."""
         return (self.actions,)
+
+    @property
+    def told(self) -> int:
+        """How many numbers tell a network of an action."""
+        return self.actions
+
+    def nothing(self, *shape: int) -> Tensor:
+        """Actions before the first one, `[*shape, A]`."""
+        return torch.zeros(*shape, self.actions)
 
     def join(self, head: Tensor, free: Tensor | None = None) -> Tensor:
         """`params` `[P, ..., 2A]` from means and log standard deviations `[P, A]`, or from the network alone.

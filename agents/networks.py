@@ -3,7 +3,8 @@
 `Layout` gives every parameter a place, padded to 16 floats. A network is a frozen value with pure functions of those
 views; it is initialised per member from the member's own generator. Dense layers run as one batched matrix product
 over all members. Convolutions run member by member, which is faster on a CPU than grouped convolution, in chunks that
-fit the cache.
+fit the cache. `MLP` has separate stacks for policy and value; `Shared` puts both on one torso, with an LSTM between
+them if wanted.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
 from torch import Tensor
 
+from agents.distributions import Distribution
 from agents.settings import Network
-from agents.types import Views
+from agents.types import Inputs, Views
 
 PAD = 16  # floats; a vector register's width, so that no member's row shares one with its neighbour
 COLUMNS = 8  # a matrix has a multiple of these, lest the place in a batch decide how a product is summed
@@ -56,6 +58,7 @@ class Net(Protocol):
         layout: its parameters.
         frames: how many observations the learner should put through at a time; None for all. With a number, members
             pass one by one, so P is 1 below.
+        memory: H, floats that it remembers per env from step to step.
     """
 
     @property
@@ -67,6 +70,10 @@ class Net(Protocol):
         """Observations per pass."""
 
     @property
+    def memory(self) -> int:
+        """H."""
+
+    @property
     def size(self) -> int:
         """How many numbers a member learns, padding not counted."""
 
@@ -76,11 +83,11 @@ class Net(Protocol):
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
         """The weight and bias whose product with the last features is the value, as views [P, ...]."""
 
-    def policy(self, params: Views, x: Tensor) -> Tensor:
-        """[P, M, ...] -> distribution parameters [P, M, K]; for acting, without gradients."""
+    def step(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs [P, B, ...], memory [P, B, H] -> distribution parameters [P, B, K], memory; without gradients."""
 
-    def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[P, M, ...] -> distribution parameters [P, M, K] and values [P, M]."""
+    def unroll(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs [P, T+1, B, ...], memory [P, B, H] -> distribution parameters [P, T+1, B, K], values [P, T+1, B]."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,11 @@ class MLP:
     def frames(self) -> None:
         """Whole blocks at once."""
         return
+
+    @property
+    def memory(self) -> int:
+        """Nothing is remembered."""
+        return 0
 
     @property
     def layout(self) -> Layout:
@@ -115,9 +127,18 @@ class MLP:
         """Fresh parameters of one member."""
         params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
         for name, fan_in, fan_out, gain in self._layers():
-            weight = torch.nn.init.orthogonal_(torch.empty(fan_in, fan_out), gain, generator=generator)
-            params[f"{name}.weight"][:fan_in, :fan_out] = weight
+            params[f"{name}.weight"][:fan_in, :fan_out] = _orthogonal((fan_in, fan_out), generator, gain)
         return params
+
+    def step(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the observations alone."""
+        return self.policy(params, inputs.observations.flatten(2)), memory
+
+    def unroll(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """All steps at once."""
+        steps = inputs.first.shape
+        head, values = self.both(params, inputs.observations.flatten(3).flatten(1, 2))
+        return head.view(*steps, -1), values.view(steps)
 
     def policy(self, params: Views, x: Tensor) -> Tensor:
         """[P, M, inputs] -> [P, M, outputs]."""
@@ -148,98 +169,290 @@ class MLP:
         return x
 
 
+class Torso(Protocol):
+    """What turns observations into features, for a network whose policy and value share them.
+
+    Attributes:
+        units: how many features.
+        frames: as `Net.frames`.
+        shapes: its parameters, without the leading axis.
+    """
+
+    @property
+    def units(self) -> int:
+        """Features."""
+
+    @property
+    def frames(self) -> int | None:
+        """Observations per pass."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Its parameters."""
+
+    @property
+    def size(self) -> int:
+        """How many numbers a member learns, padding not counted."""
+
+    def initial(self, generator: torch.Generator) -> Views:
+        """Fresh parameters of one member."""
+
+    def features(self, params: Views, x: Tensor, *, learning: bool) -> Tensor:
+        """[P, M, *shape] -> [P, M, units], float32."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Tanh layers (orthogonal initialisation, gain sqrt 2) for vectors."""
+
+    inputs: int
+    hidden: tuple[int, ...]
+
+    @property
+    def units(self) -> int:
+        """The last layer, padded."""
+        return _padded(self.hidden[-1], COLUMNS) if self.hidden else self.inputs
+
+    @property
+    def frames(self) -> None:
+        """Whole blocks at once."""
+        return
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Weights [in, out] and biases [1, out], padded as those of MLP."""
+        found: dict[str, tuple[int, ...]] = {}
+        for i, (fan_in, fan_out) in enumerate(pairwise([self.inputs, *self.hidden])):
+            rows, columns = fan_in if i == 0 else _padded(fan_in, COLUMNS), _padded(fan_out, COLUMNS)
+            found |= {f"torso.{i}.weight": (rows, columns), f"torso.{i}.bias": (1, columns)}
+        return found
+
+    @property
+    def size(self) -> int:
+        """How many numbers a member learns, padding not counted."""
+        return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise([self.inputs, *self.hidden]))
+
+    def initial(self, generator: torch.Generator) -> Views:
+        """Fresh parameters of one member."""
+        params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
+        for i, (fan_in, fan_out) in enumerate(pairwise([self.inputs, *self.hidden])):
+            params[f"torso.{i}.weight"][:fan_in, :fan_out] = _orthogonal((fan_in, fan_out), generator)
+        return params
+
+    def features(self, params: Views, x: Tensor, *, learning: bool) -> Tensor:
+        """[P, M, *shape] -> [P, M, units]."""
+        x = x.flatten(2)
+        for i in range(len(self.hidden)):
+            x = torch.tanh(torch.baddbmm(params[f"torso.{i}.bias"], x, params[f"torso.{i}.weight"]))
+        return x
+
+
 @dataclass(frozen=True)
 class Convolutional:
-    """Convolutions, one dense layer, then linear policy and value heads on the shared features.
+    """Images through plain convolutions, or IMPALA's residual sections, and one dense layer; for one member at a time.
 
     Attributes:
         image: (channels, height, width) of an observation.
-        convolutions: (channels out, kernel, stride) of each layer.
+        convolutions: (channels out, kernel, stride) of each layer; none with `sections`.
+        sections: channels of each residual section (Espeholt et al. 2018, figure 3): convolution 3x3, max-pooling
+            3x3/2, and twice x + conv(relu(conv(relu(x)))).
         units: width of the dense layer.
-        outputs: K.
         precision: arithmetic of the learner's pass; acting is always float32.
     """
 
     image: tuple[int, int, int]
     convolutions: tuple[tuple[int, int, int], ...]
     units: int
-    outputs: int
     precision: torch.dtype
+    sections: tuple[int, ...] = ()
     frames: int = 96
 
     @property
-    def layout(self) -> Layout:
-        """Convolutions [out, in, k, k], dense weights [in, out]."""
-        shapes: dict[str, tuple[int, ...]] = {}
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Convolutions [out, in, k, k], dense weight [in, out]."""
+        found: dict[str, tuple[int, ...]] = {}
         channels, height, width = self.image
         for i, (out, kernel, stride) in enumerate(self.convolutions):
-            shapes[f"conv.{i}.weight"] = (out, channels, kernel, kernel)
-            shapes[f"conv.{i}.bias"] = (out,)
-            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-            channels = out
+            found |= {f"conv.{i}.weight": (out, channels, kernel, kernel), f"conv.{i}.bias": (out,)}
+            height, width, channels = (height - kernel) // stride + 1, (width - kernel) // stride + 1, out
+        for i, out in enumerate(self.sections):
+            for name, fan_in in ((f"section.{i}", channels), *((f"section.{i}.{j}", out) for j in range(4))):
+                found |= {f"{name}.weight": (out, fan_in, 3, 3), f"{name}.bias": (out,)}
+            height, width, channels = (height + 1) // 2, (width + 1) // 2, out
         flat = channels * height * width
-        for name, fan_in, fan_out in (
-            ("dense", flat, self.units), ("policy", self.units, self.outputs), ("value", self.units, 1)
-        ):  # fmt: skip
-            shapes[f"{name}.weight"] = (fan_in, fan_out)
-            shapes[f"{name}.bias"] = (fan_out,)
-        return Layout(shapes)
+        return found | {"dense.weight": (flat, self.units), "dense.bias": (self.units,)}
 
     @property
     def size(self) -> int:
         """How many numbers a member learns."""
-        return sum(math.prod(shape) for shape in self.layout.shapes.values())
+        return sum(math.prod(shape) for shape in self.shapes.values())
 
     def initial(self, generator: torch.Generator) -> Views:
-        """Fresh parameters of one member: orthogonal, gain sqrt 2; policy 0.01, value 1."""
-        gains = {"policy": 0.01, "value": 1.0}
-        params = {}
-        for name, shape in self.layout.shapes.items():
-            if name.endswith("bias"):
-                params[name] = torch.zeros(shape)
-            else:
-                gain = gains.get(name.split(".")[0], math.sqrt(2))
-                params[name] = torch.nn.init.orthogonal_(torch.empty(shape), gain, generator=generator)
+        """Fresh parameters of one member: orthogonal, gain sqrt 2."""
+        return {
+            name: torch.zeros(shape) if name.endswith("bias") else _orthogonal(shape, generator)
+            for name, shape in self.shapes.items()
+        }
+
+    def features(self, params: Views, x: Tensor, *, learning: bool) -> Tensor:
+        """[1, M, C, H, W] uint8 -> [1, M, units]."""
+        own = {name: params[name].squeeze(0) for name in self.shapes}
+        low = learning and self.precision != torch.float32
+        with torch.autocast(x.device.type, self.precision, enabled=low):
+            x = (_channels_last(x.squeeze(0)) if learning else x.squeeze(0)).to(torch.float32).mul_(1 / 255)
+            for i, (_, _, stride) in enumerate(self.convolutions):
+                x = F.relu(F.conv2d(x, own[f"conv.{i}.weight"], own[f"conv.{i}.bias"], stride))
+            for i in range(len(self.sections)):
+                x = self._section(own, f"section.{i}", x)
+            x = F.relu(x) if self.sections else x
+            x = F.relu(torch.addmm(own["dense.bias"], x.flatten(1), own["dense.weight"]))
+        return x.float()[None]
+
+    def _section(self, own: Views, name: str, x: Tensor) -> Tensor:
+        def convolved(name: str, x: Tensor) -> Tensor:
+            return F.conv2d(x, own[f"{name}.weight"], own[f"{name}.bias"], padding=1)
+
+        x = F.max_pool2d(convolved(name, x), 3, 2, padding=1)
+        for j in (0, 2):
+            x = x + convolved(f"{name}.{j + 1}", F.relu(convolved(f"{name}.{j}", F.relu(x))))
+        return x
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Linear policy and value heads on shared features; between them, if `core` is not 0, an LSTM.
+
+    Heads and core are float32 always: temporal differences are smaller than what bfloat16 leaves of a value.
+
+    Attributes:
+        torso: observations to features.
+        outputs: K.
+        core: units of the LSTM (Hochreiter & Schmidhuber 1997, with a forget gate whose bias starts at 1); 0 for none.
+        fed_back: numbers of the last action, one-hot if it is an index, that are joined to the features, with the last
+            reward clipped to [-1, 1]; 0 for neither.
+    """
+
+    torso: Torso
+    outputs: int
+    core: int = 0
+    fed_back: int = 0
+
+    @property
+    def frames(self) -> int | None:
+        """The torso's."""
+        return self.torso.frames
+
+    @property
+    def memory(self) -> int:
+        """The core's output and its cell."""
+        return 2 * _padded(self.core, COLUMNS)
+
+    @property
+    def layout(self) -> Layout:
+        """The torso's, then weights [in, out] and biases [1, out], whose widths are rounded up to COLUMNS."""
+        features, width = self._features, _padded(self.core, COLUMNS)
+        core = {"core.input": (features, 4 * width), "core.hidden": (width, 4 * width), "core.bias": (1, 4 * width)}
+        heads: dict[str, tuple[int, ...]] = {}
+        for name, outputs in (("policy", self.outputs), ("value", 1)):
+            columns = _padded(outputs, COLUMNS)
+            heads |= {f"{name}.weight": (width or features, columns), f"{name}.bias": (1, columns)}
+        return Layout({**self.torso.shapes, **(core if self.core else {}), **heads})
+
+    @property
+    def size(self) -> int:
+        """How many numbers a member learns, padding not counted."""
+        core = 4 * self.core * (self._features + self.core + 1)
+        return self.torso.size + core + ((self.core or self._features) + 1) * (self.outputs + 1)
+
+    @property
+    def _features(self) -> int:
+        return self.torso.units + (self.fed_back + 1 if self.fed_back else 0)
+
+    def initial(self, generator: torch.Generator) -> Views:
+        """Fresh parameters of one member: orthogonal; the core's gain is 1, the policy's 0.01, the value's 1."""
+        params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
+        params |= self.torso.initial(generator)
+        if self.core:
+            width = _padded(self.core, COLUMNS)
+            for gate in range(4):
+                own = slice(gate * width, gate * width + self.core)
+                params["core.input"][:, own] = _orthogonal((self._features, self.core), generator, 1.0)
+                params["core.hidden"][: self.core, own] = _orthogonal((self.core, self.core), generator, 1.0)
+            params["core.bias"][:, width : width + self.core] = 1.0
+        rows = self.core or self._features
+        for name, outputs, gain in (("policy", self.outputs, 0.01), ("value", 1, 1.0)):
+            params[f"{name}.weight"][:rows, :outputs] = _orthogonal((rows, outputs), generator, gain)
         return params
 
-    def policy(self, params: Views, x: Tensor) -> Tensor:
-        """[1, M, C, H, W] uint8 -> [1, M, outputs]."""
-        return self._head(params, "policy", self._features(params, x.squeeze(0)))
-
-    def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[1, M, C, H, W] uint8 -> [1, M, outputs], [1, M].
-
-        The heads are float32 always: temporal differences are smaller than what bfloat16 leaves of a value.
-        """
-        with torch.autocast(x.device.type, self.precision, enabled=self.precision != torch.float32):
-            features = self._features(params, _channels_last(x.squeeze(0)))
-        features = features.float()
-        return self._head(params, "policy", features), self._head(params, "value", features).squeeze(-1)
-
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
-        """The linear layer on the shared features."""
-        return views["value.weight"], views["value.bias"]
+        """The value's column."""
+        return views["value.weight"][..., :1], views["value.bias"][..., :1]
 
-    def _features(self, params: Views, x: Tensor) -> Tensor:
-        """[M, C, H, W] uint8 -> [M, units]."""
-        own = {name: p.view(p.shape[1:]) for name, p in params.items()}
-        x = x.to(torch.float32).mul_(1 / 255)
-        for i, (_, _, stride) in enumerate(self.convolutions):
-            x = F.relu(F.conv2d(x, own[f"conv.{i}.weight"], own[f"conv.{i}.bias"], stride))
-        return F.relu(torch.addmm(own["dense.bias"], x.flatten(1), own["dense.weight"]))
+    def step(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the torso, the core and the policy."""
+        x = self._joined(params, inputs, learning=False)
+        if self.core:
+            x = torch.baddbmm(params["core.bias"], x, params["core.input"])
+            memory = self._remembered(params, x, memory, inputs.first)
+            x = memory[..., : memory.shape[-1] // 2]
+        return self._head(params, "policy", x)[..., : self.outputs], memory
 
-    def _head(self, params: Views, head: str, features: Tensor) -> Tensor:
-        """[M, units] -> [1, M, ...]."""
-        weight, bias = (params[f"{head}.{kind}"].squeeze(0) for kind in ("weight", "bias"))
-        return torch.addmm(bias, features, weight)[None]
+    def unroll(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """All steps through the torso at once, then one by one through the core."""
+        p, steps, envs = inputs.first.shape
+        flat = Inputs(*(x.flatten(1, 2) for x in (inputs.observations, inputs.actions, inputs.rewards, inputs.first)))
+        x = self._joined(params, flat, learning=True)
+        if self.core:
+            x = torch.baddbmm(params["core.bias"], x, params["core.input"]).view(p, steps, envs, -1)
+            remembered = []
+            for t in range(steps):
+                memory = self._remembered(params, x[:, t], memory, inputs.first[:, t])
+                remembered.append(memory[..., : memory.shape[-1] // 2])
+            x = torch.stack(remembered, 1).flatten(1, 2)
+        head, values = self._head(params, "policy", x), self._head(params, "value", x)
+        return head[..., : self.outputs].view(p, steps, envs, -1), values[..., 0].view(p, steps, envs)
+
+    def _joined(self, params: Views, inputs: Inputs, *, learning: bool) -> Tensor:
+        """Features of [P, M, ...], and what is fed back."""
+        x = self.torso.features(params, inputs.observations, learning=learning)
+        if not self.fed_back:
+            return x
+        indices = not inputs.actions.is_floating_point()
+        last = F.one_hot(inputs.actions, self.fed_back).to(x.dtype) if indices else inputs.actions
+        told = torch.cat([last, inputs.rewards.clamp(-1.0, 1.0)[..., None]], -1)
+        return torch.cat([x, told.masked_fill(inputs.first[..., None], 0.0)], -1)
+
+    def _remembered(self, params: Views, x: Tensor, memory: Tensor, first: Tensor) -> Tensor:
+        """The LSTM's equations; x [P, B, 4 x width] holds what the inputs contribute to the gates.
+
+        The logistic function is written with tanh, whose kernels agree with themselves bit for bit in every place of a
+        tensor.
+        """
+        output, cell = memory.masked_fill(first[..., None], 0.0).chunk(2, -1)
+        enter, forget, leave, new = (x + torch.bmm(output, params["core.hidden"])).chunk(4, -1)
+        enter, forget, leave = (0.5 * torch.tanh(0.5 * gate) + 0.5 for gate in (enter, forget, leave))
+        cell = forget * cell + enter * torch.tanh(new)
+        return torch.cat([leave * torch.tanh(cell), cell], -1)
+
+    def _head(self, params: Views, name: str, x: Tensor) -> Tensor:
+        return torch.baddbmm(params[f"{name}.bias"], x, params[f"{name}.weight"])
 
 
-SHALLOW = ((16, 8, 4), (32, 4, 2)), 256
-NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512
+def _orthogonal(shape: tuple[int, ...], generator: torch.Generator, gain: float = math.sqrt(2)) -> Tensor:
+    return torch.nn.init.orthogonal_(torch.empty(shape), gain, generator=generator)
 
 
-def network(settings: Network, shape: tuple[int, ...], outputs: int, image: bool) -> Net:
-    """The network that the settings name for observations of `shape`.
+Shape = tuple[tuple[tuple[int, int, int], ...], int, tuple[int, ...]]
+TORSOS: dict[str, Shape] = {
+    "shallow": (((16, 8, 4), (32, 4, 2)), 256, ()),
+    "nature": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512, ()),
+    "deep": ((), 256, (16, 32, 32)),
+}
+"""Convolutions, dense units and residual sections of the networks for images."""
+
+
+def network(settings: Network, shape: tuple[int, ...], policy: Distribution, image: bool) -> Net:
+    """The network that the settings name, for observations of `shape` and the policy's parameters.
 
     Raises:
         ValueError: a network for images on vectors, or the other way round; or images that are too small for it.
@@ -249,12 +462,16 @@ def network(settings: Network, shape: tuple[int, ...], outputs: int, image: bool
         kind = "shallow" if image else "mlp"
     if image != (kind != "mlp"):
         what = "images" if image else "vectors"
-        right = "shallow or nature" if image else "mlp"
+        right = "shallow, nature or deep" if image else "mlp"
         raise ValueError(f"agent.network={kind} cannot read observations that are {what}: use {right}")
+    core = settings.core_units if settings.core == "lstm" else 0
+    fed_back = policy.told if settings.feed_back else 0
     if kind == "mlp":
-        return MLP(math.prod(shape), settings.hidden, outputs)
-    convolutions, units = SHALLOW if kind == "shallow" else NATURE
+        if core or fed_back:
+            return Shared(Dense(math.prod(shape), settings.hidden), policy.size, core, fed_back)
+        return MLP(math.prod(shape), settings.hidden, policy.size)
     channels, height, width = shape
+    convolutions, units, sections = TORSOS[kind]
     least = 1
     for _, kernel, stride in reversed(convolutions):
         least = (least - 1) * stride + kernel
@@ -262,7 +479,8 @@ def network(settings: Network, shape: tuple[int, ...], outputs: int, image: bool
         raise ValueError(
             f"agent.network={kind} reads images of at least {least} x {least} pixels, not {height} x {width}"
         )
-    return Convolutional((channels, height, width), convolutions, units, outputs, _precision(settings.precision))
+    torso = Convolutional((channels, height, width), convolutions, units, _precision(settings.precision), sections)
+    return Shared(torso, policy.size, core, fed_back)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -24,8 +24,12 @@ class Network:
     Attributes:
         network: `auto` takes `mlp` for vectors and `shallow` for images. `shallow` is IMPALA's feed-forward net for
             Atari (conv 16@8x8/4, conv 32@4x4/2, 256 units), `nature` the DQN net (32@8x8/4, 64@4x4/2, 64@3x3/1, 512
-            units), `mlp` two separate stacks of `hidden` tanh units for policy and value.
+            units), `deep` IMPALA's residual net (15 convolutions, 256 units), `mlp` two separate stacks of `hidden`
+            tanh units for policy and value, or a shared one below a core or fed-back inputs.
         hidden: widths of the hidden layers of `mlp`.
+        core: `lstm` puts an LSTM between the features and the policy and value; it forgets where an episode begins.
+        core_units: its width.
+        feed_back: show the network its last action and last reward (clipped to [-1, 1]) too.
         std: a Gaussian policy's standard deviations: `free`, one learned number per action dimension, or `softplus`
             of what the network says about the state.
         log_std: the logarithm of what they start from.
@@ -37,8 +41,11 @@ class Network:
             where the hardware has it (without, it is many times slower).
     """
 
-    network: Literal["auto", "mlp", "shallow", "nature"] = "auto"
+    network: Literal["auto", "mlp", "shallow", "nature", "deep"] = "auto"
     hidden: tuple[int, ...] = (64, 64)
+    core: Literal["none", "lstm"] = "none"
+    core_units: int = 256
+    feed_back: bool = False
     std: Literal["free", "softplus"] = "free"
     log_std: float = -0.5
     actions: Literal["clip", "squash"] = "clip"

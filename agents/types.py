@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -45,6 +45,42 @@ Hyperparameters = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What a policy is shown: at one step [P, B, ...], or in a block [P, T+1, B, ...].
+
+    Attributes:
+        observations: [..., *shape].
+        actions: the last one, as the distribution stores it.
+        rewards: the last one, raw.
+        first: bool; an episode begins here, so there was no last action or reward, and nothing to remember.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    first: Tensor
+
+    def __getitem__(self, where: Any) -> Inputs:
+        """The same part of everything."""
+        return Inputs(self.observations[where], self.actions[where], self.rewards[where], self.first[where])
+
+
+@dataclass(frozen=True)
+class Acted:
+    """What a policy answered at one step.
+
+    Attributes:
+        actions: [P, B, ...] as the distribution stores them.
+        policy: [P, B, K] parameters of the distribution that they were drawn from.
+        memory: [P, B, H] what the network remembers from here on; H is 0 for one that does not.
+    """
+
+    actions: Tensor
+    policy: Tensor
+    memory: Tensor
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """One block of experience of a cohort.
 
@@ -56,6 +92,8 @@ class Trajectory:
         over: [P, T, B] bool; terminated or truncated: the next observation is the episode's last.
         dead: [P, T, B] bool; the env was only being reset here: not a transition.
         policy: [P, T, B, K] parameters of the behaviour policy's distribution.
+        before: [P, B, ...] what the policy was shown at the block's first step.
+        memory: [P, B, H] what the network remembered there.
     """
 
     observations: Tensor
@@ -65,6 +103,17 @@ class Trajectory:
     over: Tensor
     dead: Tensor
     policy: Tensor
+    before: Inputs
+    memory: Tensor
+
+    def inputs(self, members: slice, envs: slice) -> Inputs:
+        """What some members' policies are shown in some of their envs, [p, T+1, B, ...]."""
+        return Inputs(
+            self.observations[members, :, envs],
+            torch.cat([self.before.actions[members, None, envs], self.actions[members, :, envs]], 1),
+            torch.cat([self.before.rewards[members, None, envs], self.rewards[members, :, envs]], 1),
+            torch.cat([self.before.first[members, None, envs], self.dead[members, :, envs]], 1),
+        )
 
 
 @dataclass(frozen=True)
@@ -93,8 +142,11 @@ class Agent(Protocol):
     def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> Tensor:
         """Action noise of a whole block, [T, P, B, ...], each member's from its own generator."""
 
-    def act(self, state: State, observations: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Actions [P, B, ...] and policy parameters [P, B, K] for observations [P, B, ...]; no noise: the mode."""
+    def begin(self, members: int, envs: int) -> tuple[Tensor, Tensor]:
+        """No last action [P, B, ...], and nothing remembered [P, B, H]."""
+
+    def act(self, state: State, inputs: Inputs, memory: Tensor, noise: Tensor | None) -> Acted:
+        """Act at one step; without noise, by the policy's mode."""
 
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
         """Learn from a block, in place."""

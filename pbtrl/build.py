@@ -357,8 +357,10 @@ def describe_env(config: Config) -> str:
 def describe_agent(config: Config) -> str:
     """The agent and its size in a few words."""
     assert config.agent is not None
-    agent = RLBuilder(config).agent
+    agent, kind = RLBuilder(config).agent, config.agent.network
     parameters = agent.net.size + agent.policy.free_size
-    kind = type(agent.net).__name__.lower()
+    if kind == "auto":
+        kind = "shallow" if agent.image else "mlp"
+    core = "" if config.agent.core == "none" else f" with {config.agent.core}"
     unit = config.agent.unroll_mode
-    return f"{config.agent.name}, {kind} of {parameters:,} parameters, blocks of {config.block_length} steps ({unit})"
+    return f"{config.agent.name}, {kind}{core} of {parameters:,} parameters, blocks of {config.block_length} steps ({unit})"

@@ -1,6 +1,6 @@
 """Agents, hyperparameters and blocks of made-up experience, for tests of networks and learners."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ from gymnasium.spaces import Box, Discrete
 from agents import a3c, impala, vmpo
 from agents.actor_critic import ActorCritic
 from agents.distributions import Categorical
-from agents.networks import Convolutional
+from agents.networks import Convolutional, Shared
 from agents.settings import AGENTS, live_hyperparameters
-from agents.types import State, Trajectory
+from agents.types import Inputs, State, Trajectory
 
 SHOWN = Box(-1.0, 1.0, (3,), np.float32)
 TAKEN = {
@@ -30,8 +30,10 @@ def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> A
     """A small agent: an MLP with a `categorical`, `clip` or `squash` policy, or `image`: convolutions in chunks."""
     make, known = MADE[name], AGENTS[name]
     if kind == "image":
-        net = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, 3, torch.float32, frames=17)
-        return make(known(**settings), IMAGE, True, net, Categorical(3))
+        torso = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, torch.float32, frames=17)
+        own = known(**settings)
+        core, fed_back = own.core_units if own.core == "lstm" else 0, 3 if own.feed_back else 0
+        return make(own, IMAGE, True, Shared(torso, 3, core, fed_back), Categorical(3))
     settings = {"hidden": (16, 10), **settings}
     actions = "squash" if kind == "squash" else "clip"
     return make.make(known(actions=actions, **settings), SHOWN, TAKEN[kind])
@@ -64,12 +66,19 @@ def block(agent: ActorCritic, members: list[int], time: int = 8, envs: int = 5, 
 
 def pick(block: Trajectory, members: list[int]) -> Trajectory:
     """Some members of a block, copied."""
-    return Trajectory(**{f.name: getattr(block, f.name)[members].clone() for f in fields(block)})
+    return Trajectory(**{f.name: getattr(block, f.name)[members] for f in fields(block)})
 
 
 def changed(block: Trajectory, **values: Any) -> Trajectory:
     """A copy of a block with other contents."""
-    return Trajectory(**{f.name: values.get(f.name, getattr(block, f.name)).clone() for f in fields(block)})
+    return replace(pick(block, list(range(len(block.rewards)))), **values)
+
+
+def shown(agent: ActorCritic, observations: torch.Tensor) -> tuple[Inputs, torch.Tensor]:
+    """Observations [P, B, ...] as the first of an episode, and nothing remembered."""
+    actions, memory = agent.begin(*observations.shape[:2])
+    first = torch.ones(observations.shape[:2], dtype=torch.bool)
+    return Inputs(observations, actions, torch.zeros(first.shape), first), memory
 
 
 def differences(one: State, slot: int, other: State, other_slot: int) -> list[str]:
@@ -98,8 +107,16 @@ def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
         if t < time:
             flag[:, t, env] = True
     rewards[dead] = 0.0
-    return Trajectory(observations, actions, rewards, terminated, over, dead, policy)
+    first = torch.zeros(1, envs, dtype=torch.bool)
+    first[:, 1:2] = True
+    last = torch.randn(1, envs, generator=g)
+    before = Inputs(observations[:, 0], actions[:, -1], last, first)
+    memory = torch.tanh(torch.randn(1, envs, agent.net.memory, generator=g))
+    return Trajectory(observations, actions, rewards, terminated, over, dead, policy, before, memory)
 
 
-def _stacked(rows: list[Trajectory]) -> Trajectory:
-    return Trajectory(**{f.name: torch.cat([getattr(r, f.name) for r in rows]) for f in fields(Trajectory)})
+def _stacked(rows: list[Any]) -> Any:
+    """Blocks, or what they are made of, side by side along the members' axis."""
+    if isinstance(rows[0], torch.Tensor):
+        return torch.cat(rows)
+    return type(rows[0])(**{f.name: _stacked([getattr(r, f.name) for r in rows]) for f in fields(rows[0])})

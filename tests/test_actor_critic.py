@@ -192,11 +192,11 @@ class Literal:
                     hidden[stack] = torch.tanh(h) if i < 2 else h
             return hidden["policy"][: self.agent.net.outputs], hidden["value"][0]
         x = x[None] / 255
-        for i, (_, _, stride) in enumerate(self.agent.net.convolutions):
+        for i, (_, _, stride) in enumerate(self.agent.net.torso.convolutions):
             x = torch.conv2d(x, leaves[f"conv.{i}.weight"], leaves[f"conv.{i}.bias"], stride).relu()
         x = (x.flatten() @ leaves["dense.weight"] + leaves["dense.bias"]).relu()
-        head, value = (x @ leaves[f"{k}.weight"] + leaves[f"{k}.bias"] for k in ("policy", "value"))
-        return head, value[0]
+        head, value = (x @ leaves[f"{k}.weight"] + leaves[f"{k}.bias"][0] for k in ("policy", "value"))
+        return head[:3], value[0]
 
     def whole(self, head, leaves):
         """The head with the standard deviations that are not, or not yet, in it."""
@@ -304,14 +304,21 @@ def learnt(learner, members, data, h):
     return state, learner.learn(state, data, h)
 
 
+EVERYWHERE = slice(None), slice(None)
+
+
 def on_policy(learner, state, data):
     """The block as the members' own policies would have acted."""
     members, time, envs = data.rewards.shape
     generators = [torch.Generator().manual_seed(m) for m in range(members)]
     noise = learner.noise(generators, time, envs)
-    acted = [learner.act(state, data.observations[:, t], noise[t]) for t in range(time)]
-    actions, policy = (torch.stack(parts, 1) for parts in zip(*acted, strict=True))
-    return changed(data, actions=actions, policy=policy)
+    acted, memory = [], data.memory
+    for t in range(time):
+        acted.append(learner.act(state, data.inputs(*EVERYWHERE)[:, t], memory, noise[t]))
+        memory = acted[t].memory
+        actions, policy = (torch.stack([getattr(a, name) for a in acted], 1) for name in ("actions", "policy"))
+        data = changed(data, actions=torch.cat([actions, data.actions[:, t + 1 :]], 1))
+    return changed(data, policy=policy)
 
 
 @pytest.mark.parametrize("kind", ["categorical", "clip"])
@@ -326,9 +333,9 @@ def test_on_policy_the_gradient_is_a2c_s(kind):
 
     leaves = learner.layout.leaves(before)
     time, envs = data.rewards.shape[1:]
-    head, values = learner.net.both(leaves, data.observations.flatten(1, 2))
-    values = values.view(time + 1, envs)
-    policy = learner.policy.join(head.view(1, time + 1, envs, -1)[:, :-1], leaves.get("free"))
+    head, values = learner.net.unroll(leaves, data.inputs(*EVERYWHERE), data.memory)
+    values = values[0]
+    policy = learner.policy.join(head[:, :-1], leaves.get("free"))
     log_probs = learner.policy.log_prob(policy, data.actions)[0]
     returns = torch.zeros(time, envs)
     for b in range(envs):
@@ -395,8 +402,8 @@ def test_a_truncated_value_is_learned_towards_reward_plus_discounted_value_of_th
     state, data = fresh(learner, [0]), block(learner, [0], time=1, envs=3)
     terminated, over = torch.tensor([[[False, True, False]]]), torch.tensor([[[False, True, True]]])
     data = changed(data, terminated=terminated, over=over, dead=torch.zeros_like(over))
-    _, values = learner.net.both(state.params[0], data.observations.flatten(1, 2))
-    value, following = values.detach().view(2, 3)
+    _, values = learner.net.unroll(state.params[0], data.inputs(*EVERYWHERE), data.memory)
+    value, following = values.detach()[0]
     targets = data.rewards[0, 0] + torch.tensor([0.9, 0.0, 0.9]) * following
     data = on_policy(learner, state, data)
     learned = learner.learn(state, data, live(learner, 1, gamma=0.9))
@@ -454,6 +461,9 @@ MIXED = {
         ("categorical", 5, {"name": "vmpo"}),
         ("clip", 3, {"name": "vmpo"}),
         ("image", 4, {"name": "vmpo", "minibatches": 3}),
+        ("categorical", 5, {"core": "lstm", "core_units": 20, "feed_back": True}),
+        ("clip", 3, {"core": "lstm", "core_units": 9, "minibatches": 2}),
+        ("image", 5, {"core": "lstm", "core_units": 8, "feed_back": True}),
     ],
     ids=str,
 )

@@ -203,7 +203,7 @@ BROKEN = [
     ("agent: {hidden: [64, wide]}", "3:22: agent.hidden.1: must be an integer, not 'wide'"),
     (
         "agent: {network: resnet}",
-        "3:18: agent.network: must be auto, mlp, shallow or nature, not 'resnet'",
+        "3:18: agent.network: must be auto, mlp, shallow, nature or deep, not 'resnet'",
     ),
     (
         "strategy: {exploit: {method: truncate}}",

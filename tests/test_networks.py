@@ -1,4 +1,4 @@
-"""Networks: the layout of the flat buffer, equality with torch.nn, and members that never depend on each other."""
+"""Networks: the layout of the flat buffer, equality with torch.nn, members that never depend on each other, memory."""
 
 import math
 
@@ -7,17 +7,52 @@ import torch
 from torch import nn
 
 from agents import optim
-from agents.networks import MLP, NATURE, PAD, SHALLOW, Convolutional, Layout, network
+from agents.distributions import Categorical, Gaussian
+from agents.networks import MLP, PAD, TORSOS, Convolutional, Dense, Layout, Shared, network
 from agents.settings import Impala
+from agents.types import Inputs
 
 torch.set_num_threads(1)  # as in every worker
 
 MLPS = [MLP(3, (64, 64), 2), MLP(1, (16,), 1), MLP(11, (50, 10), 6), MLP(4, (), 3)]
 ATARI = (4, 84, 84)
-CONVS = {
-    "shallow": Convolutional(ATARI, *SHALLOW, 6, torch.float32),
-    "nature": Convolutional(ATARI, *NATURE, 6, torch.float32),
-}
+SIX = Categorical(6)
+
+
+def convolutional(kind, precision=torch.float32, core=0, fed_back=0):
+    convolutions, units, sections = TORSOS[kind]
+    return Shared(Convolutional(ATARI, convolutions, units, precision, sections), 6, core, fed_back)
+
+
+CONVS = {kind: convolutional(kind) for kind in TORSOS}
+RECURRENT = [
+    Shared(Dense(3, (16,)), 2, core=8, fed_back=4),
+    Shared(Dense(5, (10, 12)), 6, core=20),
+    Shared(Dense(2, ()), 3, core=16, fed_back=3),
+    Shared(Dense(3, (16,)), 2, fed_back=4),
+]
+
+
+def block(net, seeds, steps=6, envs=3, indices=True):
+    """Made-up inputs [P, T, B, ...] in which episodes begin, and memory; what a member sees depends on its seed."""
+    inputs, memories = [], []
+    for g in generators(*seeds):
+        shape, count = (1, steps, envs), net.fed_back or 2
+        index = torch.randint(0, count, shape, generator=g)
+        actions = index if indices else torch.randn(*shape, count, generator=g)
+        first = torch.rand(shape, generator=g) < 0.25
+        seen, rewards = torch.randn(*shape, net.torso.inputs, generator=g), 2 * torch.randn(shape, generator=g)
+        inputs.append(Inputs(seen, actions, rewards, first))
+        memories.append(torch.tanh(torch.randn(1, envs, net.memory, generator=g)))
+    fields = ("observations", "actions", "rewards", "first")
+    return Inputs(*(torch.cat([getattr(i, f) for i in inputs]) for f in fields)), torch.cat(memories)
+
+
+def unrolled(net, leaves, inputs, memory):
+    """What an unroll gives, and the gradients of a nonlinear function of it."""
+    policy, values = net.unroll(leaves, inputs, memory)
+    loss = (policy.square().sum(-1) * values.tanh()).flatten(1).sum(-1)
+    return policy.detach(), values.detach(), torch.autograd.grad(loss.sum(), leaves.values())
 
 
 def generators(*seeds):
@@ -36,9 +71,25 @@ def stacked(net, seeds):
     return flat, net.layout.leaves(flat)
 
 
+def both(net, leaves, x):
+    """Policy and value of [P, M, ...], seen in one step by M envs."""
+    steps = torch.zeros(x.shape[0], 1, x.shape[1])
+    inputs = Inputs(x[:, None], steps.long(), steps, steps.bool())
+    policy, values = net.unroll(leaves, inputs, torch.zeros(*x.shape[:2], net.memory))
+    return policy[:, 0], values[:, 0]
+
+
+def acting(net, leaves, x):
+    """The same, acting."""
+    last = torch.zeros(x.shape[:2])
+    inputs = Inputs(x, last.long(), last, last.bool())
+    with torch.no_grad():
+        return net.step(leaves, inputs, torch.zeros(*x.shape[:2], net.memory))[0]
+
+
 def gradients(net, leaves, x):
     """Outputs for x, and the gradients of a nonlinear function of them."""
-    policy, value = net.both(leaves, x)
+    policy, value = both(net, leaves, x)
     loss = (policy.square().sum(-1) * value.tanh()).flatten(1).sum(-1)
     return (
         policy.detach(),
@@ -94,7 +145,7 @@ def test_mlp_equals_torch_nn(net):
     _, leaves = stacked(net, [1, 2])
     x = torch.randn(2, 9, net.inputs, generator=generators(0)[0])
     policy, value, grads = gradients(net, leaves, x)
-    torch.testing.assert_close(net.policy(leaves, x), policy)
+    torch.testing.assert_close(acting(net, leaves, x), policy)
     for slot in range(2):
         plain = {s: plain_mlp(net, leaves, slot, s, n) for s, n in (("policy", net.outputs), ("value", 1))}
         expected = plain["policy"](x[slot]), plain["value"](x[slot]).squeeze(-1)
@@ -107,16 +158,35 @@ def test_mlp_equals_torch_nn(net):
                 torch.testing.assert_close(grads[f"{stack}.{i}.bias"][slot][0, :columns], layer.bias.grad)
 
 
-def plain_convolutional(net, leaves):
-    own, channels, layers = {k: v[0] for k, v in leaves.items()}, net.image[0], []
-    for i, (out, kernel, stride) in enumerate(net.convolutions):
-        layer = nn.Conv2d(channels, out, kernel, stride)
-        layer.weight.data, layer.bias.data = own[f"conv.{i}.weight"].detach(), own[f"conv.{i}.bias"].detach()
-        layers += [layer, nn.ReLU()]
+class Residual(nn.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    def __init__(self, channels):
+        super().__init__()
+        layers = [nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)]
+        self.inner = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1))
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+def plain_torso(torso, leaves):
+    channels, layers = torso.image[0], []
+    for out, kernel, stride in torso.convolutions:
+        layers += [nn.Conv2d(channels, out, kernel, stride), nn.ReLU()]
         channels = out
-    dense = linear(own["dense.weight"], own["dense.bias"])
-    trunk = nn.Sequential(*layers, nn.Flatten(), dense, nn.ReLU())
-    return trunk, [linear(own[f"{h}.weight"], own[f"{h}.bias"]) for h in ("policy", "value")]
+    for out in torso.sections:
+        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.MaxPool2d(3, 2, padding=1), Residual(out), Residual(out)]
+        channels = out
+    own = {k: v[0] for k, v in leaves.items()}
+    trunk = nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), linear(own["dense.weight"], own["dense.bias"]), nn.ReLU())
+    convolutions = [m for m in trunk.modules() if isinstance(m, nn.Conv2d)]
+    weights = [k for k in torso.shapes if k.endswith("weight") and not k.startswith("dense")]
+    for layer, name in zip(convolutions, weights, strict=True):
+        layer.weight.data = own[name].detach()
+        layer.bias.data = own[name.replace("weight", "bias")].detach()
+    heads = [linear(own[f"{h}.weight"][:, :n], own[f"{h}.bias"][:, :n]) for h, n in (("policy", 6), ("value", 1))]
+    return trunk, dict(zip(weights, convolutions, strict=True)), heads
 
 
 @pytest.mark.parametrize("kind", CONVS)
@@ -125,34 +195,102 @@ def test_convolutional_equals_torch_nn(kind):
     _, leaves = stacked(net, [1])
     x = torch.randint(0, 256, (1, 3, *ATARI), generator=generators(0)[0], dtype=torch.uint8)
     policy, value, grads = gradients(net, leaves, x)
-    torch.testing.assert_close(net.policy(leaves, x), policy)
-    trunk, heads = plain_convolutional(net, leaves)
+    torch.testing.assert_close(acting(net, leaves, x), policy)
+    trunk, convolutions, heads = plain_torso(net.torso, leaves)
     features = trunk(x[0].float() / 255)
     expected = heads[0](features), heads[1](features).squeeze(-1)
-    torch.testing.assert_close((policy[0], value[0]), expected)
+    torch.testing.assert_close((policy[0], value[0]), expected, rtol=1e-5, atol=1e-5)
     (expected[0].square().sum(-1) * expected[1].tanh()).sum().backward()
-    for i in range(len(net.convolutions)):
-        torch.testing.assert_close(grads[f"conv.{i}.weight"][0], trunk[2 * i].weight.grad, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(grads["dense.weight"][0], trunk[-2].weight.grad.T, rtol=1e-4, atol=1e-6)
+    for name, layer in convolutions.items():
+        torch.testing.assert_close(grads[name][0], layer.weight.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grads["dense.weight"][0], trunk[-2].weight.grad.T, rtol=1e-4, atol=1e-5)
 
 
 def test_the_papers_networks_have_their_sizes():
-    sizes = {kind: sum(math.prod(s) for s in net.layout.shapes.values()) for kind, net in CONVS.items()}
-    heads = {"shallow": 257 * 7, "nature": 513 * 7}
-    assert sizes["shallow"] - heads["shallow"] == 4 * 16 * 64 + 16 + 16 * 32 * 16 + 32 + 2592 * 256 + 256
-    assert sizes["nature"] - heads["nature"] == 1_684_128  # Mnih et al. 2015, for a stack of 4 frames
+    sizes = {kind: net.torso.size for kind, net in CONVS.items()}
+    assert sizes["shallow"] == 4 * 16 * 64 + 16 + 16 * 32 * 16 + 32 + 2592 * 256 + 256
+    assert sizes["nature"] == 1_684_128  # Mnih et al. 2015, for a stack of 4 frames
+    sections = [(9 * c + 1) * n + 4 * (9 * n + 1) * n for c, n in ((4, 16), (16, 32), (32, 32))]
+    assert sizes["deep"] == sum(sections) + (32 * 11 * 11 + 1) * 256
+    assert convolutional("deep", core=256).size == sizes["deep"] + 4 * 256 * (256 + 256 + 1) + 257 * 7
+    assert round(convolutional("deep", core=256).size / 1e6, 1) == 1.6  # as the paper says
 
 
 def test_bfloat16_is_close_and_acting_stays_in_float32():
-    half = Convolutional(ATARI, *SHALLOW, 6, torch.bfloat16)
+    half = convolutional("shallow", torch.bfloat16)
     _, leaves = stacked(half, [1])
     x = torch.randint(0, 256, (1, 2, *ATARI), generator=generators(0)[0], dtype=torch.uint8)
-    policy, value = half.both(leaves, x)
-    exact, exact_value = CONVS["shallow"].both(leaves, x)
+    policy, value = both(half, leaves, x)
+    exact, exact_value = both(CONVS["shallow"], leaves, x)
     assert policy.dtype == value.dtype == torch.float32
     assert not torch.equal(policy, exact)
     torch.testing.assert_close((policy, value), (exact, exact_value), rtol=0.05, atol=0.02)
-    torch.testing.assert_close(half.policy(leaves, x), exact)
+    torch.testing.assert_close(acting(half, leaves, x), exact)
+
+
+# Memory
+
+
+@pytest.mark.parametrize("indices", [True, False])
+@pytest.mark.parametrize("net", RECURRENT, ids=str)
+def test_an_unroll_equals_step_by_step(net, indices):
+    _, leaves = stacked(net, [1, 2])
+    inputs, memory = block(net, [3, 4], indices=indices)
+    policy, _, _ = unrolled(net, leaves, inputs, memory)
+    with torch.no_grad():
+        for t in range(policy.shape[1]):
+            head, memory = net.step(leaves, inputs[:, t], memory)
+            torch.testing.assert_close(head, policy[:, t])
+
+
+def test_the_core_is_torch_s_lstm_that_forgets_where_an_episode_begins():
+    net = Shared(Dense(3, ()), 2, core=8)
+    _, leaves = stacked(net, [1])
+    own = {name: leaf[0].detach() for name, leaf in leaves.items()}
+    cell = nn.LSTMCell(3, 8)
+
+    def gates(x):  # ours are input, forget, output, new; torch's input, forget, new, output
+        enter, forget, leave, new = x.chunk(4, -1)
+        return torch.cat([enter, forget, new, leave], -1)
+
+    cell.weight_ih.data, cell.weight_hh.data = gates(own["core.input"]).T, gates(own["core.hidden"]).T
+    cell.bias_ih.data, cell.bias_hh.data = gates(own["core.bias"][0]), torch.zeros(32)
+    inputs, memory = block(net, [3])
+    policy, values, _ = unrolled(net, leaves, inputs, memory)
+    h, c = memory[0].chunk(2, -1)
+    assert inputs.first.any()
+    for t in range(policy.shape[1]):
+        kept = ~inputs.first[0, t, :, None]
+        h, c = cell(inputs.observations[0, t], (h * kept, c * kept))
+        torch.testing.assert_close(policy[0, t], (h @ own["policy.weight"] + own["policy.bias"])[:, :2].detach())
+        torch.testing.assert_close(values[0, t], (h @ own["value.weight"] + own["value.bias"])[:, 0].detach())
+
+
+@pytest.mark.parametrize("net", RECURRENT, ids=str)
+def test_nothing_from_before_an_episode_has_an_influence(net):
+    _, leaves = stacked(net, [1])
+    inputs, memory = block(net, [3])
+    inputs.first[:] = False
+    inputs.first[:, 3, 0] = True
+    before, _, _ = unrolled(net, leaves, inputs, memory)
+    inputs.observations[:, :3] += 1.0
+    inputs.rewards[:, :4] = 1.0 - inputs.rewards[:, :4]
+    inputs.actions[:, :4] = (inputs.actions[:, :4] + 1) % (net.fed_back or 2)
+    after, _, _ = unrolled(net, leaves, inputs, memory + 1.0)
+    assert torch.equal(after[:, 3:, 0], before[:, 3:, 0])
+    assert not torch.equal(after[:, 3:, 1], before[:, 3:, 1])
+
+
+@pytest.mark.parametrize("net", RECURRENT, ids=str)
+def test_with_memory_too_a_member_is_the_same_bit_for_bit_in_every_slot(net):
+    seeds = [1, 2, 3, 4]
+    whole = unrolled(net, stacked(net, seeds)[1], *block(net, seeds))
+    for slots in ([0], [3], [0, 1], [3, 2], [3, 1, 0, 2]):
+        chosen = [seeds[s] for s in slots]
+        part = unrolled(net, stacked(net, chosen)[1], *block(net, chosen))
+        assert torch.equal(part[0], whole[0][slots])
+        assert torch.equal(part[1], whole[1][slots])
+        assert all(torch.equal(a, b[slots]) for a, b in zip(part[2], whole[2], strict=True))
 
 
 # Independence of the members
@@ -232,17 +370,21 @@ def test_initial_weights_are_orthogonal_and_biases_zero(net):
 
 
 def test_settings_choose_the_network():
-    assert network(Impala(hidden=(8,)), (2, 3), 4, image=False) == MLP(6, (8,), 4)
+    assert network(Impala(hidden=(8,)), (2, 3), Categorical(4), image=False) == MLP(6, (8,), 4)
     for kind in CONVS:
-        assert network(Impala(network=kind, precision="float32"), ATARI, 6, image=True) == CONVS[kind]
-    assert network(Impala(precision="float32"), ATARI, 6, image=True) == CONVS["shallow"]
-    assert network(Impala(precision="bfloat16"), ATARI, 6, image=True).precision == torch.bfloat16
+        assert network(Impala(network=kind, precision="float32"), ATARI, SIX, image=True) == CONVS[kind]
+    assert network(Impala(precision="float32"), ATARI, SIX, image=True) == CONVS["shallow"]
+    assert network(Impala(precision="bfloat16"), ATARI, SIX, image=True).torso.precision == torch.bfloat16
+    lstm = Impala(core="lstm", core_units=32, hidden=(8,))
+    assert network(lstm, (6,), Gaussian(3), image=False) == Shared(Dense(6, (8,)), 3, 32)
+    fed_back = Impala(feed_back=True, precision="float32")
+    assert network(fed_back, ATARI, SIX, image=True) == convolutional("shallow", fed_back=6)
 
 
 @pytest.mark.parametrize(
     ("kind", "shape", "image", "words"),
     [
-        ("mlp", ATARI, True, "use shallow or nature"),
+        ("mlp", ATARI, True, "use shallow, nature or deep"),
         ("nature", (4,), False, "use mlp"),
         ("shallow", (3, 7, 7), True, "at least 20 x 20"),
         ("nature", (3, 20, 90), True, "at least 36 x 36"),
@@ -250,4 +392,4 @@ def test_settings_choose_the_network():
 )
 def test_a_network_that_cannot_read_the_observations_is_refused(kind, shape, image, words):
     with pytest.raises(ValueError, match=words):
-        network(Impala(network=kind), shape, 6, image)
+        network(Impala(network=kind), shape, SIX, image)

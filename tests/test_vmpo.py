@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.blocks import agent, block, changed, fresh, live
+from tests.blocks import agent, block, changed, fresh, live, shown
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -12,8 +12,8 @@ def acted(learner, state, data):
     """The block as the members' acting policies would have acted."""
     members, time, envs = data.rewards.shape
     noise = learner.noise([torch.Generator().manual_seed(m) for m in range(members)], time, envs)
-    steps = [learner.act(state, data.observations[:, t], noise[t]) for t in range(time)]
-    actions, policy = (torch.stack(parts, 1) for parts in zip(*steps, strict=True))
+    steps = [learner.act(state, *shown(learner, data.observations[:, t]), noise[t]) for t in range(time)]
+    actions, policy = (torch.stack([getattr(s, name) for s in steps], 1) for name in ("actions", "policy"))
     return changed(data, actions=actions, policy=policy)
 
 
@@ -25,9 +25,9 @@ def test_the_target_network_acts_and_follows_each_member_in_its_own_period():
     for _ in range(6):
         learner.learn(state, data, h)
         equal.append([torch.equal(state.tensors["target"][m], state.tensors["params"][m]) for m in members])
-        acts = learner.act(state, data.observations[:, 0], None)[1]
+        acts = learner.act(state, *shown(learner, data.observations[:, 0]), None).policy
         state.tensors["params"].add_(1.0)  # what is not the target's has no say
-        assert torch.equal(learner.act(state, data.observations[:, 0], None)[1], acts)
+        assert torch.equal(learner.act(state, *shown(learner, data.observations[:, 0]), None).policy, acts)
         state.tensors["params"].sub_(1.0)
     assert equal == [[False, False], [True, False], [False, True], [True, False], [False, False], [True, True]]
 
@@ -64,7 +64,7 @@ def test_popart_does_not_move_what_the_value_head_says(kind):
 
     def values():
         said = [
-            learner.net.both(params, data.observations[group].flatten(1, 2))[1]
+            learner.net.unroll(params, data.inputs(group, slice(None)), data.memory[group])[1].flatten(1)
             for params, group in zip(state.params, learner._groups(2), strict=True)
         ]
         return state.tensors["popart.scale"][:, None] * torch.cat(said) + state.tensors["popart.shift"][:, None]

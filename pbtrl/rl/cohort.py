@@ -95,8 +95,8 @@ class RLCohort:
         """Act on the newest observations, without a step; returns how many actions that were."""
         assert self.rollout is not None
         noise = self._setting.agent.noise(self._generators, 1, self._setting.envs)[0]
-        action, _ = self._setting.agent.act(self._state, self.rollout.last, noise)
-        return int(action.shape[0] * action.shape[1])
+        self._setting.agent.act(self._state, self.rollout.inputs, self.rollout.memory, noise)
+        return len(self.members) * self._setting.envs
 
     @property
     def block(self) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from agents.types import Agent, State
+from agents.types import Agent, Inputs, State
 from envs import Vector
 from pbtrl.rl.rollout import ToEnv
 from pbtrl.rl.setting import MakeEnvs, env_seeds, fill
@@ -63,13 +63,18 @@ def _play(
     envs = vector.num_envs // members
     finished: list[list[tuple[float, int]]] = [[] for _ in range(vector.num_envs)]
     returns, lengths = np.zeros(vector.num_envs), np.zeros(vector.num_envs, np.int64)
+    actions, memory = agent.begin(members, envs)
+    rewards, first = np.zeros(vector.num_envs, np.float32), np.ones(vector.num_envs, np.bool_)
     obs = vector.reset()
     image = obs.dtype == np.uint8 and obs.ndim == 4
     while any(len(done) < q for done, q in zip(finished, quota, strict=True)):
         seen = torch.from_numpy(obs).to(torch.uint8 if image else torch.float32).view(members, envs, *obs.shape[1:])
         noise = None if seed is None else agent.noise(generators, 1, envs)[0]
-        action, _ = agent.act(state, seen, noise)
-        obs, rewards, _, _ = vector.step(to_env(action).flatten(0, 1).numpy())
+        told = (torch.from_numpy(x).view(members, envs) for x in (rewards, first))
+        acted = agent.act(state, Inputs(seen, actions, *told), memory, noise)
+        actions, memory = acted.actions, acted.memory
+        obs, rewards, _, _ = vector.step(to_env(actions).flatten(0, 1).numpy())
+        first = vector.dead
         returns += rewards
         lengths += ~vector.dead
         for j in np.flatnonzero(vector.episode_over):

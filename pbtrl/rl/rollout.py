@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.types import Agent, State, Trajectory
+from agents.types import Agent, Inputs, State, Trajectory
 from envs import Vector
 
 ToEnv = Callable[[Tensor], Tensor]
@@ -40,6 +40,9 @@ class Rollout:
     def __init__(self, vector: Vector, members: int, agent: Agent, to_env: ToEnv) -> None:
         self.vector, self.members, self.envs = vector, members, vector.num_envs // members
         self.act, self._noise, self._to_env = agent.act, agent.noise, to_env
+        self._actions, self._memory = agent.begin(self.members, self.envs)
+        self._rewards = torch.zeros(self.members, self.envs)
+        self._first = torch.ones(self.members, self.envs, dtype=torch.bool)
         shape = vector.single_observation_space.shape or ()
         image = vector.single_observation_space.dtype == np.uint8 and len(shape) == 3
         self._dtype = torch.uint8 if image else torch.float32
@@ -56,7 +59,8 @@ class Rollout:
         self.episodes = [Episodes() for _ in range(self.members)]
 
     def forget(self, slot: int) -> None:
-        """The slot has a new policy: the episodes under way will not count."""
+        """The slot has a new policy: it remembers nothing, and the episodes under way will not count."""
+        self._memory[slot] = 0.0
         self._stale[slot * self.envs : (slot + 1) * self.envs] = True
 
     def collect(self, state: State, generators: Sequence[torch.Generator], time: int) -> Trajectory:
@@ -64,35 +68,47 @@ class Rollout:
         p, b = self.members, self.envs
         buffers = self._buffers.setdefault(time, _Buffers(time, p, b, self._shape, self._dtype))
         noise = self._noise(generators, time, b)
-        actions, policies = [], []
-        buffers.observations[0].copy_(self.last)
+        buffers.observations[0].copy_(self.inputs.observations)
+        self._rewards, self._first = self._rewards.clone(), self._first.clone()  # they lay in the last block's buffers
+        before = Inputs(buffers.observations[0], self._actions, self._rewards, self._first)
+        memory, acted = self._memory, []
         for t in range(time):
-            action, policy = self.act(state, buffers.observations[t], noise[t])
-            actions.append(action)
-            policies.append(policy)
-            outside = self._to_env(action).flatten(0, 1).numpy()
+            inputs = Inputs(buffers.observations[t], self._actions, self._rewards, self._first)
+            acted.append(self.act(state, inputs, self._memory, noise[t]))
+            self._actions, self._memory = acted[t].actions, acted[t].memory
+            outside = self._to_env(self._actions).flatten(0, 1).numpy()
             obs, rewards, terminated, truncated = self.vector.step(outside)
             buffers.observations[t + 1].view(p * b, *self._shape).copy_(torch.from_numpy(obs))
             buffers.rewards[t] = rewards
             buffers.terminated[t] = terminated
             np.logical_or(terminated, truncated, out=buffers.over[t])
             buffers.dead[t] = self.vector.dead
+            self._rewards = torch.from_numpy(buffers.rewards[t]).view(p, b)
+            self._first = torch.from_numpy(buffers.dead[t]).view(p, b)
             self._count(rewards)
         self._last = buffers.observations[time].view(p * b, *self._shape)
         return Trajectory(
             observations=buffers.observations.transpose(0, 1),
-            actions=torch.stack(actions, 1),
+            actions=torch.stack([a.actions for a in acted], 1),
             rewards=buffers.member_major(buffers.rewards),
             terminated=buffers.member_major(buffers.terminated),
             over=buffers.member_major(buffers.over),
             dead=buffers.member_major(buffers.dead),
-            policy=torch.stack(policies, 1),
+            policy=torch.stack([a.policy for a in acted], 1),
+            before=before,
+            memory=memory,
         )
 
     @property
-    def last(self) -> Tensor:
-        """The newest observations, [P, B, ...]."""
-        return self._last.view(self.members, self.envs, *self._shape)
+    def inputs(self) -> Inputs:
+        """What the policies are shown next, [P, B, ...]."""
+        observations = self._last.view(self.members, self.envs, *self._shape)
+        return Inputs(observations, self._actions, self._rewards, self._first)
+
+    @property
+    def memory(self) -> Tensor:
+        """What they remember, [P, B, H]."""
+        return self._memory
 
     def close(self) -> None:
         """Free the envs."""

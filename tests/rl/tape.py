@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from agents.types import Acted, Inputs
 from envs.vector import Spaces, Vector
 
 SPACES = Spaces(Box(0.0, np.inf, (2,), np.float32), Discrete(1000))
@@ -63,8 +64,13 @@ class Counter:
     def noise(self, generators: Sequence[Any], time: int, envs: int) -> torch.Tensor:
         return torch.arange(time * len(generators) * envs).view(time, len(generators), envs) % self.actions
 
-    def act(self, state: Any, observations: torch.Tensor, noise: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return noise, observations.flatten(2).float().clone()
+    def begin(self, members: int, envs: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full((members, envs), -1), torch.zeros(members, envs, 1)
+
+    def act(self, state: Any, inputs: Inputs, memory: torch.Tensor, noise: Any) -> Acted:
+        """Its memory counts the steps of the episode."""
+        memory = memory.masked_fill(inputs.first[..., None], 0.0) + 1
+        return Acted(noise, inputs.observations.flatten(2).float().clone(), memory)
 
 
 def tape(lengths: Sequence[int], truncated: Sequence[int] = (), kind: type[Vector] = Vector) -> Vector:

@@ -16,6 +16,7 @@ from pbtrl.population import Assignment, Failure, Report
 from pbtrl.rl.cohort import DIVERGED_AFTER, RLCohort
 from pbtrl.rl.setting import seed_for
 from pbtrl.snapshots import Store, Tensors
+from tests.blocks import shown
 from tests.conformance import assert_equal
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -175,9 +176,9 @@ def test_a_loaded_member_is_its_donor_in_everything_but_its_random_stream() -> N
     assert not torch.equal(block.observations[0], block.observations[1])
     agent, state = build.agent, cohort._state
     seen = block.observations[0, 0].expand(3, -1, -1)
-    actions, policy = agent.act(state, seen, torch.zeros(3, 4, 2))
-    assert (policy == policy[:1]).all()
-    assert (actions == actions[:1]).all()
+    acted = agent.act(state, *shown(agent, seen), torch.zeros(3, 4, 2))
+    assert (acted.policy == acted.policy[:1]).all()
+    assert (acted.actions == acted.actions[:1]).all()
     noise = agent.noise(cohort._generators, 5, 4)
     assert not torch.equal(noise[:, 0], noise[:, 1])
 

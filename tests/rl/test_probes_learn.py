@@ -13,6 +13,7 @@ from pbtrl.build import RLBuilder
 from pbtrl.config import Config
 from pbtrl.population import Assignment
 from pbtrl.rl.rollout import Rollout
+from tests.blocks import shown
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -51,6 +52,9 @@ class Trained:
         for i in range(updates):
             h["learning_rate"][0] = self.agent.settings.learning_rate * min(1.0, 2.0 * (1.0 - i / updates))
             self.agent.learn(self.state, rollout.collect(self.state, generators, time), h)
+        rollout.clear()
+        rollout.collect(self.state, generators, 100)
+        self.returns = rollout.episodes[0].returns
         rollout.close()
 
     def to_env(self, action):
@@ -61,7 +65,8 @@ class Trained:
     def values(self, *observations):
         """V of each observation."""
         x = torch.tensor(observations, dtype=torch.float32)[None]
-        values = self.agent.net.both(self.state.params[0], x)[1][0]
+        inputs, memory = shown(self.agent, x)
+        values = self.agent.net.unroll(self.state.params[0], inputs[:, None], memory)[1][0, 0]
         if "popart.scale" in self.state.tensors:
             values = values * self.state.tensors["popart.scale"] + self.state.tensors["popart.shift"]
         return values.tolist()
@@ -69,7 +74,7 @@ class Trained:
     def policy(self, *observations):
         """The policy's parameters for each observation."""
         x = torch.tensor(observations, dtype=torch.float32)[None]
-        return self.agent.act(self.state, x, None)[1][0]
+        return self.agent.act(self.state, *shown(self.agent, x), None).policy[0]
 
 
 def close(*expected):
@@ -117,6 +122,14 @@ def test_termination_is(name):
     assert Trained(name, "probe/Terminated-v0", 80).values(*PHASES) == close(*expected)
 
 
+@pytest.mark.parametrize("core", ["lstm", "none"])
+def test_recall(name, core):
+    """What was seen at first decides at last: with a memory all of it can be had, without one half."""
+    trained = Trained(name, "probe/Recall-v0", 150, time=20, core=core, core_units=16, lambda_=0.9)
+    mean = sum(trained.returns) / len(trained.returns)
+    assert mean > 0.95 if core == "lstm" else mean < 0.7
+
+
 @pytest.mark.parametrize("actions", ["clip", "squash"])
 def test_target(name, actions):
     trained = Trained(name, "probe/Target-v0", 150, actions=actions)
@@ -130,7 +143,7 @@ def test_bright_side(name):
     trained = Trained(name, "probe/BrightSide-v0", 25, time=4, advantages="raw", learning_rate=1e-3)
     dark, bright = torch.zeros(3, 36, 18), torch.full((3, 36, 18), 255.0)
     pictures = torch.stack([torch.cat([bright, dark], -1), torch.cat([dark, bright], -1)]).to(torch.uint8)[None]
-    _, policy = trained.agent.act(trained.state, pictures, None)
+    policy = trained.agent.act(trained.state, *shown(trained.agent, pictures), None).policy
     assert policy[0].softmax(-1).diagonal().min() > 0.9
 
 

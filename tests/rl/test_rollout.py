@@ -46,6 +46,29 @@ def test_a_block_is_what_the_envs_saw_were_told_and_answered():
     assert not block.dead[:, 0].any()
 
 
+def test_a_policy_is_shown_what_went_before_and_remembers_from_step_to_step():
+    rollout = rolling(tape([3, 4, 100, 5, 2, 7]), 2)
+    first = collect(rollout, 5)
+    assert (first.before.actions == -1).all()  # nothing has been done yet
+    assert not first.before.rewards.any()
+    assert first.before.first.all()
+    second = collect(rollout, 4)
+    assert torch.equal(second.before.actions, first.actions[:, -1])
+    assert torch.equal(second.before.rewards, first.rewards[:, -1])
+    assert torch.equal(second.before.first, first.dead[:, -1])
+    age = first.observations[:, 4, :, 1] + 1  # steps that the policy has seen of the episode
+    assert torch.equal(second.memory[..., 0], age)
+    inputs = second.inputs(slice(1, 2), slice(0, 2))
+    assert torch.equal(inputs.observations, second.observations[1:, :, :2])
+    assert torch.equal(inputs.actions[:, 1:], second.actions[1:, :, :2])
+    assert torch.equal(inputs.rewards[:, 1:], second.rewards[1:, :, :2])
+    assert torch.equal(inputs.first[:, 1:], second.dead[1:, :, :2])
+    assert torch.equal(inputs.actions[:, 0], second.before.actions[1:, :2])
+    rollout.forget(1)
+    assert rollout.memory[0].all()
+    assert not rollout.memory[1].any()
+
+
 @pytest.mark.parametrize("times", [(4, 4, 4), (5, 2, 5), (1, 1, 10)])
 def test_blocks_follow_on_from_each_other_across_episode_ends(times):
     lengths = [3, 4, 100, 5]
@@ -56,7 +79,7 @@ def test_blocks_follow_on_from_each_other_across_episode_ends(times):
         assert torch.equal(part.observations, whole.observations[:, at : at + time + 1])
         for name in ("rewards", "terminated", "over", "dead"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[:, at : at + time])
-        assert torch.equal(rollout.last, part.observations[:, -1])
+        assert torch.equal(rollout.inputs.observations, part.observations[:, -1])
         at += time
 
 
