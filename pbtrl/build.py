@@ -362,5 +362,5 @@ def describe_agent(config: Config) -> str:
     if kind == "auto":
         kind = "shallow" if agent.image else "mlp"
     core = "" if config.agent.core == "none" else f" with {config.agent.core}"
-    unit = config.agent.unroll_mode
-    return f"{config.agent.name}, {kind}{core} of {parameters:,} parameters, blocks of {config.block_length} steps ({unit})"
+    blocks = f"blocks of {config.block_length} steps ({config.agent.unroll_mode})"
+    return f"{config.agent.name}, {kind}{core} of {parameters:,} parameters, {blocks}"
