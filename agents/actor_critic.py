@@ -136,11 +136,11 @@ class ActorCritic(ABC):
             for params, group in zip(state.acting, self._groups(len(memory)), strict=True)
         ]
         heads, memories = zip(*found, strict=True)
-        policy = torch.cat(
+        policy = _joined(
             [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]
         )
         actions = self.policy.mode(policy) if noise is None else self.policy.sample(policy, noise)
-        return Acted(actions, policy, torch.cat(memories))
+        return Acted(actions, policy, _joined(memories))
 
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
         """`passes` times `minibatches` updates from one block, in place; then observations' statistics take it in.
@@ -213,7 +213,7 @@ class ActorCritic(ABC):
         """Set `state.grads` to the gradients of some envs' loss; metrics of all members, and `Loss.new`."""
         state.grads.zero_()
         found = [self._group_gradients(state, batch, h, envs, n) for n in range(len(state.params))]
-        metrics, new = ({k: torch.cat([f[i][k] for f in found]) for k in found[0][i]} for i in (0, 1))
+        metrics, new = ({k: _joined([f[i][k] for f in found]) for k in found[0][i]} for i in (0, 1))
         return metrics, new
 
     def _group_gradients(
@@ -380,6 +380,11 @@ def _shares(envs: int, count: int) -> list[slice]:
     """`count` runs of neighbouring envs, as equal as can be; fewer where there are fewer envs."""
     edges = [envs * i // min(count, envs) for i in range(min(count, envs) + 1)]
     return [slice(*edge) for edge in pairwise(edges)]
+
+
+def _joined(groups: Sequence[Tensor]) -> Tensor:
+    """All members' rows, from those of each group; acting does this at every env step, mostly with one group."""
+    return groups[0] if len(groups) == 1 else torch.cat(list(groups))
 
 
 def _rows(values: Tensor, ndim: int) -> Tensor:

@@ -451,15 +451,20 @@ TORSOS: dict[str, Shape] = {
 """Convolutions, dense units and residual sections of the networks for images."""
 
 
+def chosen(settings: Network, image: bool) -> str:
+    """The network's kind, with `auto` resolved."""
+    if settings.network != "auto":
+        return settings.network
+    return "shallow" if image else "mlp"
+
+
 def network(settings: Network, shape: tuple[int, ...], policy: Distribution, image: bool) -> Net:
     """The network that the settings name, for observations of `shape` and the policy's parameters.
 
     Raises:
         ValueError: a network for images on vectors, or the other way round; or images that are too small for it.
     """
-    kind = settings.network
-    if kind == "auto":
-        kind = "shallow" if image else "mlp"
+    kind = chosen(settings, image)
     if image != (kind != "mlp"):
         what = "images" if image else "vectors"
         right = "shallow, nature or deep" if image else "mlp"

@@ -45,8 +45,7 @@ def rmsprop(
     torch.optim.RMSprop adds epsilon outside the root and starts at 0, so its epsilons are not these.
     """
     live, dtype = active[:, None], params.dtype
-    if not active.all():
-        grads.masked_fill_(~live, 0.0)
+    _silence(grads, active)
     mean_square.lerp_(grads.square(), ((1.0 - _column(decay, params)) * live).to(dtype))
     root = (mean_square + _column(epsilon, params).clamp_min(TINY).to(dtype)).sqrt_()
     params.addcdiv_(grads.mul_(_column(learning_rate, params).to(dtype)), root, value=-1.0)
@@ -79,13 +78,17 @@ def adam(
     # 1 - beta^t; `pow` differs in the last slots of a tensor, exp and log do not.
     debias1, debias2 = -torch.expm1(t * decay1.log()), -torch.expm1(t * decay2.log())
     root2 = debias2.sqrt()
-    if not active.all():
-        grads.masked_fill_(~live, 0.0)
+    _silence(grads, active)
     m.lerp_(grads, ((1.0 - decay1) * live).to(dtype))
     v.lerp_(grads.square_(), ((1.0 - decay2) * live).to(dtype))
     update = torch.sqrt(v, out=grads).add_((_column(epsilon, params).clamp_min(TINY) * root2).to(dtype))
     torch.div(m, update, out=update).mul_((_column(learning_rate, params) * root2 / debias1).to(dtype))
-    params.sub_(update if active.all() else update.masked_fill_(~live, 0.0))
+    params.sub_(_silence(update, active))
+
+
+def _silence(rows: Tensor, active: Tensor) -> Tensor:
+    """Set the rows of those who take no step to 0; mostly nobody's, and a masked fill is slow."""
+    return rows if active.all() else rows.masked_fill_(~active[:, None], 0.0)
 
 
 def _column(value: Tensor | float, params: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ settings.VMPO has every default.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class VMPO(ActorCritic):
         state.tensors |= {"target": target, "updates": torch.zeros(len(target), dtype=torch.int64)}
         state.tensors |= named("popart", normalise.init_popart(len(target)))
         acting = tuple(self.layout.views(target[group]) for group in self._groups(len(target)))
-        return State(state.tensors, state.params, acting, state.grads, state.parts)
+        return replace(state, acting=acting)
 
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
         """One learning step; then, in its turn, the target network."""

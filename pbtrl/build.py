@@ -357,10 +357,10 @@ def describe_env(config: Config) -> str:
 def describe_agent(config: Config) -> str:
     """The agent and its size in a few words."""
     assert config.agent is not None
-    agent, kind = RLBuilder(config).agent, config.agent.network
-    parameters = agent.net.size + agent.policy.free_size
-    if kind == "auto":
-        kind = "shallow" if agent.image else "mlp"
+    from agents.networks import chosen
+
+    agent = RLBuilder(config).agent
+    parameters, kind = agent.net.size + agent.policy.free_size, chosen(config.agent, agent.image)
     core = "" if config.agent.core == "none" else f" with {config.agent.core}"
     blocks = f"blocks of {config.block_length} steps ({config.agent.unroll_mode})"
     return f"{config.agent.name}, {kind}{core} of {parameters:,} parameters, {blocks}"

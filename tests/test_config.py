@@ -272,6 +272,10 @@ BROKEN = [
     ("agent: {gamma: 1.5}", "3:16: agent.gamma: must be in [0, 1], not 1.5"),
     ("agent: {passes: 0}", "3:17: agent.passes: must be >= 1, not 0"),
     (
+        "agent: {minibatches: 99}",
+        "3:22: agent.minibatches: must be between 1 and env.num_envs (16), not 99",
+    ),
+    (
         SEARCH + "{prior: uniform, low: -1, high: 1}",
         "4:40: hparams.learning_rate.low: learning_rate must be >= 0, not -1",
     ),
