@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pbtrl import crash
 from pbtrl.population import Assignment, Failure, Report
 from pbtrl.snapshots import SnapshotError, Store
 from pbtrl.trainable import Builder, Cohort, Outcome
@@ -125,7 +126,9 @@ class Host:
                 cohort.init(slot, a.seed)
             elif held != a.parent:
                 cohort.load(slot, self._store.load(a.parent)[0])
+                crash.point("host.loaded")
         cohort.begin(group)
+        crash.point("host.began")
         return _Slice(cohort, group)
 
     def _new_cohort(self, members: tuple[str, ...]) -> Cohort:
@@ -167,6 +170,7 @@ class Host:
         )
         self._store.commit(a.id, cohort.save(slot), {"schema": 1, "report": report.to_json()})
         self._holds[a.member] = a.id
+        crash.point("host.reports")
         return report
 
     def _committed(self, a: Assignment) -> Report | None:
