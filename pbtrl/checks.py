@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl.loading import Fault, Path, shown, unknown
-from pbtrl.space import Choice, IntLogUniform, IntUniform
+from pbtrl.space import AGENT, Choice, IntLogUniform, IntUniform
 
 if TYPE_CHECKING:
     from pbtrl.config import Config
@@ -77,6 +77,8 @@ def before(raw: dict[str, Any]) -> Iterator[Fault]:
                 yield Fault.at("not used with `trainable`: remove one of the two", (key,), at_key=True)
         if _section(raw, "population").get("mix") is not None:
             yield Fault.at("not used with `trainable`: remove one of the two", ("population", "mix"), at_key=True)
+        if AGENT in _section(raw, "hparams"):
+            yield Fault.at("is what a member is in a mix: choose another name", ("hparams", AGENT), at_key=True)
         return
     if raw.get("env") is None:
         yield Fault.at("missing; say which env, as in `env: {id: CartPole-v1}`", ("env",))
@@ -139,17 +141,17 @@ def _searched_by_all(kinds: Mapping[str, type[AgentSettings]], shared: Mapping[s
     live = {name: live_hyperparameters(kind) for name, kind in kinds.items()}
     common = [h for h in next(iter(live.values()), ()) if all(h in has for has in live.values())]
     for h, path in shared.items():
-        having = [name for name, has in live.items() if h in has]
-        lacking = [name for name in live if name not in having]
-        if having and lacking:
-            has, places = "has" if len(lacking) == 1 else "have", (f"agents.{name}.hparams" for name in having)
-            text = f"{_and(lacking)} {has} no such hyperparameter: search it under {_and(places)}"
-            yield Fault.at(text, path, at_key=True)
-        elif any(h in {f.name for f in fields(kind)} for kind in kinds.values()) and lacking:
-            yield Fault.at(f"fixed for a run. What can be searched: {', '.join(common)}", path, at_key=True)
-        elif lacking:
+        lacking = [name for name, has in live.items() if h not in has]
+        if not lacking:
+            continue
+        if having := [f"agents.{name}.hparams" for name in live if name not in lacking]:
+            text = f"{_and(lacking)} {'has' if len(lacking) == 1 else 'have'} no such hyperparameter: "
+            text += f"search it under {_and(having)}"
+        elif any(h in {f.name for f in fields(kind)} for kind in kinds.values()):
+            text = f"fixed for a run. What can be searched: {', '.join(common)}"
+        else:
             text = unknown("no agent of the mix has such a hyperparameter", h, common, ALIASES)
-            yield Fault.at(text, path, at_key=True)
+        yield Fault.at(text, path, at_key=True)
 
 
 def after(config: "Config") -> Iterator[Fault]:

@@ -490,6 +490,9 @@ def test_half_a_mix_is_no_mix(text, expected):
 
 def test_a_trainable_has_no_agents_to_mix():
     head = "trainable: {name: quadratic}\nbudget: {env_steps_per_member: 7}\n"
+    assert errors(f"{head}hparams: {{agent: {{prior: uniform, low: 0, high: 1}}}}\n") == [
+        "c.yaml:3:11: hparams.agent: is what a member is in a mix: choose another name"
+    ]
     assert errors(f"{head}{MIX}\nagents: {{impala: {{}}, vmpo: {{}}}}\n") == [
         "c.yaml:3:14: population.mix: not used with `trainable`: remove one of the two",
         "c.yaml:4:1: agents: not used with `trainable`: remove one of the two",
