@@ -324,6 +324,10 @@ def warnings(config: "Config") -> Iterator[str]:
             f"strategy.ready.burn_in ({config.burn_in:,}) is not over before a member's budget is "
             f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
         )
+    mix, strategy = config.population.mix or {}, config.strategy
+    if strategy.name == "pbt" and strategy.exploit.method != "none" and not strategy.exploit.across_agents:
+        for name in (name for name, count in mix.items() if count == 1):
+            yield f"population.mix has one {name}, which has nobody to copy without strategy.exploit.across_agents"
     if config.env is None or config.fitness.source == "evaluation":
         return
     length = _episode_length(config.env.id)

@@ -11,7 +11,6 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator
@@ -451,12 +450,9 @@ class Mix:
 
     def dealt(self, place: int) -> SearchSpace:
         """Where the member at a place in the population begins."""
-        return self.spaces[self._deal[place]]
+        agents = [agent for agent, count in self.counts.items() for _ in range(count)]
+        return self.spaces[agents[place]]
 
     def of(self, values: Mapping[str, Value]) -> SearchSpace:
         """The space that a member's hyperparameters are from."""
         return self.spaces[str(values[AGENT])]
-
-    @cached_property
-    def _deal(self) -> list[str]:
-        return [agent for agent, count in self.counts.items() for _ in range(count)]

@@ -714,6 +714,13 @@ def test_warnings(overrides, warning):
     assert config.warnings == ([] if warning is None else [warning])
 
 
+def test_a_warning_for_an_agent_with_nobody_to_copy():
+    said = "population.mix has one vmpo, which has nobody to copy without strategy.exploit.across_agents"
+    assert parse(MIXED).warnings == [said]
+    for override in ("strategy.exploit.across_agents=true", "strategy.exploit.method=none", "population.mix.vmpo=2"):
+        assert parse(MIXED, overrides=[override]).warnings == []
+
+
 # --- the house ---
 
 

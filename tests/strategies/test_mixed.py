@@ -17,7 +17,7 @@ LR = LogUniform(low=1e-3, high=10.0)
 MIX = Mix(
     {
         "a": SearchSpace({"lr": LR, "clip": Uniform(low=1.0, high=2.0)}, "a"),
-        "b": SearchSpace({"lr": LR, "eps": Uniform(low=5.0, high=6.0)}, "b"),
+        "b": SearchSpace({"lr": LR, "eps": LogUniform(low=1e-9, high=1e9)}, "b"),
     },
     {"a": 3, "b": 2},
 )
