@@ -244,8 +244,8 @@ class Config(_Section):
     Attributes:
         name: of the run directory; by default the env and the time.
         seed: all randomness follows from it.
-        agents: in place of `agent`, those that `population.mix` counts; an entry that has no `name` is named after
-            its agent.
+        agents: in place of `agent`, those that `population.mix` counts; an entry's `name` says which agent it is, by
+            default its own key.
         hparams: what the search may change, by name; anything else is fixed in `agent`. In a mix every agent has it.
     """
 
