@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -137,19 +137,14 @@ class _Share:
 
         config = Config.from_json(text)
         assert config.env is not None
-        self._config, self._builder = config, build.RLBuilder(config)
+        self._config, self._builder = config, build.rl_builder(config)
         self._threads, self.spent = threads, dict.fromkeys(("env", "act", "learn"), 0.0)
         self._cohorts: list[Any] = []
         self._watched = False
         self._clock, self.trained = dict(self.spent), 0.0
-        for group in groups:
-            cohort = self._builder.cohort(group, threads)
+        for structure, assignments in self._together(groups):
+            cohort = self._builder.cohort([a.member for a in assignments], threads, structure)
             assert isinstance(cohort, RLCohort)
-            population = Population(config.population.size, config.seed)
-            drawn = {m: config.space.sample(population.rng(m, 0, "prior")) for m in group}
-            assignments = [
-                Assignment(f"{m}/000000", m, None, 0, 2**62, drawn[m], population.slice_seed(m, 0)) for m in group
-            ]
             for slot, a in enumerate(assignments):
                 cohort.init(slot, a.seed)
             cohort.begin(assignments)
@@ -158,6 +153,18 @@ class _Share:
         self._random = [_random_actions(c.rollout.vector) for c in self._cohorts]
         self._taken: list[deque[Any]] = [deque(maxlen=REMEMBERED) for _ in self._cohorts]
         self._pools: list[Any] = []
+
+    def _together(self, groups: list[list[str]]) -> Iterator[tuple[object, list[Assignment]]]:
+        """Every cohort's structure, and what its members begin with."""
+        population = Population(self._config.population.size, self._config.seed)
+        spaces = {m: self._config.space.dealt(place) for place, m in enumerate(population.members)}
+        for group in groups:
+            together: dict[object, list[Assignment]] = {}
+            for m in group:
+                drawn = spaces[m].sample(population.rng(m, 0, "prior"))
+                a = Assignment(f"{m}/000000", m, None, 0, 2**62, drawn, population.slice_seed(m, 0))
+                together.setdefault(self._builder.structure(a), []).append(a)
+            yield from together.items()
 
     def env(self, seconds: float) -> float:
         """The bare pools under random actions."""

@@ -261,7 +261,7 @@ class _Sitting:
             self.run_directory,
             self.header,
             trains=trains,
-            agent=build.describe_agent(config) if config.agent else None,
+            agent=build.describe_agent(config) if config.env else None,
             workers=build.placement(config),
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.lines else None,
