@@ -131,6 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_root(listing)
     _add_json(listing)
 
+    verify = _add(commands, "verify", _verify, "hash every snapshot again, and check the journal")
+    _add_run(verify)
+    verify.add_argument("--digest", action="store_true", help="print the SHA-256 of the canonical journal alone")
+    verify.add_argument("--repair", action="store_true", help="put what is damaged into quarantine, delete leftovers")
+    _add_json(verify)
+
     lineage = _add(commands, "lineage", _lineage, "who copied whom, when and why")
     _add_run(lineage)
     _add_json(lineage)
@@ -299,6 +305,20 @@ def _list(a: argparse.Namespace) -> int:
     else:
         print(f"no runs in {a.runs}; begin one with: pbtrl train quickstart")
     return 0
+
+
+def _verify(a: argparse.Namespace) -> int:
+    from pbtrl import runs, verify
+
+    run = runs.find(a.run, a.runs)
+    if a.repair:
+        for line in verify.repair(run):
+            print(line, file=sys.stderr)
+    found = verify.examine(run)
+    if a.digest and found["digest"] is None:
+        raise runs.DamagedError(f"{run}: its journal cannot be read, so it has no digest")
+    print(found["digest"] if a.digest else json.dumps(found) if a.json else verify.text(found))
+    return 0 if found["ok"] else CORRUPT
 
 
 def _lineage(a: argparse.Namespace) -> int:

@@ -4,6 +4,8 @@
     {"kind": "decision", "assignments": [...], "timing": {...}}                  all of a decision or nothing
     {"kind": "report", "assignment": "m03/000012", "step": ..., ..., "timing": {...}}
     {"kind": "failure", "assignment": ..., "error": ..., "given_up": false, "timing": {...}}
+    {"kind": "void", "snapshot": "m03/000012", "error": ..., "timing": {...}}    it is lost, and made again
+    {"kind": "remade", "snapshot": "m03/000012", "member": ..., ...}             here it is; its report still holds
     {"kind": "resume" | "stop" | "finish", ...}
 
 What derives from clocks lives under `timing`. The canonical journal is the decisions and the successful

@@ -204,8 +204,18 @@ class _Sitting:
             journal=self.journal,
             limits=build.limits(self.config),
             listeners=[retention, board],
+            lost=self._lost(),
             earlier=_elapsed(self.lines),
         )
+
+    def _lost(self) -> list[str]:
+        """Members' newest snapshots that are not whole; what is left of them goes into quarantine."""
+        store = Store(self.run_directory / "members")
+        newest = [m.snapshot for m in self.population.members.values() if m.snapshot and not m.open]
+        lost = [name for name in newest if store.state(name) is None]
+        for name in lost:
+            store.quarantine(name)
+        return lost
 
     def _view(self) -> progress.View:
         members = self.run_directory / "members"

@@ -6,10 +6,13 @@ SHA-256 of each file is checked before anything is used, because a flipped byte 
 a word.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,9 @@ import safetensors.numpy
 from pbtrl import crash
 
 Tensors = dict[str, np.ndarray]
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,12}")
 
 
 class SnapshotError(ValueError):
@@ -33,7 +39,13 @@ class Store:
         self.members = members
 
     def path(self, name: str) -> Path:
-        """Where a snapshot lies."""
+        """Where a snapshot lies.
+
+        Raises:
+            SnapshotError: that is no name of a snapshot; a journal from a stranger may hold anything.
+        """
+        if not NAME.fullmatch(name):
+            raise SnapshotError(f"{name!r} is no name of a snapshot")
         member, generation = name.split("/")
         return self.members / member / "snapshots" / generation
 
@@ -84,7 +96,7 @@ class Store:
         """Committed snapshots of a member, oldest first."""
         folder = self.members / member / "snapshots"
         found = folder.iterdir() if folder.exists() else []
-        return sorted(f"{member}/{p.name}" for p in found if not p.name.startswith("."))
+        return sorted(name for p in found if NAME.fullmatch(name := f"{member}/{p.name}"))
 
     def remove(self, name: str) -> None:
         """Delete a snapshot: out of sight first, so that no reader sees half of one."""
@@ -94,6 +106,14 @@ class Store:
         crash.point("snapshot.hidden")
         shutil.rmtree(gone)
         crash.point("snapshot.removed")
+
+    def quarantine(self, name: str) -> None:
+        """Put what is left of a damaged snapshot aside, where nothing takes it for one."""
+        path = self.path(name)
+        aside = path.parent.parent / "quarantine"
+        with contextlib.suppress(FileNotFoundError):  # it is missing, or somebody else was faster
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / f"{path.name}-{time.time_ns()}")
 
     def leftovers(self) -> list[Path]:
         """What killed writers and removers left behind: nothing that counts."""
@@ -106,6 +126,8 @@ class Store:
 
     def _verified(self, name: str) -> dict[str, bytes]:
         path = self.path(name)
+        if path.is_symlink():
+            raise SnapshotError(f"snapshot {name} is a link ({path})")
         try:
             manifest = json.loads((path / "MANIFEST.json").read_bytes())
             files = {file: (path / file).read_bytes() for file in ("tensors.safetensors", "state.json")}

@@ -18,7 +18,7 @@ from typing import Any
 
 from pbtrl import crash
 from pbtrl.population import Assignment, Failure, Report
-from pbtrl.snapshots import SnapshotError, Store
+from pbtrl.snapshots import SnapshotError, Store, Tensors
 from pbtrl.trainable import Builder, Cohort, Outcome
 
 METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
@@ -36,6 +36,15 @@ class _Slice:
     assignments: list[Assignment]
     begun: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
+
+
+class _OrphanError(Exception):
+    """An assignment whose parent is missing or damaged."""
+
+    def __init__(self, a: Assignment, parent: str, error: SnapshotError) -> None:
+        super().__init__(str(error))
+        self.parent = parent
+        self.failure = Failure(a.id, a.member, f"{type(error).__name__}: {error}", snapshot=parent)
 
 
 class Host:
@@ -68,10 +77,7 @@ class Host:
             key = (self._group[a.member], self._builder.structure(a), a.stop - a.start)
             together.setdefault(key, []).append(a)
         for (_, structure, _), group in together.items():
-            try:
-                self._slices.append(self._begin(sorted(group, key=lambda a: a.member), structure))
-            except Exception as error:
-                self._early += self._failures(group, error)
+            self._start(sorted(group, key=lambda a: a.member), structure)
 
     def busy(self) -> bool:
         """Whether a slice is under way."""
@@ -117,6 +123,21 @@ class Host:
         for cohort in list(self._cohorts.values()):
             self._drop(cohort)
 
+    def _start(self, group: list[Assignment], structure: object) -> None:
+        """Start a slice for those whose parents are whole."""
+        while group:
+            try:
+                self._slices.append(self._begin(group, structure))
+            except _OrphanError as orphan:
+                self._store.quarantine(orphan.parent)
+                self._early.append(orphan.failure)
+                group = [a for a in group if a.id != orphan.failure.assignment]
+            except Exception as error:
+                self._early += self._failures(group, error)
+                return
+            else:
+                return
+
     def _begin(self, group: list[Assignment], structure: object) -> _Slice:
         members = tuple(a.member for a in group)
         cohort = self._cohorts.get((members, structure)) or self._new_cohort(members, structure)
@@ -125,11 +146,19 @@ class Host:
             if a.parent is None:
                 cohort.init(slot, a.seed)
             elif held != a.parent:
-                cohort.load(slot, self._store.load(a.parent)[0])
+                cohort.load(slot, self._parent(a))
                 crash.point("host.loaded")
         cohort.begin(group)
         crash.point("host.began")
         return _Slice(cohort, group)
+
+    def _parent(self, a: Assignment) -> Tensors:
+        assert a.parent is not None
+        try:
+            tensors, _ = self._store.load(a.parent)
+        except SnapshotError as error:
+            raise _OrphanError(a, a.parent, error) from error
+        return tensors
 
     def _new_cohort(self, members: tuple[str, ...], structure: object) -> Cohort:
         for other in [c for c in self._cohorts.values() if set(c.members) & set(members)]:
