@@ -12,7 +12,7 @@ from typing import Any
 
 from pbtrl import __version__
 
-USAGE, FAILED, CORRUPT, INTERRUPTED = 2, 3, 4, 130
+USAGE, FAILED, CORRUPT, FULL, INTERRUPTED = 2, 3, 4, 75, 130
 
 FIRST_STEPS = """first steps:
   pbtrl train quickstart          eight HalfCheetahs, three minutes
@@ -22,7 +22,10 @@ FIRST_STEPS = """first steps:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 2 usage or config, 3 failed, 4 corrupt or missing data."""
+    """Run a command; returns the exit code.
+
+    0 done, 2 usage or config, 3 failed, 4 corrupt or missing data, 75 disk full, 130 and 143 stopped by a signal.
+    """
     arguments = _parsed(argv)
     code = 0
     try:
@@ -44,8 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _exit_code(error: Exception) -> int | None:
     """Of a mistake whose text says it all; None for a bug, which keeps its traceback."""
     from pbtrl.config import ConfigError
+    from pbtrl.disk import DiskFullError
     from pbtrl.lock import DamagedError, RunError
 
+    if isinstance(error, DiskFullError):
+        return FULL
     if isinstance(error, DamagedError):
         return CORRUPT
     if isinstance(error, ConfigError | RunError):

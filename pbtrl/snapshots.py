@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from pbtrl import crash
+from pbtrl import crash, disk
 
 Tensors = dict[str, np.ndarray]
 
@@ -50,28 +50,50 @@ class Store:
         return self.members / member / "snapshots" / generation
 
     def commit(self, name: str, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-        """Write a snapshot atomically and durably; one of the same name is replaced."""
-        final = self.path(name)
-        staged = final.with_name(f".tmp-{final.name}-{os.getpid()}")
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
+        """Write a snapshot atomically and durably; one of the same name is replaced.
+
+        Raises:
+            DiskFullError: there is no room, also after a while; nothing is left of it.
+        """
         arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
         files = {
             "tensors.safetensors": safetensors.numpy.save(arrays),
             "state.json": json.dumps(state).encode(),
         }
         manifest = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
-        crash.point("snapshot.staged")
-        for file, data in [*files.items(), ("MANIFEST.json", json.dumps(manifest).encode())]:
-            _write(staged / file, data)
-            crash.point(f"snapshot.wrote {file}")
-        sync_directory(staged)
-        crash.point("snapshot.synced")
+        files["MANIFEST.json"] = json.dumps(manifest).encode()
+        final = self.path(name)
+        for last in disk.attempts():
+            try:
+                with disk.room_for(final, sum(map(len, files.values()))):
+                    self._commit(final, files)
+                break
+            except disk.DiskFullError:
+                if last:
+                    raise
+
+    def _commit(self, final: Path, files: Mapping[str, bytes]) -> None:
+        staged = final.with_name(f".tmp-{final.name}-{os.getpid()}")
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            staged.mkdir(parents=True)
+            self._stage(staged, files)
+        except OSError:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
         shutil.rmtree(final, ignore_errors=True)
         staged.rename(final)
         crash.point("snapshot.renamed")
         sync_directory(final.parent)
         crash.point("snapshot.committed")
+
+    def _stage(self, staged: Path, files: Mapping[str, bytes]) -> None:
+        crash.point("snapshot.staged")
+        for file, data in files.items():
+            _write(staged / file, data)
+            crash.point(f"snapshot.wrote {file}")
+        sync_directory(staged)
+        crash.point("snapshot.synced")
 
     def load(self, name: str) -> tuple[Tensors, dict[str, Any]]:
         """Tensors (by name, in order) and state of a snapshot, verified.
@@ -143,7 +165,13 @@ class Store:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file in one step."""
     staged = path.with_name(f".tmp-{path.name}")
-    _write(staged, text.encode())
+    data = text.encode()
+    try:
+        with disk.room_for(path, len(data)):
+            _write(staged, data)
+    except disk.DiskFullError:
+        staged.unlink(missing_ok=True)
+        raise
     crash.point(f"{path.name}.staged")
     staged.replace(path)
     crash.point(f"{path.name}.replaced")

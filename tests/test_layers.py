@@ -35,6 +35,7 @@ FLOORS: list[list[set[str]]] = [
             "interrupts",
             "tables",
             "crash",
+            "disk",
         }
     ],
     [{"agents"}, {"envs"}],

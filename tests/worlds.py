@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -37,4 +38,19 @@ class Telling(gymnasium.Wrapper[Any, Any, Any, Any]):
                 fifo.write(f"{os.getpid()}\n")
             if self._hang:
                 os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
+        return super().step(action)
+
+
+class Hanging(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole in which one step of one env never returns; `marker` then exists, and it does not happen again."""
+
+    def __init__(self, marker: str, after: int) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self._marker, self._left = Path(marker), after
+
+    def step(self, action: Any) -> Any:
+        self._left -= 1
+        if self._left == 0 and not self._marker.exists():
+            self._marker.touch()
+            os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
         return super().step(action)

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pbtrl import crash
+import numpy as np
+
+from pbtrl import crash, disk
 from pbtrl.population import Assignment, Failure, Report
 from pbtrl.snapshots import SnapshotError, Store, Tensors
 from pbtrl.trainable import Builder, Cohort, Outcome
@@ -48,7 +50,10 @@ class _OrphanError(Exception):
 
 
 class Host:
-    """Everything a worker does, for its `groups` of members; a group trains as one cohort where it can."""
+    """Everything a worker does, for its `groups` of members; a group trains as one cohort where it can.
+
+    A full disk is nobody's failure: `turn` and `stop` raise DiskFullError.
+    """
 
     def __init__(
         self, builder: Builder, members: Path, groups: Sequence[Sequence[str]], *, threads: int = 1,
@@ -97,6 +102,8 @@ class Host:
                 self._write_metrics(current)
             if over:
                 return self._reports(current)
+        except disk.DiskFullError:
+            raise
         except Exception as error:
             self._drop(current.cohort)
             return self._failures(current.assignments, error)
@@ -113,6 +120,8 @@ class Host:
         for s in slices:
             try:
                 ended += [] if self._discard_on_stop else self._reports(s)
+            except disk.DiskFullError:
+                raise
             except Exception as error:
                 ended += self._failures(s.assignments, error)
             self._drop(s.cohort)
@@ -184,6 +193,10 @@ class Host:
     def _report(self, cohort: Cohort, slot: int, a: Assignment, outcome: Outcome, seconds: float) -> Report:
         if wrong := _differences(a.hyperparameters, outcome.hyperparameters):
             raise MismatchError(f"{a.id}: assigned and effective hyperparameters differ: {wrong}")
+        tensors = cohort.save(slot)
+        broken = sorted(name for name, values in tensors.items() if not np.isfinite(values).all())
+        if broken:
+            tensors = self._before(a, broken)
         report = Report(
             assignment=a.id,
             member=a.member,
@@ -194,13 +207,20 @@ class Host:
             evaluation=tuple(outcome.evaluation),
             curve=tuple(outcome.curve),
             scalars=outcome.scalars,
-            diverged=outcome.diverged,
+            diverged=outcome.diverged or bool(broken),
             timing={"seconds": seconds},
         )
-        self._store.commit(a.id, cohort.save(slot), {"schema": 1, "report": report.to_json()})
-        self._holds[a.member] = a.id
+        self._store.commit(a.id, tensors, {"schema": 1, "report": report.to_json()})
+        if not broken:
+            self._holds[a.member] = a.id
         crash.point("host.reports")
         return report
+
+    def _before(self, a: Assignment, broken: Sequence[str]) -> Tensors:
+        """The last values that were finite, for a member whose weights are not: those that the slice began with."""
+        if a.parent is None:
+            raise FloatingPointError(f"not finite after the first slice: {', '.join(broken)}")
+        return self._store.load(a.parent)[0]
 
     def _committed(self, a: Assignment) -> Report | None:
         """The report of an earlier attempt that died between its snapshot and its answer."""
@@ -220,8 +240,9 @@ class Host:
     def _write_metrics(self, current: _Slice) -> None:
         current.told = time.monotonic()
         for a, values in zip(current.assignments, current.cohort.metrics(), strict=True):
+            path = self._members / a.member / "metrics.jsonl"
             if values:
-                with (self._members / a.member / "metrics.jsonl").open("a") as file:
+                with disk.room_for(path), path.open("a") as file:
                     file.write(json.dumps({"assignment": a.id, "time": time.time(), **values}) + "\n")
 
 

@@ -30,10 +30,14 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
 
+from pbtrl.disk import DiskFullError
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
+DEATHS = {-signal.SIGKILL: " (out of memory?)"}
+if hasattr(signal, "SIGALRM"):
+    DEATHS[-signal.SIGALRM] = ": its envs took longer than failure.env_step_timeout for a step"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,12 @@ class Processes:
                 worker.submit(mine)
 
     def collect(self, timeout: float) -> list[Report | Failure]:
-        """Messages of all workers; a dead worker's open assignments come back as failures."""
+        """Messages of all workers; a dead worker's open assignments come back as failures.
+
+        Raises:
+            WorkerError: one could not even start.
+            DiskFullError: one has no room for a snapshot.
+        """
         ready = set(wait([w.pipe for w in self._workers if not w.pipe.closed], timeout))
         return [message for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
 
@@ -161,6 +170,8 @@ class _Worker:
             return []
         if error := message.get("unfit"):
             raise WorkerError(error)
+        if error := message.get("full"):
+            raise DiskFullError(error)
         answers: list[Report | Failure] = [Report(**r) for r in message["reports"]]
         self._suspects -= {r.assignment for r in answers}
         answers += [Failure(**f) for f in message["failures"]]
@@ -175,8 +186,7 @@ class _Worker:
         self.process.join(5)
         code = self.process.exitcode
         how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
-        if code == -signal.SIGKILL:
-            how += " (out of memory?)"
+        how += DEATHS.get(code or 0, "")
         lost, self._under_way = self._under_way, {}
         self.open -= set(lost)
         if len(lost) > 1:
@@ -229,6 +239,13 @@ def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     except Exception:
         pipe.send_bytes(json.dumps({"unfit": traceback.format_exc()}).encode())
         return
+    try:
+        _serve(pipe, host, parent)
+    except DiskFullError as error:
+        pipe.send_bytes(json.dumps({"full": str(error)}).encode())
+
+
+def _serve(pipe: Connection, host: Host, parent: int) -> None:
     began = False
     while os.getppid() == parent:
         if pipe.poll(0 if host.busy() else 1.0):

@@ -312,3 +312,27 @@ def test_a_slice_that_cannot_be_reported_does_not_hinder_the_others(tmp_path: Pa
     assert isinstance(good, Report)
     assert (good.assignment, good.step) == ("m01/000000", 1)
     place.host.close()
+
+
+# What is not finite
+
+
+def test_values_that_are_not_finite_are_never_in_a_snapshot(tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "members", overflow=["m00/000001"])
+    place.run(slice_of("m00"))
+    report = place.run(slice_of("m00", 1))["m00/000001"]
+    assert isinstance(report, Report)
+    assert report.diverged
+    assert report.step == 16
+    assert place.store.load("m00/000001")[0]["steps"] == [8.0]  # what the slice began with
+    place.run(slice_of("m00", 2))
+    assert place.tape()[-2:] == ["load m00", "begin m00/000002"]
+    assert place.store.load("m00/000002")[0]["steps"] == [16.0]
+
+
+def test_a_first_slice_that_is_not_finite_fails(tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "members", overflow=["m00/000000"])
+    failure = place.run(slice_of("m00"))["m00/000000"]
+    assert isinstance(failure, Failure)
+    assert "not finite after the first slice: steps" in failure.error
+    assert not place.store.names("m00")
