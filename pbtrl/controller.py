@@ -89,27 +89,37 @@ class Controller:
     _started: float = field(default_factory=time.monotonic)
     _attempts: Counter[str] = field(default_factory=Counter)
     _remakes: dict[str, _Remake] = field(default_factory=dict)
+    _reason: str = ""
 
     def run(self) -> str:
         """Why it ended: `interrupted`, or the limit that was reached, or `budget`."""
-        reason = ""
+        self.begin()
+        while not (reason := self.step()):
+            pass
+        return reason
+
+    def begin(self) -> None:
+        """Take up what earlier sittings left open."""
         for name in self.lost:
             self._remake(self.population.made[name], [], "missing or damaged")
         self._submit(self.population.open)
-        while True:
-            if not reason:
-                reason = self._stop_reason()
-                if reason:
-                    self.executor.stop()
-            if not reason and (assignments := self.strategy.decide(self.population)):
-                self._write("decision", assignments=[a.to_json() for a in assignments])
-                self._submit(assignments)
-            if not self.executor.busy():
-                return reason or "budget"
-            for message in self.executor.collect(timeout=0.1):
-                self._take(message, retry=not reason)
-            for listener in self.listeners:
-                listener.tick()
+
+    def step(self) -> str:
+        """One round of the loop; why the run ended, or an empty text while it goes on."""
+        if not self._reason:
+            self._reason = self._stop_reason()
+            if self._reason:
+                self.executor.stop()
+        if not self._reason and (assignments := self.strategy.decide(self.population)):
+            self._write("decision", assignments=[a.to_json() for a in assignments])
+            self._submit(assignments)
+        if not self.executor.busy():
+            return self._reason or "budget"
+        for message in self.executor.collect(timeout=0.1):
+            self._take(message, retry=not self._reason)
+        for listener in self.listeners:
+            listener.tick()
+        return ""
 
     @property
     def seconds(self) -> float:

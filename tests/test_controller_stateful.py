@@ -1,0 +1,215 @@
+"""Whatever the members do, and however often the controller dies: budgets, donors, lineage and the journal hold."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from unittest.mock import patch
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pbtrl import journal, snapshots
+from pbtrl.controller import Controller, Limits
+from pbtrl.journal import Journal, read
+from pbtrl.population import Assignment, Failure, Population, Report
+from pbtrl.space import LogUniform, SearchSpace
+from pbtrl.strategies.pbt import PBT
+from tests.fakes import LAST, between, died, trained
+
+SIZE, EVERY, HORIZON = 4, 100, 400
+FITNESS = st.floats(allow_nan=True, allow_infinity=True, width=32) | st.sampled_from([0.0, 1.0])
+
+
+@dataclass
+class Hands:
+    """An executor whose assignments wait until a rule answers them. `disk` are the snapshots that are whole."""
+
+    disk: set[str]
+    held: list[Assignment] = field(default_factory=list)
+    answers: list[Report | Failure] = field(default_factory=list)
+    part: float = 0.0
+
+    def submit(self, assignments: Sequence[Assignment]) -> None:
+        for a in assignments:
+            assert a.member not in {other.member for other in self.held}, "two slices of one member at a time"
+            assert 0 <= a.start < a.stop <= HORIZON
+            if a.parent is not None and a.parent not in self.disk:
+                self.answers.append(replace(died(a), snapshot=a.parent))
+            else:
+                self.held.append(a)
+
+    def collect(self, timeout: float) -> list[Report | Failure]:
+        answers, self.answers = self.answers, []
+        return answers
+
+    def busy(self) -> bool:
+        return bool(self.held or self.answers)
+
+    def stop(self) -> None:
+        held, self.held = self.held, []
+        if self.part:
+            for a in held:
+                self.report(a, trained(a, 0.0, step=between(a, self.part)))
+
+    def report(self, a: Assignment, message: Report) -> None:
+        self.disk.add(a.id)
+        self.answers.append(message)
+
+    def close(self) -> None:
+        pass
+
+
+class Machine(RuleBasedStateMachine):
+    """The controller among members that report, diverge, die, lose their snapshots, and restarts of its own."""
+
+    @initialize(synchronous=st.booleans(), seed=st.integers(0, 99))
+    def begin(self, synchronous: bool, seed: int) -> None:
+        self.synchronous, self.seed, self.disk = synchronous, seed, set[str]()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "journal.jsonl"
+        self.quick = [patch.object(module.os, "fsync", lambda _: None) for module in (journal, snapshots)]
+        for one in self.quick:
+            one.start()
+        self.steps = dict.fromkeys((f"m{i:02}" for i in range(SIZE)), 0)
+        self.sit()
+
+    def sit(self) -> None:
+        """A new controller, from what the journal says."""
+        population = Population(SIZE, self.seed, LAST)
+        if self.path.exists():
+            population.replay(read(self.path))
+        space = SearchSpace({"lr": LogUniform(low=1e-4, high=1e-1)})
+        strategy = PBT(space=space, every=EVERY, horizon=HORIZON, synchronous=self.synchronous)
+        self.hands, self.journal, self.over = Hands(self.disk), Journal(self.path), ""
+        newest = [m.snapshot for m in population.members.values() if m.snapshot and not m.open]
+        self.controller = Controller(
+            population, strategy, self.hands, self.journal, Limits(restarts=1),
+            lost=[name for name in newest if name not in self.disk],
+        )  # fmt: skip
+        self.controller.begin()
+        self.go()
+
+    def go(self) -> None:
+        """On to where the members have to act."""
+        self.over = self.controller.step()
+        while self.hands.answers and not self.over:
+            self.over = self.controller.step()
+        if not self.over:
+            self.over = self.controller.step()
+
+    def pick(self, which: int) -> Assignment:
+        return self.hands.held.pop(which % len(self.hands.held))
+
+    waiting = precondition(lambda self: bool(self.hands.held))
+
+    @waiting
+    @rule(which=st.integers(0, 9), fitness=FITNESS)
+    def reports(self, which: int, fitness: float) -> None:
+        a = self.pick(which)
+        self.hands.report(a, trained(a, fitness))
+        self.go()
+
+    @waiting
+    @rule(which=st.integers(0, 9))
+    def has_no_episode(self, which: int) -> None:
+        a = self.pick(which)
+        self.hands.report(a, trained(a))
+        self.go()
+
+    @waiting
+    @rule(which=st.integers(0, 9))
+    def diverges(self, which: int) -> None:
+        a = self.pick(which)
+        self.hands.report(a, trained(a, diverged=True))
+        self.go()
+
+    @waiting
+    @rule(which=st.integers(0, 9), alone=st.booleans())
+    def dies(self, which: int, alone: bool) -> None:
+        self.hands.answers.append(died(self.pick(which), alone=alone))
+        self.go()
+
+    @waiting
+    @rule(which=st.integers(0, 9))
+    def dies_after_its_commit(self, which: int) -> None:
+        a = self.pick(which)
+        self.disk.add(a.id)
+        self.hands.answers.append(died(a, alone=False))
+        self.go()
+
+    @precondition(lambda self: bool(self.disk))
+    @rule(which=st.integers(0, 99))
+    def a_snapshot_is_lost(self, which: int) -> None:
+        self.disk.discard(sorted(self.disk)[which % len(self.disk)])
+
+    @rule()
+    def the_controller_is_killed(self) -> None:
+        self.journal.close()
+        self.sit()
+
+    @rule(part=st.sampled_from([0.0, 0.5]))
+    def the_controller_is_stopped(self, part: float) -> None:
+        self.hands.part = part
+        self.controller.interrupted = lambda: True
+        while not self.over:
+            self.over = self.controller.step()
+        self.journal.close()
+        self.sit()
+
+    @invariant()
+    def clocks_only_go_forward(self) -> None:
+        members = self.controller.population.members
+        assert set(members) == set(self.steps)
+        for name, member in members.items():
+            assert self.steps[name] <= member.step <= HORIZON
+            self.steps[name] = member.step
+
+    @invariant()
+    def only_numbers_are_ranked(self) -> None:
+        ranking = self.controller.population.ranking()
+        assert all(m.fitness is not None and math.isfinite(m.fitness) for m in ranking)
+        assert [m.fitness for m in ranking] == sorted((m.fitness or 0.0 for m in ranking), reverse=True)
+
+    @invariant()
+    def the_journal_says_it_all(self) -> None:
+        again = Population(SIZE, self.seed, LAST)
+        if self.path.exists():
+            again.replay(read(self.path))
+        assert repr(again.members) == repr(self.controller.population.members)  # NaN is not equal to itself
+
+    @invariant()
+    def parents_were_reported_before(self) -> None:
+        reported: set[str] = set()
+        for line in read(self.path) if self.path.exists() else ():
+            if line["kind"] == "report":
+                reported.add(line["assignment"])
+            for a in line["assignments"] if line["kind"] == "decision" else ():
+                assert a["parent"] is None or a["parent"] in reported
+                assert a["id"] not in reported
+
+    def teardown(self) -> None:
+        """From wherever it is, the run comes to its end when nothing more goes wrong."""
+        for _ in range(200):
+            if self.over:
+                break
+            if self.hands.held:
+                self.reports(0, 1.0)
+            else:
+                self.go()
+        assert self.over == "budget"
+        assert all(m.step == HORIZON or m.lost for m in self.controller.population.members.values())
+        self.journal.close()
+        for one in self.quick:
+            one.stop()
+        self.folder.cleanup()
+
+
+Machine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestController = Machine.TestCase
