@@ -21,8 +21,9 @@ import numpy as np
 
 import envs
 from pbtrl import build
+from pbtrl.children import start_shielded
 from pbtrl.config import Config, ConfigError
-from pbtrl.execution.processes import WorkerError, start_shielded
+from pbtrl.execution.processes import WorkerError
 from pbtrl.population import Assignment, Population
 
 PHASES = ("env", "act", "learn", "train")
@@ -74,7 +75,7 @@ def _measured(
         for cores, groups in shares:
             ours, theirs = context.Pipe()
             work = theirs, config.to_json(), groups, cores, seconds
-            processes.append(context.Process(target=_work, args=work, daemon=True))
+            processes.append(context.Process(target=_work, args=work))
             start_shielded(processes[-1])
             theirs.close()
             pipes.append(ours)

@@ -9,7 +9,7 @@ from pbtrl.loading import Fault, Path, shown, unknown
 from pbtrl.space import Choice, IntLogUniform, IntUniform
 
 if TYPE_CHECKING:
-    from pbtrl.config import Config
+    from pbtrl.config import Acting, Config
 
 ALIASES = {
     "lr": "learning_rate",
@@ -133,7 +133,25 @@ def after(config: "Config") -> Iterator[Fault]:
         if len(set(strategy.copy)) != len(strategy.copy):
             yield Fault.at("names the same thing twice", ("strategy", "copy"))
     if config.agent is not None:
+        if config.acting is not None:
+            yield from _acting(config.acting, config.agent)
         yield from _agent(config, config.agent)
+
+
+def _acting(acting: "Acting", agent: AgentSettings) -> Iterator[Fault]:
+    mode: Path = ("acting", "mode")
+    if acting.mode not in agent.acting:
+        able = " or ".join(name for name, kind in AGENTS.items() if acting.mode in kind.acting)
+        modes = " or ".join(m for m in ("inline", "hogwild") if m in agent.acting)
+        why = {
+            "actors": "does not correct for the lag of actors' policies",
+            "hogwild": "learns more than weights, which cannot be shared without locks",
+        }[acting.mode]
+        yield Fault.at(f"{agent.name} {why}: use {able}, or mode {modes}", mode, ("agent", "name"))
+    if acting.mode == "inline" and acting.processes > 1:
+        yield Fault.at("inline has no processes of its own: set mode to actors or hogwild", ("acting", "processes"))
+    if acting.replay and acting.mode != "actors":
+        yield Fault.at(f"only mode actors can replay, not {acting.mode}", ("acting", "replay"), mode)
 
 
 def _agent(config: "Config", agent: AgentSettings) -> Iterator[Fault]:
