@@ -5,6 +5,10 @@ none of our wrappers), acting alone, learning alone, and full training.
 
     roofline   = 1 / (1 / env + 1 / act + 1 / learn)     what no overlap and no overhead would give
     efficiency = full training / roofline
+
+Where other processes act, they overlap with the learner by design, so there is no such roofline. Measured then are env
+stepping alone, learning alone while the actors rest, and full training, with the learner's time for learning and for
+waiting, and the policy lag. What hogwild's processes do cannot be told apart from outside: env stepping and training.
 """
 
 from __future__ import annotations
@@ -26,42 +30,53 @@ from pbtrl.config import Config, ConfigError
 from pbtrl.execution.processes import WorkerError
 from pbtrl.population import Assignment, Population
 
-PHASES = ("env", "act", "learn", "train")
+PHASES = {
+    "inline": ("env", "act", "learn", "train"),
+    "actors": ("env", "learn", "train"),
+    "hogwild": ("env", "train"),
+}
+PARTS = {"inline": ("env", "act", "learn"), "actors": ("learn", "wait"), "hogwild": ()}
+"""Of a worker's time in training."""
 ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all of them
 
 
 def measure(config: Config, seconds: float) -> dict[str, Any]:
     """Rates in env steps per second of the whole population, `seconds` per measurement.
 
-    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, act_only_steps_per_s, learn_only_steps_per_s,
-    roofline_env_steps_per_s, efficiency, env_only_ratio, shares {env, act, learn, other} of the training time,
-    workers, members, backend.
+    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, env_only_ratio, workers, members, acting, backend. And
+    inline: act_only_steps_per_s, learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, shares {env, act, learn,
+    other} of the training time. With actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the
+    learner's.
 
     Raises:
         ConfigError: this is not a config of an env.
     """
-    if config.env is None:
+    if config.env is None or config.acting is None:
         raise ConfigError(["bench measures envs, and this config has a trainable"])
     members = list(Population(config.population.size, config.seed).members)
-    count = build.workers(config)
+    mode, count = config.acting.mode, build.workers(config)
     found = _measured(config, build.shares(config, members), seconds)
-    totals = {phase: sum(f[phase] for f in found) for phase in PHASES}
-    roofline = 1.0 / sum(1.0 / totals[phase] for phase in ("env", "act", "learn"))
-    shares = {part: sum(f["shares"][part] for f in found) / count for part in ("env", "act", "learn")}
-    return {
+    totals = {phase: sum(f[phase] for f in found) for phase in PHASES[mode]}
+    told: dict[str, Any] = {
         "env_steps_per_s": totals["train"],
         "frames_per_s": totals["train"] * config.frames_per_step,
         "env_only_steps_per_s": totals["env"],
-        "act_only_steps_per_s": totals["act"],
-        "learn_only_steps_per_s": totals["learn"],
-        "roofline_env_steps_per_s": roofline,
-        "efficiency": totals["train"] / roofline,
         "env_only_ratio": totals["train"] / totals["env"],
-        "shares": {**shares, "other": 1.0 - sum(shares.values())},
         "workers": count,
         "members": len(members),
+        "acting": mode if mode == "inline" else f"{mode} of {config.acting.processes} processes",
         "backend": config.env.backend,
     }
+    told |= {f"{phase}_only_steps_per_s": totals[phase] for phase in ("act", "learn") if phase in totals}
+    if mode == "inline":
+        told["roofline_env_steps_per_s"] = 1.0 / sum(1.0 / totals[phase] for phase in ("env", "act", "learn"))
+        told["efficiency"] = totals["train"] / told["roofline_env_steps_per_s"]
+    if mode == "actors":
+        told["lag"] = sum(f["lag"] for f in found) / count
+    if parts := PARTS[mode]:
+        shares = {part: sum(f["shares"][part] for f in found) / count for part in parts}
+        told["shares"] = {**shares, "other": 1.0 - sum(shares.values())}
+    return told
 
 
 def _measured(
@@ -79,7 +94,8 @@ def _measured(
             start_shielded(processes[-1])
             theirs.close()
             pipes.append(ours)
-        for phase in PHASES * ROUNDS:
+        assert config.acting is not None
+        for phase in PHASES[config.acting.mode] * ROUNDS:
             for pipe in pipes:
                 pipe.recv()
             for pipe in pipes:  # all start together
@@ -96,30 +112,36 @@ def _measured(
 
 def text(found: dict[str, Any]) -> str:
     """The measurements as a few lines."""
-    shares = "  ".join(f"{k} {100 * v:.1f} %" for k, v in found["shares"].items())
-    return "\n".join(
-        [
-            f"training   {found['env_steps_per_s']:>10,.0f} env steps/s  ({found['frames_per_s']:,.0f} frames/s)",
-            f"env only   {found['env_only_steps_per_s']:>10,.0f} env steps/s  bare {found['backend']} pool",
-            f"ratio      {found['env_only_ratio']:>10.3f} of the env-only rate",
-            f"roofline   {found['roofline_env_steps_per_s']:>10,.0f} env steps/s  efficiency {found['efficiency']:.3f}",
-            f"time       {shares}",
-            f"{found['members']} members on {found['workers']} workers",
-        ]
-    )
+    lines = [
+        f"training   {found['env_steps_per_s']:>10,.0f} env steps/s  ({found['frames_per_s']:,.0f} frames/s)",
+        f"env only   {found['env_only_steps_per_s']:>10,.0f} env steps/s  bare {found['backend']} pool",
+        f"ratio      {found['env_only_ratio']:>10.3f} of the env-only rate",
+    ]
+    if "efficiency" in found:
+        roofline, efficiency = found["roofline_env_steps_per_s"], found["efficiency"]
+        lines.append(f"roofline   {roofline:>10,.0f} env steps/s  efficiency {efficiency:.3f}")
+    if "lag" in found:
+        lines.append(f"learn only {found['learn_only_steps_per_s']:>10,.0f} env steps/s  while the actors rest")
+        lines.append(f"lag        {found['lag']:>10.1f} updates between acting and learning")
+    if "shares" in found:
+        lines.append("time       " + "  ".join(f"{k} {100 * v:.1f} %" for k, v in found["shares"].items()))
+    return "\n".join([*lines, f"{found['members']} members on {found['workers']} workers, acting {found['acting']}"])
 
 
 def _work(pipe: Connection, config: str, groups: list[list[str]], cores: tuple[int, ...], seconds: float) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     share = _Share(config, groups, len(cores))
-    rates: dict[str, list[float]] = {phase: [] for phase in PHASES}
-    for phase in PHASES * ROUNDS:
+    phases = PHASES[share.mode]
+    rates: dict[str, list[float]] = {phase: [] for phase in phases}
+    for phase in phases * ROUNDS:
+        share.rest()
         pipe.send("ready")
         pipe.recv()
         rates[phase].append(getattr(share, phase)(seconds / ROUNDS))
     found = {phase: sum(rate) / ROUNDS for phase, rate in rates.items()}
-    pipe.send({**found, "shares": {part: spent / share.trained for part, spent in share.spent.items()}})
+    shares = {part: spent / share.trained for part, spent in share.spent.items()}
+    pipe.send({**found, "shares": shares, "lag": sum(share.lags) / max(1, len(share.lags))})
     share.close()
 
 
@@ -131,8 +153,10 @@ class _Share:
 
         config = Config.from_json(text)
         assert config.env is not None
-        self._config, self._builder = config, build.RLBuilder(config)
-        self._threads, self.spent = threads, dict.fromkeys(("env", "act", "learn"), 0.0)
+        assert config.acting is not None
+        self._config, self._builder, self.mode = config, build.RLBuilder(config), config.acting.mode
+        self._threads, self.spent = threads, dict.fromkeys(PARTS[self.mode], 0.0)
+        self.lags: list[float] = []
         self._cohorts: list[Any] = []
         self._watched = False
         self._clock, self.trained = dict(self.spent), 0.0
@@ -147,10 +171,27 @@ class _Share:
             for slot, a in enumerate(assignments):
                 cohort.init(slot, a.seed)
             cohort.begin(assignments)
-            cohort.turn()
             self._cohorts.append(cohort)
-        self._actions = [_random_actions(c.rollout.vector) for c in self._cohorts]
+            self._learned(cohort)
+        env = config.env
+        shown = envs.spaces(env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
+        space = shown.single_action_space
+        self._actions = [_random_actions(space, len(c.members) * env.num_envs) for c in self._cohorts]
         self._pools: list[Any] = []
+
+    def rest(self) -> None:
+        """Let nobody do anything until the next measurement begins."""
+        if self.mode != "inline":
+            for cohort in self._cohorts:
+                cohort.rollout.crew.settle()
+
+    def _learned(self, cohort: Any) -> int:
+        """One block at least; env steps of all its members."""
+        assert self._config.env is not None
+        before = cohort.left
+        while cohort.left == before:
+            cohort.turn()
+        return len(cohort.members) * self._config.env.num_envs * int(before - cohort.left)
 
     def env(self, seconds: float) -> float:
         """The bare pools under random actions."""
@@ -182,41 +223,53 @@ class _Share:
 
     def learn(self, seconds: float) -> float:
         """Updates from one block."""
+        from pbtrl.rl.cohort import RLCohort
+
         blocks = [c.collect() for c in self._cohorts]
+        self.rest()
 
         def update() -> int:
             for cohort, block in zip(self._cohorts, blocks, strict=True):
-                cohort.learn(block)
+                RLCohort.learn(cohort, block)
             return sum(b.rewards.numel() for b in blocks)
 
-        return _rate(update, seconds)
+        rate = _rate(update, seconds)
+        if self.mode == "actors":  # their blocks have to be given back
+            for cohort, block in zip(self._cohorts, blocks, strict=True):
+                cohort.learn(block)
+        return rate
 
     def train(self, seconds: float) -> float:
         """What a worker does; a stopwatch around each part."""
-        assert self._config.env is not None
-        num_envs = self._config.env.num_envs
         if not self._watched:
             self._watched = True
             for cohort in self._cohorts:
                 self._watch(cohort)
 
         def turn() -> int:
-            for cohort in self._cohorts:
-                cohort.turn()
-            return sum(len(c.members) * num_envs * c.block for c in self._cohorts)
+            return sum(self._learned(cohort) for cohort in self._cohorts)
 
+        if self.mode != "inline":  # what lay ready before the measurement began does not count
+            _rate(turn, seconds / 5)
         self._clock = dict.fromkeys(self.spent, 0.0)
+        for cohort in self._cohorts:
+            cohort.metrics()
         begun = time.perf_counter()
         rate = _rate(turn, seconds)
         self.trained += time.perf_counter() - begun
         self.spent = {part: spent + self._clock[part] for part, spent in self.spent.items()}
+        self.lags += [row["acting/lag"] for c in self._cohorts for row in c.metrics() if "acting/lag" in row]
         return rate
 
     def _watch(self, cohort: Any) -> None:
-        """Sum the time in the cohort's env steps, acting and learning; about a microsecond per call."""
-        cohort.rollout.vector.step = self._timed("env", cohort.rollout.vector.step)
-        cohort.rollout.act = self._timed("act", cohort.rollout.act)
-        cohort.learn = self._timed("learn", cohort.learn)
+        """Sum the time in each part of the cohort's turns; about a microsecond per call."""
+        if self.mode == "inline":
+            cohort.rollout.vector.step = self._timed("env", cohort.rollout.vector.step)
+            cohort.rollout.act = self._timed("act", cohort.rollout.act)
+        if self.mode == "actors":
+            cohort.rollout.crew.answered = self._timed("wait", cohort.rollout.crew.answered)
+        if self.mode != "hogwild":
+            cohort.learn = self._timed("learn", cohort.learn)
 
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -240,8 +293,7 @@ def _rate(step: Callable[[], int], seconds: float) -> float:
     return done / (time.perf_counter() - begun)
 
 
-def _random_actions(vector: Any) -> list[Any]:
+def _random_actions(space: Any, count: int) -> list[Any]:
     """A few batches of random actions, drawn beforehand."""
-    space = vector.single_action_space
     space.seed(0)
-    return [np.stack([space.sample() for _ in range(vector.num_envs)]) for _ in range(64)]
+    return [np.stack([space.sample() for _ in range(count)]) for _ in range(64)]

@@ -282,7 +282,8 @@ BROKEN = [
     ("acting: {replay: 0.5}", "3:18: acting.replay: only mode actors can replay, not inline"),
     (
         "agent: {name: a3c}\nacting: {mode: actors, processes: 2}",
-        "4:16: acting.mode: a3c does not correct for the lag of actors' policies: use impala, or mode inline or hogwild",
+        "4:16: acting.mode: a3c does not correct for the lag of actors' policies: use impala, or mode inline or "
+        "hogwild",
     ),
     (
         "agent: {name: vmpo}\nacting: {mode: hogwild}",

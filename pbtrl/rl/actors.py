@@ -23,7 +23,7 @@ from torch import Tensor
 from agents.types import Agent, Inputs, Learned, State, Trajectory
 from pbtrl.population import Assignment
 from pbtrl.rl.cohort import UNSAVED, RLCohort
-from pbtrl.rl.crew import Crew, Message
+from pbtrl.rl.crew import WAIT, Crew, Message
 from pbtrl.rl.replay import Replay
 from pbtrl.rl.rollout import Episodes, Rollout
 from pbtrl.rl.setting import Origin, Setting, env_seeds, seed_for
@@ -31,7 +31,6 @@ from pbtrl.rl.shared import Shared, Weights, cut, joined, parts
 from pbtrl.trainable import Outcome
 
 SLOTS = 2  # per actor: one to act into while the other is learned from, or waits
-WAIT = 0.5  # seconds, after which the worker looks at its pipe
 RUNNING = "running"  # the discounted return that each env had reached when a block began
 
 
@@ -96,7 +95,8 @@ class Actors:
         self._free = [list(range(SLOTS)) for _ in self._slots]
         self._running = torch.zeros(len(self._slots), len(members), self._envs, dtype=torch.float64)
         self._scaled = "return.mean" in state.tensors
-        self._replayed = round(setting.replay / (1.0 - setting.replay) * self._envs)
+        past = setting.replay / (1.0 - setting.replay) * self._envs
+        self._replayed = max(1, round(past)) if past else 0
         self._replay = Replay(setting.replay_size, self._envs)
         self._taken: _Taken | None = None
         each = max(1, threads // setting.processes)
@@ -143,9 +143,8 @@ class Actors:
     def take(self, state: State, generator: torch.Generator) -> Trajectory:
         """The oldest block, with past unrolls beside it; valid until `learned`."""
         i, answer = self.crew.take()
-        for mine, (returns, lengths) in zip(self.episodes, answer["episodes"], strict=True):
-            mine.returns += returns
-            mine.lengths += lengths
+        for mine, told in zip(self.episodes, answer["episodes"], strict=True):
+            mine.extend(*told)
         block = cut(self._slots[i][answer["slot"]].tensors, answer["steps"]) | {RUNNING: self._running[i]}
         self._taken = _Taken(i, answer["slot"], self._version - answer["version"], block)
         mixed = self._replay.mixed(block, self._replayed, generator)

@@ -27,8 +27,10 @@ import torch
 
 from pbtrl.children import belong_to, how_it_ended, start_shielded
 
+WAIT = 0.5  # seconds that a turn waits for an answer; then the worker looks at its own pipe
 PATIENCE = 120.0  # seconds that all who have work may be silent
-DEATHS = 3  # in a row, without a block in between, that are too many
+GRACE = 10.0  # seconds to end what is under way, where nobody waits for more
+DEATHS = 3
 
 Message = dict[str, Any]
 
@@ -60,6 +62,7 @@ class Crew:
         hire: Callable[[int], tuple[Callable[..., Hand], tuple[Any, ...]]],
         greet: Callable[[int, int], Message],
         died: Callable[[int, Sequence[Message]], None] | None = None,
+        deaths: int = DEATHS,
     ) -> None:
         """Start them.
 
@@ -68,8 +71,9 @@ class Crew:
             hire: for process i, what makes its hand (importable), and with which arguments.
             greet: for process i in its nth life, from 0, what it is told first.
             died: told which process died, and the messages with `steps` that it had not answered.
+            deaths: of one process in a row, without an answer in between, that are too many.
         """
-        self._hire, self._greet, self._on_death = hire, greet, died
+        self._hire, self._greet, self._on_death, self._most = hire, greet, died, deaths
         self._answers: deque[tuple[int, Message]] = deque()
         self._heard = time.monotonic()
         self.deaths, self._lost = 0, 0
@@ -134,10 +138,13 @@ class Crew:
             self._receive(1.0)
 
     def drain(self) -> Iterator[tuple[int, Message]]:
-        """Every answer to what was asked for, as they come."""
+        """Every answer to what was asked for, as they come; who takes longer than GRACE seconds is ended."""
+        deadline = time.monotonic() + GRACE
         while self._asked or self._answers:
             if self.answered(1.0):
                 yield self.take()
+            elif time.monotonic() > deadline:
+                self._kill()
 
     def close(self) -> None:
         """End all processes."""
@@ -152,9 +159,13 @@ class Crew:
             self._heard = time.monotonic()
         elif self._asked and time.monotonic() - self._heard > PATIENCE:
             self._heard = time.monotonic()
-            for process in self._processes:
-                if process.asked:
-                    process.kill()
+            self._kill()
+
+    def _kill(self) -> None:
+        """End those who have something to do; a replacement follows."""
+        for process in self._processes:
+            if process.asked:
+                process.kill()
 
     def _read(self, i: int) -> None:
         process = self._processes[i]
@@ -177,8 +188,9 @@ class Crew:
         process.life += 1
         unanswered, process.asked = process.asked, []
         self._lost += sum(message["steps"] for message in unanswered)
-        if process.deaths >= DEATHS:
-            raise CrewError(f"process {i} died {DEATHS} times without a block in between, at last: {how}")
+        if process.deaths >= self._most:
+            again = f" {process.deaths} times without a block in between, at last" if process.deaths > 1 else ""
+            raise CrewError(f"process {i} died{again}: {how}")
         if self._on_death:
             self._on_death(i, unanswered)
         process.start(*self._hire(i))

@@ -22,14 +22,13 @@ import torch
 from agents.types import Learned
 from pbtrl.population import Assignment
 from pbtrl.rl.cohort import RLCohort
-from pbtrl.rl.crew import Crew, Message
+from pbtrl.rl.crew import DEATHS, WAIT, Crew, Message
 from pbtrl.rl.rollout import Episodes
 from pbtrl.rl.setting import Origin, Setting, seed_for
 from pbtrl.rl.shared import Shared
 from pbtrl.trainable import Outcome
 
 QUEUED = 2  # blocks asked of a process: the next one is there when it ends one
-WAIT = 0.5  # seconds, after which the worker looks at its pipe
 IN_PLACE = ("params", "rmsprop.", "adam.")
 
 
@@ -66,9 +65,8 @@ class HogwildCohort(RLCohort):
         return super().outcome(slot)
 
     def _note(self, answer: Message) -> bool:
-        for mine, (returns, lengths) in zip(self._peers.episodes, answer["episodes"], strict=True):
-            mine.returns += returns
-            mine.lengths += lengths
+        for mine, told in zip(self._peers.episodes, answer["episodes"], strict=True):
+            mine.extend(*told)
         metrics, consumed = ({k: torch.tensor(v) for k, v in answer[part].items()} for part in ("metrics", "consumed"))
         return self._record(Learned(metrics, consumed), answer["steps"])
 
@@ -93,6 +91,7 @@ class Peers:
             setting.processes,
             hire=lambda i: (_Peer, (setting.origin, tuple(members), each, shared)),
             greet=self._greeting,
+            deaths=DEATHS if setting.processes > 1 else 1,  # the serial run would fail, and its slice be run again
         )
 
     def begin(self, assignments: Sequence[Assignment], replaced: Sequence[int]) -> None:

@@ -27,6 +27,11 @@ class Episodes:
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
 
+    def extend(self, returns: Sequence[float], lengths: Sequence[int]) -> None:
+        """Some more."""
+        self.returns += returns
+        self.lengths += lengths
+
 
 class Source(Protocol):
     """Where a cohort's experience comes from: a `Rollout`, or processes that have one each.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pbtrl.rl.crew import CrewError
 from pbtrl.rl.hogwild import HogwildCohort
 from tests.conformance import assert_equal
 from tests.rl.test_cohort import CARTPOLE, builder, run, slice_of
@@ -52,6 +53,11 @@ def test_one_process_is_the_serial_run_bit_for_bit(env: dict[str, Any], agent: d
         [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in c.metrics()] for c in (serial, shared)
     ]
     assert rows[0] == rows[1]
+    # and where it dies, the slice is to be run again, not to be gone on with
+    shared.begin([slice_of(m, 340, 2) for m in TWO])
+    os.kill(shared._peers.crew._processes[0]._running[0].pid, signal.SIGKILL)
+    with pytest.raises(CrewError, match="process 0 died: killed by signal 9"):
+        shared.turn()
     shared.close()
 
 
