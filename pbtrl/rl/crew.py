@@ -36,7 +36,7 @@ Message = dict[str, Any]
 
 
 class CrewError(RuntimeError):
-    """A process raised, or died again and again; the message holds what is known."""
+    """A process raised, which a note tells in full, or died again and again."""
 
 
 class Hand(Protocol):
@@ -175,7 +175,9 @@ class Crew:
             self._died(i)
             return
         if error := message.get("error"):
-            raise CrewError(error)
+            raised = CrewError(f"process {i} raised {error}")
+            raised.add_note(message["traceback"])
+            raise raised
         process.asked.pop(0)
         process.deaths = 0
         self._answers.append((i, message))
@@ -265,8 +267,9 @@ def _work(pipe: Connection, parent: int, make: Callable[..., Hand], arguments: t
                 pipe.send_bytes(json.dumps(answer).encode())
     except BrokenPipeError:
         return
-    except Exception:
-        pipe.send_bytes(json.dumps({"error": traceback.format_exc()}).encode())
+    except Exception as error:
+        told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        pipe.send_bytes(json.dumps(told).encode())
     finally:
         if hand:
             hand.close()
