@@ -136,10 +136,9 @@ class ActorCritic(ABC):
     def act(self, state: State, inputs: Inputs, memory: Tensor, noise: Tensor | None) -> Acted:
         """Act at one step; without noise, by the policy's mode."""
         inputs = self._shown(state, inputs)
-        found = [
-            self.net.step(params, inputs[group], memory[group])
-            for params, group in zip(state.acting, self._groups(len(memory)), strict=True)
-        ]
+        groups = self._groups(len(memory))
+        parts = [(inputs, memory)] if len(groups) == 1 else [(inputs[g], memory[g]) for g in groups]
+        found = [self.net.step(params, *part) for params, part in zip(state.acting, parts, strict=True)]
         heads, memories = zip(*found, strict=True)
         policy = _joined(
             [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]

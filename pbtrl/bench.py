@@ -1,7 +1,8 @@
 """How fast a config trains, against its simulator alone, measured in one run with all cores busy.
 
-Four measurements on the same processes and cores: env stepping alone (the bare library pool under random actions,
-none of our wrappers), acting alone, learning alone, and full training.
+Measurements on the same processes and cores: env stepping alone (the bare library pool under random actions, none of
+our wrappers), acting alone, learning alone, full training, and env stepping alone again under the actions that training
+took, because some worlds take longer over what a policy does than over random actions.
 
     roofline   = 1 / (1 / env + 1 / act + 1 / learn)     what no overlap and no overhead would give
     efficiency = full training / roofline
@@ -17,7 +18,8 @@ import itertools
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,12 +33,13 @@ from pbtrl.execution.processes import WorkerError
 from pbtrl.population import Assignment, Population
 
 PHASES = {
-    "inline": ("env", "act", "learn", "train"),
+    "inline": ("env", "act", "learn", "train", "replay"),
     "actors": ("env", "learn", "train"),
     "hogwild": ("env", "train"),
 }
 PARTS = {"inline": ("env", "act", "learn"), "actors": ("learn", "wait"), "hogwild": ()}
 """Of a worker's time in training."""
+REMEMBERED = 2_000  # steps whose actions are stepped again
 ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all of them
 
 
@@ -44,9 +47,9 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
     """Rates in env steps per second of the whole population, `seconds` per measurement.
 
     Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, env_only_ratio, workers, members, acting, backend. And
-    inline: act_only_steps_per_s, learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, shares {env, act, learn,
-    other} of the training time. With actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the
-    learner's.
+    inline: env_replay_steps_per_s (under training's actions), env_replay_ratio, act_only_steps_per_s,
+    learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, shares {env, act, learn, other} of the training time.
+    With actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the learner's.
 
     Raises:
         ConfigError: this is not a config of an env.
@@ -69,6 +72,8 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
     }
     told |= {f"{phase}_only_steps_per_s": totals[phase] for phase in ("act", "learn") if phase in totals}
     if mode == "inline":
+        told["env_replay_steps_per_s"] = totals["replay"]
+        told["env_replay_ratio"] = totals["train"] / totals["replay"]
         told["roofline_env_steps_per_s"] = 1.0 / sum(1.0 / totals[phase] for phase in ("env", "act", "learn"))
         told["efficiency"] = totals["train"] / told["roofline_env_steps_per_s"]
     if mode == "actors":
@@ -112,17 +117,24 @@ def _measured(
 
 def text(found: dict[str, Any]) -> str:
     """The measurements as a few lines."""
+    backend = found["backend"]
     lines = [
         f"training   {found['env_steps_per_s']:>10,.0f} env steps/s  ({found['frames_per_s']:,.0f} frames/s)",
-        f"env only   {found['env_only_steps_per_s']:>10,.0f} env steps/s  bare {found['backend']} pool",
-        f"ratio      {found['env_only_ratio']:>10.3f} of the env-only rate",
+        f"env only   {found['env_only_steps_per_s']:>10,.0f} env steps/s  bare {backend} pool, "
+        f"random actions; training reaches {found['env_only_ratio']:.3f} of it",
     ]
     if "efficiency" in found:
         roofline, efficiency = found["roofline_env_steps_per_s"], found["efficiency"]
-        lines.append(f"roofline   {roofline:>10,.0f} env steps/s  efficiency {efficiency:.3f}")
+        lines += [
+            f"env replay {found['env_replay_steps_per_s']:>10,.0f} env steps/s  bare {backend} pool, "
+            f"training's actions; training reaches {found['env_replay_ratio']:.3f} of it",
+            f"roofline   {roofline:>10,.0f} env steps/s  efficiency {efficiency:.3f}",
+        ]
     if "lag" in found:
-        lines.append(f"learn only {found['learn_only_steps_per_s']:>10,.0f} env steps/s  while the actors rest")
-        lines.append(f"lag        {found['lag']:>10.1f} updates between acting and learning")
+        lines += [
+            f"learn only {found['learn_only_steps_per_s']:>10,.0f} env steps/s  while the actors rest",
+            f"lag        {found['lag']:>10.1f} updates between acting and learning",
+        ]
     if "shares" in found:
         lines.append("time       " + "  ".join(f"{k} {100 * v:.1f} %" for k, v in found["shares"].items()))
     return "\n".join([*lines, f"{found['members']} members on {found['workers']} workers, acting {found['acting']}"])
@@ -154,20 +166,15 @@ class _Share:
         config = Config.from_json(text)
         assert config.env is not None
         assert config.acting is not None
-        self._config, self._builder, self.mode = config, build.RLBuilder(config), config.acting.mode
+        self._config, self._builder, self.mode = config, build.rl_builder(config), config.acting.mode
         self._threads, self.spent = threads, dict.fromkeys(PARTS[self.mode], 0.0)
         self.lags: list[float] = []
         self._cohorts: list[Any] = []
         self._watched = False
         self._clock, self.trained = dict(self.spent), 0.0
-        for group in groups:
-            cohort = self._builder.cohort(group, threads)
+        for structure, assignments in self._together(groups):
+            cohort = self._builder.cohort([a.member for a in assignments], threads, structure)
             assert isinstance(cohort, RLCohort)
-            population = Population(config.population.size, config.seed)
-            drawn = {m: config.space.sample(population.rng(m, 0, "prior")) for m in group}
-            assignments = [
-                Assignment(f"{m}/000000", m, None, 0, 2**62, drawn[m], population.slice_seed(m, 0)) for m in group
-            ]
             for slot, a in enumerate(assignments):
                 cohort.init(slot, a.seed)
             cohort.begin(assignments)
@@ -176,8 +183,21 @@ class _Share:
         env = config.env
         shown = envs.spaces(env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
         space = shown.single_action_space
-        self._actions = [_random_actions(space, len(c.members) * env.num_envs) for c in self._cohorts]
+        self._random = [_random_actions(space, len(c.members) * env.num_envs) for c in self._cohorts]
+        self._taken: list[deque[Any]] = [deque(maxlen=REMEMBERED) for _ in self._cohorts]
         self._pools: list[Any] = []
+
+    def _together(self, groups: list[list[str]]) -> Iterator[tuple[object, list[Assignment]]]:
+        """Every cohort's structure, and what its members begin with."""
+        population = Population(self._config.population.size, self._config.seed)
+        spaces = {m: self._config.space.dealt(place) for place, m in enumerate(population.members)}
+        for group in groups:
+            together: dict[object, list[Assignment]] = {}
+            for m in group:
+                drawn = spaces[m].sample(population.rng(m, 0, "prior"))
+                a = Assignment(f"{m}/000000", m, None, 0, 2**62, drawn, population.slice_seed(m, 0))
+                together.setdefault(self._builder.structure(a), []).append(a)
+            yield from together.items()
 
     def rest(self) -> None:
         """Let nobody do anything until the next measurement begins."""
@@ -187,23 +207,31 @@ class _Share:
 
     def _learned(self, cohort: Any) -> int:
         """One block at least; env steps of all its members."""
-        assert self._config.env is not None
         before = cohort.left
         while cohort.left == before:
             cohort.turn()
-        return len(cohort.members) * self._config.env.num_envs * int(before - cohort.left)
+        return self._steps(cohort, before - cohort.left)
+
+    def _steps(self, cohort: Any, time: int) -> int:
+        """Env steps of all its members in so many of each env."""
+        assert self._config.env is not None
+        return len(cohort.members) * self._config.env.num_envs * time
 
     def env(self, seconds: float) -> float:
         """The bare pools under random actions."""
+        return self._stepped(self._random, seconds)
+
+    def replay(self, seconds: float) -> float:
+        """The bare pools under the actions that training took."""
+        return self._stepped(self._taken, seconds)
+
+    def _stepped(self, actions: Sequence[Iterable[Any]], seconds: float) -> float:
         if not self._pools:
             self._pools = [self._bare(len(c.members)) for c in self._cohorts]
-        turns = itertools.count()
+        turns = [itertools.cycle(batches) for batches in actions]
 
         def step() -> int:
-            turn = next(turns)
-            for pool, drawn in zip(self._pools, self._actions, strict=True):
-                pool.step(drawn[turn % len(drawn)])
-            return sum(len(drawn[0]) for drawn in self._actions)
+            return sum(len(pool.step(next(turn))[1]) for pool, turn in zip(self._pools, turns, strict=True))
 
         return _rate(step, seconds)
 
@@ -231,7 +259,7 @@ class _Share:
         def update() -> int:
             for cohort, block in zip(self._cohorts, blocks, strict=True):
                 RLCohort.learn(cohort, block)
-            return sum(b.rewards.numel() for b in blocks)
+            return sum(self._steps(c, b.rewards.shape[1]) for c, b in zip(self._cohorts, blocks, strict=True))
 
         rate = _rate(update, seconds)
         if self.mode == "actors":  # their blocks have to be given back
@@ -243,8 +271,8 @@ class _Share:
         """What a worker does; a stopwatch around each part."""
         if not self._watched:
             self._watched = True
-            for cohort in self._cohorts:
-                self._watch(cohort)
+            for cohort, taken in zip(self._cohorts, self._taken, strict=True):
+                self._watch(cohort, taken)
 
         def turn() -> int:
             return sum(self._learned(cohort) for cohort in self._cohorts)
@@ -261,15 +289,22 @@ class _Share:
         self.lags += [row["acting/lag"] for c in self._cohorts for row in c.metrics() if "acting/lag" in row]
         return rate
 
-    def _watch(self, cohort: Any) -> None:
+    def _watch(self, cohort: Any, taken: deque[Any]) -> None:
         """Sum the time in each part of the cohort's turns; about a microsecond per call."""
-        if self.mode == "inline":
-            cohort.rollout.vector.step = self._timed("env", cohort.rollout.vector.step)
-            cohort.rollout.act = self._timed("act", cohort.rollout.act)
+        if self.mode == "hogwild":
+            return
+        cohort.learn = self._timed("learn", cohort.learn)
         if self.mode == "actors":
             cohort.rollout.crew.answered = self._timed("wait", cohort.rollout.crew.answered)
-        if self.mode != "hogwild":
-            cohort.learn = self._timed("learn", cohort.learn)
+            return
+        step = self._timed("env", cohort.rollout.vector.step)
+
+        def remembered(actions: Any) -> Any:
+            taken.append(actions.copy())
+            return step(actions)
+
+        cohort.rollout.vector.step = remembered
+        cohort.rollout.act = self._timed("act", cohort.rollout.act)
 
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:

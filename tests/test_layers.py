@@ -35,6 +35,7 @@ FLOORS: list[list[set[str]]] = [
             "interrupts",
             "children",
             "tables",
+            "crash",
         }
     ],
     [{"agents"}, {"envs"}],

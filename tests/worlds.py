@@ -17,6 +17,13 @@ def tuples() -> gymnasium.Env[Any, Any]:
     return env
 
 
+def unbounded() -> gymnasium.Env[Any, Any]:
+    """Actions as large as you like."""
+    env = gymnasium.make("Pendulum-v1")
+    env.action_space = Box(-float("inf"), float("inf"), (1,))
+    return env
+
+
 class Telling(gymnasium.Wrapper[Any, Any, Any, Any]):
     """CartPole that says at its nth step where it is, and then goes on, or waits for what never comes."""
 

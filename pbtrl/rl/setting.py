@@ -22,15 +22,16 @@ MakeEnvs = Callable[[Sequence[int], int], Vector]
 
 @dataclass(frozen=True)
 class Origin:
-    """How another process comes to the same setting: `make` is `module:function`, called with `config`."""
+    """How another process comes to the same setting: `make` is `module:function`, called with the rest."""
 
     make: str
     config: str
+    agent: str | None
 
     def setting(self) -> Setting:
         """The same setting."""
         module, function = self.make.split(":")
-        found: Setting = getattr(importlib.import_module(module), function)(self.config)
+        found: Setting = getattr(importlib.import_module(module), function)(self.config, self.agent)
         return found
 
 
@@ -48,6 +49,7 @@ class Setting:
         reset: every slice starts its envs anew.
         every: distance of the curve's points (env steps).
         live: live hyperparameters with their defaults.
+        structural: the hyperparameters that all members of a cohort have in common, and their values.
         origin: where other processes get this from.
         processes: that act, or act and learn, for a cohort; of no meaning where it acts itself.
         replay: share of an update's unrolls that are past ones.
@@ -64,6 +66,7 @@ class Setting:
     reset: bool
     every: int
     live: dict[str, Any]
+    structural: dict[str, Any]
     origin: Origin
     processes: int
     replay: float
