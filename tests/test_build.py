@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pbtrl import build
-from pbtrl.config import Config, ConfigError, parse
+from pbtrl.config import Config, ConfigError, load, parse
 from pbtrl.execution.inline import Inline
 from pbtrl.strategies.pbt import PBT
 from tests.command import CART
@@ -135,6 +135,21 @@ def test_an_executor_makes_the_members_places(tmp_path: Path):
     assert isinstance(executor, Inline)
     assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["m00", "m01"]
     executor.close()
+
+
+def test_another_process_finds_the_same_agent():
+    mixed = build.prepared(load("mixed").changed("env.backend", "gymnasium"))
+    for name in ("impala", "vmpo"):
+        own = build.RLBuilder(mixed, name).setting
+        found = own.origin.setting()
+        assert (found.agent, found.block, found.live, found.structural) == (
+            own.agent,
+            own.block,
+            own.live,
+            own.structural,
+        )
+    alone = build.RLBuilder(build.prepared(cart())).setting
+    assert alone.origin.setting().agent == alone.agent
 
 
 def test_words_for_the_opening():

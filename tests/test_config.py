@@ -338,6 +338,11 @@ BROKEN = [
         "hogwild",
     ),
     (
+        "population: {mix: {impala: 2, a3c: 2}}\nagents: {impala: {}, a3c: {}}\nacting: {mode: actors}",
+        "5:16: acting.mode: a3c does not correct for the lag of actors' policies: use impala, or mode inline or "
+        "hogwild",
+    ),
+    (
         "agent: {name: vmpo}\nacting: {mode: hogwild}",
         "4:16: acting.mode: vmpo learns more than weights, which cannot be shared without locks: use impala or a3c, "
         "or mode inline",
