@@ -31,6 +31,7 @@ from pbtrl.rl.shared import Shared, Weights, cut, joined, parts
 from pbtrl.trainable import Outcome
 
 SLOTS = 2  # per actor: one to act into while the other is learned from, or waits
+GRACE = 2.0  # seconds to end a block that will be thrown away
 RUNNING = "running"  # the discounted return that each env had reached when a block began
 
 
@@ -168,7 +169,7 @@ class Actors:
 
     def drop(self) -> None:
         """Let the actors end what they do, and throw it away."""
-        for i, answer in self.crew.drain():
+        for i, answer in self.crew.drain(GRACE):
             self._free[i].append(answer["slot"])
             self._dropped += answer["steps"] * self._envs
 

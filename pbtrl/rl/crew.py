@@ -29,7 +29,6 @@ from pbtrl.children import belong_to, how_it_ended, start_shielded
 
 WAIT = 0.5  # seconds that a turn waits for an answer; then the worker looks at its own pipe
 PATIENCE = 120.0  # seconds that all who have work may be silent
-GRACE = 10.0  # seconds to end what is under way, where nobody waits for more
 DEATHS = 3
 
 Message = dict[str, Any]
@@ -137,9 +136,9 @@ class Crew:
         while self._asked:
             self._receive(1.0)
 
-    def drain(self) -> Iterator[tuple[int, Message]]:
-        """Every answer to what was asked for, as they come; who takes longer than GRACE seconds is ended."""
-        deadline = time.monotonic() + GRACE
+    def drain(self, grace: float) -> Iterator[tuple[int, Message]]:
+        """Every answer to what was asked for, as they come; who takes longer than `grace` seconds is ended."""
+        deadline = time.monotonic() + grace
         while self._asked or self._answers:
             if self.answered(1.0):
                 yield self.take()
@@ -179,7 +178,7 @@ class Crew:
             raised.add_note(message["traceback"])
             raise raised
         process.asked.pop(0)
-        process.deaths = 0
+        process.deaths, process.begun = 0, True
         self._answers.append((i, message))
 
     def _died(self, i: int) -> None:
@@ -201,11 +200,19 @@ class Crew:
 
 @dataclass
 class _Process:
-    """Our end of one process, and of those that take its place; `deaths` counts since its last answer."""
+    """Our end of one process, and of those that take its place.
+
+    Attributes:
+        asked: what it has not answered yet, oldest first.
+        life: how many it took the place of.
+        deaths: since the last answer.
+        begun: whether the present one has answered anything; one that has not may still be importing.
+    """
 
     asked: list[Message] = field(default_factory=list)
     life: int = 0
     deaths: int = 0
+    begun: bool = False
     _running: tuple[BaseProcess, Connection] | None = None
 
     @property
@@ -219,7 +226,7 @@ class _Process:
         process = context.Process(target=_work, args=(theirs, os.getpid(), make, arguments), daemon=True)
         start_shielded(process)
         theirs.close()
-        self._running = process, ours
+        self._running, self.begun = (process, ours), False
 
     def send(self, message: Message) -> None:
         try:
@@ -251,7 +258,7 @@ def _close(processes: Sequence[_Process]) -> None:
         if process._running:
             process.pipe.close()
     for process in processes:
-        process.end()
+        process.end(5.0 if process.begun else 0.0)
 
 
 def _work(pipe: Connection, parent: int, make: Callable[..., Hand], arguments: tuple[Any, ...]) -> None:

@@ -29,6 +29,7 @@ from pbtrl.rl.shared import Shared
 from pbtrl.trainable import Outcome
 
 QUEUED = 2  # blocks asked of a process: the next one is there when it ends one
+GRACE = 10.0  # seconds to end a block
 IN_PLACE = ("params", "rmsprop.", "adam.")
 
 
@@ -60,7 +61,7 @@ class HogwildCohort(RLCohort):
 
     def outcome(self, slot: int) -> Outcome:
         """What the slice gave so far; blocks under way are waited for and count, for their gradients are applied."""
-        for _, answer in self._peers.crew.drain():
+        for _, answer in self._peers.crew.drain(GRACE):
             self._note(answer)
         return super().outcome(slot)
 
