@@ -8,7 +8,7 @@
 Every actor steps envs of its own, num_envs per member, for all members at once. A block carries the parameters of the
 policy that acted, so V-trace can correct for its lag: the updates between the weights it was acted with and the update
 that learns from it. Slots are the queue: where the learner is behind, actors wait for one (back-pressure). No block is
-left when a slice ends, so none is ever learned from by another policy's heir.
+left when a slice ends, so none that a replaced policy acted is ever learned from.
 """
 
 from __future__ import annotations
