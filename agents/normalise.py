@@ -25,13 +25,15 @@ def update_moments(state: Moments, x: Tensor, mask: Tensor | None = None) -> Mom
     Args:
         state: from `init_moments`.
         x: `[P, M, *shape]`.
-        mask: `[P, M]`, false for samples to leave out, whatever they hold.
+        mask: `[P, M]`, false for samples to leave out, whatever they hold. What is not finite is left out as well.
 
     Returns:
         The new state; a member all of whose samples are left out keeps its old one bit for bit.
     """
     inner = (1,) * (x.ndim - 2)
-    live = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask.bool()
+    live = x.isfinite().reshape(*x.shape[:2], -1).all(-1)
+    if mask is not None:
+        live &= mask.bool()
     rows = live.reshape(len(x), *inner, -1)
     samples = torch.where(rows, x.movedim(1, -1).double(), 0.0).contiguous()
     batch = live.sum(-1)
@@ -76,9 +78,11 @@ def update_return_scale(
         rewards: `[P, T, B]`.
         ends: `[P, T, B]`, whether step t ended its episode, by termination or truncation.
         gamma: `[P]`, discount per env step.
-        mask: `[P, T, B]`, false for dead transitions, which change nothing.
+        mask: `[P, T, B]`, false for dead transitions, which change nothing; nor do rewards that are not finite.
     """
-    live = torch.ones_like(ends, dtype=torch.bool) if mask is None else mask.bool()
+    live = rewards.isfinite()
+    if mask is not None:
+        live &= mask.bool()
     rewards, kept = rewards.double().masked_fill(~live, 0.0), (~ends).double()
     factors = torch.where(live, gamma.double()[:, None, None], 1.0)
     running, past = state["running"], []

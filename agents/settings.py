@@ -85,7 +85,7 @@ class ActorCritic(Network):
     unroll_mode: Literal["budget", "exact"] = "budget"
     block_length: int | None = None
     minibatches: int = 1
-    learning_rate: float = live(6e-4, low=0.0)
+    learning_rate: float = live(6e-4, low=0.0, high=1e6)
     entropy_cost: float = live(0.01, low=0.0)
     unroll_length: int = live(20, low=1, integer=True)
     value_cost: float = live(0.5, low=0.0)
@@ -169,7 +169,7 @@ class VMPO(ActorCritic):
     optimiser: Literal["rmsprop", "adam"] = "adam"
     temperature: float = 1.0
     alpha: float = 1.0
-    learning_rate: float = live(1e-4, low=0.0)
+    learning_rate: float = live(1e-4, low=0.0, high=1e6)
     entropy_cost: float = live(0.0, low=0.0)
     value_cost: float = live(1.0, low=0.0)
     max_grad_norm: float = live(1e6, low=0.0)

@@ -9,9 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from envs import gym, probes
-from envs.vector import SEED_LIMIT, EnvError, Spaces, Vector, present
+from envs.vector import SEED_LIMIT, EnvError, Spaces, Vector, impatient, present
 
-__all__ = ["EnvError", "Spaces", "Vector", "bare", "frames_per_step", "make", "probes", "resolve_backend", "spaces"]
+__all__ = [
+    "EnvError",
+    "Spaces",
+    "Vector",
+    "bare",
+    "frames_per_step",
+    "impatient",
+    "make",
+    "probes",
+    "resolve_backend",
+    "spaces",
+]
 
 Backend = Literal["auto", "gymnasium", "envpool"]
 Protocol = Literal["sticky", "classic"]

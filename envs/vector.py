@@ -20,8 +20,9 @@ Learning reads `terminated` (discount 0) and `truncated` (cut here, bootstrap fr
 `episode_over` closes returns and lengths; `dead` leaves a transition out of losses, fitness and step counts.
 """
 
+import signal
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -127,6 +128,23 @@ class Vector:
         if self._one_hot is not None:
             obs = self._one_hot[obs - self._first_observation]
         return obs.transpose(0, 3, 1, 2) if self._channels_last else obs
+
+
+def impatient(vector: Vector, seconds: float) -> Vector:
+    """Have the kernel end this process (SIGALRM) when a step or a reset takes longer; nobody else could end it."""
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            try:
+                return function(*args)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+        return run
+
+    vector.step, vector.reset = timed(vector.step), timed(vector.reset)  # type: ignore[method-assign]
+    return vector
 
 
 def present(spaces: Spaces, where: str) -> Spaces:

@@ -6,7 +6,9 @@ import functools
 import importlib
 import itertools
 import math
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -329,11 +331,17 @@ class RLBuilder:
         )
 
     def _maker(self, *, training: bool) -> Callable[[Sequence[int], int], envs.Vector]:
-        env = self._env
-        return lambda seeds, threads: envs.make(
-            env.id, seeds, threads=threads, backend=env.backend, protocol=env.protocol, training=training,
-            kwargs=env.kwargs,
-        )  # fmt: skip
+        env, patience = self._env, self._config.failure.env_step_timeout
+
+        def make(seeds: Sequence[int], threads: int) -> envs.Vector:
+            vector = envs.make(
+                env.id, seeds, threads=threads, backend=env.backend, protocol=env.protocol, training=training,
+                kwargs=env.kwargs,
+            )  # fmt: skip
+            in_worker = multiprocessing.parent_process() is not None  # where somebody notices, and starts another
+            return envs.impatient(vector, patience) if in_worker and hasattr(signal, "setitimer") else vector
+
+        return make
 
 
 def _spaces(config: Config) -> envs.Spaces:

@@ -9,6 +9,9 @@ import sys
 from multiprocessing.process import BaseProcess
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
+DEATHS = {-signal.SIGKILL: " (out of memory?)"}
+if hasattr(signal, "SIGALRM"):
+    DEATHS[-signal.SIGALRM] = ": its envs took longer than failure.env_step_timeout for a step"
 
 
 def start_shielded(process: BaseProcess) -> None:
@@ -39,4 +42,4 @@ def belong_to(parent: int) -> None:
 def how_it_ended(code: int | None) -> str:
     """A dead process's exit code in words."""
     how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
-    return f"{how} (out of memory?)" if code == -signal.SIGKILL else how
+    return how + DEATHS.get(code or 0, "")

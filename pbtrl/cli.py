@@ -12,7 +12,7 @@ from typing import Any
 
 from pbtrl import __version__
 
-USAGE, FAILED, CORRUPT, INTERRUPTED = 2, 3, 4, 130
+USAGE, FAILED, CORRUPT, FULL, INTERRUPTED = 2, 3, 4, 75, 130
 
 FIRST_STEPS = """first steps:
   pbtrl train quickstart          eight HalfCheetahs, three minutes
@@ -22,7 +22,10 @@ FIRST_STEPS = """first steps:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 2 usage or config, 3 failed, 4 corrupt or missing data."""
+    """Run a command; returns the exit code.
+
+    0 done, 2 usage or config, 3 failed, 4 corrupt or missing data, 75 disk full, 130 and 143 stopped by a signal.
+    """
     arguments = _parsed(argv)
     code = 0
     try:
@@ -44,8 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _exit_code(error: Exception) -> int | None:
     """Of a mistake whose text says it all; None for a bug, which keeps its traceback."""
     from pbtrl.config import ConfigError
+    from pbtrl.disk import DiskFullError
     from pbtrl.lock import DamagedError, RunError
 
+    if isinstance(error, DiskFullError):
+        return FULL
     if isinstance(error, DamagedError):
         return CORRUPT
     if isinstance(error, ConfigError | RunError):
@@ -130,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     listing = _add(commands, "list", _list, "all runs")
     _add_root(listing)
     _add_json(listing)
+
+    verify = _add(commands, "verify", _verify, "hash every snapshot again, and check the journal")
+    _add_run(verify)
+    verify.add_argument("--digest", action="store_true", help="print the SHA-256 of the canonical journal alone")
+    verify.add_argument("--repair", action="store_true", help="put what is damaged into quarantine, delete leftovers")
+    _add_json(verify)
 
     lineage = _add(commands, "lineage", _lineage, "who copied whom, when and why")
     _add_run(lineage)
@@ -299,6 +311,20 @@ def _list(a: argparse.Namespace) -> int:
     else:
         print(f"no runs in {a.runs}; begin one with: pbtrl train quickstart")
     return 0
+
+
+def _verify(a: argparse.Namespace) -> int:
+    from pbtrl import runs, verify
+
+    run = runs.find(a.run, a.runs)
+    if a.repair:
+        for line in verify.repair(run):
+            print(line, file=sys.stderr)
+    found = verify.examine(run)
+    if a.digest and found["digest"] is None:
+        raise runs.DamagedError(f"{run}: its journal cannot be read, so it has no digest")
+    print(found["digest"] if a.digest else json.dumps(found) if a.json else verify.text(found))
+    return 0 if found["ok"] else CORRUPT
 
 
 def _lineage(a: argparse.Namespace) -> int:

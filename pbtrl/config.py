@@ -218,9 +218,16 @@ class Snapshots(_Section):
 
 
 class Failure(_Section):
-    """Attributes: max_restarts_per_member: deaths before the strategy decides."""
+    """What is done about what goes wrong.
+
+    Attributes:
+        max_restarts_per_member: deaths before the strategy decides.
+        env_step_timeout: seconds for one step of a cohort's envs, or a text such as `2m`; a worker that takes longer is
+            replaced. Nothing watches over `execution.backend: inline`.
+    """
 
     max_restarts_per_member: Annotated[Whole, Field(ge=0)] = 3
+    env_step_timeout: Seconds = 60.0
 
 
 class Final(_Section):

@@ -11,12 +11,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pbtrl.execution import Executor
 from pbtrl.journal import Journal, Line
-from pbtrl.population import Failure, Population, Report
+from pbtrl.population import Assignment, Failure, Population, Report
 from pbtrl.strategies import Strategy
 
 
@@ -59,6 +59,14 @@ class Limits:
         return None
 
 
+@dataclass(frozen=True)
+class _Remake:
+    """A lost snapshot that is being made again: by this assignment, and what cannot begin without it."""
+
+    assignment: Assignment
+    waiting: list[Assignment]
+
+
 @dataclass
 class Controller:
     """Carries a population to the end of its budget.
@@ -66,6 +74,7 @@ class Controller:
     Attributes:
         earlier: seconds that earlier sittings of the same run took.
         interrupted: asked in every round; True stops the run so that it can be resumed.
+        lost: newest snapshots of members that are missing or damaged; they are made again first of all.
     """
 
     population: Population
@@ -76,14 +85,17 @@ class Controller:
     listeners: Sequence[Listener] = ()
     earlier: float = 0.0
     interrupted: Callable[[], bool] = lambda: False
+    lost: Sequence[str] = ()
     _started: float = field(default_factory=time.monotonic)
     _attempts: Counter[str] = field(default_factory=Counter)
+    _remakes: dict[str, _Remake] = field(default_factory=dict)
 
     def run(self) -> str:
         """Why it ended: `interrupted`, or the limit that was reached, or `budget`."""
         reason = ""
-        if self.population.open:
-            self.executor.submit(self.population.open)
+        for name in self.lost:
+            self._remake(self.population.made[name], [], "missing or damaged")
+        self._submit(self.population.open)
         while True:
             if not reason:
                 reason = self._stop_reason()
@@ -91,7 +103,7 @@ class Controller:
                     self.executor.stop()
             if not reason and (assignments := self.strategy.decide(self.population)):
                 self._write("decision", assignments=[a.to_json() for a in assignments])
-                self.executor.submit(assignments)
+                self._submit(assignments)
             if not self.executor.busy():
                 return reason or "budget"
             for message in self.executor.collect(timeout=0.1):
@@ -107,17 +119,69 @@ class Controller:
     def _stop_reason(self) -> str:
         return "interrupted" if self.interrupted() else self.limits.reached(self.population, self.seconds) or ""
 
+    def _submit(self, assignments: Sequence[Assignment]) -> None:
+        """Hand on what can begin; what needs a snapshot that is being made again waits for it."""
+        for a in assignments:
+            if a.parent in self._remakes:
+                self._remakes[a.parent].waiting.append(a)
+        if ready := [a for a in assignments if a.parent not in self._remakes]:
+            self.executor.submit(ready)
+
     def _take(self, message: Report | Failure, *, retry: bool) -> None:
-        if isinstance(message, Report):
+        if message.assignment in self._remakes:
+            self._take_remade(message, retry=retry)
+        elif isinstance(message, Report):
             body = message.to_json()
             timing = body.pop("timing")
             self._write("report", **body, timing=timing)
+        else:
+            self._take_failure(message, retry=retry)
+
+    def _take_failure(self, failure: Failure, *, retry: bool) -> None:
+        mine = [a for a in self.population.open if a.id == failure.assignment]
+        made = self.population.made.get(failure.snapshot or "")
+        if retry and made and self._attempts[made.id] <= self.limits.restarts:
+            self._remake(made, mine, failure.error)
             return
-        self._attempts[message.assignment] += message.alone
-        given_up = retry and (message.fatal or self._attempts[message.assignment] > self.limits.restarts)
-        self._write("failure", **message.to_json(), attempt=self._attempts[message.assignment], given_up=given_up)
+        given_up = self._counted(failure, retry=retry, fatal=failure.fatal or failure.snapshot is not None)
         if retry and not given_up:
-            self.executor.submit([a for a in self.population.open if a.id == message.assignment])
+            self._submit(mine)
+
+    def _counted(self, failure: Failure, *, retry: bool, fatal: bool) -> bool:
+        """Note an attempt that failed; whether it was the last."""
+        self._attempts[failure.assignment] += failure.alone
+        attempts = self._attempts[failure.assignment]
+        given_up = retry and (fatal or attempts > self.limits.restarts)
+        self._write("failure", **failure.to_json(), attempt=attempts, given_up=given_up)
+        return given_up
+
+    def _remake(self, made: Assignment, waiting: list[Assignment], why: str) -> None:
+        """Run the assignment that made a lost snapshot again, by whoever waits for it: its seed is part of it."""
+        self._write("void", snapshot=made.id, error=why)
+        self._attempts[made.id] += 1
+        if made.id in self._remakes:
+            self._remakes[made.id].waiting.extend(waiting)
+            return
+        again = replace(made, member=waiting[0].member) if waiting else made
+        self._remakes[made.id] = _Remake(again, waiting)
+        self.executor.submit([again])
+
+    def _take_remade(self, message: Report | Failure, *, retry: bool) -> None:
+        """What waited for the snapshot goes on, or is given up where it cannot be made, say for want of its parent."""
+        remake = self._remakes[message.assignment]
+        if isinstance(message, Failure) and retry and not message.fatal and message.snapshot is None:
+            self._attempts[message.assignment] += message.alone
+            if self._attempts[message.assignment] <= self.limits.restarts:
+                self.executor.submit([remake.assignment])
+                return
+        del self._remakes[message.assignment]
+        if isinstance(message, Report):
+            self._write("remade", snapshot=message.assignment, member=message.member, step=message.step)
+            if retry:
+                self._submit(remake.waiting)
+            return
+        for a in remake.waiting:
+            self._counted(Failure(a.id, a.member, message.error), retry=retry, fatal=True)
 
     def _write(self, kind: str, *, timing: dict[str, Any] | None = None, **body: Any) -> None:
         clock = {"time": time.time(), "elapsed": self.seconds}

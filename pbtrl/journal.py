@@ -4,6 +4,8 @@
     {"kind": "decision", "assignments": [...], "timing": {...}}                  all of a decision or nothing
     {"kind": "report", "assignment": "m03/000012", "step": ..., ..., "timing": {...}}
     {"kind": "failure", "assignment": ..., "error": ..., "given_up": false, "timing": {...}}
+    {"kind": "void", "snapshot": "m03/000012", "error": ..., "timing": {...}}    it is lost, and made again
+    {"kind": "remade", "snapshot": "m03/000012", "member": ..., ...}             here it is; its report still holds
     {"kind": "resume" | "stop" | "finish", ...}
 
 What derives from clocks lives under `timing`. The canonical journal is the decisions and the successful
@@ -18,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pbtrl import crash
+from pbtrl import crash, disk
 
 SCHEMA = 1
 Line = dict[str, Any]
@@ -34,19 +36,33 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._drop_torn_line()
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
 
     def append(self, line: Line) -> Line:
-        """Write one line durably and return it as a reader will see it."""
+        """Write one line durably and return it as a reader will see it.
+
+        Raises:
+            DiskFullError: there is no room for it; the journal is as it was.
+        """
         data = dumps(line).encode() + b"\n"
         crash.point(f"journal.before {line['kind']}")
-        self._file.write(data)
-        self._file.flush()
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            with disk.room_for(self.path, len(data)):
+                self._write(data)
+        except disk.DiskFullError:
+            os.ftruncate(self._file.fileno(), before)
+            raise
         crash.point(f"journal.wrote {line['kind']}")
         os.fsync(self._file.fileno())
         crash.point(f"journal.synced {line['kind']}")
         seen: Line = json.loads(data)
         return seen
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
         """Close the file."""

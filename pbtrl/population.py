@@ -11,7 +11,7 @@ import statistics
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,7 @@ class Failure:
         error: what happened, in a line.
         fatal: it would fail the same way again.
         alone: nothing else was under way where it failed, so the fault is its own.
+        snapshot: its parent, where that is missing or damaged, which is nobody's fault.
     """
 
     assignment: str
@@ -112,6 +113,7 @@ class Failure:
     error: str
     fatal: bool = False
     alone: bool = True
+    snapshot: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -175,7 +177,11 @@ class Member:
 
 
 class Population:
-    """All members, folded from the journal. A strategy reads it; only `record` changes it."""
+    """All members, folded from the journal. A strategy reads it; only `record` changes it.
+
+    Attributes:
+        made: what made each snapshot, by its name; a slice that was stopped early ends where it did.
+    """
 
     def __init__(self, size: int, seed: int, rule: FitnessRule | None = None) -> None:
         digits = max(2, len(str(size - 1)))
@@ -183,6 +189,7 @@ class Population:
         self.rule = rule or FitnessRule()
         self.members = {m: Member(m) for m in (f"m{i:0{digits}d}" for i in range(size))}
         self.copies = 0
+        self.made: dict[str, Assignment] = {}
         self._agents: list[str] = []
 
     def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:
@@ -259,6 +266,7 @@ class Population:
         member, assignment = self._answered(line)
         slice_steps = line["step"] - member.step
         member.parent, member.snapshot = assignment.parent, assignment.id
+        self.made[assignment.id] = replace(assignment, stop=line["step"])
         member.trained_under, member.given_up = assignment.hyperparameters, 0
         member.step, member.open, member.diverged = line["step"], None, line["diverged"]
         member.window += line["evaluation"] if self.rule.source == "evaluation" else line["returns"]

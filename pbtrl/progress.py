@@ -39,7 +39,7 @@ EVENTS = 6
 HINT = "Ctrl-C: save and stop"
 STOPPING = "saving all members (Ctrl-C again: end at once, unsaved)"
 BARS = "▁▂▃▄▅▆▇█"
-EVENT_STYLES = {"copy": "cyan", "diverged": "red", "given_up": "red", "failure": "yellow"}
+EVENT_STYLES = {"copy": "cyan", "diverged": "red", "given_up": "red", "lost": "red", "failure": "yellow"}
 STATES = {"train": "", "waiting": "dim", "done": "green", "diverged": "red", "given up": "red"}  # else cyan
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pbtrl import __version__
+from pbtrl.disk import DiskFullError
 from pbtrl.header import Header, split
 from pbtrl.journal import JournalError, Line, read
 from pbtrl.lock import DamagedError as DamagedError
@@ -320,6 +321,8 @@ def _several(names: Sequence[str]) -> str:
 def _write(run: Path, content: Mapping[str, Any]) -> None:
     try:
         write_atomically(run / "run.json", json.dumps(content, indent=2) + "\n")
+    except DiskFullError:
+        raise
     except OSError as error:
         raise RunError(f"cannot write to {run}: {error.strerror or error}") from error
 

@@ -21,6 +21,7 @@ from typing import Any
 from pbtrl import build, evaluation, extension, progress, runs
 from pbtrl.config import Config, load
 from pbtrl.controller import Controller
+from pbtrl.disk import FULL, DiskFullError
 from pbtrl.execution import Executor
 from pbtrl.header import Header
 from pbtrl.interrupts import Interrupted, Signals
@@ -153,7 +154,11 @@ class _Sitting:
             ):
                 return self._sit(executor, board)
         except Exception as error:
-            runs.end(run, "failed", f"{type(error).__name__}: {error}")
+            full = isinstance(error, OSError) and (isinstance(error, DiskFullError) or error.errno in FULL)
+            with contextlib.suppress(DiskFullError):
+                runs.end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
+            if full:
+                raise DiskFullError(f"{error}; make room, then: pbtrl resume {runs.reference(run)}") from error
             raise
 
     def _sit(self, executor: Executor, board: TensorBoard) -> int:
@@ -204,8 +209,18 @@ class _Sitting:
             journal=self.journal,
             limits=build.limits(self.config),
             listeners=[retention, board],
+            lost=self._lost(),
             earlier=_elapsed(self.lines),
         )
+
+    def _lost(self) -> list[str]:
+        """Members' newest snapshots that are not whole; what is left of them goes into quarantine."""
+        store = Store(self.run_directory / "members")
+        newest = [m.snapshot for m in self.population.members.values() if m.snapshot and not m.open]
+        lost = [name for name in newest if store.state(name) is None]
+        for name in lost:
+            store.quarantine(name)
+        return lost
 
     def _view(self) -> progress.View:
         members = self.run_directory / "members"

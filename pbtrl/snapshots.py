@@ -6,10 +6,13 @@ SHA-256 of each file is checked before anything is used, because a flipped byte 
 a word.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,12 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from pbtrl import crash
+from pbtrl import crash, disk
 
 Tensors = dict[str, np.ndarray]
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,12}")
 
 
 class SnapshotError(ValueError):
@@ -33,33 +39,61 @@ class Store:
         self.members = members
 
     def path(self, name: str) -> Path:
-        """Where a snapshot lies."""
+        """Where a snapshot lies.
+
+        Raises:
+            SnapshotError: that is no name of a snapshot; a journal from a stranger may hold anything.
+        """
+        if not NAME.fullmatch(name):
+            raise SnapshotError(f"{name!r} is no name of a snapshot")
         member, generation = name.split("/")
         return self.members / member / "snapshots" / generation
 
     def commit(self, name: str, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-        """Write a snapshot atomically and durably; one of the same name is replaced."""
-        final = self.path(name)
-        staged = final.with_name(f".tmp-{final.name}-{os.getpid()}")
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
+        """Write a snapshot atomically and durably; one of the same name is replaced.
+
+        Raises:
+            DiskFullError: there is no room, also after a while; nothing is left of it.
+        """
         arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
         files = {
             "tensors.safetensors": safetensors.numpy.save(arrays),
             "state.json": json.dumps(state).encode(),
         }
         manifest = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
-        crash.point("snapshot.staged")
-        for file, data in [*files.items(), ("MANIFEST.json", json.dumps(manifest).encode())]:
-            _write(staged / file, data)
-            crash.point(f"snapshot.wrote {file}")
-        sync_directory(staged)
-        crash.point("snapshot.synced")
+        files["MANIFEST.json"] = json.dumps(manifest).encode()
+        final = self.path(name)
+        for last in disk.attempts():
+            try:
+                with disk.room_for(final, sum(map(len, files.values()))):
+                    self._commit(final, files)
+                break
+            except disk.DiskFullError:
+                if last:
+                    raise
+
+    def _commit(self, final: Path, files: Mapping[str, bytes]) -> None:
+        staged = final.with_name(f".tmp-{final.name}-{os.getpid()}")
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            staged.mkdir(parents=True)
+            self._stage(staged, files)
+        except OSError:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
         shutil.rmtree(final, ignore_errors=True)
         staged.rename(final)
         crash.point("snapshot.renamed")
         sync_directory(final.parent)
         crash.point("snapshot.committed")
+
+    def _stage(self, staged: Path, files: Mapping[str, bytes]) -> None:
+        crash.point("snapshot.staged")
+        for file, data in files.items():
+            _write(staged / file, data)
+            crash.point(f"snapshot.wrote {file}")
+        sync_directory(staged)
+        crash.point("snapshot.synced")
 
     def load(self, name: str) -> tuple[Tensors, dict[str, Any]]:
         """Tensors (by name, in order) and state of a snapshot, verified.
@@ -84,7 +118,7 @@ class Store:
         """Committed snapshots of a member, oldest first."""
         folder = self.members / member / "snapshots"
         found = folder.iterdir() if folder.exists() else []
-        return sorted(f"{member}/{p.name}" for p in found if not p.name.startswith("."))
+        return sorted(name for p in found if NAME.fullmatch(name := f"{member}/{p.name}"))
 
     def remove(self, name: str) -> None:
         """Delete a snapshot: out of sight first, so that no reader sees half of one."""
@@ -94,6 +128,14 @@ class Store:
         crash.point("snapshot.hidden")
         shutil.rmtree(gone)
         crash.point("snapshot.removed")
+
+    def quarantine(self, name: str) -> None:
+        """Put what is left of a damaged snapshot aside, where nothing takes it for one."""
+        path = self.path(name)
+        aside = path.parent.parent / "quarantine"
+        with contextlib.suppress(FileNotFoundError):  # it is missing, or somebody else was faster
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / f"{path.name}-{time.time_ns()}")
 
     def leftovers(self) -> list[Path]:
         """What killed writers and removers left behind: nothing that counts."""
@@ -106,6 +148,8 @@ class Store:
 
     def _verified(self, name: str) -> dict[str, bytes]:
         path = self.path(name)
+        if path.is_symlink():
+            raise SnapshotError(f"snapshot {name} is a link ({path})")
         try:
             manifest = json.loads((path / "MANIFEST.json").read_bytes())
             files = {file: (path / file).read_bytes() for file in ("tensors.safetensors", "state.json")}
@@ -121,7 +165,13 @@ class Store:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file in one step."""
     staged = path.with_name(f".tmp-{path.name}")
-    _write(staged, text.encode())
+    data = text.encode()
+    try:
+        with disk.room_for(path, len(data)):
+            _write(staged, data)
+    except disk.DiskFullError:
+        staged.unlink(missing_ok=True)
+        raise
     crash.point(f"{path.name}.staged")
     staged.replace(path)
     crash.point(f"{path.name}.replaced")

@@ -23,7 +23,7 @@ class Event:
     """Something to tell: a copy, a failure, a divergence.
 
     Attributes:
-        kind: `copy`, `failure`, `given_up`, `diverged` or `fresh`.
+        kind: `copy`, `failure`, `given_up`, `lost`, `diverged` or `fresh`.
         elapsed: seconds since the run's start.
         text: one line.
         facts: the same for programs.
@@ -100,6 +100,9 @@ class Standings:
                 told = [self._event("diverged", line, text, member=line["member"], step=line["step"])]
             case "failure":
                 told = [self._failed(line)]
+            case "void":
+                text = f"{line['snapshot']} is lost and made again: {_first_line(line['error'])}"
+                told = [self._event("lost", line, text, snapshot=line["snapshot"], error=_first_line(line["error"]))]
             case _:
                 told = []
         return told

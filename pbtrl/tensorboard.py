@@ -141,11 +141,10 @@ class TensorBoard:
         _hide_after(self._writers[member], self._population.members[member].step + 1)
 
     def _stream(self, member: str, line: Metrics) -> None:
-        step = line.get("step")
-        if step is None:  # not every trainable says where it is; then it speaks at the end of a slice
-            _, step, _ = self._decided.get(line.get("assignment", ""), (0, None, 0.0))
-        if step is None:
+        slice_ = self._decided.get(line.get("assignment", ""))
+        if slice_ is None:  # it was reported before, and only makes a lost snapshot again
             return
+        step = line.get("step", slice_[1])  # not every trainable says where it is; then it speaks at a slice's end
         points = tags(line)
         self._write(member, points, step, line.get("time"))
         self._streamed[member] |= points.keys()

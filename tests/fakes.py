@@ -165,6 +165,8 @@ class FakeCohort:
         return Outcome(steps, used, returns=[float(a.seed % 100)] if self._turns else [], lengths=[steps])
 
     def save(self, slot: int) -> dict[str, np.ndarray]:
+        if self._assignments[slot].id in self.config.get("overflow", ()):
+            return {**self._weights[slot], "steps": np.array([np.inf])}
         return self._weights[slot]
 
     def close(self) -> None:

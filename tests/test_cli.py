@@ -13,7 +13,7 @@ import pytest
 
 from tests.command import ROOT, Command, contents, journal, spawn
 
-COMMANDS = ["train", "resume", "eval", "status", "list", "lineage", "tb", "bench", "doctor", "config"]
+COMMANDS = ["train", "resume", "eval", "status", "list", "verify", "lineage", "tb", "bench", "doctor", "config"]
 MEMBER = {"id", "env_steps", "frames", "fitness", "generation", "parent", "hyperparameters"}
 SCORES = {
     "member", "snapshot", "env_steps", "episodes", "return_mean", "return_std", "ci95", "return_min", "return_max",

@@ -355,7 +355,7 @@ BROKEN = [
     ),
     (
         SEARCH + "{prior: uniform, low: -1, high: 1}",
-        "4:40: hparams.learning_rate.low: learning_rate must be >= 0, not -1",
+        "4:40: hparams.learning_rate.low: learning_rate must be in [0, 1e+06], not -1",
     ),
     (
         "hparams:\n  gamma: {prior: uniform, low: 0.9, high: 0.99, bounds: [0.5, 1.5]}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from pbtrl.journal import digest
+from pbtrl.runs import folded
+from pbtrl.snapshots import Store
 from tests.command import CART, ROOT, journal, kinds, weights
 
 FILES = ["tensors.safetensors", "state.json", "MANIFEST.json"]
@@ -111,3 +114,51 @@ def test_killed_again_and_again_it_still_arrives(
         killed = zygote(tmp_path, "train", "cart.yaml", "--name", "a", "--if-exists", "resume", crash=point)
         assert killed["code"] == -signal.SIGKILL
     assert result(zygote, tmp_path) == golden
+
+
+def damage_flipped(snapshot: Path) -> None:
+    file = snapshot / "tensors.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def damage_cut(snapshot: Path) -> None:
+    (snapshot / "state.json").write_bytes((snapshot / "state.json").read_bytes()[:100])
+
+
+def damage_manifest(snapshot: Path) -> None:
+    (snapshot / "MANIFEST.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_flipped, damage_cut, damage_manifest, shutil.rmtree])
+@pytest.mark.parametrize("crash", ["journal.synced decision:2", "journal.synced report:6", "best.json.staged"])
+def test_lost_snapshots_are_made_again(
+    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path, damage: Callable[[Path], None], crash: str
+) -> None:
+    (tmp_path / "cart.yaml").write_text(CART)
+    assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash=crash)["code"] == -signal.SIGKILL
+    run = tmp_path / "runs/a"
+    _, _, population = folded(run)
+    newest = [Store(run / "members").path(m.snapshot) for m in population.members.values() if m.snapshot]
+    assert len(newest) == 4
+    for snapshot in newest:  # those of members that wait, that train, and that others are to copy
+        damage(snapshot)
+    assert result(zygote, tmp_path) == golden
+    assert {"void", "remade"} <= set(kinds(run))
+    aside = list(run.glob("members/*/quarantine/*"))
+    assert bool(aside) == (damage is not shutil.rmtree)
+
+
+def test_where_the_parents_are_gone_too_the_strategy_decides(zygote: Zygote, tmp_path: Path) -> None:
+    (tmp_path / "cart.yaml").write_text(CART)
+    assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced decision:3")["code"] < 0
+    run = tmp_path / "runs/a"
+    for snapshot in run.glob("members/m0[012]/snapshots/*"):
+        shutil.rmtree(snapshot)
+    result(zygote, tmp_path)
+    given_up = [line["member"] for line in journal(run) if line.get("given_up")]
+    assert set(given_up) <= {"m00", "m01", "m02"}
+    assert given_up
+    _, _, population = folded(run)
+    assert [m.step for m in population.members.values()] == [720] * 4

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS: list[list[set[str]]] = [
     [{"cli"}],
-    [{"session", "runs", "extension", "bench", "doctor", "evaluation"}],
+    [{"session", "runs", "extension", "bench", "doctor", "evaluation", "verify"}],
     [{"build", "config", "checks", "loading"}],
     [{"controller"}],
     [
@@ -36,6 +36,7 @@ FLOORS: list[list[set[str]]] = [
             "children",
             "tables",
             "crash",
+            "disk",
         }
     ],
     [{"agents"}, {"envs"}],

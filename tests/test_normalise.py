@@ -61,6 +61,19 @@ def test_what_is_masked_does_not_matter():
         assert torch.equal(one[key][1], state[key][1])
 
 
+def test_what_is_not_finite_is_left_out():
+    (x, mask), *_ = list(blocks(2, 3))[2:]
+    state = merged(blocks(2, 3, seed=1), 2, (3,))
+    for bad in (float("nan"), float("inf")):
+        poisoned = x.clone()
+        poisoned[0, 1, 2] = bad
+        without = torch.ones_like(mask)
+        without[0, 1] = False
+        one, two = normalise.update_moments(state, poisoned), normalise.update_moments(state, x, without)
+        for key in state:
+            assert torch.equal(one[key], two[key])
+
+
 @pytest.mark.parametrize("members", [1, 2, 4])
 @pytest.mark.parametrize("width", [1, 3, 17])
 def test_a_member_alone_equals_its_slot_bit_for_bit(members, width):

@@ -366,3 +366,17 @@ def test_what_a_slice_costs_can_be_seen(pbtrl: Command):
     assert all(0 <= t["seconds"] <= t["elapsed"] for t in reports)
     elapsed = [line["timing"]["elapsed"] for line in lines if "timing" in line]
     assert elapsed == sorted(elapsed)
+
+
+# Envs
+
+
+def test_a_worker_whose_env_hangs_is_replaced(pbtrl: Command, tmp_path: Path):
+    world = f"env={{id: tests.worlds:Hanging, num_envs: 2, kwargs: {{marker: {tmp_path / 'hung'}, after: 50}}}}"
+    patience = ["failure.env_step_timeout=1s", "execution={backend: processes, workers: 1}", "population.size=2"]
+    assert pbtrl("train", "cart.yaml", "--name", "a", world, *patience, "env.between_slices=reset").code == 0
+    assert (tmp_path / "hung").exists()
+    failures = [line for line in journal(Path("runs/a")) if line["kind"] == "failure"]
+    assert {f["assignment"] for f in failures} == {"m00/000000", "m01/000000"}
+    assert all("took longer than failure.env_step_timeout" in f["error"] for f in failures)
+    assert [m["env_steps"] for m in pbtrl("status", "a", "--json").json["members"]] == [720] * 2

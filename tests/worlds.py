@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -62,3 +63,18 @@ class Detour(gymnasium.Env[Any, Any]):
 
     def _seen(self) -> Any:
         return np.array([not self._there, self._there], np.float32)
+
+
+class Hanging(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole in which one step of one env never returns; `marker` then exists, and it does not happen again."""
+
+    def __init__(self, marker: str, after: int) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self._marker, self._left = Path(marker), after
+
+    def step(self, action: Any) -> Any:
+        self._left -= 1
+        if self._left == 0 and not self._marker.exists():
+            self._marker.touch()
+            os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
+        return super().step(action)

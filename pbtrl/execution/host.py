@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pbtrl import crash
+import numpy as np
+
+from pbtrl import crash, disk
 from pbtrl.population import Assignment, Failure, Report
-from pbtrl.snapshots import SnapshotError, Store
+from pbtrl.snapshots import SnapshotError, Store, Tensors
 from pbtrl.trainable import Builder, Cohort, Outcome
 
 METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
@@ -38,8 +40,20 @@ class _Slice:
     told: float = field(default_factory=time.monotonic)
 
 
+class _OrphanError(Exception):
+    """An assignment whose parent is missing or damaged."""
+
+    def __init__(self, a: Assignment, parent: str, error: SnapshotError) -> None:
+        super().__init__(str(error))
+        self.parent = parent
+        self.failure = Failure(a.id, a.member, f"{type(error).__name__}: {error}", snapshot=parent)
+
+
 class Host:
-    """Everything a worker does, for its `groups` of members; a group trains as one cohort where it can."""
+    """Everything a worker does, for its `groups` of members; a group trains as one cohort where it can.
+
+    A full disk is nobody's failure: `turn` and `stop` raise DiskFullError.
+    """
 
     def __init__(
         self, builder: Builder, members: Path, groups: Sequence[Sequence[str]], *, threads: int = 1,
@@ -68,10 +82,7 @@ class Host:
             key = (self._group[a.member], self._builder.structure(a), a.stop - a.start)
             together.setdefault(key, []).append(a)
         for (_, structure, _), group in together.items():
-            try:
-                self._slices.append(self._begin(sorted(group, key=lambda a: a.member), structure))
-            except Exception as error:
-                self._early += self._failures(group, error)
+            self._start(sorted(group, key=lambda a: a.member), structure)
 
     def busy(self) -> bool:
         """Whether a slice is under way."""
@@ -91,6 +102,8 @@ class Host:
                 self._write_metrics(current)
             if over:
                 return self._reports(current)
+        except disk.DiskFullError:
+            raise
         except Exception as error:
             self._drop(current.cohort)
             return self._failures(current.assignments, error)
@@ -107,6 +120,8 @@ class Host:
         for s in slices:
             try:
                 ended += [] if self._discard_on_stop else self._reports(s)
+            except disk.DiskFullError:
+                raise
             except Exception as error:
                 ended += self._failures(s.assignments, error)
             self._drop(s.cohort)
@@ -117,6 +132,21 @@ class Host:
         for cohort in list(self._cohorts.values()):
             self._drop(cohort)
 
+    def _start(self, group: list[Assignment], structure: object) -> None:
+        """Start a slice for those whose parents are whole."""
+        while group:
+            try:
+                self._slices.append(self._begin(group, structure))
+            except _OrphanError as orphan:
+                self._store.quarantine(orphan.parent)
+                self._early.append(orphan.failure)
+                group = [a for a in group if a.id != orphan.failure.assignment]
+            except Exception as error:
+                self._early += self._failures(group, error)
+                return
+            else:
+                return
+
     def _begin(self, group: list[Assignment], structure: object) -> _Slice:
         members = tuple(a.member for a in group)
         cohort = self._cohorts.get((members, structure)) or self._new_cohort(members, structure)
@@ -125,11 +155,19 @@ class Host:
             if a.parent is None:
                 cohort.init(slot, a.seed)
             elif held != a.parent:
-                cohort.load(slot, self._store.load(a.parent)[0])
+                cohort.load(slot, self._parent(a))
                 crash.point("host.loaded")
         cohort.begin(group)
         crash.point("host.began")
         return _Slice(cohort, group)
+
+    def _parent(self, a: Assignment) -> Tensors:
+        assert a.parent is not None
+        try:
+            tensors, _ = self._store.load(a.parent)
+        except SnapshotError as error:
+            raise _OrphanError(a, a.parent, error) from error
+        return tensors
 
     def _new_cohort(self, members: tuple[str, ...], structure: object) -> Cohort:
         for other in [c for c in self._cohorts.values() if set(c.members) & set(members)]:
@@ -155,6 +193,10 @@ class Host:
     def _report(self, cohort: Cohort, slot: int, a: Assignment, outcome: Outcome, seconds: float) -> Report:
         if wrong := _differences(a.hyperparameters, outcome.hyperparameters):
             raise MismatchError(f"{a.id}: assigned and effective hyperparameters differ: {wrong}")
+        tensors = cohort.save(slot)
+        broken = sorted(name for name, values in tensors.items() if not np.isfinite(values).all())
+        if broken:
+            tensors = self._before(a, broken)
         report = Report(
             assignment=a.id,
             member=a.member,
@@ -165,13 +207,20 @@ class Host:
             evaluation=tuple(outcome.evaluation),
             curve=tuple(outcome.curve),
             scalars=outcome.scalars,
-            diverged=outcome.diverged,
+            diverged=outcome.diverged or bool(broken),
             timing={"seconds": seconds},
         )
-        self._store.commit(a.id, cohort.save(slot), {"schema": 1, "report": report.to_json()})
-        self._holds[a.member] = a.id
+        self._store.commit(a.id, tensors, {"schema": 1, "report": report.to_json()})
+        if not broken:
+            self._holds[a.member] = a.id
         crash.point("host.reports")
         return report
+
+    def _before(self, a: Assignment, broken: Sequence[str]) -> Tensors:
+        """The last values that were finite, for a member whose weights are not: those that the slice began with."""
+        if a.parent is None:
+            raise FloatingPointError(f"not finite after the first slice: {', '.join(broken)}")
+        return self._store.load(a.parent)[0]
 
     def _committed(self, a: Assignment) -> Report | None:
         """The report of an earlier attempt that died between its snapshot and its answer."""
@@ -191,8 +240,9 @@ class Host:
     def _write_metrics(self, current: _Slice) -> None:
         current.told = time.monotonic()
         for a, values in zip(current.assignments, current.cohort.metrics(), strict=True):
+            path = self._members / a.member / "metrics.jsonl"
             if values:
-                with (self._members / a.member / "metrics.jsonl").open("a") as file:
+                with disk.room_for(path), path.open("a") as file:
                     file.write(json.dumps({"assignment": a.id, "time": time.time(), **values}) + "\n")
 
 

@@ -28,6 +28,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 
 from pbtrl.children import belong_to, how_it_ended, start_shielded
+from pbtrl.disk import DiskFullError
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
 
@@ -77,7 +78,12 @@ class Processes:
                 worker.submit(mine)
 
     def collect(self, timeout: float) -> list[Report | Failure]:
-        """Messages of all workers; a dead worker's open assignments come back as failures."""
+        """Messages of all workers; a dead worker's open assignments come back as failures.
+
+        Raises:
+            WorkerError: one could not even start.
+            DiskFullError: one has no room for a snapshot.
+        """
         ready = set(wait([w.pipe for w in self._workers if not w.pipe.closed], timeout))
         return [message for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
 
@@ -157,6 +163,8 @@ class _Worker:
             return []
         if error := message.get("unfit"):
             raise WorkerError(error)
+        if error := message.get("full"):
+            raise DiskFullError(error)
         answers: list[Report | Failure] = [Report(**r) for r in message["reports"]]
         self._suspects -= {r.assignment for r in answers}
         answers += [Failure(**f) for f in message["failures"]]
@@ -208,6 +216,13 @@ def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     except Exception:
         pipe.send_bytes(json.dumps({"unfit": traceback.format_exc()}).encode())
         return
+    try:
+        _serve(pipe, host, parent)
+    except DiskFullError as error:
+        pipe.send_bytes(json.dumps({"full": str(error)}).encode())
+
+
+def _serve(pipe: Connection, host: Host, parent: int) -> None:
     began = False
     while os.getppid() == parent:
         if pipe.poll(0 if host.busy() else 1.0):

@@ -28,7 +28,7 @@ import torch
 from pbtrl.children import belong_to, how_it_ended, start_shielded
 
 WAIT = 0.5  # seconds that a turn waits for an answer; then the worker looks at its own pipe
-PATIENCE = 120.0  # seconds that all who have work may be silent
+PATIENCE = 1800.0  # seconds that all who have work may be silent: a block can be long, and a hung env has its own alarm
 DEATHS = 3
 
 Message = dict[str, Any]

@@ -250,15 +250,13 @@ def test_a_damaged_snapshot_of_the_slice_itself_is_made_again(place: Workplace) 
     assert place.store.load("m00/000000")[0]["steps"] == [8.0]
 
 
-def test_a_missing_parent_is_the_fault_of_who_asked_for_it(place: Workplace) -> None:
-    bad = slice_of("m01", 1)
-    together = place.run(slice_of("m00"), bad)
-    assert [(a.fatal, a.alone) for a in together.values() if isinstance(a, Failure)] == [(False, False)] * 2
-    assert isinstance(place.run(slice_of("m00"))["m00/000000"], Report)
-    alone = place.run(bad)["m01/000001"]
-    assert isinstance(alone, Failure)
-    assert alone.fatal
-    assert "m01/000000 is missing" in alone.error
+def test_a_missing_parent_is_named_and_the_others_of_the_cohort_train(place: Workplace) -> None:
+    answers = place.run(slice_of("m00"), slice_of("m01", 1))
+    assert isinstance(answers["m00/000000"], Report)
+    failure = answers["m01/000001"]
+    assert isinstance(failure, Failure)
+    assert (failure.snapshot, failure.fatal) == ("m01/000000", False)
+    assert "m01/000000 is missing" in failure.error
 
 
 def test_a_cohort_that_broke_is_built_again(tmp_path: Path) -> None:
@@ -314,3 +312,27 @@ def test_a_slice_that_cannot_be_reported_does_not_hinder_the_others(tmp_path: Pa
     assert isinstance(good, Report)
     assert (good.assignment, good.step) == ("m01/000000", 1)
     place.host.close()
+
+
+# What is not finite
+
+
+def test_values_that_are_not_finite_are_never_in_a_snapshot(tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "members", overflow=["m00/000001"])
+    place.run(slice_of("m00"))
+    report = place.run(slice_of("m00", 1))["m00/000001"]
+    assert isinstance(report, Report)
+    assert report.diverged
+    assert report.step == 16
+    assert place.store.load("m00/000001")[0]["steps"] == [8.0]  # what the slice began with
+    place.run(slice_of("m00", 2))
+    assert place.tape()[-2:] == ["load m00", "begin m00/000002"]
+    assert place.store.load("m00/000002")[0]["steps"] == [16.0]
+
+
+def test_a_first_slice_that_is_not_finite_fails(tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "members", overflow=["m00/000000"])
+    failure = place.run(slice_of("m00"))["m00/000000"]
+    assert isinstance(failure, Failure)
+    assert "not finite after the first slice: steps" in failure.error
+    assert not place.store.names("m00")

@@ -143,7 +143,7 @@ def test_a_member_learns_though_actors_have_to_wait_and_die_and_hang(monkeypatch
         cohort._actors.ask(cohort.left, cohort.block, cohort._generators)
         one, other = team._processes
         only_the_silent = other.life == 0 and other.asked and not one.asked and not team._answers
-        monkeypatch.setattr(crew, "PATIENCE", 0.0 if only_the_silent else 120.0)
+        monkeypatch.setattr(crew, "PATIENCE", 0.0 if only_the_silent else 1800.0)
         over = cohort.turn()
     outcome = cohort.outcome(0)
     assert outcome.steps == 80 * 150

@@ -1,0 +1,48 @@
+"""A full disk: what was being written is taken back, the run ends with exit code 75 and can be resumed."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+PAUSES = (0.5, 2.0)  # seconds between attempts: somebody may be tidying up
+
+
+class DiskFullError(OSError):
+    """There is no room for a file; one line that says where, and how much is needed."""
+
+
+@contextmanager
+def room_for(path: Path, size: int = 0) -> Iterator[None]:
+    """Turn an OSError that means a full disk into a DiskFullError that says so.
+
+    Args:
+        path: what is written.
+        size: bytes that it needs; 0 where nobody knows.
+    """
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        needed = f"{size:,} bytes are needed" if size else "more is needed"
+        raise DiskFullError(f"no room on the disk for {path}: {needed}, {_free(path):,} are free") from error
+
+
+def attempts() -> Iterator[bool]:
+    """Whether this is the last one; the next one comes after a pause."""
+    for pause in PAUSES:
+        yield False
+        time.sleep(pause)
+    yield True
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free

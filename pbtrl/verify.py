@@ -1,0 +1,163 @@
+"""Checks a run directory: every snapshot against its manifest and its report, the journal against itself.
+
+Nothing here runs code that the directory names, and nothing is changed unless asked for.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pbtrl import evaluation, journal, runs
+from pbtrl.config import ConfigError, load
+from pbtrl.lock import DamagedError, Lock, RunError
+from pbtrl.population import Population
+from pbtrl.snapshots import SnapshotError, Store
+
+Kind = Literal["damaged", "missing", "orphan", "leftover", "torn"]
+ERRORS = ("damaged", "missing")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        kind: `damaged` or `missing`, which are errors; `orphan`, a snapshot that nobody reported; `leftover`, of a
+            killed process; `torn`, a last line of the journal that was never finished.
+        where: the file or folder, relative to the run.
+        text: what is wrong with it.
+    """
+
+    kind: Kind
+    where: str
+    text: str
+
+
+def examine(run: Path) -> dict[str, Any]:
+    """What is found in a run directory, as JSON.
+
+    Keys: run, ok (no errors), digest (of the canonical journal; null where it cannot be read), lines, snapshots (how
+    many were hashed), findings (kind, where, text).
+    """
+    findings: list[Finding] = []
+    lines: list[journal.Line] = []
+    population: Population | None = None
+    try:
+        _, lines, population = runs.folded(run)
+    except DamagedError as error:
+        findings.append(Finding("damaged", "journal.jsonl", str(error)))
+    store = Store(run / "members")
+    reports = {line["assignment"]: line for line in lines if line["kind"] == "report"}
+    reports |= {line["snapshot"]: {} for line in lines if line["kind"] == "remade"}  # of its own, and not the one told
+    names = [name for member in _folders(run / "members") for name in store.names(member)]
+    for name in names:
+        findings += _snapshot(run, store, name, reports, population)
+    if population:
+        findings += _missing(run, store, population)
+    findings += _small_files(run)
+    findings += [Finding("leftover", str(p.relative_to(run)), "of a process that was killed") for p in _leftovers(run)]
+    if (run / "journal.jsonl").is_file() and not _ends_whole(run / "journal.jsonl"):
+        findings.append(Finding("torn", "journal.jsonl", "its last line was never finished, and does not count"))
+    return {
+        "run": str(run),
+        "ok": not any(f.kind in ERRORS for f in findings),
+        "digest": journal.digest(lines) if lines else None,
+        "lines": len(lines),
+        "snapshots": len(names),
+        "findings": [asdict(f) for f in findings],
+    }
+
+
+def repair(run: Path) -> list[str]:
+    """Put damaged and orphaned snapshots into quarantine and delete leftovers; what was done, in a line each.
+
+    `pbtrl resume` makes again what the run still needs.
+
+    Raises:
+        RunError: somebody is at the run.
+    """
+    done: list[str] = []
+    with Lock(run):
+        store = Store(run / "members")
+        for finding in examine(run)["findings"]:
+            path = run / finding["where"]
+            match finding["kind"]:
+                case "damaged" | "orphan" if path.parent.name == "snapshots":
+                    store.quarantine(f"{path.parent.parent.name}/{path.name}")
+                    done.append(f"{finding['where']}: put into quarantine")
+                case "leftover":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    done.append(f"{finding['where']}: deleted")
+                case "torn":
+                    journal.Journal(path).close()
+                    done.append(f"{finding['where']}: unfinished last line dropped")
+    return done
+
+
+def text(found: dict[str, Any]) -> str:
+    """The findings as lines."""
+    told = [f"{f['kind']:<9} {f['where']}: {f['text']}" for f in found["findings"]]
+    counted = f"{found['lines']} journal lines, {found['snapshots']} snapshots hashed"
+    verdict = "clean" if not told else "nothing is lost" if found["ok"] else "damaged"
+    return "\n".join([*told, f"{found['run']}: {verdict} ({counted})"])
+
+
+def _snapshot(
+    run: Path, store: Store, name: str, reports: dict[str, journal.Line], population: Population | None
+) -> Iterator[Finding]:
+    where = str(store.path(name).relative_to(run))
+    try:
+        _, state = store.load(name)
+    except SnapshotError as error:
+        yield Finding("damaged", where, str(error))
+        return
+    if population is None:
+        return
+    if name in reports:
+        told = {k: v for k, v in reports[name].items() if k not in ("kind", "timing")}
+        kept = state.get("report")
+        if not isinstance(kept, dict) or journal.dumps({k: kept.get(k) for k in told}) != journal.dumps(told):
+            yield Finding("damaged", where, "its report is not the one in the journal")
+    elif name not in {a.id for a in population.open}:
+        yield Finding("orphan", where, "no line of the journal reports it")
+
+
+def _missing(run: Path, store: Store, population: Population) -> Iterator[Finding]:
+    """Of what the run goes on from: every member's newest snapshot, and what open assignments load."""
+    needed = {m.snapshot for m in population.members.values()} | {a.parent for a in population.open}
+    for name in sorted(n for n in needed if n):
+        if not store.path(name).exists():
+            where = str(store.path(name).relative_to(run))
+            yield Finding("missing", where, "the run goes on from it; pbtrl resume makes it again")
+
+
+def _small_files(run: Path) -> Iterator[Finding]:
+    try:
+        load(run / "config.resolved.yaml")
+    except ConfigError as error:
+        yield Finding("damaged", "config.resolved.yaml", str(error).splitlines()[0])
+    try:
+        runs.card(run)
+    except RunError as error:
+        yield Finding("damaged", "run.json", str(error))
+    try:
+        evaluation.best_snapshot(run)
+    except SnapshotError as error:
+        yield Finding("damaged", "best.json", str(error))
+
+
+def _folders(members: Path) -> list[str]:
+    return sorted(p.name for p in members.iterdir() if p.is_dir()) if members.is_dir() else []
+
+
+def _leftovers(run: Path) -> list[Path]:
+    return [*sorted(run.glob(".tmp-*")), *Store(run / "members").leftovers()]
+
+
+def _ends_whole(path: Path) -> bool:
+    data = path.read_bytes()
+    return not data or data.endswith(b"\n")

@@ -1,0 +1,99 @@
+"""A disk that is full ends a run so that it can be resumed, and leaves nothing half-written behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from pbtrl import disk, snapshots
+from pbtrl.disk import DiskFullError
+from pbtrl.journal import Journal, digest
+from pbtrl.snapshots import Store
+from tests.command import Command, journal, kinds, weights
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "PAUSES", (0.0,))
+
+
+def fill(monkeypatch: pytest.MonkeyPatch, after: int, room_again: int | None = None) -> None:
+    """The disk is full after some written files, and stays so, or has room again after some attempts."""
+    real, written = snapshots._write, [0]
+
+    def write(path: Path, data: bytes) -> None:
+        written[0] += 1
+        if written[0] > after and (room_again is None or written[0] <= after + room_again):
+            real(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, data)
+
+    monkeypatch.setattr(snapshots, "_write", write)
+
+
+# Snapshots take three files each; before the first come run.json and the two configs.
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 5, 6, 12, 20, 30, 40])
+def test_a_run_ends_with_75_and_is_resumed_to_the_same_end(pbtrl: Command, monkeypatch, after: int):
+    assert pbtrl("train", "cart.yaml", "--name", "golden").code == 0
+    with monkeypatch.context() as inside:
+        fill(inside, after)
+        full = pbtrl("train", "cart.yaml", "--name", "a")
+    assert full.code == 75
+    assert "no room on the disk for runs/a/" in full.err
+    run = Path("runs/a")
+    assert not list(run.rglob(".tmp-*"))
+    if after > 2:
+        assert full.err.splitlines()[-1].endswith("; make room, then: pbtrl resume a")
+        assert pbtrl("verify", "a").out.startswith("runs/a: clean")
+    assert pbtrl("train", "cart.yaml", "--name", "a", "--if-exists", "resume").code == 0
+    golden = Path("runs/golden")
+    assert (digest(journal(run)), weights(run)) == (digest(journal(golden)), weights(golden))
+    assert "failure" not in kinds(run)
+
+
+def test_where_room_comes_back_in_time_nothing_happens(pbtrl: Command, monkeypatch):
+    fill(monkeypatch, 8, room_again=1)
+    assert pbtrl("train", "cart.yaml", "--name", "a").code == 0
+    assert "failure" not in kinds(Path("runs/a"))
+
+
+def test_a_worker_says_so_too(pbtrl: Command, tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, hard))  # room for small files, but for no snapshot
+    try:
+        full = pbtrl("train", "cart.yaml", "--name", "a", "execution={backend: processes, workers: 1}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert full.code == 75
+    assert "bytes are needed" in full.err
+    assert pbtrl("resume", "a").code == 0
+
+
+def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path):
+    lines = Journal(tmp_path / "journal.jsonl")
+    lines.append({"kind": "stop", "reason": "short"})
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(DiskFullError, match=r"journal\.jsonl: 2\d\d bytes are needed, [\d,]+ are free"):
+            lines.append({"kind": "stop", "reason": "x" * 200})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+    lines.append({"kind": "stop", "reason": "again"})
+    lines.close()
+    assert (tmp_path / "journal.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path):
+    store = Store(tmp_path / "members")
+    (tmp_path / "members").write_text("")
+    with pytest.raises(OSError, match="Not a directory") as caught:
+        store.commit("m00/000000", {}, {})
+    assert not isinstance(caught.value, DiskFullError)
+    assert os.listdir(tmp_path) == ["members"]
