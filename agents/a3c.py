@@ -1,7 +1,7 @@
 """A3C (Mnih et al. 2016, arXiv 1602.01783): an actor-critic on n-step returns or, with lambda below 1, on GAE.
 
 Algorithm S3: a member updates every `unroll_length` steps (t_max) of all its envs, from the experience of the policy
-that it has. Run by one process, as here, it is A2C. settings.A3C has every default.
+that it has. Acting inline it is A2C; as published it is run by `acting.mode: hogwild`. settings.A3C has every default.
 """
 
 from dataclasses import dataclass

@@ -87,6 +87,11 @@ class ActorCritic(ABC):
         return not self.image if kind == "auto" else kind == "normalise"
 
     @property
+    def acts_by(self) -> tuple[str, ...]:
+        """Names of the state's tensors that `act` reads."""
+        return ("params", "shift", "scale") if self.normalises else ("params",)
+
+    @property
     def rewards(self) -> str:
         """`clip`, `normalise` or `none`."""
         kind = self.settings.rewards
@@ -164,6 +169,7 @@ class ActorCritic(ABC):
                 metrics = {k: torch.where(wanted, v, metrics.get(k, v)) for k, v in latest.items()}
                 self._step(state, h, wanted & finite)
                 self.replace(state, new, wanted & finite)
+                state.refresh()
                 skipped = tensors["skipped"]
                 tensors["skipped"] = torch.where(wanted, torch.where(finite, 0, skipped + 1), skipped)
                 going &= latest["loss/log_rho"] <= furthest

@@ -9,7 +9,7 @@ Adding an agent is one file with its maths and a `make` (`agents/<name>.py`), on
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 def live(default: float, *, low: float | None = None, high: float | None = None, integer: bool = False) -> Any:
@@ -75,8 +75,11 @@ class ActorCritic(Network):
         rmsprop_decay: decay of RMSProp's mean square.
         rmsprop_epsilon: inside RMSProp's root.
         adam_epsilon: outside Adam's root.
+        acting: who may act for it. With `actors` blocks come from policies that are some updates old; with `hogwild`
+            several processes change what is learned without locks.
     """
 
+    acting: ClassVar[frozenset[str]] = frozenset({"inline"})
     rewards: Literal["auto", "clip", "normalise", "none"] = "auto"
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     unroll_mode: Literal["budget", "exact"] = "budget"
@@ -121,6 +124,7 @@ class Impala(PolicyGradient):
             Without it, a policy whose variance has shrunk moves many standard deviations per block, and collapses.
     """
 
+    acting: ClassVar[frozenset[str]] = frozenset({"inline", "actors", "hogwild"})
     name: Literal["impala"] = "impala"
     rho_bar: float = live(1.0, low=0.0)
     c_bar: float = live(1.0, low=0.0)
@@ -136,6 +140,7 @@ class A3C(PolicyGradient):
     `unroll_length` is the paper's t_max, after which the member updates.
     """
 
+    acting: ClassVar[frozenset[str]] = frozenset({"inline", "hogwild"})
     name: Literal["a3c"] = "a3c"
     std: Literal["free", "softplus"] = "softplus"
     unroll_mode: Literal["budget", "exact"] = "exact"

@@ -31,6 +31,7 @@ class State:
         acting: views into the parameters that act, which are the same or, for instance, a target network's.
         grads: scratch, [P, D].
         parts: views into `grads`, as `params` is into the weights.
+        private: where other processes change `tensors["params"]` too, the copy [P, D] that `params` and `acting` view.
     """
 
     tensors: dict[str, Tensor]
@@ -38,6 +39,12 @@ class State:
     acting: tuple[Views, ...]
     grads: Tensor
     parts: tuple[Views, ...]
+    private: Tensor | None = None
+
+    def refresh(self) -> None:
+        """Bring a private copy up to date, with one's own updates and those of others."""
+        if self.private is not None:
+            self.private.copy_(self.tensors["params"])
 
 
 Hyperparameters = Mapping[str, Tensor]
@@ -135,6 +142,18 @@ class Agent(Protocol):
 
     `learn` changes `state` in place, because its tensors are large and live in one flat buffer; nothing else does.
     """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one observation."""
+
+    @property
+    def image(self) -> bool:
+        """Whether observations are uint8, and else float32."""
+
+    @property
+    def acts_by(self) -> tuple[str, ...]:
+        """Names of the state's tensors that `act` reads."""
 
     def init(self, generators: Sequence[torch.Generator]) -> State:
         """Fresh state for one member per generator."""

@@ -49,6 +49,11 @@ class VMPO(ActorCritic):
             return {"alpha_mean": "eps_mean", "alpha_covariance": "eps_covariance"}
         return {"alpha": "eps_kl"}
 
+    @property
+    def acts_by(self) -> tuple[str, ...]:
+        """The target network acts."""
+        return ("target", *super().acts_by[1:])
+
     def init(self, generators: Sequence[torch.Generator]) -> State:
         """Fresh state for one member per generator; the target network equals the online one."""
         state = super().init(generators)

@@ -6,6 +6,10 @@ took, because some worlds take longer over what a policy does than over random a
 
     roofline   = 1 / (1 / env + 1 / act + 1 / learn)     what no overlap and no overhead would give
     efficiency = full training / roofline
+
+Where other processes act, they overlap with the learner by design, so there is no such roofline. Measured then are env
+stepping alone, learning alone while the actors rest, and full training, with the learner's time for learning and for
+waiting, and the policy lag. What hogwild's processes do cannot be told apart from outside: env stepping and training.
 """
 
 from __future__ import annotations
@@ -23,11 +27,18 @@ import numpy as np
 
 import envs
 from pbtrl import build
+from pbtrl.children import start_shielded
 from pbtrl.config import Config, ConfigError
-from pbtrl.execution.processes import WorkerError, start_shielded
+from pbtrl.execution.processes import WorkerError
 from pbtrl.population import Assignment, Population
 
-PHASES = ("env", "act", "learn", "train", "replay")
+PHASES = {
+    "inline": ("env", "act", "learn", "train", "replay"),
+    "actors": ("env", "learn", "train"),
+    "hogwild": ("env", "train"),
+}
+PARTS = {"inline": ("env", "act", "learn"), "actors": ("learn", "wait"), "hogwild": ()}
+"""Of a worker's time in training."""
 REMEMBERED = 2_000  # steps whose actions are stepped again
 ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all of them
 
@@ -35,37 +46,42 @@ ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all
 def measure(config: Config, seconds: float) -> dict[str, Any]:
     """Rates in env steps per second of the whole population, `seconds` per measurement.
 
-    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, env_replay_steps_per_s (under training's actions),
-    act_only_steps_per_s, learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, env_only_ratio,
-    env_replay_ratio, shares {env, act, learn, other} of the training time, workers, members, backend.
+    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, env_only_ratio, workers, members, acting, backend. And
+    inline: env_replay_steps_per_s (under training's actions), env_replay_ratio, act_only_steps_per_s,
+    learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, shares {env, act, learn, other} of the training time.
+    With actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the learner's.
 
     Raises:
         ConfigError: this is not a config of an env.
     """
-    if config.env is None:
+    if config.env is None or config.acting is None:
         raise ConfigError(["bench measures envs, and this config has a trainable"])
     members = list(Population(config.population.size, config.seed).members)
-    count = build.workers(config)
+    mode, count = config.acting.mode, build.workers(config)
     found = _measured(config, build.shares(config, members), seconds)
-    totals = {phase: sum(f[phase] for f in found) for phase in PHASES}
-    roofline = 1.0 / sum(1.0 / totals[phase] for phase in ("env", "act", "learn"))
-    shares = {part: sum(f["shares"][part] for f in found) / count for part in ("env", "act", "learn")}
-    return {
+    totals = {phase: sum(f[phase] for f in found) for phase in PHASES[mode]}
+    told: dict[str, Any] = {
         "env_steps_per_s": totals["train"],
         "frames_per_s": totals["train"] * config.frames_per_step,
         "env_only_steps_per_s": totals["env"],
-        "env_replay_steps_per_s": totals["replay"],
-        "act_only_steps_per_s": totals["act"],
-        "learn_only_steps_per_s": totals["learn"],
-        "roofline_env_steps_per_s": roofline,
-        "efficiency": totals["train"] / roofline,
         "env_only_ratio": totals["train"] / totals["env"],
-        "env_replay_ratio": totals["train"] / totals["replay"],
-        "shares": {**shares, "other": 1.0 - sum(shares.values())},
         "workers": count,
         "members": len(members),
+        "acting": mode if mode == "inline" else f"{mode} of {config.acting.processes} processes",
         "backend": config.env.backend,
     }
+    told |= {f"{phase}_only_steps_per_s": totals[phase] for phase in ("act", "learn") if phase in totals}
+    if mode == "inline":
+        told["env_replay_steps_per_s"] = totals["replay"]
+        told["env_replay_ratio"] = totals["train"] / totals["replay"]
+        told["roofline_env_steps_per_s"] = 1.0 / sum(1.0 / totals[phase] for phase in ("env", "act", "learn"))
+        told["efficiency"] = totals["train"] / told["roofline_env_steps_per_s"]
+    if mode == "actors":
+        told["lag"] = sum(f["lag"] for f in found) / count
+    if parts := PARTS[mode]:
+        shares = {part: sum(f["shares"][part] for f in found) / count for part in parts}
+        told["shares"] = {**shares, "other": 1.0 - sum(shares.values())}
+    return told
 
 
 def _measured(
@@ -79,11 +95,12 @@ def _measured(
         for cores, groups in shares:
             ours, theirs = context.Pipe()
             work = theirs, config.to_json(), groups, cores, seconds
-            processes.append(context.Process(target=_work, args=work, daemon=True))
+            processes.append(context.Process(target=_work, args=work))
             start_shielded(processes[-1])
             theirs.close()
             pipes.append(ours)
-        for phase in PHASES * ROUNDS:
+        assert config.acting is not None
+        for phase in PHASES[config.acting.mode] * ROUNDS:
             for pipe in pipes:
                 pipe.recv()
             for pipe in pipes:  # all start together
@@ -100,32 +117,43 @@ def _measured(
 
 def text(found: dict[str, Any]) -> str:
     """The measurements as a few lines."""
-    shares = "  ".join(f"{k} {100 * v:.1f} %" for k, v in found["shares"].items())
-    return "\n".join(
-        [
-            f"training   {found['env_steps_per_s']:>10,.0f} env steps/s  ({found['frames_per_s']:,.0f} frames/s)",
-            f"env only   {found['env_only_steps_per_s']:>10,.0f} env steps/s  bare {found['backend']} pool, "
-            f"random actions; training reaches {found['env_only_ratio']:.3f} of it",
-            f"env replay {found['env_replay_steps_per_s']:>10,.0f} env steps/s  bare {found['backend']} pool, "
+    backend = found["backend"]
+    lines = [
+        f"training   {found['env_steps_per_s']:>10,.0f} env steps/s  ({found['frames_per_s']:,.0f} frames/s)",
+        f"env only   {found['env_only_steps_per_s']:>10,.0f} env steps/s  bare {backend} pool, "
+        f"random actions; training reaches {found['env_only_ratio']:.3f} of it",
+    ]
+    if "efficiency" in found:
+        roofline, efficiency = found["roofline_env_steps_per_s"], found["efficiency"]
+        lines += [
+            f"env replay {found['env_replay_steps_per_s']:>10,.0f} env steps/s  bare {backend} pool, "
             f"training's actions; training reaches {found['env_replay_ratio']:.3f} of it",
-            f"roofline   {found['roofline_env_steps_per_s']:>10,.0f} env steps/s  efficiency {found['efficiency']:.3f}",
-            f"time       {shares}",
-            f"{found['members']} members on {found['workers']} workers",
+            f"roofline   {roofline:>10,.0f} env steps/s  efficiency {efficiency:.3f}",
         ]
-    )
+    if "lag" in found:
+        lines += [
+            f"learn only {found['learn_only_steps_per_s']:>10,.0f} env steps/s  while the actors rest",
+            f"lag        {found['lag']:>10.1f} updates between acting and learning",
+        ]
+    if "shares" in found:
+        lines.append("time       " + "  ".join(f"{k} {100 * v:.1f} %" for k, v in found["shares"].items()))
+    return "\n".join([*lines, f"{found['members']} members on {found['workers']} workers, acting {found['acting']}"])
 
 
 def _work(pipe: Connection, config: str, groups: list[list[str]], cores: tuple[int, ...], seconds: float) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     share = _Share(config, groups, len(cores))
-    rates: dict[str, list[float]] = {phase: [] for phase in PHASES}
-    for phase in PHASES * ROUNDS:
+    phases = PHASES[share.mode]
+    rates: dict[str, list[float]] = {phase: [] for phase in phases}
+    for phase in phases * ROUNDS:
+        share.rest()
         pipe.send("ready")
         pipe.recv()
         rates[phase].append(getattr(share, phase)(seconds / ROUNDS))
     found = {phase: sum(rate) / ROUNDS for phase, rate in rates.items()}
-    pipe.send({**found, "shares": {part: spent / share.trained for part, spent in share.spent.items()}})
+    shares = {part: spent / share.trained for part, spent in share.spent.items()}
+    pipe.send({**found, "shares": shares, "lag": sum(share.lags) / max(1, len(share.lags))})
     share.close()
 
 
@@ -137,8 +165,10 @@ class _Share:
 
         config = Config.from_json(text)
         assert config.env is not None
-        self._config, self._builder = config, build.rl_builder(config)
-        self._threads, self.spent = threads, dict.fromkeys(("env", "act", "learn"), 0.0)
+        assert config.acting is not None
+        self._config, self._builder, self.mode = config, build.rl_builder(config), config.acting.mode
+        self._threads, self.spent = threads, dict.fromkeys(PARTS[self.mode], 0.0)
+        self.lags: list[float] = []
         self._cohorts: list[Any] = []
         self._watched = False
         self._clock, self.trained = dict(self.spent), 0.0
@@ -148,9 +178,12 @@ class _Share:
             for slot, a in enumerate(assignments):
                 cohort.init(slot, a.seed)
             cohort.begin(assignments)
-            cohort.turn()
             self._cohorts.append(cohort)
-        self._random = [_random_actions(c.rollout.vector) for c in self._cohorts]
+            self._learned(cohort)
+        env = config.env
+        shown = envs.spaces(env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
+        space = shown.single_action_space
+        self._random = [_random_actions(space, len(c.members) * env.num_envs) for c in self._cohorts]
         self._taken: list[deque[Any]] = [deque(maxlen=REMEMBERED) for _ in self._cohorts]
         self._pools: list[Any] = []
 
@@ -165,6 +198,24 @@ class _Share:
                 a = Assignment(f"{m}/000000", m, None, 0, 2**62, drawn, population.slice_seed(m, 0))
                 together.setdefault(self._builder.structure(a), []).append(a)
             yield from together.items()
+
+    def rest(self) -> None:
+        """Let nobody do anything until the next measurement begins."""
+        if self.mode != "inline":
+            for cohort in self._cohorts:
+                cohort.rollout.crew.settle()
+
+    def _learned(self, cohort: Any) -> int:
+        """One block at least; env steps of all its members."""
+        before = cohort.left
+        while cohort.left == before:
+            cohort.turn()
+        return self._steps(cohort, before - cohort.left)
+
+    def _steps(self, cohort: Any, time: int) -> int:
+        """Env steps of all its members in so many of each env."""
+        assert self._config.env is not None
+        return len(cohort.members) * self._config.env.num_envs * time
 
     def env(self, seconds: float) -> float:
         """The bare pools under random actions."""
@@ -200,38 +251,52 @@ class _Share:
 
     def learn(self, seconds: float) -> float:
         """Updates from one block."""
+        from pbtrl.rl.cohort import RLCohort
+
         blocks = [c.collect() for c in self._cohorts]
+        self.rest()
 
         def update() -> int:
             for cohort, block in zip(self._cohorts, blocks, strict=True):
-                cohort.learn(block)
-            return sum(b.rewards.numel() for b in blocks)
+                RLCohort.learn(cohort, block)
+            return sum(self._steps(c, b.rewards.shape[1]) for c, b in zip(self._cohorts, blocks, strict=True))
 
-        return _rate(update, seconds)
+        rate = _rate(update, seconds)
+        if self.mode == "actors":  # their blocks have to be given back
+            for cohort, block in zip(self._cohorts, blocks, strict=True):
+                cohort.learn(block)
+        return rate
 
     def train(self, seconds: float) -> float:
         """What a worker does; a stopwatch around each part."""
-        assert self._config.env is not None
-        num_envs = self._config.env.num_envs
         if not self._watched:
             self._watched = True
             for cohort, taken in zip(self._cohorts, self._taken, strict=True):
                 self._watch(cohort, taken)
 
         def turn() -> int:
-            for cohort in self._cohorts:
-                cohort.turn()
-            return sum(len(c.members) * num_envs * c.block for c in self._cohorts)
+            return sum(self._learned(cohort) for cohort in self._cohorts)
 
+        if self.mode != "inline":  # what lay ready before the measurement began does not count
+            _rate(turn, seconds / 5)
         self._clock = dict.fromkeys(self.spent, 0.0)
+        for cohort in self._cohorts:
+            cohort.metrics()
         begun = time.perf_counter()
         rate = _rate(turn, seconds)
         self.trained += time.perf_counter() - begun
         self.spent = {part: spent + self._clock[part] for part, spent in self.spent.items()}
+        self.lags += [row["acting/lag"] for c in self._cohorts for row in c.metrics() if "acting/lag" in row]
         return rate
 
     def _watch(self, cohort: Any, taken: deque[Any]) -> None:
-        """Sum the time in the cohort's env steps, acting and learning; about a microsecond per call."""
+        """Sum the time in each part of the cohort's turns; about a microsecond per call."""
+        if self.mode == "hogwild":
+            return
+        cohort.learn = self._timed("learn", cohort.learn)
+        if self.mode == "actors":
+            cohort.rollout.crew.answered = self._timed("wait", cohort.rollout.crew.answered)
+            return
         step = self._timed("env", cohort.rollout.vector.step)
 
         def remembered(actions: Any) -> Any:
@@ -240,7 +305,6 @@ class _Share:
 
         cohort.rollout.vector.step = remembered
         cohort.rollout.act = self._timed("act", cohort.rollout.act)
-        cohort.learn = self._timed("learn", cohort.learn)
 
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -264,8 +328,7 @@ def _rate(step: Callable[[], int], seconds: float) -> float:
     return done / (time.perf_counter() - begun)
 
 
-def _random_actions(vector: Any) -> list[Any]:
+def _random_actions(space: Any, count: int) -> list[Any]:
     """A few batches of random actions, drawn beforehand."""
-    space = vector.single_action_space
     space.seed(0)
-    return [np.stack([space.sample() for _ in range(vector.num_envs)]) for _ in range(64)]
+    return [np.stack([space.sample() for _ in range(count)]) for _ in range(64)]

@@ -32,6 +32,7 @@ from pbtrl.trainables.quadratic import QuadraticBuilder
 
 if TYPE_CHECKING:
     from agents.actor_critic import ActorCritic
+    from pbtrl.rl.setting import Setting
 
 Evaluator = Callable[..., list[Any]]
 
@@ -159,7 +160,8 @@ def workers(config: Config) -> int:
         return 1
     asked, size = config.execution.workers, config.population.size
     groups = size if (cohort := _cohort(config)) == "auto" else math.ceil(size / cohort)
-    return min(groups, len(available_cores()) if asked == "auto" else asked)
+    each = 1 if config.acting is None else config.acting.processes
+    return min(groups, max(1, len(available_cores()) // each) if asked == "auto" else asked)
 
 
 def placement(config: Config) -> str:
@@ -171,7 +173,19 @@ def placement(config: Config) -> str:
         text += " in this process"
     else:
         text += f" on {count} worker{'s' if count > 1 else ''}"
-    return text if config.env is None else f"{text}, {config.env.num_envs} envs each"
+    if config.env is None:
+        return text
+    return f"{text}, {config.env.num_envs} envs each{_acting(config)}"
+
+
+def _acting(config: Config) -> str:
+    """Who acts for a cohort, where it does not act itself."""
+    acting = config.acting
+    if acting is None or acting.mode == "inline":
+        return ""
+    named = {"actors": "actor", "hogwild": "hogwild process"}[acting.mode]
+    plural = ("s" if acting.mode == "actors" else "es") if acting.processes > 1 else ""
+    return f" in {acting.processes} {named}{plural}"
 
 
 def available_cores() -> list[int]:
@@ -179,6 +193,11 @@ def available_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def setting(config: str, agent: str | None) -> Setting:
+    """What the RL cohorts of an agent share, from the resolved config as JSON; their own processes ask for it."""
+    return RLBuilder(Config.from_json(config), agent).setting
 
 
 def builder(config: str) -> Builder:
@@ -196,7 +215,7 @@ class MixedBuilder:
     """RL cohorts for a population of several agents; a builder of its own makes those of each."""
 
     def __init__(self, config: Config) -> None:
-        self._builders = {name: RLBuilder(kind, name) for name, kind in config.kinds.items()}
+        self._builders = {name: RLBuilder(config, name) for name in config.kinds}
 
     def structure(self, assignment: Assignment) -> object:
         """The agent; and where it updates every unroll, whose length is the member's own, the member."""
@@ -210,12 +229,15 @@ class MixedBuilder:
 
 
 class RLBuilder:
-    """RL cohorts for a config with one agent; in a mix that agent has a name."""
+    """RL cohorts of one agent, which has a name where the config is of a mix."""
 
     def __init__(self, config: Config, name: str | None = None) -> None:
-        assert config.env is not None
-        assert config.agent is not None
-        self._config, self._env, self._agent, self._name = config, config.env, config.agent, name
+        kind = config.kinds[name]
+        assert kind.env is not None
+        assert kind.agent is not None
+        assert kind.acting is not None
+        self._config, self._env, self._agent, self._acting = kind, kind.env, kind.agent, kind.acting
+        self._whole, self._name = config, name
 
     def check(self) -> None:
         """Raise ValueError, with one line, if the agent cannot live in the env."""
@@ -234,10 +256,13 @@ class RLBuilder:
         """A cohort for these members."""
         import torch
 
+        from pbtrl.rl.actors import ActorsCohort
         from pbtrl.rl.cohort import RLCohort
+        from pbtrl.rl.hogwild import HogwildCohort
 
         torch.set_num_threads(1)
-        return RLCohort(members, self._setting, threads)
+        kinds = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}
+        return kinds[self._acting.mode](members, self.setting, threads)
 
     def evaluate(
         self, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False, threads: int = 1
@@ -273,9 +298,10 @@ class RLBuilder:
         return lambda action: policy.to_env(action, low.float(), high.float())
 
     @cached_property
-    def _setting(self) -> Any:
+    def setting(self) -> Setting:
+        """What its cohorts share."""
         from agents.settings import live_hyperparameters
-        from pbtrl.rl.setting import Setting
+        from pbtrl.rl.setting import Origin, Setting
 
         config = self._config
         fitness = config.fitness
@@ -297,6 +323,10 @@ class RLBuilder:
             every=config.curve_every,
             live=live_hyperparameters(self._agent),
             structural={} if self._name is None else {AGENT: self._name},
+            origin=Origin("pbtrl.build:setting", self._whole.to_json(), self._name),
+            processes=self._acting.processes,
+            replay=self._acting.replay,
+            replay_size=self._acting.replay_size,
             evaluate=evaluate,
         )
 
@@ -347,6 +377,10 @@ def _rule(config: Config) -> FitnessRule:
 def _deterministic(config: Config) -> str:
     if config.population.mode == "async":
         return "no, because members decide when they are done (population.mode: async)"
+    if config.acting is not None and config.acting.mode == "actors":
+        return "no, because actors act with whatever weights are newest (acting.mode: actors)"
+    if config.acting is not None and config.acting.mode == "hogwild" and config.acting.processes > 1:
+        return "no, because processes change the weights without locks (acting.mode: hogwild)"
     if config.env is not None and config.env.between_slices == "continue":
         return "no, because envs run on between slices (env.between_slices: continue)"
     return "yes"
@@ -383,7 +417,7 @@ def evaluator(config: Config) -> Evaluator:
     import torch
 
     torch.set_num_threads(1)
-    builders = {name: RLBuilder(kind, name) for name, kind in config.kinds.items()}
+    builders = {name: RLBuilder(config, name) for name in config.kinds}
     return functools.partial(_evaluate_agents, builders, threads=len(available_cores()))
 
 

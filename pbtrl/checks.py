@@ -9,7 +9,7 @@ from pbtrl.loading import Fault, Path, shown, unknown
 from pbtrl.space import AGENT, Choice, IntLogUniform, IntUniform
 
 if TYPE_CHECKING:
-    from pbtrl.config import Config
+    from pbtrl.config import Acting, Config
 
 ALIASES = {
     "lr": "learning_rate",
@@ -192,10 +192,33 @@ def after(config: "Config") -> Iterator[Fault]:
             yield Fault.at(text, across, ("strategy", "copy"))
     if config.trainable is None:
         yield from _mix(config)
+    if config.acting is not None:
+        yield from _acting(config.acting)
     for name, kind in config.kinds.items():
         at: Path = ("agent",) if name is None else ("agents", name)
         own = config.agents[name].hparams if config.agents is not None and name is not None else {}
         yield from _agent(kind, at, {h: ((*at, "hparams", h) if h in own else ("hparams", h)) for h in kind.hparams})
+
+
+def _acting(acting: "Acting") -> Iterator[Fault]:
+    if acting.mode == "inline" and acting.processes > 1:
+        yield Fault.at("inline has no processes of its own: set mode to actors or hogwild", ("acting", "processes"))
+    if acting.replay and acting.mode != "actors":
+        text = f"only mode actors can replay, not {acting.mode}"
+        yield Fault.at(text, ("acting", "replay"), ("acting", "mode"))
+
+
+def _may_act(acting: "Acting", agent: AgentSettings, at: Path) -> Iterator[Fault]:
+    """Whether an agent's maths allows who acts for it."""
+    if acting.mode in agent.acting:
+        return
+    able = " or ".join(name for name, kind in AGENTS.items() if acting.mode in kind.acting)
+    modes = " or ".join(mode for mode in ("inline", "hogwild") if mode in agent.acting)
+    why = {
+        "actors": "does not correct for the lag of actors' policies",
+        "hogwild": "learns more than weights, which cannot be shared without locks",
+    }[acting.mode]
+    yield Fault.at(f"{agent.name} {why}: use {able}, or mode {modes}", ("acting", "mode"), (*at, "name"))
 
 
 def _mix(config: "Config") -> Iterator[Fault]:
@@ -226,6 +249,8 @@ def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator
     """Of one agent, whose settings are `at` a place and whose hyperparameters are `searched` at others."""
     agent = config.agent
     assert agent is not None
+    if config.acting is not None:
+        yield from _may_act(config.acting, agent, at)
     for f in fields(agent):
         if not f.metadata.get("live"):
             continue

@@ -158,9 +158,20 @@ class Execution(_Section):
 
 
 class Acting(_Section):
-    """Who acts: `inline`, the learner's own process."""
+    """Who acts.
 
-    mode: Literal["inline"] = "inline"
+    Attributes:
+        mode: `inline`: the learner itself. `actors`: processes that act ahead of it, as in IMPALA. `hogwild`: processes
+            that act and learn, and share weights without locks, as in A3C.
+        processes: of a cohort, each with `env.num_envs` envs of its own per member; not used inline.
+        replay: share of past unrolls in what an update of `actors` learns from; they come on top of the new ones.
+        replay_size: how many past unrolls of a member, the newest, they are drawn from (20 steps of Atari are 0.6 MB).
+    """
+
+    mode: Literal["inline", "actors", "hogwild"] = "inline"
+    processes: Count = 1
+    replay: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    replay_size: Count = 1000
 
 
 class Budget(_Section):

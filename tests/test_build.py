@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pbtrl import build
-from pbtrl.config import Config, ConfigError, parse
+from pbtrl.config import Config, ConfigError, load, parse
 from pbtrl.execution.inline import Inline
 from pbtrl.strategies.pbt import PBT
 from tests.command import CART
@@ -65,10 +65,24 @@ def test_members_whose_updates_differ_in_length_train_alone():
     assert [groups for _, groups in build.shares(config, ["a", "b", "c", "d"])] == [[["a"], ["c"]], [["b"], ["d"]]]
 
 
+@pytest.mark.parametrize(
+    ("acting", "workers"), [("inline", 4), ("actors, processes: 2", 2), ("actors, processes: 3", 1), ("hogwild", 4)]
+)
+@pytest.mark.usefixtures("four_cores")
+def test_a_worker_s_own_processes_need_cores_too(acting, workers):
+    config = cart("execution.backend=processes", f"acting={{mode: {acting}}}")
+    assert build.workers(config) == workers
+    assert build.workers(config.changed("execution.workers", 3)) == 3
+
+
 @pytest.mark.usefixtures("four_cores")
 def test_placement_in_words():
     assert build.placement(cart()) == "4 members in this process, 4 envs each"
     assert build.placement(toy("population.size=1")) == "1 member on 1 worker"
+    actors = cart("execution.backend=processes", "acting={mode: actors, processes: 2}")
+    assert build.placement(actors) == "4 members on 2 workers, 4 envs each in 2 actors"
+    hogwild = cart("acting={mode: hogwild}")
+    assert build.placement(hogwild) == "4 members in this process, 4 envs each in 1 hogwild process"
     assert build.placement(toy("population.size=9")) == "9 members on 4 workers"
 
 
@@ -85,6 +99,12 @@ def test_the_header_says_what_readers_need():
     assert build.header(cart("env.id=ALE/Pong-v5"), "pong").frames_per_step == 4
     assert "population.mode: async" in build.header(cart("population.mode=async"), "cart").deterministic
     assert "between_slices: continue" in build.header(cart("env.between_slices=continue"), "cart").deterministic
+    for acting, said in (
+        ("hogwild", "yes"),
+        ("actors", "no, because actors act with whatever weights are newest (acting.mode: actors)"),
+        ("hogwild, processes: 2", "no, because processes change the weights without locks (acting.mode: hogwild)"),
+    ):
+        assert build.header(cart(f"acting={{mode: {acting}}}"), "cart").deterministic == said
     assert (build.header(toy(), "toy").unit, build.header(toy(), "toy").rule.min_episodes) == ("steps", 1)
 
 
@@ -115,6 +135,21 @@ def test_an_executor_makes_the_members_places(tmp_path: Path):
     assert isinstance(executor, Inline)
     assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["m00", "m01"]
     executor.close()
+
+
+def test_another_process_finds_the_same_agent():
+    mixed = build.prepared(load("mixed").changed("env.backend", "gymnasium"))
+    for name in ("impala", "vmpo"):
+        own = build.RLBuilder(mixed, name).setting
+        found = own.origin.setting()
+        assert (found.agent, found.block, found.live, found.structural) == (
+            own.agent,
+            own.block,
+            own.live,
+            own.structural,
+        )
+    alone = build.RLBuilder(build.prepared(cart())).setting
+    assert alone.origin.setting().agent == alone.agent
 
 
 def test_words_for_the_opening():

@@ -333,6 +333,20 @@ def test_an_atari_game(pbtrl: Command):
     assert [m["frames"] for m in pbtrl("status", "pong", "--json").json["members"]] == [160, 160]
 
 
+def test_workers_may_have_actors(pbtrl: Command, tmp_path: Path):
+    found = pbtrl(
+        "train", "cart.yaml", "--name", "far", "population.size=1", "execution.backend=processes",
+        "acting={mode: actors, processes: 2}",
+    )  # fmt: skip
+    assert found.code == 0
+    assert "1 member on 1 worker, 4 envs each in 2 actors" in found.out
+    header, *_, last = journal(tmp_path / "runs" / "far")
+    assert header["deterministic"].startswith("no, because actors")
+    assert last["kind"] == "finish"
+    metrics = (tmp_path / "runs" / "far" / "members" / "m00" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["acting/lag"] >= 0 for line in metrics)
+
+
 def test_bench_measures_every_part(pbtrl: Command):
     found = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2, "--json")
     asked = {
@@ -343,7 +357,33 @@ def test_bench_measures_every_part(pbtrl: Command):
     assert found.json["shares"].keys() == {"env", "act", "learn", "other"}
     assert sum(found.json["shares"].values()) == pytest.approx(1.0)
     assert all(found.json[key] > 0 for key in asked - {"shares"})
+    text = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2).out
+    assert [line.split("  ")[0] for line in text.splitlines()[:5]] == [
+        "training",
+        "env only",
+        "ratio",
+        "roofline",
+        "time",
+    ]
     assert pbtrl("bench", "quadratic").err.startswith("bench measures envs")
+
+
+@pytest.mark.parametrize(
+    ("acting", "more"),
+    [("actors", {"learn_only_steps_per_s", "lag", "shares"}), ("hogwild", set())],
+)
+def test_bench_measures_what_means_something_where_others_act(pbtrl: Command, acting: str, more: set[str]):
+    found = pbtrl(
+        "bench", "cart.yaml", "execution.workers=1", "population.size=2", f"acting={{mode: {acting}, processes: 2}}",
+        "--seconds", 1, "--json",
+    ).json  # fmt: skip
+    common = {"env_steps_per_s", "frames_per_s", "env_only_steps_per_s", "env_only_ratio", "workers", "members"}
+    assert found.keys() == common | more | {"acting", "backend"}
+    assert all(found[key] > 0 for key in common)
+    if acting == "actors":
+        assert found["lag"] > 0
+        assert found["shares"].keys() == {"learn", "wait", "other"}
+        assert sum(found["shares"].values()) == pytest.approx(1.0)
 
 
 # In a process of its own

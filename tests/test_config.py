@@ -273,7 +273,13 @@ BROKEN = [
     ("execution: {backend: ray}", "3:22: execution.backend: must be inline or processes, not 'ray'"),
     ("execution: {workers: 0}", "3:22: execution.workers: must be auto or an integer >= 1, not 0"),
     ("execution: {device: cuda}", "3:21: execution.device: must be cpu, not 'cuda'"),
-    ("acting: {mode: actors}", "3:16: acting.mode: must be inline, not 'actors'"),
+    (
+        "acting: {mode: actor}",
+        "3:16: acting.mode: must be inline, actors or hogwild, not 'actor'. Did you mean 'actors'?",
+    ),
+    ("acting: {mode: actors, processes: 0}", "3:35: acting.processes: must be >= 1, not 0"),
+    ("acting: {mode: actors, replay: 1}", "3:32: acting.replay: must be < 1, not 1"),
+    ("acting: {mode: actors, replay: -0.5}", "3:32: acting.replay: must be >= 0, not -0.5"),
     ("name: a/b", "3:7: name: must be a folder's name of letters, digits, '.', '_' and '-', not 'a/b'"),
     ("seed: .inf", "3:7: seed: must be an integer, not inf"),
     ("seed: -1", "3:7: seed: must be >= 0, not -1"),
@@ -321,6 +327,26 @@ BROKEN = [
         "4:57: hparams.gamma.high: one_minus_log_uniform needs 0 < high < 1",
     ),
     # settings seen together
+    (
+        "acting: {processes: 2}",
+        "3:21: acting.processes: inline has no processes of its own: set mode to actors or hogwild",
+    ),
+    ("acting: {replay: 0.5}", "3:18: acting.replay: only mode actors can replay, not inline"),
+    (
+        "agent: {name: a3c}\nacting: {mode: actors, processes: 2}",
+        "4:16: acting.mode: a3c does not correct for the lag of actors' policies: use impala, or mode inline or "
+        "hogwild",
+    ),
+    (
+        "population: {mix: {impala: 2, a3c: 2}}\nagents: {impala: {}, a3c: {}}\nacting: {mode: actors}",
+        "5:16: acting.mode: a3c does not correct for the lag of actors' policies: use impala, or mode inline or "
+        "hogwild",
+    ),
+    (
+        "agent: {name: vmpo}\nacting: {mode: hogwild}",
+        "4:16: acting.mode: vmpo learns more than weights, which cannot be shared without locks: use impala or a3c, "
+        "or mode inline",
+    ),
     ("agent: {gamma: 1.5}", "3:16: agent.gamma: must be in [0, 1], not 1.5"),
     ("agent: {passes: 0}", "3:17: agent.passes: must be >= 1, not 0"),
     (

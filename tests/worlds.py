@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.spaces import Box, Discrete, Tuple
 
 
@@ -39,6 +40,29 @@ class Telling(gymnasium.Wrapper[Any, Any, Any, Any]):
             if self._hang:
                 os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
         return super().step(action)
+
+
+class Detour(gymnasium.Env[Any, Any]):
+    """Action 0 pays 0.3 and ends the episode; action 1 leads to where action 1 pays 1, and action 0 costs 1.
+
+    Who has learned what to do there gets 1 by going there; a uniform policy gets 0, and would better take the 0.3.
+    """
+
+    observation_space = Box(0.0, 1.0, (2,), np.float32)
+    action_space = Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._there = False
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        there, self._there = self._there, True
+        reward = (1.0 if action else -1.0) if there else 0.0 if action else 0.3
+        return self._seen(), reward, there or not action, False, {}
+
+    def _seen(self) -> Any:
+        return np.array([not self._there, self._there], np.float32)
 
 
 class Hanging(gymnasium.Wrapper[Any, Any, Any, Any]):

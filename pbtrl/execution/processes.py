@@ -15,29 +15,22 @@ place; what was under way together is under suspicion and from then on goes to t
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import multiprocessing
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
 
+from pbtrl.children import belong_to, how_it_ended, start_shielded
 from pbtrl.disk import DiskFullError
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
-
-STOPS = (signal.SIGINT, signal.SIGTERM)
-DEATHS = {-signal.SIGKILL: " (out of memory?)"}
-if hasattr(signal, "SIGALRM"):
-    DEATHS[-signal.SIGALRM] = ": its envs took longer than failure.env_step_timeout for a step"
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ class Processes:
         self._workers = [_Worker(spec) for spec in specs]
         self._home = {m: w for w in self._workers for group in w.spec.groups for m in group}
         self._stopping = False
-        # At exit multiprocessing terminates daemons, which these ignore, and waits for them: end them before.
+        # At exit multiprocessing waits for them (they are no daemons, which could not start actors): end them before.
         self._at_exit = Finalize(self, _close, (self._workers,), exitpriority=10)
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
@@ -130,7 +123,7 @@ class _Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, self.spec, os.getpid()), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, self.spec, os.getpid()))
         start_shielded(self.process)
         theirs.close()
         self._began = False
@@ -184,9 +177,7 @@ class _Worker:
 
     def _died(self, stopping: bool) -> list[Report | Failure]:
         self.process.join(5)
-        code = self.process.exitcode
-        how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
-        how += DEATHS.get(code or 0, "")
+        how = how_it_ended(self.process.exitcode)
         lost, self._under_way = self._under_way, {}
         self.open -= set(lost)
         if len(lost) > 1:
@@ -214,23 +205,9 @@ class _Worker:
         self.pipe.close()
 
 
-def start_shielded(process: BaseProcess) -> None:
-    """Start a process that a Ctrl-C, which reaches the whole process group, does not end; only a kill does.
-
-    It inherits the mask, so this holds also while it is still starting.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     """The worker's loop."""
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
-    _die_with(parent)
+    belong_to(parent)
     _log_output(Path(spec.members) / spec.groups[0][0])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, spec.cores)
@@ -281,11 +258,3 @@ def _log_output(member: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
     os.close(log)
-
-
-def _die_with(parent: int) -> None:
-    """Ask Linux to kill this process when its parent dies; elsewhere the loop looks for the parent."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)

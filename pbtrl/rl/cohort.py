@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.types import Learned, Trajectory
 from pbtrl.population import Assignment
-from pbtrl.rl.rollout import Rollout
+from pbtrl.rl.rollout import Rollout, Source
 from pbtrl.rl.setting import Setting, env_seeds, fill, generator, seed_for
 from pbtrl.snapshots import Tensors
 from pbtrl.trainable import Outcome
@@ -28,14 +28,14 @@ class RLCohort:
     """k members of one structure; see `pbtrl.trainable.Cohort` for the contract.
 
     Attributes:
-        rollout: the envs and their buffers; None before the first slice.
+        rollout: where experience comes from, here envs and their buffers; None before the first slice.
     """
 
     def __init__(self, members: Sequence[str], setting: Setting, threads: int) -> None:
         self.members = tuple(members)
         self._setting, self._threads = setting, threads
         self._state = setting.agent.init([torch.Generator().manual_seed(0) for _ in members])
-        self.rollout: Rollout | None = None
+        self.rollout: Source | None = None
         self._new_policy = [True] * len(members)
 
     def init(self, slot: int, seed: int) -> None:
@@ -71,8 +71,10 @@ class RLCohort:
     def turn(self) -> bool:
         """One block."""
         block = self.collect()
-        learned = self.learn(block)
-        steps = block.rewards.shape[1]
+        return self._record(self.learn(block), block.rewards.shape[1])
+
+    def _record(self, learned: Learned, steps: int) -> bool:
+        """Take note of an update from `steps` steps of every env; True when the slice is over."""
         self._consumed = self._merged(learned.consumed, steps)
         self._done += steps * self._setting.envs
         self._updates += 1
@@ -83,9 +85,7 @@ class RLCohort:
 
     def collect(self) -> Trajectory:
         """A block of experience."""
-        assert self.rollout is not None
-        left = (self._length - self._done) // self._setting.envs
-        return self.rollout.collect(self._state, self._generators, min(self.block, left))
+        return self._inline.collect(self._state, self._generators, min(self.block, self.left))
 
     def learn(self, block: Trajectory) -> Learned:
         """Learn from a block under the assigned hyperparameters."""
@@ -93,9 +93,8 @@ class RLCohort:
 
     def act_once(self) -> int:
         """Act on the newest observations, without a step; returns how many actions that were."""
-        assert self.rollout is not None
         noise = self._setting.agent.noise(self._generators, 1, self._setting.envs)[0]
-        self._setting.agent.act(self._state, self.rollout.inputs, self.rollout.memory, noise)
+        self._setting.agent.act(self._state, self._inline.inputs, self._inline.memory, noise)
         return len(self.members) * self._setting.envs
 
     @property
@@ -103,6 +102,11 @@ class RLCohort:
         """Env steps per env until the next update."""
         exact = self._setting.exact
         return int(self._hyperparameters["unroll_length"][0]) if exact else self._setting.block
+
+    @property
+    def left(self) -> int:
+        """Env steps per env until the slice is over."""
+        return (self._length - self._done) // self._setting.envs
 
     def metrics(self) -> list[dict[str, float]]:
         """Per slot: means over the updates since the last call, and the speed."""
@@ -137,7 +141,7 @@ class RLCohort:
             lengths=episodes.lengths,
             evaluation=evaluation,
             curve=self._curves[slot],
-            scalars={"skipped": float(skipped)} if skipped else {},
+            scalars=({"skipped": float(skipped)} if skipped else {}) | self.rollout.tally(),
             diverged=skipped >= DIVERGED_AFTER,
         )
 
@@ -150,6 +154,11 @@ class RLCohort:
         if self.rollout:
             self.rollout.close()
             self.rollout = None
+
+    @property
+    def _inline(self) -> Rollout:
+        assert isinstance(self.rollout, Rollout)
+        return self.rollout
 
     def _fill(self, slot: int, row: Tensors) -> None:
         fill(self._state, slot, row)

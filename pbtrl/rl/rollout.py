@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,33 @@ class Episodes:
 
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+
+    def extend(self, returns: Sequence[float], lengths: Sequence[int]) -> None:
+        """Some more."""
+        self.returns += returns
+        self.lengths += lengths
+
+
+class Source(Protocol):
+    """Where a cohort's experience comes from: a `Rollout`, or processes that have one each.
+
+    Attributes:
+        episodes: per slot, what was finished since `clear`.
+    """
+
+    episodes: list[Episodes]
+
+    def clear(self) -> None:
+        """Start to count anew."""
+
+    def forget(self, slot: int) -> None:
+        """The slot has a new policy."""
+
+    def tally(self) -> dict[str, float]:
+        """What was lost since `clear`, by tag."""
+
+    def close(self) -> None:
+        """Free the envs."""
 
 
 class Rollout:
@@ -109,6 +137,10 @@ class Rollout:
     def memory(self) -> Tensor:
         """What they remember, [P, B, H]."""
         return self._memory
+
+    def tally(self) -> dict[str, float]:
+        """Nothing is ever lost."""
+        return {}
 
     def close(self) -> None:
         """Free the envs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,21 @@ MakeEnvs = Callable[[Sequence[int], int], Vector]
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How another process comes to the same setting: `make` is `module:function`, called with the rest."""
+
+    make: str
+    config: str
+    agent: str | None
+
+    def setting(self) -> Setting:
+        """The same setting."""
+        module, function = self.make.split(":")
+        found: Setting = getattr(importlib.import_module(module), function)(self.config, self.agent)
+        return found
+
+
+@dataclass(frozen=True)
 class Setting:
     """What all RL cohorts of a run share.
 
@@ -34,6 +50,10 @@ class Setting:
         every: distance of the curve's points (env steps).
         live: live hyperparameters with their defaults.
         structural: the hyperparameters that all members of a cohort have in common, and their values.
+        origin: where other processes get this from.
+        processes: that act, or act and learn, for a cohort; of no meaning where it acts itself.
+        replay: share of an update's unrolls that are past ones.
+        replay_size: how many past unrolls a member has to draw from.
         evaluate: (snapshot, seed, threads) -> raw returns, where fitness comes from evaluation episodes.
     """
 
@@ -47,6 +67,10 @@ class Setting:
     every: int
     live: dict[str, Any]
     structural: dict[str, Any]
+    origin: Origin
+    processes: int
+    replay: float
+    replay_size: int
     evaluate: Callable[[Tensors, int, int], list[float]] | None = None
 
 

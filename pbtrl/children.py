@@ -1,0 +1,45 @@
+"""Child processes that a Ctrl-C does not reach, and that never outlive whoever started them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from multiprocessing.process import BaseProcess
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+DEATHS = {-signal.SIGKILL: " (out of memory?)"}
+if hasattr(signal, "SIGALRM"):
+    DEATHS[-signal.SIGALRM] = ": its envs took longer than failure.env_step_timeout for a step"
+
+
+def start_shielded(process: BaseProcess) -> None:
+    """Start a process that a Ctrl-C, which reaches the whole process group, does not end; only a kill does.
+
+    It inherits the mask, so this holds also while it is still starting.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def belong_to(parent: int) -> None:
+    """In the child, first of all: ignore what asks to stop, and end with the parent.
+
+    Linux kills it then; elsewhere its loop has to look for the parent.
+    """
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def how_it_ended(code: int | None) -> str:
+    """A dead process's exit code in words."""
+    how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
+    return how + DEATHS.get(code or 0, "")

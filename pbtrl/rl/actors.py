@@ -1,0 +1,260 @@
+"""Decoupled acting (Espeholt et al. 2018, section 3): processes act ahead of one learner, with the newest weights.
+
+    actor 0 .. n-1                                        learner
+      wait to be asked for a block  <---- free slot -----   ask: SLOTS blocks per actor at most, none beyond the slice
+      copy the newest weights  <------- Weights ---------   write after every update
+      act; block -> slot  ------- version, episodes ----->   take the oldest block, learn, free its slot
+
+Every actor steps envs of its own, num_envs per member, for all members at once. A block carries the parameters of the
+policy that acted, so V-trace can correct for its lag: the updates between the weights it was acted with and the update
+that learns from it. Slots are the queue: where the learner is behind, actors wait for one (back-pressure). No block is
+left when a slice ends, so none that a replaced policy acted is ever learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.types import Agent, Inputs, Learned, State, Trajectory
+from pbtrl.population import Assignment
+from pbtrl.rl.cohort import UNSAVED, RLCohort
+from pbtrl.rl.crew import WAIT, Crew, Message
+from pbtrl.rl.replay import Replay
+from pbtrl.rl.rollout import Episodes, Rollout
+from pbtrl.rl.setting import Origin, Setting, env_seeds, seed_for
+from pbtrl.rl.shared import Shared, Weights, cut, joined, parts
+from pbtrl.trainable import Outcome
+
+SLOTS = 2  # per actor: one to act into while the other is learned from, or waits
+GRACE = 2.0  # seconds to end a block that will be thrown away
+RUNNING = "running"  # the discounted return that each env had reached when a block began
+
+
+class ActorsCohort(RLCohort):
+    """k members for which other processes act; see `pbtrl.trainable.Cohort` for the contract."""
+
+    @property
+    def _actors(self) -> Actors:
+        assert isinstance(self.rollout, Actors)
+        return self.rollout
+
+    def begin(self, assignments: Sequence[Assignment]) -> None:
+        """Start a slice."""
+        super().begin(assignments)
+        self._actors.publish(self._state)
+
+    def turn(self) -> bool:
+        """One block, if there is one within WAIT seconds."""
+        return self._ready() and super().turn()
+
+    def collect(self) -> Trajectory:
+        """The oldest block that was acted, with past unrolls beside it."""
+        while not self._ready():
+            pass
+        return self._actors.take(self._state, self._generators[0])
+
+    def learn(self, block: Trajectory) -> Learned:
+        """Learn from a block, hand its slot back and publish the new weights."""
+        learned = super().learn(block)
+        lag = float(self._actors.learned(self._state))
+        return Learned({**learned.metrics, "acting/lag": torch.full((len(self.members),), lag)}, learned.consumed)
+
+    def outcome(self, slot: int) -> Outcome:
+        """What the slice gave so far; blocks under way are waited for and dropped."""
+        self._actors.drop()
+        return super().outcome(slot)
+
+    def _ready(self) -> bool:
+        self._actors.ask(self.left, self.block, self._generators)
+        return self._actors.crew.answered(WAIT)
+
+    def _reset_envs(self) -> None:
+        if self.rollout is None:
+            self.rollout = Actors(self._setting, self.members, self._state, self._threads)
+        replaced = [slot for slot, new in enumerate(self._new_policy) if new]
+        self._actors.renew([seed_for(a.seed, "envs") for a in self._assignments], replaced)
+
+
+class Actors:
+    """The learner's end: who is asked for what, and the blocks that wait.
+
+    Attributes:
+        episodes: as `Rollout.episodes`, of the blocks that were learned from.
+    """
+
+    def __init__(self, setting: Setting, members: Sequence[str], state: State, threads: int) -> None:
+        self.episodes = [Episodes() for _ in members]
+        self._envs, self._version, self._dropped = setting.envs, 0, 0
+        self._weights = Weights({name: state.tensors[name] for name in setting.agent.acts_by})
+        like = parts(_blank(setting.agent, state, len(members), setting.block, setting.envs))
+        self._slots = [[Shared(like) for _ in range(SLOTS)] for _ in range(setting.processes)]
+        self._free = [list(range(SLOTS)) for _ in self._slots]
+        self._running = torch.zeros(len(self._slots), len(members), self._envs, dtype=torch.float64)
+        self._scaled = "return.mean" in state.tensors
+        past = setting.replay / (1.0 - setting.replay) * self._envs
+        self._replayed = max(1, round(past)) if past else 0
+        self._replay = Replay(setting.replay_size, self._envs)
+        self._taken: _Taken | None = None
+        each = max(1, threads // setting.processes)
+        self.crew = Crew(
+            setting.processes,
+            hire=lambda i: (_Actor, (setting.origin, len(members), each, self._weights, self._slots[i])),
+            greet=self._greeting,
+            died=self._died,
+        )
+
+    def renew(self, seeds: Sequence[int], replaced: Sequence[int]) -> None:
+        """All envs anew, from one seed per slot; the slots in `replaced` have a new policy."""
+        self.drop()
+        for slot in replaced:
+            self._replay.forget(slot)
+        self._seeds = seeds
+        self._running.zero_()
+        self.crew.greet()
+
+    def clear(self) -> None:
+        """Start to count anew."""
+        self.drop()
+        self.episodes = [Episodes() for _ in self.episodes]
+        self._dropped = 0
+        self.crew.clear()
+
+    def forget(self, slot: int) -> None:
+        """The slot has a new policy: the episodes under way will not count, and nothing of the old one is replayed."""
+        self.crew.tell({"forget": slot})
+        self._replay.forget(slot)
+
+    def publish(self, state: State) -> None:
+        """Let actors act by this state from their next block on."""
+        self._weights.write(state.tensors, self._version)
+
+    def ask(self, left: int, block: int, generators: Sequence[torch.Generator]) -> None:
+        """Have all free slots filled with blocks of up to `block` steps, but with no more than `left` in all."""
+        for i in self.crew.idlest(SLOTS):
+            if self._free[i] and left > self.crew.pending:
+                noise = [int(torch.randint(2**62, (), generator=g)) for g in generators]
+                steps = min(block, left - self.crew.pending)
+                self.crew.ask(i, {"slot": self._free[i].pop(0), "steps": steps, "noise": noise})
+
+    def take(self, state: State, generator: torch.Generator) -> Trajectory:
+        """The oldest block, with past unrolls beside it; valid until `learned`."""
+        i, answer = self.crew.take()
+        for mine, told in zip(self.episodes, answer["episodes"], strict=True):
+            mine.extend(*told)
+        block = cut(self._slots[i][answer["slot"]].tensors, answer["steps"]) | {RUNNING: self._running[i]}
+        self._taken = _Taken(i, answer["slot"], self._version - answer["version"], block)
+        mixed = self._replay.mixed(block, self._replayed, generator)
+        if self._scaled:
+            state.tensors[UNSAVED] = mixed[RUNNING]
+        return joined(mixed)
+
+    def learned(self, state: State) -> int:
+        """The update from the block that was taken is done: its lag, in updates."""
+        taken = self._taken
+        assert taken is not None
+        if self._replayed:
+            self._replay.add(taken.block)
+        if self._scaled:
+            self._running[taken.actor] = state.tensors[UNSAVED][:, : self._envs]
+        self._free[taken.actor].append(taken.slot)
+        self._taken = None
+        self._version += 1
+        self.publish(state)
+        return taken.lag
+
+    def drop(self) -> None:
+        """Let the actors end what they do, and throw it away."""
+        for i, answer in self.crew.drain(GRACE):
+            self._free[i].append(answer["slot"])
+            self._dropped += answer["steps"] * self._envs
+
+    def tally(self) -> dict[str, float]:
+        """What was lost since `clear`, by tag: deaths, and env steps per member that nothing was learned from."""
+        return self.crew.tally(self._envs, self._dropped)
+
+    def close(self) -> None:
+        """End the actors."""
+        self.crew.close()
+
+    def _greeting(self, i: int, life: int) -> Message:
+        purpose = f"actor {i}, life {life}"
+        return {"envs": [s for seed in self._seeds for s in env_seeds(seed_for(seed, purpose), self._envs)]}
+
+    def _died(self, i: int, unanswered: Sequence[Message]) -> None:
+        """Another one takes its place, in new envs."""
+        self._free[i] += [message["slot"] for message in unanswered]
+        self._running[i] = 0.0
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """The block that is being learned from: whose, in which slot, how old its policy (updates), and what it holds."""
+
+    actor: int
+    slot: int
+    lag: int
+    block: dict[str, Tensor]
+
+
+class _Actor:
+    """The actor's end, in a process of its own."""
+
+    def __init__(self, origin: Origin, members: int, threads: int, weights: Weights, slots: Sequence[Shared]) -> None:
+        self._setting = origin.setting()
+        self._members, self._threads, self._weights, self._slots = members, threads, weights, slots
+        self._state = self._setting.agent.init([torch.Generator().manual_seed(0) for _ in range(members)])
+        self._rollout: Rollout | None = None
+
+    def answer(self, message: Message) -> Message | None:
+        """Make `envs`, `forget` a slot, or act for `steps` into a slot."""
+        if "envs" in message:
+            self.close()
+            vector = self._setting.make(message["envs"], self._threads)
+            self._rollout = Rollout(vector, self._members, self._setting.agent, self._setting.to_env)
+        assert self._rollout is not None
+        if "forget" in message:
+            self._rollout.forget(message["forget"])
+        return self._act(self._rollout, **message) if "steps" in message else None
+
+    def close(self) -> None:
+        """Free the envs."""
+        if self._rollout:
+            self._rollout.close()
+
+    def _act(self, rollout: Rollout, slot: int, steps: int, noise: Sequence[int]) -> dict[str, Any]:
+        version = self._weights.read(self._state.tensors)
+        block = rollout.collect(self._state, [torch.Generator().manual_seed(seed) for seed in noise], steps)
+        room = cut(self._slots[slot].tensors, steps)
+        for name, value in parts(block).items():
+            room[name].copy_(value)
+        episodes = [(e.returns, e.lengths) for e in rollout.episodes]
+        rollout.clear()
+        return {"slot": slot, "steps": steps, "version": version, "episodes": episodes}
+
+
+def _blank(agent: Agent, state: State, members: int, time: int, envs: int) -> Trajectory:
+    """A block of zeros, with the shapes and types of one that was acted."""
+    actions, memory = agent.begin(members, envs)
+    seen = torch.zeros(members, envs, *agent.shape, dtype=torch.uint8 if agent.image else torch.float32)
+    inputs = Inputs(seen, actions, torch.zeros(members, envs), torch.ones(members, envs, dtype=torch.bool))
+    acted = agent.act(state, inputs, memory, None)
+
+    def over_time(value: Tensor, steps: int = time) -> Tensor:
+        return torch.zeros(1, dtype=value.dtype).expand(members, steps, *value.shape[1:])
+
+    return Trajectory(
+        observations=over_time(seen, time + 1),
+        actions=over_time(acted.actions),
+        rewards=over_time(inputs.rewards),
+        terminated=over_time(inputs.first),
+        over=over_time(inputs.first),
+        dead=over_time(inputs.first),
+        policy=over_time(acted.policy),
+        before=inputs,
+        memory=memory,
+    )

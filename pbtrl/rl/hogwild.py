@@ -1,0 +1,160 @@
+"""A3C as published (Mnih et al. 2016, algorithm S3): processes act and learn, and share weights without locks.
+
+    process 0 .. n-1, again and again                     coordinator
+      copy the shared weights to private ones     <-- ask   blocks of env steps, QUEUED per process at most
+      act, and differentiate, by those                      the clock, episodes, metrics, snapshots
+      apply the gradient to the shared ones       answer ->
+
+Every process steps envs of its own, num_envs per member, for all members at once. Shared and changed in place, while
+others read and write them, are the parameters and the optimiser's moments, as in the paper; a process that overwrites
+what another has just written loses a fraction of that update (Recht et al. 2011, arXiv 1106.5730). Everything else
+that is learned (statistics of observations and returns) a process copies when a block begins and puts back when it
+ends. With one process all of this is the serial run, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from agents.types import Learned
+from pbtrl.population import Assignment
+from pbtrl.rl.cohort import RLCohort
+from pbtrl.rl.crew import DEATHS, WAIT, Crew, Message
+from pbtrl.rl.rollout import Episodes
+from pbtrl.rl.setting import Origin, Setting, seed_for
+from pbtrl.rl.shared import Shared
+from pbtrl.trainable import Outcome
+
+QUEUED = 2  # blocks asked of a process: the next one is there when it ends one
+GRACE = 10.0  # seconds to end a block
+IN_PLACE = ("params", "rmsprop.", "adam.")
+
+
+class HogwildCohort(RLCohort):
+    """k members that several processes train at once; see `pbtrl.trainable.Cohort` for the contract."""
+
+    def __init__(self, members: Sequence[str], setting: Setting, threads: int) -> None:
+        super().__init__(members, setting, threads)
+        self._shared = Shared(self._state.tensors)
+        for name, value in self._shared.tensors.items():
+            value.copy_(self._state.tensors[name])
+        self._state.tensors = self._shared.tensors
+
+    @property
+    def _peers(self) -> Peers:
+        assert isinstance(self.rollout, Peers)
+        return self.rollout
+
+    def begin(self, assignments: Sequence[Assignment]) -> None:
+        """Start a slice."""
+        replaced = [slot for slot, new in enumerate(self._new_policy) if new]
+        super().begin(assignments)
+        self._peers.begin(assignments, replaced)
+
+    def turn(self) -> bool:
+        """Take note of one block, if a process has learned from one within WAIT seconds."""
+        self._peers.ask(self.left, self.block)
+        return self._peers.crew.answered(WAIT) and self._note(self._peers.crew.take()[1])
+
+    def outcome(self, slot: int) -> Outcome:
+        """What the slice gave so far; blocks under way are waited for and count, for their gradients are applied."""
+        for _, answer in self._peers.crew.drain(GRACE):
+            self._note(answer)
+        return super().outcome(slot)
+
+    def _note(self, answer: Message) -> bool:
+        for mine, told in zip(self._peers.episodes, answer["episodes"], strict=True):
+            mine.extend(*told)
+        metrics, consumed = ({k: torch.tensor(v) for k, v in answer[part].items()} for part in ("metrics", "consumed"))
+        return self._record(Learned(metrics, consumed), answer["steps"])
+
+    def _reset_envs(self) -> None:
+        """The processes do that for themselves."""
+        if self.rollout is None:
+            self.rollout = Peers(self._setting, self.members, self._shared, self._threads)
+
+
+class Peers:
+    """The processes of a cohort, and what they are asked for.
+
+    Attributes:
+        episodes: as `Rollout.episodes`, of all processes.
+    """
+
+    def __init__(self, setting: Setting, members: Sequence[str], shared: Shared, threads: int) -> None:
+        self.episodes = [Episodes() for _ in members]
+        self._envs = setting.envs
+        each = max(1, threads // setting.processes)
+        self.crew = Crew(
+            setting.processes,
+            hire=lambda i: (_Peer, (setting.origin, tuple(members), each, shared)),
+            greet=self._greeting,
+            deaths=DEATHS if setting.processes > 1 else 1,  # the serial run would fail, and its slice be run again
+        )
+
+    def begin(self, assignments: Sequence[Assignment], replaced: Sequence[int]) -> None:
+        """Start a slice; the slots in `replaced` have a new policy."""
+        self._assignments, self._replaced = assignments, replaced
+        self.crew.greet()
+
+    def clear(self) -> None:
+        """Start to count anew."""
+        self.episodes = [Episodes() for _ in self.episodes]
+        self.crew.clear()
+
+    def forget(self, slot: int) -> None:
+        """The processes are told when the slice begins."""
+
+    def ask(self, left: int, block: int) -> None:
+        """Have every process learn from blocks of up to `block` steps, but from no more than `left` in all."""
+        for i in self.crew.idlest(QUEUED):
+            if left > self.crew.pending:
+                self.crew.ask(i, {"steps": min(block, left - self.crew.pending)})
+
+    def tally(self) -> dict[str, float]:
+        """What was lost since `clear`, by tag: deaths, and env steps per member."""
+        return self.crew.tally(self._envs)
+
+    def close(self) -> None:
+        """End the processes."""
+        self.crew.close()
+
+    def _greeting(self, i: int, life: int) -> Message:
+        """Process 0 draws what the serial run draws."""
+        seeds = [a.seed if i == life == 0 else seed_for(a.seed, f"process {i}, life {life}") for a in self._assignments]
+        own = [replace(a, seed=seed) for a, seed in zip(self._assignments, seeds, strict=True)]
+        return {"begin": [a.to_json() for a in own], "replaced": list(self._replaced)}
+
+
+class _Peer(RLCohort):
+    """One process's side: a cohort whose weights are shared, and which learns from a block when it is asked to."""
+
+    def __init__(self, origin: Origin, members: Sequence[str], threads: int, shared: Shared) -> None:
+        super().__init__(members, origin.setting(), threads)
+        self._state.private = self._state.tensors["params"]
+        self._shared = shared.tensors
+        self._copied = [name for name in self._shared if not name.startswith(IN_PLACE)]
+        self._state.tensors = dict(self._shared)
+
+    def answer(self, message: Message) -> Message | None:
+        """`begin` a slice, or learn from a block of so many `steps`."""
+        if "begin" in message:
+            for slot in message["replaced"]:
+                self._new_policy[slot] = True
+            self.begin([Assignment(**a) for a in message["begin"]])
+            self._state.refresh()
+        return self._learn_from(message["steps"]) if "steps" in message else None
+
+    def _learn_from(self, steps: int) -> Message:
+        tensors, rollout = self._state.tensors, self._inline
+        tensors |= {name: self._shared[name].clone() for name in self._copied}
+        learned = self.learn(rollout.collect(self._state, self._generators, steps))
+        for name in self._copied:
+            self._shared[name].copy_(tensors[name])
+        episodes = [(e.returns, e.lengths) for e in rollout.episodes]
+        rollout.clear()
+        metrics, consumed = ({k: v.tolist() for k, v in x.items()} for x in (learned.metrics, learned.consumed))
+        return {"steps": steps, "metrics": metrics, "consumed": consumed, "episodes": episodes}

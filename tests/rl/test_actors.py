@@ -1,0 +1,233 @@
+"""Actors ahead of a learner: what they hand over, how far ahead they get, and what is left when something ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pbtrl.population import Failure, Report
+from pbtrl.rl import crew
+from pbtrl.rl.actors import SLOTS, ActorsCohort
+from pbtrl.rl.cohort import RLCohort
+from pbtrl.rl.rollout import Rollout
+from pbtrl.rl.setting import env_seeds, seed_for
+from pbtrl.rl.shared import parts
+from tests.execution.test_executors import ended
+from tests.rl.test_cohort import CARTPOLE, LONG, Workplace, builder, slice_of
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+TWO = ("m00", "m01")
+
+
+def acting(processes: int = 2, **more: Any) -> dict[str, Any]:
+    return {"mode": "actors", "processes": processes, **more}
+
+
+def pids(cohort: ActorsCohort) -> list[int]:
+    return [p._running[0].pid for p in cohort._actors.crew._processes]  # type: ignore[index, misc]
+
+
+def train(cohort: RLCohort) -> None:
+    while not cohort.turn():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("env", "agent"),
+    [(CARTPOLE, {"core": "lstm", "core_units": 8, "feed_back": True}), ({"id": "probe/BrightSide-v0"}, {})],
+    ids=["lstm", "images"],
+)
+def test_a_block_is_what_was_acted(env: dict[str, Any], agent: dict[str, Any]) -> None:
+    """Also where it is shorter than a slot: it equals a rollout of the same envs, weights and noise in every part."""
+    build = builder(env, 3, agent, acting=acting(1))
+    cohort = build.cohort(TWO, 1)
+    assert isinstance(cohort, ActorsCohort)
+    assignments = [slice_of(m, 39) for m in TWO]
+    for slot in range(2):
+        cohort.init(slot, 10 + slot)
+    cohort.begin(assignments)
+    noise: list[list[int]] = []
+    ask = cohort._actors.crew.ask
+
+    def noted(i: int, message: dict[str, Any]) -> None:
+        noise.append(message["noise"])
+        ask(i, message)
+
+    cohort._actors.crew.ask = noted  # type: ignore[method-assign]
+    roots = [seed_for(seed_for(a.seed, "envs"), "actor 0, life 0") for a in assignments]
+    vector = build.setting.make([s for root in roots for s in env_seeds(root, 3)], 1)
+    rollout = Rollout(vector, 2, build.agent, build.to_env)
+    for steps in (10, 3):  # nothing is learned in between, so the weights stay what they are
+        block = cohort.collect()
+        generators = [torch.Generator().manual_seed(seed) for seed in noise.pop(0)]
+        expected = parts(rollout.collect(cohort._state, generators, steps))
+        for name, value in parts(block).items():
+            assert torch.equal(value, expected[name]), name
+            assert value.dtype == expected[name].dtype
+        cohort._done += 3 * steps
+    assert cohort._actors.episodes == rollout.episodes
+    cohort.close()
+
+
+def test_two_actors_teach_and_the_next_slice_may_begin_with_another_s_weights() -> None:
+    env = {"id": "probe/Truncated-v0", "kwargs": {"length": 30}}
+    build = builder(env, 4, {"rewards": "normalise"}, acting=acting(replay=0.5))
+    cohort = build.cohort(TWO, 2)
+    assert isinstance(cohort, ActorsCohort)
+    for slot in range(2):
+        cohort.init(slot, slot)
+    cohort.begin([slice_of(m, 40 * 20) for m in TWO])
+    before = cohort.save(0)
+    train(cohort)
+    outcome = cohort.outcome(0)
+    assert outcome.steps == cohort._done == 800
+    assert outcome.scalars == {}
+    assert outcome.hyperparameters["unroll_length"] == 4
+    assert not cohort._actors.crew.pending
+    assert not np.array_equal(before["params"], cohort.save(0)["params"])
+    assert all(row["acting/lag"] > 0 for row in cohort.metrics())
+    assert set(outcome.lengths) == {30}
+    assert [len(free) for free in cohort._actors._free] == [SLOTS, SLOTS]
+    # m01 goes on from m00: what is under way in its envs will not count, and its past is not replayed
+    cohort.load(1, cohort.save(0))
+    cohort.begin([slice_of(m, 40 * 12, 1) for m in TWO])
+    past = cohort._actors._replay._blocks
+    assert past
+    assert all(b["dead"][1].all() and not b["dead"][0].all() for b in past)
+    train(cohort)
+    went_on, copied = (cohort.outcome(slot) for slot in range(2))
+    assert set(went_on.lengths) == {30}
+    assert 0 < len(went_on.lengths) - len(copied.lengths) <= 2 * 4
+    assert [len(free) for free in cohort._actors._free] == [SLOTS, SLOTS]
+    cohort.close()
+
+
+def used(*processes: int) -> int:
+    """Processor time (1/100 s)."""
+    return sum(int(n) for pid in processes for n in Path(f"/proc/{pid}/stat").read_text().split()[13:15])
+
+
+def test_a_member_learns_though_actors_have_to_wait_and_die_and_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = {"optimiser": "adam", "rewards": "none", "reduction": "mean", "learning_rate": 0.02, "max_grad_norm": 1.0}
+    cohort = builder({"id": "tests.worlds:Detour"}, 8, agent, acting=acting()).cohort(("m00",), 2)
+    assert isinstance(cohort, ActorsCohort)
+    cohort.init(0, 1)
+    cohort.begin([slice_of("m00", 80 * 150, hyperparameters={})])
+    while not cohort._done:
+        cohort.turn()
+    first, second = pids(cohort)
+    team = cohort._actors.crew
+    cohort._ready()
+    team.settle()  # nobody learns, and they come to rest
+    assert team.pending == 10 * 2 * SLOTS
+    assert cohort._actors._free == [[], []]
+    before = used(first, second)
+    time.sleep(0.5)
+    assert used(first, second) - before <= 1
+
+    cohort.turn()
+    os.kill(first, signal.SIGKILL)
+    os.kill(second, signal.SIGSTOP)  # it is alive, and silent
+    over = False
+    while not over:
+        cohort._actors.ask(cohort.left, cohort.block, cohort._generators)
+        one, other = team._processes
+        only_the_silent = other.life == 0 and other.asked and not one.asked and not team._answers
+        monkeypatch.setattr(crew, "PATIENCE", 0.0 if only_the_silent else 1800.0)
+        over = cohort.turn()
+    outcome = cohort.outcome(0)
+    assert outcome.steps == 80 * 150
+    assert outcome.scalars["acting/deaths"] == 2
+    assert 80 <= outcome.scalars["acting/dropped_steps"] <= 2 * 80 * SLOTS
+    assert np.mean(outcome.returns[-100:]) > 0.9
+    left = pids(cohort)
+    assert not {first, second} & {*left}
+    cohort.close()
+    assert all(ended(pid) for pid in (first, second, *left))
+
+
+def test_what_raises_in_an_actor_fails_the_slice_and_says_why(tmp_path: Path) -> None:
+    build = builder({"id": "probe/Raising-v0", "kwargs": {"after": 25}}, 2, acting=acting(1))
+    place = Workplace(tmp_path, build)
+    (failure,) = place.run(slice_of("m00", 20 * 50)).values()
+    assert isinstance(failure, Failure)
+    assert failure.error == "CrewError: process 0 raised RuntimeError: probe/Raising-v0 raised, as it was asked to"
+    assert 'raise RuntimeError("probe/Raising-v0 raised' in (tmp_path / "m00" / "log.txt").read_text()
+    assert not place.host._cohorts
+
+
+def test_a_stop_reports_what_was_learned_from_and_logs_what_was_not(tmp_path: Path) -> None:
+    place = Workplace(tmp_path, builder(LONG, 4, acting=acting(1)))
+    place.host.submit([slice_of("m00", 40 * 500)])
+    while not any(cohort._done for cohort in place.host._cohorts.values()):
+        place.host.turn()
+    (cohort,) = place.host._cohorts.values()
+    left = pids(cohort)
+    (report,) = place.host.stop()
+    assert isinstance(report, Report)
+    assert 40 <= report.step < 40 * 500
+    assert report.step + report.scalars["acting/dropped_steps"] <= report.step + 40 * SLOTS
+    assert all(ended(pid) for pid in left)
+    assert place.store.names("m00") == ["m00/000000"]
+
+
+class Mortal:
+    """Dies when it is asked for something."""
+
+    def answer(self, message: dict[str, Any]) -> None:
+        if "steps" in message:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def close(self) -> None:
+        pass
+
+
+def test_one_that_cannot_be_kept_alive_is_given_up() -> None:
+    others: list[Any] = []
+    mortals = crew.Crew(1, lambda i: (Mortal, ()), lambda i, life: {}, lambda i, lost: others.extend(lost), deaths=2)
+    mortals.ask(0, {"steps": 1})
+    mortals.settle()
+    mortals.ask(0, {"steps": 1})
+    with pytest.raises(crew.CrewError, match=r"died 2 times without a block in between, at last: killed by signal 9"):
+        mortals.settle()
+    assert others == [{"steps": 1}]
+    assert mortals.tally(4) == {"acting/deaths": 2.0, "acting/dropped_steps": 8.0}
+    mortals.close()
+
+
+SCRIPT = """
+import os, signal
+from tests.rl.test_actors import acting, builder, pids, slice_of
+
+if __name__ == "__main__":
+    cohort = builder("CartPole-v1", 4, acting=acting(2)).cohort(("m00",), 2)
+    cohort.init(0, 1)
+    cohort.begin([slice_of("m00", 40 * 1000)])
+    while not cohort._done:
+        cohort.turn()
+    print(*pids(cohort), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_actor_outlives_a_learner_that_is_killed(tmp_path: Path) -> None:
+    script, root = tmp_path / "run.py", Path(__file__).parents[2]
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    found = [int(pid) for pid in done.stdout.split()]
+    assert len(found) == 2
+    assert all(ended(pid) for pid in found)

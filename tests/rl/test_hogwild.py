@@ -1,0 +1,99 @@
+"""A3C's processes: one of them is the serial run bit for bit, more of them learn together."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pbtrl.rl.crew import CrewError
+from pbtrl.rl.hogwild import HogwildCohort
+from tests.conformance import assert_equal
+from tests.rl.test_cohort import CARTPOLE, builder, run, slice_of
+
+TWO = ("m00", "m01")
+
+
+def hogwild(processes: int) -> dict[str, Any]:
+    return {"mode": "hogwild", "processes": processes}
+
+
+def outcomes(cohort: Any) -> list[Any]:
+    return [cohort.outcome(slot) for slot in range(len(cohort.members))]
+
+
+@pytest.mark.parametrize(
+    ("env", "agent"),
+    [
+        (CARTPOLE, {"name": "a3c", "unroll_mode": "budget", "core": "lstm", "core_units": 8, "minibatches": 2}),
+        ({**CARTPOLE, "between_slices": "reset"}, {"name": "impala", "optimiser": "adam", "passes": 2}),
+    ],
+    ids=["a3c", "impala"],
+)
+def test_one_process_is_the_serial_run_bit_for_bit(env: dict[str, Any], agent: dict[str, Any]) -> None:
+    """Also where a slice ends with a short block, and where a member goes on from another's weights."""
+    serial = builder(env, 4, agent).cohort(TWO, 1)
+    shared = builder(env, 4, agent, acting=hogwild(1)).cohort(TWO, 1)
+    expected, found = ([run(cohort, [slice_of(m, 340) for m in TWO])] for cohort in (serial, shared))
+    expected_outcomes, found_outcomes = outcomes(serial), outcomes(shared)
+    later = [slice_of(m, 340, 1) for m in TWO]
+    for cohort, tensors in ((serial, expected), (shared, found)):
+        cohort.load(1, tensors[0][0])
+        tensors.append(run(cohort, later))
+    for one, two in zip(expected, found, strict=True):
+        for mine, theirs in zip(one, two, strict=True):
+            assert_equal(theirs, mine)
+    assert found_outcomes == expected_outcomes
+    assert outcomes(shared) == outcomes(serial)
+    assert outcomes(shared)[0].returns
+    rows = [
+        [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in c.metrics()] for c in (serial, shared)
+    ]
+    assert rows[0] == rows[1]
+    # and where it dies, the slice is to be run again, not to be gone on with
+    shared.begin([slice_of(m, 340, 2) for m in TWO])
+    os.kill(shared._peers.crew._processes[0]._running[0].pid, signal.SIGKILL)
+    with pytest.raises(CrewError, match="process 0 died: killed by signal 9"):
+        shared.turn()
+    shared.close()
+
+
+def test_processes_learn_together_and_one_that_is_killed_is_replaced() -> None:
+    agent = {"name": "a3c", "learning_rate": 0.03, "rewards": "none", "unroll_length": 5, "block_length": 5}
+    cohort = builder("probe/Bandit-v0", 4, agent, acting=hogwild(2)).cohort(("m00",), 2)
+    assert isinstance(cohort, HogwildCohort)
+    steps = 4 * 5 * 400
+    cohort.init(0, 1)
+    cohort.begin([slice_of("m00", steps, hyperparameters={})])
+    while not cohort._done:
+        cohort.turn()
+    crew = cohort._peers.crew
+    take, heard = crew.take, set()
+
+    def counted() -> Any:
+        heard.add((found := take())[0])
+        return found
+
+    crew.take = counted  # type: ignore[method-assign]
+    os.kill(crew._processes[1]._running[0].pid, signal.SIGKILL)
+    while not cohort.turn():
+        pass
+    assert heard == {0, 1}
+    outcome = cohort.outcome(0)
+    assert outcome.steps == steps == cohort._done
+    assert outcome.scalars["acting/deaths"] == 1
+    assert outcome.scalars["acting/dropped_steps"] in (20, 40)
+    assert np.mean(outcome.returns[-200:]) > 0.9
+    assert crew._processes[1].life == 1
+    # a slice that is stopped in the middle counts what was applied
+    cohort.begin([slice_of("m00", steps, 1, hyperparameters={})])
+    while not cohort._done:
+        cohort.turn()
+    stopped = cohort.outcome(0)
+    assert 20 <= stopped.steps < steps
+    assert stopped.steps % 20 == 0
+    assert not crew.pending
+    cohort.close()

@@ -1,0 +1,132 @@
+"""What processes share: tensors in one memory, weights that nobody reads torn, blocks with and without their past."""
+
+import threading
+
+import pytest
+import torch
+
+from pbtrl.rl.replay import Replay
+from pbtrl.rl.shared import TIMED, Shared, Weights, cut, joined, parts
+from tests.blocks import agent, block
+
+
+def tensors(value: float) -> dict[str, torch.Tensor]:
+    return {"a": torch.full((2, 1000), value), "b": torch.full((3,), int(value)), "c": torch.full((), value).double()}
+
+
+def test_tensors_keep_shape_and_type_and_do_not_overlap() -> None:
+    shared = Shared(tensors(0.0)).tensors
+    for value, tensor in enumerate(shared.values(), start=1):
+        tensor.fill_(value)
+    for value, (name, like) in enumerate(tensors(0.0).items(), start=1):
+        assert shared[name].dtype == like.dtype
+        assert shared[name].shape == like.shape
+        assert (shared[name] == value).all()
+        assert shared[name].data_ptr() % 16 == 0
+
+
+def test_weights_carry_their_version() -> None:
+    weights, found = Weights(tensors(0.0)), tensors(9.0)
+    assert weights.read(found) == 0
+    weights.write(tensors(5.0), version=7)
+    assert weights.read(found) == 7
+    assert all((value == 5).all() for value in found.values())
+
+
+def test_nobody_reads_weights_of_two_versions() -> None:
+    like = {name: torch.zeros(50_000) for name in "abcd"}
+    weights, over = Weights(like), threading.Event()
+
+    def write() -> None:
+        version = 0
+        while not over.is_set():
+            version += 1
+            weights.write({name: torch.full((50_000,), float(version)) for name in like}, version)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen = set()
+        while len(seen) < 50:
+            found = {name: torch.zeros(50_000) for name in like}
+            version = weights.read(found)
+            assert {float(x) for value in found.values() for x in value.unique()} == {float(version)}
+            seen.add(version)
+    finally:
+        over.set()
+        writer.join()
+
+
+def test_a_reader_waits_for_a_writer_in_the_middle() -> None:
+    weights, found = Weights(tensors(0.0)), tensors(9.0)
+    sequence = weights._shared.tensors["sequence"]
+    sequence[0] += 1
+    reader = threading.Thread(target=weights.read, args=(found,))
+    reader.start()
+    reader.join(0.05)
+    assert reader.is_alive()
+    weights._shared.tensors["a"].fill_(3.0)
+    sequence[0] += 1
+    reader.join(5)
+    assert (found["a"] == 3).all()
+
+
+def test_a_block_is_its_parts_and_a_cut_its_beginning() -> None:
+    whole = block(agent(core="lstm", core_units=8), [0, 1])
+    again = joined(parts(whole))
+    for name in (*TIMED, "memory"):
+        assert torch.equal(getattr(again, name), getattr(whole, name))
+    for name in ("observations", "actions", "rewards", "first"):
+        assert torch.equal(getattr(again.before, name), getattr(whole.before, name))
+    short = joined(cut(parts(whole), 3))
+    assert short.observations.shape[:2] == (2, 4)
+    assert torch.equal(short.rewards, whole.rewards[:, :3])
+
+
+# Replay
+
+
+def told(number: int, time: int = 4, members: int = 2, envs: int = 3) -> dict[str, torch.Tensor]:
+    """A block whose every env carries 10 * its own number plus the env's."""
+    env = 10.0 * number + torch.arange(envs).expand(members, envs)
+    return {
+        "rewards": env[:, None].repeat(1, time, 1),
+        "dead": torch.zeros(members, time, envs, dtype=torch.bool),
+        "memory": env[..., None].clone(),
+    }
+
+
+def test_past_unrolls_are_whole_and_come_beside_the_new_ones() -> None:
+    replay, generator = Replay(6, 3), torch.Generator().manual_seed(0)
+    assert replay.mixed(told(0), 3, generator)["rewards"].shape == (2, 4, 3)  # there is no past yet
+    for number in range(4):
+        replay.add(told(number))
+    assert len(replay) == 2  # 6 unrolls of 3 envs each
+    drawn = []
+    for _ in range(200):
+        mixed = replay.mixed(told(9), 5, generator)
+        assert mixed["rewards"].shape == mixed["dead"].shape == (2, 4, 8)
+        assert mixed["memory"].shape == (2, 8, 1)
+        assert (mixed["rewards"] == mixed["memory"].transpose(1, 2)).all()
+        assert mixed["memory"][0, :3, 0].tolist() == [90.0, 91.0, 92.0]
+        drawn += mixed["memory"][0, 3:, 0].tolist()
+    assert set(drawn) == {20.0, 21.0, 22.0, 30.0, 31.0, 32.0}
+    assert all(drawn.count(one) == pytest.approx(1000 / 6, rel=0.25) for one in set(drawn))
+
+
+def test_only_unrolls_of_one_length_are_mixed() -> None:
+    replay, generator = Replay(30, 3), torch.Generator().manual_seed(0)
+    replay.add(told(0, time=5))
+    assert replay.mixed(told(1), 3, generator)["rewards"].shape == (2, 4, 3)
+    replay.add(told(2))
+    assert set(replay.mixed(told(1), 9, generator)["memory"][0, 3:, 0].tolist()) <= {20.0, 21.0, 22.0}
+
+
+def test_what_a_replaced_policy_lived_through_is_no_transition() -> None:
+    replay = Replay(30, 3)
+    replay.add(told(0))
+    replay.forget(1)
+    dead = replay.mixed(told(1), 3, torch.Generator().manual_seed(0))["dead"]
+    assert dead[1, :, 3:].all()
+    assert not dead[0].any()
+    assert not dead[:, :, :3].any()
