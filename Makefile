@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PBTRL := .venv/bin/pbtrl
 
-.PHONY: train test test-all check install clean
+.PHONY: train test test-all chaos check install clean
 
 train: install
 	$(PBTRL) train configs/quickstart.yaml --suffix
@@ -12,6 +12,9 @@ test: install
 
 test-all: install
 	.venv/bin/python -m pytest -m "slow or not slow" --timeout 3000
+
+chaos: install
+	.venv/bin/python -m tests.chaos
 
 check: install
 	.venv/bin/ruff format --check .
