@@ -83,8 +83,9 @@ def shown(agent: ActorCritic, observations: torch.Tensor) -> tuple[Inputs, torch
 
 def differences(one: State, slot: int, other: State, other_slot: int) -> list[str]:
     """Names of the tensors in which two members differ by a single bit."""
-    assert set(one.tensors) == set(other.tensors)
-    return [k for k, v in one.tensors.items() if not torch.equal(v[slot], other.tensors[k][other_slot])]
+    mine, theirs = {**one.tensors, **one.running}, {**other.tensors, **other.running}
+    assert set(mine) == set(theirs)
+    return [k for k, v in mine.items() if not torch.equal(v[slot], theirs[k][other_slot])]
 
 
 def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
@@ -112,7 +113,8 @@ def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
     last = torch.randn(1, envs, generator=g)
     before = Inputs(observations[:, 0], actions[:, -1], last, first)
     memory = torch.tanh(torch.randn(1, envs, agent.net.memory, generator=g))
-    return Trajectory(observations, actions, rewards, terminated, over, dead, policy, before, memory)
+    noise = agent.noise([g], time, envs).transpose(0, 1)
+    return Trajectory(observations, actions, rewards, terminated, over, dead, policy, before, memory, noise)
 
 
 def _stacked(rows: list[Any]) -> Any:
