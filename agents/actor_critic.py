@@ -56,7 +56,12 @@ class ActorCritic(ABC):
         shape = observation_space.shape
         image = observation_space.dtype == "uint8" and len(shape) == 3
         policy = distribution(action_space, settings)
-        return cls(settings, shape, image, network(settings, shape, policy, image), policy)
+        return cls(settings, shape, image, cls.network(settings, shape, policy, image), policy)
+
+    @classmethod
+    def network(cls, settings: Settings, shape: tuple[int, ...], policy: Distribution, image: bool) -> Net:
+        """What the agent thinks with; raises as `make`."""
+        return network(settings, shape, policy, image)
 
     @property
     @abstractmethod
@@ -160,9 +165,7 @@ class ActorCritic(ABC):
         """The network at one step, as `Net.step`; `chance` [p, B, ...] is what `chances` drew."""
         return self.net.step(params, inputs, memory)
 
-    def unroll(
-        self, params: Views, inputs: Inputs, memory: Tensor, extras: Tensors
-    ) -> tuple[Tensor, Tensor, Tensors]:
+    def unroll(self, params: Views, inputs: Inputs, memory: Tensor, extras: Tensors) -> tuple[Tensor, Tensor, Tensors]:
         """The network over a block, as `Net.unroll`; and what it says beyond that, [p, T+1, B, ...] each."""
         return *self.net.unroll(params, inputs, memory), {}
 

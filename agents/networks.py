@@ -127,7 +127,7 @@ class MLP:
         """Fresh parameters of one member."""
         params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
         for name, fan_in, fan_out, gain in self._layers():
-            params[f"{name}.weight"][:fan_in, :fan_out] = _orthogonal((fan_in, fan_out), generator, gain)
+            params[f"{name}.weight"][:fan_in, :fan_out] = orthogonal((fan_in, fan_out), generator, gain)
         return params
 
     def step(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,7 +236,7 @@ class Dense:
         """Fresh parameters of one member."""
         params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
         for i, (fan_in, fan_out) in enumerate(pairwise([self.inputs, *self.hidden])):
-            params[f"torso.{i}.weight"][:fan_in, :fan_out] = _orthogonal((fan_in, fan_out), generator)
+            params[f"torso.{i}.weight"][:fan_in, :fan_out] = orthogonal((fan_in, fan_out), generator)
         return params
 
     def features(self, params: Views, x: Tensor, *, learning: bool) -> Tensor:
@@ -290,7 +290,7 @@ class Convolutional:
     def initial(self, generator: torch.Generator) -> Views:
         """Fresh parameters of one member: orthogonal, gain sqrt 2."""
         return {
-            name: torch.zeros(shape) if name.endswith("bias") else _orthogonal(shape, generator)
+            name: torch.zeros(shape) if name.endswith("bias") else orthogonal(shape, generator)
             for name, shape in self.shapes.items()
         }
 
@@ -355,7 +355,7 @@ class Shared:
         heads: dict[str, tuple[int, ...]] = {}
         for name, outputs in (("policy", self.outputs), ("value", 1)):
             columns = _padded(outputs, COLUMNS)
-            heads |= {f"{name}.weight": (width or features, columns), f"{name}.bias": (1, columns)}
+            heads |= {f"{name}.weight": (self.width, columns), f"{name}.bias": (1, columns)}
         return Layout({**self.torso.shapes, **(core if self.core else {}), **heads})
 
     @property
@@ -363,6 +363,11 @@ class Shared:
         """How many numbers a member learns, padding not counted."""
         core = 4 * self.core * (self._features + self.core + 1)
         return self.torso.size + core + ((self.core or self._features) + 1) * (self.outputs + 1)
+
+    @property
+    def width(self) -> int:
+        """W, how many numbers the heads are linear in."""
+        return _padded(self.core, COLUMNS) or self._features
 
     @property
     def _features(self) -> int:
@@ -376,12 +381,12 @@ class Shared:
             width = _padded(self.core, COLUMNS)
             for gate in range(4):
                 own = slice(gate * width, gate * width + self.core)
-                params["core.input"][:, own] = _orthogonal((self._features, self.core), generator, 1.0)
-                params["core.hidden"][: self.core, own] = _orthogonal((self.core, self.core), generator, 1.0)
+                params["core.input"][:, own] = orthogonal((self._features, self.core), generator, 1.0)
+                params["core.hidden"][: self.core, own] = orthogonal((self.core, self.core), generator, 1.0)
             params["core.bias"][:, width : width + self.core] = 1.0
         rows = self.core or self._features
         for name, outputs, gain in (("policy", self.outputs, 0.01), ("value", 1, 1.0)):
-            params[f"{name}.weight"][:rows, :outputs] = _orthogonal((rows, outputs), generator, gain)
+            params[f"{name}.weight"][:rows, :outputs] = orthogonal((rows, outputs), generator, gain)
         return params
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
@@ -398,19 +403,28 @@ class Shared:
         return self._head(params, "policy", x)[..., : self.outputs], memory
 
     def unroll(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """All steps through the torso at once, then one by one through the core."""
+        """Policy and value of the trunk."""
+        x = self.trunk(params, inputs, memory)
+        head = self._head(params, "policy", x.flatten(1, 2))
+        return head[..., : self.outputs].view(*x.shape[:3], -1), self.value(params, x)
+
+    def value(self, params: Views, x: Tensor) -> Tensor:
+        """Values [P, T+1, B] of the trunk's [P, T+1, B, W]."""
+        return self._head(params, "value", x.flatten(1, 2))[..., 0].view(x.shape[:3])
+
+    def trunk(self, params: Views, inputs: Inputs, memory: Tensor) -> Tensor:
+        """What the heads are linear in [P, T+1, B, W]: all steps at once through the torso, one by one the core."""
         p, steps, envs = inputs.first.shape
         flat = Inputs(*(x.flatten(1, 2) for x in (inputs.observations, inputs.actions, inputs.rewards, inputs.first)))
         x = self._joined(params, flat, learning=True)
-        if self.core:
-            x = torch.baddbmm(params["core.bias"], x, params["core.input"]).view(p, steps, envs, -1)
-            remembered = []
-            for t in range(steps):
-                memory = self._remembered(params, x[:, t], memory, inputs.first[:, t])
-                remembered.append(memory[..., : memory.shape[-1] // 2])
-            x = torch.stack(remembered, 1).flatten(1, 2)
-        head, values = self._head(params, "policy", x), self._head(params, "value", x)
-        return head[..., : self.outputs].view(p, steps, envs, -1), values[..., 0].view(p, steps, envs)
+        if not self.core:
+            return x.view(p, steps, envs, -1)
+        x = torch.baddbmm(params["core.bias"], x, params["core.input"]).view(p, steps, envs, -1)
+        remembered = []
+        for t in range(steps):
+            memory = self._remembered(params, x[:, t], memory, inputs.first[:, t])
+            remembered.append(memory[..., : memory.shape[-1] // 2])
+        return torch.stack(remembered, 1)
 
     def _joined(self, params: Views, inputs: Inputs, *, learning: bool) -> Tensor:
         """Features of [P, M, ...], and what is fed back."""
@@ -438,7 +452,8 @@ class Shared:
         return torch.baddbmm(params[f"{name}.bias"], x, params[f"{name}.weight"])
 
 
-def _orthogonal(shape: tuple[int, ...], generator: torch.Generator, gain: float = math.sqrt(2)) -> Tensor:
+def orthogonal(shape: tuple[int, ...], generator: torch.Generator, gain: float = math.sqrt(2)) -> Tensor:
+    """A fresh weight whose rows or columns are orthogonal (Saxe et al. 2013, arXiv 1312.6120)."""
     return torch.nn.init.orthogonal_(torch.empty(shape), gain, generator=generator)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from agents import a3c, impala, vmpo
+from agents import a3c, impala, unreal, vmpo
 from agents.actor_critic import ActorCritic
 from agents.distributions import Categorical
 from agents.networks import Convolutional, Shared
@@ -23,17 +23,21 @@ TAKEN = {
 IMAGE = (2, 12, 12)
 
 
-MADE = {"impala": impala.Impala, "a3c": a3c.A3C, "vmpo": vmpo.VMPO}
+MADE = {"impala": impala.Impala, "a3c": a3c.A3C, "vmpo": vmpo.VMPO, "unreal": unreal.Unreal}
+SMALL = {"unreal": {"core_units": 12, "cell_size": 2}}
 
 
 def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> ActorCritic:
     """A small agent: an MLP with a `categorical`, `clip` or `squash` policy, or `image`: convolutions in chunks."""
-    make, known = MADE[name], AGENTS[name]
+    make, known, settings = MADE[name], AGENTS[name], {**SMALL.get(name, {}), **settings}
     if kind == "image":
         torso = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, torch.float32, frames=17)
         own = known(**settings)
         core, fed_back = own.core_units if own.core == "lstm" else 0, 3 if own.feed_back else 0
-        return make(own, IMAGE, True, Shared(torso, 3, core, fed_back), Categorical(3))
+        net = Shared(torso, 3, core, fed_back)
+        if name == "unreal":
+            net = unreal.with_tasks(net, unreal.cells(IMAGE, own.cell_size))
+        return make(own, IMAGE, True, net, Categorical(3))
     settings = {"hidden": (16, 10), **settings}
     actions = "squash" if kind == "squash" else "clip"
     return make.make(known(actions=actions, **settings), SHOWN, TAKEN[kind])
