@@ -351,7 +351,7 @@ class Shared:
     def layout(self) -> Layout:
         """The torso's, then weights [in, out] and biases [1, out], whose widths are rounded up to COLUMNS."""
         features, width = self._features, _padded(self.core, COLUMNS)
-        core = {"core.input": (features, 4 * width), "core.hidden": (width, 4 * width), "core.bias": (1, 4 * width)}
+        core = lstm_shapes("core", features, width)
         heads: dict[str, tuple[int, ...]] = {}
         for name, outputs in (("policy", self.outputs), ("value", 1)):
             columns = _padded(outputs, COLUMNS)
@@ -378,12 +378,7 @@ class Shared:
         params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
         params |= self.torso.initial(generator)
         if self.core:
-            width = _padded(self.core, COLUMNS)
-            for gate in range(4):
-                own = slice(gate * width, gate * width + self.core)
-                params["core.input"][:, own] = orthogonal((self._features, self.core), generator, 1.0)
-                params["core.hidden"][: self.core, own] = orthogonal((self.core, self.core), generator, 1.0)
-            params["core.bias"][:, width : width + self.core] = 1.0
+            fresh_lstm(params, "core", self.core, generator)
         rows = self.core or self._features
         for name, outputs, gain in (("policy", self.outputs, 0.01), ("value", 1, 1.0)):
             params[f"{name}.weight"][:rows, :outputs] = orthogonal((rows, outputs), generator, gain)
@@ -437,19 +432,39 @@ class Shared:
         return torch.cat([x, told.masked_fill(inputs.first[..., None], 0.0)], -1)
 
     def _remembered(self, params: Views, x: Tensor, memory: Tensor, first: Tensor) -> Tensor:
-        """The LSTM's equations; x [P, B, 4 x width] holds what the inputs contribute to the gates.
-
-        The logistic function is written with tanh, whose kernels agree with themselves bit for bit in every place of a
-        tensor.
-        """
+        """Memory after a step; x [P, B, 4 x width] holds what the inputs contribute to the gates."""
         output, cell = memory.masked_fill(first[..., None], 0.0).chunk(2, -1)
-        enter, forget, leave, new = (x + torch.bmm(output, params["core.hidden"])).chunk(4, -1)
-        enter, forget, leave = (0.5 * torch.tanh(0.5 * gate) + 0.5 for gate in (enter, forget, leave))
-        cell = forget * cell + enter * torch.tanh(new)
-        return torch.cat([leave * torch.tanh(cell), cell], -1)
+        return torch.cat(lstm(x + torch.bmm(output, params["core.hidden"]), cell), -1)
 
     def _head(self, params: Views, name: str, x: Tensor) -> Tensor:
         return torch.baddbmm(params[f"{name}.bias"], x, params[f"{name}.weight"])
+
+
+def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and cell [..., W] from the gates [..., 4 x W]: input, forget, output, new.
+
+    The logistic function is written with tanh, whose kernels agree with themselves bit for bit in every place of a
+    tensor.
+    """
+    enter, forget, leave, new = gates.chunk(4, -1)
+    enter, forget, leave = (0.5 * torch.tanh(0.5 * gate) + 0.5 for gate in (enter, forget, leave))
+    cell = forget * cell + enter * torch.tanh(new)
+    return leave * torch.tanh(cell), cell
+
+
+def lstm_shapes(name: str, inputs: int, width: int) -> dict[str, tuple[int, ...]]:
+    """An LSTM's parameters: weights [in, out] of its inputs and its last output, and a bias [1, out]."""
+    return {f"{name}.input": (inputs, 4 * width), f"{name}.hidden": (width, 4 * width), f"{name}.bias": (1, 4 * width)}
+
+
+def fresh_lstm(params: Views, name: str, units: int, generator: torch.Generator) -> None:
+    """Fill an LSTM's zeros, for one member: orthogonal with gain 1 gate by gate; the forget gate's bias is 1."""
+    inputs, width = params[f"{name}.input"].shape[0], params[f"{name}.hidden"].shape[0]
+    for gate in range(4):
+        own = slice(gate * width, gate * width + units)
+        params[f"{name}.input"][:, own] = orthogonal((inputs, units), generator, 1.0)
+        params[f"{name}.hidden"][:units, own] = orthogonal((units, units), generator, 1.0)
+    params[f"{name}.bias"][:, width : width + units] = 1.0
 
 
 def orthogonal(shape: tuple[int, ...], generator: torch.Generator, gain: float = math.sqrt(2)) -> Tensor:
@@ -501,6 +516,15 @@ def network(settings: Network, shape: tuple[int, ...], policy: Distribution, ima
         )
     torso = Convolutional((channels, height, width), convolutions, units, _precision(settings.precision), sections)
     return Shared(torso, policy.size, core, fed_back)
+
+
+def shared(settings: Network, shape: tuple[int, ...], policy: Distribution, image: bool) -> Shared:
+    """As `network`, but policy and value share their features of vectors too; raises as `network`."""
+    net = network(settings, shape, policy, image)
+    if isinstance(net, MLP):
+        return Shared(Dense(net.inputs, settings.hidden), policy.size)
+    assert isinstance(net, Shared)
+    return net
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -209,8 +209,43 @@ class Unreal(PolicyGradient):
     value_replay_cost: float = live(1.0, low=0.0)
 
 
-AgentSettings = Impala | A3C | VMPO | Unreal
-AGENTS: dict[str, type[AgentSettings]] = {"impala": Impala, "a3c": A3C, "vmpo": VMPO, "unreal": Unreal}
+@dataclass(frozen=True, kw_only=True)
+class Feudal(PolicyGradient):
+    """Feudal Networks (Vezhnevets et al. 2017, arXiv 1703.01161), section 3: a manager sets goals for a worker.
+
+    Both have a memory of their own, so `core` is `none`. `gamma` is the worker's.
+
+    Attributes:
+        goal_units: width of goals and of the states that they are directions between; a multiple of 8.
+        embedding: width of what the worker is told of its goals; a multiple of 8.
+        horizon: env steps that a goal is for; also the number of the manager's cores, each of which works at every
+            `horizon`-th step.
+        random_goals: probability per env step of a goal drawn at random (the paper: small).
+        manager_gamma: discount per env step of the manager's return.
+        intrinsic_cost: weight of the reward for going where the goals point, beside the env's.
+    """
+
+    name: Literal["feudal"] = "feudal"
+    std: Literal["free", "softplus"] = "softplus"
+    unroll_mode: Literal["budget", "exact"] = "exact"
+    goal_units: int = 256
+    embedding: int = 16
+    horizon: int = 10
+    random_goals: float = 0.01
+    unroll_length: int = live(100, low=1, integer=True)
+    gamma: float = live(0.95, low=0.0, high=1.0)
+    manager_gamma: float = live(0.999, low=0.0, high=1.0)
+    intrinsic_cost: float = live(0.5, low=0.0)
+
+
+AgentSettings = Impala | A3C | VMPO | Unreal | Feudal
+AGENTS: dict[str, type[AgentSettings]] = {
+    "impala": Impala,
+    "a3c": A3C,
+    "vmpo": VMPO,
+    "unreal": Unreal,
+    "feudal": Feudal,
+}
 
 
 def live_hyperparameters(settings: AgentSettings | type[AgentSettings]) -> dict[str, Any]:

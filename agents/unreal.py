@@ -26,7 +26,7 @@ from agents.a3c import A3C
 from agents.actor_critic import Loss, Seen, Tensors, named, part
 from agents.auxiliary import dueling, pixel_control_rewards, pixel_control_targets, reward_class
 from agents.distributions import Categorical, Distribution
-from agents.networks import COLUMNS, MLP, Dense, Layout, Shared, network, orthogonal
+from agents.networks import COLUMNS, Layout, Shared, orthogonal, shared
 from agents.returns import n_step_returns, unroll_cuts
 from agents.types import Hyperparameters, Inputs, State, Trajectory, Views
 
@@ -115,11 +115,8 @@ class Unreal(A3C):
         Raises:
             ValueError: as `agents.networks.network`, or images with fewer than 4 cells along a side.
         """
-        net = network(settings, shape, policy, image)
-        if isinstance(net, MLP):
-            net = Shared(Dense(net.inputs, settings.hidden), policy.size)
+        net = shared(settings, shape, policy, image)
         controls = image and isinstance(policy, Categorical)
-        assert isinstance(net, Shared)
         return with_tasks(net, cells(shape, settings.cell_size) if controls else None)
 
     def chances(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:

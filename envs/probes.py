@@ -160,7 +160,7 @@ class Recall(Probe):
         """Draw the cue."""
         self._cue = int(self.np_random.choice((-1, 1)))
 
-    def observe(self) -> Floats:
+    def observe(self) -> NDArray[Any]:
         """[cue or 0, last]."""
         return np.array([self._cue * (self.t == 0), self.t == self._length - 1], np.float32)
 

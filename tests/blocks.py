@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from agents import a3c, impala, unreal, vmpo
+from agents import a3c, feudal, impala, unreal, vmpo
 from agents.actor_critic import ActorCritic
 from agents.distributions import Categorical
 from agents.networks import Convolutional, Shared
@@ -23,8 +23,11 @@ TAKEN = {
 IMAGE = (2, 12, 12)
 
 
-MADE = {"impala": impala.Impala, "a3c": a3c.A3C, "vmpo": vmpo.VMPO, "unreal": unreal.Unreal}
-SMALL = {"unreal": {"core_units": 12, "cell_size": 2}}
+MADE = {"impala": impala.Impala, "a3c": a3c.A3C, "vmpo": vmpo.VMPO, "unreal": unreal.Unreal, "feudal": feudal.Feudal}
+SMALL = {
+    "unreal": {"core_units": 12, "cell_size": 2},
+    "feudal": {"goal_units": 16, "embedding": 8, "horizon": 3, "random_goals": 0.2},
+}
 
 
 def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> ActorCritic:
@@ -37,6 +40,8 @@ def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> A
         net = Shared(torso, 3, core, fed_back)
         if name == "unreal":
             net = unreal.with_tasks(net, unreal.cells(IMAGE, own.cell_size))
+        if name == "feudal":
+            net = feudal.with_goals(net, own)
         return make(own, IMAGE, True, net, Categorical(3))
     settings = {"hidden": (16, 10), **settings}
     actions = "squash" if kind == "squash" else "clip"

@@ -469,6 +469,9 @@ MIXED = {
         ("categorical", 5, {"name": "unreal"}),
         ("clip", 3, {"name": "unreal", "advantages": "normalise", "rewards": "normalise"}),
         ("image", 5, {"name": "unreal", "minibatches": 2, "reduction": "mean"}),
+        ("categorical", 5, {"name": "feudal"}),
+        ("clip", 3, {"name": "feudal", "advantages": "normalise", "feed_back": True}),
+        ("image", 5, {"name": "feudal", "minibatches": 2, "reduction": "mean"}),
     ],
     ids=str,
 )
@@ -519,6 +522,7 @@ OTHER = {
     "rmsprop_decay": 0.9, "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1, "target_period": 1, "eps_temperature": 1.0,
     "eps_kl": 1.0, "eps_mean": 1.0, "eps_covariance": 1.0, "popart_rate": 0.1, "pixel_control_cost": 0.5,
     "pixel_control_gamma": 0.5, "reward_prediction_cost": 0.3, "value_replay_cost": 0.3,
+    "intrinsic_cost": 0.1, "manager_gamma": 0.5,
 }  # fmt: skip
 
 

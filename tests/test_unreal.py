@@ -209,7 +209,7 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
 
 def test_every_task_teaches_the_trunk_and_its_own_head_alone():
     learner = agent("image", "unreal")
-    none = {name: 0.0 for name in (*COSTS, "value_cost", "entropy_cost")}
+    none = dict.fromkeys((*COSTS, "value_cost", "entropy_cost"), 0.0)
     heads = {"pixel_control": {"pixel", "maps", "core"}, "value_replay": {"value", "core"}}
     heads["reward_prediction"] = {"reward", "class"}
     for name, own in heads.items():
@@ -340,7 +340,7 @@ def test_pixel_control_needs_pictures_discrete_actions_and_room():
     assert unreal.make(settings, picture, few).net.cells == (8, 8)
     assert unreal.make(settings, picture, many).net.cells is None
     assert unreal.make(settings, vector, few).net.cells is None
-    with pytest.raises(ValueError, match="agent.cell_size=10 needs images of at least 40 x 40 pixels, not 36 x 36"):
+    with pytest.raises(ValueError, match=r"cell_size=10 needs images of at least 40 x 40 pixels, not 36 x 36"):
         unreal.make(Unreal(cell_size=10), picture, few)
     net = unreal.make(settings, picture, few).net
     assert net.size == sum(v.numel() for k, v in net.initial(torch.Generator()).items() if k not in PADDED) + (

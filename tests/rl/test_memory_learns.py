@@ -1,4 +1,4 @@
-"""What must be remembered, in pictures: an agent with a memory learns it, A3C without one does not with as many steps."""
+"""What must be remembered, in pictures: agents with a memory learn it; A3C without one does not in as many steps."""
 
 import pytest
 import torch

@@ -30,6 +30,7 @@ OWN = {  # V-MPO's divergence is bounded for millions of steps; a probe has a fe
     "impala": {},
     "a3c": {},
     "unreal": {"core_units": 16},
+    "feudal": {"goal_units": 16, "embedding": 8, "manager_gamma": GAMMA, "intrinsic_cost": 0.0},
     "vmpo": {
         "target_period": 1, "temperature": 0.1, "eps_temperature": 0.5, "eps_kl": 0.05, "eps_mean": 0.1,
         "eps_covariance": 0.03,
@@ -37,7 +38,7 @@ OWN = {  # V-MPO's divergence is bounded for millions of steps; a probe has a fe
 }  # fmt: skip
 
 
-PATIENCE = {"unreal": 2}  # how many times as many updates where the policy is not near what is observed
+PATIENCE = {"unreal": 2, "feudal": 2}  # times the updates by RMSProp, whose mean square starts far above the truth
 
 
 class Trained:
@@ -79,7 +80,7 @@ class Trained:
         return self.agent.policy.join(head[None], self.state.params[0].get("free"))[0]
 
     def said(self, observations):
-        """What the network says to each observation; if it remembers, in the mean over the last steps it was made in."""
+        """What the network says to each observation; if it remembers, in the mean of the last steps that showed it."""
         x = torch.tensor(observations, dtype=torch.float32)[None]
         if not self.remembers:
             inputs, memory = shown(self.agent, x)
@@ -98,8 +99,8 @@ class Trained:
         return self.agent.net.memory > 0
 
 
-def close(*expected, within=0.1):
-    return pytest.approx(list(expected), abs=within)
+def close(*expected):
+    return pytest.approx(list(expected), abs=0.1)
 
 
 def test_constant_reward(name):
@@ -116,7 +117,8 @@ def test_two_steps(name):
 
 @pytest.mark.parametrize("optimiser", ["adam", "rmsprop"])
 def test_bandit(name, optimiser):
-    trained = Trained(name, "probe/Bandit-v0", 200 * PATIENCE.get(name, 1), optimiser=optimiser)
+    updates = 200 * (PATIENCE.get(name, 1) if optimiser == "rmsprop" else 1)
+    trained = Trained(name, "probe/Bandit-v0", updates, optimiser=optimiser)
     assert trained.policy([1]).softmax(-1)[0, 2] > 0.95
     assert trained.values([1]) == close(1)
 
@@ -135,9 +137,12 @@ PHASES = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
 def test_truncation_is_not_the_end_of_the_world(name):
-    """A memory tells the last observation from the first; its value is never learned, but what is like it is."""
-    trained = Trained(name, "probe/Truncated-v0", 120)
-    assert trained.values(*PHASES) == close(*[1 / (1 - GAMMA)] * 3, within=1.0 if trained.remembers else 0.1)
+    """Who remembers tells the last observation from the first, and its value, never learned, may be too high."""
+    trained, forever = Trained(name, "probe/Truncated-v0", 120), 1 / (1 - GAMMA)
+    if trained.remembers:
+        assert min(trained.values(*PHASES)) > 0.9 * forever
+    else:
+        assert trained.values(*PHASES) == close(*[forever] * 3)
 
 
 def test_termination_is(name):
@@ -148,21 +153,25 @@ def test_termination_is(name):
 @pytest.mark.parametrize("core", ["lstm", "none"])
 def test_recall(name, core):
     """What was seen at first decides at last: with a memory all of it can be had, without one half."""
+    if name == "feudal":
+        if core == "none":
+            pytest.skip("it has always a memory")
+        core = "none"
     trained = Trained(name, "probe/Recall-v0", 150, time=20, core=core, core_units=16, lambda_=0.9)
     mean = sum(trained.returns) / len(trained.returns)
-    assert mean > 0.95 if core == "lstm" else mean < 0.7
+    assert mean > 0.95 if trained.remembers else mean < 0.7
 
 
 @pytest.mark.parametrize("actions", ["clip", "squash"])
 def test_target(name, actions):
-    trained = Trained(name, "probe/Target-v0", 150 * PATIENCE.get(name, 1), actions=actions)
+    trained = Trained(name, "probe/Target-v0", 150, actions=actions, learning_rate=0.01)
     params = trained.policy([1])
     assert trained.to_env(params[:, :2])[0].tolist() == pytest.approx([0.5, -0.3], abs=0.1)
     assert params[0, 2:].exp().max() < 0.3
     assert trained.values([1]) == close(0)
 
 
-LOOKS = {"unreal": (100, 3e-3)}  # updates and learning rate
+LOOKS = {"unreal": (100, 3e-3), "feudal": (150, 3e-3)}  # updates and learning rate
 
 
 def test_bright_side(name):
@@ -179,6 +188,7 @@ CARTPOLE = {
     "a3c": {"advantages": "normalise", "reduction": "mean", "minibatches": 4},
     "vmpo": {"minibatches": 4, "eps_kl": 0.02},
     "unreal": {"advantages": "normalise", "reduction": "mean", "minibatches": 4, "core_units": 64},
+    "feudal": {"advantages": "normalise", "reduction": "mean", "minibatches": 4, "goal_units": 32, "gamma": 0.99},
 }
 
 
