@@ -151,7 +151,8 @@ class Hierarchy(Shared):
         """One step of both, from `_below` at that step."""
         state, manager, worker = below
         *lasting, output, cell, phase = torch.split(memory, self._sizes, -1)
-        outputs, cells, goals, states = (x.view(*x.shape[:2], self.horizon, self.units) for x in lasting)
+        outputs, cells, *past = (x.view(*x.shape[:2], self.horizon, self.units) for x in lasting)
+        goals, states = (x.detach() for x in past)
         turn = torch.arange(self.horizon)[:, None] == phase[..., None, :]  # [P, B, c, 1]
         mine, before = (torch.where(turn, x, 0.0).sum(-2) for x in (outputs, cells))
         mine, now = lstm(manager + torch.bmm(mine, params["manager.hidden"]), before)

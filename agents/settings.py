@@ -178,7 +178,7 @@ class VMPO(ActorCritic):
 
 @dataclass(frozen=True, kw_only=True)
 class Unreal(PolicyGradient):
-    """UNREAL (Jaderberg et al. 2016, arXiv 1611.05397), section 3 and appendices A and B: A3C with auxiliary tasks.
+    """UNREAL (Jaderberg et al. 2016, arXiv 1611.05397), section 3 and its appendix: A3C with auxiliary tasks.
 
     Pixel control is learned where observations are images and actions discrete. Elsewhere there are no pixels to
     control, or no actions to have a value each: the agent has the other two tasks, and `pixel_control_cost` and

@@ -38,7 +38,7 @@ MAPS = 32  # below the maps of pixel control
 
 @dataclass(frozen=True)
 class Tasks(Shared):
-    """`Shared` with heads for the auxiliary tasks (appendix B of the paper).
+    """`Shared` with heads for the auxiliary tasks, of the sizes in the paper's appendix.
 
     Attributes:
         cells: (h, w) of pixel control's map, even and at least 4; None without pixel control.
@@ -142,7 +142,7 @@ class Unreal(A3C):
         return found
 
     def loss(self, seen: Seen, h: Hyperparameters) -> Loss:
-        """A3C's, and the auxiliary tasks' by their costs (equation 1 of the paper)."""
+        """A3C's, and the auxiliary tasks' by their costs (section 3.4 of the paper)."""
         a3c = super().loss(seen, h)
         if not seen.extras:
             return a3c

@@ -122,6 +122,10 @@ def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
     last = torch.randn(1, envs, generator=g)
     before = Inputs(observations[:, 0], actions[:, -1], last, first)
     memory = torch.tanh(torch.randn(1, envs, agent.net.memory, generator=g))
+    if agent.settings.name == "feudal":  # goals have length 1, and it is some core's turn
+        lasting = memory[..., : 4 * agent.net.horizon * agent.net.units].view(envs, 4, -1, agent.net.units)
+        lasting[:, 2] /= lasting[:, 2].norm(dim=-1, keepdim=True)
+        memory[..., -1] = torch.randint(0, agent.net.horizon, (1, envs), generator=g)
     noise = agent.noise([g], time, envs).transpose(0, 1)
     return Trajectory(observations, actions, rewards, terminated, over, dead, policy, before, memory, noise)
 

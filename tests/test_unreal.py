@@ -11,6 +11,7 @@ from agents import replay, unreal
 from agents.settings import Unreal
 from tests import oracles
 from tests.blocks import agent, block, changed, fresh, live, pick
+from tests.literal import Literal
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -22,41 +23,10 @@ COSTS = {f"{name}_cost": cost for name, cost in zip(TASKS, (0.05, 0.7, 0.6), str
 # The literal losses
 
 
-class Literal:
-    """One member's losses as the paper writes them: float64, one env and one step at a time."""
-
-    def __init__(self, learner, state, slot, h):
-        self.learner, self.net, self.h = learner, learner.net, {name: value[slot].item() for name, value in h.items()}
-        views = learner.layout.views(state.tensors["params"])
-        self.leaves = {name: view[slot].double().clone().requires_grad_() for name, view in views.items()}
-
-    def features(self, observation):
-        own, x = self.leaves, observation.double()
-        if not self.learner.image:
-            for i in range(len(self.net.torso.hidden)):
-                x = torch.tanh(x @ own[f"torso.{i}.weight"] + own[f"torso.{i}.bias"][0])
-            return x
-        x = x[None] / 255
-        for i, (_, _, stride) in enumerate(self.net.torso.convolutions):
-            x = torch.conv2d(x, own[f"conv.{i}.weight"], own[f"conv.{i}.bias"], stride).relu()
-        return (x.flatten() @ own["dense.weight"] + own["dense.bias"]).relu()
-
+class Tasks(Literal):
     def lstm(self, observation, action, reward, first, memory):
-        """Output and cell after one step."""
-        told = torch.zeros(self.net.fed_back + 1 if self.net.fed_back else 0, dtype=torch.float64)
-        if first:
-            memory = [torch.zeros_like(m) for m in memory]
-        elif self.net.fed_back:
-            told[: self.net.fed_back] = action if action.ndim else torch.eye(self.net.fed_back)[action]
-            told[-1] = max(-1.0, min(1.0, reward.item()))
-        x = torch.cat([self.features(observation), told])
-        gates = x @ self.leaves["core.input"] + memory[0] @ self.leaves["core.hidden"] + self.leaves["core.bias"][0]
-        enter, forget, leave, new = gates.chunk(4)
-        cell = torch.sigmoid(forget) * memory[1] + torch.sigmoid(enter) * torch.tanh(new)
-        return [torch.sigmoid(leave) * torch.tanh(cell), cell]
-
-    def head(self, name, x):
-        return x @ self.leaves[f"{name}.weight"] + self.leaves[f"{name}.bias"][0]
+        memory = [torch.zeros_like(m) for m in memory] if first else memory
+        return super().lstm("core", self.joined(observation, action, reward, first), memory)
 
     def a3c(self, data):
         """Mnih et al. 2016 over one block of one member."""
@@ -83,7 +53,7 @@ class Literal:
         return loss
 
     def tasks(self, run, frames):
-        """The three losses (equation 1 of the paper), from what was drawn for one member."""
+        """The three losses (section 3.4 of the paper), from what was drawn for one member."""
         found = dict.fromkeys(TASKS, 0.0)
         time, envs = run["dead"].shape[1] - 2, run["dead"].shape[2]
         for b in range(envs):
@@ -142,13 +112,6 @@ class Literal:
         kind = 0 if rewards[2] == 0 else 1 if rewards[2] > 0 else 2
         return -self.head("class", hidden)[:3].log_softmax(0)[kind]
 
-    def paid(self, rewards):
-        clips = self.learner.settings.rewards == "clip"
-        return (rewards.clamp(-1, 1) if clips else rewards).double().numpy()
-
-    def cuts(self, over):
-        return [bool(o) or (t + 1) % self.h["unroll_length"] == 0 for t, o in enumerate(over)]
-
 
 FIELDS = ("observations", "actions", "rewards", "first")
 
@@ -185,7 +148,7 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
     state, data = filled(learner, [0, 1], h), sparse(block(learner, [0, 1], envs=4, seed=9))
     found = drawn(learner, state, data, h)
     assert any(found[f"run.{name}"].any() for name in ("dead", "over", "terminated"))
-    literals = [Literal(learner, state, slot, h) for slot in range(2)]
+    literals = [Tasks(learner, state, slot, h) for slot in range(2)]
     before = state.tensors["params"].clone()
     metrics = learner.learn(state, data, h).metrics
     gradients = learner.layout.views(before - state.tensors["params"])
