@@ -48,6 +48,11 @@ class Hierarchy(Shared):
     horizon: int = 10
 
     @property
+    def frames(self) -> int | None:
+        """More than the torso's: the many small steps of a pass cost as much for many envs as for one."""
+        return self.torso.frames and 20 * self.torso.frames
+
+    @property
     def worker(self) -> int:
         """Units of the worker's LSTM, K x k."""
         return self.outputs * self.embedding
