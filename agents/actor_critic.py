@@ -147,11 +147,12 @@ class ActorCritic(ABC):
     @torch.no_grad()
     def act(self, state: State, inputs: Inputs, memory: Tensor, noise: Tensor | None) -> Acted:
         """Act at one step; without noise, by the policy's mode."""
-        inputs = self.shown(state, inputs)
-        found = [
-            self.step(params, inputs[group], memory[group], None if noise is None else self.own_noise(noise[group]))
-            for params, group in zip(state.acting, self._groups(len(memory)), strict=True)
-        ]
+        inputs, chance = self.shown(state, inputs), None if noise is None else self.own_noise(noise)
+        groups = self._groups(len(memory))
+        parts = [(inputs, memory, chance)]
+        if len(groups) > 1:
+            parts = [(inputs[g], memory[g], None if chance is None else chance[g]) for g in groups]
+        found = [self.step(params, *part) for params, part in zip(state.acting, parts, strict=True)]
         heads, memories = zip(*found, strict=True)
         policy = _joined(
             [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]

@@ -1,7 +1,8 @@
 """How fast a config trains, against its simulator alone, measured in one run with all cores busy.
 
-Four measurements on the same processes and cores: env stepping alone (the bare library pool under random actions,
-none of our wrappers), acting alone, learning alone, and full training.
+Measurements on the same processes and cores: env stepping alone (the bare library pool under random actions, none of
+our wrappers), acting alone, learning alone, full training, and env stepping alone again under the actions that training
+took, because some worlds take longer over what a policy does than over random actions.
 
     roofline   = 1 / (1 / env + 1 / act + 1 / learn)     what no overlap and no overhead would give
     efficiency = full training / roofline
@@ -13,7 +14,8 @@ import itertools
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,16 +27,17 @@ from pbtrl.config import Config, ConfigError
 from pbtrl.execution.processes import WorkerError, start_shielded
 from pbtrl.population import Assignment, Population
 
-PHASES = ("env", "act", "learn", "train")
+PHASES = ("env", "act", "learn", "train", "replay")
+REMEMBERED = 2_000  # steps whose actions are stepped again
 ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all of them
 
 
 def measure(config: Config, seconds: float) -> dict[str, Any]:
     """Rates in env steps per second of the whole population, `seconds` per measurement.
 
-    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, act_only_steps_per_s, learn_only_steps_per_s,
-    roofline_env_steps_per_s, efficiency, env_only_ratio, shares {env, act, learn, other} of the training time,
-    workers, members, backend.
+    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, env_replay_steps_per_s (under training's actions),
+    act_only_steps_per_s, learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, env_only_ratio,
+    env_replay_ratio, shares {env, act, learn, other} of the training time, workers, members, backend.
 
     Raises:
         ConfigError: this is not a config of an env.
@@ -51,11 +54,13 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
         "env_steps_per_s": totals["train"],
         "frames_per_s": totals["train"] * config.frames_per_step,
         "env_only_steps_per_s": totals["env"],
+        "env_replay_steps_per_s": totals["replay"],
         "act_only_steps_per_s": totals["act"],
         "learn_only_steps_per_s": totals["learn"],
         "roofline_env_steps_per_s": roofline,
         "efficiency": totals["train"] / roofline,
         "env_only_ratio": totals["train"] / totals["env"],
+        "env_replay_ratio": totals["train"] / totals["replay"],
         "shares": {**shares, "other": 1.0 - sum(shares.values())},
         "workers": count,
         "members": len(members),
@@ -99,8 +104,10 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"training   {found['env_steps_per_s']:>10,.0f} env steps/s  ({found['frames_per_s']:,.0f} frames/s)",
-            f"env only   {found['env_only_steps_per_s']:>10,.0f} env steps/s  bare {found['backend']} pool",
-            f"ratio      {found['env_only_ratio']:>10.3f} of the env-only rate",
+            f"env only   {found['env_only_steps_per_s']:>10,.0f} env steps/s  bare {found['backend']} pool, "
+            f"random actions; training reaches {found['env_only_ratio']:.3f} of it",
+            f"env replay {found['env_replay_steps_per_s']:>10,.0f} env steps/s  bare {found['backend']} pool, "
+            f"training's actions; training reaches {found['env_replay_ratio']:.3f} of it",
             f"roofline   {found['roofline_env_steps_per_s']:>10,.0f} env steps/s  efficiency {found['efficiency']:.3f}",
             f"time       {shares}",
             f"{found['members']} members on {found['workers']} workers",
@@ -130,38 +137,50 @@ class _Share:
 
         config = Config.from_json(text)
         assert config.env is not None
-        self._config, self._builder = config, build.RLBuilder(config)
+        self._config, self._builder = config, build.rl_builder(config)
         self._threads, self.spent = threads, dict.fromkeys(("env", "act", "learn"), 0.0)
         self._cohorts: list[Any] = []
         self._watched = False
         self._clock, self.trained = dict(self.spent), 0.0
-        for group in groups:
-            cohort = self._builder.cohort(group, threads)
+        for structure, assignments in self._together(groups):
+            cohort = self._builder.cohort([a.member for a in assignments], threads, structure)
             assert isinstance(cohort, RLCohort)
-            population = Population(config.population.size, config.seed)
-            drawn = {m: config.space.sample(population.rng(m, 0, "prior")) for m in group}
-            assignments = [
-                Assignment(f"{m}/000000", m, None, 0, 2**62, drawn[m], population.slice_seed(m, 0)) for m in group
-            ]
             for slot, a in enumerate(assignments):
                 cohort.init(slot, a.seed)
             cohort.begin(assignments)
             cohort.turn()
             self._cohorts.append(cohort)
-        self._actions = [_random_actions(c.rollout.vector) for c in self._cohorts]
+        self._random = [_random_actions(c.rollout.vector) for c in self._cohorts]
+        self._taken: list[deque[Any]] = [deque(maxlen=REMEMBERED) for _ in self._cohorts]
         self._pools: list[Any] = []
+
+    def _together(self, groups: list[list[str]]) -> Iterator[tuple[object, list[Assignment]]]:
+        """Every cohort's structure, and what its members begin with."""
+        population = Population(self._config.population.size, self._config.seed)
+        spaces = {m: self._config.space.dealt(place) for place, m in enumerate(population.members)}
+        for group in groups:
+            together: dict[object, list[Assignment]] = {}
+            for m in group:
+                drawn = spaces[m].sample(population.rng(m, 0, "prior"))
+                a = Assignment(f"{m}/000000", m, None, 0, 2**62, drawn, population.slice_seed(m, 0))
+                together.setdefault(self._builder.structure(a), []).append(a)
+            yield from together.items()
 
     def env(self, seconds: float) -> float:
         """The bare pools under random actions."""
+        return self._stepped(self._random, seconds)
+
+    def replay(self, seconds: float) -> float:
+        """The bare pools under the actions that training took."""
+        return self._stepped(self._taken, seconds)
+
+    def _stepped(self, actions: Sequence[Iterable[Any]], seconds: float) -> float:
         if not self._pools:
             self._pools = [self._bare(len(c.members)) for c in self._cohorts]
-        turns = itertools.count()
+        turns = [itertools.cycle(batches) for batches in actions]
 
         def step() -> int:
-            turn = next(turns)
-            for pool, drawn in zip(self._pools, self._actions, strict=True):
-                pool.step(drawn[turn % len(drawn)])
-            return sum(len(drawn[0]) for drawn in self._actions)
+            return sum(len(pool.step(next(turn))[1]) for pool, turn in zip(self._pools, turns, strict=True))
 
         return _rate(step, seconds)
 
@@ -196,8 +215,8 @@ class _Share:
         num_envs = self._config.env.num_envs
         if not self._watched:
             self._watched = True
-            for cohort in self._cohorts:
-                self._watch(cohort)
+            for cohort, taken in zip(self._cohorts, self._taken, strict=True):
+                self._watch(cohort, taken)
 
         def turn() -> int:
             for cohort in self._cohorts:
@@ -211,9 +230,15 @@ class _Share:
         self.spent = {part: spent + self._clock[part] for part, spent in self.spent.items()}
         return rate
 
-    def _watch(self, cohort: Any) -> None:
+    def _watch(self, cohort: Any, taken: deque[Any]) -> None:
         """Sum the time in the cohort's env steps, acting and learning; about a microsecond per call."""
-        cohort.rollout.vector.step = self._timed("env", cohort.rollout.vector.step)
+        step = self._timed("env", cohort.rollout.vector.step)
+
+        def remembered(actions: Any) -> Any:
+            taken.append(actions.copy())
+            return step(actions)
+
+        cohort.rollout.vector.step = remembered
         cohort.rollout.act = self._timed("act", cohort.rollout.act)
         cohort.learn = self._timed("learn", cohort.learn)
 

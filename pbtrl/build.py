@@ -21,8 +21,9 @@ from pbtrl.config import Config, ConfigError
 from pbtrl.controller import Limits
 from pbtrl.execution import Executor
 from pbtrl.header import Header
-from pbtrl.population import FitnessRule
-from pbtrl.snapshots import Tensors
+from pbtrl.population import Assignment, FitnessRule
+from pbtrl.snapshots import SnapshotError, Tensors
+from pbtrl.space import AGENT
 from pbtrl.strategies import Strategy
 from pbtrl.trainable import Builder, Cohort
 from pbtrl.trainables.quadratic import QuadraticBuilder
@@ -36,10 +37,10 @@ TRAINABLES = {"quadratic": QuadraticBuilder}
 
 
 def prepared(config: Config) -> Config:
-    """The config with the env's back end resolved, after a look at the env and the agent together.
+    """The config with the env's back end resolved, after a look at the env and its agents together.
 
     Raises:
-        ConfigError: an env that cannot be had, or that the agent cannot read or act in.
+        ConfigError: an env that cannot be had, or that an agent cannot read or act in.
     """
     config = config.resolved()
     if config.env is None:
@@ -48,10 +49,26 @@ def prepared(config: Config) -> Config:
     try:
         backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
         config = config.changed("env.backend", backend)
-        RLBuilder(config).check()
+        unfit = [why for name, kind in config.kinds.items() if (why := _unfit(kind, name))]
     except ValueError as error:
         raise ConfigError([str(error)]) from None
+    if unfit:
+        raise ConfigError(unfit)
     return config
+
+
+def _unfit(config: Config, name: str | None) -> str | None:
+    """Why an agent cannot live in the env, in one line that says which of a mix it is; None if it can."""
+    try:
+        RLBuilder(config).check()
+    except envs.EnvError:
+        raise
+    except ValueError as error:
+        why = str(error)
+        if name is None:
+            return why
+        return f"agents.{name}{'.' if why.startswith('agent.') else ': '}{why.removeprefix('agent.')}"
+    return None
 
 
 def header(config: Config, name: str) -> Header:
@@ -64,7 +81,7 @@ def header(config: Config, name: str) -> Header:
         rule=_rule(config),
         frames_per_step=config.frames_per_step,
         unit="steps" if config.env is None else "env_steps",
-        hyperparameters=tuple(config.hparams),
+        hyperparameters=config.space.names,
         deterministic=_deterministic(config),
     )
 
@@ -165,26 +182,53 @@ def available_cores() -> list[int]:
 def builder(config: str) -> Builder:
     """What a worker makes cohorts with, from the resolved config as JSON."""
     parsed = Config.from_json(config)
-    return RLBuilder(parsed) if parsed.env is not None else _trainable_builder(parsed)
+    return _trainable_builder(parsed) if parsed.env is None else rl_builder(parsed)
+
+
+def rl_builder(config: Config) -> RLBuilder | MixedBuilder:
+    """What makes the cohorts of a config that has an env."""
+    return RLBuilder(config) if config.agents is None else MixedBuilder(config)
+
+
+class MixedBuilder:
+    """RL cohorts for a population of several agents; a builder of its own makes those of each."""
+
+    def __init__(self, config: Config) -> None:
+        self._builders = {name: RLBuilder(kind, name) for name, kind in config.kinds.items()}
+
+    def structure(self, assignment: Assignment) -> object:
+        """The agent; and where it updates every unroll, whose length is the member's own, the member."""
+        name = assignment.hyperparameters[AGENT]
+        return name, assignment.member if self._builders[name].exact else None
+
+    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Cohort:
+        """A cohort for these members, which are all of one agent."""
+        assert isinstance(structure, tuple)
+        return self._builders[structure[0]].cohort(members, threads)
 
 
 class RLBuilder:
-    """RL cohorts for one config."""
+    """RL cohorts for a config with one agent; in a mix that agent has a name."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, name: str | None = None) -> None:
         assert config.env is not None
         assert config.agent is not None
-        self._config, self._env, self._agent = config, config.env, config.agent
+        self._config, self._env, self._agent, self._name = config, config.env, config.agent, name
 
     def check(self) -> None:
         """Raise ValueError, with one line, if the agent cannot live in the env."""
         _ = self.agent
 
-    def structure(self, hyperparameters: Mapping[str, Any]) -> object:
+    @property
+    def exact(self) -> bool:
+        """Whether a member updates every unroll, so that only members of equal unrolls could share a cohort."""
+        return self._agent.unroll_mode == "exact"
+
+    def structure(self, assignment: Assignment) -> object:
         """All members share one; what differs are live hyperparameters."""
         return None
 
-    def cohort(self, members: Sequence[str], threads: int) -> Cohort:
+    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Cohort:
         """A cohort for these members."""
         import torch
 
@@ -246,10 +290,11 @@ class RLBuilder:
             make=self._maker(training=True),
             envs=self._env.num_envs,
             block=config.block_length,
-            exact=self._agent.unroll_mode == "exact",
+            exact=self.exact,
             reset=self._env.between_slices == "reset",
             every=config.curve_every,
             live=live_hyperparameters(self._agent),
+            structural={} if self._name is None else {AGENT: self._name},
             evaluate=evaluate,
         )
 
@@ -321,17 +366,35 @@ def _share(cores: Sequence[int], worker: int, count: int) -> tuple[int, ...]:
 
 
 def evaluator(config: Config) -> Evaluator:
-    """`(rows, episodes=, seed=, deterministic=)` -> per snapshot an object with `returns`, `lengths` and `seeds`."""
+    """`(rows, agents, episodes=, seed=, deterministic=)` -> per snapshot `returns`, `lengths` and `seeds`.
+
+    `agents` says which of the mix each snapshot is, None without a mix.
+    """
     if config.env is None:
         return functools.partial(_evaluate_trainables, _trainable_builder(config))
     import torch
 
     torch.set_num_threads(1)
-    return functools.partial(RLBuilder(config).evaluate, threads=len(available_cores()))
+    builders = {name: RLBuilder(kind, name) for name, kind in config.kinds.items()}
+    return functools.partial(_evaluate_agents, builders, threads=len(available_cores()))
+
+
+def _evaluate_agents(
+    builders: Mapping[str | None, RLBuilder], rows: Sequence[Tensors], agents: Sequence[str | None], **options: Any
+) -> list[Any]:  # fmt: skip
+    """The snapshots of each agent together, whatever their order."""
+    played: dict[int, Any] = {}
+    for agent in dict.fromkeys(agents):
+        if agent not in builders:
+            raise SnapshotError(f"a snapshot is of an agent that the config does not have: {agent}")
+        places = [i for i, other in enumerate(agents) if other == agent]
+        played |= zip(places, builders[agent].evaluate([rows[i] for i in places], **options), strict=True)
+    return [played[i] for i in range(len(rows))]
 
 
 def _evaluate_trainables(
-    builder: QuadraticBuilder, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False
+    builder: QuadraticBuilder, rows: Sequence[Tensors], agents: Sequence[str | None], *, episodes: int, seed: int,
+    deterministic: bool = False,
 ) -> list[Any]:  # fmt: skip
     """One evaluation is all there is to a trainable, however many episodes are asked for."""
     found = []
@@ -355,7 +418,12 @@ def describe_env(config: Config) -> str:
 
 
 def describe_agent(config: Config) -> str:
-    """The agent and its size in a few words."""
+    """The agent and its size in a few words; in a mix, a line for each with the number of its members."""
+    counts, kinds = config.population.mix or {}, config.kinds
+    return "\n".join(f"{counts[name]} {name}: {_described(kinds[name])}" for name in counts) or _described(config)
+
+
+def _described(config: Config) -> str:
     assert config.agent is not None
     from agents.networks import chosen
 

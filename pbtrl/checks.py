@@ -1,12 +1,12 @@
 """What is wrong, or probably not meant, with settings that are fine one by one; each in one line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl.loading import Fault, Path, shown, unknown
-from pbtrl.space import Choice, IntLogUniform, IntUniform
+from pbtrl.space import AGENT, Choice, IntLogUniform, IntUniform
 
 if TYPE_CHECKING:
     from pbtrl.config import Config
@@ -72,34 +72,86 @@ def largest_unroll(config: "Config") -> int:
 def before(raw: dict[str, Any]) -> Iterator[Fault]:
     """Faults that only the raw tree shows: what was written, rather than what it came to."""
     if raw.get("trainable") is not None:
-        for key in ("env", "agent", "acting"):
+        for key in ("env", "agent", "agents", "acting"):
             if raw.get(key) is not None:
                 yield Fault.at("not used with `trainable`: remove one of the two", (key,), at_key=True)
-    elif raw.get("env") is None:
+        if _section(raw, "population").get("mix") is not None:
+            yield Fault.at("not used with `trainable`: remove one of the two", ("population", "mix"), at_key=True)
+        if AGENT in _section(raw, "hparams"):
+            yield Fault.at("is what a member is in a mix: choose another name", ("hparams", AGENT), at_key=True)
+        return
+    if raw.get("env") is None:
         yield Fault.at("missing; say which env, as in `env: {id: CartPole-v1}`", ("env",))
+    shared: dict[str, Path] = {name: ("hparams", name) for name in _section(raw, "hparams")}
+    if raw.get("agents") is not None:
+        yield from _entries(raw, shared)
+        return
     agent = {} if raw.get("agent") is None else raw["agent"]
     kind = AGENTS.get(str(agent.get("name", "impala"))) if isinstance(agent, dict) else None
-    if raw.get("trainable") is None and kind is not None:
-        searched = raw.get("hparams")
-        yield from _written(kind, agent, searched if isinstance(searched, dict) else {})
+    if kind is not None:
+        yield from _fixed(kind, agent, ("agent",), shared)
+        yield from _searched(kind, shared)
 
 
-def _written(kind: type[AgentSettings], agent: dict[str, Any], searched: dict[str, Any]) -> Iterator[Fault]:
+def _entries(raw: dict[str, Any], shared: Mapping[str, Path]) -> Iterator[Fault]:
+    """What `agents` says of each agent, and what is searched for it or, `shared`, for all of them."""
+    if raw.get("agent") is not None:
+        yield Fault.at("not used with `agents`: remove one of the two", ("agent",), at_key=True)
+    kinds: dict[str, type[AgentSettings]] = {}
+    for name, written in _section(raw, "agents").items():
+        entry = {} if written is None else written
+        kind = AGENTS.get(str(entry.get("name", name))) if isinstance(entry, dict) else None
+        if kind is None:
+            continue
+        kinds[name] = kind
+        at: Path = ("agents", name)
+        own: dict[str, Path] = {h: (*at, "hparams", h) for h in _section(entry, "hparams")}
+        yield from _fixed(kind, entry, at, {**shared, **own})
+        yield from _searched(kind, own)
+        for twice in own.keys() & shared.keys():
+            text = f"searched both for all agents and for {name} alone: remove one"
+            yield Fault.at(text, own[twice], shared[twice], at_key=True)
+    yield from _searched_by_all(kinds, shared)
+
+
+def _fixed(
+    kind: type[AgentSettings], agent: Mapping[str, Any], at: Path, searched: Mapping[str, Path]
+) -> Iterator[Fault]:  # fmt: skip
     live = live_hyperparameters(kind)
     for name, value in agent.items():
         if name in live and isinstance(value, bool):
-            yield Fault.at(f"must be a number, not {shown(value)}", ("agent", name))
-    for name in searched:
-        path = ("hparams", name)
-        if name in live:
-            if name in agent:
-                text = "both fixed under agent and searched under hparams: remove one"
-                yield Fault.at(text, ("agent", name), path, at_key=True)
-        elif name in {f.name for f in fields(kind)}:
+            yield Fault.at(f"must be a number, not {shown(value)}", (*at, name))
+        if name in live and name in searched:
+            text = f"both fixed under {_dotted(at)} and searched under {_dotted(searched[name][:-1])}: remove one"
+            yield Fault.at(text, (*at, name), searched[name], at_key=True)
+
+
+def _searched(kind: type[AgentSettings], searched: Mapping[str, Path]) -> Iterator[Fault]:
+    live = live_hyperparameters(kind)
+    for name, path in searched.items():
+        if name in {f.name for f in fields(kind)} - live.keys():
             yield Fault.at(f"fixed for a run. What can be searched: {', '.join(live)}", path, at_key=True)
-        else:
+        elif name not in live:
             text = unknown(f"{kind.name} has no such hyperparameter", name, live, ALIASES)
             yield Fault.at(text, path, at_key=True)
+
+
+def _searched_by_all(kinds: Mapping[str, type[AgentSettings]], shared: Mapping[str, Path]) -> Iterator[Fault]:
+    """What every agent must have, because it is searched for all of them."""
+    live = {name: live_hyperparameters(kind) for name, kind in kinds.items()}
+    common = [h for h in next(iter(live.values()), ()) if all(h in has for has in live.values())]
+    for h, path in shared.items():
+        lacking = [name for name, has in live.items() if h not in has]
+        if not lacking:
+            continue
+        if having := [f"agents.{name}.hparams" for name in live if name not in lacking]:
+            text = f"{_and(lacking)} {'has' if len(lacking) == 1 else 'have'} no such hyperparameter: "
+            text += f"search it under {_and(having)}"
+        elif any(h in {f.name for f in fields(kind)} for kind in kinds.values()):
+            text = f"fixed for a run. What can be searched: {', '.join(common)}"
+        else:
+            text = unknown("no agent of the mix has such a hyperparameter", h, common, ALIASES)
+        yield Fault.at(text, path, at_key=True)
 
 
 def after(config: "Config") -> Iterator[Fault]:
@@ -132,23 +184,60 @@ def after(config: "Config") -> Iterator[Fault]:
             yield Fault.at("t_test needs at least 2 episodes, not 1", (*where, "episodes"), (*where, "method"))
         if len(set(strategy.copy)) != len(strategy.copy):
             yield Fault.at("names the same thing twice", ("strategy", "copy"))
-    if config.agent is not None:
-        yield from _agent(config, config.agent)
+        across: Path = (*where, "across_agents")
+        if exploit.across_agents and population.mix is None:
+            yield Fault.at("needs several agents, which population.mix counts", across, ("population", "mix"))
+        if exploit.across_agents and {"weights", "hparams"} - set(strategy.copy):
+            text = "needs copy: [weights, hparams], because another agent can use neither without the other"
+            yield Fault.at(text, across, ("strategy", "copy"))
+    if config.trainable is None:
+        yield from _mix(config)
+    for name, kind in config.kinds.items():
+        at: Path = ("agent",) if name is None else ("agents", name)
+        own = config.agents[name].hparams if config.agents is not None and name is not None else {}
+        yield from _agent(kind, at, {h: ((*at, "hparams", h) if h in own else ("hparams", h)) for h in kind.hparams})
 
 
-def _agent(config: "Config", agent: AgentSettings) -> Iterator[Fault]:
+def _mix(config: "Config") -> Iterator[Fault]:
+    population, agents = config.population, config.agents
+    path: Path = ("population", "mix")
+    if population.mix is None:
+        if agents is not None:
+            text = "needs population.mix, which says how many members are each, as in `mix: {impala: 2, vmpo: 2}`"
+            yield Fault.at(text, ("agents",), path, at_key=True)
+        return
+    total = sum(population.mix.values())
+    if population.size != total:
+        text = f"must be {total}, what mix adds up to, or left out, not {population.size}"
+        yield Fault.at(text, ("population", "size"), path)
+    if agents is None:
+        text = "counts entries of `agents`, which is missing, as in `agents: {impala: {}, vmpo: {}}`"
+        yield Fault.at(text, path, ("agents",), at_key=True)
+        return
+    for name in population.mix.keys() - agents.keys():
+        text = unknown("no such entry of agents", name, agents, {})
+        yield Fault.at(text, (*path, name), ("agents", name), at_key=True)
+    for name in agents.keys() - population.mix.keys():
+        text = "no member is one: count it in population.mix, or remove it"
+        yield Fault.at(text, ("agents", name), (*path, name), at_key=True)
+
+
+def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator[Fault]:
+    """Of one agent, whose settings are `at` a place and whose hyperparameters are `searched` at others."""
+    agent = config.agent
+    assert agent is not None
     for f in fields(agent):
         if not f.metadata.get("live"):
             continue
         low, high, whole = f.metadata["low"], f.metadata["high"], f.metadata["integer"]
         allowed = _interval(low, high)
         dimension = config.hparams.get(f.name)
-        path = ("hparams", f.name)
         if dimension is None:
             value = getattr(agent, f.name)
             if not _inside(value, low, high):
-                yield Fault.at(f"must be {allowed}, not {value:g}", ("agent", f.name))
+                yield Fault.at(f"must be {allowed}, not {value:g}", (*at, f.name))
             continue
+        path = searched[f.name]
         if isinstance(dimension, Choice):
             kinds = int if whole else (int, float)
             for place, value in enumerate(dimension.values):
@@ -167,35 +256,50 @@ def _agent(config: "Config", agent: AgentSettings) -> Iterator[Fault]:
             for place, bound in enumerate(dimension.bounds):
                 if not _inside(bound, low, high):
                     yield Fault.at(f"{f.name} must be {allowed}, not {bound:g}", (*path, "bounds", place))
-    yield from _block(config, agent)
+    yield from _block(config, agent, at, searched.get("unroll_length", ()))
 
 
-def _block(config: "Config", agent: AgentSettings) -> Iterator[Fault]:
+def _block(config: "Config", agent: AgentSettings, at: Path, path: Path) -> Iterator[Fault]:
+    """Of an agent whose settings are `at` a place, and whose unroll length is searched at a `path`."""
     searched = config.hparams.get("unroll_length")
-    block: Path = ("agent", "block_length")
-    path: Path = ("hparams", "unroll_length")
+    block: Path = (*at, "block_length")
     other: Path
     unbounded = not isinstance(searched, Choice | None) and searched.bounds == "none"
     if config.env is not None and not 1 <= agent.minibatches <= config.env.num_envs:
         yield Fault.at(
             f"must be between 1 and env.num_envs ({config.env.num_envs}), not {agent.minibatches}",
-            ("agent", "minibatches"),
+            (*at, "minibatches"),
         )
     if agent.block_length is None:
         if unbounded:
-            yield Fault.at("without a bound needs agent.block_length", (*path, "bounds"))
+            yield Fault.at(f"without a bound needs {_dotted(block)}", (*path, "bounds"))
         return
     if agent.block_length < 1:
         yield Fault.at(f"must be >= 1, not {agent.block_length}", block)
         return
     if searched is None:
-        largest, other = agent.unroll_length, ("agent", "unroll_length")
+        largest, other = agent.unroll_length, (*at, "unroll_length")
     elif isinstance(searched, Choice):
         largest, other = largest_unroll(config), (*path, "values")
     else:
         largest, other = int(searched.high if unbounded else searched.limits[1]), (*path, "high")
     if agent.block_length < largest:
         yield Fault.at(f"block_length {agent.block_length} is shorter than the largest unroll, {largest}", block, other)
+
+
+def _section(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """What a raw tree has under a key, where that is a section."""
+    below = raw.get(key)
+    return below if isinstance(below, dict) else {}
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path))
+
+
+def _and(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _inside(value: float, low: float | None, high: float | None) -> bool:
@@ -220,6 +324,10 @@ def warnings(config: "Config") -> Iterator[str]:
             f"strategy.ready.burn_in ({config.burn_in:,}) is not over before a member's budget is "
             f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
         )
+    mix, strategy = config.population.mix or {}, config.strategy
+    if strategy.name == "pbt" and strategy.exploit.method != "none" and not strategy.exploit.across_agents:
+        for name in (name for name, count in mix.items() if count == 1):
+            yield f"population.mix has one {name}, which has nobody to copy without strategy.exploit.across_agents"
     if config.env is None or config.fitness.source == "evaluation":
         return
     length = _episode_length(config.env.id)

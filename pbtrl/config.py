@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl import checks
 from pbtrl.loading import ConfigError, Source, Tagged, dumped, validated
-from pbtrl.space import PRIORS, Dimension, Real, SearchSpace, Value, Whole
+from pbtrl.space import PRIORS, Dimension, Mix, Real, SearchSpace, Value, Whole
 from pbtrl.strategies.settings import STRATEGIES, Count, Pbt, Strategy
 
 __all__ = ["Config", "ConfigError", "json_schema", "load", "parse", "shipped"]
@@ -52,6 +53,34 @@ Seconds = Annotated[float, BeforeValidator(_duration, json_schema_input_type=flo
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Searched = dict[str, Annotated[Dimension, Tagged("prior", PRIORS)]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An agent of a mix: its settings, and what is searched for it alone.
+
+    Attributes:
+        hparams: what the search may change in this agent, besides what it may change in all of them.
+    """
+
+    name: str
+    hparams: Searched = field(default_factory=dict)
+
+    @property
+    def settings(self) -> AgentSettings:
+        """Those of the agent itself."""
+        kind = AGENTS[self.name]
+        return kind(**{f.name: getattr(self, f.name) for f in fields(kind)})
+
+
+ENTRIES: dict[str, type] = {
+    name: make_dataclass(f"{settings.__name__}Entry", (), bases=(settings, Entry), frozen=True, kw_only=True)
+    for name, settings in AGENTS.items()
+}
+"""What `agents` may hold: every agent's settings with what an `Entry` adds to them."""
 
 
 class Env(_Section):
@@ -89,11 +118,27 @@ class Trainable(BaseModel):
 
 
 class Population(_Section):
-    """Attributes: size: members alive at once; reference_members: the control, donors but never receivers."""
+    """How many members there are, and what they are.
+
+    Attributes:
+        size: members alive at once; with a mix their sum.
+        mode: `async` decides for each member when it is done, `sync` for all of a generation at once.
+        reference_members: the control, donors but never receivers.
+        mix: how many members begin as each entry of `agents`; they are dealt to the entries in this order.
+    """
 
     size: Count = 4
     mode: Literal["async", "sync"] = "async"
     reference_members: Annotated[Whole, Field(ge=0)] = 0
+    mix: Annotated[dict[str, Count], Field(min_length=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _summed(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("mix"), dict) and data.get("size") is None:
+            counts = [n for n in data["mix"].values() if isinstance(n, int | float) and 1 <= n < math.inf]
+            return {**data, "size": sum(map(int, counts)) or 1}
+        return data
 
 
 class Execution(_Section):
@@ -187,27 +232,36 @@ def _run_name(value: object) -> object:
     return value
 
 
+def _named(name: str, entry: object) -> object:
+    """An entry of `agents` under its key; what is no section is left to be refused."""
+    entry = {} if entry is None else entry
+    return {"name": name, **entry} if isinstance(entry, dict) else entry
+
+
 class Config(_Section):
     """One run. Either `env` (with `agent` and `acting`) or `trainable`; the rest has defaults, save a budget.
 
     Attributes:
         name: of the run directory; by default the env and the time.
         seed: all randomness follows from it.
-        hparams: what the search may change, by name; anything else is fixed in `agent`.
+        agents: in place of `agent`, those that `population.mix` counts; an entry's `name` says which agent it is, by
+            default its own key.
+        hparams: what the search may change, by name; anything else is fixed in `agent`. In a mix every agent has it.
     """
 
     name: Annotated[str, BeforeValidator(_run_name)] | None = None
     seed: Annotated[Whole, Field(ge=0)] = 0
     env: Env | None = None
-    agent: Annotated[AgentSettings, Tagged("name", AGENTS, default="impala")] | None = None
+    agent: Annotated[AgentSettings, Tagged("name", AGENTS, default="impala", what="agent")] | None = None
+    agents: dict[str, Annotated[Entry, Tagged("name", ENTRIES, what="agent")]] | None = None
     acting: Acting | None = None
     trainable: Trainable | None = None
     population: Population = Population()
     execution: Execution = Execution()
     budget: Budget = Budget()
-    hparams: dict[str, Annotated[Dimension, Tagged("prior", PRIORS)]] = {}
+    hparams: Searched = {}
     fitness: Fitness = Fitness()
-    strategy: Annotated[Strategy, Tagged("name", STRATEGIES, default="pbt")] = Pbt()
+    strategy: Annotated[Strategy, Tagged("name", STRATEGIES, default="pbt", what="strategy")] = Pbt()
     snapshots: Snapshots = Snapshots()
     failure: Failure = Failure()
     final: Final = Final()
@@ -215,16 +269,40 @@ class Config(_Section):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("env") is not None:
-            given = {key: value for key, value in data.items() if value is not None}
-            return {"agent": {}, "acting": {}, **given}
-        return data
+        if not isinstance(data, dict):
+            return data
+        if isinstance(entries := data.get("agents"), dict):
+            data = {**data, "agents": {name: _named(name, entry) for name, entry in entries.items()}}
+        if data.get("env") is None:
+            return data
+        given = {key: value for key, value in data.items() if value is not None}
+        return {"acting": {}, **({} if "agents" in given else {"agent": {}}), **given}
 
     # --- what follows from the settings ---
 
+    @property
+    def kinds(self) -> dict[str | None, Self]:
+        """By the name of each agent in the mix, a config of that agent alone; this one under None without a mix."""
+        if self.agents is None:
+            return {} if self.agent is None else {None: self}
+        return {name: self._alone(entry) for name, entry in self.agents.items()}
+
+    def _alone(self, entry: Entry) -> Self:
+        """The same run with all its members of one agent, with whatever is searched for them."""
+        mine = {name: getattr(self, name) for name in type(self).model_fields}
+        mine |= {"agent": entry.settings, "agents": None, "hparams": {**self.hparams, **entry.hparams}}
+        return self.model_construct(**mine)
+
     @cached_property
-    def space(self) -> SearchSpace:
-        """The search space, `bounds: none` narrowed to what the agent accepts."""
+    def space(self) -> SearchSpace | Mix:
+        """The search space, or that of every agent in the mix."""
+        if self.agents is None:
+            return self._narrowed()
+        spaces = {name: SearchSpace(kind._narrowed(), name) for name, kind in self.kinds.items() if name is not None}
+        return Mix(spaces, self.population.mix or {})
+
+    def _narrowed(self) -> SearchSpace:
+        """The search space of one agent, `bounds: none` narrowed to what it accepts."""
         accepted = {} if self.agent is None else checks.accepted(self.agent)
         if self.agent is not None and self.agent.block_length is not None and "unroll_length" in accepted:
             accepted["unroll_length"] = (accepted["unroll_length"][0], self.agent.block_length)
@@ -234,15 +312,18 @@ class Config(_Section):
 
     @cached_property
     def fixed(self) -> dict[str, Value]:
-        """The agent's live hyperparameters that are not searched, and their values."""
+        """The one agent's live hyperparameters that are not searched, and their values."""
         live = {} if self.agent is None else live_hyperparameters(self.agent)
         return {name: value for name, value in live.items() if name not in self.hparams}
 
     @property
     def block_length(self) -> int:
-        """Env steps per env in a block: as written, or the largest unroll there can be; 1 for a trainable."""
+        """Env steps per env in a block: as written, or the largest unroll there can be; 1 for a trainable.
+
+        In a mix, the shortest that is whole blocks of every agent.
+        """
         if self.agent is None:
-            return 1
+            return math.lcm(*(kind.block_length for kind in self.kinds.values()))
         return self.agent.block_length or checks.largest_unroll(self)
 
     @property
@@ -305,8 +386,9 @@ class Config(_Section):
         """Plain JSON types; a searched hyperparameter has no second, fixed value under `agent`."""
         tree: dict[str, Any] = self.model_dump(mode="json")
         tree = {key: value for key, value in tree.items() if value is not None}
-        if self.agent is not None:
-            tree["agent"] = {k: v for k, v in tree["agent"].items() if k not in self.hparams}
+        for name, kind in self.kinds.items():
+            section, key = (tree, "agent") if name is None else (tree["agents"], name)
+            section[key] = {k: v for k, v in section[key].items() if k not in kind.hparams}
         return tree
 
     def to_json(self) -> str:
@@ -341,8 +423,9 @@ class Config(_Section):
         tree["budget"]["env_steps_per_member"] = self.steps_per_member
         tree["strategy"]["ready"] = {"every": self.every, "burn_in": self.burn_in}
         tree["fitness"]["every"] = self.curve_every
-        if self.agent is not None:
-            tree["agent"]["block_length"] = self.block_length
+        for name, kind in self.kinds.items():
+            settings = tree["agent"] if name is None else tree["agents"][name]
+            settings["block_length"] = kind.block_length
         return self.from_dict(tree)
 
     def dump_yaml(self) -> str:

@@ -20,6 +20,7 @@ from pbtrl import build
 from pbtrl.config import Config
 from pbtrl.population import Population
 from pbtrl.snapshots import SnapshotError, Store, write_atomically
+from pbtrl.space import AGENT
 
 
 def evaluate(
@@ -39,9 +40,10 @@ def evaluate(
     rows = [row for row, _ in loaded]
     try:
         steps = [int(state["report"]["step"]) for _, state in loaded]
-    except (KeyError, TypeError, ValueError):
+        agents = [state["report"]["hyperparameters"].get(AGENT) for _, state in loaded]
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise SnapshotError(f"{run}: a snapshot's state.json holds no report") from None
-    played = build.evaluator(config)(rows, episodes=episodes, seed=seed, deterministic=deterministic)
+    played = build.evaluator(config)(rows, agents, episodes=episodes, seed=seed, deterministic=deterministic)
     return [
         {
             "member": name.split("/")[0],

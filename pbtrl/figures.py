@@ -1,6 +1,7 @@
 """Numbers as people read them: 61.2M steps, 4.1e-4, 2:14:07."""
 
 import math
+from collections.abc import Mapping
 
 
 def count(number: float) -> str:
@@ -34,6 +35,11 @@ def score(fitness: float | None) -> str:
         return value(float(fitness))
     places = next((n for n, limit in ((3, 1), (2, 10), (1, 1000)) if abs(fitness) < limit), 0)
     return f"{fitness:.{places}f}"
+
+
+def mixture(counts: Mapping[str, int]) -> str:
+    """How many members are what: `3 impala, 2 a3c, 3 vmpo`."""
+    return ", ".join(f"{number} {name}" for name, number in counts.items())
 
 
 def clock(seconds: float) -> str:

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pbtrl import crash
+
 SCHEMA = 1
 Line = dict[str, Any]
 
@@ -37,9 +39,12 @@ class Journal:
     def append(self, line: Line) -> Line:
         """Write one line durably and return it as a reader will see it."""
         data = dumps(line).encode() + b"\n"
+        crash.point(f"journal.before {line['kind']}")
         self._file.write(data)
         self._file.flush()
+        crash.point(f"journal.wrote {line['kind']}")
         os.fsync(self._file.fileno())
+        crash.point(f"journal.synced {line['kind']}")
         seen: Line = json.loads(data)
         return seen
 

@@ -56,10 +56,15 @@ class Mark:
 
 
 class Tagged:
-    """Annotation for a union of classes told apart by one key; new members of `classes` need nothing else."""
+    """Annotation for a union of classes told apart by one key; new members of `classes` need nothing else.
 
-    def __init__(self, key: str, classes: Mapping[str, type], default: str | None = None) -> None:
-        self.key, self.classes, self.default = key, classes, default
+    `what` is what messages call a class; the key unless given.
+    """
+
+    def __init__(
+        self, key: str, classes: Mapping[str, type], default: str | None = None, what: str | None = None
+    ) -> None:  # fmt: skip
+        self.key, self.classes, self.default, self.what = key, classes, default, what or key
 
     def tag(self, value: Any) -> str | None:
         """The class's name in a raw mapping or in an object; the default for what is neither."""
@@ -339,9 +344,8 @@ def _faults(kind: type, detail: ErrorDetails, aliases: Mapping[str, str]) -> Ite
     elif problem in ("union_tag_invalid", "union_tag_not_found") and (tagged := _tagged(owner)):
         path = (*path, tagged.key)
         if problem == "union_tag_invalid":
-            what = str(path[-2]) if tagged.key == "name" else tagged.key
             tag = str(context["tag"])
-            yield Fault(unknown(f"unknown {what} '{tag}'", tag, tagged.classes, {}), (path,))
+            yield Fault(unknown(f"unknown {tagged.what} '{tag}'", tag, tagged.classes, {}), (path,))
         else:
             yield Fault(f"missing. Known: {', '.join(tagged.classes)}", (path,), at_key=True)
     elif problem == "value_error":

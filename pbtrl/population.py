@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import statistics
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+
+from pbtrl.space import AGENT
 
 Hyperparameters = dict[str, Any]
 
@@ -28,7 +31,8 @@ class Assignment:
         parent: snapshot to load (weights and everything else that learned), or None for fresh weights.
         start: the member's own clock before the slice (env steps).
         stop: and after it; a worker trains exactly `stop - start` steps, whatever clock the parent carries.
-        hyperparameters: the searched ones, applied after the parent was loaded.
+        hyperparameters: the searched ones, applied after the parent was loaded; in a population of several agents
+            also the `agent` that the member is.
         seed: root of all randomness of the slice.
         donor: who was copied by this assignment (weights, hyperparameters or both), or None.
         note: why, for people: "exploit m03, rank 1 of 8".
@@ -179,6 +183,7 @@ class Population:
         self.rule = rule or FitnessRule()
         self.members = {m: Member(m) for m in (f"m{i:0{digits}d}" for i in range(size))}
         self.copies = 0
+        self._agents: list[str] = []
 
     def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:
         """The generator for one purpose: from (seed, member, generation, purpose) and nothing else."""
@@ -200,6 +205,12 @@ class Population:
     def step(self) -> int:
         """Env steps of the whole population."""
         return sum(m.step for m in self.members.values())
+
+    @property
+    def agents(self) -> dict[str, int]:
+        """How many members each agent has, those that lost all of theirs included; empty where there is but one."""
+        counts = Counter(m.hyperparameters.get(AGENT) for m in self.members.values())
+        return {agent: counts[agent] for agent in self._agents}
 
     @property
     def best(self) -> Member | None:
@@ -236,6 +247,9 @@ class Population:
         member = self.members[assignment.member]
         member.open, member.generation = assignment, assignment.generation
         member.hyperparameters = assignment.hyperparameters
+        agent = assignment.hyperparameters.get(AGENT)
+        if agent is not None and agent not in self._agents:
+            self._agents.append(agent)
         if assignment.donor or not assignment.parent:
             member.window, member.fitness = [], None
             member.diverged = member.lost = False

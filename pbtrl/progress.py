@@ -22,11 +22,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from pbtrl.figures import clock, count, score, value
+from pbtrl.figures import clock, count, mixture, score, value
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
 from pbtrl.lineage import ancestry, schedule
 from pbtrl.population import Population
+from pbtrl.space import AGENT
 from pbtrl.standings import Event, Row, Standings
 
 Mode = Literal["auto", "live", "plain", "json", "none"]
@@ -191,10 +192,13 @@ def picture(
     rows = standings.rows()
     searched = standings.header.hyperparameters
     names = searched if wide else searched[:3]
+    agents = standings.population.agents
     shown = _selection(rows, min(MANY, max(6, console.height - EVENTS - 6)))
     for cut in range(len(names) + 3):  # the narrower the terminal, the less is shown
         kept = names[: len(names) - max(0, cut - 2)]
         columns = _columns(rows, shown, kept, standings.header.rule.window, narrow=cut >= 2)
+        if agents:
+            columns.insert(2, _agents(rows, shown))
         gap = 2 if cut == 0 else 1
         if sum(c.width + gap for c in columns) - gap <= console.width:
             break
@@ -202,6 +206,7 @@ def picture(
     told = [Text(f"{clock(e.elapsed):>9}  {e.text}", no_wrap=True, overflow="ellipsis") for e in events]
     for line, event in zip(told, events, strict=True):
         line.stylize(EVENT_STYLES.get(event.kind, ""))
+    workers = f"{workers}: {mixture(agents)}" if agents else workers
     foot = Text(workers + " " * max(2, console.width - len(workers) - len(hint)) + hint, style="dim")
     foot.no_wrap, foot.overflow = True, "ellipsis"
     foot.rstrip()
@@ -225,7 +230,7 @@ def opening(
         run: its directory.
         header: of the run.
         trains: environment and spaces: "ALE/Pong-v5, 4x84x84 -> 6 actions, sticky".
-        agent: "impala shallow, 0.6M parameters"; None outside RL.
+        agent: "impala shallow, 0.6M parameters", in a mix a line for each; None outside RL.
         workers: "8 members on 2 workers, 16 envs each".
         wall_clock: seconds, or None.
         resumed: where an earlier sitting left off.
@@ -376,6 +381,16 @@ def _columns(
     return [_Column(t, [line[i] for line in table], left=t in left) for i, t in enumerate(titles)]
 
 
+def _agents(rows: Sequence[Row], shown: Sequence[int | None]) -> _Column:
+    """What each member is, in a population of several agents."""
+    cells = []
+    for place in shown:
+        row = None if place is None else rows[place]
+        text = "" if row is None else str(row.hyperparameters.get(AGENT, "-"))
+        cells.append((text, "yellow" if row and AGENT in row.changed else ""))
+    return _Column(AGENT, cells, left=True)
+
+
 def _cells(place: int, row: Row, names: Sequence[str], scale: tuple[float, float], width: int) -> list[tuple[str, str]]:
     return [
         (str(place + 1), ""),
@@ -435,6 +450,7 @@ def _plain_line(standings: Standings) -> str:
         f"gen {max(0, standings.generation)}",
         f"best {best.id} {score(best.fitness)}  median {score(statistics.median(known))}" if best else "",
         f"{clock(standings.left)} left" if standings.left else "",
+        mixture(standings.population.agents),
     ]
     return "  ".join(part for part in parts if part)
 
@@ -459,6 +475,8 @@ def _json_line(standings: Standings) -> str:
         "best": best and {"member": best.id, "fitness": best.fitness},
         "fitness_median": statistics.median(known) if known else None,
     }
+    if agents := standings.population.agents:
+        body["agents"] = agents
     return json.dumps(body)
 
 
@@ -494,4 +512,6 @@ def _changes(points: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:
 
 
 def _aligned(lines: Mapping[str, str]) -> str:
-    return "\n".join(f"{name.strip():<11}{text}" for name, text in lines.items())
+    """A line for each, with its name in front; lines that a text itself has are moved below each other."""
+    below = "\n" + 11 * " "
+    return "\n".join(f"{name.strip():<11}{text}".replace("\n", below) for name, text in lines.items())

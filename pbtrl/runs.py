@@ -282,7 +282,7 @@ def _is_blank(run: Path) -> bool:
     """Made for a run that never began: no journal line, nobody at it, and nothing in it that is not ours."""
     if not run.is_dir() or holder(run) is not None:
         return False
-    names = {p.name for p in run.iterdir()}
+    names = {p.name.removeprefix(".tmp-") for p in run.iterdir()}
     return not has_begun(run) and names <= _FILES | {"journal.jsonl"}
 
 

@@ -72,6 +72,9 @@ def resume(
         asked: a config that should be this run's own; what may change is taken from it.
     """
     with Signals() as signals, Lock(run):
+        for leftover in run.glob(".tmp-*"):
+            leftover.unlink()
+        Store(run / "members").sweep()
         before, lines, _ = runs.folded(run)
         stored = load(run / "config.resolved.yaml")
         wanted = asked or _overridden(run, stored, overrides)
@@ -258,7 +261,7 @@ class _Sitting:
             self.run_directory,
             self.header,
             trains=trains,
-            agent=build.describe_agent(config) if config.agent else None,
+            agent=build.describe_agent(config) if config.env else None,
             workers=build.placement(config),
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.lines else None,

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from pbtrl import crash
+
 Tensors = dict[str, np.ndarray]
 
 
@@ -47,12 +49,17 @@ class Store:
             "state.json": json.dumps(state).encode(),
         }
         manifest = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
+        crash.point("snapshot.staged")
         for file, data in [*files.items(), ("MANIFEST.json", json.dumps(manifest).encode())]:
             _write(staged / file, data)
+            crash.point(f"snapshot.wrote {file}")
         sync_directory(staged)
+        crash.point("snapshot.synced")
         shutil.rmtree(final, ignore_errors=True)
         staged.rename(final)
+        crash.point("snapshot.renamed")
         sync_directory(final.parent)
+        crash.point("snapshot.committed")
 
     def load(self, name: str) -> tuple[Tensors, dict[str, Any]]:
         """Tensors (by name, in order) and state of a snapshot, verified.
@@ -84,7 +91,18 @@ class Store:
         path = self.path(name)
         gone = path.with_name(f".gone-{path.name}")
         path.rename(gone)
+        crash.point("snapshot.hidden")
         shutil.rmtree(gone)
+        crash.point("snapshot.removed")
+
+    def leftovers(self) -> list[Path]:
+        """What killed writers and removers left behind: nothing that counts."""
+        return sorted(p for kind in (".tmp-*", ".gone-*") for p in self.members.glob(f"*/snapshots/{kind}"))
+
+    def sweep(self) -> None:
+        """Delete the leftovers; only where nobody else writes."""
+        for path in self.leftovers():
+            shutil.rmtree(path)
 
     def _verified(self, name: str) -> dict[str, bytes]:
         path = self.path(name)
@@ -104,7 +122,9 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a small file in one step."""
     staged = path.with_name(f".tmp-{path.name}")
     _write(staged, text.encode())
+    crash.point(f"{path.name}.staged")
     staged.replace(path)
+    crash.point(f"{path.name}.replaced")
     sync_directory(path.parent)
 
 

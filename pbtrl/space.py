@@ -3,6 +3,8 @@
 A dimension is a frozen value that owns its scale, its prior (where members start, what resampling draws), its
 bounds (what exploring may reach) and its way of moving. Every value is a plain Python number, string, bool or
 None, so it passes through JSON unchanged. The entries of `hparams:` in a config parse into these classes.
+
+In a population of several agents each has a `SearchSpace` of its own, and a `Mix` holds them all.
 """
 
 import math
@@ -19,6 +21,9 @@ if TYPE_CHECKING:  # the annotations alone need numpy, and config errors are qui
 
 Value = bool | int | float | str | None
 """A hyperparameter's value: whatever JSON has for a scalar."""
+
+AGENT = "agent"
+"""What a member's hyperparameters call the agent that it is, in a population of several; exploring never moves it."""
 
 LARGEST_INTEGER = 2**53
 """Integers above this are not exact as a double, so not in every JSON reader."""
@@ -374,10 +379,15 @@ PRIORS: dict[str, type[Dimension]] = {
 
 
 class SearchSpace(Mapping[str, Dimension]):
-    """An ordered, immutable mapping from a hyperparameter's name to its dimension."""
+    """An ordered, immutable mapping from a hyperparameter's name to its dimension.
 
-    def __init__(self, dimensions: Mapping[str, Dimension]) -> None:
+    Attributes:
+        agent: whose members are searched for here, in a population of several agents; what is drawn then names it.
+    """
+
+    def __init__(self, dimensions: Mapping[str, Dimension], agent: str | None = None) -> None:
         self._dimensions = dict(dimensions)
+        self.agent = agent
 
     def __getitem__(self, name: str) -> Dimension:
         return self._dimensions[name]
@@ -401,7 +411,16 @@ class SearchSpace(Mapping[str, Dimension]):
 
     def sample(self, rng: "np.random.Generator") -> dict[str, Value]:
         """Draw every dimension from its prior, in order."""
-        return {name: dimension.sample(rng) for name, dimension in self.items()}
+        drawn = {name: dimension.sample(rng) for name, dimension in self.items()}
+        return drawn if self.agent is None else {AGENT: self.agent, **drawn}
+
+    def dealt(self, place: int) -> Self:
+        """Where the member at a place in the population begins: here, as all of them."""
+        return self
+
+    def of(self, values: Mapping[str, Value]) -> Self:
+        """The space that a member's hyperparameters are from: this one."""
+        return self
 
     def clip(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Every named value moved inside its dimension's limits."""
@@ -410,3 +429,30 @@ class SearchSpace(Mapping[str, Dimension]):
     def contains(self, values: Mapping[str, Value]) -> bool:
         """Whether every dimension has a value, inside its limits."""
         return all(name in values and dimension.contains(values[name]) for name, dimension in self.items())
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The search spaces of a population of several agents.
+
+    Attributes:
+        spaces: one for each agent, by its name.
+        counts: how many members begin with each; they are dealt to the agents in this order.
+    """
+
+    spaces: Mapping[str, SearchSpace]
+    counts: Mapping[str, int]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Whatever is searched for any of the agents, in the order of the config."""
+        return tuple(dict.fromkeys(name for agent in self.counts for name in self.spaces[agent]))
+
+    def dealt(self, place: int) -> SearchSpace:
+        """Where the member at a place in the population begins."""
+        agents = [agent for agent, count in self.counts.items() for _ in range(count)]
+        return self.spaces[agents[place]]
+
+    def of(self, values: Mapping[str, Value]) -> SearchSpace:
+        """The space that a member's hyperparameters are from."""
+        return self.spaces[str(values[AGENT])]

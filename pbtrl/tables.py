@@ -23,7 +23,7 @@ def status(found: Json, reference: str, reason: str = "") -> str:
     told += f" ({_share(found)}), {size(found['bytes'])} in {found['path']}"
     if state in ("running", "stale"):
         told += f", last sign of life {clock(found['heartbeat_age'])} ago"
-    names = list(found["members"][0]["hyperparameters"]) if found["members"] else []
+    names = list(dict.fromkeys(name for m in found["members"] for name in m["hyperparameters"]))
     ranked = sorted(found["members"], key=lambda m: (m["fitness"] is None, -(m["fitness"] or 0.0)))
     rows = [
         [m["id"], score(m["fitness"]), str(max(0, m["generation"])), count(m["env_steps"])]

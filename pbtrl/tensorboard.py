@@ -94,6 +94,8 @@ class TensorBoard:
         now = line["timing"]["time"]
         for a in line["assignments"]:
             self._decided[a["id"]] = (a["start"], a["stop"], now)
+        for agent, members in self._population.agents.items():
+            self._all.add_scalar(f"population/members/{agent}", members, self._population.step, now)
         copies = [a for a in line["assignments"] if a["donor"]]
         if copies:
             step, count = self._population.step, self._population.copies

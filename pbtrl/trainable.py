@@ -85,11 +85,11 @@ class Cohort(Protocol):
 class Builder(Protocol):
     """Makes cohorts in a worker, from the resolved config alone."""
 
-    def structure(self, hyperparameters: Mapping[str, Any]) -> object:
-        """What members must have in common to share a cohort; hashable."""
+    def structure(self, assignment: Assignment) -> object:
+        """What assignments must have in common to share a cohort; hashable, None where all do."""
 
-    def cohort(self, members: Sequence[str], threads: int) -> Cohort:
-        """A cohort for these members, with `threads` threads for its simulator."""
+    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Cohort:
+        """A cohort for these members of one structure, with `threads` threads for its simulator."""
 
 
 class Singles:

@@ -178,10 +178,10 @@ class FakeBuilder:
     config: dict[str, Any] = field(default_factory=dict)
     tape: list[str] = field(default_factory=list)
 
-    def structure(self, hyperparameters: dict[str, Any]) -> object:
-        return hyperparameters.get("structure")
+    def structure(self, assignment: Assignment) -> object:
+        return assignment.hyperparameters.get("structure")
 
-    def cohort(self, members: Sequence[str], threads: int) -> FakeCohort:
+    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> FakeCohort:
         self.tape.append(f"cohort {' '.join(members)}")
         return FakeCohort(tuple(members), self.config, self.tape)
 

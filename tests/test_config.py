@@ -118,6 +118,58 @@ def test_aliases_and_merge_keys_are_copies():
     ]
 
 
+MIXED = """\
+env: {id: CartPole-v1}
+budget: {env_steps_per_member: 1e6}
+population: {mix: {fast: 2, vmpo: 1}}
+agents:
+  fast: {name: a3c, entropy_cost: 0.02}
+  vmpo: {hparams: {eps_kl: {prior: log_uniform, low: 1e-3, high: 1e-1}}}
+hparams:
+  learning_rate: {prior: log_uniform, low: 1e-4, high: 1e-2}
+  unroll_length: {prior: int_uniform, low: 5, high: 30}
+"""
+
+
+def test_a_mix_counts_agents_that_share_a_search_and_have_their_own():
+    config = parse(MIXED)
+    assert (config.population.size, config.agent) == (3, None)
+    assert [config.space.dealt(i).agent for i in range(3)] == ["fast", "fast", "vmpo"]
+    assert config.space.names == ("learning_rate", "unroll_length", "eps_kl")
+    assert {name: space.names for name, space in config.space.spaces.items()} == {
+        "fast": ("learning_rate", "unroll_length"),
+        "vmpo": ("learning_rate", "unroll_length", "eps_kl"),
+    }
+    fast, vmpo = config.kinds["fast"], config.kinds["vmpo"]
+    assert (fast.agent.name, fast.agent.entropy_cost, fast.agents) == ("a3c", 0.02, None)
+    assert (vmpo.agent.name, list(vmpo.hparams)) == ("vmpo", ["learning_rate", "unroll_length", "eps_kl"])
+    assert (fast.fixed["entropy_cost"], vmpo.fixed["entropy_cost"]) == (0.02, 0.0)
+
+
+def test_the_size_of_a_mix_may_be_given_and_is_kept():
+    assert parse(MIXED, overrides=["population.size=3"]) == parse(MIXED)
+    assert parse(MIXED).to_dict()["population"]["size"] == 3
+    assert parse(MIXED, overrides=["budget={total_steps: 14400}"]).steps_per_member == 4800
+
+
+def test_slices_of_a_mix_are_whole_blocks_of_every_agent():
+    config = parse(MIXED, overrides=["agents.fast.block_length=40"])
+    assert (config.kinds["fast"].block_length, config.kinds["vmpo"].block_length) == (40, 30)
+    assert (config.block_length, config.block) == (120, 120 * 16)
+    assert config.every % config.block == config.steps_per_member % config.block == 0
+    resolved = config.resolved()
+    assert [kind.agent.block_length for kind in resolved.kinds.values()] == [40, 30]
+    for kind in resolved.kinds.values():
+        for derived in ("every", "curve_every", "burn_in", "steps_per_member"):
+            assert getattr(kind, derived) == getattr(resolved, derived)
+
+
+def test_no_bounds_in_a_mix_means_as_far_as_each_agent_accepts():
+    unroll = "hparams.unroll_length={prior: int_uniform, low: 5, high: 20, bounds: none}"
+    space = parse(MIXED, overrides=[unroll, "agents.fast.block_length=64", "agents.vmpo.block_length=32"]).space
+    assert [space.dealt(i)["unroll_length"].limits for i in (0, 2)] == [(1, 64), (1, 32)]
+
+
 def test_no_bounds_means_as_far_as_the_agent_accepts():
     search = "{prior: uniform, low: 0.9, high: 0.99, bounds: none}"
     unroll = "{prior: int_uniform, low: 5, high: 20, bounds: none}"
@@ -158,7 +210,7 @@ LIVE = (
     "rmsprop_decay, rmsprop_epsilon, adam_epsilon, rho_bar, c_bar, pg_rho_bar, passes, max_log_rho"
 )
 TOP = (
-    "name, seed, env, agent, acting, trainable, population, execution, budget, hparams, fitness, strategy, "
+    "name, seed, env, agent, agents, acting, trainable, population, execution, budget, hparams, fitness, strategy, "
     "snapshots, failure, final"
 )
 PRIORS = "uniform, log_uniform, one_minus_log_uniform, int_uniform, int_log_uniform, choice"
@@ -352,6 +404,101 @@ def test_a_mistake_is_named_where_it_stands(text, expected):
     assert found == [f"c.yaml:{line}" for line in ([expected] if isinstance(expected, str) else expected)]
 
 
+SHARED = "learning_rate, entropy_cost, unroll_length, value_cost, gamma, lambda_, max_grad_norm, rmsprop_decay, "
+MIXES = [
+    ("population.size=4", "must be 3, what mix adds up to, or left out, not 4"),
+    ("population.mix.vmpo=0", "must be >= 1, not 0"),
+    ("population.mix={}", "needs at least 1 value"),
+    ("population.mix={fast: 2, vmbo: 1}", ["population.mix.vmbo: no such entry of agents. Did you mean 'vmpo'?",
+                                           "c.yaml:6:3: agents.vmpo: no member is one: count it in population.mix, "
+                                           "or remove it"]),
+    ("agents.slow={name: a3c}", "no member is one: count it in population.mix, or remove it"),
+    ("agents.vmpo.name=vmbo", "unknown agent 'vmbo'. Did you mean 'vmpo'?"),
+    ("agents.vmpo.eps_kl=0.1", "both fixed under agents.vmpo and searched under agents.vmpo.hparams: remove one"),
+    ("agents.fast.learning_rate=0.1", "both fixed under agents.fast and searched under hparams: remove one"),
+    ("agents.fast.gamma=2", "must be in [0, 1], not 2"),
+    ("agents.fast.gamma=true", "must be a number, not true"),
+    ("agents.fast.gama=0.9", "unknown key. Did you mean 'gamma'?"),
+    ("agents.fast.minibatches=99", "must be between 1 and env.num_envs (16), not 99"),
+    ("agents.fast.block_length=20", "block_length 20 is shorter than the largest unroll, 30"),
+    ("agents.fast=3", "must be a section of keys, not 3"),
+    ("agents.fast.hparams.eps_kl={prior: uniform, low: 0, high: 1}", "a3c has no such hyperparameter. Known: "
+     + SHARED + "rmsprop_epsilon, adam_epsilon"),
+    ("agents.fast.hparams.gamma={prior: uniform, low: 0, high: 2}",
+     "agents.fast.hparams.gamma.high: gamma must be in [0, 1], not 2"),
+    ("agents.fast.hparams.hidden={prior: choice, values: [1, 2]}",
+     "fixed for a run. What can be searched: " + SHARED + "rmsprop_epsilon, adam_epsilon"),
+    ("agents.vmpo.hparams.unroll_length={prior: int_uniform, low: 1, high: 2}",
+     "searched both for all agents and for vmpo alone: remove one"),
+    ("hparams.target_period={prior: int_uniform, low: 1, high: 9}",
+     "fast has no such hyperparameter: search it under agents.vmpo.hparams"),
+    ("hparams.lr={prior: uniform, low: 0, high: 1}",
+     "no agent of the mix has such a hyperparameter. Did you mean 'learning_rate'?"),
+    ("hparams.hidden={prior: choice, values: [1, 2]}",
+     "fixed for a run. What can be searched: " + SHARED + "rmsprop_epsilon, adam_epsilon"),
+    ("hparams.gamma={prior: uniform, low: 0, high: 2}", "hparams.gamma.high: gamma must be in [0, 1], not 2"),
+    ("hparams.unroll_length.bounds=none", ["without a bound needs agents.fast.block_length",
+                                           "without a bound needs agents.vmpo.block_length"]),
+    ("agent={name: impala}", "not used with `agents`: remove one of the two"),
+    ("strategy={copy: [weights], exploit: {across_agents: true}}", "strategy.exploit.across_agents: needs copy: "
+     "[weights, hparams], because another agent can use neither without the other"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("override", "expected"), MIXES, ids=[override for override, _ in MIXES])
+def test_a_mistake_in_a_mix_is_named_where_it_stands(override, expected):
+    said = [expected] if isinstance(expected, str) else sorted(expected)
+    found = sorted(error.removeprefix(f"override '{override}': ") for error in errors(MIXED, override))
+    assert found == said
+
+
+MIX = "population: {mix: {impala: 1, vmpo: 1}}"
+UNMIXED = [
+    (
+        "strategy: {exploit: {across_agents: true}}",
+        "3:37: strategy.exploit.across_agents: needs several agents, which population.mix counts",
+    ),
+    (
+        "agents: {vmpo: {}}",
+        "3:1: agents: needs population.mix, which says how many members are each, as in `mix: {impala: 2, vmpo: 2}`",
+    ),
+    (
+        MIX,
+        "3:14: population.mix: counts entries of `agents`, which is missing, as in `agents: {impala: {}, vmpo: {}}`",
+    ),
+    (
+        MIX + "\nagents: {impala:, vmpo:}\nhparams: {passes: {prior: int_uniform, low: 1, high: 3}}",
+        "5:11: hparams.passes: vmpo has no such hyperparameter: search it under agents.impala.hparams",
+    ),
+    (
+        "population: {mix: {x: 1, y: 1, z: 2}}\nagents: {x: {name: a3c}, y: {name: a3c}, z: {name: vmpo}}\n"
+        "hparams: {eps_kl: {prior: uniform, low: 0, high: 1}}",
+        "5:11: hparams.eps_kl: x and y have no such hyperparameter: search it under agents.z.hparams",
+    ),
+    (
+        "population: {mix: {fast: 1}}\nagents: {fast: {}}",
+        "4:10: agents.fast.name: unknown agent 'fast'. Known: impala, a3c, vmpo",
+    ),
+    (MIX + "\nagents: {impala: [1], vmpo: {}}", "4:18: agents.impala: must be a section of keys, not [1]"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), UNMIXED)
+def test_half_a_mix_is_no_mix(text, expected):
+    assert errors(f"{HEAD}{text}\n") == [f"c.yaml:{expected}"]
+
+
+def test_a_trainable_has_no_agents_to_mix():
+    head = "trainable: {name: quadratic}\nbudget: {env_steps_per_member: 7}\n"
+    assert errors(f"{head}hparams: {{agent: {{prior: uniform, low: 0, high: 1}}}}\n") == [
+        "c.yaml:3:11: hparams.agent: is what a member is in a mix: choose another name"
+    ]
+    assert errors(f"{head}{MIX}\nagents: {{impala: {{}}, vmpo: {{}}}}\n") == [
+        "c.yaml:3:14: population.mix: not used with `trainable`: remove one of the two",
+        "c.yaml:4:1: agents: not used with `trainable`: remove one of the two",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -456,14 +603,16 @@ def paths_of(tree, above=()):
             yield from paths_of(value, (*above, key))
 
 
-REFERENCE = load("reference").to_dict()
+WHOLE = {name: load(name).to_dict() for name in ("reference", "mixed")}
 
 
+@pytest.mark.parametrize("name", WHOLE)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.sampled_from(list(paths_of(REFERENCE))), TREES), min_size=1, max_size=3))
-def test_whatever_is_written_anywhere_is_either_a_config_or_a_config_error(changes):
-    tree = json.loads(json.dumps(REFERENCE))
-    for path, value in changes:
+@given(data=st.data())
+def test_whatever_is_written_anywhere_is_either_a_config_or_a_config_error(name, data):
+    tree = json.loads(json.dumps(WHOLE[name]))
+    places = st.tuples(st.sampled_from(list(paths_of(tree))), TREES)
+    for path, value in data.draw(st.lists(places, min_size=1, max_size=3)):
         below = tree
         for part in path[:-1]:
             below = below.get(part) if isinstance(below, dict) else None
@@ -476,7 +625,7 @@ def test_whatever_is_written_anywhere_is_either_a_config_or_a_config_error(chang
     else:
         said = (config.to_json(),)
         assert Config.from_json(said[0]) == config
-        assert set(config.space.names) == set(config.hparams)
+        assert set(config.space.names) == {h for kind in config.kinds.values() for h in kind.hparams}
     assert said
 
 
@@ -563,6 +712,13 @@ def test_a_config_is_frozen():
 def test_warnings(overrides, warning):
     config = parse(FIVE_LINES, overrides=overrides)
     assert config.warnings == ([] if warning is None else [warning])
+
+
+def test_a_warning_for_an_agent_with_nobody_to_copy():
+    said = "population.mix has one vmpo, which has nobody to copy without strategy.exploit.across_agents"
+    assert parse(MIXED).warnings == [said]
+    for override in ("strategy.exploit.across_agents=true", "strategy.exploit.method=none", "population.mix.vmpo=2"):
+        assert parse(MIXED, overrides=[override]).warnings == []
 
 
 # --- the house ---

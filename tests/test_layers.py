@@ -34,6 +34,7 @@ FLOORS: list[list[set[str]]] = [
             "figures",
             "interrupts",
             "tables",
+            "crash",
         }
     ],
     [{"agents"}, {"envs"}],

@@ -139,6 +139,50 @@ def test_many_members_are_cut_to_first_last_and_medians(tmp_path: Path):
     assert "78.8 … 88.2" in medians
 
 
+def mixture(tmp_path: Path) -> tuple[Written, Standings]:
+    """Two impala and a vmpo; m01 has just become a vmpo."""
+    w, standings, _ = started(tmp_path, size=3)
+    w.listener = standings
+    one, other = {"agent": "impala", "learning_rate": 0.01}, {"agent": "vmpo", "learning_rate": 0.02}
+    w.decide(*(w.next(m, hyperparameters=h) for m, h in (("m00", one), ("m01", one), ("m02", other))))
+    for i, m in enumerate(w.population.members):
+        w.report(m, float(i))
+    w.decide(w.next("m01", donor="m02", hyperparameters=other))
+    return w, standings
+
+
+def test_a_mix_shows_each_members_agent_and_how_many_there_are(tmp_path: Path):
+    _, standings = mixture(tmp_path)
+    *table, foot = drawn(standings).splitlines()[2:]
+    assert [line.split()[:3] for line in table] == [
+        ["#", "member", "agent"], ["1", "m02", "vmpo"], ["2", "m01", "vmpo"], ["3", "m00", "impala"]
+    ]  # fmt: skip
+    assert foot.startswith("2 members on 1 worker: 1 impala, 2 vmpo  ")
+    assert "1 impala, 2 vmpo" in progress._plain_line(standings)
+    assert json.loads(progress._json_line(standings))["agents"] == {"impala": 1, "vmpo": 2}
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_mix_fits_its_terminal(tmp_path: Path, width):
+    _, standings = mixture(tmp_path)
+    text = drawn(standings, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("vmpo") >= 2
+
+
+def test_one_agent_alone_is_not_counted(tmp_path: Path):
+    _, standings, *_ = copied(tmp_path)
+    assert "agent" not in drawn(standings)
+    assert "agents" not in json.loads(progress._json_line(standings))
+
+
+def test_many_members_of_a_mix_are_cut_too(tmp_path: Path):
+    w, standings, _ = started(tmp_path, size=30)
+    w.decide(*(w.next(m, hyperparameters={"agent": "a3c"}) for m in w.population.members))
+    (medians,) = [line for line in drawn(standings, height=60).splitlines() if line.startswith(" …")]
+    assert "a3c" not in medians
+
+
 def test_before_anything_happened(tmp_path: Path):
     _, standings, _ = started(tmp_path)
     text = drawn(standings)

@@ -23,6 +23,21 @@ def written(tmp_path: Path, **fields) -> Written:
     return w
 
 
+def test_a_mix_is_counted_whenever_it_is_decided(tmp_path: Path):
+    w = written(tmp_path)
+    w.decide(w.next("m00", hyperparameters={"agent": "impala"}), w.next("m01", hyperparameters={"agent": "vmpo"}))
+    w.report("m00", 1.0)
+    w.report("m01", 2.0)
+    w.decide(w.next("m00", donor="m01", hyperparameters={"agent": "vmpo"}))
+    w.end("finish")
+    w.listener.close()
+    found = {tag: points for tag, points in curves(w.run, "population").items() if "members" in tag}
+    assert found == {
+        "population/members/impala": [(0, 1.0), (200, 0.0)],
+        "population/members/vmpo": [(0, 1.0), (200, 2.0)],
+    }
+
+
 def test_streamed_values_reports_and_the_population(tmp_path: Path):
     w = written(tmp_path)
     w.decide(w.next("m00"), w.next("m01"))

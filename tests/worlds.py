@@ -6,13 +6,20 @@ import os
 from typing import Any
 
 import gymnasium
-from gymnasium.spaces import Discrete, Tuple
+from gymnasium.spaces import Box, Discrete, Tuple
 
 
 def tuples() -> gymnasium.Env[Any, Any]:
     """Actions that come in pairs."""
     env = gymnasium.make("CartPole-v1")
     env.action_space = Tuple((Discrete(2), Discrete(2)))
+    return env
+
+
+def unbounded() -> gymnasium.Env[Any, Any]:
+    """Actions as large as you like."""
+    env = gymnasium.make("Pendulum-v1")
+    env.action_space = Box(-float("inf"), float("inf"), (1,))
     return env
 
 

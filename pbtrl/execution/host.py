@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pbtrl import crash
 from pbtrl.population import Assignment, Failure, Report
 from pbtrl.snapshots import SnapshotError, Store
 from pbtrl.trainable import Builder, Cohort, Outcome
@@ -52,7 +53,7 @@ class Host:
         self._group = {m: i for i, group in enumerate(groups) for m in group}
         self._threads = threads
         self._discard_on_stop = discard_on_stop
-        self._cohorts: dict[tuple[str, ...], Cohort] = {}
+        self._cohorts: dict[tuple[tuple[str, ...], object], Cohort] = {}
         self._holds: dict[str, str] = {}
         self._slices: list[_Slice] = []
         self._early: list[Report | Failure] = []
@@ -64,11 +65,11 @@ class Host:
             if done := self._committed(a):
                 self._early.append(done)
                 continue
-            key = (self._group[a.member], self._builder.structure(a.hyperparameters), a.stop - a.start)
+            key = (self._group[a.member], self._builder.structure(a), a.stop - a.start)
             together.setdefault(key, []).append(a)
-        for group in together.values():
+        for (_, structure, _), group in together.items():
             try:
-                self._slices.append(self._begin(sorted(group, key=lambda a: a.member)))
+                self._slices.append(self._begin(sorted(group, key=lambda a: a.member), structure))
             except Exception as error:
                 self._early += self._failures(group, error)
 
@@ -116,26 +117,28 @@ class Host:
         for cohort in list(self._cohorts.values()):
             self._drop(cohort)
 
-    def _begin(self, group: list[Assignment]) -> _Slice:
+    def _begin(self, group: list[Assignment], structure: object) -> _Slice:
         members = tuple(a.member for a in group)
-        cohort = self._cohorts.get(members) or self._new_cohort(members)
+        cohort = self._cohorts.get((members, structure)) or self._new_cohort(members, structure)
         for slot, a in enumerate(group):
             held = self._holds.pop(a.member, None)
             if a.parent is None:
                 cohort.init(slot, a.seed)
             elif held != a.parent:
                 cohort.load(slot, self._store.load(a.parent)[0])
+                crash.point("host.loaded")
         cohort.begin(group)
+        crash.point("host.began")
         return _Slice(cohort, group)
 
-    def _new_cohort(self, members: tuple[str, ...]) -> Cohort:
-        for other in [c for k, c in self._cohorts.items() if set(k) & set(members)]:
+    def _new_cohort(self, members: tuple[str, ...], structure: object) -> Cohort:
+        for other in [c for c in self._cohorts.values() if set(c.members) & set(members)]:
             self._drop(other)
-        self._cohorts[members] = self._builder.cohort(members, self._threads)
-        return self._cohorts[members]
+        self._cohorts[members, structure] = cohort = self._builder.cohort(members, self._threads, structure)
+        return cohort
 
     def _drop(self, cohort: Cohort) -> None:
-        self._cohorts.pop(cohort.members, None)
+        self._cohorts = {key: other for key, other in self._cohorts.items() if other is not cohort}
         for member in cohort.members:
             self._holds.pop(member, None)
         cohort.close()
@@ -167,6 +170,7 @@ class Host:
         )
         self._store.commit(a.id, cohort.save(slot), {"schema": 1, "report": report.to_json()})
         self._holds[a.member] = a.id
+        crash.point("host.reports")
         return report
 
     def _committed(self, a: Assignment) -> Report | None:

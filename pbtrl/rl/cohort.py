@@ -131,7 +131,7 @@ class RLCohort:
             evaluation = self._setting.evaluate(self.save(slot), seed_for(assigned.seed, "evaluation"), self._threads)
         return Outcome(
             steps=self._done,
-            hyperparameters={k: _number(self._consumed[k][slot]) for k in assigned.hyperparameters if self._consumed},
+            hyperparameters={k: self._used(k, slot) for k in assigned.hyperparameters if self._consumed},
             returns=episodes.returns,
             lengths=episodes.lengths,
             evaluation=evaluation,
@@ -160,6 +160,11 @@ class RLCohort:
         integers = {name for name, default in self._setting.live.items() if isinstance(default, int)}
         kinds = {name: torch.int64 if name in integers else torch.float32 for name in chosen}
         return {name: torch.tensor(values, dtype=kinds[name]) for name, values in chosen.items()}
+
+    def _used(self, name: str, slot: int) -> Any:
+        """A hyperparameter as the learner had it."""
+        structural = self._setting.structural
+        return structural[name] if name in structural else _number(self._consumed[name][slot])
 
     def _reset_envs(self) -> None:
         if self.rollout:

@@ -33,6 +33,7 @@ class Setting:
         reset: every slice starts its envs anew.
         every: distance of the curve's points (env steps).
         live: live hyperparameters with their defaults.
+        structural: the hyperparameters that all members of a cohort have in common, and their values.
         evaluate: (snapshot, seed, threads) -> raw returns, where fitness comes from evaluation episodes.
     """
 
@@ -45,6 +46,7 @@ class Setting:
     reset: bool
     every: int
     live: dict[str, Any]
+    structural: dict[str, Any]
     evaluate: Callable[[Tensors, int, int], list[float]] | None = None
 
 

@@ -3,6 +3,9 @@
 Each member trains in slices of `every` env steps on a grid of its own clock. At a grid point past `burn_in`
 it may exploit (take over weights, hyperparameters or both of a better member) and explore (change
 hyperparameters). Random search is the same with neither, see random_search.py.
+
+In a population of several agents a member knows nobody but its own kind, unless `exploit.across_agents`: then all are
+compared, and who copies becomes what its donor is.
 """
 
 import math
@@ -12,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pbtrl.population import Assignment, Hyperparameters, Member, Population
-from pbtrl.space import SearchSpace
+from pbtrl.space import AGENT, Mix, SearchSpace
 from pbtrl.strategies.settings import Exploit, Explore
 
 
@@ -21,7 +24,7 @@ class PBT:
     """The strategy.
 
     Attributes:
-        space: the searched hyperparameters.
+        space: the searched hyperparameters, of one agent or of each of several.
         every: ready interval (env steps of the member).
         horizon: budget of a member (env steps).
         burn_in: env steps before the first exploit.
@@ -34,7 +37,7 @@ class PBT:
         rescues: a member that was given up more often than this in a row is retired; nothing trains it.
     """
 
-    space: SearchSpace
+    space: SearchSpace | Mix
     every: int
     horizon: int
     burn_in: int = 0
@@ -64,7 +67,8 @@ class PBT:
 
     def _next(self, population: Population, member: Member) -> Assignment:
         if member.generation < 0:
-            drawn = self.space.sample(population.rng(member.id, 0, "prior"))
+            space = self.space.dealt(_place(population, member))
+            drawn = space.sample(population.rng(member.id, 0, "prior"))
             return self._assign(population, member, None, drawn, note="initial")
         if not member.healthy:
             return self._rescue(population, member)
@@ -88,11 +92,12 @@ class PBT:
     def _rescue(self, population: Population, member: Member) -> Assignment:
         """A diverged or given-up member takes over somebody healthy, or starts afresh where nobody is."""
         why = "diverged" if member.diverged else "given up"
-        healthy = [m for m in population.members.values() if m.healthy and m.snapshot and m is not member]
+        healthy = [m for m in self._others(population, member) if m.healthy]
         donors = [m for m in healthy if m.ranked] or healthy
         rng = population.rng(member.id, member.generation + 1, "rescue")
         if not donors:
-            return self._assign(population, member, None, self.space.sample(rng), note=f"{why}, starts afresh")
+            drawn = self.space.of(member.hyperparameters).sample(rng)
+            return self._assign(population, member, None, drawn, note=f"{why}, starts afresh")
         donor = max(donors, key=lambda m: -math.inf if m.fitness is None else m.fitness)
         values = self._explored(population, member, donor.trained_under)
         return self._assign(
@@ -101,7 +106,7 @@ class PBT:
 
     def _donor(self, population: Population, member: Member) -> tuple[Member | None, str]:
         """Whom the member copies now, and why; None keeps it as it is."""
-        others = [m for m in population.members.values() if m.ranked and m.snapshot and m is not member]
+        others = [m for m in self._others(population, member) if m.ranked]
         if self.exploit.method == "none" or not member.ranked or not others:
             return None, ""
         rng = population.rng(member.id, member.generation + 1, "exploit")
@@ -116,6 +121,13 @@ class PBT:
             return None, ""
         rank = 1 + sum(_fitness(m) > _fitness(donor) for m in [*others, member])
         return donor, f"exploit {donor.id}, rank {rank} of {len(others) + 1}"
+
+    def _others(self, population: Population, member: Member) -> list[Member]:
+        """Those with a snapshot to give whom the member may be compared with."""
+        others = [m for m in population.members.values() if m.snapshot and m is not member]
+        if self.exploit.across_agents:
+            return others
+        return [m for m in others if m.hyperparameters.get(AGENT) == member.hyperparameters.get(AGENT)]
 
     def _truncation(
         self, population: Population, ranked: Sequence[Member], member: Member, rng: np.random.Generator
@@ -154,7 +166,7 @@ class PBT:
     def _explored(self, population: Population, member: Member, values: Hyperparameters) -> Hyperparameters:
         rule, rng = self.explore, population.rng(member.id, member.generation + 1, "explore")
         explored = dict(values)
-        for name, dimension in self.space.items():
+        for name, dimension in self.space.of(values).items():
             if rule.method == "none" or rng.random() >= rule.probability:
                 continue
             if rule.method == "resample" or rng.random() < rule.resample_probability:
@@ -184,7 +196,11 @@ class PBT:
         )
 
     def _is_reference(self, population: Population, member: Member) -> bool:
-        return list(population.members).index(member.id) < self.references
+        return _place(population, member) < self.references
+
+
+def _place(population: Population, member: Member) -> int:
+    return list(population.members).index(member.id)
 
 
 def _fitness(member: Member) -> float:

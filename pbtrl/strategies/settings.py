@@ -46,6 +46,8 @@ class Exploit(_Settings):
         min_gap: fitness by which a donor must be ahead; 0 asks for nothing.
         alpha: level of the t-test.
         episodes: newest episodes that the t-test compares.
+        across_agents: in a population of several agents, who copies takes over the donor's agent too, so that the
+            agents compete. Otherwise a member is compared with its own kind alone, as if there were no others.
     """
 
     method: Literal["truncation", "t_test", "binary_tournament", "none"] = "truncation"
@@ -55,6 +57,7 @@ class Exploit(_Settings):
     min_gap: Annotated[Real, Field(ge=0)] = 0.0
     alpha: Annotated[Real, Field(gt=0, lt=1)] = 0.05
     episodes: Count = 10
+    across_agents: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

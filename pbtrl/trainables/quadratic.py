@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pbtrl.population import Assignment
 from pbtrl.snapshots import Tensors
 from pbtrl.trainable import Singles
 
@@ -63,10 +64,10 @@ class QuadraticBuilder:
         """A quadratic at its start."""
         return Quadratic(self.start, self.learning_rate, clamp=self.clamp)
 
-    def structure(self, hyperparameters: Mapping[str, Any]) -> object:
+    def structure(self, assignment: Assignment) -> object:
         """All alike."""
         return None
 
-    def cohort(self, members: Sequence[str], threads: int) -> Singles:
+    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Singles:
         """A cohort of quadratics."""
         return Singles(members, self.make)

@@ -133,6 +133,26 @@ def test_other_structure_or_length_or_group_is_another_cohort(tmp_path: Path) ->
     host.close()
 
 
+def test_a_member_whose_structure_changes_leaves_its_cohort_for_another(place: Workplace) -> None:
+    """Those that it leaves and those that it joins go on from their snapshots."""
+    wide = {"lr": 0.5, "structure": "wide"}
+    place.run(slice_of("m00"), slice_of("m01"), slice_of("m02", hyperparameters=wide))
+    place.tape()
+    joins = slice_of("m01", 1, parent="m02/000000", donor="m02", hyperparameters=wide)
+    place.run(slice_of("m00", 1), joins, slice_of("m02", 1, hyperparameters=wide))
+    told = [line for line in place.tape() if not line.startswith("begin")]
+    assert told == ["close m00 m01", "cohort m00", "load m00", "close m02", "cohort m01 m02", "load m01", "load m02"]
+    assert [place.store.load(f"m0{i}/000001")[0]["steps"] for i in range(3)] == [[16.0]] * 3
+
+
+def test_the_same_members_under_another_structure_are_another_cohort(place: Workplace) -> None:
+    place.run(slice_of("m00"))
+    place.run(slice_of("m00", 1, hyperparameters={"lr": 0.5, "structure": "wide"}))
+    place.run(slice_of("m00", 2))
+    cohorts = [line for line in place.tape() if line.startswith(("cohort", "close", "load"))]
+    assert cohorts == ["cohort m00", *["close m00", "cohort m00", "load m00"] * 2]
+
+
 def test_cohorts_take_turns(place: Workplace) -> None:
     place.host.submit([slice_of("m00"), slice_of("m01", stop=4)])
     finished = [[r.assignment for r in place.host.turn()] for _ in range(8)]

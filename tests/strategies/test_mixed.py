@@ -1,0 +1,228 @@
+"""PBT's decisions in populations of several agents: each kind by itself, and kinds that compete."""
+
+from typing import Any
+
+import pytest
+
+from pbtrl.journal import Line
+from pbtrl.population import Assignment, FitnessRule, Population
+from pbtrl.space import AGENT, LogUniform, Mix, SearchSpace, Uniform
+from pbtrl.strategies.pbt import PBT
+from pbtrl.strategies.random_search import random_search
+from pbtrl.strategies.settings import Exploit, Explore
+from tests.conformance import SPACE, StrategyConformance
+from tests.fakes import LAST, Told, answer, decision, died, trained
+
+LR = LogUniform(low=1e-3, high=10.0)
+MIX = Mix(
+    {
+        "a": SearchSpace({"lr": LR, "clip": Uniform(low=1.0, high=2.0)}, "a"),
+        "b": SearchSpace({"lr": LR, "eps": LogUniform(low=1e-9, high=1e9)}, "b"),
+    },
+    {"a": 3, "b": 2},
+)
+NAMES = {"a": ["agent", "lr", "clip"], "b": ["agent", "lr", "eps"]}
+
+
+def pbt(*, across: bool = False, **changes: Any) -> PBT:
+    rules = {"bottom": 0.5, "top": 0.5, "across_agents": across, **changes.pop("exploit", {})}
+    return PBT(**{"space": MIX, "every": 100, "horizon": 1000, "exploit": Exploit(**rules), **changes})
+
+
+def after(strategy: PBT, *told: Told, seed: int = 0, rule: FitnessRule = LAST) -> Population:
+    """A population whose members have all ended the first slice that the strategy gave them, as told."""
+    population = Population(len(told), seed, rule)
+    assignments = strategy.decide(population)
+    population.record(decision(*assignments))
+    for a, what in zip(assignments, told, strict=True):
+        if what == "lost":
+            population.record(answer(died(a)))
+        elif what == "diverged":
+            population.record(answer(trained(a, diverged=True)))
+        else:
+            returns = [what] if isinstance(what, float | int) else what or []
+            population.record(answer(trained(a, *map(float, returns))))
+    return population
+
+
+def decided(strategy: PBT, *told: Told, **options: Any) -> dict[str, Assignment]:
+    return {a.member: a for a in strategy.decide(after(strategy, *told, **options))}
+
+
+def copies(strategy: PBT, *told: Told, **options: Any) -> dict[str, str]:
+    """Receiver: donor."""
+    return {m: a.donor for m, a in decided(strategy, *told, **options).items() if a.donor}
+
+
+class Mixed(StrategyConformance):
+    """Half the members of each agent."""
+
+    mix = Mix({"a": SearchSpace(SPACE, "a"), "b": SearchSpace({"lr": SPACE["lr"]}, "b")}, {"a": 3, "b": 3})
+
+    def test_hyperparameters_stay_inside_their_bounds_and_pass_through_json(self, lines: list[Line]) -> None:
+        for _, assignments in self.moments(lines):
+            for a in assignments:
+                space = self.mix.of(a.hyperparameters)
+                assert list(a.hyperparameters) == [AGENT, *space.names]
+                assert space.contains(a.hyperparameters)
+
+    def kinds(self, lines: list[Line]) -> list[list[str]]:
+        """What each member was, one after the other."""
+        found: dict[str, list[str]] = {}
+        for _, assignments in self.moments(lines):
+            for a in assignments:
+                found.setdefault(a.member, []).append(a.hyperparameters[AGENT])
+        return [found[f"m{i:02d}"] for i in range(6)]
+
+
+class TestWithin(Mixed):
+    @classmethod
+    def strategy(cls) -> PBT:
+        return PBT(space=cls.mix, every=100, horizon=600, exploit=Exploit(bottom=0.4, top=0.4))
+
+    def test_nobody_becomes_another_agent(self, lines: list[Line]) -> None:
+        assert [set(kinds) for kinds in self.kinds(lines)] == [{"a"}] * 3 + [{"b"}] * 3
+
+
+class TestAcross(Mixed):
+    @classmethod
+    def strategy(cls) -> PBT:
+        exploit = Exploit(method="binary_tournament", ties="copy", across_agents=True)
+        return PBT(space=cls.mix, every=100, horizon=600, exploit=exploit)
+
+    def test_somebody_becomes_another_agent(self, lines: list[Line]) -> None:
+        kinds = self.kinds(lines)
+        assert [k[0] for k in kinds] == ["a"] * 3 + ["b"] * 3
+        assert any(len(set(k)) > 1 for k in kinds)
+
+
+class TestRandomSearch(Mixed):
+    edges = False
+
+    @classmethod
+    def strategy(cls) -> PBT:
+        return random_search(cls.mix, every=100, horizon=600)
+
+    def test_everybody_keeps_what_it_drew(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            for a in assignments:
+                held = before.members[a.member].hyperparameters
+                assert a.hyperparameters == held or not held
+
+
+# Who begins as what
+
+
+def test_members_are_dealt_to_the_agents_in_order() -> None:
+    first = pbt().decide(Population(5, 1))
+    assert [a.hyperparameters[AGENT] for a in first] == ["a", "a", "a", "b", "b"]
+    assert [list(a.hyperparameters) for a in first] == [NAMES["a"]] * 3 + [NAMES["b"]] * 2
+
+
+def test_what_agents_share_is_drawn_as_without_a_mix() -> None:
+    alone = PBT(space=SearchSpace({"lr": LR}), every=100, horizon=1000).decide(Population(5, 1))
+    mixed = pbt().decide(Population(5, 1))
+    assert [a.hyperparameters["lr"] for a in mixed] == [a.hyperparameters["lr"] for a in alone]
+
+
+# Each kind by itself
+
+
+def test_the_worst_of_a_kind_copies_its_best() -> None:
+    found = decided(pbt(), 1, 2, 3, 100, 200)
+    assert {m: a.donor for m, a in found.items() if a.donor} == {"m00": "m02", "m03": "m04"}
+    assert found["m00"].note == "exploit m02, rank 1 of 3"
+    assert found["m03"].note == "exploit m04, rank 1 of 2"
+
+
+@pytest.mark.parametrize("method", ["binary_tournament", "t_test"])
+def test_only_members_of_a_kind_are_compared(method: str) -> None:
+    rule, strategy = FitnessRule(window=10, min_episodes=1), pbt(exploit={"method": method})
+    for seed in range(20):
+        found = copies(strategy, [1, 2], [1, 2], [1, 2], [101, 102], [1, 2], rule=rule, seed=seed)
+        assert all(receiver == "m04" for receiver, donor in found.items() if donor == "m03")
+        assert not {(r, d) for r, d in found.items() if (int(r[1:]) < 3) != (int(d[1:]) < 3)}
+
+
+def test_the_only_one_of_its_kind_goes_on() -> None:
+    strategy = pbt(space=Mix(MIX.spaces, {"a": 2, "b": 1}))
+    assert copies(strategy, 1, 2, -100) == {"m00": "m01"}
+
+
+def test_exploring_moves_what_the_kind_has_and_never_the_agent() -> None:
+    before = after(pbt(), 1, 2, 3, 100, 200)
+    for a in pbt().decide(before):
+        if a.donor:
+            given = before.members[a.donor].trained_under
+            assert list(a.hyperparameters) == list(given) == NAMES[given[AGENT]]
+            assert a.hyperparameters[AGENT] == given[AGENT]
+            assert a.hyperparameters["lr"] != given["lr"]
+
+
+@pytest.mark.parametrize("broken", ["diverged", "lost"])
+def test_a_member_is_rescued_by_its_own_kind_or_starts_afresh_as_what_it_was(broken: str) -> None:
+    found = decided(pbt(), broken, 2, 3, broken, broken)
+    assert (found["m00"].donor, found["m00"].parent) == ("m02", "m02/000000")
+    for m in ("m03", "m04"):
+        assert (found[m].donor, found[m].parent) == (None, None)
+        assert found[m].note.endswith("starts afresh")
+        assert list(found[m].hyperparameters) == NAMES["b"]
+        assert found[m].hyperparameters[AGENT] == "b"
+
+
+def test_copying_one_of_two_stays_within_a_kind() -> None:
+    found = decided(pbt(copy=frozenset({"hparams"}), explore=Explore(method="none")), 1, 2, 3, 100, 200)
+    assert (found["m00"].parent, found["m00"].hyperparameters[AGENT]) == ("m00/000000", "a")
+    assert found["m03"].hyperparameters == found["m04"].hyperparameters
+
+
+# Kinds that compete
+
+
+def test_across_agents_the_worst_of_all_becomes_what_the_best_is() -> None:
+    strategy = pbt(across=True, exploit={"bottom": 0.2, "top": 0.2}, explore=Explore(method="none"))
+    before = after(strategy, 1, 2, 3, 100, 200)
+    found = {a.member: a for a in strategy.decide(before)}
+    assert {m: a.donor for m, a in found.items() if a.donor} == {"m00": "m04"}
+    copied, given = found["m00"], before.members["m04"].trained_under
+    assert (copied.parent, copied.note) == ("m04/000000", "exploit m04, rank 1 of 5")
+    assert (copied.hyperparameters, given[AGENT]) == (given, "b")
+
+
+def test_who_became_another_agent_goes_on_as_one() -> None:
+    strategy = pbt(across=True, exploit={"bottom": 0.2, "top": 0.2}, explore=Explore(when="always"))
+    population = after(strategy, 1, 2, 3, 100, 200)
+    assert population.agents == {"a": 3, "b": 2}
+    second = strategy.decide(population)
+    population.record(decision(*second))
+    assert population.agents == {"a": 2, "b": 3}
+    for a in second:
+        population.record(answer(trained(a, 150.0 if a.member == "m00" else float(a.member[1:]))))
+    third = {a.member: a for a in strategy.decide(population)}
+    moved = third["m00"].hyperparameters
+    assert list(moved) == NAMES["b"]
+    assert MIX.spaces["b"].contains(moved)
+    assert moved["eps"] != population.members["m00"].trained_under["eps"]
+    assert third["m00"].parent == "m00/000001"
+    assert (third["m01"].donor, third["m01"].hyperparameters[AGENT]) == ("m00", "b")
+
+
+def test_across_agents_whoever_is_healthy_rescues() -> None:
+    found = decided(pbt(across=True), "diverged", "lost", "diverged", "lost", 5)
+    assert {a.donor for m, a in found.items() if m != "m04"} == {"m04"}
+    assert {a.hyperparameters[AGENT] for a in found.values()} == {"b"}
+
+
+def test_reference_members_give_to_other_agents_but_stay_what_they_are() -> None:
+    strategy = pbt(across=True, references=1)
+    assert copies(strategy, 9, 1, 1, 0, 0, seed=1)
+    for seed in range(10):
+        assert "m00" not in copies(strategy, 0, 9, 9, 9, 9, seed=seed)
+    assert copies(pbt(across=True, references=1, exploit={"top": 0.2}), 9, 8, 8, 8, 0)["m04"] == "m00"
+
+
+def test_an_agent_that_lost_all_its_members_still_counts() -> None:
+    strategy = pbt(across=True, exploit={"bottom": 0.6, "top": 0.2})
+    population = after(strategy, 9, 8, 7, 0, 1)
+    population.record(decision(*strategy.decide(population)))
+    assert population.agents == {"a": 5, "b": 0}

@@ -1,0 +1,113 @@
+"""Killed at every named point, a run goes on as if nothing had happened: the same journal, the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbtrl.journal import digest
+from tests.command import CART, ROOT, journal, kinds, weights
+
+FILES = ["tensors.safetensors", "state.json", "MANIFEST.json"]
+ONE_FILE = [f"{name}.{what}" for name in ("run.json", "config.resolved.yaml", "best.json")
+            for what in ("staged", "replaced")]  # fmt: skip
+LINES = [f"journal.{when} {kind}" for kind in ("run", "decision", "report", "finish")
+         for when in ("before", "wrote", "synced")]  # fmt: skip
+SNAPSHOT = ["staged", *(f"wrote {file}" for file in FILES), "synced", "renamed", "committed", "hidden", "removed"]
+POINTS = [*ONE_FILE, *LINES, *(f"snapshot.{p}" for p in SNAPSHOT), "host.began", "host.loaded", "host.reports"]
+LATER = [f"{p}:{n}" for p, n in (("snapshot.renamed", 7), ("snapshot.hidden", 3), ("journal.wrote decision", 3),
+         ("journal.synced report", 6), ("host.reports", 8), ("run.json.staged", 2))]  # fmt: skip
+
+Zygote = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    """Runs a command in a process of its own, to be killed at a point."""
+    command = [sys.executable, "-m", "tests.zygote"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def run(where: Path, *argv: str, crash: str = "") -> dict[str, Any]:
+            assert process.stdin
+            assert process.stdout
+            print(json.dumps({"where": str(where), "argv": argv, "crash": crash}), file=process.stdin, flush=True)
+            answer: dict[str, Any] = json.loads(process.stdout.readline())
+            return answer
+
+        yield run
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def golden(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
+    """What an undisturbed run gives."""
+    where = tmp_path_factory.mktemp("golden")
+    found = result(zygote, where)
+    assert any(line["donor"] for d in journal(where / "runs/a") if d["kind"] == "decision" for line in d["assignments"])
+    return found
+
+
+def result(zygote: Zygote, where: Path, *argv: str) -> tuple[str, dict[str, str]]:
+    (where / "cart.yaml").write_text(CART)
+    done = zygote(where, "train", "cart.yaml", "--name", "a", "--if-exists", "resume", *argv)
+    assert done["code"] == 0, done["err"]
+    run = where / "runs/a"
+    assert kinds(run)[-1] == "finish"
+    assert not list(run.rglob(".*"))
+    return digest(journal(run)), weights(run)
+
+
+def test_every_point_in_the_code_is_listed_here() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "pbtrl").rglob("*.py"))
+    patterns = [re.sub(r"\{[^}]*\}", ".+", found) for found in re.findall(r'crash\.point\(f?"([^"]+)"\)', source)]
+    assert patterns
+    for pattern in patterns:
+        assert any(re.fullmatch(pattern, point) for point in POINTS), pattern
+    for point in POINTS:
+        assert any(re.fullmatch(pattern, point) for pattern in patterns), point
+
+
+@pytest.mark.parametrize("point", [*POINTS, *LATER])
+def test_killed_anywhere_a_run_goes_on_as_if_nothing_had_happened(
+    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path, point: str
+) -> None:
+    (tmp_path / "cart.yaml").write_text(CART)
+    crashed = zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash=point)
+    assert crashed["code"] == -signal.SIGKILL
+    assert result(zygote, tmp_path) == golden
+
+
+@pytest.mark.slow
+def test_workers_that_die_again_and_again_change_nothing(
+    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "cart.yaml").write_text(CART)
+    processes = ["execution.backend=processes", "execution.workers=2"]
+    done = zygote(tmp_path, "train", "cart.yaml", "--name", "a", *processes, crash="snapshot.renamed:3")
+    assert done["code"] == 0, done["err"]
+    run = tmp_path / "runs/a"
+    assert "failure" in kinds(run)
+    assert (digest(journal(run)), weights(run)) == golden
+
+
+def test_killed_again_and_again_it_still_arrives(
+    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "cart.yaml").write_text(CART)
+    points = ["snapshot.renamed:2", "journal.synced report:2", "journal.wrote decision", "host.began", "host.loaded"]
+    for point in points:
+        killed = zygote(tmp_path, "train", "cart.yaml", "--name", "a", "--if-exists", "resume", crash=point)
+        assert killed["code"] == -signal.SIGKILL
+    assert result(zygote, tmp_path) == golden

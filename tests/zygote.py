@@ -1,0 +1,43 @@
+"""Runs commands of pbtrl in forks of itself, so that each is a process of its own without importing torch again.
+
+One JSON object per line comes in, {"where": directory, "argv": [...], "crash": "point:count" or ""}; one goes out,
+{"code": exit code, negative for a signal, "err": stderr}. Nothing here may run torch before it forks.
+"""
+
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+from pbtrl import cli, crash
+
+for module in ("agents.impala", "pbtrl.build", "pbtrl.rl.cohort", "pbtrl.session", "pbtrl.tensorboard"):
+    importlib.import_module(module)
+
+
+def run(task: dict[str, Any]) -> dict[str, Any]:
+    """A command in a fork."""
+    log = os.path.join(task["where"], "stderr.txt")
+    pid = os.fork()
+    if not pid:
+        os.chdir(task["where"])
+        for number, name in ((1, os.devnull), (2, log)):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.environ["PBTRL_CRASH_AT"] = task["crash"]
+        importlib.reload(crash)
+        code = 1
+        try:
+            code = cli.main(task["argv"])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    with open(log) as file:
+        return {"code": os.waitstatus_to_exitcode(status), "err": file.read()}
+
+
+for line in sys.stdin:
+    print(json.dumps(run(json.loads(line))), flush=True)
