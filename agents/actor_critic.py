@@ -29,6 +29,9 @@ from agents.types import Acted, Hyperparameters, Inputs, Learned, State, Traject
 REWARD_CLIP = 10.0  # of normalised rewards
 OBSERVATION_CLIP = 10.0  # of normalised observations
 
+Tensors = dict[str, Tensor]
+"""Tensors by name."""
+
 
 @dataclass(frozen=True)
 class ActorCritic(ABC):
@@ -53,7 +56,12 @@ class ActorCritic(ABC):
         shape = observation_space.shape
         image = observation_space.dtype == "uint8" and len(shape) == 3
         policy = distribution(action_space, settings)
-        return cls(settings, shape, image, network(settings, shape, policy, image), policy)
+        return cls(settings, shape, image, cls.network(settings, shape, policy, image), policy)
+
+    @classmethod
+    def network(cls, settings: Settings, shape: tuple[int, ...], policy: Distribution, image: bool) -> Net:
+        """What the agent thinks with; raises as `make`."""
+        return network(settings, shape, policy, image)
 
     @property
     @abstractmethod
@@ -124,9 +132,18 @@ class ActorCritic(ABC):
         return State(tensors, leaves, leaves, grads, tuple(layout.views(grads[g]) for g in groups))
 
     def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> Tensor:
-        """Action noise of a block, [T, P, B, ...]."""
+        """The policy's noise of a block, then the agent's own, [T, P, B, ...]."""
         shape = (time, envs, *self.policy.noise_shape)
-        return torch.stack([self.policy.draw_noise(g, shape) for g in generators], 1)
+        drawn = [torch.cat([self.policy.draw_noise(g, shape), *self.chances(g, time, envs)], -1) for g in generators]
+        return torch.stack(drawn, 1)
+
+    def chances(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:
+        """What is random in a block besides the actions, [T, B, ...] each."""
+        return []
+
+    def own_noise(self, noise: Tensor) -> Tensor:
+        """What `chances` drew, from the end of [..., N]."""
+        return noise[..., self.policy.noise_shape[0] :]
 
     def begin(self, members: int, envs: int) -> tuple[Tensor, Tensor]:
         """No last action, and nothing remembered."""
@@ -135,16 +152,32 @@ class ActorCritic(ABC):
     @torch.no_grad()
     def act(self, state: State, inputs: Inputs, memory: Tensor, noise: Tensor | None) -> Acted:
         """Act at one step; without noise, by the policy's mode."""
-        inputs = self._shown(state, inputs)
+        inputs, chance = self.shown(state, inputs), None if noise is None else self.own_noise(noise)
         groups = self._groups(len(memory))
-        parts = [(inputs, memory)] if len(groups) == 1 else [(inputs[g], memory[g]) for g in groups]
-        found = [self.net.step(params, *part) for params, part in zip(state.acting, parts, strict=True)]
+        parts = [(inputs, memory, chance)]
+        if len(groups) > 1:
+            parts = [(inputs[g], memory[g], None if chance is None else chance[g]) for g in groups]
+        found = [self.step(params, *part) for params, part in zip(state.acting, parts, strict=True)]
         heads, memories = zip(*found, strict=True)
         policy = _joined(
             [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]
         )
-        actions = self.policy.mode(policy) if noise is None else self.policy.sample(policy, noise)
-        return Acted(actions, policy, _joined(memories))
+        if noise is None:
+            return Acted(self.policy.mode(policy), policy, _joined(memories))
+        drawn = noise[..., : self.policy.noise_shape[0]]
+        return Acted(self.policy.sample(policy, drawn), policy, _joined(memories))
+
+    def step(self, params: Views, inputs: Inputs, memory: Tensor, chance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The network at one step, as `Net.step`; `chance` [p, B, ...] is what `chances` drew."""
+        return self.net.step(params, inputs, memory)
+
+    def unroll(self, params: Views, inputs: Inputs, memory: Tensor, extras: Tensors) -> tuple[Tensor, Tensor, Tensors]:
+        """The network over a block, as `Net.unroll`; and what it says beyond that, [p, T+1, B, ...] each."""
+        return *self.net.unroll(params, inputs, memory), {}
+
+    def extras(self, state: State, block: Trajectory, h: Hyperparameters) -> Tensors:
+        """What the loss needs besides the block, [P, any, B, ...] each; called once per block."""
+        return {}
 
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
         """`passes` times `minibatches` updates from one block, in place; then observations' statistics take it in.
@@ -189,28 +222,35 @@ class ActorCritic(ABC):
     def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> _Batch:
         """What all passes share."""
         time, mask = block.rewards.shape[1], (~block.dead).to(block.rewards.dtype)
-        rewards = block.rewards
-        if self.rewards == "clip":
-            rewards = rewards.clamp(-1.0, 1.0)
-        elif self.rewards == "normalise":
-            rewards = self._scaled(state, block, h["gamma"])
+        if self.rewards == "normalise":
+            self._count_returns(state, block, h["gamma"])
         cuts = unroll_cuts(h["unroll_length"], time)
         return _Batch(
             block=block,
-            rewards=rewards,
+            rewards=self.paid(state, block.rewards),
             discounts=_rows(h["gamma"], 3) * ~block.terminated,
             cuts=cuts[:, :, None] | block.over.movedim(1, 0),
             unroll_cuts=cuts,
             mask=mask,
             log_probs=self.policy.log_prob(block.policy, block.actions),
+            extras=self.extras(state, block, h),
         )
 
-    def _scaled(self, state: State, block: Trajectory, gamma: Tensor) -> Tensor:
+    def paid(self, state: State, rewards: Tensor) -> Tensor:
+        """Raw rewards [P, T, B] as the learner is given them."""
+        if self.rewards == "clip":
+            return rewards.clamp(-1.0, 1.0)
+        if self.rewards == "none":
+            return rewards
+        scale = normalise.return_scale(part("return", state.tensors))
+        return (rewards / _rows(scale, 3)).clamp(-REWARD_CLIP, REWARD_CLIP)
+
+    def _count_returns(self, state: State, block: Trajectory, gamma: Tensor) -> None:
         nothing_yet = torch.zeros(block.rewards.shape[::2], dtype=torch.float64)
-        scale = {"running": nothing_yet, **part("return", state.tensors)}
-        scale = normalise.update_return_scale(scale, block.rewards, block.over, gamma, ~block.dead)
-        state.tensors |= named("return", scale)
-        return (block.rewards / _rows(normalise.return_scale(scale), 3)).clamp(-REWARD_CLIP, REWARD_CLIP)
+        known = {**part("return", state.tensors), "running": state.running.get("return", nothing_yet)}
+        known = normalise.update_return_scale(known, block.rewards, block.over, gamma, ~block.dead)
+        state.running["return"] = known.pop("running")
+        state.tensors |= named("return", known)
 
     def _gradients(
         self, state: State, batch: _Batch, h: Hyperparameters, envs: slice
@@ -232,7 +272,7 @@ class ActorCritic(ABC):
         new: dict[str, Tensor] = {}
         for chunk in self._chunks(batch.block, envs):
             loss = self.loss(self._seen(state, params, batch, members, chunk, live), h)
-            found = torch.autograd.grad(loss.total.sum(), list(params.values()))
+            found = torch.autograd.grad(loss.total.sum(), list(params.values()), materialize_grads=True)
             for into, grad in zip(grads.values(), found, strict=True):
                 into.add_(grad)
             sums = {k: sums.get(k, 0.0) + v.detach() for k, v in loss.sums.items()}
@@ -242,8 +282,9 @@ class ActorCritic(ABC):
     def _seen(self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, live: Tensor) -> Seen:
         """Some envs of some members, through the network as it is now."""
         block, mask = batch.block, batch.mask[members, :, envs]
-        inputs = self._shown(state, block.inputs(members, envs), members)
-        head, values = self.net.unroll(params, inputs, block.memory[members, envs])
+        inputs = self.shown(state, block.inputs(members, envs), members)
+        extras = {name: value[members, :, envs] for name, value in batch.extras.items()}
+        head, values, said = self.unroll(params, inputs, block.memory[members, envs], extras)
         policy = self.policy.join(head[:, :-1], params.get("free"))
         log_probs = self.policy.log_prob(policy, block.actions[members, :, envs])
         return Seen(
@@ -260,6 +301,7 @@ class ActorCritic(ABC):
             cuts=batch.cuts[:, members, envs],
             mask=mask,
             live=live,
+            extras=extras | said,
         )
 
     def _step(self, state: State, h: Hyperparameters, active: Tensor) -> None:
@@ -276,7 +318,7 @@ class ActorCritic(ABC):
                 decay=h["rmsprop_decay"], epsilon=h["rmsprop_epsilon"], active=active,
             )  # fmt: skip
 
-    def _shown(self, state: State, inputs: Inputs, members: slice = slice(None)) -> Inputs:
+    def shown(self, state: State, inputs: Inputs, members: slice = slice(None)) -> Inputs:
         """Inputs [P, ...] with observations as the network reads them: vectors flat and normalised."""
         if self.image:
             return inputs
@@ -319,6 +361,7 @@ class Seen:
         cuts: [T, p, B].
         mask: [p, T, B], 0 for dead transitions.
         live: [p], how many transitions the whole update learns from.
+        extras: the agent's own, from `extras` and `unroll`.
     """
 
     state: State
@@ -334,6 +377,7 @@ class Seen:
     cuts: Tensor
     mask: Tensor
     live: Tensor
+    extras: Tensors
 
     def backwards(self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any) -> list[Tensor]:
         """What a function of `agents.returns` makes of these transitions and values: targets, advantages [p, T, B]."""
@@ -360,7 +404,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class _Batch:
-    """A block with what does not change from pass to pass; `cuts` is [T, P, B], the rest [P, T, B]."""
+    """A block with what does not change from pass to pass; `cuts` is [T, P, B], the rest [P, T, B, ...]."""
 
     block: Trajectory
     rewards: Tensor
@@ -369,6 +413,7 @@ class _Batch:
     unroll_cuts: Tensor
     mask: Tensor
     log_probs: Tensor
+    extras: Tensors
 
 
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -127,7 +127,7 @@ class MLP:
         """Fresh parameters of one member."""
         params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
         for name, fan_in, fan_out, gain in self._layers():
-            params[f"{name}.weight"][:fan_in, :fan_out] = _orthogonal((fan_in, fan_out), generator, gain)
+            params[f"{name}.weight"][:fan_in, :fan_out] = orthogonal((fan_in, fan_out), generator, gain)
         return params
 
     def step(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,7 +236,7 @@ class Dense:
         """Fresh parameters of one member."""
         params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
         for i, (fan_in, fan_out) in enumerate(pairwise([self.inputs, *self.hidden])):
-            params[f"torso.{i}.weight"][:fan_in, :fan_out] = _orthogonal((fan_in, fan_out), generator)
+            params[f"torso.{i}.weight"][:fan_in, :fan_out] = orthogonal((fan_in, fan_out), generator)
         return params
 
     def features(self, params: Views, x: Tensor, *, learning: bool) -> Tensor:
@@ -290,7 +290,7 @@ class Convolutional:
     def initial(self, generator: torch.Generator) -> Views:
         """Fresh parameters of one member: orthogonal, gain sqrt 2."""
         return {
-            name: torch.zeros(shape) if name.endswith("bias") else _orthogonal(shape, generator)
+            name: torch.zeros(shape) if name.endswith("bias") else orthogonal(shape, generator)
             for name, shape in self.shapes.items()
         }
 
@@ -351,11 +351,11 @@ class Shared:
     def layout(self) -> Layout:
         """The torso's, then weights [in, out] and biases [1, out], whose widths are rounded up to COLUMNS."""
         features, width = self._features, _padded(self.core, COLUMNS)
-        core = {"core.input": (features, 4 * width), "core.hidden": (width, 4 * width), "core.bias": (1, 4 * width)}
+        core = lstm_shapes("core", features, width)
         heads: dict[str, tuple[int, ...]] = {}
         for name, outputs in (("policy", self.outputs), ("value", 1)):
             columns = _padded(outputs, COLUMNS)
-            heads |= {f"{name}.weight": (width or features, columns), f"{name}.bias": (1, columns)}
+            heads |= {f"{name}.weight": (self.width, columns), f"{name}.bias": (1, columns)}
         return Layout({**self.torso.shapes, **(core if self.core else {}), **heads})
 
     @property
@@ -363,6 +363,11 @@ class Shared:
         """How many numbers a member learns, padding not counted."""
         core = 4 * self.core * (self._features + self.core + 1)
         return self.torso.size + core + ((self.core or self._features) + 1) * (self.outputs + 1)
+
+    @property
+    def width(self) -> int:
+        """W, how many numbers the heads are linear in."""
+        return _padded(self.core, COLUMNS) or self._features
 
     @property
     def _features(self) -> int:
@@ -373,15 +378,10 @@ class Shared:
         params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
         params |= self.torso.initial(generator)
         if self.core:
-            width = _padded(self.core, COLUMNS)
-            for gate in range(4):
-                own = slice(gate * width, gate * width + self.core)
-                params["core.input"][:, own] = _orthogonal((self._features, self.core), generator, 1.0)
-                params["core.hidden"][: self.core, own] = _orthogonal((self.core, self.core), generator, 1.0)
-            params["core.bias"][:, width : width + self.core] = 1.0
+            fresh_lstm(params, "core", self.core, generator)
         rows = self.core or self._features
         for name, outputs, gain in (("policy", self.outputs, 0.01), ("value", 1, 1.0)):
-            params[f"{name}.weight"][:rows, :outputs] = _orthogonal((rows, outputs), generator, gain)
+            params[f"{name}.weight"][:rows, :outputs] = orthogonal((rows, outputs), generator, gain)
         return params
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
@@ -398,19 +398,28 @@ class Shared:
         return self._head(params, "policy", x)[..., : self.outputs], memory
 
     def unroll(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """All steps through the torso at once, then one by one through the core."""
+        """Policy and value of the trunk."""
+        x = self.trunk(params, inputs, memory)
+        head = self._head(params, "policy", x.flatten(1, 2))
+        return head[..., : self.outputs].view(*x.shape[:3], -1), self.value(params, x)
+
+    def value(self, params: Views, x: Tensor) -> Tensor:
+        """Values [P, T+1, B] of the trunk's [P, T+1, B, W]."""
+        return self._head(params, "value", x.flatten(1, 2))[..., 0].view(x.shape[:3])
+
+    def trunk(self, params: Views, inputs: Inputs, memory: Tensor) -> Tensor:
+        """What the heads are linear in [P, T+1, B, W]: all steps at once through the torso, one by one the core."""
         p, steps, envs = inputs.first.shape
         flat = Inputs(*(x.flatten(1, 2) for x in (inputs.observations, inputs.actions, inputs.rewards, inputs.first)))
         x = self._joined(params, flat, learning=True)
-        if self.core:
-            x = torch.baddbmm(params["core.bias"], x, params["core.input"]).view(p, steps, envs, -1)
-            remembered = []
-            for t in range(steps):
-                memory = self._remembered(params, x[:, t], memory, inputs.first[:, t])
-                remembered.append(memory[..., : memory.shape[-1] // 2])
-            x = torch.stack(remembered, 1).flatten(1, 2)
-        head, values = self._head(params, "policy", x), self._head(params, "value", x)
-        return head[..., : self.outputs].view(p, steps, envs, -1), values[..., 0].view(p, steps, envs)
+        if not self.core:
+            return x.view(p, steps, envs, -1)
+        x = torch.baddbmm(params["core.bias"], x, params["core.input"]).view(p, steps, envs, -1)
+        remembered = []
+        for t in range(steps):
+            memory = self._remembered(params, x[:, t], memory, inputs.first[:, t])
+            remembered.append(memory[..., : memory.shape[-1] // 2])
+        return torch.stack(remembered, 1)
 
     def _joined(self, params: Views, inputs: Inputs, *, learning: bool) -> Tensor:
         """Features of [P, M, ...], and what is fed back."""
@@ -423,22 +432,43 @@ class Shared:
         return torch.cat([x, told.masked_fill(inputs.first[..., None], 0.0)], -1)
 
     def _remembered(self, params: Views, x: Tensor, memory: Tensor, first: Tensor) -> Tensor:
-        """The LSTM's equations; x [P, B, 4 x width] holds what the inputs contribute to the gates.
-
-        The logistic function is written with tanh, whose kernels agree with themselves bit for bit in every place of a
-        tensor.
-        """
+        """Memory after a step; x [P, B, 4 x width] holds what the inputs contribute to the gates."""
         output, cell = memory.masked_fill(first[..., None], 0.0).chunk(2, -1)
-        enter, forget, leave, new = (x + torch.bmm(output, params["core.hidden"])).chunk(4, -1)
-        enter, forget, leave = (0.5 * torch.tanh(0.5 * gate) + 0.5 for gate in (enter, forget, leave))
-        cell = forget * cell + enter * torch.tanh(new)
-        return torch.cat([leave * torch.tanh(cell), cell], -1)
+        return torch.cat(lstm(x + torch.bmm(output, params["core.hidden"]), cell), -1)
 
     def _head(self, params: Views, name: str, x: Tensor) -> Tensor:
         return torch.baddbmm(params[f"{name}.bias"], x, params[f"{name}.weight"])
 
 
-def _orthogonal(shape: tuple[int, ...], generator: torch.Generator, gain: float = math.sqrt(2)) -> Tensor:
+def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and cell [..., W] from the gates [..., 4 x W]: input, forget, output, new.
+
+    The logistic function is written with tanh, whose kernels agree with themselves bit for bit in every place of a
+    tensor.
+    """
+    enter, forget, leave, new = gates.chunk(4, -1)
+    enter, forget, leave = (0.5 * torch.tanh(0.5 * gate) + 0.5 for gate in (enter, forget, leave))
+    cell = forget * cell + enter * torch.tanh(new)
+    return leave * torch.tanh(cell), cell
+
+
+def lstm_shapes(name: str, inputs: int, width: int) -> dict[str, tuple[int, ...]]:
+    """An LSTM's parameters: weights [in, out] of its inputs and its last output, and a bias [1, out]."""
+    return {f"{name}.input": (inputs, 4 * width), f"{name}.hidden": (width, 4 * width), f"{name}.bias": (1, 4 * width)}
+
+
+def fresh_lstm(params: Views, name: str, units: int, generator: torch.Generator) -> None:
+    """Fill an LSTM's zeros, for one member: orthogonal with gain 1 gate by gate; the forget gate's bias is 1."""
+    inputs, width = params[f"{name}.input"].shape[0], params[f"{name}.hidden"].shape[0]
+    for gate in range(4):
+        own = slice(gate * width, gate * width + units)
+        params[f"{name}.input"][:, own] = orthogonal((inputs, units), generator, 1.0)
+        params[f"{name}.hidden"][:units, own] = orthogonal((units, units), generator, 1.0)
+    params[f"{name}.bias"][:, width : width + units] = 1.0
+
+
+def orthogonal(shape: tuple[int, ...], generator: torch.Generator, gain: float = math.sqrt(2)) -> Tensor:
+    """A fresh weight whose rows or columns are orthogonal (Saxe et al. 2013, arXiv 1312.6120)."""
     return torch.nn.init.orthogonal_(torch.empty(shape), gain, generator=generator)
 
 
@@ -486,6 +516,15 @@ def network(settings: Network, shape: tuple[int, ...], policy: Distribution, ima
         )
     torso = Convolutional((channels, height, width), convolutions, units, _precision(settings.precision), sections)
     return Shared(torso, policy.size, core, fed_back)
+
+
+def shared(settings: Network, shape: tuple[int, ...], policy: Distribution, image: bool) -> Shared:
+    """As `network`, but policy and value share their features of vectors too; raises as `network`."""
+    net = network(settings, shape, policy, image)
+    if isinstance(net, MLP):
+        return Shared(Dense(net.inputs, settings.hidden), policy.size)
+    assert isinstance(net, Shared)
+    return net
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -33,13 +33,21 @@ class PolicyGradient(ActorCritic):
         """-sum A log pi + value_cost / 2 sum (v - V)^2 - entropy_cost sum H."""
         mask = seen.mask
         targets, advantages = self.targets(seen, h)
-        if self.settings.advantages == "normalise":
-            advantages = losses.normalise_advantages(advantages.flatten(1), mask.flatten(1)).view_as(mask)
         terms = {
-            "policy": losses.policy_gradient_loss(seen.log_probs, advantages, mask),
+            "policy": losses.policy_gradient_loss(seen.log_probs, self.weighed(advantages, mask), mask),
             "value": losses.value_loss(seen.values[:, :-1], targets, mask),
             "entropy": losses.entropy_bonus(self.policy.entropy(seen.policy), mask),
             "log_rho": (seen.log_rhos.abs() * mask).flatten(1).sum(-1),
         }
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
-        return Loss(loss / seen.live if self.settings.reduction == "mean" else loss, terms)
+        return Loss(self.reduced(loss, seen), terms)
+
+    def weighed(self, advantages: Tensor, mask: Tensor) -> Tensor:
+        """Advantages [p, T, B] as they weigh in a loss: normalised, if the settings say so."""
+        if self.settings.advantages == "raw":
+            return advantages
+        return losses.normalise_advantages(advantages.flatten(1), mask.flatten(1)).view_as(mask)
+
+    def reduced(self, loss: Tensor, seen: Seen) -> Tensor:
+        """The sum [p] of a loss over transitions, or what it comes to in the mean of the whole update."""
+        return loss / seen.live if self.settings.reduction == "mean" else loss

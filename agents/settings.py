@@ -181,8 +181,76 @@ class VMPO(ActorCritic):
     popart_rate: float = live(1e-4, low=0.0, high=1.0)
 
 
-AgentSettings = Impala | A3C | VMPO
-AGENTS: dict[str, type[AgentSettings]] = {"impala": Impala, "a3c": A3C, "vmpo": VMPO}
+@dataclass(frozen=True, kw_only=True)
+class Unreal(PolicyGradient):
+    """UNREAL (Jaderberg et al. 2016, arXiv 1611.05397), section 3 and its appendix: A3C with auxiliary tasks.
+
+    Pixel control is learned where observations are images and actions discrete. Elsewhere there are no pixels to
+    control, or no actions to have a value each: the agent has the other two tasks, and `pixel_control_cost` and
+    `pixel_control_gamma` have no effect.
+
+    Attributes:
+        replay: env steps of a member, over all its envs, that the auxiliary tasks learn from: the last ones. At least
+            two more per env than an update learns from.
+        cell_size: pixels along the side of a cell, whose change pixel control values.
+        pixel_control_cost: weight of half the squared error of the actions' values, summed over cells.
+        pixel_control_gamma: discount per env step of the change of pixels.
+        reward_prediction_cost: weight of the cross-entropy (nats) of what the next reward is: none, positive, negative.
+        value_replay_cost: weight of half the squared value error on replayed steps.
+    """
+
+    name: Literal["unreal"] = "unreal"
+    core: Literal["none", "lstm"] = "lstm"
+    feed_back: bool = True
+    std: Literal["free", "softplus"] = "softplus"
+    unroll_mode: Literal["budget", "exact"] = "exact"
+    replay: int = 2000
+    cell_size: int = 4
+    entropy_cost: float = live(1e-3, low=0.0)
+    unroll_length: int = live(20, low=1, integer=True)
+    pixel_control_cost: float = live(0.05, low=0.0)
+    pixel_control_gamma: float = live(0.9, low=0.0, high=1.0)
+    reward_prediction_cost: float = live(1.0, low=0.0)
+    value_replay_cost: float = live(1.0, low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feudal(PolicyGradient):
+    """Feudal Networks (Vezhnevets et al. 2017, arXiv 1703.01161), section 3: a manager sets goals for a worker.
+
+    Both have a memory of their own, so `core` is `none`. `gamma` is the worker's.
+
+    Attributes:
+        goal_units: width of goals and of the states that they are directions between; a multiple of 8.
+        embedding: width of what the worker is told of its goals; a multiple of 8.
+        horizon: env steps that a goal is for; also the number of the manager's cores, each of which works at every
+            `horizon`-th step.
+        random_goals: probability per env step of a goal drawn at random (the paper: small).
+        manager_gamma: discount per env step of the manager's return.
+        intrinsic_cost: weight of the reward for going where the goals point, beside the env's.
+    """
+
+    name: Literal["feudal"] = "feudal"
+    std: Literal["free", "softplus"] = "softplus"
+    unroll_mode: Literal["budget", "exact"] = "exact"
+    goal_units: int = 256
+    embedding: int = 16
+    horizon: int = 10
+    random_goals: float = 0.01
+    unroll_length: int = live(100, low=1, integer=True)
+    gamma: float = live(0.95, low=0.0, high=1.0)
+    manager_gamma: float = live(0.999, low=0.0, high=1.0)
+    intrinsic_cost: float = live(0.5, low=0.0)
+
+
+AgentSettings = Impala | A3C | VMPO | Unreal | Feudal
+AGENTS: dict[str, type[AgentSettings]] = {
+    "impala": Impala,
+    "a3c": A3C,
+    "vmpo": VMPO,
+    "unreal": Unreal,
+    "feudal": Feudal,
+}
 
 
 def live_hyperparameters(settings: AgentSettings | type[AgentSettings]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ products are batched over P even for P = 1, and parameters are padded to 16 floa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,8 @@ class State:
     Attributes:
         tensors: everything that learns, by name, with the leading axis P: weights, optimiser moments and step counts,
             normaliser statistics. One member's snapshot is its row of every tensor.
+        running: what belongs to the envs under way instead, by name, with the leading axis P: returns so far, a replay
+            of the last steps. `learn` makes what is missing; it is in no snapshot, and gone where the envs start anew.
         params: views into `tensors["params"]`, one set per group of members that pass through the network together.
         acting: views into the parameters that act, which are the same or, for instance, a target network's.
         grads: scratch, [P, D].
@@ -39,6 +41,7 @@ class State:
     acting: tuple[Views, ...]
     grads: Tensor
     parts: tuple[Views, ...]
+    running: dict[str, Tensor] = field(default_factory=dict)
     private: Tensor | None = None
 
     def refresh(self) -> None:
@@ -101,6 +104,7 @@ class Trajectory:
         policy: [P, T, B, K] parameters of the behaviour policy's distribution.
         before: [P, B, ...] what the policy was shown at the block's first step.
         memory: [P, B, H] what the network remembered there.
+        noise: [P, T, B, ...] what `Agent.noise` drew for the block: acting used it, and learning may.
     """
 
     observations: Tensor
@@ -112,6 +116,7 @@ class Trajectory:
     policy: Tensor
     before: Inputs
     memory: Tensor
+    noise: Tensor
 
     def inputs(self, members: slice, envs: slice) -> Inputs:
         """What some members' policies are shown in some of their envs, [p, T+1, B, ...]."""
@@ -159,7 +164,7 @@ class Agent(Protocol):
         """Fresh state for one member per generator."""
 
     def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> Tensor:
-        """Action noise of a whole block, [T, P, B, ...], each member's from its own generator."""
+        """All that is random in a block, [T, P, B, ...], each member's from its own generator."""
 
     def begin(self, members: int, envs: int) -> tuple[Tensor, Tensor]:
         """No last action [P, B, ...], and nothing remembered [P, B, H]."""

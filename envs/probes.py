@@ -160,7 +160,7 @@ class Recall(Probe):
         """Draw the cue."""
         self._cue = int(self.np_random.choice((-1, 1)))
 
-    def observe(self) -> Floats:
+    def observe(self) -> NDArray[Any]:
         """[cue or 0, last]."""
         return np.array([self._cue * (self.t == 0), self.t == self._length - 1], np.float32)
 
@@ -238,6 +238,28 @@ class BrightSide(Probe):
         return float(int(action) == self._side), True, False
 
 
+class Glimpse(Recall):
+    """`Recall` in pictures uint8 [size, size, 1]: the bright half is seen at the first step alone, a grey one at last.
+
+    In between all is dark.
+    """
+
+    def __init__(self, length: int = 4, size: int = 36) -> None:
+        super().__init__(length)
+        self.observation_space = Box(0, 255, (size, size, 1), np.uint8)
+        self._size = size
+
+    def observe(self) -> NDArray[np.uint8]:
+        """The picture, channels last."""
+        half = self._size // 2
+        picture = np.zeros((self._size, self._size, 1), np.uint8)
+        if self.t == 0:
+            picture[:, half * (self._cue > 0) : half * (1 + (self._cue > 0))] = 255
+        elif self.t == self._length - 1:
+            picture[:] = 128
+        return picture
+
+
 class Raising(Probe):
     """Pays 1 for `after` steps, counted from its making, and raises RuntimeError at the next. No value."""
 
@@ -264,6 +286,7 @@ def _register() -> None:
         Recall,
         Target,
         BrightSide,
+        Glimpse,
         Raising,
     ):
         gymnasium.register(f"probe/{probe.__name__}-v0", f"envs.probes:{probe.__name__}")

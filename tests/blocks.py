@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from agents import a3c, impala, vmpo
+from agents import a3c, feudal, impala, unreal, vmpo
 from agents.actor_critic import ActorCritic
 from agents.distributions import Categorical
 from agents.networks import Convolutional, Shared
@@ -23,17 +23,26 @@ TAKEN = {
 IMAGE = (2, 12, 12)
 
 
-MADE = {"impala": impala.Impala, "a3c": a3c.A3C, "vmpo": vmpo.VMPO}
+MADE = {"impala": impala.Impala, "a3c": a3c.A3C, "vmpo": vmpo.VMPO, "unreal": unreal.Unreal, "feudal": feudal.Feudal}
+SMALL = {
+    "unreal": {"core_units": 12, "cell_size": 2},
+    "feudal": {"goal_units": 16, "embedding": 8, "horizon": 3, "random_goals": 0.2},
+}
 
 
 def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> ActorCritic:
     """A small agent: an MLP with a `categorical`, `clip` or `squash` policy, or `image`: convolutions in chunks."""
-    make, known = MADE[name], AGENTS[name]
+    make, known, settings = MADE[name], AGENTS[name], {**SMALL.get(name, {}), **settings}
     if kind == "image":
         torso = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, torch.float32, frames=17)
         own = known(**settings)
         core, fed_back = own.core_units if own.core == "lstm" else 0, 3 if own.feed_back else 0
-        return make(own, IMAGE, True, Shared(torso, 3, core, fed_back), Categorical(3))
+        net = Shared(torso, 3, core, fed_back)
+        if name == "unreal":
+            net = unreal.with_tasks(net, unreal.cells(IMAGE, own.cell_size))
+        if name == "feudal":
+            net = feudal.with_goals(net, own)
+        return make(own, IMAGE, True, net, Categorical(3))
     settings = {"hidden": (16, 10), **settings}
     actions = "squash" if kind == "squash" else "clip"
     return make.make(known(actions=actions, **settings), SHOWN, TAKEN[kind])
@@ -83,8 +92,9 @@ def shown(agent: ActorCritic, observations: torch.Tensor) -> tuple[Inputs, torch
 
 def differences(one: State, slot: int, other: State, other_slot: int) -> list[str]:
     """Names of the tensors in which two members differ by a single bit."""
-    assert set(one.tensors) == set(other.tensors)
-    return [k for k, v in one.tensors.items() if not torch.equal(v[slot], other.tensors[k][other_slot])]
+    mine, theirs = {**one.tensors, **one.running}, {**other.tensors, **other.running}
+    assert set(mine) == set(theirs)
+    return [k for k, v in mine.items() if not torch.equal(v[slot], theirs[k][other_slot])]
 
 
 def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
@@ -112,7 +122,12 @@ def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
     last = torch.randn(1, envs, generator=g)
     before = Inputs(observations[:, 0], actions[:, -1], last, first)
     memory = torch.tanh(torch.randn(1, envs, agent.net.memory, generator=g))
-    return Trajectory(observations, actions, rewards, terminated, over, dead, policy, before, memory)
+    if agent.settings.name == "feudal":  # goals have length 1, and it is some core's turn
+        lasting = memory[..., : 4 * agent.net.horizon * agent.net.units].view(envs, 4, -1, agent.net.units)
+        lasting[:, 2] /= lasting[:, 2].norm(dim=-1, keepdim=True)
+        memory[..., -1] = torch.randint(0, agent.net.horizon, (1, envs), generator=g)
+    noise = agent.noise([g], time, envs).transpose(0, 1)
+    return Trajectory(observations, actions, rewards, terminated, over, dead, policy, before, memory, noise)
 
 
 def _stacked(rows: list[Any]) -> Any:

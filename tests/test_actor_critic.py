@@ -299,9 +299,11 @@ def test_equals_a_literal_transcription(name, kind, settings, values):
 
 
 def learnt(learner, members, data, h):
-    """Fresh members after one block."""
+    """Fresh members after one block; or a few, where what they learn from needs more than one."""
     state = fresh(learner, members)
-    return state, learner.learn(state, data, h)
+    for _ in range(3 if learner.settings.name == "unreal" else 1):
+        learned = learner.learn(state, data, h)
+    return state, learned
 
 
 EVERYWHERE = slice(None), slice(None)
@@ -464,6 +466,12 @@ MIXED = {
         ("categorical", 5, {"core": "lstm", "core_units": 20, "feed_back": True}),
         ("clip", 3, {"core": "lstm", "core_units": 9, "minibatches": 2}),
         ("image", 5, {"core": "lstm", "core_units": 8, "feed_back": True}),
+        ("categorical", 5, {"name": "unreal"}),
+        ("clip", 3, {"name": "unreal", "advantages": "normalise", "rewards": "normalise"}),
+        ("image", 5, {"name": "unreal", "minibatches": 2, "reduction": "mean"}),
+        ("categorical", 5, {"name": "feudal"}),
+        ("clip", 3, {"name": "feudal", "advantages": "normalise", "feed_back": True}),
+        ("image", 5, {"name": "feudal", "minibatches": 2, "reduction": "mean"}),
     ],
     ids=str,
 )
@@ -475,7 +483,7 @@ def test_a_member_learns_the_same_bit_for_bit_in_every_slot_of_every_cohort(kind
 
     def trained(members):
         state = fresh(learner, members)
-        for seed in range(2):
+        for seed in range(3):
             data = block(learner, members, envs=envs, seed=seed)
             learned = learner.learn(state, data, {name: value[members] for name, value in h.items()})
         return state, learned.metrics
@@ -512,7 +520,9 @@ OTHER = {
     "learning_rate": 1e-3, "entropy_cost": 0.1, "unroll_length": 3, "value_cost": 0.7, "gamma": 0.9, "lambda_": 0.5,
     "rho_bar": 0.7, "c_bar": 0.7, "pg_rho_bar": 0.7, "max_grad_norm": 0.1, "passes": 2, "max_log_rho": 9.0,
     "rmsprop_decay": 0.9, "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1, "target_period": 1, "eps_temperature": 1.0,
-    "eps_kl": 1.0, "eps_mean": 1.0, "eps_covariance": 1.0, "popart_rate": 0.1,
+    "eps_kl": 1.0, "eps_mean": 1.0, "eps_covariance": 1.0, "popart_rate": 0.1, "pixel_control_cost": 0.5,
+    "pixel_control_gamma": 0.5, "reward_prediction_cost": 0.3, "value_replay_cost": 0.3,
+    "intrinsic_cost": 0.1, "manager_gamma": 0.5,
 }  # fmt: skip
 
 
@@ -521,7 +531,7 @@ EVERY = [(agent, name) for agent in AGENTS for name in live_hyperparameters(AGEN
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_every_live_hyperparameter_acts_and_on_its_own_member_alone(kind, name):
-    actions = "clip" if name in ("eps_mean", "eps_covariance") else "categorical"
+    actions = "clip" if name in ("eps_mean", "eps_covariance") else "image" if "pixel" in name else "categorical"
     learner = agent(actions, kind, optimiser="adam" if name == "adam_epsilon" else "rmsprop")
     data, same = block(learner, [0, 1]), {"max_grad_norm": 0.5}
     if name == "max_log_rho":

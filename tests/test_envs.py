@@ -481,6 +481,17 @@ class TestProbes:
         assert returns("probe/Recall-v0", remember, 0.9, episodes=20) == pytest.approx(0.9**3)
         assert 0.2 < returns("probe/Recall-v0", lambda obs: 1, 1.0, episodes=40) < 0.8
 
+    def test_glimpse_needs_memory_too(self):
+        seen = []
+
+        def remember(obs):
+            if obs.max() == 255:
+                seen[:] = [int(obs[0, -1, 0] == 255)]
+            return seen[0]
+
+        assert returns("probe/Glimpse-v0", remember, 0.9, episodes=20) == pytest.approx(0.9**3)
+        assert 0.2 < returns("probe/Glimpse-v0", lambda obs: 1, 1.0, episodes=40) < 0.8
+
     def test_time_limits_differ_in_nothing_but_the_kind_of_end(self):
         cut, ended = (trajectory(envs.make(f"probe/{name}-v0", [0]), [0], 8) for name in ("Truncated", "Terminated"))
         for index in (0, 1, 4, 5):

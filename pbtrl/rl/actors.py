@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agents.types import Agent, Inputs, Learned, State, Trajectory
 from pbtrl.population import Assignment
-from pbtrl.rl.cohort import UNSAVED, RLCohort
+from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.crew import WAIT, Crew, Message
 from pbtrl.rl.replay import Replay
 from pbtrl.rl.rollout import Episodes, Rollout
@@ -150,7 +150,7 @@ class Actors:
         self._taken = _Taken(i, answer["slot"], self._version - answer["version"], block)
         mixed = self._replay.mixed(block, self._replayed, generator)
         if self._scaled:
-            state.tensors[UNSAVED] = mixed[RUNNING]
+            state.running["return"] = mixed[RUNNING]
         return joined(mixed)
 
     def learned(self, state: State) -> int:
@@ -160,7 +160,7 @@ class Actors:
         if self._replayed:
             self._replay.add(taken.block)
         if self._scaled:
-            self._running[taken.actor] = state.tensors[UNSAVED][:, : self._envs]
+            self._running[taken.actor] = state.running["return"][:, : self._envs]
         self._free[taken.actor].append(taken.slot)
         self._taken = None
         self._version += 1
@@ -240,6 +240,7 @@ class _Actor:
 def _blank(agent: Agent, state: State, members: int, time: int, envs: int) -> Trajectory:
     """A block of zeros, with the shapes and types of one that was acted."""
     actions, memory = agent.begin(members, envs)
+    noise = agent.noise([torch.Generator() for _ in range(members)], 1, envs)[0]
     seen = torch.zeros(members, envs, *agent.shape, dtype=torch.uint8 if agent.image else torch.float32)
     inputs = Inputs(seen, actions, torch.zeros(members, envs), torch.ones(members, envs, dtype=torch.bool))
     acted = agent.act(state, inputs, memory, None)
@@ -255,6 +256,7 @@ def _blank(agent: Agent, state: State, members: int, time: int, envs: int) -> Tr
         over=over_time(inputs.first),
         dead=over_time(inputs.first),
         policy=over_time(acted.policy),
+        noise=over_time(noise),
         before=inputs,
         memory=memory,
     )

@@ -21,7 +21,6 @@ from pbtrl.snapshots import Tensors
 from pbtrl.trainable import Outcome
 
 DIVERGED_AFTER = 10  # updates in a row that were skipped because their gradient was not finite
-UNSAVED = "return.running"  # belongs to the envs under way, not to what was learned
 
 
 class RLCohort:
@@ -147,7 +146,7 @@ class RLCohort:
 
     def save(self, slot: int) -> Tensors:
         """Everything that learned."""
-        return {k: v[slot].numpy().copy() for k, v in self._state.tensors.items() if k != UNSAVED}
+        return {k: v[slot].numpy().copy() for k, v in self._state.tensors.items()}
 
     def close(self) -> None:
         """Free the envs."""
@@ -182,8 +181,7 @@ class RLCohort:
         seeds = [s for a in self._assignments for s in env_seeds(seed_for(a.seed, "envs"), self._setting.envs)]
         vector = self._setting.make(seeds, self._threads)
         self.rollout = Rollout(vector, len(self.members), self._setting.agent, self._setting.to_env)
-        if UNSAVED in self._state.tensors:
-            self._state.tensors[UNSAVED].zero_()
+        self._state.running.clear()
 
     def _merged(self, consumed: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
         """What was consumed last, and the longest unroll of the slice, since its last block may be a shorter piece."""

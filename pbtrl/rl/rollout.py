@@ -125,6 +125,7 @@ class Rollout:
             policy=torch.stack([a.policy for a in acted], 1),
             before=before,
             memory=memory,
+            noise=noise.transpose(0, 1),
         )
 
     @property

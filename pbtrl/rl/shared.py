@@ -17,7 +17,7 @@ from agents.types import Inputs, Trajectory
 
 ALIGNED = 64  # bytes; where each tensor begins
 
-TIMED = ("observations", "actions", "rewards", "terminated", "over", "dead", "policy")
+TIMED = ("observations", "actions", "rewards", "terminated", "over", "dead", "policy", "noise")
 """The parts of a block that have a time axis: [P, T, B, ...], observations one step more."""
 
 

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 ALL = ("m00", "m01", "m02", "m03")
 CARTPOLE = {"id": "CartPole-v1", "backend": "gymnasium"}
+UNREAL = {"name": "unreal", "unroll_mode": "budget", "core_units": 8, "replay": 200}
+FEUDAL = {"name": "feudal", "unroll_mode": "budget", "goal_units": 8, "embedding": 8, "horizon": 3}
 
 
 def builder(env: dict[str, Any] | str, num_envs: int = 4, agent: Any = None, **sections: Any) -> RLBuilder:
@@ -109,8 +111,10 @@ def same(one: Report, other: Report) -> bool:
         ({"id": "probe/PreviousAction-v0"}, 5, {"hidden": [50, 10]}),
         ({"id": "probe/Target-v0"}, 3, {"actions": "squash", "optimiser": "adam"}),
         ({"id": "Pendulum-v1", "backend": "gymnasium"}, 4, {"lambda_": 0.9}),
+        ({"id": "probe/Recall-v0"}, 3, UNREAL),
+        ({"id": "probe/Recall-v0"}, 3, FEUDAL),
     ],
-    ids=["cartpole of 16", "cartpole of 4", "envpool", "probe of 5", "squashed", "gaussian"],
+    ids=["cartpole of 16", "cartpole of 4", "envpool", "probe of 5", "squashed", "gaussian", "unreal", "feudal"],
 )
 def test_a_member_is_the_same_bit_for_bit_in_every_slot_of_every_cohort(
     env: dict[str, Any], num_envs: int, agent: dict[str, Any]
@@ -300,9 +304,10 @@ def test_a_stop_before_the_first_block_plays_no_evaluation(tmp_path: Path, monke
 # Envs between slices
 
 
-def test_a_reset_slice_is_a_pure_function_of_its_assignment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("agent", [{"rewards": "normalise"}, UNREAL, FEUDAL], ids=["impala", "unreal", "feudal"])
+def test_a_reset_slice_is_a_pure_function_of_its_assignment(agent: dict[str, Any], tmp_path: Path) -> None:
     env = {**CARTPOLE, "between_slices": "reset"}
-    build = builder(env, 4, {"rewards": "normalise"})
+    build = builder(env, 4, agent)
     first, second = ([slice_of(m, 400, g) for m in ALL[:2]] for g in range(2))
     place = Workplace(tmp_path / "a", build)
     place.reports(*first)

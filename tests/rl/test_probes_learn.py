@@ -29,6 +29,8 @@ QUICK = {
 OWN = {  # V-MPO's divergence is bounded for millions of steps; a probe has a few thousand
     "impala": {},
     "a3c": {},
+    "unreal": {"core_units": 16},
+    "feudal": {"goal_units": 16, "embedding": 8, "manager_gamma": GAMMA, "intrinsic_cost": 0.0},
     "vmpo": {
         "target_period": 1, "temperature": 0.1, "eps_temperature": 0.5, "eps_kl": 0.05, "eps_mean": 0.1,
         "eps_covariance": 0.03,
@@ -53,7 +55,7 @@ class Trained:
             h["learning_rate"][0] = self.agent.settings.learning_rate * min(1.0, 2.0 * (1.0 - i / updates))
             self.agent.learn(self.state, rollout.collect(self.state, generators, time), h)
         rollout.clear()
-        rollout.collect(self.state, generators, 100)
+        self.last = rollout.collect(self.state, generators, 100)
         self.returns = rollout.episodes[0].returns
         rollout.close()
 
@@ -64,17 +66,34 @@ class Trained:
 
     def values(self, *observations):
         """V of each observation."""
-        x = torch.tensor(observations, dtype=torch.float32)[None]
-        inputs, memory = shown(self.agent, x)
-        values = self.agent.net.unroll(self.state.params[0], inputs[:, None], memory)[1][0, 0]
+        values = self.said(observations)[1]
         if "popart.scale" in self.state.tensors:
             values = values * self.state.tensors["popart.scale"] + self.state.tensors["popart.shift"]
         return values.tolist()
 
     def policy(self, *observations):
         """The policy's parameters for each observation."""
+        head = self.said(observations)[0]
+        return self.agent.policy.join(head[None], self.state.params[0].get("free"))[0]
+
+    def said(self, observations):
+        """What the network says to each observation; if it remembers, in the mean of the last steps that showed it."""
         x = torch.tensor(observations, dtype=torch.float32)[None]
-        return self.agent.act(self.state, *shown(self.agent, x), None).policy[0]
+        if not self.remembers:
+            inputs, memory = shown(self.agent, x)
+            head, values = self.agent.net.unroll(self.state.params[0], inputs[:, None], memory)
+            return head[0, 0], values[0, 0]
+        extras = self.agent.extras(self.state, self.last, {"unroll_length": torch.tensor([1])})
+        inputs = self.last.inputs(slice(None), slice(None))
+        head, values, _ = self.agent.unroll(self.state.params[0], inputs, self.last.memory, extras)
+        lived = self.last.observations[0, :-1][~self.last.dead[0]]
+        heads, values = head[0, :-1][~self.last.dead[0]], values[0, :-1][~self.last.dead[0]]
+        where = [(lived == o).all(-1) for o in x[0]]
+        return torch.stack([heads[w].mean(0) for w in where]), torch.stack([values[w].mean() for w in where])
+
+    @property
+    def remembers(self):
+        return self.agent.net.memory > 0
 
 
 def close(*expected):
@@ -95,7 +114,7 @@ def test_two_steps(name):
 
 @pytest.mark.parametrize("optimiser", ["adam", "rmsprop"])
 def test_bandit(name, optimiser):
-    trained = Trained(name, "probe/Bandit-v0", 200, optimiser=optimiser)
+    trained = Trained(name, "probe/Bandit-v0", 200, optimiser=optimiser, rmsprop_decay=0.9)
     assert trained.policy([1]).softmax(-1)[0, 2] > 0.95
     assert trained.values([1]) == close(1)
 
@@ -103,7 +122,7 @@ def test_bandit(name, optimiser):
 def test_previous_action(name):
     trained = Trained(name, "probe/PreviousAction-v0", 160)
     for t in range(4):
-        for a in range(2):
+        for a in [int(t > 0)] if trained.remembers else range(2):  # what is remembered was lived through
             assert trained.policy([t, a]).softmax(-1)[0, 1] > 0.9
     seen = [[0, 0], *([t, 1] for t in range(1, 5))]
     following = [sum(GAMMA**i for i in range(1, 5 - t)) for t in range(5)]
@@ -114,7 +133,12 @@ PHASES = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
 def test_truncation_is_not_the_end_of_the_world(name):
-    assert Trained(name, "probe/Truncated-v0", 120).values(*PHASES) == close(*[1 / (1 - GAMMA)] * 3)
+    """Who remembers tells the last observation from the first, and its value, never learned, may be too high."""
+    trained, forever = Trained(name, "probe/Truncated-v0", 120), 1 / (1 - GAMMA)
+    if trained.remembers:
+        assert min(trained.values(*PHASES)) > 0.9 * forever
+    else:
+        assert trained.values(*PHASES) == close(*[forever] * 3)
 
 
 def test_termination_is(name):
@@ -125,22 +149,30 @@ def test_termination_is(name):
 @pytest.mark.parametrize("core", ["lstm", "none"])
 def test_recall(name, core):
     """What was seen at first decides at last: with a memory all of it can be had, without one half."""
+    if name == "feudal":
+        if core == "none":
+            pytest.skip("it has always a memory")
+        core = "none"
     trained = Trained(name, "probe/Recall-v0", 150, time=20, core=core, core_units=16, lambda_=0.9)
     mean = sum(trained.returns) / len(trained.returns)
-    assert mean > 0.95 if core == "lstm" else mean < 0.7
+    assert mean > 0.95 if trained.remembers else mean < 0.7
 
 
 @pytest.mark.parametrize("actions", ["clip", "squash"])
 def test_target(name, actions):
-    trained = Trained(name, "probe/Target-v0", 150, actions=actions)
+    trained = Trained(name, "probe/Target-v0", 150, actions=actions, learning_rate=0.01)
     params = trained.policy([1])
     assert trained.to_env(params[:, :2])[0].tolist() == pytest.approx([0.5, -0.3], abs=0.1)
     assert params[0, 2:].exp().max() < 0.3
     assert trained.values([1]) == close(0)
 
 
+LOOKS = {"unreal": (100, 3e-3), "feudal": (150, 3e-3)}  # updates and learning rate
+
+
 def test_bright_side(name):
-    trained = Trained(name, "probe/BrightSide-v0", 25, time=4, advantages="raw", learning_rate=1e-3)
+    updates, rate = LOOKS.get(name, (25, 1e-3))
+    trained = Trained(name, "probe/BrightSide-v0", updates, time=4, advantages="raw", learning_rate=rate)
     dark, bright = torch.zeros(3, 36, 18), torch.full((3, 36, 18), 255.0)
     pictures = torch.stack([torch.cat([bright, dark], -1), torch.cat([dark, bright], -1)]).to(torch.uint8)[None]
     policy = trained.agent.act(trained.state, *shown(trained.agent, pictures), None).policy
@@ -151,7 +183,12 @@ CARTPOLE = {
     "impala": {"advantages": "normalise", "reduction": "mean", "passes": 4},
     "a3c": {"advantages": "normalise", "reduction": "mean", "minibatches": 4},
     "vmpo": {"minibatches": 4, "eps_kl": 0.02},
-}
+    "unreal": {"advantages": "normalise", "reduction": "mean", "minibatches": 4, "core_units": 64},
+    "feudal": {
+        "advantages": "normalise", "reduction": "mean", "minibatches": 2, "learning_rate": 5e-4, "entropy_cost": 0.005,
+        "goal_units": 64, "random_goals": 0.0, "gamma": 0.99, "manager_gamma": 0.99, "intrinsic_cost": 0.005,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.slow
