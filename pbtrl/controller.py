@@ -61,7 +61,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Remake:
-    """A lost snapshot that is being made again: by this assignment, and what cannot begin without it."""
+    """A lost snapshot that is being made again: by this assignment, and what cannot begin before that is done."""
 
     assignment: Assignment
     waiting: list[Assignment]
@@ -130,11 +130,13 @@ class Controller:
         return "interrupted" if self.interrupted() else self.limits.reached(self.population, self.seconds) or ""
 
     def _submit(self, assignments: Sequence[Assignment]) -> None:
-        """Hand on what can begin; what needs a snapshot that is being made again waits for it."""
+        """Hand on what can begin; what needs a snapshot that is being made again, or its maker, waits for it."""
+        ready = []
         for a in assignments:
-            if a.parent in self._remakes:
-                self._remakes[a.parent].waiting.append(a)
-        if ready := [a for a in assignments if a.parent not in self._remakes]:
+            held = [r for r in self._remakes.values() if a.parent == r.assignment.id or a.member == r.assignment.member]
+            waiting = held[0].waiting if held else ready
+            waiting.append(a)
+        if ready:
             self.executor.submit(ready)
 
     def _take(self, message: Report | Failure, *, retry: bool) -> None:
@@ -191,7 +193,10 @@ class Controller:
                 self._submit(remake.waiting)
             return
         for a in remake.waiting:
-            self._counted(Failure(a.id, a.member, message.error), retry=retry, fatal=True)
+            if a.parent == message.assignment:
+                self._counted(Failure(a.id, a.member, message.error), retry=retry, fatal=True)
+            elif retry:
+                self._submit([a])
 
     def _write(self, kind: str, *, timing: dict[str, Any] | None = None, **body: Any) -> None:
         clock = {"time": time.time(), "elapsed": self.seconds}

@@ -503,7 +503,7 @@ UNMIXED = [
     ),
     (
         "population: {mix: {fast: 1}}\nagents: {fast: {}}",
-        "4:10: agents.fast.name: unknown agent 'fast'. Known: impala, a3c, vmpo",
+        "4:10: agents.fast.name: unknown agent 'fast'. Known: impala, a3c, vmpo, unreal, feudal",
     ),
     (MIX + "\nagents: {impala: [1], vmpo: {}}", "4:18: agents.impala: must be a section of keys, not [1]"),
 ]
