@@ -1,11 +1,15 @@
 """Fixtures that any test may ask for."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.command import CART, Command, in_process
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts with `&`; our commands would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
