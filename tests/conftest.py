@@ -8,7 +8,7 @@ import pytest
 
 from tests.command import CART, Command, in_process
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts with `&`; our commands would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell starts with `&`; commands inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
