@@ -253,7 +253,7 @@ def test_listing_tells_of_what_it_cannot_read(tmp_path: Path):
 
 def test_run_json_keeps_identity_and_tells_of_new_versions(tmp_path: Path):
     run = Written(tmp_path / "pong").run
-    command = ["pbtrl", "train", "pong.yaml", "hub.token=abc", "--api-key", "def", "seed=2"]
+    command = ["pbtrl", "train", "pong.yaml", "hub.token=hunter2", "--api-key", "hunter3", "seed=2"]
     assert runs.begin(run, command) == []
     first = runs.card(run)
     shown = ["pbtrl", "train", "pong.yaml", "hub.token=...", "--api-key", "...", "seed=2"]
@@ -266,4 +266,4 @@ def test_run_json_keeps_identity_and_tells_of_new_versions(tmp_path: Path):
     assert runs.begin(run, command) == [f"torch 1.0 -> {first['versions']['torch']}"]
     again = runs.card(run)
     assert (again["id"], again["created"], again["sittings"]) == (first["id"], first["created"], 2)
-    assert "abc" not in (run / "run.json").read_text()
+    assert "hunter" not in (run / "run.json").read_text()
