@@ -123,7 +123,7 @@ class Soak:
     def finish(self) -> int:
         """Resume to the end of a budget that is near; returns it."""
         steps = [m["env_steps"] for m in self.status()["members"]]
-        budget = -(-max(steps) // 16_000 + 1) * 16_000
+        budget = (max(steps) // 16_000 + 2) * 16_000
         config = self.run / "config.resolved.yaml"
         config.write_text(
             config.read_text().replace("env_steps_per_member: 100000000", f"env_steps_per_member: {budget}")
@@ -181,7 +181,7 @@ def main() -> int:
             "sittings, by exit code": ", ".join(f"{n} with {code}" for code, n in soak.codes.items()),
             "slices that failed and were run again": kinds["failure"],
             "snapshots made again": kinds["remade"],
-            "seconds until a resumed run goes on": f"{mean:.1f} on average, {max(soak.recovery):.1f} at most",
+            "seconds until a run writes its journal again": f"{mean:.1f} on average, {max(soak.recovery):.1f} at most",
             "env steps": f"{sum(m['env_steps'] for m in members):,}, the budget {'exactly' if exact else 'NOT met'}",
             "processes left behind": len(orphans),
             "verify": "clean" if not verified["findings"] else verified["findings"],
