@@ -187,7 +187,7 @@ def main() -> int:
             "verify": "clean" if not verified["findings"] else verified["findings"],
         }
         for name, text in rows.items():
-            print(f"{name:<40} {text}")
+            print(f"{name:<46} {text}")
     return 0 if exact and verified["ok"] and not orphans else 1
 
 
