@@ -131,7 +131,7 @@ class Controller:
 
     def _submit(self, assignments: Sequence[Assignment]) -> None:
         """Hand on what can begin; what needs a snapshot that is being made again, or its maker, waits for it."""
-        ready = []
+        ready: list[Assignment] = []
         for a in assignments:
             held = [r for r in self._remakes.values() if a.parent == r.assignment.id or a.member == r.assignment.member]
             waiting = held[0].waiting if held else ready

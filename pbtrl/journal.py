@@ -69,8 +69,13 @@ class Journal:
         self._file.close()
 
     def _drop_torn_line(self) -> None:
-        if self.path.exists() and (data := self.path.read_bytes()) and not data.endswith(b"\n"):
-            os.truncate(self.path, data.rfind(b"\n") + 1)
+        if is_torn(self.path):
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+
+
+def is_torn(path: Path) -> bool:
+    """Whether the last line was never finished: it does not count."""
+    return path.is_file() and not (b"\n" + path.read_bytes()).endswith(b"\n")
 
 
 def read(path: Path) -> Iterator[Line]:

@@ -31,7 +31,7 @@ from pbtrl.lock import DamagedError as DamagedError
 from pbtrl.lock import Lock, holder
 from pbtrl.lock import RunError as RunError
 from pbtrl.population import Member, Population
-from pbtrl.snapshots import write_atomically
+from pbtrl.snapshots import Store, write_atomically
 
 IfExists = Literal["error", "resume", "overwrite", "suffix"]
 State = Literal["running", "finished", "stopped", "crashed", "stale"]
@@ -151,6 +151,19 @@ def begin(run: Path, command: Sequence[str]) -> list[str]:
 def end(run: Path, status: Status, reason: str = "") -> None:
     """Note in `run.json` how a sitting ended; the journal's last line says so too and is what counts."""
     _write(run, {**card(run), "status": status, "reason": reason, "ended": time.time()})
+
+
+def leftovers(run: Path) -> list[Path]:
+    """What killed writers left behind in a run: nothing that counts."""
+    return [*sorted(run.glob(".tmp-*")), *Store(run / "members").leftovers()]
+
+
+def sweep(run: Path) -> list[Path]:
+    """Delete the leftovers, and name them; only for who holds the lock."""
+    found = leftovers(run)
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return found
 
 
 def card(run: Path) -> dict[str, Any]:

@@ -73,9 +73,7 @@ def resume(
         asked: a config that should be this run's own; what may change is taken from it.
     """
     with Signals() as signals, Lock(run):
-        for leftover in run.glob(".tmp-*"):
-            leftover.unlink()
-        Store(run / "members").sweep()
+        runs.sweep(run)
         before, lines, _ = runs.folded(run)
         stored = load(run / "config.resolved.yaml")
         wanted = asked or _overridden(run, stored, overrides)

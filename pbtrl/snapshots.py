@@ -141,11 +141,6 @@ class Store:
         """What killed writers and removers left behind: nothing that counts."""
         return sorted(p for kind in (".tmp-*", ".gone-*") for p in self.members.glob(f"*/snapshots/{kind}"))
 
-    def sweep(self) -> None:
-        """Delete the leftovers; only where nobody else writes."""
-        for path in self.leftovers():
-            shutil.rmtree(path)
-
     def _verified(self, name: str) -> dict[str, bytes]:
         path = self.path(name)
         if path.is_symlink():

@@ -5,7 +5,6 @@ Nothing here runs code that the directory names, and nothing is changed unless a
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,8 +58,10 @@ def examine(run: Path) -> dict[str, Any]:
     if population:
         findings += _missing(run, store, population)
     findings += _small_files(run)
-    findings += [Finding("leftover", str(p.relative_to(run)), "of a process that was killed") for p in _leftovers(run)]
-    if (run / "journal.jsonl").is_file() and not _ends_whole(run / "journal.jsonl"):
+    findings += [
+        Finding("leftover", str(p.relative_to(run)), "of a process that was killed") for p in runs.leftovers(run)
+    ]
+    if journal.is_torn(run / "journal.jsonl"):
         findings.append(Finding("torn", "journal.jsonl", "its last line was never finished, and does not count"))
     return {
         "run": str(run),
@@ -89,12 +90,10 @@ def repair(run: Path) -> list[str]:
                 case "damaged" | "orphan" if path.parent.name == "snapshots":
                     store.quarantine(f"{path.parent.parent.name}/{path.name}")
                     done.append(f"{finding['where']}: put into quarantine")
-                case "leftover":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-                    done.append(f"{finding['where']}: deleted")
                 case "torn":
                     journal.Journal(path).close()
                     done.append(f"{finding['where']}: unfinished last line dropped")
+        done += [f"{path.relative_to(run)}: deleted" for path in runs.sweep(run)]
     return done
 
 
@@ -152,12 +151,3 @@ def _small_files(run: Path) -> Iterator[Finding]:
 
 def _folders(members: Path) -> list[str]:
     return sorted(p.name for p in members.iterdir() if p.is_dir()) if members.is_dir() else []
-
-
-def _leftovers(run: Path) -> list[Path]:
-    return [*sorted(run.glob(".tmp-*")), *Store(run / "members").leftovers()]
-
-
-def _ends_whole(path: Path) -> bool:
-    data = path.read_bytes()
-    return not data or data.endswith(b"\n")
