@@ -8,6 +8,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -19,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import envs
-from pbtrl.config import Config, ConfigError
+from pbtrl.config import Config
 from pbtrl.controller import Limits
 from pbtrl.execution import Executor
 from pbtrl.header import Header
+from pbtrl.loading import Fault, Source
 from pbtrl.population import Assignment, FitnessRule
 from pbtrl.snapshots import SnapshotError, Tensors
 from pbtrl.space import AGENT
@@ -39,25 +41,33 @@ Evaluator = Callable[..., list[Any]]
 TRAINABLES = {"quadratic": QuadraticBuilder}
 
 
-def prepared(config: Config) -> Config:
+def prepared(config: Config, source: Source | None = None) -> Config:
     """The config with the env's back end resolved, after a look at the env and its agents together.
 
     Raises:
-        ConfigError: an env that cannot be had, or that an agent cannot read or act in.
+        ConfigError: an env that cannot be had, or that an agent cannot read or act in; placed in `source`.
     """
     config = config.resolved()
-    if config.env is None:
-        _trainable_builder(config)
-        return config
     try:
+        if config.env is None:
+            _trainable_builder(config)
+            return config
         backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
         config = config.changed("env.backend", backend)
         unfit = [why for name, kind in config.kinds.items() if (why := _unfit(kind, name))]
     except ValueError as error:
-        raise ConfigError([str(error)]) from None
+        unfit = [str(error)]
     if unfit:
-        raise ConfigError(unfit)
+        raise (source or Source()).error(_fault(why) for why in unfit)
     return config
+
+
+def _fault(message: str) -> Fault:
+    """A message that begins with a dotted name, as in `env.id=Pong: no such env`, as a fault at that place."""
+    named = re.match(r"((?:\w+\.)+\w+)(?:=|: | )", message)
+    if named is None:
+        return Fault.at(message, ("env", "id"))
+    return Fault.at(message[named.end() :], tuple(named[1].split(".")))
 
 
 def _unfit(config: Config, name: str | None) -> str | None:
@@ -354,11 +364,11 @@ def _trainable_builder(config: Config) -> QuadraticBuilder:
     assert config.trainable is not None
     found = config.trainable
     if found.name not in TRAINABLES:
-        raise ConfigError([f"trainable.name: no trainable {found.name!r}: there is {', '.join(TRAINABLES)}"])
+        raise ValueError(f"trainable.name: no trainable {found.name!r}: there is {', '.join(TRAINABLES)}")
     builder = TRAINABLES[found.name]
     known = [f.name for f in fields(builder)]
     if unknown := [key for key in found.kwargs if key not in known]:
-        raise ConfigError([f"trainable.{unknown[0]}: {found.name} has no such key, but {', '.join(known)}"])
+        raise ValueError(f"trainable.{unknown[0]}: {found.name} has no such key, but {', '.join(known)}")
     return builder(**found.kwargs)
 
 

@@ -229,9 +229,10 @@ def _seconds(text: str) -> float:
 
 
 def _train(a: argparse.Namespace) -> int:
-    from pbtrl.config import load, locate
+    from pbtrl.config import checked, read
 
-    config = load(a.config, a.overrides)
+    source = read(a.config, a.overrides)
+    config = checked(source)
     from pbtrl import runs
 
     name = a.name or config.name or runs.default_name(config.label)
@@ -240,10 +241,10 @@ def _train(a: argparse.Namespace) -> int:
     from pbtrl import build, session
 
     if a.dry_run:
-        print(build.prepared(config).dump_yaml(), end="")
+        print(build.prepared(config, source).dump_yaml(), end="")
         return 0
     return session.start(
-        config, locate(a.config).read_text("utf-8-sig"), root=a.runs, name=name, if_exists=a.if_exists,
+        config, source, root=a.runs, name=name, if_exists=a.if_exists,
         mode=a.progress, command=sys.argv, wide=a.wide,
     )  # fmt: skip
 
@@ -346,12 +347,13 @@ def _tensorboard(a: argparse.Namespace) -> int:
 
 
 def _bench(a: argparse.Namespace) -> int:
-    from pbtrl.config import load
+    from pbtrl.config import checked, read
 
-    config = load(a.config, a.overrides)
+    source = read(a.config, a.overrides)
+    config = checked(source)
     from pbtrl import bench, build
 
-    found = bench.measure(build.prepared(config), a.seconds)
+    found = bench.measure(build.prepared(config, source), a.seconds)
     print(json.dumps(found) if a.json else bench.text(found))
     return 0
 

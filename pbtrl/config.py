@@ -469,11 +469,8 @@ def locate(path_or_name: str | Path) -> Path:
     return path
 
 
-def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, or a shipped config by its bare name, and apply `a.b=value` overrides.
-
-    Raises ConfigError, whose text is every mistake with its place.
-    """
+def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Source:
+    """What a YAML file, or a shipped config by its bare name, says, with `a.b=value` overrides. Raises ConfigError."""
     path = locate(path_or_name)
     try:
         text = path.read_text("utf-8-sig")
@@ -483,15 +480,22 @@ def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError([f"{path}: not UTF-8 text"]) from None
     except OSError as error:
         raise ConfigError([f"{path}: {(error.strerror or str(error)).lower()}"]) from None
-    return parse(text, str(path), overrides)
+    return Source(text, str(path), overrides)
+
+
+def checked(source: Source) -> Config:
+    """The config that a source says. Raises ConfigError, whose text is every mistake with its place."""
+    return validated(Config, source, checks.before, checks.after, checks.ALIASES)
+
+
+def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """A config from a YAML file or a shipped config's name, and overrides; see `read` and `checked`."""
+    return checked(read(path_or_name, overrides))
 
 
 def parse(text: str, file: str = "config", overrides: Sequence[str] = ()) -> Config:
     """A config from YAML text; `file` is the name that messages give it. Raises ConfigError."""
-    source = Source(text, file)
-    for override in overrides:
-        source.override(override)
-    return validated(Config, source, checks.before, checks.after, checks.ALIASES)
+    return checked(Source(text, file, overrides))
 
 
 def json_schema() -> dict[str, Any]:

@@ -28,9 +28,9 @@ def evaluate(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Play fresh episodes with each snapshot; one JSON object per snapshot.
 
-    Keys: member, snapshot, env_steps, episodes, return_mean, return_std, ci95 (pair; null for one episode),
-    return_min, return_max, length_mean, deterministic, protocol, seed, seeds. Returns are raw; env_steps is
-    the member's clock.
+    Keys: member, agent (its name, or the entry of a mix), snapshot, env_steps, episodes, return_mean, return_std, ci95
+    (pair; null for one episode), return_min, return_max, length_mean, deterministic, protocol, seed, seeds. Returns are
+    raw; env_steps is the member's clock.
 
     Raises:
         SnapshotError: a snapshot is missing, damaged, or not of this config's agent.
@@ -47,6 +47,7 @@ def evaluate(
     return [
         {
             "member": name.split("/")[0],
+            "agent": agent or (config.agent.name if config.agent else None),
             "snapshot": name,
             "env_steps": step,
             "episodes": len(one.returns),
@@ -57,7 +58,7 @@ def evaluate(
             "seed": seed,
             "seeds": one.seeds,
         }
-        for name, step, one in zip(snapshots, steps, played, strict=True)
+        for name, agent, step, one in zip(snapshots, agents, steps, played, strict=True)
     ]
 
 

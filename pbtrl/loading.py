@@ -144,9 +144,9 @@ def dumped(tree: Mapping[str, Any]) -> str:
 class Source:
     """A raw config: the plain tree, and where each part of it was written."""
 
-    def __init__(self, text: str = "", file: str = "config") -> None:
+    def __init__(self, text: str = "", file: str = "config", overrides: Sequence[str] = ()) -> None:
         """Parse `text`; `file` is the name that messages give it. Raises ConfigError."""
-        self.file = file
+        self.text, self.file = text, file
         self.data: dict[str, Any] = {}
         self.marks: dict[Path, Mark] = {}
         self.overrides: list[tuple[str, Path]] = []
@@ -163,6 +163,8 @@ class Source:
         if data is not None and not isinstance(data, dict):
             raise ConfigError([f"{file}:1:1: a config is a mapping of keys to values, not {shown(data)}"])
         self.data = data or {}
+        for override in overrides:
+            self.override(override)
 
     def _build(
         self,

@@ -26,6 +26,7 @@ from pbtrl.execution import Executor
 from pbtrl.header import Header
 from pbtrl.interrupts import Interrupted, Signals
 from pbtrl.journal import Journal, Line, read
+from pbtrl.loading import Source
 from pbtrl.lock import Lock
 from pbtrl.population import Population
 from pbtrl.retention import Retention
@@ -38,11 +39,14 @@ FAILED = 3
 
 
 def start(
-    config: Config, verbatim: str, *, root: Path, name: str, if_exists: runs.IfExists, mode: progress.Mode,
+    config: Config, source: Source, *, root: Path, name: str, if_exists: runs.IfExists, mode: progress.Mode,
     command: Sequence[str], wide: bool = False,
 ) -> int:  # fmt: skip
-    """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code."""
-    prepared = build.prepared(config)
+    """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code.
+
+    `source` is what the config was read from: it places errors, and its text is kept.
+    """
+    prepared = build.prepared(config, source)
     run = runs.create(root, name, if_exists)
     if runs.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config, wide=wide)
@@ -50,7 +54,7 @@ def start(
         print(f"warning: {warning}", file=sys.stderr)
     with Signals() as signals, Lock(run):
         runs.begin(run, command)
-        write_atomically(run / "config.yaml", verbatim)
+        write_atomically(run / "config.yaml", source.text)
         write_atomically(run / "config.resolved.yaml", prepared.dump_yaml())
         header = build.header(prepared, run.name)
         journal = Journal(run / "journal.jsonl")
@@ -77,7 +81,7 @@ def resume(
         before, lines, _ = runs.folded(run)
         stored = load(run / "config.resolved.yaml")
         wanted = asked or _overridden(run, stored, overrides)
-        config = build.prepared(extension.extended(stored, wanted))
+        config = build.prepared(extension.extended(stored, wanted), Source(file=str(run / "config.resolved.yaml")))
         if lines[-1]["kind"] == "finish" and config == stored:
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0

@@ -165,9 +165,9 @@ def test_words_for_the_opening():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["env.id=Nothing-v9"], "env.id=Nothing-v9: no such env"),
-        (["env.id=HalfCheetah-v5", "agent.network=shallow"], "agent.network=shallow cannot read observations"),
-        (["env.id=ALE/Pong-v5", "agent.network=mlp"], "agent.network=mlp cannot read observations that are images"),
+        (["env.id=Nothing-v9"], "config: env.id: Nothing-v9: no such env"),
+        (["env.id=HalfCheetah-v5", "agent.network=shallow"], "config: agent.network: shallow cannot read observations"),
+        (["env.id=ALE/Pong-v5", "agent.network=mlp"], "config: agent.network: mlp cannot read observations that are"),
     ],
 )
 def test_an_env_and_an_agent_that_do_not_fit_are_one_line(overrides, said):

@@ -16,8 +16,8 @@ from tests.command import ROOT, Command, contents, journal, spawn
 COMMANDS = ["train", "resume", "eval", "status", "list", "verify", "lineage", "tb", "bench", "doctor", "config"]
 MEMBER = {"id", "env_steps", "frames", "fitness", "generation", "parent", "hyperparameters"}
 SCORES = {
-    "member", "snapshot", "env_steps", "episodes", "return_mean", "return_std", "ci95", "return_min", "return_max",
-    "seeds",
+    "member", "agent", "snapshot", "env_steps", "episodes", "return_mean", "return_std", "ci95", "return_min",
+    "return_max", "seeds",
 }  # fmt: skip
 
 
@@ -58,18 +58,18 @@ def test_what_answers_at_once_imports_no_large_library():
 
 
 BAD = {
-    "an unknown env": (["env.id=CartPol-v1"], r"env.id=CartPol-v1: no such env; nearest: CartPole-v1"),
-    "an unknown game": (["env.id=ALE/Pon-v5"], r"env.id=ALE/Pon-v5: no such env; nearest: ALE/Pong-v5"),
-    "a module that is not there": (["env.id=no.such:make"], r"env.id=no.such:make: cannot import no.such: .*"),
-    "an env that cannot be made": (["env.kwargs.x=1"], r"env.id=CartPole-v1: could not be made: .*'x'.*"),
+    "an unknown env": (["env.id=CartPol-v1"], r"override .*: CartPol-v1: no such env; nearest: CartPole-v1"),
+    "an unknown game": (["env.id=ALE/Pon-v5"], r"override .*: ALE/Pon-v5: no such env; nearest: ALE/Pong-v5"),
+    "a module that is not there": (["env.id=no.such:make"], r"override .*: no.such:make: cannot import no.such: .*"),
+    "an env that cannot be made": (["env.kwargs.x=1"], r"cart.yaml:.*: env.id: CartPole-v1: could not be made: .*"),
     "an unknown agent": (["agent.name=impla"], r"override 'agent.name=impla': unknown agent .* 'impala'\?"),
     "an unknown key": (["population.sise=3"], r"override 'population.sise=3': unknown key. Did you mean 'size'\?"),
     "an empty prior": (["hparams.unroll_length.low=20"], r"override .*: needs low < high, not 20 and 10"),
     "a log prior from zero": (["hparams.learning_rate.low=0"], r"override .*: log_uniform needs low > 0"),
     "too many references": (["population.reference_members=5"], r"override .*: .*_members 5 is more than size 4"),
-    "a network for other observations": (["agent.network=nature"], r"agent.network=nature cannot read .*: use mlp"),
-    "actions that no agent here takes": (["env.id=tests.worlds:tuples"], r"env.id=tests.worlds:tuples: .*"),
-    "a backend for other envs": (["env.backend=envpool", "env.id=ALE/Pong-v5"], r"env.backend=envpool cannot run .*"),
+    "a network for other observations": (["agent.network=nature"], r"override .*: nature cannot read .*: use mlp"),
+    "actions that no agent here takes": (["env.id=tests.worlds:tuples"], r"override .*: tests.worlds:tuples: .*"),
+    "a backend for other envs": (["env.backend=envpool", "env.id=ALE/Pong-v5"], r"override .*: envpool cannot run .*"),
 }  # fmt: skip
 
 
@@ -96,12 +96,20 @@ def test_all_mistakes_at_once_with_their_places(pbtrl: Command):
     ]
 
 
+def test_an_agent_that_does_not_fit_the_env_has_its_place_too(pbtrl: Command):
+    Path("pong.yaml").write_text("env: {id: ALE/Pong-v5}\nagent:\n  network: mlp\nbudget: {total_steps: 1000}\n")
+    found = pbtrl("train", "pong.yaml")
+    assert found.code == 2
+    assert found.err.startswith("pong.yaml:3:12: agent.network: mlp cannot read observations that are images")
+
+
 def test_a_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "envs.pool", None)  # as where envpool cannot be imported
     found = pbtrl("train", "cart.yaml", "env.backend=envpool")
     assert (found.code, found.err) == (
         2,
-        'env.backend=envpool needs envpool: pip install "pbtrl[fast]"\n1 error. Nothing was started.\n',
+        "override 'env.backend=envpool': envpool needs envpool: pip install \"pbtrl[fast]\"\n"
+        "1 error. Nothing was started.\n",
     )
     assert "backend: gymnasium" in pbtrl("train", "cart.yaml", "env.backend=auto", "--dry-run").out
     assert not Path("runs").exists()

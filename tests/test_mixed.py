@@ -10,8 +10,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pbtrl import build
-from pbtrl.config import ConfigError, load, parse
+from pbtrl.config import ConfigError, checked, load, parse
 from pbtrl.journal import digest
+from pbtrl.loading import Source
 from pbtrl.population import Assignment
 from pbtrl.snapshots import SnapshotError, Store
 from tests.command import Command, journal, kinds, weights
@@ -154,6 +155,7 @@ def test_snapshots_of_several_agents_are_evaluated_together_as_each_alone(mixed:
     together = mixed("eval", "a", "--member", "all", "--episodes", 4, "--json").json
     alone = [mixed("eval", "a", "--member", f"m0{i}", "--episodes", 4, "--json").json for i in range(4)]
     assert together == alone
+    assert [score["agent"] for score in together] == list(DEALT)
     best = json.loads((run / "best.json").read_text())
     assert best["hyperparameters"]["agent"] == DEALT[int(best["member"][1:])]
     assert mixed("eval", "a", "--json").json["snapshot"] == best["snapshot"]
@@ -230,24 +232,31 @@ def test_a_mix_cannot_change(mixed: Command):
 
 
 def test_every_agent_that_does_not_fit_is_named():
-    config = parse(MIXED, overrides=["agents.a3c.network=shallow", "agents.vmpo.network=deep"])
+    source = Source(MIXED, overrides=["agents.a3c.network=shallow", "agents.vmpo.network=deep"])
     with pytest.raises(ConfigError) as caught:
-        build.prepared(config)
+        build.prepared(checked(source), source)
     first, second = caught.value.messages
-    assert first.startswith("agents.a3c.network=shallow cannot read observations")
-    assert second.startswith("agents.vmpo.network=deep cannot read observations")
+    assert first.startswith("override 'agents.a3c.network=shallow': shallow cannot read observations")
+    assert second.startswith("override 'agents.vmpo.network=deep': deep cannot read observations")
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["env.id=tests.worlds:tuples"], "env.id=tests.worlds:tuples: actions of type Tuple are not supported"),
-        (["env.id=tests.worlds:unbounded", "agents.vmpo.actions=squash"], "agents.vmpo.actions=squash needs finite"),
+        (
+            ["env.id=tests.worlds:tuples"],
+            "override 'env.id=tests.worlds:tuples': tests.worlds:tuples: actions of type Tuple are not supported",
+        ),
+        (
+            ["env.id=tests.worlds:unbounded", "agents.vmpo.actions=squash"],
+            "override 'agents.vmpo.actions=squash': squash needs finite",
+        ),
     ],
 )
 def test_actions_that_nobody_can_take_are_one_error_and_those_that_one_agent_cannot_too(overrides, said):
+    source = Source(MIXED, overrides=overrides)
     with pytest.raises(ConfigError) as caught:
-        build.prepared(parse(MIXED, overrides=overrides))
+        build.prepared(checked(source), source)
     (message,) = caught.value.messages
     assert message.startswith(said)
 
