@@ -270,7 +270,9 @@ class RLBuilder:
         from pbtrl.rl.cohort import RLCohort
         from pbtrl.rl.hogwild import HogwildCohort
 
-        torch.set_num_threads(1)
+        # Sums over two threads are not those over one, and who shares a worker depends on the executor.
+        alone = self._config.population.size == 1 and self._acting.mode == "inline"
+        torch.set_num_threads(threads if alone else 1)
         kinds = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}
         return kinds[self._acting.mode](members, self.setting, threads)
 
