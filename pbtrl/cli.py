@@ -376,7 +376,3 @@ def _config(a: argparse.Namespace) -> int:
     else:
         print(load(a.config, a.overrides).dump_yaml(), end="")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -53,7 +53,7 @@ class Soak:
     def pbtrl(self, *argv: str) -> subprocess.Popen[str]:
         """A command of ours, whose descendants carry a mark."""
         env = {**os.environ, MARK: self.mark}
-        command = [sys.executable, "-m", "pbtrl.cli", *argv]
+        command = [sys.executable, "-m", "pbtrl", *argv]
         return subprocess.Popen(command, cwd=self.where, env=env, text=True, stdout=subprocess.PIPE, stderr=sys.stderr)
 
     def begin(self, *argv: str) -> subprocess.Popen[str]:

@@ -62,7 +62,7 @@ def in_process(capsys: Any) -> Command:
 
 def spawn(where: Path, *argv: object) -> subprocess.Popen[str]:
     """The command in its own process group, as a terminal would start it; stdout and stderr are pipes."""
-    command = [sys.executable, "-m", "pbtrl.cli", *map(str, argv)]
+    command = [sys.executable, "-m", "pbtrl", *map(str, argv)]
     return subprocess.Popen(
         command,
         cwd=where,

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS: list[list[set[str]]] = [
-    [{"cli"}],
+    [{"cli", "__main__"}],
     [{"session", "runs", "extension", "bench", "doctor", "evaluation", "verify"}],
     [{"build", "config", "checks", "loading"}],
     [{"controller"}],
