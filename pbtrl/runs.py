@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pbtrl import __version__
 from pbtrl.disk import DiskFullError
@@ -32,6 +32,9 @@ from pbtrl.lock import Lock, holder
 from pbtrl.lock import RunError as RunError
 from pbtrl.population import Member, Population
 from pbtrl.snapshots import Store, write_atomically
+
+if TYPE_CHECKING:
+    from pbtrl.config import Config
 
 IfExists = Literal["error", "resume", "overwrite", "suffix"]
 State = Literal["running", "finished", "stopped", "crashed", "stale"]
@@ -76,6 +79,16 @@ def check_free(root: Path, name: str, if_exists: IfExists) -> None:
     run = root / name
     if NAME.fullmatch(name) and if_exists == "error" and run.exists() and not _is_blank(run):
         raise _taken(run)
+
+
+def check_imports(run: Path, config: Config, *, allowed: bool) -> None:
+    """Nothing is imported because a run directory says so: it may be a stranger's.
+
+    Raises:
+        RunError: its config names a module, and the user did not allow it.
+    """
+    if config.imports and not allowed:
+        raise RunError(f"{run} asks to import {config.imports!r}, which runs its code: allow it with --trust-imports")
 
 
 def has_begun(run: Path) -> bool:

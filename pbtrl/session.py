@@ -60,7 +60,7 @@ def start(
 
 def resume(
     run: Path, *, mode: progress.Mode, command: Sequence[str], overrides: Sequence[str] = (),
-    asked: Config | None = None, wide: bool = False,
+    asked: Config | None = None, wide: bool = False, trusted: bool = False,
 ) -> int:  # fmt: skip
     """Go on with a run from its last snapshots.
 
@@ -71,11 +71,14 @@ def resume(
         wide: show every hyperparameter.
         overrides: may give it a longer budget, or change how it is carried out.
         asked: a config that should be this run's own; what may change is taken from it.
+        trusted: whether a module of the user's own that the run directory names, and `asked` does not, is imported.
     """
     with Signals() as signals, Lock(run):
         runs.sweep(run)
         before, lines, _ = runs.folded(run)
         stored = load(run / "config.resolved.yaml")
+        known = asked is not None and asked.imports == stored.imports
+        runs.check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
         config = build.prepared(extension.extended(stored, wanted))
         if lines[-1]["kind"] == "finish" and config == stored:
@@ -112,7 +115,12 @@ def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
         "fitness reached": "budget.until_fitness=null",
         "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
     }.get(reason, f"budget.env_steps_per_member={2 * config.steps_per_member}")
-    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {runs.reference(run)} {more}"
+    return f"{run} is finished ({reason}): nothing to do. To go on: {_command(run, config)} {more}"
+
+
+def _command(run: Path, config: Config) -> str:
+    """What to type to go on with a run."""
+    return f"pbtrl resume {runs.reference(run)}" + (" --trust-imports" if config.imports else "")
 
 
 def _say(mode: progress.Mode, text: str) -> None:
@@ -156,7 +164,7 @@ class _Sitting:
             with contextlib.suppress(DiskFullError):
                 runs.end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
             if full:
-                raise DiskFullError(f"{error}; make room, then: pbtrl resume {runs.reference(run)}") from error
+                raise DiskFullError(f"{error}; make room, then: {_command(run, self.config)}") from error
             raise
 
     def _sit(self, executor: Executor, board: TensorBoard) -> int:
@@ -248,7 +256,7 @@ class _Sitting:
 
     def _stopped(self, controller: Controller) -> int:
         self._end("stop", "stopped", "interrupted", controller.seconds)
-        print(f"stopped; go on with: pbtrl resume {runs.reference(self.run_directory)}", file=sys.stderr)
+        print(f"stopped; go on with: {_command(self.run_directory, self.config)}", file=sys.stderr)
         return self.signals.code or FAILED
 
     def _failed(self, why: str) -> int:

@@ -288,13 +288,27 @@ def test_a_run_from_elsewhere_imports_nothing_unasked(pbtrl: Command, tmp_path: 
     assert pbtrl("train", "cart.yaml", "--name", "a", "env.id=theirs:make").code == 0
     del sys.modules["theirs"]
     (tmp_path / "marker").unlink()
-    for command in (["eval", "a"], ["status", "a"], ["lineage", "a"], ["list"]):
-        found = pbtrl(*command)
-        assert found.code == (2 if command[0] == "eval" else 0)
-        assert not (tmp_path / "marker").exists()
-    assert "asks to import 'theirs', which runs its code: allow it with --trust-imports" in pbtrl("eval", "a").err
+    longer, before = "budget.env_steps_per_member=960", contents(Path("runs/a"))
+    for command in (["status", "a"], ["lineage", "a"], ["list"], ["verify", "a"]):
+        assert pbtrl(*command).code == 0
+    for command in (["eval", "a"], ["resume", "a"], ["resume", "a", longer]):
+        refused = pbtrl(*command)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err == "runs/a asks to import 'theirs', which runs its code: allow it with --trust-imports\n"
+    assert not (tmp_path / "marker").exists()
+    assert contents(Path("runs/a")) == before
     assert pbtrl("eval", "a", "--trust-imports").code == 0
     assert (tmp_path / "marker").exists()
+    assert pbtrl("resume", "a", longer, "--trust-imports").code == 0
+
+
+def test_a_module_that_the_users_own_config_names_needs_no_word(pbtrl: Command):
+    """And what is printed to go on with is what works."""
+    line = ["train", "cart.yaml", "--name", "a", "--if-exists", "resume", "env.id=tests.worlds:cart"]
+    assert pbtrl(*line).code == 0
+    assert pbtrl(*line, "budget.env_steps_per_member=960").code == 0
+    said = pbtrl(*line).out
+    assert "To go on: pbtrl resume a --trust-imports budget.env_steps_per_member=1920" in said
 
 
 # Real envs

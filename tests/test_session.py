@@ -130,7 +130,7 @@ def test_a_terminals_signal_in_the_middle_of_a_slice(pbtrl: Command, tmp_path: P
         out, err = process.communicate(timeout=20)
         assert process.returncode == code
         assert "saving all members" in out
-        assert err.splitlines()[-1] == "stopped; go on with: pbtrl resume a"
+        assert err.splitlines()[-1] == "stopped; go on with: pbtrl resume a --trust-imports"
         assert all(map(ended, family))
     (member,) = pbtrl("status", "a", "--json").json["members"]
     assert 30 <= member["env_steps"] < 10_000_000

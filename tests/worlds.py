@@ -11,6 +11,11 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, Tuple
 
 
+def cart() -> gymnasium.Env[Any, Any]:
+    """CartPole."""
+    return gymnasium.make("CartPole-v1")
+
+
 def tuples() -> gymnasium.Env[Any, Any]:
     """Actions that come in pairs."""
     env = gymnasium.make("CartPole-v1")
