@@ -24,7 +24,7 @@ from pbtrl.controller import Limits
 from pbtrl.execution import Executor
 from pbtrl.header import Header
 from pbtrl.population import Assignment, FitnessRule
-from pbtrl.snapshots import SnapshotError, Tensors
+from pbtrl.snapshots import SnapshotError, Tensors, check_fit
 from pbtrl.space import AGENT
 from pbtrl.strategies import Strategy
 from pbtrl.trainable import Builder, Cohort
@@ -443,6 +443,7 @@ def _evaluate_trainables(
     for row in rows:
         rng = np.random.default_rng(seed)
         trainable = builder.make(rng)
+        check_fit(trainable.state_dict(), row)
         trainable.load_state_dict(row)
         found.append(SimpleNamespace(returns=[trainable.evaluate(rng)], lengths=[0], seeds=[seed]))
     return found

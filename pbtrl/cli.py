@@ -58,11 +58,12 @@ def _exit_code(error: Exception) -> int | None:
         return USAGE
     from pbtrl.execution.processes import WorkerError
     from pbtrl.journal import JournalError
+    from pbtrl.schema import NewerError
     from pbtrl.snapshots import SnapshotError
 
     if isinstance(error, WorkerError):
         return FAILED
-    return CORRUPT if isinstance(error, JournalError | SnapshotError) else None
+    return CORRUPT if isinstance(error, JournalError | NewerError | SnapshotError) else None
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -269,6 +270,7 @@ def _eval(a: argparse.Namespace) -> int:
     from pbtrl.config import load
 
     run = runs.find(a.run, a.runs)
+    runs.check_links(run)
     _, _, population = runs.folded(run)
     config = load(run / "config.resolved.yaml")
     runs.check_imports(run, config, allowed=a.trust_imports)
@@ -289,7 +291,10 @@ def _eval(a: argparse.Namespace) -> int:
     if not chosen:
         raise runs.RunError(f"{run}: no snapshot yet of {a.member}, but of {', '.join(newest)}")
     results = evaluation.evaluate(config, run, chosen, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
-    evaluation.write(run, results)
+    try:
+        evaluation.write(run, results)
+    except OSError as error:
+        print(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", file=sys.stderr)
     shown = results if a.member == "all" else results[0]
     print(json.dumps(shown) if a.json else tables.evaluations(results))
     return 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from pbtrl.lock import Lock
 from pbtrl.population import Population
 from pbtrl.retention import Retention
 from pbtrl.runs import RunError
+from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import SnapshotError, Store, write_atomically
 from pbtrl.standings import Standings
 from pbtrl.tensorboard import TensorBoard
@@ -73,6 +75,7 @@ def resume(
         asked: a config that should be this run's own; what may change is taken from it.
         trusted: whether a module of the user's own that the run directory names, and `asked` does not, is imported.
     """
+    runs.check_links(run)
     with Signals() as signals, Lock(run):
         runs.sweep(run)
         before, lines, _ = runs.folded(run)
@@ -85,13 +88,13 @@ def resume(
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
         for change in runs.begin(run, command):
-            print(f"note: {change} since the last sitting; the results may differ slightly", file=sys.stderr)
+            print(f"warning: {change} since the last sitting: from here on not bit-exact", file=sys.stderr)
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())
         header = build.header(config, before.name)
         population = header.population().replay(lines)
         journal = Journal(run / "journal.jsonl")
         changes = extension.changes(stored, config)
-        journal.append({"kind": "resume", "horizon": header.horizon, "changes": changes})
+        journal.append({"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes})
         return _Sitting(config, run, header, population, journal, signals, mode, wide, lines).run()
 
 
@@ -161,8 +164,10 @@ class _Sitting:
                 return self._sit(executor, board)
         except Exception as error:
             full = isinstance(error, OSError) and (isinstance(error, DiskFullError) or error.errno in FULL)
-            with contextlib.suppress(DiskFullError):
+            with contextlib.suppress(DiskFullError, RunError):
                 runs.end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
+            if isinstance(error, OSError) and not full and str(error.filename).startswith(f"{run}{os.sep}"):
+                raise RunError(f"cannot write to {error.filename}: {error.strerror or error}") from error
             if full:
                 raise DiskFullError(f"{error}; make room, then: {_command(run, self.config)}") from error
             raise

@@ -83,3 +83,17 @@ class Hanging(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._marker.touch()
             os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
         return super().step(action)
+
+
+class Raising(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole until its nth step, which raises."""
+
+    def __init__(self, after: int = 1) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self._left = after
+
+    def step(self, action: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            raise RuntimeError("no more")
+        return super().step(action)

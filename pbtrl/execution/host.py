@@ -20,6 +20,7 @@ import numpy as np
 
 from pbtrl import crash, disk
 from pbtrl.population import Assignment, Failure, Report
+from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import SnapshotError, Store, Tensors
 from pbtrl.trainable import Builder, Cohort, Outcome
 
@@ -62,8 +63,9 @@ class Host:
         self._builder = builder
         self._store = Store(members)
         self._members = members
+        members.mkdir(exist_ok=True)  # its parent is the run, which nobody but `train` makes
         for member in (m for group in groups for m in group):
-            (members / member).mkdir(parents=True, exist_ok=True)
+            (members / member).mkdir(exist_ok=True)
         self._group = {m: i for i, group in enumerate(groups) for m in group}
         self._threads = threads
         self._discard_on_stop = discard_on_stop
@@ -210,7 +212,7 @@ class Host:
             diverged=outcome.diverged or bool(broken),
             timing={"seconds": seconds},
         )
-        self._store.commit(a.id, tensors, {"schema": 1, "report": report.to_json()})
+        self._store.commit(a.id, tensors, {"schema": SCHEMA, "report": report.to_json()})
         if not broken:
             self._holds[a.member] = a.id
         crash.point("host.reports")
@@ -225,7 +227,10 @@ class Host:
     def _committed(self, a: Assignment) -> Report | None:
         """The report of an earlier attempt that died between its snapshot and its answer."""
         state = self._store.state(a.id)
-        return Report(**state["report"]) if state else None
+        try:
+            return Report(**state["report"]) if state else None
+        except (KeyError, TypeError):
+            return None
 
     def _failures(self, group: Sequence[Assignment], error: Exception) -> list[Report | Failure]:
         text = "".join(traceback.format_exception(error))

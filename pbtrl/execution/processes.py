@@ -253,7 +253,8 @@ def _tell(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
 
 def _log_output(member: Path) -> None:
     """What libraries and envs print goes to the log of the worker's first member, not to the console."""
-    member.mkdir(parents=True, exist_ok=True)
+    member.parent.mkdir(exist_ok=True)
+    member.mkdir(exist_ok=True)
     log = os.open(member / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
