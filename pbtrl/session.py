@@ -91,10 +91,10 @@ def resume(
             print(f"warning: {change} since the last sitting: from here on not bit-exact", file=sys.stderr)
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())
         header = build.header(config, before.name)
-        population = header.population().replay(lines)
         journal = Journal(run / "journal.jsonl")
         changes = extension.changes(stored, config)
-        journal.append({"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes})
+        resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
+        population = header.population().replay([*lines, journal.append(resumed)])
         return _Sitting(config, run, header, population, journal, signals, mode, wide, lines).run()
 
 
@@ -184,7 +184,8 @@ class _Sitting:
         if reason == "interrupted":
             return self._stopped(controller)
         if all(m.lost for m in self.population.members.values()):
-            return self._failed(f"no member survived: {self._last_error()}")
+            again = f"when that is mended: {_command(run, self.config)}"
+            return self._failed(f"no member survived: {self._last_error()}; {again}")
         try:
             with self.signals.raising():
                 best = self._choose()

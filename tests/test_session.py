@@ -18,6 +18,7 @@ from pbtrl import evaluation, lock
 from pbtrl.journal import digest
 from pbtrl.lineage import copies
 from pbtrl.retention import Retention
+from pbtrl.runs import folded
 from tests.command import Command, contents, journal, kinds, spawn, weights
 
 CONTINUE = ["env.between_slices=continue", "population.mode=async"]
@@ -320,7 +321,8 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
     found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=probe/Raising-v0", "population.size=2")
     assert found.code == 3
     why = "RuntimeError: probe/Raising-v0 raised, as it was asked to"
-    assert found.err.splitlines()[-1] == f"no member survived: {why}; see runs/a/members/m01/log.txt"
+    again = "see runs/a/members/m01/log.txt; when that is mended: pbtrl resume a"
+    assert found.err.splitlines()[-1] == f"no member survived: {why}; {again}"
     assert "Traceback" not in found.out + found.err
     assert "Traceback" in Path("runs/a/members/m01/log.txt").read_text()
     failures = [line for line in journal(Path("runs/a")) if line["kind"] == "failure"]
@@ -330,6 +332,32 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
     assert pbtrl("status", "a", "--json").json["state"] == "crashed"
     assert "no member survived" in pbtrl("status", "a").out
     assert pbtrl("eval", "a").err == "runs/a has no snapshot yet: no member has come to the end of a slice\n"
+
+
+@pytest.mark.parametrize("strategy", ["pbt", "random_search"])
+def test_where_nobody_survived_a_resume_tries_again(pbtrl: Command, monkeypatch, tmp_path: Path, strategy: str):
+    """From the snapshots that the members have, under what made these."""
+    world = f"env={{id: tests.worlds:Breakable, num_envs: 4, kwargs: {{broken: {tmp_path / 'x'}}}}}"
+    rules = [f"strategy={{name: {strategy}, ready: {{every: 240}}}}", "failure.max_restarts_per_member=0"]
+    with signalled(monkeypatch, signal.SIGTERM, report=2):
+        command = ["train", "cart.yaml", "--name", "a", world, *rules, "population.size=2", "env.between_slices=reset"]
+        assert pbtrl(*command).code == 143
+    run = Path("runs/a")
+    first = next(line["assignments"] for line in journal(run) if line["kind"] == "decision")
+    (tmp_path / "x").touch()
+    for _ in range(2):
+        found = pbtrl("resume", "a", "--trust-imports")
+        assert found.code == 3
+        assert "no member survived: RuntimeError: broken; see runs/a/members/" in found.err
+        assert found.err.endswith("; when that is mended: pbtrl resume a --trust-imports\n")
+        assert [m.step for m in folded(run)[2].members.values()] == [240] * 2
+    (tmp_path / "x").unlink()
+    before = len(journal(run))
+    assert pbtrl("resume", "a", "--trust-imports").code == 0
+    assert [m.step for m in folded(run)[2].members.values()] == [720] * 2
+    again = next(line["assignments"] for line in journal(run)[before:] if line["kind"] == "decision")
+    assert [a["parent"] for a in again] == [a["id"] for a in first]
+    assert [a["hyperparameters"] for a in again] == [a["hyperparameters"] for a in first]
 
 
 def test_a_final_choice_that_fails_can_be_made_later(pbtrl: Command, monkeypatch):

@@ -85,6 +85,19 @@ class Hanging(gymnasium.Wrapper[Any, Any, Any, Any]):
         return super().step(action)
 
 
+class Breakable(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole that raises while `broken` exists."""
+
+    def __init__(self, broken: str) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self._broken = Path(broken)
+
+    def step(self, action: Any) -> Any:
+        if self._broken.exists():
+            raise RuntimeError("broken")
+        return super().step(action)
+
+
 class Raising(gymnasium.Wrapper[Any, Any, Any, Any]):
     """CartPole until its nth step, which raises."""
 
