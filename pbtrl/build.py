@@ -120,6 +120,18 @@ def strategy(config: Config) -> Strategy:
     )
 
 
+def snapshot_bytes(config: Config) -> int:
+    """What one snapshot takes on the disk, about; in a mix, one of the largest agent."""
+    if config.env is None:
+        rows = [_trainable_builder(config).make(np.random.default_rng(0)).state_dict()]
+        return sum(values.nbytes for row in rows for values in row.values())
+    import torch
+
+    agents = [RLBuilder(kind).agent for kind in config.kinds.values()]
+    states = [agent.init([torch.Generator().manual_seed(0)]) for agent in agents]
+    return max(sum(values.nbytes for values in state.tensors.values()) for state in states)
+
+
 def executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
     """The executor that the config names, for the members of a run directory."""
     from pbtrl.execution.host import Host

@@ -22,7 +22,7 @@ from typing import Any
 from pbtrl import build, evaluation, extension, progress, runs
 from pbtrl.config import Config, load
 from pbtrl.controller import Controller
-from pbtrl.disk import FULL, DiskFullError
+from pbtrl.disk import FULL, DiskFullError, expect_room
 from pbtrl.execution import Executor
 from pbtrl.header import Header
 from pbtrl.interrupts import Interrupted, Signals
@@ -45,6 +45,8 @@ def start(
 ) -> int:  # fmt: skip
     """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code."""
     prepared = build.prepared(config)
+    if if_exists != "resume" or not runs.has_begun(root / name):
+        _expect_room(root / name, prepared, 2)
     run = runs.create(root, name, if_exists)
     if runs.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config, wide=wide)
@@ -87,6 +89,7 @@ def resume(
         if lines[-1]["kind"] == "finish" and config == stored:
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
+        _expect_room(run, config, 1)
         for change in runs.begin(run, command):
             print(f"warning: {change} since the last sitting: from here on not bit-exact", file=sys.stderr)
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())
@@ -96,6 +99,12 @@ def resume(
         resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
         population = header.population().replay([*lines, journal.append(resumed)])
         return _Sitting(config, run, header, population, journal, signals, mode, wide, lines).run()
+
+
+def _expect_room(run: Path, config: Config, each: int) -> None:
+    """A run keeps two snapshots of every member or more, of which one that is resumed has most."""
+    what = f"{each} {'snapshots' if each > 1 else 'snapshot'} of each of {config.population.size} members"
+    expect_room(run, each * config.population.size * build.snapshot_bytes(config), what)
 
 
 def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:

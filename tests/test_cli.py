@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pbtrl import doctor
 from tests.command import ROOT, Command, contents, journal, spawn
 
 COMMANDS = ["train", "resume", "eval", "status", "list", "verify", "lineage", "tb", "bench", "doctor", "config"]
@@ -217,9 +218,26 @@ def test_config_show_and_schema(pbtrl: Command):
 
 def test_doctor(pbtrl: Command):
     found = pbtrl("doctor", "--json")
-    assert {c["check"] for c in found.json} >= {"python", "packages", "cores", "MuJoCo", "Atari", "disk", "file system"}
+    assert {c["check"] for c in found.json} >= {
+        "python",
+        "packages",
+        "cores",
+        "memory",
+        "MuJoCo",
+        "Atari",
+        "disk",
+        "file system",
+    }
     assert found.code == (0 if all(c["ok"] for c in found.json) else 3)
     assert not list(Path().glob(".pbtrl*"))
+
+
+def test_doctor_sees_that_the_workers_do_not_fit(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+    for free, ok in ((100 * 2**30, True), (50 * 2**20, False), (None, True)):
+        monkeypatch.setattr(doctor, "_free_memory", lambda free=free: free)
+        found = doctor._check("memory", doctor._memory)
+        assert found["ok"] == ok
+    assert found["what"] == "cannot be told here"
 
 
 def test_progress_for_programs(pbtrl: Command):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pbtrl.children import how_it_ended
 from pbtrl.controller import Controller
 from pbtrl.execution import Executor
 from pbtrl.execution.host import Host
@@ -117,6 +119,15 @@ def test_only_who_dies_alone_is_to_blame(tmp_path: Path) -> None:
     failure = again["m01/000000"]
     assert isinstance(failure, Failure)
     assert failure.alone
+
+
+def test_a_death_says_how_much_memory_it_had_at_most() -> None:
+    script = "import os; x = bytearray(300 << 20); os.kill(os.getpid(), 9)"
+    code = subprocess.run([sys.executable, "-c", script], check=False).returncode
+    found = re.fullmatch(r"killed by signal 9 \(out of memory\? it had at most ([\d,]+) MiB\)", how_it_ended(code))
+    assert found
+    assert 300 < int(found[1].replace(",", "")) < 100_000
+    assert (how_it_ended(3), how_it_ended(-11)) == ("exit code 3", "killed by signal 11")
 
 
 def test_a_worker_dead_before_a_stop_does_not_hold_it_up(tmp_path: Path) -> None:
