@@ -7,22 +7,24 @@ import select
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pbtrl.children import how_it_ended
-from pbtrl.controller import Controller
+from pbtrl.controller import Controller, Limits
 from pbtrl.execution import Executor
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.execution.processes import Processes, WorkerError, WorkerSpec
-from pbtrl.journal import Journal, digest, read
+from pbtrl.journal import Journal, Line, digest, read
 from pbtrl.population import Assignment, Failure, Population, Report
 from pbtrl.strategies.pbt import PBT
 from tests.conformance import ExecutorConformance, drain, run_toy, toy_space, weights
-from tests.fakes import LAST, build
+from tests.fakes import LAST, FakeCohort, build
 
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -151,6 +153,55 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="ValueError: no such thing"):
         drain(executor)
     executor.close()
+
+
+# Memory
+
+
+def unfit(monkeypatch: pytest.MonkeyPatch, *, members: int = 4, never: str = "") -> None:
+    """Cohorts of more than `members` do not fit into memory, nor does `never`, whoever it is with."""
+    real = FakeCohort.turn
+
+    def turn(self: FakeCohort) -> bool:
+        if len(self.members) > members or never in self.members:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(self)
+
+    monkeypatch.setattr(FakeCohort, "turn", turn)
+
+
+def trained(where: Path) -> tuple[Population, list[Line]]:
+    """A population of four to its end, three slices each."""
+    where.mkdir()
+    population, journal, executor = Population(4, 1, LAST), Journal(where / "j"), inline(where / "members", {})
+    strategy = PBT(space=toy_space(), every=8, horizon=24, synchronous=True)
+    assert Controller(population, strategy, executor, journal, Limits(restarts=1)).run() == "budget"
+    executor.close()
+    journal.close()
+    return population, list(read(where / "j"))
+
+
+def test_what_does_not_fit_into_memory_together_is_trained_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_disk: None
+) -> None:
+    _, undisturbed = trained(tmp_path / "a")
+    unfit(monkeypatch, members=1)
+    _, lines = trained(tmp_path / "b")
+    failures = [line for line in lines if line["kind"] == "failure"]
+    assert failures
+    assert all(f["error"].startswith("OutOfMemoryError: CUDA out of memory") for f in failures)
+    assert not any(f["alone"] or f["given_up"] for f in failures)
+    assert set(Counter(f["assignment"] for f in failures).values()) == {1}
+    assert digest(lines) == digest(undisturbed)
+
+
+def test_who_never_fits_into_memory_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_disk: None
+) -> None:
+    unfit(monkeypatch, never="m01")
+    population, lines = trained(tmp_path / "a")
+    assert {line["member"] for line in lines if line.get("given_up")} == {"m01"}
+    assert [m.step for m in population.members.values()] == [24, 0, 24, 24]
 
 
 # Nothing is left behind
