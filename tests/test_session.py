@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,6 +137,23 @@ def test_a_terminals_signal_in_the_middle_of_a_slice(pbtrl: Command, tmp_path: P
     (member,) = pbtrl("status", "a", "--json").json["members"]
     assert 30 <= member["env_steps"] < 10_000_000
     assert list(Path("runs/a/members/m00/snapshots").iterdir())
+
+
+def test_who_was_stopped_for_a_while_goes_on(pbtrl: Command, tmp_path: Path):
+    """As by Ctrl-Z and fg, or when a laptop sleeps: the controller alone, a worker alone, and both."""
+    with training(tmp_path, "execution.backend=processes") as (process, family):
+        for pids in ([process.pid], family, [process.pid, *family]):
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.3)
+            assert pbtrl("status", "a", "--json").json["state"] == "running"
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 130
+    assert "failure" not in kinds(Path("runs/a"))
+    assert pbtrl("verify", "a").out.startswith("runs/a: clean")
 
 
 def test_a_second_signal_ends_at_once(pbtrl: Command, tmp_path: Path):

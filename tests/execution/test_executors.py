@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from pbtrl.children import how_it_ended
 from pbtrl.controller import Controller, Limits
 from pbtrl.execution import Executor
+from pbtrl.execution import processes as processes_module
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.execution.processes import Processes, WorkerError, WorkerSpec
@@ -121,6 +123,30 @@ def test_only_who_dies_alone_is_to_blame(tmp_path: Path) -> None:
     failure = again["m01/000000"]
     assert isinstance(failure, Failure)
     assert failure.alone
+
+
+def test_a_hang_while_this_process_was_stopped_too_is_forgiven_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes_module, "GAP", 0.3)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    executor = processes(tmp_path / "members", {"endless": True, "tell": str(fifo)}, 1)
+    (a,) = (a for a in first() if a.member == "m00")
+    blamed = []
+    for number, stopped in ((signal.SIGALRM, 1.0), (signal.SIGALRM, 1.0), (signal.SIGKILL, 1.0), (signal.SIGALRM, 0.0)):
+        executor.submit([a])
+        assert fifo.read_bytes() == b"half way"
+        pid = executor._workers[0].process.pid
+        assert pid
+        executor.collect(0.0)
+        time.sleep(stopped)
+        os.kill(pid, number)
+        (failure,) = drain(executor)
+        assert isinstance(failure, Failure)
+        blamed.append(failure.alone)
+    executor.close()
+    assert blamed == [False, True, True, True]
 
 
 def test_a_death_says_how_much_memory_it_had_at_most() -> None:
