@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -95,6 +96,11 @@ def descendants(pid: int) -> list[int]:
     return [p for child in map(int, children) for p in (child, *descendants(child))]
 
 
+def workers_of(pid: int) -> list[int]:
+    """Those of a process's children that train: multiprocessing has one of its own."""
+    return [p for p in descendants(pid) if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+
 def ended(pid: int) -> bool:
     """Whether a process ends within ten seconds."""
     try:
@@ -154,6 +160,41 @@ def test_who_was_stopped_for_a_while_goes_on(pbtrl: Command, tmp_path: Path):
         assert process.returncode == 130
     assert "failure" not in kinds(Path("runs/a"))
     assert pbtrl("verify", "a").out.startswith("runs/a: clean")
+
+
+def test_a_killed_controller_takes_its_workers_along(pbtrl: Command, tmp_path: Path):
+    """While it lives nobody else gets at the run; after it, anybody does."""
+    with training(tmp_path, "execution.backend=processes") as (process, family):
+        before = contents(Path("runs/a") / "members")
+        for command in (["resume", "a", "--trust-imports"], ["train", "cart.yaml", "--name", "a", "--overwrite"]):
+            refused = pbtrl(*command)
+            assert (refused.code, refused.out) == (2, "")
+            assert re.fullmatch(rf"runs/a is in use by process {process.pid} on .+, since 20.+\n", refused.err)
+        assert pbtrl("train", "cart.yaml", "--name", "a").err.startswith("runs/a exists (running): ")
+        assert contents(Path("runs/a") / "members").keys() >= before.keys()
+        process.kill()
+        assert all(map(ended, family))
+        process.wait()
+    assert pbtrl("status", "a", "--json").json["state"] == "crashed"
+    assert pbtrl("verify", "a", "--repair").code == 0
+
+
+def test_a_killed_worker_is_replaced_at_once(pbtrl: Command, tmp_path: Path):
+    with training(tmp_path, "execution.backend=processes") as (process, family):
+        killed, before = time.time(), set(family)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        path = Path("runs/a/journal.jsonl")
+        while "failure" not in kinds(Path("runs/a")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        failure = json.loads(path.read_text().splitlines()[-1])
+        assert failure["error"].startswith("worker killed by signal 9 (out of memory?")
+        assert failure["timing"]["time"] - killed < 1.0
+        while not set(descendants(process.pid)) - before:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=20)
+        assert process.returncode == 143
 
 
 def test_a_second_signal_ends_at_once(pbtrl: Command, tmp_path: Path):
@@ -417,12 +458,23 @@ def test_what_a_slice_costs_can_be_seen(pbtrl: Command):
 # Envs
 
 
-def test_a_worker_whose_env_hangs_is_replaced(pbtrl: Command, tmp_path: Path):
-    world = f"env={{id: tests.worlds:Hanging, num_envs: 2, kwargs: {{marker: {tmp_path / 'hung'}, after: 50}}}}"
+WRONG = {
+    "hang": "worker killed by signal 14: its envs took longer than failure.env_step_timeout for a step",
+    "abort": "worker killed by signal 6",
+    "exit": "SystemExit: 0",
+    "memory": "MemoryError: ",
+}
+
+
+@pytest.mark.parametrize("how", WRONG)
+def test_an_env_that_takes_its_worker_along_costs_a_slice(pbtrl: Command, tmp_path: Path, how: str):
+    kwargs = f"{{marker: {tmp_path / 'wrong'}, after: 50, how: {how}}}"
+    world = f"env={{id: tests.worlds:Fatal, num_envs: 2, between_slices: reset, kwargs: {kwargs}}}"
     patience = ["failure.env_step_timeout=1s", "execution={backend: processes, workers: 1}", "population.size=2"]
-    assert pbtrl("train", "cart.yaml", "--name", "a", world, *patience, "env.between_slices=reset").code == 0
-    assert (tmp_path / "hung").exists()
+    assert pbtrl("train", "cart.yaml", "--name", "a", world, *patience).code == 0
+    assert (tmp_path / "wrong").exists()
     failures = [line for line in journal(Path("runs/a")) if line["kind"] == "failure"]
-    assert {f["assignment"] for f in failures} == {"m00/000000", "m01/000000"}
-    assert all("took longer than failure.env_step_timeout" in f["error"] for f in failures)
+    assert {f["assignment"] for f in failures[:2]} == {"m00/000000", "m01/000000"}
+    assert [f["error"] for f in failures[:2]] == [WRONG[how]] * 2
+    assert not any(f["given_up"] for f in failures)
     assert [m["env_steps"] for m in pbtrl("status", "a", "--json").json["members"]] == [720] * 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +72,31 @@ class Detour(gymnasium.Env[Any, Any]):
         return np.array([not self._there, self._there], np.float32)
 
 
-class Hanging(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole in which one step of one env never returns; `marker` then exists, and it does not happen again."""
+class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole in which one step of one env goes wrong; `marker` then exists, and it does not happen again."""
 
-    def __init__(self, marker: str, after: int) -> None:
+    def __init__(self, marker: str, after: int, how: str = "hang") -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
-        self._marker, self._left = Path(marker), after
+        self._marker, self._left, self._how = Path(marker), after, how
 
     def step(self, action: Any) -> Any:
         self._left -= 1
         if self._left == 0 and not self._marker.exists():
             self._marker.touch()
-            os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
+            self._go_wrong()
         return super().step(action)
+
+    def _go_wrong(self) -> None:
+        match self._how:
+            case "hang":
+                os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
+            case "abort":
+                os.abort()
+            case "exit":
+                sys.exit(0)
+            case "memory":
+                resource.setrlimit(resource.RLIMIT_AS, (1, resource.getrlimit(resource.RLIMIT_AS)[1]))
+                bytearray(2**30)
 
 
 class Breakable(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -24,6 +24,7 @@ from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import SnapshotError, Store, Tensors
 from pbtrl.trainable import Builder, Cohort, Outcome
 
+RAISED = (Exception, SystemExit)  # by a slice; an env that calls sys.exit ends no run
 METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
 
 
@@ -106,7 +107,7 @@ class Host:
                 return self._reports(current)
         except disk.DiskFullError:
             raise
-        except Exception as error:
+        except RAISED as error:
             self._drop(current.cohort)
             return self._failures(current.assignments, error)
         self._slices.append(current)
@@ -124,7 +125,7 @@ class Host:
                 ended += [] if self._discard_on_stop else self._reports(s)
             except disk.DiskFullError:
                 raise
-            except Exception as error:
+            except RAISED as error:
                 ended += self._failures(s.assignments, error)
             self._drop(s.cohort)
         return ended
@@ -143,7 +144,7 @@ class Host:
                 self._store.quarantine(orphan.parent)
                 self._early.append(orphan.failure)
                 group = [a for a in group if a.id != orphan.failure.assignment]
-            except Exception as error:
+            except RAISED as error:
                 self._early += self._failures(group, error)
                 return
             else:
@@ -232,7 +233,7 @@ class Host:
         except (KeyError, TypeError):
             return None
 
-    def _failures(self, group: Sequence[Assignment], error: Exception) -> list[Report | Failure]:
+    def _failures(self, group: Sequence[Assignment], error: BaseException) -> list[Report | Failure]:
         text = "".join(traceback.format_exception(error))
         for a in group:
             with (self._members / a.member / "log.txt").open("a") as log:
