@@ -21,7 +21,7 @@ from pbtrl.journal import digest
 from pbtrl.lineage import copies
 from pbtrl.retention import Retention
 from pbtrl.runs import folded
-from tests.command import Command, contents, journal, kinds, spawn, weights
+from tests.command import Command, contents, descendants, journal, kinds, spawn, weights
 
 CONTINUE = ["env.between_slices=continue", "population.mode=async"]
 
@@ -89,11 +89,6 @@ def test_a_signal_just_before_the_final_choice_is_not_lost(pbtrl: Command, monke
         assert pbtrl("train", "quadratic").code == 143
     assert kinds(Path("runs/quadratic"))[-1] == "stop"
     assert pbtrl("resume", "quadratic").code == 0
-
-
-def descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [p for child in map(int, children) for p in (child, *descendants(child))]
 
 
 def workers_of(pid: int) -> list[int]:
@@ -179,6 +174,19 @@ def test_a_killed_controller_takes_its_workers_along(pbtrl: Command, tmp_path: P
     assert pbtrl("verify", "a", "--repair").code == 0
 
 
+def test_a_run_that_is_moved_ends_and_goes_on_where_it_is(pbtrl: Command, tmp_path: Path):
+    with training(tmp_path, "execution.backend=processes") as (process, family):
+        Path("runs/a").rename("runs/b")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        said = "runs/a was moved or deleted while it trained; resume it where it is now"
+        assert [line for line in err.splitlines() if not line.startswith("warning: ")] == [said]
+        assert all(map(ended, family))
+    assert not Path("runs/a").exists()
+    assert pbtrl("verify", "b").code == 0
+    assert pbtrl("status", "b", "--json").json["state"] == "crashed"
+
+
 def test_a_killed_worker_is_replaced_at_once(pbtrl: Command, tmp_path: Path):
     with training(tmp_path, "execution.backend=processes") as (process, family):
         killed, before = time.time(), set(family)
@@ -222,6 +230,7 @@ def test_who_trains_and_how_often_it_is_stopped_changes_nothing(pbtrl: Command, 
         override = ["execution.backend=processes", f"execution.workers={workers}"]
         assert pbtrl("train", "cart.yaml", "--name", name, *override).code == 0
         assert canonical(name) == expected
+    assert {pbtrl("verify", run, "--digest").out for run in ("inline", "workers1", "workers2")} == {f"{expected[0]}\n"}
     for report in (1, 3, 6):
         with signalled(monkeypatch, signal.SIGINT, report):
             assert pbtrl("train", "cart.yaml", "--name", f"stopped{report}").code == 130
@@ -464,13 +473,15 @@ WRONG = {
     "exit": "SystemExit: 0",
     "memory": "MemoryError: ",
 }
+"""What an env does -> what the journal says; a worker of its own only where that dies."""
 
 
 @pytest.mark.parametrize("how", WRONG)
 def test_an_env_that_takes_its_worker_along_costs_a_slice(pbtrl: Command, tmp_path: Path, how: str):
     kwargs = f"{{marker: {tmp_path / 'wrong'}, after: 50, how: {how}}}"
     world = f"env={{id: tests.worlds:Fatal, num_envs: 2, between_slices: reset, kwargs: {kwargs}}}"
-    patience = ["failure.env_step_timeout=1s", "execution={backend: processes, workers: 1}", "population.size=2"]
+    backend = "{backend: processes, workers: 1}" if WRONG[how].startswith("worker") else "{backend: inline}"
+    patience = ["failure.env_step_timeout=1s", f"execution={backend}", "population.size=2"]
     assert pbtrl("train", "cart.yaml", "--name", "a", world, *patience).code == 0
     assert (tmp_path / "wrong").exists()
     failures = [line for line in journal(Path("runs/a")) if line["kind"] == "failure"]

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import safetensors.numpy
 from pbtrl import cli
 from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import SnapshotError, Store
-from tests.command import Command, contents, journal, spawn
+from tests.command import CART, Command, contents, descendants, journal, spawn
 
 RUN = Path("runs/quadratic")
 DEEP = b"[" * 100_000
@@ -224,6 +225,24 @@ def listening(pid: int) -> set[str]:
 
 
 LOCAL = ("0100007F:", "00000000000000000000000001000000:")  # 127.0.0.1 and ::1
+
+
+def test_a_run_that_trains_cannot_be_reached_at_all(tmp_path: Path) -> None:
+    (tmp_path / "cart.yaml").write_text(CART)
+    acting = ["acting={mode: actors, processes: 1}", "execution={backend: processes, workers: 1}", "population.size=1"]
+    budget = "budget.env_steps_per_member=100000000"
+    with spawn(tmp_path, "train", "cart.yaml", "--name", "a", *acting, budget) as process:
+        try:
+            snapshots = tmp_path / "runs/a/members/m00/snapshots"
+            while not snapshots.is_dir() and process.poll() is None:
+                time.sleep(0.05)
+            family = [process.pid, *descendants(process.pid)]
+            assert len(family) >= 3  # controller, worker, actor
+            addresses = {pid: listening(pid) for pid in family}
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=60)
+    assert not any(addresses.values())
 
 
 def test_tensorboard_can_be_reached_from_this_machine_alone(pbtrl: Command, run: Path, tmp_path: Path) -> None:

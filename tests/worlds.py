@@ -95,8 +95,12 @@ class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
             case "exit":
                 sys.exit(0)
             case "memory":
-                resource.setrlimit(resource.RLIMIT_AS, (1, resource.getrlimit(resource.RLIMIT_AS)[1]))
-                bytearray(2**30)
+                soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+                resource.setrlimit(resource.RLIMIT_AS, (1, hard))
+                try:
+                    bytearray(2**30)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 class Breakable(gymnasium.Wrapper[Any, Any, Any, Any]):
