@@ -26,7 +26,7 @@ from pbtrl.execution import Executor
 from pbtrl.header import Header
 from pbtrl.loading import Fault, Source
 from pbtrl.population import Assignment, FitnessRule
-from pbtrl.snapshots import SnapshotError, Tensors
+from pbtrl.snapshots import SnapshotError, Tensors, check_fit
 from pbtrl.space import AGENT
 from pbtrl.strategies import Strategy
 from pbtrl.trainable import Builder, Cohort
@@ -128,6 +128,18 @@ def strategy(config: Config) -> Strategy:
         synchronous=config.population.mode == "sync",
         references=config.population.reference_members,
     )
+
+
+def snapshot_bytes(config: Config) -> int:
+    """What one snapshot takes on the disk, about; in a mix, one of the largest agent."""
+    if config.env is None:
+        rows = [_trainable_builder(config).make(np.random.default_rng(0)).state_dict()]
+        return sum(values.nbytes for row in rows for values in row.values())
+    import torch
+
+    agents = [RLBuilder(kind).agent for kind in config.kinds.values()]
+    states = [agent.init([torch.Generator().manual_seed(0)]) for agent in agents]
+    return max(sum(values.nbytes for values in state.tensors.values()) for state in states)
 
 
 def executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
@@ -455,6 +467,7 @@ def _evaluate_trainables(
     for row in rows:
         rng = np.random.default_rng(seed)
         trainable = builder.make(rng)
+        check_fit(trainable.state_dict(), row)
         trainable.load_state_dict(row)
         found.append(SimpleNamespace(returns=[trainable.evaluate(rng)], lengths=[0], seeds=[seed]))
     return found

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from multiprocessing.process import BaseProcess
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
-DEATHS = {-signal.SIGKILL: " (out of memory?)"}
-if hasattr(signal, "SIGALRM"):
-    DEATHS[-signal.SIGALRM] = ": its envs took longer than failure.env_step_timeout for a step"
+HUNG = -signal.SIGALRM
 
 
 def start_shielded(process: BaseProcess) -> None:
@@ -42,4 +41,12 @@ def belong_to(parent: int) -> None:
 def how_it_ended(code: int | None) -> str:
     """A dead process's exit code in words."""
     how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
-    return how + DEATHS.get(code or 0, "")
+    if code == -signal.SIGKILL:
+        return f"{how} (out of memory? it had at most {_largest():,.0f} MiB)"
+    return how + (": its envs took longer than failure.env_step_timeout for a step" if code == HUNG else "")
+
+
+def _largest() -> float:
+    """MiB that the largest of our children that ended had resident; the kernel keeps no peak of each."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 2**20

@@ -58,11 +58,12 @@ def _exit_code(error: Exception) -> int | None:
         return USAGE
     from pbtrl.execution.processes import WorkerError
     from pbtrl.journal import JournalError
+    from pbtrl.schema import NewerError
     from pbtrl.snapshots import SnapshotError
 
     if isinstance(error, WorkerError):
         return FAILED
-    return CORRUPT if isinstance(error, JournalError | SnapshotError) else None
+    return CORRUPT if isinstance(error, JournalError | NewerError | SnapshotError) else None
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="a.b=value",
         help="a longer budget: budget.env_steps_per_member=2e6",
     )
+    _add_trust(resume)
     _add_progress(resume)
 
     evaluate = _add(commands, "eval", _eval, "play fresh episodes, raw returns")
@@ -124,9 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--episodes", type=_at_least(1), default=30, metavar="N", help="per member (default: 30)")
     evaluate.add_argument("--seed", type=_at_least(0), default=0, metavar="S", help="of envs and actions (default: 0)")
     evaluate.add_argument("--deterministic", action="store_true", help="the policy's mode instead of a sample")
-    evaluate.add_argument(
-        "--trust-imports", action="store_true", help="import the env's own module, which the run directory names"
-    )
+    _add_trust(evaluate)
     _add_json(evaluate)
 
     status = _add(commands, "status", _status, "where a run and its members stand")
@@ -201,6 +201,12 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust-imports", action="store_true", help="import the env's own module, which the run directory names"
+    )
+
+
 def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=["auto", "live", "plain", "json", "none"], default="auto",
@@ -255,7 +261,9 @@ def _resume(a: argparse.Namespace) -> int:
     run = runs.find(a.run, a.runs)
     from pbtrl import session
 
-    return session.resume(run, mode=a.progress, command=sys.argv, overrides=a.overrides, wide=a.wide)
+    return session.resume(
+        run, mode=a.progress, command=sys.argv, overrides=a.overrides, wide=a.wide, trusted=a.trust_imports
+    )
 
 
 def _eval(a: argparse.Namespace) -> int:
@@ -263,11 +271,10 @@ def _eval(a: argparse.Namespace) -> int:
     from pbtrl.config import load
 
     run = runs.find(a.run, a.runs)
+    runs.check_links(run)
     _, _, population = runs.folded(run)
     config = load(run / "config.resolved.yaml")
-    module, colon, _ = config.env.id.partition(":") if config.env else ("", "", "")
-    if colon and not a.trust_imports:
-        raise runs.RunError(f"{run} asks to import {module!r}, which runs its code: allow it with --trust-imports")
+    runs.check_imports(run, config, allowed=a.trust_imports)
     newest = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
     if a.member not in ("best", "all", *population.members):
         raise runs.RunError(f"no member {a.member!r} in {run}: there are {', '.join(population.members)}")
@@ -285,7 +292,10 @@ def _eval(a: argparse.Namespace) -> int:
     if not chosen:
         raise runs.RunError(f"{run}: no snapshot yet of {a.member}, but of {', '.join(newest)}")
     results = evaluation.evaluate(config, run, chosen, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
-    evaluation.write(run, results)
+    try:
+        evaluation.write(run, results)
+    except OSError as error:
+        print(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", file=sys.stderr)
     shown = results if a.member == "all" else results[0]
     print(json.dumps(shown) if a.json else tables.evaluations(results))
     return 0

@@ -394,6 +394,12 @@ class Config(_Section):
         return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", what).strip("-.")
 
     @property
+    def imports(self) -> str | None:
+        """The module that is imported for the env, and so runs its code; None for an env by a library's id."""
+        module, colon, _ = ("", "", "") if self.env is None else self.env.id.partition(":")
+        return module if colon else None
+
+    @property
     def warnings(self) -> list[str]:
         """What can be run but is probably not meant, one line each."""
         return list(checks.warnings(self))

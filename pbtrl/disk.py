@@ -36,6 +36,12 @@ def room_for(path: Path, size: int = 0) -> Iterator[None]:
         raise DiskFullError(f"no room on the disk for {path}: {needed}, {_free(path):,} are free") from error
 
 
+def expect_room(run: Path, size: int, what: str) -> None:
+    """Raise DiskFullError where a run will not have room for `size` bytes: better now than after an hour."""
+    if (free := _free(run / "members")) < size:
+        raise DiskFullError(f"no room on the disk for {run}: {size:,} bytes are needed for {what}, {free:,} are free")
+
+
 def attempts() -> Iterator[bool]:
     """Whether this is the last one; the next one comes after a pause."""
     for pause in PAUSES:

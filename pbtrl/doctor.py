@@ -25,6 +25,7 @@ def examine(runs: Path) -> list[dict[str, Any]]:
         ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         ("packages", _packages),
         ("cores", _cores),
+        ("memory", _memory),
         ("MuJoCo", lambda: _steps("HalfCheetah-v5")),
         ("Atari", lambda: _steps("ALE/Pong-v5")),
         ("disk", lambda: _disk(runs)),
@@ -60,6 +61,45 @@ def _cores() -> str:
     from pbtrl.build import available_cores
 
     return f"{len(available_cores())} of {os.cpu_count()} may be used"
+
+
+def _memory() -> str:
+    """What workers need before they have members, envs and replays: as much as this process with the same libraries."""
+    import torch  # noqa: F401, the largest of them
+
+    from pbtrl.build import available_cores
+
+    workers, each, free = len(available_cores()), _resident(), _free_memory()
+    if free is None or each is None:
+        return "cannot be told here"
+    told = f"{free / 2**30:.1f} GiB free; {workers} workers, one per core, begin with {each / 2**20:.0f} MiB each"
+    if workers * each > free:
+        raise MemoryError(f"{told}: set execution.workers lower")
+    return told
+
+
+def _resident() -> int | None:
+    return _kilobytes(Path("/proc/self/status"), "VmRSS")
+
+
+def _free_memory() -> int | None:
+    """Bytes that may still be had, of the machine's or of our own control group's."""
+    free = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    group = Path("/sys/fs/cgroup")
+    try:
+        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no such group, or no limit
+        return free
+    return left if free is None else min(left, free)
+
+
+def _kilobytes(path: Path, key: str) -> int | None:
+    """A line of /proc as bytes; None where there is none."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), None)
 
 
 def _steps(env: str) -> str:

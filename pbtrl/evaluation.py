@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pbtrl import build
+from pbtrl import build, schema
 from pbtrl.config import Config
 from pbtrl.population import Population
 from pbtrl.snapshots import SnapshotError, Store, write_atomically
@@ -78,6 +78,7 @@ def choose(config: Config, run: Path, population: Population) -> dict[str, Any]:
     (score,) = evaluate(config, run, [name], episodes=config.final.episodes, seed=_seed(config, "final"))
     chosen = population.members[score["member"]]
     best = {
+        "schema": schema.SCHEMA,
         "member": chosen.id,
         "snapshot": name,
         "sha256": digest(run, name),
@@ -104,10 +105,13 @@ def best_snapshot(run: Path) -> str | None:
     """
     try:
         best = json.loads((run / "best.json").read_bytes())
+        schema.check(best, run / "best.json")
         name, sha256 = str(best["snapshot"]), str(best["sha256"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except schema.NewerError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SnapshotError(f"{run / 'best.json'} cannot be read: {error}") from None
     if digest(run, name) != sha256:
         raise SnapshotError(f"snapshot {name} is not the one that {run / 'best.json'} names")

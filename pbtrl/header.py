@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from typing import Any
 
-from pbtrl.journal import SCHEMA, JournalError, Line
+from pbtrl.journal import JournalError, Line
 from pbtrl.population import FitnessRule, Population
+from pbtrl.schema import SCHEMA
 
 
 @dataclass(frozen=True)

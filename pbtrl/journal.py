@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pbtrl import crash, disk
+from pbtrl import crash, disk, schema
+from pbtrl.lock import RunError
 
-SCHEMA = 1
 Line = dict[str, Any]
 
 
@@ -43,8 +43,10 @@ class Journal:
 
         Raises:
             DiskFullError: there is no room for it; the journal is as it was.
+            RunError: it cannot be written, or the run directory is not where it was.
         """
         data = dumps(line).encode() + b"\n"
+        self._check_place()
         crash.point(f"journal.before {line['kind']}")
         before = os.fstat(self._file.fileno()).st_size
         try:
@@ -53,11 +55,22 @@ class Journal:
         except disk.DiskFullError:
             os.ftruncate(self._file.fileno(), before)
             raise
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
         crash.point(f"journal.wrote {line['kind']}")
         os.fsync(self._file.fileno())
         crash.point(f"journal.synced {line['kind']}")
         seen: Line = json.loads(data)
         return seen
+
+    def _check_place(self) -> None:
+        """Workers go by the path, and the open file wherever it is moved: they must not part."""
+        try:
+            same = os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            same = False
+        if not same:
+            raise RunError(f"{self.path.parent} was moved or deleted while it trained; resume it where it is now")
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -82,16 +95,19 @@ def read(path: Path) -> Iterator[Line]:
     """Every whole line of a journal, also while it is written; a torn last line is not there yet.
 
     Raises:
-        JournalError: a line that is not a JSON object, or a schema newer than this program.
+        JournalError: a line that is not a JSON object.
+        NewerError: a newer pbtrl began or resumed the run.
     """
     for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             line = json.loads(raw)
-            newer = line["kind"] == "run" and line["schema"] > SCHEMA
-        except (ValueError, KeyError, TypeError) as error:
+            begins = line["kind"] in ("run", "resume")
+            if line["kind"] == "run" and "schema" not in line:
+                raise KeyError("schema")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise JournalError(f"{path}:{number}: not a journal line") from error
-        if newer:
-            raise JournalError(f"{path}:{number}: written by a newer pbtrl (schema {line['schema']})")
+        if begins:
+            schema.check(line, f"{path}:{number}")
         yield line
 
 

@@ -43,7 +43,7 @@ class Lock:
             RunError: another controller holds it; the message names process and host.
         """
         try:
-            file = self._path.open("a+b")
+            file = open(self._path, "a+b", opener=_open)  # noqa: SIM115, held until `release`
         except OSError as error:
             raise RunError(f"cannot write to {self._path.parent}: {error.strerror}") from error
         if not _take(file):
@@ -83,6 +83,11 @@ def holder(run: Path) -> dict[str, Any] | None:
             return who if _is_held(file) and (who or fcntl) else None
     except OSError:
         return None
+
+
+def _open(path: str, flags: int) -> int:
+    """A link could lead to any file of the user's, which would be emptied."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _take(file: IO[bytes]) -> bool:

@@ -249,6 +249,8 @@ class Population:
                 self._reported(line)
             case "failure":
                 self._failed(line)
+            case "resume":
+                self._resumed()
 
     def _assigned(self, assignment: Assignment) -> None:
         member = self.members[assignment.member]
@@ -282,6 +284,13 @@ class Population:
         if line["given_up"]:
             member.open, member.lost = None, True
             member.given_up += 1
+
+    def _resumed(self) -> None:
+        """Where nobody survived, whoever resumes has mended the cause: all try again, from where each of them is."""
+        if all(m.lost for m in self.members.values()):
+            for member in self.members.values():
+                member.lost, member.given_up = False, 0
+                member.hyperparameters = member.trained_under or member.hyperparameters
 
     def _answered(self, line: Mapping[str, Any]) -> tuple[Member, Assignment]:
         member = self.members[line["member"]]

@@ -8,6 +8,7 @@ The journal says what happened; LOCK (held for the controller's life, lock.py) s
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -21,7 +22,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pbtrl import __version__
 from pbtrl.disk import DiskFullError
@@ -31,7 +32,11 @@ from pbtrl.lock import DamagedError as DamagedError
 from pbtrl.lock import Lock, holder
 from pbtrl.lock import RunError as RunError
 from pbtrl.population import Member, Population
+from pbtrl.schema import SCHEMA, NewerError, check
 from pbtrl.snapshots import Store, write_atomically
+
+if TYPE_CHECKING:
+    from pbtrl.config import Config
 
 IfExists = Literal["error", "resume", "overwrite", "suffix"]
 State = Literal["running", "finished", "stopped", "crashed", "stale"]
@@ -76,6 +81,28 @@ def check_free(root: Path, name: str, if_exists: IfExists) -> None:
     run = root / name
     if NAME.fullmatch(name) and if_exists == "error" and run.exists() and not _is_blank(run):
         raise _taken(run)
+
+
+def check_imports(run: Path, config: Config, *, allowed: bool) -> None:
+    """Nothing is imported because a run directory says so: it may be a stranger's.
+
+    Raises:
+        RunError: its config names a module, and the user did not allow it.
+    """
+    if config.imports and not allowed:
+        raise RunError(f"{run} asks to import {config.imports!r}, which runs its code: allow it with --trust-imports")
+
+
+def check_links(run: Path) -> None:
+    """Whoever writes into a run directory, or reads weights from it, must not end up elsewhere.
+
+    Raises:
+        RunError: there is a link in it, which pbtrl never makes.
+    """
+    for folder, folders, files in os.walk(run):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                raise RunError(f"{path} is a link, and could lead anywhere: put there what it leads to")
 
 
 def has_begun(run: Path) -> bool:
@@ -126,12 +153,12 @@ def begin(run: Path, command: Sequence[str]) -> list[str]:
     """Write `run.json` at the start of a sitting, the first or a resumed one.
 
     Returns:
-        Versions that differ from those of the sitting before, as `torch 2.12.0 -> 2.13.0`.
+        Versions that differ from those of the sitting before, as `torch 2.12.0 -> 2.13.0`, the processor among them.
     """
     before = card(run)
     versions, now = _versions(), time.time()
     _write(run, {
-        "schema": 1,
+        "schema": SCHEMA,
         "id": before.get("id", uuid.uuid4().hex),
         "name": run.name,
         "status": "running",
@@ -145,7 +172,7 @@ def begin(run: Path, command: Sequence[str]) -> list[str]:
         "sittings": before.get("sittings", 0) + 1,
     })  # fmt: skip
     earlier = before.get("versions", versions)
-    return [f"{k} {earlier.get(k)} -> {v}" for k, v in versions.items() if earlier.get(k) != v]
+    return [f"{k} {earlier[k]} -> {v}" for k, v in versions.items() if k in earlier and earlier[k] != v]
 
 
 def end(run: Path, status: Status, reason: str = "") -> None:
@@ -170,16 +197,20 @@ def card(run: Path) -> dict[str, Any]:
     """What `run.json` says; empty where there is none.
 
     Raises:
-        DamagedError: it is no JSON object.
+        DamagedError: it is no JSON object, or a newer pbtrl wrote it.
     """
     try:
         found = json.loads((run / "run.json").read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"{run / 'run.json'} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise DamagedError(f"{run / 'run.json'} is no JSON object")
+    try:
+        check(found, run / "run.json")
+    except NewerError as error:
+        raise DamagedError(str(error)) from error
     return found
 
 
@@ -217,7 +248,7 @@ def folded(run: Path) -> tuple[Header, list[Line], Population]:
         return header, lines, header.population().replay(lines)
     except FileNotFoundError:
         raise DamagedError(f"{run} has no journal: the run never began") from None
-    except JournalError as error:
+    except (JournalError, NewerError) as error:
         raise DamagedError(str(error)) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"{run / 'journal.jsonl'} does not fold: {type(error).__name__}: {error}") from error
@@ -341,7 +372,17 @@ def _write(run: Path, content: Mapping[str, Any]) -> None:
 
 
 def _versions() -> dict[str, str | None]:
-    return {"pbtrl": __version__, "python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}
+    ours = {"pbtrl": __version__, "python": platform.python_version(), "processor": _processor()}
+    return {**ours, **{p: _version(p) for p in PACKAGES}}
+
+
+def _processor() -> str:
+    """On which results depend bit for bit: another one has other vector instructions."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

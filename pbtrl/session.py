@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from typing import Any
 from pbtrl import build, evaluation, extension, progress, runs
 from pbtrl.config import Config, load
 from pbtrl.controller import Controller
-from pbtrl.disk import FULL, DiskFullError
+from pbtrl.disk import FULL, DiskFullError, expect_room
 from pbtrl.execution import Executor
 from pbtrl.header import Header
 from pbtrl.interrupts import Interrupted, Signals
@@ -31,6 +32,7 @@ from pbtrl.lock import Lock
 from pbtrl.population import Population
 from pbtrl.retention import Retention
 from pbtrl.runs import RunError
+from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import SnapshotError, Store, write_atomically
 from pbtrl.standings import Standings
 from pbtrl.tensorboard import TensorBoard
@@ -47,6 +49,8 @@ def start(
     `source` is what the config was read from: it places errors, and its text is kept.
     """
     prepared = build.prepared(config, source)
+    if if_exists != "resume" or not runs.has_begun(root / name):
+        _expect_room(root / name, prepared, 2)
     run = runs.create(root, name, if_exists)
     if runs.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config, wide=wide)
@@ -64,7 +68,7 @@ def start(
 
 def resume(
     run: Path, *, mode: progress.Mode, command: Sequence[str], overrides: Sequence[str] = (),
-    asked: Config | None = None, wide: bool = False,
+    asked: Config | None = None, wide: bool = False, trusted: bool = False,
 ) -> int:  # fmt: skip
     """Go on with a run from its last snapshots.
 
@@ -75,25 +79,36 @@ def resume(
         wide: show every hyperparameter.
         overrides: may give it a longer budget, or change how it is carried out.
         asked: a config that should be this run's own; what may change is taken from it.
+        trusted: whether a module of the user's own that the run directory names, and `asked` does not, is imported.
     """
+    runs.check_links(run)
     with Signals() as signals, Lock(run):
         runs.sweep(run)
         before, lines, _ = runs.folded(run)
         stored = load(run / "config.resolved.yaml")
+        known = asked is not None and asked.imports == stored.imports
+        runs.check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
         config = build.prepared(extension.extended(stored, wanted), Source(file=str(run / "config.resolved.yaml")))
         if lines[-1]["kind"] == "finish" and config == stored:
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
+        _expect_room(run, config, 1)
         for change in runs.begin(run, command):
-            print(f"note: {change} since the last sitting; the results may differ slightly", file=sys.stderr)
+            print(f"warning: {change} since the last sitting: from here on not bit-exact", file=sys.stderr)
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())
         header = build.header(config, before.name)
-        population = header.population().replay(lines)
         journal = Journal(run / "journal.jsonl")
         changes = extension.changes(stored, config)
-        journal.append({"kind": "resume", "horizon": header.horizon, "changes": changes})
+        resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
+        population = header.population().replay([*lines, journal.append(resumed)])
         return _Sitting(config, run, header, population, journal, signals, mode, wide, lines).run()
+
+
+def _expect_room(run: Path, config: Config, each: int) -> None:
+    """A run keeps two snapshots of every member or more, of which one that is resumed has most."""
+    what = f"{each} {'snapshots' if each > 1 else 'snapshot'} of each of {config.population.size} members"
+    expect_room(run, each * config.population.size * build.snapshot_bytes(config), what)
 
 
 def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
@@ -116,7 +131,12 @@ def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
         "fitness reached": "budget.until_fitness=null",
         "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
     }.get(reason, f"budget.env_steps_per_member={2 * config.steps_per_member}")
-    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {runs.reference(run)} {more}"
+    return f"{run} is finished ({reason}): nothing to do. To go on: {_command(run, config)} {more}"
+
+
+def _command(run: Path, config: Config) -> str:
+    """What to type to go on with a run."""
+    return f"pbtrl resume {runs.reference(run)}" + (" --trust-imports" if config.imports else "")
 
 
 def _say(mode: progress.Mode, text: str) -> None:
@@ -157,10 +177,12 @@ class _Sitting:
                 return self._sit(executor, board)
         except Exception as error:
             full = isinstance(error, OSError) and (isinstance(error, DiskFullError) or error.errno in FULL)
-            with contextlib.suppress(DiskFullError):
+            with contextlib.suppress(DiskFullError, RunError):
                 runs.end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
+            if isinstance(error, OSError) and not full and str(error.filename).startswith(f"{run}{os.sep}"):
+                raise RunError(f"cannot write to {error.filename}: {error.strerror or error}") from error
             if full:
-                raise DiskFullError(f"{error}; make room, then: pbtrl resume {runs.reference(run)}") from error
+                raise DiskFullError(f"{error}; make room, then: {_command(run, self.config)}") from error
             raise
 
     def _sit(self, executor: Executor, board: TensorBoard) -> int:
@@ -175,7 +197,8 @@ class _Sitting:
         if reason == "interrupted":
             return self._stopped(controller)
         if all(m.lost for m in self.population.members.values()):
-            return self._failed(f"no member survived: {self._last_error()}")
+            again = f"when that is mended: {_command(run, self.config)}"
+            return self._failed(f"no member survived: {self._last_error()}; {again}")
         try:
             with self.signals.raising():
                 best = self._choose()
@@ -252,7 +275,7 @@ class _Sitting:
 
     def _stopped(self, controller: Controller) -> int:
         self._end("stop", "stopped", "interrupted", controller.seconds)
-        print(f"stopped; go on with: pbtrl resume {runs.reference(self.run_directory)}", file=sys.stderr)
+        print(f"stopped; go on with: {_command(self.run_directory, self.config)}", file=sys.stderr)
         return self.signals.code or FAILED
 
     def _failed(self, why: str) -> int:

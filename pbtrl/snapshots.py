@@ -7,6 +7,7 @@ a word.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -20,11 +21,12 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from pbtrl import crash, disk
+from pbtrl import crash, disk, schema
 
 Tensors = dict[str, np.ndarray]
 
 
+FILES = ("tensors.safetensors", "state.json", "MANIFEST.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,12}")
 
 
@@ -60,7 +62,8 @@ class Store:
             "tensors.safetensors": safetensors.numpy.save(arrays),
             "state.json": json.dumps(state).encode(),
         }
-        manifest = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
+        hashes = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
+        manifest = {"schema": schema.SCHEMA, "snapshot": name, **hashes}
         files["MANIFEST.json"] = json.dumps(manifest).encode()
         final = self.path(name)
         for last in disk.attempts():
@@ -73,6 +76,8 @@ class Store:
                     raise
 
     def _commit(self, final: Path, files: Mapping[str, bytes]) -> None:
+        if not (run := self.members.parent).is_dir():  # moved or deleted: it is not begun anew
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run))
         staged = final.with_name(f".tmp-{final.name}-{os.getpid()}")
         shutil.rmtree(staged, ignore_errors=True)
         try:
@@ -99,20 +104,21 @@ class Store:
         """Tensors (by name, in order) and state of a snapshot, verified.
 
         Raises:
-            SnapshotError: it is not there, or a file does not match the manifest.
+            SnapshotError: it is not there, or a file does not match the manifest, or is not what it should be.
         """
         files = self._verified(name)
-        state: dict[str, Any] = json.loads(files["state.json"])
-        tensors = safetensors.numpy.load(files["tensors.safetensors"])  # in another order in every process
-        return {name: tensors[name] for name in sorted(tensors)}, state
+        try:
+            tensors = safetensors.numpy.load(files["tensors.safetensors"])  # in another order in every process
+        except Exception as error:
+            raise SnapshotError(f"snapshot {name}: tensors.safetensors holds no tensors ({error})") from error
+        return {key: tensors[key] for key in sorted(tensors)}, _object(name, files)
 
     def state(self, name: str) -> dict[str, Any] | None:
         """The verified state of a snapshot, or None where there is no whole one."""
         try:
-            state: dict[str, Any] = json.loads(self._verified(name)["state.json"])
+            return _object(name, self._verified(name))
         except SnapshotError:
             return None
-        return state
 
     def names(self, member: str) -> list[str]:
         """Committed snapshots of a member, oldest first."""
@@ -143,18 +149,45 @@ class Store:
 
     def _verified(self, name: str) -> dict[str, bytes]:
         path = self.path(name)
-        if path.is_symlink():
-            raise SnapshotError(f"snapshot {name} is a link ({path})")
+        own = self.members.resolve() / path.relative_to(self.members)
+        if any((path / file).resolve() != own / file for file in FILES):
+            raise SnapshotError(f"snapshot {name} is a link, or behind one ({path})")
         try:
             manifest = json.loads((path / "MANIFEST.json").read_bytes())
             files = {file: (path / file).read_bytes() for file in ("tensors.safetensors", "state.json")}
             expected = {file: manifest[file]["sha256"] for file in files}
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise SnapshotError(f"snapshot {name} is missing or not whole ({path})") from error
+        schema.check(manifest, path / "MANIFEST.json")
+        if (other := manifest.get("snapshot", name)) != name:
+            raise SnapshotError(f"snapshot {name} is that of {other!r} ({path})")
         for file, data in files.items():
             if hashlib.sha256(data).hexdigest() != expected[file]:
                 raise SnapshotError(f"snapshot {name}: {file} is damaged ({path})")
         return files
+
+
+def _object(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    try:
+        state = json.loads(files["state.json"])
+    except (ValueError, RecursionError) as error:
+        raise SnapshotError(f"snapshot {name}: state.json is no JSON") from error
+    if not isinstance(state, dict):
+        raise SnapshotError(f"snapshot {name}: state.json is no JSON object")
+    return state
+
+
+def check_fit(own: Tensors, found: Tensors) -> None:
+    """Compare what a snapshot holds with what it is to be loaded into, before anything is.
+
+    Raises:
+        SnapshotError: a tensor is missing or unknown, or of another shape or type.
+    """
+    ours, theirs = ({name: (v.dtype.name, v.shape or (1,)) for name, v in tensors.items()} for tensors in (own, found))
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            here, there = (" ".join(map(str, kinds.get(name, ["missing"]))) for kinds in (ours, theirs))
+            raise SnapshotError(f"a snapshot does not fit this agent: {name} is {there} in it, and should be {here}")
 
 
 def write_atomically(path: Path, text: str) -> None:

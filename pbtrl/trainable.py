@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pbtrl.population import Assignment, Hyperparameters
-from pbtrl.snapshots import Tensors
+from pbtrl.snapshots import Tensors, check_fit
 
 
 class Trainable(Protocol):
@@ -106,6 +106,7 @@ class Singles:
 
     def load(self, slot: int, tensors: Tensors) -> None:
         """Everything that learned, from a snapshot."""
+        check_fit(self._trainables[slot].state_dict(), tensors)
         self._trainables[slot].load_state_dict(tensors)
 
     def begin(self, assignments: Sequence[Assignment]) -> None:

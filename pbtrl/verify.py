@@ -79,9 +79,10 @@ def repair(run: Path) -> list[str]:
     `pbtrl resume` makes again what the run still needs.
 
     Raises:
-        RunError: somebody is at the run.
+        RunError: somebody is at the run, or there is a link in it.
     """
     done: list[str] = []
+    runs.check_links(run)
     with Lock(run):
         store = Store(run / "members")
         for finding in examine(run)["findings"]:

@@ -74,6 +74,12 @@ def spawn(where: Path, *argv: object) -> subprocess.Popen[str]:
     )
 
 
+def descendants(pid: int) -> list[int]:
+    """Processes that a process began, and theirs."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [p for child in map(int, children) for p in (child, *descendants(child))]
+
+
 def journal(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
 

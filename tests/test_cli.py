@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pbtrl import doctor
 from tests.command import ROOT, Command, contents, journal, spawn
 
 COMMANDS = ["train", "resume", "eval", "status", "list", "verify", "lineage", "tb", "bench", "doctor", "config"]
@@ -225,9 +226,26 @@ def test_config_show_and_schema(pbtrl: Command):
 
 def test_doctor(pbtrl: Command):
     found = pbtrl("doctor", "--json")
-    assert {c["check"] for c in found.json} >= {"python", "packages", "cores", "MuJoCo", "Atari", "disk", "file system"}
+    assert {c["check"] for c in found.json} >= {
+        "python",
+        "packages",
+        "cores",
+        "memory",
+        "MuJoCo",
+        "Atari",
+        "disk",
+        "file system",
+    }
     assert found.code == (0 if all(c["ok"] for c in found.json) else 3)
     assert not list(Path().glob(".pbtrl*"))
+
+
+def test_doctor_sees_that_the_workers_do_not_fit(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+    for free, ok in ((100 * 2**30, True), (50 * 2**20, False), (None, True)):
+        monkeypatch.setattr(doctor, "_free_memory", lambda free=free: free)
+        found = doctor._check("memory", doctor._memory)
+        assert found["ok"] == ok
+    assert found["what"] == "cannot be told here"
 
 
 def test_progress_for_programs(pbtrl: Command):
@@ -296,13 +314,27 @@ def test_a_run_from_elsewhere_imports_nothing_unasked(pbtrl: Command, tmp_path: 
     assert pbtrl("train", "cart.yaml", "--name", "a", "env.id=theirs:make").code == 0
     del sys.modules["theirs"]
     (tmp_path / "marker").unlink()
-    for command in (["eval", "a"], ["status", "a"], ["lineage", "a"], ["list"]):
-        found = pbtrl(*command)
-        assert found.code == (2 if command[0] == "eval" else 0)
-        assert not (tmp_path / "marker").exists()
-    assert "asks to import 'theirs', which runs its code: allow it with --trust-imports" in pbtrl("eval", "a").err
+    longer, before = "budget.env_steps_per_member=960", contents(Path("runs/a"))
+    for command in (["status", "a"], ["lineage", "a"], ["list"], ["verify", "a"]):
+        assert pbtrl(*command).code == 0
+    for command in (["eval", "a"], ["resume", "a"], ["resume", "a", longer]):
+        refused = pbtrl(*command)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err == "runs/a asks to import 'theirs', which runs its code: allow it with --trust-imports\n"
+    assert not (tmp_path / "marker").exists()
+    assert contents(Path("runs/a")) == before
     assert pbtrl("eval", "a", "--trust-imports").code == 0
     assert (tmp_path / "marker").exists()
+    assert pbtrl("resume", "a", longer, "--trust-imports").code == 0
+
+
+def test_a_module_that_the_users_own_config_names_needs_no_word(pbtrl: Command):
+    """And what is printed to go on with is what works."""
+    line = ["train", "cart.yaml", "--name", "a", "--if-exists", "resume", "env.id=tests.worlds:cart"]
+    assert pbtrl(*line).code == 0
+    assert pbtrl(*line, "budget.env_steps_per_member=960").code == 0
+    said = pbtrl(*line).out
+    assert "To go on: pbtrl resume a --trust-imports budget.env_steps_per_member=1920" in said
 
 
 # Real envs

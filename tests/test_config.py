@@ -326,6 +326,51 @@ BROKEN = [
         "hparams:\n  gamma: {prior: one_minus_log_uniform, low: 0.9, high: 1}",
         "4:57: hparams.gamma.high: one_minus_log_uniform needs 0 < high < 1",
     ),
+    # what people write who know another library, or another section
+    (
+        SEARCH + "{prior: log_uniform, min: 1e-4, high: 1e-2}",
+        [
+            "4:3: hparams.learning_rate.low: missing",
+            "4:39: hparams.learning_rate.min: unknown key. Did you mean 'low'?",
+        ],
+    ),
+    (SEARCH + "[1e-4, 1e-2]", "4:18: hparams.learning_rate: must be a section of keys, not [0.0001, 0.01]"),
+    (
+        SEARCH + "{prior: log_uniform, low: '1e-4', high: 1e-2}",
+        "4:44: hparams.learning_rate.low: must be a number, not '1e-4'",
+    ),
+    (
+        SEARCH + "{prior: log_uniform, low: 1e-4, high: 1e\u22122}",  # a minus sign from a web page
+        "4:56: hparams.learning_rate.high: must be a number, not '1e\u22122'",
+    ),
+    (
+        SEARCH + "{prior: log_uniform, low: 1e-4, high: 1e-2, bounds: [1]}",
+        "4:70: hparams.learning_rate.bounds: must be none or [low, high], not [1]",
+    ),
+    ("hparams:\n- learning_rate", "4:1: hparams: must be a section of keys, not ['learning_rate']"),
+    (
+        "hparams:\n  unroll_length: {prior: int_uniform, low: 5.5, high: 20}",
+        "4:44: hparams.unroll_length.low: must be an integer, not 5.5",
+    ),
+    ("strategy: pbt", "3:11: strategy: must be a section of keys, not 'pbt'"),
+    ("strategy: {exploit: truncation}", "3:21: strategy.exploit: must be a section of keys, not 'truncation'"),
+    ("strategy: {ready: {interval: 1000}}", "3:20: strategy.ready.interval: unknown key. Did you mean 'every'?"),
+    ("strategy: {ready: {every: 0}}", "3:27: strategy.ready.every: must be >= 1, not 0"),
+    ("strategy: {exploit: {bottom: 20}}", "3:30: strategy.exploit.bottom: must be <= 1, not 20"),
+    ("strategy: {explore: {factors: 1.2}}", "3:31: strategy.explore.factors: must be a list, not 1.2"),
+    ("population: {mode: asynchronous}", "3:20: population.mode: must be async or sync, not 'asynchronous'"),
+    ("population: {size: 4, size: 8}", "3:23: population.size is given twice"),
+    ("fitness: {metric: reward}", "3:19: fitness.metric: must be episode/return_mean, not 'reward'"),
+    ("agent: impala", "3:8: agent: must be a section of keys, not 'impala'"),
+    ("agent: {name: ppo}", "3:15: agent.name: unknown agent 'ppo'. Known: impala, a3c, vmpo, unreal, feudal"),
+    ("agent: {optimizer: adam}", "3:9: agent.optimizer: unknown key. Did you mean 'optimiser'?"),
+    ("wall_clock: 6h", "3:1: wall_clock: unknown key. Did you mean 'budget.wall_clock'?"),
+    ("gamma: 0.99", "3:1: gamma: unknown key. Did you mean 'agent.gamma'?"),
+    (
+        "failure: {max_restarts: 3}",
+        "3:11: failure.max_restarts: unknown key. Did you mean 'max_restarts_per_member'?",
+    ),
+    ("snapshots: {keep_last: 0}", "3:24: snapshots.keep_last: must be >= 1, not 0"),
     # settings seen together
     (
         "acting: {processes: 2}",
@@ -564,6 +609,11 @@ OVERRIDES = [
     ("hparams.learning_rate={prior: choice}", "hparams.learning_rate.values: missing"),
     ("strategy={exploit: {tops: 0.2}}", "strategy.exploit.tops: unknown key. Did you mean 'top'?"),
     ("hparams.gamma.low=0.9", f"hparams.gamma.prior: missing. Known: {PRIORS}"),
+    ("env=CartPole-v1", "must be a section of keys, not 'CartPole-v1'"),
+    ("env.id=", "must be text, not null"),
+    ("env.num_envs=0", "must be >= 1, not 0"),
+    ("budget.env_steps_per_member=1M", "must be an integer, not '1M'"),
+    ("budget.wall_clock=6 hours", "must be a time such as 6h, 15m, 1h30m or 90s, not '6 hours'"),
     ("agent.block_length=10", "block_length 10 is shorter than the largest unroll, 20"),
 ]
 

@@ -1,4 +1,7 @@
-"""Whatever the members do, and however often the controller dies: budgets, donors, lineage and the journal hold."""
+"""Whatever the members do, and however often the controller dies: budgets, donors, lineage and the journal hold.
+
+Nor does retention ever delete what somebody still needs.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,35 @@ from pbtrl import journal, snapshots
 from pbtrl.controller import Controller, Limits
 from pbtrl.journal import Journal, read
 from pbtrl.population import Assignment, Failure, Population, Report
+from pbtrl.retention import Retention
 from pbtrl.space import LogUniform, SearchSpace
 from pbtrl.strategies.pbt import PBT
 from tests.fakes import LAST, between, died, trained
 
-SIZE, EVERY, HORIZON = 4, 100, 400
+SIZE, EVERY, HORIZON, MILESTONES = 4, 100, 400, 150
 FITNESS = st.floats(allow_nan=True, allow_infinity=True, width=32) | st.sampled_from([0.0, 1.0])
 
 
 @dataclass
-class Hands:
-    """An executor whose assignments wait until a rule answers them. `disk` are the snapshots that are whole."""
+class Shelf:
+    """The snapshots that are whole, for retention to thin out; and those that a fault took."""
 
-    disk: set[str]
+    disk: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+
+    def names(self, member: str) -> list[str]:
+        return sorted(name for name in self.disk if name.startswith(f"{member}/"))
+
+    def remove(self, name: str) -> None:
+        self.disk.remove(name)
+
+
+@dataclass
+class Hands:
+    """An executor whose assignments wait until a rule answers them."""
+
+    shelf: Shelf
+    population: Population
     held: list[Assignment] = field(default_factory=list)
     answers: list[Report | Failure] = field(default_factory=list)
     part: float = 0.0
@@ -38,7 +57,9 @@ class Hands:
         for a in assignments:
             assert a.member not in {other.member for other in self.held}, "two slices of one member at a time"
             assert 0 <= a.start < a.stop <= HORIZON
-            if a.parent is not None and a.parent not in self.disk:
+            if a.parent is not None and a.parent not in self.shelf.disk:
+                again = a.id in self.population.made  # of a snapshot that is made again nobody keeps all ancestors
+                assert again or a.parent in self.shelf.lost, f"{a.id} needs {a.parent}, which retention deleted"
                 self.answers.append(replace(died(a), snapshot=a.parent))
             else:
                 self.held.append(a)
@@ -56,8 +77,12 @@ class Hands:
             for a in held:
                 self.report(a, trained(a, 0.0, step=between(a, self.part)))
 
+    def commit(self, a: Assignment) -> None:
+        self.shelf.disk.add(a.id)
+        self.shelf.lost.discard(a.id)
+
     def report(self, a: Assignment, message: Report) -> None:
-        self.disk.add(a.id)
+        self.commit(a)
         self.answers.append(message)
 
     def close(self) -> None:
@@ -69,7 +94,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(synchronous=st.booleans(), seed=st.integers(0, 99))
     def begin(self, synchronous: bool, seed: int) -> None:
-        self.synchronous, self.seed, self.disk = synchronous, seed, set[str]()
+        self.synchronous, self.seed, self.shelf, self.best = synchronous, seed, Shelf(), set[str]()
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "journal.jsonl"
         self.quick = [patch.object(module.os, "fsync", lambda _: None) for module in (journal, snapshots)]
@@ -81,15 +106,25 @@ class Machine(RuleBasedStateMachine):
     def sit(self) -> None:
         """A new controller, from what the journal says."""
         population = Population(SIZE, self.seed, LAST)
-        if self.path.exists():
-            population.replay(read(self.path))
+        lines = list(read(self.path)) if self.path.exists() else []
+        population.replay(lines)
+        if population.best and population.best.snapshot in self.shelf.disk:  # of an earlier sitting, in its best.json
+            self.best = {population.best.snapshot}
+        retention = Retention(
+            self.shelf,
+            population,
+            keep_last=1,
+            milestones_every=MILESTONES,
+            lines=lines,
+            always=self.best,  # type: ignore[arg-type]
+        )
         space = SearchSpace({"lr": LogUniform(low=1e-4, high=1e-1)})
         strategy = PBT(space=space, every=EVERY, horizon=HORIZON, synchronous=self.synchronous)
-        self.hands, self.journal, self.over = Hands(self.disk), Journal(self.path), ""
+        self.hands, self.journal, self.over = Hands(self.shelf, population), Journal(self.path), ""
         newest = [m.snapshot for m in population.members.values() if m.snapshot and not m.open]
         self.controller = Controller(
             population, strategy, self.hands, self.journal, Limits(restarts=1),
-            lost=[name for name in newest if name not in self.disk],
+            [retention], lost=[name for name in newest if name not in self.shelf.disk],
         )  # fmt: skip
         self.controller.begin()
         self.go()
@@ -138,14 +173,16 @@ class Machine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9))
     def dies_after_its_commit(self, which: int) -> None:
         a = self.pick(which)
-        self.disk.add(a.id)
+        self.hands.commit(a)
         self.hands.answers.append(died(a, alone=False))
         self.go()
 
-    @precondition(lambda self: bool(self.disk))
+    @precondition(lambda self: bool(self.shelf.disk))
     @rule(which=st.integers(0, 99))
     def a_snapshot_is_lost(self, which: int) -> None:
-        self.disk.discard(sorted(self.disk)[which % len(self.disk)])
+        name = sorted(self.shelf.disk)[which % len(self.shelf.disk)]
+        self.shelf.disk.remove(name)
+        self.shelf.lost.add(name)
 
     @rule()
     def the_controller_is_killed(self) -> None:
@@ -181,6 +218,20 @@ class Machine(RuleBasedStateMachine):
         if self.path.exists():
             again.replay(read(self.path))
         assert repr(again.members) == repr(self.controller.population.members)  # NaN is not equal to itself
+
+    @invariant()
+    def what_is_needed_is_there(self) -> None:
+        """Save what a fault took, and what is being made again."""
+        needed = self.controller.population.needed() | self.best
+        clocks = dict.fromkeys(self.steps, 0)
+        for line in read(self.path) if self.path.exists() else ():
+            if line["kind"] == "report":
+                before, clocks[line["member"]] = clocks[line["member"]], line["step"]
+                needed |= {line["assignment"]} if before // MILESTONES < line["step"] // MILESTONES else set()
+        assert needed <= self.shelf.disk | self.shelf.lost
+        for name in self.steps:
+            mine = [n for n in self.shelf.names(name) if n not in needed]
+            assert len(mine) <= 2, "what nobody needs is deleted: the newest stays, and one that nobody reported yet"
 
     @invariant()
     def parents_were_reported_before(self) -> None:

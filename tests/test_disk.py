@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
+import shutil
+import time
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from pbtrl import disk, snapshots
 from pbtrl.disk import DiskFullError
 from pbtrl.journal import Journal, digest
 from pbtrl.snapshots import Store
-from tests.command import Command, journal, kinds, weights
+from tests.command import Command, contents, journal, kinds, weights
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +92,40 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path):
     lines.append({"kind": "stop", "reason": "again"})
     lines.close()
     assert (tmp_path / "journal.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_a_disk_that_will_be_full_stops_a_run_before_it_begins(pbtrl: Command, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    assert pbtrl("train", "cart.yaml", "--name", "a").code == 0
+    size = len(next(Path("runs/a").glob("members/*/snapshots/*/tensors.safetensors")).read_bytes())
+    before = contents(Path("runs/a"))
+    for command, each, said in (
+        (["train", "cart.yaml", "--name", "b"], 2, "2 snapshots of each of 4 members"),
+        (["train", "cart.yaml", "--name", "a", "--overwrite"], 2, "2 snapshots"),
+        (["resume", "a", "budget.env_steps_per_member=960"], 1, "1 snapshot of each of 4 members"),
+    ):
+        with monkeypatch.context() as inside:
+            inside.setattr(shutil, "disk_usage", lambda path, free=int(0.8 * each * 4 * size): usage(0, 0, free))
+            refused = pbtrl(*command)
+        assert (refused.code, refused.out) == (75, "")
+        assert re.match(r"no room on the disk for runs/[ab]: [\d,]+ bytes are needed for ", refused.err)
+        assert said in refused.err
+        assert len(refused.err.splitlines()) == 1
+        assert not Path("runs/b").exists()
+        assert contents(Path("runs/a")) == before
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, int(1.1 * 8 * size)))
+    assert pbtrl("train", "cart.yaml", "--name", "b").code == 0
+
+
+def test_a_disk_as_slow_as_a_network_changes_nothing(pbtrl: Command, monkeypatch):
+    """Each fsync takes a while, of which a run waits for many."""
+    command = ["train", "cart.yaml", "population.size=2", "execution={backend: processes, workers: 1}"]
+    assert pbtrl(*command, "--name", "quick").code == 0
+    monkeypatch.setattr(os, "fsync", lambda _: time.sleep(0.05))
+    assert pbtrl(*command, "--name", "slow").code == 0
+    assert pbtrl("verify", "slow", "--digest").out == pbtrl("verify", "quick", "--digest").out
+    assert weights(Path("runs/slow")) == weights(Path("runs/quick"))
+    assert "failure" not in kinds(Path("runs/slow"))
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path):

@@ -1,5 +1,6 @@
 """The journal: what a crash leaves, what a reader sees, and when two journals are the same."""
 
+import errno
 import json
 import os
 import random
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbtrl.journal import SCHEMA, Journal, JournalError, Line, canonical, digest, dumps, read
+from pbtrl.journal import Journal, JournalError, Line, canonical, digest, dumps, read
+from pbtrl.lock import RunError
 from pbtrl.population import Population
+from pbtrl.schema import SCHEMA, NewerError
 from tests.fakes import LAST, answer, assign, decision, died, trained
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -118,10 +121,44 @@ def test_garbage_in_the_middle_is_named_with_its_line(tmp_path: Path, garbage: b
         list(read(tmp_path / "j"))
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "j", {**RUN, "schema": SCHEMA + 1})
-    with pytest.raises(JournalError, match=r"j:1: .*newer"):
-        list(read(path))
+@pytest.mark.parametrize("version", [SCHEMA + 1, "2", None])
+def test_a_newer_schema_is_refused(tmp_path: Path, version: Any) -> None:
+    newer = written(tmp_path / "newer", {**RUN, "schema": version})
+    with pytest.raises(NewerError, match=rf"newer:1: written by a newer pbtrl \(schema {version}; .* {SCHEMA}\)"):
+        list(read(newer))
+    resumed = written(tmp_path / "resumed", RUN, {"kind": "resume"}, {"kind": "resume", "schema": version})
+    with pytest.raises(NewerError, match="resumed:3: written by a newer pbtrl"):
+        list(read(resumed))
+
+
+# Where it is not what it was
+
+
+def test_a_run_that_is_moved_or_deleted_is_left_where_it_is(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    run.mkdir()
+    journal = Journal(run / "journal.jsonl")
+    journal.append(RUN)
+    run.rename(tmp_path / "b")
+    with pytest.raises(RunError, match=r"a was moved or deleted while it trained; resume it where it is now$"):
+        journal.append({"kind": "stop"})
+    run.mkdir()
+    (run / "journal.jsonl").touch()  # of another run
+    with pytest.raises(RunError, match="was moved or deleted"):
+        journal.append({"kind": "stop"})
+    journal.close()
+    assert list(read(tmp_path / "b/journal.jsonl")) == [RUN]
+
+
+def test_a_file_system_that_became_read_only_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    journal = Journal(tmp_path / "j")
+    monkeypatch.setattr(Journal, "_write", refuses)
+    with pytest.raises(RunError, match=r"^cannot write to .*/j: Read-only file system$"):
+        journal.append(RUN)
+    journal.close()
 
 
 # The same journal

@@ -37,6 +37,7 @@ FLOORS: list[list[set[str]]] = [
             "tables",
             "crash",
             "disk",
+            "schema",
         }
     ],
     [{"agents"}, {"envs"}],

@@ -1,5 +1,7 @@
 """Run directories: names, locks, states."""
 
+import errno
+import itertools
 import json
 import os
 import subprocess
@@ -9,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import lock, runs
+from pbtrl import lock, runs, snapshots
 from pbtrl.header import Header
 from pbtrl.runs import RunError
+from tests.command import Command, contents
 from tests.written import Written, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -89,6 +92,43 @@ def test_a_read_only_root_is_one_line(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(RunError, match="cannot write"):
         runs.create(tmp_path, "pong")
+
+
+@pytest.mark.parametrize("what", ["lock", "card", "eval"])
+def test_a_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, what: str):
+    """As root sees it, whom no permission keeps out."""
+    assert pbtrl("train", "quadratic").code == 0
+    before = contents(Path("runs/quadratic"))
+
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    command = ["resume", "last", "budget.env_steps_per_member=400"]
+    if what == "lock":
+        monkeypatch.setattr(lock, "_open", refuses)
+    else:
+        monkeypatch.setattr(snapshots, "_write", refuses)
+    if what == "eval":
+        found = pbtrl("eval", "last", "--json")
+        assert (found.code, found.json["member"]) == (0, json.loads(before["best.json"])["member"])
+        assert found.err == "warning: not kept in runs/quadratic/eval: Read-only file system\n"
+    else:
+        found = pbtrl(*command)
+        assert (found.code, found.out) == (2, "")
+        assert found.err.splitlines()[-1] == "cannot write to runs/quadratic: Read-only file system"
+    assert contents(Path("runs/quadratic")) == before
+    assert pbtrl("status", "last").code == pbtrl("verify", "last").code == 0
+
+
+def test_a_clock_that_jumps_changes_nothing(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+    assert pbtrl("train", "quadratic", "--name", "steady").code == 0
+    days = itertools.cycle([0, 40_000, -10_000, 3, -5])
+    with monkeypatch.context() as inside:
+        inside.setattr(time, "time", lambda: 1.7e9 + 86_400 * next(days))
+        assert pbtrl("train", "quadratic", "--name", "jumping", "budget.wall_clock=1h").code == 0
+        assert pbtrl("status", "jumping", "--json").json["state"] == "finished"
+        assert pbtrl("list").code == pbtrl("lineage", "jumping").code == 0
+    assert pbtrl("verify", "jumping", "--digest").out == pbtrl("verify", "steady", "--digest").out
 
 
 def test_find_by_name_prefix_path_and_last(tmp_path: Path):

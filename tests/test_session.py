@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,8 @@ from pbtrl import evaluation, lock
 from pbtrl.journal import digest
 from pbtrl.lineage import copies
 from pbtrl.retention import Retention
-from tests.command import Command, contents, journal, kinds, spawn, weights
+from pbtrl.runs import folded
+from tests.command import Command, contents, descendants, journal, kinds, spawn, weights
 
 CONTINUE = ["env.between_slices=continue", "population.mode=async"]
 
@@ -88,9 +91,9 @@ def test_a_signal_just_before_the_final_choice_is_not_lost(pbtrl: Command, monke
     assert pbtrl("resume", "quadratic").code == 0
 
 
-def descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [p for child in map(int, children) for p in (child, *descendants(child))]
+def workers_of(pid: int) -> list[int]:
+    """Those of a process's children that train: multiprocessing has one of its own."""
+    return [p for p in descendants(pid) if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
 def ended(pid: int) -> bool:
@@ -130,11 +133,76 @@ def test_a_terminals_signal_in_the_middle_of_a_slice(pbtrl: Command, tmp_path: P
         out, err = process.communicate(timeout=20)
         assert process.returncode == code
         assert "saving all members" in out
-        assert err.splitlines()[-1] == "stopped; go on with: pbtrl resume a"
+        assert err.splitlines()[-1] == "stopped; go on with: pbtrl resume a --trust-imports"
         assert all(map(ended, family))
     (member,) = pbtrl("status", "a", "--json").json["members"]
     assert 30 <= member["env_steps"] < 10_000_000
     assert list(Path("runs/a/members/m00/snapshots").iterdir())
+
+
+def test_who_was_stopped_for_a_while_goes_on(pbtrl: Command, tmp_path: Path):
+    """As by Ctrl-Z and fg, or when a laptop sleeps: the controller alone, a worker alone, and both."""
+    with training(tmp_path, "execution.backend=processes") as (process, family):
+        for pids in ([process.pid], family, [process.pid, *family]):
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.3)
+            assert pbtrl("status", "a", "--json").json["state"] == "running"
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 130
+    assert "failure" not in kinds(Path("runs/a"))
+    assert pbtrl("verify", "a").out.startswith("runs/a: clean")
+
+
+def test_a_killed_controller_takes_its_workers_along(pbtrl: Command, tmp_path: Path):
+    """While it lives nobody else gets at the run; after it, anybody does."""
+    with training(tmp_path, "execution.backend=processes") as (process, family):
+        before = contents(Path("runs/a") / "members")
+        for command in (["resume", "a", "--trust-imports"], ["train", "cart.yaml", "--name", "a", "--overwrite"]):
+            refused = pbtrl(*command)
+            assert (refused.code, refused.out) == (2, "")
+            assert re.fullmatch(rf"runs/a is in use by process {process.pid} on .+, since 20.+\n", refused.err)
+        assert pbtrl("train", "cart.yaml", "--name", "a").err.startswith("runs/a exists (running): ")
+        assert contents(Path("runs/a") / "members").keys() >= before.keys()
+        process.kill()
+        assert all(map(ended, family))
+        process.wait()
+    assert pbtrl("status", "a", "--json").json["state"] == "crashed"
+    assert pbtrl("verify", "a", "--repair").code == 0
+
+
+def test_a_run_that_is_moved_ends_and_goes_on_where_it_is(pbtrl: Command, tmp_path: Path):
+    with training(tmp_path, "execution.backend=processes") as (process, family):
+        Path("runs/a").rename("runs/b")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        said = "runs/a was moved or deleted while it trained; resume it where it is now"
+        assert [line for line in err.splitlines() if not line.startswith("warning: ")] == [said]
+        assert all(map(ended, family))
+    assert not Path("runs/a").exists()
+    assert pbtrl("verify", "b").code == 0
+    assert pbtrl("status", "b", "--json").json["state"] == "crashed"
+
+
+def test_a_killed_worker_is_replaced_at_once(pbtrl: Command, tmp_path: Path):
+    with training(tmp_path, "execution.backend=processes") as (process, family):
+        killed, before = time.time(), set(family)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        path = Path("runs/a/journal.jsonl")
+        while "failure" not in kinds(Path("runs/a")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        failure = json.loads(path.read_text().splitlines()[-1])
+        assert failure["error"].startswith("worker killed by signal 9 (out of memory?")
+        assert failure["timing"]["time"] - killed < 1.0
+        while not set(descendants(process.pid)) - before:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=20)
+        assert process.returncode == 143
 
 
 def test_a_second_signal_ends_at_once(pbtrl: Command, tmp_path: Path):
@@ -162,6 +230,7 @@ def test_who_trains_and_how_often_it_is_stopped_changes_nothing(pbtrl: Command, 
         override = ["execution.backend=processes", f"execution.workers={workers}"]
         assert pbtrl("train", "cart.yaml", "--name", name, *override).code == 0
         assert canonical(name) == expected
+    assert {pbtrl("verify", run, "--digest").out for run in ("inline", "workers1", "workers2")} == {f"{expected[0]}\n"}
     for report in (1, 3, 6):
         with signalled(monkeypatch, signal.SIGINT, report):
             assert pbtrl("train", "cart.yaml", "--name", f"stopped{report}").code == 130
@@ -320,7 +389,8 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
     found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=probe/Raising-v0", "population.size=2")
     assert found.code == 3
     why = "RuntimeError: probe/Raising-v0 raised, as it was asked to"
-    assert found.err.splitlines()[-1] == f"no member survived: {why}; see runs/a/members/m01/log.txt"
+    again = "see runs/a/members/m01/log.txt; when that is mended: pbtrl resume a"
+    assert found.err.splitlines()[-1] == f"no member survived: {why}; {again}"
     assert "Traceback" not in found.out + found.err
     assert "Traceback" in Path("runs/a/members/m01/log.txt").read_text()
     failures = [line for line in journal(Path("runs/a")) if line["kind"] == "failure"]
@@ -330,6 +400,32 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
     assert pbtrl("status", "a", "--json").json["state"] == "crashed"
     assert "no member survived" in pbtrl("status", "a").out
     assert pbtrl("eval", "a").err == "runs/a has no snapshot yet: no member has come to the end of a slice\n"
+
+
+@pytest.mark.parametrize("strategy", ["pbt", "random_search"])
+def test_where_nobody_survived_a_resume_tries_again(pbtrl: Command, monkeypatch, tmp_path: Path, strategy: str):
+    """From the snapshots that the members have, under what made these."""
+    world = f"env={{id: tests.worlds:Breakable, num_envs: 4, kwargs: {{broken: {tmp_path / 'x'}}}}}"
+    rules = [f"strategy={{name: {strategy}, ready: {{every: 240}}}}", "failure.max_restarts_per_member=0"]
+    with signalled(monkeypatch, signal.SIGTERM, report=2):
+        command = ["train", "cart.yaml", "--name", "a", world, *rules, "population.size=2", "env.between_slices=reset"]
+        assert pbtrl(*command).code == 143
+    run = Path("runs/a")
+    first = next(line["assignments"] for line in journal(run) if line["kind"] == "decision")
+    (tmp_path / "x").touch()
+    for _ in range(2):
+        found = pbtrl("resume", "a", "--trust-imports")
+        assert found.code == 3
+        assert "no member survived: RuntimeError: broken; see runs/a/members/" in found.err
+        assert found.err.endswith("; when that is mended: pbtrl resume a --trust-imports\n")
+        assert [m.step for m in folded(run)[2].members.values()] == [240] * 2
+    (tmp_path / "x").unlink()
+    before = len(journal(run))
+    assert pbtrl("resume", "a", "--trust-imports").code == 0
+    assert [m.step for m in folded(run)[2].members.values()] == [720] * 2
+    again = next(line["assignments"] for line in journal(run)[before:] if line["kind"] == "decision")
+    assert [a["parent"] for a in again] == [a["id"] for a in first]
+    assert [a["hyperparameters"] for a in again] == [a["hyperparameters"] for a in first]
 
 
 def test_a_final_choice_that_fails_can_be_made_later(pbtrl: Command, monkeypatch):
@@ -371,12 +467,25 @@ def test_what_a_slice_costs_can_be_seen(pbtrl: Command):
 # Envs
 
 
-def test_a_worker_whose_env_hangs_is_replaced(pbtrl: Command, tmp_path: Path):
-    world = f"env={{id: tests.worlds:Hanging, num_envs: 2, kwargs: {{marker: {tmp_path / 'hung'}, after: 50}}}}"
-    patience = ["failure.env_step_timeout=1s", "execution={backend: processes, workers: 1}", "population.size=2"]
-    assert pbtrl("train", "cart.yaml", "--name", "a", world, *patience, "env.between_slices=reset").code == 0
-    assert (tmp_path / "hung").exists()
+WRONG = {
+    "hang": "worker killed by signal 14: its envs took longer than failure.env_step_timeout for a step",
+    "abort": "worker killed by signal 6",
+    "exit": "SystemExit: 0",
+    "memory": "MemoryError: ",
+}
+"""What an env does -> what the journal says; a worker of its own only where that dies."""
+
+
+@pytest.mark.parametrize("how", WRONG)
+def test_an_env_that_takes_its_worker_along_costs_a_slice(pbtrl: Command, tmp_path: Path, how: str):
+    kwargs = f"{{marker: {tmp_path / 'wrong'}, after: 50, how: {how}}}"
+    world = f"env={{id: tests.worlds:Fatal, num_envs: 2, between_slices: reset, kwargs: {kwargs}}}"
+    backend = "{backend: processes, workers: 1}" if WRONG[how].startswith("worker") else "{backend: inline}"
+    patience = ["failure.env_step_timeout=1s", f"execution={backend}", "population.size=2"]
+    assert pbtrl("train", "cart.yaml", "--name", "a", world, *patience).code == 0
+    assert (tmp_path / "wrong").exists()
     failures = [line for line in journal(Path("runs/a")) if line["kind"] == "failure"]
-    assert {f["assignment"] for f in failures} == {"m00/000000", "m01/000000"}
-    assert all("took longer than failure.env_step_timeout" in f["error"] for f in failures)
+    assert {f["assignment"] for f in failures[:2]} == {"m00/000000", "m01/000000"}
+    assert [f["error"] for f in failures[:2]] == [WRONG[how]] * 2
+    assert not any(f["given_up"] for f in failures)
     assert [m["env_steps"] for m in pbtrl("status", "a", "--json").json["members"]] == [720] * 2

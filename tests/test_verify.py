@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from pbtrl.journal import digest
 from pbtrl.lock import Lock
+from pbtrl.snapshots import Store
 from tests.command import Command, contents, journal
 
 
@@ -78,8 +78,9 @@ def test_swapped_snapshots_are_found(pbtrl: Command, run: Path):
 
 
 def test_leftovers_and_orphans_are_no_errors(pbtrl: Command, run: Path):
-    orphan = newest().with_name("000009")
-    shutil.copytree(newest(), orphan)
+    store = Store(run / "members")
+    member = newest().parent.parent.name
+    store.commit(f"{member}/000009", *store.load(f"{member}/{newest().name}"))
     (newest().parent / ".tmp-000003-17").mkdir()
     (run / ".tmp-best.json").write_text("{")
     with (run / "journal.jsonl").open("a") as file:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Tuple
+
+
+def cart() -> gymnasium.Env[Any, Any]:
+    """CartPole."""
+    return gymnasium.make("CartPole-v1")
 
 
 def tuples() -> gymnasium.Env[Any, Any]:
@@ -65,16 +72,59 @@ class Detour(gymnasium.Env[Any, Any]):
         return np.array([not self._there, self._there], np.float32)
 
 
-class Hanging(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole in which one step of one env never returns; `marker` then exists, and it does not happen again."""
+class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole in which one step of one env goes wrong; `marker` then exists, and it does not happen again."""
 
-    def __init__(self, marker: str, after: int) -> None:
+    def __init__(self, marker: str, after: int, how: str = "hang") -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
-        self._marker, self._left = Path(marker), after
+        self._marker, self._left, self._how = Path(marker), after, how
 
     def step(self, action: Any) -> Any:
         self._left -= 1
         if self._left == 0 and not self._marker.exists():
             self._marker.touch()
-            os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
+            self._go_wrong()
+        return super().step(action)
+
+    def _go_wrong(self) -> None:
+        match self._how:
+            case "hang":
+                os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
+            case "abort":
+                os.abort()
+            case "exit":
+                sys.exit(0)
+            case "memory":
+                soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+                resource.setrlimit(resource.RLIMIT_AS, (1, hard))
+                try:
+                    bytearray(2**30)
+                finally:
+                    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+class Breakable(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole that raises while `broken` exists."""
+
+    def __init__(self, broken: str) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self._broken = Path(broken)
+
+    def step(self, action: Any) -> Any:
+        if self._broken.exists():
+            raise RuntimeError("broken")
+        return super().step(action)
+
+
+class Raising(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole until its nth step, which raises."""
+
+    def __init__(self, after: int = 1) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self._left = after
+
+    def step(self, action: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            raise RuntimeError("no more")
         return super().step(action)

@@ -20,9 +20,11 @@ import numpy as np
 
 from pbtrl import crash, disk
 from pbtrl.population import Assignment, Failure, Report
+from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import SnapshotError, Store, Tensors
 from pbtrl.trainable import Builder, Cohort, Outcome
 
+RAISED = (Exception, SystemExit)  # by a slice; an env that calls sys.exit ends no run
 METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
 
 
@@ -62,8 +64,9 @@ class Host:
         self._builder = builder
         self._store = Store(members)
         self._members = members
+        members.mkdir(exist_ok=True)  # its parent is the run, which nobody but `train` makes
         for member in (m for group in groups for m in group):
-            (members / member).mkdir(parents=True, exist_ok=True)
+            (members / member).mkdir(exist_ok=True)
         self._group = {m: i for i, group in enumerate(groups) for m in group}
         self._threads = threads
         self._discard_on_stop = discard_on_stop
@@ -104,7 +107,7 @@ class Host:
                 return self._reports(current)
         except disk.DiskFullError:
             raise
-        except Exception as error:
+        except RAISED as error:
             self._drop(current.cohort)
             return self._failures(current.assignments, error)
         self._slices.append(current)
@@ -122,7 +125,7 @@ class Host:
                 ended += [] if self._discard_on_stop else self._reports(s)
             except disk.DiskFullError:
                 raise
-            except Exception as error:
+            except RAISED as error:
                 ended += self._failures(s.assignments, error)
             self._drop(s.cohort)
         return ended
@@ -141,7 +144,7 @@ class Host:
                 self._store.quarantine(orphan.parent)
                 self._early.append(orphan.failure)
                 group = [a for a in group if a.id != orphan.failure.assignment]
-            except Exception as error:
+            except RAISED as error:
                 self._early += self._failures(group, error)
                 return
             else:
@@ -210,7 +213,7 @@ class Host:
             diverged=outcome.diverged or bool(broken),
             timing={"seconds": seconds},
         )
-        self._store.commit(a.id, tensors, {"schema": 1, "report": report.to_json()})
+        self._store.commit(a.id, tensors, {"schema": SCHEMA, "report": report.to_json()})
         if not broken:
             self._holds[a.member] = a.id
         crash.point("host.reports")
@@ -225,9 +228,12 @@ class Host:
     def _committed(self, a: Assignment) -> Report | None:
         """The report of an earlier attempt that died between its snapshot and its answer."""
         state = self._store.state(a.id)
-        return Report(**state["report"]) if state else None
+        try:
+            return Report(**state["report"]) if state else None
+        except (KeyError, TypeError):
+            return None
 
-    def _failures(self, group: Sequence[Assignment], error: Exception) -> list[Report | Failure]:
+    def _failures(self, group: Sequence[Assignment], error: BaseException) -> list[Report | Failure]:
         text = "".join(traceback.format_exception(error))
         for a in group:
             with (self._members / a.member / "log.txt").open("a") as log:

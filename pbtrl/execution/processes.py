@@ -11,6 +11,9 @@ to stop it is killed, because a Ctrl-C should not wait for that.
 A worker starts from the name of a builder and the resolved config as JSON; the pipe carries JSON text. It
 never outlives its parent. When a worker dies, the assignments under way in it fail and a fresh one takes its
 place; what was under way together is under suspicion and from then on goes to the worker one by one.
+
+Who was stopped for a while (Ctrl-Z, a laptop that sleeps) finds that its envs took too long for a step. Where this
+process was stopped too, that is nobody's fault, once.
 """
 
 from __future__ import annotations
@@ -20,17 +23,20 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from pbtrl.children import belong_to, how_it_ended, start_shielded
+from pbtrl.children import HUNG, belong_to, how_it_ended, start_shielded
 from pbtrl.disk import DiskFullError
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
+
+GAP = 5.0  # seconds without a look at the workers, after which this process was stopped, and they perhaps as well
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Processes:
         self._workers = [_Worker(spec) for spec in specs]
         self._home = {m: w for w in self._workers for group in w.spec.groups for m in group}
         self._stopping = False
+        self._looked = time.monotonic()
         # At exit multiprocessing waits for them (they are no daemons, which could not start actors): end them before.
         self._at_exit = Finalize(self, _close, (self._workers,), exitpriority=10)
 
@@ -85,6 +92,10 @@ class Processes:
             DiskFullError: one has no room for a snapshot.
         """
         ready = set(wait([w.pipe for w in self._workers if not w.pipe.closed], timeout))
+        before, self._looked = self._looked, time.monotonic()
+        if self._looked - before > GAP + timeout:
+            for worker in self._workers:
+                worker.pardon()
         return [message for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
 
     def busy(self) -> bool:
@@ -118,6 +129,7 @@ class _Worker:
         self._waiting: list[list[Assignment]] = []
         self._under_way: dict[str, Assignment] = {}
         self._suspects: set[str] = set()
+        self._pardoned: dict[str, bool] = {}  # and whether it was made use of
         self._start()
 
     def _start(self) -> None:
@@ -150,6 +162,11 @@ class _Worker:
         except OSError:
             return  # dead: receive() says so
 
+    def pardon(self) -> None:
+        """Do not blame what is under way if its envs seem to hang."""
+        for name in self._under_way:
+            self._pardoned.setdefault(name, False)
+
     def receive(self, stopping: bool) -> list[Report | Failure]:
         try:
             message = json.loads(self.pipe.recv_bytes())
@@ -171,6 +188,7 @@ class _Worker:
         for answer in answers:
             self.open.discard(answer.assignment)
             self._under_way.pop(answer.assignment, None)
+            self._pardoned.pop(answer.assignment, None)
         if not stopping:
             self._send_waiting()
         return answers
@@ -182,13 +200,20 @@ class _Worker:
         self.open -= set(lost)
         if len(lost) > 1:
             self._suspects |= set(lost)
+        alone = len(lost) == 1 and not (self.process.exitcode == HUNG and self._excused(lost))
         self.pipe.close()
         if stopping:
             self.open.clear()
         else:
             self._start()
             self._send_waiting()
-        return [Failure(a.id, a.member, f"worker {how}", alone=len(lost) == 1) for a in lost.values()]
+        return [Failure(a.id, a.member, f"worker {how}", alone=alone) for a in lost.values()]
+
+    def _excused(self, lost: Iterable[str]) -> bool:
+        """Whether these were pardoned, which holds once."""
+        unused = [name for name in lost if self._pardoned.get(name) is False]
+        self._pardoned |= dict.fromkeys(unused, True)
+        return bool(unused)
 
     def stop(self) -> None:
         if self._began or self.pipe.poll():
@@ -253,7 +278,8 @@ def _tell(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
 
 def _log_output(member: Path) -> None:
     """What libraries and envs print goes to the log of the worker's first member, not to the console."""
-    member.mkdir(parents=True, exist_ok=True)
+    member.parent.mkdir(exist_ok=True)
+    member.mkdir(exist_ok=True)
     log = os.open(member / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())

@@ -74,7 +74,7 @@ class Crew:
         """
         self._hire, self._greet, self._on_death, self._most = hire, greet, died, deaths
         self._answers: deque[tuple[int, Message]] = deque()
-        self._heard = time.monotonic()
+        self._silent = 0.0
         self.deaths, self._lost = 0, 0
         self._processes = [_Process() for _ in range(count)]
         # At exit multiprocessing terminates daemons, which these ignore, and waits for them: end them before.
@@ -104,7 +104,7 @@ class Crew:
     def ask(self, i: int, message: Message) -> None:
         """Ask process i for `steps` env steps per env."""
         if not self._asked:
-            self._heard = time.monotonic()
+            self._silent = 0.0
         self._processes[i].asked.append(message)
         self._processes[i].send(message)
 
@@ -154,10 +154,9 @@ class Crew:
         found = wait(list(pipes), timeout)
         for pipe in found:
             self._read(pipes[pipe])  # type: ignore[index]
-        if found:
-            self._heard = time.monotonic()
-        elif self._asked and time.monotonic() - self._heard > PATIENCE:
-            self._heard = time.monotonic()
+        self._silent = 0.0 if found else self._silent + timeout  # as we waited, and not while we were stopped as well
+        if self._asked and self._silent > PATIENCE:
+            self._silent = 0.0
             self._kill()
 
     def _kill(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from agents.types import Agent, State
 from envs import Vector
 from pbtrl.rl.rollout import ToEnv
-from pbtrl.snapshots import SnapshotError, Tensors
+from pbtrl.snapshots import Tensors, check_fit
 
 MakeEnvs = Callable[[Sequence[int], int], Vector]
 """Envs for some seeds, with a number of threads."""
@@ -78,12 +78,10 @@ def fill(state: State, slot: int, row: Tensors) -> None:
     """Write a snapshot's tensors into one slot.
 
     Raises:
-        SnapshotError: a tensor is unknown, or of another shape than the agent's.
+        SnapshotError: they are not the agent's.
     """
+    check_fit({name: values[slot].numpy() for name, values in state.tensors.items()}, row)
     for name, value in row.items():
-        own = tuple(state.tensors[name].shape[1:]) if name in state.tensors else None
-        if value.shape not in (own, own or (1,)):  # a scalar is saved as one of length 1
-            raise SnapshotError(f"a snapshot does not fit this agent: {name} of shape {value.shape}")
         state.tensors[name][slot] = torch.from_numpy(np.asarray(value))
 
 

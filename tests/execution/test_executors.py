@@ -2,25 +2,31 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pbtrl.controller import Controller
+from pbtrl.children import how_it_ended
+from pbtrl.controller import Controller, Limits
 from pbtrl.execution import Executor
+from pbtrl.execution import processes as processes_module
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.execution.processes import Processes, WorkerError, WorkerSpec
-from pbtrl.journal import Journal, digest, read
+from pbtrl.journal import Journal, Line, digest, read
 from pbtrl.population import Assignment, Failure, Population, Report
 from pbtrl.strategies.pbt import PBT
 from tests.conformance import ExecutorConformance, drain, run_toy, toy_space, weights
-from tests.fakes import LAST, build
+from tests.fakes import LAST, FakeCohort, build
 
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -119,6 +125,39 @@ def test_only_who_dies_alone_is_to_blame(tmp_path: Path) -> None:
     assert failure.alone
 
 
+def test_a_hang_while_this_process_was_stopped_too_is_forgiven_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes_module, "GAP", 0.3)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    executor = processes(tmp_path / "members", {"endless": True, "tell": str(fifo)}, 1)
+    (a,) = (a for a in first() if a.member == "m00")
+    blamed = []
+    for number, stopped in ((signal.SIGALRM, 1.0), (signal.SIGALRM, 1.0), (signal.SIGKILL, 1.0), (signal.SIGALRM, 0.0)):
+        executor.submit([a])
+        assert fifo.read_bytes() == b"half way"
+        pid = executor._workers[0].process.pid
+        assert pid
+        executor.collect(0.0)
+        time.sleep(stopped)
+        os.kill(pid, number)
+        (failure,) = drain(executor)
+        assert isinstance(failure, Failure)
+        blamed.append(failure.alone)
+    executor.close()
+    assert blamed == [False, True, True, True]
+
+
+def test_a_death_says_how_much_memory_it_had_at_most() -> None:
+    script = "import os; x = bytearray(300 << 20); os.kill(os.getpid(), 9)"
+    code = subprocess.run([sys.executable, "-c", script], check=False).returncode
+    found = re.fullmatch(r"killed by signal 9 \(out of memory\? it had at most ([\d,]+) MiB\)", how_it_ended(code))
+    assert found
+    assert 300 < int(found[1].replace(",", "")) < 100_000
+    assert (how_it_ended(3), how_it_ended(-11)) == ("exit code 3", "killed by signal 11")
+
+
 def test_a_worker_dead_before_a_stop_does_not_hold_it_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     config = {"endless": True, "tell": str(tmp_path / "fifo")}
@@ -140,6 +179,55 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="ValueError: no such thing"):
         drain(executor)
     executor.close()
+
+
+# Memory
+
+
+def unfit(monkeypatch: pytest.MonkeyPatch, *, members: int = 4, never: str = "") -> None:
+    """Cohorts of more than `members` do not fit into memory, nor does `never`, whoever it is with."""
+    real = FakeCohort.turn
+
+    def turn(self: FakeCohort) -> bool:
+        if len(self.members) > members or never in self.members:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(self)
+
+    monkeypatch.setattr(FakeCohort, "turn", turn)
+
+
+def trained(where: Path) -> tuple[Population, list[Line]]:
+    """A population of four to its end, three slices each."""
+    where.mkdir()
+    population, journal, executor = Population(4, 1, LAST), Journal(where / "j"), inline(where / "members", {})
+    strategy = PBT(space=toy_space(), every=8, horizon=24, synchronous=True)
+    assert Controller(population, strategy, executor, journal, Limits(restarts=1)).run() == "budget"
+    executor.close()
+    journal.close()
+    return population, list(read(where / "j"))
+
+
+def test_what_does_not_fit_into_memory_together_is_trained_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_disk: None
+) -> None:
+    _, undisturbed = trained(tmp_path / "a")
+    unfit(monkeypatch, members=1)
+    _, lines = trained(tmp_path / "b")
+    failures = [line for line in lines if line["kind"] == "failure"]
+    assert failures
+    assert all(f["error"].startswith("OutOfMemoryError: CUDA out of memory") for f in failures)
+    assert not any(f["alone"] or f["given_up"] for f in failures)
+    assert set(Counter(f["assignment"] for f in failures).values()) == {1}
+    assert digest(lines) == digest(undisturbed)
+
+
+def test_who_never_fits_into_memory_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_disk: None
+) -> None:
+    unfit(monkeypatch, never="m01")
+    population, lines = trained(tmp_path / "a")
+    assert {line["member"] for line in lines if line.get("given_up")} == {"m01"}
+    assert [m.step for m in population.members.values()] == [24, 0, 24, 24]
 
 
 # Nothing is left behind

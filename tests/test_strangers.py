@@ -1,0 +1,257 @@
+"""A run directory from a stranger: nothing in it is executed, or followed out of it, or believed unchecked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from pbtrl import cli
+from pbtrl.schema import SCHEMA
+from pbtrl.snapshots import SnapshotError, Store
+from tests.command import CART, Command, contents, descendants, journal, spawn
+
+RUN = Path("runs/quadratic")
+DEEP = b"[" * 100_000
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, to be copied."""
+    where = tmp_path_factory.mktemp("finished")
+    assert cli.main(["train", "quadratic", "--runs", str(where), "--progress", "none"]) == 0
+    return where / "quadratic"
+
+
+@pytest.fixture
+def run(pbtrl: Command, finished: Path) -> Path:
+    """It lies among the user's own."""
+    shutil.copytree(finished, RUN)
+    return RUN
+
+
+def newest(member: str = "m00") -> Path:
+    return sorted((RUN / "members" / member / "snapshots").iterdir())[-1]
+
+
+def forged(snapshot: Path, **files: bytes) -> None:
+    """Other files in a snapshot, with a manifest that vouches for them."""
+    manifest = json.loads((snapshot / "MANIFEST.json").read_bytes())
+    for file, data in ((name.replace("__", "."), data) for name, data in files.items()):
+        (snapshot / file).write_bytes(data)
+        manifest[file] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (snapshot / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+class Bomb:
+    """Whoever unpickles it makes a directory."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("boom",)
+
+
+# What is not what its name says
+
+
+@pytest.mark.parametrize("command", [["eval", "last", "--member", "m00"], ["verify", "last"]])
+def test_a_pickle_that_is_called_safetensors_is_not_unpickled(pbtrl: Command, run: Path, command: list[str]) -> None:
+    forged(newest(), tensors__safetensors=pickle.dumps(Bomb()))
+    found = pbtrl(*command)
+    assert found.code == 4
+    assert "snapshot m00/000019: tensors.safetensors holds no tensors" in found.out + found.err
+    assert not Path("boom").exists()
+    pickle.loads(pickle.dumps(Bomb()))
+    assert Path("boom").exists(), "the bomb is none"
+
+
+def test_a_run_goes_on_past_a_forged_snapshot(pbtrl: Command, run: Path) -> None:
+    """Its parent is there, and makes it again."""
+    forged(newest(), tensors__safetensors=pickle.dumps(Bomb()))
+    assert pbtrl("resume", "last", "budget.env_steps_per_member=230").code == 0
+    assert not Path("boom").exists()
+
+
+@pytest.mark.parametrize("state", [DEEP, b"{", b"[]", b"{}", b'{"report": 3}', b"\xff"])
+def test_a_state_of_another_shape_is_one_line(pbtrl: Command, run: Path, state: bytes) -> None:
+    forged(newest(), state__json=state)
+    found = pbtrl("eval", "last", "--member", "m00")
+    assert (found.code, found.out, len(found.err.splitlines())) == (4, "", 1)
+    assert pbtrl("verify", "last").code == 4
+
+
+def test_tensors_of_another_shape_are_refused_before_anything_is_copied(pbtrl: Command, run: Path) -> None:
+    theta, more = np.zeros(2), np.zeros(1)
+    for tensors, said in (
+        ({"theta": np.zeros((9, 9))}, "theta is float64 (9, 9) in it, and should be float64 (2,)"),
+        ({"theta": theta.astype(np.float32)}, "theta is float32 (2,) in it, and should be float64 (2,)"),
+        ({"theta": theta, "more": more}, "more is float64 (1,) in it, and should be missing"),
+        ({"more": more}, "more is float64 (1,) in it, and should be missing"),
+        ({}, "theta is missing in it, and should be float64 (2,)"),
+    ):
+        forged(newest(), tensors__safetensors=safetensors.numpy.save(tensors))
+        found = pbtrl("eval", "last", "--member", "m00")
+        assert (found.code, found.err) == (4, f"a snapshot does not fit this agent: {said}\n")
+
+
+@pytest.mark.parametrize("file", ["journal.jsonl", "run.json", "best.json"])
+def test_json_as_deep_as_the_stack_is_one_line(pbtrl: Command, run: Path, file: str) -> None:
+    (run / file).write_bytes(DEEP + b"\n")
+    found = pbtrl("verify", "last", "--runs", "runs")
+    assert found.code == 4
+    assert f"damaged   {file}" in found.out
+
+
+def test_two_snapshots_that_were_swapped_are_not_what_they_say(pbtrl: Command, run: Path) -> None:
+    one, other = newest("m00"), newest("m01")
+    one.rename(run / "aside")
+    other.rename(one)
+    (run / "aside").rename(other)
+    with pytest.raises(SnapshotError, match=r"snapshot m00/000019 is that of 'm01/000019'"):
+        Store(run / "members").load("m00/000019")
+    found = pbtrl("resume", "last", "budget.env_steps_per_member=230")
+    assert found.code == 0
+    assert sum(line["kind"] == "void" for line in journal(run)) == 2
+
+
+# Out of the directory
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/etc/x", "m00/../../x", "m00\0/000019", "m" * 300 + "/000019", "m00"])
+def test_a_journal_cannot_name_a_file_outside(pbtrl: Command, run: Path, name: str) -> None:
+    best = json.loads((run / "best.json").read_text())
+    (run / "best.json").write_text(json.dumps({**best, "snapshot": name}))
+    found = pbtrl("eval", "last")
+    assert (found.code, found.out) == (4, "")
+    assert "is no name of a snapshot" in found.err or "is missing or not whole" in found.err
+    with pytest.raises(SnapshotError, match="is no name of a snapshot"):
+        Store(run / "members").path(name)
+
+
+LINKED = ["LOCK", "run.json", "journal.jsonl", "members", "members/m00", "members/m00/log.txt", "members/m00/snapshots",
+          "members/m00/snapshots/000019", "members/m00/snapshots/000019/state.json", "tb", "eval"]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", LINKED)
+def test_nothing_is_written_or_loaded_through_a_link(pbtrl: Command, run: Path, tmp_path: Path, where: str) -> None:
+    path, outside = run / where, tmp_path / "outside"
+    if path.exists():
+        path.rename(outside)
+    else:
+        outside.write_text("precious")
+    path.symlink_to(outside)
+    before = outside.read_bytes() if outside.is_file() else contents(outside)
+    for command in (["resume", "last"], ["verify", "last", "--repair"], ["eval", "last"]):
+        refused = pbtrl(*command)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err == f"runs/quadratic/{where} is a link, and could lead anywhere: put there what it leads to\n"
+    assert pbtrl("train", "quadratic", "--overwrite").code == (2 if where == "LOCK" else 0)
+    assert (outside.read_bytes() if outside.is_file() else contents(outside)) == before
+
+
+@pytest.mark.parametrize("where", ["members/m00", "members/m00/snapshots", "members/m00/snapshots/000019",
+                                   "members/m00/snapshots/000019/tensors.safetensors"])  # fmt: skip
+def test_a_snapshot_behind_a_link_is_none(run: Path, tmp_path: Path, where: str) -> None:
+    (run / where).rename(tmp_path / "outside")
+    (run / where).symlink_to(tmp_path / "outside")
+    with pytest.raises(SnapshotError, match="m00/000019 is a link, or behind one"):
+        Store(run / "members").load("m00/000019")
+
+
+# Of another version
+
+
+def bumped(path: Path) -> None:
+    text = path.read_text()
+    assert f'"schema":{SCHEMA}' in text.replace(" ", "")
+    first, _, rest = text.replace('"schema": ', '"schema":').partition(f'"schema":{SCHEMA}')
+    path.write_text(f'{first}"schema":{SCHEMA + 1}{rest}')
+
+
+@pytest.mark.parametrize(
+    "file", ["run.json", "journal.jsonl", "best.json", "members/m00/snapshots/000019/MANIFEST.json"]
+)
+def test_what_a_newer_pbtrl_wrote_is_refused_and_left_alone(pbtrl: Command, run: Path, file: str) -> None:
+    bumped(run / file)
+    before = contents(run / "members")
+    said = f"runs/quadratic/{file}{':1' if file == 'journal.jsonl' else ''}: written by a newer pbtrl "
+    commands = [["verify", "last"], ["verify", "last", "--repair"]]
+    commands += [["resume", "last", "budget.env_steps_per_member=230"]] if file != "best.json" else []
+    commands += [["eval", "last", "--member", "m00" if "m00" in file else "best"]] if file != "run.json" else []
+    for command in commands:
+        refused = pbtrl(*command)
+        assert refused.code == 4, command
+        assert said in refused.out + refused.err
+    assert contents(run / "members") == before
+
+
+# What leaves this machine
+
+
+def test_no_secret_of_the_environment_or_the_command_line_is_kept(
+    pbtrl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {"PBTRL_TEST_TOKEN": "hunter2-env", "AWS_SECRET_ACCESS_KEY": "hunter2-aws"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["pbtrl", "train", "x", "hub.api_key=hunter2-argv", "--token", "hunter2-option"])
+    assert pbtrl("train", "cart.yaml", "--name", "a", "env.id=tests.worlds:Raising", "population.size=2").code == 3
+    assert pbtrl("train", "quadratic").code == 0
+    found = contents(Path("runs"))
+    assert not [path for path, data in found.items() if b"hunter2" in data]
+
+
+def listening(pid: int) -> set[str]:
+    """Addresses at which a process and its threads accept connections, as the kernel writes them."""
+    mine = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            mine.add(os.readlink(link))
+        except OSError:
+            continue
+    tables = (Path(f"/proc/{pid}/net/{kind}") for kind in ("tcp", "tcp6", "udp", "udp6"))
+    rows = [row.split() for table in tables if table.exists() for row in table.read_text().splitlines()[1:]]
+    return {row[1] for row in rows if row[3] in ("0A", "07") and f"socket:[{row[9]}]" in mine}
+
+
+LOCAL = ("0100007F:", "00000000000000000000000001000000:")  # 127.0.0.1 and ::1
+
+
+def test_a_run_that_trains_cannot_be_reached_at_all(tmp_path: Path) -> None:
+    (tmp_path / "cart.yaml").write_text(CART)
+    acting = ["acting={mode: actors, processes: 1}", "execution={backend: processes, workers: 1}", "population.size=1"]
+    budget = "budget.env_steps_per_member=100000000"
+    with spawn(tmp_path, "train", "cart.yaml", "--name", "a", *acting, budget) as process:
+        try:
+            snapshots = tmp_path / "runs/a/members/m00/snapshots"
+            while not snapshots.is_dir() and process.poll() is None:
+                time.sleep(0.05)
+            family = [process.pid, *descendants(process.pid)]
+            assert len(family) >= 3  # controller, worker, actor
+            addresses = {pid: listening(pid) for pid in family}
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=60)
+    assert not any(addresses.values())
+
+
+def test_tensorboard_can_be_reached_from_this_machine_alone(pbtrl: Command, run: Path, tmp_path: Path) -> None:
+    with spawn(tmp_path, "tb", "last", "--port", 0) as process:
+        assert process.stdout
+        try:
+            process.stdout.readline()
+            addresses = listening(process.pid)
+        finally:
+            os.killpg(process.pid, signal.SIGINT)
+    assert addresses
+    assert all(address.startswith(LOCAL) for address in addresses)

@@ -1,0 +1,64 @@
+"""Runs that earlier versions left can be read and gone on with; what changed in between is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.command import ROOT, Command
+
+OLD = sorted((ROOT / "tests/golden").glob("run-*"))
+MORE = "budget.env_steps_per_member=60"
+
+
+@pytest.fixture(params=OLD, ids=lambda path: path.name)
+def run(request: pytest.FixtureRequest, pbtrl: Command) -> Path:
+    """A copy among the user's runs."""
+    copied: Path = shutil.copytree(request.param, Path("runs") / request.param.name)
+    return copied
+
+
+def said(pbtrl: Command, *argv: object) -> str:
+    found = pbtrl(*argv)
+    assert found.code == 0, found.err
+    return found.out
+
+
+def test_a_run_of_every_version_is_read_and_gone_on_with(pbtrl: Command, run: Path) -> None:
+    assert OLD
+    assert said(pbtrl, "verify", run.name).startswith(f"{run}: clean")
+    assert json.loads(said(pbtrl, "status", run.name, "--json"))["state"] == "finished"
+    assert len(json.loads(said(pbtrl, "eval", run.name, "--member", "all", "--json"))) == 2
+    said(pbtrl, "lineage", run.name)
+    said(pbtrl, "resume", run.name, MORE)
+    assert said(pbtrl, "verify", run.name).startswith(f"{run}: clean")
+    said(pbtrl, "train", run / "config.yaml", "--name", "today", MORE)
+    assert said(pbtrl, "verify", run.name, "--digest") == said(pbtrl, "verify", "today", "--digest")
+
+
+def test_files_without_a_schema_are_as_old_as_can_be(pbtrl: Command, run: Path) -> None:
+    for path in (run / "run.json", run / "best.json", *run.glob("members/*/snapshots/*/MANIFEST.json")):
+        kept = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("schema", "snapshot")}
+        path.write_text(json.dumps(kept))
+    (run / "best.json").unlink()  # it names the hash of a manifest, which is another now
+    said(pbtrl, "eval", run.name, "--member", "m00")
+    said(pbtrl, "resume", run.name, MORE)
+
+
+def test_another_version_or_machine_is_warned_of(pbtrl: Command, run: Path) -> None:
+    said(pbtrl, "resume", run.name, MORE)
+    card = json.loads((run / "run.json").read_text())
+    now = dict(card["versions"])
+    card["versions"] |= {"torch": "1.0", "processor": "an abacus"}
+    (run / "run.json").write_text(json.dumps(card))
+    found = pbtrl("resume", run.name, "budget.env_steps_per_member=70")
+    assert (found.code, found.err.splitlines()) == (
+        0,
+        [
+            f"warning: {what} -> {now[key]} since the last sitting: from here on not bit-exact"
+            for key, what in (("processor", "processor an abacus"), ("torch", "torch 1.0"))
+        ],
+    )
