@@ -285,6 +285,8 @@ class RLBuilder:
         # Sums over two threads are not those over one, and who shares a worker depends on the executor.
         alone = self._config.population.size == 1 and self._acting.mode == "inline"
         torch.set_num_threads(threads if alone else 1)
+        torch.use_deterministic_algorithms(_deterministic(self._whole) == "yes")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         kinds = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}
         return kinds[self._acting.mode](members, self.setting, threads)
 
