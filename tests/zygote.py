@@ -39,5 +39,6 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         return {"code": os.waitstatus_to_exitcode(status), "err": file.read()}
 
 
-for line in sys.stdin:
-    print(json.dumps(run(json.loads(line))), flush=True)
+if __name__ == "__main__":  # and not where a fork's workers import it again
+    for line in sys.stdin:
+        print(json.dumps(run(json.loads(line))), flush=True)
