@@ -58,12 +58,11 @@ def _exit_code(error: Exception) -> int | None:
         return USAGE
     from pbtrl.execution.processes import WorkerError
     from pbtrl.journal import JournalError
-    from pbtrl.schema import NewerError
     from pbtrl.snapshots import SnapshotError
 
     if isinstance(error, WorkerError):
         return FAILED
-    return CORRUPT if isinstance(error, JournalError | NewerError | SnapshotError) else None
+    return CORRUPT if isinstance(error, JournalError | SnapshotError) else None
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:

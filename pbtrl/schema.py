@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pbtrl.lock import DamagedError
+
 SCHEMA = 1
 
 
-class NewerError(ValueError):
+class NewerError(DamagedError):
     """A file that only a newer pbtrl can read."""
 
 
