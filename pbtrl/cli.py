@@ -57,12 +57,8 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, ConfigError | RunError):
         return USAGE
     from pbtrl.execution.processes import WorkerError
-    from pbtrl.journal import JournalError
-    from pbtrl.snapshots import SnapshotError
 
-    if isinstance(error, WorkerError):
-        return FAILED
-    return CORRUPT if isinstance(error, JournalError | SnapshotError) else None
+    return FAILED if isinstance(error, WorkerError) else None
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:

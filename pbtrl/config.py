@@ -28,6 +28,8 @@ for _settings in AGENTS.values():  # agents know nothing of pydantic, so its rul
     with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(_settings)
 
 
+LARGEST = 2**20  # bytes of a config
+
 _DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms"))
 
 
@@ -479,7 +481,11 @@ def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Source:
     """What a YAML file, or a shipped config by its bare name, says, with `a.b=value` overrides. Raises ConfigError."""
     path = locate(path_or_name)
     try:
-        text = path.read_text("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise ConfigError([f"{path}: larger than {LARGEST / 2**20:.0f} MiB, which no config is"])
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError([f"{path}: no such file. Shipped configs: {', '.join(shipped())}"]) from None
     except UnicodeDecodeError:

@@ -18,6 +18,7 @@ import numpy as np
 
 from pbtrl import build, schema
 from pbtrl.config import Config
+from pbtrl.lock import DamagedError
 from pbtrl.population import Population
 from pbtrl.snapshots import SnapshotError, Store, write_atomically
 from pbtrl.space import AGENT
@@ -101,18 +102,15 @@ def best_snapshot(run: Path) -> str | None:
     """The snapshot that best.json names; None where there is none yet.
 
     Raises:
-        SnapshotError: best.json cannot be read, or the snapshot is not what it was.
+        DamagedError: best.json cannot be read, or the snapshot is not what it was.
     """
     try:
-        best = json.loads((run / "best.json").read_bytes())
-        schema.check(best, run / "best.json")
+        best = schema.read(run / "best.json")
         name, sha256 = str(best["snapshot"]), str(best["sha256"])
     except FileNotFoundError:
         return None
-    except schema.NewerError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise SnapshotError(f"{run / 'best.json'} cannot be read: {error}") from None
+    except KeyError as error:
+        raise DamagedError(f"{run / 'best.json'} cannot be read: {error}") from None
     if digest(run, name) != sha256:
         raise SnapshotError(f"snapshot {name} is not the one that {run / 'best.json'} names")
     return name
@@ -122,7 +120,9 @@ def referred_to(run: Path) -> list[str]:
     """Snapshots that must outlive what training leaves behind: the best one of an earlier sitting."""
     try:
         best = best_snapshot(run)
-    except SnapshotError:
+    except schema.NewerError:
+        raise
+    except DamagedError:
         return []
     return [best] if best else []
 

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl import crash, disk, schema
-from pbtrl.lock import RunError
+from pbtrl.lock import DamagedError, RunError
 
 Line = dict[str, Any]
 
 
-class JournalError(ValueError):
+class JournalError(DamagedError):
     """The journal cannot be read; the message names the file and the line."""
 
 

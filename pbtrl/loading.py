@@ -17,6 +17,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 Path = tuple[str | int, ...]
+MOST = 100_000  # values in a config; aliases of aliases make billions of a few lines
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -151,6 +152,7 @@ class Source:
         self.marks: dict[Path, Mark] = {}
         self.overrides: list[tuple[str, Path]] = []
         self.faults: list[tuple[tuple[int, int], str]] = []
+        self._built = 0
         try:
             node = yaml.compose(text, Loader=_Loader)
             data = None if node is None else self._build(node, (), (1, 1), None, ())
@@ -175,6 +177,9 @@ class Source:
         above: tuple[yaml.Node, ...],
     ) -> Any:
         """The value of a node, marking it and everything below; aliases are copied."""
+        self._built += 1
+        if self._built > MOST:
+            raise _problem(node, f"more than {MOST:,} values, those of aliases counted wherever they are used")
         if node in above:
             raise _problem(node, "an alias that contains itself")
         here = node.start_mark.line + 1, node.start_mark.column + 1

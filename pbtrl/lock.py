@@ -117,7 +117,7 @@ def _is_held(file: IO[bytes]) -> bool:
 def _text(file: IO[bytes]) -> dict[str, Any]:
     file.seek(0)
     try:
-        found = json.loads(file.read())
+        found = json.loads(file.read(4096))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

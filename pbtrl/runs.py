@@ -24,15 +24,14 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pbtrl import __version__
+from pbtrl import __version__, schema
 from pbtrl.disk import DiskFullError
 from pbtrl.header import Header, split
-from pbtrl.journal import JournalError, Line, read
+from pbtrl.journal import Line, read
 from pbtrl.lock import DamagedError as DamagedError
 from pbtrl.lock import Lock, holder
 from pbtrl.lock import RunError as RunError
 from pbtrl.population import Member, Population
-from pbtrl.schema import SCHEMA, NewerError, check
 from pbtrl.snapshots import Store, write_atomically
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def begin(run: Path, command: Sequence[str]) -> list[str]:
     before = card(run)
     versions, now = _versions(), time.time()
     _write(run, {
-        "schema": SCHEMA,
+        "schema": schema.SCHEMA,
         "id": before.get("id", uuid.uuid4().hex),
         "name": run.name,
         "status": "running",
@@ -200,15 +199,9 @@ def card(run: Path) -> dict[str, Any]:
         DamagedError: it is no JSON object, or a newer pbtrl wrote it.
     """
     try:
-        found = json.loads((run / "run.json").read_bytes())
+        return schema.read(run / "run.json")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{run / 'run.json'} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise DamagedError(f"{run / 'run.json'} is no JSON object")
-    check(found, run / "run.json")
-    return found
 
 
 def heartbeat(run: Path) -> float:
@@ -245,8 +238,8 @@ def folded(run: Path) -> tuple[Header, list[Line], Population]:
         return header, lines, header.population().replay(lines)
     except FileNotFoundError:
         raise DamagedError(f"{run} has no journal: the run never began") from None
-    except (JournalError, NewerError) as error:
-        raise DamagedError(str(error)) from error
+    except DamagedError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"{run / 'journal.jsonl'} does not fold: {type(error).__name__}: {error}") from error
 

@@ -22,6 +22,7 @@ import numpy as np
 import safetensors.numpy
 
 from pbtrl import crash, disk, schema
+from pbtrl.lock import DamagedError
 
 Tensors = dict[str, np.ndarray]
 
@@ -30,8 +31,12 @@ FILES = ("tensors.safetensors", "state.json", "MANIFEST.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,12}")
 
 
-class SnapshotError(ValueError):
+class SnapshotError(DamagedError):
     """A snapshot is missing or damaged; the message names it."""
+
+
+class _DamageError(Exception):
+    """A file is not what the manifest says."""
 
 
 class Store:
@@ -153,28 +158,32 @@ class Store:
         if any((path / file).resolve() != own / file for file in FILES):
             raise SnapshotError(f"snapshot {name} is a link, or behind one ({path})")
         try:
-            manifest = json.loads((path / "MANIFEST.json").read_bytes())
-            files = {file: (path / file).read_bytes() for file in ("tensors.safetensors", "state.json")}
-            expected = {file: manifest[file]["sha256"] for file in files}
-        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            manifest = schema.read(path / "MANIFEST.json")
+            if (other := manifest.get("snapshot", name)) != name:
+                raise SnapshotError(f"snapshot {name} is that of {other!r} ({path})")
+            return {file: _whole(path / file, **manifest[file]) for file in FILES if file != "MANIFEST.json"}
+        except (schema.NewerError, SnapshotError):
+            raise
+        except _DamageError as error:
+            raise SnapshotError(f"snapshot {name}: {error} is damaged ({path})") from error
+        except (OSError, DamagedError, KeyError, TypeError) as error:
             raise SnapshotError(f"snapshot {name} is missing or not whole ({path})") from error
-        schema.check(manifest, path / "MANIFEST.json")
-        if (other := manifest.get("snapshot", name)) != name:
-            raise SnapshotError(f"snapshot {name} is that of {other!r} ({path})")
-        for file, data in files.items():
-            if hashlib.sha256(data).hexdigest() != expected[file]:
-                raise SnapshotError(f"snapshot {name}: {file} is damaged ({path})")
-        return files
 
 
 def _object(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     try:
-        state = json.loads(files["state.json"])
-    except (ValueError, RecursionError) as error:
-        raise SnapshotError(f"snapshot {name}: state.json is no JSON") from error
-    if not isinstance(state, dict):
-        raise SnapshotError(f"snapshot {name}: state.json is no JSON object")
-    return state
+        return schema.parsed(files["state.json"], "state.json")
+    except schema.NewerError:
+        raise
+    except DamagedError as error:
+        raise SnapshotError(f"snapshot {name}: {error}") from error
+
+
+def _whole(path: Path, *, bytes: int, sha256: str) -> bytes:
+    """A file that is what its manifest says; of another size it is not even read."""
+    if path.stat().st_size == bytes and hashlib.sha256(data := path.read_bytes()).hexdigest() == sha256:
+        return data
+    raise _DamageError(path.name)
 
 
 def check_fit(own: Tensors, found: Tensors) -> None:

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 from pbtrl import evaluation, journal, runs
 from pbtrl.config import ConfigError, load
-from pbtrl.lock import DamagedError, Lock, RunError
+from pbtrl.lock import DamagedError, Lock
 from pbtrl.population import Population
-from pbtrl.snapshots import SnapshotError, Store
+from pbtrl.schema import NewerError
+from pbtrl.snapshots import Store
 
-Kind = Literal["damaged", "missing", "orphan", "leftover", "torn"]
-ERRORS = ("damaged", "missing")
+Kind = Literal["damaged", "newer", "missing", "orphan", "leftover", "torn"]
+ERRORS = ("damaged", "newer", "missing")
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class Finding:
     """Something that is not as it should be.
 
     Attributes:
-        kind: `damaged` or `missing`, which are errors; `orphan`, a snapshot that nobody reported; `leftover`, of a
-            killed process; `torn`, a last line of the journal that was never finished.
+        kind: `damaged`, `newer` (only a newer pbtrl can read it) or `missing`, which are errors; `orphan`, a snapshot
+            that nobody reported; `leftover`, of a killed process; `torn`, a last line of the journal that was never
+            finished.
         where: the file or folder, relative to the run.
         text: what is wrong with it.
     """
@@ -48,7 +50,7 @@ def examine(run: Path) -> dict[str, Any]:
     try:
         _, lines, population = runs.folded(run)
     except DamagedError as error:
-        findings.append(Finding("damaged", "journal.jsonl", str(error)))
+        findings.append(_unreadable("journal.jsonl", error))
     store = Store(run / "members")
     reports = {line["assignment"]: line for line in lines if line["kind"] == "report"}
     reports |= {line["snapshot"]: {} for line in lines if line["kind"] == "remade"}  # of its own, and not the one told
@@ -112,8 +114,8 @@ def _snapshot(
     where = str(store.path(name).relative_to(run))
     try:
         _, state = store.load(name)
-    except SnapshotError as error:
-        yield Finding("damaged", where, str(error))
+    except DamagedError as error:
+        yield _unreadable(where, error)
         return
     if population is None:
         return
@@ -140,14 +142,15 @@ def _small_files(run: Path) -> Iterator[Finding]:
         load(run / "config.resolved.yaml")
     except ConfigError as error:
         yield Finding("damaged", "config.resolved.yaml", str(error).splitlines()[0])
-    try:
-        runs.card(run)
-    except RunError as error:
-        yield Finding("damaged", "run.json", str(error))
-    try:
-        evaluation.best_snapshot(run)
-    except SnapshotError as error:
-        yield Finding("damaged", "best.json", str(error))
+    for name, reader in (("run.json", runs.card), ("best.json", evaluation.best_snapshot)):
+        try:
+            reader(run)
+        except DamagedError as error:
+            yield _unreadable(name, error)
+
+
+def _unreadable(where: str, error: DamagedError) -> Finding:
+    return Finding("newer" if isinstance(error, NewerError) else "damaged", where, str(error))
 
 
 def _folders(members: Path) -> list[str]:

@@ -18,7 +18,7 @@ import pytest
 import safetensors.numpy
 
 from pbtrl import cli
-from pbtrl.schema import SCHEMA
+from pbtrl.schema import LARGEST, SCHEMA
 from pbtrl.snapshots import SnapshotError, Store
 from tests.command import CART, Command, contents, descendants, journal, spawn
 
@@ -112,6 +112,38 @@ def test_json_as_deep_as_the_stack_is_one_line(pbtrl: Command, run: Path, file: 
     assert f"damaged   {file}" in found.out
 
 
+@pytest.mark.parametrize("file", ["run.json", "best.json", "members/m00/snapshots/000019/MANIFEST.json"])
+def test_no_file_is_read_that_is_larger_than_any_of_ours(pbtrl: Command, run: Path, file: str) -> None:
+    os.truncate(run / file, LARGEST + 1)  # zeros, which would be read as no JSON: that is another message
+    found = pbtrl("verify", "last", "--json")
+    assert found.code == 4
+    where = file.removesuffix("/MANIFEST.json")
+    (text,) = [f["text"] for f in json.loads(found.out)["findings"] if f["where"] == where]
+    assert ("larger than 64 MiB" if where == file else "missing or not whole") in text
+
+
+def test_tensors_of_another_size_than_the_manifest_says_are_not_read(run: Path) -> None:
+    os.truncate(newest() / "tensors.safetensors", 2**40)
+    with pytest.raises(SnapshotError, match=r"tensors\.safetensors is damaged"):
+        Store(run / "members").load("m00/000019")
+
+
+LAUGHS = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}' if n else 'ha'] * 9)}]" for n in range(9))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (LAUGHS, ":1:14: more than 100,000 values, those of aliases counted wherever they are used"),
+        ("x" * 2**20 + "x", ": larger than 1 MiB, which no config is"),
+    ],
+)
+def test_a_config_does_not_fill_the_memory(pbtrl: Command, run: Path, config: str, said: str) -> None:
+    (run / "config.resolved.yaml").write_text(config)
+    found = pbtrl("eval", "last", "--member", "m00")
+    assert (found.code, found.err.splitlines()[0]) == (2, f"runs/quadratic/config.resolved.yaml{said}")
+
+
 def test_two_snapshots_that_were_swapped_are_not_what_they_say(pbtrl: Command, run: Path) -> None:
     one, other = newest("m00"), newest("m01")
     one.rename(run / "aside")
@@ -192,6 +224,7 @@ def test_what_a_newer_pbtrl_wrote_is_refused_and_left_alone(pbtrl: Command, run:
         refused = pbtrl(*command)
         assert refused.code == 4, command
         assert said in refused.out + refused.err
+    assert "newer     " in pbtrl("verify", "last").out
     assert contents(run / "members") == before
 
 
