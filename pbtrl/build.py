@@ -186,6 +186,17 @@ def workers(config: Config) -> int:
     return min(groups, max(1, len(available_cores()) // each) if asked == "auto" else asked)
 
 
+def torch_threads(config: Config) -> int:
+    """How many a worker computes with: one, as who shares a worker depends on the executor; all cores for one alone.
+
+    Sums over two threads are not those over one, so the results depend on it.
+    """
+    if config.population.size > 1 or config.acting is None or config.acting.mode != "inline":
+        return 1
+    ((cores, _),) = shares(config, [""])
+    return len(cores)
+
+
 def placement(config: Config) -> str:
     """How many members train where, in a few words."""
     size = config.population.size
@@ -282,9 +293,7 @@ class RLBuilder:
         from pbtrl.rl.cohort import RLCohort
         from pbtrl.rl.hogwild import HogwildCohort
 
-        # Sums over two threads are not those over one, and who shares a worker depends on the executor.
-        alone = self._config.population.size == 1 and self._acting.mode == "inline"
-        torch.set_num_threads(threads if alone else 1)
+        torch.set_num_threads(torch_threads(self._whole))
         torch.use_deterministic_algorithms(_deterministic(self._whole) == "yes")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         kinds = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}

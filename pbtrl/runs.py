@@ -148,14 +148,15 @@ def is_run(path: Path) -> bool:
     return (path / "journal.jsonl").is_file() or (path / "run.json").is_file()
 
 
-def begin(run: Path, command: Sequence[str]) -> list[str]:
-    """Write `run.json` at the start of a sitting, the first or a resumed one.
+def begin(run: Path, command: Sequence[str], threads: int = 1) -> list[str]:
+    """Write `run.json` at the start of a sitting, the first or a resumed one; `threads` are torch's in a worker.
 
     Returns:
-        Versions that differ from those of the sitting before, as `torch 2.12.0 -> 2.13.0`, the processor among them.
+        Versions that differ from those of the sitting before, as `torch 2.12.0 -> 2.13.0`, and so with processor and
+        threads.
     """
     before = card(run)
-    versions, now = _versions(), time.time()
+    versions, now = {**_versions(), "torch threads": threads}, time.time()
     _write(run, {
         "schema": schema.SCHEMA,
         "id": before.get("id", uuid.uuid4().hex),

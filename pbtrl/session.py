@@ -57,7 +57,7 @@ def start(
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     with Signals() as signals, Lock(run):
-        runs.begin(run, command)
+        runs.begin(run, command, build.torch_threads(prepared))
         write_atomically(run / "config.yaml", source.text)
         write_atomically(run / "config.resolved.yaml", prepared.dump_yaml())
         header = build.header(prepared, run.name)
@@ -94,7 +94,7 @@ def resume(
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
         _expect_room(run, config, 1)
-        for change in runs.begin(run, command):
+        for change in runs.begin(run, command, build.torch_threads(config)):
             print(f"warning: {change} since the last sitting: from here on not bit-exact", file=sys.stderr)
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())
         header = build.header(config, before.name)

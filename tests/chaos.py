@@ -138,6 +138,21 @@ class Soak:
         return found
 
 
+def steps_again(run: Path) -> int:
+    """Env steps that were done and lost, as far as metrics, a line every two seconds, tell; and whole remade slices."""
+    lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    slices = {a["id"]: a for line in lines if line["kind"] == "decision" for a in line["assignments"]}
+    remade = [slices[line["snapshot"]] for line in lines if line["kind"] == "remade"]
+    again: int = sum(a["stop"] - a["start"] for a in remade)
+    for path in run.glob("members/*/metrics.jsonl"):
+        last: dict[str, int] = {}
+        for line in map(json.loads, path.read_text().splitlines()):
+            name, step = line["assignment"], line["step"]
+            again += max(0, last.get(name, 0) - slices[name]["start"]) if step <= last.get(name, 0) else 0
+            last[name] = step
+    return again
+
+
 def marked(mark: str) -> list[int]:
     """Living processes that carry a mark."""
     found = []
@@ -176,13 +191,15 @@ def main() -> int:
         kinds = Counter(json.loads(line)["kind"] for line in (soak.run / "journal.jsonl").read_text().splitlines())
         exact = all(m["env_steps"] == budget for m in members)
         mean = sum(soak.recovery) / len(soak.recovery)
+        total, again = sum(m["env_steps"] for m in members), steps_again(soak.run)
         rows = {
             "faults": f"{soak.faults.total()} ({', '.join(f'{n} {kind}' for kind, n in soak.faults.items())})",
             "sittings, by exit code": ", ".join(f"{n} with {code}" for code, n in soak.codes.items()),
             "slices that failed and were run again": kinds["failure"],
             "snapshots made again": kinds["remade"],
+            "env steps done again for these": f"{again:,}, {again / total:.1%} of what was learned from",
             "seconds until a run writes its journal again": f"{mean:.1f} on average, {max(soak.recovery):.1f} at most",
-            "env steps": f"{sum(m['env_steps'] for m in members):,}, the budget {'exactly' if exact else 'NOT met'}",
+            "env steps": f"{total:,}, the budget {'exactly' if exact else 'NOT met'}",
             "processes left behind": len(orphans),
             "verify": "clean" if not verified["findings"] else verified["findings"],
         }

@@ -75,6 +75,16 @@ def test_a_worker_s_own_processes_need_cores_too(acting, workers):
     assert build.workers(config.changed("execution.workers", 3)) == 3
 
 
+@pytest.mark.parametrize(
+    ("size", "acting", "threads"), [(1, "inline", 4), (2, "inline", 1), (1, "actors, processes: 2", 1)]
+)
+@pytest.mark.usefixtures("four_cores")
+def test_a_member_all_alone_computes_with_all_cores(size, acting, threads):
+    for backend in ("inline", "processes"):
+        config = cart(f"population.size={size}", f"acting={{mode: {acting}}}", f"execution.backend={backend}")
+        assert build.torch_threads(config) == threads
+
+
 @pytest.mark.usefixtures("four_cores")
 def test_placement_in_words():
     assert build.placement(cart()) == "4 members in this process, 4 envs each"

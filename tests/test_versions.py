@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import ROOT, Command
+from pbtrl import build
+from tests.command import CART, ROOT, Command
 
 OLD = sorted((ROOT / "tests/golden").glob("run-*"))
 MORE = "budget.env_steps_per_member=60"
@@ -62,3 +63,12 @@ def test_another_version_or_machine_is_warned_of(pbtrl: Command, run: Path) -> N
             for key, what in (("processor", "processor an abacus"), ("torch", "torch 1.0"))
         ],
     )
+
+
+def test_another_number_of_threads_is_warned_of(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("c.yaml").write_text(CART)
+    monkeypatch.setattr(build, "available_cores", lambda: [0, 1, 2])
+    said(pbtrl, "train", "c.yaml", "population.size=1", "--name", "one", "--progress", "none")
+    monkeypatch.setattr(build, "available_cores", lambda: [0])
+    found = pbtrl("resume", "one", "budget.env_steps_per_member=960", "--progress", "none")
+    assert found.err == "warning: torch threads 3 -> 1 since the last sitting: from here on not bit-exact\n"
