@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pbtrl import evaluation, lock
+from pbtrl import evaluation, lock, runs
 from pbtrl.journal import digest
 from pbtrl.lineage import copies
 from pbtrl.retention import Retention
@@ -216,6 +218,36 @@ def test_a_second_signal_ends_at_once(pbtrl: Command, tmp_path: Path):
         assert process.wait(timeout=20) == 130
         assert all(map(ended, family))
     assert pbtrl("status", "a", "--json").json["state"] == "crashed"
+
+
+TERMINAL = """\
+import os, pty, sys
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])) % 256)
+"""
+BEFORE_PYTHON_BEGAN = 256 - signal.SIGINT  # its own end by the signal, with nothing of ours yet
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
+def test_ctrl_c_in_a_terminal_at_random_times(pbtrl: Command, tmp_path: Path, seed):
+    """Four times, then it may go on to the end, and nothing of it shows in the journal or the weights."""
+    rng, run = random.Random(seed), Path("runs/a")
+    assert pbtrl("train", "cart.yaml", "--name", "b").code == 0
+    command = [sys.executable, "-m", "pbtrl", "train", "cart.yaml", "--name", "a", "--if-exists", "resume",
+               "execution.backend=processes", "--progress", "live"]  # fmt: skip
+    for delay in [*(rng.uniform(0.1, 4.0) for _ in range(4)), None]:
+        with subprocess.Popen(
+            [sys.executable, "-c", TERMINAL, *command],
+            cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as terminal:  # fmt: skip
+            if delay is None:
+                terminal.communicate(timeout=60)
+            else:
+                time.sleep(delay)
+                terminal.communicate(b"\x03", timeout=10)
+        assert terminal.returncode in ([0] if delay is None else [0, 130, BEFORE_PYTHON_BEGAN])
+        assert not run.exists() or not runs.has_begun(run) or pbtrl("status", "a").code == 0
+    assert canonical("a") == canonical("b")
+    assert pbtrl("verify", "a").out.startswith("runs/a: clean")
 
 
 # The same journal
