@@ -263,12 +263,11 @@ def _resume(a: argparse.Namespace) -> int:
 
 def _eval(a: argparse.Namespace) -> int:
     from pbtrl import runs, tables
-    from pbtrl.config import load
 
     run = runs.find(a.run, a.runs)
     runs.check_links(run)
     _, _, population = runs.folded(run)
-    config = load(run / "config.resolved.yaml")
+    config = runs.config(run)
     runs.check_imports(run, config, allowed=a.trust_imports)
     newest = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
     if a.member not in ("best", "all", *population.members):

@@ -37,8 +37,11 @@ def room_for(path: Path, size: int = 0) -> Iterator[None]:
 
 
 def expect_room(run: Path, size: int, what: str) -> None:
-    """Raise DiskFullError where a run will not have room for `size` bytes: better now than after an hour."""
-    if (free := _free(run / "members")) < size:
+    """Raise DiskFullError where a run will not have room for `size` bytes: better now than after an hour.
+
+    A file system without any space at all is not full: nothing can be written to it, which its writer will say.
+    """
+    if shutil.disk_usage(_existing(run)).total and (free := _free(run / "members")) < size:
         raise DiskFullError(f"no room on the disk for {run}: {size:,} bytes are needed for {what}, {free:,} are free")
 
 
@@ -51,4 +54,9 @@ def attempts() -> Iterator[bool]:
 
 
 def _free(path: Path) -> int:
-    return shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
+    return shutil.disk_usage(_existing(path.parent)).free
+
+
+def _existing(path: Path) -> Path:
+    """The path, or of the folders above it the lowest that exists."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())

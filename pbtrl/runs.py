@@ -105,9 +105,27 @@ def check_links(run: Path) -> None:
 
 
 def has_begun(run: Path) -> bool:
-    """Whether there is a first line in its journal."""
-    journal = run / "journal.jsonl"
-    return journal.is_file() and journal.stat().st_size > 0
+    """Whether there is a whole first line in its journal."""
+    try:
+        with (run / "journal.jsonl").open("rb") as file:
+            return file.readline().endswith(b"\n")
+    except OSError:
+        return False
+
+
+def config(run: Path, overrides: Sequence[str] = ()) -> Config:
+    """The resolved config that a run is of.
+
+    Raises:
+        DamagedError: it is missing.
+        ConfigError: it, or an override, is none.
+    """
+    from pbtrl.config import load
+
+    path = run / "config.resolved.yaml"
+    if not path.exists():
+        raise DamagedError(f"{path} is missing, and with it what the run is of: put it back, or train anew")
+    return load(path, overrides)
 
 
 def reference(run: Path) -> str:
@@ -152,10 +170,9 @@ def begin(run: Path, command: Sequence[str], threads: int = 1) -> list[str]:
     """Write `run.json` at the start of a sitting, the first or a resumed one; `threads` are torch's in a worker.
 
     Returns:
-        Versions that differ from those of the sitting before, as `torch 2.12.0 -> 2.13.0`, and so with processor and
-        threads.
+        What to warn of: versions that differ from those of the sitting before, the processor and threads among them.
     """
-    before = card(run)
+    before, unreadable = _readable_card(run)
     versions, now = {**_versions(), "torch threads": threads}, time.time()
     _write(run, {
         "schema": schema.SCHEMA,
@@ -172,12 +189,13 @@ def begin(run: Path, command: Sequence[str], threads: int = 1) -> list[str]:
         "sittings": before.get("sittings", 0) + 1,
     })  # fmt: skip
     earlier = before.get("versions", versions)
-    return [f"{k} {earlier[k]} -> {v}" for k, v in versions.items() if k in earlier and earlier[k] != v]
+    changed = [f"{k} {earlier[k]} -> {v}" for k, v in versions.items() if k in earlier and earlier[k] != v]
+    return [*unreadable, *(f"{change} since the last sitting: from here on not bit-exact" for change in changed)]
 
 
 def end(run: Path, status: Status, reason: str = "") -> None:
     """Note in `run.json` how a sitting ended; the journal's last line says so too and is what counts."""
-    _write(run, {**card(run), "status": status, "reason": reason, "ended": time.time()})
+    _write(run, {**_readable_card(run)[0], "status": status, "reason": reason, "ended": time.time()})
 
 
 def leftovers(run: Path) -> list[Path]:
@@ -203,6 +221,16 @@ def card(run: Path) -> dict[str, Any]:
         return schema.read(run / "run.json")
     except FileNotFoundError:
         return {}
+
+
+def _readable_card(run: Path) -> tuple[dict[str, Any], list[str]]:
+    """What `run.json` says, for who writes it anew; where it is damaged nothing, and a line that says so."""
+    try:
+        return card(run), []
+    except schema.NewerError:
+        raise
+    except DamagedError as error:
+        return {}, [f"{error}; it is written anew"]
 
 
 def heartbeat(run: Path) -> float:

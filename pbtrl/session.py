@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl import build, evaluation, extension, progress, runs
-from pbtrl.config import Config, load
+from pbtrl.config import Config, checked, read
 from pbtrl.controller import Controller
 from pbtrl.disk import FULL, DiskFullError, expect_room
 from pbtrl.execution import Executor
 from pbtrl.header import Header
 from pbtrl.interrupts import Interrupted, Signals
-from pbtrl.journal import Journal, Line, read
+from pbtrl.journal import Journal, Line
+from pbtrl.journal import read as journal_lines
 from pbtrl.loading import Source
 from pbtrl.lock import Lock
 from pbtrl.population import Population
@@ -82,10 +83,12 @@ def resume(
         trusted: whether a module of the user's own that the run directory names, and `asked` does not, is imported.
     """
     runs.check_links(run)
+    if not runs.has_begun(run):
+        return _begin(run, mode=mode, command=command, overrides=overrides, wide=wide, trusted=trusted)
     with Signals() as signals, Lock(run):
         runs.sweep(run)
         before, lines, _ = runs.folded(run)
-        stored = load(run / "config.resolved.yaml")
+        stored = runs.config(run)
         known = asked is not None and asked.imports == stored.imports
         runs.check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
@@ -94,8 +97,8 @@ def resume(
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
         _expect_room(run, config, 1)
-        for change in runs.begin(run, command, build.torch_threads(config)):
-            print(f"warning: {change} since the last sitting: from here on not bit-exact", file=sys.stderr)
+        for warning in runs.begin(run, command, build.torch_threads(config)):
+            print(f"warning: {warning}", file=sys.stderr)
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())
         header = build.header(config, before.name)
         journal = Journal(run / "journal.jsonl")
@@ -103,6 +106,20 @@ def resume(
         resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
         population = header.population().replay([*lines, journal.append(resumed)])
         return _Sitting(config, run, header, population, journal, signals, mode, wide, lines).run()
+
+
+def _begin(
+    run: Path, *, mode: progress.Mode, command: Sequence[str], overrides: Sequence[str], wide: bool, trusted: bool
+) -> int:  # fmt: skip
+    """What was killed before its journal's first line has nothing to go on from, and begins."""
+    if not (run / "config.resolved.yaml").exists():
+        raise RunError(f"{run} never began: train its config again, with --if-exists resume")
+    source = read(run / "config.resolved.yaml", overrides)
+    config = checked(source)
+    runs.check_imports(run, config, allowed=trusted)
+    return start(
+        config, source, root=run.parent, name=run.name, if_exists="resume", mode=mode, command=command, wide=wide
+    )
 
 
 def _expect_room(run: Path, config: Config, each: int) -> None:
@@ -117,7 +134,7 @@ def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
     total = None if stored.budget.total_steps is None else stored.changed(own, None).steps_per_member
     if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
         overrides = [f"{own}=null", *overrides]
-    wanted = load(run / "config.resolved.yaml", overrides)
+    wanted = runs.config(run, overrides)
     if wanted.steps_per_member < stored.steps_per_member:
         had, got = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
         raise RunError(f"a budget can only grow: this run's is {had} per member, more than {got}")
@@ -289,7 +306,7 @@ class _Sitting:
 
     def _last_error(self) -> str:
         """Of the failures, the last, and where more of it is told."""
-        failures = [line for line in read(self.run_directory / "journal.jsonl") if line["kind"] == "failure"]
+        failures = [line for line in journal_lines(self.run_directory / "journal.jsonl") if line["kind"] == "failure"]
         last = failures[-1]
         log = self.run_directory / "members" / last["member"] / "log.txt"
         return f"{last['error']}; see {log if log.exists() and log.stat().st_size else self.journal.path}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pbtrl import evaluation, journal, runs
-from pbtrl.config import ConfigError, load
+from pbtrl.config import ConfigError
 from pbtrl.lock import DamagedError, Lock
 from pbtrl.population import Population
 from pbtrl.schema import NewerError
@@ -139,8 +139,8 @@ def _missing(run: Path, store: Store, population: Population) -> Iterator[Findin
 
 def _small_files(run: Path) -> Iterator[Finding]:
     try:
-        load(run / "config.resolved.yaml")
-    except ConfigError as error:
+        runs.config(run)
+    except (ConfigError, DamagedError) as error:
         yield Finding("damaged", "config.resolved.yaml", str(error).splitlines()[0])
     for name, reader in (("run.json", runs.card), ("best.json", evaluation.best_snapshot)):
         try:

@@ -94,6 +94,12 @@ def test_a_read_only_root_is_one_line(tmp_path: Path):
         runs.create(tmp_path, "pong")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system without room, to which nobody may write")
+def test_a_root_where_nothing_can_be_is_not_called_full(pbtrl: Command):
+    refused = pbtrl("train", "quadratic", "--runs", "/proc/x")
+    assert (refused.code, refused.err) == (2, "cannot write to /proc/x: No such file or directory\n")
+
+
 @pytest.mark.parametrize("what", ["lock", "card", "eval"])
 def test_a_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, what: str):
     """As root sees it, whom no permission keeps out."""

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,6 +249,52 @@ def test_ctrl_c_in_a_terminal_at_random_times(pbtrl: Command, tmp_path: Path, se
         assert not run.exists() or not runs.has_begun(run) or pbtrl("status", "a").code == 0
     assert canonical("a") == canonical("b")
     assert pbtrl("verify", "a").out.startswith("runs/a: clean")
+
+
+# Whatever is there
+
+
+@pytest.fixture
+def finished(pbtrl: Command) -> Path:
+    assert pbtrl("train", "quadratic", "--name", "a").code == 0
+    return Path("runs/a")
+
+
+def test_a_damaged_card_is_written_anew(pbtrl: Command, finished: Path):
+    (finished / "run.json").write_text("{")
+    resumed = pbtrl("resume", "a", "budget.env_steps_per_member=240")
+    assert resumed.code == 0
+    assert re.fullmatch(r"warning: runs/a/run.json cannot be read: .+; it is written anew\n", resumed.err)
+    assert pbtrl("verify", "a").out.startswith("runs/a: clean")
+
+
+@pytest.mark.parametrize("left", [0, 20, None])
+@pytest.mark.parametrize("command", [["resume", "a"], ["train", "quadratic", "--name", "a", "--if-exists", "resume"]])
+def test_a_run_whose_first_line_was_never_whole_begins(pbtrl: Command, finished: Path, left, command):
+    before = canonical("a")
+    if left is None:
+        (finished / "journal.jsonl").unlink()
+    else:
+        os.truncate(finished / "journal.jsonl", left)
+    for path in ("members", "tb", "eval"):
+        shutil.rmtree(finished / path, ignore_errors=True)
+    assert pbtrl(*command).code == 0
+    assert canonical("a") == before
+
+
+def test_without_its_config_a_run_says_so(pbtrl: Command, finished: Path):
+    (finished / "config.resolved.yaml").unlink()
+    for command in (["resume", "a"], ["eval", "a"]):
+        refused = pbtrl(*command)
+        assert (refused.code, refused.err) == (
+            4,
+            "runs/a/config.resolved.yaml is missing, and with it what the run is of: put it back, or train anew\n",
+        )
+    (finished / "journal.jsonl").unlink()
+    refused = pbtrl("resume", "a")
+    assert (refused.code, refused.err) == (
+        2, "runs/a never began: train its config again, with --if-exists resume\n"
+    )  # fmt: skip
 
 
 # The same journal
