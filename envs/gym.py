@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import gymnasium
 import numpy as np
@@ -54,6 +54,28 @@ class _LazyInfos(SyncVectorEnv):
     def __init__(self, env_fns: Sequence[Callable[[], Env]], copy: bool) -> None:
         self.latest: list[dict[str, Any]] = [{} for _ in env_fns]
         super().__init__(env_fns, copy=copy)
+
+    def reset(self, **options: Any) -> Any:
+        """As SyncVectorEnv; an observation of a wrong shape is told by its shape."""
+        with self._shapes():
+            return super().reset(**options)
+
+    def step(self, actions: Any) -> Any:
+        """Likewise."""
+        with self._shapes():
+            return super().step(actions)
+
+    @contextmanager
+    def _shapes(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            expected, observations = self.single_observation_space.shape, cast(list[Any], self._env_obs)
+            for found in (np.shape(obs) for obs in observations if obs is not None):
+                if found != expected:
+                    said = f"an observation of shape {found}, where the observation space has {expected}"
+                    raise ValueError(said) from error
+            raise
 
     def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
         self.latest[env_num] = env_info

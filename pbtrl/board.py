@@ -1,9 +1,10 @@
-"""TensorBoard's server for a run, on localhost and in this process, without what it says on its way up."""
+"""TensorBoard's server for a run, in this process and on localhost unless asked, without what it says on its way up."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 from pbtrl.lock import RunError
 
 
-def serve(logs: Path, port: int | None) -> int:
+def serve(logs: Path, port: int | None, *, expose: bool = False) -> int:
     """Serve until Ctrl-C.
 
     Args:
         logs: the folder with a run per member.
         port: to listen at; None for the first free one from 6006, 0 for any.
+        expose: listen on all of this machine's addresses, and warn that nobody is asked for a password.
 
     Raises:
         RunError: the port is taken.
@@ -24,7 +26,9 @@ def serve(logs: Path, port: int | None) -> int:
     from tensorboard import program  # type: ignore[import-untyped]
 
     board: Any = program.TensorBoard()
-    options: dict[str, Any] = {"logdir": str(logs), "host": "localhost"}
+    options: dict[str, Any] = {"logdir": str(logs), "host": "0.0.0.0" if expose else "localhost"}
+    if expose:
+        print("warning: whoever reaches this machine sees these curves: there is no password", file=sys.stderr)
     board.configure(**options | ({} if port is None else {"port": port}))
     try:
         with contextlib.redirect_stderr(io.StringIO()):

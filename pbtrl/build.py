@@ -495,6 +495,17 @@ def describe_env(config: Config) -> str:
     return f"{env.id}, {seen} -> {taken}{protocol}"
 
 
+def describe_slices(config: Config) -> str:
+    """How long slices are, and which of the config's numbers were rounded up to whole blocks."""
+    ready, budget = config.strategy.ready, config.budget.env_steps_per_member
+    text = f"{config.every:,} {config.unit} each"
+    if config.burn_in:
+        text += f", no copies before {config.burn_in:,}"
+    asked = {"budget.env_steps_per_member": budget, "ready.every": ready.every, "ready.burn_in": ready.burn_in}
+    rounded = [f"{k} {v:,} to {config.round_to_block(v):,}" for k, v in asked.items() if v and v % config.block]
+    return f"{text}; in whole blocks of {config.block:,}: {', '.join(rounded)}" if rounded else text
+
+
 def describe_agent(config: Config) -> str:
     """The agent and its size in a few words; in a mix, a line for each with the number of its members."""
     counts, kinds = config.population.mix or {}, config.kinds

@@ -144,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 
     tensorboard = _add(commands, "tb", _tensorboard, "TensorBoard for a run, on localhost")
     _add_run(tensorboard)
+    tensorboard.add_argument("--expose", action="store_true", help="to other machines too, which is not safe")
     tensorboard.add_argument("--port", type=_at_least(0), help="(default: the first free one from 6006)")
 
     bench = _add(commands, "bench", _bench, "how fast a config trains, against its simulator alone")
@@ -347,7 +348,7 @@ def _tensorboard(a: argparse.Namespace) -> int:
     logs = runs.find(a.run, a.runs) / "tb"
     if not logs.is_dir():
         raise runs.DamagedError(f"there is no {logs}: the run never began")
-    return board.serve(logs, a.port)
+    return board.serve(logs, a.port, expose=a.expose)
 
 
 def _bench(a: argparse.Namespace) -> int:

@@ -19,6 +19,8 @@ from pbtrl.journal import Journal, Line
 from pbtrl.population import Assignment, Failure, Population, Report
 from pbtrl.strategies import Strategy
 
+SAVING = 7.0  # seconds that members have after a signal, of the ten within which a run should end
+
 
 class Listener(Protocol):
     """Reads along: TensorBoard, the progress view, retention of snapshots."""
@@ -109,7 +111,7 @@ class Controller:
         if not self._reason:
             self._reason = self._stop_reason()
             if self._reason:
-                self.executor.stop()
+                self.executor.stop(SAVING if self._reason == "interrupted" else None)
         if not self._reason and (assignments := self.strategy.decide(self.population)):
             self._write("decision", assignments=[a.to_json() for a in assignments])
             self._submit(assignments)

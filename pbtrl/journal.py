@@ -117,13 +117,16 @@ def dumps(value: object) -> str:
 
 
 def canonical(lines: Iterable[Line]) -> list[Line]:
-    """Decided assignments and successful reports, sorted by (generation, member, kind), without `timing`."""
+    """Decided assignments and successful reports, sorted by (generation, member, kind), without `timing`.
+
+    What a report says was assigned is the decision's to say.
+    """
     found: list[tuple[tuple[int, str, str], Line]] = []
     for line in lines:
         if line["kind"] == "decision":
             found += [(_place(a["id"], "assignment"), a) for a in line["assignments"]]
         elif line["kind"] == "report":
-            body = {k: v for k, v in line.items() if k != "timing"}
+            body = {k: v for k, v in line.items() if k not in ("timing", "assigned")}
             found.append((_place(line["assignment"], "report"), body))
     return [body for _, body in sorted(found, key=lambda pair: pair[0])]
 

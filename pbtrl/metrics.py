@@ -1,8 +1,9 @@
 """Reading along in `members/<id>/metrics.jsonl`, what a slice under way says of itself.
 
-    {"assignment": "m03/000012", "time": 1700000000.0, "step": 812000, "loss/policy": 0.1, ...}
+    {"assignment": "m03/000012", "attempt": 1699999990.0, "time": 1700000000.0, "step": 812000, "loss/policy": 0.1, ...}
 
-`time` is Unix seconds, `step` the member's own clock; every other key but `attempt` is a tag with a number.
+`time` and `attempt`, when this try at the assignment began, are Unix seconds, `step` is the member's own clock; every
+other key is a tag with a number. Of several attempts the last one counts.
 """
 
 import json
@@ -44,6 +45,17 @@ class Tail:
         whole = data[: data.rfind(b"\n") + 1]
         self._read[member] = start + len(whole)
         return list(_objects(whole))
+
+
+def reached(path: Path, assignment: str) -> int | None:
+    """How far a member's last line says that it came with an assignment; None if that line is of another."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, _size(path) - 65536))
+            *_, line = _objects(file.read())
+    except (OSError, ValueError):
+        return None
+    return int(line["step"]) if line.get("assignment") == assignment and "step" in line else None
 
 
 def tags(line: Metrics) -> dict[str, float]:

@@ -68,6 +68,7 @@ class Report:
         step: where the member's clock stands now (env steps); below the assignment's `stop` after an early
             stop.
         hyperparameters: the *effective* ones, read back from what the learner consumed.
+        assigned: those of the assignment, which the worker found equal.
         returns: raw returns of the training episodes that began after the last copy and ended in the slice.
         lengths: their lengths (env steps).
         evaluation: raw returns of the evaluation episodes played at the end of the slice, where fitness asks
@@ -90,6 +91,7 @@ class Report:
     scalars: Mapping[str, float] = field(default_factory=dict)
     diverged: bool = False
     timing: Mapping[str, float] = field(default_factory=dict)
+    assigned: Hyperparameters = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

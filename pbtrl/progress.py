@@ -220,8 +220,10 @@ def opening(
     trains: str,
     agent: str | None,
     workers: str,
+    slices: str | None = None,
     wall_clock: float | None = None,
     resumed: Population | None = None,
+    found: Sequence[str] = (),
     name: str | None = None,
 ) -> str:
     """The lines before a run starts.
@@ -232,8 +234,10 @@ def opening(
         trains: environment and spaces: "ALE/Pong-v5, 4x84x84 -> 6 actions, sticky".
         agent: "impala shallow, 0.6M parameters", in a mix a line for each; None outside RL.
         workers: "8 members on 2 workers, 16 envs each".
+        slices: "48,000 env steps each".
         wall_clock: seconds, or None.
         resumed: where an earlier sitting left off.
+        found: what there is of each member to go on from, a line each.
         name: what the run is called on the command line; that of its directory unless given.
     """
     name = name or run.name
@@ -248,7 +252,8 @@ def opening(
         "agent": agent,
         "population": workers,
         "budget": budget,
-        "resumed": _left_off(resumed, header) if resumed else None,
+        "slices": slices,
+        "resumed": "\n".join([_left_off(resumed, header), *found]) if resumed else None,
         "seed": f"{header.seed}; deterministic: {header.deterministic}",
         "watch": f"pbtrl status {name} | pbtrl tb {name}; Ctrl-C saves and stops",
     }

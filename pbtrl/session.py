@@ -30,6 +30,7 @@ from pbtrl.journal import Journal, Line
 from pbtrl.journal import read as journal_lines
 from pbtrl.loading import Source
 from pbtrl.lock import Lock
+from pbtrl.metrics import reached
 from pbtrl.population import Population
 from pbtrl.retention import Retention
 from pbtrl.runs import RunError
@@ -181,10 +182,13 @@ class _Sitting:
     mode: progress.Mode
     wide: bool
     lines: Sequence[Line] = ()
+    found: Sequence[str] = ()
+    lost: Sequence[str] = ()
 
     def run(self) -> int:
         """Train, choose the best, tell; returns the exit code."""
         run = self.run_directory
+        self.found, self.lost = self._found()
         try:
             with (
                 closing(self.journal),
@@ -251,18 +255,28 @@ class _Sitting:
             journal=self.journal,
             limits=build.limits(self.config),
             listeners=[retention, board],
-            lost=self._lost(),
+            lost=self.lost,
             earlier=_elapsed(self.lines),
         )
 
-    def _lost(self) -> list[str]:
-        """Members' newest snapshots that are not whole; what is left of them goes into quarantine."""
+    def _found(self) -> tuple[list[str], list[str]]:
+        """What each member goes on from, in words; and the newest snapshots that are not whole.
+
+        What is left of those goes into quarantine; of what an open assignment loads the worker will see.
+        """
         store = Store(self.run_directory / "members")
-        newest = [m.snapshot for m in self.population.members.values() if m.snapshot and not m.open]
-        lost = [name for name in newest if store.state(name) is None]
-        for name in lost:
-            store.quarantine(name)
-        return lost
+        found, lost = [], []
+        for m in self.population.members.values():
+            name = m.open.parent if m.open else m.snapshot
+            whole = name is None or store.state(name) is not None
+            if name and not whole and not m.open:
+                store.quarantine(name)
+                lost.append(name)
+            text = "fresh weights" if name is None else f"{name}, {'verified' if whole else 'damaged: made again'}"
+            came = reached(store.members / m.id / "metrics.jsonl", m.open.id) if m.open else None
+            again = came - m.open.start if came is not None and m.open else 0
+            found.append(f"{m.id} from {text}" + (f"; {again:,} {self.header.steps} again" if again > 0 else ""))
+        return found, lost
 
     def _view(self) -> progress.View:
         members = self.run_directory / "members"
@@ -320,8 +334,10 @@ class _Sitting:
             trains=trains,
             agent=build.describe_agent(config) if config.env else None,
             workers=build.placement(config),
+            slices=build.describe_slices(config),
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.lines else None,
+            found=self.found,
             name=runs.reference(self.run_directory),
         )
 

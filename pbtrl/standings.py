@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pbtrl.figures import count, score, value
+from pbtrl.figures import clock, count, score, value
 from pbtrl.header import Header
 from pbtrl.journal import Line
 from pbtrl.metrics import Tail
@@ -23,7 +23,7 @@ class Event:
     """Something to tell: a copy, a failure, a divergence.
 
     Attributes:
-        kind: `copy`, `failure`, `given_up`, `lost`, `diverged` or `fresh`.
+        kind: `copy`, `failure`, `given_up`, `lost`, `diverged`, `fresh` or `slice`, how long the first one took.
         elapsed: seconds since the run's start.
         text: one line.
         facts: the same for programs.
@@ -89,6 +89,7 @@ class Standings:
         self._before: dict[str, Hyperparameters] = dict(self._values)
         self._pace: deque[tuple[float, int]] = deque([(clock(), population.step)])
         self._failures: dict[str, int] = {}
+        self._slice_told = False
 
     def event(self, line: Line) -> list[Event]:
         """Take a journal line; what is worth telling of it."""
@@ -98,6 +99,10 @@ class Standings:
             case "report" if line["diverged"]:
                 text = f"{line['member']} diverged at {count(line['step'])}"
                 told = [self._event("diverged", line, text, member=line["member"], step=line["step"])]
+            case "report" if not self._slice_told:
+                self._slice_told, seconds = True, line["timing"].get("seconds", 0.0)
+                text = f"a slice takes {clock(seconds)}, and a crash loses at most as much"
+                told = [self._event("slice", line, text, seconds=seconds)] if seconds >= 1.0 else []
             case "failure":
                 told = [self._failed(line)]
             case "void":

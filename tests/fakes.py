@@ -78,7 +78,7 @@ class FakeExecutor:
     def busy(self) -> bool:
         return bool(self._open or self._stopped)
 
-    def stop(self) -> None:
+    def stop(self, within: float | None = None) -> None:
         if self.partial:
             self._stopped = [trained(a, 0.0, step=between(a, self.partial)) for a in self._open]
         self._open = []

@@ -85,6 +85,16 @@ def test_a_member_all_alone_computes_with_all_cores(size, acting, threads):
         assert build.torch_threads(config) == threads
 
 
+def test_numbers_that_were_rounded_are_told():
+    assert build.describe_slices(cart()) == "240 env steps each"
+    rounded = cart("strategy.ready={every: 250, burn_in: 300}", "budget.env_steps_per_member=730")
+    assert build.describe_slices(rounded) == (
+        "280 env steps each, no copies before 320; in whole blocks of 40: "
+        "budget.env_steps_per_member 730 to 760, ready.every 250 to 280, ready.burn_in 300 to 320"
+    )
+    assert build.describe_slices(rounded.resolved()) == "280 env steps each, no copies before 320"
+
+
 @pytest.mark.usefixtures("four_cores")
 def test_placement_in_words():
     assert build.placement(cart()) == "4 members in this process, 4 envs each"

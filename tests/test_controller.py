@@ -266,7 +266,7 @@ def test_a_journal_cut_after_any_line_leads_to_the_same_end(tmp_path: Path) -> N
 
 def test_a_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> None:
     class Dying(FakeExecutor):
-        def stop(self) -> None:
+        def stop(self, within: float | None = None) -> None:
             self._stopped = [died(a, fatal=True) for a in self._open]
             self._open = []
 

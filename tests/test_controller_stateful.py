@@ -71,7 +71,7 @@ class Hands:
     def busy(self) -> bool:
         return bool(self.held or self.answers)
 
-    def stop(self) -> None:
+    def stop(self, within: float | None = None) -> None:
         held, self.held = self.held, []
         if self.part:
             for a in held:

@@ -306,8 +306,13 @@ def test_opening(tmp_path: Path):
 def test_opening_of_a_resumed_run_says_where_it_is(tmp_path: Path):
     w = one_copy(tmp_path / "toy", unit="steps")
     told = {"trains": "quadratic", "agent": None, "workers": "2 members in this process"}
-    text = progress.opening(w.run, w.header, resumed=w.population, **told)
-    assert "resumed    200 of 2.0k steps are done; 2 slices under way begin again" in text
+    found = ["m00 from m00/000000, verified", "m01 from m00/000000, verified; 31 steps again"]
+    text = progress.opening(w.run, w.header, resumed=w.population, found=found, slices="100 steps each", **told)
+    assert "slices     100 steps each\n" in text
+    assert "resumed    200 of 2.0k steps are done; 2 slices under way begin again\n" in text
+    assert (
+        "\n           m00 from m00/000000, verified\n           m01 from m00/000000, verified; 31 steps again\n" in text
+    )
     assert "agent" not in text
 
 

@@ -69,6 +69,7 @@ def test_a_signal_saves_and_stops_and_resume_finishes(pbtrl: Command, monkeypatc
     resumed = pbtrl("resume", "a")
     assert resumed.code == 0
     assert "env steps are done" in resumed.out
+    assert re.search(r"\n +m03 from m03/00000\d, verified", resumed.out)
     members = pbtrl("status", "a", "--json").json["members"]
     assert [m["env_steps"] for m in members] == [720] * 4
     assert kinds(run)[-1] == "finish"
@@ -249,6 +250,18 @@ def test_ctrl_c_in_a_terminal_at_random_times(pbtrl: Command, tmp_path: Path, se
         assert not run.exists() or not runs.has_begun(run) or pbtrl("status", "a").code == 0
     assert canonical("a") == canonical("b")
     assert pbtrl("verify", "a").out.startswith("runs/a: clean")
+
+
+def test_one_signal_is_enough_where_an_env_hangs(pbtrl: Command, tmp_path: Path):
+    with training(tmp_path, "execution.backend=processes", "env.kwargs.hang=true") as (process, family):
+        since = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert time.monotonic() - since < 10.0
+        assert all(map(ended, family))
+    assert kinds(Path("runs/a"))[-1] == "stop"
+    assert pbtrl("status", "a", "--json").json["state"] == "stopped"
 
 
 # Whatever is there
@@ -461,7 +474,28 @@ def test_lineage_and_curves_run_on_over_a_stop(pbtrl: Command, monkeypatch):
     assert found["quadratic"] == found["whole"]
 
 
+def test_the_three_that_pbt_tunes_are_always_shown(pbtrl: Command):
+    """Also those that are not searched, as the learner had them."""
+    assert pbtrl("train", "cart.yaml", "--name", "a", "agent.entropy_cost=0.003").code == 0
+    events = EventAccumulator("runs/a/tb/m00").Reload()
+    assert {round(e.value, 6) for e in events.Scalars("hparams/entropy_cost")} == {0.003}
+    assert {"hparams/learning_rate", "hparams/unroll_length"} <= set(events.Tags()["scalars"])
+
+
 # Failures
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("reset", "RuntimeError: not ready"),
+        ("shape", "ValueError: an observation of shape (3,), where the observation space has (4,)"),
+    ],
+)
+def test_what_is_wrong_with_an_env_is_said(pbtrl: Command, how, why):
+    world = f"env={{id: tests.worlds:Odd, num_envs: 1, kwargs: {{how: {how}}}}}"
+    found = pbtrl("train", "cart.yaml", "--name", "a", world, "population.size=1")
+    assert (found.code, found.err.splitlines()[-1].startswith(f"no member survived: {why}; ")) == (3, True), found.err
 
 
 def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):

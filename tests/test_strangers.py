@@ -278,13 +278,24 @@ def test_a_run_that_trains_cannot_be_reached_at_all(tmp_path: Path) -> None:
     assert not any(addresses.values())
 
 
-def test_tensorboard_can_be_reached_from_this_machine_alone(pbtrl: Command, run: Path, tmp_path: Path) -> None:
-    with spawn(tmp_path, "tb", "last", "--port", 0) as process:
+@pytest.mark.parametrize(
+    ("options", "from_where", "warned"),
+    [
+        ([], LOCAL, ""),
+        (["--expose"], ("00000000:", f"{0:032}:"), "warning: whoever reaches this machine sees these curves"),
+    ],
+)
+def test_tensorboard_can_be_reached_from_this_machine_alone(
+    run: Path, tmp_path: Path, options: list[str], from_where: tuple[str, ...], warned: str
+) -> None:
+    with spawn(tmp_path, "tb", "last", "--port", 0, *options) as process:
         assert process.stdout
+        assert process.stderr
         try:
             process.stdout.readline()
             addresses = listening(process.pid)
         finally:
             os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr.read().startswith(warned)
     assert addresses
-    assert all(address.startswith(LOCAL) for address in addresses)
+    assert all(address.startswith(from_where) for address in addresses)

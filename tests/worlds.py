@@ -128,3 +128,18 @@ class Raising(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self._left == 0:
             raise RuntimeError("no more")
         return super().step(action)
+
+
+class Odd(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole whose first episode is sound; then it cannot begin another, or shows too little."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self._how, self._begun = how, 0
+
+    def reset(self, **options: Any) -> Any:
+        self._begun += 1
+        if self._begun > 1 and self._how == "reset":
+            raise RuntimeError("not ready")
+        seen, info = super().reset(**options)
+        return seen[: 3 if self._begun > 1 else 4], info

@@ -24,8 +24,11 @@ class Executor(Protocol):
     def busy(self) -> bool:
         """Whether something submitted has not been answered yet."""
 
-    def stop(self) -> None:
-        """Ask for early reports of everything under way, or for its end without one."""
+    def stop(self, within: float | None = None) -> None:
+        """Ask for early reports of everything under way, or for its end without one.
+
+        What has not answered `within` seconds is ended where that is possible, and loses its slice.
+        """
 
     def close(self) -> None:
         """Leave no process behind."""

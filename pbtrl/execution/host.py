@@ -40,6 +40,7 @@ class _Slice:
     assignments: list[Assignment]
     begun: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
+    attempt: float = field(default_factory=time.time)
 
 
 class _OrphanError(Exception):
@@ -212,6 +213,7 @@ class Host:
             scalars=outcome.scalars,
             diverged=outcome.diverged or bool(broken),
             timing={"seconds": seconds},
+            assigned=a.hyperparameters,
         )
         self._store.commit(a.id, tensors, {"schema": SCHEMA, "report": report.to_json()})
         if not broken:
@@ -248,8 +250,9 @@ class Host:
         for a, values in zip(current.assignments, current.cohort.metrics(), strict=True):
             path = self._members / a.member / "metrics.jsonl"
             if values:
+                line = {"assignment": a.id, "attempt": current.attempt, "time": time.time(), **values}
                 with disk.room_for(path), path.open("a") as file:
-                    file.write(json.dumps({"assignment": a.id, "time": time.time(), **values}) + "\n")
+                    file.write(json.dumps(line) + "\n")
 
 
 def _differences(assigned: dict[str, Any], effective: dict[str, Any]) -> str:

@@ -26,8 +26,8 @@ class Inline:
         """Whether a slice is under way."""
         return bool(self._done) or self._host.busy()
 
-    def stop(self) -> None:
-        """End the slices under way."""
+    def stop(self, within: float | None = None) -> None:
+        """End the slices under way; nobody is there to end what hangs."""
         self._done += self._host.stop()
 
     def close(self) -> None:

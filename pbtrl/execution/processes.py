@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -73,7 +74,7 @@ class Processes:
     def __init__(self, specs: Sequence[WorkerSpec]) -> None:
         self._workers = [_Worker(spec) for spec in specs]
         self._home = {m: w for w in self._workers for group in w.spec.groups for m in group}
-        self._stopping = False
+        self._stopping, self._until = False, math.inf
         self._looked = time.monotonic()
         # At exit multiprocessing waits for them (they are no daemons, which could not start actors): end them before.
         self._at_exit = Finalize(self, _close, (self._workers,), exitpriority=10)
@@ -96,15 +97,20 @@ class Processes:
         if self._looked - before > GAP + timeout:
             for worker in self._workers:
                 worker.pardon()
-        return [message for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
+        found = [message for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
+        if self._looked > self._until:
+            for worker in self._workers:
+                worker.abandon()
+        return found
 
     def busy(self) -> bool:
         """Whether an assignment is unanswered."""
         return any(w.open for w in self._workers)
 
-    def stop(self) -> None:
-        """Ask all workers to end their slices."""
+    def stop(self, within: float | None = None) -> None:
+        """Ask all workers to end their slices; who has not done so `within` seconds is killed."""
         self._stopping = True
+        self._until = time.monotonic() + (math.inf if within is None else within)
         for worker in self._workers:
             worker.stop()
 
@@ -219,7 +225,13 @@ class _Worker:
         if self._began or self.pipe.poll():
             self.send({"stop": True})
         else:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Kill it if it still has something under way."""
+        if self.open:
             self.open.clear()
+            self.process.kill()
             self.close()
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from pbtrl.rl.setting import Setting, env_seeds, fill, generator, seed_for
 from pbtrl.snapshots import Tensors
 from pbtrl.trainable import Outcome
 
+TUNED = frozenset({"learning_rate", "entropy_cost", "unroll_length"})  # always shown; reports have what is searched
 DIVERGED_AFTER = 10  # updates in a row that were skipped because their gradient was not finite
 
 
@@ -117,6 +118,8 @@ class RLCohort:
         for slot, a in enumerate(self._assignments):
             row: dict[str, float] = {"step": a.start + self._done, "perf/env_steps_per_s": steps / max(seconds, 1e-9)}
             row |= {name: float(total[slot]) / self._updates for name, total in self._sums.items()}
+            fixed = (TUNED & self._consumed.keys()) - a.hyperparameters.keys()
+            row |= {f"hparams/{name}": self._used(name, slot) for name in sorted(fixed)}
             if recent := self.rollout.episodes[slot].returns[-20:]:
                 row["episode/return_mean"] = float(np.mean(recent))
                 row["episode/length_mean"] = float(np.mean(self.rollout.episodes[slot].lengths[-20:]))
@@ -131,7 +134,7 @@ class RLCohort:
         assigned = self._assignments[slot]
         skipped = int(self._state.tensors["skipped"][slot])
         evaluation: list[float] = []
-        if self._setting.evaluate and self._done:
+        if self._setting.evaluate and self._done >= self._length:  # who is stopped has no time to play
             evaluation = self._setting.evaluate(self.save(slot), seed_for(assigned.seed, "evaluation"), self._threads)
         return Outcome(
             steps=self._done,

@@ -1,6 +1,7 @@
 """The worker's host: which cohorts it forms, what it loads, what it commits and reports."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -201,11 +202,15 @@ def test_the_snapshot_holds_the_report(place: Workplace) -> None:
 
 def test_metrics_name_their_assignment(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
-    (line,) = (place.members / "m01" / "metrics.jsonl").read_text().splitlines()
-    assert {k: v for k, v in json.loads(line).items() if k != "time"} == {
-        "assignment": "m01/000000",
-        "turns": 4,
-    }
+    path = place.members / "m01" / "metrics.jsonl"
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert {k: v for k, v in line.items() if k not in ("time", "attempt")} == {"assignment": "m01/000000", "turns": 4}
+    assert line["attempt"] <= line["time"]
+    shutil.rmtree(path.parent / "snapshots")
+    place.fresh()
+    place.run(slice_of("m01"))
+    first, again = map(json.loads, path.read_text().splitlines())
+    assert (again["assignment"], again["attempt"] > first["attempt"]) == ("m01/000000", True)
 
 
 @pytest.mark.parametrize(
