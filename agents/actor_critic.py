@@ -208,7 +208,7 @@ class ActorCritic(ABC):
                 going &= latest["loss/log_rho"] <= furthest
         if self.normalises:
             seen = block.observations[:, :-1].flatten(3).flatten(1, 2)
-            moments = normalise.update_moments(part("observation", tensors), seen, batch.mask.flatten(1))
+            moments = normalise.update_moments(part("observation", tensors), seen, batch.fresh.flatten(1))
             mean, variance = normalise.mean_and_variance(moments)
             tensors |= {**named("observation", moments), "shift": mean, "scale": (variance + 1e-8).rsqrt()}
         consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
@@ -232,6 +232,7 @@ class ActorCritic(ABC):
             cuts=cuts[:, :, None] | block.over.movedim(1, 0),
             unroll_cuts=cuts,
             mask=mask,
+            fresh=mask if block.past is None else mask * ~block.past,
             log_probs=self.policy.log_prob(block.policy, block.actions),
             extras=self.extras(state, block, h),
         )
@@ -248,7 +249,8 @@ class ActorCritic(ABC):
     def _count_returns(self, state: State, block: Trajectory, gamma: Tensor) -> None:
         nothing_yet = torch.zeros(block.rewards.shape[::2], dtype=torch.float64)
         known = {**part("return", state.tensors), "running": state.running.get("return", nothing_yet)}
-        known = normalise.update_return_scale(known, block.rewards, block.over, gamma, ~block.dead)
+        new = ~block.dead if block.past is None else ~(block.dead | block.past)
+        known = normalise.update_return_scale(known, block.rewards, block.over, gamma, new)
         state.running["return"] = known.pop("running")
         state.tensors |= named("return", known)
 
@@ -267,17 +269,20 @@ class ActorCritic(ABC):
         members = self._groups(len(state.grads))[group]
         params, grads = state.params[group], state.parts[group]
         h = {name: value[members] for name, value in h.items()}
-        live = batch.mask[members, :, envs].flatten(1).sum(-1).clamp_min(1)
+        live, fresh = (m[members, :, envs].flatten(1).sum(-1).clamp_min(1) for m in (batch.mask, batch.fresh))
         sums: dict[str, Tensor] = {}
         new: dict[str, Tensor] = {}
+        moved = torch.zeros_like(live)
         for chunk in self._chunks(batch.block, envs):
-            loss = self.loss(self._seen(state, params, batch, members, chunk, live), h)
+            seen = self._seen(state, params, batch, members, chunk, live)
+            loss = self.loss(seen, h)
+            moved = moved + (seen.log_rhos.abs() * batch.fresh[members, :, chunk]).flatten(1).sum(-1)
             found = torch.autograd.grad(loss.total.sum(), list(params.values()), materialize_grads=True)
             for into, grad in zip(grads.values(), found, strict=True):
                 into.add_(grad)
             sums = {k: sums.get(k, 0.0) + v.detach() for k, v in loss.sums.items()}
             new = loss.new
-        return {f"loss/{k}": v / live for k, v in sums.items()}, new
+        return {f"loss/{k}": v / live for k, v in sums.items()} | {"loss/log_rho": moved / fresh}, new
 
     def _seen(self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, live: Tensor) -> Seen:
         """Some envs of some members, through the network as it is now."""
@@ -404,7 +409,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class _Batch:
-    """A block with what does not change from pass to pass; `cuts` is [T, P, B], the rest [P, T, B, ...]."""
+    """A block with what does not change from pass to pass; `cuts` is [T, P, B], the rest [P, T, B, ...].
+
+    `mask` is 0 for dead transitions, `fresh` for replayed ones too.
+    """
 
     block: Trajectory
     rewards: Tensor
@@ -412,6 +420,7 @@ class _Batch:
     cuts: Tensor
     unroll_cuts: Tensor
     mask: Tensor
+    fresh: Tensor
     log_probs: Tensor
     extras: Tensors
 

@@ -9,7 +9,9 @@ of being there: equation 7, whose gradient does not go into those states. Each h
 returns, and how they are cut, are A3C's.
 
 What differs from the paper: a goal's way ends early where its episode or the block does; the reward for it counts for
-the action that led to the state, not for the one chosen there. settings.Feudal has every default.
+the action that led to the state, not for the one chosen there; and where the env's rewards are divided by the spread
+of their discounted return, it is multiplied by 1 - gamma: its own discounted return then is at most 1, and
+`intrinsic_cost` weighs like with like. settings.Feudal has every default.
 """
 
 from __future__ import annotations
@@ -235,6 +237,8 @@ class Feudal(A3C):
         """A3C's for the worker, paid for the manager's goals too; and the manager's (equations 7 to 9)."""
         said, mask = seen.extras, seen.mask
         intrinsic = said["intrinsic"][:, 1:].detach()
+        if self.rewards == "normalise":
+            intrinsic = intrinsic * _rows(1.0 - h["gamma"])
         worker = super().loss(replace(seen, rewards=seen.rewards + _rows(h["intrinsic_cost"]) * intrinsic), h)
         manager = replace(seen, discounts=_rows(h["manager_gamma"]) * said["goes_on"])
         targets, advantages = manager.backwards(gae, said["manager"], lambda_=h["lambda_"][:, None])

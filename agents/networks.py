@@ -210,8 +210,8 @@ class Dense:
 
     @property
     def units(self) -> int:
-        """The last layer, padded."""
-        return _padded(self.hidden[-1], COLUMNS) if self.hidden else self.inputs
+        """The last layer's."""
+        return self.hidden[-1] if self.hidden else self.inputs
 
     @property
     def frames(self) -> None:
@@ -244,7 +244,7 @@ class Dense:
         x = x.flatten(2)
         for i in range(len(self.hidden)):
             x = torch.tanh(torch.baddbmm(params[f"torso.{i}.bias"], x, params[f"torso.{i}.weight"]))
-        return x
+        return x[..., : self.units]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,6 @@ class PolicyGradient(ActorCritic):
             "policy": losses.policy_gradient_loss(seen.log_probs, self.weighed(advantages, mask), mask),
             "value": losses.value_loss(seen.values[:, :-1], targets, mask),
             "entropy": losses.entropy_bonus(self.policy.entropy(seen.policy), mask),
-            "log_rho": (seen.log_rhos.abs() * mask).flatten(1).sum(-1),
         }
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
         return Loss(self.reduced(loss, seen), terms)

@@ -20,17 +20,18 @@ def length(replay: Replay) -> int:
 
 
 def append(replay: Replay, block: Trajectory, rows: int) -> Replay:
-    """Write a block of T <= S steps, in place; a replay of another number of rows is begun anew.
+    """Write a block of T <= S steps, in place; a replay of fewer rows is begun anew.
 
     Args:
         replay: what this made before; empty at first.
         block: [P, T, B, ...].
-        rows: S.
+        rows: S, at least; one that has more keeps them.
     """
     members, time, _ = block.rewards.shape
-    if not replay or replay["dead"].shape[1] != rows:
+    if not replay or replay["dead"].shape[1] < rows:
         replay = {name: _like(getattr(block, name), rows) for name in FIELDS}
         replay["steps"] = torch.zeros(members, dtype=torch.int64)
+    rows = replay["dead"].shape[1]
     where = (int(replay["steps"][0]) + torch.arange(time)) % rows
     for name in FIELDS:
         replay[name][:, where] = getattr(block, name)[:, :time]

@@ -156,7 +156,7 @@ class VMPO(ActorCritic):
     Attributes:
         temperature: eta that a member starts from.
         alpha: multiplier of the constraints on the divergence that a member starts from.
-        target_period: learning steps between two copies of the online network into the target network, which acts.
+        target_period: blocks between two copies of the online network into the target network, which acts.
         eps_temperature: bound (nats) on how far the weights of the better half may be from uniform.
         eps_kl: bound on KL(target || online) of a categorical policy (nats).
         eps_mean: bound on the part of a Gaussian's divergence that its mean makes.
@@ -227,7 +227,8 @@ class Feudal(PolicyGradient):
             `horizon`-th step.
         random_goals: probability per env step of a goal drawn at random (the paper: small).
         manager_gamma: discount per env step of the manager's return.
-        intrinsic_cost: weight of the reward for going where the goals point, beside the env's.
+        intrinsic_cost: weight of the reward for going where the goals point, beside the env's: of a cosine beside
+            clipped rewards, as published; beside normalised ones of (1 - gamma) times a cosine.
     """
 
     name: Literal["feudal"] = "feudal"

@@ -105,6 +105,8 @@ class Trajectory:
         before: [P, B, ...] what the policy was shown at the block's first step.
         memory: [P, B, H] what the network remembered there.
         noise: [P, T, B, ...] what `Agent.noise` drew for the block: acting used it, and learning may.
+        past: [B] bool, envs whose unrolls come from a replay: learned from once more, but neither counted in statistics
+            nor asked how far the policy has moved; None without any.
     """
 
     observations: Tensor
@@ -117,6 +119,7 @@ class Trajectory:
     before: Inputs
     memory: Tensor
     noise: Tensor
+    past: Tensor | None = None
 
     def inputs(self, members: slice, envs: slice) -> Inputs:
         """What some members' policies are shown in some of their envs, [p, T+1, B, ...]."""

@@ -1,6 +1,6 @@
 """V-MPO (Song et al. 2019, arXiv 1909.12238): on-policy maximum a posteriori policy optimisation.
 
-The target network acts, and becomes the online one every `target_period` learning steps. The better half of a batch,
+The target network acts, and becomes the online one every `target_period` blocks. The better half of a batch,
 weighted by exp(A / eta), is what the policy imitates; KL(target || online), over the whole batch, holds it back, with
 multipliers that are learned with the weights. For Gaussian policies mean and covariance are held back apart. The value
 is a PopArt head's (van Hasselt et al. 2016, arXiv 1602.07714), so the scale of returns plays no part in its learning.
@@ -64,7 +64,7 @@ class VMPO(ActorCritic):
         return replace(state, acting=acting)
 
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
-        """One learning step; then, in its turn, the target network."""
+        """Learn from a block; then, in its turn, the target network."""
         learned = super().learn(state, block, hyperparameters)
         tensors = state.tensors
         tensors["updates"] = tensors["updates"] + 1
@@ -86,7 +86,6 @@ class VMPO(ActorCritic):
             "policy": losses.policy_gradient_loss(seen.log_probs.flatten(1), psi * seen.live[:, None], flat),
             "value": losses.value_loss(seen.values[:, :-1], (targets - shift) / scale, mask),
             "entropy": losses.entropy_bonus(self.policy.entropy(seen.policy), mask),
-            "log_rho": (seen.log_rhos.abs() * mask).flatten(1).sum(-1),
             "temperature": temperature * seen.live,
         }
         summed = sums["policy"] + h["value_cost"] * sums["value"] - h["entropy_cost"] * sums["entropy"]

@@ -17,7 +17,8 @@ What is said of transition t, and what follows it:
 | t is dead: it started an episode         | F          | F         | F            | live           |
 
 Learning reads `terminated` (discount 0) and `truncated` (cut here, bootstrap from the returned observation);
-`episode_over` closes returns and lengths; `dead` leaves a transition out of losses, fitness and step counts.
+`episode_over` closes returns and lengths; `dead` leaves a transition out of losses, fitness and lengths. (It is part
+of a member's clock, which counts steps of the simulator.)
 """
 
 import signal

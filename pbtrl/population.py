@@ -127,8 +127,8 @@ class FitnessRule:
     """How episodes become a fitness.
 
     Attributes:
-        source: `training` episodes, or `evaluation` episodes played at the end of each slice.
-        window: how many of the latest episodes count.
+        source: `training` episodes, or `evaluation` episodes played at the end of each slice: those of the last one.
+        window: how many of the latest training episodes count.
         min_episodes: fewer since the last copy, and the fitness is absent.
         cut_episodes: every slice cuts the episodes under way (`between_slices: reset`); then at least half of
             a slice's steps must lie in finished episodes, or short episodes would be favoured.
@@ -273,8 +273,10 @@ class Population:
         self.made[assignment.id] = replace(assignment, stop=line["step"])
         member.trained_under, member.given_up = assignment.hyperparameters, 0
         member.step, member.open, member.diverged = line["step"], None, line["diverged"]
-        member.window += line["evaluation"] if self.rule.source == "evaluation" else line["returns"]
-        del member.window[: -self.rule.window]
+        if self.rule.source == "training":
+            member.window = [*member.window, *line["returns"]][-self.rule.window :]
+        elif line["evaluation"]:  # of these weights; whoever was stopped had no time for it
+            member.window = list(line["evaluation"])
         enough = len(member.window) >= self.rule.min_episodes
         if self.rule.cut_episodes and self.rule.source == "training":
             enough &= 2 * sum(line["lengths"]) >= slice_steps

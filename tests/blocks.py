@@ -75,7 +75,8 @@ def block(agent: ActorCritic, members: list[int], time: int = 8, envs: int = 5, 
 
 def pick(block: Trajectory, members: list[int]) -> Trajectory:
     """Some members of a block, copied."""
-    return Trajectory(**{f.name: getattr(block, f.name)[members] for f in fields(block)})
+    rows = {f.name: getattr(block, f.name)[members] for f in fields(block) if f.name != "past"}
+    return Trajectory(**rows, past=block.past)
 
 
 def changed(block: Trajectory, **values: Any) -> Trajectory:
@@ -132,6 +133,6 @@ def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
 
 def _stacked(rows: list[Any]) -> Any:
     """Blocks, or what they are made of, side by side along the members' axis."""
-    if isinstance(rows[0], torch.Tensor):
-        return torch.cat(rows)
+    if rows[0] is None or isinstance(rows[0], torch.Tensor):
+        return rows[0] if rows[0] is None else torch.cat(rows)
     return type(rows[0])(**{f.name: _stacked([getattr(r, f.name) for r in rows]) for f in fields(rows[0])})

@@ -16,7 +16,7 @@ class Literal:
         if not self.learner.image:
             for i in range(len(self.net.torso.hidden)):
                 x = torch.tanh(x @ own[f"torso.{i}.weight"] + own[f"torso.{i}.bias"][0])
-            return x
+            return x[: self.net.torso.hidden[-1]]
         x = x[None] / 255
         for i, (_, _, stride) in enumerate(self.net.torso.convolutions):
             x = torch.conv2d(x, own[f"conv.{i}.weight"], own[f"conv.{i}.bias"], stride).relu()

@@ -1,6 +1,7 @@
 """The actor-critic agents' update against a slow literal one, and what must not have an influence on it."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.distributions import Categorical, Normal, kl_divergence
 from agents import actor_critic as module
 from agents.distributions import Gaussian
 from agents.settings import AGENTS, live_hyperparameters
+from agents.types import Inputs, Trajectory
 from tests import oracles
 from tests.blocks import agent, block, changed, differences, fresh, live, pick
 
@@ -571,6 +573,31 @@ def test_no_further_pass_once_the_policy_has_moved_too_far():
     assert (first, last) == (2, 5)
     assert 1 < between < 5
     assert learned.consumed["passes"].tolist() == [5, 5, 5]
+
+
+def test_replayed_unrolls_teach_but_are_neither_counted_nor_measured():
+    """How far the policy has moved, and what observations and returns are like, the new unrolls alone tell."""
+    learner, members = agent("clip", rewards="normalise", observations="normalise", minibatches=2), [0, 1]
+    new = on_policy(learner, fresh(learner, members), block(learner, members, envs=4))
+    old = block(learner, members, envs=4, seed=1)  # of quite another policy
+    past = torch.tensor([False, True] * 4)
+    both = {}
+    for f in fields(new):
+        if f.name not in ("past", "before"):
+            axis = 1 if f.name == "memory" else 2
+            one, two = getattr(new, f.name), getattr(old, f.name)
+            both[f.name] = torch.stack([one, two], axis + 1).flatten(axis, axis + 1)
+    before = Inputs(*(torch.stack([getattr(new.before, f.name), getattr(old.before, f.name)], 2).flatten(1, 2)
+                      for f in fields(Inputs)))  # fmt: skip
+    h = live(learner, 2, learning_rate=1e-6, passes=3, max_log_rho=0.1)
+    found, learned = learnt(learner, members, Trajectory(**both, before=before, past=past), h)
+    alone, _ = learnt(learner, members, new, h)
+    assert learned.metrics["loss/passes"].tolist() == [3, 3]
+    assert learned.metrics["loss/log_rho"].max() < 0.01
+    assert "params" in differences(found, 0, alone, 0)
+    for name in ("shift", "scale", *(n for n in found.tensors if n.startswith(("observation.", "return.")))):
+        assert torch.allclose(found.tensors[name], alone.tensors[name], rtol=1e-5), name
+    assert torch.allclose(found.running["return"][:, ~past], alone.running["return"], rtol=1e-5)
 
 
 # Rewards

@@ -198,6 +198,16 @@ def test_one_core_after_the_other_works_and_all_forget_where_an_episode_begins()
 # What reaches what
 
 
+def test_beside_normalised_rewards_the_goals_pay_by_the_same_measure():
+    gamma, paid = [0.9, 0.97], {}
+    for rewards in ("none", "normalise"):
+        learner = agent("categorical", "feudal", rewards=rewards)
+        h = live(learner, 2, gamma=gamma, learning_rate=0.0)
+        paid[rewards] = learner.learn(fresh(learner, [0, 1]), block(learner, [0, 1]), h).metrics["loss/intrinsic"]
+    assert paid["none"].all()
+    assert torch.allclose(paid["normalise"], paid["none"] * torch.tensor([0.1, 0.03]), rtol=1e-4)
+
+
 def test_no_gradient_goes_from_the_worker_into_the_goals():
     learner = agent("categorical", "feudal", rewards="none")
     data = block(learner, [0, 1])

@@ -338,6 +338,26 @@ def test_unused_columns_and_padding_stay_zero(optimiser):
     assert not flat[used == 0].any()
 
 
+@pytest.mark.parametrize("core", [0, 10])
+def test_padding_of_shared_features_is_no_unit(core):
+    """Ten units below the heads are ten, also once everything has moved."""
+    net = Shared(Dense(3, (50, 10)), 3, core=core, fed_back=3)
+    flat = torch.zeros(2, net.layout.size)
+    views = net.layout.views(flat)
+    for i, g in enumerate(generators(1, 2)):
+        for name, value in net.initial(g).items():
+            views[name][i] = value
+    assert (net.torso.units, net._features) == (10, 14)
+    leaves = net.layout.leaves(flat)
+    first = torch.zeros(2, 7, 5, dtype=torch.bool)
+    inputs = Inputs(torch.randn(2, 7, 5, 3), torch.zeros(2, 7, 5, dtype=torch.int64), torch.zeros(2, 7, 5), first)
+    head, values = net.unroll(leaves, inputs, torch.zeros(2, 5, net.memory))
+    grads = torch.autograd.grad(head.square().sum() + values.square().sum(), list(leaves.values()))
+    moved = dict(zip(leaves, grads, strict=True))
+    assert moved["torso.1.weight"][..., :10].any(-1).any(-1).all()
+    assert not moved["torso.1.weight"][..., 10:].any()
+
+
 # Fresh parameters
 
 

@@ -104,6 +104,11 @@ def test_a_fitness_may_ask_for_evaluation_episodes() -> None:
     report = Report(a.id, "m00", 100, {}, returns=(1.0,), lengths=(100,), evaluation=(7.0, 9.0))
     population.record(answer(report))
     assert population.members["m00"].fitness == 8.0
+    for evaluation, fitness in (((900.0,), 900.0), ((), 900.0), ((5.0, 7.0), 6.0)):  # of the newest weights alone
+        a = assign(population, "m00")
+        population.record(decision(a))
+        population.record(answer(Report(a.id, "m00", a.stop, {}, evaluation=evaluation)))
+        assert population.members["m00"].fitness == fitness
 
 
 @pytest.mark.parametrize(("lengths", "fitness"), [((25, 25), 1.0), ((25, 24), None), ((50,), 1.0), ((), None)])

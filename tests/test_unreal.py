@@ -238,6 +238,7 @@ def test_the_last_steps_are_kept_in_order_and_the_first_ones_go():
         found = replay.fetch(kept, oldest, torch.arange(3).expand(2, -1), replay.length(kept))
         assert found["observations"][0, :, 0, 0].tolist() == list(range(max(0, last - 10), last))
         assert found["observations"][1, :, 2, 0].tolist() == [2000 + n for n in range(max(0, last - 10), last)]
+    assert replay.length(replay.append(kept, steps(1), 8)) == 10
     assert replay.length(replay.append(kept, steps(4), 20)) == 4
 
 

@@ -32,7 +32,6 @@ from pbtrl.trainable import Outcome
 
 SLOTS = 2  # per actor: one to act into while the other is learned from, or waits
 GRACE = 2.0  # seconds to end a block that will be thrown away
-RUNNING = "running"  # the discounted return that each env had reached when a block began
 
 
 class ActorsCohort(RLCohort):
@@ -114,7 +113,6 @@ class Actors:
         for slot in replaced:
             self._replay.forget(slot)
         self._seeds = seeds
-        self._running.zero_()
         self.crew.greet()
 
     def clear(self) -> None:
@@ -146,12 +144,15 @@ class Actors:
         i, answer = self.crew.take()
         for mine, told in zip(self.episodes, answer["episodes"], strict=True):
             mine.extend(*told)
-        block = cut(self._slots[i][answer["slot"]].tensors, answer["steps"]) | {RUNNING: self._running[i]}
-        self._taken = _Taken(i, answer["slot"], self._version - answer["version"], block)
-        mixed = self._replay.mixed(block, self._replayed, generator)
+        self._begun(i, answer)
+        block = cut(self._slots[i][answer["slot"]].tensors, answer["steps"])
+        mixed, past = self._replay.mixed(block, self._replayed, generator)
+        own = torch.arange(self._envs) if past is None else (~past).nonzero()[:, 0]
+        self._taken = _Taken(i, answer["slot"], self._version - answer["version"], block, own)
         if self._scaled:
-            state.running["return"] = mixed[RUNNING]
-        return joined(mixed)
+            state.running["return"] = torch.zeros(mixed["rewards"].shape[::2], dtype=torch.float64)
+            state.running["return"][:, own] = self._running[i]
+        return joined(mixed, past)
 
     def learned(self, state: State) -> int:
         """The update from the block that was taken is done: its lag, in updates."""
@@ -160,7 +161,7 @@ class Actors:
         if self._replayed:
             self._replay.add(taken.block)
         if self._scaled:
-            self._running[taken.actor] = state.running["return"][:, : self._envs]
+            self._running[taken.actor] = state.running["return"][:, taken.own]
         self._free[taken.actor].append(taken.slot)
         self._taken = None
         self._version += 1
@@ -170,6 +171,7 @@ class Actors:
     def drop(self) -> None:
         """Let the actors end what they do, and throw it away."""
         for i, answer in self.crew.drain(GRACE):
+            self._begun(i, answer)
             self._free[i].append(answer["slot"])
             self._dropped += answer["steps"] * self._envs
 
@@ -188,17 +190,30 @@ class Actors:
     def _died(self, i: int, unanswered: Sequence[Message]) -> None:
         """Another one takes its place, in new envs."""
         self._free[i] += [message["slot"] for message in unanswered]
-        self._running[i] = 0.0
+
+    def _begun(self, i: int, answer: Message) -> None:
+        """No return is under way in an actor's new envs."""
+        if answer["new"]:
+            self._running[i] = 0.0
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """The block that is being learned from: whose, in which slot, how old its policy (updates), and what it holds."""
+    """The block that is being learned from.
+
+    Attributes:
+        actor: whose it is.
+        slot: where it lies.
+        lag: how old its policy is (updates).
+        block: what it holds.
+        own: its envs' places among those of the past.
+    """
 
     actor: int
     slot: int
     lag: int
     block: dict[str, Tensor]
+    own: Tensor
 
 
 class _Actor:
@@ -214,6 +229,7 @@ class _Actor:
         """Make `envs`, `forget` a slot, or act for `steps` into a slot."""
         if "envs" in message:
             self.close()
+            self._new = True
             vector = self._setting.make(message["envs"], self._threads)
             self._rollout = Rollout(vector, self._members, self._setting.agent, self._setting.to_env)
         assert self._rollout is not None
@@ -234,7 +250,8 @@ class _Actor:
             room[name].copy_(value)
         episodes = [(e.returns, e.lengths) for e in rollout.episodes]
         rollout.clear()
-        return {"slot": slot, "steps": steps, "version": version, "episodes": episodes}
+        new, self._new = self._new, False
+        return {"slot": slot, "steps": steps, "version": version, "episodes": episodes, "new": new}
 
 
 def _blank(agent: Agent, state: State, members: int, time: int, envs: int) -> Trajectory:

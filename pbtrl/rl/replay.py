@@ -11,7 +11,7 @@ from torch import Tensor
 from pbtrl.rl.shared import TIMED
 
 Parts = Mapping[str, Tensor]
-"""A block by `pbtrl.rl.shared.parts`, and whatever else belongs to its envs, [P, B, ...]."""
+"""A block by `pbtrl.rl.shared.parts`."""
 
 
 class Replay:
@@ -27,19 +27,24 @@ class Replay:
         """Keep a copy; the oldest block goes where there are too many."""
         self._blocks.append({name: value.clone() for name, value in block.items()})
 
-    def mixed(self, block: Parts, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """The block with `count` past unrolls of the same length beside its own, fewer only where there is none."""
-        time = block["rewards"].shape[1]
+    def mixed(self, block: Parts, count: int, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The block with `count` past unrolls of the same length among its own; None where there are none.
+
+        Returns:
+            The parts; and `past` [B + count] bool, which of them these are: evenly spread, so that every minibatch has
+            its share.
+        """
+        time, own = block["rewards"].shape[1:]
         past = [b for b in self._blocks if b["rewards"].shape[1] == time]
         if not past or not count:
-            return dict(block)
+            return dict(block), None
         envs = past[0]["rewards"].shape[2]
         drawn = torch.randint(len(past) * envs, (count,), generator=generator).tolist()
-        chosen = [(past[i // envs], i % envs) for i in drawn]
-        return {
-            name: torch.cat([value, *(b[name].narrow(_axis(name), env, 1) for b, env in chosen)], _axis(name))
-            for name, value in block.items()
-        }
+        unrolls = [*((block, i) for i in range(own)), *((past[i // envs], i % envs) for i in drawn)]
+        order = torch.cat([(torch.arange(n) + 0.5) / n for n in (own, count)]).argsort(stable=True)
+        mixed = [unrolls[i] for i in order.tolist()]
+        found = {name: torch.cat([b[name].narrow(_axis(name), i, 1) for b, i in mixed], _axis(name)) for name in block}
+        return found, order >= own
 
     def forget(self, slot: int) -> None:
         """The slot has a new policy: what it lived through before is no transition any more."""

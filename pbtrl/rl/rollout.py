@@ -75,7 +75,7 @@ class Rollout:
         image = vector.single_observation_space.dtype == np.uint8 and len(shape) == 3
         self._dtype = torch.uint8 if image else torch.float32
         self._shape = shape
-        self._buffers: dict[int, _Buffers] = {}
+        self._buffers = _Buffers(0, members, self.envs, shape, self._dtype)
         self._last = torch.as_tensor(vector.reset()).to(self._dtype).clone()
         self._returns = np.zeros(vector.num_envs)
         self._lengths = np.zeros(vector.num_envs, np.int64)
@@ -89,12 +89,15 @@ class Rollout:
     def forget(self, slot: int) -> None:
         """The slot has a new policy: it remembers nothing, and the episodes under way will not count."""
         self._memory[slot] = 0.0
-        self._stale[slot * self.envs : (slot + 1) * self.envs] = True
+        rows = slice(slot * self.envs, (slot + 1) * self.envs)
+        self._stale[rows] = ~self.vector.episode_over[rows]
 
     def collect(self, state: State, generators: Sequence[torch.Generator], time: int) -> Trajectory:
         """`time` steps of every env; the trajectory is valid until the next call."""
         p, b = self.members, self.envs
-        buffers = self._buffers.setdefault(time, _Buffers(time, p, b, self._shape, self._dtype))
+        if time > self._buffers.room:
+            self._buffers = _Buffers(time, p, b, self._shape, self._dtype)
+        buffers = self._buffers
         noise = self._noise(generators, time, b)
         buffers.observations[0].copy_(self.inputs.observations)
         self._rewards, self._first = self._rewards.clone(), self._first.clone()  # they lay in the last block's buffers
@@ -116,12 +119,12 @@ class Rollout:
             self._count(rewards)
         self._last = buffers.observations[time].view(p * b, *self._shape)
         return Trajectory(
-            observations=buffers.observations.transpose(0, 1),
+            observations=buffers.observations[: time + 1].transpose(0, 1),
             actions=torch.stack([a.actions for a in acted], 1),
-            rewards=buffers.member_major(buffers.rewards),
-            terminated=buffers.member_major(buffers.terminated),
-            over=buffers.member_major(buffers.over),
-            dead=buffers.member_major(buffers.dead),
+            rewards=buffers.member_major(buffers.rewards[:time]),
+            terminated=buffers.member_major(buffers.terminated[:time]),
+            over=buffers.member_major(buffers.over[:time]),
+            dead=buffers.member_major(buffers.dead[:time]),
             policy=torch.stack([a.policy for a in acted], 1),
             before=before,
             memory=memory,
@@ -163,10 +166,10 @@ class Rollout:
 
 
 class _Buffers:
-    """Room for one block of `time` steps."""
+    """Room for a block of up to `room` steps."""
 
     def __init__(self, time: int, members: int, envs: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self._split = (time, members, envs)
+        self.room, self._split = time, (-1, members, envs)
         self.observations = torch.empty(time + 1, members, envs, *shape, dtype=dtype)
         self.rewards = np.empty((time, members * envs), np.float32)
         self.terminated = np.empty((time, members * envs), np.bool_)

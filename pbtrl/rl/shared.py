@@ -83,11 +83,11 @@ def parts(block: Trajectory) -> dict[str, Tensor]:
     return {**{name: getattr(block, name) for name in TIMED}, "memory": block.memory, **before}
 
 
-def joined(found: Mapping[str, Tensor]) -> Trajectory:
-    """The block back from its parts."""
+def joined(found: Mapping[str, Tensor], past: Tensor | None = None) -> Trajectory:
+    """The block back from its parts; `past` as in `Trajectory`."""
     first = found["observations"][:, 0]
     before = Inputs(first, found["before.actions"], found["before.rewards"], found["before.first"])
-    return Trajectory(**{name: found[name] for name in TIMED}, before=before, memory=found["memory"])
+    return Trajectory(**{name: found[name] for name in TIMED}, before=before, memory=found["memory"], past=past)
 
 
 def cut(found: Mapping[str, Tensor], time: int) -> dict[str, Tensor]:

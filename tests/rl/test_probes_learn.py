@@ -186,7 +186,7 @@ CARTPOLE = {
     "unreal": {"advantages": "normalise", "reduction": "mean", "minibatches": 4, "core_units": 64},
     "feudal": {
         "advantages": "normalise", "reduction": "mean", "minibatches": 2, "learning_rate": 5e-4, "entropy_cost": 0.005,
-        "goal_units": 64, "random_goals": 0.0, "gamma": 0.99, "manager_gamma": 0.99, "intrinsic_cost": 0.005,
+        "goal_units": 64, "random_goals": 0.0, "gamma": 0.99, "manager_gamma": 0.99,
     },
 }  # fmt: skip
 

@@ -1,5 +1,7 @@
 """The block that learning sees, against what the envs did: order, flags, episodes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,7 @@ def test_a_policy_is_shown_what_went_before_and_remembers_from_step_to_step():
     assert (first.before.actions == -1).all()  # nothing has been done yet
     assert not first.before.rewards.any()
     assert first.before.first.all()
+    first = replace(first, observations=first.observations.clone())  # its place is the next one's
     second = collect(rollout, 4)
     assert torch.equal(second.before.actions, first.actions[:, -1])
     assert torch.equal(second.before.rewards, first.rewards[:, -1])
@@ -161,3 +164,19 @@ def test_forget_excludes_the_episodes_under_way_of_that_slot_alone():
     assert rollout.episodes == [Episodes([30.0, 80.0], [3, 4]), Episodes()]
     collect(rollout, 3)
     assert rollout.episodes == [Episodes([30.0, 80.0, 30.0, 80.0], [3, 4, 3, 4]), Episodes([90.0, 160.0], [3, 4])]
+
+
+def test_an_episode_that_begins_after_forget_counts():
+    rollout = rolling(tape([3, 4]), 1)
+    collect(rollout, 3)
+    rollout.forget(0)  # the first env's episode just ended, the second's goes on
+    rollout.clear()
+    collect(rollout, 6)
+    assert rollout.episodes == [Episodes([30.0, 80.0], [3, 4])]
+
+
+def test_one_buffer_has_room_for_blocks_of_all_lengths():
+    rollout = rolling(tape([3, 4]), 1)
+    lengths = [2, 5, 3, 5, 1]
+    rooms = [(len(collect(rollout, n).rewards[0]), rollout._buffers.room) for n in lengths]
+    assert rooms == [(2, 2), (5, 5), (3, 5), (5, 5), (1, 5)]

@@ -98,18 +98,20 @@ def told(number: int, time: int = 4, members: int = 2, envs: int = 3) -> dict[st
 
 def test_past_unrolls_are_whole_and_come_beside_the_new_ones() -> None:
     replay, generator = Replay(6, 3), torch.Generator().manual_seed(0)
-    assert replay.mixed(told(0), 3, generator)["rewards"].shape == (2, 4, 3)  # there is no past yet
+    block, past = replay.mixed(told(0), 3, generator)
+    assert (block["rewards"].shape, past) == ((2, 4, 3), None)  # there is no past yet
     for number in range(4):
         replay.add(told(number))
     assert len(replay) == 2  # 6 unrolls of 3 envs each
     drawn = []
     for _ in range(200):
-        mixed = replay.mixed(told(9), 5, generator)
+        mixed, past = replay.mixed(told(9), 5, generator)
+        assert past.tolist() == [True, False, True, False, True, True, False, True]  # a share for every minibatch
         assert mixed["rewards"].shape == mixed["dead"].shape == (2, 4, 8)
         assert mixed["memory"].shape == (2, 8, 1)
         assert (mixed["rewards"] == mixed["memory"].transpose(1, 2)).all()
-        assert mixed["memory"][0, :3, 0].tolist() == [90.0, 91.0, 92.0]
-        drawn += mixed["memory"][0, 3:, 0].tolist()
+        assert mixed["memory"][0, ~past, 0].tolist() == [90.0, 91.0, 92.0]
+        drawn += mixed["memory"][0, past, 0].tolist()
     assert set(drawn) == {20.0, 21.0, 22.0, 30.0, 31.0, 32.0}
     assert all(drawn.count(one) == pytest.approx(1000 / 6, rel=0.25) for one in set(drawn))
 
@@ -117,16 +119,17 @@ def test_past_unrolls_are_whole_and_come_beside_the_new_ones() -> None:
 def test_only_unrolls_of_one_length_are_mixed() -> None:
     replay, generator = Replay(30, 3), torch.Generator().manual_seed(0)
     replay.add(told(0, time=5))
-    assert replay.mixed(told(1), 3, generator)["rewards"].shape == (2, 4, 3)
+    assert replay.mixed(told(1), 3, generator)[0]["rewards"].shape == (2, 4, 3)
     replay.add(told(2))
-    assert set(replay.mixed(told(1), 9, generator)["memory"][0, 3:, 0].tolist()) <= {20.0, 21.0, 22.0}
+    mixed, past = replay.mixed(told(1), 9, generator)
+    assert set(mixed["memory"][0, past, 0].tolist()) <= {20.0, 21.0, 22.0}
 
 
 def test_what_a_replaced_policy_lived_through_is_no_transition() -> None:
     replay = Replay(30, 3)
     replay.add(told(0))
     replay.forget(1)
-    dead = replay.mixed(told(1), 3, torch.Generator().manual_seed(0))["dead"]
-    assert dead[1, :, 3:].all()
-    assert not dead[0].any()
-    assert not dead[:, :, :3].any()
+    mixed, past = replay.mixed(told(1), 3, torch.Generator().manual_seed(0))
+    assert mixed["dead"][1, :, past].all()
+    assert not mixed["dead"][0].any()
+    assert not mixed["dead"][:, :, ~past].any()
