@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pbtrl import build, schema
+from pbtrl import build, runs, schema
 from pbtrl.config import Config
 from pbtrl.lock import DamagedError
 from pbtrl.population import Population
@@ -90,6 +90,12 @@ def choose(config: Config, run: Path, population: Population) -> dict[str, Any]:
     }
     write_atomically(run / "best.json", json.dumps(best, indent=2))
     return best
+
+
+def choose_of(run: str) -> dict[str, Any]:
+    """`choose` for the run in a directory."""
+    _, _, population = runs.folded(Path(run))
+    return choose(runs.config(Path(run)), Path(run), population)
 
 
 def candidates(config: Config, population: Population) -> list[str]:

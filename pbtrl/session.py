@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pbtrl import build, evaluation, extension, progress, runs
+from pbtrl import apart, build, evaluation, extension, progress, runs
 from pbtrl.config import Config, checked, read
 from pbtrl.controller import Controller
 from pbtrl.disk import FULL, DiskFullError, expect_room
@@ -29,13 +29,13 @@ from pbtrl.interrupts import Interrupted, Signals
 from pbtrl.journal import Journal, Line
 from pbtrl.journal import read as journal_lines
 from pbtrl.loading import Source
-from pbtrl.lock import Lock
+from pbtrl.lock import DamagedError, Lock
 from pbtrl.metrics import reached
 from pbtrl.population import Population
 from pbtrl.retention import Retention
 from pbtrl.runs import RunError
 from pbtrl.schema import SCHEMA
-from pbtrl.snapshots import SnapshotError, Store, write_atomically
+from pbtrl.snapshots import Store, write_atomically
 from pbtrl.standings import Standings
 from pbtrl.tensorboard import TensorBoard
 
@@ -225,11 +225,12 @@ class _Sitting:
                 best = self._choose()
         except Interrupted:
             return self._stopped(controller)
-        except SnapshotError:
+        except DamagedError:
             raise
         except Exception as error:  # most likely the user's own env: the members are safe, and resume tries again
             log = run / "log.txt"
-            log.write_text(traceback.format_exc())
+            with log.open("a") as file:
+                file.write(traceback.format_exc())
             return self._failed(f"the final evaluation failed: {type(error).__name__}: {error}; see {log}")
         self._end("finish", "finished", reason, controller.seconds)
         board.describe()
@@ -302,7 +303,11 @@ class _Sitting:
                 f"choosing the best of {len(among)} {members} on {final.selection_episodes} fresh episodes each, "
                 f"then its score on {final.episodes} others",
             )
-        return evaluation.choose(self.config, self.run_directory, self.population)
+        if self.config.execution.backend == "inline":
+            return evaluation.choose(self.config, self.run_directory, self.population)
+        run = self.run_directory
+        best: dict[str, Any] = apart.call("pbtrl.evaluation:choose_of", str(run), log=run / "log.txt")
+        return best
 
     def _stopped(self, controller: Controller) -> int:
         self._end("stop", "stopped", "interrupted", controller.seconds)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pbtrl import journal, snapshots
+from pbtrl.children import HUNG, how_it_ended
 from pbtrl.controller import Controller, Limits
 from pbtrl.journal import Journal, Line, read
 from pbtrl.population import Assignment, Failure, Population, Report
@@ -168,6 +169,18 @@ class Machine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), alone=st.booleans())
     def dies(self, which: int, alone: bool) -> None:
         self.hands.answers.append(died(self.pick(which), alone=alone))
+        self.go()
+
+    @waiting
+    @rule(which=st.integers(0, 9), rounds=st.integers(1, 4), alone=st.booleans())
+    def hangs(self, which: int, rounds: int, alone: bool) -> None:
+        """For a while nothing is heard of it, and nothing happens; then its watchdog bites."""
+        before = len(list(read(self.path)))
+        for _ in range(rounds):
+            assert not self.controller.step()
+        assert len(list(read(self.path))) == before
+        a = self.pick(which)
+        self.hands.answers.append(Failure(a.id, a.member, f"worker {how_it_ended(HUNG)}", alone=alone))
         self.go()
 
     @waiting

@@ -24,10 +24,10 @@ from pbtrl.snapshots import Store
 from tests.command import CART, ROOT, journal, kinds, weights
 
 FILES = ["tensors.safetensors", "state.json", "MANIFEST.json"]
-ONE_FILE = [f"{name}.{what}" for name in ("run.json", "config.resolved.yaml", "best.json")
+ONE_FILE = [f"{name}.{what}" for name in ("run.json", "config.yaml", "config.resolved.yaml", "best.json")
             for what in ("staged", "replaced")]  # fmt: skip
-LINES = [f"journal.{when} {kind}" for kind in ("run", "decision", "report", "finish")
-         for when in ("before", "wrote", "synced")]  # fmt: skip
+WHEN = ("before", "wrote", "synced")
+LINES = [f"journal.{when} {kind}" for kind in ("run", "decision", "report", "finish") for when in WHEN]
 SNAPSHOT = ["staged", *(f"wrote {file}" for file in FILES), "synced", "renamed", "committed", "hidden", "removed"]
 POINTS = [*ONE_FILE, *LINES, *(f"snapshot.{p}" for p in SNAPSHOT), "host.began", "host.loaded", "host.reports"]
 LATER = [f"{p}:{n}" for p, n in (("snapshot.renamed", 7), ("snapshot.hidden", 3), ("journal.wrote decision", 3),
@@ -45,10 +45,11 @@ def zygote() -> Iterator[Zygote]:
         assert process.stdin
         assert process.stdout
 
-        def run(where: Path, *argv: str, crash: str = "") -> dict[str, Any]:
+        def run(where: Path, *argv: str, crash: str = "", stop: bool = False) -> dict[str, Any]:
             assert process.stdin
             assert process.stdout
-            print(json.dumps({"where": str(where), "argv": argv, "crash": crash}), file=process.stdin, flush=True)
+            task = {"where": str(where), "argv": argv, "crash": crash, "stop": stop}
+            print(json.dumps(task), file=process.stdin, flush=True)
             answer: dict[str, Any] = json.loads(process.stdout.readline())
             return answer
 
@@ -176,6 +177,45 @@ def test_lost_snapshots_are_made_again(
     assert {"void", "remade"} <= set(kinds(run))
     aside = list(run.glob("members/*/quarantine/*"))
     assert bool(aside) == (damage is not shutil.rmtree)
+
+
+@pytest.mark.parametrize("kind", ["resume", "void", "remade"])
+@pytest.mark.parametrize("when", WHEN)
+def test_killed_while_it_makes_good_what_was_lost(
+    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path, when: str, kind: str
+) -> None:
+    (tmp_path / "cart.yaml").write_text(CART)
+    assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
+    _, _, population = folded(tmp_path / "runs/a")
+    store = Store(tmp_path / "runs/a/members")
+    for member in population.members.values():
+        shutil.rmtree(store.path(str(member.snapshot)))
+    assert zygote(tmp_path, "resume", "a", crash=f"journal.{when} {kind}")["code"] == -signal.SIGKILL
+    assert result(zygote, tmp_path) == golden
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_killed_while_a_failure_is_noted(zygote: Zygote, tmp_path: Path, when: str) -> None:
+    once = (
+        "env={id: tests.worlds:Fatal, num_envs: 4, between_slices: reset, kwargs: {marker: fell, after: 30, how: exit}}"
+    )
+    (tmp_path / "smooth").mkdir()
+    (tmp_path / "smooth/fell").touch()  # so nothing happens there
+    expected = result(zygote, tmp_path / "smooth", once)
+    (tmp_path / "rough").mkdir()
+    (tmp_path / "rough/cart.yaml").write_text(CART)
+    killed = zygote(tmp_path / "rough", "train", "cart.yaml", "--name", "a", once, crash=f"journal.{when} failure")
+    assert killed["code"] == -signal.SIGKILL
+    assert result(zygote, tmp_path / "rough", once) == expected
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_killed_while_it_stops(zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path, when: str) -> None:
+    (tmp_path / "cart.yaml").write_text(CART)
+    killed = zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash=f"journal.{when} stop", stop=True)
+    assert killed["code"] == -signal.SIGKILL
+    assert ("stop" in kinds(tmp_path / "runs/a")) == (when != "before")
+    assert result(zygote, tmp_path) == golden
 
 
 @pytest.mark.parametrize("gone", ["012", "0123"])

@@ -33,6 +33,7 @@ FLOORS: list[list[set[str]]] = [
             "lock",
             "figures",
             "interrupts",
+            "apart",
             "children",
             "tables",
             "crash",

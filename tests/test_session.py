@@ -488,6 +488,26 @@ def test_the_three_that_pbt_tunes_are_always_shown(pbtrl: Command):
 @pytest.mark.parametrize(
     ("how", "why"),
     [
+        ("abort", "ApartError: its process was killed by signal 6"),
+        ("hang", "ApartError: its process was killed by signal 14: its envs took longer than failure.env_step_timeout"),
+        ("raise", "ApartError: RuntimeError: not now"),
+    ],
+)
+def test_an_env_that_fails_the_final_choice_takes_nothing_with_it(pbtrl: Command, how, why):
+    world = f"env={{id: tests.worlds:Odd, num_envs: 4, kwargs: {{how: {how}}}}}"
+    processes = ["execution.backend=processes", "execution.workers=1", "failure.env_step_timeout=1"]
+    found = pbtrl("train", "cart.yaml", "--name", "a", world, *processes)
+    assert found.code == 3
+    assert found.err.splitlines()[-1].startswith(f"the final evaluation failed: {why}")
+    assert "see runs/a/log.txt" in found.err
+    assert ("not now" in Path("runs/a/log.txt").read_text()) == (how == "raise")
+    assert [m["env_steps"] for m in pbtrl("status", "a", "--json").json["members"]] == [720] * 4
+    assert pbtrl("eval", "a", "--member", "m00", "--episodes", 2, "--trust-imports").code == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
         ("reset", "RuntimeError: not ready"),
         ("shape", "ValueError: an observation of shape (3,), where the observation space has (4,)"),
     ],

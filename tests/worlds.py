@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Tuple
+
+from pbtrl import apart
 
 
 def cart() -> gymnasium.Env[Any, Any]:
@@ -131,7 +134,10 @@ class Raising(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Odd(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole whose first episode is sound; then it cannot begin another, or shows too little."""
+    """CartPole whose first episode is sound; then it cannot begin another, or shows too little.
+
+    Or it goes wrong where the best member is chosen, which is done apart.
+    """
 
     def __init__(self, how: str) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
@@ -142,4 +148,14 @@ class Odd(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self._begun > 1 and self._how == "reset":
             raise RuntimeError("not ready")
         seen, info = super().reset(**options)
-        return seen[: 3 if self._begun > 1 else 4], info
+        return seen[: 3 if self._begun > 1 and self._how == "shape" else 4], info
+
+    def step(self, action: Any) -> Any:
+        if multiprocessing.current_process().name == apart.NAME:
+            if self._how == "abort":
+                os.abort()
+            if self._how == "hang":
+                os.read(os.pipe()[0], 1)
+            if self._how == "raise":
+                raise RuntimeError("not now")
+        return super().step(action)

@@ -1,13 +1,17 @@
 """Runs commands of pbtrl in forks of itself, so that each is a process of its own without importing torch again.
 
-One JSON object per line comes in, {"where": directory, "argv": [...], "crash": "point:count" or ""}; one goes out,
-{"code": exit code, negative for a signal, "err": stderr}. Nothing here may run torch before it forks.
+One JSON object per line comes in, {"where": directory, "argv": [...], "crash": "point:count" or "", "stop": whether it
+is told to stop as soon as it has a journal}; one goes out, {"code": exit code, negative for a signal, "err": stderr}.
+Nothing here may run torch before it forks.
 """
 
 import importlib
 import json
 import os
+import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from pbtrl import cli, crash
@@ -34,6 +38,10 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         finally:
             sys.stderr.flush()
             os._exit(code)
+    if task["stop"]:
+        while not any(path.stat().st_size for path in Path(task["where"]).glob("runs/*/journal.jsonl")):
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGTERM)
     _, status = os.waitpid(pid, 0)
     with open(log) as file:
         return {"code": os.waitstatus_to_exitcode(status), "err": file.read()}

@@ -1,0 +1,69 @@
+"""A function in a process of its own: whatever happens to it there, a crash or a hang, the caller goes on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from pbtrl.children import belong_to, how_it_ended, start_shielded
+from pbtrl.lock import DamagedError
+
+NAME = "apart"  # of the process
+
+
+class ApartError(RuntimeError):
+    """It raised, with its traceback as a note, or its process died; one line that says which."""
+
+
+def call(function: str, *arguments: Any, log: Path) -> Any:
+    """What `module:function` answers to these arguments, all of it JSON; what it prints goes to `log`.
+
+    Raises:
+        ApartError: see above.
+        DamagedError: as the function did.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    task = json.dumps({"function": function, "arguments": arguments, "log": str(log)})
+    process = context.Process(target=_answer, args=(theirs, os.getpid(), task), name=NAME)
+    start_shielded(process)
+    theirs.close()
+    try:
+        answer = json.loads(ours.recv_bytes())
+    except EOFError:
+        process.join()
+        raise ApartError(f"its process was {how_it_ended(process.exitcode)}") from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    if text := answer.get("damaged"):
+        raise DamagedError(text)
+    if text := answer.get("error"):
+        error = ApartError(text)
+        error.add_note(answer["trace"])
+        raise error
+    return answer["result"]
+
+
+def _answer(pipe: Connection, parent: int, task: str) -> None:
+    belong_to(parent)
+    asked = json.loads(task)
+    with open(asked["log"], "a") as log:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
+    module, function = asked["function"].split(":")
+    try:
+        answer = {"result": getattr(importlib.import_module(module), function)(*asked["arguments"])}
+    except DamagedError as error:
+        answer = {"damaged": str(error)}
+    except (Exception, SystemExit) as error:
+        answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+    pipe.send_bytes(json.dumps(answer).encode())
