@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from envs import gym, probes
+from envs import gym, maze, probes
 from envs.vector import SEED_LIMIT, EnvError, Spaces, Vector, impatient, present
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "frames_per_step",
     "impatient",
     "make",
+    "maze",
     "probes",
     "resolve_backend",
     "spaces",

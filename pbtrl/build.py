@@ -54,6 +54,7 @@ def prepared(config: Config, source: Source | None = None) -> Config:
             return config
         backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
         config = config.changed("env.backend", backend)
+        _spaces(config)  # before any agent, which takes torch and a second
         unfit = [why for name, kind in config.kinds.items() if (why := _unfit(kind, name))]
     except ValueError as error:
         unfit = [str(error)]

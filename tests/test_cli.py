@@ -55,6 +55,17 @@ def test_what_answers_at_once_imports_no_large_library():
     assert found.returncode == 0, found.stderr
 
 
+def test_an_unknown_env_is_told_before_torch_is_imported():
+    code = (
+        "import sys; from pbtrl import cli\n"
+        "assert cli.main(['train', 'quickstart', 'env.id=HalfCheetah-v9', '--dry-run']) == 2\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "nearest: HalfCheetah-v5" in found.stderr
+
+
 # Bad input: one line, exit code 2, nothing begun
 
 

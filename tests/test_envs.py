@@ -9,6 +9,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 
 import envs
+from envs import maze
 from envs.probes import Probe
 from envs.vector import SEED_LIMIT, Spaces, Vector
 
@@ -164,6 +165,11 @@ class TestFunction(Conformance):
 
 class TestPicture(Conformance):
     id = "probe/BrightSide-v0"
+
+
+class TestMaze(Conformance):
+    id = "maze/Foraging-v0"
+    options = {"kwargs": {"length": 25}}  # noqa: RUF012
 
 
 class TestObservedReward(Conformance):
@@ -455,6 +461,68 @@ def returns(id, policy, gamma, kwargs=None, episodes=1):
             discount *= gamma
             over = terminated or truncated
     return total / episodes
+
+
+def distances(walls, goal):
+    """Steps to the goal from every cell that it can be reached from."""
+    found, edge = {goal: 0}, [goal]
+    for y, x in edge:
+        for dy, dx in maze.MOVES:
+            there = y + dy, x + dx
+            if not walls[there] and there not in found:
+                found[there] = found[y, x] + 1
+                edge.append(there)
+    return found
+
+
+class TestForaging:
+    def test_every_cell_leads_to_the_goal_and_who_knows_the_way_finds_it_often(self):
+        env = maze.Foraging()
+        scores = {}
+        for seed in range(20):
+            env.reset(seed=seed)
+            known, rng, steps = distances(env.walls, env.goal), np.random.default_rng(seed), 0
+            assert len(known) == (~env.walls).sum() >= 31  # as many as a maze without loops has
+            assert env.walls[[0, -1]].all()
+            assert env.walls[:, [0, -1]].all()
+            for knows in (True, False):
+                env.reset(seed=seed)
+                total, over = 0.0, False
+                while not over:
+                    y, x = env.at
+                    ways = [known.get((y + dy, x + dx), 999) for dy, dx in maze.MOVES]
+                    _, reward, _, over, _ = env.step(np.argmin(ways) if knows else rng.integers(4))
+                    total, steps = total + reward, steps + 1
+                scores.setdefault(knows, []).append(total)
+            assert steps == 400
+        assert np.mean(scores[True]) > 20
+        assert np.mean(scores[False]) < 5
+
+    def test_only_what_is_near_is_seen(self):
+        env = maze.Foraging(view=3, pixels=2)
+        for seed in range(20):
+            seen, _ = env.reset(seed=seed)
+            assert seen.shape == (6, 6, 3)
+            (y, x), cells = env.at, seen[::2, ::2]
+            near = {(dy, dx): (y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+            for (dy, dx), place in near.items():
+                colour = cells[dy + 1, dx + 1]
+                assert (tuple(colour) == maze.GOAL) == (place == env.goal)
+                assert (colour[2] == 160) == env.walls[place]
+
+    def test_a_wall_stops_and_the_goal_puts_one_elsewhere(self):
+        env = maze.Foraging(size=5, loops=1.0)
+        env.reset(seed=3)
+        rewards = 0
+        for action in np.random.default_rng(0).integers(0, 4, 150):
+            before, (dy, dx) = env.at, maze.MOVES[action]
+            there = before[0] + dy, before[1] + dx
+            _, reward, *_ = env.step(action)
+            rewards += reward
+            assert reward == (there == env.goal)
+            assert reward or env.at == (before if env.walls[there] else there)
+            assert env.at != env.goal
+        assert rewards > 3
 
 
 class TestProbes:
