@@ -39,7 +39,7 @@ def call(function: str, *arguments: Any, log: Path) -> Any:
         answer = json.loads(ours.recv_bytes())
     except EOFError:
         process.join()
-        raise ApartError(f"its process was {how_it_ended(process.exitcode)}") from None
+        raise ApartError(f"its process died ({how_it_ended(process.exitcode)})") from None
     finally:
         process.kill()
         process.join()

@@ -224,6 +224,7 @@ class _Actor:
         self._members, self._threads, self._weights, self._slots = members, threads, weights, slots
         self._state = self._setting.agent.init([torch.Generator().manual_seed(0) for _ in range(members)])
         self._rollout: Rollout | None = None
+        self._new = False
 
     def answer(self, message: Message) -> Message | None:
         """Make `envs`, `forget` a slot, or act for `steps` into a slot."""
