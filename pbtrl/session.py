@@ -188,7 +188,6 @@ class _Sitting:
     def run(self) -> int:
         """Train, choose the best, tell; returns the exit code."""
         run = self.run_directory
-        self.found, self.lost = self._found()
         try:
             with (
                 closing(self.journal),
@@ -208,6 +207,7 @@ class _Sitting:
 
     def _sit(self, executor: Executor, board: TensorBoard) -> int:
         run = self.run_directory
+        self.found, self.lost = self._found()
         _say(self.mode, self._opening())
         controller = self._controller(executor, board)
         with closing(self._view()) as view:

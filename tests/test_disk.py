@@ -105,7 +105,7 @@ def test_a_disk_that_will_be_full_stops_a_run_before_it_begins(pbtrl: Command, m
         (["resume", "a", "budget.env_steps_per_member=960"], 1, "1 snapshot of each of 4 members"),
     ):
         with monkeypatch.context() as inside:
-            inside.setattr(shutil, "disk_usage", lambda path, free=int(0.8 * each * 4 * size): usage(0, 0, free))
+            inside.setattr(shutil, "disk_usage", lambda path, free=int(0.8 * each * 4 * size): usage(10**12, 0, free))
             refused = pbtrl(*command)
         assert (refused.code, refused.out) == (75, "")
         assert re.match(r"no room on the disk for runs/[ab]: [\d,]+ bytes are needed for ", refused.err)
@@ -113,7 +113,7 @@ def test_a_disk_that_will_be_full_stops_a_run_before_it_begins(pbtrl: Command, m
         assert len(refused.err.splitlines()) == 1
         assert not Path("runs/b").exists()
         assert contents(Path("runs/a")) == before
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, int(1.1 * 8 * size)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 0, int(1.1 * 8 * size)))
     assert pbtrl("train", "cart.yaml", "--name", "b").code == 0
 
 

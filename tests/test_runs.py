@@ -309,7 +309,8 @@ def test_run_json_keeps_identity_and_tells_of_new_versions(tmp_path: Path):
     runs.end(run, "stopped", "interrupted")
     assert (runs.card(run)["status"], runs.card(run)["reason"]) == ("stopped", "interrupted")
     (run / "run.json").write_text(json.dumps(first | {"versions": first["versions"] | {"torch": "1.0"}}))
-    assert runs.begin(run, command) == [f"torch 1.0 -> {first['versions']['torch']}"]
+    (warning,) = runs.begin(run, command)
+    assert warning.startswith(f"torch 1.0 -> {first['versions']['torch']} since the last sitting: ")
     again = runs.card(run)
     assert (again["id"], again["created"], again["sittings"]) == (first["id"], first["created"], 2)
     assert "hunter" not in (run / "run.json").read_text()

@@ -489,7 +489,10 @@ def test_the_three_that_pbt_tunes_are_always_shown(pbtrl: Command):
     ("how", "why"),
     [
         ("abort", "ApartError: its process died (killed by signal 6)"),
-        ("hang", "ApartError: its process died (killed by signal 14: its envs took longer than failure.env_step_timeout"),
+        (
+            "hang",
+            "ApartError: its process died (killed by signal 14: its envs took longer than failure.env_step_timeout",
+        ),
         ("raise", "ApartError: RuntimeError: not now"),
     ],
 )
