@@ -6,13 +6,12 @@ import importlib
 import json
 import multiprocessing
 import os
-import sys
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pbtrl.children import belong_to, how_it_ended, start_shielded
+from pbtrl.children import belong_to, how_it_ended, print_to, start_shielded
 from pbtrl.lock import DamagedError
 
 NAME = "apart"  # of the process
@@ -56,9 +55,7 @@ def call(function: str, *arguments: Any, log: Path) -> Any:
 def _answer(pipe: Connection, parent: int, task: str) -> None:
     belong_to(parent)
     asked = json.loads(task)
-    with open(asked["log"], "a") as log:
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(log.fileno(), stream.fileno())
+    print_to(Path(asked["log"]))
     module, function = asked["function"].split(":")
     try:
         answer = {"result": getattr(importlib.import_module(module), function)(*asked["arguments"])}

@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 HUNG = -signal.SIGALRM
@@ -36,6 +37,14 @@ def belong_to(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def print_to(log: Path) -> None:
+    """What libraries and envs print in this process goes to a file, and not to the console."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
 
 
 def how_it_ended(code: int | None) -> str:

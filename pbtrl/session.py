@@ -182,8 +182,6 @@ class _Sitting:
     mode: progress.Mode
     wide: bool
     lines: Sequence[Line] = ()
-    found: Sequence[str] = ()
-    lost: Sequence[str] = ()
 
     def run(self) -> int:
         """Train, choose the best, tell; returns the exit code."""
@@ -207,9 +205,9 @@ class _Sitting:
 
     def _sit(self, executor: Executor, board: TensorBoard) -> int:
         run = self.run_directory
-        self.found, self.lost = self._found()
-        _say(self.mode, self._opening())
-        controller = self._controller(executor, board)
+        found, lost = self._found()
+        _say(self.mode, self._opening(found))
+        controller = self._controller(executor, board, lost)
         with closing(self._view()) as view:
             controller.listeners = [*controller.listeners, view]
             controller.interrupted = lambda: self._noticed(view)
@@ -239,7 +237,7 @@ class _Sitting:
         _say(self.mode, progress.summary(best, run, name=runs.reference(run)))
         return 0
 
-    def _controller(self, executor: Executor, board: TensorBoard) -> Controller:
+    def _controller(self, executor: Executor, board: TensorBoard, lost: Sequence[str]) -> Controller:
         snapshots = self.config.snapshots
         retention = Retention(
             Store(self.run_directory / "members"),
@@ -256,7 +254,7 @@ class _Sitting:
             journal=self.journal,
             limits=build.limits(self.config),
             listeners=[retention, board],
-            lost=self.lost,
+            lost=lost,
             earlier=_elapsed(self.lines),
         )
 
@@ -330,7 +328,7 @@ class _Sitting:
         log = self.run_directory / "members" / last["member"] / "log.txt"
         return f"{last['error']}; see {log if log.exists() and log.stat().st_size else self.journal.path}"
 
-    def _opening(self) -> str:
+    def _opening(self, found: Sequence[str]) -> str:
         config = self.config
         trains = build.describe_env(config) if config.env else config.trainable.name if config.trainable else ""
         return progress.opening(
@@ -342,7 +340,7 @@ class _Sitting:
             slices=build.describe_slices(config),
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.lines else None,
-            found=self.found,
+            found=found,
             name=runs.reference(self.run_directory),
         )
 

@@ -35,10 +35,6 @@ class SnapshotError(DamagedError):
     """A snapshot is missing or damaged; the message names it."""
 
 
-class _DamageError(Exception):
-    """A file is not what the manifest says."""
-
-
 class Store:
     """Snapshots of one run in a local directory."""
 
@@ -161,11 +157,9 @@ class Store:
             manifest = schema.read(path / "MANIFEST.json")
             if (other := manifest.get("snapshot", name)) != name:
                 raise SnapshotError(f"snapshot {name} is that of {other!r} ({path})")
-            return {file: _whole(path / file, **manifest[file]) for file in FILES if file != "MANIFEST.json"}
+            return {file: _whole(name, path / file, **manifest[file]) for file in FILES if file != "MANIFEST.json"}
         except (schema.NewerError, SnapshotError):
             raise
-        except _DamageError as error:
-            raise SnapshotError(f"snapshot {name}: {error} is damaged ({path})") from error
         except (OSError, DamagedError, KeyError, TypeError) as error:
             raise SnapshotError(f"snapshot {name} is missing or not whole ({path})") from error
 
@@ -179,11 +173,11 @@ def _object(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
         raise SnapshotError(f"snapshot {name}: {error}") from error
 
 
-def _whole(path: Path, *, bytes: int, sha256: str) -> bytes:
+def _whole(name: str, path: Path, *, bytes: int, sha256: str) -> bytes:
     """A file that is what its manifest says; of another size it is not even read."""
     if path.stat().st_size == bytes and hashlib.sha256(data := path.read_bytes()).hexdigest() == sha256:
         return data
-    raise _DamageError(path.name)
+    raise SnapshotError(f"snapshot {name}: {path.name} is damaged ({path.parent})")
 
 
 def check_fit(own: Tensors, found: Tensors) -> None:

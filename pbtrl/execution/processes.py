@@ -23,7 +23,6 @@ import json
 import math
 import multiprocessing
 import os
-import sys
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -32,7 +31,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from pbtrl.children import HUNG, belong_to, how_it_ended, start_shielded
+from pbtrl.children import HUNG, belong_to, how_it_ended, print_to, start_shielded
 from pbtrl.disk import DiskFullError
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
@@ -292,7 +291,4 @@ def _log_output(member: Path) -> None:
     """What libraries and envs print goes to the log of the worker's first member, not to the console."""
     member.parent.mkdir(exist_ok=True)
     member.mkdir(exist_ok=True)
-    log = os.open(member / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(log, stream.fileno())
-    os.close(log)
+    print_to(member / "log.txt")
