@@ -143,7 +143,7 @@ def text(found: dict[str, Any]) -> str:
 def _work(pipe: Connection, config: str, groups: list[list[str]], cores: tuple[int, ...], seconds: float) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    share = _Share(config, groups, len(cores))
+    share = Share(config, groups, len(cores))
     phases = PHASES[share.mode]
     rates: dict[str, list[float]] = {phase: [] for phase in phases}
     for phase in phases * ROUNDS:
@@ -157,7 +157,7 @@ def _work(pipe: Connection, config: str, groups: list[list[str]], cores: tuple[i
     share.close()
 
 
-class _Share:
+class Share:
     """One worker's cohorts, and each measurement on them: env steps per second."""
 
     def __init__(self, text: str, groups: list[list[str]], threads: int) -> None:

@@ -158,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(bench)
 
-    doctor = _add(commands, "doctor", _doctor, "what this machine has, and whether it works")
+    doctor = _add(commands, "doctor", _doctor, "what this machine has, and whether a config will work on it")
+    _add_config(doctor, nargs="?")
     _add_root(doctor)
     _add_json(doctor)
 
@@ -364,9 +365,13 @@ def _bench(a: argparse.Namespace) -> int:
 
 
 def _doctor(a: argparse.Namespace) -> int:
-    from pbtrl import doctor
+    from pbtrl.config import checked, read
 
-    checks = doctor.examine(a.runs)
+    source = read(a.config, a.overrides) if a.config else None
+    config = checked(source) if source else None
+    from pbtrl import build, doctor
+
+    checks = doctor.examine(a.runs, config and build.prepared(config, source))
     print(json.dumps(checks) if a.json else doctor.text(checks))
     return 0 if all(c["ok"] for c in checks) else FAILED
 

@@ -1,33 +1,48 @@
-"""What this machine has, and whether it works: versions, cores, envs, and the file system under the runs."""
+"""What this machine has, and whether it works: versions, cores, envs, and the file system under the runs.
+
+With a config also its env, and the memory that its workers need, measured on one of them.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import envs
+from pbtrl.children import how_it_ended, start_shielded
+
+if TYPE_CHECKING:
+    from pbtrl.config import Config
 
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "envpool", "tensorboard", "pydantic", "rich")
 STEPS = 100
 
 
-def examine(runs: Path) -> list[dict[str, Any]]:
-    """Every check as `{check, ok, what}`; `runs` is where run directories go, or will."""
+def examine(runs: Path, config: Config | None = None) -> list[dict[str, Any]]:
+    """Every check as `{check, ok, what}`; `runs` is where run directories go, or will, `config` what is to run."""
     while not runs.exists():
         runs = runs.parent
+    env = None if config is None else config.env
+    own = [] if env is None else [("env", partial(_steps, env.id, env.backend, env.protocol, env.kwargs))]
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         ("packages", _packages),
         ("cores", _cores),
-        ("memory", _memory),
-        ("MuJoCo", lambda: _steps("HalfCheetah-v5")),
-        ("Atari", lambda: _steps("ALE/Pong-v5")),
+        ("memory", partial(_memory, config if env else None)),
+        ("MuJoCo", partial(_steps, "HalfCheetah-v5")),
+        ("Atari", partial(_steps, "ALE/Pong-v5")),
+        *own,
         ("disk", lambda: _disk(runs)),
         ("file system", lambda: _file_system(runs)),
         ("terminal", lambda: f"{'yes' if sys.stdout.isatty() else 'no'}, {shutil.get_terminal_size().columns} columns"),
@@ -63,23 +78,60 @@ def _cores() -> str:
     return f"{len(available_cores())} of {os.cpu_count()} may be used"
 
 
-def _memory() -> str:
-    """What workers need before they have members, envs and replays: as much as this process with the same libraries."""
-    import torch  # noqa: F401, the largest of them
+def _memory(config: Config | None) -> str:
+    """What the config's workers need; without one, what they need before they have members, envs and replays."""
+    from pbtrl import build
 
-    from pbtrl.build import available_cores
+    if config is None:
+        import torch  # noqa: F401, the largest of the libraries: workers begin with as much as this process has then
 
-    workers, each, free = len(available_cores()), _resident(), _free_memory()
+        workers, each, what = len(build.available_cores()), _resident(os.getpid()), "one per core, begin with"
+    else:
+        workers, each, what = build.workers(config), _measured(config), "with their members and envs, need"
+    free = _free_memory()
     if free is None or each is None:
         return "cannot be told here"
-    told = f"{free / 2**30:.1f} GiB free; {workers} workers, one per core, begin with {each / 2**20:.0f} MiB each"
+    told = f"{free / 2**30:.1f} GiB free; {workers} workers, {what} {each / 2**20:.0f} MiB each"
     if workers * each > free:
         raise MemoryError(f"{told}: set execution.workers lower")
     return told
 
 
-def _resident() -> int | None:
-    return _kilobytes(Path("/proc/self/status"), "VmRSS")
+def _measured(config: Config) -> int | None:
+    """Bytes resident of one worker, with those who act for it, once it has learned from a block."""
+    from pbtrl import build
+    from pbtrl.population import Population
+
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    members = list(Population(config.population.size, config.seed).members)
+    share = build.shares(config, members)[0]
+    process = context.Process(target=_live, args=(theirs, config.to_json(), share))
+    start_shielded(process)
+    theirs.close()
+    try:
+        found: int | None = ours.recv()
+    except EOFError:
+        process.join()
+        raise ChildProcessError(f"a worker of this config: {how_it_ended(process.exitcode)}") from None
+    finally:
+        process.kill()
+        process.join()
+    return found
+
+
+def _live(pipe: Connection, config: str, share: tuple[tuple[int, ...], list[list[str]]]) -> None:
+    from pbtrl.bench import Share
+
+    cores, groups = share
+    worker = Share(config, groups, len(cores))
+    each = [_resident(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
+    pipe.send(None if None in each else sum(each))
+    worker.close()
+
+
+def _resident(pid: int | None) -> int | None:
+    return _kilobytes(Path(f"/proc/{pid}/status"), "VmRSS")
 
 
 def _free_memory() -> int | None:
@@ -102,12 +154,15 @@ def _kilobytes(path: Path, key: str) -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), None)
 
 
-def _steps(env: str) -> str:
+def _steps(
+    env: str,
+    backend: envs.Backend = "auto",
+    protocol: envs.Protocol = "sticky",
+    kwargs: Mapping[str, Any] | None = None,
+) -> str:
     import numpy as np
 
-    import envs
-
-    vector = envs.make(env, [0, 1])
+    vector = envs.make(env, [0, 1], backend=backend, protocol=protocol, kwargs=kwargs)
     try:
         vector.reset()
         space = vector.single_action_space
@@ -118,7 +173,7 @@ def _steps(env: str) -> str:
         seconds = time.perf_counter() - begun
     finally:
         vector.close()
-    return f"{env} with {envs.resolve_backend(env)}: {STEPS} steps of 2 envs took {seconds:.2f} s"
+    return f"{env} with {envs.resolve_backend(env, backend, kwargs)}: {STEPS} steps of 2 envs took {seconds:.2f} s"
 
 
 def _disk(runs: Path) -> str:

@@ -251,10 +251,27 @@ def test_doctor(pbtrl: Command):
     assert not list(Path().glob(".pbtrl*"))
 
 
+def test_doctor_examines_a_config(pbtrl: Command):
+    found = pbtrl("doctor", "cartpole", "population.size=2", "--json")
+    told = {c["check"]: c for c in found.json}
+    assert told["env"]["what"].startswith("CartPole-v1 with ")
+    needed = re.search(r"2 workers, with their members and envs, need (\d+) MiB each", told["memory"]["what"])
+    assert needed
+    assert 150 < int(needed[1]) < 2000
+
+
+def test_doctor_tells_of_an_env_that_breaks_and_of_its_workers(pbtrl: Command):
+    found = pbtrl("doctor", "cartpole", "env.id=tests.worlds:Raising", "env.kwargs={after: 3}", "--json")
+    told = {c["check"]: c for c in found.json}
+    assert found.code == 3
+    assert not told["env"]["ok"]
+    assert told["memory"]["what"] == "ChildProcessError: a worker of this config: exit code 1"
+
+
 def test_doctor_sees_that_the_workers_do_not_fit(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
     for free, ok in ((100 * 2**30, True), (50 * 2**20, False), (None, True)):
         monkeypatch.setattr(doctor, "_free_memory", lambda free=free: free)
-        found = doctor._check("memory", doctor._memory)
+        found = doctor._check("memory", lambda: doctor._memory(None))
         assert found["ok"] == ok
     assert found["what"] == "cannot be told here"
 
