@@ -303,7 +303,7 @@ def _status(a: argparse.Namespace) -> int:
     run = runs.find(a.run, a.runs)
     found = runs.status(run)
     reason = runs.card(run).get("reason", "") if found["state"] == "crashed" else ""
-    print(json.dumps(found) if a.json else tables.status(found, runs.reference(run), reason))
+    print(json.dumps(found) if a.json else tables.status(found, runs.trusting(run), reason))
     return 0
 
 

@@ -270,7 +270,7 @@ def _left_off(population: Population, header: Header) -> str:
     )
 
 
-def summary(best: Mapping[str, Any], run: Path, name: str = "last") -> str:
+def summary(best: Mapping[str, Any], run: Path, name: str = "last", trusting: str = "last") -> str:
     """The lines after a run: what was found and what to do next.
 
     Args:
@@ -278,6 +278,7 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last") -> str:
             high) and `episodes`; empty where no member was ever ranked.
         run: the run directory.
         name: what the run is called on the command line.
+        trusting: the same for commands that run its env.
     """
     header, lines = split(read(run / "journal.jsonl"))
     elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
@@ -288,7 +289,7 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last") -> str:
         for i, (tuned, values) in enumerate(_changes(points).items()):
             told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
     told["wall time"] = clock(elapsed)
-    told["next"] = f"pbtrl tb {name} | pbtrl eval {name} | pbtrl lineage {name}"
+    told["next"] = f"pbtrl tb {name} | pbtrl eval {trusting} | pbtrl lineage {name}"
     return _aligned(told)
 
 

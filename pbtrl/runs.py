@@ -133,6 +133,17 @@ def reference(run: Path) -> str:
     return run.name if run.parent.resolve() == Path("runs").resolve() else str(run)
 
 
+def trusting(run: Path) -> str:
+    """The same for commands that run its env, which may have to be allowed."""
+    from pbtrl.config import ConfigError
+
+    try:
+        imports = config(run).imports
+    except (DamagedError, ConfigError):
+        imports = None
+    return reference(run) + (" --trust-imports" if imports else "")
+
+
 def default_name(label: str) -> str:
     """A name for a run that was given none: what it trains, and the time."""
     return f"{label[:48]}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -323,7 +334,7 @@ def _member(member: Member, frames_per_step: int) -> dict[str, Any]:
 def _taken(run: Path) -> RunError:
     if not is_run(run):
         return RunError(f"{run} exists and is no run: choose another --name or --runs, or --suffix")
-    ways = f"go on with `pbtrl resume {reference(run)}`, or start anew with --suffix or --overwrite"
+    ways = f"go on with `pbtrl resume {trusting(run)}`, or start anew with --suffix or --overwrite"
     return RunError(f"{run} exists ({state(run)}): {ways}")
 
 

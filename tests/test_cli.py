@@ -339,7 +339,11 @@ def test_a_run_from_elsewhere_imports_nothing_unasked(pbtrl: Command, tmp_path: 
         f"pathlib.Path({str(tmp_path / 'marker')!r}).touch()\n"
         "def make(): return gymnasium.make('CartPole-v1')\n"
     )
-    assert pbtrl("train", "cart.yaml", "--name", "a", "env.id=theirs:make").code == 0
+    found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=theirs:make")
+    assert found.code == 0
+    assert found.out.endswith("pbtrl tb a | pbtrl eval a --trust-imports | pbtrl lineage a\n")
+    again = pbtrl("train", "cart.yaml", "--name", "a")
+    assert "go on with `pbtrl resume a --trust-imports`, or start anew" in again.err
     del sys.modules["theirs"]
     (tmp_path / "marker").unlink()
     longer, before = "budget.env_steps_per_member=960", contents(Path("runs/a"))
