@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pbtrl import evaluation, lock, runs
@@ -536,6 +537,29 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
     assert pbtrl("status", "a", "--json").json["state"] == "crashed"
     assert "no member survived" in pbtrl("status", "a").out
     assert pbtrl("eval", "a").err == "runs/a has no snapshot yet: no member has come to the end of a slice\n"
+
+
+def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Command, tmp_path: Path):
+    """Twelve blocks of NaN in one env make its member diverge; it takes over another, and the run ends as any other."""
+    kwargs = f"{{marker: {tmp_path / 'x'}, after: 5, steps: 130}}"
+    world = f"env={{id: tests.worlds:Poisoned, num_envs: 4, kwargs: {kwargs}}}"
+    longer = ["budget.env_steps_per_member=1680", "strategy.ready.every=560", "population.size=2"]
+    assert pbtrl("train", "cart.yaml", "--name", "a", world, *longer).code == 0
+    run = Path("runs/a")
+    lines = journal(run)
+    broken = [line for line in lines if line.get("diverged")]
+    assert [line["assignment"] for line in broken] == ["m00/000000"]
+    assert broken[0]["scalars"]["skipped"] >= 10
+    decided = [a for line in lines if line["kind"] == "decision" for a in line["assignments"]]
+    (after,) = (a for a in decided if a["id"] == "m00/000001")
+    assert (after["parent"], after["donor"], after["note"]) == ("m01/000000", "m01", "diverged, exploit m01")
+    snapshots = list(run.glob("members/*/snapshots/*/tensors.safetensors"))
+    assert not (run / "members/m00/snapshots/000000").exists()
+    assert snapshots
+    for path in snapshots:
+        assert all(t.isfinite().all() for t in load_file(path).values() if t.is_floating_point())
+    assert [m["env_steps"] for m in pbtrl("status", "a", "--json").json["members"]] == [1680] * 2
+    assert pbtrl("verify", "a").code == 0
 
 
 @pytest.mark.parametrize("strategy", ["pbt", "random_search"])

@@ -106,6 +106,25 @@ class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
                     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+class Poisoned(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole; the first env to come to its nth step, which `marker` then records, shows and pays NaN for a while."""
+
+    def __init__(self, marker: str, after: int, steps: int) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self._marker, self._left, self._steps = Path(marker), after, steps
+        self._poisoned = False
+
+    def step(self, action: Any) -> Any:
+        seen, reward, terminated, truncated, info = super().step(action)
+        self._left -= 1
+        if self._left == 0 and not self._marker.exists():
+            self._marker.touch()
+            self._poisoned = True
+        if self._poisoned and self._left > -self._steps:
+            seen, reward = np.full_like(seen, np.nan), np.nan
+        return seen, reward, terminated, truncated, info
+
+
 class Breakable(gymnasium.Wrapper[Any, Any, Any, Any]):
     """CartPole that raises while `broken` exists."""
 
