@@ -164,7 +164,7 @@ class Hierarchy(Shared):
         mine, before = (torch.where(turn, x, 0.0).sum(-2) for x in (outputs, cells))
         mine, now = lstm(manager + torch.bmm(mine, params["manager.hidden"]), before)
         outputs, cells = (torch.where(turn, new[..., None, :], x) for new, x in ((mine, outputs), (now, cells)))
-        pooled = outputs.sum(-2)
+        pooled = outputs.mean(-2)
         goal = direction(pooled)
         if detour is not None:
             goal = torch.where((detour != 0).any(-1, keepdim=True), detour, goal)

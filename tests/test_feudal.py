@@ -48,7 +48,7 @@ class Lords(Literal):
             z = self.joined(*told)
             s = self.head("state", z).relu()
             outputs[phase], cells[phase] = self.lstm("manager", s, [outputs[phase], cells[phase]])
-            pooled = sum(outputs)
+            pooled = sum(outputs) / c
             goal = pooled / pooled.norm()
             if t < data.rewards.shape[1] and (detour := self.learner.own_noise(data.noise)[0, t, b].double()).any():
                 goal = detour
