@@ -22,7 +22,7 @@ from torch import Tensor
 from agents import normalise, optim
 from agents.distributions import Distribution, distribution
 from agents.networks import Layout, Net, network
-from agents.returns import effective_unroll, unroll_cuts
+from agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from agents.settings import ActorCritic as Settings
 from agents.types import Acted, Hyperparameters, Inputs, Learned, State, Trajectory, Views
 
@@ -171,9 +171,11 @@ class ActorCritic(ABC):
         """The network at one step, as `Net.step`; `chance` [p, B, ...] is what `chances` drew."""
         return self.net.step(params, inputs, memory)
 
-    def unroll(self, params: Views, inputs: Inputs, memory: Tensor, extras: Tensors) -> tuple[Tensor, Tensor, Tensors]:
+    def unroll(
+        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None, extras: Tensors
+    ) -> tuple[Tensor, Tensor, Tensors]:
         """The network over a block, as `Net.unroll`; and what it says beyond that, [p, T+1, B, ...] each."""
-        return *self.net.unroll(params, inputs, memory), {}
+        return *self.net.unroll(params, inputs, memory, starts), {}
 
     def extras(self, state: State, block: Trajectory, h: Hyperparameters) -> Tensors:
         """What the loss needs besides the block, [P, any, B, ...] each; called once per block."""
@@ -231,6 +233,7 @@ class ActorCritic(ABC):
             discounts=_rows(h["gamma"], 3) * ~block.terminated,
             cuts=cuts[:, :, None] | block.over.movedim(1, 0),
             unroll_cuts=cuts,
+            starts=unroll_starts(cuts),
             mask=mask,
             fresh=mask if block.past is None else mask * ~block.past,
             log_probs=self.policy.log_prob(block.policy, block.actions),
@@ -289,7 +292,8 @@ class ActorCritic(ABC):
         block, mask = batch.block, batch.mask[members, :, envs]
         inputs = self.shown(state, block.inputs(members, envs), members)
         extras = {name: value[members, :, envs] for name, value in batch.extras.items()}
-        head, values, said = self.unroll(params, inputs, block.memory[members, envs], extras)
+        memory, starts = block.memory[members, envs], batch.starts[members]
+        head, values, said = self.unroll(params, inputs, memory, starts, extras)
         policy = self.policy.join(head[:, :-1], params.get("free"))
         log_probs = self.policy.log_prob(policy, block.actions[members, :, envs])
         return Seen(
@@ -304,6 +308,7 @@ class ActorCritic(ABC):
             rewards=batch.rewards[members, :, envs],
             discounts=batch.discounts[members, :, envs],
             cuts=batch.cuts[:, members, envs],
+            starts=starts,
             mask=mask,
             live=live,
             extras=extras | said,
@@ -364,6 +369,7 @@ class Seen:
         rewards: [p, T, B] as the learner is given them.
         discounts: [p, T, B].
         cuts: [T, p, B].
+        starts: [p, T+1], where unrolls begin.
         mask: [p, T, B], 0 for dead transitions.
         live: [p], how many transitions the whole update learns from.
         extras: the agent's own, from `extras` and `unroll`.
@@ -380,6 +386,7 @@ class Seen:
     rewards: Tensor
     discounts: Tensor
     cuts: Tensor
+    starts: Tensor
     mask: Tensor
     live: Tensor
     extras: Tensors
@@ -409,7 +416,9 @@ class Loss:
 
 @dataclass(frozen=True)
 class _Batch:
-    """A block with what does not change from pass to pass; `cuts` is [T, P, B], the rest [P, T, B, ...].
+    """A block with what does not change from pass to pass, [P, T, B, ...].
+
+    `cuts` is [T, P, B], `unroll_cuts` [T, P] and `starts` [P, T+1].
 
     `mask` is 0 for dead transitions, `fresh` for replayed ones too.
     """
@@ -419,6 +428,7 @@ class _Batch:
     discounts: Tensor
     cuts: Tensor
     unroll_cuts: Tensor
+    starts: Tensor
     mask: Tensor
     fresh: Tensor
     log_probs: Tensor

@@ -28,7 +28,7 @@ from agents import losses
 from agents.a3c import A3C
 from agents.actor_critic import Loss, Seen, Tensors
 from agents.distributions import Distribution
-from agents.networks import COLUMNS, Layout, Shared, fresh_lstm, lstm, lstm_shapes, orthogonal, shared
+from agents.networks import COLUMNS, Layout, Shared, fresh_lstm, learned_from, lstm, lstm_shapes, orthogonal, shared
 from agents.returns import gae
 from agents.types import Hyperparameters, Inputs, State, Trajectory, Views
 
@@ -118,13 +118,15 @@ class Hierarchy(Shared):
         moved = self._moved(params, below, memory.masked_fill(inputs.first[..., None], 0.0), detour)
         return moved["head"], moved["memory"]
 
-    def unroll(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def unroll(
+        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """All steps, without detours."""
-        head, values, _ = self.whole(params, inputs, memory, None)
+        head, values, _ = self.whole(params, inputs, memory, starts, None)
         return head, values
 
     def whole(
-        self, params: Views, inputs: Inputs, memory: Tensor, detours: Tensor | None
+        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None, detours: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensors]:
         """As `unroll`, with `detours` [P, T, B, d]; and [P, T+1, B, ...] each:
 
@@ -136,7 +138,7 @@ class Hierarchy(Shared):
         moved: list[Tensors] = []
         for t in range(steps):
             detour = None if detours is None or t == steps - 1 else detours[:, t]
-            memory = memory.masked_fill(inputs.first[:, t, :, None], 0.0)
+            memory = learned_from(memory, starts, t).masked_fill(inputs.first[:, t, :, None], 0.0)
             moved.append(self._moved(params, [x[:, t] for x in below], memory, detour))
             memory = moved[t]["memory"]
         said = {name: torch.stack([m[name] for m in moved], 1) for name in moved[0] if name != "memory"}
@@ -217,9 +219,11 @@ class Feudal(A3C):
         """Without noise no goal is random either."""
         return self.net.step(params, inputs, memory, chance)
 
-    def unroll(self, params: Views, inputs: Inputs, memory: Tensor, extras: Tensors) -> tuple[Tensor, Tensor, Tensors]:
+    def unroll(
+        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None, extras: Tensors
+    ) -> tuple[Tensor, Tensor, Tensors]:
         """With the random goals that were followed."""
-        return self.net.whole(params, inputs, memory, extras["detours"])
+        return self.net.whole(params, inputs, memory, starts, extras["detours"])
 
     def extras(self, state: State, block: Trajectory, h: Hyperparameters) -> Tensors:
         """Random goals [P, T, B, d], and where a goal's way ends: so many observations on, [P, T, B]."""

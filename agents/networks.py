@@ -86,8 +86,13 @@ class Net(Protocol):
     def step(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [P, B, ...], memory [P, B, H] -> distribution parameters [P, B, K], memory; without gradients."""
 
-    def unroll(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs [P, T+1, B, ...], memory [P, B, H] -> distribution parameters [P, T+1, B, K], values [P, T+1, B]."""
+    def unroll(
+        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs [P, T+1, B, ...], memory [P, B, H] -> distribution parameters [P, T+1, B, K], values [P, T+1, B].
+
+        At a step of `starts` [P, T+1] a new unroll begins: what is remembered goes on, and no gradient goes back.
+        """
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,9 @@ class MLP:
         """Of the observations alone."""
         return self.policy(params, inputs.observations.flatten(2)), memory
 
-    def unroll(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def unroll(
+        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """All steps at once."""
         steps = inputs.first.shape
         head, values = self.both(params, inputs.observations.flatten(3).flatten(1, 2))
@@ -397,9 +404,11 @@ class Shared:
             x = memory[..., : memory.shape[-1] // 2]
         return self._head(params, "policy", x)[..., : self.outputs], memory
 
-    def unroll(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def unroll(
+        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Policy and value of the trunk."""
-        x = self.trunk(params, inputs, memory)
+        x = self.trunk(params, inputs, memory, starts)
         head = self._head(params, "policy", x.flatten(1, 2))
         return head[..., : self.outputs].view(*x.shape[:3], -1), self.value(params, x)
 
@@ -407,7 +416,7 @@ class Shared:
         """Values [P, T+1, B] of the trunk's [P, T+1, B, W]."""
         return self._head(params, "value", x.flatten(1, 2))[..., 0].view(x.shape[:3])
 
-    def trunk(self, params: Views, inputs: Inputs, memory: Tensor) -> Tensor:
+    def trunk(self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None = None) -> Tensor:
         """What the heads are linear in [P, T+1, B, W]: all steps at once through the torso, one by one the core."""
         p, steps, envs = inputs.first.shape
         flat = Inputs(*(x.flatten(1, 2) for x in (inputs.observations, inputs.actions, inputs.rewards, inputs.first)))
@@ -417,7 +426,7 @@ class Shared:
         x = torch.baddbmm(params["core.bias"], x, params["core.input"]).view(p, steps, envs, -1)
         remembered = []
         for t in range(steps):
-            memory = self._remembered(params, x[:, t], memory, inputs.first[:, t])
+            memory = self._remembered(params, x[:, t], learned_from(memory, starts, t), inputs.first[:, t])
             remembered.append(memory[..., : memory.shape[-1] // 2])
         return torch.stack(remembered, 1)
 
@@ -438,6 +447,11 @@ class Shared:
 
     def _head(self, params: Views, name: str, x: Tensor) -> Tensor:
         return torch.baddbmm(params[f"{name}.bias"], x, params[f"{name}.weight"])
+
+
+def learned_from(memory: Tensor, starts: Tensor | None, t: int) -> Tensor:
+    """The memory [P, B, H] that step t begins with; where an unroll starts, its past is not learned from."""
+    return memory if starts is None else torch.where(starts[:, t, None, None], memory.detach(), memory)
 
 
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

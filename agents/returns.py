@@ -120,6 +120,11 @@ def unroll_cuts(unroll_length: Tensor, block_length: int) -> Tensor:
     return (steps % unroll_length.long() == 0) | (steps == block_length)
 
 
+def unroll_starts(cuts: Tensor) -> Tensor:
+    """The steps `[k, L + 1]` before which `unroll_cuts` cut: new unrolls begin there."""
+    return torch.cat([torch.zeros_like(cuts[:1]), cuts]).T
+
+
 def effective_unroll(cuts: Tensor) -> Tensor:
     """Measure what was used: the longest run of steps between two cuts of `[L, k]`, `[k]`."""
     steps = torch.arange(1, len(cuts) + 1, device=cuts.device)[:, None]

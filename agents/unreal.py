@@ -169,7 +169,7 @@ class Unreal(A3C):
         inputs = Inputs(run["observations"][:, 1:], run["actions"][:, :-1], run["rewards"][:, :-1], run["dead"][:, :-1])
         inputs = self.shown(seen.state, inputs, seen.members)
         nothing = run["rewards"].new_zeros(*inputs.first[:, 0].shape, self.net.memory)
-        x = self.net.trunk(seen.params, inputs, nothing)
+        x = self.net.trunk(seen.params, inputs, nothing, seen.starts)
         values, mask = self.net.value(seen.params, x), (~run["dead"][:, 1:-1]).to(x.dtype)
         goes_on, cuts = (~run["terminated"][:, 1:-1]).movedim(1, 0), run["cuts"].movedim(1, 0)
         returns = n_step_returns(

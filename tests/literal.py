@@ -45,5 +45,9 @@ class Literal:
         clips = self.learner.settings.rewards == "clip"
         return (rewards.clamp(-1, 1) if clips else rewards).double().numpy()
 
+    def goes_on(self, memory, t):
+        """What step t of a block remembers; a new unroll does not learn from the one before."""
+        return [x.detach() for x in memory] if t and t % self.h["unroll_length"] == 0 else memory
+
     def cuts(self, over):
         return [bool(o) or (t + 1) % self.h["unroll_length"] == 0 for t, o in enumerate(over)]

@@ -40,6 +40,7 @@ class Lords(Literal):
         worker = list(flat[4 * c * d : -1].chunk(2))
         phase, inputs, found = int(flat[-1]), data.inputs(*EVERYWHERE), []
         for t in range(data.rewards.shape[1] + 1):
+            outputs, cells, worker = (self.goes_on(x, t) for x in (outputs, cells, worker))
             told = [getattr(inputs, k)[0, t, b] for k in ("observations", "actions", "rewards", "first")]
             if told[-1]:
                 nothing = [torch.zeros(d, dtype=torch.float64)] * c
@@ -152,7 +153,7 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
 def unrolled(learner, state, data):
     params = {name: view.detach() for name, view in state.params[0].items()}
     extras = learner.extras(state, data, live(learner, len(data.rewards)))
-    return learner.unroll(params, data.inputs(*EVERYWHERE), data.memory, extras)
+    return learner.unroll(params, data.inputs(*EVERYWHERE), data.memory, None, extras)
 
 
 def test_an_unroll_equals_step_by_step_random_goals_included():
@@ -233,7 +234,7 @@ def test_the_manager_is_not_taught_by_moving_the_states_that_it_points_to():
     state, data = fresh(learner, [0]), block(learner, [0])
     inputs = data.inputs(*EVERYWHERE)
     extras = learner.extras(state, data, live(learner, 1))
-    said = learner.unroll(state.params[0], inputs, data.memory, extras)[2]
+    said = learner.unroll(state.params[0], inputs, data.memory, None, extras)[2]
     assert not said["states"].requires_grad
     assert not said["intrinsic"].requires_grad
     assert said["goals"].requires_grad

@@ -281,6 +281,33 @@ def test_nothing_from_before_an_episode_has_an_influence(net):
     assert not torch.equal(after[:, 3:, 1], before[:, 3:, 1])
 
 
+@pytest.mark.parametrize("net", RECURRENT[:3], ids=str)
+def test_where_an_unroll_starts_its_past_is_not_learned_from(net):
+    """Each member's own; what a block gives is as if its unrolls had come one after the other."""
+    inputs, memory = block(net, [0, 1])
+    _, leaves = stacked(net, [0, 1])
+    starts = torch.zeros(2, 6, dtype=torch.bool)
+    starts[0, 4] = starts[1, 2] = True
+    policy, values = net.unroll(leaves, inputs, memory, starts)
+    plain = net.unroll(leaves, inputs, memory)
+    assert torch.equal(policy, plain[0])
+    assert torch.equal(values, plain[1])
+    found = torch.autograd.grad(policy.square().sum() + values.square().sum(), leaves.values())
+    expected = [torch.zeros_like(g) for g in found]
+    for slot, start in ((0, 4), (1, 2)):
+        remembered = memory[[slot]]
+        for part in (slice(0, start), slice(start, 6)):
+            own = {name: leaf[[slot]] for name, leaf in leaves.items()}
+            policy, values = net.unroll(own, inputs[[slot], part], remembered)
+            gradients = torch.autograd.grad(policy.square().sum() + values.square().sum(), own.values())
+            for total, gradient in zip(expected, gradients, strict=True):
+                total[slot] += gradient[0]
+            for t in range(part.start, part.stop):
+                remembered = net.step({k: v.detach() for k, v in own.items()}, inputs[[slot], t], remembered)[1]
+    for gradient, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, exact, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("net", RECURRENT, ids=str)
 def test_with_memory_too_a_member_is_the_same_bit_for_bit_in_every_slot(net):
     seeds = [1, 2, 3, 4]

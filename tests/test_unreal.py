@@ -35,7 +35,7 @@ class Tasks(Literal):
         for b in range(data.rewards.shape[2]):
             memory, outputs = list(data.memory[0, b].double().chunk(2)), []
             for t in range(time + 1):
-                memory = self.lstm(*(getattr(shown, k)[0, t, b] for k in FIELDS), memory)
+                memory = self.lstm(*(getattr(shown, k)[0, t, b] for k in FIELDS), self.goes_on(memory, t))
                 outputs.append(memory[0])
             values = [self.head("value", x)[0] for x in outputs]
             targets, advantages = oracles.gae(
@@ -60,7 +60,7 @@ class Tasks(Literal):
             memory, outputs = [torch.zeros(self.net.width, dtype=torch.float64)] * 2, []
             for t in range(1, time + 2):
                 before = (run[k][0, t - 1, b] for k in ("actions", "rewards", "dead"))
-                memory = self.lstm(run["observations"][0, t, b], *before, memory)
+                memory = self.lstm(run["observations"][0, t, b], *before, self.goes_on(memory, t - 1))
                 outputs.append(memory[0])
             own = {k: v[0, 1:-1, b] for k, v in run.items() if k != "cuts"}
             cuts, goes_on = self.cuts(own["over"]), 1.0 - own["terminated"].double().numpy()

@@ -85,7 +85,7 @@ class Trained:
             return head[0, 0], values[0, 0]
         extras = self.agent.extras(self.state, self.last, {"unroll_length": torch.tensor([1])})
         inputs = self.last.inputs(slice(None), slice(None))
-        head, values, _ = self.agent.unroll(self.state.params[0], inputs, self.last.memory, extras)
+        head, values, _ = self.agent.unroll(self.state.params[0], inputs, self.last.memory, None, extras)
         lived = self.last.observations[0, :-1][~self.last.dead[0]]
         heads, values = head[0, :-1][~self.last.dead[0]], values[0, :-1][~self.last.dead[0]]
         where = [(lived == o).all(-1) for o in x[0]]
