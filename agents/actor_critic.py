@@ -101,7 +101,7 @@ class ActorCritic(ABC):
 
     @property
     def rewards(self) -> str:
-        """`clip`, `normalise` or `none`."""
+        """What the settings name, with `auto` resolved."""
         kind = self.settings.rewards
         return kind if kind != "auto" else "clip" if self.image else "normalise"
 
@@ -246,6 +246,10 @@ class ActorCritic(ABC):
             return rewards.clamp(-1.0, 1.0)
         if self.rewards == "none":
             return rewards
+        if self.rewards == "asymmetric":
+            return torch.where(rewards < 0, 0.3, 1.0) * 5.0 * torch.tanh(rewards / 5.0)
+        if self.rewards == "asymmetric_figure":
+            return torch.where(rewards < 0, 0.3, 5.0) * torch.tanh(rewards)
         scale = normalise.return_scale(part("return", state.tensors))
         return (rewards / _rows(scale, 3)).clamp(-REWARD_CLIP, REWARD_CLIP)
 

@@ -96,10 +96,12 @@ class Gaussian:
         actions: A.
         start: standard deviation that a fresh policy has in every state, if the network says what it is; None if it
             is a free parameter per action.
+        power: of the standard deviation, which the network's softplus is: 1, or 2 for the variance.
     """
 
     actions: int
     start: float | None = None
+    power: int = 1
 
     @property
     def size(self) -> int:
@@ -133,12 +135,13 @@ class Gaussian:
     def join(self, head: Tensor, free: Tensor | None = None) -> Tensor:
         """`params` `[P, ..., 2A]` from means and log standard deviations `[P, A]`, or from the network alone.
 
-        There, std = softplus(x + c), where c makes it `start` at x = 0.
+        There, std ** power = softplus(x + c), where c makes it `start` at x = 0.
         """
         if self.start is not None:
             mean, x = head[..., : self.actions], head[..., self.actions :]
-            c = math.log(math.expm1(self.start))
-            return torch.cat([mean, (-logsigmoid(-x - c)).clamp_min(SMALLEST_STD).log()], -1)
+            c = math.log(math.expm1(self.start**self.power))
+            log_std = (-logsigmoid(-x - c)).clamp_min(SMALLEST_STD**self.power).log() / self.power
+            return torch.cat([mean, log_std], -1)
         assert free is not None
         log_std = free.reshape(len(free), *(1,) * (head.ndim - 2), self.actions)
         return torch.cat([head, log_std.expand_as(head)], -1)
@@ -203,10 +206,11 @@ def distribution(action_space: spaces.Space, settings: Network) -> Distribution:
     if isinstance(action_space, spaces.Discrete):
         return Categorical(int(action_space.n), int(action_space.start))
     if isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
-        start = math.exp(settings.log_std) if settings.std == "softplus" else None
+        start = None if settings.std == "free" else math.exp(settings.log_std)
+        power = 2 if settings.std == "softplus_variance" else 1
         if settings.actions == "clip":
-            return Gaussian(action_space.shape[0], start)
+            return Gaussian(action_space.shape[0], start, power)
         if action_space.is_bounded():
-            return SquashedGaussian(action_space.shape[0], start)
+            return SquashedGaussian(action_space.shape[0], start, power)
         raise ValueError(f"agent.actions=squash needs finite bounds, which {action_space} lacks: use clip")
     raise ValueError(f"cannot act in {action_space}: only Discrete and one-dimensional Box are supported")

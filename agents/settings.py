@@ -17,6 +17,11 @@ def live(default: float, *, low: float | None = None, high: float | None = None,
     return field(default=default, metadata={"live": True, "low": low, "high": high, "integer": integer})
 
 
+def fixed(default: Any, *, low: float, high: float | None = None) -> Any:
+    """Declare what is fixed for a run: its default and the closed interval of values, or of a tuple's values."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """What the observation is turned into; shared by all agents.
@@ -31,7 +36,7 @@ class Network:
         core_units: its width.
         feed_back: show the network its last action and last reward (clipped to [-1, 1]) too.
         std: a Gaussian policy's standard deviations: `free`, one learned number per action dimension, or `softplus`
-            of what the network says about the state.
+            of what the network says about the state, which with `softplus_variance` is the variance.
         log_std: the logarithm of what they start from.
         actions: how a Gaussian's sample becomes a bounded action: `clip` (the log-probability is the unclipped
             sample's) or `squash` (tanh, with its change of variables).
@@ -42,12 +47,12 @@ class Network:
     """
 
     network: Literal["auto", "mlp", "shallow", "nature", "deep"] = "auto"
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] = fixed((64, 64), low=1)
     core: Literal["none", "lstm"] = "none"
-    core_units: int = 256
+    core_units: int = fixed(256, low=1)
     feed_back: bool = False
-    std: Literal["free", "softplus"] = "free"
-    log_std: float = -0.5
+    std: Literal["free", "softplus", "softplus_variance"] = "free"
+    log_std: float = fixed(-0.5, low=-10.0, high=10.0)
     actions: Literal["clip", "squash"] = "clip"
     observations: Literal["auto", "normalise", "raw"] = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -59,7 +64,9 @@ class ActorCritic(Network):
 
     Attributes:
         rewards: what the learner is given: `clip` to [-1, 1], `normalise` by the running standard deviation of the
-            discounted return, `none`, or `auto`: clip for images, normalise for vectors. Fitness is always raw.
+            discounted return, `none`, or `auto`: clip for images, normalise for vectors. `asymmetric` is IMPALA's
+            optimistic clip, 5 tanh(r / 5), of which losses count 0.3, as in its published code; its paper's figure is
+            another, 5 tanh r for gains and 0.3 tanh r for losses: `asymmetric_figure`. Fitness is always raw.
         optimiser: `rmsprop` (TensorFlow's form, epsilon inside the root) or `adam`.
         unroll_mode: `budget`: every update learns from a block of `block_length` steps, in which `unroll_length`
             places the cuts. `exact`: the member updates every `unroll_length` steps.
@@ -80,7 +87,7 @@ class ActorCritic(Network):
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline"})
-    rewards: Literal["auto", "clip", "normalise", "none"] = "auto"
+    rewards: Literal["auto", "clip", "normalise", "none", "asymmetric", "asymmetric_figure"] = "auto"
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     unroll_mode: Literal["budget", "exact"] = "budget"
     block_length: int | None = None
@@ -142,7 +149,7 @@ class A3C(PolicyGradient):
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline", "hogwild"})
     name: Literal["a3c"] = "a3c"
-    std: Literal["free", "softplus"] = "softplus"
+    std: Literal["free", "softplus", "softplus_variance"] = "softplus_variance"
     unroll_mode: Literal["budget", "exact"] = "exact"
     unroll_length: int = live(5, low=1, integer=True)
 
@@ -165,10 +172,10 @@ class VMPO(ActorCritic):
     """
 
     name: Literal["vmpo"] = "vmpo"
-    std: Literal["free", "softplus"] = "softplus"
+    std: Literal["free", "softplus", "softplus_variance"] = "softplus"
     optimiser: Literal["rmsprop", "adam"] = "adam"
-    temperature: float = 1.0
-    alpha: float = 1.0
+    temperature: float = fixed(1.0, low=1e-8)
+    alpha: float = fixed(1.0, low=1e-8)
     learning_rate: float = live(1e-4, low=0.0, high=1e6)
     entropy_cost: float = live(0.0, low=0.0)
     value_cost: float = live(1.0, low=0.0)
@@ -199,13 +206,14 @@ class Unreal(PolicyGradient):
         value_replay_cost: weight of half the squared value error on replayed steps.
     """
 
+    acting: ClassVar[frozenset[str]] = frozenset({"inline", "hogwild"})
     name: Literal["unreal"] = "unreal"
     core: Literal["none", "lstm"] = "lstm"
     feed_back: bool = True
-    std: Literal["free", "softplus"] = "softplus"
+    std: Literal["free", "softplus", "softplus_variance"] = "softplus_variance"
     unroll_mode: Literal["budget", "exact"] = "exact"
-    replay: int = 2000
-    cell_size: int = 4
+    replay: int = fixed(2000, low=1)
+    cell_size: int = fixed(4, low=1)
     entropy_cost: float = live(1e-3, low=0.0)
     unroll_length: int = live(20, low=1, integer=True)
     pixel_control_cost: float = live(0.05, low=0.0)
@@ -231,13 +239,14 @@ class Feudal(PolicyGradient):
             clipped rewards, as published; beside normalised ones of (1 - gamma) times a cosine.
     """
 
+    acting: ClassVar[frozenset[str]] = frozenset({"inline", "hogwild"})
     name: Literal["feudal"] = "feudal"
-    std: Literal["free", "softplus"] = "softplus"
+    std: Literal["free", "softplus", "softplus_variance"] = "softplus_variance"
     unroll_mode: Literal["budget", "exact"] = "exact"
-    goal_units: int = 256
-    embedding: int = 16
-    horizon: int = 10
-    random_goals: float = 0.01
+    goal_units: int = fixed(256, low=8)
+    embedding: int = fixed(16, low=8)
+    horizon: int = fixed(10, low=1)
+    random_goals: float = fixed(0.01, low=0.0, high=1.0)
     unroll_length: int = live(100, low=1, integer=True)
     gamma: float = live(0.95, low=0.0, high=1.0)
     manager_gamma: float = live(0.999, low=0.0, high=1.0)

@@ -148,8 +148,8 @@ def _searched_by_all(kinds: Mapping[str, type[AgentSettings]], shared: Mapping[s
         if not lacking:
             continue
         if having := [f"agents.{name}.hparams" for name in live if name not in lacking]:
-            text = f"{_and(lacking)} {'has' if len(lacking) == 1 else 'have'} no such hyperparameter: "
-            text += f"search it under {_and(having)}"
+            text = f"{_listed(lacking, 'and')} {'has' if len(lacking) == 1 else 'have'} no such hyperparameter: "
+            text += f"search it under {_listed(having, 'and')}"
         elif any(h in {f.name for f in fields(kind)} for kind in kinds.values()):
             text = f"fixed for a run. What can be searched: {', '.join(common)}"
         else:
@@ -215,8 +215,8 @@ def _may_act(acting: "Acting", agent: AgentSettings, at: Path) -> Iterator[Fault
     """Whether an agent's maths allows who acts for it."""
     if acting.mode in agent.acting:
         return
-    able = " or ".join(name for name, kind in AGENTS.items() if acting.mode in kind.acting)
-    modes = " or ".join(mode for mode in ("inline", "hogwild") if mode in agent.acting)
+    able = _listed((name for name, kind in AGENTS.items() if acting.mode in kind.acting), "or")
+    modes = _listed((mode for mode in ("inline", "hogwild") if mode in agent.acting), "or")
     why = {
         "actors": "does not correct for the lag of actors' policies",
         "hogwild": "learns more than weights, which cannot be shared without locks",
@@ -255,15 +255,17 @@ def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator
     if config.acting is not None:
         yield from _may_act(config.acting, agent, at)
     for f in fields(agent):
-        if not f.metadata.get("live"):
+        if "low" not in f.metadata:
             continue
-        low, high, whole = f.metadata["low"], f.metadata["high"], f.metadata["integer"]
-        allowed = _interval(low, high)
+        low, high, whole = f.metadata["low"], f.metadata["high"], f.metadata.get("integer")
+        allowed, value = _interval(low, high), getattr(agent, f.name)
         dimension = config.hparams.get(f.name)
         if dimension is None:
-            value = getattr(agent, f.name)
-            if not _inside(value, low, high):
-                yield Fault.at(f"must be {allowed}, not {value:g}", (*at, f.name))
+            for number, where in (
+                [(n, (i,)) for i, n in enumerate(value)] if isinstance(value, tuple) else [(value, ())]
+            ):
+                if not _inside(number, low, high):
+                    yield Fault.at(f"must be {allowed}, not {number:g}", (*at, f.name, *where))
             continue
         path = searched[f.name]
         if isinstance(dimension, Choice):
@@ -325,9 +327,9 @@ def _dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def _and(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str], word: str) -> str:
     *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {word} {last}" if first else last
 
 
 def _inside(value: float, low: float | None, high: float | None) -> bool:

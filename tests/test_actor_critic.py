@@ -207,7 +207,9 @@ class Literal:
         if not isinstance(self.agent.policy, Gaussian):
             return head
         mean, x = head.chunk(2)
-        return torch.cat([mean, torch.log(F.softplus(x + math.log(math.expm1(math.exp(self.settings.log_std)))))])
+        power = 2 if self.settings.std == "softplus_variance" else 1
+        made = F.softplus(x + math.log(math.expm1(math.exp(self.settings.log_std) ** power)))
+        return torch.cat([mean, torch.log(made ** (1 / power))])
 
     def policy(self, params):
         if not isinstance(self.agent.policy, Gaussian):
@@ -399,6 +401,21 @@ def test_only_a_truncation_bootstraps_from_the_last_observation(env, index, matt
     expected, _ = learnt(learner, [0], data, h)
     found, _ = learnt(learner, [0], changed(data, observations=observations), h)
     assert bool(differences(found, 0, expected, 0)) == matters
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("clip", [-1.0, -0.5, 0.0, 0.5, 1.0]),
+        ("none", [-7.0, -0.5, 0.0, 0.5, 7.0]),
+        ("asymmetric", [-1.5 * math.tanh(1.4), -1.5 * math.tanh(0.1), 0.0, 5 * math.tanh(0.1), 5 * math.tanh(1.4)]),
+        ("asymmetric_figure", [-0.3 * math.tanh(7), -0.3 * math.tanh(0.5), 0.0, 5 * math.tanh(0.5), 5 * math.tanh(7)]),
+    ],
+)
+def test_rewards_are_clipped_as_the_settings_say(kind, expected):
+    learner = agent(rewards=kind)
+    raw = torch.tensor([-7.0, -0.5, 0.0, 0.5, 7.0])[None, :, None]
+    assert learner.paid(fresh(learner, [0]), raw).flatten().tolist() == pytest.approx(expected)
 
 
 def test_a_truncated_value_is_learned_towards_reward_plus_discounted_value_of_the_last_observation():

@@ -172,6 +172,14 @@ def test_the_networks_standard_deviation_is_a_softplus_that_begins_at_start():
     assert log_std[1].exp().tolist() == pytest.approx([math.log1p(math.exp(2 + raw)), 1e-6])
 
 
+def test_the_networks_variance_is_a_softplus_that_begins_at_start_squared():
+    """A3C's form (Mnih et al. 2016, section 9)."""
+    dist = distribution(spaces.Box(-1, 1, (1,)), Network(std="softplus_variance", log_std=math.log(0.3)))
+    _, log_std = dist.join(torch.tensor([[0.5, 0.0], [0.5, 2.0], [0.5, -200.0]])).chunk(2, -1)
+    raw = math.log(math.exp(0.09) - 1)
+    assert log_std.exp().square().flatten().tolist() == pytest.approx([0.09, math.log1p(math.exp(2 + raw)), 1e-12])
+
+
 @pytest.mark.parametrize("members", [1, 2, 4])
 @pytest.mark.parametrize("dist", ALL, ids=str)
 def test_a_member_alone_equals_its_slot_bit_for_bit(dist, members):

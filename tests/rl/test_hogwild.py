@@ -30,8 +30,10 @@ def outcomes(cohort: Any) -> list[Any]:
     [
         (CARTPOLE, {"name": "a3c", "unroll_mode": "budget", "core": "lstm", "core_units": 8, "minibatches": 2}),
         ({**CARTPOLE, "between_slices": "reset"}, {"name": "impala", "optimiser": "adam", "passes": 2}),
+        (CARTPOLE, {"name": "unreal", "unroll_mode": "budget", "core_units": 8, "replay": 100}),
+        (CARTPOLE, {"name": "feudal", "unroll_mode": "budget", "goal_units": 8, "horizon": 3}),
     ],
-    ids=["a3c", "impala"],
+    ids=["a3c", "impala", "unreal", "feudal"],
 )
 def test_one_process_is_the_serial_run_bit_for_bit(env: dict[str, Any], agent: dict[str, Any]) -> None:
     """Also where a slice ends with a short block, and where a member goes on from another's weights."""
