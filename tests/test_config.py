@@ -389,8 +389,8 @@ BROKEN = [
     ),
     (
         "agent: {name: vmpo}\nacting: {mode: hogwild}",
-        "4:16: acting.mode: vmpo learns more than weights, which cannot be shared without locks: use impala or a3c, "
-        "or mode inline",
+        "4:16: acting.mode: vmpo learns more than weights, which cannot be shared without locks: use impala, "
+        "a3c, unreal or feudal, or mode inline",
     ),
     ("agent: {gamma: 1.5}", "3:16: agent.gamma: must be in [0, 1], not 1.5"),
     ("agent: {passes: 0}", "3:17: agent.passes: must be >= 1, not 0"),
