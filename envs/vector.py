@@ -131,10 +131,13 @@ class Vector:
         return obs.transpose(0, 3, 1, 2) if self._channels_last else obs
 
 
-def impatient(vector: Vector, seconds: float) -> Vector:
-    """Have the kernel end this process (SIGALRM) when a step or a reset takes longer; nobody else could end it."""
+def impatient(make: Callable[[], Vector], seconds: float, count: int) -> Vector:
+    """What `make` gives, whose steps, resets and end may each take so long, and the making a second more per env.
 
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    When it takes longer the kernel ends this process (SIGALRM); nobody else could.
+    """
+
+    def timed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
             signal.setitimer(signal.ITIMER_REAL, seconds)
             try:
@@ -144,7 +147,9 @@ def impatient(vector: Vector, seconds: float) -> Vector:
 
         return run
 
-    vector.step, vector.reset = timed(vector.step), timed(vector.reset)  # type: ignore[method-assign]
+    vector: Vector = timed(make, seconds + count)()
+    for name in ("step", "reset", "close"):
+        setattr(vector, name, timed(getattr(vector, name), seconds))
     return vector
 
 

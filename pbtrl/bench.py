@@ -27,7 +27,7 @@ import numpy as np
 
 import envs
 from pbtrl import build
-from pbtrl.children import start_shielded
+from pbtrl.children import belong_to, start_shielded
 from pbtrl.config import Config, ConfigError
 from pbtrl.execution.processes import WorkerError
 from pbtrl.population import Assignment, Population
@@ -94,7 +94,7 @@ def _measured(
     try:
         for cores, groups in shares:
             ours, theirs = context.Pipe()
-            work = theirs, config.to_json(), groups, cores, seconds
+            work = theirs, os.getpid(), config.to_json(), groups, cores, seconds
             processes.append(context.Process(target=_work, args=work))
             start_shielded(processes[-1])
             theirs.close()
@@ -140,7 +140,10 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join([*lines, f"{found['members']} members on {found['workers']} workers, acting {found['acting']}"])
 
 
-def _work(pipe: Connection, config: str, groups: list[list[str]], cores: tuple[int, ...], seconds: float) -> None:
+def _work(
+    pipe: Connection, parent: int, config: str, groups: list[list[str]], cores: tuple[int, ...], seconds: float
+) -> None:
+    belong_to(parent)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     share = Share(config, groups, len(cores))

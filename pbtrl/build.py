@@ -106,7 +106,7 @@ def limits(config: Config) -> Limits:
         wall_clock=config.budget.wall_clock,
         total_steps=config.budget.total_steps,
         until_fitness=config.budget.until_fitness,
-        restarts=config.failure.max_restarts_per_member,
+        deaths=config.failure.max_restarts_per_member,
     )
 
 
@@ -370,12 +370,13 @@ class RLBuilder:
         env, patience = self._env, self._config.failure.env_step_timeout
 
         def make(seeds: Sequence[int], threads: int) -> envs.Vector:
-            vector = envs.make(
-                env.id, seeds, threads=threads, backend=env.backend, protocol=env.protocol, training=training,
-                kwargs=env.kwargs,
+            made = functools.partial(
+                envs.make, env.id, seeds, threads=threads, backend=env.backend, protocol=env.protocol,
+                training=training, kwargs=env.kwargs,
             )  # fmt: skip
             in_worker = multiprocessing.parent_process() is not None  # where somebody notices, and starts another
-            return envs.impatient(vector, patience) if in_worker and hasattr(signal, "setitimer") else vector
+            impatient = in_worker and hasattr(signal, "setitimer")
+            return envs.impatient(made, patience, len(seeds)) if impatient else made()
 
         return make
 

@@ -12,31 +12,46 @@ from pathlib import Path
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 HUNG = -signal.SIGALRM
+SAFE, OURS = "PYTHONSAFEPATH", "pbtrl"
 
 
 def start_shielded(process: BaseProcess) -> None:
     """Start a process that a Ctrl-C, which reaches the whole process group, does not end; only a kill does.
 
-    It inherits the mask, so this holds also while it is still starting.
+    It inherits the mask, so this holds also while it is still starting. And it inherits SAFE: an interpreter that is
+    begun with a command looks for its own modules in the working directory first, which may be a stranger's.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    before, safe = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS), os.environ.get(SAFE)
+    os.environ[SAFE] = safe or OURS
     try:
         process.start()
     finally:
+        _put_back(safe)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def belong_to(parent: int) -> None:
-    """In the child, first of all: ignore what asks to stop, and end with the parent.
+    """In the child, first of all: do not heed what asks to stop, and end with the parent.
 
-    Linux kills it then; elsewhere its loop has to look for the parent.
+    Linux kills it then; elsewhere its loop has to look for the parent. What an env starts shall not inherit any of it:
+    signals with a handler are a new program's own again, ignored or blocked ones are not.
     """
+    _put_back(None if os.environ.get(SAFE) == OURS else os.environ.get(SAFE))
     for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)
+        signal.siginterrupt(number, False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def _put_back(safe: str | None) -> None:
+    if safe is None:
+        os.environ.pop(SAFE, None)
+    else:
+        os.environ[SAFE] = safe
 
 
 def print_to(log: Path) -> None:

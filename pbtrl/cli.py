@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pbtrl import __version__
 
@@ -39,9 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = _exit_code(error)
         if known is None:
             raise
-        print(error, file=sys.stderr)
+        _show(str(error), sys.stderr)
         return known
     return code
+
+
+def _show(text: str, where: TextIO | None = None) -> None:
+    from pbtrl.figures import printable
+
+    print(printable(text), file=where)
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -291,9 +297,9 @@ def _eval(a: argparse.Namespace) -> int:
     try:
         evaluation.write(run, results)
     except OSError as error:
-        print(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", file=sys.stderr)
+        _show(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", sys.stderr)
     shown = results if a.member == "all" else results[0]
-    print(json.dumps(shown) if a.json else tables.evaluations(results))
+    _show(json.dumps(shown) if a.json else tables.evaluations(results))
     return 0
 
 
@@ -301,9 +307,10 @@ def _status(a: argparse.Namespace) -> int:
     from pbtrl import runs, tables
 
     run = runs.find(a.run, a.runs)
-    found = runs.status(run)
-    reason = runs.card(run).get("reason", "") if found["state"] == "crashed" else ""
-    print(json.dumps(found) if a.json else tables.status(found, runs.trusting(run), reason))
+    with runs.sound(run):
+        found = runs.status(run)
+        reason = runs.card(run).get("reason", "") if found["state"] == "crashed" else ""
+        _show(json.dumps(found) if a.json else tables.status(found, runs.trusting(run), reason))
     return 0
 
 
@@ -312,11 +319,11 @@ def _list(a: argparse.Namespace) -> int:
 
     found = runs.listing(a.runs)
     if a.json:
-        print(json.dumps(found))
+        _show(json.dumps(found))
     elif found:
-        print(tables.listing(found))
+        _show(tables.listing(found))
     else:
-        print(f"no runs in {a.runs}; begin one with: pbtrl train quickstart")
+        _show(f"no runs in {a.runs}; begin one with: pbtrl train quickstart")
     return 0
 
 
@@ -326,20 +333,22 @@ def _verify(a: argparse.Namespace) -> int:
     run = runs.find(a.run, a.runs)
     if a.repair:
         for line in verify.repair(run):
-            print(line, file=sys.stderr)
+            _show(line, sys.stderr)
     found = verify.examine(run)
     if a.digest and found["digest"] is None:
         raise runs.DamagedError(f"{run}: its journal cannot be read, so it has no digest")
-    print(found["digest"] if a.digest else json.dumps(found) if a.json else verify.text(found))
+    _show(found["digest"] if a.digest else json.dumps(found) if a.json else verify.text(found))
     return 0 if found["ok"] else CORRUPT
 
 
 def _lineage(a: argparse.Namespace) -> int:
     from pbtrl import lineage, runs, tables
 
-    header, lines, _ = runs.folded(runs.find(a.run, a.runs))
-    copies = lineage.copies(lines)
-    print(json.dumps({"copies": copies}) if a.json else tables.copies(copies, header.steps))
+    run = runs.find(a.run, a.runs)
+    header, lines, _ = runs.folded(run)
+    with runs.sound(run):
+        copies = lineage.copies(lines)
+    _show(json.dumps({"copies": copies}) if a.json else tables.copies(copies, header.steps))
     return 0
 
 

@@ -223,12 +223,12 @@ class Failure(_Section):
     """What is done about what goes wrong.
 
     Attributes:
-        max_restarts_per_member: deaths before the strategy decides.
+        max_restarts_per_member: how often a member may die while alone in its worker, until the strategy decides.
         env_step_timeout: seconds for one step of a cohort's envs, or a text such as `2m`; a worker that takes longer is
             replaced. Nothing watches over `execution.backend: inline`.
     """
 
-    max_restarts_per_member: Annotated[Whole, Field(ge=0)] = 3
+    max_restarts_per_member: Annotated[Whole, Field(ge=1)] = 3
     env_step_timeout: Seconds = 60.0
 
 

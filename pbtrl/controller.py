@@ -40,14 +40,14 @@ class Limits:
         wall_clock: seconds of this and earlier sittings.
         total_steps: env steps of the whole population.
         until_fitness: a member's fitness that is enough.
-        restarts: how often a failed assignment is tried again before the member is given up and the strategy
-            decides.
+        deaths: of an assignment that is alone in its worker, after which it is not tried again: the member is given
+            up, and the strategy decides.
     """
 
     wall_clock: float | None = None
     total_steps: int | None = None
     until_fitness: float | None = None
-    restarts: int = 3
+    deaths: int = 3
 
     def reached(self, population: Population, seconds: float) -> str | None:
         """Why the run should end now, or None."""
@@ -154,7 +154,7 @@ class Controller:
     def _take_failure(self, failure: Failure, *, retry: bool) -> None:
         mine = [a for a in self.population.open if a.id == failure.assignment]
         made = self.population.made.get(failure.snapshot or "")
-        if retry and made and self._attempts[made.id] <= self.limits.restarts:
+        if retry and made and self._attempts[made.id] < self.limits.deaths:
             self._remake(made, mine, failure.error)
             return
         given_up = self._counted(failure, retry=retry, fatal=failure.fatal or failure.snapshot is not None)
@@ -165,7 +165,7 @@ class Controller:
         """Note an attempt that failed; whether it was the last."""
         self._attempts[failure.assignment] += failure.alone
         attempts = self._attempts[failure.assignment]
-        given_up = retry and (fatal or attempts > self.limits.restarts)
+        given_up = retry and (fatal or (failure.alone and attempts >= self.limits.deaths))
         self._write("failure", **failure.to_json(), attempt=attempts, given_up=given_up)
         return given_up
 
@@ -185,7 +185,7 @@ class Controller:
         remake = self._remakes[message.assignment]
         if isinstance(message, Failure) and retry and not message.fatal and message.snapshot is None:
             self._attempts[message.assignment] += message.alone
-            if self._attempts[message.assignment] <= self.limits.restarts:
+            if self._attempts[message.assignment] < self.limits.deaths:
                 self.executor.submit([remake.assignment])
                 return
         del self._remakes[message.assignment]

@@ -1,4 +1,4 @@
-"""A full disk: what was being written is taken back, the run ends with exit code 75 and can be resumed."""
+"""A full or failing disk: what was being written is taken back; the run ends with exit code 75, and can be resumed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FAULTY = frozenset({errno.EIO})
 PAUSES = (0.5, 2.0)  # seconds between attempts: somebody may be tidying up
 
 
 class DiskFullError(OSError):
-    """There is no room for a file; one line that says where, and how much is needed."""
+    """There is no room for a file, or its disk fails; one line that says where, and how much is needed."""
 
 
 @contextmanager
 def room_for(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn an OSError that means a full disk into a DiskFullError that says so.
+    """Turn an OSError that means a full or failing disk into a DiskFullError that says so.
 
     Args:
         path: what is written.
@@ -30,6 +31,8 @@ def room_for(path: Path, size: int = 0) -> Iterator[None]:
     except DiskFullError:
         raise
     except OSError as error:
+        if error.errno in FAULTY:
+            raise DiskFullError(f"cannot write {path}: {error.strerror}") from error
         if error.errno not in FULL:
             raise
         needed = f"{size:,} bytes are needed" if size else "more is needed"

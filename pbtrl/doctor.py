@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import envs
-from pbtrl.children import how_it_ended, start_shielded
+from pbtrl.children import belong_to, how_it_ended, start_shielded
 
 if TYPE_CHECKING:
     from pbtrl.config import Config
@@ -106,7 +106,7 @@ def _measured(config: Config) -> int | None:
     ours, theirs = context.Pipe()
     members = list(Population(config.population.size, config.seed).members)
     share = build.shares(config, members)[0]
-    process = context.Process(target=_live, args=(theirs, config.to_json(), share))
+    process = context.Process(target=_live, args=(theirs, os.getpid(), config.to_json(), share))
     start_shielded(process)
     theirs.close()
     try:
@@ -120,7 +120,8 @@ def _measured(config: Config) -> int | None:
     return found
 
 
-def _live(pipe: Connection, config: str, share: tuple[tuple[int, ...], list[list[str]]]) -> None:
+def _live(pipe: Connection, parent: int, config: str, share: tuple[tuple[int, ...], list[list[str]]]) -> None:
+    belong_to(parent)
     from pbtrl.bench import Share
 
     cores, groups = share

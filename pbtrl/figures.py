@@ -1,7 +1,12 @@
-"""Numbers as people read them: 61.2M steps, 4.1e-4, 2:14:07."""
+"""Numbers as people read them: 61.2M steps, 4.1e-4, 2:14:07; and text that a terminal can be shown."""
 
 import math
 from collections.abc import Mapping
+
+
+def printable(text: str) -> str:
+    """Text whose control characters are spelled out: a stranger's names cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def count(number: float) -> str:

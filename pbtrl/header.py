@@ -18,6 +18,8 @@ from pbtrl.journal import JournalError, Line
 from pbtrl.population import FitnessRule, Population
 from pbtrl.schema import SCHEMA
 
+LARGEST = 100_000  # members
+
 
 @dataclass(frozen=True)
 class Header:
@@ -44,6 +46,17 @@ class Header:
     unit: str = "env_steps"
     hyperparameters: tuple[str, ...] = ()
     deterministic: str = "yes"
+
+    def check(self) -> None:
+        """Raise ValueError for what no run has: readers need not look again."""
+        for f in ("seed", "size", "horizon", "frames_per_step"):
+            if type(getattr(self, f)) is not int:
+                raise ValueError(f"{f} must be an integer, not {getattr(self, f)!r}")
+        for text in (self.name, self.unit, self.deterministic, *self.hyperparameters):
+            if not isinstance(text, str):
+                raise ValueError(f"{text!r} must be text")
+        if not 1 <= self.size <= LARGEST:
+            raise ValueError(f"size must be in [1, {LARGEST:,}], not {self.size:,}")
 
     @property
     def budget(self) -> int:
@@ -81,7 +94,9 @@ class Header:
             known: dict[str, Any] = {f.name: line[f.name] for f in fields(cls) if f.name in line}
             known["rule"] = FitnessRule(**line.get("rule", {}))
             known["hyperparameters"] = tuple(line.get("hyperparameters", ()))
-            return cls(**known)
+            found = cls(**known)
+            found.check()
+            return found
         except (TypeError, ValueError) as error:
             raise JournalError(f"the first line of the journal does not describe a run: {error}") from error
 

@@ -58,7 +58,7 @@ class Journal:
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
         crash.point(f"journal.wrote {line['kind']}")
-        os.fsync(self._file.fileno())
+        self._sync(before)
         crash.point(f"journal.synced {line['kind']}")
         seen: Line = json.loads(data)
         return seen
@@ -77,6 +77,17 @@ class Journal:
         while rest:
             rest = rest[self._file.write(rest) :]
 
+    def _sync(self, before: int) -> None:
+        """What may not be on the disk is not in the journal either."""
+        try:
+            with disk.room_for(self.path):
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), before)
+            if isinstance(error, disk.DiskFullError):
+                raise
+            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -88,7 +99,7 @@ class Journal:
 
 def is_torn(path: Path) -> bool:
     """Whether the last line was never finished: it does not count."""
-    return path.is_file() and not (b"\n" + path.read_bytes()).endswith(b"\n")
+    return path.is_file() and not (b"\n" + schema.content(path)).endswith(b"\n")
 
 
 def read(path: Path) -> Iterator[Line]:
@@ -98,7 +109,7 @@ def read(path: Path) -> Iterator[Line]:
         JournalError: a line that is not a JSON object.
         NewerError: a newer pbtrl began or resumed the run.
     """
-    for number, raw in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+    for number, raw in enumerate(schema.content(path).split(b"\n")[:-1], 1):
         try:
             line = json.loads(raw)
             begins = line["kind"] in ("run", "resume")

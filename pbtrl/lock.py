@@ -7,6 +7,7 @@ error says what to delete.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -52,8 +53,9 @@ class Lock:
             raise RunError(_busy(self._path, who))
         file.truncate(0)
         start = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "start": start}).encode())
-        file.flush()
+        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "start": start}).encode()
+        with contextlib.suppress(OSError):  # a full disk; what counts is the kernel's
+            os.write(file.fileno(), text)
         self._file = file
         return self
 

@@ -256,6 +256,8 @@ class Population:
 
     def _assigned(self, assignment: Assignment) -> None:
         member = self.members[assignment.member]
+        if assignment.parent is not None and assignment.parent not in self.made:
+            raise ValueError(f"{assignment.id} goes on from {assignment.parent}, which nobody made")
         member.open, member.generation = assignment, assignment.generation
         member.hyperparameters = assignment.hyperparameters
         agent = assignment.hyperparameters.get(AGENT)

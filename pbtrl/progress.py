@@ -22,7 +22,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from pbtrl.figures import clock, count, mixture, score, value
+from pbtrl.figures import clock, count, mixture, printable, score, value
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
 from pbtrl.lineage import ancestry, schedule
@@ -140,7 +140,7 @@ class LinesView:
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # `pbtrl train | head` goes on training
-            self._console.file.write(text + "\n")
+            self._console.file.write(printable(text) + "\n")
             self._console.file.flush()
 
 
@@ -203,7 +203,7 @@ def picture(
         if sum(c.width + gap for c in columns) - gap <= console.width:
             break
     table = _lines(columns, gap)
-    told = [Text(f"{clock(e.elapsed):>9}  {e.text}", no_wrap=True, overflow="ellipsis") for e in events]
+    told = [Text(printable(f"{clock(e.elapsed):>9}  {e.text}"), no_wrap=True, overflow="ellipsis") for e in events]
     for line, event in zip(told, events, strict=True):
         line.stylize(EVENT_STYLES.get(event.kind, ""))
     workers = f"{workers}: {mixture(agents)}" if agents else workers
@@ -327,7 +327,7 @@ def _head(standings: Standings, width: int) -> Text:
     if len(text) > width:
         rest = " · ".join(short)
         text = f"{header.name[: max(1, width - len(rest) - 3)]} · {rest}"
-    return Text(text, style="bold", no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), style="bold", no_wrap=True, overflow="ellipsis")
 
 
 def _selection(rows: Sequence[Row], room: int) -> list[int | None]:
@@ -357,6 +357,7 @@ class _Column:
         return max(map(len, [*self.title.split("\n"), *(text for text, _ in self.cells)]))
 
     def fitted(self, text: str, gap: int) -> str:
+        text = printable(text)
         return (text.ljust(self.width) if self.left else text.rjust(self.width)) + " " * gap
 
 

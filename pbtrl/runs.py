@@ -47,7 +47,9 @@ PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool")
 _FILES = frozenset(
     {"run.json", "config.yaml", "config.resolved.yaml", "LOCK", "members", "tb", "best.json", "eval", "log.txt"}
 )
-_SECRET = re.compile(r"(?i)[\w.-]*(?:key|token|secret|password)[\w.-]*")
+_SECRETS = r"(?i)[\w.-]*(?:key|token|secret|passw|credential|auth)[\w.-]*"
+_SECRET = re.compile(_SECRETS)
+_TOLD = re.compile(_SECRETS + r"""["']?\s*[=:]\s*(?P<value>"[^"]*"|'[^']*'|[^\s,}\]]+)|://(?P<user>[^/@\s]+)@""")
 
 
 def create(root: Path, name: str, if_exists: IfExists = "error") -> Path:
@@ -107,9 +109,8 @@ def check_links(run: Path) -> None:
 def has_begun(run: Path) -> bool:
     """Whether there is a whole first line in its journal."""
     try:
-        with (run / "journal.jsonl").open("rb") as file:
-            return file.readline().endswith(b"\n")
-    except OSError:
+        return b"\n" in schema.content(run / "journal.jsonl")
+    except (OSError, DamagedError):
         return False
 
 
@@ -274,13 +275,21 @@ def folded(run: Path) -> tuple[Header, list[Line], Population]:
         DamagedError: the journal is missing, or does not fold.
     """
     try:
-        header, lines = split(read(run / "journal.jsonl"))
-        return header, lines, header.population().replay(lines)
+        with sound(run):
+            header, lines = split(read(run / "journal.jsonl"))
+            return header, lines, header.population().replay(lines)
     except FileNotFoundError:
         raise DamagedError(f"{run} has no journal: the run never began") from None
-    except DamagedError:
+
+
+@contextlib.contextmanager
+def sound(run: Path) -> Iterator[None]:
+    """Whoever makes something of a run's journal finds in it what pbtrl wrote; else DamagedError."""
+    try:
+        yield
+    except RunError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise DamagedError(f"{run / 'journal.jsonl'} does not fold: {type(error).__name__}: {error}") from error
 
 
@@ -313,7 +322,8 @@ def listing(root: Path) -> list[dict[str, Any]]:
     found = []
     for run in sorted(_runs(root), key=_begun):
         try:
-            found.append(status(run))
+            with sound(run):
+                found.append(status(run))
         except RunError as error:
             found.append({"name": run.name, "path": str(run), "state": state(run), "error": str(error)})
     return found
@@ -358,7 +368,8 @@ def _is_blank(run: Path) -> bool:
     if not run.is_dir() or holder(run) is not None:
         return False
     names = {p.name.removeprefix(".tmp-") for p in run.iterdir()}
-    return not has_begun(run) and names <= _FILES | {"journal.jsonl"}
+    trained = any(run.glob("members/*/snapshots/*"))  # and the journal was lost
+    return not (has_begun(run) or trained) and names <= _FILES | {"journal.jsonl"}
 
 
 def _remove(run: Path) -> None:
@@ -429,9 +440,14 @@ def _redacted(command: Sequence[str]) -> list[str]:
     for word in command:
         name, equals, _ = word.partition("=")
         secret = bool(_SECRET.fullmatch(name))
-        shown.append(f"{name}=..." if secret and equals else "..." if hide_next else word)
+        shown.append(f"{name}=..." if secret and equals else "..." if hide_next else _TOLD.sub(_hidden, word))
         hide_next = secret and not equals and word.startswith("-")
     return shown
+
+
+def _hidden(told: re.Match[str]) -> str:
+    start, end = (x - told.start() for x in told.span("value" if told["value"] else "user"))
+    return f"{told[0][:start]}...{told[0][end:]}"
 
 
 def _git_commit() -> str | None:

@@ -6,6 +6,8 @@ Every file says its own version, an older one is read, a newer one refused.
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,29 @@ def read(path: Path) -> dict[str, Any]:
         DamagedError: it cannot be read, is too large, or holds something else.
         NewerError: a newer pbtrl wrote it.
     """
+    return parsed(content(path, LARGEST + 1), path)
+
+
+def content(path: Path, most: int = -1) -> bytes:
+    """What a plain file holds, `most` bytes of it; from a pipe or a device somebody might wait for ever.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DamagedError: it cannot be read, or is no file.
+    """
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+        with open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DamagedError(f"{path} is no file")
+            return file.read(most)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error}") from error
-    return parsed(data, path)
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def parsed(data: bytes, where: object) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pbtrl import apart, build, evaluation, extension, progress, runs
 from pbtrl.config import Config, checked, read
 from pbtrl.controller import Controller
 from pbtrl.disk import FULL, DiskFullError, expect_room
 from pbtrl.execution import Executor
+from pbtrl.figures import printable
 from pbtrl.header import Header
 from pbtrl.interrupts import Interrupted, Signals
 from pbtrl.journal import Journal, Line
@@ -57,7 +58,7 @@ def start(
     if runs.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config, wide=wide)
     for warning in config.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        _print(f"warning: {warning}", sys.stderr)
     with Signals() as signals, Lock(run):
         runs.begin(run, command, build.torch_threads(prepared))
         write_atomically(run / "config.yaml", source.text)
@@ -99,7 +100,7 @@ def resume(
             return 0
         _expect_room(run, config, 1)
         for warning in runs.begin(run, command, build.torch_threads(config)):
-            print(f"warning: {warning}", file=sys.stderr)
+            _print(f"warning: {warning}", sys.stderr)
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())
         header = build.header(config, before.name)
         journal = Journal(run / "journal.jsonl")
@@ -158,10 +159,10 @@ def _say(mode: progress.Mode, text: str) -> None:
         _print(text)
 
 
-def _print(text: str) -> None:
+def _print(text: str, where: TextIO | None = None) -> None:
     """`pbtrl train | head` goes on training."""
     with contextlib.suppress(BrokenPipeError):
-        print(text, flush=True)
+        print(printable(text), file=where, flush=True)
 
 
 @dataclass
@@ -304,12 +305,12 @@ class _Sitting:
 
     def _stopped(self, controller: Controller) -> int:
         self._end("stop", "stopped", "interrupted", controller.seconds)
-        print(f"stopped; go on with: pbtrl resume {runs.trusting(self.run_directory)}", file=sys.stderr)
+        _print(f"stopped; go on with: pbtrl resume {runs.trusting(self.run_directory)}", sys.stderr)
         return self.signals.code or FAILED
 
     def _failed(self, why: str) -> int:
         runs.end(self.run_directory, "failed", why)
-        print(why, file=sys.stderr)
+        _print(why, sys.stderr)
         return FAILED
 
     def _end(self, kind: str, status: runs.Status, reason: str, elapsed: float) -> None:

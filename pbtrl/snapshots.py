@@ -140,7 +140,7 @@ class Store:
         """Put what is left of a damaged snapshot aside, where nothing takes it for one."""
         path = self.path(name)
         aside = path.parent.parent / "quarantine"
-        with contextlib.suppress(FileNotFoundError):  # it is missing, or somebody else was faster
+        with disk.room_for(aside), contextlib.suppress(FileNotFoundError):  # it is missing, or somebody else was faster
             aside.mkdir(exist_ok=True)
             path.rename(aside / f"{path.name}-{time.time_ns()}")
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pbtrl import evaluation, journal, runs
 from pbtrl.config import ConfigError
-from pbtrl.lock import DamagedError, Lock
+from pbtrl.lock import DamagedError, Lock, holder
 from pbtrl.population import Population
 from pbtrl.schema import NewerError
 from pbtrl.snapshots import Store
@@ -43,7 +43,18 @@ def examine(run: Path) -> dict[str, Any]:
 
     Keys: run, ok (no errors), digest (of the canonical journal; null where it cannot be read), lines, snapshots (how
     many were hashed), findings (kind, where, text).
+
+    While somebody is at the run, what is half done is nothing to find, and only what is found twice is wrong.
     """
+    found = _examined(run)
+    if holder(run) is not None:
+        again = _examined(run)["findings"]
+        found["findings"] = [f for f in found["findings"] if f["kind"] in ERRORS and f in again]
+        found["ok"] = not found["findings"]
+    return found
+
+
+def _examined(run: Path) -> dict[str, Any]:
     findings: list[Finding] = []
     lines: list[journal.Line] = []
     population: Population | None = None
@@ -87,7 +98,7 @@ def repair(run: Path) -> list[str]:
     runs.check_links(run)
     with Lock(run):
         store = Store(run / "members")
-        for finding in examine(run)["findings"]:
+        for finding in _examined(run)["findings"]:
             path = run / finding["where"]
             match finding["kind"]:
                 case "damaged" | "orphan" if path.parent.name == "snapshots":

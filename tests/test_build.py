@@ -147,7 +147,7 @@ def test_the_strategy_gets_what_the_config_says():
 def test_limits():
     config = cart("budget.wall_clock=1m", "budget.until_fitness=9", "failure.max_restarts_per_member=5")
     found = build.limits(config)
-    assert (found.wall_clock, found.total_steps, found.until_fitness, found.restarts) == (60.0, None, 9.0, 5)
+    assert (found.wall_clock, found.total_steps, found.until_fitness, found.deaths) == (60.0, None, 9.0, 5)
 
 
 def test_an_executor_makes_the_members_places(tmp_path: Path):

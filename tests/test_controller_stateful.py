@@ -125,7 +125,7 @@ class Machine(RuleBasedStateMachine):
         self.hands, self.journal, self.over = Hands(self.shelf, population), Journal(self.path), ""
         newest = [m.snapshot for m in population.members.values() if m.snapshot and not m.open]
         self.controller = Controller(
-            population, strategy, self.hands, self.journal, Limits(restarts=1),
+            population, strategy, self.hands, self.journal, Limits(deaths=2),
             [retention, self], lost=[name for name in newest if name not in self.shelf.disk],
         )  # fmt: skip
         self.controller.begin()

@@ -25,6 +25,7 @@ from pbtrl.snapshots import SnapshotError, Store, Tensors
 from pbtrl.trainable import Builder, Cohort, Outcome
 
 RAISED = (Exception, SystemExit)  # by a slice; an env that calls sys.exit ends no run
+WHAT_IS_MADE = ("parent", "start", "hyperparameters", "seed")  # depends on these of an assignment
 METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
 
 
@@ -215,7 +216,8 @@ class Host:
             timing={"seconds": seconds},
             assigned=a.hyperparameters,
         )
-        self._store.commit(a.id, tensors, {"schema": SCHEMA, "report": report.to_json()})
+        state = {"schema": SCHEMA, "assignment": a.to_json(), "report": report.to_json()}
+        self._store.commit(a.id, tensors, state)
         if not broken:
             self._holds[a.member] = a.id
         crash.point("host.reports")
@@ -228,17 +230,27 @@ class Host:
         return self._store.load(a.parent)[0]
 
     def _committed(self, a: Assignment) -> Report | None:
-        """The report of an earlier attempt that died between its snapshot and its answer."""
+        """The report of an earlier attempt that died between its snapshot and its answer.
+
+        Another assignment's, of a run whose journal was lost or is of another day, is put aside.
+        """
         state = self._store.state(a.id)
+        if state is None:
+            return None
+        made, asked = state.get("assignment"), json.loads(json.dumps(a.to_json()))
+        if isinstance(made, dict) and any(made.get(key) != asked[key] for key in WHAT_IS_MADE):
+            self._store.quarantine(a.id)
+            return None
         try:
-            return Report(**state["report"]) if state else None
+            return Report(**state["report"])
         except (KeyError, TypeError):
             return None
 
     def _failures(self, group: Sequence[Assignment], error: BaseException) -> list[Report | Failure]:
         text = "".join(traceback.format_exception(error))
         for a in group:
-            with (self._members / a.member / "log.txt").open("a") as log:
+            path = self._members / a.member / "log.txt"
+            with disk.room_for(path), path.open("a") as log:
                 log.write(f"{a.id} failed\n{text}\n")
         alone = len(group) == 1
         fatal = alone and isinstance(error, MismatchError | SnapshotError)

@@ -201,7 +201,7 @@ def trained(where: Path) -> tuple[Population, list[Line]]:
     where.mkdir()
     population, journal, executor = Population(4, 1, LAST), Journal(where / "j"), inline(where / "members", {})
     strategy = PBT(space=toy_space(), every=8, horizon=24, synchronous=True)
-    assert Controller(population, strategy, executor, journal, Limits(restarts=1)).run() == "budget"
+    assert Controller(population, strategy, executor, journal, Limits(deaths=2)).run() == "budget"
     executor.close()
     journal.close()
     return population, list(read(where / "j"))
