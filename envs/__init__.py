@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from envs import gym, maze, probes
-from envs.vector import SEED_LIMIT, EnvError, Spaces, Vector, impatient, present
+from envs.vector import SEED_LIMIT, EnvError, Spaces, Vector, impatient, present, within
 
 __all__ = [
     "EnvError",
@@ -23,6 +23,7 @@ __all__ = [
     "probes",
     "resolve_backend",
     "spaces",
+    "within",
 ]
 
 Backend = Literal["auto", "gymnasium", "envpool"]

@@ -131,25 +131,23 @@ class Vector:
         return obs.transpose(0, 3, 1, 2) if self._channels_last else obs
 
 
-def impatient(make: Callable[[], Vector], seconds: float, count: int) -> Vector:
-    """What `make` gives, whose steps, resets and end may each take so long, and the making a second more per env.
+def within(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function; when a call takes longer the kernel ends this process (SIGALRM), because nobody else could."""
 
-    When it takes longer the kernel ends this process (SIGALRM); nobody else could.
-    """
+    def run(*args: Any) -> Any:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            return function(*args)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
 
-    def timed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            try:
-                return function(*args)
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0.0)
+    return run
 
-        return run
 
-    vector: Vector = timed(make, seconds + count)()
+def impatient(vector: Vector, seconds: float) -> Vector:
+    """The vector, whose steps, resets and end may each take so long."""
     for name in ("step", "reset", "close"):
-        setattr(vector, name, timed(getattr(vector, name), seconds))
+        setattr(vector, name, within(seconds, getattr(vector, name)))
     return vector
 
 

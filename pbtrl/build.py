@@ -367,24 +367,33 @@ class RLBuilder:
         )
 
     def _maker(self, *, training: bool) -> Callable[[Sequence[int], int], envs.Vector]:
-        env, patience = self._env, self._config.failure.env_step_timeout
+        env, patience = self._env, _patience(self._config)
 
         def make(seeds: Sequence[int], threads: int) -> envs.Vector:
             made = functools.partial(
                 envs.make, env.id, seeds, threads=threads, backend=env.backend, protocol=env.protocol,
                 training=training, kwargs=env.kwargs,
             )  # fmt: skip
-            in_worker = multiprocessing.parent_process() is not None  # where somebody notices, and starts another
-            impatient = in_worker and hasattr(signal, "setitimer")
-            return envs.impatient(made, patience, len(seeds)) if impatient else made()
+            if patience is None:
+                return made()
+            vector: envs.Vector = envs.within(patience + len(seeds), made)()  # a second more for each of them
+            return envs.impatient(vector, patience)
 
         return make
 
 
+def _patience(config: Config) -> float | None:
+    """Seconds that envs may take; None in the first process, where nobody would notice and start another."""
+    in_worker = multiprocessing.parent_process() is not None
+    return config.failure.env_step_timeout if in_worker and hasattr(signal, "setitimer") else None
+
+
 def _spaces(config: Config) -> envs.Spaces:
-    env = config.env
+    env, patience = config.env, _patience(config)
     assert env is not None
-    return envs.spaces(env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
+    look = functools.partial(envs.spaces, env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
+    found: envs.Spaces = look() if patience is None else envs.within(patience, look)()
+    return found
 
 
 def _trainable_builder(config: Config) -> QuadraticBuilder:

@@ -67,7 +67,7 @@ def how_it_ended(code: int | None) -> str:
     how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
         return f"{how} (out of memory? it had at most {_largest():,.0f} MiB)"
-    return how + (": its envs took longer than failure.env_step_timeout for a step" if code == HUNG else "")
+    return how + (": its envs took longer than failure.env_step_timeout" if code == HUNG else "")
 
 
 def _largest() -> float:

@@ -348,7 +348,7 @@ def _lineage(a: argparse.Namespace) -> int:
     header, lines, _ = runs.folded(run)
     with runs.sound(run):
         copies = lineage.copies(lines)
-    _show(json.dumps({"copies": copies}) if a.json else tables.copies(copies, header.steps))
+        _show(json.dumps({"copies": copies}) if a.json else tables.copies(copies, header.steps))
     return 0
 
 

@@ -35,6 +35,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists() and not path.is_file():
+            raise JournalError(f"{path} is no file")
         self._drop_torn_line()
         self._file = path.open("ab", buffering=0)
 

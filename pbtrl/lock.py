@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 import time
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +48,9 @@ class Lock:
             file = open(self._path, "a+b", opener=_open)  # noqa: SIM115, held until `release`
         except OSError as error:
             raise RunError(f"cannot write to {self._path.parent}: {error.strerror}") from error
+        if not _is_plain(file):
+            file.close()
+            raise RunError(f"{self._path} is no file")
         if not _take(file):
             who = _text(file)
             file.close()
@@ -80,16 +84,20 @@ class Lock:
 def holder(run: Path) -> dict[str, Any] | None:
     """Who holds a run's lock: `pid`, `host`, `start` (what of it is known); None if nobody does."""
     try:
-        with (run / "LOCK").open("rb") as file:
-            who = _text(file)
+        with open(run / "LOCK", "rb", opener=_open) as file:
+            who = _text(file) if _is_plain(file) else {}
             return who if _is_held(file) and (who or fcntl) else None
     except OSError:
         return None
 
 
 def _open(path: str, flags: int) -> int:
-    """A link could lead to any file of the user's, which would be emptied."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """A link could lead to any file of the user's, which would be emptied; at a pipe one would wait for ever."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
+def _is_plain(file: IO[bytes]) -> bool:
+    return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
 
 
 def _take(file: IO[bytes]) -> bool:

@@ -104,6 +104,8 @@ def check_links(run: Path) -> None:
         for path in (Path(folder, name) for name in (*folders, *files)):
             if path.is_symlink():
                 raise RunError(f"{path} is a link, and could lead anywhere: put there what it leads to")
+            if not (path.is_file() or path.is_dir()):
+                raise RunError(f"{path} is neither file nor folder: pbtrl makes nothing else")
 
 
 def has_begun(run: Path) -> bool:
@@ -124,7 +126,7 @@ def config(run: Path, overrides: Sequence[str] = ()) -> Config:
     from pbtrl.config import load
 
     path = run / "config.resolved.yaml"
-    if not path.exists():
+    if not path.is_file():
         raise DamagedError(f"{path} is missing, and with it what the run is of: put it back, or train anew")
     return load(path, overrides)
 
@@ -463,7 +465,7 @@ def _git_commit() -> str | None:
 def _last_kind(journal: Path) -> str | None:
     """Kind of the last whole line, read from the file's end."""
     try:
-        with journal.open("rb") as file:
+        with schema.opened(journal) as file:
             file.seek(max(0, journal.stat().st_size - 65536))
             lines = file.read().split(b"\n")[:-1]
         kind = json.loads(lines[-1])["kind"]

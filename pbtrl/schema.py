@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pbtrl.lock import DamagedError
 
@@ -41,14 +42,21 @@ def content(path: Path, most: int = -1) -> bytes:
         DamagedError: it cannot be read, or is no file.
     """
     try:
-        with open(path, "rb", opener=_at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DamagedError(f"{path} is no file")
+        with opened(path) as file:
             return file.read(most)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A plain file, to be read; DamagedError for anything else, and OSError as `open`."""
+    with open(path, "rb", opener=_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DamagedError(f"{path} is no file")
+        yield file
 
 
 def _at_once(path: str, flags: int) -> int:

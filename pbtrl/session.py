@@ -90,6 +90,8 @@ def resume(
     with Signals() as signals, Lock(run):
         runs.sweep(run)
         before, lines, _ = runs.folded(run)
+        with runs.sound(run):
+            earlier = float(_elapsed(lines))
         stored = runs.config(run)
         known = asked is not None and asked.imports == stored.imports
         runs.check_imports(run, stored, allowed=trusted or known)
@@ -107,7 +109,7 @@ def resume(
         changes = extension.changes(stored, config)
         resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
         population = header.population().replay([*lines, journal.append(resumed)])
-        return _Sitting(config, run, header, population, journal, signals, mode, wide, lines).run()
+        return _Sitting(config, run, header, population, journal, signals, mode, wide, lines, earlier).run()
 
 
 def _begin(
@@ -167,7 +169,7 @@ def _print(text: str, where: TextIO | None = None) -> None:
 
 @dataclass
 class _Sitting:
-    """What one sitting works with. `lines` is the journal of the earlier ones."""
+    """What one sitting works with. `lines` is the journal of the earlier ones, `earlier` their seconds."""
 
     config: Config
     run_directory: Path
@@ -178,6 +180,7 @@ class _Sitting:
     mode: progress.Mode
     wide: bool
     lines: Sequence[Line] = ()
+    earlier: float = 0.0
 
     def run(self) -> int:
         """Train, choose the best, tell; returns the exit code."""
@@ -251,7 +254,7 @@ class _Sitting:
             limits=build.limits(self.config),
             listeners=[retention, board],
             lost=lost,
-            earlier=_elapsed(self.lines),
+            earlier=self.earlier,
         )
 
     def _found(self) -> tuple[list[str], list[str]]:
@@ -277,7 +280,7 @@ class _Sitting:
         members = self.run_directory / "members"
         standings = Standings(
             self.header, self.population, members,
-            wall_clock=self.config.budget.wall_clock, earlier=_elapsed(self.lines),
+            wall_clock=self.config.budget.wall_clock, earlier=self.earlier,
         )  # fmt: skip
         return progress.view(self.mode, standings, workers=build.placement(self.config), wide=self.wide)
 

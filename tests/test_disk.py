@@ -16,6 +16,7 @@ import pytest
 from pbtrl import disk, snapshots
 from pbtrl.disk import DiskFullError
 from pbtrl.journal import Journal, digest
+from pbtrl.lock import Lock, RunError
 from pbtrl.snapshots import Store
 from tests.command import Command, contents, journal, kinds, weights
 
@@ -135,3 +136,36 @@ def test_other_errors_stay_what_they_are(tmp_path: Path):
         store.commit("m00/000000", {}, {})
     assert not isinstance(caught.value, DiskFullError)
     assert os.listdir(tmp_path) == ["members"]
+
+
+def test_a_disk_that_fails_is_nobodys_fault(pbtrl: Command, monkeypatch):
+    """An input/output error ends the run; what is not surely on the disk is not in the journal."""
+    assert pbtrl("train", "cart.yaml", "--name", "golden").code == 0
+    real = os.fsync
+    for after in (12, 14, 16, 30):
+        left = [after]
+
+        def fails(descriptor: int, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] <= 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            real(descriptor)
+
+        with monkeypatch.context() as inside:
+            inside.setattr(os, "fsync", fails)
+            found = pbtrl("train", "cart.yaml", "--name", "a", "--if-exists", "resume")
+        assert found.code == 75
+        assert "Traceback" not in found.err
+        assert "Input/output error" in found.err
+        assert "failure" not in kinds(Path("runs/a"))
+    assert pbtrl("resume", "a").code == 0
+    assert digest(journal(Path("runs/a"))) == digest(journal(Path("runs/golden")))
+
+
+def test_a_full_disk_needs_no_text_in_the_lock(tmp_path: Path, monkeypatch):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with Lock(tmp_path), pytest.raises(RunError, match="is in use"):
+        Lock(tmp_path).acquire()

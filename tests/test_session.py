@@ -296,6 +296,28 @@ def test_a_run_whose_first_line_was_never_whole_begins(pbtrl: Command, finished:
     assert canonical("a") == before
 
 
+def test_a_run_that_lost_its_journal_is_not_taken_for_a_new_one(pbtrl: Command, finished: Path):
+    """Snapshots that a journal knows nothing of are nobody's results, but for those of the same assignments."""
+    before, hashes = canonical("a"), weights(finished)
+    (finished / "journal.jsonl").unlink()
+    refused = pbtrl("train", "quadratic", "--name", "a", "seed=7")
+    assert (refused.code, refused.err[:14]) == (2, "runs/a exists ")
+    assert weights(finished) == hashes
+    assert pbtrl("resume", "a").code == 0
+    assert (canonical("a"), weights(finished)) == (before, hashes)
+    assert not list(finished.glob("members/*/quarantine"))
+
+
+def test_snapshots_of_another_history_are_put_aside(pbtrl: Command, finished: Path):
+    (finished / "journal.jsonl").unlink()
+    assert pbtrl("train", "quadratic", "--name", "b", "seed=7").code == 0
+    shutil.copy("runs/b/config.resolved.yaml", finished)
+    assert pbtrl("resume", "a").code == 0
+    assert canonical("a") == canonical("b")
+    assert weights(finished) == weights(Path("runs/b"))
+    assert pbtrl("verify", "a").out.startswith("runs/a: clean")
+
+
 def test_without_its_config_a_run_says_so(pbtrl: Command, finished: Path):
     (finished / "config.resolved.yaml").unlink()
     for command in (["resume", "a"], ["eval", "a"]):
@@ -627,8 +649,19 @@ def test_what_a_slice_costs_can_be_seen(pbtrl: Command):
 # Envs
 
 
+def test_what_an_env_starts_is_ended_by_it(pbtrl: Command):
+    """Signals that a worker does not heed end its envs' own processes."""
+    world = "env={id: tests.worlds:Helped, num_envs: 2}"
+    processes = ["execution={backend: processes, workers: 1}", "population.size=2", "failure.env_step_timeout=5s"]
+    assert pbtrl("train", "cart.yaml", "--name", "a", world, *processes).code == 0
+    assert "failure" not in kinds(Path("runs/a"))
+    lines = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline")]
+    assert b"sleep\x00987654\x00" not in lines
+
+
 WRONG = {
-    "hang": "worker killed by signal 14: its envs took longer than failure.env_step_timeout for a step",
+    "hang": "worker killed by signal 14: its envs took longer than failure.env_step_timeout",
+    "never made": "worker killed by signal 14: its envs took longer than failure.env_step_timeout",
     "abort": "worker killed by signal 6",
     "exit": "SystemExit: 0",
     "memory": "MemoryError: ",

@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -156,6 +157,91 @@ def test_two_snapshots_that_were_swapped_are_not_what_they_say(pbtrl: Command, r
     assert sum(line["kind"] == "void" for line in journal(run)) == 2
 
 
+JOURNALS = {
+    "size": {"size": 3_000_000},
+    "horizon": {"horizon": "x"},
+    "unit": {"unit": [1]},
+    "frames_per_step": {"frames_per_step": {}},
+}
+
+
+@pytest.mark.parametrize("what", [*JOURNALS, "parent", "id", "timing", "donor"])
+def test_a_journal_that_pbtrl_never_wrote_is_one_line_and_spares_the_others(
+    pbtrl: Command, run: Path, what: str
+) -> None:
+    shutil.copytree(run, run.with_name("mine"))
+    lines = journal(run)
+    decided = [line for line in lines if line["kind"] == "decision"]
+    last = decided[-1]["assignments"][0]
+    if what in JOURNALS:
+        lines[0] |= JOURNALS[what]
+    elif what == "parent":
+        last["parent"] = last["id"]
+    elif what == "id":
+        last["id"] = "\ud800"
+    elif what == "donor":
+        last["donor"] = "m99"
+    else:
+        decided[-1]["timing"] = {"elapsed": "x"}
+    (run / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "mine" in pbtrl("list").out
+    for command in (
+        ["status", "quadratic"],
+        ["lineage", "quadratic"],
+        ["resume", "quadratic"],
+        ["verify", "quadratic"],
+    ):
+        found = pbtrl(*command)
+        assert "Traceback" not in found.err
+        if what not in ("timing", "donor") or command[0] == "lineage":
+            assert found.code == 4, command
+
+
+@pytest.mark.parametrize("file", ["journal.jsonl", "run.json", "LOCK", "config.resolved.yaml", "best.json"])
+def test_nobody_waits_at_a_pipe(pbtrl: Command, run: Path, file: str) -> None:
+    (run / file).unlink()
+    os.mkfifo(run / file)
+    signal.alarm(60)
+    try:
+        for command in (["list"], ["status", "last"], ["verify", "last"], ["eval", "last"], ["resume", "last"]):
+            pbtrl(*command)
+    finally:
+        signal.alarm(0)
+
+
+def test_what_a_terminal_would_obey_is_spelled_out(pbtrl: Command, run: Path) -> None:
+    """In names of hyperparameters, in what a run says of its end, in its own name."""
+    evil = "\x1b]0;owned\x07\x1b[2J"
+    text = (run / "journal.jsonl").read_text().replace('"h0"', json.dumps(f"h0{evil}"))
+    (run / "journal.jsonl").write_text(text)
+    card = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**card, "status": "crashed", "reason": evil}))
+    run.rename(run.with_name(f"q{evil.replace('/', '')}"))
+    for command in (["list"], ["status", "last"], ["lineage", "last"], ["verify", "last"], ["resume", "last"]):
+        found = pbtrl(*command)
+        assert "\x1b" not in found.out + found.err
+        assert "\x07" not in found.out + found.err
+    assert "h0\\x1b]0;owned\\x07" in pbtrl("status", "last").out
+
+
+def test_a_working_directory_lends_no_modules_to_what_is_spawned(run: Path, tmp_path: Path) -> None:
+    for name in ("pickle", "signal", "struct", "runpy", "json"):
+        (run / f"{name}.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    command = [
+        Path(sys.executable).with_name("pbtrl"),
+        "train",
+        "cartpole",
+        "--runs",
+        tmp_path / "r",
+        "--progress",
+        "none",
+    ]
+    small = ["population.size=2", "budget.env_steps_per_member=20_000", "strategy.ready={every: 10_000}"]
+    done = subprocess.run([*command, *small, "final={episodes: 2, selection_episodes: 2}"], cwd=run, check=False)
+    assert done.returncode == 0
+    assert not (tmp_path / "marker").exists()
+
+
 # Out of the directory
 
 
@@ -238,8 +324,12 @@ def test_no_secret_of_the_environment_or_the_command_line_is_kept(
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["pbtrl", "train", "x", "hub.api_key=hunter2-argv", "--token", "hunter2-option"])
+    told = 'env.kwargs={api_key: hunter2-a, "auth_token": "hunter2-b", url: "https://me:hunter2-c@x"}'
+    monkeypatch.setattr(sys, "argv", [*sys.argv, told, "db_password=hunter2-d"])
     assert pbtrl("train", "cart.yaml", "--name", "a", "env.id=tests.worlds:Raising", "population.size=2").code == 3
     assert pbtrl("train", "quadratic").code == 0
+    (shown,) = (w for w in json.loads((RUN / "run.json").read_text())["command"] if w.startswith("env.kwargs"))
+    assert shown == 'env.kwargs={api_key: ..., "auth_token": ..., url: "https://...@x"}'
     found = contents(Path("runs"))
     assert not [path for path, data in found.items() if b"hunter2" in data]
 

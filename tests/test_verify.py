@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,3 +135,14 @@ def test_a_run_that_somebody_is_at_is_not_repaired(pbtrl: Command, run: Path):
         refused = pbtrl("verify", "a", "--repair")
     assert refused.code == 2
     assert str(os.getpid()) in refused.err
+
+
+def test_what_is_half_done_while_somebody_is_at_a_run_is_nothing_to_find(pbtrl: Command, run: Path):
+    snapshots = run / "members/m00/snapshots"
+    (snapshots / ".tmp-000099-1").mkdir()
+    shutil.copytree(max(p for p in snapshots.iterdir() if p.name.isdigit()), snapshots / "000020")
+    with Lock(run):
+        assert pbtrl("verify", "last").out.splitlines()[0].startswith("damaged   members/m00/snapshots/000020")
+        shutil.rmtree(snapshots / "000020")
+        assert ": clean (" in pbtrl("verify", "last").out
+    assert pbtrl("verify", "last").out.startswith("leftover")

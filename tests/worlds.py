@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,10 @@ class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, marker: str, after: int, how: str = "hang") -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
         self._marker, self._left, self._how = Path(marker), after, how
+        if how == "never made" and multiprocessing.parent_process() and not self._marker.exists():
+            self._marker.touch()
+            self._how = "hang"
+            self._go_wrong()
 
     def step(self, action: Any) -> Any:
         self._left -= 1
@@ -123,6 +128,19 @@ class Poisoned(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self._poisoned and self._left > -self._steps:
             seen, reward = np.full_like(seen, np.nan), np.nan
         return seen, reward, terminated, truncated, info
+
+
+class Helped(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """CartPole with a process of its own, which it asks to end where it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self._helper = subprocess.Popen(["sleep", "987654"])
+
+    def close(self) -> None:
+        self._helper.terminate()
+        self._helper.wait()
+        super().close()
 
 
 class Breakable(gymnasium.Wrapper[Any, Any, Any, Any]):
