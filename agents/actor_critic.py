@@ -149,6 +149,11 @@ class ActorCritic(ABC):
         """No last action, and nothing remembered."""
         return self.policy.nothing(members, envs), torch.zeros(members, envs, self.net.memory)
 
+    def forget(self, state: State, slot: int) -> None:
+        """What an agent replays of the old one is dead; the envs' returns so far count on."""
+        if "replay.dead" in state.running:
+            state.running["replay.dead"][slot] = True
+
     @torch.no_grad()
     def act(self, state: State, inputs: Inputs, memory: Tensor, noise: Tensor | None) -> Acted:
         """Act at one step; without noise, by the policy's mode."""

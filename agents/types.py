@@ -172,6 +172,9 @@ class Agent(Protocol):
     def begin(self, members: int, envs: int) -> tuple[Tensor, Tensor]:
         """No last action [P, B, ...], and nothing remembered [P, B, H]."""
 
+    def forget(self, state: State, slot: int) -> None:
+        """The slot has a new policy: the old one's experience in `state.running` is not to be learned from."""
+
     def act(self, state: State, inputs: Inputs, memory: Tensor, noise: Tensor | None) -> Acted:
         """Act at one step; without noise, by the policy's mode."""
 

@@ -358,6 +358,11 @@ def warnings(config: "Config") -> Iterator[str]:
     if strategy.name == "pbt" and strategy.exploit.method != "none" and not strategy.exploit.across_agents:
         for name in (name for name, count in mix.items() if count == 1):
             yield f"population.mix has one {name}, which has nobody to copy without strategy.exploit.across_agents"
+    for agent, searched in ((kind.agent, kind.hparams) for kind in config.kinds.values()):
+        assert agent is not None
+        for name in searched:
+            if name.partition("_")[0] in {"adam", "rmsprop"} - {agent.optimiser}:
+                yield f"hparams.{name} has no effect: the optimiser of {agent.name} is {agent.optimiser}"
     if config.env is None or config.fitness.source == "evaluation":
         return
     length = _episode_length(config.env.id)

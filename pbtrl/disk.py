@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -46,6 +47,22 @@ def expect_room(run: Path, size: int, what: str) -> None:
     """
     if shutil.disk_usage(_existing(run)).total and (free := _free(run / "members")) < size:
         raise DiskFullError(f"no room on the disk for {run}: {size:,} bytes are needed for {what}, {free:,} are free")
+
+
+def make_folder(path: Path) -> None:
+    """A folder, and those above it: they are still there after a power failure."""
+    for folder in reversed([p for p in (path, *path.parents) if not p.exists()]):
+        folder.mkdir(exist_ok=True)
+        sync_directory(folder.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make what was created or renamed in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def attempts() -> Iterator[bool]:

@@ -24,7 +24,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pbtrl import __version__, schema
+from pbtrl import __version__, disk, schema
 from pbtrl.disk import DiskFullError
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
@@ -356,6 +356,7 @@ def _claim(run: Path) -> Path | None:
         run.parent.mkdir(parents=True, exist_ok=True)
         if not run.exists():
             run.mkdir()
+            disk.sync_directory(run.parent)
             return run
     except FileExistsError:
         if not run.exists():  # the parent is a file

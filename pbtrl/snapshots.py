@@ -82,7 +82,8 @@ class Store:
         staged = final.with_name(f".tmp-{final.name}-{os.getpid()}")
         shutil.rmtree(staged, ignore_errors=True)
         try:
-            staged.mkdir(parents=True)
+            disk.make_folder(final.parent)
+            staged.mkdir()
             self._stage(staged, files)
         except OSError:
             shutil.rmtree(staged, ignore_errors=True)
@@ -90,7 +91,7 @@ class Store:
         shutil.rmtree(final, ignore_errors=True)
         staged.rename(final)
         crash.point("snapshot.renamed")
-        sync_directory(final.parent)
+        disk.sync_directory(final.parent)
         crash.point("snapshot.committed")
 
     def _stage(self, staged: Path, files: Mapping[str, bytes]) -> None:
@@ -98,7 +99,7 @@ class Store:
         for file, data in files.items():
             _write(staged / file, data)
             crash.point(f"snapshot.wrote {file}")
-        sync_directory(staged)
+        disk.sync_directory(staged)
         crash.point("snapshot.synced")
 
     def load(self, name: str) -> tuple[Tensors, dict[str, Any]]:
@@ -206,16 +207,7 @@ def write_atomically(path: Path, text: str) -> None:
     crash.point(f"{path.name}.staged")
     staged.replace(path)
     crash.point(f"{path.name}.replaced")
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make a rename in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    disk.sync_directory(path.parent)
 
 
 def _write(path: Path, data: bytes) -> None:

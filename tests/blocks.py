@@ -1,5 +1,6 @@
 """Agents, hyperparameters and blocks of made-up experience, for tests of networks and learners."""
 
+import importlib
 from dataclasses import fields, replace
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from agents import a3c, feudal, impala, unreal, vmpo
+from agents import feudal, unreal
 from agents.actor_critic import ActorCritic
 from agents.distributions import Categorical
 from agents.networks import Convolutional, Shared
@@ -20,10 +21,9 @@ TAKEN = {
     "clip": Box(-1.0, 1.0, (2,), np.float32),
     "squash": Box(-1.0, 1.0, (2,), np.float32),
 }
-IMAGE = (2, 12, 12)
+IMAGE = (2, 14, 13)  # a margin around the cells of pixel control
 
 
-MADE = {"impala": impala.Impala, "a3c": a3c.A3C, "vmpo": vmpo.VMPO, "unreal": unreal.Unreal, "feudal": feudal.Feudal}
 SMALL = {
     "unreal": {"core_units": 12, "cell_size": 2},
     "feudal": {"goal_units": 16, "embedding": 8, "horizon": 3, "random_goals": 0.2},
@@ -32,7 +32,8 @@ SMALL = {
 
 def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> ActorCritic:
     """A small agent: an MLP with a `categorical`, `clip` or `squash` policy, or `image`: convolutions in chunks."""
-    make, known, settings = MADE[name], AGENTS[name], {**SMALL.get(name, {}), **settings}
+    make = importlib.import_module(f"agents.{name}").make.__self__
+    known, settings = AGENTS[name], {**SMALL.get(name, {}), **settings}
     if kind == "image":
         torso = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, torch.float32, frames=17)
         own = known(**settings)

@@ -205,7 +205,7 @@ def main() -> int:
         }
         for name, text in rows.items():
             print(f"{name:<46} {text}")
-    return 0 if exact and verified["ok"] and not orphans else 1
+    return 0 if exact and not verified["findings"] and not orphans else 1
 
 
 if __name__ == "__main__":

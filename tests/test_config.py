@@ -798,6 +798,13 @@ def test_warnings(overrides, warning):
     assert config.warnings == ([] if warning is None else [warning])
 
 
+def test_a_warning_for_what_is_searched_without_effect():
+    searched = "hparams.rmsprop_epsilon={prior: log_uniform, low: 1e-5, high: 1e-1}"
+    said = "hparams.rmsprop_epsilon has no effect: the optimiser of impala is adam"
+    assert parse(FIVE_LINES, overrides=[searched]).warnings == []
+    assert parse(FIVE_LINES, overrides=[searched, "agent.optimiser=adam"]).warnings == [said]
+
+
 def test_a_warning_for_an_agent_with_nobody_to_copy():
     said = "population.mix has one vmpo, which has nobody to copy without strategy.exploit.across_agents"
     assert parse(MIXED).warnings == [said]

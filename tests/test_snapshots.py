@@ -153,7 +153,7 @@ def test_files_are_synced_before_the_rename_and_the_folder_after_it(
     monkeypatch.setattr(os, "fsync", lambda fd: tape.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
     monkeypatch.setattr(Path, "rename", lambda self, to: (tape.append("rename"), rename(self, to)))
     Store(tmp_path).commit(NAME, TENSORS, {})
-    assert tape == [*FILES, f".tmp-000012-{os.getpid()}", "rename", "snapshots"]
+    assert tape == [tmp_path.name, "m03", *FILES, f".tmp-000012-{os.getpid()}", "rename", "snapshots"]
 
 
 def test_names_are_sorted_and_leave_out_what_is_not_committed(store: Store) -> None:

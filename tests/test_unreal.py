@@ -81,8 +81,10 @@ class Tasks(Literal):
         return found
 
     def pixel_control(self, pictures, actions, live, outputs, discounts, cuts):
-        h, w = self.net.cells
-        rewards = oracles.pixel_control_rewards(pictures, self.learner.settings.cell_size)
+        (h, w), size = self.net.cells, self.learner.settings.cell_size
+        top, left = (pictures.shape[-2] - h * size) // 2, (pictures.shape[-1] - w * size) // 2
+        pictures = pictures[..., top : top + h * size, left : left + w * size]
+        rewards = oracles.pixel_control_rewards(pictures, size)
         q = []
         for x in outputs:
             maps = self.head("pixel", x).relu().view(1, 32, h // 2 - 1, w // 2 - 1)
@@ -226,6 +228,19 @@ def filled_by(*blocks, rows=10):
 
 def uniform(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_who_has_a_new_policy_replays_nothing_of_the_old_one():
+    learner = agent("categorical", "unreal")
+    h = live(learner, 2)
+    state = filled(learner, [0, 1], h)
+    before = state.running["replay.dead"].clone()
+    learner.forget(state, 0)
+    assert state.running["replay.dead"][0].all()
+    assert torch.equal(state.running["replay.dead"][1], before[1])
+    metrics = learner.learn(state, sparse(block(learner, [0, 1], envs=4, seed=9)), h).metrics
+    assert metrics["loss/value_replay"][0] == 0.0
+    assert metrics["loss/value_replay"][1] > 0.0
 
 
 def test_the_last_steps_are_kept_in_order_and_the_first_ones_go():

@@ -55,6 +55,17 @@ def test_a_multiplier_rises_where_its_bound_is_broken_and_falls_where_it_is_kept
     assert alpha != 1.0
 
 
+def test_multipliers_and_temperature_never_fall_below_a_hundred_millionth():
+    """Section 4.1: they are clipped after every step, however slack the bounds are."""
+    learner = agent("clip", "vmpo", temperature=1e-7, alpha=1e-7)
+    slack = {"eps_mean": 10.0, "eps_covariance": 10.0, "eps_temperature": 10.0}
+    state, h = fresh(learner, [0]), live(learner, 1, learning_rate=1.0, **slack)
+    learner.learn(state, block(learner, [0]), h)
+    views = learner.layout.views(state.tensors["params"])
+    for name in ("temperature", "alpha_mean", "alpha_covariance"):
+        assert views[name].flatten().tolist() == pytest.approx([1e-8], rel=1e-6), name
+
+
 @pytest.mark.parametrize("kind", ["categorical", "image"])
 def test_popart_does_not_move_what_the_value_head_says(kind):
     learner = agent(kind, "vmpo", rewards="none")

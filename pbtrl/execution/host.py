@@ -68,7 +68,7 @@ class Host:
         self._members = members
         members.mkdir(exist_ok=True)  # its parent is the run, which nobody but `train` makes
         for member in (m for group in groups for m in group):
-            (members / member).mkdir(exist_ok=True)
+            disk.make_folder(members / member)
         self._group = {m: i for i, group in enumerate(groups) for m in group}
         self._threads = threads
         self._discard_on_stop = discard_on_stop

@@ -63,6 +63,7 @@ class RLCohort:
         for slot, new in enumerate(self._new_policy):
             if new and not fresh:  # in fresh envs no episode is under way
                 self.rollout.forget(slot)
+                self._setting.agent.forget(self._state, slot)
         self._new_policy = [False] * len(self.members)
         self._curves: list[list[tuple[int, float]]] = [[] for _ in self.members]
         self._told = [0] * len(self.members)

@@ -44,7 +44,7 @@ class Trained:
     def __init__(self, agent, id, updates, *, time=10, **settings):
         vector = envs.make(id, range(8))
         known = {f.name for f in fields(AGENTS[agent])}
-        chosen = AGENTS[agent](**{k: v for k, v in {**QUICK, **OWN[agent], **settings}.items() if k in known})
+        chosen = AGENTS[agent](**{k: v for k, v in {**QUICK, **OWN.get(agent, {}), **settings}.items() if k in known})
         module = importlib.import_module(f"agents.{agent}")
         self.agent = module.make(chosen, vector.single_observation_space, vector.single_action_space)
         self.state = self.agent.init([torch.Generator().manual_seed(1)])
@@ -196,7 +196,7 @@ def test_cartpole_is_solved(name):
     """In 100,000 env steps, 500 is the most there is."""
     agent = {
         "name": name, "optimiser": "adam", "learning_rate": 1e-3,
-        "lambda_": 0.95, "max_grad_norm": 0.5, "entropy_cost": 0.0, "unroll_length": 20, **CARTPOLE[name],
+        "lambda_": 0.95, "max_grad_norm": 0.5, "entropy_cost": 0.0, "unroll_length": 20, **CARTPOLE.get(name, {}),
     }  # fmt: skip
     env = {"id": "CartPole-v1", "num_envs": 16, "backend": "gymnasium"}
     build = RLBuilder(Config.from_dict({"env": env, "agent": agent, "budget": {"env_steps_per_member": 100_000}}))
