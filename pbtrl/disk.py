@@ -52,8 +52,9 @@ def expect_room(run: Path, size: int, what: str) -> None:
 def make_folder(path: Path) -> None:
     """A folder, and those above it: they are still there after a power failure."""
     for folder in reversed([p for p in (path, *path.parents) if not p.exists()]):
-        folder.mkdir(exist_ok=True)
-        sync_directory(folder.parent)
+        with room_for(folder):
+            folder.mkdir(exist_ok=True)
+            sync_directory(folder.parent)
 
 
 def sync_directory(path: Path) -> None:

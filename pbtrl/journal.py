@@ -39,7 +39,8 @@ class Journal:
             raise JournalError(f"{path} is no file")
         self._drop_torn_line()
         self._file = path.open("ab", buffering=0)
-        disk.sync_directory(path.parent)
+        with disk.room_for(path):
+            disk.sync_directory(path.parent)
 
     def append(self, line: Line) -> Line:
         """Write one line durably and return it as a reader will see it.

@@ -248,11 +248,13 @@ def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, spec.cores)
     try:
-        host = spec.host()
-    except Exception:
-        pipe.send_bytes(json.dumps({"unfit": traceback.format_exc()}).encode())
-        return
-    try:
+        try:
+            host = spec.host()
+        except DiskFullError:
+            raise
+        except Exception:
+            pipe.send_bytes(json.dumps({"unfit": traceback.format_exc()}).encode())
+            return
         _serve(pipe, host, parent)
     except DiskFullError as error:
         pipe.send_bytes(json.dumps({"full": str(error)}).encode())
