@@ -16,6 +16,7 @@ import platform
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import time
 import uuid
@@ -98,14 +99,16 @@ def check_links(run: Path) -> None:
     """Whoever writes into a run directory, or reads weights from it, must not end up elsewhere.
 
     Raises:
-        RunError: there is a link in it, which pbtrl never makes.
+        RunError: there is a link, a pipe or a device in it, which pbtrl never makes.
     """
     for folder, folders, files in os.walk(run):
         for path in (Path(folder, name) for name in (*folders, *files)):
-            if path.is_symlink():
-                raise RunError(f"{path} is a link, and could lead anywhere: put there what it leads to")
-            if not (path.is_file() or path.is_dir()):
-                raise RunError(f"{path} is neither file nor folder: pbtrl makes nothing else")
+            with contextlib.suppress(FileNotFoundError):  # somebody is at the run
+                kind = path.lstat().st_mode
+                if stat.S_ISLNK(kind):
+                    raise RunError(f"{path} is a link, and could lead anywhere: put there what it leads to")
+                if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                    raise RunError(f"{path} is neither file nor folder: pbtrl makes nothing else")
 
 
 def has_begun(run: Path) -> bool:
