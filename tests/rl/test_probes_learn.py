@@ -185,7 +185,7 @@ CARTPOLE = {
     "vmpo": {"minibatches": 4, "eps_kl": 0.02},
     "unreal": {"advantages": "normalise", "reduction": "mean", "minibatches": 4, "core_units": 64},
     "feudal": {
-        "advantages": "normalise", "reduction": "mean", "minibatches": 2, "learning_rate": 5e-4, "entropy_cost": 0.005,
+        "advantages": "normalise", "reduction": "mean", "minibatches": 2, "learning_rate": 2e-3, "entropy_cost": 0.005,
         "goal_units": 64, "random_goals": 0.0, "gamma": 0.99, "manager_gamma": 0.99,
     },
 }  # fmt: skip
