@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import multiprocessing
-import os
 import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pbtrl.children import belong_to, how_it_ended, print_to, start_shielded
+from pbtrl import children
+from pbtrl.children import DiedError, belong_to, print_to
 from pbtrl.lock import DamagedError
 
 NAME = "apart"  # of the process
@@ -28,21 +27,11 @@ def call(function: str, *arguments: Any, log: Path) -> Any:
         ApartError: see above.
         DamagedError: as the function did.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
     task = json.dumps({"function": function, "arguments": arguments, "log": str(log)})
-    process = context.Process(target=_answer, args=(theirs, os.getpid(), task), name=NAME)
-    start_shielded(process)
-    theirs.close()
     try:
-        answer = json.loads(ours.recv_bytes())
-    except EOFError:
-        process.join()
-        raise ApartError(f"its process died ({how_it_ended(process.exitcode)})") from None
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
+        answer = json.loads(children.answer(_answer, task, name=NAME))
+    except DiedError as death:
+        raise ApartError(f"its process died ({death})") from None
     if text := answer.get("damaged"):
         raise DamagedError(text)
     if text := answer.get("error"):

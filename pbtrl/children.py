@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 HUNG = -signal.SIGALRM
 SAFE, OURS = "PYTHONSAFEPATH", "pbtrl"
+
+
+class DiedError(RuntimeError):
+    """A process ended without an answer; the message says how."""
+
+
+def answer(target: Callable[..., None], *arguments: object, name: str | None = None) -> bytes:
+    """What `target(pipe, our process id, *arguments)` sends from a process of its own, which is ended then.
+
+    Raises:
+        DiedError: it sent nothing.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=target, args=(theirs, os.getpid(), *arguments), name=name)
+    start_shielded(process)
+    theirs.close()
+    try:
+        return ours.recv_bytes()
+    except EOFError:
+        process.join()
+        raise DiedError(how_it_ended(process.exitcode)) from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
 
 
 def start_shielded(process: BaseProcess) -> None:

@@ -6,6 +6,7 @@ With a config also its env, and the memory that its workers need, measured on on
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import multiprocessing
 import os
 import platform
@@ -20,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import envs
-from pbtrl.children import belong_to, how_it_ended, start_shielded
+from pbtrl.children import DiedError, answer, belong_to
 
 if TYPE_CHECKING:
     from pbtrl.config import Config
@@ -102,21 +103,11 @@ def _measured(config: Config) -> int | None:
     from pbtrl import build
     from pbtrl.population import Population
 
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
     members = list(Population(config.population.size, config.seed).members)
-    share = build.shares(config, members)[0]
-    process = context.Process(target=_live, args=(theirs, os.getpid(), config.to_json(), share))
-    start_shielded(process)
-    theirs.close()
     try:
-        found: int | None = ours.recv()
-    except EOFError:
-        process.join()
-        raise ChildProcessError(f"a worker of this config: {how_it_ended(process.exitcode)}") from None
-    finally:
-        process.kill()
-        process.join()
+        found: int | None = json.loads(answer(_live, config.to_json(), build.shares(config, members)[0]))
+    except DiedError as error:
+        raise ChildProcessError(f"a worker of this config: {error}") from None
     return found
 
 
@@ -127,7 +118,7 @@ def _live(pipe: Connection, parent: int, config: str, share: tuple[tuple[int, ..
     cores, groups = share
     worker = Share(config, groups, len(cores))
     each = [_resident(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
-    pipe.send(None if None in each else sum(each))
+    pipe.send_bytes(json.dumps(None if None in each else sum(each)).encode())
     worker.close()
 
 

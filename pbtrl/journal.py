@@ -56,13 +56,13 @@ class Journal:
         try:
             with disk.room_for(self.path, len(data)):
                 self._write(data)
-        except disk.DiskFullError:
+                crash.point(f"journal.wrote {line['kind']}")
+                os.fsync(self._file.fileno())
+        except disk.DiskFullError:  # what may not be on the disk is not in the journal either
             os.ftruncate(self._file.fileno(), before)
             raise
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
-        crash.point(f"journal.wrote {line['kind']}")
-        self._sync(before)
         crash.point(f"journal.synced {line['kind']}")
         seen: Line = json.loads(data)
         return seen
@@ -80,17 +80,6 @@ class Journal:
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
-
-    def _sync(self, before: int) -> None:
-        """What may not be on the disk is not in the journal either."""
-        try:
-            with disk.room_for(self.path):
-                os.fsync(self._file.fileno())
-        except OSError as error:
-            os.ftruncate(self._file.fileno(), before)
-            if isinstance(error, disk.DiskFullError):
-                raise
-            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the file."""

@@ -114,7 +114,8 @@ def check_links(run: Path) -> None:
 def has_begun(run: Path) -> bool:
     """Whether there is a whole first line in its journal."""
     try:
-        return b"\n" in schema.content(run / "journal.jsonl")
+        with schema.opened(run / "journal.jsonl") as file:
+            return file.readline().endswith(b"\n")
     except (OSError, DamagedError):
         return False
 
@@ -139,12 +140,12 @@ def reference(run: Path) -> str:
     return run.name if run.parent.resolve() == Path("runs").resolve() else str(run)
 
 
-def trusting(run: Path) -> str:
-    """The same for commands that run its env, which may have to be allowed."""
+def trusting(run: Path, known: Config | None = None) -> str:
+    """The same for commands that run its env, which may have to be allowed; its config is read if it is not known."""
     from pbtrl.config import ConfigError
 
     try:
-        imports = config(run).imports
+        imports = (known or config(run)).imports
     except (DamagedError, ConfigError):
         imports = None
     return reference(run) + (" --trust-imports" if imports else "")

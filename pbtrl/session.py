@@ -152,7 +152,7 @@ def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
         "fitness reached": "budget.until_fitness=null",
         "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
     }.get(reason, f"budget.env_steps_per_member={2 * config.steps_per_member}")
-    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {runs.trusting(run)} {more}"
+    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {runs.trusting(run, config)} {more}"
 
 
 def _say(mode: progress.Mode, text: str) -> None:
@@ -199,7 +199,9 @@ class _Sitting:
             if isinstance(error, OSError) and not full and str(error.filename).startswith(f"{run}{os.sep}"):
                 raise RunError(f"cannot write to {error.filename}: {error.strerror or error}") from error
             if full:
-                raise DiskFullError(f"{error}; make room, then: pbtrl resume {runs.trusting(run)}") from error
+                raise DiskFullError(
+                    f"{error}; make room, then: pbtrl resume {runs.trusting(run, self.config)}"
+                ) from error
             raise
 
     def _sit(self, executor: Executor, board: TensorBoard) -> int:
@@ -215,7 +217,7 @@ class _Sitting:
         if reason == "interrupted":
             return self._stopped(controller)
         if all(m.lost for m in self.population.members.values()):
-            again = f"when that is mended: pbtrl resume {runs.trusting(run)}"
+            again = f"when that is mended: pbtrl resume {runs.trusting(run, self.config)}"
             return self._failed(f"no member survived: {self._last_error()}; {again}")
         try:
             with self.signals.raising():
@@ -233,7 +235,7 @@ class _Sitting:
         board.describe()
         if self.mode == "json":
             _print(json.dumps({"kind": "finish", "run": str(run), "best": best}))
-        _say(self.mode, progress.summary(best, run, runs.reference(run), runs.trusting(run)))
+        _say(self.mode, progress.summary(best, run, runs.reference(run), runs.trusting(run, self.config)))
         return 0
 
     def _controller(self, executor: Executor, board: TensorBoard, lost: Sequence[str]) -> Controller:
@@ -308,7 +310,7 @@ class _Sitting:
 
     def _stopped(self, controller: Controller) -> int:
         self._end("stop", "stopped", "interrupted", controller.seconds)
-        _print(f"stopped; go on with: pbtrl resume {runs.trusting(self.run_directory)}", sys.stderr)
+        _print(f"stopped; go on with: pbtrl resume {runs.trusting(self.run_directory, self.config)}", sys.stderr)
         return self.signals.code or FAILED
 
     def _failed(self, why: str) -> int:

@@ -82,7 +82,8 @@ class Store:
         staged = final.with_name(f".tmp-{final.name}-{os.getpid()}")
         shutil.rmtree(staged, ignore_errors=True)
         try:
-            disk.make_folder(final.parent)
+            for folder in (self.members, final.parent.parent, final.parent):
+                disk.make_folder(folder)
             staged.mkdir()
             self._stage(staged, files)
         except OSError:

@@ -47,8 +47,8 @@ def examine(run: Path) -> dict[str, Any]:
     While somebody is at the run, what is half done is nothing to find, and only what is found twice is wrong.
     """
     found = _examined(run)
-    if holder(run) is not None:
-        again = _examined(run)["findings"]
+    if found["findings"] and holder(run) is not None:
+        again = [] if found["ok"] else _examined(run)["findings"]
         found["findings"] = [f for f in found["findings"] if f["kind"] in ERRORS and f in again]
         found["ok"] = not found["findings"]
     return found

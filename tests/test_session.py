@@ -232,12 +232,12 @@ BEFORE_PYTHON_BEGAN = 256 - signal.SIGINT  # its own end by the signal, with not
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
 def test_ctrl_c_in_a_terminal_at_random_times(pbtrl: Command, tmp_path: Path, seed):
-    """Twice, then it may go on to the end, and nothing of it shows in the journal or the weights."""
+    """Four times, then it may go on to the end, and nothing of it shows in the journal or the weights."""
     rng, run = random.Random(seed), Path("runs/a")
     assert pbtrl("train", "cart.yaml", "--name", "b").code == 0
     command = [sys.executable, "-m", "pbtrl", "train", "cart.yaml", "--name", "a", "--if-exists", "resume",
                "execution.backend=processes", "--progress", "live"]  # fmt: skip
-    for delay in [*(rng.uniform(0.1, 4.0) for _ in range(2)), None]:
+    for delay in [*(rng.uniform(0.1, 4.0) for _ in range(4)), None]:
         with subprocess.Popen(
             [sys.executable, "-c", TERMINAL, *command],
             cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

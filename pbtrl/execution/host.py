@@ -66,7 +66,7 @@ class Host:
         self._builder = builder
         self._store = Store(members)
         self._members = members
-        members.mkdir(exist_ok=True)  # its parent is the run, which nobody but `train` makes
+        disk.make_folder(members)
         for member in (m for group in groups for m in group):
             disk.make_folder(members / member)
         self._group = {m: i for i, group in enumerate(groups) for m in group}
@@ -237,8 +237,8 @@ class Host:
         state = self._store.state(a.id)
         if state is None:
             return None
-        made, asked = state.get("assignment"), json.loads(json.dumps(a.to_json()))
-        if isinstance(made, dict) and any(made.get(key) != asked[key] for key in WHAT_IS_MADE):
+        made = state.get("assignment")
+        if isinstance(made, dict) and any(made.get(key) != getattr(a, key) for key in WHAT_IS_MADE):
             self._store.quarantine(a.id)
             return None
         try:

@@ -31,6 +31,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
 
+from pbtrl import disk
 from pbtrl.children import HUNG, belong_to, how_it_ended, print_to, start_shielded
 from pbtrl.disk import DiskFullError
 from pbtrl.execution.host import Host
@@ -244,20 +245,25 @@ class _Worker:
 def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     """The worker's loop."""
     belong_to(parent)
-    _log_output(Path(spec.members) / spec.groups[0][0])
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, spec.cores)
     try:
-        try:
-            host = spec.host()
-        except DiskFullError:
-            raise
-        except Exception:
-            pipe.send_bytes(json.dumps({"unfit": traceback.format_exc()}).encode())
-            return
-        _serve(pipe, host, parent)
+        _log_output(Path(spec.members) / spec.groups[0][0])
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, spec.cores)
+        if (host := _made(pipe, spec)) is not None:
+            _serve(pipe, host, parent)
     except DiskFullError as error:
         pipe.send_bytes(json.dumps({"full": str(error)}).encode())
+
+
+def _made(pipe: Connection, spec: WorkerSpec) -> Host | None:
+    """The host; where there cannot be one, the controller is told why."""
+    try:
+        return spec.host()
+    except DiskFullError:
+        raise
+    except Exception:
+        pipe.send_bytes(json.dumps({"unfit": traceback.format_exc()}).encode())
+        return None
 
 
 def _serve(pipe: Connection, host: Host, parent: int) -> None:
@@ -291,6 +297,6 @@ def _tell(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
 
 def _log_output(member: Path) -> None:
     """What libraries and envs print goes to the log of the worker's first member, not to the console."""
-    member.parent.mkdir(exist_ok=True)
-    member.mkdir(exist_ok=True)
+    disk.make_folder(member.parent)
+    disk.make_folder(member)
     print_to(member / "log.txt")
