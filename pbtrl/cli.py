@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -270,30 +271,21 @@ def _resume(a: argparse.Namespace) -> int:
 
 
 def _eval(a: argparse.Namespace) -> int:
-    from pbtrl import runs, tables
+    from pbtrl import evaluation, runs, tables
+    from pbtrl.snapshots import SnapshotError
 
     run = runs.find(a.run, a.runs)
     runs.check_links(run)
-    _, _, population = runs.folded(run)
+    chosen = evaluation.newest(run, a.member)
     config = runs.config(run)
     runs.check_imports(run, config, allowed=a.trust_imports)
-    newest = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
-    if a.member not in ("best", "all", *population.members):
-        raise runs.RunError(f"no member {a.member!r} in {run}: there are {', '.join(population.members)}")
-    if not newest:
-        raise runs.RunError(f"{run} has no snapshot yet: no member has come to the end of a slice")
-    from pbtrl import evaluation
-
-    if a.member == "best":
-        best = evaluation.best_snapshot(run)
-        if best is None:
-            raise runs.RunError(f"{run} has no best member yet: try --member all, or one of {', '.join(newest)}")
-        chosen = [best]
-    else:
-        chosen = [s for m, s in newest.items() if a.member in ("all", m)]
-    if not chosen:
-        raise runs.RunError(f"{run}: no snapshot yet of {a.member}, but of {', '.join(newest)}")
-    results = evaluation.evaluate(config, run, chosen, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
+    play = partial(evaluation.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
+    try:
+        results = play(chosen)
+    except SnapshotError:
+        if (now := evaluation.newest(run, a.member)) == chosen:
+            raise
+        results = play(now)  # it trains, and what was chosen first has gone
     try:
         evaluation.write(run, results)
     except OSError as error:

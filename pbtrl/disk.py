@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-FAULTY = frozenset({errno.EIO})
+FAULTY = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN})  # the last two: a server that went
 PAUSES = (0.5, 2.0)  # seconds between attempts: somebody may be tidying up
 
 

@@ -104,6 +104,27 @@ def candidates(config: Config, population: Population) -> list[str]:
     return [m.snapshot for m in ranked if m.snapshot]
 
 
+def newest(run: Path, member: str) -> list[str]:
+    """The snapshots to evaluate for a member's name, `all`, or `best`, which is what best.json names.
+
+    Raises:
+        RunError: there is no such member, or no snapshot of it.
+    """
+    _, _, population = runs.folded(run)
+    found = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
+    if member not in ("best", "all", *population.members):
+        raise runs.RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
+    if not found:
+        raise runs.RunError(f"{run} has no snapshot yet: no member has come to the end of a slice")
+    if member == "best":
+        if (best := best_snapshot(run)) is None:
+            raise runs.RunError(f"{run} has no best member yet: try --member all, or one of {', '.join(found)}")
+        return [best]
+    if not (chosen := [name for m, name in found.items() if member in ("all", m)]):
+        raise runs.RunError(f"{run}: no snapshot yet of {member}, but of {', '.join(found)}")
+    return chosen
+
+
 def best_snapshot(run: Path) -> str | None:
     """The snapshot that best.json names; None where there is none yet.
 

@@ -55,6 +55,9 @@ class Lock:
             who = _text(file)
             file.close()
             raise RunError(_busy(self._path, who))
+        if not _is_at(self._path, file):
+            file.close()
+            raise RunError(f"{self._path.parent} was removed by somebody else: try again")
         file.truncate(0)
         start = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "start": start}).encode()
@@ -98,6 +101,14 @@ def _open(path: str, flags: int) -> int:
 
 def _is_plain(file: IO[bytes]) -> bool:
     return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether the file is still what lies there: a run may have been overwritten since it was opened."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
 
 
 def _take(file: IO[bytes]) -> bool:

@@ -380,21 +380,25 @@ def _is_blank(run: Path) -> bool:
 
 
 def _remove(run: Path) -> None:
-    if not (is_run(run) or _is_blank(run)):
+    """Out of the way first, so that nobody begins in what is being deleted."""
+    if run.is_symlink() or not (is_run(run) or _is_blank(run)):
         raise RunError(f"{run} is no run directory: it is left as it is")
+    gone = run.with_name(f".gone-{run.name}")
     try:
+        shutil.rmtree(gone, ignore_errors=True)  # of somebody who was killed here
         with Lock(run):
-            shutil.rmtree(run)
+            run.rename(gone)
+        shutil.rmtree(gone)
     except OSError as error:
         raise RunError(f"cannot remove {run}: {error.strerror or error}") from error
 
 
 def _runs(root: Path) -> Iterator[Path]:
-    """Run directories right below the root; a link that leads out of it is not one of them."""
+    """Run directories right below the root; links that lead out of it are none, nor is what is being removed."""
     if not root.is_dir():
         return
     for path in root.iterdir():
-        if is_run(path) and path.resolve().is_relative_to(root.resolve()):
+        if not path.name.startswith(".") and is_run(path) and path.resolve().is_relative_to(root.resolve()):
             yield path
 
 

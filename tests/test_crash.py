@@ -96,13 +96,16 @@ def test_killed_anywhere_a_run_goes_on_as_if_nothing_had_happened(
     assert result(zygote, tmp_path) == golden
 
 
-@pytest.mark.slow
-def test_workers_that_die_again_and_again_change_nothing(
-    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path
+@pytest.mark.parametrize("workers", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_with_workers_it_goes_on_in_the_same_way(
+    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path, workers: int
 ) -> None:
+    """The controller is killed while they train, and one of them while it commits."""
     (tmp_path / "cart.yaml").write_text(CART)
-    processes = ["execution.backend=processes", "execution.workers=2"]
-    done = zygote(tmp_path, "train", "cart.yaml", "--name", "a", *processes, crash="snapshot.renamed:3")
+    processes = ["execution.backend=processes", f"execution.workers={workers}"]
+    train = ["train", "cart.yaml", "--name", "a", *processes]
+    assert zygote(tmp_path, *train, crash="journal.wrote report:3")["code"] == -signal.SIGKILL
+    done = zygote(tmp_path, "resume", "a", crash="snapshot.renamed:3")
     assert done["code"] == 0, done["err"]
     run = tmp_path / "runs/a"
     assert "failure" in kinds(run)

@@ -113,6 +113,12 @@ def ended(pid: int) -> bool:
         os.close(handle)
 
 
+def at_work(pid: int) -> int:
+    """How long a process has computed."""
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(times[11]) + int(times[12])
+
+
 @contextmanager
 def training(tmp_path: Path, *argv: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A run under way in its own process group: its env has stepped. Yields it and all that belongs to it."""
@@ -151,10 +157,15 @@ def test_who_was_stopped_for_a_while_goes_on(pbtrl: Command, tmp_path: Path):
         for pids in ([process.pid], family, [process.pid, *family]):
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
+            still = {pid: at_work(pid) for pid in pids}
             time.sleep(0.3)
             assert pbtrl("status", "a", "--json").json["state"] == "running"
+            assert {pid: at_work(pid) for pid in pids} == still
             for pid in pids:
                 os.kill(pid, signal.SIGCONT)
+            for pid in {*pids} & {process.pid, *workers_of(process.pid)}:
+                while at_work(pid) == still[pid]:
+                    time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=20)
         assert process.returncode == 130

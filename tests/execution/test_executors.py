@@ -103,6 +103,27 @@ def test_a_worker_killed_in_the_middle_of_a_slice_changes_nothing(tmp_path: Path
     assert weights(tmp_path / "killed") == weights(tmp_path / "quiet")
 
 
+IN_WORKERS = ["host.began:4", "host.loaded:2", "host.reports:4", "snapshot.staged:4", "snapshot.wrote state.json:4",
+              "snapshot.synced:4", "snapshot.renamed:4", "snapshot.committed:4"]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", IN_WORKERS)
+def test_workers_that_die_again_and_again_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """Each of the two, and whoever takes its place, whenever one has come to the point so many times."""
+    expected = run_toy(inline(tmp_path / "quiet", {"toy": True}), tmp_path / "quiet.jsonl")
+    monkeypatch.setenv("PBTRL_CRASH_AT", point)
+    killed = processes(tmp_path / "killed", {"toy": True}, 2)
+    found = run_toy(killed, tmp_path / "killed.jsonl")
+    killed.close()
+    failures = [line for line in found if line["kind"] == "failure"]
+    assert failures
+    assert all("killed by signal 9" in f["error"] and not f["given_up"] for f in failures)
+    assert digest(found) == digest(expected)
+    assert weights(tmp_path / "killed") == weights(tmp_path / "quiet")
+
+
 def first() -> list[Assignment]:
     return TestInline().first()
 
