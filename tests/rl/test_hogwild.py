@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from agents.optim import rmsprop
 from pbtrl.rl.crew import CrewError
 from pbtrl.rl.hogwild import HogwildCohort
+from pbtrl.rl.shared import Shared
 from tests.conformance import assert_equal
 from tests.rl.test_cohort import CARTPOLE, builder, run, slice_of
 
@@ -61,6 +65,38 @@ def test_one_process_is_the_serial_run_bit_for_bit(env: dict[str, Any], agent: d
     with pytest.raises(CrewError, match="process 0 died: killed by signal 9"):
         shared.turn()
     shared.close()
+
+
+UPDATES = 4000
+TARGET = 3.0
+
+
+def descend(slope: Shared, parabola: Shared, gate: Any) -> None:
+    """Algorithm S3 without an env: down a slope of 1, then down half the squared distance to TARGET."""
+    torch.set_num_threads(1)
+    rate, on = torch.full((1,), 1e-3), torch.ones(1, dtype=torch.bool)
+    for tensors, gradient in ((slope.tensors, torch.ones_like), (parabola.tensors, lambda x: x - TARGET)):
+        gate.wait()
+        for _ in range(UPDATES):
+            mine = gradient(tensors["params"].clone())
+            rmsprop(tensors["params"], mine, tensors["rms"], learning_rate=rate, decay=0.99, epsilon=0.1, active=on)
+
+
+def test_without_locks_processes_arrive_and_lose_few_updates() -> None:
+    """Recht et al. 2011: what one overwrites of another's is a small part; nothing is applied twice."""
+    context = multiprocessing.get_context("spawn")
+    slope, parabola = (Shared({"params": torch.zeros(1, 4096), "rms": torch.zeros(1, 4096)}) for _ in range(2))
+    slope.tensors["rms"].fill_(1.0)
+    gate = context.Barrier(2)
+    processes = [context.Process(target=descend, args=(slope, parabola, gate)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    applied = -slope.tensors["params"] / (len(processes) * UPDATES * 1e-3 / 1.1**0.5)
+    assert applied.min() > 0.8
+    assert applied.max() < 1.01
+    assert (parabola.tensors["params"] - TARGET).abs().max() < 0.05
 
 
 def test_processes_learn_together_and_one_that_is_killed_is_replaced() -> None:
