@@ -78,6 +78,11 @@ class ActorCritic(ABC):
             state.tensors[name] = torch.where(_rows(active, value.ndim), value, state.tensors[name])
 
     @property
+    def unused(self) -> frozenset[str]:
+        """Live hyperparameters that change nothing in this env."""
+        return frozenset()
+
+    @property
     def layout(self) -> Layout:
         """The network's parameters, and what `others` names."""
         return Layout({**self.net.layout.shapes, **{name: (size,) for name, (size, _) in self.others.items()}})

@@ -160,6 +160,10 @@ class Agent(Protocol):
         """Whether observations are uint8, and else float32."""
 
     @property
+    def unused(self) -> frozenset[str]:
+        """Live hyperparameters that change nothing in this env."""
+
+    @property
     def acts_by(self) -> tuple[str, ...]:
         """Names of the state's tensors that `act` reads."""
 

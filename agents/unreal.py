@@ -119,6 +119,11 @@ class Unreal(A3C):
         controls = image and isinstance(policy, Categorical)
         return with_tasks(net, cells(shape, settings.cell_size) if controls else None)
 
+    @property
+    def unused(self) -> frozenset[str]:
+        """Pixel control's, where there are no pixels or no actions to value."""
+        return frozenset() if self.net.cells else frozenset({"pixel_control_cost", "pixel_control_gamma"})
+
     def chances(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:
         """Four numbers in [0, 1) per env, for what is drawn from the replay; those of a block's first step are used."""
         return [torch.rand(time, envs, 4, generator=generator)]

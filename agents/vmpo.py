@@ -50,6 +50,11 @@ class VMPO(ActorCritic):
         return {"alpha": "eps_kl"}
 
     @property
+    def unused(self) -> frozenset[str]:
+        """Bounds for the other kind of policy."""
+        return frozenset({"eps_kl", "eps_mean", "eps_covariance"}) - set(self._constraints.values())
+
+    @property
     def acts_by(self) -> tuple[str, ...]:
         """The target network acts."""
         return ("target", *super().acts_by[1:])

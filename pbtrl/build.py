@@ -63,6 +63,17 @@ def prepared(config: Config, source: Source | None = None) -> Config:
     return config
 
 
+def warnings(config: Config) -> list[str]:
+    """What can be run but is probably not meant, one line each; in a prepared config also what only the env tells."""
+    found = config.warnings
+    for kind in config.kinds.values():
+        assert kind.agent
+        assert kind.env
+        idle = [name for name in kind.hparams if name in RLBuilder(kind).agent.unused]
+        found += [f"hparams.{name} has no effect: {kind.agent.name} does not use it in {kind.env.id}" for name in idle]
+    return found
+
+
 def _fault(message: str) -> Fault:
     """A message that begins with a dotted name, as in `env.id=Pong: no such env`, as a fault at that place."""
     named = re.match(r"((?:\w+\.)+\w+)(?:=|: | )", message)

@@ -57,7 +57,7 @@ def start(
     run = runs.create(root, name, if_exists)
     if runs.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config, wide=wide)
-    for warning in config.warnings:
+    for warning in build.warnings(prepared):
         _print(f"warning: {warning}", sys.stderr)
     with Signals() as signals, Lock(run):
         runs.begin(run, command, build.torch_threads(prepared))

@@ -128,6 +128,25 @@ def test_the_header_says_what_readers_need():
     assert (build.header(toy(), "toy").unit, build.header(toy(), "toy").rule.min_episodes) == ("steps", 1)
 
 
+@pytest.mark.parametrize(
+    ("env", "agent", "unused"),
+    [
+        ("CartPole-v1", "vmpo", ["eps_mean", "eps_covariance"]),
+        ("Pendulum-v1", "vmpo", ["eps_kl"]),
+        ("CartPole-v1", "unreal", ["pixel_control_cost", "pixel_control_gamma"]),
+        ("ALE/Pong-v5", "unreal", []),
+    ],
+)
+def test_a_warning_for_what_an_agent_does_not_use_in_an_env(env, agent, unused):
+    names = ["eps_kl", "eps_mean", "eps_covariance"] if agent == "vmpo" else [
+        "pixel_control_cost", "pixel_control_gamma", "reward_prediction_cost"
+    ]  # fmt: skip
+    searched = [f"hparams.{name}={{prior: uniform, low: 0.1, high: 0.2}}" for name in names]
+    config = build.prepared(cart(f"env.id={env}", f"agent={{name: {agent}}}", *searched))
+    said = [f"hparams.{name} has no effect: {agent} does not use it in {env}" for name in unused]
+    assert [line for line in build.warnings(config) if "no effect" in line] == said
+
+
 def test_the_strategy_gets_what_the_config_says():
     config = cart(
         "strategy={ready: {every: 100, burn_in: 50}, exploit: {method: t_test, alpha: 0.01}, explore: {sd: 0.3}, "
