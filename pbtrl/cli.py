@@ -296,12 +296,12 @@ def _eval(a: argparse.Namespace) -> int:
 
 
 def _status(a: argparse.Namespace) -> int:
-    from pbtrl import runs, tables
+    from pbtrl import card, runs, tables
 
     run = runs.find(a.run, a.runs)
     with runs.sound(run):
         found = runs.status(run)
-        reason = runs.card(run).get("reason", "") if found["state"] == "crashed" else ""
+        reason = card.read(run).get("reason", "") if found["state"] == "crashed" else ""
         _show(json.dumps(found) if a.json else tables.status(found, runs.trusting(run), reason))
     return 0
 

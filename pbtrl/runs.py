@@ -1,4 +1,4 @@
-"""Run directories: made, found, locked, described, and their state.
+"""Run directories: made, found, checked, listed, and their state.
 
     runs/pong/  run.json config.yaml config.resolved.yaml journal.jsonl LOCK best.json
                 members/<id>/{metrics.jsonl,log.txt,snapshots/}  tb/  eval/
@@ -9,48 +9,37 @@ The journal says what happened; LOCK (held for the controller's life, lock.py) s
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import shutil
-import socket
 import stat
-import subprocess
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pbtrl import __version__, disk, schema
-from pbtrl.disk import DiskFullError
+from pbtrl import card, disk, schema
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
 from pbtrl.lock import DamagedError as DamagedError
 from pbtrl.lock import Lock, holder
 from pbtrl.lock import RunError as RunError
 from pbtrl.population import Member, Population
-from pbtrl.snapshots import Store, write_atomically
+from pbtrl.snapshots import Store
 
 if TYPE_CHECKING:
     from pbtrl.config import Config
 
 IfExists = Literal["error", "resume", "overwrite", "suffix"]
 State = Literal["running", "finished", "stopped", "crashed", "stale"]
-Status = Literal["finished", "stopped", "failed"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 STALE_AFTER = 600.0  # seconds without a line, while somebody holds the lock
-PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool")
 _FILES = frozenset(
     {"run.json", "config.yaml", "config.resolved.yaml", "LOCK", "members", "tb", "best.json", "eval", "log.txt"}
 )
-_SECRETS = r"(?i)[\w.-]*(?:key|token|secret|passw|credential|auth)[\w.-]*"
-_SECRET = re.compile(_SECRETS)
-_TOLD = re.compile(_SECRETS + r"""["']?\s*[=:]\s*(?P<value>"[^"]*"|'[^']*'|[^\s,}\]]+)|://(?P<user>[^/@\s]+)@""")
 
 
 def create(root: Path, name: str, if_exists: IfExists = "error") -> Path:
@@ -184,38 +173,6 @@ def is_run(path: Path) -> bool:
     return (path / "journal.jsonl").is_file() or (path / "run.json").is_file()
 
 
-def begin(run: Path, command: Sequence[str], threads: int = 1) -> list[str]:
-    """Write `run.json` at the start of a sitting, the first or a resumed one; `threads` are torch's in a worker.
-
-    Returns:
-        What to warn of: versions that differ from those of the sitting before, the processor and threads among them.
-    """
-    before, unreadable = _readable_card(run)
-    versions, now = {**_versions(), "torch threads": threads}, time.time()
-    _write(run, {
-        "schema": schema.SCHEMA,
-        "id": before.get("id", uuid.uuid4().hex),
-        "name": run.name,
-        "status": "running",
-        "versions": versions,
-        "host": socket.gethostname(),
-        "command": _redacted(command),
-        "git": _git_commit(),
-        "created": before.get("created", now),
-        "started": now,
-        "ended": None,
-        "sittings": before.get("sittings", 0) + 1,
-    })  # fmt: skip
-    earlier = before.get("versions", versions)
-    changed = [f"{k} {earlier[k]} -> {v}" for k, v in versions.items() if k in earlier and earlier[k] != v]
-    return [*unreadable, *(f"{change} since the last sitting: from here on not bit-exact" for change in changed)]
-
-
-def end(run: Path, status: Status, reason: str = "") -> None:
-    """Note in `run.json` how a sitting ended; the journal's last line says so too and is what counts."""
-    _write(run, {**_readable_card(run)[0], "status": status, "reason": reason, "ended": time.time()})
-
-
 def leftovers(run: Path) -> list[Path]:
     """What killed writers left behind in a run: nothing that counts."""
     return [*sorted(run.glob(".tmp-*")), *Store(run / "members").leftovers()]
@@ -227,28 +184,6 @@ def sweep(run: Path) -> list[Path]:
     for path in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return found
-
-
-def card(run: Path) -> dict[str, Any]:
-    """What `run.json` says; empty where there is none.
-
-    Raises:
-        DamagedError: it is no JSON object, or a newer pbtrl wrote it.
-    """
-    try:
-        return schema.read(run / "run.json")
-    except FileNotFoundError:
-        return {}
-
-
-def _readable_card(run: Path) -> tuple[dict[str, Any], list[str]]:
-    """What `run.json` says, for who writes it anew; where it is damaged nothing, and a line that says so."""
-    try:
-        return card(run), []
-    except schema.NewerError:
-        raise
-    except DamagedError as error:
-        return {}, [f"{error}; it is written anew"]
 
 
 def heartbeat(run: Path) -> float:
@@ -405,70 +340,13 @@ def _runs(root: Path) -> Iterator[Path]:
 def _begun(run: Path) -> tuple[float, str]:
     """When the run's latest sitting began (Unix seconds)."""
     try:
-        return float(card(run)["started"]), run.name
+        return float(card.read(run)["started"]), run.name
     except (RunError, KeyError, TypeError, ValueError):
         return _modified(run / "journal.jsonl"), run.name
 
 
 def _several(names: Sequence[str]) -> str:
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-
-
-def _write(run: Path, content: Mapping[str, Any]) -> None:
-    try:
-        write_atomically(run / "run.json", json.dumps(content, indent=2) + "\n")
-    except DiskFullError:
-        raise
-    except OSError as error:
-        raise RunError(f"cannot write to {run}: {error.strerror or error}") from error
-
-
-def _versions() -> dict[str, str | None]:
-    ours = {"pbtrl": __version__, "python": platform.python_version(), "processor": _processor()}
-    return {**ours, **{p: _version(p) for p in PACKAGES}}
-
-
-def _processor() -> str:
-    """On which results depend bit for bit: another one has other vector instructions."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _redacted(command: Sequence[str]) -> list[str]:
-    """The command line without what looks like a secret."""
-    shown: list[str] = []
-    hide_next = False
-    for word in command:
-        name, equals, _ = word.partition("=")
-        secret = bool(_SECRET.fullmatch(name))
-        shown.append(f"{name}=..." if secret and equals else "..." if hide_next else _TOLD.sub(_hidden, word))
-        hide_next = secret and not equals and word.startswith("-")
-    return shown
-
-
-def _hidden(told: re.Match[str]) -> str:
-    start, end = (x - told.start() for x in told.span("value" if told["value"] else "user"))
-    return f"{told[0][:start]}...{told[0][end:]}"
-
-
-def _git_commit() -> str | None:
-    """The commit of the working directory, where it is a git checkout."""
-    command = ["git", "rev-parse", "--verify", "HEAD"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None
 
 
 def _last_kind(journal: Path) -> str | None:

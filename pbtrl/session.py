@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pbtrl import apart, build, evaluation, extension, progress, runs
+from pbtrl import apart, build, card, evaluation, extension, progress, runs
 from pbtrl.config import Config, checked, read
 from pbtrl.controller import Controller
 from pbtrl.disk import FULL, DiskFullError, expect_room
@@ -60,7 +60,7 @@ def start(
     for warning in build.warnings(prepared):
         _print(f"warning: {warning}", sys.stderr)
     with Signals() as signals, Lock(run):
-        runs.begin(run, command, build.torch_threads(prepared))
+        card.begin(run, command, build.torch_threads(prepared))
         write_atomically(run / "config.yaml", source.text)
         write_atomically(run / "config.resolved.yaml", prepared.dump_yaml())
         header = build.header(prepared, run.name)
@@ -101,7 +101,7 @@ def resume(
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
         _expect_room(run, config, 1)
-        for warning in runs.begin(run, command, build.torch_threads(config)):
+        for warning in card.begin(run, command, build.torch_threads(config)):
             _print(f"warning: {warning}", sys.stderr)
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())
         header = build.header(config, before.name)
@@ -195,7 +195,7 @@ class _Sitting:
         except Exception as error:
             full = isinstance(error, OSError) and (isinstance(error, DiskFullError) or error.errno in FULL)
             with contextlib.suppress(DiskFullError, RunError):
-                runs.end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
+                card.end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
             if isinstance(error, OSError) and not full and str(error.filename).startswith(f"{run}{os.sep}"):
                 raise RunError(f"cannot write to {error.filename}: {error.strerror or error}") from error
             if full:
@@ -314,13 +314,13 @@ class _Sitting:
         return self.signals.code or FAILED
 
     def _failed(self, why: str) -> int:
-        runs.end(self.run_directory, "failed", why)
+        card.end(self.run_directory, "failed", why)
         _print(why, sys.stderr)
         return FAILED
 
-    def _end(self, kind: str, status: runs.Status, reason: str, elapsed: float) -> None:
+    def _end(self, kind: str, status: card.Status, reason: str, elapsed: float) -> None:
         self.journal.append({"kind": kind, "reason": reason, "timing": {"elapsed": elapsed}})
-        runs.end(self.run_directory, status, reason)
+        card.end(self.run_directory, status, reason)
 
     def _last_error(self) -> str:
         """Of the failures, the last, and where more of it is told."""

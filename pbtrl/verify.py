@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pbtrl import evaluation, journal, runs
+from pbtrl import card, evaluation, journal, runs
 from pbtrl.config import ConfigError
 from pbtrl.lock import DamagedError, Lock, holder
 from pbtrl.population import Population
@@ -153,7 +153,7 @@ def _small_files(run: Path) -> Iterator[Finding]:
         runs.config(run)
     except (ConfigError, DamagedError) as error:
         yield Finding("damaged", "config.resolved.yaml", str(error).splitlines()[0])
-    for name, reader in (("run.json", runs.card), ("best.json", evaluation.best_snapshot)):
+    for name, reader in (("run.json", card.read), ("best.json", evaluation.best_snapshot)):
         try:
             reader(run)
         except DamagedError as error:

@@ -39,6 +39,7 @@ FLOORS: list[list[set[str]]] = [
             "crash",
             "disk",
             "schema",
+            "card",
         }
     ],
     [{"agents"}, {"envs"}],

@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 
-from pbtrl import lock, runs, snapshots
+from pbtrl import card, lock, runs, snapshots
 from pbtrl.header import Header
 from pbtrl.runs import RunError
 from tests.command import Command, contents
@@ -43,7 +43,7 @@ def test_a_taken_name_is_an_error_that_names_the_ways_out(tmp_path: Path):
 
 
 def test_a_directory_whose_run_never_began_is_new(tmp_path: Path):
-    runs.begin(runs.create(tmp_path, "pong"), ["pbtrl", "train"])
+    card.begin(runs.create(tmp_path, "pong"), ["pbtrl", "train"])
     assert runs.create(tmp_path, "pong") == tmp_path / "pong"
 
 
@@ -168,8 +168,8 @@ def test_a_clock_that_jumps_changes_nothing(pbtrl: Command, monkeypatch: pytest.
 
 def test_find_by_name_prefix_path_and_last(tmp_path: Path):
     for name in ("pong-a", "pong-b", "breakout"):
-        runs.begin(Written(tmp_path / name).run, [])
-    runs.begin(tmp_path / "pong-a", [])  # resumed last
+        card.begin(Written(tmp_path / name).run, [])
+    card.begin(tmp_path / "pong-a", [])  # resumed last
     assert runs.find("last", tmp_path).name == "pong-a"
     assert runs.find("b", tmp_path).name == "breakout"
     assert runs.find("pong-b", tmp_path).name == "pong-b"
@@ -317,7 +317,7 @@ def test_listing_tells_of_what_it_cannot_read(tmp_path: Path):
     (tmp_path / "odd" / "journal.jsonl").write_text(
         json.dumps(Header("odd", 1, 1, 10).to_line()) + '\n{"kind":"report","member":"m07"}\n'
     )
-    runs.begin(runs.create(tmp_path, "empty"), [])
+    card.begin(runs.create(tmp_path, "empty"), [])
     found = {entry["name"]: entry for entry in runs.listing(tmp_path)}
     assert "error" not in found["good"]
     assert "journal.jsonl:1: not a journal line" in found["bad"]["error"]
@@ -329,17 +329,17 @@ def test_listing_tells_of_what_it_cannot_read(tmp_path: Path):
 def test_run_json_keeps_identity_and_tells_of_new_versions(tmp_path: Path):
     run = Written(tmp_path / "pong").run
     command = ["pbtrl", "train", "pong.yaml", "hub.token=hunter2", "--api-key", "hunter3", "seed=2"]
-    assert runs.begin(run, command) == []
-    first = runs.card(run)
+    assert card.begin(run, command) == []
+    first = card.read(run)
     shown = ["pbtrl", "train", "pong.yaml", "hub.token=...", "--api-key", "...", "seed=2"]
     assert first["command"] == shown
     assert first["versions"]["torch"]
     assert first["status"] == "running"
-    runs.end(run, "stopped", "interrupted")
-    assert (runs.card(run)["status"], runs.card(run)["reason"]) == ("stopped", "interrupted")
+    card.end(run, "stopped", "interrupted")
+    assert (card.read(run)["status"], card.read(run)["reason"]) == ("stopped", "interrupted")
     (run / "run.json").write_text(json.dumps(first | {"versions": first["versions"] | {"torch": "1.0"}}))
-    (warning,) = runs.begin(run, command)
+    (warning,) = card.begin(run, command)
     assert warning.startswith(f"torch 1.0 -> {first['versions']['torch']} since the last sitting: ")
-    again = runs.card(run)
+    again = card.read(run)
     assert (again["id"], again["created"], again["sittings"]) == (first["id"], first["created"], 2)
     assert "hunter" not in (run / "run.json").read_text()
