@@ -427,6 +427,7 @@ def _rule(config: Config) -> FitnessRule:
         source=fitness.source,
         window=fitness.window_episodes,
         min_episodes=fitness.min_episodes,
+        share=0.5,
         cut_episodes=config.env.between_slices == "reset",
     )
 

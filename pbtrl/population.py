@@ -130,13 +130,16 @@ class FitnessRule:
         source: `training` episodes, or `evaluation` episodes played at the end of each slice: those of the last one.
         window: how many of the latest training episodes count.
         min_episodes: fewer since the last copy, and the fitness is absent.
-        cut_episodes: every slice cuts the episodes under way (`between_slices: reset`); then at least half of
-            a slice's steps must lie in finished episodes, or short episodes would be favoured.
+        share: of the env steps since the last copy that must lie in training episodes that count, for as long as mostly
+            short ones have ended the mean would favour them.
+        cut_episodes: every slice cuts the episodes under way (`between_slices: reset`); then that share is asked of
+            every slice, and one that has it not does not count.
     """
 
     source: str = "training"
     window: int = 100
     min_episodes: int = 10
+    share: float = 0.0
     cut_episodes: bool = False
 
 
@@ -150,6 +153,8 @@ class Member:
             donor gives away a pair that belongs together even while it is trying something else.
         fitness: a number or absent (None); `diverged` comes before either.
         given_up: how often in a row an assignment was given up, with no report in between.
+        begun: its step at its last copy or start, or where slices cut episodes at that of the slice; `played` of the
+            steps since lie in training episodes that count.
     """
 
     id: str
@@ -164,6 +169,8 @@ class Member:
     diverged: bool = False
     lost: bool = False
     given_up: int = 0
+    begun: int = 0
+    played: int = 0
     open: Assignment | None = None
     history: list[tuple[int, float | None]] = field(default_factory=list)
 
@@ -263,25 +270,29 @@ class Population:
         agent = assignment.hyperparameters.get(AGENT)
         if agent is not None and agent not in self._agents:
             self._agents.append(agent)
-        if assignment.donor or not assignment.parent:
+        anew = assignment.donor or not assignment.parent
+        if anew:
             member.window, member.fitness = [], None
             member.diverged = member.lost = False
+        if anew or self.rule.cut_episodes:
+            member.begun, member.played = assignment.start, 0
         self.copies += assignment.donor is not None
 
     def _reported(self, line: Mapping[str, Any]) -> None:
         member, assignment = self._answered(line)
-        slice_steps = line["step"] - member.step
         member.parent, member.snapshot = assignment.parent, assignment.id
         self.made[assignment.id] = replace(assignment, stop=line["step"])
         member.trained_under, member.given_up = assignment.hyperparameters, 0
         member.step, member.open, member.diverged = line["step"], None, line["diverged"]
+        whole = True
         if self.rule.source == "training":
-            member.window = [*member.window, *line["returns"]][-self.rule.window :]
+            member.played += sum(length + 1 for length in line["lengths"])  # and the step in which the env resets
+            whole = member.played >= self.rule.share * (member.step - member.begun)
+            if whole or not self.rule.cut_episodes:
+                member.window = [*member.window, *line["returns"]][-self.rule.window :]
         elif line["evaluation"]:  # of these weights; whoever was stopped had no time for it
             member.window = list(line["evaluation"])
-        enough = len(member.window) >= self.rule.min_episodes
-        if self.rule.cut_episodes and self.rule.source == "training":
-            enough &= 2 * sum(line["lengths"]) >= slice_steps
+        enough = whole and len(member.window) >= self.rule.min_episodes
         member.fitness = statistics.fmean(member.window) if enough and np.isfinite(member.window).all() else None
         member.history.append((member.step, member.fitness))
 

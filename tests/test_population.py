@@ -111,13 +111,36 @@ def test_a_fitness_may_ask_for_evaluation_episodes() -> None:
         assert population.members["m00"].fitness == fitness
 
 
-@pytest.mark.parametrize(("lengths", "fitness"), [((25, 25), 1.0), ((25, 24), None), ((50,), 1.0), ((), None)])
-def test_where_slices_cut_episodes_half_of_the_steps_must_count(lengths: Any, fitness: Any) -> None:
-    population = Population(1, 0, FitnessRule(window=10, min_episodes=1, cut_episodes=True))
-    a = assign(population, "m00")
+SHORT, LONG = 9, 39  # and a step each in which the env resets
+
+
+def played(population: Population, shorts: int, longs: int, **changes: Any) -> float | None:
+    """The fitness after a slice of 100 steps in which so many episodes ended, each worth its length."""
+    a = assign(population, "m00", **changes)
     population.record(decision(a))
-    population.record(answer(Report(a.id, "m00", 100, {}, returns=(1.0,) * len(lengths), lengths=lengths)))
-    assert population.members["m00"].fitness == fitness
+    lengths = (SHORT,) * shorts + (LONG,) * longs
+    population.record(answer(Report(a.id, "m00", a.stop, {}, returns=tuple(map(float, lengths)), lengths=lengths)))
+    return population.members["m00"].fitness
+
+
+def test_where_slices_cut_episodes_half_of_each_slice_must_count() -> None:
+    population = Population(1, 0, FitnessRule(window=10, min_episodes=1, share=0.5, cut_episodes=True))
+    assert played(population, 1, 1) == 24.0
+    assert played(population, 4, 0) is None
+    assert played(population, 0, 0) is None
+    assert played(population, 0, 2) == 31.5  # the two before, and nothing of what did not count
+
+
+def test_half_of_the_steps_since_the_last_copy_must_count() -> None:
+    """Before that mostly short episodes have ended, which some envs make look good, and others bad."""
+    population = Population(2, 0, FitnessRule(window=10, min_episodes=1, share=0.5))
+    assert played(population, 4, 0) is None
+    assert played(population, 0, 2) == 19.0
+    assert played(population, 0, 0) is None
+    assert played(population, 0, 1) is None
+    assert played(population, 0, 4) == 30.0  # the last ten, three of them short
+    assert played(population, 4, 0, donor="m01", parent="m00/000000") is None
+    assert played(population, 1, 3) == (5 * SHORT + 3 * LONG) / 8
 
 
 def test_a_copy_or_a_fresh_start_forgets_what_the_member_was() -> None:

@@ -150,6 +150,7 @@ class _Peer(RLCohort):
 
     def _learn_from(self, steps: int) -> Message:
         tensors, rollout = self._state.tensors, self._inline
+        self._state.refresh()
         tensors |= {name: self._shared[name].clone() for name in self._copied}
         learned = self.learn(rollout.collect(self._state, self._generators, steps))
         for name in self._copied:

@@ -117,7 +117,7 @@ class PBT:
             better = self._significant if self.exploit.method == "t_test" else self._fitter
             donor = donor if better(donor, member, rng) else None
         gap = self.exploit.min_gap
-        if donor is None or (gap > 0 and _fitness(donor) - _fitness(member) < gap):
+        if donor is None or (gap > 0 and _fitness(donor) - _fitness(member) <= gap):
             return None, ""
         rank = 1 + sum(_fitness(m) > _fitness(donor) for m in [*others, member])
         return donor, f"exploit {donor.id}, rank {rank} of {len(others) + 1}"

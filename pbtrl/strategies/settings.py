@@ -43,7 +43,7 @@ class Exploit(_Settings):
         top: fraction that is copied from; at least one member.
         ties: a tournament between equals is decided at `random`, or always a reason to `copy`. Truncation ranks
             equals at random.
-        min_gap: fitness by which a donor must be ahead; 0 asks for nothing.
+        min_gap: a donor must be ahead by more than this fitness (IMPALA: 5); 0 asks for nothing.
         alpha: level of the t-test.
         episodes: newest episodes that the t-test compares.
         across_agents: in a population of several agents, who copies takes over the donor's agent too, so that the

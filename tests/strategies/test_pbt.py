@@ -151,8 +151,8 @@ def test_a_tournament_between_equals(ties: Any, expected: float) -> None:
 
 def test_a_gap_may_be_asked_for() -> None:
     strategy = pbt(exploit=Exploit(method="binary_tournament", min_gap=5.0))
-    assert copies(strategy, after_one_slice(1.0, 5.9)) == {}
-    assert copies(strategy, after_one_slice(1.0, 6.0)) == {"m00": "m01"}
+    assert copies(strategy, after_one_slice(1.0, 6.0)) == {}
+    assert copies(strategy, after_one_slice(1.0, 6.1)) == {"m00": "m01"}
     assert copies(pbt(exploit=Exploit(min_gap=5.0)), after_one_slice(1.0, 5.9)) == {}
 
 
