@@ -11,6 +11,7 @@ from typing import Any
 
 from pbtrl import children
 from pbtrl.children import DiedError, belong_to, print_to
+from pbtrl.disk import DiskFullError
 from pbtrl.lock import DamagedError
 
 NAME = "apart"  # of the process
@@ -25,7 +26,7 @@ def call(function: str, *arguments: Any, log: Path) -> Any:
 
     Raises:
         ApartError: see above.
-        DamagedError: as the function did.
+        DamagedError, DiskFullError: as the function did.
     """
     task = json.dumps({"function": function, "arguments": arguments, "log": str(log)})
     try:
@@ -34,6 +35,8 @@ def call(function: str, *arguments: Any, log: Path) -> Any:
         raise ApartError(f"its process died ({death})") from None
     if text := answer.get("damaged"):
         raise DamagedError(text)
+    if text := answer.get("full"):
+        raise DiskFullError(text)
     if text := answer.get("error"):
         error = ApartError(text)
         error.add_note(answer["trace"])
@@ -42,7 +45,7 @@ def call(function: str, *arguments: Any, log: Path) -> Any:
 
 
 def _answer(pipe: Connection, parent: int, task: str) -> None:
-    belong_to(parent)
+    belong_to(parent, pipe)
     asked = json.loads(task)
     print_to(Path(asked["log"]))
     module, function = asked["function"].split(":")
@@ -50,6 +53,8 @@ def _answer(pipe: Connection, parent: int, task: str) -> None:
         answer = {"result": getattr(importlib.import_module(module), function)(*asked["arguments"])}
     except DamagedError as error:
         answer = {"damaged": str(error)}
+    except DiskFullError as error:
+        answer = {"full": str(error)}
     except (Exception, SystemExit) as error:
         answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
     pipe.send_bytes(json.dumps(answer).encode())

@@ -143,7 +143,7 @@ def text(found: dict[str, Any]) -> str:
 def _work(
     pipe: Connection, parent: int, config: str, groups: list[list[str]], cores: tuple[int, ...], seconds: float
 ) -> None:
-    belong_to(parent)
+    belong_to(parent, pipe)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     share = Share(config, groups, len(cores))

@@ -8,9 +8,13 @@ import os
 import resource
 import signal
 import sys
+import time
+import weakref
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import IO
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 HUNG = -signal.SIGALRM
@@ -30,17 +34,32 @@ def answer(target: Callable[..., None], *arguments: object, name: str | None = N
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=target, args=(theirs, os.getpid(), *arguments), name=name)
-    start_shielded(process)
-    theirs.close()
     try:
+        start_shielded(process)
+        theirs.close()
         return ours.recv_bytes()
     except EOFError:
         process.join()
         raise DiedError(how_it_ended(process.exitcode)) from None
     finally:
-        process.kill()
-        process.join()
+        if process.pid is not None:
+            process.kill()
+            process.join()
         ours.close()
+
+
+def keep_from_forks(held: Connection | IO[bytes]) -> None:
+    """Whom an env forks shall not have a pipe's end or a lock, and hold it when this process is dead."""
+    if hasattr(os, "register_at_fork"):
+        still = weakref.ref(held)
+        os.register_at_fork(after_in_child=lambda: (own := still()) and own.close())
+
+
+def wait_for(process: BaseProcess, seconds: float) -> None:
+    """Until it has ended. `join` with a timeout waits for a pipe as well, which whom it forked may hold open."""
+    until = time.monotonic() + seconds
+    while process.exitcode is None and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 def start_shielded(process: BaseProcess) -> None:
@@ -58,12 +77,13 @@ def start_shielded(process: BaseProcess) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def belong_to(parent: int) -> None:
-    """In the child, first of all: do not heed what asks to stop, and end with the parent.
+def belong_to(parent: int, pipe: Connection) -> None:
+    """In the child, first of all: do not heed what asks to stop, end with the parent, and keep the pipe for oneself.
 
     Linux kills it then; elsewhere its loop has to look for the parent. What an env starts shall not inherit any of it:
     signals with a handler are a new program's own again, ignored or blocked ones are not.
     """
+    keep_from_forks(pipe)
     _put_back(None if os.environ.get(SAFE) == OURS else os.environ.get(SAFE))
     for number in STOPS:
         signal.signal(number, lambda *_: None)

@@ -103,16 +103,20 @@ class Controller:
     def begin(self) -> None:
         """Take up what earlier sittings left open."""
         for name in self.lost:
-            self._remake(self.population.made[name], [], "missing or damaged")
-        self._submit(self.population.open)
+            waiting = [a for a in self.population.open if a.parent == name]
+            self._remake(self.population.made[name], waiting, "missing or damaged")
+        self._submit([a for a in self.population.open if a.parent not in self.lost])
 
     def step(self) -> str:
         """One round of the loop; why the run ended, or an empty text while it goes on."""
-        if not self._reason:
-            self._reason = self._stop_reason()
-            if self._reason:
-                self.executor.stop(SAVING if self._reason == "interrupted" else None)
-        if not self._reason and (assignments := self.strategy.decide(self.population)):
+        limit = self._limit()
+        if self._reason != "interrupted" and self.interrupted():
+            self._reason = "interrupted"
+            self.executor.stop(SAVING)
+        elif limit and not self._reason and not self._remakes:  # what is being made again may be the best
+            self._reason = limit
+            self.executor.stop()
+        if not (self._reason or limit) and (assignments := self.strategy.decide(self.population)):
             self._write("decision", assignments=[a.to_json() for a in assignments])
             self._submit(assignments)
         if not self.executor.busy():
@@ -128,8 +132,8 @@ class Controller:
         """Wall-clock seconds of this and earlier sittings."""
         return self.earlier + time.monotonic() - self._started
 
-    def _stop_reason(self) -> str:
-        return "interrupted" if self.interrupted() else self.limits.reached(self.population, self.seconds) or ""
+    def _limit(self) -> str:
+        return self.limits.reached(self.population, self.seconds) or ""
 
     def _submit(self, assignments: Sequence[Assignment]) -> None:
         """Hand on what can begin; what needs a snapshot that is being made again, or its maker, waits for it."""
@@ -154,7 +158,7 @@ class Controller:
     def _take_failure(self, failure: Failure, *, retry: bool) -> None:
         mine = [a for a in self.population.open if a.id == failure.assignment]
         made = self.population.made.get(failure.snapshot or "")
-        if retry and made and self._attempts[made.id] < self.limits.deaths:
+        if retry and made and (made.id in self._remakes or self._attempts[made.id] < self.limits.deaths):
             self._remake(made, mine, failure.error)
             return
         given_up = self._counted(failure, retry=retry, fatal=failure.fatal or failure.snapshot is not None)
@@ -171,11 +175,11 @@ class Controller:
 
     def _remake(self, made: Assignment, waiting: list[Assignment], why: str) -> None:
         """Run the assignment that made a lost snapshot again, by whoever waits for it: its seed is part of it."""
-        self._write("void", snapshot=made.id, error=why)
-        self._attempts[made.id] += 1
         if made.id in self._remakes:
             self._remakes[made.id].waiting.extend(waiting)
             return
+        self._write("void", snapshot=made.id, error=why)
+        self._attempts[made.id] += 1
         again = replace(made, member=waiting[0].member) if waiting else made
         self._remakes[made.id] = _Remake(again, waiting)
         self.executor.submit([again])
@@ -185,12 +189,13 @@ class Controller:
         remake = self._remakes[message.assignment]
         if isinstance(message, Failure) and retry and not message.fatal and message.snapshot is None:
             self._attempts[message.assignment] += message.alone
-            if self._attempts[message.assignment] < self.limits.deaths:
+            if not message.alone or self._attempts[message.assignment] < self.limits.deaths:
                 self.executor.submit([remake.assignment])
                 return
         del self._remakes[message.assignment]
         if isinstance(message, Report):
-            self._write("remade", snapshot=message.assignment, member=message.member, step=message.step)
+            if message.step == remake.assignment.stop:  # a part of it is not what was lost
+                self._write("remade", snapshot=message.assignment, member=message.member, step=message.step)
             if retry:
                 self._submit(remake.waiting)
             return

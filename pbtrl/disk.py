@@ -19,6 +19,11 @@ class DiskFullError(OSError):
     """There is no room for a file, or its disk fails; one line that says where, and how much is needed."""
 
 
+def ends_here(error: BaseException) -> bool:
+    """Whether this is the disk's fault: full, or failing."""
+    return isinstance(error, OSError) and (isinstance(error, DiskFullError) or error.errno in FULL | FAULTY)
+
+
 @contextmanager
 def room_for(path: Path, size: int = 0) -> Iterator[None]:
     """Turn an OSError that means a full or failing disk into a DiskFullError that says so.

@@ -112,7 +112,7 @@ def _measured(config: Config) -> int | None:
 
 
 def _live(pipe: Connection, parent: int, config: str, share: tuple[tuple[int, ...], list[list[str]]]) -> None:
-    belong_to(parent)
+    belong_to(parent, pipe)
     from pbtrl.bench import Share
 
     cores, groups = share

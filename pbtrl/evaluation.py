@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,13 @@ def choose(config: Config, run: Path, population: Population) -> dict[str, Any]:
 
     Returns the content of best.json, or an empty object where there is no snapshot to choose from.
     """
-    chosen_from = candidates(config, population)
+    chosen_from = candidates(config, run, population)
     if not chosen_from:
         return {}
     selection = evaluate(
         config, run, chosen_from, episodes=config.final.selection_episodes, seed=_seed(config, "selection")
     )
-    scores = [s["return_mean"] for s in selection]
+    scores = [s["return_mean"] if math.isfinite(s["return_mean"]) else -math.inf for s in selection]
     name = chosen_from[max(range(len(scores)), key=lambda i: (scores[i], -i))]
     (score,) = evaluate(config, run, [name], episodes=config.final.episodes, seed=_seed(config, "final"))
     chosen = population.members[score["member"]]
@@ -98,10 +99,21 @@ def choose_of(run: str) -> dict[str, Any]:
     return choose(runs.config(Path(run)), Path(run), population)
 
 
-def candidates(config: Config, population: Population) -> list[str]:
-    """Snapshots of the members that may be the best: the fittest, or all where nobody has a fitness."""
-    ranked = population.ranking()[: config.final.candidates] or population.members.values()
-    return [m.snapshot for m in ranked if m.snapshot]
+def candidates(config: Config, run: Path, population: Population) -> list[str]:
+    """Snapshots of the members that may be the best: the fittest, or all where nobody has a fitness.
+
+    One that was lost and could not be made again is none of them.
+
+    Raises:
+        SnapshotError: all are lost.
+    """
+    store, ranked = Store(run / "members"), population.ranking()
+    names = [m.snapshot for m in ranked or population.members.values() if m.snapshot]
+    whole = (name for name in names if store.is_at(name, population.made[name].stop))
+    found = list(islice(whole, config.final.candidates if ranked else None))
+    if names and not found:
+        raise SnapshotError(f"{run}: of the snapshots to choose the best from none is whole: {', '.join(names)}")
+    return found
 
 
 def newest(run: Path, member: str) -> list[str]:

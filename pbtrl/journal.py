@@ -13,6 +13,7 @@ reports, sorted by (generation, member), without it; two runs have "the same jou
 same.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -59,7 +60,8 @@ class Journal:
                 crash.point(f"journal.wrote {line['kind']}")
                 os.fsync(self._file.fileno())
         except disk.DiskFullError:  # what may not be on the disk is not in the journal either
-            os.ftruncate(self._file.fileno(), before)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), before)
             raise
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from pbtrl.children import keep_from_forks
+
 try:
     import fcntl
 except ImportError:  # pragma: no cover
@@ -58,10 +60,11 @@ class Lock:
         if not _is_at(self._path, file):
             file.close()
             raise RunError(f"{self._path.parent} was removed by somebody else: try again")
-        file.truncate(0)
+        keep_from_forks(file)
         start = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "start": start}).encode()
-        with contextlib.suppress(OSError):  # a full disk; what counts is the kernel's
+        with contextlib.suppress(OSError):  # a full or failing disk; what counts is the kernel's
+            file.truncate(0)
             os.write(file.fileno(), text)
         self._file = file
         return self
@@ -69,7 +72,8 @@ class Lock:
     def release(self) -> None:
         """Give it back; the file stays, empty, because removing it would race with the next holder."""
         if self._file:
-            self._file.truncate(0)
+            with contextlib.suppress(OSError):  # what counts is the kernel's
+                self._file.truncate(0)
             if fcntl:  # a forked child may still have the file open
                 fcntl.flock(self._file, fcntl.LOCK_UN)
             self._file.close()

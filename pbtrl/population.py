@@ -190,6 +190,7 @@ class Population:
 
     Attributes:
         made: what made each snapshot, by its name; a slice that was stopped early ends where it did.
+        void: snapshots that were lost and are to be made again.
     """
 
     def __init__(self, size: int, seed: int, rule: FitnessRule | None = None) -> None:
@@ -199,6 +200,7 @@ class Population:
         self.members = {m: Member(m) for m in (f"m{i:0{digits}d}" for i in range(size))}
         self.copies = 0
         self.made: dict[str, Assignment] = {}
+        self.void: set[str] = set()
         self._agents: list[str] = []
 
     def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:
@@ -238,9 +240,10 @@ class Population:
         return sorted((m for m in self.members.values() if m.ranked), key=lambda m: -(m.fitness or 0.0))
 
     def needed(self) -> set[str]:
-        """Snapshots that must stay: each member's newest, its parent, and what open assignments load."""
+        """Snapshots that must stay: each member's newest, its parent, and what open assignments and remakes load."""
         names = {m.snapshot for m in self.members.values()} | {m.parent for m in self.members.values()}
-        return {n for n in names | {a.parent for a in self.open} if n}
+        names |= {a.parent for a in self.open} | {self.made[n].parent for n in self.void if n in self.made}
+        return {n for n in names if n}
 
     def replay(self, lines: Iterable[Mapping[str, Any]]) -> Population:
         """Record every line; returns self."""
@@ -258,6 +261,10 @@ class Population:
                 self._reported(line)
             case "failure":
                 self._failed(line)
+            case "void":
+                self.void.add(line["snapshot"])
+            case "remade":
+                self.void.discard(line["snapshot"])
             case "resume":
                 self._resumed()
 
@@ -303,7 +310,11 @@ class Population:
             member.given_up += 1
 
     def _resumed(self) -> None:
-        """Where nobody survived, whoever resumes has mended the cause: all try again, from where each of them is."""
+        """What is lost is looked for anew.
+
+        Where nobody survived, whoever resumes has mended the cause: all try again, from where each of them is.
+        """
+        self.void.clear()
         if all(m.lost for m in self.members.values()):
             for member in self.members.values():
                 member.lost, member.given_up = False, 0

@@ -139,7 +139,7 @@ class LinesView:
             self._print(self._line(self._standings))
 
     def _print(self, text: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # `pbtrl train | head` goes on training
+        with contextlib.suppress(OSError):  # `pbtrl train | head` goes on training, also without its terminal
             self._console.file.write(printable(text) + "\n")
             self._console.file.flush()
 
@@ -162,10 +162,11 @@ class LiveView:
     def tick(self) -> None:
         """Redraw."""
         self._standings.refresh()
-        self._live.start()  # nothing is hidden or redirected before the first frame
         if time.monotonic() - self._drawn >= REDRAW:
             self._drawn = time.monotonic()
-            self._live.update(self._picture(), refresh=True)
+            with contextlib.suppress(OSError):  # the terminal went away
+                self._live.start()  # nothing is hidden or redirected before the first frame
+                self._live.update(self._picture(), refresh=True)
 
     def stopping(self) -> None:
         """Say that the members are being saved."""
@@ -177,7 +178,8 @@ class LiveView:
         if not self._closed:
             self._closed, self._hint, self._drawn = True, "", -math.inf
             self.tick()
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
 
     def _picture(self) -> Group:
         frame = self._standings, self._events, self._workers, self._console

@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from pbtrl import apart, build, card, evaluation, extension, progress, runs
 from pbtrl.config import Config, checked, read
 from pbtrl.controller import Controller
-from pbtrl.disk import FULL, DiskFullError, expect_room
+from pbtrl.disk import DiskFullError, ends_here, expect_room
 from pbtrl.execution import Executor
 from pbtrl.figures import printable
 from pbtrl.header import Header
@@ -60,6 +60,8 @@ def start(
     for warning in build.warnings(prepared):
         _print(f"warning: {warning}", sys.stderr)
     with Signals() as signals, Lock(run):
+        if runs.has_begun(run):  # somebody was faster
+            raise RunError(f"{run} has just been trained by somebody else: try again")
         card.begin(run, command, build.torch_threads(prepared))
         write_atomically(run / "config.yaml", source.text)
         write_atomically(run / "config.resolved.yaml", prepared.dump_yaml())
@@ -103,12 +105,12 @@ def resume(
         _expect_room(run, config, 1)
         for warning in card.begin(run, command, build.torch_threads(config)):
             _print(f"warning: {warning}", sys.stderr)
-        write_atomically(run / "config.resolved.yaml", config.dump_yaml())
         header = build.header(config, before.name)
         journal = Journal(run / "journal.jsonl")
         changes = extension.changes(stored, config)
         resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
         population = header.population().replay([*lines, journal.append(resumed)])
+        write_atomically(run / "config.resolved.yaml", config.dump_yaml())  # now that the run is no longer finished
         return _Sitting(config, run, header, population, journal, signals, mode, wide, lines, earlier).run()
 
 
@@ -162,8 +164,8 @@ def _say(mode: progress.Mode, text: str) -> None:
 
 
 def _print(text: str, where: TextIO | None = None) -> None:
-    """`pbtrl train | head` goes on training."""
-    with contextlib.suppress(BrokenPipeError):
+    """`pbtrl train | head` goes on training, and so does a run whose terminal went away."""
+    with contextlib.suppress(OSError):
         print(printable(text), file=where, flush=True)
 
 
@@ -193,7 +195,7 @@ class _Sitting:
             ):
                 return self._sit(executor, board)
         except Exception as error:
-            full = isinstance(error, OSError) and (isinstance(error, DiskFullError) or error.errno in FULL)
+            full = ends_here(error)
             with contextlib.suppress(DiskFullError, RunError):
                 card.end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
             if isinstance(error, OSError) and not full and str(error.filename).startswith(f"{run}{os.sep}"):
@@ -260,19 +262,22 @@ class _Sitting:
         )
 
     def _found(self) -> tuple[list[str], list[str]]:
-        """What each member goes on from, in words; and the newest snapshots that are not whole.
+        """What each member goes on from, in words; and the snapshots that are needed and not whole.
 
-        What is left of those goes into quarantine; of what an open assignment loads the worker will see.
+        What is left of those goes into quarantine. One that was to be made again, and was stopped in the middle, is
+        whole in itself and not what the journal says.
         """
         store = Store(self.run_directory / "members")
         found, lost = [], []
         for m in self.population.members.values():
             name = m.open.parent if m.open else m.snapshot
-            whole = name is None or store.state(name) is not None
-            if name and not whole and not m.open:
+            done = m.open is not None and store.state(m.open.id) is not None  # and only not reported
+            if name and name not in lost and not done and not store.is_at(name, self.population.made[name].stop):
                 store.quarantine(name)
                 lost.append(name)
-            text = "fresh weights" if name is None else f"{name}, {'verified' if whole else 'damaged: made again'}"
+            text = (
+                "fresh weights" if name is None else f"{name}, {'damaged: made again' if name in lost else 'verified'}"
+            )
             came = reached(store.members / m.id / "metrics.jsonl", m.open.id) if m.open else None
             again = came - m.open.start if came is not None and m.open else 0
             found.append(f"{m.id} from {text}" + (f"; {again:,} {self.header.steps} again" if again > 0 else ""))
@@ -294,7 +299,7 @@ class _Sitting:
         return True
 
     def _choose(self) -> dict[str, Any]:
-        final, among = self.config.final, evaluation.candidates(self.config, self.population)
+        final, among = self.config.final, evaluation.candidates(self.config, self.run_directory, self.population)
         if self.config.env is not None:
             members = "member" if len(among) == 1 else "members"
             _say(

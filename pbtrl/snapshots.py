@@ -123,6 +123,12 @@ class Store:
         except SnapshotError:
             return None
 
+    def is_at(self, name: str, step: int) -> bool:
+        """Whether there is a whole snapshot of this name whose report is of this step of the member's."""
+        state = self.state(name)
+        report = state.get("report") if state else None
+        return isinstance(report, dict) and report.get("step") == step
+
     def names(self, member: str) -> list[str]:
         """Committed snapshots of a member, oldest first."""
         folder = self.members / member / "snapshots"

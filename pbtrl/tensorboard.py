@@ -8,10 +8,12 @@ imported when a writer is made; its threads do the writing.
 from __future__ import annotations
 
 import statistics
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pbtrl.disk import ends_here
 from pbtrl.figures import value
 from pbtrl.header import Header
 from pbtrl.journal import Line
@@ -37,6 +39,7 @@ class TensorBoard:
 
     def __init__(self, run: Path, header: Header, population: Population, *, resume: bool = False) -> None:
         self._header, self._population = header, population
+        self._hook, threading.excepthook = threading.excepthook, self._ended
         self._tail = Tail(run / "members", population.members, from_end=resume)
         after = {m.id: m.step + 1 for m in population.members.values()} if resume else {}
         self._writers = {m: _writer(run / "tb" / m, after.get(m)) for m in population.members}
@@ -87,8 +90,16 @@ class TensorBoard:
         for member in self._writers:
             for line in self._tail.read(member):
                 self._stream(member, line)
-        for writer in [*self._writers.values(), self._all]:
-            writer.close()
+        try:
+            for writer in [*self._writers.values(), self._all]:
+                writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _ended(self, thread: threading.ExceptHookArgs) -> None:
+        """A writer's thread that a full disk ended says so to whoever writes next, and not on the terminal."""
+        if thread.exc_value is None or not ends_here(thread.exc_value):
+            self._hook(thread)
 
     def _decision(self, line: Line) -> None:
         now = line["timing"]["time"]

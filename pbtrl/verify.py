@@ -64,7 +64,8 @@ def _examined(run: Path) -> dict[str, Any]:
         findings.append(_unreadable("journal.jsonl", error))
     store = Store(run / "members")
     reports = {line["assignment"]: line for line in lines if line["kind"] == "report"}
-    reports |= {line["snapshot"]: {} for line in lines if line["kind"] == "remade"}  # of its own, and not the one told
+    again = [line["snapshot"] for line in lines if line["kind"] == "void"]  # made again: with reports of their own
+    reports |= {name: {"step": reports[name]["step"]} for name in again if name in reports}
     names = [name for member in _folders(run / "members") for name in store.names(member)]
     for name in names:
         findings += _snapshot(run, store, name, reports, population)

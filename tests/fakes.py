@@ -142,6 +142,11 @@ class FakeCohort:
                 signal.pause()
 
     def _go_wrong(self, name: str) -> None:
+        if helper := self.config.pop("helper", None):
+            if pid := os.fork():
+                Path(helper).write_text(str(pid))
+            else:
+                signal.pause()
         if name in self.config.get("raise", ()):
             raise ValueError("scripted")
         if name in self.config.get("die", ()):

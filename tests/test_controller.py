@@ -275,3 +275,82 @@ def test_a_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> 
     journal.close()
     assert [a.member for a in population.open] == ["m02", "m03"]
     assert not any(m.lost for m in population.members.values())
+
+
+# Snapshots that were lost
+
+
+def test_a_part_of_what_was_lost_is_not_what_was_lost(tmp_path: Path) -> None:
+    """A signal ends a remake in the middle: the next sitting makes it again."""
+    sit(tmp_path / "j", interrupted=after(6))
+    stopped = sit(tmp_path / "j", partial=0.4, lost=["m01/000000"], interrupted=after(0))
+    assert [line["snapshot"] for line in stopped.of("void")] == ["m01/000000"]
+    assert not stopped.of("remade")
+    assert stopped.population.void == {"m01/000000"}
+    done = sit(tmp_path / "j", lost=["m01/000000"])
+    assert [line["snapshot"] for line in done.of("remade")] == ["m01/000000"]
+    assert not done.population.void
+    assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
+
+
+class AllCopyTheFirst:
+    """One generation, and a second in which all go on from m00's."""
+
+    def decide(self, population: Population) -> list[Assignment]:
+        members = population.members.values()
+        if any(m.open or m.generation for m in members) and any(m.open or m.generation > 0 for m in members):
+            return []
+        start = 0 if any(m.generation < 0 for m in members) else EVERY
+        parent = "m00/000000" if start else None
+        name = "000001" if start else "000000"
+        return [Assignment(f"{m.id}/{name}", m.id, parent, start, start + EVERY, {"lr": 0.1}, 1) for m in members]
+
+
+def losing(name: str) -> Script:
+    """Who loads it finds it damaged, until it is made again; that fails once, in company."""
+    made: list[int] = []
+
+    def script(a: Assignment, attempt: int) -> Report | Failure:
+        if a.id == name and attempt > 1:
+            made.append(attempt)
+            return died(a, alone=False) if len(made) == 1 else trained(a, 1.0)
+        if a.parent == name and len(made) < 2:
+            return Failure(a.id, a.member, "SnapshotError: damaged", snapshot=name)
+        return trained(a, 1.0)
+
+    return script
+
+
+def test_many_may_wait_for_what_is_made_again(tmp_path: Path) -> None:
+    done = sit(tmp_path / "j", losing("m00/000000"), strategy=AllCopyTheFirst(), limits=Limits(deaths=1))
+    assert [m.step for m in done.population.members.values()] == [2 * EVERY] * SIZE
+    assert (len(done.of("void")), len(done.of("remade")), len(done.of("failure"))) == (1, 1, 0)
+
+
+def test_a_limit_waits_for_what_is_made_again(tmp_path: Path) -> None:
+    """Else the best might be lost; nothing new is decided meanwhile."""
+    limit = Limits(total_steps=SIZE * EVERY)
+    assert sit(tmp_path / "j", limits=limit).reason == "total steps"
+    again = sit(tmp_path / "j", limits=limit, lost=["m02/000000"])
+    assert again.reason == "total steps"
+    assert [line["snapshot"] for line in again.of("remade")] == ["m02/000000"]
+    assert len(again.of("decision")) == 1
+
+
+def test_a_signal_counts_also_while_a_limit_ends_the_slices(tmp_path: Path) -> None:
+    stops = []
+
+    class Slow(FakeExecutor):
+        def stop(self, within: float | None = None) -> None:
+            stops.append(within)
+            super().stop(within)
+
+    population, journal = Population(SIZE, 5, LAST), Journal(tmp_path / "j")
+    executor = Slow(steady, partial=0.4)
+    limits = Limits(total_steps=2 * EVERY)
+    controller = Controller(population, pbt(synchronous=False), executor, journal, limits)
+    controller.interrupted = lambda: bool(stops)
+    assert controller.run() == "interrupted"
+    journal.close()
+    assert stops[0] is None
+    assert stops[1] is not None

@@ -195,6 +195,36 @@ def test_killed_while_it_makes_good_what_was_lost(
         shutil.rmtree(store.path(str(member.snapshot)))
     assert zygote(tmp_path, "resume", "a", crash=f"journal.{when} {kind}")["code"] == -signal.SIGKILL
     assert result(zygote, tmp_path) == golden
+    assert zygote(tmp_path, "verify", "a")["code"] == 0
+
+
+def test_a_part_of_a_snapshot_that_is_made_again_is_not_taken_for_the_whole(
+    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    """As a stop leaves it where episodes go on over it: hashes and name are right, and it ends too early."""
+    (tmp_path / "cart.yaml").write_text(CART)
+    assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
+    _, _, population = folded(tmp_path / "runs/a")
+    store = Store(tmp_path / "runs/a/members")
+    for name in sorted({str(m.snapshot) for m in population.members.values()}):
+        tensors, state = store.load(name)
+        state["report"]["step"] -= 40
+        store.commit(name, {key: 0 * value for key, value in tensors.items()}, state)
+    assert result(zygote, tmp_path) == golden
+    assert {"void", "remade"} <= set(kinds(tmp_path / "runs/a"))
+    assert zygote(tmp_path, "verify", "a")["code"] == 0
+
+
+@pytest.mark.parametrize("point", ["journal.synced resume", "config.resolved.yaml.staged"])
+def test_killed_while_a_finished_run_is_extended(zygote: Zygote, tmp_path: Path, point: str) -> None:
+    result(zygote, tmp_path)
+    more = "budget.env_steps_per_member=960"
+    assert zygote(tmp_path, "resume", "a", more, crash=point)["code"] == -signal.SIGKILL
+    done = zygote(tmp_path, "resume", "a", more)
+    assert done["code"] == 0, done["err"]
+    _, _, population = folded(tmp_path / "runs/a")
+    assert {m.step for m in population.members.values()} == {960}
+    assert kinds(tmp_path / "runs/a")[-1] == "finish"
 
 
 @pytest.mark.parametrize("when", WHEN)

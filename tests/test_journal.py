@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbtrl.disk import DiskFullError
 from pbtrl.journal import Journal, JournalError, Line, canonical, digest, dumps, read
 from pbtrl.lock import RunError
 from pbtrl.population import Population
@@ -156,7 +157,8 @@ def test_a_file_system_that_became_read_only_is_one_line(tmp_path: Path, monkeyp
 
     journal = Journal(tmp_path / "j")
     monkeypatch.setattr(Journal, "_write", refuses)
-    with pytest.raises(RunError, match=r"^cannot write to .*/j: Read-only file system$"):
+    monkeypatch.setattr(os, "ftruncate", refuses)
+    with pytest.raises(DiskFullError, match=r"^cannot write .*/j: Read-only file system$"):
         journal.append(RUN)
     journal.close()
 

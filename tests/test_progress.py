@@ -1,7 +1,9 @@
 """What the terminal shows of journals written by hand."""
 
+import errno
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -237,6 +239,27 @@ def test_live_redraws_and_leaves_the_last_frame(tmp_path: Path):
     assert len(file.getvalue()) == length
     assert "7.50" in file.getvalue().rsplit("pong ·", 1)[1]
     assert "\x1b[31m" not in file.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["live", "plain", "json"])
+def test_a_run_goes_on_without_its_terminal(tmp_path: Path, mode: progress.Mode):
+    """Who logs out takes it along: every write to it is an input/output error."""
+
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def flush(self) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    w, standings, _ = started(tmp_path)
+    v = progress.view(mode, standings, workers="", console=Console(file=Gone(), force_terminal=True, width=100))
+    w.listener = v
+    w.decide(w.next("m00"), w.next("m01"))
+    v.tick()
+    v.stopping()
+    w.report("m00", 7.5)
+    v.close()
 
 
 def lines_of(mode: progress.Mode, tmp_path: Path, monkeypatch) -> list[str]:

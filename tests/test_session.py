@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -87,6 +88,63 @@ def test_a_signal_during_the_final_choice_stops_too(pbtrl: Command, monkeypatch)
     assert pbtrl("resume", "a").code == 0
     assert kinds(Path("runs/a")).count("report") == reports
     assert Path("runs/a/best.json").exists()
+
+
+def test_what_is_lost_when_a_limit_is_reached_is_made_again_before_the_choice(pbtrl: Command, monkeypatch):
+    enough = "budget.until_fitness=0.5"
+    assert pbtrl("train", "quadratic", "--name", "whole", enough).code == 0
+    with monkeypatch.context() as inside:
+        inside.setattr(evaluation, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        assert pbtrl("train", "quadratic", enough).code == 130
+    run = Path("runs/quadratic")
+    for folder in run.glob("members/*/snapshots"):
+        shutil.rmtree(max(folder.iterdir()))
+    assert pbtrl("resume", "quadratic").code == 0
+    assert kinds(run).count("remade") == 2
+    assert weights(run) == weights(Path("runs/whole"))
+    assert pbtrl("verify", "quadratic").out.startswith(f"{run}: clean")
+
+
+def test_what_cannot_be_made_again_is_not_chosen(pbtrl: Command, monkeypatch):
+    """Its parent is gone as well; where there is nobody else, that is damage."""
+    with monkeypatch.context() as inside:
+        inside.setattr(evaluation, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        assert pbtrl("train", "quadratic").code == 130
+    run = Path("runs/quadratic")
+    _, _, population = runs.folded(run)
+    best = population.best
+    assert best
+    shutil.rmtree(run / "members" / best.id / "snapshots")
+    assert pbtrl("resume", "quadratic").code == 0
+    assert json.loads((run / "best.json").read_text())["member"] != best.id
+    for folder in run.glob("members/*/snapshots"):
+        shutil.rmtree(folder)
+    refused = pbtrl("resume", "quadratic", "final.episodes=2")
+    assert refused.code == 4
+    assert "of the snapshots to choose the best from none is whole" in refused.err
+
+
+def test_a_score_that_is_no_number_is_not_the_best(pbtrl: Command, monkeypatch):
+    real = evaluation.evaluate
+
+    def first_is_nan(*args: Any, **how: Any) -> list[dict[str, Any]]:
+        rows = real(*args, **how)
+        if len(rows) > 1:
+            rows[0]["return_mean"] = float("nan")
+        return rows
+
+    monkeypatch.setattr(evaluation, "evaluate", first_is_nan)
+    assert pbtrl("train", "quadratic").code == 0
+    best = json.loads(Path("runs/quadratic/best.json").read_text())
+    assert best["member"] == best["selection"][1]["member"]
+
+
+def test_two_that_begin_the_same_run_do_not_both(pbtrl: Command, monkeypatch):
+    asked = iter([False])
+    monkeypatch.setattr(runs, "has_begun", lambda _: next(asked, True))
+    refused = pbtrl("train", "quadratic")
+    assert (refused.code, refused.err) == (2, "runs/quadratic has just been trained by somebody else: try again\n")
+    assert not Path("runs/quadratic/journal.jsonl").exists()
 
 
 def test_a_signal_just_before_the_final_choice_is_not_lost(pbtrl: Command, monkeypatch):

@@ -1,5 +1,7 @@
 """What TensorBoard reads back."""
 
+import errno
+import threading
 from pathlib import Path
 
 import pytest
@@ -175,3 +177,14 @@ def test_a_tail_reads_each_line_once_and_seldom(tmp_path: Path):
     assert [(m, line["step"]) for m, line in tail.poll()] == [("m00", 120)]
     w.metrics("m01", text="30}\n")
     assert [line["step"] for line in tail.read("m01")] == [130]
+
+
+def test_threads_that_a_full_disk_ends_are_not_told_of_on_the_terminal(tmp_path: Path, monkeypatch):
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    w = written(tmp_path)
+    for error in (OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken"), ValueError("a bug")):
+        threading.excepthook(threading.ExceptHookArgs((type(error), error, None, None)))
+    assert [type(args.exc_value) for args in told] == [ValueError]
+    w.listener.close()
+    assert threading.excepthook == told.append

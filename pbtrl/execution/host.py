@@ -253,7 +253,7 @@ class Host:
             with disk.room_for(path), path.open("a") as log:
                 log.write(f"{a.id} failed\n{text}\n")
         alone = len(group) == 1
-        fatal = alone and isinstance(error, MismatchError | SnapshotError)
+        fatal = alone and isinstance(error, MismatchError)
         brief = f"{type(error).__name__}: {error}"
         return [Failure(a.id, a.member, brief, fatal, alone) for a in group]
 

@@ -32,7 +32,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 
 from pbtrl import disk
-from pbtrl.children import HUNG, belong_to, how_it_ended, print_to, start_shielded
+from pbtrl.children import HUNG, belong_to, how_it_ended, print_to, start_shielded, wait_for
 from pbtrl.disk import DiskFullError
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
@@ -142,7 +142,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, self.spec, os.getpid()))
-        start_shielded(self.process)
+        try:
+            start_shielded(self.process)
+        except OSError as error:
+            raise WorkerError(f"a worker cannot be started: {error.strerror or error}") from error
         theirs.close()
         self._began = False
 
@@ -200,7 +203,7 @@ class _Worker:
         return answers
 
     def _died(self, stopping: bool) -> list[Report | Failure]:
-        self.process.join(5)
+        wait_for(self.process, 5)
         how = how_it_ended(self.process.exitcode)
         lost, self._under_way = self._under_way, {}
         self.open -= set(lost)
@@ -235,7 +238,7 @@ class _Worker:
             self.close()
 
     def close(self) -> None:
-        self.process.join(5 if self._began else 0)
+        wait_for(self.process, 5 if self._began else 0)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -244,7 +247,7 @@ class _Worker:
 
 def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     """The worker's loop."""
-    belong_to(parent)
+    belong_to(parent, pipe)
     try:
         _log_output(Path(spec.members) / spec.groups[0][0])
         if hasattr(os, "sched_setaffinity"):

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pbtrl.children import belong_to, how_it_ended, start_shielded
+from pbtrl.children import belong_to, how_it_ended, start_shielded, wait_for
 
 WAIT = 0.5  # seconds that a turn waits for an answer; then the worker looks at its own pipe
 PATIENCE = 1800.0  # seconds that all who have work may be silent: a block can be long, and a hung env has its own alarm
@@ -243,7 +243,7 @@ class _Process:
             return "it never began"
         process, pipe = self._running
         pipe.close()
-        process.join(patience)
+        wait_for(process, patience)
         if process.is_alive():
             process.kill()
             process.join()
@@ -262,7 +262,7 @@ def _close(processes: Sequence[_Process]) -> None:
 
 def _work(pipe: Connection, parent: int, make: Callable[..., Hand], arguments: tuple[Any, ...]) -> None:
     """A process's loop."""
-    belong_to(parent)
+    belong_to(parent, pipe)
     torch.set_num_threads(1)
     hand = None
     try:

@@ -29,7 +29,7 @@ from pbtrl.rl.shared import Shared
 from pbtrl.trainable import Outcome
 
 QUEUED = 2  # blocks asked of a process: the next one is there when it ends one
-GRACE = 10.0  # seconds to end a block
+GRACE = 4.0  # seconds to end a block; less than what a signal leaves the worker
 IN_PLACE = ("params", "rmsprop.", "adam.")
 
 

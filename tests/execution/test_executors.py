@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pbtrl import children
 from pbtrl.children import how_it_ended
 from pbtrl.controller import Controller, Limits
 from pbtrl.execution import Executor
@@ -146,6 +149,28 @@ def test_only_who_dies_alone_is_to_blame(tmp_path: Path) -> None:
     assert failure.alone
 
 
+def test_a_worker_whose_env_forked_a_helper_is_seen_to_die(tmp_path: Path) -> None:
+    """The helper lives on, and has what its parent had open; our pipe is not among it."""
+    fifo, helper = tmp_path / "fifo", tmp_path / "helper"
+    os.mkfifo(fifo)
+    config = {"endless": True, "tell": str(fifo), "helper": str(helper)}
+    executor = processes(tmp_path / "members", config, 1)
+    executor.submit([a for a in first() if a.member == "m00"])
+    assert fifo.read_bytes() == b"half way"
+    pid = executor._workers[0].process.pid
+    assert pid
+    try:
+        os.kill(pid, signal.SIGKILL)
+        since = time.monotonic()
+        (failure,) = drain(executor)
+        assert time.monotonic() - since < 5.0
+        assert isinstance(failure, Failure)
+        assert "killed by signal 9" in failure.error
+    finally:
+        os.kill(int(helper.read_text()), signal.SIGKILL)
+        executor.close()
+
+
 def test_a_hang_while_this_process_was_stopped_too_is_forgiven_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +277,30 @@ def test_who_never_fits_into_memory_costs_the_others_nothing(
 
 
 # Nothing is left behind
+
+
+def sleeps(pipe: Connection, parent: int, fifo: str) -> None:
+    """Who is asked, and does not answer."""
+    Path(fifo).write_text(str(os.getpid()))
+    signal.pause()
+
+
+def test_a_signal_while_somebody_asked_is_started_leaves_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fifo, real = tmp_path / "fifo", children.start_shielded
+    os.mkfifo(fifo)
+
+    def interrupted(process: BaseProcess) -> None:
+        real(process)
+        asked.append(int(fifo.read_text()))
+        raise KeyboardInterrupt
+
+    asked: list[int] = []
+    monkeypatch.setattr(children, "start_shielded", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        children.answer(sleeps, str(fifo))
+    assert ended(asked[0])
 
 
 def ended(pid: int) -> bool:
