@@ -32,16 +32,20 @@ FITNESS = st.floats(allow_nan=True, allow_infinity=True, width=32) | st.sampled_
 
 @dataclass
 class Shelf:
-    """The snapshots that are whole, for retention to thin out; and those that a fault took."""
+    """The snapshots that are there, each at its step, for retention to thin out; and those that a fault took."""
 
-    disk: set[str] = field(default_factory=set)
+    disk: dict[str, int] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
 
     def names(self, member: str) -> list[str]:
         return sorted(name for name in self.disk if name.startswith(f"{member}/"))
 
     def remove(self, name: str) -> None:
-        self.disk.remove(name)
+        del self.disk[name]
+
+    def quarantine(self, name: str) -> None:
+        self.disk.pop(name, None)
+        self.lost.add(name)
 
 
 @dataclass
@@ -63,6 +67,8 @@ class Hands:
                 assert again or a.parent in self.shelf.lost, f"{a.id} needs {a.parent}, which retention deleted"
                 self.answers.append(replace(died(a), snapshot=a.parent))
             else:
+                part = "a part of a slice is not what was reported"
+                assert a.parent is None or self.shelf.disk[a.parent] == self.population.made[a.parent].stop, part
                 self.held.append(a)
 
     def collect(self, timeout: float) -> list[Report | Failure]:
@@ -79,12 +85,12 @@ class Hands:
                 if (step := between(a, self.part)) > a.start:  # who has not trained at all has nothing to report
                     self.report(a, trained(a, 0.0, step=step))
 
-    def commit(self, a: Assignment) -> None:
-        self.shelf.disk.add(a.id)
+    def commit(self, a: Assignment, step: int) -> None:
+        self.shelf.disk[a.id] = step
         self.shelf.lost.discard(a.id)
 
     def report(self, a: Assignment, message: Report) -> None:
-        self.commit(a)
+        self.commit(a, message.step)
         self.answers.append(message)
 
     def close(self) -> None:
@@ -123,10 +129,16 @@ class Machine(RuleBasedStateMachine):
         space = SearchSpace({"lr": LogUniform(low=1e-4, high=1e-1)})
         strategy = PBT(space=space, every=EVERY, horizon=HORIZON, synchronous=self.synchronous)
         self.hands, self.journal, self.over = Hands(self.shelf, population), Journal(self.path), ""
-        newest = [m.snapshot for m in population.members.values() if m.snapshot and not m.open]
+        lost: list[str] = []
+        for m in population.members.values():
+            name = m.open.parent if m.open else m.snapshot
+            done = m.open is not None and m.open.id in self.shelf.disk
+            if name and name not in lost and not done and self.shelf.disk.get(name) != population.made[name].stop:
+                self.shelf.quarantine(name)
+                lost.append(name)
         self.controller = Controller(
             population, strategy, self.hands, self.journal, Limits(deaths=2),
-            [retention, self], lost=[name for name in newest if name not in self.shelf.disk],
+            [retention, self], lost=lost,
         )  # fmt: skip
         self.controller.begin()
         self.go()
@@ -187,7 +199,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9))
     def dies_after_its_commit(self, which: int) -> None:
         a = self.pick(which)
-        self.hands.commit(a)
+        self.hands.commit(a, a.stop)
         self.hands.answers.append(died(a, alone=False))
         self.go()
 
@@ -195,8 +207,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 99))
     def a_snapshot_is_lost(self, which: int) -> None:
         name = sorted(self.shelf.disk)[which % len(self.shelf.disk)]
-        self.shelf.disk.remove(name)
-        self.shelf.lost.add(name)
+        self.shelf.quarantine(name)
 
     @rule()
     def the_controller_is_killed(self) -> None:
@@ -245,7 +256,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def what_is_needed_is_there(self) -> None:
         """Save what a fault took, and what is being made again."""
-        assert self.needed() <= self.shelf.disk | self.shelf.lost
+        assert self.needed() <= self.shelf.disk.keys() | self.shelf.lost
 
     def needed(self) -> set[str]:
         """What somebody trains from, the best one, and the milestones."""
