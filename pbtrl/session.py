@@ -271,13 +271,13 @@ class _Sitting:
         found, lost = [], []
         for m in self.population.members.values():
             name = m.open.parent if m.open else m.snapshot
-            done = m.open is not None and store.state(m.open.id) is not None  # and only not reported
-            if name and name not in lost and not done and not store.is_at(name, self.population.made[name].stop):
+            done = m.open.id if m.open and store.state(m.open.id) is not None else None  # and only not reported
+            if name and name not in lost and not store.is_at(name, self.population.made[name].stop):
                 store.quarantine(name)
-                lost.append(name)
-            text = (
-                "fresh weights" if name is None else f"{name}, {'damaged: made again' if name in lost else 'verified'}"
-            )
+                lost += [] if done else [name]
+            shown = done or name
+            state = "damaged: made again" if shown in lost else "verified"
+            text = f"{shown}, {state}" if shown else "fresh weights"
             came = reached(store.members / m.id / "metrics.jsonl", m.open.id) if m.open else None
             again = came - m.open.start if came is not None and m.open else 0
             found.append(f"{m.id} from {text}" + (f"; {again:,} {self.header.steps} again" if again > 0 else ""))

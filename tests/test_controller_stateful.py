@@ -62,7 +62,9 @@ class Hands:
         for a in assignments:
             assert a.member not in {other.member for other in self.held}, "two slices of one member at a time"
             assert 0 <= a.start < a.stop <= HORIZON
-            if a.parent is not None and a.parent not in self.shelf.disk:
+            if a.id in self.shelf.disk:
+                self.answers.append(trained(a, 0.0, step=self.shelf.disk[a.id]))
+            elif a.parent is not None and a.parent not in self.shelf.disk:
                 again = a.id in self.population.made  # of a snapshot that is made again nobody keeps all ancestors
                 assert again or a.parent in self.shelf.lost, f"{a.id} needs {a.parent}, which retention deleted"
                 self.answers.append(replace(died(a), snapshot=a.parent))
@@ -133,9 +135,9 @@ class Machine(RuleBasedStateMachine):
         for m in population.members.values():
             name = m.open.parent if m.open else m.snapshot
             done = m.open is not None and m.open.id in self.shelf.disk
-            if name and name not in lost and not done and self.shelf.disk.get(name) != population.made[name].stop:
+            if name and name not in lost and self.shelf.disk.get(name) != population.made[name].stop:
                 self.shelf.quarantine(name)
-                lost.append(name)
+                lost += [] if done else [name]
         self.controller = Controller(
             population, strategy, self.hands, self.journal, Limits(deaths=2),
             [retention, self], lost=lost,
@@ -146,10 +148,10 @@ class Machine(RuleBasedStateMachine):
     def go(self) -> None:
         """On to where the members have to act."""
         self.over = self.controller.step()
-        while self.hands.answers and not self.over:
+        while not self.over:
             self.over = self.controller.step()
-        if not self.over:
-            self.over = self.controller.step()
+            if not self.hands.answers:
+                break
 
     def pick(self, which: int) -> Assignment:
         return self.hands.held.pop(which % len(self.hands.held))
