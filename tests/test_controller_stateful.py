@@ -147,11 +147,10 @@ class Machine(RuleBasedStateMachine):
 
     def go(self) -> None:
         """On to where the members have to act."""
-        self.over = self.controller.step()
-        while not self.over:
+        before = -1
+        while not self.over and before != (size := self.path.stat().st_size):
+            before = size
             self.over = self.controller.step()
-            if not self.hands.answers:
-                break
 
     def pick(self, which: int) -> Assignment:
         return self.hands.held.pop(which % len(self.hands.held))
