@@ -118,6 +118,9 @@ class Machine(RuleBasedStateMachine):
         population = Population(SIZE, self.seed, LAST)
         lines = list(read(self.path)) if self.path.exists() else []
         population.replay(lines)
+        self.journal = Journal(self.path)
+        if lines:
+            population.record(self.journal.append({"kind": "resume"}))
         if population.best and population.best.snapshot in self.shelf.disk:  # of an earlier sitting, in its best.json
             self.best = {population.best.snapshot}
         retention = Retention(
@@ -130,7 +133,7 @@ class Machine(RuleBasedStateMachine):
         )
         space = SearchSpace({"lr": LogUniform(low=1e-4, high=1e-1)})
         strategy = PBT(space=space, every=EVERY, horizon=HORIZON, synchronous=self.synchronous)
-        self.hands, self.journal, self.over = Hands(self.shelf, population), Journal(self.path), ""
+        self.hands, self.over = Hands(self.shelf, population), ""
         lost: list[str] = []
         for m in population.members.values():
             name = m.open.parent if m.open else m.snapshot
@@ -148,7 +151,7 @@ class Machine(RuleBasedStateMachine):
     def go(self) -> None:
         """On to where the members have to act."""
         before = -1
-        while not self.over and before != (size := self.path.stat().st_size):
+        while not self.over and (before != (size := self.path.stat().st_size) or self.hands.answers):
             before = size
             self.over = self.controller.step()
 
