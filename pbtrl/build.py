@@ -69,7 +69,8 @@ def warnings(config: Config) -> list[str]:
     for kind in config.kinds.values():
         assert kind.agent
         assert kind.env
-        idle = [name for name in kind.hparams if name in RLBuilder(kind).agent.unused]
+        unused = RLBuilder(kind).agent.unused
+        idle = [name for name in kind.hparams if name in unused]
         found += [f"hparams.{name} has no effect: {kind.agent.name} does not use it in {kind.env.id}" for name in idle]
     return found
 

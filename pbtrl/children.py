@@ -55,11 +55,18 @@ def keep_from_forks(held: Connection | IO[bytes]) -> None:
         os.register_at_fork(after_in_child=lambda: (own := still()) and own.close())
 
 
-def wait_for(process: BaseProcess, seconds: float) -> None:
-    """Until it has ended. `join` with a timeout waits for a pipe as well, which whom it forked may hold open."""
-    until = time.monotonic() + seconds
+def end(process: BaseProcess, patience: float) -> str:
+    """Wait so many seconds for its end, and enforce it; how it ended.
+
+    `join` with a timeout would wait for a pipe as well, which whom it forked may hold open.
+    """
+    until = time.monotonic() + patience
     while process.exitcode is None and time.monotonic() < until:
         time.sleep(0.01)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return how_it_ended(process.exitcode)
 
 
 def start_shielded(process: BaseProcess) -> None:

@@ -109,7 +109,7 @@ class Controller:
 
     def step(self) -> str:
         """One round of the loop; why the run ended, or an empty text while it goes on."""
-        limit = self._limit()
+        limit = self.limits.reached(self.population, self.seconds)
         if self._reason != "interrupted" and self.interrupted():
             self._reason = "interrupted"
             self.executor.stop(SAVING)
@@ -131,9 +131,6 @@ class Controller:
     def seconds(self) -> float:
         """Wall-clock seconds of this and earlier sittings."""
         return self.earlier + time.monotonic() - self._started
-
-    def _limit(self) -> str:
-        return self.limits.reached(self.population, self.seconds) or ""
 
     def _submit(self, assignments: Sequence[Assignment]) -> None:
         """Hand on what can begin; what needs a snapshot that is being made again, or its maker, waits for it."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FAULTY = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN})  # the last two: a server that went
@@ -62,6 +63,14 @@ def make_folder(path: Path) -> None:
         except FileExistsError:
             return
         sync_directory(path.parent)
+
+
+def is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether an open file is still what lies there: its folder may have been moved, removed or made anew since."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
 
 
 def sync_directory(path: Path) -> None:

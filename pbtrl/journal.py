@@ -71,11 +71,7 @@ class Journal:
 
     def _check_place(self) -> None:
         """Workers go by the path, and the open file wherever it is moved: they must not part."""
-        try:
-            same = os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
-        except OSError:
-            same = False
-        if not same:
+        if not disk.is_at(self.path, self._file):
             raise RunError(f"{self.path.parent} was moved or deleted while it trained; resume it where it is now")
 
     def _write(self, data: bytes) -> None:

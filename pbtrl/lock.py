@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from pbtrl import disk
 from pbtrl.children import keep_from_forks
 
 try:
@@ -57,7 +58,7 @@ class Lock:
             who = _text(file)
             file.close()
             raise RunError(_busy(self._path, who))
-        if not _is_at(self._path, file):
+        if not disk.is_at(self._path, file):
             file.close()
             raise RunError(f"{self._path.parent} was removed by somebody else: try again")
         keep_from_forks(file)
@@ -105,14 +106,6 @@ def _open(path: str, flags: int) -> int:
 
 def _is_plain(file: IO[bytes]) -> bool:
     return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-
-
-def _is_at(path: Path, file: IO[bytes]) -> bool:
-    """Whether the file is still what lies there: a run may have been overwritten since it was opened."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except OSError:
-        return False
 
 
 def _take(file: IO[bytes]) -> bool:

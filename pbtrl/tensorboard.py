@@ -39,7 +39,6 @@ class TensorBoard:
 
     def __init__(self, run: Path, header: Header, population: Population, *, resume: bool = False) -> None:
         self._header, self._population = header, population
-        self._hook, threading.excepthook = threading.excepthook, self._ended
         self._tail = Tail(run / "members", population.members, from_end=resume)
         after = {m.id: m.step + 1 for m in population.members.values()} if resume else {}
         self._writers = {m: _writer(run / "tb" / m, after.get(m)) for m in population.members}
@@ -50,6 +49,7 @@ class TensorBoard:
         for a in population.open:
             self._decided[a.id] = (a.start, a.stop, 0.0)
         self._described = False
+        self._hook, threading.excepthook = threading.excepthook, self._ended
 
     def event(self, line: Line) -> None:
         """Write what a journal line says."""
@@ -87,10 +87,10 @@ class TensorBoard:
 
     def close(self) -> None:
         """Write what is left and end the writers' threads."""
-        for member in self._writers:
-            for line in self._tail.read(member):
-                self._stream(member, line)
         try:
+            for member in self._writers:
+                for line in self._tail.read(member):
+                    self._stream(member, line)
             for writer in [*self._writers.values(), self._all]:
                 writer.close()
         finally:

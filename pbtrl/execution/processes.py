@@ -31,8 +31,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from pbtrl import disk
-from pbtrl.children import HUNG, belong_to, how_it_ended, print_to, start_shielded, wait_for
+from pbtrl import children, disk
+from pbtrl.children import HUNG, belong_to, print_to, start_shielded
 from pbtrl.disk import DiskFullError
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
@@ -203,8 +203,7 @@ class _Worker:
         return answers
 
     def _died(self, stopping: bool) -> list[Report | Failure]:
-        wait_for(self.process, 5)
-        how = how_it_ended(self.process.exitcode)
+        how = children.end(self.process, 5)
         lost, self._under_way = self._under_way, {}
         self.open -= set(lost)
         if len(lost) > 1:
@@ -238,10 +237,7 @@ class _Worker:
             self.close()
 
     def close(self) -> None:
-        wait_for(self.process, 5 if self._began else 0)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        children.end(self.process, 5 if self._began else 0)
         self.pipe.close()
 
 

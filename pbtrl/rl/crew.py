@@ -25,7 +25,8 @@ from typing import Any, Protocol
 
 import torch
 
-from pbtrl.children import belong_to, how_it_ended, start_shielded, wait_for
+from pbtrl import children
+from pbtrl.children import belong_to, start_shielded
 
 WAIT = 0.5  # seconds that a turn waits for an answer; then the worker looks at its own pipe
 PATIENCE = 1800.0  # seconds that all who have work may be silent: a block can be long, and a hung env has its own alarm
@@ -243,12 +244,8 @@ class _Process:
             return "it never began"
         process, pipe = self._running
         pipe.close()
-        wait_for(process, patience)
-        if process.is_alive():
-            process.kill()
-            process.join()
         self._running = None
-        return how_it_ended(process.exitcode)
+        return children.end(process, patience)
 
 
 def _close(processes: Sequence[_Process]) -> None:

@@ -145,7 +145,6 @@ class _Peer(RLCohort):
             for slot in message["replaced"]:
                 self._new_policy[slot] = True
             self.begin([Assignment(**a) for a in message["begin"]])
-            self._state.refresh()
         return self._learn_from(message["steps"]) if "steps" in message else None
 
     def _learn_from(self, steps: int) -> Message:
