@@ -108,6 +108,7 @@ class Failure:
         fatal: it would fail the same way again.
         alone: nothing else was under way where it failed, so the fault is its own.
         snapshot: its parent, where that is missing or damaged, which is nobody's fault.
+        memory: there was not enough memory.
     """
 
     assignment: str
@@ -116,6 +117,7 @@ class Failure:
     fatal: bool = False
     alone: bool = True
     snapshot: str | None = None
+    memory: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

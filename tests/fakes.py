@@ -95,6 +95,10 @@ def between(a: Assignment, part: float) -> int:
 # A cohort without training
 
 
+class OutOfMemoryError(RuntimeError):
+    """As torch's, without torch."""
+
+
 @dataclass
 class FakeCohort:
     """Counts steps, a quarter of a slice per turn; `config` says whose slice goes wrong, and how.
@@ -141,7 +145,15 @@ class FakeCohort:
             if "hang" in self.config:
                 signal.pause()
 
+    def _use(self, gpu: Path) -> None:
+        """Take memory of a GPU, which has as much as one process needs; `gpu` lists who took some."""
+        (gpu / str(os.getpid())).touch()
+        if any(Path("/proc", p.name).exists() for p in gpu.iterdir() if p.name != str(os.getpid())):
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
     def _go_wrong(self, name: str) -> None:
+        if "gpu" in self.config:
+            self._use(Path(self.config["gpu"]))
         if helper := self.config.pop("helper", None):
             if pid := os.fork():
                 Path(helper).write_text(str(pid))

@@ -3,7 +3,7 @@
     submit(assignments) -> cohorts of equal structure and equal length -> turn, turn, ... -> [Report, ...]
 
 A host trains exactly what it is told. It keeps live what it trained last, so that a member that goes on from
-its own snapshot is not loaded again.
+its own snapshot is not loaded again. Where that is more than memory holds, fewer train at a time and others wait.
 """
 
 from __future__ import annotations
@@ -70,11 +70,13 @@ class Host:
         for member in (m for group in groups for m in group):
             disk.make_folder(members / member)
         self._group = {m: i for i, group in enumerate(groups) for m in group}
+        self._room = len(self._group)  # members that train here at a time
         self._threads = threads
         self._discard_on_stop = discard_on_stop
         self._cohorts: dict[tuple[tuple[str, ...], object], Cohort] = {}
         self._holds: dict[str, str] = {}
         self._slices: list[_Slice] = []
+        self._waiting: list[tuple[list[Assignment], object]] = []
         self._early: list[Report | Failure] = []
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
@@ -87,17 +89,19 @@ class Host:
             key = (self._group[a.member], self._builder.structure(a), a.stop - a.start)
             together.setdefault(key, []).append(a)
         for (_, structure, _), group in together.items():
-            self._start(sorted(group, key=lambda a: a.member), structure)
+            self._waiting.append((sorted(group, key=lambda a: a.member), structure))
+        self._start_waiting()
 
     def busy(self) -> bool:
         """Whether a slice is under way."""
-        return bool(self._slices or self._early)
+        return bool(self._slices or self._waiting or self._early)
 
     def turn(self) -> list[Report | Failure]:
         """Let the next cohort train for a short while; the reports of a slice that ended with it."""
         if self._early:
             early, self._early = self._early, []
             return early
+        self._start_waiting()
         if not self._slices:
             return []
         current = self._slices.pop(0)
@@ -121,7 +125,7 @@ class Host:
         A member that has not trained at all yet has nothing to report; its assignment stays open.
         """
         ended: list[Report | Failure] = []
-        slices, self._slices = self._slices, []
+        slices, self._slices, self._waiting = self._slices, [], []
         for s in slices:
             try:
                 ended += [] if self._discard_on_stop else self._reports(s)
@@ -136,6 +140,14 @@ class Host:
         """Give back all cohorts."""
         for cohort in list(self._cohorts.values()):
             self._drop(cohort)
+
+    def _start_waiting(self) -> None:
+        """Start as many as there is room for, in the order in which they came."""
+        while self._waiting and (free := self._room - sum(len(s.assignments) for s in self._slices)) > 0:
+            group, structure = self._waiting.pop(0)
+            if group[free:]:
+                self._waiting.insert(0, (group[free:], structure))
+            self._start(group[:free], structure)
 
     def _start(self, group: list[Assignment], structure: object) -> None:
         """Start a slice for those whose parents are whole."""
@@ -177,8 +189,16 @@ class Host:
     def _new_cohort(self, members: tuple[str, ...], structure: object) -> Cohort:
         for other in [c for c in self._cohorts.values() if set(c.members) & set(members)]:
             self._drop(other)
+        under_way = {id(s.cohort) for s in self._slices}
+        for idle in [c for c in self._cohorts.values() if id(c) not in under_way]:
+            if len(self._held()) + len(members) > self._room:
+                self._drop(idle)
         self._cohorts[members, structure] = cohort = self._builder.cohort(members, self._threads, structure)
         return cohort
+
+    def _held(self) -> set[str]:
+        """Members whose cohorts are in memory."""
+        return {m for c in self._cohorts.values() for m in c.members}
 
     def _drop(self, cohort: Cohort) -> None:
         self._cohorts = {key: other for key, other in self._cohorts.items() if other is not cohort}
@@ -252,10 +272,13 @@ class Host:
             path = self._members / a.member / "log.txt"
             with disk.room_for(path), path.open("a") as log:
                 log.write(f"{a.id} failed\n{text}\n")
-        alone = len(group) == 1
+        alone, short = len(group) == 1, _is_of_memory(error)
+        if short:
+            held = len(self._held() | {a.member for a in group})
+            alone, self._room = held == 1, max(1, held // 2)
         fatal = alone and isinstance(error, MismatchError)
         brief = f"{type(error).__name__}: {error}"
-        return [Failure(a.id, a.member, brief, fatal, alone) for a in group]
+        return [Failure(a.id, a.member, brief, fatal, alone, memory=short) for a in group]
 
     def _write_metrics(self, current: _Slice) -> None:
         current.told = time.monotonic()
@@ -270,6 +293,12 @@ class Host:
 def _differences(assigned: dict[str, Any], effective: dict[str, Any]) -> str:
     wrong = {k: (v, effective.get(k)) for k, v in assigned.items() if not _same(v, effective.get(k))}
     return ", ".join(f"{k}: assigned {v}, effective {e}" for k, (v, e) in wrong.items())
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Torch's own error on a GPU; on a CPU it is a RuntimeError like any other."""
+    by_name = type(error).__name__ == "OutOfMemoryError"
+    return by_name or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _same(assigned: Any, effective: Any) -> bool:

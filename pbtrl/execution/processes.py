@@ -12,6 +12,9 @@ A worker starts from the name of a builder and the resolved config as JSON; the 
 never outlives its parent. When a worker dies, the assignments under way in it fail and a fresh one takes its
 place; what was under way together is under suspicion and from then on goes to the worker one by one.
 
+Workers may share a GPU. A member that runs out of memory although it is alone in its worker is tried once more; then
+two workers end, and one takes on the members of both.
+
 Who was stopped for a while (Ctrl-Z, a laptop that sleeps) finds that its envs took too long for a step. Where this
 process was stopped too, that is nobody's fault, once.
 """
@@ -26,7 +29,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -51,6 +54,11 @@ class WorkerSpec:
     cores: tuple[int, ...]
     discard_on_stop: bool
 
+    def joined(self, other: WorkerSpec) -> WorkerSpec:
+        """One worker in the place of two."""
+        cores = tuple(sorted({*self.cores, *other.cores}))
+        return replace(self, groups=self.groups + other.groups, cores=cores)
+
     def host(self) -> Host:
         """The host of this worker."""
         module, function = self.builder.split(":")
@@ -74,6 +82,7 @@ class Processes:
     def __init__(self, specs: Sequence[WorkerSpec]) -> None:
         self._workers = [_Worker(spec) for spec in specs]
         self._home = {m: w for w in self._workers for group in w.spec.groups for m in group}
+        self._short: set[str] = set()  # assignments that ran out of memory, alone in their worker
         self._stopping, self._until = False, math.inf
         self._looked = time.monotonic()
         # At exit multiprocessing waits for them (they are no daemons, which could not start actors): end them before.
@@ -101,7 +110,24 @@ class Processes:
         if self._looked > self._until:
             for worker in self._workers:
                 worker.abandon()
-        return found
+        return [answer for message in found for answer in self._with_fewer(message)]
+
+    def _with_fewer(self, message: Report | Failure) -> list[Report | Failure]:
+        """The message; where workers leave each other too little memory, without blame, and what else is lost."""
+        if self._stopping or not (isinstance(message, Failure) and message.memory and message.alone):
+            return [message]
+        again, self._short = message.assignment in self._short, self._short | {message.assignment}
+        if not again or len(self._workers) == 1:
+            return [message]
+        short = self._home[message.member]
+        other = min((w for w in self._workers if w is not short), key=lambda w: len(w.open))
+        lost = [message, *short.retire(), *other.retire()]
+        self._workers[:] = [w for w in self._workers if w not in (short, other)]
+        merged = _Worker(short.spec.joined(other.spec))
+        self._workers.append(merged)
+        self._home |= {m: merged for group in merged.spec.groups for m in group}
+        count = "1 worker goes" if len(self._workers) == 1 else f"{len(self._workers)} workers go"
+        return [replace(f, error=f"{f.error}; {count} on", alone=False) for f in lost]
 
     def busy(self) -> bool:
         """Whether an assignment is unanswered."""
@@ -228,6 +254,13 @@ class _Worker:
             self.send({"stop": True})
         else:
             self.abandon()
+
+    def retire(self) -> list[Failure]:
+        """End it at once; what it leaves undone."""
+        undone = [*self._under_way.values(), *(a for batch in self._waiting for a in batch)]
+        self.process.kill()
+        self.close()
+        return [Failure(a.id, a.member, "ended for want of memory", alone=False) for a in undone]
 
     def abandon(self) -> None:
         """Kill it if it still has something under way."""

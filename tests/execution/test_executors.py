@@ -242,10 +242,11 @@ def unfit(monkeypatch: pytest.MonkeyPatch, *, members: int = 4, never: str = "")
     monkeypatch.setattr(FakeCohort, "turn", turn)
 
 
-def trained(where: Path) -> tuple[Population, list[Line]]:
+def trained(where: Path, executor: Executor | None = None) -> tuple[Population, list[Line]]:
     """A population of four to its end, three slices each."""
     where.mkdir()
-    population, journal, executor = Population(4, 1, LAST), Journal(where / "j"), inline(where / "members", {})
+    executor = executor or inline(where / "members", {})
+    population, journal = Population(4, 1, LAST), Journal(where / "j")
     strategy = PBT(space=toy_space(), every=8, horizon=24, synchronous=True)
     assert Controller(population, strategy, executor, journal, Limits(deaths=2)).run() == "budget"
     executor.close()
@@ -263,8 +264,24 @@ def test_what_does_not_fit_into_memory_together_is_trained_alone(
     assert failures
     assert all(f["error"].startswith("OutOfMemoryError: CUDA out of memory") for f in failures)
     assert not any(f["alone"] or f["given_up"] for f in failures)
+    assert all(f["memory"] for f in failures)
     assert set(Counter(f["assignment"] for f in failures).values()) == {1}
+    assert {f["assignment"].split("/")[1] for f in failures} == {"000000"}
     assert digest(lines) == digest(undisturbed)
+
+
+def test_workers_that_leave_each_other_too_little_memory_become_fewer(tmp_path: Path, quick_disk: None) -> None:
+    _, undisturbed = trained(tmp_path / "a")
+    (tmp_path / "gpu").mkdir()
+    executor = processes(tmp_path / "b" / "members", {"gpu": str(tmp_path / "gpu")}, 2)
+    population, lines = trained(tmp_path / "b", executor)
+    failures = [line for line in lines if line["kind"] == "failure"]
+    assert any(f["error"].endswith("; 1 worker goes on") for f in failures)
+    assert not any(f["given_up"] for f in failures)
+    assert {f["attempt"] for f in failures} <= {0, 1}
+    assert [m.step for m in population.members.values()] == [24, 24, 24, 24]
+    assert digest(lines) == digest(undisturbed)
+    assert not [p for p in (tmp_path / "gpu").iterdir() if Path("/proc", p.name).exists()]
 
 
 def test_who_never_fits_into_memory_costs_the_others_nothing(

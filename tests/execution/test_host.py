@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
@@ -341,3 +342,74 @@ def test_a_first_slice_that_is_not_finite_fails(tmp_path: Path) -> None:
     assert isinstance(failure, Failure)
     assert "not finite after the first slice: steps" in failure.error
     assert not place.store.names("m00")
+
+
+# Too little memory
+
+
+def cramped(monkeypatch: pytest.MonkeyPatch, members: int, error: Exception) -> None:
+    """More than so many members at a time are too many, also if some of them are idle."""
+    live: dict[int, int] = {}
+    real_turn, real_close = FakeCohort.turn, FakeCohort.close
+
+    def turn(self: FakeCohort) -> bool:
+        live[id(self)] = len(self.members)
+        if sum(live.values()) > members:
+            raise error
+        return real_turn(self)
+
+    def close(self: FakeCohort) -> None:
+        live.pop(id(self), None)
+        real_close(self)
+
+    monkeypatch.setattr(FakeCohort, "turn", turn)
+    monkeypatch.setattr(FakeCohort, "close", close)
+
+
+MEMBERS = ("m00", "m01", "m02", "m03")
+
+
+@pytest.mark.parametrize("error", [MemoryError("no"), torch.OutOfMemoryError("CUDA out of memory."), None])
+def test_who_does_not_fit_into_memory_trains_in_halves(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    if error is None:
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(10**16)
+        error = caught.value
+    cramped(monkeypatch, 2, error)
+    failures = place.run(*(slice_of(m) for m in MEMBERS))
+    assert all(isinstance(f, Failure) and f.memory and not f.alone for f in failures.values())
+    place.tape()
+    reports = place.run(*(slice_of(m) for m in MEMBERS))
+    assert all(isinstance(r, Report) for r in reports.values())
+    cohorts = ["cohort m00 m01", "close m00 m01", "cohort m02 m03"]
+    assert [told for told in place.tape() if told.startswith(("cohort", "close"))] == cohorts
+    again = place.run(*(slice_of(m, 1) for m in MEMBERS))  # the first two were given back, and are loaded again
+    assert all(isinstance(r, Report) and r.step == 16 for r in again.values())
+    assert place.store.load("m00/000001")[0]["steps"] == [16.0]
+
+
+def test_who_waits_for_memory_is_busy_and_has_nothing_to_report_at_a_stop(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cramped(monkeypatch, 2, MemoryError())
+    place.run(*(slice_of(m) for m in MEMBERS))
+    place.host.submit([slice_of(m) for m in MEMBERS])
+    place.host.turn()
+    assert [r.assignment for r in place.host.stop()] == ["m00/000000", "m01/000000"]
+    assert not place.host.busy()
+
+
+def test_only_who_is_alone_in_memory_is_to_blame(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    cramped(monkeypatch, 1, MemoryError("no"))
+    place.run(slice_of("m00"))
+    blamed = place.run(slice_of("m01"))["m01/000000"]  # beside the idle m00
+    assert isinstance(blamed, Failure)
+    assert not blamed.alone
+    assert isinstance(place.run(slice_of("m01"))["m01/000000"], Report)
+    monkeypatch.undo()
+    cramped(monkeypatch, 0, MemoryError("no"))
+    blamed = place.run(slice_of("m02"))["m02/000000"]
+    assert isinstance(blamed, Failure)
+    assert blamed.alone
