@@ -149,6 +149,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(lineage)
     _add_json(lineage)
 
+    report = _add(commands, "report", _report, "a run on one page of HTML, with its pictures")
+    _add_run(report)
+    report.add_argument(
+        "--only", choices=["training", "lineage", "timeline", "speed"], action="append", metavar="PICTURE",
+        help="training, lineage, timeline or speed; may be given several times (default: all)",
+    )  # fmt: skip
+    report.add_argument("--format", choices=["svg", "png"], default="svg", help="of the pictures (default: svg)")
+
     tensorboard = _add(commands, "tb", _tensorboard, "TensorBoard for a run, on localhost")
     _add_run(tensorboard)
     tensorboard.add_argument("--expose", action="store_true", help="to other machines too, which is not safe")
@@ -341,6 +349,15 @@ def _lineage(a: argparse.Namespace) -> int:
     with runs.sound(run):
         copies = lineage.copies(lines)
         _show(json.dumps({"copies": copies}) if a.json else tables.copies(copies, header.steps))
+    return 0
+
+
+def _report(a: argparse.Namespace) -> int:
+    from pbtrl import report, runs
+
+    run = runs.find(a.run, a.runs)
+    for path in report.write(run, only=a.only, form=a.format):
+        _show(str(path))
     return 0
 
 

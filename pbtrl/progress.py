@@ -259,7 +259,7 @@ def opening(
         "seed": f"{header.seed}; deterministic: {header.deterministic}",
         "watch": f"pbtrl status {name} | pbtrl tb {name}; Ctrl-C saves and stops",
     }
-    return _aligned({key: text for key, text in lines.items() if text})
+    return aligned({key: text for key, text in lines.items() if text})
 
 
 def _left_off(population: Population, header: Header) -> str:
@@ -283,16 +283,21 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last", trusting: st
         trusting: the same for commands that run its env.
     """
     header, lines = split(read(run / "journal.jsonl"))
+    commands = f"pbtrl tb {name} | pbtrl eval {trusting} | pbtrl report {name}"
+    return f"{aligned({'run': str(run)})}\n{outcome(best, header, lines)}\n{aligned({'next': commands})}"
+
+
+def outcome(best: Mapping[str, Any], header: Header, lines: Sequence[Line]) -> str:
+    """The best member, its score, the schedule that made it, and how long the run took; `best` as in `summary`."""
     elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
-    told = {"run": str(run), "best": "no member has a fitness"}
+    told = {"best": "no member has a fitness"}
     if best:
         told["best"] = _best(best, "mean return" if header.unit == "env_steps" else "fitness")
         points = schedule(ancestry(lines, best["member"]))
         for i, (tuned, values) in enumerate(_changes(points).items()):
             told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
     told["wall time"] = clock(elapsed)
-    told["next"] = f"pbtrl tb {name} | pbtrl eval {trusting} | pbtrl lineage {name}"
-    return _aligned(told)
+    return aligned(told)
 
 
 def sparkline(history: Sequence[float | None], low: float, high: float, width: int = 10) -> str:
@@ -520,7 +525,7 @@ def _changes(points: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:
     return found
 
 
-def _aligned(lines: Mapping[str, str]) -> str:
+def aligned(lines: Mapping[str, str]) -> str:
     """A line for each, with its name in front; lines that a text itself has are moved below each other."""
     below = "\n" + 11 * " "
     return "\n".join(f"{name.strip():<11}{text}".replace("\n", below) for name, text in lines.items())

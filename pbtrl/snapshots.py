@@ -201,10 +201,10 @@ def check_fit(own: Tensors, found: Tensors) -> None:
             raise SnapshotError(f"a snapshot does not fit this agent: {name} is {there} in it, and should be {here}")
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a small file in one step."""
     staged = path.with_name(f".tmp-{path.name}")
-    data = text.encode()
+    data = content.encode() if isinstance(content, str) else content
     try:
         with disk.room_for(path, len(data)):
             _write(staged, data)

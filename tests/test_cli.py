@@ -176,7 +176,7 @@ def test_the_commands_for_a_finished_run(pbtrl: Command):
     assert (trained.code, trained.err) == (0, "")
     lines = trained.out.splitlines()
     assert lines[0].split() == ["run", "runs/quadratic"]
-    assert lines[-1] == "next       pbtrl tb quadratic | pbtrl eval quadratic | pbtrl lineage quadratic"
+    assert lines[-1] == "next       pbtrl tb quadratic | pbtrl eval quadratic | pbtrl report quadratic"
     assert "400 / 400 steps (100 %)" in next(line for line in lines if " / 400 " in line)
     (best,) = [line for line in lines if line.startswith("best ")]
     assert "fitness 1.15" in best
@@ -353,7 +353,7 @@ def test_a_run_from_elsewhere_imports_nothing_unasked(pbtrl: Command, tmp_path: 
     )
     found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=theirs:make")
     assert found.code == 0
-    assert found.out.endswith("pbtrl tb a | pbtrl eval a --trust-imports | pbtrl lineage a\n")
+    assert found.out.endswith("pbtrl tb a | pbtrl eval a --trust-imports | pbtrl report a\n")
     again = pbtrl("train", "cart.yaml", "--name", "a")
     assert "go on with `pbtrl resume a --trust-imports`, or start anew" in again.err
     del sys.modules["theirs"]
@@ -367,6 +367,8 @@ def test_a_run_from_elsewhere_imports_nothing_unasked(pbtrl: Command, tmp_path: 
         assert refused.err == "runs/a asks to import 'theirs', which runs its code: allow it with --trust-imports\n"
     assert not (tmp_path / "marker").exists()
     assert contents(Path("runs/a")) == before
+    assert pbtrl("report", "a").code == 0
+    assert not (tmp_path / "marker").exists()
     assert pbtrl("eval", "a", "--trust-imports").code == 0
     assert (tmp_path / "marker").exists()
     assert pbtrl("resume", "a", longer, "--trust-imports").code == 0

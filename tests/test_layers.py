@@ -12,14 +12,14 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS: list[list[set[str]]] = [
     [{"cli", "__main__"}],
-    [{"session", "runs", "extension", "bench", "doctor", "evaluation", "verify"}],
+    [{"session", "runs", "extension", "bench", "doctor", "evaluation", "verify", "report"}],
     [{"build", "config", "checks", "loading"}],
     [{"controller"}],
     [
         {"strategies"},
         {"execution"},
         {"rl", "trainables"},
-        {"tensorboard", "board", "progress", "report", "lineage", "standings", "retention"},
+        {"tensorboard", "board", "progress", "pictures", "lineage", "standings", "retention"},
     ],
     [
         {

@@ -352,7 +352,7 @@ def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path)
     assert "learning_rate 0.01 -> 5.0e-3 from 100" in text
     assert "unroll_length 20\n" in text
     assert "0:00:50" in text
-    assert "pbtrl tb last | pbtrl eval last | pbtrl lineage last" in text
+    assert "pbtrl tb last | pbtrl eval last | pbtrl report last" in text
     assert str(w.run) in text
     assert "no member has a fitness" in progress.summary({}, w.run)
 

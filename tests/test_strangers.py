@@ -190,10 +190,11 @@ def test_a_journal_that_pbtrl_never_wrote_is_one_line_and_spares_the_others(
         ["lineage", "quadratic"],
         ["resume", "quadratic"],
         ["verify", "quadratic"],
+        ["report", "quadratic"],
     ):
         found = pbtrl(*command)
         assert "Traceback" not in found.err
-        if what not in ("timing", "donor") or command[0] == "lineage":
+        if what not in ("timing", "donor") or command[0] in ("lineage", "report"):
             assert found.code == 4, command
 
 
@@ -257,7 +258,8 @@ def test_a_journal_cannot_name_a_file_outside(pbtrl: Command, run: Path, name: s
 
 
 LINKED = ["LOCK", "run.json", "journal.jsonl", "members", "members/m00", "members/m00/log.txt", "members/m00/snapshots",
-          "members/m00/snapshots/000019", "members/m00/snapshots/000019/state.json", "tb", "eval"]  # fmt: skip
+          "members/m00/snapshots/000019", "members/m00/snapshots/000019/state.json", "tb", "eval", "plots",
+          "report.html"]  # fmt: skip
 
 
 @pytest.mark.parametrize("where", LINKED)
@@ -269,7 +271,7 @@ def test_nothing_is_written_or_loaded_through_a_link(pbtrl: Command, run: Path, 
         outside.write_text("precious")
     path.symlink_to(outside)
     before = outside.read_bytes() if outside.is_file() else contents(outside)
-    for command in (["resume", "last"], ["verify", "last", "--repair"], ["eval", "last"]):
+    for command in (["resume", "last"], ["verify", "last", "--repair"], ["eval", "last"], ["report", "last"]):
         refused = pbtrl(*command)
         assert (refused.code, refused.out) == (2, "")
         assert refused.err == f"runs/quadratic/{where} is a link, and could lead anywhere: put there what it leads to\n"

@@ -78,7 +78,7 @@ class Written:
 
     def _write(self, line: Line, wait: float) -> None:
         self.elapsed += wait
-        line["timing"] = {"time": START + self.elapsed, "elapsed": self.elapsed}
+        line["timing"] = {**line.get("timing", {}), "time": START + self.elapsed, "elapsed": self.elapsed}
         self.listener.event(self._append(line))
 
     def _append(self, line: Line) -> Line:

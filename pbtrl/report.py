@@ -1,0 +1,153 @@
+"""`pbtrl report`: a run on one page of HTML that needs nothing else, and its pictures as files.
+
+    runs/pong/  report.html  plots/{training,lineage,timeline,speed}.svg
+
+Nothing that the run directory says is believed to be anything but text: it is escaped, and the page itself forbids
+whatever reads it to run or to load anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pbtrl import card, disk, pictures, progress, runs, schema, tables
+from pbtrl.figures import clock, printable
+from pbtrl.journal import Line
+from pbtrl.lineage import copies
+from pbtrl.lock import DamagedError, RunError
+from pbtrl.snapshots import write_atomically
+
+MIME = {"svg": "image/svg+xml", "png": "image/png"}
+MOST = 200  # lines of a list
+CAPTIONS = {
+    "training": "The fitness of every member, and what it was assigned of each hyperparameter. Grey lines are copies; "
+    "black are the slices that led to the best member.",
+    "lineage": "Whose weights went on in whom. Each set of fresh weights has a colour; black led to the best member.",
+    "timeline": "A bar for every slice that ended. Dotted lines are where the run was resumed.",
+    "speed": "Of the whole population, taken evenly over each slice.",
+}
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222 }}
+pre {{ font: 12.5px/1.45 ui-monospace, monospace; background: #f6f6f6; padding: .8em 1em; overflow-x: auto }}
+img {{ max-width: 100% }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def write(run: Path, *, only: Sequence[str] | None = None, form: pictures.Format = "svg") -> list[Path]:
+    """Write a run's page and pictures, all or `only` some of them; the files, the page first.
+
+    Raises:
+        DamagedError: the journal, run.json or best.json cannot be read.
+        RunError: the directory cannot be written to, or there is a link in it.
+    """
+    runs.check_links(run)
+    header, lines, population = runs.folded(run)
+    best = _best(run)
+    leader = population.best.id if population.best else None
+    with runs.sound(run):
+        story = pictures.Story(header, lines, population, str(best["member"]) if "member" in best else leader)
+        drawn = {name: pictures.draw(story, name, form) for name in only or pictures.PICTURES}
+        body = _body(run, best, story, {name: _image(name, content, form) for name, content in drawn.items()})
+        page = PAGE.format(title=_text(header.name), body=body)
+    files: dict[Path, str | bytes] = {run / "report.html": page}
+    files |= {run / "plots" / f"{name}.{form}": content for name, content in drawn.items()}
+    try:
+        disk.make_folder(run / "plots")
+        for path, content in files.items():
+            write_atomically(path, content)
+    except disk.DiskFullError:
+        raise
+    except OSError as error:
+        raise RunError(f"cannot write to {run}: {error.strerror or error}") from error
+    return list(files)
+
+
+def _best(run: Path) -> dict[str, Any]:
+    """What best.json says; empty where there is none yet."""
+    try:
+        return schema.read(run / "best.json")
+    except FileNotFoundError:
+        return {}
+
+
+def _body(run: Path, best: dict[str, Any], story: pictures.Story, images: dict[str, str]) -> str:
+    parts = []
+    if best:
+        try:
+            parts.append(_section("Best member", progress.outcome(best, story.header, story.lines)))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedError(f"{run / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
+    parts.append(_section("Members", tables.status(runs.status(run), runs.reference(run))))
+    parts += images.values()
+    parts.append(_section("Copies", _newest(tables.copies(copies(story.lines), story.header.steps), titles=1)))
+    if wrong := [text for line in story.lines if (text := _wrong(line))]:
+        parts.append(_section("What went wrong", _newest("\n".join(wrong))))
+    parts.append(_section("How it was run", _facts(run, story)))
+    return "\n".join(parts)
+
+
+def _wrong(line: Line) -> str:
+    """A failure or a loss, in a line."""
+    match line["kind"]:
+        case "failure":
+            end = ": given up" if line["given_up"] else ""
+            text = f"{line['assignment']} {line['error']}{end}"
+        case "void":
+            text = f"{line['snapshot']} lost: {line['error']}"
+        case "report" if line["diverged"]:
+            text = f"{line['assignment']} diverged"
+        case _:
+            return ""
+    return f"{clock(line['timing']['elapsed'])}  {text.splitlines()[0]}"
+
+
+def _facts(run: Path, story: pictures.Story) -> str:
+    known = card.read(run)
+    versions = known.get("versions")
+    facts = {
+        "seed": f"{story.header.seed}; deterministic: {story.header.deterministic}",
+        "sittings": str(known.get("sittings", "?")),
+        "commit": str(known.get("git") or "none"),
+        "command": " ".join(map(str, known["command"])) if isinstance(known.get("command"), list) else "?",
+        "versions": "\n".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "?",
+    }
+    return progress.aligned(facts)
+
+
+def _newest(text: str, titles: int = 0) -> str:
+    """Lines of text, not more than MOST; the first ones are `titles`."""
+    lines = text.split("\n")
+    left_out = len(lines) - titles - MOST
+    return text if left_out <= 0 else "\n".join([*lines[:titles], f"({left_out} before)", *lines[-MOST:]])
+
+
+def _section(title: str, text: str) -> str:
+    return f"<h2>{title}</h2>\n<pre>{_text(text)}</pre>"
+
+
+def _image(name: str, content: bytes, form: pictures.Format) -> str:
+    data = base64.b64encode(content).decode()
+    image = f'<img alt="{name}" src="data:{MIME[form]};base64,{data}">'
+    return f"<h2>{name.capitalize()}</h2>\n<p>{CAPTIONS[name]}</p>\n{image}"
+
+
+def _text(text: str) -> str:
+    return html.escape(printable(text))

@@ -1,0 +1,224 @@
+"""The report: its page is whole in itself and obeys nobody, and its pictures show what the journal says."""
+
+import json
+import re
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.colors import to_hex
+
+from pbtrl import pictures, report, runs
+from pbtrl.pictures import PICTURES, Story, draw
+from tests.command import Command
+from tests.written import Written, one_copy
+
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
+EVIL = "</pre><script>alert(1)</script>$\\frac$\x1b[2J\ud800"
+
+
+def story(w: Written, best: str | None = None) -> Story:
+    header, lines, population = runs.folded(w.run)
+    return Story(header, lines, population, best)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Written:
+    """m01 copied m00 at step 100 and came to 200; a failure and a resume besides."""
+    w = one_copy(tmp_path / "a")
+    w.fail("m01")
+    w.report("m01", 5.0)
+    return w
+
+
+def panel(found: Story, picture: str, number: int = 0) -> Axes:
+    return PICTURES[picture](found).axes[number]
+
+
+def points(line: Any) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in zip(*line.get_data(), strict=True)]
+
+
+# Pictures
+
+
+def test_fitness_is_drawn_as_the_journal_has_it(copied: Written) -> None:
+    drawn = {line.get_label(): points(line) for line in panel(story(copied, "m01"), "training").lines}
+    assert drawn["m00"] == [(100.0, 3.0)]
+    assert drawn["m01"] == [(100.0, -5.0), (200.0, 5.0)]
+
+
+def test_the_ancestry_of_the_best_is_black_in_every_panel(copied: Written) -> None:
+    found = story(copied, "m01")
+    black = [line for line in panel(found, "training").lines if line.get_color() == "black"]
+    assert [points(line) for line in black] == [[(100.0, 3.0), (200.0, 5.0)]]  # m00's slice, then its own
+    (rates,) = [line for line in panel(found, "training", 1).lines if line.get_color() == "black"]
+    assert points(rates) == [(100.0, 0.01), (200.0, 0.005)]
+    assert not [line for line in panel(story(copied), "training").lines if line.get_color() == "black"]
+
+
+def test_a_schedule_is_what_the_learner_used(copied: Written) -> None:
+    m00, m01, _ = panel(story(copied, "m01"), "training", 2).lines
+    assert points(m00) == [(100.0, 20.0)]
+    assert points(m01) == [(100.0, 5.0), (200.0, 20.0)]
+
+
+def test_a_choice_among_words_is_drawn_as_well(tmp_path: Path) -> None:
+    w = Written(tmp_path / "a", size=1, hyperparameters=("activation", "nobody_has_it"))
+    for word in ("tanh", EVIL):
+        w.decide(w.next("m00", hyperparameters={"activation": word}))
+        w.report("m00", 1.0)
+    assert len(panel(story(w, "m00"), "training", 1).get_yticklabels()) == 2
+    assert draw(story(w, "m00"), "training")
+
+
+def test_the_lineage_leads_from_the_donors_row_to_the_receivers(copied: Written) -> None:
+    *roots, best = [c for c in panel(story(copied, "m01"), "lineage").collections if isinstance(c, LineCollection)]
+    drawn = [sorted(np.asarray(s).tolist() for s in c.get_segments()) for c in roots]
+    own, slice_of_it, copy = [[0.0, 0.0], [100.0, 0.0]], [[100.0, 1.0], [200.0, 1.0]], [[100.0, 0.0], [100.0, 1.0]]
+    assert drawn == [sorted([own, slice_of_it, copy]), [[[0.0, 1.0], [100.0, 1.0]]]]
+    assert sorted(np.asarray(s).tolist() for s in best.get_segments()) == sorted([own, slice_of_it, copy])
+
+
+def test_the_timeline_has_a_bar_for_every_slice_and_a_mark_for_every_event(copied: Written) -> None:
+    found = story(copied, "m01")
+    shown = panel(found, "timeline")
+    marks = {c.get_label(): c for c in shown.collections if isinstance(c, PathCollection)}
+    assert len(shown.collections) - len(marks) == 3
+    assert set(marks) == {"copy, in the donor's colour", "failure"}
+    offsets = np.asarray(marks["copy, in the donor's colour"].get_offsets()).tolist()
+    assert offsets == [[40.0, 1.0]]
+    assert to_hex(marks["copy, in the donor's colour"].get_facecolor()[0]) == found.colour("m00")
+
+
+def test_no_step_is_lost_in_the_speed(tmp_path: Path) -> None:
+    w = Written(tmp_path / "a")
+    for seconds in (3.0, 12.5, 0.0):
+        w.decide(w.next("m00"), wait=5.0)
+        w.report("m00", 1.0, wait=10.0, timing={"seconds": seconds})
+    (steps,) = panel(story(w), "speed").patches
+    values, edges, _ = steps.get_data()
+    assert np.isclose((values * np.diff(edges)).sum(), 300.0)
+    assert not values[: int(12 / 45 * len(values))].any()  # the first slice took the last 3 of 15 seconds
+
+
+@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("size", [1, 2, 60, 1000])
+def test_populations_of_every_size_and_age_can_be_drawn(tmp_path: Path, picture: str, size: int) -> None:
+    w = Written(tmp_path / "a", size=size, hyperparameters=tuple(f"h{i}" for i in range(30)))
+    assert draw(story(w), picture).startswith(b"<?xml")
+    w.decide(*(w.next(m) for m in list(w.population.members)[:100]))
+    assert draw(story(w), picture)
+    for m in list(w.population.members)[:100]:
+        w.report(m, 1.0)
+    ElementTree.fromstring(draw(story(w, "m00"), picture))
+
+
+def test_a_picture_is_the_same_bytes_every_time(copied: Written) -> None:
+    assert draw(story(copied), "training") == draw(story(copied), "training")
+
+
+# The page
+
+
+def text_of(page: str) -> str:
+    return re.sub(r"data:image/[^\"]*", "", page)
+
+
+def test_the_page_holds_everything_and_needs_nothing(pbtrl: Command) -> None:
+    assert pbtrl("train", "quadratic").code == 0
+    told = pbtrl("report", "last").out.splitlines()
+    assert told == ["runs/quadratic/report.html", *(f"runs/quadratic/plots/{p}.svg" for p in PICTURES)]
+    page = Path(told[0]).read_text()
+    assert re.findall(r"<h2>(.*)</h2>", page) == [
+        "Best member", "Members", "Training", "Lineage", "Timeline", "Speed", "Copies", "How it was run"
+    ]  # fmt: skip
+    best = json.loads(Path("runs/quadratic/best.json").read_text())
+    assert f"{best['member']} ({best['snapshot']})" in page
+    images = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)
+    assert [b64decode(i) for i in images] == [Path(p).read_bytes() for p in told[1:]]
+    assert not re.search(r"https?://|<link|<script|url\(", text_of(page))
+    assert pbtrl("verify", "last").code == 0
+
+
+def test_only_some_pictures_in_another_form(pbtrl: Command) -> None:
+    pbtrl("train", "quadratic")
+    told = pbtrl("report", "last", "--only", "speed", "--only", "lineage", "--format", "png").out.splitlines()
+    assert told[1:] == ["runs/quadratic/plots/speed.png", "runs/quadratic/plots/lineage.png"]
+    assert Path(told[1]).read_bytes().startswith(b"\x89PNG")
+    assert Path(told[0]).read_text().count("data:image/png;base64,") == 2
+    wrong = pbtrl("report", "last", "--only", "curves")
+    assert wrong.code == 2
+    assert "invalid choice: 'curves'" in wrong.err
+
+
+def test_the_choices_of_the_command_are_the_pictures(pbtrl: Command) -> None:
+    for picture in PICTURES:
+        assert picture in pbtrl("report", "--help").out
+
+
+def test_whatever_a_run_says_is_only_text(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    w = Written(run, size=1, hyperparameters=(EVIL,), deterministic=EVIL)
+    w.decide(w.next("m00", hyperparameters={EVIL: EVIL}))
+    w.fail("m00", EVIL)
+    w.report("m00", 1.0)
+    (run / "run.json").write_text(json.dumps({"command": [EVIL], "versions": {EVIL: EVIL}, "git": EVIL}))
+    (run / "best.json").write_text(json.dumps({"member": "m00", "snapshot": EVIL, "evaluation": {"episodes": EVIL}}))
+    page = text_of(report.write(run)[0].read_text())
+    assert page.count("&lt;script&gt;alert(1)") >= 8
+    assert "<script" not in page
+    assert page.count("<pre>") == page.count("</pre>")
+    assert "\x1b" not in page
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize("best", [{"member": 3}, {}, {"member": "m00", "evaluation": 3}, {"evaluation": {}}])
+def test_a_best_json_of_another_shape_is_damage(tmp_path: Path, best: dict[str, Any]) -> None:
+    w = one_copy(tmp_path / "a")
+    (w.run / "best.json").write_text(json.dumps(best))
+    if best and best != {"member": 3}:
+        with pytest.raises(runs.DamagedError, match=r"best\.json cannot be read"):
+            report.write(w.run)
+    else:
+        report.write(w.run)
+
+
+def test_a_run_that_trains_has_a_report_without_a_best_member(tmp_path: Path) -> None:
+    page = report.write(one_copy(tmp_path / "a").run)[0].read_text()
+    assert "Best member" not in page
+    assert "m01 &lt;- m00" in page
+
+
+def test_what_went_wrong_is_told_and_long_lists_are_cut(tmp_path: Path) -> None:
+    w = Written(tmp_path / "a", size=1)
+    w.decide(w.next("m00"))
+    for i in range(250):
+        w.fail("m00", f"failure {i}.\nand a traceback")
+    page = report.write(w.run)[0].read_text()
+    assert "What went wrong" in page
+    assert "(50 before)" in page
+    assert "failure 49." not in page
+    assert "failure 249." in page
+    assert "and a traceback" not in page
+
+
+def test_a_directory_that_cannot_be_written_to_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    pbtrl("train", "quadratic")
+
+    def refuse(path: Path, content: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(report, "write_atomically", refuse)
+    refused = pbtrl("report", "last")
+    assert (refused.code, refused.err) == (2, "cannot write to runs/quadratic: Permission denied\n")
+
+
+def test_the_pictures_that_are_drawn_are_the_ones_that_are_named() -> None:
+    assert (pictures.__doc__ or "").count("\n    ") == len(PICTURES)
