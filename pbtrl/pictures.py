@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MultipleLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 
 from pbtrl.figures import clock, count, printable, value
 from pbtrl.header import Header
@@ -38,7 +38,7 @@ PANELS = 12  # hyperparameters that are drawn
 NAMED = 40  # rows that are labelled
 BINS = 120  # of the speed
 WIDTH = 13.0  # inches
-TICKS = (1, 5, 15, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400)  # seconds
+TICKS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)  # seconds
 STYLE: Any = {
     "text.parse_math": False,
     "svg.hashsalt": "pbtrl",
@@ -111,6 +111,8 @@ def _training(story: Story) -> Figure:
     _fitness(panels[0], story)
     for panel, name in zip(panels[1:], names, strict=False):
         _schedule(panel, story, name)
+    if 1 <= len(labels := panels[0].get_legend_handles_labels()[1]) <= NAMED:
+        figure.legend(loc="outside lower center", ncols=min(len(labels), 12), fontsize="small", frameon=False)
     return figure
 
 
@@ -127,29 +129,26 @@ def _fitness(panel: Axes, story: Story) -> None:
         panel.plot([s.stop for s in path], scores, color="black", lw=1.8, label=f"to {story.best}")
     for copy in copies(story.lines):
         panel.axvline(copy["env_steps"], color=GREY, lw=0.5, zorder=0)
-    if 1 <= len(members) <= 12:
-        panel.legend(fontsize=7, ncols=2)
     _on_the_clock(panel, story, "fitness")
 
 
 def _schedule(panel: Axes, story: Story, name: str) -> None:
-    used: dict[str, list[tuple[int, Any]]] = {}
-    for report in story.reports:
-        if name in report["hyperparameters"]:
-            used.setdefault(report["member"], []).append((report["step"], report["hyperparameters"][name]))
-    values = [chosen for points in used.values() for _, chosen in points]
+    used: dict[str, list[tuple[int, int, Any]]] = {}
+    for r in (r for r in story.reports if name in r["hyperparameters"]):
+        start = story.assignments[r["assignment"]]["start"]
+        used.setdefault(r["member"], []).append((start, r["step"], r["hyperparameters"][name]))
+    best = [(s.start, s.stop, s.hyperparameters[name]) for s in story.ancestry if name in s.hyperparameters]
+    values = [chosen for slices in (*used.values(), best) for *_, chosen in slices]
     numeric = all(isinstance(chosen, int | float) for chosen in values)
-    shown: Callable[[Any], Any] = (lambda chosen: chosen) if numeric else lambda chosen: _short(str(chosen))
-    for member, points in used.items():
-        steps, schedule = [step for step, _ in points], [shown(chosen) for _, chosen in points]
-        panel.step(steps, schedule, color=story.colour(member), lw=1, where="pre")
-    path = [s for s in story.ancestry if name in s.hyperparameters]
-    best = [shown(s.hyperparameters[name]) for s in path]
-    panel.step([s.stop for s in path], best, color="black", lw=2, where="pre")
+    for slices, colour, width in (*((s, story.colour(m), 1) for m, s in used.items()), (best, "black", 2)):
+        steps = [step for start, stop, _ in slices for step in (start, stop)]
+        panel.plot(steps, [c if numeric else _short(str(c)) for *_, c in slices for _ in "ab"], color=colour, lw=width)
     if numeric and values and min(values) > 0 and max(values) > 20 * min(values):
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         panel.yaxis.set_minor_formatter(NullFormatter())
+    elif all(isinstance(chosen, int) for chosen in values):
+        panel.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if numeric:
         panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: value(y)))
     _on_the_clock(panel, story, _short(name))
@@ -157,27 +156,33 @@ def _schedule(panel: Axes, story: Story, name: str) -> None:
 
 def _lineage(story: Story) -> Figure:
     figure, panel = _rows(story)
+    stop = {r["assignment"]: r["step"] for r in story.reports}
     root: dict[str, str] = {}
+    families: dict[str, list[str]] = {}
     for a in story.assignments.values():
         root[a["id"]] = root.get(a["parent"], a["id"])
-    colours = {name: COLOURS[i * 2 % len(COLOURS)] for i, name in enumerate(dict.fromkeys(root.values()))}
-    stop = {r["assignment"]: r["step"] for r in story.reports}
-
-    def slices(names: Sequence[str]) -> list[Any]:
-        rows = [story.rows[story.assignments[n]["member"]] for n in names]
-        return [[(story.assignments[n]["start"], row), (stop[n], row)] for n, row in zip(names, rows, strict=True)] + [
-            [(stop[parent], story.rows[story.assignments[parent]["member"]]), (story.assignments[n]["start"], row)]
-            for n, row in zip(names, rows, strict=True)
-            if (parent := story.assignments[n]["parent"]) in stop
-        ]
-
-    for name, colour in colours.items():
-        panel.add_collection(LineCollection(slices([n for n in stop if root[n] == name]), colors=colour, lw=2))
-    best = slices([s.assignment for s in story.ancestry])
+        families.setdefault(root[a["id"]], []).append(a["id"])
+    for i, family in enumerate(families.values()):
+        trained = [name for name in family if name in stop]
+        lines = _passages(story, trained, stop)
+        panel.add_collection(LineCollection(lines, colors=COLOURS[i * 2 % len(COLOURS)], lw=2))
+    best = _passages(story, [s.assignment for s in story.ancestry], stop)
     panel.add_collection(LineCollection(best, colors="black", lw=1.2))
     panel.autoscale()
     _on_the_clock(panel, story, "lineage")
     return figure
+
+
+def _passages(story: Story, slices: Sequence[str], stop: dict[str, int]) -> list[Any]:
+    """From where each slice's parent ended to where it began itself, and on to its own end."""
+    found = []
+    for a in (story.assignments[name] for name in slices):
+        row = story.rows[a["member"]]
+        found.append([(a["start"], row), (stop[a["id"]], row)])
+        if a["parent"] in stop:
+            donor = story.rows[story.assignments[a["parent"]]["member"]]
+            found.append([(stop[a["parent"]], donor), (a["start"], row)])
+    return found
 
 
 def _timeline(story: Story) -> Figure:

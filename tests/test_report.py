@@ -59,14 +59,14 @@ def test_the_ancestry_of_the_best_is_black_in_every_panel(copied: Written) -> No
     black = [line for line in panel(found, "training").lines if line.get_color() == "black"]
     assert [points(line) for line in black] == [[(100.0, 3.0), (200.0, 5.0)]]  # m00's slice, then its own
     (rates,) = [line for line in panel(found, "training", 1).lines if line.get_color() == "black"]
-    assert points(rates) == [(100.0, 0.01), (200.0, 0.005)]
+    assert points(rates) == [(0.0, 0.01), (100.0, 0.01), (100.0, 0.005), (200.0, 0.005)]
     assert not [line for line in panel(story(copied), "training").lines if line.get_color() == "black"]
 
 
 def test_a_schedule_is_what_the_learner_used(copied: Written) -> None:
     m00, m01, _ = panel(story(copied, "m01"), "training", 2).lines
-    assert points(m00) == [(100.0, 20.0)]
-    assert points(m01) == [(100.0, 5.0), (200.0, 20.0)]
+    assert points(m00) == [(0.0, 20.0), (100.0, 20.0)]
+    assert points(m01) == [(0.0, 5.0), (100.0, 5.0), (100.0, 20.0), (200.0, 20.0)]
 
 
 def test_a_choice_among_words_is_drawn_as_well(tmp_path: Path) -> None:
