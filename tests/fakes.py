@@ -154,6 +154,8 @@ class FakeCohort:
     def _go_wrong(self, name: str) -> None:
         if "gpu" in self.config:
             self._use(Path(self.config["gpu"]))
+        if self.config.get("huge") == name.split("/")[0]:
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 TiB")
         if helper := self.config.pop("helper", None):
             if pid := os.fork():
                 Path(helper).write_text(str(pid))

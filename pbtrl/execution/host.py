@@ -8,6 +8,7 @@ its own snapshot is not loaded again. Where that is more than memory holds, fewe
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 import traceback
@@ -26,6 +27,7 @@ from pbtrl.trainable import Builder, Cohort, Outcome
 
 RAISED = (Exception, SystemExit)  # by a slice; an env that calls sys.exit ends no run
 WHAT_IS_MADE = ("parent", "start", "hyperparameters", "seed")  # depends on these of an assignment
+SHORT_OF_MEMORY = ("MemoryError", "CUDA error: out of memory", "DefaultCPUAllocator: can't allocate memory")
 METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
 
 
@@ -114,7 +116,6 @@ class Host:
         except disk.DiskFullError:
             raise
         except RAISED as error:
-            self._drop(current.cohort)
             return self._failures(current.assignments, error)
         self._slices.append(current)
         return []
@@ -133,7 +134,8 @@ class Host:
                 raise
             except RAISED as error:
                 ended += self._failures(s.assignments, error)
-            self._drop(s.cohort)
+            else:
+                self._drop(s.cohort)
         return ended
 
     def close(self) -> None:
@@ -267,6 +269,9 @@ class Host:
             return None
 
     def _failures(self, group: Sequence[Assignment], error: BaseException) -> list[Report | Failure]:
+        members = {a.member for a in group}
+        for cohort in [c for c in self._cohorts.values() if set(c.members) & members]:
+            self._drop(cohort)
         text = "".join(traceback.format_exception(error))
         for a in group:
             path = self._members / a.member / "log.txt"
@@ -274,7 +279,7 @@ class Host:
                 log.write(f"{a.id} failed\n{text}\n")
         alone, short = len(group) == 1, _is_of_memory(error)
         if short:
-            held = len(self._held() | {a.member for a in group})
+            held = len(self._held() | members)
             alone, self._room = held == 1, max(1, held // 2)
         fatal = alone and isinstance(error, MismatchError)
         brief = f"{type(error).__name__}: {error}"
@@ -296,9 +301,9 @@ def _differences(assigned: dict[str, Any], effective: dict[str, Any]) -> str:
 
 
 def _is_of_memory(error: BaseException) -> bool:
-    """Torch's own error on a GPU; on a CPU it is a RuntimeError like any other."""
-    by_name = type(error).__name__ == "OutOfMemoryError"
-    return by_name or isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """Python's own error or torch's, also where another process raised it; what torch says of a CPU is only text."""
+    text = f"{type(error).__name__}: {error}"
+    return getattr(error, "errno", None) == errno.ENOMEM or any(said in text for said in SHORT_OF_MEMORY)
 
 
 def _same(assigned: Any, effective: Any) -> bool:

@@ -13,7 +13,7 @@ never outlives its parent. When a worker dies, the assignments under way in it f
 place; what was under way together is under suspicion and from then on goes to the worker one by one.
 
 Workers may share a GPU. A member that runs out of memory although it is alone in its worker is tried once more; then
-two workers end, and one takes on the members of both.
+two workers end, and one takes on the members of both. If that does not help either, the member itself is to blame.
 
 Who was stopped for a while (Ctrl-Z, a laptop that sleeps) finds that its envs took too long for a step. Where this
 process was stopped too, that is nobody's fault, once.
@@ -82,7 +82,7 @@ class Processes:
     def __init__(self, specs: Sequence[WorkerSpec]) -> None:
         self._workers = [_Worker(spec) for spec in specs]
         self._home = {m: w for w in self._workers for group in w.spec.groups for m in group}
-        self._short: set[str] = set()  # assignments that ran out of memory, alone in their worker
+        self._short: dict[str, int] = {}  # how often a member ran out of memory, alone in its worker, without success
         self._stopping, self._until = False, math.inf
         self._looked = time.monotonic()
         # At exit multiprocessing waits for them (they are no daemons, which could not start actors): end them before.
@@ -106,24 +106,29 @@ class Processes:
         if self._looked - before > GAP + timeout:
             for worker in self._workers:
                 worker.pardon()
-        found = [message for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
+        found = [(w, message) for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
         if self._looked > self._until:
             for worker in self._workers:
                 worker.abandon()
-        return [answer for message in found for answer in self._with_fewer(message)]
+        return [answer for worker, message in found for answer in self._with_fewer(worker, message)]
 
-    def _with_fewer(self, message: Report | Failure) -> list[Report | Failure]:
-        """The message; where workers leave each other too little memory, without blame, and what else is lost."""
+    def _with_fewer(self, worker: _Worker, message: Report | Failure) -> list[Report | Failure]:
+        """The message; where memory was short it is nobody's fault twice, and with it comes what the merging cost."""
+        if isinstance(message, Report):
+            self._short.pop(message.member, None)
         if self._stopping or not (isinstance(message, Failure) and message.memory and message.alone):
             return [message]
-        again, self._short = message.assignment in self._short, self._short | {message.assignment}
-        if not again or len(self._workers) == 1:
+        if worker not in self._workers:  # another has just given way
+            return [replace(message, alone=False)]
+        times = self._short[message.member] = self._short.get(message.member, 0) + 1
+        if times > 2 or len(self._workers) == 1:
             return [message]
-        short = self._home[message.member]
-        other = min((w for w in self._workers if w is not short), key=lambda w: len(w.open))
-        lost = [message, *short.retire(), *other.retire()]
-        self._workers[:] = [w for w in self._workers if w not in (short, other)]
-        merged = _Worker(short.spec.joined(other.spec))
+        if times == 1:
+            return [replace(message, alone=False)]
+        other = min((w for w in self._workers if w is not worker), key=lambda w: len(w.open))
+        lost = [message, *worker.retire(), *other.retire()]
+        self._workers[:] = [w for w in self._workers if w not in (worker, other)]
+        merged = _Worker(worker.spec.joined(other.spec))
         self._workers.append(merged)
         self._home |= {m: merged for group in merged.spec.groups for m in group}
         count = "1 worker goes" if len(self._workers) == 1 else f"{len(self._workers)} workers go"

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -41,13 +43,16 @@ def inline(members: Path, config: dict[str, Any], *, discard: bool = False) -> I
     return Inline(Host(build(json.dumps(config)), members, GROUPS, discard_on_stop=discard))
 
 
-def processes(members: Path, config: dict[str, Any], workers: int, *, discard: bool = False) -> Processes:
+def processes(
+    members: Path, config: dict[str, Any], workers: int, *, discard: bool = False,
+    groups: Sequence[tuple[str, ...]] = GROUPS,
+) -> Processes:  # fmt: skip
     specs = [
         WorkerSpec(
             builder="tests.fakes:build",
             config=json.dumps(config),
             members=str(members),
-            groups=tuple(GROUPS[i::workers]),
+            groups=tuple(groups[i::workers]),
             cores=(CORES[i % len(CORES)],),
             discard_on_stop=discard,
         )
@@ -291,6 +296,42 @@ def test_who_never_fits_into_memory_costs_the_others_nothing(
     population, lines = trained(tmp_path / "a")
     assert {line["member"] for line in lines if line.get("given_up")} == {"m01"}
     assert [m.step for m in population.members.values()] == [24, 0, 24, 24]
+
+
+def test_who_never_fits_costs_one_worker_and_the_others_no_blame(tmp_path: Path, quick_disk: None) -> None:
+    executor = processes(
+        tmp_path / "a" / "members", {"huge": "m00"}, 4, groups=[(m,) for m in ("m00", "m01", "m02", "m03")]
+    )
+    population, lines = trained(tmp_path / "a", executor)
+    assert [m.step for m in population.members.values()] == [0, 24, 24, 24]
+    blamed = [line for line in lines if line["kind"] == "failure" and line["alone"]]
+    assert {line["member"] for line in blamed} == {"m00"}
+    assert len([line for line in lines if line.get("error", "").endswith("3 workers go on")]) >= 1
+    assert not any("2 workers go on" in line.get("error", "") for line in lines)
+
+
+def test_a_worker_that_gave_way_is_not_the_reason_to_end_another(tmp_path: Path) -> None:
+    """Two were short for the second time in the same moment, and the first one has already taken in the other."""
+    executor = processes(tmp_path, {}, 4, groups=[(m,) for m in ("m00", "m01", "m02", "m03")])
+    executor.submit(first())
+    drain(executor)
+    one, other = (executor._home[m] for m in ("m00", "m01"))
+
+    def short(m: str) -> Failure:
+        return Failure(f"{m}/000001", m, "MemoryError", memory=True)
+
+    for worker, member in ((one, "m00"), (other, "m01"), (one, "m00")):
+        (told,) = executor._with_fewer(worker, short(member))
+        assert isinstance(told, Failure)
+        assert not told.alone
+    assert executor._home["m00"] is executor._home["m01"]
+    assert len(executor._workers) == 3
+    (told,) = executor._with_fewer(other, short("m01"))
+    assert told == replace(short("m01"), alone=False)
+    assert len(executor._workers) == 3
+    (told,) = executor._with_fewer(executor._home["m00"], short("m00"))
+    assert told == short("m00")  # merging did not help
+    executor.close()
 
 
 # Nothing is left behind

@@ -1,5 +1,6 @@
 """The worker's host: which cohorts it forms, what it loads, what it commits and reports."""
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import torch
 
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
+from pbtrl.rl.crew import CrewError
 from pbtrl.snapshots import Store, Tensors
 from tests.fakes import FakeBuilder, FakeCohort
 
@@ -347,37 +349,48 @@ def test_a_first_slice_that_is_not_finite_fails(tmp_path: Path) -> None:
 # Too little memory
 
 
-def cramped(monkeypatch: pytest.MonkeyPatch, members: int, error: Exception) -> None:
+def cramped(monkeypatch: pytest.MonkeyPatch, members: int, error: Exception, when: str = "turn") -> None:
     """More than so many members at a time are too many, also if some of them are idle."""
     live: dict[int, int] = {}
-    real_turn, real_close = FakeCohort.turn, FakeCohort.close
+    real, real_close = getattr(FakeCohort, when), FakeCohort.close
 
-    def turn(self: FakeCohort) -> bool:
+    def needs_memory(self: FakeCohort, *told: Any) -> Any:
         live[id(self)] = len(self.members)
         if sum(live.values()) > members:
             raise error
-        return real_turn(self)
+        return real(self, *told)
 
     def close(self: FakeCohort) -> None:
         live.pop(id(self), None)
         real_close(self)
 
-    monkeypatch.setattr(FakeCohort, "turn", turn)
+    monkeypatch.setattr(FakeCohort, when, needs_memory)
     monkeypatch.setattr(FakeCohort, "close", close)
 
 
 MEMBERS = ("m00", "m01", "m02", "m03")
 
 
-@pytest.mark.parametrize("error", [MemoryError("no"), torch.OutOfMemoryError("CUDA out of memory."), None])
+SHORTAGES = [
+    MemoryError("no"),
+    torch.OutOfMemoryError("CUDA out of memory."),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    CrewError("process 0 raised OutOfMemoryError: CUDA out of memory."),
+    None,
+]
+
+
+@pytest.mark.parametrize("when", ["turn", "begin"])
+@pytest.mark.parametrize("error", SHORTAGES)
 def test_who_does_not_fit_into_memory_trains_in_halves(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception | None, when: str
 ) -> None:
     if error is None:
         with pytest.raises(RuntimeError) as caught:
             torch.empty(10**16)
         error = caught.value
-    cramped(monkeypatch, 2, error)
+    cramped(monkeypatch, 2, error, when)
     failures = place.run(*(slice_of(m) for m in MEMBERS))
     assert all(isinstance(f, Failure) and f.memory and not f.alone for f in failures.values())
     place.tape()
@@ -401,15 +414,16 @@ def test_who_waits_for_memory_is_busy_and_has_nothing_to_report_at_a_stop(
     assert not place.host.busy()
 
 
-def test_only_who_is_alone_in_memory_is_to_blame(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    cramped(monkeypatch, 1, MemoryError("no"))
+@pytest.mark.parametrize("when", ["turn", "begin"])
+def test_only_who_is_alone_in_memory_is_to_blame(place: Workplace, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    cramped(monkeypatch, 1, MemoryError("no"), when)
     place.run(slice_of("m00"))
     blamed = place.run(slice_of("m01"))["m01/000000"]  # beside the idle m00
     assert isinstance(blamed, Failure)
     assert not blamed.alone
     assert isinstance(place.run(slice_of("m01"))["m01/000000"], Report)
     monkeypatch.undo()
-    cramped(monkeypatch, 0, MemoryError("no"))
+    cramped(monkeypatch, 0, MemoryError("no"), when)
     blamed = place.run(slice_of("m02"))["m02/000000"]
     assert isinstance(blamed, Failure)
     assert blamed.alone
