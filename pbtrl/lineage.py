@@ -56,14 +56,13 @@ def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
     return found
 
 
-def ancestry(lines: Iterable[Line], member: str) -> list[Stretch]:
-    """The slices that made the member's newest snapshot, oldest first; empty before its first report.
+def ancestry(lines: Iterable[Line], snapshot: str | None) -> list[Stretch]:
+    """The slices that made a snapshot, oldest first; none where nobody reported it.
 
     Each stretch is on the clock of who trained it, so starts and stops may jump at a copy.
     """
     stretches: dict[str, Stretch] = {}
     parents: dict[str, str | None] = {}
-    newest: str | None = None
     assigned: dict[str, dict[str, Any]] = {}
     for line in lines:
         if line["kind"] == "decision":
@@ -72,11 +71,10 @@ def ancestry(lines: Iterable[Line], member: str) -> list[Stretch]:
             name, a = line["assignment"], assigned[line["assignment"]]
             stretches[name] = Stretch(name, a["start"], line["step"], a["hyperparameters"])
             parents[name] = a["parent"]
-            newest = name if line["member"] == member else newest
     path: list[Stretch] = []
-    while newest in stretches:
-        path.append(stretches[newest])
-        newest = parents[newest]
+    while snapshot in stretches:
+        path.append(stretches[snapshot])
+        snapshot = parents[snapshot]
     return path[::-1]
 
 

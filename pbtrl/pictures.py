@@ -6,23 +6,28 @@
     speed      steps per second of the whole population
 
 Black is the ancestry of the best member. A journal may be a stranger's: its names are drawn as they are, and no more
-of them than can be read.
+of them than can be read; numbers that no run has are refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
 
-import matplotlib
 import numpy as np
+
+with contextlib.chdir(Path(__file__).parent):  # else matplotlib obeys the matplotlibrc of whoever made this directory
+    import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_hex
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 
@@ -33,12 +38,16 @@ from pbtrl.lineage import Stretch, ancestry, copies
 from pbtrl.population import Population
 
 Format = Literal["svg", "png"]
+Point = tuple[float, float]
 
 PANELS = 12  # hyperparameters that are drawn
-NAMED = 40  # rows that are labelled
+NAMED = 40  # members that are named
+WORDS = 20  # values that are no numbers
 BINS = 120  # of the speed
 WIDTH = 13.0  # inches
 TICKS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)  # seconds
+LATEST = 1e10  # seconds, three centuries
+LARGEST = 2**53  # steps
 STYLE: Any = {
     "text.parse_math": False,
     "svg.hashsalt": "pbtrl",
@@ -46,8 +55,30 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.titlesize": "medium",
 }
-COLOURS = [to_hex(colour) for colour in matplotlib.colormaps["tab20"].colors]  # type: ignore[attr-defined]
+PALETTE = [to_hex(colour) for colour in matplotlib.colormaps["tab20"].colors]  # type: ignore[attr-defined]
+COLOURS = PALETTE[::2] + PALETTE[1::2]  # the lighter ones last
 GREY = "0.85"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What a member trained of an assignment.
+
+    Attributes:
+        id, member, parent: of the assignment.
+        start, stop: on the member's clock.
+        begun, ended: seconds on the run's clock.
+        hyperparameters: that the learner used.
+    """
+
+    id: str
+    member: str
+    parent: str | None
+    start: int
+    stop: int
+    begun: float
+    ended: float
+    hyperparameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,7 +87,7 @@ class Story:
 
     Attributes:
         header, lines, population: of the run, as `runs.folded` gives them.
-        best: the member whose ancestry is shown in black, or None.
+        best: the snapshot whose ancestry is shown in black, or None.
     """
 
     header: Header
@@ -65,20 +96,34 @@ class Story:
     best: str | None
 
     @cached_property
-    def reports(self) -> list[Line]:
-        """Every slice that ended, oldest first."""
-        return [line for line in self.lines if line["kind"] == "report"]
+    def slices(self) -> dict[str, Slice]:
+        """By their ids, in the order in which they ended.
+
+        Raises:
+            ValueError: a time or step that no run has.
+        """
+        decided = {a["id"]: a for line in self.lines if line["kind"] == "decision" for a in line["assignments"]}
+        found = {}
+        for line in self.lines:
+            if line["kind"] == "report":
+                a, ended = decided[line["assignment"]], elapsed(line)
+                begun = ended - min(ended, _checked(line["timing"].get("seconds", 0.0), LATEST))
+                start, stop = (int(_checked(step, LARGEST)) for step in (a["start"], line["step"]))
+                made = Slice(
+                    a["id"], a["member"], a["parent"], start, stop, begun, ended, line["hyperparameters"]
+                )  # fmt: skip
+                found[made.id] = made
+        return found
 
     @cached_property
-    def assignments(self) -> dict[str, dict[str, Any]]:
-        """Every assignment by its id."""
-        decisions = (line for line in self.lines if line["kind"] == "decision")
-        return {a["id"]: a for line in decisions for a in line["assignments"]}
+    def end(self) -> float:
+        """Where the run's clock is (seconds)."""
+        return max((elapsed(line) for line in self.lines if "elapsed" in line.get("timing", {})), default=0.0)
 
     @cached_property
     def ancestry(self) -> list[Stretch]:
         """The slices that made the best member."""
-        return ancestry(self.lines, self.best) if self.best else []
+        return ancestry(self.lines, self.best)
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -87,13 +132,24 @@ class Story:
 
     def colour(self, member: str) -> str:
         """The same in every picture."""
-        return COLOURS[self.rows[member] * 2 % len(COLOURS) + self.rows[member] // 10 % 2]
+        return COLOURS[self.rows[member] % len(COLOURS)]
+
+
+def elapsed(line: Line) -> float:
+    """The run's clock at a line (seconds)."""
+    return _checked(line["timing"]["elapsed"], LATEST)
 
 
 def draw(story: Story, picture: str, form: Format = "svg") -> bytes:
-    """One of PICTURES, as the content of a file."""
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in letters that the font lacks
+    """One of PICTURES, as the content of a file.
+
+    Raises:
+        ValueError: a number that no run has.
+    """
+    with matplotlib.rc_context(), warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of letters that the font lacks, and of numbers as large as floats can be
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
         figure = PICTURES[picture](story)
         file = io.BytesIO()
         figure.savefig(file, format=form, dpi=110, metadata={"Date": None} if form == "svg" else None)
@@ -104,120 +160,134 @@ def _training(story: Story) -> Figure:
     names = story.header.hyperparameters[:PANELS]
     across = min(4, 1 + len(names))
     down = -(-(1 + len(names)) // across)
-    figure = Figure(figsize=(max(6.0, WIDTH * across / 4), 3.2 * down), layout="constrained")
+    width = max(6.0, WIDTH * across / 4)
+    figure = Figure(figsize=(width, 3.2 * down), layout="constrained")
     panels = list(figure.subplots(down, across, squeeze=False).flat)
     for panel in panels[1 + len(names) :]:
         panel.remove()
     _fitness(panels[0], story)
     for panel, name in zip(panels[1:], names, strict=False):
         _schedule(panel, story, name)
-    if 1 <= len(labels := panels[0].get_legend_handles_labels()[1]) <= NAMED:
-        figure.legend(loc="outside lower center", ncols=min(len(labels), 12), fontsize="small", frameon=False)
+    if more := len(story.header.hyperparameters) - len(names):
+        figure.suptitle(f"{more} more hyperparameters are not drawn", fontsize="small")
+    if 1 <= len(panels[0].get_legend_handles_labels()[1]) <= NAMED + 1:
+        figure.legend(loc="outside lower center", ncols=int(width / 1.1), fontsize="small", frameon=False)
     return figure
 
 
 def _fitness(panel: Axes, story: Story) -> None:
-    members = [m for m in story.population.members.values() if m.history]
-    for member in members:
-        steps = [step for step, fitness in member.history if fitness is not None]
-        found = [fitness for _, fitness in member.history if fitness is not None]
-        panel.plot(steps, found, color=story.colour(member.id), lw=1.2, label=member.id)
-    known = {(m.id, step): fitness for m in members for step, fitness in m.history if fitness is not None}
-    path = [s for s in story.ancestry if (s.member, s.stop) in known]
+    known = {(m.id, s): f for m in story.population.members.values() for s, f in m.history if _can_be_drawn(f)}
+    points: dict[str, list[Point]] = {}
+    for (member, step), fitness in known.items():
+        points.setdefault(member, []).append((step, fitness))
+    path = [(s.stop, known[s.member, s.stop]) for s in story.ancestry if (s.member, s.stop) in known]
+    for member, mine in points.items():
+        _line(panel, mine, color=story.colour(member), lw=1.2, label=member)
     if path:
-        scores = [known[s.member, s.stop] for s in path]
-        panel.plot([s.stop for s in path], scores, color="black", lw=1.8, label=f"to {story.best}")
+        _line(panel, path, color="black", lw=1.8, label=f"to {story.ancestry[-1].member}")
     for copy in copies(story.lines):
         panel.axvline(copy["env_steps"], color=GREY, lw=0.5, zorder=0)
     _on_the_clock(panel, story, "fitness")
 
 
+def _line(panel: Axes, points: Sequence[Point], **look: Any) -> None:
+    x, y = zip(*points, strict=True)
+    panel.plot(x, y, marker="." if len(points) == 1 else None, **look)
+
+
 def _schedule(panel: Axes, story: Story, name: str) -> None:
     used: dict[str, list[tuple[int, int, Any]]] = {}
-    for r in (r for r in story.reports if name in r["hyperparameters"]):
-        start = story.assignments[r["assignment"]]["start"]
-        used.setdefault(r["member"], []).append((start, r["step"], r["hyperparameters"][name]))
+    for s in story.slices.values():
+        if name in s.hyperparameters:
+            used.setdefault(s.member, []).append((s.start, s.stop, s.hyperparameters[name]))
     best = [(s.start, s.stop, s.hyperparameters[name]) for s in story.ancestry if name in s.hyperparameters]
     values = [chosen for slices in (*used.values(), best) for *_, chosen in slices]
-    numeric = all(isinstance(chosen, int | float) for chosen in values)
+    numeric = all(_can_be_drawn(chosen) for chosen in values)
+    words = {} if numeric else {word: i for i, word in enumerate(dict.fromkeys(map(str, values)))}
     for slices, colour, width in (*((s, story.colour(m), 1) for m, s in used.items()), (best, "black", 2)):
-        steps = [step for start, stop, _ in slices for step in (start, stop)]
-        panel.plot(steps, [c if numeric else _short(str(c)) for *_, c in slices for _ in "ab"], color=colour, lw=width)
-    if numeric and values and min(values) > 0 and max(values) > 20 * min(values):
+        ends: list[Any] = [(step, words.get(str(v), v)) for start, stop, v in slices for step in (start, stop)]
+        panel.plot([step for step, _ in ends], [height for _, height in ends], color=colour, lw=width)
+    if numeric:
+        _heights(panel, values)
+    else:
+        _words(panel, list(words))
+    _on_the_clock(panel, story, _short(name))
+
+
+def _heights(panel: Axes, values: Sequence[float]) -> None:
+    if values and min(values) > 0 and max(values) > 20 * min(values):
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         panel.yaxis.set_minor_formatter(NullFormatter())
     elif all(isinstance(chosen, int) for chosen in values):
-        panel.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    if numeric:
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: value(y)))
-    _on_the_clock(panel, story, _short(name))
+        panel.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: value(y)))
+
+
+def _words(panel: Axes, words: Sequence[str]) -> None:
+    if len(words) <= WORDS:
+        panel.set_yticks(range(len(words)), [_short(word) for word in words])
+    else:
+        panel.set_yticks([])
+        panel.set_ylabel(f"{len(words)} values")
 
 
 def _lineage(story: Story) -> Figure:
     figure, panel = _rows(story)
-    stop = {r["assignment"]: r["step"] for r in story.reports}
-    root: dict[str, str] = {}
-    families: dict[str, list[str]] = {}
-    for a in story.assignments.values():
-        root[a["id"]] = root.get(a["parent"], a["id"])
-        families.setdefault(root[a["id"]], []).append(a["id"])
-    for i, family in enumerate(families.values()):
-        trained = [name for name in family if name in stop]
-        lines = _passages(story, trained, stop)
-        panel.add_collection(LineCollection(lines, colors=COLOURS[i * 2 % len(COLOURS)], lw=2))
-    best = _passages(story, [s.assignment for s in story.ancestry], stop)
+    root: dict[str | None, int] = {}
+    families, colours, passages = itertools.count(), [], []
+    for s in story.slices.values():
+        root[s.id] = root[s.parent] if s.parent in root else next(families)
+        for passage in _passages(story, s):
+            passages.append(passage)
+            colours.append(COLOURS[root[s.id] % len(COLOURS)])
+    best = [p for s in story.ancestry for p in _passages(story, story.slices[s.assignment])]
+    panel.add_collection(LineCollection(passages, colors=colours, lw=2))
     panel.add_collection(LineCollection(best, colors="black", lw=1.2))
-    panel.autoscale()
+    panel.autoscale(axis="x")
     _on_the_clock(panel, story, "lineage")
     return figure
 
 
-def _passages(story: Story, slices: Sequence[str], stop: dict[str, int]) -> list[Any]:
-    """From where each slice's parent ended to where it began itself, and on to its own end."""
-    found = []
-    for a in (story.assignments[name] for name in slices):
-        row = story.rows[a["member"]]
-        found.append([(a["start"], row), (stop[a["id"]], row)])
-        if a["parent"] in stop:
-            donor = story.rows[story.assignments[a["parent"]]["member"]]
-            found.append([(stop[a["parent"]], donor), (a["start"], row)])
-    return found
+def _passages(story: Story, s: Slice) -> list[list[Point]]:
+    """From where a slice's parent ended to where it began itself, and on to its own end."""
+    row, parent = story.rows[s.member], story.slices.get(s.parent or "")
+    copy: list[list[Point]] = [[(parent.stop, story.rows[parent.member]), (s.start, row)]] if parent else []
+    return [*copy, [(s.start, row), (s.stop, row)]]
 
 
 def _timeline(story: Story) -> Figure:
     figure, panel = _rows(story)
-    elapsed = 0.0
+    now = 0.0
     copied, failed, lost = [], [], []
     for line in story.lines:
         if line["kind"] == "resume":
-            panel.axvline(elapsed, color="0.6", lw=0.8, ls=":")
-        elapsed = line.get("timing", {}).get("elapsed", elapsed)
+            panel.axvline(now, color="0.6", lw=0.8, ls=":")
+        now = elapsed(line) if "elapsed" in line.get("timing", {}) else now
         match line["kind"]:
-            case "report":
-                seconds = line["timing"].get("seconds", 0.0)
-                bar = (max(0.0, elapsed - seconds), seconds)
-                row = story.rows[line["member"]] - 0.35
-                panel.broken_barh([bar], (row, 0.7), color=story.colour(line["member"]), ec="white", lw=0.4)
             case "decision":
-                copied += [
-                    (elapsed, story.rows[a["member"]], story.colour(a["donor"]))
-                    for a in line["assignments"]
-                    if a["donor"]
-                ]
+                made = [a for a in line["assignments"] if a["donor"]]
+                copied += [(now, story.rows[a["member"]], story.colour(a["donor"])) for a in made]
             case "failure":
-                failed.append((elapsed, story.rows[line["member"]]))
+                failed.append((now, story.rows[line["member"]]))
             case "void":
-                lost.append((elapsed, story.rows[line["snapshot"].split("/")[0]]))
+                lost.append((now, story.rows[line["snapshot"].split("/")[0]]))
+    bars, colours, nth = [], [], dict.fromkeys(story.rows, 0)
+    for s in story.slices.values():
+        low, high = story.rows[s.member] - 0.35, story.rows[s.member] + 0.35
+        bars.append([(s.begun, low), (s.begun, high), (s.ended, high), (s.ended, low)])
+        colours.append(to_rgba(story.colour(s.member), 1.0 if nth[s.member] % 2 == 0 else 0.7))
+        nth[s.member] += 1
+    panel.add_collection(PolyCollection(bars, facecolors=colours))
     _marks(panel, [c[:2] for c in copied], "copy, in the donor's colour", marker="o", c=[c[2] for c in copied], ec="k")
     _marks(panel, failed, "failure", marker="x", c="red")
     _marks(panel, lost, "snapshot lost", marker="s", c="black")
-    _in_time(panel, elapsed)
+    _in_time(panel, story.end)
     panel.set(title="timeline")
     return figure
 
 
-def _marks(panel: Axes, places: Sequence[tuple[float, ...]], label: str, **look: Any) -> None:
+def _marks(panel: Axes, places: Sequence[Point], label: str, **look: Any) -> None:
     if places:
         times, rows = zip(*places, strict=True)
         panel.scatter(times, rows, label=label, s=24, lw=0.8, zorder=3, **look)
@@ -227,15 +297,14 @@ def _marks(panel: Axes, places: Sequence[tuple[float, ...]], label: str, **look:
 def _speed(story: Story) -> Figure:
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     panel = figure.subplots()
-    ends = [r["timing"]["elapsed"] for r in story.reports]
-    edges = np.linspace(0.0, max(ends, default=1.0) or 1.0, BINS + 1)
+    edges = np.linspace(0.0, max(story.end, 1e-3), BINS + 1)
     done = np.zeros(BINS)
-    for report, end in zip(story.reports, ends, strict=True):
-        begin = end - max(report["timing"].get("seconds", 0.0), 1e-3)
-        part = np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], begin), 0.0, None) / (end - begin)
-        done += part * (report["step"] - story.assignments[report["assignment"]]["start"])
+    for s in story.slices.values():
+        begun = min(s.begun, s.ended - 1e-6)
+        part = np.clip(np.minimum(edges[1:], s.ended) - np.maximum(edges[:-1], begun), 0.0, None)
+        done += part / (s.ended - begun) * (s.stop - s.start)
     panel.stairs(done / np.diff(edges), edges, color="tab:blue", fill=True, alpha=0.6)
-    _in_time(panel, edges[-1])
+    _in_time(panel, story.end)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: count(y)))
     panel.set(title=_short(f"{story.header.steps} per second"), ylim=(0, None))
     return figure
@@ -259,6 +328,7 @@ def _on_the_clock(panel: Axes, story: Story, title: str) -> None:
 def _in_time(panel: Axes, seconds: float) -> None:
     """Ticks at whole seconds, minutes, hours or days, about ten of them."""
     step = next((s for s in TICKS if seconds <= 10 * s), 86400 * (1 + seconds // 864000))
+    panel.set_xlim(0.0, max(seconds, 1e-3))
     panel.xaxis.set_major_locator(MultipleLocator(step))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: clock(x)))
     panel.set_xlabel("the run's clock")
@@ -267,6 +337,17 @@ def _in_time(panel: Axes, seconds: float) -> None:
 def _short(name: str) -> str:
     shown = printable(name).replace("\n", " ")
     return shown if len(shown) <= 40 else f"{shown[:39]}…"
+
+
+def _can_be_drawn(number: Any) -> TypeGuard[float]:
+    """An axis to the largest floats has no ticks."""
+    return isinstance(number, int | float) and abs(number) < 1e100
+
+
+def _checked(number: Any, most: float) -> float:
+    if not 0 <= number <= most:
+        raise ValueError(f"{number!r} is not in [0, {most:.0e}]")
+    return float(number)
 
 
 PICTURES: dict[str, Callable[[Story], Figure]] = {

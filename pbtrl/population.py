@@ -7,10 +7,11 @@ lineage included.
 
 from __future__ import annotations
 
+import math
 import statistics
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -122,6 +123,14 @@ class Failure:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
+
+
+def mean(returns: Sequence[float]) -> float:
+    """Of at least one; NaN where it is no number, or one that no float can hold."""
+    try:
+        return statistics.fmean(returns)
+    except (OverflowError, ValueError):
+        return math.nan
 
 
 @dataclass(frozen=True)
@@ -272,6 +281,8 @@ class Population:
 
     def _assigned(self, assignment: Assignment) -> None:
         member = self.members[assignment.member]
+        if assignment.id in self.made:
+            raise ValueError(f"{assignment.id} was made before")
         if assignment.parent is not None and assignment.parent not in self.made:
             raise ValueError(f"{assignment.id} goes on from {assignment.parent}, which nobody made")
         member.open, member.generation = assignment, assignment.generation
@@ -302,7 +313,8 @@ class Population:
         elif line["evaluation"]:  # of these weights; whoever was stopped had no time for it
             member.window = list(line["evaluation"])
         enough = whole and len(member.window) >= self.rule.min_episodes
-        member.fitness = statistics.fmean(member.window) if enough and np.isfinite(member.window).all() else None
+        fitness = mean(member.window) if enough else math.nan
+        member.fitness = fitness if math.isfinite(fitness) else None
         member.history.append((member.step, member.fitness))
 
     def _failed(self, line: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from pbtrl.figures import clock, count, mixture, printable, score, value
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
 from pbtrl.lineage import ancestry, schedule
-from pbtrl.population import Population
+from pbtrl.population import Population, mean
 from pbtrl.space import AGENT
 from pbtrl.standings import Event, Row, Standings
 
@@ -293,7 +293,7 @@ def outcome(best: Mapping[str, Any], header: Header, lines: Sequence[Line]) -> s
     told = {"best": "no member has a fitness"}
     if best:
         told["best"] = _best(best, "mean return" if header.unit == "env_steps" else "fitness")
-        points = schedule(ancestry(lines, best["member"]))
+        points = schedule(ancestry(lines, best.get("snapshot")))
         for i, (tuned, values) in enumerate(_changes(points).items()):
             told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
     told["wall time"] = clock(elapsed)
@@ -306,7 +306,8 @@ def sparkline(history: Sequence[float | None], low: float, high: float, width: i
     for i in range(min(width, len(history))):
         a, b = (len(history) * j // min(width, len(history)) for j in (i, i + 1))
         known = [x for x in history[a:b] if x is not None]
-        cells.append(_bar(statistics.fmean(known), low, high) if known else " ")
+        height = mean(known) if known else math.nan
+        cells.append(_bar(height, low, high) if math.isfinite(height) else " ")
     return "".join(cells)
 
 

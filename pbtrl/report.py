@@ -61,9 +61,9 @@ def write(run: Path, *, only: Sequence[str] | None = None, form: pictures.Format
     runs.check_links(run)
     header, lines, population = runs.folded(run)
     best = _best(run)
-    leader = population.best.id if population.best else None
+    leader = population.best.snapshot if population.best else None
     with runs.sound(run):
-        story = pictures.Story(header, lines, population, str(best["member"]) if "member" in best else leader)
+        story = pictures.Story(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
         drawn = {name: pictures.draw(story, name, form) for name in only or pictures.PICTURES}
         body = _body(run, best, story, {name: _image(name, content, form) for name, content in drawn.items()})
         page = PAGE.format(title=_text(header.name), body=body)
@@ -91,11 +91,14 @@ def _best(run: Path) -> dict[str, Any]:
 def _body(run: Path, best: dict[str, Any], story: pictures.Story, images: dict[str, str]) -> str:
     parts = []
     if best:
+        kinds = [line["kind"] for line in story.lines]
+        went_on = "finish" in kinds and "report" in kinds[::-1][: kinds[::-1].index("finish")]
+        title = "Best member" + (", before the run went on" if went_on else "")
         try:
-            parts.append(_section("Best member", progress.outcome(best, story.header, story.lines)))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            parts.append(_section(title, progress.outcome(best, story.header, story.lines)))
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise DamagedError(f"{run / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
-    parts.append(_section("Members", tables.status(runs.status(run), runs.reference(run))))
+    parts.append(_section("Members", tables.status(runs.status(run), runs.trusting(run))))
     parts += images.values()
     parts.append(_section("Copies", _newest(tables.copies(copies(story.lines), story.header.steps), titles=1)))
     if wrong := [text for line in story.lines if (text := _wrong(line))]:

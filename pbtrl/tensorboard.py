@@ -18,7 +18,7 @@ from pbtrl.figures import value
 from pbtrl.header import Header
 from pbtrl.journal import Line
 from pbtrl.metrics import Metrics, Tail, tags
-from pbtrl.population import Population
+from pbtrl.population import Population, mean
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -120,10 +120,10 @@ class TensorBoard:
             self._stream(member, streamed)
         points = dict(line["scalars"])
         if line["lengths"]:
-            points["episode/return_mean"] = statistics.fmean(line["returns"])
-            points["episode/length_mean"] = statistics.fmean(line["lengths"])
+            points["episode/return_mean"] = mean(line["returns"])
+            points["episode/length_mean"] = mean(line["lengths"])
         if self._header.rule.source == "evaluation" and line["evaluation"]:
-            points["evaluation/return_mean"] = statistics.fmean(line["evaluation"])
+            points["evaluation/return_mean"] = mean(line["evaluation"])
         already = self._streamed[member]
         self._write(member, {k: v for k, v in points.items() if k not in already}, step, now)
         already.clear()

@@ -89,10 +89,10 @@ def test_too_few_episodes_are_no_fitness() -> None:
     assert after_one_slice([1.0, 2.0, 3.0], rule=rule).members["m00"].fitness == 2.0
 
 
-@pytest.mark.parametrize("worst", [math.nan, math.inf, -math.inf])
-def test_a_fitness_is_finite_or_absent(worst: float) -> None:
+@pytest.mark.parametrize("worst", [[math.nan], [math.inf], [-math.inf], [math.inf, -math.inf], [1e308, 1e308]])
+def test_a_fitness_is_finite_or_absent(worst: list[float]) -> None:
     rule = FitnessRule(window=10, min_episodes=1)
-    population = after_one_slice([worst, 1.0], [1.0], rule=rule)
+    population = after_one_slice([*worst, 1.0], [1.0], rule=rule)
     assert population.members["m00"].fitness is None
     assert [m.id for m in population.ranking()] == ["m01"]
 

@@ -196,6 +196,7 @@ def test_sparklines_share_a_scale():
     assert progress.sparkline([None, 7.0], 0, 7) == " █"
     assert progress.sparkline([0.0] * 50 + [7.0] * 50, 0, 7) == "▁▁▁▁▁█████"
     assert progress.sparkline([3.0], 3, 3) == "▁"
+    assert progress.sparkline([1e308] * 20 + [0.0] * 20, 0, 1e308)[-1] == "▁"
     assert progress.sparkline([], 0, 0) == ""
 
 

@@ -1,6 +1,8 @@
 """The report: its page is whole in itself and obeys nobody, and its pictures show what the journal says."""
 
+import io
 import json
+import os
 import re
 from base64 import b64decode
 from pathlib import Path
@@ -10,12 +12,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 
 from pbtrl import pictures, report, runs
 from pbtrl.pictures import PICTURES, Story, draw
-from tests.command import Command
+from tests.command import Command, spawn
 from tests.written import Written, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -33,7 +35,7 @@ def copied(tmp_path: Path) -> Written:
     """m01 copied m00 at step 100 and came to 200; a failure and a resume besides."""
     w = one_copy(tmp_path / "a")
     w.fail("m01")
-    w.report("m01", 5.0)
+    w.report("m01", 5.0, timing={"seconds": 10.0})
     return w
 
 
@@ -49,13 +51,13 @@ def points(line: Any) -> list[tuple[float, float]]:
 
 
 def test_fitness_is_drawn_as_the_journal_has_it(copied: Written) -> None:
-    drawn = {line.get_label(): points(line) for line in panel(story(copied, "m01"), "training").lines}
+    drawn = {line.get_label(): points(line) for line in panel(story(copied, "m01/000001"), "training").lines}
     assert drawn["m00"] == [(100.0, 3.0)]
     assert drawn["m01"] == [(100.0, -5.0), (200.0, 5.0)]
 
 
 def test_the_ancestry_of_the_best_is_black_in_every_panel(copied: Written) -> None:
-    found = story(copied, "m01")
+    found = story(copied, "m01/000001")
     black = [line for line in panel(found, "training").lines if line.get_color() == "black"]
     assert [points(line) for line in black] == [[(100.0, 3.0), (200.0, 5.0)]]  # m00's slice, then its own
     (rates,) = [line for line in panel(found, "training", 1).lines if line.get_color() == "black"]
@@ -64,7 +66,7 @@ def test_the_ancestry_of_the_best_is_black_in_every_panel(copied: Written) -> No
 
 
 def test_a_schedule_is_what_the_learner_used(copied: Written) -> None:
-    m00, m01, _ = panel(story(copied, "m01"), "training", 2).lines
+    m00, m01, _ = panel(story(copied, "m01/000001"), "training", 2).lines
     assert points(m00) == [(0.0, 20.0), (100.0, 20.0)]
     assert points(m01) == [(0.0, 5.0), (100.0, 5.0), (100.0, 20.0), (200.0, 20.0)]
 
@@ -74,23 +76,30 @@ def test_a_choice_among_words_is_drawn_as_well(tmp_path: Path) -> None:
     for word in ("tanh", EVIL):
         w.decide(w.next("m00", hyperparameters={"activation": word}))
         w.report("m00", 1.0)
-    assert len(panel(story(w, "m00"), "training", 1).get_yticklabels()) == 2
-    assert draw(story(w, "m00"), "training")
+    assert len(panel(story(w, w.population.members["m00"].snapshot), "training", 1).get_yticklabels()) == 2
+    assert draw(story(w, w.population.members["m00"].snapshot), "training")
 
 
 def test_the_lineage_leads_from_the_donors_row_to_the_receivers(copied: Written) -> None:
-    *roots, best = [c for c in panel(story(copied, "m01"), "lineage").collections if isinstance(c, LineCollection)]
-    drawn = [sorted(np.asarray(s).tolist() for s in c.get_segments()) for c in roots]
+    found = panel(story(copied, "m01/000001"), "lineage")
+    every, best = [c for c in found.collections if isinstance(c, LineCollection)]
     own, slice_of_it, copy = [[0.0, 0.0], [100.0, 0.0]], [[100.0, 1.0], [200.0, 1.0]], [[100.0, 0.0], [100.0, 1.0]]
-    assert drawn == [sorted([own, slice_of_it, copy]), [[[0.0, 1.0], [100.0, 1.0]]]]
+    other = [[0.0, 1.0], [100.0, 1.0]]
+    colours = {
+        str(np.asarray(s).tolist()): to_hex(c) for s, c in zip(every.get_segments(), every.get_colors(), strict=True)
+    }
+    assert set(colours) == {str(s) for s in (own, slice_of_it, copy, other)}
+    assert colours[str(own)] == colours[str(copy)] == colours[str(slice_of_it)] != colours[str(other)]
     assert sorted(np.asarray(s).tolist() for s in best.get_segments()) == sorted([own, slice_of_it, copy])
 
 
 def test_the_timeline_has_a_bar_for_every_slice_and_a_mark_for_every_event(copied: Written) -> None:
-    found = story(copied, "m01")
+    found = story(copied, "m01/000001")
     shown = panel(found, "timeline")
     marks = {c.get_label(): c for c in shown.collections if isinstance(c, PathCollection)}
-    assert len(shown.collections) - len(marks) == 3
+    (bars,) = [c for c in shown.collections if isinstance(c, PolyCollection)]
+    spans = [(p.vertices[:, 0].min(), p.vertices[:, 0].max()) for p in bars.get_paths()]
+    assert spans == [(20.0, 20.0), (30.0, 30.0), (50.0, 60.0)]
     assert set(marks) == {"copy, in the donor's colour", "failure"}
     offsets = np.asarray(marks["copy, in the donor's colour"].get_offsets()).tolist()
     assert offsets == [[40.0, 1.0]]
@@ -117,7 +126,7 @@ def test_populations_of_every_size_and_age_can_be_drawn(tmp_path: Path, picture:
     assert draw(story(w), picture)
     for m in list(w.population.members)[:100]:
         w.report(m, 1.0)
-    ElementTree.fromstring(draw(story(w, "m00"), picture))
+    ElementTree.fromstring(draw(story(w, next(iter(w.population.members.values())).snapshot), picture))
 
 
 def test_a_picture_is_the_same_bytes_every_time(copied: Written) -> None:
@@ -222,3 +231,117 @@ def test_a_directory_that_cannot_be_written_to_is_one_line(pbtrl: Command, monke
 
 def test_the_pictures_that_are_drawn_are_the_ones_that_are_named() -> None:
     assert (pictures.__doc__ or "").count("\n    ") == len(PICTURES)
+
+
+# What the journal of a stranger may hold
+
+
+def finished(run: Path, **timing: float) -> Written:
+    w = Written(run, size=1)
+    w.decide(w.next("m00"))
+    w.report("m00", 1.0, timing={"seconds": 5.0})
+    lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    lines[-1]["timing"] |= timing
+    (run / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return w
+
+
+@pytest.mark.parametrize("timing", [{"seconds": -1.0}, {"elapsed": -1e9}, {"elapsed": 1e300}, {"elapsed": np.nan}])
+def test_times_that_no_run_has_are_damage(tmp_path: Path, timing: dict[str, float]) -> None:
+    finished(tmp_path / "a", **timing)
+    with pytest.raises(
+        runs.DamagedError, match=r"journal\.jsonl does not fold: ValueError: .* is not in \[0, 1e\+10\]"
+    ):
+        report.write(tmp_path / "a")
+
+
+@pytest.mark.parametrize("timing", [{"seconds": 1e9}, {"elapsed": 1e9}])
+def test_a_slice_that_took_longer_than_the_run_began_with_it(tmp_path: Path, timing: dict[str, float]) -> None:
+    """An attempt whose report was lost with its controller has the seconds of another sitting."""
+    w = finished(tmp_path / "a", **timing)
+    (made,) = story(w).slices.values()
+    assert made.begun == max(0.0, made.ended - timing.get("seconds", 5.0))
+    assert report.write(tmp_path / "a")
+
+
+def test_an_assignment_is_decided_once(tmp_path: Path) -> None:
+    """Else it could be its own ancestor."""
+    w = Written(tmp_path / "a", size=1)
+    w.decide(w.next("m00"))
+    w.report("m00", 1.0)
+    again = {**w.next("m00").to_json(), "id": "m00/000000", "parent": "m00/000000"}
+    with (w.run / "journal.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "decision", "assignments": [again], "timing": {"elapsed": 1.0}}) + "\n")
+    with pytest.raises(runs.DamagedError, match="m00/000000 was made before"):
+        report.write(w.run)
+
+
+def test_numbers_as_large_as_floats_can_be_warn_nobody(tmp_path: Path) -> None:
+    w = Written(tmp_path / "a", size=1, hyperparameters=("rate",))
+    for rate in (1e308, 5e-324, 3):
+        w.decide(w.next("m00", hyperparameters={"rate": rate}))
+        w.report("m00", 1e308)
+    assert report.write(w.run)
+
+
+def test_a_thousand_slices_or_words_take_no_minutes(tmp_path: Path) -> None:
+    w = Written(tmp_path / "a", size=1, hyperparameters=("word",))
+    for i in range(300):
+        w.decide(w.next("m00", hyperparameters={"word": str(i)}))
+        w.report("m00", 1.0)
+    assert not panel(story(w), "training", 1).get_yticklabels()
+    assert "300 values" in panel(story(w), "training", 1).get_ylabel()
+    assert len(panel(story(w), "timeline").collections) == 1
+
+
+def matplotlibrc_of(kind: str, path: Path) -> None:
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes({"latex": b"text.usetex: True\nfont.size: 40\n", "bytes": b"\xff\xfe\xff"}[kind])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "latex", "bytes"])
+def test_a_style_that_lies_in_the_working_directory_is_not_read(pbtrl: Command, kind: str) -> None:
+    """It may be a stranger's too, and matplotlib would run LaTeX for it."""
+    assert pbtrl("train", "quadratic").code == 0
+    pbtrl("report", "last")
+    expected = Path("runs/quadratic/plots/training.svg").read_bytes()
+    Path("runs/quadratic/plots/training.svg").unlink()
+    matplotlibrc_of(kind, Path("matplotlibrc"))
+    process = spawn(Path(), "report", "last")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert "report.html" in out
+    assert Path("runs/quadratic/plots/training.svg").read_bytes() == expected
+
+
+def test_the_best_of_an_earlier_sitting_is_told_as_such(tmp_path: Path) -> None:
+    w = Written(tmp_path / "a", size=1)
+    w.decide(w.next("m00"))
+    w.report("m00", 1.0)
+    w.end("finish")
+    (w.run / "best.json").write_text(json.dumps({"member": "m00", "snapshot": "m00/000000", "evaluation": {}}))
+    assert "<h2>Best member</h2>" in report.write(w.run)[0].read_text()
+    w.decide(w.next("m00", hyperparameters={"learning_rate": 0.777, "unroll_length": 3}))
+    w.report("m00", 1.0)
+    page = report.write(w.run)[0].read_text()
+    assert "<h2>Best member, before the run went on</h2>" in page
+    assert "0.777" not in page.partition("<h2>Members")[0]
+    assert [s.assignment for s in story(w, "m00/000000").ancestry] == ["m00/000000"]
+
+
+@pytest.mark.parametrize("members", [1, 12, 13, 40])
+def test_every_member_is_named_below_the_curves(tmp_path: Path, members: int) -> None:
+    w = Written(tmp_path / "a", size=members, hyperparameters=("learning_rate",))
+    w.decide(*(w.next(m) for m in w.population.members))
+    for m in w.population.members:
+        w.report(m, 1.0)
+    figure = PICTURES["training"](story(w, "m00/000000"))
+    figure.savefig(io.BytesIO())
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == members + 1
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0
+    assert box.x1 <= whole.x1
+    assert all(line.get_marker() == "." for line in figure.axes[0].lines)  # a line of one point cannot be seen

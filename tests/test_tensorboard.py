@@ -1,6 +1,7 @@
 """What TensorBoard reads back."""
 
 import errno
+import math
 import threading
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def test_a_mix_is_counted_whenever_it_is_decided(tmp_path: Path):
         "population/members/impala": [(0, 1.0), (200, 0.0)],
         "population/members/vmpo": [(0, 1.0), (200, 2.0)],
     }
+
+
+def test_returns_that_have_no_mean_stop_nothing(tmp_path: Path):
+    w = written(tmp_path)
+    for returns in ((math.inf, -math.inf), (1e308, 1e308), (2.0,)):
+        w.decide(w.next("m00"))
+        w.report("m00", *returns)
+    w.listener.close()
+    *_, last = curves(w.run, "m00")["episode/return_mean"]
+    assert last == (300, 2.0)
 
 
 def test_streamed_values_reports_and_the_population(tmp_path: Path):
