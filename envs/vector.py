@@ -131,15 +131,25 @@ class Vector:
         return obs.transpose(0, 3, 1, 2) if self._channels_last else obs
 
 
-def within(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function; when a call takes longer the kernel ends this process (SIGALRM), because nobody else could."""
+def within(seconds: float, function: Callable[..., Any], error: Exception | None = None) -> Callable[..., Any]:
+    """The function; when a call takes longer the kernel ends this process (SIGALRM), because nobody else could.
+
+    With `error` Python raises that instead, once it can: not while foreign code hangs.
+    """
+
+    def late(*_: Any) -> None:
+        assert error is not None
+        raise error
 
     def run(*args: Any) -> Any:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        before = signal.signal(signal.SIGALRM, late) if error else None
+        timer = signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             return function(*args)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.setitimer(signal.ITIMER_REAL, *timer)
+            if error:
+                signal.signal(signal.SIGALRM, before)
 
     return run
 

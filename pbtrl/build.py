@@ -396,16 +396,28 @@ class RLBuilder:
 
 def _patience(config: Config) -> float | None:
     """Seconds that envs may take; None in the first process, where nobody would notice and start another."""
-    in_worker = multiprocessing.parent_process() is not None
-    return config.failure.env_step_timeout if in_worker and hasattr(signal, "setitimer") else None
+    return config.failure.env_step_timeout if _in_worker() and hasattr(signal, "setitimer") else None
+
+
+def _in_worker() -> bool:
+    return multiprocessing.parent_process() is not None
 
 
 def _spaces(config: Config) -> envs.Spaces:
-    env, patience = config.env, _patience(config)
+    """A look at the env, which makes one and closes it.
+
+    Raises:
+        EnvError: it cannot be had, or, in the first process, not in time.
+    """
+    env, seconds = config.env, config.failure.env_step_timeout
     assert env is not None
-    look = functools.partial(envs.spaces, env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
-    found: envs.Spaces = look() if patience is None else envs.within(patience, look)()
-    return found
+    look: Callable[[], envs.Spaces] = functools.partial(
+        envs.spaces, env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs
+    )
+    late = f"env.id={env.id}: it took longer than failure.env_step_timeout ({seconds:g} s) to make one env and close it"
+    if hasattr(signal, "setitimer"):
+        look = envs.within(seconds, look, None if _in_worker() else envs.EnvError(late))
+    return look()
 
 
 def _trainable_builder(config: Config) -> QuadraticBuilder:

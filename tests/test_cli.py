@@ -108,6 +108,28 @@ def test_all_mistakes_at_once_with_their_places(pbtrl: Command):
     ]
 
 
+@pytest.mark.parametrize("when", ["__init__", "close"])
+def test_an_env_that_hangs_at_first_sight_is_told_before_anything_starts(pbtrl: Command, when: str):
+    Path("slow.py").write_text(
+        "import gymnasium, time\n"
+        "class Slow(gymnasium.Wrapper):\n"
+        "    def __init__(self): super().__init__(gymnasium.make('CartPole-v1'))\n"
+        f"def make(): return Slow()\n"
+        f"inner = Slow.{when}\n"
+        f"def slowly(self): inner(self); time.sleep(1000)\n"
+        f"Slow.{when} = slowly\n"
+    )
+    before = signal.getsignal(signal.SIGALRM)
+    found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=slow:make", "failure.env_step_timeout=0.5s")
+    del sys.modules["slow"]
+    assert found.code == 2
+    why = "slow:make: it took longer than failure.env_step_timeout (0.5 s) to make one env and close it"
+    assert why in found.err
+    assert found.err.endswith("1 error. Nothing was started.\n")
+    assert not Path("runs").exists()
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
 def test_an_agent_that_does_not_fit_the_env_has_its_place_too(pbtrl: Command):
     Path("pong.yaml").write_text("env: {id: ALE/Pong-v5}\nagent:\n  network: mlp\nbudget: {total_steps: 1000}\n")
     found = pbtrl("train", "pong.yaml")

@@ -731,6 +731,7 @@ def test_what_an_env_starts_is_ended_by_it(pbtrl: Command):
 WRONG = {
     "hang": "worker killed by signal 14: its envs took longer than failure.env_step_timeout",
     "never made": "worker killed by signal 14: its envs took longer than failure.env_step_timeout",
+    "never closed": "worker killed by signal 14: its envs took longer than failure.env_step_timeout",
     "abort": "worker killed by signal 6",
     "exit": "SystemExit: 0",
     "memory": "MemoryError: ",

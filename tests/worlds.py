@@ -82,7 +82,16 @@ class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, marker: str, after: int, how: str = "hang") -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
         self._marker, self._left, self._how = Path(marker), after, how
-        if how == "never made" and multiprocessing.parent_process() and not self._marker.exists():
+        if how == "never made":
+            self._hang_once()
+
+    def close(self) -> None:
+        super().close()
+        if self._how == "never closed":
+            self._hang_once()
+
+    def _hang_once(self) -> None:
+        if multiprocessing.parent_process() and not self._marker.exists():
             self._marker.touch()
             self._how = "hang"
             self._go_wrong()
