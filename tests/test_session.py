@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,15 @@ def at_work(pid: int) -> int:
     return int(times[11]) + int(times[12])
 
 
+def stop(pids: Sequence[int]) -> None:
+    """SIGSTOP, until the last thread heeds it."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    threads = [thread for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir()]
+    while any((thread / "stat").read_text().rpartition(")")[2].split()[0] != "T" for thread in threads):
+        time.sleep(0.001)
+
+
 @contextmanager
 def training(tmp_path: Path, *argv: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A run under way in its own process group: its env has stepped. Yields it and all that belongs to it."""
@@ -213,8 +222,7 @@ def test_who_was_stopped_for_a_while_goes_on(pbtrl: Command, tmp_path: Path):
     """As by Ctrl-Z and fg, or when a laptop sleeps: the controller alone, a worker alone, and both."""
     with training(tmp_path, "execution.backend=processes") as (process, family):
         for pids in ([process.pid], family, [process.pid, *family]):
-            for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
+            stop(pids)
             still = {pid: at_work(pid) for pid in pids}
             time.sleep(0.3)
             assert pbtrl("status", "a", "--json").json["state"] == "running"
