@@ -134,8 +134,11 @@ class Vector:
 def within(seconds: float, function: Callable[..., Any], error: Exception | None = None) -> Callable[..., Any]:
     """The function; when a call takes longer the kernel ends this process (SIGALRM), because nobody else could.
 
-    With `error` Python raises that instead, once it can: not while foreign code hangs.
+    With `error` Python raises that instead, once it can: not while foreign code hangs. Where there is no alarm, nobody
+    watches.
     """
+    if not hasattr(signal, "setitimer"):
+        return function
 
     def late(*_: Any) -> None:
         assert error is not None

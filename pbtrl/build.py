@@ -9,7 +9,6 @@ import math
 import multiprocessing
 import os
 import re
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -396,7 +395,7 @@ class RLBuilder:
 
 def _patience(config: Config) -> float | None:
     """Seconds that envs may take; None in the first process, where nobody would notice and start another."""
-    return config.failure.env_step_timeout if _in_worker() and hasattr(signal, "setitimer") else None
+    return config.failure.env_step_timeout if _in_worker() else None
 
 
 def _in_worker() -> bool:
@@ -411,13 +410,10 @@ def _spaces(config: Config) -> envs.Spaces:
     """
     env, seconds = config.env, config.failure.env_step_timeout
     assert env is not None
-    look: Callable[[], envs.Spaces] = functools.partial(
-        envs.spaces, env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs
-    )
+    look = functools.partial(envs.spaces, env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
     late = f"env.id={env.id}: it took longer than failure.env_step_timeout ({seconds:g} s) to make one env and close it"
-    if hasattr(signal, "setitimer"):
-        look = envs.within(seconds, look, None if _in_worker() else envs.EnvError(late))
-    return look()
+    found: envs.Spaces = envs.within(seconds, look, None if _in_worker() else envs.EnvError(late))()
+    return found
 
 
 def _trainable_builder(config: Config) -> QuadraticBuilder:

@@ -126,6 +126,11 @@ class Story:
         return ancestry(self.lines, self.best)
 
     @cached_property
+    def copies(self) -> list[dict[str, Any]]:
+        """Who copied whom."""
+        return copies(self.lines)
+
+    @cached_property
     def rows(self) -> dict[str, int]:
         """Where each member has its row."""
         return {member: row for row, member in enumerate(self.population.members)}
@@ -185,7 +190,7 @@ def _fitness(panel: Axes, story: Story) -> None:
         _line(panel, mine, color=story.colour(member), lw=1.2, label=member)
     if path:
         _line(panel, path, color="black", lw=1.8, label=f"to {story.ancestry[-1].member}")
-    for copy in copies(story.lines):
+    for copy in story.copies:
         panel.axvline(copy["env_steps"], color=GREY, lw=0.5, zorder=0)
     _on_the_clock(panel, story, "fitness")
 

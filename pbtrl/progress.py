@@ -259,7 +259,7 @@ def opening(
         "seed": f"{header.seed}; deterministic: {header.deterministic}",
         "watch": f"pbtrl status {name} | pbtrl tb {name}; Ctrl-C saves and stops",
     }
-    return aligned({key: text for key, text in lines.items() if text})
+    return labelled({key: text for key, text in lines.items() if text})
 
 
 def _left_off(population: Population, header: Header) -> str:
@@ -284,7 +284,7 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last", trusting: st
     """
     header, lines = split(read(run / "journal.jsonl"))
     commands = f"pbtrl tb {name} | pbtrl eval {trusting} | pbtrl report {name}"
-    return f"{aligned({'run': str(run)})}\n{outcome(best, header, lines)}\n{aligned({'next': commands})}"
+    return f"{labelled({'run': str(run)})}\n{outcome(best, header, lines)}\n{labelled({'next': commands})}"
 
 
 def outcome(best: Mapping[str, Any], header: Header, lines: Sequence[Line]) -> str:
@@ -297,7 +297,7 @@ def outcome(best: Mapping[str, Any], header: Header, lines: Sequence[Line]) -> s
         for i, (tuned, values) in enumerate(_changes(points).items()):
             told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
     told["wall time"] = clock(elapsed)
-    return aligned(told)
+    return labelled(told)
 
 
 def sparkline(history: Sequence[float | None], low: float, high: float, width: int = 10) -> str:
@@ -526,7 +526,7 @@ def _changes(points: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:
     return found
 
 
-def aligned(lines: Mapping[str, str]) -> str:
+def labelled(lines: Mapping[str, str]) -> str:
     """A line for each, with its name in front; lines that a text itself has are moved below each other."""
     below = "\n" + 11 * " "
     return "\n".join(f"{name.strip():<11}{text}".replace("\n", below) for name, text in lines.items())

@@ -17,7 +17,6 @@ from typing import Any
 from pbtrl import card, disk, pictures, progress, runs, schema, tables
 from pbtrl.figures import clock, printable
 from pbtrl.journal import Line
-from pbtrl.lineage import copies
 from pbtrl.lock import DamagedError, RunError
 from pbtrl.snapshots import write_atomically
 
@@ -98,9 +97,10 @@ def _body(run: Path, best: dict[str, Any], story: pictures.Story, images: dict[s
             parts.append(_section(title, progress.outcome(best, story.header, story.lines)))
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise DamagedError(f"{run / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
-    parts.append(_section("Members", tables.status(runs.status(run), runs.trusting(run))))
+    standing = runs.standing(run, story.header, story.population)
+    parts.append(_section("Members", tables.status(standing, runs.trusting(run))))
     parts += images.values()
-    parts.append(_section("Copies", _newest(tables.copies(copies(story.lines), story.header.steps), titles=1)))
+    parts.append(_section("Copies", _newest(tables.copies(story.copies, story.header.steps), titles=1)))
     if wrong := [text for line in story.lines if (text := _wrong(line))]:
         parts.append(_section("What went wrong", _newest("\n".join(wrong))))
     parts.append(_section("How it was run", _facts(run, story)))
@@ -132,7 +132,7 @@ def _facts(run: Path, story: pictures.Story) -> str:
         "command": " ".join(map(str, known["command"])) if isinstance(known.get("command"), list) else "?",
         "versions": "\n".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "?",
     }
-    return progress.aligned(facts)
+    return progress.labelled(facts)
 
 
 def _newest(text: str, titles: int = 0) -> str:

@@ -241,6 +241,11 @@ def status(run: Path) -> dict[str, Any]:
         DamagedError: the journal is missing or damaged.
     """
     header, _, population = folded(run)
+    return standing(run, header, population)
+
+
+def standing(run: Path, header: Header, population: Population) -> dict[str, Any]:
+    """`status`, for who has folded the journal."""
     best = population.best
     return {
         "name": run.name,

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +173,13 @@ def ended(pid: int) -> bool:
 
 def at_work(pid: int) -> int:
     """How long a process has computed."""
-    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(times[11]) + int(times[12])
+    fields = stat(Path(f"/proc/{pid}"))
+    return int(fields[11]) + int(fields[12])
+
+
+def stat(process: Path) -> list[str]:
+    """What the kernel says of a process or a thread: its state, and then numbers."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 def stop(pids: Sequence[int]) -> None:
@@ -182,7 +187,7 @@ def stop(pids: Sequence[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     threads = [thread for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir()]
-    while any((thread / "stat").read_text().rpartition(")")[2].split()[0] != "T" for thread in threads):
+    while any(stat(thread)[0] != "T" for thread in threads):
         time.sleep(0.001)
 
 
@@ -197,7 +202,8 @@ def training(tmp_path: Path, *argv: str) -> Iterator[tuple[subprocess.Popen[str]
             (tmp_path / "fifo").read_text()
             yield process, descendants(process.pid)
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # also whom a test that failed left stopped
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import errno
 import json
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,8 +189,7 @@ class Host:
         return tensors
 
     def _new_cohort(self, members: tuple[str, ...], structure: object) -> Cohort:
-        for other in [c for c in self._cohorts.values() if set(c.members) & set(members)]:
-            self._drop(other)
+        self._drop_of(members)
         under_way = {id(s.cohort) for s in self._slices}
         for idle in [c for c in self._cohorts.values() if id(c) not in under_way]:
             if len(self._held()) + len(members) > self._room:
@@ -201,6 +200,10 @@ class Host:
     def _held(self) -> set[str]:
         """Members whose cohorts are in memory."""
         return {m for c in self._cohorts.values() for m in c.members}
+
+    def _drop_of(self, members: Iterable[str]) -> None:
+        for cohort in [c for c in self._cohorts.values() if not set(c.members).isdisjoint(members)]:
+            self._drop(cohort)
 
     def _drop(self, cohort: Cohort) -> None:
         self._cohorts = {key: other for key, other in self._cohorts.items() if other is not cohort}
@@ -270,8 +273,7 @@ class Host:
 
     def _failures(self, group: Sequence[Assignment], error: BaseException) -> list[Report | Failure]:
         members = {a.member for a in group}
-        for cohort in [c for c in self._cohorts.values() if set(c.members) & members]:
-            self._drop(cohort)
+        self._drop_of(members)
         text = "".join(traceback.format_exception(error))
         for a in group:
             path = self._members / a.member / "log.txt"
