@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import envs
+from pbtrl import heap
 from pbtrl.config import Config
 from pbtrl.controller import Limits
 from pbtrl.execution import Executor
@@ -305,6 +306,7 @@ class RLBuilder:
         from pbtrl.rl.cohort import RLCohort
         from pbtrl.rl.hogwild import HogwildCohort
 
+        heap.keep()
         torch.set_num_threads(torch_threads(self._whole))
         torch.use_deterministic_algorithms(_deterministic(self._whole) == "yes")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -38,6 +38,7 @@ FLOORS: list[list[set[str]]] = [
             "tables",
             "crash",
             "disk",
+            "heap",
             "schema",
             "card",
         }

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pbtrl import children
+from pbtrl import children, heap
 from pbtrl.children import belong_to, start_shielded
 
 WAIT = 0.5  # seconds that a turn waits for an answer; then the worker looks at its own pipe
@@ -260,6 +260,7 @@ def _close(processes: Sequence[_Process]) -> None:
 def _work(pipe: Connection, parent: int, make: Callable[..., Hand], arguments: tuple[Any, ...]) -> None:
     """A process's loop."""
     belong_to(parent, pipe)
+    heap.keep()
     torch.set_num_threads(1)
     hand = None
     try:
