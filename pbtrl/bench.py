@@ -10,6 +10,8 @@ took, because some worlds take longer over what a policy does than over random a
 Where other processes act, they overlap with the learner by design, so there is no such roofline. Measured then are env
 stepping alone, learning alone while the actors rest, and full training, with the learner's time for learning and for
 waiting, and the policy lag. What hogwild's processes do cannot be told apart from outside: env stepping and training.
+In turns with both, the same config is measured with `acting: inline`: full training, and learning alone, with as many
+threads as it has there and with one, which is what a learner with actors has.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -28,7 +31,7 @@ import numpy as np
 import envs
 from pbtrl import build
 from pbtrl.children import belong_to, start_shielded
-from pbtrl.config import Config, ConfigError
+from pbtrl.config import Acting, Config, ConfigError
 from pbtrl.execution.processes import WorkerError
 from pbtrl.population import Assignment, Population
 
@@ -37,6 +40,8 @@ PHASES = {
     "actors": ("env", "learn", "train"),
     "hogwild": ("env", "train"),
 }
+BESIDE = {"actors": ("learn", "learn_by_one", "train"), "hogwild": ("train",)}
+"""What is measured inline, too, of a config that acts otherwise."""
 PARTS = {"inline": ("env", "act", "learn"), "actors": ("learn", "wait"), "hogwild": ()}
 """Of a worker's time in training."""
 REMEMBERED = 2_000  # steps whose actions are stepped again
@@ -49,28 +54,33 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
     Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, env_only_ratio, workers, members, acting, backend. And
     inline: env_replay_steps_per_s (under training's actions), env_replay_ratio, act_only_steps_per_s,
     learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, shares {env, act, learn, other} of the training time.
-    With actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the learner's.
+    With actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the learner's; and under `inline`
+    what the same config gives so, {env_steps_per_s, workers, learn_only_steps_per_s, learn_by_one_only_steps_per_s (one
+    thread), threads}. With hogwild only the first two of these. Of both, inline_ratio.
 
     Raises:
         ConfigError: this is not a config of an env.
     """
     if config.env is None or config.acting is None:
         raise ConfigError(["bench measures envs, and this config has a trainable"])
-    members = list(Population(config.population.size, config.seed).members)
-    mode, count = config.acting.mode, build.workers(config)
-    found = _measured(config, build.shares(config, members), seconds)
-    totals = {phase: sum(f[phase] for f in found) for phase in PHASES[mode]}
+    mode, size = config.acting.mode, config.population.size
+    sides = [_Side(config, PHASES[mode])]
+    if mode != "inline":
+        sides.append(_Side(config.model_copy(update={"acting": Acting()}), BESIDE[mode]))
+    found, *beside = _measured(sides, seconds)
+    count = len(found)
+    totals = _totals(found, PHASES[mode])
     told: dict[str, Any] = {
         "env_steps_per_s": totals["train"],
         "frames_per_s": totals["train"] * config.frames_per_step,
         "env_only_steps_per_s": totals["env"],
         "env_only_ratio": totals["train"] / totals["env"],
         "workers": count,
-        "members": len(members),
+        "members": size,
         "acting": mode if mode == "inline" else f"{mode} of {config.acting.processes} processes",
         "backend": config.env.backend,
     }
-    told |= {f"{phase}_only_steps_per_s": totals[phase] for phase in ("act", "learn") if phase in totals}
+    told |= _alone(totals)
     if mode == "inline":
         told["env_replay_steps_per_s"] = totals["replay"]
         told["env_replay_ratio"] = totals["train"] / totals["replay"]
@@ -81,31 +91,60 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
     if parts := PARTS[mode]:
         shares = {part: sum(f["shares"][part] for f in found) / count for part in parts}
         told["shares"] = {**shares, "other": 1.0 - sum(shares.values())}
+    for other, side in zip(beside, sides[1:], strict=True):
+        inline = _totals(other, side.phases)
+        told["inline_ratio"] = totals["train"] / inline["train"]
+        told["inline"] = {"env_steps_per_s": inline["train"], "workers": len(other), **_alone(inline)}
+        if "learn" in inline:
+            told["inline"]["threads"] = build.torch_threads(side.config)
     return told
 
 
-def _measured(
-    config: Config, shares: Sequence[tuple[tuple[int, ...], list[list[str]]]], seconds: float
-) -> list[dict[str, Any]]:
-    """What each worker found; they take their turns together."""
+@dataclass(frozen=True)
+class _Side:
+    """A config, and what is measured of it."""
+
+    config: Config
+    phases: tuple[str, ...]
+
+
+def _totals(found: Sequence[dict[str, Any]], phases: Sequence[str]) -> dict[str, float]:
+    """Of all workers."""
+    return {phase: sum(f[phase] for f in found) for phase in phases}
+
+
+def _alone(totals: Mapping[str, float]) -> dict[str, float]:
+    """The learner's and the policies' rates, as they are called outside."""
+    return {f"{p}_only_steps_per_s": totals[p] for p in ("act", "learn", "learn_by_one") if p in totals}
+
+
+def _measured(sides: Sequence[_Side], seconds: float) -> list[list[dict[str, Any]]]:
+    """What each worker of each side found; all but those of one side are at rest."""
     context = multiprocessing.get_context("spawn")
-    pipes: list[Connection] = []
+    pipes: list[list[Connection]] = []
     processes = []
     try:
-        for cores, groups in shares:
-            ours, theirs = context.Pipe()
-            work = theirs, os.getpid(), config.to_json(), groups, cores, seconds
-            processes.append(context.Process(target=_work, args=work))
-            start_shielded(processes[-1])
-            theirs.close()
-            pipes.append(ours)
-        assert config.acting is not None
-        for phase in PHASES[config.acting.mode] * ROUNDS:
-            for pipe in pipes:
-                pipe.recv()
-            for pipe in pipes:  # all start together
-                pipe.send(phase)
-        found = [pipe.recv() for pipe in pipes]
+        for side in sides:
+            pipes.append([])
+            for cores, groups in build.shares(side.config, list(Population(side.config.population.size, 0).members)):
+                ours, theirs = context.Pipe()
+                work = theirs, os.getpid(), side.config.to_json(), groups, cores, side.phases, seconds
+                processes.append(context.Process(target=_work, args=work))
+                start_shielded(processes[-1])
+                theirs.close()
+                pipes[-1].append(ours)
+        for pipe in itertools.chain(*pipes):
+            pipe.recv()
+        for _ in range(ROUNDS):
+            for side, own in zip(sides, pipes, strict=True):
+                for phase in side.phases:
+                    for pipe in own:  # all start together
+                        pipe.send(phase)
+                    for pipe in own:
+                        pipe.recv()
+        for pipe in itertools.chain(*pipes):
+            pipe.send(None)
+        found = [[pipe.recv() for pipe in own] for own in pipes]
     except EOFError:
         raise WorkerError("a worker of the bench failed; what it said is above") from None
     finally:
@@ -135,25 +174,42 @@ def text(found: dict[str, Any]) -> str:
             f"learn only {found['learn_only_steps_per_s']:>10,.0f} env steps/s  while the actors rest",
             f"lag        {found['lag']:>10.1f} updates between acting and learning",
         ]
+    if inline := found.get("inline"):
+        lines.append(
+            f"inline     {inline['env_steps_per_s']:>10,.0f} env steps/s  the same config, the learner acting; "
+            f"{found['acting']} reach {found['inline_ratio']:.2f} times that"
+        )
+        if "threads" in inline:
+            lines.append(_learners(found))
     if "shares" in found:
         lines.append("time       " + "  ".join(f"{k} {100 * v:.1f} %" for k, v in found["shares"].items()))
-    return "\n".join([*lines, f"{found['members']} members on {found['workers']} workers, acting {found['acting']}"])
+    return "\n".join([*lines, "  ".join(f"{word} {found[word]}" for word in ("members", "workers", "acting"))])
+
+
+def _learners(found: Mapping[str, Any]) -> str:
+    """What an env step costs the learner with actors, and inline."""
+    inline = found["inline"]
+    ours = 1e3 * found["workers"] / found["learn_only_steps_per_s"]
+    same, own = (1e3 * inline["workers"] / inline[f"{p}_only_steps_per_s"] for p in ("learn_by_one", "learn"))
+    text = f"learner    {ours:>10.3f} ms per env step with one thread; {same:.3f} where the learner acts"
+    return text + (f", {own:.3f} with its {inline['threads']} threads" if inline["threads"] > 1 else "")
 
 
 def _work(
-    pipe: Connection, parent: int, config: str, groups: list[list[str]], cores: tuple[int, ...], seconds: float
-) -> None:
+    pipe: Connection, parent: int, config: str, groups: list[list[str]], cores: tuple[int, ...],
+    phases: Sequence[str], seconds: float,
+) -> None:  # fmt: skip
     belong_to(parent, pipe)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     share = Share(config, groups, len(cores))
-    phases = PHASES[share.mode]
     rates: dict[str, list[float]] = {phase: [] for phase in phases}
-    for phase in phases * ROUNDS:
-        share.rest()
-        pipe.send("ready")
-        pipe.recv()
+    share.rest()
+    pipe.send("ready")
+    while phase := pipe.recv():
         rates[phase].append(getattr(share, phase)(seconds / ROUNDS))
+        share.rest()
+        pipe.send("done")
     found = {phase: sum(rate) / ROUNDS for phase, rate in rates.items()}
     shares = {part: spent / share.trained for part, spent in share.spent.items()}
     pipe.send({**found, "shares": shares, "lag": sum(share.lags) / max(1, len(share.lags))})
@@ -268,6 +324,16 @@ class Share:
         if self.mode == "actors":  # their blocks have to be given back
             for cohort, block in zip(self._cohorts, blocks, strict=True):
                 cohort.learn(block)
+        return rate
+
+    def learn_by_one(self, seconds: float) -> float:
+        """The same with one thread."""
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        rate = self.learn(seconds)
+        torch.set_num_threads(threads)
         return rate
 
     def train(self, seconds: float) -> float:

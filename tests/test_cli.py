@@ -480,13 +480,27 @@ def test_bench_measures_what_means_something_where_others_act(pbtrl: Command, ac
         "bench", "cart.yaml", "execution.workers=1", "population.size=2", f"acting={{mode: {acting}, processes: 2}}",
         "--seconds", 1, "--json",
     ).json  # fmt: skip
-    common = {"env_steps_per_s", "frames_per_s", "env_only_steps_per_s", "env_only_ratio", "workers", "members"}
-    assert found.keys() == common | more | {"acting", "backend"}
+    rates = {"env_steps_per_s", "workers"}
+    common = rates | {"frames_per_s", "env_only_steps_per_s", "env_only_ratio", "members", "inline_ratio"}
+    assert found.keys() == common | more | {"acting", "backend", "inline"}
     assert all(found[key] > 0 for key in common)
+    assert found["inline_ratio"] == found["env_steps_per_s"] / found["inline"]["env_steps_per_s"]
+    assert all(value > 0 for value in found["inline"].values())
+    learning = {"learn_only_steps_per_s", "learn_by_one_only_steps_per_s", "threads"} if acting == "actors" else set()
+    assert found["inline"].keys() == rates | learning
     if acting == "actors":
         assert found["lag"] > 0
         assert found["shares"].keys() == {"learn", "wait", "other"}
         assert sum(found["shares"].values()) == pytest.approx(1.0)
+
+
+def test_bench_tells_what_acting_elsewhere_gains_over_inline(pbtrl: Command):
+    text = pbtrl("bench", "cart.yaml", "population.size=1", "acting={mode: actors, processes: 2}", "--seconds", 0.2).out
+    parts = ["training", "env only", "learn only", "lag", "inline", "learner", "time"]
+    assert [line[:10].rstrip() for line in text.splitlines()[:7]] == parts
+    assert "actors of 2 processes reach" in text
+    assert text.endswith("\nmembers 1  workers 1  acting actors of 2 processes\n")
+    assert re.search(r"^learner +[\d.]+ ms per env step with one thread; [\d.]+ where the learner acts", text, re.M)
 
 
 # In a process of its own
