@@ -69,10 +69,7 @@ def read(run: Path) -> dict[str, Any]:
     Raises:
         DamagedError: it is no JSON object, or a newer pbtrl wrote it.
     """
-    try:
-        return schema.read(run / "run.json")
-    except FileNotFoundError:
-        return {}
+    return schema.read(run / "run.json")
 
 
 def _readable(run: Path) -> tuple[dict[str, Any], list[str]]:

@@ -143,11 +143,10 @@ def best_snapshot(run: Path) -> str | None:
     Raises:
         DamagedError: best.json cannot be read, or the snapshot is not what it was.
     """
-    try:
-        best = schema.read(run / "best.json")
-        name, sha256 = str(best["snapshot"]), str(best["sha256"])
-    except FileNotFoundError:
+    if not (best := schema.read(run / "best.json")):
         return None
+    try:
+        name, sha256 = str(best["snapshot"]), str(best["sha256"])
     except KeyError as error:
         raise DamagedError(f"{run / 'best.json'} cannot be read: {error}") from None
     if digest(run, name) != sha256:

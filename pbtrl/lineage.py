@@ -7,7 +7,7 @@ without one gave its hyperparameters alone. The ancestry of the best member is t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,24 +18,35 @@ from pbtrl.population import Hyperparameters, Population
 
 @dataclass(frozen=True)
 class Stretch:
-    """A slice that an ancestor trained.
+    """A slice that a member trained and reported.
 
     Attributes:
         assignment: its id, also the name of its snapshot.
-        start: the ancestor's own clock before it (env steps).
+        parent: the snapshot that it loaded; None for fresh weights.
+        start: the member's own clock before it (env steps).
         stop: and where its report left the clock.
-        hyperparameters: those it was assigned.
+        hyperparameters: those that the learner used.
+        ended: seconds since the run's start when it was reported.
+        seconds: how long it took.
     """
 
     assignment: str
+    parent: str | None
     start: int
     stop: int
     hyperparameters: Hyperparameters
+    ended: float
+    seconds: float
 
     @property
     def member(self) -> str:
         """Who trained it."""
         return self.assignment.rsplit("/", 1)[0]
+
+    @property
+    def begun(self) -> float:
+        """Seconds since the run's start when it began."""
+        return max(0.0, self.ended - self.seconds)
 
 
 def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
@@ -56,25 +67,31 @@ def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
     return found
 
 
-def ancestry(lines: Iterable[Line], snapshot: str | None) -> list[Stretch]:
+def stretches(lines: Iterable[Line]) -> dict[str, Stretch]:
+    """Every reported slice by its assignment, in the order of the reports."""
+    decided: dict[str, dict[str, Any]] = {}
+    found: dict[str, Stretch] = {}
+    for line in lines:
+        if line["kind"] == "decision":
+            decided |= {a["id"]: a for a in line["assignments"]}
+        elif line["kind"] == "report":
+            a, timing = decided[line["assignment"]], line["timing"]
+            found[a["id"]] = Stretch(
+                a["id"], a["parent"], a["start"], line["step"], line["hyperparameters"],
+                timing["elapsed"], timing.get("seconds", 0.0),
+            )  # fmt: skip
+    return found
+
+
+def ancestry(known: Mapping[str, Stretch], snapshot: str | None) -> list[Stretch]:
     """The slices that made a snapshot, oldest first; none where nobody reported it.
 
     Each stretch is on the clock of who trained it, so starts and stops may jump at a copy.
     """
-    stretches: dict[str, Stretch] = {}
-    parents: dict[str, str | None] = {}
-    assigned: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        if line["kind"] == "decision":
-            assigned |= {a["id"]: a for a in line["assignments"]}
-        elif line["kind"] == "report":
-            name, a = line["assignment"], assigned[line["assignment"]]
-            stretches[name] = Stretch(name, a["start"], line["step"], a["hyperparameters"])
-            parents[name] = a["parent"]
     path: list[Stretch] = []
-    while snapshot in stretches:
-        path.append(stretches[snapshot])
-        snapshot = parents[snapshot]
+    while snapshot in known:
+        path.append(known[snapshot])
+        snapshot = path[-1].parent
     return path[::-1]
 
 

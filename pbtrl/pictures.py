@@ -34,7 +34,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLo
 from pbtrl.figures import clock, count, printable, value
 from pbtrl.header import Header
 from pbtrl.journal import Line
-from pbtrl.lineage import Stretch, ancestry, copies
+from pbtrl.lineage import Stretch, ancestry, copies, stretches
 from pbtrl.population import Population
 
 Format = Literal["svg", "png"]
@@ -61,27 +61,6 @@ GREY = "0.85"
 
 
 @dataclass(frozen=True)
-class Slice:
-    """What a member trained of an assignment.
-
-    Attributes:
-        id, member, parent: of the assignment.
-        start, stop: on the member's clock.
-        begun, ended: seconds on the run's clock.
-        hyperparameters: that the learner used.
-    """
-
-    id: str
-    member: str
-    parent: str | None
-    start: int
-    stop: int
-    begun: float
-    ended: float
-    hyperparameters: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Story:
     """What is drawn.
 
@@ -96,23 +75,16 @@ class Story:
     best: str | None
 
     @cached_property
-    def slices(self) -> dict[str, Slice]:
+    def slices(self) -> dict[str, Stretch]:
         """By their ids, in the order in which they ended.
 
         Raises:
             ValueError: a time or step that no run has.
         """
-        decided = {a["id"]: a for line in self.lines if line["kind"] == "decision" for a in line["assignments"]}
-        found = {}
-        for line in self.lines:
-            if line["kind"] == "report":
-                a, ended = decided[line["assignment"]], elapsed(line)
-                begun = ended - min(ended, _checked(line["timing"].get("seconds", 0.0), LATEST))
-                start, stop = (int(_checked(step, LARGEST)) for step in (a["start"], line["step"]))
-                made = Slice(
-                    a["id"], a["member"], a["parent"], start, stop, begun, ended, line["hyperparameters"]
-                )  # fmt: skip
-                found[made.id] = made
+        found = stretches(self.lines)
+        for s in found.values():
+            for number, most in ((s.start, LARGEST), (s.stop, LARGEST), (s.ended, LATEST), (s.seconds, LATEST)):
+                _checked(number, most)
         return found
 
     @cached_property
@@ -123,7 +95,7 @@ class Story:
     @cached_property
     def ancestry(self) -> list[Stretch]:
         """The slices that made the best member."""
-        return ancestry(self.lines, self.best)
+        return ancestry(self.slices, self.best)
 
     @cached_property
     def copies(self) -> list[dict[str, Any]]:
@@ -242,11 +214,11 @@ def _lineage(story: Story) -> Figure:
     root: dict[str | None, int] = {}
     families, colours, passages = itertools.count(), [], []
     for s in story.slices.values():
-        root[s.id] = root[s.parent] if s.parent in root else next(families)
+        root[s.assignment] = root[s.parent] if s.parent in root else next(families)
         for passage in _passages(story, s):
             passages.append(passage)
-            colours.append(COLOURS[root[s.id] % len(COLOURS)])
-    best = [p for s in story.ancestry for p in _passages(story, story.slices[s.assignment])]
+            colours.append(COLOURS[root[s.assignment] % len(COLOURS)])
+    best = [p for s in story.ancestry for p in _passages(story, s)]
     panel.add_collection(LineCollection(passages, colors=colours, lw=2))
     panel.add_collection(LineCollection(best, colors="black", lw=1.2))
     panel.autoscale(axis="x")
@@ -254,7 +226,7 @@ def _lineage(story: Story) -> Figure:
     return figure
 
 
-def _passages(story: Story, s: Slice) -> list[list[Point]]:
+def _passages(story: Story, s: Stretch) -> list[list[Point]]:
     """From where a slice's parent ended to where it began itself, and on to its own end."""
     row, parent = story.rows[s.member], story.slices.get(s.parent or "")
     copy: list[list[Point]] = [[(parent.stop, story.rows[parent.member]), (s.start, row)]] if parent else []

@@ -25,7 +25,7 @@ from rich.text import Text
 from pbtrl.figures import clock, count, mixture, printable, score, value
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
-from pbtrl.lineage import ancestry, schedule
+from pbtrl.lineage import ancestry, schedule, stretches
 from pbtrl.population import Population, mean
 from pbtrl.space import AGENT
 from pbtrl.standings import Event, Row, Standings
@@ -293,7 +293,7 @@ def outcome(best: Mapping[str, Any], header: Header, lines: Sequence[Line]) -> s
     told = {"best": "no member has a fitness"}
     if best:
         told["best"] = _best(best, "mean return" if header.unit == "env_steps" else "fitness")
-        points = schedule(ancestry(lines, best.get("snapshot")))
+        points = schedule(ancestry(stretches(lines), best.get("snapshot")))
         for i, (tuned, values) in enumerate(_changes(points).items()):
             told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
     told["wall time"] = clock(elapsed)

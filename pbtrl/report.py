@@ -59,7 +59,7 @@ def write(run: Path, *, only: Sequence[str] | None = None, form: pictures.Format
     """
     runs.check_links(run)
     header, lines, population = runs.folded(run)
-    best = _best(run)
+    best = schema.read(run / "best.json")
     leader = population.best.snapshot if population.best else None
     with runs.sound(run):
         story = pictures.Story(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
@@ -77,14 +77,6 @@ def write(run: Path, *, only: Sequence[str] | None = None, form: pictures.Format
     except OSError as error:
         raise RunError(f"cannot write to {run}: {error.strerror or error}") from error
     return list(files)
-
-
-def _best(run: Path) -> dict[str, Any]:
-    """What best.json says; empty where there is none yet."""
-    try:
-        return schema.read(run / "best.json")
-    except FileNotFoundError:
-        return {}
 
 
 def _body(run: Path, best: dict[str, Any], story: pictures.Story, images: dict[str, str]) -> str:

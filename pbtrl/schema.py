@@ -24,14 +24,16 @@ class NewerError(DamagedError):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The object that a file holds.
+    """The object that a file holds; empty where there is none.
 
     Raises:
-        FileNotFoundError: there is none.
         DamagedError: it cannot be read, is too large, or holds something else.
         NewerError: a newer pbtrl wrote it.
     """
-    return parsed(content(path, LARGEST + 1), path)
+    try:
+        return parsed(content(path, LARGEST + 1), path)
+    except FileNotFoundError:
+        return {}
 
 
 def content(path: Path, most: int = -1) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 
 from pbtrl.header import Header, header, population
 from pbtrl.journal import JournalError, read
-from pbtrl.lineage import ancestry, copies, roots, schedule
+from pbtrl.lineage import ancestry, copies, roots, schedule, stretches
 from tests.written import Written, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -34,7 +34,7 @@ def test_a_donor_without_a_foreign_parent_gave_its_hyperparameters_alone(tmp_pat
     w.report("m01", 0.0)
     w.decide(w.next("m01", donor="m00", parent="m01/000001"))
     assert [c["weights"] for c in copies(w.lines)] == [True, False]
-    assert [s.assignment for s in ancestry(w.lines, "m01/000001")] == ["m00/000000", "m01/000001"]
+    assert [s.assignment for s in ancestry(stretches(w.lines), "m01/000001")] == ["m00/000000", "m01/000001"]
 
 
 def test_members_that_copy_each_other_in_one_decision_see_the_fitness_before_it(tmp_path: Path):
@@ -48,11 +48,11 @@ def test_members_that_copy_each_other_in_one_decision_see_the_fitness_before_it(
 
 def test_ancestry_walks_from_a_snapshot_to_a_root(tmp_path: Path):
     w = one_copy(tmp_path / "a")
-    assert [s.assignment for s in ancestry(w.lines, "m01/000000")] == ["m01/000000"]
+    assert [s.assignment for s in ancestry(stretches(w.lines), "m01/000000")] == ["m01/000000"]
     w.report("m01", 4.0, step=150)  # stopped early
     w.decide(w.next("m01", every=50))
     w.report("m01", 4.0)
-    path = ancestry(w.lines, "m01/000002")
+    path = ancestry(stretches(w.lines), "m01/000002")
     told = [(s.assignment, s.start, s.stop, s.hyperparameters["learning_rate"]) for s in path]
     assert told == [
         ("m00/000000", 0, 100, 0.01),
@@ -65,7 +65,11 @@ def test_ancestry_walks_from_a_snapshot_to_a_root(tmp_path: Path):
 def test_ancestry_of_a_member_without_a_report_is_empty(tmp_path: Path):
     w = Written(tmp_path / "a")
     w.decide(w.next("m00"))
-    assert ancestry(w.lines, w.population.members["m00"].snapshot) == ancestry(w.lines, "m00/000000") == []
+    assert (
+        ancestry(stretches(w.lines), w.population.members["m00"].snapshot)
+        == ancestry(stretches(w.lines), "m00/000000")
+        == []
+    )
     assert schedule([]) == []
 
 
