@@ -89,9 +89,9 @@ def ancestry(known: Mapping[str, Stretch], snapshot: str | None) -> list[Stretch
     Each stretch is on the clock of who trained it, so starts and stops may jump at a copy.
     """
     path: list[Stretch] = []
-    while snapshot in known:
-        path.append(known[snapshot])
-        snapshot = path[-1].parent
+    while stretch := known.get(snapshot or ""):
+        path.append(stretch)
+        snapshot = stretch.parent
     return path[::-1]
 
 
