@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=20.0,
         metavar="S",
-        help="per measurement, of which there are 4 or 5 (default: 20)",
+        help="per measurement, of which there are 3 to 6 (default: 20)",
     )
     _add_json(bench)
 
