@@ -91,12 +91,12 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
     if parts := PARTS[mode]:
         shares = {part: sum(f["shares"][part] for f in found) / count for part in parts}
         told["shares"] = {**shares, "other": 1.0 - sum(shares.values())}
-    for other, side in zip(beside, sides[1:], strict=True):
-        inline = _totals(other, side.phases)
+    if beside:
+        inline = _totals(beside[0], BESIDE[mode])
         told["inline_ratio"] = totals["train"] / inline["train"]
-        told["inline"] = {"env_steps_per_s": inline["train"], "workers": len(other), **_alone(inline)}
+        told["inline"] = {"env_steps_per_s": inline["train"], "workers": len(beside[0]), **_alone(inline)}
         if "learn" in inline:
-            told["inline"]["threads"] = build.torch_threads(side.config)
+            told["inline"]["threads"] = build.torch_threads(sides[1].config)
     return told
 
 
@@ -126,7 +126,8 @@ def _measured(sides: Sequence[_Side], seconds: float) -> list[list[dict[str, Any
     try:
         for side in sides:
             pipes.append([])
-            for cores, groups in build.shares(side.config, list(Population(side.config.population.size, 0).members)):
+            members = list(Population(side.config.population.size, side.config.seed).members)
+            for cores, groups in build.shares(side.config, members):
                 ours, theirs = context.Pipe()
                 work = theirs, os.getpid(), side.config.to_json(), groups, cores, side.phases, seconds
                 processes.append(context.Process(target=_work, args=work))

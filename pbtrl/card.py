@@ -69,7 +69,7 @@ def read(run: Path) -> dict[str, Any]:
     Raises:
         DamagedError: it is no JSON object, or a newer pbtrl wrote it.
     """
-    return schema.read(run / "run.json")
+    return schema.read_if_there(run / "run.json")
 
 
 def _readable(run: Path) -> tuple[dict[str, Any], list[str]]:

@@ -143,10 +143,11 @@ def best_snapshot(run: Path) -> str | None:
     Raises:
         DamagedError: best.json cannot be read, or the snapshot is not what it was.
     """
-    if not (best := schema.read(run / "best.json")):
-        return None
     try:
+        best = schema.read(run / "best.json")
         name, sha256 = str(best["snapshot"]), str(best["sha256"])
+    except FileNotFoundError:
+        return None
     except KeyError as error:
         raise DamagedError(f"{run / 'best.json'} cannot be read: {error}") from None
     if digest(run, name) != sha256:

@@ -59,7 +59,7 @@ def write(run: Path, *, only: Sequence[str] | None = None, form: pictures.Format
     """
     runs.check_links(run)
     header, lines, population = runs.folded(run)
-    best = schema.read(run / "best.json")
+    best = schema.read_if_there(run / "best.json")
     leader = population.best.snapshot if population.best else None
     with runs.sound(run):
         story = pictures.Story(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)

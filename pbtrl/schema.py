@@ -24,14 +24,20 @@ class NewerError(DamagedError):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The object that a file holds; empty where there is none.
+    """The object that a file holds.
 
     Raises:
+        FileNotFoundError: there is none.
         DamagedError: it cannot be read, is too large, or holds something else.
         NewerError: a newer pbtrl wrote it.
     """
+    return parsed(content(path, LARGEST + 1), path)
+
+
+def read_if_there(path: Path) -> dict[str, Any]:
+    """As `read`, but empty where there is no file."""
     try:
-        return parsed(content(path, LARGEST + 1), path)
+        return read(path)
     except FileNotFoundError:
         return {}
 

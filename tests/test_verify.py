@@ -104,6 +104,11 @@ def test_small_files_are_read(pbtrl: Command, run: Path, file: str, damage: Call
     assert found(pbtrl, 4) == [("damaged", file)]
 
 
+def test_a_best_json_that_names_nothing_is_damaged(pbtrl: Command, run: Path):
+    (run / "best.json").write_text("{}")
+    assert found(pbtrl, 4) == [("damaged", "best.json")]
+
+
 def test_best_json_names_a_snapshot_that_is_what_it_was(pbtrl: Command, run: Path):
     best = json.loads((run / "best.json").read_text())["snapshot"]
     manifest = run / "members" / best.replace("/", "/snapshots/") / "MANIFEST.json"
