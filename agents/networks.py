@@ -170,7 +170,7 @@ class MLP:
 
     def _stack(self, params: Views, stack: str, x: Tensor) -> Tensor:
         for i in range(len(self.hidden) + 1):
-            x = torch.baddbmm(params[f"{stack}.{i}.bias"], x, params[f"{stack}.{i}.weight"])
+            x = dense(x, params[f"{stack}.{i}.weight"], params[f"{stack}.{i}.bias"])
             if i < len(self.hidden):
                 x = torch.tanh(x)
         return x
@@ -250,7 +250,7 @@ class Dense:
         """[P, M, *shape] -> [P, M, units]."""
         x = x.flatten(2)
         for i in range(len(self.hidden)):
-            x = torch.tanh(torch.baddbmm(params[f"torso.{i}.bias"], x, params[f"torso.{i}.weight"]))
+            x = torch.tanh(dense(x, params[f"torso.{i}.weight"], params[f"torso.{i}.bias"]))
         return x[..., : self.units]
 
 
@@ -399,7 +399,7 @@ class Shared:
         """One step of the torso, the core and the policy."""
         x = self._joined(params, inputs, learning=False)
         if self.core:
-            x = torch.baddbmm(params["core.bias"], x, params["core.input"])
+            x = dense(x, params["core.input"], params["core.bias"])
             memory = self._remembered(params, x, memory, inputs.first)
             x = memory[..., : memory.shape[-1] // 2]
         return self._head(params, "policy", x)[..., : self.outputs], memory
@@ -423,7 +423,7 @@ class Shared:
         x = self._joined(params, flat, learning=True)
         if not self.core:
             return x.view(p, steps, envs, -1)
-        x = torch.baddbmm(params["core.bias"], x, params["core.input"]).view(p, steps, envs, -1)
+        x = dense(x, params["core.input"], params["core.bias"]).view(p, steps, envs, -1)
         remembered = []
         for t in range(steps):
             memory = self._remembered(params, x[:, t], learned_from(memory, starts, t), inputs.first[:, t])
@@ -446,7 +446,18 @@ class Shared:
         return torch.cat(lstm(x + torch.bmm(output, params["core.hidden"]), cell), -1)
 
     def _head(self, params: Views, name: str, x: Tensor) -> Tensor:
-        return torch.baddbmm(params[f"{name}.bias"], x, params[f"{name}.weight"])
+        return dense(x, params[f"{name}.weight"], params[f"{name}.bias"])
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[P, M, in] @ [P, in, out] + [P, 1, out] -> [P, M, out].
+
+    A second input of zeros joins a single one: vector kernels, whose rounding on some processors depends on where a
+    member's rows lie in memory, would compute that product.
+    """
+    if x.shape[-1] == 1:
+        x, weight = F.pad(x, (0, 1)), F.pad(weight, (0, 0, 0, 1))
+    return torch.baddbmm(bias, x, weight)
 
 
 def learned_from(memory: Tensor, starts: Tensor | None, t: int) -> Tensor:
