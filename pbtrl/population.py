@@ -163,6 +163,7 @@ class Member:
         snapshot: the newest one; `trained_under` are the hyperparameters of the slice that made it, so a
             donor gives away a pair that belongs together even while it is trying something else.
         fitness: a number or absent (None); `diverged` comes before either.
+        placeholder: the number from before the last copy, until there is a new one; see `rank_fitness`.
         given_up: how often in a row an assignment was given up, with no report in between.
         begun: its step at its last copy or start, or where slices cut episodes at that of the slice; `played` of the
             steps since lie in training episodes that count.
@@ -177,6 +178,7 @@ class Member:
     parent: str | None = None
     window: list[float] = field(default_factory=list)
     fitness: float | None = None
+    placeholder: float | None = None
     diverged: bool = False
     lost: bool = False
     given_up: int = 0
@@ -194,6 +196,15 @@ class Member:
     def ranked(self) -> bool:
         """May take part in a comparison: healthy, with a number for a fitness."""
         return self.healthy and self.fitness is not None
+
+    @property
+    def rank_fitness(self) -> float | None:
+        """Number that ranks the member: its fitness, or its placeholder while it has none.
+
+        A copy empties the fitness. If the member left the ranking with it, the others' ranks would fall, and
+        asynchronous truncation would select far more than the bottom fraction. A placeholder never makes a donor.
+        """
+        return self.placeholder if self.fitness is None else self.fitness
 
 
 class Population:
@@ -292,6 +303,7 @@ class Population:
             self._agents.append(agent)
         anew = assignment.donor or not assignment.parent
         if anew:
+            member.placeholder = member.rank_fitness
             member.window, member.fitness = [], None
             member.diverged = member.lost = False
         if anew or self.rule.cut_episodes:
@@ -315,6 +327,8 @@ class Population:
         enough = whole and len(member.window) >= self.rule.min_episodes
         fitness = mean(member.window) if enough else math.nan
         member.fitness = fitness if math.isfinite(fitness) else None
+        if member.fitness is not None:
+            member.placeholder = None
         member.history.append((member.step, member.fitness))
 
     def _failed(self, line: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ compared, and who copies becomes what its donor is.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -92,61 +93,96 @@ class PBT:
     def _rescue(self, population: Population, member: Member) -> Assignment:
         """A diverged or given-up member takes over somebody healthy, or starts afresh where nobody is."""
         why = "diverged" if member.diverged else "given up"
-        healthy = [m for m in self._others(population, member) if m.healthy]
+        healthy = [m for m in self._peers(population, member) if m.healthy and m.snapshot]
         donors = [m for m in healthy if m.ranked] or healthy
         rng = population.rng(member.id, member.generation + 1, "rescue")
         if not donors:
             drawn = self.space.of(member.hyperparameters).sample(rng)
             return self._assign(population, member, None, drawn, note=f"{why}, starts afresh")
-        donor = max(donors, key=lambda m: -math.inf if m.fitness is None else m.fitness)
+        donor = max(donors, key=lambda m: -math.inf if m.rank_fitness is None else m.rank_fitness)
         values = self._explored(population, member, donor.trained_under)
         return self._assign(
             population, member, donor.snapshot, values, donor=donor.id, note=f"{why}, exploit {donor.id}"
         )
 
     def _donor(self, population: Population, member: Member) -> tuple[Member | None, str]:
-        """Whom the member copies now, and why; None keeps it as it is."""
-        others = [m for m in self._others(population, member) if m.ranked]
-        if self.exploit.method == "none" or not member.ranked or not others:
+        """Whom the member copies now, and why; None keeps it as it is.
+
+        Every healthy member with a `rank_fitness` is ranked; only one with a fitness of its own receives or donates.
+        """
+        peers = [m for m in self._peers(population, member) if m.healthy]
+        ranked = [m for m in peers if m.rank_fitness is not None]
+        if self.exploit.method == "none" or not member.ranked or len(ranked) < 2:
             return None, ""
         rng = population.rng(member.id, member.generation + 1, "exploit")
+        others = [m for m in ranked if m is not member]
         if self.exploit.method == "truncation":
-            donor = self._truncation(population, [*others, member], member, rng)
+            unreported = sum(m.snapshot is None for m in peers)
+            donor = self._truncation(population, ranked, unreported, member, rng)
+        elif self.exploit.method == "t_test":
+            donor = self._t_test(others, member, rng)
         else:
-            donor = others[rng.integers(len(others))]
-            better = self._significant if self.exploit.method == "t_test" else self._fitter
-            donor = donor if better(donor, member, rng) else None
+            donor = self._tournament(others, member, rng)
         gap = self.exploit.min_gap
         if donor is None or (gap > 0 and _fitness(donor) - _fitness(member) <= gap):
             return None, ""
-        rank = 1 + sum(_fitness(m) > _fitness(donor) for m in [*others, member])
-        return donor, f"exploit {donor.id}, rank {rank} of {len(others) + 1}"
+        rank = 1 + sum(_rank_fitness(m) > _fitness(donor) for m in ranked)
+        return donor, f"exploit {donor.id}, rank {rank} of {len(ranked)}"
 
-    def _others(self, population: Population, member: Member) -> list[Member]:
-        """Those with a snapshot to give whom the member may be compared with."""
-        others = [m for m in population.members.values() if m.snapshot and m is not member]
+    def _peers(self, population: Population, member: Member) -> list[Member]:
+        """Members that this one may be compared with, itself included."""
+        everybody = list(population.members.values())
         if self.exploit.across_agents:
-            return others
-        return [m for m in others if m.hyperparameters.get(AGENT) == member.hyperparameters.get(AGENT)]
+            return everybody
+        return [m for m in everybody if m.hyperparameters.get(AGENT) == member.hyperparameters.get(AGENT)]
 
     def _truncation(
-        self, population: Population, ranked: Sequence[Member], member: Member, rng: np.random.Generator
-    ) -> Member | None:
-        """Equals are ordered by a draw of their own, so that all receivers of a decision see one ranking."""
-        draws = {m.id: population.rng(m.id, m.generation, "tie").random() for m in ranked}
-        order = sorted(ranked, key=lambda m: (_fitness(m), draws[m.id]))
-        top = max(1, math.floor(self.exploit.top * len(order)))
-        bottom = min(max(1, math.floor(self.exploit.bottom * len(order))), len(order) - top)
-        if member not in order[:bottom]:
+        self, population: Population, ranked: Sequence[Member], unreported: int, member: Member,
+        rng: np.random.Generator,
+    ) -> Member | None:  # fmt: skip
+        """A donor from the top for a member at the bottom.
+
+        `bottom` is a fraction of all members, also while some have not reported yet: as long as k of n are ranked, k/n
+        of the receivers that n would give copy. Equals are ordered by a draw of their own, so that all receivers of a
+        decision see one ranking.
+        """
+        equals = Counter(map(_rank_fitness, ranked))
+
+        def place_of(m: Member) -> tuple[float, float]:
+            tied = equals[_rank_fitness(m)] > 1
+            return _rank_fitness(m), population.rng(m.id, m.generation, "tie").random() if tied else 0.0
+
+        order = sorted(ranked, key=place_of)
+        k, n = len(order), len(order) + unreported
+        top = max(1, _share(self.exploit.top, k))
+        bottom = min(max(1, _share(self.exploit.bottom, n)) * k // n, k - top)
+        place = order.index(member)
+        donors = [m for m in order[place + 1 :] if m.ranked][-top:]
+        if place >= bottom or not donors:
             return None
-        return order[len(order) - top + rng.integers(top)]
+        return donors[int(rng.integers(len(donors)))]
 
-    def _fitter(self, donor: Member, member: Member, rng: np.random.Generator) -> bool:
-        if _fitness(donor) == _fitness(member):
+    def _t_test(self, others: Sequence[Member], member: Member, rng: np.random.Generator) -> Member | None:
+        """A random other member, where its episodes are significantly better; it needs some since its last copy."""
+        donor = others[int(rng.integers(len(others)))]
+        return donor if donor.ranked and self._significant(donor, member) else None
+
+    def _tournament(self, others: Sequence[Member], member: Member, rng: np.random.Generator) -> Member | None:
+        """A random other member that ranks higher; where that is by a placeholder, a fitter one with its own number."""
+        opponent = others[int(rng.integers(len(others)))]
+        if not self._beats(opponent, member, rng):
+            return None
+        if opponent.ranked:
+            return opponent
+        fitter = [m for m in others if m.ranked and _fitness(m) > _fitness(member)]
+        return fitter[int(rng.integers(len(fitter)))] if fitter else None
+
+    def _beats(self, opponent: Member, member: Member, rng: np.random.Generator) -> bool:
+        if _rank_fitness(opponent) == _fitness(member):
             return self.exploit.ties == "copy" or rng.random() < 0.5
-        return _fitness(donor) > _fitness(member)
+        return _rank_fitness(opponent) > _fitness(member)
 
-    def _significant(self, donor: Member, member: Member, rng: np.random.Generator) -> bool:
+    def _significant(self, donor: Member, member: Member) -> bool:
         """One-sided Welch test; identical episodes on both sides decide without one."""
         theirs, mine = donor.window[-self.exploit.episodes :], member.window[-self.exploit.episodes :]
         if min(len(theirs), len(mine)) < 2 or np.mean(theirs) <= np.mean(mine):
@@ -206,3 +242,13 @@ def _place(population: Population, member: Member) -> int:
 def _fitness(member: Member) -> float:
     assert member.fitness is not None
     return member.fitness
+
+
+def _rank_fitness(member: Member) -> float:
+    assert member.rank_fitness is not None
+    return member.rank_fitness
+
+
+def _share(fraction: float, count: int) -> int:
+    """A fraction of a number of members, rounded down; 0.29 of 100 is 29, whatever its double says."""
+    return math.floor(fraction * count + 1e-9)

@@ -1,0 +1,229 @@
+"""Asynchronous selection, event by event: members report when they are ready, and each is ranked among all of them."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pbtrl.population import FitnessRule, Population
+from pbtrl.space import LogUniform, SearchSpace
+from pbtrl.strategies.pbt import PBT
+from pbtrl.strategies.settings import Exploit, Explore
+from tests.fakes import LAST, answer, assign, decision, died, trained
+
+Fitness = Callable[[int, np.random.Generator], float]
+"""Of a member's index: what its next report says."""
+
+NOISE: Fitness = lambda i, rng: rng.normal()  # noqa: E731
+QUALITY: Fitness = lambda i, rng: i + rng.normal()  # noqa: E731
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A member that copied: the members whose latest numbers were lower, and whether its donor's number was its own."""
+
+    receiver: str
+    below: int
+    donor_reported: bool
+
+
+@dataclass
+class Simulation:
+    """Members that report at different times, in cohorts that report together.
+
+    Attributes:
+        exploit: the rule.
+        size: members.
+        cohort: members that report together.
+        speeds: seconds of a slice, drawn evenly from this interval for each cohort.
+        fitness: what members report.
+        until: decisions, after which everything ends.
+        episodes: of a slice, each with a number of its own; their mean is the fitness.
+    """
+
+    exploit: Exploit
+    size: int
+    cohort: int = 1
+    speeds: tuple[float, float] = (1.0, 1.0)
+    fitness: Fitness = NOISE
+    until: int = 500
+    episodes: int = 1
+    seed: int = 0
+    decisions: int = 0
+    copies: list[Copy] = field(default_factory=list)
+
+    def run(self) -> Simulation:
+        rng = np.random.default_rng(self.seed)
+        population = Population(self.size, self.seed, FitnessRule(window=self.episodes, min_episodes=1))
+        strategy = PBT(
+            space=SearchSpace({"lr": LogUniform(low=1e-3, high=1.0)}),
+            every=100,
+            horizon=10**9,
+            exploit=self.exploit,
+            explore=Explore(method="none"),
+        )
+        members = list(population.members)
+        cohorts = [members[i : i + self.cohort] for i in range(0, self.size, self.cohort)]
+        seconds = rng.uniform(*self.speeds, len(cohorts))
+        self._latest: dict[str, float] = {}
+        self._own: set[str] = set()  # members whose latest number is younger than their last copy
+        self._decide(strategy, population)
+        events = [(float(seconds[c] * rng.uniform(0.5, 1.0)), c) for c in range(len(cohorts))]
+        heapq.heapify(events)
+        while self.decisions < self.until:
+            now, c = heapq.heappop(events)
+            for member in cohorts[c]:
+                returns = [self.fitness(members.index(member), rng) for _ in range(self.episodes)]
+                a = population.members[member].open
+                assert a
+                population.record(answer(trained(a, *returns)))
+                self._latest[member] = statistics.fmean(returns)
+                self._own.add(member)
+            self._decide(strategy, population)
+            heapq.heappush(events, (now + float(seconds[c] * rng.uniform(0.9, 1.1)), c))
+        return self
+
+    def _decide(self, strategy: PBT, population: Population) -> None:
+        decided = strategy.decide(population)
+        self.decisions += sum(a.parent is not None for a in decided)
+        for a in decided:
+            if a.donor:
+                below = sum(number < self._latest[a.member] for number in self._latest.values())
+                self.copies.append(Copy(a.member, below, a.donor in self._own))
+        self._own -= {a.member for a in decided if a.donor}
+        if decided:
+            population.record(decision(*decided))
+
+    @property
+    def share(self) -> float:
+        """Copies per decision."""
+        return len(self.copies) / self.decisions
+
+
+SHAPES = [
+    pytest.param({"size": size, "cohort": cohort, "speeds": speeds}, id=f"{size} members, cohorts of {cohort}, {name}")
+    for size in (4, 8, 20, 40)
+    for cohort, speeds, name in (
+        (1, (1.0, 1.0), "equal speeds"),
+        (1, (1.0, 3.0), "speeds 1 to 3"),
+        (2, (1.0, 2.0), "1 to 2"),
+    )
+]
+
+
+def bottom_of(size: int) -> float:
+    return 0.25 if size < 10 else 0.2
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_truncation_copies_the_bottom_fraction_under_noise(shape: dict[str, Any]) -> None:
+    bottom = bottom_of(shape["size"])
+    done = Simulation(Exploit(bottom=bottom, top=bottom), until=1500, **shape).run()
+    assert done.share == pytest.approx(bottom, rel=0.1)
+
+
+@pytest.mark.parametrize("fitness", [NOISE, QUALITY], ids=["noise", "quality and noise"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_truncation_never_copies_onto_a_member_above_the_bottom(shape: dict[str, Any], fitness: Fitness) -> None:
+    size, bottom = shape["size"], bottom_of(shape["size"])
+    done = Simulation(Exploit(bottom=bottom, top=bottom), fitness=fitness, until=12 * size, **shape).run()
+    assert done.copies
+    assert max(copy.below for copy in done.copies) < math.floor(bottom * size)
+
+
+@pytest.mark.parametrize("method", ["truncation", "binary_tournament", "t_test"])
+def test_a_donor_has_a_number_of_its_own(method: Any) -> None:
+    exploit = Exploit(method=method, bottom=0.5, top=0.5, alpha=0.4)
+    done = Simulation(exploit, 8, speeds=(1.0, 3.0), episodes=3).run()
+    assert done.copies
+    assert all(copy.donor_reported for copy in done.copies)
+
+
+@pytest.mark.parametrize("speeds", [(1.0, 1.0), (1.0, 3.0)])
+def test_a_tournament_copies_as_often_as_the_opponent_ranks_higher(speeds: tuple[float, float]) -> None:
+    done = Simulation(Exploit(method="binary_tournament"), 8, speeds=speeds, until=1500).run()
+    assert done.share == pytest.approx(0.5, rel=0.1)
+
+
+def test_the_first_reports_copy_nobody_until_a_receiver_is_due() -> None:
+    """One of four copies: nobody is at the bottom of the population while one of the four is unknown."""
+    for population in joining(4):
+        ranked = [m for m in population.members.values() if m.ranked]
+        strategy = PBT(space=SearchSpace({}), every=100, horizon=1000, exploit=Exploit(bottom=0.25, top=0.25))
+        copied = [a.member for a in strategy.decide(population) if a.donor]
+        assert copied == (["m00"] if len(ranked) == 4 else [])
+
+
+def joining(size: int) -> Iterator[Population]:
+    """Populations of which one member, two, ... have reported; the first member is the worst."""
+    population = Population(size, 0, LAST)
+    opened = {m: assign(population, m) for m in population.members}
+    population.record(decision(*opened.values()))
+    for i, a in enumerate(opened.values()):
+        population.record(answer(trained(a, float(i))))
+        yield population
+
+
+def test_members_that_reported_without_a_number_hold_nobody_up() -> None:
+    population = Population(4, 0, FitnessRule(window=5, min_episodes=2))
+    opened = {m: assign(population, m) for m in population.members}
+    population.record(decision(*opened.values()))
+    for m, returns in zip(opened, ([1.0, 1.0], [2.0, 2.0], [3.0], [4.0]), strict=True):
+        population.record(answer(trained(opened[m], *returns)))
+    strategy = PBT(space=SearchSpace({}), every=100, horizon=1000, exploit=Exploit(bottom=0.25, top=0.25))
+    assert [(a.member, a.donor) for a in strategy.decide(population) if a.donor] == [("m00", "m01")]
+
+
+# The placeholder is a fold
+
+
+def copied(fitness: float = 1.0) -> Population:
+    """m00 has reported `fitness` and copied m01, whose fitness is 5."""
+    population = Population(2, 0, FitnessRule(window=4, min_episodes=2))
+    for m, number in (("m00", fitness), ("m01", 5.0)):
+        a = assign(population, m)
+        population.record(decision(a))
+        population.record(answer(trained(a, number, number)))
+    population.record(decision(assign(population, "m00", parent="m01/000000", donor="m01")))
+    return population
+
+
+def test_a_copy_keeps_the_number_from_before_for_ranks_alone() -> None:
+    m = copied().members["m00"]
+    assert (m.fitness, m.placeholder, m.rank_fitness, m.ranked, m.window) == (None, 1.0, 1.0, False, [])
+
+
+def test_the_placeholder_stays_until_there_is_a_number() -> None:
+    population = copied()
+    m = population.members["m00"]
+    population.record(answer(trained(assign_open(population), 7.0)))
+    assert (m.fitness, m.rank_fitness) == (None, 1.0)
+    population.record(decision(assign(population, "m00")))
+    population.record(answer(trained(assign_open(population), 9.0)))
+    assert (m.fitness, m.placeholder, m.rank_fitness) == (8.0, None, 8.0)
+
+
+def test_a_second_copy_before_a_number_keeps_the_placeholder() -> None:
+    population = copied()
+    population.record(answer(died(assign_open(population))))
+    population.record(decision(assign(population, "m00", parent="m01/000000", donor="m01")))
+    assert population.members["m00"].rank_fitness == 1.0
+
+
+def test_the_best_member_is_never_one_with_a_placeholder() -> None:
+    population = copied(fitness=100.0)
+    assert population.best is population.members["m01"]
+    assert population.ranking() == [population.members["m01"]]
+
+
+def assign_open(population: Population) -> Any:
+    a = population.members["m00"].open
+    assert a
+    return a
