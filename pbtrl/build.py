@@ -27,7 +27,7 @@ from pbtrl.header import Header
 from pbtrl.loading import Fault, Source
 from pbtrl.population import Assignment, FitnessRule
 from pbtrl.snapshots import SnapshotError, Tensors, check_fit
-from pbtrl.space import AGENT
+from pbtrl.space import AGENT, Choice, Mix
 from pbtrl.strategies import Strategy
 from pbtrl.trainable import Builder, Cohort
 from pbtrl.trainables.quadratic import QuadraticBuilder
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pbtrl.rl.setting import Setting
 
 Evaluator = Callable[..., list[Any]]
+
+DETERMINISTIC = "yes, bit for bit on this kind of processor with these versions"
 
 TRAINABLES = {"quadratic": QuadraticBuilder}
 
@@ -108,8 +110,21 @@ def header(config: Config, name: str) -> Header:
         frames_per_step=config.frames_per_step,
         unit="steps" if config.env is None else "env_steps",
         hyperparameters=config.space.names,
+        bounds=_bounds(config),
         deterministic=_deterministic(config),
     )
+
+
+def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
+    """What `Header.bounds` holds."""
+    rule = config.strategy
+    if rule.name == "random_search" or rule.explore.method == "none":
+        return {}
+    spaces = config.space.spaces if isinstance(config.space, Mix) else {"": config.space}
+    return {
+        agent: {name: dimension.limits for name, dimension in space.items() if not isinstance(dimension, Choice)}
+        for agent, space in spaces.items()
+    }
 
 
 def limits(config: Config) -> Limits:
@@ -308,7 +323,7 @@ class RLBuilder:
 
         heap.keep()
         torch.set_num_threads(torch_threads(self._whole))
-        torch.use_deterministic_algorithms(_deterministic(self._whole) == "yes")
+        torch.use_deterministic_algorithms(_deterministic(self._whole) == DETERMINISTIC)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         kinds = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}
         return kinds[self._acting.mode](members, self.setting, threads)
@@ -437,7 +452,7 @@ def _rule(config: Config) -> FitnessRule:
     return FitnessRule(
         source=fitness.source,
         window=fitness.window_episodes,
-        min_episodes=fitness.min_episodes,
+        min_episodes=fitness.min_episodes if fitness.source == "training" else 1,
         share=0.5,
         cut_episodes=config.env.between_slices == "reset",
     )
@@ -452,7 +467,7 @@ def _deterministic(config: Config) -> str:
         return "no, because processes change the weights without locks (acting.mode: hogwild)"
     if config.env is not None and config.env.between_slices == "continue":
         return "no, because envs run on between slices (env.between_slices: continue)"
-    return "yes"
+    return DETERMINISTIC
 
 
 def _groups(config: Config, members: Sequence[str], count: int) -> list[list[str]]:

@@ -185,6 +185,9 @@ def after(config: "Config") -> Iterator[Fault]:
             )
         if exploit.method == "t_test" and exploit.episodes < 2:
             yield Fault.at("t_test needs at least 2 episodes, not 1", (*where, "episodes"), (*where, "method"))
+        if exploit.method == "t_test" and fitness.source == "evaluation" and fitness.episodes < 2:
+            text = "t_test needs at least 2 episodes of each member, not 1"
+            yield Fault.at(text, ("fitness", "episodes"), (*where, "method"))
         if len(set(strategy.copy)) != len(strategy.copy):
             yield Fault.at("names the same thing twice", ("strategy", "copy"))
         across: Path = (*where, "across_agents")

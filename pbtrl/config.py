@@ -199,7 +199,8 @@ class Fitness(_Section):
         metric: the mean of raw, undiscounted episode returns.
         source: `training` episodes as they happen, or `evaluation` episodes apart at the end of each slice.
         window_episodes: newest episodes that count.
-        min_episodes: fewer than this since the last copy, and a member has no fitness.
+        min_episodes: fewer training episodes than this since the last copy, and a member has no fitness; of no meaning
+            for `evaluation`, where every slice plays `episodes`.
         every: env steps between points of the curve inside a slice; by default one point per slice.
         episodes: evaluation episodes per slice, when source is `evaluation`.
     """

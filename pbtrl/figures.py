@@ -42,6 +42,11 @@ def score(fitness: float | None) -> str:
     return f"{fitness:.{places}f}"
 
 
+def rank_score(fitness: float | None, *, before_copy: bool) -> str:
+    """A fitness as `score`; one from before a copy in parentheses."""
+    return f"({score(fitness)})" if before_copy else score(fitness)
+
+
 def mixture(counts: Mapping[str, int]) -> str:
     """How many members are what: `3 impala, 2 a3c, 3 vmpo`."""
     return ", ".join(f"{number} {name}" for name, number in counts.items())

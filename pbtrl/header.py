@@ -2,21 +2,24 @@
 
     {"kind": "run", "schema": 1, "name": "pong", "seed": 1, "size": 8,
      "rule": {"source": "training", ...}, "frames_per_step": 4, "horizon": 20000000, "unit": "env_steps",
-     "hyperparameters": ["learning_rate", ...], "deterministic": "yes"}
+     "hyperparameters": ["learning_rate", ...], "bounds": {"": {"learning_rate": [1e-5, 0.01]}},
+     "deterministic": "yes, ..."}
 
 A `resume` line may carry a longer `horizon`; the last one holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 from pbtrl.journal import JournalError, Line
-from pbtrl.population import FitnessRule, Population
+from pbtrl.population import FitnessRule, Hyperparameters, Population
 from pbtrl.schema import SCHEMA
+from pbtrl.space import AGENT
 
 LARGEST = 100_000  # members
 
@@ -34,7 +37,9 @@ class Header:
         frames_per_step: simulator frames per env step, our action repeat (ALE 4, MuJoCo 1); 1 outside RL.
         unit: of every clock: `env_steps`, or `steps` outside RL.
         hyperparameters: the searched ones, in the config's order.
-        deterministic: `yes`, or `no, because ...`.
+        bounds: for each agent of a mix, or "" without one, the least and the most that exploring may reach, by
+            hyperparameter; nothing for a choice, nor where the strategy does not explore.
+        deterministic: `yes, ...` and per what, or `no, because ...`.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Header:
     frames_per_step: int = 1
     unit: str = "env_steps"
     hyperparameters: tuple[str, ...] = ()
+    bounds: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     deterministic: str = "yes"
 
     def check(self) -> None:
@@ -57,6 +63,21 @@ class Header:
                 raise ValueError(f"{text!r} must be text")
         if not 1 <= self.size <= LARGEST:
             raise ValueError(f"size must be in [1, {LARGEST:,}], not {self.size:,}")
+        for pair in (pair for bounds in self.bounds.values() for pair in bounds.values()):
+            if len(pair) != 2 or not all(isinstance(x, int | float) and math.isfinite(x) for x in pair):
+                raise ValueError(f"bounds must be pairs of numbers, not {pair!r}")
+
+    def at_bound(self, values: Hyperparameters) -> dict[str, Literal["min", "max"]]:
+        """The hyperparameters of a member that stand at a bound, to single precision."""
+        reached: dict[str, Literal["min", "max"]] = {}
+        for name, (least, most) in self.bounds.get(str(values.get(AGENT, "")), {}).items():
+            number = values.get(name)
+            if isinstance(number, int | float):
+                if math.isclose(number, least, rel_tol=1e-6):
+                    reached[name] = "min"
+                elif math.isclose(number, most, rel_tol=1e-6):
+                    reached[name] = "max"
+        return reached
 
     @property
     def budget(self) -> int:
@@ -97,7 +118,7 @@ class Header:
             found = cls(**known)
             found.check()
             return found
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise JournalError(f"the first line of the journal does not describe a run: {error}") from error
 
 

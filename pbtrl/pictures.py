@@ -186,6 +186,7 @@ def _schedule(panel: Axes, story: Story, name: str) -> None:
         panel.plot([step for step, _ in ends], [height for _, height in ends], color=colour, lw=width)
     if numeric:
         _heights(panel, values)
+        _bounds(panel, story, name)
     else:
         _words(panel, list(words))
     _on_the_clock(panel, story, _short(name))
@@ -199,6 +200,14 @@ def _heights(panel: Axes, values: Sequence[float]) -> None:
     elif all(isinstance(chosen, int) for chosen in values):
         panel.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: value(y)))
+
+
+def _bounds(panel: Axes, story: Story, name: str) -> None:
+    """A dotted line at each bound that some member's value reached."""
+    for s in story.slices.values():
+        end = story.header.at_bound(s.hyperparameters).get(name)
+        if end and not any(line.get_gid() == end for line in panel.lines):
+            panel.axhline(s.hyperparameters[name], color="0.4", lw=0.8, ls=":", gid=end)
 
 
 def _words(panel: Axes, words: Sequence[str]) -> None:

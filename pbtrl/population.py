@@ -206,6 +206,11 @@ class Member:
         """
         return self.placeholder if self.fitness is None else self.fitness
 
+    @property
+    def before_copy(self) -> bool:
+        """Whether `rank_fitness` is a placeholder."""
+        return self.fitness is None and self.placeholder is not None
+
 
 class Population:
     """All members, folded from the journal. A strategy reads it; only `record` changes it.

@@ -22,7 +22,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from pbtrl.figures import clock, count, mixture, printable, score, value
+from pbtrl.figures import clock, count, mixture, printable, rank_score, score, value
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
 from pbtrl.lineage import ancestry, schedule, stretches
@@ -296,6 +296,8 @@ def outcome(best: Mapping[str, Any], header: Header, lines: Sequence[Line]) -> s
         points = schedule(ancestry(stretches(lines), best.get("snapshot")))
         for i, (tuned, values) in enumerate(_changes(points).items()):
             told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
+        if points and (ends := header.at_bound(points[-1][1])):
+            told["bounds"] = "\n".join(_at_bound(name, points[-1][1][name], end) for name, end in ends.items())
     told["wall time"] = clock(elapsed)
     return labelled(told)
 
@@ -410,7 +412,7 @@ def _cells(place: int, row: Row, names: Sequence[str], scale: tuple[float, float
     return [
         (str(place + 1), ""),
         (row.member, "bold"),
-        (score(row.fitness), ""),
+        (rank_score(row.fitness, before_copy=row.before_copy), "dim" if row.before_copy else ""),
         (sparkline(row.history, *scale, width=width), "green"),
         *(_hyperparameter(row, name) for name in names),
         (count(row.step), ""),
@@ -457,7 +459,7 @@ def _median(values: Sequence[object]) -> str:
 def _plain_line(standings: Standings) -> str:
     header, best = standings.header, standings.population.best
     share = 100 * standings.step / max(1, header.budget)
-    known = [r.fitness for r in standings.rows() if r.fitness is not None]
+    known = _fitnesses(standings)
     parts = [
         f"{clock(standings.elapsed):>9}",
         f"{count(standings.step)} / {count(header.budget)} {header.steps} ({share:.0f} %)",
@@ -470,13 +472,18 @@ def _plain_line(standings: Standings) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def _fitnesses(standings: Standings) -> list[float]:
+    """Of the members that have one of their own, not one from before a copy."""
+    return [r.fitness for r in standings.rows() if r.fitness is not None and not r.before_copy]
+
+
 def _plain_event(event: Event) -> str:
     return f"{clock(event.elapsed):>9}  {event.text}"
 
 
 def _json_line(standings: Standings) -> str:
     best = standings.population.best
-    known = [r.fitness for r in standings.rows() if r.fitness is not None]
+    known = _fitnesses(standings)
     body = {
         "kind": "progress",
         "elapsed": round(standings.elapsed, 3),
@@ -489,6 +496,7 @@ def _json_line(standings: Standings) -> str:
         "generation": standings.generation,
         "best": best and {"member": best.id, "fitness": best.fitness},
         "fitness_median": statistics.median(known) if known else None,
+        "before_copy": sum(row.before_copy for row in standings.rows()),
     }
     if agents := standings.population.agents:
         body["agents"] = agents
@@ -511,6 +519,11 @@ def _best(best: Mapping[str, Any], measure: str) -> str:
     if "episodes" in evaluation:
         text += f", {evaluation['episodes']} fresh episodes"
     return text
+
+
+def _at_bound(name: str, number: object, end: str) -> str:
+    """A warning that the best lineage might have gone further."""
+    return f"{name} ends at {value(number)}, the {end}imum that its bounds allow: they may be too narrow"
 
 
 def _changes(points: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:

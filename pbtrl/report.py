@@ -23,8 +23,8 @@ from pbtrl.snapshots import write_atomically
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
 MOST = 200  # lines of a list
 CAPTIONS = {
-    "training": "The fitness of every member, and what it was assigned of each hyperparameter. Grey lines are copies; "
-    "black are the slices that led to the best member.",
+    "training": "The fitness of every member, and what it was assigned of each hyperparameter. Grey lines are copies, "
+    "dotted ones bounds that a value reached; black are the slices that led to the best member.",
     "lineage": "Whose weights went on in whom. Each set of fresh weights has a colour; black led to the best member.",
     "timeline": "A bar for every slice that ended. Dotted lines are where the run was resumed.",
     "speed": "Of the whole population, taken evenly over each slice.",

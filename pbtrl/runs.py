@@ -259,7 +259,7 @@ def standing(run: Path, header: Header, population: Population) -> dict[str, Any
         "best": best and {"member": best.id, "fitness": best.fitness},
         "heartbeat_age": heartbeat(run),
         "bytes": _bytes(run),
-        "members": [_member(m, header.frames_per_step) for m in population.members.values()],
+        "members": [_member(m, header) for m in population.members.values()],
     }
 
 
@@ -275,15 +275,17 @@ def listing(root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _member(member: Member, frames_per_step: int) -> dict[str, Any]:
+def _member(member: Member, header: Header) -> dict[str, Any]:
     return {
         "id": member.id,
         "env_steps": member.step,
-        "frames": member.step * frames_per_step,
+        "frames": member.step * header.frames_per_step,
         "fitness": member.fitness,
+        "fitness_before_copy": member.placeholder,
         "generation": member.generation,
         "parent": member.open.parent if member.open else member.parent,
         "hyperparameters": member.hyperparameters,
+        "at_bound": header.at_bound(member.hyperparameters),
     }
 
 

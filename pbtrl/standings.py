@@ -40,7 +40,7 @@ class Row:
     """One member as the table shows it.
 
     Attributes:
-        fitness: the latest one; that of before the copy until the copier has reported.
+        fitness: the one that ranks the member: from before its copy while `before_copy`.
         history: all of them, absent ones included.
         changed: per hyperparameter that this generation changed, its value before.
         step: env steps, those of the slice under way included.
@@ -49,6 +49,7 @@ class Row:
 
     member: str
     fitness: float | None
+    before_copy: bool
     history: tuple[float | None, ...]
     hyperparameters: Hyperparameters
     changed: Hyperparameters
@@ -165,7 +166,8 @@ class Standings:
         current = self._current(member)
         return Row(
             member=member.id,
-            fitness=_latest(member),
+            fitness=member.rank_fitness,
+            before_copy=member.before_copy,
             history=tuple(fitness for _, fitness in member.history),
             hyperparameters=member.hyperparameters,
             changed={k: before[k] for k, v in member.hyperparameters.items() if k in before and before[k] != v},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pbtrl.figures import clock, count, score, size, value
+from pbtrl.figures import clock, count, rank_score, score, size, value
 
 Json = Mapping[str, Any]
 
@@ -24,13 +24,27 @@ def status(found: Json, reference: str, reason: str = "") -> str:
     if state in ("running", "stale"):
         told += f", last sign of life {clock(found['heartbeat_age'])} ago"
     names = list(dict.fromkeys(name for m in found["members"] for name in m["hyperparameters"]))
-    ranked = sorted(found["members"], key=lambda m: (m["fitness"] is None, -(m["fitness"] or 0.0)))
+    before = {m["id"]: m["fitness"] is None and m["fitness_before_copy"] is not None for m in found["members"]}
+    numbers = {m["id"]: m["fitness_before_copy"] if before[m["id"]] else m["fitness"] for m in found["members"]}
+    ranked = sorted(found["members"], key=lambda m: (numbers[m["id"]] is None, -(numbers[m["id"]] or 0.0)))
     rows = [
-        [m["id"], score(m["fitness"]), str(max(0, m["generation"])), count(m["env_steps"])]
-        + [value(m["hyperparameters"].get(name, "-")) for name in names]
+        [
+            m["id"],
+            rank_score(numbers[m["id"]], before_copy=before[m["id"]]),
+            str(max(0, m["generation"])),
+            count(m["env_steps"]),
+        ]
+        + [
+            " ".join([value(m["hyperparameters"].get(name, "-")), *m["at_bound"].get(name, "").split()])
+            for name in names
+        ]
         for m in ranked
     ]
     lines = [told, aligned(["member", "fitness", "gen", "steps", *names], rows)]
+    if any(before.values()):
+        lines.append("in parentheses: the fitness from before a copy, which ranks the member until it has a new one")
+    if any(m["at_bound"] for m in found["members"]):
+        lines.append("min, max: the value stands at a bound of its hyperparameter")
     if state in ("crashed", "stopped"):
         lines.append(f"{reason + '; ' if reason else ''}go on with: pbtrl resume {reference}")
     return "\n".join(lines)

@@ -1,6 +1,8 @@
 """The only writer of `tb/`: one TensorBoard run per member plus `population`.
 
-x is the member's own clock (env steps; steps outside RL), for `population/*` that of the population. Streamed
+x is the member's own clock (env steps; steps outside RL), for `population/*` that of the population.
+`population/fitness_*` are of members with a fitness of their own; `population/before_copy` counts those that are ranked
+by the one from before their last copy. Streamed
 values come from `members/<id>/metrics.jsonl`, the rest from the journal's lines. `torch.utils.tensorboard` is
 imported when a writer is made; its threads do the writing.
 """
@@ -49,6 +51,7 @@ class TensorBoard:
         for a in population.open:
             self._decided[a.id] = (a.start, a.stop, 0.0)
         self._described = False
+        self._before_copy = 0
         self._hook, threading.excepthook = threading.excepthook, self._ended
 
     def event(self, line: Line) -> None:
@@ -113,6 +116,7 @@ class TensorBoard:
             self._all.add_scalar("population/exploits", count, step, now)
             text = "\n\n".join(f"{a['member']} <- {a['donor']} ({a['note']})" for a in copies)
             self._all.add_text("population/exploits", text, step, now)
+        self._count_before_copy(now)
 
     def _report(self, line: Line) -> None:
         member, step, now = line["member"], line["step"], line["timing"]["time"]
@@ -132,6 +136,14 @@ class TensorBoard:
             summary = {"max": max(ranked), "median": statistics.median(ranked), "min": min(ranked)}
             for name, y in summary.items():
                 self._all.add_scalar(f"population/fitness_{name}", y, self._population.step, now)
+        self._count_before_copy(now)
+
+    def _count_before_copy(self, now: float) -> None:
+        """Write how many members are ranked by a fitness from before their copy, when that changes."""
+        number = sum(m.before_copy for m in self._population.members.values())
+        if number != self._before_copy:
+            self._before_copy = number
+            self._all.add_scalar("population/before_copy", number, self._population.step, now)
 
     def _hyperparameters(self, member: str, line: Line) -> None:
         """The effective ones, at both ends of the slice, so that a change is a step and not a slope."""

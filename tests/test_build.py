@@ -115,16 +115,21 @@ def test_the_header_says_what_readers_need():
     assert (found.horizon, found.size, found.budget, found.unit) == (720, 4, 2880, "env_steps")
     assert (found.rule.window, found.rule.min_episodes, found.rule.cut_episodes) == (20, 1, True)
     assert found.hyperparameters == ("learning_rate", "unroll_length")
-    assert found.deterministic == "yes"
+    assert found.deterministic == build.DETERMINISTIC
     assert build.header(cart("env.id=ALE/Pong-v5"), "pong").frames_per_step == 4
     assert "population.mode: async" in build.header(cart("population.mode=async"), "cart").deterministic
     assert "between_slices: continue" in build.header(cart("env.between_slices=continue"), "cart").deterministic
     for acting, said in (
-        ("hogwild", "yes"),
+        ("hogwild", build.DETERMINISTIC),
         ("actors", "no, because actors act with whatever weights are newest (acting.mode: actors)"),
         ("hogwild, processes: 2", "no, because processes change the weights without locks (acting.mode: hogwild)"),
     ):
         assert build.header(cart(f"acting={{mode: {acting}}}"), "cart").deterministic == said
+    assert found.bounds == {"": {"learning_rate": (1e-4, 1e-2), "unroll_length": (5, 10)}}
+    for still in ("strategy.name=random_search", "strategy.explore.method=none"):
+        assert build.header(cart(still), "cart").bounds == {}
+    evaluated = build.header(cart("fitness={source: evaluation, episodes: 5}"), "cart").rule
+    assert (evaluated.source, evaluated.min_episodes) == ("evaluation", 1)
     assert (build.header(toy(), "toy").unit, build.header(toy(), "toy").rule.min_episodes) == ("steps", 1)
 
 

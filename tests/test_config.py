@@ -457,6 +457,10 @@ BROKEN = [
         "strategy: {exploit: {method: t_test, episodes: 1}}",
         "3:48: strategy.exploit.episodes: t_test needs at least 2 episodes, not 1",
     ),
+    (
+        "fitness: {source: evaluation, episodes: 1}\nstrategy: {exploit: {method: t_test}}",
+        "3:41: fitness.episodes: t_test needs at least 2 episodes of each member, not 1",
+    ),
     ("trainable: {name: quadratic}", "1:1: env: not used with `trainable`: remove one of the two"),
     # YAML itself
     ("env: {id: Pong}", "3:1: env is given twice"),

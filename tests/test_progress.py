@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from pbtrl import figures, progress
+from pbtrl.population import FitnessRule
 from pbtrl.standings import Standings
 from tests.written import Written, one_copy
 
@@ -56,9 +57,25 @@ def test_rows_are_sorted_by_fitness_and_a_copy_shows_where_it_came_from(tmp_path
     assert "pong · gen 1 · 200 / 2.0k env steps (10 %)" in text
     first, second = (line.split() for line in text.splitlines() if re.match(r"\d  ", line))
     assert first == ["1", "m00", "3.00", "█", "0.01", "20", "100", "-", "1", "train"]
-    assert second == ["2", "m01", "-5.00", "▁", "5.0e-3", "↓", "20", "↑", "100", "-", "1", "copied", "m00"]
+    assert second == ["2", "m01", "(-5.00)", "▁", "5.0e-3", "↓", "20", "↑", "100", "-", "1", "copied", "m00"]
     assert "0:00:40  m01 <- m00  fitness -5.00 -> 3.00  learning_rate 0.1 -> 5.0e-3  unroll_length" in text
     assert "Ctrl-C: save and stop" in text
+
+
+def test_a_fitness_from_before_a_copy_stays_in_parentheses_until_there_is_a_new_one(tmp_path: Path):
+    w, standings, _ = started(tmp_path, rule=FitnessRule(window=10, min_episodes=2))
+    for line in one_copy(tmp_path / "source").lines[1:]:
+        w.population.record(line)
+    shown = []
+    for returns in ((7.0,), (8.0, 9.0)):
+        shown.append([(r.member, r.fitness, r.before_copy) for r in standings.rows()])
+        w.report("m01", *returns)
+        w.decide(w.next("m01"))
+    assert shown == [[("m00", 3.0, False), ("m01", -5.0, True)]] * 2
+    assert [(r.member, r.fitness, r.before_copy) for r in standings.rows()] == [
+        ("m01", 8.0, False),
+        ("m00", 3.0, False),
+    ]
 
 
 def test_steps_and_rates_between_reports_come_from_the_metrics(tmp_path: Path):
@@ -287,7 +304,7 @@ def test_plain_lines_come_every_half_minute_and_with_every_event(tmp_path: Path,
     assert event == "  0:00:40  m01 <- m00  fitness -5.00 -> 3.00  learning_rate 0.1 -> 5.0e-3  unroll_length 5 -> 20"
     assert [line.split()[0] for line in rest] == ["0:00:30", "0:01:00", "0:01:10"]
     assert "200 / 2.0k env steps (10 %)" in rest[0]
-    assert "best m00 3.00  median -1.00" in rest[0]
+    assert "best m00 3.00  median 3.00" in rest[0]
     assert "\n".join([event, *rest]).isascii()
 
 
@@ -356,6 +373,22 @@ def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path)
     assert "pbtrl tb last | pbtrl eval last | pbtrl report last" in text
     assert str(w.run) in text
     assert "no member has a fitness" in progress.summary({}, w.run)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "warning"),
+    [
+        ({"learning_rate": (0.005, 0.1)}, "learning_rate ends at 5.0e-3, the minimum that its bounds allow"),
+        ({"unroll_length": (1, 20)}, "unroll_length ends at 20, the maximum that its bounds allow"),
+        ({"learning_rate": (0.001, 0.1), "unroll_length": (1, 40)}, None),
+        ({}, None),
+    ],
+)
+def test_the_summary_warns_of_a_best_lineage_that_ends_at_a_bound(tmp_path: Path, bounds, warning: str | None):
+    w = one_copy(tmp_path / "pong", bounds={"": bounds})
+    w.report("m01", 4.0)
+    text = progress.summary({"member": "m01", "snapshot": "m01/000001"}, w.run)
+    assert (warning in text) if warning else ("bounds" not in text)
 
 
 def test_a_long_schedule_is_told_in_short(tmp_path: Path):

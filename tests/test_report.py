@@ -71,6 +71,14 @@ def test_a_schedule_is_what_the_learner_used(copied: Written) -> None:
     assert points(m01) == [(0.0, 5.0), (100.0, 5.0), (100.0, 20.0), (200.0, 20.0)]
 
 
+def test_a_bound_that_a_value_reached_is_dotted(tmp_path: Path) -> None:
+    w = one_copy(tmp_path / "a", bounds={"": {"learning_rate": (0.005, 1.0), "unroll_length": (1, 40)}})
+    w.report("m01", 5.0)
+    dotted = [line for line in panel(story(w), "training", 1).lines if line.get_linestyle() == ":"]
+    assert [line.get_ydata() for line in dotted] == [[0.005, 0.005]]
+    assert not [line for line in panel(story(w), "training", 2).lines if line.get_linestyle() == ":"]
+
+
 def test_a_choice_among_words_is_drawn_as_well(tmp_path: Path) -> None:
     w = Written(tmp_path / "a", size=1, hyperparameters=("activation", "nobody_has_it"))
     for word in ("tanh", EVIL):

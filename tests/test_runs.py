@@ -13,9 +13,9 @@ from typing import IO
 
 import pytest
 
-from pbtrl import card, lock, runs, snapshots
+from pbtrl import card, lock, runs, snapshots, tables
 from pbtrl.header import Header
-from pbtrl.runs import RunError
+from pbtrl.runs import DamagedError, RunError
 from tests.command import Command, contents
 from tests.written import Written, one_copy
 
@@ -285,22 +285,48 @@ def test_status(tmp_path: Path):
                 "env_steps": 100,
                 "frames": 400,
                 "fitness": 3.0,
+                "fitness_before_copy": None,
                 "generation": 1,
                 "parent": "m00/000000",
                 "hyperparameters": {"learning_rate": 0.01, "unroll_length": 20},
+                "at_bound": {},
             },
             {
                 "id": "m01",
                 "env_steps": 100,
                 "frames": 400,
                 "fitness": None,
+                "fitness_before_copy": -5.0,
                 "generation": 1,
                 "parent": "m00/000000",
                 "hyperparameters": {"learning_rate": 0.005, "unroll_length": 20},
+                "at_bound": {},
             },
         ],
     }
     json.dumps(found)
+
+
+def test_status_tells_a_fitness_from_before_a_copy_and_values_at_a_bound(tmp_path: Path):
+    w = one_copy(tmp_path / "pong", bounds={"": {"learning_rate": (0.005, 0.1)}})
+    found = runs.status(w.run)
+    assert [m["at_bound"] for m in found["members"]] == [{}, {"learning_rate": "min"}]
+    lines = tables.status(found, "pong").splitlines()
+    assert lines[3].split()[:6] == ["m01", "(-5.00)", "1", "100", "5.0e-3", "min"]
+    assert lines[4].startswith("in parentheses: the fitness from before a copy")
+    assert lines[5].startswith("min, max: the value stands at a bound")
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"": {"a": [1]}}, {"": {"a": [0, "x"]}}, {"": {"a": 3}}, {"": 3}, [1], {"": {"a": [0, None]}}]
+)
+def test_bounds_of_a_strangers_journal_are_pairs_of_numbers(tmp_path: Path, bounds: object):
+    run = one_copy(tmp_path / "odd").run
+    first, *rest = (run / "journal.jsonl").read_text().splitlines()
+    first = json.dumps({**json.loads(first), "bounds": bounds})
+    (run / "journal.jsonl").write_text("\n".join([first, *rest, ""]))
+    with pytest.raises(DamagedError, match=r"does not describe a run|does not fold"):
+        runs.status(run)
 
 
 def test_frames_are_steps_outside_rl(tmp_path: Path):

@@ -78,6 +78,7 @@ def test_streamed_values_reports_and_the_population(tmp_path: Path):
         "population/fitness_median": [(100, 3.0), (200, -1.0), (300, 2.5)],
         "population/fitness_min": [(100, 3.0), (200, -5.0), (300, 2.0)],
         "population/exploits": [(200, 1.0)],
+        "population/before_copy": [(200, 1.0), (300, 0.0)],
     }
 
 
