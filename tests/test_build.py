@@ -113,7 +113,7 @@ def test_the_header_says_what_readers_need():
     rounded = "budget.env_steps_per_member=701"
     found = build.header(cart(rounded), "cart")
     assert (found.horizon, found.size, found.budget, found.unit) == (720, 4, 2880, "env_steps")
-    assert (found.rule.window, found.rule.min_episodes, found.rule.cut_episodes) == (20, 1, True)
+    assert (found.rule.window, found.rule.min_episodes, found.rule.share, found.rule.cut_episodes) == (20, 1, 0.5, True)
     assert found.hyperparameters == ("learning_rate", "unroll_length")
     assert found.deterministic == build.DETERMINISTIC
     assert build.header(cart("env.id=ALE/Pong-v5"), "pong").frames_per_step == 4

@@ -198,6 +198,15 @@ def test_the_t_test_agrees_with_scipy() -> None:
     assert min(decided[True], decided[False]) > 5
 
 
+@pytest.mark.parametrize("mine", [[0.0, 1.0, 5.0], [0.0, 0.1]], ids=["wide", "narrow"])
+@pytest.mark.parametrize("theirs", [[4.0, 5.0, 9.0, 9.5], [3.0, 3.1]], ids=["wide", "narrow"])
+def test_the_t_test_copies_exactly_below_its_level(mine: list[float], theirs: list[float]) -> None:
+    population = after_one_slice(mine, theirs, rule=FitnessRule(window=100, min_episodes=2))
+    pvalue = float(ttest_ind(theirs, mine, equal_var=False, alternative="greater").pvalue)
+    for alpha, expected in ((pvalue * (1 - 1e-6), {}), (pvalue * (1 + 1e-6), {"m00": "m01"})):
+        assert copies(pbt(exploit=Exploit(method="t_test", alpha=alpha)), population) == expected
+
+
 def test_the_t_test_looks_at_the_last_episodes_only() -> None:
     rule = FitnessRule(window=100, min_episodes=2)
     noise = np.random.default_rng(1).normal(0, 0.1, 10)
@@ -357,6 +366,12 @@ def test_each_dimension_changes_on_its_own_with_the_probability_asked_for() -> N
     assert statistics.mean(a and b for a, b in changed) == pytest.approx(1 / 9, abs=0.04)
 
 
+def test_each_dimension_draws_a_factor_of_its_own() -> None:
+    space = SearchSpace({n: LogUniform(low=1e-9, high=1e9) for n in "ab"})
+    found = explored(Explore(factors=(2.0, 0.5)), space, {"a": 1.0, "b": 1.0}, 60)
+    assert {(v["a"], v["b"]) for v in found} == {(2.0, 2.0), (2.0, 0.5), (0.5, 2.0), (0.5, 0.5)}
+
+
 def test_a_changing_dimension_is_resampled_with_the_probability_asked_for() -> None:
     found = explored(Explore(resample_probability=0.25), LR, {"lr": 1.0}, 1200)
     perturbed = sum(v["lr"] in (1.2, 1 / 1.2) for v in found) / len(found)
@@ -409,6 +424,26 @@ def test_a_broken_member_takes_over_the_best(broken: str, why: str) -> None:
     a = pbt(copy=frozenset({"weights"})).decide(after_one_slice(broken, 1.0, 3.0, 2.0))[0]
     assert (a.donor, a.parent, a.hyperparameters["lr"]) == ("m02", "m02/000000", pytest.approx(0.3))
     assert a.note == f"{why}, exploit m02"
+
+
+@pytest.mark.parametrize("broken", ["diverged", "lost"])
+def test_a_rescue_explores_from_the_hyperparameters_that_made_the_donors_snapshot(broken: str) -> None:
+    population = after_one_slice(broken, 1.0)
+    population.record(decision(assign(population, "m01", hyperparameters={"lr": 9.0})))
+    rescued = set()
+    for seed in range(20):
+        population.seed = seed
+        (a,) = pbt(explore=Explore(factors=(2.0, 0.5))).decide(population)
+        rescued.add(a.hyperparameters["lr"])
+    assert rescued == {0.4, 0.1}
+
+
+def test_a_rescue_goes_to_the_placeholder_where_nobody_has_a_number() -> None:
+    population = after_one_slice("diverged", 1.0, 2.0)
+    for m in ("m01", "m02"):
+        population.record(decision(assign(population, m, donor="m00", parent=f"{m}/000000")))
+    (a,) = pbt().decide(population)
+    assert a.donor == "m02"
 
 
 def test_the_broken_are_rescued_off_the_grid_and_before_the_burn_in() -> None:
