@@ -127,9 +127,9 @@ def _measured(sides: Sequence[_Side], seconds: float) -> list[list[dict[str, Any
         for side in sides:
             pipes.append([])
             members = list(Population(side.config.population.size, side.config.seed).members)
-            for cores, groups in build.shares(side.config, members):
+            for share in build.shares(side.config, members):
                 ours, theirs = context.Pipe()
-                work = theirs, os.getpid(), side.config.to_json(), groups, cores, side.phases, seconds
+                work = theirs, os.getpid(), side.config.to_json(), share, side.phases, seconds
                 processes.append(context.Process(target=_work, args=work))
                 start_shielded(processes[-1])
                 theirs.close()
@@ -197,13 +197,12 @@ def _learners(found: Mapping[str, Any]) -> str:
 
 
 def _work(
-    pipe: Connection, parent: int, config: str, groups: list[list[str]], cores: tuple[int, ...],
-    phases: Sequence[str], seconds: float,
-) -> None:  # fmt: skip
+    pipe: Connection, parent: int, config: str, placed: build.WorkerShare, phases: Sequence[str], seconds: float
+) -> None:
     belong_to(parent, pipe)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-    share = Share(config, groups, len(cores))
+        os.sched_setaffinity(0, placed.cores)
+    share = Share(config, placed.groups, placed.threads)
     rates: dict[str, list[float]] = {phase: [] for phase in phases}
     share.rest()
     pipe.send("ready")
