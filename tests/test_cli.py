@@ -451,7 +451,7 @@ def test_bench_measures_every_part(pbtrl: Command):
     found = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2, "--json")
     asked = {
         "env_steps_per_s", "frames_per_s", "env_only_steps_per_s", "roofline_env_steps_per_s", "efficiency", "shares",
-        "workers", "members",
+        "passes", "workers", "members",
     }  # fmt: skip
     assert found.json.keys() >= asked
     assert found.json["shares"].keys() == {"env", "act", "learn", "other"}
@@ -460,6 +460,7 @@ def test_bench_measures_every_part(pbtrl: Command):
     text = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2).out
     parts = ["training", "env only", "env replay", "roofline", "time"]
     assert [line[:10].rstrip() for line in text.splitlines()[:5]] == parts
+    assert text.splitlines()[5] == "passes 1.00  members 2  workers 1  acting inline"
     assert pbtrl("bench", "quadratic").err.startswith("bench measures envs")
 
 
@@ -472,7 +473,7 @@ def test_bench_measures_what_means_something_where_others_act(pbtrl: Command, ac
         "bench", "cart.yaml", "execution.workers=1", "population.size=2", f"acting={{mode: {acting}, processes: 2}}",
         "--seconds", 1, "--json",
     ).json  # fmt: skip
-    rates = {"env_steps_per_s", "workers"}
+    rates = {"env_steps_per_s", "passes", "workers"}
     common = rates | {"frames_per_s", "env_only_steps_per_s", "env_only_ratio", "members", "inline_ratio"}
     assert found.keys() == common | more | {"acting", "backend", "inline"}
     assert all(found[key] > 0 for key in common)
@@ -491,7 +492,7 @@ def test_bench_tells_what_acting_elsewhere_gains_over_inline(pbtrl: Command):
     parts = ["training", "env only", "learn only", "lag", "inline", "learner", "time"]
     assert [line[:10].rstrip() for line in text.splitlines()[:7]] == parts
     assert "actors of 2 processes reach" in text
-    assert text.endswith("\nmembers 1  workers 1  acting actors of 2 processes\n")
+    assert text.endswith("\npasses 1.00  members 1  workers 1  acting actors of 2 processes\n")
     assert re.search(r"^learner +[\d.]+ ms per env step with one thread; [\d.]+ where the learner acts", text, re.M)
 
 
