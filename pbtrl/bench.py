@@ -216,12 +216,12 @@ def _learners(found: Mapping[str, Any]) -> str:
 
 
 def _work(
-    pipe: Connection, parent: int, config: str, placed: build.WorkerShare, phases: Sequence[str], seconds: float
+    pipe: Connection, parent: int, config: str, worker: build.WorkerShare, phases: Sequence[str], seconds: float
 ) -> None:
     belong_to(parent, pipe)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, placed.cores)
-    share = Share(config, placed.groups, placed.threads)
+        os.sched_setaffinity(0, worker.cores)
+    share = Share(config, worker.groups, worker.threads)
     rates: dict[str, list[float]] = {phase: [] for phase in phases}
     share.rest()
     pipe.send("ready")

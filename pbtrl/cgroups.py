@@ -76,7 +76,7 @@ def _memory(group: Path) -> MemoryLimit | None:
         numbers = [number for name in limits if (number := _number(_read(group / name))) is not None]
         if (limit := min(numbers, default=UNLIMITED)) < UNLIMITED:
             used = _number(_read(group / usage)) or 0
-            dropped = re.search(rf"^{cache} (\d+)$", _read(group / "memory.stat"), re.MULTILINE)
+            dropped = re.search(rf"^{cache} ([0-9]{{1,20}})$", _read(group / "memory.stat"), re.MULTILINE)
             used -= min(used, int(dropped[1]) if dropped else 0)
             return MemoryLimit(limit, max(0, limit - used))
     return None
@@ -85,12 +85,12 @@ def _memory(group: Path) -> MemoryLimit | None:
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """Folders of our group and of those above it, in each hierarchy that may hold limits of the controller."""
     paths: dict[str, str] = {}  # by controller; version 2 names none
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in _read(root / "proc/self/cgroup").split("\n"):
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         paths |= dict.fromkeys(controllers.split(","), path)
-    for line in _read(root / "proc/self/mountinfo").splitlines():
+    for line in _read(root / "proc/self/mountinfo").split("\n"):
         mounted, _, kind = line.partition(" - ")
-        match mounted.split(), kind.split():
+        match mounted.split(" "), kind.split(" "):
             case [_, _, _, top, point, *_], ["cgroup2", *_] if "" in paths:
                 path = paths[""]
             case [_, _, _, top, point, *_], ["cgroup", _, options] if controller in {*options.split(",")} & {*paths}:
