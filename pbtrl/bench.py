@@ -7,6 +7,10 @@ took, because some worlds take longer over what a policy does than over random a
     roofline   = 1 / (1 / env + 1 / act + 1 / learn)     what no overlap and no overhead would give
     efficiency = full training / roofline
 
+An update learns from its block in one or more passes, and may stop early (`max_log_rho`). Learning alone therefore
+repeats training's most recent updates: as many passes per member as each of them took, on a copy of what learns, so
+that the policy stays what training made it.
+
 Where other processes act, they overlap with the learner by design, so there is no such roofline. Measured then are env
 stepping alone, learning alone while the actors rest, and full training, with the learner's time for learning and for
 waiting, and the policy lag. What hogwild's processes do cannot be told apart from outside: env stepping and training.
@@ -36,14 +40,16 @@ from pbtrl.execution.processes import WorkerError
 from pbtrl.population import Assignment, Population
 
 PHASES = {
-    "inline": ("env", "act", "learn", "train", "replay"),
-    "actors": ("env", "learn", "train"),
+    "inline": ("env", "act", "train", "learn", "replay"),
+    "actors": ("env", "train", "learn"),
     "hogwild": ("env", "train"),
 }
-BESIDE = {"actors": ("learn", "learn_by_one", "train"), "hogwild": ("train",)}
+"""In this order: learning alone and the replay repeat what training did."""
+BESIDE = {"actors": ("train", "learn", "learn_by_one"), "hogwild": ("train",)}
 """What is measured inline, too, of a config that acts otherwise."""
 PARTS = {"inline": ("env", "act", "learn"), "actors": ("learn", "wait"), "hogwild": ()}
 """Of a worker's time in training."""
+METRICS = {"lag": "acting/lag", "passes": "loss/passes"}
 REMEMBERED = 2_000  # steps whose actions are stepped again
 ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all of them
 
@@ -51,12 +57,13 @@ ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all
 def measure(config: Config, seconds: float) -> dict[str, Any]:
     """Rates in env steps per second of the whole population, `seconds` per measurement.
 
-    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, env_only_ratio, workers, members, acting, backend. And
-    inline: env_replay_steps_per_s (under training's actions), env_replay_ratio, act_only_steps_per_s,
-    learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, shares {env, act, learn, other} of the training time.
-    With actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the learner's; and under `inline`
-    what the same config gives so, {env_steps_per_s, workers, learn_only_steps_per_s, learn_by_one_only_steps_per_s (one
-    thread), threads}. With hogwild only the first two of these. Of both, inline_ratio.
+    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, env_only_ratio, passes (mean of training's updates),
+    workers, members, acting, backend. And inline: env_replay_steps_per_s (under training's actions), env_replay_ratio,
+    act_only_steps_per_s, learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, shares {env, act, learn, other}
+    of the training time. With actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the
+    learner's; and under `inline` what the same config gives so, {env_steps_per_s, passes, workers,
+    learn_only_steps_per_s, learn_by_one_only_steps_per_s (one thread), threads}. With hogwild only the first three of
+    these. Of both, inline_ratio.
 
     Raises:
         ConfigError: this is not a config of an env.
@@ -75,6 +82,7 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
         "frames_per_s": totals["train"] * config.frames_per_step,
         "env_only_steps_per_s": totals["env"],
         "env_only_ratio": totals["train"] / totals["env"],
+        "passes": _mean(found, "passes"),
         "workers": count,
         "members": size,
         "acting": mode if mode == "inline" else f"{mode} of {config.acting.processes} processes",
@@ -87,14 +95,19 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
         told["roofline_env_steps_per_s"] = 1.0 / sum(1.0 / totals[phase] for phase in ("env", "act", "learn"))
         told["efficiency"] = totals["train"] / told["roofline_env_steps_per_s"]
     if mode == "actors":
-        told["lag"] = sum(f["lag"] for f in found) / count
+        told["lag"] = _mean(found, "lag")
     if parts := PARTS[mode]:
         shares = {part: sum(f["shares"][part] for f in found) / count for part in parts}
         told["shares"] = {**shares, "other": 1.0 - sum(shares.values())}
     if beside:
         inline = _totals(beside[0], BESIDE[mode])
         told["inline_ratio"] = totals["train"] / inline["train"]
-        told["inline"] = {"env_steps_per_s": inline["train"], "workers": len(beside[0]), **_alone(inline)}
+        told["inline"] = {
+            "env_steps_per_s": inline["train"],
+            "passes": _mean(beside[0], "passes"),
+            "workers": len(beside[0]),
+            **_alone(inline),
+        }
         if "learn" in inline:
             told["inline"]["threads"] = build.torch_threads(sides[1].config)
     return told
@@ -113,6 +126,11 @@ def _totals(found: Sequence[dict[str, Any]], phases: Sequence[str]) -> dict[str,
     return {phase: sum(f[phase] for f in found) for phase in phases}
 
 
+def _mean(found: Sequence[dict[str, Any]], key: str) -> float:
+    """Of all workers."""
+    return float(np.mean([f[key] for f in found]))
+
+
 def _alone(totals: Mapping[str, float]) -> dict[str, float]:
     """The learner's and the policies' rates, as they are called outside."""
     return {f"{p}_only_steps_per_s": totals[p] for p in ("act", "learn", "learn_by_one") if p in totals}
@@ -127,9 +145,9 @@ def _measured(sides: Sequence[_Side], seconds: float) -> list[list[dict[str, Any
         for side in sides:
             pipes.append([])
             members = list(Population(side.config.population.size, side.config.seed).members)
-            for cores, groups in build.shares(side.config, members):
+            for share in build.shares(side.config, members):
                 ours, theirs = context.Pipe()
-                work = theirs, os.getpid(), side.config.to_json(), groups, cores, side.phases, seconds
+                work = theirs, os.getpid(), side.config.to_json(), share, side.phases, seconds
                 processes.append(context.Process(target=_work, args=work))
                 start_shielded(processes[-1])
                 theirs.close()
@@ -184,7 +202,8 @@ def text(found: dict[str, Any]) -> str:
             lines.append(_learners(found))
     if "shares" in found:
         lines.append("time       " + "  ".join(f"{k} {100 * v:.1f} %" for k, v in found["shares"].items()))
-    return "\n".join([*lines, "  ".join(f"{word} {found[word]}" for word in ("members", "workers", "acting"))])
+    last = [f"passes {found['passes']:.2f}", *(f"{word} {found[word]}" for word in ("members", "workers", "acting"))]
+    return "\n".join([*lines, "  ".join(last)])
 
 
 def _learners(found: Mapping[str, Any]) -> str:
@@ -197,13 +216,12 @@ def _learners(found: Mapping[str, Any]) -> str:
 
 
 def _work(
-    pipe: Connection, parent: int, config: str, groups: list[list[str]], cores: tuple[int, ...],
-    phases: Sequence[str], seconds: float,
-) -> None:  # fmt: skip
+    pipe: Connection, parent: int, config: str, worker: build.WorkerShare, phases: Sequence[str], seconds: float
+) -> None:
     belong_to(parent, pipe)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-    share = Share(config, groups, len(cores))
+        os.sched_setaffinity(0, worker.cores)
+    share = Share(config, worker.groups, worker.threads)
     rates: dict[str, list[float]] = {phase: [] for phase in phases}
     share.rest()
     pipe.send("ready")
@@ -213,12 +231,20 @@ def _work(
         pipe.send("done")
     found = {phase: sum(rate) / ROUNDS for phase, rate in rates.items()}
     shares = {part: spent / share.trained for part, spent in share.spent.items()}
-    pipe.send({**found, "shares": shares, "lag": sum(share.lags) / max(1, len(share.lags))})
+    means = {name: float(np.mean(values)) for name, values in share.metrics.items() if values}
+    pipe.send({**found, **means, "shares": shares})
     share.close()
 
 
 class Share:
-    """One worker's cohorts, and each measurement on them: env steps per second."""
+    """One worker's cohorts, and each measurement on them: env steps per second.
+
+    Attributes:
+        spent: seconds of training, by part.
+        trained: seconds of training.
+        metrics: of training, by their keys in METRICS: one value per member and measurement.
+        passes: [P] of each update in the latest measurement of training, per cohort.
+    """
 
     def __init__(self, text: str, groups: list[list[str]], threads: int) -> None:
         from pbtrl.rl.cohort import RLCohort
@@ -228,7 +254,7 @@ class Share:
         assert config.acting is not None
         self._config, self._builder, self.mode = config, build.rl_builder(config), config.acting.mode
         self._threads, self.spent = threads, dict.fromkeys(PARTS[self.mode], 0.0)
-        self.lags: list[float] = []
+        self.metrics: dict[str, list[float]] = {key: [] for key in METRICS}
         self._cohorts: list[Any] = []
         self._watched = False
         self._clock, self.trained = dict(self.spent), 0.0
@@ -245,6 +271,7 @@ class Share:
         space = shown.single_action_space
         self._random = [_random_actions(space, len(c.members) * env.num_envs) for c in self._cohorts]
         self._taken: list[deque[Any]] = [deque(maxlen=REMEMBERED) for _ in self._cohorts]
+        self.passes: list[list[Any]] = [[] for _ in self._cohorts]
         self._pools: list[Any] = []
 
     def _together(self, groups: list[list[str]]) -> Iterator[tuple[object, list[Assignment]]]:
@@ -310,22 +337,22 @@ class Share:
         return _rate(lambda: sum(c.act_once() for c in self._cohorts), seconds)
 
     def learn(self, seconds: float) -> float:
-        """Updates from one block."""
-        from pbtrl.rl.cohort import RLCohort
-
+        """Updates from one block, with the passes of training's latest updates in turn."""
+        turns = [itertools.cycle(passes.copy()) for passes in self.passes]
         blocks = [c.collect() for c in self._cohorts]
         self.rest()
-
-        def update() -> int:
-            for cohort, block in zip(self._cohorts, blocks, strict=True):
-                RLCohort.learn(cohort, block)
-            return sum(self._steps(c, b.rewards.shape[1]) for c, b in zip(self._cohorts, blocks, strict=True))
-
-        rate = _rate(update, seconds)
+        spent, done = 0.0, 0
+        while spent < seconds:
+            for cohort, block, turn in zip(self._cohorts, blocks, turns, strict=True):
+                update = cohort.rehearsal(block, next(turn))
+                begun = time.perf_counter()
+                update()
+                spent += time.perf_counter() - begun
+                done += self._steps(cohort, block.rewards.shape[1])
         if self.mode == "actors":  # their blocks have to be given back
             for cohort, block in zip(self._cohorts, blocks, strict=True):
-                cohort.learn(block)
-        return rate
+                type(cohort).learn(cohort, block)  # past the stopwatch: this is no training
+        return done / spent
 
     def learn_by_one(self, seconds: float) -> float:
         """The same with one thread."""
@@ -341,8 +368,8 @@ class Share:
         """What a worker does; a stopwatch around each part."""
         if not self._watched:
             self._watched = True
-            for cohort, taken in zip(self._cohorts, self._taken, strict=True):
-                self._watch(cohort, taken)
+            for cohort, taken, passes in zip(self._cohorts, self._taken, self.passes, strict=True):
+                self._watch(cohort, taken, passes)
 
         def turn() -> int:
             return sum(self._learned(cohort) for cohort in self._cohorts)
@@ -350,20 +377,30 @@ class Share:
         if self.mode != "inline":  # what lay ready before the measurement began does not count
             _rate(turn, seconds / 5)
         self._clock = dict.fromkeys(self.spent, 0.0)
-        for cohort in self._cohorts:
+        for cohort, passes in zip(self._cohorts, self.passes, strict=True):
             cohort.metrics()
+            passes.clear()
         begun = time.perf_counter()
         rate = _rate(turn, seconds)
         self.trained += time.perf_counter() - begun
         self.spent = {part: spent + self._clock[part] for part, spent in self.spent.items()}
-        self.lags += [row["acting/lag"] for c in self._cohorts for row in c.metrics() if "acting/lag" in row]
+        rows = [row for cohort in self._cohorts for row in cohort.metrics()]
+        for key, values in self.metrics.items():
+            values += [row[METRICS[key]] for row in rows if METRICS[key] in row]
         return rate
 
-    def _watch(self, cohort: Any, taken: deque[Any]) -> None:
-        """Sum the time in each part of the cohort's turns; about a microsecond per call."""
+    def _watch(self, cohort: Any, taken: deque[Any], passes: list[Any]) -> None:
+        """Sum the time in each part of the cohort's turns, about a microsecond per call; note actions and passes."""
         if self.mode == "hogwild":
             return
-        cohort.learn = self._timed("learn", cohort.learn)
+        learn = self._timed("learn", cohort.learn)
+
+        def noted(block: Any) -> Any:
+            learned = learn(block)
+            passes.append(learned.metrics["loss/passes"].long())
+            return learned
+
+        cohort.learn = noted
         if self.mode == "actors":
             cohort.rollout.crew.answered = self._timed("wait", cohort.rollout.crew.answered)
             return

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 import envs
-from pbtrl import heap
+from pbtrl import cgroups, heap
 from pbtrl.config import Config
 from pbtrl.controller import Limits
 from pbtrl.execution import Executor
@@ -179,8 +179,8 @@ def executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
     discard = config.env is not None and config.env.between_slices == "reset"
     folder = run / "members"
     if config.execution.backend == "inline":
-        ((cores, groups),) = shares(config, members)
-        host = Host(builder(config.to_json()), folder, groups, threads=len(cores), discard_on_stop=discard)
+        (share,) = shares(config, members)
+        host = Host(builder(config.to_json()), folder, share.groups, threads=share.threads, discard_on_stop=discard)
         return Inline(host)
     return Processes(
         [
@@ -188,20 +188,44 @@ def executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
                 builder="pbtrl.build:builder",
                 config=config.to_json(),
                 members=str(folder.resolve()),
-                groups=tuple(tuple(g) for g in groups),
-                cores=cores,
+                groups=tuple(tuple(g) for g in share.groups),
+                cores=share.cores,
+                threads=share.threads,
                 discard_on_stop=discard,
             )
-            for cores, groups in shares(config, members)
+            for share in shares(config, members)
         ]
     )
 
 
-def shares(config: Config, members: Sequence[str]) -> list[tuple[tuple[int, ...], list[list[str]]]]:
-    """Each worker's cores and groups of members."""
-    cores, count = available_cores(), workers(config)
-    groups = _groups(config, members, count)
-    return [(_share(cores, w, count), groups[w::count]) for w in range(count)]
+@dataclass(frozen=True)
+class WorkerShare:
+    """A worker's share of the machine and of the population.
+
+    Attributes:
+        cores: that it is pinned to.
+        threads: that it may keep busy.
+        groups: of members, each a cohort where it can be one.
+    """
+
+    cores: tuple[int, ...]
+    threads: int
+    groups: list[list[str]]
+
+
+def shares(config: Config, members: Sequence[str]) -> list[WorkerShare]:
+    """Split cores and members among the workers.
+
+    A CPU quota limits time, on whatever core, and other jobs may have the same cores. Where it allows less than all
+    cores, workers are therefore not pinned to one each (every such job would crowd the first ones): all may use all.
+    """
+    cores, usable, count = available_cores(), usable_cores(), workers(config)
+    groups, threads = _groups(config, members, count), max(1, usable // count)
+    pinned = usable == len(cores)
+    return [
+        WorkerShare(_share(cores, w, count) if pinned else tuple(cores), threads, groups[w::count])
+        for w in range(count)
+    ]
 
 
 def workers(config: Config) -> int:
@@ -211,7 +235,7 @@ def workers(config: Config) -> int:
     asked, size = config.execution.workers, config.population.size
     groups = size if (cohort := _cohort(config)) == "auto" else math.ceil(size / cohort)
     each = 1 if config.acting is None else config.acting.processes
-    return min(groups, max(1, len(available_cores()) // each) if asked == "auto" else asked)
+    return min(groups, max(1, usable_cores() // each) if asked == "auto" else asked)
 
 
 def torch_threads(config: Config) -> int:
@@ -221,8 +245,8 @@ def torch_threads(config: Config) -> int:
     """
     if config.population.size > 1 or config.acting is None or config.acting.mode != "inline":
         return 1
-    ((cores, _),) = shares(config, [""])
-    return len(cores)
+    (share,) = shares(config, [""])
+    return share.threads
 
 
 def placement(config: Config) -> str:
@@ -250,10 +274,16 @@ def _acting(config: Config) -> str:
 
 
 def available_cores() -> list[int]:
-    """The cores that this process may use."""
+    """The cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def usable_cores() -> int:
+    """How many of the available cores this process may keep busy: all, or a CPU quota, rounded up."""
+    cores, quota = len(available_cores()), cgroups.cpu_quota()
+    return cores if quota is None else min(cores, math.ceil(quota))
 
 
 def setting(config: str, agent: str | None) -> Setting:
@@ -502,7 +532,7 @@ def evaluator(config: Config) -> Evaluator:
 
     torch.set_num_threads(1)
     builders = {name: RLBuilder(config, name) for name in config.kinds}
-    return functools.partial(_evaluate_agents, builders, threads=len(available_cores()))
+    return functools.partial(_evaluate_agents, builders, threads=usable_cores())
 
 
 def _evaluate_agents(

@@ -148,7 +148,8 @@ class Execution(_Section):
 
     Attributes:
         backend: `inline` (this process) or `processes`.
-        workers: how many processes; `auto` is one per core, but no more than members.
+        workers: how many processes; `auto` is one per core that may be used (by affinity, and by the CPU quota of a
+            container or batch job, rounded up), but no more than members.
         device: what tensors live on.
         cohort: members stacked into one tensor; `auto` leaves it to the executor.
     """

@@ -1,10 +1,12 @@
 """What this machine has, and whether it works: versions, cores, envs, and the file system under the runs.
 
-With a config also its env, and the memory that its workers need, measured on one of them.
+With a config also its env, and the memory that its workers need, measured on one of them. Cores and memory are those of
+the job: what affinity and control groups leave of the machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import multiprocessing
@@ -21,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import envs
+from pbtrl import cgroups
 from pbtrl.children import DiedError, answer, belong_to
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ def examine(runs: Path, config: Config | None = None) -> list[dict[str, Any]]:
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         ("packages", _packages),
-        ("cores", _cores),
+        ("cores", partial(_cores, config)),
         ("memory", partial(_memory, config if env else None)),
         ("MuJoCo", partial(_steps, "HalfCheetah-v5")),
         ("Atari", partial(_steps, "ALE/Pong-v5")),
@@ -73,10 +76,15 @@ def _packages() -> str:
     return ", ".join(found)
 
 
-def _cores() -> str:
-    from pbtrl.build import available_cores
+def _cores(config: Config | None) -> str:
+    """How many may be used, and what leaves no more."""
+    from pbtrl import build
 
-    return f"{len(available_cores())} of {os.cpu_count()} may be used"
+    usable, available, there = build.usable_cores(), len(build.available_cores()), os.cpu_count()
+    limited = (quota := cgroups.cpu_quota()) is not None and quota < available
+    why = f" (cgroup quota {quota:.3g})" if limited else " (CPU affinity)" if available != there else ""
+    shared = "" if config is None or (count := build.workers(config)) <= usable else f"; {count} workers share them"
+    return f"{usable} of {there} cores may be used{why}{shared}"
 
 
 def _memory(config: Config | None) -> str:
@@ -86,16 +94,17 @@ def _memory(config: Config | None) -> str:
     if config is None:
         import torch  # noqa: F401, the largest of the libraries: workers begin with as much as this process has then
 
-        workers, each, what = len(build.available_cores()), _resident(os.getpid()), "one per core, begin with"
+        workers, each, what = build.usable_cores(), _resident(os.getpid()), "before they have members and envs"
     else:
-        workers, each, what = build.workers(config), _measured(config), "with their members and envs, need"
-    free = _free_memory()
+        workers, each, what = build.workers(config), _measured(config), "with members and envs"
+    free, limit = _free_memory()
     if free is None or each is None:
-        return "cannot be told here"
-    told = f"{free / 2**30:.1f} GiB free; {workers} workers, {what} {each / 2**20:.0f} MiB each"
+        return "unknown on this system"
+    need = "1 worker needs" if workers == 1 else f"{workers} workers need {_size(workers * each)},"
+    text = f"{_size(free)} free{limit}; {need} {_size(each)}{'' if workers == 1 else ' each'} {what}"
     if workers * each > free:
-        raise MemoryError(f"{told}: set execution.workers lower")
-    return told
+        raise MemoryError(f"{text}: {'set execution.workers lower' if workers > 1 else 'the job needs more memory'}")
+    return text
 
 
 def _measured(config: Config) -> int | None:
@@ -104,19 +113,23 @@ def _measured(config: Config) -> int | None:
     from pbtrl.population import Population
 
     members = list(Population(config.population.size, config.seed).members)
+    share = build.shares(config, members)[0]
     try:
-        found: int | None = json.loads(answer(_live, config.to_json(), build.shares(config, members)[0]))
+        found: int | None = json.loads(answer(_live, config.to_json(), share.groups, share.threads))
     except DiedError as error:
-        raise ChildProcessError(f"a worker of this config: {error}") from None
+        free, limit = _free_memory()
+        left = f"; {_size(free)} free{limit}" if free and limit else ""
+        raise ChildProcessError(f"a worker of this config: {error}{left}") from None
     return found
 
 
-def _live(pipe: Connection, parent: int, config: str, share: tuple[tuple[int, ...], list[list[str]]]) -> None:
+def _live(pipe: Connection, parent: int, config: str, groups: list[list[str]], threads: int) -> None:
     belong_to(parent, pipe)
+    with contextlib.suppress(OSError):  # where memory runs out, this process shall be killed, and not the doctor
+        Path("/proc/self/oom_score_adj").write_text("1000")
     from pbtrl.bench import Share
 
-    cores, groups = share
-    worker = Share(config, groups, len(cores))
+    worker = Share(config, groups, threads)
     each = [_resident(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
     pipe.send_bytes(json.dumps(None if None in each else sum(each)).encode())
     worker.close()
@@ -126,15 +139,17 @@ def _resident(pid: int | None) -> int | None:
     return _kilobytes(Path(f"/proc/{pid}/status"), "VmRSS")
 
 
-def _free_memory() -> int | None:
-    """Bytes that may still be had, of the machine's or of our own control group's."""
-    free = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
-    group = Path("/sys/fs/cgroup")
-    try:
-        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or no limit
-        return free
-    return left if free is None else min(left, free)
+def _free_memory() -> tuple[int | None, str]:
+    """Bytes that this job may still use, and the job's limit in words where it leaves less than the machine has."""
+    free, job = _kilobytes(Path("/proc/meminfo"), "MemAvailable"), cgroups.memory_limit()
+    if job is None or (free is not None and free <= job.free):
+        return free, ""
+    return job.free, f" of the job's limit of {_size(job.limit)}"
+
+
+def _size(memory: int) -> str:
+    """Bytes as `812 MiB` or `22.7 GiB`."""
+    return f"{memory / 2**30:.1f} GiB" if memory >= 2**30 else f"{memory / 2**20:.0f} MiB"
 
 
 def _kilobytes(path: Path, key: str) -> int | None:

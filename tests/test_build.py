@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import build
+from pbtrl import build, cgroups
 from pbtrl.config import Config, ConfigError, load, parse
 from pbtrl.execution.inline import Inline
 from pbtrl.strategies.pbt import PBT
@@ -27,9 +27,14 @@ def toy(*overrides: str) -> Config:
     return parse(TOY, overrides=overrides)
 
 
+def machine(monkeypatch: pytest.MonkeyPatch, cores: int = 4, quota: float | None = None) -> None:
+    monkeypatch.setattr(build, "available_cores", lambda: list(range(cores)))
+    monkeypatch.setattr(cgroups, "cpu_quota", lambda: quota)
+
+
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "available_cores", lambda: [0, 1, 2, 3])
+    machine(monkeypatch)
 
 
 # Who trains where
@@ -54,15 +59,47 @@ def test_every_member_has_one_worker_and_every_worker_a_member(size, overrides, 
     config = toy(f"population.size={size}", *overrides)
     members = [f"m{i:02d}" for i in range(size)]
     shares = build.shares(config, members)
-    assert [share for share, _ in shares] == cores
-    assert [group for _, mine in shares for group in mine] == groups
+    assert [share.cores for share in shares] == cores
+    assert [share.threads for share in shares] == [len(own) for own in cores]
+    assert [group for share in shares for group in share.groups] == groups
     assert len(shares) == build.workers(config)
+
+
+@pytest.mark.parametrize(
+    ("quota", "size", "overrides", "threads"),
+    [
+        (0.5, 2, [], [1]),
+        (1.0, 2, [], [1]),
+        (1.5, 3, [], [1, 1]),
+        (3.0, 1, [], [3]),
+        (3.0, 2, [], [1, 1]),
+        (0.5, 2, ["execution.workers=2"], [1, 1]),
+        (2.0, 4, ["execution.backend=inline"], [2]),
+    ],
+)
+def test_workers_keep_within_a_cpu_quota_and_are_not_pinned(monkeypatch, quota, size, overrides, threads):
+    """Containers that share a machine see all its cores; if each pinned its workers, all would crowd the first ones."""
+    machine(monkeypatch, quota=quota)
+    config = toy(f"population.size={size}", *overrides)
+    shares = build.shares(config, [f"m{i:02d}" for i in range(size)])
+    assert [share.threads for share in shares] == threads
+    assert {share.cores for share in shares} == {(0, 1, 2, 3)}
+    assert len(shares) == build.workers(config)
+
+
+@pytest.mark.parametrize(("cores", "quota", "usable"), [(4, 9.0, 4), (4, 3.2, 4), (4, 0.01, 1), (1, 2.0, 1)])
+def test_the_smaller_of_affinity_and_quota_limits_the_cores(monkeypatch, cores, quota, usable):
+    machine(monkeypatch, cores, quota)
+    assert build.usable_cores() == usable
+    (share,) = build.shares(toy("population.size=1"), ["m00"])
+    assert (share.cores, share.threads) == (tuple(range(cores)), usable)
 
 
 @pytest.mark.usefixtures("four_cores")
 def test_members_whose_updates_differ_in_length_train_alone():
     config = cart("agent.unroll_mode=exact", "execution.workers=2", "execution.backend=processes")
-    assert [groups for _, groups in build.shares(config, ["a", "b", "c", "d"])] == [[["a"], ["c"]], [["b"], ["d"]]]
+    shares = build.shares(config, ["a", "b", "c", "d"])
+    assert [share.groups for share in shares] == [[["a"], ["c"]], [["b"], ["d"]]]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +120,11 @@ def test_a_member_all_alone_computes_with_all_cores(size, acting, threads):
     for backend in ("inline", "processes"):
         config = cart(f"population.size={size}", f"acting={{mode: {acting}}}", f"execution.backend={backend}")
         assert build.torch_threads(config) == threads
+
+
+def test_a_member_all_alone_computes_within_the_cpu_quota(monkeypatch):
+    machine(monkeypatch, quota=2.5)
+    assert build.torch_threads(cart("population.size=1")) == 3
 
 
 def test_numbers_that_were_rounded_are_told():

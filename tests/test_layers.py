@@ -41,6 +41,7 @@ FLOORS: list[list[set[str]]] = [
             "heap",
             "schema",
             "card",
+            "cgroups",
         }
     ],
     [{"agents"}, {"envs"}],

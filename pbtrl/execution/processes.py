@@ -45,19 +45,24 @@ GAP = 5.0  # seconds without a look at the workers, after which this process was
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker is started with, as JSON: `builder` is `module:function`, called with `config`."""
+    """What a worker is started with, as JSON: `builder` is `module:function`, called with `config`.
+
+    It is pinned to `cores`, and may keep as many busy as it has `threads`.
+    """
 
     builder: str
     config: str
     members: str
     groups: tuple[tuple[str, ...], ...]
     cores: tuple[int, ...]
+    threads: int
     discard_on_stop: bool
 
     def joined(self, other: WorkerSpec) -> WorkerSpec:
         """One worker in the place of two."""
         cores = tuple(sorted({*self.cores, *other.cores}))
-        return replace(self, groups=self.groups + other.groups, cores=cores)
+        threads = min(self.threads + other.threads, len(cores))
+        return replace(self, groups=self.groups + other.groups, cores=cores, threads=threads)
 
     def host(self) -> Host:
         """The host of this worker."""
@@ -67,7 +72,7 @@ class WorkerSpec:
             builder,
             Path(self.members),
             self.groups,
-            threads=len(self.cores),
+            threads=self.threads,
             discard_on_stop=self.discard_on_stop,
         )
 

@@ -5,8 +5,10 @@ collect a block (all members' envs in one pool) -> learn from it -> next block, 
 
 from __future__ import annotations
 
+import copy
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,12 @@ class RLCohort:
     def learn(self, block: Trajectory) -> Learned:
         """Learn from a block under the assigned hyperparameters."""
         return self._setting.agent.learn(self._state, block, self._hyperparameters)
+
+    def rehearsal(self, block: Trajectory, passes: Tensor) -> Callable[[], Learned]:
+        """Prepare an update from a block in exactly `passes` [P] passes, on a copy of all that learns."""
+        state = copy.deepcopy(self._state)
+        fixed = {"passes": passes, "max_log_rho": torch.full(passes.shape, torch.inf)}
+        return functools.partial(self._setting.agent.learn, state, block, {**self._hyperparameters, **fixed})
 
     def act_once(self) -> int:
         """Act on the newest observations, without a step; returns how many actions that were."""

@@ -54,6 +54,7 @@ def processes(
             members=str(members),
             groups=tuple(groups[i::workers]),
             cores=(CORES[i % len(CORES)],),
+            threads=1,
             discard_on_stop=discard,
         )
         for i in range(workers)
@@ -394,7 +395,7 @@ if __name__ == "__main__":
     from pbtrl.population import Assignment
 
     members, config, core = sys.argv[1:]
-    executor = Processes([WorkerSpec("tests.fakes:build", config, members, (("m00",),), (int(core),), False)])
+    executor = Processes([WorkerSpec("tests.fakes:build", config, members, (("m00",),), (int(core),), 1, False)])
     executor.submit([Assignment("m00/000000", "m00", None, 0, 8, {}, 1)])
     Path(json.loads(config)["tell"]).read_bytes()
     print(executor._workers[0].process.pid, flush=True)

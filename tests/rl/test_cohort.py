@@ -416,3 +416,26 @@ def test_evaluation_is_apart_from_training() -> None:
     later = [slice_of(m, 400, 1) for m in ALL[:2]]
     for one, two in zip(run(cohort, later), run(other, later), strict=True):
         assert_equal(one, two)
+
+
+def test_a_rehearsed_update_takes_so_many_passes_and_changes_nothing() -> None:
+    """Also where the policy has moved away by then, and where an update would stop at once."""
+    cohort = builder("CartPole-v1", agent={"passes": 3, "max_log_rho": 0.0}).cohort(("m00", "m01"), 1)
+    assert isinstance(cohort, RLCohort)
+    assignments = [slice_of(m, 400) for m in cohort.members]
+    for slot, a in enumerate(assignments):
+        cohort.init(slot, a.seed)
+    cohort.begin(assignments)
+    assert not cohort.turn()
+    block = cohort.collect()
+    before = [cohort.save(slot) for slot in range(2)]
+    running = {name: value.clone() for name, value in cohort._state.running.items()}
+    assert running
+    for passes in ([4, 1], [2, 7]):
+        learned = cohort.rehearsal(block, torch.tensor(passes))()
+        assert learned.metrics["loss/passes"].tolist() == passes
+    for slot, row in enumerate(before):
+        assert_equal(cohort.save(slot), row)
+    assert all(torch.equal(value, cohort._state.running[name]) for name, value in running.items())
+    assert cohort.learn(block).metrics["loss/passes"].max() <= 2
+    cohort.close()

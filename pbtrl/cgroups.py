@@ -1,0 +1,144 @@
+"""CPU quota and memory limit of the control groups that this process is in, as batch systems and containers set them.
+
+Linux shows every hierarchy of groups as folders, and a group's limits bind all groups below it:
+
+    /proc/self/cgroup      our group in each hierarchy                        4:memory:/slurm/job_7/step_0
+    /proc/self/mountinfo   where a hierarchy, or a part of it, is mounted     /slurm on /sys/fs/cgroup/memory
+    folders to look at     our group's and those above it, up to the mount    /sys/fs/cgroup/memory/job_7/step_0, ...
+
+Version 1 has one hierarchy per controller, version 2 has a single one, and a hybrid machine has both. Limits that are
+missing, unreadable or malformed count as no limit, so other systems have none. (psutil reads no control groups.)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+UNLIMITED = 2**62  # bytes; version 1 shows "no limit" as the last whole page below 2**63
+MEMORY_FILES = (
+    (("memory.max", "memory.high"), "memory.current", "inactive_file"),
+    (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of versions 2 and 1: limits, what is in use, and the key in `memory.stat` of the file cache in it.
+
+A group above `memory.high` is slowed down until it frees memory, so this is a limit like `memory.max`.
+"""
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """A group's limit, and what is left of it.
+
+    Attributes:
+        limit: bytes.
+        free: bytes; file cache that is not in active use counts as free, because the kernel drops it on demand.
+    """
+
+    limit: int
+    free: int
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Return the smallest CPU quota of our groups, in cores (0.5: half the time of one core); None without a limit.
+
+    Args:
+        root: the folder that holds `proc` and the mounts.
+    """
+    return min((quota for group in _groups(root, "cpu") if (quota := _quota(group))), default=None)
+
+
+def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
+    """Return that memory limit of our groups which leaves the least free; None without a limit.
+
+    Args:
+        root: the folder that holds `proc` and the mounts.
+    """
+    limits = [limit for group in _groups(root, "memory") if (limit := _memory(group))]
+    return min(limits, key=lambda limit: limit.free, default=None)
+
+
+def _quota(group: Path) -> float | None:
+    """Cores that the group itself may use; "max" and -1 are no limit."""
+    quota, _, period = _read(group / "cpu.max").partition(" ")
+    if not quota:
+        quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+    microseconds, per = _number(quota), _number(period)
+    return microseconds / per if microseconds and per else None
+
+
+def _memory(group: Path) -> MemoryLimit | None:
+    """The limit of the group itself."""
+    for limits, usage, cache in MEMORY_FILES:
+        numbers = [number for name in limits if (number := _number(_read(group / name))) is not None]
+        if (limit := min(numbers, default=UNLIMITED)) < UNLIMITED:
+            used = _number(_read(group / usage)) or 0
+            dropped = re.search(rf"^{cache} ([0-9]{{1,20}})$", _read(group / "memory.stat"), re.MULTILINE)
+            used -= min(used, int(dropped[1]) if dropped else 0)
+            return MemoryLimit(limit, max(0, limit - used))
+    return None
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of our group and of those above it, in each hierarchy that may hold limits of the controller."""
+    paths: dict[str, str] = {}  # by controller; version 2 names none
+    for line in _read(root / "proc/self/cgroup").split("\n"):
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        paths |= dict.fromkeys(controllers.split(","), path)
+    for line in _read(root / "proc/self/mountinfo").split("\n"):
+        mounted, _, kind = line.partition(" - ")
+        match mounted.split(" "), kind.split(" "):
+            case [_, _, _, top, point, *_], ["cgroup2", *_] if "" in paths:
+                path = paths[""]
+            case [_, _, _, top, point, *_], ["cgroup", _, options] if controller in {*options.split(",")} & {*paths}:
+                path = paths[controller]
+            case _:
+                continue
+        yield from _upwards(root / _unescaped(point).lstrip("/"), _unescaped(top), path)
+
+
+def _upwards(mount: Path, top: str, group: str) -> Iterator[Path]:
+    """Folders from a group's up to the mount of `top`, a group above it."""
+    inner = _below(top, group)
+    own = _searched(mount) if inner is None else mount / inner
+    if own is not None:
+        depth = len(own.parts) - len(mount.parts)
+        yield from [own, *own.parents][: depth + 1]
+
+
+def _below(top: str, group: str) -> PurePosixPath | None:
+    """The group's path from `top`; None where it does not follow from their names.
+
+    Both are relative to the namespace's own group, above which nothing has a name: there a part is "..".
+    """
+    try:
+        inner = PurePosixPath(group).relative_to(top)
+    except ValueError:
+        return None
+    return None if ".." in inner.parts else inner
+
+
+def _searched(mount: Path) -> Path | None:
+    """The group's folder by what it holds, which is this process."""
+    folders = (Path(folder) for folder, *_ in os.walk(mount))
+    return next((f for f in folders if str(os.getpid()) in _read(f / "cgroup.procs").split()), None)
+
+
+def _unescaped(field: str) -> str:
+    """A path as it is; mountinfo writes blanks and backslashes as octal numbers."""
+    return re.sub(r"\\([01][1-7][0-7])", lambda code: chr(int(code[1], 8)), field)
+
+
+def _read(path: Path) -> str:
+    """A file's text; empty where it cannot be read."""
+    try:
+        return path.read_text(errors="surrogateescape").replace("\0", "").strip()
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else None

@@ -1,0 +1,73 @@
+"""What the bench measures: learning alone is training's work, and leaves the policy as training made it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agents.actor_critic import ActorCritic
+from pbtrl.bench import Share
+from pbtrl.config import parse
+from pbtrl.rl.actors import ActorsCohort
+from tests.command import CART
+from tests.conformance import assert_equal
+
+PASSES = (
+    "agent.passes=4",
+    "agent.max_log_rho=1e-3",
+    "hparams.learning_rate={prior: log_uniform, low: 1e-5, high: 1e-1}",
+)
+
+
+@pytest.fixture
+def updates(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The passes of every update of this process, by member, as they happen."""
+    noted: list[list[int]] = []
+    learn = ActorCritic.learn
+
+    def noting(self: ActorCritic, *args: Any) -> Any:
+        learned = learn(self, *args)
+        noted.append(learned.metrics["loss/passes"].long().tolist())
+        return learned
+
+    monkeypatch.setattr(ActorCritic, "learn", noting)
+    return noted
+
+
+@pytest.fixture(params=["inline", "actors", "inline, minibatches"])
+def share(request: pytest.FixtureRequest) -> Iterator[Share]:
+    mode, _, more = request.param.partition(", ")
+    overrides = [f"acting={{mode: {mode}, processes: 1}}", *PASSES, *(["agent.minibatches=2"] if more else [])]
+    share = Share(parse(CART, overrides=overrides).to_json(), [["m00", "m01", "m02"]], 1)
+    yield share
+    share.close()
+
+
+def test_learning_alone_takes_the_passes_that_training_took(share: Share, updates: list[list[int]]) -> None:
+    """Which stops early, each member at its own time."""
+    share.train(0.2)
+    share.rest()
+    (training,) = share.passes
+    counts = [passes.tolist() for passes in training]
+    assert counts == updates[-len(counts) :]
+    assert len({tuple(passes) for passes in counts}) > 1
+    for measure in (share.learn, share.learn_by_one):
+        updates.clear()
+        measure(0.3)
+        alone = updates[:-1] if share.mode == "actors" else updates  # the last one gives their block back
+        repeated = counts * (1 + len(alone) // len(counts))
+        assert alone == repeated[: len(alone)]
+    assert share.metrics["passes"]
+    assert min(map(min, counts)) <= min(share.metrics["passes"]) <= max(share.metrics["passes"]) <= 4
+
+
+def test_learning_alone_leaves_the_policy_alone(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+    share.train(0.05)
+    (cohort,) = share._cohorts
+    monkeypatch.setattr(ActorsCohort, "learn", lambda self, block: None)  # by which they give the block back
+    before = [cohort.save(slot) for slot in range(3)]
+    share.learn(0.1)
+    for slot, row in enumerate(before):
+        assert_equal(cohort.save(slot), row)
