@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from envs import gym, maze, probes
-from envs.errors import EnvError
+from envs.errors import EnvError, named
 from envs.vector import SEED_LIMIT, Spaces, Vector, impatient, present, within
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "impatient",
     "make",
     "maze",
+    "named",
     "probes",
     "resolve_backend",
     "spaces",

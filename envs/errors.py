@@ -2,7 +2,8 @@
 
 import errno
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 LONGEST = 300
 """Characters of an env's own error message that are repeated."""
 _SHORTAGES = {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
+
+NOT_MADE = "could not be made: "
 
 RAISED = (Exception, SystemExit)
 """What an env's own code may raise; one that calls sys.exit ends no run."""
@@ -40,6 +43,19 @@ def brief(error: BaseException) -> str:
 def of_the_machine(error: BaseException) -> bool:
     """Whether an error means a lack of memory or disk space, which is not the env's fault."""
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in _SHORTAGES
+
+
+@contextmanager
+def named(id: str, what: str = "") -> Iterator[None]:
+    """Turn what an env or its library raises into an EnvError that names it."""
+    try:
+        yield
+    except EnvError:
+        raise
+    except RAISED as error:
+        if of_the_machine(error):
+            raise
+        raise EnvError(f"env.id={id}: {what}{brief(error)}") from error
 
 
 def described(value: object) -> str:

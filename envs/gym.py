@@ -15,7 +15,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Space
 from gymnasium.vector import SyncVectorEnv
 
-from envs.errors import RAISED, EnvError, SubEnvError, brief, described, of_the_machine
+from envs.errors import NOT_MADE, RAISED, EnvError, SubEnvError, brief, described, named, of_the_machine
 from envs.vector import Array, Floats, Spaces, Vector, closed, quiet_spaces
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
@@ -270,13 +270,8 @@ def with_integers(kwargs: Mapping[str, Any], integers: Mapping[str, bool]) -> di
 
 
 def _make_one(id: str, constructor: Callable[[], Env]) -> Env:
-    try:
-        with quiet_spaces(), _quiet_mujoco(id):
-            env = constructor()
-    except RAISED as error:
-        if isinstance(error, EnvError) or of_the_machine(error):
-            raise
-        raise EnvError(f"env.id={id}: could not be made: {brief(error)}") from error
+    with named(id, NOT_MADE), quiet_spaces(), _quiet_mujoco(id):
+        env = constructor()
     if not isinstance(env, gymnasium.Env):
         raise EnvError(f"env.id={id}: returned a {type(env).__name__}, not a gymnasium.Env")
     return env

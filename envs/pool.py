@@ -6,8 +6,7 @@ The only file that imports envpool, which is optional (`pip install "pbtrl[fast]
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,7 @@ import gymnasium  # noqa: E402
 from envpool.registration import registry  # noqa: E402
 
 from envs import gym  # noqa: E402
-from envs.errors import EnvError, brief, of_the_machine  # noqa: E402
+from envs.errors import NOT_MADE, EnvError, named  # noqa: E402
 from envs.vector import Spaces, Vector, quiet_spaces  # noqa: E402
 
 for _family in ("box2d", "classic_control", "mujoco.gym", "toy_text"):
@@ -69,14 +68,14 @@ def unlike(id: str, kwargs: Mapping[str, Any]) -> list[str]:
 def spaces(id: str, kwargs: Mapping[str, Any]) -> Spaces:
     """The spaces of one env as envpool gives them, without making one."""
     given = _checked(id, kwargs)
-    with quiet_spaces(), _one_line(id):
+    with quiet_spaces(), named(id, NOT_MADE):
         spec: Any = envpool.make_spec(id, **given)
         return Spaces(spec.gymnasium_observation_space, spec.gymnasium_action_space)
 
 
 def make(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any], where: str) -> Vector:
     """A pool of `len(seeds)` envs on `threads` C++ threads."""
-    with _one_line(id):
+    with named(id, NOT_MADE):
         pool = bare(id, seeds, threads, _checked(id, kwargs))
     with quiet_spaces():
         own = Spaces(pool.observation_space, pool.action_space)
@@ -141,16 +140,3 @@ def _checked(id: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _SHARED and id in gymnasium.registry and name in gym.options(id):
             raise EnvError(f"env.kwargs.{name}: envpool reads it otherwise than gymnasium; set env.backend=gymnasium")
     return given
-
-
-@contextmanager
-def _one_line(id: str) -> Iterator[None]:
-    """Turn what envpool raises into an EnvError."""
-    try:
-        yield
-    except EnvError:
-        raise
-    except Exception as error:
-        if of_the_machine(error):
-            raise
-        raise EnvError(f"env.id={id}: could not be made: {brief(error)}") from error

@@ -105,10 +105,13 @@ def _measured(config: Config) -> int | None:
 
     members = list(Population(config.population.size, config.seed).members)
     try:
-        found: int | None = json.loads(answer(_live, config.to_json(), build.shares(config, members)[0]))
+        found = json.loads(answer(_live, config.to_json(), build.shares(config, members)[0]))
     except DiedError as error:
         raise ChildProcessError(f"a worker of this config: {error}") from None
-    return found
+    if "error" in found:
+        raise ChildProcessError(f"a worker of this config: {found['error']}")
+    resident: int | None = found["resident"]
+    return resident
 
 
 def _live(pipe: Connection, parent: int, config: str, share: tuple[tuple[int, ...], list[list[str]]]) -> None:
@@ -116,9 +119,13 @@ def _live(pipe: Connection, parent: int, config: str, share: tuple[tuple[int, ..
     from pbtrl.bench import Share
 
     cores, groups = share
-    worker = Share(config, groups, len(cores))
+    try:
+        worker = Share(config, groups, len(cores))
+    except envs.EnvError as error:
+        pipe.send_bytes(json.dumps({"error": str(error)}).encode())
+        return
     each = [_resident(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
-    pipe.send_bytes(json.dumps(None if None in each else sum(each)).encode())
+    pipe.send_bytes(json.dumps({"resident": None if None in each else sum(each)}).encode())
     worker.close()
 
 
