@@ -649,7 +649,7 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
 
 
 def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Command, tmp_path: Path):
-    """Twelve blocks of huge rewards in one env make its member diverge; it copies another, and the run ends as usual."""
+    """Twelve blocks of huge rewards in an env make its member diverge; it copies another, and the run ends as usual."""
     kwargs = f"{{marker: {tmp_path / 'x'}, after: 5, steps: 130}}"
     world = f"env={{id: tests.worlds:Poisoned, num_envs: 4, kwargs: {kwargs}}}"
     longer = ["budget.env_steps_per_member=1680", "strategy.ready.every=560", "population.size=2"]
