@@ -210,7 +210,13 @@ def distribution(action_space: spaces.Space, settings: Network) -> Distribution:
         power = 2 if settings.std == "softplus_variance" else 1
         if settings.actions == "clip":
             return Gaussian(action_space.shape[0], start, power)
-        if action_space.is_bounded():
+        if _is_bounded(action_space):
             return SquashedGaussian(action_space.shape[0], start, power)
         raise ValueError(f"agent.actions=squash needs finite bounds, which {action_space} lacks: use clip")
     raise ValueError(f"cannot act in {action_space}: only Discrete and one-dimensional Box are supported")
+
+
+def _is_bounded(space: spaces.Box) -> bool:
+    """Whether the bounds are finite, and so is their distance in float32."""
+    width = space.high.astype("float64") - space.low.astype("float64")
+    return bool((width <= torch.finfo(torch.float32).max).all())

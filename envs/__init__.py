@@ -9,17 +9,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from envs import gym, maze, probes
-from envs.vector import SEED_LIMIT, EnvError, Spaces, Vector, impatient, present, within
+from envs.errors import EnvError, named
+from envs.vector import SEED_LIMIT, Spaces, Vector, impatient, present, within
 
 __all__ = [
     "EnvError",
     "Spaces",
     "Vector",
     "bare",
+    "describe_backend",
     "frames_per_step",
     "impatient",
     "make",
     "maze",
+    "named",
     "probes",
     "resolve_backend",
     "spaces",
@@ -29,7 +32,7 @@ __all__ = [
 Backend = Literal["auto", "gymnasium", "envpool"]
 Protocol = Literal["sticky", "classic"]
 
-_known_spaces: dict[tuple[str, ...], Spaces] = {}
+_known_spaces: dict[tuple[Any, ...], Spaces] = {}
 
 
 def make(
@@ -95,15 +98,17 @@ def spaces(
 ) -> Spaces:
     """What one env of `make` shows and takes, found as cheaply as possible and remembered.
 
+    Where gymnasium runs it, one is made, reset and stepped once.
+
     Raises:
         EnvError: with one line, if that env cannot be had.
     """
     kwargs = kwargs or {}
     _check(protocol)
     chosen = resolve_backend(id, backend, kwargs)
-    key = (id, chosen, repr(sorted(kwargs.items())))
-    if key not in _known_spaces or ":" in id:
-        _known_spaces[key] = present(_own_spaces(id, chosen, kwargs), f"env.id={id}")
+    key = (id, chosen, repr(sorted(kwargs.items())), gym.resolve(id) if ":" in id else None)
+    if key not in _known_spaces:
+        _known_spaces[key] = _look(id, chosen, kwargs, f"env.id={id}")
     return _known_spaces[key]
 
 
@@ -112,8 +117,8 @@ def resolve_backend(
 ) -> Literal["gymnasium", "envpool"]:
     """The library that will run `id`.
 
-    `auto` takes envpool for Gymnasium's own envs, if it is installed, has exactly this id and knows all
-    `kwargs`. Atari games always run in ale_py's own vector env, which counts as gymnasium.
+    `auto` takes envpool for Gymnasium's own envs, if it is installed, has exactly this id, and all `kwargs` mean the
+    same there. Atari games always run in ale_py's own vector env, which counts as gymnasium.
     """
     if backend not in get_args(Backend):
         raise EnvError(f"env.backend={backend}: should be one of {', '.join(get_args(Backend))}")
@@ -126,7 +131,18 @@ def resolve_backend(
     if backend == "auto" and not gym.ships(id):
         return "gymnasium"
     pool = _envpool(required=backend == "envpool")
-    return "envpool" if backend == "envpool" or (pool and pool.has(id, kwargs or {})) else "gymnasium"
+    same = backend == "envpool" or (pool and pool.has(id) and not pool.unlike(id, kwargs or {}))
+    return "envpool" if same else "gymnasium"
+
+
+def describe_backend(id: str, backend: str, kwargs: Mapping[str, Any]) -> str:
+    """The resolved back end, and why it is not envpool where that has the env but another meaning of some kwargs."""
+    if backend == "gymnasium" and kwargs and ":" not in id and gym.ships(id):
+        pool = _envpool(required=False)
+        if pool and pool.has(id) and (unlike := pool.unlike(id, kwargs)):
+            names = ", ".join(f"env.kwargs.{name}" for name in unlike)
+            return f"gymnasium, because envpool reads {names} otherwise"
+    return backend
 
 
 def frames_per_step(id: str) -> int:
@@ -134,14 +150,12 @@ def frames_per_step(id: str) -> int:
     return 4 if _is_atari(id) else 1
 
 
-def _own_spaces(id: str, backend: str, kwargs: Mapping[str, Any]) -> Spaces:
+def _look(id: str, backend: str, kwargs: Mapping[str, Any], where: str) -> Spaces:
     if _is_atari(id):
-        own: Spaces = _atari(id).spaces(id, kwargs)
-    elif backend == "envpool":
-        own = _envpool().spaces(id, kwargs)
-    else:
-        own = gym.spaces(id, kwargs)
-    return own
+        return present(_atari(id).spaces(id, kwargs), where)
+    if backend == "envpool":
+        return present(_envpool().spaces(id, kwargs), where)
+    return gym.spaces(id, kwargs, where)
 
 
 def _is_atari(id: str) -> bool:

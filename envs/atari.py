@@ -24,7 +24,9 @@ import gymnasium
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
-from envs.vector import Array, Bools, EnvError, Floats, Spaces, Vector
+from envs.errors import EnvError
+from envs.gym import with_integers
+from envs.vector import Array, Bools, Floats, Spaces, Vector
 
 FRAMES_PER_STEP = 4
 """Frames of the console per action."""
@@ -35,7 +37,9 @@ _PROTOCOLS: dict[str, dict[str, Any]] = {
     "sticky": {"repeat_action_probability": 0.25, "noop_max": 0, "use_fire_reset": False},
     "classic": {"repeat_action_probability": 0.0, "noop_max": 30, "use_fire_reset": True},
 }
-_OPTIONS = ("full_action_space", "img_height", "img_width", "max_num_frames_per_episode", "stack_num")
+_LARGEST = {"img_height": 1000, "img_width": 1000, "max_num_frames_per_episode": 2**31 - 1, "stack_num": 100}
+"""Integer options, which are all at least 1."""
+_OPTIONS = ("full_action_space", *_LARGEST)
 
 gymnasium.register_envs(ale_py)
 
@@ -112,12 +116,15 @@ def _game(id: str) -> str:
 
 
 def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in kwargs.items():
+    given = with_integers(kwargs, dict.fromkeys(_LARGEST, True))
+    for name, value in given.items():
         if name not in _OPTIONS:
             raise EnvError(
                 f"env.kwargs.{name} is not an option of Atari games, which take {', '.join(_OPTIONS)}; "
                 "stickiness, no-ops and lives belong to env.protocol"
             )
-        if not isinstance(value, int):
-            raise EnvError(f"env.kwargs.{name}={value}: should be an integer or a boolean")
-    return dict(kwargs)
+        if name not in _LARGEST and not isinstance(value, bool):
+            raise EnvError(f"env.kwargs.{name}={value}: should be true or false")
+        if name in _LARGEST and not (type(value) is int and 1 <= value <= _LARGEST[name]):
+            raise EnvError(f"env.kwargs.{name}={value}: should be an integer from 1 to {_LARGEST[name]:,}")
+    return given

@@ -1,36 +1,55 @@
-"""Any Gymnasium id or user function, MuJoCo included, through gymnasium's SyncVectorEnv."""
+"""Any Gymnasium id or user function, MuJoCo included, in this thread; an env that breaks its contract is named."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, NoReturn, TypeAlias, cast
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.spaces import Space
 from gymnasium.vector import SyncVectorEnv
 
-from envs.vector import EnvError, Floats, Spaces, Vector, quiet_spaces
+from envs.errors import NOT_MADE, RAISED, EnvError, SubEnvError, brief, described, named, of_the_machine
+from envs.vector import Array, Floats, Spaces, Vector, closed, quiet_spaces
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 
 
-def spaces(id: str, kwargs: Mapping[str, Any]) -> Spaces:
-    """The spaces of one env as it gives them; makes one and closes it."""
-    env = _make_one(id, _constructor(id, kwargs))
-    env.close()
-    return Spaces(env.observation_space, env.action_space)
+def spaces(id: str, kwargs: Mapping[str, Any], where: str) -> Spaces:
+    """The spaces of one env as a `Vector` shows them, after a reset and a step, so that its first mistakes show.
+
+    Raises:
+        EnvError: it cannot be made, no agent can live in it, or it breaks its contract at once.
+    """
+    vector = make(id, [0], kwargs, where)
+    try:
+        vector.reset()
+        vector.single_action_space.seed(0)
+        vector.step(np.stack([vector.single_action_space.sample()]))
+    finally:
+        vector.close()
+    return Spaces(vector.single_observation_space, vector.single_action_space, vector.remark)
 
 
 def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str) -> Vector:
     """`len(seeds)` envs in this thread."""
     constructor = _constructor(id, kwargs)
-    with quiet_spaces():
-        pool = _LazyInfos([lambda: _make_one(id, constructor) for _ in seeds], copy=False)
-    own = Spaces(pool.single_observation_space, pool.single_action_space)
-    return GymVector(pool, own, seeds, where)
+    envs: list[Env] = []
+    try:
+        envs += (_make_one(id, constructor) for _ in seeds)
+        pool = Pool(envs, where)
+        own = Spaces(pool.single_observation_space, pool.single_action_space)
+        return GymVector(pool, own, seeds, where)
+    except EnvError:
+        for env in envs:
+            closed(env, where)
+        raise
 
 
 def bare(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any]) -> Any:
@@ -41,72 +60,218 @@ def bare(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any]) -> Any:
 
 
 class GymVector(Vector):
-    """gymnasium's SyncVectorEnv as a Vector."""
+    """A `Pool` as a Vector."""
 
     def info(self, key: str) -> Floats:
         """What the envs reported under `key` at the last step, [N] float32: NaN where they did not."""
         return np.array([latest.get(key, np.nan) for latest in self._pool.latest], np.float32)
 
 
-class _LazyInfos(SyncVectorEnv):
-    """Keeps each env's own info instead of merging them all at every step."""
+class Pool:
+    """What gymnasium's SyncVectorEnv does in NEXT_STEP mode, with a check of everything that an env returns.
 
-    def __init__(self, env_fns: Sequence[Callable[[], Env]], copy: bool) -> None:
-        self.latest: list[dict[str, Any]] = [{} for _ in env_fns]
-        super().__init__(env_fns, copy=copy)
+    `reset` and `step` raise SubEnvError for an env that raises or returns something else than its spaces say.
 
-    def reset(self, **options: Any) -> Any:
-        """As SyncVectorEnv; an observation of a wrong shape is told by its shape."""
-        with self._shapes():
-            return super().reset(**options)
+    Attributes:
+        single_observation_space, single_action_space: of each env.
+        latest: each env's last info.
+    """
 
-    def step(self, actions: Any) -> Any:
-        """Likewise."""
-        with self._shapes():
-            return super().step(actions)
+    def __init__(self, envs: Sequence[Env], where: str) -> None:
+        """Raise EnvError where an env has no spaces, or others than the first."""
+        self.envs, self._where = envs, where
+        self.single_observation_space, self.single_action_space = (
+            _common_space(envs, name, where) for name in ("observation_space", "action_space")
+        )
+        self.latest: list[dict[str, Any]] = [{} for _ in envs]
+        self._over = [False for _ in envs]
+        self._seen: list[Any] = [None for _ in envs]
+        space = self.single_observation_space
+        self._stacked = np.empty((len(envs), *(space.shape or ())), space.dtype)
+        # Among floats rounding is fine; among integers nothing may be lost.
+        self._casting: Literal["safe", "same_kind"] = "safe" if self._stacked.dtype.kind in "iu" else "same_kind"
 
-    @contextmanager
-    def _shapes(self) -> Iterator[None]:
+    def reset(self, seed: Sequence[int] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Observations [N, ...] of new episodes in all envs, and an empty info."""
+        for index in range(len(self.envs)):
+            self._reset(index, None if seed is None else seed[index])
+        self._over = [False for _ in self.envs]
+        return self._observations(), {}
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Observations, rewards, terminated and truncated, [N, ...], and an empty info."""
+        rewards: list[Any] = [0.0 for _ in self.envs]
+        terminated: list[Any] = [False for _ in self.envs]
+        truncated: list[Any] = [False for _ in self.envs]
+        for index, env in enumerate(self.envs):
+            if self._over[index]:
+                self._reset(index)
+                continue
+            try:
+                result = env.step(actions[index])
+            except RAISED as error:
+                _blame(index, "step", error)
+            try:
+                self._seen[index], rewards[index], terminated[index], truncated[index], self.latest[index] = result
+            except (TypeError, ValueError):
+                raise _returned(index, "step", result, "observation, reward, terminated, truncated, info") from None
+        paid = _numbers(rewards, "fiub", "reward", "a number")
+        ended = _numbers(terminated, "biu", "flag terminated", "true or false").astype(np.bool_)
+        cut = _numbers(truncated, "biu", "flag truncated", "true or false").astype(np.bool_)
+        self._over = (ended | cut).tolist()
+        return self._observations(), paid, ended, cut, {}
+
+    def close(self) -> None:
+        """Close every env, whatever the others do."""
+        for env in self.envs:
+            closed(env, self._where)
+
+    def _reset(self, index: int, seed: int | None = None) -> None:
         try:
-            yield
-        except ValueError as error:
-            expected, observations = self.single_observation_space.shape, cast(list[Any], self._env_obs)
-            for found in (np.shape(obs) for obs in observations if obs is not None):
-                if found != expected:
-                    said = f"an observation of shape {found}, where the observation space has {expected}"
-                    raise ValueError(said) from error
-            raise
+            result = self.envs[index].reset(seed=seed)
+        except RAISED as error:
+            _blame(index, "reset", error)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise _returned(index, "reset", result, "observation, info")
+        self._seen[index], self.latest[index] = result
 
-    def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
-        self.latest[env_num] = env_info
-        return vector_infos
+    def _observations(self) -> Array:
+        try:
+            return np.stack(self._seen, out=self._stacked, casting=self._casting)
+        except (TypeError, ValueError, OverflowError):
+            return self._cast()
+
+    def _cast(self) -> Array:
+        """The observations in the space's type, where each has its shape and no value is lost."""
+        space, rows = self.single_observation_space, []
+        for index, seen in enumerate(self._seen):
+            try:
+                row = np.asarray(seen)
+            except ValueError:  # a ragged list
+                row = np.asarray(None)
+            if row.dtype.kind not in "biuf":
+                raise SubEnvError(index, f"an observation that is {described(seen)}, where the space is {space}")
+            if row.shape != space.shape:
+                said = f"an observation of shape {row.shape}, where the observation space has {space.shape}"
+                raise SubEnvError(index, said)
+            with np.errstate(invalid="ignore"):
+                cast = row.astype(space.dtype)
+            if not np.can_cast(row.dtype, cast.dtype, "same_kind"):
+                said = f"an observation of type {row.dtype}, where the observation space has {space.dtype}"
+                raise SubEnvError(index, said)
+            if row.dtype.kind != "f" and (lost := cast != row).any():
+                said = f"an observation of {row[lost].flat[0]}, which the observation space's {space.dtype} cannot hold"
+                raise SubEnvError(index, said)
+            rows.append(cast)
+        return np.stack(rows)
+
+
+def _common_space(envs: Sequence[Env], name: str, where: str) -> Space[Any]:
+    found: list[Space[Any]] = []
+    for env in envs:
+        try:
+            space = getattr(env, name)
+        except RAISED as error:
+            raise EnvError(f"{where}: it has no {name}: {brief(error)}") from error
+        if not isinstance(space, Space):
+            raise EnvError(f"{where}: its {name} is {described(space)}, not a space of gymnasium.spaces")
+        if found and space != found[0]:
+            raise EnvError(f"{where}: its {name} differs from env to env: {found[0]} and {space}")
+        found.append(space)
+    return found[0]
+
+
+def _blame(index: int, method: str, error: BaseException) -> NoReturn:
+    """Name the env that raised an error, unless it is the machine's."""
+    if isinstance(error, EnvError) or of_the_machine(error):
+        raise error
+    raise SubEnvError(index, f"{method}() raised {brief(error)}") from error
+
+
+def _returned(index: int, method: str, result: object, need: str) -> SubEnvError:
+    came = f"{len(result)} values" if isinstance(result, tuple) else described(result)
+    return SubEnvError(index, f"{method}() returned {came}, where gymnasium has {need.count(',') + 1}: {need}")
+
+
+def _numbers(values: list[Any], kinds: str, what: str, need: str) -> Array:
+    """One number per env, as [N]; SubEnvError for the first that is none of the kinds of numpy types."""
+    array = _array(values)
+    if array.ndim == 1 and array.dtype.kind in kinds:
+        return array
+    for index, value in enumerate(values):
+        one = _array(value)
+        if one.ndim or one.dtype.kind not in kinds:
+            raise SubEnvError(index, f"the {what} is {described(value)}, where {need} is needed")
+    return np.array([float(value) for value in values])
+
+
+def _array(values: Any) -> Array:
+    """An array of the values; of objects where they have no common shape."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        return np.array(None)
 
 
 def _constructor(id: str, kwargs: Mapping[str, Any]) -> Callable[[], Env]:
+    creator = resolve(id)
+    if creator is not None:
+        given = with_integers(kwargs, _integers(creator))
+        return lambda: creator(**given)
+    name = id.rpartition(":")[2]
+    given = with_integers(kwargs, options(name))
+    if ships(name) and isinstance(skip := given.get("frame_skip"), int) and skip < 1:
+        raise EnvError(f"env.kwargs.frame_skip={skip}: should be at least 1")
+    return lambda: gymnasium.make(name, disable_env_checker=True, **given)
+
+
+def resolve(id: str) -> Callable[..., Any] | None:
+    """The user's function that an id names; None where it is an id of Gymnasium's.
+
+    Raises:
+        EnvError: there is neither.
+    """
     module, colon, name = id.partition(":")
-    if colon:
-        function = getattr(_imported(id, module), name, None)
-        if callable(function):
-            return lambda: function(**kwargs)
-        if name not in gymnasium.registry:
-            raise EnvError(f"env.id={id}: module {module} has no function {name} and registers no such id")
-    else:
-        name = id
+    if not colon:
         check_known(id)
         if _is_ale(id):
             raise EnvError(f"env.id={id}: Atari games are run by their v5 id{_nearest(id)}")
-    return lambda: gymnasium.make(name, disable_env_checker=True, **kwargs)
+        return None
+    function = getattr(_imported(id, module), name, None)
+    if callable(function):
+        return cast(Callable[..., Any], function)
+    if name not in gymnasium.registry:
+        raise EnvError(f"env.id={id}: module {module} has no function {name} and registers no such id")
+    return None
+
+
+def options(id: str) -> dict[str, bool]:
+    """What an id of Gymnasium's takes, and whether it is an integer; only what all take if its code is not there."""
+    creator = gymnasium.registry[id].entry_point
+    try:
+        found = _integers(load_env_creator(creator) if isinstance(creator, str) else creator)
+    except Exception:  # whatever its module raises; the making of the env tells
+        found = {}
+    return {**found, "max_episode_steps": True}
+
+
+def _integers(creator: Any) -> dict[str, bool]:
+    try:
+        parameters = inspect.signature(creator).parameters.values()
+    except (TypeError, ValueError):  # not everything callable has one
+        return {}
+    return {p.name: type(p.default) is int or p.annotation in (int, "int") for p in parameters}
+
+
+def with_integers(kwargs: Mapping[str, Any], integers: Mapping[str, bool]) -> dict[str, Any]:
+    """The kwargs with whole floats (1e3) as integers where one is needed."""
+    whole = {k: v for k, v in kwargs.items() if integers.get(k) and isinstance(v, float) and v.is_integer()}
+    return {**kwargs, **{k: int(v) for k, v in whole.items()}}
 
 
 def _make_one(id: str, constructor: Callable[[], Env]) -> Env:
-    try:
-        with quiet_spaces(), _quiet_mujoco(id):
-            env = constructor()
-    except EnvError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise EnvError(f"env.id={id}: could not be made: {type(error).__name__}: {reason}") from error
+    with named(id, NOT_MADE), quiet_spaces(), _quiet_mujoco(id):
+        env = constructor()
     if not isinstance(env, gymnasium.Env):
         raise EnvError(f"env.id={id}: returned a {type(env).__name__}, not a gymnasium.Env")
     return env
@@ -118,10 +283,9 @@ def _imported(id: str, module: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         return importlib.import_module(module)
-    except Exception as error:
-        reason = " ".join(str(error).split())
+    except RAISED as error:
         raise EnvError(
-            f"env.id={id}: cannot import {module}: {type(error).__name__}: {reason}; "
+            f"env.id={id}: cannot import {module}: {brief(error)}; "
             "module:function is looked up from the current directory and the installed packages"
         ) from error
 

@@ -4,8 +4,9 @@ The only file that imports envpool, which is optional (`pip install "pbtrl[fast]
 """
 
 import importlib
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 sys.modules.setdefault("envpool.entry", ModuleType("envpool.entry"))
 
 import envpool  # noqa: E402
+import gymnasium  # noqa: E402
 from envpool.registration import registry  # noqa: E402
 
-from envs.vector import EnvError, Spaces, Vector, quiet_spaces  # noqa: E402
+from envs import gym  # noqa: E402
+from envs.errors import NOT_MADE, EnvError, named  # noqa: E402
+from envs.vector import Spaces, Vector, quiet_spaces  # noqa: E402
 
 for _family in ("box2d", "classic_control", "mujoco.gym", "toy_text"):
     importlib.import_module(f"envpool.{_family}.registration")
@@ -24,23 +28,55 @@ for _family in ("box2d", "classic_control", "mujoco.gym", "toy_text"):
 _OURS = {"num_envs", "batch_size", "num_threads", "seed", "env_seed", "max_num_players", "base_path"}
 
 
-def has(id: str, kwargs: Mapping[str, Any]) -> bool:
-    """Whether envpool has this very id and understands every one of `kwargs`."""
-    return id in registry.specs and not _unknown(id, kwargs)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 1 <= value < 2**31
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_SHARED: dict[str, Callable[[Any], bool]] = {
+    "contact_cost_weight": _is_number,
+    "ctrl_cost_weight": _is_number,
+    "exclude_current_positions_from_observation": _is_flag,
+    "forward_reward_weight": _is_number,
+    "frame_skip": _is_count,
+    "healthy_reward": _is_number,
+    "max_episode_steps": _is_count,
+    "reset_noise_scale": lambda value: _is_number(value) and value >= 0,
+    "terminate_when_unhealthy": _is_flag,
+}
+"""Options that mean the same in gymnasium and envpool, with the values that both accept."""
+
+
+def has(id: str) -> bool:
+    """Whether envpool has this very id."""
+    return id in registry.specs
+
+
+def unlike(id: str, kwargs: Mapping[str, Any]) -> list[str]:
+    """Those of `kwargs` that do not mean the same in gymnasium and envpool, or have values that not both accept."""
+    both = _defaults(id).keys() & gym.options(id).keys() if kwargs else set()
+    return [k for k, v in _given(id, kwargs).items() if k not in both or not _is_shared(k, v)]
 
 
 def spaces(id: str, kwargs: Mapping[str, Any]) -> Spaces:
     """The spaces of one env as envpool gives them, without making one."""
-    _check(id, kwargs)
-    with quiet_spaces():
-        spec: Any = envpool.make_spec(id, **kwargs)
+    given = _checked(id, kwargs)
+    with quiet_spaces(), named(id, NOT_MADE):
+        spec: Any = envpool.make_spec(id, **given)
         return Spaces(spec.gymnasium_observation_space, spec.gymnasium_action_space)
 
 
 def make(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any], where: str) -> Vector:
     """A pool of `len(seeds)` envs on `threads` C++ threads."""
-    _check(id, kwargs)
-    pool = bare(id, seeds, threads, kwargs)
+    with named(id, NOT_MADE):
+        pool = bare(id, seeds, threads, _checked(id, kwargs))
     with quiet_spaces():
         own = Spaces(pool.observation_space, pool.action_space)
     return PoolVector(pool, own, seeds, where)
@@ -48,9 +84,10 @@ def make(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any],
 
 def bare(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any]) -> Any:
     """envpool's own pool."""
+    given = _given(id, kwargs)
     with quiet_spaces():
         pool: Any = envpool.make_gymnasium(
-            id, num_envs=len(seeds), num_threads=threads, seed=[int(seed) for seed in seeds], **kwargs
+            id, num_envs=len(seeds), num_threads=threads, seed=[int(seed) for seed in seeds], **given
         )
         _ = pool.observation_space, pool.action_space  # it remembers them, and at the first step would speak up
     return pool
@@ -68,15 +105,25 @@ class PoolVector(Vector):
         return obs, infos
 
 
-def _unknown(id: str, kwargs: Mapping[str, Any]) -> list[str]:
-    if not kwargs:
-        return []
+def _defaults(id: str) -> dict[str, Any]:
+    """envpool's options of an env."""
     with quiet_spaces():
         spec: Any = envpool.make_spec(id)
-    return sorted(set(kwargs) - (set(spec.config._fields) - _OURS))
+    return {name: value for name, value in spec.config._asdict().items() if name not in _OURS}
 
 
-def _check(id: str, kwargs: Mapping[str, Any]) -> None:
+def _given(id: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    if not kwargs:
+        return {}
+    return gym.with_integers(kwargs, {name: type(value) is int for name, value in _defaults(id).items()})
+
+
+def _is_shared(name: str, value: Any) -> bool:
+    return name in _SHARED and _SHARED[name](value)
+
+
+def _checked(id: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The options for envpool, where somebody chose it: also those that only envpool has."""
     if id not in registry.specs:
         sys.modules.pop("envpool.entry", None)
         importlib.import_module("envpool.entry")
@@ -84,6 +131,12 @@ def _check(id: str, kwargs: Mapping[str, Any]) -> None:
         near = get_close_matches(id, list(registry.specs), 3)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise EnvError(f"env.id={id}: envpool has no such env{hint}; or set env.backend=gymnasium")
-    unknown = _unknown(id, kwargs)
-    if unknown:
+    given = _given(id, kwargs)
+    if given and (unknown := sorted(given.keys() - _defaults(id).keys())):
         raise EnvError(f"env.kwargs: envpool's {id} takes no {', '.join(unknown)}; try env.backend=gymnasium")
+    for name, value in given.items():
+        if name in _SHARED and not _SHARED[name](value):
+            raise EnvError(f"env.kwargs.{name}={value}: envpool cannot use this value; try env.backend=gymnasium")
+        if name not in _SHARED and id in gymnasium.registry and name in gym.options(id):
+            raise EnvError(f"env.kwargs.{name}: envpool reads it otherwise than gymnasium; set env.backend=gymnasium")
+    return given

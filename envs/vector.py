@@ -28,8 +28,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Space
 from numpy.typing import NDArray
+
+from envs.adapters import adapt_actions, adapt_observations
+from envs.errors import RAISED, EnvError, SubEnvError, brief, warn
 
 Array: TypeAlias = NDArray[Any]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -39,57 +42,67 @@ SEED_LIMIT = 2**31
 """Seeds lie in [0, SEED_LIMIT): the C++ back ends hold them in 32 signed bits."""
 
 
-class EnvError(ValueError):
-    """An env that cannot be had as asked for: one line that says what, where, and what would be right."""
-
-
 class Spaces(NamedTuple):
-    """What one env shows and takes."""
+    """What one env shows and takes.
+
+    Attributes:
+        remark: how its own spaces differ, where users should know it.
+    """
 
     single_observation_space: Space[Any]
     single_action_space: Space[Any]
+    remark: str = ""
 
 
 class Vector:
     """N envs of one kind, stepped together; see the module's docstring for the meaning of a step.
 
     What env j does depends on its seed and its actions alone, neither on the number of threads nor on its
-    neighbours. Observations are channels-first for images (uint8 with three dimensions: the shorter of the
-    first and the last axis is taken for the channels), one-hot float32 for Discrete spaces, and otherwise as
-    the library gives them. Discrete actions always count from 0.
+    neighbours. adapters.py says what observations and actions look like.
 
     Attributes:
-        single_observation_space: of one env, after the changes above; a Box.
+        single_observation_space: of one env; a Box, uint8 for pictures and else float32.
         single_action_space: of one env; a float32 Box with one dimension, or a Discrete that starts at 0.
+        remark: as in `Spaces`.
         num_envs: N.
         episode_over: [N] bool, the last transition ended a whole episode; exactly then the next one is dead.
         dead: [N] bool, the last transition was dead.
     """
 
     def __init__(self, pool: Any, spaces: Spaces, seeds: Sequence[int], where: str) -> None:
-        """Wrap `pool`, a vector env in NEXT_STEP mode whose own spaces, for one env, are `spaces`."""
-        shown = present(spaces, where)
-        self.single_observation_space = shown.single_observation_space
-        self.single_action_space = shown.single_action_space
+        """Wrap `pool`, a vector env in NEXT_STEP mode whose own spaces, for one env, are `spaces`.
+
+        Raises:
+            EnvError: no agent can live in these spaces.
+        """
+        observations = adapt_observations(spaces.single_observation_space, where)
+        actions = adapt_actions(spaces.single_action_space, where)
+        self.single_observation_space = observations.space
+        self.single_action_space = actions.space
+        self.remark = observations.remark
         self.num_envs = len(seeds)
         self.episode_over: Bools = np.zeros(self.num_envs, np.bool_)
         self.dead: Bools = np.zeros(self.num_envs, np.bool_)
-        self._pool = pool
+        self._pool, self._where, self._steps = pool, where, 0
         self._infos: Mapping[str, Any] = {}
         self._seeds: list[int] | None = [int(seed) for seed in seeds]
-        observation, action = spaces
-        self._one_hot = _rows(observation) if isinstance(observation, Discrete) else None
-        self._channels_last = _channels_last(observation)
-        self._first_observation = int(observation.start) if isinstance(observation, Discrete) else 0
-        self._first_action = int(action.start) if isinstance(action, Discrete) else 0
+        self._shown, self._taken = observations.convert, actions.convert
 
     def reset(self) -> Array:
-        """Start an episode in every env: [N, *observation]. The first reset seeds, later ones draw on."""
-        obs, self._infos = self._begin(self._seeds)
-        self._seeds = None
-        self.episode_over = np.zeros(self.num_envs, np.bool_)
-        self.dead = np.zeros(self.num_envs, np.bool_)
-        return self._shown(obs)
+        """Start an episode in every env: [N, *observation]. The first reset seeds, later ones draw on.
+
+        Raises:
+            EnvError: an env raised, or broke its contract; which one, at which of its steps, and how.
+        """
+        self._steps = 0
+        try:
+            obs, self._infos = self._begin(self._seeds)
+            self._seeds = None
+            self.episode_over = np.zeros(self.num_envs, np.bool_)
+            self.dead = np.zeros(self.num_envs, np.bool_)
+            return self._shown(obs)
+        except SubEnvError as error:
+            raise self._named(error) from error.__cause__
 
     def step(self, actions: Array) -> tuple[Array, Floats, Bools, Bools]:
         """Take one action in every env.
@@ -100,13 +113,18 @@ class Vector:
         Returns:
             Observations [N, *observation], in a buffer the next step may overwrite; raw rewards [N], float32;
             terminated [N]; truncated [N].
+
+        Raises:
+            EnvError: as `reset`.
         """
-        if self._first_action:
-            actions = actions + self._first_action
-        obs, rewards, terminated, truncated, self._infos = self._pool.step(actions)
-        self.dead = self.episode_over
-        self.episode_over = terminated | truncated
-        return self._shown(obs), rewards.astype(np.float32, copy=False), terminated, truncated
+        self._steps += 1
+        try:
+            obs, rewards, terminated, truncated, self._infos = self._pool.step(self._taken(actions))
+            self.dead = self.episode_over
+            self.episode_over = terminated | truncated
+            return self._shown(obs), self._paid(rewards), terminated, truncated
+        except SubEnvError as error:
+            raise self._named(error) from error.__cause__
 
     def info(self, key: str) -> Floats:
         """What the envs reported under `key` at the last step, [N] float32: NaN where they did not."""
@@ -116,19 +134,36 @@ class Vector:
         return values
 
     def close(self) -> None:
-        """Free the envs; calling it again does nothing."""
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        """Free the envs; calling it again does nothing. What an env raises then is only a warning."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            closed(pool, self._where)
 
     def _begin(self, seeds: list[int] | None) -> tuple[Array, Mapping[str, Any]]:
         obs, infos = self._pool.reset(seed=seeds)
         return obs, infos
 
-    def _shown(self, obs: Array) -> Array:
-        if self._one_hot is not None:
-            obs = self._one_hot[obs - self._first_observation]
-        return obs.transpose(0, 3, 1, 2) if self._channels_last else obs
+    def _paid(self, rewards: Array) -> Floats:
+        with np.errstate(over="ignore"):
+            paid: Floats = rewards.astype(np.float32, copy=False)
+        finite = np.isfinite(paid)
+        if not finite.all():
+            index = int(finite.argmin())
+            raise SubEnvError(index, f"the reward is not finite: {rewards[index]}")
+        return paid
+
+    def _named(self, error: SubEnvError) -> EnvError:
+        return EnvError(f"{self._where}: {error} (env {error.index} of {self.num_envs}, step {self._steps})")
+
+
+def closed(env: Any, where: str) -> None:
+    """Close an env that is needed no more; what it raises is only a warning."""
+    try:
+        env.close()
+    except EnvError:  # it took too long
+        raise
+    except RAISED as error:
+        warn(f"{where}: close() raised {brief(error)}")
 
 
 def within(seconds: float, function: Callable[..., Any], error: Exception | None = None) -> Callable[..., Any]:
@@ -166,10 +201,8 @@ def impatient(vector: Vector, seconds: float) -> Vector:
 
 def present(spaces: Spaces, where: str) -> Spaces:
     """The spaces as a `Vector` shows them, given an env's own; EnvError for those that no agent can take."""
-    return Spaces(
-        _present_observation(spaces.single_observation_space, where),
-        _present_action(spaces.single_action_space, where),
-    )
+    observations = adapt_observations(spaces.single_observation_space, where)
+    return Spaces(observations.space, adapt_actions(spaces.single_action_space, where).space, observations.remark)
 
 
 @contextmanager
@@ -178,37 +211,3 @@ def quiet_spaces() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered by casting")
         yield
-
-
-def _present_observation(space: Space[Any], where: str) -> Space[Any]:
-    if isinstance(space, Discrete):
-        return Box(0.0, 1.0, (int(space.n),), np.float32)
-    if not isinstance(space, Box):
-        raise EnvError(
-            f"{where}: observations of type {type(space).__name__} are not supported; wrap the env in "
-            "gymnasium.wrappers.FlattenObservation and give it as module:function"
-        )
-    if not _channels_last(space):
-        return space
-    return Box(space.low.transpose(2, 0, 1), space.high.transpose(2, 0, 1), dtype=np.uint8)
-
-
-def _present_action(space: Space[Any], where: str) -> Space[Any]:
-    if isinstance(space, Discrete):
-        return Discrete(int(space.n))
-    if isinstance(space, Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating):
-        return Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
-    kind = f"Box{space.shape} {space.dtype}" if isinstance(space, Box) else type(space).__name__
-    raise EnvError(
-        f"{where}: actions of type {kind} are not supported, only Discrete and one-dimensional float Box; "
-        "wrap the env in gymnasium.wrappers.TransformAction and give it as module:function"
-    )
-
-
-def _channels_last(space: Space[Any]) -> bool:
-    image = isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 3
-    return image and space.shape is not None and space.shape[-1] < space.shape[0]
-
-
-def _rows(space: Discrete) -> Floats:
-    return np.eye(int(space.n), dtype=np.float32)

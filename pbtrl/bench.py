@@ -153,17 +153,17 @@ def _measured(sides: Sequence[_Side], seconds: float) -> list[list[dict[str, Any
                 theirs.close()
                 pipes[-1].append(ours)
         for pipe in itertools.chain(*pipes):
-            pipe.recv()
+            _answer(pipe)
         for _ in range(ROUNDS):
             for side, own in zip(sides, pipes, strict=True):
                 for phase in side.phases:
                     for pipe in own:  # all start together
                         pipe.send(phase)
                     for pipe in own:
-                        pipe.recv()
+                        _answer(pipe)
         for pipe in itertools.chain(*pipes):
             pipe.send(None)
-        found = [[pipe.recv() for pipe in own] for own in pipes]
+        found = [[_answer(pipe) for pipe in own] for own in pipes]
     except EOFError:
         raise WorkerError("a worker of the bench failed; what it said is above") from None
     finally:
@@ -171,6 +171,14 @@ def _measured(sides: Sequence[_Side], seconds: float) -> list[list[dict[str, Any
             process.kill()
             process.join()
     return found
+
+
+def _answer(pipe: Connection) -> Any:
+    """What a worker sent; WorkerError where its env failed."""
+    answer = pipe.recv()
+    if isinstance(answer, envs.EnvError):
+        raise WorkerError(f"a worker of the bench failed: {answer}")
+    return answer
 
 
 def text(found: dict[str, Any]) -> str:
@@ -221,7 +229,13 @@ def _work(
     belong_to(parent, pipe)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, worker.cores)
-    share = Share(config, worker.groups, worker.threads)
+    try:
+        _serve(pipe, Share(config, worker.groups, worker.threads), phases, seconds)
+    except envs.EnvError as error:
+        pipe.send(envs.EnvError(str(error)))
+
+
+def _serve(pipe: Connection, share: Share, phases: Sequence[str], seconds: float) -> None:
     rates: dict[str, list[float]] = {phase: [] for phase in phases}
     share.rest()
     pipe.send("ready")
@@ -313,6 +327,7 @@ class Share:
         return self._stepped(self._taken, seconds)
 
     def _stepped(self, actions: Sequence[Iterable[Any]], seconds: float) -> float:
+        assert self._config.env is not None
         if not self._pools:
             self._pools = [self._bare(len(c.members)) for c in self._cohorts]
         turns = [itertools.cycle(batches) for batches in actions]
@@ -320,7 +335,8 @@ class Share:
         def step() -> int:
             return sum(len(pool.step(next(turn))[1]) for pool, turn in zip(self._pools, turns, strict=True))
 
-        return _rate(step, seconds)
+        with envs.named(self._config.env.id):
+            return _rate(step, seconds)
 
     def _bare(self, members: int) -> Any:
         env = self._config.env
@@ -329,7 +345,8 @@ class Share:
             env.id, range(members * env.num_envs), threads=self._threads, backend=env.backend, protocol=env.protocol,
             kwargs=env.kwargs,
         )  # fmt: skip
-        pool.reset()
+        with envs.named(env.id):
+            pool.reset()
         return pool
 
     def act(self, seconds: float) -> float:

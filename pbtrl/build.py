@@ -450,7 +450,7 @@ def _in_worker() -> bool:
 
 
 def _spaces(config: Config) -> envs.Spaces:
-    """A look at the env, which makes one and closes it.
+    """A look at the env, which makes one and closes it; see `envs.spaces`.
 
     Raises:
         EnvError: it cannot be had, or, in the first process, not in time.
@@ -458,7 +458,7 @@ def _spaces(config: Config) -> envs.Spaces:
     env, seconds = config.env, config.failure.env_step_timeout
     assert env is not None
     look = functools.partial(envs.spaces, env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
-    late = f"env.id={env.id}: it took longer than failure.env_step_timeout ({seconds:g} s) to make one env and close it"
+    late = f"env.id={env.id}: a first look at one env took longer than failure.env_step_timeout ({seconds:g} s)"
     found: envs.Spaces = envs.within(seconds, look, None if _in_worker() else envs.EnvError(late))()
     return found
 
@@ -564,14 +564,14 @@ def _evaluate_trainables(
 
 
 def describe_env(config: Config) -> str:
-    """The env and its spaces in a few words."""
+    """The env and its spaces in a few words, with what was changed about them, and what runs it."""
     assert config.env is not None
     env, shown = config.env, _spaces(config)
     seen = "x".join(str(n) for n in shown.single_observation_space.shape or ())
     action = shown.single_action_space
     taken = f"{action.n} actions" if hasattr(action, "n") else f"{(action.shape or (0,))[0]} continuous actions"
-    protocol = f", {env.protocol}" if env.id.startswith("ALE/") else f", {env.backend}"
-    return f"{env.id}, {seen} -> {taken}{protocol}"
+    runs = env.protocol if env.id.startswith("ALE/") else envs.describe_backend(env.id, env.backend, env.kwargs)
+    return ", ".join([env.id, f"{seen} -> {taken}", *filter(None, [shown.remark]), runs])
 
 
 def describe_slices(config: Config) -> str:

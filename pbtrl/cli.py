@@ -63,9 +63,10 @@ def _exit_code(error: Exception) -> int | None:
         return CORRUPT
     if isinstance(error, ConfigError | RunError):
         return USAGE
+    from envs import EnvError
     from pbtrl.execution.processes import WorkerError
 
-    return FAILED if isinstance(error, WorkerError) else None
+    return FAILED if isinstance(error, EnvError | WorkerError) else None
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:

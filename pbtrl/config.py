@@ -6,6 +6,7 @@ what only shows when two settings are seen together). The sections are frozen, a
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -96,7 +97,8 @@ class Env(_Section):
         backend: which simulator steps the envs; `auto` is resolved once, when the run is built.
         between_slices: `continue` keeps the envs running from one slice to the next; `reset` starts each
             slice anew, which makes a slice a pure function of its assignment.
-        kwargs: passed to the env's constructor.
+        kwargs: passed to the env's constructor. Text that begins with `./` or `../` is a path: relative to the folder
+            of the file that says it, or, in an override, to the working directory. The run keeps it absolute.
     """
 
     id: str
@@ -499,7 +501,22 @@ def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Source:
 
 def checked(source: Source) -> Config:
     """The config that a source says. Raises ConfigError, whose text is every mistake with its place."""
+    env = source.data.get("env")
+    if isinstance(env, dict) and "kwargs" in env:
+        source.data["env"] = {**env, "kwargs": _with_absolute_paths(env["kwargs"], ("env", "kwargs"), source)}
     return validated(Config, source, checks.before, checks.after, checks.ALIASES)
+
+
+def _with_absolute_paths(value: Any, at: tuple[str | int, ...], source: Source) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_absolute_paths(below, (*at, key), source) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_with_absolute_paths(below, (*at, place), source) for place, below in enumerate(value)]
+    if isinstance(value, str) and value.startswith(("./", "../")):
+        written = source.marks.get(at)
+        folder = Path(source.file).parent if written is not None and written.override is None else Path()
+        return os.path.abspath(folder / value)
+    return value
 
 
 def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -115,12 +115,15 @@ def _measured(config: Config) -> int | None:
     members = list(Population(config.population.size, config.seed).members)
     share = build.shares(config, members)[0]
     try:
-        found: int | None = json.loads(answer(_live, config.to_json(), share.groups, share.threads))
+        answered = json.loads(answer(_live, config.to_json(), share.groups, share.threads))
     except DiedError as error:
         free, limit = _free_memory()
         left = f"; {_size(free)} free{limit}" if free and limit else ""
         raise ChildProcessError(f"a worker of this config: {error}{left}") from None
-    return found
+    if "error" in answered:
+        raise ChildProcessError(f"a worker of this config: {answered['error']}")
+    resident: int | None = answered["resident"]
+    return resident
 
 
 def _live(pipe: Connection, parent: int, config: str, groups: list[list[str]], threads: int) -> None:
@@ -129,9 +132,13 @@ def _live(pipe: Connection, parent: int, config: str, groups: list[list[str]], t
         Path("/proc/self/oom_score_adj").write_text("1000")
     from pbtrl.bench import Share
 
-    worker = Share(config, groups, threads)
+    try:
+        worker = Share(config, groups, threads)
+    except envs.EnvError as error:
+        pipe.send_bytes(json.dumps({"error": str(error)}).encode())
+        return
     each = [_resident(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
-    pipe.send_bytes(json.dumps(None if None in each else sum(each)).encode())
+    pipe.send_bytes(json.dumps({"resident": None if None in each else sum(each)}).encode())
     worker.close()
 
 

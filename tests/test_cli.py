@@ -123,7 +123,7 @@ def test_an_env_that_hangs_at_first_sight_is_told_before_anything_starts(pbtrl: 
     found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=slow:make", "failure.env_step_timeout=0.5s")
     del sys.modules["slow"]
     assert found.code == 2
-    why = "slow:make: it took longer than failure.env_step_timeout (0.5 s) to make one env and close it"
+    why = "slow:make: a first look at one env took longer than failure.env_step_timeout (0.5 s)"
     assert why in found.err
     assert found.err.endswith("1 error. Nothing was started.\n")
     assert not Path("runs").exists()
@@ -287,7 +287,9 @@ def test_doctor_tells_of_an_env_that_breaks_and_of_its_workers(pbtrl: Command):
     told = {c["check"]: c for c in found.json}
     assert found.code == 3
     assert not told["env"]["ok"]
-    assert told["memory"]["what"].startswith("ChildProcessError: a worker of this config: exit code 1")
+    why = r"env.id=tests.worlds:Raising: step\(\) raised RuntimeError: no more \(env 0 of \d+, step 3\)"
+    assert re.fullmatch(f"EnvError: {why}", told["env"]["what"])
+    assert re.fullmatch(f"ChildProcessError: a worker of this config: {why}", told["memory"]["what"])
 
 
 def test_progress_for_programs(pbtrl: Command):

@@ -425,13 +425,15 @@ class TestErrors:
         with pytest.raises(envs.EnvError, match=says):
             envs.make("CartPole-v1", **arguments)
 
-    def test_an_error_in_a_users_step_comes_through(self):
+    def test_an_error_in_a_users_step_names_the_env(self):
         vector = envs.make("probe/Raising-v0", [0], kwargs={"after": 2})
         vector.reset()
         for _ in range(2):
             vector.step(np.zeros(1, np.int64))
-        with pytest.raises(RuntimeError, match="asked to"):
+        said = r"env.id=probe/Raising-v0: step\(\) raised RuntimeError: .* asked to \(env 0 of 1, step 3\)"
+        with pytest.raises(envs.EnvError, match=said) as caught:
             vector.step(np.zeros(1, np.int64))
+        assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 class TestQuiet:

@@ -599,7 +599,7 @@ def test_the_three_that_pbt_tunes_are_always_shown(pbtrl: Command):
             "hang",
             "ApartError: its process died (killed by signal 14: its envs took longer than failure.env_step_timeout",
         ),
-        ("raise", "ApartError: RuntimeError: not now"),
+        ("raise", "ApartError: EnvError: env.id=tests.worlds:Odd: step() raised RuntimeError: not now (env 0 of "),
     ],
 )
 def test_an_env_that_fails_the_final_choice_takes_nothing_with_it(pbtrl: Command, how, why):
@@ -617,20 +617,24 @@ def test_an_env_that_fails_the_final_choice_takes_nothing_with_it(pbtrl: Command
 @pytest.mark.parametrize(
     ("how", "why"),
     [
-        ("reset", "RuntimeError: not ready"),
-        ("shape", "ValueError: an observation of shape (3,), where the observation space has (4,)"),
+        ("reset", "reset() raised RuntimeError: not ready (env 0 of 1, step "),
+        ("shape", "an observation of shape (3,), where the observation space has (4,) (env 0 of 1, step "),
     ],
 )
 def test_what_is_wrong_with_an_env_is_said(pbtrl: Command, how, why):
     world = f"env={{id: tests.worlds:Odd, num_envs: 1, kwargs: {{how: {how}}}}}"
     found = pbtrl("train", "cart.yaml", "--name", "a", world, "population.size=1")
-    assert (found.code, found.err.splitlines()[-1].startswith(f"no member survived: {why}; ")) == (3, True), found.err
+    said = f"no member survived: EnvError: env.id=tests.worlds:Odd: {why}"
+    assert (found.code, found.err.splitlines()[-1].startswith(said)) == (3, True), found.err
 
 
 def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
     found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=probe/Raising-v0", "population.size=2")
     assert found.code == 3
-    why = "RuntimeError: probe/Raising-v0 raised, as it was asked to"
+    why = (
+        "EnvError: env.id=probe/Raising-v0: step() raised RuntimeError: probe/Raising-v0 raised, as it was asked to "
+        "(env 0 of 4, step 11)"
+    )
     again = "see runs/a/members/m01/log.txt; when that is mended: pbtrl resume a"
     assert found.err.splitlines()[-1] == f"no member survived: {why}; {again}"
     assert "Traceback" not in found.out + found.err
@@ -645,11 +649,11 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
 
 
 def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Command, tmp_path: Path):
-    """Twelve blocks of NaN in one env make its member diverge; it takes over another, and the run ends as any other."""
+    """Twelve blocks of huge rewards in an env make its member diverge; it copies another, and the run ends as usual."""
     kwargs = f"{{marker: {tmp_path / 'x'}, after: 5, steps: 130}}"
     world = f"env={{id: tests.worlds:Poisoned, num_envs: 4, kwargs: {kwargs}}}"
     longer = ["budget.env_steps_per_member=1680", "strategy.ready.every=560", "population.size=2"]
-    assert pbtrl("train", "cart.yaml", "--name", "a", world, *longer).code == 0
+    assert pbtrl("train", "cart.yaml", "--name", "a", world, *longer, "agent.rewards=none").code == 0
     run = Path("runs/a")
     lines = journal(run)
     broken = [line for line in lines if line.get("diverged")]
@@ -681,7 +685,8 @@ def test_where_nobody_survived_a_resume_tries_again(pbtrl: Command, monkeypatch,
     for _ in range(2):
         found = pbtrl("resume", "a", "--trust-imports")
         assert found.code == 3
-        assert "no member survived: RuntimeError: broken; see runs/a/members/" in found.err
+        why = "EnvError: env.id=tests.worlds:Breakable: step() raised RuntimeError: broken (env 0 of 4, step 1)"
+        assert f"no member survived: {why}; see runs/a/members/" in found.err
         assert found.err.endswith("; when that is mended: pbtrl resume a --trust-imports\n")
         assert [m.step for m in folded(run)[2].members.values()] == [240] * 2
     (tmp_path / "x").unlink()
@@ -747,10 +752,10 @@ WRONG = {
     "never made": "worker killed by signal 14: its envs took longer than failure.env_step_timeout",
     "never closed": "worker killed by signal 14: its envs took longer than failure.env_step_timeout",
     "abort": "worker killed by signal 6",
-    "exit": "SystemExit: 0",
+    "exit": "EnvError: env.id=tests.worlds:Fatal: step() raised SystemExit: 0 (env ",
     "memory": "MemoryError: ",
 }
-"""What an env does -> what the journal says; a worker of its own only where that dies."""
+"""What an env does -> how what the journal says begins; a worker of its own only where that dies."""
 
 
 @pytest.mark.parametrize("how", WRONG)
@@ -763,6 +768,6 @@ def test_an_env_that_takes_its_worker_along_costs_a_slice(pbtrl: Command, tmp_pa
     assert (tmp_path / "wrong").exists()
     failures = [line for line in journal(Path("runs/a")) if line["kind"] == "failure"]
     assert {f["assignment"] for f in failures[:2]} == {"m00/000000", "m01/000000"}
-    assert [f["error"] for f in failures[:2]] == [WRONG[how]] * 2
+    assert all(f["error"].startswith(WRONG[how]) for f in failures[:2])
     assert not any(f["given_up"] for f in failures)
     assert [m["env_steps"] for m in pbtrl("status", "a", "--json").json["members"]] == [720] * 2

@@ -121,7 +121,7 @@ class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Poisoned(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole; the first env to come to its nth step, which `marker` then records, shows and pays NaN for a while."""
+    """CartPole; the first env to come to its nth step, which `marker` then records, pays too much for a while."""
 
     def __init__(self, marker: str, after: int, steps: int) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
@@ -135,7 +135,7 @@ class Poisoned(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._marker.touch()
             self._poisoned = True
         if self._poisoned and self._left > -self._steps:
-            seen, reward = np.full_like(seen, np.nan), np.nan
+            reward = 3e38  # finite, but its square is not
         return seen, reward, terminated, truncated, info
 
 

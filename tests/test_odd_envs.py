@@ -1,0 +1,365 @@
+"""Every odd env trains to a finite score, is refused before anything starts, or ends the run in one line: no other way.
+
+tests/odd_envs.py has the envs.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+
+import envs
+from agents.distributions import distribution
+from agents.settings import Impala
+from envs.adapters import adapt_observations
+from pbtrl import build
+from pbtrl.config import load, parse
+from tests.command import Command, Result, kinds
+from tests.odd_envs import ENVS
+
+ODD = """\
+env: {id: "tests.odd_envs:make", num_envs: 2, between_slices: reset}
+agent: {hidden: [8]}
+population: {size: 1}
+execution: {backend: inline}
+budget: {env_steps_per_member: 80}
+hparams: {learning_rate: {prior: log_uniform, low: 1e-4, high: 1e-2}}
+fitness: {min_episodes: 1}
+strategy: {ready: {every: 40}}
+failure: {max_restarts_per_member: 1, env_step_timeout: 5s}
+final: {candidates: 1, selection_episodes: 1, episodes: 1}
+"""
+
+TRAINS = (
+    "zero-d", "float64", "huge float64 bounds", "integers", "memory", "gray", "stacked", "stacked last", "board",
+    "float picture", "discrete", "discrete from -2",
+    "shows a list", "shows float64 as float32", "shows int64 as int32",
+    "act in float64", "act in float16", "act between bounds that float32 moves", "act without bounds",
+    "act with half a bound", "act from 3", "act without a choice",
+    "pays a zero-d array", "pays integers", "pays booleans", "pays float32", "pays sometimes integers",
+    "ends with numpy booleans", "ends with integers",
+    "close raises", "close exits",
+)  # fmt: skip
+
+REFUSED = {
+    "small picture": "reads images of at least 20 x 20 pixels, not 7 x 7",
+    "empty": "observations are empty: the observation space is a Box of shape (0,)",
+    "huge discrete": "observations of type Discrete(300000) have more states than one-hot vectors are useful for (10,",
+    "dict": "observations of type Dict are not supported, only Box and Discrete; wrap the env in "
+    "gymnasium.wrappers.FlattenObservation",
+    "tuple": "observations of type Tuple are not supported",
+    "multi-binary": "gymnasium.wrappers.FlattenObservation",
+    "multi-discrete": "gymnasium.wrappers.FlattenObservation",
+    "text": "observations of type Text are not supported",
+    "shows NaN at once": "the observation is not finite: nan at [0] (env 0 of 1, step 0)",
+    "shows None": "an observation that is None (NoneType), where the space is Box(-1.0, 1.0, (3,), float32)",
+    "shows a dict": "an observation that is {'a': 1} (dict), where the space is Box",
+    "shows a ragged list": "an observation that is [[1.0], [1.0, 2.0], 3.0] (list), where the space is Box",
+    "shows another shape": "an observation of shape (4,), where the observation space has (3,)",
+    "shows int64 as uint8": "an observation of type int64, where the observation space has uint8",
+    "shows floats as uint8": "an observation of type float64, where the observation space has uint8",
+    "shows -1 of Discrete(5)": "the observation -1 is not in the observation space Discrete(5)",
+    "shows a float of Discrete(5)": "an observation of type float64, where the observation space has int64",
+    "act in one number": "actions of type Box of shape () and type float32 are not supported, only Discrete",
+    "act in a matrix": "actions of type Box of shape (2, 2) and type float32 are not supported, only Discrete",
+    "act in integers": "actions of type Box of shape (2,) and type int64 are not supported, only Discrete",
+    "act in nothing": "actions of type Box of shape (0,) and type float32 are not supported, only Discrete",
+    "act in a MultiDiscrete": "actions of type MultiDiscrete are not supported, only Discrete",
+    "act in a Dict": "wrap the env in gymnasium.wrappers.TransformAction",
+    "pays an array of one": "the reward is an array of shape (1,) and type float64, where a number is needed",
+    "pays an array of two": "the reward is an array of shape (2,) and type float64, where a number is needed",
+    "pays None": "the reward is None (NoneType), where a number is needed (env 0 of 1, step 1)",
+    "pays a string": "the reward is '1.0' (str), where a number is needed",
+    "pays a complex number": "the reward is (1+0j) (complex), where a number is needed",
+    "pays 10**30": "the reward is 1000000000000000000000000000000 (int), where a number is needed",
+    "ends with None": "the flag truncated is None (NoneType), where true or false is needed",
+    "ends with strings": "the flag truncated is 'no' (str), where true or false is needed",
+    "ends with an array": "the flag truncated is an array of shape (1,) and type bool, where true or false is needed",
+    "reset without info": "reset() returned an array of shape (3,) and type float32, where gymnasium has 2: obs",
+    "reset to two numbers": "reset() returned an array of shape (2,) and type float32, where gymnasium has 2: obs",
+    "four values": "step() returned 4 values, where gymnasium has 5: observation, reward, terminated, truncated, info",
+    "no step": "step() returned None (NoneType), where gymnasium has 5",
+    "no observation space": "it has no observation_space: AttributeError: ",
+    "no action space": "it has no action_space: AttributeError: ",
+    "a space of another kind": "its observation_space is (3,) (tuple), not a space of gymnasium.spaces",
+    "no env": "returned a Ducktyped, not a gymnasium.Env",
+    "nothing": "returned a NoneType, not a gymnasium.Env",
+    "raises": "could not be made: RuntimeError: no license",
+    "exits": "could not be made: SystemExit: 0",
+    "wants an argument": "could not be made: TypeError: _wants_argument() missing 1 required positional argument",
+    "divides by zero": "step() raised ZeroDivisionError: division by zero (env 0 of 1, step 1)",
+}
+"""What can be seen from one env, its reset and a step."""
+
+FAILS = {
+    "shows NaN": "the observation is not finite: nan at [0] (env 0 of 2, step 16)",
+    "shows infinity": "the observation is not finite: inf at [0] (env 0 of 2, step 16)",
+    "shows 1e300": "the observation is not finite: inf at [0] (env 0 of 2, step 16)",
+    "shows another shape later": "an observation of shape (4,), where the observation space has (3,) (env 0 of 2, ",
+    "shows 300 as int8": "an observation of 300, which the observation space's int8 cannot hold (env 0 of 2, step 17)",
+    "shows 5 of Discrete(5)": "the observation 5 is not in the observation space Discrete(5) (env 0 of 2, step 16)",
+    "pays None once": "the reward is None (NoneType), where a number is needed (env 0 of 2, step 16)",
+    "pays NaN once": "the reward is not finite: nan (env 0 of 2, step 16)",
+    "pays infinity once": "the reward is not finite: inf (env 0 of 2, step 16)",
+    "pays 1e300 once": "the reward is not finite: 1e+300 (env 0 of 2, step 16)",
+    "four values later": "step() returned 4 values, where gymnasium has 5",
+    "spaces that differ": "its observation_space differs from env to env: Box(",
+    "divides by zero later": "step() raised ZeroDivisionError: division by zero (env 0 of 2, step 17)",
+    "exits in a step": "step() raised SystemExit: 0",
+    "a broken pipe": "step() raised BrokenPipeError: ",
+    "a long story": "step() raised ValueError: no no no",
+}
+"""What only shows in training."""
+
+RUN = Path("runs/a")
+
+
+@pytest.fixture
+def train(pbtrl: Command):
+    """Train the odd env of a name."""
+    Path("odd.yaml").write_text(ODD)
+
+    def command(name: str, *overrides: str) -> Result:
+        found = pbtrl("train", "odd.yaml", "--name", "a", f'env.kwargs={{name: "{name}"}}', *overrides)
+        assert "Traceback" not in found.out + found.err
+        return found
+
+    return command
+
+
+def finite(run: Path) -> bool:
+    text = (run / "best.json").read_text()
+    score = re.search(r'"return_mean": (\S+),', text)
+    return score is not None and math.isfinite(float(score[1])) and "NaN" not in text
+
+
+def test_every_odd_env_is_in_one_table():
+    rows = [*TRAINS, *REFUSED, *FAILS, "hangs"]
+    assert sorted(rows) == sorted(ENVS)
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_it_trains_to_a_finite_score(train, name: str):
+    found = train(name)
+    assert found.code == 0, found.err
+    assert finite(RUN)
+    assert "failure" not in kinds(RUN)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused_before_anything_starts(train, name: str):
+    found = train(name)
+    assert found.code == 2
+    line, last = found.err.splitlines()
+    assert "tests.odd_envs:make" in line or name == "small picture"
+    assert REFUSED[name] in line
+    assert last == "1 error. Nothing was started."
+    assert not RUN.exists()
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_it_ends_the_run_in_one_line(train, name: str):
+    found = train(name)
+    assert found.code == 3
+    *warnings, line = found.err.splitlines()
+    assert all(w.startswith("warning: a slice of 40 env steps holds about 0 episodes") for w in warnings)
+    assert line.startswith("no member survived: EnvError: env.id=tests.odd_envs:make: ")
+    assert FAILS[name] in line
+    assert len(line) < 700
+    assert not (RUN / "best.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("close raises", 0, ""),
+        ("exits in a step", 3, "step() raised SystemExit: 0 (env "),
+        ("hangs", 3, "its envs took longer than failure.env_step_timeout"),
+    ],
+)
+def test_in_workers_too(train, name: str, code: int, said: str):
+    found = train(name, "execution={backend: processes, workers: 1}", "failure.env_step_timeout=0.5s")
+    assert found.code == code, found.err
+    assert said in found.err
+    if name == "close raises":
+        log = (RUN / "members/m00/log.txt").read_text()
+        assert log.startswith("warning: env.id=tests.odd_envs:make: close() raised RuntimeError: the simulator is gone")
+
+
+def test_an_env_that_breaks_after_training_is_one_line_of_eval(train, pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+    assert train("discrete").code == 0
+    monkeypatch.setitem(ENVS, "discrete", ENVS["shows 5 of Discrete(5)"])
+    found = pbtrl("eval", "a", "--trust-imports", "--episodes", 40)
+    assert found.code == 3
+    (line,) = found.err.splitlines()
+    assert "env.id=tests.odd_envs:make: the observation 5 is not in the observation space Discrete(5) (env " in line
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gray", "1x20x24 -> 2 actions, pictures of 20x24 as 1x20x24, gymnasium"),
+        ("stacked", "6x20x24 -> 2 actions, pictures of 2x20x24x3 as 6x20x24, gymnasium"),
+        ("stacked last", "6x24x20 -> 2 actions, pictures of 24x20x3x2 as 6x24x20, gymnasium"),
+        ("board", "3x3 -> 2 actions, gymnasium"),
+        ("zero-d", "1 -> 2 actions, gymnasium"),
+    ],
+)
+def test_what_was_changed_about_observations_is_said(name: str, said: str):
+    config = build.prepared(parse(ODD, overrides=[f'env.kwargs={{name: "{name}"}}']))
+    assert build.describe_env(config) == f"tests.odd_envs:make, {said}"
+
+
+def test_a_stack_of_pictures_is_merged_plane_by_plane():
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 4, 20, 24, 3), dtype=np.uint8)
+    adapter = adapt_observations(Box(0, 255, pictures.shape[1:], np.uint8), "here")
+    shown = adapter.convert(pictures)
+    assert adapter.space == Box(0, 255, (12, 20, 24), np.uint8)
+    for place, (layer, colour) in enumerate(np.ndindex(4, 3)):
+        np.testing.assert_array_equal(shown[:, place], pictures[:, layer, :, :, colour])
+
+
+def test_actions_too_far_apart_for_float32_are_not_squashed():
+    for bound, said in ((1e38, None), (3e38, "squash needs finite bounds")):
+        space, settings = Box(-bound, bound, (2,), np.float32), Impala(actions="squash")
+        with pytest.raises(ValueError, match=said) if said else nullcontext():
+            distribution(space, settings)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("id", "backend", "kwargs", "said"),
+    [
+        ("CartPole-v1", "auto", {"max_episode_steps": 0}, "Expect the `max_episode_steps` to be positive"),
+        ("CartPole-v1", "auto", {"max_episode_steps": "0.1"}, "Expect the `max_episode_steps` to be an integer"),
+        ("CartPole-v1", "auto", {"max_episode_steps": 0.5}, "Expect the `max_episode_steps` to be an integer"),
+        ("CartPole-v1", "envpool", {"max_episode_steps": -1}, "env.kwargs.max_episode_steps=-1: envpool cannot use"),
+        ("CartPole-v1", "envpool", {"max_episode_steps": None}, "env.kwargs.max_episode_steps=None: envpool cannot"),
+        ("CartPole-v1", "envpool", {"reward_threshold": "much"}, "could not be made: "),
+        ("HalfCheetah-v5", "auto", {"frame_skip": 0}, "env.kwargs.frame_skip=0: should be at least 1"),
+        ("HalfCheetah-v5", "auto", {"frame_skip": -1}, "env.kwargs.frame_skip=-1: should be at least 1"),
+        ("HalfCheetah-v5", "envpool", {"frame_skip": 0}, "env.kwargs.frame_skip=0: envpool cannot use this value"),
+        ("HalfCheetah-v5", "envpool", {"xml_file": "/x.xml"}, "env.kwargs.xml_file: envpool reads it otherwise"),
+        ("HalfCheetah-v5", "auto", {"xml_file": "/x.xml"}, "could not be made: OSError: File /x.xml does not exist"),
+        ("HalfCheetah-v5", "auto", {"reset_noise_scale": -1}, "reset() raised ValueError: high - low < 0"),
+        ("ALE/Pong-v5", "auto", {"stack_num": 0}, "env.kwargs.stack_num=0: should be an integer from 1 to 100"),
+        ("ALE/Pong-v5", "auto", {"stack_num": True}, "env.kwargs.stack_num=True: should be an integer from 1"),
+        ("ALE/Pong-v5", "auto", {"img_width": -84}, "env.kwargs.img_width=-84: should be an integer from 1"),
+        ("ALE/Pong-v5", "auto", {"img_height": 2**20}, "env.kwargs.img_height=1048576: should be an integer from 1"),
+        ("ALE/Pong-v5", "auto", {"max_num_frames_per_episode": 0}, "should be an integer from 1 to 2,147,483,647"),
+        ("ALE/Pong-v5", "auto", {"full_action_space": 2}, "env.kwargs.full_action_space=2: should be true or false"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(id, backend, kwargs, said):
+    with pytest.raises(envs.EnvError) as caught:
+        envs.spaces(id, backend=backend, kwargs=kwargs)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("id", "backend", "kwargs"),
+    [
+        ("CartPole-v1", "gymnasium", {"max_episode_steps": 3.0}),
+        ("CartPole-v1", "envpool", {"max_episode_steps": 3.0}),
+        ("ALE/Pong-v5", "auto", {"max_num_frames_per_episode": 12.0}),
+        ("maze/Foraging-v0", "auto", {"length": 3.0}),
+    ],
+)
+def test_a_whole_float_is_an_integer_where_one_is_needed(id, backend, kwargs):
+    vector = envs.make(id, [0], backend=backend, kwargs=kwargs)
+    vector.reset()
+    cut = [bool(vector.step(np.zeros(1, np.int64))[3][0]) for _ in range(3)]
+    vector.close()
+    assert cut == [False, False, True]
+
+
+def test_auto_takes_envpool_only_for_options_of_the_same_meaning():
+    for kwargs, chosen in (
+        ({}, "envpool"),
+        ({"max_episode_steps": 50}, "envpool"),
+        ({"max_episode_steps": 50.0}, "envpool"),
+        ({"max_episode_steps": -1}, "gymnasium"),
+        ({"max_episode_steps": None}, "gymnasium"),
+        ({"frame_skip": 2, "ctrl_cost_weight": 1}, "envpool"),
+        ({"xml_file": "./x.xml"}, "gymnasium"),
+        ({"post_constraint": True}, "gymnasium"),
+    ):
+        assert envs.resolve_backend("HalfCheetah-v5", "auto", kwargs) == chosen, kwargs
+
+
+def test_why_it_is_not_envpool_is_said():
+    config = load("cartpole", ["env.kwargs={max_episode_steps: -1}"])
+    said = build.describe_env(build.prepared(config))
+    assert said.endswith(", gymnasium, because envpool reads env.kwargs.max_episode_steps otherwise")
+
+
+@pytest.mark.parametrize(
+    ("id", "options"),
+    [
+        ("HalfCheetah-v5", {"forward_reward_weight": 2.0, "ctrl_cost_weight": 0.7, "frame_skip": 3}),
+        ("Walker2d-v5", {"healthy_reward": 3.0, "terminate_when_unhealthy": False, "max_episode_steps": 7}),
+        ("Ant-v5", {"contact_cost_weight": 0.01, "exclude_current_positions_from_observation": False}),
+    ],
+)
+def test_both_simulators_agree_under_shared_options(id, options):
+    def played(backend, kwargs):
+        vector = envs.make(id, [0], backend=backend, kwargs={"reset_noise_scale": 0.0, **kwargs})
+        actions = np.random.default_rng(0).uniform(-1, 1, (8, 1, *vector.single_action_space.shape))
+        rows = [(vector.reset()[0].copy(), 0.0, False)]
+        for action in actions.astype(np.float32):
+            obs, reward, terminated, truncated = vector.step(action)
+            rows.append((obs[0].copy(), reward[0], (terminated | truncated)[0]))
+        vector.close()
+        return [np.array(column) for column in zip(*rows, strict=True)]
+
+    one, other = played("gymnasium", options), played("envpool", options)
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-2)
+
+
+def test_the_spread_of_starts_is_the_same():
+    starts = []
+    for backend in ("gymnasium", "envpool"):
+        vector = envs.make("HalfCheetah-v5", range(40), backend=backend, kwargs={"reset_noise_scale": 0.5})
+        starts.append(np.concatenate([vector.reset().copy() for _ in range(10)]))
+        vector.close()
+    np.testing.assert_allclose(*(s.std(0) for s in starts), rtol=0.25)
+
+
+@pytest.mark.parametrize(
+    ("written", "override", "folder"),
+    [("./light.xml", None, "models"), ("../light.xml", None, "."), ("/x.xml", "./light.xml", "."), ("~/x", None, "~")],
+)
+def test_a_path_is_relative_to_the_file_that_says_it(tmp_path: Path, monkeypatch, written, override, folder):
+    monkeypatch.chdir(tmp_path)
+    Path("models").mkdir()
+    Path("models/run.yaml").write_text(ODD.replace("num_envs: 2", f'kwargs: {{name: [{{file: "{written}"}}]}}'))
+    overrides = [] if override is None else [f'env.kwargs.name=[{{file: "{override}"}}]']
+    config = load("models/run.yaml", overrides)
+    assert config.env is not None
+    wanted = "~/x" if folder == "~" else str((tmp_path / folder / "light.xml").resolve())
+    assert config.env.kwargs["name"] == [{"file": wanted}]
+
+
+def test_a_model_beside_the_config_is_found_from_elsewhere(pbtrl: Command, tmp_path: Path, monkeypatch):
+    import gymnasium.envs.mujoco
+
+    model = (Path(gymnasium.envs.mujoco.__file__).parent / "assets/half_cheetah.xml").read_text()
+    Path("own.xml").write_text(model)
+    text = ODD.replace('id: "tests.odd_envs:make"', "id: HalfCheetah-v5, kwargs: {xml_file: ./own.xml}")
+    Path("own.yaml").write_text(
+        text.replace("selection_episodes: 1, episodes: 1", "selection_episodes: 1, episodes: 1")
+    )
+    found = pbtrl("train", "own.yaml", "--dry-run")
+    assert found.code == 0, found.err
+    assert f"xml_file: {tmp_path / 'own.xml'}" in found.out
+    assert "backend: gymnasium" in found.out
