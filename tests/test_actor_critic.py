@@ -302,6 +302,25 @@ def test_equals_a_literal_transcription(name, kind, settings, values):
     assert set(learned.consumed) == set(h)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_an_outlier_is_clipped_as_in_the_literal_update(sign):
+    """The fifth block's: among so many samples a single one is more than ten standard deviations out."""
+    learner = agent()
+    state = fresh(learner, [0])
+    h, literal = live(learner, 1, gamma=0.1), Literal(learner, state, 0)
+    for seed in range(5):
+        data = block(learner, [0], envs=4, seed=seed)
+        if seed == 4:
+            data.observations[0, 4, 3, 1], data.rewards[0, 5, 0] = -sign * 1e3, sign * 1e4
+        previous = literal.params
+        learner.learn(state, data, h)
+        literal.learn(data, numbers(h, 0))
+    assert 1e4 > 10 * np.std(literal.returns)
+    views = learner.layout.views(state.tensors["params"])
+    found = np.concatenate([views[name][0].numpy().ravel() for name in views])
+    np.testing.assert_allclose(found, literal.params, rtol=0, atol=1e-3 * np.abs(literal.params - previous).max())
+
+
 def learnt(learner, members, data, h):
     """Fresh members after one block; or a few, where what they learn from needs more than one."""
     state = fresh(learner, members)
@@ -615,6 +634,16 @@ def test_replayed_unrolls_teach_but_are_neither_counted_nor_measured():
     for name in ("shift", "scale", *(n for n in found.tensors if n.startswith(("observation.", "return.")))):
         assert torch.allclose(found.tensors[name], alone.tensors[name], rtol=1e-5), name
     assert torch.allclose(found.running["return"][:, ~past], alone.running["return"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_replayed_unrolls_teach_as_much_as_new_ones(reduction):
+    """Where nothing is counted, an update does not know which of its unrolls are replayed."""
+    learner = agent(rewards="none", observations="raw", reduction=reduction)
+    data, h = block(learner, [0, 1], envs=4), live(learner, 2)
+    plain, _ = learnt(learner, [0, 1], data, h)
+    mixed, _ = learnt(learner, [0, 1], changed(data, past=torch.tensor([False, True, True, False])), h)
+    assert [differences(mixed, slot, plain, slot) for slot in (0, 1)] == [[], []]
 
 
 # Rewards
