@@ -169,6 +169,25 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
             assert (gradient[slot] - exact).abs().max() < 1e-5 * largest, name
 
 
+def test_replayed_observations_are_normalised_as_new_ones_are():
+    """Nothing else tells a member that normalises from one that is given normalised observations."""
+    normal, raw = (agent("categorical", "unreal", rewards="none", observations=o) for o in ("normalise", "raw"))
+    h = live(normal, 2, **{**PLAIN, **COSTS})
+    state, data = filled(normal, [0, 1], h), sparse(block(normal, [0, 1], envs=4, seed=9))
+    shift, scale = (state.tensors[name][:, None, None] for name in ("shift", "scale"))
+    other = fresh(raw, [0, 1])
+    other.running |= {name: value.clone() for name, value in state.running.items()}
+    for observations in (past := other.running["replay.observations"], new := data.observations.clone()):
+        observations.copy_(((observations - shift) * scale).clamp(-10, 10))
+    assert past.abs().max() > 2
+    before = other.tensors["params"].clone()
+    assert torch.equal(before, state.tensors["params"])
+    normal.learn(state, data, h)
+    raw.learn(other, changed(data, observations=new), h)
+    moved, expected = before - state.tensors["params"], before - other.tensors["params"]
+    assert (moved - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
 # What reaches what
 
 
@@ -324,6 +343,12 @@ def test_an_update_draws_from_the_last_steps_before_its_block():
         for name, numbers in (("run", runs), ("frames", frames)):
             numbers |= {int(n) % 1000 - 4 * (blocks - 8) for n in found[f"{name}.observations"][..., 0].unique()}
     assert runs == frames == set(range(16, 28))
+
+
+def test_an_update_draws_as_soon_as_a_run_fits():
+    """A run of 4 has 6 rows, and the least replay no more."""
+    learner = agent("categorical", "unreal", replay=1)
+    assert [bool(draws(learner, blocks)) for blocks in (1, 2, 3, 4)] == [False, False, True, True]
 
 
 def test_runs_and_frames_are_drawn_independently_and_for_each_env_anew():
