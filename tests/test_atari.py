@@ -62,6 +62,7 @@ def test_a_game_is_the_one_that_a_console_plays(id, game, protocol, kwargs, acti
     vector = envs.make(id, [7], protocol=protocol, training=True, kwargs=kwargs)
     observations, console = vector.reset(), Console(game, 7, stickiness=0.0 if classic else 0.25)
     frames, fire = int(vector.info("episode_frame_number")[0]), [Action.FIRE] if classic and game == "breakout" else []
+    assert classic or frames == 0
     console.start([*fire, *[Action.NOOP] * (frames - len(fire))])
     for action in np.random.default_rng(1).integers(len(actions), size=steps):
         np.testing.assert_allclose(observations[0], console.pictures, atol=1)
