@@ -302,6 +302,29 @@ def test_equals_a_literal_transcription(name, kind, settings, values):
     assert set(learned.consumed) == set(h)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_an_outlier_is_clipped_as_in_the_literal_update(sign):
+    """The fifth block's: among so many samples a single one is more than ten standard deviations out.
+
+    And what hardly varies is as wide as all else.
+    """
+    learner = agent()
+    state = fresh(learner, [0])
+    h, literal = live(learner, 1, gamma=0.1), Literal(learner, state, 0)
+    for seed in range(5):
+        data = block(learner, [0], envs=4, seed=seed)
+        data.observations[..., 2] *= 1e-3
+        if seed == 4:
+            data.observations[0, 4, 3, 1], data.rewards[0, 5, 0] = -sign * 1e3, sign * 1e4
+        previous = literal.params
+        learner.learn(state, data, h)
+        literal.learn(data, numbers(h, 0))
+    assert 10 * np.std(literal.returns) < 1e4
+    views = learner.layout.views(state.tensors["params"])
+    found = np.concatenate([views[name][0].numpy().ravel() for name in views])
+    np.testing.assert_allclose(found, literal.params, rtol=0, atol=1e-3 * np.abs(literal.params - previous).max())
+
+
 def learnt(learner, members, data, h):
     """Fresh members after one block; or a few, where what they learn from needs more than one."""
     state = fresh(learner, members)
@@ -450,6 +473,81 @@ def test_a_gradient_that_is_not_finite_is_skipped_for_that_member_alone(optimise
     learner.learn(found, data, h)
     assert found.tensors["skipped"].tolist() == [0, 0, 0]
     assert "params" in differences(found, 1, fresh(learner, members), 1)
+
+
+def test_statistics_do_not_take_in_what_is_not_finite():
+    """V-MPO's PopArt moves with a step; where the step is skipped, so is the move."""
+    learner = agent(name="vmpo", rewards="none")
+    data, h = block(learner, [0, 1]), live(learner, 2, popart_rate=0.1)
+    data.rewards[1, 5, 3] = math.inf
+    state, _ = learnt(learner, [0, 1], data, h)
+    assert "popart.shift" in differences(state, 0, fresh(learner, [0, 1]), 0)
+    assert not {"params", "popart.shift", "popart.scale"} & set(differences(state, 1, fresh(learner, [0, 1]), 1))
+
+
+@pytest.mark.parametrize("name", ["impala", "a3c", "unreal", "feudal"])
+def test_the_mean_s_gradient_is_the_sum_s_over_the_live_transitions(name):
+    """Of every term, the agent's own included."""
+    found = {}
+    for reduction in ("sum", "mean"):
+        learner = agent(name=name, reduction=reduction)
+        data, h = block(learner, [0, 1], envs=4), live(learner, 2, **PLAIN)
+        state = fresh(learner, [0, 1])
+        for _ in range(3 if name == "unreal" else 1):
+            before = state.tensors["params"].clone()
+            learner.learn(state, data, {**h, "learning_rate": torch.zeros(2)})
+        learner.learn(state, data, h)
+        found[reduction] = before - state.tensors["params"]
+    count = (~data.dead).flatten(1).sum(-1, keepdim=True)
+    torch.testing.assert_close(found["mean"] * count, found["sum"], rtol=1e-3, atol=1e-4)
+
+
+# Acting
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_acting_reads_what_it_says_that_it_reads(name):
+    learner = agent(name=name)
+    data, h = block(learner, [0, 1]), live(learner, 2)
+    state, _ = learnt(learner, [0, 1], data, h)
+    seen = data.inputs(*EVERYWHERE)[:, 0], data.memory, data.noise[:, 0]
+    expected = learner.act(state, *seen)
+    for key, value in state.tensors.items():
+        if key not in learner.acts_by and value.is_floating_point():
+            value.fill_(math.nan)
+    found = learner.act(state, *seen)
+    assert torch.equal(found.policy, expected.policy)
+    assert torch.equal(found.actions, expected.actions)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "clip", "squash"])
+def test_without_noise_the_likeliest_action_is_taken(kind):
+    learner = agent(kind)
+    data, state = block(learner, [0, 1]), fresh(learner, [0, 1])
+    acted = learner.act(state, data.inputs(*EVERYWHERE)[:, 0], data.memory, None)
+    likeliest = acted.policy.argmax(-1) if kind == "categorical" else acted.policy[..., :2]
+    assert torch.equal(acted.actions, likeliest)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_each_member_s_noise_is_its_own_generator_s(name):
+    learner = agent(name=name)
+
+    def drawn(*seeds):
+        return learner.noise([torch.Generator().manual_seed(seed) for seed in seeds], 6, 4)
+
+    both, alone = drawn(1, 2), drawn(2)
+    assert torch.equal(both[:, [1]], alone)
+    assert (both[:, 0] != both[:, 1]).any(0).any(0).all()
+    assert (both[1:] != both[:-1]).any(0).any(0).any(0).all()
+    assert (both[:, :, 1:] != both[:, :, :-1]).any(0).any(0).any(0).all()
+
+
+def test_free_standard_deviations_start_where_the_settings_say():
+    learner = agent("clip", log_std=-1.5)
+    data = block(learner, [0, 1])
+    acted = learner.act(fresh(learner, [0, 1]), data.inputs(*EVERYWHERE)[:, 0], data.memory, None)
+    assert torch.equal(acted.policy[..., 2:], torch.full((2, 5, 2), -1.5))
 
 
 # Members beside each other
@@ -615,6 +713,19 @@ def test_replayed_unrolls_teach_but_are_neither_counted_nor_measured():
     for name in ("shift", "scale", *(n for n in found.tensors if n.startswith(("observation.", "return.")))):
         assert torch.allclose(found.tensors[name], alone.tensors[name], rtol=1e-5), name
     assert torch.allclose(found.running["return"][:, ~past], alone.running["return"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_replayed_unrolls_teach_as_much_as_new_ones(reduction):
+    """Where nothing is counted, an update does not know which unrolls are replayed; only |log rho| is the others'."""
+    learner = agent(rewards="none", observations="raw", reduction=reduction)
+    data, h, past = block(learner, [0, 1], envs=4), live(learner, 2), torch.tensor([False, True, True, False])
+    plain, _ = learnt(learner, [0, 1], data, h)
+    mixed, learned = learnt(learner, [0, 1], changed(data, past=past), h)
+    assert [differences(mixed, slot, plain, slot) for slot in (0, 1)] == [[], []]
+    dead = data.dead | past  # leaves the new ones alone
+    _, alone = learnt(learner, [0, 1], changed(data, dead=dead), h)
+    torch.testing.assert_close(learned.metrics["loss/log_rho"], alone.metrics["loss/log_rho"])
 
 
 # Rewards

@@ -209,6 +209,24 @@ def test_beside_normalised_rewards_the_goals_pay_by_the_same_measure():
     assert torch.allclose(paid["normalise"], paid["none"] * torch.tensor([0.1, 0.03]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("advantages", ["normalise", "raw"])
+def test_the_manager_s_advantages_are_normalised_too(advantages):
+    """Where nothing is expected they are the rewards, whose scale then plays no part in what its goals learn."""
+    learner = agent("categorical", "feudal", rewards="none", advantages=advantages)
+    data = block(learner, [0, 1])
+    h = live(learner, 2, **PLAIN, value_cost=0.0, manager_gamma=0.0)
+    moved = []
+    for rewards in (data.rewards, 10.0 * data.rewards):
+        state = fresh(learner, [0, 1])
+        for views in state.params:
+            views["manager.value.weight"].detach().zero_()
+        before = state.tensors["params"].clone()
+        learner.learn(state, changed(data, rewards=rewards), h)
+        moved.append(learner.layout.views(before - state.tensors["params"])["manager.input"])
+    factor = 1.0 if advantages == "normalise" else 10.0
+    assert (moved[1] - factor * moved[0]).abs().max() < 1e-4 * moved[1].abs().max()
+
+
 def test_no_gradient_goes_from_the_worker_into_the_goals():
     learner = agent("categorical", "feudal", rewards="none")
     data = block(learner, [0, 1])

@@ -90,6 +90,14 @@ def test_normalised_advantages():
     assert not normalise_advantages(torch.full((1, 5), 2.0), torch.ones(1, 5, dtype=torch.bool)).any()
 
 
+@pytest.mark.parametrize("spread", [1e-6, 1e-3, 1e6])
+def test_normalised_advantages_have_variance_one_however_small_they_are(spread):
+    x = spread * torch.tensor([[-1.0, 1.0, 1.0, -1.0, 7.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True, True, False]])
+    expected = torch.tensor([[-1.0, 1.0, 1.0, -1.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(normalise_advantages(x, mask), expected, rtol=0.02, atol=0)
+
+
 def double(*values):
     return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
 

@@ -11,6 +11,7 @@ from agents.distributions import Categorical, Gaussian
 from agents.networks import MLP, PAD, TORSOS, Convolutional, Dense, Layout, Shared, network
 from agents.settings import Impala
 from agents.types import Inputs
+from tests.blocks import agent
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -411,6 +412,37 @@ def test_initial_weights_are_orthogonal_and_biases_zero(net):
         norms = gram.diagonal()[gram.diagonal() > 0]
         torch.testing.assert_close(gram, torch.diag(gram.diagonal()), rtol=0, atol=1e-5)
         torch.testing.assert_close(norms, torch.full_like(norms, gains.get(layer, math.sqrt(2)) ** 2))
+
+
+SQRT2 = math.sqrt(2)
+GAINS = {"policy": 0.01, "value": 1.0, "class": 1.0, "maps": 1.0, "manager.value": 1.0, "embedding": 1 / (3 + 1)}
+
+
+@pytest.mark.parametrize(
+    "net",
+    [*RECURRENT, agent("image", "unreal").net, agent("categorical", "feudal").net, agent("image", "feudal").net],
+    ids=lambda net: type(net).__name__,
+)
+def test_initial_weights_of_cores_and_of_all_heads_are_orthogonal(net):
+    """With an LSTM's gates each on its own, and its forget gate open: the gain is what all singular values are."""
+    fresh = net.initial(*generators(1))
+    for name, value in fresh.items():
+        layer, kind = name.rsplit(".", 1)
+        if kind == "bias":
+            ones = torch.zeros_like(value)
+            if layer in ("core", "manager", "worker"):
+                units = {"core": getattr(net, "core", 0), "manager": getattr(net, "units", 0)}
+                ones.chunk(4, -1)[1][:, : units.get(layer) or net.worker] = 1.0
+            assert torch.equal(value, ones), name
+            continue
+        gain = 1.0 if kind in ("input", "hidden") else GAINS.get(layer, SQRT2)
+        for matrix in value.chunk(4, -1) if kind in ("input", "hidden") else [value.flatten(1)]:
+            sizes = torch.linalg.svdvals(matrix)
+            used = sizes[sizes > 1e-4]
+            assert len(used) == min((matrix.abs().sum(i) > 0).sum() for i in (0, 1)) > 0, name
+            torch.testing.assert_close(used, torch.full_like(used, gain), rtol=1e-4, atol=0)
+    gates = [v.chunk(4, -1) for k, v in fresh.items() if k.endswith((".input", ".hidden"))]
+    assert not any(torch.equal(g[i], g[j]) for g in gates for i in range(4) for j in range(i))
 
 
 # Choice

@@ -132,6 +132,25 @@ def test_return_scale_is_the_std_of_the_discounted_return():
         assert got[p].item() == pytest.approx(np.std(returns), rel=1e-6)
 
 
+def test_return_scale_of_small_rewards_is_small():
+    """Nothing is added that would drown them."""
+    (rewards, ends, live), gamma = episode_data(2), torch.tensor([0.9, 0.99])
+    large, small = (normalise.return_scale(scale_of(f * rewards, ends, live, gamma, 10)) for f in (1.0, 1e-3))
+    torch.testing.assert_close(small, 1e-3 * large, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_changes_no_return(bad):
+    """As if the step had been dead."""
+    (rewards, ends, live), gamma = episode_data(2), torch.tensor([0.9, 0.99])
+    ends[:, 4, 2] = False
+    without, poisoned = live.clone(), rewards.clone()
+    without[0, 4, 2], poisoned[0, 4, 2] = False, bad
+    one, two = (scale_of(r, ends, m, gamma, 10) for r, m in ((poisoned, live), (rewards, without)))
+    for key in one:
+        assert torch.equal(one[key], two[key])
+
+
 def test_return_scale_is_carried_across_blocks():
     (rewards, ends, live), gamma = episode_data(2), torch.tensor([0.9, 0.99])
     one, many = (scale_of(rewards, ends, live, gamma, block) for block in (30, 3))

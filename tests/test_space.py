@@ -77,6 +77,16 @@ def test_an_integer_moves_by_at_least_one_unless_at_a_bound(low, width, at, fact
     assert moved > start or start == low + width if factor > 1 else moved < start or start == low
 
 
+@pytest.mark.parametrize("kind", [IntUniform, IntLogUniform])
+@pytest.mark.parametrize(
+    ("start", "factor", "nearest"),
+    [(10, 1.28, 13), (10, 1.23, 12), (10, 0.78, 8), (10, 0.73, 7), (30, 1.19, 36), (1, 1.6, 2), (1, 2.6, 3)],
+)
+def test_a_multiplied_integer_is_the_nearest_one(kind, start, factor, nearest):
+    assert kind(low=1, high=100).perturb(start, factor, np.random.default_rng(0)) == nearest
+    assert kind(low=1, high=100).clip(start * factor) == nearest
+
+
 @given(st.integers(-50, 50), st.integers(0, 2**32))
 def test_a_gaussian_step_moves_an_integer_too(start, seed):
     dimension = IntUniform(low=-50, high=50)

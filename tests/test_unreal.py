@@ -169,6 +169,25 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
             assert (gradient[slot] - exact).abs().max() < 1e-5 * largest, name
 
 
+def test_replayed_observations_are_normalised_as_new_ones_are():
+    """Nothing else tells a member that normalises from one that is given normalised observations."""
+    normal, raw = (agent("categorical", "unreal", rewards="none", observations=o) for o in ("normalise", "raw"))
+    h = live(normal, 2, **{**PLAIN, **COSTS})
+    state, data = filled(normal, [0, 1], h), sparse(block(normal, [0, 1], envs=4, seed=9))
+    shift, scale = (state.tensors[name][:, None, None] for name in ("shift", "scale"))
+    other = fresh(raw, [0, 1])
+    other.running |= {name: value.clone() for name, value in state.running.items()}
+    for observations in (past := other.running["replay.observations"], new := data.observations.clone()):
+        observations.copy_(((observations - shift) * scale).clamp(-10, 10))
+    assert past.abs().max() > 2
+    before = other.tensors["params"].clone()
+    assert torch.equal(before, state.tensors["params"])
+    normal.learn(state, data, h)
+    raw.learn(other, changed(data, observations=new), h)
+    moved, expected = before - state.tensors["params"], before - other.tensors["params"]
+    assert (moved - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
 # What reaches what
 
 
@@ -300,6 +319,48 @@ def test_dead_transitions_are_not_predicted():
     assert not found["dead"][:, -1].any()
     nothing = replay.rewarding(filled_by(changed(data, dead=torch.ones_like(dead))), uniform(2, 9, 2), 3)
     assert nothing["dead"].all()
+
+
+# What an update draws
+
+
+def draws(learner, blocks, time=4, envs=3, rewarded=()):
+    """What the members draw for the last of so many blocks of numbered steps."""
+    state, h = fresh(learner, [0, 1]), live(learner, 2)
+    for i in range(blocks):
+        data = steps(time, envs, start=i * time, rewarded=rewarded)
+        noise = learner.noise([torch.Generator().manual_seed(10 * i + m) for m in range(2)], time, envs)
+        found = learner.extras(state, changed(data, noise=noise.transpose(0, 1)), h)
+    return found
+
+
+def test_an_update_draws_from_the_last_steps_before_its_block():
+    """36 steps of 3 envs are 12 of each. A run of 4 has 6 rows; the 8th block's are drawn from steps 16 to 27."""
+    learner, runs, frames = agent("categorical", "unreal", replay=36), set(), set()
+    for blocks in (8, 9, 10, 11, 12, 13):
+        found = draws(learner, blocks)
+        assert found["run.observations"].shape == (2, 6, 3, 3)
+        for name, numbers in (("run", runs), ("frames", frames)):
+            numbers |= {int(n) % 1000 - 4 * (blocks - 8) for n in found[f"{name}.observations"][..., 0].unique()}
+    assert runs == frames == set(range(16, 28))
+
+
+def test_an_update_draws_as_soon_as_a_run_fits():
+    """A run of 4 has 6 rows, and the least replay no more."""
+    learner = agent("categorical", "unreal", replay=1)
+    assert [bool(draws(learner, blocks)) for blocks in (1, 2, 3, 4)] == [False, False, True, True]
+
+
+def test_runs_and_frames_are_drawn_independently_and_for_each_env_anew():
+    learner, envs = agent("categorical", "unreal", replay=40 * 600), 600
+    found = draws(learner, 8, envs=envs, rewarded=[n + 1000 * b for b in range(envs) for n in range(0, 40, 2)])
+    run, frame = found["run.observations"][:, 0, :, 0], found["frames.observations"][:, 0, :, 0]
+    paid = found["frames.rewards"][:, -1]
+    for one, other in ((run % 1000, frame % 1000), (run // 1000, paid), (run % 1000, paid), (run // 1000, run % 1000)):
+        for slot in range(2):
+            assert abs(np.corrcoef(one[slot], other[slot])[0, 1]) < 0.15
+    assert len(run[0].unique()) > 500
+    assert not torch.equal(run[0], run[1])
 
 
 # Choice

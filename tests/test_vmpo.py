@@ -66,6 +66,13 @@ def test_multipliers_and_temperature_never_fall_below_a_hundred_millionth():
         assert views[name].flatten().tolist() == pytest.approx([1e-8], rel=1e-6), name
 
 
+def test_multipliers_and_temperature_start_where_the_settings_say():
+    learner = agent("clip", "vmpo", temperature=0.25, alpha=3.0)
+    views = learner.layout.views(fresh(learner, [0, 1]).tensors["params"])
+    starts = {"temperature": 0.25, "alpha_mean": 3.0, "alpha_covariance": 3.0}
+    assert {name: views[name].unique().tolist() for name in starts} == {k: [v] for k, v in starts.items()}
+
+
 @pytest.mark.parametrize("kind", ["categorical", "image"])
 def test_popart_does_not_move_what_the_value_head_says(kind):
     learner = agent(kind, "vmpo", rewards="none")

@@ -1,0 +1,69 @@
+"""The maze: what is drawn anew, how often, and what does not move within an episode."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from envs.maze import MOVES, Foraging
+
+
+def episodes(count, **options):
+    """One env after each of so many resets, of which the first one alone seeds."""
+    env = Foraging(**options)
+    for i in range(count):
+        env.reset(seed=None if i else 0)
+        yield env
+
+
+def test_walls_goal_and_start_are_drawn_anew_every_episode():
+    drawn = [(env.walls.tobytes(), env.goal, env.at) for env in episodes(30)]
+    for values in zip(*drawn, strict=True):
+        assert len(set(values)) > 15
+
+
+def test_goal_and_start_are_every_free_cell_equally_often():
+    """In a ring of 8 cells; starts are anywhere but at the goal."""
+    drawn = [(env.goal, env.at) for env in episodes(900, size=5, loops=1.0)]
+    ring = sorted((y, x) for y in (1, 2, 3) for x in (1, 2, 3) if (y, x) != (2, 2))
+    for places in zip(*drawn, strict=True):
+        counts = Counter(places)
+        assert sorted(counts) == ring
+        assert min(counts.values()) > 0.6 * 900 / 8
+
+
+def test_the_goal_stays_and_who_reaches_it_goes_on_from_anywhere_else():
+    rng, env = np.random.default_rng(0), next(episodes(1, size=5, loops=1.0, length=3000))
+    goal, places = env.goal, Counter()
+    for _ in range(2000):
+        _, reward, terminated, truncated, _ = env.step(rng.integers(4))
+        assert (env.goal, terminated, truncated) == (goal, False, False)
+        places[env.at] += int(reward)
+    assert len(+places) == 7
+
+
+@pytest.mark.parametrize("length", [1, 25])
+def test_every_episode_has_its_length(length):
+    for env in episodes(3, length=length):
+        assert [env.step(0)[3] for _ in range(length)] == [False] * (length - 1) + [True]
+
+
+@pytest.mark.parametrize(("loops", "passages"), [(0.0, 15), (1.0, 24)])
+def test_loops_are_passages_beyond_a_tree_s(loops, passages):
+    """4 x 4 cells have 24 walls between neighbours; a tree takes 15 of them out."""
+    for env in episodes(5, size=9, loops=loops):
+        between = [(y, x) for y in range(1, 8) for x in range(1, 8) if (y + x) % 2]
+        assert sum(not env.walls[place] for place in between) == passages
+
+
+def test_a_wall_s_colour_says_where_it_is():
+    env, colours = next(episodes(1, view=3, pixels=1, length=3000)), {}
+    for action in np.random.default_rng(0).integers(4, size=2000):
+        seen = env.step(action)[0]
+        for dy, dx in MOVES:
+            place = env.at[0] + dy, env.at[1] + dx
+            if env.walls[place]:
+                colours.setdefault(place, set()).add(tuple(seen[1 + dy, 1 + dx].tolist()))
+    assert len(colours) > 30
+    assert all(len(shades) == 1 for shades in colours.values())
+    assert len(set.union(*colours.values())) == len(colours)
