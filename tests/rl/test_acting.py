@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,15 +105,14 @@ def test_no_two_hogwild_processes_share_their_noise() -> None:
 # Actors: what they act by
 
 
-def acts_by(state: State, tensors: dict[str, torch.Tensor], block: Trajectory, cohort: ActorsCohort) -> bool:
-    """Whether these weights and statistics said what the block's policies were."""
+def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Trajectory) -> bool:
+    """Whether a block's policies are what these weights and statistics say to its observations."""
+    agent = cohort._setting.agent
+    state = agent.init([torch.Generator() for _ in TWO])
     for name, value in tensors.items():
         state.tensors[name].copy_(value)
     inputs = block.inputs(slice(None), slice(None))
-    said = [
-        cohort._setting.agent.act(state, inputs[:, t], block.memory, None).policy
-        for t in range(block.rewards.shape[1])
-    ]
+    said = [agent.act(state, inputs[:, t], block.memory, None).policy for t in range(STEPS)]
     return torch.allclose(torch.stack(said, 1), block.policy, atol=1e-5)
 
 
@@ -121,17 +121,16 @@ def test_a_block_says_how_many_updates_old_its_policy_is(count: int, lags: list[
     """Weights and the statistics that normalise observations go to the actors with every update."""
     cohort = actors(count, agent={"learning_rate": 0.01})
     begin(cohort)
-    scratch = cohort._setting.agent.init([torch.Generator() for _ in TWO])
     names = ("params", "shift", "scale")
     versions, found = [{name: cohort._state.tensors[name].clone() for name in names}], []
     for n in range(len(lags)):
         block = cohort.collect()
-        fits = [v for v, tensors in enumerate(versions) if acts_by(scratch, tensors, block, cohort)]
+        fits = [v for v, tensors in enumerate(versions) if acted_by(cohort, tensors, block)]
         learned = cohort.learn(block)
         versions.append({name: cohort._state.tensors[name].clone() for name in names})
         found.append((n - fits[0] if len(fits) == 1 else fits, learned.metrics["acting/lag"].tolist()))
     assert found == [(lag, [lag, lag]) for lag in lags]
-    assert all((a["shift"] != b["shift"]).all() for a, b in zip(versions, versions[1:], strict=False))
+    assert all((a["shift"] != b["shift"]).all() for a, b in pairwise(versions))
     cohort.close()
 
 
@@ -145,8 +144,7 @@ def test_a_slice_begins_with_the_weights_that_it_was_given() -> None:
         cohort.load(slot, fresh[1 - slot])
     begin(cohort, 1)
     block = cohort.collect()
-    scratch = cohort._setting.agent.init([torch.Generator() for _ in TWO])
-    assert acts_by(scratch, cohort._state.tensors, block, cohort)
+    assert acted_by(cohort, cohort._state.tensors, block)
     cohort.close()
 
 
@@ -157,35 +155,26 @@ def test_returns_under_way_are_each_actor_s_own() -> None:
     """What rewards are scaled by, against returns added up by hand: with replays beside them, deaths and slices."""
     cohort = actors(agent={"rewards": "normalise", "learning_rate": 0.0}, replay=0.5)
     returns: list[list[float]] = [[] for _ in TWO]
-    so_far = np.zeros((2, len(TWO), 4))
+    so_far, whose = np.zeros((2, len(TWO), 4)), []
     for generation in range(2):
-        begin(cohort, generation, blocks=14)
-        crew, done = cohort._actors.crew, False
-        take, whose = crew.take, []
-
-        def noted() -> Any:
-            whose.append((answer := take())[0])
-            return answer
-
-        crew.take = noted  # type: ignore[method-assign]
+        begin(cohort, generation)
         for n in range(14):
             block = cohort.collect()
+            whose.append(cohort._actors._taken.actor)  # type: ignore[union-attr]
             own = torch.ones(4, dtype=torch.bool) if block.past is None else ~block.past
-            actor = so_far[whose[-1]]
-            actor[block.before.first[:, own].numpy()] = 0.0
+            mine = so_far[whose[-1]]
+            mine[block.before.first[:, own].numpy()] = 0.0
             for t in range(STEPS):
                 live, over = ~block.dead[:, t, own].numpy(), block.over[:, t, own].numpy()
-                actor[live] = block.rewards[:, t, own].numpy()[live] + 0.99 * actor[live]
+                mine[live] = block.rewards[:, t, own].numpy()[live] + 0.99 * mine[live]
                 for slot in range(2):
-                    returns[slot] += actor[slot][live[slot]].tolist()
-                actor[over] = 0.0
-            done = cohort._record(cohort.learn(block), STEPS)
+                    returns[slot] += mine[slot][live[slot]].tolist()
+                mine[over] = 0.0
+            cohort.learn(block)
             if n == 5:
                 processes(cohort)[0].kill()
-        assert done
-        assert set(whose) == {0, 1}
         assert processes(cohort)[0].life == generation + 1
-        crew.take = take  # type: ignore[method-assign]
+    assert {*whose} == {0, 1}
     tensors = cohort._state.tensors
     assert tensors["return.count"].tolist() == [len(mine) for mine in returns]
     np.testing.assert_allclose(tensors["return.mean"], [np.mean(mine) for mine in returns], rtol=1e-5)
@@ -241,7 +230,7 @@ def test_what_was_acted_in_vain_is_counted() -> None:
 
 
 def interleaved(cohort: HogwildCohort, first: Any, second: Any) -> None:
-    """The first process copies the weights; the second learns from a whole block; then the first learns from its own."""
+    """The first process copies the weights, the second learns from a whole block, then the first from its own."""
     collect = first.rollout.collect
 
     def meanwhile(*how: Any) -> Trajectory:
