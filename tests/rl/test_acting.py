@@ -52,9 +52,10 @@ def processes(cohort: Any) -> list[Local]:
     return found
 
 
-def kill(cohort: Any, i: int) -> None:
-    """Process i dies, and another one takes its place."""
-    processes(cohort)[i].kill()
+def kill_all(cohort: Any) -> None:
+    """The processes die, and others take their places."""
+    for process in processes(cohort):
+        process.kill()
     cohort.rollout.crew._receive(0.0)
 
 
@@ -74,9 +75,9 @@ def test_no_two_envs_of_a_cohort_are_alike(mode: str) -> None:
     for generation in range(2):
         begin(cohort, generation)
         seen += [r.inputs.observations.flatten(0, 1) for r in rollouts(cohort)]
-        kill(cohort, 1)
-        seen.append(rollouts(cohort)[1].inputs.observations.flatten(0, 1))
-    assert len(torch.cat(seen).unique(dim=0)) == 2 * 3 * len(TWO) * 4
+        kill_all(cohort)
+        seen += [r.inputs.observations.flatten(0, 1) for r in rollouts(cohort)]
+    assert len(torch.cat(seen).unique(dim=0)) == 2 * 2 * 2 * len(TWO) * 4
     cohort.close()
 
 
@@ -95,10 +96,10 @@ def test_no_two_blocks_of_actors_share_their_noise() -> None:
 def test_no_two_hogwild_processes_share_their_noise() -> None:
     cohort = hogwild()
     begin(cohort)
-    kept = [process.hand for process in processes(cohort)]
-    kill(cohort, 1)
-    hands = [*kept, processes(cohort)[1].hand]
-    assert len({g.initial_seed() for hand in hands for g in hand._generators}) == 3 * len(TWO)
+    hands = [process.hand for process in processes(cohort)]
+    kill_all(cohort)
+    hands += [process.hand for process in processes(cohort)]
+    assert len({g.initial_seed() for hand in hands for g in hand._generators}) == 4 * len(TWO)
     cohort.close()
 
 
@@ -213,6 +214,18 @@ def test_who_goes_on_from_another_s_weights_does_not_relive_its_past(between: st
     assert block.dead[1][:, block.past].all()
     assert not block.dead[0][:, block.past].all()
     assert not block.dead[1][:, ~block.past].all()
+    cohort.close()
+
+
+@pytest.mark.parametrize("mode", ["actors", "hogwild"])
+def test_no_more_is_asked_for_than_is_left_of_a_slice(mode: str) -> None:
+    cohort = cohort_of(mode)
+    cohort.begin([slice_of(m, 4 * STEPS * 5 + 4 * 3) for m in TWO])
+    while not cohort.turn():
+        pass
+    outcome = cohort.outcome(0)
+    assert outcome.steps == 4 * STEPS * 5 + 4 * 3
+    assert outcome.scalars == {}
     cohort.close()
 
 

@@ -1,5 +1,6 @@
 """Evaluation: fixed quotas, seeds, and snapshots that do not depend on each other."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,13 +36,13 @@ def fresh(build: RLBuilder, seed: int) -> Tensors:
 class Recorder(Counter):
     """Acts at random, and keeps what it was shown at every step and what it answered."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, actions: int = 1000) -> None:
+        super().__init__(actions)
         self.shown: list[Inputs] = []
         self.acted: list[Acted] = []
 
     def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> torch.Tensor:
-        return torch.stack([torch.randint(1000, (time, envs), generator=g) for g in generators], 1)
+        return torch.stack([torch.randint(self.actions, (time, envs), generator=g) for g in generators], 1)
 
     def act(self, state: Any, inputs: Inputs, memory: torch.Tensor, noise: Any) -> Acted:
         self.shown.append(Inputs(*(x.clone() for x in vars(inputs).values())))
@@ -107,6 +108,14 @@ def test_every_step_has_its_own_noise_and_every_seed_another() -> None:
         assert len(actions[-1][:, 0].unique()) > 8  # nor do two envs share it
     assert torch.equal(actions[0], actions[1])
     assert not (actions[0] == actions[2]).all(dim=-1).any()
+
+
+def test_pictures_stay_bytes() -> None:
+    agent = Recorder(actions=2)
+    make = functools.partial(envs.make, "probe/BrightSide-v0")
+    evaluate(agent, lambda action: action, lambda seeds, threads: make(seeds), [{}], episodes=2, seed=3)
+    assert {inputs.observations.dtype for inputs in agent.shown} == {torch.uint8}
+    assert {inputs.observations.shape for inputs in agent.shown} == {(1, 2, 3, 36, 36)}
 
 
 def test_several_snapshots_equal_each_alone() -> None:
