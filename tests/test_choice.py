@@ -30,7 +30,7 @@ CONFIG = Config.from_dict(
         "seed": 7,
     }
 )
-FITNESS = (5.0, 4.0, 3.0, 0.0)
+FITNESS = (0.0, 4.0, 5.0, 3.0)
 
 
 @dataclass
@@ -86,8 +86,8 @@ def store(run: Path, *qualities: float) -> None:
 def test_the_fittest_play_again_and_the_best_of_them_is_scored_on_other_seeds(
     tmp_path: Path, evaluator: Evaluator
 ) -> None:
-    """m03 would be the best, and is not among the fittest."""
-    store(tmp_path, 1.0, 3.0, 2.0, 9.0)
+    """m00 would be the best, and is not among the fittest."""
+    store(tmp_path, 9.0, 3.0, 1.0, 2.0)
     population = after_one_slice(*FITNESS)
     population.record(decision(assign(population, "m01", hyperparameters={"lr": 9.0})))  # it has begun something else
     best = evaluation.choose(CONFIG, tmp_path, population)
@@ -106,13 +106,13 @@ def test_the_fittest_play_again_and_the_best_of_them_is_scored_on_other_seeds(
     assert best["hyperparameters"] == population.members["m01"].trained_under != {"lr": 9.0}
     assert best["evaluation"]["return_mean"] == np.mean(scored.returns) != np.mean(evaluator.played[0][1].returns)
     assert best["evaluation"]["seed"] == scoring["seed"]
-    assert [s["member"] for s in best["selection"]] == ["m00", "m01", "m02"]
+    assert [s["member"] for s in best["selection"]] == ["m02", "m01", "m03"]
     assert [s["return_mean"] for s in best["selection"]] == [np.mean(one.returns) for one in evaluator.played[0]]
     assert json.loads((tmp_path / "best.json").read_text()) == best
 
 
 def test_another_run_is_scored_on_other_seeds(tmp_path: Path, evaluator: Evaluator) -> None:
-    store(tmp_path, 1.0, 3.0, 2.0, 9.0)
+    store(tmp_path, 9.0, 3.0, 1.0, 2.0)
     for config in (CONFIG, CONFIG.changed("seed", 8), CONFIG):
         evaluation.choose(config, tmp_path, after_one_slice(*FITNESS))
     seeds = [options["seed"] for _, options in evaluator.calls]
@@ -123,7 +123,7 @@ def test_another_run_is_scored_on_other_seeds(tmp_path: Path, evaluator: Evaluat
 def test_of_equal_scores_the_fitter_is_chosen(tmp_path: Path, evaluator: Evaluator) -> None:
     evaluator.noise = 0.0
     store(tmp_path, 2.0, 1.0, 2.0, 2.0)
-    assert evaluation.choose(CONFIG, tmp_path, after_one_slice(4.0, 5.0, 3.0, 0.0))["member"] == "m00"
+    assert evaluation.choose(CONFIG, tmp_path, after_one_slice(3.0, 5.0, 4.0, 0.0))["member"] == "m02"
 
 
 # Student's t at 0.975 and n - 1 degrees of freedom, from a printed table
