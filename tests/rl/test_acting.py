@@ -13,6 +13,7 @@ from agents.types import State, Trajectory
 from pbtrl.rl.actors import ActorsCohort
 from pbtrl.rl.hogwild import HogwildCohort
 from pbtrl.rl.rollout import Rollout
+from pbtrl.rl.shared import TIMED, parts
 from tests.rl.conftest import Local
 from tests.rl.test_cohort import CARTPOLE, UNREAL, builder, slice_of
 
@@ -138,9 +139,9 @@ def test_a_block_says_how_many_updates_old_its_policy_is(count: int, lags: list[
 def test_a_slice_begins_with_the_weights_that_it_was_given() -> None:
     cohort = actors()
     fresh = [cohort.save(slot) for slot in range(2)]
-    begin(cohort, blocks=6)
-    while not cohort.turn():
-        pass
+    begin(cohort)
+    for _ in range(3):  # and stops there, with blocks under way
+        assert not cohort.turn()
     for slot in range(2):
         cohort.load(slot, fresh[1 - slot])
     begin(cohort, 1)
@@ -187,10 +188,11 @@ def test_returns_under_way_are_each_actor_s_own() -> None:
 def test_the_past_is_what_was_learned_from_and_as_much_of_it_as_asked_for() -> None:
     cohort = actors(replay=0.75)
     begin(cohort)
-    lived: set[bytes] = set()
+    lived: set[tuple[bytes, ...]] = set()
     for n in range(8):
         block = cohort.collect()
-        unrolls = [block.observations[:, :, i].numpy().tobytes() for i in range(block.rewards.shape[2])]
+        split = [value.unbind(2 if name in TIMED else 1) for name, value in parts(block).items()]
+        unrolls = [tuple(value.numpy().tobytes() for value in unroll) for unroll in zip(*split, strict=True)]
         past = [False] * 4 if block.past is None else block.past.tolist()
         assert past.count(True) == (12 if n else 0)  # three quarters of what is learned from
         assert past.count(False) == 4
@@ -229,13 +231,31 @@ def test_no_more_is_asked_for_than_is_left_of_a_slice(mode: str) -> None:
     cohort.close()
 
 
-def test_what_was_acted_in_vain_is_counted() -> None:
-    cohort = actors(1)
+def test_what_was_acted_in_vain_is_counted_and_its_episodes_are_not() -> None:
+    cohort = actors(1, env={"id": "probe/Bandit-v0"})
     begin(cohort)
     cohort.turn()
     outcome = cohort.outcome(0)  # one of the two blocks that were asked for at first
     assert outcome.steps == 4 * STEPS
     assert outcome.scalars == {"acting/dropped_steps": 4 * STEPS}
+    assert len(outcome.returns) == 4 * STEPS // 2  # every other step is a reset
+    cohort.close()
+
+
+def test_no_return_is_under_way_for_a_new_actor_whose_first_block_was_dropped() -> None:
+    cohort = actors(1, agent={"rewards": "normalise"})
+    begin(cohort)
+    cohort.turn()
+    processes(cohort)[0].kill()
+    cohort.turn()  # what it had answered before
+    assert cohort._state.running["return"].any()
+    while not cohort._ready():
+        pass
+    assert processes(cohort)[0].life == 1
+    cohort.outcome(0)
+    begin(cohort, 1)
+    cohort.collect()
+    assert not cohort._state.running["return"].any()
     cohort.close()
 
 
