@@ -158,6 +158,20 @@ def test_a_length_is_not_a_return() -> None:
     cohort.close()
 
 
+@pytest.mark.parametrize("between", ["continue", "reset"])
+def test_a_slice_tells_its_own_episodes_and_curve_alone(between: str) -> None:
+    cohort = begun(builder({"id": "probe/Bandit-v0", "between_slices": between}), blocks=1)
+    for generation in (1, 2):
+        if generation == 2:
+            cohort.begin([slice_of(m, 40, generation) for m in TWO])
+        assert cohort.turn()
+        for outcome in (cohort.outcome(slot) for slot in range(2)):
+            assert outcome.steps == 40
+            assert outcome.lengths == [1] * 20  # every other step is a reset
+            assert outcome.curve == [(40 * (generation + 1), np.mean(outcome.returns))]
+    cohort.close()
+
+
 @pytest.mark.parametrize(("skipped", "diverged"), [(0, False), (9, False), (10, True)])
 def test_ten_skipped_updates_in_a_row_are_a_divergence(skipped: int, diverged: bool) -> None:
     cohort = begun(builder(CARTPOLE))
