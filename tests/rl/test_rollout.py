@@ -34,6 +34,8 @@ def test_a_block_is_what_the_envs_saw_were_told_and_answered():
     assert steps[0, :, 2].tolist() == [0, 1, 2, 3, 4, 5, 6]
     told = np.stack(vector._pool.actions).reshape(6, 2, 3)
     assert torch.equal(block.actions, torch.from_numpy(told).transpose(0, 1))
+    assert torch.equal(block.actions, block.noise)  # every step's own
+    assert len(block.noise.unique()) == 6 * 6
     assert torch.equal(block.policy, block.observations[:, :-1])
     assert block.rewards[0, :, 0].tolist() == [10, 10, 10, 0, 10, 10]
     assert block.rewards[1, :, 2].tolist() == [60] * 6
