@@ -85,6 +85,9 @@ def test_blocks_follow_on_from_each_other_across_episode_ends(times):
         for name in ("rewards", "terminated", "over", "dead"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[:, at : at + time])
         assert torch.equal(rollout.inputs.observations, part.observations[:, -1])
+        if at:
+            assert torch.equal(part.before.rewards, whole.rewards[:, at - 1])
+            assert torch.equal(part.before.first, whole.dead[:, at - 1])
         at += time
 
 
