@@ -197,6 +197,18 @@ def test_a_report_says_what_was_done(place: Workplace) -> None:
     assert report.timing["seconds"] >= 0
 
 
+def test_a_report_says_what_was_assigned_and_what_was_used_where_single_precision_sets_them_apart(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = FakeCohort.outcome
+    monkeypatch.setattr(
+        FakeCohort, "outcome", lambda self, slot: replace(outcome(self, slot), hyperparameters={"lr": 0.1})
+    )
+    report = place.run(slice_of("m00", hyperparameters={"lr": 0.100000001}))["m00/000000"]
+    assert isinstance(report, Report)
+    assert (report.assigned, report.hyperparameters) == ({"lr": 0.100000001}, {"lr": 0.1})
+
+
 def test_the_snapshot_holds_the_report(place: Workplace) -> None:
     report = place.run(slice_of("m00"))["m00/000000"]
     _, state = place.store.load("m00/000000")
@@ -248,6 +260,22 @@ def test_a_committed_slice_is_reported_without_training(place: Workplace) -> Non
     }
     place.run(slice_of("m00", 1))
     assert place.store.load("m00/000001")[0]["steps"] == [16.0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 7}, {"hyperparameters": {"lr": 0.25}}, {"parent": "m01/000000"}, {"start": 4, "stop": 12}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_slice_of_another_history_is_put_aside_and_trained_anew(place: Workplace, changes: dict[str, Any]) -> None:
+    place.run(slice_of("m00"), slice_of("m01"))
+    place.run(slice_of("m00", 1))
+    place.fresh()
+    (report,) = place.run(slice_of("m00", 1, **changes)).values()
+    assert isinstance(report, Report)
+    assert place.tape()[-1] == "begin m00/000001"
+    _, state = place.store.load("m00/000001")
+    assert state["assignment"] == json.loads(json.dumps(slice_of("m00", 1, **changes).to_json()))
 
 
 def test_a_damaged_snapshot_of_the_slice_itself_is_made_again(place: Workplace) -> None:
@@ -334,6 +362,16 @@ def test_values_that_are_not_finite_are_never_in_a_snapshot(tmp_path: Path) -> N
     assert report.step == 16
     assert place.store.load("m00/000001")[0]["steps"] == [8.0]  # what the slice began with
     place.run(slice_of("m00", 2))
+    assert place.tape()[-2:] == ["load m00", "begin m00/000002"]
+    assert place.store.load("m00/000002")[0]["steps"] == [16.0]
+
+
+def test_who_begins_a_broken_slice_again_is_loaded(tmp_path: Path) -> None:
+    """It trained from this snapshot once before, and what it holds is not that any more."""
+    place = Workplace(tmp_path / "members", overflow=["m00/000001"])
+    place.run(slice_of("m00"))
+    place.run(slice_of("m00", 1))
+    place.run(slice_of("m00", 2, parent="m00/000000"))
     assert place.tape()[-2:] == ["load m00", "begin m00/000002"]
     assert place.store.load("m00/000002")[0]["steps"] == [16.0]
 
@@ -427,3 +465,13 @@ def test_only_who_is_alone_in_memory_is_to_blame(place: Workplace, monkeypatch: 
     blamed = place.run(slice_of("m02"))["m02/000000"]
     assert isinstance(blamed, Failure)
     assert blamed.alone
+
+
+def test_who_is_too_large_alone_leaves_room_for_another(tmp_path: Path) -> None:
+    place = Workplace(tmp_path / "members", huge="m00")
+    (blamed,) = place.run(slice_of("m00")).values()
+    assert isinstance(blamed, Failure)
+    assert blamed.alone
+    place.host.submit([slice_of("m01")])
+    answers = [answer for _ in range(6) for answer in place.host.turn()]  # waits for ever where there is no room
+    assert [(answer.assignment, type(answer)) for answer in answers] == [("m01/000000", Report)]

@@ -1,5 +1,6 @@
 """Evaluation: fixed quotas, seeds, and snapshots that do not depend on each other."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import envs
+from agents.types import Acted, Inputs
 from envs import Vector
 from pbtrl.build import RLBuilder
 from pbtrl.config import Config
@@ -31,17 +33,36 @@ def fresh(build: RLBuilder, seed: int) -> Tensors:
     return {name: value[0].numpy() for name, value in state.tensors.items()}
 
 
-def play(episodes: int, members: int, lengths: Sequence[int]) -> tuple[list[Episodes], list[Vector]]:
+class Recorder(Counter):
+    """Acts at random, and keeps what it was shown at every step and what it answered."""
+
+    def __init__(self, actions: int = 1000) -> None:
+        super().__init__(actions)
+        self.shown: list[Inputs] = []
+        self.acted: list[Acted] = []
+
+    def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> torch.Tensor:
+        return torch.stack([torch.randint(self.actions, (time, envs), generator=g) for g in generators], 1)
+
+    def act(self, state: Any, inputs: Inputs, memory: torch.Tensor, noise: Any) -> Acted:
+        self.shown.append(Inputs(*(x.clone() for x in vars(inputs).values())))
+        self.acted.append(super().act(state, inputs, memory, noise))
+        return self.acted[-1]
+
+
+def play(
+    episodes: int, members: int, lengths: Sequence[int], *, seed: int = 3, agent: Any = None
+) -> tuple[list[Episodes], list[Vector]]:
     """What members play in envs with episodes of these lengths."""
     made: list[Vector] = []
 
     def make(seeds: Sequence[int], threads: int) -> Vector:
-        assert list(seeds) == env_seeds(3, len(seeds) // members) * members
+        assert list(seeds) == env_seeds(seed, len(seeds) // members) * members
         made.append(tape([*lengths][: len(seeds) // members] * members))
         return made[-1]
 
-    agent: Any = Counter()
-    return evaluate(agent, lambda action: action, make, [{}] * members, episodes=episodes, seed=3), made
+    agent = agent or Counter()
+    return evaluate(agent, lambda action: action, make, [{}] * members, episodes=episodes, seed=seed), made
 
 
 def test_every_env_plays_its_own_quota_however_short_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +82,40 @@ def test_as_many_episodes_as_asked_for_from_at_most_sixteen_envs(episodes: int, 
     quotas = np.bincount(played.lengths)[1:]
     assert quotas.max() - quotas.min() <= 1
     assert vector._pool is None  # closed
+
+
+def test_a_policy_is_shown_what_happened_and_remembers_until_an_episode_ends() -> None:
+    agent = Recorder()
+    play(4, 2, [2, 5, 3, 4], agent=agent)
+    paid = torch.tensor([[10.0, 20.0, 30.0, 40.0], [50.0, 60.0, 70.0, 80.0]])
+    ages = torch.stack([inputs.observations[..., 1] for inputs in agent.shown])
+    for t, (inputs, acted) in enumerate(zip(agent.shown, agent.acted, strict=True)):
+        assert torch.equal(inputs.first, ages[t] == 0)
+        assert torch.equal(inputs.rewards, torch.where(inputs.first, 0.0, paid))
+        assert torch.equal(acted.memory[..., 0], ages[t] + 1)  # it counts the observations of the episode
+        assert torch.equal(inputs.actions, agent.acted[t - 1].actions if t else torch.full((2, 4), -1))
+    assert (ages[1:] == 0).any()
+
+
+def test_every_step_has_its_own_noise_and_every_seed_another() -> None:
+    """The envs' seeds do not matter here, so the actions' do."""
+    actions = []
+    for seed in (3, 3, 4):
+        agent = Recorder()
+        play(2, 2, [8, 8], seed=seed, agent=agent)
+        actions.append(torch.stack([acted.actions for acted in agent.acted]))
+        assert len(actions[-1].flatten(1).unique(dim=0)) == len(actions[-1]) == 8
+        assert len(actions[-1][:, 0].unique()) > 8  # nor do two envs share it
+    assert torch.equal(actions[0], actions[1])
+    assert not (actions[0] == actions[2]).all(dim=-1).any()
+
+
+def test_pictures_stay_bytes() -> None:
+    agent = Recorder(actions=2)
+    make = functools.partial(envs.make, "probe/BrightSide-v0")
+    evaluate(agent, lambda action: action, lambda seeds, threads: make(seeds), [{}], episodes=2, seed=3)
+    assert {inputs.observations.dtype for inputs in agent.shown} == {torch.uint8}
+    assert {inputs.observations.shape for inputs in agent.shown} == {(1, 2, 3, 36, 36)}
 
 
 def test_several_snapshots_equal_each_alone() -> None:

@@ -34,6 +34,8 @@ def test_a_block_is_what_the_envs_saw_were_told_and_answered():
     assert steps[0, :, 2].tolist() == [0, 1, 2, 3, 4, 5, 6]
     told = np.stack(vector._pool.actions).reshape(6, 2, 3)
     assert torch.equal(block.actions, torch.from_numpy(told).transpose(0, 1))
+    assert torch.equal(block.actions, block.noise)  # every step's own
+    assert len(block.noise.unique()) == 6 * 6
     assert torch.equal(block.policy, block.observations[:, :-1])
     assert block.rewards[0, :, 0].tolist() == [10, 10, 10, 0, 10, 10]
     assert block.rewards[1, :, 2].tolist() == [60] * 6
@@ -83,6 +85,9 @@ def test_blocks_follow_on_from_each_other_across_episode_ends(times):
         for name in ("rewards", "terminated", "over", "dead"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[:, at : at + time])
         assert torch.equal(rollout.inputs.observations, part.observations[:, -1])
+        if at:
+            assert torch.equal(part.before.rewards, whole.rewards[:, at - 1])
+            assert torch.equal(part.before.first, whole.dead[:, at - 1])
         at += time
 
 

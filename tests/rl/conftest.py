@@ -1,0 +1,59 @@
+"""Fixtures for tests of cohorts."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from pbtrl.rl import crew
+
+
+@dataclass
+class Local(crew._Process):
+    """Works in this process: does what it is asked at once, and its answers wait in the pipe.
+
+    Attributes:
+        hand: what a process would have; of the present life.
+    """
+
+    hand: Any = None
+    _pipes: tuple[Connection, Connection] | None = None
+
+    @property
+    def pipe(self) -> Connection:
+        assert self._pipes
+        return self._pipes[0]
+
+    def start(self, make: Callable[..., crew.Hand], arguments: tuple[Any, ...]) -> None:
+        self.hand, self._pipes, self.begun = make(*arguments), multiprocessing.Pipe(), False
+
+    def send(self, message: crew.Message) -> None:
+        assert self._pipes
+        answer = self.hand.answer(json.loads(json.dumps(message)))
+        if answer is not None and not self._pipes[1].closed:
+            self._pipes[1].send_bytes(json.dumps(answer).encode())
+
+    def kill(self) -> None:
+        """Answers that it has given still arrive."""
+        assert self._pipes
+        self._pipes[1].close()
+
+    def end(self, patience: float = 5.0) -> str:
+        if self._pipes:
+            for pipe in self._pipes:
+                pipe.close()
+            self.hand.close()
+        self._pipes = None
+        return "killed"
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crew's processes are objects in this one, and everything happens in a known order."""
+    monkeypatch.setattr(crew, "_Process", Local)

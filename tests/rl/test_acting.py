@@ -1,0 +1,353 @@
+"""Actors and hogwild processes, played by objects in this process: what each of them draws, knows and leaves behind."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.types import State, Trajectory
+from pbtrl.rl.actors import ActorsCohort
+from pbtrl.rl.hogwild import HogwildCohort
+from pbtrl.rl.rollout import Rollout
+from pbtrl.rl.shared import TIMED, parts
+from tests.rl.conftest import Local
+from tests.rl.test_cohort import CARTPOLE, UNREAL, builder, slice_of
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+TWO = ("m00", "m01")
+STEPS = 10  # of a block
+
+
+def cohort_of(mode: str, processes: int = 2, env: Any = CARTPOLE, agent: Any = None, **acting: Any) -> Any:
+    """Two fresh members, with 4 envs each in every process."""
+    acting = {} if mode == "inline" else {"mode": mode, "processes": processes, **acting}
+    cohort = builder(env, 4, agent, acting=acting).cohort(TWO, 1)
+    for slot in range(2):
+        cohort.init(slot, 10 + slot)
+    return cohort
+
+
+def actors(*how: Any, **more: Any) -> ActorsCohort:
+    cohort = cohort_of("actors", *how, **more)
+    assert isinstance(cohort, ActorsCohort)
+    return cohort
+
+
+def hogwild(*how: Any, **more: Any) -> HogwildCohort:
+    cohort = cohort_of("hogwild", *how, **more)
+    assert isinstance(cohort, HogwildCohort)
+    return cohort
+
+
+def begin(cohort: Any, generation: int = 0, blocks: int = 500) -> None:
+    cohort.begin([slice_of(m, 4 * STEPS * blocks, generation) for m in TWO])
+
+
+def processes(cohort: Any) -> list[Local]:
+    found: list[Local] = cohort.rollout.crew._processes
+    return found
+
+
+def kill_all(cohort: Any) -> None:
+    """The processes die, and others take their places."""
+    for process in processes(cohort):
+        process.kill()
+    cohort.rollout.crew._receive(0.0)
+
+
+def rollouts(cohort: Any) -> list[Rollout]:
+    hands = [process.hand for process in processes(cohort)]
+    return [hand.rollout if isinstance(cohort, HogwildCohort) else hand._rollout for hand in hands]
+
+
+# What is drawn
+
+
+@pytest.mark.parametrize("mode", ["actors", "hogwild"])
+def test_no_two_envs_of_a_cohort_are_alike(mode: str) -> None:
+    """Neither those of two processes or two members, nor of who takes a dead one's place, nor of the next slice."""
+    cohort = cohort_of(mode, env={**CARTPOLE, "between_slices": "reset"})
+    seen = []
+    for generation in range(2):
+        begin(cohort, generation)
+        seen += [r.inputs.observations.flatten(0, 1) for r in rollouts(cohort)]
+        kill_all(cohort)
+        seen += [r.inputs.observations.flatten(0, 1) for r in rollouts(cohort)]
+    assert len(torch.cat(seen).unique(dim=0)) == 2 * 2 * 2 * len(TWO) * 4
+    cohort.close()
+
+
+def test_no_two_blocks_of_actors_share_their_noise() -> None:
+    cohort = actors()
+    begin(cohort)
+    noise = []
+    for _ in range(6):
+        block = cohort.collect()
+        noise += list(block.noise.clone())
+        cohort.learn(block)
+    assert len(torch.stack(noise).flatten(1).unique(dim=0)) == 6 * len(TWO)
+    cohort.close()
+
+
+def test_no_two_hogwild_processes_share_their_noise() -> None:
+    cohort = hogwild()
+    begin(cohort)
+    hands = [process.hand for process in processes(cohort)]
+    kill_all(cohort)
+    hands += [process.hand for process in processes(cohort)]
+    assert len({g.initial_seed() for hand in hands for g in hand._generators}) == 4 * len(TWO)
+    cohort.close()
+
+
+# Actors: what they act by
+
+
+def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Trajectory) -> bool:
+    """Whether a block's policies are what these weights and statistics say to its observations."""
+    agent = cohort._setting.agent
+    state = agent.init([torch.Generator() for _ in TWO])
+    for name, value in tensors.items():
+        state.tensors[name].copy_(value)
+    inputs = block.inputs(slice(None), slice(None))
+    said = [agent.act(state, inputs[:, t], block.memory, None).policy for t in range(STEPS)]
+    return torch.allclose(torch.stack(said, 1), block.policy, atol=1e-5)
+
+
+@pytest.mark.parametrize(("count", "lags"), [(1, [0, 1, 1, 1, 1, 1, 1]), (2, [0, 1, 2, 3, 3, 3, 3])])
+def test_a_block_says_how_many_updates_old_its_policy_is(count: int, lags: list[int]) -> None:
+    """Weights and the statistics that normalise observations go to the actors with every update."""
+    cohort = actors(count, agent={"learning_rate": 0.01})
+    begin(cohort)
+    names = ("params", "shift", "scale")
+    versions, found = [{name: cohort._state.tensors[name].clone() for name in names}], []
+    for n in range(len(lags)):
+        block = cohort.collect()
+        fits = [v for v, tensors in enumerate(versions) if acted_by(cohort, tensors, block)]
+        learned = cohort.learn(block)
+        versions.append({name: cohort._state.tensors[name].clone() for name in names})
+        found.append((n - fits[0] if len(fits) == 1 else fits, learned.metrics["acting/lag"].tolist()))
+    assert found == [(lag, [lag, lag]) for lag in lags]
+    assert all((a["shift"] != b["shift"]).all() for a, b in pairwise(versions))
+    cohort.close()
+
+
+def test_a_slice_begins_with_the_weights_that_it_was_given() -> None:
+    cohort = actors()
+    fresh = [cohort.save(slot) for slot in range(2)]
+    begin(cohort)
+    for _ in range(3):  # and stops there, with blocks under way
+        assert not cohort.turn()
+    for slot in range(2):
+        cohort.load(slot, fresh[1 - slot])
+    begin(cohort, 1)
+    block = cohort.collect()
+    assert acted_by(cohort, cohort._state.tensors, block)
+    cohort.close()
+
+
+# Actors: what is kept of the past
+
+
+def test_returns_under_way_are_each_actor_s_own() -> None:
+    """What rewards are scaled by, against returns added up by hand: with replays beside them, deaths and slices."""
+    cohort = actors(agent={"rewards": "normalise", "learning_rate": 0.0}, replay=0.5)
+    returns: list[list[float]] = [[] for _ in TWO]
+    so_far, whose = np.zeros((2, len(TWO), 4)), []
+    for generation in range(2):
+        begin(cohort, generation)
+        for n in range(14):
+            block = cohort.collect()
+            whose.append(cohort._actors._taken.actor)  # type: ignore[union-attr]
+            own = torch.ones(4, dtype=torch.bool) if block.past is None else ~block.past
+            mine = so_far[whose[-1]]
+            mine[block.before.first[:, own].numpy()] = 0.0
+            for t in range(STEPS):
+                live, over = ~block.dead[:, t, own].numpy(), block.over[:, t, own].numpy()
+                mine[live] = block.rewards[:, t, own].numpy()[live] + 0.99 * mine[live]
+                for slot in range(2):
+                    returns[slot] += mine[slot][live[slot]].tolist()
+                mine[over] = 0.0
+            cohort.learn(block)
+            if n == 5:
+                processes(cohort)[0].kill()
+        assert processes(cohort)[0].life == generation + 1
+    assert {*whose} == {0, 1}
+    tensors = cohort._state.tensors
+    assert tensors["return.count"].tolist() == [len(mine) for mine in returns]
+    np.testing.assert_allclose(tensors["return.mean"], [np.mean(mine) for mine in returns], rtol=1e-5)
+    variance = tensors["return.m2"] / tensors["return.count"]
+    np.testing.assert_allclose(variance, [np.var(mine) for mine in returns], rtol=1e-5)
+    cohort.close()
+
+
+def test_the_past_is_what_was_learned_from_and_as_much_of_it_as_asked_for() -> None:
+    cohort = actors(replay=0.75)
+    begin(cohort)
+    lived: set[tuple[bytes, ...]] = set()
+    for n in range(8):
+        block = cohort.collect()
+        split = [value.unbind(2 if name in TIMED else 1) for name, value in parts(block).items()]
+        unrolls = [tuple(value.numpy().tobytes() for value in unroll) for unroll in zip(*split, strict=True)]
+        past = [False] * 4 if block.past is None else block.past.tolist()
+        assert past.count(True) == (12 if n else 0)  # three quarters of what is learned from
+        assert past.count(False) == 4
+        assert all((unroll in lived) == old for unroll, old in zip(unrolls, past, strict=True))
+        lived |= set(unrolls)
+        cohort.learn(block)
+    cohort.close()
+
+
+@pytest.mark.parametrize("between", ["continue", "reset"])
+def test_who_goes_on_from_another_s_weights_does_not_relive_its_past(between: str) -> None:
+    cohort = actors(env={**CARTPOLE, "between_slices": between}, replay=0.5)
+    begin(cohort, blocks=6)
+    while not cohort.turn():
+        pass
+    cohort.load(1, cohort.save(0))
+    begin(cohort, 1)
+    block = cohort.collect()
+    assert block.past is not None
+    assert block.past.any()
+    assert block.dead[1][:, block.past].all()
+    assert not block.dead[0][:, block.past].all()
+    assert not block.dead[1][:, ~block.past].all()
+    cohort.close()
+
+
+@pytest.mark.parametrize("mode", ["actors", "hogwild"])
+def test_no_more_is_asked_for_than_is_left_of_a_slice(mode: str) -> None:
+    cohort = cohort_of(mode)
+    cohort.begin([slice_of(m, 4 * STEPS * 5 + 4 * 3) for m in TWO])
+    while not cohort.turn():
+        pass
+    outcome = cohort.outcome(0)
+    assert outcome.steps == 4 * STEPS * 5 + 4 * 3
+    assert outcome.scalars == {}
+    cohort.close()
+
+
+def test_what_was_acted_in_vain_is_counted_and_its_episodes_are_not() -> None:
+    cohort = actors(1, env={"id": "probe/Bandit-v0"})
+    begin(cohort)
+    cohort.turn()
+    outcome = cohort.outcome(0)  # one of the two blocks that were asked for at first
+    assert outcome.steps == 4 * STEPS
+    assert outcome.scalars == {"acting/dropped_steps": 4 * STEPS}
+    assert len(outcome.returns) == 4 * STEPS // 2  # every other step is a reset
+    cohort.close()
+
+
+def test_no_return_is_under_way_for_a_new_actor_whose_first_block_was_dropped() -> None:
+    cohort = actors(1, agent={"rewards": "normalise"})
+    begin(cohort)
+    cohort.turn()
+    processes(cohort)[0].kill()
+    cohort.turn()  # what it had answered before
+    assert cohort._state.running["return"].any()
+    while not cohort._ready():
+        pass
+    assert processes(cohort)[0].life == 1
+    cohort.outcome(0)
+    begin(cohort, 1)
+    cohort.collect()
+    assert not cohort._state.running["return"].any()
+    cohort.close()
+
+
+# Hogwild: what is shared
+
+
+def interleaved(cohort: HogwildCohort, first: Any, second: Any) -> None:
+    """The first process copies the weights, the second learns from a whole block, then the first from its own."""
+    collect = first.rollout.collect
+
+    def meanwhile(*how: Any) -> Trajectory:
+        second.answer({"steps": STEPS})
+        block: Trajectory = collect(*how)
+        return block
+
+    first.rollout.collect = meanwhile
+    first.answer({"steps": STEPS})
+    first.rollout.collect = collect
+
+
+@pytest.mark.parametrize("optimiser", ["rmsprop", "adam"])
+def test_neither_weights_nor_moments_lose_what_another_process_did_meanwhile(optimiser: str) -> None:
+    """Algorithm S3: gradients are of the weights that acted, and are applied to those of all as they are by then."""
+    agent = {"name": "a3c", "optimiser": optimiser, "rmsprop_decay": 1.0}  # under which mean squares stay at 1
+    after = {}
+    for who in ("nobody", "first", "second", "both"):
+        cohort = hogwild(agent=agent)
+        begin(cohort)
+        first, second = (process.hand for process in processes(cohort))
+        if who == "both":
+            interleaved(cohort, first, second)
+        elif who != "nobody":
+            {"first": first, "second": second}[who].answer({"steps": STEPS})
+        after[who] = {name: value.clone() for name, value in cohort._shared.tensors.items()}
+        cohort.close()
+    if optimiser == "rmsprop":
+        steps = [after[who]["params"] - after["nobody"]["params"] for who in ("first", "second", "both")]
+        assert all(step.abs().max() > 1e-5 for step in steps)
+        torch.testing.assert_close(steps[2], steps[0] + steps[1], rtol=0.0, atol=1e-6)
+    else:
+        assert after["both"]["adam.steps"].tolist() == [2, 2]
+        moments = [after[who]["adam.m"] for who in ("first", "second", "both")]
+        torch.testing.assert_close(moments[2], moments[0] + 0.9 * moments[1])
+
+
+def test_a_process_begins_a_block_with_all_that_others_learned() -> None:
+    cohort = hogwild(agent={"name": "a3c"})
+    begin(cohort)
+    shared = cohort._shared.tensors
+    start = {name: value.clone() for name, value in shared.items()}
+    hands, live = [process.hand for process in processes(cohort)], torch.zeros(len(TWO), dtype=torch.float64)
+    for turn in range(4):
+        hand = hands[turn % 2]
+        collect, now = hand.rollout.collect, {name: value.clone() for name, value in shared.items()}
+
+        def looked(state: State, *how: Any, collect: Any = collect, now: Any = now) -> Trajectory:
+            assert state.private is not None
+            for name, value in {**state.tensors, "params": state.private}.items():
+                assert torch.equal(value, now[name]), name
+            block: Trajectory = collect(state, *how)
+            live.add_((~block.dead).flatten(1).sum(-1))
+            return block
+
+        hand.rollout.collect = looked
+        hand.answer({"steps": STEPS})
+        hand.rollout.collect = collect
+        assert torch.equal(shared["observation.count"], live)
+    unchanged = {name for name in shared if torch.equal(shared[name], start[name])}
+    assert unchanged == {"skipped"}
+    cohort.close()
+
+
+def test_blocks_under_way_when_a_slice_is_stopped_count() -> None:
+    cohort = hogwild()
+    begin(cohort)
+    cohort.turn()
+    assert cohort.outcome(0).steps == 2 * 2 * 4 * STEPS  # two processes had been asked for two each
+    cohort.close()
+
+
+# Who has a new policy
+
+
+@pytest.mark.parametrize("mode", ["inline", "hogwild"])
+def test_an_agent_s_own_replay_of_a_replaced_policy_is_dead(mode: str) -> None:
+    cohort = cohort_of(mode, env={"id": "probe/Recall-v0"}, agent=UNREAL)
+    begin(cohort, blocks=8)
+    while not cohort.turn():
+        pass
+    cohort.load(1, cohort.save(0))
+    begin(cohort, 1)
+    for state in [cohort._state] if mode == "inline" else [process.hand._state for process in processes(cohort)]:
+        assert state.running["replay.dead"][1].all()
+        assert not state.running["replay.dead"][0].all()
+    cohort.close()
