@@ -30,7 +30,10 @@ def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str) -
     with quiet_spaces():
         pool = _LazyInfos([lambda: _make_one(id, constructor) for _ in seeds], copy=False)
     own = Spaces(pool.single_observation_space, pool.single_action_space)
-    return GymVector(pool, own, seeds, where)
+    vector = GymVector(pool, own, seeds, where)
+    limit = getattr(pool.envs[0].spec, "max_episode_steps", None)
+    vector.max_episode_steps = limit if limit and limit > 0 else None  # -1 asks gymnasium for no limit
+    return vector
 
 
 def bare(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import envs
 from pbtrl.children import DiedError, answer, belong_to
+from pbtrl.strict_json import to_json
 
 if TYPE_CHECKING:
     from pbtrl.config import Config
@@ -118,7 +119,7 @@ def _live(pipe: Connection, parent: int, config: str, share: tuple[tuple[int, ..
     cores, groups = share
     worker = Share(config, groups, len(cores))
     each = [_resident(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
-    pipe.send_bytes(json.dumps(None if None in each else sum(each)).encode())
+    pipe.send_bytes(to_json(None if None in each else sum(each)).encode())
     worker.close()
 
 

@@ -8,7 +8,6 @@ summary(...)   the best member, the schedule that was found, and what to do next
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import statistics
@@ -29,6 +28,8 @@ from pbtrl.lineage import ancestry, schedule, stretches
 from pbtrl.population import Population, mean
 from pbtrl.space import AGENT
 from pbtrl.standings import Event, Row, Standings
+from pbtrl.strict_json import to_json
+from pbtrl.tables import truncation
 
 Mode = Literal["auto", "live", "plain", "json", "none"]
 
@@ -492,11 +493,11 @@ def _json_line(standings: Standings) -> str:
     }
     if agents := standings.population.agents:
         body["agents"] = agents
-    return json.dumps(body)
+    return to_json(body)
 
 
 def _json_event(event: Event) -> str:
-    return json.dumps({"kind": event.kind, "elapsed": round(event.elapsed, 3), **event.facts})
+    return to_json({"kind": event.kind, "elapsed": round(event.elapsed, 3), **event.facts})
 
 
 def _best(best: Mapping[str, Any], measure: str) -> str:
@@ -510,6 +511,8 @@ def _best(best: Mapping[str, Any], measure: str) -> str:
         text += f", 95 % interval {score(low)} to {score(high)}"
     if "episodes" in evaluation:
         text += f", {evaluation['episodes']} fresh episodes"
+    if cut := truncation(evaluation):
+        text += f"; {cut}"
     return text
 
 

@@ -81,7 +81,19 @@ def evaluations(found: Sequence[Json]) -> str:
     titles = ["member", "snapshot", "episodes", "return", "std", "95 % interval", "min", "max", "length"]
     policy = "the policy's mode" if found[0]["deterministic"] else "sampled actions"
     protocol = f", {found[0]['protocol']}" if found[0]["protocol"] else ""
-    return f"{aligned(titles, rows)}\nfresh episodes, seed {found[0]['seed']}, raw returns, {policy}{protocol}"
+    played = f"fresh episodes, seed {found[0]['seed']}, raw returns, {policy}{protocol}"
+    cuts = [f"{e['member']}: {text}" for e in found if (text := truncation(e))]
+    return "\n".join([aligned(titles, rows), played, *cuts])
+
+
+def truncation(evaluation: Json) -> str:
+    """How many episodes of an evaluation were cut and why; empty where all were played to their end."""
+    cut, late = evaluation.get("truncated"), evaluation.get("timed_out")
+    if not (cut or late):
+        return ""
+    limit = evaluation.get("max_steps")
+    where = " or ".join([*([f"at {limit:,} steps"] if limit else []), *(["by the wall clock"] if late else [])])
+    return f"{cut} of {evaluation['episodes']} episodes cut {where}"
 
 
 def copies(found: Sequence[Json], unit: str) -> str:
