@@ -122,8 +122,8 @@ def is_scored(result: Mapping[str, Any]) -> bool:
 
 def unscored(config: Config, results: Sequence[Mapping[str, Any]]) -> str | None:
     """The results without a finite score in one line that names snapshots and env; None where all have one."""
-    named = [f"{r['snapshot']} ({r['episodes']} episodes)" for r in results if not is_scored(r)]
-    return f"no score: in {_task(config)} the mean return is not finite of {', '.join(named)}" if named else None
+    named = ", ".join(r["snapshot"] for r in results if not is_scored(r))
+    return f"no score: the mean return of {named} in {_task(config)} is not finite" if named else None
 
 
 def candidates(config: Config, run: Path, population: Population) -> list[str]:

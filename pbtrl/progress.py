@@ -40,7 +40,14 @@ EVENTS = 6
 HINT = "Ctrl-C: save and stop"
 STOPPING = "saving all members (Ctrl-C again: end at once, unsaved)"
 BARS = "▁▂▃▄▅▆▇█"
-EVENT_STYLES = {"copy": "cyan", "diverged": "red", "given_up": "red", "lost": "red", "failure": "yellow"}
+EVENT_STYLES = {
+    "copy": "cyan",
+    "diverged": "red",
+    "given_up": "red",
+    "lost": "red",
+    "failure": "yellow",
+    "skipped": "yellow",
+}
 STATES = {"train": "", "waiting": "dim", "done": "green", "diverged": "red", "given up": "red"}  # else cyan
 
 
@@ -278,7 +285,7 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last", trusting: st
 
     Args:
         best: the content of best.json: `member`, `snapshot` and `evaluation` with `return_mean`, `ci95` (low,
-            high) and `episodes`; empty where no member was ever ranked.
+            high) and `episodes`.
         run: the run directory.
         name: what the run is called on the command line.
         trusting: the same for commands that run its env.
@@ -291,12 +298,10 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last", trusting: st
 def outcome(best: Mapping[str, Any], header: Header, lines: Sequence[Line]) -> str:
     """The best member, its score, the schedule that made it, and how long the run took; `best` as in `summary`."""
     elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
-    told = {"best": "no member has a fitness"}
-    if best:
-        told["best"] = _best(best, "mean return" if header.unit == "env_steps" else "fitness")
-        points = schedule(ancestry(stretches(lines), best.get("snapshot")))
-        for i, (tuned, values) in enumerate(_changes(points).items()):
-            told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
+    told = {"best": _best(best, "mean return" if header.unit == "env_steps" else "fitness")}
+    points = schedule(ancestry(stretches(lines), best.get("snapshot")))
+    for i, (tuned, values) in enumerate(_changes(points).items()):
+        told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
     told["wall time"] = clock(elapsed)
     return labelled(told)
 

@@ -282,6 +282,7 @@ def _member(member: Member, frames_per_step: int) -> dict[str, Any]:
         "frames": member.step * frames_per_step,
         "fitness": member.fitness,
         "generation": member.generation,
+        "skipped_updates": member.skipped_updates,
         "parent": member.open.parent if member.open else member.parent,
         "hyperparameters": member.hyperparameters,
     }

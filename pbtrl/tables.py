@@ -25,12 +25,16 @@ def status(found: Json, reference: str, reason: str = "") -> str:
         told += f", last sign of life {clock(found['heartbeat_age'])} ago"
     names = list(dict.fromkeys(name for m in found["members"] for name in m["hyperparameters"]))
     ranked = sorted(found["members"], key=lambda m: (m["fitness"] is None, -(m["fitness"] or 0.0)))
+    skipped = ["skipped"] if any(m["skipped_updates"] for m in ranked) else []
     rows = [
         [m["id"], score(m["fitness"]), str(max(0, m["generation"])), count(m["env_steps"])]
+        + [count(m["skipped_updates"]) for _ in skipped]
         + [value(m["hyperparameters"].get(name, "-")) for name in names]
         for m in ranked
     ]
-    lines = [told, aligned(["member", "fitness", "gen", "steps", *names], rows)]
+    lines = [told, aligned(["member", "fitness", "gen", "steps", *skipped, *names], rows)]
+    if skipped:
+        lines.append("skipped: updates that were not made because their gradient was not finite")
     if state in ("crashed", "stopped"):
         lines.append(f"{reason + '; ' if reason else ''}go on with: pbtrl resume {reference}")
     return "\n".join(lines)
