@@ -194,13 +194,14 @@ class ActorCritic(ABC):
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
         """`passes` times `minibatches` updates from one block, in place; then observations' statistics take it in.
 
-        A member's metrics are those of its own last update.
+        A member's metrics are those of its own last update that was not skipped.
         """
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
         metrics: dict[str, Tensor] = {}
         asked, furthest = self._passes(h)
         passes, going = torch.zeros_like(asked), torch.ones_like(asked, dtype=torch.bool)
+        updates, skips = torch.zeros_like(asked), torch.zeros_like(asked)
         for i in range(int(asked.max())):
             wanted = going & (asked > i)
             if not wanted.any():
@@ -210,10 +211,13 @@ class ActorCritic(ABC):
                 latest, new = self._gradients(state, batch, h, envs)
                 norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
                 finite = torch.isfinite(norms)
+                taken = wanted & finite
+                updates += wanted
+                skips += wanted & ~finite
                 latest |= {"loss/gradient_norm": norms, "loss/passes": passes.float()}
-                metrics = {k: torch.where(wanted, v, metrics.get(k, v)) for k, v in latest.items()}
-                self._step(state, h, wanted & finite)
-                self.replace(state, new, wanted & finite)
+                metrics = {k: torch.where(taken, v, metrics.get(k, math.nan)) for k, v in latest.items()}
+                self._step(state, h, taken)
+                self.replace(state, new, taken)
                 state.refresh()
                 skipped = tensors["skipped"]
                 tensors["skipped"] = torch.where(wanted, torch.where(finite, 0, skipped + 1), skipped)
@@ -224,7 +228,7 @@ class ActorCritic(ABC):
             mean, variance = normalise.mean_and_variance(moments)
             tensors |= {**named("observation", moments), "shift": mean, "scale": (variance + 1e-8).rsqrt()}
         consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
-        return Learned(metrics, consumed)
+        return Learned(metrics, consumed, updates, skips)
 
     def _passes(self, h: Hyperparameters) -> tuple[Tensor, Tensor]:
         """How often a block is learned from at most, and the mean |log rho| that ends it, [P] each."""

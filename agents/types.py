@@ -133,16 +133,20 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Learned:
-    """What an update did.
+    """What was learned from a block.
 
     Attributes:
-        metrics: [P] each, by TensorBoard tag.
+        metrics: [P] each, by TensorBoard tag; NaN for a member all of whose updates were skipped.
         consumed: the live hyperparameters that the loss and the optimiser used, [P] each; the unroll length is
             measured from the cuts.
+        updates: [P] int64, how many updates a member was to make.
+        skipped: [P] int64, how many of them were skipped because their gradient was not finite.
     """
 
     metrics: dict[str, Tensor]
     consumed: dict[str, Tensor]
+    updates: Tensor
+    skipped: Tensor
 
 
 class Agent(Protocol):

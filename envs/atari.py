@@ -31,6 +31,9 @@ from envs.vector import Array, Bools, Floats, Spaces, Vector
 FRAMES_PER_STEP = 4
 """Frames of the console per action."""
 
+MAX_FRAMES = 108_000
+"""Frames of a game, after which it is truncated: half an hour, the limit of both protocols."""
+
 Protocol = Literal["sticky", "classic"]
 
 _PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -61,7 +64,9 @@ def make(
     """`len(seeds)` consoles on `threads` C++ threads; each takes about 0.1 s to create and 0.1 s to seed."""
     pool = bare(id, seeds, threads, protocol, kwargs)
     own = Spaces(pool.single_observation_space, pool.single_action_space)
-    return AtariVector(pool, own, seeds, where, lives_end=protocol == "classic" and training)
+    vector = AtariVector(pool, own, seeds, where, lives_end=protocol == "classic" and training)
+    vector.max_episode_steps = kwargs.get("max_num_frames_per_episode", MAX_FRAMES) // FRAMES_PER_STEP
+    return vector
 
 
 def bare(id: str, seeds: Sequence[int], threads: int, protocol: Protocol, kwargs: Mapping[str, Any]) -> Any:

@@ -45,11 +45,14 @@ def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str) -
         envs += (_make_one(id, constructor) for _ in seeds)
         pool = Pool(envs, where)
         own = Spaces(pool.single_observation_space, pool.single_action_space)
-        return GymVector(pool, own, seeds, where)
+        vector = GymVector(pool, own, seeds, where)
     except EnvError:
         for env in envs:
             closed(env, where)
         raise
+    limit = getattr(envs[0].spec, "max_episode_steps", None)
+    vector.max_episode_steps = limit if limit and limit > 0 else None  # -1 asks gymnasium for no limit
+    return vector
 
 
 def bare(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any]) -> Any:

@@ -25,6 +25,8 @@ from envs.vector import Spaces, Vector, quiet_spaces  # noqa: E402
 for _family in ("box2d", "classic_control", "mujoco.gym", "toy_text"):
     importlib.import_module(f"envpool.{_family}.registration")
 
+UNLIMITED = 2**31 - 1  # as envpool writes that an env has no step limit; for some it is 0
+
 _OURS = {"num_envs", "batch_size", "num_threads", "seed", "env_seed", "max_num_players", "base_path"}
 
 
@@ -79,7 +81,10 @@ def make(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any],
         pool = bare(id, seeds, threads, _checked(id, kwargs))
     with quiet_spaces():
         own = Spaces(pool.observation_space, pool.action_space)
-    return PoolVector(pool, own, seeds, where)
+    vector = PoolVector(pool, own, seeds, where)
+    limit = pool.config["max_episode_steps"]
+    vector.max_episode_steps = limit if 0 < limit < UNLIMITED else None
+    return vector
 
 
 def bare(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any]) -> Any:

@@ -67,7 +67,10 @@ class Vector:
         num_envs: N.
         episode_over: [N] bool, the last transition ended a whole episode; exactly then the next one is dead.
         dead: [N] bool, the last transition was dead.
+        max_episode_steps: live steps after which the env itself truncates an episode; None where it has no such limit.
     """
+
+    max_episode_steps: int | None = None
 
     def __init__(self, pool: Any, spaces: Spaces, seeds: Sequence[int], where: str) -> None:
         """Wrap `pool`, a vector env in NEXT_STEP mode whose own spaces, for one env, are `spaces`.

@@ -13,6 +13,7 @@ from pbtrl import children
 from pbtrl.children import DiedError, belong_to, print_to
 from pbtrl.disk import DiskFullError
 from pbtrl.lock import DamagedError
+from pbtrl.strict_json import to_json
 
 NAME = "apart"  # of the process
 
@@ -28,7 +29,7 @@ def call(function: str, *arguments: Any, log: Path) -> Any:
         ApartError: see above.
         DamagedError, DiskFullError: as the function did.
     """
-    task = json.dumps({"function": function, "arguments": arguments, "log": str(log)})
+    task = to_json({"function": function, "arguments": arguments, "log": str(log)})
     try:
         answer = json.loads(children.answer(_answer, task, name=NAME))
     except DiedError as death:
@@ -57,4 +58,4 @@ def _answer(pipe: Connection, parent: int, task: str) -> None:
         answer = {"full": str(error)}
     except (Exception, SystemExit) as error:
         answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-    pipe.send_bytes(json.dumps(answer).encode())
+    pipe.send_bytes(to_json(answer).encode())

@@ -359,7 +359,8 @@ class RLBuilder:
         return kinds[self._acting.mode](members, self.setting, threads)
 
     def evaluate(
-        self, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False, threads: int = 1
+        self, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False, threads: int = 1,
+        seconds: float | None = None,
     ) -> list[Any]:  # fmt: skip
         """Fresh episodes with each snapshot; see `rl.evaluate.evaluate`."""
         from pbtrl.rl.evaluate import evaluate
@@ -368,6 +369,7 @@ class RLBuilder:
         return evaluate(
             self.agent, self.to_env, make, rows,
             episodes=episodes, seed=seed, deterministic=deterministic, threads=threads,
+            max_steps=self._config.final.max_steps, fallback=self._config.unlimited_episode_steps, seconds=seconds,
         )  # fmt: skip
 
     @cached_property
@@ -522,7 +524,7 @@ def _share(cores: Sequence[int], worker: int, count: int) -> tuple[int, ...]:
 
 
 def evaluator(config: Config) -> Evaluator:
-    """`(rows, agents, episodes=, seed=, deterministic=)` -> per snapshot `returns`, `lengths` and `seeds`.
+    """`(rows, agents, episodes=, seed=, deterministic=, seconds=)` -> per snapshot what `rl.evaluate.Episodes` holds.
 
     `agents` says which of the mix each snapshot is, None without a mix.
     """
@@ -536,21 +538,24 @@ def evaluator(config: Config) -> Evaluator:
 
 
 def _evaluate_agents(
-    builders: Mapping[str | None, RLBuilder], rows: Sequence[Tensors], agents: Sequence[str | None], **options: Any
+    builders: Mapping[str | None, RLBuilder], rows: Sequence[Tensors], agents: Sequence[str | None], *,
+    seconds: float | None = None, **options: Any,
 ) -> list[Any]:  # fmt: skip
-    """The snapshots of each agent together, whatever their order."""
+    """The snapshots of each agent together, whatever their order; each agent gets an equal share of the `seconds`."""
     played: dict[int, Any] = {}
-    for agent in dict.fromkeys(agents):
+    kinds = list(dict.fromkeys(agents))
+    for agent in kinds:
         if agent not in builders:
             raise SnapshotError(f"a snapshot is of an agent that the config does not have: {agent}")
         places = [i for i, other in enumerate(agents) if other == agent]
+        options["seconds"] = None if seconds is None else seconds / len(kinds)
         played |= zip(places, builders[agent].evaluate([rows[i] for i in places], **options), strict=True)
     return [played[i] for i in range(len(rows))]
 
 
 def _evaluate_trainables(
     builder: QuadraticBuilder, rows: Sequence[Tensors], agents: Sequence[str | None], *, episodes: int, seed: int,
-    deterministic: bool = False,
+    deterministic: bool = False, seconds: float | None = None,
 ) -> list[Any]:  # fmt: skip
     """One evaluation is all there is to a trainable, however many episodes are asked for."""
     found = []
@@ -559,7 +564,8 @@ def _evaluate_trainables(
         trainable = builder.make(rng)
         check_fit(trainable.state_dict(), row)
         trainable.load_state_dict(row)
-        found.append(SimpleNamespace(returns=[trainable.evaluate(rng)], lengths=[0], seeds=[seed]))
+        played = {"returns": [trainable.evaluate(rng)], "lengths": [0], "seeds": [seed]}
+        found.append(SimpleNamespace(**played, max_steps=None, truncated=0, timed_out=False))
     return found
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import platform
 import re
 import socket
@@ -22,6 +21,7 @@ from pbtrl import __version__, schema
 from pbtrl.disk import DiskFullError
 from pbtrl.lock import DamagedError, RunError
 from pbtrl.snapshots import write_atomically
+from pbtrl.strict_json import to_json
 
 Status = Literal["finished", "stopped", "failed"]
 
@@ -84,7 +84,7 @@ def _readable(run: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _write(run: Path, content: Mapping[str, Any]) -> None:
     try:
-        write_atomically(run / "run.json", json.dumps(content, indent=2) + "\n")
+        write_atomically(run / "run.json", to_json(content, indent=2) + "\n")
     except DiskFullError:
         raise
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pbtrl import __version__
+from pbtrl.strict_json import to_json
 
 USAGE, FAILED, CORRUPT, FULL, INTERRUPTED = 2, 3, 4, 75, 130
 
@@ -300,7 +300,10 @@ def _eval(a: argparse.Namespace) -> int:
     except OSError as error:
         _show(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", sys.stderr)
     shown = results if a.member == "all" else results[0]
-    _show(json.dumps(shown) if a.json else tables.evaluations(results))
+    _show(to_json(shown) if a.json else tables.evaluations(results))
+    if unscored := evaluation.unscored(config, results):
+        _show(unscored, sys.stderr)
+        return FAILED
     return 0
 
 
@@ -311,7 +314,7 @@ def _status(a: argparse.Namespace) -> int:
     with runs.sound(run):
         found = runs.status(run)
         reason = card.read(run).get("reason", "") if found["state"] == "crashed" else ""
-        _show(json.dumps(found) if a.json else tables.status(found, runs.trusting(run), reason))
+        _show(to_json(found) if a.json else tables.status(found, runs.trusting(run), reason))
     return 0
 
 
@@ -320,7 +323,7 @@ def _list(a: argparse.Namespace) -> int:
 
     found = runs.listing(a.runs)
     if a.json:
-        _show(json.dumps(found))
+        _show(to_json(found))
     elif found:
         _show(tables.listing(found))
     else:
@@ -338,7 +341,7 @@ def _verify(a: argparse.Namespace) -> int:
     found = verify.examine(run)
     if a.digest and found["digest"] is None:
         raise runs.DamagedError(f"{run}: its journal cannot be read, so it has no digest")
-    _show(found["digest"] if a.digest else json.dumps(found) if a.json else verify.text(found))
+    _show(found["digest"] if a.digest else to_json(found) if a.json else verify.text(found))
     return 0 if found["ok"] else CORRUPT
 
 
@@ -349,7 +352,7 @@ def _lineage(a: argparse.Namespace) -> int:
     header, lines, _ = runs.folded(run)
     with runs.sound(run):
         copies = lineage.copies(lines)
-        _show(json.dumps({"copies": copies}) if a.json else tables.copies(copies, header.steps))
+        _show(to_json({"copies": copies}) if a.json else tables.copies(copies, header.steps))
     return 0
 
 
@@ -379,7 +382,7 @@ def _bench(a: argparse.Namespace) -> int:
     from pbtrl import bench, build
 
     found = bench.measure(build.prepared(config, source), a.seconds)
-    print(json.dumps(found) if a.json else bench.text(found))
+    print(to_json(found) if a.json else bench.text(found))
     return 0
 
 
@@ -391,7 +394,7 @@ def _doctor(a: argparse.Namespace) -> int:
     from pbtrl import build, doctor
 
     checks = doctor.examine(a.runs, config and build.prepared(config, source))
-    print(json.dumps(checks) if a.json else doctor.text(checks))
+    print(to_json(checks) if a.json else doctor.text(checks))
     return 0 if all(c["ok"] for c in checks) else FAILED
 
 
@@ -399,7 +402,7 @@ def _config(a: argparse.Namespace) -> int:
     from pbtrl.config import json_schema, load, shipped
 
     if a.what == "schema":
-        print(json.dumps(json_schema(), indent=2))
+        print(to_json(json_schema(), indent=2))
     elif a.config is None:
         print("\n".join(shipped()))
     else:

@@ -22,6 +22,7 @@ from pbtrl import checks
 from pbtrl.loading import ConfigError, Source, Tagged, dumped, validated
 from pbtrl.space import PRIORS, Dimension, Mix, Real, SearchSpace, Value, Whole
 from pbtrl.strategies.settings import STRATEGIES, Count, Pbt, Strategy
+from pbtrl.strict_json import to_json
 
 __all__ = ["Config", "ConfigError", "json_schema", "load", "parse", "shipped"]
 
@@ -30,6 +31,7 @@ for _settings in AGENTS.values():  # agents know nothing of pydantic, so its rul
 
 
 LARGEST = 2**20  # bytes of a config
+SHORTEST_CUT, LONGEST_CUT = 1_000, 27_000  # env steps of an evaluation episode without a limit; Atari's is the longest
 
 _DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms"))
 
@@ -185,7 +187,8 @@ class Budget(_Section):
     Attributes:
         env_steps_per_member: env steps (a trainable: steps) on each member's own clock.
         total_steps: of the whole population, shared evenly.
-        wall_clock: seconds, or a text such as `6h`.
+        wall_clock: seconds, or a text such as `6h`. The final choice may exceed it by a tenth, or by a minute where
+            that is more; then its episodes under way are cut, and counted as such.
         until_fitness: stop once a member's fitness reaches this.
     """
 
@@ -243,11 +246,15 @@ class Final(_Section):
         candidates: members with the best training fitness that are evaluated again.
         selection_episodes: episodes each, to choose one of them.
         episodes: of the chosen one, on other seeds again, for the reported score and interval.
+        max_steps: env steps after which an evaluation episode is cut, here, in `pbtrl eval` and where `fitness.source`
+            is evaluation. By default the env's own limit; where it has none, as many as each env of a member trains,
+            but at least 1,000 and at most 27,000 (the limit of Atari games). Results say how many episodes were cut.
     """
 
     candidates: Count = 3
     selection_episodes: Count = 16
     episodes: Count = 30
+    max_steps: Count | None = None
 
 
 def _run_name(value: object) -> object:
@@ -384,6 +391,12 @@ class Config(_Section):
         return min(self.every, self.round_to_block(self.fitness.every or self.every))
 
     @property
+    def unlimited_episode_steps(self) -> int:
+        """Env steps after which an evaluation episode is cut where neither the env nor the config has a limit."""
+        per_env = self.steps_per_member // (self.env.num_envs if self.env else 1)
+        return min(max(per_env, SHORTEST_CUT), LONGEST_CUT)
+
+    @property
     def frames_per_step(self) -> int:
         """Simulator frames per env step: our action repeat, 4 for ALE."""
         return 4 if self.env is not None and self.env.id.startswith("ALE/") else 1
@@ -423,7 +436,7 @@ class Config(_Section):
 
     def to_json(self) -> str:
         """One line that `from_json` turns into an equal config."""
-        return json.dumps(self.to_dict())
+        return to_json(self.to_dict())
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Self:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import envs
 from pbtrl import cgroups
 from pbtrl.children import DiedError, answer, belong_to
+from pbtrl.strict_json import to_json
 
 if TYPE_CHECKING:
     from pbtrl.config import Config
@@ -135,10 +136,10 @@ def _live(pipe: Connection, parent: int, config: str, groups: list[list[str]], t
     try:
         worker = Share(config, groups, threads)
     except envs.EnvError as error:
-        pipe.send_bytes(json.dumps({"error": str(error)}).encode())
+        pipe.send_bytes(to_json({"error": str(error)}).encode())
         return
     each = [_resident(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
-    pipe.send_bytes(json.dumps({"resident": None if None in each else sum(each)}).encode())
+    pipe.send_bytes(to_json({"resident": None if None in each else sum(each)}).encode())
     worker.close()
 
 

@@ -7,10 +7,9 @@ again on selection seeds, and the chosen one once more on *other* seeds; only th
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,22 @@ from pbtrl.lock import DamagedError
 from pbtrl.population import Population
 from pbtrl.snapshots import SnapshotError, Store, write_atomically
 from pbtrl.space import AGENT
+from pbtrl.strict_json import to_json
 
 
 def evaluate(
-    config: Config, run: Path, snapshots: Sequence[str], *, episodes: int, seed: int, deterministic: bool = False
+    config: Config, run: Path, snapshots: Sequence[str], *, episodes: int, seed: int, deterministic: bool = False,
+    seconds: float | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Play fresh episodes with each snapshot; one JSON object per snapshot.
 
     Keys: member, agent (its name, or the entry of a mix), snapshot, env_steps, episodes, return_mean, return_std, ci95
-    (pair; null for one episode), return_min, return_max, length_mean, deterministic, protocol, seed, seeds. Returns are
-    raw; env_steps is the member's clock.
+    (pair; null for one episode), return_min, return_max, length_mean, truncated (episodes that were cut at max_steps or
+    because the time was up; not those that the env itself truncates), max_steps (env steps; null for no limit),
+    timed_out, deterministic, protocol, seed, seeds. Returns are raw, and statistics of them null where they are not
+    finite; env_steps is the member's clock.
+
+    After `seconds` the episodes under way are cut, and no more begin.
 
     Raises:
         SnapshotError: a snapshot is missing, damaged, or not of this config's agent.
@@ -45,7 +50,8 @@ def evaluate(
         agents = [state["report"]["hyperparameters"].get(AGENT) for _, state in loaded]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise SnapshotError(f"{run}: a snapshot's state.json holds no report") from None
-    played = build.evaluator(config)(rows, agents, episodes=episodes, seed=seed, deterministic=deterministic)
+    play = build.evaluator(config)
+    played = play(rows, agents, episodes=episodes, seed=seed, deterministic=deterministic, seconds=seconds)
     return [
         {
             "member": name.split("/")[0],
@@ -55,6 +61,9 @@ def evaluate(
             "episodes": len(one.returns),
             **_statistics(one.returns),
             "length_mean": float(np.mean(one.lengths)),
+            "truncated": one.truncated,
+            "max_steps": one.max_steps,
+            "timed_out": one.timed_out,
             "deterministic": deterministic,
             "protocol": config.env.protocol if config.env and config.env.id.startswith("ALE/") else None,
             "seed": seed,
@@ -64,20 +73,26 @@ def evaluate(
     ]
 
 
-def choose(config: Config, run: Path, population: Population) -> dict[str, Any]:
+def choose(config: Config, run: Path, population: Population, seconds: float | None = None) -> dict[str, Any]:
     """Name the best member: candidates by training fitness, the choice on selection seeds, the score on others.
 
-    Returns the content of best.json, or an empty object where there is no snapshot to choose from.
+    It takes no longer than `seconds` or so: the choice at most half of them, and the score what is left.
+
+    Returns the content of best.json, which is not written where the score is not finite, or an empty object where there
+    is no snapshot to choose from.
     """
-    chosen_from = candidates(config, run, population)
+    chosen_from, begun = candidates(config, run, population), time.monotonic()
     if not chosen_from:
         return {}
+    final = config.final
+    half = None if seconds is None else seconds / 2
     selection = evaluate(
-        config, run, chosen_from, episodes=config.final.selection_episodes, seed=_seed(config, "selection")
+        config, run, chosen_from, episodes=final.selection_episodes, seed=_seed(config, "selection"), seconds=half
     )
-    scores = [s["return_mean"] if math.isfinite(s["return_mean"]) else -math.inf for s in selection]
+    scores = [s["return_mean"] if is_scored(s) else -math.inf for s in selection]
     name = chosen_from[max(range(len(scores)), key=lambda i: (scores[i], -i))]
-    (score,) = evaluate(config, run, [name], episodes=config.final.episodes, seed=_seed(config, "final"))
+    left = None if seconds is None else seconds - (time.monotonic() - begun)
+    (score,) = evaluate(config, run, [name], episodes=final.episodes, seed=_seed(config, "final"), seconds=left)
     chosen = population.members[score["member"]]
     best = {
         "schema": schema.SCHEMA,
@@ -87,16 +102,28 @@ def choose(config: Config, run: Path, population: Population) -> dict[str, Any]:
         "hyperparameters": chosen.trained_under,
         "training_fitness": chosen.fitness,
         "evaluation": score,
-        "selection": [{k: s[k] for k in ("member", "return_mean", "ci95", "episodes")} for s in selection],
+        "selection": [{k: s[k] for k in ("member", "return_mean", "ci95", "episodes", "truncated")} for s in selection],
     }
-    write_atomically(run / "best.json", json.dumps(best, indent=2))
+    if is_scored(score):
+        write_atomically(run / "best.json", to_json(best, indent=2))
     return best
 
 
-def choose_of(run: str) -> dict[str, Any]:
+def choose_of(run: str, seconds: float | None) -> dict[str, Any]:
     """`choose` for the run in a directory."""
     _, _, population = runs.folded(Path(run))
-    return choose(runs.config(Path(run)), Path(run), population)
+    return choose(runs.config(Path(run)), Path(run), population, seconds)
+
+
+def is_scored(result: Mapping[str, Any]) -> bool:
+    """Whether the mean return of an evaluation is a finite number."""
+    return result["return_mean"] is not None and math.isfinite(result["return_mean"])
+
+
+def unscored(config: Config, results: Sequence[Mapping[str, Any]]) -> str | None:
+    """The results without a finite score in one line that names snapshots and env; None where all have one."""
+    named = ", ".join(r["snapshot"] for r in results if not is_scored(r))
+    return f"no score: the mean return of {named} in {_task(config)} is not finite" if named else None
 
 
 def candidates(config: Config, run: Path, population: Population) -> list[str]:
@@ -183,24 +210,33 @@ def write(run: Path, results: Sequence[dict[str, Any]]) -> Path:
     folder = run / "eval"
     folder.mkdir(exist_ok=True)
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{len(list(folder.iterdir()))}.json"
-    write_atomically(path, json.dumps(list(results), indent=2))
+    write_atomically(path, to_json(list(results), indent=2))
     return path
 
 
 def _statistics(returns: Sequence[float]) -> dict[str, Any]:
-    """Mean, spread and Student's 95 % interval of the mean."""
+    """Mean, spread and Student's 95 % interval of the mean; None for what is not finite."""
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 
-    mean, n = float(np.mean(returns)), len(returns)
-    std = float(np.std(returns, ddof=1)) if n > 1 else 0.0
+    n = len(returns)
+    with np.errstate(all="ignore"):
+        mean, std = float(np.mean(returns)), float(np.std(returns, ddof=1)) if n > 1 else 0.0
     half = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n) if n > 1 else math.inf
     return {
-        "return_mean": mean,
-        "return_std": std,
-        "ci95": [mean - half, mean + half] if n > 1 else None,
-        "return_min": min(returns),
-        "return_max": max(returns),
+        "return_mean": _finite(mean),
+        "return_std": _finite(std),
+        "ci95": [mean - half, mean + half] if math.isfinite(mean) and math.isfinite(half) else None,
+        "return_min": _finite(min(returns)),
+        "return_max": _finite(max(returns)),
     }
+
+
+def _task(config: Config) -> str:
+    return f"env.id={config.env.id}" if config.env else f"trainable.name={config.trainable and config.trainable.name}"
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _seed(config: Config, purpose: str) -> int:

@@ -13,8 +13,8 @@ EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SHOW_CURSOR = b"\x1b[?25h\n"  # the live view hides it
 
 
-class Interrupted(Exception):  # noqa: N818, no error
-    """The first signal came where there is nothing to save."""
+class Interrupted(BaseException):
+    """The first signal came where there is nothing to save; an env's own `except Exception` does not catch it."""
 
 
 class Signals:

@@ -23,6 +23,7 @@ from typing import Any
 
 from pbtrl import crash, disk, schema
 from pbtrl.lock import DamagedError, RunError
+from pbtrl.strict_json import to_json
 
 Line = dict[str, Any]
 
@@ -115,7 +116,7 @@ def read(path: Path) -> Iterator[Line]:
 
 def dumps(value: object) -> str:
     """One-line JSON; floats round-trip exactly."""
-    return json.dumps(value, separators=(",", ":"))
+    return to_json(value, separators=(",", ":"))
 
 
 def canonical(lines: Iterable[Line]) -> list[Line]:

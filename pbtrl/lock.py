@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from pbtrl import disk
 from pbtrl.children import keep_from_forks
+from pbtrl.strict_json import to_json
 
 try:
     import fcntl
@@ -63,7 +64,7 @@ class Lock:
             raise RunError(f"{self._path.parent} was removed by somebody else: try again")
         keep_from_forks(file)
         start = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "start": start}).encode()
+        text = to_json({"pid": os.getpid(), "host": socket.gethostname(), "start": start}).encode()
         with contextlib.suppress(OSError):  # a full or failing disk; what counts is the kernel's
             file.truncate(0)
             os.write(file.fileno(), text)

@@ -11,7 +11,7 @@ import math
 import statistics
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,12 @@ import numpy as np
 from pbtrl.space import AGENT
 
 Hyperparameters = dict[str, Any]
+
+SKIPPED_UPDATES, UPDATES = "learning/skipped_updates", "learning/updates"
+"""Scalars of a report: updates that were skipped because their gradient was not finite, and updates, skipped ones too.
+
+Both are of the slice, and only there where some were skipped.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class Report:
             stop.
         hyperparameters: the *effective* ones, read back from what the learner consumed.
         assigned: those of the assignment, which the worker found equal.
-        returns: raw returns of the training episodes that began after the last copy and ended in the slice.
+        returns: raw returns of the training episodes that began after the last copy and ended in the slice. Here, in
+            `evaluation`, `curve` and `scalars` None stands for a number that was not finite: JSON has none such.
         lengths: their lengths (env steps).
         evaluation: raw returns of the evaluation episodes played at the end of the slice, where fitness asks
             for them.
@@ -85,11 +92,11 @@ class Report:
     member: str
     step: int
     hyperparameters: Hyperparameters
-    returns: tuple[float, ...] = ()
+    returns: tuple[float | None, ...] = ()
     lengths: tuple[int, ...] = ()
-    evaluation: tuple[float, ...] = ()
-    curve: tuple[tuple[int, float], ...] = ()
-    scalars: Mapping[str, float] = field(default_factory=dict)
+    evaluation: tuple[float | None, ...] = ()
+    curve: tuple[tuple[int, float | None], ...] = ()
+    scalars: Mapping[str, float | None] = field(default_factory=dict)
     diverged: bool = False
     timing: Mapping[str, float] = field(default_factory=dict)
     assigned: Hyperparameters = field(default_factory=dict)
@@ -125,10 +132,21 @@ class Failure:
         return asdict(self)
 
 
-def mean(returns: Sequence[float]) -> float:
+def skips(line: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Of a report's journal line: updates that were skipped, and all updates; None where none was skipped."""
+    scalars = line.get("scalars", {})
+    return (int(scalars[SKIPPED_UPDATES]), int(scalars[UPDATES])) if scalars.get(SKIPPED_UPDATES) else None
+
+
+def numbers(values: Iterable[float | None]) -> list[float]:
+    """Values as read from JSON, in which null stands for a number that was not finite, with NaN for these."""
+    return [math.nan if value is None else value for value in values]
+
+
+def mean(returns: Iterable[float | None]) -> float:
     """Of at least one; NaN where it is no number, or one that no float can hold."""
     try:
-        return statistics.fmean(returns)
+        return statistics.fmean(numbers(returns))
     except (OverflowError, ValueError):
         return math.nan
 
@@ -165,6 +183,7 @@ class Member:
         fitness: a number or absent (None); `diverged` comes before either.
         placeholder: the number from before the last copy, until there is a new one; see `rank_fitness`.
         given_up: how often in a row an assignment was given up, with no report in between.
+        skipped_updates: how many updates were skipped because their gradient was not finite, in all slices.
         begun: its step at its last copy or start, or where slices cut episodes at that of the slice; `played` of the
             steps since lie in training episodes that count.
     """
@@ -182,6 +201,7 @@ class Member:
     diverged: bool = False
     lost: bool = False
     given_up: int = 0
+    skipped_updates: int = 0
     begun: int = 0
     played: int = 0
     open: Assignment | None = None
@@ -321,14 +341,16 @@ class Population:
         self.made[assignment.id] = replace(assignment, stop=line["step"])
         member.trained_under, member.given_up = assignment.hyperparameters, 0
         member.step, member.open, member.diverged = line["step"], None, line["diverged"]
+        if counts := skips(line):
+            member.skipped_updates += counts[0]
         whole = True
         if self.rule.source == "training":
             member.played += sum(length + 1 for length in line["lengths"])  # and the step in which the env resets
             whole = member.played >= self.rule.share * (member.step - member.begun)
             if whole or not self.rule.cut_episodes:
-                member.window = [*member.window, *line["returns"]][-self.rule.window :]
+                member.window = [*member.window, *numbers(line["returns"])][-self.rule.window :]
         elif line["evaluation"]:  # of these weights; whoever was stopped had no time for it
-            member.window = list(line["evaluation"])
+            member.window = numbers(line["evaluation"])
         enough = whole and len(member.window) >= self.rule.min_episodes
         fitness = mean(member.window) if enough else math.nan
         member.fitness = fitness if math.isfinite(fitness) else None

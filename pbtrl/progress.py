@@ -8,7 +8,6 @@ summary(...)   the best member, the schedule that was found, and what to do next
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import statistics
@@ -29,6 +28,8 @@ from pbtrl.lineage import ancestry, schedule, stretches
 from pbtrl.population import Population, mean
 from pbtrl.space import AGENT
 from pbtrl.standings import Event, Row, Standings
+from pbtrl.strict_json import to_json
+from pbtrl.tables import truncation
 
 Mode = Literal["auto", "live", "plain", "json", "none"]
 
@@ -39,7 +40,14 @@ EVENTS = 6
 HINT = "Ctrl-C: save and stop"
 STOPPING = "saving all members (Ctrl-C again: end at once, unsaved)"
 BARS = "▁▂▃▄▅▆▇█"
-EVENT_STYLES = {"copy": "cyan", "diverged": "red", "given_up": "red", "lost": "red", "failure": "yellow"}
+EVENT_STYLES = {
+    "copy": "cyan",
+    "diverged": "red",
+    "given_up": "red",
+    "lost": "red",
+    "failure": "yellow",
+    "skipped": "yellow",
+}
 STATES = {"train": "", "waiting": "dim", "done": "green", "diverged": "red", "given up": "red"}  # else cyan
 
 
@@ -277,7 +285,7 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last", trusting: st
 
     Args:
         best: the content of best.json: `member`, `snapshot` and `evaluation` with `return_mean`, `ci95` (low,
-            high) and `episodes`; empty where no member was ever ranked.
+            high) and `episodes`.
         run: the run directory.
         name: what the run is called on the command line.
         trusting: the same for commands that run its env.
@@ -290,14 +298,12 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last", trusting: st
 def outcome(best: Mapping[str, Any], header: Header, lines: Sequence[Line]) -> str:
     """The best member, its score, the schedule that made it, and how long the run took; `best` as in `summary`."""
     elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
-    told = {"best": "no member has a fitness"}
-    if best:
-        told["best"] = _best(best, "mean return" if header.unit == "env_steps" else "fitness")
-        points = schedule(ancestry(stretches(lines), best.get("snapshot")))
-        for i, (tuned, values) in enumerate(_changes(points).items()):
-            told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
-        if points and (ends := header.at_bound(points[-1][1])):
-            told["bounds"] = "\n".join(_at_bound(name, points[-1][1][name], end) for name, end in ends.items())
+    told = {"best": _best(best, "mean return" if header.unit == "env_steps" else "fitness")}
+    points = schedule(ancestry(stretches(lines), best.get("snapshot")))
+    for i, (tuned, values) in enumerate(_changes(points).items()):
+        told["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
+    if points and (ends := header.at_bound(points[-1][1])):
+        told["bounds"] = "\n".join(_at_bound(name, points[-1][1][name], end) for name, end in ends.items())
     told["wall time"] = clock(elapsed)
     return labelled(told)
 
@@ -500,11 +506,11 @@ def _json_line(standings: Standings) -> str:
     }
     if agents := standings.population.agents:
         body["agents"] = agents
-    return json.dumps(body)
+    return to_json(body)
 
 
 def _json_event(event: Event) -> str:
-    return json.dumps({"kind": event.kind, "elapsed": round(event.elapsed, 3), **event.facts})
+    return to_json({"kind": event.kind, "elapsed": round(event.elapsed, 3), **event.facts})
 
 
 def _best(best: Mapping[str, Any], measure: str) -> str:
@@ -518,6 +524,8 @@ def _best(best: Mapping[str, Any], measure: str) -> str:
         text += f", 95 % interval {score(low)} to {score(high)}"
     if "episodes" in evaluation:
         text += f", {evaluation['episodes']} fresh episodes"
+    if cut := truncation(evaluation):
+        text += f"; {cut}"
     return text
 
 

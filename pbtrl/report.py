@@ -18,6 +18,7 @@ from pbtrl import card, disk, pictures, progress, runs, schema, tables
 from pbtrl.figures import clock, printable
 from pbtrl.journal import Line
 from pbtrl.lock import DamagedError, RunError
+from pbtrl.population import skips
 from pbtrl.snapshots import write_atomically
 
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
@@ -109,6 +110,8 @@ def _wrong(line: Line) -> str:
             text = f"{line['snapshot']} lost: {line['error']}"
         case "report" if line["diverged"]:
             text = f"{line['assignment']} diverged"
+        case "report" if counts := skips(line):
+            text = f"{line['assignment']} skipped {counts[0]} of {counts[1]} updates, whose gradient was not finite"
         case _:
             return ""
     return f"{clock(line['timing']['elapsed'])}  {text.splitlines()[0]}"

@@ -283,6 +283,7 @@ def _member(member: Member, header: Header) -> dict[str, Any]:
         "fitness": member.fitness,
         "fitness_before_copy": member.placeholder,
         "generation": member.generation,
+        "skipped_updates": member.skipped_updates,
         "parent": member.open.parent if member.open else member.parent,
         "hyperparameters": member.hyperparameters,
         "at_bound": header.at_bound(member.hyperparameters),

@@ -9,7 +9,6 @@ that came during the final choice; neither where nobody survived.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import traceback
@@ -38,9 +37,11 @@ from pbtrl.runs import RunError
 from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import Store, write_atomically
 from pbtrl.standings import Standings
+from pbtrl.strict_json import to_json
 from pbtrl.tensorboard import TensorBoard
 
 FAILED = 3
+CHOICE_SECONDS = 60.0  # that the final choice may take at least, beyond the wall clock
 
 
 def start(
@@ -223,7 +224,7 @@ class _Sitting:
             return self._failed(f"no member survived: {self._last_error()}; {again}")
         try:
             with self.signals.raising():
-                best = self._choose()
+                best = self._choose(controller.seconds)
         except Interrupted:
             return self._stopped(controller)
         except DamagedError:
@@ -233,10 +234,14 @@ class _Sitting:
             with log.open("a") as file:
                 file.write(traceback.format_exc())
             return self._failed(f"the final evaluation failed: {type(error).__name__}: {error}; see {log}")
+        if not best:
+            return self._failed(f"no score: the run ended ({reason}) before any member came to the end of a slice")
+        if unscored := evaluation.unscored(self.config, [best["evaluation"]]):
+            return self._failed(f"{unscored}; to choose again: pbtrl resume {runs.trusting(run, self.config)}")
         self._end("finish", "finished", reason, controller.seconds)
         board.describe()
         if self.mode == "json":
-            _print(json.dumps({"kind": "finish", "run": str(run), "best": best}))
+            _print(to_json({"kind": "finish", "run": str(run), "best": best}))
         _say(self.mode, progress.summary(best, run, runs.reference(run), runs.trusting(run, self.config)))
         return 0
 
@@ -298,7 +303,7 @@ class _Sitting:
         view.stopping()
         return True
 
-    def _choose(self) -> dict[str, Any]:
+    def _choose(self, elapsed: float) -> dict[str, Any]:
         final, among = self.config.final, evaluation.candidates(self.config, self.run_directory, self.population)
         if self.config.env is not None:
             members = "member" if len(among) == 1 else "members"
@@ -308,10 +313,16 @@ class _Sitting:
                 f"then its score on {final.episodes} others",
             )
         if self.config.execution.backend == "inline":
-            return evaluation.choose(self.config, self.run_directory, self.population)
+            return evaluation.choose(self.config, self.run_directory, self.population, self._left(elapsed))
         run = self.run_directory
-        best: dict[str, Any] = apart.call("pbtrl.evaluation:choose_of", str(run), log=run / "log.txt")
+        arguments = (str(run), self._left(elapsed))
+        best: dict[str, Any] = apart.call("pbtrl.evaluation:choose_of", *arguments, log=run / "log.txt")
         return best
+
+    def _left(self, elapsed: float) -> float | None:
+        """Seconds that the final choice may take; see `Budget.wall_clock`."""
+        limit = self.config.budget.wall_clock
+        return None if limit is None else max(0.0, limit - elapsed) + max(CHOICE_SECONDS, limit / 10)
 
     def _stopped(self, controller: Controller) -> int:
         self._end("stop", "stopped", "interrupted", controller.seconds)

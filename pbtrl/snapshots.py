@@ -9,7 +9,6 @@ a word.
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ import safetensors.numpy
 
 from pbtrl import crash, disk, schema
 from pbtrl.lock import DamagedError
+from pbtrl.strict_json import to_json
 
 Tensors = dict[str, np.ndarray]
 
@@ -61,11 +61,11 @@ class Store:
         arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
         files = {
             "tensors.safetensors": safetensors.numpy.save(arrays),
-            "state.json": json.dumps(state).encode(),
+            "state.json": to_json(state).encode(),
         }
         hashes = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
         manifest = {"schema": schema.SCHEMA, "snapshot": name, **hashes}
-        files["MANIFEST.json"] = json.dumps(manifest).encode()
+        files["MANIFEST.json"] = to_json(manifest).encode()
         final = self.path(name)
         for last in disk.attempts():
             try:

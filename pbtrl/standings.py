@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pbtrl.figures import clock, count, score, value
 from pbtrl.header import Header
 from pbtrl.journal import Line
 from pbtrl.metrics import Tail
-from pbtrl.population import Hyperparameters, Member, Population
+from pbtrl.population import Hyperparameters, Member, Population, skips
 
 RATE_WINDOW = 60.0  # seconds over which the population's steps per second are taken
 
@@ -23,7 +23,8 @@ class Event:
     """Something to tell: a copy, a failure, a divergence.
 
     Attributes:
-        kind: `copy`, `failure`, `given_up`, `lost`, `diverged`, `fresh` or `slice`, how long the first one took.
+        kind: `copy`, `failure`, `given_up`, `lost`, `diverged`, `skipped` (updates of a slice), `fresh` or `slice`, how
+            long the first one took.
         elapsed: seconds since the run's start.
         text: one line.
         facts: the same for programs.
@@ -97,13 +98,8 @@ class Standings:
         match line["kind"]:
             case "decision":
                 told = [e for a in line["assignments"] if (e := self._assigned(a, line["timing"]["elapsed"]))]
-            case "report" if line["diverged"]:
-                text = f"{line['member']} diverged at {count(line['step'])}"
-                told = [self._event("diverged", line, text, member=line["member"], step=line["step"])]
-            case "report" if not self._slice_told:
-                self._slice_told, seconds = True, line["timing"].get("seconds", 0.0)
-                text = f"a slice takes {clock(seconds)}, and a crash loses at most as much"
-                told = [self._event("slice", line, text, seconds=seconds)] if seconds >= 1.0 else []
+            case "report":
+                told = list(self._reported(line))
             case "failure":
                 told = [self._failed(line)]
             case "void":
@@ -112,6 +108,21 @@ class Standings:
             case _:
                 told = []
         return told
+
+    def _reported(self, line: Line) -> Iterator[Event]:
+        member, step = line["member"], line["step"]
+        if counts := skips(line):
+            skipped, updates = counts
+            text = f"{member} skipped {skipped} of {updates} updates at {count(step)} {self.header.steps}"
+            facts = {"skipped_updates": skipped, "updates": updates}
+            yield self._event("skipped", line, text, member=member, step=step, **facts)
+        if line["diverged"]:
+            yield self._event("diverged", line, f"{member} diverged at {count(step)}", member=member, step=step)
+        elif not self._slice_told:
+            self._slice_told, seconds = True, line["timing"].get("seconds", 0.0)
+            if seconds >= 1.0:
+                text = f"a slice takes {clock(seconds)}, and a crash loses at most as much"
+                yield self._event("slice", line, text, seconds=seconds)
 
     def refresh(self) -> None:
         """Read along in the metrics and take the pace; call it as often as you like."""

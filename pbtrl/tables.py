@@ -24,26 +24,21 @@ def status(found: Json, reference: str, reason: str = "") -> str:
     if state in ("running", "stale"):
         told += f", last sign of life {clock(found['heartbeat_age'])} ago"
     names = list(dict.fromkeys(name for m in found["members"] for name in m["hyperparameters"]))
-    before = {m["id"]: m["fitness"] is None and m["fitness_before_copy"] is not None for m in found["members"]}
-    numbers = {m["id"]: m["fitness_before_copy"] if before[m["id"]] else m["fitness"] for m in found["members"]}
-    ranked = sorted(found["members"], key=lambda m: (numbers[m["id"]] is None, -(numbers[m["id"]] or 0.0)))
+    members = sorted(found["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0)))
+    skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
     rows = [
-        [
-            m["id"],
-            rank_score(numbers[m["id"]], before_copy=before[m["id"]]),
-            str(max(0, m["generation"])),
-            count(m["env_steps"]),
-        ]
-        + [
-            " ".join([value(m["hyperparameters"].get(name, "-")), *m["at_bound"].get(name, "").split()])
-            for name in names
-        ]
-        for m in ranked
+        [m["id"], rank_score(_rank_fitness(m), before_copy=_before_copy(m))]
+        + [str(max(0, m["generation"])), count(m["env_steps"])]
+        + [count(m["skipped_updates"]) for _ in skipped]
+        + [" ".join([value(m["hyperparameters"].get(n, "-")), *m["at_bound"].get(n, "").split()]) for n in names]
+        for m in members
     ]
-    lines = [told, aligned(["member", "fitness", "gen", "steps", *names], rows)]
-    if any(before.values()):
+    lines = [told, aligned(["member", "fitness", "gen", "steps", *skipped, *names], rows)]
+    if any(map(_before_copy, members)):
         lines.append("in parentheses: the fitness from before a copy, which ranks the member until it has a new one")
-    if any(m["at_bound"] for m in found["members"]):
+    if skipped:
+        lines.append("skipped: updates that were not made because their gradient was not finite")
+    if any(m["at_bound"] for m in members):
         lines.append("min, max: the value stands at a bound of its hyperparameter")
     if state in ("crashed", "stopped"):
         lines.append(f"{reason + '; ' if reason else ''}go on with: pbtrl resume {reference}")
@@ -95,7 +90,19 @@ def evaluations(found: Sequence[Json]) -> str:
     titles = ["member", "snapshot", "episodes", "return", "std", "95 % interval", "min", "max", "length"]
     policy = "the policy's mode" if found[0]["deterministic"] else "sampled actions"
     protocol = f", {found[0]['protocol']}" if found[0]["protocol"] else ""
-    return f"{aligned(titles, rows)}\nfresh episodes, seed {found[0]['seed']}, raw returns, {policy}{protocol}"
+    played = f"fresh episodes, seed {found[0]['seed']}, raw returns, {policy}{protocol}"
+    cuts = [f"{e['member']}: {text}" for e in found if (text := truncation(e))]
+    return "\n".join([aligned(titles, rows), played, *cuts])
+
+
+def truncation(evaluation: Json) -> str:
+    """How many episodes of an evaluation were cut and why; empty where all were played to their end."""
+    cut, late = evaluation.get("truncated"), evaluation.get("timed_out")
+    if not (cut or late):
+        return ""
+    limit = evaluation.get("max_steps")
+    where = " or ".join([*([f"at {limit:,} steps"] if limit else []), *(["by the wall clock"] if late else [])])
+    return f"{cut} of {evaluation['episodes']} episodes cut {where}"
 
 
 def copies(found: Sequence[Json], unit: str) -> str:
@@ -122,6 +129,15 @@ def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _before_copy(member: Json) -> bool:
+    return member["fitness"] is None and member["fitness_before_copy"] is not None
+
+
+def _rank_fitness(member: Json) -> float | None:
+    number: float | None = member["fitness_before_copy"] if _before_copy(member) else member["fitness"]
+    return number
 
 
 def _share(found: Json) -> str:

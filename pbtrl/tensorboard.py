@@ -9,6 +9,7 @@ imported when a writer is made; its threads do the writing.
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 from collections.abc import Mapping
@@ -129,7 +130,8 @@ class TensorBoard:
         if self._header.rule.source == "evaluation" and line["evaluation"]:
             points["evaluation/return_mean"] = mean(line["evaluation"])
         already = self._streamed[member]
-        self._write(member, {k: v for k, v in points.items() if k not in already}, step, now)
+        new = {k: y for k, y in points.items() if k not in already and y is not None and math.isfinite(y)}
+        self._write(member, new, step, now)
         already.clear()
         self._hyperparameters(member, line)
         if ranked := [m.fitness for m in self._population.ranking() if m.fitness is not None]:

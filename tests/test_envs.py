@@ -581,3 +581,26 @@ class TestProbes:
         for name in ("ObservedReward", "ConstantReward"):
             obs, rewards, *_, dead = trajectory(envs.make(f"probe/{name}-v0", [0]), [0], 20)
             np.testing.assert_array_equal(rewards[~dead], obs[:-1, :, 0][~dead])
+
+
+@pytest.mark.parametrize(
+    ("id", "backend", "kwargs", "limit"),
+    [
+        ("CartPole-v1", "gymnasium", {}, 500),
+        ("CartPole-v1", "gymnasium", {"max_episode_steps": 7}, 7),
+        ("CartPole-v1", "gymnasium", {"max_episode_steps": -1}, None),
+        ("CartPole-v1", "envpool", {"max_episode_steps": 7}, 7),
+        ("CliffWalking-v1", "gymnasium", {}, None),
+        ("CliffWalking-v1", "envpool", {}, None),
+        ("ALE/Pong-v5", "auto", {}, 27_000),
+        ("ALE/Pong-v5", "auto", {"max_num_frames_per_episode": 400}, 100),
+        ("tests.worlds:cart", "auto", {}, 500),
+        ("tests.worlds:Endless", "auto", {}, None),
+    ],
+)
+def test_a_vector_knows_the_limit_of_its_episodes(id, backend, kwargs, limit):
+    if backend == "envpool":
+        pytest.importorskip("envpool")
+    vector = envs.make(id, [1], backend=backend, kwargs=kwargs)
+    vector.close()
+    assert vector.max_episode_steps == limit

@@ -40,6 +40,7 @@ FLOORS: list[list[set[str]]] = [
             "disk",
             "heap",
             "schema",
+            "strict_json",
             "card",
             "cgroups",
         }

@@ -51,6 +51,32 @@ def test_a_report_moves_the_member() -> None:
     assert (population.step, population.copies) == (250, 1)
 
 
+@pytest.mark.parametrize("source", ["training", "evaluation"])
+def test_a_return_that_is_null_is_no_number(source: str) -> None:
+    """The journal has null where a number was not finite."""
+    population = Population(1, 0, FitnessRule(source, window=2, min_episodes=1))
+    fitness: list[float | None] = []
+    for returns in ([1.0, None], [2.0, 4.0]):
+        a = assign(population, "m00")
+        population.record(decision(a))
+        line = {**answer(trained(a)), "returns": returns, "evaluation": returns, "lengths": [1, 1]}
+        population.record(line)
+        fitness.append(population.members["m00"].fitness)
+    assert fitness == [None, 3.0]
+
+
+def test_skipped_updates_are_counted_for_good() -> None:
+    """Over slices and copies; a journal of before they were reported has none."""
+    population = after_one_slice(1.0, 2.0)
+    for donor, skipped in ((None, 3.0), ("m01", 4.0), (None, 0.0)):
+        changes = {"donor": donor, "parent": "m01/000000"} if donor else {}
+        a = assign(population, "m00", **changes)
+        population.record(decision(a))
+        scalars = {"learning/skipped_updates": skipped, "learning/updates": 9.0} if skipped else {}
+        population.record({**answer(trained(a, 1.0)), "scalars": scalars})
+    assert [m.skipped_updates for m in population.members.values()] == [7, 0]
+
+
 def test_a_report_or_failure_of_what_is_not_open_is_refused() -> None:
     population = after_one_slice(1.0)
     stale = Assignment("m00/000000", "m00", None, 0, 100, {}, 1)

@@ -129,6 +129,23 @@ def test_failures_and_divergence_are_told(tmp_path: Path):
     ]
 
 
+def test_skipped_updates_are_told(tmp_path: Path):
+    w, standings, _ = started(tmp_path)
+    told = []
+    w.listener = type("Listener", (), {"event": lambda self, line: told.extend(standings.event(line))})()
+    w.decide(w.next("m00"), w.next("m01"))
+    scalars = {"learning/skipped_updates": 12.0, "learning/updates": 240.0}
+    w.report("m00", 1.0, scalars=scalars)
+    w.report("m01", scalars=scalars, diverged=True)
+    assert [(e.kind, e.text) for e in told] == [
+        ("skipped", "m00 skipped 12 of 240 updates at 100 env steps"),
+        ("skipped", "m01 skipped 12 of 240 updates at 100 env steps"),
+        ("diverged", "m01 diverged at 100"),
+    ]
+    facts = json.loads(progress._json_event(told[0]))
+    assert (facts["member"], facts["step"], facts["skipped_updates"], facts["updates"]) == ("m00", 100, 12, 240)
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 @pytest.mark.parametrize("size", [1, 2, 30])
 def test_a_frame_fits_its_terminal(tmp_path: Path, width, size):
@@ -372,7 +389,8 @@ def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path)
     assert "0:00:50" in text
     assert "pbtrl tb last | pbtrl eval last | pbtrl report last" in text
     assert str(w.run) in text
-    assert "no member has a fitness" in progress.summary({}, w.run)
+    best["evaluation"] |= {"truncated": 3, "max_steps": 1000, "timed_out": False}
+    assert "30 fresh episodes; 3 of 30 episodes cut at 1,000 steps\n" in progress.summary(best, w.run)
 
 
 @pytest.mark.parametrize(

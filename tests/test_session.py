@@ -15,13 +15,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pbtrl import evaluation, lock, runs
+from pbtrl import build, evaluation, lock, runs, session
+from pbtrl.controller import Controller
 from pbtrl.journal import digest
 from pbtrl.lineage import copies
 from pbtrl.retention import Retention
@@ -658,7 +660,7 @@ def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Comman
     lines = journal(run)
     broken = [line for line in lines if line.get("diverged")]
     assert [line["assignment"] for line in broken] == ["m00/000000"]
-    assert broken[0]["scalars"]["skipped"] >= 10
+    assert broken[0]["scalars"]["learning/skipped_updates"] >= 10
     decided = [a for line in lines if line["kind"] == "decision" for a in line["assignments"]]
     (after,) = (a for a in decided if a["id"] == "m00/000001")
     assert (after["parent"], after["donor"], after["note"]) == ("m01/000000", "m01", "diverged, exploit m01")
@@ -711,6 +713,155 @@ def test_a_final_choice_that_fails_can_be_made_later(pbtrl: Command, monkeypatch
     assert "Traceback" in Path("runs/quadratic/log.txt").read_text()
     assert pbtrl("status", "quadratic").out.splitlines()[-1].startswith(said)
     assert pbtrl("resume", "quadratic").code == 0
+
+
+# Episodes that need not end, and scores that are no numbers
+
+ENDLESS = "env={id: tests.worlds:Endless, num_envs: 4, between_slices: reset}"
+
+
+@pytest.mark.parametrize("backend", ["inline", "processes"])
+def test_an_env_that_never_ends_is_trained_evaluated_and_resumed(pbtrl: Command, backend: str):
+    done = pbtrl("train", "cart.yaml", "--name", "a", ENDLESS, f"execution.backend={backend}", "execution.workers=1")
+    assert done.code == 0
+    assert (
+        "mean return 1000, 95 % interval 1000 to 1000, 3 fresh episodes; 3 of 3 episodes cut at 1,000 steps" in done.out
+    )
+    best = json.loads(Path("runs/a/best.json").read_text())
+    assert (best["evaluation"]["truncated"], best["evaluation"]["max_steps"]) == (3, 1000)
+    assert [s["truncated"] for s in best["selection"]] == [2, 2]
+    shown = pbtrl("eval", "a", "--episodes", 20, "--trust-imports")
+    assert (shown.code, shown.out.splitlines()[-1]) == (0, f"{best['member']}: 20 of 20 episodes cut at 1,000 steps")
+    resumed = pbtrl("resume", "a", "final.max_steps=7", "--trust-imports")
+    assert (resumed.code, "3 of 3 episodes cut at 7 steps" in resumed.out) == (0, True)
+    played = pbtrl("eval", "a", "--json", "--trust-imports").json
+    assert (played["truncated"], played["length_mean"], played["timed_out"]) == (30, 7.0, False)
+
+
+def test_fitness_from_evaluation_has_the_limit_too(pbtrl: Command):
+    rules = ["fitness.source=evaluation", "fitness.episodes=2", "final.max_steps=7", "population.size=1"]
+    assert pbtrl("train", "cart.yaml", "--name", "a", ENDLESS, *rules).code == 0
+    assert [line["evaluation"] for line in journal(Path("runs/a")) if line["kind"] == "report"] == [[7.0, 7.0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("budget", "elapsed", "seconds"),
+    [("720", 50.0, None), ("720, wall_clock: 100s", 30.0, 130.0), ("720, wall_clock: 1h", 4000.0, 360.0)],
+)
+def test_the_final_choice_has_a_tenth_of_the_wall_clock_and_a_minute_at_least(
+    pbtrl: Command, monkeypatch, budget: str, elapsed: float, seconds: float | None
+):
+    given = []
+
+    def choose(config: Any, run: Any, population: Any, seconds: float | None) -> dict[str, Any]:
+        given.append(seconds)
+        return {}
+
+    monkeypatch.setattr(evaluation, "choose", choose)
+    monkeypatch.setattr(Controller, "seconds", elapsed)
+    pbtrl("train", "cart.yaml", "--name", "a", f"budget={{env_steps_per_member: {budget}}}")
+    assert given == [seconds]
+
+
+def test_what_the_wall_clock_cuts_is_counted(pbtrl: Command, monkeypatch):
+    """The choice leaves time to the score; with next to none each env takes a step."""
+    monkeypatch.setattr(session, "CHOICE_SECONDS", 0.0)
+    limits = ["budget.wall_clock=0.01s", "final.max_steps=20000", "env.between_slices=continue"]
+    done = pbtrl("train", "cart.yaml", "--name", "a", ENDLESS, *limits)
+    assert done.code == 0, done.err
+    assert "3 of 3 episodes cut at 20,000 steps or by the wall clock" in done.out
+    assert json.loads(Path("runs/a/best.json").read_text())["evaluation"]["timed_out"]
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+@pytest.mark.parametrize("backend", ["inline", "processes"])
+def test_ctrl_c_ends_an_evaluation(pbtrl: Command, tmp_path: Path, command: str, backend: str):
+    """It waits for no episode's end, and the run can be resumed."""
+    os.mkfifo(tmp_path / "fifo")
+    slow, quick = (f"final={{selection_episodes: 1, episodes: 1, max_steps: {n}}}" for n in (10**8, 3))
+    told, silent = (
+        f"env={{id: tests.worlds:Endless, num_envs: 2, kwargs: {{fifo: {f}}}}}" for f in (tmp_path / "fifo", "null")
+    )
+    small = ["population.size=1", "budget.env_steps_per_member=40", "strategy.ready.every=40"]
+    argv = ["train", "cart.yaml", "--name", "a", told, slow, *small, f"execution.backend={backend}"]
+    if command == "eval":
+        assert pbtrl("train", "cart.yaml", "--name", "a", silent, quick, *small).code == 0
+        path = Path("runs/a/config.resolved.yaml")
+        path.write_text(
+            path.read_text()
+            .replace("fifo: null", f"fifo: {tmp_path / 'fifo'}")
+            .replace("max_steps: 3", f"max_steps: {10**8}")
+        )
+        argv = ["eval", "a", "--trust-imports"]
+    with spawn(tmp_path, *argv) as process:
+        assert (tmp_path / "fifo").read_text() == "here"
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, "Traceback" in err) == (130, False)
+    if command == "train":
+        assert kinds(Path("runs/a"))[-1] == "stop"
+        (tmp_path / "fifo").unlink()
+        assert pbtrl("resume", "a", quick, "--trust-imports").code == 0
+
+
+def unscored(config: Any) -> Any:
+    """An evaluator in whose episodes something went wrong."""
+    real = build.evaluator(config)
+
+    def play(*args: Any, **options: Any) -> list[Any]:
+        played = real(*args, **options)
+        for one in played:
+            one.returns[-1] = float("nan")
+        return played
+
+    return play
+
+
+def test_a_run_without_a_finite_score_has_not_succeeded(pbtrl: Command, monkeypatch):
+    with monkeypatch.context() as inside:
+        inside.setattr(evaluation, "build", SimpleNamespace(evaluator=unscored))
+        done = pbtrl("train", "cart.yaml", "--name", "a", "population.size=1")
+        assert done.code == 3
+        why = "no score: the mean return of m00/000002 in env.id=CartPole-v1 is not finite"
+        assert done.err.splitlines()[-1] == f"{why}; to choose again: pbtrl resume a"
+        assert not Path("runs/a/best.json").exists()
+        assert kinds(Path("runs/a"))[-1] == "report"
+        assert why in pbtrl("status", "a").out
+        shown = pbtrl("eval", "a", "--member", "m00", "--episodes", 2)
+        assert (shown.code, shown.err) == (3, f"{why}\n")
+        assert shown.out.splitlines()[1].split()[:7] == ["m00", "m00/000002", "2", "-", "-", "-", "-"]
+        printed = pbtrl("eval", "a", "--member", "m00", "--json")
+        assert printed.code == 3
+        assert [printed.json[k] for k in ("return_mean", "return_std", "ci95", "return_min")] == [None] * 4
+    assert pbtrl("resume", "a").code == 0
+    assert Path("runs/a/best.json").exists()
+
+
+def test_a_run_that_ends_before_any_slice_does_has_not_succeeded(pbtrl: Command, monkeypatch):
+    monkeypatch.setattr(Controller, "seconds", 1.0)
+    done = pbtrl("train", "cart.yaml", "--name", "a", "budget.wall_clock=1s")
+    assert done.code == 3
+    said = "no score: the run ended (wall clock) before any member came to the end of a slice"
+    assert done.err.splitlines()[-1].startswith(said)
+
+
+def test_a_journal_with_nulls_and_one_with_nan_can_be_read(pbtrl: Command):
+    """Today's journals have null where a number was not finite, earlier ones have NaN."""
+    assert pbtrl("train", "cart.yaml", "--name", "a").code == 0
+    path = Path("runs/a/journal.jsonl")
+    lines = journal(Path("runs/a"))
+    for odd in ("null", "NaN"):
+        broken = [json.loads(json.dumps(line)) for line in lines]
+        for line in (line for line in broken if line["kind"] == "report" and line["member"] == "m01"):
+            line["returns"][0], line["curve"], line["scalars"] = "odd", [[line["step"], "odd"]], {"x": "odd"}
+        path.write_text("".join(json.dumps(line).replace('"odd"', odd) + "\n" for line in broken))
+        members = {m["id"]: m["fitness"] for m in pbtrl("status", "a", "--json").json["members"]}
+        assert members["m01"] is None
+        assert members["m00"] is not None
+        for command in (["status"], ["report"], ["lineage"], ["lineage", "--json"], ["verify"]):
+            assert pbtrl(command[0], "a", *command[1:]).code == 0, command
+        assert pbtrl("list", "--json").json[0]["best"]["member"] != "m01"
+        assert pbtrl("eval", "a", "--member", "m01", "--episodes", 1).code == 0
 
 
 # What is kept

@@ -176,6 +176,25 @@ def test_odd_values_pass(tmp_path: Path):
     assert [tag for tag in found if tag.startswith("hparams")] == ["hparams/rate"]
 
 
+def test_numbers_that_are_null_are_no_points(tmp_path: Path):
+    w = written(tmp_path)
+    w.decide(w.next("m00"), w.next("m01"))
+    w.metrics("m00", text='{"assignment": "m00/000000", "time": 1.0, "step": 10, "loss/policy": null, "x": 1.0}\n')
+    w.report(
+        "m00",
+        None,
+        1.0,
+        scalars={"a": None, "learning/skipped_updates": 2.0, "learning/updates": 5.0},
+        curve=[[100, None]],
+    )
+    w.report("m01", 1.0, evaluation=[None])
+    w.listener.close()
+    found = curves(w.run, "m00")
+    assert found["x"] == [(10, 1.0)]
+    assert found["learning/skipped_updates"] == [(100, 2.0)]
+    assert not {"a", "loss/policy", "episode/return_mean"} & found.keys()
+
+
 def test_a_tail_reads_each_line_once_and_seldom(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     now = [0.0]

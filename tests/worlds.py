@@ -76,6 +76,26 @@ class Detour(gymnasium.Env[Any, Any]):
         return np.array([not self._there, self._there], np.float32)
 
 
+class Endless(gymnasium.Env[Any, Any]):
+    """No episode ends, and nothing says so; `fifo` is told of the nth step of an env."""
+
+    observation_space = Box(-1.0, 1.0, (2,), np.float32)
+    action_space = Discrete(2)
+
+    def __init__(self, fifo: str | None = None, after: int = 50) -> None:
+        self._fifo, self._left = fifo, after
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._left -= 1
+        if self._left == 0 and self._fifo:
+            Path(self._fifo).write_text("here")
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
 class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
     """CartPole in which one step of one env goes wrong; `marker` then exists, and it does not happen again."""
 

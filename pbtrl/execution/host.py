@@ -9,7 +9,6 @@ its own snapshot is not loaded again. Where that is more than memory holds, fewe
 from __future__ import annotations
 
 import errno
-import json
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ from pbtrl import crash, disk
 from pbtrl.population import Assignment, Failure, Report
 from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import SnapshotError, Store, Tensors
+from pbtrl.strict_json import to_json
 from pbtrl.trainable import Builder, Cohort, Outcome
 
 RAISED = (Exception, SystemExit)  # by a slice; an env that calls sys.exit ends no run
@@ -294,7 +294,7 @@ class Host:
             if values:
                 line = {"assignment": a.id, "attempt": current.attempt, "time": time.time(), **values}
                 with disk.room_for(path), path.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                    file.write(to_json(line) + "\n")
 
 
 def _differences(assigned: dict[str, Any], effective: dict[str, Any]) -> str:

@@ -39,6 +39,7 @@ from pbtrl.children import HUNG, belong_to, print_to, start_shielded
 from pbtrl.disk import DiskFullError
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
+from pbtrl.strict_json import to_json
 
 GAP = 5.0  # seconds without a look at the workers, after which this process was stopped, and they perhaps as well
 
@@ -203,7 +204,7 @@ class _Worker:
 
     def send(self, message: dict[str, object]) -> None:
         try:
-            self.pipe.send_bytes(json.dumps(message).encode())
+            self.pipe.send_bytes(to_json(message).encode())
         except OSError:
             return  # dead: receive() says so
 
@@ -294,7 +295,7 @@ def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
         if (host := _made(pipe, spec)) is not None:
             _serve(pipe, host, parent)
     except DiskFullError as error:
-        pipe.send_bytes(json.dumps({"full": str(error)}).encode())
+        pipe.send_bytes(to_json({"full": str(error)}).encode())
 
 
 def _made(pipe: Connection, spec: WorkerSpec) -> Host | None:
@@ -304,7 +305,7 @@ def _made(pipe: Connection, spec: WorkerSpec) -> Host | None:
     except DiskFullError:
         raise
     except Exception:
-        pipe.send_bytes(json.dumps({"unfit": traceback.format_exc()}).encode())
+        pipe.send_bytes(to_json({"unfit": traceback.format_exc()}).encode())
         return None
 
 
@@ -334,7 +335,7 @@ def _tell(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
     if messages:
         reports = [m.to_json() for m in messages if isinstance(m, Report)]
         failures = [m.to_json() for m in messages if isinstance(m, Failure)]
-        pipe.send_bytes(json.dumps({"reports": reports, "failures": failures}).encode())
+        pipe.send_bytes(to_json({"reports": reports, "failures": failures}).encode())
 
 
 def _log_output(member: Path) -> None:

@@ -14,7 +14,7 @@ left when a slice ends, so none that a replaced policy acted is ever learned fro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class ActorsCohort(RLCohort):
         """Learn from a block, hand its slot back and publish the new weights."""
         learned = super().learn(block)
         lag = float(self._actors.learned(self._state))
-        return Learned({**learned.metrics, "acting/lag": torch.full((len(self.members),), lag)}, learned.consumed)
+        return replace(learned, metrics={**learned.metrics, "acting/lag": torch.full((len(self.members),), lag)})
 
     def outcome(self, slot: int) -> Outcome:
         """What the slice gave so far; blocks under way are waited for and dropped."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from agents.types import Learned, Trajectory
-from pbtrl.population import Assignment
+from pbtrl.population import SKIPPED_UPDATES, UPDATES, Assignment
 from pbtrl.rl.rollout import Rollout, Source
 from pbtrl.rl.setting import Setting, env_seeds, fill, generator, seed_for
 from pbtrl.snapshots import Tensors
@@ -69,6 +69,8 @@ class RLCohort:
         self._new_policy = [False] * len(self.members)
         self._curves: list[list[tuple[int, float]]] = [[] for _ in self.members]
         self._told = [0] * len(self.members)
+        self._updates = torch.zeros(len(self.members), dtype=torch.int64)
+        self._skipped = torch.zeros_like(self._updates)
         self._clear_metrics()
 
     def turn(self) -> bool:
@@ -80,9 +82,12 @@ class RLCohort:
         """Take note of an update from `steps` steps of every env; True when the slice is over."""
         self._consumed = self._merged(learned.consumed, steps)
         self._done += steps * self._setting.envs
-        self._updates += 1
+        self._updates += learned.updates
+        self._skipped += learned.skipped
+        learning = learned.skipped < learned.updates
+        self._learned += learning
         for name, value in learned.metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._sums[name] = self._sums.get(name, 0.0) + torch.where(learning, value, 0.0)
         self._draw_curve()
         return self._done >= self._length
 
@@ -118,15 +123,17 @@ class RLCohort:
         return (self._length - self._done) // self._setting.envs
 
     def metrics(self) -> list[dict[str, float]]:
-        """Per slot: means over the updates since the last call, and the speed."""
+        """Per slot: means over the blocks since the last call that something was learned from, and the speed."""
         assert self.rollout is not None
         seconds, steps = time.monotonic() - self._since, self._done - self._since_step
-        if not self._updates:
+        if not steps:
             return [{} for _ in self.members]
         rows = []
         for slot, a in enumerate(self._assignments):
             row: dict[str, float] = {"step": a.start + self._done, "perf/env_steps_per_s": steps / max(seconds, 1e-9)}
-            row |= {name: float(total[slot]) / self._updates for name, total in self._sums.items()}
+            if blocks := int(self._learned[slot]):
+                row |= {name: float(total[slot]) / blocks for name, total in self._sums.items()}
+            row |= self._skips(slot)
             fixed = (TUNED & self._consumed.keys()) - a.hyperparameters.keys()
             row |= {f"hparams/{name}": self._used(name, slot) for name in sorted(fixed)}
             if recent := self.rollout.episodes[slot].returns[-20:]:
@@ -141,7 +148,6 @@ class RLCohort:
         assert self.rollout is not None
         episodes = self.rollout.episodes[slot]
         assigned = self._assignments[slot]
-        skipped = int(self._state.tensors["skipped"][slot])
         evaluation: list[float] = []
         if self._setting.evaluate and self._done >= self._length:  # who is stopped has no time to play
             evaluation = self._setting.evaluate(self.save(slot), seed_for(assigned.seed, "evaluation"), self._threads)
@@ -152,8 +158,8 @@ class RLCohort:
             lengths=episodes.lengths,
             evaluation=evaluation,
             curve=self._curves[slot],
-            scalars=({"skipped": float(skipped)} if skipped else {}) | self.rollout.tally(),
-            diverged=skipped >= DIVERGED_AFTER,
+            scalars=self._skips(slot) | self.rollout.tally(),
+            diverged=int(self._state.tensors["skipped"][slot]) >= DIVERGED_AFTER,
         )
 
     def save(self, slot: int) -> Tensors:
@@ -217,9 +223,16 @@ class RLCohort:
                 self._curves[slot].append((a.start + self._done, float(np.mean(recent))))
             self._told[slot] = len(returns)
 
+    def _skips(self, slot: int) -> dict[str, float]:
+        """Updates of the slice so far, by tag, where some of them were skipped."""
+        if not (skipped := int(self._skipped[slot])):
+            return {}
+        return {SKIPPED_UPDATES: float(skipped), UPDATES: float(self._updates[slot])}
+
     def _clear_metrics(self) -> None:
         self._sums: dict[str, Any] = {}
-        self._updates, self._since, self._since_step = 0, time.monotonic(), self._done
+        self._learned = torch.zeros(len(self.members), dtype=torch.int64)
+        self._since, self._since_step = time.monotonic(), self._done
 
 
 def _number(value: Tensor) -> int | float:

@@ -27,6 +27,7 @@ import torch
 
 from pbtrl import children, heap
 from pbtrl.children import belong_to, start_shielded
+from pbtrl.strict_json import to_json
 
 WAIT = 0.5  # seconds that a turn waits for an answer; then the worker looks at its own pipe
 PATIENCE = 1800.0  # seconds that all who have work may be silent: a block can be long, and a hung env has its own alarm
@@ -230,7 +231,7 @@ class _Process:
 
     def send(self, message: Message) -> None:
         try:
-            self.pipe.send_bytes(json.dumps(message).encode())
+            self.pipe.send_bytes(to_json(message).encode())
         except OSError:
             return  # dead: whoever reads sees it
 
@@ -268,12 +269,12 @@ def _work(pipe: Connection, parent: int, make: Callable[..., Hand], arguments: t
         while (message := _next(pipe, parent)) is not None:
             answer = hand.answer(message)
             if answer is not None:
-                pipe.send_bytes(json.dumps(answer).encode())
+                pipe.send_bytes(to_json(answer).encode())
     except BrokenPipeError:
         return
     except Exception as error:
         told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        pipe.send_bytes(json.dumps(told).encode())
+        pipe.send_bytes(to_json(told).encode())
     finally:
         if hand:
             hand.close()

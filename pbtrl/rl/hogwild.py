@@ -20,7 +20,7 @@ from dataclasses import replace
 import torch
 
 from agents.types import Learned
-from pbtrl.population import Assignment
+from pbtrl.population import Assignment, numbers
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.crew import DEATHS, WAIT, Crew, Message
 from pbtrl.rl.rollout import Episodes
@@ -68,8 +68,10 @@ class HogwildCohort(RLCohort):
     def _note(self, answer: Message) -> bool:
         for mine, told in zip(self._peers.episodes, answer["episodes"], strict=True):
             mine.extend(*told)
-        metrics, consumed = ({k: torch.tensor(v) for k, v in answer[part].items()} for part in ("metrics", "consumed"))
-        return self._record(Learned(metrics, consumed), answer["steps"])
+        metrics = {k: torch.tensor(numbers(v)) for k, v in answer["metrics"].items()}
+        consumed = {k: torch.tensor(v) for k, v in answer["consumed"].items()}
+        counts = (torch.tensor(answer[key]) for key in ("updates", "skipped"))
+        return self._record(Learned(metrics, consumed, *counts), answer["steps"])
 
     def _reset_envs(self) -> None:
         """The processes do that for themselves."""
@@ -157,4 +159,5 @@ class _Peer(RLCohort):
         episodes = [(e.returns, e.lengths) for e in rollout.episodes]
         rollout.clear()
         metrics, consumed = ({k: v.tolist() for k, v in x.items()} for x in (learned.metrics, learned.consumed))
-        return {"steps": steps, "metrics": metrics, "consumed": consumed, "episodes": episodes}
+        counts = {"updates": learned.updates.tolist(), "skipped": learned.skipped.tolist()}
+        return {"steps": steps, "metrics": metrics, "consumed": consumed, "episodes": episodes, **counts}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agents.types import Agent, Inputs, State, Trajectory
 from envs import Vector
+from pbtrl.population import numbers
 
 ToEnv = Callable[[Tensor], Tensor]
 
@@ -27,9 +28,9 @@ class Episodes:
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
 
-    def extend(self, returns: Sequence[float], lengths: Sequence[int]) -> None:
-        """Some more."""
-        self.returns += returns
+    def extend(self, returns: Sequence[float | None], lengths: Sequence[int]) -> None:
+        """Some more, perhaps read from JSON."""
+        self.returns += numbers(returns)
         self.lengths += lengths
 
 

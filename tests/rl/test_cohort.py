@@ -1,5 +1,6 @@
 """The RL cohort, made by the builder and run by the host: a member's numbers are its own, whoever is beside it."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -389,7 +390,7 @@ def test_a_member_that_diverges_says_so_and_harms_nobody(env: dict[str, Any], op
     cohort = build.cohort(ALL[:2], 1)
     lost, kept = run(cohort, [wild, slice_of("m01", steps)])
     assert [cohort.outcome(slot).diverged for slot in range(2)] == [True, False]
-    assert cohort.outcome(0).scalars["skipped"] >= DIVERGED_AFTER
+    assert cohort.outcome(0).scalars["learning/skipped_updates"] >= DIVERGED_AFTER
     assert cohort.outcome(0).hyperparameters["learning_rate"] == 1e30
     for name, value in lost.items():
         assert np.isfinite(value).all(), name
@@ -397,6 +398,58 @@ def test_a_member_that_diverges_says_so_and_harms_nobody(env: dict[str, Any], op
     cohort.load(0, kept)
     run(cohort, [slice_of("m00", 40, 1), slice_of("m01", 40, 1)])
     assert not cohort.outcome(0).diverged
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_skipped_updates_are_counted_and_blank_no_metric(passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of five blocks pay NaN to one member: its metrics are those of the other three, its neighbour's of all."""
+    agent = {"rewards": "none", "observations": "raw", "passes": passes}
+    build = builder("CartPole-v1", 4, agent)
+    blocks = 0
+
+    def collect(self: RLCohort) -> Any:
+        nonlocal blocks
+        block = real(self)
+        blocks += 1
+        if blocks in (2, 5):
+            block.rewards[0] = float("nan")
+        return block
+
+    cohort, alone = build.cohort(ALL[:2], 1), build.cohort(ALL[1:2], 1)
+    run(alone, [slice_of("m01", 200)])
+    real = RLCohort.collect
+    monkeypatch.setattr(RLCohort, "collect", collect)
+    run(cohort, [slice_of("m00", 200), slice_of("m01", 200)])
+    assert blocks == 5
+    counts = {"learning/skipped_updates": 2.0 * passes, "learning/updates": 5.0 * passes}
+    assert [cohort.outcome(slot).scalars for slot in range(2)] == [counts, {}]
+    assert cohort._state.tensors["skipped"].tolist() == [passes, 0]
+    assert not cohort.outcome(0).diverged
+    rows, (other,) = cohort.metrics(), alone.metrics()
+    assert counts.items() <= rows[0].items()
+    assert all(math.isfinite(value) for value in rows[0].values())
+    assert {"loss/policy", "loss/value", "loss/gradient_norm"} <= rows[0].keys()
+    assert {k: v for k, v in rows[1].items() if k[:4] == "loss"} == {k: v for k, v in other.items() if k[:4] == "loss"}
+    cohort.begin([slice_of("m00", 200, 1), slice_of("m01", 200, 1)])
+    cohort.turn()
+    assert cohort.outcome(0).scalars == {}  # counted per slice
+
+
+def test_without_an_update_there_are_no_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = builder("CartPole-v1", 4, {"rewards": "none", "observations": "raw"})
+    cohort, real = build.cohort(ALL[:1], 1), RLCohort.collect
+
+    def collect(self: RLCohort) -> Any:
+        block = real(self)
+        block.rewards[:] = float("nan")
+        return block
+
+    monkeypatch.setattr(RLCohort, "collect", collect)
+    run(cohort, [slice_of("m00", 120)])
+    (row,) = cohort.metrics()
+    assert not [name for name in row if name.startswith("loss/")]
+    assert row["step"] == 120
+    assert row["learning/skipped_updates"] == row["learning/updates"] == 3.0
 
 
 def test_evaluation_is_apart_from_training() -> None:

@@ -51,7 +51,14 @@ class Recorder(Counter):
 
 
 def play(
-    episodes: int, members: int, lengths: Sequence[int], *, seed: int = 3, agent: Any = None
+    episodes: int,
+    members: int,
+    lengths: Sequence[int],
+    own_limit: int | None = None,
+    *,
+    seed: int = 3,
+    agent: Any = None,
+    **options: Any,
 ) -> tuple[list[Episodes], list[Vector]]:
     """What members play in envs with episodes of these lengths."""
     made: list[Vector] = []
@@ -59,10 +66,11 @@ def play(
     def make(seeds: Sequence[int], threads: int) -> Vector:
         assert list(seeds) == env_seeds(seed, len(seeds) // members) * members
         made.append(tape([*lengths][: len(seeds) // members] * members))
+        made[-1].max_episode_steps = own_limit
         return made[-1]
 
     agent = agent or Counter()
-    return evaluate(agent, lambda action: action, make, [{}] * members, episodes=episodes, seed=seed), made
+    return evaluate(agent, lambda action: action, make, [{}] * members, episodes=episodes, seed=seed, **options), made
 
 
 def test_every_env_plays_its_own_quota_however_short_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,3 +183,76 @@ def test_a_whole_game_is_played_where_training_ends_at_a_lost_life(monkeypatch: 
     assert ends == [False] * (len(ends) - 1) + [True]
     assert played.lengths == [len(lives)]
     assert len(played.returns) == 1
+
+
+ENDLESS = 10**9
+
+
+def test_an_episode_that_does_not_end_is_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every env plays its quota; one that was cut begins its next episode afresh, once no other plays."""
+    monkeypatch.setattr(module, "ENVS", 3)
+    (one, two), _ = play(7, 2, [4, 10, ENDLESS], max_steps=10)
+    assert one.lengths == two.lengths == [4] * 3 + [10] * 2 + [10] * 2
+    assert one.returns == [40.0] * 3 + [200.0] * 2 + [300.0] * 2
+    assert (one.truncated, one.max_steps, one.timed_out) == (2, 10, False)  # who ends at the limit is not cut
+
+
+def test_a_cut_episode_is_forgotten() -> None:
+    """Nothing of it reaches the next one: no memory, no last action or reward, and the first step is marked as such."""
+    seen: list[Inputs] = []
+    memories: list[float] = []
+
+    class Watching(Counter):
+        def act(self, state: Any, inputs: Inputs, memory: Any, noise: Any) -> Any:
+            seen.append(inputs)
+            memories.append(float(memory[0, 0, 0]))
+            return super().act(state, inputs, memory, noise)
+
+    agent: Any = Watching()
+    (played,) = evaluate(
+        agent, lambda a: a, lambda seeds, _: tape([ENDLESS] * len(seeds)), [{}], episodes=32, seed=3, max_steps=5
+    )
+    assert (played.lengths, played.truncated) == ([5] * 32, 32)
+    assert memories == [0.0, 1.0, 2.0, 3.0, 4.0] * 2
+    for t in (0, 5):
+        assert seen[t].first.all()
+        assert (seen[t].actions == -1).all()
+        assert (seen[t].rewards == 0).all()
+        assert (seen[t].observations[..., 1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "limit"),
+    [
+        (None, {}, None),
+        (None, {"fallback": 12}, 12),
+        (8, {"fallback": 12}, 8),
+        (8, {"max_steps": 5, "fallback": 12}, 5),
+        (8, {"max_steps": 20}, 20),
+    ],
+)
+def test_the_limit_is_the_settings_then_the_envs_then_the_fallback(own: Any, options: Any, limit: int | None) -> None:
+    (played,), _ = play(1, 1, [15], own, **options)
+    assert played.max_steps == limit
+    assert played.lengths == [min(15, limit or 15)]
+    assert played.truncated == (played.lengths != [15])
+
+
+def test_when_the_time_is_up_what_is_under_way_is_cut() -> None:
+    (played,), _ = play(40, 1, [ENDLESS] * 16, max_steps=10, seconds=0.0)
+    assert (played.lengths, played.truncated, played.timed_out) == ([1] * 16, 16, True)
+    (short,), _ = play(40, 1, [1] * 16, seconds=0.0)
+    assert (short.lengths, short.truncated, short.timed_out) == ([1] * 16, 0, True)
+    (enough,), _ = play(3, 1, [1, 2, 3], seconds=60.0)
+    assert (enough.lengths, enough.truncated, enough.timed_out) == ([1, 2, 3], 0, False)
+
+
+@pytest.mark.parametrize("env", [{"id": "CartPole-v1", "backend": b} for b in ("gymnasium", "envpool")])
+def test_simulators_begin_afresh_after_a_cut(env: dict[str, Any]) -> None:
+    if env["backend"] == "envpool":
+        pytest.importorskip("envpool")
+    build = RLBuilder(
+        Config.from_dict({"env": env, "budget": {"env_steps_per_member": 1000}, "final": {"max_steps": 5}})
+    )
+    (played,) = build.evaluate([fresh(build, 0)], episodes=40, seed=1)
+    assert (played.lengths, played.returns, played.truncated) == ([5] * 40, [5.0] * 40, 40)
