@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HUNG = -signal.SIGALRM
 SAFE, OURS = "PYTHONSAFEPATH", "pbtrl"
 
@@ -93,8 +93,9 @@ def belong_to(parent: int, pipe: Connection) -> None:
     keep_from_forks(pipe)
     _put_back(None if os.environ.get(SAFE) == OURS else os.environ.get(SAFE))
     for number in STOPS:
-        signal.signal(number, lambda *_: None)
-        signal.siginterrupt(number, False)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it, also for what an env starts
+            signal.signal(number, lambda *_: None)
+            signal.siginterrupt(number, False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -112,8 +113,8 @@ def _put_back(safe: str | None) -> None:
 def print_to(log: Path) -> None:
     """What libraries and envs print in this process goes to a file, and not to the console."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(descriptor, stream.fileno())
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
     os.close(descriptor)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from pbtrl import __version__
+from pbtrl import __version__, streams
+from pbtrl.streams import tell
 
 USAGE, FAILED, CORRUPT, FULL, INTERRUPTED = 2, 3, 4, 75, 130
 
@@ -25,30 +25,27 @@ FIRST_STEPS = """first steps:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code.
 
-    0 done, 2 usage or config, 3 failed, 4 corrupt or missing data, 75 disk full, 130 and 143 stopped by a signal.
+    0 done, 2 usage or config, 3 failed, 4 corrupt or missing data, 75 disk full, 129, 130 and 143 stopped by a signal.
     """
-    arguments = _parsed(argv)
-    code = 0
+    streams.reopen()
+    lost = None
     try:
-        code = arguments.command(arguments)
-        sys.stdout.flush()
+        arguments = _parsed(argv)
+        code: int = arguments.command(arguments)
     except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # `pbtrl list | head`; what is still in the buffer has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = INTERRUPTED
     except Exception as error:
         known = _exit_code(error)
         if known is None:
             raise
-        _show(str(error), sys.stderr)
-        return known
+        tell(str(error), sys.stderr)
+        code = known
+    finally:
+        lost = streams.flush()
+    if lost and not code:
+        tell(f"standard output: {lost}", sys.stderr)
+        return FULL
     return code
-
-
-def _show(text: str, where: TextIO | None = None) -> None:
-    from pbtrl.figures import printable
-
-    print(printable(text), file=where)
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -259,7 +256,7 @@ def _train(a: argparse.Namespace) -> int:
     from pbtrl import build, session
 
     if a.dry_run:
-        print(build.prepared(config, source).dump_yaml(), end="")
+        tell(build.prepared(config, source).dump_yaml().rstrip())
         return 0
     return session.start(
         config, source, root=a.runs, name=name, if_exists=a.if_exists,
@@ -297,9 +294,9 @@ def _eval(a: argparse.Namespace) -> int:
     try:
         evaluation.write(run, results)
     except OSError as error:
-        _show(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", sys.stderr)
+        tell(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", sys.stderr)
     shown = results if a.member == "all" else results[0]
-    _show(json.dumps(shown) if a.json else tables.evaluations(results))
+    tell(json.dumps(shown) if a.json else tables.evaluations(results))
     return 0
 
 
@@ -310,7 +307,7 @@ def _status(a: argparse.Namespace) -> int:
     with runs.sound(run):
         found = runs.status(run)
         reason = card.read(run).get("reason", "") if found["state"] == "crashed" else ""
-        _show(json.dumps(found) if a.json else tables.status(found, runs.trusting(run), reason))
+        tell(json.dumps(found) if a.json else tables.status(found, runs.trusting(run), reason))
     return 0
 
 
@@ -319,11 +316,11 @@ def _list(a: argparse.Namespace) -> int:
 
     found = runs.listing(a.runs)
     if a.json:
-        _show(json.dumps(found))
+        tell(json.dumps(found))
     elif found:
-        _show(tables.listing(found))
+        tell(tables.listing(found))
     else:
-        _show(f"no runs in {a.runs}; begin one with: pbtrl train quickstart")
+        tell(f"no runs in {a.runs}; begin one with: pbtrl train quickstart")
     return 0
 
 
@@ -333,11 +330,11 @@ def _verify(a: argparse.Namespace) -> int:
     run = runs.find(a.run, a.runs)
     if a.repair:
         for line in verify.repair(run):
-            _show(line, sys.stderr)
+            tell(line, sys.stderr)
     found = verify.examine(run)
     if a.digest and found["digest"] is None:
         raise runs.DamagedError(f"{run}: its journal cannot be read, so it has no digest")
-    _show(found["digest"] if a.digest else json.dumps(found) if a.json else verify.text(found))
+    tell(found["digest"] if a.digest else json.dumps(found) if a.json else verify.text(found))
     return 0 if found["ok"] else CORRUPT
 
 
@@ -348,7 +345,7 @@ def _lineage(a: argparse.Namespace) -> int:
     header, lines, _ = runs.folded(run)
     with runs.sound(run):
         copies = lineage.copies(lines)
-        _show(json.dumps({"copies": copies}) if a.json else tables.copies(copies, header.steps))
+        tell(json.dumps({"copies": copies}) if a.json else tables.copies(copies, header.steps))
     return 0
 
 
@@ -357,7 +354,7 @@ def _report(a: argparse.Namespace) -> int:
 
     run = runs.find(a.run, a.runs)
     for path in report.write(run, only=a.only, form=a.format):
-        _show(str(path))
+        tell(str(path))
     return 0
 
 
@@ -378,7 +375,7 @@ def _bench(a: argparse.Namespace) -> int:
     from pbtrl import bench, build
 
     found = bench.measure(build.prepared(config, source), a.seconds)
-    print(json.dumps(found) if a.json else bench.text(found))
+    tell(json.dumps(found) if a.json else bench.text(found))
     return 0
 
 
@@ -390,7 +387,7 @@ def _doctor(a: argparse.Namespace) -> int:
     from pbtrl import build, doctor
 
     checks = doctor.examine(a.runs, config and build.prepared(config, source))
-    print(json.dumps(checks) if a.json else doctor.text(checks))
+    tell(json.dumps(checks) if a.json else doctor.text(checks))
     return 0 if all(c["ok"] for c in checks) else FAILED
 
 
@@ -398,9 +395,9 @@ def _config(a: argparse.Namespace) -> int:
     from pbtrl.config import json_schema, load, shipped
 
     if a.what == "schema":
-        print(json.dumps(json_schema(), indent=2))
+        tell(json.dumps(json_schema(), indent=2))
     elif a.config is None:
-        print("\n".join(shipped()))
+        tell("\n".join(shipped()))
     else:
-        print(load(a.config, a.overrides).dump_yaml(), end="")
+        tell(load(a.config, a.overrides).dump_yaml().rstrip())
     return 0

@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from pbtrl import apart, build, card, evaluation, extension, progress, runs
+from pbtrl import apart, build, card, evaluation, extension, progress, runs, streams
 from pbtrl.config import Config, checked, read
 from pbtrl.controller import Controller
 from pbtrl.disk import DiskFullError, ends_here, expect_room
 from pbtrl.execution import Executor
-from pbtrl.figures import printable
 from pbtrl.header import Header
 from pbtrl.interrupts import Interrupted, Signals
 from pbtrl.journal import Journal, Line
@@ -38,6 +37,7 @@ from pbtrl.runs import RunError
 from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import Store, write_atomically
 from pbtrl.standings import Standings
+from pbtrl.streams import tell
 from pbtrl.tensorboard import TensorBoard
 
 FAILED = 3
@@ -51,6 +51,7 @@ def start(
 
     `source` is what the config was read from: it places errors, and its text is kept.
     """
+    streams.reopen()
     prepared = build.prepared(config, source)
     if if_exists != "resume" or not runs.has_begun(root / name):
         _expect_room(root / name, prepared, 2)
@@ -58,7 +59,7 @@ def start(
     if runs.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config, wide=wide)
     for warning in build.warnings(prepared):
-        _print(f"warning: {warning}", sys.stderr)
+        tell(f"warning: {warning}", sys.stderr)
     with Signals() as signals, Lock(run):
         if runs.has_begun(run):  # somebody was faster
             raise RunError(f"{run} has just been trained by somebody else: try again")
@@ -86,6 +87,7 @@ def resume(
         asked: a config that should be this run's own; what may change is taken from it.
         trusted: whether a module of the user's own that the run directory names, and `asked` does not, is imported.
     """
+    streams.reopen()
     runs.check_links(run)
     if not runs.has_begun(run):
         return _begin(run, mode=mode, command=command, overrides=overrides, wide=wide, trusted=trusted)
@@ -104,7 +106,7 @@ def resume(
             return 0
         _expect_room(run, config, 1)
         for warning in card.begin(run, command, build.torch_threads(config)):
-            _print(f"warning: {warning}", sys.stderr)
+            tell(f"warning: {warning}", sys.stderr)
         header = build.header(config, before.name)
         journal = Journal(run / "journal.jsonl")
         changes = extension.changes(stored, config)
@@ -160,13 +162,7 @@ def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
 def _say(mode: progress.Mode, text: str) -> None:
     """For people; what reads JSON sees nothing of it."""
     if mode not in ("json", "none"):
-        _print(text)
-
-
-def _print(text: str, where: TextIO | None = None) -> None:
-    """`pbtrl train | head` goes on training, and so does a run whose terminal went away."""
-    with contextlib.suppress(OSError):
-        print(printable(text), file=where, flush=True)
+        tell(text)
 
 
 @dataclass
@@ -236,7 +232,7 @@ class _Sitting:
         self._end("finish", "finished", reason, controller.seconds)
         board.describe()
         if self.mode == "json":
-            _print(json.dumps({"kind": "finish", "run": str(run), "best": best}))
+            tell(json.dumps({"kind": "finish", "run": str(run), "best": best}))
         _say(self.mode, progress.summary(best, run, runs.reference(run), runs.trusting(run, self.config)))
         return 0
 
@@ -315,12 +311,12 @@ class _Sitting:
 
     def _stopped(self, controller: Controller) -> int:
         self._end("stop", "stopped", "interrupted", controller.seconds)
-        _print(f"stopped; go on with: pbtrl resume {runs.trusting(self.run_directory, self.config)}", sys.stderr)
+        tell(f"stopped; go on with: pbtrl resume {runs.trusting(self.run_directory, self.config)}", sys.stderr)
         return self.signals.code or FAILED
 
     def _failed(self, why: str) -> int:
         card.end(self.run_directory, "failed", why)
-        _print(why, sys.stderr)
+        tell(why, sys.stderr)
         return FAILED
 
     def _end(self, kind: str, status: card.Status, reason: str, elapsed: float) -> None:

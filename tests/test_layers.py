@@ -40,6 +40,7 @@ FLOORS: list[list[set[str]]] = [
             "disk",
             "heap",
             "schema",
+            "streams",
             "card",
         }
     ],
