@@ -28,23 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 2 usage or config, 3 failed, 4 corrupt or missing data, 75 disk full, 129, 130 and 143 stopped by a signal.
     """
     streams.reopen()
-    lost = None
     try:
         arguments = _parsed(argv)
         code: int = arguments.command(arguments)
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        return INTERRUPTED
     except Exception as error:
         known = _exit_code(error)
         if known is None:
             raise
         tell(str(error), sys.stderr)
-        code = known
+        return known
     finally:
-        lost = streams.flush()
-    if lost and not code:
-        tell(f"standard output: {lost}", sys.stderr)
-        return FULL
+        streams.flush()
     return code
 
 

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pbtrl import apart, build, card, evaluation, extension, progress, runs, streams
+from pbtrl.children import is_importing_main
 from pbtrl.config import Config, checked, read
 from pbtrl.controller import Controller
 from pbtrl.disk import DiskFullError, ends_here, expect_room
@@ -50,7 +51,12 @@ def start(
     """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code.
 
     `source` is what the config was read from: it places errors, and its text is kept.
+
+    Raises:
+        ConfigError: the env cannot be had, or no agent can live in it.
+        RunError: the run exists, is in use, or cannot be written; or a module is being imported for another process.
     """
+    _expect_a_call()
     streams.reopen()
     prepared = build.prepared(config, source)
     if if_exists != "resume" or not runs.has_begun(root / name):
@@ -59,7 +65,7 @@ def start(
     if runs.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config, wide=wide)
     for warning in build.warnings(prepared):
-        tell(f"warning: {warning}", sys.stderr)
+        _print(f"warning: {warning}", sys.stderr)
     with Signals() as signals, Lock(run):
         if runs.has_begun(run):  # somebody was faster
             raise RunError(f"{run} has just been trained by somebody else: try again")
@@ -86,7 +92,12 @@ def resume(
         overrides: may give it a longer budget, or change how it is carried out.
         asked: a config that should be this run's own; what may change is taken from it.
         trusted: whether a module of the user's own that the run directory names, and `asked` does not, is imported.
+
+    Raises:
+        ConfigError: a config that cannot be run.
+        RunError: the run is in use, damaged, of another config; or a module is being imported for another process.
     """
+    _expect_a_call()
     streams.reopen()
     runs.check_links(run)
     if not runs.has_begun(run):
@@ -106,7 +117,7 @@ def resume(
             return 0
         _expect_room(run, config, 1)
         for warning in card.begin(run, command, build.torch_threads(config)):
-            tell(f"warning: {warning}", sys.stderr)
+            _print(f"warning: {warning}", sys.stderr)
         header = build.header(config, before.name)
         journal = Journal(run / "journal.jsonl")
         changes = extension.changes(stored, config)
@@ -114,6 +125,15 @@ def resume(
         population = header.population().replay([*lines, journal.append(resumed)])
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())  # now that the run is no longer finished
         return _Sitting(config, run, header, population, journal, signals, mode, wide, lines, earlier).run()
+
+
+def _expect_a_call() -> None:
+    """Refuse to train because a module is imported: every process of multiprocessing would train."""
+    if is_importing_main():
+        raise RunError(
+            "training was called while multiprocessing imports the main module for another process, which would train "
+            'as well: put the call under `if __name__ == "__main__":`'
+        )
 
 
 def _begin(
@@ -162,7 +182,13 @@ def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
 def _say(mode: progress.Mode, text: str) -> None:
     """For people; what reads JSON sees nothing of it."""
     if mode not in ("json", "none"):
-        tell(text)
+        _print(text)
+
+
+def _print(text: str, where: TextIO | None = None) -> None:
+    """A run trains also where nothing can be printed."""
+    with contextlib.suppress(DiskFullError):
+        tell(text, where)
 
 
 @dataclass
@@ -232,7 +258,7 @@ class _Sitting:
         self._end("finish", "finished", reason, controller.seconds)
         board.describe()
         if self.mode == "json":
-            tell(json.dumps({"kind": "finish", "run": str(run), "best": best}))
+            _print(json.dumps({"kind": "finish", "run": str(run), "best": best}))
         _say(self.mode, progress.summary(best, run, runs.reference(run), runs.trusting(run, self.config)))
         return 0
 
@@ -311,12 +337,12 @@ class _Sitting:
 
     def _stopped(self, controller: Controller) -> int:
         self._end("stop", "stopped", "interrupted", controller.seconds)
-        tell(f"stopped; go on with: pbtrl resume {runs.trusting(self.run_directory, self.config)}", sys.stderr)
+        _print(f"stopped; go on with: pbtrl resume {runs.trusting(self.run_directory, self.config)}", sys.stderr)
         return self.signals.code or FAILED
 
     def _failed(self, why: str) -> int:
         card.end(self.run_directory, "failed", why)
-        tell(why, sys.stderr)
+        _print(why, sys.stderr)
         return FAILED
 
     def _end(self, kind: str, status: card.Status, reason: str, elapsed: float) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TextIO
 
+from pbtrl.disk import DiskFullError
 from pbtrl.figures import printable
 
 GONE = frozenset({errno.EPIPE, errno.EIO})  # the reader of a pipe ended; the terminal was closed
@@ -18,37 +19,37 @@ def reopen() -> None:
 
     Libraries in C and child processes write to descriptors 1 and 2, whatever lies there.
     """
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+    for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             _silence(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, for as long as the process
 
 
 def tell(text: str, where: TextIO | None = None) -> None:
-    """Print text with its control characters spelled out; where it cannot be written, whoever tells it goes on."""
-    with contextlib.suppress(OSError):
-        print(printable(text), file=where, flush=True)
+    """Print text with its control characters spelled out; a reader that is gone misses it, which harms nobody.
 
-
-def flush() -> str | None:
-    """Write what is buffered, for the last time: what fails goes to the null device, or Python would fail as it exits.
-
-    Returns:
-        Why somebody who still reads misses something; None where nobody does.
+    Raises:
+        DiskFullError: it cannot be written for another reason.
     """
-    lost = None
+    try:
+        print(printable(text), file=where, flush=True)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise DiskFullError(f"standard output: {error.strerror or error}") from error
+
+
+def flush() -> None:
+    """Write what is buffered, for the last time; what fails goes to the null device, or Python would fail at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError as error:
+        except OSError:
             with contextlib.suppress(OSError, ValueError):  # it has no descriptor
                 _silence(stream.fileno())
-            if error.errno not in GONE:
-                lost = error.strerror or str(error)
-    return lost
 
 
 def _silence(number: int) -> None:
