@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -194,7 +195,9 @@ def _add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> No
 
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)")
+    parser.add_argument(
+        "--runs", type=_path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)"
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +221,12 @@ def _add_progress(parser: argparse.ArgumentParser) -> None:
         help="a live table, plain lines or JSON lines (default: auto, live on a terminal and else plain)",
     )  # fmt: skip
     parser.add_argument("--wide", action="store_true", help="a column for every hyperparameter, not the first three")
+
+
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("no path has a zero byte in it")
+    return Path(os.path.expanduser(text))
 
 
 def _at_least(low: int) -> Any:
@@ -246,16 +255,15 @@ def _train(a: argparse.Namespace) -> int:
     config = checked(source)
     from pbtrl import runs
 
-    name = a.name or config.name or runs.default_name(config.label)
-    if not a.dry_run:
-        runs.check_free(a.runs, name, a.if_exists)
+    if not a.dry_run and (asked := config.name if a.name is None else a.name) is not None:
+        runs.check_free(a.runs, asked, a.if_exists)
     from pbtrl import build, session
 
     if a.dry_run:
         tell(build.prepared(config, source).dump_yaml().rstrip())
         return 0
     return session.start(
-        config, source, root=a.runs, name=name, if_exists=a.if_exists,
+        config, source, root=a.runs, name=a.name, if_exists=a.if_exists,
         mode=a.progress, command=sys.argv, wide=a.wide,
     )  # fmt: skip
 
@@ -316,7 +324,7 @@ def _list(a: argparse.Namespace) -> int:
     elif found:
         tell(tables.listing(found))
     else:
-        tell(f"no runs in {a.runs}; begin one with: pbtrl train quickstart")
+        tell(f"no runs in {a.runs}; begin one with: pbtrl train quickstart{runs.root_option(a.runs)}")
     return 0
 
 

@@ -45,12 +45,20 @@ FAILED = 3
 
 
 def start(
-    config: Config, source: Source, *, root: Path, name: str, if_exists: runs.IfExists, mode: progress.Mode,
-    command: Sequence[str], wide: bool = False,
+    config: Config, source: Source, *, root: Path, name: str | None = None, if_exists: runs.IfExists = "error",
+    mode: progress.Mode, command: Sequence[str], wide: bool = False,
 ) -> int:  # fmt: skip
     """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code.
 
-    `source` is what the config was read from: it places errors, and its text is kept.
+    Args:
+        config: of the run.
+        source: what the config was read from: it places errors, and its text is kept.
+        root: the directory of all runs.
+        name: of the run; by default the config's, or else one that no other run has.
+        if_exists: what to do where there is a run of a name that was asked for.
+        mode: of the progress view.
+        command: the command line, for the record.
+        wide: show every hyperparameter.
 
     Raises:
         ConfigError: the env cannot be had, or no agent can live in it.
@@ -59,6 +67,8 @@ def start(
     _expect_a_call()
     streams.reopen()
     prepared = build.prepared(config, source)
+    if name is None and (name := config.name) is None:
+        name, if_exists = runs.default_name(config.label), "suffix"
     if if_exists != "resume" or not runs.has_begun(root / name):
         _expect_room(root / name, prepared, 2)
     run = runs.create(root, name, if_exists)

@@ -38,7 +38,9 @@ def test_a_new_run_gets_its_directory(tmp_path: Path):
 
 def test_a_taken_name_is_an_error_that_names_the_ways_out(tmp_path: Path):
     Written(tmp_path / "pong").end("finish")
-    with pytest.raises(RunError, match=r"pong exists \(finished\).*`pbtrl resume .*pong`.*--suffix.*--overwrite"):
+    with pytest.raises(
+        RunError, match=r"pong exists \(finished\).*`pbtrl resume pong --runs .*`.*--suffix.*--overwrite"
+    ):
         runs.create(tmp_path, "pong")
 
 
