@@ -25,6 +25,11 @@ from pbtrl.snapshots import write_atomically
 
 Status = Literal["finished", "stopped", "failed"]
 
+KINDS: dict[str, type] = {
+    "id": str, "status": str, "reason": str, "versions": dict, "sittings": int, "created": float, "started": float,
+}  # fmt: skip
+_CALLED = {str: "text", dict: "an object", int: "an integer", float: "a number"}
+LATEST = 1e12  # seconds since 1970, more than any clock says
 PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool")
 _SECRETS = r"(?i)[\w.-]*(?:key|token|secret|passw|credential|auth)[\w.-]*"
 _SECRET = re.compile(_SECRETS)
@@ -67,9 +72,16 @@ def read(run: Path) -> dict[str, Any]:
     """What `run.json` says; empty where there is none.
 
     Raises:
-        DamagedError: it is no JSON object, or a newer pbtrl wrote it.
+        DamagedError: it is no JSON object, says what pbtrl never wrote, or a newer pbtrl wrote it.
     """
-    return schema.read_if_there(run / "run.json")
+    found = schema.read_if_there(run / "run.json")
+    for key, kind in KINDS.items():
+        value = found.get(key, kind())
+        if not isinstance(value, int if kind is float else kind) and not isinstance(value, kind):
+            raise DamagedError(f"{run / 'run.json'} cannot be read: {key} is not {_CALLED[kind]}")
+        if kind in (int, float) and not 0 <= value < LATEST:
+            raise DamagedError(f"{run / 'run.json'} cannot be read: {key} is beyond what it can be")
+    return found
 
 
 def _readable(run: Path) -> tuple[dict[str, Any], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -119,8 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _add(commands, "eval", _eval, "play fresh episodes, raw returns")
     _add_run(evaluate)
     evaluate.add_argument("--member", default="best", help="best, all, or an id such as m03 (default: best)")
-    evaluate.add_argument("--episodes", type=_at_least(1), default=30, metavar="N", help="per member (default: 30)")
-    evaluate.add_argument("--seed", type=_at_least(0), default=0, metavar="S", help="of envs and actions (default: 0)")
+    evaluate.add_argument(
+        "--episodes", type=_whole(1, 1_000_000), default=30, metavar="N", help="per member (default: 30)"
+    )
+    evaluate.add_argument(
+        "--seed", type=_whole(0, 2**64 - 1), default=0, metavar="S", help="of envs and actions (default: 0)"
+    )
     evaluate.add_argument("--deterministic", action="store_true", help="the policy's mode instead of a sample")
     _add_trust(evaluate)
     _add_json(evaluate)
@@ -154,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     tensorboard = _add(commands, "tb", _tensorboard, "TensorBoard for a run, on localhost")
     _add_run(tensorboard)
     tensorboard.add_argument("--expose", action="store_true", help="to other machines too, which is not safe")
-    tensorboard.add_argument("--port", type=_at_least(0), help="(default: the first free one from 6006)")
+    tensorboard.add_argument("--port", type=_whole(0, 65535), help="(default: the first free one from 6006)")
 
     bench = _add(commands, "bench", _bench, "how fast a config trains, against its simulator alone")
     _add_config(bench)
@@ -229,10 +234,10 @@ def _path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
-def _at_least(low: int) -> Any:
+def _whole(low: int, high: int) -> Any:
     def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {low} or more, not {text}")
+        if not re.fullmatch("[0-9]{1,20}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text[:40]}")
         return int(text)
 
     return number
@@ -244,7 +249,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < 86400:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text[:40]}")
     return number
 
 

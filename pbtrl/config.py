@@ -31,7 +31,7 @@ for _settings in AGENTS.values():  # agents know nothing of pydantic, so its rul
 
 LARGEST = 2**20  # bytes of a config
 
-_DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms"))
+_DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms"), re.ASCII)
 
 
 def _duration(value: object) -> object:

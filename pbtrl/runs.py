@@ -371,7 +371,7 @@ def _begun(run: Path) -> tuple[float, str]:
     """When the run's latest sitting began (Unix seconds)."""
     try:
         return float(card.read(run)["started"]), run.name
-    except (RunError, KeyError, TypeError, ValueError):
+    except (RunError, KeyError, TypeError, ValueError, OverflowError):
         return _modified(run / "journal.jsonl"), run.name
 
 
@@ -386,7 +386,7 @@ def _last_kind(journal: Path) -> str | None:
             file.seek(max(0, journal.stat().st_size - 65536))
             lines = file.read().split(b"\n")[:-1]
         kind = json.loads(lines[-1])["kind"]
-    except (OSError, ValueError, IndexError, KeyError, TypeError):
+    except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
         return None
     return str(kind)
 

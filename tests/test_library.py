@@ -179,8 +179,8 @@ def test_training_in_a_thread(pbtrl: Command, execution: list[str]):
     assert elsewhere(lambda: cli.main(["status", "a"])) == 0
 
 
-def test_a_command_in_a_thread(pbtrl: Command, capfd: pytest.CaptureFixture[str]):
+def test_a_command_in_a_thread(pbtrl: Command, capsys: pytest.CaptureFixture[str]):
     small = ["population.size=1", "budget.env_steps_per_member=240", "--progress", "none"]
     assert elsewhere(lambda: cli.main(["train", "cart.yaml", "--name", "a", *small])) == 0
     assert elsewhere(lambda: cli.main(["eval", "a", "--episodes", "2"])) == 0
-    assert capfd.readouterr().err == ""
+    assert capsys.readouterr().err == ""
