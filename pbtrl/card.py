@@ -25,10 +25,10 @@ from pbtrl.snapshots import write_atomically
 
 Status = Literal["finished", "stopped", "failed"]
 
-KINDS: dict[str, type] = {
-    "id": str, "status": str, "reason": str, "versions": dict, "sittings": int, "created": float, "started": float,
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "id": str, "status": str, "reason": str, "versions": dict, "sittings": int, "created": (int, float),
+    "started": (int, float),
 }  # fmt: skip
-_CALLED = {str: "text", dict: "an object", int: "an integer", float: "a number"}
 LATEST = 1e12  # seconds since 1970, more than any clock says
 PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool")
 _SECRETS = r"(?i)[\w.-]*(?:key|token|secret|passw|credential|auth)[\w.-]*"
@@ -75,12 +75,10 @@ def read(run: Path) -> dict[str, Any]:
         DamagedError: it is no JSON object, says what pbtrl never wrote, or a newer pbtrl wrote it.
     """
     found = schema.read_if_there(run / "run.json")
-    for key, kind in KINDS.items():
-        value = found.get(key, kind())
-        if not isinstance(value, int if kind is float else kind) and not isinstance(value, kind):
-            raise DamagedError(f"{run / 'run.json'} cannot be read: {key} is not {_CALLED[kind]}")
-        if kind in (int, float) and not 0 <= value < LATEST:
-            raise DamagedError(f"{run / 'run.json'} cannot be read: {key} is beyond what it can be")
+    for key, value in found.items():
+        known = isinstance(value, KINDS.get(key, object))
+        if not known or (isinstance(value, int | float) and not 0 <= value < LATEST):
+            raise DamagedError(f"{run / 'run.json'} cannot be read: pbtrl never writes such a {key!r}")
     return found
 
 
