@@ -22,6 +22,7 @@ of a member's clock, which counts steps of the simulator.)
 """
 
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -172,8 +173,8 @@ def closed(env: Any, where: str) -> None:
 def within(seconds: float, function: Callable[..., Any], error: Exception | None = None) -> Callable[..., Any]:
     """The function; when a call takes longer the kernel ends this process (SIGALRM), because nobody else could.
 
-    With `error` Python raises that instead, once it can: not while foreign code hangs. Where there is no alarm, nobody
-    watches.
+    With `error` Python raises that instead, once it can: not while foreign code hangs. Where there is no alarm, and in
+    threads other than the main one, which get no signals, nobody watches.
     """
     if not hasattr(signal, "setitimer"):
         return function
@@ -183,6 +184,8 @@ def within(seconds: float, function: Callable[..., Any], error: Exception | None
         raise error
 
     def run(*args: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return function(*args)
         before = signal.signal(signal.SIGALRM, late) if error else None
         timer = signal.setitimer(signal.ITIMER_REAL, seconds)
         try:

@@ -25,6 +25,11 @@ from pbtrl.strict_json import to_json
 
 Status = Literal["finished", "stopped", "failed"]
 
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "id": str, "status": str, "reason": str, "versions": dict, "sittings": int, "created": (int, float),
+    "started": (int, float),
+}  # fmt: skip
+LATEST = 1e12  # seconds since 1970, more than any clock says
 PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool")
 _SECRETS = r"(?i)[\w.-]*(?:key|token|secret|passw|credential|auth)[\w.-]*"
 _SECRET = re.compile(_SECRETS)
@@ -67,9 +72,14 @@ def read(run: Path) -> dict[str, Any]:
     """What `run.json` says; empty where there is none.
 
     Raises:
-        DamagedError: it is no JSON object, or a newer pbtrl wrote it.
+        DamagedError: it is no JSON object, says what pbtrl never wrote, or a newer pbtrl wrote it.
     """
-    return schema.read_if_there(run / "run.json")
+    found = schema.read_if_there(run / "run.json")
+    for key, value in found.items():
+        known = isinstance(value, KINDS.get(key, object))
+        if not known or (isinstance(value, int | float) and not 0 <= value < LATEST):
+            raise DamagedError(f"{run / 'run.json'} cannot be read: pbtrl never writes such a {key!r}")
+    return found
 
 
 def _readable(run: Path) -> tuple[dict[str, Any], list[str]]:

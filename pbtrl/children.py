@@ -1,24 +1,28 @@
-"""Child processes that a Ctrl-C does not reach, and that never outlive whoever started them."""
+"""Child processes that a Ctrl-C does not reach, that never outlive whoever started them, or import its main module."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
 import resource
 import signal
 import sys
+import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HUNG = -signal.SIGALRM
 SAFE, OURS = "PYTHONSAFEPATH", "pbtrl"
+_one_start = threading.Lock()
 
 
 class DiedError(RuntimeError):
@@ -75,13 +79,38 @@ def start_shielded(process: BaseProcess) -> None:
     It inherits the mask, so this holds also while it is still starting. And it inherits SAFE: an interpreter that is
     begun with a command looks for its own modules in the working directory first, which may be a stranger's.
     """
-    before, safe = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS), os.environ.get(SAFE)
-    os.environ[SAFE] = safe or OURS
+    with _one_start:  # of several threads
+        before, safe = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS), os.environ.get(SAFE)
+        os.environ[SAFE] = safe or OURS
+        try:
+            with _without_main():
+                process.start()
+        finally:
+            _put_back(safe)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Whom this thread starts does not import the main module, as spawned processes do: a script would train again."""
+    described, starter = spawn.get_preparation_data, threading.get_ident()
+
+    def without_main(name: str) -> dict[str, Any]:
+        found = described(name)
+        if threading.get_ident() != starter:
+            return found
+        return {key: value for key, value in found.items() if not key.startswith("init_main")}
+
+    spawn.get_preparation_data = without_main
     try:
-        process.start()
+        yield
     finally:
-        _put_back(safe)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        spawn.get_preparation_data = described
+
+
+def is_importing_main() -> bool:
+    """Whether this is a process of somebody's multiprocessing that has not come to its task: it imports for it."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def belong_to(parent: int, pipe: Connection) -> None:
@@ -93,8 +122,9 @@ def belong_to(parent: int, pipe: Connection) -> None:
     keep_from_forks(pipe)
     _put_back(None if os.environ.get(SAFE) == OURS else os.environ.get(SAFE))
     for number in STOPS:
-        signal.signal(number, lambda *_: None)
-        signal.siginterrupt(number, False)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it, also for what an env starts
+            signal.signal(number, lambda *_: None)
+            signal.siginterrupt(number, False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -112,8 +142,8 @@ def _put_back(safe: str | None) -> None:
 def print_to(log: Path) -> None:
     """What libraries and envs print in this process goes to a file, and not to the console."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(descriptor, stream.fileno())
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
     os.close(descriptor)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from pbtrl import __version__
+from pbtrl import __version__, streams
+from pbtrl.streams import tell
 from pbtrl.strict_json import to_json
 
 USAGE, FAILED, CORRUPT, FULL, INTERRUPTED = 2, 3, 4, 75, 130
@@ -25,30 +27,23 @@ FIRST_STEPS = """first steps:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code.
 
-    0 done, 2 usage or config, 3 failed, 4 corrupt or missing data, 75 disk full, 130 and 143 stopped by a signal.
+    0 done, 2 usage or config, 3 failed, 4 corrupt or missing data, 75 disk full, 129, 130 and 143 stopped by a signal.
     """
-    arguments = _parsed(argv)
-    code = 0
+    streams.reopen()
     try:
-        code = arguments.command(arguments)
-        sys.stdout.flush()
+        arguments = _parsed(argv)
+        code: int = arguments.command(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # `pbtrl list | head`; what is still in the buffer has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         known = _exit_code(error)
         if known is None:
             raise
-        _show(str(error), sys.stderr)
+        tell(str(error), sys.stderr)
         return known
+    finally:
+        streams.flush()
     return code
-
-
-def _show(text: str, where: TextIO | None = None) -> None:
-    from pbtrl.figures import printable
-
-    print(printable(text), file=where)
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -126,8 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _add(commands, "eval", _eval, "play fresh episodes, raw returns")
     _add_run(evaluate)
     evaluate.add_argument("--member", default="best", help="best, all, or an id such as m03 (default: best)")
-    evaluate.add_argument("--episodes", type=_at_least(1), default=30, metavar="N", help="per member (default: 30)")
-    evaluate.add_argument("--seed", type=_at_least(0), default=0, metavar="S", help="of envs and actions (default: 0)")
+    evaluate.add_argument(
+        "--episodes", type=_whole(1, 1_000_000), default=30, metavar="N", help="per member (default: 30)"
+    )
+    evaluate.add_argument(
+        "--seed", type=_whole(0, 2**64 - 1), default=0, metavar="S", help="of envs and actions (default: 0)"
+    )
     evaluate.add_argument("--deterministic", action="store_true", help="the policy's mode instead of a sample")
     _add_trust(evaluate)
     _add_json(evaluate)
@@ -161,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     tensorboard = _add(commands, "tb", _tensorboard, "TensorBoard for a run, on localhost")
     _add_run(tensorboard)
     tensorboard.add_argument("--expose", action="store_true", help="to other machines too, which is not safe")
-    tensorboard.add_argument("--port", type=_at_least(0), help="(default: the first free one from 6006)")
+    tensorboard.add_argument("--port", type=_whole(0, 65535), help="(default: the first free one from 6006)")
 
     bench = _add(commands, "bench", _bench, "how fast a config trains, against its simulator alone")
     _add_config(bench)
@@ -202,7 +201,9 @@ def _add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> No
 
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)")
+    parser.add_argument(
+        "--runs", type=_path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)"
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -228,10 +229,16 @@ def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wide", action="store_true", help="a column for every hyperparameter, not the first three")
 
 
-def _at_least(low: int) -> Any:
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("no path has a zero byte in it")
+    return Path(os.path.expanduser(text))
+
+
+def _whole(low: int, high: int) -> Any:
     def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {low} or more, not {text}")
+        if not re.fullmatch("[0-9]{1,20}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text[:40]}")
         return int(text)
 
     return number
@@ -243,7 +250,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < 86400:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text[:40]}")
     return number
 
 
@@ -254,16 +261,15 @@ def _train(a: argparse.Namespace) -> int:
     config = checked(source)
     from pbtrl import runs
 
-    name = a.name or config.name or runs.default_name(config.label)
-    if not a.dry_run:
-        runs.check_free(a.runs, name, a.if_exists)
+    if not a.dry_run and (asked := config.name if a.name is None else a.name) is not None:
+        runs.check_free(a.runs, asked, a.if_exists)
     from pbtrl import build, session
 
     if a.dry_run:
-        print(build.prepared(config, source).dump_yaml(), end="")
+        tell(build.prepared(config, source).dump_yaml().rstrip())
         return 0
     return session.start(
-        config, source, root=a.runs, name=name, if_exists=a.if_exists,
+        config, source, root=a.runs, name=a.name, if_exists=a.if_exists,
         mode=a.progress, command=sys.argv, wide=a.wide,
     )  # fmt: skip
 
@@ -298,11 +304,11 @@ def _eval(a: argparse.Namespace) -> int:
     try:
         evaluation.write(run, results)
     except OSError as error:
-        _show(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", sys.stderr)
+        tell(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", sys.stderr)
     shown = results if a.member == "all" else results[0]
-    _show(to_json(shown) if a.json else tables.evaluations(results))
+    tell(to_json(shown) if a.json else tables.evaluations(results))
     if unscored := evaluation.unscored(config, results):
-        _show(unscored, sys.stderr)
+        tell(unscored, sys.stderr)
         return FAILED
     return 0
 
@@ -314,7 +320,7 @@ def _status(a: argparse.Namespace) -> int:
     with runs.sound(run):
         found = runs.status(run)
         reason = card.read(run).get("reason", "") if found["state"] == "crashed" else ""
-        _show(to_json(found) if a.json else tables.status(found, runs.trusting(run), reason))
+        tell(to_json(found) if a.json else tables.status(found, runs.trusting(run), reason))
     return 0
 
 
@@ -323,11 +329,11 @@ def _list(a: argparse.Namespace) -> int:
 
     found = runs.listing(a.runs)
     if a.json:
-        _show(to_json(found))
+        tell(to_json(found))
     elif found:
-        _show(tables.listing(found))
+        tell(tables.listing(found))
     else:
-        _show(f"no runs in {a.runs}; begin one with: pbtrl train quickstart")
+        tell(f"no runs in {a.runs}; begin one with: pbtrl train quickstart{runs.root_option(a.runs)}")
     return 0
 
 
@@ -337,11 +343,11 @@ def _verify(a: argparse.Namespace) -> int:
     run = runs.find(a.run, a.runs)
     if a.repair:
         for line in verify.repair(run):
-            _show(line, sys.stderr)
+            tell(line, sys.stderr)
     found = verify.examine(run)
     if a.digest and found["digest"] is None:
         raise runs.DamagedError(f"{run}: its journal cannot be read, so it has no digest")
-    _show(found["digest"] if a.digest else to_json(found) if a.json else verify.text(found))
+    tell(found["digest"] if a.digest else to_json(found) if a.json else verify.text(found))
     return 0 if found["ok"] else CORRUPT
 
 
@@ -352,7 +358,7 @@ def _lineage(a: argparse.Namespace) -> int:
     header, lines, _ = runs.folded(run)
     with runs.sound(run):
         copies = lineage.copies(lines)
-        _show(to_json({"copies": copies}) if a.json else tables.copies(copies, header.steps))
+        tell(to_json({"copies": copies}) if a.json else tables.copies(copies, header.steps))
     return 0
 
 
@@ -361,7 +367,7 @@ def _report(a: argparse.Namespace) -> int:
 
     run = runs.find(a.run, a.runs)
     for path in report.write(run, only=a.only, form=a.format):
-        _show(str(path))
+        tell(str(path))
     return 0
 
 
@@ -382,7 +388,7 @@ def _bench(a: argparse.Namespace) -> int:
     from pbtrl import bench, build
 
     found = bench.measure(build.prepared(config, source), a.seconds)
-    print(to_json(found) if a.json else bench.text(found))
+    tell(to_json(found) if a.json else bench.text(found))
     return 0
 
 
@@ -394,7 +400,7 @@ def _doctor(a: argparse.Namespace) -> int:
     from pbtrl import build, doctor
 
     checks = doctor.examine(a.runs, config and build.prepared(config, source))
-    print(to_json(checks) if a.json else doctor.text(checks))
+    tell(to_json(checks) if a.json else doctor.text(checks))
     return 0 if all(c["ok"] for c in checks) else FAILED
 
 
@@ -402,9 +408,9 @@ def _config(a: argparse.Namespace) -> int:
     from pbtrl.config import json_schema, load, shipped
 
     if a.what == "schema":
-        print(to_json(json_schema(), indent=2))
+        tell(to_json(json_schema(), indent=2))
     elif a.config is None:
-        print("\n".join(shipped()))
+        tell("\n".join(shipped()))
     else:
-        print(load(a.config, a.overrides).dump_yaml(), end="")
+        tell(load(a.config, a.overrides).dump_yaml().rstrip())
     return 0

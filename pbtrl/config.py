@@ -33,7 +33,7 @@ for _settings in AGENTS.values():  # agents know nothing of pydantic, so its rul
 LARGEST = 2**20  # bytes of a config
 SHORTEST_CUT, LONGEST_CUT = 1_000, 27_000  # env steps of an evaluation episode without a limit; Atari's is the longest
 
-_DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms"))
+_DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms"), re.ASCII)
 
 
 def _duration(value: object) -> object:
@@ -258,8 +258,8 @@ class Final(_Section):
 
 
 def _run_name(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-        raise PydanticCustomError("name", "must be a folder's name of letters, digits, '.', '_' and '-'")
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise PydanticCustomError("name", "must be a folder's name of letters, digits, '.', '_' and '-', at most 64")
     return value
 
 
@@ -410,7 +410,7 @@ class Config(_Section):
     def label(self) -> str:
         """The run's name, or the env's or trainable's as a folder's name."""
         what = self.env.id if self.env is not None else self.trainable.name if self.trainable is not None else "run"
-        return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", what).strip("-.")
+        return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", what).strip("-._") or "run"
 
     @property
     def imports(self) -> str | None:
@@ -487,15 +487,18 @@ def shipped() -> list[str]:
 
 
 def locate(path_or_name: str | Path) -> Path:
-    """The file that is meant: a path, or the bare name of a shipped config."""
-    path = Path(path_or_name)
-    if not path.exists() and path.name == str(path_or_name) and path.stem in shipped():
+    """The file that is meant: a path, or the bare name of a shipped config, also beside a folder of that name."""
+    path = Path(os.path.expanduser(path_or_name) if isinstance(path_or_name, str) else path_or_name)
+    absent = not os.path.exists(path) or os.path.isdir(path)
+    if absent and path.name == str(path_or_name) and path.stem in shipped():
         return _folder() / f"{path.stem}.yaml"
     return path
 
 
 def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Source:
     """What a YAML file, or a shipped config by its bare name, says, with `a.b=value` overrides. Raises ConfigError."""
+    if "\0" in str(path_or_name):
+        raise ConfigError([f"{str(path_or_name)[:80]!r}: no path has a zero byte in it"])
     path = locate(path_or_name)
     try:
         with path.open("rb") as file:

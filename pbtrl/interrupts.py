@@ -1,15 +1,20 @@
-"""SIGINT and SIGTERM: the first asks to save and stop, the second ends the process at once."""
+"""SIGINT, SIGTERM and SIGHUP: the first asks to save and stop, a second SIGINT or SIGTERM ends the process at once.
+
+A terminal that closes may send SIGHUP several times, so it never counts as the second. Where SIGHUP is ignored from the
+start (`nohup`), it stays ignored.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
-EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
 SHOW_CURSOR = b"\x1b[?25h\n"  # the live view hides it
 
 
@@ -18,7 +23,7 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Within its `with`, signals are noted rather than raised.
+    """Within its `with`, signals are noted rather than raised; in the main thread alone, where Python handles them.
 
     Attributes:
         code: the exit code of the first signal; None before there is one.
@@ -29,7 +34,13 @@ class Signals:
         self._raises = False
 
     def __enter__(self) -> Signals:
-        self._before = {number: signal.signal(number, self._handle) for number in EXIT}
+        heeded = EXIT if threading.current_thread() is threading.main_thread() else ()
+        ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._before = {
+            number: signal.signal(number, self._handle)
+            for number in heeded
+            if not (ignored and number == signal.SIGHUP)
+        }
         return self
 
     def __exit__(
@@ -52,8 +63,11 @@ class Signals:
     def _handle(self, number: int, _: FrameType | None) -> None:
         code = EXIT[signal.Signals(number)]
         if self.code is not None:
-            if sys.stdout.isatty():
-                os.write(sys.stdout.fileno(), SHOW_CURSOR)
+            if number == signal.SIGHUP:
+                return
+            with suppress(OSError, ValueError, AttributeError):  # the terminal is gone, or there is none
+                if sys.stdout.isatty():
+                    os.write(sys.stdout.fileno(), SHOW_CURSOR)
             os._exit(code)
         self.code = code
         if self._raises:

@@ -16,8 +16,15 @@ import yaml
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
+from pbtrl.figures import printable
+
 Path = tuple[str | int, ...]
 MOST = 100_000  # values in a config; aliases of aliases make billions of a few lines
+DEEPEST = 64  # levels of sections and lists
+TOO_DEEP = f"more than {DEEPEST} levels of sections and lists"
+DIGITS = 100  # characters of a number; Python itself reads no more than 4300
+SHOWN = 80  # characters of a text in a message
+CORE = "tag:yaml.org,2002:"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -25,7 +32,7 @@ class ConfigError(Exception):
     """A config that cannot be run; its text is every error, one per line, and a closing line."""
 
     def __init__(self, messages: Sequence[str]) -> None:
-        self.messages = tuple(messages)
+        self.messages = tuple(printable(message).replace("\n", "\\n") for message in messages)
         count = "1 error" if len(self.messages) == 1 else f"{len(self.messages)} errors"
         super().__init__("\n".join([*self.messages, f"{count}. Nothing was started."]))
 
@@ -85,28 +92,54 @@ class Tagged:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core schema plus `_` between digits: `1e-4` is a number; `no`, `off` and dates are text."""
 
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node, unless it lies so deep that PyYAML would take seconds, and then all of the stack."""
+        if self.depth > DEEPEST:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=TOO_DEEP, problem_mark=mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
 
 _Loader.yaml_implicit_resolvers = {}
 
 
-_INT = re.compile(r"[-+]?[0-9][0-9_]*$|0x[0-9a-fA-F_]+$|0o[0-7_]+$")
+_INT = re.compile(r"[-+]?[0-9][0-9_]*$|0x_*[0-9a-fA-F][0-9a-fA-F_]*$|0o_*[0-7][0-7_]*$")
 _FLOAT = re.compile(
     r"[-+]?(\.[0-9][0-9_]*|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
 )
-for _tag, _pattern, _first in (
-    ("null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-    ("bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    ("int", _INT, list("-+0123456789")),
-    ("float", _FLOAT, list("-+.0123456789")),
-    ("merge", re.compile(r"<<$"), ["<"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, _first)
+_SCALARS = {
+    "null": (re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    "bool": (re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    "int": (_INT, list("-+0123456789")),
+    "float": (_FLOAT, list("-+.0123456789")),
+}
+for _tag, (_pattern, _first) in _SCALARS.items():
+    _Loader.add_implicit_resolver(f"{CORE}{_tag}", _pattern, _first)
+_Loader.add_implicit_resolver(f"{CORE}merge", re.compile(r"<<$"), ["<"])
+
+
+def _kind(node: yaml.Node) -> str:
+    """`str`, `int`, `map`, ...; for a tag that is not of YAML's own, the whole of it."""
+    return str(node.tag).removeprefix(CORE)
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:
-    kind, text = node.tag.rpartition(":")[2], node.value
+    kind, text = _kind(node), node.value
     if kind == "str":
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise _problem(node, f"{shown(text)} has half a character in it, which no file can hold")
         return text
+    if kind not in _SCALARS:
+        raise _problem(node, f"unknown tag {_cut(node.tag)!r}")
+    if not _SCALARS[kind][0].fullmatch(text):
+        raise _problem(node, f"{shown(text)} is tagged as {kind}, which it is not")
+    if len(text) > DIGITS and kind in ("int", "float"):
+        raise _problem(node, f"a number of {len(text):,} characters, of which {DIGITS} are the most")
     if kind == "null":
         return None
     if kind == "bool":
@@ -114,13 +147,19 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     digits = text.replace("_", "")
     if kind == "int":
         return int(digits, 0) if digits[:2] in ("0x", "0o") else int(digits)
-    if kind == "float":
-        return float(re.sub(r"\.(?=[a-zA-Z])", "", digits))
-    raise _problem(node, f"unknown tag {node.tag!r}")
+    return float(re.sub(r"\.(?=[a-zA-Z])", "", digits))
 
 
 def _problem(node: yaml.Node, text: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
+
+
+def _composed(text: str) -> yaml.Node | None:
+    """YAML as nodes; YAMLError, also where PyYAML raises something else."""
+    try:
+        return yaml.compose(text, Loader=_Loader)
+    except (ValueError, OverflowError):
+        raise yaml.YAMLError("a number in an escaped character or in a %YAML line is too large") from None
 
 
 def _said(error: yaml.YAMLError) -> str:
@@ -154,7 +193,7 @@ class Source:
         self.faults: list[tuple[tuple[int, int], str]] = []
         self._built = 0
         try:
-            node = yaml.compose(text, Loader=_Loader)
+            node = _composed(text)
             data = None if node is None else self._build(node, (), (1, 1), None, ())
         except yaml.MarkedYAMLError as error:
             place = error.problem_mark or error.context_mark
@@ -180,23 +219,25 @@ class Source:
         self._built += 1
         if self._built > MOST:
             raise _problem(node, f"more than {MOST:,} values, those of aliases counted wherever they are used")
+        if len(path) > DEEPEST:
+            raise _problem(node, TOO_DEEP)
         if node in above:
             raise _problem(node, "an alias that contains itself")
         here = node.start_mark.line + 1, node.start_mark.column + 1
         self.marks[path] = Mark(key, here, override)
         if isinstance(node, yaml.ScalarNode):
             return _scalar(node)
-        if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
-            raise _problem(node, f"unknown tag {node.tag!r}")
+        if _kind(node) not in ("map", "seq"):
+            raise _problem(node, f"unknown tag {_cut(node.tag)!r}")
         above = (*above, node)
         if isinstance(node, yaml.SequenceNode):
             return [self._build(item, (*path, i), here, override, above) for i, item in enumerate(node.value)]
         assert isinstance(node, yaml.MappingNode)
         built: dict[str, Any] = {}
         own: set[str] = set()
-        for key_node, value_node in sorted(node.value, key=lambda pair: not pair[0].tag.endswith(":merge")):
+        for key_node, value_node in sorted(node.value, key=lambda pair: _kind(pair[0]) != "merge"):
             place = key_node.start_mark.line + 1, key_node.start_mark.column + 1
-            if key_node.tag.endswith(":merge"):
+            if _kind(key_node) == "merge":
                 merged = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
                 for one in reversed(merged):
                     value = self._build(one, path, place, override, above)
@@ -204,11 +245,11 @@ class Source:
                         raise _problem(one, "<< merges mappings only")
                     built.update(value)
                 continue
-            if not isinstance(key_node, yaml.ScalarNode) or not key_node.tag.endswith(":str"):
+            if not isinstance(key_node, yaml.ScalarNode) or _kind(key_node) != "str":
                 raise _problem(key_node, "a key must be text")
             name = key_node.value
             if name in own:
-                raise _problem(key_node, f"{'.'.join(map(str, (*path, name)))} is given twice")
+                raise _problem(key_node, f"{_dotted((*path, name))} is given twice")
             own.add(name)
             built[name] = self._build(value_node, (*path, name), place, override, above)
         return built
@@ -222,6 +263,9 @@ class Source:
         if not equals or not all(path):
             self._refuse(number, "write it as key=value, as in population.size=8")
             return
+        if len(path) > DEEPEST:
+            self._refuse(number, TOO_DEEP)
+            return
         tree = self.data
         for depth, part in enumerate(path[:-1], start=1):
             below = tree.get(str(part))
@@ -230,11 +274,11 @@ class Source:
                 self.marks[path[:depth]] = Mark(override=number)
             if not isinstance(below, dict):
                 held = "a list: give it whole" if isinstance(below, list) else f"{shown(below)}, not a section"
-                self._refuse(number, f"{'.'.join(map(str, path[:depth]))} is {held}")
+                self._refuse(number, f"{_dotted(path[:depth])} is {held}")
                 return
             tree = below
         try:
-            node = yaml.compose(raw, Loader=_Loader)
+            node = _composed(raw)
             for stale in [known for known in self.marks if known[: len(path)] == path]:
                 del self.marks[stale]
             self.marks[path] = Mark(override=number)
@@ -244,7 +288,7 @@ class Source:
             self._refuse(number, _said(error))
 
     def _refuse(self, number: int, problem: str) -> None:
-        self.faults.append(((1, number), f"override '{self.overrides[number][0]}': {problem}"))
+        self.faults.append(((1, number), f"override '{_cut(self.overrides[number][0])}': {problem}"))
 
     def error(self, faults: Iterable[Fault]) -> ConfigError:
         """All faults as text: the file's in the order of its lines, then the overrides'."""
@@ -255,10 +299,10 @@ class Source:
         known = [(path, *self._nearest(path)) for path in fault.paths]
         written = sorted((k for k in known if k[0] == k[1]), key=lambda k: k[2].override is None)
         path, marked, mark = (written or known)[0]
-        dotted = ".".join(map(str, path))
+        dotted = _dotted(path)
         if mark.override is not None:
             text, target = self.overrides[mark.override]
-            place = f"override '{text}': " + ("" if path == target else f"{dotted}: ")
+            place = f"override '{_cut(text)}': " + ("" if path == target else f"{dotted}: ")
             return (1, mark.override), place + fault.message
         if not marked:
             return (
@@ -352,7 +396,7 @@ def _faults(kind: type, detail: ErrorDetails, aliases: Mapping[str, str]) -> Ite
         path = (*path, tagged.key)
         if problem == "union_tag_invalid":
             tag = str(context["tag"])
-            yield Fault(unknown(f"unknown {tagged.what} '{tag}'", tag, tagged.classes, {}), (path,))
+            yield Fault(unknown(f"unknown {tagged.what} '{_cut(tag)}'", tag, tagged.classes, {}), (path,))
         else:
             yield Fault(f"missing. Known: {', '.join(tagged.classes)}", (path,), at_key=True)
     elif problem == "value_error":
@@ -402,8 +446,17 @@ def unknown(label: str, name: str, known: Iterable[str], aliases: Mapping[str, s
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:SHOWN].lower(), known, n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else ""
+
+
+def _dotted(path: Path) -> str:
+    return _cut(".".join(map(str, path)))
+
+
+def _cut(text: str) -> str:
+    """Text that is short enough for a message."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def shown(value: object) -> str:
@@ -414,7 +467,7 @@ def shown(value: object) -> str:
         return repr(list(value)) if len(repr(value)) < 40 else "a list"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
+    return _cut(repr(value))
 
 
 def _walk(kind: Any, location: Sequence[str | int]) -> tuple[Any, Path]:

@@ -137,7 +137,7 @@ def _text(file: IO[bytes]) -> dict[str, Any]:
     file.seek(0)
     try:
         found = json.loads(file.read(4096))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -67,7 +67,7 @@ def _objects(data: bytes) -> Iterator[Metrics]:
     for raw in data.splitlines():
         try:
             line = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
             yield line

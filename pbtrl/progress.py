@@ -77,7 +77,7 @@ def view(mode: Mode, standings: Standings, *, workers: str, console: Console | N
         console: standard output unless given.
         wide: show every hyperparameter instead of the first three.
     """
-    console = console or Console()
+    console = console or _Terminal()
     if mode == "auto":
         mode = "live" if _can_redraw(console) else "plain"
     match mode:
@@ -89,6 +89,14 @@ def view(mode: Mode, standings: Standings, *, workers: str, console: Console | N
             return LinesView(standings, console, _json_line, _json_event, '{"kind": "stopping"}')
         case _:
             return Silent()
+
+
+class _Terminal(Console):
+    """A console whose reader may go: Rich's own ends the process then."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what Rich caught, as it does when a terminal fails in another way."""
+        raise BrokenPipeError
 
 
 class Silent:
@@ -172,9 +180,11 @@ class LiveView:
         self._standings.refresh()
         if time.monotonic() - self._drawn >= REDRAW:
             self._drawn = time.monotonic()
-            with contextlib.suppress(OSError):  # the terminal went away
+            try:
                 self._live.start()  # nothing is hidden or redirected before the first frame
                 self._live.update(self._picture(), refresh=True)
+            except OSError:  # the terminal went away, and Rich would keep every frame for it
+                self._drawn = math.inf
 
     def stopping(self) -> None:
         """Say that the members are being saved."""

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import time
@@ -50,11 +51,10 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> Path:
     Raises:
         RunError: the name is taken or no name, the directory not writable, or the run to overwrite is alive.
     """
-    if not NAME.fullmatch(name):
-        raise RunError(f"{name!r} is no name for a run: letters, digits, '.', '_', '-', at most 64, no '/'")
+    _check_name(name)
     if if_exists == "suffix":
         names = (name if n == 1 else f"{name[:58]}-{n}" for n in count(1))
-        return next(run for n in names if (run := _claim(root / n)))
+        return next(run for n in names if _made(run := root / n))
     run = root / name
     if if_exists == "overwrite" and run.exists():
         _remove(run)
@@ -69,9 +69,15 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> Path:
 
 def check_free(root: Path, name: str, if_exists: IfExists) -> None:
     """Raise what `create` would raise, as far as that can be known without making anything."""
+    _check_name(name)
     run = root / name
-    if NAME.fullmatch(name) and if_exists == "error" and run.exists() and not _is_blank(run):
+    if if_exists == "error" and os.path.lexists(run) and not _is_blank(run):
         raise _taken(run)
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise RunError(f"{name[:80]!r} is no name for a run: letters, digits, '.', '_', '-', at most 64, no '/'")
 
 
 def check_imports(run: Path, config: Config, *, allowed: bool) -> None:
@@ -125,8 +131,19 @@ def config(run: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def reference(run: Path) -> str:
-    """What to call a run on the command line: its name, or its path where it does not lie in `runs`."""
-    return run.name if run.parent.resolve() == Path("runs").resolve() else str(run)
+    """What to call a run in a shell's command: its name, with `--runs` where it lies elsewhere; its path if renamed."""
+    return f"{run.name}{root_option(run.parent)}" if NAME.fullmatch(run.name) else _word(run)
+
+
+def root_option(root: Path) -> str:
+    """What a shell's command needs besides names of runs that lie in `root`, with a space before it."""
+    return "" if root.resolve() == Path("runs").resolve() else f" --runs {_word(root)}"
+
+
+def _word(path: Path) -> str:
+    """A path, quoted for a shell, that is taken neither for an option nor for a home directory."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith(("-", "~")) else text)
 
 
 def trusting(run: Path, known: Config | None = None) -> str:
@@ -141,8 +158,8 @@ def trusting(run: Path, known: Config | None = None) -> str:
 
 
 def default_name(label: str) -> str:
-    """A name for a run that was given none: what it trains, and the time."""
-    return f"{label[:48]}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """A name for a run that was given none: what it trains, and the time; others may think of the same one."""
+    return f"{label[:40]}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def find(text: str, root: Path) -> Path:
@@ -158,19 +175,19 @@ def find(text: str, root: Path) -> Path:
         return max(runs.values(), key=_begun)
     if text in runs:
         return runs[text]
-    if is_run(Path(text)):
-        return Path(text)
+    if "\0" not in text and is_run(path := Path(os.path.expanduser(text))):  # `.`, `..` and links have other names
+        return path.resolve() if path.name in ("", "..") or path.is_symlink() else path
     matches = sorted(name for name in runs if name.startswith(text) and text)
     if len(matches) == 1:
         return runs[matches[0]]
     if matches:
-        raise RunError(f"{text!r} may mean {_several(matches)}")
-    raise RunError(f"no run {text!r} in {root}" + (f": there are {_several(sorted(runs))}" if runs else ""))
+        raise RunError(f"{text[:80]!r} may mean {_several(matches)}")
+    raise RunError(f"no run {text[:80]!r} in {root}" + (f": there are {_several(sorted(runs))}" if runs else ""))
 
 
 def is_run(path: Path) -> bool:
     """Whether this is a run directory."""
-    return (path / "journal.jsonl").is_file() or (path / "run.json").is_file()
+    return any(os.path.isfile(path / name) for name in ("journal.jsonl", "run.json"))  # raises nothing
 
 
 def leftovers(run: Path) -> list[Path]:
@@ -299,18 +316,22 @@ def _taken(run: Path) -> RunError:
 
 def _claim(run: Path) -> Path | None:
     """The directory, made, or there already and untouched; None if a run is in it."""
+    return run if _made(run) or (_is_blank(run) and os.access(run, os.W_OK)) else None
+
+
+def _made(run: Path) -> bool:
+    """Make the directory; False if it is there already, as for all but one of several who begin together."""
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
-        if not run.exists():
-            run.mkdir()
-            disk.sync_directory(run.parent)
-            return run
+        run.mkdir()
+        disk.sync_directory(run.parent)
     except FileExistsError:
-        if not run.exists():  # the parent is a file
-            raise RunError(f"cannot write to {run.parent}: not a directory") from None
+        if run.parent.is_dir():
+            return False
+        raise RunError(f"cannot write to {run.parent}: not a directory") from None
     except OSError as error:
         raise RunError(f"cannot write to {run.parent}: {error.strerror or error}") from error
-    return run if _is_blank(run) and os.access(run, os.W_OK) else None
+    return True
 
 
 def _is_blank(run: Path) -> bool:
@@ -338,9 +359,13 @@ def _remove(run: Path) -> None:
 
 def _runs(root: Path) -> Iterator[Path]:
     """Run directories right below the root; links that lead out of it are none, nor is what is being removed."""
-    if not root.is_dir():
+    if not os.path.isdir(root):
         return
-    for path in root.iterdir():
+    try:
+        found = list(root.iterdir())
+    except OSError as error:
+        raise RunError(f"cannot read {root}: {error.strerror or error}") from error
+    for path in found:
         if not path.name.startswith(".") and is_run(path) and path.resolve().is_relative_to(root.resolve()):
             yield path
 
@@ -349,7 +374,7 @@ def _begun(run: Path) -> tuple[float, str]:
     """When the run's latest sitting began (Unix seconds)."""
     try:
         return float(card.read(run)["started"]), run.name
-    except (RunError, KeyError, TypeError, ValueError):
+    except (RunError, KeyError, TypeError, ValueError, OverflowError):
         return _modified(run / "journal.jsonl"), run.name
 
 
@@ -364,7 +389,7 @@ def _last_kind(journal: Path) -> str | None:
             file.seek(max(0, journal.stat().st_size - 65536))
             lines = file.read().split(b"\n")[:-1]
         kind = json.loads(lines[-1])["kind"]
-    except (OSError, ValueError, IndexError, KeyError, TypeError):
+    except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
         return None
     return str(kind)
 

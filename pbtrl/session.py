@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pbtrl import apart, build, card, evaluation, extension, progress, runs
+from pbtrl import apart, build, card, evaluation, extension, progress, runs, streams
+from pbtrl.children import is_importing_main
 from pbtrl.config import Config, checked, read
 from pbtrl.controller import Controller
 from pbtrl.disk import DiskFullError, ends_here, expect_room
 from pbtrl.execution import Executor
-from pbtrl.figures import printable
 from pbtrl.header import Header
 from pbtrl.interrupts import Interrupted, Signals
 from pbtrl.journal import Journal, Line
@@ -37,6 +37,7 @@ from pbtrl.runs import RunError
 from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import Store, write_atomically
 from pbtrl.standings import Standings
+from pbtrl.streams import tell
 from pbtrl.strict_json import to_json
 from pbtrl.tensorboard import TensorBoard
 
@@ -45,14 +46,30 @@ CHOICE_SECONDS = 60.0  # that the final choice may take at least, beyond the wal
 
 
 def start(
-    config: Config, source: Source, *, root: Path, name: str, if_exists: runs.IfExists, mode: progress.Mode,
-    command: Sequence[str], wide: bool = False,
+    config: Config, source: Source, *, root: Path, name: str | None = None, if_exists: runs.IfExists = "error",
+    mode: progress.Mode, command: Sequence[str], wide: bool = False,
 ) -> int:  # fmt: skip
     """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code.
 
-    `source` is what the config was read from: it places errors, and its text is kept.
+    Args:
+        config: of the run.
+        source: what the config was read from: it places errors, and its text is kept.
+        root: the directory of all runs.
+        name: of the run; by default the config's, or else one that no other run has.
+        if_exists: what to do where there is a run of a name that was asked for.
+        mode: of the progress view.
+        command: the command line, for the record.
+        wide: show every hyperparameter.
+
+    Raises:
+        ConfigError: the env cannot be had, or no agent can live in it.
+        RunError: the run exists, is in use, or cannot be written; or a module is being imported for another process.
     """
+    _expect_a_call()
+    streams.reopen()
     prepared = build.prepared(config, source)
+    if name is None and (name := config.name) is None:
+        name, if_exists = runs.default_name(config.label), "suffix"
     if if_exists != "resume" or not runs.has_begun(root / name):
         _expect_room(root / name, prepared, 2)
     run = runs.create(root, name, if_exists)
@@ -86,7 +103,13 @@ def resume(
         overrides: may give it a longer budget, or change how it is carried out.
         asked: a config that should be this run's own; what may change is taken from it.
         trusted: whether a module of the user's own that the run directory names, and `asked` does not, is imported.
+
+    Raises:
+        ConfigError: a config that cannot be run.
+        RunError: the run is in use, damaged, of another config; or a module is being imported for another process.
     """
+    _expect_a_call()
+    streams.reopen()
     runs.check_links(run)
     if not runs.has_begun(run):
         return _begin(run, mode=mode, command=command, overrides=overrides, wide=wide, trusted=trusted)
@@ -113,6 +136,15 @@ def resume(
         population = header.population().replay([*lines, journal.append(resumed)])
         write_atomically(run / "config.resolved.yaml", config.dump_yaml())  # now that the run is no longer finished
         return _Sitting(config, run, header, population, journal, signals, mode, wide, lines, earlier).run()
+
+
+def _expect_a_call() -> None:
+    """Refuse to train because a module is imported: every process of multiprocessing would train."""
+    if is_importing_main():
+        raise RunError(
+            "training was called while multiprocessing imports the main module for another process, which would train "
+            'as well: put the call under `if __name__ == "__main__":`'
+        )
 
 
 def _begin(
@@ -165,9 +197,9 @@ def _say(mode: progress.Mode, text: str) -> None:
 
 
 def _print(text: str, where: TextIO | None = None) -> None:
-    """`pbtrl train | head` goes on training, and so does a run whose terminal went away."""
-    with contextlib.suppress(OSError):
-        print(printable(text), file=where, flush=True)
+    """A run trains also where nothing can be printed."""
+    with contextlib.suppress(DiskFullError):
+        tell(text, where)
 
 
 @dataclass

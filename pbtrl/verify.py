@@ -146,7 +146,9 @@ def _missing(run: Path, store: Store, population: Population) -> Iterator[Findin
     for name in sorted(n for n in needed if n):
         if not store.path(name).exists():
             where = str(store.path(name).relative_to(run))
-            yield Finding("missing", where, "the run goes on from it; pbtrl resume makes it again")
+            yield Finding(
+                "missing", where, f"the run goes on from it; made again by: pbtrl resume {runs.trusting(run)}"
+            )
 
 
 def _small_files(run: Path) -> Iterator[Finding]:

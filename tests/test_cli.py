@@ -186,7 +186,7 @@ def test_dry_run_prints_the_resolved_config_and_begins_nothing(pbtrl: Command):
 
 
 def test_numbers_on_the_command_line(pbtrl: Command):
-    assert "must be a whole number, 1 or more, not 0" in pbtrl("eval", "last", "--episodes", 0).err
+    assert "must be a whole number from 1 to 1000000, not 0" in pbtrl("eval", "last", "--episodes", 0).err
     assert "must be a number of seconds, not x" in pbtrl("bench", "cart.yaml", "--seconds", "x").err
 
 

@@ -280,7 +280,7 @@ BROKEN = [
     ("acting: {mode: actors, processes: 0}", "3:35: acting.processes: must be >= 1, not 0"),
     ("acting: {mode: actors, replay: 1}", "3:32: acting.replay: must be < 1, not 1"),
     ("acting: {mode: actors, replay: -0.5}", "3:32: acting.replay: must be >= 0, not -0.5"),
-    ("name: a/b", "3:7: name: must be a folder's name of letters, digits, '.', '_' and '-', not 'a/b'"),
+    ("name: a/b", "3:7: name: must be a folder's name of letters, digits, '.', '_' and '-', at most 64, not 'a/b'"),
     ("seed: .inf", "3:7: seed: must be an integer, not inf"),
     ("seed: -1", "3:7: seed: must be >= 0, not -1"),
     # search dimensions

@@ -41,6 +41,7 @@ FLOORS: list[list[set[str]]] = [
             "heap",
             "schema",
             "strict_json",
+            "streams",
             "card",
             "cgroups",
         }

@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -38,7 +40,9 @@ def test_a_new_run_gets_its_directory(tmp_path: Path):
 
 def test_a_taken_name_is_an_error_that_names_the_ways_out(tmp_path: Path):
     Written(tmp_path / "pong").end("finish")
-    with pytest.raises(RunError, match=r"pong exists \(finished\).*`pbtrl resume .*pong`.*--suffix.*--overwrite"):
+    with pytest.raises(
+        RunError, match=r"pong exists \(finished\).*`pbtrl resume pong --runs .*`.*--suffix.*--overwrite"
+    ):
         runs.create(tmp_path, "pong")
 
 
@@ -54,6 +58,19 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path: Path):
         with pytest.raises(RunError):
             runs.create(tmp_path, "thesis", way)
     assert (tmp_path / "thesis" / "chapter1.tex").exists()
+
+
+def test_of_many_that_want_a_free_name_each_gets_its_own(tmp_path: Path):
+    gate = threading.Barrier(16)
+
+    def claim(_: int) -> Path:
+        gate.wait()
+        return runs.create(tmp_path / "deep" / "runs", "pong", "suffix")
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(claim, range(16)))
+    assert len(set(found)) == 16
+    assert {path.name for path in found} == {"pong", *(f"pong-{n}" for n in range(2, 17))}
 
 
 def test_suffix_counts(tmp_path: Path):

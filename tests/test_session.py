@@ -28,7 +28,7 @@ from pbtrl.journal import digest
 from pbtrl.lineage import copies
 from pbtrl.retention import Retention
 from pbtrl.runs import folded
-from tests.command import Command, contents, descendants, journal, kinds, spawn, weights
+from tests.command import ROOT, Command, contents, descendants, journal, kinds, spawn, weights
 
 CONTINUE = ["env.between_slices=continue", "population.mode=async"]
 
@@ -58,7 +58,7 @@ def canonical(run: str) -> tuple[str, dict[str, str]]:
 # Signals
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_stops_and_resume_finishes(pbtrl: Command, monkeypatch, number, code):
     with signalled(monkeypatch, number, report=2):
         stopped = pbtrl("train", "cart.yaml", "--name", "a", *CONTINUE)
@@ -80,10 +80,11 @@ def test_a_signal_saves_and_stops_and_resume_finishes(pbtrl: Command, monkeypatc
     assert "resume" in kinds(run)
 
 
-def test_a_signal_during_the_final_choice_stops_too(pbtrl: Command, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_during_the_final_choice_stops_too(pbtrl: Command, monkeypatch, number, code):
     with monkeypatch.context() as inside:
-        inside.setattr(evaluation, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-        assert pbtrl("train", "cart.yaml", "--name", "a").code == 130
+        inside.setattr(evaluation, "evaluate", lambda *_, **__: signal.raise_signal(number))
+        assert pbtrl("train", "cart.yaml", "--name", "a").code == code
     assert kinds(Path("runs/a"))[-1] == "stop"
     assert not Path("runs/a/best.json").exists()
     reports = kinds(Path("runs/a")).count("report")
@@ -209,7 +210,8 @@ def training(tmp_path: Path, *argv: str) -> Iterator[tuple[subprocess.Popen[str]
 
 
 @pytest.mark.parametrize(
-    ("backend", "number", "code"), [("processes", signal.SIGINT, 130), ("inline", signal.SIGTERM, 143)]
+    ("backend", "number", "code"),
+    [("processes", signal.SIGINT, 130), ("inline", signal.SIGTERM, 143), ("processes", signal.SIGHUP, 129)],
 )
 def test_a_terminals_signal_in_the_middle_of_a_slice(pbtrl: Command, tmp_path: Path, backend, number, code):
     """The terminal sends it to the workers as well."""
@@ -224,6 +226,74 @@ def test_a_terminals_signal_in_the_middle_of_a_slice(pbtrl: Command, tmp_path: P
     (member,) = pbtrl("status", "a", "--json").json["members"]
     assert 30 <= member["env_steps"] < 10_000_000
     assert list(Path("runs/a/members/m00/snapshots").iterdir())
+
+
+def test_hanging_up_again_does_not_end_at_once(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+    """A shell and the kernel may both send it when a terminal closes."""
+    real = Controller.step
+
+    def step(self: Controller) -> str:
+        signal.raise_signal(signal.SIGHUP)
+        return real(self)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(Controller, "step", step)
+        assert pbtrl("train", "quadratic").code == 129
+    assert kinds(Path("runs/quadratic"))[-1] == "stop"
+    assert pbtrl("resume", "quadratic").code == 0
+
+
+def test_nohup_is_respected(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Neither the command nor its workers heed the signal; another one is heeded as ever."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signalled(monkeypatch, signal.SIGHUP, report=2):
+            assert pbtrl("train", "quadratic").code == 0
+        with training(tmp_path, "execution.backend=processes") as (process, family):
+            os.killpg(process.pid, signal.SIGHUP)
+            time.sleep(0.3)
+            assert process.poll() is None
+            assert descendants(process.pid) == family
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=20)
+            assert process.returncode == 143
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "failure" not in kinds(Path("runs/a"))
+
+
+CLOSING = """\
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[2], sys.argv[2:])
+shown = b""
+while b"fitness" not in shown:
+    shown += os.read(terminal, 4096)
+open(sys.argv[1], "rb").read()  # until its env has stepped
+os.close(terminal)
+_, status = os.waitpid(pid, 0)
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.parametrize("mode", ["live", "plain"])
+def test_a_terminal_that_closes_saves_the_run(pbtrl: Command, tmp_path: Path, mode: str):
+    """The kernel hangs up the run and its workers, and fails whatever they write from then on."""
+    os.mkfifo(tmp_path / "fifo")
+    world = f"env={{id: tests.worlds:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
+    command = [sys.executable, "-m", "pbtrl", "train", "cart.yaml", "--name", "a", world, "population.size=1",
+               "budget.env_steps_per_member=100000000", "strategy.ready.every=10000000", "execution.backend=processes",
+               "--progress", mode, *CONTINUE]  # fmt: skip
+    closing = CLOSING if mode == "live" else CLOSING.replace("fitness", "Ctrl-C")
+    path = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "TERM": "xterm"}
+    found = subprocess.run(
+        [sys.executable, "-c", closing, tmp_path / "fifo", *command],
+        cwd=tmp_path, env=path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (found.stdout, found.stderr) == ("129\n", "")
+    assert kinds(Path("runs/a"))[-1] == "stop"
+    assert json.loads(Path("runs/a/run.json").read_text())["status"] == "stopped"
 
 
 def test_who_was_stopped_for_a_while_goes_on(pbtrl: Command, tmp_path: Path):

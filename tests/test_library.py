@@ -1,0 +1,186 @@
+"""pbtrl called from programs: without a main guard, from a heredoc, from a thread, from a child process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pbtrl import cli, session
+from pbtrl.config import checked, read
+from tests.command import CART, ROOT, Command, kinds
+
+TOY = ["budget.env_steps_per_member=20", "name=null"]
+APART = "execution={backend: processes, workers: 1}"
+REFUSED = (
+    "training was called while multiprocessing imports the main module for another process, which would train as well: "
+    'put the call under `if __name__ == "__main__":`'
+)
+
+SESSION = f"""
+print("imported")
+from pathlib import Path
+from pbtrl import session
+from pbtrl.config import checked, read
+
+source = read("quadratic", {[*TOY, APART]!r})
+code = session.start(checked(source), source, root=Path("runs"), mode="none", command=[])
+raise SystemExit(code)
+"""
+COMMAND = f"""
+print("imported")
+from pbtrl import cli
+
+raise SystemExit(cli.main({["train", "quadratic", "--progress", "none", *TOY, APART]!r}))
+"""
+ACTORS = """
+print("imported")
+from pbtrl import cli
+
+raise SystemExit(cli.main(["train", "cart.yaml", "--progress", "none", "agent.name=impala", "population.size=1",
+    "budget.env_steps_per_member=240", "execution={backend: processes, workers: 1}", "population.mode=async",
+    "acting={mode: actors, processes: 1}"]))
+"""
+BENCH = """
+print("imported")
+from pbtrl import cli
+
+code = cli.main(["bench", "cart.yaml", "--seconds", "0.1", "population.size=1"])
+raise SystemExit(code)
+"""
+
+
+def script(where: Path, text: str) -> list[str]:
+    (where / "script.py").write_text(text)
+    return [sys.executable, "script.py"]
+
+
+def module(where: Path, text: str) -> list[str]:
+    (where / "script.py").write_text(text)
+    return [sys.executable, "-m", "script"]
+
+
+def inline(where: Path, text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def heredoc(where: Path, text: str) -> list[str]:
+    (where / "input").write_text(text)
+    return ["sh", "-c", 'exec "$0" <input', sys.executable]
+
+
+def run(where: Path, argv: list[str]) -> subprocess.CompletedProcess[str]:
+    (where / "cart.yaml").write_text(CART)
+    path = f"{ROOT}{os.pathsep}{where}"
+    return subprocess.run(
+        argv, cwd=where, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=100
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "how"),
+    [(SESSION, script), (SESSION, module), (SESSION, inline), (SESSION, heredoc), (COMMAND, script), (ACTORS, script)],
+)
+def test_a_program_without_a_guard_trains_once(tmp_path: Path, text: str, how: Callable[[Path, str], list[str]]):
+    """Of worker, actor and final choice none imports it."""
+    found = run(tmp_path, how(tmp_path, text))
+    assert (found.returncode, found.stdout.count("imported")) == (0, 1), found.stderr
+    (only,) = (tmp_path / "runs").iterdir()
+    assert kinds(only)[-1] == "finish"
+    assert "failure" not in kinds(only)
+    assert not any(path.read_text() for path in only.rglob("log.txt"))
+
+
+def test_the_bench_imports_no_program_either(tmp_path: Path):
+    found = run(tmp_path, script(tmp_path, BENCH))
+    assert (found.returncode, found.stdout.count("imported")) == (0, 1), found.stderr
+
+
+OWN_CHILDREN = """
+import multiprocessing
+
+def work():
+    print("worked", flush=True)
+
+TRAIN
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=work)
+    child.start()
+    child.join()
+    raise SystemExit(child.exitcode)
+"""
+
+
+def test_a_child_of_somebody_else_that_trains_while_it_imports_is_refused(tmp_path: Path):
+    """The command says so and lets it go on; the library raises."""
+    train = f"from pbtrl import cli; cli.main({['train', 'quadratic', '--progress', 'none', *TOY]!r})"
+    found = run(tmp_path, script(tmp_path, OWN_CHILDREN.replace("TRAIN", train)))
+    assert (found.returncode, found.stdout, found.stderr) == (0, "worked\n", f"{REFUSED}\n")
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert run(
+        tmp_path, script(tmp_path, OWN_CHILDREN.replace("TRAIN", SESSION.replace("raise", "#")))
+    ).stderr.endswith(f"pbtrl.lock.RunError: {REFUSED}\n")
+
+
+def test_somebody_elses_children_get_the_main_module_as_ever(tmp_path: Path):
+    """Also those that another thread starts at the same moment."""
+    text = """
+import multiprocessing, threading
+from pbtrl.children import _without_main
+from tests.test_library import OWN_CHILDREN
+
+def work():
+    print("worked", flush=True)
+
+def start():
+    child = multiprocessing.get_context("spawn").Process(target=work)
+    child.start()
+    child.join()
+
+if __name__ == "__main__":
+    with _without_main():
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+    start()
+"""
+    found = run(tmp_path, script(tmp_path, text))
+    assert (found.stdout, found.stderr) == ("worked\nworked\n", "")
+
+
+# Threads
+
+
+def elsewhere(function: Callable[[], int]) -> int:
+    """What a function answers in a thread of its own."""
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(function()))
+    thread.start()
+    thread.join()
+    return answers[0]
+
+
+@pytest.mark.parametrize("execution", [["execution.backend=inline"], [APART]])
+def test_training_in_a_thread(pbtrl: Command, execution: list[str]):
+    """Signals and alarms are the main thread's."""
+    source = read("cart.yaml", ["population.size=1", "budget.env_steps_per_member=240", *execution])
+    start = {"root": Path("runs"), "name": "a", "mode": "none", "command": []}
+    assert elsewhere(lambda: session.start(checked(source), source, **start)) == 0  # type: ignore[arg-type]
+    assert kinds(Path("runs/a"))[-1] == "finish"
+    longer = ["budget.env_steps_per_member=480"]
+    assert elsewhere(lambda: session.resume(Path("runs/a"), mode="none", command=[], overrides=longer)) == 0
+    assert elsewhere(lambda: cli.main(["status", "a"])) == 0
+
+
+def test_a_command_in_a_thread(pbtrl: Command, capsys: pytest.CaptureFixture[str]):
+    small = ["population.size=1", "budget.env_steps_per_member=240", "--progress", "none"]
+    assert elsewhere(lambda: cli.main(["train", "cart.yaml", "--name", "a", *small])) == 0
+    assert elsewhere(lambda: cli.main(["eval", "a", "--episodes", "2"])) == 0
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,126 @@
+"""Commands that pbtrl suggests work when they are pasted, wherever a run lies and whatever it is called."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+
+from pbtrl import cli, evaluation, runs
+from pbtrl.config import parse
+from tests.command import CART, Command, journal
+
+COMMAND = re.compile(r"pbtrl (?:resume|eval|status|tb|report|lineage|verify) [^|;`\n]+")
+ROOTS = ["runs", "my runs", "it's", "a/b", "./~", "./-r", "."]
+
+
+def suggested(text: str) -> list[Path]:
+    """The runs that the commands in a text are about, as the command line finds them."""
+    found = []
+    for command in COMMAND.findall(text):
+        arguments = cli._parsed(shlex.split(command)[1:])
+        found.append(runs.find(arguments.run, arguments.runs))
+    return found
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_suggested_command_means_the_run(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, root: str):
+    """From an empty root over a run that is stopped to one that is finished, and one that is damaged."""
+    where, run = [f"--runs={root}"], Path(root) / "quadratic"
+    begin = pbtrl("list", *where).out.partition(": ")[2]
+    assert cli._parsed(shlex.split(begin)[1:]).runs == Path(root)
+
+    def about_it(*argv: str) -> int:
+        found = pbtrl(*argv, *where)
+        paths = suggested(found.out + found.err)
+        assert paths, argv
+        assert all(path.samefile(run) for path in paths)
+        return found.code
+
+    with monkeypatch.context() as inside:
+        inside.setattr(evaluation, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        assert about_it("train", "quadratic") == 130
+    assert about_it("status", "quadratic") == 0
+    assert about_it("train", "quadratic") == 2
+    assert about_it("resume", "quadratic") == 0
+    assert about_it("resume", "quadratic") == 0
+    assert about_it("train", "quadratic") == 2
+    newest = max((run / "members/m00/snapshots").iterdir())
+    newest.rename(run / "aside")
+    assert about_it("verify", "quadratic") == 4
+
+
+@pytest.mark.parametrize("name", ["a b", "-x", "~x", "it's", ".hidden", "é", "x" * 70, "--help", "a=b"])
+def test_a_run_that_was_renamed_is_called_by_its_path(pbtrl: Command, name: str):
+    assert pbtrl("train", "quadratic").code == 0
+    run = Path("runs/quadratic").rename(Path("runs", name))
+    (found,) = suggested(f"pbtrl status {runs.reference(run)}")
+    assert found.samefile(run)
+    assert suggested(f"pbtrl resume {runs.trusting(run)} budget.env_steps_per_member=1")[0].samefile(run)
+
+
+@pytest.mark.parametrize("where", [".", "./", "../quadratic", "..", "tb/.."])
+def test_a_run_is_found_from_within(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, where: str):
+    assert pbtrl("train", "quadratic").code == 0
+    run = Path("runs/quadratic").resolve()
+    monkeypatch.chdir(run / "tb" if where == ".." else run)
+    found = pbtrl("status", where)
+    assert (found.code, found.out.split(":")[0]) == (0, "quadratic")
+    assert pbtrl("status", where, "--json").json["name"] == "quadratic"
+    assert suggested(f"pbtrl status {runs.reference(runs.find(where, Path('runs')))}")[0].samefile(run)
+
+
+@pytest.mark.parametrize("text", ["runs/quadratic/", "link/quadratic", "direct", "~/runs/quadratic"])
+def test_a_run_behind_a_link_or_in_the_home_directory(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, text: str):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    assert pbtrl("train", "quadratic").code == 0
+    Path("link").symlink_to("runs")
+    Path("direct").symlink_to("runs/quadratic")
+    found = pbtrl("status", text)
+    assert (found.code, found.out.split(":")[0]) == (0, "quadratic")
+    assert suggested(f"pbtrl status {runs.reference(runs.find(text, Path('runs')))}")[0].samefile("runs/quadratic")
+    assert pbtrl("status", "quadratic", "--runs", "link").code == 0
+
+
+def test_home_is_expanded_in_roots_and_configs(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
+    Path("home").mkdir()
+    Path("home/c.yaml").write_text(CART)
+    assert pbtrl("train", "~/c.yaml", "--runs=~/r", "--name", "a", "budget.env_steps_per_member=240").code == 0
+    assert Path("home/r/a/best.json").exists()
+    assert not Path("~").exists()
+
+
+def test_a_folder_is_never_a_config(pbtrl: Command):
+    Path("quadratic").mkdir()
+    Path("other").mkdir()
+    assert pbtrl("train", "quadratic", "--dry-run").code == 0
+    assert pbtrl("train", "other", "--dry-run").err.startswith("other: is a directory\n")
+
+
+# Names that nobody asked for
+
+
+@pytest.mark.parametrize(
+    "env", ["_under:make", "-x:make", "...:...", "é:make", "x" * 300, "ALE/Pong-v5", "a b/c:d", "x" * 39 + "-:y"]
+)
+def test_generated_names_are_legal(env: str):
+    config = parse(f"env: {{id: '{env}'}}\nbudget: {{total_steps: 1000}}")
+    name = runs.default_name(config.label)
+    assert runs.NAME.fullmatch(name)
+    assert runs.NAME.fullmatch(f"{name[:58]}-99999")
+    assert name[:58] == name
+
+
+@pytest.mark.parametrize("option", [[], ["--overwrite"], ["--if-exists", "resume"], ["--suffix"]])
+def test_an_unnamed_run_never_meets_another(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, option: list[str]):
+    """Two that begin in the same second think of the same name."""
+    monkeypatch.setattr(runs, "default_name", lambda _: "same")
+    small = ["name=null", "budget.env_steps_per_member=20"]
+    for name in ("same", "same-2", "same-3"):
+        assert pbtrl("train", "quadratic", *small, *option, f"seed={len(name)}").code == 0
+        assert journal(Path("runs", name))[0]["name"] == name
+    assert [journal(path)[0]["seed"] for path in sorted(Path("runs").iterdir())] == [4, 6, 6]
