@@ -4,12 +4,12 @@ Measurements on the same processes and cores: env stepping alone (the bare libra
 our wrappers), acting alone, learning alone, full training, and env stepping alone again under the actions that training
 took, because some worlds take longer over what a policy does than over random actions.
 
-    roofline   = 1 / (1 / env + 1 / act + 1 / learn)     what no overlap and no overhead would give
+    roofline   = 1 / (1 / replay + 1 / act + 1 / learn)     what no overlap and no overhead would give
     efficiency = full training / roofline
 
-An update learns from its block in one or more passes, and may stop early (`max_log_rho`). Learning alone therefore
-repeats training's most recent updates: as many passes per member as each of them took, on a copy of what learns, so
-that the policy stays what training made it.
+The roofline is of the same work as training. Its `replay` is env stepping under training's actions. An update learns
+from its block in one or more passes, and may stop early (`max_log_rho`): learning alone repeats the passes of
+training's most recent updates, member by member, on a copy of what learns, so that the policy stays as it is.
 
 Where other processes act, they overlap with the learner by design, so there is no such roofline. Measured then are env
 stepping alone, learning alone while the actors rest, and full training, with the learner's time for learning and for
@@ -92,7 +92,7 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
     if mode == "inline":
         told["env_replay_steps_per_s"] = totals["replay"]
         told["env_replay_ratio"] = totals["train"] / totals["replay"]
-        told["roofline_env_steps_per_s"] = 1.0 / sum(1.0 / totals[phase] for phase in ("env", "act", "learn"))
+        told["roofline_env_steps_per_s"] = 1.0 / sum(1.0 / totals[phase] for phase in ("replay", "act", "learn"))
         told["efficiency"] = totals["train"] / told["roofline_env_steps_per_s"]
     if mode == "actors":
         told["lag"] = _mean(found, "lag")

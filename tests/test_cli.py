@@ -459,6 +459,9 @@ def test_bench_measures_every_part(pbtrl: Command):
     assert found.json["shares"].keys() == {"env", "act", "learn", "other"}
     assert sum(found.json["shares"].values()) == pytest.approx(1.0)
     assert all(found.json[key] > 0 for key in asked - {"shares"})
+    rates = [found.json[f"{part}_steps_per_s"] for part in ("env_replay", "act_only", "learn_only")]
+    assert found.json["roofline_env_steps_per_s"] == pytest.approx(1 / sum(1 / rate for rate in rates))
+    assert found.json["efficiency"] == found.json["env_steps_per_s"] / found.json["roofline_env_steps_per_s"]
     text = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2).out
     parts = ["training", "env only", "env replay", "roofline", "time"]
     assert [line[:10].rstrip() for line in text.splitlines()[:5]] == parts
