@@ -201,6 +201,16 @@ def test_an_env_that_breaks_after_training_is_one_line_of_eval(train, pbtrl: Com
     assert "env.id=tests.odd_envs:make: the observation 5 is not in the observation space Discrete(5) (env " in line
 
 
+def test_an_env_that_breaks_in_the_bench_is_one_line(pbtrl: Command):
+    Path("odd.yaml").write_text(ODD)
+    found = pbtrl("bench", "odd.yaml", 'env.kwargs={name: "pays NaN once"}', "--seconds", 0.1)
+    said = (
+        r"a worker of the bench failed: env.id=tests.odd_envs:make: the reward is not finite: nan \(env \d of 2, .*\n"
+    )
+    assert found.code == 3
+    assert re.fullmatch(said, found.err)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
