@@ -161,7 +161,8 @@ def test_what_raises_in_an_actor_fails_the_slice_and_says_why(tmp_path: Path) ->
     place = Workplace(tmp_path, build)
     (failure,) = place.run(slice_of("m00", 20 * 50)).values()
     assert isinstance(failure, Failure)
-    assert failure.error == "CrewError: process 0 raised RuntimeError: probe/Raising-v0 raised, as it was asked to"
+    why = "EnvError: env.id=probe/Raising-v0: step() raised RuntimeError: probe/Raising-v0 raised, as it was asked to ("
+    assert failure.error.startswith(f"CrewError: process 0 raised {why}")
     assert 'raise RuntimeError("probe/Raising-v0 raised' in (tmp_path / "m00" / "log.txt").read_text()
     assert not place.host._cohorts
 
