@@ -200,6 +200,9 @@ def after(config: "Config") -> Iterator[Fault]:
         yield from _mix(config)
     if config.acting is not None:
         yield from _acting(config.acting)
+    if config.imports == "__main__":
+        text = "worker processes do not import the main module: put the function into a module of its own"
+        yield Fault.at(text, ("env", "id"))
     for name, kind in config.kinds.items():
         at: Path = ("agent",) if name is None else ("agents", name)
         own = config.agents[name].hparams if config.agents is not None and name is not None else {}

@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl import checks
 from pbtrl.loading import ConfigError, Source, Tagged, dumped, validated
-from pbtrl.space import PRIORS, Dimension, Mix, Real, SearchSpace, Value, Whole
+from pbtrl.space import MEMBERS, PRIORS, Dimension, Mix, Real, SearchSpace, Value, Whole
 from pbtrl.strategies.settings import STRATEGIES, Count, Pbt, Strategy
 from pbtrl.strict_json import to_json
 
@@ -133,7 +133,7 @@ class Population(_Section):
         mix: how many members begin as each entry of `agents`; they are dealt to the entries in this order.
     """
 
-    size: Count = 4
+    size: Annotated[Count, Field(le=MEMBERS)] = 4
     mode: Literal["async", "sync"] = "async"
     reference_members: Annotated[Whole, Field(ge=0)] = 0
     mix: Annotated[dict[str, Count], Field(min_length=1)] | None = None

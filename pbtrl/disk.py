@@ -96,4 +96,4 @@ def _free(path: Path) -> int:
 
 def _existing(path: Path) -> Path:
     """The path, or of the folders above it the lowest that exists."""
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))

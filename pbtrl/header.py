@@ -19,9 +19,9 @@ from typing import Any, Literal
 from pbtrl.journal import JournalError, Line
 from pbtrl.population import FitnessRule, Hyperparameters, Population
 from pbtrl.schema import SCHEMA
-from pbtrl.space import AGENT
+from pbtrl.space import AGENT, MEMBERS
 
-LARGEST = 100_000  # members
+BEYOND = 2**256  # a seed or a number of steps
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,13 @@ class Header:
         for f in ("seed", "size", "horizon", "frames_per_step"):
             if type(getattr(self, f)) is not int:
                 raise ValueError(f"{f} must be an integer, not {getattr(self, f)!r}")
+            if abs(getattr(self, f)) > BEYOND:
+                raise ValueError(f"{f} is larger than it can be")
         for text in (self.name, self.unit, self.deterministic, *self.hyperparameters):
             if not isinstance(text, str):
                 raise ValueError(f"{text!r} must be text")
-        if not 1 <= self.size <= LARGEST:
-            raise ValueError(f"size must be in [1, {LARGEST:,}], not {self.size:,}")
+        if not 1 <= self.size <= MEMBERS:
+            raise ValueError(f"size must be in [1, {MEMBERS:,}], not {self.size:,}")
         for pair in (pair for bounds in self.bounds.values() for pair in bounds.values()):
             if len(pair) != 2 or not all(isinstance(x, int | float) and math.isfinite(x) for x in pair):
                 raise ValueError(f"bounds must be pairs of numbers, not {pair!r}")

@@ -43,9 +43,15 @@ def _real(value: object) -> object:
     return value
 
 
+MEMBERS = 100_000  # of a population, at most
+LARGEST = 2**128  # of integers: seeds may have 128 bits
+
+
 def _whole(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         raise PydanticCustomError("int_type", "must be an integer")
+    if abs(value) > LARGEST:
+        raise PydanticCustomError("integer", "must be between -2^128 and 2^128")
     return int(value)
 
 

@@ -214,6 +214,16 @@ TOP = (
     "snapshots, failure, final"
 )
 PRIORS = "uniform, log_uniform, one_minus_log_uniform, int_uniform, int_log_uniform, choice"
+
+
+def test_workers_do_not_import_the_main_module():
+    """So that a script without a guard trains once."""
+    assert errors(HEAD, "env.id=__main__:make") == [
+        "override 'env.id=__main__:make': worker processes do not import the main module: put the function into a "
+        "module of its own"
+    ]
+
+
 BROKEN = [
     # unknown keys and names
     ("population: {sise: 4}", "3:14: population.sise: unknown key. Did you mean 'size'?"),
