@@ -151,6 +151,19 @@ def test_a_reward_that_is_not_finite_changes_no_return(bad):
         assert torch.equal(one[key], two[key])
 
 
+def test_a_return_is_as_if_what_is_left_out_had_not_been():
+    """A dead step in the middle of an episode neither pays nor discounts."""
+    (rewards, ends, _), gamma = episode_data(2), torch.tensor([0.9, 0.99])
+    ends[:] = False
+    live, kept = torch.ones_like(ends), torch.arange(30) != 11
+    live[:, 11] = False
+    state = normalise.init_return_scale(2, 5)
+    one = normalise.update_return_scale(state, rewards, ends, gamma, live)
+    two = normalise.update_return_scale(state, rewards[:, kept], ends[:, kept], gamma)
+    assert torch.equal(one["running"], two["running"])
+    torch.testing.assert_close(one["m2"], two["m2"])
+
+
 def test_return_scale_is_carried_across_blocks():
     (rewards, ends, live), gamma = episode_data(2), torch.tensor([0.9, 0.99])
     one, many = (scale_of(rewards, ends, live, gamma, block) for block in (30, 3))

@@ -168,6 +168,26 @@ def test_integer_priors_reach_both_ends_with_their_share():
     assert logs[1] > logs[2] > logs[4] > logs[8] > 0
 
 
+def test_an_integer_is_drawn_as_often_as_the_log_scale_rounds_to_it():
+    rng, share = np.random.default_rng(5), lambda n: math.log((n + 0.5) / (n - 0.5)) / math.log(8.5 / 0.5)
+    counts = np.bincount([IntLogUniform(low=1, high=8).sample(rng) for _ in range(4000)], minlength=9)
+    for n in range(1, 9):
+        assert counts[n] == pytest.approx(4000 * share(n), abs=5 * math.sqrt(4000 * share(n)))
+
+
+def test_a_gaussian_step_of_integers_is_on_their_scale_too():
+    dimension, rng = IntLogUniform(low=1, high=10**8), np.random.default_rng(0)
+    steps = [math.log(dimension.gaussian(10**4, 0.05, rng) / 10**4) for _ in range(4000)]
+    assert np.std(steps) / math.log(10**8) == pytest.approx(0.05, rel=0.05)
+
+
+def test_a_gaussian_step_of_neighbours_is_a_share_of_the_list_and_at_least_one():
+    dimension, rng = Choice(values=tuple(range(201)), mutate="neighbour"), np.random.default_rng(0)
+    steps = [dimension.gaussian(100, 0.1, rng) - 100 for _ in range(4000)]
+    assert np.std(steps) == pytest.approx(20, rel=0.05)
+    assert {dimension.gaussian(100, 1e-9, rng) for _ in range(50)} == {99, 101}
+
+
 def test_a_neighbour_walk_stays_at_an_end_and_visits_every_value_equally():
     dimension, rng = Choice(values=(1, 2, 3, 4), mutate="neighbour"), np.random.default_rng(4)
     assert dimension.perturb(4, 1.2, rng) == 4

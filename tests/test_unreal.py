@@ -258,8 +258,9 @@ def test_who_has_a_new_policy_replays_nothing_of_the_old_one():
     assert state.running["replay.dead"][0].all()
     assert torch.equal(state.running["replay.dead"][1], before[1])
     metrics = learner.learn(state, sparse(block(learner, [0, 1], envs=4, seed=9)), h).metrics
-    assert metrics["loss/value_replay"][0] == 0.0
-    assert metrics["loss/value_replay"][1] > 0.0
+    for task in ("value_replay", "reward_prediction"):
+        assert metrics[f"loss/{task}"][0] == 0.0
+        assert metrics[f"loss/{task}"][1] > 0.0
 
 
 def test_the_last_steps_are_kept_in_order_and_the_first_ones_go():

@@ -75,7 +75,7 @@ def test_multipliers_and_temperature_start_where_the_settings_say():
 
 @pytest.mark.parametrize("kind", ["categorical", "image"])
 def test_popart_does_not_move_what_the_value_head_says(kind):
-    learner = agent(kind, "vmpo", rewards="none")
+    learner, last = agent(kind, "vmpo", rewards="none"), "value" if kind == "image" else "value.2"
     state, h = fresh(learner, [0, 1]), live(learner, 2, learning_rate=0.0, popart_rate=1.0)
     data = block(learner, [0, 1])
     data = changed(data, rewards=100.0 * data.rewards + 7.0)
@@ -91,3 +91,6 @@ def test_popart_does_not_move_what_the_value_head_says(kind):
     learner.learn(state, data, h)
     assert (state.tensors["popart.scale"] > 10).all()
     torch.testing.assert_close(values(), before, rtol=1e-4, atol=1e-4)
+    weight, bias = (learner.layout.views(state.tensors["params"])[f"{last}.{k}"] for k in ("weight", "bias"))
+    assert not weight[..., 1:].any()  # what pads the value's column stays zero
+    assert not bias[..., 1:].any()

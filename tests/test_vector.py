@@ -1,0 +1,50 @@
+"""How a `Vector` presents spaces, and what a reset leaves of the episodes before it."""
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+import envs
+from envs.vector import Spaces, Vector, present
+
+
+@pytest.mark.parametrize("backend_space", [Box(3, 250, (32, 40, 3), np.uint8), Box(3, 250, (3, 32, 40), np.uint8)])
+def test_a_picture_s_bounds_are_the_env_s(backend_space):
+    shown = present(Spaces(backend_space, Discrete(2)), "here").single_observation_space
+    assert shown == Box(3, 250, (3, 32, 40), np.uint8)
+
+
+def test_states_are_one_hot_whatever_they_count_from():
+    vector = Vector(Counting(), Spaces(Discrete(4, start=-1), Discrete(2, start=5)), [0, 0, 0], "here")
+    np.testing.assert_array_equal(vector.reset(), np.eye(4, dtype=np.float32)[[0, 1, 3]])
+    observations, *_ = vector.step(np.array([0, 1, 0]))
+    np.testing.assert_array_equal(observations, np.eye(4, dtype=np.float32)[[3, 2, 1]])
+    assert (vector.single_observation_space, vector.single_action_space) == (Box(0, 1, (4,), np.float32), Discrete(2))
+
+
+class Counting:
+    """Three envs whose states count from -1 and whose actions count from 5."""
+
+    def reset(self, seed=None):
+        return np.array([-1, 0, 2]), {}
+
+    def step(self, actions):
+        assert actions.tolist() == [5, 6, 5]
+        never = np.zeros(3, bool)
+        return np.array([2, 1, 0]), np.zeros(3), never, never, {}
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_after_a_reset_nothing_is_dead_and_no_episode_over(steps):
+    """An episode of this env is one step; the second one is dead."""
+    vector = envs.make("probe/Bandit-v0", [0, 1])
+    vector.reset()
+    for _ in range(steps):
+        vector.step(np.zeros(2, np.int64))
+    assert (vector.episode_over if steps == 1 else vector.dead).all()
+    vector.reset()
+    assert not vector.dead.any()
+    assert not vector.episode_over.any()
+    vector.step(np.zeros(2, np.int64))
+    assert not vector.dead.any()
+    vector.close()
