@@ -177,9 +177,7 @@ def test_ten_skipped_updates_in_a_row_are_a_divergence(skipped: int, diverged: b
     cohort = begun(builder(CARTPOLE))
     cohort.turn()
     cohort._state.tensors["skipped"][0] = skipped
-    outcomes = [cohort.outcome(slot) for slot in range(2)]
-    assert [outcome.diverged for outcome in outcomes] == [diverged, False]
-    assert outcomes[0].scalars == ({"skipped": float(skipped)} if skipped else {})
+    assert [cohort.outcome(slot).diverged for slot in range(2)] == [diverged, False]
     cohort.close()
 
 
