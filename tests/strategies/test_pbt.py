@@ -446,6 +446,13 @@ def test_a_rescue_goes_to_the_placeholder_where_nobody_has_a_number() -> None:
     assert a.donor == "m02"
 
 
+def test_a_rescue_prefers_a_number_to_a_higher_placeholder() -> None:
+    population = after_one_slice("diverged", 1.0, 2.0)
+    population.record(decision(assign(population, "m02", donor="m01", parent="m01/000000")))
+    (a,) = pbt().decide(population)[:1]
+    assert (a.member, a.donor) == ("m00", "m01")
+
+
 def test_the_broken_are_rescued_off_the_grid_and_before_the_burn_in() -> None:
     population = after_one_slice(1.0, 2.0)
     a = assign(population, "m00")
