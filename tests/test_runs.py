@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 
-from pbtrl import card, lock, runs, snapshots
+from pbtrl import card, lock, runs, snapshots, tables
 from pbtrl.header import Header
 from pbtrl.runs import RunError
 from tests.command import Command, contents
@@ -263,6 +263,18 @@ def test_without_fcntl_the_text_of_the_lock_counts(tmp_path: Path, monkeypatch):
     assert lock.holder(run) is None
 
 
+def test_status_counts_skipped_updates(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    assert "skipped:" not in tables.status(runs.status(w.run), "pong")
+    w.report("m01", 1.0, scalars={"learning/skipped_updates": 12.0, "learning/updates": 240.0})
+    found = runs.status(w.run)
+    assert [m["skipped_updates"] for m in found["members"]] == [0, 12]
+    _, titles, first, second, legend, *_ = tables.status(found, "pong").splitlines()
+    assert titles.split()[:5] == ["member", "fitness", "gen", "steps", "skipped"]
+    assert (first.split()[4], second.split()[4]) == ("0", "12")
+    assert legend == "skipped: updates that were not made because their gradient was not finite"
+
+
 def test_status(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.metrics("m00", 120)
@@ -286,6 +298,7 @@ def test_status(tmp_path: Path):
                 "frames": 400,
                 "fitness": 3.0,
                 "generation": 1,
+                "skipped_updates": 0,
                 "parent": "m00/000000",
                 "hyperparameters": {"learning_rate": 0.01, "unroll_length": 20},
             },
@@ -295,6 +308,7 @@ def test_status(tmp_path: Path):
                 "frames": 400,
                 "fitness": None,
                 "generation": 1,
+                "skipped_updates": 0,
                 "parent": "m00/000000",
                 "hyperparameters": {"learning_rate": 0.005, "unroll_length": 20},
             },
