@@ -226,8 +226,8 @@ def _statistics(returns: Sequence[float]) -> dict[str, Any]:
         "return_mean": _finite(mean),
         "return_std": _finite(std),
         "ci95": [mean - half, mean + half] if math.isfinite(mean) and math.isfinite(half) else None,
-        "return_min": _finite(min(returns)),
-        "return_max": _finite(max(returns)),
+        "return_min": _finite(float(np.min(returns))),
+        "return_max": _finite(float(np.max(returns))),
     }
 
 

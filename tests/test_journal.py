@@ -66,7 +66,7 @@ def test_append_returns_the_line_as_a_reader_sees_it(tmp_path: Path) -> None:
     assert list(read(journal.path)) == [seen]
 
 
-@given(st.floats(allow_nan=False))
+@given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_come_back_exactly(value: float) -> None:
     assert json.loads(dumps(value)) == value
 

@@ -353,3 +353,10 @@ def test_every_member_is_named_below_the_curves(tmp_path: Path, members: int) ->
     assert whole.x0 <= box.x0
     assert box.x1 <= whole.x1
     assert all(line.get_marker() == "." for line in figure.axes[0].lines)  # a line of one point cannot be seen
+
+
+def test_skipped_updates_are_among_what_went_wrong(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    w.report("m01", 1.0, scalars={"learning/skipped_updates": 12.0, "learning/updates": 240.0})
+    page, *_ = report.write(w.run, only=["speed"])
+    assert "m01/000001 skipped 12 of 240 updates, whose gradient was not finite" in page.read_text()

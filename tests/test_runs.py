@@ -280,6 +280,18 @@ def test_without_fcntl_the_text_of_the_lock_counts(tmp_path: Path, monkeypatch):
     assert lock.holder(run) is None
 
 
+def test_status_counts_skipped_updates(tmp_path: Path):
+    w = one_copy(tmp_path / "pong")
+    assert "skipped:" not in tables.status(runs.status(w.run), "pong")
+    w.report("m01", 1.0, scalars={"learning/skipped_updates": 12.0, "learning/updates": 240.0})
+    found = runs.status(w.run)
+    assert [m["skipped_updates"] for m in found["members"]] == [0, 12]
+    _, titles, first, second, legend, *_ = tables.status(found, "pong").splitlines()
+    assert titles.split()[:5] == ["member", "fitness", "gen", "steps", "skipped"]
+    assert (first.split()[4], second.split()[4]) == ("0", "12")
+    assert legend == "skipped: updates that were not made because their gradient was not finite"
+
+
 def test_status(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.metrics("m00", 120)
@@ -305,6 +317,7 @@ def test_status(tmp_path: Path):
                 "fitness_before_copy": None,
                 "skipped_updates": 0,
                 "generation": 1,
+                "skipped_updates": 0,
                 "parent": "m00/000000",
                 "hyperparameters": {"learning_rate": 0.01, "unroll_length": 20},
                 "at_bound": {},
@@ -317,6 +330,7 @@ def test_status(tmp_path: Path):
                 "fitness_before_copy": -5.0,
                 "skipped_updates": 0,
                 "generation": 1,
+                "skipped_updates": 0,
                 "parent": "m00/000000",
                 "hyperparameters": {"learning_rate": 0.005, "unroll_length": 20},
                 "at_bound": {},

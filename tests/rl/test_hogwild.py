@@ -67,6 +67,22 @@ def test_one_process_is_the_serial_run_bit_for_bit(env: dict[str, Any], agent: d
     shared.close()
 
 
+def test_skipped_updates_of_a_process_are_counted() -> None:
+    """What it says of them passes through JSON, in which their metrics are null."""
+    cohort = builder(CARTPOLE, 4, {"name": "a3c", "unroll_mode": "budget"}, acting=hogwild(1)).cohort(TWO, 1)
+    cohort.begin([slice_of(m, 80) for m in TWO])
+    counts = {"updates": [2, 2], "skipped": [2, 1]}
+    consumed = {"unroll_length": [5, 5], "learning_rate": [0.1, 0.1], "entropy_cost": [0.0, 0.0]}
+    answer = {"steps": 10, "metrics": {"loss/policy": [None, 0.5]}, "consumed": consumed, **counts}
+    cohort._note({**answer, "episodes": [[[None], [3]], [[2.0], [3]]]})
+    one, two = cohort.metrics()
+    assert ("loss/policy" in one, two["loss/policy"]) == (False, 0.5)
+    assert (one["learning/skipped_updates"], two["learning/skipped_updates"]) == (2.0, 1.0)
+    assert np.isnan(one["episode/return_mean"])
+    assert two["episode/return_mean"] == 2.0
+    cohort.close()
+
+
 UPDATES = 4000
 TARGET = 3.0
 
