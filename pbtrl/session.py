@@ -151,7 +151,7 @@ def _begin(
     run: Path, *, mode: progress.Mode, command: Sequence[str], overrides: Sequence[str], wide: bool, trusted: bool
 ) -> int:  # fmt: skip
     """What was killed before its journal's first line has nothing to go on from, and begins."""
-    if not (run / "config.resolved.yaml").exists():
+    if not (run / "config.resolved.yaml").is_file():
         raise RunError(f"{run} never began: train its config again, with --if-exists resume")
     source = read(run / "config.resolved.yaml", overrides)
     config = checked(source)

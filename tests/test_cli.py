@@ -241,10 +241,10 @@ def test_list_without_runs_says_how_to_begin(pbtrl: Command):
     assert pbtrl("status", "last").err == "there are no runs in runs\n"
 
 
-def test_a_run_elsewhere_is_called_by_its_path(pbtrl: Command, tmp_path: Path):
+def test_a_run_elsewhere_is_called_by_its_name_and_root(pbtrl: Command, tmp_path: Path):
     found = pbtrl("train", "quadratic", "--runs", tmp_path / "else")
     path = tmp_path / "else" / "quadratic"
-    assert f"pbtrl status {path} | pbtrl tb {path};" in found.out
+    assert f"pbtrl status quadratic --runs {path.parent} | pbtrl tb quadratic --runs {path.parent};" in found.out
     assert pbtrl("status", path).code == 0
 
 
