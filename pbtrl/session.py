@@ -337,7 +337,7 @@ class _Sitting:
 
     def _choose(self, elapsed: float) -> dict[str, Any]:
         final, among = self.config.final, evaluation.candidates(self.config, self.run_directory, self.population)
-        if self.config.env is not None:
+        if self.config.env is not None and among:
             members = "member" if len(among) == 1 else "members"
             _say(
                 self.mode,

@@ -62,6 +62,7 @@ def test_a_return_that_is_null_is_no_number(source: str) -> None:
         line = {**answer(trained(a)), "returns": returns, "evaluation": returns, "lengths": [1, 1]}
         population.record(line)
         fitness.append(population.members["m00"].fitness)
+        assert all(isinstance(value, float) for value in population.members["m00"].window)
     assert fitness == [None, 3.0]
 
 

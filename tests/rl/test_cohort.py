@@ -435,6 +435,24 @@ def test_skipped_updates_are_counted_and_blank_no_metric(passes: int, monkeypatc
     assert cohort.outcome(0).scalars == {}  # counted per slice
 
 
+def test_metrics_are_those_of_the_last_update_that_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the second of a block's two minibatches is skipped, they are the first one's."""
+    build = builder("CartPole-v1", 4, {"rewards": "none", "observations": "raw", "minibatches": 2})
+    cohort, real = build.cohort(ALL[:1], 1), RLCohort.collect
+
+    def collect(self: RLCohort) -> Any:
+        block = real(self)
+        block.rewards[:, :, 2:] = float("nan")
+        return block
+
+    monkeypatch.setattr(RLCohort, "collect", collect)
+    run(cohort, [slice_of("m00", 120)])
+    (row,) = cohort.metrics()
+    assert (row["learning/skipped_updates"], row["learning/updates"]) == (3.0, 6.0)
+    assert math.isfinite(row["loss/value"])
+    assert row["loss/gradient_norm"] > 0
+
+
 def test_without_an_update_there_are_no_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     build = builder("CartPole-v1", 4, {"rewards": "none", "observations": "raw"})
     cohort, real = build.cohort(ALL[:1], 1), RLCohort.collect
