@@ -48,3 +48,11 @@ def test_after_a_reset_nothing_is_dead_and_no_episode_over(steps):
     vector.step(np.zeros(2, np.int64))
     assert not vector.dead.any()
     vector.close()
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "envpool"])
+def test_only_the_first_reset_seeds(backend):
+    vector = envs.make("CartPole-v1", [3, 4], backend=backend)
+    starts = np.stack([vector.reset().copy() for _ in range(4)])
+    vector.close()
+    assert len(np.unique(starts[..., 0])) == 8
