@@ -22,9 +22,18 @@ def test_walls_goal_and_start_are_drawn_anew_every_episode():
         assert len(set(values)) > 15
 
 
+def test_a_maze_is_its_seed_s():
+    env, seen = Foraging(), {}
+    for seed in (1, 2, 3, 1, 2, 3):
+        seen.setdefault(seed, set()).add((env.reset(seed=seed)[0].tobytes(), env.walls.tobytes(), env.goal, env.at))
+    assert [len(drawn) for drawn in seen.values()] == [1, 1, 1]
+    assert len(set.union(*seen.values())) == 3
+
+
 def test_goal_and_start_are_every_free_cell_equally_often():
     """In a ring of 8 cells; starts are anywhere but at the goal."""
     drawn = [(env.goal, env.at) for env in episodes(900, size=5, loops=1.0)]
+    assert all(goal != start for goal, start in drawn)
     ring = sorted((y, x) for y in (1, 2, 3) for x in (1, 2, 3) if (y, x) != (2, 2))
     for places in zip(*drawn, strict=True):
         counts = Counter(places)

@@ -95,6 +95,8 @@ def test_normalise():
     expected = torch.tensor([[[0.0, 2.0], [1.0, 10.0]], [[0.0, 0.0], [-10.0, 0.0]]])
     torch.testing.assert_close(normalise.normalise(x, mean, variance), expected)
     assert normalise.normalise(x, mean, variance, clip=1.5).abs().max() == 1.5
+    narrow = normalise.normalise(torch.tensor([[[2e-4]]]), torch.zeros(1, 1), torch.tensor([[3e-8]]))
+    torch.testing.assert_close(narrow, torch.ones(1, 1, 1))  # epsilon is inside the root
     grid = x[:, None].expand(2, 3, 2, 2)
     assert torch.equal(normalise.normalise(grid, mean, variance)[:, 2], normalise.normalise(x, mean, variance))
 

@@ -119,6 +119,36 @@ def test_the_mean_log_factor_is_the_drift(factors, drift, bounds):
     assert math.log(value) / 2000 == pytest.approx(drift, abs=1e-9)
 
 
+class AtAnEnd:
+    """A generator that draws the last number there is."""
+
+    def uniform(self, low, high):
+        return high
+
+
+@pytest.mark.parametrize("kind", [Uniform, LogUniform, OneMinusLogUniform])
+def test_no_rounding_takes_a_sample_out_of_the_prior(kind):
+    for high in np.random.default_rng(0).uniform(0.1, 0.9, 200).tolist():
+        assert 0.05 <= kind(low=0.05, high=high).sample(AtAnEnd()) <= high
+
+
+def test_who_starts_beyond_a_limit_moves_from_the_limit():
+    rng = np.random.default_rng(0)
+    assert Uniform(low=0.0, high=1.0).perturb(5.0, 0.5, rng) == 0.5
+    assert LogUniform(low=0.1, high=1.0).perturb(0.01, 2.0, rng) == pytest.approx(0.2)
+    assert IntUniform(low=1, high=10).perturb(50, 0.5, rng) == 5
+
+
+def test_the_limits_of_integers_are_integers_within_their_bounds():
+    assert IntUniform(low=2, high=9, bounds=(1.5, 9.5)).limits == (2, 9)
+
+
+def test_resampling_draws_every_value():
+    dimension, rng = Choice(values=("a", "b", "c")), np.random.default_rng(0)
+    draws = [dimension.sample(rng) for _ in range(300)] + [dimension.perturb("a", 1.2, rng) for _ in range(300)]
+    assert min(draws.count(value) for value in "abc") > 150
+
+
 def test_each_scale_multiplies_its_own_quantity():
     rng = np.random.default_rng(0)
     assert Uniform(low=0.0, high=9.0).perturb(2.0, 1.2, rng) == pytest.approx(2.4)

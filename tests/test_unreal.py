@@ -290,8 +290,10 @@ def test_runs_are_whole_and_uniform_over_envs_and_ages():
     assert set((whole[:, 0] % 1000).flatten().tolist()) == {2}
 
 
-def test_half_of_the_predicted_rewards_are_rewards_however_rare_they_are():
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_half_of_the_predicted_rewards_are_rewards_however_rare_they_are(sign):
     kept = filled_by(steps(6, rewarded=[5]), steps(6, start=6, rewarded=[5, 1009]))
+    kept["rewards"] *= sign
     found = replay.rewarding(kept, uniform(2, 4000, 2), 3)
     numbers, rewards = found["observations"][..., 0], found["rewards"]
     assert (numbers[:, 1:] == numbers[:, :-1] + 1).all()
@@ -342,7 +344,9 @@ def test_an_update_draws_from_the_last_steps_before_its_block():
         found = draws(learner, blocks)
         assert found["run.observations"].shape == (2, 6, 3, 3)
         for name, numbers in (("run", runs), ("frames", frames)):
-            numbers |= {int(n) % 1000 - 4 * (blocks - 8) for n in found[f"{name}.observations"][..., 0].unique()}
+            seen = found[f"{name}.observations"][..., 0]
+            assert (seen[:, 1:] == seen[:, :-1] + 1).all()
+            numbers |= {int(n) % 1000 - 4 * (blocks - 8) for n in seen.unique()}
     assert runs == frames == set(range(16, 28))
 
 

@@ -5,6 +5,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 import envs
+from envs.atari import AtariVector
 from envs.vector import Spaces, Vector, present
 
 
@@ -34,6 +35,46 @@ class Counting:
         return np.array([2, 1, 0]), np.zeros(3), never, never, {}
 
 
+class Still:
+    """One env that shows one thing, and says that these lives are left: after each reset, then after each step."""
+
+    def __init__(self, shown, lives=()):
+        self.shown, self.lives = shown, list(lives)
+
+    def said(self):
+        return {"lives": np.array([self.lives.pop(0)])} if self.lives else {}
+
+    def reset(self, seed=None):
+        return self.shown, self.said()
+
+    def step(self, actions):
+        never = np.zeros(1, bool)
+        return self.shown, np.zeros(1), never, never, self.said()
+
+
+@pytest.mark.parametrize(("shape", "moved"), [((8, 8, 8), False), ((4, 8, 8), False), ((8, 8, 4), True)])
+def test_the_shorter_axis_is_the_channels_and_of_equal_ones_the_first(shape, moved):
+    picture = np.random.default_rng(0).integers(0, 255, (1, *shape)).astype(np.uint8)
+    vector = Vector(Still(picture), Spaces(Box(0, 255, shape, np.uint8), Discrete(2)), [0], "here")
+    np.testing.assert_array_equal(vector.reset(), np.moveaxis(picture, -1, 1) if moved else picture)
+
+
+@pytest.mark.parametrize(
+    ("lives", "lost"),
+    [([3, 2], [True]), ([5, 5, 3, 3], [False, False]), ([5, 5, 3, 2], [False, True]), ([1, 1, 3, 3], [False, False])],
+)
+def test_after_a_reset_the_new_game_s_lives_count(lives, lost):
+    """A reset, a step; and once more: the games differ in their lives."""
+    spaces = Spaces(Box(0, 255, (4, 8, 8), np.uint8), Discrete(2))
+    still = Still(np.zeros((1, 4, 8, 8), np.uint8), lives)
+    vector = AtariVector(still, spaces, [0], "here", lives_end=True)
+    found = []
+    for _ in lost:
+        vector.reset()
+        found.append(bool(vector.step(np.zeros(1, np.int64))[2][0]))
+    assert found == lost
+
+
 @pytest.mark.parametrize("steps", [1, 2])
 def test_after_a_reset_nothing_is_dead_and_no_episode_over(steps):
     """An episode of this env is one step; the second one is dead."""
@@ -48,3 +89,11 @@ def test_after_a_reset_nothing_is_dead_and_no_episode_over(steps):
     vector.step(np.zeros(2, np.int64))
     assert not vector.dead.any()
     vector.close()
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "envpool"])
+def test_only_the_first_reset_seeds(backend):
+    vector = envs.make("CartPole-v1", [3, 4], backend=backend)
+    starts = np.stack([vector.reset().copy() for _ in range(4)])
+    vector.close()
+    assert len(np.unique(starts[..., 0])) == 8
