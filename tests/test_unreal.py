@@ -338,16 +338,15 @@ def draws(learner, blocks, time=4, envs=3, rewarded=()):
 
 
 def test_an_update_draws_from_the_last_steps_before_its_block():
-    """36 steps of 3 envs are 12 of each. A run of 4 has 6 rows; the 8th block's are drawn from steps 16 to 27."""
-    learner, runs, frames = agent("categorical", "unreal", replay=36), set(), set()
-    for blocks in (8, 9, 10, 11, 12, 13):
-        found = draws(learner, blocks)
-        assert found["run.observations"].shape == (2, 6, 3, 3)
-        for name, numbers in (("run", runs), ("frames", frames)):
+    """Twelve of each env; the eighth block of four steps begins after step 27."""
+    learner = agent("categorical", "unreal", replay=12 * 40)
+    for blocks in (8, 9):
+        found = draws(learner, blocks, envs=40)
+        for name in ("run", "frames"):
             seen = found[f"{name}.observations"][..., 0]
             assert (seen[:, 1:] == seen[:, :-1] + 1).all()
-            numbers |= {int(n) % 1000 - 4 * (blocks - 8) for n in seen.unique()}
-    assert runs == frames == set(range(16, 28))
+            assert set((seen % 1000).unique().tolist()) == set(range(4 * blocks - 16, 4 * blocks - 4))
+    assert found["run.observations"].shape == (2, 6, 40, 3)
 
 
 def test_an_update_draws_as_soon_as_a_run_fits():
@@ -363,7 +362,7 @@ def test_runs_and_frames_are_drawn_independently_and_for_each_env_anew():
     paid = found["frames.rewards"][:, -1]
     for one, other in ((run % 1000, frame % 1000), (run // 1000, paid), (run % 1000, paid), (run // 1000, run % 1000)):
         for slot in range(2):
-            assert abs(np.corrcoef(one[slot], other[slot])[0, 1]) < 0.15
+            assert abs(np.corrcoef(one[slot], other[slot])[0, 1]) < 0.2
     assert len(run[0].unique()) > 500
     assert not torch.equal(run[0], run[1])
 
