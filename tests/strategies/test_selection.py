@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pbtrl.population import FitnessRule, Population
+from pbtrl.population import Assignment, FitnessRule, Population
 from pbtrl.space import LogUniform, SearchSpace
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.settings import Exploit, Explore
@@ -203,16 +203,28 @@ def test_a_copy_keeps_the_number_from_before_for_ranks_alone() -> None:
 def test_the_placeholder_stays_until_there_is_a_number() -> None:
     population = copied()
     m = population.members["m00"]
-    population.record(answer(trained(assign_open(population), 7.0)))
+    population.record(answer(trained(open_of(population, "m00"), 7.0)))
     assert (m.fitness, m.rank_fitness) == (None, 1.0)
     population.record(decision(assign(population, "m00")))
-    population.record(answer(trained(assign_open(population), 9.0)))
+    population.record(answer(trained(open_of(population, "m00"), 9.0)))
     assert (m.fitness, m.placeholder, m.rank_fitness) == (8.0, None, 8.0)
+
+
+@pytest.mark.parametrize("method", ["truncation", "binary_tournament", "t_test"])
+def test_a_member_with_too_few_episodes_since_its_copy_is_no_donor(method: Any) -> None:
+    population = Population(2, 0, FitnessRule(window=9, min_episodes=3))
+    for m, number in (("m00", 2.0), ("m01", 1.0)):
+        population.record(decision(assign(population, m)))
+        population.record(answer(trained(open_of(population, m), number, number, number)))
+    population.record(decision(assign(population, "m01", parent="m00/000000", donor="m00")))
+    population.record(answer(trained(open_of(population, "m01"), 9.0, 9.0)))
+    strategy = PBT(space=SearchSpace({}), every=100, horizon=1000, exploit=Exploit(method=method, bottom=0.5, top=0.5))
+    assert [a.donor for a in strategy.decide(population)] == [None, None]
 
 
 def test_a_second_copy_before_a_number_keeps_the_placeholder() -> None:
     population = copied()
-    population.record(answer(died(assign_open(population))))
+    population.record(answer(died(open_of(population, "m00"))))
     population.record(decision(assign(population, "m00", parent="m01/000000", donor="m01")))
     assert population.members["m00"].rank_fitness == 1.0
 
@@ -223,7 +235,7 @@ def test_the_best_member_is_never_one_with_a_placeholder() -> None:
     assert population.ranking() == [population.members["m01"]]
 
 
-def assign_open(population: Population) -> Any:
-    a = population.members["m00"].open
+def open_of(population: Population, member: str) -> Assignment:
+    a = population.members[member].open
     assert a
     return a
