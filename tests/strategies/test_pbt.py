@@ -105,6 +105,16 @@ def test_donors_are_drawn_evenly() -> None:
     assert drawn["m08"] == pytest.approx(150, abs=43)  # five standard deviations of a fair coin
 
 
+def test_each_receiver_draws_a_donor_of_its_own() -> None:
+    pairs = {(found["m00"], found["m01"]) for found in over_seeds(pbt(), *range(10))}
+    assert len(pairs) == 4
+
+
+def test_a_fraction_of_the_members_is_what_it_says_in_decimals() -> None:
+    (found,) = over_seeds(pbt(exploit=Exploit(bottom=0.29, top=0.2)), *range(100), seeds=1)
+    assert len(found) == 29  # 0.29 * 100 is 28.999999999999996
+
+
 def test_three_members_are_one_below_and_one_above() -> None:
     assert over_seeds(pbt(), 2.0, 3.0, 1.0, seeds=5) == [{"m02": "m01"}] * 5
 

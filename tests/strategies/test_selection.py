@@ -16,7 +16,7 @@ from pbtrl.population import Assignment, FitnessRule, Population
 from pbtrl.space import LogUniform, SearchSpace
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.settings import Exploit, Explore
-from tests.fakes import LAST, answer, assign, decision, died, trained
+from tests.fakes import LAST, after_one_slice, answer, assign, decision, died, trained
 
 Fitness = Callable[[int, np.random.Generator], float]
 """Of a member's index: what its next report says."""
@@ -220,6 +220,16 @@ def test_a_member_with_too_few_episodes_since_its_copy_is_no_donor(method: Any) 
     population.record(answer(trained(open_of(population, "m01"), 9.0, 9.0)))
     strategy = PBT(space=SearchSpace({}), every=100, horizon=1000, exploit=Exploit(method=method, bottom=0.5, top=0.5))
     assert [a.donor for a in strategy.decide(population)] == [None, None]
+
+
+def test_a_tournament_lost_to_a_placeholder_goes_to_a_fitter_member_with_a_number() -> None:
+    donors = set()
+    for seed in range(40):
+        population = after_one_slice(2.0, 9.0, 1.0, 3.0, seed=seed)
+        population.record(decision(assign(population, "m01", parent="m03/000000", donor="m03")))
+        strategy = PBT(space=SearchSpace({}), every=100, horizon=1000, exploit=Exploit(method="binary_tournament"))
+        donors |= {a.donor for a in strategy.decide(population) if a.member == "m00"}
+    assert donors == {None, "m03"}
 
 
 def test_a_second_copy_before_a_number_keeps_the_placeholder() -> None:
