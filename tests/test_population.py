@@ -205,6 +205,15 @@ def test_newest_snapshots_their_parents_and_open_parents_are_needed() -> None:
 # Randomness
 
 
+def test_the_parent_of_an_open_copy_is_needed_while_its_maker_goes_on() -> None:
+    population = after_one_slice(1.0, 2.0)
+    population.record(decision(assign(population, "m00", parent="m01/000000", donor="m01")))
+    for _ in range(2):
+        population.record(decision(a := assign(population, "m01")))
+        population.record(answer(trained(a, 2.0)))
+    assert population.needed() == {"m00/000000", "m01/000000", "m01/000001", "m01/000002"}
+
+
 def test_randomness_depends_on_seed_member_generation_and_purpose() -> None:
     def draw(seed: int, *place: Any) -> float:
         return Population(20, seed).rng(*place).random()

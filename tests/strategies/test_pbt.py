@@ -188,6 +188,15 @@ def test_nobody_copies_where_nobody_has_a_number(told: list[Told]) -> None:
     assert [(a.parent, a.donor) for a in decided] == [(f"m0{i}/000000", None) for i in range(4)]
 
 
+@pytest.mark.parametrize("broken", ["diverged", "lost"])
+def test_the_broken_are_not_part_of_the_fractions(broken: str) -> None:
+    population = after_one_slice(*range(100, 106))
+    population.record(decision(a := assign(population, "m05")))
+    population.record(answer(died(a) if broken == "lost" else trained(a, 1.0, diverged=True)))
+    strategy = pbt(exploit=Exploit(bottom=0.34, top=0.2))  # of five one, of six two
+    assert {m: d for m, d in copies(strategy, population).items() if m != "m05"} == {"m00": "m04"}
+
+
 def test_an_absent_fitness_counts_neither_below_nor_above() -> None:
     found = over_seeds(pbt(), *[None] * 10, *range(10))
     assert all(set(pairs) == {"m10", "m11"} for pairs in found)
