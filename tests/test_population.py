@@ -1,6 +1,7 @@
 """The population as a fold over the journal."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -203,6 +204,13 @@ def test_newest_snapshots_their_parents_and_open_parents_are_needed() -> None:
 
 
 # Randomness
+
+
+def test_a_slice_that_was_stopped_early_is_known_to_end_where_it_did() -> None:
+    population = Population(1, 0, LAST)
+    population.record(decision(a := assign(population, "m00")))
+    population.record(answer(trained(a, 1.0, step=30)))
+    assert population.made["m00/000000"] == replace(a, stop=30)
 
 
 def test_the_parent_of_an_open_copy_is_needed_while_its_maker_goes_on() -> None:
