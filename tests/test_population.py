@@ -213,6 +213,21 @@ def test_a_slice_that_was_stopped_early_is_known_to_end_where_it_did() -> None:
     assert population.made["m00/000000"] == replace(a, stop=30)
 
 
+def test_a_resume_looks_for_lost_snapshots_again() -> None:
+    population = after_one_slice(1.0)
+    population.record({"kind": "void", "snapshot": "m00/000000", "error": "missing"})
+    assert population.void == {"m00/000000"}
+    population.record({"kind": "resume"})
+    assert population.void == set()
+
+
+@pytest.mark.parametrize(("fates", "lost"), [(("lost", 1.0), [True, False]), (("lost", "lost"), [False, False])])
+def test_a_resume_revives_the_lost_only_where_nobody_survived(fates: Any, lost: list[bool]) -> None:
+    population = after_one_slice(*fates)
+    population.record({"kind": "resume"})
+    assert [m.lost for m in population.members.values()] == lost
+
+
 def test_the_parent_of_an_open_copy_is_needed_while_its_maker_goes_on() -> None:
     population = after_one_slice(1.0, 2.0)
     population.record(decision(assign(population, "m00", parent="m01/000000", donor="m01")))
