@@ -10,6 +10,8 @@ from tests.command import CART, Command, in_process
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell starts with `&`; commands inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by `nohup`, which commands respect
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

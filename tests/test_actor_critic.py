@@ -680,7 +680,7 @@ def test_no_further_pass_once_the_policy_has_moved_too_far():
     h = {"learning_rate": 0.01, "entropy_cost": 0.0}
     twice, _ = learnt(learner, members, data, live(learner, 3, **h, passes=2))
     often, moved = learnt(learner, members, data, live(learner, 3, **h, passes=5, max_log_rho=math.inf))
-    limits = [0.0, math.inf, moved.metrics["loss/log_rho"][2].item() / 2]
+    limits = [1e-6, math.inf, moved.metrics["loss/log_rho"][2].item() / 2]  # acting may round otherwise than learning
     found, learned = learnt(learner, members, data, live(learner, 3, **h, passes=5, max_log_rho=limits))
     assert differences(found, 0, twice, 0) == []  # in the first pass nothing had moved
     assert differences(found, 1, often, 1) == []
