@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from agents.actor_critic import Seen
-from agents.policy_gradient import PolicyGradient
-from agents.returns import gae
-from agents.types import Hyperparameters
+from pbtrl.agents.actor_critic import Seen
+from pbtrl.agents.policy_gradient import PolicyGradient
+from pbtrl.agents.returns import gae
+from pbtrl.agents.types import Hyperparameters
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import normalise, optim
-from agents.distributions import Distribution, distribution
-from agents.networks import Layout, Net, network
-from agents.returns import effective_unroll, unroll_cuts, unroll_starts
-from agents.settings import ActorCritic as Settings
-from agents.types import Acted, Hyperparameters, Inputs, Learned, State, Trajectory, Views
+from pbtrl.agents import normalise, optim
+from pbtrl.agents.distributions import Distribution, distribution
+from pbtrl.agents.networks import Layout, Net, network
+from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
+from pbtrl.agents.settings import ActorCriticSettings
+from pbtrl.agents.types import Acted, Hyperparameters, Inputs, Learned, State, Trajectory, Views
 
 REWARD_CLIP = 10.0  # of normalised rewards
 OBSERVATION_CLIP = 10.0  # of normalised observations
@@ -37,7 +37,7 @@ Tensors = dict[str, Tensor]
 class ActorCritic(ABC):
     """The algorithm for one kind of env; see `agents.types.Agent` for the contract."""
 
-    settings: Settings
+    settings: ActorCriticSettings
     shape: tuple[int, ...]
     image: bool
     net: Net
@@ -45,7 +45,7 @@ class ActorCritic(ABC):
 
     @classmethod
     def make(
-        cls, settings: Settings, observation_space: spaces.Space[object], action_space: spaces.Space[object]
+        cls, settings: ActorCriticSettings, observation_space: spaces.Space[object], action_space: spaces.Space[object]
     ) -> Self:
         """The agent for an env's spaces.
 
@@ -59,7 +59,7 @@ class ActorCritic(ABC):
         return cls(settings, shape, image, cls.network(settings, shape, policy, image), policy)
 
     @classmethod
-    def network(cls, settings: Settings, shape: tuple[int, ...], policy: Distribution, image: bool) -> Net:
+    def network(cls, settings: ActorCriticSettings, shape: tuple[int, ...], policy: Distribution, image: bool) -> Net:
         """What the agent thinks with; raises as `make`."""
         return network(settings, shape, policy, image)
 

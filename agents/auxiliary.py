@@ -8,7 +8,7 @@ action's value. Value replay needs nothing beyond `returns` and `losses`.
 import torch
 from torch import Tensor
 
-from agents.returns import n_step_returns
+from pbtrl.agents.returns import n_step_returns
 
 
 def pixel_control_rewards(frames: Tensor, cell_size: int) -> Tensor:

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from agents.settings import Network
+from pbtrl.agents.settings import NetworkSettings
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 SMALLEST_STD = 1e-6  # keeps the logarithm finite
@@ -197,7 +197,7 @@ class SquashedGaussian(Gaussian):
 Distribution = Categorical | Gaussian
 
 
-def distribution(action_space: spaces.Space, settings: Network) -> Distribution:  # type: ignore[type-arg]
+def distribution(action_space: spaces.Space, settings: NetworkSettings) -> Distribution:  # type: ignore[type-arg]
     """Choose the distribution over one environment's actions.
 
     Raises:

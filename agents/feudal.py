@@ -23,14 +23,24 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
 from torch import Tensor
 
-import agents.settings
-from agents import losses
-from agents.a3c import A3C
-from agents.actor_critic import Loss, Seen, Tensors
-from agents.distributions import Distribution
-from agents.networks import COLUMNS, Layout, Shared, fresh_lstm, learned_from, lstm, lstm_shapes, orthogonal, shared
-from agents.returns import gae
-from agents.types import Hyperparameters, Inputs, State, Trajectory, Views
+from pbtrl.agents import losses
+from pbtrl.agents.a3c import A3C
+from pbtrl.agents.actor_critic import Loss, Seen, Tensors
+from pbtrl.agents.distributions import Distribution
+from pbtrl.agents.networks import (
+    COLUMNS,
+    Layout,
+    Shared,
+    fresh_lstm,
+    learned_from,
+    lstm,
+    lstm_shapes,
+    orthogonal,
+    shared,
+)
+from pbtrl.agents.returns import gae
+from pbtrl.agents.settings import FeudalSettings
+from pbtrl.agents.types import Hyperparameters, Inputs, State, Trajectory, Views
 
 SMALLEST = 1e-8  # squared length of what is made a direction
 
@@ -188,12 +198,12 @@ class Hierarchy(Shared):
 class Feudal(A3C):
     """The agent for one kind of env; see `agents.types.Agent` for the contract."""
 
-    settings: agents.settings.Feudal
+    settings: FeudalSettings
     net: Hierarchy
 
     @classmethod
     def network(  # type: ignore[override]
-        cls, settings: agents.settings.Feudal, shape: tuple[int, ...], policy: Distribution, image: bool
+        cls, settings: FeudalSettings, shape: tuple[int, ...], policy: Distribution, image: bool
     ) -> Hierarchy:
         """Manager and worker.
 
@@ -258,7 +268,7 @@ class Feudal(A3C):
         return Loss(worker.total + self.reduced(loss, seen), worker.sums | terms | paid)
 
 
-def with_goals(net: Shared, settings: agents.settings.Feudal) -> Hierarchy:
+def with_goals(net: Shared, settings: FeudalSettings) -> Hierarchy:
     """Manager and worker on the torso of a network."""
     sizes = settings.goal_units, settings.embedding, settings.horizon
     return Hierarchy(net.torso, net.outputs, 0, net.fed_back, *sizes)

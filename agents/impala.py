@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from agents.actor_critic import Seen
-from agents.policy_gradient import PolicyGradient
-from agents.returns import vtrace
-from agents.types import Hyperparameters
+from pbtrl.agents.actor_critic import Seen
+from pbtrl.agents.policy_gradient import PolicyGradient
+from pbtrl.agents.returns import vtrace
+from pbtrl.agents.types import Hyperparameters
 
 
 @dataclass(frozen=True)

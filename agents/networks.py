@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
 from torch import Tensor
 
-from agents.distributions import Distribution
-from agents.settings import Network
-from agents.types import Inputs, Views
+from pbtrl.agents.distributions import Distribution
+from pbtrl.agents.settings import NetworkSettings
+from pbtrl.agents.types import Inputs, Views
 
 PAD = 16  # floats; a vector register's width, so that no member's row shares one with its neighbour
 COLUMNS = 8  # a matrix has a multiple of these, lest the place in a batch decide how a product is summed
@@ -506,14 +506,14 @@ TORSOS: dict[str, Shape] = {
 """Convolutions, dense units and residual sections of the networks for images."""
 
 
-def chosen(settings: Network, image: bool) -> str:
+def chosen(settings: NetworkSettings, image: bool) -> str:
     """The network's kind, with `auto` resolved."""
     if settings.network != "auto":
         return settings.network
     return "shallow" if image else "mlp"
 
 
-def network(settings: Network, shape: tuple[int, ...], policy: Distribution, image: bool) -> Net:
+def network(settings: NetworkSettings, shape: tuple[int, ...], policy: Distribution, image: bool) -> Net:
     """The network that the settings name, for observations of `shape` and the policy's parameters.
 
     Raises:
@@ -543,7 +543,7 @@ def network(settings: Network, shape: tuple[int, ...], policy: Distribution, ima
     return Shared(torso, policy.size, core, fed_back)
 
 
-def shared(settings: Network, shape: tuple[int, ...], policy: Distribution, image: bool) -> Shared:
+def shared(settings: NetworkSettings, shape: tuple[int, ...], policy: Distribution, image: bool) -> Shared:
     """As `network`, but policy and value share their features of vectors too; raises as `network`."""
     net = network(settings, shape, policy, image)
     if isinstance(net, MLP):

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from agents import losses
-from agents.actor_critic import ActorCritic, Loss, Seen
-from agents.settings import PolicyGradient as Settings
-from agents.types import Hyperparameters
+from pbtrl.agents import losses
+from pbtrl.agents.actor_critic import ActorCritic, Loss, Seen
+from pbtrl.agents.settings import PolicyGradientSettings
+from pbtrl.agents.types import Hyperparameters
 
 
 @dataclass(frozen=True)
 class PolicyGradient(ActorCritic):
     """The algorithm for one kind of env; see `agents.types.Agent` for the contract."""
 
-    settings: Settings
+    settings: PolicyGradientSettings
 
     @abstractmethod
     def targets(self, seen: Seen, h: Hyperparameters) -> list[Tensor]:

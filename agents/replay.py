@@ -8,7 +8,7 @@ many. An *age* numbers a member's rows from the oldest, 0, to the newest, n - 1.
 import torch
 from torch import Tensor
 
-from agents.types import Trajectory
+from pbtrl.agents.types import Trajectory
 
 Replay = dict[str, Tensor]
 FIELDS = ("observations", "actions", "rewards", "terminated", "over", "dead")

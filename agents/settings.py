@@ -23,7 +23,7 @@ def fixed(default: Any, *, low: float, high: float | None = None) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class NetworkSettings:
     """What the observation is turned into; shared by all agents.
 
     Attributes:
@@ -59,7 +59,7 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCritic(Network):
+class ActorCriticSettings(NetworkSettings):
     """What the actor-critic agents share.
 
     Attributes:
@@ -105,7 +105,7 @@ class ActorCritic(Network):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradient(ActorCritic):
+class PolicyGradientSettings(ActorCriticSettings):
     """What the agents share that follow a policy gradient.
 
     Attributes:
@@ -119,7 +119,7 @@ class PolicyGradient(ActorCritic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Impala(PolicyGradient):
+class ImpalaSettings(PolicyGradientSettings):
     """IMPALA with V-trace (Espeholt et al. 2018, arXiv 1802.01561), section 4 and tables D.1 and G.1.
 
     Attributes:
@@ -141,7 +141,7 @@ class Impala(PolicyGradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class A3C(PolicyGradient):
+class A3CSettings(PolicyGradientSettings):
     """A3C, or A2C in one process (Mnih et al. 2016, arXiv 1602.01783), section 4 and supplement 8.
 
     `unroll_length` is the paper's t_max, after which the member updates.
@@ -155,7 +155,7 @@ class A3C(PolicyGradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VMPO(ActorCritic):
+class VMPOSettings(ActorCriticSettings):
     """V-MPO (Song et al. 2019, arXiv 1909.12238), sections 3 and 4, tables 1 to 3 and appendix C.
 
     Its losses are means. The paper trains without an entropy term and without a clip of gradients.
@@ -189,7 +189,7 @@ class VMPO(ActorCritic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unreal(PolicyGradient):
+class UnrealSettings(PolicyGradientSettings):
     """UNREAL (Jaderberg et al. 2016, arXiv 1611.05397), section 3 and its appendix: A3C with auxiliary tasks.
 
     Pixel control is learned where observations are images and actions discrete. Elsewhere there are no pixels to
@@ -223,7 +223,7 @@ class Unreal(PolicyGradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feudal(PolicyGradient):
+class FeudalSettings(PolicyGradientSettings):
     """Feudal Networks (Vezhnevets et al. 2017, arXiv 1703.01161), section 3: a manager sets goals for a worker.
 
     Both have a memory of their own, so `core` is `none`. `gamma` is the worker's.
@@ -253,13 +253,13 @@ class Feudal(PolicyGradient):
     intrinsic_cost: float = live(0.5, low=0.0)
 
 
-AgentSettings = Impala | A3C | VMPO | Unreal | Feudal
+AgentSettings = ImpalaSettings | A3CSettings | VMPOSettings | UnrealSettings | FeudalSettings
 AGENTS: dict[str, type[AgentSettings]] = {
-    "impala": Impala,
-    "a3c": A3C,
-    "vmpo": VMPO,
-    "unreal": Unreal,
-    "feudal": Feudal,
+    "impala": ImpalaSettings,
+    "a3c": A3CSettings,
+    "vmpo": VMPOSettings,
+    "unreal": UnrealSettings,
+    "feudal": FeudalSettings,
 }
 
 

@@ -20,15 +20,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
 from torch import Tensor
 
-import agents.settings
-from agents import losses, replay
-from agents.a3c import A3C
-from agents.actor_critic import Loss, Seen, Tensors, named, part
-from agents.auxiliary import dueling, pixel_control_rewards, pixel_control_targets, reward_class
-from agents.distributions import Categorical, Distribution
-from agents.networks import COLUMNS, Layout, Shared, orthogonal, shared
-from agents.returns import n_step_returns, unroll_cuts
-from agents.types import Hyperparameters, Inputs, State, Trajectory, Views
+from pbtrl.agents import losses, replay
+from pbtrl.agents.a3c import A3C
+from pbtrl.agents.actor_critic import Loss, Seen, Tensors, named, part
+from pbtrl.agents.auxiliary import dueling, pixel_control_rewards, pixel_control_targets, reward_class
+from pbtrl.agents.distributions import Categorical, Distribution
+from pbtrl.agents.networks import COLUMNS, Layout, Shared, orthogonal, shared
+from pbtrl.agents.returns import n_step_returns, unroll_cuts
+from pbtrl.agents.settings import UnrealSettings
+from pbtrl.agents.types import Hyperparameters, Inputs, State, Trajectory, Views
 
 FRAMES = 3  # that a reward is predicted from
 HIDDEN = 128  # units that predict it
@@ -103,12 +103,12 @@ class Tasks(Shared):
 class Unreal(A3C):
     """The agent for one kind of env; see `agents.types.Agent` for the contract."""
 
-    settings: agents.settings.Unreal
+    settings: UnrealSettings
     net: Tasks
 
     @classmethod
     def network(  # type: ignore[override]
-        cls, settings: agents.settings.Unreal, shape: tuple[int, ...], policy: Distribution, image: bool
+        cls, settings: UnrealSettings, shape: tuple[int, ...], policy: Distribution, image: bool
     ) -> Tasks:
         """Policy, value and the other tasks on one trunk.
 

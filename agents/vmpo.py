@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-import agents.settings
-from agents import losses, normalise
-from agents.actor_critic import ActorCritic, Loss, Seen, named, part
-from agents.distributions import Gaussian
-from agents.returns import gae
-from agents.types import Hyperparameters, Learned, State, Trajectory
+from pbtrl.agents import losses, normalise
+from pbtrl.agents.actor_critic import ActorCritic, Loss, Seen, named, part
+from pbtrl.agents.distributions import Gaussian
+from pbtrl.agents.returns import gae
+from pbtrl.agents.settings import VMPOSettings
+from pbtrl.agents.types import Hyperparameters, Learned, State, Trajectory
 
 SMALLEST = 1e-8  # of eta and alpha
 
@@ -29,7 +29,7 @@ SMALLEST = 1e-8  # of eta and alpha
 class VMPO(ActorCritic):
     """The agent for one kind of env; see `agents.types.Agent` for the contract."""
 
-    settings: agents.settings.VMPO
+    settings: VMPOSettings
 
     @property
     def whole(self) -> bool:

@@ -8,9 +8,9 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from envs import gym, maze, probes
-from envs.errors import EnvError, named
-from envs.vector import SEED_LIMIT, Spaces, Vector, impatient, present, within
+from pbtrl.envs import gym, maze, probes
+from pbtrl.envs.errors import EnvError, named
+from pbtrl.envs.vector import SEED_LIMIT, Spaces, Vector, impatient, present, within
 
 __all__ = [
     "EnvError",
@@ -164,12 +164,12 @@ def _is_atari(id: str) -> bool:
 
 def _atari(id: str) -> Any:
     gym.check_known(id)
-    return importlib.import_module("envs.atari")
+    return importlib.import_module("pbtrl.envs.atari")
 
 
 def _envpool(required: bool = True) -> Any:
     try:
-        return importlib.import_module("envs.pool")
+        return importlib.import_module("pbtrl.envs.pool")
     except ImportError as error:
         if required:
             raise EnvError('env.backend=envpool needs envpool: pip install "pbtrl[fast]"') from error

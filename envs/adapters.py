@@ -25,7 +25,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 from numpy.typing import NDArray
 
-from envs.errors import EnvError, SubEnvError
+from pbtrl.envs.errors import EnvError, SubEnvError
 
 LARGEST_ONE_HOT = 10_000
 """States of a Discrete observation; each costs a row of weights, and a number in every stored observation."""

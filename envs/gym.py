@@ -15,8 +15,8 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Space
 from gymnasium.vector import SyncVectorEnv
 
-from envs.errors import NOT_MADE, RAISED, EnvError, SubEnvError, brief, described, named, of_the_machine
-from envs.vector import Array, Floats, Spaces, Vector, closed, quiet_spaces
+from pbtrl.envs.errors import NOT_MADE, RAISED, EnvError, SubEnvError, brief, described, named, of_the_machine
+from pbtrl.envs.vector import Array, Floats, Spaces, Vector, closed, quiet_spaces
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 

@@ -108,4 +108,4 @@ class Foraging(gymnasium.Env[Picture, Any]):
         return place
 
 
-gymnasium.register("maze/Foraging-v0", "envs.maze:Foraging")
+gymnasium.register("maze/Foraging-v0", "pbtrl.envs.maze:Foraging")

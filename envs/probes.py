@@ -289,9 +289,9 @@ def _register() -> None:
         Glimpse,
         Raising,
     ):
-        gymnasium.register(f"probe/{probe.__name__}-v0", f"envs.probes:{probe.__name__}")
+        gymnasium.register(f"probe/{probe.__name__}-v0", f"pbtrl.envs.probes:{probe.__name__}")
     for name, truncate in (("Truncated", True), ("Terminated", False)):
-        gymnasium.register(f"probe/{name}-v0", "envs.probes:TimeLimit", kwargs={"truncate": truncate})
+        gymnasium.register(f"probe/{name}-v0", "pbtrl.envs.probes:TimeLimit", kwargs={"truncate": truncate})
 
 
 _register()

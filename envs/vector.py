@@ -32,8 +32,8 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from envs.adapters import adapt_actions, adapt_observations
-from envs.errors import RAISED, EnvError, SubEnvError, brief, warn
+from pbtrl.envs.adapters import adapt_actions, adapt_observations
+from pbtrl.envs.errors import RAISED, EnvError, SubEnvError, brief, warn
 
 Array: TypeAlias = NDArray[Any]
 Bools: TypeAlias = NDArray[np.bool_]

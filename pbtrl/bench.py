@@ -32,8 +32,7 @@ from typing import Any
 
 import numpy as np
 
-import envs
-from pbtrl import build
+from pbtrl import build, envs
 from pbtrl.children import belong_to, start_shielded
 from pbtrl.config import Acting, Config, ConfigError
 from pbtrl.execution.processes import WorkerError

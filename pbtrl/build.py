@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-import envs
-from pbtrl import cgroups, heap
+from pbtrl import cgroups, envs, heap
 from pbtrl.config import Config
 from pbtrl.controller import Limits
 from pbtrl.execution import Executor
@@ -33,7 +32,7 @@ from pbtrl.trainable import Builder, Cohort
 from pbtrl.trainables.quadratic import QuadraticBuilder
 
 if TYPE_CHECKING:
-    from agents.actor_critic import ActorCritic
+    from pbtrl.agents.actor_critic import ActorCritic
     from pbtrl.rl.setting import Setting
 
 Evaluator = Callable[..., list[Any]]
@@ -375,7 +374,7 @@ class RLBuilder:
     @cached_property
     def agent(self) -> ActorCritic:
         """The algorithm, for this env's spaces."""
-        module = importlib.import_module(f"agents.{self._agent.name}")
+        module = importlib.import_module(f"pbtrl.agents.{self._agent.name}")
         shown = _spaces(self._config)
         agent: ActorCritic = module.make(self._agent, shown.single_observation_space, shown.single_action_space)
         return agent
@@ -396,7 +395,7 @@ class RLBuilder:
     @cached_property
     def setting(self) -> Setting:
         """What its cohorts share."""
-        from agents.settings import live_hyperparameters
+        from pbtrl.agents.settings import live_hyperparameters
         from pbtrl.rl.setting import Origin, Setting
 
         config = self._config
@@ -599,7 +598,7 @@ def describe_agent(config: Config) -> str:
 
 def _described(config: Config) -> str:
     assert config.agent is not None
-    from agents.networks import chosen
+    from pbtrl.agents.networks import chosen
 
     agent = RLBuilder(config).agent
     parameters, kind = agent.net.size + agent.policy.free_size, chosen(config.agent, agent.image)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from agents.settings import AGENTS, AgentSettings, live_hyperparameters
+from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl.loading import Fault, Path, shown, unknown
 from pbtrl.space import AGENT, Choice, IntLogUniform, IntUniform
 

@@ -58,7 +58,7 @@ def _exit_code(error: Exception) -> int | None:
         return CORRUPT
     if isinstance(error, ConfigError | RunError):
         return USAGE
-    from envs import EnvError
+    from pbtrl.envs import EnvError
     from pbtrl.execution.processes import WorkerError
 
     return FAILED if isinstance(error, EnvError | WorkerError) else None

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator, with_config
 from pydantic_core import PydanticCustomError
 
-from agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl import checks
+from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl.loading import ConfigError, Source, Tagged, dumped, validated
 from pbtrl.space import MEMBERS, PRIORS, Dimension, Mix, Real, SearchSpace, Value, Whole
 from pbtrl.strategies.settings import STRATEGIES, Count, Pbt, Strategy
@@ -477,8 +477,7 @@ class Config(_Section):
 
 
 def _folder() -> Path:
-    inside = Path(__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+    return Path(__file__).parent / "configs"
 
 
 def shipped() -> list[str]:

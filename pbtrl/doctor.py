@@ -22,8 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import envs
-from pbtrl import cgroups
+from pbtrl import cgroups, envs
 from pbtrl.children import DiedError, answer, belong_to
 from pbtrl.strict_json import to_json
 

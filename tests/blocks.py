@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from agents import feudal, unreal
-from agents.actor_critic import ActorCritic
-from agents.distributions import Categorical
-from agents.networks import Convolutional, Shared
-from agents.settings import AGENTS, live_hyperparameters
-from agents.types import Inputs, State, Trajectory
+from pbtrl.agents import feudal, unreal
+from pbtrl.agents.actor_critic import ActorCritic
+from pbtrl.agents.distributions import Categorical
+from pbtrl.agents.networks import Convolutional, Shared
+from pbtrl.agents.settings import AGENTS, live_hyperparameters
+from pbtrl.agents.types import Inputs, State, Trajectory
 
 SHOWN = Box(-1.0, 1.0, (3,), np.float32)
 TAKEN = {
@@ -32,7 +32,7 @@ SMALL = {
 
 def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> ActorCritic:
     """A small agent: an MLP with a `categorical`, `clip` or `squash` policy, or `image`: convolutions in chunks."""
-    make = importlib.import_module(f"agents.{name}").make.__self__
+    make = importlib.import_module(f"pbtrl.agents.{name}").make.__self__
     known, settings = AGENTS[name], {**SMALL.get(name, {}), **settings}
     if kind == "image":
         torso = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, torch.float32, frames=17)

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from agents import actor_critic as module
-from agents.distributions import Gaussian
-from agents.settings import AGENTS, live_hyperparameters
-from agents.types import Inputs, Trajectory
+from pbtrl.agents import actor_critic as module
+from pbtrl.agents.distributions import Gaussian
+from pbtrl.agents.settings import AGENTS, live_hyperparameters
+from pbtrl.agents.types import Inputs, Trajectory
 from tests import oracles
 from tests.blocks import agent, block, changed, differences, fresh, live, pick
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from ale_py import Action, roms
 
-import envs
+from pbtrl import envs
 
 
 class Console:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.auxiliary import dueling, pixel_control_rewards, pixel_control_targets, reward_class
-from agents.losses import value_loss
+from pbtrl.agents.auxiliary import dueling, pixel_control_rewards, pixel_control_targets, reward_class
+from pbtrl.agents.losses import value_loss
 from tests import oracles
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "rlax_pixel_control.json").read_text())["cases"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agents.actor_critic import ActorCritic
+from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.bench import Share
 from pbtrl.config import parse
 from pbtrl.rl.actors import ActorsCohort

@@ -141,7 +141,7 @@ def test_an_agent_that_does_not_fit_the_env_has_its_place_too(pbtrl: Command):
 
 
 def test_a_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "envs.pool", None)  # as where envpool cannot be imported
+    monkeypatch.setitem(sys.modules, "pbtrl.envs.pool", None)  # as where envpool cannot be imported
     found = pbtrl("train", "cart.yaml", "env.backend=envpool")
     assert (found.code, found.err) == (
         2,

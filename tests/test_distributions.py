@@ -8,8 +8,8 @@ import torch
 from gymnasium import spaces
 from torch import distributions as td
 
-from agents.distributions import Categorical, Gaussian, SquashedGaussian, distribution
-from agents.settings import Network
+from pbtrl.agents.distributions import Categorical, Gaussian, SquashedGaussian, distribution
+from pbtrl.agents.settings import NetworkSettings
 
 ALL = [Categorical(5), Categorical(2), Gaussian(1), Gaussian(3), SquashedGaussian(3), Gaussian(2, start=0.5)]
 
@@ -122,7 +122,7 @@ def test_to_env():
     ids=str,
 )
 def test_every_action_is_in_the_space(space, actions):
-    dist = distribution(space, Network(actions=actions))
+    dist = distribution(space, NetworkSettings(actions=actions))
     bounds = (torch.tensor(space.low), torch.tensor(space.high)) if isinstance(space, spaces.Box) else ()
     _, stored = draw(dist, 200)
     for action in dist.to_env(stored, *bounds).numpy():
@@ -131,11 +131,11 @@ def test_every_action_is_in_the_space(space, actions):
 
 def test_the_settings_choose():
     box = spaces.Box(-1, 1, (3,))
-    assert distribution(box, Network()) == Gaussian(3)
-    assert distribution(box, Network(actions="squash")) == SquashedGaussian(3)
-    assert distribution(spaces.Box(-np.inf, np.inf, (2,)), Network()) == Gaussian(2)
-    assert distribution(box, Network(std="softplus", log_std=0.0)) == Gaussian(3, start=1.0)
-    assert distribution(spaces.Discrete(4, start=2), Network()) == Categorical(4, start=2)
+    assert distribution(box, NetworkSettings()) == Gaussian(3)
+    assert distribution(box, NetworkSettings(actions="squash")) == SquashedGaussian(3)
+    assert distribution(spaces.Box(-np.inf, np.inf, (2,)), NetworkSettings()) == Gaussian(2)
+    assert distribution(box, NetworkSettings(std="softplus", log_std=0.0)) == Gaussian(3, start=1.0)
+    assert distribution(spaces.Discrete(4, start=2), NetworkSettings()) == Categorical(4, start=2)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_the_settings_choose():
 )
 def test_refusals_are_one_line(space, actions):
     with pytest.raises(ValueError) as refusal:
-        distribution(space, Network(actions=actions))
+        distribution(space, NetworkSettings(actions=actions))
     assert "\n" not in str(refusal.value)
 
 
@@ -174,7 +174,7 @@ def test_the_networks_standard_deviation_is_a_softplus_that_begins_at_start():
 
 def test_the_networks_variance_is_a_softplus_that_begins_at_start_squared():
     """A3C's form (Mnih et al. 2016, section 9)."""
-    dist = distribution(spaces.Box(-1, 1, (1,)), Network(std="softplus_variance", log_std=math.log(0.3)))
+    dist = distribution(spaces.Box(-1, 1, (1,)), NetworkSettings(std="softplus_variance", log_std=math.log(0.3)))
     _, log_std = dist.join(torch.tensor([[0.5, 0.0], [0.5, 2.0], [0.5, -200.0]])).chunk(2, -1)
     raw = math.log(math.exp(0.09) - 1)
     assert log_std.exp().square().flatten().tolist() == pytest.approx([0.09, math.log1p(math.exp(2 + raw)), 1e-12])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 
-import envs
-from envs import maze
-from envs.probes import Probe
-from envs.vector import SEED_LIMIT, Spaces, Vector
+from pbtrl import envs
+from pbtrl.envs import maze
+from pbtrl.envs.probes import Probe
+from pbtrl.envs.vector import SEED_LIMIT, Spaces, Vector
 
 
 def actions_of(seed, steps, space):
@@ -268,7 +268,7 @@ class TestLives:
     )
     def test_table(self, before, lives, dead, life_lost):
         """(1, 0): the last life counts with the end of the game; (6, 5) dead: the next game began."""
-        from envs.atari import AtariVector
+        from pbtrl.envs.atari import AtariVector
 
         spaces = Spaces(Box(0, 255, (4, 8, 8), np.uint8), Discrete(2))
         vector = AtariVector(StubConsole([before, lives], over=dead), spaces, [0], "stub", lives_end=True)
@@ -373,7 +373,7 @@ class TestBackend:
         assert envs.resolve_backend("HalfCheetah-v5", "auto", {"render_mode": "rgb_array"}) == "gymnasium"
 
     def test_without_envpool(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "envs.pool", None)
+        monkeypatch.setitem(sys.modules, "pbtrl.envs.pool", None)
         assert envs.resolve_backend("CartPole-v1", "auto") == "gymnasium"
         with pytest.raises(envs.EnvError, match=r'needs envpool: pip install "pbtrl\[fast\]"'):
             envs.resolve_backend("CartPole-v1", "envpool")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from agents import feudal
-from agents.settings import Feudal
+from pbtrl.agents import feudal
+from pbtrl.agents.settings import FeudalSettings
 from tests import oracles
 from tests.blocks import agent, block, changed, fresh, live, pick, shown
 from tests.literal import Literal
@@ -294,7 +294,7 @@ def test_a_goal_s_way_ends_where_its_episode_or_the_block_does():
 )
 def test_what_it_cannot_be(settings, words):
     with pytest.raises(ValueError, match=words.replace(".", r"\.")):
-        feudal.make(Feudal(**settings), Box(-1, 1, (3,), np.float32), Discrete(2))
+        feudal.make(FeudalSettings(**settings), Box(-1, 1, (3,), np.float32), Discrete(2))
 
 
 def test_its_size():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.losses import (
+from pbtrl.agents.losses import (
     categorical_kl,
     entropy_bonus,
     gaussian_kl_decoupled,

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from envs.maze import MOVES, Foraging
+from pbtrl.envs.maze import MOVES, Foraging
 
 
 def episodes(count, **options):

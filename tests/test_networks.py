@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from agents import optim
-from agents.distributions import Categorical, Gaussian
-from agents.networks import MLP, PAD, TORSOS, Convolutional, Dense, Layout, Shared, network
-from agents.settings import Impala
-from agents.types import Inputs
+from pbtrl.agents import optim
+from pbtrl.agents.distributions import Categorical, Gaussian
+from pbtrl.agents.networks import MLP, PAD, TORSOS, Convolutional, Dense, Layout, Shared, network
+from pbtrl.agents.settings import ImpalaSettings
+from pbtrl.agents.types import Inputs
 from tests.blocks import agent
 
 torch.set_num_threads(1)  # as in every worker
@@ -449,14 +449,14 @@ def test_initial_weights_of_cores_and_of_all_heads_are_orthogonal(net):
 
 
 def test_settings_choose_the_network():
-    assert network(Impala(hidden=(8,)), (2, 3), Categorical(4), image=False) == MLP(6, (8,), 4)
+    assert network(ImpalaSettings(hidden=(8,)), (2, 3), Categorical(4), image=False) == MLP(6, (8,), 4)
     for kind in CONVS:
-        assert network(Impala(network=kind, precision="float32"), ATARI, SIX, image=True) == CONVS[kind]
-    assert network(Impala(precision="float32"), ATARI, SIX, image=True) == CONVS["shallow"]
-    assert network(Impala(precision="bfloat16"), ATARI, SIX, image=True).torso.precision == torch.bfloat16
-    lstm = Impala(core="lstm", core_units=32, hidden=(8,))
+        assert network(ImpalaSettings(network=kind, precision="float32"), ATARI, SIX, image=True) == CONVS[kind]
+    assert network(ImpalaSettings(precision="float32"), ATARI, SIX, image=True) == CONVS["shallow"]
+    assert network(ImpalaSettings(precision="bfloat16"), ATARI, SIX, image=True).torso.precision == torch.bfloat16
+    lstm = ImpalaSettings(core="lstm", core_units=32, hidden=(8,))
     assert network(lstm, (6,), Gaussian(3), image=False) == Shared(Dense(6, (8,)), 3, 32)
-    fed_back = Impala(feed_back=True, precision="float32")
+    fed_back = ImpalaSettings(feed_back=True, precision="float32")
     assert network(fed_back, ATARI, SIX, image=True) == convolutional("shallow", fed_back=6)
 
 
@@ -471,4 +471,4 @@ def test_settings_choose_the_network():
 )
 def test_a_network_that_cannot_read_the_observations_is_refused(kind, shape, image, words):
     with pytest.raises(ValueError, match=words):
-        network(Impala(network=kind), shape, SIX, image)
+        network(ImpalaSettings(network=kind), shape, SIX, image)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents import normalise
+from pbtrl.agents import normalise
 from tests import oracles
 
 POPART = json.loads((Path(__file__).parent / "golden" / "rlax_popart.json").read_text())["cases"]

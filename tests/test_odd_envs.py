@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-import envs
-from agents.distributions import distribution
-from agents.settings import Impala
-from envs.adapters import adapt_observations
-from pbtrl import build
+from pbtrl import build, envs
+from pbtrl.agents.distributions import distribution
+from pbtrl.agents.settings import ImpalaSettings
 from pbtrl.config import load, parse
+from pbtrl.envs.adapters import adapt_observations
 from tests.command import Command, Result, kinds
 from tests.odd_envs import ENVS
 
@@ -237,7 +236,7 @@ def test_a_stack_of_pictures_is_merged_plane_by_plane():
 
 def test_actions_too_far_apart_for_float32_are_not_squashed():
     for bound, said in ((1e38, None), (3e38, "squash needs finite bounds")):
-        space, settings = Box(-bound, bound, (2,), np.float32), Impala(actions="squash")
+        space, settings = Box(-bound, bound, (2,), np.float32), ImpalaSettings(actions="squash")
         with pytest.raises(ValueError, match=said) if said else nullcontext():
             distribution(space, settings)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents import optim
+from pbtrl.agents import optim
 from tests import oracles
 
 D = 48

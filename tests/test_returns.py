@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.losses import policy_gradient_loss
-from agents.returns import effective_unroll, gae, n_step_returns, unroll_cuts, vtrace
+from pbtrl.agents.losses import policy_gradient_loss
+from pbtrl.agents.returns import effective_unroll, gae, n_step_returns, unroll_cuts, vtrace
 from tests import oracles
 
 FOLDER = Path(__file__).parent / "golden"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agents.settings import AGENTS
+from pbtrl.agents.settings import AGENTS
 
 PRINTED = {
     "impala": {"unroll_length": 20, "gamma": 0.99, "rho_bar": 1.0, "c_bar": 1.0, "rmsprop_decay": 0.99,

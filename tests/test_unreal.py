@@ -7,8 +7,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from agents import replay, unreal
-from agents.settings import Unreal
+from pbtrl.agents import replay, unreal
+from pbtrl.agents.settings import UnrealSettings
 from tests import oracles
 from tests.blocks import agent, block, changed, fresh, live, pick
 from tests.literal import Literal
@@ -380,12 +380,12 @@ def test_cells(shape, size, expected):
 def test_pixel_control_needs_pictures_discrete_actions_and_room():
     vector, picture = Box(-1, 1, (3,), np.float32), Box(0, 255, (3, 36, 36), np.uint8)
     few, many = Discrete(2), Box(-1, 1, (2,), np.float32)
-    settings = Unreal(core_units=16, precision="float32")
+    settings = UnrealSettings(core_units=16, precision="float32")
     assert unreal.make(settings, picture, few).net.cells == (8, 8)
     assert unreal.make(settings, picture, many).net.cells is None
     assert unreal.make(settings, vector, few).net.cells is None
     with pytest.raises(ValueError, match=r"cell_size=10 needs images of at least 40 x 40 pixels, not 36 x 36"):
-        unreal.make(Unreal(cell_size=10), picture, few)
+        unreal.make(UnrealSettings(cell_size=10), picture, few)
     net = unreal.make(settings, picture, few).net
     assert net.size == sum(v.numel() for k, v in net.initial(torch.Generator()).items() if k not in PADDED) + (
         (16 + 1) * (2 + 1) + 129 * 3

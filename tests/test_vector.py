@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-import envs
-from envs.atari import AtariVector
-from envs.vector import Spaces, Vector, present
+from pbtrl import envs
+from pbtrl.envs.atari import AtariVector
+from pbtrl.envs.vector import Spaces, Vector, present
 
 
 @pytest.mark.parametrize("backend_space", [Box(3, 250, (32, 40, 3), np.uint8), Box(3, 250, (3, 32, 40), np.uint8)])

@@ -16,7 +16,7 @@ from typing import Any
 
 from pbtrl import cli, crash
 
-for module in ("agents.impala", "pbtrl.build", "pbtrl.rl.cohort", "pbtrl.session", "pbtrl.tensorboard"):
+for module in ("pbtrl.agents.impala", "pbtrl.build", "pbtrl.rl.cohort", "pbtrl.session", "pbtrl.tensorboard"):
     importlib.import_module(module)
 
 

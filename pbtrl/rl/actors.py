@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.types import Agent, Inputs, Learned, State, Trajectory
+from pbtrl.agents.types import Agent, Inputs, Learned, State, Trajectory
 from pbtrl.population import Assignment
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.crew import WAIT, Crew, Message

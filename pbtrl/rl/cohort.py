@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.types import Learned, Trajectory
+from pbtrl.agents.types import Learned, Trajectory
 from pbtrl.population import SKIPPED_UPDATES, UPDATES, Assignment
 from pbtrl.rl.rollout import Rollout, Source
 from pbtrl.rl.setting import Setting, env_seeds, fill, generator, seed_for

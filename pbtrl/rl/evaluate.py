@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from agents.types import Agent, Inputs, State
-from envs import Vector
+from pbtrl.agents.types import Agent, Inputs, State
+from pbtrl.envs import Vector
 from pbtrl.rl.rollout import ToEnv
 from pbtrl.rl.setting import MakeEnvs, env_seeds, fill
 from pbtrl.snapshots import Tensors

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 import torch
 
-from agents.types import Learned
+from pbtrl.agents.types import Learned
 from pbtrl.population import Assignment, numbers
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.crew import DEATHS, WAIT, Crew, Message

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.types import Agent, Inputs, State, Trajectory
-from envs import Vector
+from pbtrl.agents.types import Agent, Inputs, State, Trajectory
+from pbtrl.envs import Vector
 from pbtrl.population import numbers
 
 ToEnv = Callable[[Tensor], Tensor]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.types import Agent, State
-from envs import Vector
+from pbtrl.agents.types import Agent, State
+from pbtrl.envs import Vector
 from pbtrl.rl.rollout import ToEnv
 from pbtrl.snapshots import Tensors, check_fit
 

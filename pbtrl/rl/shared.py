@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.types import Inputs, Trajectory
+from pbtrl.agents.types import Inputs, Trajectory
 
 ALIGNED = 64  # bytes; where each tensor begins
 

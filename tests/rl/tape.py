@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from agents.types import Acted, Inputs
-from envs.vector import Spaces, Vector
+from pbtrl.agents.types import Acted, Inputs
+from pbtrl.envs.vector import Spaces, Vector
 
 SPACES = Spaces(Box(0.0, np.inf, (2,), np.float32), Discrete(1000))
 

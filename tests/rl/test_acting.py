@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.types import State, Trajectory
+from pbtrl.agents.types import State, Trajectory
 from pbtrl.rl.actors import ActorsCohort
 from pbtrl.rl.hogwild import HogwildCohort
 from pbtrl.rl.rollout import Rollout

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.actor_critic import ActorCritic
-from envs import Vector
+from pbtrl.agents.actor_critic import ActorCritic
+from pbtrl.envs import Vector
 from pbtrl.rl import cohort as module
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.setting import env_seeds, seed_for

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents import actor_critic
+from pbtrl.agents import actor_critic
 from pbtrl.build import RLBuilder
 from pbtrl.config import Config
 from pbtrl.execution.host import Host

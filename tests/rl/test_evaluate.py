@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-import envs
-from agents.types import Acted, Inputs
-from envs import Vector
+from pbtrl import envs
+from pbtrl.agents.types import Acted, Inputs
 from pbtrl.build import RLBuilder
 from pbtrl.config import Config
+from pbtrl.envs import Vector
 from pbtrl.rl import evaluate as module
 from pbtrl.rl.evaluate import Episodes, evaluate
 from pbtrl.rl.setting import env_seeds

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.optim import rmsprop
+from pbtrl.agents.optim import rmsprop
 from pbtrl.rl.crew import CrewError
 from pbtrl.rl.hogwild import HogwildCohort
 from pbtrl.rl.shared import Shared

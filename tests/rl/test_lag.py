@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-import envs
-from agents.impala import Impala
-from agents.settings import Impala as Settings
-from agents.settings import live_hyperparameters
+from pbtrl import envs
+from pbtrl.agents.impala import Impala
+from pbtrl.agents.settings import ImpalaSettings, live_hyperparameters
 from pbtrl.rl.rollout import Rollout
 
 torch.set_num_threads(1)  # as in every worker
@@ -28,7 +27,7 @@ class Uncorrected(Impala):
 def mean_return(kind, lag):
     """Over all of training, when every block is acted by the weights of `lag` updates before."""
     vector = envs.make("tests.worlds:Detour", range(MEMBERS * ENVS))
-    settings = Settings(
+    settings = ImpalaSettings(
         optimiser="adam", reduction="mean", rewards="none", observations="raw", hidden=(16,), learning_rate=0.05,
         unroll_length=10, max_grad_norm=1.0,
     )  # fmt: skip

@@ -7,8 +7,8 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-import envs
-from agents.settings import AGENTS, live_hyperparameters
+from pbtrl import envs
+from pbtrl.agents.settings import AGENTS, live_hyperparameters
 from pbtrl.build import RLBuilder
 from pbtrl.config import Config
 from pbtrl.population import Assignment
@@ -45,7 +45,7 @@ class Trained:
         vector = envs.make(id, range(8))
         known = {f.name for f in fields(AGENTS[agent])}
         chosen = AGENTS[agent](**{k: v for k, v in {**QUICK, **OWN.get(agent, {}), **settings}.items() if k in known})
-        module = importlib.import_module(f"agents.{agent}")
+        module = importlib.import_module(f"pbtrl.agents.{agent}")
         self.agent = module.make(chosen, vector.single_observation_space, vector.single_action_space)
         self.state = self.agent.init([torch.Generator().manual_seed(1)])
         self.space = vector.single_action_space

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import envs
-from agents import impala
-from agents.settings import Impala
+from pbtrl import envs
+from pbtrl.agents import impala
+from pbtrl.agents.settings import ImpalaSettings
 from pbtrl.rl.rollout import Episodes, Rollout
 from tests.rl.tape import Counter, Lives, tape
 
@@ -94,7 +94,7 @@ def test_blocks_follow_on_from_each_other_across_episode_ends(times):
 def test_a_reward_belongs_to_the_action_before_it_and_an_observation_after():
     """PreviousAction pays at t + 1 for the action at t, and shows it there."""
     vector = envs.make("probe/PreviousAction-v0", range(6))
-    agent = impala.make(Impala(), vector.single_observation_space, vector.single_action_space)
+    agent = impala.make(ImpalaSettings(), vector.single_observation_space, vector.single_action_space)
     state = agent.init([torch.Generator().manual_seed(i) for i in range(2)])
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
     block = Rollout(vector, 2, agent, agent.policy.to_env).collect(state, generators, 23)
@@ -112,7 +112,7 @@ def test_a_reward_belongs_to_the_action_before_it_and_an_observation_after():
 
 def test_each_member_acts_by_its_own_weights_and_its_own_noise():
     vectors = [envs.make("CartPole-v1", seeds, backend="gymnasium") for seeds in (range(3), range(3, 6), range(6))]
-    agent = impala.make(Impala(), vectors[0].single_observation_space, vectors[0].single_action_space)
+    agent = impala.make(ImpalaSettings(), vectors[0].single_observation_space, vectors[0].single_action_space)
     blocks = []
     for vector, seeds in zip(vectors, ([1], [2], [1, 2]), strict=True):
         state = agent.init([torch.Generator().manual_seed(s) for s in seeds])
