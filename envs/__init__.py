@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from pbtrl.envs import gym, maze, probes
-from pbtrl.envs.errors import EnvError, named
+from pbtrl.envs.errors import named
 from pbtrl.envs.vector import SEED_LIMIT, Spaces, Vector, impatient, present, within
+from pbtrl.errors import EnvError
 
 __all__ = [
     "EnvError",

@@ -25,7 +25,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 from numpy.typing import NDArray
 
-from pbtrl.envs.errors import EnvError, SubEnvError
+from pbtrl.envs.errors import SubEnvError
+from pbtrl.errors import EnvError
 
 LARGEST_ONE_HOT = 10_000
 """States of a Discrete observation; each costs a row of weights, and a number in every stored observation."""

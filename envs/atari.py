@@ -24,9 +24,9 @@ import gymnasium
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
-from pbtrl.envs.errors import EnvError
 from pbtrl.envs.gym import with_integers
 from pbtrl.envs.vector import Array, Bools, Floats, Spaces, Vector
+from pbtrl.errors import EnvError
 
 FRAMES_PER_STEP = 4
 """Frames of the console per action."""

@@ -8,6 +8,8 @@ from functools import cache
 
 import numpy as np
 
+from pbtrl.errors import EnvError
+
 LONGEST = 300
 """Characters of an env's own error message that are repeated."""
 _SHORTAGES = {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
@@ -16,10 +18,6 @@ NOT_MADE = "could not be made: "
 
 RAISED = (Exception, SystemExit)
 """What an env's own code may raise; one that calls sys.exit ends no run."""
-
-
-class EnvError(ValueError):
-    """An env that cannot be had as asked for, or breaks its contract: one line that says which, and what is wrong."""
 
 
 class SubEnvError(Exception):

@@ -15,8 +15,9 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Space
 from gymnasium.vector import SyncVectorEnv
 
-from pbtrl.envs.errors import NOT_MADE, RAISED, EnvError, SubEnvError, brief, described, named, of_the_machine
+from pbtrl.envs.errors import NOT_MADE, RAISED, SubEnvError, brief, described, named, of_the_machine
 from pbtrl.envs.vector import Array, Floats, Spaces, Vector, closed, quiet_spaces
+from pbtrl.errors import EnvError
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 

@@ -19,8 +19,9 @@ import gymnasium  # noqa: E402
 from envpool.registration import registry  # noqa: E402
 
 from pbtrl.envs import gym  # noqa: E402
-from pbtrl.envs.errors import NOT_MADE, EnvError, named  # noqa: E402
+from pbtrl.envs.errors import NOT_MADE, named  # noqa: E402
 from pbtrl.envs.vector import Spaces, Vector, quiet_spaces  # noqa: E402
+from pbtrl.errors import EnvError  # noqa: E402
 
 for _family in ("box2d", "classic_control", "mujoco.gym", "toy_text"):
     importlib.import_module(f"envpool.{_family}.registration")

@@ -33,7 +33,8 @@ from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
 from pbtrl.envs.adapters import adapt_actions, adapt_observations
-from pbtrl.envs.errors import RAISED, EnvError, SubEnvError, brief, warn
+from pbtrl.envs.errors import RAISED, SubEnvError, brief, warn
+from pbtrl.errors import EnvError
 
 Array: TypeAlias = NDArray[Any]
 Bools: TypeAlias = NDArray[np.bool_]

@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 
 from pbtrl import build, envs
-from pbtrl.children import belong_to, start_shielded
-from pbtrl.config import Acting, Config, ConfigError
-from pbtrl.execution.processes import WorkerError
+from pbtrl.config import Acting, Config
+from pbtrl.errors import ConfigError, WorkerError
 from pbtrl.population import Assignment, Population
+from pbtrl.system.child_process import init_child, start_ignoring_signals
 
 PHASES = {
     "inline": ("env", "act", "train", "learn", "replay"),
@@ -148,7 +148,7 @@ def _measured(sides: Sequence[_Side], seconds: float) -> list[list[dict[str, Any
                 ours, theirs = context.Pipe()
                 work = theirs, os.getpid(), side.config.to_json(), share, side.phases, seconds
                 processes.append(context.Process(target=_work, args=work))
-                start_shielded(processes[-1])
+                start_ignoring_signals(processes[-1])
                 theirs.close()
                 pipes[-1].append(ours)
         for pipe in itertools.chain(*pipes):
@@ -225,7 +225,7 @@ def _learners(found: Mapping[str, Any]) -> str:
 def _work(
     pipe: Connection, parent: int, config: str, worker: build.WorkerShare, phases: Sequence[str], seconds: float
 ) -> None:
-    belong_to(parent, pipe)
+    init_child(parent, pipe)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, worker.cores)
     try:

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pbtrl.lock import RunError
+from pbtrl.errors import RunError
 
 
 def serve(logs: Path, port: int | None, *, expose: bool = False) -> int:

@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pbtrl import cgroups, envs, heap
+from pbtrl import envs
 from pbtrl.config import Config
 from pbtrl.controller import Limits
+from pbtrl.errors import SnapshotError
 from pbtrl.execution import Executor
 from pbtrl.header import Header
 from pbtrl.loading import Fault, Source
 from pbtrl.population import Assignment, FitnessRule
-from pbtrl.snapshots import SnapshotError, Tensors, check_fit
+from pbtrl.snapshots import Tensors, check_fit
 from pbtrl.space import AGENT, Choice, Mix
 from pbtrl.strategies import Strategy
+from pbtrl.system import cgroups
+from pbtrl.system.malloc import retain_freed_memory
 from pbtrl.trainable import Builder, Cohort
 from pbtrl.trainables.quadratic import QuadraticBuilder
 
@@ -350,7 +353,7 @@ class RLBuilder:
         from pbtrl.rl.cohort import RLCohort
         from pbtrl.rl.hogwild import HogwildCohort
 
-        heap.keep()
+        retain_freed_memory()
         torch.set_num_threads(torch_threads(self._whole))
         torch.use_deterministic_algorithms(_deterministic(self._whole) == DETERMINISTIC)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pbtrl import __version__, schema
-from pbtrl.disk import DiskFullError
-from pbtrl.lock import DamagedError, RunError
-from pbtrl.snapshots import write_atomically
-from pbtrl.strict_json import to_json
+from pbtrl.errors import DamagedError, DiskFullError, NewerError, RunError
+from pbtrl.system.files import write_atomically
+from pbtrl.system.strict_json import to_json
 
 Status = Literal["finished", "stopped", "failed"]
 
@@ -86,7 +85,7 @@ def _readable(run: Path) -> tuple[dict[str, Any], list[str]]:
     """What `run.json` says, for who writes it anew; where it is damaged nothing, and a line that says so."""
     try:
         return read(run), []
-    except schema.NewerError:
+    except NewerError:
         raise
     except DamagedError as error:
         return {}, [f"{error}; it is written anew"]

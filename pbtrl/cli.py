@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pbtrl import __version__, streams
-from pbtrl.streams import tell
-from pbtrl.strict_json import to_json
+from pbtrl import __version__
+from pbtrl.system import streams
+from pbtrl.system.streams import tell
+from pbtrl.system.strict_json import to_json
 
 USAGE, FAILED, CORRUPT, FULL, INTERRUPTED = 2, 3, 4, 75, 130
 
@@ -48,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _exit_code(error: Exception) -> int | None:
     """Of a mistake whose text says it all; None for a bug, which keeps its traceback."""
-    from pbtrl.config import ConfigError
-    from pbtrl.disk import DiskFullError
-    from pbtrl.lock import DamagedError, RunError
+    from pbtrl.errors import ConfigError, DamagedError, DiskFullError, RunError
 
     if isinstance(error, DiskFullError):
         return FULL
@@ -59,7 +58,7 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, ConfigError | RunError):
         return USAGE
     from pbtrl.envs import EnvError
-    from pbtrl.execution.processes import WorkerError
+    from pbtrl.errors import WorkerError
 
     return FAILED if isinstance(error, EnvError | WorkerError) else None
 
@@ -287,7 +286,7 @@ def _resume(a: argparse.Namespace) -> int:
 
 def _eval(a: argparse.Namespace) -> int:
     from pbtrl import evaluation, runs, tables
-    from pbtrl.snapshots import SnapshotError
+    from pbtrl.errors import SnapshotError
 
     run = runs.find(a.run, a.runs)
     runs.check_links(run)
@@ -339,6 +338,7 @@ def _list(a: argparse.Namespace) -> int:
 
 def _verify(a: argparse.Namespace) -> int:
     from pbtrl import runs, verify
+    from pbtrl.errors import DamagedError
 
     run = runs.find(a.run, a.runs)
     if a.repair:
@@ -346,7 +346,7 @@ def _verify(a: argparse.Namespace) -> int:
             tell(line, sys.stderr)
     found = verify.examine(run)
     if a.digest and found["digest"] is None:
-        raise runs.DamagedError(f"{run}: its journal cannot be read, so it has no digest")
+        raise DamagedError(f"{run}: its journal cannot be read, so it has no digest")
     tell(found["digest"] if a.digest else to_json(found) if a.json else verify.text(found))
     return 0 if found["ok"] else CORRUPT
 
@@ -373,10 +373,11 @@ def _report(a: argparse.Namespace) -> int:
 
 def _tensorboard(a: argparse.Namespace) -> int:
     from pbtrl import board, runs
+    from pbtrl.errors import DamagedError
 
     logs = runs.find(a.run, a.runs) / "tb"
     if not logs.is_dir():
-        raise runs.DamagedError(f"there is no {logs}: the run never began")
+        raise DamagedError(f"there is no {logs}: the run never began")
     return board.serve(logs, a.port, expose=a.expose)
 
 

@@ -19,10 +19,11 @@ from pydantic_core import PydanticCustomError
 
 from pbtrl import checks
 from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
-from pbtrl.loading import ConfigError, Source, Tagged, dumped, validated
+from pbtrl.errors import ConfigError
+from pbtrl.loading import Source, Tagged, dumped, validated
 from pbtrl.space import MEMBERS, PRIORS, Dimension, Mix, Real, SearchSpace, Value, Whole
 from pbtrl.strategies.settings import STRATEGIES, Count, Pbt, Strategy
-from pbtrl.strict_json import to_json
+from pbtrl.system.strict_json import to_json
 
 __all__ = ["Config", "ConfigError", "json_schema", "load", "parse", "shipped"]
 

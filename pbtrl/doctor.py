@@ -22,9 +22,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pbtrl import cgroups, envs
-from pbtrl.children import DiedError, answer, belong_to
-from pbtrl.strict_json import to_json
+from pbtrl import envs
+from pbtrl.errors import ChildDiedError
+from pbtrl.system import cgroups
+from pbtrl.system.child_process import call_in_child, init_child
+from pbtrl.system.strict_json import to_json
 
 if TYPE_CHECKING:
     from pbtrl.config import Config
@@ -115,8 +117,8 @@ def _measured(config: Config) -> int | None:
     members = list(Population(config.population.size, config.seed).members)
     share = build.shares(config, members)[0]
     try:
-        answered = json.loads(answer(_live, config.to_json(), share.groups, share.threads))
-    except DiedError as error:
+        answered = json.loads(call_in_child(_live, config.to_json(), share.groups, share.threads))
+    except ChildDiedError as error:
         free, limit = _free_memory()
         left = f"; {_size(free)} free{limit}" if free and limit else ""
         raise ChildProcessError(f"a worker of this config: {error}{left}") from None
@@ -127,7 +129,7 @@ def _measured(config: Config) -> int | None:
 
 
 def _live(pipe: Connection, parent: int, config: str, groups: list[list[str]], threads: int) -> None:
-    belong_to(parent, pipe)
+    init_child(parent, pipe)
     with contextlib.suppress(OSError):  # where memory runs out, this process shall be killed, and not the doctor
         Path("/proc/self/oom_score_adj").write_text("1000")
     from pbtrl.bench import Share
@@ -198,7 +200,7 @@ def _disk(runs: Path) -> str:
 
 
 def _file_system(runs: Path) -> str:
-    from pbtrl.snapshots import write_atomically
+    from pbtrl.system.files import write_atomically
 
     with TemporaryDirectory(dir=runs, prefix=".pbtrl-doctor-") as folder:
         begun = time.perf_counter()

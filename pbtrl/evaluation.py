@@ -18,11 +18,12 @@ import numpy as np
 
 from pbtrl import build, runs, schema
 from pbtrl.config import Config
-from pbtrl.lock import DamagedError
+from pbtrl.errors import DamagedError, NewerError, RunError, SnapshotError
 from pbtrl.population import Population
-from pbtrl.snapshots import SnapshotError, Store, write_atomically
+from pbtrl.snapshots import Store
 from pbtrl.space import AGENT
-from pbtrl.strict_json import to_json
+from pbtrl.system.files import write_atomically
+from pbtrl.system.strict_json import to_json
 
 
 def evaluate(
@@ -152,15 +153,15 @@ def newest(run: Path, member: str) -> list[str]:
     _, _, population = runs.folded(run)
     found = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
     if member not in ("best", "all", *population.members):
-        raise runs.RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
+        raise RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
     if not found:
-        raise runs.RunError(f"{run} has no snapshot yet: no member has come to the end of a slice")
+        raise RunError(f"{run} has no snapshot yet: no member has come to the end of a slice")
     if member == "best":
         if (best := best_snapshot(run)) is None:
-            raise runs.RunError(f"{run} has no best member yet: try --member all, or one of {', '.join(found)}")
+            raise RunError(f"{run} has no best member yet: try --member all, or one of {', '.join(found)}")
         return [best]
     if not (chosen := [name for m, name in found.items() if member in ("all", m)]):
-        raise runs.RunError(f"{run}: no snapshot yet of {member}, but of {', '.join(found)}")
+        raise RunError(f"{run}: no snapshot yet of {member}, but of {', '.join(found)}")
     return chosen
 
 
@@ -186,7 +187,7 @@ def referred_to(run: Path) -> list[str]:
     """Snapshots that must outlive what training leaves behind: the best one of an earlier sitting."""
     try:
         best = best_snapshot(run)
-    except schema.NewerError:
+    except NewerError:
         raise
     except DamagedError:
         return []

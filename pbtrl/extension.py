@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pbtrl.config import Config
-from pbtrl.lock import RunError
+from pbtrl.errors import RunError
 
 FREE = ("budget", "execution", "final", "snapshots", "failure")
 """Sections that may change; with any other the run would mean something else."""

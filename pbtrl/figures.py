@@ -4,11 +4,6 @@ import math
 from collections.abc import Mapping
 
 
-def printable(text: str) -> str:
-    """Text whose control characters are spelled out: a stranger's names cannot steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
 def count(number: float) -> str:
     """A number of steps, three digits: `812`, `4.1k`, `61.2M`, `160M`; a slow rate: `0.4`."""
     if 0 < abs(number) < 10 and number != int(number):

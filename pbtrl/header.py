@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from typing import Any, Literal
 
-from pbtrl.journal import JournalError, Line
+from pbtrl.errors import JournalError
+from pbtrl.journal import Line
 from pbtrl.population import FitnessRule, Hyperparameters, Population
 from pbtrl.schema import SCHEMA
 from pbtrl.space import AGENT, MEMBERS

@@ -21,15 +21,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pbtrl import crash, disk, schema
-from pbtrl.lock import DamagedError, RunError
-from pbtrl.strict_json import to_json
+from pbtrl import schema
+from pbtrl.errors import DiskFullError, JournalError, RunError
+from pbtrl.system.crash_points import crash_point
+from pbtrl.system.files import is_same_file, sync_directory, translate_disk_errors
+from pbtrl.system.strict_json import to_json
 
 Line = dict[str, Any]
-
-
-class JournalError(DamagedError):
-    """The journal cannot be read; the message names the file and the line."""
 
 
 class Journal:
@@ -41,8 +39,8 @@ class Journal:
             raise JournalError(f"{path} is no file")
         self._drop_torn_line()
         self._file = path.open("ab", buffering=0)
-        with disk.room_for(path):
-            disk.sync_directory(path.parent)
+        with translate_disk_errors(path):
+            sync_directory(path.parent)
 
     def append(self, line: Line) -> Line:
         """Write one line durably and return it as a reader will see it.
@@ -53,26 +51,26 @@ class Journal:
         """
         data = dumps(line).encode() + b"\n"
         self._check_place()
-        crash.point(f"journal.before {line['kind']}")
+        crash_point(f"journal.before {line['kind']}")
         before = os.fstat(self._file.fileno()).st_size
         try:
-            with disk.room_for(self.path, len(data)):
+            with translate_disk_errors(self.path, len(data)):
                 self._write(data)
-                crash.point(f"journal.wrote {line['kind']}")
+                crash_point(f"journal.wrote {line['kind']}")
                 os.fsync(self._file.fileno())
-        except disk.DiskFullError:  # what may not be on the disk is not in the journal either
+        except DiskFullError:  # what may not be on the disk is not in the journal either
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file.fileno(), before)
             raise
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
-        crash.point(f"journal.synced {line['kind']}")
+        crash_point(f"journal.synced {line['kind']}")
         seen: Line = json.loads(data)
         return seen
 
     def _check_place(self) -> None:
         """Workers go by the path, and the open file wherever it is moved: they must not part."""
-        if not disk.is_at(self.path, self._file):
+        if not is_same_file(self.path, self._file):
             raise RunError(f"{self.path.parent} was moved or deleted while it trained; resume it where it is now")
 
     def _write(self, data: bytes) -> None:

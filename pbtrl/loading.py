@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
-from pbtrl.figures import printable
+from pbtrl.errors import ConfigError
 
 Path = tuple[str | int, ...]
 MOST = 100_000  # values in a config; aliases of aliases make billions of a few lines
@@ -26,15 +26,6 @@ DIGITS = 100  # characters of a number; Python itself reads no more than 4300
 SHOWN = 80  # characters of a text in a message
 CORE = "tag:yaml.org,2002:"
 M = TypeVar("M", bound=BaseModel)
-
-
-class ConfigError(Exception):
-    """A config that cannot be run; its text is every error, one per line, and a closing line."""
-
-    def __init__(self, messages: Sequence[str]) -> None:
-        self.messages = tuple(printable(message).replace("\n", "\\n") for message in messages)
-        count = "1 error" if len(self.messages) == 1 else f"{len(self.messages)} errors"
-        super().__init__("\n".join([*self.messages, f"{count}. Nothing was started."]))
 
 
 @dataclass(frozen=True)

@@ -17,22 +17,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from pbtrl import disk
-from pbtrl.children import keep_from_forks
-from pbtrl.strict_json import to_json
+from pbtrl.errors import RunError
+from pbtrl.system.child_process import close_in_forks
+from pbtrl.system.files import is_same_file
+from pbtrl.system.strict_json import to_json
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover
     fcntl = None  # type: ignore[assignment]
-
-
-class RunError(ValueError):
-    """A run directory cannot be made, found, locked or read; one line that says why."""
-
-
-class DamagedError(RunError):
-    """A file of a run is missing or does not say what it should."""
 
 
 class Lock:
@@ -59,10 +52,10 @@ class Lock:
             who = _text(file)
             file.close()
             raise RunError(_busy(self._path, who))
-        if not disk.is_at(self._path, file):
+        if not is_same_file(self._path, file):
             file.close()
             raise RunError(f"{self._path.parent} was removed by somebody else: try again")
-        keep_from_forks(file)
+        close_in_forks(file)
         start = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         text = to_json({"pid": os.getpid(), "host": socket.gethostname(), "start": start}).encode()
         with contextlib.suppress(OSError):  # a full or failing disk; what counts is the kernel's

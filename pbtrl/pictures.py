@@ -31,7 +31,8 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 
-from pbtrl.figures import clock, count, printable, value
+from pbtrl.errors import printable
+from pbtrl.figures import clock, count, value
 from pbtrl.header import Header
 from pbtrl.journal import Line
 from pbtrl.lineage import Stretch, ancestry, copies, stretches

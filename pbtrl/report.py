@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pbtrl import card, disk, pictures, progress, runs, schema, tables
-from pbtrl.figures import clock, printable
+from pbtrl import card, pictures, progress, runs, schema, tables
+from pbtrl.errors import DamagedError, DiskFullError, RunError, printable
+from pbtrl.figures import clock
 from pbtrl.journal import Line
-from pbtrl.lock import DamagedError, RunError
 from pbtrl.population import skips
-from pbtrl.snapshots import write_atomically
+from pbtrl.system.files import make_directory, write_atomically
 
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
 MOST = 200  # lines of a list
@@ -70,10 +70,10 @@ def write(run: Path, *, only: Sequence[str] | None = None, form: pictures.Format
     files: dict[Path, str | bytes] = {run / "report.html": page}
     files |= {run / "plots" / f"{name}.{form}": content for name, content in drawn.items()}
     try:
-        disk.make_folder(run / "plots")
+        make_directory(run / "plots")
         for path, content in files.items():
             write_atomically(path, content)
-    except disk.DiskFullError:
+    except DiskFullError:
         raise
     except OSError as error:
         raise RunError(f"cannot write to {run}: {error.strerror or error}") from error

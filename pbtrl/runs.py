@@ -21,14 +21,15 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pbtrl import card, disk, schema
+from pbtrl import card, schema
+from pbtrl.errors import DamagedError as DamagedError
+from pbtrl.errors import RunError as RunError
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
-from pbtrl.lock import DamagedError as DamagedError
 from pbtrl.lock import Lock, holder
-from pbtrl.lock import RunError as RunError
 from pbtrl.population import Member, Population
 from pbtrl.snapshots import Store
+from pbtrl.system.files import sync_directory
 
 if TYPE_CHECKING:
     from pbtrl.config import Config
@@ -148,7 +149,7 @@ def _word(path: Path) -> str:
 
 def trusting(run: Path, known: Config | None = None) -> str:
     """The same for commands that run its env, which may have to be allowed; its config is read if it is not known."""
-    from pbtrl.config import ConfigError
+    from pbtrl.errors import ConfigError
 
     try:
         imports = (known or config(run)).imports
@@ -324,7 +325,7 @@ def _made(run: Path) -> bool:
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
         run.mkdir()
-        disk.sync_directory(run.parent)
+        sync_directory(run.parent)
     except FileExistsError:
         if run.parent.is_dir():
             return False

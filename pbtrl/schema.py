@@ -13,14 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pbtrl.lock import DamagedError
+from pbtrl.errors import DamagedError, NewerError
 
 SCHEMA = 1
 LARGEST = 64 * 2**20  # bytes; a population of thousands with all its episodes needs less
-
-
-class NewerError(DamagedError):
-    """A file that only a newer pbtrl can read."""
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -18,27 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pbtrl import apart, build, card, evaluation, extension, progress, runs, streams
-from pbtrl.children import is_importing_main
+from pbtrl import build, card, evaluation, extension, progress, runs
 from pbtrl.config import Config, checked, read
 from pbtrl.controller import Controller
-from pbtrl.disk import DiskFullError, ends_here, expect_room
+from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.execution import Executor
 from pbtrl.header import Header
-from pbtrl.interrupts import Interrupted, Signals
 from pbtrl.journal import Journal, Line
 from pbtrl.journal import read as journal_lines
 from pbtrl.loading import Source
-from pbtrl.lock import DamagedError, Lock
+from pbtrl.lock import Lock
 from pbtrl.metrics import reached
 from pbtrl.population import Population
 from pbtrl.retention import Retention
-from pbtrl.runs import RunError
 from pbtrl.schema import SCHEMA
-from pbtrl.snapshots import Store, write_atomically
+from pbtrl.snapshots import Store
 from pbtrl.standings import Standings
-from pbtrl.streams import tell
-from pbtrl.strict_json import to_json
+from pbtrl.system import isolated_call, streams
+from pbtrl.system.child_process import is_importing_main
+from pbtrl.system.files import check_free_space, is_disk_error, write_atomically
+from pbtrl.system.signals import Interrupted, Signals
+from pbtrl.system.streams import tell
+from pbtrl.system.strict_json import to_json
 from pbtrl.tensorboard import TensorBoard
 
 FAILED = 3
@@ -164,7 +165,7 @@ def _begin(
 def _expect_room(run: Path, config: Config, each: int) -> None:
     """A run keeps two snapshots of every member or more, of which one that is resumed has most."""
     what = f"{each} {'snapshots' if each > 1 else 'snapshot'} of each of {config.population.size} members"
-    expect_room(run, each * config.population.size * build.snapshot_bytes(config), what)
+    check_free_space(run, each * config.population.size * build.snapshot_bytes(config), what)
 
 
 def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
@@ -228,7 +229,7 @@ class _Sitting:
             ):
                 return self._sit(executor, board)
         except Exception as error:
-            full = ends_here(error)
+            full = is_disk_error(error)
             with contextlib.suppress(DiskFullError, RunError):
                 card.end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
             if isinstance(error, OSError) and not full and str(error.filename).startswith(f"{run}{os.sep}"):
@@ -348,7 +349,7 @@ class _Sitting:
             return evaluation.choose(self.config, self.run_directory, self.population, self._left(elapsed))
         run = self.run_directory
         arguments = (str(run), self._left(elapsed))
-        best: dict[str, Any] = apart.call("pbtrl.evaluation:choose_of", *arguments, log=run / "log.txt")
+        best: dict[str, Any] = isolated_call.call("pbtrl.evaluation:choose_of", *arguments, log=run / "log.txt")
         return best
 
     def _left(self, elapsed: float) -> float | None:

@@ -20,19 +20,23 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from pbtrl import crash, disk, schema
-from pbtrl.lock import DamagedError
-from pbtrl.strict_json import to_json
+from pbtrl import schema
+from pbtrl.errors import DamagedError, DiskFullError, NewerError, SnapshotError
+from pbtrl.system.crash_points import crash_point
+from pbtrl.system.files import (
+    make_directory,
+    retry_attempts,
+    sync_directory,
+    translate_disk_errors,
+    write_durably,
+)
+from pbtrl.system.strict_json import to_json
 
 Tensors = dict[str, np.ndarray]
 
 
 FILES = ("tensors.safetensors", "state.json", "MANIFEST.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,12}")
-
-
-class SnapshotError(DamagedError):
-    """A snapshot is missing or damaged; the message names it."""
 
 
 class Store:
@@ -67,12 +71,12 @@ class Store:
         manifest = {"schema": schema.SCHEMA, "snapshot": name, **hashes}
         files["MANIFEST.json"] = to_json(manifest).encode()
         final = self.path(name)
-        for last in disk.attempts():
+        for last in retry_attempts():
             try:
-                with disk.room_for(final, sum(map(len, files.values()))):
+                with translate_disk_errors(final, sum(map(len, files.values()))):
                     self._commit(final, files)
                 break
-            except disk.DiskFullError:
+            except DiskFullError:
                 if last:
                     raise
 
@@ -83,7 +87,7 @@ class Store:
         shutil.rmtree(staged, ignore_errors=True)
         try:
             for folder in (self.members, final.parent.parent, final.parent):
-                disk.make_folder(folder)
+                make_directory(folder)
             staged.mkdir()
             self._stage(staged, files)
         except OSError:
@@ -91,17 +95,17 @@ class Store:
             raise
         shutil.rmtree(final, ignore_errors=True)
         staged.rename(final)
-        crash.point("snapshot.renamed")
-        disk.sync_directory(final.parent)
-        crash.point("snapshot.committed")
+        crash_point("snapshot.renamed")
+        sync_directory(final.parent)
+        crash_point("snapshot.committed")
 
     def _stage(self, staged: Path, files: Mapping[str, bytes]) -> None:
-        crash.point("snapshot.staged")
+        crash_point("snapshot.staged")
         for file, data in files.items():
-            _write(staged / file, data)
-            crash.point(f"snapshot.wrote {file}")
-        disk.sync_directory(staged)
-        crash.point("snapshot.synced")
+            write_durably(staged / file, data)
+            crash_point(f"snapshot.wrote {file}")
+        sync_directory(staged)
+        crash_point("snapshot.synced")
 
     def load(self, name: str) -> tuple[Tensors, dict[str, Any]]:
         """Tensors (by name, in order) and state of a snapshot, verified.
@@ -140,15 +144,18 @@ class Store:
         path = self.path(name)
         gone = path.with_name(f".gone-{path.name}")
         path.rename(gone)
-        crash.point("snapshot.hidden")
+        crash_point("snapshot.hidden")
         shutil.rmtree(gone)
-        crash.point("snapshot.removed")
+        crash_point("snapshot.removed")
 
     def quarantine(self, name: str) -> None:
         """Put what is left of a damaged snapshot aside, where nothing takes it for one."""
         path = self.path(name)
         aside = path.parent.parent / "quarantine"
-        with disk.room_for(aside), contextlib.suppress(FileNotFoundError):  # it is missing, or somebody else was faster
+        with (
+            translate_disk_errors(aside),
+            contextlib.suppress(FileNotFoundError),
+        ):  # it is missing, or somebody else was faster
             aside.mkdir(exist_ok=True)
             path.rename(aside / f"{path.name}-{time.time_ns()}")
 
@@ -166,7 +173,7 @@ class Store:
             if (other := manifest.get("snapshot", name)) != name:
                 raise SnapshotError(f"snapshot {name} is that of {other!r} ({path})")
             return {file: _whole(name, path / file, **manifest[file]) for file in FILES if file != "MANIFEST.json"}
-        except (schema.NewerError, SnapshotError):
+        except (NewerError, SnapshotError):
             raise
         except (OSError, DamagedError, KeyError, TypeError) as error:
             raise SnapshotError(f"snapshot {name} is missing or not whole ({path})") from error
@@ -175,7 +182,7 @@ class Store:
 def _object(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     try:
         return schema.parsed(files["state.json"], "state.json")
-    except schema.NewerError:
+    except NewerError:
         raise
     except DamagedError as error:
         raise SnapshotError(f"snapshot {name}: {error}") from error
@@ -199,26 +206,3 @@ def check_fit(own: Tensors, found: Tensors) -> None:
         if ours.get(name) != theirs.get(name):
             here, there = (" ".join(map(str, kinds.get(name, ["missing"]))) for kinds in (ours, theirs))
             raise SnapshotError(f"a snapshot does not fit this agent: {name} is {there} in it, and should be {here}")
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a small file in one step."""
-    staged = path.with_name(f".tmp-{path.name}")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        with disk.room_for(path, len(data)):
-            _write(staged, data)
-    except disk.DiskFullError:
-        staged.unlink(missing_ok=True)
-        raise
-    crash.point(f"{path.name}.staged")
-    staged.replace(path)
-    crash.point(f"{path.name}.replaced")
-    disk.sync_directory(path.parent)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from pbtrl.errors import DimensionError
+
 if TYPE_CHECKING:  # the annotations alone need numpy, and config errors are quicker without it
     import numpy as np
 
@@ -27,14 +29,6 @@ AGENT = "agent"
 
 LARGEST_INTEGER = 2**53
 """Integers above this are not exact as a double, so not in every JSON reader."""
-
-
-class DimensionError(ValueError):
-    """A dimension that contradicts itself; `fields` names the fields at fault, the likeliest first."""
-
-    def __init__(self, message: str, *fields: str) -> None:
-        super().__init__(message)
-        self.fields = fields
 
 
 def _real(value: object) -> object:

@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pbtrl.disk import ends_here
 from pbtrl.figures import value
 from pbtrl.header import Header
 from pbtrl.journal import Line
 from pbtrl.metrics import Metrics, Tail, tags
 from pbtrl.population import Population, mean
+from pbtrl.system.files import is_disk_error
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -102,7 +102,7 @@ class TensorBoard:
 
     def _ended(self, thread: threading.ExceptHookArgs) -> None:
         """A writer's thread that a full disk ended says so to whoever writes next, and not on the terminal."""
-        if thread.exc_value is None or not ends_here(thread.exc_value):
+        if thread.exc_value is None or not is_disk_error(thread.exc_value):
             self._hook(thread)
 
     def _decision(self, line: Line) -> None:

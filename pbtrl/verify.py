@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pbtrl import card, evaluation, journal, runs
-from pbtrl.config import ConfigError
-from pbtrl.lock import DamagedError, Lock, holder
+from pbtrl.errors import ConfigError, DamagedError, NewerError
+from pbtrl.lock import Lock, holder
 from pbtrl.population import Population
-from pbtrl.schema import NewerError
 from pbtrl.snapshots import Store
 
 Kind = Literal["damaged", "newer", "missing", "orphan", "leftover", "torn"]

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pbtrl import card, cli, runs
-from pbtrl.config import ConfigError, parse
-from pbtrl.lock import RunError
+from pbtrl.config import parse
+from pbtrl.errors import ConfigError, RunError
 from tests.command import Command
 
 HEAD = "trainable: {name: quadratic}\nbudget: {env_steps_per_member: 10}\n"

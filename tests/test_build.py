@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import build, cgroups
-from pbtrl.config import Config, ConfigError, load, parse
+from pbtrl import build
+from pbtrl.config import Config, load, parse
+from pbtrl.errors import ConfigError
 from pbtrl.execution.inline import Inline
 from pbtrl.strategies.pbt import PBT
+from pbtrl.system import cgroups
 from tests.command import CART
 
 TOY = """\

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import cgroups
-from pbtrl.cgroups import MemoryLimit
+from pbtrl.system import cgroups
+from pbtrl.system.cgroups import MemoryLimit
 from tests.command import ROOT
 
 V1_UNLIMITED = 2**63 - 4096

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pbtrl.config import Config, ConfigError, json_schema, load, parse, shipped
+from pbtrl.config import Config, json_schema, load, parse, shipped
+from pbtrl.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 FIVE_LINES = """\

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pbtrl import journal, snapshots
-from pbtrl.children import HUNG, how_it_ended
 from pbtrl.controller import Controller, Limits
 from pbtrl.journal import Journal, Line, read
 from pbtrl.population import Assignment, Failure, Population, Report
 from pbtrl.retention import Retention
 from pbtrl.space import LogUniform, SearchSpace
 from pbtrl.strategies.pbt import PBT
+from pbtrl.system.child_process import TIMEOUT_EXIT, describe_exit
 from tests.fakes import LAST, between, died, trained
 
 SIZE, EVERY, HORIZON, MILESTONES = 4, 100, 400, 150
@@ -196,7 +196,7 @@ class Machine(RuleBasedStateMachine):
             assert not self.controller.step()
         assert len(list(read(self.path))) == before
         a = self.pick(which)
-        self.hands.answers.append(Failure(a.id, a.member, f"worker {how_it_ended(HUNG)}", alone=alone))
+        self.hands.answers.append(Failure(a.id, a.member, f"worker {describe_exit(TIMEOUT_EXIT)}", alone=alone))
         self.go()
 
     @waiting

@@ -13,22 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import disk, snapshots
-from pbtrl.disk import DiskFullError
+from pbtrl.errors import DiskFullError, RunError
 from pbtrl.journal import Journal, digest
-from pbtrl.lock import Lock, RunError
+from pbtrl.lock import Lock
 from pbtrl.snapshots import Store
+from pbtrl.system import files
 from tests.command import Command, contents, journal, kinds, weights
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "PAUSES", (0.0,))
+    monkeypatch.setattr(files, "PAUSES", (0.0,))
 
 
 def fill(monkeypatch: pytest.MonkeyPatch, after: int, room_again: int | None = None) -> None:
     """The disk is full after some written files, and stays so, or has room again after some attempts."""
-    real, written = snapshots._write, [0]
+    real, written = files.write_durably, [0]
 
     def write(path: Path, data: bytes) -> None:
         written[0] += 1
@@ -37,7 +37,7 @@ def fill(monkeypatch: pytest.MonkeyPatch, after: int, room_again: int | None = N
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, data)
 
-    monkeypatch.setattr(snapshots, "_write", write)
+    monkeypatch.setattr(files, "write_durably", write)
 
 
 # Snapshots take three files each; before the first come run.json and the two configs.

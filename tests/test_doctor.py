@@ -6,8 +6,9 @@ import os
 
 import pytest
 
-from pbtrl import build, cgroups, doctor
+from pbtrl import build, doctor
 from pbtrl.config import load
+from pbtrl.system import cgroups
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbtrl.disk import DiskFullError
-from pbtrl.journal import Journal, JournalError, Line, canonical, digest, dumps, read
-from pbtrl.lock import RunError
+from pbtrl.errors import DiskFullError, JournalError, NewerError, RunError
+from pbtrl.journal import Journal, Line, canonical, digest, dumps, read
 from pbtrl.population import Population
-from pbtrl.schema import SCHEMA, NewerError
+from pbtrl.schema import SCHEMA
 from tests.fakes import LAST, answer, assign, decision, died, trained
 
 pytestmark = pytest.mark.usefixtures("quick_disk")

@@ -126,14 +126,14 @@ def test_a_child_of_somebody_else_that_trains_while_it_imports_is_refused(tmp_pa
     assert len(list((tmp_path / "runs").iterdir())) == 1
     assert run(
         tmp_path, script(tmp_path, OWN_CHILDREN.replace("TRAIN", SESSION.replace("raise", "#")))
-    ).stderr.endswith(f"pbtrl.lock.RunError: {REFUSED}\n")
+    ).stderr.endswith(f"pbtrl.errors.RunError: {REFUSED}\n")
 
 
 def test_somebody_elses_children_get_the_main_module_as_ever(tmp_path: Path):
     """Also those that another thread starts at the same moment."""
     text = """
 import multiprocessing, threading
-from pbtrl.children import _without_main
+from pbtrl.system.child_process import _without_main
 from tests.test_library import OWN_CHILDREN
 
 def work():

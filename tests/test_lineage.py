@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pbtrl.errors import JournalError
 from pbtrl.header import Header, header, population
-from pbtrl.journal import JournalError, read
+from pbtrl.journal import read
 from pbtrl.lineage import ancestry, copies, roots, schedule, stretches
 from tests.written import Written, one_copy
 

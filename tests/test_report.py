@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 
-from pbtrl import pictures, report, runs
+from pbtrl import errors, pictures, report, runs
 from pbtrl.pictures import PICTURES, Story, draw
 from tests.command import Command, spawn
 from tests.written import Written, one_copy
@@ -201,7 +201,7 @@ def test_a_best_json_of_another_shape_is_damage(tmp_path: Path, best: dict[str, 
     w = one_copy(tmp_path / "a")
     (w.run / "best.json").write_text(json.dumps(best))
     if best and best != {"member": 3}:
-        with pytest.raises(runs.DamagedError, match=r"best\.json cannot be read"):
+        with pytest.raises(errors.DamagedError, match=r"best\.json cannot be read"):
             report.write(w.run)
     else:
         report.write(w.run)
@@ -258,7 +258,7 @@ def finished(run: Path, **timing: float) -> Written:
 def test_times_that_no_run_has_are_damage(tmp_path: Path, timing: dict[str, float]) -> None:
     finished(tmp_path / "a", **timing)
     with pytest.raises(
-        runs.DamagedError, match=r"journal\.jsonl does not fold: ValueError: .* is not in \[0, 1e\+10\]"
+        errors.DamagedError, match=r"journal\.jsonl does not fold: ValueError: .* is not in \[0, 1e\+10\]"
     ):
         report.write(tmp_path / "a")
 
@@ -280,7 +280,7 @@ def test_an_assignment_is_decided_once(tmp_path: Path) -> None:
     again = {**w.next("m00").to_json(), "id": "m00/000000", "parent": "m00/000000"}
     with (w.run / "journal.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "decision", "assignments": [again], "timing": {"elapsed": 1.0}}) + "\n")
-    with pytest.raises(runs.DamagedError, match="m00/000000 was made before"):
+    with pytest.raises(errors.DamagedError, match="m00/000000 was made before"):
         report.write(w.run)
 
 

@@ -15,9 +15,10 @@ from typing import IO
 
 import pytest
 
-from pbtrl import card, lock, runs, snapshots, tables
+from pbtrl import card, lock, runs, tables
+from pbtrl.errors import DamagedError, RunError
 from pbtrl.header import Header
-from pbtrl.runs import DamagedError, RunError
+from pbtrl.system import files
 from tests.command import Command, contents
 from tests.written import Written, one_copy
 
@@ -158,7 +159,7 @@ def test_a_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pyte
     if what == "lock":
         monkeypatch.setattr(lock, "_open", refuses)
     else:
-        monkeypatch.setattr(snapshots, "_write", refuses)
+        monkeypatch.setattr(files, "write_durably", refuses)
     if what == "eval":
         found = pbtrl("eval", "last", "--json")
         assert (found.code, found.json["member"]) == (0, json.loads(before["best.json"])["member"])

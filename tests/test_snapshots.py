@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pbtrl.snapshots import SnapshotError, Store, write_atomically
+from pbtrl.errors import SnapshotError
+from pbtrl.snapshots import Store
+from pbtrl.system.files import write_atomically
 
 NAME = "m03/000012"
 TENSORS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "count": np.array([7])}

@@ -8,17 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbtrl.space import (
-    PRIORS,
-    Choice,
-    DimensionError,
-    IntLogUniform,
-    IntUniform,
-    LogUniform,
-    OneMinusLogUniform,
-    SearchSpace,
-    Uniform,
-)
+from pbtrl.errors import DimensionError
+from pbtrl.space import PRIORS, Choice, IntLogUniform, IntUniform, LogUniform, OneMinusLogUniform, SearchSpace, Uniform
 
 EVERY_KIND = {
     "uniform": Uniform(low=-2.0, high=3.0),

@@ -19,8 +19,9 @@ import pytest
 import safetensors.numpy
 
 from pbtrl import cli
+from pbtrl.errors import SnapshotError
 from pbtrl.schema import LARGEST, SCHEMA
-from pbtrl.snapshots import SnapshotError, Store
+from pbtrl.snapshots import Store
 from tests.command import CART, Command, contents, descendants, journal, spawn
 
 RUN = Path("runs/quadratic")

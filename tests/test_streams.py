@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import progress, streams
+from pbtrl import progress
 from pbtrl.progress import _Terminal
+from pbtrl.system import streams
 from tests.command import ROOT, kinds
 
 TOY = ["quadratic", "execution={backend: processes, workers: 1}", "budget.env_steps_per_member=20"]

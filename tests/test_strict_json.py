@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pbtrl.strict_json import to_json
+from pbtrl.system.strict_json import to_json
 from tests.test_layers import ALL, name
 
 
@@ -37,7 +37,7 @@ def test_the_layout_is_kept() -> None:
     assert to_json([math.nan], indent=2) == "[\n  null\n]"
 
 
-@pytest.mark.parametrize("path", [p for p in ALL if name(p) != "pbtrl.strict_json"], ids=name)
+@pytest.mark.parametrize("path", [p for p in ALL if name(p) != "pbtrl.system.strict_json"], ids=name)
 def test_no_other_module_writes_json(path: Path) -> None:
     tree = ast.parse(path.read_text())
     used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pbtrl.errors import SnapshotError
 from pbtrl.population import Assignment
-from pbtrl.snapshots import SnapshotError, Tensors
+from pbtrl.snapshots import Tensors
 from pbtrl.trainable import Outcome, Singles
 
 TWO = ("m00", "m01")

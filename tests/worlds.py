@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Tuple
 
-from pbtrl import apart
+from pbtrl.system import isolated_call
 
 
 def cart() -> gymnasium.Env[Any, Any]:
@@ -217,7 +217,7 @@ class Odd(gymnasium.Wrapper[Any, Any, Any, Any]):
         return seen[: 3 if self._begun > 1 and self._how == "shape" else 4], info
 
     def step(self, action: Any) -> Any:
-        if multiprocessing.current_process().name == apart.NAME:
+        if multiprocessing.current_process().name == isolated_call.NAME:
             if self._how == "abort":
                 os.abort()
             if self._how == "hang":

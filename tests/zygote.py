@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pbtrl import cli, crash
+from pbtrl import cli
+from pbtrl.system import crash_points
 
 for module in ("pbtrl.agents.impala", "pbtrl.build", "pbtrl.rl.cohort", "pbtrl.session", "pbtrl.tensorboard"):
     importlib.import_module(module)
@@ -29,7 +30,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         for number, name in ((1, os.devnull), (2, log)):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.environ["PBTRL_CRASH_AT"] = task["crash"]
-        importlib.reload(crash)
+        importlib.reload(crash_points)
         code = 1
         try:
             code = cli.main(task["argv"])

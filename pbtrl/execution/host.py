@@ -18,21 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from pbtrl import crash, disk
+from pbtrl.errors import DiskFullError, MismatchError, SnapshotError
 from pbtrl.population import Assignment, Failure, Report
 from pbtrl.schema import SCHEMA
-from pbtrl.snapshots import SnapshotError, Store, Tensors
-from pbtrl.strict_json import to_json
+from pbtrl.snapshots import Store, Tensors
+from pbtrl.system.crash_points import crash_point
+from pbtrl.system.files import make_directory, translate_disk_errors
+from pbtrl.system.strict_json import to_json
 from pbtrl.trainable import Builder, Cohort, Outcome
 
 RAISED = (Exception, SystemExit)  # by a slice; an env that calls sys.exit ends no run
 WHAT_IS_MADE = ("parent", "start", "hyperparameters", "seed")  # depends on these of an assignment
 SHORT_OF_MEMORY = ("MemoryError", "CUDA error: out of memory", "DefaultCPUAllocator: can't allocate memory")
 METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
-
-
-class MismatchError(RuntimeError):
-    """The learner did not use the hyperparameters that it was assigned."""
 
 
 @dataclass
@@ -68,9 +66,9 @@ class Host:
         self._builder = builder
         self._store = Store(members)
         self._members = members
-        disk.make_folder(members)
+        make_directory(members)
         for member in (m for group in groups for m in group):
-            disk.make_folder(members / member)
+            make_directory(members / member)
         self._group = {m: i for i, group in enumerate(groups) for m in group}
         self._room = len(self._group)  # members that train here at a time
         self._threads = threads
@@ -113,7 +111,7 @@ class Host:
                 self._write_metrics(current)
             if over:
                 return self._reports(current)
-        except disk.DiskFullError:
+        except DiskFullError:
             raise
         except RAISED as error:
             return self._failures(current.assignments, error)
@@ -130,7 +128,7 @@ class Host:
         for s in slices:
             try:
                 ended += [] if self._discard_on_stop else self._reports(s)
-            except disk.DiskFullError:
+            except DiskFullError:
                 raise
             except RAISED as error:
                 ended += self._failures(s.assignments, error)
@@ -175,9 +173,9 @@ class Host:
                 cohort.init(slot, a.seed)
             elif held != a.parent:
                 cohort.load(slot, self._parent(a))
-                crash.point("host.loaded")
+                crash_point("host.loaded")
         cohort.begin(group)
-        crash.point("host.began")
+        crash_point("host.began")
         return _Slice(cohort, group)
 
     def _parent(self, a: Assignment) -> Tensors:
@@ -245,7 +243,7 @@ class Host:
         self._store.commit(a.id, tensors, state)
         if not broken:
             self._holds[a.member] = a.id
-        crash.point("host.reports")
+        crash_point("host.reports")
         return report
 
     def _before(self, a: Assignment, broken: Sequence[str]) -> Tensors:
@@ -277,7 +275,7 @@ class Host:
         text = "".join(traceback.format_exception(error))
         for a in group:
             path = self._members / a.member / "log.txt"
-            with disk.room_for(path), path.open("a") as log:
+            with translate_disk_errors(path), path.open("a") as log:
                 log.write(f"{a.id} failed\n{text}\n")
         alone, short = len(group) == 1, _is_of_memory(error)
         if short:
@@ -293,7 +291,7 @@ class Host:
             path = self._members / a.member / "metrics.jsonl"
             if values:
                 line = {"assignment": a.id, "attempt": current.attempt, "time": time.time(), **values}
-                with disk.room_for(path), path.open("a") as file:
+                with translate_disk_errors(path), path.open("a") as file:
                     file.write(to_json(line) + "\n")
 
 

@@ -34,12 +34,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from pbtrl import children, disk
-from pbtrl.children import HUNG, belong_to, print_to, start_shielded
-from pbtrl.disk import DiskFullError
+from pbtrl.errors import DiskFullError, WorkerError
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
-from pbtrl.strict_json import to_json
+from pbtrl.system.child_process import TIMEOUT_EXIT, init_child, join_or_kill, redirect_output, start_ignoring_signals
+from pbtrl.system.files import make_directory
+from pbtrl.system.strict_json import to_json
 
 GAP = 5.0  # seconds without a look at the workers, after which this process was stopped, and they perhaps as well
 
@@ -76,10 +76,6 @@ class WorkerSpec:
             threads=self.threads,
             discard_on_stop=self.discard_on_stop,
         )
-
-
-class WorkerError(RuntimeError):
-    """A worker could not even start; the message holds its traceback."""
 
 
 class Processes:
@@ -180,7 +176,7 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, self.spec, os.getpid()))
         try:
-            start_shielded(self.process)
+            start_ignoring_signals(self.process)
         except OSError as error:
             raise WorkerError(f"a worker cannot be started: {error.strerror or error}") from error
         theirs.close()
@@ -240,12 +236,12 @@ class _Worker:
         return answers
 
     def _died(self, stopping: bool) -> list[Report | Failure]:
-        how = children.end(self.process, 5)
+        how = join_or_kill(self.process, 5)
         lost, self._under_way = self._under_way, {}
         self.open -= set(lost)
         if len(lost) > 1:
             self._suspects |= set(lost)
-        alone = len(lost) == 1 and not (self.process.exitcode == HUNG and self._excused(lost))
+        alone = len(lost) == 1 and not (self.process.exitcode == TIMEOUT_EXIT and self._excused(lost))
         self.pipe.close()
         if stopping:
             self.open.clear()
@@ -281,13 +277,13 @@ class _Worker:
             self.close()
 
     def close(self) -> None:
-        children.end(self.process, 5 if self._began else 0)
+        join_or_kill(self.process, 5 if self._began else 0)
         self.pipe.close()
 
 
 def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
     """The worker's loop."""
-    belong_to(parent, pipe)
+    init_child(parent, pipe)
     try:
         _log_output(Path(spec.members) / spec.groups[0][0])
         if hasattr(os, "sched_setaffinity"):
@@ -340,6 +336,6 @@ def _tell(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
 
 def _log_output(member: Path) -> None:
     """What libraries and envs print goes to the log of the worker's first member, not to the console."""
-    disk.make_folder(member.parent)
-    disk.make_folder(member)
-    print_to(member / "log.txt")
+    make_directory(member.parent)
+    make_directory(member)
+    redirect_output(member / "log.txt")

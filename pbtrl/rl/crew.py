@@ -25,19 +25,16 @@ from typing import Any, Protocol
 
 import torch
 
-from pbtrl import children, heap
-from pbtrl.children import belong_to, start_shielded
-from pbtrl.strict_json import to_json
+from pbtrl.errors import WorkerPoolError
+from pbtrl.system.child_process import init_child, join_or_kill, start_ignoring_signals
+from pbtrl.system.malloc import retain_freed_memory
+from pbtrl.system.strict_json import to_json
 
 WAIT = 0.5  # seconds that a turn waits for an answer; then the worker looks at its own pipe
 PATIENCE = 1800.0  # seconds that all who have work may be silent: a block can be long, and a hung env has its own alarm
 DEATHS = 3
 
 Message = dict[str, Any]
-
-
-class CrewError(RuntimeError):
-    """A process raised, which a note tells in full, or died again and again."""
 
 
 class Hand(Protocol):
@@ -175,7 +172,7 @@ class Crew:
             self._died(i)
             return
         if error := message.get("error"):
-            raised = CrewError(f"process {i} raised {error}")
+            raised = WorkerPoolError(f"process {i} raised {error}")
             raised.add_note(message["traceback"])
             raise raised
         process.asked.pop(0)
@@ -192,7 +189,7 @@ class Crew:
         self._lost += sum(message["steps"] for message in unanswered)
         if process.deaths >= self._most:
             again = f" {process.deaths} times without a block in between, at last" if process.deaths > 1 else ""
-            raise CrewError(f"process {i} died{again}: {how}")
+            raise WorkerPoolError(f"process {i} died{again}: {how}")
         if self._on_death:
             self._on_death(i, unanswered)
         process.start(*self._hire(i))
@@ -225,7 +222,7 @@ class _Process:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, os.getpid(), make, arguments), daemon=True)
-        start_shielded(process)
+        start_ignoring_signals(process)
         theirs.close()
         self._running, self.begun = (process, ours), False
 
@@ -246,7 +243,7 @@ class _Process:
         process, pipe = self._running
         pipe.close()
         self._running = None
-        return children.end(process, patience)
+        return join_or_kill(process, patience)
 
 
 def _close(processes: Sequence[_Process]) -> None:
@@ -260,8 +257,8 @@ def _close(processes: Sequence[_Process]) -> None:
 
 def _work(pipe: Connection, parent: int, make: Callable[..., Hand], arguments: tuple[Any, ...]) -> None:
     """A process's loop."""
-    belong_to(parent, pipe)
-    heap.keep()
+    init_child(parent, pipe)
+    retain_freed_memory()
     torch.set_num_threads(1)
     hand = None
     try:

@@ -19,17 +19,17 @@ from typing import Any
 import pytest
 import torch
 
-from pbtrl import children
-from pbtrl.children import how_it_ended
 from pbtrl.controller import Controller, Limits
+from pbtrl.errors import WorkerError
 from pbtrl.execution import Executor
-from pbtrl.execution import processes as processes_module
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
-from pbtrl.execution.processes import Processes, WorkerError, WorkerSpec
+from pbtrl.execution.processes import Processes, WorkerSpec
 from pbtrl.journal import Journal, Line, digest, read
 from pbtrl.population import Assignment, Failure, Population, Report
 from pbtrl.strategies.pbt import PBT
+from pbtrl.system import child_process
+from pbtrl.system.child_process import describe_exit
 from tests.conformance import ExecutorConformance, drain, run_toy, toy_space, weights
 from tests.fakes import LAST, FakeCohort, build
 
@@ -180,7 +180,7 @@ def test_a_worker_whose_env_forked_a_helper_is_seen_to_die(tmp_path: Path) -> No
 def test_a_hang_while_this_process_was_stopped_too_is_forgiven_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes_module, "GAP", 0.3)
+    monkeypatch.setattr(processes, "GAP", 0.3)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     executor = processes(tmp_path / "members", {"endless": True, "tell": str(fifo)}, 1)
@@ -204,10 +204,10 @@ def test_a_hang_while_this_process_was_stopped_too_is_forgiven_once(
 def test_a_death_says_how_much_memory_it_had_at_most() -> None:
     script = "import os; x = bytearray(300 << 20); os.kill(os.getpid(), 9)"
     code = subprocess.run([sys.executable, "-c", script], check=False).returncode
-    found = re.fullmatch(r"killed by signal 9 \(out of memory\? it had at most ([\d,]+) MiB\)", how_it_ended(code))
+    found = re.fullmatch(r"killed by signal 9 \(out of memory\? it had at most ([\d,]+) MiB\)", describe_exit(code))
     assert found
     assert 300 < int(found[1].replace(",", "")) < 100_000
-    assert (how_it_ended(3), how_it_ended(-11)) == ("exit code 3", "killed by signal 11")
+    assert (describe_exit(3), describe_exit(-11)) == ("exit code 3", "killed by signal 11")
 
 
 def test_a_worker_dead_before_a_stop_does_not_hold_it_up(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def sleeps(pipe: Connection, parent: int, fifo: str) -> None:
 def test_a_signal_while_somebody_asked_is_started_leaves_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fifo, real = tmp_path / "fifo", children.start_shielded
+    fifo, real = tmp_path / "fifo", child_process.start_ignoring_signals
     os.mkfifo(fifo)
 
     def interrupted(process: BaseProcess) -> None:
@@ -356,9 +356,9 @@ def test_a_signal_while_somebody_asked_is_started_leaves_nobody(
         raise KeyboardInterrupt
 
     asked: list[int] = []
-    monkeypatch.setattr(children, "start_shielded", interrupted)
+    monkeypatch.setattr(child_process, "start_ignoring_signals", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        children.answer(sleeps, str(fifo))
+        child_process.call_in_child(sleeps, str(fifo))
     assert ended(asked[0])
 
 

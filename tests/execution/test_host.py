@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from pbtrl.errors import WorkerPoolError
 from pbtrl.execution.host import Host
 from pbtrl.population import Assignment, Failure, Report
-from pbtrl.rl.crew import CrewError
 from pbtrl.snapshots import Store, Tensors
 from tests.fakes import FakeBuilder, FakeCohort
 
@@ -414,7 +414,7 @@ SHORTAGES = [
     torch.OutOfMemoryError("CUDA out of memory."),
     torch.AcceleratorError("CUDA error: out of memory"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
-    CrewError("process 0 raised OutOfMemoryError: CUDA out of memory."),
+    WorkerPoolError("process 0 raised OutOfMemoryError: CUDA out of memory."),
     None,
 ]
 

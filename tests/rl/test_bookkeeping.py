@@ -12,10 +12,10 @@ import torch
 
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.envs import Vector
+from pbtrl.errors import SnapshotError
 from pbtrl.rl import cohort as module
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.setting import env_seeds, seed_for
-from pbtrl.snapshots import SnapshotError
 from tests.rl.test_cohort import CARTPOLE, builder, slice_of
 
 TWO = ("m00", "m01")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pbtrl.rl import crew as module
-from pbtrl.rl.crew import PATIENCE, Crew, CrewError, Message
+from pbtrl.errors import WorkerPoolError
+from pbtrl.rl.crew import PATIENCE, Crew, Message
 from tests.rl.conftest import Local
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -94,7 +94,7 @@ def test_only_deaths_in_a_row_are_too_many() -> None:
         crew.settle()
     assert crew.deaths == 3
     die()
-    with pytest.raises(CrewError, match="process 0 died 2 times without a block in between, at last: killed"):
+    with pytest.raises(WorkerPoolError, match="process 0 died 2 times without a block in between, at last: killed"):
         die()
     crew.close()
 
@@ -105,7 +105,7 @@ def test_only_silence_in_a_row_is_too_long(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Local, "kill", lambda self: killed.append(self))
     quiet = 0.6 * PATIENCE
     says: list[bool] = []
-    monkeypatch.setattr(module, "wait", lambda pipes, timeout: pipes[1:] if says.pop(0) else [])
+    monkeypatch.setattr(crew, "wait", lambda pipes, timeout: pipes[1:] if says.pop(0) else [])
 
     def hear(*script: bool) -> int:
         says.extend(script)

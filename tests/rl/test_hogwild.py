@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pbtrl.agents.optim import rmsprop
-from pbtrl.rl.crew import CrewError
+from pbtrl.errors import WorkerPoolError
 from pbtrl.rl.hogwild import HogwildCohort
 from pbtrl.rl.shared import Shared
 from tests.conformance import assert_equal
@@ -62,7 +62,7 @@ def test_one_process_is_the_serial_run_bit_for_bit(env: dict[str, Any], agent: d
     # and where it dies, the slice is to be run again, not to be gone on with
     shared.begin([slice_of(m, 340, 2) for m in TWO])
     os.kill(shared._peers.crew._processes[0]._running[0].pid, signal.SIGKILL)
-    with pytest.raises(CrewError, match="process 0 died: killed by signal 9"):
+    with pytest.raises(WorkerPoolError, match="process 0 died: killed by signal 9"):
         shared.turn()
     shared.close()
 

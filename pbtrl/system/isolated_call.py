@@ -9,46 +9,40 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pbtrl import children
-from pbtrl.children import DiedError, belong_to, print_to
-from pbtrl.disk import DiskFullError
-from pbtrl.lock import DamagedError
-from pbtrl.strict_json import to_json
+from pbtrl.errors import ChildDiedError, DamagedError, DiskFullError, IsolatedCallError
+from pbtrl.system.child_process import call_in_child, init_child, redirect_output
+from pbtrl.system.strict_json import to_json
 
 NAME = "apart"  # of the process
-
-
-class ApartError(RuntimeError):
-    """It raised, with its traceback as a note, or its process died; one line that says which."""
 
 
 def call(function: str, *arguments: Any, log: Path) -> Any:
     """What `module:function` answers to these arguments, all of it JSON; what it prints goes to `log`.
 
     Raises:
-        ApartError: see above.
+        IsolatedCallError: see above.
         DamagedError, DiskFullError: as the function did.
     """
     task = to_json({"function": function, "arguments": arguments, "log": str(log)})
     try:
-        answer = json.loads(children.answer(_answer, task, name=NAME))
-    except DiedError as death:
-        raise ApartError(f"its process died ({death})") from None
+        answer = json.loads(call_in_child(_answer, task, name=NAME))
+    except ChildDiedError as death:
+        raise IsolatedCallError(f"its process died ({death})") from None
     if text := answer.get("damaged"):
         raise DamagedError(text)
     if text := answer.get("full"):
         raise DiskFullError(text)
     if text := answer.get("error"):
-        error = ApartError(text)
+        error = IsolatedCallError(text)
         error.add_note(answer["trace"])
         raise error
     return answer["result"]
 
 
 def _answer(pipe: Connection, parent: int, task: str) -> None:
-    belong_to(parent, pipe)
+    init_child(parent, pipe)
     asked = json.loads(task)
-    print_to(Path(asked["log"]))
+    redirect_output(Path(asked["log"]))
     module, function = asked["function"].split(":")
     try:
         answer = {"result": getattr(importlib.import_module(module), function)(*asked["arguments"])}

@@ -10,7 +10,7 @@ _name, _, _count = os.environ.get("PBTRL_CRASH_AT", "").partition(":")
 _left = int(_count or 1)
 
 
-def point(name: str) -> None:
+def crash_point(name: str) -> None:
     """Die here, if this is where the environment asks for it."""
     global _left
     if name != _name:

@@ -19,32 +19,30 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Any
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-HUNG = -signal.SIGALRM
+from pbtrl.errors import ChildDiedError
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TIMEOUT_EXIT = -signal.SIGALRM
 SAFE, OURS = "PYTHONSAFEPATH", "pbtrl"
 _one_start = threading.Lock()
 
 
-class DiedError(RuntimeError):
-    """A process ended without an answer; the message says how."""
-
-
-def answer(target: Callable[..., None], *arguments: object, name: str | None = None) -> bytes:
+def call_in_child(target: Callable[..., None], *arguments: object, name: str | None = None) -> bytes:
     """What `target(pipe, our process id, *arguments)` sends from a process of its own, which is ended then.
 
     Raises:
-        DiedError: it sent nothing.
+        ChildDiedError: it sent nothing.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=target, args=(theirs, os.getpid(), *arguments), name=name)
     try:
-        start_shielded(process)
+        start_ignoring_signals(process)
         theirs.close()
         return ours.recv_bytes()
     except EOFError:
         process.join()
-        raise DiedError(how_it_ended(process.exitcode)) from None
+        raise ChildDiedError(describe_exit(process.exitcode)) from None
     finally:
         if process.pid is not None:
             process.kill()
@@ -52,14 +50,14 @@ def answer(target: Callable[..., None], *arguments: object, name: str | None = N
         ours.close()
 
 
-def keep_from_forks(held: Connection | IO[bytes]) -> None:
+def close_in_forks(held: Connection | IO[bytes]) -> None:
     """Whom an env forks shall not have a pipe's end or a lock, and hold it when this process is dead."""
     if hasattr(os, "register_at_fork"):
         still = weakref.ref(held)
         os.register_at_fork(after_in_child=lambda: (own := still()) and own.close())
 
 
-def end(process: BaseProcess, patience: float) -> str:
+def join_or_kill(process: BaseProcess, patience: float) -> str:
     """Wait so many seconds for its end, and enforce it; how it ended.
 
     `join` with a timeout would wait for a pipe as well, which whom it forked may hold open.
@@ -70,17 +68,17 @@ def end(process: BaseProcess, patience: float) -> str:
     if process.is_alive():
         process.kill()
         process.join()
-    return how_it_ended(process.exitcode)
+    return describe_exit(process.exitcode)
 
 
-def start_shielded(process: BaseProcess) -> None:
+def start_ignoring_signals(process: BaseProcess) -> None:
     """Start a process that a Ctrl-C, which reaches the whole process group, does not end; only a kill does.
 
     It inherits the mask, so this holds also while it is still starting. And it inherits SAFE: an interpreter that is
     begun with a command looks for its own modules in the working directory first, which may be a stranger's.
     """
     with _one_start:  # of several threads
-        before, safe = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS), os.environ.get(SAFE)
+        before, safe = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS), os.environ.get(SAFE)
         os.environ[SAFE] = safe or OURS
         try:
             with _without_main():
@@ -113,19 +111,19 @@ def is_importing_main() -> bool:
     return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
-def belong_to(parent: int, pipe: Connection) -> None:
+def init_child(parent: int, pipe: Connection) -> None:
     """In the child, first of all: do not heed what asks to stop, end with the parent, and keep the pipe for oneself.
 
     Linux kills it then; elsewhere its loop has to look for the parent. What an env starts shall not inherit any of it:
     signals with a handler are a new program's own again, ignored or blocked ones are not.
     """
-    keep_from_forks(pipe)
+    close_in_forks(pipe)
     _put_back(None if os.environ.get(SAFE) == OURS else os.environ.get(SAFE))
-    for number in STOPS:
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it, also for what an env starts
             signal.signal(number, lambda *_: None)
             signal.siginterrupt(number, False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
@@ -139,7 +137,7 @@ def _put_back(safe: str | None) -> None:
         os.environ[SAFE] = safe
 
 
-def print_to(log: Path) -> None:
+def redirect_output(log: Path) -> None:
     """What libraries and envs print in this process goes to a file, and not to the console."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
@@ -147,12 +145,12 @@ def print_to(log: Path) -> None:
     os.close(descriptor)
 
 
-def how_it_ended(code: int | None) -> str:
+def describe_exit(code: int | None) -> str:
     """A dead process's exit code in words."""
     how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
         return f"{how} (out of memory? it had at most {_largest():,.0f} MiB)"
-    return how + (": its envs took longer than failure.env_step_timeout" if code == HUNG else "")
+    return how + (": its envs took longer than failure.env_step_timeout" if code == TIMEOUT_EXIT else "")
 
 
 def _largest() -> float:

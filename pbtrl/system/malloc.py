@@ -10,7 +10,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 LARGEST = 2**30  # bytes; what is larger comes from the system each time
 
 
-def keep() -> None:
+def retain_freed_memory() -> None:
     """From now on this process keeps what it frees, for itself. Only glibc can do that; others are left as they are."""
     try:
         mallopt = ctypes.CDLL(None).mallopt

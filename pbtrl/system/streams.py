@@ -8,8 +8,7 @@ import os
 import sys
 from typing import TextIO
 
-from pbtrl.disk import DiskFullError
-from pbtrl.figures import printable
+from pbtrl.errors import DiskFullError, printable
 
 GONE = frozenset({errno.EPIPE, errno.EIO})  # the reader of a pipe ended; the terminal was closed
 

@@ -11,22 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from pbtrl.errors import DiskFullError
+from pbtrl.system.crash_points import crash_point
+
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FAULTY = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN})  # the last two: a server that went
 PAUSES = (0.5, 2.0)  # seconds between attempts: somebody may be tidying up
 
 
-class DiskFullError(OSError):
-    """There is no room for a file, or its disk fails; one line that says where, and how much is needed."""
-
-
-def ends_here(error: BaseException) -> bool:
+def is_disk_error(error: BaseException) -> bool:
     """Whether this is the disk's fault: full, or failing."""
     return isinstance(error, OSError) and (isinstance(error, DiskFullError) or error.errno in FULL | FAULTY)
 
 
 @contextmanager
-def room_for(path: Path, size: int = 0) -> Iterator[None]:
+def translate_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
     """Turn an OSError that means a full or failing disk into a DiskFullError that says so.
 
     Args:
@@ -46,7 +45,7 @@ def room_for(path: Path, size: int = 0) -> Iterator[None]:
         raise DiskFullError(f"no room on the disk for {path}: {needed}, {_free(path):,} are free") from error
 
 
-def expect_room(run: Path, size: int, what: str) -> None:
+def check_free_space(run: Path, size: int, what: str) -> None:
     """Raise DiskFullError where a run will not have room for `size` bytes: better now than after an hour.
 
     A file system without any space at all is not full: nothing can be written to it, which its writer will say.
@@ -55,9 +54,9 @@ def expect_room(run: Path, size: int, what: str) -> None:
         raise DiskFullError(f"no room on the disk for {run}: {size:,} bytes are needed for {what}, {free:,} are free")
 
 
-def make_folder(path: Path) -> None:
+def make_directory(path: Path) -> None:
     """A folder in one that is there, also after a power failure; nobody but `train` makes that of a run."""
-    with room_for(path):
+    with translate_disk_errors(path):
         try:
             path.mkdir()
         except FileExistsError:
@@ -65,7 +64,7 @@ def make_folder(path: Path) -> None:
         sync_directory(path.parent)
 
 
-def is_at(path: Path, file: IO[bytes]) -> bool:
+def is_same_file(path: Path, file: IO[bytes]) -> bool:
     """Whether an open file is still what lies there: its folder may have been moved, removed or made anew since."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
@@ -82,7 +81,7 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def attempts() -> Iterator[bool]:
+def retry_attempts() -> Iterator[bool]:
     """Whether this is the last one; the next one comes after a pause."""
     for pause in PAUSES:
         yield False
@@ -97,3 +96,27 @@ def _free(path: Path) -> int:
 def _existing(path: Path) -> Path:
     """The path, or of the folders above it the lowest that exists."""
     return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a small file in one step."""
+    staged = path.with_name(f".tmp-{path.name}")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with translate_disk_errors(path, len(data)):
+            write_durably(staged, data)
+    except DiskFullError:
+        staged.unlink(missing_ok=True)
+        raise
+    crash_point(f"{path.name}.staged")
+    staged.replace(path)
+    crash_point(f"{path.name}.replaced")
+    sync_directory(path.parent)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

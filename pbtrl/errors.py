@@ -1,0 +1,106 @@
+"""Every error that pbtrl raises on purpose, each with a message that stands on its own.
+
+    PbtrlError
+    ├── ConfigError            a config that cannot run                              exit code 2
+    ├── EnvError               an env that cannot be made, or breaks its contract    exit code 3
+    ├── RunError               a run directory cannot be created, found, locked or read   2
+    │   └── DamagedError       a file of a run is missing or damaged                 exit code 4
+    │       ├── JournalError
+    │       ├── SnapshotError
+    │       └── NewerError     only a newer pbtrl can read it
+    ├── DiskFullError          no space, or a failing disk (also an OSError)         exit code 75
+    ├── WorkerError            a worker process could not start                      exit code 3
+    ├── WorkerPoolError        a process of a cohort raised, or died repeatedly
+    ├── IsolatedCallError      a call in a process of its own raised or died
+    ├── ChildDiedError         a child process ended without an answer
+    ├── MismatchError          the learner did not use its assigned hyperparameters
+    └── DimensionError         a search dimension that contradicts itself
+
+`except PbtrlError` catches all of them. A bug is any other exception; the command line shows its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PbtrlError(Exception):
+    """Base of every error that pbtrl raises on purpose."""
+
+
+def printable(text: str) -> str:
+    """Text with its control characters spelled out, so that names from elsewhere cannot control the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+class ConfigError(PbtrlError):
+    """A config that cannot run.
+
+    Attributes:
+        messages: every mistake, in one line each. The error's text is these lines and a closing line.
+    """
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        self.messages = tuple(printable(message).replace("\n", "\\n") for message in messages)
+        count = "1 error" if len(self.messages) == 1 else f"{len(self.messages)} errors"
+        super().__init__("\n".join([*self.messages, f"{count}. Nothing was started."]))
+
+
+class RunError(PbtrlError, ValueError):
+    """A run directory cannot be created, found, locked or read."""
+
+
+class DamagedError(RunError):
+    """A file of a run is missing or holds something that pbtrl never wrote."""
+
+
+class JournalError(DamagedError):
+    """The journal cannot be read; the message names the file and the line."""
+
+
+class SnapshotError(DamagedError):
+    """A snapshot is missing or damaged; the message names it."""
+
+
+class NewerError(DamagedError):
+    """A file that only a newer pbtrl can read."""
+
+
+class DiskFullError(PbtrlError, OSError):
+    """No space for a file, or a failing disk; the message says where, and how much is needed."""
+
+
+class WorkerError(PbtrlError, RuntimeError):
+    """A worker process could not start; the message holds its traceback."""
+
+
+class WorkerPoolError(PbtrlError, RuntimeError):
+    """A process of a cohort raised (its traceback is a note of the error), or died repeatedly."""
+
+
+class IsolatedCallError(PbtrlError, RuntimeError):
+    """A call in a process of its own raised (its traceback is a note of the error), or the process died."""
+
+
+class ChildDiedError(PbtrlError, RuntimeError):
+    """A child process ended without an answer; the message says how it ended."""
+
+
+class MismatchError(PbtrlError, RuntimeError):
+    """The learner did not use the hyperparameters that it was assigned."""
+
+
+class DimensionError(PbtrlError, ValueError):
+    """A search dimension that contradicts itself.
+
+    Attributes:
+        fields: the fields at fault, the likeliest first.
+    """
+
+    def __init__(self, message: str, *fields: str) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class EnvError(PbtrlError, ValueError):
+    """An env that cannot be made as configured, or breaks its contract; the message names it."""

@@ -1,0 +1,1 @@
+"""The machine underneath: processes, files, signals, memory. Knows nothing of runs or populations."""
