@@ -34,8 +34,9 @@ import numpy as np
 
 from pbtrl import build, envs
 from pbtrl.config import Acting, Config
+from pbtrl.core.messages import Assignment
+from pbtrl.core.population import Population
 from pbtrl.errors import ConfigError, WorkerError
-from pbtrl.population import Assignment, Population
 from pbtrl.system.child_process import init_child, start_ignoring_signals
 
 PHASES = {

@@ -20,18 +20,20 @@ import numpy as np
 
 from pbtrl import envs
 from pbtrl.config import Config
-from pbtrl.controller import Limits
+from pbtrl.core.dimensions import AGENT, Choice
+from pbtrl.core.messages import Assignment
+from pbtrl.core.population import FitnessRule
+from pbtrl.core.search_space import MixedSearchSpace
+from pbtrl.core.stopping import StopCriteria
+from pbtrl.core.tensors import Tensors, check_fit
+from pbtrl.core.trainable import Builder, Cohort
 from pbtrl.errors import SnapshotError
 from pbtrl.execution import Executor
 from pbtrl.header import Header
 from pbtrl.loading import Fault, Source
-from pbtrl.population import Assignment, FitnessRule
-from pbtrl.snapshots import Tensors, check_fit
-from pbtrl.space import AGENT, Choice, Mix
 from pbtrl.strategies import Strategy
 from pbtrl.system import cgroups
 from pbtrl.system.malloc import retain_freed_memory
-from pbtrl.trainable import Builder, Cohort
 from pbtrl.trainables.quadratic import QuadraticBuilder
 
 if TYPE_CHECKING:
@@ -122,16 +124,16 @@ def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
     rule = config.strategy
     if rule.name == "random_search" or rule.explore.method == "none":
         return {}
-    spaces = config.space.spaces if isinstance(config.space, Mix) else {"": config.space}
+    spaces = config.space.spaces if isinstance(config.space, MixedSearchSpace) else {"": config.space}
     return {
         agent: {name: dimension.limits for name, dimension in space.items() if not isinstance(dimension, Choice)}
         for agent, space in spaces.items()
     }
 
 
-def limits(config: Config) -> Limits:
+def limits(config: Config) -> StopCriteria:
     """What ends the run besides the members' own budgets."""
-    return Limits(
+    return StopCriteria(
         wall_clock=config.budget.wall_clock,
         total_steps=config.budget.total_steps,
         until_fitness=config.budget.until_fitness,

@@ -5,8 +5,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
+from pbtrl.core.dimensions import AGENT, Choice, IntLogUniform, IntUniform
 from pbtrl.loading import Fault, Path, shown, unknown
-from pbtrl.space import AGENT, Choice, IntLogUniform, IntUniform
 
 if TYPE_CHECKING:
     from pbtrl.config import Acting, Config

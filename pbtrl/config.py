@@ -19,9 +19,10 @@ from pydantic_core import PydanticCustomError
 
 from pbtrl import checks
 from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
+from pbtrl.core.dimensions import MEMBERS, PRIORS, Dimension, Real, Value, Whole
+from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.errors import ConfigError
 from pbtrl.loading import Source, Tagged, dumped, validated
-from pbtrl.space import MEMBERS, PRIORS, Dimension, Mix, Real, SearchSpace, Value, Whole
 from pbtrl.strategies.settings import STRATEGIES, Count, Pbt, Strategy
 from pbtrl.system.strict_json import to_json
 
@@ -326,12 +327,12 @@ class Config(_Section):
         return self.model_construct(**mine)
 
     @cached_property
-    def space(self) -> SearchSpace | Mix:
+    def space(self) -> SearchSpace | MixedSearchSpace:
         """The search space, or that of every agent in the mix."""
         if self.agents is None:
             return self._narrowed()
         spaces = {name: SearchSpace(kind._narrowed(), name) for name, kind in self.kinds.items() if name is not None}
-        return Mix(spaces, self.population.mix or {})
+        return MixedSearchSpace(spaces, self.population.mix or {})
 
     def _narrowed(self) -> SearchSpace:
         """The search space of one agent, `bounds: none` narrowed to what it accepts."""

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.population import Population
+from pbtrl.core.stopping import StopCriteria
 from pbtrl.execution import Executor
 from pbtrl.journal import Journal, Line
-from pbtrl.population import Assignment, Failure, Population, Report
 from pbtrl.strategies import Strategy
 
 SAVING = 7.0  # seconds that members have after a signal, of the ten within which a run should end
@@ -30,35 +32,6 @@ class Listener(Protocol):
 
     def tick(self) -> None:
         """Called a few times a second."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What ends a run besides the strategy. None means no limit.
-
-    Attributes:
-        wall_clock: seconds of this and earlier sittings.
-        total_steps: env steps of the whole population.
-        until_fitness: a member's fitness that is enough.
-        deaths: of an assignment that is alone in its worker, after which it is not tried again: the member is given
-            up, and the strategy decides.
-    """
-
-    wall_clock: float | None = None
-    total_steps: int | None = None
-    until_fitness: float | None = None
-    deaths: int = 3
-
-    def reached(self, population: Population, seconds: float) -> str | None:
-        """Why the run should end now, or None."""
-        best = population.best
-        if self.wall_clock is not None and seconds >= self.wall_clock:
-            return "wall clock"
-        if self.total_steps is not None and population.step >= self.total_steps:
-            return "total steps"
-        if self.until_fitness is not None and best and best.fitness is not None and best.fitness >= self.until_fitness:
-            return "fitness reached"
-        return None
 
 
 @dataclass(frozen=True)
@@ -83,7 +56,7 @@ class Controller:
     strategy: Strategy
     executor: Executor
     journal: Journal
-    limits: Limits = Limits()
+    limits: StopCriteria = field(default_factory=StopCriteria)
     listeners: Sequence[Listener] = ()
     earlier: float = 0.0
     interrupted: Callable[[], bool] = lambda: False

@@ -112,7 +112,7 @@ def _memory(config: Config | None) -> str:
 def _measured(config: Config) -> int | None:
     """Bytes resident of one worker, with those who act for it, once it has learned from a block."""
     from pbtrl import build
-    from pbtrl.population import Population
+    from pbtrl.core.population import Population
 
     members = list(Population(config.population.size, config.seed).members)
     share = build.shares(config, members)[0]

@@ -18,10 +18,10 @@ import numpy as np
 
 from pbtrl import build, runs, schema
 from pbtrl.config import Config
+from pbtrl.core.dimensions import AGENT
+from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, NewerError, RunError, SnapshotError
-from pbtrl.population import Population
 from pbtrl.snapshots import Store
-from pbtrl.space import AGENT
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
 

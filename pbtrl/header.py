@@ -16,11 +16,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from typing import Any, Literal
 
+from pbtrl.core.dimensions import AGENT, MEMBERS
+from pbtrl.core.messages import Hyperparameters
+from pbtrl.core.population import FitnessRule, Population
 from pbtrl.errors import JournalError
 from pbtrl.journal import Line
-from pbtrl.population import FitnessRule, Hyperparameters, Population
 from pbtrl.schema import SCHEMA
-from pbtrl.space import AGENT, MEMBERS
 
 BEYOND = 2**256  # a seed or a number of steps
 

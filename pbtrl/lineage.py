@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pbtrl.core.messages import Hyperparameters
+from pbtrl.core.population import Population
 from pbtrl.header import split
 from pbtrl.journal import Line
-from pbtrl.population import Hyperparameters, Population
 
 
 @dataclass(frozen=True)

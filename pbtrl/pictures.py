@@ -31,12 +31,12 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLocator, NullFormatter
 
+from pbtrl.core.population import Population
 from pbtrl.errors import printable
 from pbtrl.figures import clock, count, value
 from pbtrl.header import Header
 from pbtrl.journal import Line
 from pbtrl.lineage import Stretch, ancestry, copies, stretches
-from pbtrl.population import Population
 
 Format = Literal["svg", "png"]
 Point = tuple[float, float]

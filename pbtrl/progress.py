@@ -21,13 +21,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from pbtrl.core.dimensions import AGENT
+from pbtrl.core.population import Population, mean
 from pbtrl.errors import printable
 from pbtrl.figures import clock, count, mixture, rank_score, score, value
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
 from pbtrl.lineage import ancestry, schedule, stretches
-from pbtrl.population import Population, mean
-from pbtrl.space import AGENT
 from pbtrl.standings import Event, Row, Standings
 from pbtrl.system.strict_json import to_json
 from pbtrl.tables import truncation

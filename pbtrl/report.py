@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl import card, pictures, progress, runs, schema, tables
+from pbtrl.core.messages import skips
 from pbtrl.errors import DamagedError, DiskFullError, RunError, printable
 from pbtrl.figures import clock
 from pbtrl.journal import Line
-from pbtrl.population import skips
 from pbtrl.system.files import make_directory, write_atomically
 
 MIME = {"svg": "image/svg+xml", "png": "image/png"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from pbtrl.core.population import Population
 from pbtrl.journal import Line
-from pbtrl.population import Population
 from pbtrl.snapshots import Store
 
 

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pbtrl import card, schema
+from pbtrl.core.population import Member, Population
 from pbtrl.errors import DamagedError as DamagedError
 from pbtrl.errors import RunError as RunError
 from pbtrl.header import Header, split
 from pbtrl.journal import Line, read
 from pbtrl.lock import Lock, holder
-from pbtrl.population import Member, Population
 from pbtrl.snapshots import Store
 from pbtrl.system.files import sync_directory
 

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from pbtrl import build, card, evaluation, extension, progress, runs
 from pbtrl.config import Config, checked, read
 from pbtrl.controller import Controller
+from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.execution import Executor
 from pbtrl.header import Header
@@ -29,7 +30,6 @@ from pbtrl.journal import read as journal_lines
 from pbtrl.loading import Source
 from pbtrl.lock import Lock
 from pbtrl.metrics import reached
-from pbtrl.population import Population
 from pbtrl.retention import Retention
 from pbtrl.schema import SCHEMA
 from pbtrl.snapshots import Store

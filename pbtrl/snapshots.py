@@ -21,6 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 from pbtrl import schema
+from pbtrl.core.tensors import Tensors
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, SnapshotError
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import (
@@ -31,9 +32,6 @@ from pbtrl.system.files import (
     write_durably,
 )
 from pbtrl.system.strict_json import to_json
-
-Tensors = dict[str, np.ndarray]
-
 
 FILES = ("tensors.safetensors", "state.json", "MANIFEST.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,12}")
@@ -193,16 +191,3 @@ def _whole(name: str, path: Path, *, bytes: int, sha256: str) -> bytes:
     if path.stat().st_size == bytes and hashlib.sha256(data := path.read_bytes()).hexdigest() == sha256:
         return data
     raise SnapshotError(f"snapshot {name}: {path.name} is damaged ({path.parent})")
-
-
-def check_fit(own: Tensors, found: Tensors) -> None:
-    """Compare what a snapshot holds with what it is to be loaded into, before anything is.
-
-    Raises:
-        SnapshotError: a tensor is missing or unknown, or of another shape or type.
-    """
-    ours, theirs = ({name: (v.dtype.name, v.shape or (1,)) for name, v in tensors.items()} for tensors in (own, found))
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            here, there = (" ".join(map(str, kinds.get(name, ["missing"]))) for kinds in (ours, theirs))
-            raise SnapshotError(f"a snapshot does not fit this agent: {name} is {there} in it, and should be {here}")

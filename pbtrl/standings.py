@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pbtrl.core.messages import Hyperparameters, skips
+from pbtrl.core.population import Member, Population
 from pbtrl.figures import clock, count, score, value
 from pbtrl.header import Header
 from pbtrl.journal import Line
 from pbtrl.metrics import Tail
-from pbtrl.population import Hyperparameters, Member, Population, skips
 
 RATE_WINDOW = 60.0  # seconds over which the population's steps per second are taken
 

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pbtrl.core.population import Population, mean
 from pbtrl.figures import value
 from pbtrl.header import Header
 from pbtrl.journal import Line
 from pbtrl.metrics import Metrics, Tail, tags
-from pbtrl.population import Population, mean
 from pbtrl.system.files import is_disk_error
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pbtrl import card, evaluation, journal, runs
+from pbtrl.core.population import Population
 from pbtrl.errors import ConfigError, DamagedError, NewerError
 from pbtrl.lock import Lock, holder
-from pbtrl.population import Population
 from pbtrl.snapshots import Store
 
 Kind = Literal["damaged", "newer", "missing", "orphan", "leftover", "torn"]

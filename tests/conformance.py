@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 
 from pbtrl.controller import Controller
+from pbtrl.core.dimensions import IntUniform, LogUniform
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.search_space import SearchSpace
+from pbtrl.core.trainable import Trainable
 from pbtrl.execution import Executor
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.journal import Journal, Line, digest, dumps, read
-from pbtrl.population import Assignment, Failure, FitnessRule, Population, Report
 from pbtrl.snapshots import Store
-from pbtrl.space import IntUniform, LogUniform, SearchSpace
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
-from pbtrl.trainable import Trainable
 from tests.fakes import LAST, FakeExecutor, build, died, trained
 
 SPACE = SearchSpace({"lr": LogUniform(low=1e-5, high=1e-2), "unroll": IntUniform(low=5, high=50)})

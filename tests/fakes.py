@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.trainable import Outcome
 from pbtrl.journal import Line, dumps
-from pbtrl.population import Assignment, Failure, FitnessRule, Population, Report
-from pbtrl.trainable import Outcome
 from pbtrl.trainables.quadratic import QuadraticBuilder
 
 LAST = FitnessRule(window=1, min_episodes=1)

@@ -14,8 +14,9 @@ import pytest
 
 from pbtrl import build, evaluation
 from pbtrl.config import Config
+from pbtrl.core.tensors import Tensors
 from pbtrl.rl.evaluate import Episodes
-from pbtrl.snapshots import Store, Tensors
+from pbtrl.snapshots import Store
 from tests.fakes import after_one_slice, assign, decision
 from tests.rl.test_evaluate import fresh
 

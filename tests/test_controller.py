@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pbtrl.controller import Controller, Limits
+from pbtrl.controller import Controller
+from pbtrl.core.dimensions import LogUniform
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.population import Population
+from pbtrl.core.search_space import SearchSpace
+from pbtrl.core.stopping import StopCriteria
 from pbtrl.journal import Journal, Line, digest, read
-from pbtrl.population import Assignment, Failure, Population, Report
-from pbtrl.space import LogUniform, SearchSpace
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
 from tests.fakes import LAST, FakeExecutor, Script, died, trained
@@ -149,7 +152,7 @@ def test_a_failed_slice_is_tried_again_and_leaves_no_trace_in_the_canonical_jour
 
 
 def test_after_too_many_failures_the_strategy_rescues_the_member(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", failing({"m01/000002": 99}), limits=Limits(deaths=3))
+    done = sit(tmp_path / "j", failing({"m01/000002": 99}), limits=StopCriteria(deaths=3))
     assert [f["given_up"] for f in done.of("failure")] == [False, False, True]
     rescue = next(a for a in done.executor.submitted if a.id == "m01/000003")
     assert rescue.donor
@@ -172,7 +175,7 @@ def test_a_fatal_failure_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_failure_in_company_is_nobodys_fault(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", failing({"m01/000002": 9}, alone=False), limits=Limits(deaths=1))
+    done = sit(tmp_path / "j", failing({"m01/000002": 9}, alone=False), limits=StopCriteria(deaths=1))
     assert len(done.of("failure")) == 9
     assert not any(f["given_up"] for f in done.of("failure"))
 
@@ -196,7 +199,7 @@ def test_a_run_in_which_nothing_works_ends(tmp_path: Path, fatal: bool) -> None:
 
 
 def test_a_total_of_steps_ends_the_run(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", limits=Limits(total_steps=900))
+    done = sit(tmp_path / "j", limits=StopCriteria(total_steps=900))
     assert done.reason == "total steps"
     assert done.population.step == 900
 
@@ -205,20 +208,20 @@ def test_a_fitness_that_is_enough_ends_the_run(tmp_path: Path) -> None:
     done = sit(
         tmp_path / "j",
         lambda a, attempt: trained(a, 10.0 if a.id == "m02/000001" else 1.0),
-        limits=Limits(until_fitness=10.0),
+        limits=StopCriteria(until_fitness=10.0),
     )
     assert done.reason == "fitness reached"
     assert done.of("report")[-1]["assignment"] == "m02/000001"
 
 
 def test_time_ends_the_run_and_earlier_sittings_count(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", limits=Limits(wall_clock=100.0), earlier=100.0)
+    done = sit(tmp_path / "j", limits=StopCriteria(wall_clock=100.0), earlier=100.0)
     assert (done.reason, done.lines) == ("wall clock", [])
-    assert sit(tmp_path / "k", limits=Limits(wall_clock=100.0), earlier=10.0).reason == "budget"
+    assert sit(tmp_path / "k", limits=StopCriteria(wall_clock=100.0), earlier=10.0).reason == "budget"
 
 
 def test_limits_are_none_unless_set() -> None:
-    assert Limits().reached(Population(1, 0), 1e12) is None
+    assert StopCriteria().reached(Population(1, 0), 1e12) is None
 
 
 # Interrupted and resumed
@@ -322,14 +325,14 @@ def losing(name: str) -> Script:
 
 
 def test_many_may_wait_for_what_is_made_again(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", losing("m00/000000"), strategy=AllCopyTheFirst(), limits=Limits(deaths=1))
+    done = sit(tmp_path / "j", losing("m00/000000"), strategy=AllCopyTheFirst(), limits=StopCriteria(deaths=1))
     assert [m.step for m in done.population.members.values()] == [2 * EVERY] * SIZE
     assert (len(done.of("void")), len(done.of("remade")), len(done.of("failure"))) == (1, 1, 0)
 
 
 def test_a_limit_waits_for_what_is_made_again(tmp_path: Path) -> None:
     """Else the best might be lost; nothing new is decided meanwhile."""
-    limit = Limits(total_steps=SIZE * EVERY)
+    limit = StopCriteria(total_steps=SIZE * EVERY)
     assert sit(tmp_path / "j", limits=limit).reason == "total steps"
     again = sit(tmp_path / "j", limits=limit, lost=["m02/000000"])
     assert again.reason == "total steps"
@@ -347,7 +350,7 @@ def test_a_signal_counts_also_while_a_limit_ends_the_slices(tmp_path: Path) -> N
 
     population, journal = Population(SIZE, 5, LAST), Journal(tmp_path / "j")
     executor = Slow(steady, partial=0.4)
-    limits = Limits(total_steps=2 * EVERY)
+    limits = StopCriteria(total_steps=2 * EVERY)
     controller = Controller(population, pbt(synchronous=False), executor, journal, limits)
     controller.interrupted = lambda: bool(stops)
     assert controller.run() == "interrupted"

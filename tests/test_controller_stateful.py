@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pbtrl import journal, snapshots
-from pbtrl.controller import Controller, Limits
+from pbtrl.controller import Controller
+from pbtrl.core.dimensions import LogUniform
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.population import Population
+from pbtrl.core.search_space import SearchSpace
+from pbtrl.core.stopping import StopCriteria
 from pbtrl.journal import Journal, Line, read
-from pbtrl.population import Assignment, Failure, Population, Report
 from pbtrl.retention import Retention
-from pbtrl.space import LogUniform, SearchSpace
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system.child_process import TIMEOUT_EXIT, describe_exit
 from tests.fakes import LAST, between, died, trained
@@ -142,7 +145,7 @@ class Machine(RuleBasedStateMachine):
                 self.shelf.quarantine(name)
                 lost += [] if done else [name]
         self.controller = Controller(
-            population, strategy, self.hands, self.journal, Limits(deaths=2),
+            population, strategy, self.hands, self.journal, StopCriteria(deaths=2),
             [retention, self], lost=lost,
         )  # fmt: skip
         self.controller.begin()

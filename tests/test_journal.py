@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbtrl.core.population import Population
 from pbtrl.errors import DiskFullError, JournalError, NewerError, RunError
 from pbtrl.journal import Journal, Line, canonical, digest, dumps, read
-from pbtrl.population import Population
 from pbtrl.schema import SCHEMA
 from tests.fakes import LAST, answer, assign, decision, died, trained
 

@@ -112,7 +112,7 @@ def test_deciding_knows_no_torch(path: Path) -> None:
 
 def test_deciding_loads_no_torch() -> None:
     code = (
-        "import sys, pbtrl.controller, pbtrl.space, pbtrl.execution.processes;"
+        "import sys, pbtrl.controller, pbtrl.core.search_space, pbtrl.execution.processes;"
         "import pbtrl.strategies.random_search; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -11,10 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pbtrl import build
 from pbtrl.config import checked, load, parse
+from pbtrl.core.messages import Assignment
 from pbtrl.errors import ConfigError, SnapshotError
 from pbtrl.journal import digest
 from pbtrl.loading import Source
-from pbtrl.population import Assignment
 from pbtrl.snapshots import Store
 from tests.command import Command, journal, kinds, weights
 from tests.test_session import CONTINUE, signalled

@@ -9,9 +9,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pbtrl.core.dimensions import LogUniform
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.search_space import SearchSpace
 from pbtrl.journal import Line
-from pbtrl.population import Assignment, Failure, FitnessRule, Population, Report
-from pbtrl.space import LogUniform, SearchSpace
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.settings import Exploit, Explore
 from tests.fakes import LAST, after_one_slice, answer, assign, between, decision, died, trained

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from pbtrl import figures, progress
-from pbtrl.population import FitnessRule
+from pbtrl.core.population import FitnessRule
 from pbtrl.standings import Standings
 from tests.written import Written, one_copy
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pbtrl.core.dimensions import PRIORS, Choice, IntLogUniform, IntUniform, LogUniform, OneMinusLogUniform, Uniform
+from pbtrl.core.search_space import SearchSpace
 from pbtrl.errors import DimensionError
-from pbtrl.space import PRIORS, Choice, IntLogUniform, IntUniform, LogUniform, OneMinusLogUniform, SearchSpace, Uniform
 
 EVERY_KIND = {
     "uniform": Uniform(low=-2.0, high=3.0),

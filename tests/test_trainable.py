@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pbtrl.core.messages import Assignment
+from pbtrl.core.tensors import Tensors
+from pbtrl.core.trainable import Outcome
 from pbtrl.errors import SnapshotError
-from pbtrl.population import Assignment
-from pbtrl.snapshots import Tensors
-from pbtrl.trainable import Outcome, Singles
+from pbtrl.trainables.sequential import SequentialCohort
 
 TWO = ("m00", "m01")
 
@@ -43,8 +44,8 @@ def slices(start: int = 0, stop: int = 10, lr: float = 1.0) -> list[Assignment]:
     ]
 
 
-def begun(assignments: list[Assignment]) -> Singles:
-    cohort = Singles(TWO, Noisy)
+def begun(assignments: list[Assignment]) -> SequentialCohort:
+    cohort = SequentialCohort(TWO, Noisy)
     for slot in range(2):
         cohort.init(slot, 100 + slot)
     cohort.begin(assignments)

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.population import FitnessRule
 from pbtrl.header import Header
 from pbtrl.journal import Journal, Line
-from pbtrl.population import Assignment, Failure, FitnessRule, Report
 
 START = 1_700_000_000.0
 

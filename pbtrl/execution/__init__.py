@@ -9,7 +9,7 @@ Only assignments and reports pass; weights never do.
 from collections.abc import Sequence
 from typing import Protocol
 
-from pbtrl.population import Assignment, Failure, Report
+from pbtrl.core.messages import Assignment, Failure, Report
 
 
 class Executor(Protocol):

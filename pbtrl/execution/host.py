@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.tensors import Tensors
+from pbtrl.core.trainable import Builder, Cohort, Outcome
 from pbtrl.errors import DiskFullError, MismatchError, SnapshotError
-from pbtrl.population import Assignment, Failure, Report
 from pbtrl.schema import SCHEMA
-from pbtrl.snapshots import Store, Tensors
+from pbtrl.snapshots import Store
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import make_directory, translate_disk_errors
 from pbtrl.system.strict_json import to_json
-from pbtrl.trainable import Builder, Cohort, Outcome
 
 RAISED = (Exception, SystemExit)  # by a slice; an env that calls sys.exit ends no run
 WHAT_IS_MADE = ("parent", "start", "hyperparameters", "seed")  # depends on these of an assignment

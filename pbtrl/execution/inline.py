@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.execution.host import Host
-from pbtrl.population import Assignment, Failure, Report
 
 
 class Inline:

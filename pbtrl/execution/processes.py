@@ -34,9 +34,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
 
+from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.errors import DiskFullError, WorkerError
 from pbtrl.execution.host import Host
-from pbtrl.population import Assignment, Failure, Report
 from pbtrl.system.child_process import TIMEOUT_EXIT, init_child, join_or_kill, redirect_output, start_ignoring_signals
 from pbtrl.system.files import make_directory
 from pbtrl.system.strict_json import to_json

@@ -21,14 +21,15 @@ import torch
 from torch import Tensor
 
 from pbtrl.agents.types import Agent, Inputs, Learned, State, Trajectory
-from pbtrl.population import Assignment
+from pbtrl.core.messages import Assignment
+from pbtrl.core.seeding import env_seeds, seed_for
+from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.crew import WAIT, Crew, Message
 from pbtrl.rl.replay import Replay
 from pbtrl.rl.rollout import Episodes, Rollout
-from pbtrl.rl.setting import Origin, Setting, env_seeds, seed_for
+from pbtrl.rl.setting import Origin, Setting
 from pbtrl.rl.shared import Shared, Weights, cut, joined, parts
-from pbtrl.trainable import Outcome
 
 SLOTS = 2  # per actor: one to act into while the other is learned from, or waits
 GRACE = 2.0  # seconds to end a block that will be thrown away

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from pbtrl.agents.types import Learned, Trajectory
-from pbtrl.population import SKIPPED_UPDATES, UPDATES, Assignment
+from pbtrl.core.messages import SKIPPED_UPDATES, UPDATES, Assignment
+from pbtrl.core.seeding import env_seeds, seed_for
+from pbtrl.core.tensors import Tensors
+from pbtrl.core.trainable import Outcome
 from pbtrl.rl.rollout import Rollout, Source
-from pbtrl.rl.setting import Setting, env_seeds, fill, generator, seed_for
-from pbtrl.snapshots import Tensors
-from pbtrl.trainable import Outcome
+from pbtrl.rl.setting import Setting, fill, generator
 
 TUNED = frozenset({"learning_rate", "entropy_cost", "unroll_length"})  # always shown; reports have what is searched
 DIVERGED_AFTER = 10  # updates in a row that were skipped because their gradient was not finite

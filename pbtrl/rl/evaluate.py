@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from pbtrl.agents.types import Agent, Inputs, State
+from pbtrl.core.seeding import env_seeds
+from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
 from pbtrl.rl.rollout import ToEnv
-from pbtrl.rl.setting import MakeEnvs, env_seeds, fill
-from pbtrl.snapshots import Tensors
+from pbtrl.rl.setting import MakeEnvs, fill
 
 ENVS = 16  # per member, at most
 

@@ -20,13 +20,14 @@ from dataclasses import replace
 import torch
 
 from pbtrl.agents.types import Learned
-from pbtrl.population import Assignment, numbers
+from pbtrl.core.messages import Assignment, numbers
+from pbtrl.core.seeding import seed_for
+from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.crew import DEATHS, WAIT, Crew, Message
 from pbtrl.rl.rollout import Episodes
-from pbtrl.rl.setting import Origin, Setting, seed_for
+from pbtrl.rl.setting import Origin, Setting
 from pbtrl.rl.shared import Shared
-from pbtrl.trainable import Outcome
 
 QUEUED = 2  # blocks asked of a process: the next one is there when it ends one
 GRACE = 4.0  # seconds to end a block; less than what a signal leaves the worker

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from pbtrl.agents.types import Agent, Inputs, State, Trajectory
+from pbtrl.core.messages import numbers
 from pbtrl.envs import Vector
-from pbtrl.population import numbers
 
 ToEnv = Callable[[Tensor], Tensor]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,10 @@ import numpy as np
 import torch
 
 from pbtrl.agents.types import Agent, State
+from pbtrl.core.seeding import seed_for
+from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.envs import Vector
 from pbtrl.rl.rollout import ToEnv
-from pbtrl.snapshots import Tensors, check_fit
 
 MakeEnvs = Callable[[Sequence[int], int], Vector]
 """Envs for some seeds, with a number of threads."""
@@ -85,16 +85,6 @@ def fill(state: State, slot: int, row: Tensors) -> None:
         state.tensors[name][slot] = torch.from_numpy(np.asarray(value))
 
 
-def seed_for(seed: int, purpose: str) -> int:
-    """An independent seed, 63 bits, for one purpose."""
-    return int(np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1, np.uint64)[0] >> 1)
-
-
 def generator(seed: int, purpose: str) -> torch.Generator:
     """A generator for one purpose."""
     return torch.Generator().manual_seed(seed_for(seed, purpose))
-
-
-def env_seeds(seed: int, envs: int) -> list[int]:
-    """One seed per env, in [0, 2**31)."""
-    return [int(s) for s in np.random.default_rng(seed).integers(0, 2**31, envs)]

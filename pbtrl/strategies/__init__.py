@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # config imports strategies/settings.py, and answers quicker without numpy
-    from pbtrl.population import Assignment, Population
+    from pbtrl.core.messages import Assignment
+    from pbtrl.core.population import Population
 
 
 class Strategy(Protocol):

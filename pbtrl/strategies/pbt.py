@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pbtrl.population import Assignment, Hyperparameters, Member, Population
-from pbtrl.space import AGENT, Mix, SearchSpace
+from pbtrl.core.dimensions import AGENT
+from pbtrl.core.messages import Assignment, Hyperparameters
+from pbtrl.core.population import Member, Population
+from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies.settings import Exploit, Explore
 
 
@@ -38,7 +40,7 @@ class PBT:
         rescues: a member that was given up more often than this in a row is retired; nothing trains it.
     """
 
-    space: SearchSpace | Mix
+    space: SearchSpace | MixedSearchSpace
     every: int
     horizon: int
     burn_in: int = 0

@@ -1,11 +1,11 @@
 """Random search, the baseline of every PBT paper: draw from the prior once, and never look at each other."""
 
-from pbtrl.space import Mix, SearchSpace
+from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.settings import Exploit, Explore
 
 
-def random_search(space: SearchSpace | Mix, *, every: int, horizon: int) -> PBT:
+def random_search(space: SearchSpace | MixedSearchSpace, *, every: int, horizon: int) -> PBT:
     """PBT that never exploits and never explores, with the same initial draws and seeds as PBT itself.
 
     A member that diverged or was given up is retired: it gets no further assignments.

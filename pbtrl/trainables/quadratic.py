@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pbtrl.population import Assignment
-from pbtrl.snapshots import Tensors
-from pbtrl.trainable import Singles
+from pbtrl.core.messages import Assignment
+from pbtrl.core.tensors import Tensors
+from pbtrl.trainables.sequential import SequentialCohort
 
 
 class Quadratic:
@@ -69,6 +69,6 @@ class QuadraticBuilder:
         """All alike."""
         return None
 
-    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Singles:
+    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> SequentialCohort:
         """A cohort of quadratics."""
-        return Singles(members, self.make)
+        return SequentialCohort(members, self.make)

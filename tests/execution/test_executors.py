@@ -19,14 +19,16 @@ from typing import Any
 import pytest
 import torch
 
-from pbtrl.controller import Controller, Limits
+from pbtrl.controller import Controller
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.population import Population
+from pbtrl.core.stopping import StopCriteria
 from pbtrl.errors import WorkerError
 from pbtrl.execution import Executor
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.execution.processes import Processes, WorkerSpec
 from pbtrl.journal import Journal, Line, digest, read
-from pbtrl.population import Assignment, Failure, Population, Report
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system import child_process
 from pbtrl.system.child_process import describe_exit
@@ -254,7 +256,7 @@ def trained(where: Path, executor: Executor | None = None) -> tuple[Population, 
     executor = executor or inline(where / "members", {})
     population, journal = Population(4, 1, LAST), Journal(where / "j")
     strategy = PBT(space=toy_space(), every=8, horizon=24, synchronous=True)
-    assert Controller(population, strategy, executor, journal, Limits(deaths=2)).run() == "budget"
+    assert Controller(population, strategy, executor, journal, StopCriteria(deaths=2)).run() == "budget"
     executor.close()
     journal.close()
     return population, list(read(where / "j"))

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.tensors import Tensors
 from pbtrl.errors import WorkerPoolError
 from pbtrl.execution.host import Host
-from pbtrl.population import Assignment, Failure, Report
-from pbtrl.snapshots import Store, Tensors
+from pbtrl.snapshots import Store
 from tests.fakes import FakeBuilder, FakeCohort
 
 pytestmark = pytest.mark.usefixtures("quick_disk")

@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from pbtrl import errors
-from pbtrl.population import Failure, Report
+from pbtrl.core.messages import Failure, Report
+from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.rl import crew
 from pbtrl.rl.actors import SLOTS, ActorsCohort
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.rollout import Rollout
-from pbtrl.rl.setting import env_seeds, seed_for
 from pbtrl.rl.shared import parts
 from tests.execution.test_executors import ended
 from tests.rl.test_cohort import CARTPOLE, LONG, Workplace, builder, slice_of

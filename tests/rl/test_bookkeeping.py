@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from pbtrl.agents.actor_critic import ActorCritic
+from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.envs import Vector
 from pbtrl.errors import SnapshotError
 from pbtrl.rl import cohort as module
 from pbtrl.rl.cohort import RLCohort
-from pbtrl.rl.setting import env_seeds, seed_for
 from tests.rl.test_cohort import CARTPOLE, builder, slice_of
 
 TWO = ("m00", "m01")

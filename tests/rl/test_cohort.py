@@ -12,11 +12,12 @@ import torch
 from pbtrl.agents import actor_critic
 from pbtrl.build import RLBuilder
 from pbtrl.config import Config
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.seeding import seed_for
+from pbtrl.core.tensors import Tensors
 from pbtrl.execution.host import Host
-from pbtrl.population import Assignment, Failure, Report
 from pbtrl.rl.cohort import DIVERGED_AFTER, RLCohort
-from pbtrl.rl.setting import seed_for
-from pbtrl.snapshots import Store, Tensors
+from pbtrl.snapshots import Store
 from tests.blocks import shown
 from tests.conformance import assert_equal
 

@@ -12,11 +12,11 @@ from pbtrl import envs
 from pbtrl.agents.types import Acted, Inputs
 from pbtrl.build import RLBuilder
 from pbtrl.config import Config
+from pbtrl.core.seeding import env_seeds
+from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
 from pbtrl.rl import evaluate as module
 from pbtrl.rl.evaluate import Episodes, evaluate
-from pbtrl.rl.setting import env_seeds
-from pbtrl.snapshots import Tensors
 from tests.rl.tape import Counter, tape
 
 torch.set_num_threads(1)  # as in every worker

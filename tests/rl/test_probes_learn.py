@@ -11,7 +11,7 @@ from pbtrl import envs
 from pbtrl.agents.settings import AGENTS, live_hyperparameters
 from pbtrl.build import RLBuilder
 from pbtrl.config import Config
-from pbtrl.population import Assignment
+from pbtrl.core.messages import Assignment
 from pbtrl.rl.rollout import Rollout
 from tests.blocks import shown
 

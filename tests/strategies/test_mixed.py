@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from pbtrl.core.dimensions import AGENT, LogUniform, Uniform
+from pbtrl.core.messages import Assignment
+from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.journal import Line
-from pbtrl.population import Assignment, FitnessRule, Population
-from pbtrl.space import AGENT, LogUniform, Mix, SearchSpace, Uniform
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
 from pbtrl.strategies.settings import Exploit, Explore
@@ -14,7 +16,7 @@ from tests.conformance import SPACE, StrategyConformance
 from tests.fakes import LAST, Told, answer, decision, died, trained
 
 LR = LogUniform(low=1e-3, high=10.0)
-MIX = Mix(
+MIX = MixedSearchSpace(
     {
         "a": SearchSpace({"lr": LR, "clip": Uniform(low=1.0, high=2.0)}, "a"),
         "b": SearchSpace({"lr": LR, "eps": LogUniform(low=1e-9, high=1e9)}, "b"),
@@ -57,7 +59,7 @@ def copies(strategy: PBT, *told: Told, **options: Any) -> dict[str, str]:
 class Mixed(StrategyConformance):
     """Half the members of each agent."""
 
-    mix = Mix({"a": SearchSpace(SPACE, "a"), "b": SearchSpace({"lr": SPACE["lr"]}, "b")}, {"a": 3, "b": 3})
+    mix = MixedSearchSpace({"a": SearchSpace(SPACE, "a"), "b": SearchSpace({"lr": SPACE["lr"]}, "b")}, {"a": 3, "b": 3})
 
     def test_hyperparameters_stay_inside_their_bounds_and_pass_through_json(self, lines: list[Line]) -> None:
         for _, assignments in self.moments(lines):
@@ -145,7 +147,7 @@ def test_only_members_of_a_kind_are_compared(method: str) -> None:
 
 
 def test_the_only_one_of_its_kind_goes_on() -> None:
-    strategy = pbt(space=Mix(MIX.spaces, {"a": 2, "b": 1}))
+    strategy = pbt(space=MixedSearchSpace(MIX.spaces, {"a": 2, "b": 1}))
     assert copies(strategy, 1, 2, -100) == {"m00": "m01"}
 
 

@@ -12,11 +12,13 @@ import pytest
 from scipy.stats import ttest_ind
 
 from pbtrl.controller import Controller
+from pbtrl.core.dimensions import Choice, IntUniform, LogUniform, Uniform
+from pbtrl.core.messages import Assignment
+from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.search_space import SearchSpace
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.journal import Journal
-from pbtrl.population import Assignment, FitnessRule, Population
-from pbtrl.space import Choice, IntUniform, LogUniform, SearchSpace, Uniform
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search

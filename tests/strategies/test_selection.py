@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pbtrl.population import Assignment, FitnessRule, Population
-from pbtrl.space import LogUniform, SearchSpace
+from pbtrl.core.dimensions import LogUniform
+from pbtrl.core.messages import Assignment
+from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.search_space import SearchSpace
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.settings import Exploit, Explore
 from tests.fakes import LAST, after_one_slice, answer, assign, decision, died, trained

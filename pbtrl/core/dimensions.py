@@ -1,15 +1,11 @@
-"""The search space: what a hyperparameter may be, where it starts, and how exploring moves it.
+"""Dimensions of a search space: the values a hyperparameter may take, where it starts, and how exploring moves it.
 
 A dimension is a frozen value that owns its scale, its prior (where members start, what resampling draws), its
 bounds (what exploring may reach) and its way of moving. Every value is a plain Python number, string, bool or
-None, so it passes through JSON unchanged. The entries of `hparams:` in a config parse into these classes.
-
-In a population of several agents each has a `SearchSpace` of its own, and a `Mix` holds them all.
-"""
+None, so it passes through JSON unchanged. The entries of `hparams:` in a config parse into these classes."""
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
@@ -21,11 +17,14 @@ from pbtrl.errors import DimensionError
 if TYPE_CHECKING:  # the annotations alone need numpy, and config errors are quicker without it
     import numpy as np
 
+
 Value = bool | int | float | str | None
 """A hyperparameter's value: whatever JSON has for a scalar."""
 
+
 AGENT = "agent"
 """What a member's hyperparameters call the agent that it is, in a population of several; exploring never moves it."""
+
 
 LARGEST_INTEGER = 2**53
 """Integers above this are not exact as a double, so not in every JSON reader."""
@@ -38,6 +37,8 @@ def _real(value: object) -> object:
 
 
 MEMBERS = 100_000  # of a population, at most
+
+
 LARGEST = 2**128  # of integers: seeds may have 128 bits
 
 
@@ -65,8 +66,12 @@ def _values(value: object) -> object:
 
 Real = Annotated[float, BeforeValidator(_real)]
 """A float; `true` and "0.1" are not numbers."""
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 """An int, `3e6` included; `true` and "3" are not integers."""
+
+
 Bounds = Annotated[tuple[int | float, int | float] | Literal["none"] | None, BeforeValidator(_bounds)]
 """None for the prior's range, "none" for as far as the scale and the agent allow, or [low, high]."""
 
@@ -368,6 +373,8 @@ class Choice:
 
 
 Dimension = Uniform | LogUniform | OneMinusLogUniform | IntUniform | IntLogUniform | Choice
+
+
 PRIORS: dict[str, type[Dimension]] = {
     "uniform": Uniform,
     "log_uniform": LogUniform,
@@ -376,83 +383,3 @@ PRIORS: dict[str, type[Dimension]] = {
     "int_log_uniform": IntLogUniform,
     "choice": Choice,
 }
-
-
-class SearchSpace(Mapping[str, Dimension]):
-    """An ordered, immutable mapping from a hyperparameter's name to its dimension.
-
-    Attributes:
-        agent: whose members are searched for here, in a population of several agents; what is drawn then names it.
-    """
-
-    def __init__(self, dimensions: Mapping[str, Dimension], agent: str | None = None) -> None:
-        self._dimensions = dict(dimensions)
-        self.agent = agent
-
-    def __getitem__(self, name: str) -> Dimension:
-        return self._dimensions[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._dimensions)
-
-    def __len__(self) -> int:
-        return len(self._dimensions)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._dimensions.items()))
-
-    def __repr__(self) -> str:
-        return f"SearchSpace({self._dimensions!r})"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names in the order of the config."""
-        return tuple(self._dimensions)
-
-    def sample(self, rng: "np.random.Generator") -> dict[str, Value]:
-        """Draw every dimension from its prior, in order."""
-        drawn = {name: dimension.sample(rng) for name, dimension in self.items()}
-        return drawn if self.agent is None else {AGENT: self.agent, **drawn}
-
-    def dealt(self, place: int) -> Self:
-        """Where the member at a place in the population begins: here, as all of them."""
-        return self
-
-    def of(self, values: Mapping[str, Value]) -> Self:
-        """The space that a member's hyperparameters are from: this one."""
-        return self
-
-    def clip(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """Every named value moved inside its dimension's limits."""
-        return {name: dimension.clip(values[name]) for name, dimension in self.items()}
-
-    def contains(self, values: Mapping[str, Value]) -> bool:
-        """Whether every dimension has a value, inside its limits."""
-        return all(name in values and dimension.contains(values[name]) for name, dimension in self.items())
-
-
-@dataclass(frozen=True)
-class Mix:
-    """The search spaces of a population of several agents.
-
-    Attributes:
-        spaces: one for each agent, by its name.
-        counts: how many members begin with each; they are dealt to the agents in this order.
-    """
-
-    spaces: Mapping[str, SearchSpace]
-    counts: Mapping[str, int]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Whatever is searched for any of the agents, in the order of the config."""
-        return tuple(dict.fromkeys(name for agent in self.counts for name in self.spaces[agent]))
-
-    def dealt(self, place: int) -> SearchSpace:
-        """Where the member at a place in the population begins."""
-        agents = [agent for agent, count in self.counts.items() for _ in range(count)]
-        return self.spaces[agents[place]]
-
-    def of(self, values: Mapping[str, Value]) -> SearchSpace:
-        """The space that a member's hyperparameters are from."""
-        return self.spaces[str(values[AGENT])]

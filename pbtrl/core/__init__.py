@@ -1,0 +1,1 @@
+"""What everything else is built from: messages, population, search space. Knows no torch, files or processes."""

@@ -1,0 +1,17 @@
+"""Seeds derived from a root and a purpose, so that streams of random numbers are independent."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+
+def seed_for(seed: int, purpose: str) -> int:
+    """An independent seed, 63 bits, for one purpose."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def env_seeds(seed: int, envs: int) -> list[int]:
+    """One seed per env, in [0, 2**31)."""
+    return [int(s) for s in np.random.default_rng(seed).integers(0, 2**31, envs)]
