@@ -33,7 +33,9 @@ from typing import Any
 import numpy as np
 
 from pbtrl import build, envs
-from pbtrl.config import Acting, Config
+from pbtrl.config.load import config_from_json
+from pbtrl.config.schema import Config
+from pbtrl.config.sections import Acting
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
 from pbtrl.errors import ConfigError, WorkerError
@@ -263,7 +265,7 @@ class Share:
     def __init__(self, text: str, groups: list[list[str]], threads: int) -> None:
         from pbtrl.rl.cohort import RLCohort
 
-        config = Config.from_json(text)
+        config = config_from_json(text)
         assert config.env is not None
         assert config.acting is not None
         self._config, self._builder, self.mode = config, build.rl_builder(config), config.acting.mode

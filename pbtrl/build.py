@@ -19,7 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pbtrl import envs
-from pbtrl.config import Config
+from pbtrl.config.load import config_from_json, resolve, with_setting
+from pbtrl.config.schema import Config
+from pbtrl.config.warnings import find_warnings
+from pbtrl.config.wording import Fault
+from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.dimensions import AGENT, Choice
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import FitnessRule
@@ -30,7 +34,6 @@ from pbtrl.core.trainable import Builder, Cohort
 from pbtrl.errors import SnapshotError
 from pbtrl.execution import Executor
 from pbtrl.header import Header
-from pbtrl.loading import Fault, Source
 from pbtrl.strategies import Strategy
 from pbtrl.system import cgroups
 from pbtrl.system.malloc import retain_freed_memory
@@ -47,31 +50,31 @@ DETERMINISTIC = "yes, bit for bit on this kind of processor with these versions"
 TRAINABLES = {"quadratic": QuadraticBuilder}
 
 
-def prepared(config: Config, source: Source | None = None) -> Config:
+def prepared(config: Config, source: ConfigSource | None = None) -> Config:
     """The config with the env's back end resolved, after a look at the env and its agents together.
 
     Raises:
         ConfigError: an env that cannot be had, or that an agent cannot read or act in; placed in `source`.
     """
-    config = config.resolved()
+    config = resolve(config)
     try:
         if config.env is None:
             _trainable_builder(config)
             return config
         backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
-        config = config.changed("env.backend", backend)
+        config = with_setting(config, "env.backend", backend)
         _spaces(config)  # before any agent, which takes torch and a second
         unfit = [why for name, kind in config.kinds.items() if (why := _unfit(kind, name))]
     except ValueError as error:
         unfit = [str(error)]
     if unfit:
-        raise (source or Source()).error(_fault(why) for why in unfit)
+        raise (source or ConfigSource()).error(_fault(why) for why in unfit)
     return config
 
 
 def warnings(config: Config) -> list[str]:
     """What can be run but is probably not meant, one line each; in a prepared config also what only the env tells."""
-    found = config.warnings
+    found = list(find_warnings(config))
     for kind in config.kinds.values():
         assert kind.agent
         assert kind.env
@@ -292,12 +295,12 @@ def usable_cores() -> int:
 
 def setting(config: str, agent: str | None) -> Setting:
     """What the RL cohorts of an agent share, from the resolved config as JSON; their own processes ask for it."""
-    return RLBuilder(Config.from_json(config), agent).setting
+    return RLBuilder(config_from_json(config), agent).setting
 
 
 def builder(config: str) -> Builder:
     """What a worker makes cohorts with, from the resolved config as JSON."""
-    parsed = Config.from_json(config)
+    parsed = config_from_json(config)
     return _trainable_builder(parsed) if parsed.env is None else rl_builder(parsed)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl import __version__
+from pbtrl.config.load import to_yaml
 from pbtrl.system import streams
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
@@ -254,7 +255,7 @@ def _seconds(text: str) -> float:
 
 
 def _train(a: argparse.Namespace) -> int:
-    from pbtrl.config import checked, read
+    from pbtrl.config.load import checked, read
 
     source = read(a.config, a.overrides)
     config = checked(source)
@@ -265,7 +266,7 @@ def _train(a: argparse.Namespace) -> int:
     from pbtrl import build, session
 
     if a.dry_run:
-        tell(build.prepared(config, source).dump_yaml().rstrip())
+        tell(to_yaml(build.prepared(config, source)).rstrip())
         return 0
     return session.start(
         config, source, root=a.runs, name=a.name, if_exists=a.if_exists,
@@ -382,7 +383,7 @@ def _tensorboard(a: argparse.Namespace) -> int:
 
 
 def _bench(a: argparse.Namespace) -> int:
-    from pbtrl.config import checked, read
+    from pbtrl.config.load import checked, read
 
     source = read(a.config, a.overrides)
     config = checked(source)
@@ -394,7 +395,7 @@ def _bench(a: argparse.Namespace) -> int:
 
 
 def _doctor(a: argparse.Namespace) -> int:
-    from pbtrl.config import checked, read
+    from pbtrl.config.load import checked, read
 
     source = read(a.config, a.overrides) if a.config else None
     config = checked(source) if source else None
@@ -406,12 +407,12 @@ def _doctor(a: argparse.Namespace) -> int:
 
 
 def _config(a: argparse.Namespace) -> int:
-    from pbtrl.config import json_schema, load, shipped
+    from pbtrl.config.load import json_schema, load, shipped
 
     if a.what == "schema":
         tell(to_json(json_schema(), indent=2))
     elif a.config is None:
         tell("\n".join(shipped()))
     else:
-        tell(load(a.config, a.overrides).dump_yaml().rstrip())
+        tell(to_yaml(load(a.config, a.overrides)).rstrip())
     return 0

@@ -29,7 +29,7 @@ from pbtrl.system.child_process import call_in_child, init_child
 from pbtrl.system.strict_json import to_json
 
 if TYPE_CHECKING:
-    from pbtrl.config import Config
+    from pbtrl.config.schema import Config
 
 PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "envpool", "tensorboard", "pydantic", "rich")
 STEPS = 100

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pbtrl import build, runs, schema
-from pbtrl.config import Config
+from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, NewerError, RunError, SnapshotError

@@ -32,7 +32,7 @@ from pbtrl.snapshots import Store
 from pbtrl.system.files import sync_directory
 
 if TYPE_CHECKING:
-    from pbtrl.config import Config
+    from pbtrl.config.schema import Config
 
 IfExists = Literal["error", "resume", "overwrite", "suffix"]
 State = Literal["running", "finished", "stopped", "crashed", "stale"]
@@ -123,7 +123,7 @@ def config(run: Path, overrides: Sequence[str] = ()) -> Config:
         DamagedError: it is missing.
         ConfigError: it, or an override, is none.
     """
-    from pbtrl.config import load
+    from pbtrl.config.load import load
 
     path = run / "config.resolved.yaml"
     if not path.is_file():

@@ -18,8 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pbtrl import build, card, evaluation, extension, progress, runs
-from pbtrl.config import Config, checked, read
+from pbtrl import build, card, evaluation, progress, runs
+from pbtrl.config.load import checked, read, to_yaml, with_setting
+from pbtrl.config.resume import changes as config_changes
+from pbtrl.config.resume import merge_resume_config
+from pbtrl.config.schema import Config
+from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.controller import Controller
 from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, DiskFullError, RunError
@@ -27,7 +31,6 @@ from pbtrl.execution import Executor
 from pbtrl.header import Header
 from pbtrl.journal import Journal, Line
 from pbtrl.journal import read as journal_lines
-from pbtrl.loading import Source
 from pbtrl.lock import Lock
 from pbtrl.metrics import reached
 from pbtrl.retention import Retention
@@ -47,7 +50,7 @@ CHOICE_SECONDS = 60.0  # that the final choice may take at least, beyond the wal
 
 
 def start(
-    config: Config, source: Source, *, root: Path, name: str | None = None, if_exists: runs.IfExists = "error",
+    config: Config, source: ConfigSource, *, root: Path, name: str | None = None, if_exists: runs.IfExists = "error",
     mode: progress.Mode, command: Sequence[str], wide: bool = False,
 ) -> int:  # fmt: skip
     """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code.
@@ -83,7 +86,7 @@ def start(
             raise RunError(f"{run} has just been trained by somebody else: try again")
         card.begin(run, command, build.torch_threads(prepared))
         write_atomically(run / "config.yaml", source.text)
-        write_atomically(run / "config.resolved.yaml", prepared.dump_yaml())
+        write_atomically(run / "config.resolved.yaml", to_yaml(prepared))
         header = build.header(prepared, run.name)
         journal = Journal(run / "journal.jsonl")
         journal.append(header.to_line())
@@ -123,7 +126,9 @@ def resume(
         known = asked is not None and asked.imports == stored.imports
         runs.check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
-        config = build.prepared(extension.extended(stored, wanted), Source(file=str(run / "config.resolved.yaml")))
+        config = build.prepared(
+            merge_resume_config(stored, wanted), ConfigSource(file=str(run / "config.resolved.yaml"))
+        )
         if lines[-1]["kind"] == "finish" and config == stored:
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
@@ -132,10 +137,10 @@ def resume(
             _print(f"warning: {warning}", sys.stderr)
         header = build.header(config, before.name)
         journal = Journal(run / "journal.jsonl")
-        changes = extension.changes(stored, config)
+        changes = config_changes(stored, config)
         resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
         population = header.population().replay([*lines, journal.append(resumed)])
-        write_atomically(run / "config.resolved.yaml", config.dump_yaml())  # now that the run is no longer finished
+        write_atomically(run / "config.resolved.yaml", to_yaml(config))  # now that the run is no longer finished
         return _Sitting(config, run, header, population, journal, signals, mode, wide, lines, earlier).run()
 
 
@@ -171,7 +176,7 @@ def _expect_room(run: Path, config: Config, each: int) -> None:
 def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
     """The stored config with overrides; a total that set the members' budgets goes on doing so."""
     own = "budget.env_steps_per_member"
-    total = None if stored.budget.total_steps is None else stored.changed(own, None).steps_per_member
+    total = None if stored.budget.total_steps is None else with_setting(stored, own, None).steps_per_member
     if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
         overrides = [f"{own}=null", *overrides]
     wanted = runs.config(run, overrides)

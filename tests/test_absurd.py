@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pbtrl import card, cli, runs
-from pbtrl.config import parse
+from pbtrl.config.load import parse, resolve, to_yaml
 from pbtrl.errors import ConfigError, RunError
 from tests.command import Command
 
@@ -211,7 +211,7 @@ def test_any_config_loads_or_is_refused(headed: bool, text: str, overrides: list
     except ConfigError as error:
         messages = error.messages
     else:
-        assert parse(config.dump_yaml()).resolved() == config.resolved()
+        assert resolve(parse(to_yaml(config))) == resolve(config)
         return
     assert messages
     assert all(message.isprintable() for message in messages)  # so that it is one line

@@ -9,7 +9,7 @@ import pytest
 
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.bench import Share
-from pbtrl.config import parse
+from pbtrl.config.load import parse
 from pbtrl.rl.actors import ActorsCohort
 from tests.command import CART
 from tests.conformance import assert_equal

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pbtrl import build
-from pbtrl.config import Config, load, parse
+from pbtrl.config.load import config_from_json, load, parse, resolve, with_setting
+from pbtrl.config.schema import Config
 from pbtrl.errors import ConfigError
 from pbtrl.execution.inline import Inline
 from pbtrl.strategies.pbt import PBT
@@ -111,7 +112,7 @@ def test_members_whose_updates_differ_in_length_train_alone():
 def test_a_worker_s_own_processes_need_cores_too(acting, workers):
     config = cart("execution.backend=processes", f"acting={{mode: {acting}}}")
     assert build.workers(config) == workers
-    assert build.workers(config.changed("execution.workers", 3)) == 3
+    assert build.workers(with_setting(config, "execution.workers", 3)) == 3
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_numbers_that_were_rounded_are_told():
         "280 env steps each, no copies before 320; in whole blocks of 40: "
         "budget.env_steps_per_member 730 to 760, ready.every 250 to 280, ready.burn_in 300 to 320"
     )
-    assert build.describe_slices(rounded.resolved()) == "280 env steps each, no copies before 320"
+    assert build.describe_slices(resolve(rounded)) == "280 env steps each, no copies before 320"
 
 
 @pytest.mark.usefixtures("four_cores")
@@ -226,7 +227,7 @@ def test_an_executor_makes_the_members_places(tmp_path: Path):
 
 
 def test_another_process_finds_the_same_agent():
-    mixed = build.prepared(load("mixed").changed("env.backend", "gymnasium"))
+    mixed = build.prepared(with_setting(load("mixed"), "env.backend", "gymnasium"))
     for name in ("impala", "vmpo"):
         own = build.RLBuilder(mixed, name).setting
         found = own.origin.setting()
@@ -281,4 +282,4 @@ def test_the_back_end_is_written_out():
     prepared = build.prepared(cart("env.backend=auto"))
     assert prepared.env is not None
     assert prepared.env.backend in ("gymnasium", "envpool")
-    assert Config.from_json(prepared.to_json()) == prepared
+    assert config_from_json(prepared.to_json()) == prepared

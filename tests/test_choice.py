@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pbtrl import build, evaluation
-from pbtrl.config import Config
+from pbtrl.config.load import config_from_dict, with_setting
 from pbtrl.core.tensors import Tensors
 from pbtrl.rl.evaluate import Episodes
 from pbtrl.snapshots import Store
@@ -22,7 +22,7 @@ from tests.rl.test_evaluate import fresh
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
-CONFIG = Config.from_dict(
+CONFIG = config_from_dict(
     {
         "env": {"id": "probe/Bandit-v0"},
         "agent": {"hidden": [4], "observations": "raw"},
@@ -114,7 +114,7 @@ def test_the_fittest_play_again_and_the_best_of_them_is_scored_on_other_seeds(
 
 def test_another_run_is_scored_on_other_seeds(tmp_path: Path, evaluator: Evaluator) -> None:
     store(tmp_path, 9.0, 3.0, 1.0, 2.0)
-    for config in (CONFIG, CONFIG.changed("seed", 8), CONFIG):
+    for config in (CONFIG, with_setting(CONFIG, "seed", 8), CONFIG):
         evaluation.choose(config, tmp_path, after_one_slice(*FITNESS))
     seeds = [options["seed"] for _, options in evaluator.calls]
     assert len(set(seeds)) == 4

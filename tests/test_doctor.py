@@ -7,7 +7,7 @@ import os
 import pytest
 
 from pbtrl import build, doctor
-from pbtrl.config import load
+from pbtrl.config.load import load
 from pbtrl.system import cgroups
 
 

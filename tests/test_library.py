@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pbtrl import cli, session
-from pbtrl.config import checked, read
+from pbtrl.config.load import checked, read
 from tests.command import CART, ROOT, Command, kinds
 
 TOY = ["budget.env_steps_per_member=20", "name=null"]
@@ -26,7 +26,7 @@ SESSION = f"""
 print("imported")
 from pathlib import Path
 from pbtrl import session
-from pbtrl.config import checked, read
+from pbtrl.config.load import checked, read
 
 source = read("quadratic", {[*TOY, APART]!r})
 code = session.start(checked(source), source, root=Path("runs"), mode="none", command=[])

@@ -10,11 +10,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pbtrl import build
-from pbtrl.config import checked, load, parse
+from pbtrl.config.load import checked, load, parse
+from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.messages import Assignment
 from pbtrl.errors import ConfigError, SnapshotError
 from pbtrl.journal import digest
-from pbtrl.loading import Source
 from pbtrl.snapshots import Store
 from tests.command import Command, journal, kinds, weights
 from tests.test_session import CONTINUE, signalled
@@ -233,7 +233,7 @@ def test_a_mix_cannot_change(mixed: Command):
 
 
 def test_every_agent_that_does_not_fit_is_named():
-    source = Source(MIXED, overrides=["agents.a3c.network=shallow", "agents.vmpo.network=deep"])
+    source = ConfigSource(MIXED, overrides=["agents.a3c.network=shallow", "agents.vmpo.network=deep"])
     with pytest.raises(ConfigError) as caught:
         build.prepared(checked(source), source)
     first, second = caught.value.messages
@@ -255,7 +255,7 @@ def test_every_agent_that_does_not_fit_is_named():
     ],
 )
 def test_actions_that_nobody_can_take_are_one_error_and_those_that_one_agent_cannot_too(overrides, said):
-    source = Source(MIXED, overrides=overrides)
+    source = ConfigSource(MIXED, overrides=overrides)
     with pytest.raises(ConfigError) as caught:
         build.prepared(checked(source), source)
     (message,) = caught.value.messages

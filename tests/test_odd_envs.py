@@ -17,7 +17,7 @@ from gymnasium.spaces import Box
 from pbtrl import build, envs
 from pbtrl.agents.distributions import distribution
 from pbtrl.agents.settings import ImpalaSettings
-from pbtrl.config import load, parse
+from pbtrl.config.load import load, parse
 from pbtrl.envs.adapters import adapt_observations
 from tests.command import Command, Result, kinds
 from tests.odd_envs import ENVS

@@ -22,7 +22,7 @@ import sys
 CHANGE
 from pathlib import Path
 from pbtrl import session
-from pbtrl.config import checked, read
+from pbtrl.config.load import checked, read
 
 source = read("quadratic", {overrides!r})
 code = session.start(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pbtrl import cli, evaluation, runs
-from pbtrl.config import parse
+from pbtrl.config.load import parse
 from tests.command import CART, Command, journal
 
 COMMAND = re.compile(r"pbtrl (?:resume|eval|status|tb|report|lineage|verify) [^|;`\n]+")

@@ -11,7 +11,7 @@ import torch
 
 from pbtrl.agents import actor_critic
 from pbtrl.build import RLBuilder
-from pbtrl.config import Config
+from pbtrl.config.load import config_from_dict
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.seeding import seed_for
 from pbtrl.core.tensors import Tensors
@@ -32,7 +32,7 @@ FEUDAL = {"name": "feudal", "unroll_mode": "budget", "goal_units": 8, "embedding
 def builder(env: dict[str, Any] | str, num_envs: int = 4, agent: Any = None, **sections: Any) -> RLBuilder:
     env = CARTPOLE if env == "CartPole-v1" else {"id": env} if isinstance(env, str) else env
     return RLBuilder(
-        Config.from_dict(
+        config_from_dict(
             {
                 "env": {"num_envs": num_envs, **env},
                 "agent": {"block_length": 10, "unroll_length": 5, "hidden": [16], **(agent or {})},

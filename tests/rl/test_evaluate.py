@@ -11,7 +11,7 @@ import torch
 from pbtrl import envs
 from pbtrl.agents.types import Acted, Inputs
 from pbtrl.build import RLBuilder
-from pbtrl.config import Config
+from pbtrl.config.load import config_from_dict
 from pbtrl.core.seeding import env_seeds
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
@@ -24,7 +24,7 @@ torch.set_num_threads(1)  # as in every worker
 
 def builder(**env: Any) -> RLBuilder:
     budget = {"env_steps_per_member": 1000}
-    return RLBuilder(Config.from_dict({"env": env, "agent": {"observations": "raw"}, "budget": budget}))
+    return RLBuilder(config_from_dict({"env": env, "agent": {"observations": "raw"}, "budget": budget}))
 
 
 def fresh(build: RLBuilder, seed: int) -> Tensors:
@@ -252,7 +252,7 @@ def test_simulators_begin_afresh_after_a_cut(env: dict[str, Any]) -> None:
     if env["backend"] == "envpool":
         pytest.importorskip("envpool")
     build = RLBuilder(
-        Config.from_dict({"env": env, "budget": {"env_steps_per_member": 1000}, "final": {"max_steps": 5}})
+        config_from_dict({"env": env, "budget": {"env_steps_per_member": 1000}, "final": {"max_steps": 5}})
     )
     (played,) = build.evaluate([fresh(build, 0)], episodes=40, seed=1)
     assert (played.lengths, played.returns, played.truncated) == ([5] * 40, [5.0] * 40, 40)

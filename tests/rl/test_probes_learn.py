@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from pbtrl import envs
 from pbtrl.agents.settings import AGENTS, live_hyperparameters
 from pbtrl.build import RLBuilder
-from pbtrl.config import Config
+from pbtrl.config.load import config_from_dict
 from pbtrl.core.messages import Assignment
 from pbtrl.rl.rollout import Rollout
 from tests.blocks import shown
@@ -201,7 +201,7 @@ def test_cartpole_is_solved(name):
     }  # fmt: skip
     env = {"id": "CartPole-v1", "num_envs": 16, "backend": "gymnasium"}
     budget = {"env_steps_per_member": LONGER.get(name, 100_000)}
-    build = RLBuilder(Config.from_dict({"env": env, "agent": agent, "budget": budget}))
+    build = RLBuilder(config_from_dict({"env": env, "agent": agent, "budget": budget}))
     cohort, steps = build.cohort(("m00",), threads=1), build._config.steps_per_member
     cohort.init(0, seed=1)
     cohort.begin([Assignment("m00/000000", "m00", None, 0, steps, {}, seed=1)])

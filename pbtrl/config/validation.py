@@ -1,15 +1,17 @@
-"""What is wrong, or probably not meant, with settings that are fine one by one; each in one line."""
+"""Checks between settings that are valid one by one; each mistake in one line."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
+from pbtrl.config.wording import Fault, Path, shown, unknown
 from pbtrl.core.dimensions import AGENT, Choice, IntLogUniform, IntUniform
-from pbtrl.loading import Fault, Path, shown, unknown
 
 if TYPE_CHECKING:
-    from pbtrl.config import Acting, Config
+    from pbtrl.config.schema import Config
+    from pbtrl.config.sections import Acting
+from pbtrl.config.limits import describe_interval, is_within, largest_unroll
 
 ALIASES = {
     "lr": "learning_rate",
@@ -55,24 +57,7 @@ ALIASES = {
 """What other libraries call it -> what it is called here; used for suggestions only."""
 
 
-def accepted(agent: AgentSettings | type[AgentSettings]) -> dict[str, tuple[float | None, float | None]]:
-    """Live hyperparameter -> the closed interval that the agent accepts; None is open."""
-    return {f.name: (f.metadata["low"], f.metadata["high"]) for f in fields(agent) if f.metadata.get("live")}
-
-
-def largest_unroll(config: "Config") -> int:
-    """The largest unroll that the agent may be given, in env steps per env."""
-    assert config.agent is not None
-    searched = config.hparams.get("unroll_length")
-    if searched is None:
-        return config.agent.unroll_length
-    if isinstance(searched, Choice):
-        numbers = [int(value) for value in searched.values if isinstance(value, int | float)]
-        return max(numbers, default=config.agent.unroll_length)
-    return int(searched.limits[1])
-
-
-def before(raw: dict[str, Any]) -> Iterator[Fault]:
+def check_raw(raw: dict[str, Any]) -> Iterator[Fault]:
     """Faults that only the raw tree shows: what was written, rather than what it came to."""
     if raw.get("trainable") is not None:
         for key in ("env", "agent", "agents", "acting"):
@@ -157,7 +142,7 @@ def _searched_by_all(kinds: Mapping[str, type[AgentSettings]], shared: Mapping[s
         yield Fault.at(text, path, at_key=True)
 
 
-def after(config: "Config") -> Iterator[Fault]:
+def check_config(config: "Config") -> Iterator[Fault]:
     """Faults between settings that are valid one by one."""
     population, budget, fitness, strategy = config.population, config.budget, config.fitness, config.strategy
     if population.reference_members > population.size:
@@ -264,13 +249,13 @@ def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator
         if "low" not in f.metadata:
             continue
         low, high, whole = f.metadata["low"], f.metadata["high"], f.metadata.get("integer")
-        allowed, value = _interval(low, high), getattr(agent, f.name)
+        allowed, value = describe_interval(low, high), getattr(agent, f.name)
         dimension = config.hparams.get(f.name)
         if dimension is None:
             for number, where in (
                 [(n, (i,)) for i, n in enumerate(value)] if isinstance(value, tuple) else [(value, ())]
             ):
-                if not _inside(number, low, high):
+                if not is_within(number, low, high):
                     yield Fault.at(f"must be {allowed}, not {number:g}", (*at, f.name, *where))
             continue
         path = searched[f.name]
@@ -280,17 +265,17 @@ def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator
                 if isinstance(value, bool) or not isinstance(value, kinds):
                     need = "an integer" if whole else "a number"
                     yield Fault.at(f"must be {need}, not {shown(value)}", (*path, "values", place))
-                elif not _inside(value, low, high):
+                elif not is_within(value, low, high):
                     yield Fault.at(f"{f.name} must be {allowed}, not {shown(value)}", (*path, "values", place))
             continue
         if whole and not isinstance(dimension, IntUniform | IntLogUniform):
             yield Fault.at(f"{f.name} is an integer: use int_uniform, int_log_uniform or choice", (*path, "prior"))
         for end in ("low", "high"):
-            if not _inside(getattr(dimension, end), low, high):
+            if not is_within(getattr(dimension, end), low, high):
                 yield Fault.at(f"{f.name} must be {allowed}, not {getattr(dimension, end):g}", (*path, end))
         if isinstance(dimension.bounds, tuple):
             for place, bound in enumerate(dimension.bounds):
-                if not _inside(bound, low, high):
+                if not is_within(bound, low, high):
                     yield Fault.at(f"{f.name} must be {allowed}, not {bound:g}", (*path, "bounds", place))
     yield from _block(config, agent, at, searched.get("unroll_length", ()))
 
@@ -316,7 +301,7 @@ def _block(config: "Config", agent: AgentSettings, at: Path, path: Path) -> Iter
     if searched is None:
         largest, other = agent.unroll_length, (*at, "unroll_length")
     elif isinstance(searched, Choice):
-        largest, other = largest_unroll(config), (*path, "values")
+        largest, other = largest_unroll(agent, searched), (*path, "values")
     else:
         largest, other = int(searched.high if unbounded else searched.limits[1]), (*path, "high")
     if agent.block_length < largest:
@@ -336,53 +321,3 @@ def _dotted(path: Path) -> str:
 def _listed(names: Iterable[str], word: str) -> str:
     *first, last = names
     return f"{', '.join(first)} {word} {last}" if first else last
-
-
-def _inside(value: float, low: float | None, high: float | None) -> bool:
-    return (low is None or value >= low) and (high is None or value <= high)
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    if low is not None and high is not None:
-        return f"in [{low:g}, {high:g}]"
-    return f">= {low:g}" if low is not None else f"<= {high:g}"
-
-
-def warnings(config: "Config") -> Iterator[str]:
-    """What runs, but is probably not meant."""
-    if config.every >= config.steps_per_member and config.strategy.name == "pbt":
-        yield (
-            f"strategy.ready.every ({config.every:,}) is the whole budget of a member "
-            f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
-        )
-    elif config.burn_in >= config.steps_per_member and config.strategy.name == "pbt":
-        yield (
-            f"strategy.ready.burn_in ({config.burn_in:,}) is not over before a member's budget is "
-            f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
-        )
-    mix, strategy = config.population.mix or {}, config.strategy
-    if strategy.name == "pbt" and strategy.exploit.method != "none" and not strategy.exploit.across_agents:
-        for name in (name for name, count in mix.items() if count == 1):
-            yield f"population.mix has one {name}, which has nobody to copy without strategy.exploit.across_agents"
-    for agent, searched in ((kind.agent, kind.hparams) for kind in config.kinds.values()):
-        assert agent is not None
-        for name in searched:
-            if name.partition("_")[0] in {"adam", "rmsprop"} - {agent.optimiser}:
-                yield f"hparams.{name} has no effect: the optimiser of {agent.name} is {agent.optimiser}"
-    if config.env is None or config.fitness.source == "evaluation":
-        return
-    length = _episode_length(config.env.id)
-    per_env = config.every // config.env.num_envs
-    reset = config.env.between_slices == "reset"
-    episodes = config.env.num_envs * (per_env // length) if reset else config.every // length
-    if episodes < config.fitness.min_episodes:
-        yield (
-            f"a slice of {config.every:,} env steps holds about {episodes} episodes of {length:,} steps, "
-            f"fewer than fitness.min_episodes ({config.fitness.min_episodes}): members may have no fitness"
-        )
-
-
-def _episode_length(env_id: str) -> int:
-    """A usual episode, in env steps; a guess that only a warning rests on."""
-    physics = ("HalfCheetah", "Ant", "Hopper", "Humanoid", "Walker2d", "Swimmer", "InvertedPendulum")
-    return 1000 if env_id.startswith(("ALE/", *physics)) else 200

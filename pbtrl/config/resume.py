@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pbtrl.config import Config
+from pbtrl.config.load import config_from_dict, resolve
+from pbtrl.config.schema import Config
 from pbtrl.errors import RunError
 
 FREE = ("budget", "execution", "final", "snapshots", "failure")
@@ -14,13 +15,13 @@ FREE = ("budget", "execution", "final", "snapshots", "failure")
 Settings = dict[str, Any]
 
 
-def extended(stored: Config, wanted: Config) -> Config:
+def merge_resume_config(stored: Config, wanted: Config) -> Config:
     """The run's stored config with the free sections of another; a member's budget never shrinks.
 
     Raises:
         RunError: something else differs. What `wanted` leaves to pbtrl (null or auto) is as the run has it.
     """
-    written, meant, kept = (_flat(c) for c in (wanted.to_dict(), wanted.resolved().to_dict(), stored.to_dict()))
+    written, meant, kept = (_flat(c) for c in (wanted.to_dict(), resolve(wanted).to_dict(), stored.to_dict()))
     left_open = {name for name, value in written.items() if value is None or value == "auto"}
     changed = [
         f"{name} ({kept.get(name, 'unset')} -> {meant.get(name, 'unset')})"
@@ -38,7 +39,7 @@ def extended(stored: Config, wanted: Config) -> Config:
     tree |= {section: ours[section] for section in FREE}
     if wanted.steps_per_member < stored.steps_per_member:
         tree["budget"] = stored.to_dict()["budget"]
-    return Config.from_dict(tree).resolved()
+    return resolve(config_from_dict(tree))
 
 
 def changes(before: Config, after: Config) -> list[str]:

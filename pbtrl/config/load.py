@@ -1,0 +1,132 @@
+"""A config from a file, a shipped config's name, text or plain values; and back to text."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pbtrl.config.pydantic_errors import validated
+from pbtrl.config.schema import Config
+from pbtrl.config.validation import ALIASES, check_config, check_raw
+from pbtrl.config.yaml_source import ConfigSource, dump_yaml
+from pbtrl.errors import ConfigError
+
+LARGEST = 2**20  # bytes of a config
+
+
+def _folder() -> Path:
+    return Path(__file__).parents[1] / "configs"
+
+
+def shipped() -> list[str]:
+    """Names of the configs that come with pbtrl, for `load`."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def locate(path_or_name: str | Path) -> Path:
+    """The file that is meant: a path, or the bare name of a shipped config, also beside a folder of that name."""
+    path = Path(os.path.expanduser(path_or_name) if isinstance(path_or_name, str) else path_or_name)
+    absent = not os.path.exists(path) or os.path.isdir(path)
+    if absent and path.name == str(path_or_name) and path.stem in shipped():
+        return _folder() / f"{path.stem}.yaml"
+    return path
+
+
+def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> ConfigSource:
+    """What a YAML file, or a shipped config by its bare name, says, with `a.b=value` overrides. Raises ConfigError."""
+    if "\0" in str(path_or_name):
+        raise ConfigError([f"{str(path_or_name)[:80]!r}: no path has a zero byte in it"])
+    path = locate(path_or_name)
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise ConfigError([f"{path}: larger than {LARGEST / 2**20:.0f} MiB, which no config is"])
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError([f"{path}: no such file. Shipped configs: {', '.join(shipped())}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: not UTF-8 text"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path}: {(error.strerror or str(error)).lower()}"]) from None
+    return ConfigSource(text, str(path), overrides)
+
+
+def checked(source: ConfigSource) -> Config:
+    """The config that a source says. Raises ConfigError, whose text is every mistake with its place."""
+    env = source.data.get("env")
+    if isinstance(env, dict) and "kwargs" in env:
+        source.data["env"] = {**env, "kwargs": _with_absolute_paths(env["kwargs"], ("env", "kwargs"), source)}
+    return _validate(source)
+
+
+def _with_absolute_paths(value: Any, at: tuple[str | int, ...], source: ConfigSource) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_absolute_paths(below, (*at, key), source) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_with_absolute_paths(below, (*at, place), source) for place, below in enumerate(value)]
+    if isinstance(value, str) and value.startswith(("./", "../")):
+        written = source.marks.get(at)
+        folder = Path(source.file).parent if written is not None and written.override is None else Path()
+        return os.path.abspath(folder / value)
+    return value
+
+
+def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """A config from a YAML file or a shipped config's name, and overrides; see `read` and `checked`."""
+    return checked(read(path_or_name, overrides))
+
+
+def parse(text: str, file: str = "config", overrides: Sequence[str] = ()) -> Config:
+    """A config from YAML text; `file` is the name that messages give it. Raises ConfigError."""
+    return checked(ConfigSource(text, file, overrides))
+
+
+def config_from_dict(tree: Mapping[str, Any]) -> Config:
+    """A config from plain values, with every check of `load`. Raises ConfigError."""
+    source = ConfigSource()
+    source.data = dict(tree)
+    return _validate(source)
+
+
+def config_from_json(text: str) -> Config:
+    """The config that `Config.to_json` wrote."""
+    return config_from_dict(json.loads(text))
+
+
+def with_setting(config: Config, path: str, value: Any) -> Config:
+    """A copy with one dotted path set, checked again: `with_setting(config, "env.backend", "envpool")`."""
+    tree = config.to_dict()
+    *sections, last = path.split(".")
+    below = tree
+    for section in sections:
+        below = below.setdefault(section, {})
+    below[last] = value
+    return config_from_dict(tree)
+
+
+def resolve(config: Config) -> Config:
+    """The same run with slices, block length and budget written out, in whole blocks."""
+    tree = config.to_dict()
+    tree["budget"]["env_steps_per_member"] = config.steps_per_member
+    tree["strategy"]["ready"] = {"every": config.every, "burn_in": config.burn_in}
+    tree["fitness"]["every"] = config.curve_every
+    for name, kind in config.kinds.items():
+        settings = tree["agent"] if name is None else tree["agents"][name]
+        settings["block_length"] = kind.block_length
+    return config_from_dict(tree)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config as YAML, for config.resolved.yaml; it loads as the same run."""
+    return dump_yaml(resolve(config).to_dict())
+
+
+def _validate(source: ConfigSource) -> Config:
+    return validated(Config, source, check_raw, check_config, ALIASES)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a config, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}

@@ -1,0 +1,215 @@
+"""Validation of a raw config against a pydantic model, with every mistake reported at once in the config's words.
+
+Knows nothing of what the config is about.
+"""
+
+import re
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
+
+from pbtrl.config.wording import Fault, Path, did_you_mean, shortened, shown, unknown
+from pbtrl.config.yaml_source import ConfigSource
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class TaggedUnion:
+    """Annotation for a union of classes told apart by one key; new members of `classes` need nothing else.
+
+    `what` is what messages call a class; the key unless given.
+    """
+
+    def __init__(
+        self, key: str, classes: Mapping[str, type], default: str | None = None, what: str | None = None
+    ) -> None:  # fmt: skip
+        self.key, self.classes, self.default, self.what = key, classes, default, what or key
+
+    def tag(self, value: Any) -> str | None:
+        """The class's name in a raw mapping or in an object; the default for what is neither."""
+        if isinstance(value, dict):
+            found = value.get(self.key, self.default)
+            return None if found is None else str(found)
+        return str(getattr(value, self.key, self.default or next(iter(self.classes))))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {name: handler.generate_schema(kind) for name, kind in self.classes.items()}
+        return core_schema.tagged_union_schema(choices, discriminator=self.tag)
+
+
+def validated(
+    kind: type[M],
+    source: ConfigSource,
+    before: Callable[[dict[str, Any]], Iterable[Fault]],
+    after: Callable[[M], Iterable[Fault]],
+    aliases: Mapping[str, str],
+) -> M:
+    """The model, or a ConfigError with the faults of pydantic, of `before` (raw) and of `after` (whole).
+
+    Where a value is wrong, the checks of the whole go on without it, so that one run tells everything.
+    """
+    faults = list(before(source.data))
+    data, removed = source.data, []
+    model: M | None = None
+    for attempt in range(8):
+        try:
+            model = kind.model_validate(data)
+            break
+        except ValidationError as error:
+            found = [fault for detail in error.errors() for fault in _faults(kind, detail, aliases)]
+            # pydantic counts a list's valid items, so a wrong one also makes the list too short
+            above = {f.paths[0][:depth] for f in found for depth in range(len(f.paths[0]))}
+            found = [fault for fault in found if fault.paths[0] not in above]
+            if attempt == 0:
+                faults += found
+            for fault in found:
+                if gone := _existing(data, fault.paths[0]):  # else an earlier fault took its owner along
+                    removed.append(gone)
+                    data = _without(data, gone)
+    if model is not None:
+        faults += [
+            fault
+            for fault in after(model)
+            if not any(
+                path[: len(gone)] == gone or gone[: len(path)] == path for path in fault.paths for gone in removed
+            )
+        ]
+    if faults or source.faults:
+        raise source.error(faults)
+    assert model is not None
+    return model
+
+
+def _existing(data: Any, path: Path) -> Path:
+    """The part of the path to drop: itself, or for what is missing its nearest owner."""
+    for depth, part in enumerate(path):
+        if not isinstance(data, dict) or part not in data:
+            return path[:depth]
+        data = data[part]
+    return path
+
+
+def _without(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    head, rest = str(path[0]), path[1:]
+    if rest and isinstance(data.get(head), dict):
+        return {**data, head: _without(data[head], rest)}
+    return {key: value for key, value in data.items() if key != head}
+
+
+def _faults(kind: type, detail: ErrorDetails, aliases: Mapping[str, str]) -> Iterator[Fault]:
+    """pydantic's error in our words, at the path as the user wrote it (pydantic's has tags in between)."""
+    owner, path = _walk(kind, detail["loc"])
+    problem, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
+    if problem in ("extra_forbidden", "unexpected_keyword_argument"):
+        name = str(path[-1])
+        deeper = _deeper(kind, aliases.get(name, name)) if len(path) == 1 else None
+        text = f"unknown key. Did you mean '{deeper}'?" if deeper else None
+        yield Fault(text or unknown("unknown key", name, _keys(owner), aliases), (path,), at_key=True)
+    elif problem == "missing":
+        yield Fault("missing", (path,), at_key=True)
+    elif problem in ("union_tag_invalid", "union_tag_not_found") and (tagged := _tagged(owner)):
+        path = (*path, tagged.key)
+        if problem == "union_tag_invalid":
+            tag = str(context["tag"])
+            yield Fault(unknown(f"unknown {tagged.what} '{shortened(tag)}'", tag, tagged.classes, {}), (path,))
+        else:
+            yield Fault(f"missing. Known: {', '.join(tagged.classes)}", (path,), at_key=True)
+    elif problem == "value_error":
+        cause = context["error"]
+        fields = getattr(cause, "fields", ())
+        yield Fault(str(cause), tuple((*path, name) for name in fields) or (path,))
+    else:
+        yield Fault(_wording(problem, context, given, detail["msg"]), (path,))
+
+
+def _wording(problem: str, context: Mapping[str, Any], given: object, otherwise: str) -> str:
+    for start, need in (
+        ("int_", "an integer"),
+        ("float_", "a number"),
+        ("bool_", "true or false"),
+        ("string_type", "text"),
+        ("tuple_type", "a list"),
+        ("list_type", "a list"),
+        ("dict_type", "a section of keys"),
+        ("model_", "a section of keys"),
+        ("dataclass_", "a section of keys"),
+        ("finite_number", "finite"),
+    ):
+        if problem.startswith(start):
+            return f"must be {need}, not {shown(given)}"
+    for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
+        if name in context:
+            return f"must be {sign} {context[name]:g}, not {shown(given)}"
+    if problem == "literal_error":
+        allowed = re.findall("'([^']*)'", context["expected"])
+        near = did_you_mean(str(given), allowed)
+        choices = " or ".join(filter(None, (", ".join(allowed[:-1]), allowed[-1])))
+        return f"must be {choices}, not {shown(given)}" + (f". {near}" if near else "")
+    if problem in ("too_short", "too_long"):
+        least = problem == "too_short"
+        count = context["min_length" if least else "max_length"]
+        return f"needs at {'least' if least else 'most'} {count} value{'' if count == 1 else 's'}"
+    return f"{otherwise}, not {shown(given)}"
+
+
+def _walk(kind: Any, location: Sequence[str | int]) -> tuple[Any, Path]:
+    """Follow pydantic's location through the types: the owner of its last key, and the path without tags."""
+    path: Path = ()
+    owner = kind
+    for place, part in enumerate(location):
+        tagged = _tagged(kind)
+        if tagged is not None:
+            owner = kind = tagged.classes[str(part)]
+            continue
+        kind = _plain(kind)
+        hints = get_type_hints(kind, include_extras=True) if _has_keys(kind) else {}
+        last = place == len(location) - 1
+        if _has_keys(kind):
+            owner, kind = kind, hints.get(str(part), Any)
+        elif get_origin(kind) in (dict, tuple, list):
+            kind = get_args(kind)[1 if get_origin(kind) is dict else 0]
+        elif not last:
+            break
+        path = (*path, part)
+    return (kind if _tagged(kind) is not None else owner), path
+
+
+def _tagged(kind: Any) -> TaggedUnion | None:
+    for extra in getattr(_plain(kind, keep_annotation=True), "__metadata__", ()):
+        if isinstance(extra, TaggedUnion):
+            return extra
+    return None
+
+
+def _plain(kind: Any, keep_annotation: bool = False) -> Any:
+    while True:
+        if get_origin(kind) is Annotated and not keep_annotation:
+            kind = get_args(kind)[0]
+        elif get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind):
+            kind = next(arm for arm in get_args(kind) if arm is not type(None))
+        else:
+            return kind
+
+
+def _has_keys(kind: Any) -> bool:
+    return isinstance(kind, type) and (issubclass(kind, BaseModel) or is_dataclass(kind))
+
+
+def _deeper(kind: Any, name: str) -> str | None:
+    """`section.name`, for a key that was written one level too high."""
+    for section, hint in get_type_hints(kind, include_extras=True).items():
+        tagged = _tagged(hint)
+        below = tagged.classes.get(tagged.default or "") if tagged else _plain(hint)
+        if name in _keys(below):
+            return f"{section}.{name}"
+    return None
+
+
+def _keys(kind: Any) -> list[str]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return list(kind.model_fields)
+    return [f.name for f in fields(kind)] if is_dataclass(kind) else []

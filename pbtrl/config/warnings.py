@@ -1,0 +1,47 @@
+"""Settings that can run but are probably a mistake; each in one line."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pbtrl.config.schema import Config
+
+
+def find_warnings(config: "Config") -> Iterator[str]:
+    """What runs, but is probably not meant."""
+    if config.every >= config.steps_per_member and config.strategy.name == "pbt":
+        yield (
+            f"strategy.ready.every ({config.every:,}) is the whole budget of a member "
+            f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
+        )
+    elif config.burn_in >= config.steps_per_member and config.strategy.name == "pbt":
+        yield (
+            f"strategy.ready.burn_in ({config.burn_in:,}) is not over before a member's budget is "
+            f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
+        )
+    mix, strategy = config.population.mix or {}, config.strategy
+    if strategy.name == "pbt" and strategy.exploit.method != "none" and not strategy.exploit.across_agents:
+        for name in (name for name, count in mix.items() if count == 1):
+            yield f"population.mix has one {name}, which has nobody to copy without strategy.exploit.across_agents"
+    for agent, searched in ((kind.agent, kind.hparams) for kind in config.kinds.values()):
+        assert agent is not None
+        for name in searched:
+            if name.partition("_")[0] in {"adam", "rmsprop"} - {agent.optimiser}:
+                yield f"hparams.{name} has no effect: the optimiser of {agent.name} is {agent.optimiser}"
+    if config.env is None or config.fitness.source == "evaluation":
+        return
+    length = _episode_length(config.env.id)
+    per_env = config.every // config.env.num_envs
+    reset = config.env.between_slices == "reset"
+    episodes = config.env.num_envs * (per_env // length) if reset else config.every // length
+    if episodes < config.fitness.min_episodes:
+        yield (
+            f"a slice of {config.every:,} env steps holds about {episodes} episodes of {length:,} steps, "
+            f"fewer than fitness.min_episodes ({config.fitness.min_episodes}): members may have no fitness"
+        )
+
+
+def _episode_length(env_id: str) -> int:
+    """A usual episode, in env steps; a guess that only a warning rests on."""
+    physics = ("HalfCheetah", "Ant", "Hopper", "Humanoid", "Walker2d", "Swimmer", "InvertedPendulum")
+    return 1000 if env_id.startswith(("ALE/", *physics)) else 200
