@@ -33,7 +33,7 @@ from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.core.trainable import Builder, Cohort
 from pbtrl.errors import SnapshotError
 from pbtrl.execution import Executor
-from pbtrl.header import Header
+from pbtrl.storage.run_header import RunHeader
 from pbtrl.strategies import Strategy
 from pbtrl.system import cgroups
 from pbtrl.system.malloc import retain_freed_memory
@@ -106,9 +106,9 @@ def _unfit(config: Config, name: str | None) -> str | None:
     return None
 
 
-def header(config: Config, name: str) -> Header:
+def header(config: Config, name: str) -> RunHeader:
     """The journal's first line for a run of this config."""
-    return Header(
+    return RunHeader(
         name=name,
         seed=config.seed,
         size=config.population.size,

@@ -256,13 +256,13 @@ def _seconds(text: str) -> float:
 
 def _train(a: argparse.Namespace) -> int:
     from pbtrl.config.load import checked, read
+    from pbtrl.storage.run_directory import check_free
 
     source = read(a.config, a.overrides)
     config = checked(source)
-    from pbtrl import runs
 
     if not a.dry_run and (asked := config.name if a.name is None else a.name) is not None:
-        runs.check_free(a.runs, asked, a.if_exists)
+        check_free(a.runs, asked, a.if_exists)
     from pbtrl import build, session
 
     if a.dry_run:
@@ -275,9 +275,9 @@ def _train(a: argparse.Namespace) -> int:
 
 
 def _resume(a: argparse.Namespace) -> int:
-    from pbtrl import runs
+    from pbtrl.storage.run_lookup import find
 
-    run = runs.find(a.run, a.runs)
+    run = find(a.run, a.runs)
     from pbtrl import session
 
     return session.resume(
@@ -286,62 +286,74 @@ def _resume(a: argparse.Namespace) -> int:
 
 
 def _eval(a: argparse.Namespace) -> int:
-    from pbtrl import evaluation, runs, tables
+    from pbtrl import tables
     from pbtrl.errors import SnapshotError
+    from pbtrl.storage.best_member import save_evaluation, snapshots_to_evaluate
+    from pbtrl.storage.run_directory import check_links
+    from pbtrl.storage.run_lookup import find
+    from pbtrl.storage.stored_config import check_imports, stored_config
+    from pbtrl.training import scoring
 
-    run = runs.find(a.run, a.runs)
-    runs.check_links(run)
-    chosen = evaluation.newest(run, a.member)
-    config = runs.config(run)
-    runs.check_imports(run, config, allowed=a.trust_imports)
-    play = partial(evaluation.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
+    run = find(a.run, a.runs)
+    check_links(run)
+    chosen = snapshots_to_evaluate(run, a.member)
+    config = stored_config(run)
+    check_imports(run, config, allowed=a.trust_imports)
+    play = partial(scoring.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
     try:
         results = play(chosen)
     except SnapshotError:
-        if (now := evaluation.newest(run, a.member)) == chosen:
+        if (now := snapshots_to_evaluate(run, a.member)) == chosen:
             raise
         results = play(now)  # it trains, and what was chosen first has gone
     try:
-        evaluation.write(run, results)
+        save_evaluation(run, results)
     except OSError as error:
         tell(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", sys.stderr)
     shown = results if a.member == "all" else results[0]
     tell(to_json(shown) if a.json else tables.evaluations(results))
-    if unscored := evaluation.unscored(config, results):
+    if unscored := scoring.unscored(config, results):
         tell(unscored, sys.stderr)
         return FAILED
     return 0
 
 
 def _status(a: argparse.Namespace) -> int:
-    from pbtrl import card, runs, tables
+    from pbtrl import tables
+    from pbtrl.storage.references import cli_reference
+    from pbtrl.storage.run_info import read_run_info
+    from pbtrl.storage.run_lookup import find
+    from pbtrl.storage.run_status import corruption_as_error, status
 
-    run = runs.find(a.run, a.runs)
-    with runs.sound(run):
-        found = runs.status(run)
-        reason = card.read(run).get("reason", "") if found["state"] == "crashed" else ""
-        tell(to_json(found) if a.json else tables.status(found, runs.trusting(run), reason))
+    run = find(a.run, a.runs)
+    with corruption_as_error(run):
+        found = status(run)
+        reason = read_run_info(run).get("reason", "") if found["state"] == "crashed" else ""
+        tell(to_json(found) if a.json else tables.status(found, cli_reference(run), reason))
     return 0
 
 
 def _list(a: argparse.Namespace) -> int:
-    from pbtrl import runs, tables
+    from pbtrl import tables
+    from pbtrl.storage.references import root_option
+    from pbtrl.storage.run_status import listing
 
-    found = runs.listing(a.runs)
+    found = listing(a.runs)
     if a.json:
         tell(to_json(found))
     elif found:
         tell(tables.listing(found))
     else:
-        tell(f"no runs in {a.runs}; begin one with: pbtrl train quickstart{runs.root_option(a.runs)}")
+        tell(f"no runs in {a.runs}; begin one with: pbtrl train quickstart{root_option(a.runs)}")
     return 0
 
 
 def _verify(a: argparse.Namespace) -> int:
-    from pbtrl import runs, verify
+    from pbtrl import verify
     from pbtrl.errors import DamagedError
+    from pbtrl.storage.run_lookup import find
 
-    run = runs.find(a.run, a.runs)
+    run = find(a.run, a.runs)
     if a.repair:
         for line in verify.repair(run):
             tell(line, sys.stderr)
@@ -353,30 +365,34 @@ def _verify(a: argparse.Namespace) -> int:
 
 
 def _lineage(a: argparse.Namespace) -> int:
-    from pbtrl import lineage, runs, tables
+    from pbtrl import lineage, tables
+    from pbtrl.storage.run_lookup import find
+    from pbtrl.storage.run_status import corruption_as_error, load_run
 
-    run = runs.find(a.run, a.runs)
-    header, lines, _ = runs.folded(run)
-    with runs.sound(run):
+    run = find(a.run, a.runs)
+    header, lines, _ = load_run(run)
+    with corruption_as_error(run):
         copies = lineage.copies(lines)
         tell(to_json({"copies": copies}) if a.json else tables.copies(copies, header.steps))
     return 0
 
 
 def _report(a: argparse.Namespace) -> int:
-    from pbtrl import report, runs
+    from pbtrl import report
+    from pbtrl.storage.run_lookup import find
 
-    run = runs.find(a.run, a.runs)
+    run = find(a.run, a.runs)
     for path in report.write(run, only=a.only, form=a.format):
         tell(str(path))
     return 0
 
 
 def _tensorboard(a: argparse.Namespace) -> int:
-    from pbtrl import board, runs
+    from pbtrl import board
     from pbtrl.errors import DamagedError
+    from pbtrl.storage.run_lookup import find
 
-    logs = runs.find(a.run, a.runs) / "tb"
+    logs = find(a.run, a.runs) / "tb"
     if not logs.is_dir():
         raise DamagedError(f"there is no {logs}: the run never began")
     return board.serve(logs, a.port, expose=a.expose)

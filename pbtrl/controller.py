@@ -18,7 +18,7 @@ from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import Population
 from pbtrl.core.stopping import StopCriteria
 from pbtrl.execution import Executor
-from pbtrl.journal import Journal, Line
+from pbtrl.storage.journal import Journal, Line
 from pbtrl.strategies import Strategy
 
 SAVING = 7.0  # seconds that members have after a signal, of the ten within which a run should end

@@ -13,8 +13,8 @@ from typing import Any
 
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Population
-from pbtrl.header import split
-from pbtrl.journal import Line
+from pbtrl.storage.journal import Line
+from pbtrl.storage.run_header import read_header
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
     the receiver's and `fitness_after` the donor's, both when it was decided; `weights` is False where the
     hyperparameters alone were copied.
     """
-    header, every = split(lines)
+    header, every = read_header(lines)
     population = header.population()
     found: list[dict[str, Any]] = []
     for line in every:
@@ -113,7 +113,7 @@ def roots(lines: Iterable[Line]) -> list[dict[str, Any]]:
     Each entry has `time` (seconds since the run's start), `env_steps` (of the whole population) and `roots`,
     from the id of an assignment that began with fresh weights to the number of members that descend from it.
     """
-    header, every = split(lines)
+    header, every = read_header(lines)
     population = header.population()
     root_of: dict[str, str] = {}
     carried: dict[str, str] = {}

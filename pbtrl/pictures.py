@@ -34,9 +34,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLo
 from pbtrl.core.population import Population
 from pbtrl.errors import printable
 from pbtrl.figures import clock, count, value
-from pbtrl.header import Header
-from pbtrl.journal import Line
 from pbtrl.lineage import Stretch, ancestry, copies, stretches
+from pbtrl.storage.journal import Line
+from pbtrl.storage.run_header import RunHeader
 
 Format = Literal["svg", "png"]
 Point = tuple[float, float]
@@ -70,7 +70,7 @@ class Story:
         best: the snapshot whose ancestry is shown in black, or None.
     """
 
-    header: Header
+    header: RunHeader
     lines: Sequence[Line]
     population: Population
     best: str | None

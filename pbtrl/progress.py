@@ -25,10 +25,10 @@ from pbtrl.core.dimensions import AGENT
 from pbtrl.core.population import Population, mean
 from pbtrl.errors import printable
 from pbtrl.figures import clock, count, mixture, rank_score, score, value
-from pbtrl.header import Header, split
-from pbtrl.journal import Line, read
 from pbtrl.lineage import ancestry, schedule, stretches
 from pbtrl.standings import Event, Row, Standings
+from pbtrl.storage.journal import Line, read_journal
+from pbtrl.storage.run_header import RunHeader, read_header
 from pbtrl.system.strict_json import to_json
 from pbtrl.tables import truncation
 
@@ -236,7 +236,7 @@ def picture(
 
 def opening(
     run: Path,
-    header: Header,
+    header: RunHeader,
     *,
     trains: str,
     agent: str | None,
@@ -281,7 +281,7 @@ def opening(
     return labelled({key: text for key, text in lines.items() if text})
 
 
-def _left_off(population: Population, header: Header) -> str:
+def _left_off(population: Population, header: RunHeader) -> str:
     done = f"{count(population.step)} of {count(header.budget)} {header.steps} are done"
     again = len(population.open)
     return (
@@ -301,12 +301,12 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last", trusting: st
         name: what the run is called on the command line.
         trusting: the same for commands that run its env.
     """
-    header, lines = split(read(run / "journal.jsonl"))
+    header, lines = read_header(read_journal(run / "journal.jsonl"))
     commands = f"pbtrl tb {name} | pbtrl eval {trusting} | pbtrl report {name}"
     return f"{labelled({'run': str(run)})}\n{outcome(best, header, lines)}\n{labelled({'next': commands})}"
 
 
-def outcome(best: Mapping[str, Any], header: Header, lines: Sequence[Line]) -> str:
+def outcome(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Line]) -> str:
     """The best member, its score, the schedule that made it, and how long the run took; `best` as in `summary`."""
     elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
     told = {"best": _best(best, "mean return" if header.unit == "env_steps" else "fitness")}

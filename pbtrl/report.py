@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pbtrl import card, pictures, progress, runs, schema, tables
+from pbtrl import pictures, progress, tables
 from pbtrl.core.messages import skips
 from pbtrl.errors import DamagedError, DiskFullError, RunError, printable
 from pbtrl.figures import clock
-from pbtrl.journal import Line
+from pbtrl.storage import json_files, references, run_directory, run_info, run_status
+from pbtrl.storage.journal import Line
 from pbtrl.system.files import make_directory, write_atomically
 
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
@@ -58,11 +59,11 @@ def write(run: Path, *, only: Sequence[str] | None = None, form: pictures.Format
         DamagedError: the journal, run.json or best.json cannot be read.
         RunError: the directory cannot be written to, or there is a link in it.
     """
-    runs.check_links(run)
-    header, lines, population = runs.folded(run)
-    best = schema.read_if_there(run / "best.json")
+    run_directory.check_links(run)
+    header, lines, population = run_status.load_run(run)
+    best = json_files.read_json_if_exists(run / "best.json")
     leader = population.best.snapshot if population.best else None
-    with runs.sound(run):
+    with run_status.corruption_as_error(run):
         story = pictures.Story(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
         drawn = {name: pictures.draw(story, name, form) for name in only or pictures.PICTURES}
         body = _body(run, best, story, {name: _image(name, content, form) for name, content in drawn.items()})
@@ -90,8 +91,8 @@ def _body(run: Path, best: dict[str, Any], story: pictures.Story, images: dict[s
             parts.append(_section(title, progress.outcome(best, story.header, story.lines)))
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise DamagedError(f"{run / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
-    standing = runs.standing(run, story.header, story.population)
-    parts.append(_section("Members", tables.status(standing, runs.trusting(run))))
+    standing = run_status.summarize(run, story.header, story.population)
+    parts.append(_section("Members", tables.status(standing, references.cli_reference(run))))
     parts += images.values()
     parts.append(_section("Copies", _newest(tables.copies(story.copies, story.header.steps), titles=1)))
     if wrong := [text for line in story.lines if (text := _wrong(line))]:
@@ -118,7 +119,7 @@ def _wrong(line: Line) -> str:
 
 
 def _facts(run: Path, story: pictures.Story) -> str:
-    known = card.read(run)
+    known = run_info.read_run_info(run)
     versions = known.get("versions")
     facts = {
         "seed": f"{story.header.seed}; deterministic: {story.header.deterministic}",

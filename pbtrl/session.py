@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pbtrl import build, card, evaluation, progress, runs
+from pbtrl import build, progress
 from pbtrl.config.load import checked, read, to_yaml, with_setting
 from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
@@ -28,15 +28,16 @@ from pbtrl.controller import Controller
 from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.execution import Executor
-from pbtrl.header import Header
-from pbtrl.journal import Journal, Line
-from pbtrl.journal import read as journal_lines
-from pbtrl.lock import Lock
-from pbtrl.metrics import reached
-from pbtrl.retention import Retention
-from pbtrl.schema import SCHEMA
-from pbtrl.snapshots import Store
 from pbtrl.standings import Standings
+from pbtrl.storage import best_member, references, run_directory, run_info, run_status, stored_config
+from pbtrl.storage.journal import Journal, Line
+from pbtrl.storage.journal import read_journal as journal_lines
+from pbtrl.storage.json_files import SCHEMA
+from pbtrl.storage.metrics_log import last_reported_step
+from pbtrl.storage.retention import Retention
+from pbtrl.storage.run_header import RunHeader
+from pbtrl.storage.run_lock import RunLock
+from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system import isolated_call, streams
 from pbtrl.system.child_process import is_importing_main
 from pbtrl.system.files import check_free_space, is_disk_error, write_atomically
@@ -44,13 +45,14 @@ from pbtrl.system.signals import Interrupted, Signals
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
 from pbtrl.tensorboard import TensorBoard
+from pbtrl.training import final_choice, scoring
 
 FAILED = 3
 CHOICE_SECONDS = 60.0  # that the final choice may take at least, beyond the wall clock
 
 
 def start(
-    config: Config, source: ConfigSource, *, root: Path, name: str | None = None, if_exists: runs.IfExists = "error",
+    config: Config, source: ConfigSource, *, root: Path, name: str | None = None, if_exists: run_directory.IfExists = "error",
     mode: progress.Mode, command: Sequence[str], wide: bool = False,
 ) -> int:  # fmt: skip
     """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code.
@@ -73,18 +75,18 @@ def start(
     streams.reopen()
     prepared = build.prepared(config, source)
     if name is None and (name := config.name) is None:
-        name, if_exists = runs.default_name(config.label), "suffix"
-    if if_exists != "resume" or not runs.has_begun(root / name):
+        name, if_exists = run_directory.default_name(config.label), "suffix"
+    if if_exists != "resume" or not run_directory.has_begun(root / name):
         _expect_room(root / name, prepared, 2)
-    run = runs.create(root, name, if_exists)
-    if runs.has_begun(run):
+    run = run_directory.create(root, name, if_exists)
+    if run_directory.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config, wide=wide)
     for warning in build.warnings(prepared):
         _print(f"warning: {warning}", sys.stderr)
-    with Signals() as signals, Lock(run):
-        if runs.has_begun(run):  # somebody was faster
+    with Signals() as signals, RunLock(run):
+        if run_directory.has_begun(run):  # somebody was faster
             raise RunError(f"{run} has just been trained by somebody else: try again")
-        card.begin(run, command, build.torch_threads(prepared))
+        run_info.record_start(run, command, build.torch_threads(prepared))
         write_atomically(run / "config.yaml", source.text)
         write_atomically(run / "config.resolved.yaml", to_yaml(prepared))
         header = build.header(prepared, run.name)
@@ -114,17 +116,17 @@ def resume(
     """
     _expect_a_call()
     streams.reopen()
-    runs.check_links(run)
-    if not runs.has_begun(run):
+    run_directory.check_links(run)
+    if not run_directory.has_begun(run):
         return _begin(run, mode=mode, command=command, overrides=overrides, wide=wide, trusted=trusted)
-    with Signals() as signals, Lock(run):
-        runs.sweep(run)
-        before, lines, _ = runs.folded(run)
-        with runs.sound(run):
+    with Signals() as signals, RunLock(run):
+        run_directory.delete_leftovers(run)
+        before, lines, _ = run_status.load_run(run)
+        with run_status.corruption_as_error(run):
             earlier = float(_elapsed(lines))
-        stored = runs.config(run)
+        stored = stored_config.stored_config(run)
         known = asked is not None and asked.imports == stored.imports
-        runs.check_imports(run, stored, allowed=trusted or known)
+        stored_config.check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
         config = build.prepared(
             merge_resume_config(stored, wanted), ConfigSource(file=str(run / "config.resolved.yaml"))
@@ -133,7 +135,7 @@ def resume(
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
         _expect_room(run, config, 1)
-        for warning in card.begin(run, command, build.torch_threads(config)):
+        for warning in run_info.record_start(run, command, build.torch_threads(config)):
             _print(f"warning: {warning}", sys.stderr)
         header = build.header(config, before.name)
         journal = Journal(run / "journal.jsonl")
@@ -161,7 +163,7 @@ def _begin(
         raise RunError(f"{run} never began: train its config again, with --if-exists resume")
     source = read(run / "config.resolved.yaml", overrides)
     config = checked(source)
-    runs.check_imports(run, config, allowed=trusted)
+    stored_config.check_imports(run, config, allowed=trusted)
     return start(
         config, source, root=run.parent, name=run.name, if_exists="resume", mode=mode, command=command, wide=wide
     )
@@ -179,7 +181,7 @@ def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
     total = None if stored.budget.total_steps is None else with_setting(stored, own, None).steps_per_member
     if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
         overrides = [f"{own}=null", *overrides]
-    wanted = runs.config(run, overrides)
+    wanted = stored_config.stored_config(run, overrides)
     if wanted.steps_per_member < stored.steps_per_member:
         had, got = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
         raise RunError(f"a budget can only grow: this run's is {had} per member, more than {got}")
@@ -193,7 +195,7 @@ def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
         "fitness reached": "budget.until_fitness=null",
         "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
     }.get(reason, f"budget.env_steps_per_member={2 * config.steps_per_member}")
-    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {runs.trusting(run, config)} {more}"
+    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {references.cli_reference(run, config)} {more}"
 
 
 def _say(mode: progress.Mode, text: str) -> None:
@@ -214,7 +216,7 @@ class _Sitting:
 
     config: Config
     run_directory: Path
-    header: Header
+    header: RunHeader
     population: Population
     journal: Journal
     signals: Signals
@@ -236,12 +238,12 @@ class _Sitting:
         except Exception as error:
             full = is_disk_error(error)
             with contextlib.suppress(DiskFullError, RunError):
-                card.end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
+                run_info.record_end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
             if isinstance(error, OSError) and not full and str(error.filename).startswith(f"{run}{os.sep}"):
                 raise RunError(f"cannot write to {error.filename}: {error.strerror or error}") from error
             if full:
                 raise DiskFullError(
-                    f"{error}; make room, then: pbtrl resume {runs.trusting(run, self.config)}"
+                    f"{error}; make room, then: pbtrl resume {references.cli_reference(run, self.config)}"
                 ) from error
             raise
 
@@ -258,7 +260,7 @@ class _Sitting:
         if reason == "interrupted":
             return self._stopped(controller)
         if all(m.lost for m in self.population.members.values()):
-            again = f"when that is mended: pbtrl resume {runs.trusting(run, self.config)}"
+            again = f"when that is mended: pbtrl resume {references.cli_reference(run, self.config)}"
             return self._failed(f"no member survived: {self._last_error()}; {again}")
         try:
             with self.signals.raising():
@@ -274,24 +276,29 @@ class _Sitting:
             return self._failed(f"the final evaluation failed: {type(error).__name__}: {error}; see {log}")
         if not best:
             return self._failed(f"no score: the run ended ({reason}) before any member came to the end of a slice")
-        if unscored := evaluation.unscored(self.config, [best["evaluation"]]):
-            return self._failed(f"{unscored}; to choose again: pbtrl resume {runs.trusting(run, self.config)}")
+        if unscored := scoring.unscored(self.config, [best["evaluation"]]):
+            return self._failed(
+                f"{unscored}; to choose again: pbtrl resume {references.cli_reference(run, self.config)}"
+            )
         self._end("finish", "finished", reason, controller.seconds)
         board.describe()
         if self.mode == "json":
             _print(to_json({"kind": "finish", "run": str(run), "best": best}))
-        _say(self.mode, progress.summary(best, run, runs.reference(run), runs.trusting(run, self.config)))
+        _say(
+            self.mode,
+            progress.summary(best, run, references.run_reference(run), references.cli_reference(run, self.config)),
+        )
         return 0
 
     def _controller(self, executor: Executor, board: TensorBoard, lost: Sequence[str]) -> Controller:
         snapshots = self.config.snapshots
         retention = Retention(
-            Store(self.run_directory / "members"),
+            SnapshotStore(self.run_directory / "members"),
             self.population,
             keep_last=snapshots.keep_last,
             milestones_every=snapshots.milestones_every,
             lines=self.lines,
-            always=evaluation.referred_to(self.run_directory),
+            always=best_member.referenced_snapshots(self.run_directory),
         )
         return Controller(
             population=self.population,
@@ -310,7 +317,7 @@ class _Sitting:
         What is left of those goes into quarantine. One that was to be made again, and was stopped in the middle, is
         whole in itself and not what the journal says.
         """
-        store = Store(self.run_directory / "members")
+        store = SnapshotStore(self.run_directory / "members")
         found, lost = [], []
         for m in self.population.members.values():
             name = m.open.parent if m.open else m.snapshot
@@ -321,7 +328,7 @@ class _Sitting:
             shown = done or name
             state = "damaged: made again" if shown in lost else "verified"
             text = f"{shown}, {state}" if shown else "fresh weights"
-            came = reached(store.members / m.id / "metrics.jsonl", m.open.id) if m.open else None
+            came = last_reported_step(store.members / m.id / "metrics.jsonl", m.open.id) if m.open else None
             again = came - m.open.start if came is not None and m.open else 0
             found.append(f"{m.id} from {text}" + (f"; {again:,} {self.header.steps} again" if again > 0 else ""))
         return found, lost
@@ -342,7 +349,7 @@ class _Sitting:
         return True
 
     def _choose(self, elapsed: float) -> dict[str, Any]:
-        final, among = self.config.final, evaluation.candidates(self.config, self.run_directory, self.population)
+        final, among = self.config.final, final_choice.candidates(self.config, self.run_directory, self.population)
         if self.config.env is not None and among:
             members = "member" if len(among) == 1 else "members"
             _say(
@@ -351,10 +358,12 @@ class _Sitting:
                 f"then its score on {final.episodes} others",
             )
         if self.config.execution.backend == "inline":
-            return evaluation.choose(self.config, self.run_directory, self.population, self._left(elapsed))
+            return final_choice.choose(self.config, self.run_directory, self.population, self._left(elapsed))
         run = self.run_directory
         arguments = (str(run), self._left(elapsed))
-        best: dict[str, Any] = isolated_call.call("pbtrl.evaluation:choose_of", *arguments, log=run / "log.txt")
+        best: dict[str, Any] = isolated_call.call(
+            "pbtrl.training.final_choice:choose_of", *arguments, log=run / "log.txt"
+        )
         return best
 
     def _left(self, elapsed: float) -> float | None:
@@ -364,17 +373,19 @@ class _Sitting:
 
     def _stopped(self, controller: Controller) -> int:
         self._end("stop", "stopped", "interrupted", controller.seconds)
-        _print(f"stopped; go on with: pbtrl resume {runs.trusting(self.run_directory, self.config)}", sys.stderr)
+        _print(
+            f"stopped; go on with: pbtrl resume {references.cli_reference(self.run_directory, self.config)}", sys.stderr
+        )
         return self.signals.code or FAILED
 
     def _failed(self, why: str) -> int:
-        card.end(self.run_directory, "failed", why)
+        run_info.record_end(self.run_directory, "failed", why)
         _print(why, sys.stderr)
         return FAILED
 
-    def _end(self, kind: str, status: card.Status, reason: str, elapsed: float) -> None:
+    def _end(self, kind: str, status: run_info.Status, reason: str, elapsed: float) -> None:
         self.journal.append({"kind": kind, "reason": reason, "timing": {"elapsed": elapsed}})
-        card.end(self.run_directory, status, reason)
+        run_info.record_end(self.run_directory, status, reason)
 
     def _last_error(self) -> str:
         """Of the failures, the last, and where more of it is told."""
@@ -396,7 +407,7 @@ class _Sitting:
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.lines else None,
             found=found,
-            name=runs.reference(self.run_directory),
+            name=references.run_reference(self.run_directory),
         )
 
 

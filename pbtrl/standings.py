@@ -12,9 +12,9 @@ from typing import Any
 from pbtrl.core.messages import Hyperparameters, skips
 from pbtrl.core.population import Member, Population
 from pbtrl.figures import clock, count, score, value
-from pbtrl.header import Header
-from pbtrl.journal import Line
-from pbtrl.metrics import Tail
+from pbtrl.storage.journal import Line
+from pbtrl.storage.metrics_log import MetricsTail
+from pbtrl.storage.run_header import RunHeader
 
 RATE_WINDOW = 60.0  # seconds over which the population's steps per second are taken
 
@@ -75,7 +75,7 @@ class Standings:
 
     def __init__(
         self,
-        header: Header,
+        header: RunHeader,
         population: Population,
         members: Path,
         *,
@@ -84,7 +84,7 @@ class Standings:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.header, self.population = header, population
-        self._tail = Tail(members, population.members, from_end=True, every=1.0, clock=clock)
+        self._tail = MetricsTail(members, population.members, from_end=True, every=1.0, clock=clock)
         self._clock, self._begun = clock, clock() - earlier
         self._wall_clock = wall_clock
         self._live: dict[str, Mapping[str, Any]] = {}

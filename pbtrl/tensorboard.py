@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from pbtrl.core.population import Population, mean
 from pbtrl.figures import value
-from pbtrl.header import Header
-from pbtrl.journal import Line
-from pbtrl.metrics import Metrics, Tail, tags
+from pbtrl.storage.journal import Line
+from pbtrl.storage.metrics_log import Metrics, MetricsTail, tags
+from pbtrl.storage.run_header import RunHeader
 from pbtrl.system.files import is_disk_error
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ class TensorBoard:
         resume: hide what earlier sittings wrote beyond each member's last journaled step.
     """
 
-    def __init__(self, run: Path, header: Header, population: Population, *, resume: bool = False) -> None:
+    def __init__(self, run: Path, header: RunHeader, population: Population, *, resume: bool = False) -> None:
         self._header, self._population = header, population
-        self._tail = Tail(run / "members", population.members, from_end=resume)
+        self._tail = MetricsTail(run / "members", population.members, from_end=resume)
         after = {m.id: m.step + 1 for m in population.members.values()} if resume else {}
         self._writers = {m: _writer(run / "tb" / m, after.get(m)) for m in population.members}
         self._all = _writer(run / "tb" / "population", population.step + 1 if resume else None)

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pbtrl import card, evaluation, journal, runs
 from pbtrl.core.population import Population
 from pbtrl.errors import ConfigError, DamagedError, NewerError
-from pbtrl.lock import Lock, holder
-from pbtrl.snapshots import Store
+from pbtrl.storage import best_member, journal, references, run_directory, run_info, run_status, stored_config
+from pbtrl.storage.run_lock import RunLock, holder
+from pbtrl.storage.snapshot_store import SnapshotStore
 
 Kind = Literal["damaged", "newer", "missing", "orphan", "leftover", "torn"]
 ERRORS = ("damaged", "newer", "missing")
@@ -58,10 +58,10 @@ def _examined(run: Path) -> dict[str, Any]:
     lines: list[journal.Line] = []
     population: Population | None = None
     try:
-        _, lines, population = runs.folded(run)
+        _, lines, population = run_status.load_run(run)
     except DamagedError as error:
         findings.append(_unreadable("journal.jsonl", error))
-    store = Store(run / "members")
+    store = SnapshotStore(run / "members")
     reports = {line["assignment"]: line for line in lines if line["kind"] == "report"}
     again = [line["snapshot"] for line in lines if line["kind"] == "void"]  # made again: with reports of their own
     reports |= {name: {"step": reports[name]["step"]} for name in again if name in reports}
@@ -72,7 +72,8 @@ def _examined(run: Path) -> dict[str, Any]:
         findings += _missing(run, store, population)
     findings += _small_files(run)
     findings += [
-        Finding("leftover", str(p.relative_to(run)), "of a process that was killed") for p in runs.leftovers(run)
+        Finding("leftover", str(p.relative_to(run)), "of a process that was killed")
+        for p in run_directory.leftovers(run)
     ]
     if journal.is_torn(run / "journal.jsonl"):
         findings.append(Finding("torn", "journal.jsonl", "its last line was never finished, and does not count"))
@@ -95,9 +96,9 @@ def repair(run: Path) -> list[str]:
         RunError: somebody is at the run, or there is a link in it.
     """
     done: list[str] = []
-    runs.check_links(run)
-    with Lock(run):
-        store = Store(run / "members")
+    run_directory.check_links(run)
+    with RunLock(run):
+        store = SnapshotStore(run / "members")
         for finding in _examined(run)["findings"]:
             path = run / finding["where"]
             match finding["kind"]:
@@ -107,7 +108,7 @@ def repair(run: Path) -> list[str]:
                 case "torn":
                     journal.Journal(path).close()
                     done.append(f"{finding['where']}: unfinished last line dropped")
-        done += [f"{path.relative_to(run)}: deleted" for path in runs.sweep(run)]
+        done += [f"{path.relative_to(run)}: deleted" for path in run_directory.delete_leftovers(run)]
     return done
 
 
@@ -120,7 +121,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def _snapshot(
-    run: Path, store: Store, name: str, reports: dict[str, journal.Line], population: Population | None
+    run: Path, store: SnapshotStore, name: str, reports: dict[str, journal.Line], population: Population | None
 ) -> Iterator[Finding]:
     where = str(store.path(name).relative_to(run))
     try:
@@ -139,23 +140,25 @@ def _snapshot(
         yield Finding("orphan", where, "no line of the journal reports it")
 
 
-def _missing(run: Path, store: Store, population: Population) -> Iterator[Finding]:
+def _missing(run: Path, store: SnapshotStore, population: Population) -> Iterator[Finding]:
     """Of what the run goes on from: every member's newest snapshot, and what open assignments load."""
     needed = {m.snapshot for m in population.members.values()} | {a.parent for a in population.open}
     for name in sorted(n for n in needed if n):
         if not store.path(name).exists():
             where = str(store.path(name).relative_to(run))
             yield Finding(
-                "missing", where, f"the run goes on from it; made again by: pbtrl resume {runs.trusting(run)}"
+                "missing",
+                where,
+                f"the run goes on from it; made again by: pbtrl resume {references.cli_reference(run)}",
             )
 
 
 def _small_files(run: Path) -> Iterator[Finding]:
     try:
-        runs.config(run)
+        stored_config.stored_config(run)
     except (ConfigError, DamagedError) as error:
         yield Finding("damaged", "config.resolved.yaml", str(error).splitlines()[0])
-    for name, reader in (("run.json", card.read), ("best.json", evaluation.best_snapshot)):
+    for name, reader in (("run.json", run_info.read_run_info), ("best.json", best_member.best_snapshot)):
         try:
             reader(run)
         except DamagedError as error:

@@ -21,8 +21,8 @@ from pbtrl.core.trainable import Trainable
 from pbtrl.execution import Executor
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
-from pbtrl.journal import Journal, Line, digest, dumps, read
-from pbtrl.snapshots import Store
+from pbtrl.storage.journal import Journal, Line, digest, dumps, read_journal
+from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
@@ -94,7 +94,7 @@ class StrategyConformance:
         journal.close()
         assert reason == "budget"
         assert not population.open
-        return list(read(path))
+        return list(read_journal(path))
 
     def moments(self, lines: list[Line]) -> Iterator[tuple[Population, list[Assignment]]]:
         """Every decision, with the population that it was made for, as it stood then."""
@@ -225,7 +225,7 @@ class ExecutorConformance:
         assert not executor.busy()
 
     def test_commits_the_snapshot_before_it_reports(self, start: Callable[..., Executor], tmp_path: Path) -> None:
-        executor, store = start(), Store(tmp_path / "members")
+        executor, store = start(), SnapshotStore(tmp_path / "members")
         executor.submit(self.first())
         while executor.busy():
             for report in executor.collect(0.1):
@@ -278,7 +278,7 @@ class ExecutorConformance:
         executor.submit([a for a in self.first() if a.member in self.groups[0]])
         self.wait_for_the_middle(executor, tmp_path / "fifo")
         executor.stop()
-        answers, store = drain(executor), Store(tmp_path / "members")
+        answers, store = drain(executor), SnapshotStore(tmp_path / "members")
         assert [(r.assignment, getattr(r, "step", None)) for r in answers] == (
             [] if discard else [("m00/000000", 4), ("m01/000000", 4)]
         )
@@ -313,7 +313,7 @@ def run_toy(executor: Executor, path: Path) -> list[Line]:
     journal = Journal(path)
     assert Controller(Population(4, 1, LAST), strategy, executor, journal).run() == "budget"
     journal.close()
-    return list(read(path))
+    return list(read_journal(path))
 
 
 def weights(members: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.trainable import Outcome
-from pbtrl.journal import Line, dumps
+from pbtrl.storage.journal import Line, dumps
 from pbtrl.trainables.quadratic import QuadraticBuilder
 
 LAST = FitnessRule(window=1, min_episodes=1)

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pbtrl import card, cli, runs
+from pbtrl import cli
 from pbtrl.config.load import parse, resolve, to_yaml
 from pbtrl.errors import ConfigError, RunError
+from pbtrl.storage import run_info, run_status
 from tests.command import Command
 
 HEAD = "trainable: {name: quadratic}\nbudget: {env_steps_per_member: 10}\n"
@@ -171,11 +172,11 @@ def test_an_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str
     found = pbtrl("verify", "quadratic")
     assert found.code in (0, 4)
     try:
-        card.read(run)
+        run_info.read_run_info(run)
     except RunError:
         assert found.code == 4
         assert f"damaged   run.json: {run}/run.json cannot be read: " in found.out
-    warnings = card.begin(run, [])
+    warnings = run_info.record_start(run, [])
     assert len(warnings) == (found.code == 4)
 
 
@@ -252,10 +253,10 @@ def test_any_journal_is_read_or_damaged(finished: Path, tmp_path: Path, data: st
     run = tmp_path / "run"
     run.mkdir(exist_ok=True)
     (run / "journal.jsonl").write_bytes(content)
-    (told,) = runs.listing(tmp_path)
+    (told,) = run_status.listing(tmp_path)
     json.dumps(told)
     try:
-        with runs.sound(run):
-            runs.status(run)
+        with run_status.corruption_as_error(run):
+            run_status.status(run)
     except RunError:
         assert told["error"]

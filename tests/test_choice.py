@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pbtrl import build, evaluation
+from pbtrl import build
 from pbtrl.config.load import config_from_dict, with_setting
 from pbtrl.core.tensors import Tensors
 from pbtrl.rl.evaluate import Episodes
-from pbtrl.snapshots import Store
+from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.training import final_choice, scoring
 from tests.fakes import after_one_slice, assign, decision
 from tests.rl.test_evaluate import fresh
 
@@ -81,7 +82,7 @@ def store(run: Path, *qualities: float) -> None:
         row = fresh(build.RLBuilder(CONFIG), i)
         row["params"][0] = quality
         name = f"m{i:02d}/000000"
-        Store(run / "members").commit(name, row, {"report": {"step": 100, "hyperparameters": {}}})
+        SnapshotStore(run / "members").commit(name, row, {"report": {"step": 100, "hyperparameters": {}}})
 
 
 def test_the_fittest_play_again_and_the_best_of_them_is_scored_on_other_seeds(
@@ -91,7 +92,7 @@ def test_the_fittest_play_again_and_the_best_of_them_is_scored_on_other_seeds(
     store(tmp_path, 9.0, 3.0, 1.0, 2.0)
     population = after_one_slice(*FITNESS)
     population.record(decision(assign(population, "m01", hyperparameters={"lr": 9.0})))  # it has begun something else
-    best = evaluation.choose(CONFIG, tmp_path, population)
+    best = final_choice.choose(CONFIG, tmp_path, population)
     (candidates, selecting), (chosen, scoring) = evaluator.calls
     assert candidates == [1.0, 3.0, 2.0]
     assert chosen == [3.0]
@@ -115,7 +116,7 @@ def test_the_fittest_play_again_and_the_best_of_them_is_scored_on_other_seeds(
 def test_another_run_is_scored_on_other_seeds(tmp_path: Path, evaluator: Evaluator) -> None:
     store(tmp_path, 9.0, 3.0, 1.0, 2.0)
     for config in (CONFIG, with_setting(CONFIG, "seed", 8), CONFIG):
-        evaluation.choose(config, tmp_path, after_one_slice(*FITNESS))
+        final_choice.choose(config, tmp_path, after_one_slice(*FITNESS))
     seeds = [options["seed"] for _, options in evaluator.calls]
     assert len(set(seeds)) == 4
     assert seeds[:2] == seeds[4:]
@@ -124,7 +125,7 @@ def test_another_run_is_scored_on_other_seeds(tmp_path: Path, evaluator: Evaluat
 def test_of_equal_scores_the_fitter_is_chosen(tmp_path: Path, evaluator: Evaluator) -> None:
     evaluator.noise = 0.0
     store(tmp_path, 2.0, 1.0, 2.0, 2.0)
-    assert evaluation.choose(CONFIG, tmp_path, after_one_slice(3.0, 5.0, 4.0, 0.0))["member"] == "m02"
+    assert final_choice.choose(CONFIG, tmp_path, after_one_slice(3.0, 5.0, 4.0, 0.0))["member"] == "m02"
 
 
 # Student's t at 0.975 and n - 1 degrees of freedom, from a printed table
@@ -134,7 +135,7 @@ T = {2: 12.706, 3: 4.303, 5: 2.776, 16: 2.131, 31: 2.042}
 @pytest.mark.parametrize("n", T)
 def test_the_interval_is_student_s(tmp_path: Path, evaluator: Evaluator, n: int) -> None:
     store(tmp_path, 3.0)
-    (score,) = evaluation.evaluate(CONFIG, tmp_path, ["m00/000000"], episodes=n, seed=1)
+    (score,) = scoring.evaluate(CONFIG, tmp_path, ["m00/000000"], episodes=n, seed=1)
     ((played,),) = evaluator.played
     mean = sum(played.returns) / n
     std = math.sqrt(sum((r - mean) ** 2 for r in played.returns) / (n - 1))
@@ -149,7 +150,7 @@ def test_the_interval_is_student_s(tmp_path: Path, evaluator: Evaluator, n: int)
 
 def test_one_episode_has_no_interval(tmp_path: Path, evaluator: Evaluator) -> None:
     store(tmp_path, 3.0)
-    (score,) = evaluation.evaluate(CONFIG, tmp_path, ["m00/000000"], episodes=1, seed=1)
+    (score,) = scoring.evaluate(CONFIG, tmp_path, ["m00/000000"], episodes=1, seed=1)
     assert (score["return_std"], score["ci95"]) == (0.0, None)
 
 
@@ -157,6 +158,6 @@ def test_one_episode_has_no_interval(tmp_path: Path, evaluator: Evaluator) -> No
 def test_who_asks_for_the_mode_is_given_it(tmp_path: Path, evaluator: Evaluator, deterministic: bool) -> None:
     store(tmp_path, 3.0)
     how: Any = {"episodes": 2, "seed": 1, "deterministic": deterministic}
-    (score,) = evaluation.evaluate(CONFIG, tmp_path, ["m00/000000"], **how)
+    (score,) = scoring.evaluate(CONFIG, tmp_path, ["m00/000000"], **how)
     ((_, options),) = evaluator.calls
     assert options["deterministic"] is score["deterministic"] is deterministic

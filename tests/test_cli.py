@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import evaluation
+from pbtrl.storage import best_member
 from tests.command import ROOT, Command, contents, journal, spawn
 
 COMMANDS = ["train", "resume", "eval", "status", "list", "verify", "lineage", "tb", "bench", "doctor", "config"]
@@ -307,12 +307,17 @@ def test_progress_for_programs(pbtrl: Command):
 def test_a_snapshot_that_goes_while_it_is_asked_for_has_a_newer_one(pbtrl: Command, monkeypatch):
     """As in a run that trains: the first reading of its journal is old by the time that the files are opened."""
     assert pbtrl("train", "quadratic").code == 0
-    real, (gone, *_) = evaluation.newest, evaluation.newest(Path("runs/quadratic"), "m00")
+    real, (gone, *_) = (
+        best_member.snapshots_to_evaluate,
+        best_member.snapshots_to_evaluate(Path("runs/quadratic"), "m00"),
+    )
     old = gone[:-1] + str((int(gone[-1]) + 1) % 10)
     answers = iter([[old]])
-    monkeypatch.setattr(evaluation, "newest", lambda run, member: next(answers, None) or real(run, member))
+    monkeypatch.setattr(
+        best_member, "snapshots_to_evaluate", lambda run, member: next(answers, None) or real(run, member)
+    )
     assert pbtrl("eval", "last", "--member", "m00", "--json").json["snapshot"] == gone
-    monkeypatch.setattr(evaluation, "newest", lambda run, member: [old])
+    monkeypatch.setattr(best_member, "snapshots_to_evaluate", lambda run, member: [old])
     assert pbtrl("eval", "last", "--member", "m00").code == 4
 
 

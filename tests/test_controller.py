@@ -14,7 +14,7 @@ from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.core.stopping import StopCriteria
-from pbtrl.journal import Journal, Line, digest, read
+from pbtrl.storage.journal import Journal, Line, digest, read_journal
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
 from tests.fakes import LAST, FakeExecutor, Script, died, trained
@@ -53,12 +53,12 @@ def sit(
     """Run, or go on from the journal at `path`."""
     population = Population(SIZE, 5, LAST)
     if path.exists():
-        population.replay(read(path))
+        population.replay(read_journal(path))
     rng = None if order is None else np.random.default_rng(order)
     executor, journal = FakeExecutor(script, order=rng, partial=partial), Journal(path)
     reason = Controller(population, strategy or pbt(), executor, journal, **settings).run()
     journal.close()
-    return Sitting(reason, population, executor, list(read(path)))
+    return Sitting(reason, population, executor, list(read_journal(path)))
 
 
 def after(rounds: int) -> Any:
@@ -95,7 +95,7 @@ def test_a_decision_is_one_line_and_is_written_before_it_is_submitted(tmp_path: 
 
     class Looking(FakeExecutor):
         def submit(self, assignments: Any) -> None:
-            decided = [line for line in read(tmp_path / "j") if line["kind"] == "decision"]
+            decided = [line for line in read_journal(tmp_path / "j") if line["kind"] == "decision"]
             assert [a["id"] for a in decided[-1]["assignments"]] == [a.id for a in assignments]
             seen.append(len(decided))
             super().submit(assignments)
@@ -125,7 +125,7 @@ def test_listeners_see_every_line_after_it_was_recorded(tmp_path: Path) -> None:
     journal, reader = Journal(tmp_path / "j"), Reader(population)
     Controller(population, pbt(), FakeExecutor(steady), journal, listeners=[reader]).run()
     journal.close()
-    assert reader.lines == list(read(tmp_path / "j"))
+    assert reader.lines == list(read_journal(tmp_path / "j"))
     assert reader.ticks == 20
 
 

@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pbtrl import journal, snapshots
 from pbtrl.controller import Controller
 from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.core.stopping import StopCriteria
-from pbtrl.journal import Journal, Line, read
-from pbtrl.retention import Retention
+from pbtrl.storage import journal, snapshot_store
+from pbtrl.storage.journal import Journal, Line, read_journal
+from pbtrl.storage.retention import Retention
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system.child_process import TIMEOUT_EXIT, describe_exit
 from tests.fakes import LAST, between, died, trained
@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
         self.synchronous, self.seed, self.shelf, self.best = synchronous, seed, Shelf(), set[str]()
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "journal.jsonl"
-        self.quick = [patch.object(module.os, "fsync", lambda _: None) for module in (journal, snapshots)]
+        self.quick = [patch.object(module.os, "fsync", lambda _: None) for module in (journal, snapshot_store)]
         for one in self.quick:
             one.start()
         self.steps = dict.fromkeys((f"m{i:02}" for i in range(SIZE)), 0)
@@ -119,7 +119,7 @@ class Machine(RuleBasedStateMachine):
     def sit(self) -> None:
         """A new controller, from what the journal says."""
         population = Population(SIZE, self.seed, LAST)
-        lines = list(read(self.path)) if self.path.exists() else []
+        lines = list(read_journal(self.path)) if self.path.exists() else []
         population.replay(lines)
         self.journal = Journal(self.path)
         if lines:
@@ -194,10 +194,10 @@ class Machine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), rounds=st.integers(1, 4), alone=st.booleans())
     def hangs(self, which: int, rounds: int, alone: bool) -> None:
         """For a while nothing is heard of it, and nothing happens; then its watchdog bites."""
-        before = len(list(read(self.path)))
+        before = len(list(read_journal(self.path)))
         for _ in range(rounds):
             assert not self.controller.step()
-        assert len(list(read(self.path))) == before
+        assert len(list(read_journal(self.path))) == before
         a = self.pick(which)
         self.hands.answers.append(Failure(a.id, a.member, f"worker {describe_exit(TIMEOUT_EXIT)}", alone=alone))
         self.go()
@@ -248,7 +248,7 @@ class Machine(RuleBasedStateMachine):
     def the_journal_says_it_all(self) -> None:
         again = Population(SIZE, self.seed, LAST)
         if self.path.exists():
-            again.replay(read(self.path))
+            again.replay(read_journal(self.path))
         assert repr(again.members) == repr(self.controller.population.members)  # NaN is not equal to itself
 
     def event(self, line: Line) -> None:
@@ -271,7 +271,7 @@ class Machine(RuleBasedStateMachine):
         """What somebody trains from, the best one, and the milestones."""
         found = self.controller.population.needed() | self.best
         clocks = dict.fromkeys(self.steps, 0)
-        for line in read(self.path) if self.path.exists() else ():
+        for line in read_journal(self.path) if self.path.exists() else ():
             if line["kind"] == "report":
                 before, clocks[line["member"]] = clocks[line["member"]], line["step"]
                 found |= {line["assignment"]} if before // MILESTONES < line["step"] // MILESTONES else set()
@@ -280,7 +280,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def parents_were_reported_before(self) -> None:
         reported: set[str] = set()
-        for line in read(self.path) if self.path.exists() else ():
+        for line in read_journal(self.path) if self.path.exists() else ():
             if line["kind"] == "report":
                 reported.add(line["assignment"])
             for a in line["assignments"] if line["kind"] == "decision" else ():

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from pbtrl.journal import digest
-from pbtrl.runs import folded
-from pbtrl.snapshots import Store
+from pbtrl.storage.journal import digest
+from pbtrl.storage.run_status import load_run
+from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.command import CART, ROOT, journal, kinds, weights
 
 FILES = ["tensors.safetensors", "state.json", "MANIFEST.json"]
@@ -141,7 +141,7 @@ def test_asynchronous_runs_that_were_killed_are_as_good_as_others(zygote: Zygote
             argv = ["train", "cart.yaml", "--name", "a", "--if-exists", "resume", f"seed={seed}", *longer]
             assert zygote(where, *argv, crash=point)["code"] == -signal.SIGKILL
         result(zygote, where, f"seed={seed}", *longer)
-        _, _, population = folded(where / "runs/a")
+        _, _, population = load_run(where / "runs/a")
         assert {m.step for m in population.members.values()} == {8000}
         fitness[kills].append(float(np.mean([m.fitness for m in population.members.values() if m.fitness])))
     assert np.mean(fitness[0]) > 60  # a random policy's is 22: they learned
@@ -171,8 +171,8 @@ def test_lost_snapshots_are_made_again(
     (tmp_path / "cart.yaml").write_text(CART)
     assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash=crash)["code"] == -signal.SIGKILL
     run = tmp_path / "runs/a"
-    _, _, population = folded(run)
-    newest = [Store(run / "members").path(m.snapshot) for m in population.members.values() if m.snapshot]
+    _, _, population = load_run(run)
+    newest = [SnapshotStore(run / "members").path(m.snapshot) for m in population.members.values() if m.snapshot]
     assert len(newest) == 4
     for snapshot in newest:  # those of members that wait, that train, and that others are to copy
         damage(snapshot)
@@ -189,8 +189,8 @@ def test_killed_while_it_makes_good_what_was_lost(
 ) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
     assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
-    _, _, population = folded(tmp_path / "runs/a")
-    store = Store(tmp_path / "runs/a/members")
+    _, _, population = load_run(tmp_path / "runs/a")
+    store = SnapshotStore(tmp_path / "runs/a/members")
     for member in population.members.values():
         shutil.rmtree(store.path(str(member.snapshot)))
     assert zygote(tmp_path, "resume", "a", crash=f"journal.{when} {kind}")["code"] == -signal.SIGKILL
@@ -204,8 +204,8 @@ def test_a_part_of_a_snapshot_that_is_made_again_is_not_taken_for_the_whole(
     """As a stop leaves it where episodes go on over it: hashes and name are right, and it ends too early."""
     (tmp_path / "cart.yaml").write_text(CART)
     assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
-    _, _, population = folded(tmp_path / "runs/a")
-    store = Store(tmp_path / "runs/a/members")
+    _, _, population = load_run(tmp_path / "runs/a")
+    store = SnapshotStore(tmp_path / "runs/a/members")
     for name in sorted({str(m.snapshot) for m in population.members.values()}):
         tensors, state = store.load(name)
         state["report"]["step"] -= 40
@@ -222,7 +222,7 @@ def test_killed_while_a_finished_run_is_extended(zygote: Zygote, tmp_path: Path,
     assert zygote(tmp_path, "resume", "a", more, crash=point)["code"] == -signal.SIGKILL
     done = zygote(tmp_path, "resume", "a", more)
     assert done["code"] == 0, done["err"]
-    _, _, population = folded(tmp_path / "runs/a")
+    _, _, population = load_run(tmp_path / "runs/a")
     assert {m.step for m in population.members.values()} == {960}
     assert kinds(tmp_path / "runs/a")[-1] == "finish"
 
@@ -262,5 +262,5 @@ def test_where_the_parents_are_gone_too_the_strategy_decides(zygote: Zygote, tmp
     given_up = [line["member"] for line in journal(run) if line.get("given_up")]
     assert {member[-1] for member in given_up} <= set(gone)
     assert given_up
-    _, _, population = folded(run)
+    _, _, population = load_run(run)
     assert [m.step for m in population.members.values()] == [720] * 4

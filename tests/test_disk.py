@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from pbtrl.errors import DiskFullError, RunError
-from pbtrl.journal import Journal, digest
-from pbtrl.lock import Lock
-from pbtrl.snapshots import Store
+from pbtrl.storage.journal import Journal, digest
+from pbtrl.storage.run_lock import RunLock
+from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system import files
 from tests.command import Command, contents, journal, kinds, weights
 
@@ -130,7 +130,7 @@ def test_a_disk_as_slow_as_a_network_changes_nothing(pbtrl: Command, monkeypatch
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path):
-    store = Store(tmp_path / "members")
+    store = SnapshotStore(tmp_path / "members")
     (tmp_path / "members").write_text("")
     with pytest.raises(OSError, match="Not a directory") as caught:
         store.commit("m00/000000", {}, {})
@@ -167,5 +167,5 @@ def test_a_full_disk_needs_no_text_in_the_lock(tmp_path: Path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "write", full)
-    with Lock(tmp_path), pytest.raises(RunError, match="is in use"):
-        Lock(tmp_path).acquire()
+    with RunLock(tmp_path), pytest.raises(RunError, match="is in use"):
+        RunLock(tmp_path).acquire()

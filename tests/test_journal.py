@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pbtrl.core.population import Population
 from pbtrl.errors import DiskFullError, JournalError, NewerError, RunError
-from pbtrl.journal import Journal, Line, canonical, digest, dumps, read
-from pbtrl.schema import SCHEMA
+from pbtrl.storage.journal import Journal, Line, canonical, digest, dumps, read_journal
+from pbtrl.storage.json_files import SCHEMA
 from tests.fakes import LAST, answer, assign, decision, died, trained
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -54,7 +54,7 @@ def short_run(*, order: int = 0, retries: int = 0, seconds: float = 1.0) -> list
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     lines = short_run()
-    assert list(read(written(tmp_path / "j", *lines))) == lines
+    assert list(read_journal(written(tmp_path / "j", *lines))) == lines
 
 
 def test_append_returns_the_line_as_a_reader_sees_it(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_append_returns_the_line_as_a_reader_sees_it(tmp_path: Path) -> None:
     seen = journal.append({"kind": "stop", "pair": (1, 2.5)})
     journal.close()
     assert seen == {"kind": "stop", "pair": [1, 2.5]}
-    assert list(read(journal.path)) == [seen]
+    assert list(read_journal(journal.path)) == [seen]
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
@@ -73,7 +73,7 @@ def test_floats_come_back_exactly(value: float) -> None:
 def test_a_journal_is_read_while_it_is_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     for place, line in enumerate(short_run()):
-        assert len(list(read(journal.path))) == place
+        assert len(list(read_journal(journal.path))) == place
         journal.append(line)
     journal.close()
 
@@ -98,7 +98,7 @@ def test_a_torn_last_line_is_not_there_whatever_its_length(tmp_path: Path) -> No
     torn = tmp_path / "torn"
     for end in range(last, len(whole)):
         torn.write_bytes(whole[:end])
-        assert list(read(torn)) == lines[:2]
+        assert list(read_journal(torn)) == lines[:2]
         journal = Journal(torn)
         journal.append(lines[2])
         journal.close()
@@ -108,7 +108,7 @@ def test_a_torn_last_line_is_not_there_whatever_its_length(tmp_path: Path) -> No
 def test_a_torn_first_line_leaves_an_empty_journal(tmp_path: Path) -> None:
     path = tmp_path / "j"
     path.write_bytes(b'{"kind":"ru')
-    assert list(read(path)) == []
+    assert list(read_journal(path)) == []
     Journal(path).close()
     assert path.read_bytes() == b""
 
@@ -118,17 +118,17 @@ def test_garbage_in_the_middle_is_named_with_its_line(tmp_path: Path, garbage: b
     first, *rest = written(tmp_path / "j", *short_run()).read_bytes().splitlines()
     (tmp_path / "j").write_bytes(b"\n".join([first, garbage, *rest]) + b"\n")
     with pytest.raises(JournalError, match=r"j:2: not a journal line"):
-        list(read(tmp_path / "j"))
+        list(read_journal(tmp_path / "j"))
 
 
 @pytest.mark.parametrize("version", [SCHEMA + 1, "2", None])
 def test_a_newer_schema_is_refused(tmp_path: Path, version: Any) -> None:
     newer = written(tmp_path / "newer", {**RUN, "schema": version})
     with pytest.raises(NewerError, match=rf"newer:1: written by a newer pbtrl \(schema {version}; .* {SCHEMA}\)"):
-        list(read(newer))
+        list(read_journal(newer))
     resumed = written(tmp_path / "resumed", RUN, {"kind": "resume"}, {"kind": "resume", "schema": version})
     with pytest.raises(NewerError, match="resumed:3: written by a newer pbtrl"):
-        list(read(resumed))
+        list(read_journal(resumed))
 
 
 # Where it is not what it was
@@ -147,7 +147,7 @@ def test_a_run_that_is_moved_or_deleted_is_left_where_it_is(tmp_path: Path) -> N
     with pytest.raises(RunError, match="was moved or deleted"):
         journal.append({"kind": "stop"})
     journal.close()
-    assert list(read(tmp_path / "b/journal.jsonl")) == [RUN]
+    assert list(read_journal(tmp_path / "b/journal.jsonl")) == [RUN]
 
 
 def test_a_file_system_that_became_read_only_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

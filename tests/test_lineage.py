@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pbtrl.errors import JournalError
-from pbtrl.header import Header, header, population
-from pbtrl.journal import read
 from pbtrl.lineage import ancestry, copies, roots, schedule, stretches
+from pbtrl.storage.journal import read_journal
+from pbtrl.storage.run_header import RunHeader, header, population
 from tests.written import Written, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 def test_a_copy_tells_both_fitnesses_and_both_hyperparameters(tmp_path: Path):
     w = one_copy(tmp_path / "a")
-    assert copies(read(w.run / "journal.jsonl")) == [
+    assert copies(read_journal(w.run / "journal.jsonl")) == [
         {
             "time": 40.0,
             "env_steps": 100,
@@ -87,9 +87,9 @@ def test_roots_that_survive(tmp_path: Path):
 
 def test_a_header_goes_through_json(tmp_path: Path):
     w = one_copy(tmp_path / "a")
-    assert header(read(w.run / "journal.jsonl")) == w.header
+    assert header(read_journal(w.run / "journal.jsonl")) == w.header
     assert population(w.lines).members == w.population.members
-    assert Header.from_line({**w.header.to_line(), "new": 1}) == w.header
+    assert RunHeader.from_line({**w.header.to_line(), "new": 1}) == w.header
 
 
 def test_a_longer_horizon_of_a_resume_holds(tmp_path: Path):

@@ -14,8 +14,8 @@ from pbtrl.config.load import checked, load, parse
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.messages import Assignment
 from pbtrl.errors import ConfigError, SnapshotError
-from pbtrl.journal import digest
-from pbtrl.snapshots import Store
+from pbtrl.storage.journal import digest
+from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.command import Command, journal, kinds, weights
 from tests.test_session import CONTINUE, signalled
 
@@ -124,7 +124,7 @@ def test_across_agents_a_member_changes_goes_on_and_is_evaluated(mixed: Command)
         assert list(used) == list(a["hyperparameters"])
         assert used["agent"] == agent
         assert all((own in used) == (kind == agent) for kind, own in OWN.items())
-        tensors, _ = Store(run / "members").load(a["id"])
+        tensors, _ = SnapshotStore(run / "members").load(a["id"])
         assert ("target" in tensors) == (agent == "vmpo")
     steps = reports[slices[first]["id"]]["step"] - slices[first]["start"]
     assert (steps, mixed("status", "a", "--json").json["members"][int(member[1:])]["env_steps"]) == (240, 960)

@@ -13,7 +13,7 @@ from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.search_space import SearchSpace
-from pbtrl.journal import Line
+from pbtrl.storage.journal import Line
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.settings import Exploit, Explore
 from tests.fakes import LAST, after_one_slice, answer, assign, between, decision, died, trained

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 
-from pbtrl import errors, pictures, report, runs
+from pbtrl import errors, pictures, report
 from pbtrl.pictures import PICTURES, Story, draw
+from pbtrl.storage import run_status
 from tests.command import Command, spawn
 from tests.written import Written, one_copy
 
@@ -26,7 +27,7 @@ EVIL = "</pre><script>alert(1)</script>$\\frac$\x1b[2J\ud800"
 
 
 def story(w: Written, best: str | None = None) -> Story:
-    header, lines, population = runs.folded(w.run)
+    header, lines, population = run_status.load_run(w.run)
     return Story(header, lines, population, best)
 
 

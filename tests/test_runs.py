@@ -15,9 +15,10 @@ from typing import IO
 
 import pytest
 
-from pbtrl import card, lock, runs, tables
+from pbtrl import tables
 from pbtrl.errors import DamagedError, RunError
-from pbtrl.header import Header
+from pbtrl.storage import run_directory, run_info, run_lock, run_lookup, run_state, run_status
+from pbtrl.storage.run_header import RunHeader
 from pbtrl.system import files
 from tests.command import Command, contents
 from tests.written import Written, one_copy
@@ -35,7 +36,7 @@ time.sleep(60)
 
 
 def test_a_new_run_gets_its_directory(tmp_path: Path):
-    assert runs.create(tmp_path / "runs", "pong") == tmp_path / "runs" / "pong"
+    assert run_directory.create(tmp_path / "runs", "pong") == tmp_path / "runs" / "pong"
     assert (tmp_path / "runs" / "pong").is_dir()
 
 
@@ -44,12 +45,12 @@ def test_a_taken_name_is_an_error_that_names_the_ways_out(tmp_path: Path):
     with pytest.raises(
         RunError, match=r"pong exists \(finished\).*`pbtrl resume pong --runs .*`.*--suffix.*--overwrite"
     ):
-        runs.create(tmp_path, "pong")
+        run_directory.create(tmp_path, "pong")
 
 
 def test_a_directory_whose_run_never_began_is_new(tmp_path: Path):
-    card.begin(runs.create(tmp_path, "pong"), ["pbtrl", "train"])
-    assert runs.create(tmp_path, "pong") == tmp_path / "pong"
+    run_info.record_start(run_directory.create(tmp_path, "pong"), ["pbtrl", "train"])
+    assert run_directory.create(tmp_path, "pong") == tmp_path / "pong"
 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path: Path):
@@ -57,7 +58,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "thesis" / "chapter1.tex").touch()
     for way in ("error", "overwrite"):
         with pytest.raises(RunError):
-            runs.create(tmp_path, "thesis", way)
+            run_directory.create(tmp_path, "thesis", way)
     assert (tmp_path / "thesis" / "chapter1.tex").exists()
 
 
@@ -66,7 +67,7 @@ def test_of_many_that_want_a_free_name_each_gets_its_own(tmp_path: Path):
 
     def claim(_: int) -> Path:
         gate.wait()
-        return runs.create(tmp_path / "deep" / "runs", "pong", "suffix")
+        return run_directory.create(tmp_path / "deep" / "runs", "pong", "suffix")
 
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(claim, range(16)))
@@ -77,67 +78,67 @@ def test_of_many_that_want_a_free_name_each_gets_its_own(tmp_path: Path):
 def test_suffix_counts(tmp_path: Path):
     Written(tmp_path / "pong")
     Written(tmp_path / "pong-2")
-    assert runs.create(tmp_path, "pong", "suffix").name == "pong-3"
-    assert runs.create(tmp_path, "breakout", "suffix").name == "breakout"
+    assert run_directory.create(tmp_path, "pong", "suffix").name == "pong-3"
+    assert run_directory.create(tmp_path, "breakout", "suffix").name == "breakout"
 
 
 def test_resume_returns_the_old_directory_and_overwrite_an_empty_one(tmp_path: Path):
     Written(tmp_path / "pong")
-    assert (runs.create(tmp_path, "pong", "resume") / "journal.jsonl").exists()
-    assert not any(runs.create(tmp_path, "pong", "overwrite").iterdir())
+    assert (run_directory.create(tmp_path, "pong", "resume") / "journal.jsonl").exists()
+    assert not any(run_directory.create(tmp_path, "pong", "overwrite").iterdir())
 
 
 def test_what_a_killed_remover_left_behind_is_no_run_and_goes_with_the_next(tmp_path: Path):
     Written(tmp_path / "pong")
     Written(tmp_path / ".gone-pong")
-    assert [run["name"] for run in runs.listing(tmp_path)] == ["pong"]
-    runs.create(tmp_path, "pong", "overwrite")
+    assert [run["name"] for run in run_status.listing(tmp_path)] == ["pong"]
+    run_directory.create(tmp_path, "pong", "overwrite")
     assert [p.name for p in tmp_path.iterdir()] == ["pong"]
 
 
 def test_the_lock_of_a_run_that_was_removed_meanwhile_is_worth_nothing(tmp_path: Path, monkeypatch):
     """Who opened it before, and gets it when the remover lets it go, would be at no run, or at another's."""
     run = Written(tmp_path / "pong").run
-    take = lock._take
+    take = run_lock._take
 
     def removed(file: IO[bytes]) -> bool:
-        monkeypatch.setattr(lock, "_take", take)
-        runs.create(tmp_path, "pong", "overwrite").rmdir()
+        monkeypatch.setattr(run_lock, "_take", take)
+        run_directory.create(tmp_path, "pong", "overwrite").rmdir()
         Written(run)
         return take(file)
 
-    monkeypatch.setattr(lock, "_take", removed)
+    monkeypatch.setattr(run_lock, "_take", removed)
     with pytest.raises(RunError, match="removed by somebody else: try again"):
-        lock.Lock(run).acquire()
-    with lock.Lock(run):
-        assert lock.holder(run)
+        run_lock.RunLock(run).acquire()
+    with run_lock.RunLock(run):
+        assert run_lock.holder(run)
 
 
 def test_a_living_run_is_not_overwritten(tmp_path: Path):
     run = Written(tmp_path / "pong").run
-    with lock.Lock(run), pytest.raises(RunError, match=f"in use by process {os.getpid()} on"):
-        runs.create(tmp_path, "pong", "overwrite")
+    with run_lock.RunLock(run), pytest.raises(RunError, match=f"in use by process {os.getpid()} on"):
+        run_directory.create(tmp_path, "pong", "overwrite")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "/x", "a/b", "a\0b", "-x", ".x", "x" * 65, "a b"])
 def test_names_stay_below_the_root(tmp_path: Path, name):
     with pytest.raises(RunError, match="no name for a run"):
-        runs.create(tmp_path, name)
+        run_directory.create(tmp_path, name)
 
 
 def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path):
     (tmp_path / "runs").touch()
     with pytest.raises(RunError, match=r"^cannot write to .*runs: [^\n]*$"):
-        runs.create(tmp_path / "runs", "pong")
+        run_directory.create(tmp_path / "runs", "pong")
     with pytest.raises(RunError, match=r"^cannot write to .*sub: [^\n]*$"):
-        runs.create(tmp_path / "runs" / "sub", "pong")
+        run_directory.create(tmp_path / "runs" / "sub", "pong")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_root_is_one_line(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(RunError, match="cannot write"):
-        runs.create(tmp_path, "pong")
+        run_directory.create(tmp_path, "pong")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system without room, to which nobody may write")
@@ -157,7 +158,7 @@ def test_a_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pyte
 
     command = ["resume", "last", "budget.env_steps_per_member=400"]
     if what == "lock":
-        monkeypatch.setattr(lock, "_open", refuses)
+        monkeypatch.setattr(run_lock, "_open", refuses)
     else:
         monkeypatch.setattr(files, "write_durably", refuses)
     if what == "eval":
@@ -186,24 +187,24 @@ def test_a_clock_that_jumps_changes_nothing(pbtrl: Command, monkeypatch: pytest.
 
 def test_find_by_name_prefix_path_and_last(tmp_path: Path):
     for name in ("pong-a", "pong-b", "breakout"):
-        card.begin(Written(tmp_path / name).run, [])
-    card.begin(tmp_path / "pong-a", [])  # resumed last
-    assert runs.find("last", tmp_path).name == "pong-a"
-    assert runs.find("b", tmp_path).name == "breakout"
-    assert runs.find("pong-b", tmp_path).name == "pong-b"
-    assert runs.find(str(tmp_path / "pong-b"), Path("elsewhere")).name == "pong-b"
+        run_info.record_start(Written(tmp_path / name).run, [])
+    run_info.record_start(tmp_path / "pong-a", [])  # resumed last
+    assert run_lookup.find("last", tmp_path).name == "pong-a"
+    assert run_lookup.find("b", tmp_path).name == "breakout"
+    assert run_lookup.find("pong-b", tmp_path).name == "pong-b"
+    assert run_lookup.find(str(tmp_path / "pong-b"), Path("elsewhere")).name == "pong-b"
     with pytest.raises(RunError, match=r"'pong' may mean pong-a, pong-b$"):
-        runs.find("pong", tmp_path)
+        run_lookup.find("pong", tmp_path)
     with pytest.raises(RunError, match=r"no run 'x' in .*: there are breakout, pong-a, pong-b$"):
-        runs.find("x", tmp_path)
+        run_lookup.find("x", tmp_path)
     with pytest.raises(RunError, match="there are no runs"):
-        runs.find("last", tmp_path / "none")
+        run_lookup.find("last", tmp_path / "none")
 
 
 def test_an_exact_name_wins_over_longer_ones(tmp_path: Path):
     Written(tmp_path / "pong")
     Written(tmp_path / "pong-2")
-    assert runs.find("pong", tmp_path).name == "pong"
+    assert run_lookup.find("pong", tmp_path).name == "pong"
 
 
 def test_a_link_out_of_the_root_is_no_run(tmp_path: Path):
@@ -211,17 +212,17 @@ def test_a_link_out_of_the_root_is_no_run(tmp_path: Path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "pong").symlink_to(tmp_path / "outside" / "pong")
     with pytest.raises(RunError, match="no run"):
-        runs.find("pong", tmp_path / "runs")
+        run_lookup.find("pong", tmp_path / "runs")
 
 
 def test_the_second_controller_is_told_who_is_first(tmp_path: Path):
     run = Written(tmp_path / "pong").run
-    with lock.Lock(run):
+    with run_lock.RunLock(run):
         with pytest.raises(RunError, match=rf"pong is in use by process {os.getpid()} on .+, since 20\d\d"):
-            lock.Lock(run).acquire()
-        assert runs.state(run) == "running"
-    assert lock.holder(run) is None
-    with lock.Lock(run):
+            run_lock.RunLock(run).acquire()
+        assert run_state.state(run) == "running"
+    assert run_lock.holder(run) is None
+    with run_lock.RunLock(run):
         pass
 
 
@@ -233,59 +234,59 @@ def test_a_killed_controller_leaves_no_lock(tmp_path: Path):
         try:
             assert process.stdout
             assert process.stdout.readline() == "held\n"
-            assert runs.state(run) == "running"
-            assert (lock.holder(run) or {})["pid"] == process.pid
+            assert run_state.state(run) == "running"
+            assert (run_lock.holder(run) or {})["pid"] == process.pid
         finally:
             process.kill()
-    assert runs.state(run) == "crashed"
-    with lock.Lock(run):
+    assert run_state.state(run) == "crashed"
+    with run_lock.RunLock(run):
         pass
 
 
 def test_asking_for_the_state_does_not_keep_a_controller_out(tmp_path: Path):
     run = Written(tmp_path / "pong").run
     for _ in range(50):
-        assert lock.holder(run) is None
-        with lock.Lock(run):
-            assert lock.holder(run)
+        assert run_lock.holder(run) is None
+        with run_lock.RunLock(run):
+            assert run_lock.holder(run)
 
 
 def test_states_follow_lock_journal_and_heartbeat(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
-    assert runs.state(w.run) == "crashed"
+    assert run_state.state(w.run) == "crashed"
     w.end("stop")
-    assert runs.state(w.run) == "stopped"
+    assert run_state.state(w.run) == "stopped"
     w.end("resume")
-    assert runs.state(w.run) == "crashed"
+    assert run_state.state(w.run) == "crashed"
     w.end("finish")
-    assert runs.state(w.run) == "finished"
-    with lock.Lock(w.run):
-        assert runs.state(w.run) == "running"
+    assert run_state.state(w.run) == "finished"
+    with run_lock.RunLock(w.run):
+        assert run_state.state(w.run) == "running"
         w.metrics("m00", 120)
         long_ago = time.time() - 700
         for path in (w.run / "journal.jsonl", w.run / "LOCK"):
             os.utime(path, (long_ago, long_ago))
-        assert runs.state(w.run) == "running"  # a metrics line is a heartbeat
+        assert run_state.state(w.run) == "running"  # a metrics line is a heartbeat
         os.utime(w.run / "members" / "m00" / "metrics.jsonl", (long_ago, long_ago))
-        assert runs.state(w.run) == "stale"
+        assert run_state.state(w.run) == "stale"
 
 
 def test_without_fcntl_the_text_of_the_lock_counts(tmp_path: Path, monkeypatch):
     run = Written(tmp_path / "pong").run
-    monkeypatch.setattr(lock, "fcntl", None)
-    assert lock.holder(run) is None
-    with lock.Lock(run):
-        assert runs.state(run) == "running"
+    monkeypatch.setattr(run_lock, "fcntl", None)
+    assert run_lock.holder(run) is None
+    with run_lock.RunLock(run):
+        assert run_state.state(run) == "running"
         with pytest.raises(RunError, match=r"if it is gone, delete .*LOCK"):
-            lock.Lock(run).acquire()
-    assert lock.holder(run) is None
+            run_lock.RunLock(run).acquire()
+    assert run_lock.holder(run) is None
 
 
 def test_status_counts_skipped_updates(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
-    assert "skipped:" not in tables.status(runs.status(w.run), "pong")
+    assert "skipped:" not in tables.status(run_status.status(w.run), "pong")
     w.report("m01", 1.0, scalars={"learning/skipped_updates": 12.0, "learning/updates": 240.0})
-    found = runs.status(w.run)
+    found = run_status.status(w.run)
     assert [m["skipped_updates"] for m in found["members"]] == [0, 12]
     _, titles, first, second, legend, *_ = tables.status(found, "pong").splitlines()
     assert titles.split()[:5] == ["member", "fitness", "gen", "steps", "skipped"]
@@ -296,7 +297,7 @@ def test_status_counts_skipped_updates(tmp_path: Path):
 def test_status(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.metrics("m00", 120)
-    found = runs.status(w.run)
+    found = run_status.status(w.run)
     assert found.pop("bytes") > 100
     assert 0 <= found.pop("heartbeat_age") < 60
     assert found == {
@@ -341,7 +342,7 @@ def test_status(tmp_path: Path):
 
 def test_status_tells_a_fitness_from_before_a_copy_and_values_at_a_bound(tmp_path: Path):
     w = one_copy(tmp_path / "pong", bounds={"": {"learning_rate": (0.005, 0.1)}})
-    found = runs.status(w.run)
+    found = run_status.status(w.run)
     assert [m["at_bound"] for m in found["members"]] == [{}, {"learning_rate": "min"}]
     lines = tables.status(found, "pong").splitlines()
     assert lines[3].split()[:6] == ["m01", "(-5.00)", "1", "100", "5.0e-3", "min"]
@@ -358,12 +359,12 @@ def test_bounds_of_a_strangers_journal_are_pairs_of_numbers(tmp_path: Path, boun
     first = json.dumps({**json.loads(first), "bounds": bounds})
     (run / "journal.jsonl").write_text("\n".join([first, *rest, ""]))
     with pytest.raises(DamagedError, match=r"does not describe a run|does not fold"):
-        runs.status(run)
+        run_status.status(run)
 
 
 def test_frames_are_steps_outside_rl(tmp_path: Path):
     w = one_copy(tmp_path / "toy", frames_per_step=1, unit="steps")
-    found = runs.status(w.run)
+    found = run_status.status(w.run)
     assert (found["unit"], found["env_steps"], found["frames"]) == ("steps", 200, 200)
 
 
@@ -373,31 +374,31 @@ def test_listing_tells_of_what_it_cannot_read(tmp_path: Path):
     (tmp_path / "bad" / "journal.jsonl").write_text("garbage\n")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "journal.jsonl").write_text(
-        json.dumps(Header("odd", 1, 1, 10).to_line()) + '\n{"kind":"report","member":"m07"}\n'
+        json.dumps(RunHeader("odd", 1, 1, 10).to_line()) + '\n{"kind":"report","member":"m07"}\n'
     )
-    card.begin(runs.create(tmp_path, "empty"), [])
-    found = {entry["name"]: entry for entry in runs.listing(tmp_path)}
+    run_info.record_start(run_directory.create(tmp_path, "empty"), [])
+    found = {entry["name"]: entry for entry in run_status.listing(tmp_path)}
     assert "error" not in found["good"]
     assert "journal.jsonl:1: not a journal line" in found["bad"]["error"]
     assert "does not fold" in found["odd"]["error"]
     assert "never began" in found["empty"]["error"]
-    assert runs.listing(tmp_path / "none") == []
+    assert run_status.listing(tmp_path / "none") == []
 
 
 def test_run_json_keeps_identity_and_tells_of_new_versions(tmp_path: Path):
     run = Written(tmp_path / "pong").run
     command = ["pbtrl", "train", "pong.yaml", "hub.token=hunter2", "--api-key", "hunter3", "seed=2"]
-    assert card.begin(run, command) == []
-    first = card.read(run)
+    assert run_info.record_start(run, command) == []
+    first = run_info.read_run_info(run)
     shown = ["pbtrl", "train", "pong.yaml", "hub.token=...", "--api-key", "...", "seed=2"]
     assert first["command"] == shown
     assert first["versions"]["torch"]
     assert first["status"] == "running"
-    card.end(run, "stopped", "interrupted")
-    assert (card.read(run)["status"], card.read(run)["reason"]) == ("stopped", "interrupted")
+    run_info.record_end(run, "stopped", "interrupted")
+    assert (run_info.read_run_info(run)["status"], run_info.read_run_info(run)["reason"]) == ("stopped", "interrupted")
     (run / "run.json").write_text(json.dumps(first | {"versions": first["versions"] | {"torch": "1.0"}}))
-    (warning,) = card.begin(run, command)
+    (warning,) = run_info.record_start(run, command)
     assert warning.startswith(f"torch 1.0 -> {first['versions']['torch']} since the last sitting: ")
-    again = card.read(run)
+    again = run_info.read_run_info(run)
     assert (again["id"], again["created"], again["sittings"]) == (first["id"], first["created"], 2)
     assert "hunter" not in (run / "run.json").read_text()

@@ -22,12 +22,14 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pbtrl import build, evaluation, lock, runs, session
+from pbtrl import build, session
 from pbtrl.controller import Controller
-from pbtrl.journal import digest
 from pbtrl.lineage import copies
-from pbtrl.retention import Retention
-from pbtrl.runs import folded
+from pbtrl.storage import run_directory, run_lock, run_status
+from pbtrl.storage.journal import digest
+from pbtrl.storage.retention import Retention
+from pbtrl.storage.run_status import load_run
+from pbtrl.training import final_choice, scoring
 from tests.command import ROOT, Command, contents, descendants, journal, kinds, spawn, weights
 
 CONTINUE = ["env.between_slices=continue", "population.mode=async"]
@@ -83,7 +85,7 @@ def test_a_signal_saves_and_stops_and_resume_finishes(pbtrl: Command, monkeypatc
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_during_the_final_choice_stops_too(pbtrl: Command, monkeypatch, number, code):
     with monkeypatch.context() as inside:
-        inside.setattr(evaluation, "evaluate", lambda *_, **__: signal.raise_signal(number))
+        inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(number))
         assert pbtrl("train", "cart.yaml", "--name", "a").code == code
     assert kinds(Path("runs/a"))[-1] == "stop"
     assert not Path("runs/a/best.json").exists()
@@ -97,7 +99,7 @@ def test_what_is_lost_when_a_limit_is_reached_is_made_again_before_the_choice(pb
     enough = "budget.until_fitness=0.5"
     assert pbtrl("train", "quadratic", "--name", "whole", enough).code == 0
     with monkeypatch.context() as inside:
-        inside.setattr(evaluation, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         assert pbtrl("train", "quadratic", enough).code == 130
     run = Path("runs/quadratic")
     for folder in run.glob("members/*/snapshots"):
@@ -111,10 +113,10 @@ def test_what_is_lost_when_a_limit_is_reached_is_made_again_before_the_choice(pb
 def test_what_cannot_be_made_again_is_not_chosen(pbtrl: Command, monkeypatch):
     """Its parent is gone as well; where there is nobody else, that is damage."""
     with monkeypatch.context() as inside:
-        inside.setattr(evaluation, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         assert pbtrl("train", "quadratic").code == 130
     run = Path("runs/quadratic")
-    _, _, population = runs.folded(run)
+    _, _, population = run_status.load_run(run)
     best = population.best
     assert best
     shutil.rmtree(run / "members" / best.id / "snapshots")
@@ -128,7 +130,7 @@ def test_what_cannot_be_made_again_is_not_chosen(pbtrl: Command, monkeypatch):
 
 
 def test_a_score_that_is_no_number_is_not_the_best(pbtrl: Command, monkeypatch):
-    real = evaluation.evaluate
+    real = scoring.evaluate
 
     def first_is_nan(*args: Any, **how: Any) -> list[dict[str, Any]]:
         rows = real(*args, **how)
@@ -136,7 +138,7 @@ def test_a_score_that_is_no_number_is_not_the_best(pbtrl: Command, monkeypatch):
             rows[0]["return_mean"] = float("nan")
         return rows
 
-    monkeypatch.setattr(evaluation, "evaluate", first_is_nan)
+    monkeypatch.setattr(scoring, "evaluate", first_is_nan)
     assert pbtrl("train", "quadratic").code == 0
     best = json.loads(Path("runs/quadratic/best.json").read_text())
     assert best["member"] == best["selection"][1]["member"]
@@ -144,7 +146,7 @@ def test_a_score_that_is_no_number_is_not_the_best(pbtrl: Command, monkeypatch):
 
 def test_two_that_begin_the_same_run_do_not_both(pbtrl: Command, monkeypatch):
     asked = iter([False])
-    monkeypatch.setattr(runs, "has_begun", lambda _: next(asked, True))
+    monkeypatch.setattr(run_directory, "has_begun", lambda _: next(asked, True))
     refused = pbtrl("train", "quadratic")
     assert (refused.code, refused.err) == (2, "runs/quadratic has just been trained by somebody else: try again\n")
     assert not Path("runs/quadratic/journal.jsonl").exists()
@@ -403,7 +405,7 @@ def test_ctrl_c_in_a_terminal_at_random_times(pbtrl: Command, tmp_path: Path, se
                 time.sleep(delay)
                 terminal.communicate(b"\x03", timeout=10)
         assert terminal.returncode in ([0] if delay is None else [0, 130, BEFORE_PYTHON_BEGAN])
-        assert not run.exists() or not runs.has_begun(run) or pbtrl("status", "a").code == 0
+        assert not run.exists() or not run_directory.has_begun(run) or pbtrl("status", "a").code == 0
     assert canonical("a") == canonical("b")
     assert pbtrl("verify", "a").out.startswith("runs/a: clean")
 
@@ -623,7 +625,7 @@ def test_a_budget_does_not_shrink(pbtrl: Command):
 def test_one_controller_at_a_time(pbtrl: Command):
     pbtrl("train", "quadratic")
     before = contents(Path("runs/quadratic"))
-    with lock.Lock(Path("runs/quadratic")):
+    with run_lock.RunLock(Path("runs/quadratic")):
         for command in (
             ["resume", "quadratic", "budget.env_steps_per_member=400"],
             ["train", "quadratic", "--if-exists", "resume"],
@@ -760,11 +762,11 @@ def test_where_nobody_survived_a_resume_tries_again(pbtrl: Command, monkeypatch,
         why = "EnvError: env.id=tests.worlds:Breakable: step() raised RuntimeError: broken (env 0 of 4, step 1)"
         assert f"no member survived: {why}; see runs/a/members/" in found.err
         assert found.err.endswith("; when that is mended: pbtrl resume a --trust-imports\n")
-        assert [m.step for m in folded(run)[2].members.values()] == [240] * 2
+        assert [m.step for m in load_run(run)[2].members.values()] == [240] * 2
     (tmp_path / "x").unlink()
     before = len(journal(run))
     assert pbtrl("resume", "a", "--trust-imports").code == 0
-    assert [m.step for m in folded(run)[2].members.values()] == [720] * 2
+    assert [m.step for m in load_run(run)[2].members.values()] == [720] * 2
     again = next(line["assignments"] for line in journal(run)[before:] if line["kind"] == "decision")
     assert [a["parent"] for a in again] == [a["id"] for a in first]
     assert [a["hyperparameters"] for a in again] == [a["hyperparameters"] for a in first]
@@ -775,7 +777,7 @@ def test_a_final_choice_that_fails_can_be_made_later(pbtrl: Command, monkeypatch
         raise RuntimeError("no such luck")
 
     with monkeypatch.context() as inside:
-        inside.setattr(evaluation, "evaluate", raises)
+        inside.setattr(scoring, "evaluate", raises)
         found = pbtrl("train", "quadratic")
     assert found.code == 3
     said = "the final evaluation failed: RuntimeError: no such luck; see runs/quadratic/log.txt"
@@ -828,7 +830,7 @@ def test_the_final_choice_has_a_tenth_of_the_wall_clock_and_a_minute_at_least(
         given.append(seconds)
         return {}
 
-    monkeypatch.setattr(evaluation, "choose", choose)
+    monkeypatch.setattr(final_choice, "choose", choose)
     monkeypatch.setattr(Controller, "seconds", elapsed)
     pbtrl("train", "cart.yaml", "--name", "a", f"budget={{env_steps_per_member: {budget}}}")
     assert given == [seconds]
@@ -894,7 +896,7 @@ def unscored(config: Any) -> Any:
 
 def test_a_run_without_a_finite_score_has_not_succeeded(pbtrl: Command, monkeypatch):
     with monkeypatch.context() as inside:
-        inside.setattr(evaluation, "build", SimpleNamespace(evaluator=unscored))
+        inside.setattr(final_choice, "build", SimpleNamespace(evaluator=unscored))
         done = pbtrl("train", "cart.yaml", "--name", "a", "population.size=1")
         assert done.code == 3
         why = "no score: the mean return of m00/000002 in env.id=CartPole-v1 is not finite"

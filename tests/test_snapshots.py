@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pbtrl.errors import SnapshotError
-from pbtrl.snapshots import Store
+from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system.files import write_atomically
 
 NAME = "m03/000012"
@@ -18,13 +18,13 @@ FILES = ["tensors.safetensors", "state.json", "MANIFEST.json"]
 
 
 @pytest.fixture
-def store(tmp_path: Path, quick_disk: None) -> Store:
-    store = Store(tmp_path / "members")
+def store(tmp_path: Path, quick_disk: None) -> SnapshotStore:
+    store = SnapshotStore(tmp_path / "members")
     store.commit(NAME, TENSORS, {"answer": 42})
     return store
 
 
-def test_what_was_committed_is_loaded(store: Store) -> None:
+def test_what_was_committed_is_loaded(store: SnapshotStore) -> None:
     tensors, state = store.load(NAME)
     assert state == {"answer": 42}
     assert list(tensors) == sorted(TENSORS)
@@ -35,21 +35,21 @@ def test_what_was_committed_is_loaded(store: Store) -> None:
     assert sorted(p.name for p in store.path(NAME).iterdir()) == sorted(FILES)
 
 
-def test_views_and_transposed_arrays_are_saved_as_they_look(store: Store) -> None:
+def test_views_and_transposed_arrays_are_saved_as_they_look(store: SnapshotStore) -> None:
     store.commit("m00/000000", {"w": TENSORS["w"].T, "row": TENSORS["w"][:, 1]}, {})
     tensors, _ = store.load("m00/000000")
     np.testing.assert_array_equal(tensors["w"], TENSORS["w"].T)
     np.testing.assert_array_equal(tensors["row"], [1, 4])
 
 
-def test_equal_tensors_are_equal_files(store: Store) -> None:
+def test_equal_tensors_are_equal_files(store: SnapshotStore) -> None:
     store.commit("m00/000000", dict(reversed(TENSORS.items())), {})
     one, other = (store.path(n) / "tensors.safetensors" for n in (NAME, "m00/000000"))
     assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_no_flipped_byte_goes_unnoticed(store: Store, file: str) -> None:
+def test_no_flipped_byte_goes_unnoticed(store: SnapshotStore, file: str) -> None:
     path, expected = store.path(NAME) / file, store.load(NAME)
     good = path.read_bytes()
     refused = 0
@@ -69,7 +69,7 @@ def test_no_flipped_byte_goes_unnoticed(store: Store, file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_no_truncated_file_is_used(store: Store, file: str) -> None:
+def test_no_truncated_file_is_used(store: SnapshotStore, file: str) -> None:
     path = store.path(NAME) / file
     good = path.read_bytes()
     for length in range(len(good)):
@@ -79,28 +79,28 @@ def test_no_truncated_file_is_used(store: Store, file: str) -> None:
 
 
 @pytest.mark.parametrize("manifest", ["[]", "3", '"x"', "{}", '{"tensors.safetensors": 1}'])
-def test_a_manifest_of_another_shape_is_refused(store: Store, manifest: str) -> None:
+def test_a_manifest_of_another_shape_is_refused(store: SnapshotStore, manifest: str) -> None:
     (store.path(NAME) / "MANIFEST.json").write_text(manifest)
     with pytest.raises(SnapshotError, match=NAME):
         store.load(NAME)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_missing_file_is_a_missing_snapshot(store: Store, file: str) -> None:
+def test_a_missing_file_is_a_missing_snapshot(store: SnapshotStore, file: str) -> None:
     (store.path(NAME) / file).unlink()
     with pytest.raises(SnapshotError, match="missing or not whole"):
         store.load(NAME)
     assert store.state(NAME) is None
 
 
-def test_a_snapshot_that_never_was_is_missing(store: Store) -> None:
+def test_a_snapshot_that_never_was_is_missing(store: SnapshotStore) -> None:
     with pytest.raises(SnapshotError, match="m09/000000"):
         store.load("m09/000000")
     assert store.state("m09/000000") is None
     assert store.names("m09") == []
 
 
-def test_a_second_commit_replaces_the_first(store: Store) -> None:
+def test_a_second_commit_replaces_the_first(store: SnapshotStore) -> None:
     store.commit(NAME, {"w": np.zeros(1)}, {"answer": 43})
     tensors, state = store.load(NAME)
     assert (list(tensors), state) == (["w"], {"answer": 43})
@@ -114,7 +114,7 @@ class Crash(Exception):
 def test_a_crash_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call that reaches the disk is a place to crash; the next attempt always succeeds."""
 
-    def attempt(store: Store, crash_at: int) -> int:
+    def attempt(store: SnapshotStore, crash_at: int) -> int:
         calls = 0
 
         def counted(original: object) -> object:
@@ -135,10 +135,10 @@ def test_a_crash_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: Path, mon
             store.commit(NAME, TENSORS, {"answer": 42})
         return calls
 
-    steps = attempt(Store(tmp_path / "whole"), 0)
+    steps = attempt(SnapshotStore(tmp_path / "whole"), 0)
     assert steps >= 8
     for crash_at in range(1, steps + 1):
-        store = Store(tmp_path / str(crash_at))
+        store = SnapshotStore(tmp_path / str(crash_at))
         with pytest.raises(Crash):
             attempt(store, crash_at)
         if store.names("m03"):
@@ -154,18 +154,18 @@ def test_files_are_synced_before_the_rename_and_the_folder_after_it(
     rename = Path.rename
     monkeypatch.setattr(os, "fsync", lambda fd: tape.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
     monkeypatch.setattr(Path, "rename", lambda self, to: (tape.append("rename"), rename(self, to)))
-    Store(tmp_path).commit(NAME, TENSORS, {})
+    SnapshotStore(tmp_path).commit(NAME, TENSORS, {})
     assert tape == [tmp_path.name, "m03", *FILES, f".tmp-000012-{os.getpid()}", "rename", "snapshots"]
 
 
-def test_names_are_sorted_and_leave_out_what_is_not_committed(store: Store) -> None:
+def test_names_are_sorted_and_leave_out_what_is_not_committed(store: SnapshotStore) -> None:
     for generation in (2, 10):
         store.commit(f"m03/{generation:06d}", TENSORS, {})
     (store.path(NAME).parent / ".tmp-000013-1").mkdir()
     assert store.names("m03") == ["m03/000002", "m03/000010", NAME]
 
 
-def test_a_removed_snapshot_is_gone(store: Store) -> None:
+def test_a_removed_snapshot_is_gone(store: SnapshotStore) -> None:
     store.remove(NAME)
     assert store.names("m03") == []
     assert list(store.path(NAME).parent.iterdir()) == []

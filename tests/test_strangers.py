@@ -20,8 +20,8 @@ import safetensors.numpy
 
 from pbtrl import cli
 from pbtrl.errors import SnapshotError
-from pbtrl.schema import LARGEST, SCHEMA
-from pbtrl.snapshots import Store
+from pbtrl.storage.json_files import LARGEST, SCHEMA
+from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.command import CART, Command, contents, descendants, journal, spawn
 
 RUN = Path("runs/quadratic")
@@ -127,7 +127,7 @@ def test_no_file_is_read_that_is_larger_than_any_of_ours(pbtrl: Command, run: Pa
 def test_tensors_of_another_size_than_the_manifest_says_are_not_read(run: Path) -> None:
     os.truncate(newest() / "tensors.safetensors", 2**40)
     with pytest.raises(SnapshotError, match=r"tensors\.safetensors is damaged"):
-        Store(run / "members").load("m00/000019")
+        SnapshotStore(run / "members").load("m00/000019")
 
 
 LAUGHS = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}' if n else 'ha'] * 9)}]" for n in range(9))
@@ -152,7 +152,7 @@ def test_two_snapshots_that_were_swapped_are_not_what_they_say(pbtrl: Command, r
     other.rename(one)
     (run / "aside").rename(other)
     with pytest.raises(SnapshotError, match=r"snapshot m00/000019 is that of 'm01/000019'"):
-        Store(run / "members").load("m00/000019")
+        SnapshotStore(run / "members").load("m00/000019")
     found = pbtrl("resume", "last", "budget.env_steps_per_member=230")
     assert found.code == 0
     assert sum(line["kind"] == "void" for line in journal(run)) == 2
@@ -255,7 +255,7 @@ def test_a_journal_cannot_name_a_file_outside(pbtrl: Command, run: Path, name: s
     assert (found.code, found.out) == (4, "")
     assert "is no name of a snapshot" in found.err or "is missing or not whole" in found.err
     with pytest.raises(SnapshotError, match="is no name of a snapshot"):
-        Store(run / "members").path(name)
+        SnapshotStore(run / "members").path(name)
 
 
 LINKED = ["LOCK", "run.json", "journal.jsonl", "members", "members/m00", "members/m00/log.txt", "members/m00/snapshots",
@@ -286,7 +286,7 @@ def test_a_snapshot_behind_a_link_is_none(run: Path, tmp_path: Path, where: str)
     (run / where).rename(tmp_path / "outside")
     (run / where).symlink_to(tmp_path / "outside")
     with pytest.raises(SnapshotError, match="m00/000019 is a link, or behind one"):
-        Store(run / "members").load("m00/000019")
+        SnapshotStore(run / "members").load("m00/000019")
 
 
 # Of another version

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import cli, evaluation, runs
+from pbtrl import cli
 from pbtrl.config.load import parse
+from pbtrl.storage import references, run_directory, run_lookup
+from pbtrl.training import scoring
 from tests.command import CART, Command, journal
 
 COMMAND = re.compile(r"pbtrl (?:resume|eval|status|tb|report|lineage|verify) [^|;`\n]+")
@@ -22,7 +24,7 @@ def suggested(text: str) -> list[Path]:
     found = []
     for command in COMMAND.findall(text):
         arguments = cli._parsed(shlex.split(command)[1:])
-        found.append(runs.find(arguments.run, arguments.runs))
+        found.append(run_lookup.find(arguments.run, arguments.runs))
     return found
 
 
@@ -41,7 +43,7 @@ def test_every_suggested_command_means_the_run(pbtrl: Command, monkeypatch: pyte
         return found.code
 
     with monkeypatch.context() as inside:
-        inside.setattr(evaluation, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         assert about_it("train", "quadratic") == 130
     assert about_it("status", "quadratic") == 0
     assert about_it("train", "quadratic") == 2
@@ -57,9 +59,9 @@ def test_every_suggested_command_means_the_run(pbtrl: Command, monkeypatch: pyte
 def test_a_run_that_was_renamed_is_called_by_its_path(pbtrl: Command, name: str):
     assert pbtrl("train", "quadratic").code == 0
     run = Path("runs/quadratic").rename(Path("runs", name))
-    (found,) = suggested(f"pbtrl status {runs.reference(run)}")
+    (found,) = suggested(f"pbtrl status {references.run_reference(run)}")
     assert found.samefile(run)
-    assert suggested(f"pbtrl resume {runs.trusting(run)} budget.env_steps_per_member=1")[0].samefile(run)
+    assert suggested(f"pbtrl resume {references.cli_reference(run)} budget.env_steps_per_member=1")[0].samefile(run)
 
 
 @pytest.mark.parametrize("where", [".", "./", "../quadratic", "..", "tb/.."])
@@ -70,7 +72,7 @@ def test_a_run_is_found_from_within(pbtrl: Command, monkeypatch: pytest.MonkeyPa
     found = pbtrl("status", where)
     assert (found.code, found.out.split(":")[0]) == (0, "quadratic")
     assert pbtrl("status", where, "--json").json["name"] == "quadratic"
-    assert suggested(f"pbtrl status {runs.reference(runs.find(where, Path('runs')))}")[0].samefile(run)
+    assert suggested(f"pbtrl status {references.run_reference(run_lookup.find(where, Path('runs')))}")[0].samefile(run)
 
 
 @pytest.mark.parametrize("text", ["runs/quadratic/", "link/quadratic", "direct", "~/runs/quadratic"])
@@ -81,7 +83,9 @@ def test_a_run_behind_a_link_or_in_the_home_directory(pbtrl: Command, monkeypatc
     Path("direct").symlink_to("runs/quadratic")
     found = pbtrl("status", text)
     assert (found.code, found.out.split(":")[0]) == (0, "quadratic")
-    assert suggested(f"pbtrl status {runs.reference(runs.find(text, Path('runs')))}")[0].samefile("runs/quadratic")
+    assert suggested(f"pbtrl status {references.run_reference(run_lookup.find(text, Path('runs')))}")[0].samefile(
+        "runs/quadratic"
+    )
     assert pbtrl("status", "quadratic", "--runs", "link").code == 0
 
 
@@ -109,16 +113,16 @@ def test_a_folder_is_never_a_config(pbtrl: Command):
 )
 def test_generated_names_are_legal(env: str):
     config = parse(f"env: {{id: '{env}'}}\nbudget: {{total_steps: 1000}}")
-    name = runs.default_name(config.label)
-    assert runs.NAME.fullmatch(name)
-    assert runs.NAME.fullmatch(f"{name[:58]}-99999")
+    name = run_directory.default_name(config.label)
+    assert run_directory.NAME.fullmatch(name)
+    assert run_directory.NAME.fullmatch(f"{name[:58]}-99999")
     assert name[:58] == name
 
 
 @pytest.mark.parametrize("option", [[], ["--overwrite"], ["--if-exists", "resume"], ["--suffix"]])
 def test_an_unnamed_run_never_meets_another(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, option: list[str]):
     """Two that begin in the same second think of the same name."""
-    monkeypatch.setattr(runs, "default_name", lambda _: "same")
+    monkeypatch.setattr(run_directory, "default_name", lambda _: "same")
     small = ["name=null", "budget.env_steps_per_member=20"]
     for name in ("same", "same-2", "same-3"):
         assert pbtrl("train", "quadratic", *small, *option, f"seed={len(name)}").code == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pbtrl import metrics
+from pbtrl.storage import metrics_log
 from pbtrl.tensorboard import TensorBoard
 from tests.written import START, Written, one_copy
 
@@ -198,7 +198,7 @@ def test_numbers_that_are_null_are_no_points(tmp_path: Path):
 def test_a_tail_reads_each_line_once_and_seldom(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     now = [0.0]
-    tail = metrics.Tail(w.run / "members", ["m00", "m01"], clock=lambda: now[0])
+    tail = metrics_log.MetricsTail(w.run / "members", ["m00", "m01"], clock=lambda: now[0])
     w.metrics("m00", 110)
     assert [(m, line["step"]) for m, line in tail.poll()] == [("m00", 110)]
     w.metrics("m00", 120)

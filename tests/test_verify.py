@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl.journal import digest
-from pbtrl.lock import Lock
-from pbtrl.snapshots import Store
+from pbtrl.storage.journal import digest
+from pbtrl.storage.run_lock import RunLock
+from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.command import Command, contents, journal
 
 
@@ -79,7 +79,7 @@ def test_swapped_snapshots_are_found(pbtrl: Command, run: Path):
 
 
 def test_leftovers_and_orphans_are_no_errors(pbtrl: Command, run: Path):
-    store = Store(run / "members")
+    store = SnapshotStore(run / "members")
     member = newest().parent.parent.name
     store.commit(f"{member}/000009", *store.load(f"{member}/{newest().name}"))
     (newest().parent / ".tmp-000003-17").mkdir()
@@ -136,7 +136,7 @@ def test_links_and_strange_names_are_no_snapshots(pbtrl: Command, run: Path):
 
 
 def test_a_run_that_somebody_is_at_is_not_repaired(pbtrl: Command, run: Path):
-    with Lock(run):
+    with RunLock(run):
         refused = pbtrl("verify", "a", "--repair")
     assert refused.code == 2
     assert str(os.getpid()) in refused.err
@@ -146,7 +146,7 @@ def test_what_is_half_done_while_somebody_is_at_a_run_is_nothing_to_find(pbtrl: 
     snapshots = run / "members/m00/snapshots"
     (snapshots / ".tmp-000099-1").mkdir()
     shutil.copytree(max(p for p in snapshots.iterdir() if p.name.isdigit()), snapshots / "000020")
-    with Lock(run):
+    with RunLock(run):
         assert pbtrl("verify", "last").out.splitlines()[0].startswith("damaged   members/m00/snapshots/000020")
         shutil.rmtree(snapshots / "000020")
         assert ": clean (" in pbtrl("verify", "last").out

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pbtrl import build
-from pbtrl.journal import canonical
+from pbtrl.storage.journal import canonical
 from tests.command import CART, ROOT, Command, journal
 
 OLD = sorted((ROOT / "tests/golden").glob("run-*"))

@@ -8,8 +8,8 @@ from typing import Any
 
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule
-from pbtrl.header import Header
-from pbtrl.journal import Journal, Line
+from pbtrl.storage.journal import Journal, Line
+from pbtrl.storage.run_header import RunHeader
 
 START = 1_700_000_000.0
 
@@ -30,7 +30,7 @@ class Written:
     def __init__(self, run: Path, size: int = 2, horizon: int = 1000, **fields: Any) -> None:
         fields = {"frames_per_step": 4, "hyperparameters": ("learning_rate", "unroll_length"), **fields}
         rule = fields.pop("rule", FitnessRule(window=10, min_episodes=1))
-        self.run, self.header = run, Header(run.name, 1, size, horizon, rule, **fields)
+        self.run, self.header = run, RunHeader(run.name, 1, size, horizon, rule, **fields)
         run.mkdir(parents=True, exist_ok=True)
         self.population = self.header.population()
         self.listener: Any = Listening()

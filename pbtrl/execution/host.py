@@ -22,8 +22,8 @@ from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Builder, Cohort, Outcome
 from pbtrl.errors import DiskFullError, MismatchError, SnapshotError
-from pbtrl.schema import SCHEMA
-from pbtrl.snapshots import Store
+from pbtrl.storage.json_files import SCHEMA
+from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import make_directory, translate_disk_errors
 from pbtrl.system.strict_json import to_json
@@ -65,7 +65,7 @@ class Host:
         discard_on_stop: bool = False,
     ) -> None:  # fmt: skip
         self._builder = builder
-        self._store = Store(members)
+        self._store = SnapshotStore(members)
         self._members = members
         make_directory(members)
         for member in (m for group in groups for m in group):

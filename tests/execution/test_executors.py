@@ -28,7 +28,7 @@ from pbtrl.execution import Executor
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.execution.processes import Processes, WorkerSpec
-from pbtrl.journal import Journal, Line, digest, read
+from pbtrl.storage.journal import Journal, Line, digest, read_journal
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system import child_process
 from pbtrl.system.child_process import describe_exit
@@ -105,7 +105,7 @@ def test_a_worker_killed_in_the_middle_of_a_slice_changes_nothing(tmp_path: Path
         assert Controller(Population(4, 1, LAST), strategy, executor, journal).run() == "budget"
         executor.close()
         journal.close()
-        found.append(list(read(path)))
+        found.append(list(read_journal(path)))
     failures = [line for line in found[1] if line["kind"] == "failure"]
     assert (tmp_path / "died").exists()
     assert {"m00/000001", "m01/000001"} <= {f["assignment"] for f in failures}
@@ -259,7 +259,7 @@ def trained(where: Path, executor: Executor | None = None) -> tuple[Population, 
     assert Controller(population, strategy, executor, journal, StopCriteria(deaths=2)).run() == "budget"
     executor.close()
     journal.close()
-    return population, list(read(where / "j"))
+    return population, list(read_journal(where / "j"))
 
 
 def test_what_does_not_fit_into_memory_together_is_trained_alone(

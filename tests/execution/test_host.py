@@ -15,7 +15,7 @@ from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.tensors import Tensors
 from pbtrl.errors import WorkerPoolError
 from pbtrl.execution.host import Host
-from pbtrl.snapshots import Store
+from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.fakes import FakeBuilder, FakeCohort
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -43,7 +43,7 @@ class Workplace:
 
     def __init__(self, members: Path, **config: Any) -> None:
         self.members, self.config = members, config
-        self.store = Store(members)
+        self.store = SnapshotStore(members)
         self.fresh()
 
     def fresh(self, *, discard_on_stop: bool = False) -> Host:

@@ -17,7 +17,7 @@ from pbtrl.core.seeding import seed_for
 from pbtrl.core.tensors import Tensors
 from pbtrl.execution.host import Host
 from pbtrl.rl.cohort import DIVERGED_AFTER, RLCohort
-from pbtrl.snapshots import Store
+from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.blocks import shown
 from tests.conformance import assert_equal
 
@@ -76,7 +76,7 @@ class Workplace:
     """A host over a folder of snapshots."""
 
     def __init__(self, members: Path, build: RLBuilder, *groups: tuple[str, ...], discard: bool = False) -> None:
-        self.store = Store(members)
+        self.store = SnapshotStore(members)
         self.host = Host(build, members, groups or [ALL], discard_on_stop=discard)
 
     def run(self, *assignments: Assignment) -> dict[str, Report | Failure]:

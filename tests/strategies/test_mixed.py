@@ -8,7 +8,7 @@ from pbtrl.core.dimensions import AGENT, LogUniform, Uniform
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
-from pbtrl.journal import Line
+from pbtrl.storage.journal import Line
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
 from pbtrl.strategies.settings import Exploit, Explore

@@ -18,7 +18,7 @@ from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
-from pbtrl.journal import Journal
+from pbtrl.storage.journal import Journal
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search

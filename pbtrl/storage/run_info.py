@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pbtrl import __version__, schema
+from pbtrl import __version__
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, RunError
+from pbtrl.storage import json_files
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
 
@@ -35,7 +36,7 @@ _SECRET = re.compile(_SECRETS)
 _TOLD = re.compile(_SECRETS + r"""["']?\s*[=:]\s*(?P<value>"[^"]*"|'[^']*'|[^\s,}\]]+)|://(?P<user>[^/@\s]+)@""")
 
 
-def begin(run: Path, command: Sequence[str], threads: int = 1) -> list[str]:
+def record_start(run: Path, command: Sequence[str], threads: int = 1) -> list[str]:
     """Write `run.json` at the start of a sitting, the first or a resumed one; `threads` are torch's in a worker.
 
     Returns:
@@ -44,7 +45,7 @@ def begin(run: Path, command: Sequence[str], threads: int = 1) -> list[str]:
     before, unreadable = _readable(run)
     versions, now = {**_versions(), "torch threads": threads}, time.time()
     _write(run, {
-        "schema": schema.SCHEMA,
+        "schema": json_files.SCHEMA,
         "id": before.get("id", uuid.uuid4().hex),
         "name": run.name,
         "status": "running",
@@ -62,18 +63,18 @@ def begin(run: Path, command: Sequence[str], threads: int = 1) -> list[str]:
     return [*unreadable, *(f"{change} since the last sitting: from here on not bit-exact" for change in changed)]
 
 
-def end(run: Path, status: Status, reason: str = "") -> None:
+def record_end(run: Path, status: Status, reason: str = "") -> None:
     """Note in `run.json` how a sitting ended; the journal's last line says so too and is what counts."""
     _write(run, {**_readable(run)[0], "status": status, "reason": reason, "ended": time.time()})
 
 
-def read(run: Path) -> dict[str, Any]:
+def read_run_info(run: Path) -> dict[str, Any]:
     """What `run.json` says; empty where there is none.
 
     Raises:
         DamagedError: it is no JSON object, says what pbtrl never wrote, or a newer pbtrl wrote it.
     """
-    found = schema.read_if_there(run / "run.json")
+    found = json_files.read_json_if_exists(run / "run.json")
     for key, value in found.items():
         known = isinstance(value, KINDS.get(key, object))
         if not known or (isinstance(value, int | float) and not 0 <= value < LATEST):
@@ -84,7 +85,7 @@ def read(run: Path) -> dict[str, Any]:
 def _readable(run: Path) -> tuple[dict[str, Any], list[str]]:
     """What `run.json` says, for who writes it anew; where it is damaged nothing, and a line that says so."""
     try:
-        return read(run), []
+        return read_run_info(run), []
     except NewerError:
         raise
     except DamagedError as error:
@@ -134,8 +135,8 @@ def _redacted(command: Sequence[str]) -> list[str]:
 
 
 def _hidden(told: re.Match[str]) -> str:
-    start, end = (x - told.start() for x in told.span("value" if told["value"] else "user"))
-    return f"{told[0][:start]}...{told[0][end:]}"
+    start, record_end = (x - told.start() for x in told.span("value" if told["value"] else "user"))
+    return f"{told[0][:start]}...{told[0][record_end:]}"
 
 
 def _git_commit() -> str | None:

@@ -16,7 +16,7 @@ Metrics = dict[str, Any]
 NOT_TAGS = frozenset({"assignment", "attempt", "time", "step"})
 
 
-class Tail:
+class MetricsTail:
     """New lines of all members' metrics; a call costs one `stat` per member where nothing is new."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Tail:
         return list(_objects(whole))
 
 
-def reached(path: Path, assignment: str) -> int | None:
+def last_reported_step(path: Path, assignment: str) -> int | None:
     """How far a member's last line says that it came with an assignment; None if that line is of another."""
     try:
         with path.open("rb") as file:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from pbtrl.core.population import Population
-from pbtrl.journal import Line
-from pbtrl.snapshots import Store
+from pbtrl.storage.journal import Line
+from pbtrl.storage.snapshot_store import SnapshotStore
 
 
 class Retention:
@@ -22,7 +22,7 @@ class Retention:
     """
 
     def __init__(
-        self, store: Store, population: Population, *, keep_last: int, milestones_every: int | None = None,
+        self, store: SnapshotStore, population: Population, *, keep_last: int, milestones_every: int | None = None,
         lines: Iterable[Line] = (), always: Collection[str] = (),
     ) -> None:  # fmt: skip
         self._store, self._population = store, population

@@ -20,14 +20,14 @@ from pbtrl.core.dimensions import AGENT, MEMBERS
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.errors import JournalError
-from pbtrl.journal import Line
-from pbtrl.schema import SCHEMA
+from pbtrl.storage.journal import Line
+from pbtrl.storage.json_files import SCHEMA
 
 BEYOND = 2**256  # a seed or a number of steps
 
 
 @dataclass(frozen=True)
-class Header:
+class RunHeader:
     """What holds for a whole run.
 
     Attributes:
@@ -107,7 +107,7 @@ class Header:
         }
 
     @classmethod
-    def from_line(cls, line: Line) -> Header:
+    def from_line(cls, line: Line) -> RunHeader:
         """Back again; keys that it does not know are ignored.
 
         Raises:
@@ -126,23 +126,23 @@ class Header:
             raise JournalError(f"the first line of the journal does not describe a run: {error}") from error
 
 
-def header(lines: Iterable[Line]) -> Header:
+def header(lines: Iterable[Line]) -> RunHeader:
     """The header of a journal, with the horizon of its last `resume` line that carries one.
 
     Raises:
         JournalError: the journal is empty, or its first line is another.
     """
-    found, _ = split(lines)
+    found, _ = read_header(lines)
     return found
 
 
-def split(lines: Iterable[Line]) -> tuple[Header, list[Line]]:
+def read_header(lines: Iterable[Line]) -> tuple[RunHeader, list[Line]]:
     """The header of a journal, and all its lines."""
     rest = iter(lines)
     first = next(rest, None)
     if first is None:
         raise JournalError("the journal is empty")
-    found, every = Header.from_line(first), list(chain([first], rest))
+    found, every = RunHeader.from_line(first), list(chain([first], rest))
     for line in every:
         if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
             found = replace(found, horizon=line["horizon"])
@@ -151,5 +151,5 @@ def split(lines: Iterable[Line]) -> tuple[Header, list[Line]]:
 
 def population(lines: Iterable[Line]) -> Population:
     """The population folded from a whole journal."""
-    found, every = split(lines)
+    found, every = read_header(lines)
     return found.population().replay(every)

@@ -28,14 +28,14 @@ except ImportError:  # pragma: no cover
     fcntl = None  # type: ignore[assignment]
 
 
-class Lock:
+class RunLock:
     """The lock of a run directory, held from entering to leaving, or from `acquire` to `release`."""
 
     def __init__(self, run: Path) -> None:
         self._path = run / "LOCK"
         self._file: IO[bytes] | None = None
 
-    def acquire(self) -> Lock:
+    def acquire(self) -> RunLock:
         """Take the lock.
 
         Raises:
@@ -74,7 +74,7 @@ class Lock:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> Lock:
+    def __enter__(self) -> RunLock:
         return self.acquire()
 
     def __exit__(

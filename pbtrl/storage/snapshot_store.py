@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from pbtrl import schema
 from pbtrl.core.tensors import Tensors
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, SnapshotError
+from pbtrl.storage import json_files
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import (
     make_directory,
@@ -37,7 +37,7 @@ FILES = ("tensors.safetensors", "state.json", "MANIFEST.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,12}")
 
 
-class Store:
+class SnapshotStore:
     """Snapshots of one run in a local directory."""
 
     def __init__(self, members: Path) -> None:
@@ -66,7 +66,7 @@ class Store:
             "state.json": to_json(state).encode(),
         }
         hashes = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
-        manifest = {"schema": schema.SCHEMA, "snapshot": name, **hashes}
+        manifest = {"schema": json_files.SCHEMA, "snapshot": name, **hashes}
         files["MANIFEST.json"] = to_json(manifest).encode()
         final = self.path(name)
         for last in retry_attempts():
@@ -167,7 +167,7 @@ class Store:
         if any((path / file).resolve() != own / file for file in FILES):
             raise SnapshotError(f"snapshot {name} is a link, or behind one ({path})")
         try:
-            manifest = schema.read(path / "MANIFEST.json")
+            manifest = json_files.read_json(path / "MANIFEST.json")
             if (other := manifest.get("snapshot", name)) != name:
                 raise SnapshotError(f"snapshot {name} is that of {other!r} ({path})")
             return {file: _whole(name, path / file, **manifest[file]) for file in FILES if file != "MANIFEST.json"}
@@ -179,7 +179,7 @@ class Store:
 
 def _object(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     try:
-        return schema.parsed(files["state.json"], "state.json")
+        return json_files.parse_object(files["state.json"], "state.json")
     except NewerError:
         raise
     except DamagedError as error:

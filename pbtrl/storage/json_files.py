@@ -19,7 +19,7 @@ SCHEMA = 1
 LARGEST = 64 * 2**20  # bytes; a population of thousands with all its episodes needs less
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The object that a file holds.
 
     Raises:
@@ -27,18 +27,18 @@ def read(path: Path) -> dict[str, Any]:
         DamagedError: it cannot be read, is too large, or holds something else.
         NewerError: a newer pbtrl wrote it.
     """
-    return parsed(content(path, LARGEST + 1), path)
+    return parse_object(read_plain_file(path, LARGEST + 1), path)
 
 
-def read_if_there(path: Path) -> dict[str, Any]:
+def read_json_if_exists(path: Path) -> dict[str, Any]:
     """As `read`, but empty where there is no file."""
     try:
-        return read(path)
+        return read_json(path)
     except FileNotFoundError:
         return {}
 
 
-def content(path: Path, most: int = -1) -> bytes:
+def read_plain_file(path: Path, most: int = -1) -> bytes:
     """What a plain file holds, `most` bytes of it; from a pipe or a device somebody might wait for ever.
 
     Raises:
@@ -46,7 +46,7 @@ def content(path: Path, most: int = -1) -> bytes:
         DamagedError: it cannot be read, or is no file.
     """
     try:
-        with opened(path) as file:
+        with open_plain_file(path) as file:
             return file.read(most)
     except FileNotFoundError:
         raise
@@ -55,7 +55,7 @@ def content(path: Path, most: int = -1) -> bytes:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_plain_file(path: Path) -> Iterator[BinaryIO]:
     """A plain file, to be read; DamagedError for anything else, and OSError as `open`."""
     with open(path, "rb", opener=_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -67,7 +67,7 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def parsed(data: bytes, where: object) -> dict[str, Any]:
+def parse_object(data: bytes, where: object) -> dict[str, Any]:
     """The object in a file's bytes; `where` is what errors call it, which are those of `read`."""
     if len(data) > LARGEST:
         raise DamagedError(f"{where} cannot be read: larger than {LARGEST / 2**20:.0f} MiB")
@@ -77,11 +77,11 @@ def parsed(data: bytes, where: object) -> dict[str, Any]:
         raise DamagedError(f"{where} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise DamagedError(f"{where} is no JSON object")
-    check(found, where)
+    check_version(found, where)
     return found
 
 
-def check(found: Mapping[str, Any], where: object) -> None:
+def check_version(found: Mapping[str, Any], where: object) -> None:
     """Raise NewerError where a file's `schema` is newer than this program; one without it is as old as can be."""
     version = found.get("schema", 1)
     if not isinstance(version, int) or version > SCHEMA:

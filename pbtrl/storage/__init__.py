@@ -1,0 +1,1 @@
+"""A run directory and everything in it. The journal is the only truth."""

@@ -1,0 +1,88 @@
+"""best.json and the snapshots that it and evaluations refer to."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pbtrl.errors import DamagedError, NewerError, RunError, SnapshotError
+from pbtrl.storage import json_files, run_status
+from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.system.files import write_atomically
+from pbtrl.system.strict_json import to_json
+
+
+def snapshots_to_evaluate(run: Path, member: str) -> list[str]:
+    """The snapshots to evaluate for a member's name, `all`, or `best`, which is what best.json names.
+
+    Raises:
+        RunError: there is no such member, or no snapshot of it.
+    """
+    _, _, population = run_status.load_run(run)
+    found = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
+    if member not in ("best", "all", *population.members):
+        raise RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
+    if not found:
+        raise RunError(f"{run} has no snapshot yet: no member has come to the end of a slice")
+    if member == "best":
+        if (best := best_snapshot(run)) is None:
+            raise RunError(f"{run} has no best member yet: try --member all, or one of {', '.join(found)}")
+        return [best]
+    if not (chosen := [name for m, name in found.items() if member in ("all", m)]):
+        raise RunError(f"{run}: no snapshot yet of {member}, but of {', '.join(found)}")
+    return chosen
+
+
+def best_snapshot(run: Path) -> str | None:
+    """The snapshot that best.json names; None where there is none yet.
+
+    Raises:
+        DamagedError: best.json cannot be read, or the snapshot is not what it was.
+    """
+    try:
+        best = json_files.read_json(run / "best.json")
+        name, sha256 = str(best["snapshot"]), str(best["sha256"])
+    except FileNotFoundError:
+        return None
+    except KeyError as error:
+        raise DamagedError(f"{run / 'best.json'} cannot be read: {error}") from None
+    if snapshot_digest(run, name) != sha256:
+        raise SnapshotError(f"snapshot {name} is not the one that {run / 'best.json'} names")
+    return name
+
+
+def referenced_snapshots(run: Path) -> list[str]:
+    """Snapshots that must outlive what training leaves behind: the best one of an earlier sitting."""
+    try:
+        best = best_snapshot(run)
+    except NewerError:
+        raise
+    except DamagedError:
+        return []
+    return [best] if best else []
+
+
+def snapshot_digest(run: Path, snapshot: str) -> str:
+    """SHA-256 of a snapshot's manifest, which holds those of its files.
+
+    Raises:
+        SnapshotError: it is not there.
+    """
+    try:
+        return hashlib.sha256(
+            (SnapshotStore(run / "members").path(snapshot) / "MANIFEST.json").read_bytes()
+        ).hexdigest()
+    except (OSError, ValueError):
+        raise SnapshotError(f"snapshot {snapshot} is missing or not whole ({run})") from None
+
+
+def save_evaluation(run: Path, results: Sequence[dict[str, Any]]) -> Path:
+    """Keep results of an evaluation in the run's `eval/`; returns the file."""
+    folder = run / "eval"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{len(list(folder.iterdir()))}.json"
+    write_atomically(path, to_json(list(results), indent=2))
+    return path

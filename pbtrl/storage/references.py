@@ -1,0 +1,42 @@
+"""Names of runs and options as a user types them in a shell."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pbtrl.errors import DamagedError as DamagedError
+from pbtrl.errors import RunError as RunError
+
+if TYPE_CHECKING:
+    from pbtrl.config.schema import Config
+from pbtrl.storage.run_directory import NAME
+from pbtrl.storage.stored_config import stored_config
+
+
+def run_reference(run: Path) -> str:
+    """What to call a run in a shell's command: its name, with `--runs` where it lies elsewhere; its path if renamed."""
+    return f"{run.name}{root_option(run.parent)}" if NAME.fullmatch(run.name) else _word(run)
+
+
+def root_option(root: Path) -> str:
+    """What a shell's command needs besides names of runs that lie in `root`, with a space before it."""
+    return "" if root.resolve() == Path("runs").resolve() else f" --runs {_word(root)}"
+
+
+def _word(path: Path) -> str:
+    """A path, quoted for a shell, that is taken neither for an option nor for a home directory."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith(("-", "~")) else text)
+
+
+def cli_reference(run: Path, known: Config | None = None) -> str:
+    """The same for commands that run its env, which may have to be allowed; its config is read if it is not known."""
+    from pbtrl.errors import ConfigError
+
+    try:
+        imports = (known or stored_config(run)).imports
+    except (DamagedError, ConfigError):
+        imports = None
+    return run_reference(run) + (" --trust-imports" if imports else "")

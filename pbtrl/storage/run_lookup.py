@@ -1,0 +1,69 @@
+"""Finding runs: by name, by a unique prefix, by path, or the last one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pbtrl.errors import DamagedError as DamagedError
+from pbtrl.errors import RunError as RunError
+from pbtrl.storage import run_info
+
+if TYPE_CHECKING:
+    pass
+from pbtrl.storage.run_state import modified_at
+
+
+def find(text: str, root: Path) -> Path:
+    """The run that `text` means: `last` (begun or resumed last), a name, a unique prefix of one, or a path.
+
+    Raises:
+        RunError: there is none, or there are several; the message lists them.
+    """
+    runs = {run.name: run for run in run_directories(root)}
+    if text == "last" and "last" not in runs:
+        if not runs:
+            raise RunError(f"there are no runs in {root}")
+        return max(runs.values(), key=_begun)
+    if text in runs:
+        return runs[text]
+    if "\0" not in text and is_run(path := Path(os.path.expanduser(text))):  # `.`, `..` and links have other names
+        return path.resolve() if path.name in ("", "..") or path.is_symlink() else path
+    matches = sorted(name for name in runs if name.startswith(text) and text)
+    if len(matches) == 1:
+        return runs[matches[0]]
+    if matches:
+        raise RunError(f"{text[:80]!r} may mean {_several(matches)}")
+    raise RunError(f"no run {text[:80]!r} in {root}" + (f": there are {_several(sorted(runs))}" if runs else ""))
+
+
+def is_run(path: Path) -> bool:
+    """Whether this is a run directory."""
+    return any(os.path.isfile(path / name) for name in ("journal.jsonl", "run.json"))  # raises nothing
+
+
+def run_directories(root: Path) -> Iterator[Path]:
+    """Run directories right below the root; links that lead out of it are none, nor is what is being removed."""
+    if not os.path.isdir(root):
+        return
+    try:
+        found = list(root.iterdir())
+    except OSError as error:
+        raise RunError(f"cannot read {root}: {error.strerror or error}") from error
+    for path in found:
+        if not path.name.startswith(".") and is_run(path) and path.resolve().is_relative_to(root.resolve()):
+            yield path
+
+
+def _begun(run: Path) -> tuple[float, str]:
+    """When the run's latest sitting began (Unix seconds)."""
+    try:
+        return float(run_info.read_run_info(run)["started"]), run.name
+    except (RunError, KeyError, TypeError, ValueError, OverflowError):
+        return modified_at(run / "journal.jsonl"), run.name
+
+
+def _several(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -1,0 +1,64 @@
+"""State of a run, from its lock, the journal's last line and its heartbeat."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pbtrl.errors import DamagedError as DamagedError
+from pbtrl.errors import RunError as RunError
+from pbtrl.storage import json_files
+from pbtrl.storage.run_lock import holder
+
+if TYPE_CHECKING:
+    pass
+
+
+State = Literal["running", "finished", "stopped", "crashed", "stale"]
+
+
+STALE_AFTER = 600.0  # seconds without a line, while somebody holds the lock
+
+
+def heartbeat(run: Path) -> float:
+    """Seconds since the run last wrote something: a journal line, a metrics line, or its lock."""
+    written = [run / "journal.jsonl", run / "LOCK", *run.glob("members/*/metrics.jsonl")]
+    return max(0.0, time.time() - max((modified_at(p) for p in written), default=0.0))
+
+
+def state(run: Path) -> State:
+    """Where a run stands, from its lock, the journal's last line and its heartbeat.
+
+    `running`: somebody holds the lock. `stale`: so it is, but nothing was written for ten minutes.
+    `finished`, `stopped`: nobody holds it and the journal ends so. `crashed`: nobody, and it just ends.
+    """
+    if holder(run) is not None:
+        return "stale" if heartbeat(run) > STALE_AFTER else "running"
+    match _last_kind(run / "journal.jsonl"):
+        case "finish":
+            return "finished"
+        case "stop":
+            return "stopped"
+        case _:
+            return "crashed"
+
+
+def _last_kind(journal: Path) -> str | None:
+    """Kind of the last whole line, read from the file's end."""
+    try:
+        with json_files.open_plain_file(journal) as file:
+            file.seek(max(0, journal.stat().st_size - 65536))
+            lines = file.read().split(b"\n")[:-1]
+        kind = json.loads(lines[-1])["kind"]
+    except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
+        return None
+    return str(kind)
+
+
+def modified_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,88 @@
+"""The honest choice of the best member.
+
+The highest training fitness is a maximum over noisy windows and so too high. The best candidates are therefore evaluated
+on selection seeds, and the chosen one once more on other seeds. Only that last score is reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pbtrl.config.schema import Config
+from pbtrl.core.population import Population
+from pbtrl.errors import SnapshotError
+from pbtrl.storage import json_files, run_status, stored_config
+from pbtrl.storage.best_member import snapshot_digest
+from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.system.files import write_atomically
+from pbtrl.system.strict_json import to_json
+from pbtrl.training.scoring import evaluate, is_scored
+
+
+def choose(config: Config, run: Path, population: Population, seconds: float | None = None) -> dict[str, Any]:
+    """Name the best member: candidates by training fitness, the choice on selection seeds, the score on others.
+
+    It takes no longer than `seconds` or so: the choice at most half of them, and the score what is left.
+
+    Returns the content of best.json, which is not written where the score is not finite, or an empty object where there
+    is no snapshot to choose from.
+    """
+    chosen_from, begun = candidates(config, run, population), time.monotonic()
+    if not chosen_from:
+        return {}
+    final = config.final
+    half = None if seconds is None else seconds / 2
+    selection = evaluate(
+        config, run, chosen_from, episodes=final.selection_episodes, seed=_seed(config, "selection"), seconds=half
+    )
+    scores = [s["return_mean"] if is_scored(s) else -math.inf for s in selection]
+    name = chosen_from[max(range(len(scores)), key=lambda i: (scores[i], -i))]
+    left = None if seconds is None else seconds - (time.monotonic() - begun)
+    (score,) = evaluate(config, run, [name], episodes=final.episodes, seed=_seed(config, "final"), seconds=left)
+    chosen = population.members[score["member"]]
+    best = {
+        "schema": json_files.SCHEMA,
+        "member": chosen.id,
+        "snapshot": name,
+        "sha256": snapshot_digest(run, name),
+        "hyperparameters": chosen.trained_under,
+        "training_fitness": chosen.fitness,
+        "evaluation": score,
+        "selection": [{k: s[k] for k in ("member", "return_mean", "ci95", "episodes", "truncated")} for s in selection],
+    }
+    if is_scored(score):
+        write_atomically(run / "best.json", to_json(best, indent=2))
+    return best
+
+
+def choose_of(run: str, seconds: float | None) -> dict[str, Any]:
+    """`choose` for the run in a directory."""
+    _, _, population = run_status.load_run(Path(run))
+    return choose(stored_config.stored_config(Path(run)), Path(run), population, seconds)
+
+
+def candidates(config: Config, run: Path, population: Population) -> list[str]:
+    """Snapshots of the members that may be the best: the fittest, or all where nobody has a fitness.
+
+    One that was lost and could not be made again is none of them.
+
+    Raises:
+        SnapshotError: all are lost.
+    """
+    store, ranked = SnapshotStore(run / "members"), population.ranking()
+    names = [m.snapshot for m in ranked or population.members.values() if m.snapshot]
+    whole = (name for name in names if store.is_at(name, population.made[name].stop))
+    found = list(islice(whole, config.final.candidates if ranked else None))
+    if names and not found:
+        raise SnapshotError(f"{run}: of the snapshots to choose the best from none is whole: {', '.join(names)}")
+    return found
+
+
+def _seed(config: Config, purpose: str) -> int:
+    snapshot_digest = hashlib.sha256(f"{config.seed}/{purpose}".encode()).digest()
+    return int.from_bytes(snapshot_digest[:7], "big")

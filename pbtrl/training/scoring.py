@@ -1,0 +1,100 @@
+"""Scores of snapshots: fresh episodes, their mean and its confidence interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pbtrl import build
+from pbtrl.config.schema import Config
+from pbtrl.core.dimensions import AGENT
+from pbtrl.errors import SnapshotError
+from pbtrl.storage.snapshot_store import SnapshotStore
+
+
+def evaluate(
+    config: Config, run: Path, snapshots: Sequence[str], *, episodes: int, seed: int, deterministic: bool = False,
+    seconds: float | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Play fresh episodes with each snapshot; one JSON object per snapshot.
+
+    Keys: member, agent (its name, or the entry of a mix), snapshot, env_steps, episodes, return_mean, return_std, ci95
+    (pair; null for one episode), return_min, return_max, length_mean, truncated (episodes that were cut at max_steps or
+    because the time was up; not those that the env itself truncates), max_steps (env steps; null for no limit),
+    timed_out, deterministic, protocol, seed, seeds. Returns are raw, and statistics of them null where they are not
+    finite; env_steps is the member's clock.
+
+    After `seconds` the episodes under way are cut, and no more begin.
+
+    Raises:
+        SnapshotError: a snapshot is missing, damaged, or not of this config's agent.
+    """
+    store = SnapshotStore(run / "members")
+    loaded = [store.load(name) for name in snapshots]
+    rows = [row for row, _ in loaded]
+    try:
+        steps = [int(state["report"]["step"]) for _, state in loaded]
+        agents = [state["report"]["hyperparameters"].get(AGENT) for _, state in loaded]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise SnapshotError(f"{run}: a snapshot's state.json holds no report") from None
+    play = build.evaluator(config)
+    played = play(rows, agents, episodes=episodes, seed=seed, deterministic=deterministic, seconds=seconds)
+    return [
+        {
+            "member": name.split("/")[0],
+            "agent": agent or (config.agent.name if config.agent else None),
+            "snapshot": name,
+            "env_steps": step,
+            "episodes": len(one.returns),
+            **_statistics(one.returns),
+            "length_mean": float(np.mean(one.lengths)),
+            "truncated": one.truncated,
+            "max_steps": one.max_steps,
+            "timed_out": one.timed_out,
+            "deterministic": deterministic,
+            "protocol": config.env.protocol if config.env and config.env.id.startswith("ALE/") else None,
+            "seed": seed,
+            "seeds": one.seeds,
+        }
+        for name, agent, step, one in zip(snapshots, agents, steps, played, strict=True)
+    ]
+
+
+def is_scored(result: Mapping[str, Any]) -> bool:
+    """Whether the mean return of an evaluation is a finite number."""
+    return result["return_mean"] is not None and math.isfinite(result["return_mean"])
+
+
+def unscored(config: Config, results: Sequence[Mapping[str, Any]]) -> str | None:
+    """The results without a finite score in one line that names snapshots and env; None where all have one."""
+    named = ", ".join(r["snapshot"] for r in results if not is_scored(r))
+    return f"no score: the mean return of {named} in {_task(config)} is not finite" if named else None
+
+
+def _statistics(returns: Sequence[float]) -> dict[str, Any]:
+    """Mean, spread and Student's 95 % interval of the mean; None for what is not finite."""
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    n = len(returns)
+    with np.errstate(all="ignore"):
+        mean, std = float(np.mean(returns)), float(np.std(returns, ddof=1)) if n > 1 else 0.0
+    half = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n) if n > 1 else math.inf
+    return {
+        "return_mean": _finite(mean),
+        "return_std": _finite(std),
+        "ci95": [mean - half, mean + half] if math.isfinite(mean) and math.isfinite(half) else None,
+        "return_min": _finite(float(np.min(returns))),
+        "return_max": _finite(float(np.max(returns))),
+    }
+
+
+def _task(config: Config) -> str:
+    return f"env.id={config.env.id}" if config.env else f"trainable.name={config.trainable and config.trainable.name}"
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
