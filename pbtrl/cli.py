@@ -286,8 +286,8 @@ def _resume(a: argparse.Namespace) -> int:
 
 
 def _eval(a: argparse.Namespace) -> int:
-    from pbtrl import tables
     from pbtrl.errors import SnapshotError
+    from pbtrl.reporting import tables
     from pbtrl.storage.best_member import save_evaluation, snapshots_to_evaluate
     from pbtrl.storage.run_directory import check_links
     from pbtrl.storage.run_lookup import find
@@ -319,7 +319,7 @@ def _eval(a: argparse.Namespace) -> int:
 
 
 def _status(a: argparse.Namespace) -> int:
-    from pbtrl import tables
+    from pbtrl.reporting import tables
     from pbtrl.storage.references import cli_reference
     from pbtrl.storage.run_info import read_run_info
     from pbtrl.storage.run_lookup import find
@@ -334,7 +334,7 @@ def _status(a: argparse.Namespace) -> int:
 
 
 def _list(a: argparse.Namespace) -> int:
-    from pbtrl import tables
+    from pbtrl.reporting import tables
     from pbtrl.storage.references import root_option
     from pbtrl.storage.run_status import listing
 
@@ -365,7 +365,7 @@ def _verify(a: argparse.Namespace) -> int:
 
 
 def _lineage(a: argparse.Namespace) -> int:
-    from pbtrl import lineage, tables
+    from pbtrl.reporting import lineage, tables
     from pbtrl.storage.run_lookup import find
     from pbtrl.storage.run_status import corruption_as_error, load_run
 
@@ -378,24 +378,24 @@ def _lineage(a: argparse.Namespace) -> int:
 
 
 def _report(a: argparse.Namespace) -> int:
-    from pbtrl import report
+    from pbtrl.reporting import html_report
     from pbtrl.storage.run_lookup import find
 
     run = find(a.run, a.runs)
-    for path in report.write(run, only=a.only, form=a.format):
+    for path in html_report.write_report(run, only=a.only, form=a.format):
         tell(str(path))
     return 0
 
 
 def _tensorboard(a: argparse.Namespace) -> int:
-    from pbtrl import board
     from pbtrl.errors import DamagedError
+    from pbtrl.reporting import tensorboard_server
     from pbtrl.storage.run_lookup import find
 
     logs = find(a.run, a.runs) / "tb"
     if not logs.is_dir():
         raise DamagedError(f"there is no {logs}: the run never began")
-    return board.serve(logs, a.port, expose=a.expose)
+    return tensorboard_server.serve(logs, a.port, expose=a.expose)
 
 
 def _bench(a: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pbtrl import build, progress
+from pbtrl import build
 from pbtrl.config.load import checked, read, to_yaml, with_setting
 from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
@@ -28,7 +28,9 @@ from pbtrl.controller import Controller
 from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.execution import Executor
-from pbtrl.standings import Standings
+from pbtrl.reporting import summary, terminal
+from pbtrl.reporting.live_status import LiveStatus
+from pbtrl.reporting.tensorboard_writer import TensorBoardWriter
 from pbtrl.storage import best_member, references, run_directory, run_info, run_status, stored_config
 from pbtrl.storage.journal import Journal, Line
 from pbtrl.storage.journal import read_journal as journal_lines
@@ -44,7 +46,6 @@ from pbtrl.system.files import check_free_space, is_disk_error, write_atomically
 from pbtrl.system.signals import Interrupted, Signals
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
-from pbtrl.tensorboard import TensorBoard
 from pbtrl.training import final_choice, scoring
 
 FAILED = 3
@@ -53,7 +54,7 @@ CHOICE_SECONDS = 60.0  # that the final choice may take at least, beyond the wal
 
 def start(
     config: Config, source: ConfigSource, *, root: Path, name: str | None = None, if_exists: run_directory.IfExists = "error",
-    mode: progress.Mode, command: Sequence[str], wide: bool = False,
+    mode: terminal.Mode, command: Sequence[str], wide: bool = False,
 ) -> int:  # fmt: skip
     """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code.
 
@@ -96,7 +97,7 @@ def start(
 
 
 def resume(
-    run: Path, *, mode: progress.Mode, command: Sequence[str], overrides: Sequence[str] = (),
+    run: Path, *, mode: terminal.Mode, command: Sequence[str], overrides: Sequence[str] = (),
     asked: Config | None = None, wide: bool = False, trusted: bool = False,
 ) -> int:  # fmt: skip
     """Go on with a run from its last snapshots.
@@ -156,7 +157,7 @@ def _expect_a_call() -> None:
 
 
 def _begin(
-    run: Path, *, mode: progress.Mode, command: Sequence[str], overrides: Sequence[str], wide: bool, trusted: bool
+    run: Path, *, mode: terminal.Mode, command: Sequence[str], overrides: Sequence[str], wide: bool, trusted: bool
 ) -> int:  # fmt: skip
     """What was killed before its journal's first line has nothing to go on from, and begins."""
     if not (run / "config.resolved.yaml").is_file():
@@ -198,7 +199,7 @@ def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
     return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {references.cli_reference(run, config)} {more}"
 
 
-def _say(mode: progress.Mode, text: str) -> None:
+def _say(mode: terminal.Mode, text: str) -> None:
     """For people; what reads JSON sees nothing of it."""
     if mode not in ("json", "none"):
         _print(text)
@@ -220,7 +221,7 @@ class _Sitting:
     population: Population
     journal: Journal
     signals: Signals
-    mode: progress.Mode
+    mode: terminal.Mode
     wide: bool
     lines: Sequence[Line] = ()
     earlier: float = 0.0
@@ -232,7 +233,7 @@ class _Sitting:
             with (
                 closing(self.journal),
                 closing(build.executor(self.config, run, list(self.population.members))) as executor,
-                closing(TensorBoard(run, self.header, self.population, resume=bool(self.lines))) as board,
+                closing(TensorBoardWriter(run, self.header, self.population, resume=bool(self.lines))) as board,
             ):
                 return self._sit(executor, board)
         except Exception as error:
@@ -247,7 +248,7 @@ class _Sitting:
                 ) from error
             raise
 
-    def _sit(self, executor: Executor, board: TensorBoard) -> int:
+    def _sit(self, executor: Executor, board: TensorBoardWriter) -> int:
         run = self.run_directory
         found, lost = self._found()
         _say(self.mode, self._opening(found))
@@ -286,11 +287,11 @@ class _Sitting:
             _print(to_json({"kind": "finish", "run": str(run), "best": best}))
         _say(
             self.mode,
-            progress.summary(best, run, references.run_reference(run), references.cli_reference(run, self.config)),
+            summary.summary(best, run, references.run_reference(run), references.cli_reference(run, self.config)),
         )
         return 0
 
-    def _controller(self, executor: Executor, board: TensorBoard, lost: Sequence[str]) -> Controller:
+    def _controller(self, executor: Executor, board: TensorBoardWriter, lost: Sequence[str]) -> Controller:
         snapshots = self.config.snapshots
         retention = Retention(
             SnapshotStore(self.run_directory / "members"),
@@ -333,15 +334,15 @@ class _Sitting:
             found.append(f"{m.id} from {text}" + (f"; {again:,} {self.header.steps} again" if again > 0 else ""))
         return found, lost
 
-    def _view(self) -> progress.View:
+    def _view(self) -> terminal.View:
         members = self.run_directory / "members"
-        standings = Standings(
+        standings = LiveStatus(
             self.header, self.population, members,
             wall_clock=self.config.budget.wall_clock, earlier=self.earlier,
         )  # fmt: skip
-        return progress.view(self.mode, standings, workers=build.placement(self.config), wide=self.wide)
+        return terminal.make_view(self.mode, standings, workers=build.placement(self.config), wide=self.wide)
 
-    def _noticed(self, view: progress.View) -> bool:
+    def _noticed(self, view: terminal.View) -> bool:
         """Whether a signal came; the view then says that the members are being saved."""
         if self.signals.code is None:
             return False
@@ -397,7 +398,7 @@ class _Sitting:
     def _opening(self, found: Sequence[str]) -> str:
         config = self.config
         trains = build.describe_env(config) if config.env else config.trainable.name if config.trainable else ""
-        return progress.opening(
+        return summary.opening(
             self.run_directory,
             self.header,
             trains=trains,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pbtrl.errors import JournalError
-from pbtrl.lineage import ancestry, copies, roots, schedule, stretches
+from pbtrl.reporting.lineage import ancestry, copies, roots, schedule, trained_slices
 from pbtrl.storage.journal import read_journal
 from pbtrl.storage.run_header import RunHeader, header, population
 from tests.written import Written, one_copy
@@ -35,7 +35,7 @@ def test_a_donor_without_a_foreign_parent_gave_its_hyperparameters_alone(tmp_pat
     w.report("m01", 0.0)
     w.decide(w.next("m01", donor="m00", parent="m01/000001"))
     assert [c["weights"] for c in copies(w.lines)] == [True, False]
-    assert [s.assignment for s in ancestry(stretches(w.lines), "m01/000001")] == ["m00/000000", "m01/000001"]
+    assert [s.assignment for s in ancestry(trained_slices(w.lines), "m01/000001")] == ["m00/000000", "m01/000001"]
 
 
 def test_members_that_copy_each_other_in_one_decision_see_the_fitness_before_it(tmp_path: Path):
@@ -49,11 +49,11 @@ def test_members_that_copy_each_other_in_one_decision_see_the_fitness_before_it(
 
 def test_ancestry_walks_from_a_snapshot_to_a_root(tmp_path: Path):
     w = one_copy(tmp_path / "a")
-    assert [s.assignment for s in ancestry(stretches(w.lines), "m01/000000")] == ["m01/000000"]
+    assert [s.assignment for s in ancestry(trained_slices(w.lines), "m01/000000")] == ["m01/000000"]
     w.report("m01", 4.0, step=150)  # stopped early
     w.decide(w.next("m01", every=50))
     w.report("m01", 4.0)
-    path = ancestry(stretches(w.lines), "m01/000002")
+    path = ancestry(trained_slices(w.lines), "m01/000002")
     told = [(s.assignment, s.start, s.stop, s.hyperparameters["learning_rate"]) for s in path]
     assert told == [
         ("m00/000000", 0, 100, 0.01),
@@ -67,8 +67,8 @@ def test_ancestry_of_a_member_without_a_report_is_empty(tmp_path: Path):
     w = Written(tmp_path / "a")
     w.decide(w.next("m00"))
     assert (
-        ancestry(stretches(w.lines), w.population.members["m00"].snapshot)
-        == ancestry(stretches(w.lines), "m00/000000")
+        ancestry(trained_slices(w.lines), w.population.members["m00"].snapshot)
+        == ancestry(trained_slices(w.lines), "m00/000000")
         == []
     )
     assert schedule([]) == []

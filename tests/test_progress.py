@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pbtrl import figures, progress
 from pbtrl.core.population import FitnessRule
-from pbtrl.standings import Standings
+from pbtrl.reporting import formatting, live_table, progress_lines, summary, terminal
+from pbtrl.reporting.live_status import LiveStatus
 from tests.written import Written, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -29,18 +29,18 @@ def console(width: int = 100, height: int = 40) -> Console:
     return Console(record=True, width=width, height=height, file=io.StringIO())
 
 
-def drawn(standings: Standings, events=(), width: int = 100, height: int = 40) -> str:
+def drawn(standings: LiveStatus, events=(), width: int = 100, height: int = 40) -> str:
     c = console(width, height)
-    c.print(progress.picture(standings, events, "2 members on 1 worker", c))
+    c.print(live_table.live_table(standings, events, "2 members on 1 worker", c))
     return c.export_text()
 
 
-def started(tmp_path: Path, **fields) -> tuple[Written, Standings, Clock]:
+def started(tmp_path: Path, **fields) -> tuple[Written, LiveStatus, Clock]:
     w, clock = Written(tmp_path / "pong", **fields), Clock()
-    return w, Standings(w.header, w.population, w.run / "members", clock=clock), clock
+    return w, LiveStatus(w.header, w.population, w.run / "members", clock=clock), clock
 
 
-def copied(tmp_path: Path) -> tuple[Written, Standings, list, Clock]:
+def copied(tmp_path: Path) -> tuple[Written, LiveStatus, list, Clock]:
     """`one_copy`, with the standings told of every line."""
     source = one_copy(tmp_path / "source")
     w, standings, clock = started(tmp_path)
@@ -93,7 +93,7 @@ def test_steps_and_rates_between_reports_come_from_the_metrics(tmp_path: Path):
 
 def test_the_wall_clock_bounds_what_is_left(tmp_path: Path):
     w, clock = Written(tmp_path / "pong"), Clock()
-    standings = Standings(w.header, w.population, tmp_path, wall_clock=100.0, earlier=30.0, clock=clock)
+    standings = LiveStatus(w.header, w.population, tmp_path, wall_clock=100.0, earlier=30.0, clock=clock)
     clock.now += 20.0
     assert (standings.elapsed, standings.left) == (50.0, 50.0)
 
@@ -142,7 +142,7 @@ def test_skipped_updates_are_told(tmp_path: Path):
         ("skipped", "m01 skipped 12 of 240 updates at 100 env steps"),
         ("diverged", "m01 diverged at 100"),
     ]
-    facts = json.loads(progress._json_event(told[0]))
+    facts = json.loads(progress_lines.json_event(told[0]))
     assert (facts["member"], facts["step"], facts["skipped_updates"], facts["updates"]) == ("m00", 100, 12, 240)
 
 
@@ -175,7 +175,7 @@ def test_many_members_are_cut_to_first_last_and_medians(tmp_path: Path):
     assert "78.8 … 88.2" in medians
 
 
-def mixture(tmp_path: Path) -> tuple[Written, Standings]:
+def mixture(tmp_path: Path) -> tuple[Written, LiveStatus]:
     """Two impala and a vmpo; m01 has just become a vmpo."""
     w, standings, _ = started(tmp_path, size=3)
     w.listener = standings
@@ -194,8 +194,8 @@ def test_a_mix_shows_each_members_agent_and_how_many_there_are(tmp_path: Path):
         ["#", "member", "agent"], ["1", "m02", "vmpo"], ["2", "m01", "vmpo"], ["3", "m00", "impala"]
     ]  # fmt: skip
     assert foot.startswith("2 members on 1 worker: 1 impala, 2 vmpo  ")
-    assert "1 impala, 2 vmpo" in progress._plain_line(standings)
-    assert json.loads(progress._json_line(standings))["agents"] == {"impala": 1, "vmpo": 2}
+    assert "1 impala, 2 vmpo" in progress_lines.plain_line(standings)
+    assert json.loads(progress_lines.json_line(standings))["agents"] == {"impala": 1, "vmpo": 2}
 
 
 @pytest.mark.parametrize("width", [60, 80])
@@ -209,7 +209,7 @@ def test_a_mix_fits_its_terminal(tmp_path: Path, width):
 def test_one_agent_alone_is_not_counted(tmp_path: Path):
     _, standings, *_ = copied(tmp_path)
     assert "agent" not in drawn(standings)
-    assert "agents" not in json.loads(progress._json_line(standings))
+    assert "agents" not in json.loads(progress_lines.json_line(standings))
 
 
 def test_many_members_of_a_mix_are_cut_too(tmp_path: Path):
@@ -226,12 +226,12 @@ def test_before_anything_happened(tmp_path: Path):
 
 
 def test_sparklines_share_a_scale():
-    assert progress.sparkline([0, 1, 2, 3, 4, 5, 6, 7], 0, 7) == "▁▂▃▄▅▆▇█"
-    assert progress.sparkline([None, 7.0], 0, 7) == " █"
-    assert progress.sparkline([0.0] * 50 + [7.0] * 50, 0, 7) == "▁▁▁▁▁█████"
-    assert progress.sparkline([3.0], 3, 3) == "▁"
-    assert progress.sparkline([1e308] * 20 + [0.0] * 20, 0, 1e308)[-1] == "▁"
-    assert progress.sparkline([], 0, 0) == ""
+    assert live_table.sparkline([0, 1, 2, 3, 4, 5, 6, 7], 0, 7) == "▁▂▃▄▅▆▇█"
+    assert live_table.sparkline([None, 7.0], 0, 7) == " █"
+    assert live_table.sparkline([0.0] * 50 + [7.0] * 50, 0, 7) == "▁▁▁▁▁█████"
+    assert live_table.sparkline([3.0], 3, 3) == "▁"
+    assert live_table.sparkline([1e308] * 20 + [0.0] * 20, 0, 1e308)[-1] == "▁"
+    assert live_table.sparkline([], 0, 0) == ""
 
 
 def test_auto_is_plain_unless_the_terminal_can_redraw(tmp_path: Path, monkeypatch):
@@ -246,7 +246,7 @@ def test_auto_is_plain_unless_the_terminal_can_redraw(tmp_path: Path, monkeypatc
             return True
 
     def kind(file) -> str:
-        v = progress.view("auto", standings, workers="", console=Console(file=file, width=100))
+        v = terminal.make_view("auto", standings, workers="", console=Console(file=file, width=100))
         v.close()
         return type(v).__name__
 
@@ -263,7 +263,7 @@ def test_live_redraws_and_leaves_the_last_frame(tmp_path: Path):
     w, standings, _ = started(tmp_path)
     file = io.StringIO()
     terminal = Console(file=file, force_terminal=True, width=100, no_color=True)
-    v = progress.view("live", standings, workers="2 members on 1 worker", console=terminal)
+    v = terminal.make_view("live", standings, workers="2 members on 1 worker", console=terminal)
     w.listener = v
     w.decide(w.next("m00"), w.next("m01"))
     v.tick()
@@ -277,7 +277,7 @@ def test_live_redraws_and_leaves_the_last_frame(tmp_path: Path):
 
 
 @pytest.mark.parametrize("mode", ["live", "plain", "json"])
-def test_a_run_goes_on_without_its_terminal(tmp_path: Path, mode: progress.Mode):
+def test_a_run_goes_on_without_its_terminal(tmp_path: Path, mode: terminal.Mode):
     """Who logs out takes it along: every write to it is an input/output error."""
 
     class Gone(io.StringIO):
@@ -288,7 +288,7 @@ def test_a_run_goes_on_without_its_terminal(tmp_path: Path, mode: progress.Mode)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     w, standings, _ = started(tmp_path)
-    v = progress.view(mode, standings, workers="", console=Console(file=Gone(), force_terminal=True, width=100))
+    v = terminal.make_view(mode, standings, workers="", console=Console(file=Gone(), force_terminal=True, width=100))
     w.listener = v
     w.decide(w.next("m00"), w.next("m01"))
     v.tick()
@@ -297,12 +297,12 @@ def test_a_run_goes_on_without_its_terminal(tmp_path: Path, mode: progress.Mode)
     v.close()
 
 
-def lines_of(mode: progress.Mode, tmp_path: Path, monkeypatch) -> list[str]:
+def lines_of(mode: terminal.Mode, tmp_path: Path, monkeypatch) -> list[str]:
     w, standings, clock = started(tmp_path)
-    monkeypatch.setattr(progress, "LINE_EVERY", 30.0)
+    monkeypatch.setattr(terminal, "LINE_EVERY", 30.0)
     file = io.StringIO()
-    v = progress.view(mode, standings, workers="", console=Console(file=file, width=20))
-    if isinstance(v, progress.LinesView):
+    v = terminal.make_view(mode, standings, workers="", console=Console(file=file, width=20))
+    if isinstance(v, terminal.LinesView):
         v._now, v._told = clock, 0.0
     source = one_copy(tmp_path / "source")
     for line in source.lines[1:]:
@@ -343,13 +343,13 @@ def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path):
             raise BrokenPipeError
 
     _, standings, _ = started(tmp_path)
-    progress.view("plain", standings, workers="", console=Console(file=Closed())).close()
+    terminal.make_view("plain", standings, workers="", console=Console(file=Closed())).close()
 
 
 def test_opening(tmp_path: Path):
     w = Written(tmp_path / "pong", size=8, horizon=20_000_000)
     told = {"trains": "ALE/Pong-v5", "agent": "impala", "workers": "8 members on 2 workers", "name": "runs/pong"}
-    first, *rest = progress.opening(w.run, w.header, wall_clock=21600, **told).splitlines()
+    first, *rest = summary.opening(w.run, w.header, wall_clock=21600, **told).splitlines()
     assert first.split() == ["run", str(w.run)]
     assert rest == [
         "trains     ALE/Pong-v5",
@@ -365,7 +365,7 @@ def test_opening_of_a_resumed_run_says_where_it_is(tmp_path: Path):
     w = one_copy(tmp_path / "toy", unit="steps")
     told = {"trains": "quadratic", "agent": None, "workers": "2 members in this process"}
     found = ["m00 from m00/000000, verified", "m01 from m00/000000, verified; 31 steps again"]
-    text = progress.opening(w.run, w.header, resumed=w.population, found=found, slices="100 steps each", **told)
+    text = summary.opening(w.run, w.header, resumed=w.population, found=found, slices="100 steps each", **told)
     assert "slices     100 steps each\n" in text
     assert "resumed    200 of 2.0k steps are done; 2 slices under way begin again\n" in text
     assert (
@@ -382,7 +382,7 @@ def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path)
         "snapshot": "m01/000001",
         "evaluation": {"return_mean": 3.5, "ci95": [3.1, 3.9], "episodes": 30},
     }
-    text = progress.summary(best, w.run)
+    text = summary.summary(best, w.run)
     assert "m01 (m01/000001): mean return 3.50, 95 % interval 3.10 to 3.90, 30 fresh episodes" in text
     assert "learning_rate 0.01 -> 5.0e-3 from 100" in text
     assert "unroll_length 20\n" in text
@@ -390,7 +390,7 @@ def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path)
     assert "pbtrl tb last | pbtrl eval last | pbtrl report last" in text
     assert str(w.run) in text
     best["evaluation"] |= {"truncated": 3, "max_steps": 1000, "timed_out": False}
-    assert "30 fresh episodes; 3 of 30 episodes cut at 1,000 steps\n" in progress.summary(best, w.run)
+    assert "30 fresh episodes; 3 of 30 episodes cut at 1,000 steps\n" in summary.summary(best, w.run)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path)
 def test_the_summary_warns_of_a_best_lineage_that_ends_at_a_bound(tmp_path: Path, bounds, warning: str | None):
     w = one_copy(tmp_path / "pong", bounds={"": bounds})
     w.report("m01", 4.0)
-    text = progress.summary({"member": "m01", "snapshot": "m01/000001"}, w.run)
+    text = summary.summary({"member": "m01", "snapshot": "m01/000001"}, w.run)
     assert (warning in text) if warning else ("bounds" not in text)
 
 
@@ -414,7 +414,7 @@ def test_a_long_schedule_is_told_in_short(tmp_path: Path):
     for i in range(9):
         w.decide(w.next("m00", hyperparameters={"learning_rate": 0.1 * (i + 1)}))
         w.report("m00", 1.0)
-    text = progress.summary({"member": "m00", "snapshot": "m00/000008"}, w.run)
+    text = summary.summary({"member": "m00", "snapshot": "m00/000008"}, w.run)
     assert "learning_rate 0.1 -> 0.2 from 100 -> (6 more) -> 0.9 from 800" in text
 
 
@@ -424,7 +424,7 @@ def test_a_long_schedule_is_told_in_short(tmp_path: Path):
      (999_900, "1.0M"), (61_200_000, "61.2M"), (160e6, "160M"), (2.5e9, "2.5G")],
 )  # fmt: skip
 def test_counts(number, text):
-    assert figures.count(number) == text
+    assert formatting.format_count(number) == text
 
 
 @pytest.mark.parametrize(
@@ -434,12 +434,12 @@ def test_counts(number, text):
      (float("nan"), "nan")],
 )  # fmt: skip
 def test_values(number, text):
-    assert figures.value(number) == text
+    assert formatting.format_value(number) == text
 
 
 def test_scores_clocks_and_sizes():
-    assert [figures.score(x) for x in (None, 0, 0.9123, -3.5, 18.44, -1523.6, 0.00123)] == [
+    assert [formatting.format_fitness(x) for x in (None, 0, 0.9123, -3.5, 18.44, -1523.6, 0.00123)] == [
         "-", "0.000", "0.912", "-3.50", "18.4", "-1524", "1.2e-3",
     ]  # fmt: skip
-    assert [figures.clock(x) for x in (0, 8047.9, -1)] == ["0:00:00", "2:14:07", "0:00:00"]
-    assert [figures.size(x) for x in (812, 4.1e6, 3e12)] == ["812 B", "4.1 MB", "3.0 TB"]
+    assert [formatting.format_duration(x) for x in (0, 8047.9, -1)] == ["0:00:00", "2:14:07", "0:00:00"]
+    assert [formatting.format_bytes(x) for x in (812, 4.1e6, 3e12)] == ["812 B", "4.1 MB", "3.0 TB"]

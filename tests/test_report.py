@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_hex
 
-from pbtrl import errors, pictures, report
-from pbtrl.pictures import PICTURES, Story, draw
+from pbtrl import errors
+from pbtrl.reporting import html_report, plots
+from pbtrl.reporting.plots import PICTURES, RunData, draw
 from pbtrl.storage import run_status
 from tests.command import Command, spawn
 from tests.written import Written, one_copy
@@ -26,9 +27,9 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 EVIL = "</pre><script>alert(1)</script>$\\frac$\x1b[2J\ud800"
 
 
-def story(w: Written, best: str | None = None) -> Story:
+def story(w: Written, best: str | None = None) -> RunData:
     header, lines, population = run_status.load_run(w.run)
-    return Story(header, lines, population, best)
+    return RunData(header, lines, population, best)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def copied(tmp_path: Path) -> Written:
     return w
 
 
-def panel(found: Story, picture: str, number: int = 0) -> Axes:
+def panel(found: RunData, picture: str, number: int = 0) -> Axes:
     return PICTURES[picture](found).axes[number]
 
 
@@ -189,7 +190,7 @@ def test_whatever_a_run_says_is_only_text(tmp_path: Path) -> None:
     w.report("m00", 1.0)
     (run / "run.json").write_text(json.dumps({"command": [EVIL], "versions": {EVIL: EVIL}, "git": EVIL}))
     (run / "best.json").write_text(json.dumps({"member": "m00", "snapshot": EVIL, "evaluation": {"episodes": EVIL}}))
-    page = text_of(report.write(run)[0].read_text())
+    page = text_of(html_report.write_report(run)[0].read_text())
     assert page.count("&lt;script&gt;alert(1)") >= 8
     assert "<script" not in page
     assert page.count("<pre>") == page.count("</pre>")
@@ -203,13 +204,13 @@ def test_a_best_json_of_another_shape_is_damage(tmp_path: Path, best: dict[str, 
     (w.run / "best.json").write_text(json.dumps(best))
     if best and best != {"member": 3}:
         with pytest.raises(errors.DamagedError, match=r"best\.json cannot be read"):
-            report.write(w.run)
+            html_report.write_report(w.run)
     else:
-        report.write(w.run)
+        html_report.write_report(w.run)
 
 
 def test_a_run_that_trains_has_a_report_without_a_best_member(tmp_path: Path) -> None:
-    page = report.write(one_copy(tmp_path / "a").run)[0].read_text()
+    page = html_report.write_report(one_copy(tmp_path / "a").run)[0].read_text()
     assert "Best member" not in page
     assert "m01 &lt;- m00" in page
 
@@ -219,7 +220,7 @@ def test_what_went_wrong_is_told_and_long_lists_are_cut(tmp_path: Path) -> None:
     w.decide(w.next("m00"))
     for i in range(250):
         w.fail("m00", f"failure {i}.\nand a traceback")
-    page = report.write(w.run)[0].read_text()
+    page = html_report.write_report(w.run)[0].read_text()
     assert "What went wrong" in page
     assert "(50 before)" in page
     assert "failure 49." not in page
@@ -233,13 +234,13 @@ def test_a_directory_that_cannot_be_written_to_is_one_line(pbtrl: Command, monke
     def refuse(path: Path, content: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(report, "write_atomically", refuse)
+    monkeypatch.setattr(html_report, "write_atomically", refuse)
     refused = pbtrl("report", "last")
     assert (refused.code, refused.err) == (2, "cannot write to runs/quadratic: Permission denied\n")
 
 
 def test_the_pictures_that_are_drawn_are_the_ones_that_are_named() -> None:
-    assert (pictures.__doc__ or "").count("\n    ") == len(PICTURES)
+    assert (plots.__doc__ or "").count("\n    ") == len(PICTURES)
 
 
 # What the journal of a stranger may hold
@@ -261,7 +262,7 @@ def test_times_that_no_run_has_are_damage(tmp_path: Path, timing: dict[str, floa
     with pytest.raises(
         errors.DamagedError, match=r"journal\.jsonl does not fold: ValueError: .* is not in \[0, 1e\+10\]"
     ):
-        report.write(tmp_path / "a")
+        html_report.write_report(tmp_path / "a")
 
 
 @pytest.mark.parametrize("timing", [{"seconds": 1e9}, {"elapsed": 1e9}])
@@ -270,7 +271,7 @@ def test_a_slice_that_took_longer_than_the_run_began_with_it(tmp_path: Path, tim
     w = finished(tmp_path / "a", **timing)
     (made,) = story(w).slices.values()
     assert made.begun == max(0.0, made.ended - timing.get("seconds", 5.0))
-    assert report.write(tmp_path / "a")
+    assert html_report.write_report(tmp_path / "a")
 
 
 def test_an_assignment_is_decided_once(tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_an_assignment_is_decided_once(tmp_path: Path) -> None:
     with (w.run / "journal.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "decision", "assignments": [again], "timing": {"elapsed": 1.0}}) + "\n")
     with pytest.raises(errors.DamagedError, match="m00/000000 was made before"):
-        report.write(w.run)
+        html_report.write_report(w.run)
 
 
 def test_numbers_as_large_as_floats_can_be_warn_nobody(tmp_path: Path) -> None:
@@ -290,7 +291,7 @@ def test_numbers_as_large_as_floats_can_be_warn_nobody(tmp_path: Path) -> None:
     for rate in (1e308, 5e-324, 3):
         w.decide(w.next("m00", hyperparameters={"rate": rate}))
         w.report("m00", 1e308)
-    assert report.write(w.run)
+    assert html_report.write_report(w.run)
 
 
 def test_a_thousand_slices_or_words_take_no_minutes(tmp_path: Path) -> None:
@@ -331,10 +332,10 @@ def test_the_best_of_an_earlier_sitting_is_told_as_such(tmp_path: Path) -> None:
     w.report("m00", 1.0)
     w.end("finish")
     (w.run / "best.json").write_text(json.dumps({"member": "m00", "snapshot": "m00/000000", "evaluation": {}}))
-    assert "<h2>Best member</h2>" in report.write(w.run)[0].read_text()
+    assert "<h2>Best member</h2>" in html_report.write_report(w.run)[0].read_text()
     w.decide(w.next("m00", hyperparameters={"learning_rate": 0.777, "unroll_length": 3}))
     w.report("m00", 1.0)
-    page = report.write(w.run)[0].read_text()
+    page = html_report.write_report(w.run)[0].read_text()
     assert "<h2>Best member, before the run went on</h2>" in page
     assert "0.777" not in page.partition("<h2>Members")[0]
     assert [s.assignment for s in story(w, "m00/000000").ancestry] == ["m00/000000"]
@@ -359,5 +360,5 @@ def test_every_member_is_named_below_the_curves(tmp_path: Path, members: int) ->
 def test_skipped_updates_are_among_what_went_wrong(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.report("m01", 1.0, scalars={"learning/skipped_updates": 12.0, "learning/updates": 240.0})
-    page, *_ = report.write(w.run, only=["speed"])
+    page, *_ = html_report.write_report(w.run, only=["speed"])
     assert "m01/000001 skipped 12 of 240 updates, whose gradient was not finite" in page.read_text()

@@ -15,8 +15,8 @@ from typing import IO
 
 import pytest
 
-from pbtrl import tables
 from pbtrl.errors import DamagedError, RunError
+from pbtrl.reporting import tables
 from pbtrl.storage import run_directory, run_info, run_lock, run_lookup, run_state, run_status
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.system import files

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pbtrl import build, session
 from pbtrl.controller import Controller
-from pbtrl.lineage import copies
+from pbtrl.reporting.lineage import copies
 from pbtrl.storage import run_directory, run_lock, run_status
 from pbtrl.storage.journal import digest
 from pbtrl.storage.retention import Retention

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import progress
-from pbtrl.progress import _Terminal
+from pbtrl.reporting import live_table, terminal
+from pbtrl.reporting.terminal import _Terminal
 from pbtrl.system import streams
 from tests.command import ROOT, kinds
 
@@ -107,11 +107,11 @@ def test_the_live_view_outlives_its_reader(monkeypatch: pytest.MonkeyPatch, erro
             drawn.append(1)
             raise error
 
-    monkeypatch.setattr(progress, "picture", lambda *_, **__: "x")
-    live = progress.view("live", _Standing(), workers="", console=Gone(force_terminal=True))  # type: ignore[arg-type]
+    monkeypatch.setattr(live_table, "live_table", lambda *_, **__: "x")
+    live = terminal.make_view("live", _Standing(), workers="", console=Gone(force_terminal=True))  # type: ignore[arg-type]
     live.tick()
     first = len(drawn)
-    monkeypatch.setattr(progress, "REDRAW", 0.0)
+    monkeypatch.setattr(terminal, "REDRAW", 0.0)
     for _ in range(5):
         live.tick()
     assert len(drawn) == first > 0

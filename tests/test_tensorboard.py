@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pbtrl.reporting.tensorboard_writer import TensorBoardWriter
 from pbtrl.storage import metrics_log
-from pbtrl.tensorboard import TensorBoard
 from tests.written import START, Written, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -22,7 +22,7 @@ def curves(run: Path, member: str) -> dict[str, list[tuple[int, float]]]:
 
 def written(tmp_path: Path, **fields) -> Written:
     w = Written(tmp_path / "pong", **fields)
-    w.listener = TensorBoard(w.run, w.header, w.population)
+    w.listener = TensorBoardWriter(w.run, w.header, w.population)
     return w
 
 
@@ -136,7 +136,7 @@ def test_resume_hides_what_lies_beyond_the_journal(tmp_path: Path):
     w.metrics("m00", 180, loss__policy=9.0)
     w.listener.close()
     w.metrics("m00", 190, loss__policy=9.0)
-    w.listener = TensorBoard(w.run, w.header, w.population, resume=True)
+    w.listener = TensorBoardWriter(w.run, w.header, w.population, resume=True)
     w.metrics("m00", 150, loss__policy=2.0)
     w.report("m00", 2.0)
     w.listener.close()
@@ -148,7 +148,7 @@ def test_resume_hides_what_lies_beyond_the_journal(tmp_path: Path):
 
 def test_hparams_are_written_once_into_the_members_own_run(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
-    w.listener = TensorBoard(w.run, w.header, w.population)
+    w.listener = TensorBoardWriter(w.run, w.header, w.population)
     w.report("m00", 3.0)
     w.end("finish")
     w.listener.describe()

@@ -17,7 +17,13 @@ from typing import Any
 from pbtrl import cli
 from pbtrl.system import crash_points
 
-for module in ("pbtrl.agents.impala", "pbtrl.build", "pbtrl.rl.cohort", "pbtrl.session", "pbtrl.tensorboard"):
+for module in (
+    "pbtrl.agents.impala",
+    "pbtrl.build",
+    "pbtrl.rl.cohort",
+    "pbtrl.session",
+    "pbtrl.reporting.tensorboard_writer",
+):
     importlib.import_module(module)
 
 

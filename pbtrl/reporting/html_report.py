@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pbtrl import pictures, progress, tables
 from pbtrl.core.messages import skips
 from pbtrl.errors import DamagedError, DiskFullError, RunError, printable
-from pbtrl.figures import clock
+from pbtrl.reporting import labels, plots, summary, tables
+from pbtrl.reporting.formatting import format_duration
 from pbtrl.storage import json_files, references, run_directory, run_info, run_status
 from pbtrl.storage.journal import Line
 from pbtrl.system.files import make_directory, write_atomically
@@ -52,7 +52,7 @@ img {{ max-width: 100% }}
 """
 
 
-def write(run: Path, *, only: Sequence[str] | None = None, form: pictures.Format = "svg") -> list[Path]:
+def write_report(run: Path, *, only: Sequence[str] | None = None, form: plots.Format = "svg") -> list[Path]:
     """Write a run's page and pictures, all or `only` some of them; the files, the page first.
 
     Raises:
@@ -64,8 +64,8 @@ def write(run: Path, *, only: Sequence[str] | None = None, form: pictures.Format
     best = json_files.read_json_if_exists(run / "best.json")
     leader = population.best.snapshot if population.best else None
     with run_status.corruption_as_error(run):
-        story = pictures.Story(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
-        drawn = {name: pictures.draw(story, name, form) for name in only or pictures.PICTURES}
+        story = plots.RunData(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
+        drawn = {name: plots.draw(story, name, form) for name in only or plots.PICTURES}
         body = _body(run, best, story, {name: _image(name, content, form) for name, content in drawn.items()})
         page = PAGE.format(title=_text(header.name), body=body)
     files: dict[Path, str | bytes] = {run / "report.html": page}
@@ -81,14 +81,14 @@ def write(run: Path, *, only: Sequence[str] | None = None, form: pictures.Format
     return list(files)
 
 
-def _body(run: Path, best: dict[str, Any], story: pictures.Story, images: dict[str, str]) -> str:
+def _body(run: Path, best: dict[str, Any], story: plots.RunData, images: dict[str, str]) -> str:
     parts = []
     if best:
         kinds = [line["kind"] for line in story.lines]
         went_on = "finish" in kinds and "report" in kinds[::-1][: kinds[::-1].index("finish")]
         title = "Best member" + (", before the run went on" if went_on else "")
         try:
-            parts.append(_section(title, progress.outcome(best, story.header, story.lines)))
+            parts.append(_section(title, summary.outcome(best, story.header, story.lines)))
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise DamagedError(f"{run / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
     standing = run_status.summarize(run, story.header, story.population)
@@ -115,10 +115,10 @@ def _wrong(line: Line) -> str:
             text = f"{line['assignment']} skipped {counts[0]} of {counts[1]} updates, whose gradient was not finite"
         case _:
             return ""
-    return f"{clock(line['timing']['elapsed'])}  {text.splitlines()[0]}"
+    return f"{format_duration(line['timing']['elapsed'])}  {text.splitlines()[0]}"
 
 
-def _facts(run: Path, story: pictures.Story) -> str:
+def _facts(run: Path, story: plots.RunData) -> str:
     known = run_info.read_run_info(run)
     versions = known.get("versions")
     facts = {
@@ -128,7 +128,7 @@ def _facts(run: Path, story: pictures.Story) -> str:
         "command": " ".join(map(str, known["command"])) if isinstance(known.get("command"), list) else "?",
         "versions": "\n".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "?",
     }
-    return progress.labelled(facts)
+    return labels.labelled(facts)
 
 
 def _newest(text: str, titles: int = 0) -> str:
@@ -142,7 +142,7 @@ def _section(title: str, text: str) -> str:
     return f"<h2>{title}</h2>\n<pre>{_text(text)}</pre>"
 
 
-def _image(name: str, content: bytes, form: pictures.Format) -> str:
+def _image(name: str, content: bytes, form: plots.Format) -> str:
     data = base64.b64encode(content).decode()
     image = f'<img alt="{name}" src="data:{MIME[form]};base64,{data}">'
     return f"<h2>{name.capitalize()}</h2>\n<p>{CAPTIONS[name]}</p>\n{image}"

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pbtrl.figures import clock, count, rank_score, score, size, value
+from pbtrl.reporting.formatting import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_fitness,
+    format_rank_fitness,
+    format_value,
+)
 
 Json = Mapping[str, Any]
 
@@ -19,18 +26,20 @@ def status(found: Json, reference: str, reason: str = "") -> str:
         reason: why it ended as it did.
     """
     unit, state = found["unit"].replace("_", " "), found["state"]
-    told = f"{found['name']}: {state}, {count(found['env_steps'])} of {count(found['steps_budget'])} {unit}"
-    told += f" ({_share(found)}), {size(found['bytes'])} in {found['path']}"
+    told = (
+        f"{found['name']}: {state}, {format_count(found['env_steps'])} of {format_count(found['steps_budget'])} {unit}"
+    )
+    told += f" ({_share(found)}), {format_bytes(found['bytes'])} in {found['path']}"
     if state in ("running", "stale"):
-        told += f", last sign of life {clock(found['heartbeat_age'])} ago"
+        told += f", last sign of life {format_duration(found['heartbeat_age'])} ago"
     names = list(dict.fromkeys(name for m in found["members"] for name in m["hyperparameters"]))
     members = sorted(found["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0)))
     skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
     rows = [
-        [m["id"], rank_score(_rank_fitness(m), before_copy=_before_copy(m))]
-        + [str(max(0, m["generation"])), count(m["env_steps"])]
-        + [count(m["skipped_updates"]) for _ in skipped]
-        + [" ".join([value(m["hyperparameters"].get(n, "-")), *m["at_bound"].get(n, "").split()]) for n in names]
+        [m["id"], format_rank_fitness(_rank_fitness(m), before_copy=_before_copy(m))]
+        + [str(max(0, m["generation"])), format_count(m["env_steps"])]
+        + [format_count(m["skipped_updates"]) for _ in skipped]
+        + [" ".join([format_value(m["hyperparameters"].get(n, "-")), *m["at_bound"].get(n, "").split()]) for n in names]
         for m in members
     ]
     lines = [told, aligned(["member", "fitness", "gen", "steps", *skipped, *names], rows)]
@@ -53,18 +62,18 @@ def listing(found: Sequence[Json]) -> str:
             rows.append([run["name"], run["state"], "-", "-", "-", "-", "-", run["error"]])
             continue
         best = run["best"] or {"member": "", "fitness": None}
-        steps = f"{count(run['env_steps'])} of {count(run['steps_budget'])}"
-        age = clock(run["heartbeat_age"])
+        steps = f"{format_count(run['env_steps'])} of {format_count(run['steps_budget'])}"
+        age = format_duration(run["heartbeat_age"])
         rows.append(
             [
                 run["name"],
                 run["state"],
-                score(best["fitness"]),
+                format_fitness(best["fitness"]),
                 best["member"],
                 steps,
                 _share(run),
                 age,
-                size(run["bytes"]),
+                format_bytes(run["bytes"]),
             ]
         )
     return aligned(["name", "state", "best", "member", "steps", "", "age", "size"], rows, left=(0, 1, 7))
@@ -74,8 +83,8 @@ def evaluations(found: Sequence[Json]) -> str:
     """Scores, one line per member; `found` is the answer of `evaluation.evaluate`."""
     rows = []
     for e in found:
-        interval = " to ".join(map(score, e["ci95"])) if e["ci95"] else "-"
-        numbers = [score(e[f"return_{name}"]) for name in ("mean", "std", "min", "max")]
+        interval = " to ".join(map(format_fitness, e["ci95"])) if e["ci95"] else "-"
+        numbers = [format_fitness(e[f"return_{name}"]) for name in ("mean", "std", "min", "max")]
         rows.append(
             [
                 e["member"],
@@ -112,10 +121,18 @@ def copies(found: Sequence[Json], unit: str) -> str:
     rows = []
     for c in found:
         before, after = c["hyperparameters_before"], c["hyperparameters_after"]
-        moved = [n for n in after if n in before and value(before[n]) != value(after[n])]
-        fitness = f"{score(c['fitness_before'])} -> {score(c['fitness_after'])}"
-        changes = "  ".join(f"{n} {value(before[n])} -> {value(after[n])}" for n in moved)
-        rows.append([clock(c["time"]), count(c["env_steps"]), f"{c['member']} <- {c['donor']}", fitness, changes])
+        moved = [n for n in after if n in before and format_value(before[n]) != format_value(after[n])]
+        fitness = f"{format_fitness(c['fitness_before'])} -> {format_fitness(c['fitness_after'])}"
+        changes = "  ".join(f"{n} {format_value(before[n])} -> {format_value(after[n])}" for n in moved)
+        rows.append(
+            [
+                format_duration(c["time"]),
+                format_count(c["env_steps"]),
+                f"{c['member']} <- {c['donor']}",
+                fitness,
+                changes,
+            ]
+        )
     return aligned(["time", unit, "copy", "fitness", "hyperparameters"], rows, left=(2, 4))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbtrl.core.population import Population, mean
-from pbtrl.figures import value
+from pbtrl.reporting.formatting import format_value
 from pbtrl.storage.journal import Line
 from pbtrl.storage.metrics_log import Metrics, MetricsTail, tags
 from pbtrl.storage.run_header import RunHeader
@@ -30,7 +30,7 @@ FLUSH_SECONDS = 10  # how far the files may lag behind
 QUEUE = 1000  # points that wait for a writer's thread
 
 
-class TensorBoard:
+class TensorBoardWriter:
     """A listener of the controller that writes curves.
 
     Args:
@@ -202,4 +202,4 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _plain(x: object) -> object:
-    return x if isinstance(x, bool | int | float | str) else value(x)
+    return x if isinstance(x, bool | int | float | str) else format_value(x)

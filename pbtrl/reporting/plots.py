@@ -33,8 +33,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, MultipleLo
 
 from pbtrl.core.population import Population
 from pbtrl.errors import printable
-from pbtrl.figures import clock, count, value
-from pbtrl.lineage import Stretch, ancestry, copies, stretches
+from pbtrl.reporting.formatting import format_count, format_duration, format_value
+from pbtrl.reporting.lineage import TrainedSlice, ancestry, copies, trained_slices
 from pbtrl.storage.journal import Line
 from pbtrl.storage.run_header import RunHeader
 
@@ -62,7 +62,7 @@ GREY = "0.85"
 
 
 @dataclass(frozen=True)
-class Story:
+class RunData:
     """What is drawn.
 
     Attributes:
@@ -76,13 +76,13 @@ class Story:
     best: str | None
 
     @cached_property
-    def slices(self) -> dict[str, Stretch]:
+    def slices(self) -> dict[str, TrainedSlice]:
         """By their ids, in the order in which they ended.
 
         Raises:
             ValueError: a time or step that no run has.
         """
-        found = stretches(self.lines)
+        found = trained_slices(self.lines)
         for s in found.values():
             for number, most in ((s.start, LARGEST), (s.stop, LARGEST), (s.ended, LATEST), (s.seconds, LATEST)):
                 _checked(number, most)
@@ -94,7 +94,7 @@ class Story:
         return max((elapsed(line) for line in self.lines if "elapsed" in line.get("timing", {})), default=0.0)
 
     @cached_property
-    def ancestry(self) -> list[Stretch]:
+    def ancestry(self) -> list[TrainedSlice]:
         """The slices that made the best member."""
         return ancestry(self.slices, self.best)
 
@@ -118,7 +118,7 @@ def elapsed(line: Line) -> float:
     return _checked(line["timing"]["elapsed"], LATEST)
 
 
-def draw(story: Story, picture: str, form: Format = "svg") -> bytes:
+def draw(story: RunData, picture: str, form: Format = "svg") -> bytes:
     """One of PICTURES, as the content of a file.
 
     Raises:
@@ -134,7 +134,7 @@ def draw(story: Story, picture: str, form: Format = "svg") -> bytes:
     return file.getvalue()
 
 
-def _training(story: Story) -> Figure:
+def _training(story: RunData) -> Figure:
     names = story.header.hyperparameters[:PANELS]
     across = min(4, 1 + len(names))
     down = -(-(1 + len(names)) // across)
@@ -153,7 +153,7 @@ def _training(story: Story) -> Figure:
     return figure
 
 
-def _fitness(panel: Axes, story: Story) -> None:
+def _fitness(panel: Axes, story: RunData) -> None:
     known = {(m.id, s): f for m in story.population.members.values() for s, f in m.history if _can_be_drawn(f)}
     points: dict[str, list[Point]] = {}
     for (member, step), fitness in known.items():
@@ -173,7 +173,7 @@ def _line(panel: Axes, points: Sequence[Point], **look: Any) -> None:
     panel.plot(x, y, marker="." if len(points) == 1 else None, **look)
 
 
-def _schedule(panel: Axes, story: Story, name: str) -> None:
+def _schedule(panel: Axes, story: RunData, name: str) -> None:
     used: dict[str, list[tuple[int, int, Any]]] = {}
     for s in story.slices.values():
         if name in s.hyperparameters:
@@ -200,10 +200,10 @@ def _heights(panel: Axes, values: Sequence[float]) -> None:
         panel.yaxis.set_minor_formatter(NullFormatter())
     elif all(isinstance(chosen, int) for chosen in values):
         panel.yaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: value(y)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: format_value(y)))
 
 
-def _bounds(panel: Axes, story: Story, name: str) -> None:
+def _bounds(panel: Axes, story: RunData, name: str) -> None:
     """A dotted line at each bound that some member's value reached."""
     for s in story.slices.values():
         end = story.header.at_bound(s.hyperparameters).get(name)
@@ -219,7 +219,7 @@ def _words(panel: Axes, words: Sequence[str]) -> None:
         panel.set_ylabel(f"{len(words)} values")
 
 
-def _lineage(story: Story) -> Figure:
+def _lineage(story: RunData) -> Figure:
     figure, panel = _rows(story)
     root: dict[str | None, int] = {}
     families, colours, passages = itertools.count(), [], []
@@ -236,14 +236,14 @@ def _lineage(story: Story) -> Figure:
     return figure
 
 
-def _passages(story: Story, s: Stretch) -> list[list[Point]]:
+def _passages(story: RunData, s: TrainedSlice) -> list[list[Point]]:
     """From where a slice's parent ended to where it began itself, and on to its own end."""
     row, parent = story.rows[s.member], story.slices.get(s.parent or "")
     copy: list[list[Point]] = [[(parent.stop, story.rows[parent.member]), (s.start, row)]] if parent else []
     return [*copy, [(s.start, row), (s.stop, row)]]
 
 
-def _timeline(story: Story) -> Figure:
+def _timeline(story: RunData) -> Figure:
     figure, panel = _rows(story)
     now = 0.0
     copied, failed, lost = [], [], []
@@ -281,7 +281,7 @@ def _marks(panel: Axes, places: Sequence[Point], label: str, **look: Any) -> Non
         panel.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
-def _speed(story: Story) -> Figure:
+def _speed(story: RunData) -> Figure:
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     panel = figure.subplots()
     edges = np.linspace(0.0, max(story.end, 1e-3), BINS + 1)
@@ -292,12 +292,12 @@ def _speed(story: Story) -> Figure:
         done += part / (s.ended - begun) * (s.stop - s.start)
     panel.stairs(done / np.diff(edges), edges, color="tab:blue", fill=True, alpha=0.6)
     _in_time(panel, story.end)
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: count(y)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: format_count(y)))
     panel.set(title=_short(f"{story.header.steps} per second"), ylim=(0, None))
     return figure
 
 
-def _rows(story: Story) -> tuple[Figure, Axes]:
+def _rows(story: RunData) -> tuple[Figure, Axes]:
     """A figure with a row for every member, the first on top."""
     figure = Figure(figsize=(WIDTH, min(12.0, 1.4 + 0.25 * len(story.rows))), layout="constrained")
     panel = figure.subplots()
@@ -307,8 +307,8 @@ def _rows(story: Story) -> tuple[Figure, Axes]:
     return figure, panel
 
 
-def _on_the_clock(panel: Axes, story: Story, title: str) -> None:
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
+def _on_the_clock(panel: Axes, story: RunData, title: str) -> None:
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x)))
     panel.set(title=title, xlabel=_short(f"{story.header.steps} of the member"))
 
 
@@ -317,7 +317,7 @@ def _in_time(panel: Axes, seconds: float) -> None:
     step = next((s for s in TICKS if seconds <= 10 * s), 86400 * (1 + seconds // 864000))
     panel.set_xlim(0.0, max(seconds, 1e-3))
     panel.xaxis.set_major_locator(MultipleLocator(step))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: clock(x)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_duration(x)))
     panel.set_xlabel("the run's clock")
 
 
@@ -337,7 +337,7 @@ def _checked(number: Any, most: float) -> float:
     return float(number)
 
 
-PICTURES: dict[str, Callable[[Story], Figure]] = {
+PICTURES: dict[str, Callable[[RunData], Figure]] = {
     "training": _training,
     "lineage": _lineage,
     "timeline": _timeline,

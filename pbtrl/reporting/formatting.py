@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 
-def count(number: float) -> str:
+def format_count(number: float) -> str:
     """A number of steps, three digits: `812`, `4.1k`, `61.2M`, `160M`; a slow rate: `0.4`."""
     if 0 < abs(number) < 10 and number != int(number):
         return f"{number:.1f}"
@@ -15,45 +15,45 @@ def count(number: float) -> str:
     return str(number)
 
 
-def value(number: object) -> str:
+def format_value(number: object) -> str:
     """A hyperparameter: `4.1e-4`, `0.9971`, `20`; what is no number as it is."""
     if isinstance(number, bool) or not isinstance(number, int | float):
         return str(number)
     if isinstance(number, int):
-        return str(number) if abs(number) < 100_000 else count(number)
+        return str(number) if abs(number) < 100_000 else format_count(number)
     if number == 0 or 0.01 <= abs(number) < 100_000:
         return f"{number:.4g}"
     mantissa, _, exponent = f"{number:.1e}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
-def score(fitness: float | None) -> str:
+def format_fitness(fitness: float | None) -> str:
     """A fitness, three digits or more: `0.912`, `-20.3`, `-1523`; `-` where it is absent."""
     if fitness is None:
         return "-"
     if fitness and not 0.01 <= abs(fitness) < 10_000_000:
-        return value(float(fitness))
+        return format_value(float(fitness))
     places = next((n for n, limit in ((3, 1), (2, 10), (1, 1000)) if abs(fitness) < limit), 0)
     return f"{fitness:.{places}f}"
 
 
-def rank_score(fitness: float | None, *, before_copy: bool) -> str:
+def format_rank_fitness(fitness: float | None, *, before_copy: bool) -> str:
     """A fitness as `score`; one from before a copy in parentheses."""
-    return f"({score(fitness)})" if before_copy else score(fitness)
+    return f"({format_fitness(fitness)})" if before_copy else format_fitness(fitness)
 
 
-def mixture(counts: Mapping[str, int]) -> str:
+def format_mixture(counts: Mapping[str, int]) -> str:
     """How many members are what: `3 impala, 2 a3c, 3 vmpo`."""
     return ", ".join(f"{number} {name}" for name, number in counts.items())
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in seconds as `h:mm:ss`."""
     whole = int(max(0.0, seconds))
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
-def size(number: float) -> str:
+def format_bytes(number: float) -> str:
     """Bytes: `812 B`, `4.1 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pbtrl.core.messages import Hyperparameters, skips
 from pbtrl.core.population import Member, Population
-from pbtrl.figures import clock, count, score, value
+from pbtrl.reporting.formatting import format_count, format_duration, format_fitness, format_value
 from pbtrl.storage.journal import Line
 from pbtrl.storage.metrics_log import MetricsTail
 from pbtrl.storage.run_header import RunHeader
@@ -61,7 +61,7 @@ class Row:
     state: str
 
 
-class Standings:
+class LiveStatus:
     """Folds journal lines and metrics into rows.
 
     Args:
@@ -114,15 +114,15 @@ class Standings:
         member, step = line["member"], line["step"]
         if counts := skips(line):
             skipped, updates = counts
-            text = f"{member} skipped {skipped} of {updates} updates at {count(step)} {self.header.steps}"
+            text = f"{member} skipped {skipped} of {updates} updates at {format_count(step)} {self.header.steps}"
             facts = {"skipped_updates": skipped, "updates": updates}
             yield self._event("skipped", line, text, member=member, step=step, **facts)
         if line["diverged"]:
-            yield self._event("diverged", line, f"{member} diverged at {count(step)}", member=member, step=step)
+            yield self._event("diverged", line, f"{member} diverged at {format_count(step)}", member=member, step=step)
         elif not self._slice_told:
             self._slice_told, seconds = True, line["timing"].get("seconds", 0.0)
             if seconds >= 1.0:
-                text = f"a slice takes {clock(seconds)}, and a crash loses at most as much"
+                text = f"a slice takes {format_duration(seconds)}, and a crash loses at most as much"
                 yield self._event("slice", line, text, seconds=seconds)
 
     def refresh(self) -> None:
@@ -230,17 +230,17 @@ class Standings:
         }
         parts = [
             f"{receiver.id} <- {donor.id}",
-            f"fitness {score(_latest(receiver))} -> {score(_latest(donor))}",
+            f"fitness {format_fitness(_latest(receiver))} -> {format_fitness(_latest(donor))}",
         ]
         for name, new in a["hyperparameters"].items():
-            if name in before and value(before[name]) != value(new):
-                parts.append(f"{name} {value(before[name])} -> {value(new)}")
+            if name in before and format_value(before[name]) != format_value(new):
+                parts.append(f"{name} {format_value(before[name])} -> {format_value(new)}")
         return Event("copy", elapsed, "  ".join(parts), facts)
 
     def _failed(self, line: Line) -> Event:
         member, why = line["member"], _first_line(line["error"])
         self._failures[member] = attempt = self._failures.get(member, 0) + 1
-        at = count(self.population.members[member].step)
+        at = format_count(self.population.members[member].step)
         if line["given_up"]:
             return self._event("given_up", line, f"{member} given up at {at}: {why}", member=member, error=why)
         text = f"{member} failed at {at}, attempt {attempt}: {why}"

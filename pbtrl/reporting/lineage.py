@@ -18,7 +18,7 @@ from pbtrl.storage.run_header import read_header
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TrainedSlice:
     """A slice that a member trained and reported.
 
     Attributes:
@@ -68,35 +68,35 @@ def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
     return found
 
 
-def stretches(lines: Iterable[Line]) -> dict[str, Stretch]:
+def trained_slices(lines: Iterable[Line]) -> dict[str, TrainedSlice]:
     """Every reported slice by its assignment, in the order of the reports."""
     decided: dict[str, dict[str, Any]] = {}
-    found: dict[str, Stretch] = {}
+    found: dict[str, TrainedSlice] = {}
     for line in lines:
         if line["kind"] == "decision":
             decided |= {a["id"]: a for a in line["assignments"]}
         elif line["kind"] == "report":
             a, timing = decided[line["assignment"]], line["timing"]
-            found[a["id"]] = Stretch(
+            found[a["id"]] = TrainedSlice(
                 a["id"], a["parent"], a["start"], line["step"], line["hyperparameters"],
                 timing["elapsed"], timing.get("seconds", 0.0),
             )  # fmt: skip
     return found
 
 
-def ancestry(known: Mapping[str, Stretch], snapshot: str | None) -> list[Stretch]:
+def ancestry(known: Mapping[str, TrainedSlice], snapshot: str | None) -> list[TrainedSlice]:
     """The slices that made a snapshot, oldest first; none where nobody reported it.
 
     Each stretch is on the clock of who trained it, so starts and stops may jump at a copy.
     """
-    path: list[Stretch] = []
+    path: list[TrainedSlice] = []
     while stretch := known.get(snapshot or ""):
         path.append(stretch)
         snapshot = stretch.parent
     return path[::-1]
 
 
-def schedule(path: Sequence[Stretch]) -> list[tuple[int, Hyperparameters]]:
+def schedule(path: Sequence[TrainedSlice]) -> list[tuple[int, Hyperparameters]]:
     """An ancestry as (steps trained before, hyperparameters from there on), equal neighbours merged."""
     points: list[tuple[int, Hyperparameters]] = []
     trained = 0

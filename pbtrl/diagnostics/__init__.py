@@ -1,0 +1,1 @@
+"""Looking at the machine and at runs: benchmark, doctor, verify."""
