@@ -32,7 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from pbtrl import build, envs
+from pbtrl import envs
+from pbtrl.build import placement, rl
 from pbtrl.config.load import config_from_json
 from pbtrl.config.schema import Config
 from pbtrl.config.sections import Acting
@@ -111,7 +112,7 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
             **_alone(inline),
         }
         if "learn" in inline:
-            told["inline"]["threads"] = build.torch_threads(sides[1].config)
+            told["inline"]["threads"] = placement.torch_threads(sides[1].config)
     return told
 
 
@@ -147,7 +148,7 @@ def _measured(sides: Sequence[_Side], seconds: float) -> list[list[dict[str, Any
         for side in sides:
             pipes.append([])
             members = list(Population(side.config.population.size, side.config.seed).members)
-            for share in build.shares(side.config, members):
+            for share in placement.worker_shares(side.config, members):
                 ours, theirs = context.Pipe()
                 work = theirs, os.getpid(), side.config.to_json(), share, side.phases, seconds
                 processes.append(context.Process(target=_work, args=work))
@@ -226,7 +227,7 @@ def _learners(found: Mapping[str, Any]) -> str:
 
 
 def _work(
-    pipe: Connection, parent: int, config: str, worker: build.WorkerShare, phases: Sequence[str], seconds: float
+    pipe: Connection, parent: int, config: str, worker: placement.WorkerShare, phases: Sequence[str], seconds: float
 ) -> None:
     init_child(parent, pipe)
     if hasattr(os, "sched_setaffinity"):
@@ -268,7 +269,7 @@ class Share:
         config = config_from_json(text)
         assert config.env is not None
         assert config.acting is not None
-        self._config, self._builder, self.mode = config, build.rl_builder(config), config.acting.mode
+        self._config, self._builder, self.mode = config, rl.rl_builder(config), config.acting.mode
         self._threads, self.spent = threads, dict.fromkeys(PARTS[self.mode], 0.0)
         self.metrics: dict[str, list[float]] = {key: [] for key in METRICS}
         self._cohorts: list[Any] = []

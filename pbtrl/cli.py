@@ -263,10 +263,11 @@ def _train(a: argparse.Namespace) -> int:
 
     if not a.dry_run and (asked := config.name if a.name is None else a.name) is not None:
         check_free(a.runs, asked, a.if_exists)
-    from pbtrl import build, session
+    from pbtrl import session
+    from pbtrl.build import factory
 
     if a.dry_run:
-        tell(to_yaml(build.prepared(config, source)).rstrip())
+        tell(to_yaml(factory.prepare(config, source)).rstrip())
         return 0
     return session.start(
         config, source, root=a.runs, name=a.name, if_exists=a.if_exists,
@@ -403,9 +404,10 @@ def _bench(a: argparse.Namespace) -> int:
 
     source = read(a.config, a.overrides)
     config = checked(source)
-    from pbtrl import bench, build
+    from pbtrl import bench
+    from pbtrl.build import factory
 
-    found = bench.measure(build.prepared(config, source), a.seconds)
+    found = bench.measure(factory.prepare(config, source), a.seconds)
     tell(to_json(found) if a.json else bench.text(found))
     return 0
 
@@ -415,9 +417,10 @@ def _doctor(a: argparse.Namespace) -> int:
 
     source = read(a.config, a.overrides) if a.config else None
     config = checked(source) if source else None
-    from pbtrl import build, doctor
+    from pbtrl import doctor
+    from pbtrl.build import factory
 
-    checks = doctor.examine(a.runs, config and build.prepared(config, source))
+    checks = doctor.examine(a.runs, config and factory.prepare(config, source))
     tell(to_json(checks) if a.json else doctor.text(checks))
     return 0 if all(c["ok"] for c in checks) else FAILED
 

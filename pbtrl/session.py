@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pbtrl import build
+from pbtrl.build import describe, factory, placement
 from pbtrl.config.load import checked, read, to_yaml, with_setting
 from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
@@ -74,7 +74,7 @@ def start(
     """
     _expect_a_call()
     streams.reopen()
-    prepared = build.prepared(config, source)
+    prepared = factory.prepare(config, source)
     if name is None and (name := config.name) is None:
         name, if_exists = run_directory.default_name(config.label), "suffix"
     if if_exists != "resume" or not run_directory.has_begun(root / name):
@@ -82,15 +82,15 @@ def start(
     run = run_directory.create(root, name, if_exists)
     if run_directory.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config, wide=wide)
-    for warning in build.warnings(prepared):
+    for warning in factory.collect_warnings(prepared):
         _print(f"warning: {warning}", sys.stderr)
     with Signals() as signals, RunLock(run):
         if run_directory.has_begun(run):  # somebody was faster
             raise RunError(f"{run} has just been trained by somebody else: try again")
-        run_info.record_start(run, command, build.torch_threads(prepared))
+        run_info.record_start(run, command, placement.torch_threads(prepared))
         write_atomically(run / "config.yaml", source.text)
         write_atomically(run / "config.resolved.yaml", to_yaml(prepared))
-        header = build.header(prepared, run.name)
+        header = factory.make_header(prepared, run.name)
         journal = Journal(run / "journal.jsonl")
         journal.append(header.to_line())
         return _Sitting(prepared, run, header, header.population(), journal, signals, mode, wide).run()
@@ -129,16 +129,16 @@ def resume(
         known = asked is not None and asked.imports == stored.imports
         stored_config.check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
-        config = build.prepared(
+        config = factory.prepare(
             merge_resume_config(stored, wanted), ConfigSource(file=str(run / "config.resolved.yaml"))
         )
         if lines[-1]["kind"] == "finish" and config == stored:
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
         _expect_room(run, config, 1)
-        for warning in run_info.record_start(run, command, build.torch_threads(config)):
+        for warning in run_info.record_start(run, command, placement.torch_threads(config)):
             _print(f"warning: {warning}", sys.stderr)
-        header = build.header(config, before.name)
+        header = factory.make_header(config, before.name)
         journal = Journal(run / "journal.jsonl")
         changes = config_changes(stored, config)
         resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
@@ -173,7 +173,7 @@ def _begin(
 def _expect_room(run: Path, config: Config, each: int) -> None:
     """A run keeps two snapshots of every member or more, of which one that is resumed has most."""
     what = f"{each} {'snapshots' if each > 1 else 'snapshot'} of each of {config.population.size} members"
-    check_free_space(run, each * config.population.size * build.snapshot_bytes(config), what)
+    check_free_space(run, each * config.population.size * factory.snapshot_bytes(config), what)
 
 
 def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
@@ -232,7 +232,7 @@ class _Sitting:
         try:
             with (
                 closing(self.journal),
-                closing(build.executor(self.config, run, list(self.population.members))) as executor,
+                closing(factory.make_executor(self.config, run, list(self.population.members))) as executor,
                 closing(TensorBoardWriter(run, self.header, self.population, resume=bool(self.lines))) as board,
             ):
                 return self._sit(executor, board)
@@ -303,10 +303,10 @@ class _Sitting:
         )
         return Controller(
             population=self.population,
-            strategy=build.strategy(self.config),
+            strategy=factory.make_strategy(self.config),
             executor=executor,
             journal=self.journal,
-            limits=build.limits(self.config),
+            limits=factory.stop_criteria(self.config),
             listeners=[retention, board],
             lost=lost,
             earlier=self.earlier,
@@ -340,7 +340,9 @@ class _Sitting:
             self.header, self.population, members,
             wall_clock=self.config.budget.wall_clock, earlier=self.earlier,
         )  # fmt: skip
-        return terminal.make_view(self.mode, standings, workers=build.placement(self.config), wide=self.wide)
+        return terminal.make_view(
+            self.mode, standings, workers=placement.describe_placement(self.config), wide=self.wide
+        )
 
     def _noticed(self, view: terminal.View) -> bool:
         """Whether a signal came; the view then says that the members are being saved."""
@@ -397,14 +399,14 @@ class _Sitting:
 
     def _opening(self, found: Sequence[str]) -> str:
         config = self.config
-        trains = build.describe_env(config) if config.env else config.trainable.name if config.trainable else ""
+        trains = describe.describe_env(config) if config.env else config.trainable.name if config.trainable else ""
         return summary.opening(
             self.run_directory,
             self.header,
             trains=trains,
-            agent=build.describe_agent(config) if config.env else None,
-            workers=build.placement(config),
-            slices=build.describe_slices(config),
+            agent=describe.describe_agent(config) if config.env else None,
+            workers=placement.describe_placement(config),
+            slices=describe.describe_slices(config),
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.lines else None,
             found=found,

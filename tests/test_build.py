@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import build
+from pbtrl.build import describe, determinism, factory, placement, rl
 from pbtrl.config.load import config_from_json, load, parse, resolve, with_setting
 from pbtrl.config.schema import Config
 from pbtrl.errors import ConfigError
@@ -31,7 +31,7 @@ def toy(*overrides: str) -> Config:
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, cores: int = 4, quota: float | None = None) -> None:
-    monkeypatch.setattr(build, "available_cores", lambda: list(range(cores)))
+    monkeypatch.setattr(placement, "available_cores", lambda: list(range(cores)))
     monkeypatch.setattr(cgroups, "cpu_quota", lambda: quota)
 
 
@@ -61,11 +61,11 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_member_has_one_worker_and_every_worker_a_member(size, overrides, cores, groups):
     config = toy(f"population.size={size}", *overrides)
     members = [f"m{i:02d}" for i in range(size)]
-    shares = build.shares(config, members)
+    shares = placement.worker_shares(config, members)
     assert [share.cores for share in shares] == cores
     assert [share.threads for share in shares] == [len(own) for own in cores]
     assert [group for share in shares for group in share.groups] == groups
-    assert len(shares) == build.workers(config)
+    assert len(shares) == placement.worker_count(config)
 
 
 @pytest.mark.parametrize(
@@ -84,24 +84,24 @@ def test_workers_keep_within_a_cpu_quota_and_are_not_pinned(monkeypatch, quota, 
     """Containers that share a machine see all its cores; if each pinned its workers, all would crowd the first ones."""
     machine(monkeypatch, quota=quota)
     config = toy(f"population.size={size}", *overrides)
-    shares = build.shares(config, [f"m{i:02d}" for i in range(size)])
+    shares = placement.worker_shares(config, [f"m{i:02d}" for i in range(size)])
     assert [share.threads for share in shares] == threads
     assert {share.cores for share in shares} == {(0, 1, 2, 3)}
-    assert len(shares) == build.workers(config)
+    assert len(shares) == placement.worker_count(config)
 
 
 @pytest.mark.parametrize(("cores", "quota", "usable"), [(4, 9.0, 4), (4, 3.2, 4), (4, 0.01, 1), (1, 2.0, 1)])
 def test_the_smaller_of_affinity_and_quota_limits_the_cores(monkeypatch, cores, quota, usable):
     machine(monkeypatch, cores, quota)
-    assert build.usable_cores() == usable
-    (share,) = build.shares(toy("population.size=1"), ["m00"])
+    assert placement.usable_cores() == usable
+    (share,) = placement.worker_shares(toy("population.size=1"), ["m00"])
     assert (share.cores, share.threads) == (tuple(range(cores)), usable)
 
 
 @pytest.mark.usefixtures("four_cores")
 def test_members_whose_updates_differ_in_length_train_alone():
     config = cart("agent.unroll_mode=exact", "execution.workers=2", "execution.backend=processes")
-    shares = build.shares(config, ["a", "b", "c", "d"])
+    shares = placement.worker_shares(config, ["a", "b", "c", "d"])
     assert [share.groups for share in shares] == [[["a"], ["c"]], [["b"], ["d"]]]
 
 
@@ -111,8 +111,8 @@ def test_members_whose_updates_differ_in_length_train_alone():
 @pytest.mark.usefixtures("four_cores")
 def test_a_worker_s_own_processes_need_cores_too(acting, workers):
     config = cart("execution.backend=processes", f"acting={{mode: {acting}}}")
-    assert build.workers(config) == workers
-    assert build.workers(with_setting(config, "execution.workers", 3)) == 3
+    assert placement.worker_count(config) == workers
+    assert placement.worker_count(with_setting(config, "execution.workers", 3)) == 3
 
 
 @pytest.mark.parametrize(
@@ -122,33 +122,33 @@ def test_a_worker_s_own_processes_need_cores_too(acting, workers):
 def test_a_member_all_alone_computes_with_all_cores(size, acting, threads):
     for backend in ("inline", "processes"):
         config = cart(f"population.size={size}", f"acting={{mode: {acting}}}", f"execution.backend={backend}")
-        assert build.torch_threads(config) == threads
+        assert placement.torch_threads(config) == threads
 
 
 def test_a_member_all_alone_computes_within_the_cpu_quota(monkeypatch):
     machine(monkeypatch, quota=2.5)
-    assert build.torch_threads(cart("population.size=1")) == 3
+    assert placement.torch_threads(cart("population.size=1")) == 3
 
 
 def test_numbers_that_were_rounded_are_told():
-    assert build.describe_slices(cart()) == "240 env steps each"
+    assert describe.describe_slices(cart()) == "240 env steps each"
     rounded = cart("strategy.ready={every: 250, burn_in: 300}", "budget.env_steps_per_member=730")
-    assert build.describe_slices(rounded) == (
+    assert describe.describe_slices(rounded) == (
         "280 env steps each, no copies before 320; in whole blocks of 40: "
         "budget.env_steps_per_member 730 to 760, ready.every 250 to 280, ready.burn_in 300 to 320"
     )
-    assert build.describe_slices(resolve(rounded)) == "280 env steps each, no copies before 320"
+    assert describe.describe_slices(resolve(rounded)) == "280 env steps each, no copies before 320"
 
 
 @pytest.mark.usefixtures("four_cores")
 def test_placement_in_words():
-    assert build.placement(cart()) == "4 members in this process, 4 envs each"
-    assert build.placement(toy("population.size=1")) == "1 member on 1 worker"
+    assert placement.describe_placement(cart()) == "4 members in this process, 4 envs each"
+    assert placement.describe_placement(toy("population.size=1")) == "1 member on 1 worker"
     actors = cart("execution.backend=processes", "acting={mode: actors, processes: 2}")
-    assert build.placement(actors) == "4 members on 2 workers, 4 envs each in 2 actors"
+    assert placement.describe_placement(actors) == "4 members on 2 workers, 4 envs each in 2 actors"
     hogwild = cart("acting={mode: hogwild}")
-    assert build.placement(hogwild) == "4 members in this process, 4 envs each in 1 hogwild process"
-    assert build.placement(toy("population.size=9")) == "9 members on 4 workers"
+    assert placement.describe_placement(hogwild) == "4 members in this process, 4 envs each in 1 hogwild process"
+    assert placement.describe_placement(toy("population.size=9")) == "9 members on 4 workers"
 
 
 # What a run is made of
@@ -156,26 +156,26 @@ def test_placement_in_words():
 
 def test_the_header_says_what_readers_need():
     rounded = "budget.env_steps_per_member=701"
-    found = build.header(cart(rounded), "cart")
+    found = factory.make_header(cart(rounded), "cart")
     assert (found.horizon, found.size, found.budget, found.unit) == (720, 4, 2880, "env_steps")
     assert (found.rule.window, found.rule.min_episodes, found.rule.share, found.rule.cut_episodes) == (20, 1, 0.5, True)
     assert found.hyperparameters == ("learning_rate", "unroll_length")
-    assert found.deterministic == build.DETERMINISTIC
-    assert build.header(cart("env.id=ALE/Pong-v5"), "pong").frames_per_step == 4
-    assert "population.mode: async" in build.header(cart("population.mode=async"), "cart").deterministic
-    assert "between_slices: continue" in build.header(cart("env.between_slices=continue"), "cart").deterministic
+    assert found.deterministic == determinism.DETERMINISTIC
+    assert factory.make_header(cart("env.id=ALE/Pong-v5"), "pong").frames_per_step == 4
+    assert "population.mode: async" in factory.make_header(cart("population.mode=async"), "cart").deterministic
+    assert "between_slices: continue" in factory.make_header(cart("env.between_slices=continue"), "cart").deterministic
     for acting, said in (
-        ("hogwild", build.DETERMINISTIC),
+        ("hogwild", determinism.DETERMINISTIC),
         ("actors", "no, because actors act with whatever weights are newest (acting.mode: actors)"),
         ("hogwild, processes: 2", "no, because processes change the weights without locks (acting.mode: hogwild)"),
     ):
-        assert build.header(cart(f"acting={{mode: {acting}}}"), "cart").deterministic == said
+        assert factory.make_header(cart(f"acting={{mode: {acting}}}"), "cart").deterministic == said
     assert found.bounds == {"": {"learning_rate": (1e-4, 1e-2), "unroll_length": (5, 10)}}
     for still in ("strategy.name=random_search", "strategy.explore.method=none"):
-        assert build.header(cart(still), "cart").bounds == {}
-    evaluated = build.header(cart("fitness={source: evaluation, episodes: 5}"), "cart").rule
+        assert factory.make_header(cart(still), "cart").bounds == {}
+    evaluated = factory.make_header(cart("fitness={source: evaluation, episodes: 5}"), "cart").rule
     assert (evaluated.source, evaluated.min_episodes) == ("evaluation", 1)
-    assert (build.header(toy(), "toy").unit, build.header(toy(), "toy").rule.min_episodes) == ("steps", 1)
+    assert (factory.make_header(toy(), "toy").unit, factory.make_header(toy(), "toy").rule.min_episodes) == ("steps", 1)
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ def test_a_warning_for_what_an_agent_does_not_use_in_an_env(env, agent, unused):
         "pixel_control_cost", "pixel_control_gamma", "reward_prediction_cost"
     ]  # fmt: skip
     searched = [f"hparams.{name}={{prior: uniform, low: 0.1, high: 0.2}}" for name in names]
-    config = build.prepared(cart(f"env.id={env}", f"agent={{name: {agent}}}", *searched))
+    config = factory.prepare(cart(f"env.id={env}", f"agent={{name: {agent}}}", *searched))
     said = [f"hparams.{name} has no effect: {agent} does not use it in {env}" for name in unused]
-    assert [line for line in build.warnings(config) if "no effect" in line] == said
+    assert [line for line in factory.collect_warnings(config) if "no effect" in line] == said
 
 
 def test_the_strategy_gets_what_the_config_says():
@@ -203,33 +203,33 @@ def test_the_strategy_gets_what_the_config_says():
         "copy: [weights]}",
         "population.reference_members=1",
     )
-    found = build.strategy(config)
+    found = factory.make_strategy(config)
     assert isinstance(found, PBT)
     assert (found.every, found.horizon, found.burn_in) == (120, 720, 80)
     assert (found.exploit.method, found.exploit.alpha, found.explore.sd) == ("t_test", 0.01, 0.3)
     assert (found.copy, found.synchronous, found.references) == (frozenset({"weights"}), True, 1)
-    search = build.strategy(cart("strategy={name: random_search}"))
+    search = factory.make_strategy(cart("strategy={name: random_search}"))
     assert isinstance(search, PBT)
     assert (search.exploit.method, search.explore.method) == ("none", "none")
 
 
 def test_limits():
     config = cart("budget.wall_clock=1m", "budget.until_fitness=9", "failure.max_restarts_per_member=5")
-    found = build.limits(config)
+    found = factory.stop_criteria(config)
     assert (found.wall_clock, found.total_steps, found.until_fitness, found.deaths) == (60.0, None, 9.0, 5)
 
 
 def test_an_executor_makes_the_members_places(tmp_path: Path):
-    executor = build.executor(cart(), tmp_path, ["m00", "m01"])
+    executor = factory.make_executor(cart(), tmp_path, ["m00", "m01"])
     assert isinstance(executor, Inline)
     assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["m00", "m01"]
     executor.close()
 
 
 def test_another_process_finds_the_same_agent():
-    mixed = build.prepared(with_setting(load("mixed"), "env.backend", "gymnasium"))
+    mixed = factory.prepare(with_setting(load("mixed"), "env.backend", "gymnasium"))
     for name in ("impala", "vmpo"):
-        own = build.RLBuilder(mixed, name).setting
+        own = rl.RLBuilder(mixed, name).setting
         found = own.origin.setting()
         assert (found.agent, found.block, found.live, found.structural) == (
             own.agent,
@@ -237,15 +237,15 @@ def test_another_process_finds_the_same_agent():
             own.live,
             own.structural,
         )
-    alone = build.RLBuilder(build.prepared(cart())).setting
+    alone = rl.RLBuilder(factory.prepare(cart())).setting
     assert alone.origin.setting().agent == alone.agent
 
 
 def test_words_for_the_opening():
-    config = build.prepared(cart())
-    assert build.describe_env(config) == "CartPole-v1, 4 -> 2 actions, gymnasium"
-    assert build.describe_agent(config).startswith("impala, mlp of ")
-    assert build.describe_agent(config).endswith("parameters, blocks of 10 steps (budget)")
+    config = factory.prepare(cart())
+    assert describe.describe_env(config) == "CartPole-v1, 4 -> 2 actions, gymnasium"
+    assert describe.describe_agent(config).startswith("impala, mlp of ")
+    assert describe.describe_agent(config).endswith("parameters, blocks of 10 steps (budget)")
 
 
 # What cannot be built
@@ -261,7 +261,7 @@ def test_words_for_the_opening():
 )
 def test_an_env_and_an_agent_that_do_not_fit_are_one_line(overrides, said):
     with pytest.raises(ConfigError) as caught:
-        build.prepared(cart(*overrides))
+        factory.prepare(cart(*overrides))
     assert len(caught.value.messages) == 1
     assert caught.value.messages[0].startswith(said)
 
@@ -275,11 +275,11 @@ def test_an_env_and_an_agent_that_do_not_fit_are_one_line(overrides, said):
 )
 def test_a_trainable_that_is_not_there_or_has_other_keys(override, said):
     with pytest.raises(ConfigError, match=said):
-        build.prepared(toy(override))
+        factory.prepare(toy(override))
 
 
 def test_the_back_end_is_written_out():
-    prepared = build.prepared(cart("env.backend=auto"))
+    prepared = factory.prepare(cart("env.backend=auto"))
     assert prepared.env is not None
     assert prepared.env.backend in ("gymnasium", "envpool")
     assert config_from_json(prepared.to_json()) == prepared

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pbtrl import build
+from pbtrl.build import evaluators, rl
 from pbtrl.config.load import config_from_dict, with_setting
 from pbtrl.core.tensors import Tensors
 from pbtrl.rl.evaluate import Episodes
@@ -66,20 +66,20 @@ class Evaluator:
         return self.played[-1]
 
 
-REAL = build.evaluator
+REAL = evaluators.make_evaluator
 
 
 @pytest.fixture
 def evaluator(monkeypatch: pytest.MonkeyPatch) -> Evaluator:
     found = Evaluator()
-    monkeypatch.setattr(build, "evaluator", lambda config: found)
+    monkeypatch.setattr(evaluators, "make_evaluator", lambda config: found)
     return found
 
 
 def store(run: Path, *qualities: float) -> None:
     """A snapshot per member, after one slice."""
     for i, quality in enumerate(qualities):
-        row = fresh(build.RLBuilder(CONFIG), i)
+        row = fresh(rl.RLBuilder(CONFIG), i)
         row["params"][0] = quality
         name = f"m{i:02d}/000000"
         SnapshotStore(run / "members").commit(name, row, {"report": {"step": 100, "hyperparameters": {}}})

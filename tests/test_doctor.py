@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from pbtrl import build, doctor
+from pbtrl import doctor
+from pbtrl.build import placement
 from pbtrl.config.load import load
 from pbtrl.system import cgroups
 
@@ -23,7 +24,7 @@ from pbtrl.system import cgroups
 )
 def test_doctor_says_what_limits_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, quota: float, what: str):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(build, "available_cores", lambda: list(range(cores)))
+    monkeypatch.setattr(placement, "available_cores", lambda: list(range(cores)))
     monkeypatch.setattr(cgroups, "cpu_quota", lambda: quota)
     assert doctor._cores(load("cartpole", overrides=["population.size=6", "execution.workers=6"])) == what
     assert doctor._cores(None) == what.partition(";")[0]

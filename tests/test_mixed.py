@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pbtrl import build
+from pbtrl.build import evaluators, factory, rl
 from pbtrl.config.load import checked, load, parse
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.messages import Assignment
@@ -164,7 +164,7 @@ def test_snapshots_of_several_agents_are_evaluated_together_as_each_alone(mixed:
 
 def test_a_snapshot_of_an_agent_that_the_config_lacks_is_refused():
     with pytest.raises(SnapshotError, match="an agent that the config does not have: dqn"):
-        build.evaluator(parse(MIXED))([{}], ["dqn"], episodes=1, seed=1)
+        evaluators.make_evaluator(parse(MIXED))([{}], ["dqn"], episodes=1, seed=1)
 
 
 def test_tensorboard_shows_how_many_members_each_agent_has(mixed: Command):
@@ -235,7 +235,7 @@ def test_a_mix_cannot_change(mixed: Command):
 def test_every_agent_that_does_not_fit_is_named():
     source = ConfigSource(MIXED, overrides=["agents.a3c.network=shallow", "agents.vmpo.network=deep"])
     with pytest.raises(ConfigError) as caught:
-        build.prepared(checked(source), source)
+        factory.prepare(checked(source), source)
     first, second = caught.value.messages
     assert first.startswith("override 'agents.a3c.network=shallow': shallow cannot read observations")
     assert second.startswith("override 'agents.vmpo.network=deep': deep cannot read observations")
@@ -257,15 +257,15 @@ def test_every_agent_that_does_not_fit_is_named():
 def test_actions_that_nobody_can_take_are_one_error_and_those_that_one_agent_cannot_too(overrides, said):
     source = ConfigSource(MIXED, overrides=overrides)
     with pytest.raises(ConfigError) as caught:
-        build.prepared(checked(source), source)
+        factory.prepare(checked(source), source)
     (message,) = caught.value.messages
     assert message.startswith(said)
 
 
 def test_cohorts_are_of_one_agent_and_an_exact_member_trains_alone():
-    config = build.prepared(load("mixed"))
-    made = build.MixedBuilder(config)
-    first = build.strategy(config).decide(build.header(config, "a").population())
+    config = factory.prepare(load("mixed"))
+    made = rl.MixedBuilder(config)
+    first = factory.make_strategy(config).decide(factory.make_header(config, "a").population())
     found = [made.structure(a) for a in first]
     assert found == [*[("impala", None)] * 3, ("a3c", "m03"), ("a3c", "m04"), *[("vmpo", None)] * 3]
     cohort = made.cohort(["m05", "m06"], 1, found[5])
@@ -273,8 +273,8 @@ def test_cohorts_are_of_one_agent_and_an_exact_member_trains_alone():
 
 
 def test_a_report_names_the_agent_that_trained_and_not_the_one_that_was_asked_for():
-    config = build.prepared(parse(MIXED))
-    cohort = build.MixedBuilder(config).cohort(["m00"], 1, ("impala", None))
+    config = factory.prepare(parse(MIXED))
+    cohort = rl.MixedBuilder(config).cohort(["m00"], 1, ("impala", None))
     cohort.init(0, seed=1)
     cohort.begin([Assignment("m00/000000", "m00", None, 0, 40, {"agent": "vmpo", "learning_rate": 0.5}, seed=1)])
     while not cohort.turn():

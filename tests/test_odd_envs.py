@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
-from pbtrl import build, envs
+from pbtrl import envs
 from pbtrl.agents.distributions import distribution
 from pbtrl.agents.settings import ImpalaSettings
+from pbtrl.build import describe, factory
 from pbtrl.config.load import load, parse
 from pbtrl.envs.adapters import adapt_observations
 from tests.command import Command, Result, kinds
@@ -221,8 +222,8 @@ def test_an_env_that_breaks_in_the_bench_is_one_line(pbtrl: Command):
     ],
 )
 def test_what_was_changed_about_observations_is_said(name: str, said: str):
-    config = build.prepared(parse(ODD, overrides=[f'env.kwargs={{name: "{name}"}}']))
-    assert build.describe_env(config) == f"tests.odd_envs:make, {said}"
+    config = factory.prepare(parse(ODD, overrides=[f'env.kwargs={{name: "{name}"}}']))
+    assert describe.describe_env(config) == f"tests.odd_envs:make, {said}"
 
 
 def test_a_stack_of_pictures_is_merged_plane_by_plane():
@@ -307,7 +308,7 @@ def test_auto_takes_envpool_only_for_options_of_the_same_meaning():
 
 def test_why_it_is_not_envpool_is_said():
     config = load("cartpole", ["env.kwargs={max_episode_steps: -1}"])
-    said = build.describe_env(build.prepared(config))
+    said = describe.describe_env(factory.prepare(config))
     assert said.endswith(", gymnasium, because envpool reads env.kwargs.max_episode_steps otherwise")
 
 

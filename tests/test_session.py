@@ -22,7 +22,8 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pbtrl import build, session
+from pbtrl import session
+from pbtrl.build import evaluators
 from pbtrl.controller import Controller
 from pbtrl.reporting.lineage import copies
 from pbtrl.storage import run_directory, run_lock, run_status
@@ -883,7 +884,7 @@ def test_ctrl_c_ends_an_evaluation(pbtrl: Command, tmp_path: Path, command: str,
 
 def unscored(config: Any) -> Any:
     """An evaluator in whose episodes something went wrong."""
-    real = build.evaluator(config)
+    real = evaluators.make_evaluator(config)
 
     def play(*args: Any, **options: Any) -> list[Any]:
         played = real(*args, **options)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pbtrl import build
+from pbtrl.build import placement
 from pbtrl.storage.journal import canonical
 from tests.command import CART, ROOT, Command, journal
 
@@ -83,8 +83,8 @@ def test_another_version_or_machine_is_warned_of(pbtrl: Command, run: Path) -> N
 
 def test_another_number_of_threads_is_warned_of(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.yaml").write_text(CART)
-    monkeypatch.setattr(build, "usable_cores", lambda: 3)
+    monkeypatch.setattr(placement, "usable_cores", lambda: 3)
     said(pbtrl, "train", "c.yaml", "population.size=1", "--name", "one", "--progress", "none")
-    monkeypatch.setattr(build, "usable_cores", lambda: 1)
+    monkeypatch.setattr(placement, "usable_cores", lambda: 1)
     found = pbtrl("resume", "one", "budget.env_steps_per_member=960", "--progress", "none")
     assert found.err == "warning: torch threads 3 -> 1 since the last sitting: from here on not bit-exact\n"

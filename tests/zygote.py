@@ -19,7 +19,7 @@ from pbtrl.system import crash_points
 
 for module in (
     "pbtrl.agents.impala",
-    "pbtrl.build",
+    "pbtrl.build.factory",
     "pbtrl.rl.cohort",
     "pbtrl.session",
     "pbtrl.reporting.tensorboard_writer",

@@ -84,5 +84,5 @@ def candidates(config: Config, run: Path, population: Population) -> list[str]:
 
 
 def _seed(config: Config, purpose: str) -> int:
-    snapshot_digest = hashlib.sha256(f"{config.seed}/{purpose}".encode()).digest()
-    return int.from_bytes(snapshot_digest[:7], "big")
+    digest = hashlib.sha256(f"{config.seed}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")

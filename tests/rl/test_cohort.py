@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pbtrl.agents import actor_critic
-from pbtrl.build import RLBuilder
+from pbtrl.build.rl import RLBuilder
 from pbtrl.config.load import config_from_dict
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.seeding import seed_for

@@ -10,7 +10,7 @@ import torch
 
 from pbtrl import envs
 from pbtrl.agents.types import Acted, Inputs
-from pbtrl.build import RLBuilder
+from pbtrl.build.rl import RLBuilder
 from pbtrl.config.load import config_from_dict
 from pbtrl.core.seeding import env_seeds
 from pbtrl.core.tensors import Tensors

@@ -9,7 +9,7 @@ from gymnasium.spaces import Box
 
 from pbtrl import envs
 from pbtrl.agents.settings import AGENTS, live_hyperparameters
-from pbtrl.build import RLBuilder
+from pbtrl.build.rl import RLBuilder
 from pbtrl.config.load import config_from_dict
 from pbtrl.core.messages import Assignment
 from pbtrl.rl.rollout import Rollout

@@ -1,0 +1,198 @@
+"""From a config to what a session needs: header, strategy, executor, stop criteria."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pbtrl import envs
+from pbtrl.build.determinism import determinism
+from pbtrl.build.placement import worker_shares
+from pbtrl.build.registry import trainable_builder
+from pbtrl.build.rl import RLBuilder, env_spaces
+from pbtrl.build.worker_entry import make_builder
+from pbtrl.config.load import resolve, with_setting
+from pbtrl.config.schema import Config
+from pbtrl.config.warnings import find_warnings
+from pbtrl.config.wording import Fault
+from pbtrl.config.yaml_source import ConfigSource
+from pbtrl.core.dimensions import Choice
+from pbtrl.core.population import FitnessRule
+from pbtrl.core.search_space import MixedSearchSpace
+from pbtrl.core.stopping import StopCriteria
+from pbtrl.execution import Executor
+from pbtrl.storage.run_header import RunHeader
+from pbtrl.strategies import Strategy
+
+
+def prepare(config: Config, source: ConfigSource | None = None) -> Config:
+    """The config with the env's back end resolved, after a look at the env and its agents together.
+
+    Raises:
+        ConfigError: an env that cannot be had, or that an agent cannot read or act in; placed in `source`.
+    """
+    config = resolve(config)
+    try:
+        if config.env is None:
+            trainable_builder(config)
+            return config
+        backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
+        config = with_setting(config, "env.backend", backend)
+        env_spaces(config)  # before any agent, which takes torch and a second
+        unfit = [why for name, kind in config.kinds.items() if (why := _unfit(kind, name))]
+    except ValueError as error:
+        unfit = [str(error)]
+    if unfit:
+        raise (source or ConfigSource()).error(_fault(why) for why in unfit)
+    return config
+
+
+def collect_warnings(config: Config) -> list[str]:
+    """What can be run but is probably not meant, one line each; in a prepared config also what only the env tells."""
+    found = list(find_warnings(config))
+    for kind in config.kinds.values():
+        assert kind.agent
+        assert kind.env
+        unused = RLBuilder(kind).agent.unused
+        idle = [name for name in kind.hparams if name in unused]
+        found += [f"hparams.{name} has no effect: {kind.agent.name} does not use it in {kind.env.id}" for name in idle]
+    return found
+
+
+def _fault(message: str) -> Fault:
+    """A message that begins with a dotted name, as in `env.id=Pong: no such env`, as a fault at that place."""
+    named = re.match(r"((?:\w+\.)+\w+)(?:=|: | )", message)
+    if named is None:
+        return Fault.at(message, ("env", "id"))
+    return Fault.at(message[named.end() :], tuple(named[1].split(".")))
+
+
+def _unfit(config: Config, name: str | None) -> str | None:
+    """Why an agent cannot live in the env, in one line that says which of a mix it is; None if it can."""
+    try:
+        RLBuilder(config).check()
+    except envs.EnvError:
+        raise
+    except ValueError as error:
+        why = str(error)
+        if name is None:
+            return why
+        return f"agents.{name}{'.' if why.startswith('agent.') else ': '}{why.removeprefix('agent.')}"
+    return None
+
+
+def make_header(config: Config, name: str) -> RunHeader:
+    """The journal's first line for a run of this config."""
+    return RunHeader(
+        name=name,
+        seed=config.seed,
+        size=config.population.size,
+        horizon=config.steps_per_member,
+        rule=_rule(config),
+        frames_per_step=config.frames_per_step,
+        unit="steps" if config.env is None else "env_steps",
+        hyperparameters=config.space.names,
+        bounds=_bounds(config),
+        deterministic=determinism(config),
+    )
+
+
+def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
+    """What `Header.bounds` holds."""
+    rule = config.strategy
+    if rule.name == "random_search" or rule.explore.method == "none":
+        return {}
+    spaces = config.space.spaces if isinstance(config.space, MixedSearchSpace) else {"": config.space}
+    return {
+        agent: {name: dimension.limits for name, dimension in space.items() if not isinstance(dimension, Choice)}
+        for agent, space in spaces.items()
+    }
+
+
+def stop_criteria(config: Config) -> StopCriteria:
+    """What ends the run besides the members' own budgets."""
+    return StopCriteria(
+        wall_clock=config.budget.wall_clock,
+        total_steps=config.budget.total_steps,
+        until_fitness=config.budget.until_fitness,
+        deaths=config.failure.max_restarts_per_member,
+    )
+
+
+def make_strategy(config: Config) -> Strategy:
+    """The strategy that the config names."""
+    from pbtrl.strategies.pbt import PBT
+    from pbtrl.strategies.random_search import random_search
+
+    rule = config.strategy
+    if rule.name == "random_search":
+        return random_search(config.space, every=config.every, horizon=config.steps_per_member)
+    return PBT(
+        space=config.space,
+        every=config.every,
+        horizon=config.steps_per_member,
+        burn_in=config.burn_in,
+        exploit=rule.exploit,
+        explore=rule.explore,
+        copy=frozenset(rule.copy),
+        synchronous=config.population.mode == "sync",
+        references=config.population.reference_members,
+    )
+
+
+def snapshot_bytes(config: Config) -> int:
+    """What one snapshot takes on the disk, about; in a mix, one of the largest agent."""
+    if config.env is None:
+        rows = [trainable_builder(config).make(np.random.default_rng(0)).state_dict()]
+        return sum(values.nbytes for row in rows for values in row.values())
+    import torch
+
+    agents = [RLBuilder(kind).agent for kind in config.kinds.values()]
+    states = [agent.init([torch.Generator().manual_seed(0)]) for agent in agents]
+    return max(sum(values.nbytes for values in state.tensors.values()) for state in states)
+
+
+def make_executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
+    """The executor that the config names, for the members of a run directory."""
+    from pbtrl.execution.host import Host
+    from pbtrl.execution.inline import Inline
+    from pbtrl.execution.processes import Processes, WorkerSpec
+
+    discard = config.env is not None and config.env.between_slices == "reset"
+    folder = run / "members"
+    if config.execution.backend == "inline":
+        (share,) = worker_shares(config, members)
+        host = Host(
+            make_builder(config.to_json()), folder, share.groups, threads=share.threads, discard_on_stop=discard
+        )
+        return Inline(host)
+    return Processes(
+        [
+            WorkerSpec(
+                builder="pbtrl.build.worker_entry:make_builder",
+                config=config.to_json(),
+                members=str(folder.resolve()),
+                groups=tuple(tuple(g) for g in share.groups),
+                cores=share.cores,
+                threads=share.threads,
+                discard_on_stop=discard,
+            )
+            for share in worker_shares(config, members)
+        ]
+    )
+
+
+def _rule(config: Config) -> FitnessRule:
+    fitness = config.fitness
+    if config.env is None:
+        return FitnessRule(window=1, min_episodes=1)
+    return FitnessRule(
+        source=fitness.source,
+        window=fitness.window_episodes,
+        min_episodes=fitness.min_episodes if fitness.source == "training" else 1,
+        share=0.5,
+        cut_episodes=config.env.between_slices == "reset",
+    )

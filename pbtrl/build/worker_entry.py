@@ -1,0 +1,24 @@
+"""Entry points of worker processes, which know the resolved config as JSON and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pbtrl.config.load import config_from_json
+from pbtrl.core.trainable import Builder
+
+if TYPE_CHECKING:
+    from pbtrl.rl.setting import Setting
+from pbtrl.build.registry import trainable_builder
+from pbtrl.build.rl import RLBuilder, rl_builder
+
+
+def cohort_spec(config: str, agent: str | None) -> Setting:
+    """What the RL cohorts of an agent share, from the resolved config as JSON; their own processes ask for it."""
+    return RLBuilder(config_from_json(config), agent).setting
+
+
+def make_builder(config: str) -> Builder:
+    """What a worker makes cohorts with, from the resolved config as JSON."""
+    parsed = config_from_json(config)
+    return trainable_builder(parsed) if parsed.env is None else rl_builder(parsed)
