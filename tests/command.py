@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pbtrl import cli
+from pbtrl.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 

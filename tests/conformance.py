@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from pbtrl.controller import Controller
 from pbtrl.core.dimensions import IntUniform, LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
@@ -26,6 +25,7 @@ from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
+from pbtrl.training.controller import Controller
 from tests.fakes import LAST, FakeExecutor, build, died, trained
 
 SPACE = SearchSpace({"lr": LogUniform(low=1e-5, high=1e-2), "unroll": IntUniform(low=5, high=50)})

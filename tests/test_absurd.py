@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pbtrl import cli
+from pbtrl.cli import main as cli
 from pbtrl.config.load import parse, resolve, to_yaml
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.storage import run_info, run_status

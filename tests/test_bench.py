@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pbtrl.agents.actor_critic import ActorCritic
-from pbtrl.bench import Share
 from pbtrl.config.load import parse
+from pbtrl.diagnostics.benchmark import BenchWorker
 from pbtrl.rl.actors import ActorsCohort
 from tests.command import CART
 from tests.conformance import assert_equal
@@ -37,15 +37,15 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 @pytest.fixture(params=["inline", "actors", "inline, minibatches"])
-def share(request: pytest.FixtureRequest) -> Iterator[Share]:
+def share(request: pytest.FixtureRequest) -> Iterator[BenchWorker]:
     mode, _, more = request.param.partition(", ")
     overrides = [f"acting={{mode: {mode}, processes: 1}}", *PASSES, *(["agent.minibatches=2"] if more else [])]
-    share = Share(parse(CART, overrides=overrides).to_json(), [["m00", "m01", "m02"]], 1)
+    share = BenchWorker(parse(CART, overrides=overrides).to_json(), [["m00", "m01", "m02"]], 1)
     yield share
     share.close()
 
 
-def test_learning_alone_takes_the_passes_that_training_took(share: Share, updates: list[list[int]]) -> None:
+def test_learning_alone_takes_the_passes_that_training_took(share: BenchWorker, updates: list[list[int]]) -> None:
     """Which stops early, each member at its own time."""
     share.train(0.2)
     share.rest()
@@ -63,7 +63,7 @@ def test_learning_alone_takes_the_passes_that_training_took(share: Share, update
     assert min(map(min, counts)) <= min(share.metrics["passes"]) <= max(share.metrics["passes"]) <= 4
 
 
-def test_learning_alone_leaves_the_policy_alone(share: Share, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_alone_leaves_the_policy_alone(share: BenchWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     share.train(0.05)
     (cohort,) = share._cohorts
     monkeypatch.setattr(ActorsCohort, "learn", lambda self, block: None)  # by which they give the block back

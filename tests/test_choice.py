@@ -15,7 +15,7 @@ import pytest
 from pbtrl.build import evaluators, rl
 from pbtrl.config.load import config_from_dict, with_setting
 from pbtrl.core.tensors import Tensors
-from pbtrl.rl.evaluate import Episodes
+from pbtrl.rl.evaluation import Episodes
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.training import final_choice, scoring
 from tests.fakes import after_one_slice, assign, decision

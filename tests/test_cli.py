@@ -47,7 +47,7 @@ def test_no_command_gets_the_help_and_a_wrong_one_the_choice(pbtrl: Command):
 def test_what_answers_at_once_imports_no_large_library():
     """0.5 s for --help and for config errors, of which pydantic takes 0.3; torch alone would take three."""
     code = (
-        "import sys; from pbtrl import cli\n"
+        "import sys; from pbtrl.cli import main as cli\n"
         "for argv in (['--help'], ['train', 'quickstart', 'seeed=1'], ['list', '--runs', 'nowhere']):\n"
         "    try: cli.main(argv)\n"
         "    except SystemExit: pass\n"
@@ -60,7 +60,7 @@ def test_what_answers_at_once_imports_no_large_library():
 
 def test_an_unknown_env_is_told_before_torch_is_imported():
     code = (
-        "import sys; from pbtrl import cli\n"
+        "import sys; from pbtrl.cli import main as cli\n"
         "assert cli.main(['train', 'quickstart', 'env.id=HalfCheetah-v9', '--dry-run']) == 2\n"
         "sys.exit('torch' in sys.modules)"
     )

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pbtrl.controller import Controller
 from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import Population
@@ -17,6 +16,7 @@ from pbtrl.core.stopping import StopCriteria
 from pbtrl.storage.journal import Journal, Line, digest, read_journal
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
+from pbtrl.training.controller import Controller
 from tests.fakes import LAST, FakeExecutor, Script, died, trained
 
 pytestmark = pytest.mark.usefixtures("quick_disk")

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pbtrl.controller import Controller
 from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import Population
@@ -27,6 +26,7 @@ from pbtrl.storage.journal import Journal, Line, read_journal
 from pbtrl.storage.retention import Retention
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system.child_process import TIMEOUT_EXIT, describe_exit
+from pbtrl.training.controller import Controller
 from tests.fakes import LAST, between, died, trained
 
 SIZE, EVERY, HORIZON, MILESTONES = 4, 100, 400, 150

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from pbtrl import doctor
 from pbtrl.build import placement
 from pbtrl.config.load import load
+from pbtrl.diagnostics import doctor
 from pbtrl.system import cgroups
 
 

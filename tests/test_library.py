@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import cli, session
+from pbtrl.cli import main as cli
 from pbtrl.config.load import checked, read
+from pbtrl.training import session
 from tests.command import CART, ROOT, Command, kinds
 
 TOY = ["budget.env_steps_per_member=20", "name=null"]
@@ -34,13 +35,13 @@ raise SystemExit(code)
 """
 COMMAND = f"""
 print("imported")
-from pbtrl import cli
+from pbtrl.cli import main as cli
 
 raise SystemExit(cli.main({["train", "quadratic", "--progress", "none", *TOY, APART]!r}))
 """
 ACTORS = """
 print("imported")
-from pbtrl import cli
+from pbtrl.cli import main as cli
 
 raise SystemExit(cli.main(["train", "cart.yaml", "--progress", "none", "agent.name=impala", "population.size=1",
     "budget.env_steps_per_member=240", "execution={backend: processes, workers: 1}", "population.mode=async",
@@ -48,7 +49,7 @@ raise SystemExit(cli.main(["train", "cart.yaml", "--progress", "none", "agent.na
 """
 BENCH = """
 print("imported")
-from pbtrl import cli
+from pbtrl.cli import main as cli
 
 code = cli.main(["bench", "cart.yaml", "--seconds", "0.1", "population.size=1"])
 raise SystemExit(code)
@@ -120,7 +121,7 @@ if __name__ == "__main__":
 
 def test_a_child_of_somebody_else_that_trains_while_it_imports_is_refused(tmp_path: Path):
     """The command says so and lets it go on; the library raises."""
-    train = f"from pbtrl import cli; cli.main({['train', 'quadratic', '--progress', 'none', *TOY]!r})"
+    train = f"from pbtrl.cli import main as cli; cli.main({['train', 'quadratic', '--progress', 'none', *TOY]!r})"
     found = run(tmp_path, script(tmp_path, OWN_CHILDREN.replace("TRAIN", train)))
     assert (found.returncode, found.stdout, found.stderr) == (0, "worked\n", f"{REFUSED}\n")
     assert len(list((tmp_path / "runs").iterdir())) == 1

@@ -22,15 +22,14 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pbtrl import session
 from pbtrl.build import evaluators
-from pbtrl.controller import Controller
 from pbtrl.reporting.lineage import copies
 from pbtrl.storage import run_directory, run_lock, run_status
 from pbtrl.storage.journal import digest
 from pbtrl.storage.retention import Retention
 from pbtrl.storage.run_status import load_run
-from pbtrl.training import final_choice, scoring
+from pbtrl.training import final_choice, scoring, session
+from pbtrl.training.controller import Controller
 from tests.command import ROOT, Command, contents, descendants, journal, kinds, spawn, weights
 
 CONTINUE = ["env.between_slices=continue", "population.mode=async"]

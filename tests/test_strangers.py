@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pbtrl import cli
+from pbtrl.cli import main as cli
 from pbtrl.errors import SnapshotError
 from pbtrl.storage.json_files import LARGEST, SCHEMA
 from pbtrl.storage.snapshot_store import SnapshotStore

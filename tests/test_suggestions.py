@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl import cli
+from pbtrl.cli import main as cli
 from pbtrl.config.load import parse
 from pbtrl.storage import references, run_directory, run_lookup
 from pbtrl.training import scoring
@@ -23,7 +23,7 @@ def suggested(text: str) -> list[Path]:
     """The runs that the commands in a text are about, as the command line finds them."""
     found = []
     for command in COMMAND.findall(text):
-        arguments = cli._parsed(shlex.split(command)[1:])
+        arguments = cli.parse_arguments(shlex.split(command)[1:])
         found.append(run_lookup.find(arguments.run, arguments.runs))
     return found
 
@@ -33,7 +33,7 @@ def test_every_suggested_command_means_the_run(pbtrl: Command, monkeypatch: pyte
     """From an empty root over a run that is stopped to one that is finished, and one that is damaged."""
     where, run = [f"--runs={root}"], Path(root) / "quadratic"
     begin = pbtrl("list", *where).out.partition(": ")[2]
-    assert cli._parsed(shlex.split(begin)[1:]).runs == Path(root)
+    assert cli.parse_arguments(shlex.split(begin)[1:]).runs == Path(root)
 
     def about_it(*argv: str) -> int:
         found = pbtrl(*argv, *where)

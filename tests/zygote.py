@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pbtrl import cli
+from pbtrl.cli import main as cli
 from pbtrl.system import crash_points
 
 for module in (
     "pbtrl.agents.impala",
     "pbtrl.build.factory",
     "pbtrl.rl.cohort",
-    "pbtrl.session",
+    "pbtrl.training.session",
     "pbtrl.reporting.tensorboard_writer",
 ):
     importlib.import_module(module)

@@ -19,7 +19,7 @@ from pbtrl.system.malloc import retain_freed_memory
 
 if TYPE_CHECKING:
     from pbtrl.agents.actor_critic import ActorCritic
-    from pbtrl.rl.setting import Setting
+    from pbtrl.rl.cohort_spec import CohortSpec
 from pbtrl.build.determinism import DETERMINISTIC, determinism
 from pbtrl.build.placement import torch_threads
 
@@ -90,7 +90,7 @@ class RLBuilder:
         seconds: float | None = None,
     ) -> list[Any]:  # fmt: skip
         """Fresh episodes with each snapshot; see `rl.evaluate.evaluate`."""
-        from pbtrl.rl.evaluate import evaluate
+        from pbtrl.rl.evaluation import evaluate
 
         make = self._maker(training=False)
         return evaluate(
@@ -121,10 +121,10 @@ class RLBuilder:
         return lambda action: policy.to_env(action, low.float(), high.float())
 
     @cached_property
-    def setting(self) -> Setting:
+    def setting(self) -> CohortSpec:
         """What its cohorts share."""
         from pbtrl.agents.settings import live_hyperparameters
-        from pbtrl.rl.setting import Origin, Setting
+        from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
 
         config = self._config
         fitness = config.fitness
@@ -135,7 +135,7 @@ class RLBuilder:
                 (played,) = self.evaluate([row], episodes=fitness.episodes, seed=seed, threads=threads)
                 return list(played.returns)
 
-        return Setting(
+        return CohortSpec(
             agent=self.agent,
             to_env=self.to_env,
             make=self._maker(training=True),
@@ -146,7 +146,7 @@ class RLBuilder:
             every=config.curve_every,
             live=live_hyperparameters(self._agent),
             structural={} if self._name is None else {AGENT: self._name},
-            origin=Origin("pbtrl.build.worker_entry:cohort_spec", self._whole.to_json(), self._name),
+            origin=CohortSpecRef("pbtrl.build.worker_entry:cohort_spec", self._whole.to_json(), self._name),
             processes=self._acting.processes,
             replay=self._acting.replay,
             replay_size=self._acting.replay_size,

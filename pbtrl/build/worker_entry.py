@@ -8,12 +8,12 @@ from pbtrl.config.load import config_from_json
 from pbtrl.core.trainable import Builder
 
 if TYPE_CHECKING:
-    from pbtrl.rl.setting import Setting
+    from pbtrl.rl.cohort_spec import CohortSpec
 from pbtrl.build.registry import trainable_builder
 from pbtrl.build.rl import RLBuilder, rl_builder
 
 
-def cohort_spec(config: str, agent: str | None) -> Setting:
+def cohort_spec(config: str, agent: str | None) -> CohortSpec:
     """What the RL cohorts of an agent share, from the resolved config as JSON; their own processes ask for it."""
     return RLBuilder(config_from_json(config), agent).setting
 

@@ -25,11 +25,11 @@ from pbtrl.core.messages import Assignment
 from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
-from pbtrl.rl.crew import WAIT, Crew, Message
-from pbtrl.rl.replay import Replay
+from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
+from pbtrl.rl.process_pool import WAIT, Message, WorkerPool
 from pbtrl.rl.rollout import Episodes, Rollout
-from pbtrl.rl.setting import Origin, Setting
-from pbtrl.rl.shared import Shared, Weights, cut, joined, parts
+from pbtrl.rl.shared_memory import SharedTensors, WeightMailbox, from_dict, to_dict, truncate
+from pbtrl.rl.unroll_replay import UnrollReplay
 
 SLOTS = 2  # per actor: one to act into while the other is learned from, or waits
 GRACE = 2.0  # seconds to end a block that will be thrown away
@@ -87,21 +87,21 @@ class Actors:
         episodes: as `Rollout.episodes`, of the blocks that were learned from.
     """
 
-    def __init__(self, setting: Setting, members: Sequence[str], state: State, threads: int) -> None:
+    def __init__(self, setting: CohortSpec, members: Sequence[str], state: State, threads: int) -> None:
         self.episodes = [Episodes() for _ in members]
         self._envs, self._version, self._dropped = setting.envs, 0, 0
-        self._weights = Weights({name: state.tensors[name] for name in setting.agent.acts_by})
-        like = parts(_blank(setting.agent, state, len(members), setting.block, setting.envs))
-        self._slots = [[Shared(like) for _ in range(SLOTS)] for _ in range(setting.processes)]
+        self._weights = WeightMailbox({name: state.tensors[name] for name in setting.agent.acts_by})
+        like = to_dict(_blank(setting.agent, state, len(members), setting.block, setting.envs))
+        self._slots = [[SharedTensors(like) for _ in range(SLOTS)] for _ in range(setting.processes)]
         self._free = [list(range(SLOTS)) for _ in self._slots]
         self._running = torch.zeros(len(self._slots), len(members), self._envs, dtype=torch.float64)
         self._scaled = "return.mean" in state.tensors
         past = setting.replay / (1.0 - setting.replay) * self._envs
         self._replayed = max(1, round(past)) if past else 0
-        self._replay = Replay(setting.replay_size, self._envs)
+        self._replay = UnrollReplay(setting.replay_size, self._envs)
         self._taken: _Taken | None = None
         each = max(1, threads // setting.processes)
-        self.crew = Crew(
+        self.crew = WorkerPool(
             setting.processes,
             hire=lambda i: (_Actor, (setting.origin, len(members), each, self._weights, self._slots[i])),
             greet=self._greeting,
@@ -146,14 +146,14 @@ class Actors:
         for mine, told in zip(self.episodes, answer["episodes"], strict=True):
             mine.extend(*told)
         self._begun(i, answer)
-        block = cut(self._slots[i][answer["slot"]].tensors, answer["steps"])
+        block = truncate(self._slots[i][answer["slot"]].tensors, answer["steps"])
         mixed, past = self._replay.mixed(block, self._replayed, generator)
         own = torch.arange(self._envs) if past is None else (~past).nonzero()[:, 0]
         self._taken = _Taken(i, answer["slot"], self._version - answer["version"], block, own)
         if self._scaled:
             state.running["return"] = torch.zeros(mixed["rewards"].shape[::2], dtype=torch.float64)
             state.running["return"][:, own] = self._running[i]
-        return joined(mixed, past)
+        return from_dict(mixed, past)
 
     def learned(self, state: State) -> int:
         """The update from the block that was taken is done: its lag, in updates."""
@@ -220,7 +220,9 @@ class _Taken:
 class _Actor:
     """The actor's end, in a process of its own."""
 
-    def __init__(self, origin: Origin, members: int, threads: int, weights: Weights, slots: Sequence[Shared]) -> None:
+    def __init__(
+        self, origin: CohortSpecRef, members: int, threads: int, weights: WeightMailbox, slots: Sequence[SharedTensors]
+    ) -> None:
         self._setting = origin.setting()
         self._members, self._threads, self._weights, self._slots = members, threads, weights, slots
         self._state = self._setting.agent.init([torch.Generator().manual_seed(0) for _ in range(members)])
@@ -247,8 +249,8 @@ class _Actor:
     def _act(self, rollout: Rollout, slot: int, steps: int, noise: Sequence[int]) -> dict[str, Any]:
         version = self._weights.read(self._state.tensors)
         block = rollout.collect(self._state, [torch.Generator().manual_seed(seed) for seed in noise], steps)
-        room = cut(self._slots[slot].tensors, steps)
-        for name, value in parts(block).items():
+        room = truncate(self._slots[slot].tensors, steps)
+        for name, value in to_dict(block).items():
             room[name].copy_(value)
         episodes = [(e.returns, e.lengths) for e in rollout.episodes]
         rollout.clear()

@@ -20,8 +20,8 @@ from pbtrl.core.messages import SKIPPED_UPDATES, UPDATES, Assignment
 from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Outcome
+from pbtrl.rl.cohort_spec import CohortSpec, fill, generator
 from pbtrl.rl.rollout import Rollout, Source
-from pbtrl.rl.setting import Setting, fill, generator
 
 TUNED = frozenset({"learning_rate", "entropy_cost", "unroll_length"})  # always shown; reports have what is searched
 DIVERGED_AFTER = 10  # updates in a row that were skipped because their gradient was not finite
@@ -34,7 +34,7 @@ class RLCohort:
         rollout: where experience comes from, here envs and their buffers; None before the first slice.
     """
 
-    def __init__(self, members: Sequence[str], setting: Setting, threads: int) -> None:
+    def __init__(self, members: Sequence[str], setting: CohortSpec, threads: int) -> None:
         self.members = tuple(members)
         self._setting, self._threads = setting, threads
         self._state = setting.agent.init([torch.Generator().manual_seed(0) for _ in members])

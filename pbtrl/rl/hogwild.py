@@ -24,10 +24,10 @@ from pbtrl.core.messages import Assignment, numbers
 from pbtrl.core.seeding import seed_for
 from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
-from pbtrl.rl.crew import DEATHS, WAIT, Crew, Message
+from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
+from pbtrl.rl.process_pool import DEATHS, WAIT, Message, WorkerPool
 from pbtrl.rl.rollout import Episodes
-from pbtrl.rl.setting import Origin, Setting
-from pbtrl.rl.shared import Shared
+from pbtrl.rl.shared_memory import SharedTensors
 
 QUEUED = 2  # blocks asked of a process: the next one is there when it ends one
 GRACE = 4.0  # seconds to end a block; less than what a signal leaves the worker
@@ -37,9 +37,9 @@ IN_PLACE = ("params", "rmsprop.", "adam.")
 class HogwildCohort(RLCohort):
     """k members that several processes train at once; see `pbtrl.trainable.Cohort` for the contract."""
 
-    def __init__(self, members: Sequence[str], setting: Setting, threads: int) -> None:
+    def __init__(self, members: Sequence[str], setting: CohortSpec, threads: int) -> None:
         super().__init__(members, setting, threads)
-        self._shared = Shared(self._state.tensors)
+        self._shared = SharedTensors(self._state.tensors)
         for name, value in self._shared.tensors.items():
             value.copy_(self._state.tensors[name])
         self._state.tensors = self._shared.tensors
@@ -87,11 +87,11 @@ class Peers:
         episodes: as `Rollout.episodes`, of all processes.
     """
 
-    def __init__(self, setting: Setting, members: Sequence[str], shared: Shared, threads: int) -> None:
+    def __init__(self, setting: CohortSpec, members: Sequence[str], shared: SharedTensors, threads: int) -> None:
         self.episodes = [Episodes() for _ in members]
         self._envs = setting.envs
         each = max(1, threads // setting.processes)
-        self.crew = Crew(
+        self.crew = WorkerPool(
             setting.processes,
             hire=lambda i: (_Peer, (setting.origin, tuple(members), each, shared)),
             greet=self._greeting,
@@ -135,7 +135,7 @@ class Peers:
 class _Peer(RLCohort):
     """One process's side: a cohort whose weights are shared, and which learns from a block when it is asked to."""
 
-    def __init__(self, origin: Origin, members: Sequence[str], threads: int, shared: Shared) -> None:
+    def __init__(self, origin: CohortSpecRef, members: Sequence[str], threads: int, shared: SharedTensors) -> None:
         super().__init__(members, origin.setting(), threads)
         self._state.private = self._state.tensors["params"]
         self._shared = shared.tensors

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 
-from pbtrl.controller import Controller
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import Population
 from pbtrl.core.stopping import StopCriteria
@@ -32,6 +31,7 @@ from pbtrl.storage.journal import Journal, Line, digest, read_journal
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system import child_process
 from pbtrl.system.child_process import describe_exit
+from pbtrl.training.controller import Controller
 from tests.conformance import ExecutorConformance, drain, run_toy, toy_space, weights
 from tests.fakes import LAST, FakeCohort, build
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pbtrl.rl import crew
+from pbtrl.rl import process_pool
 
 
 @dataclass
-class Local(crew._Process):
+class Local(process_pool._Process):
     """Works in this process: does what it is asked at once, and its answers wait in the pipe.
 
     Attributes:
@@ -30,10 +30,10 @@ class Local(crew._Process):
         assert self._pipes
         return self._pipes[0]
 
-    def start(self, make: Callable[..., crew.Hand], arguments: tuple[Any, ...]) -> None:
+    def start(self, make: Callable[..., process_pool.PoolWorker], arguments: tuple[Any, ...]) -> None:
         self.hand, self._pipes, self.begun = make(*arguments), multiprocessing.Pipe(), False
 
-    def send(self, message: crew.Message) -> None:
+    def send(self, message: process_pool.Message) -> None:
         assert self._pipes
         answer = self.hand.answer(json.loads(json.dumps(message)))
         if answer is not None and not self._pipes[1].closed:
@@ -56,4 +56,4 @@ class Local(crew._Process):
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A crew's processes are objects in this one, and everything happens in a known order."""
-    monkeypatch.setattr(crew, "_Process", Local)
+    monkeypatch.setattr(process_pool, "_Process", Local)

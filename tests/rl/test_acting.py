@@ -13,7 +13,7 @@ from pbtrl.agents.types import State, Trajectory
 from pbtrl.rl.actors import ActorsCohort
 from pbtrl.rl.hogwild import HogwildCohort
 from pbtrl.rl.rollout import Rollout
-from pbtrl.rl.shared import TIMED, parts
+from pbtrl.rl.shared_memory import TIMED, to_dict
 from tests.rl.conftest import Local
 from tests.rl.test_cohort import CARTPOLE, UNREAL, builder, slice_of
 
@@ -191,7 +191,7 @@ def test_the_past_is_what_was_learned_from_and_as_much_of_it_as_asked_for() -> N
     lived: set[tuple[bytes, ...]] = set()
     for n in range(8):
         block = cohort.collect()
-        split = [value.unbind(2 if name in TIMED else 1) for name, value in parts(block).items()]
+        split = [value.unbind(2 if name in TIMED else 1) for name, value in to_dict(block).items()]
         unrolls = [tuple(value.numpy().tobytes() for value in unroll) for unroll in zip(*split, strict=True)]
         past = [False] * 4 if block.past is None else block.past.tolist()
         assert past.count(True) == (12 if n else 0)  # three quarters of what is learned from

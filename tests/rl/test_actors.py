@@ -17,11 +17,11 @@ import torch
 from pbtrl import errors
 from pbtrl.core.messages import Failure, Report
 from pbtrl.core.seeding import env_seeds, seed_for
-from pbtrl.rl import crew
+from pbtrl.rl import process_pool
 from pbtrl.rl.actors import SLOTS, ActorsCohort
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.rollout import Rollout
-from pbtrl.rl.shared import parts
+from pbtrl.rl.shared_memory import to_dict
 from tests.execution.test_executors import ended
 from tests.rl.test_cohort import CARTPOLE, LONG, Workplace, builder, slice_of
 
@@ -71,8 +71,8 @@ def test_a_block_is_what_was_acted(env: dict[str, Any], agent: dict[str, Any]) -
     for steps in (10, 3):  # nothing is learned in between, so the weights stay what they are
         block = cohort.collect()
         generators = [torch.Generator().manual_seed(seed) for seed in noise.pop(0)]
-        expected = parts(rollout.collect(cohort._state, generators, steps))
-        for name, value in parts(block).items():
+        expected = to_dict(rollout.collect(cohort._state, generators, steps))
+        for name, value in to_dict(block).items():
             assert torch.equal(value, expected[name]), name
             assert value.dtype == expected[name].dtype
         cohort._done += 3 * steps
@@ -144,7 +144,7 @@ def test_a_member_learns_though_actors_have_to_wait_and_die_and_hang(monkeypatch
         cohort._actors.ask(cohort.left, cohort.block, cohort._generators)
         one, other = team._processes
         only_the_silent = other.life == 0 and other.asked and not one.asked and not team._answers
-        monkeypatch.setattr(crew, "PATIENCE", 0.0 if only_the_silent else 1800.0)
+        monkeypatch.setattr(process_pool, "PATIENCE", 0.0 if only_the_silent else 1800.0)
         over = cohort.turn()
     outcome = cohort.outcome(0)
     assert outcome.steps == 80 * 150
@@ -196,7 +196,9 @@ class Mortal:
 
 def test_one_that_cannot_be_kept_alive_is_given_up() -> None:
     others: list[Any] = []
-    mortals = crew.Crew(1, lambda i: (Mortal, ()), lambda i, life: {}, lambda i, lost: others.extend(lost), deaths=2)
+    mortals = process_pool.WorkerPool(
+        1, lambda i: (Mortal, ()), lambda i, life: {}, lambda i, lost: others.extend(lost), deaths=2
+    )
     mortals.ask(0, {"steps": 1})
     mortals.settle()
     mortals.ask(0, {"steps": 1})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pbtrl.errors import WorkerPoolError
-from pbtrl.rl.crew import PATIENCE, Crew, Message
+from pbtrl.rl.process_pool import PATIENCE, Message, WorkerPool
 from tests.rl.conftest import Local
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -26,13 +26,13 @@ class Echo:
         pass
 
 
-def crew_of(count: int, **more: Any) -> Crew:
-    crew = Crew(count, lambda i: (Echo, ()), lambda i, life: {"who": i, "life": life}, **more)
+def crew_of(count: int, **more: Any) -> WorkerPool:
+    crew = WorkerPool(count, lambda i: (Echo, ()), lambda i, life: {"who": i, "life": life}, **more)
     crew.greet()
     return crew
 
 
-def process(crew: Crew, i: int) -> Local:
+def process(crew: WorkerPool, i: int) -> Local:
     found = crew._processes[i]
     assert isinstance(found, Local)
     return found

@@ -15,8 +15,8 @@ from pbtrl.config.load import config_from_dict
 from pbtrl.core.seeding import env_seeds
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
-from pbtrl.rl import evaluate as module
-from pbtrl.rl.evaluate import Episodes, evaluate
+from pbtrl.rl import evaluation
+from pbtrl.rl.evaluation import Episodes, evaluate
 from tests.rl.tape import Counter, tape
 
 torch.set_num_threads(1)  # as in every worker
@@ -74,7 +74,7 @@ def play(
 
 
 def test_every_env_plays_its_own_quota_however_short_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ENVS", 3)
+    monkeypatch.setattr(evaluation, "ENVS", 3)
     (one, two), _ = play(7, 2, [2, 5, 40])
     assert one.lengths == two.lengths == [2] * 3 + [5] * 2 + [40] * 2
     assert one.returns == [20.0] * 3 + [100.0] * 2 + [1200.0] * 2
@@ -190,7 +190,7 @@ ENDLESS = 10**9
 
 def test_an_episode_that_does_not_end_is_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every env plays its quota; one that was cut begins its next episode afresh, once no other plays."""
-    monkeypatch.setattr(module, "ENVS", 3)
+    monkeypatch.setattr(evaluation, "ENVS", 3)
     (one, two), _ = play(7, 2, [4, 10, ENDLESS], max_steps=10)
     assert one.lengths == two.lengths == [4] * 3 + [10] * 2 + [10] * 2
     assert one.returns == [40.0] * 3 + [200.0] * 2 + [300.0] * 2

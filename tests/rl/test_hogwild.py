@@ -14,7 +14,7 @@ import torch
 from pbtrl.agents.optim import rmsprop
 from pbtrl.errors import WorkerPoolError
 from pbtrl.rl.hogwild import HogwildCohort
-from pbtrl.rl.shared import Shared
+from pbtrl.rl.shared_memory import SharedTensors
 from tests.conformance import assert_equal
 from tests.rl.test_cohort import CARTPOLE, builder, run, slice_of
 
@@ -87,7 +87,7 @@ UPDATES = 4000
 TARGET = 3.0
 
 
-def descend(slope: Shared, parabola: Shared, gate: Any) -> None:
+def descend(slope: SharedTensors, parabola: SharedTensors, gate: Any) -> None:
     """Algorithm S3 without an env: down a slope of 1, then down half the squared distance to TARGET."""
     torch.set_num_threads(1)
     rate, on = torch.full((1,), 1e-3), torch.ones(1, dtype=torch.bool)
@@ -101,7 +101,7 @@ def descend(slope: Shared, parabola: Shared, gate: Any) -> None:
 def test_without_locks_processes_arrive_and_lose_few_updates() -> None:
     """Recht et al. 2011: what one overwrites of another's is a small part; nothing is applied twice."""
     context = multiprocessing.get_context("spawn")
-    slope, parabola = (Shared({"params": torch.zeros(1, 4096), "rms": torch.zeros(1, 4096)}) for _ in range(2))
+    slope, parabola = (SharedTensors({"params": torch.zeros(1, 4096), "rms": torch.zeros(1, 4096)}) for _ in range(2))
     slope.tensors["rms"].fill_(1.0)
     gate = context.Barrier(2)
     processes = [context.Process(target=descend, args=(slope, parabola, gate)) for _ in range(2)]

@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from pbtrl.rl.replay import Replay
-from pbtrl.rl.shared import TIMED, Shared, Weights, cut, joined, parts
+from pbtrl.rl.shared_memory import TIMED, SharedTensors, WeightMailbox, from_dict, to_dict, truncate
+from pbtrl.rl.unroll_replay import UnrollReplay
 from tests.blocks import agent, block
 
 
@@ -15,7 +15,7 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 
 
 def test_tensors_keep_shape_and_type_and_do_not_overlap() -> None:
-    shared = Shared(tensors(0.0)).tensors
+    shared = SharedTensors(tensors(0.0)).tensors
     for value, tensor in enumerate(shared.values(), start=1):
         tensor.fill_(value)
     for value, (name, like) in enumerate(tensors(0.0).items(), start=1):
@@ -26,7 +26,7 @@ def test_tensors_keep_shape_and_type_and_do_not_overlap() -> None:
 
 
 def test_weights_carry_their_version() -> None:
-    weights, found = Weights(tensors(0.0)), tensors(9.0)
+    weights, found = WeightMailbox(tensors(0.0)), tensors(9.0)
     assert weights.read(found) == 0
     weights.write(tensors(5.0), version=7)
     assert weights.read(found) == 7
@@ -35,7 +35,7 @@ def test_weights_carry_their_version() -> None:
 
 def test_nobody_reads_weights_of_two_versions() -> None:
     like = {name: torch.zeros(50_000) for name in "abcd"}
-    weights, over = Weights(like), threading.Event()
+    weights, over = WeightMailbox(like), threading.Event()
 
     def write() -> None:
         version = 0
@@ -58,7 +58,7 @@ def test_nobody_reads_weights_of_two_versions() -> None:
 
 
 def test_a_reader_waits_for_a_writer_in_the_middle() -> None:
-    weights, found = Weights(tensors(0.0)), tensors(9.0)
+    weights, found = WeightMailbox(tensors(0.0)), tensors(9.0)
     sequence = weights._shared.tensors["sequence"]
     sequence[0] += 1
     reader = threading.Thread(target=weights.read, args=(found,))
@@ -73,12 +73,12 @@ def test_a_reader_waits_for_a_writer_in_the_middle() -> None:
 
 def test_a_block_is_its_parts_and_a_cut_its_beginning() -> None:
     whole = block(agent(core="lstm", core_units=8), [0, 1])
-    again = joined(parts(whole))
+    again = from_dict(to_dict(whole))
     for name in (*TIMED, "memory"):
         assert torch.equal(getattr(again, name), getattr(whole, name))
     for name in ("observations", "actions", "rewards", "first"):
         assert torch.equal(getattr(again.before, name), getattr(whole.before, name))
-    short = joined(cut(parts(whole), 3))
+    short = from_dict(truncate(to_dict(whole), 3))
     assert short.observations.shape[:2] == (2, 4)
     assert torch.equal(short.rewards, whole.rewards[:, :3])
 
@@ -97,7 +97,7 @@ def told(number: int, time: int = 4, members: int = 2, envs: int = 3) -> dict[st
 
 
 def test_past_unrolls_are_whole_and_come_beside_the_new_ones() -> None:
-    replay, generator = Replay(6, 3), torch.Generator().manual_seed(0)
+    replay, generator = UnrollReplay(6, 3), torch.Generator().manual_seed(0)
     block, past = replay.mixed(told(0), 3, generator)
     assert (block["rewards"].shape, past) == ((2, 4, 3), None)  # there is no past yet
     for number in range(4):
@@ -117,7 +117,7 @@ def test_past_unrolls_are_whole_and_come_beside_the_new_ones() -> None:
 
 
 def test_only_unrolls_of_one_length_are_mixed() -> None:
-    replay, generator = Replay(30, 3), torch.Generator().manual_seed(0)
+    replay, generator = UnrollReplay(30, 3), torch.Generator().manual_seed(0)
     replay.add(told(0, time=5))
     assert replay.mixed(told(1), 3, generator)[0]["rewards"].shape == (2, 4, 3)
     replay.add(told(2))
@@ -126,7 +126,7 @@ def test_only_unrolls_of_one_length_are_mixed() -> None:
 
 
 def test_what_a_replaced_policy_lived_through_is_no_transition() -> None:
-    replay = Replay(30, 3)
+    replay = UnrollReplay(30, 3)
     replay.add(told(0))
     replay.forget(1)
     mixed, past = replay.mixed(told(1), 3, torch.Generator().manual_seed(0))

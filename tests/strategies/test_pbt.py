@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from pbtrl.controller import Controller
 from pbtrl.core.dimensions import Choice, IntUniform, LogUniform, Uniform
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import FitnessRule, Population
@@ -24,6 +23,7 @@ from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
 from pbtrl.strategies.settings import Exploit, Explore
 from pbtrl.trainables.quadratic import QuadraticBuilder
+from pbtrl.training.controller import Controller
 from tests.conformance import SPACE, StrategyConformance
 from tests.fakes import LAST, Told, after_one_slice, answer, assign, decision, died, trained
 

@@ -21,22 +21,22 @@ MakeEnvs = Callable[[Sequence[int], int], Vector]
 
 
 @dataclass(frozen=True)
-class Origin:
+class CohortSpecRef:
     """How another process comes to the same setting: `make` is `module:function`, called with the rest."""
 
     make: str
     config: str
     agent: str | None
 
-    def setting(self) -> Setting:
+    def setting(self) -> CohortSpec:
         """The same setting."""
         module, function = self.make.split(":")
-        found: Setting = getattr(importlib.import_module(module), function)(self.config, self.agent)
+        found: CohortSpec = getattr(importlib.import_module(module), function)(self.config, self.agent)
         return found
 
 
 @dataclass(frozen=True)
-class Setting:
+class CohortSpec:
     """What all RL cohorts of a run share.
 
     Attributes:
@@ -67,7 +67,7 @@ class Setting:
     every: int
     live: dict[str, Any]
     structural: dict[str, Any]
-    origin: Origin
+    origin: CohortSpecRef
     processes: int
     replay: float
     replay_size: int

@@ -24,7 +24,6 @@ from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource
-from pbtrl.controller import Controller
 from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.execution import Executor
@@ -47,6 +46,7 @@ from pbtrl.system.signals import Interrupted, Signals
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
 from pbtrl.training import final_choice, scoring
+from pbtrl.training.controller import Controller
 
 FAILED = 3
 CHOICE_SECONDS = 60.0  # that the final choice may take at least, beyond the wall clock

@@ -21,7 +21,7 @@ TIMED = ("observations", "actions", "rewards", "terminated", "over", "dead", "po
 """The parts of a block that have a time axis: [P, T, B, ...], observations one step more."""
 
 
-class Shared:
+class SharedTensors:
     """Named tensors that start as zeros; pass it to a spawned process, and both see the same memory."""
 
     def __init__(self, like: Mapping[str, Tensor]) -> None:
@@ -43,7 +43,7 @@ class Shared:
         return {"_kinds": self._kinds, "_memory": self._memory}
 
 
-class Weights:
+class WeightMailbox:
     """What acts, newest version only: one process writes it, others read it.
 
     `sequence` is odd while it is being written, and a reader that saw it change reads again, so nobody acts on weights
@@ -52,7 +52,7 @@ class Weights:
     """
 
     def __init__(self, like: Mapping[str, Tensor]) -> None:
-        self._shared = Shared({"sequence": torch.zeros(2, dtype=torch.int64), **like})
+        self._shared = SharedTensors({"sequence": torch.zeros(2, dtype=torch.int64), **like})
 
     def write(self, tensors: Mapping[str, Tensor], version: int) -> None:
         """Put a new version in the place of the last one."""
@@ -77,20 +77,20 @@ class Weights:
             time.sleep(1e-4)
 
 
-def parts(block: Trajectory) -> dict[str, Tensor]:
+def to_dict(block: Trajectory) -> dict[str, Tensor]:
     """A block as named tensors, none of them twice."""
     before = {f"before.{name}": getattr(block.before, name) for name in ("actions", "rewards", "first")}
     return {**{name: getattr(block, name) for name in TIMED}, "memory": block.memory, **before}
 
 
-def joined(found: Mapping[str, Tensor], past: Tensor | None = None) -> Trajectory:
+def from_dict(found: Mapping[str, Tensor], past: Tensor | None = None) -> Trajectory:
     """The block back from its parts; `past` as in `Trajectory`."""
     first = found["observations"][:, 0]
     before = Inputs(first, found["before.actions"], found["before.rewards"], found["before.first"])
     return Trajectory(**{name: found[name] for name in TIMED}, before=before, memory=found["memory"], past=past)
 
 
-def cut(found: Mapping[str, Tensor], time: int) -> dict[str, Tensor]:
+def truncate(found: Mapping[str, Tensor], time: int) -> dict[str, Tensor]:
     """The parts of a block, as views of its first `time` steps."""
     lengths = {name: time + (name == "observations") for name in TIMED}
     return {name: value[:, : lengths[name]] if name in lengths else value for name, value in found.items()}

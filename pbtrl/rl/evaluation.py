@@ -20,8 +20,8 @@ from pbtrl.agents.types import Agent, Inputs, State
 from pbtrl.core.seeding import env_seeds
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
+from pbtrl.rl.cohort_spec import MakeEnvs, fill
 from pbtrl.rl.rollout import ToEnv
-from pbtrl.rl.setting import MakeEnvs, fill
 
 ENVS = 16  # per member, at most
 

@@ -74,9 +74,9 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
     if config.env is None or config.acting is None:
         raise ConfigError(["bench measures envs, and this config has a trainable"])
     mode, size = config.acting.mode, config.population.size
-    sides = [_Side(config, PHASES[mode])]
+    sides = [_BenchVariant(config, PHASES[mode])]
     if mode != "inline":
-        sides.append(_Side(config.model_copy(update={"acting": Acting()}), BESIDE[mode]))
+        sides.append(_BenchVariant(config.model_copy(update={"acting": Acting()}), BESIDE[mode]))
     found, *beside = _measured(sides, seconds)
     count = len(found)
     totals = _totals(found, PHASES[mode])
@@ -117,7 +117,7 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Side:
+class _BenchVariant:
     """A config, and what is measured of it."""
 
     config: Config
@@ -139,7 +139,7 @@ def _alone(totals: Mapping[str, float]) -> dict[str, float]:
     return {f"{p}_only_steps_per_s": totals[p] for p in ("act", "learn", "learn_by_one") if p in totals}
 
 
-def _measured(sides: Sequence[_Side], seconds: float) -> list[list[dict[str, Any]]]:
+def _measured(sides: Sequence[_BenchVariant], seconds: float) -> list[list[dict[str, Any]]]:
     """What each worker of each side found; all but those of one side are at rest."""
     context = multiprocessing.get_context("spawn")
     pipes: list[list[Connection]] = []
@@ -233,12 +233,12 @@ def _work(
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, worker.cores)
     try:
-        _serve(pipe, Share(config, worker.groups, worker.threads), phases, seconds)
+        _serve(pipe, BenchWorker(config, worker.groups, worker.threads), phases, seconds)
     except envs.EnvError as error:
         pipe.send(envs.EnvError(str(error)))
 
 
-def _serve(pipe: Connection, share: Share, phases: Sequence[str], seconds: float) -> None:
+def _serve(pipe: Connection, share: BenchWorker, phases: Sequence[str], seconds: float) -> None:
     rates: dict[str, list[float]] = {phase: [] for phase in phases}
     share.rest()
     pipe.send("ready")
@@ -253,7 +253,7 @@ def _serve(pipe: Connection, share: Share, phases: Sequence[str], seconds: float
     share.close()
 
 
-class Share:
+class BenchWorker:
     """One worker's cohorts, and each measurement on them: env steps per second.
 
     Attributes:

@@ -134,10 +134,10 @@ def _live(pipe: Connection, parent: int, config: str, groups: list[list[str]], t
     init_child(parent, pipe)
     with contextlib.suppress(OSError):  # where memory runs out, this process shall be killed, and not the doctor
         Path("/proc/self/oom_score_adj").write_text("1000")
-    from pbtrl.bench import Share
+    from pbtrl.diagnostics.benchmark import BenchWorker
 
     try:
-        worker = Share(config, groups, threads)
+        worker = BenchWorker(config, groups, threads)
     except envs.EnvError as error:
         pipe.send_bytes(to_json({"error": str(error)}).encode())
         return

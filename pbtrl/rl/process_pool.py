@@ -37,7 +37,7 @@ DEATHS = 3
 Message = dict[str, Any]
 
 
-class Hand(Protocol):
+class PoolWorker(Protocol):
     """What works in a process."""
 
     def answer(self, message: Message) -> Message | None:
@@ -47,7 +47,7 @@ class Hand(Protocol):
         """Free the envs."""
 
 
-class Crew:
+class WorkerPool:
     """n processes, which wait for their greeting.
 
     Attributes:
@@ -57,7 +57,7 @@ class Crew:
     def __init__(
         self,
         count: int,
-        hire: Callable[[int], tuple[Callable[..., Hand], tuple[Any, ...]]],
+        hire: Callable[[int], tuple[Callable[..., PoolWorker], tuple[Any, ...]]],
         greet: Callable[[int, int], Message],
         died: Callable[[int, Sequence[Message]], None] | None = None,
         deaths: int = DEATHS,
@@ -218,7 +218,7 @@ class _Process:
         assert self._running
         return self._running[1]
 
-    def start(self, make: Callable[..., Hand], arguments: tuple[Any, ...]) -> None:
+    def start(self, make: Callable[..., PoolWorker], arguments: tuple[Any, ...]) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, os.getpid(), make, arguments), daemon=True)
@@ -255,7 +255,7 @@ def _close(processes: Sequence[_Process]) -> None:
         process.end(5.0 if process.begun else 0.0)
 
 
-def _work(pipe: Connection, parent: int, make: Callable[..., Hand], arguments: tuple[Any, ...]) -> None:
+def _work(pipe: Connection, parent: int, make: Callable[..., PoolWorker], arguments: tuple[Any, ...]) -> None:
     """A process's loop."""
     init_child(parent, pipe)
     retain_freed_memory()

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pbtrl.rl.shared import TIMED
+from pbtrl.rl.shared_memory import TIMED
 
 Parts = Mapping[str, Tensor]
 """A block by `pbtrl.rl.shared.parts`."""
 
 
-class Replay:
+class UnrollReplay:
     """The newest blocks, up to a number of unrolls per member; all of their unrolls are equally likely to be drawn."""
 
     def __init__(self, unrolls: int, envs: int) -> None:

@@ -1,0 +1,79 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+
+def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    described = text[0].upper() + text[1:] + "."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=described)
+    parser.set_defaults(command=function)
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    parser.add_argument(
+        "config", nargs=nargs, help="a YAML file, or the name of a shipped config (`pbtrl config show`)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=value", help="settings that replace the file's"
+    )
+
+
+def add_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs", type=parse_path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)"
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="`last`, a name, a unique prefix of one, or a path")
+    add_root(parser)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust-imports", action="store_true", help="import the env's own module, which the run directory names"
+    )
+
+
+def add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--progress", choices=["auto", "live", "plain", "json", "none"], default="auto",
+        help="a live table, plain lines or JSON lines (default: auto, live on a terminal and else plain)",
+    )  # fmt: skip
+    parser.add_argument("--wide", action="store_true", help="a column for every hyperparameter, not the first three")
+
+
+def parse_path(text: str) -> Path:
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("no path has a zero byte in it")
+    return Path(os.path.expanduser(text))
+
+
+def integer_between(low: int, high: int) -> Any:
+    def number(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,20}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text[:40]}")
+        return int(text)
+
+    return number
+
+
+def parse_seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 86400:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text[:40]}")
+    return number

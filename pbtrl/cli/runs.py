@@ -1,0 +1,124 @@
+"""Commands that read runs: eval, status, list, verify, lineage, report, tb."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+
+from pbtrl.cli.exit_codes import CORRUPT, FAILED
+from pbtrl.system.streams import tell
+from pbtrl.system.strict_json import to_json
+
+
+def run_eval(a: argparse.Namespace) -> int:
+    from pbtrl.errors import SnapshotError
+    from pbtrl.reporting import tables
+    from pbtrl.storage.best_member import save_evaluation, snapshots_to_evaluate
+    from pbtrl.storage.run_directory import check_links
+    from pbtrl.storage.run_lookup import find
+    from pbtrl.storage.stored_config import check_imports, stored_config
+    from pbtrl.training import scoring
+
+    run = find(a.run, a.runs)
+    check_links(run)
+    chosen = snapshots_to_evaluate(run, a.member)
+    config = stored_config(run)
+    check_imports(run, config, allowed=a.trust_imports)
+    play = partial(scoring.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
+    try:
+        results = play(chosen)
+    except SnapshotError:
+        if (now := snapshots_to_evaluate(run, a.member)) == chosen:
+            raise
+        results = play(now)  # it trains, and what was chosen first has gone
+    try:
+        save_evaluation(run, results)
+    except OSError as error:
+        tell(f"warning: not kept in {run / 'eval'}: {error.strerror or error}", sys.stderr)
+    shown = results if a.member == "all" else results[0]
+    tell(to_json(shown) if a.json else tables.evaluations(results))
+    if unscored := scoring.unscored(config, results):
+        tell(unscored, sys.stderr)
+        return FAILED
+    return 0
+
+
+def run_status(a: argparse.Namespace) -> int:
+    from pbtrl.reporting import tables
+    from pbtrl.storage.references import cli_reference
+    from pbtrl.storage.run_info import read_run_info
+    from pbtrl.storage.run_lookup import find
+    from pbtrl.storage.run_status import corruption_as_error, status
+
+    run = find(a.run, a.runs)
+    with corruption_as_error(run):
+        found = status(run)
+        reason = read_run_info(run).get("reason", "") if found["state"] == "crashed" else ""
+        tell(to_json(found) if a.json else tables.status(found, cli_reference(run), reason))
+    return 0
+
+
+def run_list(a: argparse.Namespace) -> int:
+    from pbtrl.reporting import tables
+    from pbtrl.storage.references import root_option
+    from pbtrl.storage.run_status import listing
+
+    found = listing(a.runs)
+    if a.json:
+        tell(to_json(found))
+    elif found:
+        tell(tables.listing(found))
+    else:
+        tell(f"no runs in {a.runs}; begin one with: pbtrl train quickstart{root_option(a.runs)}")
+    return 0
+
+
+def run_verify(a: argparse.Namespace) -> int:
+    from pbtrl.diagnostics import verify
+    from pbtrl.errors import DamagedError
+    from pbtrl.storage.run_lookup import find
+
+    run = find(a.run, a.runs)
+    if a.repair:
+        for line in verify.repair(run):
+            tell(line, sys.stderr)
+    found = verify.examine(run)
+    if a.digest and found["digest"] is None:
+        raise DamagedError(f"{run}: its journal cannot be read, so it has no digest")
+    tell(found["digest"] if a.digest else to_json(found) if a.json else verify.text(found))
+    return 0 if found["ok"] else CORRUPT
+
+
+def run_lineage(a: argparse.Namespace) -> int:
+    from pbtrl.reporting import lineage, tables
+    from pbtrl.storage.run_lookup import find
+    from pbtrl.storage.run_status import corruption_as_error, load_run
+
+    run = find(a.run, a.runs)
+    header, lines, _ = load_run(run)
+    with corruption_as_error(run):
+        copies = lineage.copies(lines)
+        tell(to_json({"copies": copies}) if a.json else tables.copies(copies, header.steps))
+    return 0
+
+
+def run_report(a: argparse.Namespace) -> int:
+    from pbtrl.reporting import html_report
+    from pbtrl.storage.run_lookup import find
+
+    run = find(a.run, a.runs)
+    for path in html_report.write_report(run, only=a.only, form=a.format):
+        tell(str(path))
+    return 0
+
+
+def run_tensorboard(a: argparse.Namespace) -> int:
+    from pbtrl.errors import DamagedError
+    from pbtrl.reporting import tensorboard_server
+    from pbtrl.storage.run_lookup import find
+
+    logs = find(a.run, a.runs) / "tb"
+    if not logs.is_dir():
+        raise DamagedError(f"there is no {logs}: the run never began")
+    return tensorboard_server.serve(logs, a.port, expose=a.expose)

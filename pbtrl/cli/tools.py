@@ -1,0 +1,48 @@
+"""Commands about configs and the machine: bench, doctor, config."""
+
+from __future__ import annotations
+
+import argparse
+
+from pbtrl.cli.exit_codes import FAILED
+from pbtrl.config.load import to_yaml
+from pbtrl.system.streams import tell
+from pbtrl.system.strict_json import to_json
+
+
+def run_bench(a: argparse.Namespace) -> int:
+    from pbtrl.config.load import checked, read
+
+    source = read(a.config, a.overrides)
+    config = checked(source)
+    from pbtrl.build import factory
+    from pbtrl.diagnostics import benchmark
+
+    found = benchmark.measure(factory.prepare(config, source), a.seconds)
+    tell(to_json(found) if a.json else benchmark.text(found))
+    return 0
+
+
+def run_doctor(a: argparse.Namespace) -> int:
+    from pbtrl.config.load import checked, read
+
+    source = read(a.config, a.overrides) if a.config else None
+    config = checked(source) if source else None
+    from pbtrl.build import factory
+    from pbtrl.diagnostics import doctor
+
+    checks = doctor.examine(a.runs, config and factory.prepare(config, source))
+    tell(to_json(checks) if a.json else doctor.text(checks))
+    return 0 if all(c["ok"] for c in checks) else FAILED
+
+
+def run_config(a: argparse.Namespace) -> int:
+    from pbtrl.config.load import json_schema, load, shipped
+
+    if a.what == "schema":
+        tell(to_json(json_schema(), indent=2))
+    elif a.config is None:
+        tell("\n".join(shipped()))
+    else:
+        tell(to_yaml(load(a.config, a.overrides)).rstrip())
+    return 0
