@@ -114,8 +114,8 @@ def test_a_folder_is_never_a_config(pbtrl: Command):
 def test_generated_names_are_legal(env: str):
     config = parse(f"env: {{id: '{env}'}}\nbudget: {{total_steps: 1000}}")
     name = run_directory.default_name(config.label)
-    assert run_directory.NAME.fullmatch(name)
-    assert run_directory.NAME.fullmatch(f"{name[:58]}-99999")
+    assert run_lookup.RUN_NAME.fullmatch(name)
+    assert run_lookup.RUN_NAME.fullmatch(f"{name[:58]}-99999")
     assert name[:58] == name
 
 

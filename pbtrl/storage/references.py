@@ -6,18 +6,17 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pbtrl.errors import DamagedError as DamagedError
-from pbtrl.errors import RunError as RunError
+from pbtrl.errors import DamagedError
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
-from pbtrl.storage.run_directory import NAME
+from pbtrl.storage.run_lookup import RUN_NAME
 from pbtrl.storage.stored_config import stored_config
 
 
 def run_reference(run: Path) -> str:
     """What to call a run in a shell's command: its name, with `--runs` where it lies elsewhere; its path if renamed."""
-    return f"{run.name}{root_option(run.parent)}" if NAME.fullmatch(run.name) else _word(run)
+    return f"{run.name}{root_option(run.parent)}" if RUN_NAME.fullmatch(run.name) else _word(run)
 
 
 def root_option(root: Path) -> str:

@@ -10,31 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import stat
 import time
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from pbtrl.errors import DamagedError as DamagedError
-from pbtrl.errors import RunError as RunError
+from pbtrl.errors import DamagedError, RunError
 from pbtrl.storage import json_files
+from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_lock import RunLock, holder
+from pbtrl.storage.run_lookup import RUN_NAME, is_run
+from pbtrl.storage.run_state import state
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system.files import sync_directory
 
-if TYPE_CHECKING:
-    pass
-from pbtrl.storage.references import cli_reference
-from pbtrl.storage.run_lookup import is_run
-from pbtrl.storage.run_state import state
-
 IfExists = Literal["error", "resume", "overwrite", "suffix"]
-
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 _FILES = frozenset(
@@ -75,7 +67,7 @@ def check_free(root: Path, name: str, if_exists: IfExists) -> None:
 
 
 def _check_name(name: str) -> None:
-    if not NAME.fullmatch(name):
+    if not RUN_NAME.fullmatch(name):
         raise RunError(f"{name[:80]!r} is no name for a run: letters, digits, '.', '_', '-', at most 64, no '/'")
 
 

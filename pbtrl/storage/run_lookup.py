@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pbtrl.errors import DamagedError as DamagedError
-from pbtrl.errors import RunError as RunError
+from pbtrl.errors import RunError
 from pbtrl.storage import run_info
-
-if TYPE_CHECKING:
-    pass
 from pbtrl.storage.run_state import modified_at
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def find(text: str, root: Path) -> Path:

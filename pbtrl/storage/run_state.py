@@ -5,16 +5,10 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from pbtrl.errors import DamagedError as DamagedError
-from pbtrl.errors import RunError as RunError
 from pbtrl.storage import json_files
 from pbtrl.storage.run_lock import holder
-
-if TYPE_CHECKING:
-    pass
-
 
 State = Literal["running", "finished", "stopped", "crashed", "stale"]
 

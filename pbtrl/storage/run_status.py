@@ -6,16 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pbtrl.core.population import Member, Population
-from pbtrl.errors import DamagedError as DamagedError
-from pbtrl.errors import RunError as RunError
+from pbtrl.errors import DamagedError, RunError
 from pbtrl.storage.journal import Line, read_journal
 from pbtrl.storage.run_header import RunHeader, read_header
-
-if TYPE_CHECKING:
-    pass
 from pbtrl.storage.run_lookup import _begun, run_directories
 from pbtrl.storage.run_state import heartbeat, state
 

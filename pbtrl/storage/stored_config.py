@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pbtrl.errors import DamagedError as DamagedError
-from pbtrl.errors import RunError as RunError
+from pbtrl.errors import DamagedError, RunError
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
