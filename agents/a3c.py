@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pbtrl.agents.actor_critic import Seen
+from pbtrl.agents.loss_inputs import LossInputs
 from pbtrl.agents.policy_gradient import PolicyGradient
 from pbtrl.agents.returns import gae
 from pbtrl.agents.types import Hyperparameters
@@ -18,7 +18,7 @@ from pbtrl.agents.types import Hyperparameters
 class A3C(PolicyGradient):
     """The agent for one kind of env; see `agents.types.Agent` for the contract."""
 
-    def targets(self, seen: Seen, h: Hyperparameters) -> list[Tensor]:
+    def targets(self, seen: LossInputs, h: Hyperparameters) -> list[Tensor]:
         """Advantages sum lambda-weighted temporal differences (Schulman et al. 2016, arXiv 1506.02438, equation 16)."""
         return seen.backwards(gae, seen.values, lambda_=h["lambda_"][:, None])
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 import torch
 from gymnasium import spaces
@@ -21,16 +21,15 @@ from torch import Tensor
 
 from pbtrl.agents import normalise, optim
 from pbtrl.agents.distributions import Distribution, distribution
-from pbtrl.agents.networks import Layout, Net, network
+from pbtrl.agents.layers import Layout
+from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
+from pbtrl.agents.networks import Net, make_network
 from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
-from pbtrl.agents.types import Acted, Hyperparameters, Inputs, Learned, State, Trajectory, Views
+from pbtrl.agents.types import Acted, Hyperparameters, Inputs, Learned, State, Tensors, Trajectory, Views
 
 REWARD_CLIP = 10.0  # of normalised rewards
 OBSERVATION_CLIP = 10.0  # of normalised observations
-
-Tensors = dict[str, Tensor]
-"""Tensors by name."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class ActorCritic(ABC):
     @classmethod
     def network(cls, settings: ActorCriticSettings, shape: tuple[int, ...], policy: Distribution, image: bool) -> Net:
         """What the agent thinks with; raises as `make`."""
-        return network(settings, shape, policy, image)
+        return make_network(settings, shape, policy, image)
 
     @property
     @abstractmethod
@@ -69,11 +68,11 @@ class ActorCritic(ABC):
         """Whether the loss needs all that an update learns from at once, instead of a sum over chunks of envs."""
 
     @abstractmethod
-    def loss(self, seen: Seen, h: Hyperparameters) -> Loss:
+    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
         """The loss of what was seen."""
 
     def replace(self, state: State, new: dict[str, Tensor], active: Tensor) -> None:
-        """After a step: put `Loss.new` into the state of the members that took it."""
+        """After a step: put `LossOutput.new` into the state of the members that took it."""
         for name, value in new.items():
             state.tensors[name] = torch.where(_rows(active, value.ndim), value, state.tensors[name])
 
@@ -128,10 +127,10 @@ class ActorCritic(ABC):
             tensors["rmsprop.mean_square"] = torch.ones_like(params)
         if self.normalises:
             size = (math.prod(self.shape),)
-            tensors |= named("observation", normalise.init_moments(members, size))
+            tensors |= with_prefix("observation", normalise.init_moments(members, size))
             tensors |= {"shift": torch.zeros(members, *size), "scale": torch.ones(members, *size)}
         if self.rewards == "normalise":
-            tensors |= named("return", normalise.init_moments(members))
+            tensors |= with_prefix("return", normalise.init_moments(members))
         grads, groups = torch.zeros_like(params), self._groups(members)
         leaves = tuple(layout.leaves(params[g]) for g in groups)
         return State(tensors, leaves, leaves, grads, tuple(layout.views(grads[g]) for g in groups))
@@ -167,7 +166,7 @@ class ActorCritic(ABC):
         parts = [(inputs, memory, chance)]
         if len(groups) > 1:
             parts = [(inputs[g], memory[g], None if chance is None else chance[g]) for g in groups]
-        found = [self.step(params, *part) for params, part in zip(state.acting, parts, strict=True)]
+        found = [self.step(params, *without_prefix) for params, without_prefix in zip(state.acting, parts, strict=True)]
         heads, memories = zip(*found, strict=True)
         policy = _joined(
             [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]
@@ -224,9 +223,9 @@ class ActorCritic(ABC):
                 going &= latest["loss/log_rho"] <= furthest
         if self.normalises:
             seen = block.observations[:, :-1].flatten(3).flatten(1, 2)
-            moments = normalise.update_moments(part("observation", tensors), seen, batch.fresh.flatten(1))
+            moments = normalise.update_moments(without_prefix("observation", tensors), seen, batch.fresh.flatten(1))
             mean, variance = normalise.mean_and_variance(moments)
-            tensors |= {**named("observation", moments), "shift": mean, "scale": (variance + 1e-8).rsqrt()}
+            tensors |= {**with_prefix("observation", moments), "shift": mean, "scale": (variance + 1e-8).rsqrt()}
         consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
         return Learned(metrics, consumed, updates, skips)
 
@@ -264,21 +263,21 @@ class ActorCritic(ABC):
             return torch.where(rewards < 0, 0.3, 1.0) * 5.0 * torch.tanh(rewards / 5.0)
         if self.rewards == "asymmetric_figure":
             return torch.where(rewards < 0, 0.3, 5.0) * torch.tanh(rewards)
-        scale = normalise.return_scale(part("return", state.tensors))
+        scale = normalise.return_scale(without_prefix("return", state.tensors))
         return (rewards / _rows(scale, 3)).clamp(-REWARD_CLIP, REWARD_CLIP)
 
     def _count_returns(self, state: State, block: Trajectory, gamma: Tensor) -> None:
         nothing_yet = torch.zeros(block.rewards.shape[::2], dtype=torch.float64)
-        known = {**part("return", state.tensors), "running": state.running.get("return", nothing_yet)}
+        known = {**without_prefix("return", state.tensors), "running": state.running.get("return", nothing_yet)}
         new = ~block.dead if block.past is None else ~(block.dead | block.past)
         known = normalise.update_return_scale(known, block.rewards, block.over, gamma, new)
         state.running["return"] = known.pop("running")
-        state.tensors |= named("return", known)
+        state.tensors |= with_prefix("return", known)
 
     def _gradients(
         self, state: State, batch: _Batch, h: Hyperparameters, envs: slice
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Set `state.grads` to the gradients of some envs' loss; metrics of all members, and `Loss.new`."""
+        """Set `state.grads` to the gradients of some envs' loss; metrics of all members, and `LossOutput.new`."""
         state.grads.zero_()
         found = [self._group_gradients(state, batch, h, envs, n) for n in range(len(state.params))]
         metrics, new = ({k: _joined([f[i][k] for f in found]) for k in found[0][i]} for i in (0, 1))
@@ -305,7 +304,9 @@ class ActorCritic(ABC):
             new = loss.new
         return {f"loss/{k}": v / live for k, v in sums.items()} | {"loss/log_rho": moved / fresh}, new
 
-    def _seen(self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, live: Tensor) -> Seen:
+    def _seen(
+        self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, live: Tensor
+    ) -> LossInputs:
         """Some envs of some members, through the network as it is now."""
         block, mask = batch.block, batch.mask[members, :, envs]
         inputs = self.shown(state, block.inputs(members, envs), members)
@@ -314,7 +315,7 @@ class ActorCritic(ABC):
         head, values, said = self.unroll(params, inputs, memory, starts, extras)
         policy = self.policy.join(head[:, :-1], params.get("free"))
         log_probs = self.policy.log_prob(policy, block.actions[members, :, envs])
-        return Seen(
+        return LossInputs(
             state=state,
             members=members,
             params=params,
@@ -372,67 +373,6 @@ class ActorCritic(ABC):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a loss is made from: p members of a cohort and some of their envs.
-
-    Attributes:
-        state: of the whole cohort, for an agent's own tensors.
-        members: which of it these are.
-        params: their parameters, as leaves.
-        policy: [p, T, B, K] as the parameters have it now.
-        behaviour: [p, T, B, K] as it was when it acted.
-        log_probs: [p, T, B] of the actions taken, under `policy`.
-        log_rhos: [p, T, B] log importance ratios, without gradient.
-        values: [p, T+1, B] as the network gives them.
-        rewards: [p, T, B] as the learner is given them.
-        discounts: [p, T, B].
-        cuts: [T, p, B].
-        starts: [p, T+1], where unrolls begin.
-        mask: [p, T, B], 0 for dead transitions.
-        live: [p], how many transitions the whole update learns from.
-        extras: the agent's own, from `extras` and `unroll`.
-    """
-
-    state: State
-    members: slice
-    params: Views
-    policy: Tensor
-    behaviour: Tensor
-    log_probs: Tensor
-    log_rhos: Tensor
-    values: Tensor
-    rewards: Tensor
-    discounts: Tensor
-    cuts: Tensor
-    starts: Tensor
-    mask: Tensor
-    live: Tensor
-    extras: Tensors
-
-    def backwards(self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any) -> list[Tensor]:
-        """What a function of `agents.returns` makes of these transitions and values: targets, advantages [p, T, B]."""
-        discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values.detach()))
-        found = returns(discounts=discounts, rewards=rewards, values=values[:-1], bootstrap_value=values[-1],
-                        cuts=self.cuts, **given)  # fmt: skip
-        return [x.movedim(0, 1) for x in found]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What an agent makes of what was seen.
-
-    Attributes:
-        total: [p], what is minimised: over an update's chunks these add up.
-        sums: [p] each, metrics summed over transitions.
-        new: [p, ...] tensors of the state that are replaced after the step; only where the agent sees the `whole`.
-    """
-
-    total: Tensor
-    sums: dict[str, Tensor]
-    new: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class _Batch:
     """A block with what does not change from pass to pass, [P, T, B, ...].
 
@@ -451,16 +391,6 @@ class _Batch:
     fresh: Tensor
     log_probs: Tensor
     extras: Tensors
-
-
-def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A group of tensors as `prefix.name` in the state."""
-    return {f"{prefix}.{name}": value for name, value in tensors.items()}
-
-
-def part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The group back from the state."""
-    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
 
 def _shares(envs: int, count: int) -> list[slice]:

@@ -25,28 +25,19 @@ from torch import Tensor
 
 from pbtrl.agents import losses
 from pbtrl.agents.a3c import A3C
-from pbtrl.agents.actor_critic import Loss, Seen, Tensors
 from pbtrl.agents.distributions import Distribution
-from pbtrl.agents.networks import (
-    COLUMNS,
-    Layout,
-    Shared,
-    fresh_lstm,
-    learned_from,
-    lstm,
-    lstm_shapes,
-    orthogonal,
-    shared,
-)
+from pbtrl.agents.layers import COLUMNS, Layout, init_lstm, lstm, lstm_shapes, orthogonal, rnn_state_at
+from pbtrl.agents.loss_inputs import LossInputs, LossOutput
+from pbtrl.agents.networks import SharedTorsoNet, make_shared_torso_net
 from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import FeudalSettings
-from pbtrl.agents.types import Hyperparameters, Inputs, State, Trajectory, Views
+from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 
 SMALLEST = 1e-8  # squared length of what is made a direction
 
 
 @dataclass(frozen=True)
-class Hierarchy(Shared):
+class Hierarchy(SharedTorsoNet):
     """Manager and worker on one torso (figure 1 of the paper); `core` is 0.
 
     Attributes:
@@ -114,7 +105,7 @@ class Hierarchy(Shared):
         params |= self.torso.initial(generator)
         params["state.weight"] = orthogonal((self._features, self.units), generator)
         for name, _, units in self._lstms:
-            fresh_lstm(params, name, units, generator)
+            init_lstm(params, name, units, generator)
         params["embedding.weight"] = orthogonal((self.units, self.embedding), generator, 1.0 / (self.horizon + 1))
         for name, units in (("manager.value", self.units), ("value", self.worker)):
             params[f"{name}.weight"][:, :1] = orthogonal((units, 1), generator, 1.0)
@@ -148,7 +139,7 @@ class Hierarchy(Shared):
         moved: list[Tensors] = []
         for t in range(steps):
             detour = None if detours is None or t == steps - 1 else detours[:, t]
-            memory = learned_from(memory, starts, t).masked_fill(inputs.first[:, t, :, None], 0.0)
+            memory = rnn_state_at(memory, starts, t).masked_fill(inputs.first[:, t, :, None], 0.0)
             moved.append(self._moved(params, [x[:, t] for x in below], memory, detour))
             memory = moved[t]["memory"]
         said = {name: torch.stack([m[name] for m in moved], 1) for name in moved[0] if name != "memory"}
@@ -217,7 +208,7 @@ class Feudal(A3C):
                 raise ValueError(f"agent.{name} must be a multiple of {COLUMNS}, not {size}")
         if settings.horizon < 1:
             raise ValueError(f"agent.horizon must be >= 1, not {settings.horizon}")
-        return with_goals(shared(settings, shape, policy, image), settings)
+        return with_goals(make_shared_torso_net(settings, shape, policy, image), settings)
 
     def chances(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:
         """A goal at random at few of a block's steps, and zeros at the others: [T, B, d]."""
@@ -247,7 +238,7 @@ class Feudal(A3C):
             "goes_on": (~block.terminated).to(block.rewards.dtype),
         }
 
-    def loss(self, seen: Seen, h: Hyperparameters) -> Loss:
+    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
         """A3C's for the worker, paid for the manager's goals too; and the manager's (equations 7 to 9)."""
         said, mask = seen.extras, seen.mask
         intrinsic = said["intrinsic"][:, 1:].detach()
@@ -265,10 +256,10 @@ class Feudal(A3C):
         }
         loss = terms["manager"] + h["value_cost"] * terms["manager_value"]
         paid = {"intrinsic": (intrinsic * mask).flatten(1).sum(-1)}
-        return Loss(worker.total + self.reduced(loss, seen), worker.sums | terms | paid)
+        return LossOutput(worker.total + self.reduced(loss, seen), worker.sums | terms | paid)
 
 
-def with_goals(net: Shared, settings: FeudalSettings) -> Hierarchy:
+def with_goals(net: SharedTorsoNet, settings: FeudalSettings) -> Hierarchy:
     """Manager and worker on the torso of a network."""
     sizes = settings.goal_units, settings.embedding, settings.horizon
     return Hierarchy(net.torso, net.outputs, 0, net.fed_back, *sizes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pbtrl.agents.actor_critic import Seen
+from pbtrl.agents.loss_inputs import LossInputs
 from pbtrl.agents.policy_gradient import PolicyGradient
 from pbtrl.agents.returns import vtrace
 from pbtrl.agents.types import Hyperparameters
@@ -17,7 +17,7 @@ from pbtrl.agents.types import Hyperparameters
 class Impala(PolicyGradient):
     """The agent for one kind of env; see `agents.types.Agent` for the contract."""
 
-    def targets(self, seen: Seen, h: Hyperparameters) -> list[Tensor]:
+    def targets(self, seen: LossInputs, h: Hyperparameters) -> list[Tensor]:
         """Equation 1 of the paper."""
         clips = {name: h[name][:, None] for name in ("rho_bar", "c_bar", "pg_rho_bar", "lambda_")}
         return seen.backwards(vtrace, seen.values, log_rhos=seen.log_rhos.movedim(1, 0), **clips)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pbtrl.agents import losses
-from pbtrl.agents.actor_critic import ActorCritic, Loss, Seen
+from pbtrl.agents.actor_critic import ActorCritic
+from pbtrl.agents.loss_inputs import LossInputs, LossOutput
 from pbtrl.agents.settings import PolicyGradientSettings
 from pbtrl.agents.types import Hyperparameters
 
@@ -21,7 +22,7 @@ class PolicyGradient(ActorCritic):
     settings: PolicyGradientSettings
 
     @abstractmethod
-    def targets(self, seen: Seen, h: Hyperparameters) -> list[Tensor]:
+    def targets(self, seen: LossInputs, h: Hyperparameters) -> list[Tensor]:
         """Value targets and advantages, both [p, T, B]."""
 
     @property
@@ -29,7 +30,7 @@ class PolicyGradient(ActorCritic):
         """Normalised advantages need all of them."""
         return self.settings.advantages == "normalise"
 
-    def loss(self, seen: Seen, h: Hyperparameters) -> Loss:
+    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
         """-sum A log pi + value_cost / 2 sum (v - V)^2 - entropy_cost sum H."""
         mask = seen.mask
         targets, advantages = self.targets(seen, h)
@@ -39,7 +40,7 @@ class PolicyGradient(ActorCritic):
             "entropy": losses.entropy_bonus(self.policy.entropy(seen.policy), mask),
         }
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
-        return Loss(self.reduced(loss, seen), terms)
+        return LossOutput(self.reduced(loss, seen), terms)
 
     def weighed(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Advantages [p, T, B] as they weigh in a loss: normalised, if the settings say so."""
@@ -47,6 +48,6 @@ class PolicyGradient(ActorCritic):
             return advantages
         return losses.normalise_advantages(advantages.flatten(1), mask.flatten(1)).view_as(mask)
 
-    def reduced(self, loss: Tensor, seen: Seen) -> Tensor:
+    def reduced(self, loss: Tensor, seen: LossInputs) -> Tensor:
         """The sum [p] of a loss over transitions, or what it comes to in the mean of the whole update."""
         return loss / seen.live if self.settings.reduction == "mean" else loss

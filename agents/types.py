@@ -16,6 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+Tensors = dict[str, Tensor]
+"""Tensors by name."""
+
 Views = dict[str, Tensor]
 """Named parameters as views into a flat buffer."""
 

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from pbtrl.agents import losses, replay
 from pbtrl.agents.a3c import A3C
-from pbtrl.agents.actor_critic import Loss, Seen, Tensors, named, part
 from pbtrl.agents.auxiliary import dueling, pixel_control_rewards, pixel_control_targets, reward_class
 from pbtrl.agents.distributions import Categorical, Distribution
-from pbtrl.agents.networks import COLUMNS, Layout, Shared, orthogonal, shared
+from pbtrl.agents.layers import COLUMNS, Layout, orthogonal
+from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
+from pbtrl.agents.networks import SharedTorsoNet, make_shared_torso_net
 from pbtrl.agents.returns import n_step_returns, unroll_cuts
 from pbtrl.agents.settings import UnrealSettings
-from pbtrl.agents.types import Hyperparameters, Inputs, State, Trajectory, Views
+from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 
 FRAMES = 3  # that a reward is predicted from
 HIDDEN = 128  # units that predict it
@@ -37,7 +38,7 @@ MAPS = 32  # below the maps of pixel control
 
 
 @dataclass(frozen=True)
-class Tasks(Shared):
+class Tasks(SharedTorsoNet):
     """`Shared` with heads for the auxiliary tasks, of the sizes in the paper's appendix.
 
     Attributes:
@@ -115,7 +116,7 @@ class Unreal(A3C):
         Raises:
             ValueError: as `agents.networks.network`, or images with fewer than 4 cells along a side.
         """
-        net = shared(settings, shape, policy, image)
+        net = make_shared_torso_net(settings, shape, policy, image)
         controls = image and isinstance(policy, Categorical)
         return with_tasks(net, cells(shape, settings.cell_size) if controls else None)
 
@@ -135,18 +136,18 @@ class Unreal(A3C):
         it the observation that it ends at.
         """
         time, envs = block.rewards.shape[1:]
-        past, found = part("replay", state.running), {}
+        past, found = without_prefix("replay", state.running), {}
         if replay.length(past) >= time + 2:
             chance = self.own_noise(block.noise[:, 0])
             run = replay.runs(past, chance[..., :2], time + 2)
             run |= {"paid": self.paid(state, run["rewards"])}
             run |= {"cuts": unroll_cuts(h["unroll_length"], time).T[..., None] | run["over"][:, 1:-1]}
-            found = named("run", run) | named("frames", replay.rewarding(past, chance[..., 2:], FRAMES))
+            found = with_prefix("run", run) | with_prefix("frames", replay.rewarding(past, chance[..., 2:], FRAMES))
         past = replay.append(past, block, max(-(-self.settings.replay // envs), time + 2))
-        state.running |= named("replay", past)
+        state.running |= with_prefix("replay", past)
         return found
 
-    def loss(self, seen: Seen, h: Hyperparameters) -> Loss:
+    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
         """A3C's, and the auxiliary tasks' by their costs (section 3.4 of the paper)."""
         a3c = super().loss(seen, h)
         if not seen.extras:
@@ -155,11 +156,11 @@ class Unreal(A3C):
         total = a3c.total
         for name, loss in tasks.items():
             total = total + self.reduced(h[f"{name}_cost"] * loss, seen)
-        return Loss(total, a3c.sums | tasks)
+        return LossOutput(total, a3c.sums | tasks)
 
-    def _reward_prediction(self, seen: Seen) -> Tensor:
+    def _reward_prediction(self, seen: LossInputs) -> Tensor:
         """Cross-entropy [p] of the class of the last reward of three, summed over envs (section 3.2)."""
-        frames = part("frames", seen.extras)
+        frames = without_prefix("frames", seen.extras)
         whole = ~(frames["dead"] | frames["over"])[:, :-1]  # no episode ended there
         known = torch.cat([whole[:, :1] & whole[:, 1:], whole[:, 1:], torch.ones_like(whole[:, :1])], 1)
         inputs = Inputs(frames["observations"], frames["actions"], frames["rewards"], frames["dead"])
@@ -168,9 +169,9 @@ class Unreal(A3C):
         right = log_probs.gather(-1, reward_class(frames["rewards"][:, -1:]).movedim(1, -1))
         return -(right.squeeze(-1) * ~frames["dead"][:, -1]).sum(-1)
 
-    def _replayed(self, seen: Seen, h: Hyperparameters) -> dict[str, Tensor]:
+    def _replayed(self, seen: LossInputs, h: Hyperparameters) -> dict[str, Tensor]:
         """The losses [p] on replayed runs, each summed over transitions (sections 3.1 and 3.3)."""
-        run = part("run", seen.extras)
+        run = without_prefix("run", seen.extras)
         inputs = Inputs(run["observations"][:, 1:], run["actions"][:, :-1], run["rewards"][:, :-1], run["dead"][:, :-1])
         inputs = self.shown(seen.state, inputs, seen.members)
         nothing = run["rewards"].new_zeros(*inputs.first[:, 0].shape, self.net.memory)
@@ -218,7 +219,7 @@ def cells(shape: tuple[int, ...], size: int) -> tuple[int, int]:
     return rows, columns
 
 
-def with_tasks(net: Shared, cells: tuple[int, int] | None) -> Tasks:
+def with_tasks(net: SharedTorsoNet, cells: tuple[int, int] | None) -> Tasks:
     """The network with the heads of the auxiliary tasks."""
     return Tasks(net.torso, net.outputs, net.core, net.fed_back, cells)
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from pbtrl.agents import losses, normalise
-from pbtrl.agents.actor_critic import ActorCritic, Loss, Seen, named, part
+from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.distributions import Gaussian
+from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
 from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import VMPOSettings
 from pbtrl.agents.types import Hyperparameters, Learned, State, Trajectory
@@ -64,7 +65,7 @@ class VMPO(ActorCritic):
         state = super().init(generators)
         target = state.tensors["params"].clone()
         state.tensors |= {"target": target, "updates": torch.zeros(len(target), dtype=torch.int64)}
-        state.tensors |= named("popart", normalise.init_popart(len(target)))
+        state.tensors |= with_prefix("popart", normalise.init_popart(len(target)))
         acting = tuple(self.layout.views(target[group]) for group in self._groups(len(target)))
         return replace(state, acting=acting)
 
@@ -77,10 +78,10 @@ class VMPO(ActorCritic):
         tensors["target"][due] = tensors["params"][due]
         return learned
 
-    def loss(self, seen: Seen, h: Hyperparameters) -> Loss:
+    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
         """L_V + L_pi + L_eta + L_alpha, all of them means (section 4), and an entropy term, which the paper has not."""
         mask, flat = seen.mask, seen.mask.flatten(1)
-        popart = {name: value[seen.members] for name, value in part("popart", seen.state.tensors).items()}
+        popart = {name: value[seen.members] for name, value in without_prefix("popart", seen.state.tensors).items()}
         scale, shift = (popart[name].to(mask.dtype)[:, None, None] for name in ("scale", "shift"))
         targets, advantages = seen.backwards(gae, scale * seen.values + shift, lambda_=h["lambda_"][:, None])
         temperature = seen.params["temperature"][:, 0]
@@ -100,18 +101,18 @@ class VMPO(ActorCritic):
             total = total + losses.lagrange_loss(alpha, h[bound], kl, mask)
             sums |= {name: alpha * seen.live, name.replace("alpha", "kl"): (kl * mask).flatten(1).sum(-1)}
         new = normalise.popart_update(popart, targets, mask, rate=h["popart_rate"])
-        return Loss(total, sums, named("popart", new))
+        return LossOutput(total, sums, with_prefix("popart", new))
 
     def replace(self, state: State, new: dict[str, Tensor], active: Tensor) -> None:
         """The multipliers stay positive, and what the value head says stays as it is under PopArt's new statistics."""
-        old = part("popart", state.tensors)
+        old = without_prefix("popart", state.tensors)
         super().replace(state, new, active)
         views = self.layout.views(state.tensors["params"])
         for name in ("temperature", *self._constraints):
             views[name].clamp_(min=SMALLEST)
-        normalise.popart_preserve(*self.net.value_head(views), old, part("popart", state.tensors))
+        normalise.popart_preserve(*self.net.value_head(views), old, without_prefix("popart", state.tensors))
 
-    def _divergences(self, seen: Seen) -> list[Tensor]:
+    def _divergences(self, seen: LossInputs) -> list[Tensor]:
         """KL(target || online) at every transition [p, T, B], as `_constraints` bounds it."""
         if not isinstance(self.policy, Gaussian):
             return [losses.categorical_kl(seen.policy, seen.behaviour)]

@@ -11,8 +11,9 @@ from gymnasium.spaces import Box, Discrete
 from pbtrl.agents import feudal, unreal
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.distributions import Categorical
-from pbtrl.agents.networks import Convolutional, Shared
+from pbtrl.agents.networks import SharedTorsoNet
 from pbtrl.agents.settings import AGENTS, live_hyperparameters
+from pbtrl.agents.torsos import Convolutional
 from pbtrl.agents.types import Inputs, State, Trajectory
 
 SHOWN = Box(-1.0, 1.0, (3,), np.float32)
@@ -38,7 +39,7 @@ def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> A
         torso = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, torch.float32, frames=17)
         own = known(**settings)
         core, fed_back = own.core_units if own.core == "lstm" else 0, 3 if own.feed_back else 0
-        net = Shared(torso, 3, core, fed_back)
+        net = SharedTorsoNet(torso, 3, core, fed_back)
         if name == "unreal":
             net = unreal.with_tasks(net, unreal.cells(IMAGE, own.cell_size))
         if name == "feudal":

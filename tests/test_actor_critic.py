@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from pbtrl.agents import actor_critic as module
+from pbtrl.agents import actor_critic
 from pbtrl.agents.distributions import Gaussian
 from pbtrl.agents.settings import AGENTS, live_hyperparameters
 from pbtrl.agents.types import Inputs, Trajectory
@@ -624,10 +624,10 @@ def test_neighbouring_unroll_lengths_give_different_updates_on_the_same_data():
 
 
 def test_the_unroll_length_is_measured_from_the_cuts_that_the_loss_consumed(monkeypatch):
-    learner, real = agent(), module.unroll_cuts
+    learner, real = agent(), actor_critic.unroll_cuts
     data, h = block(learner, [0, 1]), live(learner, 2, unroll_length=[4, 6])
     expected, _ = learnt(learner, [0, 1], data, live(learner, 2, unroll_length=[3, 5]))
-    monkeypatch.setattr(module, "unroll_cuts", lambda length, time: real(length - 1, time))
+    monkeypatch.setattr(actor_critic, "unroll_cuts", lambda length, time: real(length - 1, time))
     state, learned = learnt(learner, [0, 1], data, h)
     assert learned.consumed["unroll_length"].tolist() == [3, 5]
     assert [differences(state, slot, expected, slot) for slot in (0, 1)] == [[], []]

@@ -66,7 +66,7 @@ def imports(path: Path, *, annotations: bool = True) -> Iterator[str]:
 
 
 def room(module: str) -> str:
-    return (module.split(".") + ["__init__"])[1]
+    return [*module.split("."), "__init__"][1]
 
 
 def floor(module: str) -> int:

@@ -8,8 +8,10 @@ from torch import nn
 
 from pbtrl.agents import optim
 from pbtrl.agents.distributions import Categorical, Gaussian
-from pbtrl.agents.networks import MLP, PAD, TORSOS, Convolutional, Dense, Layout, Shared, network
+from pbtrl.agents.layers import PAD, Layout
+from pbtrl.agents.networks import MLP, TORSOS, SharedTorsoNet, make_network
 from pbtrl.agents.settings import ImpalaSettings
+from pbtrl.agents.torsos import Convolutional, Dense
 from pbtrl.agents.types import Inputs
 from tests.blocks import agent
 
@@ -22,15 +24,15 @@ SIX = Categorical(6)
 
 def convolutional(kind, precision=torch.float32, core=0, fed_back=0):
     convolutions, units, sections = TORSOS[kind]
-    return Shared(Convolutional(ATARI, convolutions, units, precision, sections), 6, core, fed_back)
+    return SharedTorsoNet(Convolutional(ATARI, convolutions, units, precision, sections), 6, core, fed_back)
 
 
 CONVS = {kind: convolutional(kind) for kind in TORSOS}
 RECURRENT = [
-    Shared(Dense(3, (16,)), 2, core=8, fed_back=4),
-    Shared(Dense(5, (10, 12)), 6, core=20),
-    Shared(Dense(2, ()), 3, core=16, fed_back=3),
-    Shared(Dense(3, (16,)), 2, fed_back=4),
+    SharedTorsoNet(Dense(3, (16,)), 2, core=8, fed_back=4),
+    SharedTorsoNet(Dense(5, (10, 12)), 6, core=20),
+    SharedTorsoNet(Dense(2, ()), 3, core=16, fed_back=3),
+    SharedTorsoNet(Dense(3, (16,)), 2, fed_back=4),
 ]
 
 
@@ -245,7 +247,7 @@ def test_an_unroll_equals_step_by_step(net, indices):
 
 
 def test_the_core_is_torch_s_lstm_that_forgets_where_an_episode_begins():
-    net = Shared(Dense(3, ()), 2, core=8)
+    net = SharedTorsoNet(Dense(3, ()), 2, core=8)
     _, leaves = stacked(net, [1])
     own = {name: leaf[0].detach() for name, leaf in leaves.items()}
     cell = nn.LSTMCell(3, 8)
@@ -369,7 +371,7 @@ def test_unused_columns_and_padding_stay_zero(optimiser):
 @pytest.mark.parametrize("core", [0, 10])
 def test_padding_of_shared_features_is_no_unit(core):
     """Ten units below the heads are ten, also once everything has moved."""
-    net = Shared(Dense(3, (50, 10)), 3, core=core, fed_back=3)
+    net = SharedTorsoNet(Dense(3, (50, 10)), 3, core=core, fed_back=3)
     flat = torch.zeros(2, net.layout.size)
     views = net.layout.views(flat)
     for i, g in enumerate(generators(1, 2)):
@@ -449,15 +451,15 @@ def test_initial_weights_of_cores_and_of_all_heads_are_orthogonal(net):
 
 
 def test_settings_choose_the_network():
-    assert network(ImpalaSettings(hidden=(8,)), (2, 3), Categorical(4), image=False) == MLP(6, (8,), 4)
+    assert make_network(ImpalaSettings(hidden=(8,)), (2, 3), Categorical(4), image=False) == MLP(6, (8,), 4)
     for kind in CONVS:
-        assert network(ImpalaSettings(network=kind, precision="float32"), ATARI, SIX, image=True) == CONVS[kind]
-    assert network(ImpalaSettings(precision="float32"), ATARI, SIX, image=True) == CONVS["shallow"]
-    assert network(ImpalaSettings(precision="bfloat16"), ATARI, SIX, image=True).torso.precision == torch.bfloat16
+        assert make_network(ImpalaSettings(network=kind, precision="float32"), ATARI, SIX, image=True) == CONVS[kind]
+    assert make_network(ImpalaSettings(precision="float32"), ATARI, SIX, image=True) == CONVS["shallow"]
+    assert make_network(ImpalaSettings(precision="bfloat16"), ATARI, SIX, image=True).torso.precision == torch.bfloat16
     lstm = ImpalaSettings(core="lstm", core_units=32, hidden=(8,))
-    assert network(lstm, (6,), Gaussian(3), image=False) == Shared(Dense(6, (8,)), 3, 32)
+    assert make_network(lstm, (6,), Gaussian(3), image=False) == SharedTorsoNet(Dense(6, (8,)), 3, 32)
     fed_back = ImpalaSettings(feed_back=True, precision="float32")
-    assert network(fed_back, ATARI, SIX, image=True) == convolutional("shallow", fed_back=6)
+    assert make_network(fed_back, ATARI, SIX, image=True) == convolutional("shallow", fed_back=6)
 
 
 @pytest.mark.parametrize(
@@ -471,4 +473,4 @@ def test_settings_choose_the_network():
 )
 def test_a_network_that_cannot_read_the_observations_is_refused(kind, shape, image, words):
     with pytest.raises(ValueError, match=words):
-        network(ImpalaSettings(network=kind), shape, SIX, image)
+        make_network(ImpalaSettings(network=kind), shape, SIX, image)

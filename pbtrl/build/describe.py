@@ -37,10 +37,10 @@ def describe_agent(config: Config) -> str:
 
 def _described(config: Config) -> str:
     assert config.agent is not None
-    from pbtrl.agents.networks import chosen
+    from pbtrl.agents.networks import resolve_network
 
     agent = RLBuilder(config).agent
-    parameters, kind = agent.net.size + agent.policy.free_size, chosen(config.agent, agent.image)
+    parameters, kind = agent.net.size + agent.policy.free_size, resolve_network(config.agent, agent.image)
     core = "" if config.agent.core == "none" else f" with {config.agent.core}"
     blocks = f"blocks of {config.block_length} steps ({config.agent.unroll_mode})"
     return f"{config.agent.name}, {kind}{core} of {parameters:,} parameters, {blocks}"

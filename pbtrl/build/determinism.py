@@ -8,6 +8,7 @@ DETERMINISTIC = "yes, bit for bit on this kind of processor with these versions"
 
 
 def determinism(config: Config) -> str:
+    """`yes, ...` and per what, or `no, because ...`; the journal's header says it."""
     if config.population.mode == "async":
         return "no, because members decide when they are done (population.mode: async)"
     if config.acting is not None and config.acting.mode == "actors":

@@ -11,6 +11,11 @@ TRAINABLES = {"quadratic": QuadraticBuilder}
 
 
 def trainable_builder(config: Config) -> QuadraticBuilder:
+    """The builder that `trainable.name` stands for, with the other keys as its arguments.
+
+    Raises:
+        ValueError: no such trainable, or a key that it does not have.
+    """
     assert config.trainable is not None
     found = config.trainable
     if found.name not in TRAINABLES:

@@ -10,6 +10,7 @@ from typing import Any
 
 
 def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    """Add a command that `function` carries out."""
     described = text[0].upper() + text[1:] + "."
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=described)
     parser.set_defaults(command=function)
@@ -17,6 +18,7 @@ def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.
 
 
 def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """Add a config and its overrides."""
     parser.add_argument(
         "config", nargs=nargs, help="a YAML file, or the name of a shipped config (`pbtrl config show`)"
     )
@@ -26,27 +28,32 @@ def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> Non
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of all runs."""
     parser.add_argument(
         "--runs", type=parse_path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)"
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add a run."""
     parser.add_argument("run", help="`last`, a name, a unique prefix of one, or a path")
     add_root(parser)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add output for programs."""
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add permission to import the module that a run directory names."""
     parser.add_argument(
         "--trust-imports", action="store_true", help="import the env's own module, which the run directory names"
     )
 
 
 def add_progress(parser: argparse.ArgumentParser) -> None:
+    """Add the progress view."""
     parser.add_argument(
         "--progress", choices=["auto", "live", "plain", "json", "none"], default="auto",
         help="a live table, plain lines or JSON lines (default: auto, live on a terminal and else plain)",
@@ -55,12 +62,15 @@ def add_progress(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_path(text: str) -> Path:
+    """A path, with `~` expanded."""
     if "\0" in text:
         raise argparse.ArgumentTypeError("no path has a zero byte in it")
     return Path(os.path.expanduser(text))
 
 
 def integer_between(low: int, high: int) -> Any:
+    """A parser of integers from `low` to `high`."""
+
     def number(text: str) -> int:
         if not re.fullmatch("[0-9]{1,20}", text) or not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text[:40]}")
@@ -70,6 +80,7 @@ def integer_between(low: int, high: int) -> Any:
 
 
 def parse_seconds(text: str) -> float:
+    """A positive number of seconds, less than a day."""
     try:
         number = float(text)
     except ValueError:

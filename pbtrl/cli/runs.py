@@ -12,18 +12,19 @@ from pbtrl.system.strict_json import to_json
 
 
 def run_eval(a: argparse.Namespace) -> int:
+    """Evaluate snapshots on fresh episodes."""
     from pbtrl.errors import SnapshotError
     from pbtrl.reporting import tables
     from pbtrl.storage.best_member import save_evaluation, snapshots_to_evaluate
     from pbtrl.storage.run_directory import check_links
     from pbtrl.storage.run_lookup import find
-    from pbtrl.storage.stored_config import check_imports, stored_config
+    from pbtrl.storage.stored_config import check_imports, load_stored_config
     from pbtrl.training import scoring
 
     run = find(a.run, a.runs)
     check_links(run)
     chosen = snapshots_to_evaluate(run, a.member)
-    config = stored_config(run)
+    config = load_stored_config(run)
     check_imports(run, config, allowed=a.trust_imports)
     play = partial(scoring.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
     try:
@@ -45,6 +46,7 @@ def run_eval(a: argparse.Namespace) -> int:
 
 
 def run_status(a: argparse.Namespace) -> int:
+    """Print the status of a run and its members."""
     from pbtrl.reporting import tables
     from pbtrl.storage.references import cli_reference
     from pbtrl.storage.run_info import read_run_info
@@ -60,6 +62,7 @@ def run_status(a: argparse.Namespace) -> int:
 
 
 def run_list(a: argparse.Namespace) -> int:
+    """Print all runs."""
     from pbtrl.reporting import tables
     from pbtrl.storage.references import root_option
     from pbtrl.storage.run_status import listing
@@ -75,6 +78,7 @@ def run_list(a: argparse.Namespace) -> int:
 
 
 def run_verify(a: argparse.Namespace) -> int:
+    """Check a run directory."""
     from pbtrl.diagnostics import verify
     from pbtrl.errors import DamagedError
     from pbtrl.storage.run_lookup import find
@@ -91,6 +95,7 @@ def run_verify(a: argparse.Namespace) -> int:
 
 
 def run_lineage(a: argparse.Namespace) -> int:
+    """Print every copy."""
     from pbtrl.reporting import lineage, tables
     from pbtrl.storage.run_lookup import find
     from pbtrl.storage.run_status import corruption_as_error, load_run
@@ -104,6 +109,7 @@ def run_lineage(a: argparse.Namespace) -> int:
 
 
 def run_report(a: argparse.Namespace) -> int:
+    """Write a run's report."""
     from pbtrl.reporting import html_report
     from pbtrl.storage.run_lookup import find
 
@@ -114,6 +120,7 @@ def run_report(a: argparse.Namespace) -> int:
 
 
 def run_tensorboard(a: argparse.Namespace) -> int:
+    """Start TensorBoard for a run."""
     from pbtrl.errors import DamagedError
     from pbtrl.reporting import tensorboard_server
     from pbtrl.storage.run_lookup import find

@@ -11,32 +11,35 @@ from pbtrl.system.strict_json import to_json
 
 
 def run_bench(a: argparse.Namespace) -> int:
+    """Measure how fast a config trains."""
     from pbtrl.config.load import checked, read
 
     source = read(a.config, a.overrides)
     config = checked(source)
-    from pbtrl.build import factory
+    from pbtrl.build.factory import prepare
     from pbtrl.diagnostics import benchmark
 
-    found = benchmark.measure(factory.prepare(config, source), a.seconds)
+    found = benchmark.measure(prepare(config, source), a.seconds)
     tell(to_json(found) if a.json else benchmark.text(found))
     return 0
 
 
 def run_doctor(a: argparse.Namespace) -> int:
+    """Check the machine, and whether a config will work on it."""
     from pbtrl.config.load import checked, read
 
     source = read(a.config, a.overrides) if a.config else None
     config = checked(source) if source else None
-    from pbtrl.build import factory
+    from pbtrl.build.factory import prepare
     from pbtrl.diagnostics import doctor
 
-    checks = doctor.examine(a.runs, config and factory.prepare(config, source))
+    checks = doctor.examine(a.runs, config and prepare(config, source))
     tell(to_json(checks) if a.json else doctor.text(checks))
     return 0 if all(c["ok"] for c in checks) else FAILED
 
 
 def run_config(a: argparse.Namespace) -> int:
+    """Print configs or their schema."""
     from pbtrl.config.load import json_schema, load, shipped
 
     if a.what == "schema":

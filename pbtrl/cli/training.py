@@ -10,6 +10,7 @@ from pbtrl.system.streams import tell
 
 
 def run_train(a: argparse.Namespace) -> int:
+    """Train a new run."""
     from pbtrl.config.load import checked, read
     from pbtrl.storage.run_directory import check_free
 
@@ -18,11 +19,11 @@ def run_train(a: argparse.Namespace) -> int:
 
     if not a.dry_run and (asked := config.name if a.name is None else a.name) is not None:
         check_free(a.runs, asked, a.if_exists)
-    from pbtrl.build import factory
+    from pbtrl.build.factory import prepare
     from pbtrl.training import session
 
     if a.dry_run:
-        tell(to_yaml(factory.prepare(config, source)).rstrip())
+        tell(to_yaml(prepare(config, source)).rstrip())
         return 0
     return session.start(
         config, source, root=a.runs, name=a.name, if_exists=a.if_exists,
@@ -31,6 +32,7 @@ def run_train(a: argparse.Namespace) -> int:
 
 
 def run_resume(a: argparse.Namespace) -> int:
+    """Resume a run."""
     from pbtrl.storage.run_lookup import find
 
     run = find(a.run, a.runs)

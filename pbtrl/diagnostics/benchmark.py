@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 
 from pbtrl import envs
-from pbtrl.build import placement, rl
+from pbtrl.build import rl
+from pbtrl.build.placement import WorkerShare, torch_threads, worker_shares
 from pbtrl.config.load import config_from_json
 from pbtrl.config.schema import Config
 from pbtrl.config.sections import Acting
@@ -112,7 +113,7 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
             **_alone(inline),
         }
         if "learn" in inline:
-            told["inline"]["threads"] = placement.torch_threads(sides[1].config)
+            told["inline"]["threads"] = torch_threads(sides[1].config)
     return told
 
 
@@ -148,7 +149,7 @@ def _measured(sides: Sequence[_BenchVariant], seconds: float) -> list[list[dict[
         for side in sides:
             pipes.append([])
             members = list(Population(side.config.population.size, side.config.seed).members)
-            for share in placement.worker_shares(side.config, members):
+            for share in worker_shares(side.config, members):
                 ours, theirs = context.Pipe()
                 work = theirs, os.getpid(), side.config.to_json(), share, side.phases, seconds
                 processes.append(context.Process(target=_work, args=work))
@@ -227,7 +228,7 @@ def _learners(found: Mapping[str, Any]) -> str:
 
 
 def _work(
-    pipe: Connection, parent: int, config: str, worker: placement.WorkerShare, phases: Sequence[str], seconds: float
+    pipe: Connection, parent: int, config: str, worker: WorkerShare, phases: Sequence[str], seconds: float
 ) -> None:
     init_child(parent, pipe)
     if hasattr(os, "sched_setaffinity"):

@@ -80,27 +80,25 @@ def _packages() -> str:
 
 def _cores(config: Config | None) -> str:
     """How many may be used, and what leaves no more."""
-    from pbtrl.build import placement
+    from pbtrl.build.placement import available_cores, usable_cores, worker_count
 
-    usable, available, there = placement.usable_cores(), len(placement.available_cores()), os.cpu_count()
+    usable, available, there = usable_cores(), len(available_cores()), os.cpu_count()
     limited = (quota := cgroups.cpu_quota()) is not None and quota < available
     why = f" (cgroup quota {quota:.3g})" if limited else " (CPU affinity)" if available != there else ""
-    shared = (
-        "" if config is None or (count := placement.worker_count(config)) <= usable else f"; {count} workers share them"
-    )
+    shared = "" if config is None or (count := worker_count(config)) <= usable else f"; {count} workers share them"
     return f"{usable} of {there} cores may be used{why}{shared}"
 
 
 def _memory(config: Config | None) -> str:
     """What the config's workers need; without one, what they need before they have members, envs and replays."""
-    from pbtrl.build import placement
+    from pbtrl.build.placement import usable_cores, worker_count
 
     if config is None:
         import torch  # noqa: F401, the largest of the libraries: workers begin with as much as this process has then
 
-        workers, each, what = placement.usable_cores(), _resident(os.getpid()), "before they have members and envs"
+        workers, each, what = usable_cores(), _resident(os.getpid()), "before they have members and envs"
     else:
-        workers, each, what = placement.worker_count(config), _measured(config), "with members and envs"
+        workers, each, what = worker_count(config), _measured(config), "with members and envs"
     free, limit = _free_memory()
     if free is None or each is None:
         return "unknown on this system"
@@ -113,11 +111,11 @@ def _memory(config: Config | None) -> str:
 
 def _measured(config: Config) -> int | None:
     """Bytes resident of one worker, with those who act for it, once it has learned from a block."""
-    from pbtrl.build import placement
+    from pbtrl.build.placement import worker_shares
     from pbtrl.core.population import Population
 
     members = list(Population(config.population.size, config.seed).members)
-    share = placement.worker_shares(config, members)[0]
+    share = worker_shares(config, members)[0]
     try:
         answered = json.loads(call_in_child(_live, config.to_json(), share.groups, share.threads))
     except ChildDiedError as error:

@@ -12,9 +12,14 @@ from typing import Any, Literal
 
 from pbtrl.core.population import Population
 from pbtrl.errors import ConfigError, DamagedError, NewerError
-from pbtrl.storage import best_member, journal, references, run_directory, run_info, run_status, stored_config
+from pbtrl.storage import journal, run_directory
+from pbtrl.storage.best_member import best_snapshot
+from pbtrl.storage.references import cli_reference
+from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_lock import RunLock, holder
+from pbtrl.storage.run_status import load_run
 from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.storage.stored_config import load_stored_config
 
 Kind = Literal["damaged", "newer", "missing", "orphan", "leftover", "torn"]
 ERRORS = ("damaged", "newer", "missing")
@@ -58,7 +63,7 @@ def _examined(run: Path) -> dict[str, Any]:
     lines: list[journal.Line] = []
     population: Population | None = None
     try:
-        _, lines, population = run_status.load_run(run)
+        _, lines, population = load_run(run)
     except DamagedError as error:
         findings.append(_unreadable("journal.jsonl", error))
     store = SnapshotStore(run / "members")
@@ -149,16 +154,16 @@ def _missing(run: Path, store: SnapshotStore, population: Population) -> Iterato
             yield Finding(
                 "missing",
                 where,
-                f"the run goes on from it; made again by: pbtrl resume {references.cli_reference(run)}",
+                f"the run goes on from it; made again by: pbtrl resume {cli_reference(run)}",
             )
 
 
 def _small_files(run: Path) -> Iterator[Finding]:
     try:
-        stored_config.stored_config(run)
+        load_stored_config(run)
     except (ConfigError, DamagedError) as error:
         yield Finding("damaged", "config.resolved.yaml", str(error).splitlines()[0])
-    for name, reader in (("run.json", run_info.read_run_info), ("best.json", best_member.best_snapshot)):
+    for name, reader in (("run.json", read_run_info), ("best.json", best_snapshot)):
         try:
             reader(run)
         except DamagedError as error:

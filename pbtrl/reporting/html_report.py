@@ -16,10 +16,16 @@ from typing import Any
 
 from pbtrl.core.messages import skips
 from pbtrl.errors import DamagedError, DiskFullError, RunError, printable
-from pbtrl.reporting import labels, plots, summary, tables
+from pbtrl.reporting import plots, tables
 from pbtrl.reporting.formatting import format_duration
-from pbtrl.storage import json_files, references, run_directory, run_info, run_status
+from pbtrl.reporting.labels import labelled
+from pbtrl.reporting.summary import outcome_text
+from pbtrl.storage import run_directory
 from pbtrl.storage.journal import Line
+from pbtrl.storage.json_files import read_json_if_exists
+from pbtrl.storage.references import cli_reference
+from pbtrl.storage.run_info import read_run_info
+from pbtrl.storage.run_status import corruption_as_error, load_run, summarize
 from pbtrl.system.files import make_directory, write_atomically
 
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
@@ -60,10 +66,10 @@ def write_report(run: Path, *, only: Sequence[str] | None = None, form: plots.Fo
         RunError: the directory cannot be written to, or there is a link in it.
     """
     run_directory.check_links(run)
-    header, lines, population = run_status.load_run(run)
-    best = json_files.read_json_if_exists(run / "best.json")
+    header, lines, population = load_run(run)
+    best = read_json_if_exists(run / "best.json")
     leader = population.best.snapshot if population.best else None
-    with run_status.corruption_as_error(run):
+    with corruption_as_error(run):
         story = plots.RunData(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
         drawn = {name: plots.draw(story, name, form) for name in only or plots.PICTURES}
         body = _body(run, best, story, {name: _image(name, content, form) for name, content in drawn.items()})
@@ -88,11 +94,11 @@ def _body(run: Path, best: dict[str, Any], story: plots.RunData, images: dict[st
         went_on = "finish" in kinds and "report" in kinds[::-1][: kinds[::-1].index("finish")]
         title = "Best member" + (", before the run went on" if went_on else "")
         try:
-            parts.append(_section(title, summary.outcome(best, story.header, story.lines)))
+            parts.append(_section(title, outcome_text(best, story.header, story.lines)))
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise DamagedError(f"{run / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
-    standing = run_status.summarize(run, story.header, story.population)
-    parts.append(_section("Members", tables.status(standing, references.cli_reference(run))))
+    standing = summarize(run, story.header, story.population)
+    parts.append(_section("Members", tables.status(standing, cli_reference(run))))
     parts += images.values()
     parts.append(_section("Copies", _newest(tables.copies(story.copies, story.header.steps), titles=1)))
     if wrong := [text for line in story.lines if (text := _wrong(line))]:
@@ -119,7 +125,7 @@ def _wrong(line: Line) -> str:
 
 
 def _facts(run: Path, story: plots.RunData) -> str:
-    known = run_info.read_run_info(run)
+    known = read_run_info(run)
     versions = known.get("versions")
     facts = {
         "seed": f"{story.header.seed}; deterministic: {story.header.deterministic}",
@@ -128,7 +134,7 @@ def _facts(run: Path, story: plots.RunData) -> str:
         "command": " ".join(map(str, known["command"])) if isinstance(known.get("command"), list) else "?",
         "versions": "\n".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "?",
     }
-    return labels.labelled(facts)
+    return labelled(facts)
 
 
 def _newest(text: str, titles: int = 0) -> str:

@@ -15,6 +15,7 @@ from pbtrl.system.strict_json import to_json
 
 
 def plain_line(standings: LiveStatus) -> str:
+    """Where the run stands, for a log."""
     header, best = standings.header, standings.population.best
     share = 100 * standings.step / max(1, header.budget)
     known = _fitnesses(standings)
@@ -38,10 +39,12 @@ def _fitnesses(standings: LiveStatus) -> list[float]:
 
 
 def plain_event(event: Event) -> str:
+    """An event, for a log."""
     return f"{format_duration(event.elapsed):>9}  {event.text}"
 
 
 def json_line(standings: LiveStatus) -> str:
+    """Where the run stands, as JSON."""
     best = standings.population.best
     known = _fitnesses(standings)
     body = {
@@ -64,4 +67,5 @@ def json_line(standings: LiveStatus) -> str:
 
 
 def json_event(event: Event) -> str:
+    """An event, as JSON."""
     return to_json({"kind": event.kind, "elapsed": round(event.elapsed, 3), **event.facts})

@@ -20,7 +20,7 @@ from pbtrl.storage.journal import Line, read_journal
 from pbtrl.storage.run_header import RunHeader, read_header
 
 
-def opening(
+def opening_text(
     run: Path,
     header: RunHeader,
     *,
@@ -77,7 +77,7 @@ def _left_off(population: Population, header: RunHeader) -> str:
     )
 
 
-def summary(best: Mapping[str, Any], run: Path, name: str = "last", trusting: str = "last") -> str:
+def closing_text(best: Mapping[str, Any], run: Path, name: str = "last", trusting: str = "last") -> str:
     """The lines after a run: what was found and what to do next.
 
     Args:
@@ -89,10 +89,10 @@ def summary(best: Mapping[str, Any], run: Path, name: str = "last", trusting: st
     """
     header, lines = read_header(read_journal(run / "journal.jsonl"))
     commands = f"pbtrl tb {name} | pbtrl eval {trusting} | pbtrl report {name}"
-    return f"{labelled({'run': str(run)})}\n{outcome(best, header, lines)}\n{labelled({'next': commands})}"
+    return f"{labelled({'run': str(run)})}\n{outcome_text(best, header, lines)}\n{labelled({'next': commands})}"
 
 
-def outcome(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Line]) -> str:
+def outcome_text(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Line]) -> str:
     """The best member, its score, the schedule that made it, and how long the run took; `best` as in `summary`."""
     elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
     told = {"best": _best(best, "mean return" if header.unit == "env_steps" else "fitness")}

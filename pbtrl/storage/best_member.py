@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.errors import DamagedError, NewerError, RunError, SnapshotError
-from pbtrl.storage import json_files, run_status
+from pbtrl.storage.json_files import read_json
+from pbtrl.storage.run_status import load_run
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
@@ -21,7 +22,7 @@ def snapshots_to_evaluate(run: Path, member: str) -> list[str]:
     Raises:
         RunError: there is no such member, or no snapshot of it.
     """
-    _, _, population = run_status.load_run(run)
+    _, _, population = load_run(run)
     found = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
     if member not in ("best", "all", *population.members):
         raise RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
@@ -43,7 +44,7 @@ def best_snapshot(run: Path) -> str | None:
         DamagedError: best.json cannot be read, or the snapshot is not what it was.
     """
     try:
-        best = json_files.read_json(run / "best.json")
+        best = read_json(run / "best.json")
         name, sha256 = str(best["snapshot"]), str(best["sha256"])
     except FileNotFoundError:
         return None

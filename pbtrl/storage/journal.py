@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.errors import DiskFullError, JournalError, RunError
-from pbtrl.storage import json_files
+from pbtrl.storage.json_files import check_version, read_plain_file
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import is_same_file, sync_directory, translate_disk_errors
 from pbtrl.system.strict_json import to_json
@@ -89,7 +89,7 @@ class Journal:
 
 def is_torn(path: Path) -> bool:
     """Whether the last line was never finished: it does not count."""
-    return path.is_file() and not (b"\n" + json_files.read_plain_file(path)).endswith(b"\n")
+    return path.is_file() and not (b"\n" + read_plain_file(path)).endswith(b"\n")
 
 
 def read_journal(path: Path) -> Iterator[Line]:
@@ -99,7 +99,7 @@ def read_journal(path: Path) -> Iterator[Line]:
         JournalError: a line that is not a JSON object.
         NewerError: a newer pbtrl began or resumed the run.
     """
-    for number, raw in enumerate(json_files.read_plain_file(path).split(b"\n")[:-1], 1):
+    for number, raw in enumerate(read_plain_file(path).split(b"\n")[:-1], 1):
         try:
             line = json.loads(raw)
             begins = line["kind"] in ("run", "resume")
@@ -108,7 +108,7 @@ def read_journal(path: Path) -> Iterator[Line]:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise JournalError(f"{path}:{number}: not a journal line") from error
         if begins:
-            json_files.check_version(line, f"{path}:{number}")
+            check_version(line, f"{path}:{number}")
         yield line
 
 

@@ -11,7 +11,7 @@ from pbtrl.errors import DamagedError
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
 from pbtrl.storage.run_lookup import RUN_NAME
-from pbtrl.storage.stored_config import stored_config
+from pbtrl.storage.stored_config import load_stored_config
 
 
 def run_reference(run: Path) -> str:
@@ -35,7 +35,7 @@ def cli_reference(run: Path, known: Config | None = None) -> str:
     from pbtrl.errors import ConfigError
 
     try:
-        imports = (known or stored_config(run)).imports
+        imports = (known or load_stored_config(run)).imports
     except (DamagedError, ConfigError):
         imports = None
     return run_reference(run) + (" --trust-imports" if imports else "")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from pbtrl.errors import DamagedError, RunError
-from pbtrl.storage import json_files
+from pbtrl.storage.json_files import open_plain_file
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_lock import RunLock, holder
 from pbtrl.storage.run_lookup import RUN_NAME, is_run
@@ -90,7 +90,7 @@ def check_links(run: Path) -> None:
 def has_begun(run: Path) -> bool:
     """Whether there is a whole first line in its journal."""
     try:
-        with json_files.open_plain_file(run / "journal.jsonl") as file:
+        with open_plain_file(run / "journal.jsonl") as file:
             return file.readline().endswith(b"\n")
     except (OSError, DamagedError):
         return False

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pbtrl import __version__
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, RunError
-from pbtrl.storage import json_files
+from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
 
@@ -45,7 +45,7 @@ def record_start(run: Path, command: Sequence[str], threads: int = 1) -> list[st
     before, unreadable = _readable(run)
     versions, now = {**_versions(), "torch threads": threads}, time.time()
     _write(run, {
-        "schema": json_files.SCHEMA,
+        "schema": SCHEMA,
         "id": before.get("id", uuid.uuid4().hex),
         "name": run.name,
         "status": "running",
@@ -74,7 +74,7 @@ def read_run_info(run: Path) -> dict[str, Any]:
     Raises:
         DamagedError: it is no JSON object, says what pbtrl never wrote, or a newer pbtrl wrote it.
     """
-    found = json_files.read_json_if_exists(run / "run.json")
+    found = read_json_if_exists(run / "run.json")
     for key, value in found.items():
         known = isinstance(value, KINDS.get(key, object))
         if not known or (isinstance(value, int | float) and not 0 <= value < LATEST):

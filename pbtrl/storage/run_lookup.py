@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pbtrl.errors import RunError
-from pbtrl.storage import run_info
+from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_state import modified_at
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -58,7 +58,7 @@ def run_directories(root: Path) -> Iterator[Path]:
 def _begun(run: Path) -> tuple[float, str]:
     """When the run's latest sitting began (Unix seconds)."""
     try:
-        return float(run_info.read_run_info(run)["started"]), run.name
+        return float(read_run_info(run)["started"]), run.name
     except (RunError, KeyError, TypeError, ValueError, OverflowError):
         return modified_at(run / "journal.jsonl"), run.name
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from pbtrl.storage import json_files
+from pbtrl.storage.json_files import open_plain_file
 from pbtrl.storage.run_lock import holder
 
 State = Literal["running", "finished", "stopped", "crashed", "stale"]
@@ -42,7 +42,7 @@ def state(run: Path) -> State:
 def _last_kind(journal: Path) -> str | None:
     """Kind of the last whole line, read from the file's end."""
     try:
-        with json_files.open_plain_file(journal) as file:
+        with open_plain_file(journal) as file:
             file.seek(max(0, journal.stat().st_size - 65536))
             lines = file.read().split(b"\n")[:-1]
         kind = json.loads(lines[-1])["kind"]
@@ -52,6 +52,7 @@ def _last_kind(journal: Path) -> str | None:
 
 
 def modified_at(path: Path) -> float:
+    """When a file was last written (Unix seconds); 0 where there is none."""
     try:
         return path.stat().st_mtime
     except OSError:

@@ -22,7 +22,7 @@ import safetensors.numpy
 
 from pbtrl.core.tensors import Tensors
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, SnapshotError
-from pbtrl.storage import json_files
+from pbtrl.storage.json_files import SCHEMA, parse_object, read_json
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import (
     make_directory,
@@ -66,7 +66,7 @@ class SnapshotStore:
             "state.json": to_json(state).encode(),
         }
         hashes = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
-        manifest = {"schema": json_files.SCHEMA, "snapshot": name, **hashes}
+        manifest = {"schema": SCHEMA, "snapshot": name, **hashes}
         files["MANIFEST.json"] = to_json(manifest).encode()
         final = self.path(name)
         for last in retry_attempts():
@@ -167,7 +167,7 @@ class SnapshotStore:
         if any((path / file).resolve() != own / file for file in FILES):
             raise SnapshotError(f"snapshot {name} is a link, or behind one ({path})")
         try:
-            manifest = json_files.read_json(path / "MANIFEST.json")
+            manifest = read_json(path / "MANIFEST.json")
             if (other := manifest.get("snapshot", name)) != name:
                 raise SnapshotError(f"snapshot {name} is that of {other!r} ({path})")
             return {file: _whole(name, path / file, **manifest[file]) for file in FILES if file != "MANIFEST.json"}
@@ -179,7 +179,7 @@ class SnapshotStore:
 
 def _object(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     try:
-        return json_files.parse_object(files["state.json"], "state.json")
+        return parse_object(files["state.json"], "state.json")
     except NewerError:
         raise
     except DamagedError as error:

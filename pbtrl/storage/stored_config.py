@@ -22,7 +22,7 @@ def check_imports(run: Path, config: Config, *, allowed: bool) -> None:
         raise RunError(f"{run} asks to import {config.imports!r}, which runs its code: allow it with --trust-imports")
 
 
-def stored_config(run: Path, overrides: Sequence[str] = ()) -> Config:
+def load_stored_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     """The resolved config that a run is of.
 
     Raises:

@@ -1,6 +1,6 @@
 """The honest choice of the best member.
 
-The highest training fitness is a maximum over noisy windows and so too high. The best candidates are therefore evaluated
+The highest training fitness is a maximum over noisy windows and so too high. The best candidates are evaluated
 on selection seeds, and the chosen one once more on other seeds. Only that last score is reported.
 """
 
@@ -16,9 +16,11 @@ from typing import Any
 from pbtrl.config.schema import Config
 from pbtrl.core.population import Population
 from pbtrl.errors import SnapshotError
-from pbtrl.storage import json_files, run_status, stored_config
 from pbtrl.storage.best_member import snapshot_digest
+from pbtrl.storage.json_files import SCHEMA
+from pbtrl.storage.run_status import load_run
 from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
 from pbtrl.training.scoring import evaluate, is_scored
@@ -46,7 +48,7 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
     (score,) = evaluate(config, run, [name], episodes=final.episodes, seed=_seed(config, "final"), seconds=left)
     chosen = population.members[score["member"]]
     best = {
-        "schema": json_files.SCHEMA,
+        "schema": SCHEMA,
         "member": chosen.id,
         "snapshot": name,
         "sha256": snapshot_digest(run, name),
@@ -62,8 +64,8 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
 
 def choose_of(run: str, seconds: float | None) -> dict[str, Any]:
     """`choose` for the run in a directory."""
-    _, _, population = run_status.load_run(Path(run))
-    return choose(stored_config.stored_config(Path(run)), Path(run), population, seconds)
+    _, _, population = load_run(Path(run))
+    return choose(load_stored_config(Path(run)), Path(run), population, seconds)
 
 
 def candidates(config: Config, run: Path, population: Population) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pbtrl.build import evaluators
+from pbtrl.build.evaluators import make_evaluator
 from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
 from pbtrl.errors import SnapshotError
@@ -41,7 +41,7 @@ def evaluate(
         agents = [state["report"]["hyperparameters"].get(AGENT) for _, state in loaded]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise SnapshotError(f"{run}: a snapshot's state.json holds no report") from None
-    play = evaluators.make_evaluator(config)
+    play = make_evaluator(config)
     played = play(rows, agents, episodes=episodes, seed=seed, deterministic=deterministic, seconds=seconds)
     return [
         {

@@ -18,7 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from pbtrl.build import describe, factory, placement
+from pbtrl.build.describe import describe_agent, describe_env, describe_slices
+from pbtrl.build.factory import (
+    collect_warnings,
+    make_executor,
+    make_header,
+    make_strategy,
+    prepare,
+    snapshot_bytes,
+    stop_criteria,
+)
+from pbtrl.build.placement import describe_placement, torch_threads
 from pbtrl.config.load import checked, read, to_yaml, with_setting
 from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
@@ -27,18 +37,24 @@ from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.execution import Executor
-from pbtrl.reporting import summary, terminal
+from pbtrl.reporting import terminal
 from pbtrl.reporting.live_status import LiveStatus
+from pbtrl.reporting.summary import closing_text, opening_text
 from pbtrl.reporting.tensorboard_writer import TensorBoardWriter
-from pbtrl.storage import best_member, references, run_directory, run_info, run_status, stored_config
+from pbtrl.storage import run_directory
+from pbtrl.storage.best_member import referenced_snapshots
 from pbtrl.storage.journal import Journal, Line
 from pbtrl.storage.journal import read_journal as journal_lines
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.metrics_log import last_reported_step
+from pbtrl.storage.references import cli_reference, run_reference
 from pbtrl.storage.retention import Retention
 from pbtrl.storage.run_header import RunHeader
+from pbtrl.storage.run_info import Status, record_end, record_start
 from pbtrl.storage.run_lock import RunLock
+from pbtrl.storage.run_status import corruption_as_error, load_run
 from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.storage.stored_config import check_imports, load_stored_config
 from pbtrl.system import isolated_call, streams
 from pbtrl.system.child_process import is_importing_main
 from pbtrl.system.files import check_free_space, is_disk_error, write_atomically
@@ -53,8 +69,8 @@ CHOICE_SECONDS = 60.0  # that the final choice may take at least, beyond the wal
 
 
 def start(
-    config: Config, source: ConfigSource, *, root: Path, name: str | None = None, if_exists: run_directory.IfExists = "error",
-    mode: terminal.Mode, command: Sequence[str], wide: bool = False,
+    config: Config, source: ConfigSource, *, root: Path, name: str | None = None,
+    if_exists: run_directory.IfExists = "error", mode: terminal.Mode, command: Sequence[str], wide: bool = False,
 ) -> int:  # fmt: skip
     """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code.
 
@@ -74,7 +90,7 @@ def start(
     """
     _expect_a_call()
     streams.reopen()
-    prepared = factory.prepare(config, source)
+    prepared = prepare(config, source)
     if name is None and (name := config.name) is None:
         name, if_exists = run_directory.default_name(config.label), "suffix"
     if if_exists != "resume" or not run_directory.has_begun(root / name):
@@ -82,15 +98,15 @@ def start(
     run = run_directory.create(root, name, if_exists)
     if run_directory.has_begun(run):
         return resume(run, mode=mode, command=command, asked=config, wide=wide)
-    for warning in factory.collect_warnings(prepared):
+    for warning in collect_warnings(prepared):
         _print(f"warning: {warning}", sys.stderr)
     with Signals() as signals, RunLock(run):
         if run_directory.has_begun(run):  # somebody was faster
             raise RunError(f"{run} has just been trained by somebody else: try again")
-        run_info.record_start(run, command, placement.torch_threads(prepared))
+        record_start(run, command, torch_threads(prepared))
         write_atomically(run / "config.yaml", source.text)
         write_atomically(run / "config.resolved.yaml", to_yaml(prepared))
-        header = factory.make_header(prepared, run.name)
+        header = make_header(prepared, run.name)
         journal = Journal(run / "journal.jsonl")
         journal.append(header.to_line())
         return _Sitting(prepared, run, header, header.population(), journal, signals, mode, wide).run()
@@ -122,23 +138,21 @@ def resume(
         return _begin(run, mode=mode, command=command, overrides=overrides, wide=wide, trusted=trusted)
     with Signals() as signals, RunLock(run):
         run_directory.delete_leftovers(run)
-        before, lines, _ = run_status.load_run(run)
-        with run_status.corruption_as_error(run):
+        before, lines, _ = load_run(run)
+        with corruption_as_error(run):
             earlier = float(_elapsed(lines))
-        stored = stored_config.stored_config(run)
+        stored = load_stored_config(run)
         known = asked is not None and asked.imports == stored.imports
-        stored_config.check_imports(run, stored, allowed=trusted or known)
+        check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
-        config = factory.prepare(
-            merge_resume_config(stored, wanted), ConfigSource(file=str(run / "config.resolved.yaml"))
-        )
+        config = prepare(merge_resume_config(stored, wanted), ConfigSource(file=str(run / "config.resolved.yaml")))
         if lines[-1]["kind"] == "finish" and config == stored:
             _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
             return 0
         _expect_room(run, config, 1)
-        for warning in run_info.record_start(run, command, placement.torch_threads(config)):
+        for warning in record_start(run, command, torch_threads(config)):
             _print(f"warning: {warning}", sys.stderr)
-        header = factory.make_header(config, before.name)
+        header = make_header(config, before.name)
         journal = Journal(run / "journal.jsonl")
         changes = config_changes(stored, config)
         resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
@@ -164,7 +178,7 @@ def _begin(
         raise RunError(f"{run} never began: train its config again, with --if-exists resume")
     source = read(run / "config.resolved.yaml", overrides)
     config = checked(source)
-    stored_config.check_imports(run, config, allowed=trusted)
+    check_imports(run, config, allowed=trusted)
     return start(
         config, source, root=run.parent, name=run.name, if_exists="resume", mode=mode, command=command, wide=wide
     )
@@ -173,7 +187,7 @@ def _begin(
 def _expect_room(run: Path, config: Config, each: int) -> None:
     """A run keeps two snapshots of every member or more, of which one that is resumed has most."""
     what = f"{each} {'snapshots' if each > 1 else 'snapshot'} of each of {config.population.size} members"
-    check_free_space(run, each * config.population.size * factory.snapshot_bytes(config), what)
+    check_free_space(run, each * config.population.size * snapshot_bytes(config), what)
 
 
 def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
@@ -182,7 +196,7 @@ def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
     total = None if stored.budget.total_steps is None else with_setting(stored, own, None).steps_per_member
     if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
         overrides = [f"{own}=null", *overrides]
-    wanted = stored_config.stored_config(run, overrides)
+    wanted = load_stored_config(run, overrides)
     if wanted.steps_per_member < stored.steps_per_member:
         had, got = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
         raise RunError(f"a budget can only grow: this run's is {had} per member, more than {got}")
@@ -196,7 +210,7 @@ def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
         "fitness reached": "budget.until_fitness=null",
         "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
     }.get(reason, f"budget.env_steps_per_member={2 * config.steps_per_member}")
-    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {references.cli_reference(run, config)} {more}"
+    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {cli_reference(run, config)} {more}"
 
 
 def _say(mode: terminal.Mode, text: str) -> None:
@@ -232,19 +246,19 @@ class _Sitting:
         try:
             with (
                 closing(self.journal),
-                closing(factory.make_executor(self.config, run, list(self.population.members))) as executor,
+                closing(make_executor(self.config, run, list(self.population.members))) as executor,
                 closing(TensorBoardWriter(run, self.header, self.population, resume=bool(self.lines))) as board,
             ):
                 return self._sit(executor, board)
         except Exception as error:
             full = is_disk_error(error)
             with contextlib.suppress(DiskFullError, RunError):
-                run_info.record_end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
+                record_end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
             if isinstance(error, OSError) and not full and str(error.filename).startswith(f"{run}{os.sep}"):
                 raise RunError(f"cannot write to {error.filename}: {error.strerror or error}") from error
             if full:
                 raise DiskFullError(
-                    f"{error}; make room, then: pbtrl resume {references.cli_reference(run, self.config)}"
+                    f"{error}; make room, then: pbtrl resume {cli_reference(run, self.config)}"
                 ) from error
             raise
 
@@ -261,7 +275,7 @@ class _Sitting:
         if reason == "interrupted":
             return self._stopped(controller)
         if all(m.lost for m in self.population.members.values()):
-            again = f"when that is mended: pbtrl resume {references.cli_reference(run, self.config)}"
+            again = f"when that is mended: pbtrl resume {cli_reference(run, self.config)}"
             return self._failed(f"no member survived: {self._last_error()}; {again}")
         try:
             with self.signals.raising():
@@ -278,16 +292,14 @@ class _Sitting:
         if not best:
             return self._failed(f"no score: the run ended ({reason}) before any member came to the end of a slice")
         if unscored := scoring.unscored(self.config, [best["evaluation"]]):
-            return self._failed(
-                f"{unscored}; to choose again: pbtrl resume {references.cli_reference(run, self.config)}"
-            )
+            return self._failed(f"{unscored}; to choose again: pbtrl resume {cli_reference(run, self.config)}")
         self._end("finish", "finished", reason, controller.seconds)
         board.describe()
         if self.mode == "json":
             _print(to_json({"kind": "finish", "run": str(run), "best": best}))
         _say(
             self.mode,
-            summary.summary(best, run, references.run_reference(run), references.cli_reference(run, self.config)),
+            closing_text(best, run, run_reference(run), cli_reference(run, self.config)),
         )
         return 0
 
@@ -299,14 +311,14 @@ class _Sitting:
             keep_last=snapshots.keep_last,
             milestones_every=snapshots.milestones_every,
             lines=self.lines,
-            always=best_member.referenced_snapshots(self.run_directory),
+            always=referenced_snapshots(self.run_directory),
         )
         return Controller(
             population=self.population,
-            strategy=factory.make_strategy(self.config),
+            strategy=make_strategy(self.config),
             executor=executor,
             journal=self.journal,
-            limits=factory.stop_criteria(self.config),
+            limits=stop_criteria(self.config),
             listeners=[retention, board],
             lost=lost,
             earlier=self.earlier,
@@ -340,9 +352,7 @@ class _Sitting:
             self.header, self.population, members,
             wall_clock=self.config.budget.wall_clock, earlier=self.earlier,
         )  # fmt: skip
-        return terminal.make_view(
-            self.mode, standings, workers=placement.describe_placement(self.config), wide=self.wide
-        )
+        return terminal.make_view(self.mode, standings, workers=describe_placement(self.config), wide=self.wide)
 
     def _noticed(self, view: terminal.View) -> bool:
         """Whether a signal came; the view then says that the members are being saved."""
@@ -376,19 +386,17 @@ class _Sitting:
 
     def _stopped(self, controller: Controller) -> int:
         self._end("stop", "stopped", "interrupted", controller.seconds)
-        _print(
-            f"stopped; go on with: pbtrl resume {references.cli_reference(self.run_directory, self.config)}", sys.stderr
-        )
+        _print(f"stopped; go on with: pbtrl resume {cli_reference(self.run_directory, self.config)}", sys.stderr)
         return self.signals.code or FAILED
 
     def _failed(self, why: str) -> int:
-        run_info.record_end(self.run_directory, "failed", why)
+        record_end(self.run_directory, "failed", why)
         _print(why, sys.stderr)
         return FAILED
 
-    def _end(self, kind: str, status: run_info.Status, reason: str, elapsed: float) -> None:
+    def _end(self, kind: str, status: Status, reason: str, elapsed: float) -> None:
         self.journal.append({"kind": kind, "reason": reason, "timing": {"elapsed": elapsed}})
-        run_info.record_end(self.run_directory, status, reason)
+        record_end(self.run_directory, status, reason)
 
     def _last_error(self) -> str:
         """Of the failures, the last, and where more of it is told."""
@@ -399,18 +407,18 @@ class _Sitting:
 
     def _opening(self, found: Sequence[str]) -> str:
         config = self.config
-        trains = describe.describe_env(config) if config.env else config.trainable.name if config.trainable else ""
-        return summary.opening(
+        trains = describe_env(config) if config.env else config.trainable.name if config.trainable else ""
+        return opening_text(
             self.run_directory,
             self.header,
             trains=trains,
-            agent=describe.describe_agent(config) if config.env else None,
-            workers=placement.describe_placement(config),
-            slices=describe.describe_slices(config),
+            agent=describe_agent(config) if config.env else None,
+            workers=describe_placement(config),
+            slices=describe_slices(config),
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.lines else None,
             found=found,
-            name=references.run_reference(self.run_directory),
+            name=run_reference(self.run_directory),
         )
 
 
