@@ -78,7 +78,7 @@ def result(zygote: Zygote, where: Path, *argv: str) -> tuple[str, dict[str, str]
 
 def test_every_point_in_the_code_is_listed_here() -> None:
     source = "".join(path.read_text() for path in (ROOT / "pbtrl").rglob("*.py"))
-    patterns = [re.sub(r"\{[^}]*\}", ".+", found) for found in re.findall(r'crash\.point\(f?"([^"]+)"\)', source)]
+    patterns = [re.sub(r"\{[^}]*\}", ".+", found) for found in re.findall(r'crash_point\(f?"([^"]+)"\)', source)]
     assert patterns
     for pattern in patterns:
         assert any(re.fullmatch(pattern, point) for point in POINTS), pattern

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pbtrl.errors import DiskFullError, RunError
+from pbtrl.storage import snapshot_store
 from pbtrl.storage.journal import Journal, digest
 from pbtrl.storage.run_lock import RunLock
 from pbtrl.storage.snapshot_store import SnapshotStore
@@ -37,7 +38,8 @@ def fill(monkeypatch: pytest.MonkeyPatch, after: int, room_again: int | None = N
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, data)
 
-    monkeypatch.setattr(files, "write_durably", write)
+    for module in (files, snapshot_store):
+        monkeypatch.setattr(module, "write_durably", write)
 
 
 # Snapshots take three files each; before the first come run.json and the two configs.

@@ -262,8 +262,8 @@ def test_auto_is_plain_unless_the_terminal_can_redraw(tmp_path: Path, monkeypatc
 def test_live_redraws_and_leaves_the_last_frame(tmp_path: Path):
     w, standings, _ = started(tmp_path)
     file = io.StringIO()
-    terminal = Console(file=file, force_terminal=True, width=100, no_color=True)
-    v = terminal.make_view("live", standings, workers="2 members on 1 worker", console=terminal)
+    console = Console(file=file, force_terminal=True, width=100, no_color=True)
+    v = terminal.make_view("live", standings, workers="2 members on 1 worker", console=console)
     w.listener = v
     w.decide(w.next("m00"), w.next("m01"))
     v.tick()

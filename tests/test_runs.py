@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 HOLD = """
 import sys, time
 from pathlib import Path
-from pbtrl.lock import Lock
-lock = Lock(Path(sys.argv[1])).acquire()
+from pbtrl.storage.run_lock import RunLock
+lock = RunLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 time.sleep(60)
 """

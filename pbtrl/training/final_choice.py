@@ -23,7 +23,8 @@ from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
-from pbtrl.training.scoring import evaluate, is_scored
+from pbtrl.training import scoring
+from pbtrl.training.scoring import is_scored
 
 
 def choose(config: Config, run: Path, population: Population, seconds: float | None = None) -> dict[str, Any]:
@@ -39,13 +40,13 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
         return {}
     final = config.final
     half = None if seconds is None else seconds / 2
-    selection = evaluate(
+    selection = scoring.evaluate(
         config, run, chosen_from, episodes=final.selection_episodes, seed=_seed(config, "selection"), seconds=half
     )
     scores = [s["return_mean"] if is_scored(s) else -math.inf for s in selection]
     name = chosen_from[max(range(len(scores)), key=lambda i: (scores[i], -i))]
     left = None if seconds is None else seconds - (time.monotonic() - begun)
-    (score,) = evaluate(config, run, [name], episodes=final.episodes, seed=_seed(config, "final"), seconds=left)
+    (score,) = scoring.evaluate(config, run, [name], episodes=final.episodes, seed=_seed(config, "final"), seconds=left)
     chosen = population.members[score["member"]]
     best = {
         "schema": SCHEMA,

@@ -394,7 +394,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     from pbtrl.execution.processes import Processes, WorkerSpec
-    from pbtrl.population import Assignment
+    from pbtrl.core.messages import Assignment
 
     members, config, core = sys.argv[1:]
     executor = Processes([WorkerSpec("tests.fakes:build", config, members, (("m00",),), (int(core),), 1, False)])
