@@ -20,7 +20,7 @@ class A3C(PolicyGradient):
 
     def targets(self, seen: LossInputs, h: Hyperparameters) -> list[Tensor]:
         """Advantages sum lambda-weighted temporal differences (Schulman et al. 2016, arXiv 1506.02438, equation 16)."""
-        return seen.backwards(gae, seen.values, lambda_=h["lambda_"][:, None])
+        return seen.compute_targets(gae, seen.values, lambda_=h["lambda_"][:, None])
 
 
 make = A3C.make

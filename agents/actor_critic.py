@@ -26,7 +26,7 @@ from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, withou
 from pbtrl.agents.networks import Net, make_network
 from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
-from pbtrl.agents.types import Acted, Hyperparameters, Inputs, Learned, State, Tensors, Trajectory, Views
+from pbtrl.agents.types import ActOutput, Hyperparameters, Inputs, State, Tensors, Trajectory, UpdateResult, Views
 
 REWARD_CLIP = 10.0  # of normalised rewards
 OBSERVATION_CLIP = 10.0  # of normalised observations
@@ -64,7 +64,7 @@ class ActorCritic(ABC):
 
     @property
     @abstractmethod
-    def whole(self) -> bool:
+    def needs_full_batch(self) -> bool:
         """Whether the loss needs all that an update learns from at once, instead of a sum over chunks of envs."""
 
     @abstractmethod
@@ -83,11 +83,13 @@ class ActorCritic(ABC):
 
     @property
     def layout(self) -> Layout:
-        """The network's parameters, and what `others` names."""
-        return Layout({**self.net.layout.shapes, **{name: (size,) for name, (size, _) in self.others.items()}})
+        """The network's parameters, and what `extra_parameters` names."""
+        return Layout(
+            {**self.net.layout.shapes, **{name: (size,) for name, (size, _) in self.extra_parameters.items()}}
+        )
 
     @property
-    def others(self) -> dict[str, tuple[int, float]]:
+    def extra_parameters(self) -> dict[str, tuple[int, float]]:
         """What is learned besides the network: how many numbers, and what they start from."""
         free = self.policy.free_size
         return {"free": (free, self.settings.log_std)} if free else {}
@@ -99,7 +101,7 @@ class ActorCritic(ABC):
         return not self.image if kind == "auto" else kind == "normalise"
 
     @property
-    def acts_by(self) -> tuple[str, ...]:
+    def acting_tensors(self) -> tuple[str, ...]:
         """Names of the state's tensors that `act` reads."""
         return ("params", "shift", "scale") if self.normalises else ("params",)
 
@@ -117,7 +119,7 @@ class ActorCritic(ABC):
         for i, generator in enumerate(generators):
             for name, value in self.net.initial(generator).items():
                 views[name][i] = value
-        for name, (_, start) in self.others.items():
+        for name, (_, start) in self.extra_parameters.items():
             views[name].fill_(start)
         tensors = {"params": params, "skipped": torch.zeros(members, dtype=torch.int64)}
         if self.settings.optimiser == "adam":
@@ -138,59 +140,61 @@ class ActorCritic(ABC):
     def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> Tensor:
         """The policy's noise of a block, then the agent's own, [T, P, B, ...]."""
         shape = (time, envs, *self.policy.noise_shape)
-        drawn = [torch.cat([self.policy.draw_noise(g, shape), *self.chances(g, time, envs)], -1) for g in generators]
+        drawn = [
+            torch.cat([self.policy.draw_noise(g, shape), *self.extra_noise(g, time, envs)], -1) for g in generators
+        ]
         return torch.stack(drawn, 1)
 
-    def chances(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:
+    def extra_noise(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:
         """What is random in a block besides the actions, [T, B, ...] each."""
         return []
 
-    def own_noise(self, noise: Tensor) -> Tensor:
-        """What `chances` drew, from the end of [..., N]."""
+    def split_extra_noise(self, noise: Tensor) -> Tensor:
+        """What `extra_noise` drew, from the end of [..., N]."""
         return noise[..., self.policy.noise_shape[0] :]
 
     def begin(self, members: int, envs: int) -> tuple[Tensor, Tensor]:
         """No last action, and nothing remembered."""
-        return self.policy.nothing(members, envs), torch.zeros(members, envs, self.net.memory)
+        return self.policy.initial_action(members, envs), torch.zeros(members, envs, self.net.rnn_state_size)
 
     def forget(self, state: State, slot: int) -> None:
         """What an agent replays of the old one is dead; the envs' returns so far count on."""
-        if "replay.dead" in state.running:
-            state.running["replay.dead"][slot] = True
+        if "replay.is_reset_step" in state.running:
+            state.running["replay.is_reset_step"][slot] = True
 
     @torch.no_grad()
-    def act(self, state: State, inputs: Inputs, memory: Tensor, noise: Tensor | None) -> Acted:
+    def act(self, state: State, inputs: Inputs, rnn_state: Tensor, noise: Tensor | None) -> ActOutput:
         """Act at one step; without noise, by the policy's mode."""
-        inputs, chance = self.shown(state, inputs), None if noise is None else self.own_noise(noise)
-        groups = self._groups(len(memory))
-        parts = [(inputs, memory, chance)]
+        inputs, chance = self.preprocess(state, inputs), None if noise is None else self.split_extra_noise(noise)
+        groups = self._groups(len(rnn_state))
+        parts = [(inputs, rnn_state, chance)]
         if len(groups) > 1:
-            parts = [(inputs[g], memory[g], None if chance is None else chance[g]) for g in groups]
+            parts = [(inputs[g], rnn_state[g], None if chance is None else chance[g]) for g in groups]
         found = [self.step(params, *without_prefix) for params, without_prefix in zip(state.acting, parts, strict=True)]
         heads, memories = zip(*found, strict=True)
         policy = _joined(
             [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]
         )
         if noise is None:
-            return Acted(self.policy.mode(policy), policy, _joined(memories))
+            return ActOutput(self.policy.mode(policy), policy, _joined(memories))
         drawn = noise[..., : self.policy.noise_shape[0]]
-        return Acted(self.policy.sample(policy, drawn), policy, _joined(memories))
+        return ActOutput(self.policy.sample(policy, drawn), policy, _joined(memories))
 
-    def step(self, params: Views, inputs: Inputs, memory: Tensor, chance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The network at one step, as `Net.step`; `chance` [p, B, ...] is what `chances` drew."""
-        return self.net.step(params, inputs, memory)
+    def step(self, params: Views, inputs: Inputs, rnn_state: Tensor, chance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The network at one step, as `Net.step`; `chance` [p, B, ...] is what `extra_noise` drew."""
+        return self.net.step(params, inputs, rnn_state)
 
     def unroll(
-        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None, extras: Tensors
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None, extra_loss_inputs: Tensors
     ) -> tuple[Tensor, Tensor, Tensors]:
         """The network over a block, as `Net.unroll`; and what it says beyond that, [p, T+1, B, ...] each."""
-        return *self.net.unroll(params, inputs, memory, starts), {}
+        return *self.net.unroll(params, inputs, rnn_state, starts), {}
 
-    def extras(self, state: State, block: Trajectory, h: Hyperparameters) -> Tensors:
+    def extra_loss_inputs(self, state: State, block: Trajectory, h: Hyperparameters) -> Tensors:
         """What the loss needs besides the block, [P, any, B, ...] each; called once per block."""
         return {}
 
-    def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
+    def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> UpdateResult:
         """`passes` times `minibatches` updates from one block, in place; then observations' statistics take it in.
 
         A member's metrics are those of its own last update that was not skipped.
@@ -227,7 +231,7 @@ class ActorCritic(ABC):
             mean, variance = normalise.mean_and_variance(moments)
             tensors |= {**with_prefix("observation", moments), "shift": mean, "scale": (variance + 1e-8).rsqrt()}
         consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
-        return Learned(metrics, consumed, updates, skips)
+        return UpdateResult(metrics, consumed, updates, skips)
 
     def _passes(self, h: Hyperparameters) -> tuple[Tensor, Tensor]:
         """How often a block is learned from at most, and the mean |log rho| that ends it, [P] each."""
@@ -236,24 +240,24 @@ class ActorCritic(ABC):
 
     def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> _Batch:
         """What all passes share."""
-        time, mask = block.rewards.shape[1], (~block.dead).to(block.rewards.dtype)
+        time, mask = block.rewards.shape[1], (~block.is_reset_step).to(block.rewards.dtype)
         if self.rewards == "normalise":
             self._count_returns(state, block, h["gamma"])
         cuts = unroll_cuts(h["unroll_length"], time)
         return _Batch(
             block=block,
-            rewards=self.paid(state, block.rewards),
+            rewards=self.transform_rewards(state, block.rewards),
             discounts=_rows(h["gamma"], 3) * ~block.terminated,
-            cuts=cuts[:, :, None] | block.over.movedim(1, 0),
+            cuts=cuts[:, :, None] | block.done.movedim(1, 0),
             unroll_cuts=cuts,
             starts=unroll_starts(cuts),
             mask=mask,
-            fresh=mask if block.past is None else mask * ~block.past,
+            fresh=mask if block.from_replay is None else mask * ~block.from_replay,
             log_probs=self.policy.log_prob(block.policy, block.actions),
-            extras=self.extras(state, block, h),
+            extra_loss_inputs=self.extra_loss_inputs(state, block, h),
         )
 
-    def paid(self, state: State, rewards: Tensor) -> Tensor:
+    def transform_rewards(self, state: State, rewards: Tensor) -> Tensor:
         """Raw rewards [P, T, B] as the learner is given them."""
         if self.rewards == "clip":
             return rewards.clamp(-1.0, 1.0)
@@ -269,8 +273,8 @@ class ActorCritic(ABC):
     def _count_returns(self, state: State, block: Trajectory, gamma: Tensor) -> None:
         nothing_yet = torch.zeros(block.rewards.shape[::2], dtype=torch.float64)
         known = {**without_prefix("return", state.tensors), "running": state.running.get("return", nothing_yet)}
-        new = ~block.dead if block.past is None else ~(block.dead | block.past)
-        known = normalise.update_return_scale(known, block.rewards, block.over, gamma, new)
+        new = ~block.is_reset_step if block.from_replay is None else ~(block.is_reset_step | block.from_replay)
+        known = normalise.update_return_scale(known, block.rewards, block.done, gamma, new)
         state.running["return"] = known.pop("running")
         state.tensors |= with_prefix("return", known)
 
@@ -309,10 +313,10 @@ class ActorCritic(ABC):
     ) -> LossInputs:
         """Some envs of some members, through the network as it is now."""
         block, mask = batch.block, batch.mask[members, :, envs]
-        inputs = self.shown(state, block.inputs(members, envs), members)
-        extras = {name: value[members, :, envs] for name, value in batch.extras.items()}
-        memory, starts = block.memory[members, envs], batch.starts[members]
-        head, values, said = self.unroll(params, inputs, memory, starts, extras)
+        inputs = self.preprocess(state, block.inputs(members, envs), members)
+        extra_loss_inputs = {name: value[members, :, envs] for name, value in batch.extra_loss_inputs.items()}
+        rnn_state, starts = block.rnn_state[members, envs], batch.starts[members]
+        head, values, said = self.unroll(params, inputs, rnn_state, starts, extra_loss_inputs)
         policy = self.policy.join(head[:, :-1], params.get("free"))
         log_probs = self.policy.log_prob(policy, block.actions[members, :, envs])
         return LossInputs(
@@ -330,7 +334,7 @@ class ActorCritic(ABC):
             starts=starts,
             mask=mask,
             live=live,
-            extras=extras | said,
+            extra_loss_inputs=extra_loss_inputs | said,
         )
 
     def _step(self, state: State, h: Hyperparameters, active: Tensor) -> None:
@@ -347,7 +351,7 @@ class ActorCritic(ABC):
                 decay=h["rmsprop_decay"], epsilon=h["rmsprop_epsilon"], active=active,
             )  # fmt: skip
 
-    def shown(self, state: State, inputs: Inputs, members: slice = slice(None)) -> Inputs:
+    def preprocess(self, state: State, inputs: Inputs, members: slice = slice(None)) -> Inputs:
         """Inputs [P, ...] with observations as the network reads them: vectors flat and normalised."""
         if self.image:
             return inputs
@@ -367,7 +371,7 @@ class ActorCritic(ABC):
     def _chunks(self, block: Trajectory, envs: slice) -> Iterator[slice]:
         """Envs whose whole unrolls pass through the network at once."""
         time, count = block.observations.shape[1], envs.stop - envs.start
-        frames = None if self.whole else self.net.frames
+        frames = None if self.needs_full_batch else self.net.frames
         width = count if frames is None else max(1, frames // time)
         return (slice(i, min(envs.stop, i + width)) for i in range(envs.start, envs.stop, width))
 
@@ -390,7 +394,7 @@ class _Batch:
     mask: Tensor
     fresh: Tensor
     log_probs: Tensor
-    extras: Tensors
+    extra_loss_inputs: Tensors
 
 
 def _shares(envs: int, count: int) -> list[slice]:

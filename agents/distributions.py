@@ -47,11 +47,11 @@ class Categorical:
         return (self.size,)
 
     @property
-    def told(self) -> int:
+    def encoding_size(self) -> int:
         """How many numbers tell a network of an action: one-hot."""
         return self.size
 
-    def nothing(self, *shape: int) -> Tensor:
+    def initial_action(self, *shape: int) -> Tensor:
         """Actions before the first one, `[*shape]`."""
         return torch.zeros(shape, dtype=torch.int64)
 
@@ -124,11 +124,11 @@ class Gaussian:
         return (self.actions,)
 
     @property
-    def told(self) -> int:
+    def encoding_size(self) -> int:
         """How many numbers tell a network of an action."""
         return self.actions
 
-    def nothing(self, *shape: int) -> Tensor:
+    def initial_action(self, *shape: int) -> Tensor:
         """Actions before the first one, `[*shape, A]`."""
         return torch.zeros(*shape, self.actions)
 

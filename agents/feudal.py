@@ -37,7 +37,7 @@ SMALLEST = 1e-8  # squared length of what is made a direction
 
 
 @dataclass(frozen=True)
-class Hierarchy(SharedTorsoNet):
+class FeudalNet(SharedTorsoNet):
     """Manager and worker on one torso (figure 1 of the paper); `core` is 0.
 
     Attributes:
@@ -91,7 +91,7 @@ class Hierarchy(SharedTorsoNet):
         return self.torso.size + lstms + linear
 
     @property
-    def memory(self) -> int:
+    def rnn_state_size(self) -> int:
         """The manager's outputs and cells, last goals and states, the worker's output and cell, whose turn it is."""
         return sum(self._sizes)
 
@@ -112,24 +112,24 @@ class Hierarchy(SharedTorsoNet):
         return params
 
     def step(
-        self, params: Views, inputs: Inputs, memory: Tensor, detour: Tensor | None = None
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, random_goal: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One step; `detour` [P, B, d] are goals at random, zeros where the manager's own are followed."""
+        """One step; `random_goal` [P, B, d] are goals at random, zeros where the manager's own are followed."""
         below = self._below(params, inputs, learning=False)
-        moved = self._moved(params, below, memory.masked_fill(inputs.first[..., None], 0.0), detour)
-        return moved["head"], moved["memory"]
+        moved = self._moved(params, below, rnn_state.masked_fill(inputs.first[..., None], 0.0), random_goal)
+        return moved["head"], moved["rnn_state"]
 
     def unroll(
-        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None = None
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """All steps, without detours."""
-        head, values, _ = self.whole(params, inputs, memory, starts, None)
+        head, values, _ = self.unroll_with_goals(params, inputs, rnn_state, starts, None)
         return head, values
 
-    def whole(
-        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None, detours: Tensor | None
+    def unroll_with_goals(
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None, random_goals: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensors]:
-        """As `unroll`, with `detours` [P, T, B, d]; and [P, T+1, B, ...] each:
+        """As `unroll`, with `random_goals` [P, T, B, d]; and [P, T+1, B, ...] each:
 
         `goals` and `states`, `manager`'s values, and `intrinsic`, what arriving there is worth (equation 8).
         """
@@ -138,11 +138,11 @@ class Hierarchy(SharedTorsoNet):
         below = [x.view(*inputs.first.shape, -1) for x in self._below(params, flat, learning=True)]
         moved: list[Tensors] = []
         for t in range(steps):
-            detour = None if detours is None or t == steps - 1 else detours[:, t]
-            memory = rnn_state_at(memory, starts, t).masked_fill(inputs.first[:, t, :, None], 0.0)
-            moved.append(self._moved(params, [x[:, t] for x in below], memory, detour))
-            memory = moved[t]["memory"]
-        said = {name: torch.stack([m[name] for m in moved], 1) for name in moved[0] if name != "memory"}
+            random_goal = None if random_goals is None or t == steps - 1 else random_goals[:, t]
+            rnn_state = rnn_state_at(rnn_state, starts, t).masked_fill(inputs.first[:, t, :, None], 0.0)
+            moved.append(self._moved(params, [x[:, t] for x in below], rnn_state, random_goal))
+            rnn_state = moved[t]["rnn_state"]
+        said = {name: torch.stack([m[name] for m in moved], 1) for name in moved[0] if name != "rnn_state"}
         values = self._value(params, "value", said.pop("output"))
         said |= {"states": below[0].detach(), "manager": self._value(params, "manager.value", said.pop("pooled"))}
         return said.pop("head"), values, said
@@ -157,10 +157,10 @@ class Hierarchy(SharedTorsoNet):
         manager = torch.baddbmm(params["manager.bias"], states, params["manager.input"])
         return states, manager, torch.baddbmm(params["worker.bias"], z, params["worker.input"])
 
-    def _moved(self, params: Views, below: Sequence[Tensor], memory: Tensor, detour: Tensor | None) -> Tensors:
+    def _moved(self, params: Views, below: Sequence[Tensor], rnn_state: Tensor, random_goal: Tensor | None) -> Tensors:
         """One step of both, from `_below` at that step."""
         state, manager, worker = below
-        *lasting, output, cell, phase = torch.split(memory, self._sizes, -1)
+        *lasting, output, cell, phase = torch.split(rnn_state, self._sizes, -1)
         outputs, cells, *past = (x.view(*x.shape[:2], self.horizon, self.units) for x in lasting)
         goals, states = (x.detach() for x in past)
         turn = torch.arange(self.horizon)[:, None] == phase[..., None, :]  # [P, B, c, 1]
@@ -169,8 +169,8 @@ class Hierarchy(SharedTorsoNet):
         outputs, cells = (torch.where(turn, new[..., None, :], x) for new, x in ((mine, outputs), (now, cells)))
         pooled = outputs.mean(-2)
         goal = direction(pooled)
-        if detour is not None:
-            goal = torch.where((detour != 0).any(-1, keepdim=True), detour, goal)
+        if random_goal is not None:
+            goal = torch.where((random_goal != 0).any(-1, keepdim=True), random_goal, goal)
         output, cell = lstm(worker + torch.bmm(output, params["worker.hidden"]), cell)
         told = torch.bmm(goals.sum(-2) + goal.detach(), params["embedding.weight"])
         head = (output.view(*told.shape[:2], -1, self.embedding) * told[..., None, :]).sum(-1)
@@ -181,8 +181,15 @@ class Hierarchy(SharedTorsoNet):
         )
         phase = torch.where(phase == self.horizon - 1, 0.0, phase + 1.0)
         kept = [x.flatten(-2) for x in (outputs, cells, goals, states)]
-        memory = torch.cat([*kept, output, cell, phase], -1)
-        return {"head": head, "memory": memory, "output": output, "pooled": pooled, "goals": goal, "intrinsic": way}
+        rnn_state = torch.cat([*kept, output, cell, phase], -1)
+        return {
+            "head": head,
+            "rnn_state": rnn_state,
+            "output": output,
+            "pooled": pooled,
+            "goals": goal,
+            "intrinsic": way,
+        }
 
 
 @dataclass(frozen=True)
@@ -190,12 +197,12 @@ class Feudal(A3C):
     """The agent for one kind of env; see `agents.types.Agent` for the contract."""
 
     settings: FeudalSettings
-    net: Hierarchy
+    net: FeudalNet
 
     @classmethod
     def network(  # type: ignore[override]
         cls, settings: FeudalSettings, shape: tuple[int, ...], policy: Distribution, image: bool
-    ) -> Hierarchy:
+    ) -> FeudalNet:
         """Manager and worker.
 
         Raises:
@@ -210,59 +217,59 @@ class Feudal(A3C):
             raise ValueError(f"agent.horizon must be >= 1, not {settings.horizon}")
         return with_goals(make_shared_torso_net(settings, shape, policy, image), settings)
 
-    def chances(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:
+    def extra_noise(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:
         """A goal at random at few of a block's steps, and zeros at the others: [T, B, d]."""
         goals = direction(torch.randn(time, envs, self.net.units, generator=generator))
         rare = torch.rand(time, envs, 1, generator=generator) < self.settings.random_goals
         return [torch.where(rare, goals, 0.0)]
 
-    def step(self, params: Views, inputs: Inputs, memory: Tensor, chance: Tensor | None) -> tuple[Tensor, Tensor]:
+    def step(self, params: Views, inputs: Inputs, rnn_state: Tensor, chance: Tensor | None) -> tuple[Tensor, Tensor]:
         """Without noise no goal is random either."""
-        return self.net.step(params, inputs, memory, chance)
+        return self.net.step(params, inputs, rnn_state, chance)
 
     def unroll(
-        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None, extras: Tensors
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None, extra_loss_inputs: Tensors
     ) -> tuple[Tensor, Tensor, Tensors]:
         """With the random goals that were followed."""
-        return self.net.whole(params, inputs, memory, starts, extras["detours"])
+        return self.net.unroll_with_goals(params, inputs, rnn_state, starts, extra_loss_inputs["random_goals"])
 
-    def extras(self, state: State, block: Trajectory, h: Hyperparameters) -> Tensors:
+    def extra_loss_inputs(self, state: State, block: Trajectory, h: Hyperparameters) -> Tensors:
         """Random goals [P, T, B, d], and where a goal's way ends: so many observations on, [P, T, B]."""
-        ways, left = [], torch.zeros_like(block.over[:, 0], dtype=torch.int64)
-        for over in reversed(block.over.unbind(1)):
-            left = torch.where(over, 1, left + 1)
-            ways.append(left.clamp(max=self.net.horizon))
+        goal_horizons, left = [], torch.zeros_like(block.done[:, 0], dtype=torch.int64)
+        for done in reversed(block.done.unbind(1)):
+            left = torch.where(done, 1, left + 1)
+            goal_horizons.append(left.clamp(max=self.net.horizon))
         return {
-            "detours": self.own_noise(block.noise),
-            "ways": torch.stack(ways[::-1], 1),
+            "random_goals": self.split_extra_noise(block.noise),
+            "goal_horizons": torch.stack(goal_horizons[::-1], 1),
             "goes_on": (~block.terminated).to(block.rewards.dtype),
         }
 
     def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
         """A3C's for the worker, paid for the manager's goals too; and the manager's (equations 7 to 9)."""
-        said, mask = seen.extras, seen.mask
+        said, mask = seen.extra_loss_inputs, seen.mask
         intrinsic = said["intrinsic"][:, 1:].detach()
         if self.rewards == "normalise":
             intrinsic = intrinsic * _rows(1.0 - h["gamma"])
         worker = super().loss(replace(seen, rewards=seen.rewards + _rows(h["intrinsic_cost"]) * intrinsic), h)
         manager = replace(seen, discounts=_rows(h["manager_gamma"]) * said["goes_on"])
-        targets, advantages = manager.backwards(gae, said["manager"], lambda_=h["lambda_"][:, None])
-        steps = torch.arange(mask.shape[1])[:, None] + said["ways"]
+        targets, advantages = manager.compute_targets(gae, said["manager"], lambda_=h["lambda_"][:, None])
+        steps = torch.arange(mask.shape[1])[:, None] + said["goal_horizons"]
         ends = said["states"].gather(1, steps[..., None].expand(-1, -1, -1, self.net.units))
         alike = (direction(ends - said["states"][:, :-1]) * said["goals"][:, :-1]).sum(-1)
         terms = {
-            "manager": losses.policy_gradient_loss(alike, self.weighed(advantages, mask), mask),
+            "manager": losses.policy_gradient_loss(alike, self.maybe_normalize(advantages, mask), mask),
             "manager_value": losses.value_loss(said["manager"][:, :-1], targets, mask),
         }
         loss = terms["manager"] + h["value_cost"] * terms["manager_value"]
         paid = {"intrinsic": (intrinsic * mask).flatten(1).sum(-1)}
-        return LossOutput(worker.total + self.reduced(loss, seen), worker.sums | terms | paid)
+        return LossOutput(worker.total + self.reduce(loss, seen), worker.sums | terms | paid)
 
 
-def with_goals(net: SharedTorsoNet, settings: FeudalSettings) -> Hierarchy:
+def with_goals(net: SharedTorsoNet, settings: FeudalSettings) -> FeudalNet:
     """Manager and worker on the torso of a network."""
     sizes = settings.goal_units, settings.embedding, settings.horizon
-    return Hierarchy(net.torso, net.outputs, 0, net.fed_back, *sizes)
+    return FeudalNet(net.torso, net.outputs, 0, net.action_reward_size, *sizes)
 
 
 def direction(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Impala(PolicyGradient):
     def targets(self, seen: LossInputs, h: Hyperparameters) -> list[Tensor]:
         """Equation 1 of the paper."""
         clips = {name: h[name][:, None] for name in ("rho_bar", "c_bar", "pg_rho_bar", "lambda_")}
-        return seen.backwards(vtrace, seen.values, log_rhos=seen.log_rhos.movedim(1, 0), **clips)
+        return seen.compute_targets(vtrace, seen.values, log_rhos=seen.log_rhos.movedim(1, 0), **clips)
 
 
 make = Impala.make

@@ -55,9 +55,9 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias, x, weight)
 
 
-def rnn_state_at(memory: Tensor, starts: Tensor | None, t: int) -> Tensor:
+def rnn_state_at(rnn_state: Tensor, starts: Tensor | None, t: int) -> Tensor:
     """The memory [P, B, H] that step t begins with; where an unroll starts, its past is not learned from."""
-    return memory if starts is None else torch.where(starts[:, t, None, None], memory.detach(), memory)
+    return rnn_state if starts is None else torch.where(starts[:, t, None, None], rnn_state.detach(), rnn_state)
 
 
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

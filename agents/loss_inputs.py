@@ -30,7 +30,7 @@ class LossInputs:
         starts: [p, T+1], where unrolls begin.
         mask: [p, T, B], 0 for dead transitions.
         live: [p], how many transitions the whole update learns from.
-        extras: the agent's own, from `extras` and `unroll`.
+        extra_loss_inputs: the agent's own, from `extra_loss_inputs` and `unroll`.
     """
 
     state: State
@@ -47,9 +47,11 @@ class LossInputs:
     starts: Tensor
     mask: Tensor
     live: Tensor
-    extras: Tensors
+    extra_loss_inputs: Tensors
 
-    def backwards(self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any) -> list[Tensor]:
+    def compute_targets(
+        self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any
+    ) -> list[Tensor]:
         """What a function of `agents.returns` makes of these transitions and values: targets, advantages [p, T, B]."""
         discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values.detach()))
         found = returns(discounts=discounts, rewards=rewards, values=values[:-1], bootstrap_value=values[-1],

@@ -31,7 +31,7 @@ class Net(Protocol):
         layout: its parameters.
         frames: how many observations the learner should put through at a time; None for all. With a number, members
             pass one by one, so P is 1 below.
-        memory: H, floats that it remembers per env from step to step.
+        rnn_state: H, floats that it remembers per env from step to step.
     """
 
     @property
@@ -43,7 +43,7 @@ class Net(Protocol):
         """Observations per pass."""
 
     @property
-    def memory(self) -> int:
+    def rnn_state_size(self) -> int:
         """H."""
 
     @property
@@ -56,11 +56,11 @@ class Net(Protocol):
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
         """The weight and bias whose product with the last features is the value, as views [P, ...]."""
 
-    def step(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, params: Views, inputs: Inputs, rnn_state: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs [P, B, ...], memory [P, B, H] -> distribution parameters [P, B, K], memory; without gradients."""
 
     def unroll(
-        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None = None
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Inputs [P, T+1, B, ...], memory [P, B, H] -> distribution parameters [P, T+1, B, K], values [P, T+1, B].
 
@@ -82,7 +82,7 @@ class MLP:
         return
 
     @property
-    def memory(self) -> int:
+    def rnn_state_size(self) -> int:
         """Nothing is remembered."""
         return 0
 
@@ -108,12 +108,12 @@ class MLP:
             params[f"{name}.weight"][:fan_in, :fan_out] = orthogonal((fan_in, fan_out), generator, gain)
         return params
 
-    def step(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, params: Views, inputs: Inputs, rnn_state: Tensor) -> tuple[Tensor, Tensor]:
         """Of the observations alone."""
-        return self.policy(params, inputs.observations.flatten(2)), memory
+        return self.policy(params, inputs.observations.flatten(2)), rnn_state
 
     def unroll(
-        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None = None
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """All steps at once."""
         steps = inputs.first.shape
@@ -159,14 +159,14 @@ class SharedTorsoNet:
         torso: observations to features.
         outputs: K.
         core: units of the LSTM (Hochreiter & Schmidhuber 1997, with a forget gate whose bias starts at 1); 0 for none.
-        fed_back: numbers of the last action, one-hot if it is an index, that are joined to the features, with the last
+        action_reward_size: numbers of the last action, one-hot if it is an index, that are joined to the features, with the last
             reward clipped to [-1, 1]; 0 for neither.
     """
 
     torso: Torso
     outputs: int
     core: int = 0
-    fed_back: int = 0
+    action_reward_size: int = 0
 
     @property
     def frames(self) -> int | None:
@@ -174,7 +174,7 @@ class SharedTorsoNet:
         return self.torso.frames
 
     @property
-    def memory(self) -> int:
+    def rnn_state_size(self) -> int:
         """The core's output and its cell."""
         return 2 * padded(self.core, COLUMNS)
 
@@ -202,7 +202,7 @@ class SharedTorsoNet:
 
     @property
     def _features(self) -> int:
-        return self.torso.units + (self.fed_back + 1 if self.fed_back else 0)
+        return self.torso.units + (self.action_reward_size + 1 if self.action_reward_size else 0)
 
     def initial(self, generator: torch.Generator) -> Views:
         """Fresh parameters of one member: orthogonal; the core's gain is 1, the policy's 0.01, the value's 1."""
@@ -219,20 +219,20 @@ class SharedTorsoNet:
         """The value's column."""
         return views["value.weight"][..., :1], views["value.bias"][..., :1]
 
-    def step(self, params: Views, inputs: Inputs, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, params: Views, inputs: Inputs, rnn_state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the torso, the core and the policy."""
         x = self._joined(params, inputs, learning=False)
         if self.core:
             x = dense(x, params["core.input"], params["core.bias"])
-            memory = self._remembered(params, x, memory, inputs.first)
-            x = memory[..., : memory.shape[-1] // 2]
-        return self._head(params, "policy", x)[..., : self.outputs], memory
+            rnn_state = self._remembered(params, x, rnn_state, inputs.first)
+            x = rnn_state[..., : rnn_state.shape[-1] // 2]
+        return self._head(params, "policy", x)[..., : self.outputs], rnn_state
 
     def unroll(
-        self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None = None
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Policy and value of the trunk."""
-        x = self.trunk(params, inputs, memory, starts)
+        x = self.trunk(params, inputs, rnn_state, starts)
         head = self._head(params, "policy", x.flatten(1, 2))
         return head[..., : self.outputs].view(*x.shape[:3], -1), self.value(params, x)
 
@@ -240,7 +240,7 @@ class SharedTorsoNet:
         """Values [P, T+1, B] of the trunk's [P, T+1, B, W]."""
         return self._head(params, "value", x.flatten(1, 2))[..., 0].view(x.shape[:3])
 
-    def trunk(self, params: Views, inputs: Inputs, memory: Tensor, starts: Tensor | None = None) -> Tensor:
+    def trunk(self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None) -> Tensor:
         """What the heads are linear in [P, T+1, B, W]: all steps at once through the torso, one by one the core."""
         p, steps, envs = inputs.first.shape
         flat = Inputs(*(x.flatten(1, 2) for x in (inputs.observations, inputs.actions, inputs.rewards, inputs.first)))
@@ -250,23 +250,23 @@ class SharedTorsoNet:
         x = dense(x, params["core.input"], params["core.bias"]).view(p, steps, envs, -1)
         remembered = []
         for t in range(steps):
-            memory = self._remembered(params, x[:, t], rnn_state_at(memory, starts, t), inputs.first[:, t])
-            remembered.append(memory[..., : memory.shape[-1] // 2])
+            rnn_state = self._remembered(params, x[:, t], rnn_state_at(rnn_state, starts, t), inputs.first[:, t])
+            remembered.append(rnn_state[..., : rnn_state.shape[-1] // 2])
         return torch.stack(remembered, 1)
 
     def _joined(self, params: Views, inputs: Inputs, *, learning: bool) -> Tensor:
         """Features of [P, M, ...], and what is fed back."""
         x = self.torso.features(params, inputs.observations, learning=learning)
-        if not self.fed_back:
+        if not self.action_reward_size:
             return x
         indices = not inputs.actions.is_floating_point()
-        last = F.one_hot(inputs.actions, self.fed_back).to(x.dtype) if indices else inputs.actions
+        last = F.one_hot(inputs.actions, self.action_reward_size).to(x.dtype) if indices else inputs.actions
         told = torch.cat([last, inputs.rewards.clamp(-1.0, 1.0)[..., None]], -1)
         return torch.cat([x, told.masked_fill(inputs.first[..., None], 0.0)], -1)
 
-    def _remembered(self, params: Views, x: Tensor, memory: Tensor, first: Tensor) -> Tensor:
+    def _remembered(self, params: Views, x: Tensor, rnn_state: Tensor, first: Tensor) -> Tensor:
         """Memory after a step; x [P, B, 4 x width] holds what the inputs contribute to the gates."""
-        output, cell = memory.masked_fill(first[..., None], 0.0).chunk(2, -1)
+        output, cell = rnn_state.masked_fill(first[..., None], 0.0).chunk(2, -1)
         return torch.cat(lstm(x + torch.bmm(output, params["core.hidden"]), cell), -1)
 
     def _head(self, params: Views, name: str, x: Tensor) -> Tensor:
@@ -303,10 +303,10 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
         right = "shallow, nature or deep" if image else "mlp"
         raise ValueError(f"agent.network={kind} cannot read observations that are {what}: use {right}")
     core = settings.core_units if settings.core == "lstm" else 0
-    fed_back = policy.told if settings.feed_back else 0
+    action_reward_size = policy.encoding_size if settings.feed_back else 0
     if kind == "mlp":
-        if core or fed_back:
-            return SharedTorsoNet(Dense(math.prod(shape), settings.hidden), policy.size, core, fed_back)
+        if core or action_reward_size:
+            return SharedTorsoNet(Dense(math.prod(shape), settings.hidden), policy.size, core, action_reward_size)
         return MLP(math.prod(shape), settings.hidden, policy.size)
     channels, height, width = shape
     convolutions, units, sections = TORSOS[kind]
@@ -320,7 +320,7 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
     torso = Convolutional(
         (channels, height, width), convolutions, units, convolution_precision(settings.precision), sections
     )
-    return SharedTorsoNet(torso, policy.size, core, fed_back)
+    return SharedTorsoNet(torso, policy.size, core, action_reward_size)
 
 
 def make_shared_torso_net(

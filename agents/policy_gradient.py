@@ -26,7 +26,7 @@ class PolicyGradient(ActorCritic):
         """Value targets and advantages, both [p, T, B]."""
 
     @property
-    def whole(self) -> bool:
+    def needs_full_batch(self) -> bool:
         """Normalised advantages need all of them."""
         return self.settings.advantages == "normalise"
 
@@ -35,19 +35,19 @@ class PolicyGradient(ActorCritic):
         mask = seen.mask
         targets, advantages = self.targets(seen, h)
         terms = {
-            "policy": losses.policy_gradient_loss(seen.log_probs, self.weighed(advantages, mask), mask),
+            "policy": losses.policy_gradient_loss(seen.log_probs, self.maybe_normalize(advantages, mask), mask),
             "value": losses.value_loss(seen.values[:, :-1], targets, mask),
             "entropy": losses.entropy_bonus(self.policy.entropy(seen.policy), mask),
         }
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
-        return LossOutput(self.reduced(loss, seen), terms)
+        return LossOutput(self.reduce(loss, seen), terms)
 
-    def weighed(self, advantages: Tensor, mask: Tensor) -> Tensor:
+    def maybe_normalize(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Advantages [p, T, B] as they weigh in a loss: normalised, if the settings say so."""
         if self.settings.advantages == "raw":
             return advantages
         return losses.normalise_advantages(advantages.flatten(1), mask.flatten(1)).view_as(mask)
 
-    def reduced(self, loss: Tensor, seen: LossInputs) -> Tensor:
+    def reduce(self, loss: Tensor, seen: LossInputs) -> Tensor:
         """The sum [p] of a loss over transitions, or what it comes to in the mean of the whole update."""
         return loss / seen.live if self.settings.reduction == "mean" else loss

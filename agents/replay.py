@@ -11,12 +11,12 @@ from torch import Tensor
 from pbtrl.agents.types import Trajectory
 
 Replay = dict[str, Tensor]
-FIELDS = ("observations", "actions", "rewards", "terminated", "over", "dead")
+FIELDS = ("observations", "actions", "rewards", "terminated", "done", "is_reset_step")
 
 
 def length(replay: Replay) -> int:
     """n, how many steps of each env there are."""
-    return min(int(replay["steps"][0]), replay["dead"].shape[1]) if replay else 0
+    return min(int(replay["steps"][0]), replay["is_reset_step"].shape[1]) if replay else 0
 
 
 def append(replay: Replay, block: Trajectory, rows: int) -> Replay:
@@ -28,10 +28,10 @@ def append(replay: Replay, block: Trajectory, rows: int) -> Replay:
         rows: S, at least; one that has more keeps them.
     """
     members, time, _ = block.rewards.shape
-    if not replay or replay["dead"].shape[1] < rows:
+    if not replay or replay["is_reset_step"].shape[1] < rows:
         replay = {name: _like(getattr(block, name), rows) for name in FIELDS}
         replay["steps"] = torch.zeros(members, dtype=torch.int64)
-    rows = replay["dead"].shape[1]
+    rows = replay["is_reset_step"].shape[1]
     where = (int(replay["steps"][0]) + torch.arange(time)) % rows
     for name in FIELDS:
         replay[name][:, where] = getattr(block, name)[:, :time]
@@ -45,7 +45,7 @@ def fetch(replay: Replay, start: Tensor, envs: Tensor, time: int) -> Replay:
     Returns:
         [P, time, W, ...] of every field.
     """
-    members, rows = replay["dead"].shape[:2]
+    members, rows = replay["is_reset_step"].shape[:2]
     ages = start[:, None] + torch.arange(time)[:, None]
     where = (int(replay["steps"][0]) - length(replay) + ages) % rows
     member = torch.arange(members)[:, None, None]
@@ -60,7 +60,7 @@ def runs(replay: Replay, chance: Tensor, time: int) -> Replay:
         chance: [P, W, 2] in [0, 1), for the env and for the age.
         time: how long they are.
     """
-    envs = _choice(chance[..., 0], replay["dead"].shape[2])
+    envs = _choice(chance[..., 0], replay["is_reset_step"].shape[2])
     return fetch(replay, _choice(chance[..., 1], length(replay) - time + 1), envs, time)
 
 
@@ -75,10 +75,10 @@ def rewarding(replay: Replay, chance: Tensor, time: int) -> Replay:
         chance: [P, W, 2] in [0, 1): below 1/2 a reward is wanted; which one.
         time: how long they are.
     """
-    rows, envs = replay["dead"].shape[1:]
+    rows, envs = replay["is_reset_step"].shape[1:]
     ages = torch.arange(time - 1, length(replay))
     where = (int(replay["steps"][0]) - length(replay) + ages) % rows
-    live, paid = ~replay["dead"][:, where], replay["rewards"][:, where] != 0
+    live, paid = ~replay["is_reset_step"][:, where], replay["rewards"][:, where] != 0
     ranks = torch.stack([live & ~paid, live & paid], 1).flatten(2).cumsum(-1)  # [P, 2, ages x B]
     counts, wanted = ranks[..., -1], (chance[..., 0] < 0.5).long()
     kind = torch.where(counts.gather(1, wanted) > 0, wanted, 1 - wanted)

@@ -79,18 +79,18 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Acted:
+class ActOutput:
     """What a policy answered at one step.
 
     Attributes:
         actions: [P, B, ...] as the distribution stores them.
         policy: [P, B, K] parameters of the distribution that they were drawn from.
-        memory: [P, B, H] what the network remembers from here on; H is 0 for one that does not.
+        rnn_state: [P, B, H] what the network remembers from here on; H is 0 for one that does not.
     """
 
     actions: Tensor
     policy: Tensor
-    memory: Tensor
+    rnn_state: Tensor
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ class Trajectory:
         actions: [P, T, B, ...] as the distribution stores them (before clipping or squashing).
         rewards: [P, T, B] raw.
         terminated: [P, T, B] bool; the value of the next observation is zero.
-        over: [P, T, B] bool; terminated or truncated: the next observation is the episode's last.
-        dead: [P, T, B] bool; the env was only being reset here: not a transition.
+        done: [P, T, B] bool; terminated or truncated: the next observation is the episode's last.
+        is_reset_step: [P, T, B] bool; the env was only being reset here: not a transition.
         policy: [P, T, B, K] parameters of the behaviour policy's distribution.
-        before: [P, B, ...] what the policy was shown at the block's first step.
-        memory: [P, B, H] what the network remembered there.
+        initial_inputs: [P, B, ...] what the policy was shown at the block's first step.
+        rnn_state: [P, B, H] what the network remembered there.
         noise: [P, T, B, ...] what `Agent.noise` drew for the block: acting used it, and learning may.
-        past: [B] bool, envs whose unrolls come from a replay: learned from once more, but neither counted in statistics
+        from_replay: [B] bool, envs whose unrolls come from a replay: learned from once more, but neither counted in statistics
             nor asked how far the policy has moved; None without any.
     """
 
@@ -116,26 +116,26 @@ class Trajectory:
     actions: Tensor
     rewards: Tensor
     terminated: Tensor
-    over: Tensor
-    dead: Tensor
+    done: Tensor
+    is_reset_step: Tensor
     policy: Tensor
-    before: Inputs
-    memory: Tensor
+    initial_inputs: Inputs
+    rnn_state: Tensor
     noise: Tensor
-    past: Tensor | None = None
+    from_replay: Tensor | None = None
 
     def inputs(self, members: slice, envs: slice) -> Inputs:
         """What some members' policies are shown in some of their envs, [p, T+1, B, ...]."""
         return Inputs(
             self.observations[members, :, envs],
-            torch.cat([self.before.actions[members, None, envs], self.actions[members, :, envs]], 1),
-            torch.cat([self.before.rewards[members, None, envs], self.rewards[members, :, envs]], 1),
-            torch.cat([self.before.first[members, None, envs], self.dead[members, :, envs]], 1),
+            torch.cat([self.initial_inputs.actions[members, None, envs], self.actions[members, :, envs]], 1),
+            torch.cat([self.initial_inputs.rewards[members, None, envs], self.rewards[members, :, envs]], 1),
+            torch.cat([self.initial_inputs.first[members, None, envs], self.is_reset_step[members, :, envs]], 1),
         )
 
 
 @dataclass(frozen=True)
-class Learned:
+class UpdateResult:
     """What was learned from a block.
 
     Attributes:
@@ -171,7 +171,7 @@ class Agent(Protocol):
         """Live hyperparameters that change nothing in this env."""
 
     @property
-    def acts_by(self) -> tuple[str, ...]:
+    def acting_tensors(self) -> tuple[str, ...]:
         """Names of the state's tensors that `act` reads."""
 
     def init(self, generators: Sequence[torch.Generator]) -> State:
@@ -186,8 +186,8 @@ class Agent(Protocol):
     def forget(self, state: State, slot: int) -> None:
         """The slot has a new policy: the old one's experience in `state.running` is not to be learned from."""
 
-    def act(self, state: State, inputs: Inputs, memory: Tensor, noise: Tensor | None) -> Acted:
+    def act(self, state: State, inputs: Inputs, rnn_state: Tensor, noise: Tensor | None) -> ActOutput:
         """Act at one step; without noise, by the policy's mode."""
 
-    def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
+    def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> UpdateResult:
         """Learn from a block, in place."""

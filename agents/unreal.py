@@ -38,7 +38,7 @@ MAPS = 32  # below the maps of pixel control
 
 
 @dataclass(frozen=True)
-class Tasks(SharedTorsoNet):
+class UnrealNet(SharedTorsoNet):
     """`Shared` with heads for the auxiliary tasks, of the sizes in the paper's appendix.
 
     Attributes:
@@ -105,12 +105,12 @@ class Unreal(A3C):
     """The agent for one kind of env; see `agents.types.Agent` for the contract."""
 
     settings: UnrealSettings
-    net: Tasks
+    net: UnrealNet
 
     @classmethod
     def network(  # type: ignore[override]
         cls, settings: UnrealSettings, shape: tuple[int, ...], policy: Distribution, image: bool
-    ) -> Tasks:
+    ) -> UnrealNet:
         """Policy, value and the other tasks on one trunk.
 
         Raises:
@@ -125,11 +125,11 @@ class Unreal(A3C):
         """Pixel control's, where there are no pixels or no actions to value."""
         return frozenset() if self.net.cells else frozenset({"pixel_control_cost", "pixel_control_gamma"})
 
-    def chances(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:
+    def extra_noise(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:
         """Four numbers in [0, 1) per env, for what is drawn from the replay; those of a block's first step are used."""
         return [torch.rand(time, envs, 4, generator=generator)]
 
-    def extras(self, state: State, block: Trajectory, h: Hyperparameters) -> Tensors:
+    def extra_loss_inputs(self, state: State, block: Trajectory, h: Hyperparameters) -> Tensors:
         """What is drawn from the replay, once it is long enough: `run.*` and `frames.*`; then the block goes into it.
 
         A run of T steps has T + 2 rows: before it comes the step whose action and reward the network is told, and after
@@ -138,10 +138,10 @@ class Unreal(A3C):
         time, envs = block.rewards.shape[1:]
         past, found = without_prefix("replay", state.running), {}
         if replay.length(past) >= time + 2:
-            chance = self.own_noise(block.noise[:, 0])
+            chance = self.split_extra_noise(block.noise[:, 0])
             run = replay.runs(past, chance[..., :2], time + 2)
-            run |= {"paid": self.paid(state, run["rewards"])}
-            run |= {"cuts": unroll_cuts(h["unroll_length"], time).T[..., None] | run["over"][:, 1:-1]}
+            run |= {"paid": self.transform_rewards(state, run["rewards"])}
+            run |= {"cuts": unroll_cuts(h["unroll_length"], time).T[..., None] | run["done"][:, 1:-1]}
             found = with_prefix("run", run) | with_prefix("frames", replay.rewarding(past, chance[..., 2:], FRAMES))
         past = replay.append(past, block, max(-(-self.settings.replay // envs), time + 2))
         state.running |= with_prefix("replay", past)
@@ -150,33 +150,35 @@ class Unreal(A3C):
     def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
         """A3C's, and the auxiliary tasks' by their costs (section 3.4 of the paper)."""
         a3c = super().loss(seen, h)
-        if not seen.extras:
+        if not seen.extra_loss_inputs:
             return a3c
         tasks = {"reward_prediction": self._reward_prediction(seen)} | self._replayed(seen, h)
         total = a3c.total
         for name, loss in tasks.items():
-            total = total + self.reduced(h[f"{name}_cost"] * loss, seen)
+            total = total + self.reduce(h[f"{name}_cost"] * loss, seen)
         return LossOutput(total, a3c.sums | tasks)
 
     def _reward_prediction(self, seen: LossInputs) -> Tensor:
         """Cross-entropy [p] of the class of the last reward of three, summed over envs (section 3.2)."""
-        frames = without_prefix("frames", seen.extras)
-        whole = ~(frames["dead"] | frames["over"])[:, :-1]  # no episode ended there
+        frames = without_prefix("frames", seen.extra_loss_inputs)
+        whole = ~(frames["is_reset_step"] | frames["done"])[:, :-1]  # no episode ended there
         known = torch.cat([whole[:, :1] & whole[:, 1:], whole[:, 1:], torch.ones_like(whole[:, :1])], 1)
-        inputs = Inputs(frames["observations"], frames["actions"], frames["rewards"], frames["dead"])
-        observations = self.shown(seen.state, inputs, seen.members).observations
+        inputs = Inputs(frames["observations"], frames["actions"], frames["rewards"], frames["is_reset_step"])
+        observations = self.preprocess(seen.state, inputs, seen.members).observations
         log_probs = self.net.rewards(seen.params, observations, known).log_softmax(-1)
         right = log_probs.gather(-1, reward_class(frames["rewards"][:, -1:]).movedim(1, -1))
-        return -(right.squeeze(-1) * ~frames["dead"][:, -1]).sum(-1)
+        return -(right.squeeze(-1) * ~frames["is_reset_step"][:, -1]).sum(-1)
 
     def _replayed(self, seen: LossInputs, h: Hyperparameters) -> dict[str, Tensor]:
         """The losses [p] on replayed runs, each summed over transitions (sections 3.1 and 3.3)."""
-        run = without_prefix("run", seen.extras)
-        inputs = Inputs(run["observations"][:, 1:], run["actions"][:, :-1], run["rewards"][:, :-1], run["dead"][:, :-1])
-        inputs = self.shown(seen.state, inputs, seen.members)
-        nothing = run["rewards"].new_zeros(*inputs.first[:, 0].shape, self.net.memory)
+        run = without_prefix("run", seen.extra_loss_inputs)
+        inputs = Inputs(
+            run["observations"][:, 1:], run["actions"][:, :-1], run["rewards"][:, :-1], run["is_reset_step"][:, :-1]
+        )
+        inputs = self.preprocess(seen.state, inputs, seen.members)
+        nothing = run["rewards"].new_zeros(*inputs.first[:, 0].shape, self.net.rnn_state_size)
         x = self.net.trunk(seen.params, inputs, nothing, seen.starts)
-        values, mask = self.net.value(seen.params, x), (~run["dead"][:, 1:-1]).to(x.dtype)
+        values, mask = self.net.value(seen.params, x), (~run["is_reset_step"][:, 1:-1]).to(x.dtype)
         goes_on, cuts = (~run["terminated"][:, 1:-1]).movedim(1, 0), run["cuts"].movedim(1, 0)
         returns = n_step_returns(
             h["gamma"][:, None] * goes_on, run["paid"][:, 1:-1].movedim(1, 0), values[:, 1:].movedim(1, 0), cuts
@@ -219,9 +221,9 @@ def cells(shape: tuple[int, ...], size: int) -> tuple[int, int]:
     return rows, columns
 
 
-def with_tasks(net: SharedTorsoNet, cells: tuple[int, int] | None) -> Tasks:
+def with_tasks(net: SharedTorsoNet, cells: tuple[int, int] | None) -> UnrealNet:
     """The network with the heads of the auxiliary tasks."""
-    return Tasks(net.torso, net.outputs, net.core, net.fed_back, cells)
+    return UnrealNet(net.torso, net.outputs, net.core, net.action_reward_size, cells)
 
 
 make = Unreal.make

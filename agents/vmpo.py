@@ -21,7 +21,7 @@ from pbtrl.agents.distributions import Gaussian
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
 from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import VMPOSettings
-from pbtrl.agents.types import Hyperparameters, Learned, State, Trajectory
+from pbtrl.agents.types import Hyperparameters, State, Trajectory, UpdateResult
 
 SMALLEST = 1e-8  # of eta and alpha
 
@@ -33,15 +33,15 @@ class VMPO(ActorCritic):
     settings: VMPOSettings
 
     @property
-    def whole(self) -> bool:
+    def needs_full_batch(self) -> bool:
         """The better half is chosen among all."""
         return True
 
     @property
-    def others(self) -> dict[str, tuple[int, float]]:
+    def extra_parameters(self) -> dict[str, tuple[int, float]]:
         """The multipliers are learned with the weights."""
         temperature = {"temperature": (1, self.settings.temperature)}
-        return super().others | temperature | dict.fromkeys(self._constraints, (1, self.settings.alpha))
+        return super().extra_parameters | temperature | dict.fromkeys(self._constraints, (1, self.settings.alpha))
 
     @property
     def _constraints(self) -> dict[str, str]:
@@ -56,9 +56,9 @@ class VMPO(ActorCritic):
         return frozenset({"eps_kl", "eps_mean", "eps_covariance"}) - set(self._constraints.values())
 
     @property
-    def acts_by(self) -> tuple[str, ...]:
+    def acting_tensors(self) -> tuple[str, ...]:
         """The target network acts."""
-        return ("target", *super().acts_by[1:])
+        return ("target", *super().acting_tensors[1:])
 
     def init(self, generators: Sequence[torch.Generator]) -> State:
         """Fresh state for one member per generator; the target network equals the online one."""
@@ -69,7 +69,7 @@ class VMPO(ActorCritic):
         acting = tuple(self.layout.views(target[group]) for group in self._groups(len(target)))
         return replace(state, acting=acting)
 
-    def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> Learned:
+    def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> UpdateResult:
         """Learn from a block; then, in its turn, the target network."""
         learned = super().learn(state, block, hyperparameters)
         tensors = state.tensors
@@ -83,7 +83,7 @@ class VMPO(ActorCritic):
         mask, flat = seen.mask, seen.mask.flatten(1)
         popart = {name: value[seen.members] for name, value in without_prefix("popart", seen.state.tensors).items()}
         scale, shift = (popart[name].to(mask.dtype)[:, None, None] for name in ("scale", "shift"))
-        targets, advantages = seen.backwards(gae, scale * seen.values + shift, lambda_=h["lambda_"][:, None])
+        targets, advantages = seen.compute_targets(gae, scale * seen.values + shift, lambda_=h["lambda_"][:, None])
         temperature = seen.params["temperature"][:, 0]
         psi, temperature_loss = losses.vmpo_weights_and_temperature(
             advantages.flatten(1), temperature, h["eps_temperature"], flat

@@ -97,7 +97,7 @@ class AtariVector(Vector):
             lives = self._infos["lives"]
             # The last life counts with the end of the game alone, lest a game that shows no lives for a while
             # before it ends be terminated twice. A new game may have fewer lives than the one cut short.
-            terminated = terminated | ((lives < self._lives) & (lives > 0) & ~self.dead)
+            terminated = terminated | ((lives < self._lives) & (lives > 0) & ~self.is_reset_step)
             self._lives = lives
         return obs, rewards, terminated, truncated
 

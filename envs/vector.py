@@ -17,7 +17,7 @@ What is said of transition t, and what follows it:
 | t is dead: it started an episode         | F          | F         | F            | live           |
 
 Learning reads `terminated` (discount 0) and `truncated` (cut here, bootstrap from the returned observation);
-`episode_over` closes returns and lengths; `dead` leaves a transition out of losses, fitness and lengths. (It is part
+`episode_over` closes returns and lengths; `is_reset_step` leaves a transition out of losses, fitness and lengths. (It is part
 of a member's clock, which counts steps of the simulator.)
 """
 
@@ -68,7 +68,7 @@ class Vector:
         remark: as in `Spaces`.
         num_envs: N.
         episode_over: [N] bool, the last transition ended a whole episode; exactly then the next one is dead.
-        dead: [N] bool, the last transition was dead.
+        is_reset_step: [N] bool, the last transition was dead.
         max_episode_steps: live steps after which the env itself truncates an episode; None where it has no such limit.
     """
 
@@ -87,7 +87,7 @@ class Vector:
         self.remark = observations.remark
         self.num_envs = len(seeds)
         self.episode_over: Bools = np.zeros(self.num_envs, np.bool_)
-        self.dead: Bools = np.zeros(self.num_envs, np.bool_)
+        self.is_reset_step: Bools = np.zeros(self.num_envs, np.bool_)
         self._pool, self._where, self._steps = pool, where, 0
         self._infos: Mapping[str, Any] = {}
         self._seeds: list[int] | None = [int(seed) for seed in seeds]
@@ -104,7 +104,7 @@ class Vector:
             obs, self._infos = self._begin(self._seeds)
             self._seeds = None
             self.episode_over = np.zeros(self.num_envs, np.bool_)
-            self.dead = np.zeros(self.num_envs, np.bool_)
+            self.is_reset_step = np.zeros(self.num_envs, np.bool_)
             return self._shown(obs)
         except SubEnvError as error:
             raise self._named(error) from error.__cause__
@@ -125,7 +125,7 @@ class Vector:
         self._steps += 1
         try:
             obs, rewards, terminated, truncated, self._infos = self._pool.step(self._taken(actions))
-            self.dead = self.episode_over
+            self.is_reset_step = self.episode_over
             self.episode_over = terminated | truncated
             return self._shown(obs), self._paid(rewards), terminated, truncated
         except SubEnvError as error:

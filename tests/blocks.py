@@ -38,8 +38,8 @@ def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> A
     if kind == "image":
         torso = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, torch.float32, frames=17)
         own = known(**settings)
-        core, fed_back = own.core_units if own.core == "lstm" else 0, 3 if own.feed_back else 0
-        net = SharedTorsoNet(torso, 3, core, fed_back)
+        core, action_reward_size = own.core_units if own.core == "lstm" else 0, 3 if own.feed_back else 0
+        net = SharedTorsoNet(torso, 3, core, action_reward_size)
         if name == "unreal":
             net = unreal.with_tasks(net, unreal.cells(IMAGE, own.cell_size))
         if name == "feudal":
@@ -77,8 +77,8 @@ def block(agent: ActorCritic, members: list[int], time: int = 8, envs: int = 5, 
 
 def pick(block: Trajectory, members: list[int]) -> Trajectory:
     """Some members of a block, copied."""
-    rows = {f.name: getattr(block, f.name)[members] for f in fields(block) if f.name != "past"}
-    return Trajectory(**rows, past=block.past)
+    rows = {f.name: getattr(block, f.name)[members] for f in fields(block) if f.name != "from_replay"}
+    return Trajectory(**rows, from_replay=block.from_replay)
 
 
 def changed(block: Trajectory, **values: Any) -> Trajectory:
@@ -124,7 +124,7 @@ def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
     first[:, 1:2] = True
     last = torch.randn(1, envs, generator=g)
     before = Inputs(observations[:, 0], actions[:, -1], last, first)
-    memory = torch.tanh(torch.randn(1, envs, agent.net.memory, generator=g))
+    memory = torch.tanh(torch.randn(1, envs, agent.net.rnn_state_size, generator=g))
     if agent.settings.name == "feudal":  # goals have length 1, and it is some core's turn
         lasting = memory[..., : 4 * agent.net.horizon * agent.net.units].view(envs, 4, -1, agent.net.units)
         lasting[:, 2] /= lasting[:, 2].norm(dim=-1, keepdim=True)

@@ -93,7 +93,7 @@ class StrategyConformance:
             reason = Controller(population, cls.strategy(), executor, journal).run()
         journal.close()
         assert reason == "budget"
-        assert not population.open
+        assert not population.pending
         return list(read_journal(path))
 
     def moments(self, lines: list[Line]) -> Iterator[tuple[Population, list[Assignment]]]:
@@ -126,7 +126,7 @@ class StrategyConformance:
             assert len({a.member for a in assignments}) == len(assignments)
             for a in assignments:
                 member = before.members[a.member]
-                assert member.open is None
+                assert member.pending is None
                 assert a.start == member.step
                 assert a.id == f"{member.id}/{member.generation + 1:06d}"
 
@@ -253,7 +253,7 @@ class ExecutorConformance:
         failed = {k: r for k, r in answers.items() if isinstance(r, Failure)}
         assert set(failed) == {"m00/000000", "m01/000000"}
         assert all("ValueError: scripted" in r.error and not r.fatal for r in failed.values())
-        assert "in turn" in (tmp_path / "members/m01/log.txt").read_text()
+        assert "in advance" in (tmp_path / "members/m01/log.txt").read_text()
 
         executor.submit([a for a in self.first() if a.member == "m00"])
         executor.submit([a for a in self.first() if a.member == "m01"])

@@ -129,7 +129,7 @@ class FakeCohort:
         self.tape.append(f"begin {' '.join(a.id for a in assignments)}")
         self._assignments, self._turns = assignments, 0
 
-    def turn(self) -> bool:
+    def advance(self) -> bool:
         if "endless" in self.config and self._turns == 2:
             self._tell()
             return False

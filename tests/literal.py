@@ -24,9 +24,9 @@ class Literal:
 
     def joined(self, observation, action, reward, first):
         """Features, with the last action and reward where they are fed back."""
-        told = torch.zeros(self.net.fed_back + 1 if self.net.fed_back else 0, dtype=torch.float64)
-        if self.net.fed_back and not first:
-            told[:-1] = action if action.ndim else torch.eye(self.net.fed_back)[action]
+        told = torch.zeros(self.net.action_reward_size + 1 if self.net.action_reward_size else 0, dtype=torch.float64)
+        if self.net.action_reward_size and not first:
+            told[:-1] = action if action.ndim else torch.eye(self.net.action_reward_size)[action]
             told[-1] = max(-1.0, min(1.0, reward.item()))
         return torch.cat([self.features(observation), told])
 
@@ -41,7 +41,7 @@ class Literal:
     def head(self, name, x):
         return x @ self.leaves[f"{name}.weight"] + self.leaves[f"{name}.bias"][0]
 
-    def paid(self, rewards):
+    def transform_rewards(self, rewards):
         clips = self.learner.settings.rewards == "clip"
         return (rewards.clamp(-1, 1) if clips else rewards).double().numpy()
 

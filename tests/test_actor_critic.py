@@ -55,7 +55,7 @@ class Literal:
                 self.params, self.stepped_to = self.params + stepped - self.stepped_to, stepped
                 if self.settings.name == "vmpo":
                     self.adjust(h)
-        live = ~block.dead[0]
+        live = ~block.is_reset_step[0]
         self.seen += list(block.observations[0, :-1][live].double().flatten(1).numpy())
 
     def transformed(self, block, h):
@@ -68,10 +68,10 @@ class Literal:
         self.running = np.zeros(envs) if self.running is None else self.running
         for t in range(time):
             for b in range(envs):
-                if not block.dead[0, t, b]:
+                if not block.is_reset_step[0, t, b]:
                     self.running[b] = h["gamma"] * self.running[b] + raw[t, b]
                     self.returns.append(self.running[b])
-                    if block.over[0, t, b]:
+                    if block.done[0, t, b]:
                         self.running[b] = 0.0
         return np.clip(raw / np.sqrt(np.var(self.returns) + 1e-8), -10, 10)
 
@@ -96,14 +96,14 @@ class Literal:
             for b in envs:
                 head, values[t, b] = self.forward(leaves, block.observations[0, t, b])
                 if t < time:
-                    pi[t, b] = self.policy(self.whole(head, leaves))
+                    pi[t, b] = self.policy(self.needs_full_batch(head, leaves))
                     mu[t, b] = self.policy(block.policy[0, t, b].double())
                     log_pi[t, b] = self.log_prob(pi[t, b], block.actions[0, t, b])
                     log_mu = self.log_prob(mu[t, b], block.actions[0, t, b])
                     log_rho[t, b] = (log_pi[t, b] - log_mu).item()
         for b in envs:
             column = range(time)
-            over = block.over[0, :, b].tolist()
+            over = block.done[0, :, b].tolist()
             decreed = self.settings.name != "impala"  # on-policy
             clips = dict.fromkeys(("rho_bar", "c_bar", "pg_rho_bar"), 1.0) if decreed else h
             vs, advantage = oracles.vtrace_in_pieces(
@@ -117,7 +117,7 @@ class Literal:
             )  # fmt: skip
             for t in column:
                 targets[t, b], advantages[t, b] = vs[t], advantage[t]
-        live = [(t, b) for t in range(time) for b in envs if not block.dead[0, t, b]]
+        live = [(t, b) for t in range(time) for b in envs if not block.is_reset_step[0, t, b]]
         if self.settings.name == "vmpo":
             loss = self.vmpo_loss(h, leaves, live, pi, mu, log_pi, values, targets, advantages)
             return loss, 1, np.mean([abs(log_rho[i]) for i in live])
@@ -200,7 +200,7 @@ class Literal:
         head, value = (x @ leaves[f"{k}.weight"] + leaves[f"{k}.bias"][0] for k in ("policy", "value"))
         return head[:3], value[0]
 
-    def whole(self, head, leaves):
+    def needs_full_batch(self, head, leaves):
         """The head with the standard deviations that are not, or not yet, in it."""
         if "free" in leaves:
             return torch.cat([head, leaves["free"]])
@@ -341,10 +341,10 @@ def on_policy(learner, state, data):
     members, time, envs = data.rewards.shape
     generators = [torch.Generator().manual_seed(m) for m in range(members)]
     noise = learner.noise(generators, time, envs)
-    acted, memory = [], data.memory
+    acted, memory = [], data.rnn_state
     for t in range(time):
         acted.append(learner.act(state, data.inputs(*EVERYWHERE)[:, t], memory, noise[t]))
-        memory = acted[t].memory
+        memory = acted[t].rnn_state
         actions, policy = (torch.stack([getattr(a, name) for a in acted], 1) for name in ("actions", "policy"))
         data = changed(data, actions=torch.cat([actions, data.actions[:, t + 1 :]], 1))
     return changed(data, policy=policy)
@@ -362,7 +362,7 @@ def test_on_policy_the_gradient_is_a2c_s(kind):
 
     leaves = learner.layout.leaves(before)
     time, envs = data.rewards.shape[1:]
-    head, values = learner.net.unroll(leaves, data.inputs(*EVERYWHERE), data.memory)
+    head, values = learner.net.unroll(leaves, data.inputs(*EVERYWHERE), data.rnn_state)
     values = values[0]
     policy = learner.policy.join(head[:, :-1], leaves.get("free"))
     log_probs = learner.policy.log_prob(policy, data.actions)[0]
@@ -370,7 +370,7 @@ def test_on_policy_the_gradient_is_a2c_s(kind):
     for b in range(envs):
         start = 0
         for t in range(time):
-            if data.over[0, t, b] or (t + 1) % unroll == 0 or t == time - 1:
+            if data.done[0, t, b] or (t + 1) % unroll == 0 or t == time - 1:
                 piece = slice(start, t + 1)
                 discounts = gamma * (~data.terminated[0, piece, b]).float()
                 bootstrap = values[t + 1, b].item()
@@ -380,7 +380,7 @@ def test_on_policy_the_gradient_is_a2c_s(kind):
                 start = t + 1
     advantages = returns - values[:-1]
     terms = -log_probs * advantages.detach() + 0.25 * advantages.square() - 0.1 * learner.policy.entropy(policy)[0]
-    grads = torch.autograd.grad((terms * ~data.dead[0]).sum(), leaves.values())
+    grads = torch.autograd.grad((terms * ~data.is_reset_step[0]).sum(), leaves.values())
     expected = torch.zeros_like(before)
     for view, grad in zip(learner.layout.views(expected).values(), grads, strict=True):
         view.copy_(grad)
@@ -399,15 +399,17 @@ def test_dead_transitions_have_no_influence(kind):
     other = block(learner, [8, 9], seed=1)
 
     def swap(name):
-        mine, dead = getattr(data, name), data.dead
+        mine, dead = getattr(data, name), data.is_reset_step
         return torch.where(dead.reshape(*dead.shape, *(1,) * (mine.ndim - 3)), getattr(other, name), mine)
 
     expected, _ = learnt(learner, [0, 1], data, h)
-    dirty = changed(data, rewards=data.rewards + 5.0 * data.dead, actions=swap("actions"), policy=swap("policy"))
+    dirty = changed(
+        data, rewards=data.rewards + 5.0 * data.is_reset_step, actions=swap("actions"), policy=swap("policy")
+    )
     assert (dirty.policy != data.policy).any()
     found, _ = learnt(learner, [0, 1], dirty, h)
     assert [differences(found, slot, expected, slot) for slot in (0, 1)] == [[], []]
-    alive, _ = learnt(learner, [0, 1], changed(data, rewards=data.rewards + 0.1 * ~data.dead), h)
+    alive, _ = learnt(learner, [0, 1], changed(data, rewards=data.rewards + 0.1 * ~data.is_reset_step), h)
     assert differences(alive, 0, expected, 0)
 
 
@@ -438,15 +440,15 @@ def test_only_a_truncation_bootstraps_from_the_last_observation(env, index, matt
 def test_rewards_are_clipped_as_the_settings_say(kind, expected):
     learner = agent(rewards=kind)
     raw = torch.tensor([-7.0, -0.5, 0.0, 0.5, 7.0])[None, :, None]
-    assert learner.paid(fresh(learner, [0]), raw).flatten().tolist() == pytest.approx(expected)
+    assert learner.transform_rewards(fresh(learner, [0]), raw).flatten().tolist() == pytest.approx(expected)
 
 
 def test_a_truncated_value_is_learned_towards_reward_plus_discounted_value_of_the_last_observation():
     learner = agent(rewards="none", observations="raw")
     state, data = fresh(learner, [0]), block(learner, [0], time=1, envs=3)
     terminated, over = torch.tensor([[[False, True, False]]]), torch.tensor([[[False, True, True]]])
-    data = changed(data, terminated=terminated, over=over, dead=torch.zeros_like(over))
-    _, values = learner.net.unroll(state.params[0], data.inputs(*EVERYWHERE), data.memory)
+    data = changed(data, terminated=terminated, done=over, is_reset_step=torch.zeros_like(over))
+    _, values = learner.net.unroll(state.params[0], data.inputs(*EVERYWHERE), data.rnn_state)
     value, following = values.detach()[0]
     targets = data.rewards[0, 0] + torch.tensor([0.9, 0.0, 0.9]) * following
     data = on_policy(learner, state, data)
@@ -498,7 +500,7 @@ def test_the_mean_s_gradient_is_the_sum_s_over_the_live_transitions(name):
             learner.learn(state, data, {**h, "learning_rate": torch.zeros(2)})
         learner.learn(state, data, h)
         found[reduction] = before - state.tensors["params"]
-    count = (~data.dead).flatten(1).sum(-1, keepdim=True)
+    count = (~data.is_reset_step).flatten(1).sum(-1, keepdim=True)
     torch.testing.assert_close(found["mean"] * count, found["sum"], rtol=1e-3, atol=1e-4)
 
 
@@ -510,10 +512,10 @@ def test_acting_reads_what_it_says_that_it_reads(name):
     learner = agent(name=name)
     data, h = block(learner, [0, 1]), live(learner, 2)
     state, _ = learnt(learner, [0, 1], data, h)
-    seen = data.inputs(*EVERYWHERE)[:, 0], data.memory, data.noise[:, 0]
+    seen = data.inputs(*EVERYWHERE)[:, 0], data.rnn_state, data.noise[:, 0]
     expected = learner.act(state, *seen)
     for key, value in state.tensors.items():
-        if key not in learner.acts_by and value.is_floating_point():
+        if key not in learner.acting_tensors and value.is_floating_point():
             value.fill_(math.nan)
     found = learner.act(state, *seen)
     assert torch.equal(found.policy, expected.policy)
@@ -524,7 +526,7 @@ def test_acting_reads_what_it_says_that_it_reads(name):
 def test_without_noise_the_likeliest_action_is_taken(kind):
     learner = agent(kind)
     data, state = block(learner, [0, 1]), fresh(learner, [0, 1])
-    acted = learner.act(state, data.inputs(*EVERYWHERE)[:, 0], data.memory, None)
+    acted = learner.act(state, data.inputs(*EVERYWHERE)[:, 0], data.rnn_state, None)
     likeliest = acted.policy.argmax(-1) if kind == "categorical" else acted.policy[..., :2]
     assert torch.equal(acted.actions, likeliest)
 
@@ -546,7 +548,7 @@ def test_each_member_s_noise_is_its_own_generator_s(name):
 def test_free_standard_deviations_start_where_the_settings_say():
     learner = agent("clip", log_std=-1.5)
     data = block(learner, [0, 1])
-    acted = learner.act(fresh(learner, [0, 1]), data.inputs(*EVERYWHERE)[:, 0], data.memory, None)
+    acted = learner.act(fresh(learner, [0, 1]), data.inputs(*EVERYWHERE)[:, 0], data.rnn_state, None)
     assert torch.equal(acted.policy[..., 2:], torch.full((2, 5, 2), -1.5))
 
 
@@ -698,14 +700,14 @@ def test_replayed_unrolls_teach_but_are_neither_counted_nor_measured():
     past = torch.tensor([False, True] * 4)
     both = {}
     for f in fields(new):
-        if f.name not in ("past", "before"):
-            axis = 1 if f.name == "memory" else 2
+        if f.name not in ("from_replay", "initial_inputs"):
+            axis = 1 if f.name == "rnn_state" else 2
             one, two = getattr(new, f.name), getattr(old, f.name)
             both[f.name] = torch.stack([one, two], axis + 1).flatten(axis, axis + 1)
-    before = Inputs(*(torch.stack([getattr(new.before, f.name), getattr(old.before, f.name)], 2).flatten(1, 2)
+    before = Inputs(*(torch.stack([getattr(new.initial_inputs, f.name), getattr(old.initial_inputs, f.name)], 2).flatten(1, 2)
                       for f in fields(Inputs)))  # fmt: skip
     h = live(learner, 2, learning_rate=1e-6, passes=3, max_log_rho=0.1)
-    found, learned = learnt(learner, members, Trajectory(**both, before=before, past=past), h)
+    found, learned = learnt(learner, members, Trajectory(**both, initial_inputs=before, from_replay=past), h)
     alone, _ = learnt(learner, members, new, h)
     assert learned.metrics["loss/passes"].tolist() == [3, 3]
     assert learned.metrics["loss/log_rho"].max() < 0.01
@@ -721,10 +723,10 @@ def test_replayed_unrolls_teach_as_much_as_new_ones(reduction):
     learner = agent(rewards="none", observations="raw", reduction=reduction)
     data, h, past = block(learner, [0, 1], envs=4), live(learner, 2), torch.tensor([False, True, True, False])
     plain, _ = learnt(learner, [0, 1], data, h)
-    mixed, learned = learnt(learner, [0, 1], changed(data, past=past), h)
+    mixed, learned = learnt(learner, [0, 1], changed(data, from_replay=past), h)
     assert [differences(mixed, slot, plain, slot) for slot in (0, 1)] == [[], []]
-    dead = data.dead | past  # leaves the new ones alone
-    _, alone = learnt(learner, [0, 1], changed(data, dead=dead), h)
+    dead = data.is_reset_step | past  # leaves the new ones alone
+    _, alone = learnt(learner, [0, 1], changed(data, is_reset_step=dead), h)
     torch.testing.assert_close(learned.metrics["loss/log_rho"], alone.metrics["loss/log_rho"])
 
 

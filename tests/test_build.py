@@ -216,7 +216,7 @@ def test_the_strategy_gets_what_the_config_says():
 def test_limits():
     config = cart("budget.wall_clock=1m", "budget.until_fitness=9", "failure.max_restarts_per_member=5")
     found = factory.stop_criteria(config)
-    assert (found.wall_clock, found.total_steps, found.until_fitness, found.deaths) == (60.0, None, 9.0, 5)
+    assert (found.wall_clock, found.total_steps, found.until_fitness, found.max_attempts) == (60.0, None, 9.0, 5)
 
 
 def test_an_executor_makes_the_members_places(tmp_path: Path):
@@ -229,16 +229,16 @@ def test_an_executor_makes_the_members_places(tmp_path: Path):
 def test_another_process_finds_the_same_agent():
     mixed = factory.prepare(with_setting(load("mixed"), "env.backend", "gymnasium"))
     for name in ("impala", "vmpo"):
-        own = rl.RLBuilder(mixed, name).setting
-        found = own.origin.setting()
+        own = rl.RLBuilder(mixed, name).spec
+        found = own.origin.spec()
         assert (found.agent, found.block, found.live, found.structural) == (
             own.agent,
             own.block,
             own.live,
             own.structural,
         )
-    alone = rl.RLBuilder(factory.prepare(cart())).setting
-    assert alone.origin.setting().agent == alone.agent
+    alone = rl.RLBuilder(factory.prepare(cart())).spec
+    assert alone.origin.spec().agent == alone.agent
 
 
 def test_words_for_the_opening():

@@ -72,7 +72,7 @@ REAL = evaluators.make_evaluator
 @pytest.fixture
 def evaluator(monkeypatch: pytest.MonkeyPatch) -> Evaluator:
     found = Evaluator()
-    monkeypatch.setattr(evaluators, "make_evaluator", lambda config: found)
+    monkeypatch.setattr(scoring, "make_evaluator", lambda config: found)
     return found
 
 
@@ -105,7 +105,7 @@ def test_the_fittest_play_again_and_the_best_of_them_is_scored_on_other_seeds(
     assert not set(selected.seeds) & set(scored.seeds)
     assert (best["member"], best["snapshot"]) == ("m01", "m01/000000")
     assert best["training_fitness"] == 4.0
-    assert best["hyperparameters"] == population.members["m01"].trained_under != {"lr": 9.0}
+    assert best["hyperparameters"] == population.members["m01"].snapshot_hparams != {"lr": 9.0}
     assert best["evaluation"]["return_mean"] == np.mean(scored.returns) != np.mean(evaluator.played[0][1].returns)
     assert best["evaluation"]["seed"] == scoring["seed"]
     assert [s["member"] for s in best["selection"]] == ["m02", "m01", "m03"]

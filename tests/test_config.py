@@ -144,7 +144,7 @@ hparams:
 def test_a_mix_counts_agents_that_share_a_search_and_have_their_own():
     config = parse(MIXED)
     assert (config.population.size, config.agent) == (3, None)
-    assert [config.space.dealt(i).agent for i in range(3)] == ["fast", "fast", "vmpo"]
+    assert [config.space.initial_space(i).agent for i in range(3)] == ["fast", "fast", "vmpo"]
     assert config.space.names == ("learning_rate", "unroll_length", "eps_kl")
     assert {name: space.names for name, space in config.space.spaces.items()} == {
         "fast": ("learning_rate", "unroll_length"),
@@ -176,7 +176,7 @@ def test_slices_of_a_mix_are_whole_blocks_of_every_agent():
 def test_no_bounds_in_a_mix_means_as_far_as_each_agent_accepts():
     unroll = "hparams.unroll_length={prior: int_uniform, low: 5, high: 20, bounds: none}"
     space = parse(MIXED, overrides=[unroll, "agents.fast.block_length=64", "agents.vmpo.block_length=32"]).space
-    assert [space.dealt(i)["unroll_length"].limits for i in (0, 2)] == [(1, 64), (1, 32)]
+    assert [space.initial_space(i)["unroll_length"].limits for i in (0, 2)] == [(1, 64), (1, 32)]
 
 
 def test_no_bounds_means_as_far_as_the_agent_accepts():

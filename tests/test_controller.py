@@ -152,7 +152,7 @@ def test_a_failed_slice_is_tried_again_and_leaves_no_trace_in_the_canonical_jour
 
 
 def test_after_too_many_failures_the_strategy_rescues_the_member(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", failing({"m01/000002": 99}), limits=StopCriteria(deaths=3))
+    done = sit(tmp_path / "j", failing({"m01/000002": 99}), limits=StopCriteria(max_attempts=3))
     assert [f["given_up"] for f in done.of("failure")] == [False, False, True]
     rescue = next(a for a in done.executor.submitted if a.id == "m01/000003")
     assert rescue.donor
@@ -175,7 +175,7 @@ def test_a_fatal_failure_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_failure_in_company_is_nobodys_fault(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", failing({"m01/000002": 9}, alone=False), limits=StopCriteria(deaths=1))
+    done = sit(tmp_path / "j", failing({"m01/000002": 9}, alone=False), limits=StopCriteria(max_attempts=1))
     assert len(done.of("failure")) == 9
     assert not any(f["given_up"] for f in done.of("failure"))
 
@@ -248,7 +248,7 @@ def test_partial_slices_are_completed_before_anything_else(tmp_path: Path, round
     first = sit(tmp_path / "j", strategy=strategy, partial=0.4, interrupted=after(rounds))
     assert first.reason == "interrupted"
     assert first.of("report")[-1]["step"] % EVERY == 40
-    assert not first.population.open
+    assert not first.population.pending
     done = sit(tmp_path / "j", strategy=strategy)
     assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
     assert sum(len(m.history) for m in done.population.members.values()) > SIZE * HORIZON // EVERY
@@ -276,7 +276,7 @@ def test_a_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> 
     controller = Controller(population, pbt(), Dying(steady), journal, interrupted=after(2))
     assert controller.run() == "interrupted"
     journal.close()
-    assert [a.member for a in population.open] == ["m02", "m03"]
+    assert [a.member for a in population.pending] == ["m02", "m03"]
     assert not any(m.lost for m in population.members.values())
 
 
@@ -289,10 +289,10 @@ def test_a_part_of_what_was_lost_is_not_what_was_lost(tmp_path: Path) -> None:
     stopped = sit(tmp_path / "j", partial=0.4, lost=["m01/000000"], interrupted=after(0))
     assert [line["snapshot"] for line in stopped.of("void")] == ["m01/000000"]
     assert not stopped.of("remade")
-    assert stopped.population.void == {"m01/000000"}
+    assert stopped.population.lost_snapshots == {"m01/000000"}
     done = sit(tmp_path / "j", lost=["m01/000000"])
     assert [line["snapshot"] for line in done.of("remade")] == ["m01/000000"]
-    assert not done.population.void
+    assert not done.population.lost_snapshots
     assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
 
 
@@ -301,7 +301,7 @@ class AllCopyTheFirst:
 
     def decide(self, population: Population) -> list[Assignment]:
         members = population.members.values()
-        if any(m.open or m.generation for m in members) and any(m.open or m.generation > 0 for m in members):
+        if any(m.pending or m.generation for m in members) and any(m.pending or m.generation > 0 for m in members):
             return []
         start = 0 if any(m.generation < 0 for m in members) else EVERY
         parent = "m00/000000" if start else None
@@ -325,7 +325,7 @@ def losing(name: str) -> Script:
 
 
 def test_many_may_wait_for_what_is_made_again(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", losing("m00/000000"), strategy=AllCopyTheFirst(), limits=StopCriteria(deaths=1))
+    done = sit(tmp_path / "j", losing("m00/000000"), strategy=AllCopyTheFirst(), limits=StopCriteria(max_attempts=1))
     assert [m.step for m in done.population.members.values()] == [2 * EVERY] * SIZE
     assert (len(done.of("void")), len(done.of("remade")), len(done.of("failure"))) == (1, 1, 0)
 

@@ -68,12 +68,16 @@ class Hands:
             if a.id in self.shelf.disk:
                 self.answers.append(trained(a, 0.0, step=self.shelf.disk[a.id]))
             elif a.parent is not None and a.parent not in self.shelf.disk:
-                again = a.id in self.population.made  # of a snapshot that is made again nobody keeps all ancestors
+                again = (
+                    a.id in self.population.snapshot_origin
+                )  # of a snapshot that is made again nobody keeps all ancestors
                 assert again or a.parent in self.shelf.lost, f"{a.id} needs {a.parent}, which retention deleted"
                 self.answers.append(replace(died(a), snapshot=a.parent))
             else:
                 part = "a part of a slice is not what was reported"
-                assert a.parent is None or self.shelf.disk[a.parent] == self.population.made[a.parent].stop, part
+                assert (
+                    a.parent is None or self.shelf.disk[a.parent] == self.population.snapshot_origin[a.parent].stop
+                ), part
                 self.held.append(a)
 
     def collect(self, timeout: float) -> list[Report | Failure]:
@@ -139,13 +143,13 @@ class Machine(RuleBasedStateMachine):
         self.hands, self.over = Hands(self.shelf, population), ""
         lost: list[str] = []
         for m in population.members.values():
-            name = m.open.parent if m.open else m.snapshot
-            done = m.open is not None and m.open.id in self.shelf.disk
-            if name and name not in lost and self.shelf.disk.get(name) != population.made[name].stop:
+            name = m.pending.parent if m.pending else m.snapshot
+            done = m.pending is not None and m.pending.id in self.shelf.disk
+            if name and name not in lost and self.shelf.disk.get(name) != population.snapshot_origin[name].stop:
                 self.shelf.quarantine(name)
                 lost += [] if done else [name]
         self.controller = Controller(
-            population, strategy, self.hands, self.journal, StopCriteria(deaths=2),
+            population, strategy, self.hands, self.journal, StopCriteria(max_attempts=2),
             [retention, self], lost=lost,
         )  # fmt: skip
         self.controller.begin()
@@ -264,7 +268,7 @@ class Machine(RuleBasedStateMachine):
     def what_is_needed_is_there(self) -> None:
         """Save what a fault took, and what a snapshot to be made again went on from, which may be long gone."""
         population = self.controller.population
-        again = {str(population.made[name].parent) for name in population.void}
+        again = {str(population.snapshot_origin[name].parent) for name in population.lost_snapshots}
         assert self.needed() <= self.shelf.disk.keys() | self.shelf.lost | again
 
     def needed(self) -> set[str]:

@@ -29,7 +29,9 @@ def trajectory(vector, seeds, steps):
     for actions in chosen:
         obs, rewards, terminated, truncated = vector.step(actions)
         observations.append(obs.copy())
-        rows.append((rewards, terminated.copy(), truncated.copy(), vector.episode_over.copy(), vector.dead.copy()))
+        rows.append(
+            (rewards, terminated.copy(), truncated.copy(), vector.episode_over.copy(), vector.is_reset_step.copy())
+        )
     return [np.stack(observations), *(np.stack(column) for column in zip(*rows, strict=True))]
 
 
@@ -97,7 +99,7 @@ class Conformance:
         vector.reset()
         vector.step(np.stack([actions_of(1, 1, vector.single_action_space)[0]] * 2))
         obs = vector.reset().copy()
-        assert not vector.dead.any()
+        assert not vector.is_reset_step.any()
         assert not vector.episode_over.any()
         vector.close()
         return obs

@@ -35,7 +35,7 @@ class Lords(Literal):
     def unroll(self, data, b):
         """[T+1] of everything that one env's steps come to."""
         net, c, d = self.net, self.net.horizon, self.net.units
-        flat = data.memory[0, b].double()
+        flat = data.rnn_state[0, b].double()
         outputs, cells, goals, states = (list(flat[i * c * d : (i + 1) * c * d].view(c, d)) for i in range(4))
         worker = list(flat[4 * c * d : -1].chunk(2))
         phase, inputs, found = int(flat[-1]), data.inputs(*EVERYWHERE), []
@@ -51,8 +51,11 @@ class Lords(Literal):
             outputs[phase], cells[phase] = self.lstm("manager", s, [outputs[phase], cells[phase]])
             pooled = sum(outputs) / c
             goal = pooled / pooled.norm()
-            if t < data.rewards.shape[1] and (detour := self.learner.own_noise(data.noise)[0, t, b].double()).any():
-                goal = detour
+            if (
+                t < data.rewards.shape[1]
+                and (random_goal := self.learner.split_extra_noise(data.noise)[0, t, b].double()).any()
+            ):
+                goal = random_goal
             intrinsic = sum(cosine(s.detach() - states[i], goals[i]) for i in range(c)) / c
             worker = self.lstm("worker", z, worker)
             w = (sum(goals) + goal.detach()) @ self.leaves["embedding.weight"]
@@ -75,9 +78,9 @@ class Lords(Literal):
         terms = dict.fromkeys(("policy", "value", "entropy", "manager", "manager_value", "intrinsic"), 0.0)
         time = data.rewards.shape[1]
         for b in range(data.rewards.shape[2]):
-            seen, over = self.unroll(data, b), data.over[0, :, b].tolist()
+            seen, over = self.unroll(data, b), data.done[0, :, b].tolist()
             goes_on = 1.0 - data.terminated[0, :, b].double().numpy()
-            paid = self.paid(data.rewards[0, :, b])
+            paid = self.transform_rewards(data.rewards[0, :, b])
             intrinsic = np.array([s["intrinsic"] for s in seen[1:]])
 
             def returns(value, gamma, rewards, seen=seen, goes_on=goes_on, over=over):
@@ -90,7 +93,7 @@ class Lords(Literal):
             targets, advantages = returns("value", self.h["gamma"], paid + self.h["intrinsic_cost"] * intrinsic)
             high_targets, high_advantages = returns("manager", self.h["manager_gamma"], paid)
             for t in range(time):
-                if data.dead[0, t, b]:
+                if data.is_reset_step[0, t, b]:
                     continue
                 end = t + 1
                 while end < t + self.net.horizon and end < time and not over[end - 1]:
@@ -129,14 +132,14 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
     learner = agent(kind, "feudal", observations=observations, **settings)
     h = live(learner, 2, **{**PLAIN, "gamma": [0.9, 0.97], "entropy_cost": 0.1, "unroll_length": 8, **values})
     state, data = fresh(learner, [0, 1]), block(learner, [0, 1], time=9, envs=4)
-    assert learner.own_noise(data.noise).any(-1).sum() > 3
+    assert learner.split_extra_noise(data.noise).any(-1).sum() > 3
     literals = [Lords(learner, state, slot, h) for slot in range(2)]
     before = state.tensors["params"].clone()
     metrics = learner.learn(state, data, h).metrics
     gradients = learner.layout.views(before - state.tensors["params"])
     for slot, literal in enumerate(literals):
         terms, total = literal.losses(pick(data, [slot]))
-        live_steps = (~data.dead[slot]).sum().item()
+        live_steps = (~data.is_reset_step[slot]).sum().item()
         for name, term in terms.items():
             assert metrics[f"loss/{name}"][slot].item() * live_steps == pytest.approx(
                 detached(term), rel=1e-5, abs=1e-5
@@ -152,24 +155,24 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
 
 def unrolled(learner, state, data):
     params = {name: view.detach() for name, view in state.params[0].items()}
-    extras = learner.extras(state, data, live(learner, len(data.rewards)))
-    return learner.unroll(params, data.inputs(*EVERYWHERE), data.memory, None, extras)
+    extra_loss_inputs = learner.extra_loss_inputs(state, data, live(learner, len(data.rewards)))
+    return learner.unroll(params, data.inputs(*EVERYWHERE), data.rnn_state, None, extra_loss_inputs)
 
 
 def test_an_unroll_equals_step_by_step_random_goals_included():
     learner = agent("categorical", "feudal", feed_back=True)
     state, data = fresh(learner, [0, 1]), block(learner, [0, 1])
     head, _, _ = unrolled(learner, state, data)
-    inputs, memory = data.inputs(*EVERYWHERE), data.memory
+    inputs, memory = data.inputs(*EVERYWHERE), data.rnn_state
     for t in range(data.rewards.shape[1]):
         acted = learner.act(state, inputs[:, t], memory, data.noise[:, t])
-        memory = acted.memory
+        memory = acted.rnn_state
         torch.testing.assert_close(acted.policy, head[:, t])
 
 
 def test_goals_have_length_one_and_are_random_as_often_as_said():
     learner = agent("categorical", "feudal", random_goals=0.1, observations="raw")
-    (goals,) = learner.chances(torch.Generator().manual_seed(1), 100, 40)
+    (goals,) = learner.extra_noise(torch.Generator().manual_seed(1), 100, 40)
     drawn = goals.any(-1)
     assert drawn.float().mean() == pytest.approx(0.1, abs=0.02)
     torch.testing.assert_close(goals[drawn].norm(dim=-1), torch.ones(int(drawn.sum())))
@@ -186,7 +189,7 @@ def test_one_core_after_the_other_works_and_all_forget_where_an_episode_begins()
     for t in range(10):
         again = t == 7
         inputs = inputs.__class__(x[:, t], inputs.actions, inputs.rewards, torch.tensor([[t == 0, t == 0 or again]]))
-        before, memory = memory, learner.act(state, inputs, memory, None).memory
+        before, memory = memory, learner.act(state, inputs, memory, None).rnn_state
         for env, turn in ((0, t % 4), (1, (t - 7 if t >= 7 else t) % 4)):
             outputs, old = (m[0, env, : 4 * net.units].view(4, net.units) for m in (memory, before))
             changed_cores = (outputs != old).any(-1).tolist()
@@ -251,8 +254,8 @@ def test_the_manager_is_not_taught_by_moving_the_states_that_it_points_to():
     learner = agent("categorical", "feudal", rewards="none", horizon=3, random_goals=0.0)
     state, data = fresh(learner, [0]), block(learner, [0])
     inputs = data.inputs(*EVERYWHERE)
-    extras = learner.extras(state, data, live(learner, 1))
-    said = learner.unroll(state.params[0], inputs, data.memory, None, extras)[2]
+    extra_loss_inputs = learner.extra_loss_inputs(state, data, live(learner, 1))
+    said = learner.unroll(state.params[0], inputs, data.rnn_state, None, extra_loss_inputs)[2]
     assert not said["states"].requires_grad
     assert not said["intrinsic"].requires_grad
     assert said["goals"].requires_grad
@@ -266,7 +269,7 @@ def test_without_goals_there_is_no_policy_but_the_uniform_one():
         views["manager.input"].detach().zero_()
         views["manager.hidden"].detach().zero_()
         views["manager.bias"].detach().zero_()
-    silent = changed(data, memory=torch.zeros_like(data.memory))
+    silent = changed(data, rnn_state=torch.zeros_like(data.rnn_state))
     head, _, said = unrolled(learner, state, silent)
     assert not said["goals"].any()
     assert not head.any()
@@ -275,9 +278,9 @@ def test_without_goals_there_is_no_policy_but_the_uniform_one():
 def test_a_goal_s_way_ends_where_its_episode_or_the_block_does():
     learner = agent("categorical", "feudal", horizon=3)
     data = block(learner, [0])
-    ways = learner.extras(fresh(learner, [0]), data, live(learner, 1))["ways"]
-    assert ways[0, :, 4].tolist() == [3, 3, 3, 3, 3, 3, 2, 1]  # nothing ends
-    assert ways[0, :, 0].tolist() == [3, 2, 1, 3, 3, 3, 2, 1]  # over at t=2
+    goal_horizons = learner.extra_loss_inputs(fresh(learner, [0]), data, live(learner, 1))["goal_horizons"]
+    assert goal_horizons[0, :, 4].tolist() == [3, 3, 3, 3, 3, 3, 2, 1]  # nothing ends
+    assert goal_horizons[0, :, 0].tolist() == [3, 2, 1, 3, 3, 3, 2, 1]  # over at t=2
 
 
 # Choice

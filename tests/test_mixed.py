@@ -277,7 +277,7 @@ def test_a_report_names_the_agent_that_trained_and_not_the_one_that_was_asked_fo
     cohort = rl.MixedBuilder(config).cohort(["m00"], 1, ("impala", None))
     cohort.init(0, seed=1)
     cohort.begin([Assignment("m00/000000", "m00", None, 0, 40, {"agent": "vmpo", "learning_rate": 0.5}, seed=1)])
-    while not cohort.turn():
+    while not cohort.advance():
         pass
     assert cohort.outcome(0).hyperparameters == {"agent": "impala", "learning_rate": 0.5}
     cohort.close()

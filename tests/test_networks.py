@@ -22,17 +22,17 @@ ATARI = (4, 84, 84)
 SIX = Categorical(6)
 
 
-def convolutional(kind, precision=torch.float32, core=0, fed_back=0):
+def convolutional(kind, precision=torch.float32, core=0, action_reward_size=0):
     convolutions, units, sections = TORSOS[kind]
-    return SharedTorsoNet(Convolutional(ATARI, convolutions, units, precision, sections), 6, core, fed_back)
+    return SharedTorsoNet(Convolutional(ATARI, convolutions, units, precision, sections), 6, core, action_reward_size)
 
 
 CONVS = {kind: convolutional(kind) for kind in TORSOS}
 RECURRENT = [
-    SharedTorsoNet(Dense(3, (16,)), 2, core=8, fed_back=4),
+    SharedTorsoNet(Dense(3, (16,)), 2, core=8, action_reward_size=4),
     SharedTorsoNet(Dense(5, (10, 12)), 6, core=20),
-    SharedTorsoNet(Dense(2, ()), 3, core=16, fed_back=3),
-    SharedTorsoNet(Dense(3, (16,)), 2, fed_back=4),
+    SharedTorsoNet(Dense(2, ()), 3, core=16, action_reward_size=3),
+    SharedTorsoNet(Dense(3, (16,)), 2, action_reward_size=4),
 ]
 
 
@@ -40,13 +40,13 @@ def block(net, seeds, steps=6, envs=3, indices=True):
     """Made-up inputs [P, T, B, ...] in which episodes begin, and memory; what a member sees depends on its seed."""
     inputs, memories = [], []
     for g in generators(*seeds):
-        shape, count = (1, steps, envs), net.fed_back or 2
+        shape, count = (1, steps, envs), net.action_reward_size or 2
         index = torch.randint(0, count, shape, generator=g)
         actions = index if indices else torch.randn(*shape, count, generator=g)
         first = torch.rand(shape, generator=g) < 0.25
         seen, rewards = torch.randn(*shape, net.torso.inputs, generator=g), 2 * torch.randn(shape, generator=g)
         inputs.append(Inputs(seen, actions, rewards, first))
-        memories.append(torch.tanh(torch.randn(1, envs, net.memory, generator=g)))
+        memories.append(torch.tanh(torch.randn(1, envs, net.rnn_state_size, generator=g)))
     fields = ("observations", "actions", "rewards", "first")
     return Inputs(*(torch.cat([getattr(i, f) for i in inputs]) for f in fields)), torch.cat(memories)
 
@@ -78,7 +78,7 @@ def both(net, leaves, x):
     """Policy and value of [P, M, ...], seen in one step by M envs."""
     steps = torch.zeros(x.shape[0], 1, x.shape[1])
     inputs = Inputs(x[:, None], steps.long(), steps, steps.bool())
-    policy, values = net.unroll(leaves, inputs, torch.zeros(*x.shape[:2], net.memory))
+    policy, values = net.unroll(leaves, inputs, torch.zeros(*x.shape[:2], net.rnn_state_size))
     return policy[:, 0], values[:, 0]
 
 
@@ -87,7 +87,7 @@ def acting(net, leaves, x):
     last = torch.zeros(x.shape[:2])
     inputs = Inputs(x, last.long(), last, last.bool())
     with torch.no_grad():
-        return net.step(leaves, inputs, torch.zeros(*x.shape[:2], net.memory))[0]
+        return net.step(leaves, inputs, torch.zeros(*x.shape[:2], net.rnn_state_size))[0]
 
 
 def gradients(net, leaves, x):
@@ -278,7 +278,7 @@ def test_nothing_from_before_an_episode_has_an_influence(net):
     before, _, _ = unrolled(net, leaves, inputs, memory)
     inputs.observations[:, :3] += 1.0
     inputs.rewards[:, :4] = 1.0 - inputs.rewards[:, :4]
-    inputs.actions[:, :4] = (inputs.actions[:, :4] + 1) % (net.fed_back or 2)
+    inputs.actions[:, :4] = (inputs.actions[:, :4] + 1) % (net.action_reward_size or 2)
     after, _, _ = unrolled(net, leaves, inputs, memory + 1.0)
     assert torch.equal(after[:, 3:, 0], before[:, 3:, 0])
     assert not torch.equal(after[:, 3:, 1], before[:, 3:, 1])
@@ -371,7 +371,7 @@ def test_unused_columns_and_padding_stay_zero(optimiser):
 @pytest.mark.parametrize("core", [0, 10])
 def test_padding_of_shared_features_is_no_unit(core):
     """Ten units below the heads are ten, also once everything has moved."""
-    net = SharedTorsoNet(Dense(3, (50, 10)), 3, core=core, fed_back=3)
+    net = SharedTorsoNet(Dense(3, (50, 10)), 3, core=core, action_reward_size=3)
     flat = torch.zeros(2, net.layout.size)
     views = net.layout.views(flat)
     for i, g in enumerate(generators(1, 2)):
@@ -381,7 +381,7 @@ def test_padding_of_shared_features_is_no_unit(core):
     leaves = net.layout.leaves(flat)
     first = torch.zeros(2, 7, 5, dtype=torch.bool)
     inputs = Inputs(torch.randn(2, 7, 5, 3), torch.zeros(2, 7, 5, dtype=torch.int64), torch.zeros(2, 7, 5), first)
-    head, values = net.unroll(leaves, inputs, torch.zeros(2, 5, net.memory))
+    head, values = net.unroll(leaves, inputs, torch.zeros(2, 5, net.rnn_state_size))
     grads = torch.autograd.grad(head.square().sum() + values.square().sum(), list(leaves.values()))
     moved = dict(zip(leaves, grads, strict=True))
     assert moved["torso.1.weight"][..., :10].any(-1).any(-1).all()
@@ -458,8 +458,8 @@ def test_settings_choose_the_network():
     assert make_network(ImpalaSettings(precision="bfloat16"), ATARI, SIX, image=True).torso.precision == torch.bfloat16
     lstm = ImpalaSettings(core="lstm", core_units=32, hidden=(8,))
     assert make_network(lstm, (6,), Gaussian(3), image=False) == SharedTorsoNet(Dense(6, (8,)), 3, 32)
-    fed_back = ImpalaSettings(feed_back=True, precision="float32")
-    assert make_network(fed_back, ATARI, SIX, image=True) == convolutional("shallow", fed_back=6)
+    action_reward_size = ImpalaSettings(feed_back=True, precision="float32")
+    assert make_network(action_reward_size, ATARI, SIX, image=True) == convolutional("shallow", action_reward_size=6)
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,13 @@ def test_an_assignment_is_open_until_it_is_answered() -> None:
     population = Population(2, 0, LAST)
     one, two = assign(population, "m00"), assign(population, "m01")
     population.record(decision(one, two))
-    assert population.open == [one, two]
+    assert population.pending == [one, two]
     population.record(answer(trained(one, 1.0)))
-    assert population.open == [two]
+    assert population.pending == [two]
     population.record(answer(died(two), given_up=False))
-    assert population.open == [two]
+    assert population.pending == [two]
     population.record(answer(died(two)))
-    assert population.open == []
+    assert population.pending == []
     assert population.members["m01"].lost
 
 
@@ -46,10 +46,10 @@ def test_a_report_moves_the_member() -> None:
     a = assign(population, "m00", parent="m01/000000", donor="m01", hyperparameters={"lr": 5.0})
     population.record(decision(a))
     member = population.members["m00"]
-    assert (member.hyperparameters, member.trained_under) == ({"lr": 5.0}, {"lr": 0.1})
+    assert (member.hyperparameters, member.snapshot_hparams) == ({"lr": 5.0}, {"lr": 0.1})
     population.record(answer(trained(a, 3.0, step=150)))
     assert (member.step, member.snapshot, member.parent) == (150, "m00/000001", "m01/000000")
-    assert (member.fitness, member.trained_under) == (3.0, {"lr": 5.0})
+    assert (member.fitness, member.snapshot_hparams) == (3.0, {"lr": 5.0})
     assert member.history == [(100, 1.0), (150, 3.0)]
     assert (population.step, population.copies) == (250, 1)
 
@@ -212,15 +212,15 @@ def test_a_slice_that_was_stopped_early_is_known_to_end_where_it_did() -> None:
     population = Population(1, 0, LAST)
     population.record(decision(a := assign(population, "m00")))
     population.record(answer(trained(a, 1.0, step=30)))
-    assert population.made["m00/000000"] == replace(a, stop=30)
+    assert population.snapshot_origin["m00/000000"] == replace(a, stop=30)
 
 
 def test_a_resume_looks_for_lost_snapshots_again() -> None:
     population = after_one_slice(1.0)
     population.record({"kind": "void", "snapshot": "m00/000000", "error": "missing"})
-    assert population.void == {"m00/000000"}
+    assert population.lost_snapshots == {"m00/000000"}
     population.record({"kind": "resume"})
-    assert population.void == set()
+    assert population.lost_snapshots == set()
 
 
 @pytest.mark.parametrize(("fates", "lost"), [(("lost", 1.0), [True, False]), (("lost", "lost"), [False, False])])
@@ -307,7 +307,7 @@ class AnyHistory(RuleBasedStateMachine):
     def decide(self) -> None:
         decided = self.strategy.decide(self.population)
         assert decided == self.strategy.decide(self.population)
-        assert not {a.member for a in decided} & {a.member for a in self.population.open}
+        assert not {a.member for a in decided} & {a.member for a in self.population.pending}
         for a in decided:
             assert a.generation == self.population.members[a.member].generation + 1
             assert a.start == self.population.members[a.member].step
@@ -315,7 +315,7 @@ class AnyHistory(RuleBasedStateMachine):
             assert a.parent is None or a.parent in self.committed
             assert a.donor is None or self.population.members[a.donor].healthy
             assert SPACE.contains(a.hyperparameters)
-        assert decided or self.population.open or self.over()
+        assert decided or self.population.pending or self.over()
         if decided:
             self.write(decision(*decided))
 
@@ -329,20 +329,20 @@ class AnyHistory(RuleBasedStateMachine):
         self.write(answer(message, given_up=given_up))
 
     def drawn(self, data: st.DataObject) -> Assignment:
-        return data.draw(st.sampled_from(self.population.open))
+        return data.draw(st.sampled_from(self.population.pending))
 
-    @precondition(lambda self: self.population.open)
+    @precondition(lambda self: self.population.pending)
     @rule(data=st.data(), returns=st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=3))
     def report(self, data: st.DataObject, returns: list[float]) -> None:
         self.answer(trained(self.drawn(data), *returns))
 
-    @precondition(lambda self: self.population.open)
+    @precondition(lambda self: self.population.pending)
     @rule(data=st.data(), part=st.floats(0.1, 0.9), diverged=st.booleans())
     def stop_early(self, data: st.DataObject, part: float, diverged: bool) -> None:
         a = self.drawn(data)
         self.answer(trained(a, 1.0, step=max(a.start + 1, between(a, part)), diverged=diverged))
 
-    @precondition(lambda self: self.population.open)
+    @precondition(lambda self: self.population.pending)
     @rule(data=st.data(), given_up=st.booleans())
     def fail(self, data: st.DataObject, given_up: bool) -> None:
         self.answer(died(self.drawn(data)), given_up=given_up)

@@ -668,12 +668,15 @@ def test_the_three_that_pbt_tunes_are_always_shown(pbtrl: Command):
 @pytest.mark.parametrize(
     ("how", "why"),
     [
-        ("abort", "ApartError: its process died (killed by signal 6)"),
+        ("abort", "IsolatedCallError: its process died (killed by signal 6)"),
         (
             "hang",
-            "ApartError: its process died (killed by signal 14: its envs took longer than failure.env_step_timeout",
+            "IsolatedCallError: its process died (killed by signal 14: its envs took longer than failure.env_step_timeout",
         ),
-        ("raise", "ApartError: EnvError: env.id=tests.worlds:Odd: step() raised RuntimeError: not now (env 0 of "),
+        (
+            "raise",
+            "IsolatedCallError: EnvError: env.id=tests.worlds:Odd: step() raised RuntimeError: not now (env 0 of ",
+        ),
     ],
 )
 def test_an_env_that_fails_the_final_choice_takes_nothing_with_it(pbtrl: Command, how, why):

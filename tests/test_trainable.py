@@ -67,23 +67,23 @@ def expected(slot: int, start: int, stop: int) -> Outcome:
 def test_a_turn_is_a_member_s_whole_slice_and_one_evaluation_of_what_it_trained() -> None:
     cohort = begun(slices(20, 30))
     assert [cohort.outcome(slot) for slot in range(2)] == [Outcome(0, {})] * 2
-    assert not cohort.turn()
+    assert not cohort.advance()
     assert [cohort.outcome(slot) for slot in range(2)] == [expected(0, 20, 30), Outcome(0, {})]
-    assert cohort.turn()
+    assert cohort.advance()
     assert [cohort.outcome(slot) for slot in range(2)] == [expected(slot, 20, 30) for slot in range(2)]
     assert cohort.metrics() == [expected(slot, 20, 30).scalars for slot in range(2)]
 
 
 def test_a_slice_goes_on_from_what_was_learned_or_loaded_and_not_from_fresh_weights() -> None:
     cohort = begun(slices())
-    while not cohort.turn():
+    while not cohort.advance():
         pass
     learned = [cohort.save(slot) for slot in range(2)]
     assert learned[0]["weight"] != learned[1]["weight"]
     cohort.load(1, learned[0])
     cohort.begin(slices(10, 20, lr=0.0))
-    assert not cohort.turn()
-    assert cohort.turn()
+    assert not cohort.advance()
+    assert cohort.advance()
     assert [cohort.save(slot) for slot in range(2)] == [learned[0]] * 2
     cohort.init(0, 100)
     assert cohort.save(0) == {"weight": np.random.default_rng(100).random()}
@@ -95,7 +95,7 @@ def test_a_fitness_that_is_not_finite_is_a_divergence(lr: float) -> None:
     assignments = slices()
     assignments[1].hyperparameters["lr"] = lr
     cohort = begun(assignments)
-    while not cohort.turn():
+    while not cohort.advance():
         pass
     assert [cohort.outcome(slot).diverged for slot in range(2)] == [False, True]
 

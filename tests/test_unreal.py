@@ -23,7 +23,7 @@ COSTS = {f"{name}_cost": cost for name, cost in zip(TASKS, (0.05, 0.7, 0.6), str
 # The literal losses
 
 
-class Tasks(Literal):
+class UnrealNet(Literal):
     def lstm(self, observation, action, reward, first, memory):
         memory = [torch.zeros_like(m) for m in memory] if first else memory
         return super().lstm("core", self.joined(observation, action, reward, first), memory)
@@ -33,18 +33,18 @@ class Tasks(Literal):
         loss, time = 0.0, data.rewards.shape[1]
         shown = data.inputs(slice(None), slice(None))
         for b in range(data.rewards.shape[2]):
-            memory, outputs = list(data.memory[0, b].double().chunk(2)), []
+            memory, outputs = list(data.rnn_state[0, b].double().chunk(2)), []
             for t in range(time + 1):
                 memory = self.lstm(*(getattr(shown, k)[0, t, b] for k in FIELDS), self.goes_on(memory, t))
                 outputs.append(memory[0])
             values = [self.head("value", x)[0] for x in outputs]
             targets, advantages = oracles.gae(
                 self.h["gamma"] * (1.0 - data.terminated[0, :, b].double().numpy()),
-                self.paid(data.rewards[0, :, b]), np.array([v.item() for v in values[:-1]]), values[-1].item(),
-                lambda_=self.h["lambda_"], cuts=self.cuts(data.over[0, :, b]),
+                self.transform_rewards(data.rewards[0, :, b]), np.array([v.item() for v in values[:-1]]), values[-1].item(),
+                lambda_=self.h["lambda_"], cuts=self.cuts(data.done[0, :, b]),
             )  # fmt: skip
             for t in range(time):
-                if data.dead[0, t, b]:
+                if data.is_reset_step[0, t, b]:
                     continue
                 policy = torch.distributions.Categorical(logits=self.head("policy", outputs[t])[: self.net.outputs])
                 loss = loss - advantages[t] * policy.log_prob(data.actions[0, t, b])
@@ -55,28 +55,35 @@ class Tasks(Literal):
     def tasks(self, run, frames):
         """The three losses (section 3.4 of the paper), from what was drawn for one member."""
         found = dict.fromkeys(TASKS, 0.0)
-        time, envs = run["dead"].shape[1] - 2, run["dead"].shape[2]
+        time, envs = run["is_reset_step"].shape[1] - 2, run["is_reset_step"].shape[2]
         for b in range(envs):
             memory, outputs = [torch.zeros(self.net.width, dtype=torch.float64)] * 2, []
             for t in range(1, time + 2):
-                before = (run[k][0, t - 1, b] for k in ("actions", "rewards", "dead"))
+                before = (run[k][0, t - 1, b] for k in ("actions", "rewards", "is_reset_step"))
                 memory = self.lstm(run["observations"][0, t, b], *before, self.goes_on(memory, t - 1))
                 outputs.append(memory[0])
             own = {k: v[0, 1:-1, b] for k, v in run.items() if k != "cuts"}
-            cuts, goes_on = self.cuts(own["over"]), 1.0 - own["terminated"].double().numpy()
+            cuts, goes_on = self.cuts(own["done"]), 1.0 - own["terminated"].double().numpy()
             values = [self.head("value", x)[0] for x in outputs]
             bootstraps = np.array([v.item() for v in values[1:]])
-            returns = oracles.n_step_returns(self.h["gamma"] * goes_on, self.paid(own["rewards"]), bootstraps, cuts)
+            returns = oracles.n_step_returns(
+                self.h["gamma"] * goes_on, self.transform_rewards(own["rewards"]), bootstraps, cuts
+            )
             for t in range(time):
-                if not own["dead"][t]:
+                if not own["is_reset_step"][t]:
                     found["value_replay"] = found["value_replay"] + 0.5 * (returns[t] - values[t]) ** 2
             if self.net.cells:
                 pictures = run["observations"][0, 1:, b].double().numpy() / 255
                 found["pixel_control"] = found["pixel_control"] + self.pixel_control(
-                    pictures, own["actions"], ~own["dead"], outputs, self.h["pixel_control_gamma"] * goes_on, cuts
+                    pictures,
+                    own["actions"],
+                    ~own["is_reset_step"],
+                    outputs,
+                    self.h["pixel_control_gamma"] * goes_on,
+                    cuts,
                 )
             found["reward_prediction"] = found["reward_prediction"] + self.reward_prediction(
-                *(frames[k][0, :, b] for k in ("observations", "rewards", "over", "dead"))
+                *(frames[k][0, :, b] for k in ("observations", "rewards", "done", "is_reset_step"))
             )
         return found
 
@@ -133,7 +140,7 @@ def sparse(data):
 def drawn(learner, state, data, h):
     """What the members draw from the replay for a block, without leaving a trace."""
     copied = replace(state, running={name: value.clone() for name, value in state.running.items()})
-    return learner.extras(copied, data, h)
+    return learner.extra_loss_inputs(copied, data, h)
 
 
 @pytest.mark.parametrize(
@@ -149,15 +156,15 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
     h = live(learner, 2, **{**PLAIN, **COSTS, "gamma": [0.9, 0.97], "entropy_cost": 0.1, **values})
     state, data = filled(learner, [0, 1], h), sparse(block(learner, [0, 1], envs=4, seed=9))
     found = drawn(learner, state, data, h)
-    assert any(found[f"run.{name}"].any() for name in ("dead", "over", "terminated"))
-    literals = [Tasks(learner, state, slot, h) for slot in range(2)]
+    assert any(found[f"run.{name}"].any() for name in ("is_reset_step", "done", "terminated"))
+    literals = [UnrealNet(learner, state, slot, h) for slot in range(2)]
     before = state.tensors["params"].clone()
     metrics = learner.learn(state, data, h).metrics
     gradients = learner.layout.views(before - state.tensors["params"])
     for slot, literal in enumerate(literals):
         own = {name: value[slot : slot + 1] for name, value in found.items()}
         tasks = literal.tasks(*({k.split(".")[1]: v for k, v in own.items() if k.startswith(p)} for p in ("run", "fr")))
-        total, live_steps = literal.a3c(pick(data, [slot])), (~data.dead[slot]).sum().item()
+        total, live_steps = literal.a3c(pick(data, [slot])), (~data.is_reset_step[slot]).sum().item()
         for name, loss in tasks.items():
             if name == "pixel_control" and kind != "image":
                 continue
@@ -200,7 +207,9 @@ def test_every_task_teaches_the_trunk_and_its_own_head_alone():
         h = live(learner, 2, **{**PLAIN, **none, f"{name}_cost": 1.0, "gamma": 0.0})
         state = filled(learner, [0, 1], h)
         data, before = sparse(block(learner, [0, 1], envs=4, seed=9)), state.tensors["params"].clone()
-        silent = changed(data, dead=torch.ones_like(data.dead))  # so that the policy has nothing to learn from
+        silent = changed(
+            data, is_reset_step=torch.ones_like(data.is_reset_step)
+        )  # so that the policy has nothing to learn from
         learner.learn(state, silent, h)
         moved = learner.layout.views(before - state.tensors["params"])
         assert {k.split(".")[0] for k, v in moved.items() if v.any()} == own | {"conv", "dense"}, name
@@ -233,9 +242,11 @@ def steps(time, envs=3, start=0, members=2, rewarded=()):
     data = block(learner, list(range(members)), time=time, envs=envs)
     numbers = torch.arange(start, start + time + 1)[:, None] + 1000 * torch.arange(envs)
     rewards = torch.isin(numbers[:-1], torch.tensor(rewarded)).float().expand(members, -1, -1)
-    quiet = torch.zeros_like(data.dead)
+    quiet = torch.zeros_like(data.is_reset_step)
     observations = numbers[None, ..., None].expand(members, -1, -1, 3).float()
-    return changed(data, observations=observations, rewards=rewards.clone(), terminated=quiet, over=quiet, dead=quiet)
+    return changed(
+        data, observations=observations, rewards=rewards.clone(), terminated=quiet, done=quiet, is_reset_step=quiet
+    )
 
 
 def filled_by(*blocks, rows=10):
@@ -253,10 +264,10 @@ def test_who_has_a_new_policy_replays_nothing_of_the_old_one():
     learner = agent("categorical", "unreal")
     h = live(learner, 2)
     state = filled(learner, [0, 1], h)
-    before = state.running["replay.dead"].clone()
+    before = state.running["replay.is_reset_step"].clone()
     learner.forget(state, 0)
-    assert state.running["replay.dead"][0].all()
-    assert torch.equal(state.running["replay.dead"][1], before[1])
+    assert state.running["replay.is_reset_step"][0].all()
+    assert torch.equal(state.running["replay.is_reset_step"][1], before[1])
     metrics = learner.learn(state, sparse(block(learner, [0, 1], envs=4, seed=9)), h).metrics
     for task in ("value_replay", "reward_prediction"):
         assert metrics[f"loss/{task}"][0] == 0.0
@@ -311,17 +322,17 @@ def test_where_all_rewards_are_alike_all_of_them_are_drawn_from(rewarded):
     kept = filled_by(steps(6, rewarded=list(rewarded)), steps(6, start=6, rewarded=list(rewarded)))
     found = replay.rewarding(kept, uniform(2, 1000, 2), 3)
     assert len(found["observations"][:, -1, :, 0].unique()) == 24
-    assert not found["dead"].any()
+    assert not found["is_reset_step"].any()
 
 
 def test_dead_transitions_are_not_predicted():
     data = steps(8, rewarded=[4, 5])
-    dead = data.dead.clone()
+    dead = data.is_reset_step.clone()
     dead[:, 4:, 0] = True
-    found = replay.rewarding(filled_by(changed(data, dead=dead)), uniform(2, 1000, 2), 3)
-    assert not found["dead"][:, -1].any()
-    nothing = replay.rewarding(filled_by(changed(data, dead=torch.ones_like(dead))), uniform(2, 9, 2), 3)
-    assert nothing["dead"].all()
+    found = replay.rewarding(filled_by(changed(data, is_reset_step=dead)), uniform(2, 1000, 2), 3)
+    assert not found["is_reset_step"][:, -1].any()
+    nothing = replay.rewarding(filled_by(changed(data, is_reset_step=torch.ones_like(dead))), uniform(2, 9, 2), 3)
+    assert nothing["is_reset_step"].all()
 
 
 # What an update draws
@@ -333,7 +344,7 @@ def draws(learner, blocks, time=4, envs=3, rewarded=()):
     for i in range(blocks):
         data = steps(time, envs, start=i * time, rewarded=rewarded)
         noise = learner.noise([torch.Generator().manual_seed(10 * i + m) for m in range(2)], time, envs)
-        found = learner.extras(state, changed(data, noise=noise.transpose(0, 1)), h)
+        found = learner.extra_loss_inputs(state, changed(data, noise=noise.transpose(0, 1)), h)
     return found
 
 

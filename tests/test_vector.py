@@ -82,12 +82,12 @@ def test_after_a_reset_nothing_is_dead_and_no_episode_over(steps):
     vector.reset()
     for _ in range(steps):
         vector.step(np.zeros(2, np.int64))
-    assert (vector.episode_over if steps == 1 else vector.dead).all()
+    assert (vector.episode_over if steps == 1 else vector.is_reset_step).all()
     vector.reset()
-    assert not vector.dead.any()
+    assert not vector.is_reset_step.any()
     assert not vector.episode_over.any()
     vector.step(np.zeros(2, np.int64))
-    assert not vector.dead.any()
+    assert not vector.is_reset_step.any()
     vector.close()
 
 

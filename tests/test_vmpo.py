@@ -82,7 +82,7 @@ def test_popart_does_not_move_what_the_value_head_says(kind):
 
     def values():
         said = [
-            learner.net.unroll(params, data.inputs(group, slice(None)), data.memory[group])[1].flatten(1)
+            learner.net.unroll(params, data.inputs(group, slice(None)), data.rnn_state[group])[1].flatten(1)
             for params, group in zip(state.params, learner._groups(2), strict=True)
         ]
         return state.tensors["popart.scale"][:, None] * torch.cat(said) + state.tensors["popart.shift"][:, None]

@@ -53,13 +53,13 @@ class Written:
         return Assignment(name, member, start=m.step, stop=m.step + every, seed=1, **{**default, **changes})
 
     def report(self, member: str, *returns: float, wait: float = 10.0, **changes: Any) -> None:
-        a = self.population.members[member].open
+        a = self.population.members[member].pending
         assert a
         done = Report(a.id, member, a.stop, a.hyperparameters, returns, (25,) * len(returns)).to_json()
         self._write({"kind": "report", **done, **changes}, wait)
 
     def fail(self, member: str, error: str = "worker killed by signal 9", *, given_up: bool = False) -> None:
-        a = self.population.members[member].open
+        a = self.population.members[member].pending
         assert a
         self._write({"kind": "failure", **Failure(a.id, member, error).to_json(), "given_up": given_up}, 10.0)
 
@@ -70,7 +70,7 @@ class Written:
         """A line of the member's metrics; `loss__policy=` becomes `loss/policy`."""
         folder = self.run / "members" / member
         folder.mkdir(parents=True, exist_ok=True)
-        a = self.population.members[member].open
+        a = self.population.members[member].pending
         line = {"assignment": a.id if a else "?", "time": START + self.elapsed}
         line |= {"step": step} if step is not None else {}
         line |= {k.replace("__", "/"): v for k, v in values.items()}

@@ -118,7 +118,7 @@ def stop_criteria(config: Config) -> StopCriteria:
         wall_clock=config.budget.wall_clock,
         total_steps=config.budget.total_steps,
         until_fitness=config.budget.until_fitness,
-        deaths=config.failure.max_restarts_per_member,
+        max_attempts=config.failure.max_restarts_per_member,
     )
 
 

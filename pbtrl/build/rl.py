@@ -83,7 +83,7 @@ class RLBuilder:
         torch.use_deterministic_algorithms(determinism(self._whole) == DETERMINISTIC)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         kinds = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}
-        return kinds[self._acting.mode](members, self.setting, threads)
+        return kinds[self._acting.mode](members, self.spec, threads)
 
     def evaluate(
         self, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False, threads: int = 1,
@@ -121,7 +121,7 @@ class RLBuilder:
         return lambda action: policy.to_env(action, low.float(), high.float())
 
     @cached_property
-    def setting(self) -> CohortSpec:
+    def spec(self) -> CohortSpec:
         """What its cohorts share."""
         from pbtrl.agents.settings import live_hyperparameters
         from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef

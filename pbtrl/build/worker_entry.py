@@ -15,7 +15,7 @@ from pbtrl.build.rl import RLBuilder, rl_builder
 
 def cohort_spec(config: str, agent: str | None) -> CohortSpec:
     """What the RL cohorts of an agent share, from the resolved config as JSON; their own processes ask for it."""
-    return RLBuilder(config_from_json(config), agent).setting
+    return RLBuilder(config_from_json(config), agent).spec
 
 
 def make_builder(config: str) -> Builder:

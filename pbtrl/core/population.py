@@ -55,13 +55,13 @@ class Member:
 
     Attributes:
         hyperparameters: of the slice under way, or of the last one.
-        snapshot: the newest one; `trained_under` are the hyperparameters of the slice that made it, so a
+        snapshot: the newest one; `snapshot_hparams` are the hyperparameters of the slice that made it, so a
             donor gives away a pair that belongs together even while it is trying something else.
         fitness: a number or absent (None); `diverged` comes before either.
         placeholder: the number from before the last copy, until there is a new one; see `rank_fitness`.
         given_up: how often in a row an assignment was given up, with no report in between.
         skipped_updates: how many updates were skipped because their gradient was not finite, in all slices.
-        begun: its step at its last copy or start, or where slices cut episodes at that of the slice; `played` of the
+        window_start_step: its step at its last copy or start, or where slices cut episodes at that of the slice; `counted_steps` of the
             steps since lie in training episodes that count.
     """
 
@@ -70,7 +70,7 @@ class Member:
     generation: int = -1
     hyperparameters: Hyperparameters = field(default_factory=dict)
     snapshot: str | None = None
-    trained_under: Hyperparameters = field(default_factory=dict)
+    snapshot_hparams: Hyperparameters = field(default_factory=dict)
     parent: str | None = None
     window: list[float] = field(default_factory=list)
     fitness: float | None = None
@@ -79,9 +79,9 @@ class Member:
     lost: bool = False
     given_up: int = 0
     skipped_updates: int = 0
-    begun: int = 0
-    played: int = 0
-    open: Assignment | None = None
+    window_start_step: int = 0
+    counted_steps: int = 0
+    pending: Assignment | None = None
     history: list[tuple[int, float | None]] = field(default_factory=list)
 
     @property
@@ -113,8 +113,8 @@ class Population:
     """All members, folded from the journal. A strategy reads it; only `record` changes it.
 
     Attributes:
-        made: what made each snapshot, by its name; a slice that was stopped early ends where it did.
-        void: snapshots that were lost and are to be made again.
+        snapshot_origin: what made each snapshot, by its name; a slice that was stopped early ends where it did.
+        lost_snapshots: snapshots that were lost and are to be made again.
     """
 
     def __init__(self, size: int, seed: int, rule: FitnessRule | None = None) -> None:
@@ -123,8 +123,8 @@ class Population:
         self.rule = rule or FitnessRule()
         self.members = {m: Member(m) for m in (f"m{i:0{digits}d}" for i in range(size))}
         self.copies = 0
-        self.made: dict[str, Assignment] = {}
-        self.void: set[str] = set()
+        self.snapshot_origin: dict[str, Assignment] = {}
+        self.lost_snapshots: set[str] = set()
         self._agents: list[str] = []
 
     def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:
@@ -139,9 +139,9 @@ class Population:
         return np.random.SeedSequence([self.seed, int(member[1:]), generation, zlib.crc32(purpose.encode())])
 
     @property
-    def open(self) -> list[Assignment]:
+    def pending(self) -> list[Assignment]:
         """Assignments that were decided and have neither succeeded nor been given up."""
-        return [m.open for m in self.members.values() if m.open]
+        return [m.pending for m in self.members.values() if m.pending]
 
     @property
     def step(self) -> int:
@@ -166,7 +166,9 @@ class Population:
     def needed(self) -> set[str]:
         """Snapshots that must stay: each member's newest, its parent, and what open assignments and remakes load."""
         names = {m.snapshot for m in self.members.values()} | {m.parent for m in self.members.values()}
-        names |= {a.parent for a in self.open} | {self.made[n].parent for n in self.void if n in self.made}
+        names |= {a.parent for a in self.pending} | {
+            self.snapshot_origin[n].parent for n in self.lost_snapshots if n in self.snapshot_origin
+        }
         return {n for n in names if n}
 
     def replay(self, lines: Iterable[Mapping[str, Any]]) -> Population:
@@ -186,19 +188,19 @@ class Population:
             case "failure":
                 self._failed(line)
             case "void":
-                self.void.add(line["snapshot"])
+                self.lost_snapshots.add(line["snapshot"])
             case "remade":
-                self.void.discard(line["snapshot"])
+                self.lost_snapshots.discard(line["snapshot"])
             case "resume":
                 self._resumed()
 
     def _assigned(self, assignment: Assignment) -> None:
         member = self.members[assignment.member]
-        if assignment.id in self.made:
+        if assignment.id in self.snapshot_origin:
             raise ValueError(f"{assignment.id} was made before")
-        if assignment.parent is not None and assignment.parent not in self.made:
+        if assignment.parent is not None and assignment.parent not in self.snapshot_origin:
             raise ValueError(f"{assignment.id} goes on from {assignment.parent}, which nobody made")
-        member.open, member.generation = assignment, assignment.generation
+        member.pending, member.generation = assignment, assignment.generation
         member.hyperparameters = assignment.hyperparameters
         agent = assignment.hyperparameters.get(AGENT)
         if agent is not None and agent not in self._agents:
@@ -209,21 +211,23 @@ class Population:
             member.window, member.fitness = [], None
             member.diverged = member.lost = False
         if anew or self.rule.cut_episodes:
-            member.begun, member.played = assignment.start, 0
+            member.window_start_step, member.counted_steps = assignment.start, 0
         self.copies += assignment.donor is not None
 
     def _reported(self, line: Mapping[str, Any]) -> None:
         member, assignment = self._answered(line)
         member.parent, member.snapshot = assignment.parent, assignment.id
-        self.made[assignment.id] = replace(assignment, stop=line["step"])
-        member.trained_under, member.given_up = assignment.hyperparameters, 0
-        member.step, member.open, member.diverged = line["step"], None, line["diverged"]
+        self.snapshot_origin[assignment.id] = replace(assignment, stop=line["step"])
+        member.snapshot_hparams, member.given_up = assignment.hyperparameters, 0
+        member.step, member.pending, member.diverged = line["step"], None, line["diverged"]
         if counts := skips(line):
             member.skipped_updates += counts[0]
         whole = True
         if self.rule.source == "training":
-            member.played += sum(length + 1 for length in line["lengths"])  # and the step in which the env resets
-            whole = member.played >= self.rule.share * (member.step - member.begun)
+            member.counted_steps += sum(
+                length + 1 for length in line["lengths"]
+            )  # and the step in which the env resets
+            whole = member.counted_steps >= self.rule.share * (member.step - member.window_start_step)
             if whole or not self.rule.cut_episodes:
                 member.window = [*member.window, *numbers(line["returns"])][-self.rule.window :]
         elif line["evaluation"]:  # of these weights; whoever was stopped had no time for it
@@ -238,7 +242,7 @@ class Population:
     def _failed(self, line: Mapping[str, Any]) -> None:
         member, _ = self._answered(line)
         if line["given_up"]:
-            member.open, member.lost = None, True
+            member.pending, member.lost = None, True
             member.given_up += 1
 
     def _resumed(self) -> None:
@@ -246,14 +250,14 @@ class Population:
 
         Where nobody survived, whoever resumes has mended the cause: all try again, from where each of them is.
         """
-        self.void.clear()
+        self.lost_snapshots.clear()
         if all(m.lost for m in self.members.values()):
             for member in self.members.values():
                 member.lost, member.given_up = False, 0
-                member.hyperparameters = member.trained_under or member.hyperparameters
+                member.hyperparameters = member.snapshot_hparams or member.hyperparameters
 
     def _answered(self, line: Mapping[str, Any]) -> tuple[Member, Assignment]:
         member = self.members[line["member"]]
-        if member.open is None or member.open.id != line["assignment"]:
+        if member.pending is None or member.pending.id != line["assignment"]:
             raise ValueError(f"{line['kind']} of {line['assignment']}, which is not open")
-        return member, member.open
+        return member, member.pending

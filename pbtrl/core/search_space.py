@@ -45,7 +45,7 @@ class SearchSpace(Mapping[str, Dimension]):
         drawn = {name: dimension.sample(rng) for name, dimension in self.items()}
         return drawn if self.agent is None else {AGENT: self.agent, **drawn}
 
-    def dealt(self, place: int) -> Self:
+    def initial_space(self, place: int) -> Self:
         """Where the member at a place in the population begins: here, as all of them."""
         return self
 
@@ -79,7 +79,7 @@ class MixedSearchSpace:
         """Whatever is searched for any of the agents, in the order of the config."""
         return tuple(dict.fromkeys(name for agent in self.counts for name in self.spaces[agent]))
 
-    def dealt(self, place: int) -> SearchSpace:
+    def initial_space(self, place: int) -> SearchSpace:
         """Where the member at a place in the population begins."""
         agents = [agent for agent, count in self.counts.items() for _ in range(count)]
         return self.spaces[agents[place]]

@@ -15,14 +15,14 @@ class StopCriteria:
         wall_clock: seconds of this and earlier sittings.
         total_steps: env steps of the whole population.
         until_fitness: a member's fitness that is enough.
-        deaths: of an assignment that is alone in its worker, after which it is not tried again: the member is given
+        max_attempts: of an assignment that is alone in its worker, after which it is not tried again: the member is given
             up, and the strategy decides.
     """
 
     wall_clock: float | None = None
     total_steps: int | None = None
     until_fitness: float | None = None
-    deaths: int = 3
+    max_attempts: int = 3
 
     def reached(self, population: Population, seconds: float) -> str | None:
         """Why the run should end now, or None."""

@@ -50,7 +50,7 @@ class Cohort(Protocol):
     """k members with a leading member axis, trained together by one worker; slot i holds `members[i]`.
 
     The order of calls for a slice: `init` or `load` for every slot that does not already hold its parent,
-    `begin` for all (which applies the hyperparameters *after* everything that learned is in place), `turn`
+    `begin` for all (which applies the hyperparameters *after* everything that learned is in place), `advance`
     until it says that the slice is over, then `outcome` and `save` for every slot.
     """
 
@@ -65,7 +65,7 @@ class Cohort(Protocol):
     def begin(self, assignments: Sequence[Assignment]) -> None:
         """Start a slice: one assignment per slot, all of the same length."""
 
-    def turn(self) -> bool:
+    def advance(self) -> bool:
         """Train for a short while; True when the slice is over."""
 
     def metrics(self) -> list[dict[str, float]]:

@@ -295,7 +295,7 @@ class BenchWorker:
     def _together(self, groups: list[list[str]]) -> Iterator[tuple[object, list[Assignment]]]:
         """Every cohort's structure, and what its members begin with."""
         population = Population(self._config.population.size, self._config.seed)
-        spaces = {m: self._config.space.dealt(place) for place, m in enumerate(population.members)}
+        spaces = {m: self._config.space.initial_space(place) for place, m in enumerate(population.members)}
         for group in groups:
             together: dict[object, list[Assignment]] = {}
             for m in group:
@@ -314,7 +314,7 @@ class BenchWorker:
         """One block at least; env steps of all its members."""
         before = cohort.left
         while cohort.left == before:
-            cohort.turn()
+            cohort.advance()
         return self._steps(cohort, before - cohort.left)
 
     def _steps(self, cohort: Any, time: int) -> int:
@@ -365,7 +365,7 @@ class BenchWorker:
         spent, done = 0.0, 0
         while spent < seconds:
             for cohort, block, turn in zip(self._cohorts, blocks, turns, strict=True):
-                update = cohort.rehearsal(block, next(turn))
+                update = cohort.prepare_repeat(block, next(turn))
                 begun = time.perf_counter()
                 update()
                 spent += time.perf_counter() - begun
@@ -392,17 +392,17 @@ class BenchWorker:
             for cohort, taken, passes in zip(self._cohorts, self._taken, self.passes, strict=True):
                 self._watch(cohort, taken, passes)
 
-        def turn() -> int:
+        def advance() -> int:
             return sum(self._learned(cohort) for cohort in self._cohorts)
 
         if self.mode != "inline":  # what lay ready before the measurement began does not count
-            _rate(turn, seconds / 5)
+            _rate(advance, seconds / 5)
         self._clock = dict.fromkeys(self.spent, 0.0)
         for cohort, passes in zip(self._cohorts, self.passes, strict=True):
             cohort.metrics()
             passes.clear()
         begun = time.perf_counter()
-        rate = _rate(turn, seconds)
+        rate = _rate(advance, seconds)
         self.trained += time.perf_counter() - begun
         self.spent = {part: spent + self._clock[part] for part, spent in self.spent.items()}
         rows = [row for cohort in self._cohorts for row in cohort.metrics()]

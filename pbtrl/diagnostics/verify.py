@@ -141,13 +141,13 @@ def _snapshot(
         kept = state.get("report")
         if not isinstance(kept, dict) or journal.dumps({k: kept.get(k) for k in told}) != journal.dumps(told):
             yield Finding("damaged", where, "its report is not the one in the journal")
-    elif name not in {a.id for a in population.open}:
+    elif name not in {a.id for a in population.pending}:
         yield Finding("orphan", where, "no line of the journal reports it")
 
 
 def _missing(run: Path, store: SnapshotStore, population: Population) -> Iterator[Finding]:
     """Of what the run goes on from: every member's newest snapshot, and what open assignments load."""
-    needed = {m.snapshot for m in population.members.values()} | {a.parent for a in population.open}
+    needed = {m.snapshot for m in population.members.values()} | {a.parent for a in population.pending}
     for name in sorted(n for n in needed if n):
         if not store.path(name).exists():
             where = str(store.path(name).relative_to(run))

@@ -28,9 +28,9 @@ from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import make_directory, translate_disk_errors
 from pbtrl.system.strict_json import to_json
 
-RAISED = (Exception, SystemExit)  # by a slice; an env that calls sys.exit ends no run
-WHAT_IS_MADE = ("parent", "start", "hyperparameters", "seed")  # depends on these of an assignment
-SHORT_OF_MEMORY = ("MemoryError", "CUDA error: out of memory", "DefaultCPUAllocator: can't allocate memory")
+SLICE_ERRORS = (Exception, SystemExit)  # by a slice; an env that calls sys.exit ends no run
+IDENTITY_FIELDS = ("parent", "start", "hyperparameters", "seed")  # depends on these of an assignment
+OUT_OF_MEMORY_TEXTS = ("MemoryError", "CUDA error: out of memory", "DefaultCPUAllocator: can't allocate memory")
 METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
 
 
@@ -40,8 +40,8 @@ class _Slice:
 
     cohort: Cohort
     assignments: list[Assignment]
-    begun: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
+    last_metrics_at: float = field(default_factory=time.monotonic)
     attempt: float = field(default_factory=time.time)
 
 
@@ -57,7 +57,7 @@ class _OrphanError(Exception):
 class Host:
     """Everything a worker does, for its `groups` of members; a group trains as one cohort where it can.
 
-    A full disk is nobody's failure: `turn` and `stop` raise DiskFullError.
+    A full disk is nobody's failure: `advance` and `stop` raise DiskFullError.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Host:
         for member in (m for group in groups for m in group):
             make_directory(members / member)
         self._group = {m: i for i, group in enumerate(groups) for m in group}
-        self._room = len(self._group)  # members that train here at a time
+        self._capacity = len(self._group)  # members that train here at a time
         self._threads = threads
         self._discard_on_stop = discard_on_stop
         self._cohorts: dict[tuple[tuple[str, ...], object], Cohort] = {}
-        self._holds: dict[str, str] = {}
+        self._live_snapshot: dict[str, str] = {}
         self._slices: list[_Slice] = []
         self._waiting: list[tuple[list[Assignment], object]] = []
         self._early: list[Report | Failure] = []
@@ -97,7 +97,7 @@ class Host:
         """Whether a slice is under way."""
         return bool(self._slices or self._waiting or self._early)
 
-    def turn(self) -> list[Report | Failure]:
+    def advance(self) -> list[Report | Failure]:
         """Let the next cohort train for a short while; the reports of a slice that ended with it."""
         if self._early:
             early, self._early = self._early, []
@@ -107,14 +107,14 @@ class Host:
             return []
         current = self._slices.pop(0)
         try:
-            over = current.cohort.turn()
-            if time.monotonic() - current.told > METRICS_EVERY or over:
+            over = current.cohort.advance()
+            if time.monotonic() - current.last_metrics_at > METRICS_EVERY or over:
                 self._write_metrics(current)
             if over:
                 return self._reports(current)
         except DiskFullError:
             raise
-        except RAISED as error:
+        except SLICE_ERRORS as error:
             return self._failures(current.assignments, error)
         self._slices.append(current)
         return []
@@ -131,7 +131,7 @@ class Host:
                 ended += [] if self._discard_on_stop else self._reports(s)
             except DiskFullError:
                 raise
-            except RAISED as error:
+            except SLICE_ERRORS as error:
                 ended += self._failures(s.assignments, error)
             else:
                 self._drop(s.cohort)
@@ -144,7 +144,7 @@ class Host:
 
     def _start_waiting(self) -> None:
         """Start as many as there is room for, in the order in which they came."""
-        while self._waiting and (free := self._room - sum(len(s.assignments) for s in self._slices)) > 0:
+        while self._waiting and (free := self._capacity - sum(len(s.assignments) for s in self._slices)) > 0:
             group, structure = self._waiting.pop(0)
             if group[free:]:
                 self._waiting.insert(0, (group[free:], structure))
@@ -159,7 +159,7 @@ class Host:
                 self._store.quarantine(orphan.parent)
                 self._early.append(orphan.failure)
                 group = [a for a in group if a.id != orphan.failure.assignment]
-            except RAISED as error:
+            except SLICE_ERRORS as error:
                 self._early += self._failures(group, error)
                 return
             else:
@@ -169,7 +169,7 @@ class Host:
         members = tuple(a.member for a in group)
         cohort = self._cohorts.get((members, structure)) or self._new_cohort(members, structure)
         for slot, a in enumerate(group):
-            held = self._holds.pop(a.member, None)
+            held = self._live_snapshot.pop(a.member, None)
             if a.parent is None:
                 cohort.init(slot, a.seed)
             elif held != a.parent:
@@ -191,7 +191,7 @@ class Host:
         self._drop_of(members)
         under_way = {id(s.cohort) for s in self._slices}
         for idle in [c for c in self._cohorts.values() if id(c) not in under_way]:
-            if len(self._held()) + len(members) > self._room:
+            if len(self._held()) + len(members) > self._capacity:
                 self._drop(idle)
         self._cohorts[members, structure] = cohort = self._builder.cohort(members, self._threads, structure)
         return cohort
@@ -207,11 +207,11 @@ class Host:
     def _drop(self, cohort: Cohort) -> None:
         self._cohorts = {key: other for key, other in self._cohorts.items() if other is not cohort}
         for member in cohort.members:
-            self._holds.pop(member, None)
+            self._live_snapshot.pop(member, None)
         cohort.close()
 
     def _reports(self, done: _Slice) -> list[Report | Failure]:
-        seconds = time.monotonic() - done.begun
+        seconds = time.monotonic() - done.started_at
         outcomes = [done.cohort.outcome(slot) for slot in range(len(done.assignments))]
         return [
             self._report(done.cohort, slot, a, outcome, seconds)
@@ -243,7 +243,7 @@ class Host:
         state = {"schema": SCHEMA, "assignment": a.to_json(), "report": report.to_json()}
         self._store.commit(a.id, tensors, state)
         if not broken:
-            self._holds[a.member] = a.id
+            self._live_snapshot[a.member] = a.id
         crash_point("host.reports")
         return report
 
@@ -262,7 +262,7 @@ class Host:
         if state is None:
             return None
         made = state.get("assignment")
-        if isinstance(made, dict) and any(made.get(key) != getattr(a, key) for key in WHAT_IS_MADE):
+        if isinstance(made, dict) and any(made.get(key) != getattr(a, key) for key in IDENTITY_FIELDS):
             self._store.quarantine(a.id)
             return None
         try:
@@ -281,13 +281,13 @@ class Host:
         alone, short = len(group) == 1, _is_of_memory(error)
         if short:
             held = len(self._held() | members)
-            alone, self._room = held == 1, max(1, held // 2)
+            alone, self._capacity = held == 1, max(1, held // 2)
         fatal = alone and isinstance(error, MismatchError)
         brief = f"{type(error).__name__}: {error}"
         return [Failure(a.id, a.member, brief, fatal, alone, memory=short) for a in group]
 
     def _write_metrics(self, current: _Slice) -> None:
-        current.told = time.monotonic()
+        current.last_metrics_at = time.monotonic()
         for a, values in zip(current.assignments, current.cohort.metrics(), strict=True):
             path = self._members / a.member / "metrics.jsonl"
             if values:
@@ -304,7 +304,7 @@ def _differences(assigned: dict[str, Any], effective: dict[str, Any]) -> str:
 def _is_of_memory(error: BaseException) -> bool:
     """Python's own error or torch's, also where another process raised it; what torch says of a CPU is only text."""
     text = f"{type(error).__name__}: {error}"
-    return getattr(error, "errno", None) == errno.ENOMEM or any(said in text for said in SHORT_OF_MEMORY)
+    return getattr(error, "errno", None) == errno.ENOMEM or any(said in text for said in OUT_OF_MEMORY_TEXTS)
 
 
 def _same(assigned: Any, effective: Any) -> bool:

@@ -19,7 +19,7 @@ class Inline:
 
     def collect(self, timeout: float) -> list[Report | Failure]:
         """One turn of one cohort."""
-        done, self._done = self._done or self._host.turn(), []
+        done, self._done = self._done or self._host.advance(), []
         return done
 
     def busy(self) -> bool:

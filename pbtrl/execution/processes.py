@@ -59,7 +59,7 @@ class WorkerSpec:
     threads: int
     discard_on_stop: bool
 
-    def joined(self, other: WorkerSpec) -> WorkerSpec:
+    def merged(self, other: WorkerSpec) -> WorkerSpec:
         """One worker in the place of two."""
         cores = tuple(sorted({*self.cores, *other.cores}))
         threads = min(self.threads + other.threads, len(cores))
@@ -107,14 +107,14 @@ class Processes:
         before, self._looked = self._looked, time.monotonic()
         if self._looked - before > GAP + timeout:
             for worker in self._workers:
-                worker.pardon()
+                worker.excuse_timeout()
         found = [(w, message) for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
         if self._looked > self._until:
             for worker in self._workers:
-                worker.abandon()
-        return [answer for worker, message in found for answer in self._with_fewer(worker, message)]
+                worker.kill_if_busy()
+        return [answer for worker, message in found for answer in self._merge_on_oom(worker, message)]
 
-    def _with_fewer(self, worker: _Worker, message: Report | Failure) -> list[Report | Failure]:
+    def _merge_on_oom(self, worker: _Worker, message: Report | Failure) -> list[Report | Failure]:
         """The message; where memory was short it is nobody's fault twice, and with it comes what the merging cost."""
         if isinstance(message, Report):
             self._short.pop(message.member, None)
@@ -128,9 +128,9 @@ class Processes:
         if times == 1:
             return [replace(message, alone=False)]
         other = min((w for w in self._workers if w is not worker), key=lambda w: len(w.open))
-        lost = [message, *worker.retire(), *other.retire()]
+        lost = [message, *worker.terminate(), *other.terminate()]
         self._workers[:] = [w for w in self._workers if w not in (worker, other)]
-        merged = _Worker(worker.spec.joined(other.spec))
+        merged = _Worker(worker.spec.merged(other.spec))
         self._workers.append(merged)
         self._home |= {m: merged for group in merged.spec.groups for m in group}
         count = "1 worker goes" if len(self._workers) == 1 else f"{len(self._workers)} workers go"
@@ -167,8 +167,8 @@ class _Worker:
         self.open: set[str] = set()
         self._waiting: list[list[Assignment]] = []
         self._under_way: dict[str, Assignment] = {}
-        self._suspects: set[str] = set()
-        self._pardoned: dict[str, bool] = {}  # and whether it was made use of
+        self._isolate: set[str] = set()
+        self._excused_timeouts: dict[str, bool] = {}  # and whether it was made use of
         self._start()
 
     def _start(self) -> None:
@@ -184,15 +184,15 @@ class _Worker:
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
         self.open |= {a.id for a in assignments}
-        self._waiting += [[a] for a in assignments if a.id in self._suspects]
-        if others := [a for a in assignments if a.id not in self._suspects]:
+        self._waiting += [[a] for a in assignments if a.id in self._isolate]
+        if others := [a for a in assignments if a.id not in self._isolate]:
             self._waiting.append(others)
         self._send_waiting()
 
     def _send_waiting(self) -> None:
         while self._waiting:
             together = {a.id for a in self._waiting[0]} | set(self._under_way)
-            if self._under_way and together & self._suspects:
+            if self._under_way and together & self._isolate:
                 return
             batch = self._waiting.pop(0)
             self._under_way |= {a.id: a for a in batch}
@@ -204,10 +204,10 @@ class _Worker:
         except OSError:
             return  # dead: receive() says so
 
-    def pardon(self) -> None:
+    def excuse_timeout(self) -> None:
         """Do not blame what is under way if its envs seem to hang."""
         for name in self._under_way:
-            self._pardoned.setdefault(name, False)
+            self._excused_timeouts.setdefault(name, False)
 
     def receive(self, stopping: bool) -> list[Report | Failure]:
         try:
@@ -225,12 +225,12 @@ class _Worker:
         if error := message.get("full"):
             raise DiskFullError(error)
         answers: list[Report | Failure] = [Report(**r) for r in message["reports"]]
-        self._suspects -= {r.assignment for r in answers}
+        self._isolate -= {r.assignment for r in answers}
         answers += [Failure(**f) for f in message["failures"]]
         for answer in answers:
             self.open.discard(answer.assignment)
             self._under_way.pop(answer.assignment, None)
-            self._pardoned.pop(answer.assignment, None)
+            self._excused_timeouts.pop(answer.assignment, None)
         if not stopping:
             self._send_waiting()
         return answers
@@ -240,7 +240,7 @@ class _Worker:
         lost, self._under_way = self._under_way, {}
         self.open -= set(lost)
         if len(lost) > 1:
-            self._suspects |= set(lost)
+            self._isolate |= set(lost)
         alone = len(lost) == 1 and not (self.process.exitcode == TIMEOUT_EXIT and self._excused(lost))
         self.pipe.close()
         if stopping:
@@ -252,24 +252,24 @@ class _Worker:
 
     def _excused(self, lost: Iterable[str]) -> bool:
         """Whether these were pardoned, which holds once."""
-        unused = [name for name in lost if self._pardoned.get(name) is False]
-        self._pardoned |= dict.fromkeys(unused, True)
+        unused = [name for name in lost if self._excused_timeouts.get(name) is False]
+        self._excused_timeouts |= dict.fromkeys(unused, True)
         return bool(unused)
 
     def stop(self) -> None:
         if self._began or self.pipe.poll():
             self.send({"stop": True})
         else:
-            self.abandon()
+            self.kill_if_busy()
 
-    def retire(self) -> list[Failure]:
+    def terminate(self) -> list[Failure]:
         """End it at once; what it leaves undone."""
         undone = [*self._under_way.values(), *(a for batch in self._waiting for a in batch)]
         self.process.kill()
         self.close()
         return [Failure(a.id, a.member, "ended for want of memory", alone=False) for a in undone]
 
-    def abandon(self) -> None:
+    def kill_if_busy(self) -> None:
         """Kill it if it still has something under way."""
         if self.open:
             self.open.clear()
@@ -323,7 +323,7 @@ def _serve(pipe: Connection, host: Host, parent: int) -> None:
         if host.busy() and not began:
             began = True
             pipe.send_bytes(b'{"began":true}')
-        _tell(pipe, host.turn())
+        _tell(pipe, host.advance())
     host.close()
 
 

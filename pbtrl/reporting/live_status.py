@@ -192,8 +192,8 @@ class LiveStatus:
     def _state(self, member: Member) -> str:
         if member.lost:
             return "given up"
-        if member.open:
-            return f"copied {member.open.donor}" if member.open.donor else "train"
+        if member.pending:
+            return f"copied {member.pending.donor}" if member.pending.donor else "train"
         if member.diverged:
             return "diverged"
         return "done" if member.step >= self.header.horizon else "waiting"
@@ -201,7 +201,7 @@ class LiveStatus:
     def _current(self, member: Member) -> Mapping[str, Any]:
         """The last metrics line of the slice under way."""
         line = self._live.get(member.id, {})
-        return line if member.open and line.get("assignment") == member.open.id else {}
+        return line if member.pending and line.get("assignment") == member.pending.id else {}
 
     def _step(self, member: Member) -> int:
         return max(member.step, int(self._current(member).get("step", 0)))

@@ -69,7 +69,7 @@ def opening_text(
 
 def _left_off(population: Population, header: RunHeader) -> str:
     done = f"{format_count(population.step)} of {format_count(header.budget)} {header.steps} are done"
-    again = len(population.open)
+    again = len(population.pending)
     return (
         f"{done}; {again} slice{'s' if again > 1 else ''} under way begin{'' if again > 1 else 's'} again"
         if again

@@ -46,10 +46,10 @@ class TensorBoardWriter:
         after = {m.id: m.step + 1 for m in population.members.values()} if resume else {}
         self._writers = {m: _writer(run / "tb" / m, after.get(m)) for m in population.members}
         self._all = _writer(run / "tb" / "population", population.step + 1 if resume else None)
-        self._shown = {m.id: _numbers(m.trained_under) if resume else {} for m in population.members.values()}
+        self._shown = {m.id: _numbers(m.snapshot_hparams) if resume else {} for m in population.members.values()}
         self._streamed: dict[str, set[str]] = {m: set() for m in population.members}
         self._decided: dict[str, tuple[int, int, float]] = {}
-        for a in population.open:
+        for a in population.pending:
             self._decided[a.id] = (a.start, a.stop, 0.0)
         self._described = False
         self._before_copy = 0

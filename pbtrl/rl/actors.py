@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pbtrl.agents.types import Agent, Inputs, Learned, State, Trajectory
+from pbtrl.agents.types import Agent, Inputs, State, Trajectory, UpdateResult
 from pbtrl.core.messages import Assignment
 from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.trainable import Outcome
@@ -48,9 +48,9 @@ class ActorsCohort(RLCohort):
         super().begin(assignments)
         self._actors.publish(self._state)
 
-    def turn(self) -> bool:
+    def advance(self) -> bool:
         """One block, if there is one within WAIT seconds."""
-        return self._ready() and super().turn()
+        return self._ready() and super().advance()
 
     def collect(self) -> Trajectory:
         """The oldest block that was acted, with past unrolls beside it."""
@@ -58,7 +58,7 @@ class ActorsCohort(RLCohort):
             pass
         return self._actors.take(self._state, self._generators[0])
 
-    def learn(self, block: Trajectory) -> Learned:
+    def learn(self, block: Trajectory) -> UpdateResult:
         """Learn from a block, hand its slot back and publish the new weights."""
         learned = super().learn(block)
         lag = float(self._actors.learned(self._state))
@@ -71,11 +71,11 @@ class ActorsCohort(RLCohort):
 
     def _ready(self) -> bool:
         self._actors.ask(self.left, self.block, self._generators)
-        return self._actors.crew.answered(WAIT)
+        return self._actors.pool.answered(WAIT)
 
     def _reset_envs(self) -> None:
         if self.rollout is None:
-            self.rollout = Actors(self._setting, self.members, self._state, self._threads)
+            self.rollout = Actors(self._spec, self.members, self._state, self._threads)
         replaced = [slot for slot, new in enumerate(self._new_policy) if new]
         self._actors.renew([seed_for(a.seed, "envs") for a in self._assignments], replaced)
 
@@ -87,24 +87,24 @@ class Actors:
         episodes: as `Rollout.episodes`, of the blocks that were learned from.
     """
 
-    def __init__(self, setting: CohortSpec, members: Sequence[str], state: State, threads: int) -> None:
+    def __init__(self, spec: CohortSpec, members: Sequence[str], state: State, threads: int) -> None:
         self.episodes = [Episodes() for _ in members]
-        self._envs, self._version, self._dropped = setting.envs, 0, 0
-        self._weights = WeightMailbox({name: state.tensors[name] for name in setting.agent.acts_by})
-        like = to_dict(_blank(setting.agent, state, len(members), setting.block, setting.envs))
-        self._slots = [[SharedTensors(like) for _ in range(SLOTS)] for _ in range(setting.processes)]
+        self._envs, self._version, self._dropped = spec.envs, 0, 0
+        self._weights = WeightMailbox({name: state.tensors[name] for name in spec.agent.acting_tensors})
+        like = to_dict(_blank(spec.agent, state, len(members), spec.block, spec.envs))
+        self._slots = [[SharedTensors(like) for _ in range(SLOTS)] for _ in range(spec.processes)]
         self._free = [list(range(SLOTS)) for _ in self._slots]
         self._running = torch.zeros(len(self._slots), len(members), self._envs, dtype=torch.float64)
         self._scaled = "return.mean" in state.tensors
-        past = setting.replay / (1.0 - setting.replay) * self._envs
+        past = spec.replay / (1.0 - spec.replay) * self._envs
         self._replayed = max(1, round(past)) if past else 0
-        self._replay = UnrollReplay(setting.replay_size, self._envs)
-        self._taken: _Taken | None = None
-        each = max(1, threads // setting.processes)
-        self.crew = WorkerPool(
-            setting.processes,
-            hire=lambda i: (_Actor, (setting.origin, len(members), each, self._weights, self._slots[i])),
-            greet=self._greeting,
+        self._replay = UnrollReplay(spec.replay_size, self._envs)
+        self._taken: _InFlightBlock | None = None
+        each = max(1, threads // spec.processes)
+        self.pool = WorkerPool(
+            spec.processes,
+            worker_factory=lambda i: (_Actor, (spec.origin, len(members), each, self._weights, self._slots[i])),
+            init_message=self._init_message,
             died=self._died,
         )
 
@@ -114,18 +114,18 @@ class Actors:
         for slot in replaced:
             self._replay.forget(slot)
         self._seeds = seeds
-        self.crew.greet()
+        self.pool.send_init_message()
 
     def clear(self) -> None:
         """Start to count anew."""
         self.drop()
         self.episodes = [Episodes() for _ in self.episodes]
         self._dropped = 0
-        self.crew.clear()
+        self.pool.clear()
 
     def forget(self, slot: int) -> None:
         """The slot has a new policy: the episodes under way will not count, and nothing of the old one is replayed."""
-        self.crew.tell({"forget": slot})
+        self.pool.tell({"forget": slot})
         self._replay.forget(slot)
 
     def publish(self, state: State) -> None:
@@ -134,22 +134,22 @@ class Actors:
 
     def ask(self, left: int, block: int, generators: Sequence[torch.Generator]) -> None:
         """Have all free slots filled with blocks of up to `block` steps, but with no more than `left` in all."""
-        for i in self.crew.idlest(SLOTS):
-            if self._free[i] and left > self.crew.pending:
+        for i in self.pool.least_loaded(SLOTS):
+            if self._free[i] and left > self.pool.pending:
                 noise = [int(torch.randint(2**62, (), generator=g)) for g in generators]
-                steps = min(block, left - self.crew.pending)
-                self.crew.ask(i, {"slot": self._free[i].pop(0), "steps": steps, "noise": noise})
+                steps = min(block, left - self.pool.pending)
+                self.pool.ask(i, {"slot": self._free[i].pop(0), "steps": steps, "noise": noise})
 
     def take(self, state: State, generator: torch.Generator) -> Trajectory:
         """The oldest block, with past unrolls beside it; valid until `learned`."""
-        i, answer = self.crew.take()
+        i, answer = self.pool.take()
         for mine, told in zip(self.episodes, answer["episodes"], strict=True):
             mine.extend(*told)
         self._begun(i, answer)
         block = truncate(self._slots[i][answer["slot"]].tensors, answer["steps"])
         mixed, past = self._replay.mixed(block, self._replayed, generator)
         own = torch.arange(self._envs) if past is None else (~past).nonzero()[:, 0]
-        self._taken = _Taken(i, answer["slot"], self._version - answer["version"], block, own)
+        self._taken = _InFlightBlock(i, answer["slot"], self._version - answer["version"], block, own)
         if self._scaled:
             state.running["return"] = torch.zeros(mixed["rewards"].shape[::2], dtype=torch.float64)
             state.running["return"][:, own] = self._running[i]
@@ -171,21 +171,21 @@ class Actors:
 
     def drop(self) -> None:
         """Let the actors end what they do, and throw it away."""
-        for i, answer in self.crew.drain(GRACE):
+        for i, answer in self.pool.drain(GRACE):
             self._begun(i, answer)
             self._free[i].append(answer["slot"])
             self._dropped += answer["steps"] * self._envs
 
     def tally(self) -> dict[str, float]:
         """What was lost since `clear`, by tag: deaths, and env steps per member that nothing was learned from."""
-        return self.crew.tally(self._envs, self._dropped)
+        return self.pool.tally(self._envs, self._dropped)
 
     def close(self) -> None:
         """End the actors."""
-        self.crew.close()
+        self.pool.close()
 
-    def _greeting(self, i: int, life: int) -> Message:
-        purpose = f"actor {i}, life {life}"
+    def _init_message(self, i: int, restarts: int) -> Message:
+        purpose = f"actor {i}, life {restarts}"
         return {"envs": [s for seed in self._seeds for s in env_seeds(seed_for(seed, purpose), self._envs)]}
 
     def _died(self, i: int, unanswered: Sequence[Message]) -> None:
@@ -199,7 +199,7 @@ class Actors:
 
 
 @dataclass(frozen=True)
-class _Taken:
+class _InFlightBlock:
     """The block that is being learned from.
 
     Attributes:
@@ -223,9 +223,9 @@ class _Actor:
     def __init__(
         self, origin: CohortSpecRef, members: int, threads: int, weights: WeightMailbox, slots: Sequence[SharedTensors]
     ) -> None:
-        self._setting = origin.setting()
+        self._spec = origin.spec()
         self._members, self._threads, self._weights, self._slots = members, threads, weights, slots
-        self._state = self._setting.agent.init([torch.Generator().manual_seed(0) for _ in range(members)])
+        self._state = self._spec.agent.init([torch.Generator().manual_seed(0) for _ in range(members)])
         self._rollout: Rollout | None = None
         self._new = False
 
@@ -234,8 +234,8 @@ class _Actor:
         if "envs" in message:
             self.close()
             self._new = True
-            vector = self._setting.make(message["envs"], self._threads)
-            self._rollout = Rollout(vector, self._members, self._setting.agent, self._setting.to_env)
+            vector = self._spec.make(message["envs"], self._threads)
+            self._rollout = Rollout(vector, self._members, self._spec.agent, self._spec.to_env)
         assert self._rollout is not None
         if "forget" in message:
             self._rollout.forget(message["forget"])
@@ -260,11 +260,11 @@ class _Actor:
 
 def _blank(agent: Agent, state: State, members: int, time: int, envs: int) -> Trajectory:
     """A block of zeros, with the shapes and types of one that was acted."""
-    actions, memory = agent.begin(members, envs)
+    actions, rnn_state = agent.begin(members, envs)
     noise = agent.noise([torch.Generator() for _ in range(members)], 1, envs)[0]
     seen = torch.zeros(members, envs, *agent.shape, dtype=torch.uint8 if agent.image else torch.float32)
     inputs = Inputs(seen, actions, torch.zeros(members, envs), torch.ones(members, envs, dtype=torch.bool))
-    acted = agent.act(state, inputs, memory, None)
+    acted = agent.act(state, inputs, rnn_state, None)
 
     def over_time(value: Tensor, steps: int = time) -> Tensor:
         return torch.zeros(1, dtype=value.dtype).expand(members, steps, *value.shape[1:])
@@ -274,10 +274,10 @@ def _blank(agent: Agent, state: State, members: int, time: int, envs: int) -> Tr
         actions=over_time(acted.actions),
         rewards=over_time(inputs.rewards),
         terminated=over_time(inputs.first),
-        over=over_time(inputs.first),
-        dead=over_time(inputs.first),
+        done=over_time(inputs.first),
+        is_reset_step=over_time(inputs.first),
         policy=over_time(acted.policy),
         noise=over_time(noise),
-        before=inputs,
-        memory=memory,
+        initial_inputs=inputs,
+        rnn_state=rnn_state,
     )

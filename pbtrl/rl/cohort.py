@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pbtrl.agents.types import Learned, Trajectory
+from pbtrl.agents.types import Trajectory, UpdateResult
 from pbtrl.core.messages import SKIPPED_UPDATES, UPDATES, Assignment
 from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.tensors import Tensors
@@ -34,16 +34,16 @@ class RLCohort:
         rollout: where experience comes from, here envs and their buffers; None before the first slice.
     """
 
-    def __init__(self, members: Sequence[str], setting: CohortSpec, threads: int) -> None:
+    def __init__(self, members: Sequence[str], spec: CohortSpec, threads: int) -> None:
         self.members = tuple(members)
-        self._setting, self._threads = setting, threads
-        self._state = setting.agent.init([torch.Generator().manual_seed(0) for _ in members])
+        self._spec, self._threads = spec, threads
+        self._state = spec.agent.init([torch.Generator().manual_seed(0) for _ in members])
         self.rollout: Source | None = None
         self._new_policy = [True] * len(members)
 
     def init(self, slot: int, seed: int) -> None:
         """Fresh weights."""
-        fresh = self._setting.agent.init([generator(seed, "weights")])
+        fresh = self._spec.agent.init([generator(seed, "weights")])
         self._fill(slot, {k: v[0].numpy() for k, v in fresh.tensors.items()})
 
     def load(self, slot: int, tensors: Tensors) -> None:
@@ -54,11 +54,11 @@ class RLCohort:
         """Start a slice."""
         self._assignments = list(assignments)
         self._length = assignments[0].stop - assignments[0].start
-        self._done, self._curve_at = 0, self._setting.every
+        self._done, self._curve_at = 0, self._spec.every
         self._hyperparameters = self._live([a.hyperparameters for a in assignments])
         self._consumed: dict[str, Tensor] = {}
         self._generators = [generator(a.seed, "actions") for a in assignments]
-        fresh = self.rollout is None or self._setting.reset
+        fresh = self.rollout is None or self._spec.reset
         if fresh:
             self._reset_envs()
         assert self.rollout is not None
@@ -66,7 +66,7 @@ class RLCohort:
         for slot, new in enumerate(self._new_policy):
             if new and not fresh:  # in fresh envs no episode is under way
                 self.rollout.forget(slot)
-                self._setting.agent.forget(self._state, slot)
+                self._spec.agent.forget(self._state, slot)
         self._new_policy = [False] * len(self.members)
         self._curves: list[list[tuple[int, float]]] = [[] for _ in self.members]
         self._told = [0] * len(self.members)
@@ -74,15 +74,15 @@ class RLCohort:
         self._skipped = torch.zeros_like(self._updates)
         self._clear_metrics()
 
-    def turn(self) -> bool:
+    def advance(self) -> bool:
         """One block."""
         block = self.collect()
         return self._record(self.learn(block), block.rewards.shape[1])
 
-    def _record(self, learned: Learned, steps: int) -> bool:
+    def _record(self, learned: UpdateResult, steps: int) -> bool:
         """Take note of an update from `steps` steps of every env; True when the slice is over."""
         self._consumed = self._merged(learned.consumed, steps)
-        self._done += steps * self._setting.envs
+        self._done += steps * self._spec.envs
         self._updates += learned.updates
         self._skipped += learned.skipped
         learning = learned.skipped < learned.updates
@@ -96,32 +96,32 @@ class RLCohort:
         """A block of experience."""
         return self._inline.collect(self._state, self._generators, min(self.block, self.left))
 
-    def learn(self, block: Trajectory) -> Learned:
+    def learn(self, block: Trajectory) -> UpdateResult:
         """Learn from a block under the assigned hyperparameters."""
-        return self._setting.agent.learn(self._state, block, self._hyperparameters)
+        return self._spec.agent.learn(self._state, block, self._hyperparameters)
 
-    def rehearsal(self, block: Trajectory, passes: Tensor) -> Callable[[], Learned]:
+    def prepare_repeat(self, block: Trajectory, passes: Tensor) -> Callable[[], UpdateResult]:
         """Prepare an update from a block in exactly `passes` [P] passes, on a copy of all that learns."""
         state = copy.deepcopy(self._state)
         fixed = {"passes": passes, "max_log_rho": torch.full(passes.shape, torch.inf)}
-        return functools.partial(self._setting.agent.learn, state, block, {**self._hyperparameters, **fixed})
+        return functools.partial(self._spec.agent.learn, state, block, {**self._hyperparameters, **fixed})
 
     def act_once(self) -> int:
         """Act on the newest observations, without a step; returns how many actions that were."""
-        noise = self._setting.agent.noise(self._generators, 1, self._setting.envs)[0]
-        self._setting.agent.act(self._state, self._inline.inputs, self._inline.memory, noise)
-        return len(self.members) * self._setting.envs
+        noise = self._spec.agent.noise(self._generators, 1, self._spec.envs)[0]
+        self._spec.agent.act(self._state, self._inline.inputs, self._inline.rnn_state, noise)
+        return len(self.members) * self._spec.envs
 
     @property
     def block(self) -> int:
         """Env steps per env until the next update."""
-        exact = self._setting.exact
-        return int(self._hyperparameters["unroll_length"][0]) if exact else self._setting.block
+        exact = self._spec.exact
+        return int(self._hyperparameters["unroll_length"][0]) if exact else self._spec.block
 
     @property
     def left(self) -> int:
         """Env steps per env until the slice is over."""
-        return (self._length - self._done) // self._setting.envs
+        return (self._length - self._done) // self._spec.envs
 
     def metrics(self) -> list[dict[str, float]]:
         """Per slot: means over the blocks since the last call that something was learned from, and the speed."""
@@ -150,8 +150,8 @@ class RLCohort:
         episodes = self.rollout.episodes[slot]
         assigned = self._assignments[slot]
         evaluation: list[float] = []
-        if self._setting.evaluate and self._done >= self._length:  # who is stopped has no time to play
-            evaluation = self._setting.evaluate(self.save(slot), seed_for(assigned.seed, "evaluation"), self._threads)
+        if self._spec.evaluate and self._done >= self._length:  # who is stopped has no time to play
+            evaluation = self._spec.evaluate(self.save(slot), seed_for(assigned.seed, "evaluation"), self._threads)
         return Outcome(
             steps=self._done,
             hyperparameters={k: self._used(k, slot) for k in assigned.hyperparameters if self._consumed},
@@ -184,22 +184,22 @@ class RLCohort:
 
     def _live(self, assigned: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Every live hyperparameter as [P]: the assigned value, or the default."""
-        chosen = {name: [a.get(name, default) for a in assigned] for name, default in self._setting.live.items()}
-        integers = {name for name, default in self._setting.live.items() if isinstance(default, int)}
+        chosen = {name: [a.get(name, default) for a in assigned] for name, default in self._spec.live.items()}
+        integers = {name for name, default in self._spec.live.items() if isinstance(default, int)}
         kinds = {name: torch.int64 if name in integers else torch.float32 for name in chosen}
         return {name: torch.tensor(values, dtype=kinds[name]) for name, values in chosen.items()}
 
     def _used(self, name: str, slot: int) -> Any:
         """A hyperparameter as the learner had it."""
-        structural = self._setting.structural
+        structural = self._spec.structural
         return structural[name] if name in structural else _number(self._consumed[name][slot])
 
     def _reset_envs(self) -> None:
         if self.rollout:
             self.rollout.close()
-        seeds = [s for a in self._assignments for s in env_seeds(seed_for(a.seed, "envs"), self._setting.envs)]
-        vector = self._setting.make(seeds, self._threads)
-        self.rollout = Rollout(vector, len(self.members), self._setting.agent, self._setting.to_env)
+        seeds = [s for a in self._assignments for s in env_seeds(seed_for(a.seed, "envs"), self._spec.envs)]
+        vector = self._spec.make(seeds, self._threads)
+        self.rollout = Rollout(vector, len(self.members), self._spec.agent, self._spec.to_env)
         self._state.running.clear()
 
     def _merged(self, consumed: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
@@ -217,7 +217,7 @@ class RLCohort:
         assert self.rollout is not None
         if self._done < self._curve_at and self._done < self._length:
             return
-        self._curve_at += self._setting.every
+        self._curve_at += self._spec.every
         for slot, a in enumerate(self._assignments):
             returns = self.rollout.episodes[slot].returns
             if recent := returns[self._told[slot] :]:

@@ -28,7 +28,7 @@ class CohortSpecRef:
     config: str
     agent: str | None
 
-    def setting(self) -> CohortSpec:
+    def spec(self) -> CohortSpec:
         """The same setting."""
         module, function = self.make.split(":")
         found: CohortSpec = getattr(importlib.import_module(module), function)(self.config, self.agent)

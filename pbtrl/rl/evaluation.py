@@ -117,7 +117,7 @@ def _play(
     due, late = quota.copy(), False
     while due.any() and not late:
         returns, lengths = np.zeros(vector.num_envs), np.zeros(vector.num_envs, np.int64)
-        actions, memory = agent.begin(members, envs)
+        actions, rnn_state = agent.begin(members, envs)
         rewards, first = np.zeros(vector.num_envs, np.float32), np.ones(vector.num_envs, np.bool_)
         playing = due > 0
         obs = vector.reset()
@@ -126,19 +126,19 @@ def _play(
             seen = torch.from_numpy(obs).to(torch.uint8 if image else torch.float32).view(members, envs, *obs.shape[1:])
             noise = None if seed is None else agent.noise(generators, 1, envs)[0]
             told = (torch.from_numpy(x).view(members, envs) for x in (rewards, first))
-            acted = agent.act(state, Inputs(seen, actions, *told), memory, noise)
-            actions, memory = acted.actions, acted.memory
+            acted = agent.act(state, Inputs(seen, actions, *told), rnn_state, noise)
+            actions, rnn_state = acted.actions, acted.rnn_state
             obs, rewards, _, _ = vector.step(to_env(actions).flatten(0, 1).numpy())
-            first, over = vector.dead, vector.episode_over
+            first, done = vector.is_reset_step, vector.episode_over
             returns += rewards
-            lengths += ~vector.dead
+            lengths += ~vector.is_reset_step
             late = time.monotonic() >= deadline
-            cut = playing & ~over & (lengths > 0) & ((lengths >= limit) | late)
-            ended = playing & over | cut
+            cut = playing & ~done & (lengths > 0) & ((lengths >= limit) | late)
+            ended = playing & done | cut
             for j in np.flatnonzero(ended):
                 finished[j].append(_Episode(float(returns[j]), int(lengths[j]), bool(cut[j])))
             due -= ended
             playing &= (due > 0) & ~cut
-            returns[over] = 0.0
-            lengths[over] = 0
+            returns[done] = 0.0
+            lengths[done] = 0
     return finished

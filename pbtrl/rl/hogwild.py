@@ -19,7 +19,7 @@ from dataclasses import replace
 
 import torch
 
-from pbtrl.agents.types import Learned
+from pbtrl.agents.types import UpdateResult
 from pbtrl.core.messages import Assignment, numbers
 from pbtrl.core.seeding import seed_for
 from pbtrl.core.trainable import Outcome
@@ -37,8 +37,8 @@ IN_PLACE = ("params", "rmsprop.", "adam.")
 class HogwildCohort(RLCohort):
     """k members that several processes train at once; see `pbtrl.trainable.Cohort` for the contract."""
 
-    def __init__(self, members: Sequence[str], setting: CohortSpec, threads: int) -> None:
-        super().__init__(members, setting, threads)
+    def __init__(self, members: Sequence[str], spec: CohortSpec, threads: int) -> None:
+        super().__init__(members, spec, threads)
         self._shared = SharedTensors(self._state.tensors)
         for name, value in self._shared.tensors.items():
             value.copy_(self._state.tensors[name])
@@ -55,14 +55,14 @@ class HogwildCohort(RLCohort):
         super().begin(assignments)
         self._peers.begin(assignments, replaced)
 
-    def turn(self) -> bool:
+    def advance(self) -> bool:
         """Take note of one block, if a process has learned from one within WAIT seconds."""
         self._peers.ask(self.left, self.block)
-        return self._peers.crew.answered(WAIT) and self._note(self._peers.crew.take()[1])
+        return self._peers.pool.answered(WAIT) and self._note(self._peers.pool.take()[1])
 
     def outcome(self, slot: int) -> Outcome:
         """What the slice gave so far; blocks under way are waited for and count, for their gradients are applied."""
-        for _, answer in self._peers.crew.drain(GRACE):
+        for _, answer in self._peers.pool.drain(GRACE):
             self._note(answer)
         return super().outcome(slot)
 
@@ -72,12 +72,12 @@ class HogwildCohort(RLCohort):
         metrics = {k: torch.tensor(numbers(v)) for k, v in answer["metrics"].items()}
         consumed = {k: torch.tensor(v) for k, v in answer["consumed"].items()}
         counts = (torch.tensor(answer[key]) for key in ("updates", "skipped"))
-        return self._record(Learned(metrics, consumed, *counts), answer["steps"])
+        return self._record(UpdateResult(metrics, consumed, *counts), answer["steps"])
 
     def _reset_envs(self) -> None:
         """The processes do that for themselves."""
         if self.rollout is None:
-            self.rollout = Peers(self._setting, self.members, self._shared, self._threads)
+            self.rollout = Peers(self._spec, self.members, self._shared, self._threads)
 
 
 class Peers:
@@ -87,47 +87,50 @@ class Peers:
         episodes: as `Rollout.episodes`, of all processes.
     """
 
-    def __init__(self, setting: CohortSpec, members: Sequence[str], shared: SharedTensors, threads: int) -> None:
+    def __init__(self, spec: CohortSpec, members: Sequence[str], shared: SharedTensors, threads: int) -> None:
         self.episodes = [Episodes() for _ in members]
-        self._envs = setting.envs
-        each = max(1, threads // setting.processes)
-        self.crew = WorkerPool(
-            setting.processes,
-            hire=lambda i: (_Peer, (setting.origin, tuple(members), each, shared)),
-            greet=self._greeting,
-            deaths=DEATHS if setting.processes > 1 else 1,  # the serial run would fail, and its slice be run again
+        self._envs = spec.envs
+        each = max(1, threads // spec.processes)
+        self.pool = WorkerPool(
+            spec.processes,
+            worker_factory=lambda i: (_Peer, (spec.origin, tuple(members), each, shared)),
+            init_message=self._init_message,
+            deaths=DEATHS if spec.processes > 1 else 1,  # the serial run would fail, and its slice be run again
         )
 
     def begin(self, assignments: Sequence[Assignment], replaced: Sequence[int]) -> None:
         """Start a slice; the slots in `replaced` have a new policy."""
         self._assignments, self._replaced = assignments, replaced
-        self.crew.greet()
+        self.pool.send_init_message()
 
     def clear(self) -> None:
         """Start to count anew."""
         self.episodes = [Episodes() for _ in self.episodes]
-        self.crew.clear()
+        self.pool.clear()
 
     def forget(self, slot: int) -> None:
         """The processes are told when the slice begins."""
 
     def ask(self, left: int, block: int) -> None:
         """Have every process learn from blocks of up to `block` steps, but from no more than `left` in all."""
-        for i in self.crew.idlest(QUEUED):
-            if left > self.crew.pending:
-                self.crew.ask(i, {"steps": min(block, left - self.crew.pending)})
+        for i in self.pool.least_loaded(QUEUED):
+            if left > self.pool.pending:
+                self.pool.ask(i, {"steps": min(block, left - self.pool.pending)})
 
     def tally(self) -> dict[str, float]:
         """What was lost since `clear`, by tag: deaths, and env steps per member."""
-        return self.crew.tally(self._envs)
+        return self.pool.tally(self._envs)
 
     def close(self) -> None:
         """End the processes."""
-        self.crew.close()
+        self.pool.close()
 
-    def _greeting(self, i: int, life: int) -> Message:
+    def _init_message(self, i: int, restarts: int) -> Message:
         """Process 0 draws what the serial run draws."""
-        seeds = [a.seed if i == life == 0 else seed_for(a.seed, f"process {i}, life {life}") for a in self._assignments]
+        seeds = [
+            a.seed if i == restarts == 0 else seed_for(a.seed, f"process {i}, life {restarts}")
+            for a in self._assignments
+        ]
         own = [replace(a, seed=seed) for a, seed in zip(self._assignments, seeds, strict=True)]
         return {"begin": [a.to_json() for a in own], "replaced": list(self._replaced)}
 
@@ -136,7 +139,7 @@ class _Peer(RLCohort):
     """One process's side: a cohort whose weights are shared, and which learns from a block when it is asked to."""
 
     def __init__(self, origin: CohortSpecRef, members: Sequence[str], threads: int, shared: SharedTensors) -> None:
-        super().__init__(members, origin.setting(), threads)
+        super().__init__(members, origin.spec(), threads)
         self._state.private = self._state.tensors["params"]
         self._shared = shared.tensors
         self._copied = [name for name in self._shared if not name.startswith(IN_PLACE)]

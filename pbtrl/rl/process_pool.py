@@ -48,7 +48,7 @@ class PoolWorker(Protocol):
 
 
 class WorkerPool:
-    """n processes, which wait for their greeting.
+    """n processes, which wait for their first message.
 
     Attributes:
         deaths: how many died since `clear`.
@@ -57,8 +57,8 @@ class WorkerPool:
     def __init__(
         self,
         count: int,
-        hire: Callable[[int], tuple[Callable[..., PoolWorker], tuple[Any, ...]]],
-        greet: Callable[[int, int], Message],
+        worker_factory: Callable[[int], tuple[Callable[..., PoolWorker], tuple[Any, ...]]],
+        init_message: Callable[[int, int], Message],
         died: Callable[[int, Sequence[Message]], None] | None = None,
         deaths: int = DEATHS,
     ) -> None:
@@ -66,12 +66,17 @@ class WorkerPool:
 
         Args:
             count: n.
-            hire: for process i, what makes its hand (importable), and with which arguments.
-            greet: for process i in its nth life, from 0, what it is told first.
+            worker_factory: for process i, what makes its hand (importable), and with which arguments.
+            init_message: for process i in its nth life, from 0, what it is told first.
             died: told which process died, and the messages with `steps` that it had not answered.
             deaths: of one process in a row, without an answer in between, that are too many.
         """
-        self._hire, self._greet, self._on_death, self._most = hire, greet, died, deaths
+        self._worker_factory, self._init_message, self._on_death, self._most = (
+            worker_factory,
+            init_message,
+            died,
+            deaths,
+        )
         self._answers: deque[tuple[int, Message]] = deque()
         self._silent = 0.0
         self.deaths, self._lost = 0, 0
@@ -79,7 +84,7 @@ class WorkerPool:
         # At exit multiprocessing terminates daemons, which these ignore, and waits for them: end them before.
         self._at_exit = Finalize(self, _close, (self._processes,), exitpriority=10)
         for i, process in enumerate(self._processes):
-            process.start(*hire(i))
+            process.start(*worker_factory(i))
 
     def clear(self) -> None:
         """Count anew."""
@@ -90,10 +95,10 @@ class WorkerPool:
         told = {"acting/deaths": self.deaths, "acting/dropped_steps": dropped + self._lost * envs}
         return {name: float(value) for name, value in told.items() if value}
 
-    def greet(self) -> None:
+    def send_init_message(self) -> None:
         """Tell all what they are told first, when they begin or begin anew."""
         for i, process in enumerate(self._processes):
-            process.send(self._greet(i, process.life))
+            process.send(self._init_message(i, process.restarts))
 
     def tell(self, message: Message) -> None:
         """Tell all."""
@@ -112,7 +117,7 @@ class WorkerPool:
         """Env steps per env that were asked for, and whose answers nobody has taken yet."""
         return sum(message["steps"] for message in [*self._asked, *(answer for _, answer in self._answers)])
 
-    def idlest(self, most: int) -> list[int]:
+    def least_loaded(self, most: int) -> list[int]:
         """Who has less than `most` to do, once for everything that is missing, the idlest first."""
         loads = sorted((n, i) for i, p in enumerate(self._processes) for n in range(len(p.asked), most))
         return [i for _, i in loads]
@@ -184,7 +189,7 @@ class WorkerPool:
         how = process.end()
         self.deaths += 1
         process.deaths += 1
-        process.life += 1
+        process.restarts += 1
         unanswered, process.asked = process.asked, []
         self._lost += sum(message["steps"] for message in unanswered)
         if process.deaths >= self._most:
@@ -192,8 +197,8 @@ class WorkerPool:
             raise WorkerPoolError(f"process {i} died{again}: {how}")
         if self._on_death:
             self._on_death(i, unanswered)
-        process.start(*self._hire(i))
-        process.send(self._greet(i, process.life))
+        process.start(*self._worker_factory(i))
+        process.send(self._init_message(i, process.restarts))
 
 
 @dataclass
@@ -202,13 +207,13 @@ class _Process:
 
     Attributes:
         asked: what it has not answered yet, oldest first.
-        life: how many it took the place of.
+        restarts: how many it took the place of.
         deaths: since the last answer.
         begun: whether the present one has answered anything; one that has not may still be importing.
     """
 
     asked: list[Message] = field(default_factory=list)
-    life: int = 0
+    restarts: int = 0
     deaths: int = 0
     begun: bool = False
     _running: tuple[BaseProcess, Connection] | None = None

@@ -103,20 +103,20 @@ class Rollout:
         buffers.observations[0].copy_(self.inputs.observations)
         self._rewards, self._first = self._rewards.clone(), self._first.clone()  # they lay in the last block's buffers
         before = Inputs(buffers.observations[0], self._actions, self._rewards, self._first)
-        memory, acted = self._memory, []
+        rnn_state, acted = self._memory, []
         for t in range(time):
             inputs = Inputs(buffers.observations[t], self._actions, self._rewards, self._first)
             acted.append(self.act(state, inputs, self._memory, noise[t]))
-            self._actions, self._memory = acted[t].actions, acted[t].memory
+            self._actions, self._memory = acted[t].actions, acted[t].rnn_state
             outside = self._to_env(self._actions).flatten(0, 1).numpy()
             obs, rewards, terminated, truncated = self.vector.step(outside)
             buffers.observations[t + 1].view(p * b, *self._shape).copy_(torch.from_numpy(obs))
             buffers.rewards[t] = rewards
             buffers.terminated[t] = terminated
-            np.logical_or(terminated, truncated, out=buffers.over[t])
-            buffers.dead[t] = self.vector.dead
+            np.logical_or(terminated, truncated, out=buffers.done[t])
+            buffers.is_reset_step[t] = self.vector.is_reset_step
             self._rewards = torch.from_numpy(buffers.rewards[t]).view(p, b)
-            self._first = torch.from_numpy(buffers.dead[t]).view(p, b)
+            self._first = torch.from_numpy(buffers.is_reset_step[t]).view(p, b)
             self._count(rewards)
         self._last = buffers.observations[time].view(p * b, *self._shape)
         return Trajectory(
@@ -124,11 +124,11 @@ class Rollout:
             actions=torch.stack([a.actions for a in acted], 1),
             rewards=buffers.member_major(buffers.rewards[:time]),
             terminated=buffers.member_major(buffers.terminated[:time]),
-            over=buffers.member_major(buffers.over[:time]),
-            dead=buffers.member_major(buffers.dead[:time]),
+            done=buffers.member_major(buffers.done[:time]),
+            is_reset_step=buffers.member_major(buffers.is_reset_step[:time]),
             policy=torch.stack([a.policy for a in acted], 1),
-            before=before,
-            memory=memory,
+            initial_inputs=before,
+            rnn_state=rnn_state,
             noise=noise.transpose(0, 1),
         )
 
@@ -139,7 +139,7 @@ class Rollout:
         return Inputs(observations, self._actions, self._rewards, self._first)
 
     @property
-    def memory(self) -> Tensor:
+    def rnn_state(self) -> Tensor:
         """What they remember, [P, B, H]."""
         return self._memory
 
@@ -153,7 +153,7 @@ class Rollout:
 
     def _count(self, rewards: np.ndarray) -> None:
         self._returns += rewards
-        self._lengths += ~self.vector.dead
+        self._lengths += ~self.vector.is_reset_step
         if not self.vector.episode_over.any():
             return
         for row in np.flatnonzero(self.vector.episode_over):
@@ -174,8 +174,8 @@ class _Buffers:
         self.observations = torch.empty(time + 1, members, envs, *shape, dtype=dtype)
         self.rewards = np.empty((time, members * envs), np.float32)
         self.terminated = np.empty((time, members * envs), np.bool_)
-        self.over = np.empty_like(self.terminated)
-        self.dead = np.empty_like(self.terminated)
+        self.done = np.empty_like(self.terminated)
+        self.is_reset_step = np.empty_like(self.terminated)
 
     def member_major(self, rows: np.ndarray) -> Tensor:
         """[T, P * B] as a contiguous [P, T, B]."""

@@ -17,7 +17,7 @@ from pbtrl.agents.types import Inputs, Trajectory
 
 ALIGNED = 64  # bytes; where each tensor begins
 
-TIMED = ("observations", "actions", "rewards", "terminated", "over", "dead", "policy", "noise")
+TIMED = ("observations", "actions", "rewards", "terminated", "done", "is_reset_step", "policy", "noise")
 """The parts of a block that have a time axis: [P, T, B, ...], observations one step more."""
 
 
@@ -79,15 +79,17 @@ class WeightMailbox:
 
 def to_dict(block: Trajectory) -> dict[str, Tensor]:
     """A block as named tensors, none of them twice."""
-    before = {f"before.{name}": getattr(block.before, name) for name in ("actions", "rewards", "first")}
-    return {**{name: getattr(block, name) for name in TIMED}, "memory": block.memory, **before}
+    before = {f"before.{name}": getattr(block.initial_inputs, name) for name in ("actions", "rewards", "first")}
+    return {**{name: getattr(block, name) for name in TIMED}, "rnn_state": block.rnn_state, **before}
 
 
 def from_dict(found: Mapping[str, Tensor], past: Tensor | None = None) -> Trajectory:
-    """The block back from its parts; `past` as in `Trajectory`."""
+    """The block back from its parts; `from_replay` as in `Trajectory`."""
     first = found["observations"][:, 0]
     before = Inputs(first, found["before.actions"], found["before.rewards"], found["before.first"])
-    return Trajectory(**{name: found[name] for name in TIMED}, before=before, memory=found["memory"], past=past)
+    return Trajectory(
+        **{name: found[name] for name in TIMED}, initial_inputs=before, rnn_state=found["rnn_state"], from_replay=past
+    )
 
 
 def truncate(found: Mapping[str, Tensor], time: int) -> dict[str, Tensor]:

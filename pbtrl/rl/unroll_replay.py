@@ -31,7 +31,7 @@ class UnrollReplay:
         """The block with `count` past unrolls of the same length among its own; None where there are none.
 
         Returns:
-            The parts; and `past` [B + count] bool, which of them these are: evenly spread, so that every minibatch has
+            The parts; and `from_replay` [B + count] bool, which of them these are: evenly spread, so that every minibatch has
             its share.
         """
         time, own = block["rewards"].shape[1:]
@@ -49,7 +49,7 @@ class UnrollReplay:
     def forget(self, slot: int) -> None:
         """The slot has a new policy: what it lived through before is no transition any more."""
         for block in self._blocks:
-            block["dead"][slot] = True
+            block["is_reset_step"][slot] = True
 
 
 def _axis(name: str) -> int:

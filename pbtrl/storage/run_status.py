@@ -91,7 +91,7 @@ def _member(member: Member, header: RunHeader) -> dict[str, Any]:
         "fitness_before_copy": member.placeholder,
         "generation": member.generation,
         "skipped_updates": member.skipped_updates,
-        "parent": member.open.parent if member.open else member.parent,
+        "parent": member.pending.parent if member.pending else member.parent,
         "hyperparameters": member.hyperparameters,
         "at_bound": header.at_bound(member.hyperparameters),
     }

@@ -37,7 +37,7 @@ class PBT:
             or a failure left behind catch up first.
         references: the first members, this many, never change: they may be donors, never receivers. One that
             diverged or was given up is retired.
-        rescues: a member that was given up more often than this in a row is retired; nothing trains it.
+        max_consecutive_failures: a member that was given up more often than this in a row is retired; nothing trains it.
     """
 
     space: SearchSpace | MixedSearchSpace
@@ -49,13 +49,13 @@ class PBT:
     copy: frozenset[str] = frozenset({"weights", "hparams"})
     synchronous: bool = False
     references: int = 0
-    rescues: int = 3
+    max_consecutive_failures: int = 3
 
     def decide(self, population: Population) -> list[Assignment]:
         """Assignments for all members without one; in synchronous mode only once nobody has one."""
-        if self.synchronous and population.open:
+        if self.synchronous and population.pending:
             return []
-        waiting = [m for m in population.members.values() if not m.open and m.step < self.horizon]
+        waiting = [m for m in population.members.values() if not m.pending and m.step < self.horizon]
         waiting = [m for m in waiting if m.healthy or self._rescues(population, m)]
         if self.synchronous:
             behind = min((m.step // self.every for m in waiting), default=0)
@@ -66,11 +66,11 @@ class PBT:
         """Without edges between members what broke is retired; so is what breaks whatever it is given."""
         if self.exploit.method == "none" or self._is_reference(population, member):
             return False
-        return member.given_up <= self.rescues
+        return member.given_up <= self.max_consecutive_failures
 
     def _next(self, population: Population, member: Member) -> Assignment:
         if member.generation < 0:
-            space = self.space.dealt(_place(population, member))
+            space = self.space.initial_space(_place(population, member))
             drawn = space.sample(population.rng(member.id, 0, "prior"))
             return self._assign(population, member, None, drawn, note="initial")
         if not member.healthy:
@@ -88,7 +88,7 @@ class PBT:
 
     def _take_over(self, population: Population, member: Member, donor: Member, note: str) -> Assignment:
         parent = donor.snapshot if "weights" in self.copy else member.snapshot
-        inherited = donor.trained_under if "hparams" in self.copy else member.hyperparameters
+        inherited = donor.snapshot_hparams if "hparams" in self.copy else member.hyperparameters
         values = self._explored(population, member, inherited)
         return self._assign(population, member, parent, values, donor=donor.id, note=note)
 
@@ -102,7 +102,7 @@ class PBT:
             drawn = self.space.of(member.hyperparameters).sample(rng)
             return self._assign(population, member, None, drawn, note=f"{why}, starts afresh")
         donor = max(donors, key=lambda m: -math.inf if m.rank_fitness is None else m.rank_fitness)
-        values = self._explored(population, member, donor.trained_under)
+        values = self._explored(population, member, donor.snapshot_hparams)
         return self._assign(
             population, member, donor.snapshot, values, donor=donor.id, note=f"{why}, exploit {donor.id}"
         )

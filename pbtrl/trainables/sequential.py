@@ -34,7 +34,7 @@ class SequentialCohort:
         self._assignments = assignments
         self._outcomes: list[Outcome] = []
 
-    def turn(self) -> bool:
+    def advance(self) -> bool:
         """Train the next member for its whole slice, then evaluate it once."""
         slot = len(self._outcomes)
         assignment, trainable = self._assignments[slot], self._trainables[slot]

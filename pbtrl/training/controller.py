@@ -76,9 +76,9 @@ class Controller:
     def begin(self) -> None:
         """Take up what earlier sittings left open."""
         for name in self.lost:
-            waiting = [a for a in self.population.open if a.parent == name]
-            self._remake(self.population.made[name], waiting, "missing or damaged")
-        self._submit([a for a in self.population.open if a.parent not in self.lost])
+            waiting = [a for a in self.population.pending if a.parent == name]
+            self._remake(self.population.snapshot_origin[name], waiting, "missing or damaged")
+        self._submit([a for a in self.population.pending if a.parent not in self.lost])
 
     def step(self) -> str:
         """One round of the loop; why the run ended, or an empty text while it goes on."""
@@ -126,9 +126,9 @@ class Controller:
             self._take_failure(message, retry=retry)
 
     def _take_failure(self, failure: Failure, *, retry: bool) -> None:
-        mine = [a for a in self.population.open if a.id == failure.assignment]
-        made = self.population.made.get(failure.snapshot or "")
-        if retry and made and (made.id in self._remakes or self._attempts[made.id] < self.limits.deaths):
+        mine = [a for a in self.population.pending if a.id == failure.assignment]
+        made = self.population.snapshot_origin.get(failure.snapshot or "")
+        if retry and made and (made.id in self._remakes or self._attempts[made.id] < self.limits.max_attempts):
             self._remake(made, mine, failure.error)
             return
         given_up = self._counted(failure, retry=retry, fatal=failure.fatal or failure.snapshot is not None)
@@ -139,7 +139,7 @@ class Controller:
         """Note an attempt that failed; whether it was the last."""
         self._attempts[failure.assignment] += failure.alone
         attempts = self._attempts[failure.assignment]
-        given_up = retry and (fatal or (failure.alone and attempts >= self.limits.deaths))
+        given_up = retry and (fatal or (failure.alone and attempts >= self.limits.max_attempts))
         self._write("failure", **failure.to_json(), attempt=attempts, given_up=given_up)
         return given_up
 
@@ -159,7 +159,7 @@ class Controller:
         remake = self._remakes[message.assignment]
         if isinstance(message, Failure) and retry and not message.fatal and message.snapshot is None:
             self._attempts[message.assignment] += message.alone
-            if not message.alone or self._attempts[message.assignment] < self.limits.deaths:
+            if not message.alone or self._attempts[message.assignment] < self.limits.max_attempts:
                 self.executor.submit([remake.assignment])
                 return
         del self._remakes[message.assignment]

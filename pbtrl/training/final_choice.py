@@ -53,7 +53,7 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
         "member": chosen.id,
         "snapshot": name,
         "sha256": snapshot_digest(run, name),
-        "hyperparameters": chosen.trained_under,
+        "hyperparameters": chosen.snapshot_hparams,
         "training_fitness": chosen.fitness,
         "evaluation": score,
         "selection": [{k: s[k] for k in ("member", "return_mean", "ci95", "episodes", "truncated")} for s in selection],
@@ -79,7 +79,7 @@ def candidates(config: Config, run: Path, population: Population) -> list[str]:
     """
     store, ranked = SnapshotStore(run / "members"), population.ranking()
     names = [m.snapshot for m in ranked or population.members.values() if m.snapshot]
-    whole = (name for name in names if store.is_at(name, population.made[name].stop))
+    whole = (name for name in names if store.is_at(name, population.snapshot_origin[name].stop))
     found = list(islice(whole, config.final.candidates if ranked else None))
     if names and not found:
         raise SnapshotError(f"{run}: of the snapshots to choose the best from none is whole: {', '.join(names)}")

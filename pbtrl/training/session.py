@@ -333,16 +333,18 @@ class _Sitting:
         store = SnapshotStore(self.run_directory / "members")
         found, lost = [], []
         for m in self.population.members.values():
-            name = m.open.parent if m.open else m.snapshot
-            done = m.open.id if m.open and store.state(m.open.id) is not None else None  # and only not reported
-            if name and name not in lost and not store.is_at(name, self.population.made[name].stop):
+            name = m.pending.parent if m.pending else m.snapshot
+            done = (
+                m.pending.id if m.pending and store.state(m.pending.id) is not None else None
+            )  # and only not reported
+            if name and name not in lost and not store.is_at(name, self.population.snapshot_origin[name].stop):
                 store.quarantine(name)
                 lost += [] if done else [name]
             shown = done or name
             state = "damaged: made again" if shown in lost else "verified"
             text = f"{shown}, {state}" if shown else "fresh weights"
-            came = last_reported_step(store.members / m.id / "metrics.jsonl", m.open.id) if m.open else None
-            again = came - m.open.start if came is not None and m.open else 0
+            came = last_reported_step(store.members / m.id / "metrics.jsonl", m.pending.id) if m.pending else None
+            again = came - m.pending.start if came is not None and m.pending else 0
             found.append(f"{m.id} from {text}" + (f"; {again:,} {self.header.steps} again" if again > 0 else ""))
         return found, lost
 

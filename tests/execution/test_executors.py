@@ -182,7 +182,7 @@ def test_a_worker_whose_env_forked_a_helper_is_seen_to_die(tmp_path: Path) -> No
 def test_a_hang_while_this_process_was_stopped_too_is_forgiven_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "GAP", 0.3)
+    monkeypatch.setattr("pbtrl.execution.processes.GAP", 0.3)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     executor = processes(tmp_path / "members", {"endless": True, "tell": str(fifo)}, 1)
@@ -240,14 +240,14 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def unfit(monkeypatch: pytest.MonkeyPatch, *, members: int = 4, never: str = "") -> None:
     """Cohorts of more than `members` do not fit into memory, nor does `never`, whoever it is with."""
-    real = FakeCohort.turn
+    real = FakeCohort.advance
 
-    def turn(self: FakeCohort) -> bool:
+    def advance(self: FakeCohort) -> bool:
         if len(self.members) > members or never in self.members:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(self)
 
-    monkeypatch.setattr(FakeCohort, "turn", turn)
+    monkeypatch.setattr(FakeCohort, "advance", advance)
 
 
 def trained(where: Path, executor: Executor | None = None) -> tuple[Population, list[Line]]:
@@ -256,7 +256,7 @@ def trained(where: Path, executor: Executor | None = None) -> tuple[Population, 
     executor = executor or inline(where / "members", {})
     population, journal = Population(4, 1, LAST), Journal(where / "j")
     strategy = PBT(space=toy_space(), every=8, horizon=24, synchronous=True)
-    assert Controller(population, strategy, executor, journal, StopCriteria(deaths=2)).run() == "budget"
+    assert Controller(population, strategy, executor, journal, StopCriteria(max_attempts=2)).run() == "budget"
     executor.close()
     journal.close()
     return population, list(read_journal(where / "j"))
@@ -324,15 +324,15 @@ def test_a_worker_that_gave_way_is_not_the_reason_to_end_another(tmp_path: Path)
         return Failure(f"{m}/000001", m, "MemoryError", memory=True)
 
     for worker, member in ((one, "m00"), (other, "m01"), (one, "m00")):
-        (told,) = executor._with_fewer(worker, short(member))
+        (told,) = executor._merge_on_oom(worker, short(member))
         assert isinstance(told, Failure)
         assert not told.alone
     assert executor._home["m00"] is executor._home["m01"]
     assert len(executor._workers) == 3
-    (told,) = executor._with_fewer(other, short("m01"))
+    (told,) = executor._merge_on_oom(other, short("m01"))
     assert told == replace(short("m01"), alone=False)
     assert len(executor._workers) == 3
-    (told,) = executor._with_fewer(executor._home["m00"], short("m00"))
+    (told,) = executor._merge_on_oom(executor._home["m00"], short("m00"))
     assert told == short("m00")  # merging did not help
     executor.close()
 

@@ -34,7 +34,7 @@ def slice_of(member: str, generation: int = 0, **changes: Any) -> Assignment:
 def drain(host: Host) -> list[Report | Failure]:
     answers: list[Report | Failure] = []
     while host.busy():
-        answers += host.turn()
+        answers += host.advance()
     return answers
 
 
@@ -160,7 +160,7 @@ def test_the_same_members_under_another_structure_are_another_cohort(place: Work
 
 def test_cohorts_take_turns(place: Workplace) -> None:
     place.host.submit([slice_of("m00"), slice_of("m01", stop=4)])
-    finished = [[r.assignment for r in place.host.turn()] for _ in range(8)]
+    finished = [[r.assignment for r in place.host.advance()] for _ in range(8)]
     assert finished == [[]] * 6 + [["m00/000000"], ["m01/000000"]]
     assert not place.host.busy()
 
@@ -315,7 +315,7 @@ def test_a_cohort_that_broke_is_built_again(tmp_path: Path) -> None:
 
 def test_a_stop_reports_and_commits_what_was_done(place: Workplace) -> None:
     place.host.submit([slice_of("m00"), slice_of("m01")])
-    place.host.turn()
+    place.host.advance()
     answers = place.host.stop()
     assert [(r.assignment, r.step) for r in answers if isinstance(r, Report)] == [
         ("m00/000000", 2),
@@ -334,7 +334,7 @@ def test_a_stop_before_anything_was_done_reports_nothing(place: Workplace) -> No
 def test_slices_that_are_all_or_nothing_are_discarded(place: Workplace) -> None:
     host = place.fresh(discard_on_stop=True)
     host.submit([slice_of("m00")])
-    host.turn()
+    host.advance()
     assert host.stop() == []
     assert place.store.names("m00") == []
 
@@ -343,7 +343,7 @@ def test_a_slice_that_cannot_be_reported_does_not_hinder_the_others(tmp_path: Pa
     place = Workplace(tmp_path / "members", ignore_hyperparameters=["m00/000000"])
     place.host.submit([slice_of("m00"), slice_of("m01", stop=4)])
     for _ in range(2):
-        place.host.turn()
+        place.host.advance()
     bad, good = place.host.stop()
     assert isinstance(bad, Failure)
     assert isinstance(good, Report)
@@ -388,7 +388,7 @@ def test_a_first_slice_that_is_not_finite_fails(tmp_path: Path) -> None:
 # Too little memory
 
 
-def cramped(monkeypatch: pytest.MonkeyPatch, members: int, error: Exception, when: str = "turn") -> None:
+def cramped(monkeypatch: pytest.MonkeyPatch, members: int, error: Exception, when: str = "advance") -> None:
     """More than so many members at a time are too many, also if some of them are idle."""
     live: dict[int, int] = {}
     real, real_close = getattr(FakeCohort, when), FakeCohort.close
@@ -420,7 +420,7 @@ SHORTAGES = [
 ]
 
 
-@pytest.mark.parametrize("when", ["turn", "begin"])
+@pytest.mark.parametrize("when", ["advance", "begin"])
 @pytest.mark.parametrize("error", SHORTAGES)
 def test_who_does_not_fit_into_memory_trains_in_halves(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception | None, when: str
@@ -448,12 +448,12 @@ def test_who_waits_for_memory_is_busy_and_has_nothing_to_report_at_a_stop(
     cramped(monkeypatch, 2, MemoryError())
     place.run(*(slice_of(m) for m in MEMBERS))
     place.host.submit([slice_of(m) for m in MEMBERS])
-    place.host.turn()
+    place.host.advance()
     assert [r.assignment for r in place.host.stop()] == ["m00/000000", "m01/000000"]
     assert not place.host.busy()
 
 
-@pytest.mark.parametrize("when", ["turn", "begin"])
+@pytest.mark.parametrize("when", ["advance", "begin"])
 def test_only_who_is_alone_in_memory_is_to_blame(place: Workplace, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     cramped(monkeypatch, 1, MemoryError("no"), when)
     place.run(slice_of("m00"))
@@ -474,5 +474,5 @@ def test_who_is_too_large_alone_leaves_room_for_another(tmp_path: Path) -> None:
     assert isinstance(blamed, Failure)
     assert blamed.alone
     place.host.submit([slice_of("m01")])
-    answers = [answer for _ in range(6) for answer in place.host.turn()]  # waits for ever where there is no room
+    answers = [answer for _ in range(6) for answer in place.host.advance()]  # waits for ever where there is no room
     assert [(answer.assignment, type(answer)) for answer in answers] == [("m01/000000", Report)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from pbtrl.agents.types import Acted, Inputs
+from pbtrl.agents.types import ActOutput, Inputs
 from pbtrl.envs.vector import Spaces, Vector
 
 SPACES = Spaces(Box(0.0, np.inf, (2,), np.float32), Discrete(1000))
@@ -67,10 +67,10 @@ class Counter:
     def begin(self, members: int, envs: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.full((members, envs), -1), torch.zeros(members, envs, 1)
 
-    def act(self, state: Any, inputs: Inputs, memory: torch.Tensor, noise: Any) -> Acted:
+    def act(self, state: Any, inputs: Inputs, memory: torch.Tensor, noise: Any) -> ActOutput:
         """Its memory counts the steps of the episode."""
         memory = memory.masked_fill(inputs.first[..., None], 0.0) + 1
-        return Acted(noise, inputs.observations.flatten(2).float().clone(), memory)
+        return ActOutput(noise, inputs.observations.flatten(2).float().clone(), memory)
 
 
 def tape(lengths: Sequence[int], truncated: Sequence[int] = (), kind: type[Vector] = Vector) -> Vector:

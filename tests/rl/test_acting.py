@@ -49,7 +49,7 @@ def begin(cohort: Any, generation: int = 0, blocks: int = 500) -> None:
 
 
 def processes(cohort: Any) -> list[Local]:
-    found: list[Local] = cohort.rollout.crew._processes
+    found: list[Local] = cohort.rollout.pool._processes
     return found
 
 
@@ -57,7 +57,7 @@ def kill_all(cohort: Any) -> None:
     """The processes die, and others take their places."""
     for process in processes(cohort):
         process.kill()
-    cohort.rollout.crew._receive(0.0)
+    cohort.rollout.pool._receive(0.0)
 
 
 def rollouts(cohort: Any) -> list[Rollout]:
@@ -109,12 +109,12 @@ def test_no_two_hogwild_processes_share_their_noise() -> None:
 
 def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Trajectory) -> bool:
     """Whether a block's policies are what these weights and statistics say to its observations."""
-    agent = cohort._setting.agent
+    agent = cohort._spec.agent
     state = agent.init([torch.Generator() for _ in TWO])
     for name, value in tensors.items():
         state.tensors[name].copy_(value)
     inputs = block.inputs(slice(None), slice(None))
-    said = [agent.act(state, inputs[:, t], block.memory, None).policy for t in range(STEPS)]
+    said = [agent.act(state, inputs[:, t], block.rnn_state, None).policy for t in range(STEPS)]
     return torch.allclose(torch.stack(said, 1), block.policy, atol=1e-5)
 
 
@@ -141,7 +141,7 @@ def test_a_slice_begins_with_the_weights_that_it_was_given() -> None:
     fresh = [cohort.save(slot) for slot in range(2)]
     begin(cohort)
     for _ in range(3):  # and stops there, with blocks under way
-        assert not cohort.turn()
+        assert not cohort.advance()
     for slot in range(2):
         cohort.load(slot, fresh[1 - slot])
     begin(cohort, 1)
@@ -163,11 +163,11 @@ def test_returns_under_way_are_each_actor_s_own() -> None:
         for n in range(14):
             block = cohort.collect()
             whose.append(cohort._actors._taken.actor)  # type: ignore[union-attr]
-            own = torch.ones(4, dtype=torch.bool) if block.past is None else ~block.past
+            own = torch.ones(4, dtype=torch.bool) if block.from_replay is None else ~block.from_replay
             mine = so_far[whose[-1]]
-            mine[block.before.first[:, own].numpy()] = 0.0
+            mine[block.initial_inputs.first[:, own].numpy()] = 0.0
             for t in range(STEPS):
-                live, over = ~block.dead[:, t, own].numpy(), block.over[:, t, own].numpy()
+                live, over = ~block.is_reset_step[:, t, own].numpy(), block.done[:, t, own].numpy()
                 mine[live] = block.rewards[:, t, own].numpy()[live] + 0.99 * mine[live]
                 for slot in range(2):
                     returns[slot] += mine[slot][live[slot]].tolist()
@@ -175,7 +175,7 @@ def test_returns_under_way_are_each_actor_s_own() -> None:
             cohort.learn(block)
             if n == 5:
                 processes(cohort)[0].kill()
-        assert processes(cohort)[0].life == generation + 1
+        assert processes(cohort)[0].restarts == generation + 1
     assert {*whose} == {0, 1}
     tensors = cohort._state.tensors
     assert tensors["return.count"].tolist() == [len(mine) for mine in returns]
@@ -193,7 +193,7 @@ def test_the_past_is_what_was_learned_from_and_as_much_of_it_as_asked_for() -> N
         block = cohort.collect()
         split = [value.unbind(2 if name in TIMED else 1) for name, value in to_dict(block).items()]
         unrolls = [tuple(value.numpy().tobytes() for value in unroll) for unroll in zip(*split, strict=True)]
-        past = [False] * 4 if block.past is None else block.past.tolist()
+        past = [False] * 4 if block.from_replay is None else block.from_replay.tolist()
         assert past.count(True) == (12 if n else 0)  # three quarters of what is learned from
         assert past.count(False) == 4
         assert all((unroll in lived) == old for unroll, old in zip(unrolls, past, strict=True))
@@ -206,16 +206,16 @@ def test_the_past_is_what_was_learned_from_and_as_much_of_it_as_asked_for() -> N
 def test_who_goes_on_from_another_s_weights_does_not_relive_its_past(between: str) -> None:
     cohort = actors(env={**CARTPOLE, "between_slices": between}, replay=0.5)
     begin(cohort, blocks=6)
-    while not cohort.turn():
+    while not cohort.advance():
         pass
     cohort.load(1, cohort.save(0))
     begin(cohort, 1)
     block = cohort.collect()
-    assert block.past is not None
-    assert block.past.any()
-    assert block.dead[1][:, block.past].all()
-    assert not block.dead[0][:, block.past].all()
-    assert not block.dead[1][:, ~block.past].all()
+    assert block.from_replay is not None
+    assert block.from_replay.any()
+    assert block.is_reset_step[1][:, block.from_replay].all()
+    assert not block.is_reset_step[0][:, block.from_replay].all()
+    assert not block.is_reset_step[1][:, ~block.from_replay].all()
     cohort.close()
 
 
@@ -223,7 +223,7 @@ def test_who_goes_on_from_another_s_weights_does_not_relive_its_past(between: st
 def test_no_more_is_asked_for_than_is_left_of_a_slice(mode: str) -> None:
     cohort = cohort_of(mode)
     cohort.begin([slice_of(m, 4 * STEPS * 5 + 4 * 3) for m in TWO])
-    while not cohort.turn():
+    while not cohort.advance():
         pass
     outcome = cohort.outcome(0)
     assert outcome.steps == 4 * STEPS * 5 + 4 * 3
@@ -234,7 +234,7 @@ def test_no_more_is_asked_for_than_is_left_of_a_slice(mode: str) -> None:
 def test_what_was_acted_in_vain_is_counted_and_its_episodes_are_not() -> None:
     cohort = actors(1, env={"id": "probe/Bandit-v0"})
     begin(cohort)
-    cohort.turn()
+    cohort.advance()
     outcome = cohort.outcome(0)  # one of the two blocks that were asked for at first
     assert outcome.steps == 4 * STEPS
     assert outcome.scalars == {"acting/dropped_steps": 4 * STEPS}
@@ -245,13 +245,13 @@ def test_what_was_acted_in_vain_is_counted_and_its_episodes_are_not() -> None:
 def test_no_return_is_under_way_for_a_new_actor_whose_first_block_was_dropped() -> None:
     cohort = actors(1, agent={"rewards": "normalise"})
     begin(cohort)
-    cohort.turn()
+    cohort.advance()
     processes(cohort)[0].kill()
-    cohort.turn()  # what it had answered before
+    cohort.advance()  # what it had answered before
     assert cohort._state.running["return"].any()
     while not cohort._ready():
         pass
-    assert processes(cohort)[0].life == 1
+    assert processes(cohort)[0].restarts == 1
     cohort.outcome(0)
     begin(cohort, 1)
     cohort.collect()
@@ -316,7 +316,7 @@ def test_a_process_begins_a_block_with_all_that_others_learned() -> None:
             for name, value in {**state.tensors, "params": state.private}.items():
                 assert torch.equal(value, now[name]), name
             block: Trajectory = collect(state, *how)
-            live.add_((~block.dead).flatten(1).sum(-1))
+            live.add_((~block.is_reset_step).flatten(1).sum(-1))
             return block
 
         hand.rollout.collect = looked
@@ -331,7 +331,7 @@ def test_a_process_begins_a_block_with_all_that_others_learned() -> None:
 def test_blocks_under_way_when_a_slice_is_stopped_count() -> None:
     cohort = hogwild()
     begin(cohort)
-    cohort.turn()
+    cohort.advance()
     assert cohort.outcome(0).steps == 2 * 2 * 4 * STEPS  # two processes had been asked for two each
     cohort.close()
 
@@ -343,11 +343,11 @@ def test_blocks_under_way_when_a_slice_is_stopped_count() -> None:
 def test_an_agent_s_own_replay_of_a_replaced_policy_is_dead(mode: str) -> None:
     cohort = cohort_of(mode, env={"id": "probe/Recall-v0"}, agent=UNREAL)
     begin(cohort, blocks=8)
-    while not cohort.turn():
+    while not cohort.advance():
         pass
     cohort.load(1, cohort.save(0))
     begin(cohort, 1)
     for state in [cohort._state] if mode == "inline" else [process.hand._state for process in processes(cohort)]:
-        assert state.running["replay.dead"][1].all()
-        assert not state.running["replay.dead"][0].all()
+        assert state.running["replay.is_reset_step"][1].all()
+        assert not state.running["replay.is_reset_step"][0].all()
     cohort.close()

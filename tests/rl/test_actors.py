@@ -35,11 +35,11 @@ def acting(processes: int = 2, **more: Any) -> dict[str, Any]:
 
 
 def pids(cohort: ActorsCohort) -> list[int]:
-    return [p._running[0].pid for p in cohort._actors.crew._processes]  # type: ignore[index, misc]
+    return [p._running[0].pid for p in cohort._actors.pool._processes]  # type: ignore[index, misc]
 
 
 def train(cohort: RLCohort) -> None:
-    while not cohort.turn():
+    while not cohort.advance():
         pass
 
 
@@ -58,15 +58,15 @@ def test_a_block_is_what_was_acted(env: dict[str, Any], agent: dict[str, Any]) -
         cohort.init(slot, 10 + slot)
     cohort.begin(assignments)
     noise: list[list[int]] = []
-    ask = cohort._actors.crew.ask
+    ask = cohort._actors.pool.ask
 
     def noted(i: int, message: dict[str, Any]) -> None:
         noise.append(message["noise"])
         ask(i, message)
 
-    cohort._actors.crew.ask = noted  # type: ignore[method-assign]
+    cohort._actors.pool.ask = noted  # type: ignore[method-assign]
     roots = [seed_for(seed_for(a.seed, "envs"), "actor 0, life 0") for a in assignments]
-    vector = build.setting.make([s for root in roots for s in env_seeds(root, 3)], 1)
+    vector = build.spec.make([s for root in roots for s in env_seeds(root, 3)], 1)
     rollout = Rollout(vector, 2, build.agent, build.to_env)
     for steps in (10, 3):  # nothing is learned in between, so the weights stay what they are
         block = cohort.collect()
@@ -94,7 +94,7 @@ def test_two_actors_teach_and_the_next_slice_may_begin_with_another_s_weights() 
     assert outcome.steps == cohort._done == 800
     assert outcome.scalars == {}
     assert outcome.hyperparameters["unroll_length"] == 4
-    assert not cohort._actors.crew.pending
+    assert not cohort._actors.pool.pending
     assert not np.array_equal(before["params"], cohort.save(0)["params"])
     assert all(row["acting/lag"] > 0 for row in cohort.metrics())
     assert set(outcome.lengths) == {30}
@@ -104,7 +104,7 @@ def test_two_actors_teach_and_the_next_slice_may_begin_with_another_s_weights() 
     cohort.begin([slice_of(m, 40 * 12, 1) for m in TWO])
     past = cohort._actors._replay._blocks
     assert past
-    assert all(b["dead"][1].all() and not b["dead"][0].all() for b in past)
+    assert all(b["is_reset_step"][1].all() and not b["is_reset_step"][0].all() for b in past)
     train(cohort)
     went_on, copied = (cohort.outcome(slot) for slot in range(2))
     assert set(went_on.lengths) == {30}
@@ -125,9 +125,9 @@ def test_a_member_learns_though_actors_have_to_wait_and_die_and_hang(monkeypatch
     cohort.init(0, 1)
     cohort.begin([slice_of("m00", 80 * 150, hyperparameters={})])
     while not cohort._done:
-        cohort.turn()
+        cohort.advance()
     first, second = pids(cohort)
-    team = cohort._actors.crew
+    team = cohort._actors.pool
     cohort._ready()
     team.settle()  # nobody learns, and they come to rest
     assert team.pending == 10 * 2 * SLOTS
@@ -136,16 +136,16 @@ def test_a_member_learns_though_actors_have_to_wait_and_die_and_hang(monkeypatch
     time.sleep(0.5)
     assert used(first, second) - before <= 1
 
-    cohort.turn()
+    cohort.advance()
     os.kill(first, signal.SIGKILL)
     os.kill(second, signal.SIGSTOP)  # it is alive, and silent
     over = False
     while not over:
         cohort._actors.ask(cohort.left, cohort.block, cohort._generators)
         one, other = team._processes
-        only_the_silent = other.life == 0 and other.asked and not one.asked and not team._answers
+        only_the_silent = other.restarts == 0 and other.asked and not one.asked and not team._answers
         monkeypatch.setattr(process_pool, "PATIENCE", 0.0 if only_the_silent else 1800.0)
-        over = cohort.turn()
+        over = cohort.advance()
     outcome = cohort.outcome(0)
     assert outcome.steps == 80 * 150
     assert outcome.scalars["acting/deaths"] == 2
@@ -163,7 +163,7 @@ def test_what_raises_in_an_actor_fails_the_slice_and_says_why(tmp_path: Path) ->
     (failure,) = place.run(slice_of("m00", 20 * 50)).values()
     assert isinstance(failure, Failure)
     why = "EnvError: env.id=probe/Raising-v0: step() raised RuntimeError: probe/Raising-v0 raised, as it was asked to ("
-    assert failure.error.startswith(f"CrewError: process 0 raised {why}")
+    assert failure.error.startswith(f"WorkerPoolError: process 0 raised {why}")
     assert 'raise RuntimeError("probe/Raising-v0 raised' in (tmp_path / "m00" / "log.txt").read_text()
     assert not place.host._cohorts
 
@@ -172,7 +172,7 @@ def test_a_stop_reports_what_was_learned_from_and_logs_what_was_not(tmp_path: Pa
     place = Workplace(tmp_path, builder(LONG, 4, acting=acting(1)))
     place.host.submit([slice_of("m00", 40 * 500)])
     while not any(cohort._done for cohort in place.host._cohorts.values()):
-        place.host.turn()
+        place.host.advance()
     (cohort,) = place.host._cohorts.values()
     left = pids(cohort)
     (report,) = place.host.stop()
@@ -220,7 +220,7 @@ if __name__ == "__main__":
     cohort.init(0, 1)
     cohort.begin([slice_of("m00", 40 * 1000)])
     while not cohort._done:
-        cohort.turn()
+        cohort.advance()
     print(*pids(cohort), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -53,17 +53,17 @@ def test_no_seed_serves_two_purposes_two_members_or_two_slices(monkeypatch: pyte
         roots.append([*seeds])
         return make(seeds, threads)
 
-    make = build.setting.make
-    setting = replace(build.setting, make=noted_make, evaluate=lambda row, seed, threads: drawn.append(seed) or [0.0])
+    make = build.spec.make
+    spec = replace(build.spec, make=noted_make, evaluate=lambda row, seed, threads: drawn.append(seed) or [0.0])
     monkeypatch.setattr(ActorCritic, "init", noted_init)
     monkeypatch.setattr(ActorCritic, "noise", noted_noise)
-    cohort = RLCohort(TWO, setting, 1)
+    cohort = RLCohort(TWO, spec, 1)
     for generation in range(2):
         assignments = [slice_of(m, 40, generation) for m in TWO]
         for slot, a in enumerate(assignments):
             cohort.init(slot, a.seed)
         cohort.begin(assignments)
-        assert cohort.turn()
+        assert cohort.advance()
         for slot in range(2):
             cohort.outcome(slot)
     cohort.close()
@@ -91,7 +91,7 @@ def test_a_snapshot_stays_what_it_was() -> None:
     cohort = begun(builder(CARTPOLE))
     before = cohort.save(0)
     kept = {name: value.copy() for name, value in before.items()}
-    cohort.turn()
+    cohort.advance()
     for name, value in before.items():
         np.testing.assert_array_equal(value, kept[name])
     assert not np.array_equal(cohort.save(0)["params"], kept["params"])
@@ -125,7 +125,7 @@ def test_metrics_are_of_the_updates_and_the_seconds_since_the_last_ones(monkeypa
     cohort.learn = noted  # type: ignore[method-assign]
     for turns, done in ((3, 120), (2, 200), (0, 200)):
         for _ in range(turns):
-            cohort.turn()
+            cohort.advance()
         rows = cohort.metrics()
         if not turns:
             assert rows == [{}, {}]
@@ -140,7 +140,7 @@ def test_metrics_are_of_the_updates_and_the_seconds_since_the_last_ones(monkeypa
 def test_episodes_are_shown_as_the_mean_of_the_last_twenty() -> None:
     cohort = begun(builder(CARTPOLE))
     while any(len(episodes.returns) < 30 for episodes in cohort.rollout.episodes):  # type: ignore[union-attr]
-        cohort.turn()
+        cohort.advance()
     for slot, row in enumerate(cohort.metrics()):
         returns = cohort.outcome(slot).returns
         assert row["episode/return_mean"] == pytest.approx(np.mean(returns[-20:]))
@@ -151,8 +151,8 @@ def test_episodes_are_shown_as_the_mean_of_the_last_twenty() -> None:
 
 def test_a_length_is_not_a_return() -> None:
     cohort = begun(builder("probe/Recall-v0"))
-    cohort.turn()
-    cohort.turn()
+    cohort.advance()
+    cohort.advance()
     outcome, (row, _) = cohort.outcome(0), cohort.metrics()
     assert row["episode/length_mean"] == outcome.lengths[0] > 1 >= row["episode/return_mean"]
     cohort.close()
@@ -164,7 +164,7 @@ def test_a_slice_tells_its_own_episodes_and_curve_alone(between: str) -> None:
     for generation in (1, 2):
         if generation == 2:
             cohort.begin([slice_of(m, 40, generation) for m in TWO])
-        assert cohort.turn()
+        assert cohort.advance()
         for outcome in (cohort.outcome(slot) for slot in range(2)):
             assert outcome.steps == 40
             assert outcome.lengths == [1] * 20  # every other step is a reset
@@ -175,7 +175,7 @@ def test_a_slice_tells_its_own_episodes_and_curve_alone(between: str) -> None:
 @pytest.mark.parametrize(("skipped", "diverged"), [(0, False), (9, False), (10, True)])
 def test_ten_skipped_updates_in_a_row_are_a_divergence(skipped: int, diverged: bool) -> None:
     cohort = begun(builder(CARTPOLE))
-    cohort.turn()
+    cohort.advance()
     cohort._state.tensors["skipped"][0] = skipped
     assert [cohort.outcome(slot).diverged for slot in range(2)] == [diverged, False]
     cohort.close()
@@ -184,9 +184,9 @@ def test_ten_skipped_updates_in_a_row_are_a_divergence(skipped: int, diverged: b
 def test_a_stop_in_the_middle_plays_no_evaluation() -> None:
     build = builder(CARTPOLE, fitness={"source": "evaluation", "episodes": 2})
     cohort = begun(build, blocks=2)
-    assert not cohort.turn()
+    assert not cohort.advance()
     assert cohort.outcome(0).evaluation == []
-    assert cohort.turn()
+    assert cohort.advance()
     assert len(cohort.outcome(0).evaluation) == 2
     cohort.close()
 

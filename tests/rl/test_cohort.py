@@ -67,7 +67,7 @@ def run(cohort: RLCohort, assignments: list[Assignment], parents: dict[str, Tens
         elif a.parent is None:
             cohort.init(slot, a.seed)
     cohort.begin(assignments)
-    while not cohort.turn():
+    while not cohort.advance():
         pass
     return [cohort.save(slot) for slot in range(len(assignments))]
 
@@ -83,7 +83,7 @@ class Workplace:
         self.host.submit(assignments)
         answers: list[Report | Failure] = []
         while self.host.busy():
-            answers += self.host.turn()
+            answers += self.host.advance()
         return {r.assignment: r for r in answers}
 
     def reports(self, *assignments: Assignment) -> list[Report]:
@@ -280,8 +280,8 @@ def test_a_stop_gives_what_was_done_or_nothing(tmp_path: Path, discard: bool) ->
     build = builder("CartPole-v1")
     place = Workplace(tmp_path, build, discard=discard)
     place.host.submit([slice_of("m00", 400), slice_of("m01", 400)])
-    place.host.turn()
-    place.host.turn()
+    place.host.advance()
+    place.host.advance()
     stopped = place.host.stop()
     if discard:
         assert stopped == []
@@ -369,7 +369,7 @@ def test_the_first_episodes_of_fresh_envs_count(tmp_path: Path) -> None:
 
 def test_the_curve_has_a_point_for_every_so_many_steps() -> None:
     build = builder("probe/Bandit-v0", 4, fitness={"every": 80})
-    assert build.setting.every == 80
+    assert build.spec.every == 80
     cohort = build.cohort(("m00",), 1)
     run(cohort, [slice_of("m00", 200, 1, parent=None)])
     outcome = cohort.outcome(0)
@@ -432,7 +432,7 @@ def test_skipped_updates_are_counted_and_blank_no_metric(passes: int, monkeypatc
     assert {"loss/policy", "loss/value", "loss/gradient_norm"} <= rows[0].keys()
     assert {k: v for k, v in rows[1].items() if k[:4] == "loss"} == {k: v for k, v in other.items() if k[:4] == "loss"}
     cohort.begin([slice_of("m00", 200, 1), slice_of("m01", 200, 1)])
-    cohort.turn()
+    cohort.advance()
     assert cohort.outcome(0).scalars == {}  # counted per slice
 
 
@@ -498,13 +498,13 @@ def test_a_rehearsed_update_takes_so_many_passes_and_changes_nothing() -> None:
     for slot, a in enumerate(assignments):
         cohort.init(slot, a.seed)
     cohort.begin(assignments)
-    assert not cohort.turn()
+    assert not cohort.advance()
     block = cohort.collect()
     before = [cohort.save(slot) for slot in range(2)]
     running = {name: value.clone() for name, value in cohort._state.running.items()}
     assert running
     for passes in ([4, 1], [2, 7]):
-        learned = cohort.rehearsal(block, torch.tensor(passes))()
+        learned = cohort.prepare_repeat(block, torch.tensor(passes))()
         assert learned.metrics["loss/passes"].tolist() == passes
     for slot, row in enumerate(before):
         assert_equal(cohort.save(slot), row)

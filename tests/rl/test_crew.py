@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pbtrl.errors import WorkerPoolError
+from pbtrl.rl import process_pool
 from pbtrl.rl.process_pool import PATIENCE, Message, WorkerPool
 from tests.rl.conftest import Local
 
@@ -28,7 +29,7 @@ class Echo:
 
 def crew_of(count: int, **more: Any) -> WorkerPool:
     crew = WorkerPool(count, lambda i: (Echo, ()), lambda i, life: {"who": i, "life": life}, **more)
-    crew.greet()
+    crew.send_init_message()
     return crew
 
 
@@ -40,13 +41,13 @@ def process(crew: WorkerPool, i: int) -> Local:
 
 def test_the_idlest_is_asked_first() -> None:
     crew = crew_of(3)
-    assert crew.idlest(2) == [0, 1, 2, 0, 1, 2]
+    assert crew.least_loaded(2) == [0, 1, 2, 0, 1, 2]
     crew.ask(0, {"steps": 1})
     crew.ask(2, {"steps": 1})
     crew.ask(2, {"steps": 1})
-    assert crew.idlest(2) == [1, 0, 1]
+    assert crew.least_loaded(2) == [1, 0, 1]
     crew.settle()
-    assert crew.idlest(1) == [0, 1, 2]
+    assert crew.least_loaded(1) == [0, 1, 2]
     crew.close()
 
 
@@ -105,7 +106,7 @@ def test_only_silence_in_a_row_is_too_long(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Local, "kill", lambda self: killed.append(self))
     quiet = 0.6 * PATIENCE
     says: list[bool] = []
-    monkeypatch.setattr(crew, "wait", lambda pipes, timeout: pipes[1:] if says.pop(0) else [])
+    monkeypatch.setattr(process_pool, "wait", lambda pipes, timeout: pipes[1:] if says.pop(0) else [])
 
     def hear(*script: bool) -> int:
         says.extend(script)

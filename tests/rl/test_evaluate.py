@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pbtrl import envs
-from pbtrl.agents.types import Acted, Inputs
+from pbtrl.agents.types import ActOutput, Inputs
 from pbtrl.build.rl import RLBuilder
 from pbtrl.config.load import config_from_dict
 from pbtrl.core.seeding import env_seeds
@@ -39,12 +39,12 @@ class Recorder(Counter):
     def __init__(self, actions: int = 1000) -> None:
         super().__init__(actions)
         self.shown: list[Inputs] = []
-        self.acted: list[Acted] = []
+        self.acted: list[ActOutput] = []
 
     def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> torch.Tensor:
         return torch.stack([torch.randint(self.actions, (time, envs), generator=g) for g in generators], 1)
 
-    def act(self, state: Any, inputs: Inputs, memory: torch.Tensor, noise: Any) -> Acted:
+    def act(self, state: Any, inputs: Inputs, memory: torch.Tensor, noise: Any) -> ActOutput:
         self.shown.append(Inputs(*(x.clone() for x in vars(inputs).values())))
         self.acted.append(super().act(state, inputs, memory, noise))
         return self.acted[-1]
@@ -100,7 +100,7 @@ def test_a_policy_is_shown_what_happened_and_remembers_until_an_episode_ends() -
     for t, (inputs, acted) in enumerate(zip(agent.shown, agent.acted, strict=True)):
         assert torch.equal(inputs.first, ages[t] == 0)
         assert torch.equal(inputs.rewards, torch.where(inputs.first, 0.0, paid))
-        assert torch.equal(acted.memory[..., 0], ages[t] + 1)  # it counts the observations of the episode
+        assert torch.equal(acted.rnn_state[..., 0], ages[t] + 1)  # it counts the observations of the episode
         assert torch.equal(inputs.actions, agent.acted[t - 1].actions if t else torch.full((2, 4), -1))
     assert (ages[1:] == 0).any()
 

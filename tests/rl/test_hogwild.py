@@ -61,9 +61,9 @@ def test_one_process_is_the_serial_run_bit_for_bit(env: dict[str, Any], agent: d
     assert rows[0] == rows[1]
     # and where it dies, the slice is to be run again, not to be gone on with
     shared.begin([slice_of(m, 340, 2) for m in TWO])
-    os.kill(shared._peers.crew._processes[0]._running[0].pid, signal.SIGKILL)
+    os.kill(shared._peers.pool._processes[0]._running[0].pid, signal.SIGKILL)
     with pytest.raises(WorkerPoolError, match="process 0 died: killed by signal 9"):
-        shared.turn()
+        shared.advance()
     shared.close()
 
 
@@ -123,8 +123,8 @@ def test_processes_learn_together_and_one_that_is_killed_is_replaced() -> None:
     cohort.init(0, 1)
     cohort.begin([slice_of("m00", steps, hyperparameters={})])
     while not cohort._done:
-        cohort.turn()
-    crew = cohort._peers.crew
+        cohort.advance()
+    crew = cohort._peers.pool
     take, heard = crew.take, set()
 
     def counted() -> Any:
@@ -133,7 +133,7 @@ def test_processes_learn_together_and_one_that_is_killed_is_replaced() -> None:
 
     crew.take = counted  # type: ignore[method-assign]
     os.kill(crew._processes[1]._running[0].pid, signal.SIGKILL)
-    while not cohort.turn():
+    while not cohort.advance():
         pass
     assert heard == {0, 1}
     outcome = cohort.outcome(0)
@@ -141,11 +141,11 @@ def test_processes_learn_together_and_one_that_is_killed_is_replaced() -> None:
     assert outcome.scalars["acting/deaths"] == 1
     assert outcome.scalars["acting/dropped_steps"] in (20, 40)
     assert np.mean(outcome.returns[-200:]) > 0.9
-    assert crew._processes[1].life == 1
+    assert crew._processes[1].restarts == 1
     # a slice that is stopped in the middle counts what was applied
     cohort.begin([slice_of("m00", steps, 1, hyperparameters={})])
     while not cohort._done:
-        cohort.turn()
+        cohort.advance()
     stopped = cohort.outcome(0)
     assert 20 <= stopped.steps < steps
     assert stopped.steps % 20 == 0

@@ -85,15 +85,15 @@ class Trained:
             return head[0, 0], values[0, 0]
         extras = self.agent.extras(self.state, self.last, {"unroll_length": torch.tensor([1])})
         inputs = self.last.inputs(slice(None), slice(None))
-        head, values, _ = self.agent.unroll(self.state.params[0], inputs, self.last.memory, None, extras)
-        lived = self.last.observations[0, :-1][~self.last.dead[0]]
-        heads, values = head[0, :-1][~self.last.dead[0]], values[0, :-1][~self.last.dead[0]]
+        head, values, _ = self.agent.unroll(self.state.params[0], inputs, self.last.rnn_state, None, extras)
+        lived = self.last.observations[0, :-1][~self.last.is_reset_step[0]]
+        heads, values = head[0, :-1][~self.last.is_reset_step[0]], values[0, :-1][~self.last.is_reset_step[0]]
         where = [(lived == o).all(-1) for o in x[0]]
         return torch.stack([heads[w].mean(0) for w in where]), torch.stack([values[w].mean() for w in where])
 
     @property
     def remembers(self):
-        return self.agent.net.memory > 0
+        return self.agent.net.rnn_state_size > 0
 
 
 def close(*expected):
@@ -205,7 +205,7 @@ def test_cartpole_is_solved(name):
     cohort, steps = build.cohort(("m00",), threads=1), build._config.steps_per_member
     cohort.init(0, seed=1)
     cohort.begin([Assignment("m00/000000", "m00", None, 0, steps, {}, seed=1)])
-    while not cohort.turn():
+    while not cohort.advance():
         pass
     (played,) = build.evaluate([cohort.save(0)], episodes=30, seed=2)
     assert sum(played.returns) / 30 >= 475

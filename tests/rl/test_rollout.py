@@ -39,39 +39,39 @@ def test_a_block_is_what_the_envs_saw_were_told_and_answered():
     assert torch.equal(block.policy, block.observations[:, :-1])
     assert block.rewards[0, :, 0].tolist() == [10, 10, 10, 0, 10, 10]
     assert block.rewards[1, :, 2].tolist() == [60] * 6
-    assert {f.dtype for f in (block.terminated, block.over, block.dead)} == {torch.bool}
+    assert {f.dtype for f in (block.terminated, block.done, block.is_reset_step)} == {torch.bool}
     assert block.terminated[0].T.tolist() == [
         [False, False, True, False, False, False],
         [False] * 6,
         [False] * 6,
     ]
-    assert block.over[0].T.tolist()[1] == [False, False, False, True, False, False]
-    assert torch.equal(block.dead[:, 1:], block.over[:, :-1])
-    assert not block.dead[:, 0].any()
+    assert block.done[0].T.tolist()[1] == [False, False, False, True, False, False]
+    assert torch.equal(block.is_reset_step[:, 1:], block.done[:, :-1])
+    assert not block.is_reset_step[:, 0].any()
 
 
 def test_a_policy_is_shown_what_went_before_and_remembers_from_step_to_step():
     rollout = rolling(tape([3, 4, 100, 5, 2, 7]), 2)
     first = collect(rollout, 5)
-    assert (first.before.actions == -1).all()  # nothing has been done yet
-    assert not first.before.rewards.any()
-    assert first.before.first.all()
+    assert (first.initial_inputs.actions == -1).all()  # nothing has been done yet
+    assert not first.initial_inputs.rewards.any()
+    assert first.initial_inputs.first.all()
     first = replace(first, observations=first.observations.clone())  # its place is the next one's
     second = collect(rollout, 4)
-    assert torch.equal(second.before.actions, first.actions[:, -1])
-    assert torch.equal(second.before.rewards, first.rewards[:, -1])
-    assert torch.equal(second.before.first, first.dead[:, -1])
+    assert torch.equal(second.initial_inputs.actions, first.actions[:, -1])
+    assert torch.equal(second.initial_inputs.rewards, first.rewards[:, -1])
+    assert torch.equal(second.initial_inputs.first, first.is_reset_step[:, -1])
     age = first.observations[:, 4, :, 1] + 1  # steps that the policy has seen of the episode
-    assert torch.equal(second.memory[..., 0], age)
+    assert torch.equal(second.rnn_state[..., 0], age)
     inputs = second.inputs(slice(1, 2), slice(0, 2))
     assert torch.equal(inputs.observations, second.observations[1:, :, :2])
     assert torch.equal(inputs.actions[:, 1:], second.actions[1:, :, :2])
     assert torch.equal(inputs.rewards[:, 1:], second.rewards[1:, :, :2])
-    assert torch.equal(inputs.first[:, 1:], second.dead[1:, :, :2])
-    assert torch.equal(inputs.actions[:, 0], second.before.actions[1:, :2])
+    assert torch.equal(inputs.first[:, 1:], second.is_reset_step[1:, :, :2])
+    assert torch.equal(inputs.actions[:, 0], second.initial_inputs.actions[1:, :2])
     rollout.forget(1)
-    assert rollout.memory[0].all()
-    assert not rollout.memory[1].any()
+    assert rollout.rnn_state[0].all()
+    assert not rollout.rnn_state[1].any()
 
 
 @pytest.mark.parametrize("times", [(4, 4, 4), (5, 2, 5), (1, 1, 10)])
@@ -82,12 +82,12 @@ def test_blocks_follow_on_from_each_other_across_episode_ends(times):
     for time in times:
         part = collect(rollout, time)
         assert torch.equal(part.observations, whole.observations[:, at : at + time + 1])
-        for name in ("rewards", "terminated", "over", "dead"):
+        for name in ("rewards", "terminated", "done", "is_reset_step"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[:, at : at + time])
         assert torch.equal(rollout.inputs.observations, part.observations[:, -1])
         if at:
-            assert torch.equal(part.before.rewards, whole.rewards[:, at - 1])
-            assert torch.equal(part.before.first, whole.dead[:, at - 1])
+            assert torch.equal(part.initial_inputs.rewards, whole.rewards[:, at - 1])
+            assert torch.equal(part.initial_inputs.first, whole.is_reset_step[:, at - 1])
         at += time
 
 
@@ -98,16 +98,16 @@ def test_a_reward_belongs_to_the_action_before_it_and_an_observation_after():
     state = agent.init([torch.Generator().manual_seed(i) for i in range(2)])
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
     block = Rollout(vector, 2, agent, agent.policy.to_env).collect(state, generators, 23)
-    follows = ~block.over[:, :-1] & ~block.dead[:, :-1]
+    follows = ~block.done[:, :-1] & ~block.is_reset_step[:, :-1]
     actions, rewards, seen = block.actions.float(), block.rewards, block.observations[:, :-1]
-    assert actions[block.dead].sum() > 0  # so that a reset's action would show
+    assert actions[block.is_reset_step].sum() > 0  # so that a reset's action would show
     assert torch.equal(rewards[:, 1:][follows], actions[:, :-1][follows])
     assert torch.equal(seen[:, 1:, :, 1][follows], actions[:, :-1][follows])
     assert torch.equal(seen[:, 1:, :, 0][follows], seen[:, :-1, :, 0][follows] + 1)
-    first = torch.cat([torch.ones_like(block.dead[:, :1]), block.dead[:, :-1]], 1)
+    first = torch.cat([torch.ones_like(block.is_reset_step[:, :1]), block.is_reset_step[:, :-1]], 1)
     assert not seen[first].any()
     assert not rewards[first].any()
-    assert torch.equal(block.over, seen[..., 0] == 4)
+    assert torch.equal(block.done, seen[..., 0] == 4)
 
 
 def test_each_member_acts_by_its_own_weights_and_its_own_noise():
@@ -119,7 +119,7 @@ def test_each_member_acts_by_its_own_weights_and_its_own_noise():
         generators = [torch.Generator().manual_seed(10 + s) for s in seeds]
         blocks.append(Rollout(vector, len(seeds), agent, agent.policy.to_env).collect(state, generators, 20))
     one, two, both = blocks
-    for name in ("observations", "actions", "policy", "rewards", "over"):
+    for name in ("observations", "actions", "policy", "rewards", "done"):
         assert torch.equal(getattr(both, name), torch.cat([getattr(one, name), getattr(two, name)]))
 
 
@@ -156,8 +156,8 @@ def test_a_lost_life_ends_no_episode():
     rollout = rolling(tape([5, 9], kind=Lives), 1)
     block = collect(rollout, 10)
     assert block.terminated[0, :, 1].nonzero().flatten().tolist() == [1, 8]
-    assert torch.equal(block.over, block.terminated)
-    assert not block.dead[0, :9, 1].any()
+    assert torch.equal(block.done, block.terminated)
+    assert not block.is_reset_step[0, :9, 1].any()
     assert rollout.episodes == [Episodes([50.0, 180.0], [5, 9])]
 
 

@@ -74,10 +74,10 @@ def test_a_reader_waits_for_a_writer_in_the_middle() -> None:
 def test_a_block_is_its_parts_and_a_cut_its_beginning() -> None:
     whole = block(agent(core="lstm", core_units=8), [0, 1])
     again = from_dict(to_dict(whole))
-    for name in (*TIMED, "memory"):
+    for name in (*TIMED, "rnn_state"):
         assert torch.equal(getattr(again, name), getattr(whole, name))
     for name in ("observations", "actions", "rewards", "first"):
-        assert torch.equal(getattr(again.before, name), getattr(whole.before, name))
+        assert torch.equal(getattr(again.initial_inputs, name), getattr(whole.initial_inputs, name))
     short = from_dict(truncate(to_dict(whole), 3))
     assert short.observations.shape[:2] == (2, 4)
     assert torch.equal(short.rewards, whole.rewards[:, :3])
@@ -91,8 +91,8 @@ def told(number: int, time: int = 4, members: int = 2, envs: int = 3) -> dict[st
     env = 10.0 * number + torch.arange(envs).expand(members, envs)
     return {
         "rewards": env[:, None].repeat(1, time, 1),
-        "dead": torch.zeros(members, time, envs, dtype=torch.bool),
-        "memory": env[..., None].clone(),
+        "is_reset_step": torch.zeros(members, time, envs, dtype=torch.bool),
+        "rnn_state": env[..., None].clone(),
     }
 
 
@@ -107,11 +107,11 @@ def test_past_unrolls_are_whole_and_come_beside_the_new_ones() -> None:
     for _ in range(200):
         mixed, past = replay.mixed(told(9), 5, generator)
         assert past.tolist() == [True, False, True, False, True, True, False, True]  # a share for every minibatch
-        assert mixed["rewards"].shape == mixed["dead"].shape == (2, 4, 8)
-        assert mixed["memory"].shape == (2, 8, 1)
-        assert (mixed["rewards"] == mixed["memory"].transpose(1, 2)).all()
-        assert mixed["memory"][0, ~past, 0].tolist() == [90.0, 91.0, 92.0]
-        drawn += mixed["memory"][0, past, 0].tolist()
+        assert mixed["rewards"].shape == mixed["is_reset_step"].shape == (2, 4, 8)
+        assert mixed["rnn_state"].shape == (2, 8, 1)
+        assert (mixed["rewards"] == mixed["rnn_state"].transpose(1, 2)).all()
+        assert mixed["rnn_state"][0, ~past, 0].tolist() == [90.0, 91.0, 92.0]
+        drawn += mixed["rnn_state"][0, past, 0].tolist()
     assert set(drawn) == {20.0, 21.0, 22.0, 30.0, 31.0, 32.0}
     assert all(drawn.count(one) == pytest.approx(1000 / 6, rel=0.25) for one in set(drawn))
 
@@ -122,7 +122,7 @@ def test_only_unrolls_of_one_length_are_mixed() -> None:
     assert replay.mixed(told(1), 3, generator)[0]["rewards"].shape == (2, 4, 3)
     replay.add(told(2))
     mixed, past = replay.mixed(told(1), 9, generator)
-    assert set(mixed["memory"][0, past, 0].tolist()) <= {20.0, 21.0, 22.0}
+    assert set(mixed["rnn_state"][0, past, 0].tolist()) <= {20.0, 21.0, 22.0}
 
 
 def test_what_a_replaced_policy_lived_through_is_no_transition() -> None:
@@ -130,6 +130,6 @@ def test_what_a_replaced_policy_lived_through_is_no_transition() -> None:
     replay.add(told(0))
     replay.forget(1)
     mixed, past = replay.mixed(told(1), 3, torch.Generator().manual_seed(0))
-    assert mixed["dead"][1, :, past].all()
-    assert not mixed["dead"][0].any()
-    assert not mixed["dead"][:, :, ~past].any()
+    assert mixed["is_reset_step"][1, :, past].all()
+    assert not mixed["is_reset_step"][0].any()
+    assert not mixed["is_reset_step"][:, :, ~past].any()

@@ -155,7 +155,7 @@ def test_exploring_moves_what_the_kind_has_and_never_the_agent() -> None:
     before = after(pbt(), 1, 2, 3, 100, 200)
     for a in pbt().decide(before):
         if a.donor:
-            given = before.members[a.donor].trained_under
+            given = before.members[a.donor].snapshot_hparams
             assert list(a.hyperparameters) == list(given) == NAMES[given[AGENT]]
             assert a.hyperparameters[AGENT] == given[AGENT]
             assert a.hyperparameters["lr"] != given["lr"]
@@ -186,7 +186,7 @@ def test_across_agents_the_worst_of_all_becomes_what_the_best_is() -> None:
     before = after(strategy, 1, 2, 3, 100, 200)
     found = {a.member: a for a in strategy.decide(before)}
     assert {m: a.donor for m, a in found.items() if a.donor} == {"m00": "m04"}
-    copied, given = found["m00"], before.members["m04"].trained_under
+    copied, given = found["m00"], before.members["m04"].snapshot_hparams
     assert (copied.parent, copied.note) == ("m04/000000", "exploit m04, rank 1 of 5")
     assert (copied.hyperparameters, given[AGENT]) == (given, "b")
 
@@ -204,7 +204,7 @@ def test_who_became_another_agent_goes_on_as_one() -> None:
     moved = third["m00"].hyperparameters
     assert list(moved) == NAMES["b"]
     assert MIX.spaces["b"].contains(moved)
-    assert moved["eps"] != population.members["m00"].trained_under["eps"]
+    assert moved["eps"] != population.members["m00"].snapshot_hparams["eps"]
     assert third["m00"].parent == "m00/000001"
     assert (third["m01"].donor, third["m01"].hyperparameters[AGENT]) == ("m00", "b")
 

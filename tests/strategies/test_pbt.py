@@ -269,7 +269,7 @@ def test_nobody_copies_before_the_burn_in_is_over() -> None:
 def test_a_synchronous_population_waits_for_the_whole_generation() -> None:
     population, strategy = after_one_slice(1.0, 2.0, 3.0), pbt(synchronous=True)
     population.record(decision(*strategy.decide(population)))
-    for a in population.open:
+    for a in population.pending:
         assert strategy.decide(population) == []
         population.record(answer(trained(a, 1.0)))
     assert [(a.start, a.stop) for a in strategy.decide(population)] == [(200, 300)] * 3
@@ -278,7 +278,7 @@ def test_a_synchronous_population_waits_for_the_whole_generation() -> None:
 def test_an_asynchronous_population_decides_for_whoever_is_free() -> None:
     population, strategy = after_one_slice(1.0, 2.0, 3.0), pbt()
     population.record(decision(*strategy.decide(population)))
-    population.record(answer(trained(population.open[1], 5.0)))
+    population.record(answer(trained(population.pending[1], 5.0)))
     (a,) = strategy.decide(population)
     assert (a.member, a.start, a.stop) == ("m01", 200, 300)
 
@@ -354,7 +354,7 @@ def test_a_copy_empties_the_window_and_the_clock_goes_on() -> None:
     population.record(decision(*strategy.decide(population)))
     receiver = population.members["m00"]
     assert (receiver.window, receiver.fitness, receiver.step) == ([], None, 100)
-    population.record(answer(trained(population.open[0], 7.0)))
+    population.record(answer(trained(population.pending[0], 7.0)))
     assert (receiver.window, receiver.fitness, receiver.step) == ([7.0], None, 200)
     assert copies(strategy, population) == {}  # no number yet: neither donor nor receiver
 
@@ -500,24 +500,24 @@ def test_where_nobody_is_healthy_everybody_starts_afresh() -> None:
 
 
 def test_a_member_that_is_given_up_again_and_again_is_retired() -> None:
-    population, strategy, rescues = Population(2, 0, LAST), pbt(rescues=3), 0
+    population, strategy, max_consecutive_failures = Population(2, 0, LAST), pbt(max_consecutive_failures=3), 0
     while decided := strategy.decide(population):
         population.record(decision(*decided))
         for a in decided:
             population.record(answer(died(a)))
-        rescues += 1
-    assert rescues == 1 + 3
+        max_consecutive_failures += 1
+    assert max_consecutive_failures == 1 + 3
     assert population.step == 0
 
 
 def test_a_report_forgives_earlier_failures() -> None:
-    population, strategy = Population(1, 0, LAST), pbt(rescues=1)
+    population, strategy = Population(1, 0, LAST), pbt(max_consecutive_failures=1)
     for fate in (died, trained, died, trained, died):
         (a,) = strategy.decide(population)
         population.record(decision(a))
         population.record(answer(fate(a)))
     assert len(strategy.decide(population)) == 1
-    assert pbt(rescues=0).decide(population) == []
+    assert pbt(max_consecutive_failures=0).decide(population) == []
 
 
 # Random search

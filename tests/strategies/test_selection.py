@@ -83,7 +83,7 @@ class Simulation:
             now, c = heapq.heappop(events)
             for member in cohorts[c]:
                 returns = [self.fitness(members.index(member), rng) for _ in range(self.episodes)]
-                a = population.members[member].open
+                a = population.members[member].pending
                 assert a
                 population.record(answer(trained(a, *returns)))
                 self._latest[member] = statistics.fmean(returns)
@@ -248,6 +248,6 @@ def test_the_best_member_is_never_one_with_a_placeholder() -> None:
 
 
 def open_of(population: Population, member: str) -> Assignment:
-    a = population.members[member].open
+    a = population.members[member].pending
     assert a
     return a
