@@ -159,8 +159,8 @@ class SharedTorsoNet:
         torso: observations to features.
         outputs: K.
         core: units of the LSTM (Hochreiter & Schmidhuber 1997, with a forget gate whose bias starts at 1); 0 for none.
-        action_reward_size: numbers of the last action, one-hot if it is an index, that are joined to the features, with the last
-            reward clipped to [-1, 1]; 0 for neither.
+        action_reward_size: size of the last action (one-hot if it is an index) that joins the features, together with
+            the last reward clipped to [-1, 1]; 0 for neither.
     """
 
     torso: Torso

@@ -108,8 +108,8 @@ class Trajectory:
         initial_inputs: [P, B, ...] what the policy was shown at the block's first step.
         rnn_state: [P, B, H] what the network remembered there.
         noise: [P, T, B, ...] what `Agent.noise` drew for the block: acting used it, and learning may.
-        from_replay: [B] bool, envs whose unrolls come from a replay: learned from once more, but neither counted in statistics
-            nor asked how far the policy has moved; None without any.
+        from_replay: [B] bool, envs whose unrolls come from a replay. They are learned from, but counted neither in
+            running statistics nor in how far the policy has moved. None without a replay.
     """
 
     observations: Tensor

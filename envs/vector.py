@@ -16,9 +16,9 @@ What is said of transition t, and what follows it:
 | a life is lost (classic Atari, training) | T          | F         | F            | live, same game|
 | t is dead: it started an episode         | F          | F         | F            | live           |
 
-Learning reads `terminated` (discount 0) and `truncated` (cut here, bootstrap from the returned observation);
-`episode_over` closes returns and lengths; `is_reset_step` leaves a transition out of losses, fitness and lengths. (It is part
-of a member's clock, which counts steps of the simulator.)
+Learning reads `terminated` (discount 0) and `truncated` (cut here, bootstrap from the returned observation).
+`episode_over` closes returns and lengths. `is_reset_step` leaves a transition out of losses, fitness and lengths; it
+still counts on a member's clock, which counts steps of the simulator.
 """
 
 import signal

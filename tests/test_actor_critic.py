@@ -704,8 +704,8 @@ def test_replayed_unrolls_teach_but_are_neither_counted_nor_measured():
             axis = 1 if f.name == "rnn_state" else 2
             one, two = getattr(new, f.name), getattr(old, f.name)
             both[f.name] = torch.stack([one, two], axis + 1).flatten(axis, axis + 1)
-    before = Inputs(*(torch.stack([getattr(new.initial_inputs, f.name), getattr(old.initial_inputs, f.name)], 2).flatten(1, 2)
-                      for f in fields(Inputs)))  # fmt: skip
+    pairs = ([getattr(b.initial_inputs, f.name) for b in (new, old)] for f in fields(Inputs))
+    before = Inputs(*(torch.stack(pair, 2).flatten(1, 2) for pair in pairs))
     h = live(learner, 2, learning_rate=1e-6, passes=3, max_log_rho=0.1)
     found, learned = learnt(learner, members, Trajectory(**both, initial_inputs=before, from_replay=past), h)
     alone, _ = learnt(learner, members, new, h)

@@ -671,7 +671,7 @@ def test_the_three_that_pbt_tunes_are_always_shown(pbtrl: Command):
         ("abort", "IsolatedCallError: its process died (killed by signal 6)"),
         (
             "hang",
-            "IsolatedCallError: its process died (killed by signal 14: its envs took longer than failure.env_step_timeout",
+            "IsolatedCallError: its process died (killed by signal 14: its envs took longer than failure.env_step_time",
         ),
         (
             "raise",

@@ -40,7 +40,8 @@ class UnrealNet(Literal):
             values = [self.head("value", x)[0] for x in outputs]
             targets, advantages = oracles.gae(
                 self.h["gamma"] * (1.0 - data.terminated[0, :, b].double().numpy()),
-                self.transform_rewards(data.rewards[0, :, b]), np.array([v.item() for v in values[:-1]]), values[-1].item(),
+                self.transform_rewards(data.rewards[0, :, b]), np.array([v.item() for v in values[:-1]]),
+                values[-1].item(),
                 lambda_=self.h["lambda_"], cuts=self.cuts(data.done[0, :, b]),
             )  # fmt: skip
             for t in range(time):

@@ -61,8 +61,8 @@ class Member:
         placeholder: the number from before the last copy, until there is a new one; see `rank_fitness`.
         given_up: how often in a row an assignment was given up, with no report in between.
         skipped_updates: how many updates were skipped because their gradient was not finite, in all slices.
-        window_start_step: its step at its last copy or start, or where slices cut episodes at that of the slice; `counted_steps` of the
-            steps since lie in training episodes that count.
+        window_start_step: the member's step at its last copy or start; where slices cut episodes, at the slice's start.
+        counted_steps: env steps since then that lie in training episodes that count.
     """
 
     id: str

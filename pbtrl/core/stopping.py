@@ -15,8 +15,8 @@ class StopCriteria:
         wall_clock: seconds of this and earlier sittings.
         total_steps: env steps of the whole population.
         until_fitness: a member's fitness that is enough.
-        max_attempts: of an assignment that is alone in its worker, after which it is not tried again: the member is given
-            up, and the strategy decides.
+        max_attempts: failures of an assignment that is alone in its worker, after which the member is given up and the
+            strategy decides.
     """
 
     wall_clock: float | None = None

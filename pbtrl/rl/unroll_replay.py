@@ -31,8 +31,8 @@ class UnrollReplay:
         """The block with `count` past unrolls of the same length among its own; None where there are none.
 
         Returns:
-            The parts; and `from_replay` [B + count] bool, which of them these are: evenly spread, so that every minibatch has
-            its share.
+            The parts, and `from_replay` [B + count] bool, which marks the past unrolls. They are evenly spread, so that
+            every minibatch has its share.
         """
         time, own = block["rewards"].shape[1:]
         past = [b for b in self._blocks if b["rewards"].shape[1] == time]

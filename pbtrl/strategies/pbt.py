@@ -37,7 +37,7 @@ class PBT:
             or a failure left behind catch up first.
         references: the first members, this many, never change: they may be donors, never receivers. One that
             diverged or was given up is retired.
-        max_consecutive_failures: a member that was given up more often than this in a row is retired; nothing trains it.
+        max_consecutive_failures: a member that was given up more often than this in a row is retired.
     """
 
     space: SearchSpace | MixedSearchSpace
