@@ -1,8 +1,8 @@
 """What the actor-critic agents have in common: a policy and a value, learned from blocks of experience.
 
 An agent of this family says what its loss is; this file does the rest over a whole cohort. A block is learned from up
-to `passes` times, until the policy has moved away from the one that acted by a mean |log rho| of `max_log_rho`; a pass
-goes through the block in `minibatches` of whole envs, each followed by one step of the flat optimiser. An update whose
+to `epochs` times, until the policy has moved away from the one that acted by a mean |log rho| of `max_log_ratio`; a pass
+goes through the block in `minibatches` of whole envs, each followed by one step of the flat optimizer. An update whose
 gradient is not finite is skipped and counted.
 """
 
@@ -19,7 +19,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from pbtrl.agents import normalise, optim
+from pbtrl.agents import normalize, optim
 from pbtrl.agents.distributions import Distribution, distribution
 from pbtrl.agents.layers import Layout
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
@@ -28,8 +28,8 @@ from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
 from pbtrl.agents.types import ActOutput, Hyperparameters, Inputs, State, Tensors, Trajectory, UpdateResult, Views
 
-REWARD_CLIP = 10.0  # of normalised rewards
-OBSERVATION_CLIP = 10.0  # of normalised observations
+REWARD_CLIP = 10.0  # of normalized rewards
+OBSERVATION_CLIP = 10.0  # of normalized observations
 
 
 @dataclass(frozen=True)
@@ -95,21 +95,21 @@ class ActorCritic(ABC):
         return {"free": (free, self.settings.log_std)} if free else {}
 
     @property
-    def normalises(self) -> bool:
-        """Whether observations are normalised."""
+    def normalizes(self) -> bool:
+        """Whether observations are normalized."""
         kind = self.settings.observations
-        return not self.image if kind == "auto" else kind == "normalise"
+        return not self.image if kind == "auto" else kind == "normalize"
 
     @property
     def acting_tensors(self) -> tuple[str, ...]:
         """Names of the state's tensors that `act` reads."""
-        return ("params", "shift", "scale") if self.normalises else ("params",)
+        return ("params", "shift", "scale") if self.normalizes else ("params",)
 
     @property
     def rewards(self) -> str:
         """What the settings name, with `auto` resolved."""
         kind = self.settings.rewards
-        return kind if kind != "auto" else "clip" if self.image else "normalise"
+        return kind if kind != "auto" else "clip" if self.image else "normalize"
 
     def init(self, generators: Sequence[torch.Generator]) -> State:
         """Fresh state for one member per generator."""
@@ -122,17 +122,17 @@ class ActorCritic(ABC):
         for name, (_, start) in self.extra_parameters.items():
             views[name].fill_(start)
         tensors = {"params": params, "skipped": torch.zeros(members, dtype=torch.int64)}
-        if self.settings.optimiser == "adam":
+        if self.settings.optimizer == "adam":
             steps = torch.zeros(members, dtype=torch.int64)
             tensors |= {"adam.m": torch.zeros_like(params), "adam.v": torch.zeros_like(params), "adam.steps": steps}
         else:
             tensors["rmsprop.mean_square"] = torch.ones_like(params)
-        if self.normalises:
+        if self.normalizes:
             size = (math.prod(self.shape),)
-            tensors |= with_prefix("observation", normalise.init_moments(members, size))
+            tensors |= with_prefix("observation", normalize.init_moments(members, size))
             tensors |= {"shift": torch.zeros(members, *size), "scale": torch.ones(members, *size)}
-        if self.rewards == "normalise":
-            tensors |= with_prefix("return", normalise.init_moments(members))
+        if self.rewards == "normalize":
+            tensors |= with_prefix("return", normalize.init_moments(members))
         grads, groups = torch.zeros_like(params), self._groups(members)
         leaves = tuple(layout.leaves(params[g]) for g in groups)
         return State(tensors, leaves, leaves, grads, tuple(layout.views(grads[g]) for g in groups))
@@ -195,21 +195,21 @@ class ActorCritic(ABC):
         return {}
 
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> UpdateResult:
-        """`passes` times `minibatches` updates from one block, in place; then observations' statistics take it in.
+        """`epochs` times `minibatches` updates from one block, in place; then observations' statistics take it in.
 
         A member's metrics are those of its own last update that was not skipped.
         """
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
         metrics: dict[str, Tensor] = {}
-        asked, furthest = self._passes(h)
-        passes, going = torch.zeros_like(asked), torch.ones_like(asked, dtype=torch.bool)
+        asked, furthest = self._epochs(h)
+        epochs, going = torch.zeros_like(asked), torch.ones_like(asked, dtype=torch.bool)
         updates, skips = torch.zeros_like(asked), torch.zeros_like(asked)
         for i in range(int(asked.max())):
             wanted = going & (asked > i)
             if not wanted.any():
                 break
-            passes += wanted
+            epochs += wanted
             for envs in _shares(block.rewards.shape[2], self.settings.minibatches):
                 latest, new = self._gradients(state, batch, h, envs)
                 norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
@@ -217,31 +217,31 @@ class ActorCritic(ABC):
                 taken = wanted & finite
                 updates += wanted
                 skips += wanted & ~finite
-                latest |= {"loss/gradient_norm": norms, "loss/passes": passes.float()}
+                latest |= {"loss/gradient_norm": norms, "loss/epochs": epochs.float()}
                 metrics = {k: torch.where(taken, v, metrics.get(k, math.nan)) for k, v in latest.items()}
                 self._step(state, h, taken)
                 self.replace(state, new, taken)
                 state.refresh()
                 skipped = tensors["skipped"]
                 tensors["skipped"] = torch.where(wanted, torch.where(finite, 0, skipped + 1), skipped)
-                going &= latest["loss/log_rho"] <= furthest
-        if self.normalises:
+                going &= latest["loss/log_ratio"] <= furthest
+        if self.normalizes:
             seen = block.observations[:, :-1].flatten(3).flatten(1, 2)
-            moments = normalise.update_moments(without_prefix("observation", tensors), seen, batch.fresh.flatten(1))
-            mean, variance = normalise.mean_and_variance(moments)
+            moments = normalize.update_moments(without_prefix("observation", tensors), seen, batch.fresh.flatten(1))
+            mean, variance = normalize.mean_and_variance(moments)
             tensors |= {**with_prefix("observation", moments), "shift": mean, "scale": (variance + 1e-8).rsqrt()}
         consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
         return UpdateResult(metrics, consumed, updates, skips)
 
-    def _passes(self, h: Hyperparameters) -> tuple[Tensor, Tensor]:
+    def _epochs(self, h: Hyperparameters) -> tuple[Tensor, Tensor]:
         """How often a block is learned from at most, and the mean |log rho| that ends it, [P] each."""
         once = torch.ones_like(h["unroll_length"])
-        return h.get("passes", once), h.get("max_log_rho", once * torch.inf)
+        return h.get("epochs", once), h.get("max_log_ratio", once * torch.inf)
 
     def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> _Batch:
         """What all passes share."""
         time, mask = block.rewards.shape[1], (~block.is_reset_step).to(block.rewards.dtype)
-        if self.rewards == "normalise":
+        if self.rewards == "normalize":
             self._count_returns(state, block, h["gamma"])
         cuts = unroll_cuts(h["unroll_length"], time)
         return _Batch(
@@ -267,14 +267,14 @@ class ActorCritic(ABC):
             return torch.where(rewards < 0, 0.3, 1.0) * 5.0 * torch.tanh(rewards / 5.0)
         if self.rewards == "asymmetric_figure":
             return torch.where(rewards < 0, 0.3, 5.0) * torch.tanh(rewards)
-        scale = normalise.return_scale(without_prefix("return", state.tensors))
+        scale = normalize.return_scale(without_prefix("return", state.tensors))
         return (rewards / _rows(scale, 3)).clamp(-REWARD_CLIP, REWARD_CLIP)
 
     def _count_returns(self, state: State, block: Trajectory, gamma: Tensor) -> None:
         nothing_yet = torch.zeros(block.rewards.shape[::2], dtype=torch.float64)
         known = {**without_prefix("return", state.tensors), "running": state.running.get("return", nothing_yet)}
         new = ~block.is_reset_step if block.from_replay is None else ~(block.is_reset_step | block.from_replay)
-        known = normalise.update_return_scale(known, block.rewards, block.done, gamma, new)
+        known = normalize.update_return_scale(known, block.rewards, block.done, gamma, new)
         state.running["return"] = known.pop("running")
         state.tensors |= with_prefix("return", known)
 
@@ -306,7 +306,7 @@ class ActorCritic(ABC):
                 into.add_(grad)
             sums = {k: sums.get(k, 0.0) + v.detach() for k, v in loss.sums.items()}
             new = loss.new
-        return {f"loss/{k}": v / live for k, v in sums.items()} | {"loss/log_rho": moved / fresh}, new
+        return {f"loss/{k}": v / live for k, v in sums.items()} | {"loss/log_ratio": moved / fresh}, new
 
     def _seen(
         self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, live: Tensor
@@ -324,7 +324,7 @@ class ActorCritic(ABC):
             members=members,
             params=params,
             policy=policy,
-            behaviour=block.policy[members, :, envs],
+            behavior=block.policy[members, :, envs],
             log_probs=log_probs,
             log_rhos=(log_probs - batch.log_probs[members, :, envs]).detach(),
             values=values,
@@ -339,7 +339,7 @@ class ActorCritic(ABC):
 
     def _step(self, state: State, h: Hyperparameters, active: Tensor) -> None:
         t = state.tensors
-        if self.settings.optimiser == "adam":
+        if self.settings.optimizer == "adam":
             moments = (t["adam.m"], t["adam.v"], t["adam.steps"])
             optim.adam(
                 t["params"], state.grads, *moments,
@@ -352,12 +352,12 @@ class ActorCritic(ABC):
             )  # fmt: skip
 
     def preprocess(self, state: State, inputs: Inputs, members: slice = slice(None)) -> Inputs:
-        """Inputs [P, ...] with observations as the network reads them: vectors flat and normalised."""
+        """Inputs [P, ...] with observations as the network reads them: vectors flat and normalized."""
         if self.image:
             return inputs
         steps = inputs.first.ndim
         x = inputs.observations.flatten(steps)
-        if self.normalises:
+        if self.normalizes:
             shift, scale = (state.tensors[k][members].view(len(x), *(1,) * (steps - 1), -1) for k in ("shift", "scale"))
             x = (x - shift).mul_(scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
         return replace(inputs, observations=x)
@@ -398,7 +398,7 @@ class _Batch:
 
 
 def _shares(envs: int, count: int) -> list[slice]:
-    """`count` runs of neighbouring envs, as equal as can be; fewer where there are fewer envs."""
+    """`count` runs of neighboring envs, as equal as can be; fewer where there are fewer envs."""
     edges = [envs * i // min(count, envs) for i in range(min(count, envs) + 1)]
     return [slice(*edge) for edge in pairwise(edges)]
 

@@ -249,7 +249,7 @@ class Feudal(A3C):
         """A3C's for the worker, paid for the manager's goals too; and the manager's (equations 7 to 9)."""
         said, mask = seen.extra_loss_inputs, seen.mask
         intrinsic = said["intrinsic"][:, 1:].detach()
-        if self.rewards == "normalise":
+        if self.rewards == "normalize":
             intrinsic = intrinsic * _rows(1.0 - h["gamma"])
         worker = super().loss(replace(seen, rewards=seen.rewards + _rows(h["intrinsic_cost"]) * intrinsic), h)
         manager = replace(seen, discounts=_rows(h["manager_gamma"]) * said["goes_on"])

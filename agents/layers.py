@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pbtrl.agents.types import Views
 
-PAD = 16  # floats; a vector register's width, so that no member's row shares one with its neighbour
+PAD = 16  # floats; a vector register's width, so that no member's row shares one with its neighbor
 COLUMNS = 8  # a matrix has a multiple of these, lest the place in a batch decide how a product is summed
 
 

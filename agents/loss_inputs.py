@@ -20,7 +20,7 @@ class LossInputs:
         members: which of it these are.
         params: their parameters, as leaves.
         policy: [p, T, B, K] as the parameters have it now.
-        behaviour: [p, T, B, K] as it was when it acted.
+        behavior: [p, T, B, K] as it was when it acted.
         log_probs: [p, T, B] of the actions taken, under `policy`.
         log_rhos: [p, T, B] log importance ratios, without gradient.
         values: [p, T+1, B] as the network gives them.
@@ -37,7 +37,7 @@ class LossInputs:
     members: slice
     params: Views
     policy: Tensor
-    behaviour: Tensor
+    behavior: Tensor
     log_probs: Tensor
     log_rhos: Tensor
     values: Tensor
@@ -64,7 +64,7 @@ class LossOutput:
     """What an agent makes of what was seen.
 
     Attributes:
-        total: [p], what is minimised: over an update's chunks these add up.
+        total: [p], what is minimized: over an update's chunks these add up.
         sums: [p] each, metrics summed over transitions.
         new: [p, ...] tensors of the state that are replaced after the step; only where the agent sees the `whole`.
     """

@@ -25,16 +25,16 @@ def value_loss(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 
 def entropy_bonus(entropies: Tensor, mask: Tensor) -> Tensor:
-    """sum_t H(pi(.|x_t)) in nats, to be maximised."""
+    """sum_t H(pi(.|x_t)) in nats, to be maximized."""
     return _sum(entropies * mask)
 
 
-def normalise_advantages(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+def normalize_advantages(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
     """Give each row of `[P, M]` mean 0 and variance 1 over its live transitions, and 0 elsewhere."""
     count = mask.to(advantages.dtype).sum(-1, keepdim=True).clamp_min(1.0)
-    centred = (advantages - (advantages * mask).sum(-1, keepdim=True) / count) * mask
-    variance = centred.square().sum(-1, keepdim=True) / count
-    return centred / (variance.sqrt() + epsilon)
+    centerd = (advantages - (advantages * mask).sum(-1, keepdim=True) / count) * mask
+    variance = centerd.square().sum(-1, keepdim=True) / count
+    return centerd / (variance.sqrt() + epsilon)
 
 
 def vmpo_weights_and_temperature(

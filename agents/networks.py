@@ -1,6 +1,6 @@
 """Networks for a whole cohort: parameters are rows of one flat [P, D] buffer, layers are views into it.
 
-A network is a frozen value with pure functions of those views. It is initialised per member from the member's own
+A network is a frozen value with pure functions of those views. It is initialized per member from the member's own
 generator. `MLP` has separate stacks for policy and value; `SharedTorsoNet` puts both on one torso, with an LSTM between
 them if wanted.
 """
@@ -70,7 +70,7 @@ class Net(Protocol):
 
 @dataclass(frozen=True)
 class MLP:
-    """Separate stacks of tanh layers for policy and value, orthogonal initialisation (gain sqrt 2; policy 0.01)."""
+    """Separate stacks of tanh layers for policy and value, orthogonal initialization (gain sqrt 2; policy 0.01)."""
 
     inputs: int
     hidden: tuple[int, ...]
@@ -303,7 +303,7 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
         right = "shallow, nature or deep" if image else "mlp"
         raise ValueError(f"agent.network={kind} cannot read observations that are {what}: use {right}")
     core = settings.core_units if settings.core == "lstm" else 0
-    action_reward_size = policy.encoding_size if settings.feed_back else 0
+    action_reward_size = policy.encoding_size if settings.use_last_action_reward else 0
     if kind == "mlp":
         if core or action_reward_size:
             return SharedTorsoNet(Dense(math.prod(shape), settings.hidden), policy.size, core, action_reward_size)

@@ -1,4 +1,4 @@
-"""Flat optimisers: all parameters of a cohort in one `[k member, D parameter]` buffer.
+"""Flat optimizers: all parameters of a cohort in one `[k member, D parameter]` buffer.
 
 Everything happens in place, in a fixed number of elementwise operations, with one learning rate (decay,
 epsilon, clip) per member, given at each call as `[k]` tensors and cached nowhere. D is a multiple of 16 (the

@@ -27,8 +27,8 @@ class PolicyGradient(ActorCritic):
 
     @property
     def needs_full_batch(self) -> bool:
-        """Normalised advantages need all of them."""
-        return self.settings.advantages == "normalise"
+        """Normalized advantages need all of them."""
+        return self.settings.advantages == "normalize"
 
     def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
         """-sum A log pi + value_cost / 2 sum (v - V)^2 - entropy_cost sum H."""
@@ -43,10 +43,10 @@ class PolicyGradient(ActorCritic):
         return LossOutput(self.reduce(loss, seen), terms)
 
     def maybe_normalize(self, advantages: Tensor, mask: Tensor) -> Tensor:
-        """Advantages [p, T, B] as they weigh in a loss: normalised, if the settings say so."""
+        """Advantages [p, T, B] as they weigh in a loss: normalized, if the settings say so."""
         if self.settings.advantages == "raw":
             return advantages
-        return losses.normalise_advantages(advantages.flatten(1), mask.flatten(1)).view_as(mask)
+        return losses.normalize_advantages(advantages.flatten(1), mask.flatten(1)).view_as(mask)
 
     def reduce(self, loss: Tensor, seen: LossInputs) -> Tensor:
         """The sum [p] of a loss over transitions, or what it comes to in the mean of the whole update."""

@@ -24,7 +24,7 @@ def vtrace(
 ) -> tuple[Tensor, Tensor]:
     """V-trace targets and advantages (Espeholt et al. 2018, arXiv 1802.01561, section 4.1, equation 1).
 
-    With rho_t = pi(a_t|x_t) / mu(a_t|x_t), target over behaviour, and V_T = `bootstrap_value`:
+    With rho_t = pi(a_t|x_t) / mu(a_t|x_t), target over behavior, and V_T = `bootstrap_value`:
 
         delta_t   = min(rho_bar, rho_t) (r_t + discount_t V_{t+1} - V_t)
         v_t - V_t = delta_t + discount_t lambda min(c_bar, rho_t) (v_{t+1} - V_{t+1}),    v_T = V_T

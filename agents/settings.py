@@ -34,13 +34,13 @@ class NetworkSettings:
         hidden: widths of the hidden layers of `mlp`.
         core: `lstm` puts an LSTM between the features and the policy and value; it forgets where an episode begins.
         core_units: its width.
-        feed_back: show the network its last action and last reward (clipped to [-1, 1]) too.
+        use_last_action_reward: show the network its last action and last reward (clipped to [-1, 1]) too.
         std: a Gaussian policy's standard deviations: `free`, one learned number per action dimension, or `softplus`
             of what the network says about the state, which with `softplus_variance` is the variance.
         log_std: the logarithm of what they start from.
         actions: how a Gaussian's sample becomes a bounded action: `clip` (the log-probability is the unclipped
             sample's) or `squash` (tanh, with its change of variables).
-        observations: `normalise` (running mean and variance per member, clipped at 10), `raw`, or `auto`: normalise
+        observations: `normalize` (running mean and variance per member, clipped at 10), `raw`, or `auto`: normalize
             vectors, leave images (which are divided by 255).
         precision: arithmetic of convolutions in the learner: `bfloat16` (autocast), `float32`, or `auto`: bfloat16
             where the hardware has it (without, it is many times slower).
@@ -50,11 +50,11 @@ class NetworkSettings:
     hidden: tuple[int, ...] = fixed((64, 64), low=1)
     core: Literal["none", "lstm"] = "none"
     core_units: int = fixed(256, low=1)
-    feed_back: bool = False
+    use_last_action_reward: bool = False
     std: Literal["free", "softplus", "softplus_variance"] = "free"
     log_std: float = fixed(-0.5, low=-10.0, high=10.0)
     actions: Literal["clip", "squash"] = "clip"
-    observations: Literal["auto", "normalise", "raw"] = "auto"
+    observations: Literal["auto", "normalize", "raw"] = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
 
 
@@ -63,16 +63,16 @@ class ActorCriticSettings(NetworkSettings):
     """What the actor-critic agents share.
 
     Attributes:
-        rewards: what the learner is given: `clip` to [-1, 1], `normalise` by the running standard deviation of the
-            discounted return, `none`, or `auto`: clip for images, normalise for vectors. `asymmetric` is IMPALA's
-            optimistic clip, 5 tanh(r / 5), of which losses count 0.3, as in its published code; its paper's figure is
+        rewards: what the learner is given: `clip` to [-1, 1], `normalize` by the running standard deviation of the
+            discounted return, `none`, or `auto`: clip for images, normalize for vectors. `asymmetric` is IMPALA's
+            optimiztic clip, 5 tanh(r / 5), of which losses count 0.3, as in its published code; its paper's figure is
             another, 5 tanh r for gains and 0.3 tanh r for losses: `asymmetric_figure`. Fitness is always raw.
-        optimiser: `rmsprop` (TensorFlow's form, epsilon inside the root) or `adam`.
+        optimizer: `rmsprop` (TensorFlow's form, epsilon inside the root) or `adam`.
         unroll_mode: `budget`: every update learns from a block of `block_length` steps, in which `unroll_length`
             places the cuts. `exact`: the member updates every `unroll_length` steps.
         block_length: env steps per env in a block; by default the largest `unroll_length` the search may reach.
         minibatches: updates per pass; each learns from the whole unrolls of its share of the envs.
-        learning_rate: step size of the optimiser.
+        learning_rate: step size of the optimizer.
         entropy_cost: weight of the policy's entropy (nats).
         unroll_length: env steps between two cuts of the return (or between updates, in `exact`).
         value_cost: weight of half the squared value error.
@@ -87,8 +87,8 @@ class ActorCriticSettings(NetworkSettings):
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline"})
-    rewards: Literal["auto", "clip", "normalise", "none", "asymmetric", "asymmetric_figure"] = "auto"
-    optimiser: Literal["rmsprop", "adam"] = "rmsprop"
+    rewards: Literal["auto", "clip", "normalize", "none", "asymmetric", "asymmetric_figure"] = "auto"
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     unroll_mode: Literal["budget", "exact"] = "budget"
     block_length: int | None = None
     minibatches: int = 1
@@ -109,12 +109,12 @@ class PolicyGradientSettings(ActorCriticSettings):
     """What the agents share that follow a policy gradient.
 
     Attributes:
-        advantages: `normalise` to zero mean and unit variance over what an update learns from, or `raw`.
+        advantages: `normalize` to zero mean and unit variance over what an update learns from, or `raw`.
         reduction: `sum` (the papers) or `mean` of the losses over what an update learns from; with sums a learning
             rate belongs to a block size.
     """
 
-    advantages: Literal["normalise", "raw"] = "raw"
+    advantages: Literal["normalize", "raw"] = "raw"
     reduction: Literal["sum", "mean"] = "sum"
 
 
@@ -126,8 +126,8 @@ class ImpalaSettings(PolicyGradientSettings):
         rho_bar: clip of the importance ratio in the temporal difference.
         c_bar: clip of the trace's ratio.
         pg_rho_bar: clip of the policy gradient's ratio.
-        passes: how often a block is learned from at most; V-trace corrects the later passes.
-        max_log_rho: the pass in which a member's mean |log importance ratio| (nats) first exceeds this is its last.
+        epochs: how often a block is learned from at most; V-trace corrects the later passes.
+        max_log_ratio: the pass in which a member's mean |log importance ratio| (nats) first exceeds this is its last.
             Without it, a policy whose variance has shrunk moves many standard deviations per block, and collapses.
     """
 
@@ -136,8 +136,8 @@ class ImpalaSettings(PolicyGradientSettings):
     rho_bar: float = live(1.0, low=0.0)
     c_bar: float = live(1.0, low=0.0)
     pg_rho_bar: float = live(1.0, low=0.0)
-    passes: int = live(1, low=1, integer=True)
-    max_log_rho: float = live(1.0, low=0.0)
+    epochs: int = live(1, low=1, integer=True)
+    max_log_ratio: float = live(1.0, low=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ class VMPOSettings(ActorCriticSettings):
 
     name: Literal["vmpo"] = "vmpo"
     std: Literal["free", "softplus", "softplus_variance"] = "softplus"
-    optimiser: Literal["rmsprop", "adam"] = "adam"
+    optimizer: Literal["rmsprop", "adam"] = "adam"
     temperature: float = fixed(1.0, low=1e-8)
     alpha: float = fixed(1.0, low=1e-8)
     learning_rate: float = live(1e-4, low=0.0, high=1e6)
@@ -209,7 +209,7 @@ class UnrealSettings(PolicyGradientSettings):
     acting: ClassVar[frozenset[str]] = frozenset({"inline", "hogwild"})
     name: Literal["unreal"] = "unreal"
     core: Literal["none", "lstm"] = "lstm"
-    feed_back: bool = True
+    use_last_action_reward: bool = True
     std: Literal["free", "softplus", "softplus_variance"] = "softplus_variance"
     unroll_mode: Literal["budget", "exact"] = "exact"
     replay: int = fixed(2000, low=1)
@@ -236,7 +236,7 @@ class FeudalSettings(PolicyGradientSettings):
         random_goals: probability per env step of a goal drawn at random (the paper: small).
         manager_gamma: discount per env step of the manager's return.
         intrinsic_cost: weight of the reward for going where the goals point, beside the env's: of a cosine beside
-            clipped rewards, as published; beside normalised ones of (1 - gamma) times a cosine.
+            clipped rewards, as published; beside normalized ones of (1 - gamma) times a cosine.
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline", "hogwild"})

@@ -52,7 +52,7 @@ class Torso(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """Tanh layers (orthogonal initialisation, gain sqrt 2) for vectors."""
+    """Tanh layers (orthogonal initialization, gain sqrt 2) for vectors."""
 
     inputs: int
     hidden: tuple[int, ...]

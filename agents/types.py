@@ -28,8 +28,8 @@ class State:
     """A cohort's state between calls.
 
     Attributes:
-        tensors: everything that learns, by name, with the leading axis P: weights, optimiser moments and step counts,
-            normaliser statistics. One member's snapshot is its row of every tensor.
+        tensors: everything that learns, by name, with the leading axis P: weights, optimizer moments and step counts,
+            normalizer statistics. One member's snapshot is its row of every tensor.
         running: what belongs to the envs under way instead, by name, with the leading axis P: returns so far, a replay
             of the last steps. `learn` makes what is missing; it is in no snapshot, and gone where the envs start anew.
         params: views into `tensors["params"]`, one set per group of members that pass through the network together.
@@ -104,7 +104,7 @@ class Trajectory:
         terminated: [P, T, B] bool; the value of the next observation is zero.
         done: [P, T, B] bool; terminated or truncated: the next observation is the episode's last.
         is_reset_step: [P, T, B] bool; the env was only being reset here: not a transition.
-        policy: [P, T, B, K] parameters of the behaviour policy's distribution.
+        policy: [P, T, B, K] parameters of the behavior policy's distribution.
         initial_inputs: [P, B, ...] what the policy was shown at the block's first step.
         rnn_state: [P, B, H] what the network remembered there.
         noise: [P, T, B, ...] what `Agent.noise` drew for the block: acting used it, and learning may.
@@ -140,7 +140,7 @@ class UpdateResult:
 
     Attributes:
         metrics: [P] each, by TensorBoard tag; NaN for a member all of whose updates were skipped.
-        consumed: the live hyperparameters that the loss and the optimiser used, [P] each; the unroll length is
+        consumed: the live hyperparameters that the loss and the optimizer used, [P] each; the unroll length is
             measured from the cuts.
         updates: [P] int64, how many updates a member was to make.
         skipped: [P] int64, how many of them were skipped because their gradient was not finite.

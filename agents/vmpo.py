@@ -1,4 +1,4 @@
-"""V-MPO (Song et al. 2019, arXiv 1909.12238): on-policy maximum a posteriori policy optimisation.
+"""V-MPO (Song et al. 2019, arXiv 1909.12238): on-policy maximum a posteriori policy optimization.
 
 The target network acts, and becomes the online one every `target_period` blocks. The better half of a batch,
 weighted by exp(A / eta), is what the policy imitates; KL(target || online), over the whole batch, holds it back, with
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pbtrl.agents import losses, normalise
+from pbtrl.agents import losses, normalize
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.distributions import Gaussian
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
@@ -65,7 +65,7 @@ class VMPO(ActorCritic):
         state = super().init(generators)
         target = state.tensors["params"].clone()
         state.tensors |= {"target": target, "updates": torch.zeros(len(target), dtype=torch.int64)}
-        state.tensors |= with_prefix("popart", normalise.init_popart(len(target)))
+        state.tensors |= with_prefix("popart", normalize.init_popart(len(target)))
         acting = tuple(self.layout.views(target[group]) for group in self._groups(len(target)))
         return replace(state, acting=acting)
 
@@ -100,7 +100,7 @@ class VMPO(ActorCritic):
             alpha = seen.params[name][:, 0]
             total = total + losses.lagrange_loss(alpha, h[bound], kl, mask)
             sums |= {name: alpha * seen.live, name.replace("alpha", "kl"): (kl * mask).flatten(1).sum(-1)}
-        new = normalise.popart_update(popart, targets, mask, rate=h["popart_rate"])
+        new = normalize.popart_update(popart, targets, mask, rate=h["popart_rate"])
         return LossOutput(total, sums, with_prefix("popart", new))
 
     def replace(self, state: State, new: dict[str, Tensor], active: Tensor) -> None:
@@ -110,13 +110,13 @@ class VMPO(ActorCritic):
         views = self.layout.views(state.tensors["params"])
         for name in ("temperature", *self._constraints):
             views[name].clamp_(min=SMALLEST)
-        normalise.popart_preserve(*self.net.value_head(views), old, without_prefix("popart", state.tensors))
+        normalize.popart_preserve(*self.net.value_head(views), old, without_prefix("popart", state.tensors))
 
     def _divergences(self, seen: LossInputs) -> list[Tensor]:
         """KL(target || online) at every transition [p, T, B], as `_constraints` bounds it."""
         if not isinstance(self.policy, Gaussian):
-            return [losses.categorical_kl(seen.policy, seen.behaviour)]
-        (mean, log_std), (was, log_was) = seen.policy.chunk(2, -1), seen.behaviour.chunk(2, -1)
+            return [losses.categorical_kl(seen.policy, seen.behavior)]
+        (mean, log_std), (was, log_was) = seen.policy.chunk(2, -1), seen.behavior.chunk(2, -1)
         return list(losses.gaussian_kl_decoupled(mean, log_std.exp(), was, log_was.exp()))
 
 

@@ -1,6 +1,6 @@
 """Atari games through ale_py's own C++ vector env, in two protocols that must never share a table.
 
-Both: 84 x 84 grey, the last 4 frames stacked, 4 frames per action, the maximum of the last two of them, raw
+Both: 84 x 84 gray, the last 4 frames stacked, 4 frames per action, the maximum of the last two of them, raw
 rewards, the game's minimal action set (all 18 actions with `env.kwargs: {full_action_space: true}`), at most
 108,000 frames a game, after which it is truncated.
 

@@ -19,7 +19,7 @@ GOAL = (0, 255, 0)
 class Foraging(gymnasium.Env[Picture, Any]):
     """A goal lies at one place of a maze for a whole episode; reaching it pays 1 and puts one somewhere at random.
 
-    Maze, goal and starts are drawn anew every episode, which is cut after `length` steps. A wall's colour says where
+    Maze, goal and starts are drawn anew every episode, which is cut after `length` steps. A wall's color says where
     it is. Who wanders about comes upon the goal by chance; who remembers where it lies goes there.
 
     Args:
@@ -86,9 +86,9 @@ class Foraging(gymnasium.Env[Picture, Any]):
         margin = self._view // 2
         rows = np.arange(-margin, self._size + margin).clip(0, self._size - 1)
         shade = 40 + 200 * rows // self._size
-        colours = np.stack([*np.meshgrid(shade, shade, indexing="ij"), np.full((len(rows),) * 2, 160)], -1)
+        colors = np.stack([*np.meshgrid(shade, shade, indexing="ij"), np.full((len(rows),) * 2, 160)], -1)
         walls = np.pad(self.walls, margin, constant_values=True)
-        self._painted = np.where(walls[..., None], colours, 0).astype(np.uint8)
+        self._painted = np.where(walls[..., None], colors, 0).astype(np.uint8)
         self._painted[self.goal[0] + margin, self.goal[1] + margin] = GOAL
 
     def _seen(self) -> Picture:

@@ -239,7 +239,7 @@ class BrightSide(Probe):
 
 
 class Glimpse(Recall):
-    """`Recall` in pictures uint8 [size, size, 1]: the bright half is seen at the first step alone, a grey one at last.
+    """`Recall` in pictures uint8 [size, size, 1]: the bright half is seen at the first step alone, a gray one at last.
 
     In between all is dark.
     """

@@ -60,7 +60,7 @@ class Vector:
     """N envs of one kind, stepped together; see the module's docstring for the meaning of a step.
 
     What env j does depends on its seed and its actions alone, neither on the number of threads nor on its
-    neighbours. adapters.py says what observations and actions look like.
+    neighbors. adapters.py says what observations and actions look like.
 
     Attributes:
         single_observation_space: of one env; a Box, uint8 for pictures and else float32.

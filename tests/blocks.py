@@ -38,7 +38,7 @@ def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> A
     if kind == "image":
         torso = Convolutional(IMAGE, ((4, 4, 2), (8, 3, 1)), 16, torch.float32, frames=17)
         own = known(**settings)
-        core, action_reward_size = own.core_units if own.core == "lstm" else 0, 3 if own.feed_back else 0
+        core, action_reward_size = own.core_units if own.core == "lstm" else 0, 3 if own.use_last_action_reward else 0
         net = SharedTorsoNet(torso, 3, core, action_reward_size)
         if name == "unreal":
             net = unreal.with_tasks(net, unreal.cells(IMAGE, own.cell_size))
@@ -67,7 +67,7 @@ def live(agent: ActorCritic, members: int, **values: Any) -> dict[str, torch.Ten
 
 
 def block(agent: ActorCritic, members: list[int], time: int = 8, envs: int = 5, seed: int = 0) -> Trajectory:
-    """Made-up experience under a random behaviour policy; what member m lived through depends on m alone.
+    """Made-up experience under a random behavior policy; what member m lived through depends on m alone.
 
     Env 0 terminates at t=2 and is dead at t=3; env 1 is dead at t=0, truncated at t=3 and dead at t=4; env 2 loses a
     life at t=1 (terminated, and the next transition is live) and is truncated at the block's last step.

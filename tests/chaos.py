@@ -26,14 +26,14 @@ CONFIG = """\
 name: chaos
 seed: 1
 env: {id: HalfCheetah-v5, num_envs: 8}
-agent: {name: impala, optimiser: adam, reduction: mean, advantages: normalise, passes: 2, block_length: 20}
+agent: {name: impala, optimizer: adam, reduction: mean, advantages: normalize, epochs: 2, block_length: 20}
 population: {size: 4}
 budget: {env_steps_per_member: 100_000_000}
 hparams:
   learning_rate: {prior: log_uniform, low: 1e-4, high: 2e-3}
   unroll_length: {prior: int_uniform, low: 5, high: 20}
 fitness: {window_episodes: 8, min_episodes: 8}
-strategy: {ready: {every: 16_000}}
+strategy: {ready: {slice_steps: 16_000}}
 final: {candidates: 1, selection_episodes: 2, episodes: 2}
 """
 MARK = "PBTRL_CHAOS"

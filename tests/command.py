@@ -25,7 +25,7 @@ hparams:
   learning_rate: {prior: log_uniform, low: 1e-4, high: 1e-2}
   unroll_length: {prior: int_uniform, low: 5, high: 10}
 fitness: {window_episodes: 20, min_episodes: 1}
-strategy: {ready: {every: 240}}
+strategy: {ready: {slice_steps: 240}}
 final: {candidates: 2, selection_episodes: 2, episodes: 3}
 """
 """Three generations, deterministic, half a second."""

@@ -62,7 +62,7 @@ class StrategyConformance:
     """
 
     size: ClassVar[int] = 6
-    every: ClassVar[int] = 100
+    slice_steps: ClassVar[int] = 100
     horizon: ClassVar[int] = 600
     space: ClassVar[SearchSpace] = SPACE
     rule: ClassVar[FitnessRule] = LAST
@@ -112,7 +112,7 @@ class StrategyConformance:
             assert self.strategy().decide(before) == assignments
             assert fresh.decide(before) == assignments
             assert repr(before.members) == state
-        assert moments >= self.horizon // self.every
+        assert moments >= self.horizon // self.slice_steps
 
     def test_decides_nothing_more_until_a_decision_is_recorded(self, lines: list[Line]) -> None:
         for before, assignments in self.moments(lines):
@@ -134,8 +134,8 @@ class StrategyConformance:
         for _, assignments in self.moments(lines):
             for a in assignments:
                 assert a.start < a.stop <= self.horizon
-                assert a.stop % self.every == 0 or a.stop == self.horizon
-                assert a.stop - a.start <= self.every
+                assert a.stop % self.slice_steps == 0 or a.stop == self.horizon
+                assert a.stop - a.start <= self.slice_steps
 
     def test_donors_are_healthy_and_parents_committed(self, lines: list[Line]) -> None:
         for before, assignments in self.moments(lines):
@@ -214,7 +214,7 @@ class ExecutorConformance:
 
     def first(self, *, seed: int = 1) -> list[Assignment]:
         """The first slice of every member."""
-        return random_search(toy_space(), every=8, horizon=8).decide(Population(4, seed))
+        return random_search(toy_space(), slice_steps=8, horizon=8).decide(Population(4, seed))
 
     def test_answers_every_assignment_exactly_once(self, start: Callable[..., Executor]) -> None:
         executor, assignments = start(), self.first()
@@ -309,7 +309,7 @@ def drain(executor: Executor) -> list[Report | Failure]:
 
 def run_toy(executor: Executor, path: Path) -> list[Line]:
     """A short synchronous PBT run of the toy quadratic."""
-    strategy = PBT(space=toy_space(), every=5, horizon=25, synchronous=True)
+    strategy = PBT(space=toy_space(), slice_steps=5, horizon=25, synchronous=True)
     journal = Journal(path)
     assert Controller(Population(4, 1, LAST), strategy, executor, journal).run() == "budget"
     journal.close()

@@ -44,8 +44,8 @@ class Literal:
         rewards, envs = self.transformed(block, h), range(block.rewards.shape[2])
         parts = np.array_split(envs, self.settings.minibatches)
         log_rhos = [0.0]
-        for _ in range(h.get("passes", 1)):
-            if max(log_rhos) > h.get("max_log_rho", math.inf):
+        for _ in range(h.get("epochs", 1)):
+            if max(log_rhos) > h.get("max_log_ratio", math.inf):
                 break
             for part in parts:
                 gradient, self.log_rho = self.gradient(block, rewards, h, part)
@@ -110,8 +110,8 @@ class Literal:
                 np.array([0.0 if decreed else log_rho[t, b] for t in column]),
                 np.array([0.0 if block.terminated[0, t, b] else h["gamma"] for t in column]),
                 rewards[:, b],
-                np.array([self.unnormalised(values[t, b].item()) for t in column]),
-                self.unnormalised(values[time, b].item()),
+                np.array([self.unnormalized(values[t, b].item()) for t in column]),
+                self.unnormalized(values[time, b].item()),
                 cuts=[over[t] or (t + 1) % h["unroll_length"] == 0 for t in column],
                 rho_bar=clips["rho_bar"], c_bar=clips["c_bar"], pg_rho_bar=clips["pg_rho_bar"], lambda_=h["lambda_"],
             )  # fmt: skip
@@ -121,7 +121,7 @@ class Literal:
         if self.settings.name == "vmpo":
             loss = self.vmpo_loss(h, leaves, live, pi, mu, log_pi, values, targets, advantages)
             return loss, 1, np.mean([abs(log_rho[i]) for i in live])
-        if self.settings.advantages == "normalise":
+        if self.settings.advantages == "normalize":
             chosen = [advantages[i] for i in live]
             advantages = {i: (advantages[i] - np.mean(chosen)) / np.std(chosen) for i in live}
         loss = torch.zeros((), dtype=torch.float64)
@@ -135,7 +135,7 @@ class Literal:
     def scale(self):
         return np.sqrt(np.clip(self.second - self.shift**2, 1e-4, 1e12))
 
-    def unnormalised(self, value):
+    def unnormalized(self, value):
         """A value in units of return: V-MPO's network speaks in PopArt's."""
         return self.scale * value + self.shift
 
@@ -227,7 +227,7 @@ class Literal:
 
     def stepped(self, h):
         """Parameters after all gradients so far."""
-        if self.settings.optimiser == "adam":
+        if self.settings.optimizer == "adam":
             options = {"beta1": 0.9, "beta2": 0.999, "epsilon": h["adam_epsilon"]}
             return oracles.adam(self.first, self.gradients, learning_rate=h["learning_rate"], **options)[0]
         options = {"decay": h["rmsprop_decay"], "epsilon": h["rmsprop_epsilon"]}
@@ -242,33 +242,33 @@ LITERAL = [
     ("categorical", {}, {}),
     (
         "categorical",
-        {"optimiser": "adam", "reduction": "mean", "advantages": "normalise"},
-        {"passes": 2, "max_log_rho": 9.0},
+        {"optimizer": "adam", "reduction": "mean", "advantages": "normalize"},
+        {"epochs": 2, "max_log_ratio": 9.0},
     ),
     ("categorical", {"rewards": "clip"}, {"lambda_": 0.9, "unroll_length": 3, "max_grad_norm": 0.5}),
-    ("clip", {"rewards": "none"}, {"unroll_length": 5, "passes": 2, "rho_bar": 1.5, "c_bar": 0.7, "pg_rho_bar": 1.2}),
+    ("clip", {"rewards": "none"}, {"unroll_length": 5, "epochs": 2, "rho_bar": 1.5, "c_bar": 0.7, "pg_rho_bar": 1.2}),
     (
         "squash",
-        {"optimiser": "adam", "reduction": "mean", "advantages": "normalise"},
-        {"lambda_": 0.95, "passes": 3, "max_log_rho": 9.0},
+        {"optimizer": "adam", "reduction": "mean", "advantages": "normalize"},
+        {"lambda_": 0.95, "epochs": 3, "max_log_ratio": 9.0},
     ),
-    ("image", {}, {"unroll_length": 4, "passes": 2}),
-    ("image", {"optimiser": "adam", "reduction": "mean"}, {"rmsprop_decay": 0.9, "entropy_cost": 0.1}),
+    ("image", {}, {"unroll_length": 4, "epochs": 2}),
+    ("image", {"optimizer": "adam", "reduction": "mean"}, {"rmsprop_decay": 0.9, "entropy_cost": 0.1}),
     (
         "image",
-        {"optimiser": "adam", "reduction": "mean", "advantages": "normalise", "minibatches": 2},
-        {"passes": 2, "max_log_rho": 9.0},
+        {"optimizer": "adam", "reduction": "mean", "advantages": "normalize", "minibatches": 2},
+        {"epochs": 2, "max_log_ratio": 9.0},
     ),
-    ("clip", {"minibatches": 4, "reduction": "mean"}, {"passes": 3, "max_log_rho": 9.0, "unroll_length": 3}),
-    ("categorical", {"minibatches": 2}, {"passes": 4, "max_log_rho": 0.55}),
+    ("clip", {"minibatches": 4, "reduction": "mean"}, {"epochs": 3, "max_log_ratio": 9.0, "unroll_length": 3}),
+    ("categorical", {"minibatches": 2}, {"epochs": 4, "max_log_ratio": 0.55}),
 ]
 
 
 A3C = [
     ("categorical", {}, {"unroll_length": 3}),
     ("clip", {"minibatches": 2}, {"lambda_": 0.9, "unroll_length": 5}),
-    ("squash", {"optimiser": "adam", "reduction": "mean"}, {"unroll_length": 8}),
-    ("image", {"advantages": "normalise"}, {"lambda_": 0.95}),
+    ("squash", {"optimizer": "adam", "reduction": "mean"}, {"unroll_length": 8}),
+    ("image", {"advantages": "normalize"}, {"lambda_": 0.95}),
 ]
 VMPO = [
     ("categorical", {}, {"popart_rate": 0.01}),
@@ -297,7 +297,7 @@ def test_equals_a_literal_transcription(name, kind, settings, values):
         moved = np.abs(literal[slot].params - literal[slot].first).max()
         assert moved > 1e-3
         np.testing.assert_allclose(found, literal[slot].params, rtol=0, atol=1e-3 * moved)
-        assert learned.metrics["loss/log_rho"][slot].item() == pytest.approx(literal[slot].log_rho, rel=1e-3)
+        assert learned.metrics["loss/log_ratio"][slot].item() == pytest.approx(literal[slot].log_rho, rel=1e-3)
     assert not state.tensors["skipped"].any()
     assert set(learned.consumed) == set(h)
 
@@ -393,9 +393,9 @@ def test_on_policy_the_gradient_is_a2c_s(kind):
 
 @pytest.mark.parametrize("kind", ["categorical", "squash", "image"])
 def test_dead_transitions_have_no_influence(kind):
-    settings = {} if kind == "image" else {"advantages": "normalise", "rewards": "normalise"}
+    settings = {} if kind == "image" else {"advantages": "normalize", "rewards": "normalize"}
     learner = agent(kind, **settings)
-    data, h = block(learner, [0, 1]), live(learner, 2, passes=2, lambda_=0.9)
+    data, h = block(learner, [0, 1]), live(learner, 2, epochs=2, lambda_=0.9)
     other = block(learner, [8, 9], seed=1)
 
     def swap(name):
@@ -458,10 +458,10 @@ def test_a_truncated_value_is_learned_towards_reward_plus_discounted_value_of_th
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, 1e30])
-@pytest.mark.parametrize("optimiser", ["rmsprop", "adam"])
-def test_a_gradient_that_is_not_finite_is_skipped_for_that_member_alone(optimiser, poison):
-    learner = agent(rewards="none", optimiser=optimiser)
-    members, h = [0, 1, 2], live(learner, 3, passes=[1, 2, 3])
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+def test_a_gradient_that_is_not_finite_is_skipped_for_that_member_alone(optimizer, poison):
+    learner = agent(rewards="none", optimizer=optimizer)
+    members, h = [0, 1, 2], live(learner, 3, epochs=[1, 2, 3])
     data = block(learner, members)
     rewards = data.rewards.clone()
     rewards[1, 5, 3] = poison
@@ -470,7 +470,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_for_that_member_alone(optimise
     assert not torch.isfinite(learned.metrics["loss/gradient_norm"][1])
     assert found.tensors["skipped"].tolist() == [0, 2, 0]
     assert [differences(found, slot, expected, slot) for slot in (0, 2)] == [[], []]
-    untouched = {k for k in found.tensors if k == "params" or k.startswith(optimiser)}
+    untouched = {k for k in found.tensors if k == "params" or k.startswith(optimizer)}
     assert not untouched & set(differences(found, 1, fresh(learner, members), 1))
     learner.learn(found, data, h)
     assert found.tensors["skipped"].tolist() == [0, 0, 0]
@@ -557,9 +557,9 @@ def test_free_standard_deviations_start_where_the_settings_say():
 MIXED = {
     "learning_rate": [1e-3, 3e-4, 1e-2, 2e-3],
     "unroll_length": [5, 3, 8, 4],
-    "passes": [1, 2, 3, 1],
+    "epochs": [1, 2, 3, 1],
     "lambda_": [1.0, 0.95, 0.9, 0.8],
-    "max_log_rho": [1.0, math.inf, math.inf, 0.1],
+    "max_log_ratio": [1.0, math.inf, math.inf, 0.1],
     "max_grad_norm": [1.0, 0.5, 40.0, 10.0],
     "entropy_cost": [0.01, 0.001, 0.1, 0.0],
     "gamma": [0.99, 0.9, 0.97, 0.5],
@@ -569,27 +569,27 @@ MIXED = {
 @pytest.mark.parametrize(
     ("kind", "envs", "settings"),
     [
-        ("categorical", 16, {"advantages": "normalise", "reduction": "mean", "optimiser": "adam"}),
+        ("categorical", 16, {"advantages": "normalize", "reduction": "mean", "optimizer": "adam"}),
         ("categorical", 5, {"rewards": "clip", "hidden": (64, 64)}),
         ("clip", 16, {}),
-        ("clip", 3, {"optimiser": "adam"}),
-        ("squash", 4, {"rewards": "none", "observations": "raw", "advantages": "normalise"}),
+        ("clip", 3, {"optimizer": "adam"}),
+        ("squash", 4, {"rewards": "none", "observations": "raw", "advantages": "normalize"}),
         ("image", 3, {}),
-        ("image", 4, {"minibatches": 3, "advantages": "normalise", "optimiser": "adam"}),
+        ("image", 4, {"minibatches": 3, "advantages": "normalize", "optimizer": "adam"}),
         ("clip", 5, {"minibatches": 2}),
         ("clip", 3, {"name": "a3c"}),
         ("squash", 5, {"name": "a3c"}),
         ("categorical", 5, {"name": "vmpo"}),
         ("clip", 3, {"name": "vmpo"}),
         ("image", 4, {"name": "vmpo", "minibatches": 3}),
-        ("categorical", 5, {"core": "lstm", "core_units": 20, "feed_back": True}),
+        ("categorical", 5, {"core": "lstm", "core_units": 20, "use_last_action_reward": True}),
         ("clip", 3, {"core": "lstm", "core_units": 9, "minibatches": 2}),
-        ("image", 5, {"core": "lstm", "core_units": 8, "feed_back": True}),
+        ("image", 5, {"core": "lstm", "core_units": 8, "use_last_action_reward": True}),
         ("categorical", 5, {"name": "unreal"}),
-        ("clip", 3, {"name": "unreal", "advantages": "normalise", "rewards": "normalise"}),
+        ("clip", 3, {"name": "unreal", "advantages": "normalize", "rewards": "normalize"}),
         ("image", 5, {"name": "unreal", "minibatches": 2, "reduction": "mean"}),
         ("categorical", 5, {"name": "feudal"}),
-        ("clip", 3, {"name": "feudal", "advantages": "normalise", "feed_back": True}),
+        ("clip", 3, {"name": "feudal", "advantages": "normalize", "use_last_action_reward": True}),
         ("image", 5, {"name": "feudal", "minibatches": 2, "reduction": "mean"}),
     ],
     ids=str,
@@ -615,7 +615,7 @@ def test_a_member_learns_the_same_bit_for_bit_in_every_slot_of_every_cohort(kind
             assert {k: v[slot].item() for k, v in metrics.items()} == {k: v[member].item() for k, v in measured.items()}
 
 
-def test_neighbouring_unroll_lengths_give_different_updates_on_the_same_data():
+def test_neighboring_unroll_lengths_give_different_updates_on_the_same_data():
     learner, lengths = agent(), list(range(5, 51))
     same = [0] * len(lengths)
     data = block(learner, same, time=50, envs=3)
@@ -637,7 +637,7 @@ def test_the_unroll_length_is_measured_from_the_cuts_that_the_loss_consumed(monk
 
 OTHER = {
     "learning_rate": 1e-3, "entropy_cost": 0.1, "unroll_length": 3, "value_cost": 0.7, "gamma": 0.9, "lambda_": 0.5,
-    "rho_bar": 0.7, "c_bar": 0.7, "pg_rho_bar": 0.7, "max_grad_norm": 0.1, "passes": 2, "max_log_rho": 9.0,
+    "rho_bar": 0.7, "c_bar": 0.7, "pg_rho_bar": 0.7, "max_grad_norm": 0.1, "epochs": 2, "max_log_ratio": 9.0,
     "rmsprop_decay": 0.9, "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1, "target_period": 1, "eps_temperature": 1.0,
     "eps_kl": 1.0, "eps_mean": 1.0, "eps_covariance": 1.0, "popart_rate": 0.1, "pixel_control_cost": 0.5,
     "pixel_control_gamma": 0.5, "reward_prediction_cost": 0.3, "value_replay_cost": 0.3,
@@ -651,10 +651,10 @@ EVERY = [(agent, name) for agent in AGENTS for name in live_hyperparameters(AGEN
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_every_live_hyperparameter_acts_and_on_its_own_member_alone(kind, name):
     actions = "clip" if name in ("eps_mean", "eps_covariance") else "image" if "pixel" in name else "categorical"
-    learner = agent(actions, kind, optimiser="adam" if name == "adam_epsilon" else "rmsprop")
+    learner = agent(actions, kind, optimizer="adam" if name == "adam_epsilon" else "rmsprop")
     data, same = block(learner, [0, 1]), {"max_grad_norm": 0.5}
-    if name == "max_log_rho":
-        same |= {"passes": 2, name: 0.1}
+    if name == "max_log_ratio":
+        same |= {"epochs": 2, name: 0.1}
     base, _ = learnt(learner, [0, 1], data, live(learner, 2, **same))
     default = live_hyperparameters(learner.settings)[name]
     h = live(learner, 2, **{**same, name: [OTHER[name], same.get(name, default)]})
@@ -670,8 +670,8 @@ def test_on_policy_the_ratio_is_one(kind):
     state, h = fresh(learner, [0, 1]), live(learner, 2)
     for seed in range(2):  # the second time with statistics of observations
         data = block(learner, [0, 1], seed=seed)
-        off = learner.learn(fresh(learner, [0, 1]), data, h).metrics["loss/log_rho"]
-        on = learner.learn(state, on_policy(learner, state, data), h).metrics["loss/log_rho"]
+        off = learner.learn(fresh(learner, [0, 1]), data, h).metrics["loss/log_ratio"]
+        on = learner.learn(state, on_policy(learner, state, data), h).metrics["loss/log_ratio"]
         assert off.min() > 0.1
         assert on.max() < 1e-6
 
@@ -680,21 +680,21 @@ def test_no_further_pass_once_the_policy_has_moved_too_far():
     learner, members = agent(), [0, 1, 2]
     data = on_policy(learner, fresh(learner, members), block(learner, members))
     h = {"learning_rate": 0.01, "entropy_cost": 0.0}
-    twice, _ = learnt(learner, members, data, live(learner, 3, **h, passes=2))
-    often, moved = learnt(learner, members, data, live(learner, 3, **h, passes=5, max_log_rho=math.inf))
-    limits = [1e-6, math.inf, moved.metrics["loss/log_rho"][2].item() / 2]  # acting may round otherwise than learning
-    found, learned = learnt(learner, members, data, live(learner, 3, **h, passes=5, max_log_rho=limits))
+    twice, _ = learnt(learner, members, data, live(learner, 3, **h, epochs=2))
+    often, moved = learnt(learner, members, data, live(learner, 3, **h, epochs=5, max_log_ratio=math.inf))
+    limits = [1e-6, math.inf, moved.metrics["loss/log_ratio"][2].item() / 2]  # acting may round otherwise than learning
+    found, learned = learnt(learner, members, data, live(learner, 3, **h, epochs=5, max_log_ratio=limits))
     assert differences(found, 0, twice, 0) == []  # in the first pass nothing had moved
     assert differences(found, 1, often, 1) == []
-    first, last, between = learned.metrics["loss/passes"].tolist()
+    first, last, between = learned.metrics["loss/epochs"].tolist()
     assert (first, last) == (2, 5)
     assert 1 < between < 5
-    assert learned.consumed["passes"].tolist() == [5, 5, 5]
+    assert learned.consumed["epochs"].tolist() == [5, 5, 5]
 
 
 def test_replayed_unrolls_teach_but_are_neither_counted_nor_measured():
     """How far the policy has moved, and what observations and returns are like, the new unrolls alone tell."""
-    learner, members = agent("clip", rewards="normalise", observations="normalise", minibatches=2), [0, 1]
+    learner, members = agent("clip", rewards="normalize", observations="normalize", minibatches=2), [0, 1]
     new = on_policy(learner, fresh(learner, members), block(learner, members, envs=4))
     old = block(learner, members, envs=4, seed=1)  # of quite another policy
     past = torch.tensor([False, True] * 4)
@@ -706,11 +706,11 @@ def test_replayed_unrolls_teach_but_are_neither_counted_nor_measured():
             both[f.name] = torch.stack([one, two], axis + 1).flatten(axis, axis + 1)
     pairs = ([getattr(b.initial_inputs, f.name) for b in (new, old)] for f in fields(Inputs))
     before = Inputs(*(torch.stack(pair, 2).flatten(1, 2) for pair in pairs))
-    h = live(learner, 2, learning_rate=1e-6, passes=3, max_log_rho=0.1)
+    h = live(learner, 2, learning_rate=1e-6, epochs=3, max_log_ratio=0.1)
     found, learned = learnt(learner, members, Trajectory(**both, initial_inputs=before, from_replay=past), h)
     alone, _ = learnt(learner, members, new, h)
-    assert learned.metrics["loss/passes"].tolist() == [3, 3]
-    assert learned.metrics["loss/log_rho"].max() < 0.01
+    assert learned.metrics["loss/epochs"].tolist() == [3, 3]
+    assert learned.metrics["loss/log_ratio"].max() < 0.01
     assert "params" in differences(found, 0, alone, 0)
     for name in ("shift", "scale", *(n for n in found.tensors if n.startswith(("observation.", "return.")))):
         assert torch.allclose(found.tensors[name], alone.tensors[name], rtol=1e-5), name
@@ -727,7 +727,7 @@ def test_replayed_unrolls_teach_as_much_as_new_ones(reduction):
     assert [differences(mixed, slot, plain, slot) for slot in (0, 1)] == [[], []]
     dead = data.is_reset_step | past  # leaves the new ones alone
     _, alone = learnt(learner, [0, 1], changed(data, is_reset_step=dead), h)
-    torch.testing.assert_close(learned.metrics["loss/log_rho"], alone.metrics["loss/log_rho"])
+    torch.testing.assert_close(learned.metrics["loss/log_ratio"], alone.metrics["loss/log_ratio"])
 
 
 # Rewards
@@ -743,15 +743,15 @@ def test_rewards_are_clipped_divided_or_left_alone():
     assert differences(after("clip", 3.0), 0, after("clip", 1.0), 0) == []
     assert "params" in differences(after("clip", 0.5), 0, after("clip", 1.0), 0)
     assert "params" in differences(after("none", 3.0), 0, after("none", 1.0), 0)
-    assert "params" not in differences(after("normalise", 4.0), 0, after("normalise", 1.0), 0)
-    one, other = after("normalise", 1.0).tensors["params"], after("none", 1.0).tensors["params"]
+    assert "params" not in differences(after("normalize", 4.0), 0, after("normalize", 1.0), 0)
+    one, other = after("normalize", 1.0).tensors["params"], after("none", 1.0).tensors["params"]
     assert not torch.equal(one, other)
 
 
-def test_by_default_images_have_clipped_and_vectors_normalised_rewards():
+def test_by_default_images_have_clipped_and_vectors_normalized_rewards():
     assert agent("image").rewards == "clip"
-    assert agent().rewards == "normalise"
+    assert agent().rewards == "normalize"
     assert agent(rewards="none").rewards == "none"
-    assert not agent("image").normalises
-    assert agent().normalises
-    assert not agent(observations="raw").normalises
+    assert not agent("image").normalizes
+    assert agent().normalizes
+    assert not agent(observations="raw").normalizes

@@ -15,8 +15,8 @@ from tests.command import CART
 from tests.conformance import assert_equal
 
 PASSES = (
-    "agent.passes=4",
-    "agent.max_log_rho=1e-3",
+    "agent.epochs=4",
+    "agent.max_log_ratio=1e-3",
     "hparams.learning_rate={prior: log_uniform, low: 1e-5, high: 1e-1}",
 )
 
@@ -29,7 +29,7 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
     def noting(self: ActorCritic, *args: Any) -> Any:
         learned = learn(self, *args)
-        noted.append(learned.metrics["loss/passes"].long().tolist())
+        noted.append(learned.metrics["loss/epochs"].long().tolist())
         return learned
 
     monkeypatch.setattr(ActorCritic, "learn", noting)
@@ -49,18 +49,18 @@ def test_learning_alone_takes_the_passes_that_training_took(share: BenchWorker, 
     """Which stops early, each member at its own time."""
     share.train(0.2)
     share.rest()
-    (training,) = share.passes
-    counts = [passes.tolist() for passes in training]
+    (training,) = share.epochs
+    counts = [epochs.tolist() for epochs in training]
     assert counts == updates[-len(counts) :]
-    assert len({tuple(passes) for passes in counts}) > 1
+    assert len({tuple(epochs) for epochs in counts}) > 1
     for measure in (share.learn, share.learn_by_one):
         updates.clear()
         measure(0.3)
         alone = updates[:-1] if share.mode == "actors" else updates  # the last one gives their block back
         repeated = counts * (1 + len(alone) // len(counts))
         assert alone == repeated[: len(alone)]
-    assert share.metrics["passes"]
-    assert min(map(min, counts)) <= min(share.metrics["passes"]) <= max(share.metrics["passes"]) <= 4
+    assert share.metrics["epochs"]
+    assert min(map(min, counts)) <= min(share.metrics["epochs"]) <= max(share.metrics["epochs"]) <= 4
 
 
 def test_learning_alone_leaves_the_policy_alone(share: BenchWorker, monkeypatch: pytest.MonkeyPatch) -> None:

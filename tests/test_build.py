@@ -132,10 +132,10 @@ def test_a_member_all_alone_computes_within_the_cpu_quota(monkeypatch):
 
 def test_numbers_that_were_rounded_are_told():
     assert describe.describe_slices(cart()) == "240 env steps each"
-    rounded = cart("strategy.ready={every: 250, burn_in: 300}", "budget.env_steps_per_member=730")
+    rounded = cart("strategy.ready={slice_steps: 250, burn_in: 300}", "budget.env_steps_per_member=730")
     assert describe.describe_slices(rounded) == (
         "280 env steps each, no copies before 320; in whole blocks of 40: "
-        "budget.env_steps_per_member 730 to 760, ready.every 250 to 280, ready.burn_in 300 to 320"
+        "budget.env_steps_per_member 730 to 760, ready.slice_steps 250 to 280, ready.burn_in 300 to 320"
     )
     assert describe.describe_slices(resolve(rounded)) == "280 env steps each, no copies before 320"
 
@@ -199,13 +199,13 @@ def test_a_warning_for_what_an_agent_does_not_use_in_an_env(env, agent, unused):
 
 def test_the_strategy_gets_what_the_config_says():
     config = cart(
-        "strategy={ready: {every: 100, burn_in: 50}, exploit: {method: t_test, alpha: 0.01}, explore: {sd: 0.3}, "
+        "strategy={ready: {slice_steps: 100, burn_in: 50}, exploit: {method: t_test, alpha: 0.01}, explore: {sd: 0.3}, "
         "copy: [weights]}",
         "population.reference_members=1",
     )
     found = factory.make_strategy(config)
     assert isinstance(found, PBT)
-    assert (found.every, found.horizon, found.burn_in) == (120, 720, 80)
+    assert (found.slice_steps, found.horizon, found.burn_in) == (120, 720, 80)
     assert (found.exploit.method, found.exploit.alpha, found.explore.sd) == ("t_test", 0.01, 0.3)
     assert (found.copy, found.synchronous, found.references) == (frozenset({"weights"}), True, 1)
     search = factory.make_strategy(cart("strategy={name: random_search}"))

@@ -182,7 +182,7 @@ def test_a_taken_name_is_refused_and_the_run_left_as_it_is(pbtrl: Command):
 
 
 def test_dry_run_prints_the_resolved_config_and_begins_nothing(pbtrl: Command):
-    found = pbtrl("train", "cart.yaml", "strategy.ready.every=250", "--dry-run")
+    found = pbtrl("train", "cart.yaml", "strategy.ready.slice_steps=250", "--dry-run")
     assert found.code == 0
     assert "every: 280" in found.out  # whole blocks of 4 envs x 10 steps
     assert not Path("runs").exists()
@@ -433,7 +433,7 @@ def test_an_atari_game(pbtrl: Command):
     found = pbtrl(
         "train", "cart.yaml", "--name", "pong", "env.id=ALE/Pong-v5", "env.num_envs=1", "population.size=2",
         "env.kwargs.max_num_frames_per_episode=240", "env.between_slices=continue", "budget.env_steps_per_member=40",
-        "strategy.ready.every=20", "final.candidates=1", "final.selection_episodes=1", "final.episodes=1",
+        "strategy.ready.slice_steps=20", "final.candidates=1", "final.selection_episodes=1", "final.episodes=1",
     )  # fmt: skip
     assert found.code == 0
     assert "ALE/Pong-v5, 4x84x84 -> 6 actions, sticky" in found.out
@@ -461,7 +461,7 @@ def test_bench_measures_every_part(pbtrl: Command):
     found = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2, "--json")
     asked = {
         "env_steps_per_s", "frames_per_s", "env_only_steps_per_s", "roofline_env_steps_per_s", "efficiency", "shares",
-        "passes", "workers", "members",
+        "epochs", "workers", "members",
     }  # fmt: skip
     assert found.json.keys() >= asked
     assert found.json["shares"].keys() == {"env", "act", "learn", "other"}
@@ -486,7 +486,7 @@ def test_bench_measures_what_means_something_where_others_act(pbtrl: Command, ac
         "bench", "cart.yaml", "execution.workers=1", "population.size=2", f"acting={{mode: {acting}, processes: 2}}",
         "--seconds", 1, "--json",
     ).json  # fmt: skip
-    rates = {"env_steps_per_s", "passes", "workers"}
+    rates = {"env_steps_per_s", "epochs", "workers"}
     common = rates | {"frames_per_s", "env_only_steps_per_s", "env_only_ratio", "members", "inline_ratio"}
     assert found.keys() == common | more | {"acting", "backend", "inline"}
     assert all(found[key] > 0 for key in common)

@@ -57,8 +57,8 @@ def test_the_reference_loads_and_is_what_it_says():
     )
     assert (config.name, config.seed, config.label) == ("pong", 1, "pong")
     assert (config.block_length, config.block) == (50, 800)
-    assert (config.steps_per_member, config.every, config.burn_in) == (3_000_000, 100_000, 200_000)
-    assert config.curve_every == 50_400  # 50,000 in whole blocks
+    assert (config.steps_per_member, config.slice_steps, config.burn_in) == (3_000_000, 100_000, 200_000)
+    assert config.curve_interval == 50_400  # 50,000 in whole blocks
     assert config.budget.wall_clock == 6 * 3600
     assert config.frames_per_step == 4
     assert list(find_warnings(config)) == []
@@ -78,7 +78,7 @@ def test_five_lines_are_enough():
     assert (config.population.size, config.env.num_envs) == (4, 16)
     assert config.block_length == config.agent.unroll_length == 20
     assert config.steps_per_member == 1_000_000  # 3125 blocks
-    assert config.every == 40_000  # a 25th
+    assert config.slice_steps == 40_000  # a 25th
     assert config.label == "CartPole-v1"
 
 
@@ -165,11 +165,11 @@ def test_slices_of_a_mix_are_whole_blocks_of_every_agent():
     config = parse(MIXED, overrides=["agents.fast.block_length=40"])
     assert (config.kinds["fast"].block_length, config.kinds["vmpo"].block_length) == (40, 30)
     assert (config.block_length, config.block) == (120, 120 * 16)
-    assert config.every % config.block == config.steps_per_member % config.block == 0
+    assert config.slice_steps % config.block == config.steps_per_member % config.block == 0
     resolved = resolve(config)
     assert [kind.agent.block_length for kind in resolved.kinds.values()] == [40, 30]
     for kind in resolved.kinds.values():
-        for derived in ("every", "curve_every", "burn_in", "steps_per_member"):
+        for derived in ("slice_steps", "curve_interval", "burn_in", "steps_per_member"):
             assert getattr(kind, derived) == getattr(resolved, derived)
 
 
@@ -216,7 +216,7 @@ def test_a_total_is_shared_evenly_and_the_smaller_budget_counts():
 SEARCH = "hparams:\n  learning_rate: "
 LIVE = (
     "learning_rate, entropy_cost, unroll_length, value_cost, gamma, lambda_, max_grad_norm, "
-    "rmsprop_decay, rmsprop_epsilon, adam_epsilon, rho_bar, c_bar, pg_rho_bar, passes, max_log_rho"
+    "rmsprop_decay, rmsprop_epsilon, adam_epsilon, rho_bar, c_bar, pg_rho_bar, epochs, max_log_ratio"
 )
 TOP = (
     "name, seed, env, agent, agents, acting, trainable, population, execution, budget, hparams, fitness, strategy, "
@@ -373,8 +373,8 @@ BROKEN = [
     ),
     ("strategy: pbt", "3:11: strategy: must be a section of keys, not 'pbt'"),
     ("strategy: {exploit: truncation}", "3:21: strategy.exploit: must be a section of keys, not 'truncation'"),
-    ("strategy: {ready: {interval: 1000}}", "3:20: strategy.ready.interval: unknown key. Did you mean 'every'?"),
-    ("strategy: {ready: {every: 0}}", "3:27: strategy.ready.every: must be >= 1, not 0"),
+    ("strategy: {ready: {interval: 1000}}", "3:20: strategy.ready.interval: unknown key. Did you mean 'slice_steps'?"),
+    ("strategy: {ready: {slice_steps: 0}}", "3:33: strategy.ready.slice_steps: must be >= 1, not 0"),
     ("strategy: {exploit: {bottom: 20}}", "3:30: strategy.exploit.bottom: must be <= 1, not 20"),
     ("strategy: {explore: {factors: 1.2}}", "3:31: strategy.explore.factors: must be a list, not 1.2"),
     ("population: {mode: asynchronous}", "3:20: population.mode: must be async or sync, not 'asynchronous'"),
@@ -382,7 +382,9 @@ BROKEN = [
     ("fitness: {metric: reward}", "3:19: fitness.metric: must be episode/return_mean, not 'reward'"),
     ("agent: impala", "3:8: agent: must be a section of keys, not 'impala'"),
     ("agent: {name: ppo}", "3:15: agent.name: unknown agent 'ppo'. Known: impala, a3c, vmpo, unreal, feudal"),
-    ("agent: {optimizer: adam}", "3:9: agent.optimizer: unknown key. Did you mean 'optimiser'?"),
+    ("agent: {optimiser: adam}", "3:9: agent.optimiser: unknown key. Did you mean 'optimizer'?"),
+    ("agent: {passes: 2}", "3:9: agent.passes: unknown key. Did you mean 'epochs'?"),
+    ("strategy: {ready: {every: 9}}", "3:20: strategy.ready.every: unknown key. Did you mean 'slice_steps'?"),
     ("wall_clock: 6h", "3:1: wall_clock: unknown key. Did you mean 'budget.wall_clock'?"),
     ("gamma: 0.99", "3:1: gamma: unknown key. Did you mean 'agent.gamma'?"),
     (
@@ -412,7 +414,7 @@ BROKEN = [
         "a3c, unreal or feudal, or mode inline",
     ),
     ("agent: {gamma: 1.5}", "3:16: agent.gamma: must be in [0, 1], not 1.5"),
-    ("agent: {passes: 0}", "3:17: agent.passes: must be >= 1, not 0"),
+    ("agent: {epochs: 0}", "3:17: agent.epochs: must be >= 1, not 0"),
     ("agent: {core: lstm, core_units: 0}", "3:33: agent.core_units: must be >= 1, not 0"),
     ("agent: {hidden: [64, -3]}", "3:22: agent.hidden.1: must be >= 1, not -3"),
     ("agent: {log_std: 1000}", "3:18: agent.log_std: must be in [-10, 10], not 1000"),
@@ -569,8 +571,8 @@ UNMIXED = [
         "3:14: population.mix: counts entries of `agents`, which is missing, as in `agents: {impala: {}, vmpo: {}}`",
     ),
     (
-        MIX + "\nagents: {impala:, vmpo:}\nhparams: {passes: {prior: int_uniform, low: 1, high: 3}}",
-        "5:11: hparams.passes: vmpo has no such hyperparameter: search it under agents.impala.hparams",
+        MIX + "\nagents: {impala:, vmpo:}\nhparams: {epochs: {prior: int_uniform, low: 1, high: 3}}",
+        "5:11: hparams.epochs: vmpo has no such hyperparameter: search it under agents.impala.hparams",
     ),
     (
         "population: {mix: {x: 1, y: 1, z: 2}}\nagents: {x: {name: a3c}, y: {name: a3c}, z: {name: vmpo}}\n"
@@ -745,7 +747,7 @@ def test_a_config_passes_through_json_and_yaml(name):
     assert config_from_json(config.to_json()) == config
     resolved = parse(to_yaml(config))
     assert resolved == resolve(config) == resolve(resolved)
-    for derived in ("space", "steps_per_member", "every", "burn_in", "curve_every", "block"):
+    for derived in ("space", "steps_per_member", "slice_steps", "burn_in", "curve_interval", "block"):
         assert getattr(resolved, derived) == getattr(config, derived)
 
 
@@ -791,22 +793,22 @@ def test_a_config_is_frozen():
     [
         ([], None),
         (
-            ["env.id=HalfCheetah-v5", "strategy.ready.every=6400"],
+            ["env.id=HalfCheetah-v5", "strategy.ready.slice_steps=6400"],
             "a slice of 6,400 env steps holds about 6 episodes of 1,000 steps, fewer than "
             "fitness.min_episodes (10): members may have no fitness",
         ),
         (
-            ["env.id=HalfCheetah-v5", "strategy.ready.every=16000", "env.between_slices=reset"],
+            ["env.id=HalfCheetah-v5", "strategy.ready.slice_steps=16000", "env.between_slices=reset"],
             None,
         ),
         (
-            ["env.id=HalfCheetah-v5", "strategy.ready.every=15680", "env.between_slices=reset"],
+            ["env.id=HalfCheetah-v5", "strategy.ready.slice_steps=15680", "env.between_slices=reset"],
             "a slice of 15,680 env steps holds about 0 episodes of 1,000 steps, fewer than "
             "fitness.min_episodes (10): members may have no fitness",
         ),
         (
-            ["strategy.ready.every=2e6"],
-            "strategy.ready.every (2,000,000) is the whole budget of a member (1,000,000 env steps): nothing "
+            ["strategy.ready.slice_steps=2e6"],
+            "strategy.ready.slice_steps (2,000,000) is the whole budget of a member (1,000,000 env steps): nothing "
             "is ever exploited",
         ),
         (
@@ -823,9 +825,9 @@ def test_warnings(overrides, warning):
 
 def test_a_warning_for_what_is_searched_without_effect():
     searched = "hparams.rmsprop_epsilon={prior: log_uniform, low: 1e-5, high: 1e-1}"
-    said = "hparams.rmsprop_epsilon has no effect: the optimiser of impala is adam"
+    said = "hparams.rmsprop_epsilon has no effect: the optimizer of impala is adam"
     assert list(find_warnings(parse(FIVE_LINES, overrides=[searched]))) == []
-    assert list(find_warnings(parse(FIVE_LINES, overrides=[searched, "agent.optimiser=adam"]))) == [said]
+    assert list(find_warnings(parse(FIVE_LINES, overrides=[searched, "agent.optimizer=adam"]))) == [said]
 
 
 def test_a_warning_for_an_agent_with_nobody_to_copy():

@@ -30,7 +30,7 @@ def steady(a: Assignment, attempt: int) -> Report:
 
 
 def pbt(*, synchronous: bool = True) -> PBT:
-    return PBT(space=SPACE, every=EVERY, horizon=HORIZON, synchronous=synchronous)
+    return PBT(space=SPACE, slice_steps=EVERY, horizon=HORIZON, synchronous=synchronous)
 
 
 @dataclass
@@ -181,7 +181,7 @@ def test_a_failure_in_company_is_nobodys_fault(tmp_path: Path) -> None:
 
 
 def test_a_search_goes_on_without_the_member_it_lost(tmp_path: Path) -> None:
-    search = random_search(SPACE, every=EVERY, horizon=HORIZON)
+    search = random_search(SPACE, slice_steps=EVERY, horizon=HORIZON)
     done = sit(tmp_path / "j", failing({"m01/000002": 99}), strategy=search)
     assert done.reason == "budget"
     assert [m.step for m in done.population.members.values()] == [500, 200, 500, 500]

@@ -139,7 +139,7 @@ class Machine(RuleBasedStateMachine):
             always=self.best,  # type: ignore[arg-type]
         )
         space = SearchSpace({"lr": LogUniform(low=1e-4, high=1e-1)})
-        strategy = PBT(space=space, every=EVERY, horizon=HORIZON, synchronous=self.synchronous)
+        strategy = PBT(space=space, slice_steps=EVERY, horizon=HORIZON, synchronous=self.synchronous)
         self.hands, self.over = Hands(self.shelf, population), ""
         lost: list[str] = []
         for m in population.members.values():

@@ -129,7 +129,7 @@ def test_asynchronous_runs_that_were_killed_are_as_good_as_others(zygote: Zygote
     """Not bit for bit, but in distribution: 20 runs that were killed twice against 20 that were not."""
     rng = random.Random(0)
     longer = ["population.mode=async", "env.between_slices=continue", "budget.env_steps_per_member=8000",
-              "strategy.ready.every=800"]  # fmt: skip
+              "strategy.ready.slice_steps=800"]  # fmt: skip
     fitness: dict[int, list[float]] = {0: [], 2: []}
     for seed in range(40):
         kills = 2 * (seed % 2)

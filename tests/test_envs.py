@@ -510,9 +510,9 @@ class TestForaging:
             (y, x), cells = env.at, seen[::2, ::2]
             near = {(dy, dx): (y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
             for (dy, dx), place in near.items():
-                colour = cells[dy + 1, dx + 1]
-                assert (tuple(colour) == maze.GOAL) == (place == env.goal)
-                assert (colour[2] == 160) == env.walls[place]
+                color = cells[dy + 1, dx + 1]
+                assert (tuple(color) == maze.GOAL) == (place == env.goal)
+                assert (color[2] == 160) == env.walls[place]
 
     def test_a_wall_stops_and_the_goal_puts_one_elsewhere(self):
         env = maze.Foraging(size=5, loops=1.0)

@@ -122,7 +122,7 @@ class Lords(Literal):
 @pytest.mark.parametrize(
     ("kind", "settings", "values"),
     [
-        ("categorical", {"feed_back": True, "rewards": "clip"}, {"unroll_length": 3, "lambda_": 0.9}),
+        ("categorical", {"use_last_action_reward": True, "rewards": "clip"}, {"unroll_length": 3, "lambda_": 0.9}),
         ("clip", {"horizon": 5, "rewards": "none", "std": "free"}, {"intrinsic_cost": [0.1, 0.9]}),
         ("image", {"horizon": 1, "rewards": "clip"}, {"manager_gamma": 0.5}),
     ],
@@ -160,7 +160,7 @@ def unrolled(learner, state, data):
 
 
 def test_an_unroll_equals_step_by_step_random_goals_included():
-    learner = agent("categorical", "feudal", feed_back=True)
+    learner = agent("categorical", "feudal", use_last_action_reward=True)
     state, data = fresh(learner, [0, 1]), block(learner, [0, 1])
     head, _, _ = unrolled(learner, state, data)
     inputs, memory = data.inputs(*EVERYWHERE), data.rnn_state
@@ -202,18 +202,18 @@ def test_one_core_after_the_other_works_and_all_forget_where_an_episode_begins()
 # What reaches what
 
 
-def test_beside_normalised_rewards_the_goals_pay_by_the_same_measure():
+def test_beside_normalized_rewards_the_goals_pay_by_the_same_measure():
     gamma, paid = [0.9, 0.97], {}
-    for rewards in ("none", "normalise"):
+    for rewards in ("none", "normalize"):
         learner = agent("categorical", "feudal", rewards=rewards)
         h = live(learner, 2, gamma=gamma, learning_rate=0.0)
         paid[rewards] = learner.learn(fresh(learner, [0, 1]), block(learner, [0, 1]), h).metrics["loss/intrinsic"]
     assert paid["none"].all()
-    assert torch.allclose(paid["normalise"], paid["none"] * torch.tensor([0.1, 0.03]), rtol=1e-4)
+    assert torch.allclose(paid["normalize"], paid["none"] * torch.tensor([0.1, 0.03]), rtol=1e-4)
 
 
-@pytest.mark.parametrize("advantages", ["normalise", "raw"])
-def test_the_manager_s_advantages_are_normalised_too(advantages):
+@pytest.mark.parametrize("advantages", ["normalize", "raw"])
+def test_the_manager_s_advantages_are_normalized_too(advantages):
     """Where nothing is expected they are the rewards, whose scale then plays no part in what its goals learn."""
     learner = agent("categorical", "feudal", rewards="none", advantages=advantages)
     data = block(learner, [0, 1])
@@ -226,7 +226,7 @@ def test_the_manager_s_advantages_are_normalised_too(advantages):
         before = state.tensors["params"].clone()
         learner.learn(state, changed(data, rewards=rewards), h)
         moved.append(learner.layout.views(before - state.tensors["params"])["manager.input"])
-    factor = 1.0 if advantages == "normalise" else 10.0
+    factor = 1.0 if advantages == "normalize" else 10.0
     assert (moved[1] - factor * moved[0]).abs().max() < 1e-4 * moved[1].abs().max()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pbtrl.cli import main as cli
-from pbtrl.config.load import checked, read
+from pbtrl.config.load import check, read
 from pbtrl.training import session
 from tests.command import CART, ROOT, Command, kinds
 
@@ -27,10 +27,10 @@ SESSION = f"""
 print("imported")
 from pathlib import Path
 from pbtrl import session
-from pbtrl.config.load import checked, read
+from pbtrl.config.load import check, read
 
 source = read("quadratic", {[*TOY, APART]!r})
-code = session.start(checked(source), source, root=Path("runs"), mode="none", command=[])
+code = session.start(check(source), source, root=Path("runs"), mode="none", command=[])
 raise SystemExit(code)
 """
 COMMAND = f"""
@@ -173,7 +173,7 @@ def test_training_in_a_thread(pbtrl: Command, execution: list[str]):
     """Signals and alarms are the main thread's."""
     source = read("cart.yaml", ["population.size=1", "budget.env_steps_per_member=240", *execution])
     start = {"root": Path("runs"), "name": "a", "mode": "none", "command": []}
-    assert elsewhere(lambda: session.start(checked(source), source, **start)) == 0  # type: ignore[arg-type]
+    assert elsewhere(lambda: session.start(check(source), source, **start)) == 0  # type: ignore[arg-type]
     assert kinds(Path("runs/a"))[-1] == "finish"
     longer = ["budget.env_steps_per_member=480"]
     assert elsewhere(lambda: session.resume(Path("runs/a"), mode="none", command=[], overrides=longer)) == 0

@@ -12,7 +12,7 @@ from pbtrl.agents.losses import (
     entropy_bonus,
     gaussian_kl_decoupled,
     lagrange_loss,
-    normalise_advantages,
+    normalize_advantages,
     policy_gradient_loss,
     value_loss,
     vmpo_weights_and_temperature,
@@ -69,7 +69,7 @@ def test_shape_and_mask(loss):
 
 
 @pytest.mark.parametrize("members", [1, 2, 4])
-@pytest.mark.parametrize("loss", [*LOSSES, lambda x, y, mask: normalise_advantages(x.flatten(1), mask.flatten(1))])
+@pytest.mark.parametrize("loss", [*LOSSES, lambda x, y, mask: normalize_advantages(x.flatten(1), mask.flatten(1))])
 def test_a_member_alone_equals_its_slot_bit_for_bit(loss, members):
     x, y, mask = batch(4, 20, 7)
     whole = loss(x, y, mask)
@@ -78,24 +78,24 @@ def test_a_member_alone_equals_its_slot_bit_for_bit(loss, members):
         assert torch.equal(loss(x[slots], y[slots], mask[slots]), whole[slots])
 
 
-def test_normalised_advantages():
+def test_normalized_advantages():
     x, _, mask = batch(3, 400)
     mask[2] = False
-    result = normalise_advantages(5 * x + 3, mask)
+    result = normalize_advantages(5 * x + 3, mask)
     for p in range(2):
         live = result[p][mask[p]]
         assert live.mean().abs() < 1e-6
         assert abs(live.std(correction=0) - 1) < 1e-5
     assert not result[~mask].any()
-    assert not normalise_advantages(torch.full((1, 5), 2.0), torch.ones(1, 5, dtype=torch.bool)).any()
+    assert not normalize_advantages(torch.full((1, 5), 2.0), torch.ones(1, 5, dtype=torch.bool)).any()
 
 
 @pytest.mark.parametrize("spread", [1e-6, 1e-3, 1e6])
-def test_normalised_advantages_have_variance_one_however_small_they_are(spread):
+def test_normalized_advantages_have_variance_one_however_small_they_are(spread):
     x = spread * torch.tensor([[-1.0, 1.0, 1.0, -1.0, 7.0]], dtype=torch.float64)
     mask = torch.tensor([[True, True, True, True, False]])
     expected = torch.tensor([[-1.0, 1.0, 1.0, -1.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(normalise_advantages(x, mask), expected, rtol=0.02, atol=0)
+    torch.testing.assert_close(normalize_advantages(x, mask), expected, rtol=0.02, atol=0)
 
 
 def double(*values):

@@ -59,20 +59,20 @@ def test_every_episode_has_its_length(length):
 
 @pytest.mark.parametrize(("loops", "passages"), [(0.0, 15), (1.0, 24)])
 def test_loops_are_passages_beyond_a_tree_s(loops, passages):
-    """4 x 4 cells have 24 walls between neighbours; a tree takes 15 of them out."""
+    """4 x 4 cells have 24 walls between neighbors; a tree takes 15 of them out."""
     for env in episodes(5, size=9, loops=loops):
         between = [(y, x) for y in range(1, 8) for x in range(1, 8) if (y + x) % 2]
         assert sum(not env.walls[place] for place in between) == passages
 
 
-def test_a_wall_s_colour_says_where_it_is():
-    env, colours = next(episodes(1, view=3, pixels=1, length=3000)), {}
+def test_a_wall_s_color_says_where_it_is():
+    env, colors = next(episodes(1, view=3, pixels=1, length=3000)), {}
     for action in np.random.default_rng(0).integers(4, size=2000):
         seen = env.step(action)[0]
         for dy, dx in MOVES:
             place = env.at[0] + dy, env.at[1] + dx
             if env.walls[place]:
-                colours.setdefault(place, set()).add(tuple(seen[1 + dy, 1 + dx].tolist()))
-    assert len(colours) > 30
-    assert all(len(shades) == 1 for shades in colours.values())
-    assert len(set.union(*colours.values())) == len(colours)
+                colors.setdefault(place, set()).add(tuple(seen[1 + dy, 1 + dx].tolist()))
+    assert len(colors) > 30
+    assert all(len(shades) == 1 for shades in colors.values())
+    assert len(set.union(*colors.values())) == len(colors)

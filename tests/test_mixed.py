@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pbtrl.build import evaluators, factory, rl
-from pbtrl.config.load import checked, load, parse
+from pbtrl.config.load import check, load, parse
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.messages import Assignment
 from pbtrl.errors import ConfigError, SnapshotError
@@ -33,7 +33,7 @@ hparams:
   learning_rate: {prior: log_uniform, low: 1e-4, high: 1e-2}
   unroll_length: {prior: int_uniform, low: 5, high: 10}
 fitness: {window_episodes: 20, min_episodes: 1}
-strategy: {ready: {every: 240}}
+strategy: {ready: {slice_steps: 240}}
 snapshots: {keep_last: 9}
 final: {candidates: 2, selection_episodes: 2, episodes: 3}
 """
@@ -197,7 +197,7 @@ def test_bench_measures_all_agents(mixed: Command):
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["strategy={name: random_search, ready: {every: 240}}"],
+        ["strategy={name: random_search, ready: {slice_steps: 240}}"],
         ["fitness.source=evaluation", "fitness.episodes=2", ACROSS],
         ["population.reference_members=1", ACROSS],
         ["population.mode=async", "env.between_slices=continue", "strategy.explore.when=always"],
@@ -235,7 +235,7 @@ def test_a_mix_cannot_change(mixed: Command):
 def test_every_agent_that_does_not_fit_is_named():
     source = ConfigSource(MIXED, overrides=["agents.a3c.network=shallow", "agents.vmpo.network=deep"])
     with pytest.raises(ConfigError) as caught:
-        factory.prepare(checked(source), source)
+        factory.prepare(check(source), source)
     first, second = caught.value.messages
     assert first.startswith("override 'agents.a3c.network=shallow': shallow cannot read observations")
     assert second.startswith("override 'agents.vmpo.network=deep': deep cannot read observations")
@@ -257,7 +257,7 @@ def test_every_agent_that_does_not_fit_is_named():
 def test_actions_that_nobody_can_take_are_one_error_and_those_that_one_agent_cannot_too(overrides, said):
     source = ConfigSource(MIXED, overrides=overrides)
     with pytest.raises(ConfigError) as caught:
-        factory.prepare(checked(source), source)
+        factory.prepare(check(source), source)
     (message,) = caught.value.messages
     assert message.startswith(said)
 

@@ -118,7 +118,7 @@ def test_every_view_aliases_its_own_padded_place():
     assert torch.equal(flat, places.float().expand(2, -1))
 
 
-def test_leaves_see_what_the_optimiser_writes():
+def test_leaves_see_what_the_optimizer_writes():
     flat = torch.zeros(2, 32)
     leaves = Layout({"a": (3,), "b": (2, 2)}).leaves(flat)
     flat[1, 16:20] = torch.arange(4.0)
@@ -340,8 +340,8 @@ def test_a_member_is_the_same_bit_for_bit_in_every_slot_of_every_cohort(net, bat
             assert torch.equal(grad, whole[2][name][slots]), name
 
 
-@pytest.mark.parametrize("optimiser", ["rmsprop", "adam"])
-def test_unused_columns_and_padding_stay_zero(optimiser):
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+def test_unused_columns_and_padding_stay_zero(optimizer):
     net = MLP(3, (50, 10), 3)
     flat, leaves = torch.zeros(2, net.layout.size), None
     leaves, grads = net.layout.leaves(flat), torch.zeros_like(flat)
@@ -360,7 +360,7 @@ def test_unused_columns_and_padding_stay_zero(optimiser):
     for _ in range(5):
         for name, grad in gradients(net, leaves, x)[2].items():
             net.layout.views(grads)[name].copy_(grad)
-        if optimiser == "adam":
+        if optimizer == "adam":
             optim.adam(flat, grads, *moments, learning_rate=rate, active=active)
         else:
             optim.rmsprop(flat, grads, moments[0], learning_rate=rate, decay=0.9, epsilon=1e-5, active=active)
@@ -458,7 +458,7 @@ def test_settings_choose_the_network():
     assert make_network(ImpalaSettings(precision="bfloat16"), ATARI, SIX, image=True).torso.precision == torch.bfloat16
     lstm = ImpalaSettings(core="lstm", core_units=32, hidden=(8,))
     assert make_network(lstm, (6,), Gaussian(3), image=False) == SharedTorsoNet(Dense(6, (8,)), 3, 32)
-    action_reward_size = ImpalaSettings(feed_back=True, precision="float32")
+    action_reward_size = ImpalaSettings(use_last_action_reward=True, precision="float32")
     assert make_network(action_reward_size, ATARI, SIX, image=True) == convolutional("shallow", action_reward_size=6)
 
 

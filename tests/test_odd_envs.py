@@ -31,7 +31,7 @@ execution: {backend: inline}
 budget: {env_steps_per_member: 80}
 hparams: {learning_rate: {prior: log_uniform, low: 1e-4, high: 1e-2}}
 fitness: {min_episodes: 1}
-strategy: {ready: {every: 40}}
+strategy: {ready: {slice_steps: 40}}
 failure: {max_restarts_per_member: 1, env_step_timeout: 5s}
 final: {candidates: 1, selection_episodes: 1, episodes: 1}
 """
@@ -231,8 +231,8 @@ def test_a_stack_of_pictures_is_merged_plane_by_plane():
     adapter = adapt_observations(Box(0, 255, pictures.shape[1:], np.uint8), "here")
     shown = adapter.convert(pictures)
     assert adapter.space == Box(0, 255, (12, 20, 24), np.uint8)
-    for place, (layer, colour) in enumerate(np.ndindex(4, 3)):
-        np.testing.assert_array_equal(shown[:, place], pictures[:, layer, :, :, colour])
+    for place, (layer, color) in enumerate(np.ndindex(4, 3)):
+        np.testing.assert_array_equal(shown[:, place], pictures[:, layer, :, :, color])
 
 
 def test_actions_too_far_apart_for_float32_are_not_squashed():

@@ -1,4 +1,4 @@
-"""Flat optimisers against torch.optim, the papers' formulas, and independence of the members."""
+"""Flat optimizers against torch.optim, the papers' formulas, and independence of the members."""
 
 import numpy as np
 import pytest

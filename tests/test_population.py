@@ -291,7 +291,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.population = Population(size, seed, FitnessRule(window=2, min_episodes=1))
         self.strategy = PBT(
             space=SPACE,
-            every=EVERY,
+            slice_steps=EVERY,
             horizon=HORIZON,
             exploit=exploit,
             explore=Explore(when=when),

@@ -95,11 +95,11 @@ def test_the_lineage_leads_from_the_donors_row_to_the_receivers(copied: Written)
     every, best = [c for c in found.collections if isinstance(c, LineCollection)]
     own, slice_of_it, copy = [[0.0, 0.0], [100.0, 0.0]], [[100.0, 1.0], [200.0, 1.0]], [[100.0, 0.0], [100.0, 1.0]]
     other = [[0.0, 1.0], [100.0, 1.0]]
-    colours = {
+    colors = {
         str(np.asarray(s).tolist()): to_hex(c) for s, c in zip(every.get_segments(), every.get_colors(), strict=True)
     }
-    assert set(colours) == {str(s) for s in (own, slice_of_it, copy, other)}
-    assert colours[str(own)] == colours[str(copy)] == colours[str(slice_of_it)] != colours[str(other)]
+    assert set(colors) == {str(s) for s in (own, slice_of_it, copy, other)}
+    assert colors[str(own)] == colors[str(copy)] == colors[str(slice_of_it)] != colors[str(other)]
     assert sorted(np.asarray(s).tolist() for s in best.get_segments()) == sorted([own, slice_of_it, copy])
 
 
@@ -110,10 +110,10 @@ def test_the_timeline_has_a_bar_for_every_slice_and_a_mark_for_every_event(copie
     (bars,) = [c for c in shown.collections if isinstance(c, PolyCollection)]
     spans = [(p.vertices[:, 0].min(), p.vertices[:, 0].max()) for p in bars.get_paths()]
     assert spans == [(20.0, 20.0), (30.0, 30.0), (50.0, 60.0)]
-    assert set(marks) == {"copy, in the donor's colour", "failure"}
-    offsets = np.asarray(marks["copy, in the donor's colour"].get_offsets()).tolist()
+    assert set(marks) == {"copy, in the donor's color", "failure"}
+    offsets = np.asarray(marks["copy, in the donor's color"].get_offsets()).tolist()
     assert offsets == [[40.0, 1.0]]
-    assert to_hex(marks["copy, in the donor's colour"].get_facecolor()[0]) == found.colour("m00")
+    assert to_hex(marks["copy, in the donor's color"].get_facecolor()[0]) == found.color("m00")
 
 
 def test_no_step_is_lost_in_the_speed(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def training(tmp_path: Path, *argv: str) -> Iterator[tuple[subprocess.Popen[str]
     """A run under way in its own process group: its env has stepped. Yields it and all that belongs to it."""
     os.mkfifo(tmp_path / "fifo")
     world = f"env={{id: tests.worlds:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
-    size = ["population.size=1", "budget.env_steps_per_member=100000000", "strategy.ready.every=10000000"]
+    size = ["population.size=1", "budget.env_steps_per_member=100000000", "strategy.ready.slice_steps=10000000"]
     with spawn(tmp_path, "train", "cart.yaml", "--name", "a", world, *size, *CONTINUE, *argv) as process:
         try:
             (tmp_path / "fifo").read_text()
@@ -285,7 +285,7 @@ def test_a_terminal_that_closes_saves_the_run(pbtrl: Command, tmp_path: Path, mo
     os.mkfifo(tmp_path / "fifo")
     world = f"env={{id: tests.worlds:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
     command = [sys.executable, "-m", "pbtrl", "train", "cart.yaml", "--name", "a", world, "population.size=1",
-               "budget.env_steps_per_member=100000000", "strategy.ready.every=10000000", "execution.backend=processes",
+               "budget.env_steps_per_member=100000000", "strategy.ready.slice_steps=10000000", "execution.backend=processes",
                "--progress", mode, *CONTINUE]  # fmt: skip
     closing = CLOSING if mode == "live" else CLOSING.replace("fitness", "Ctrl-C")
     path = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "TERM": "xterm"}
@@ -588,7 +588,7 @@ CHANGED = {
     "hparams.h0.high=2": "hparams.h0.high (1.0 -> 2.0)",
     "hparams.h2={prior: uniform, low: 0, high: 1}": "hparams.h2.high (unset -> 1.0)",
     "trainable.clamp=false": "trainable.clamp (True -> False)",
-    "strategy.ready.every=20": "strategy.ready.every (10 -> 20)",
+    "strategy.ready.slice_steps=20": "strategy.ready.slice_steps (10 -> 20)",
 }
 
 
@@ -608,7 +608,7 @@ def test_an_env_or_an_agent_cannot_change(pbtrl: Command):
     pbtrl("train", "cart.yaml", "--name", "a")
     for override, said in (
         ("env.id=Acrobot-v1", "env.id (CartPole-v1 -> Acrobot-v1)"),
-        ("agent.optimiser=adam", "agent.optimiser (rmsprop -> adam)"),
+        ("agent.optimizer=adam", "agent.optimizer (rmsprop -> adam)"),
         ("env.backend=envpool", "env.backend (gymnasium -> envpool)"),
     ):
         assert f"this cannot change: {said}." in pbtrl("resume", "a", override).err
@@ -729,7 +729,7 @@ def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Comman
     """Twelve blocks of huge rewards in an env make its member diverge; it copies another, and the run ends as usual."""
     kwargs = f"{{marker: {tmp_path / 'x'}, after: 5, steps: 130}}"
     world = f"env={{id: tests.worlds:Poisoned, num_envs: 4, kwargs: {kwargs}}}"
-    longer = ["budget.env_steps_per_member=1680", "strategy.ready.every=560", "population.size=2"]
+    longer = ["budget.env_steps_per_member=1680", "strategy.ready.slice_steps=560", "population.size=2"]
     assert pbtrl("train", "cart.yaml", "--name", "a", world, *longer, "agent.rewards=none").code == 0
     run = Path("runs/a")
     lines = journal(run)
@@ -858,7 +858,7 @@ def test_ctrl_c_ends_an_evaluation(pbtrl: Command, tmp_path: Path, command: str,
     told, silent = (
         f"env={{id: tests.worlds:Endless, num_envs: 2, kwargs: {{fifo: {f}}}}}" for f in (tmp_path / "fifo", "null")
     )
-    small = ["population.size=1", "budget.env_steps_per_member=40", "strategy.ready.every=40"]
+    small = ["population.size=1", "budget.env_steps_per_member=40", "strategy.ready.slice_steps=40"]
     argv = ["train", "cart.yaml", "--name", "a", told, slow, *small, f"execution.backend={backend}"]
     if command == "eval":
         assert pbtrl("train", "cart.yaml", "--name", "a", silent, quick, *small).code == 0

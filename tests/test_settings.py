@@ -6,7 +6,7 @@ from pbtrl.agents.settings import AGENTS
 
 PRINTED = {
     "impala": {"unroll_length": 20, "gamma": 0.99, "rho_bar": 1.0, "c_bar": 1.0, "rmsprop_decay": 0.99,
-               "max_grad_norm": 40.0, "passes": 1, "max_log_rho": 1.0},
+               "max_grad_norm": 40.0, "epochs": 1, "max_log_ratio": 1.0},
     "a3c": {"unroll_length": 5, "gamma": 0.99, "entropy_cost": 0.01, "rmsprop_decay": 0.99, "lambda_": 1.0,
             "std": "softplus_variance"},
     "vmpo": {"target_period": 10, "eps_temperature": 0.1, "learning_rate": 1e-4, "entropy_cost": 0.0, "eps_kl": 0.005,

@@ -23,7 +23,7 @@ EVERY_KIND = {
     "int": IntUniform(low=5, high=50),
     "int unbounded": IntUniform(low=5, high=50, bounds="none"),
     "int log": IntLogUniform(low=1, high=1000),
-    "neighbour": Choice(values=(1e-1, 1e-3, 1e-5), mutate="neighbour"),
+    "neighbor": Choice(values=(1e-1, 1e-3, 1e-5), mutate="neighbor"),
     "resample": Choice(values=("a", None, True, 3), mutate="resample"),
 }
 SPACE = SearchSpace(EVERY_KIND)
@@ -203,15 +203,15 @@ def test_a_gaussian_step_of_integers_is_on_their_scale_too():
     assert np.std(steps) / math.log(10**8) == pytest.approx(0.05, rel=0.05)
 
 
-def test_a_gaussian_step_of_neighbours_is_a_share_of_the_list_and_at_least_one():
-    dimension, rng = Choice(values=tuple(range(201)), mutate="neighbour"), np.random.default_rng(0)
+def test_a_gaussian_step_of_neighbors_is_a_share_of_the_list_and_at_least_one():
+    dimension, rng = Choice(values=tuple(range(201)), mutate="neighbor"), np.random.default_rng(0)
     steps = [dimension.gaussian(100, 0.1, rng) - 100 for _ in range(4000)]
     assert np.std(steps) == pytest.approx(20, rel=0.05)
     assert {dimension.gaussian(100, 1e-9, rng) for _ in range(50)} == {99, 101}
 
 
-def test_a_neighbour_walk_stays_at_an_end_and_visits_every_value_equally():
-    dimension, rng = Choice(values=(1, 2, 3, 4), mutate="neighbour"), np.random.default_rng(4)
+def test_a_neighbor_walk_stays_at_an_end_and_visits_every_value_equally():
+    dimension, rng = Choice(values=(1, 2, 3, 4), mutate="neighbor"), np.random.default_rng(4)
     assert dimension.perturb(4, 1.2, rng) == 4
     assert dimension.perturb(1, 0.8, rng) == 1
     assert dimension.perturb(2, 1.2, rng) == 3

@@ -238,7 +238,7 @@ def test_a_working_directory_lends_no_modules_to_what_is_spawned(run: Path, tmp_
         "--progress",
         "none",
     ]
-    small = ["population.size=2", "budget.env_steps_per_member=20_000", "strategy.ready={every: 10_000}"]
+    small = ["population.size=2", "budget.env_steps_per_member=20_000", "strategy.ready={slice_steps: 10_000}"]
     done = subprocess.run([*command, *small, "final={episodes: 2, selection_episodes: 2}"], cwd=run, check=False)
     assert done.returncode == 0
     assert not (tmp_path / "marker").exists()

@@ -22,11 +22,11 @@ import sys
 CHANGE
 from pathlib import Path
 from pbtrl import session
-from pbtrl.config.load import checked, read
+from pbtrl.config.load import check, read
 
 source = read("quadratic", {overrides!r})
 code = session.start(
-    checked(source), source, root=Path("runs"), name="quadratic", if_exists="error", mode="plain", command=[]
+    check(source), source, root=Path("runs"), name="quadratic", if_exists="error", mode="plain", command=[]
 )
 raise SystemExit(code)
 """.replace("{overrides!r}", repr(TOY[1:]))

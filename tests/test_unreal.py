@@ -148,7 +148,7 @@ def drawn(learner, state, data, h):
     ("kind", "settings", "values"),
     [
         ("categorical", {"rewards": "clip"}, {"unroll_length": 3}),
-        ("categorical", {"rewards": "none", "feed_back": False}, {"lambda_": 0.9}),
+        ("categorical", {"rewards": "none", "use_last_action_reward": False}, {"lambda_": 0.9}),
         ("image", {"rewards": "clip"}, {"unroll_length": [3, 8]}),
     ],
 )
@@ -177,9 +177,9 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
             assert (gradient[slot] - exact).abs().max() < 1e-5 * largest, name
 
 
-def test_replayed_observations_are_normalised_as_new_ones_are():
-    """Nothing else tells a member that normalises from one that is given normalised observations."""
-    normal, raw = (agent("categorical", "unreal", rewards="none", observations=o) for o in ("normalise", "raw"))
+def test_replayed_observations_are_normalized_as_new_ones_are():
+    """Nothing else tells a member that normalizes from one that is given normalized observations."""
+    normal, raw = (agent("categorical", "unreal", rewards="none", observations=o) for o in ("normalize", "raw"))
     h = live(normal, 2, **{**PLAIN, **COSTS})
     state, data = filled(normal, [0, 1], h), sparse(block(normal, [0, 1], envs=4, seed=9))
     shift, scale = (state.tensors[name][:, None, None] for name in ("shift", "scale"))

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from pbtrl.build import placement
+from pbtrl.errors import RunError
 from pbtrl.storage.journal import canonical
+from pbtrl.storage.stored_config import load_stored_config
 from tests.command import CART, ROOT, Command, journal
 
 OLD = sorted((ROOT / "tests/golden").glob("run-*"))
@@ -38,7 +40,7 @@ def test_a_run_of_every_version_is_read_and_gone_on_with(pbtrl: Command, run: Pa
     said(pbtrl, "lineage", run.name)
     said(pbtrl, "resume", run.name, MORE)
     assert said(pbtrl, "verify", run.name).startswith(f"{run}: clean")
-    said(pbtrl, "train", run / "config.yaml", "--name", "today", MORE)
+    said(pbtrl, "train", run / "config.resolved.yaml", "--name", "today")  # resuming wrote it under today's keys
     assert_close(canonical(journal(Path("runs/today"))), canonical(journal(run)))
 
 
@@ -88,3 +90,34 @@ def test_another_number_of_threads_is_warned_of(pbtrl: Command, monkeypatch: pyt
     monkeypatch.setattr(placement, "usable_cores", lambda: 1)
     found = pbtrl("resume", "one", "budget.env_steps_per_member=960", "--progress", "none")
     assert found.err == "warning: torch threads 3 -> 1 since the last sitting: from here on not bit-exact\n"
+
+
+OLD_KEYS = """
+env: {id: CartPole-v1}
+agent: {name: impala, feed_back: true, passes: 2, max_log_rho: 0.5, optimiser: adam, rewards: normalise}
+budget: {env_steps_per_member: 640}
+hparams: {adam_epsilon: {prior: choice, values: [1e-3, 1e-5], mutate: neighbour}}
+fitness: {every: 320}
+strategy: {ready: {every: 320}}
+"""
+
+
+def test_a_stored_config_is_read_under_the_keys_of_then(tmp_path: Path) -> None:
+    (tmp_path / "config.resolved.yaml").write_text(OLD_KEYS)
+    config = load_stored_config(tmp_path, ["agent.epochs=3"])
+    assert config.agent is not None
+    found = config.agent
+    assert found.use_last_action_reward
+    assert (found.epochs, found.max_log_ratio, found.optimizer, found.rewards) == (3, 0.5, "adam", "normalize")
+    assert config.hparams["adam_epsilon"].mutate == "neighbor"
+    assert config.fitness.curve_interval == config.strategy.ready.slice_steps == 320
+
+
+def test_a_former_hyperparameter_cannot_go_on(tmp_path: Path) -> None:
+    """The journal names it, too."""
+    searched = OLD_KEYS.replace("passes: 2, ", "").replace(
+        "hparams: {", "hparams: {passes: {prior: int_uniform, low: 1, high: 3}, "
+    )
+    (tmp_path / "config.resolved.yaml").write_text(searched)
+    with pytest.raises(RunError, match="searches 'passes', which is 'epochs' since this version"):
+        load_stored_config(tmp_path)

@@ -21,10 +21,14 @@ def describe_env(config: Config) -> str:
 def describe_slices(config: Config) -> str:
     """How long slices are, and which of the config's numbers were rounded up to whole blocks."""
     ready, budget = config.strategy.ready, config.budget.env_steps_per_member
-    text = f"{config.every:,} {config.unit} each"
+    text = f"{config.slice_steps:,} {config.unit} each"
     if config.burn_in:
         text += f", no copies before {config.burn_in:,}"
-    asked = {"budget.env_steps_per_member": budget, "ready.every": ready.every, "ready.burn_in": ready.burn_in}
+    asked = {
+        "budget.env_steps_per_member": budget,
+        "ready.slice_steps": ready.slice_steps,
+        "ready.burn_in": ready.burn_in,
+    }
     rounded = [f"{k} {v:,} to {config.round_to_block(v):,}" for k, v in asked.items() if v and v % config.block]
     return f"{text}; in whole blocks of {config.block:,}: {', '.join(rounded)}" if rounded else text
 

@@ -129,10 +129,10 @@ def make_strategy(config: Config) -> Strategy:
 
     rule = config.strategy
     if rule.name == "random_search":
-        return random_search(config.space, every=config.every, horizon=config.steps_per_member)
+        return random_search(config.space, slice_steps=config.slice_steps, horizon=config.steps_per_member)
     return PBT(
         space=config.space,
-        every=config.every,
+        slice_steps=config.slice_steps,
         horizon=config.steps_per_member,
         burn_in=config.burn_in,
         exploit=rule.exploit,

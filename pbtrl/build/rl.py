@@ -143,7 +143,7 @@ class RLBuilder:
             block=config.block_length,
             exact=self.exact,
             reset=self._env.between_slices == "reset",
-            every=config.curve_every,
+            curve_interval=config.curve_interval,
             live=live_hyperparameters(self._agent),
             structural={} if self._name is None else {AGENT: self._name},
             origin=CohortSpecRef("pbtrl.build.worker_entry:cohort_spec", self._whole.to_json(), self._name),

@@ -12,10 +12,10 @@ from pbtrl.system.strict_json import to_json
 
 def run_bench(a: argparse.Namespace) -> int:
     """Measure how fast a config trains."""
-    from pbtrl.config.load import checked, read
+    from pbtrl.config.load import check, read
 
     source = read(a.config, a.overrides)
-    config = checked(source)
+    config = check(source)
     from pbtrl.build.factory import prepare
     from pbtrl.diagnostics import benchmark
 
@@ -26,10 +26,10 @@ def run_bench(a: argparse.Namespace) -> int:
 
 def run_doctor(a: argparse.Namespace) -> int:
     """Check the machine, and whether a config will work on it."""
-    from pbtrl.config.load import checked, read
+    from pbtrl.config.load import check, read
 
     source = read(a.config, a.overrides) if a.config else None
-    config = checked(source) if source else None
+    config = check(source) if source else None
     from pbtrl.build.factory import prepare
     from pbtrl.diagnostics import doctor
 

@@ -11,11 +11,11 @@ from pbtrl.system.streams import tell
 
 def run_train(a: argparse.Namespace) -> int:
     """Train a new run."""
-    from pbtrl.config.load import checked, read
+    from pbtrl.config.load import check, read
     from pbtrl.storage.run_directory import check_free
 
     source = read(a.config, a.overrides)
-    config = checked(source)
+    config = check(source)
 
     if not a.dry_run and (asked := config.name if a.name is None else a.name) is not None:
         check_free(a.runs, asked, a.if_exists)

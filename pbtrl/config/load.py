@@ -53,7 +53,7 @@ def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> ConfigSourc
     return ConfigSource(text, str(path), overrides)
 
 
-def checked(source: ConfigSource) -> Config:
+def check(source: ConfigSource) -> Config:
     """The config that a source says. Raises ConfigError, whose text is every mistake with its place."""
     env = source.data.get("env")
     if isinstance(env, dict) and "kwargs" in env:
@@ -75,12 +75,12 @@ def _with_absolute_paths(value: Any, at: tuple[str | int, ...], source: ConfigSo
 
 def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """A config from a YAML file or a shipped config's name, and overrides; see `read` and `checked`."""
-    return checked(read(path_or_name, overrides))
+    return check(read(path_or_name, overrides))
 
 
 def parse(text: str, file: str = "config", overrides: Sequence[str] = ()) -> Config:
     """A config from YAML text; `file` is the name that messages give it. Raises ConfigError."""
-    return checked(ConfigSource(text, file, overrides))
+    return check(ConfigSource(text, file, overrides))
 
 
 def config_from_dict(tree: Mapping[str, Any]) -> Config:
@@ -110,8 +110,8 @@ def resolve(config: Config) -> Config:
     """The same run with slices, block length and budget written out, in whole blocks."""
     tree = config.to_dict()
     tree["budget"]["env_steps_per_member"] = config.steps_per_member
-    tree["strategy"]["ready"] = {"every": config.every, "burn_in": config.burn_in}
-    tree["fitness"]["every"] = config.curve_every
+    tree["strategy"]["ready"] = {"slice_steps": config.slice_steps, "burn_in": config.burn_in}
+    tree["fitness"]["curve_interval"] = config.curve_interval
     for name, kind in config.kinds.items():
         settings = tree["agent"] if name is None else tree["agents"][name]
         settings["block_length"] = kind.block_length

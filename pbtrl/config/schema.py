@@ -151,9 +151,9 @@ class Config(Section):
         return self.round_to_block(min(share for share in shares if share is not None))
 
     @property
-    def every(self) -> int:
+    def slice_steps(self) -> int:
         """Steps of a slice, in whole blocks."""
-        return self.round_to_block(self.strategy.ready.every or math.ceil(self.steps_per_member / 25))
+        return self.round_to_block(self.strategy.ready.slice_steps or math.ceil(self.steps_per_member / 25))
 
     @property
     def burn_in(self) -> int:
@@ -161,9 +161,9 @@ class Config(Section):
         return self.round_to_block(self.strategy.ready.burn_in)
 
     @property
-    def curve_every(self) -> int:
+    def curve_interval(self) -> int:
         """Steps between two points of the fitness curve, in whole blocks; at most a slice."""
-        return min(self.every, self.round_to_block(self.fitness.every or self.every))
+        return min(self.slice_steps, self.round_to_block(self.fitness.curve_interval or self.slice_steps))
 
     @property
     def unlimited_episode_steps(self) -> int:

@@ -186,7 +186,7 @@ class Budget(Section):
 
 
 class Fitness(Section):
-    """What is maximised.
+    """What is maximized.
 
     Attributes:
         metric: the mean of raw, undiscounted episode returns.
@@ -194,7 +194,7 @@ class Fitness(Section):
         window_episodes: newest episodes that count.
         min_episodes: fewer training episodes than this since the last copy, and a member has no fitness; of no meaning
             for `evaluation`, where every slice plays `episodes`.
-        every: env steps between points of the curve inside a slice; by default one point per slice.
+        curve_interval: env steps between points of the curve inside a slice; by default one point per slice.
         episodes: evaluation episodes per slice, when source is `evaluation`.
     """
 
@@ -202,7 +202,7 @@ class Fitness(Section):
     source: Literal["training", "evaluation"] = "training"
     window_episodes: Count = 100
     min_episodes: Count = 10
-    every: Count | None = None
+    curve_interval: Count | None = None
     episodes: Count = 10
 
 

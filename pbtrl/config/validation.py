@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
+from pbtrl.config.renamed_keys import RENAMED
 from pbtrl.config.wording import Fault, Path, shown, unknown
 from pbtrl.core.dimensions import AGENT, Choice, IntLogUniform, IntUniform
 
@@ -37,7 +38,8 @@ ALIASES = {
     "epsilon": "rmsprop_epsilon",
     "grad_clip": "max_grad_norm",
     "clip": "max_grad_norm",
-    "epochs": "passes",
+    "ppo_epochs": "epochs",
+    "n_epochs": "epochs",
     "n_envs": "num_envs",
     "envs": "num_envs",
     "n_members": "size",
@@ -48,11 +50,13 @@ ALIASES = {
     "time": "wall_clock",
     "min": "low",
     "max": "high",
-    "interval": "every",
+    "interval": "slice_steps",
+    "every": "slice_steps",
+    "perturbation_interval": "slice_steps",
     "hyperparameters": "hparams",
     "hyperparams": "hparams",
-    "optimizer": "optimiser",
     "algo": "agent",
+    **RENAMED,
 }
 """What other libraries call it -> what it is called here; used for suggestions only."""
 

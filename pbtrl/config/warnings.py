@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 def find_warnings(config: "Config") -> Iterator[str]:
     """What runs, but is probably not meant."""
-    if config.every >= config.steps_per_member and config.strategy.name == "pbt":
+    if config.slice_steps >= config.steps_per_member and config.strategy.name == "pbt":
         yield (
-            f"strategy.ready.every ({config.every:,}) is the whole budget of a member "
+            f"strategy.ready.slice_steps ({config.slice_steps:,}) is the whole budget of a member "
             f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
         )
     elif config.burn_in >= config.steps_per_member and config.strategy.name == "pbt":
@@ -26,17 +26,17 @@ def find_warnings(config: "Config") -> Iterator[str]:
     for agent, searched in ((kind.agent, kind.hparams) for kind in config.kinds.values()):
         assert agent is not None
         for name in searched:
-            if name.partition("_")[0] in {"adam", "rmsprop"} - {agent.optimiser}:
-                yield f"hparams.{name} has no effect: the optimiser of {agent.name} is {agent.optimiser}"
+            if name.partition("_")[0] in {"adam", "rmsprop"} - {agent.optimizer}:
+                yield f"hparams.{name} has no effect: the optimizer of {agent.name} is {agent.optimizer}"
     if config.env is None or config.fitness.source == "evaluation":
         return
     length = _episode_length(config.env.id)
-    per_env = config.every // config.env.num_envs
+    per_env = config.slice_steps // config.env.num_envs
     reset = config.env.between_slices == "reset"
-    episodes = config.env.num_envs * (per_env // length) if reset else config.every // length
+    episodes = config.env.num_envs * (per_env // length) if reset else config.slice_steps // length
     if episodes < config.fitness.min_episodes:
         yield (
-            f"a slice of {config.every:,} env steps holds about {episodes} episodes of {length:,} steps, "
+            f"a slice of {config.slice_steps:,} env steps holds about {episodes} episodes of {length:,} steps, "
             f"fewer than fitness.min_episodes ({config.fitness.min_episodes}): members may have no fitness"
         )
 

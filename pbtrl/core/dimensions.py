@@ -311,16 +311,16 @@ class Choice:
     """One of a list of values.
 
     Attributes:
-        values: at least two different ones; under `neighbour` their order is the scale.
-        mutate: `neighbour` moves one place, `resample` draws any value.
+        values: at least two different ones; under `neighbor` their order is the scale.
+        mutate: `neighbor` moves one place, `resample` draws any value.
 
-    A neighbour step past an end stays where it is. That walk visits every value equally often in the long
+    A neighbor step past an end stays where it is. That walk visits every value equally often in the long
     run; turning back inwards would visit the ends half as often as the rest.
     """
 
     prior: Literal["choice"] = "choice"
     values: Annotated[tuple[Value, ...], BeforeValidator(_values)]
-    mutate: Literal["neighbour", "resample"] = "resample"
+    mutate: Literal["neighbor", "resample"] = "resample"
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 

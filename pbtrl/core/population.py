@@ -37,7 +37,7 @@ class FitnessRule:
         window: how many of the latest training episodes count.
         min_episodes: fewer since the last copy, and the fitness is absent.
         share: of the env steps since the last copy that must lie in training episodes that count, for as long as mostly
-            short ones have ended the mean would favour them.
+            short ones have ended the mean would favor them.
         cut_episodes: every slice cuts the episodes under way (`between_slices: reset`); then that share is asked of
             every slice, and one that has it not does not count.
     """

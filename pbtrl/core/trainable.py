@@ -23,7 +23,7 @@ class Trainable(Protocol):
         """Train for `steps` under `hyperparameters`; returns scalars to plot."""
 
     def evaluate(self, rng: np.random.Generator) -> float:
-        """The fitness, maximised."""
+        """The fitness, maximized."""
 
     def state_dict(self) -> Tensors:
         """Everything that learned, as arrays."""

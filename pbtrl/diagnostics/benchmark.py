@@ -8,7 +8,7 @@ took, because some worlds take longer over what a policy does than over random a
     efficiency = full training / roofline
 
 The roofline is of the same work as training. Its `replay` is env stepping under training's actions. An update learns
-from its block in one or more passes, and may stop early (`max_log_rho`): learning alone repeats the passes of
+from its block in one or more passes, and may stop early (`max_log_ratio`): learning alone repeats the passes of
 training's most recent updates, member by member, on a copy of what learns, so that the policy stays as it is.
 
 Where other processes act, they overlap with the learner by design, so there is no such roofline. Measured then are env
@@ -53,7 +53,7 @@ BESIDE = {"actors": ("train", "learn", "learn_by_one"), "hogwild": ("train",)}
 """What is measured inline, too, of a config that acts otherwise."""
 PARTS = {"inline": ("env", "act", "learn"), "actors": ("learn", "wait"), "hogwild": ()}
 """Of a worker's time in training."""
-METRICS = {"lag": "acting/lag", "passes": "loss/passes"}
+METRICS = {"lag": "acting/lag", "epochs": "loss/epochs"}
 REMEMBERED = 2_000  # steps whose actions are stepped again
 ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all of them
 
@@ -86,7 +86,7 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
         "frames_per_s": totals["train"] * config.frames_per_step,
         "env_only_steps_per_s": totals["env"],
         "env_only_ratio": totals["train"] / totals["env"],
-        "passes": _mean(found, "passes"),
+        "epochs": _mean(found, "epochs"),
         "workers": count,
         "members": size,
         "acting": mode if mode == "inline" else f"{mode} of {config.acting.processes} processes",
@@ -108,7 +108,7 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
         told["inline_ratio"] = totals["train"] / inline["train"]
         told["inline"] = {
             "env_steps_per_s": inline["train"],
-            "passes": _mean(beside[0], "passes"),
+            "epochs": _mean(beside[0], "epochs"),
             "workers": len(beside[0]),
             **_alone(inline),
         }
@@ -214,7 +214,7 @@ def text(found: dict[str, Any]) -> str:
             lines.append(_learners(found))
     if "shares" in found:
         lines.append("time       " + "  ".join(f"{k} {100 * v:.1f} %" for k, v in found["shares"].items()))
-    last = [f"passes {found['passes']:.2f}", *(f"{word} {found[word]}" for word in ("members", "workers", "acting"))]
+    last = [f"passes {found['epochs']:.2f}", *(f"{word} {found[word]}" for word in ("members", "workers", "acting"))]
     return "\n".join([*lines, "  ".join(last)])
 
 
@@ -261,7 +261,7 @@ class BenchWorker:
         spent: seconds of training, by part.
         trained: seconds of training.
         metrics: of training, by their keys in METRICS: one value per member and measurement.
-        passes: [P] of each update in the latest measurement of training, per cohort.
+        epochs: [P] of each update in the latest measurement of training, per cohort.
     """
 
     def __init__(self, text: str, groups: list[list[str]], threads: int) -> None:
@@ -289,7 +289,7 @@ class BenchWorker:
         space = shown.single_action_space
         self._random = [_random_actions(space, len(c.members) * env.num_envs) for c in self._cohorts]
         self._taken: list[deque[Any]] = [deque(maxlen=REMEMBERED) for _ in self._cohorts]
-        self.passes: list[list[Any]] = [[] for _ in self._cohorts]
+        self.epochs: list[list[Any]] = [[] for _ in self._cohorts]
         self._pools: list[Any] = []
 
     def _together(self, groups: list[list[str]]) -> Iterator[tuple[object, list[Assignment]]]:
@@ -359,7 +359,7 @@ class BenchWorker:
 
     def learn(self, seconds: float) -> float:
         """Updates from one block, with the passes of training's latest updates in turn."""
-        turns = [itertools.cycle(passes.copy()) for passes in self.passes]
+        turns = [itertools.cycle(epochs.copy()) for epochs in self.epochs]
         blocks = [c.collect() for c in self._cohorts]
         self.rest()
         spent, done = 0.0, 0
@@ -389,8 +389,8 @@ class BenchWorker:
         """What a worker does; a stopwatch around each part."""
         if not self._watched:
             self._watched = True
-            for cohort, taken, passes in zip(self._cohorts, self._taken, self.passes, strict=True):
-                self._watch(cohort, taken, passes)
+            for cohort, taken, epochs in zip(self._cohorts, self._taken, self.epochs, strict=True):
+                self._watch(cohort, taken, epochs)
 
         def advance() -> int:
             return sum(self._learned(cohort) for cohort in self._cohorts)
@@ -398,9 +398,9 @@ class BenchWorker:
         if self.mode != "inline":  # what lay ready before the measurement began does not count
             _rate(advance, seconds / 5)
         self._clock = dict.fromkeys(self.spent, 0.0)
-        for cohort, passes in zip(self._cohorts, self.passes, strict=True):
+        for cohort, epochs in zip(self._cohorts, self.epochs, strict=True):
             cohort.metrics()
-            passes.clear()
+            epochs.clear()
         begun = time.perf_counter()
         rate = _rate(advance, seconds)
         self.trained += time.perf_counter() - begun
@@ -410,7 +410,7 @@ class BenchWorker:
             values += [row[METRICS[key]] for row in rows if METRICS[key] in row]
         return rate
 
-    def _watch(self, cohort: Any, taken: deque[Any], passes: list[Any]) -> None:
+    def _watch(self, cohort: Any, taken: deque[Any], epochs: list[Any]) -> None:
         """Sum the time in each part of the cohort's turns, about a microsecond per call; note actions and passes."""
         if self.mode == "hogwild":
             return
@@ -418,7 +418,7 @@ class BenchWorker:
 
         def noted(block: Any) -> Any:
             learned = learn(block)
-            passes.append(learned.metrics["loss/passes"].long())
+            epochs.append(learned.metrics["loss/epochs"].long())
             return learned
 
         cohort.learn = noted

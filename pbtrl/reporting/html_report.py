@@ -18,7 +18,7 @@ from pbtrl.core.messages import skips
 from pbtrl.errors import DamagedError, DiskFullError, RunError, printable
 from pbtrl.reporting import plots, tables
 from pbtrl.reporting.formatting import format_duration
-from pbtrl.reporting.labels import labelled
+from pbtrl.reporting.labels import labeled
 from pbtrl.reporting.summary import outcome_text
 from pbtrl.storage import run_directory
 from pbtrl.storage.journal import Line
@@ -31,9 +31,9 @@ from pbtrl.system.files import make_directory, write_atomically
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
 MOST = 200  # lines of a list
 CAPTIONS = {
-    "training": "The fitness of every member, and what it was assigned of each hyperparameter. Grey lines are copies, "
+    "training": "The fitness of every member, and what it was assigned of each hyperparameter. Gray lines are copies, "
     "dotted ones bounds that a value reached; black are the slices that led to the best member.",
-    "lineage": "Whose weights went on in whom. Each set of fresh weights has a colour; black led to the best member.",
+    "lineage": "Whose weights went on in whom. Each set of fresh weights has a color; black led to the best member.",
     "timeline": "A bar for every slice that ended. Dotted lines are where the run was resumed.",
     "speed": "Of the whole population, taken evenly over each slice.",
 }
@@ -134,7 +134,7 @@ def _facts(run: Path, story: plots.RunData) -> str:
         "command": " ".join(map(str, known["command"])) if isinstance(known.get("command"), list) else "?",
         "versions": "\n".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "?",
     }
-    return labelled(facts)
+    return labeled(facts)
 
 
 def _newest(text: str, titles: int = 0) -> str:

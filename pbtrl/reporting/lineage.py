@@ -97,7 +97,7 @@ def ancestry(known: Mapping[str, TrainedSlice], snapshot: str | None) -> list[Tr
 
 
 def schedule(path: Sequence[TrainedSlice]) -> list[tuple[int, Hyperparameters]]:
-    """An ancestry as (steps trained before, hyperparameters from there on), equal neighbours merged."""
+    """An ancestry as (steps trained before, hyperparameters from there on), equal neighbors merged."""
     points: list[tuple[int, Hyperparameters]] = []
     trained = 0
     for stretch in path:

@@ -1,7 +1,7 @@
 """Pictures of a run, drawn from its journal alone.
 
     training   the fitness of every member, and what it was assigned of each searched hyperparameter
-    lineage    whose weights went on in whom; a colour for each set of fresh weights
+    lineage    whose weights went on in whom; a color for each set of fresh weights
     timeline   what every member did when
     speed      steps per second of the whole population
 
@@ -56,7 +56,7 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.titlesize": "medium",
 }
-PALETTE = [to_hex(colour) for colour in matplotlib.colormaps["tab20"].colors]  # type: ignore[attr-defined]
+PALETTE = [to_hex(color) for color in matplotlib.colormaps["tab20"].colors]  # type: ignore[attr-defined]
 COLOURS = PALETTE[::2] + PALETTE[1::2]  # the lighter ones last
 GREY = "0.85"
 
@@ -108,7 +108,7 @@ class RunData:
         """Where each member has its row."""
         return {member: row for row, member in enumerate(self.population.members)}
 
-    def colour(self, member: str) -> str:
+    def color(self, member: str) -> str:
         """The same in every picture."""
         return COLOURS[self.rows[member] % len(COLOURS)]
 
@@ -160,7 +160,7 @@ def _fitness(panel: Axes, story: RunData) -> None:
         points.setdefault(member, []).append((step, fitness))
     path = [(s.stop, known[s.member, s.stop]) for s in story.ancestry if (s.member, s.stop) in known]
     for member, mine in points.items():
-        _line(panel, mine, color=story.colour(member), lw=1.2, label=member)
+        _line(panel, mine, color=story.color(member), lw=1.2, label=member)
     if path:
         _line(panel, path, color="black", lw=1.8, label=f"to {story.ancestry[-1].member}")
     for copy in story.copies:
@@ -182,9 +182,9 @@ def _schedule(panel: Axes, story: RunData, name: str) -> None:
     values = [chosen for slices in (*used.values(), best) for *_, chosen in slices]
     numeric = all(_can_be_drawn(chosen) for chosen in values)
     words = {} if numeric else {word: i for i, word in enumerate(dict.fromkeys(map(str, values)))}
-    for slices, colour, width in (*((s, story.colour(m), 1) for m, s in used.items()), (best, "black", 2)):
+    for slices, color, width in (*((s, story.color(m), 1) for m, s in used.items()), (best, "black", 2)):
         ends: list[Any] = [(step, words.get(str(v), v)) for start, stop, v in slices for step in (start, stop)]
-        panel.plot([step for step, _ in ends], [height for _, height in ends], color=colour, lw=width)
+        panel.plot([step for step, _ in ends], [height for _, height in ends], color=color, lw=width)
     if numeric:
         _heights(panel, values)
         _bounds(panel, story, name)
@@ -222,14 +222,14 @@ def _words(panel: Axes, words: Sequence[str]) -> None:
 def _lineage(story: RunData) -> Figure:
     figure, panel = _rows(story)
     root: dict[str | None, int] = {}
-    families, colours, passages = itertools.count(), [], []
+    families, colors, passages = itertools.count(), [], []
     for s in story.slices.values():
         root[s.assignment] = root[s.parent] if s.parent in root else next(families)
         for passage in _passages(story, s):
             passages.append(passage)
-            colours.append(COLOURS[root[s.assignment] % len(COLOURS)])
+            colors.append(COLOURS[root[s.assignment] % len(COLOURS)])
     best = [p for s in story.ancestry for p in _passages(story, s)]
-    panel.add_collection(LineCollection(passages, colors=colours, lw=2))
+    panel.add_collection(LineCollection(passages, colors=colors, lw=2))
     panel.add_collection(LineCollection(best, colors="black", lw=1.2))
     panel.autoscale(axis="x")
     _on_the_clock(panel, story, "lineage")
@@ -254,19 +254,19 @@ def _timeline(story: RunData) -> Figure:
         match line["kind"]:
             case "decision":
                 made = [a for a in line["assignments"] if a["donor"]]
-                copied += [(now, story.rows[a["member"]], story.colour(a["donor"])) for a in made]
+                copied += [(now, story.rows[a["member"]], story.color(a["donor"])) for a in made]
             case "failure":
                 failed.append((now, story.rows[line["member"]]))
             case "void":
                 lost.append((now, story.rows[line["snapshot"].split("/")[0]]))
-    bars, colours, nth = [], [], dict.fromkeys(story.rows, 0)
+    bars, colors, nth = [], [], dict.fromkeys(story.rows, 0)
     for s in story.slices.values():
         low, high = story.rows[s.member] - 0.35, story.rows[s.member] + 0.35
         bars.append([(s.begun, low), (s.begun, high), (s.ended, high), (s.ended, low)])
-        colours.append(to_rgba(story.colour(s.member), 1.0 if nth[s.member] % 2 == 0 else 0.7))
+        colors.append(to_rgba(story.color(s.member), 1.0 if nth[s.member] % 2 == 0 else 0.7))
         nth[s.member] += 1
-    panel.add_collection(PolyCollection(bars, facecolors=colours))
-    _marks(panel, [c[:2] for c in copied], "copy, in the donor's colour", marker="o", c=[c[2] for c in copied], ec="k")
+    panel.add_collection(PolyCollection(bars, facecolors=colors))
+    _marks(panel, [c[:2] for c in copied], "copy, in the donor's color", marker="o", c=[c[2] for c in copied], ec="k")
     _marks(panel, failed, "failure", marker="x", c="red")
     _marks(panel, lost, "snapshot lost", marker="s", c="black")
     _in_time(panel, story.end)

@@ -13,7 +13,7 @@ from pbtrl.reporting.formatting import (
     format_fitness,
     format_value,
 )
-from pbtrl.reporting.labels import labelled
+from pbtrl.reporting.labels import labeled
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
 from pbtrl.reporting.tables import truncation
 from pbtrl.storage.journal import Line, read_journal
@@ -64,7 +64,7 @@ def opening_text(
         "seed": f"{header.seed}; deterministic: {header.deterministic}",
         "watch": f"pbtrl status {name} | pbtrl tb {name}; Ctrl-C saves and stops",
     }
-    return labelled({key: text for key, text in lines.items() if text})
+    return labeled({key: text for key, text in lines.items() if text})
 
 
 def _left_off(population: Population, header: RunHeader) -> str:
@@ -89,7 +89,7 @@ def closing_text(best: Mapping[str, Any], run: Path, name: str = "last", trustin
     """
     header, lines = read_header(read_journal(run / "journal.jsonl"))
     commands = f"pbtrl tb {name} | pbtrl eval {trusting} | pbtrl report {name}"
-    return f"{labelled({'run': str(run)})}\n{outcome_text(best, header, lines)}\n{labelled({'next': commands})}"
+    return f"{labeled({'run': str(run)})}\n{outcome_text(best, header, lines)}\n{labeled({'next': commands})}"
 
 
 def outcome_text(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Line]) -> str:
@@ -102,7 +102,7 @@ def outcome_text(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Lin
     if points and (ends := header.at_bound(points[-1][1])):
         told["bounds"] = "\n".join(_at_bound(name, points[-1][1][name], end) for name, end in ends.items())
     told["wall time"] = format_duration(elapsed)
-    return labelled(told)
+    return labeled(told)
 
 
 def _best(best: Mapping[str, Any], measure: str) -> str:

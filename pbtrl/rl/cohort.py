@@ -54,7 +54,7 @@ class RLCohort:
         """Start a slice."""
         self._assignments = list(assignments)
         self._length = assignments[0].stop - assignments[0].start
-        self._done, self._curve_at = 0, self._spec.every
+        self._done, self._curve_at = 0, self._spec.curve_interval
         self._hyperparameters = self._live([a.hyperparameters for a in assignments])
         self._consumed: dict[str, Tensor] = {}
         self._generators = [generator(a.seed, "actions") for a in assignments]
@@ -100,10 +100,10 @@ class RLCohort:
         """Learn from a block under the assigned hyperparameters."""
         return self._spec.agent.learn(self._state, block, self._hyperparameters)
 
-    def prepare_repeat(self, block: Trajectory, passes: Tensor) -> Callable[[], UpdateResult]:
-        """Prepare an update from a block in exactly `passes` [P] passes, on a copy of all that learns."""
+    def prepare_repeat(self, block: Trajectory, epochs: Tensor) -> Callable[[], UpdateResult]:
+        """Prepare an update from a block in exactly `epochs` [P] passes, on a copy of all that learns."""
         state = copy.deepcopy(self._state)
-        fixed = {"passes": passes, "max_log_rho": torch.full(passes.shape, torch.inf)}
+        fixed = {"epochs": epochs, "max_log_ratio": torch.full(epochs.shape, torch.inf)}
         return functools.partial(self._spec.agent.learn, state, block, {**self._hyperparameters, **fixed})
 
     def act_once(self) -> int:
@@ -217,7 +217,7 @@ class RLCohort:
         assert self.rollout is not None
         if self._done < self._curve_at and self._done < self._length:
             return
-        self._curve_at += self._spec.every
+        self._curve_at += self._spec.curve_interval
         for slot, a in enumerate(self._assignments):
             returns = self.rollout.episodes[slot].returns
             if recent := returns[self._told[slot] :]:

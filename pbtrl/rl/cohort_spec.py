@@ -47,7 +47,7 @@ class CohortSpec:
         block: env steps per env and update (the upper limit where `exact`).
         exact: the member updates every `unroll_length` steps instead of every `block`.
         reset: every slice starts its envs anew.
-        every: distance of the curve's points (env steps).
+        curve_interval: distance of the curve's points (env steps).
         live: live hyperparameters with their defaults.
         structural: the hyperparameters that all members of a cohort have in common, and their values.
         origin: where other processes get this from.
@@ -64,7 +64,7 @@ class CohortSpec:
     block: int
     exact: bool
     reset: bool
-    every: int
+    curve_interval: int
     live: dict[str, Any]
     structural: dict[str, Any]
     origin: CohortSpecRef

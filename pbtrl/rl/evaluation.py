@@ -1,6 +1,6 @@
 """Evaluation: fresh episodes, raw returns, every env with a fixed quota.
 
-Playing until the first N episodes are done would favour short ones; so each of the envs plays a number of episodes that
+Playing until the first N episodes are done would favor short ones; so each of the envs plays a number of episodes that
 is fixed beforehand, and the envs that are done wait for the others. An env need not end its episodes: those are cut
 after a number of steps, and counted.
 """

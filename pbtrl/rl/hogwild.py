@@ -6,7 +6,7 @@
       apply the gradient to the shared ones       answer ->
 
 Every process steps envs of its own, num_envs per member, for all members at once. Shared and changed in place, while
-others read and write them, are the parameters and the optimiser's moments, as in the paper; a process that overwrites
+others read and write them, are the parameters and the optimizer's moments, as in the paper; a process that overwrites
 what another has just written loses a fraction of that update (Recht et al. 2011, arXiv 1106.5730). Everything else
 that is learned (statistics of observations and returns) a process copies when a block begins and puts back when it
 ends. With one process all of this is the serial run, bit for bit.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pbtrl.errors import DamagedError, RunError
 
@@ -23,15 +23,37 @@ def check_imports(run: Path, config: Config, *, allowed: bool) -> None:
 
 
 def load_stored_config(run: Path, overrides: Sequence[str] = ()) -> Config:
-    """The resolved config that a run is of.
+    """The resolved config of a run, also of one that an earlier pbtrl stored under other keys.
 
     Raises:
         DamagedError: it is missing.
-        ConfigError: it, or an override, is none.
+        ConfigError: the config or an override is invalid.
+        RunError: it searches hyperparameters that have other names now.
     """
-    from pbtrl.config.load import load
+    from pbtrl.config.load import check, read
+    from pbtrl.config.renamed_keys import RENAMED, modernize
 
     path = run / "config.resolved.yaml"
     if not path.is_file():
-        raise DamagedError(f"{path} is missing, and with it what the run is of: put it back, or train anew")
-    return load(path, overrides)
+        raise DamagedError(f"{path} is missing; restore it or start a new run")
+    source = read(path)
+    searched = [*_searched(source.data), *(h for agent in _agents(source.data) for h in _searched(agent))]
+    if former := next((name for name in searched if name in RENAMED), None):
+        raise RunError(
+            f"{run} searches {former!r}, which is {RENAMED[former]!r} since this version: finish it with the pbtrl "
+            f"that made it (see run.json), or train anew"
+        )
+    source.data = modernize(source.data)
+    for override in overrides:
+        source.override(override)
+    return check(source)
+
+
+def _searched(section: dict[str, Any]) -> list[str]:
+    hparams = section.get("hparams")
+    return list(hparams) if isinstance(hparams, dict) else []
+
+
+def _agents(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    agents = tree.get("agents")
+    return [a for a in agents.values() if isinstance(a, dict)] if isinstance(agents, dict) else []

@@ -1,6 +1,6 @@
 """Population based training (Jaderberg et al. 2017, arXiv 1711.09846): every exploit and explore rule.
 
-Each member trains in slices of `every` env steps on a grid of its own clock. At a grid point past `burn_in`
+Each member trains in slices of `slice_steps` env steps on a grid of its own clock. At a grid point past `burn_in`
 it may exploit (take over weights, hyperparameters or both of a better member) and explore (change
 hyperparameters). Random search is the same with neither, see random_search.py.
 
@@ -28,7 +28,7 @@ class PBT:
 
     Attributes:
         space: the searched hyperparameters, of one agent or of each of several.
-        every: ready interval (env steps of the member).
+        slice_steps: ready interval (env steps of the member).
         horizon: budget of a member (env steps).
         burn_in: env steps before the first exploit.
         exploit, explore: the rules.
@@ -41,7 +41,7 @@ class PBT:
     """
 
     space: SearchSpace | MixedSearchSpace
-    every: int
+    slice_steps: int
     horizon: int
     burn_in: int = 0
     exploit: Exploit = field(default_factory=Exploit)
@@ -58,8 +58,8 @@ class PBT:
         waiting = [m for m in population.members.values() if not m.pending and m.step < self.horizon]
         waiting = [m for m in waiting if m.healthy or self._rescues(population, m)]
         if self.synchronous:
-            behind = min((m.step // self.every for m in waiting), default=0)
-            waiting = [m for m in waiting if m.step // self.every == behind]
+            behind = min((m.step // self.slice_steps for m in waiting), default=0)
+            waiting = [m for m in waiting if m.step // self.slice_steps == behind]
         return [self._next(population, m) for m in waiting]
 
     def _rescues(self, population: Population, member: Member) -> bool:
@@ -75,7 +75,7 @@ class PBT:
             return self._assign(population, member, None, drawn, note="initial")
         if not member.healthy:
             return self._rescue(population, member)
-        ready = member.step % self.every == 0 and member.step >= self.burn_in
+        ready = member.step % self.slice_steps == 0 and member.step >= self.burn_in
         if not ready or self._is_reference(population, member):
             return self._assign(population, member, member.snapshot, member.hyperparameters)
         donor, note = self._donor(population, member)
@@ -226,7 +226,7 @@ class PBT:
             member=member.id,
             parent=parent,
             start=member.step,
-            stop=min(self.horizon, (member.step // self.every + 1) * self.every),
+            stop=min(self.horizon, (member.step // self.slice_steps + 1) * self.slice_steps),
             hyperparameters=dict(values),
             seed=population.slice_seed(member.id, generation),
             donor=donor,

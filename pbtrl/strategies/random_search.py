@@ -5,14 +5,14 @@ from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.settings import Exploit, Explore
 
 
-def random_search(space: SearchSpace | MixedSearchSpace, *, every: int, horizon: int) -> PBT:
+def random_search(space: SearchSpace | MixedSearchSpace, *, slice_steps: int, horizon: int) -> PBT:
     """PBT that never exploits and never explores, with the same initial draws and seeds as PBT itself.
 
     A member that diverged or was given up is retired: it gets no further assignments.
     """
     return PBT(
         space=space,
-        every=every,
+        slice_steps=slice_steps,
         horizon=horizon,
         exploit=Exploit(method="none"),
         explore=Explore(method="none"),

@@ -24,11 +24,11 @@ class Ready(_Settings):
     """When a member may be decided about.
 
     Attributes:
-        every: env steps of the member between decisions, a slice; by default a 25th of its budget.
+        slice_steps: env steps of the member between decisions, a slice; by default a 25th of its budget.
         burn_in: env steps before the first exploit.
     """
 
-    every: Count | None = None
+    slice_steps: Count | None = None
     burn_in: Annotated[Whole, Field(ge=0)] = 0
 
 

@@ -29,7 +29,7 @@ from pbtrl.build.factory import (
     stop_criteria,
 )
 from pbtrl.build.placement import describe_placement, torch_threads
-from pbtrl.config.load import checked, read, to_yaml, with_setting
+from pbtrl.config.load import check, read, to_yaml, with_setting
 from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
@@ -177,7 +177,7 @@ def _begin(
     if not (run / "config.resolved.yaml").is_file():
         raise RunError(f"{run} never began: train its config again, with --if-exists resume")
     source = read(run / "config.resolved.yaml", overrides)
-    config = checked(source)
+    config = check(source)
     check_imports(run, config, allowed=trusted)
     return start(
         config, source, root=run.parent, name=run.name, if_exists="resume", mode=mode, command=command, wide=wide

@@ -100,7 +100,7 @@ def test_a_worker_killed_in_the_middle_of_a_slice_changes_nothing(tmp_path: Path
     killed = processes(tmp_path / "killed", config, workers)
     found = []
     for executor, path in ((quiet, tmp_path / "quiet.jsonl"), (killed, tmp_path / "killed.jsonl")):
-        strategy = PBT(space=toy_space(), every=8, horizon=24, synchronous=True)
+        strategy = PBT(space=toy_space(), slice_steps=8, horizon=24, synchronous=True)
         journal = Journal(path)
         assert Controller(Population(4, 1, LAST), strategy, executor, journal).run() == "budget"
         executor.close()
@@ -255,7 +255,7 @@ def trained(where: Path, executor: Executor | None = None) -> tuple[Population, 
     where.mkdir()
     executor = executor or inline(where / "members", {})
     population, journal = Population(4, 1, LAST), Journal(where / "j")
-    strategy = PBT(space=toy_space(), every=8, horizon=24, synchronous=True)
+    strategy = PBT(space=toy_space(), slice_steps=8, horizon=24, synchronous=True)
     assert Controller(population, strategy, executor, journal, StopCriteria(max_attempts=2)).run() == "budget"
     executor.close()
     journal.close()

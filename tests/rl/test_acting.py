@@ -120,7 +120,7 @@ def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Traj
 
 @pytest.mark.parametrize(("count", "lags"), [(1, [0, 1, 1, 1, 1, 1, 1]), (2, [0, 1, 2, 3, 3, 3, 3])])
 def test_a_block_says_how_many_updates_old_its_policy_is(count: int, lags: list[int]) -> None:
-    """Weights and the statistics that normalise observations go to the actors with every update."""
+    """Weights and the statistics that normalize observations go to the actors with every update."""
     cohort = actors(count, agent={"learning_rate": 0.01})
     begin(cohort)
     names = ("params", "shift", "scale")
@@ -155,7 +155,7 @@ def test_a_slice_begins_with_the_weights_that_it_was_given() -> None:
 
 def test_returns_under_way_are_each_actor_s_own() -> None:
     """What rewards are scaled by, against returns added up by hand: with replays beside them, deaths and slices."""
-    cohort = actors(agent={"rewards": "normalise", "learning_rate": 0.0}, replay=0.5)
+    cohort = actors(agent={"rewards": "normalize", "learning_rate": 0.0}, replay=0.5)
     returns: list[list[float]] = [[] for _ in TWO]
     so_far, whose = np.zeros((2, len(TWO), 4)), []
     for generation in range(2):
@@ -243,7 +243,7 @@ def test_what_was_acted_in_vain_is_counted_and_its_episodes_are_not() -> None:
 
 
 def test_no_return_is_under_way_for_a_new_actor_whose_first_block_was_dropped() -> None:
-    cohort = actors(1, agent={"rewards": "normalise"})
+    cohort = actors(1, agent={"rewards": "normalize"})
     begin(cohort)
     cohort.advance()
     processes(cohort)[0].kill()
@@ -276,10 +276,10 @@ def interleaved(cohort: HogwildCohort, first: Any, second: Any) -> None:
     first.rollout.collect = collect
 
 
-@pytest.mark.parametrize("optimiser", ["rmsprop", "adam"])
-def test_neither_weights_nor_moments_lose_what_another_process_did_meanwhile(optimiser: str) -> None:
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+def test_neither_weights_nor_moments_lose_what_another_process_did_meanwhile(optimizer: str) -> None:
     """Algorithm S3: gradients are of the weights that acted, and are applied to those of all as they are by then."""
-    agent = {"name": "a3c", "optimiser": optimiser, "rmsprop_decay": 1.0}  # under which mean squares stay at 1
+    agent = {"name": "a3c", "optimizer": optimizer, "rmsprop_decay": 1.0}  # under which mean squares stay at 1
     after = {}
     for who in ("nobody", "first", "second", "both"):
         cohort = hogwild(agent=agent)
@@ -291,7 +291,7 @@ def test_neither_weights_nor_moments_lose_what_another_process_did_meanwhile(opt
             {"first": first, "second": second}[who].answer({"steps": STEPS})
         after[who] = {name: value.clone() for name, value in cohort._shared.tensors.items()}
         cohort.close()
-    if optimiser == "rmsprop":
+    if optimizer == "rmsprop":
         steps = [after[who]["params"] - after["nobody"]["params"] for who in ("first", "second", "both")]
         assert all(step.abs().max() > 1e-5 for step in steps)
         torch.testing.assert_close(steps[2], steps[0] + steps[1], rtol=0.0, atol=1e-6)

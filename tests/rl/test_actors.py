@@ -45,7 +45,10 @@ def train(cohort: RLCohort) -> None:
 
 @pytest.mark.parametrize(
     ("env", "agent"),
-    [(CARTPOLE, {"core": "lstm", "core_units": 8, "feed_back": True}), ({"id": "probe/BrightSide-v0"}, {})],
+    [
+        (CARTPOLE, {"core": "lstm", "core_units": 8, "use_last_action_reward": True}),
+        ({"id": "probe/BrightSide-v0"}, {}),
+    ],
     ids=["lstm", "images"],
 )
 def test_a_block_is_what_was_acted(env: dict[str, Any], agent: dict[str, Any]) -> None:
@@ -82,7 +85,7 @@ def test_a_block_is_what_was_acted(env: dict[str, Any], agent: dict[str, Any]) -
 
 def test_two_actors_teach_and_the_next_slice_may_begin_with_another_s_weights() -> None:
     env = {"id": "probe/Truncated-v0", "kwargs": {"length": 30}}
-    build = builder(env, 4, {"rewards": "normalise"}, acting=acting(replay=0.5))
+    build = builder(env, 4, {"rewards": "normalize"}, acting=acting(replay=0.5))
     cohort = build.cohort(TWO, 2)
     assert isinstance(cohort, ActorsCohort)
     for slot in range(2):
@@ -119,7 +122,7 @@ def used(*processes: int) -> int:
 
 
 def test_a_member_learns_though_actors_have_to_wait_and_die_and_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = {"optimiser": "adam", "rewards": "none", "reduction": "mean", "learning_rate": 0.02, "max_grad_norm": 1.0}
+    agent = {"optimizer": "adam", "rewards": "none", "reduction": "mean", "learning_rate": 0.02, "max_grad_norm": 1.0}
     cohort = builder({"id": "tests.worlds:Detour"}, 8, agent, acting=acting()).cohort(("m00",), 2)
     assert isinstance(cohort, ActorsCohort)
     cohort.init(0, 1)

@@ -108,10 +108,10 @@ def same(one: Report, other: Report) -> bool:
     ("env", "num_envs", "agent"),
     [
         (CARTPOLE, 16, {}),
-        (CARTPOLE, 4, {"optimiser": "adam", "advantages": "normalise", "reduction": "mean"}),
-        ({**CARTPOLE, "backend": "envpool"}, 16, {"optimiser": "adam", "passes": 2}),
+        (CARTPOLE, 4, {"optimizer": "adam", "advantages": "normalize", "reduction": "mean"}),
+        ({**CARTPOLE, "backend": "envpool"}, 16, {"optimizer": "adam", "epochs": 2}),
         ({"id": "probe/PreviousAction-v0"}, 5, {"hidden": [50, 10]}),
-        ({"id": "probe/Target-v0"}, 3, {"actions": "squash", "optimiser": "adam"}),
+        ({"id": "probe/Target-v0"}, 3, {"actions": "squash", "optimizer": "adam"}),
         ({"id": "Pendulum-v1", "backend": "gymnasium"}, 4, {"lambda_": 0.9}),
         ({"id": "probe/Recall-v0"}, 3, UNREAL),
         ({"id": "probe/Recall-v0"}, 3, FEUDAL),
@@ -167,7 +167,7 @@ def test_the_host_s_groups_and_threads_change_no_number(tmp_path: Path) -> None:
 
 
 def test_a_loaded_member_is_its_donor_in_everything_but_its_random_stream() -> None:
-    build = builder("CartPole-v1", agent={"optimiser": "adam"})
+    build = builder("CartPole-v1", agent={"optimizer": "adam"})
     (donor,) = run(build.cohort(("m00",), 1), [slice_of("m00", 400)])
     assert {"params", "adam.m", "adam.steps", "observation.mean", "return.m2", "skipped"} <= set(donor)
     cohort = build.cohort(("m00", "m01", "m02"), 1)
@@ -208,7 +208,7 @@ def test_a_snapshot_goes_through_the_store_and_back(tmp_path: Path) -> None:
 def test_hyperparameters_apply_after_the_donor_was_loaded_and_are_read_back(tmp_path: Path) -> None:
     place = Workplace(tmp_path, builder("CartPole-v1"))
     place.reports(*(slice_of(m, 400) for m in ALL))
-    values = {"learning_rate": 0.0, "unroll_length": 7, "gamma": 0.123456789, "passes": 3}
+    values = {"learning_rate": 0.0, "unroll_length": 7, "gamma": 0.123456789, "epochs": 3}
     copied = slice_of("m01", 400, 1, parent="m00/000000", donor="m00", hyperparameters=values)
     (report,) = place.reports(copied)
     assert report.hyperparameters == {**values, "gamma": 0.1234568}
@@ -306,7 +306,7 @@ def test_a_stop_before_the_first_block_plays_no_evaluation(tmp_path: Path, monke
 # Envs between slices
 
 
-@pytest.mark.parametrize("agent", [{"rewards": "normalise"}, UNREAL, FEUDAL], ids=["impala", "unreal", "feudal"])
+@pytest.mark.parametrize("agent", [{"rewards": "normalize"}, UNREAL, FEUDAL], ids=["impala", "unreal", "feudal"])
 def test_a_reset_slice_is_a_pure_function_of_its_assignment(agent: dict[str, Any], tmp_path: Path) -> None:
     env = {**CARTPOLE, "between_slices": "reset"}
     build = builder(env, 4, agent)
@@ -369,7 +369,7 @@ def test_the_first_episodes_of_fresh_envs_count(tmp_path: Path) -> None:
 
 def test_the_curve_has_a_point_for_every_so_many_steps() -> None:
     build = builder("probe/Bandit-v0", 4, fitness={"every": 80})
-    assert build.spec.every == 80
+    assert build.spec.curve_interval == 80
     cohort = build.cohort(("m00",), 1)
     run(cohort, [slice_of("m00", 200, 1, parent=None)])
     outcome = cohort.outcome(0)
@@ -383,9 +383,9 @@ def test_the_curve_has_a_point_for_every_so_many_steps() -> None:
 
 
 @pytest.mark.parametrize("env", [CARTPOLE, {"id": "Pendulum-v1", "backend": "gymnasium"}], ids=["discrete", "gaussian"])
-@pytest.mark.parametrize("optimiser", ["rmsprop", "adam"])
-def test_a_member_that_diverges_says_so_and_harms_nobody(env: dict[str, Any], optimiser: str) -> None:
-    build = builder(env, 4, {"optimiser": optimiser})
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
+def test_a_member_that_diverges_says_so_and_harms_nobody(env: dict[str, Any], optimizer: str) -> None:
+    build = builder(env, 4, {"optimizer": optimizer})
     steps = 40 * (DIVERGED_AFTER + 5)
     wild = slice_of("m00", steps, hyperparameters={"learning_rate": 1e30})
     cohort = build.cohort(ALL[:2], 1)
@@ -401,10 +401,10 @@ def test_a_member_that_diverges_says_so_and_harms_nobody(env: dict[str, Any], op
     assert not cohort.outcome(0).diverged
 
 
-@pytest.mark.parametrize("passes", [1, 3])
-def test_skipped_updates_are_counted_and_blank_no_metric(passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of five blocks pay NaN to one member: its metrics are those of the other three, its neighbour's of all."""
-    agent = {"rewards": "none", "observations": "raw", "passes": passes}
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_skipped_updates_are_counted_and_blank_no_metric(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of five blocks pay NaN to one member: its metrics are those of the other three, its neighbor's of all."""
+    agent = {"rewards": "none", "observations": "raw", "epochs": epochs}
     build = builder("CartPole-v1", 4, agent)
     blocks = 0
 
@@ -422,9 +422,9 @@ def test_skipped_updates_are_counted_and_blank_no_metric(passes: int, monkeypatc
     monkeypatch.setattr(RLCohort, "collect", collect)
     run(cohort, [slice_of("m00", 200), slice_of("m01", 200)])
     assert blocks == 5
-    counts = {"learning/skipped_updates": 2.0 * passes, "learning/updates": 5.0 * passes}
+    counts = {"learning/skipped_updates": 2.0 * epochs, "learning/updates": 5.0 * epochs}
     assert [cohort.outcome(slot).scalars for slot in range(2)] == [counts, {}]
-    assert cohort._state.tensors["skipped"].tolist() == [passes, 0]
+    assert cohort._state.tensors["skipped"].tolist() == [epochs, 0]
     assert not cohort.outcome(0).diverged
     rows, (other,) = cohort.metrics(), alone.metrics()
     assert counts.items() <= rows[0].items()
@@ -492,7 +492,7 @@ def test_evaluation_is_apart_from_training() -> None:
 
 def test_a_rehearsed_update_takes_so_many_passes_and_changes_nothing() -> None:
     """Also where the policy has moved away by then, and where an update would stop at once."""
-    cohort = builder("CartPole-v1", agent={"passes": 3, "max_log_rho": 0.0}).cohort(("m00", "m01"), 1)
+    cohort = builder("CartPole-v1", agent={"epochs": 3, "max_log_ratio": 0.0}).cohort(("m00", "m01"), 1)
     assert isinstance(cohort, RLCohort)
     assignments = [slice_of(m, 400) for m in cohort.members]
     for slot, a in enumerate(assignments):
@@ -503,11 +503,11 @@ def test_a_rehearsed_update_takes_so_many_passes_and_changes_nothing() -> None:
     before = [cohort.save(slot) for slot in range(2)]
     running = {name: value.clone() for name, value in cohort._state.running.items()}
     assert running
-    for passes in ([4, 1], [2, 7]):
-        learned = cohort.prepare_repeat(block, torch.tensor(passes))()
-        assert learned.metrics["loss/passes"].tolist() == passes
+    for epochs in ([4, 1], [2, 7]):
+        learned = cohort.prepare_repeat(block, torch.tensor(epochs))()
+        assert learned.metrics["loss/epochs"].tolist() == epochs
     for slot, row in enumerate(before):
         assert_equal(cohort.save(slot), row)
     assert all(torch.equal(value, cohort._state.running[name]) for name, value in running.items())
-    assert cohort.learn(block).metrics["loss/passes"].max() <= 2
+    assert cohort.learn(block).metrics["loss/epochs"].max() <= 2
     cohort.close()

@@ -33,7 +33,7 @@ def outcomes(cohort: Any) -> list[Any]:
     ("env", "agent"),
     [
         (CARTPOLE, {"name": "a3c", "unroll_mode": "budget", "core": "lstm", "core_units": 8, "minibatches": 2}),
-        ({**CARTPOLE, "between_slices": "reset"}, {"name": "impala", "optimiser": "adam", "passes": 2}),
+        ({**CARTPOLE, "between_slices": "reset"}, {"name": "impala", "optimizer": "adam", "epochs": 2}),
         (CARTPOLE, {"name": "unreal", "unroll_mode": "budget", "core_units": 8, "replay": 100}),
         (CARTPOLE, {"name": "feudal", "unroll_mode": "budget", "goal_units": 8, "horizon": 3}),
     ],

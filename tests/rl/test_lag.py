@@ -28,7 +28,7 @@ def mean_return(kind, lag):
     """Over all of training, when every block is acted by the weights of `lag` updates before."""
     vector = envs.make("tests.worlds:Detour", range(MEMBERS * ENVS))
     settings = ImpalaSettings(
-        optimiser="adam", reduction="mean", rewards="none", observations="raw", hidden=(16,), learning_rate=0.05,
+        optimizer="adam", reduction="mean", rewards="none", observations="raw", hidden=(16,), learning_rate=0.05,
         unroll_length=10, max_grad_norm=1.0,
     )  # fmt: skip
     agent = kind.make(settings, vector.single_observation_space, vector.single_action_space)

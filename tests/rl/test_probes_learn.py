@@ -21,8 +21,8 @@ pytestmark = pytest.mark.parametrize("name", AGENTS)
 
 GAMMA = 0.8
 QUICK = {
-    "optimiser": "adam", "reduction": "mean", "rewards": "none", "observations": "raw", "hidden": (16,),
-    "advantages": "normalise", "learning_rate": 0.02, "gamma": GAMMA, "entropy_cost": 0.0, "max_grad_norm": 1.0,
+    "optimizer": "adam", "reduction": "mean", "rewards": "none", "observations": "raw", "hidden": (16,),
+    "advantages": "normalize", "learning_rate": 0.02, "gamma": GAMMA, "entropy_cost": 0.0, "max_grad_norm": 1.0,
 }  # fmt: skip
 
 
@@ -112,9 +112,9 @@ def test_two_steps(name):
     assert Trained(name, "probe/TwoSteps-v0", 80).values([0], [1]) == close(GAMMA, 1)
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "rmsprop"])
-def test_bandit(name, optimiser):
-    trained = Trained(name, "probe/Bandit-v0", 200, optimiser=optimiser, rmsprop_decay=0.9)
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_bandit(name, optimizer):
+    trained = Trained(name, "probe/Bandit-v0", 200, optimizer=optimizer, rmsprop_decay=0.9)
     assert trained.policy([1]).softmax(-1)[0, 2] > 0.95
     assert trained.values([1]) == close(1)
 
@@ -180,10 +180,10 @@ def test_bright_side(name):
 
 
 CARTPOLE = {
-    "impala": {"advantages": "normalise", "reduction": "mean", "passes": 4},
-    "a3c": {"advantages": "normalise", "reduction": "mean", "minibatches": 4},
+    "impala": {"advantages": "normalize", "reduction": "mean", "epochs": 4},
+    "a3c": {"advantages": "normalize", "reduction": "mean", "minibatches": 4},
     "vmpo": {"minibatches": 4, "eps_kl": 0.02},
-    "unreal": {"advantages": "normalise", "reduction": "mean", "minibatches": 4, "core_units": 64},
+    "unreal": {"advantages": "normalize", "reduction": "mean", "minibatches": 4, "core_units": 64},
     "feudal": {
         "reduction": "mean", "minibatches": 4, "learning_rate": 2e-4, "entropy_cost": 0.005,
         "goal_units": 64, "random_goals": 0.0, "gamma": 0.99, "manager_gamma": 0.99,
@@ -196,7 +196,7 @@ LONGER = {"feudal": 200_000}  # at the rates of the others a worker does not kee
 def test_cartpole_is_solved(name):
     """500 is the most there is."""
     agent = {
-        "name": name, "optimiser": "adam", "learning_rate": 1e-3,
+        "name": name, "optimizer": "adam", "learning_rate": 1e-3,
         "lambda_": 0.95, "max_grad_norm": 0.5, "entropy_cost": 0.0, "unroll_length": 20, **CARTPOLE.get(name, {}),
     }  # fmt: skip
     env = {"id": "CartPole-v1", "num_envs": 16, "backend": "gymnasium"}

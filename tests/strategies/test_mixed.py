@@ -28,7 +28,7 @@ NAMES = {"a": ["agent", "lr", "clip"], "b": ["agent", "lr", "eps"]}
 
 def pbt(*, across: bool = False, **changes: Any) -> PBT:
     rules = {"bottom": 0.5, "top": 0.5, "across_agents": across, **changes.pop("exploit", {})}
-    return PBT(**{"space": MIX, "every": 100, "horizon": 1000, "exploit": Exploit(**rules), **changes})
+    return PBT(**{"space": MIX, "slice_steps": 100, "horizon": 1000, "exploit": Exploit(**rules), **changes})
 
 
 def after(strategy: PBT, *told: Told, seed: int = 0, rule: FitnessRule = LAST) -> Population:
@@ -80,7 +80,7 @@ class Mixed(StrategyConformance):
 class TestWithin(Mixed):
     @classmethod
     def strategy(cls) -> PBT:
-        return PBT(space=cls.mix, every=100, horizon=600, exploit=Exploit(bottom=0.4, top=0.4))
+        return PBT(space=cls.mix, slice_steps=100, horizon=600, exploit=Exploit(bottom=0.4, top=0.4))
 
     def test_nobody_becomes_another_agent(self, lines: list[Line]) -> None:
         assert [set(kinds) for kinds in self.kinds(lines)] == [{"a"}] * 3 + [{"b"}] * 3
@@ -90,7 +90,7 @@ class TestAcross(Mixed):
     @classmethod
     def strategy(cls) -> PBT:
         exploit = Exploit(method="binary_tournament", ties="copy", across_agents=True)
-        return PBT(space=cls.mix, every=100, horizon=600, exploit=exploit)
+        return PBT(space=cls.mix, slice_steps=100, horizon=600, exploit=exploit)
 
     def test_somebody_becomes_another_agent(self, lines: list[Line]) -> None:
         kinds = self.kinds(lines)
@@ -103,7 +103,7 @@ class TestRandomSearch(Mixed):
 
     @classmethod
     def strategy(cls) -> PBT:
-        return random_search(cls.mix, every=100, horizon=600)
+        return random_search(cls.mix, slice_steps=100, horizon=600)
 
     def test_everybody_keeps_what_it_drew(self, lines: list[Line]) -> None:
         for before, assignments in self.moments(lines):
@@ -122,7 +122,7 @@ def test_members_are_dealt_to_the_agents_in_order() -> None:
 
 
 def test_what_agents_share_is_drawn_as_without_a_mix() -> None:
-    alone = PBT(space=SearchSpace({"lr": LR}), every=100, horizon=1000).decide(Population(5, 1))
+    alone = PBT(space=SearchSpace({"lr": LR}), slice_steps=100, horizon=1000).decide(Population(5, 1))
     mixed = pbt().decide(Population(5, 1))
     assert [a.hyperparameters["lr"] for a in mixed] == [a.hyperparameters["lr"] for a in alone]
 

@@ -34,13 +34,13 @@ STILL = Explore(method="none")
 class TestAsynchronous(StrategyConformance):
     @classmethod
     def strategy(cls) -> PBT:
-        return PBT(space=SPACE, every=100, horizon=600, exploit=Exploit(bottom=0.4, top=0.4))
+        return PBT(space=SPACE, slice_steps=100, horizon=600, exploit=Exploit(bottom=0.4, top=0.4))
 
 
 class TestSynchronous(StrategyConformance):
     @classmethod
     def strategy(cls) -> PBT:
-        return PBT(space=SPACE, every=100, horizon=600, synchronous=True)
+        return PBT(space=SPACE, slice_steps=100, horizon=600, synchronous=True)
 
 
 class TestTournament(StrategyConformance):
@@ -48,7 +48,7 @@ class TestTournament(StrategyConformance):
     def strategy(cls) -> PBT:
         return PBT(
             space=SPACE,
-            every=100,
+            slice_steps=100,
             horizon=600,
             exploit=Exploit(method="binary_tournament", ties="copy"),
             explore=Explore(method="gaussian", when="always", resample_probability=0.25),
@@ -60,7 +60,7 @@ class TestTTest(StrategyConformance):
 
     @classmethod
     def strategy(cls) -> PBT:
-        return PBT(space=SPACE, every=100, horizon=600, exploit=Exploit(method="t_test", alpha=0.4))
+        return PBT(space=SPACE, slice_steps=100, horizon=600, exploit=Exploit(method="t_test", alpha=0.4))
 
 
 class TestReferencesAndOddHorizon(StrategyConformance):
@@ -68,7 +68,7 @@ class TestReferencesAndOddHorizon(StrategyConformance):
 
     @classmethod
     def strategy(cls) -> PBT:
-        return PBT(space=SPACE, every=100, horizon=550, burn_in=200, references=2, synchronous=True)
+        return PBT(space=SPACE, slice_steps=100, horizon=550, burn_in=200, references=2, synchronous=True)
 
 
 class TestRandomSearch(StrategyConformance):
@@ -76,14 +76,14 @@ class TestRandomSearch(StrategyConformance):
 
     @classmethod
     def strategy(cls) -> PBT:
-        return random_search(SPACE, every=100, horizon=600)
+        return random_search(SPACE, slice_steps=100, horizon=600)
 
 
 # Who copies whom
 
 
 def pbt(**changes: Any) -> PBT:
-    settings: dict[str, Any] = {"space": LR, "every": 100, "horizon": 1000, "explore": STILL, **changes}
+    settings: dict[str, Any] = {"space": LR, "slice_steps": 100, "horizon": 1000, "explore": STILL, **changes}
     return PBT(**settings)
 
 
@@ -525,7 +525,7 @@ def test_a_report_forgives_earlier_failures() -> None:
 
 def test_random_search_starts_where_pbt_does_and_never_moves() -> None:
     population = Population(4, 9, LAST)
-    search = random_search(LR, every=100, horizon=1000)
+    search = random_search(LR, slice_steps=100, horizon=1000)
     start = search.decide(population)
     assert start == pbt().decide(population)
     population.record(decision(*start))
@@ -538,7 +538,7 @@ def test_random_search_starts_where_pbt_does_and_never_moves() -> None:
 
 @pytest.mark.parametrize("broken", ["diverged", "lost"])
 def test_random_search_retires_the_broken(broken: str) -> None:
-    search = random_search(LR, every=100, horizon=1000)
+    search = random_search(LR, slice_steps=100, horizon=1000)
     assert [a.member for a in search.decide(after_one_slice(1.0, broken, 2.0))] == ["m00", "m02"]
 
 
@@ -563,13 +563,13 @@ TOURNAMENT = {"copy": Exploit(method="binary_tournament", ties="copy")}
 TOURNAMENT["strict"] = replace(TOURNAMENT["copy"], min_gap=1e-9)
 
 
-def toy(folder: Path, *, seed: int = 0, every: int, clamp: bool = True, **rules: Any) -> tuple[float, float]:
+def toy(folder: Path, *, seed: int = 0, slice_steps: int, clamp: bool = True, **rules: Any) -> tuple[float, float]:
     """Both members' final Q after 200 steps, through the whole machinery."""
     free = {n: Uniform(low=0.0, high=1.0, bounds="none") for n in ("h0", "h1")}
     strategy: Strategy = StartAt(
         PBT(
             space=SearchSpace(free),
-            every=every,
+            slice_steps=slice_steps,
             horizon=200,
             copy=frozenset({"weights"}),
             synchronous=True,
@@ -591,13 +591,13 @@ def toy(folder: Path, *, seed: int = 0, every: int, clamp: bool = True, **rules:
 @pytest.mark.usefixtures("quick_disk")
 class TestToy:
     def test_grid_search(self, tmp_path: Path) -> None:
-        found = toy(tmp_path / "run", every=20, exploit=Exploit(method="none"), explore=STILL)
+        found = toy(tmp_path / "run", slice_steps=20, exploit=Exploit(method="none"), explore=STILL)
         assert found == pytest.approx((0.3897, 0.3897), abs=5e-5)
 
-    @pytest.mark.parametrize("every", [5, 10])
+    @pytest.mark.parametrize("slice_steps", [5, 10])
     @pytest.mark.parametrize(("ties", "expected"), [("copy", 1.1715), ("strict", 0.3897)])
-    def test_exploit_only(self, tmp_path: Path, every: int, ties: str, expected: float) -> None:
-        found = toy(tmp_path / "run", every=every, exploit=TOURNAMENT[ties], explore=STILL)
+    def test_exploit_only(self, tmp_path: Path, slice_steps: int, ties: str, expected: float) -> None:
+        found = toy(tmp_path / "run", slice_steps=slice_steps, exploit=TOURNAMENT[ties], explore=STILL)
         assert max(found) == pytest.approx(expected, abs=5e-5)
 
     @pytest.mark.parametrize("clamp", [False, True])
@@ -614,4 +614,4 @@ class TestToy:
 
     def best(self, folder: Path, **settings: Any) -> list[float]:
         """The better member's Q in each of a few runs."""
-        return [max(toy(folder / str(seed), seed=seed, every=10, **settings)) for seed in range(11)]
+        return [max(toy(folder / str(seed), seed=seed, slice_steps=10, **settings)) for seed in range(11)]

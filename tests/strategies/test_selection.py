@@ -66,7 +66,7 @@ class Simulation:
         population = Population(self.size, self.seed, FitnessRule(window=self.episodes, min_episodes=1))
         strategy = PBT(
             space=SearchSpace({"lr": LogUniform(low=1e-3, high=1.0)}),
-            every=100,
+            slice_steps=100,
             horizon=10**9,
             exploit=self.exploit,
             explore=Explore(method="none"),
@@ -158,7 +158,7 @@ def test_the_first_reports_copy_nobody_until_a_receiver_is_due() -> None:
     """One of four copies: nobody is at the bottom of the population while one of the four is unknown."""
     for population in joining(4):
         ranked = [m for m in population.members.values() if m.ranked]
-        strategy = PBT(space=SearchSpace({}), every=100, horizon=1000, exploit=Exploit(bottom=0.25, top=0.25))
+        strategy = PBT(space=SearchSpace({}), slice_steps=100, horizon=1000, exploit=Exploit(bottom=0.25, top=0.25))
         copied = [a.member for a in strategy.decide(population) if a.donor]
         assert copied == (["m00"] if len(ranked) == 4 else [])
 
@@ -179,7 +179,7 @@ def test_members_that_reported_without_a_number_hold_nobody_up() -> None:
     population.record(decision(*opened.values()))
     for m, returns in zip(opened, ([1.0, 1.0], [2.0, 2.0], [3.0], [4.0]), strict=True):
         population.record(answer(trained(opened[m], *returns)))
-    strategy = PBT(space=SearchSpace({}), every=100, horizon=1000, exploit=Exploit(bottom=0.25, top=0.25))
+    strategy = PBT(space=SearchSpace({}), slice_steps=100, horizon=1000, exploit=Exploit(bottom=0.25, top=0.25))
     assert [(a.member, a.donor) for a in strategy.decide(population) if a.donor] == [("m00", "m01")]
 
 
@@ -220,7 +220,9 @@ def test_a_member_with_too_few_episodes_since_its_copy_is_no_donor(method: Any) 
         population.record(answer(trained(open_of(population, m), number, number, number)))
     population.record(decision(assign(population, "m01", parent="m00/000000", donor="m00")))
     population.record(answer(trained(open_of(population, "m01"), 9.0, 9.0)))
-    strategy = PBT(space=SearchSpace({}), every=100, horizon=1000, exploit=Exploit(method=method, bottom=0.5, top=0.5))
+    strategy = PBT(
+        space=SearchSpace({}), slice_steps=100, horizon=1000, exploit=Exploit(method=method, bottom=0.5, top=0.5)
+    )
     assert [a.donor for a in strategy.decide(population)] == [None, None]
 
 
@@ -229,7 +231,9 @@ def test_a_tournament_lost_to_a_placeholder_goes_to_a_fitter_member_with_a_numbe
     for seed in range(40):
         population = after_one_slice(2.0, 9.0, 1.0, 3.0, seed=seed)
         population.record(decision(assign(population, "m01", parent="m03/000000", donor="m03")))
-        strategy = PBT(space=SearchSpace({}), every=100, horizon=1000, exploit=Exploit(method="binary_tournament"))
+        strategy = PBT(
+            space=SearchSpace({}), slice_steps=100, horizon=1000, exploit=Exploit(method="binary_tournament")
+        )
         donors |= {a.donor for a in strategy.decide(population) if a.member == "m00"}
     assert donors == {None, "m03"}
 

@@ -56,7 +56,7 @@ def mean_and_variance(state: Moments) -> tuple[Tensor, Tensor]:
     return state["mean"].float(), variance.float()
 
 
-def normalise(x: Tensor, mean: Tensor, variance: Tensor, clip: float = 10.0, epsilon: float = 1e-8) -> Tensor:
+def normalize(x: Tensor, mean: Tensor, variance: Tensor, clip: float = 10.0, epsilon: float = 1e-8) -> Tensor:
     """(x - mean) / sqrt(variance + epsilon), clipped; x `[P, ..., *shape]`, the others `[P, *shape]`."""
     inner = (len(mean), *(1,) * (x.ndim - mean.ndim), *mean.shape[1:])
     return ((x - mean.reshape(inner)) * (variance + epsilon).rsqrt().reshape(inner)).clamp(-clip, clip)
@@ -119,7 +119,7 @@ def popart_update(
 
     Args:
         state: from `init_popart`.
-        targets: `[P, ...]`, unnormalised.
+        targets: `[P, ...]`, unnormalized.
         mask: as `targets`, false for samples to leave out, whatever they hold.
         rate: `[P]` or a number.
         low: least scale.

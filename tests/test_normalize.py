@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pbtrl.agents import normalise
+from pbtrl.agents import normalize
 from tests import oracles
 
 POPART = json.loads((Path(__file__).parent / "golden" / "rlax_popart.json").read_text())["cases"]
@@ -23,9 +23,9 @@ def blocks(members, *shape, seed=0):
 
 
 def merged(data, members, shape):
-    state = normalise.init_moments(members, shape)
+    state = normalize.init_moments(members, shape)
     for x, mask in data:
-        state = normalise.update_moments(state, x, mask)
+        state = normalize.update_moments(state, x, mask)
     return state
 
 
@@ -33,7 +33,7 @@ def merged(data, members, shape):
 @pytest.mark.parametrize("masked", [False, True])
 def test_agrees_with_numpy(shape, masked):
     data = [(x, mask if masked else None) for x, mask in blocks(3, *shape)]
-    mean, variance = normalise.mean_and_variance(merged(data, 3, shape))
+    mean, variance = normalize.mean_and_variance(merged(data, 3, shape))
     for p in range(3):
         rows = [x[p] if mask is None else x[p][mask[p]] for x, mask in data]
         everything = torch.cat(rows).double().numpy()
@@ -42,12 +42,12 @@ def test_agrees_with_numpy(shape, masked):
 
 
 def test_before_the_first_sample():
-    state = normalise.init_moments(2, (3,))
-    mean, variance = normalise.mean_and_variance(state)
+    state = normalize.init_moments(2, (3,))
+    mean, variance = normalize.mean_and_variance(state)
     assert torch.equal(mean, torch.zeros(2, 3))
     assert torch.equal(variance, torch.ones(2, 3))
     x = torch.randn(2, 5, 3)
-    torch.testing.assert_close(normalise.normalise(x, mean, variance), x)
+    torch.testing.assert_close(normalize.normalize(x, mean, variance), x)
 
 
 def test_what_is_masked_does_not_matter():
@@ -55,7 +55,7 @@ def test_what_is_masked_does_not_matter():
     state = merged(blocks(2, 3, seed=1), 2, (3,))
     mask[1] = False
     poisoned = torch.where(mask[..., None], x, float("nan"))
-    one, two = (normalise.update_moments(state, y, mask) for y in (x, poisoned))
+    one, two = (normalize.update_moments(state, y, mask) for y in (x, poisoned))
     for key in state:
         assert torch.equal(one[key], two[key])
         assert torch.equal(one[key][1], state[key][1])
@@ -69,7 +69,7 @@ def test_what_is_not_finite_is_left_out():
         poisoned[0, 1, 2] = bad
         without = torch.ones_like(mask)
         without[0, 1] = False
-        one, two = normalise.update_moments(state, poisoned), normalise.update_moments(state, x, without)
+        one, two = normalize.update_moments(state, poisoned), normalize.update_moments(state, x, without)
         for key in state:
             assert torch.equal(one[key], two[key])
 
@@ -79,26 +79,26 @@ def test_what_is_not_finite_is_left_out():
 def test_a_member_alone_equals_its_slot_bit_for_bit(members, width):
     data = list(blocks(4, width))
     whole = merged(data, 4, (width,))
-    x = normalise.normalise(data[-1][0], *normalise.mean_and_variance(whole))
+    x = normalize.normalize(data[-1][0], *normalize.mean_and_variance(whole))
     for start in range(0, 4, members):
         slots = slice(start, start + members)
         part = merged([(x[slots], mask[slots]) for x, mask in data], members, (width,))
         for key in whole:
             assert torch.equal(whole[key][slots], part[key])
-        alone = normalise.normalise(data[-1][0][slots], *normalise.mean_and_variance(part))
+        alone = normalize.normalize(data[-1][0][slots], *normalize.mean_and_variance(part))
         assert torch.equal(x[slots], alone)
 
 
-def test_normalise():
+def test_normalize():
     x = torch.tensor([[[1.0, 5.0], [3.0, 1e6]], [[0.0, 0.0], [-1e6, 0.0]]])
     mean, variance = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[4.0, 4.0], [1.0, 0.0]])
     expected = torch.tensor([[[0.0, 2.0], [1.0, 10.0]], [[0.0, 0.0], [-10.0, 0.0]]])
-    torch.testing.assert_close(normalise.normalise(x, mean, variance), expected)
-    assert normalise.normalise(x, mean, variance, clip=1.5).abs().max() == 1.5
-    narrow = normalise.normalise(torch.tensor([[[2e-4]]]), torch.zeros(1, 1), torch.tensor([[3e-8]]))
+    torch.testing.assert_close(normalize.normalize(x, mean, variance), expected)
+    assert normalize.normalize(x, mean, variance, clip=1.5).abs().max() == 1.5
+    narrow = normalize.normalize(torch.tensor([[[2e-4]]]), torch.zeros(1, 1), torch.tensor([[3e-8]]))
     torch.testing.assert_close(narrow, torch.ones(1, 1, 1))  # epsilon is inside the root
     grid = x[:, None].expand(2, 3, 2, 2)
-    assert torch.equal(normalise.normalise(grid, mean, variance)[:, 2], normalise.normalise(x, mean, variance))
+    assert torch.equal(normalize.normalize(grid, mean, variance)[:, 2], normalize.normalize(x, mean, variance))
 
 
 def episode_data(members, seed=0):
@@ -111,16 +111,16 @@ def episode_data(members, seed=0):
 
 
 def scale_of(rewards, ends, live, gamma, block):
-    state = normalise.init_return_scale(*rewards.shape[::2])
+    state = normalize.init_return_scale(*rewards.shape[::2])
     for start in range(0, 30, block):
         t = slice(start, start + block)
-        state = normalise.update_return_scale(state, rewards[:, t], ends[:, t], gamma, live[:, t])
+        state = normalize.update_return_scale(state, rewards[:, t], ends[:, t], gamma, live[:, t])
     return state
 
 
 def test_return_scale_is_the_std_of_the_discounted_return():
     (rewards, ends, live), gamma = episode_data(3), torch.tensor([0.0, 0.9, 0.99])
-    got = normalise.return_scale(scale_of(rewards, ends, live, gamma, 10))
+    got = normalize.return_scale(scale_of(rewards, ends, live, gamma, 10))
     for p in range(3):
         returns = []
         for b in range(5):
@@ -137,7 +137,7 @@ def test_return_scale_is_the_std_of_the_discounted_return():
 def test_return_scale_of_small_rewards_is_small():
     """Nothing is added that would drown them."""
     (rewards, ends, live), gamma = episode_data(2), torch.tensor([0.9, 0.99])
-    large, small = (normalise.return_scale(scale_of(f * rewards, ends, live, gamma, 10)) for f in (1.0, 1e-3))
+    large, small = (normalize.return_scale(scale_of(f * rewards, ends, live, gamma, 10)) for f in (1.0, 1e-3))
     torch.testing.assert_close(small, 1e-3 * large, rtol=1e-2, atol=0)
 
 
@@ -159,9 +159,9 @@ def test_a_return_is_as_if_what_is_left_out_had_not_been():
     ends[:] = False
     live, kept = torch.ones_like(ends), torch.arange(30) != 11
     live[:, 11] = False
-    state = normalise.init_return_scale(2, 5)
-    one = normalise.update_return_scale(state, rewards, ends, gamma, live)
-    two = normalise.update_return_scale(state, rewards[:, kept], ends[:, kept], gamma)
+    state = normalize.init_return_scale(2, 5)
+    one = normalize.update_return_scale(state, rewards, ends, gamma, live)
+    two = normalize.update_return_scale(state, rewards[:, kept], ends[:, kept], gamma)
     assert torch.equal(one["running"], two["running"])
     torch.testing.assert_close(one["m2"], two["m2"])
 
@@ -170,7 +170,7 @@ def test_return_scale_is_carried_across_blocks():
     (rewards, ends, live), gamma = episode_data(2), torch.tensor([0.9, 0.99])
     one, many = (scale_of(rewards, ends, live, gamma, block) for block in (30, 3))
     assert torch.equal(one["running"], many["running"])
-    torch.testing.assert_close(normalise.return_scale(one), normalise.return_scale(many))
+    torch.testing.assert_close(normalize.return_scale(one), normalize.return_scale(many))
 
 
 def test_return_scale_alone_equals_its_slot_bit_for_bit():
@@ -184,21 +184,21 @@ def test_return_scale_alone_equals_its_slot_bit_for_bit():
 
 
 def test_return_scale_starts_at_one():
-    torch.testing.assert_close(normalise.return_scale(normalise.init_return_scale(3, 2)), torch.ones(3))
+    torch.testing.assert_close(normalize.return_scale(normalize.init_return_scale(3, 2)), torch.ones(3))
 
 
 def targets_of(members, seed=0):
     """Batches of value targets on several scales, with masks."""
     g = torch.Generator().manual_seed(seed)
-    for size, centre, spread in ((1, 0.0, 1.0), (7, 50.0, 0.01), (40, -3.0, 40.0), (33, 1e4, 5.0)):
-        x = centre + spread * torch.randn(members, size, generator=g)
+    for size, center, spread in ((1, 0.0, 1.0), (7, 50.0, 0.01), (40, -3.0, 40.0), (33, 1e4, 5.0)):
+        x = center + spread * torch.randn(members, size, generator=g)
         yield x, torch.rand(members, size, generator=g) < 0.7
 
 
 def adapted(data, members, rate):
-    state = normalise.init_popart(members)
+    state = normalize.init_popart(members)
     for x, mask in data:
-        state = normalise.popart_update(state, x, mask, rate=rate)
+        state = normalize.popart_update(state, x, mask, rate=rate)
     return state
 
 
@@ -206,11 +206,11 @@ def adapted(data, members, rate):
 def test_popart_agrees_with_rlax(case):
     bounds = {name: case[name] for name in ("rate", "low", "high")}
     weight, bias = (torch.tensor([case[name]], dtype=torch.float64) for name in ("weight", "bias"))
-    state = normalise.init_popart(1)
+    state = normalize.init_popart(1)
     for step in case["steps"]:
         targets, old = torch.tensor([step["targets"]], dtype=torch.float64), state
-        state = normalise.popart_update(old, targets, torch.ones_like(targets), **bounds)
-        normalise.popart_preserve(weight, bias, old, state)
+        state = normalize.popart_update(old, targets, torch.ones_like(targets), **bounds)
+        normalize.popart_preserve(weight, bias, old, state)
         for name, value in {**state, "weight": weight, "bias": bias}.items():
             np.testing.assert_allclose(value[0], step[name], rtol=1e-8, atol=1e-8, err_msg=name)
 
@@ -231,12 +231,12 @@ def test_popart_agrees_with_a_loop(rate):
 
 
 def test_popart_bounds_the_scale():
-    state, mask = normalise.init_popart(1), torch.ones(1, 4)
+    state, mask = normalize.init_popart(1), torch.ones(1, 4)
     far = torch.tensor([[-1e9, 1e9, -1e9, 1e9]])
-    assert normalise.popart_update(state, far, mask, rate=0.25)["scale"].item() == pytest.approx(1e6)
-    assert normalise.popart_update(state, 0 * far, mask, rate=1.0)["scale"].item() == pytest.approx(1e-2)
-    assert normalise.popart_update(state, 0 * far, mask, rate=1.0, low=0.5)["scale"].item() == 0.5
-    assert normalise.popart_update(state, far, mask, rate=1.0, high=3.0)["scale"].item() == 3.0
+    assert normalize.popart_update(state, far, mask, rate=0.25)["scale"].item() == pytest.approx(1e6)
+    assert normalize.popart_update(state, 0 * far, mask, rate=1.0)["scale"].item() == pytest.approx(1e-2)
+    assert normalize.popart_update(state, 0 * far, mask, rate=1.0, low=0.5)["scale"].item() == 0.5
+    assert normalize.popart_update(state, far, mask, rate=1.0, high=3.0)["scale"].item() == 3.0
 
 
 @pytest.mark.parametrize("width", [1, 8])
@@ -257,8 +257,8 @@ def test_popart_leaves_outputs_where_they_were(width):
     expected = outputs(old).detach()
     for targets, mask in targets_of(members, seed=2):
         mask[1] = False
-        new = normalise.popart_update(old, targets, mask, rate=1e-3)
-        normalise.popart_preserve(weight[..., :1], bias[..., :1], old, new)
+        new = normalize.popart_update(old, targets, mask, rate=1e-3)
+        normalize.popart_preserve(weight[..., :1], bias[..., :1], old, new)
         torch.testing.assert_close(outputs(new).detach(), expected, rtol=1e-5, atol=1e-4)
         old = new
     beside = slice(1, None)
@@ -277,7 +277,7 @@ def test_popart_of_what_is_masked():
     mask[1] = False
     poisoned = torch.where(mask, x, float("nan"))
     options = {"rate": 0.01, "high": 1.0}  # the second member's scale is greater, and stays
-    one, two = (normalise.popart_update(old, y, m, **options) for y, m in ((x, mask), (poisoned, mask.float())))
+    one, two = (normalize.popart_update(old, y, m, **options) for y, m in ((x, mask), (poisoned, mask.float())))
     for key in old:
         assert torch.equal(one[key], two[key])
         assert torch.equal(one[key][1], old[key][1])
@@ -297,7 +297,7 @@ def test_popart_counts_targets_not_batches():
 
 def test_popart_holds_targets_constant():
     targets = torch.randn(2, 5, requires_grad=True)
-    state = normalise.popart_update(normalise.init_popart(2), targets, torch.ones(2, 5), rate=0.1)
+    state = normalize.popart_update(normalize.init_popart(2), targets, torch.ones(2, 5), rate=0.1)
     assert not any(x.requires_grad for x in state.values())
 
 
@@ -309,7 +309,7 @@ def test_popart_of_a_member_alone_equals_its_slot_bit_for_bit(members):
     def all_of(slots):
         state = adapted([(x[slots], mask[slots]) for x, mask in data], len(rates[slots]), rates[slots])
         head = weight[slots].clone(), bias[slots].clone()
-        normalise.popart_preserve(*head, normalise.init_popart(len(rates[slots])), state)
+        normalize.popart_preserve(*head, normalize.init_popart(len(rates[slots])), state)
         return *state.values(), *head
 
     whole = all_of(slice(None))
