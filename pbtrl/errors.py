@@ -8,6 +8,8 @@
     │       ├── JournalError
     │       ├── SnapshotError
     │       └── NewerError     only a newer pbtrl can read it
+    ├── TrainingError          a run that failed, and can be resumed                    exit code 3
+    ├── CallbackError          a callback raised; the run can be resumed
     ├── DiskFullError          no space, or a failing disk (also an OSError)         exit code 75
     ├── WorkerError            a worker process could not start                      exit code 3
     ├── WorkerPoolError        a process of a cohort raised, or died repeatedly
@@ -64,6 +66,14 @@ class SnapshotError(DamagedError):
 
 class NewerError(DamagedError):
     """A file that only a newer pbtrl can read."""
+
+
+class TrainingError(PbtrlError, RuntimeError):
+    """A run that failed; the message says why, and how to resume it."""
+
+
+class CallbackError(PbtrlError, RuntimeError):
+    """A callback raised; the cause is the error's `__cause__`. The run can be resumed."""
 
 
 class DiskFullError(PbtrlError, OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from pbtrl.core.dimensions import Choice
 from pbtrl.core.population import FitnessRule
 from pbtrl.core.search_space import MixedSearchSpace
 from pbtrl.core.stopping import StopCriteria
+from pbtrl.envs.space_json import space_to_json
 from pbtrl.execution import Executor
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.strategies import Strategy
@@ -97,7 +99,17 @@ def make_header(config: Config, name: str) -> RunHeader:
         hyperparameters=config.space.names,
         bounds=_bounds(config),
         deterministic=determinism(config),
+        spaces={} if config.env is None else _spaces(config),
     )
+
+
+def _spaces(config: Config) -> dict[str, Any]:
+    """The env's own spaces, as `RunHeader.spaces` holds them."""
+    spaces = env_spaces(config)
+    return {
+        "observation": space_to_json(spaces.own_observation_space or spaces.single_observation_space),
+        "action": space_to_json(spaces.own_action_space or spaces.single_action_space),
+    }
 
 
 def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:

@@ -49,13 +49,17 @@ class MixedBuilder:
 class RLBuilder:
     """RL cohorts of one agent, which has a name where the config is of a mix."""
 
-    def __init__(self, config: Config, name: str | None = None) -> None:
+    def __init__(self, config: Config, name: str | None = None, spaces: envs.Spaces | None = None) -> None:
         kind = config.kinds[name]
         assert kind.env is not None
         assert kind.agent is not None
         assert kind.acting is not None
         self._config, self._env, self._agent, self._acting = kind, kind.env, kind.agent, kind.acting
-        self._whole, self._name = config, name
+        self._whole, self._name, self._given_spaces = config, name, spaces
+
+    @property
+    def _spaces(self) -> envs.Spaces:
+        return self._given_spaces or env_spaces(self._config)
 
     def check(self) -> None:
         """Raise ValueError, with one line, if the agent cannot live in the env."""
@@ -103,7 +107,7 @@ class RLBuilder:
     def agent(self) -> ActorCritic:
         """The algorithm, for this env's spaces."""
         module = importlib.import_module(f"pbtrl.agents.{self._agent.name}")
-        shown = env_spaces(self._config)
+        shown = self._spaces
         agent: ActorCritic = module.make(self._agent, shown.single_observation_space, shown.single_action_space)
         return agent
 
@@ -113,7 +117,7 @@ class RLBuilder:
         import torch
         from gymnasium.spaces import Box
 
-        space = env_spaces(self._config).single_action_space
+        space = self._spaces.single_action_space
         policy = self.agent.policy
         if not isinstance(space, Box):
             return policy.to_env
