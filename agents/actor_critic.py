@@ -170,7 +170,7 @@ class ActorCritic(ABC):
         parts = [(inputs, rnn_state, chance)]
         if len(groups) > 1:
             parts = [(inputs[g], rnn_state[g], None if chance is None else chance[g]) for g in groups]
-        found = [self.step(params, *without_prefix) for params, without_prefix in zip(state.acting, parts, strict=True)]
+        found = [self.step(params, *part) for params, part in zip(state.acting, parts, strict=True)]
         heads, memories = zip(*found, strict=True)
         policy = _joined(
             [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]

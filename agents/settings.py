@@ -65,7 +65,7 @@ class ActorCriticSettings(NetworkSettings):
     Attributes:
         rewards: what the learner is given: `clip` to [-1, 1], `normalize` by the running standard deviation of the
             discounted return, `none`, or `auto`: clip for images, normalize for vectors. `asymmetric` is IMPALA's
-            optimiztic clip, 5 tanh(r / 5), of which losses count 0.3, as in its published code; its paper's figure is
+            optimistic clip, 5 tanh(r / 5), of which losses count 0.3, as in its published code; its paper's figure is
             another, 5 tanh r for gains and 0.3 tanh r for losses: `asymmetric_figure`. Fitness is always raw.
         optimizer: `rmsprop` (TensorFlow's form, epsilon inside the root) or `adam`.
         unroll_mode: `budget`: every update learns from a block of `block_length` steps, in which `unroll_length`

@@ -2,6 +2,7 @@
 
     PbtrlError
     ├── ConfigError            a config that cannot run                              exit code 2
+    ├── ConfigProblem          one mistake in a config, before it is placed in its file
     ├── EnvError               an env that cannot be made, or breaks its contract    exit code 3
     ├── RunError               a run directory cannot be created, found, locked or read   2
     │   └── DamagedError       a file of a run is missing or damaged                 exit code 4
@@ -46,6 +47,21 @@ class ConfigError(PbtrlError):
         self.messages = tuple(printable(message).replace("\n", "\\n") for message in messages)
         count = "1 error" if len(self.messages) == 1 else f"{len(self.messages)} errors"
         super().__init__("\n".join([*self.messages, f"{count}. Nothing was started."]))
+
+
+class ConfigProblem(PbtrlError, ValueError):  # noqa: N818, a ConfigError is made of them
+    """One mistake in a config, found by a check, an env, an agent or a strategy.
+
+    Attributes:
+        message: the mistake, in one line, without its place.
+        paths: keys and list places that lead to the settings involved. It is shown at the first that an override set,
+            or else at the first that was written.
+        at_key: whether the key itself is the mistake, rather than its value.
+    """
+
+    def __init__(self, message: str, *paths: tuple[str | int, ...], at_key: bool = False) -> None:
+        super().__init__(message)
+        self.message, self.paths, self.at_key = message, paths, at_key
 
 
 class RunError(PbtrlError, ValueError):

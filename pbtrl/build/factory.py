@@ -18,16 +18,17 @@ from pbtrl.build.worker_entry import make_builder
 from pbtrl.config.load import resolve, with_setting
 from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
-from pbtrl.config.wording import Fault
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.dimensions import Choice
 from pbtrl.core.population import FitnessRule
 from pbtrl.core.search_space import MixedSearchSpace
 from pbtrl.core.stopping import StopCriteria
 from pbtrl.envs.space_json import space_to_json
+from pbtrl.errors import ConfigProblem
 from pbtrl.execution import Executor
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.strategies import Strategy
+from pbtrl.strategies.settings import StrategyContext
 
 
 def prepare(config: Config, source: ConfigSource | None = None) -> Config:
@@ -64,12 +65,12 @@ def collect_warnings(config: Config) -> list[str]:
     return found
 
 
-def _fault(message: str) -> Fault:
+def _fault(message: str) -> ConfigProblem:
     """A message that begins with a dotted name, as in `env.id=Pong: no such env`, as a fault at that place."""
     named = re.match(r"((?:\w+\.)+\w+)(?:=|: | )", message)
     if named is None:
-        return Fault.at(message, ("env", "id"))
-    return Fault.at(message[named.end() :], tuple(named[1].split(".")))
+        return ConfigProblem(message, ("env", "id"))
+    return ConfigProblem(message[named.end() :], tuple(named[1].split(".")))
 
 
 def _unfit(config: Config, name: str | None) -> str | None:
@@ -114,8 +115,7 @@ def _spaces(config: Config) -> dict[str, Any]:
 
 def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
     """What `Header.bounds` holds."""
-    rule = config.strategy
-    if rule.name == "random_search" or rule.explore.method == "none":
+    if not config.strategy.explores:
         return {}
     spaces = config.space.spaces if isinstance(config.space, MixedSearchSpace) else {"": config.space}
     return {
@@ -136,22 +136,15 @@ def stop_criteria(config: Config) -> StopCriteria:
 
 def make_strategy(config: Config) -> Strategy:
     """The strategy that the config names."""
-    from pbtrl.strategies.pbt import PBT
-    from pbtrl.strategies.random_search import random_search
-
-    rule = config.strategy
-    if rule.name == "random_search":
-        return random_search(config.space, slice_steps=config.slice_steps, horizon=config.steps_per_member)
-    return PBT(
-        space=config.space,
-        slice_steps=config.slice_steps,
-        horizon=config.steps_per_member,
-        burn_in=config.burn_in,
-        exploit=rule.exploit,
-        explore=rule.explore,
-        copy=frozenset(rule.copy),
-        synchronous=config.population.mode == "sync",
-        references=config.population.reference_members,
+    return config.strategy.build(
+        StrategyContext(
+            space=config.space,
+            slice_steps=config.slice_steps,
+            horizon=config.steps_per_member,
+            burn_in=config.burn_in,
+            synchronous=config.population.mode == "sync",
+            references=config.population.reference_members,
+        )
     )
 
 

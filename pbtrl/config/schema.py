@@ -31,7 +31,7 @@ from pbtrl.config.sections import (
 )
 from pbtrl.core.dimensions import Whole
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
-from pbtrl.strategies.settings import STRATEGIES, Pbt, Strategy
+from pbtrl.strategies.settings import STRATEGIES, PBTSettings, StrategySettings
 from pbtrl.system.strict_json import to_json
 
 for _settings in AGENTS.values():  # agents know nothing of pydantic, so its rules are attached from here
@@ -73,7 +73,9 @@ class Config(Section):
     budget: Budget = Budget()
     hparams: Searched = {}  # noqa: RUF012, pydantic copies it
     fitness: Fitness = Fitness()
-    strategy: Annotated[Strategy, TaggedUnion("name", STRATEGIES, default="pbt", what="strategy")] = Pbt()
+    strategy: Annotated[StrategySettings, TaggedUnion("name", STRATEGIES, default="pbt", what="strategy")] = (
+        PBTSettings()
+    )
     snapshots: Snapshots = Snapshots()
     failure: Failure = Failure()
     final: Final = Final()
@@ -153,7 +155,7 @@ class Config(Section):
     @property
     def slice_steps(self) -> int:
         """Steps of a slice, in whole blocks."""
-        return self.round_to_block(self.strategy.ready.slice_steps or math.ceil(self.steps_per_member / 25))
+        return self.round_to_block(self.strategy.slice_steps(self.steps_per_member))
 
     @property
     def burn_in(self) -> int:
