@@ -8,6 +8,7 @@ Adding an agent is one file with its maths and a `make` (`agents/<name>.py`), on
 `AGENTS`.
 """
 
+import importlib
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -82,11 +83,13 @@ class ActorCriticSettings(NetworkSettings):
         rmsprop_decay: decay of RMSProp's mean square.
         rmsprop_epsilon: inside RMSProp's root.
         adam_epsilon: outside Adam's root.
+        name: by which a config chooses the agent.
         acting: who may act for it. With `actors` blocks come from policies that are some updates old; with `hogwild`
             several processes change what is learned without locks.
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline"})
+    name: str = ""
     rewards: Literal["auto", "clip", "normalize", "none", "asymmetric", "asymmetric_figure"] = "auto"
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     unroll_mode: Literal["budget", "exact"] = "budget"
@@ -102,6 +105,15 @@ class ActorCriticSettings(NetworkSettings):
     rmsprop_decay: float = live(0.99, low=0.0, high=1.0)
     rmsprop_epsilon: float = live(1e-5, low=0.0)
     adam_epsilon: float = live(1e-5, low=0.0)
+
+    def build(self, observation_space: Any, action_space: Any) -> Any:
+        """The agent for an env's spaces; override it in the settings of an agent of your own.
+
+        Raises:
+            ValueError: in one line, where the agent cannot read these observations or act in this space.
+        """
+        module = importlib.import_module(f"pbtrl.agents.{self.name}")
+        return module.make(self, observation_space, action_space)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +265,7 @@ class FeudalSettings(PolicyGradientSettings):
     intrinsic_cost: float = live(0.5, low=0.0)
 
 
-AgentSettings = ImpalaSettings | A3CSettings | VMPOSettings | UnrealSettings | FeudalSettings
+AgentSettings = ActorCriticSettings
 AGENTS: dict[str, type[AgentSettings]] = {
     "impala": ImpalaSettings,
     "a3c": A3CSettings,

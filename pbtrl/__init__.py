@@ -16,6 +16,9 @@ _EXPORTS = {
     "Run": "pbtrl.api",
     "list_runs": "pbtrl.api",
     "load_run": "pbtrl.api",
+    "register_agent": "pbtrl.api",
+    "register_strategy": "pbtrl.api",
+    "register_trainable": "pbtrl.api",
     "resume": "pbtrl.api",
     "train": "pbtrl.api",
     **dict.fromkeys(
@@ -43,12 +46,24 @@ __all__ = [
     "WorkerError",
     "list_runs",
     "load_run",
+    "register_agent",
+    "register_strategy",
+    "register_trainable",
     "resume",
     "train",
 ]
 
 if TYPE_CHECKING:
-    from pbtrl.api import Run, list_runs, load_run, resume, train
+    from pbtrl.api import (
+        Run,
+        list_runs,
+        load_run,
+        register_agent,
+        register_strategy,
+        register_trainable,
+        resume,
+        train,
+    )
     from pbtrl.errors import (
         CallbackError,
         ConfigError,

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pbtrl.config.load import check, read
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
+from pbtrl.core import registry
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.population import Member
-from pbtrl.errors import PbtrlError, RunError, TrainingError
+from pbtrl.errors import RunError, TrainingError
 from pbtrl.storage import run_status
 from pbtrl.storage.best_member import best_snapshot, save_evaluation, snapshots_to_evaluate
 from pbtrl.storage.json_files import read_json_if_exists
@@ -121,6 +122,46 @@ def list_runs(runs: str | Path = "runs") -> list[Run]:
     return [Run(path) for path in sorted(run_directories(Path(runs)))]
 
 
+def register_agent(name: str, settings: type) -> None:
+    """Let configs call an agent of your own `name`; see docs/own-agent.md.
+
+    Args:
+        name: for `agent.name`. Configs of runs store the class's `module:Class` instead.
+        settings: a frozen dataclass derived from `pbtrl.agents.settings.ActorCriticSettings`, importable by its module.
+
+    Raises:
+        ValueError: the name is taken, or the class cannot be imported, as one in a script or a notebook.
+    """
+    registry.register("agent", name, settings)
+
+
+def register_strategy(name: str, settings: type) -> None:
+    """Let configs call a strategy of your own `name`; see docs/own-strategy.md.
+
+    Args:
+        name: for `strategy.name`.
+        settings: a frozen dataclass derived from `pbtrl.strategies.settings.StrategySettings`.
+
+    Raises:
+        ValueError: as `register_agent`.
+    """
+    registry.register("strategy", name, settings)
+
+
+def register_trainable(name: str, trainable: type) -> None:
+    """Let configs call a trainable of your own `name`; see docs/own-trainable.md.
+
+    Args:
+        name: for `trainable.name`.
+        trainable: a class with the methods of `pbtrl.core.trainable.Trainable`, called with a generator and the
+            config's own keys.
+
+    Raises:
+        ValueError: as `register_agent`.
+    """
+    registry.register("trainable", name, trainable)
+
+
 class Run:
     """A run directory: its config, its history and its members. Read anew at every access, also while it trains.
 
@@ -143,7 +184,7 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """The resolved config."""
-        return load_stored_config(self.path)
+        return load_stored_config(self.path, trusted=self._trusted)
 
     @property
     def members(self) -> dict[str, Member]:
@@ -289,6 +330,3 @@ def _finish(result: SessionResult, listener: CallbackListener) -> Run:
     if result.outcome == "finished":
         listener.finish(run.best)
     return run
-
-
-__all__ = ["Callback", "PbtrlError", "Run", "list_runs", "load_run", "resume", "train"]

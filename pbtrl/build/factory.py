@@ -12,8 +12,8 @@ import numpy as np
 from pbtrl import envs
 from pbtrl.build.determinism import determinism
 from pbtrl.build.placement import worker_shares
-from pbtrl.build.registry import trainable_builder
 from pbtrl.build.rl import RLBuilder, env_spaces
+from pbtrl.build.trainables import trainable_builder
 from pbtrl.build.worker_entry import make_builder
 from pbtrl.config.load import resolve, with_setting
 from pbtrl.config.schema import Config
@@ -46,6 +46,8 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
         config = with_setting(config, "env.backend", backend)
         env_spaces(config)  # before any agent, which takes torch and a second
         unfit = [why for name, kind in config.kinds.items() if (why := _unfit(kind, name))]
+    except ConfigProblem as problem:
+        raise (source or ConfigSource()).error([problem]) from problem
     except ValueError as error:
         unfit = [str(error)]
     if unfit:

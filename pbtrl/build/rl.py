@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -106,9 +105,8 @@ class RLBuilder:
     @cached_property
     def agent(self) -> ActorCritic:
         """The algorithm, for this env's spaces."""
-        module = importlib.import_module(f"pbtrl.agents.{self._agent.name}")
         shown = self._spaces
-        agent: ActorCritic = module.make(self._agent, shown.single_observation_space, shown.single_action_space)
+        agent: ActorCritic = self._agent.build(shown.single_observation_space, shown.single_action_space)
         return agent
 
     @cached_property

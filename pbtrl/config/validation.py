@@ -169,7 +169,7 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
         yield from _mix(config)
     if config.acting is not None:
         yield from _acting(config.acting)
-    if config.imports == "__main__":
+    if "__main__" in config.imports:
         text = "worker processes do not import the main module: put the function into a module of its own"
         yield ConfigProblem(text, ("env", "id"))
     for name, kind in config.kinds.items():

@@ -76,6 +76,8 @@ def load(kind: Kind, name: str) -> Any:
     if ":" not in path:
         raise KeyError(name)
     module, _, qualified = path.partition(":")
+    if module == "__main__":
+        raise ImportError(f"{path} cannot be imported by workers: put the class into a module of its own")
     try:
         return _attribute(importlib.import_module(module), qualified)
     except Exception as error:  # the module is the user's own code

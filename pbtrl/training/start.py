@@ -12,7 +12,7 @@ from pbtrl.build.factory import (
     snapshot_bytes,
 )
 from pbtrl.build.placement import torch_threads
-from pbtrl.config.load import check, read, to_yaml, with_setting
+from pbtrl.config.load import read, to_yaml, with_setting
 from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
@@ -104,7 +104,7 @@ def resume(
         stored_header, lines, _ = load_run(run)
         with corruption_as_error(run):
             previous = float(_elapsed(lines))
-        stored = load_stored_config(run)
+        stored = load_stored_config(run, trusted=trusted, known=asked.imports if asked else ())
         known = asked is not None and asked.imports == stored.imports
         check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
@@ -139,9 +139,9 @@ def _start_unbegun(
     """Start a run that was killed before its journal's first line: it has nothing to resume."""
     if not (run / "config.resolved.yaml").is_file():
         raise RunError(f"{run} never began: train its config again, with --if-exists resume")
-    source = read(run / "config.resolved.yaml", overrides)
-    config = check(source)
+    config = load_stored_config(run, overrides, trusted=trusted)
     check_imports(run, config, allowed=trusted)
+    source = read(run / "config.resolved.yaml", overrides)
     return start(config, source, hooks, root=run.parent, name=run.name, if_exists="resume", command=command)
 
 
@@ -157,7 +157,7 @@ def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
     total = None if stored.budget.total_steps is None else with_setting(stored, own, None).steps_per_member
     if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
         overrides = [f"{own}=null", *overrides]
-    wanted = load_stored_config(run, overrides)
+    wanted = load_stored_config(run, overrides, trusted=True)  # as the stored one is
     if wanted.steps_per_member < stored.steps_per_member:
         had, got = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
         raise RunError(f"a budget can only grow: this run's is {had} per member, more than {got}")
