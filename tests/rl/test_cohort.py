@@ -18,8 +18,8 @@ from pbtrl.core.tensors import Tensors
 from pbtrl.execution.host import Host
 from pbtrl.rl.cohort import DIVERGED_AFTER, RLCohort
 from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.testing.trainables import assert_equal
 from tests.blocks import shown
-from tests.conformance import assert_equal
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
