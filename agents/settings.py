@@ -107,12 +107,13 @@ class ActorCriticSettings(NetworkSettings):
     adam_epsilon: float = live(1e-5, low=0.0)
 
     def build(self, observation_space: Any, action_space: Any) -> Any:
-        """The agent for an env's spaces; override it in the settings of an agent of your own.
+        """The agent for an env's spaces, by the `make` of the module that holds the settings.
 
         Raises:
             ValueError: in one line, where the agent cannot read these observations or act in this space.
         """
-        module = importlib.import_module(f"pbtrl.agents.{self.name}")
+        own = type(self).__module__
+        module = importlib.import_module(f"pbtrl.agents.{self.name}" if own == __name__ else own)
         return module.make(self, observation_space, action_space)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 
-from pbtrl.agents.settings import AGENTS, ActorCriticSettings
+from pbtrl.agents.settings import AGENTS
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
 from pbtrl.strategies.pbt import PBT
@@ -18,23 +18,17 @@ from pbtrl.trainables.quadratic import Quadratic
 
 
 class TestImpala(AgentConformance):
-    @classmethod
-    def settings(cls) -> ActorCriticSettings:
-        return AGENTS["impala"](hidden=(8,))
+    settings = AGENTS["impala"](hidden=(8,))
 
 
 class TestA3C(TestImpala):
     action_space = Box(-1.0, 1.0, (2,), np.float32)
 
-    @classmethod
-    def settings(cls) -> ActorCriticSettings:
-        return AGENTS["a3c"](hidden=(8,), unroll_mode="budget")
+    settings = AGENTS["a3c"](hidden=(8,), unroll_mode="budget")
 
 
 class TestVMPO(TestImpala):
-    @classmethod
-    def settings(cls) -> ActorCriticSettings:
-        return AGENTS["vmpo"](hidden=(8,))
+    settings = AGENTS["vmpo"](hidden=(8,))
 
 
 class Leaking(PBT):
@@ -76,7 +70,7 @@ def test_a_trainable_that_shares_its_state_is_caught() -> None:
 
 def test_an_agent_that_mixes_members_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     check = TestImpala()
-    agent = check.settings().build(check.observation_space, check.action_space)
+    agent = check.settings.build(check.observation_space, check.action_space)
     learn = type(agent).learn
 
     def mixing(self: Any, state: Any, *arguments: Any) -> Any:

@@ -1,7 +1,6 @@
 """The README and docs/: links, paths, commands, configs and examples.
 
-A code block whose first line is a comment with a file name is that file. The paragraph or the code block after
-`<!-- check: API -->` is not checked yet.
+A code block whose first line is a comment with a file name is that file.
 """
 
 import re
@@ -20,8 +19,8 @@ from pbtrl.cli.main import parse_arguments
 from pbtrl.config.load import load, parse
 from pbtrl.core.trainable import Trainable
 from pbtrl.strategies import Strategy
+from pbtrl.testing import AgentConformance, PopulationConformance, TrainableConformance
 from tests.command import Command
-from tests.conformance import StrategyConformance, TrainableConformance
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -29,20 +28,14 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 LOADING = ("train", "bench", "doctor", "config")  # commands that take a config
 
-PENDING = re.compile(r"^<!-- check: API -->\n(?:```.*?^```\n|.*?\n(?=\n|\Z))", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(pbtrl (?:train|bench|doctor|config) [^`]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PATH = re.compile(r"`(?:[\w ]+ )?((?:pbtrl|agents|envs|configs|docs|tests)/[\w/.-]+\.\w+)")
 
 
-def settled(page: Path) -> str:
-    """The text of a page without the parts that are still to be checked."""
-    return PENDING.sub("", page.read_text())
-
-
 def blocks(page: Path, language: str) -> list[str]:
-    return [code for kind, code in BLOCK.findall(settled(page)) if kind == language]
+    return [code for kind, code in BLOCK.findall(page.read_text()) if kind == language]
 
 
 def files(page: Path) -> dict[str, str]:
@@ -57,7 +50,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     lines = [line for code in blocks(page, "sh") for line in code.splitlines() if line.startswith("pbtrl ")]
     for words in (shlex.split(line, comments=True) for line in lines):
         yield words[1:]
-    for text in INLINE.findall(BLOCK.sub("", settled(page))):
+    for text in INLINE.findall(BLOCK.sub("", page.read_text())):
         words = shlex.split(text)
         if not any(word.isupper() for word in words):  # `pbtrl train CONFIG`
             yield words[1:]
@@ -78,6 +71,24 @@ def example(page: str, name: str) -> ModuleType:
     finally:
         del sys.modules[module.__name__]
     return module
+
+
+@pytest.fixture
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Put the files of a page into the working directory, from where they can be imported."""
+    before = set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: list[str] = []
+
+    def write(page: str) -> None:
+        for name, code in files(README if page == README.name else ROOT / "docs" / page).items():
+            (tmp_path / name).write_text(code)
+            names.append(Path(name).stem)
+
+    yield write
+    for name in set(names) - before:
+        sys.modules.pop(name, None)
 
 
 def test_the_readme_is_short() -> None:
@@ -106,13 +117,14 @@ def test_the_readme_leads_to_every_page() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_files_that_are_named_exist(page: Path) -> None:
-    assert [path for path in PATH.findall(settled(page)) if not (ROOT / path).exists()] == []
+    assert [path for path in PATH.findall(page.read_text()) if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_commands_are_valid(page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, code in files(page).items():
-        (tmp_path / name).write_text(code)
+def test_commands_are_valid(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shown: Callable[[str], None]
+) -> None:
+    shown(page.name)
     for argv in commands(page):
         try:
             arguments = parse_arguments(argv)
@@ -124,30 +136,13 @@ def test_commands_are_valid(page: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_configs_are_valid(page: Path) -> None:
+def test_configs_are_valid(page: Path, shown: Callable[[str], None]) -> None:
+    shown(page.name)
     for code in blocks(page, "yaml"):
         parse(code, page.name)
 
 
 # Examples
-
-
-@pytest.fixture
-def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Put the files of a page into the working directory, from where they can be imported."""
-    before = set(sys.modules)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    names: list[str] = []
-
-    def write(page: str) -> None:
-        for name, code in files(ROOT / "docs" / page).items():
-            (tmp_path / name).write_text(code)
-            names.append(Path(name).stem)
-
-    yield write
-    for name in set(names) - before:
-        sys.modules.pop(name, None)
 
 
 class TestOwnTrainable(TrainableConformance):
@@ -157,11 +152,42 @@ class TestOwnTrainable(TrainableConformance):
         return example("own-trainable.md", "my_model.py").MyModel(rng)
 
 
-class TestOwnStrategy(StrategyConformance):
+class TestOwnStrategy(PopulationConformance):
     @classmethod
     def strategy(cls) -> Strategy:
         kind = example("own-strategy.md", "my_search.py").CopyBest
         return kind(space=cls.space, slice_steps=cls.slice_steps, horizon=cls.horizon)
+
+
+class TestOwnAgent(AgentConformance):
+    settings = example("own-agent.md", "my_agent.py").MyAgentSettings(hidden=(8,))
+
+    @pytest.fixture(autouse=True)
+    def importable(self, shown: Callable[[str], None]) -> None:
+        shown("own-agent.md")
+
+
+SMALL = {
+    "own-agent.md": ("my_agent.yaml", ["budget.env_steps_per_member=1280", "strategy.ready.slice_steps=640",
+                                       "final.episodes=2"]),
+    "own-strategy.md": ("my_search.yaml", []),
+    "own-trainable.md": ("my_model.yaml", []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", SMALL)
+def test_what_is_ones_own_is_trained_by_its_config(pbtrl: Command, shown: Callable[[str], None], page: str) -> None:
+    """In workers too, and again from its run directory, which asks for trust."""
+    shown(page)
+    config, overrides = SMALL[page]
+    trained = pbtrl("train", config, *overrides, "execution={backend: processes, workers: 1}", "--name", "mine")
+    assert trained.code == 0, trained.err
+    refused = pbtrl("eval", "mine", "--episodes", "1")
+    assert (refused.code, "allow it with --trust-imports" in refused.err) == (2, True)
+    assert pbtrl("eval", "mine", "--episodes", "1", "--trust-imports").code == 0
+    assert pbtrl("resume", "mine").code == 2
+    assert pbtrl("status", "mine").code == 0
+    assert pbtrl("verify", "mine").code == 0
 
 
 @pytest.mark.usefixtures("quick_disk")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
+import sys
 from functools import cache
 from typing import Any, Literal
 
@@ -78,6 +80,8 @@ def load(kind: Kind, name: str) -> Any:
     module, _, qualified = path.partition(":")
     if module == "__main__":
         raise ImportError(f"{path} cannot be imported by workers: put the class into a module of its own")
+    if os.getcwd() not in sys.path and "" not in sys.path:  # a console script does not look there
+        sys.path.append(os.getcwd())
     try:
         return _attribute(importlib.import_module(module), qualified)
     except Exception as error:  # the module is the user's own code

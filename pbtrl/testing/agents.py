@@ -20,27 +20,24 @@ class AgentConformance:
     """Subclasses give `settings`; the rest has defaults.
 
     Attributes:
+        settings: of the agent, best with a small network.
         observation_space: a Box, float32, or uint8 [C, H, W] for images.
         action_space: a Discrete, or a Box with one dimension.
     """
 
+    settings: ClassVar[ActorCriticSettings]
     observation_space: ClassVar[Space[Any]] = Box(-1.0, 1.0, (3,), np.float32)
     action_space: ClassVar[Space[Any]] = Discrete(2)
-
-    @classmethod
-    def settings(cls) -> ActorCriticSettings:
-        """Settings with a small network."""
-        raise NotImplementedError
 
     @pytest.fixture
     def agent(self) -> Agent:
         """The agent for the spaces."""
-        agent: Agent = self.settings().build(self.observation_space, self.action_space)
+        agent: Agent = self.settings.build(self.observation_space, self.action_space)
         return agent
 
     def hyperparameters(self, members: int, **changes: float) -> dict[str, torch.Tensor]:
         """Live hyperparameters [P] at their defaults, some of them changed."""
-        values = {**live_hyperparameters(self.settings()), "unroll_length": TIME, **changes}
+        values = {**live_hyperparameters(self.settings), "unroll_length": TIME, **changes}
         return {k: torch.full((members,), v, dtype=_dtype(v)) for k, v in values.items()}
 
     def block(self, agent: Agent, state: State, seeds: Sequence[int], reward: float = 1.0) -> Trajectory:
