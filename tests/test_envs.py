@@ -399,7 +399,7 @@ class TestErrors:
             (f"{__name__}:odd", {"kwargs": {"observations": Dict(a=Discrete(2))}}, "FlattenObservation"),
             ("Blackjack-v1", {"backend": "gymnasium"}, "type Tuple"),
             ("CartPole-v1", {"backend": "gymnasium", "kwargs": {"wings": 2}}, "wings"),
-            ("CartPole-v1", {"backend": "envpool", "kwargs": {"wings": 2}}, "takes no wings"),
+            ("CartPole-v1", {"backend": "envpool", "kwargs": {"wings": 2}}, "has no option wings"),
             ("CartPoel-v1", {"backend": "envpool"}, "nearest: CartPole-v"),
             ("CartPole-v1", {"backend": "warp"}, "auto, gymnasium, envpool"),
             ("ALE/Pong-v5", {"backend": "envpool"}, "env.backend=auto"),
