@@ -21,9 +21,9 @@ class A3C(PolicyGradient):
     """The A3C agent; see `agents.types.Agent` for the interface."""
 
     @override
-    def targets(self, seen: LossInputs, h: Hyperparameters) -> list[Tensor]:
+    def targets(self, batch: LossInputs, h: Hyperparameters) -> list[Tensor]:
         """Compute GAE targets and advantages (Schulman et al. 2016, arXiv 1506.02438, equation 16)."""
-        return seen.compute_targets(gae, seen.values, lambda_=h["lambda_"][:, None])
+        return batch.compute_targets(gae, batch.values, lambda_=h["lambda_"][:, None])
 
 
 make = A3C.make

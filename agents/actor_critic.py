@@ -68,7 +68,7 @@ class ActorCritic(ABC):
         """True if the loss needs the whole minibatch at once, rather than being summed over chunks of envs."""
 
     @abstractmethod
-    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
+    def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
         """Compute the loss of some members on some of their envs."""
 
     def replace(self, state: State, new: dict[str, Tensor], active: Tensor) -> None:

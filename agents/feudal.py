@@ -271,14 +271,14 @@ class Feudal(A3C):
         }
 
     @override
-    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
+    def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
         """A3C's loss for the worker, with intrinsic rewards, plus the manager's loss (equations 7 to 9)."""
-        extra, mask = seen.extra_loss_inputs, seen.mask
+        extra, mask = batch.extra_loss_inputs, batch.mask
         intrinsic = extra["intrinsic"][:, 1:].detach()
         if self.rewards == "normalize":
             intrinsic = intrinsic * _rows(1.0 - h["gamma"])
-        worker = super().loss(replace(seen, rewards=seen.rewards + _rows(h["intrinsic_cost"]) * intrinsic), h)
-        manager = replace(seen, discounts=_rows(h["manager_gamma"]) * extra["goes_on"])
+        worker = super().loss(replace(batch, rewards=batch.rewards + _rows(h["intrinsic_cost"]) * intrinsic), h)
+        manager = replace(batch, discounts=_rows(h["manager_gamma"]) * extra["goes_on"])
         targets, advantages = manager.compute_targets(gae, extra["manager"], lambda_=h["lambda_"][:, None])
         steps = torch.arange(mask.shape[1])[:, None] + extra["goal_horizons"]
         ends = extra["states"].gather(1, steps[..., None].expand(-1, -1, -1, self.net.units))
@@ -289,7 +289,7 @@ class Feudal(A3C):
         }
         loss = terms["manager"] + h["value_cost"] * terms["manager_value"]
         metrics = {"intrinsic": (intrinsic * mask).flatten(1).sum(-1)}
-        return LossOutput(worker.total + self.reduce(loss, seen), worker.sums | terms | metrics)
+        return LossOutput(worker.total + self.reduce(loss, batch), worker.sums | terms | metrics)
 
 
 def with_goals(net: SharedTorsoNet, settings: FeudalSettings) -> FeudalNet:

@@ -19,10 +19,10 @@ class Impala(PolicyGradient):
     """The IMPALA agent; see `agents.types.Agent` for the interface."""
 
     @override
-    def targets(self, seen: LossInputs, h: Hyperparameters) -> list[Tensor]:
+    def targets(self, batch: LossInputs, h: Hyperparameters) -> list[Tensor]:
         """Compute V-trace targets and advantages (equation 1 of the paper)."""
         clips = {name: h[name][:, None] for name in ("rho_bar", "c_bar", "pg_rho_bar", "lambda_")}
-        return seen.compute_targets(vtrace, seen.values, log_rhos=seen.log_rhos.movedim(1, 0), **clips)
+        return batch.compute_targets(vtrace, batch.values, log_rhos=batch.log_rhos.movedim(1, 0), **clips)
 
 
 make = Impala.make

@@ -23,7 +23,7 @@ class PolicyGradient(ActorCritic):
     settings: PolicyGradientSettings
 
     @abstractmethod
-    def targets(self, seen: LossInputs, h: Hyperparameters) -> list[Tensor]:
+    def targets(self, batch: LossInputs, h: Hyperparameters) -> list[Tensor]:
         """Compute value targets and advantages, both [p, T, B]."""
 
     @property
@@ -33,17 +33,17 @@ class PolicyGradient(ActorCritic):
         return self.settings.advantages == "normalize"
 
     @override
-    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
+    def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
         """Compute -sum A log pi + value_cost / 2 sum (v - V)^2 - entropy_cost sum H."""
-        mask = seen.mask
-        targets, advantages = self.targets(seen, h)
+        mask = batch.mask
+        targets, advantages = self.targets(batch, h)
         terms = {
-            "policy": losses.policy_gradient_loss(seen.log_probs, self.maybe_normalize(advantages, mask), mask),
-            "value": losses.value_loss(seen.values[:, :-1], targets, mask),
-            "entropy": losses.entropy_bonus(self.policy.entropy(seen.policy), mask),
+            "policy": losses.policy_gradient_loss(batch.log_probs, self.maybe_normalize(advantages, mask), mask),
+            "value": losses.value_loss(batch.values[:, :-1], targets, mask),
+            "entropy": losses.entropy_bonus(self.policy.entropy(batch.policy), mask),
         }
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
-        return LossOutput(self.reduce(loss, seen), terms)
+        return LossOutput(self.reduce(loss, batch), terms)
 
     def maybe_normalize(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Normalize advantages [p, T, B] if configured."""
@@ -51,6 +51,6 @@ class PolicyGradient(ActorCritic):
             return advantages
         return losses.normalize_advantages(advantages.flatten(1), mask.flatten(1)).view_as(mask)
 
-    def reduce(self, loss: Tensor, seen: LossInputs) -> Tensor:
+    def reduce(self, loss: Tensor, batch: LossInputs) -> Tensor:
         """Keep a loss [p] summed over transitions, or divide it by their number in the update if `reduction=mean`."""
-        return loss / seen.live if self.settings.reduction == "mean" else loss
+        return loss / batch.live if self.settings.reduction == "mean" else loss

@@ -157,38 +157,38 @@ class Unreal(A3C):
         return samples
 
     @override
-    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
+    def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
         """Add the auxiliary losses, weighted by their costs, to A3C's loss (section 3.4 of the paper)."""
-        a3c = super().loss(seen, h)
-        if not seen.extra_loss_inputs:
+        a3c = super().loss(batch, h)
+        if not batch.extra_loss_inputs:
             return a3c
-        tasks = {"reward_prediction": self._reward_prediction(seen)} | self._replayed(seen, h)
+        tasks = {"reward_prediction": self._reward_prediction(batch)} | self._replayed(batch, h)
         total = a3c.total
         for name, loss in tasks.items():
-            total = total + self.reduce(h[f"{name}_cost"] * loss, seen)
+            total = total + self.reduce(h[f"{name}_cost"] * loss, batch)
         return LossOutput(total, a3c.sums | tasks)
 
-    def _reward_prediction(self, seen: LossInputs) -> Tensor:
+    def _reward_prediction(self, batch: LossInputs) -> Tensor:
         """Cross-entropy [p] of the class of the last of three rewards, summed over envs (section 3.2)."""
-        frames = without_prefix("frames", seen.extra_loss_inputs)
+        frames = without_prefix("frames", batch.extra_loss_inputs)
         connected = ~(frames["is_reset_step"] | frames["done"])[:, :-1]  # the next frame is of the same episode
         known = torch.cat([connected[:, :1] & connected[:, 1:], connected[:, 1:], torch.ones_like(connected[:, :1])], 1)
         inputs = Inputs(frames["observations"], frames["actions"], frames["rewards"], frames["is_reset_step"])
-        observations = self.preprocess(seen.state, inputs, seen.members).observations
-        log_probs = self.net.rewards(seen.params, observations, known).log_softmax(-1)
+        observations = self.preprocess(batch.state, inputs, batch.members).observations
+        log_probs = self.net.rewards(batch.params, observations, known).log_softmax(-1)
         log_likelihood = log_probs.gather(-1, reward_class(frames["rewards"][:, -1:]).movedim(1, -1))
         return -(log_likelihood.squeeze(-1) * ~frames["is_reset_step"][:, -1]).sum(-1)
 
-    def _replayed(self, seen: LossInputs, h: Hyperparameters) -> dict[str, Tensor]:
+    def _replayed(self, batch: LossInputs, h: Hyperparameters) -> dict[str, Tensor]:
         """Losses [p] of value replay and pixel control, summed over transitions (sections 3.1 and 3.3)."""
-        run = without_prefix("run", seen.extra_loss_inputs)
+        run = without_prefix("run", batch.extra_loss_inputs)
         inputs = Inputs(
             run["observations"][:, 1:], run["actions"][:, :-1], run["rewards"][:, :-1], run["is_reset_step"][:, :-1]
         )
-        inputs = self.preprocess(seen.state, inputs, seen.members)
+        inputs = self.preprocess(batch.state, inputs, batch.members)
         rnn_state = run["rewards"].new_zeros(*inputs.first[:, 0].shape, self.net.rnn_state_size)
-        x = self.net.trunk(seen.params, inputs, rnn_state, seen.starts)
-        values, mask = self.net.value(seen.params, x), (~run["is_reset_step"][:, 1:-1]).to(x.dtype)
+        x = self.net.trunk(batch.params, inputs, rnn_state, batch.starts)
+        values, mask = self.net.value(batch.params, x), (~run["is_reset_step"][:, 1:-1]).to(x.dtype)
         goes_on, cuts = (~run["terminated"][:, 1:-1]).movedim(1, 0), run["cuts"].movedim(1, 0)
         rewards = run["transformed_rewards"][:, 1:-1].movedim(1, 0)
         returns = n_step_returns(h["gamma"][:, None] * goes_on, rewards, values[:, 1:].movedim(1, 0), cuts)
@@ -196,7 +196,7 @@ class Unreal(A3C):
         if self.net.cells is None:
             return terms
         changes = self._changes(inputs.observations).movedim(1, 0)
-        q = self.net.pixel_control(seen.params, x)
+        q = self.net.pixel_control(batch.params, x)
         targets = pixel_control_targets(
             h["pixel_control_gamma"][:, None] * goes_on, changes, q[:, 1:].detach().movedim(1, 0), cuts
         )

@@ -86,28 +86,28 @@ class VMPO(ActorCritic):
         return result
 
     @override
-    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
+    def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
         """Compute L_V + L_pi + L_eta + L_alpha, all means (section 4), and an entropy term, which the paper lacks."""
-        mask, flat = seen.mask, seen.mask.flatten(1)
-        popart = {name: value[seen.members] for name, value in without_prefix("popart", seen.state.tensors).items()}
+        mask, flat = batch.mask, batch.mask.flatten(1)
+        popart = {name: value[batch.members] for name, value in without_prefix("popart", batch.state.tensors).items()}
         scale, shift = (popart[name].to(mask.dtype)[:, None, None] for name in ("scale", "shift"))
-        targets, advantages = seen.compute_targets(gae, scale * seen.values + shift, lambda_=h["lambda_"][:, None])
-        temperature = seen.params["temperature"][:, 0]
+        targets, advantages = batch.compute_targets(gae, scale * batch.values + shift, lambda_=h["lambda_"][:, None])
+        temperature = batch.params["temperature"][:, 0]
         psi, temperature_loss = losses.vmpo_weights_and_temperature(
             advantages.flatten(1), temperature, h["eps_temperature"], flat
         )
         sums = {
-            "policy": losses.policy_gradient_loss(seen.log_probs.flatten(1), psi * seen.live[:, None], flat),
-            "value": losses.value_loss(seen.values[:, :-1], (targets - shift) / scale, mask),
-            "entropy": losses.entropy_bonus(self.policy.entropy(seen.policy), mask),
-            "temperature": temperature * seen.live,
+            "policy": losses.policy_gradient_loss(batch.log_probs.flatten(1), psi * batch.live[:, None], flat),
+            "value": losses.value_loss(batch.values[:, :-1], (targets - shift) / scale, mask),
+            "entropy": losses.entropy_bonus(self.policy.entropy(batch.policy), mask),
+            "temperature": temperature * batch.live,
         }
         summed = sums["policy"] + h["value_cost"] * sums["value"] - h["entropy_cost"] * sums["entropy"]
-        total = summed / seen.live + temperature_loss
-        for (name, bound), kl in zip(self._constraints.items(), self._divergences(seen), strict=True):
-            alpha = seen.params[name][:, 0]
+        total = summed / batch.live + temperature_loss
+        for (name, bound), kl in zip(self._constraints.items(), self._divergences(batch), strict=True):
+            alpha = batch.params[name][:, 0]
             total = total + losses.lagrange_loss(alpha, h[bound], kl, mask)
-            sums |= {name: alpha * seen.live, name.replace("alpha", "kl"): (kl * mask).flatten(1).sum(-1)}
+            sums |= {name: alpha * batch.live, name.replace("alpha", "kl"): (kl * mask).flatten(1).sum(-1)}
         new = normalize.popart_update(popart, targets, mask, rate=h["popart_rate"])
         return LossOutput(total, sums, with_prefix("popart", new))
 
@@ -121,11 +121,11 @@ class VMPO(ActorCritic):
             views[name].clamp_(min=SMALLEST)
         normalize.popart_preserve(*self.net.value_head(views), old, without_prefix("popart", state.tensors))
 
-    def _divergences(self, seen: LossInputs) -> list[Tensor]:
+    def _divergences(self, batch: LossInputs) -> list[Tensor]:
         """KL(target || online) at every transition [p, T, B], one tensor per entry of `_constraints`."""
         if not isinstance(self.policy, Gaussian):
-            return [losses.categorical_kl(seen.policy, seen.behavior)]
-        (mean, log_std), (target_mean, target_log_std) = seen.policy.chunk(2, -1), seen.behavior.chunk(2, -1)
+            return [losses.categorical_kl(batch.policy, batch.behavior)]
+        (mean, log_std), (target_mean, target_log_std) = batch.policy.chunk(2, -1), batch.behavior.chunk(2, -1)
         return list(losses.gaussian_kl_decoupled(mean, log_std.exp(), target_mean, target_log_std.exp()))
 
 

@@ -93,7 +93,7 @@ class Vector:
         self._pool, self._where, self._steps = pool, where, 0
         self._infos: Mapping[str, Any] = {}
         self._seeds: list[int] | None = [int(seed) for seed in seeds]
-        self._shown, self._taken = observations.convert, actions.convert
+        self._convert_observations, self._convert_actions = observations.convert, actions.convert
 
     def reset(self) -> Array:
         """Start a new episode in every env; return observations [N, *observation]. Only the first reset uses the seeds.
@@ -107,9 +107,9 @@ class Vector:
             self._seeds = None
             self.episode_over = np.zeros(self.num_envs, np.bool_)
             self.is_reset_step = np.zeros(self.num_envs, np.bool_)
-            return self._shown(obs)
+            return self._convert_observations(obs)
         except SubEnvError as error:
-            raise self._named(error) from error.__cause__
+            raise self._env_error(error) from error.__cause__
 
     def step(self, actions: Array) -> tuple[Array, Floats, Bools, Bools]:
         """Take one action in every env.
@@ -126,12 +126,12 @@ class Vector:
         """
         self._steps += 1
         try:
-            obs, rewards, terminated, truncated, self._infos = self._pool.step(self._taken(actions))
+            obs, rewards, terminated, truncated, self._infos = self._pool.step(self._convert_actions(actions))
             self.is_reset_step = self.episode_over
             self.episode_over = terminated | truncated
-            return self._shown(obs), self._paid(rewards), terminated, truncated
+            return self._convert_observations(obs), self._check_rewards(rewards), terminated, truncated
         except SubEnvError as error:
-            raise self._named(error) from error.__cause__
+            raise self._env_error(error) from error.__cause__
 
     def info(self, key: str) -> Floats:
         """Return the envs' info under `key` at the last step, [N] float32; NaN for envs without it."""
@@ -150,7 +150,7 @@ class Vector:
         obs, infos = self._pool.reset(seed=seeds)
         return obs, infos
 
-    def _paid(self, rewards: Array) -> Floats:
+    def _check_rewards(self, rewards: Array) -> Floats:
         with np.errstate(over="ignore"):
             converted: Floats = rewards.astype(np.float32, copy=False)
         finite = np.isfinite(converted)
@@ -159,7 +159,7 @@ class Vector:
             raise SubEnvError(index, f"the reward is not finite: {rewards[index]}")
         return converted
 
-    def _named(self, error: SubEnvError) -> EnvError:
+    def _env_error(self, error: SubEnvError) -> EnvError:
         return EnvError(f"{self._where}: {error} (env {error.index} of {self.num_envs}, step {self._steps})")
 
 
