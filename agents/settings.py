@@ -8,6 +8,7 @@ To add an agent, write `agents/<name>.py` with the algorithm and a `make` functi
 entry in `AGENTS` here.
 """
 
+import importlib
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -86,11 +87,13 @@ class ActorCriticSettings(NetworkSettings):
         rmsprop_decay: decay of RMSProp's mean square.
         rmsprop_epsilon: epsilon of RMSProp, inside the root.
         adam_epsilon: epsilon of Adam, outside the root.
+        name: name of the agent in a config.
         acting: supported values of `acting.mode`. With `actors`, blocks come from policies that are a few updates old.
             With `hogwild`, several processes update the parameters without locks.
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline"})
+    name: str = ""
     rewards: Literal["auto", "clip", "normalize", "none", "asymmetric", "asymmetric_figure"] = "auto"
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     unroll_mode: Literal["budget", "exact"] = "budget"
@@ -106,6 +109,15 @@ class ActorCriticSettings(NetworkSettings):
     rmsprop_decay: float = live(0.99, low=0.0, high=1.0)
     rmsprop_epsilon: float = live(1e-5, low=0.0)
     adam_epsilon: float = live(1e-5, low=0.0)
+
+    def build(self, observation_space: Any, action_space: Any) -> Any:
+        """Create the agent for an env's spaces; override this method in the settings of a custom agent.
+
+        Raises:
+            ValueError: the agent does not support these observations or actions; the message is one line.
+        """
+        module = importlib.import_module(f"pbtrl.agents.{self.name}")
+        return module.make(self, observation_space, action_space)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +268,7 @@ class FeudalSettings(PolicyGradientSettings):
     intrinsic_cost: float = live(0.5, low=0.0)
 
 
-AgentSettings = ImpalaSettings | A3CSettings | VMPOSettings | UnrealSettings | FeudalSettings
+AgentSettings = ActorCriticSettings
 AGENTS: dict[str, type[AgentSettings]] = {
     "impala": ImpalaSettings,
     "a3c": A3CSettings,

@@ -51,11 +51,15 @@ class Spaces(NamedTuple):
         single_observation_space: observation space.
         single_action_space: action space.
         remark: description of a difference from the env's own spaces that users should know about.
+        own_observation_space: the env's own observation space, before adaptation; None if it is the same.
+        own_action_space: the env's own action space, before adaptation; None if it is the same.
     """
 
     single_observation_space: Space[Any]
     single_action_space: Space[Any]
     remark: str = ""
+    own_observation_space: Space[Any] | None = None
+    own_action_space: Space[Any] | None = None
 
 
 class Vector:
@@ -68,6 +72,7 @@ class Vector:
         single_observation_space: observation space of one env: a Box, uint8 for images and float32 otherwise.
         single_action_space: action space of one env: a one-dimensional float32 Box, or a Discrete that starts at 0.
         remark: as in `Spaces`.
+        spaces: these spaces and the env's own.
         num_envs: N.
         episode_over: [N] bool, true if the last transition ended an episode, so the next one is dead.
         is_reset_step: [N] bool, true if the last transition was dead.
@@ -87,6 +92,7 @@ class Vector:
         self.single_observation_space = observations.space
         self.single_action_space = actions.space
         self.remark = observations.remark
+        self.spaces = Spaces(observations.space, actions.space, observations.remark, *spaces[:2])
         self.num_envs = len(seeds)
         self.episode_over: Bools = np.zeros(self.num_envs, np.bool_)
         self.is_reset_step: Bools = np.zeros(self.num_envs, np.bool_)
@@ -211,7 +217,14 @@ def impatient(vector: Vector, seconds: float) -> Vector:
 def present(spaces: Spaces, where: str) -> Spaces:
     """Convert an env's own spaces to those of a `Vector`; raise EnvError for spaces that no agent supports."""
     observations = adapt_observations(spaces.single_observation_space, where)
-    return Spaces(observations.space, adapt_actions(spaces.single_action_space, where).space, observations.remark)
+    actions = adapt_actions(spaces.single_action_space, where)
+    return Spaces(
+        observations.space,
+        actions.space,
+        observations.remark,
+        spaces.single_observation_space,
+        spaces.single_action_space,
+    )
 
 
 @contextmanager

@@ -132,7 +132,7 @@ def _live(pipe: Connection, parent: int, config: str, groups: list[list[str]], t
     init_child(parent, pipe)
     with contextlib.suppress(OSError):  # where memory runs out, this process shall be killed, and not the doctor
         Path("/proc/self/oom_score_adj").write_text("1000")
-    from pbtrl.diagnostics.benchmark import BenchWorker
+    from pbtrl.diagnostics.bench_worker import BenchWorker
 
     try:
         worker = BenchWorker(config, groups, threads)

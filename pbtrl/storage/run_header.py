@@ -42,6 +42,7 @@ class RunHeader:
         bounds: for each agent of a mix, or "" without one, the least and the most that exploring may reach, by
             hyperparameter; nothing for a choice, nor where the strategy does not explore.
         deterministic: `yes, ...` and per what, or `no, because ...`.
+        spaces: the env's own `observation` and `action` spaces as JSON; empty outside RL and in older runs.
     """
 
     name: str
@@ -54,6 +55,7 @@ class RunHeader:
     hyperparameters: tuple[str, ...] = ()
     bounds: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     deterministic: str = "yes"
+    spaces: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise ValueError for what no run has: readers need not look again."""

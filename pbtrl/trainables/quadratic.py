@@ -5,20 +5,27 @@ Q_hat(theta | h) = 1.2 - (h_0 theta_0^2 + h_1 theta_1^2), whose weights are the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pbtrl.core.messages import Assignment
 from pbtrl.core.tensors import Tensors
-from pbtrl.trainables.sequential import SequentialCohort
 
 
 class Quadratic:
-    """Two weights under gradient ascent on Q_hat. A step is a gradient step."""
+    """Two weights under gradient ascent on Q_hat. A step is a gradient step.
 
-    def __init__(self, start: tuple[float, float], learning_rate: float, *, clamp: bool) -> None:
+    Args:
+        rng: unused; the start is the same for all.
+        start: theta before the first step.
+        learning_rate: of the gradient ascent.
+        clamp: use max(h, 0); under a negative h the ascent diverges.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, *, start: Sequence[float] = (0.9, 0.9), learning_rate: float = 0.01,
+        clamp: bool = False,
+    ) -> None:  # fmt: skip
         self._theta = np.array(start, np.float64)
         self._learning_rate = learning_rate
         self._clamp = clamp
@@ -45,30 +52,3 @@ class Quadratic:
     def load_state_dict(self, state: Tensors) -> None:
         """Take over the two weights."""
         self._theta = state["theta"].copy()
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuadraticBuilder:
-    """Makes cohorts of quadratics.
-
-    Attributes:
-        start: theta before the first step.
-        learning_rate: of the gradient ascent.
-        clamp: use max(h, 0); under a negative h the ascent runs away.
-    """
-
-    start: tuple[float, float] = (0.9, 0.9)
-    learning_rate: float = 0.01
-    clamp: bool = False
-
-    def make(self, rng: np.random.Generator) -> Quadratic:
-        """A quadratic at its start."""
-        return Quadratic(self.start, self.learning_rate, clamp=self.clamp)
-
-    def structure(self, assignment: Assignment) -> object:
-        """All alike."""
-        return None
-
-    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> SequentialCohort:
-        """A cohort of quadratics."""
-        return SequentialCohort(members, self.make)
