@@ -113,7 +113,7 @@ def test_an_entry_of_a_mix() -> None:
         ("agent: {name: 'own_things:Search'}", "must be a dataclass derived from pbtrl.agents.settings"),
         (
             "strategy: {name: 'own_things:Agent'}",
-            "must be a dataclass derived from pbtrl.strategies.settings.StrategyS",
+            "must be a dataclass derived from pbtrl.strategies.settings",
         ),
         ("agent: {name: '__main__:Agent'}", "cannot be imported by workers: put the class into a module of its own"),
         ("agent: {name: impalla}", "unknown agent 'impalla'. Did you mean 'impala'?"),
@@ -143,7 +143,7 @@ def test_registered_names_are_stored_as_what_every_process_can_import() -> None:
 
 
 def test_names_that_cannot_be_registered() -> None:
-    with pytest.raises(ValueError, match="there is already a agent called 'impala'|there is already an agent"):
+    with pytest.raises(ValueError, match="the name 'impala' is taken"):
         api.register_agent("impala", own("Agent"))
     with pytest.raises(ValueError, match="is no name: a colon"):
         api.register_agent("a:b", own("Agent"))
@@ -151,7 +151,7 @@ def test_names_that_cannot_be_registered() -> None:
     class Local:
         pass
 
-    with pytest.raises(ValueError, match="cannot be imported from tests.test_doors: put it into a module"):
+    with pytest.raises(ValueError, match=r"cannot be imported from tests\.test_doors: put it into a module"):
         api.register_trainable("local", Local)
 
 
@@ -159,7 +159,7 @@ def test_names_that_cannot_be_registered() -> None:
     ("trainable", "said"),
     [
         ("{name: 'own_things:Model', sise: 2}", r"trainable.sise: unknown key. Did you mean 'size'\?"),
-        ("{name: 'own_things:Model', size: [a]}", "trainable: cannot be made: TypeError"),
+        ("{name: 'own_things:Model', size: [a]}", "cannot be made: TypeError"),
         ("{name: 'own_things:Nothing'}", "trainable.name: own_things:Nothing cannot be imported"),
     ],
 )

@@ -46,7 +46,7 @@ def register(kind: Kind, name: str, target: type) -> None:
     if ":" in name or not name:
         raise ValueError(f"{name!r} is no name: a colon stands between a module and a class")
     if name in known(kind) and _registered[kind].get(name) != _path(target):
-        raise ValueError(f"there is already a {kind} called {name!r}")
+        raise ValueError(f"the name {name!r} is taken by another {kind}")
     module, _, qualified = _path(target).partition(":")
     try:
         importable = module != "__main__" and _attribute(importlib.import_module(module), qualified) is target
