@@ -49,7 +49,7 @@ class ActorCritic(ABC):
         """Create the agent for an env's spaces.
 
         Raises:
-            ValueError: the agent does not support these observations or actions; the message is one line.
+            ConfigProblem: the agent does not support these observations or actions; the message is one line.
         """
         assert isinstance(observation_space, spaces.Box)
         shape = observation_space.shape

@@ -18,6 +18,7 @@ from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
 from pbtrl.agents.settings import NetworkSettings
+from pbtrl.errors import ConfigProblem
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 SMALLEST_STD = 1e-6  # keeps the logarithm finite
@@ -205,7 +206,7 @@ def distribution(action_space: spaces.Space, settings: NetworkSettings) -> Distr
     """Choose the distribution for an env's action space.
 
     Raises:
-        ValueError: no distribution supports this action space.
+        ConfigProblem: no distribution supports this action space.
     """
     if isinstance(action_space, spaces.Discrete):
         return Categorical(int(action_space.n), int(action_space.start))
@@ -216,8 +217,10 @@ def distribution(action_space: spaces.Space, settings: NetworkSettings) -> Distr
             return Gaussian(action_space.shape[0], start, power)
         if _is_bounded(action_space):
             return SquashedGaussian(action_space.shape[0], start, power)
-        raise ValueError(f"agent.actions=squash needs finite bounds, but the action space is {action_space}; use clip")
-    raise ValueError(f"cannot act in {action_space}: only Discrete and one-dimensional Box are supported")
+        text = f"squash needs finite bounds, but the action space is {action_space}; use clip"
+        raise ConfigProblem(text, ("agent", "actions"))
+    text = f"cannot act in {action_space}: only Discrete and one-dimensional Box are supported"
+    raise ConfigProblem(text, ("env", "id"))
 
 
 def _is_bounded(space: spaces.Box) -> bool:

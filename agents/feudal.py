@@ -37,6 +37,7 @@ from pbtrl.agents.networks import SharedTorsoNet, make_shared_torso_net
 from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import FeudalSettings
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
+from pbtrl.errors import ConfigProblem
 
 SMALLEST = 1e-8  # added to squared lengths, so that a vector of zeros has a finite direction
 
@@ -225,15 +226,15 @@ class Feudal(A3C):
         """Create the manager and the worker.
 
         Raises:
-            ValueError: as in `agents.networks.make_network`; also for a configured core or invalid sizes.
+            ConfigProblem: as in `agents.networks.make_network`; also for a configured core or invalid sizes.
         """
         if settings.core != "none":
-            raise ValueError(f"agent.core={settings.core}: feudal is already recurrent; use none")
+            raise ConfigProblem("feudal is already recurrent; use none", ("agent", "core"))
         for name in ("goal_units", "embedding"):
             if (size := getattr(settings, name)) < 1 or size % COLUMNS:
-                raise ValueError(f"agent.{name} must be a multiple of {COLUMNS}, not {size}")
+                raise ConfigProblem(f"must be a multiple of {COLUMNS}, not {size}", ("agent", name))
         if settings.horizon < 1:
-            raise ValueError(f"agent.horizon must be >= 1, not {settings.horizon}")
+            raise ConfigProblem(f"must be >= 1, not {settings.horizon}", ("agent", "horizon"))
         return with_goals(make_shared_torso_net(settings, shape, policy, image), settings)
 
     @override

@@ -22,6 +22,7 @@ from pbtrl.agents.layers import COLUMNS, Layout, dense, init_lstm, lstm, lstm_sh
 from pbtrl.agents.settings import NetworkSettings
 from pbtrl.agents.torsos import Convolutional, Dense, Torso, convolution_precision
 from pbtrl.agents.types import Inputs, Views
+from pbtrl.errors import ConfigProblem
 
 
 class Net(Protocol):
@@ -294,13 +295,14 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
     """Create the configured network for observations of `shape` and the policy's parameters.
 
     Raises:
-        ValueError: an image network for vectors, an MLP for images, or images that are too small for the network.
+        ConfigProblem: an image network for vectors, an MLP for images, or images that are too small for the network.
     """
     kind = resolve_network(settings, image)
     if image != (kind != "mlp"):
         what = "images" if image else "vectors"
         right = "shallow, nature or deep" if image else "mlp"
-        raise ValueError(f"agent.network={kind} cannot read observations that are {what}: use {right}")
+        text = f"{kind} cannot read observations that are {what}: use {right}"
+        raise ConfigProblem(text, ("agent", "network"))
     core = settings.core_units if settings.core == "lstm" else 0
     action_reward_size = policy.encoding_size if settings.use_last_action_reward else 0
     if kind == "mlp":
@@ -313,9 +315,8 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
     for _, kernel, stride in reversed(convolutions):
         least = (least - 1) * stride + kernel
     if min(height, width) < least:
-        raise ValueError(
-            f"agent.network={kind} needs images of at least {least} x {least} pixels, not {height} x {width}"
-        )
+        text = f"{kind} needs images of at least {least} x {least} pixels, not {height} x {width}"
+        raise ConfigProblem(text, ("agent", "network"))
     torso = Convolutional(
         (channels, height, width), convolutions, units, convolution_precision(settings.precision), sections
     )

@@ -114,7 +114,7 @@ class ActorCriticSettings(NetworkSettings):
         """The agent for an env's spaces, by the `make` of the module that holds the settings.
 
         Raises:
-            ValueError: the agent does not support these observations or actions; the message is one line.
+            ConfigProblem: the agent does not support these observations or actions; the message is one line.
         """
         own = type(self).__module__
         module = importlib.import_module(f"pbtrl.agents.{self.name}" if own == __name__ else own)

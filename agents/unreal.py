@@ -33,6 +33,7 @@ from pbtrl.agents.networks import SharedTorsoNet, make_shared_torso_net
 from pbtrl.agents.returns import n_step_returns, unroll_cuts
 from pbtrl.agents.settings import UnrealSettings
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
+from pbtrl.errors import ConfigProblem
 
 FRAMES = 3  # observations that a reward is predicted from
 HIDDEN = 128  # hidden units of reward prediction
@@ -120,7 +121,7 @@ class Unreal(A3C):
         """Create policy, value and auxiliary heads on one trunk.
 
         Raises:
-            ValueError: as in `agents.networks.make_network`; also if an image has fewer than 4 cells along a side.
+            ConfigProblem: as in `agents.networks.make_network`; also if an image has fewer than 4 cells along a side.
         """
         net = make_shared_torso_net(settings, shape, policy, image)
         pixel_control = image and isinstance(policy, Categorical)
@@ -219,14 +220,13 @@ def cells(shape: tuple[int, ...], size: int) -> tuple[int, int]:
     """Rows and columns, both even, of cells with `size` x `size` pixels in the center of an image (C, H, W).
 
     Raises:
-        ValueError: there are fewer than 4 rows or columns.
+        ConfigProblem: there are fewer than 4 rows or columns.
     """
     rows, columns = (pixels // (2 * size) * 2 for pixels in shape[1:])
     if min(rows, columns) < 4:
-        raise ValueError(
-            f"agent.cell_size={size} needs images of at least {4 * size} x {4 * size} pixels, "
-            f"not {shape[1]} x {shape[2]}"
-        )
+        least = 4 * size
+        text = f"{size} needs images of at least {least} x {least} pixels, not {shape[1]} x {shape[2]}"
+        raise ConfigProblem(text, ("agent", "cell_size"))
     return rows, columns
 
 

@@ -122,13 +122,13 @@ def resolve_backend(
     same meaning. Atari games always run in ale_py's own vector env, which counts as gymnasium.
     """
     if backend not in get_args(Backend):
-        raise EnvError(f"env.backend={backend}: must be one of {', '.join(get_args(Backend))}")
+        raise EnvError(f"env.backend={backend}", f"must be one of {', '.join(get_args(Backend))}")
     if backend == "gymnasium":
         return "gymnasium"
     if _is_atari(id) or ":" in id:
         if backend == "auto":
             return "gymnasium"
-        raise EnvError(f"env.backend=envpool cannot run env.id={id}; set env.backend=auto")
+        raise EnvError("env.backend=envpool", f"cannot run env.id={id}; set env.backend=auto")
     if backend == "auto" and not gym.ships(id):
         return "gymnasium"
     pool = _envpool(required=backend == "envpool")
@@ -173,17 +173,17 @@ def _envpool(required: bool = True) -> Any:
         return importlib.import_module("pbtrl.envs.pool")
     except ImportError as error:
         if required:
-            raise EnvError('env.backend=envpool needs envpool: pip install "pbtrl[fast]"') from error
+            raise EnvError("env.backend=envpool", 'needs envpool: pip install "pbtrl[fast]"') from error
         return None
 
 
 def _check(protocol: str, threads: int = 1, seeds: Sequence[int] = (0,)) -> None:
     if protocol not in get_args(Protocol):
-        raise EnvError(f"env.protocol={protocol}: must be one of {', '.join(get_args(Protocol))}")
+        raise EnvError(f"env.protocol={protocol}", f"must be one of {', '.join(get_args(Protocol))}")
     if threads < 1:
-        raise EnvError(f"threads={threads}: must be at least 1")
+        raise EnvError(f"threads={threads}", "must be at least 1")
     if not len(seeds):
-        raise EnvError("seeds: must contain at least one seed, because there is one env per seed")
+        raise EnvError("seeds", "must contain at least one seed, because there is one env per seed")
     wrong = [seed for seed in seeds if not 0 <= seed < SEED_LIMIT]
     if wrong:
-        raise EnvError(f"seed {wrong[0]}: env seeds must be in [0, 2**31)")
+        raise EnvError(f"seed {wrong[0]}", "env seeds must be in [0, 2**31)")

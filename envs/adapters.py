@@ -62,11 +62,12 @@ def adapt_observations(space: Space[Any], where: str) -> Adapter:
     if not isinstance(space, Box):
         wrapper = "FlattenObservation" if space.is_np_flattenable else "TransformObservation"
         raise EnvError(
-            f"{where}: observations of type {type(space).__name__} are not supported, only Box and Discrete; wrap the "
-            f"env in gymnasium.wrappers.{wrapper} and set env.id to a module:function that returns it"
+            where,
+            f"observations of type {type(space).__name__} are not supported, only Box and Discrete; wrap the "
+            f"env in gymnasium.wrappers.{wrapper} and set env.id to a module:function that returns it",
         )
     if 0 in space.shape:
-        raise EnvError(f"{where}: observations are empty: the observation space is a Box of shape {space.shape}")
+        raise EnvError(where, f"observations are empty: the observation space is a Box of shape {space.shape}")
     if space.dtype == np.uint8 and (first := _height(space.shape)) is not None:
         return _picture(space, first)
     return _vector(space)
@@ -87,8 +88,9 @@ def adapt_actions(space: Space[Any], where: str) -> Adapter:
         return Adapter(_rounded(space), _same if exact else lambda a: np.clip(_cast(a, dtype), low, high))
     kind = f"Box of shape {space.shape} and type {space.dtype}" if isinstance(space, Box) else type(space).__name__
     raise EnvError(
-        f"{where}: actions of type {kind} are not supported, only Discrete and one-dimensional float Box; "
-        "wrap the env in gymnasium.wrappers.TransformAction and set env.id to a module:function that returns it"
+        where,
+        f"actions of type {kind} are not supported, only Discrete and one-dimensional float Box; "
+        "wrap the env in gymnasium.wrappers.TransformAction and set env.id to a module:function that returns it",
     )
 
 
@@ -112,9 +114,10 @@ def _one_hot(space: Discrete, where: str) -> Adapter:
     n, start = int(space.n), int(space.start)
     if n > LARGEST_ONE_HOT:
         raise EnvError(
-            f"{where}: observations of type {space} have too many states for one-hot vectors, more than "
+            where,
+            f"observations of type {space} have too many states for one-hot vectors, more than "
             f"{LARGEST_ONE_HOT:,}; turn them into a Box, such as coordinates, with "
-            "gymnasium.wrappers.TransformObservation, and set env.id to a module:function that returns the env"
+            "gymnasium.wrappers.TransformObservation, and set env.id to a module:function that returns the env",
         )
     one_hot = np.zeros((0, n), np.float32)
 

@@ -128,11 +128,12 @@ def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name not in _OPTIONS:
             raise EnvError(
-                f"env.kwargs.{name} is not an option of Atari games; the options are {', '.join(_OPTIONS)}; "
-                "sticky actions, no-ops and lives are set by env.protocol"
+                f"env.kwargs.{name}",
+                f"is not an option of Atari games; the options are {', '.join(_OPTIONS)}; "
+                "sticky actions, no-ops and lives are set by env.protocol",
             )
         if name not in _LARGEST and not isinstance(value, bool):
-            raise EnvError(f"env.kwargs.{name}={value}: must be true or false")
+            raise EnvError(f"env.kwargs.{name}={value}", "must be true or false")
         if name in _LARGEST and not (type(value) is int and 1 <= value <= _LARGEST[name]):
-            raise EnvError(f"env.kwargs.{name}={value}: must be an integer from 1 to {_LARGEST[name]:,}")
+            raise EnvError(f"env.kwargs.{name}={value}", f"must be an integer from 1 to {_LARGEST[name]:,}")
     return given

@@ -53,7 +53,7 @@ def named(id: str, what: str = "") -> Iterator[None]:
     except RAISED as error:
         if of_the_machine(error):
             raise
-        raise EnvError(f"env.id={id}: {what}{brief(error)}") from error
+        raise EnvError(f"env.id={id}", f"{what}{brief(error)}") from error
 
 
 def described(value: object) -> str:

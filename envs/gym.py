@@ -187,11 +187,11 @@ def _common_space(envs: Sequence[Env], name: str, where: str) -> Space[Any]:
         try:
             space = getattr(env, name)
         except RAISED as error:
-            raise EnvError(f"{where}: the env has no {name}: {brief(error)}") from error
+            raise EnvError(where, f"the env has no {name}: {brief(error)}") from error
         if not isinstance(space, Space):
-            raise EnvError(f"{where}: the env's {name} is {described(space)}, not a gymnasium.spaces.Space")
+            raise EnvError(where, f"the env's {name} is {described(space)}, not a gymnasium.spaces.Space")
         if spaces and space != spaces[0]:
-            raise EnvError(f"{where}: the env's {name} must always be the same, but is {spaces[0]} and then {space}")
+            raise EnvError(where, f"the env's {name} must always be the same, but is {spaces[0]} and then {space}")
         spaces.append(space)
     return spaces[0]
 
@@ -236,7 +236,7 @@ def _constructor(id: str, kwargs: Mapping[str, Any]) -> Callable[[], Env]:
     name = id.rpartition(":")[2]
     given = with_integers(kwargs, options(name))
     if ships(name) and isinstance(skip := given.get("frame_skip"), int) and skip < 1:
-        raise EnvError(f"env.kwargs.frame_skip={skip}: must be at least 1")
+        raise EnvError(f"env.kwargs.frame_skip={skip}", "must be at least 1")
     return lambda: gymnasium.make(name, disable_env_checker=True, **given)
 
 
@@ -250,13 +250,13 @@ def resolve(id: str) -> Callable[..., Any] | None:
     if not colon:
         check_known(id)
         if _is_ale(id):
-            raise EnvError(f"env.id={id}: Atari games are available only by their v5 id{_nearest(id)}")
+            raise EnvError(f"env.id={id}", f"Atari games are available only by their v5 id{_nearest(id)}")
         return None
     function = getattr(_imported(id, module), name, None)
     if callable(function):
         return cast(Callable[..., Any], function)
     if name not in gymnasium.registry:
-        raise EnvError(f"env.id={id}: module {module} has no function {name}, and did not register an env {name}")
+        raise EnvError(f"env.id={id}", f"module {module} has no function {name}, and did not register an env {name}")
     return None
 
 
@@ -288,7 +288,7 @@ def _make_one(id: str, constructor: Callable[[], Env]) -> Env:
     with named(id, NOT_MADE), quiet_spaces(), _quiet_mujoco(id):
         env = constructor()
     if not isinstance(env, gymnasium.Env):
-        raise EnvError(f"env.id={id}: returned a {type(env).__name__}, not a gymnasium.Env")
+        raise EnvError(f"env.id={id}", f"returned a {type(env).__name__}, not a gymnasium.Env")
     return env
 
 
@@ -300,8 +300,9 @@ def _imported(id: str, module: str) -> Any:
         return importlib.import_module(module)
     except RAISED as error:
         raise EnvError(
-            f"env.id={id}: cannot import {module}: {brief(error)}; "
-            "modules are searched for in the current directory and the installed packages"
+            f"env.id={id}",
+            f"cannot import {module}: {brief(error)}; "
+            "modules are searched for in the current directory and the installed packages",
         ) from error
 
 
@@ -310,7 +311,7 @@ def check_known(id: str) -> None:
     if id not in gymnasium.registry:
         importlib.import_module("ale_py")  # registers its games, so that they can be found and suggested
     if id not in gymnasium.registry:
-        raise EnvError(f"env.id={id}: no such env{_nearest(id)}")
+        raise EnvError(f"env.id={id}", f"no such env{_nearest(id)}")
 
 
 def ships(id: str) -> bool:

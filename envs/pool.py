@@ -139,15 +139,17 @@ def _checked(id: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     if id not in registry.specs:
         near = get_close_matches(id, list(registry.specs), 3)
         hint = f"; nearest: {', '.join(near)}" if near else ""
-        raise EnvError(f"env.id={id}: envpool has no such env{hint}; or set env.backend=gymnasium")
+        raise EnvError(f"env.id={id}", f"envpool has no such env{hint}; or set env.backend=gymnasium")
     given = _given(id, kwargs)
     if given and (unknown := sorted(given.keys() - _defaults(id).keys())):
-        raise EnvError(f"env.kwargs: envpool's {id} has no option {', '.join(unknown)}; try env.backend=gymnasium")
+        raise EnvError("env.kwargs", f"envpool's {id} has no option {', '.join(unknown)}; try env.backend=gymnasium")
     for name, value in given.items():
         if name in _SHARED and not _SHARED[name](value):
-            raise EnvError(f"env.kwargs.{name}={value}: envpool does not accept this value; try env.backend=gymnasium")
+            raise EnvError(
+                f"env.kwargs.{name}={value}", "envpool does not accept this value; try env.backend=gymnasium"
+            )
         if name not in _SHARED and id in gymnasium.registry and name in gym.options(id):
             raise EnvError(
-                f"env.kwargs.{name}: envpool and gymnasium interpret it differently; set env.backend=gymnasium"
+                f"env.kwargs.{name}", "envpool and gymnasium interpret it differently; set env.backend=gymnasium"
             )
     return given

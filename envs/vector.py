@@ -166,7 +166,7 @@ class Vector:
         return converted
 
     def _env_error(self, error: SubEnvError) -> EnvError:
-        return EnvError(f"{self._where}: {error} (env {error.index} of {self.num_envs}, step {self._steps})")
+        return EnvError(self._where, f"{error} (env {error.index} of {self.num_envs}, step {self._steps})")
 
 
 def closed(env: Any, where: str) -> None:

@@ -3,7 +3,7 @@
     PbtrlError
     ├── ConfigError            a config that cannot run                              exit code 2
     ├── ConfigProblem          one mistake in a config, before it is placed in its file
-    ├── EnvError               an env that cannot be made, or breaks its contract    exit code 3
+    │   └── EnvError           an env that cannot be made, or breaks its contract    exit code 3
     ├── RunError               a run directory cannot be created, found, locked or read   2
     │   └── DamagedError       a file of a run is missing or damaged                 exit code 4
     │       ├── JournalError
@@ -62,6 +62,29 @@ class ConfigProblem(PbtrlError, ValueError):  # noqa: N818, a ConfigError is mad
     def __init__(self, message: str, *paths: tuple[str | int, ...], at_key: bool = False) -> None:
         super().__init__(message)
         self.message, self.paths, self.at_key = message, paths, at_key
+
+    def __str__(self) -> str:
+        return f"{'.'.join(map(str, self.paths[0]))}: {self.message}" if self.paths else self.message
+
+
+class EnvError(ConfigProblem):
+    """An env that cannot be made as configured, or breaks its contract.
+
+    Attributes:
+        setting: the setting at fault with its value, as in `env.id=CartPole-v1`.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, setting: str, problem: str) -> None:
+        key, _, value = setting.partition("=")
+        super().__init__(f"{value}: {problem}" if value else problem, tuple(key.split(".")))
+        self.setting, self.problem = setting, problem
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.problem}"
+
+    def __reduce__(self) -> tuple[type[EnvError], tuple[str, str]]:
+        return EnvError, (self.setting, self.problem)
 
 
 class RunError(PbtrlError, ValueError):
@@ -126,7 +149,3 @@ class DimensionError(PbtrlError, ValueError):
     def __init__(self, message: str, *fields: str) -> None:
         super().__init__(message)
         self.fields = fields
-
-
-class EnvError(PbtrlError, ValueError):
-    """An env that cannot be made as configured, or breaks its contract; the message names it."""

@@ -404,7 +404,7 @@ class TestErrors:
             ("CartPole-v1", {"backend": "warp"}, "auto, gymnasium, envpool"),
             ("ALE/Pong-v5", {"backend": "envpool"}, "env.backend=auto"),
             ("ALE/Pong-v5", {"protocol": "soft"}, "sticky, classic"),
-            ("ALE/Pong-v5", {"kwargs": {"frameskip": 1}}, "env.kwargs.frameskip is not an option"),
+            ("ALE/Pong-v5", {"kwargs": {"frameskip": 1}}, "env.kwargs.frameskip: is not an option"),
             ("ALE/Pong-v5", {"kwargs": {"stack_num": "four"}}, "env.kwargs.stack_num=four"),
         ],
     )

@@ -396,7 +396,7 @@ def test_pixel_control_needs_pictures_discrete_actions_and_room():
     assert unreal.make(settings, picture, few).net.cells == (8, 8)
     assert unreal.make(settings, picture, many).net.cells is None
     assert unreal.make(settings, vector, few).net.cells is None
-    with pytest.raises(ValueError, match=r"cell_size=10 needs images of at least 40 x 40 pixels, not 36 x 36"):
+    with pytest.raises(ValueError, match=r"cell_size: 10 needs images of at least 40 x 40 pixels, not 36 x 36"):
         unreal.make(UnrealSettings(cell_size=10), picture, few)
     net = unreal.make(settings, picture, few).net
     assert net.size == sum(v.numel() for k, v in net.initial(torch.Generator()).items() if k not in PADDED) + (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,13 +44,11 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
         backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
         config = with_setting(config, "env.backend", backend)
         env_spaces(config)  # before any agent, which takes torch and a second
-        unfit = [why for name, kind in config.kinds.items() if (why := _unfit(kind, name))]
+        problems = [p for name, kind in config.kinds.items() if (p := _agent_problem(kind, name))]
     except ConfigProblem as problem:
         raise (source or ConfigSource()).error([problem]) from problem
-    except ValueError as error:
-        unfit = [str(error)]
-    if unfit:
-        raise (source or ConfigSource()).error(_fault(why) for why in unfit)
+    if problems:
+        raise (source or ConfigSource()).error(problems)
     return config
 
 
@@ -67,25 +64,17 @@ def collect_warnings(config: Config) -> list[str]:
     return found
 
 
-def _fault(message: str) -> ConfigProblem:
-    """A message that begins with a dotted name, as in `env.id=Pong: no such env`, as a fault at that place."""
-    named = re.match(r"((?:\w+\.)+\w+)(?:=|: | )", message)
-    if named is None:
-        return ConfigProblem(message, ("env", "id"))
-    return ConfigProblem(message[named.end() :], tuple(named[1].split(".")))
-
-
-def _unfit(config: Config, name: str | None) -> str | None:
-    """Why an agent cannot live in the env, in one line that says which of a mix it is; None if it can."""
+def _agent_problem(config: Config, name: str | None) -> ConfigProblem | None:
+    """Why an agent, `name` in a mix, cannot read the env's observations or act in it; None if it can."""
     try:
         RLBuilder(config).check()
     except envs.EnvError:
         raise
-    except ValueError as error:
-        why = str(error)
+    except ConfigProblem as problem:
         if name is None:
-            return why
-        return f"agents.{name}{'.' if why.startswith('agent.') else ': '}{why.removeprefix('agent.')}"
+            return problem
+        place, *rest = problem.paths[0]
+        return ConfigProblem(problem.message, ("agents", name, *(rest if place == "agent" else ())))
     return None
 
 

@@ -61,7 +61,7 @@ class RLBuilder:
         return self._given_spaces or env_spaces(self._config)
 
     def check(self) -> None:
-        """Raise ValueError, with one line, if the agent cannot live in the env."""
+        """Raise ConfigProblem if the agent cannot read the env's observations or act in it."""
         _ = self.agent
 
     @property
@@ -189,6 +189,6 @@ def env_spaces(config: Config) -> envs.Spaces:
     env, seconds = config.env, config.failure.env_step_timeout
     assert env is not None
     look = functools.partial(envs.spaces, env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
-    late = f"env.id={env.id}: a first look at one env took longer than failure.env_step_timeout ({seconds:g} s)"
-    found: envs.Spaces = envs.within(seconds, look, None if _in_worker() else envs.EnvError(late))()
+    late = f"a first look at one env took longer than failure.env_step_timeout ({seconds:g} s)"
+    found: envs.Spaces = envs.within(seconds, look, None if _in_worker() else envs.EnvError(f"env.id={env.id}", late))()
     return found

@@ -43,7 +43,7 @@ def run_bench_worker(
     try:
         _serve(pipe, BenchWorker(config, worker.groups, worker.threads), phases, seconds)
     except envs.EnvError as error:
-        pipe.send(envs.EnvError(str(error)))
+        pipe.send(error.with_traceback(None))
 
 
 def _serve(pipe: Connection, share: BenchWorker, phases: Sequence[str], seconds: float) -> None:
