@@ -11,7 +11,7 @@
     ├── DiskFullError          no space, or a failing disk (also an OSError)         exit code 75
     ├── WorkerError            a worker process could not start                      exit code 3
     ├── WorkerPoolError        a process of a cohort raised, or died repeatedly
-    ├── IsolatedCallError      a call in a process of its own raised or died
+    ├── IsolatedCallError      a call in a separate process raised or died
     ├── ChildDiedError         a child process ended without an answer
     ├── MismatchError          the learner did not use its assigned hyperparameters
     └── DimensionError         a search dimension that contradicts itself
@@ -29,7 +29,7 @@ class PbtrlError(Exception):
 
 
 def printable(text: str) -> str:
-    """Text with its control characters spelled out, so that names from elsewhere cannot control the terminal."""
+    """Escape control characters, so that names from untrusted files cannot control the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -37,7 +37,7 @@ class ConfigError(PbtrlError):
     """A config that cannot run.
 
     Attributes:
-        messages: every mistake, in one line each. The error's text is these lines and a closing line.
+        messages: one line per mistake. The error's text is these lines and a closing line.
     """
 
     def __init__(self, messages: Sequence[str]) -> None:
@@ -79,7 +79,7 @@ class WorkerPoolError(PbtrlError, RuntimeError):
 
 
 class IsolatedCallError(PbtrlError, RuntimeError):
-    """A call in a process of its own raised (its traceback is a note of the error), or the process died."""
+    """A call in a separate process raised (its traceback is a note of the error), or the process died."""
 
 
 class ChildDiedError(PbtrlError, RuntimeError):
@@ -94,7 +94,7 @@ class DimensionError(PbtrlError, ValueError):
     """A search dimension that contradicts itself.
 
     Attributes:
-        fields: the fields at fault, the likeliest first.
+        fields: the fields at fault, most likely first.
     """
 
     def __init__(self, message: str, *fields: str) -> None:

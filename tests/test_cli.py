@@ -352,7 +352,7 @@ def test_a_snapshot_of_another_agent_is_refused(pbtrl: Command):
     resolved.write_text(resolved.read_text().replace("hidden: [8]", "hidden: [16]"))
     found = pbtrl("eval", "small")
     assert found.code == 4
-    assert "a snapshot does not fit this agent" in found.err
+    assert "the snapshot does not fit this agent" in found.err
 
 
 @pytest.mark.parametrize("command", ["status", "eval", "lineage", "resume"])

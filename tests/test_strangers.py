@@ -95,15 +95,15 @@ def test_a_state_of_another_shape_is_one_line(pbtrl: Command, run: Path, state: 
 def test_tensors_of_another_shape_are_refused_before_anything_is_copied(pbtrl: Command, run: Path) -> None:
     theta, more = np.zeros(2), np.zeros(1)
     for tensors, said in (
-        ({"theta": np.zeros((9, 9))}, "theta is float64 (9, 9) in it, and should be float64 (2,)"),
-        ({"theta": theta.astype(np.float32)}, "theta is float32 (2,) in it, and should be float64 (2,)"),
-        ({"theta": theta, "more": more}, "more is float64 (1,) in it, and should be missing"),
-        ({"more": more}, "more is float64 (1,) in it, and should be missing"),
-        ({}, "theta is missing in it, and should be float64 (2,)"),
+        ({"theta": np.zeros((9, 9))}, "theta is float64 (9, 9), expected float64 (2,)"),
+        ({"theta": theta.astype(np.float32)}, "theta is float32 (2,), expected float64 (2,)"),
+        ({"theta": theta, "more": more}, "more is float64 (1,), expected missing"),
+        ({"more": more}, "more is float64 (1,), expected missing"),
+        ({}, "theta is missing, expected float64 (2,)"),
     ):
         forged(newest(), tensors__safetensors=safetensors.numpy.save(tensors))
         found = pbtrl("eval", "last", "--member", "m00")
-        assert (found.code, found.err) == (4, f"a snapshot does not fit this agent: {said}\n")
+        assert (found.code, found.err) == (4, f"the snapshot does not fit this agent: {said}\n")
 
 
 @pytest.mark.parametrize("file", ["journal.jsonl", "run.json", "best.json"])
