@@ -259,9 +259,7 @@ def finished(run: Path, **timing: float) -> Written:
 @pytest.mark.parametrize("timing", [{"seconds": -1.0}, {"elapsed": -1e9}, {"elapsed": 1e300}, {"elapsed": np.nan}])
 def test_times_that_no_run_has_are_damage(tmp_path: Path, timing: dict[str, float]) -> None:
     finished(tmp_path / "a", **timing)
-    with pytest.raises(
-        errors.DamagedError, match=r"journal\.jsonl does not fold: ValueError: .* is not in \[0, 1e\+10\]"
-    ):
+    with pytest.raises(errors.DamagedError, match=r"journal\.jsonl is damaged: ValueError: .* is not in \[0, 1e\+10\]"):
         html_report.write_report(tmp_path / "a")
 
 

@@ -88,7 +88,7 @@ def test_a_manifest_of_another_shape_is_refused(store: SnapshotStore, manifest: 
 @pytest.mark.parametrize("file", FILES)
 def test_a_missing_file_is_a_missing_snapshot(store: SnapshotStore, file: str) -> None:
     (store.path(NAME) / file).unlink()
-    with pytest.raises(SnapshotError, match="missing or not whole"):
+    with pytest.raises(SnapshotError, match="missing or incomplete"):
         store.load(NAME)
     assert store.state(NAME) is None
 

@@ -1,4 +1,4 @@
-"""The config that a run directory stores, and whether the code it names may be imported."""
+"""The config stored in a run directory, and the permission to import the code that it names."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
 
 def check_imports(run: Path, config: Config, *, allowed: bool) -> None:
-    """Nothing is imported because a run directory says so: it may be a stranger's.
+    """Check that the user allows the imports of a run's config, which may come from an untrusted source.
 
     Raises:
-        RunError: its config names a module, and the user did not allow it.
+        RunError: the config names a module, and imports are not allowed.
     """
     if config.imports and not allowed:
         raise RunError(f"{run} asks to import {config.imports!r}, which runs its code: allow it with --trust-imports")
 
 
 def load_stored_config(run: Path, overrides: Sequence[str] = ()) -> Config:
-    """The resolved config of a run, also of one that an earlier pbtrl stored under other keys.
+    """Load the resolved config of a run; keys that were renamed since an earlier pbtrl are translated.
 
     Raises:
-        DamagedError: it is missing.
+        DamagedError: there is none.
         ConfigError: the config or an override is invalid.
-        RunError: it searches hyperparameters that have other names now.
+        RunError: it searches hyperparameters that were renamed since.
     """
     from pbtrl.config.load import check, read
     from pbtrl.config.renamed_keys import RENAMED, modernize
@@ -40,8 +40,8 @@ def load_stored_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     searched = [*_searched(source.data), *(h for agent in _agents(source.data) for h in _searched(agent))]
     if former := next((name for name in searched if name in RENAMED), None):
         raise RunError(
-            f"{run} searches {former!r}, which is {RENAMED[former]!r} since this version: finish it with the pbtrl "
-            f"that made it (see run.json), or train anew"
+            f"{run} searches {former!r}, which is now called {RENAMED[former]!r}: finish it with the pbtrl version "
+            f"that created it (see run.json), or start a new run"
         )
     source.data = modernize(source.data)
     for override in overrides:
