@@ -280,7 +280,7 @@ def test_an_assignment_is_decided_once(tmp_path: Path) -> None:
     again = {**w.next("m00").to_json(), "id": "m00/000000", "parent": "m00/000000"}
     with (w.run / "journal.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "decision", "assignments": [again], "timing": {"elapsed": 1.0}}) + "\n")
-    with pytest.raises(errors.DamagedError, match="m00/000000 was made before"):
+    with pytest.raises(errors.DamagedError, match="m00/000000 was already made"):
         html_report.write_report(w.run)
 
 
