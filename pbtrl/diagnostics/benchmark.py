@@ -308,7 +308,7 @@ class BenchWorker:
         """Let nobody do anything until the next measurement begins."""
         if self.mode != "inline":
             for cohort in self._cohorts:
-                cohort.rollout.crew.settle()
+                cohort.rollout.pool.settle()
 
     def _learned(self, cohort: Any) -> int:
         """One block at least; env steps of all its members."""
@@ -423,7 +423,7 @@ class BenchWorker:
 
         cohort.learn = noted
         if self.mode == "actors":
-            cohort.rollout.crew.answered = self._timed("wait", cohort.rollout.crew.answered)
+            cohort.rollout.pool.answered = self._timed("wait", cohort.rollout.crew.answered)
             return
         step = self._timed("env", cohort.rollout.vector.step)
 
