@@ -162,7 +162,7 @@ def test_a_place_that_cannot_be_written(pbtrl: Command):
 def test_names_stay_below_the_root(pbtrl: Command, name: str):
     found = pbtrl("train", "quadratic", "--name", name)
     assert found.code == 2
-    assert "no name for a run" in found.err
+    assert "is not a run name" in found.err
     assert not Path("runs").exists()
 
 
@@ -184,7 +184,7 @@ def test_a_taken_name_is_refused_and_the_run_left_as_it_is(pbtrl: Command):
 def test_dry_run_prints_the_resolved_config_and_begins_nothing(pbtrl: Command):
     found = pbtrl("train", "cart.yaml", "strategy.ready.slice_steps=250", "--dry-run")
     assert found.code == 0
-    assert "every: 280" in found.out  # whole blocks of 4 envs x 10 steps
+    assert "slice_steps: 280" in found.out  # whole blocks of 4 envs x 10 steps
     assert not Path("runs").exists()
 
 

@@ -182,7 +182,7 @@ def test_a_small_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="no room on the disk"):
+        with pytest.raises(OSError, match="no space on the disk"):
             write_atomically(path, '{"n": 2}')
     assert json.loads(path.read_text()) == {"n": 1}
     write_atomically(path, '{"n": 3}')

@@ -423,7 +423,7 @@ class BenchWorker:
 
         cohort.learn = noted
         if self.mode == "actors":
-            cohort.rollout.pool.answered = self._timed("wait", cohort.rollout.crew.answered)
+            cohort.rollout.pool.answered = self._timed("wait", cohort.rollout.pool.answered)
             return
         step = self._timed("env", cohort.rollout.vector.step)
 
