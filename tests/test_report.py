@@ -156,7 +156,7 @@ def test_the_page_holds_everything_and_needs_nothing(pbtrl: Command) -> None:
     assert told == ["runs/quadratic/report.html", *(f"runs/quadratic/plots/{p}.svg" for p in PICTURES)]
     page = Path(told[0]).read_text()
     assert re.findall(r"<h2>(.*)</h2>", page) == [
-        "Best member", "Members", "Training", "Lineage", "Timeline", "Speed", "Copies", "How it was run"
+        "Best member", "Members", "Training", "Lineage", "Timeline", "Speed", "Copies", "Environment"
     ]  # fmt: skip
     best = json.loads(Path("runs/quadratic/best.json").read_text())
     assert f"{best['member']} ({best['snapshot']})" in page
@@ -221,8 +221,8 @@ def test_what_went_wrong_is_told_and_long_lists_are_cut(tmp_path: Path) -> None:
     for i in range(250):
         w.fail("m00", f"failure {i}.\nand a traceback")
     page = html_report.write_report(w.run)[0].read_text()
-    assert "What went wrong" in page
-    assert "(50 before)" in page
+    assert "Failures" in page
+    assert "(50 earlier)" in page
     assert "failure 49." not in page
     assert "failure 249." in page
     assert "and a traceback" not in page
@@ -334,7 +334,7 @@ def test_the_best_of_an_earlier_sitting_is_told_as_such(tmp_path: Path) -> None:
     w.decide(w.next("m00", hyperparameters={"learning_rate": 0.777, "unroll_length": 3}))
     w.report("m00", 1.0)
     page = html_report.write_report(w.run)[0].read_text()
-    assert "<h2>Best member, before the run went on</h2>" in page
+    assert "<h2>Best member, before the run was continued</h2>" in page
     assert "0.777" not in page.partition("<h2>Members")[0]
     assert [s.assignment for s in story(w, "m00/000000").ancestry] == ["m00/000000"]
 

@@ -291,7 +291,7 @@ def test_status_counts_skipped_updates(tmp_path: Path):
     _, titles, first, second, legend, *_ = tables.status(found, "pong").splitlines()
     assert titles.split()[:5] == ["member", "fitness", "gen", "steps", "skipped"]
     assert (first.split()[4], second.split()[4]) == ("0", "12")
-    assert legend == "skipped: updates that were not made because their gradient was not finite"
+    assert legend == "skipped: updates skipped because their gradient was not finite"
 
 
 def test_status(tmp_path: Path):
@@ -346,8 +346,8 @@ def test_status_tells_a_fitness_from_before_a_copy_and_values_at_a_bound(tmp_pat
     assert [m["at_bound"] for m in found["members"]] == [{}, {"learning_rate": "min"}]
     lines = tables.status(found, "pong").splitlines()
     assert lines[3].split()[:6] == ["m01", "(-5.00)", "1", "100", "5.0e-3", "min"]
-    assert lines[4].startswith("in parentheses: the fitness from before a copy")
-    assert lines[5].startswith("min, max: the value stands at a bound")
+    assert lines[4].startswith("in parentheses: fitness from before a copy")
+    assert lines[5].startswith("min, max: the value is at a bound")
 
 
 @pytest.mark.parametrize(

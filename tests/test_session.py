@@ -66,12 +66,12 @@ def test_a_signal_saves_and_stops_and_resume_finishes(pbtrl: Command, monkeypatc
         stopped = pbtrl("train", "cart.yaml", "--name", "a", *CONTINUE)
     run = Path("runs/a")
     assert stopped.code == code
-    assert "saving all members (Ctrl-C again: end at once, unsaved)" in stopped.out
+    assert "saving all members (Ctrl-C again: quit at once without saving)" in stopped.out
     assert stopped.err.splitlines()[-1] == "stopped; go on with: pbtrl resume a"
     assert kinds(run)[-1] == "stop"
     assert not (run / "best.json").exists()
     assert pbtrl("status", "a", "--json").json["state"] == "stopped"
-    assert "go on with: pbtrl resume a" in pbtrl("status", "a").out
+    assert "continue with: pbtrl resume a" in pbtrl("status", "a").out
     resumed = pbtrl("resume", "a")
     assert resumed.code == 0
     assert "env steps are done" in resumed.out

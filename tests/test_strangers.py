@@ -379,7 +379,7 @@ def test_a_run_that_trains_cannot_be_reached_at_all(tmp_path: Path) -> None:
     ("options", "from_where", "warned"),
     [
         ([], LOCAL, ""),
-        (["--expose"], ("00000000:", f"{0:032}:"), "warning: whoever reaches this machine sees these curves"),
+        (["--expose"], ("00000000:", f"{0:032}:"), "warning: anyone who can reach this machine can see these curves"),
     ],
 )
 def test_tensorboard_can_be_reached_from_this_machine_alone(

@@ -1,4 +1,4 @@
-"""What `status`, `list`, `eval` and `lineage` print for people; with `--json` they print what is given here."""
+"""Tables that `status`, `list`, `eval` and `lineage` print; with `--json` they print the inputs of these functions."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Json = Mapping[str, Any]
 
 
 def status(found: Json, reference: str, reason: str = "") -> str:
-    """A run and its members, best first.
+    """Format a run and its members, best first.
 
     Args:
-        found: the answer of `runs.status`.
-        reference: what the run is called on the command line.
-        reason: why it ended as it did.
+        found: result of `run_status.status`.
+        reference: name of the run on the command line.
+        reason: reason of the run's end, in words.
     """
     unit, state = found["unit"].replace("_", " "), found["state"]
-    told = (
+    head = (
         f"{found['name']}: {state}, {format_count(found['env_steps'])} of {format_count(found['steps_budget'])} {unit}"
     )
-    told += f" ({_share(found)}), {format_bytes(found['bytes'])} in {found['path']}"
+    head += f" ({_share(found)}), {format_bytes(found['bytes'])} in {found['path']}"
     if state in ("running", "stale"):
-        told += f", last sign of life {format_duration(found['heartbeat_age'])} ago"
+        head += f", last activity {format_duration(found['heartbeat_age'])} ago"
     names = list(dict.fromkeys(name for m in found["members"] for name in m["hyperparameters"]))
     members = sorted(found["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0)))
     skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
@@ -42,20 +42,20 @@ def status(found: Json, reference: str, reason: str = "") -> str:
         + [" ".join([format_value(m["hyperparameters"].get(n, "-")), *m["at_bound"].get(n, "").split()]) for n in names]
         for m in members
     ]
-    lines = [told, aligned(["member", "fitness", "gen", "steps", *skipped, *names], rows)]
+    lines = [head, aligned(["member", "fitness", "gen", "steps", *skipped, *names], rows)]
     if any(map(_before_copy, members)):
-        lines.append("in parentheses: the fitness from before a copy, which ranks the member until it has a new one")
+        lines.append("in parentheses: fitness from before a copy, which ranks the member until it has a new one")
     if skipped:
-        lines.append("skipped: updates that were not made because their gradient was not finite")
+        lines.append("skipped: updates skipped because their gradient was not finite")
     if any(m["at_bound"] for m in members):
-        lines.append("min, max: the value stands at a bound of its hyperparameter")
+        lines.append("min, max: the value is at a bound of its hyperparameter")
     if state in ("crashed", "stopped"):
-        lines.append(f"{reason + '; ' if reason else ''}go on with: pbtrl resume {reference}")
+        lines.append(f"{reason + '; ' if reason else ''}continue with: pbtrl resume {reference}")
     return "\n".join(lines)
 
 
 def listing(found: Sequence[Json]) -> str:
-    """All runs, newest last; `found` is the answer of `runs.listing`."""
+    """Format all runs, newest last; `found` is the result of `run_status.listing`."""
     rows = []
     for run in found:
         if "error" in run:
@@ -80,7 +80,7 @@ def listing(found: Sequence[Json]) -> str:
 
 
 def evaluations(found: Sequence[Json]) -> str:
-    """Scores, one line per member; `found` is the answer of `evaluation.evaluate`."""
+    """Format evaluations, one line per member, as stored in the run's `eval/`."""
     rows = []
     for e in found:
         interval = " to ".join(map(format_fitness, e["ci95"])) if e["ci95"] else "-"
@@ -105,7 +105,7 @@ def evaluations(found: Sequence[Json]) -> str:
 
 
 def truncation(evaluation: Json) -> str:
-    """How many episodes of an evaluation were cut and why; empty where all were played to their end."""
+    """Format the number of an evaluation's episodes that were cut, and why; empty if none was."""
     cut, late = evaluation.get("truncated"), evaluation.get("timed_out")
     if not (cut or late):
         return ""
@@ -115,9 +115,9 @@ def truncation(evaluation: Json) -> str:
 
 
 def copies(found: Sequence[Json], unit: str) -> str:
-    """Who copied whom; `found` is the answer of `lineage.copies`."""
+    """Format all exploits; `found` is the result of `lineage.copies`."""
     if not found:
-        return "nobody has copied anybody yet"
+        return "no copies yet"
     rows = []
     for c in found:
         before, after = c["hyperparameters_before"], c["hyperparameters_after"]
@@ -137,7 +137,7 @@ def copies(found: Sequence[Json], unit: str) -> str:
 
 
 def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Columns of text under titles, to the right but for those in `left`."""
+    """Align columns of text under titles, to the right except the columns in `left`."""
     widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
     lines = []
     for row in (titles, *rows):
