@@ -1,21 +1,21 @@
-"""How fast a config trains, against its simulator alone, measured in one run with all cores busy.
+"""Benchmark of a config's training speed against its simulator alone, in one run with all cores busy.
 
-Measurements on the same processes and cores: env stepping alone (the bare library pool under random actions, none of
-our wrappers), acting alone, learning alone, full training, and env stepping alone again under the actions that training
-took, because some worlds take longer over what a policy does than over random actions.
+It measures on the same processes and cores: env stepping alone (the library's bare pool under random actions, without
+our wrappers), acting alone, learning alone, full training, and env stepping alone under the actions of training,
+because some envs take longer over a policy's actions than over random ones (`replay`).
 
-    roofline   = 1 / (1 / replay + 1 / act + 1 / learn)     what no overlap and no overhead would give
+    roofline   = 1 / (1 / replay + 1 / act + 1 / learn)     speed without overlap and overhead
     efficiency = full training / roofline
 
-The roofline is of the same work as training. Its `replay` is env stepping under training's actions. An update learns
-from its block in one or more passes, and may stop early (`max_log_ratio`): learning alone repeats the passes of
-training's most recent updates, member by member, on a copy of what learns, so that the policy stays as it is.
+The roofline is for the same work as training. An update makes one or more passes over its block and may stop early
+(`max_log_ratio`). So learning alone repeats the passes of training's most recent updates, member by member, on a copy
+of the learned state, which leaves the policy unchanged.
 
-Where other processes act, they overlap with the learner by design, so there is no such roofline. Measured then are env
-stepping alone, learning alone while the actors rest, and full training, with the learner's time for learning and for
-waiting, and the policy lag. What hogwild's processes do cannot be told apart from outside: env stepping and training.
-In turns with both, the same config is measured with `acting: inline`: full training, and learning alone, with as many
-threads as it has there and with one, which is what a learner with actors has.
+With `acting: actors`, acting overlaps with learning by design, so there is no such roofline. Measured are env stepping
+alone, learning alone while the actors are idle, full training, the learner's time for learning and for waiting, and the
+policy lag. With `hogwild`, only env stepping and training are measured, because its processes cannot be timed from
+outside. Interleaved with both, the same config is measured with `acting: inline`: full training, and learning alone
+with its own number of threads and with one thread, as a learner with actors has.
 """
 
 from __future__ import annotations
@@ -48,29 +48,31 @@ PHASES = {
     "actors": ("env", "train", "learn"),
     "hogwild": ("env", "train"),
 }
-"""In this order: learning alone and the replay repeat what training did."""
+"""Measurements per acting mode. The order matters: `learn` and `replay` repeat what `train` did."""
 BESIDE = {"actors": ("train", "learn", "learn_by_one"), "hogwild": ("train",)}
-"""What is measured inline, too, of a config that acts otherwise."""
+"""Additional inline measurements of a config with another acting mode."""
 PARTS = {"inline": ("env", "act", "learn"), "actors": ("learn", "wait"), "hogwild": ()}
-"""Of a worker's time in training."""
+"""Parts of a worker's training time."""
 METRICS = {"lag": "acting/lag", "epochs": "loss/epochs"}
-REMEMBERED = 2_000  # steps whose actions are stepped again
-ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all of them
+REMEMBERED = 2_000  # training steps whose actions `replay` uses
+ROUNDS = 4  # the phases alternate, so that a temporary slowdown of the machine affects all of them
 
 
 def measure(config: Config, seconds: float) -> dict[str, Any]:
-    """Rates in env steps per second of the whole population, `seconds` per measurement.
+    """Measure a config; rates are env steps per second of the whole population, `seconds` per measurement.
 
-    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, env_only_ratio, passes (mean of training's updates),
-    workers, members, acting, backend. And inline: env_replay_steps_per_s (under training's actions), env_replay_ratio,
-    act_only_steps_per_s, learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, shares {env, act, learn, other}
-    of the training time. With actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the
-    learner's; and under `inline` what the same config gives so, {env_steps_per_s, passes, workers,
-    learn_only_steps_per_s, learn_by_one_only_steps_per_s (one thread), threads}. With hogwild only the first three of
-    these. Of both, inline_ratio.
+    Keys: env_steps_per_s, frames_per_s, env_only_steps_per_s, env_only_ratio, epochs (mean passes per update), workers,
+    members, acting, backend. Further keys by acting mode:
+
+    - inline: env_replay_steps_per_s (under training's actions), env_replay_ratio, act_only_steps_per_s,
+      learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, shares {env, act, learn, other} of training time.
+    - actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the learner's time, inline_ratio,
+      inline {env_steps_per_s, epochs, workers, learn_only_steps_per_s, learn_by_one_only_steps_per_s (one thread),
+      threads}: results of the same config with inline acting.
+    - hogwild: inline_ratio, inline {env_steps_per_s, epochs, workers}.
 
     Raises:
-        ConfigError: this is not a config of an env.
+        ConfigError: the config has no env.
     """
     if config.env is None or config.acting is None:
         raise ConfigError(["bench measures envs, and this config has a trainable"])
@@ -78,70 +80,70 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
     sides = [_BenchVariant(config, PHASES[mode])]
     if mode != "inline":
         sides.append(_BenchVariant(config.model_copy(update={"acting": Acting()}), BESIDE[mode]))
-    found, *beside = _measured(sides, seconds)
-    count = len(found)
-    totals = _totals(found, PHASES[mode])
-    told: dict[str, Any] = {
+    workers, *beside = _measured(sides, seconds)
+    count = len(workers)
+    totals = _totals(workers, PHASES[mode])
+    result: dict[str, Any] = {
         "env_steps_per_s": totals["train"],
         "frames_per_s": totals["train"] * config.frames_per_step,
         "env_only_steps_per_s": totals["env"],
         "env_only_ratio": totals["train"] / totals["env"],
-        "epochs": _mean(found, "epochs"),
+        "epochs": _mean(workers, "epochs"),
         "workers": count,
         "members": size,
         "acting": mode if mode == "inline" else f"{mode} of {config.acting.processes} processes",
         "backend": config.env.backend,
     }
-    told |= _alone(totals)
+    result |= _alone(totals)
     if mode == "inline":
-        told["env_replay_steps_per_s"] = totals["replay"]
-        told["env_replay_ratio"] = totals["train"] / totals["replay"]
-        told["roofline_env_steps_per_s"] = 1.0 / sum(1.0 / totals[phase] for phase in ("replay", "act", "learn"))
-        told["efficiency"] = totals["train"] / told["roofline_env_steps_per_s"]
+        result["env_replay_steps_per_s"] = totals["replay"]
+        result["env_replay_ratio"] = totals["train"] / totals["replay"]
+        result["roofline_env_steps_per_s"] = 1.0 / sum(1.0 / totals[phase] for phase in ("replay", "act", "learn"))
+        result["efficiency"] = totals["train"] / result["roofline_env_steps_per_s"]
     if mode == "actors":
-        told["lag"] = _mean(found, "lag")
+        result["lag"] = _mean(workers, "lag")
     if parts := PARTS[mode]:
-        shares = {part: sum(f["shares"][part] for f in found) / count for part in parts}
-        told["shares"] = {**shares, "other": 1.0 - sum(shares.values())}
+        shares = {part: sum(w["shares"][part] for w in workers) / count for part in parts}
+        result["shares"] = {**shares, "other": 1.0 - sum(shares.values())}
     if beside:
         inline = _totals(beside[0], BESIDE[mode])
-        told["inline_ratio"] = totals["train"] / inline["train"]
-        told["inline"] = {
+        result["inline_ratio"] = totals["train"] / inline["train"]
+        result["inline"] = {
             "env_steps_per_s": inline["train"],
             "epochs": _mean(beside[0], "epochs"),
             "workers": len(beside[0]),
             **_alone(inline),
         }
         if "learn" in inline:
-            told["inline"]["threads"] = torch_threads(sides[1].config)
-    return told
+            result["inline"]["threads"] = torch_threads(sides[1].config)
+    return result
 
 
 @dataclass(frozen=True)
 class _BenchVariant:
-    """A config, and what is measured of it."""
+    """Config with the phases to measure."""
 
     config: Config
     phases: tuple[str, ...]
 
 
-def _totals(found: Sequence[dict[str, Any]], phases: Sequence[str]) -> dict[str, float]:
-    """Of all workers."""
-    return {phase: sum(f[phase] for f in found) for phase in phases}
+def _totals(workers: Sequence[dict[str, Any]], phases: Sequence[str]) -> dict[str, float]:
+    """Sum the rates of all workers by phase."""
+    return {phase: sum(w[phase] for w in workers) for phase in phases}
 
 
-def _mean(found: Sequence[dict[str, Any]], key: str) -> float:
-    """Of all workers."""
-    return float(np.mean([f[key] for f in found]))
+def _mean(workers: Sequence[dict[str, Any]], key: str) -> float:
+    """Average a value over all workers."""
+    return float(np.mean([w[key] for w in workers]))
 
 
 def _alone(totals: Mapping[str, float]) -> dict[str, float]:
-    """The learner's and the policies' rates, as they are called outside."""
+    """Rates of acting and learning alone, under their public keys."""
     return {f"{p}_only_steps_per_s": totals[p] for p in ("act", "learn", "learn_by_one") if p in totals}
 
 
 def _measured(sides: Sequence[_BenchVariant], seconds: float) -> list[list[dict[str, Any]]]:
-    """What each worker of each side found; all but those of one side are at rest."""
+    """Measure all variants in turns; returns the results by variant and worker."""
     context = multiprocessing.get_context("spawn")
     pipes: list[list[Connection]] = []
     processes = []
@@ -161,24 +163,24 @@ def _measured(sides: Sequence[_BenchVariant], seconds: float) -> list[list[dict[
         for _ in range(ROUNDS):
             for side, own in zip(sides, pipes, strict=True):
                 for phase in side.phases:
-                    for pipe in own:  # all start together
+                    for pipe in own:  # send to all before waiting, so that they start together
                         pipe.send(phase)
                     for pipe in own:
                         _answer(pipe)
         for pipe in itertools.chain(*pipes):
             pipe.send(None)
-        found = [[_answer(pipe) for pipe in own] for own in pipes]
+        results = [[_answer(pipe) for pipe in own] for own in pipes]
     except EOFError:
-        raise WorkerError("a worker of the bench failed; what it said is above") from None
+        raise WorkerError("a worker of the bench failed; its error is above") from None
     finally:
         for process in processes:
             process.kill()
             process.join()
-    return found
+    return results
 
 
 def _answer(pipe: Connection) -> Any:
-    """What a worker sent; WorkerError where its env failed."""
+    """Receive a worker's message; raise WorkerError if its env failed."""
     answer = pipe.recv()
     if isinstance(answer, envs.EnvError):
         raise WorkerError(f"a worker of the bench failed: {answer}")
@@ -186,7 +188,7 @@ def _answer(pipe: Connection) -> Any:
 
 
 def text(found: dict[str, Any]) -> str:
-    """The measurements as a few lines."""
+    """Format the measurements."""
     backend = found["backend"]
     lines = [
         f"training   {found['env_steps_per_s']:>10,.0f} env steps/s  ({found['frames_per_s']:,.0f} frames/s)",
@@ -219,7 +221,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def _learners(found: Mapping[str, Any]) -> str:
-    """What an env step costs the learner with actors, and inline."""
+    """Format the learner's cost per env step with actors and with inline acting."""
     inline = found["inline"]
     ours = 1e3 * found["workers"] / found["learn_only_steps_per_s"]
     same, own = (1e3 * inline["workers"] / inline[f"{p}_only_steps_per_s"] for p in ("learn_by_one", "learn"))
@@ -247,21 +249,21 @@ def _serve(pipe: Connection, share: BenchWorker, phases: Sequence[str], seconds:
         rates[phase].append(getattr(share, phase)(seconds / ROUNDS))
         share.rest()
         pipe.send("done")
-    found = {phase: sum(rate) / ROUNDS for phase, rate in rates.items()}
+    means = {phase: sum(rate) / ROUNDS for phase, rate in rates.items()}
+    means |= {name: float(np.mean(values)) for name, values in share.metrics.items() if values}
     shares = {part: spent / share.trained for part, spent in share.spent.items()}
-    means = {name: float(np.mean(values)) for name, values in share.metrics.items() if values}
-    pipe.send({**found, **means, "shares": shares})
+    pipe.send({**means, "shares": shares})
     share.close()
 
 
 class BenchWorker:
-    """One worker's cohorts, and each measurement on them: env steps per second.
+    """Cohorts of one worker, with a method per measurement that returns env steps per second.
 
     Attributes:
-        spent: seconds of training, by part.
+        spent: seconds of training by part.
         trained: seconds of training.
-        metrics: of training, by their keys in METRICS: one value per member and measurement.
-        epochs: [P] of each update in the latest measurement of training, per cohort.
+        metrics: metrics of training by key of METRICS, one value per member and measurement.
+        epochs: per cohort, the epochs [P] of each update in the latest `train`.
     """
 
     def __init__(self, text: str, groups: list[list[str]], threads: int) -> None:
@@ -285,15 +287,15 @@ class BenchWorker:
             self._cohorts.append(cohort)
             self._learned(cohort)
         env = config.env
-        shown = envs.spaces(env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
-        space = shown.single_action_space
+        spaces = envs.spaces(env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
+        space = spaces.single_action_space
         self._random = [_random_actions(space, len(c.members) * env.num_envs) for c in self._cohorts]
         self._taken: list[deque[Any]] = [deque(maxlen=REMEMBERED) for _ in self._cohorts]
         self.epochs: list[list[Any]] = [[] for _ in self._cohorts]
         self._pools: list[Any] = []
 
     def _together(self, groups: list[list[str]]) -> Iterator[tuple[object, list[Assignment]]]:
-        """Every cohort's structure, and what its members begin with."""
+        """Yield every cohort's structure and its members' initial assignments."""
         population = Population(self._config.population.size, self._config.seed)
         spaces = {m: self._config.space.initial_space(place) for place, m in enumerate(population.members)}
         for group in groups:
@@ -305,29 +307,29 @@ class BenchWorker:
             yield from together.items()
 
     def rest(self) -> None:
-        """Let nobody do anything until the next measurement begins."""
+        """Wait until all acting processes are idle."""
         if self.mode != "inline":
             for cohort in self._cohorts:
                 cohort.rollout.pool.settle()
 
     def _learned(self, cohort: Any) -> int:
-        """One block at least; env steps of all its members."""
+        """Train on at least one block; returns the env steps of all members."""
         before = cohort.left
         while cohort.left == before:
             cohort.advance()
         return self._steps(cohort, before - cohort.left)
 
     def _steps(self, cohort: Any, time: int) -> int:
-        """Env steps of all its members in so many of each env."""
+        """Env steps of all members of a cohort in `time` steps of each env."""
         assert self._config.env is not None
         return len(cohort.members) * self._config.env.num_envs * time
 
     def env(self, seconds: float) -> float:
-        """The bare pools under random actions."""
+        """Step the bare pools with random actions."""
         return self._stepped(self._random, seconds)
 
     def replay(self, seconds: float) -> float:
-        """The bare pools under the actions that training took."""
+        """Step the bare pools with the actions of training."""
         return self._stepped(self._taken, seconds)
 
     def _stepped(self, actions: Sequence[Iterable[Any]], seconds: float) -> float:
@@ -354,11 +356,11 @@ class BenchWorker:
         return pool
 
     def act(self, seconds: float) -> float:
-        """Policies on the observations at hand."""
+        """Run the policies on the current observations."""
         return _rate(lambda: sum(c.act_once() for c in self._cohorts), seconds)
 
     def learn(self, seconds: float) -> float:
-        """Updates from one block, with the passes of training's latest updates in turn."""
+        """Update from one block, with the numbers of passes of training's latest updates in turn."""
         turns = [itertools.cycle(epochs.copy()) for epochs in self.epochs]
         blocks = [c.collect() for c in self._cohorts]
         self.rest()
@@ -370,13 +372,13 @@ class BenchWorker:
                 update()
                 spent += time.perf_counter() - begun
                 done += self._steps(cohort, block.rewards.shape[1])
-        if self.mode == "actors":  # their blocks have to be given back
+        if self.mode == "actors":  # learning frees the blocks' slots
             for cohort, block in zip(self._cohorts, blocks, strict=True):
-                type(cohort).learn(cohort, block)  # past the stopwatch: this is no training
+                type(cohort).learn(cohort, block)  # the class's method, which is not timed
         return done / spent
 
     def learn_by_one(self, seconds: float) -> float:
-        """The same with one thread."""
+        """Measure `learn` with one thread."""
         import torch
 
         threads = torch.get_num_threads()
@@ -386,7 +388,7 @@ class BenchWorker:
         return rate
 
     def train(self, seconds: float) -> float:
-        """What a worker does; a stopwatch around each part."""
+        """Train as a worker does, with a timer around each part."""
         if not self._watched:
             self._watched = True
             for cohort, taken, epochs in zip(self._cohorts, self._taken, self.epochs, strict=True):
@@ -395,7 +397,7 @@ class BenchWorker:
         def advance() -> int:
             return sum(self._learned(cohort) for cohort in self._cohorts)
 
-        if self.mode != "inline":  # what lay ready before the measurement began does not count
+        if self.mode != "inline":  # warm up: blocks from before the measurement do not count
             _rate(advance, seconds / 5)
         self._clock = dict.fromkeys(self.spent, 0.0)
         for cohort, epochs in zip(self._cohorts, self.epochs, strict=True):
@@ -411,27 +413,27 @@ class BenchWorker:
         return rate
 
     def _watch(self, cohort: Any, taken: deque[Any], epochs: list[Any]) -> None:
-        """Sum the time in each part of the cohort's turns, about a microsecond per call; note actions and passes."""
+        """Wrap a cohort's methods to time each part (about 1 us per call) and to record actions and epochs."""
         if self.mode == "hogwild":
             return
         learn = self._timed("learn", cohort.learn)
 
-        def noted(block: Any) -> Any:
+        def recording_learn(block: Any) -> Any:
             learned = learn(block)
             epochs.append(learned.metrics["loss/epochs"].long())
             return learned
 
-        cohort.learn = noted
+        cohort.learn = recording_learn
         if self.mode == "actors":
             cohort.rollout.pool.answered = self._timed("wait", cohort.rollout.pool.answered)
             return
         step = self._timed("env", cohort.rollout.vector.step)
 
-        def remembered(actions: Any) -> Any:
+        def recording_step(actions: Any) -> Any:
             taken.append(actions.copy())
             return step(actions)
 
-        cohort.rollout.vector.step = remembered
+        cohort.rollout.vector.step = recording_step
         cohort.rollout.act = self._timed("act", cohort.rollout.act)
 
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -444,7 +446,7 @@ class BenchWorker:
         return timed
 
     def close(self) -> None:
-        """Free the envs."""
+        """Close the cohorts and env pools."""
         for closable in [*self._cohorts, *self._pools]:
             closable.close()
 
@@ -457,6 +459,6 @@ def _rate(step: Callable[[], int], seconds: float) -> float:
 
 
 def _random_actions(space: Any, count: int) -> list[Any]:
-    """A few batches of random actions, drawn beforehand."""
+    """Draw 64 batches of random actions."""
     space.seed(0)
     return [np.stack([space.sample() for _ in range(count)]) for _ in range(64)]

@@ -1,4 +1,4 @@
-"""The PBT paper's toy (Jaderberg et al. 2017, figure 2): what the gradient sees is not what counts.
+"""Toy problem of the PBT paper (Jaderberg et al. 2017, figure 2): training follows a surrogate of the fitness.
 
 Fitness is Q(theta) = 1.2 - (theta_0^2 + theta_1^2); training ascends the gradient of a surrogate,
 Q_hat(theta | h) = 1.2 - (h_0 theta_0^2 + h_1 theta_1^2), whose weights are the hyperparameters.
@@ -9,22 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from pbtrl.core.messages import Assignment
 from pbtrl.core.tensors import Tensors
+from pbtrl.core.trainable import Trainable
 from pbtrl.trainables.sequential import SequentialCohort
 
 
-class Quadratic:
-    """Two weights under gradient ascent on Q_hat. A step is a gradient step."""
+class Quadratic(Trainable):
+    """Two weights, trained by gradient ascent on Q_hat; a step is a gradient step."""
 
     def __init__(self, start: tuple[float, float], learning_rate: float, *, clamp: bool) -> None:
         self._theta = np.array(start, np.float64)
         self._learning_rate = learning_rate
         self._clamp = clamp
 
+    @override
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
-        """`steps` gradient steps under `h0` and `h1`; draws nothing from `rng`."""
+        """Take `steps` gradient steps with `h0` and `h1`; `rng` is unused."""
         h = np.array([hyperparameters["h0"], hyperparameters["h1"]], np.float64)
         if self._clamp:
             h = np.maximum(h, 0.0)
@@ -33,28 +36,29 @@ class Quadratic:
         (h0, h1), (first, second) = map(float, h), map(float, self._theta)
         return {"surrogate": 1.2 - (h0 * (first * first) + h1 * (second * second))}  # no BLAS: equal on any machine
 
+    @override
     def evaluate(self, rng: np.random.Generator) -> float:
-        """Q, exactly."""
+        """Return Q exactly."""
         first, second = map(float, self._theta)
-        return 1.2 - (first * first + second * second)  # symmetric in the two, to the last bit
+        return 1.2 - (first * first + second * second)  # symmetric in the two weights, to the last bit
 
+    @override
     def state_dict(self) -> Tensors:
-        """The two weights."""
         return {"theta": self._theta.copy()}
 
+    @override
     def load_state_dict(self, state: Tensors) -> None:
-        """Take over the two weights."""
         self._theta = state["theta"].copy()
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuadraticBuilder:
-    """Makes cohorts of quadratics.
+    """Builder of cohorts of quadratics.
 
     Attributes:
-        start: theta before the first step.
-        learning_rate: of the gradient ascent.
-        clamp: use max(h, 0); under a negative h the ascent runs away.
+        start: initial theta.
+        learning_rate: learning rate of the gradient ascent.
+        clamp: whether to use max(h, 0); with a negative h the ascent diverges.
     """
 
     start: tuple[float, float] = (0.9, 0.9)
@@ -62,13 +66,13 @@ class QuadraticBuilder:
     clamp: bool = False
 
     def make(self, rng: np.random.Generator) -> Quadratic:
-        """A quadratic at its start."""
+        """Create a quadratic at its start; `rng` is unused."""
         return Quadratic(self.start, self.learning_rate, clamp=self.clamp)
 
     def structure(self, assignment: Assignment) -> object:
-        """All alike."""
+        """Return the same key for all assignments."""
         return None
 
     def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> SequentialCohort:
-        """A cohort of quadratics."""
+        """Build a cohort of quadratics."""
         return SequentialCohort(members, self.make)
