@@ -1,9 +1,9 @@
 """What the actor-critic agents have in common: a policy and a value, learned from blocks of experience.
 
-An agent of this family says what its loss is; this file does the rest over a whole cohort. A block is learned from up
-to `epochs` times, until the policy has moved away from the one that acted by a mean |log rho| of `max_log_ratio`; a pass
-goes through the block in `minibatches` of whole envs, each followed by one step of the flat optimizer. An update whose
-gradient is not finite is skipped and counted.
+An agent of this family states its loss; this file does the rest over a whole cohort. A block is learned from in up
+to `epochs` epochs, until the policy has moved away from the one that acted by a mean |log ratio| of `max_log_ratio`. An
+epoch goes through the block in `minibatches` of whole envs, each followed by one step of the flat optimizer. An update
+whose gradient is not finite is skipped and counted.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class ActorCritic(ABC):
         parts = [(inputs, rnn_state, chance)]
         if len(groups) > 1:
             parts = [(inputs[g], rnn_state[g], None if chance is None else chance[g]) for g in groups]
-        found = [self.step(params, *without_prefix) for params, without_prefix in zip(state.acting, parts, strict=True)]
+        found = [self.step(params, *part) for params, part in zip(state.acting, parts, strict=True)]
         heads, memories = zip(*found, strict=True)
         policy = _joined(
             [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]

@@ -32,9 +32,9 @@ def entropy_bonus(entropies: Tensor, mask: Tensor) -> Tensor:
 def normalize_advantages(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
     """Give each row of `[P, M]` mean 0 and variance 1 over its live transitions, and 0 elsewhere."""
     count = mask.to(advantages.dtype).sum(-1, keepdim=True).clamp_min(1.0)
-    centerd = (advantages - (advantages * mask).sum(-1, keepdim=True) / count) * mask
-    variance = centerd.square().sum(-1, keepdim=True) / count
-    return centerd / (variance.sqrt() + epsilon)
+    centered = (advantages - (advantages * mask).sum(-1, keepdim=True) / count) * mask
+    variance = centered.square().sum(-1, keepdim=True) / count
+    return centered / (variance.sqrt() + epsilon)
 
 
 def vmpo_weights_and_temperature(

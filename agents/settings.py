@@ -8,6 +8,7 @@ Adding an agent is one file with its maths and a `make` (`agents/<name>.py`), on
 `AGENTS`.
 """
 
+import importlib
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -65,7 +66,7 @@ class ActorCriticSettings(NetworkSettings):
     Attributes:
         rewards: what the learner is given: `clip` to [-1, 1], `normalize` by the running standard deviation of the
             discounted return, `none`, or `auto`: clip for images, normalize for vectors. `asymmetric` is IMPALA's
-            optimiztic clip, 5 tanh(r / 5), of which losses count 0.3, as in its published code; its paper's figure is
+            optimistic clip, 5 tanh(r / 5), of which losses count 0.3, as in its published code; its paper's figure is
             another, 5 tanh r for gains and 0.3 tanh r for losses: `asymmetric_figure`. Fitness is always raw.
         optimizer: `rmsprop` (TensorFlow's form, epsilon inside the root) or `adam`.
         unroll_mode: `budget`: every update learns from a block of `block_length` steps, in which `unroll_length`
@@ -82,11 +83,13 @@ class ActorCriticSettings(NetworkSettings):
         rmsprop_decay: decay of RMSProp's mean square.
         rmsprop_epsilon: inside RMSProp's root.
         adam_epsilon: outside Adam's root.
+        name: by which a config chooses the agent.
         acting: who may act for it. With `actors` blocks come from policies that are some updates old; with `hogwild`
             several processes change what is learned without locks.
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline"})
+    name: str = ""
     rewards: Literal["auto", "clip", "normalize", "none", "asymmetric", "asymmetric_figure"] = "auto"
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     unroll_mode: Literal["budget", "exact"] = "budget"
@@ -102,6 +105,15 @@ class ActorCriticSettings(NetworkSettings):
     rmsprop_decay: float = live(0.99, low=0.0, high=1.0)
     rmsprop_epsilon: float = live(1e-5, low=0.0)
     adam_epsilon: float = live(1e-5, low=0.0)
+
+    def build(self, observation_space: Any, action_space: Any) -> Any:
+        """The agent for an env's spaces; override it in the settings of an agent of your own.
+
+        Raises:
+            ValueError: in one line, where the agent cannot read these observations or act in this space.
+        """
+        module = importlib.import_module(f"pbtrl.agents.{self.name}")
+        return module.make(self, observation_space, action_space)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +265,7 @@ class FeudalSettings(PolicyGradientSettings):
     intrinsic_cost: float = live(0.5, low=0.0)
 
 
-AgentSettings = ImpalaSettings | A3CSettings | VMPOSettings | UnrealSettings | FeudalSettings
+AgentSettings = ActorCriticSettings
 AGENTS: dict[str, type[AgentSettings]] = {
     "impala": ImpalaSettings,
     "a3c": A3CSettings,

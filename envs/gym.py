@@ -35,7 +35,7 @@ def spaces(id: str, kwargs: Mapping[str, Any], where: str) -> Spaces:
         vector.step(np.stack([vector.single_action_space.sample()]))
     finally:
         vector.close()
-    return Spaces(vector.single_observation_space, vector.single_action_space, vector.remark)
+    return vector.spaces
 
 
 def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str) -> Vector:

@@ -49,11 +49,15 @@ class Spaces(NamedTuple):
 
     Attributes:
         remark: how its own spaces differ, where users should know it.
+        own_observation_space: the env's own, before adapters.py changed it; None where it is the same.
+        own_action_space: likewise.
     """
 
     single_observation_space: Space[Any]
     single_action_space: Space[Any]
     remark: str = ""
+    own_observation_space: Space[Any] | None = None
+    own_action_space: Space[Any] | None = None
 
 
 class Vector:
@@ -85,6 +89,7 @@ class Vector:
         self.single_observation_space = observations.space
         self.single_action_space = actions.space
         self.remark = observations.remark
+        self.spaces = Spaces(observations.space, actions.space, observations.remark, *spaces[:2])
         self.num_envs = len(seeds)
         self.episode_over: Bools = np.zeros(self.num_envs, np.bool_)
         self.is_reset_step: Bools = np.zeros(self.num_envs, np.bool_)
@@ -209,7 +214,14 @@ def impatient(vector: Vector, seconds: float) -> Vector:
 def present(spaces: Spaces, where: str) -> Spaces:
     """The spaces as a `Vector` shows them, given an env's own; EnvError for those that no agent can take."""
     observations = adapt_observations(spaces.single_observation_space, where)
-    return Spaces(observations.space, adapt_actions(spaces.single_action_space, where).space, observations.remark)
+    actions = adapt_actions(spaces.single_action_space, where)
+    return Spaces(
+        observations.space,
+        actions.space,
+        observations.remark,
+        spaces.single_observation_space,
+        spaces.single_action_space,
+    )
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
     PbtrlError
     ├── ConfigError            a config that cannot run                              exit code 2
+    ├── ConfigProblem          one mistake in a config, before it is placed in its file
     ├── EnvError               an env that cannot be made, or breaks its contract    exit code 3
     ├── RunError               a run directory cannot be created, found, locked or read   2
     │   └── DamagedError       a file of a run is missing or damaged                 exit code 4
     │       ├── JournalError
     │       ├── SnapshotError
     │       └── NewerError     only a newer pbtrl can read it
+    ├── TrainingError          a run that failed, and can be resumed                    exit code 3
+    ├── CallbackError          a callback raised; the run can be resumed
     ├── DiskFullError          no space, or a failing disk (also an OSError)         exit code 75
     ├── WorkerError            a worker process could not start                      exit code 3
     ├── WorkerPoolError        a process of a cohort raised, or died repeatedly
@@ -46,6 +49,21 @@ class ConfigError(PbtrlError):
         super().__init__("\n".join([*self.messages, f"{count}. Nothing was started."]))
 
 
+class ConfigProblem(PbtrlError, ValueError):  # noqa: N818, a ConfigError is made of them
+    """One mistake in a config, found by a check, an env, an agent or a strategy.
+
+    Attributes:
+        message: description in one line, without the location.
+        paths: keys and list indices of the settings involved. The mistake is reported at the first one that an override
+            set, or else at the first one in the file.
+        at_key: whether the key itself is the mistake, rather than its value.
+    """
+
+    def __init__(self, message: str, *paths: tuple[str | int, ...], at_key: bool = False) -> None:
+        super().__init__(message)
+        self.message, self.paths, self.at_key = message, paths, at_key
+
+
 class RunError(PbtrlError, ValueError):
     """A run directory cannot be created, found, locked or read."""
 
@@ -64,6 +82,14 @@ class SnapshotError(DamagedError):
 
 class NewerError(DamagedError):
     """A file that only a newer pbtrl can read."""
+
+
+class TrainingError(PbtrlError, RuntimeError):
+    """A run failed; the message says why, and how to resume it."""
+
+
+class CallbackError(PbtrlError, RuntimeError):
+    """A callback raised; the cause is the error's `__cause__`. The run can be resumed."""
 
 
 class DiskFullError(PbtrlError, OSError):

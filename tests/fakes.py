@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from pbtrl.build.trainables import TrainableBuilder
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.trainable import Outcome
 from pbtrl.storage.journal import Line, dumps
-from pbtrl.trainables.quadratic import QuadraticBuilder
+from pbtrl.trainables.quadratic import Quadratic
 
 LAST = FitnessRule(window=1, min_episodes=1)
 """The last episode is the fitness."""
@@ -208,12 +209,12 @@ class FakeBuilder:
         return FakeCohort(tuple(members), self.config, self.tape)
 
 
-def build(config: str) -> FakeBuilder | QuadraticBuilder:
+def build(config: str) -> FakeBuilder | TrainableBuilder:
     """What workers in tests start from: `tests.fakes:build`."""
     settings = json.loads(config)
     if settings.pop("unfit", False):
         raise ValueError("no such thing")
-    return QuadraticBuilder() if settings.pop("toy", False) else FakeBuilder(settings)
+    return TrainableBuilder(Quadratic, {}) if settings.pop("toy", False) else FakeBuilder(settings)
 
 
 # Journals by hand

@@ -9,7 +9,7 @@ import pytest
 
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.config.load import parse
-from pbtrl.diagnostics.benchmark import BenchWorker
+from pbtrl.diagnostics.bench_worker import BenchWorker
 from pbtrl.rl.actors import ActorsCohort
 from tests.command import CART
 from tests.conformance import assert_equal

@@ -9,10 +9,10 @@ import pytest
 FREED_AND_TAKEN = """
 import resource, sys
 import torch
-from pbtrl import heap
+from pbtrl.system import malloc
 
 if sys.argv[1] == "keep":
-    heap.keep()
+    malloc.retain_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 def update():

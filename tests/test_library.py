@@ -8,12 +8,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pbtrl import api
 from pbtrl.cli import main as cli
-from pbtrl.config.load import check, read
-from pbtrl.training import session
 from tests.command import CART, ROOT, Command, kinds
 
 TOY = ["budget.env_steps_per_member=20", "name=null"]
@@ -25,13 +25,10 @@ REFUSED = (
 
 SESSION = f"""
 print("imported")
-from pathlib import Path
-from pbtrl import session
-from pbtrl.config.load import check, read
+import pbtrl
 
-source = read("quadratic", {[*TOY, APART]!r})
-code = session.start(check(source), source, root=Path("runs"), mode="none", command=[])
-raise SystemExit(code)
+run = pbtrl.train("quadratic", overrides={[*TOY, APART]!r}, progress="none")
+raise SystemExit(0 if run.status()["state"] == "finished" else 1)
 """
 COMMAND = f"""
 print("imported")
@@ -159,9 +156,9 @@ if __name__ == "__main__":
 # Threads
 
 
-def elsewhere(function: Callable[[], int]) -> int:
+def elsewhere(function: Callable[[], Any]) -> Any:
     """What a function answers in a thread of its own."""
-    answers: list[int] = []
+    answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(function()))
     thread.start()
     thread.join()
@@ -171,12 +168,11 @@ def elsewhere(function: Callable[[], int]) -> int:
 @pytest.mark.parametrize("execution", [["execution.backend=inline"], [APART]])
 def test_training_in_a_thread(pbtrl: Command, execution: list[str]):
     """Signals and alarms are the main thread's."""
-    source = read("cart.yaml", ["population.size=1", "budget.env_steps_per_member=240", *execution])
-    start = {"root": Path("runs"), "name": "a", "mode": "none", "command": []}
-    assert elsewhere(lambda: session.start(check(source), source, **start)) == 0  # type: ignore[arg-type]
+    small = ["population.size=1", "budget.env_steps_per_member=240", *execution]
+    assert elsewhere(lambda: api.train("cart.yaml", overrides=small, name="a").status()["state"]) == "finished"
     assert kinds(Path("runs/a"))[-1] == "finish"
     longer = ["budget.env_steps_per_member=480"]
-    assert elsewhere(lambda: session.resume(Path("runs/a"), mode="none", command=[], overrides=longer)) == 0
+    assert elsewhere(lambda: api.resume("a", overrides=longer).status()["state"]) == "finished"
     assert elsewhere(lambda: cli.main(["status", "a"])) == 0
 
 

@@ -37,7 +37,7 @@ final: {candidates: 1, selection_episodes: 1, episodes: 1}
 """
 
 TRAINS = (
-    "zero-d", "float64", "huge float64 bounds", "integers", "rnn_state", "gray", "stacked", "stacked last", "board",
+    "zero-d", "float64", "huge float64 bounds", "integers", "memory", "gray", "stacked", "stacked last", "board",
     "float picture", "discrete", "discrete from -2",
     "shows a list", "shows float64 as float32", "shows int64 as int32",
     "act in float64", "act in float16", "act between bounds that float32 moves", "act without bounds",

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -285,8 +284,8 @@ def test_a_terminal_that_closes_saves_the_run(pbtrl: Command, tmp_path: Path, mo
     os.mkfifo(tmp_path / "fifo")
     world = f"env={{id: tests.worlds:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
     command = [sys.executable, "-m", "pbtrl", "train", "cart.yaml", "--name", "a", world, "population.size=1",
-               "budget.env_steps_per_member=100000000", "strategy.ready.slice_steps=10000000", "execution.backend=processes",
-               "--progress", mode, *CONTINUE]  # fmt: skip
+               "budget.env_steps_per_member=100000000", "strategy.ready.slice_steps=10000000",
+               "execution.backend=processes", "--progress", mode, *CONTINUE]  # fmt: skip
     closing = CLOSING if mode == "live" else CLOSING.replace("fitness", "Ctrl-C")
     path = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "TERM": "xterm"}
     found = subprocess.run(
@@ -899,7 +898,7 @@ def unscored(config: Any) -> Any:
 
 def test_a_run_without_a_finite_score_has_not_succeeded(pbtrl: Command, monkeypatch):
     with monkeypatch.context() as inside:
-        inside.setattr(final_choice, "build", SimpleNamespace(evaluator=unscored))
+        inside.setattr(scoring, "make_evaluator", unscored)
         done = pbtrl("train", "cart.yaml", "--name", "a", "population.size=1")
         assert done.code == 3
         why = "no score: the mean return of m00/000002 in env.id=CartPole-v1 is not finite"

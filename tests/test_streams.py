@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl.reporting import live_table, terminal
+from pbtrl.reporting import terminal
 from pbtrl.reporting.terminal import _Terminal
 from pbtrl.system import streams
 from tests.command import ROOT, kinds
@@ -20,15 +20,9 @@ TRAIN = [sys.executable, "-m", "pbtrl", "train", *TOY]
 LIBRARY = """
 import sys
 CHANGE
-from pathlib import Path
-from pbtrl import session
-from pbtrl.config.load import check, read
+import pbtrl
 
-source = read("quadratic", {overrides!r})
-code = session.start(
-    check(source), source, root=Path("runs"), name="quadratic", if_exists="error", mode="plain", command=[]
-)
-raise SystemExit(code)
+pbtrl.train("quadratic", overrides={overrides!r}, name="quadratic", progress="plain")
 """.replace("{overrides!r}", repr(TOY[1:]))
 
 
@@ -65,7 +59,7 @@ def test_the_library_trains_without_streams(tmp_path: Path, change: str, redirec
 
 def test_reopened_descriptors_are_the_null_device_and_children_have_them(tmp_path: Path):
     code = (
-        "from pbtrl import streams; streams.reopen()\n"
+        "from pbtrl.system import streams; streams.reopen()\n"
         "import subprocess, sys\n"
         "subprocess.run(['sh', '-c', 'ls -l /proc/$$/fd | grep -c \"[012] -> /dev/null\" >&3; :'], pass_fds=[3])\n"
         "print('x'); print('y', file=sys.stderr); sys.stdin.read()"
@@ -107,7 +101,7 @@ def test_the_live_view_outlives_its_reader(monkeypatch: pytest.MonkeyPatch, erro
             drawn.append(1)
             raise error
 
-    monkeypatch.setattr(live_table, "live_table", lambda *_, **__: "x")
+    monkeypatch.setattr(terminal, "live_table", lambda *_, **__: "x")
     live = terminal.make_view("live", _Standing(), workers="", console=Gone(force_terminal=True))  # type: ignore[arg-type]
     live.tick()
     first = len(drawn)

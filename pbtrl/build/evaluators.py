@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from pbtrl.build.placement import usable_cores
-from pbtrl.build.registry import trainable_builder
 from pbtrl.build.rl import RLBuilder
+from pbtrl.build.trainables import TrainableBuilder, trainable_builder
 from pbtrl.config.schema import Config
 from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.errors import SnapshotError
-from pbtrl.trainables.quadratic import QuadraticBuilder
 
 Evaluator = Callable[..., list[Any]]
 
@@ -51,7 +50,7 @@ def _evaluate_agents(
 
 
 def _evaluate_trainables(
-    builder: QuadraticBuilder, rows: Sequence[Tensors], agents: Sequence[str | None], *, episodes: int, seed: int,
+    builder: TrainableBuilder, rows: Sequence[Tensors], agents: Sequence[str | None], *, episodes: int, seed: int,
     deterministic: bool = False, seconds: float | None = None,
 ) -> list[Any]:  # fmt: skip
     """One evaluation is all there is to a trainable, however many episodes are asked for."""

@@ -5,27 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pbtrl import envs
 from pbtrl.build.determinism import determinism
 from pbtrl.build.placement import worker_shares
-from pbtrl.build.registry import trainable_builder
 from pbtrl.build.rl import RLBuilder, env_spaces
+from pbtrl.build.trainables import trainable_builder
 from pbtrl.build.worker_entry import make_builder
 from pbtrl.config.load import resolve, with_setting
 from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
-from pbtrl.config.wording import Fault
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.dimensions import Choice
 from pbtrl.core.population import FitnessRule
 from pbtrl.core.search_space import MixedSearchSpace
 from pbtrl.core.stopping import StopCriteria
+from pbtrl.envs.space_json import space_to_json
+from pbtrl.errors import ConfigProblem
 from pbtrl.execution import Executor
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.strategies import Strategy
+from pbtrl.strategies.settings import StrategyContext
 
 
 def prepare(config: Config, source: ConfigSource | None = None) -> Config:
@@ -43,6 +46,8 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
         config = with_setting(config, "env.backend", backend)
         env_spaces(config)  # before any agent, which takes torch and a second
         unfit = [why for name, kind in config.kinds.items() if (why := _unfit(kind, name))]
+    except ConfigProblem as problem:
+        raise (source or ConfigSource()).error([problem]) from problem
     except ValueError as error:
         unfit = [str(error)]
     if unfit:
@@ -62,12 +67,12 @@ def collect_warnings(config: Config) -> list[str]:
     return found
 
 
-def _fault(message: str) -> Fault:
+def _fault(message: str) -> ConfigProblem:
     """A message that begins with a dotted name, as in `env.id=Pong: no such env`, as a fault at that place."""
     named = re.match(r"((?:\w+\.)+\w+)(?:=|: | )", message)
     if named is None:
-        return Fault.at(message, ("env", "id"))
-    return Fault.at(message[named.end() :], tuple(named[1].split(".")))
+        return ConfigProblem(message, ("env", "id"))
+    return ConfigProblem(message[named.end() :], tuple(named[1].split(".")))
 
 
 def _unfit(config: Config, name: str | None) -> str | None:
@@ -97,13 +102,22 @@ def make_header(config: Config, name: str) -> RunHeader:
         hyperparameters=config.space.names,
         bounds=_bounds(config),
         deterministic=determinism(config),
+        spaces={} if config.env is None else _spaces(config),
     )
+
+
+def _spaces(config: Config) -> dict[str, Any]:
+    """The env's own spaces, as `RunHeader.spaces` holds them."""
+    spaces = env_spaces(config)
+    return {
+        "observation": space_to_json(spaces.own_observation_space or spaces.single_observation_space),
+        "action": space_to_json(spaces.own_action_space or spaces.single_action_space),
+    }
 
 
 def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
     """What `Header.bounds` holds."""
-    rule = config.strategy
-    if rule.name == "random_search" or rule.explore.method == "none":
+    if not config.strategy.explores:
         return {}
     spaces = config.space.spaces if isinstance(config.space, MixedSearchSpace) else {"": config.space}
     return {
@@ -124,22 +138,15 @@ def stop_criteria(config: Config) -> StopCriteria:
 
 def make_strategy(config: Config) -> Strategy:
     """The strategy that the config names."""
-    from pbtrl.strategies.pbt import PBT
-    from pbtrl.strategies.random_search import random_search
-
-    rule = config.strategy
-    if rule.name == "random_search":
-        return random_search(config.space, slice_steps=config.slice_steps, horizon=config.steps_per_member)
-    return PBT(
-        space=config.space,
-        slice_steps=config.slice_steps,
-        horizon=config.steps_per_member,
-        burn_in=config.burn_in,
-        exploit=rule.exploit,
-        explore=rule.explore,
-        copy=frozenset(rule.copy),
-        synchronous=config.population.mode == "sync",
-        references=config.population.reference_members,
+    return config.strategy.build(
+        StrategyContext(
+            space=config.space,
+            slice_steps=config.slice_steps,
+            horizon=config.steps_per_member,
+            burn_in=config.burn_in,
+            synchronous=config.population.mode == "sync",
+            references=config.population.reference_members,
+        )
     )
 
 

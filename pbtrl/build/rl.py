@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -49,13 +48,17 @@ class MixedBuilder:
 class RLBuilder:
     """RL cohorts of one agent, which has a name where the config is of a mix."""
 
-    def __init__(self, config: Config, name: str | None = None) -> None:
+    def __init__(self, config: Config, name: str | None = None, spaces: envs.Spaces | None = None) -> None:
         kind = config.kinds[name]
         assert kind.env is not None
         assert kind.agent is not None
         assert kind.acting is not None
         self._config, self._env, self._agent, self._acting = kind, kind.env, kind.agent, kind.acting
-        self._whole, self._name = config, name
+        self._whole, self._name, self._given_spaces = config, name, spaces
+
+    @property
+    def _spaces(self) -> envs.Spaces:
+        return self._given_spaces or env_spaces(self._config)
 
     def check(self) -> None:
         """Raise ValueError, with one line, if the agent cannot live in the env."""
@@ -102,9 +105,8 @@ class RLBuilder:
     @cached_property
     def agent(self) -> ActorCritic:
         """The algorithm, for this env's spaces."""
-        module = importlib.import_module(f"pbtrl.agents.{self._agent.name}")
-        shown = env_spaces(self._config)
-        agent: ActorCritic = module.make(self._agent, shown.single_observation_space, shown.single_action_space)
+        shown = self._spaces
+        agent: ActorCritic = self._agent.build(shown.single_observation_space, shown.single_action_space)
         return agent
 
     @cached_property
@@ -113,7 +115,7 @@ class RLBuilder:
         import torch
         from gymnasium.spaces import Box
 
-        space = env_spaces(self._config).single_action_space
+        space = self._spaces.single_action_space
         policy = self.agent.policy
         if not isinstance(space, Box):
             return policy.to_env

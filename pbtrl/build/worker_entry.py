@@ -9,8 +9,8 @@ from pbtrl.core.trainable import Builder
 
 if TYPE_CHECKING:
     from pbtrl.rl.cohort_spec import CohortSpec
-from pbtrl.build.registry import trainable_builder
 from pbtrl.build.rl import RLBuilder, rl_builder
+from pbtrl.build.trainables import trainable_builder
 
 
 def cohort_spec(config: str, agent: str | None) -> CohortSpec:

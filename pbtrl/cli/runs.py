@@ -24,7 +24,7 @@ def run_eval(a: argparse.Namespace) -> int:
     run = find(a.run, a.runs)
     check_links(run)
     chosen = snapshots_to_evaluate(run, a.member)
-    config = load_stored_config(run)
+    config = load_stored_config(run, trusted=a.trust_imports)
     check_imports(run, config, allowed=a.trust_imports)
     play = partial(scoring.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
     try:

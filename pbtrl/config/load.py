@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pbtrl.config.open_names import adopt
 from pbtrl.config.pydantic_errors import validated
 from pbtrl.config.schema import Config
 from pbtrl.config.validation import ALIASES, check_config, check_raw
@@ -124,6 +125,7 @@ def to_yaml(config: Config) -> str:
 
 
 def _validate(source: ConfigSource) -> Config:
+    adopt(source)
     return validated(Config, source, check_raw, check_config, ALIASES)
 
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
-from pbtrl.config.wording import Fault, Path, did_you_mean, shortened, shown, unknown
+from pbtrl.config.wording import Path, did_you_mean, shortened, shown, unknown
 from pbtrl.config.yaml_source import ConfigSource
+from pbtrl.errors import ConfigProblem
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,8 +45,8 @@ class TaggedUnion:
 def validated(
     kind: type[M],
     source: ConfigSource,
-    before: Callable[[dict[str, Any]], Iterable[Fault]],
-    after: Callable[[M], Iterable[Fault]],
+    before: Callable[[dict[str, Any]], Iterable[ConfigProblem]],
+    after: Callable[[M], Iterable[ConfigProblem]],
     aliases: Mapping[str, str],
 ) -> M:
     """The model, or a ConfigError with the faults of pydantic, of `before` (raw) and of `after` (whole).
@@ -100,7 +101,7 @@ def _without(data: dict[str, Any], path: Path) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key != head}
 
 
-def _faults(kind: type, detail: ErrorDetails, aliases: Mapping[str, str]) -> Iterator[Fault]:
+def _faults(kind: type, detail: ErrorDetails, aliases: Mapping[str, str]) -> Iterator[ConfigProblem]:
     """pydantic's error in our words, at the path as the user wrote it (pydantic's has tags in between)."""
     owner, path = _walk(kind, detail["loc"])
     problem, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
@@ -108,22 +109,22 @@ def _faults(kind: type, detail: ErrorDetails, aliases: Mapping[str, str]) -> Ite
         name = str(path[-1])
         deeper = _deeper(kind, aliases.get(name, name)) if len(path) == 1 else None
         text = f"unknown key. Did you mean '{deeper}'?" if deeper else None
-        yield Fault(text or unknown("unknown key", name, _keys(owner), aliases), (path,), at_key=True)
+        yield ConfigProblem(text or unknown("unknown key", name, _keys(owner), aliases), path, at_key=True)
     elif problem == "missing":
-        yield Fault("missing", (path,), at_key=True)
+        yield ConfigProblem("missing", path, at_key=True)
     elif problem in ("union_tag_invalid", "union_tag_not_found") and (tagged := _tagged(owner)):
         path = (*path, tagged.key)
         if problem == "union_tag_invalid":
             tag = str(context["tag"])
-            yield Fault(unknown(f"unknown {tagged.what} '{shortened(tag)}'", tag, tagged.classes, {}), (path,))
+            yield ConfigProblem(unknown(f"unknown {tagged.what} '{shortened(tag)}'", tag, tagged.classes, {}), path)
         else:
-            yield Fault(f"missing. Known: {', '.join(tagged.classes)}", (path,), at_key=True)
+            yield ConfigProblem(f"missing. Known: {', '.join(tagged.classes)}", path, at_key=True)
     elif problem == "value_error":
         cause = context["error"]
         fields = getattr(cause, "fields", ())
-        yield Fault(str(cause), tuple((*path, name) for name in fields) or (path,))
+        yield ConfigProblem(str(cause), *([(*path, name) for name in fields] or [path]))
     else:
-        yield Fault(_wording(problem, context, given, detail["msg"]), (path,))
+        yield ConfigProblem(_wording(problem, context, given, detail["msg"]), path)
 
 
 def _wording(problem: str, context: Mapping[str, Any], given: object, otherwise: str) -> str:

@@ -31,11 +31,17 @@ from pbtrl.config.sections import (
 )
 from pbtrl.core.dimensions import Whole
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
-from pbtrl.strategies.settings import STRATEGIES, Pbt, Strategy
+from pbtrl.strategies.settings import STRATEGIES, PBTSettings, StrategySettings
 from pbtrl.system.strict_json import to_json
 
-for _settings in AGENTS.values():  # agents know nothing of pydantic, so its rules are attached from here
-    with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(_settings)
+
+def refuse_unknown_keys(settings: type) -> None:
+    """Attach pydantic's rules to an agent's settings, which know nothing of pydantic."""
+    with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(settings)
+
+
+for _settings in AGENTS.values():
+    refuse_unknown_keys(_settings)
 
 
 def _run_name(value: object) -> object:
@@ -73,7 +79,9 @@ class Config(Section):
     budget: Budget = Budget()
     hparams: Searched = {}  # noqa: RUF012, pydantic copies it
     fitness: Fitness = Fitness()
-    strategy: Annotated[Strategy, TaggedUnion("name", STRATEGIES, default="pbt", what="strategy")] = Pbt()
+    strategy: Annotated[StrategySettings, TaggedUnion("name", STRATEGIES, default="pbt", what="strategy")] = (
+        PBTSettings()
+    )
     snapshots: Snapshots = Snapshots()
     failure: Failure = Failure()
     final: Final = Final()
@@ -153,7 +161,7 @@ class Config(Section):
     @property
     def slice_steps(self) -> int:
         """Steps of a slice, in whole blocks."""
-        return self.round_to_block(self.strategy.ready.slice_steps or math.ceil(self.steps_per_member / 25))
+        return self.round_to_block(self.strategy.slice_steps(self.steps_per_member))
 
     @property
     def burn_in(self) -> int:
@@ -188,10 +196,12 @@ class Config(Section):
         return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", what).strip("-._") or "run"
 
     @property
-    def imports(self) -> str | None:
-        """The module that is imported for the env, and so runs its code; None for an env by a library's id."""
-        module, colon, _ = ("", "", "") if self.env is None else self.env.id.partition(":")
-        return module if colon else None
+    def imports(self) -> tuple[str, ...]:
+        """Modules whose code the run executes, besides those of installed packages that a bare name stands for."""
+        named = [None if self.env is None else self.env.id, self.strategy.name]
+        named += [kind.agent.name for kind in self.kinds.values() if kind.agent is not None]
+        named += [None if self.trainable is None else self.trainable.name]
+        return tuple(dict.fromkeys(name.partition(":")[0] for name in named if name is not None and ":" in name))
 
     # --- text and back ---
 

@@ -68,11 +68,13 @@ class AgentEntry:
         return kind(**{f.name: getattr(self, f.name) for f in fields(kind)})
 
 
-AGENT_ENTRIES: dict[str, type] = {
-    name: make_dataclass(f"{settings.__name__}Entry", (), bases=(settings, AgentEntry), frozen=True, kw_only=True)
-    for name, settings in AGENTS.items()
-}
-"""What `agents` may hold: every agent's settings with what an `Entry` adds to them."""
+def agent_entry(settings: type) -> type:
+    """An agent's settings with what an entry of `agents` adds to them."""
+    return make_dataclass(f"{settings.__name__}Entry", (), bases=(settings, AgentEntry), frozen=True, kw_only=True)
+
+
+AGENT_ENTRIES = {name: agent_entry(settings) for name, settings in AGENTS.items()}
+"""What `agents` may hold, by the agent's name."""
 
 
 class Env(Section):

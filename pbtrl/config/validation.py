@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl.config.renamed_keys import RENAMED
-from pbtrl.config.wording import Fault, Path, shown, unknown
+from pbtrl.config.wording import Path, shown, unknown
 from pbtrl.core.dimensions import AGENT, Choice, IntLogUniform, IntUniform
+from pbtrl.errors import ConfigProblem
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
@@ -61,19 +62,19 @@ ALIASES = {
 """What other libraries call it -> what it is called here; used for suggestions only."""
 
 
-def check_raw(raw: dict[str, Any]) -> Iterator[Fault]:
+def check_raw(raw: dict[str, Any]) -> Iterator[ConfigProblem]:
     """Faults that only the raw tree shows: what was written, rather than what it came to."""
     if raw.get("trainable") is not None:
         for key in ("env", "agent", "agents", "acting"):
             if raw.get(key) is not None:
-                yield Fault.at("not used with `trainable`: remove one of the two", (key,), at_key=True)
+                yield ConfigProblem("not used with `trainable`: remove one of the two", (key,), at_key=True)
         if _section(raw, "population").get("mix") is not None:
-            yield Fault.at("not used with `trainable`: remove one of the two", ("population", "mix"), at_key=True)
+            yield ConfigProblem("not used with `trainable`: remove one of the two", ("population", "mix"), at_key=True)
         if AGENT in _section(raw, "hparams"):
-            yield Fault.at("is what a member is in a mix: choose another name", ("hparams", AGENT), at_key=True)
+            yield ConfigProblem("is what a member is in a mix: choose another name", ("hparams", AGENT), at_key=True)
         return
     if raw.get("env") is None:
-        yield Fault.at("missing; say which env, as in `env: {id: CartPole-v1}`", ("env",))
+        yield ConfigProblem("missing; say which env, as in `env: {id: CartPole-v1}`", ("env",))
     shared: dict[str, Path] = {name: ("hparams", name) for name in _section(raw, "hparams")}
     if raw.get("agents") is not None:
         yield from _entries(raw, shared)
@@ -85,10 +86,10 @@ def check_raw(raw: dict[str, Any]) -> Iterator[Fault]:
         yield from _searched(kind, shared)
 
 
-def _entries(raw: dict[str, Any], shared: Mapping[str, Path]) -> Iterator[Fault]:
+def _entries(raw: dict[str, Any], shared: Mapping[str, Path]) -> Iterator[ConfigProblem]:
     """What `agents` says of each agent, and what is searched for it or, `shared`, for all of them."""
     if raw.get("agent") is not None:
-        yield Fault.at("not used with `agents`: remove one of the two", ("agent",), at_key=True)
+        yield ConfigProblem("not used with `agents`: remove one of the two", ("agent",), at_key=True)
     kinds: dict[str, type[AgentSettings]] = {}
     for name, written in _section(raw, "agents").items():
         entry = {} if written is None else written
@@ -102,33 +103,33 @@ def _entries(raw: dict[str, Any], shared: Mapping[str, Path]) -> Iterator[Fault]
         yield from _searched(kind, own)
         for twice in own.keys() & shared.keys():
             text = f"searched both for all agents and for {name} alone: remove one"
-            yield Fault.at(text, own[twice], shared[twice], at_key=True)
+            yield ConfigProblem(text, own[twice], shared[twice], at_key=True)
     yield from _searched_by_all(kinds, shared)
 
 
 def _fixed(
     kind: type[AgentSettings], agent: Mapping[str, Any], at: Path, searched: Mapping[str, Path]
-) -> Iterator[Fault]:  # fmt: skip
+) -> Iterator[ConfigProblem]:  # fmt: skip
     live = live_hyperparameters(kind)
     for name, value in agent.items():
         if name in live and isinstance(value, bool):
-            yield Fault.at(f"must be a number, not {shown(value)}", (*at, name))
+            yield ConfigProblem(f"must be a number, not {shown(value)}", (*at, name))
         if name in live and name in searched:
             text = f"both fixed under {_dotted(at)} and searched under {_dotted(searched[name][:-1])}: remove one"
-            yield Fault.at(text, (*at, name), searched[name], at_key=True)
+            yield ConfigProblem(text, (*at, name), searched[name], at_key=True)
 
 
-def _searched(kind: type[AgentSettings], searched: Mapping[str, Path]) -> Iterator[Fault]:
+def _searched(kind: type[AgentSettings], searched: Mapping[str, Path]) -> Iterator[ConfigProblem]:
     live = live_hyperparameters(kind)
     for name, path in searched.items():
         if name in {f.name for f in fields(kind)} - live.keys():
-            yield Fault.at(f"fixed for a run. What can be searched: {', '.join(live)}", path, at_key=True)
+            yield ConfigProblem(f"fixed for a run. What can be searched: {', '.join(live)}", path, at_key=True)
         elif name not in live:
             text = unknown(f"{kind.name} has no such hyperparameter", name, live, ALIASES)
-            yield Fault.at(text, path, at_key=True)
+            yield ConfigProblem(text, path, at_key=True)
 
 
-def _searched_by_all(kinds: Mapping[str, type[AgentSettings]], shared: Mapping[str, Path]) -> Iterator[Fault]:
+def _searched_by_all(kinds: Mapping[str, type[AgentSettings]], shared: Mapping[str, Path]) -> Iterator[ConfigProblem]:
     """What every agent must have, because it is searched for all of them."""
     live = {name: live_hyperparameters(kind) for name, kind in kinds.items()}
     common = [h for h in next(iter(live.values()), ()) if all(h in has for has in live.values())]
@@ -143,70 +144,50 @@ def _searched_by_all(kinds: Mapping[str, type[AgentSettings]], shared: Mapping[s
             text = f"fixed for a run. What can be searched: {', '.join(common)}"
         else:
             text = unknown("no agent of the mix has such a hyperparameter", h, common, ALIASES)
-        yield Fault.at(text, path, at_key=True)
+        yield ConfigProblem(text, path, at_key=True)
 
 
-def check_config(config: "Config") -> Iterator[Fault]:
+def check_config(config: "Config") -> Iterator[ConfigProblem]:
     """Faults between settings that are valid one by one."""
     population, budget, fitness, strategy = config.population, config.budget, config.fitness, config.strategy
     if population.reference_members > population.size:
-        yield Fault.at(
+        yield ConfigProblem(
             f"reference_members {population.reference_members} is more than size {population.size}",
             ("population", "reference_members"),
             ("population", "size"),
         )
     if budget.env_steps_per_member is None and budget.total_steps is None:
-        yield Fault.at("needs env_steps_per_member or total_steps", ("budget",))
+        yield ConfigProblem("needs env_steps_per_member or total_steps", ("budget",))
     if fitness.min_episodes > fitness.window_episodes:
-        yield Fault.at(
+        yield ConfigProblem(
             f"min_episodes {fitness.min_episodes} is more than window_episodes {fitness.window_episodes}",
             ("fitness", "min_episodes"),
             ("fitness", "window_episodes"),
         )
-    if strategy.name == "pbt":
-        exploit = strategy.exploit
-        where = ("strategy", "exploit")
-        if exploit.bottom + exploit.top > 1.0:
-            yield Fault.at(
-                f"bottom {exploit.bottom:g} and top {exploit.top:g} are more than the whole population",
-                (*where, "bottom"),
-                (*where, "top"),
-            )
-        if exploit.method == "t_test" and exploit.episodes < 2:
-            yield Fault.at("t_test needs at least 2 episodes, not 1", (*where, "episodes"), (*where, "method"))
-        if exploit.method == "t_test" and fitness.source == "evaluation" and fitness.episodes < 2:
-            text = "t_test needs at least 2 episodes of each member, not 1"
-            yield Fault.at(text, ("fitness", "episodes"), (*where, "method"))
-        if len(set(strategy.copy)) != len(strategy.copy):
-            yield Fault.at("names the same thing twice", ("strategy", "copy"))
-        across: Path = (*where, "across_agents")
-        if exploit.across_agents and population.mix is None:
-            yield Fault.at("needs several agents, which population.mix counts", across, ("population", "mix"))
-        if exploit.across_agents and {"weights", "hparams"} - set(strategy.copy):
-            text = "needs copy: [weights, hparams], because another agent can use neither without the other"
-            yield Fault.at(text, across, ("strategy", "copy"))
+    yield from strategy.validate(config)
     if config.trainable is None:
         yield from _mix(config)
     if config.acting is not None:
         yield from _acting(config.acting)
-    if config.imports == "__main__":
+    if "__main__" in config.imports:
         text = "worker processes do not import the main module: put the function into a module of its own"
-        yield Fault.at(text, ("env", "id"))
+        yield ConfigProblem(text, ("env", "id"))
     for name, kind in config.kinds.items():
         at: Path = ("agent",) if name is None else ("agents", name)
         own = config.agents[name].hparams if config.agents is not None and name is not None else {}
         yield from _agent(kind, at, {h: ((*at, "hparams", h) if h in own else ("hparams", h)) for h in kind.hparams})
 
 
-def _acting(acting: "Acting") -> Iterator[Fault]:
+def _acting(acting: "Acting") -> Iterator[ConfigProblem]:
     if acting.mode == "inline" and acting.processes > 1:
-        yield Fault.at("inline has no processes of its own: set mode to actors or hogwild", ("acting", "processes"))
+        text = "inline has no processes of its own: set mode to actors or hogwild"
+        yield ConfigProblem(text, ("acting", "processes"))
     if acting.replay and acting.mode != "actors":
         text = f"only mode actors can replay, not {acting.mode}"
-        yield Fault.at(text, ("acting", "replay"), ("acting", "mode"))
+        yield ConfigProblem(text, ("acting", "replay"), ("acting", "mode"))
 
 
-def _may_act(acting: "Acting", agent: AgentSettings, at: Path) -> Iterator[Fault]:
+def _may_act(acting: "Acting", agent: AgentSettings, at: Path) -> Iterator[ConfigProblem]:
     """Whether an agent's maths allows who acts for it."""
     if acting.mode in agent.acting:
         return
@@ -216,34 +197,34 @@ def _may_act(acting: "Acting", agent: AgentSettings, at: Path) -> Iterator[Fault
         "actors": "does not correct for the lag of actors' policies",
         "hogwild": "learns more than weights, which cannot be shared without locks",
     }[acting.mode]
-    yield Fault.at(f"{agent.name} {why}: use {able}, or mode {modes}", ("acting", "mode"), (*at, "name"))
+    yield ConfigProblem(f"{agent.name} {why}: use {able}, or mode {modes}", ("acting", "mode"), (*at, "name"))
 
 
-def _mix(config: "Config") -> Iterator[Fault]:
+def _mix(config: "Config") -> Iterator[ConfigProblem]:
     population, agents = config.population, config.agents
     path: Path = ("population", "mix")
     if population.mix is None:
         if agents is not None:
             text = "needs population.mix, which says how many members are each, as in `mix: {impala: 2, vmpo: 2}`"
-            yield Fault.at(text, ("agents",), path, at_key=True)
+            yield ConfigProblem(text, ("agents",), path, at_key=True)
         return
     total = sum(population.mix.values())
     if population.size != total:
         text = f"must be {total}, what mix adds up to, or left out, not {population.size}"
-        yield Fault.at(text, ("population", "size"), path)
+        yield ConfigProblem(text, ("population", "size"), path)
     if agents is None:
         text = "counts entries of `agents`, which is missing, as in `agents: {impala: {}, vmpo: {}}`"
-        yield Fault.at(text, path, ("agents",), at_key=True)
+        yield ConfigProblem(text, path, ("agents",), at_key=True)
         return
     for name in population.mix.keys() - agents.keys():
         text = unknown("no such entry of agents", name, agents, {})
-        yield Fault.at(text, (*path, name), ("agents", name), at_key=True)
+        yield ConfigProblem(text, (*path, name), ("agents", name), at_key=True)
     for name in agents.keys() - population.mix.keys():
         text = "no member is one: count it in population.mix, or remove it"
-        yield Fault.at(text, ("agents", name), (*path, name), at_key=True)
+        yield ConfigProblem(text, ("agents", name), (*path, name), at_key=True)
 
 
-def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator[Fault]:
+def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator[ConfigProblem]:
     """Of one agent, whose settings are `at` a place and whose hyperparameters are `searched` at others."""
     agent = config.agent
     assert agent is not None
@@ -260,7 +241,7 @@ def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator
                 [(n, (i,)) for i, n in enumerate(value)] if isinstance(value, tuple) else [(value, ())]
             ):
                 if not is_within(number, low, high):
-                    yield Fault.at(f"must be {allowed}, not {number:g}", (*at, f.name, *where))
+                    yield ConfigProblem(f"must be {allowed}, not {number:g}", (*at, f.name, *where))
             continue
         path = searched[f.name]
         if isinstance(dimension, Choice):
@@ -268,39 +249,39 @@ def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator
             for place, value in enumerate(dimension.values):
                 if isinstance(value, bool) or not isinstance(value, kinds):
                     need = "an integer" if whole else "a number"
-                    yield Fault.at(f"must be {need}, not {shown(value)}", (*path, "values", place))
+                    yield ConfigProblem(f"must be {need}, not {shown(value)}", (*path, "values", place))
                 elif not is_within(value, low, high):
-                    yield Fault.at(f"{f.name} must be {allowed}, not {shown(value)}", (*path, "values", place))
+                    yield ConfigProblem(f"{f.name} must be {allowed}, not {shown(value)}", (*path, "values", place))
             continue
         if whole and not isinstance(dimension, IntUniform | IntLogUniform):
-            yield Fault.at(f"{f.name} is an integer: use int_uniform, int_log_uniform or choice", (*path, "prior"))
+            yield ConfigProblem(f"{f.name} is an integer: use int_uniform, int_log_uniform or choice", (*path, "prior"))
         for end in ("low", "high"):
             if not is_within(getattr(dimension, end), low, high):
-                yield Fault.at(f"{f.name} must be {allowed}, not {getattr(dimension, end):g}", (*path, end))
+                yield ConfigProblem(f"{f.name} must be {allowed}, not {getattr(dimension, end):g}", (*path, end))
         if isinstance(dimension.bounds, tuple):
             for place, bound in enumerate(dimension.bounds):
                 if not is_within(bound, low, high):
-                    yield Fault.at(f"{f.name} must be {allowed}, not {bound:g}", (*path, "bounds", place))
+                    yield ConfigProblem(f"{f.name} must be {allowed}, not {bound:g}", (*path, "bounds", place))
     yield from _block(config, agent, at, searched.get("unroll_length", ()))
 
 
-def _block(config: "Config", agent: AgentSettings, at: Path, path: Path) -> Iterator[Fault]:
+def _block(config: "Config", agent: AgentSettings, at: Path, path: Path) -> Iterator[ConfigProblem]:
     """Of an agent whose settings are `at` a place, and whose unroll length is searched at a `path`."""
     searched = config.hparams.get("unroll_length")
     block: Path = (*at, "block_length")
     other: Path
     unbounded = not isinstance(searched, Choice | None) and searched.bounds == "none"
     if config.env is not None and not 1 <= agent.minibatches <= config.env.num_envs:
-        yield Fault.at(
+        yield ConfigProblem(
             f"must be between 1 and env.num_envs ({config.env.num_envs}), not {agent.minibatches}",
             (*at, "minibatches"),
         )
     if agent.block_length is None:
         if unbounded:
-            yield Fault.at(f"without a bound needs {_dotted(block)}", (*path, "bounds"))
+            yield ConfigProblem(f"without a bound needs {_dotted(block)}", (*path, "bounds"))
         return
     if agent.block_length < 1:
-        yield Fault.at(f"must be >= 1, not {agent.block_length}", block)
+        yield ConfigProblem(f"must be >= 1, not {agent.block_length}", block)
         return
     if searched is None:
         largest, other = agent.unroll_length, (*at, "unroll_length")
@@ -309,7 +290,8 @@ def _block(config: "Config", agent: AgentSettings, at: Path, path: Path) -> Iter
     else:
         largest, other = int(searched.high if unbounded else searched.limits[1]), (*path, "high")
     if agent.block_length < largest:
-        yield Fault.at(f"block_length {agent.block_length} is shorter than the largest unroll, {largest}", block, other)
+        text = f"block_length {agent.block_length} is shorter than the largest unroll, {largest}"
+        yield ConfigProblem(text, block, other)
 
 
 def _section(raw: Mapping[str, Any], key: str) -> dict[str, Any]:

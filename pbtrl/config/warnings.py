@@ -3,24 +3,26 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pbtrl.strategies.settings import PBTSettings
+
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
 
 
 def find_warnings(config: "Config") -> Iterator[str]:
     """What runs, but is probably not meant."""
-    if config.slice_steps >= config.steps_per_member and config.strategy.name == "pbt":
+    if config.slice_steps >= config.steps_per_member and config.strategy.copies:
         yield (
             f"strategy.ready.slice_steps ({config.slice_steps:,}) is the whole budget of a member "
             f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
         )
-    elif config.burn_in >= config.steps_per_member and config.strategy.name == "pbt":
+    elif config.burn_in >= config.steps_per_member and config.strategy.copies:
         yield (
             f"strategy.ready.burn_in ({config.burn_in:,}) is not over before a member's budget is "
             f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
         )
     mix, strategy = config.population.mix or {}, config.strategy
-    if strategy.name == "pbt" and strategy.exploit.method != "none" and not strategy.exploit.across_agents:
+    if isinstance(strategy, PBTSettings) and strategy.copies and not strategy.exploit.across_agents:
         for name in (name for name, count in mix.items() if count == 1):
             yield f"population.mix has one {name}, which has nobody to copy without strategy.exploit.across_agents"
     for agent, searched in ((kind.agent, kind.hparams) for kind in config.kinds.values()):

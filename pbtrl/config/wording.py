@@ -2,28 +2,10 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
 """Keys and list places that lead to a setting."""
 SHOWN = 80  # characters of a text in a message
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong between `paths`, shown at the first that an override set, or else that was written.
-
-    `at_key` points at the key rather than at its value, because the key itself is the mistake.
-    """
-
-    message: str
-    paths: tuple[Path, ...]
-    at_key: bool = False
-
-    @classmethod
-    def at(cls, message: str, *paths: Path, at_key: bool = False) -> "Fault":
-        """A fault that involves all of `paths`."""
-        return cls(message, paths, at_key)
 
 
 def unknown(label: str, name: str, known: Iterable[str], aliases: Mapping[str, str]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from pbtrl.config.wording import Fault, Path, dotted, shortened, shown
-from pbtrl.errors import ConfigError
+from pbtrl.config.wording import Path, dotted, shortened, shown
+from pbtrl.errors import ConfigError, ConfigProblem
 
 MOST = 100_000  # values in a config; aliases of aliases make billions of a few lines
 
@@ -242,12 +242,12 @@ class ConfigSource:
     def _refuse(self, number: int, problem: str) -> None:
         self.faults.append(((1, number), f"override '{shortened(self.overrides[number][0])}': {problem}"))
 
-    def error(self, faults: Iterable[Fault]) -> ConfigError:
+    def error(self, faults: Iterable[ConfigProblem]) -> ConfigError:
         """All faults as text: the file's in the order of its lines, then the overrides'."""
         placed = {*self.faults, *(self._place(fault) for fault in faults)}
         return ConfigError([text for order, text in sorted(placed)])
 
-    def _place(self, fault: Fault) -> tuple[tuple[int, ...], str]:
+    def _place(self, fault: ConfigProblem) -> tuple[tuple[int, ...], str]:
         known = [(path, *self._nearest(path)) for path in fault.paths]
         written = sorted((k for k in known if k[0] == k[1]), key=lambda k: k[2].override is None)
         path, marked, mark = (written or known)[0]

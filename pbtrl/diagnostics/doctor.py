@@ -137,7 +137,7 @@ def _live(pipe: Connection, parent: int, config: str, groups: list[list[str]], t
     init_child(parent, pipe)
     with contextlib.suppress(OSError):  # if memory runs out, the kernel should kill this process and not the doctor
         Path("/proc/self/oom_score_adj").write_text("1000")
-    from pbtrl.diagnostics.benchmark import BenchWorker
+    from pbtrl.diagnostics.bench_worker import BenchWorker
 
     try:
         worker = BenchWorker(config, groups, threads)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pbtrl.core.population import Population
-from pbtrl.errors import ConfigError, DamagedError, NewerError
+from pbtrl.errors import ConfigError, DamagedError, NewerError, RunError
 from pbtrl.storage import journal, run_directory
 from pbtrl.storage.best_member import best_snapshot
 from pbtrl.storage.references import cli_reference
@@ -166,6 +166,8 @@ def _small_files(run: Path) -> Iterator[Finding]:
         load_stored_config(run)
     except (ConfigError, DamagedError) as error:
         yield Finding("damaged", "config.resolved.yaml", str(error).splitlines()[0])
+    except RunError:  # it names modules, which `verify` does not import
+        pass
     for name, reader in (("run.json", read_run_info), ("best.json", best_snapshot)):
         try:
             reader(run)

@@ -71,7 +71,7 @@ def write_report(run: Path, *, only: Sequence[str] | None = None, form: plots.Fo
     leader = population.best.snapshot if population.best else None
     with corruption_as_error(run):
         data = plots.RunData(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
-        drawn = {name: plots.draw(data, name, form) for name in only or plots.PICTURES}
+        drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
         body = _body(run, best, data, {name: _image(name, content, form) for name, content in drawn.items()})
         page = PAGE.format(title=_text(header.name), body=body)
     files: dict[Path, str | bytes] = {run / "report.html": page}

@@ -15,7 +15,7 @@ import contextlib
 import io
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,20 +118,36 @@ def elapsed(line: Line) -> float:
     return _checked(line["timing"]["elapsed"], LATEST)
 
 
-def draw(data: RunData, picture: str, form: Format = "svg") -> bytes:
-    """Draw one of PICTURES; returns the content of the file.
+def make_figure(data: RunData, plot: str) -> Figure:
+    """Draw one of PLOTS as a figure, for example for a notebook.
 
     Raises:
         ValueError: a number in the journal is impossible.
     """
+    with _style():
+        return PLOTS[plot](data)
+
+
+def draw(data: RunData, plot: str, form: Format = "svg") -> bytes:
+    """Draw one of PLOTS; returns the content of the file.
+
+    Raises:
+        ValueError: a number in the journal is impossible.
+    """
+    with _style():
+        figure = PLOTS[plot](data)
+        file = io.BytesIO()
+        figure.savefig(file, format=form, dpi=110, metadata={"Date": None} if form == "svg" else None)
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # about missing glyphs and about overflow
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        figure = PICTURES[picture](data)
-        file = io.BytesIO()
-        figure.savefig(file, format=form, dpi=110, metadata={"Date": None} if form == "svg" else None)
-    return file.getvalue()
+        yield
 
 
 def _training(data: RunData) -> Figure:
@@ -337,7 +353,7 @@ def _checked(number: Any, most: float) -> float:
     return float(number)
 
 
-PICTURES: dict[str, Callable[[RunData], Figure]] = {
+PLOTS: dict[str, Callable[[RunData], Figure]] = {
     "training": _training,
     "lineage": _lineage,
     "timeline": _timeline,

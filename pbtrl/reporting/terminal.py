@@ -20,10 +20,7 @@ from pbtrl.storage.journal import Line
 
 Mode = Literal["auto", "live", "plain", "json", "none"]
 
-
 REDRAW = 0.25  # seconds
-
-
 LINE_EVERY = 30.0  # seconds between two lines of `plain` and `json`
 
 

@@ -6,12 +6,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pbtrl.errors import DamagedError
-
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
 from pbtrl.storage.run_lookup import RUN_NAME
-from pbtrl.storage.stored_config import load_stored_config
+from pbtrl.storage.stored_config import names_modules
 
 
 def run_reference(run: Path) -> str:
@@ -31,11 +29,6 @@ def _word(path: Path) -> str:
 
 
 def cli_reference(run: Path, known: Config | None = None) -> str:
-    """Run argument of a command that runs the env, with `--trust-imports` if needed; reads the config if not given."""
-    from pbtrl.errors import ConfigError
-
-    try:
-        imports = (known or load_stored_config(run)).imports
-    except (DamagedError, ConfigError):
-        imports = None
+    """Run argument of a command that runs the env, with `--trust-imports` if needed; `known` is the run's config."""
+    imports = names_modules(run) if known is None else bool(known.imports)
     return run_reference(run) + (" --trust-imports" if imports else "")

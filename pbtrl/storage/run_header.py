@@ -42,6 +42,7 @@ class RunHeader:
         bounds: [min, max] of exploration by hyperparameter, for each agent of a mixed population, or for "" in a
             population of one agent. Choices are not listed; empty if the strategy does not explore.
         deterministic: `yes, ...` with its conditions, or `no, because ...`.
+        spaces: the env's own `observation` and `action` spaces as JSON; empty outside RL and in older runs.
     """
 
     name: str
@@ -54,6 +55,7 @@ class RunHeader:
     hyperparameters: tuple[str, ...] = ()
     bounds: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     deterministic: str = "yes"
+    spaces: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Validate all fields, so that readers need not.

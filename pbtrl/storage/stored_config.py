@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pbtrl.errors import DamagedError, RunError
+from pbtrl.errors import ConfigError, DamagedError, RunError
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
@@ -18,19 +18,49 @@ def check_imports(run: Path, config: Config, *, allowed: bool) -> None:
     Raises:
         RunError: the config names a module, and imports are not allowed.
     """
-    if config.imports and not allowed:
-        raise RunError(f"{run} asks to import {config.imports!r}, which runs its code: allow it with --trust-imports")
+    _check(run, config.imports, allowed)
 
 
-def load_stored_config(run: Path, overrides: Sequence[str] = ()) -> Config:
+def _check(run: Path, modules: Sequence[str], allowed: bool) -> None:
+    if modules and not allowed:
+        named = ", ".join(map(repr, modules))
+        raise RunError(
+            f"{run} asks to import {named}, which runs its code: allow it with --trust-imports "
+            "(in Python, trust_imports=True)"
+        )
+
+
+def names_modules(run: Path) -> bool:
+    """Return whether a run's config names modules to import; imports and raises nothing."""
+    from pbtrl.config.load import read
+    from pbtrl.config.open_names import code_modules
+
+    try:
+        tree = read(run / "config.resolved.yaml").data
+    except ConfigError:
+        return False
+    env = tree.get("env")
+    return bool(code_modules(tree)) or ":" in str(env.get("id") if isinstance(env, dict) else "")
+
+
+def load_stored_config(
+    run: Path, overrides: Sequence[str] = (), *, trusted: bool = False, known: Collection[str] = ()
+) -> Config:
     """Load the resolved config of a run; keys that were renamed since an earlier pbtrl are translated.
+
+    Args:
+        run: run directory.
+        overrides: overrides as on the command line.
+        trusted: whether the modules of agents, strategies and trainables that it names may be imported.
+        known: modules that may be imported in any case, because the user named them too.
 
     Raises:
         DamagedError: there is none.
         ConfigError: the config or an override is invalid.
-        RunError: it searches hyperparameters that were renamed since.
+        RunError: it names a module that is not trusted, or searches hyperparameters that were renamed since.
     """
     from pbtrl.config.load import check, read
+    from pbtrl.config.open_names import code_modules
     from pbtrl.config.renamed_keys import RENAMED, modernize
 
     path = run / "config.resolved.yaml"
@@ -43,6 +73,7 @@ def load_stored_config(run: Path, overrides: Sequence[str] = ()) -> Config:
             f"{run} searches {former!r}, which is now called {RENAMED[former]!r}: finish it with the pbtrl version "
             f"that created it (see run.json), or start a new run"
         )
+    _check(run, [module for module in code_modules(source.data) if module not in known], trusted)
     source.data = modernize(source.data)
     for override in overrides:
         source.override(override)

@@ -1,11 +1,22 @@
-"""What can be configured about each strategy: frozen dataclasses, without importing what the strategies need."""
+"""Settings of strategies: what a config may say of each, how it is checked, and how the strategy is built.
 
+Frozen dataclasses, without what the strategies themselves need, so that mistakes are reported at once. A strategy of
+your own has one more class like these; see docs/own-strategy.md.
+"""
+
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pbtrl.core.dimensions import Real, Whole
+from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
+from pbtrl.errors import ConfigProblem
+
+if TYPE_CHECKING:
+    from pbtrl.strategies import Strategy
 
 Count = Annotated[Whole, Field(ge=1)]
 Fraction = Annotated[Real, Field(gt=0, le=1)]
@@ -13,14 +24,14 @@ Probability = Annotated[Real, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Settings:
-    """Unknown keys are refused."""
+class _Section:
+    """A part of a strategy's settings; unknown keys are refused."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ready(_Settings):
+class Ready(_Section):
     """When a member may be decided about.
 
     Attributes:
@@ -33,7 +44,7 @@ class Ready(_Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exploit(_Settings):
+class Exploit(_Section):
     """Who copies whom.
 
     Attributes:
@@ -61,7 +72,7 @@ class Exploit(_Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explore(_Settings):
+class Explore(_Section):
     """How hyperparameters move.
 
     Attributes:
@@ -81,24 +92,140 @@ class Explore(_Settings):
     resample_probability: Probability = 0.0
 
 
+@dataclass(frozen=True)
+class StrategyContext:
+    """What a strategy is built with, besides its own settings.
+
+    Attributes:
+        space: the searched hyperparameters, of one agent or of each of several.
+        slice_steps: env steps between two decisions about a member, in whole blocks.
+        horizon: budget of a member (env steps).
+        burn_in: env steps before the first exploit, in whole blocks.
+        synchronous: decide for a whole generation at once.
+        references: how many members, the first ones, never receive a copy.
+    """
+
+    space: SearchSpace | MixedSearchSpace
+    slice_steps: int
+    horizon: int
+    burn_in: int
+    synchronous: bool
+    references: int
+
+
 @dataclass(frozen=True, kw_only=True)
-class Pbt(_Settings):
+class StrategySettings(_Section):
+    """Base of every strategy's settings.
+
+    Attributes:
+        name: by which a config chooses the strategy.
+        ready: when a member may be decided about.
+    """
+
+    name: str
+    ready: Ready = field(default_factory=Ready)
+
+    @property
+    def explores(self) -> bool:
+        """Whether hyperparameters of a member change, so that they may reach a bound."""
+        return True
+
+    @property
+    def copies(self) -> bool:
+        """Whether members copy each other."""
+        return True
+
+    def slice_steps(self, steps_per_member: int) -> int:
+        """Env steps of a slice, before they are rounded to whole blocks; a 25th of the budget unless `ready` says."""
+        return self.ready.slice_steps or math.ceil(steps_per_member / 25)
+
+    def validate(self, config: Any) -> Iterator[ConfigProblem]:
+        """Mistakes between settings that are valid one by one, given the whole `Config`."""
+        yield from ()
+
+    def build(self, context: StrategyContext) -> "Strategy":
+        """The strategy."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PBTSettings(StrategySettings):
     """Population based training. `copy` is what a receiver takes; one alone is the paper's ablation."""
 
     name: Literal["pbt"] = "pbt"
-    ready: Ready = field(default_factory=Ready)
     exploit: Exploit = field(default_factory=Exploit)
     explore: Explore = field(default_factory=Explore)
     copy: Annotated[tuple[Literal["weights", "hparams"], ...], Field(min_length=1)] = ("weights", "hparams")
 
+    @property
+    def explores(self) -> bool:
+        """Whether any explore rule is chosen."""
+        return self.explore.method != "none"
+
+    @property
+    def copies(self) -> bool:
+        """Whether any exploit rule is chosen."""
+        return self.exploit.method != "none"
+
+    def validate(self, config: Any) -> Iterator[ConfigProblem]:
+        """Mistakes between the rules, the fitness and the population."""
+        exploit, fitness = self.exploit, config.fitness
+        where = ("strategy", "exploit")
+        if exploit.bottom + exploit.top > 1.0:
+            text = f"bottom {exploit.bottom:g} and top {exploit.top:g} are more than the whole population"
+            yield ConfigProblem(text, (*where, "bottom"), (*where, "top"))
+        if exploit.method == "t_test" and exploit.episodes < 2:
+            yield ConfigProblem("t_test needs at least 2 episodes, not 1", (*where, "episodes"), (*where, "method"))
+        if exploit.method == "t_test" and fitness.source == "evaluation" and fitness.episodes < 2:
+            text = "t_test needs at least 2 episodes of each member, not 1"
+            yield ConfigProblem(text, ("fitness", "episodes"), (*where, "method"))
+        if len(set(self.copy)) != len(self.copy):
+            yield ConfigProblem("names the same thing twice", ("strategy", "copy"))
+        across = (*where, "across_agents")
+        if exploit.across_agents and config.population.mix is None:
+            yield ConfigProblem("needs several agents, which population.mix counts", across, ("population", "mix"))
+        if exploit.across_agents and {"weights", "hparams"} - set(self.copy):
+            text = "needs copy: [weights, hparams], because another agent can use neither without the other"
+            yield ConfigProblem(text, across, ("strategy", "copy"))
+
+    def build(self, context: StrategyContext) -> "Strategy":
+        """PBT by these rules."""
+        from pbtrl.strategies.pbt import PBT
+
+        return PBT(
+            space=context.space,
+            slice_steps=context.slice_steps,
+            horizon=context.horizon,
+            burn_in=context.burn_in,
+            exploit=self.exploit,
+            explore=self.explore,
+            copy=frozenset(self.copy),
+            synchronous=context.synchronous,
+            references=context.references,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
-class RandomSearch(_Settings):
+class RandomSearchSettings(StrategySettings):
     """The baseline: every member keeps the hyperparameters it drew."""
 
     name: Literal["random_search"] = "random_search"
-    ready: Ready = field(default_factory=Ready)
+
+    @property
+    def explores(self) -> bool:
+        """Hyperparameters never change."""
+        return False
+
+    @property
+    def copies(self) -> bool:
+        """Members never look at each other."""
+        return False
+
+    def build(self, context: StrategyContext) -> "Strategy":
+        """Random search."""
+        from pbtrl.strategies.random_search import random_search
+
+        return random_search(context.space, slice_steps=context.slice_steps, horizon=context.horizon)
 
 
-Strategy = Pbt | RandomSearch
-STRATEGIES: dict[str, type[Strategy]] = {"pbt": Pbt, "random_search": RandomSearch}
+STRATEGIES: dict[str, type[StrategySettings]] = {"pbt": PBTSettings, "random_search": RandomSearchSettings}

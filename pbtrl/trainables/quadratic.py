@@ -5,22 +5,29 @@ Q_hat(theta | h) = 1.2 - (h_0 theta_0^2 + h_1 theta_1^2), whose weights are the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
-from pbtrl.core.messages import Assignment
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Trainable
-from pbtrl.trainables.sequential import SequentialCohort
 
 
 class Quadratic(Trainable):
-    """Two weights, trained by gradient ascent on Q_hat; a step is a gradient step."""
+    """Two weights, trained by gradient ascent on Q_hat; a step is a gradient step.
 
-    def __init__(self, start: tuple[float, float], learning_rate: float, *, clamp: bool) -> None:
+    Args:
+        rng: unused; all members have the same start.
+        start: initial theta.
+        learning_rate: learning rate of the gradient ascent.
+        clamp: whether to use max(h, 0); with a negative h the ascent diverges.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, *, start: Sequence[float] = (0.9, 0.9), learning_rate: float = 0.01,
+        clamp: bool = False,
+    ) -> None:  # fmt: skip
         self._theta = np.array(start, np.float64)
         self._learning_rate = learning_rate
         self._clamp = clamp
@@ -49,30 +56,3 @@ class Quadratic(Trainable):
     @override
     def load_state_dict(self, state: Tensors) -> None:
         self._theta = state["theta"].copy()
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuadraticBuilder:
-    """Builder of cohorts of quadratics.
-
-    Attributes:
-        start: initial theta.
-        learning_rate: learning rate of the gradient ascent.
-        clamp: whether to use max(h, 0); with a negative h the ascent diverges.
-    """
-
-    start: tuple[float, float] = (0.9, 0.9)
-    learning_rate: float = 0.01
-    clamp: bool = False
-
-    def make(self, rng: np.random.Generator) -> Quadratic:
-        """Create a quadratic at its start; `rng` is unused."""
-        return Quadratic(self.start, self.learning_rate, clamp=self.clamp)
-
-    def structure(self, assignment: Assignment) -> object:
-        """Return the same key for all assignments."""
-        return None
-
-    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> SequentialCohort:
-        """Build a cohort of quadratics."""
-        return SequentialCohort(members, self.make)

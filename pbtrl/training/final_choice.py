@@ -66,7 +66,7 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
 def choose_of(run: str, seconds: float | None) -> dict[str, Any]:
     """`choose` for the run in a directory."""
     _, _, population = load_run(Path(run))
-    return choose(load_stored_config(Path(run)), Path(run), population, seconds)
+    return choose(load_stored_config(Path(run), trusted=True), Path(run), population, seconds)
 
 
 def candidates(config: Config, run: Path, population: Population) -> list[str]:

@@ -1,233 +1,96 @@
-"""One sitting at a run: from a config, or from a run directory, to the best member.
+"""One session of a run: train the population, choose the best member, write best.json.
 
-    start or resume -> population, strategy, executor, listeners -> controller.run -> final choice -> best.json
+    population, strategy, executor, listeners -> controller.run -> final choice -> best.json
 
-The journal's last line says how it ended: `finish` once the best member is named, `stop` after a signal, also one
-that came during the final choice; neither where nobody survived.
+The journal's last line says how the run ended: `finish` once the best member is named, `stop` after a signal (also
+during the final choice), neither where no member survived.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal
 
 from pbtrl.build.describe import describe_agent, describe_env, describe_slices
 from pbtrl.build.factory import (
-    collect_warnings,
     make_executor,
-    make_header,
     make_strategy,
-    prepare,
-    snapshot_bytes,
     stop_criteria,
 )
-from pbtrl.build.placement import describe_placement, torch_threads
-from pbtrl.config.load import check, read, to_yaml, with_setting
-from pbtrl.config.resume import changes as config_changes
-from pbtrl.config.resume import merge_resume_config
+from pbtrl.build.placement import describe_placement
 from pbtrl.config.schema import Config
-from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.execution import Executor
-from pbtrl.reporting import terminal
 from pbtrl.reporting.live_status import LiveStatus
+from pbtrl.reporting.presenter import Presenter
 from pbtrl.reporting.summary import closing_text, opening_text
 from pbtrl.reporting.tensorboard_writer import TensorBoardWriter
-from pbtrl.storage import run_directory
+from pbtrl.reporting.terminal import View
 from pbtrl.storage.best_member import referenced_snapshots
 from pbtrl.storage.journal import Journal, Line
 from pbtrl.storage.journal import read_journal as journal_lines
-from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.metrics_log import last_reported_step
 from pbtrl.storage.references import cli_reference, run_reference
 from pbtrl.storage.retention import Retention
 from pbtrl.storage.run_header import RunHeader
-from pbtrl.storage.run_info import Status, record_end, record_start
-from pbtrl.storage.run_lock import RunLock
-from pbtrl.storage.run_status import corruption_as_error, load_run
+from pbtrl.storage.run_info import Status, record_end
 from pbtrl.storage.snapshot_store import SnapshotStore
-from pbtrl.storage.stored_config import check_imports, load_stored_config
-from pbtrl.system import isolated_call, streams
-from pbtrl.system.child_process import is_importing_main
-from pbtrl.system.files import check_free_space, is_disk_error, write_atomically
+from pbtrl.system import isolated_call
+from pbtrl.system.files import is_disk_error
 from pbtrl.system.signals import Interrupted, Signals
-from pbtrl.system.streams import tell
-from pbtrl.system.strict_json import to_json
 from pbtrl.training import final_choice, scoring
-from pbtrl.training.controller import Controller
+from pbtrl.training.controller import Controller, Listener
 
-FAILED = 3
-CHOICE_SECONDS = 60.0  # that the final choice may take at least, beyond the wall clock
+CHOICE_SECONDS = 60.0  # minimum time for the final choice beyond the wall clock
 
 
-def start(
-    config: Config, source: ConfigSource, *, root: Path, name: str | None = None,
-    if_exists: run_directory.IfExists = "error", mode: terminal.Mode, command: Sequence[str], wide: bool = False,
-) -> int:  # fmt: skip
-    """Train a new run, or with `if_exists="resume"` go on with an old one; returns the exit code.
+@dataclass(frozen=True)
+class SessionHooks:
+    """What accompanies a session.
 
-    Args:
-        config: of the run.
-        source: what the config was read from: it places errors, and its text is kept.
-        root: the directory of all runs.
-        name: of the run; by default the config's, or else one that no other run has.
-        if_exists: what to do where there is a run of a name that was asked for.
-        mode: of the progress view.
-        command: the command line, for the record.
-        wide: show every hyperparameter.
-
-    Raises:
-        ConfigError: the env cannot be had, or no agent can live in it.
-        RunError: the run exists, is in use, or cannot be written; or a module is being imported for another process.
+    Attributes:
+        presenter: shows the session to somebody.
+        listeners: read along, besides those of every session.
+        stop_requested: asked in every round; True stops the run so that it can be resumed.
     """
-    _expect_a_call()
-    streams.reopen()
-    prepared = prepare(config, source)
-    if name is None and (name := config.name) is None:
-        name, if_exists = run_directory.default_name(config.label), "suffix"
-    if if_exists != "resume" or not run_directory.has_begun(root / name):
-        _expect_room(root / name, prepared, 2)
-    run = run_directory.create(root, name, if_exists)
-    if run_directory.has_begun(run):
-        return resume(run, mode=mode, command=command, asked=config, wide=wide)
-    for warning in collect_warnings(prepared):
-        _print(f"warning: {warning}", sys.stderr)
-    with Signals() as signals, RunLock(run):
-        if run_directory.has_begun(run):  # somebody was faster
-            raise RunError(f"{run} has just been trained by somebody else: try again")
-        record_start(run, command, torch_threads(prepared))
-        write_atomically(run / "config.yaml", source.text)
-        write_atomically(run / "config.resolved.yaml", to_yaml(prepared))
-        header = make_header(prepared, run.name)
-        journal = Journal(run / "journal.jsonl")
-        journal.append(header.to_line())
-        return _Sitting(prepared, run, header, header.population(), journal, signals, mode, wide).run()
+
+    presenter: Presenter
+    listeners: Sequence[Listener] = ()
+    stop_requested: Callable[[], bool] = lambda: False
 
 
-def resume(
-    run: Path, *, mode: terminal.Mode, command: Sequence[str], overrides: Sequence[str] = (),
-    asked: Config | None = None, wide: bool = False, trusted: bool = False,
-) -> int:  # fmt: skip
-    """Go on with a run from its last snapshots.
+@dataclass(frozen=True)
+class SessionResult:
+    """How a session ended.
 
-    Args:
-        run: its directory.
-        mode: of the progress view.
-        command: the command line, for the record.
-        wide: show every hyperparameter.
-        overrides: may give it a longer budget, or change how it is carried out.
-        asked: a config that should be this run's own; what may change is taken from it.
-        trusted: whether a module of the user's own that the run directory names, and `asked` does not, is imported.
-
-    Raises:
-        ConfigError: a config that cannot be run.
-        RunError: the run is in use, damaged, of another config; or a module is being imported for another process.
+    Attributes:
+        run: the run directory.
+        outcome: `finished`, `stopped` (can be resumed) or `failed`.
+        message: what to tell the user; empty where the presenter has said it.
+        signal_exit: exit code of the signal that stopped it, as in a shell; None without a signal.
     """
-    _expect_a_call()
-    streams.reopen()
-    run_directory.check_links(run)
-    if not run_directory.has_begun(run):
-        return _begin(run, mode=mode, command=command, overrides=overrides, wide=wide, trusted=trusted)
-    with Signals() as signals, RunLock(run):
-        run_directory.delete_leftovers(run)
-        before, lines, _ = load_run(run)
-        with corruption_as_error(run):
-            earlier = float(_elapsed(lines))
-        stored = load_stored_config(run)
-        known = asked is not None and asked.imports == stored.imports
-        check_imports(run, stored, allowed=trusted or known)
-        wanted = asked or _overridden(run, stored, overrides)
-        config = prepare(merge_resume_config(stored, wanted), ConfigSource(file=str(run / "config.resolved.yaml")))
-        if lines[-1]["kind"] == "finish" and config == stored:
-            _say(mode, _nothing_to_do(run, config, lines[-1]["reason"]))
-            return 0
-        _expect_room(run, config, 1)
-        for warning in record_start(run, command, torch_threads(config)):
-            _print(f"warning: {warning}", sys.stderr)
-        header = make_header(config, before.name)
-        journal = Journal(run / "journal.jsonl")
-        changes = config_changes(stored, config)
-        resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
-        population = header.population().replay([*lines, journal.append(resumed)])
-        write_atomically(run / "config.resolved.yaml", to_yaml(config))  # now that the run is no longer finished
-        return _Sitting(config, run, header, population, journal, signals, mode, wide, lines, earlier).run()
 
-
-def _expect_a_call() -> None:
-    """Refuse to train because a module is imported: every process of multiprocessing would train."""
-    if is_importing_main():
-        raise RunError(
-            "training was called while multiprocessing imports the main module for another process, which would train "
-            'as well: put the call under `if __name__ == "__main__":`'
-        )
-
-
-def _begin(
-    run: Path, *, mode: terminal.Mode, command: Sequence[str], overrides: Sequence[str], wide: bool, trusted: bool
-) -> int:  # fmt: skip
-    """What was killed before its journal's first line has nothing to go on from, and begins."""
-    if not (run / "config.resolved.yaml").is_file():
-        raise RunError(f"{run} never began: train its config again, with --if-exists resume")
-    source = read(run / "config.resolved.yaml", overrides)
-    config = check(source)
-    check_imports(run, config, allowed=trusted)
-    return start(
-        config, source, root=run.parent, name=run.name, if_exists="resume", mode=mode, command=command, wide=wide
-    )
-
-
-def _expect_room(run: Path, config: Config, each: int) -> None:
-    """A run keeps two snapshots of every member or more, of which one that is resumed has most."""
-    what = f"{each} {'snapshots' if each > 1 else 'snapshot'} of each of {config.population.size} members"
-    check_free_space(run, each * config.population.size * snapshot_bytes(config), what)
-
-
-def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
-    """The stored config with overrides; a total that set the members' budgets goes on doing so."""
-    own = "budget.env_steps_per_member"
-    total = None if stored.budget.total_steps is None else with_setting(stored, own, None).steps_per_member
-    if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
-        overrides = [f"{own}=null", *overrides]
-    wanted = load_stored_config(run, overrides)
-    if wanted.steps_per_member < stored.steps_per_member:
-        had, got = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
-        raise RunError(f"a budget can only grow: this run's is {had} per member, more than {got}")
-    return wanted
-
-
-def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
-    budget = config.budget
-    more = {
-        "wall clock": f"budget.wall_clock={2 * (budget.wall_clock or 0):.0f}s",
-        "fitness reached": "budget.until_fitness=null",
-        "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
-    }.get(reason, f"budget.env_steps_per_member={2 * config.steps_per_member}")
-    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {cli_reference(run, config)} {more}"
-
-
-def _say(mode: terminal.Mode, text: str) -> None:
-    """For people; what reads JSON sees nothing of it."""
-    if mode not in ("json", "none"):
-        _print(text)
-
-
-def _print(text: str, where: TextIO | None = None) -> None:
-    """A run trains also where nothing can be printed."""
-    with contextlib.suppress(DiskFullError):
-        tell(text, where)
+    run: Path
+    outcome: Literal["finished", "stopped", "failed"]
+    message: str = ""
+    signal_exit: int | None = None
 
 
 @dataclass
-class _Sitting:
-    """What one sitting works with. `lines` is the journal of the earlier ones, `earlier` their seconds."""
+class Session:
+    """Everything that one session works with.
+
+    Attributes:
+        lines: the journal of previous sessions.
+        previous_seconds: seconds that they took.
+    """
 
     config: Config
     run_directory: Path
@@ -235,13 +98,12 @@ class _Sitting:
     population: Population
     journal: Journal
     signals: Signals
-    mode: terminal.Mode
-    wide: bool
+    hooks: SessionHooks
     lines: Sequence[Line] = ()
-    earlier: float = 0.0
+    previous_seconds: float = 0.0
 
-    def run(self) -> int:
-        """Train, choose the best, tell; returns the exit code."""
+    def run(self) -> SessionResult:
+        """Train and choose the best member."""
         run = self.run_directory
         try:
             with (
@@ -249,7 +111,7 @@ class _Sitting:
                 closing(make_executor(self.config, run, list(self.population.members))) as executor,
                 closing(TensorBoardWriter(run, self.header, self.population, resume=bool(self.lines))) as board,
             ):
-                return self._sit(executor, board)
+                return self._train(executor, board)
         except Exception as error:
             full = is_disk_error(error)
             with contextlib.suppress(DiskFullError, RunError):
@@ -262,13 +124,13 @@ class _Sitting:
                 ) from error
             raise
 
-    def _sit(self, executor: Executor, board: TensorBoardWriter) -> int:
+    def _train(self, executor: Executor, board: TensorBoardWriter) -> SessionResult:
         run = self.run_directory
         found, lost = self._found()
-        _say(self.mode, self._opening(found))
+        self.hooks.presenter.say(self._opening(found))
         controller = self._controller(executor, board, lost)
         with closing(self._view()) as view:
-            controller.listeners = [*controller.listeners, view]
+            controller.listeners = [*controller.listeners, view, *self.hooks.listeners]
             controller.interrupted = lambda: self._noticed(view)
             reason = controller.run()
         executor.close()
@@ -295,13 +157,9 @@ class _Sitting:
             return self._failed(f"{unscored}; to choose again: pbtrl resume {cli_reference(run, self.config)}")
         self._end("finish", "finished", reason, controller.seconds)
         board.describe()
-        if self.mode == "json":
-            _print(to_json({"kind": "finish", "run": str(run), "best": best}))
-        _say(
-            self.mode,
-            closing_text(best, run, run_reference(run), cli_reference(run, self.config)),
-        )
-        return 0
+        text = closing_text(best, run, run_reference(run), cli_reference(run, self.config))
+        self.hooks.presenter.finish(run, best, text)
+        return SessionResult(run, "finished")
 
     def _controller(self, executor: Executor, board: TensorBoardWriter, lost: Sequence[str]) -> Controller:
         snapshots = self.config.snapshots
@@ -321,7 +179,7 @@ class _Sitting:
             limits=stop_criteria(self.config),
             listeners=[retention, board],
             lost=lost,
-            earlier=self.earlier,
+            earlier=self.previous_seconds,
         )
 
     def _found(self) -> tuple[list[str], list[str]]:
@@ -348,17 +206,17 @@ class _Sitting:
             found.append(f"{m.id} from {text}" + (f"; {again:,} {self.header.steps} again" if again > 0 else ""))
         return found, lost
 
-    def _view(self) -> terminal.View:
+    def _view(self) -> View:
         members = self.run_directory / "members"
         standings = LiveStatus(
             self.header, self.population, members,
-            wall_clock=self.config.budget.wall_clock, earlier=self.earlier,
+            wall_clock=self.config.budget.wall_clock, earlier=self.previous_seconds,
         )  # fmt: skip
-        return terminal.make_view(self.mode, standings, workers=describe_placement(self.config), wide=self.wide)
+        return self.hooks.presenter.view(standings, describe_placement(self.config))
 
-    def _noticed(self, view: terminal.View) -> bool:
-        """Whether a signal came; the view then says that the members are being saved."""
-        if self.signals.code is None:
+    def _noticed(self, view: View) -> bool:
+        """Whether a stop was asked for; the view then says that the members are being saved."""
+        if self.signals.code is None and not self.hooks.stop_requested():
             return False
         view.stopping()
         return True
@@ -367,8 +225,7 @@ class _Sitting:
         final, among = self.config.final, final_choice.candidates(self.config, self.run_directory, self.population)
         if self.config.env is not None and among:
             members = "member" if len(among) == 1 else "members"
-            _say(
-                self.mode,
+            self.hooks.presenter.say(
                 f"choosing the best of {len(among)} {members} on {final.selection_episodes} fresh episodes each, "
                 f"then its score on {final.episodes} others",
             )
@@ -386,15 +243,14 @@ class _Sitting:
         limit = self.config.budget.wall_clock
         return None if limit is None else max(0.0, limit - elapsed) + max(CHOICE_SECONDS, limit / 10)
 
-    def _stopped(self, controller: Controller) -> int:
+    def _stopped(self, controller: Controller) -> SessionResult:
         self._end("stop", "stopped", "interrupted", controller.seconds)
-        _print(f"stopped; go on with: pbtrl resume {cli_reference(self.run_directory, self.config)}", sys.stderr)
-        return self.signals.code or FAILED
+        message = f"stopped; go on with: pbtrl resume {cli_reference(self.run_directory, self.config)}"
+        return SessionResult(self.run_directory, "stopped", message, self.signals.code)
 
-    def _failed(self, why: str) -> int:
+    def _failed(self, why: str) -> SessionResult:
         record_end(self.run_directory, "failed", why)
-        _print(why, sys.stderr)
-        return FAILED
+        return SessionResult(self.run_directory, "failed", why)
 
     def _end(self, kind: str, status: Status, reason: str, elapsed: float) -> None:
         self.journal.append({"kind": kind, "reason": reason, "timing": {"elapsed": elapsed}})
@@ -422,8 +278,3 @@ class _Sitting:
             found=found,
             name=run_reference(self.run_directory),
         )
-
-
-def _elapsed(lines: Sequence[Line]) -> float:
-    """Seconds that earlier sittings took."""
-    return max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)

@@ -83,7 +83,7 @@ class Trained:
             inputs, memory = shown(self.agent, x)
             head, values = self.agent.net.unroll(self.state.params[0], inputs[:, None], memory)
             return head[0, 0], values[0, 0]
-        extras = self.agent.extras(self.state, self.last, {"unroll_length": torch.tensor([1])})
+        extras = self.agent.extra_loss_inputs(self.state, self.last, {"unroll_length": torch.tensor([1])})
         inputs = self.last.inputs(slice(None), slice(None))
         head, values, _ = self.agent.unroll(self.state.params[0], inputs, self.last.rnn_state, None, extras)
         lived = self.last.observations[0, :-1][~self.last.is_reset_step[0]]

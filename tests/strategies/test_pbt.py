@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
+from pbtrl.build.trainables import TrainableBuilder
 from pbtrl.core.dimensions import Choice, IntUniform, LogUniform, Uniform
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import FitnessRule, Population
@@ -22,7 +23,7 @@ from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
 from pbtrl.strategies.settings import Exploit, Explore
-from pbtrl.trainables.quadratic import QuadraticBuilder
+from pbtrl.trainables.quadratic import Quadratic
 from pbtrl.training.controller import Controller
 from tests.conformance import SPACE, StrategyConformance
 from tests.fakes import LAST, Told, after_one_slice, answer, assign, decision, died, trained
@@ -579,7 +580,7 @@ def toy(folder: Path, *, seed: int = 0, slice_steps: int, clamp: bool = True, **
     )
     folder.mkdir()
     population, journal = Population(2, seed, LAST), Journal(folder / "journal.jsonl")
-    executor = Inline(Host(QuadraticBuilder(clamp=clamp), folder / "members", [("m00", "m01")]))
+    executor = Inline(Host(TrainableBuilder(Quadratic, {"clamp": clamp}), folder / "members", [("m00", "m01")]))
     assert Controller(population, strategy, executor, journal).run() == "budget"
     journal.close()
     one, other = (m.fitness for m in population.members.values())

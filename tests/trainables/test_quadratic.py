@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from pbtrl.trainables.quadratic import Quadratic, QuadraticBuilder
+from pbtrl.trainables.quadratic import Quadratic
 from tests.conformance import TrainableConformance
 
 
@@ -13,22 +13,22 @@ class TestQuadratic(TrainableConformance):
     hyperparameters: ClassVar = {"h0": 0.5, "h1": 1.0}
 
     def make(self, rng: np.random.Generator) -> Quadratic:
-        return QuadraticBuilder().make(rng)
+        return Quadratic(rng)
 
 
 def test_starts_where_the_figure_does() -> None:
-    assert QuadraticBuilder().make(np.random.default_rng(0)).evaluate(np.random.default_rng(0)) == pytest.approx(-0.42)
+    assert Quadratic(np.random.default_rng(0)).evaluate(np.random.default_rng(0)) == pytest.approx(-0.42)
 
 
 def test_gradient_steps_shrink_each_weight_by_its_own_factor() -> None:
-    toy = QuadraticBuilder().make(np.random.default_rng(0))
+    toy = Quadratic(np.random.default_rng(0))
     toy.train(200, {"h0": 1.0, "h1": 0.25}, np.random.default_rng(0))
     expected = [0.9 * 0.98**200, 0.9 * 0.995**200]
     np.testing.assert_allclose(toy.state_dict()["theta"], expected, rtol=1e-12)
 
 
 def test_a_negative_hyperparameter_runs_away_unless_clamped() -> None:
-    free, clamped = (QuadraticBuilder(clamp=c).make(np.random.default_rng(0)) for c in (False, True))
+    free, clamped = (Quadratic(np.random.default_rng(0), clamp=c) for c in (False, True))
     for toy in (free, clamped):
         toy.train(100, {"h0": -1.0, "h1": 0.0}, np.random.default_rng(0))
     assert free.evaluate(np.random.default_rng(0)) < -30

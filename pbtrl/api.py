@@ -1,0 +1,332 @@
+"""The Python API: everything that the command line does, for scripts and notebooks.
+
+    run = pbtrl.train("quickstart", overrides=["seed=2"])
+    run.best, run.evaluate(), run.load_policy().predict(observation)
+
+Every error is a `PbtrlError`. Nothing is printed unless a progress view is asked for; warnings go to the logger
+`pbtrl`. Signal handlers are installed in the main thread alone, while a run trains, and put back after it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pbtrl.config.load import check, read
+from pbtrl.config.schema import Config
+from pbtrl.config.yaml_source import ConfigSource, dump_yaml
+from pbtrl.core import registry
+from pbtrl.core.dimensions import AGENT
+from pbtrl.core.population import Member
+from pbtrl.errors import RunError, TrainingError
+from pbtrl.storage import run_status
+from pbtrl.storage.best_member import best_snapshot, save_evaluation, snapshots_to_evaluate
+from pbtrl.storage.json_files import read_json_if_exists
+from pbtrl.storage.records import Record, parse_record
+from pbtrl.storage.run_directory import IfExists, check_links
+from pbtrl.storage.run_lookup import find, run_directories
+from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.storage.stored_config import check_imports, load_stored_config
+from pbtrl.training.callbacks import Callback, CallbackListener
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pbtrl.rl.policy import Policy
+    from pbtrl.training.session import SessionHooks, SessionResult
+
+Progress = Literal["auto", "live", "plain", "json", "none"]
+Plot = Literal["training", "lineage", "timeline", "speed"]
+
+
+def train(
+    config: str | Path | Mapping[str, Any], *, overrides: Sequence[str] = (), runs: str | Path = "runs",
+    name: str | None = None, if_exists: IfExists = "error", progress: Progress = "auto",
+    callbacks: Sequence[Callback] = (),
+) -> Run:  # fmt: skip
+    """Train a population and choose its best member.
+
+    Args:
+        config: a YAML file, the name of a shipped config, or a dictionary of the same keys.
+        overrides: `"section.key=value"`, as on the command line.
+        runs: directory of all runs.
+        name: of the run; by default the config's, or the env's name and the time.
+        if_exists: `error`, `resume`, `overwrite` or `suffix`, where a run has that name already.
+        progress: `live`, `plain`, `json` or `none`; `auto` is `live` on a terminal and `none` elsewhere.
+        callbacks: objects that read along, and may ask for a stop.
+
+    Returns:
+        The run; its `status()["state"]` is `finished`, or `stopped` after Ctrl-C or a callback's request.
+
+    Raises:
+        ConfigError: an invalid config; nothing was started.
+        RunError: the run exists, is in use or cannot be written.
+        TrainingError: the run failed; it can be resumed once the cause is removed.
+        CallbackError: a callback raised; the run can be resumed.
+        DiskFullError: no space left; the run can be resumed.
+    """
+    from pbtrl.training.start import start
+
+    source = _source(config, overrides)
+    listener = CallbackListener(callbacks)
+    checked = check(source)
+    return _finish(
+        start(
+            checked, source, _hooks(progress, listener), root=Path(runs), name=name, if_exists=if_exists,
+            command=sys.argv,
+        ),
+        listener,
+    )  # fmt: skip
+
+
+def resume(
+    run: str | Path = "last", *, overrides: Sequence[str] = (), runs: str | Path = "runs", progress: Progress = "auto",
+    callbacks: Sequence[Callback] = (), trust_imports: bool = False,
+) -> Run:  # fmt: skip
+    """Resume a stopped, failed or finished run.
+
+    Args:
+        run: `last`, a name, a unique prefix of one, or a path.
+        overrides: a longer budget, as in `budget.env_steps_per_member=2e6`, or another way to carry it out.
+        runs, progress, callbacks: as in `train`.
+        trust_imports: import modules that the run's config names. They run their code, so trust whoever made the run.
+
+    Raises:
+        RunError: there is no such run, it is in use or damaged, or its config names a module that is not trusted.
+        TrainingError, CallbackError, DiskFullError, ConfigError: as `train`.
+    """
+    from pbtrl.training.start import resume as resume_run
+
+    listener = CallbackListener(callbacks)
+    result = resume_run(
+        find(str(run), Path(runs)), _hooks(progress, listener), command=sys.argv, overrides=overrides,
+        trusted=trust_imports,
+    )  # fmt: skip
+    return _finish(result, listener)
+
+
+def load_run(run: str | Path = "last", *, runs: str | Path = "runs", trust_imports: bool = False) -> Run:
+    """A run by `last`, its name, a unique prefix of one, or its path.
+
+    Raises:
+        RunError: there is none, or there are several.
+    """
+    return Run(find(str(run), Path(runs)), trust_imports=trust_imports)
+
+
+def list_runs(runs: str | Path = "runs") -> list[Run]:
+    """All runs in a directory, by name."""
+    return [Run(path) for path in sorted(run_directories(Path(runs)))]
+
+
+def register_agent(name: str, settings: type) -> None:
+    """Let configs call an agent of your own `name`; see docs/own-agent.md.
+
+    Args:
+        name: for `agent.name`. Configs of runs store the class's `module:Class` instead.
+        settings: a frozen dataclass derived from `pbtrl.agents.settings.ActorCriticSettings`, importable by its module.
+
+    Raises:
+        ValueError: the name is taken, or the class cannot be imported, as one in a script or a notebook.
+    """
+    registry.register("agent", name, settings)
+
+
+def register_strategy(name: str, settings: type) -> None:
+    """Let configs call a strategy of your own `name`; see docs/own-strategy.md.
+
+    Args:
+        name: for `strategy.name`.
+        settings: a frozen dataclass derived from `pbtrl.strategies.settings.StrategySettings`.
+
+    Raises:
+        ValueError: as `register_agent`.
+    """
+    registry.register("strategy", name, settings)
+
+
+def register_trainable(name: str, trainable: type) -> None:
+    """Let configs call a trainable of your own `name`; see docs/own-trainable.md.
+
+    Args:
+        name: for `trainable.name`.
+        trainable: a class with the methods of `pbtrl.core.trainable.Trainable`, called with a generator and the
+            config's own keys.
+
+    Raises:
+        ValueError: as `register_agent`.
+    """
+    registry.register("trainable", name, trainable)
+
+
+class Run:
+    """A run directory: its config, its history and its members. Read anew at every access, also while it trains.
+
+    Attributes:
+        path: the run directory.
+    """
+
+    def __init__(self, path: str | Path, *, trust_imports: bool = False) -> None:
+        self.path = Path(path)
+        self._trusted = trust_imports
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """Name of the run's directory."""
+        return self.path.name
+
+    @cached_property
+    def config(self) -> Config:
+        """The resolved config."""
+        return load_stored_config(self.path, trusted=self._trusted)
+
+    @property
+    def members(self) -> dict[str, Member]:
+        """Every member by its id, as the journal says where it stands."""
+        return run_status.load_run(self.path)[2].members
+
+    @property
+    def journal(self) -> list[Record]:
+        """The journal as typed records, oldest first."""
+        lines = run_status.load_run(self.path)[1]
+        return [record for line in lines if (record := parse_record(line)) is not None]
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """Content of best.json: the chosen member, its hyperparameters and its score; None before the choice."""
+        return read_json_if_exists(self.path / "best.json") or None
+
+    def status(self) -> dict[str, Any]:
+        """State, steps and members of the run, as `pbtrl status --json` prints them."""
+        return run_status.status(self.path)
+
+    def lineage(self) -> list[dict[str, Any]]:
+        """Every copy, oldest first, as `pbtrl lineage --json` prints them."""
+        from pbtrl.reporting.lineage import copies
+
+        lines = run_status.load_run(self.path)[1]
+        with run_status.corruption_as_error(self.path):
+            return copies(lines)
+
+    def fitness(self) -> Any:
+        """One row per report: `member`, `generation`, `env_steps`, `elapsed` (seconds), `fitness` and `hparams/<name>`.
+
+        Returns:
+            A pandas DataFrame where pandas is installed, else a list of dictionaries.
+        """
+        rows = self._fitness_rows()
+        try:
+            import pandas as pd  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        except ImportError:
+            return rows
+        return pd.DataFrame(rows)
+
+    def _fitness_rows(self) -> list[dict[str, Any]]:
+        header, lines, _ = run_status.load_run(self.path)
+        population = header.population()
+        rows: list[dict[str, Any]] = []
+        for line in lines:
+            population.record(line)
+            if line["kind"] == "report":
+                member = population.members[line["member"]]
+                rows.append({
+                    "member": member.id,
+                    "generation": member.generation,
+                    "env_steps": member.step,
+                    "elapsed": line["timing"]["elapsed"],
+                    "fitness": member.fitness,
+                    **{f"hparams/{name}": value for name, value in line["hyperparameters"].items()},
+                })  # fmt: skip
+        return rows
+
+    def evaluate(
+        self, member: str = "best", *, episodes: int = 30, seed: int = 0, deterministic: bool = False
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Play fresh episodes with a member's newest snapshot; raw returns.
+
+        Args:
+            member: `best`, an id such as `m03`, or `all`, which gives a list.
+            episodes: per member.
+            seed: of envs and actions.
+            deterministic: take the policy's mode instead of a sample.
+
+        Returns:
+            Mean, 95 % interval and more, as `pbtrl eval --json` prints them; they are kept in the run's `eval/`.
+        """
+        from pbtrl.training.scoring import evaluate
+
+        self._check_trust()
+        snapshots = snapshots_to_evaluate(self.path, member)
+        results = evaluate(self.config, self.path, snapshots, episodes=episodes, seed=seed, deterministic=deterministic)
+        save_evaluation(self.path, results)
+        return results if member == "all" else results[0]
+
+    def load_policy(self, member: str = "best", *, seed: int = 0) -> Policy:
+        """The policy of a member's newest snapshot. It needs neither the env nor its package.
+
+        Args:
+            member: `best`, or an id such as `m03`.
+            seed: of sampled actions.
+
+        Raises:
+            RunError: the run trains something else than policies, or there is no such member or snapshot.
+        """
+        from pbtrl.build.policies import make_policy
+
+        if self.config.env is None:
+            raise RunError(f"{self.path} trains {self.config.label}, which has no policy")
+        if member == "all":
+            raise RunError("a policy is of one member: best, or an id such as m03")
+        header = run_status.load_run(self.path)[0]
+        if not header.spaces:
+            self._check_trust()
+        (snapshot,) = snapshots_to_evaluate(self.path, member)
+        tensors, state = SnapshotStore(self.path / "members").load(snapshot)
+        agent = state["report"]["hyperparameters"].get(AGENT)
+        return make_policy(self.config, agent, tensors, header.spaces, seed)
+
+    def plot(self, kind: Plot = "training") -> Figure:
+        """A figure of the run: `training`, `lineage`, `timeline` or `speed`, as in `pbtrl report`."""
+        from pbtrl.reporting.plots import PLOTS, RunData, make_figure
+
+        if kind not in PLOTS:
+            raise RunError(f"no plot {kind!r}: there are {', '.join(PLOTS)}")
+        header, lines, population = run_status.load_run(self.path)
+        leader = population.best.snapshot if population.best else None
+        with run_status.corruption_as_error(self.path):
+            return make_figure(RunData(header, lines, population, best_snapshot(self.path) or leader), kind)
+
+    def _check_trust(self) -> None:
+        check_links(self.path)
+        check_imports(self.path, self.config, allowed=self._trusted)
+
+
+def _source(config: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> ConfigSource:
+    if isinstance(config, Mapping):
+        return ConfigSource(dump_yaml(config), "config", overrides)
+    return read(config, overrides)
+
+
+def _hooks(progress: Progress, listener: CallbackListener) -> SessionHooks:
+    from pbtrl.reporting.presenter import SilentPresenter, TerminalPresenter
+    from pbtrl.training.session import SessionHooks
+
+    if progress == "auto":
+        progress = "live" if sys.stdout is not None and sys.stdout.isatty() else "none"
+    presenter = SilentPresenter() if progress == "none" else TerminalPresenter(progress)
+    return SessionHooks(presenter, [listener], lambda: listener.stop_requested)
+
+
+def _finish(result: SessionResult, listener: CallbackListener) -> Run:
+    if result.outcome == "failed":
+        raise TrainingError(result.message)
+    run = Run(result.run, trust_imports=True)
+    if result.outcome == "finished":
+        listener.finish(run.best)
+    return run

@@ -1,0 +1,77 @@
+"""Trainables from a config: found by name, and made with the config's own keys."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pbtrl.config.schema import Config
+from pbtrl.config.wording import unknown
+from pbtrl.core import registry
+from pbtrl.core.messages import Assignment
+from pbtrl.core.trainable import Trainable
+from pbtrl.errors import ConfigProblem
+from pbtrl.trainables.sequential import SequentialCohort
+
+
+@dataclass(frozen=True)
+class TrainableBuilder:
+    """Makes trainables of one class, and cohorts of them.
+
+    Attributes:
+        kind: the class; it is called with a generator, and with `kwargs`.
+        kwargs: keys of the config's `trainable` section besides its name.
+    """
+
+    kind: Any
+    kwargs: Mapping[str, Any]
+
+    def make(self, rng: np.random.Generator) -> Trainable:
+        """A fresh trainable."""
+        trainable: Trainable = self.kind(rng, **self.kwargs)
+        return trainable
+
+    def structure(self, assignment: Assignment) -> object:
+        """All assignments can share a cohort."""
+        return None
+
+    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> SequentialCohort:
+        """A cohort for these members."""
+        return SequentialCohort(members, self.make)
+
+
+def trainable_builder(config: Config) -> TrainableBuilder:
+    """The builder of the trainable that a config names.
+
+    Raises:
+        ConfigProblem: no such trainable, it cannot be imported, a key that it does not have, or it raises when it is
+            made with these keys.
+    """
+    assert config.trainable is not None
+    name, kwargs = config.trainable.name, config.trainable.kwargs
+    try:
+        kind = registry.load("trainable", name)
+    except KeyError:
+        text = unknown(f"unknown trainable {name!r}", name, registry.known("trainable"), {})
+        raise ConfigProblem(text, ("trainable", "name")) from None
+    except ImportError as error:
+        raise ConfigProblem(str(error), ("trainable", "name")) from error
+    parameters = list(inspect.signature(kind).parameters.values())[1:]
+    keys = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+        for key in kwargs:
+            if key not in keys:
+                raise ConfigProblem(unknown("unknown key", key, keys, {}), ("trainable", key), at_key=True)
+    for parameter in parameters:
+        if parameter.default is parameter.empty and parameter.name in keys and parameter.name not in kwargs:
+            raise ConfigProblem(f"needs {parameter.name}", ("trainable",))
+    builder = TrainableBuilder(kind, kwargs)
+    try:
+        builder.make(np.random.default_rng(0))
+    except Exception as error:  # the class is the user's own code
+        raise ConfigProblem(f"cannot be made: {type(error).__name__}: {error}", ("trainable",)) from error
+    return builder

@@ -1,0 +1,99 @@
+"""Registry of agents, strategies and trainables by name.
+
+A name is built in, comes from an installed package's entry points (groups `pbtrl.agents`, `pbtrl.strategies`,
+`pbtrl.trainables`), was registered by a call, or is `module:Class`. Classes are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from functools import cache
+from typing import Any, Literal
+
+Kind = Literal["agent", "strategy", "trainable"]
+
+GROUPS: dict[Kind, str] = {
+    "agent": "pbtrl.agents",
+    "strategy": "pbtrl.strategies",
+    "trainable": "pbtrl.trainables",
+}
+BUILT_IN: dict[Kind, dict[str, str]] = {
+    "agent": {
+        "impala": "pbtrl.agents.settings:ImpalaSettings",
+        "a3c": "pbtrl.agents.settings:A3CSettings",
+        "vmpo": "pbtrl.agents.settings:VMPOSettings",
+        "unreal": "pbtrl.agents.settings:UnrealSettings",
+        "feudal": "pbtrl.agents.settings:FeudalSettings",
+    },
+    "strategy": {
+        "pbt": "pbtrl.strategies.settings:PBTSettings",
+        "random_search": "pbtrl.strategies.settings:RandomSearchSettings",
+    },
+    "trainable": {"quadratic": "pbtrl.trainables.quadratic:Quadratic"},
+}
+_registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}
+
+
+def register(kind: Kind, name: str, target: type) -> None:
+    """Register a class under a name for configs. They store its `module:Class`, by which other processes import it.
+
+    Raises:
+        ValueError: the name is taken or contains a colon, or the class is not importable (as in a script or function).
+    """
+    if ":" in name or not name:
+        raise ValueError(f"{name!r} is no name: a colon stands between a module and a class")
+    if name in known(kind) and _registered[kind].get(name) != _path(target):
+        raise ValueError(f"there is already a {kind} called {name!r}")
+    module, _, qualified = _path(target).partition(":")
+    try:
+        importable = module != "__main__" and _attribute(importlib.import_module(module), qualified) is target
+    except (ImportError, AttributeError):
+        importable = False
+    if not importable:
+        raise ValueError(f"{qualified} cannot be imported from {module}: put it into a module of its own")
+    _registered[kind][name] = _path(target)
+
+
+def known(kind: Kind) -> list[str]:
+    """List the names that need no module."""
+    return [*BUILT_IN[kind], *_entry_points(kind), *_registered[kind]]
+
+
+def canonical(kind: Kind, name: str) -> str:
+    """Return a name that every process knows: for a registered class its `module:Class`."""
+    return _registered[kind].get(name, name)
+
+
+def load(kind: Kind, name: str) -> Any:
+    """Import the class of a name.
+
+    Raises:
+        KeyError: the name is unknown.
+        ImportError: its module cannot be imported or has no such class; the message is one line.
+    """
+    path = {**BUILT_IN[kind], **_entry_points(kind), **_registered[kind]}.get(name, name)
+    if ":" not in path:
+        raise KeyError(name)
+    module, _, qualified = path.partition(":")
+    if module == "__main__":
+        raise ImportError(f"{path} cannot be imported by workers: put the class into a module of its own")
+    try:
+        return _attribute(importlib.import_module(module), qualified)
+    except Exception as error:  # the module is the user's own code
+        raise ImportError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _path(target: type) -> str:
+    return f"{target.__module__}:{target.__qualname__}"
+
+
+def _attribute(module: Any, qualified: str) -> Any:
+    for part in qualified.split("."):
+        module = getattr(module, part)
+    return module
+
+
+@cache
+def _entry_points(kind: Kind) -> dict[str, str]:
+    return {e.name: e.value for e in importlib.metadata.entry_points(group=GROUPS[kind])}

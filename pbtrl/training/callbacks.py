@@ -1,0 +1,63 @@
+"""Callbacks: objects of the user that read along while a run trains, and may ask for a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pbtrl.errors import CallbackError
+from pbtrl.storage.journal import Line
+from pbtrl.storage.records import Decision, ReportRecord, parse_record
+
+
+class Callback:
+    """Override what is needed. Returning True from `on_decision` or `on_report` asks for a stop, as Ctrl-C does.
+
+    A callback that raises ends the run with CallbackError; the run can be resumed.
+    """
+
+    def on_decision(self, decision: Decision) -> bool | None:
+        """After a decision of the strategy was written to the journal."""
+
+    def on_report(self, report: ReportRecord) -> bool | None:
+        """After a member's report was written to the journal."""
+
+    def on_finish(self, best: dict[str, Any] | None) -> None:
+        """After the run finished, with the content of best.json."""
+
+
+class CallbackListener:
+    """Listens to the controller for callbacks.
+
+    Attributes:
+        stop_requested: whether a callback asked for a stop.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = list(callbacks)
+        self.stop_requested = False
+
+    def event(self, line: Line) -> None:
+        """Pass a decision or a report on."""
+        if not self._callbacks or line["kind"] not in ("decision", "report"):
+            return
+        record = parse_record(line)
+        for callback in self._callbacks:
+            if isinstance(record, Decision):
+                self._call(callback.on_decision, record)
+            elif isinstance(record, ReportRecord):
+                self._call(callback.on_report, record)
+
+    def tick(self) -> None:
+        """Callbacks wait for records."""
+
+    def finish(self, best: dict[str, Any] | None) -> None:
+        """Pass the end of the run on."""
+        for callback in self._callbacks:
+            self._call(callback.on_finish, best)
+
+    def _call(self, function: Callable[[Any], bool | None], argument: object) -> None:
+        try:
+            self.stop_requested |= function(argument) is True
+        except Exception as error:
+            raise CallbackError(f"{function.__qualname__} raised {type(error).__name__}: {error}") from error

@@ -1,0 +1,179 @@
+"""Starting and resuming runs: every check before the first step, then one session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pbtrl.build.factory import (
+    collect_warnings,
+    make_header,
+    prepare,
+    snapshot_bytes,
+)
+from pbtrl.build.placement import torch_threads
+from pbtrl.config.load import read, to_yaml, with_setting
+from pbtrl.config.resume import changes as config_changes
+from pbtrl.config.resume import merge_resume_config
+from pbtrl.config.schema import Config
+from pbtrl.config.yaml_source import ConfigSource
+from pbtrl.errors import RunError
+from pbtrl.storage import run_directory
+from pbtrl.storage.journal import Journal, Line
+from pbtrl.storage.json_files import SCHEMA
+from pbtrl.storage.references import cli_reference
+from pbtrl.storage.run_info import record_start
+from pbtrl.storage.run_lock import RunLock
+from pbtrl.storage.run_status import corruption_as_error, load_run
+from pbtrl.storage.stored_config import check_imports, load_stored_config
+from pbtrl.system import streams
+from pbtrl.system.child_process import is_importing_main
+from pbtrl.system.files import check_free_space, write_atomically
+from pbtrl.system.signals import Signals
+from pbtrl.training.session import Session, SessionHooks, SessionResult
+
+
+def start(
+    config: Config, source: ConfigSource, hooks: SessionHooks, *, root: Path, name: str | None = None,
+    if_exists: run_directory.IfExists = "error", command: Sequence[str] = (),
+) -> SessionResult:  # fmt: skip
+    """Train a new run, or resume an old one with `if_exists="resume"`.
+
+    Args:
+        config: of the run.
+        source: text that the config was read from, for the record and for the places of errors.
+        hooks: what accompanies the session.
+        root: directory of all runs.
+        name: of the run; by default the config's, or else one that no other run has.
+        if_exists: what to do where a run has that name already.
+        command: the command line, for the record.
+
+    Raises:
+        ConfigError: the env cannot be made, or an agent cannot act in it.
+        RunError: the run exists, is in use or cannot be written; or multiprocessing is importing the main module.
+    """
+    _refuse_while_importing_main()
+    streams.reopen()
+    prepared = prepare(config, source)
+    if name is None and (name := config.name) is None:
+        name, if_exists = run_directory.default_name(config.label), "suffix"
+    if if_exists != "resume" or not run_directory.has_begun(root / name):
+        _check_space(root / name, prepared, 2)
+    run = run_directory.create(root, name, if_exists)
+    if run_directory.has_begun(run):
+        return resume(run, hooks, command=command, asked=config)
+    for warning in collect_warnings(prepared):
+        hooks.presenter.warn(warning)
+    with Signals() as signals, RunLock(run):
+        if run_directory.has_begun(run):  # another process was faster
+            raise RunError(f"{run} has just been trained by another process: try again")
+        record_start(run, command, torch_threads(prepared))
+        write_atomically(run / "config.yaml", source.text)
+        write_atomically(run / "config.resolved.yaml", to_yaml(prepared))
+        header = make_header(prepared, run.name)
+        journal = Journal(run / "journal.jsonl")
+        journal.append(header.to_line())
+        return Session(prepared, run, header, header.population(), journal, signals, hooks).run()
+
+
+def resume(
+    run: Path, hooks: SessionHooks, *, command: Sequence[str] = (), overrides: Sequence[str] = (),
+    asked: Config | None = None, trusted: bool = False,
+) -> SessionResult:  # fmt: skip
+    """Resume a run from its newest snapshots.
+
+    Args:
+        run: its directory.
+        hooks: what accompanies the session.
+        command: the command line, for the record.
+        overrides: a longer budget, or another way to carry it out.
+        asked: a config that should be this run's own; its free sections replace the stored ones.
+        trusted: whether modules that the run directory names, and `asked` does not, may be imported.
+
+    Raises:
+        ConfigError: an invalid config.
+        RunError: the run is in use, damaged or of another config; or multiprocessing is importing the main module.
+    """
+    _refuse_while_importing_main()
+    streams.reopen()
+    run_directory.check_links(run)
+    if not run_directory.has_begun(run):
+        return _start_unbegun(run, hooks, command=command, overrides=overrides, trusted=trusted)
+    with Signals() as signals, RunLock(run):
+        run_directory.delete_leftovers(run)
+        stored_header, lines, _ = load_run(run)
+        with corruption_as_error(run):
+            previous = float(_elapsed(lines))
+        stored = load_stored_config(run, trusted=trusted, known=asked.imports if asked else ())
+        known = asked is not None and asked.imports == stored.imports
+        check_imports(run, stored, allowed=trusted or known)
+        wanted = asked or _overridden(run, stored, overrides)
+        config = prepare(merge_resume_config(stored, wanted), ConfigSource(file=str(run / "config.resolved.yaml")))
+        if lines[-1]["kind"] == "finish" and config == stored:
+            hooks.presenter.say(_nothing_to_do(run, config, lines[-1]["reason"]))
+            return SessionResult(run, "finished")
+        _check_space(run, config, 1)
+        for warning in record_start(run, command, torch_threads(config)):
+            hooks.presenter.warn(warning)
+        header = make_header(config, stored_header.name)
+        journal = Journal(run / "journal.jsonl")
+        changes = config_changes(stored, config)
+        resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
+        population = header.population().replay([*lines, journal.append(resumed)])
+        write_atomically(run / "config.resolved.yaml", to_yaml(config))  # now that the run is no longer finished
+        return Session(config, run, header, population, journal, signals, hooks, lines, previous).run()
+
+
+def _refuse_while_importing_main() -> None:
+    """Raise where a module is being imported by multiprocessing: each of its processes would train."""
+    if is_importing_main():
+        raise RunError(
+            "training was called while multiprocessing imports the main module for another process, which would train "
+            'as well: put the call under `if __name__ == "__main__":`'
+        )
+
+
+def _start_unbegun(
+    run: Path, hooks: SessionHooks, *, command: Sequence[str], overrides: Sequence[str], trusted: bool
+) -> SessionResult:
+    """Start a run that was killed before its journal's first line: it has nothing to resume."""
+    if not (run / "config.resolved.yaml").is_file():
+        raise RunError(f"{run} never began: train its config again, with --if-exists resume")
+    config = load_stored_config(run, overrides, trusted=trusted)
+    check_imports(run, config, allowed=trusted)
+    source = read(run / "config.resolved.yaml", overrides)
+    return start(config, source, hooks, root=run.parent, name=run.name, if_exists="resume", command=command)
+
+
+def _check_space(run: Path, config: Config, each: int) -> None:
+    """Raise where the disk has no space for `each` snapshots of every member (two for a new run, one when resumed)."""
+    what = f"{each} {'snapshots' if each > 1 else 'snapshot'} of each of {config.population.size} members"
+    check_free_space(run, each * config.population.size * snapshot_bytes(config), what)
+
+
+def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
+    """The stored config with overrides; a total that determined the members' budgets keeps doing so."""
+    own = "budget.env_steps_per_member"
+    total = None if stored.budget.total_steps is None else with_setting(stored, own, None).steps_per_member
+    if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
+        overrides = [f"{own}=null", *overrides]
+    wanted = load_stored_config(run, overrides, trusted=True)  # as the stored one is
+    if wanted.steps_per_member < stored.steps_per_member:
+        had, got = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
+        raise RunError(f"a budget can only grow: this run's is {had} per member, more than {got}")
+    return wanted
+
+
+def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
+    budget = config.budget
+    more = {
+        "wall clock": f"budget.wall_clock={2 * (budget.wall_clock or 0):.0f}s",
+        "fitness reached": "budget.until_fitness=null",
+        "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
+    }.get(reason, f"budget.env_steps_per_member={2 * config.steps_per_member}")
+    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {cli_reference(run, config)} {more}"
+
+
+def _elapsed(lines: Sequence[Line]) -> float:
+    """Seconds that previous sessions took."""
+    return max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)

@@ -1,0 +1,335 @@
+"""The Python API: the same runs as the command line's, from a script or a notebook."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+import pbtrl as package
+from pbtrl import api
+from pbtrl.core.population import Member
+from pbtrl.errors import CallbackError, ConfigError, PbtrlError, RunError, TrainingError
+from pbtrl.storage.records import Decision, ReportRecord, RunFinished
+from pbtrl.training import scoring
+from pbtrl.training.callbacks import Callback
+from tests.command import CART, ROOT, Command
+
+TOY = {"trainable": {"name": "quadratic"}, "population": {"size": 2, "mode": "sync"},
+       "execution": {"backend": "inline"}, "budget": {"env_steps_per_member": 40},
+       "strategy": {"ready": {"slice_steps": 10}},
+       "hparams": {h: {"prior": "uniform", "low": 0.0, "high": 1.0} for h in ("h0", "h1")}}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_disk: None) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cart.yaml").write_text(CART)
+
+
+@pytest.fixture
+def toy() -> api.Run:
+    return api.train(TOY, name="toy")
+
+
+# --- the package ---
+
+
+def test_importing_the_package_is_quick_and_needs_no_torch() -> None:
+    code = "import sys, pbtrl; print([m for m in ('torch', 'numpy', 'pydantic', 'matplotlib') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(package.__all__) == list(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
+def test_all_public_errors_have_one_base() -> None:
+    errors = [getattr(package, name) for name in package.__all__ if name.endswith("Error")]
+    assert len(errors) > 8
+    assert all(issubclass(error, PbtrlError) for error in errors)
+
+
+# --- training ---
+
+
+def test_a_dictionary_trains_as_its_file_does(toy: api.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert toy.name == "toy"
+    assert toy.status()["state"] == "finished"
+    assert toy.config.population.size == 2
+    best = toy.best
+    assert best is not None
+    assert best == json.loads(Path("runs/toy/best.json").read_text())
+    assert capsys.readouterr() == ("", "")
+    again = api.train("runs/toy/config.yaml", name="again", progress="none")
+    assert _first(again).assignments == _first(toy).assignments
+    assert {run.name for run in api.list_runs()} == {"toy", "again"}
+
+
+def _first(run: api.Run) -> Decision:
+    return next(r for r in run.journal if isinstance(r, Decision))
+
+
+def test_progress_is_printed_when_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    api.train(TOY, name="a", progress="plain")
+    assert "best       m0" in capsys.readouterr().out
+    api.train(TOY, name="b", progress="json")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["kind"] == "finish"
+
+
+def test_overrides_and_resume(toy: api.Run) -> None:
+    assert api.resume("toy").status()["steps_budget"] == 80  # finished: nothing to do
+    longer = api.resume("last", overrides=["budget.env_steps_per_member=60"])
+    assert longer.status()["steps_budget"] == 120
+    assert [type(r).__name__ for r in longer.journal].count("RunFinished") == 2
+    seeded = api.train(TOY, overrides=["seed=5", "budget.env_steps_per_member=10"], name="toy", if_exists="suffix")
+    assert (seeded.name, seeded.config.seed) == ("toy-2", 5)
+
+
+def test_mistakes_are_raised_and_nothing_is_started() -> None:
+    with pytest.raises(ConfigError, match=r"config:1:\d+: trainable\.name: no trainable 'cubic'"):
+        api.train({"trainable": {"name": "cubic"}, "budget": {"env_steps_per_member": 1}})
+    with pytest.raises(ConfigError, match=r"override 'population.sise=3': unknown key. Did you mean 'size'\?"):
+        api.train(TOY, overrides=["population.sise=3"])
+    with pytest.raises(RunError, match="there are no runs"):
+        api.load_run()
+    assert not Path("runs").exists()
+
+
+def test_a_name_that_is_taken(toy: api.Run) -> None:
+    with pytest.raises(RunError, match=r"exists \(finished\)"):
+        api.train(TOY, name="toy")
+
+
+def test_a_run_that_fails_is_an_error_and_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no more")
+
+    with monkeypatch.context() as inside:
+        inside.setattr(scoring, "evaluate", fail)
+        with pytest.raises(TrainingError, match="the final evaluation failed: RuntimeError: no more"):
+            api.train(TOY, name="toy")
+    assert api.resume("toy").status()["state"] == "finished"
+
+
+def test_signal_handlers_are_put_back(toy: api.Run) -> None:
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    api.train(TOY, name="a")
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_ctrl_c_stops_a_run_that_can_be_resumed() -> None:
+    class Interrupt(Callback):
+        def on_report(self, report: ReportRecord) -> None:
+            if report.report.assignment == "m00/000001":  # a second signal would end this process
+                signal.raise_signal(signal.SIGINT)
+
+    run = api.train(TOY, name="a", callbacks=[Interrupt()])
+    assert run.status()["state"] == "stopped"
+    assert api.resume("a").status()["state"] == "finished"
+
+
+def test_in_a_thread() -> None:
+    found: list[api.Run] = []
+    thread = threading.Thread(target=lambda: found.append(api.train(TOY, name="a")))
+    thread.start()
+    thread.join()
+    assert found[0].status()["state"] == "finished"
+
+
+# --- callbacks ---
+
+
+class Recorder(Callback):
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.decisions: list[Decision] = []
+        self.reports: list[ReportRecord] = []
+        self.finished: list[Any] = []
+        self.stop_after = stop_after
+
+    def on_decision(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+
+    def on_report(self, report: ReportRecord) -> bool | None:
+        self.reports.append(report)
+        return len(self.reports) == self.stop_after
+
+    def on_finish(self, best: dict[str, Any] | None) -> None:
+        self.finished.append(best)
+
+
+def test_callbacks_see_what_the_journal_has() -> None:
+    recorder = Recorder()
+    run = api.train(TOY, name="a", callbacks=[recorder, Callback()])
+    assert recorder.decisions == [r for r in run.journal if isinstance(r, Decision)]
+    assert recorder.reports == [r for r in run.journal if isinstance(r, ReportRecord)]
+    assert isinstance(run.journal[-1], RunFinished)
+    assert recorder.finished == [run.best]
+
+
+def test_a_callback_may_ask_for_a_stop() -> None:
+    recorder = Recorder(stop_after=3)
+    run = api.train(TOY, name="a", callbacks=[recorder])
+    assert run.status()["state"] == "stopped"
+    assert not recorder.finished
+    assert run.best is None
+    again = Recorder()
+    assert api.resume("a", callbacks=[again]).status()["state"] == "finished"
+    assert len(recorder.reports) + len(again.reports) == 8
+
+
+def test_a_callback_that_raises_ends_the_run_cleanly() -> None:
+    class Broken(Callback):
+        def on_report(self, report: ReportRecord) -> None:
+            raise KeyError("mine")
+
+    with pytest.raises(CallbackError, match=r"Broken\.on_report raised KeyError: 'mine'") as caught:
+        api.train(TOY, name="a", callbacks=[Broken()])
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert api.load_run("a").status()["state"] == "crashed"
+    assert api.resume("a").status()["state"] == "finished"
+
+
+# --- a run ---
+
+
+def test_what_a_run_tells(toy: api.Run, pbtrl: Command) -> None:
+    assert repr(toy) == "Run('runs/toy')"
+    assert all(isinstance(m, Member) for m in toy.members.values())
+    assert toy.lineage() == pbtrl("lineage", "toy", "--json").json["copies"]
+    rows = toy.fitness()
+    rows = rows if isinstance(rows, list) else rows.to_dict("records")
+    assert [(r["member"], r["env_steps"]) for r in rows[:2]] == [("m00", 10), ("m01", 10)]
+    assert rows[-1]["fitness"] == toy.members[rows[-1]["member"]].fitness
+    assert {"elapsed", "generation", "hparams/h0", "hparams/h1"} <= rows[0].keys()
+
+
+@pytest.mark.parametrize("kind", ["training", "lineage", "timeline", "speed"])
+def test_plots_are_figures(toy: api.Run, kind: Any) -> None:
+    assert toy.plot(kind).axes
+
+
+def test_a_plot_that_there_is_none_of(toy: api.Run) -> None:
+    with pytest.raises(RunError, match="no plot 'curve': there are training"):
+        toy.plot("curve")  # type: ignore[arg-type]
+
+
+def test_an_evaluation_is_kept(toy: api.Run) -> None:
+    best = toy.evaluate()
+    assert isinstance(best, dict)
+    assert toy.best is not None
+    assert best["return_mean"] == toy.best["evaluation"]["return_mean"]
+    both = toy.evaluate("all", episodes=1)
+    assert isinstance(both, list)
+    assert [e["member"] for e in both] == ["m00", "m01"]
+    assert len(list(Path("runs/toy/eval").iterdir())) == 2
+
+
+def test_no_policy_outside_rl(toy: api.Run) -> None:
+    with pytest.raises(RunError, match="trains quadratic, which has no policy"):
+        toy.load_policy()
+
+
+# --- policies ---
+
+
+def train_cart(*overrides: str) -> api.Run:
+    return api.train("cart.yaml", overrides=["population.size=2", *overrides], name="cart")
+
+
+def play(policy: Any, env: gymnasium.Env[Any, Any], seed: int, **options: Any) -> float:
+    observation, _ = env.reset(seed=seed)
+    state, total, over = None, 0.0, False
+    while not over:
+        action, state = policy.predict(observation, state, **options)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        total, over = total + float(reward), terminated or truncated
+    return total
+
+
+def test_a_policy_plays_as_evaluation_does() -> None:
+    run = train_cart()
+    policy = run.load_policy()
+    env = gymnasium.make("CartPole-v1")
+    result = run.evaluate(episodes=1, seed=7, deterministic=True)
+    assert isinstance(result, dict)
+    assert play(policy, env, result["seeds"][0]) == result["return_mean"]
+
+
+@pytest.mark.parametrize("settings", ["agent={core: lstm, core_units: 8}", "agent={hidden: [8]}"])
+def test_a_batch_is_as_its_observations_one_by_one(settings: str) -> None:
+    policy = train_cart(settings).load_policy("m01")
+    rng = np.random.default_rng(0)
+    batches = rng.normal(size=(4, 3, 4)).astype(np.float32)
+    state, states = None, [None] * 3
+    for batch in batches:
+        actions, state = policy.predict(batch, state)
+        assert actions.shape == (3,)
+        for i in range(3):
+            action, states[i] = policy.predict(batch[i], states[i])  # type: ignore[call-overload]
+            assert action == actions[i]
+
+
+def test_samples_follow_the_seed() -> None:
+    run, observation = train_cart(), np.zeros((64, 4), np.float32)
+    first, second, other = (run.load_policy(seed=s).predict(observation, deterministic=False)[0] for s in (1, 1, 2))
+    assert (first == second).all()
+    assert (first != other).any()
+    assert len(set(run.load_policy().predict(observation)[0].tolist())) == 1
+
+
+def test_a_policy_needs_no_env(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train_cart()
+    monkeypatch.setattr("pbtrl.envs.make", None)
+    monkeypatch.setattr("pbtrl.envs.spaces", None)
+    action, _ = run.load_policy().predict(np.zeros(4))
+    assert action in (0, 1)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 2, 4), ()])
+def test_an_observation_of_another_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"an observation has shape \(4,\)"):
+        train_cart().load_policy().predict(np.zeros(shape))
+
+
+def test_a_state_of_other_observations() -> None:
+    policy = train_cart().load_policy()
+    _, state = policy.predict(np.zeros((2, 4)))
+    with pytest.raises(ValueError, match="the state is of 2 observations, not 3"):
+        policy.predict(np.zeros((3, 4)), state)
+
+
+def test_actions_are_the_envs_own() -> None:
+    """Within bounds, whatever the policy's own arithmetic."""
+    overrides = ["env={id: Pendulum-v1, num_envs: 2, backend: gymnasium}", "agent.name=a3c"]
+    run = train_cart(*overrides)
+    policy = run.load_policy("m00")
+    actions, _ = policy.predict(np.full((50, 3), 100.0), deterministic=False)
+    assert actions.shape == (50, 1)
+    assert policy.action_space.contains(actions[0])
+    assert (np.abs(actions) <= 2.0).all()
+
+
+def test_a_run_without_recorded_spaces_asks_the_env() -> None:
+    """Of an earlier version."""
+    run = train_cart()
+    path = Path("runs/cart/journal.jsonl")
+    first, _, rest = path.read_text().partition("\n")
+    header = json.loads(first)
+    del header["spaces"]
+    path.write_text(json.dumps(header) + "\n" + rest)
+    assert run.load_policy().predict(np.zeros(4))[0] in (0, 1)
