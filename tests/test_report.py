@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex
 
 from pbtrl import errors
 from pbtrl.reporting import html_report, plots
-from pbtrl.reporting.plots import PICTURES, RunData, draw
+from pbtrl.reporting.plots import PLOTS, RunData, draw
 from pbtrl.storage import run_status
 from tests.command import Command, spawn
 from tests.written import Written, one_copy
@@ -42,7 +42,7 @@ def copied(tmp_path: Path) -> Written:
 
 
 def panel(found: RunData, picture: str, number: int = 0) -> Axes:
-    return PICTURES[picture](found).axes[number]
+    return PLOTS[picture](found).axes[number]
 
 
 def points(line: Any) -> list[tuple[float, float]]:
@@ -127,7 +127,7 @@ def test_no_step_is_lost_in_the_speed(tmp_path: Path) -> None:
     assert not values[: int(12 / 45 * len(values))].any()  # the first slice took the last 3 of 15 seconds
 
 
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("picture", PLOTS)
 @pytest.mark.parametrize("size", [1, 2, 60, 1000])
 def test_populations_of_every_size_and_age_can_be_drawn(tmp_path: Path, picture: str, size: int) -> None:
     w = Written(tmp_path / "a", size=size, hyperparameters=tuple(f"h{i}" for i in range(30)))
@@ -153,7 +153,7 @@ def text_of(page: str) -> str:
 def test_the_page_holds_everything_and_needs_nothing(pbtrl: Command) -> None:
     assert pbtrl("train", "quadratic").code == 0
     told = pbtrl("report", "last").out.splitlines()
-    assert told == ["runs/quadratic/report.html", *(f"runs/quadratic/plots/{p}.svg" for p in PICTURES)]
+    assert told == ["runs/quadratic/report.html", *(f"runs/quadratic/plots/{p}.svg" for p in PLOTS)]
     page = Path(told[0]).read_text()
     assert re.findall(r"<h2>(.*)</h2>", page) == [
         "Best member", "Members", "Training", "Lineage", "Timeline", "Speed", "Copies", "Environment"
@@ -178,7 +178,7 @@ def test_only_some_pictures_in_another_form(pbtrl: Command) -> None:
 
 
 def test_the_choices_of_the_command_are_the_pictures(pbtrl: Command) -> None:
-    for picture in PICTURES:
+    for picture in PLOTS:
         assert picture in pbtrl("report", "--help").out
 
 
@@ -240,7 +240,7 @@ def test_a_directory_that_cannot_be_written_to_is_one_line(pbtrl: Command, monke
 
 
 def test_the_pictures_that_are_drawn_are_the_ones_that_are_named() -> None:
-    assert (plots.__doc__ or "").count("\n    ") == len(PICTURES)
+    assert (plots.__doc__ or "").count("\n    ") == len(PLOTS)
 
 
 # What the journal of a stranger may hold
@@ -345,7 +345,7 @@ def test_every_member_is_named_below_the_curves(tmp_path: Path, members: int) ->
     w.decide(*(w.next(m) for m in w.population.members))
     for m in w.population.members:
         w.report(m, 1.0)
-    figure = PICTURES["training"](story(w, "m00/000000"))
+    figure = PLOTS["training"](story(w, "m00/000000"))
     figure.savefig(io.BytesIO())
     (legend,) = figure.legends
     assert len(legend.get_texts()) == members + 1

@@ -42,7 +42,7 @@ def register(kind: Kind, name: str, target: type) -> None:
         ValueError: the name is taken or contains a colon, or the class is not importable (as in a script or function).
     """
     if ":" in name or not name:
-        raise ValueError(f"{name!r} is no name: a colon stands between a module and a class")
+        raise ValueError(f"{name!r} is not a valid name: a colon separates module and class")
     if name in known(kind) and _registered[kind].get(name) != _path(target):
         raise ValueError(f"there is already a {kind} called {name!r}")
     module, _, qualified = _path(target).partition(":")
@@ -51,7 +51,7 @@ def register(kind: Kind, name: str, target: type) -> None:
     except (ImportError, AttributeError):
         importable = False
     if not importable:
-        raise ValueError(f"{qualified} cannot be imported from {module}: put it into a module of its own")
+        raise ValueError(f"{qualified} cannot be imported from {module}: move it to a module that can be imported")
     _registered[kind][name] = _path(target)
 
 
@@ -77,7 +77,7 @@ def load(kind: Kind, name: str) -> Any:
         raise KeyError(name)
     module, _, qualified = path.partition(":")
     if module == "__main__":
-        raise ImportError(f"{path} cannot be imported by workers: put the class into a module of its own")
+        raise ImportError(f"{path} cannot be imported by workers: move the class to an importable module")
     try:
         return _attribute(importlib.import_module(module), qualified)
     except Exception as error:  # the module is the user's own code

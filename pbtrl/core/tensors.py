@@ -7,13 +7,13 @@ from pbtrl.errors import SnapshotError
 Tensors = dict[str, np.ndarray]
 
 
-def check_fit(own: Tensors, found: Tensors) -> None:
+def check_fit(own: Tensors, loaded: Tensors) -> None:
     """Check that a snapshot's tensors match a model's in names, shapes and types, before loading any of them.
 
     Raises:
         SnapshotError: a tensor is missing, unknown, or of another shape or type.
     """
-    ours, theirs = ({name: (v.dtype.name, v.shape or (1,)) for name, v in tensors.items()} for tensors in (own, found))
+    ours, theirs = ({name: (v.dtype.name, v.shape or (1,)) for name, v in tensors.items()} for tensors in (own, loaded))
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             expected, actual = (" ".join(map(str, kinds.get(name, ["missing"]))) for kinds in (ours, theirs))

@@ -172,43 +172,43 @@ def _answer(pipe: Connection) -> Any:
     return answer
 
 
-def text(found: dict[str, Any]) -> str:
+def text(result: dict[str, Any]) -> str:
     """Format the measurements."""
-    backend = found["backend"]
+    backend = result["backend"]
     lines = [
-        f"training   {found['env_steps_per_s']:>10,.0f} env steps/s  ({found['frames_per_s']:,.0f} frames/s)",
-        f"env only   {found['env_only_steps_per_s']:>10,.0f} env steps/s  bare {backend} pool, "
-        f"random actions; training reaches {found['env_only_ratio']:.3f} of it",
+        f"training   {result['env_steps_per_s']:>10,.0f} env steps/s  ({result['frames_per_s']:,.0f} frames/s)",
+        f"env only   {result['env_only_steps_per_s']:>10,.0f} env steps/s  bare {backend} pool, "
+        f"random actions; training reaches {result['env_only_ratio']:.3f} of it",
     ]
-    if "efficiency" in found:
-        roofline, efficiency = found["roofline_env_steps_per_s"], found["efficiency"]
+    if "efficiency" in result:
+        roofline, efficiency = result["roofline_env_steps_per_s"], result["efficiency"]
         lines += [
-            f"env replay {found['env_replay_steps_per_s']:>10,.0f} env steps/s  bare {backend} pool, "
-            f"training's actions; training reaches {found['env_replay_ratio']:.3f} of it",
+            f"env replay {result['env_replay_steps_per_s']:>10,.0f} env steps/s  bare {backend} pool, "
+            f"training's actions; training reaches {result['env_replay_ratio']:.3f} of it",
             f"roofline   {roofline:>10,.0f} env steps/s  efficiency {efficiency:.3f}",
         ]
-    if "lag" in found:
+    if "lag" in result:
         lines += [
-            f"learn only {found['learn_only_steps_per_s']:>10,.0f} env steps/s  while the actors rest",
-            f"lag        {found['lag']:>10.1f} updates between acting and learning",
+            f"learn only {result['learn_only_steps_per_s']:>10,.0f} env steps/s  while the actors rest",
+            f"lag        {result['lag']:>10.1f} updates between acting and learning",
         ]
-    if inline := found.get("inline"):
+    if inline := result.get("inline"):
         lines.append(
             f"inline     {inline['env_steps_per_s']:>10,.0f} env steps/s  the same config, the learner acting; "
-            f"{found['acting']} reach {found['inline_ratio']:.2f} times that"
+            f"{result['acting']} reach {result['inline_ratio']:.2f} times that"
         )
         if "threads" in inline:
-            lines.append(_learners(found))
-    if "shares" in found:
-        lines.append("time       " + "  ".join(f"{k} {100 * v:.1f} %" for k, v in found["shares"].items()))
-    last = [f"passes {found['epochs']:.2f}", *(f"{word} {found[word]}" for word in ("members", "workers", "acting"))]
+            lines.append(_learners(result))
+    if "shares" in result:
+        lines.append("time       " + "  ".join(f"{k} {100 * v:.1f} %" for k, v in result["shares"].items()))
+    last = [f"passes {result['epochs']:.2f}", *(f"{word} {result[word]}" for word in ("members", "workers", "acting"))]
     return "\n".join([*lines, "  ".join(last)])
 
 
-def _learners(found: Mapping[str, Any]) -> str:
+def _learners(result: Mapping[str, Any]) -> str:
     """Format the learner's cost per env step with actors and with inline acting."""
-    inline = found["inline"]
-    ours = 1e3 * found["workers"] / found["learn_only_steps_per_s"]
+    inline = result["inline"]
+    ours = 1e3 * result["workers"] / result["learn_only_steps_per_s"]
     same, own = (1e3 * inline["workers"] / inline[f"{p}_only_steps_per_s"] for p in ("learn_by_one", "learn"))
     text = f"learner    {ours:>10.3f} ms per env step with one thread; {same:.3f} where the learner acts"
     return text + (f", {own:.3f} with its {inline['threads']} threads" if inline["threads"] > 1 else "")

@@ -131,7 +131,7 @@ class LiveStatus:
         for member, line in self._tail.poll():
             self._live[member] = line
         now = self._clock()
-        if self.step == self._pace[0][1]:  # workers are still starting: that is no slow training
+        if self.step == self._pace[0][1]:  # workers are still starting; do not count that as slow training
             self._pace = deque([(now, self.step)])
         if now - self._pace[-1][0] >= 1.0:
             self._pace.append((now, self.step))

@@ -60,12 +60,12 @@ def live_table(
     searched = status.header.hyperparameters
     names = searched if wide else searched[:3]
     agents = status.population.agents
-    shown = _selection(rows, min(MANY, max(6, console.height - EVENTS - 6)))
+    indices = _selection(rows, min(MANY, max(6, console.height - EVENTS - 6)))
     for cut in range(len(names) + 3):  # leave out more until it fits the terminal
         kept = names[: len(names) - max(0, cut - 2)]
-        columns = _columns(rows, shown, kept, status.header.rule.window, narrow=cut >= 2)
+        columns = _columns(rows, indices, kept, status.header.rule.window, narrow=cut >= 2)
         if agents:
-            columns.insert(2, _agents(rows, shown))
+            columns.insert(2, _agents(rows, indices))
         gap = 2 if cut == 0 else 1
         if sum(c.width + gap for c in columns) - gap <= console.width:
             break
@@ -163,12 +163,12 @@ def _lines(columns: Sequence[_Column], gap: int) -> list[Text]:
 
 
 def _columns(
-    rows: Sequence[Row], shown: Sequence[int | None], names: Sequence[str], window: int, *, narrow: bool
+    rows: Sequence[Row], indices: Sequence[int | None], names: Sequence[str], window: int, *, narrow: bool
 ) -> list[_Column]:
-    scale, hidden = _scale(rows), [row for i, row in enumerate(rows) if i not in shown]
+    scale, hidden = _scale(rows), [row for i, row in enumerate(rows) if i not in indices]
     medians = [(text, "dim") for text in _medians(hidden, names, narrow=narrow)] if hidden else []
     table = [
-        medians if place is None else _cells(place, rows[place], names, scale, 6 if narrow else 10) for place in shown
+        medians if place is None else _cells(place, rows[place], names, scale, 6 if narrow else 10) for place in indices
     ]
     titles = ["#", "member", f"fitness({window})", "", *(name.replace("_", "\n", 1) for name in names)]
     titles += ["steps", "steps/s", "gen", "state"]
@@ -176,10 +176,10 @@ def _columns(
     return [_Column(t, [line[i] for line in table], left=t in left) for i, t in enumerate(titles)]
 
 
-def _agents(rows: Sequence[Row], shown: Sequence[int | None]) -> _Column:
+def _agents(rows: Sequence[Row], indices: Sequence[int | None]) -> _Column:
     """Column of the members' agents in a mixed population."""
     cells = []
-    for place in shown:
+    for place in indices:
         row = None if place is None else rows[place]
         text = "" if row is None else str(row.hyperparameters.get(AGENT, "-"))
         cells.append((text, "yellow" if row and AGENT in row.changed else ""))

@@ -17,23 +17,22 @@ from pbtrl.reporting.formatting import (
 Json = Mapping[str, Any]
 
 
-def status(found: Json, reference: str, reason: str = "") -> str:
+def status(result: Json, reference: str, reason: str = "") -> str:
     """Format a run and its members, best first.
 
     Args:
-        found: result of `run_status.status`.
+        result: result of `run_status.status`.
         reference: name of the run on the command line.
         reason: reason of the run's end, in words.
     """
-    unit, state = found["unit"].replace("_", " "), found["state"]
-    head = (
-        f"{found['name']}: {state}, {format_count(found['env_steps'])} of {format_count(found['steps_budget'])} {unit}"
-    )
-    head += f" ({_share(found)}), {format_bytes(found['bytes'])} in {found['path']}"
+    unit, state = result["unit"].replace("_", " "), result["state"]
+    done, budget = format_count(result["env_steps"]), format_count(result["steps_budget"])
+    head = f"{result['name']}: {state}, {done} of {budget} {unit}"
+    head += f" ({_share(result)}), {format_bytes(result['bytes'])} in {result['path']}"
     if state in ("running", "stale"):
-        head += f", last activity {format_duration(found['heartbeat_age'])} ago"
-    names = list(dict.fromkeys(name for m in found["members"] for name in m["hyperparameters"]))
-    members = sorted(found["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0)))
+        head += f", last activity {format_duration(result['heartbeat_age'])} ago"
+    names = list(dict.fromkeys(name for m in result["members"] for name in m["hyperparameters"]))
+    members = sorted(result["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0)))
     skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
     rows = [
         [m["id"], format_rank_fitness(_rank_fitness(m), before_copy=_before_copy(m))]
@@ -54,10 +53,10 @@ def status(found: Json, reference: str, reason: str = "") -> str:
     return "\n".join(lines)
 
 
-def listing(found: Sequence[Json]) -> str:
-    """Format all runs, newest last; `found` is the result of `run_status.listing`."""
+def listing(result: Sequence[Json]) -> str:
+    """Format all runs, newest last; `result` is the result of `run_status.listing`."""
     rows = []
-    for run in found:
+    for run in result:
         if "error" in run:
             rows.append([run["name"], run["state"], "-", "-", "-", "-", "-", run["error"]])
             continue
@@ -79,10 +78,10 @@ def listing(found: Sequence[Json]) -> str:
     return aligned(["name", "state", "best", "member", "steps", "", "age", "size"], rows, left=(0, 1, 7))
 
 
-def evaluations(found: Sequence[Json]) -> str:
+def evaluations(result: Sequence[Json]) -> str:
     """Format evaluations, one line per member, as stored in the run's `eval/`."""
     rows = []
-    for e in found:
+    for e in result:
         interval = " to ".join(map(format_fitness, e["ci95"])) if e["ci95"] else "-"
         numbers = [format_fitness(e[f"return_{name}"]) for name in ("mean", "std", "min", "max")]
         rows.append(
@@ -97,10 +96,10 @@ def evaluations(found: Sequence[Json]) -> str:
             ]
         )
     titles = ["member", "snapshot", "episodes", "return", "std", "95 % interval", "min", "max", "length"]
-    policy = "the policy's mode" if found[0]["deterministic"] else "sampled actions"
-    protocol = f", {found[0]['protocol']}" if found[0]["protocol"] else ""
-    played = f"fresh episodes, seed {found[0]['seed']}, raw returns, {policy}{protocol}"
-    cuts = [f"{e['member']}: {text}" for e in found if (text := truncation(e))]
+    policy = "the policy's mode" if result[0]["deterministic"] else "sampled actions"
+    protocol = f", {result[0]['protocol']}" if result[0]["protocol"] else ""
+    played = f"fresh episodes, seed {result[0]['seed']}, raw returns, {policy}{protocol}"
+    cuts = [f"{e['member']}: {text}" for e in result if (text := truncation(e))]
     return "\n".join([aligned(titles, rows), played, *cuts])
 
 
@@ -114,12 +113,12 @@ def truncation(evaluation: Json) -> str:
     return f"{cut} of {evaluation['episodes']} episodes cut {where}"
 
 
-def copies(found: Sequence[Json], unit: str) -> str:
-    """Format all exploits; `found` is the result of `lineage.copies`."""
-    if not found:
+def copies(result: Sequence[Json], unit: str) -> str:
+    """Format all exploits; `result` is the result of `lineage.copies`."""
+    if not result:
         return "no copies yet"
     rows = []
-    for c in found:
+    for c in result:
         before, after = c["hyperparameters_before"], c["hyperparameters_after"]
         moved = [n for n in after if n in before and format_value(before[n]) != format_value(after[n])]
         fitness = f"{format_fitness(c['fitness_before'])} -> {format_fitness(c['fitness_after'])}"
@@ -157,5 +156,5 @@ def _rank_fitness(member: Json) -> float | None:
     return number
 
 
-def _share(found: Json) -> str:
-    return f"{100 * found['env_steps'] / max(1, found['steps_budget']):.0f} %"
+def _share(result: Json) -> str:
+    return f"{100 * result['env_steps'] / max(1, result['steps_budget']):.0f} %"
