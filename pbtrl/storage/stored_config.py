@@ -35,8 +35,11 @@ def names_modules(run: Path) -> bool:
     from pbtrl.config.load import read
     from pbtrl.config.open_names import code_modules
 
+    path = run / "config.resolved.yaml"
+    if not path.is_file():  # a pipe would block
+        return False
     try:
-        tree = read(run / "config.resolved.yaml").data
+        tree = read(path).data
     except ConfigError:
         return False
     env = tree.get("env")
