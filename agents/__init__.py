@@ -1,1 +1,4 @@
-"""Algorithms as maths over [P member, T time, B env] tensors. Knows torch and gymnasium.spaces, nothing of pbtrl."""
+"""RL algorithms as functions of [P member, T time, B env] tensors.
+
+This package imports torch and gymnasium.spaces, and nothing from the rest of pbtrl.
+"""

@@ -1,8 +1,8 @@
 """UNREAL's auxiliary tasks (Jaderberg et al. 2016, arXiv 1611.05397): pixel control and reward prediction.
 
-Axes: `[..., A action, h, w]`, h x w the cells of a frame `[C, H, W]`; what stands before them is elementwise. Pixel
-control learns per cell the action values of changing the picture there: the loss is `losses.value_loss` of the taken
-action's value. Value replay needs nothing beyond `returns` and `losses`.
+Axes: `[..., A action, h, w]`, where h x w are the cells of a frame `[C, H, W]`; leading axes are elementwise. Pixel
+control learns action values of changing the image in each cell; its loss is `losses.value_loss` of the chosen action's
+value. Value replay needs only `returns` and `losses`.
 """
 
 import torch
@@ -12,15 +12,15 @@ from pbtrl.agents.returns import n_step_returns
 
 
 def pixel_control_rewards(frames: Tensor, cell_size: int) -> Tensor:
-    """Mean absolute change of intensity, over the pixels and channels of each cell, from one frame to the next.
+    """Mean absolute intensity change from one frame to the next, over the pixels and channels of each cell.
 
     Args:
-        frames: `[..., T+1, C, H, W]` in [0, 1], or uint8. H and W are multiples of `cell_size`: crop before.
-        cell_size: pixels along a cell's side.
+        frames: `[..., T+1, C, H, W]` in [0, 1], or uint8. H and W must be multiples of `cell_size`.
+        cell_size: side of a cell in pixels.
 
     Returns:
-        `[..., T, H / cell_size, W / cell_size]` in [0, 1]. The change into a new episode's first frame counts like
-        any other: leave that step out.
+        `[..., T, H / cell_size, W / cell_size]` in [0, 1]. The change into the first frame of a new episode is not
+        special; the caller must mask that step.
     """
     frames = frames.float() / 255.0 if frames.dtype == torch.uint8 else frames
     change = (frames[..., 1:, :, :, :] - frames[..., :-1, :, :, :]).abs()
@@ -30,13 +30,13 @@ def pixel_control_rewards(frames: Tensor, cell_size: int) -> Tensor:
 
 
 def pixel_control_targets(discounts: Tensor, rewards: Tensor, next_q: Tensor, cuts: Tensor) -> Tensor:
-    """n-step Q-learning per cell: R_t = r_t + discount_t (max_a Q_{t+1}(a) at a cut or the end, else R_{t+1}).
+    """n-step Q-learning targets per cell: R_t = r_t + discount_t (max_a Q_{t+1}(a) at a cut or the end, else R_{t+1}).
 
     Args:
-        discounts: `[T, ...]`: pixel control's own, 0.9 in the paper, and 0 after an episode's last step.
+        discounts: `[T, ...]`, pixel control's own discount (0.9 in the paper), and 0 after an episode's last step.
         rewards: `[T, ..., h, w]`.
         next_q: `[T, ..., A, h, w]`, Q of the state *after* step t.
-        cuts: bool; its axes are the first ones of `[T, ...]`.
+        cuts: bool, with axes that are a prefix of `[T, ...]`.
 
     Returns:
         `[T, ..., h, w]`, without gradient.
@@ -45,7 +45,7 @@ def pixel_control_targets(discounts: Tensor, rewards: Tensor, next_q: Tensor, cu
 
 
 def dueling(value: Tensor, advantages: Tensor) -> Tensor:
-    """Q(a) = V + A(a) - mean_a A (Wang et al. 2016, arXiv 1511.06581, equation 9).
+    """Combine the dueling streams: Q(a) = V + A(a) - mean_a A (Wang et al. 2016, arXiv 1511.06581, equation 9).
 
     Args:
         value: `[..., 1, h, w]`.
@@ -58,5 +58,5 @@ def dueling(value: Tensor, advantages: Tensor) -> Tensor:
 
 
 def reward_class(rewards: Tensor) -> Tensor:
-    """What reward prediction tells apart: 0 zero, 1 positive, 2 negative; int64, of any shape."""
+    """Class of each reward for reward prediction: 0 zero, 1 positive, 2 negative; int64, of any shape."""
     return (rewards > 0).long() + 2 * (rewards < 0).long()

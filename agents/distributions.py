@@ -1,11 +1,11 @@
-"""Action distributions: frozen values whose functions take parameter tensors `[..., K]`.
+"""Action distributions: frozen objects whose methods take parameter tensors `[..., K]`.
 
-An agent keeps the *stored action* (an index; a Gaussian's raw sample) and hands `to_env(stored)` to the
-environment. `log_prob` is always of the stored action, so acting and learning agree. Randomness is an
-argument: noise is drawn once per rollout, and `sample` is two or three tensor operations.
+The agent keeps the *stored action* (an index, or a Gaussian's raw sample) and passes `to_env(stored)` to the env.
+`log_prob` always takes the stored action, so acting and learning agree. Randomness is an argument: noise is drawn once
+per rollout, and `sample` takes two or three tensor operations.
 
-Only operations whose vector and scalar kernels agree bit for bit are used (exp, log, tanh, logsigmoid; not
-softplus or sigmoid), so that a member's results do not depend on its slot.
+Only functions whose vectorized and scalar kernels agree bit for bit are used (exp, log, tanh and logsigmoid, but not
+softplus or sigmoid), so a member's results do not depend on its slot in the cohort.
 """
 
 import math
@@ -15,6 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+from typing_extensions import override
 
 from pbtrl.agents.settings import NetworkSettings
 
@@ -24,12 +25,12 @@ SMALLEST_STD = 1e-6  # keeps the logarithm finite
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of `size` actions. `params` are logits, the stored action is an index from 0 (int64, `[...]`).
+    """One of `size` actions. `params` are logits; the stored action is an index from 0 (int64, `[...]`).
 
     Attributes:
-        size: what the network gives per state.
-        start: the environment's number for index 0.
-        free_size: parameters per member that depend on no state.
+        size: network outputs per state.
+        start: the env's number for index 0.
+        free_size: state-independent parameters per member.
     """
 
     size: int
@@ -48,55 +49,55 @@ class Categorical:
 
     @property
     def encoding_size(self) -> int:
-        """How many numbers tell a network of an action: one-hot."""
+        """Size of an action's one-hot encoding as a network input."""
         return self.size
 
     def initial_action(self, *shape: int) -> Tensor:
-        """Actions before the first one, `[*shape]`."""
+        """Placeholder for the last action before the first step, `[*shape]`."""
         return torch.zeros(shape, dtype=torch.int64)
 
     def join(self, head: Tensor, free: Tensor | None = None) -> Tensor:
-        """`params` are the network's output."""
+        """Return `head`: `params` are the network's output."""
         return head
 
     def draw_noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-        """Draw Gumbel noise, -log E with E exponential, of `shape`, which ends in `noise_shape`."""
+        """Draw Gumbel noise of `shape`, which ends in `noise_shape`, as -log E with E exponential."""
         return torch.empty(shape, device=generator.device).exponential_(generator=generator).log_().neg_()
 
     def sample(self, params: Tensor, noise: Tensor) -> Tensor:
-        """argmax_i (logit_i + noise_i) is distributed as softmax(logits)."""
+        """Sample with the Gumbel-max trick: argmax_i (logit_i + noise_i) is distributed as softmax(logits)."""
         return (params + noise).argmax(-1)
 
     def mode(self, params: Tensor) -> Tensor:
-        """The likeliest action."""
+        """Most likely action."""
         return params.argmax(-1)
 
     def to_env(self, action: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-        """Number the actions as the environment does; bounds play no part."""
+        """Convert indices to the env's numbering; the bounds are ignored."""
         return action + self.start if self.start else action
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
-        """Log probability of stored actions, `[...]`."""
+        """Log-probability of stored actions, `[...]`."""
         return params.log_softmax(-1).gather(-1, action[..., None]).squeeze(-1)
 
     def entropy(self, params: Tensor) -> Tensor:
-        """-sum_i p_i log p_i, `[...]`."""
+        """Entropy -sum_i p_i log p_i in nats, `[...]`."""
         log_probs = params.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Independent Gaussians over A numbers; `to_env` clips to the Box.
+    """Diagonal Gaussian over A action dimensions; `to_env` clips to the Box.
 
-    `params` are `[..., 2 * size]`: means, then log standard deviations. The log-probability is the unclipped
-    sample's, as if clipping were part of the environment.
+    `params` are `[..., 2 * A]`: means, then log standard deviations. Log-probabilities are those of the unclipped
+    sample, as if clipping were part of the env.
 
     Attributes:
         actions: A.
-        start: standard deviation that a fresh policy has in every state, if the network says what it is; None if it
-            is a free parameter per action.
-        power: of the standard deviation, which the network's softplus is: 1, or 2 for the variance.
+        start: initial standard deviation, if the network predicts it per state; None if it is a free parameter per
+            action dimension.
+        power: 1 if the network's softplus is the standard deviation, 2 if it is the variance.
     """
 
     actions: int
@@ -105,12 +106,12 @@ class Gaussian:
 
     @property
     def size(self) -> int:
-        """What the network gives per state: the means, and what the standard deviations are made of."""
+        """Network outputs per state: the means and, if `start` is set, as many for the standard deviations."""
         return self.actions if self.start is None else 2 * self.actions
 
     @property
     def free_size(self) -> int:
-        """Parameters per member that depend on no state: the log standard deviations."""
+        """State-independent parameters per member: the log standard deviations, unless the network predicts them."""
         return self.actions if self.start is None else 0
 
     @property
@@ -125,17 +126,18 @@ class Gaussian:
 
     @property
     def encoding_size(self) -> int:
-        """How many numbers tell a network of an action."""
+        """Size of an action as a network input."""
         return self.actions
 
     def initial_action(self, *shape: int) -> Tensor:
-        """Actions before the first one, `[*shape, A]`."""
+        """Placeholder for the last action before the first step, `[*shape, A]`."""
         return torch.zeros(*shape, self.actions)
 
     def join(self, head: Tensor, free: Tensor | None = None) -> Tensor:
-        """`params` `[P, ..., 2A]` from means and log standard deviations `[P, A]`, or from the network alone.
+        """Build `params` `[P, ..., 2A]` from means and free log standard deviations `[P, A]`.
 
-        There, std ** power = softplus(x + c), where c makes it `start` at x = 0.
+        If `start` is set, the network predicts both: std ** power = softplus(x + c), with c such that std = `start`
+        at x = 0.
         """
         if self.start is not None:
             mean, x = head[..., : self.actions], head[..., self.actions :]
@@ -159,7 +161,7 @@ class Gaussian:
         return params[..., : self.actions]
 
     def to_env(self, action: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-        """Clip to the Box's bounds `[A]`."""
+        """Clip to the Box's bounds `low` and `high` `[A]`."""
         return action.clamp(low, high)
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
@@ -175,19 +177,21 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class SquashedGaussian(Gaussian):
-    """tanh of a Gaussian; `to_env` stretches it over the Box. The stored action u is the value before tanh.
+    """tanh of a Gaussian, scaled to the Box by `to_env`. The stored action u is the value before tanh.
 
-    The density is that of tanh(u) in (-1, 1). Its correction holds no parameter, so gradients and importance
-    ratios are the Gaussian's. `entropy` is the Gaussian's *before* tanh: the squashed entropy has no closed
-    form; it is smaller, by the mean of -sum log(1 - tanh(u)^2).
+    The density is that of tanh(u) in (-1, 1). Its correction term has no parameters, so gradients and importance
+    ratios are those of the Gaussian. `entropy` is that of the Gaussian *before* tanh, because the squashed entropy has
+    no closed form; the latter is smaller by the mean of -sum log(1 - tanh(u)^2).
     """
 
+    @override
     def to_env(self, action: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
         """Low + (high - low) (tanh(u) + 1) / 2."""
         assert low is not None
         assert high is not None
         return torch.lerp(low, high, 0.5 * action.tanh() + 0.5)
 
+    @override
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """log N(u) - sum log(1 - tanh(u)^2), where 1 - tanh(u)^2 = 4 sigmoid(2u) sigmoid(-2u)."""
         log_slope = logsigmoid(2.0 * action) + logsigmoid(-2.0 * action) + math.log(4.0)
@@ -198,10 +202,10 @@ Distribution = Categorical | Gaussian
 
 
 def distribution(action_space: spaces.Space, settings: NetworkSettings) -> Distribution:  # type: ignore[type-arg]
-    """Choose the distribution over one environment's actions.
+    """Choose the distribution for an env's action space.
 
     Raises:
-        ValueError: no distribution covers this action space.
+        ValueError: no distribution supports this action space.
     """
     if isinstance(action_space, spaces.Discrete):
         return Categorical(int(action_space.n), int(action_space.start))
@@ -212,11 +216,11 @@ def distribution(action_space: spaces.Space, settings: NetworkSettings) -> Distr
             return Gaussian(action_space.shape[0], start, power)
         if _is_bounded(action_space):
             return SquashedGaussian(action_space.shape[0], start, power)
-        raise ValueError(f"agent.actions=squash needs finite bounds, which {action_space} lacks: use clip")
+        raise ValueError(f"agent.actions=squash needs finite bounds, but the action space is {action_space}; use clip")
     raise ValueError(f"cannot act in {action_space}: only Discrete and one-dimensional Box are supported")
 
 
 def _is_bounded(space: spaces.Box) -> bool:
-    """Whether the bounds are finite, and so is their distance in float32."""
+    """True if the bounds and their difference are finite in float32."""
     width = space.high.astype("float64") - space.low.astype("float64")
     return bool((width <= torch.finfo(torch.float32).max).all())

@@ -1,17 +1,21 @@
-"""Feudal Networks (Vezhnevets et al. 2017, arXiv 1703.01161): a manager sets goals, and a worker acts by them.
+"""Feudal Networks (Vezhnevets et al. 2017, arXiv 1703.01161): a manager sets goals, and a worker follows them.
 
-    features z -> manager: s = relu(W z) -> dilated LSTM -> goal g, a direction among states s
+    features z -> manager: s = relu(W z) -> dilated LSTM -> goal g, a direction in the space of states s
                -> worker:  LSTM -> U [K, k];  policy = U w,  w = phi (g_{t-c} + ... + g_t)
 
-The worker is paid for the env's reward and, by `intrinsic_cost`, for going where its last c goals point; no gradient
-goes from it into the goals. The manager learns to point where the state went c steps on, in proportion to the advantage
-of being there: equation 7, whose gradient does not go into those states. Each has its own value and discount. The
-returns, and how they are cut, are A3C's.
+The worker's reward is the env's reward plus `intrinsic_cost` times an intrinsic reward for moving in the directions of
+the last c goals; its loss sends no gradient into the goals. The manager learns to point in the direction in which the
+state moves over the next c steps, in proportion to the advantage (equation 7); no gradient flows into those states.
+Manager and worker have separate values and discounts. Returns and their cuts are those of A3C.
 
-What differs from the paper: a goal's way ends early where its episode or the block does; the reward for it counts for
-the action that led to the state, not for the one chosen there; and where the env's rewards are divided by the spread
-of their discounted return, it is multiplied by 1 - gamma: its own discounted return then is at most 1, and
-`intrinsic_cost` weighs like with like. settings.Feudal has every default.
+Differences from the paper:
+
+- The horizon of a goal ends early at the end of the episode or the block.
+- The intrinsic reward is credited to the action that led to a state, not to the action taken in it.
+- If rewards are normalized by the standard deviation of the discounted return, the intrinsic reward is multiplied by
+  1 - gamma. Its discounted return is then at most 1, so both rewards have a comparable scale.
+
+The defaults are in `settings.FeudalSettings`.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
+import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from torch import Tensor
+from typing_extensions import override
 
 from pbtrl.agents import losses
 from pbtrl.agents.a3c import A3C
@@ -33,17 +38,17 @@ from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import FeudalSettings
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 
-SMALLEST = 1e-8  # squared length of what is made a direction
+SMALLEST = 1e-8  # added to squared lengths, so that a vector of zeros has a finite direction
 
 
 @dataclass(frozen=True)
 class FeudalNet(SharedTorsoNet):
-    """Manager and worker on one torso (figure 1 of the paper); `core` is 0.
+    """Manager and worker on a shared torso (figure 1 of the paper); `core` is 0.
 
     Attributes:
-        units: d, width of states and goals.
-        embedding: k, width of what the worker is told of them.
-        horizon: c.
+        units: d, the size of states and goals.
+        embedding: k, the size of the goal embedding that the worker receives.
+        horizon: c, the env steps that a goal lasts.
     """
 
     units: int = 256
@@ -51,8 +56,9 @@ class FeudalNet(SharedTorsoNet):
     horizon: int = 10
 
     @property
+    @override
     def frames(self) -> int | None:
-        """More than the torso's: the many small steps of a pass cost as much for many envs as for one."""
+        """20 times the torso's limit, because a recurrent step costs about as much for many envs as for one."""
         return self.torso.frames and 20 * self.torso.frames
 
     @property
@@ -61,9 +67,10 @@ class FeudalNet(SharedTorsoNet):
         return self.outputs * self.embedding
 
     @property
+    @override
     def layout(self) -> Layout:
-        """The torso's, then the manager's and the worker's; `embedding`, the paper's phi, has no bias."""
-        manager, worker = (lstm_shapes(*made) for made in self._lstms)
+        """Parameters of the torso, the manager and the worker; `embedding`, the paper's phi, has no bias."""
+        manager, worker = (lstm_shapes(*sizes) for sizes in self._lstms)
         return Layout(
             {
                 **self.torso.shapes,
@@ -84,23 +91,28 @@ class FeudalNet(SharedTorsoNet):
         return ("manager", self.units, self.units), ("worker", self._features, self.worker)
 
     @property
+    @override
     def size(self) -> int:
-        """How many numbers a member learns, padding not counted."""
         lstms = sum(4 * units * (inputs + units + 1) for _, inputs, units in self._lstms)
         linear = (self._features + 1) * self.units + self.units * self.embedding + self.units + 1 + self.worker + 1
         return self.torso.size + lstms + linear
 
     @property
+    @override
     def rnn_state_size(self) -> int:
-        """The manager's outputs and cells, last goals and states, the worker's output and cell, whose turn it is."""
+        """Size of the manager's outputs and cells, past goals and states, the worker's output and cell, and the phase.
+
+        The phase is the index of the manager's core that runs next.
+        """
         return sum(self._sizes)
 
     @property
     def _sizes(self) -> list[int]:
         return [self.horizon * self.units] * 4 + [self.worker] * 2 + [1]
 
+    @override
     def initial(self, generator: torch.Generator) -> Views:
-        """Fresh parameters of one member: orthogonal; phi's gain is that of a mean of goals, the values' 1."""
+        """Initial parameters of one member: orthogonal, with gain 1 / (c + 1) for phi and 1 for the values."""
         params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
         params |= self.torso.initial(generator)
         params["state.weight"] = orthogonal((self._features, self.units), generator)
@@ -111,70 +123,76 @@ class FeudalNet(SharedTorsoNet):
             params[f"{name}.weight"][:, :1] = orthogonal((units, 1), generator, 1.0)
         return params
 
+    @override
     def step(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, random_goal: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """One step; `random_goal` [P, B, d] are goals at random, zeros where the manager's own are followed."""
-        below = self._below(params, inputs, learning=False)
-        moved = self._moved(params, below, rnn_state.masked_fill(inputs.first[..., None], 0.0), random_goal)
-        return moved["head"], moved["rnn_state"]
+        """Run one step; `random_goal` [P, B, d] replaces the manager's goal wherever it is not zero."""
+        features = self._feedforward(params, inputs, learning=False)
+        outputs = self._advance(params, features, rnn_state.masked_fill(inputs.first[..., None], 0.0), random_goal)
+        return outputs["head"], outputs["rnn_state"]
 
+    @override
     def unroll(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """All steps, without detours."""
+        """Run all steps without random goals."""
         head, values, _ = self.unroll_with_goals(params, inputs, rnn_state, starts, None)
         return head, values
 
     def unroll_with_goals(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None, random_goals: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensors]:
-        """As `unroll`, with `random_goals` [P, T, B, d]; and [P, T+1, B, ...] each:
+        """Run `unroll` with `random_goals` [P, T, B, d], and return extra outputs, [P, T+1, B, ...] each.
 
-        `goals` and `states`, `manager`'s values, and `intrinsic`, what arriving there is worth (equation 8).
+        They are `goals`, `states`, the manager's values as `manager`, and the intrinsic reward of reaching each state
+        as `intrinsic` (equation 8).
         """
         steps = inputs.first.shape[1]
         flat = Inputs(*(x.flatten(1, 2) for x in (inputs.observations, inputs.actions, inputs.rewards, inputs.first)))
-        below = [x.view(*inputs.first.shape, -1) for x in self._below(params, flat, learning=True)]
-        moved: list[Tensors] = []
+        features = [x.view(*inputs.first.shape, -1) for x in self._feedforward(params, flat, learning=True)]
+        outputs: list[Tensors] = []
         for t in range(steps):
             random_goal = None if random_goals is None or t == steps - 1 else random_goals[:, t]
             rnn_state = rnn_state_at(rnn_state, starts, t).masked_fill(inputs.first[:, t, :, None], 0.0)
-            moved.append(self._moved(params, [x[:, t] for x in below], rnn_state, random_goal))
-            rnn_state = moved[t]["rnn_state"]
-        said = {name: torch.stack([m[name] for m in moved], 1) for name in moved[0] if name != "rnn_state"}
-        values = self._value(params, "value", said.pop("output"))
-        said |= {"states": below[0].detach(), "manager": self._value(params, "manager.value", said.pop("pooled"))}
-        return said.pop("head"), values, said
+            outputs.append(self._advance(params, [x[:, t] for x in features], rnn_state, random_goal))
+            rnn_state = outputs[t]["rnn_state"]
+        stacked = {name: torch.stack([o[name] for o in outputs], 1) for name in outputs[0] if name != "rnn_state"}
+        values = self._value(params, "value", stacked.pop("output"))
+        manager_values = self._value(params, "manager.value", stacked.pop("pooled"))
+        stacked |= {"states": features[0].detach(), "manager": manager_values}
+        return stacked.pop("head"), values, stacked
 
     def _value(self, params: Views, name: str, x: Tensor) -> Tensor:
         return self._head(params, name, x.flatten(1, 2))[..., 0].view(x.shape[:3])
 
-    def _below(self, params: Views, inputs: Inputs, *, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """What does not depend on the past: the states [P, M, d], and what goes into the gates of both LSTMs."""
-        z = self._joined(params, inputs, learning=learning)
+    def _feedforward(self, params: Views, inputs: Inputs, *, learning: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what does not depend on the past: states [P, M, d], and the input part of both LSTMs' gates."""
+        z = self._input_features(params, inputs, learning=learning)
         states = F.relu(self._head(params, "state", z))
         manager = torch.baddbmm(params["manager.bias"], states, params["manager.input"])
         return states, manager, torch.baddbmm(params["worker.bias"], z, params["worker.input"])
 
-    def _moved(self, params: Views, below: Sequence[Tensor], rnn_state: Tensor, random_goal: Tensor | None) -> Tensors:
-        """One step of both, from `_below` at that step."""
-        state, manager, worker = below
-        *lasting, output, cell, phase = torch.split(rnn_state, self._sizes, -1)
-        outputs, cells, *past = (x.view(*x.shape[:2], self.horizon, self.units) for x in lasting)
+    def _advance(
+        self, params: Views, features: Sequence[Tensor], rnn_state: Tensor, random_goal: Tensor | None
+    ) -> Tensors:
+        """Run one step of manager and worker, given the output of `_feedforward` for that step."""
+        state, manager, worker = features
+        *manager_state, output, cell, phase = torch.split(rnn_state, self._sizes, -1)
+        outputs, cells, *past = (x.view(*x.shape[:2], self.horizon, self.units) for x in manager_state)
         goals, states = (x.detach() for x in past)
         turn = torch.arange(self.horizon)[:, None] == phase[..., None, :]  # [P, B, c, 1]
-        mine, before = (torch.where(turn, x, 0.0).sum(-2) for x in (outputs, cells))
-        mine, now = lstm(manager + torch.bmm(mine, params["manager.hidden"]), before)
-        outputs, cells = (torch.where(turn, new[..., None, :], x) for new, x in ((mine, outputs), (now, cells)))
+        hidden, core_cell = (torch.where(turn, x, 0.0).sum(-2) for x in (outputs, cells))
+        hidden, core_cell = lstm(manager + torch.bmm(hidden, params["manager.hidden"]), core_cell)
+        outputs, cells = (torch.where(turn, new[..., None, :], x) for new, x in ((hidden, outputs), (core_cell, cells)))
         pooled = outputs.mean(-2)
         goal = direction(pooled)
         if random_goal is not None:
             goal = torch.where((random_goal != 0).any(-1, keepdim=True), random_goal, goal)
         output, cell = lstm(worker + torch.bmm(output, params["worker.hidden"]), cell)
-        told = torch.bmm(goals.sum(-2) + goal.detach(), params["embedding.weight"])
-        head = (output.view(*told.shape[:2], -1, self.embedding) * told[..., None, :]).sum(-1)
-        way = (direction(state.detach()[..., None, :] - states) * goals).sum(-1).sum(-1) / self.horizon
+        embedded = torch.bmm(goals.sum(-2) + goal.detach(), params["embedding.weight"])
+        head = (output.view(*embedded.shape[:2], -1, self.embedding) * embedded[..., None, :]).sum(-1)
+        intrinsic = (direction(state.detach()[..., None, :] - states) * goals).sum(-1).sum(-1) / self.horizon
         goals, states = (
             torch.cat([new.detach()[..., None, :], old[..., :-1, :]], -2)
             for new, old in ((goal, goals), (state, states))
@@ -188,28 +206,29 @@ class FeudalNet(SharedTorsoNet):
             "output": output,
             "pooled": pooled,
             "goals": goal,
-            "intrinsic": way,
+            "intrinsic": intrinsic,
         }
 
 
 @dataclass(frozen=True)
 class Feudal(A3C):
-    """The agent for one kind of env; see `agents.types.Agent` for the contract."""
+    """The Feudal Networks agent; see `agents.types.Agent` for the interface."""
 
     settings: FeudalSettings
     net: FeudalNet
 
     @classmethod
+    @override
     def network(  # type: ignore[override]
         cls, settings: FeudalSettings, shape: tuple[int, ...], policy: Distribution, image: bool
     ) -> FeudalNet:
-        """Manager and worker.
+        """Create the manager and the worker.
 
         Raises:
-            ValueError: as `agents.networks.network`; a core; or sizes that are not what they must be.
+            ValueError: as in `agents.networks.make_network`; also for a configured core or invalid sizes.
         """
         if settings.core != "none":
-            raise ValueError(f"agent.core={settings.core}: feudal has a memory of its own, so use none")
+            raise ValueError(f"agent.core={settings.core}: feudal is already recurrent; use none")
         for name in ("goal_units", "embedding"):
             if (size := getattr(settings, name)) < 1 or size % COLUMNS:
                 raise ValueError(f"agent.{name} must be a multiple of {COLUMNS}, not {size}")
@@ -217,24 +236,30 @@ class Feudal(A3C):
             raise ValueError(f"agent.horizon must be >= 1, not {settings.horizon}")
         return with_goals(make_shared_torso_net(settings, shape, policy, image), settings)
 
+    @override
     def extra_noise(self, generator: torch.Generator, time: int, envs: int) -> list[Tensor]:
-        """A goal at random at few of a block's steps, and zeros at the others: [T, B, d]."""
+        """Draw goals [T, B, d]: random at a few of the block's steps, zeros at the others."""
         goals = direction(torch.randn(time, envs, self.net.units, generator=generator))
         rare = torch.rand(time, envs, 1, generator=generator) < self.settings.random_goals
         return [torch.where(rare, goals, 0.0)]
 
-    def step(self, params: Views, inputs: Inputs, rnn_state: Tensor, chance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Without noise no goal is random either."""
-        return self.net.step(params, inputs, rnn_state, chance)
+    @override
+    def step(
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, extra_noise: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Run one step; `extra_noise` holds random goals, and without it no goal is random."""
+        return self.net.step(params, inputs, rnn_state, extra_noise)
 
+    @override
     def unroll(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None, extra_loss_inputs: Tensors
     ) -> tuple[Tensor, Tensor, Tensors]:
-        """With the random goals that were followed."""
+        """Run the network over a block with the random goals used in acting."""
         return self.net.unroll_with_goals(params, inputs, rnn_state, starts, extra_loss_inputs["random_goals"])
 
+    @override
     def extra_loss_inputs(self, state: State, block: Trajectory, h: Hyperparameters) -> Tensors:
-        """Random goals [P, T, B, d], and where a goal's way ends: so many observations on, [P, T, B]."""
+        """Random goals [P, T, B, d], the steps until each goal's horizon ends [P, T, B], and termination [P, T, B]."""
         goal_horizons, left = [], torch.zeros_like(block.done[:, 0], dtype=torch.int64)
         for done in reversed(block.done.unbind(1)):
             left = torch.where(done, 1, left + 1)
@@ -245,35 +270,36 @@ class Feudal(A3C):
             "goes_on": (~block.terminated).to(block.rewards.dtype),
         }
 
-    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
-        """A3C's for the worker, paid for the manager's goals too; and the manager's (equations 7 to 9)."""
-        said, mask = seen.extra_loss_inputs, seen.mask
-        intrinsic = said["intrinsic"][:, 1:].detach()
+    @override
+    def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
+        """A3C's loss for the worker, with intrinsic rewards, plus the manager's loss (equations 7 to 9)."""
+        extra, mask = batch.extra_loss_inputs, batch.mask
+        intrinsic = extra["intrinsic"][:, 1:].detach()
         if self.rewards == "normalize":
             intrinsic = intrinsic * _rows(1.0 - h["gamma"])
-        worker = super().loss(replace(seen, rewards=seen.rewards + _rows(h["intrinsic_cost"]) * intrinsic), h)
-        manager = replace(seen, discounts=_rows(h["manager_gamma"]) * said["goes_on"])
-        targets, advantages = manager.compute_targets(gae, said["manager"], lambda_=h["lambda_"][:, None])
-        steps = torch.arange(mask.shape[1])[:, None] + said["goal_horizons"]
-        ends = said["states"].gather(1, steps[..., None].expand(-1, -1, -1, self.net.units))
-        alike = (direction(ends - said["states"][:, :-1]) * said["goals"][:, :-1]).sum(-1)
+        worker = super().loss(replace(batch, rewards=batch.rewards + _rows(h["intrinsic_cost"]) * intrinsic), h)
+        manager = replace(batch, discounts=_rows(h["manager_gamma"]) * extra["goes_on"])
+        targets, advantages = manager.compute_targets(gae, extra["manager"], lambda_=h["lambda_"][:, None])
+        steps = torch.arange(mask.shape[1])[:, None] + extra["goal_horizons"]
+        ends = extra["states"].gather(1, steps[..., None].expand(-1, -1, -1, self.net.units))
+        cosines = (direction(ends - extra["states"][:, :-1]) * extra["goals"][:, :-1]).sum(-1)
         terms = {
-            "manager": losses.policy_gradient_loss(alike, self.maybe_normalize(advantages, mask), mask),
-            "manager_value": losses.value_loss(said["manager"][:, :-1], targets, mask),
+            "manager": losses.policy_gradient_loss(cosines, self.maybe_normalize(advantages, mask), mask),
+            "manager_value": losses.value_loss(extra["manager"][:, :-1], targets, mask),
         }
         loss = terms["manager"] + h["value_cost"] * terms["manager_value"]
-        paid = {"intrinsic": (intrinsic * mask).flatten(1).sum(-1)}
-        return LossOutput(worker.total + self.reduce(loss, seen), worker.sums | terms | paid)
+        metrics = {"intrinsic": (intrinsic * mask).flatten(1).sum(-1)}
+        return LossOutput(worker.total + self.reduce(loss, batch), worker.sums | terms | metrics)
 
 
 def with_goals(net: SharedTorsoNet, settings: FeudalSettings) -> FeudalNet:
-    """Manager and worker on the torso of a network."""
+    """Put manager and worker on the torso of a network."""
     sizes = settings.goal_units, settings.embedding, settings.horizon
     return FeudalNet(net.torso, net.outputs, 0, net.action_reward_size, *sizes)
 
 
 def direction(x: Tensor) -> Tensor:
-    """x / |x| [..., d], and 0 for 0: dot products of directions are cosines."""
+    """Normalize x [..., d] to length 1, and 0 to 0, so that dot products are cosines."""
     return x / (x.square().sum(-1, keepdim=True) + SMALLEST).sqrt()
 
 

@@ -1,11 +1,12 @@
-"""IMPALA (Espeholt et al. 2018, arXiv 1802.01561): an actor-critic whose targets V-trace corrects for policy lag.
+"""IMPALA (Espeholt et al. 2018, arXiv 1802.01561): an actor-critic with V-trace targets, which correct for policy lag.
 
-Section 4.1 has the targets, section 4.2 the loss; settings.Impala has every default.
+Section 4.1 of the paper defines the targets, section 4.2 the loss. The defaults are in `settings.ImpalaSettings`.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
+from typing_extensions import override
 
 from pbtrl.agents.loss_inputs import LossInputs
 from pbtrl.agents.policy_gradient import PolicyGradient
@@ -15,12 +16,13 @@ from pbtrl.agents.types import Hyperparameters
 
 @dataclass(frozen=True)
 class Impala(PolicyGradient):
-    """The agent for one kind of env; see `agents.types.Agent` for the contract."""
+    """The IMPALA agent; see `agents.types.Agent` for the interface."""
 
-    def targets(self, seen: LossInputs, h: Hyperparameters) -> list[Tensor]:
-        """Equation 1 of the paper."""
+    @override
+    def targets(self, batch: LossInputs, h: Hyperparameters) -> list[Tensor]:
+        """Compute V-trace targets and advantages (equation 1 of the paper)."""
         clips = {name: h[name][:, None] for name in ("rho_bar", "c_bar", "pg_rho_bar", "lambda_")}
-        return seen.compute_targets(vtrace, seen.values, log_rhos=seen.log_rhos.movedim(1, 0), **clips)
+        return batch.compute_targets(vtrace, batch.values, log_rhos=batch.log_rhos.movedim(1, 0), **clips)
 
 
 make = Impala.make

@@ -1,7 +1,7 @@
 """Layers stacked over members, and the layout of their parameters in one flat buffer.
 
-`Layout` gives every parameter a place, padded to 16 floats. Dense layers run as one batched matrix product over all
-members.
+`Layout` assigns each parameter its place in the buffer, padded to 16 floats. Dense layers run as one batched matrix
+product over all members.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
+import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from torch import Tensor
 
 from pbtrl.agents.types import Views
 
-PAD = 16  # floats; a vector register's width, so that no member's row shares one with its neighbor
-COLUMNS = 8  # a matrix has a multiple of these, lest the place in a batch decide how a product is summed
+PAD = 16  # floats; the width of a vector register, so that no two members' rows share one
+COLUMNS = 8  # widths are multiples of this, so that the order of summation does not depend on the slot in the batch
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each named parameter lies in a member's flat row."""
+    """Positions of the named parameters in a member's flat row."""
 
     shapes: Mapping[str, tuple[int, ...]]
 
     @property
     def size(self) -> int:
-        """D, floats per member, padding included."""
+        """D, the number of floats per member, including padding."""
         return sum(padded(math.prod(shape)) for shape in self.shapes.values())
 
     def views(self, flat: Tensor) -> Views:
-        """Every parameter of [P, D] as [P, *shape], without copying."""
+        """View [P, D] as one tensor [P, *shape] per parameter, without copying."""
         views, start = {}, 0
         for name, shape in self.shapes.items():
             views[name] = flat[:, start : start + math.prod(shape)].view(len(flat), *shape)
@@ -40,15 +40,15 @@ class Layout:
         return views
 
     def leaves(self, flat: Tensor) -> Views:
-        """The same views as leaves that autograd differentiates by."""
+        """Return the same views as autograd leaves."""
         return {name: view.detach().requires_grad_() for name, view in self.views(flat).items()}
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """[P, M, in] @ [P, in, out] + [P, 1, out] -> [P, M, out].
 
-    A second input of zeros joins a single one: vector kernels, whose rounding on some processors depends on where a
-    member's rows lie in memory, would compute that product.
+    A single input is padded with a second one of zeros. Otherwise vector kernels would compute the product, and on
+    some processors their rounding depends on the position of a member's rows in memory.
     """
     if x.shape[-1] == 1:
         x, weight = F.pad(x, (0, 1)), F.pad(weight, (0, 0, 0, 1))
@@ -56,42 +56,43 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def rnn_state_at(rnn_state: Tensor, starts: Tensor | None, t: int) -> Tensor:
-    """The memory [P, B, H] that step t begins with; where an unroll starts, its past is not learned from."""
+    """Recurrent state [P, B, H] at the beginning of step t, detached where an unroll starts."""
     return rnn_state if starts is None else torch.where(starts[:, t, None, None], rnn_state.detach(), rnn_state)
 
 
 def lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Output and cell [..., W] from the gates [..., 4 x W]: input, forget, output, new.
+    """Compute output and cell [..., W] from the gates [..., 4 x W], in the order input, forget, output, new.
 
-    The logistic function is written with tanh, whose kernels agree with themselves bit for bit in every place of a
-    tensor.
+    The sigmoid is written with tanh, whose kernels give the same bits at every position of a tensor.
     """
-    enter, forget, leave, new = gates.chunk(4, -1)
-    enter, forget, leave = (0.5 * torch.tanh(0.5 * gate) + 0.5 for gate in (enter, forget, leave))
-    cell = forget * cell + enter * torch.tanh(new)
-    return leave * torch.tanh(cell), cell
+    input_gate, forget_gate, output_gate, new = gates.chunk(4, -1)
+    input_gate, forget_gate, output_gate = (
+        0.5 * torch.tanh(0.5 * gate) + 0.5 for gate in (input_gate, forget_gate, output_gate)
+    )
+    cell = forget_gate * cell + input_gate * torch.tanh(new)
+    return output_gate * torch.tanh(cell), cell
 
 
 def lstm_shapes(name: str, inputs: int, width: int) -> dict[str, tuple[int, ...]]:
-    """An LSTM's parameters: weights [in, out] of its inputs and its last output, and a bias [1, out]."""
+    """Shapes of an LSTM's parameters: input and recurrent weights [in, out], and a bias [1, out]."""
     return {f"{name}.input": (inputs, 4 * width), f"{name}.hidden": (width, 4 * width), f"{name}.bias": (1, 4 * width)}
 
 
 def init_lstm(params: Views, name: str, units: int, generator: torch.Generator) -> None:
-    """Fill an LSTM's zeros, for one member: orthogonal with gain 1 gate by gate; the forget gate's bias is 1."""
+    """Initialize one member's LSTM in place, from zeros: orthogonal with gain 1 per gate, and a forget bias of 1."""
     inputs, width = params[f"{name}.input"].shape[0], params[f"{name}.hidden"].shape[0]
     for gate in range(4):
-        own = slice(gate * width, gate * width + units)
-        params[f"{name}.input"][:, own] = orthogonal((inputs, units), generator, 1.0)
-        params[f"{name}.hidden"][:units, own] = orthogonal((units, units), generator, 1.0)
+        columns = slice(gate * width, gate * width + units)
+        params[f"{name}.input"][:, columns] = orthogonal((inputs, units), generator, 1.0)
+        params[f"{name}.hidden"][:units, columns] = orthogonal((units, units), generator, 1.0)
     params[f"{name}.bias"][:, width : width + units] = 1.0
 
 
 def orthogonal(shape: tuple[int, ...], generator: torch.Generator, gain: float = math.sqrt(2)) -> Tensor:
-    """A fresh weight whose rows or columns are orthogonal (Saxe et al. 2013, arXiv 1312.6120)."""
+    """Draw a weight matrix with orthogonal rows or columns (Saxe et al. 2013, arXiv 1312.6120)."""
     return torch.nn.init.orthogonal_(torch.empty(shape), gain, generator=generator)
 
 
 def padded(size: int, unit: int = PAD) -> int:
-    """A size rounded up to a multiple of `unit`."""
+    """Round a size up to a multiple of `unit`."""
     return -(-size // unit) * unit

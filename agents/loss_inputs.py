@@ -1,4 +1,4 @@
-"""The tensors that a loss is computed from, and what it returns."""
+"""Inputs and outputs of a loss function."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pbtrl.agents.types import State, Tensors, Views
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What a loss is made from: p members of a cohort and some of their envs.
+    """Tensors that a loss is computed from, for p members of a cohort and some of their envs.
 
     Attributes:
-        state: of the whole cohort, for an agent's own tensors.
-        members: which of it these are.
-        params: their parameters, as leaves.
-        policy: [p, T, B, K] as the parameters have it now.
-        behavior: [p, T, B, K] as it was when it acted.
-        log_probs: [p, T, B] of the actions taken, under `policy`.
+        state: state of the whole cohort, for the agent's own tensors.
+        members: slice of the cohort that the other tensors belong to.
+        params: parameters of these members, as autograd leaves.
+        policy: [p, T, B, K] distribution parameters under the current `params`.
+        behavior: [p, T, B, K] distribution parameters of the behavior policy.
+        log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
         log_rhos: [p, T, B] log importance ratios, without gradient.
-        values: [p, T+1, B] as the network gives them.
-        rewards: [p, T, B] as the learner is given them.
-        discounts: [p, T, B].
-        cuts: [T, p, B].
-        starts: [p, T+1], where unrolls begin.
-        mask: [p, T, B], 0 for dead transitions.
-        live: [p], how many transitions the whole update learns from.
-        extra_loss_inputs: the agent's own, from `extra_loss_inputs` and `unroll`.
+        values: [p, T+1, B] outputs of the value head.
+        rewards: [p, T, B] transformed rewards.
+        discounts: [p, T, B] gamma, and 0 at termination.
+        cuts: [T, p, B] bool; true where nothing propagates back from the next step.
+        starts: [p, T+1] bool; true where an unroll begins.
+        mask: [p, T, B] 1 for live transitions, 0 for dead ones.
+        live: [p] number of live transitions in the whole update, at least 1.
+        extra_loss_inputs: additional tensors from the agent's `extra_loss_inputs` and `unroll`.
     """
 
     state: State
@@ -52,21 +52,21 @@ class LossInputs:
     def compute_targets(
         self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any
     ) -> list[Tensor]:
-        """What a function of `agents.returns` makes of these transitions and values: targets, advantages [p, T, B]."""
+        """Apply a function of `agents.returns` to these transitions; return targets and advantages, both [p, T, B]."""
         discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values.detach()))
-        found = returns(discounts=discounts, rewards=rewards, values=values[:-1], bootstrap_value=values[-1],
-                        cuts=self.cuts, **given)  # fmt: skip
-        return [x.movedim(0, 1) for x in found]
+        targets = returns(discounts=discounts, rewards=rewards, values=values[:-1], bootstrap_value=values[-1],
+                          cuts=self.cuts, **given)  # fmt: skip
+        return [x.movedim(0, 1) for x in targets]
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """What an agent makes of what was seen.
+    """A loss and its metrics.
 
     Attributes:
-        total: [p], what is minimized: over an update's chunks these add up.
+        total: [p] loss to minimize, summed over an update's chunks.
         sums: [p] each, metrics summed over transitions.
-        new: [p, ...] tensors of the state that are replaced after the step; only where the agent sees the `whole`.
+        new: [p, ...] state tensors to replace after the step; only allowed if the agent sets `needs_full_batch`.
     """
 
     total: Tensor
@@ -75,10 +75,10 @@ class LossOutput:
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A group of tensors as `prefix.name` in the state."""
+    """Rename a group of tensors to `prefix.name`, as in the state."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The group back from the state."""
+    """Select the tensors named `prefix.name`, as `name`; the inverse of `with_prefix`."""
     return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}

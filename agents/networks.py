@@ -1,8 +1,8 @@
-"""Networks for a whole cohort: parameters are rows of one flat [P, D] buffer, layers are views into it.
+"""Networks for a whole cohort: parameters are rows of one flat [P, D] buffer, and layers are views into it.
 
-A network is a frozen value with pure functions of those views. It is initialized per member from the member's own
-generator. `MLP` has separate stacks for policy and value; `SharedTorsoNet` puts both on one torso, with an LSTM between
-them if wanted.
+A network is a frozen object whose methods are pure functions of those views. Each member is initialized from its own
+generator. `MLP` has separate stacks for policy and value. `SharedTorsoNet` puts both heads on one torso, optionally
+with an LSTM in between.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the name everybody knows)
+import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from torch import Tensor
 
 from pbtrl.agents.distributions import Distribution
@@ -25,52 +25,51 @@ from pbtrl.agents.types import Inputs, Views
 
 
 class Net(Protocol):
-    """Policy and value of a group of members.
-
-    Attributes:
-        layout: its parameters.
-        frames: how many observations the learner should put through at a time; None for all. With a number, members
-            pass one by one, so P is 1 below.
-        rnn_state: H, floats that it remembers per env from step to step.
-    """
+    """Interface of a policy and value network for a group of members."""
 
     @property
     def layout(self) -> Layout:
-        """Its parameters."""
+        """Layout of the parameters."""
 
     @property
     def frames(self) -> int | None:
-        """Observations per pass."""
+        """Approximate observations per forward pass of the learner; None for no limit.
+
+        With a limit, members are processed one at a time, so P is 1 below.
+        """
 
     @property
     def rnn_state_size(self) -> int:
-        """H."""
+        """H, the floats of recurrent state per env."""
 
     @property
     def size(self) -> int:
-        """How many numbers a member learns, padding not counted."""
+        """Number of learned parameters per member, without padding."""
 
     def initial(self, generator: torch.Generator) -> Views:
-        """Fresh parameters of one member, without the leading axis."""
+        """Initial parameters of one member, without the member axis."""
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
-        """The weight and bias whose product with the last features is the value, as views [P, ...]."""
+        """Weight and bias of the linear value head, as views [P, ...]."""
 
     def step(self, params: Views, inputs: Inputs, rnn_state: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs [P, B, ...], memory [P, B, H] -> distribution parameters [P, B, K], memory; without gradients."""
+        """Inputs [P, B, ...], state [P, B, H] -> distribution parameters [P, B, K], new state; without gradients."""
 
     def unroll(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Inputs [P, T+1, B, ...], memory [P, B, H] -> distribution parameters [P, T+1, B, K], values [P, T+1, B].
+        """Inputs [P, T+1, B, ...], state [P, B, H] -> distribution parameters [P, T+1, B, K], values [P, T+1, B].
 
-        At a step of `starts` [P, T+1] a new unroll begins: what is remembered goes on, and no gradient goes back.
+        A new unroll begins where `starts` [P, T+1] is true: the recurrent state is kept, but detached.
         """
 
 
 @dataclass(frozen=True)
 class MLP:
-    """Separate stacks of tanh layers for policy and value, orthogonal initialization (gain sqrt 2; policy 0.01)."""
+    """Separate stacks of tanh layers for policy and value.
+
+    Initialization is orthogonal, with gain sqrt 2 for hidden layers, 0.01 for the policy output and 1 for the value.
+    """
 
     inputs: int
     hidden: tuple[int, ...]
@@ -78,17 +77,17 @@ class MLP:
 
     @property
     def frames(self) -> None:
-        """Whole blocks at once."""
+        """No limit."""
         return
 
     @property
     def rnn_state_size(self) -> int:
-        """Nothing is remembered."""
+        """0, because there is no recurrent state."""
         return 0
 
     @property
     def layout(self) -> Layout:
-        """Weights [in, out] and biases [1, out]; widths are rounded up to COLUMNS, and what is unused stays 0."""
+        """Weights [in, out] and biases [1, out]; widths are rounded up to multiples of COLUMNS, padding stays 0."""
         shapes: dict[str, tuple[int, ...]] = {}
         for name, fan_in, fan_out, _ in self._layers():
             rows = fan_in if name.endswith(".0") else padded(fan_in, COLUMNS)
@@ -98,43 +97,43 @@ class MLP:
 
     @property
     def size(self) -> int:
-        """How many numbers a member learns, padding not counted."""
+        """Number of learned parameters per member, without padding."""
         return sum((fan_in + 1) * fan_out for _, fan_in, fan_out, _ in self._layers())
 
     def initial(self, generator: torch.Generator) -> Views:
-        """Fresh parameters of one member."""
+        """Initial parameters of one member, without the member axis."""
         params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
         for name, fan_in, fan_out, gain in self._layers():
             params[f"{name}.weight"][:fan_in, :fan_out] = orthogonal((fan_in, fan_out), generator, gain)
         return params
 
     def step(self, params: Views, inputs: Inputs, rnn_state: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the observations alone."""
+        """Apply the policy stack to the observations; all other inputs are ignored."""
         return self.policy(params, inputs.observations.flatten(2)), rnn_state
 
     def unroll(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """All steps at once."""
+        """Apply both stacks to all steps at once."""
         steps = inputs.first.shape
         head, values = self.both(params, inputs.observations.flatten(3).flatten(1, 2))
         return head.view(*steps, -1), values.view(steps)
 
     def policy(self, params: Views, x: Tensor) -> Tensor:
-        """[P, M, inputs] -> [P, M, outputs]."""
+        """[P, M, inputs] -> distribution parameters [P, M, outputs]."""
         return self._stack(params, "policy", x)[..., : self.outputs]
 
     def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[P, M, inputs] -> [P, M, outputs], [P, M]."""
+        """[P, M, inputs] -> distribution parameters [P, M, outputs], values [P, M]."""
         return self.policy(params, x), self._stack(params, "value", x)[..., 0]
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
-        """The first column of the last layer."""
+        """First column of the value stack's last layer."""
         last = f"value.{len(self.hidden)}"
         return views[f"{last}.weight"][..., :1], views[f"{last}.bias"][..., :1]
 
     def _layers(self) -> Iterator[tuple[str, int, int, float]]:
-        """Name, inputs, outputs and the initial weight's gain, layer by layer."""
+        """Yield the name, inputs, outputs and initialization gain of each layer."""
         for stack, last, gain in (("policy", self.outputs, 0.01), ("value", 1, 1.0)):
             widths = [self.inputs, *self.hidden, last]
             gains = [math.sqrt(2)] * len(self.hidden) + [gain]
@@ -151,16 +150,16 @@ class MLP:
 
 @dataclass(frozen=True)
 class SharedTorsoNet:
-    """Linear policy and value heads on shared features; between them, if `core` is not 0, an LSTM.
+    """Linear policy and value heads on shared features, with an LSTM core in between if `core` is not 0.
 
-    Heads and core are float32 always: temporal differences are smaller than what bfloat16 leaves of a value.
+    Heads and core always run in float32, because TD errors are smaller than the rounding error of a bfloat16 value.
 
     Attributes:
-        torso: observations to features.
-        outputs: K.
+        torso: network from observations to features.
+        outputs: network outputs for the policy.
         core: units of the LSTM (Hochreiter & Schmidhuber 1997, with a forget gate whose bias starts at 1); 0 for none.
-        action_reward_size: size of the last action (one-hot if it is an index) that joins the features, together with
-            the last reward clipped to [-1, 1]; 0 for neither.
+        action_reward_size: size of the last action (one-hot for an index), which is appended to the features together
+            with the last reward clipped to [-1, 1]; 0 to append neither.
     """
 
     torso: Torso
@@ -170,17 +169,17 @@ class SharedTorsoNet:
 
     @property
     def frames(self) -> int | None:
-        """The torso's."""
+        """The torso's limit."""
         return self.torso.frames
 
     @property
     def rnn_state_size(self) -> int:
-        """The core's output and its cell."""
+        """Size of the core's output and cell together."""
         return 2 * padded(self.core, COLUMNS)
 
     @property
     def layout(self) -> Layout:
-        """The torso's, then weights [in, out] and biases [1, out], whose widths are rounded up to COLUMNS."""
+        """The torso's parameters, then weights [in, out] and biases [1, out] with widths rounded up to COLUMNS."""
         features, width = self._features, padded(self.core, COLUMNS)
         core = lstm_shapes("core", features, width)
         heads: dict[str, tuple[int, ...]] = {}
@@ -191,13 +190,13 @@ class SharedTorsoNet:
 
     @property
     def size(self) -> int:
-        """How many numbers a member learns, padding not counted."""
+        """Number of learned parameters per member, without padding."""
         core = 4 * self.core * (self._features + self.core + 1)
         return self.torso.size + core + ((self.core or self._features) + 1) * (self.outputs + 1)
 
     @property
     def width(self) -> int:
-        """W, how many numbers the heads are linear in."""
+        """W, the number of inputs of the heads."""
         return padded(self.core, COLUMNS) or self._features
 
     @property
@@ -205,7 +204,7 @@ class SharedTorsoNet:
         return self.torso.units + (self.action_reward_size + 1 if self.action_reward_size else 0)
 
     def initial(self, generator: torch.Generator) -> Views:
-        """Fresh parameters of one member: orthogonal; the core's gain is 1, the policy's 0.01, the value's 1."""
+        """Initial parameters of one member: orthogonal, with gain 1 for the core, 0.01 for policy and 1 for value."""
         params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
         params |= self.torso.initial(generator)
         if self.core:
@@ -216,56 +215,56 @@ class SharedTorsoNet:
         return params
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
-        """The value's column."""
+        """First column of the value head."""
         return views["value.weight"][..., :1], views["value.bias"][..., :1]
 
     def step(self, params: Views, inputs: Inputs, rnn_state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the torso, the core and the policy."""
-        x = self._joined(params, inputs, learning=False)
+        """Run torso, core and policy head for one step."""
+        x = self._input_features(params, inputs, learning=False)
         if self.core:
             x = dense(x, params["core.input"], params["core.bias"])
-            rnn_state = self._remembered(params, x, rnn_state, inputs.first)
+            rnn_state = self._core_step(params, x, rnn_state, inputs.first)
             x = rnn_state[..., : rnn_state.shape[-1] // 2]
         return self._head(params, "policy", x)[..., : self.outputs], rnn_state
 
     def unroll(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Policy and value of the trunk."""
+        """Run trunk and heads over a block."""
         x = self.trunk(params, inputs, rnn_state, starts)
         head = self._head(params, "policy", x.flatten(1, 2))
         return head[..., : self.outputs].view(*x.shape[:3], -1), self.value(params, x)
 
     def value(self, params: Views, x: Tensor) -> Tensor:
-        """Values [P, T+1, B] of the trunk's [P, T+1, B, W]."""
+        """Values [P, T+1, B] from the trunk's output [P, T+1, B, W]."""
         return self._head(params, "value", x.flatten(1, 2))[..., 0].view(x.shape[:3])
 
     def trunk(self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None) -> Tensor:
-        """What the heads are linear in [P, T+1, B, W]: all steps at once through the torso, one by one the core."""
+        """Compute the heads' inputs [P, T+1, B, W]: the torso takes all steps at once, the core one by one."""
         p, steps, envs = inputs.first.shape
         flat = Inputs(*(x.flatten(1, 2) for x in (inputs.observations, inputs.actions, inputs.rewards, inputs.first)))
-        x = self._joined(params, flat, learning=True)
+        x = self._input_features(params, flat, learning=True)
         if not self.core:
             return x.view(p, steps, envs, -1)
         x = dense(x, params["core.input"], params["core.bias"]).view(p, steps, envs, -1)
-        remembered = []
+        outputs = []
         for t in range(steps):
-            rnn_state = self._remembered(params, x[:, t], rnn_state_at(rnn_state, starts, t), inputs.first[:, t])
-            remembered.append(rnn_state[..., : rnn_state.shape[-1] // 2])
-        return torch.stack(remembered, 1)
+            rnn_state = self._core_step(params, x[:, t], rnn_state_at(rnn_state, starts, t), inputs.first[:, t])
+            outputs.append(rnn_state[..., : rnn_state.shape[-1] // 2])
+        return torch.stack(outputs, 1)
 
-    def _joined(self, params: Views, inputs: Inputs, *, learning: bool) -> Tensor:
-        """Features of [P, M, ...], and what is fed back."""
+    def _input_features(self, params: Views, inputs: Inputs, *, learning: bool) -> Tensor:
+        """Torso features of inputs [P, M, ...], followed by the last action and reward if configured."""
         x = self.torso.features(params, inputs.observations, learning=learning)
         if not self.action_reward_size:
             return x
         indices = not inputs.actions.is_floating_point()
         last = F.one_hot(inputs.actions, self.action_reward_size).to(x.dtype) if indices else inputs.actions
-        told = torch.cat([last, inputs.rewards.clamp(-1.0, 1.0)[..., None]], -1)
-        return torch.cat([x, told.masked_fill(inputs.first[..., None], 0.0)], -1)
+        last = torch.cat([last, inputs.rewards.clamp(-1.0, 1.0)[..., None]], -1)
+        return torch.cat([x, last.masked_fill(inputs.first[..., None], 0.0)], -1)
 
-    def _remembered(self, params: Views, x: Tensor, rnn_state: Tensor, first: Tensor) -> Tensor:
-        """Memory after a step; x [P, B, 4 x width] holds what the inputs contribute to the gates."""
+    def _core_step(self, params: Views, x: Tensor, rnn_state: Tensor, first: Tensor) -> Tensor:
+        """Recurrent state after a step; x [P, B, 4 x width] is the input part of the gates."""
         output, cell = rnn_state.masked_fill(first[..., None], 0.0).chunk(2, -1)
         return torch.cat(lstm(x + torch.bmm(output, params["core.hidden"]), cell), -1)
 
@@ -281,21 +280,21 @@ TORSOS: dict[str, Shape] = {
     "nature": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512, ()),
     "deep": ((), 256, (16, 32, 32)),
 }
-"""Convolutions, dense units and residual sections of the networks for images."""
+"""Convolutions, dense units and residual sections of each image network, as in `Convolutional`."""
 
 
 def resolve_network(settings: NetworkSettings, image: bool) -> str:
-    """The network's kind, with `auto` resolved."""
+    """Name of the network, with `auto` resolved."""
     if settings.network != "auto":
         return settings.network
     return "shallow" if image else "mlp"
 
 
 def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Distribution, image: bool) -> Net:
-    """The network that the settings name, for observations of `shape` and the policy's parameters.
+    """Create the configured network for observations of `shape` and the policy's parameters.
 
     Raises:
-        ValueError: a network for images on vectors, or the other way round; or images that are too small for it.
+        ValueError: an image network for vectors, an MLP for images, or images that are too small for the network.
     """
     kind = resolve_network(settings, image)
     if image != (kind != "mlp"):
@@ -315,7 +314,7 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
         least = (least - 1) * stride + kernel
     if min(height, width) < least:
         raise ValueError(
-            f"agent.network={kind} reads images of at least {least} x {least} pixels, not {height} x {width}"
+            f"agent.network={kind} needs images of at least {least} x {least} pixels, not {height} x {width}"
         )
     torso = Convolutional(
         (channels, height, width), convolutions, units, convolution_precision(settings.precision), sections
@@ -326,7 +325,7 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
 def make_shared_torso_net(
     settings: NetworkSettings, shape: tuple[int, ...], policy: Distribution, image: bool
 ) -> SharedTorsoNet:
-    """As `network`, but policy and value share their features of vectors too; raises as `network`."""
+    """Like `make_network`, but policy and value also share their torso for vectors. Raises like `make_network`."""
     net = make_network(settings, shape, policy, image)
     if isinstance(net, MLP):
         return SharedTorsoNet(Dense(net.inputs, settings.hidden), policy.size)

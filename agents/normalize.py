@@ -1,8 +1,8 @@
 """Running statistics per member, updated once per block.
 
-Axes: `[P member, M sample, ...]`. `Moments` is a dict of tensors with a leading P, passed in and returned: it
-goes into snapshots and is copied by exploit like a weight. Sums run over a contiguous trailing axis in
-float64, so that a member's statistics do not depend on who is beside it.
+Axes: `[P member, M sample, ...]`. `Moments` is a dict of tensors with a leading P, passed in and returned. It is stored
+in snapshots and copied by exploit, like a weight. Sums run in float64 over a contiguous trailing axis, so a member's
+statistics do not depend on the other members of its cohort.
 """
 
 import torch
@@ -12,7 +12,7 @@ Moments = dict[str, Tensor]
 
 
 def init_moments(members: int, shape: tuple[int, ...] = (), device: torch.device | str = "cpu") -> Moments:
-    """No samples yet: `count` `[P]`, `mean` and `m2` (summed squared deviations) `[P, *shape]`, float64."""
+    """Moments of no samples: `count` `[P]`, `mean` and `m2` (summed squared deviations) `[P, *shape]`, float64."""
     zeros = torch.zeros((members, *shape), dtype=torch.float64, device=device)
     return {"count": zeros.new_zeros(members), "mean": zeros, "m2": zeros.clone()}
 
@@ -25,10 +25,10 @@ def update_moments(state: Moments, x: Tensor, mask: Tensor | None = None) -> Mom
     Args:
         state: from `init_moments`.
         x: `[P, M, *shape]`.
-        mask: `[P, M]`, false for samples to leave out, whatever they hold. What is not finite is left out as well.
+        mask: `[P, M]`, false for samples to ignore, whatever their values. Non-finite samples are ignored too.
 
     Returns:
-        The new state; a member all of whose samples are left out keeps its old one bit for bit.
+        The new state. A member without any remaining samples keeps its old state bit for bit.
     """
     inner = (1,) * (x.ndim - 2)
     live = x.isfinite().reshape(*x.shape[:2], -1).all(-1)
@@ -50,7 +50,7 @@ def update_moments(state: Moments, x: Tensor, mask: Tensor | None = None) -> Mom
 
 
 def mean_and_variance(state: Moments) -> tuple[Tensor, Tensor]:
-    """Return float32 mean and (population) variance, both `[P, *shape]`: 0 and 1 before the first sample."""
+    """Return the mean and the (population) variance, float32 `[P, *shape]`; 0 and 1 before the first sample."""
     count = state["count"].reshape(-1, *(1,) * (state["mean"].ndim - 1))
     variance = torch.where(count > 0, state["m2"] / count.clamp_min(1.0), 1.0)
     return state["mean"].float(), variance.float()
@@ -63,7 +63,7 @@ def normalize(x: Tensor, mean: Tensor, variance: Tensor, clip: float = 10.0, eps
 
 
 def init_return_scale(members: int, envs: int, device: torch.device | str = "cpu") -> Moments:
-    """Moments of the discounted return, and `running` `[P, B]`: each env's return so far in its episode."""
+    """Initial moments of the discounted return, and `running` `[P, B]`, each env's return so far in its episode."""
     running = torch.zeros((members, envs), dtype=torch.float64, device=device)
     return {**init_moments(members, (), device), "running": running}
 
@@ -71,37 +71,37 @@ def init_return_scale(members: int, envs: int, device: torch.device | str = "cpu
 def update_return_scale(
     state: Moments, rewards: Tensor, ends: Tensor, gamma: Tensor, mask: Tensor | None = None
 ) -> Moments:
-    """Advance G_t = gamma G_{t-1} + r_t, from 0 at every episode's start, and merge all G_t into the moments.
+    """Advance G_t = gamma G_{t-1} + r_t, which starts at 0 in every episode, and merge all G_t into the moments.
 
     Args:
         state: from `init_return_scale`.
         rewards: `[P, T, B]`.
-        ends: `[P, T, B]`, whether step t ended its episode, by termination or truncation.
+        ends: `[P, T, B]`, true if step t ended its episode, by termination or truncation.
         gamma: `[P]`, discount per env step.
-        mask: `[P, T, B]`, false for dead transitions, which change nothing; nor do rewards that are not finite.
+        mask: `[P, T, B]`, false for dead transitions, which are ignored, as are non-finite rewards.
     """
     live = rewards.isfinite()
     if mask is not None:
         live &= mask.bool()
     rewards, kept = rewards.double().masked_fill(~live, 0.0), (~ends).double()
     factors = torch.where(live, gamma.double()[:, None, None], 1.0)
-    running, past = state["running"], []
+    running, returns = state["running"], []
     for reward, factor, keep in zip(rewards.unbind(1), factors.unbind(1), kept.unbind(1), strict=True):
-        past.append(torch.addcmul(reward, factor, running))
-        running = past[-1] * keep
-    moments = update_moments(state, torch.stack(past, 1).flatten(1), live.flatten(1))
+        returns.append(torch.addcmul(reward, factor, running))
+        running = returns[-1] * keep
+    moments = update_moments(state, torch.stack(returns, 1).flatten(1), live.flatten(1))
     return {**moments, "running": running}
 
 
 def return_scale(state: Moments, epsilon: float = 1e-8) -> Tensor:
-    """Return `[P]`, float32: the discounted return's standard deviation, by which rewards are divided."""
+    """Standard deviation of the discounted return, float32 `[P]`; rewards are divided by it."""
     return (mean_and_variance(state)[1] + epsilon).sqrt()
 
 
 def init_popart(members: int, device: torch.device | str = "cpu") -> Moments:
-    """PopArt's `shift` 0, `second_moment` 1 and `scale` 1 of the value targets, each `[P]`, float64.
+    """Initial PopArt statistics of the value targets: `shift` 0, `second_moment` 1, `scale` 1; float64 `[P]` each.
 
-    A network that predicts n stands for the value scale n + shift, and is trained on (target - shift) / scale.
+    A network output n represents the value scale n + shift, and is trained on (target - shift) / scale.
     """
     ones = torch.ones(members, dtype=torch.float64, device=device)
     return {"shift": torch.zeros_like(ones), "second_moment": ones, "scale": ones.clone()}
@@ -110,23 +110,23 @@ def init_popart(members: int, device: torch.device | str = "cpu") -> Moments:
 def popart_update(
     state: Moments, targets: Tensor, mask: Tensor, *, rate: Tensor | float, low: float = 1e-2, high: float = 1e6
 ) -> Moments:
-    """Move the statistics towards a batch of n live targets G (van Hasselt et al. 2016, arXiv 1602.07714).
+    """Move the statistics toward a batch of n live targets G (van Hasselt et al. 2016, arXiv 1602.07714).
 
         shift <- shift + w (mean G - shift),    second_moment <- second_moment + w (mean G^2 - second_moment)
         scale <- sqrt(second_moment - shift^2) within [low, high],    w = min(1, n rate)
 
-    So `rate` is per target, not per batch: the same data in more and smaller batches count as much.
+    `rate` is per target, not per batch, so the same data count as much if they come in more and smaller batches.
 
     Args:
         state: from `init_popart`.
         targets: `[P, ...]`, unnormalized.
-        mask: as `targets`, false for samples to leave out, whatever they hold.
+        mask: as `targets`, false for samples to ignore, whatever their values.
         rate: `[P]` or a number.
-        low: least scale.
-        high: greatest scale.
+        low: minimum scale.
+        high: maximum scale.
 
     Returns:
-        The new state; a member all of whose samples are left out keeps its old one bit for bit.
+        The new state. A member without any live targets keeps its old state bit for bit.
     """
     live = mask.bool().flatten(1)
     samples = torch.where(live, targets.detach().flatten(1).double(), 0.0).contiguous()
@@ -141,17 +141,17 @@ def popart_update(
 
 @torch.no_grad()
 def popart_preserve(weight: Tensor, bias: Tensor, old: Moments, new: Moments) -> None:
-    """Change a value head in place, so that scale (x w + b) + shift is what it was before the statistics changed.
+    """Adjust a value head in place, so that the new statistics leave scale (x w + b) + shift unchanged.
 
         w <- w scale / scale',    b <- (scale b + shift - shift') / scale'
 
     Args:
-        weight: `[P, ...]`, w: of the value's column only, for others are not to move.
-        bias: `[P, ...]`, b, likewise.
+        weight: `[P, ...]`, w; pass the value's column only, because all of it is scaled.
+        bias: `[P, ...]`, b; pass the value's column only.
         old: the state before `popart_update`.
         new: the state after it.
     """
-    ratio, moved = old["scale"] / new["scale"], (old["shift"] - new["shift"]) / new["scale"]
+    ratio, offset = old["scale"] / new["scale"], (old["shift"] - new["shift"]) / new["scale"]
     inner = (-1, *(1,) * (bias.ndim - 1))
     weight.mul_(ratio.view(-1, *(1,) * (weight.ndim - 1)))
-    bias.copy_(bias * ratio.view(inner) + moved.view(inner))
+    bias.copy_(bias * ratio.view(inner) + offset.view(inner))

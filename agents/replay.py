@@ -1,8 +1,8 @@
-"""A replay: every env's last steps, first in, first out, from which an agent learns once more.
+"""Replay buffer of each env's most recent steps, first in, first out.
 
-Its tensors are rings [P, S row, B, ...], one row per step; `steps` [P] counts all that were ever written, so row
-`steps` mod S is the next to be overwritten. The members of a cohort live in step with each other, so all have equally
-many. An *age* numbers a member's rows from the oldest, 0, to the newest, n - 1.
+Its tensors are ring buffers [P, S row, B, ...] with one row per step. `steps` [P] counts all rows ever written, so row
+`steps` mod S is overwritten next. The members of a cohort advance together and so have equally many. An *age* numbers a
+member's rows from 0, the oldest, to n - 1, the newest.
 """
 
 import torch
@@ -15,71 +15,72 @@ FIELDS = ("observations", "actions", "rewards", "terminated", "done", "is_reset_
 
 
 def length(replay: Replay) -> int:
-    """n, how many steps of each env there are."""
+    """n, the number of stored steps per env."""
     return min(int(replay["steps"][0]), replay["is_reset_step"].shape[1]) if replay else 0
 
 
 def append(replay: Replay, block: Trajectory, rows: int) -> Replay:
-    """Write a block of T <= S steps, in place; a replay of fewer rows is begun anew.
+    """Write a block of T <= S steps in place; a replay with fewer than `rows` rows is replaced by an empty one.
 
     Args:
-        replay: what this made before; empty at first.
+        replay: result of the previous call; empty at first.
         block: [P, T, B, ...].
-        rows: S, at least; one that has more keeps them.
+        rows: minimum of S; a larger replay keeps its rows.
     """
     members, time, _ = block.rewards.shape
     if not replay or replay["is_reset_step"].shape[1] < rows:
         replay = {name: _like(getattr(block, name), rows) for name in FIELDS}
         replay["steps"] = torch.zeros(members, dtype=torch.int64)
     rows = replay["is_reset_step"].shape[1]
-    where = (int(replay["steps"][0]) + torch.arange(time)) % rows
+    indices = (int(replay["steps"][0]) + torch.arange(time)) % rows
     for name in FIELDS:
-        replay[name][:, where] = getattr(block, name)[:, :time]
+        replay[name][:, indices] = getattr(block, name)[:, :time]
     replay["steps"] += time
     return replay
 
 
 def fetch(replay: Replay, start: Tensor, envs: Tensor, time: int) -> Replay:
-    """Runs of `time` steps: `start` [P, W] are the ages of the first ones, `envs` [P, W] whose they are.
+    """Gather W sequences of `time` steps, from the ages `start` [P, W] on, in the envs `envs` [P, W].
 
     Returns:
-        [P, time, W, ...] of every field.
+        Every field as [P, time, W, ...].
     """
     members, rows = replay["is_reset_step"].shape[:2]
     ages = start[:, None] + torch.arange(time)[:, None]
-    where = (int(replay["steps"][0]) - length(replay) + ages) % rows
+    indices = (int(replay["steps"][0]) - length(replay) + ages) % rows
     member = torch.arange(members)[:, None, None]
-    return {name: replay[name][member, where, envs[:, None]] for name in FIELDS}
+    return {name: replay[name][member, indices, envs[:, None]] for name in FIELDS}
 
 
 def runs(replay: Replay, chance: Tensor, time: int) -> Replay:
-    """W runs of `time` <= n steps of any env from any age on, each as likely as another; as `fetch`.
+    """Draw W sequences of `time` <= n steps, uniformly over envs and first steps; they are returned as by `fetch`.
 
     Args:
         replay: see above.
-        chance: [P, W, 2] in [0, 1), for the env and for the age.
-        time: how long they are.
+        chance: [P, W, 2] uniform random numbers in [0, 1), for the env and for the age.
+        time: steps per sequence.
     """
     envs = _choice(chance[..., 0], replay["is_reset_step"].shape[2])
     return fetch(replay, _choice(chance[..., 1], length(replay) - time + 1), envs, time)
 
 
 def rewarding(replay: Replay, chance: Tensor, time: int) -> Replay:
-    """W runs of `time` <= n steps, half of whose last ones were rewarded (Jaderberg et al. 2016, section 3.2).
+    """Draw W sequences of `time` <= n steps, half of them ending in a nonzero reward (Jaderberg et al. 2016, sec. 3.2).
 
-    The last steps are live transitions. Where the replay has rewarded ones only, or none, all runs are of that kind;
-    without any live one they are dead.
+    The last step of a sequence is a live transition. If the replay has only steps with a reward, or only steps without,
+    all sequences are of that kind. If it has no live transition at all, the last steps are dead.
 
     Args:
         replay: see above.
-        chance: [P, W, 2] in [0, 1): below 1/2 a reward is wanted; which one.
-        time: how long they are.
+        chance: [P, W, 2] uniform random numbers in [0, 1): the first asks for a reward if below 1/2, the second picks
+            one of the candidates.
+        time: steps per sequence.
     """
     rows, envs = replay["is_reset_step"].shape[1:]
     ages = torch.arange(time - 1, length(replay))
-    where = (int(replay["steps"][0]) - length(replay) + ages) % rows
-    live, paid = ~replay["is_reset_step"][:, where], replay["rewards"][:, where] != 0
-    ranks = torch.stack([live & ~paid, live & paid], 1).flatten(2).cumsum(-1)  # [P, 2, ages x B]
+    indices = (int(replay["steps"][0]) - length(replay) + ages) % rows
+    live, rewarded = ~replay["is_reset_step"][:, indices], replay["rewards"][:, indices] != 0
+    ranks = torch.stack([live & ~rewarded, live & rewarded], 1).flatten(2).cumsum(-1)  # [P, 2, ages x B]
     counts, wanted = ranks[..., -1], (chance[..., 0] < 0.5).long()
     kind = torch.where(counts.gather(1, wanted) > 0, wanted, 1 - wanted)
     rank = 1 + _choice(chance[..., 1], counts.gather(1, kind).clamp_min(1))
@@ -89,7 +90,7 @@ def rewarding(replay: Replay, chance: Tensor, time: int) -> Replay:
 
 
 def _choice(chance: Tensor, count: Tensor | int) -> Tensor:
-    """A whole number below `count`, from one in [0, 1)."""
+    """Map numbers in [0, 1) to integers below `count`."""
     return (chance.double() * count).long()
 
 

@@ -1,8 +1,8 @@
-"""Return targets as pure functions over time-major tensors.
+"""Return targets as pure functions of time-major tensors.
 
-Axes: `[T time, ...]`; with a population `[T time, P member, B env]`. All but T is elementwise, so members
-never meet. A *discount* is an array: gamma while an episode runs on, 0 after its last step. `V_t` is the
-value of the state *before* step t; `r_t` and `discount_t` are what step t led to.
+Axes: `[T time, ...]`, and with a population `[T time, P member, B env]`. All axes but T are elementwise, so members
+never mix. `discounts` is gamma while an episode continues and 0 after its last step. `V_t` is the value of the state
+*before* step t; `r_t` and `discount_t` result from step t.
 """
 
 import torch
@@ -24,15 +24,15 @@ def vtrace(
 ) -> tuple[Tensor, Tensor]:
     """V-trace targets and advantages (Espeholt et al. 2018, arXiv 1802.01561, section 4.1, equation 1).
 
-    With rho_t = pi(a_t|x_t) / mu(a_t|x_t), target over behavior, and V_T = `bootstrap_value`:
+    With rho_t = pi(a_t|x_t) / mu(a_t|x_t), target over behavior policy, and V_T = `bootstrap_value`:
 
         delta_t   = min(rho_bar, rho_t) (r_t + discount_t V_{t+1} - V_t)
         v_t - V_t = delta_t + discount_t lambda min(c_bar, rho_t) (v_{t+1} - V_{t+1}),    v_T = V_T
         q_t       = r_t + discount_t (lambda v_{t+1} + (1 - lambda) V_{t+1})
         A_t       = min(pg_rho_bar, rho_t) (q_t - V_t)
 
-    Where `cuts[t]` is true nothing passes from t+1 to t: v_t = V_t + delta_t, q_t = r_t + discount_t V_{t+1}.
-    On-policy with lambda 1, v_t is the n-step return up to the next cut; with lambda 0, the TD(0) target.
+    Where `cuts[t]` is true, nothing propagates from t+1 to t: v_t = V_t + delta_t, q_t = r_t + discount_t V_{t+1}.
+    On-policy, v_t is the n-step return up to the next cut for lambda = 1, and the TD(0) target for lambda = 0.
 
     Args:
         log_rhos: `[T, ...]`, log pi - log mu of the actions taken.
@@ -40,20 +40,20 @@ def vtrace(
         rewards: `[T, ...]`.
         values: `[T, ...]`, V_t.
         bootstrap_value: `[...]`, V_T.
-        rho_bar: clip of the ratio in delta; a number, or a tensor that broadcasts to `[...]`: `[P, 1]`.
-        c_bar: clip of the ratio in the trace; likewise.
-        pg_rho_bar: clip of the ratio in the advantage; likewise.
-        lambda_: decay of the trace; likewise.
-        cuts: bool; its axes are the first ones of `[T, ...]`, so `[T]`, `[T, P]` and `[T, P, B]` all serve.
+        rho_bar: clip of the ratio in delta; a number, or a tensor that broadcasts to `[...]`, such as `[P, 1]`.
+        c_bar: clip of the ratio in the trace, as `rho_bar`.
+        pg_rho_bar: clip of the ratio in the advantage, as `rho_bar`.
+        lambda_: decay of the trace, as `rho_bar`.
+        cuts: bool, with axes that are a prefix of `[T, ...]`: `[T]`, `[T, P]` or `[T, P, B]`.
 
     Returns:
-        (v, A), both `[T, ...]` and without gradient.
+        (v, A), both `[T, ...]`, without gradient.
     """
     with torch.no_grad():
         rhos = log_rhos.exp()
         next_values = torch.cat([values[1:], bootstrap_value[None]])
         deltas = rhos.clamp(max=rho_bar) * (rewards + discounts * next_values - values)
-        passed = _uncut(discounts * lambda_, cuts)  # what reaches t of a change in v_{t+1}
+        passed = _uncut(discounts * lambda_, cuts)  # the factor by which a change in v_{t+1} reaches t
         errors = _backwards(deltas, passed * rhos.clamp(max=c_bar), torch.zeros_like(bootstrap_value))
         q = rewards + discounts * next_values + passed * errors[1:]
         return values + errors[:-1], rhos.clamp(max=pg_rho_bar) * (q - values)
@@ -68,17 +68,18 @@ def gae(
     lambda_: Tensor | float = 1.0,
     cuts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, equation 16), truncated at V_T.
+    """Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, equation 16), truncated at V_T.
 
         delta_t  = r_t + discount_t V_{t+1} - V_t
         A_t      = delta_t + discount_t lambda A_{t+1},    A_T = 0
         target_t = V_t + A_t
 
-    Where `cuts[t]` is true nothing passes from t+1 to t: A_t = delta_t. It is `vtrace` on-policy: with lambda 1 the
-    target is the n-step return up to the next cut, with lambda 0 the TD(0) target. The arguments are those of `vtrace`.
+    Where `cuts[t]` is true, nothing propagates from t+1 to t: A_t = delta_t. This is on-policy `vtrace`: the target is
+    the n-step return up to the next cut for lambda = 1, and the TD(0) target for lambda = 0. The arguments are as in
+    `vtrace`.
 
     Returns:
-        (target, A), both `[T, ...]` and without gradient.
+        (target, A), both `[T, ...]`, without gradient.
     """
     with torch.no_grad():
         deltas = rewards + discounts * torch.cat([values[1:], bootstrap_value[None]]) - values
@@ -87,15 +88,15 @@ def gae(
 
 
 def n_step_returns(discounts: Tensor, rewards: Tensor, bootstraps: Tensor, cuts: Tensor) -> Tensor:
-    """n-step returns up to the next cut (Mnih et al. 2016, arXiv 1602.01783, algorithm S3).
+    """Compute n-step returns up to the next cut (Mnih et al. 2016, arXiv 1602.01783, algorithm S3).
 
         R_t = r_t + discount_t (bootstrap_t if cuts[t] else R_{t+1}),    R_T = bootstrap_{T-1}
 
     Args:
-        discounts: `[T, ...]`, or what broadcasts to it.
+        discounts: `[T, ...]`, or a shape that broadcasts to it.
         rewards: `[T, ...]`.
-        bootstraps: `[T, ...]`, what the state *after* step t is worth: V_{t+1}, or max_a Q_{t+1}(a). Those of the
-            cuts and the last one are read.
+        bootstraps: `[T, ...]`, value of the state *after* step t: V_{t+1}, or max_a Q_{t+1}(a). Only the entries at
+            cuts and at the last step are used.
         cuts: bool, as for `vtrace`.
 
     Returns:
@@ -107,10 +108,10 @@ def n_step_returns(discounts: Tensor, rewards: Tensor, bootstraps: Tensor, cuts:
 
 
 def unroll_cuts(unroll_length: Tensor, block_length: int) -> Tensor:
-    """Where members with their own unroll lengths cut a block of L steps; its last step is always cut.
+    """Cuts in a block of L steps for members with different unroll lengths; the last step is always a cut.
 
     Args:
-        unroll_length: `[k]`, steps between two cuts, counted from the block's start; at least 1.
+        unroll_length: `[k]`, steps between two cuts, counted from the start of the block; at least 1.
         block_length: L.
 
     Returns:
@@ -121,30 +122,30 @@ def unroll_cuts(unroll_length: Tensor, block_length: int) -> Tensor:
 
 
 def unroll_starts(cuts: Tensor) -> Tensor:
-    """The steps `[k, L + 1]` before which `unroll_cuts` cut: new unrolls begin there."""
+    """Steps at which new unrolls begin, bool `[k, L + 1]`: those after the cuts `[L, k]` of `unroll_cuts`."""
     return torch.cat([torch.zeros_like(cuts[:1]), cuts]).T
 
 
 def effective_unroll(cuts: Tensor) -> Tensor:
-    """Measure what was used: the longest run of steps between two cuts of `[L, k]`, `[k]`."""
+    """Measure the unroll length in use, `[k]`: the largest number of steps between two cuts of `[L, k]`."""
     steps = torch.arange(1, len(cuts) + 1, device=cuts.device)[:, None]
     last = torch.where(cuts, steps, 0).cummax(0).values
     return (steps - torch.cat([torch.zeros_like(last[:1]), last[:-1]])).amax(0)
 
 
 def _spread(cuts: Tensor, x: Tensor) -> Tensor:
-    """`cuts`, whose axes are the first ones of `x`, with as many axes as `x`."""
+    """Append axes of size 1 to `cuts` until it has as many axes as `x`."""
     return cuts.reshape(cuts.shape + (1,) * (x.ndim - cuts.ndim))
 
 
 def _uncut(passed: Tensor, cuts: Tensor | None) -> Tensor:
-    """`passed` `[T, ...]`, but 0 at the cuts."""
+    """Set `passed` `[T, ...]` to 0 at the cuts."""
     return passed if cuts is None else passed.masked_fill(_spread(cuts, passed), 0.0)
 
 
 def _backwards(terms: Tensor, passed: Tensor, last: Tensor) -> Tensor:
-    """x_t = term_t + passed_t x_{t+1} for t from T-1 down to 0, with x_T = `last`: `[T+1, ...]`."""
-    found = [last]
+    """Compute x_t = term_t + passed_t x_{t+1} for t from T-1 down to 0, with x_T = `last`: `[T+1, ...]`."""
+    results = [last]
     for term, factor in zip(reversed(terms.unbind()), reversed(passed.unbind()), strict=True):
-        found.append(torch.addcmul(term, factor, found[-1]))
-    return torch.stack(found[::-1])
+        results.append(torch.addcmul(term, factor, results[-1]))
+    return torch.stack(results[::-1])

@@ -1,11 +1,11 @@
-"""What can be configured about each agent: frozen dataclasses, without importing torch.
+"""Settings of each agent, as frozen dataclasses; this module does not import torch.
 
-A field whose metadata says `live` is a *live hyperparameter*: its value here is the default, `hparams:` in a config
-may search it, and PBT may change it at any report without a restart. Every other field is fixed for a run, or
-*structural*: it decides the shape of what is learned and travels with the weights.
+A field with `live` in its metadata is a *live hyperparameter*: its value here is the default, `hparams:` in a config
+may search it, and PBT may change it at any report without a restart. All other fields are fixed for a run. Some of them
+are *structural*: they determine the shapes of the learned tensors and are copied together with the weights.
 
-Adding an agent is one file with its maths and a `make` (`agents/<name>.py`), one settings class here and its entry in
-`AGENTS`.
+To add an agent, write `agents/<name>.py` with the algorithm and a `make` function, and add a settings class and its
+entry in `AGENTS` here.
 """
 
 import importlib
@@ -14,37 +14,40 @@ from typing import Any, ClassVar, Literal
 
 
 def live(default: float, *, low: float | None = None, high: float | None = None, integer: bool = False) -> Any:
-    """Declare a live hyperparameter: its default and the closed interval of values the agent accepts."""
+    """Declare a live hyperparameter, with its default and the closed interval of valid values."""
     return field(default=default, metadata={"live": True, "low": low, "high": high, "integer": integer})
 
 
 def fixed(default: Any, *, low: float, high: float | None = None) -> Any:
-    """Declare what is fixed for a run: its default and the closed interval of values, or of a tuple's values."""
+    """Declare a setting that is fixed for a run, with its default and the closed interval of valid values.
+
+    For a tuple, the interval applies to each element.
+    """
     return field(default=default, metadata={"low": low, "high": high})
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """What the observation is turned into; shared by all agents.
+    """Settings of the network, its inputs and its action distribution, shared by all agents.
 
     Attributes:
-        network: `auto` takes `mlp` for vectors and `shallow` for images. `shallow` is IMPALA's feed-forward net for
+        network: `auto` uses `mlp` for vectors and `shallow` for images. `shallow` is IMPALA's feed-forward net for
             Atari (conv 16@8x8/4, conv 32@4x4/2, 256 units), `nature` the DQN net (32@8x8/4, 64@4x4/2, 64@3x3/1, 512
-            units), `deep` IMPALA's residual net (15 convolutions, 256 units), `mlp` two separate stacks of `hidden`
-            tanh units for policy and value, or a shared one below a core or fed-back inputs.
+            units), and `deep` IMPALA's residual net (15 convolutions, 256 units). `mlp` has separate stacks of `hidden`
+            tanh units for policy and value, or a single stack with `core` or `use_last_action_reward`.
         hidden: widths of the hidden layers of `mlp`.
-        core: `lstm` puts an LSTM between the features and the policy and value; it forgets where an episode begins.
-        core_units: its width.
-        use_last_action_reward: show the network its last action and last reward (clipped to [-1, 1]) too.
-        std: a Gaussian policy's standard deviations: `free`, one learned number per action dimension, or `softplus`
-            of what the network says about the state, which with `softplus_variance` is the variance.
-        log_std: the logarithm of what they start from.
-        actions: how a Gaussian's sample becomes a bounded action: `clip` (the log-probability is the unclipped
-            sample's) or `squash` (tanh, with its change of variables).
-        observations: `normalize` (running mean and variance per member, clipped at 10), `raw`, or `auto`: normalize
-            vectors, leave images (which are divided by 255).
-        precision: arithmetic of convolutions in the learner: `bfloat16` (autocast), `float32`, or `auto`: bfloat16
-            where the hardware has it (without, it is many times slower).
+        core: `lstm` puts an LSTM between the features and the heads; its state is reset at the start of an episode.
+        core_units: width of the LSTM.
+        use_last_action_reward: also feed the last action and the last reward (clipped to [-1, 1]) to the network.
+        std: standard deviation of a Gaussian policy. `free` is one learned parameter per action dimension. `softplus`
+            is the softplus of a network output; with `softplus_variance`, that is the variance instead.
+        log_std: logarithm of the initial standard deviation.
+        actions: mapping from a Gaussian's sample to a bounded action: `clip` (with the log-probability of the unclipped
+            sample) or `squash` (tanh, with the change of variables).
+        observations: `normalize` (running mean and variance per member, clipped at 10), `raw`, or `auto`, which
+            normalizes vectors only. Images are always divided by 255.
+        precision: data type of the learner's convolutions: `bfloat16` (autocast), `float32`, or `auto`, which uses
+            bfloat16 if the hardware supports it (it is many times slower otherwise).
     """
 
     network: Literal["auto", "mlp", "shallow", "nature", "deep"] = "auto"
@@ -61,31 +64,32 @@ class NetworkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ActorCriticSettings(NetworkSettings):
-    """What the actor-critic agents share.
+    """Settings shared by the actor-critic agents.
 
     Attributes:
-        rewards: what the learner is given: `clip` to [-1, 1], `normalize` by the running standard deviation of the
-            discounted return, `none`, or `auto`: clip for images, normalize for vectors. `asymmetric` is IMPALA's
-            optimistic clip, 5 tanh(r / 5), of which losses count 0.3, as in its published code; its paper's figure is
-            another, 5 tanh r for gains and 0.3 tanh r for losses: `asymmetric_figure`. Fitness is always raw.
+        rewards: transformation of the rewards used for learning: `clip` to [-1, 1], `normalize` by the running standard
+            deviation of the discounted return, `none`, or `auto`, which clips for images and normalizes for vectors.
+            `asymmetric` is IMPALA's optimistic clipping as in its published code: 5 tanh(r / 5), times 0.3 for negative
+            rewards. `asymmetric_figure` is the variant in the paper's figure: 5 tanh r for positive and 0.3 tanh r for
+            negative rewards. Fitness always uses raw rewards.
         optimizer: `rmsprop` (TensorFlow's form, epsilon inside the root) or `adam`.
-        unroll_mode: `budget`: every update learns from a block of `block_length` steps, in which `unroll_length`
-            places the cuts. `exact`: the member updates every `unroll_length` steps.
-        block_length: env steps per env in a block; by default the largest `unroll_length` the search may reach.
-        minibatches: updates per pass; each learns from the whole unrolls of its share of the envs.
+        unroll_mode: with `budget`, every update learns from a block of `block_length` steps, which is cut every
+            `unroll_length` steps. With `exact`, the member updates every `unroll_length` steps.
+        block_length: env steps per env in a block; by default the largest `unroll_length` that the search can reach.
+        minibatches: updates per pass; each uses the complete unrolls of its share of the envs.
         learning_rate: step size of the optimizer.
         entropy_cost: weight of the policy's entropy (nats).
-        unroll_length: env steps between two cuts of the return (or between updates, in `exact`).
+        unroll_length: env steps between two cuts of the return, or between two updates with `unroll_mode: exact`.
         value_cost: weight of half the squared value error.
         gamma: discount per env step.
         lambda_: decay of the trace; 1 gives n-step returns.
         max_grad_norm: clip of the member's global gradient norm.
         rmsprop_decay: decay of RMSProp's mean square.
-        rmsprop_epsilon: inside RMSProp's root.
-        adam_epsilon: outside Adam's root.
-        name: by which a config chooses the agent.
-        acting: who may act for it. With `actors` blocks come from policies that are some updates old; with `hogwild`
-            several processes change what is learned without locks.
+        rmsprop_epsilon: epsilon of RMSProp, inside the root.
+        adam_epsilon: epsilon of Adam, outside the root.
+        name: name of the agent in a config.
+        acting: supported values of `acting.mode`. With `actors`, blocks come from policies that are a few updates old.
+            With `hogwild`, several processes update the parameters without locks.
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline"})
@@ -107,23 +111,24 @@ class ActorCriticSettings(NetworkSettings):
     adam_epsilon: float = live(1e-5, low=0.0)
 
     def build(self, observation_space: Any, action_space: Any) -> Any:
-        """The agent for an env's spaces; override it in the settings of an agent of your own.
+        """The agent for an env's spaces, by the `make` of the module that holds the settings.
 
         Raises:
-            ValueError: in one line, where the agent cannot read these observations or act in this space.
+            ValueError: the agent does not support these observations or actions; the message is one line.
         """
-        module = importlib.import_module(f"pbtrl.agents.{self.name}")
+        own = type(self).__module__
+        module = importlib.import_module(f"pbtrl.agents.{self.name}" if own == __name__ else own)
         return module.make(self, observation_space, action_space)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradientSettings(ActorCriticSettings):
-    """What the agents share that follow a policy gradient.
+    """Settings shared by the policy-gradient agents.
 
     Attributes:
-        advantages: `normalize` to zero mean and unit variance over what an update learns from, or `raw`.
-        reduction: `sum` (the papers) or `mean` of the losses over what an update learns from; with sums a learning
-            rate belongs to a block size.
+        advantages: `normalize` to zero mean and unit variance over the transitions of an update, or `raw`.
+        reduction: `sum` (as in the papers) or `mean` of the losses over the transitions of an update. With `sum`, the
+            best learning rate depends on the block size.
     """
 
     advantages: Literal["normalize", "raw"] = "raw"
@@ -135,12 +140,12 @@ class ImpalaSettings(PolicyGradientSettings):
     """IMPALA with V-trace (Espeholt et al. 2018, arXiv 1802.01561), section 4 and tables D.1 and G.1.
 
     Attributes:
-        rho_bar: clip of the importance ratio in the temporal difference.
-        c_bar: clip of the trace's ratio.
-        pg_rho_bar: clip of the policy gradient's ratio.
-        epochs: how often a block is learned from at most; V-trace corrects the later passes.
-        max_log_ratio: the pass in which a member's mean |log importance ratio| (nats) first exceeds this is its last.
-            Without it, a policy whose variance has shrunk moves many standard deviations per block, and collapses.
+        rho_bar: clip of the importance ratio in the TD error.
+        c_bar: clip of the importance ratio in the trace.
+        pg_rho_bar: clip of the importance ratio in the policy gradient.
+        epochs: maximum passes over a block; V-trace corrects for the policy's change in later passes.
+        max_log_ratio: a member stops after the pass in which its mean |log importance ratio| (nats) exceeds this.
+            Otherwise a policy with a small variance can move many standard deviations per block, and collapse.
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline", "actors", "hogwild"})
@@ -156,7 +161,7 @@ class ImpalaSettings(PolicyGradientSettings):
 class A3CSettings(PolicyGradientSettings):
     """A3C, or A2C in one process (Mnih et al. 2016, arXiv 1602.01783), section 4 and supplement 8.
 
-    `unroll_length` is the paper's t_max, after which the member updates.
+    `unroll_length` is the paper's t_max, the number of steps between updates.
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline", "hogwild"})
@@ -170,16 +175,16 @@ class A3CSettings(PolicyGradientSettings):
 class VMPOSettings(ActorCriticSettings):
     """V-MPO (Song et al. 2019, arXiv 1909.12238), sections 3 and 4, tables 1 to 3 and appendix C.
 
-    Its losses are means. The paper trains without an entropy term and without a clip of gradients.
+    Its losses are means. The paper uses neither an entropy term nor gradient clipping.
 
     Attributes:
-        temperature: eta that a member starts from.
-        alpha: multiplier of the constraints on the divergence that a member starts from.
-        target_period: blocks between two copies of the online network into the target network, which acts.
-        eps_temperature: bound (nats) on how far the weights of the better half may be from uniform.
+        temperature: initial temperature eta.
+        alpha: initial Lagrange multiplier of the KL constraints.
+        target_period: blocks between copies of the online network into the target network, which acts.
+        eps_temperature: bound on the KL (nats) of the better half's weights from uniform weights.
         eps_kl: bound on KL(target || online) of a categorical policy (nats).
-        eps_mean: bound on the part of a Gaussian's divergence that its mean makes.
-        eps_covariance: bound on the part that its covariance makes.
+        eps_mean: bound on the mean's part of a Gaussian policy's KL (nats).
+        eps_covariance: bound on the covariance's part of a Gaussian policy's KL (nats).
         popart_rate: weight of one value target in PopArt's statistics.
     """
 
@@ -202,19 +207,18 @@ class VMPOSettings(ActorCriticSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class UnrealSettings(PolicyGradientSettings):
-    """UNREAL (Jaderberg et al. 2016, arXiv 1611.05397), section 3 and its appendix: A3C with auxiliary tasks.
+    """UNREAL (Jaderberg et al. 2016, arXiv 1611.05397), section 3 and appendix: A3C with auxiliary tasks.
 
-    Pixel control is learned where observations are images and actions discrete. Elsewhere there are no pixels to
-    control, or no actions to have a value each: the agent has the other two tasks, and `pixel_control_cost` and
-    `pixel_control_gamma` have no effect.
+    Pixel control needs image observations and discrete actions. Otherwise the agent has only the other two tasks, and
+    `pixel_control_cost` and `pixel_control_gamma` have no effect.
 
     Attributes:
-        replay: env steps of a member, over all its envs, that the auxiliary tasks learn from: the last ones. At least
-            two more per env than an update learns from.
-        cell_size: pixels along the side of a cell, whose change pixel control values.
-        pixel_control_cost: weight of half the squared error of the actions' values, summed over cells.
-        pixel_control_gamma: discount per env step of the change of pixels.
-        reward_prediction_cost: weight of the cross-entropy (nats) of what the next reward is: none, positive, negative.
+        replay: most recent env steps of a member, over all its envs, that the auxiliary tasks learn from. Each env
+            keeps at least two more steps than an update has.
+        cell_size: side in pixels of pixel control's cells.
+        pixel_control_cost: weight of half the squared error of the Q-values, summed over cells.
+        pixel_control_gamma: discount per env step of pixel control.
+        reward_prediction_cost: weight of the cross-entropy (nats) of the next reward's class: zero, positive, negative.
         value_replay_cost: weight of half the squared value error on replayed steps.
     """
 
@@ -238,17 +242,17 @@ class UnrealSettings(PolicyGradientSettings):
 class FeudalSettings(PolicyGradientSettings):
     """Feudal Networks (Vezhnevets et al. 2017, arXiv 1703.01161), section 3: a manager sets goals for a worker.
 
-    Both have a memory of their own, so `core` is `none`. `gamma` is the worker's.
+    Both have an LSTM already, so `core` is `none`. `gamma` is the worker's discount.
 
     Attributes:
-        goal_units: width of goals and of the states that they are directions between; a multiple of 8.
-        embedding: width of what the worker is told of its goals; a multiple of 8.
-        horizon: env steps that a goal is for; also the number of the manager's cores, each of which works at every
+        goal_units: size of the goals and of the state space in which they are directions; a multiple of 8.
+        embedding: size of the goal embedding that the worker receives; a multiple of 8.
+        horizon: env steps that a goal lasts; also the number of the manager's cores, each of which runs at every
             `horizon`-th step.
-        random_goals: probability per env step of a goal drawn at random (the paper: small).
+        random_goals: probability per env step of a random goal (small, in the paper).
         manager_gamma: discount per env step of the manager's return.
-        intrinsic_cost: weight of the reward for going where the goals point, beside the env's: of a cosine beside
-            clipped rewards, as published; beside normalized ones of (1 - gamma) times a cosine.
+        intrinsic_cost: weight of the intrinsic reward relative to the env's reward. The intrinsic reward is a cosine,
+            as published, or (1 - gamma) times a cosine if rewards are normalized.
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline", "hogwild"})
@@ -276,5 +280,5 @@ AGENTS: dict[str, type[AgentSettings]] = {
 
 
 def live_hyperparameters(settings: AgentSettings | type[AgentSettings]) -> dict[str, Any]:
-    """Name -> default of every live hyperparameter, in the order of declaration."""
+    """Name -> default of every live hyperparameter, in order of declaration."""
     return {f.name: getattr(settings, f.name) for f in fields(settings) if f.metadata.get("live")}

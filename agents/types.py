@@ -1,10 +1,10 @@
-"""The vocabulary of the agents, and the legend of every axis in this package.
+"""Types shared by all agents, and the names of the axes in this package.
 
-    P  member of a cohort; the leading axis of everything, so that no operation mixes members
+    P  member of a cohort; the leading axis of every tensor, so that no operation mixes members
     T  time (env steps), B  env of a member, A  action dimension, K  parameters of a policy's distribution, M  T x B
 
-A member's numbers must not depend on who shares its cohort. So reductions run over trailing axes only, matrix
-products are batched over P even for P = 1, and parameters are padded to 16 floats.
+A member's results must not depend on the other members of its cohort. Reductions therefore run over trailing axes only,
+matrix products are batched over P even for P = 1, and parameters are padded to 16 floats.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ Views = dict[str, Tensor]
 
 @dataclass
 class State:
-    """A cohort's state between calls.
+    """State of a cohort between calls.
 
     Attributes:
-        tensors: everything that learns, by name, with the leading axis P: weights, optimizer moments and step counts,
-            normalizer statistics. One member's snapshot is its row of every tensor.
-        running: what belongs to the envs under way instead, by name, with the leading axis P: returns so far, a replay
-            of the last steps. `learn` makes what is missing; it is in no snapshot, and gone where the envs start anew.
-        params: views into `tensors["params"]`, one set per group of members that pass through the network together.
-        acting: views into the parameters that act, which are the same or, for instance, a target network's.
-        grads: scratch, [P, D].
-        parts: views into `grads`, as `params` is into the weights.
-        private: where other processes change `tensors["params"]` too, the copy [P, D] that `params` and `acting` view.
+        tensors: learned state by name, with leading axis P: weights, optimizer moments and step counts, normalizer
+            statistics. A member's snapshot is its row of every tensor.
+        running: state tied to the running envs, by name, with leading axis P: returns so far, a replay of recent steps.
+            `learn` creates missing entries. It is not part of snapshots, and is dropped when the envs restart.
+        params: views into `tensors["params"]`, one set per group of members that share a forward pass.
+        acting: views into the parameters used for acting: the same, or those of a target network.
+        grads: scratch space [P, D].
+        parts: views into `grads`, grouped like `params`.
+        private: the copy [P, D] that `params` and `acting` view, if other processes also change `tensors["params"]`.
     """
 
     tensors: dict[str, Tensor]
@@ -48,24 +48,24 @@ class State:
     private: Tensor | None = None
 
     def refresh(self) -> None:
-        """Bring a private copy up to date, with one's own updates and those of others."""
+        """Copy the shared parameters into the private copy, if there is one."""
         if self.private is not None:
             self.private.copy_(self.tensors["params"])
 
 
 Hyperparameters = Mapping[str, Tensor]
-"""Live hyperparameters by name, one number per member: tensors of shape [P], given at call time, never cached."""
+"""Live hyperparameters by name, as tensors [P] with one number per member, passed at each call and never cached."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a policy is shown: at one step [P, B, ...], or in a block [P, T+1, B, ...].
+    """Inputs of a policy at one step [P, B, ...] or in a block [P, T+1, B, ...].
 
     Attributes:
         observations: [..., *shape].
-        actions: the last one, as the distribution stores it.
-        rewards: the last one, raw.
-        first: bool; an episode begins here, so there was no last action or reward, and nothing to remember.
+        actions: last action, as stored by the distribution.
+        rewards: last reward, raw.
+        first: bool; true where an episode begins, so the last action and reward and the recurrent state do not apply.
     """
 
     observations: Tensor
@@ -73,19 +73,19 @@ class Inputs:
     rewards: Tensor
     first: Tensor
 
-    def __getitem__(self, where: Any) -> Inputs:
-        """The same part of everything."""
-        return Inputs(self.observations[where], self.actions[where], self.rewards[where], self.first[where])
+    def __getitem__(self, index: Any) -> Inputs:
+        """Index all tensors alike."""
+        return Inputs(self.observations[index], self.actions[index], self.rewards[index], self.first[index])
 
 
 @dataclass(frozen=True)
 class ActOutput:
-    """What a policy answered at one step.
+    """Output of a policy for one step.
 
     Attributes:
-        actions: [P, B, ...] as the distribution stores them.
-        policy: [P, B, K] parameters of the distribution that they were drawn from.
-        rnn_state: [P, B, H] what the network remembers from here on; H is 0 for one that does not.
+        actions: [P, B, ...] as stored by the distribution.
+        policy: [P, B, K] parameters of the distribution that the actions were drawn from.
+        rnn_state: [P, B, H] next recurrent state of the network; H is 0 if it has none.
     """
 
     actions: Tensor
@@ -95,21 +95,21 @@ class ActOutput:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One block of experience of a cohort.
+    """One block of a cohort's experience.
 
     Attributes:
-        observations: [P, T+1, B, ...]; the last one is where the block ends.
-        actions: [P, T, B, ...] as the distribution stores them (before clipping or squashing).
+        observations: [P, T+1, B, ...]; the last one follows the block's last action.
+        actions: [P, T, B, ...] as stored by the distribution (before clipping or squashing).
         rewards: [P, T, B] raw.
         terminated: [P, T, B] bool; the value of the next observation is zero.
-        done: [P, T, B] bool; terminated or truncated: the next observation is the episode's last.
-        is_reset_step: [P, T, B] bool; the env was only being reset here: not a transition.
-        policy: [P, T, B, K] parameters of the behavior policy's distribution.
-        initial_inputs: [P, B, ...] what the policy was shown at the block's first step.
-        rnn_state: [P, B, H] what the network remembered there.
-        noise: [P, T, B, ...] what `Agent.noise` drew for the block: acting used it, and learning may.
-        from_replay: [B] bool, envs whose unrolls come from a replay. They are learned from, but counted neither in
-            running statistics nor in how far the policy has moved. None without a replay.
+        done: [P, T, B] bool; terminated or truncated, so the next observation is the episode's last.
+        is_reset_step: [P, T, B] bool; a dead transition, in which the env was only reset.
+        policy: [P, T, B, K] distribution parameters of the behavior policy.
+        initial_inputs: [P, B, ...] inputs of the policy at the block's first step.
+        rnn_state: [P, B, H] recurrent state of the network at the block's first step.
+        noise: [P, T, B, ...] noise of the block from `Agent.noise`, used in acting and available for learning.
+        from_replay: [B] bool, the envs whose unrolls come from a replay. They are used for learning, but not for
+            running statistics or the mean |log rho|. None without a replay.
     """
 
     observations: Tensor
@@ -125,7 +125,7 @@ class Trajectory:
     from_replay: Tensor | None = None
 
     def inputs(self, members: slice, envs: slice) -> Inputs:
-        """What some members' policies are shown in some of their envs, [p, T+1, B, ...]."""
+        """Inputs [p, T+1, B, ...] of some members' policies in some of their envs."""
         return Inputs(
             self.observations[members, :, envs],
             torch.cat([self.initial_inputs.actions[members, None, envs], self.actions[members, :, envs]], 1),
@@ -136,14 +136,14 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What was learned from a block.
+    """Result of learning from a block.
 
     Attributes:
-        metrics: [P] each, by TensorBoard tag; NaN for a member all of whose updates were skipped.
-        consumed: the live hyperparameters that the loss and the optimizer used, [P] each; the unroll length is
-            measured from the cuts.
-        updates: [P] int64, how many updates a member was to make.
-        skipped: [P] int64, how many of them were skipped because their gradient was not finite.
+        metrics: [P] each, by TensorBoard tag; NaN for a member whose updates were all skipped.
+        consumed: [P] each, the live hyperparameters that loss and optimizer used; the unroll length is measured from
+            the cuts.
+        updates: [P] int64, number of updates, including skipped ones.
+        skipped: [P] int64, number of updates skipped because of a non-finite gradient.
     """
 
     metrics: dict[str, Tensor]
@@ -153,41 +153,41 @@ class UpdateResult:
 
 
 class Agent(Protocol):
-    """An algorithm over a cohort of P members: frozen settings, and functions of explicit state.
+    """Interface of an algorithm for a cohort of P members: frozen settings, and functions of explicit state.
 
-    `learn` changes `state` in place, because its tensors are large and live in one flat buffer; nothing else does.
+    `learn` changes `state` in place, because its tensors are large and lie in one flat buffer.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one observation."""
+        """Shape of one observation."""
 
     @property
     def image(self) -> bool:
-        """Whether observations are uint8, and else float32."""
+        """True if observations are uint8 images, false if they are float32."""
 
     @property
     def unused(self) -> frozenset[str]:
-        """Live hyperparameters that change nothing in this env."""
+        """Live hyperparameters that have no effect in this env."""
 
     @property
     def acting_tensors(self) -> tuple[str, ...]:
-        """Names of the state's tensors that `act` reads."""
+        """Names of the state tensors that `act` reads."""
 
     def init(self, generators: Sequence[torch.Generator]) -> State:
-        """Fresh state for one member per generator."""
+        """Create the initial state, with one member per generator."""
 
     def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> Tensor:
-        """All that is random in a block, [T, P, B, ...], each member's from its own generator."""
+        """Draw all random numbers of a block, [T, P, B, ...], each member's from its own generator."""
 
     def begin(self, members: int, envs: int) -> tuple[Tensor, Tensor]:
-        """No last action [P, B, ...], and nothing remembered [P, B, H]."""
+        """Initial last action [P, B, ...] and recurrent state [P, B, H]."""
 
     def forget(self, state: State, slot: int) -> None:
-        """The slot has a new policy: the old one's experience in `state.running` is not to be learned from."""
+        """Exclude the slot's old experience in `state.running` from learning, because the slot has a new policy."""
 
     def act(self, state: State, inputs: Inputs, rnn_state: Tensor, noise: Tensor | None) -> ActOutput:
-        """Act at one step; without noise, by the policy's mode."""
+        """Act for one step: sample with `noise`, or take the policy's mode if there is none."""
 
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> UpdateResult:
         """Learn from a block, in place."""

@@ -1,10 +1,10 @@
 """V-MPO (Song et al. 2019, arXiv 1909.12238): on-policy maximum a posteriori policy optimization.
 
-The target network acts, and becomes the online one every `target_period` blocks. The better half of a batch,
-weighted by exp(A / eta), is what the policy imitates; KL(target || online), over the whole batch, holds it back, with
-multipliers that are learned with the weights. For Gaussian policies mean and covariance are held back apart. The value
-is a PopArt head's (van Hasselt et al. 2016, arXiv 1602.07714), so the scale of returns plays no part in its learning.
-settings.VMPO has every default.
+The target network acts; the online network is copied into it every `target_period` blocks. The policy imitates the
+better half of a batch, weighted by exp(A / eta). A constraint on KL(target || online) over the whole batch limits its
+change, with Lagrange multipliers that are learned together with the weights. For Gaussian policies, mean and covariance
+have separate constraints. The value head uses PopArt (van Hasselt et al. 2016, arXiv 1602.07714), so its learning does
+not depend on the scale of returns. The defaults are in `settings.VMPOSettings`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from pbtrl.agents import losses, normalize
 from pbtrl.agents.actor_critic import ActorCritic
@@ -23,45 +24,50 @@ from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import VMPOSettings
 from pbtrl.agents.types import Hyperparameters, State, Trajectory, UpdateResult
 
-SMALLEST = 1e-8  # of eta and alpha
+SMALLEST = 1e-8  # lower bound of eta and alpha
 
 
 @dataclass(frozen=True)
 class VMPO(ActorCritic):
-    """The agent for one kind of env; see `agents.types.Agent` for the contract."""
+    """The V-MPO agent; see `agents.types.Agent` for the interface."""
 
     settings: VMPOSettings
 
     @property
+    @override
     def needs_full_batch(self) -> bool:
-        """The better half is chosen among all."""
+        """True, because the better half is chosen from the whole minibatch."""
         return True
 
     @property
+    @override
     def extra_parameters(self) -> dict[str, tuple[int, float]]:
-        """The multipliers are learned with the weights."""
+        """The base's parameters, the temperature and the Lagrange multipliers."""
         temperature = {"temperature": (1, self.settings.temperature)}
         return super().extra_parameters | temperature | dict.fromkeys(self._constraints, (1, self.settings.alpha))
 
     @property
     def _constraints(self) -> dict[str, str]:
-        """Each multiplier, and the hyperparameter that bounds its divergence."""
+        """Multiplier -> hyperparameter that bounds its KL divergence."""
         if isinstance(self.policy, Gaussian):
             return {"alpha_mean": "eps_mean", "alpha_covariance": "eps_covariance"}
         return {"alpha": "eps_kl"}
 
     @property
+    @override
     def unused(self) -> frozenset[str]:
-        """Bounds for the other kind of policy."""
+        """KL bounds of the other kind of policy."""
         return frozenset({"eps_kl", "eps_mean", "eps_covariance"}) - set(self._constraints.values())
 
     @property
+    @override
     def acting_tensors(self) -> tuple[str, ...]:
-        """The target network acts."""
+        """As in the base, with the target network in place of the online one."""
         return ("target", *super().acting_tensors[1:])
 
+    @override
     def init(self, generators: Sequence[torch.Generator]) -> State:
-        """Fresh state for one member per generator; the target network equals the online one."""
+        """Create the initial state, with one member per generator; the target network equals the online one."""
         state = super().init(generators)
         target = state.tensors["params"].clone()
         state.tensors |= {"target": target, "updates": torch.zeros(len(target), dtype=torch.int64)}
@@ -69,42 +75,45 @@ class VMPO(ActorCritic):
         acting = tuple(self.layout.views(target[group]) for group in self._groups(len(target)))
         return replace(state, acting=acting)
 
+    @override
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> UpdateResult:
-        """Learn from a block; then, in its turn, the target network."""
-        learned = super().learn(state, block, hyperparameters)
+        """Learn from a block; then update the target network if it is due."""
+        result = super().learn(state, block, hyperparameters)
         tensors = state.tensors
         tensors["updates"] = tensors["updates"] + 1
         due = tensors["updates"] % hyperparameters["target_period"] == 0
         tensors["target"][due] = tensors["params"][due]
-        return learned
+        return result
 
-    def loss(self, seen: LossInputs, h: Hyperparameters) -> LossOutput:
-        """L_V + L_pi + L_eta + L_alpha, all of them means (section 4), and an entropy term, which the paper has not."""
-        mask, flat = seen.mask, seen.mask.flatten(1)
-        popart = {name: value[seen.members] for name, value in without_prefix("popart", seen.state.tensors).items()}
+    @override
+    def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
+        """Compute L_V + L_pi + L_eta + L_alpha, all means (section 4), and an entropy term, which the paper lacks."""
+        mask, flat = batch.mask, batch.mask.flatten(1)
+        popart = {name: value[batch.members] for name, value in without_prefix("popart", batch.state.tensors).items()}
         scale, shift = (popart[name].to(mask.dtype)[:, None, None] for name in ("scale", "shift"))
-        targets, advantages = seen.compute_targets(gae, scale * seen.values + shift, lambda_=h["lambda_"][:, None])
-        temperature = seen.params["temperature"][:, 0]
+        targets, advantages = batch.compute_targets(gae, scale * batch.values + shift, lambda_=h["lambda_"][:, None])
+        temperature = batch.params["temperature"][:, 0]
         psi, temperature_loss = losses.vmpo_weights_and_temperature(
             advantages.flatten(1), temperature, h["eps_temperature"], flat
         )
         sums = {
-            "policy": losses.policy_gradient_loss(seen.log_probs.flatten(1), psi * seen.live[:, None], flat),
-            "value": losses.value_loss(seen.values[:, :-1], (targets - shift) / scale, mask),
-            "entropy": losses.entropy_bonus(self.policy.entropy(seen.policy), mask),
-            "temperature": temperature * seen.live,
+            "policy": losses.policy_gradient_loss(batch.log_probs.flatten(1), psi * batch.live[:, None], flat),
+            "value": losses.value_loss(batch.values[:, :-1], (targets - shift) / scale, mask),
+            "entropy": losses.entropy_bonus(self.policy.entropy(batch.policy), mask),
+            "temperature": temperature * batch.live,
         }
         summed = sums["policy"] + h["value_cost"] * sums["value"] - h["entropy_cost"] * sums["entropy"]
-        total = summed / seen.live + temperature_loss
-        for (name, bound), kl in zip(self._constraints.items(), self._divergences(seen), strict=True):
-            alpha = seen.params[name][:, 0]
+        total = summed / batch.live + temperature_loss
+        for (name, bound), kl in zip(self._constraints.items(), self._divergences(batch), strict=True):
+            alpha = batch.params[name][:, 0]
             total = total + losses.lagrange_loss(alpha, h[bound], kl, mask)
-            sums |= {name: alpha * seen.live, name.replace("alpha", "kl"): (kl * mask).flatten(1).sum(-1)}
+            sums |= {name: alpha * batch.live, name.replace("alpha", "kl"): (kl * mask).flatten(1).sum(-1)}
         new = normalize.popart_update(popart, targets, mask, rate=h["popart_rate"])
         return LossOutput(total, sums, with_prefix("popart", new))
 
+    @override
     def replace(self, state: State, new: dict[str, Tensor], active: Tensor) -> None:
-        """The multipliers stay positive, and what the value head says stays as it is under PopArt's new statistics."""
+        """Keep the multipliers positive, and the value head's outputs unchanged under PopArt's new statistics."""
         old = without_prefix("popart", state.tensors)
         super().replace(state, new, active)
         views = self.layout.views(state.tensors["params"])
@@ -112,12 +121,12 @@ class VMPO(ActorCritic):
             views[name].clamp_(min=SMALLEST)
         normalize.popart_preserve(*self.net.value_head(views), old, without_prefix("popart", state.tensors))
 
-    def _divergences(self, seen: LossInputs) -> list[Tensor]:
-        """KL(target || online) at every transition [p, T, B], as `_constraints` bounds it."""
+    def _divergences(self, batch: LossInputs) -> list[Tensor]:
+        """KL(target || online) at every transition [p, T, B], one tensor per entry of `_constraints`."""
         if not isinstance(self.policy, Gaussian):
-            return [losses.categorical_kl(seen.policy, seen.behavior)]
-        (mean, log_std), (was, log_was) = seen.policy.chunk(2, -1), seen.behavior.chunk(2, -1)
-        return list(losses.gaussian_kl_decoupled(mean, log_std.exp(), was, log_was.exp()))
+            return [losses.categorical_kl(batch.policy, batch.behavior)]
+        (mean, log_std), (target_mean, target_log_std) = batch.policy.chunk(2, -1), batch.behavior.chunk(2, -1)
+        return list(losses.gaussian_kl_decoupled(mean, log_std.exp(), target_mean, target_log_std.exp()))
 
 
 make = VMPO.make

@@ -11,13 +11,13 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from pbtrl.journal import read
+from pbtrl.storage.journal import read_journal
 
 
 def overhead(run: Path) -> None:
     """Print the share of the members' time, and how long a slice is."""
     slices: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for line in read(run / "journal.jsonl"):
+    for line in read_journal(run / "journal.jsonl"):
         if line["kind"] == "report":
             slices[line["member"]].append((line["timing"]["elapsed"], line["timing"]["seconds"]))
     shares = []

@@ -1,7 +1,7 @@
-"""Worlds. Knows gymnasium, ale_py, mujoco and envpool; nothing of agents.
+"""Environments: N copies of any Gymnasium id or user function behind one `Vector` interface.
 
-`make` gives N copies of any Gymnasium id or `module:function` as one `Vector`; vector.py says what a step
-means.
+This package imports gymnasium, ale_py, mujoco and envpool, but no agents. `make` creates a `Vector`; vector.py defines
+the meaning of a step.
 """
 
 import importlib
@@ -46,19 +46,19 @@ def make(
     training: bool = True,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Vector:
-    """One env per seed.
+    """Create one env per seed.
 
     Args:
-        id: a Gymnasium id, or `module:function` where the function returns a gymnasium.Env.
+        id: a Gymnasium id, or `module:function` with a function that returns a gymnasium.Env.
         seeds: one per env, in [0, 2**31).
-        threads: that step the envs; of the C++ back ends only, and without any influence on what the envs do.
+        threads: number of threads that step the envs, in C++ backends only; it does not change the results.
         backend: see `resolve_backend`.
-        protocol: of Atari games (see atari.py); other envs have only one.
-        training: False for evaluation: `classic` Atari then no longer ends learning episodes at a lost life.
+        protocol: evaluation protocol of Atari games (see atari.py); ignored for other envs.
+        training: False for evaluation; then a lost life does not terminate the episode in `classic` Atari.
         kwargs: passed to the env or to the user's function.
 
     Raises:
-        EnvError: with one line, if that env cannot be had.
+        EnvError: the env cannot be created; the message is one line.
     """
     kwargs = kwargs or {}
     _check(protocol, threads, seeds)
@@ -82,7 +82,7 @@ def bare(
     protocol: Protocol = "sticky",
     kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The library's own vector env under `make`, without our wrapper: what a benchmark compares with."""
+    """Create the underlying library's vector env without our wrapper, as a baseline for benchmarks."""
     kwargs = kwargs or {}
     chosen = resolve_backend(id, backend, kwargs)
     if _is_atari(id):
@@ -97,12 +97,12 @@ def spaces(
     protocol: Protocol = "sticky",
     kwargs: Mapping[str, Any] | None = None,
 ) -> Spaces:
-    """What one env of `make` shows and takes, found as cheaply as possible and remembered.
+    """Return the spaces of one env of `make`, as cheaply as possible; the result is cached.
 
-    Where gymnasium runs it, one is made, reset and stepped once.
+    With the gymnasium backend, this creates an env, resets it and steps it once.
 
     Raises:
-        EnvError: with one line, if that env cannot be had.
+        EnvError: the env cannot be created; the message is one line.
     """
     kwargs = kwargs or {}
     _check(protocol)
@@ -116,13 +116,13 @@ def spaces(
 def resolve_backend(
     id: str, backend: Backend = "auto", kwargs: Mapping[str, Any] | None = None
 ) -> Literal["gymnasium", "envpool"]:
-    """The library that will run `id`.
+    """Choose the library that runs `id`.
 
-    `auto` takes envpool for Gymnasium's own envs, if it is installed, has exactly this id, and all `kwargs` mean the
-    same there. Atari games always run in ale_py's own vector env, which counts as gymnasium.
+    `auto` uses envpool for Gymnasium's own envs if envpool is installed, has this exact id and gives all `kwargs` the
+    same meaning. Atari games always run in ale_py's own vector env, which counts as gymnasium.
     """
     if backend not in get_args(Backend):
-        raise EnvError(f"env.backend={backend}: should be one of {', '.join(get_args(Backend))}")
+        raise EnvError(f"env.backend={backend}: must be one of {', '.join(get_args(Backend))}")
     if backend == "gymnasium":
         return "gymnasium"
     if _is_atari(id) or ":" in id:
@@ -137,17 +137,17 @@ def resolve_backend(
 
 
 def describe_backend(id: str, backend: str, kwargs: Mapping[str, Any]) -> str:
-    """The resolved back end, and why it is not envpool where that has the env but another meaning of some kwargs."""
+    """Describe the resolved backend, with the reason if envpool has the env but interprets some kwargs differently."""
     if backend == "gymnasium" and kwargs and ":" not in id and gym.ships(id):
         pool = _envpool(required=False)
         if pool and pool.has(id) and (unlike := pool.unlike(id, kwargs)):
             names = ", ".join(f"env.kwargs.{name}" for name in unlike)
-            return f"gymnasium, because envpool reads {names} otherwise"
+            return f"gymnasium, because envpool interprets {names} differently"
     return backend
 
 
 def frames_per_step(id: str) -> int:
-    """Frames of the world per env step: the action repeat, 4 for Atari games and 1 for all else."""
+    """Simulator frames per env step (the action repeat): 4 for Atari games, 1 otherwise."""
     return 4 if _is_atari(id) else 1
 
 
@@ -179,11 +179,11 @@ def _envpool(required: bool = True) -> Any:
 
 def _check(protocol: str, threads: int = 1, seeds: Sequence[int] = (0,)) -> None:
     if protocol not in get_args(Protocol):
-        raise EnvError(f"env.protocol={protocol}: should be one of {', '.join(get_args(Protocol))}")
+        raise EnvError(f"env.protocol={protocol}: must be one of {', '.join(get_args(Protocol))}")
     if threads < 1:
-        raise EnvError(f"threads={threads}: should be at least 1")
+        raise EnvError(f"threads={threads}: must be at least 1")
     if not len(seeds):
-        raise EnvError("seeds: there should be at least one, as each makes an env")
+        raise EnvError("seeds: must contain at least one seed, because there is one env per seed")
     wrong = [seed for seed in seeds if not 0 <= seed < SEED_LIMIT]
     if wrong:
-        raise EnvError(f"seed {wrong[0]}: env seeds should lie in [0, 2**31)")
+        raise EnvError(f"seed {wrong[0]}: env seeds must be in [0, 2**31)")

@@ -1,21 +1,21 @@
-"""Between an env's own spaces and what agents see and do.
+"""Conversion between an env's own spaces and those that agents support.
 
-| the env's observations                                        | agents see                                        |
+| observations of the env                                       | observations of the agent                         |
 |---------------------------------------------------------------|---------------------------------------------------|
 | Discrete(n), n <= LARGEST_ONE_HOT                             | one-hot float32 [n]                               |
-| Box, uint8, three dimensions                                  | picture uint8 [C, H, W]                           |
-| Box, uint8, two dimensions, both >= SMALLEST_PICTURE          | picture uint8 [1, H, W]                           |
-| Box, uint8, four dimensions, two of them >= SMALLEST_PICTURE  | picture uint8 [C, H, W], the other two merged     |
-| Box of any other kind                                         | float32 of its shape; [1] for a single number     |
+| Box, uint8, three dimensions                                  | image uint8 [C, H, W]                             |
+| Box, uint8, two dimensions, both >= SMALLEST_PICTURE          | image uint8 [1, H, W]                             |
+| Box, uint8, four dimensions, two of them >= SMALLEST_PICTURE  | image uint8 [C, H, W], with the other two merged  |
+| any other Box                                                 | float32 of the same shape; [1] for a scalar       |
 
-The height and the width of a picture are its longest pair of neighboring dimensions.
+The height and width of an image are the largest pair of adjacent dimensions.
 
-| the env's actions    | agents give                                            | the env is given                  |
+| actions of the env   | actions from the agent                                 | actions passed to the env         |
 |----------------------|--------------------------------------------------------|-----------------------------------|
 | Discrete(n, start)   | int64 from 0                                           | int64 from `start`                |
-| Box, float [A]       | float32 [A] within the bounds, rounded to float32      | its own type, within its bounds   |
+| Box, float [A]       | float32 [A] within the bounds, rounded to float32      | the Box's type, within its bounds |
 
-All else is refused.
+All other spaces are refused.
 """
 
 from collections.abc import Callable
@@ -29,19 +29,21 @@ from pbtrl.envs.errors import SubEnvError
 from pbtrl.errors import EnvError
 
 LARGEST_ONE_HOT = 10_000
-"""States of a Discrete observation; each costs a row of weights, and a number in every stored observation."""
+"""Maximum number of states of a Discrete observation, as each costs a row of weights and a float per observation."""
 SMALLEST_PICTURE = 20
-"""Pixels along a side that the smallest of the convolutional networks reads; below, an array is a vector."""
+"""Minimum side in pixels of an image, the input size of the smallest convolutional network; below, it is a vector."""
 
 Array = NDArray[Any]
 Convert = Callable[[Array], Array]
 
 
 class Adapter(NamedTuple):
-    """A space as agents see it, and the conversion of a batch [N, ...] to it, or of actions from it.
+    """The agent's side of a space, and the conversion of a batch [N, ...] of observations to it or actions from it.
 
     Attributes:
-        remark: what was changed, where users should know it.
+        space: the space that the agent sees.
+        convert: conversion of a batch.
+        remark: description of a change that users should know about.
     """
 
     space: Space[Any]
@@ -50,10 +52,10 @@ class Adapter(NamedTuple):
 
 
 def adapt_observations(space: Space[Any], where: str) -> Adapter:
-    """From an env's observations to those that agents see; conversion raises SubEnvError for what no agent can take.
+    """Adapt an env's observation space to agents; the conversion raises SubEnvError for invalid observations.
 
     Raises:
-        EnvError: for a space that no agent can take.
+        EnvError: no agent supports this space.
     """
     if isinstance(space, Discrete):
         return _one_hot(space, where)
@@ -61,7 +63,7 @@ def adapt_observations(space: Space[Any], where: str) -> Adapter:
         wrapper = "FlattenObservation" if space.is_np_flattenable else "TransformObservation"
         raise EnvError(
             f"{where}: observations of type {type(space).__name__} are not supported, only Box and Discrete; wrap the "
-            f"env in gymnasium.wrappers.{wrapper} and give it as module:function"
+            f"env in gymnasium.wrappers.{wrapper} and set env.id to a module:function that returns it"
         )
     if 0 in space.shape:
         raise EnvError(f"{where}: observations are empty: the observation space is a Box of shape {space.shape}")
@@ -71,10 +73,10 @@ def adapt_observations(space: Space[Any], where: str) -> Adapter:
 
 
 def adapt_actions(space: Space[Any], where: str) -> Adapter:
-    """From the actions that agents give to an env's own.
+    """Adapt an env's action space to agents.
 
     Raises:
-        EnvError: for a space that no agent can act in.
+        EnvError: no agent supports this space.
     """
     if isinstance(space, Discrete):
         start = int(space.start)
@@ -86,7 +88,7 @@ def adapt_actions(space: Space[Any], where: str) -> Adapter:
     kind = f"Box of shape {space.shape} and type {space.dtype}" if isinstance(space, Box) else type(space).__name__
     raise EnvError(
         f"{where}: actions of type {kind} are not supported, only Discrete and one-dimensional float Box; "
-        "wrap the env in gymnasium.wrappers.TransformAction and give it as module:function"
+        "wrap the env in gymnasium.wrappers.TransformAction and set env.id to a module:function that returns it"
     )
 
 
@@ -95,7 +97,7 @@ def _same(batch: Array) -> Array:
 
 
 def _cast(values: Array, dtype: Any) -> Array:
-    """The values in another type; those too large for it become infinite."""
+    """Cast to another type; values that are too large for it become infinite."""
     with np.errstate(over="ignore"):
         return values.astype(dtype, copy=False)
 
@@ -110,24 +112,24 @@ def _one_hot(space: Discrete, where: str) -> Adapter:
     n, start = int(space.n), int(space.start)
     if n > LARGEST_ONE_HOT:
         raise EnvError(
-            f"{where}: observations of type {space} have more states than one-hot vectors are useful for "
-            f"({LARGEST_ONE_HOT:,}); show the state as a Box, such as its coordinates, with "
-            "gymnasium.wrappers.TransformObservation, and give the env as module:function"
+            f"{where}: observations of type {space} have too many states for one-hot vectors, more than "
+            f"{LARGEST_ONE_HOT:,}; turn them into a Box, such as coordinates, with "
+            "gymnasium.wrappers.TransformObservation, and set env.id to a module:function that returns the env"
         )
-    shown = np.zeros((0, n), np.float32)
+    one_hot = np.zeros((0, n), np.float32)
 
     def convert(states: Array) -> Array:
-        nonlocal shown
+        nonlocal one_hot
         states = states - start
         outside = (states < 0) | (states >= n)
         if outside.any():
             index = int(outside.argmax())
             raise SubEnvError(index, f"the observation {states[index] + start} is not in the observation space {space}")
-        if len(shown) != len(states):
-            shown = np.zeros((len(states), n), np.float32)
-        shown.fill(0.0)
-        shown[np.arange(len(states)), states] = 1.0
-        return shown
+        if len(one_hot) != len(states):
+            one_hot = np.zeros((len(states), n), np.float32)
+        one_hot.fill(0.0)
+        one_hot[np.arange(len(states)), states] = 1.0
+        return one_hot
 
     return Adapter(Box(0.0, 1.0, (n,), np.float32), convert)
 
@@ -147,7 +149,7 @@ def _vector(space: Box) -> Adapter:
 
 
 def _height(shape: tuple[int, ...]) -> int | None:
-    """The axis of a picture's height, before that of its width; None for what is no picture."""
+    """Axis of an image's height, which the width follows; None if the shape is not that of an image."""
     if not 2 <= len(shape) <= 4:
         return None
     pairs = [(min(shape[i : i + 2]), sum(shape[i : i + 2]), i) for i in range(len(shape) - 1)]
@@ -156,18 +158,18 @@ def _height(shape: tuple[int, ...]) -> int | None:
 
 
 def _picture(space: Box, first: int) -> Adapter:
-    """Channels first, whatever they are; `first` is the axis of the height."""
+    """Move all other axes to the front, as channels; `first` is the axis of the height."""
     shape = space.shape
     order = [*(i for i in range(len(shape)) if i not in (first, first + 1)), first, first + 1]
-    shown = (-1, *shape[first : first + 2])
+    image_shape = (-1, *shape[first : first + 2])
 
     def convert(batch: Array) -> Array:
-        turned = batch.transpose(0, *(1 + i for i in order))
-        return turned if len(shape) == 3 else turned.reshape(len(batch), *shown)
+        transposed = batch.transpose(0, *(1 + i for i in order))
+        return transposed if len(shape) == 3 else transposed.reshape(len(batch), *image_shape)
 
-    low, high = (bound.transpose(order).reshape(shown) for bound in (space.low, space.high))
+    low, high = (bound.transpose(order).reshape(image_shape) for bound in (space.low, space.high))
     box = Box(low, high, dtype=np.uint8)
     if len(shape) == 3:
         return Adapter(box, convert)
-    written, merged = ("x".join(map(str, sides)) for sides in (shape, box.shape))
-    return Adapter(box, convert, f"pictures of {written} as {merged}")
+    original, merged = ("x".join(map(str, sides)) for sides in (shape, box.shape))
+    return Adapter(box, convert, f"images of {original} as {merged}")

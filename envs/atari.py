@@ -1,18 +1,18 @@
-"""Atari games through ale_py's own C++ vector env, in two protocols that must never share a table.
+"""Atari games in ale_py's C++ vector env, under two protocols whose scores must never be compared.
 
-Both: 84 x 84 gray, the last 4 frames stacked, 4 frames per action, the maximum of the last two of them, raw
-rewards, the game's minimal action set (all 18 actions with `env.kwargs: {full_action_space: true}`), at most
-108,000 frames a game, after which it is truncated.
+Both use 84 x 84 grayscale, a stack of 4 frames, an action repeat of 4 with the maximum over the last two frames, raw
+rewards, and the game's minimal action set (all 18 actions with `env.kwargs: {full_action_space: true}`). Games are
+truncated after 108,000 frames.
 
 | protocol | sticky actions | no-ops at the start | FIRE at the start | losing a life                 |
 |----------|----------------|---------------------|-------------------|-------------------------------|
 | sticky   | 0.25           | none                | no                | nothing (Machado et al. 2018) |
 | classic  | none           | up to 30            | where it exists   | terminates, in training       |
 
-ale_py's `episodic_life` is not used: it starts a new game after every lost life, so that later lives are
-never played and no game's score is known. Nor is `life_loss_info`: it does not tell a lost life from a lost
-game. The lives reported at every step do: here a lost life sets `terminated` without `episode_over`, the game
-goes on, and fitness sums whole games.
+ale_py's `episodic_life` is not used: it starts a new game after every lost life, so later lives are never played, and
+no game gets a score. Nor is `life_loss_info`, which does not distinguish a lost life from a lost game. The number of
+lives reported at every step does. Here a lost life sets `terminated` but not `episode_over`, the game continues, and
+fitness sums the rewards of whole games.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ import ale_py
 import gymnasium
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
+from typing_extensions import override
 
 from pbtrl.envs.gym import with_integers
 from pbtrl.envs.vector import Array, Bools, Floats, Spaces, Vector
@@ -32,7 +33,7 @@ FRAMES_PER_STEP = 4
 """Frames of the console per action."""
 
 MAX_FRAMES = 108_000
-"""Frames of a game, after which it is truncated: half an hour, the limit of both protocols."""
+"""Frames after which a game is truncated: half an hour, in both protocols."""
 
 Protocol = Literal["sticky", "classic"]
 
@@ -41,14 +42,14 @@ _PROTOCOLS: dict[str, dict[str, Any]] = {
     "classic": {"repeat_action_probability": 0.0, "noop_max": 30, "use_fire_reset": True},
 }
 _LARGEST = {"img_height": 1000, "img_width": 1000, "max_num_frames_per_episode": 2**31 - 1, "stack_num": 100}
-"""Integer options, which are all at least 1."""
+"""Integer options and their maximum values; the minimum is 1."""
 _OPTIONS = ("full_action_space", *_LARGEST)
 
 gymnasium.register_envs(ale_py)
 
 
 def spaces(id: str, kwargs: Mapping[str, Any]) -> Spaces:
-    """The spaces of one game; the number of actions is known only to a loaded ROM (0.1 s, remembered)."""
+    """Return the spaces of one game; finding the number of actions means loading the ROM (0.1 s, cached)."""
     return _spaces(_game(id), tuple(sorted(_checked(kwargs).items())))
 
 
@@ -61,7 +62,7 @@ def make(
     kwargs: Mapping[str, Any],
     where: str,
 ) -> Vector:
-    """`len(seeds)` consoles on `threads` C++ threads; each takes about 0.1 s to create and 0.1 s to seed."""
+    """Create `len(seeds)` games on `threads` C++ threads; each takes about 0.1 s to create and 0.1 s to seed."""
     pool = bare(id, seeds, threads, protocol, kwargs)
     own = Spaces(pool.single_observation_space, pool.single_action_space)
     vector = AtariVector(pool, own, seeds, where, lives_end=protocol == "classic" and training)
@@ -70,7 +71,7 @@ def make(
 
 
 def bare(id: str, seeds: Sequence[int], threads: int, protocol: Protocol, kwargs: Mapping[str, Any]) -> Any:
-    """ale_py's own vector env, under a protocol."""
+    """Create ale_py's own vector env for a protocol."""
     return AtariVectorEnv(
         _game(id),
         len(seeds),
@@ -83,24 +84,26 @@ def bare(id: str, seeds: Sequence[int], threads: int, protocol: Protocol, kwargs
 
 
 class AtariVector(Vector):
-    """AtariVectorEnv as a Vector; if `lives_end`, a lost life terminates what is learned and not the game."""
+    """AtariVectorEnv as a `Vector`; if `lives_end`, a lost life sets `terminated`, but the game continues."""
 
     def __init__(self, pool: Any, spaces: Spaces, seeds: Sequence[int], where: str, lives_end: bool) -> None:
         super().__init__(pool, spaces, seeds, where)
         self._lives_end = lives_end
         self._lives = np.zeros(self.num_envs, np.int32)
 
+    @override
     def step(self, actions: Array) -> tuple[Array, Floats, Bools, Bools]:
-        """As `Vector.step`."""
+        """Take one action in every env, like `Vector.step`."""
         obs, rewards, terminated, truncated = super().step(actions)
         if self._lives_end:
             lives = self._infos["lives"]
-            # The last life counts with the end of the game alone, lest a game that shows no lives for a while
-            # before it ends be terminated twice. A new game may have fewer lives than the one cut short.
+            # The last life counts only at the end of the game. Some games report 0 lives for a while before they end,
+            # and would be terminated twice. On reset steps the count may drop because a truncated game had more lives.
             terminated = terminated | ((lives < self._lives) & (lives > 0) & ~self.is_reset_step)
             self._lives = lives
         return obs, rewards, terminated, truncated
 
+    @override
     def _begin(self, seeds: list[int] | None) -> tuple[Array, Mapping[str, Any]]:
         obs, infos = self._pool.reset(seed=None if seeds is None else np.array(seeds))
         self._lives = infos["lives"]
@@ -115,7 +118,7 @@ def _spaces(game: str, kwargs: tuple[tuple[str, Any], ...]) -> Spaces:
 
 
 def _game(id: str) -> str:
-    """ALE/MsPacman-v5 -> ms_pacman, as ale_py registers it."""
+    """Return ale_py's name of a game: ALE/MsPacman-v5 -> ms_pacman."""
     spec = gymnasium.registry[id]
     return str(spec.kwargs["game"])
 
@@ -125,11 +128,11 @@ def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         if name not in _OPTIONS:
             raise EnvError(
-                f"env.kwargs.{name} is not an option of Atari games, which take {', '.join(_OPTIONS)}; "
-                "stickiness, no-ops and lives belong to env.protocol"
+                f"env.kwargs.{name} is not an option of Atari games; the options are {', '.join(_OPTIONS)}; "
+                "sticky actions, no-ops and lives are set by env.protocol"
             )
         if name not in _LARGEST and not isinstance(value, bool):
-            raise EnvError(f"env.kwargs.{name}={value}: should be true or false")
+            raise EnvError(f"env.kwargs.{name}={value}: must be true or false")
         if name in _LARGEST and not (type(value) is int and 1 <= value <= _LARGEST[name]):
-            raise EnvError(f"env.kwargs.{name}={value}: should be an integer from 1 to {_LARGEST[name]:,}")
+            raise EnvError(f"env.kwargs.{name}={value}: must be an integer from 1 to {_LARGEST[name]:,}")
     return given

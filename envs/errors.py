@@ -1,4 +1,4 @@
-"""What can be wrong with an env, each in one line."""
+"""Errors of envs, each reported in one line."""
 
 import errno
 import sys
@@ -11,20 +11,20 @@ import numpy as np
 from pbtrl.errors import EnvError
 
 LONGEST = 300
-"""Characters of an env's own error message that are repeated."""
+"""Characters of an env's own error message that are shown."""
 _SHORTAGES = {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 
 NOT_MADE = "could not be made: "
 
 RAISED = (Exception, SystemExit)
-"""What an env's own code may raise; one that calls sys.exit ends no run."""
+"""Exceptions caught from an env's own code. An env that calls sys.exit must not end the run."""
 
 
 class SubEnvError(Exception):
-    """What one env of a vector did wrong; `Vector` adds the env's name and the step, and raises it as an EnvError.
+    """An error of one env in a vector; `Vector` turns it into an EnvError with the env's id and step.
 
     Attributes:
-        index: of the env in its vector.
+        index: position of the env in its vector.
     """
 
     def __init__(self, index: int, what: str) -> None:
@@ -33,19 +33,19 @@ class SubEnvError(Exception):
 
 
 def brief(error: BaseException) -> str:
-    """An exception in one line of limited length."""
+    """Format an exception as one line of limited length."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}"
 
 
 def of_the_machine(error: BaseException) -> bool:
-    """Whether an error means a lack of memory or disk space, which is not the env's fault."""
+    """Return whether an error is a shortage of memory or disk space, and so not the env's fault."""
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in _SHORTAGES
 
 
 @contextmanager
 def named(id: str, what: str = "") -> Iterator[None]:
-    """Turn what an env or its library raises into an EnvError that names it."""
+    """Turn exceptions of an env or its library into an EnvError with the env's id."""
     try:
         yield
     except EnvError:
@@ -57,7 +57,7 @@ def named(id: str, what: str = "") -> Iterator[None]:
 
 
 def described(value: object) -> str:
-    """What came from an env in place of what its contract asks for."""
+    """Describe an invalid value returned by an env, for an error message."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and type {value.dtype}"
     text = " ".join(repr(value).split())
@@ -66,6 +66,6 @@ def described(value: object) -> str:
 
 @cache
 def warn(text: str) -> None:
-    """Print a warning once per process; what a worker prints goes to its log."""
+    """Print a warning once per process; a worker's output goes to its log."""
     with suppress(OSError):
         print(f"warning: {text}", file=sys.stderr)

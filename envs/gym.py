@@ -1,4 +1,4 @@
-"""Any Gymnasium id or user function, MuJoCo included, in this thread; an env that breaks its contract is named."""
+"""Gymnasium ids (including MuJoCo) and user functions, run in this thread with checks of everything an env returns."""
 
 import importlib
 import inspect
@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Space
 from gymnasium.vector import SyncVectorEnv
+from typing_extensions import override
 
 from pbtrl.envs.errors import NOT_MADE, RAISED, SubEnvError, brief, described, named, of_the_machine
 from pbtrl.envs.vector import Array, Floats, Spaces, Vector, closed, quiet_spaces
@@ -23,10 +24,10 @@ Env: TypeAlias = gymnasium.Env[Any, Any]
 
 
 def spaces(id: str, kwargs: Mapping[str, Any], where: str) -> Spaces:
-    """The spaces of one env as a `Vector` shows them, after a reset and a step, so that its first mistakes show.
+    """Return the spaces of one env as a `Vector`, after a reset and a step that reveal its most obvious bugs.
 
     Raises:
-        EnvError: it cannot be made, no agent can live in it, or it breaks its contract at once.
+        EnvError: the env cannot be created, no agent supports it, or it violates the Gymnasium API right away.
     """
     vector = make(id, [0], kwargs, where)
     try:
@@ -39,7 +40,7 @@ def spaces(id: str, kwargs: Mapping[str, Any], where: str) -> Spaces:
 
 
 def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str) -> Vector:
-    """`len(seeds)` envs in this thread."""
+    """Create `len(seeds)` envs in this thread."""
     constructor = _constructor(id, kwargs)
     envs: list[Env] = []
     try:
@@ -57,53 +58,55 @@ def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str) -
 
 
 def bare(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any]) -> Any:
-    """gymnasium's own SyncVectorEnv, as its users have it."""
+    """Create gymnasium's own SyncVectorEnv."""
     constructor = _constructor(id, kwargs)
     with quiet_spaces():
         return SyncVectorEnv([lambda: _make_one(id, constructor) for _ in seeds])
 
 
 class GymVector(Vector):
-    """A `Pool` as a Vector."""
+    """A `Pool` as a `Vector`."""
 
+    @override
     def info(self, key: str) -> Floats:
-        """What the envs reported under `key` at the last step, [N] float32: NaN where they did not."""
         return np.array([latest.get(key, np.nan) for latest in self._pool.latest], np.float32)
 
 
 class Pool:
-    """What gymnasium's SyncVectorEnv does in NEXT_STEP mode, with a check of everything that an env returns.
+    """gymnasium's SyncVectorEnv in NEXT_STEP mode, with checks of everything that an env returns.
 
-    `reset` and `step` raise SubEnvError for an env that raises or returns something else than its spaces say.
+    `reset` and `step` raise SubEnvError for an env that raises, or whose return values do not match its spaces.
 
     Attributes:
-        single_observation_space, single_action_space: of each env.
-        latest: each env's last info.
+        envs: the envs.
+        single_observation_space: observation space of each env.
+        single_action_space: action space of each env.
+        latest: last info of each env.
     """
 
     def __init__(self, envs: Sequence[Env], where: str) -> None:
-        """Raise EnvError where an env has no spaces, or others than the first."""
+        """Raise EnvError if an env lacks a space, or has a different one from the first env."""
         self.envs, self._where = envs, where
         self.single_observation_space, self.single_action_space = (
             _common_space(envs, name, where) for name in ("observation_space", "action_space")
         )
         self.latest: list[dict[str, Any]] = [{} for _ in envs]
         self._over = [False for _ in envs]
-        self._seen: list[Any] = [None for _ in envs]
+        self._last_obs: list[Any] = [None for _ in envs]
         space = self.single_observation_space
         self._stacked = np.empty((len(envs), *(space.shape or ())), space.dtype)
-        # Among floats rounding is fine; among integers nothing may be lost.
+        # Floats may be rounded, but integers must not lose information.
         self._casting: Literal["safe", "same_kind"] = "safe" if self._stacked.dtype.kind in "iu" else "same_kind"
 
     def reset(self, seed: Sequence[int] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Observations [N, ...] of new episodes in all envs, and an empty info."""
+        """Start a new episode in all envs; return observations [N, ...] and an empty info."""
         for index in range(len(self.envs)):
             self._reset(index, None if seed is None else seed[index])
         self._over = [False for _ in self.envs]
         return self._observations(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Observations, rewards, terminated and truncated, [N, ...], and an empty info."""
+        """Step all envs; return observations, rewards, terminated and truncated, [N, ...], and an empty info."""
         rewards: list[Any] = [0.0 for _ in self.envs]
         terminated: list[Any] = [False for _ in self.envs]
         truncated: list[Any] = [False for _ in self.envs]
@@ -116,17 +119,23 @@ class Pool:
             except RAISED as error:
                 _blame(index, "step", error)
             try:
-                self._seen[index], rewards[index], terminated[index], truncated[index], self.latest[index] = result
+                (
+                    self._last_obs[index],
+                    rewards[index],
+                    terminated[index],
+                    truncated[index],
+                    self.latest[index],
+                ) = result
             except (TypeError, ValueError):
                 raise _returned(index, "step", result, "observation, reward, terminated, truncated, info") from None
-        paid = _numbers(rewards, "fiub", "reward", "a number")
-        ended = _numbers(terminated, "biu", "flag terminated", "true or false").astype(np.bool_)
-        cut = _numbers(truncated, "biu", "flag truncated", "true or false").astype(np.bool_)
-        self._over = (ended | cut).tolist()
-        return self._observations(), paid, ended, cut, {}
+        reward_array = _numbers(rewards, "fiub", "reward", "a number")
+        terminations = _numbers(terminated, "biu", "flag terminated", "true or false").astype(np.bool_)
+        truncations = _numbers(truncated, "biu", "flag truncated", "true or false").astype(np.bool_)
+        self._over = (terminations | truncations).tolist()
+        return self._observations(), reward_array, terminations, truncations, {}
 
     def close(self) -> None:
-        """Close every env, whatever the others do."""
+        """Close every env, even if closing another one raises."""
         for env in self.envs:
             closed(env, self._where)
 
@@ -137,80 +146,82 @@ class Pool:
             _blame(index, "reset", error)
         if not isinstance(result, tuple) or len(result) != 2:
             raise _returned(index, "reset", result, "observation, info")
-        self._seen[index], self.latest[index] = result
+        self._last_obs[index], self.latest[index] = result
 
     def _observations(self) -> Array:
         try:
-            return np.stack(self._seen, out=self._stacked, casting=self._casting)
+            return np.stack(self._last_obs, out=self._stacked, casting=self._casting)
         except (TypeError, ValueError, OverflowError):
             return self._cast()
 
     def _cast(self) -> Array:
-        """The observations in the space's type, where each has its shape and no value is lost."""
+        """Cast the observations to the space's type; each must have its shape, and no integer may change."""
         space, rows = self.single_observation_space, []
-        for index, seen in enumerate(self._seen):
+        for index, observation in enumerate(self._last_obs):
             try:
-                row = np.asarray(seen)
+                row = np.asarray(observation)
             except ValueError:  # a ragged list
                 row = np.asarray(None)
             if row.dtype.kind not in "biuf":
-                raise SubEnvError(index, f"an observation that is {described(seen)}, where the space is {space}")
+                message = f"the observation is {described(observation)}, but the observation space is {space}"
+                raise SubEnvError(index, message)
             if row.shape != space.shape:
-                said = f"an observation of shape {row.shape}, where the observation space has {space.shape}"
-                raise SubEnvError(index, said)
+                message = f"the observation has shape {row.shape}, but the observation space has shape {space.shape}"
+                raise SubEnvError(index, message)
             with np.errstate(invalid="ignore"):
                 cast = row.astype(space.dtype)
             if not np.can_cast(row.dtype, cast.dtype, "same_kind"):
-                said = f"an observation of type {row.dtype}, where the observation space has {space.dtype}"
-                raise SubEnvError(index, said)
+                message = f"the observation has type {row.dtype}, but the observation space has type {space.dtype}"
+                raise SubEnvError(index, message)
             if row.dtype.kind != "f" and (lost := cast != row).any():
-                said = f"an observation of {row[lost].flat[0]}, which the observation space's {space.dtype} cannot hold"
-                raise SubEnvError(index, said)
+                value = row[lost].flat[0]
+                message = f"the observation contains {value}, which does not fit the space's type {space.dtype}"
+                raise SubEnvError(index, message)
             rows.append(cast)
         return np.stack(rows)
 
 
 def _common_space(envs: Sequence[Env], name: str, where: str) -> Space[Any]:
-    found: list[Space[Any]] = []
+    spaces: list[Space[Any]] = []
     for env in envs:
         try:
             space = getattr(env, name)
         except RAISED as error:
-            raise EnvError(f"{where}: it has no {name}: {brief(error)}") from error
+            raise EnvError(f"{where}: the env has no {name}: {brief(error)}") from error
         if not isinstance(space, Space):
-            raise EnvError(f"{where}: its {name} is {described(space)}, not a space of gymnasium.spaces")
-        if found and space != found[0]:
-            raise EnvError(f"{where}: its {name} differs from env to env: {found[0]} and {space}")
-        found.append(space)
-    return found[0]
+            raise EnvError(f"{where}: the env's {name} is {described(space)}, not a gymnasium.spaces.Space")
+        if spaces and space != spaces[0]:
+            raise EnvError(f"{where}: the env's {name} must always be the same, but is {spaces[0]} and then {space}")
+        spaces.append(space)
+    return spaces[0]
 
 
 def _blame(index: int, method: str, error: BaseException) -> NoReturn:
-    """Name the env that raised an error, unless it is the machine's."""
+    """Raise an error as one of this env, unless it is a shortage of memory or disk space."""
     if isinstance(error, EnvError) or of_the_machine(error):
         raise error
     raise SubEnvError(index, f"{method}() raised {brief(error)}") from error
 
 
 def _returned(index: int, method: str, result: object, need: str) -> SubEnvError:
-    came = f"{len(result)} values" if isinstance(result, tuple) else described(result)
-    return SubEnvError(index, f"{method}() returned {came}, where gymnasium has {need.count(',') + 1}: {need}")
+    actual = f"{len(result)} values" if isinstance(result, tuple) else described(result)
+    return SubEnvError(index, f"{method}() returned {actual}; gymnasium requires {need.count(',') + 1} values: {need}")
 
 
 def _numbers(values: list[Any], kinds: str, what: str, need: str) -> Array:
-    """One number per env, as [N]; SubEnvError for the first that is none of the kinds of numpy types."""
+    """Convert one number per env to [N]; raise SubEnvError for the first whose numpy type is not of the given kinds."""
     array = _array(values)
     if array.ndim == 1 and array.dtype.kind in kinds:
         return array
     for index, value in enumerate(values):
         one = _array(value)
         if one.ndim or one.dtype.kind not in kinds:
-            raise SubEnvError(index, f"the {what} is {described(value)}, where {need} is needed")
+            raise SubEnvError(index, f"the {what} is {described(value)}, but must be {need}")
     return np.array([float(value) for value in values])
 
 
 def _array(values: Any) -> Array:
-    """An array of the values; of objects where they have no common shape."""
+    """Convert values to an array; to a scalar object array if they have no common shape."""
     try:
         return np.asarray(values)
     except ValueError:
@@ -225,50 +236,50 @@ def _constructor(id: str, kwargs: Mapping[str, Any]) -> Callable[[], Env]:
     name = id.rpartition(":")[2]
     given = with_integers(kwargs, options(name))
     if ships(name) and isinstance(skip := given.get("frame_skip"), int) and skip < 1:
-        raise EnvError(f"env.kwargs.frame_skip={skip}: should be at least 1")
+        raise EnvError(f"env.kwargs.frame_skip={skip}: must be at least 1")
     return lambda: gymnasium.make(name, disable_env_checker=True, **given)
 
 
 def resolve(id: str) -> Callable[..., Any] | None:
-    """The user's function that an id names; None where it is an id of Gymnasium's.
+    """Return the user's function that an id refers to, or None for a Gymnasium id.
 
     Raises:
-        EnvError: there is neither.
+        EnvError: the id is neither.
     """
     module, colon, name = id.partition(":")
     if not colon:
         check_known(id)
         if _is_ale(id):
-            raise EnvError(f"env.id={id}: Atari games are run by their v5 id{_nearest(id)}")
+            raise EnvError(f"env.id={id}: Atari games are available only by their v5 id{_nearest(id)}")
         return None
     function = getattr(_imported(id, module), name, None)
     if callable(function):
         return cast(Callable[..., Any], function)
     if name not in gymnasium.registry:
-        raise EnvError(f"env.id={id}: module {module} has no function {name} and registers no such id")
+        raise EnvError(f"env.id={id}: module {module} has no function {name}, and did not register an env {name}")
     return None
 
 
 def options(id: str) -> dict[str, bool]:
-    """What an id of Gymnasium's takes, and whether it is an integer; only what all take if its code is not there."""
+    """Options of a Gymnasium id, and whether each is an integer; only the common ones if its code cannot be loaded."""
     creator = gymnasium.registry[id].entry_point
     try:
-        found = _integers(load_env_creator(creator) if isinstance(creator, str) else creator)
-    except Exception:  # whatever its module raises; the making of the env tells
-        found = {}
-    return {**found, "max_episode_steps": True}
+        own = _integers(load_env_creator(creator) if isinstance(creator, str) else creator)
+    except Exception:  # raised by its module; creating the env will report it
+        own = {}
+    return {**own, "max_episode_steps": True}
 
 
 def _integers(creator: Any) -> dict[str, bool]:
     try:
         parameters = inspect.signature(creator).parameters.values()
-    except (TypeError, ValueError):  # not everything callable has one
+    except (TypeError, ValueError):  # not every callable has a signature
         return {}
     return {p.name: type(p.default) is int or p.annotation in (int, "int") for p in parameters}
 
 
 def with_integers(kwargs: Mapping[str, Any], integers: Mapping[str, bool]) -> dict[str, Any]:
-    """The kwargs with whole floats (1e3) as integers where one is needed."""
+    """Convert whole floats (such as 1e3) to integers for the options that need one."""
     whole = {k: v for k, v in kwargs.items() if integers.get(k) and isinstance(v, float) and v.is_integer()}
     return {**kwargs, **{k: int(v) for k, v in whole.items()}}
 
@@ -282,7 +293,7 @@ def _make_one(id: str, constructor: Callable[[], Env]) -> Env:
 
 
 def _imported(id: str, module: str) -> Any:
-    # A console script does not see the directory it is run in, where a user's own env usually lies.
+    # For a console script, sys.path lacks the current directory, where a user's own env usually is.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -290,20 +301,20 @@ def _imported(id: str, module: str) -> Any:
     except RAISED as error:
         raise EnvError(
             f"env.id={id}: cannot import {module}: {brief(error)}; "
-            "module:function is looked up from the current directory and the installed packages"
+            "modules are searched for in the current directory and the installed packages"
         ) from error
 
 
 def check_known(id: str) -> None:
-    """Raise EnvError, naming the nearest ids, unless Gymnasium has this one."""
+    """Raise EnvError with the most similar ids if Gymnasium does not have this one."""
     if id not in gymnasium.registry:
-        importlib.import_module("ale_py")  # registers its games, so that they can be suggested
+        importlib.import_module("ale_py")  # registers its games, so that they can be found and suggested
     if id not in gymnasium.registry:
         raise EnvError(f"env.id={id}: no such env{_nearest(id)}")
 
 
 def ships(id: str) -> bool:
-    """Whether this id is an env of Gymnasium itself, and not one that somebody registered."""
+    """Return whether this id is one of Gymnasium's own envs, rather than registered by another package."""
     return id in gymnasium.registry and str(gymnasium.registry[id].entry_point).startswith("gymnasium.envs.")
 
 
@@ -311,14 +322,14 @@ def _nearest(id: str) -> str:
     newest: dict[str, tuple[bool, int, str]] = {}
     for known, spec in gymnasium.registry.items():
         if known.startswith("ALE/") or not _is_ale(known):
-            key, place = _plain(known), (spec.namespace is None, spec.version or 0, known)
-            newest[key] = max(newest.get(key, place), place)
+            key, rank = _plain(known), (spec.namespace is None, spec.version or 0, known)
+            newest[key] = max(newest.get(key, rank), rank)
     near = [newest[key][-1] for key in get_close_matches(_plain(id), list(newest), 3, 0.7)]
-    return f"; nearest: {', '.join(near)}" if near else "; an own env is given as module:function"
+    return f"; nearest: {', '.join(near)}" if near else "; for an env of your own, use module:function"
 
 
 def _plain(id: str) -> str:
-    """The bare name: ALE/MsPacman-v5, MsPacmanNoFrameskip-v4 and mspacman are one."""
+    """Reduce an id to its bare name: ALE/MsPacman-v5, MsPacmanNoFrameskip-v4 and mspacman give the same."""
     return id.rsplit("/", 1)[-1].rsplit("-v", 1)[0].lower().replace("noframeskip", "")
 
 
@@ -328,10 +339,10 @@ def _is_ale(id: str) -> bool:
 
 @contextmanager
 def _quiet_mujoco(id: str) -> Iterator[None]:
-    """Keep MuJoCo from printing to the console and to ./MUJOCO_LOG.TXT while models load.
+    """Silence MuJoCo's log on the console and in ./MUJOCO_LOG.TXT while models are loaded.
 
-    Gymnasium's own XML files use an attribute that MuJoCo 4 calls deprecated; later warnings are about the
-    simulation and stay.
+    Gymnasium's own XML files use an attribute that MuJoCo 4 reports as deprecated. Later warnings are about the
+    simulation and are not silenced.
     """
     spec = gymnasium.registry.get(id)
     if "mujoco" not in sys.modules and not (spec and str(spec.entry_point).startswith("gymnasium.envs.mujoco")):

@@ -1,6 +1,6 @@
-"""Mazes that are seen only near by, so that memory pays; importing envs registers them as `maze/Foraging-v0`.
+"""Mazes with a limited view, in which memory helps; importing envs registers them as `maze/Foraging-v0`.
 
-They stand in for the first-person mazes of DeepMind Lab, at a cost that a laptop can pay.
+They are a substitute for the first-person mazes of DeepMind Lab that is cheap enough for a laptop.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
+from typing_extensions import override
 
 Picture = NDArray[np.uint8]
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left
@@ -17,17 +18,17 @@ GOAL = (0, 255, 0)
 
 
 class Foraging(gymnasium.Env[Picture, Any]):
-    """A goal lies at one place of a maze for a whole episode; reaching it pays 1 and puts one somewhere at random.
+    """Maze with a goal that stays in place for an episode; reaching it pays 1 and moves the agent to a random cell.
 
-    Maze, goal and starts are drawn anew every episode, which is cut after `length` steps. A wall's color says where
-    it is. Who wanders about comes upon the goal by chance; who remembers where it lies goes there.
+    Every episode has a new random maze, goal and start, and is truncated after `length` steps. The color of a wall
+    encodes its position. Without memory an agent finds the goal by chance only; with memory it can return to it.
 
     Args:
-        size: cells along a side, odd; every other one may be a wall.
-        view: cells seen along a side, odd, with oneself in the middle.
-        pixels: of a cell, along a side.
-        length: steps of an episode.
-        loops: share of the inner walls that are taken out of a maze that has none to spare.
+        size: cells along a side of the maze, odd; every other cell may be a wall.
+        view: cells along a side of the view, odd, with the agent in the center.
+        pixels: pixels along a side of a cell.
+        length: steps per episode.
+        loops: fraction of the inner walls that is removed from a maze without loops.
     """
 
     def __init__(self, size: int = 9, view: int = 5, pixels: int = 8, length: int = 200, loops: float = 0.3) -> None:
@@ -40,8 +41,9 @@ class Foraging(gymnasium.Env[Picture, Any]):
         self._painted = np.zeros((size, size, 3), np.uint8)
         self._t = 0
 
+    @override
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As gymnasium.Env.reset."""
+        """Start an episode in a new maze."""
         super().reset(seed=seed)
         self._t = 0
         self._dig()
@@ -50,12 +52,13 @@ class Foraging(gymnasium.Env[Picture, Any]):
         self.at = self._elsewhere()
         return self._seen(), {}
 
+    @override
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """As gymnasium.Env.step."""
+        """Move by one cell, unless there is a wall."""
         self._t += 1
         down, right = MOVES[int(action)]
         there = self.at[0] + down, self.at[1] + right
-        if not self.walls[there]:  # the outermost cells are walls, so it is inside
+        if not self.walls[there]:  # never out of bounds, because the outermost cells are walls
             self.at = there
         reached = self.at == self.goal
         if reached:
@@ -63,18 +66,18 @@ class Foraging(gymnasium.Env[Picture, Any]):
         return self._seen(), float(reached), False, self._t >= self._length, {}
 
     def _dig(self) -> None:
-        """A random spanning tree over the cells of odd coordinates, and a few passages more."""
+        """Dig a random spanning tree over the cells with odd coordinates, then remove some more walls."""
         self.walls[:] = True
         path, inner = [(1, 1)], range(1, self._size - 1)
         self.walls[1, 1] = False
         while path:
             y, x = path[-1]
-            ways = [(dy, dx) for dy, dx in MOVES if y + 2 * dy in inner and x + 2 * dx in inner]
-            ways = [(dy, dx) for dy, dx in ways if self.walls[y + 2 * dy, x + 2 * dx]]
-            if not ways:
+            moves = [(dy, dx) for dy, dx in MOVES if y + 2 * dy in inner and x + 2 * dx in inner]
+            moves = [(dy, dx) for dy, dx in moves if self.walls[y + 2 * dy, x + 2 * dx]]
+            if not moves:
                 path.pop()
                 continue
-            dy, dx = ways[self.np_random.integers(len(ways))]
+            dy, dx = moves[self.np_random.integers(len(moves))]
             self.walls[y + dy, x + dx] = self.walls[y + 2 * dy, x + 2 * dx] = False
             path.append((y + 2 * dy, x + 2 * dx))
         between = np.add.outer(np.arange(self._size), np.arange(self._size)) % 2 == 1
@@ -82,7 +85,7 @@ class Foraging(gymnasium.Env[Picture, Any]):
         self.walls[between & (self.np_random.random(self.walls.shape) < self._loops)] = False
 
     def _paint(self) -> None:
-        """The whole maze, a pixel per cell, with a margin of walls to look into."""
+        """Paint the whole maze with one pixel per cell, and a margin of walls for views at the edge."""
         margin = self._view // 2
         rows = np.arange(-margin, self._size + margin).clip(0, self._size - 1)
         shade = 40 + 200 * rows // self._size
@@ -93,8 +96,8 @@ class Foraging(gymnasium.Env[Picture, Any]):
 
     def _seen(self) -> Picture:
         y, x = self.at
-        near = self._painted[y : y + self._view, x : x + self._view]
-        return near.repeat(self._pixels, 0).repeat(self._pixels, 1)
+        view = self._painted[y : y + self._view, x : x + self._view]
+        return view.repeat(self._pixels, 0).repeat(self._pixels, 1)
 
     def _somewhere(self) -> tuple[int, int]:
         free = np.argwhere(~self.walls)
@@ -102,7 +105,7 @@ class Foraging(gymnasium.Env[Picture, Any]):
         return int(y), int(x)
 
     def _elsewhere(self) -> tuple[int, int]:
-        """Not at the goal."""
+        """Draw a free cell other than the goal."""
         while (place := self._somewhere()) == self.goal:
             pass
         return place

@@ -1,6 +1,6 @@
-"""envpool: Gymnasium's classic-control, Box2D, toy-text and MuJoCo envs in C++.
+"""The envpool backend: Gymnasium's classic-control, Box2D, toy-text and MuJoCo envs in C++.
 
-The only file that imports envpool, which is optional (`pip install "pbtrl[fast]"`).
+This is the only module that imports envpool, which is optional (`pip install "pbtrl[fast]"`).
 """
 
 import importlib
@@ -11,7 +11,9 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
-# On import, envpool imports all its families of envs, and matplotlib with them: 1.5 s in every process.
+from typing_extensions import override
+
+# Importing envpool.entry would load all families of envs and matplotlib, which takes 1.5 s in every process.
 sys.modules.setdefault("envpool.entry", ModuleType("envpool.entry"))
 
 import envpool  # noqa: E402
@@ -26,7 +28,7 @@ from pbtrl.errors import EnvError  # noqa: E402
 for _family in ("box2d", "classic_control", "mujoco.gym", "toy_text"):
     importlib.import_module(f"envpool.{_family}.registration")
 
-UNLIMITED = 2**31 - 1  # as envpool writes that an env has no step limit; for some it is 0
+UNLIMITED = 2**31 - 1  # envpool's value for an env without a step limit; some envs use 0 instead
 
 _OURS = {"num_envs", "batch_size", "num_threads", "seed", "env_seed", "max_num_players", "base_path"}
 
@@ -54,22 +56,22 @@ _SHARED: dict[str, Callable[[Any], bool]] = {
     "reset_noise_scale": lambda value: _is_number(value) and value >= 0,
     "terminate_when_unhealthy": _is_flag,
 }
-"""Options that mean the same in gymnasium and envpool, with the values that both accept."""
+"""Options with the same meaning in gymnasium and envpool, with a test for values that both accept."""
 
 
 def has(id: str) -> bool:
-    """Whether envpool has this very id."""
+    """Return whether envpool has exactly this id."""
     return id in registry.specs
 
 
 def unlike(id: str, kwargs: Mapping[str, Any]) -> list[str]:
-    """Those of `kwargs` that do not mean the same in gymnasium and envpool, or have values that not both accept."""
+    """Return the `kwargs` whose meaning differs between gymnasium and envpool, or whose value one of them rejects."""
     both = _defaults(id).keys() & gym.options(id).keys() if kwargs else set()
     return [k for k, v in _given(id, kwargs).items() if k not in both or not _is_shared(k, v)]
 
 
 def spaces(id: str, kwargs: Mapping[str, Any]) -> Spaces:
-    """The spaces of one env as envpool gives them, without making one."""
+    """Return envpool's spaces of one env, without creating it."""
     given = _checked(id, kwargs)
     with quiet_spaces(), named(id, NOT_MADE):
         spec: Any = envpool.make_spec(id, **given)
@@ -77,7 +79,7 @@ def spaces(id: str, kwargs: Mapping[str, Any]) -> Spaces:
 
 
 def make(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any], where: str) -> Vector:
-    """A pool of `len(seeds)` envs on `threads` C++ threads."""
+    """Create `len(seeds)` envs on `threads` C++ threads."""
     with named(id, NOT_MADE):
         pool = bare(id, seeds, threads, _checked(id, kwargs))
     with quiet_spaces():
@@ -89,30 +91,31 @@ def make(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any],
 
 
 def bare(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any]) -> Any:
-    """envpool's own pool."""
+    """Create envpool's own pool."""
     given = _given(id, kwargs)
     with quiet_spaces():
         pool: Any = envpool.make_gymnasium(
             id, num_envs=len(seeds), num_threads=threads, seed=[int(seed) for seed in seeds], **given
         )
-        _ = pool.observation_space, pool.action_space  # it remembers them, and at the first step would speak up
+        _ = pool.observation_space, pool.action_space  # cached here, where the warnings about bounds are silenced
     return pool
 
 
 class PoolVector(Vector):
-    """envpool's pool as a Vector.
+    """envpool's pool as a `Vector`.
 
-    It is seeded at its making and converts the actions' type itself. An episode that ends in the world at the
-    very step of its time limit is reported as truncated only.
+    The pool is seeded when it is created, and converts the type of actions itself. An episode that terminates exactly
+    at its time limit is reported as truncated only.
     """
 
+    @override
     def _begin(self, seeds: list[int] | None) -> tuple[Any, Mapping[str, Any]]:
         obs, infos = self._pool.reset()
         return obs, infos
 
 
 def _defaults(id: str) -> dict[str, Any]:
-    """envpool's options of an env."""
+    """Return envpool's options of an env, with their defaults."""
     with quiet_spaces():
         spec: Any = envpool.make_spec(id)
     return {name: value for name, value in spec.config._asdict().items() if name not in _OURS}
@@ -129,7 +132,7 @@ def _is_shared(name: str, value: Any) -> bool:
 
 
 def _checked(id: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The options for envpool, where somebody chose it: also those that only envpool has."""
+    """Validate the options for envpool, if the user chose it; options that only envpool has are allowed."""
     if id not in registry.specs:
         sys.modules.pop("envpool.entry", None)
         importlib.import_module("envpool.entry")
@@ -139,10 +142,12 @@ def _checked(id: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         raise EnvError(f"env.id={id}: envpool has no such env{hint}; or set env.backend=gymnasium")
     given = _given(id, kwargs)
     if given and (unknown := sorted(given.keys() - _defaults(id).keys())):
-        raise EnvError(f"env.kwargs: envpool's {id} takes no {', '.join(unknown)}; try env.backend=gymnasium")
+        raise EnvError(f"env.kwargs: envpool's {id} has no option {', '.join(unknown)}; try env.backend=gymnasium")
     for name, value in given.items():
         if name in _SHARED and not _SHARED[name](value):
-            raise EnvError(f"env.kwargs.{name}={value}: envpool cannot use this value; try env.backend=gymnasium")
+            raise EnvError(f"env.kwargs.{name}={value}: envpool does not accept this value; try env.backend=gymnasium")
         if name not in _SHARED and id in gymnasium.registry and name in gym.options(id):
-            raise EnvError(f"env.kwargs.{name}: envpool reads it otherwise than gymnasium; set env.backend=gymnasium")
+            raise EnvError(
+                f"env.kwargs.{name}: envpool and gymnasium interpret it differently; set env.backend=gymnasium"
+            )
     return given

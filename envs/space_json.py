@@ -1,4 +1,4 @@
-"""Observation and action spaces as JSON, so that a policy can be used where its env is not installed."""
+"""Observation and action spaces as JSON, so that a policy can be used without its env being installed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 
 def space_to_json(space: Space[Any]) -> dict[str, Any]:
-    """A Box or Discrete space as a JSON object; bounds that are all equal are one number.
+    """Convert a Box or Discrete space to a JSON object; bounds that are all equal become a single number.
 
     Raises:
-        TypeError: a space of another kind, which no agent can read or act in.
+        TypeError: the space is of another type, which no agent supports.
     """
     if isinstance(space, Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
@@ -24,10 +24,10 @@ def space_to_json(space: Space[Any]) -> dict[str, Any]:
 
 
 def space_from_json(value: dict[str, Any]) -> Space[Any]:
-    """The space that `space_to_json` wrote.
+    """Convert the output of `space_to_json` back to a space.
 
     Raises:
-        ValueError: something else.
+        ValueError: the value does not describe a space.
     """
     try:
         if value["type"] == "Discrete":
@@ -37,17 +37,17 @@ def space_from_json(value: dict[str, Any]) -> Space[Any]:
             low, high = (np.broadcast_to(np.asarray(_numbers(value[end])), shape) for end in ("low", "high"))
             return Box(low.astype(dtype), high.astype(dtype), shape, dtype.type)
     except (KeyError, TypeError, OverflowError) as error:
-        raise ValueError(f"no space: {error}") from error
-    raise ValueError(f"no space: {value!r}")
+        raise ValueError(f"not a space: {error}") from error
+    raise ValueError(f"not a space: {value!r}")
 
 
 def _bound(bound: NDArray[Any]) -> Any:
     flat = bound.astype(object).ravel()
-    texts = [float(x) if isinstance(x, float) or "float" in type(x).__name__ else int(x) for x in flat]
-    named = [{float("inf"): "inf", float("-inf"): "-inf"}.get(x, x) for x in texts]
-    if named and all(x == named[0] for x in named):
-        return named[0]
-    return np.array(named, dtype=object).reshape(bound.shape).tolist()
+    numbers = [float(x) if isinstance(x, float) or "float" in type(x).__name__ else int(x) for x in flat]
+    encoded = [{float("inf"): "inf", float("-inf"): "-inf"}.get(x, x) for x in numbers]
+    if encoded and all(x == encoded[0] for x in encoded):
+        return encoded[0]
+    return np.array(encoded, dtype=object).reshape(bound.shape).tolist()
 
 
 def _numbers(value: Any) -> Any:

@@ -1,24 +1,24 @@
-"""The env contract, in one place: what every back end looks like to the rest of the suite.
+"""The interface of envs to the rest of pbtrl, which is the same for every backend.
 
-A `Vector` steps N copies of an env, each with its own generator, in gymnasium's NEXT_STEP autoreset mode: the
-step that ends an episode returns that episode's last observation, and the step after it, whatever its action,
-only starts the next one. So V(obs) after a truncation is the next row's value, and the transition in between
-is *dead*: its action is ignored and its reward is 0.
+A `Vector` steps N copies of an env, each with its own random generator, in gymnasium's NEXT_STEP autoreset mode. The
+step that ends an episode returns the episode's last observation. The step after it ignores its action and only starts
+the next episode. After a truncation, the value of the last observation is therefore the value of the next row. The
+transition of the reset step is *dead*: its action is ignored, and its reward is 0.
 
-What is said of transition t, and what follows it:
+Flags of transition t, and the kind of the next transition:
 
 | at t                                     | terminated | truncated | episode_over | transition t+1 |
 |------------------------------------------|------------|-----------|--------------|----------------|
-| the episode goes on                      | F          | F         | F            | live           |
-| the episode ends in the world            | T          | F         | T            | dead           |
-| the time limit cuts it                   | F          | T         | T            | dead           |
+| the episode continues                    | F          | F         | F            | live           |
+| the episode terminates                   | T          | F         | T            | dead           |
+| the time limit truncates the episode     | F          | T         | T            | dead           |
 | both at once                             | T          | T         | T            | dead           |
 | a life is lost (classic Atari, training) | T          | F         | F            | live, same game|
-| t is dead: it started an episode         | F          | F         | F            | live           |
+| t is dead, and starts an episode         | F          | F         | F            | live           |
 
-Learning reads `terminated` (discount 0) and `truncated` (cut here, bootstrap from the returned observation).
-`episode_over` closes returns and lengths. `is_reset_step` leaves a transition out of losses, fitness and lengths; it
-still counts on a member's clock, which counts steps of the simulator.
+Learning uses `terminated` (discount 0) and `truncated` (cut here, and bootstrap from the returned observation).
+`episode_over` ends the episode's return and length. `is_reset_step` excludes a transition from losses, fitness and
+lengths; it still counts on a member's clock, which counts simulator steps.
 """
 
 import signal
@@ -41,16 +41,18 @@ Bools: TypeAlias = NDArray[np.bool_]
 Floats: TypeAlias = NDArray[np.float32]
 
 SEED_LIMIT = 2**31
-"""Seeds lie in [0, SEED_LIMIT): the C++ back ends hold them in 32 signed bits."""
+"""Seeds are in [0, SEED_LIMIT), because the C++ backends store them as signed 32-bit integers."""
 
 
 class Spaces(NamedTuple):
-    """What one env shows and takes.
+    """Observation and action space of one env.
 
     Attributes:
-        remark: how its own spaces differ, where users should know it.
-        own_observation_space: the env's own, before adapters.py changed it; None where it is the same.
-        own_action_space: likewise.
+        single_observation_space: observation space.
+        single_action_space: action space.
+        remark: description of a difference from the env's own spaces that users should know about.
+        own_observation_space: the env's own observation space, before adaptation; None if it is the same.
+        own_action_space: the env's own action space, before adaptation; None if it is the same.
     """
 
     single_observation_space: Space[Any]
@@ -61,28 +63,29 @@ class Spaces(NamedTuple):
 
 
 class Vector:
-    """N envs of one kind, stepped together; see the module's docstring for the meaning of a step.
+    """N envs of one kind, stepped together; see the module docstring for the meaning of a step.
 
-    What env j does depends on its seed and its actions alone, neither on the number of threads nor on its
-    neighbors. adapters.py says what observations and actions look like.
+    Each env depends only on its own seed and actions, and not on the number of threads or the other envs. adapters.py
+    defines the format of observations and actions.
 
     Attributes:
-        single_observation_space: of one env; a Box, uint8 for pictures and else float32.
-        single_action_space: of one env; a float32 Box with one dimension, or a Discrete that starts at 0.
+        single_observation_space: observation space of one env: a Box, uint8 for images and float32 otherwise.
+        single_action_space: action space of one env: a one-dimensional float32 Box, or a Discrete that starts at 0.
         remark: as in `Spaces`.
+        spaces: these spaces and the env's own.
         num_envs: N.
-        episode_over: [N] bool, the last transition ended a whole episode; exactly then the next one is dead.
-        is_reset_step: [N] bool, the last transition was dead.
-        max_episode_steps: live steps after which the env itself truncates an episode; None where it has no such limit.
+        episode_over: [N] bool, true if the last transition ended an episode, so the next one is dead.
+        is_reset_step: [N] bool, true if the last transition was dead.
+        max_episode_steps: number of live steps after which the env truncates an episode; None if it has no limit.
     """
 
     max_episode_steps: int | None = None
 
     def __init__(self, pool: Any, spaces: Spaces, seeds: Sequence[int], where: str) -> None:
-        """Wrap `pool`, a vector env in NEXT_STEP mode whose own spaces, for one env, are `spaces`.
+        """Wrap `pool`, a vector env in NEXT_STEP mode; `spaces` are its own spaces of a single env.
 
         Raises:
-            EnvError: no agent can live in these spaces.
+            EnvError: no agent supports these spaces.
         """
         observations = adapt_observations(spaces.single_observation_space, where)
         actions = adapt_actions(spaces.single_action_space, where)
@@ -96,13 +99,13 @@ class Vector:
         self._pool, self._where, self._steps = pool, where, 0
         self._infos: Mapping[str, Any] = {}
         self._seeds: list[int] | None = [int(seed) for seed in seeds]
-        self._shown, self._taken = observations.convert, actions.convert
+        self._convert_observations, self._convert_actions = observations.convert, actions.convert
 
     def reset(self) -> Array:
-        """Start an episode in every env: [N, *observation]. The first reset seeds, later ones draw on.
+        """Start a new episode in every env; return observations [N, *observation]. Only the first reset uses the seeds.
 
         Raises:
-            EnvError: an env raised, or broke its contract; which one, at which of its steps, and how.
+            EnvError: an env raised an error or returned invalid values; the message has its index and step.
         """
         self._steps = 0
         try:
@@ -110,9 +113,9 @@ class Vector:
             self._seeds = None
             self.episode_over = np.zeros(self.num_envs, np.bool_)
             self.is_reset_step = np.zeros(self.num_envs, np.bool_)
-            return self._shown(obs)
+            return self._convert_observations(obs)
         except SubEnvError as error:
-            raise self._named(error) from error.__cause__
+            raise self._env_error(error) from error.__cause__
 
     def step(self, actions: Array) -> tuple[Array, Floats, Bools, Bools]:
         """Take one action in every env.
@@ -121,30 +124,30 @@ class Vector:
             actions: int64 [N] for Discrete, float32 [N, A] within the bounds for Box.
 
         Returns:
-            Observations [N, *observation], in a buffer the next step may overwrite; raw rewards [N], float32;
+            Observations [N, *observation], in a buffer that the next step may overwrite; raw rewards [N], float32;
             terminated [N]; truncated [N].
 
         Raises:
-            EnvError: as `reset`.
+            EnvError: as in `reset`.
         """
         self._steps += 1
         try:
-            obs, rewards, terminated, truncated, self._infos = self._pool.step(self._taken(actions))
+            obs, rewards, terminated, truncated, self._infos = self._pool.step(self._convert_actions(actions))
             self.is_reset_step = self.episode_over
             self.episode_over = terminated | truncated
-            return self._shown(obs), self._paid(rewards), terminated, truncated
+            return self._convert_observations(obs), self._check_rewards(rewards), terminated, truncated
         except SubEnvError as error:
-            raise self._named(error) from error.__cause__
+            raise self._env_error(error) from error.__cause__
 
     def info(self, key: str) -> Floats:
-        """What the envs reported under `key` at the last step, [N] float32: NaN where they did not."""
+        """Return the envs' info under `key` at the last step, [N] float32; NaN for envs without it."""
         values = np.full(self.num_envs, np.nan, np.float32)
         if key in self._infos:
             values[:] = self._infos[key]
         return values
 
     def close(self) -> None:
-        """Free the envs; calling it again does nothing. What an env raises then is only a warning."""
+        """Close the envs; a second call does nothing. Exceptions from envs become warnings."""
         pool, self._pool = self._pool, None
         if pool is not None:
             closed(pool, self._where)
@@ -153,21 +156,21 @@ class Vector:
         obs, infos = self._pool.reset(seed=seeds)
         return obs, infos
 
-    def _paid(self, rewards: Array) -> Floats:
+    def _check_rewards(self, rewards: Array) -> Floats:
         with np.errstate(over="ignore"):
-            paid: Floats = rewards.astype(np.float32, copy=False)
-        finite = np.isfinite(paid)
+            converted: Floats = rewards.astype(np.float32, copy=False)
+        finite = np.isfinite(converted)
         if not finite.all():
             index = int(finite.argmin())
             raise SubEnvError(index, f"the reward is not finite: {rewards[index]}")
-        return paid
+        return converted
 
-    def _named(self, error: SubEnvError) -> EnvError:
+    def _env_error(self, error: SubEnvError) -> EnvError:
         return EnvError(f"{self._where}: {error} (env {error.index} of {self.num_envs}, step {self._steps})")
 
 
 def closed(env: Any, where: str) -> None:
-    """Close an env that is needed no more; what it raises is only a warning."""
+    """Close an env that is no longer needed; exceptions become warnings."""
     try:
         env.close()
     except EnvError:  # it took too long
@@ -177,42 +180,42 @@ def closed(env: Any, where: str) -> None:
 
 
 def within(seconds: float, function: Callable[..., Any], error: Exception | None = None) -> Callable[..., Any]:
-    """The function; when a call takes longer the kernel ends this process (SIGALRM), because nobody else could.
+    """Wrap a function with a timeout after which SIGALRM kills this process, even while native code hangs.
 
-    With `error` Python raises that instead, once it can: not while foreign code hangs. Where there is no alarm, and in
-    threads other than the main one, which get no signals, nobody watches.
+    With `error`, Python raises it instead of dying, but only once native code has returned. There is no timeout on
+    platforms without `setitimer`, or in threads other than the main one, which receive no signals.
     """
     if not hasattr(signal, "setitimer"):
         return function
 
-    def late(*_: Any) -> None:
+    def on_timeout(*_: Any) -> None:
         assert error is not None
         raise error
 
     def run(*args: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
             return function(*args)
-        before = signal.signal(signal.SIGALRM, late) if error else None
+        previous = signal.signal(signal.SIGALRM, on_timeout) if error else None
         timer = signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             return function(*args)
         finally:
             signal.setitimer(signal.ITIMER_REAL, *timer)
             if error:
-                signal.signal(signal.SIGALRM, before)
+                signal.signal(signal.SIGALRM, previous)
 
     return run
 
 
 def impatient(vector: Vector, seconds: float) -> Vector:
-    """The vector, whose steps, resets and end may each take so long."""
+    """Add a timeout to `step`, `reset` and `close` of a vector; see `within`."""
     for name in ("step", "reset", "close"):
         setattr(vector, name, within(seconds, getattr(vector, name)))
     return vector
 
 
 def present(spaces: Spaces, where: str) -> Spaces:
-    """The spaces as a `Vector` shows them, given an env's own; EnvError for those that no agent can take."""
+    """Convert an env's own spaces to those of a `Vector`; raise EnvError for spaces that no agent supports."""
     observations = adapt_observations(spaces.single_observation_space, where)
     actions = adapt_actions(spaces.single_action_space, where)
     return Spaces(
@@ -226,7 +229,7 @@ def present(spaces: Spaces, where: str) -> Spaces:
 
 @contextmanager
 def quiet_spaces() -> Iterator[None]:
-    """Silence gymnasium's remark that a Box's bounds were rounded to float32: nobody can act on it."""
+    """Silence gymnasium's warning that a Box's bounds were rounded to float32, which users cannot fix."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered by casting")
         yield

@@ -1,179 +1,30 @@
 """What every strategy, executor and trainable promises; a new one inherits it by a short subclass."""
 
-import copy
 import hashlib
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 
-from pbtrl.core.dimensions import IntUniform, LogUniform
+from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
-from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.population import Population
 from pbtrl.core.search_space import SearchSpace
-from pbtrl.core.trainable import Trainable
 from pbtrl.execution import Executor
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.storage.journal import Journal, Line, digest, dumps, read_journal
 from pbtrl.storage.snapshot_store import SnapshotStore
-from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
+from pbtrl.testing.fakes import LAST
 from pbtrl.training.controller import Controller
-from tests.fakes import LAST, FakeExecutor, build, died, trained
-
-SPACE = SearchSpace({"lr": LogUniform(low=1e-5, high=1e-2), "unroll": IntUniform(low=5, high=50)})
-
+from tests.fakes import build
 
 # Strategies
-
-
-def steady(a: Assignment, attempt: int) -> Report:
-    """Everybody reports; the fitness depends on the assignment alone."""
-    return trained(a, float(a.seed % 1000))
-
-
-def rough(a: Assignment, attempt: int) -> Report | Failure:
-    """Much goes wrong: failures, some of them fatal, divergence, slices without an episode."""
-    roll = np.random.default_rng([a.seed, attempt]).random()
-    if roll < 0.15:
-        return died(a, fatal=roll < 0.05)
-    if roll < 0.2:
-        return trained(a, diverged=True)
-    return trained(a) if roll < 0.25 else trained(a, round(roll, 1))
-
-
-def alike(a: Assignment, attempt: int) -> Report:
-    """Nobody is better than anybody."""
-    return trained(a, 1.0)
-
-
-class StrategyConformance:
-    """Subclasses give `strategy`; the rest has defaults.
-
-    Attributes:
-        edges: whether a member may ever depend on another one; baselines have no edge between members.
-    """
-
-    size: ClassVar[int] = 6
-    slice_steps: ClassVar[int] = 100
-    horizon: ClassVar[int] = 600
-    space: ClassVar[SearchSpace] = SPACE
-    rule: ClassVar[FitnessRule] = LAST
-    edges: ClassVar[bool] = True
-
-    @classmethod
-    def strategy(cls) -> Strategy:
-        raise NotImplementedError
-
-    @classmethod
-    def population(cls) -> Population:
-        return Population(cls.size, 3, cls.rule)
-
-    @pytest.fixture(
-        scope="class",
-        params=[(s, o) for s in (steady, rough, alike) for o in (None, 1)],
-        ids=lambda p: f"{p[0].__name__}-{'in-order' if p[1] is None else 'any-order'}",
-    )
-    @classmethod
-    def lines(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
-        """The journal of a whole run."""
-        path = tmp_path_factory.mktemp("run") / "journal.jsonl"
-        script, order = request.param
-        executor = FakeExecutor(script, None if order is None else np.random.default_rng(order))
-        population, journal = cls.population(), Journal(path)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "fsync", lambda descriptor: None)
-            reason = Controller(population, cls.strategy(), executor, journal).run()
-        journal.close()
-        assert reason == "budget"
-        assert not population.pending
-        return list(read_journal(path))
-
-    def moments(self, lines: list[Line]) -> Iterator[tuple[Population, list[Assignment]]]:
-        """Every decision, with the population that it was made for, as it stood then."""
-        population = self.population()
-        for line in lines:
-            if line["kind"] == "decision":
-                yield population, [Assignment(**a) for a in line["assignments"]]
-            population.record(line)
-
-    def test_decides_the_same_from_the_same_history(self, lines: list[Line]) -> None:
-        fresh, moments = self.strategy(), 0
-        for before, assignments in self.moments(lines):
-            moments += 1
-            state = repr(before.members)
-            assert self.strategy().decide(before) == assignments
-            assert fresh.decide(before) == assignments
-            assert repr(before.members) == state
-        assert moments >= self.horizon // self.slice_steps
-
-    def test_decides_nothing_more_until_a_decision_is_recorded(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
-            after = copy.deepcopy(before)
-            after.record({"kind": "decision", "assignments": [a.to_json() for a in assignments]})
-            again = self.strategy().decide(after)
-            assert not {a.member for a in again} & {a.member for a in assignments}
-
-    def test_assigns_to_free_members_from_where_they_stand(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
-            assert len({a.member for a in assignments}) == len(assignments)
-            for a in assignments:
-                member = before.members[a.member]
-                assert member.pending is None
-                assert a.start == member.step
-                assert a.id == f"{member.id}/{member.generation + 1:06d}"
-
-    def test_stops_on_the_grid_and_never_beyond_the_horizon(self, lines: list[Line]) -> None:
-        for _, assignments in self.moments(lines):
-            for a in assignments:
-                assert a.start < a.stop <= self.horizon
-                assert a.stop % self.slice_steps == 0 or a.stop == self.horizon
-                assert a.stop - a.start <= self.slice_steps
-
-    def test_donors_are_healthy_and_parents_committed(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
-            for a in assignments:
-                if a.donor:
-                    donor, receiver = before.members[a.donor], before.members[a.member]
-                    assert donor.healthy
-                    assert donor.snapshot
-                    assert a.donor != a.member
-                    assert donor.ranked or not receiver.healthy
-                committed = {m.snapshot for m in before.members.values()}
-                assert a.parent is None or a.parent in committed
-                assert a.parent is None or a.donor or a.parent.startswith(a.member)
-
-    def test_hyperparameters_stay_inside_their_bounds_and_pass_through_json(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
-            for a in assignments:
-                assert list(a.hyperparameters) == list(self.space.names)
-                assert self.space.contains(a.hyperparameters)
-            for a in self.strategy().decide(before):
-                assert Assignment(**json.loads(dumps(a.to_json()))) == a
-
-    def test_everybody_trains_to_the_horizon_or_is_retired(self, lines: list[Line]) -> None:
-        end = self.population().replay(lines)
-        assert len(end.members) == self.size
-        for member in end.members.values():
-            assert member.step == self.horizon or not member.healthy
-            assert member.step <= self.horizon
-        assert self.strategy().decide(end) == []
-
-    def test_baselines_have_no_edge_between_members(self, lines: list[Line]) -> None:
-        assigned = [a for _, assignments in self.moments(lines) for a in assignments]
-        edges = [a for a in assigned if a.donor or (a.parent and not a.parent.startswith(a.member))]
-        assert self.edges or not edges
-
-    def test_different_seeds_start_differently(self) -> None:
-        one, other = Population(self.size, 1, self.rule), Population(self.size, 2, self.rule)
-        assert self.strategy().decide(one) != self.strategy().decide(other)
 
 
 # Executors
@@ -323,66 +174,3 @@ def weights(members: Path) -> dict[str, str]:
 
 
 # Trainables
-
-
-class TrainableConformance:
-    """Subclasses give `make` and hyperparameters; the steps are kept small."""
-
-    hyperparameters: ClassVar[dict[str, Any]] = {}
-    steps: ClassVar[int] = 5
-
-    def make(self, rng: np.random.Generator) -> Trainable:
-        raise NotImplementedError
-
-    def trained(self, seed: int = 0) -> Trainable:
-        trainable = self.make(np.random.default_rng(seed))
-        trainable.train(self.steps, self.hyperparameters, np.random.default_rng(1))
-        return trainable
-
-    def test_goes_on_from_a_loaded_state_as_if_nothing_had_happened(self) -> None:
-        original, copy = self.trained(), self.make(np.random.default_rng(7))
-        copy.load_state_dict(original.state_dict())
-        for trainable in (original, copy):
-            trainable.train(self.steps, self.hyperparameters, np.random.default_rng(2))
-        assert_equal(original.state_dict(), copy.state_dict())
-        assert original.evaluate(np.random.default_rng(3)) == copy.evaluate(np.random.default_rng(3))
-
-    def test_a_state_does_not_change_when_training_goes_on(self) -> None:
-        trainable = self.trained()
-        state = trainable.state_dict()
-        before = {k: v.copy() for k, v in state.items()}
-        trainable.train(self.steps, self.hyperparameters, np.random.default_rng(2))
-        assert_equal(state, before)
-        assert any(not np.array_equal(v, before[k]) for k, v in trainable.state_dict().items())
-
-    def test_a_loaded_state_is_not_shared(self) -> None:
-        donor = self.trained()
-        state = donor.state_dict()
-        receiver = self.make(np.random.default_rng(7))
-        receiver.load_state_dict(state)
-        receiver.train(self.steps, self.hyperparameters, np.random.default_rng(2))
-        assert_equal(donor.state_dict(), state)
-
-    def test_evaluating_does_not_change_training(self) -> None:
-        evaluated, plain = self.trained(), self.trained()
-        fitness = evaluated.evaluate(np.random.default_rng(3))
-        assert fitness == evaluated.evaluate(np.random.default_rng(3))
-        for trainable in (evaluated, plain):
-            trainable.train(self.steps, self.hyperparameters, np.random.default_rng(2))
-        assert_equal(evaluated.state_dict(), plain.state_dict())
-
-    def test_training_in_two_pieces_or_anew_is_the_same(self) -> None:
-        assert_equal(self.trained().state_dict(), self.trained().state_dict())
-
-    def test_returns_plain_numbers(self) -> None:
-        trainable = self.make(np.random.default_rng(0))
-        scalars = trainable.train(self.steps, self.hyperparameters, np.random.default_rng(1))
-        assert all(type(v) is float for v in scalars.values())
-        assert type(trainable.evaluate(np.random.default_rng(0))) is float
-
-
-def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    """Bit for bit."""
-    assert list(one) == list(other)
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name])

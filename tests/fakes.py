@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,80 +17,10 @@ from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.trainable import Outcome
 from pbtrl.storage.journal import Line, dumps
+from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.trainables.quadratic import Quadratic
 
-LAST = FitnessRule(window=1, min_episodes=1)
-"""The last episode is the fitness."""
-
-
 # An executor without training
-
-
-def trained(a: Assignment, *returns: float, step: int | None = None, diverged: bool = False) -> Report:
-    """The report of a slice that ended well, or diverged, or was stopped at `step`."""
-    return Report(
-        a.id,
-        a.member,
-        a.stop if step is None else step,
-        a.hyperparameters,
-        returns=returns,
-        lengths=(1,) * len(returns),
-        diverged=diverged,
-        timing={"seconds": 1.0},
-    )
-
-
-def died(a: Assignment, *, fatal: bool = False, alone: bool = True) -> Failure:
-    """The failure of a slice."""
-    return Failure(a.id, a.member, "RuntimeError: scripted", fatal, alone)
-
-
-Script = Callable[[Assignment, int], Report | Failure]
-"""What becomes of an assignment at its n-th attempt, n from 1."""
-
-
-@dataclass
-class FakeExecutor:
-    """Answers every assignment from a script, one per `collect`, the oldest or one drawn by `order`.
-
-    On `stop`, everything open is reported at `partial` of its slice, or forgotten where that is 0.
-    """
-
-    script: Script
-    order: np.random.Generator | None = None
-    partial: float = 0.0
-    submitted: list[Assignment] = field(default_factory=list)
-    closed: bool = False
-    _open: list[Assignment] = field(default_factory=list)
-    _stopped: list[Report | Failure] = field(default_factory=list)
-
-    def submit(self, assignments: Sequence[Assignment]) -> None:
-        self.submitted += assignments
-        self._open += assignments
-
-    def collect(self, timeout: float) -> list[Report | Failure]:
-        if self._stopped:
-            return [self._stopped.pop()]
-        if not self._open:
-            return []
-        a = self._open.pop(0 if self.order is None else int(self.order.integers(len(self._open))))
-        return [self.script(a, Counter(s.id for s in self.submitted)[a.id])]
-
-    def busy(self) -> bool:
-        return bool(self._open or self._stopped)
-
-    def stop(self, within: float | None = None) -> None:
-        if self.partial:
-            self._stopped = [trained(a, 0.0, step=between(a, self.partial)) for a in self._open]
-        self._open = []
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def between(a: Assignment, part: float) -> int:
-    """A step inside the slice."""
-    return a.start + round(part * (a.stop - a.start))
 
 
 # A cohort without training

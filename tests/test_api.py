@@ -101,7 +101,7 @@ def test_overrides_and_resume(toy: api.Run) -> None:
 
 
 def test_mistakes_are_raised_and_nothing_is_started() -> None:
-    with pytest.raises(ConfigError, match=r"config:1:\d+: trainable\.name: no trainable 'cubic'"):
+    with pytest.raises(ConfigError, match=r"config:1:\d+: trainable\.name: unknown trainable 'cubic'"):
         api.train({"trainable": {"name": "cubic"}, "budget": {"env_steps_per_member": 1}})
     with pytest.raises(ConfigError, match=r"override 'population.sise=3': unknown key. Did you mean 'size'\?"):
         api.train(TOY, overrides=["population.sise=3"])

@@ -11,8 +11,8 @@ from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.config.load import parse
 from pbtrl.diagnostics.bench_worker import BenchWorker
 from pbtrl.rl.actors import ActorsCohort
+from pbtrl.testing.trainables import assert_equal
 from tests.command import CART
-from tests.conformance import assert_equal
 
 PASSES = (
     "agent.epochs=4",

@@ -269,8 +269,8 @@ def test_an_env_and_an_agent_that_do_not_fit_are_one_line(overrides, said):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("trainable={name: cubic}", "trainable.name: no trainable 'cubic': there is quadratic"),
-        ("trainable={name: quadratic, depth: 3}", "trainable.depth: quadratic has no such key, but start, .*"),
+        ("trainable={name: cubic}", "trainable.name: unknown trainable 'cubic'. Known: quadratic"),
+        ("trainable={name: quadratic, depth: 3}", "trainable.depth: unknown key. Known: start, learning_rate, clamp"),
     ],
 )
 def test_a_trainable_that_is_not_there_or_has_other_keys(override, said):

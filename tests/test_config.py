@@ -777,7 +777,7 @@ def test_a_time_that_is_none_is_refused(time, problem):
 def test_the_schema_is_json_and_knows_every_section():
     schema = json.loads(json.dumps(json_schema()))
     assert list(schema["properties"]) == list(Config.model_fields)
-    assert {"Pbt", "RandomSearch", "ImpalaSettings", "LogUniform"} <= set(schema["$defs"])
+    assert {"PBTSettings", "RandomSearchSettings", "ImpalaSettings", "LogUniform"} <= set(schema["$defs"])
 
 
 def test_a_config_is_frozen():

@@ -16,8 +16,8 @@ from pbtrl.core.stopping import StopCriteria
 from pbtrl.storage.journal import Journal, Line, digest, read_journal
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
+from pbtrl.testing.fakes import LAST, FakeExecutor, Script, died, trained
 from pbtrl.training.controller import Controller
-from tests.fakes import LAST, FakeExecutor, Script, died, trained
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

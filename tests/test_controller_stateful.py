@@ -26,8 +26,8 @@ from pbtrl.storage.journal import Journal, Line, read_journal
 from pbtrl.storage.retention import Retention
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system.child_process import TIMEOUT_EXIT, describe_exit
+from pbtrl.testing.fakes import LAST, between, died, trained
 from pbtrl.training.controller import Controller
-from tests.fakes import LAST, between, died, trained
 
 SIZE, EVERY, HORIZON, MILESTONES = 4, 100, 400, 150
 FITNESS = st.floats(allow_nan=True, allow_infinity=True, width=32) | st.sampled_from([0.0, 1.0])

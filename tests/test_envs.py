@@ -339,9 +339,9 @@ class TestPresentation:
         vector = Vector(None, Spaces(Box(0, 255, shape, np.uint8), Discrete(2)), [0], "here")
         picture = np.random.default_rng(0).integers(0, 255, (1, *shape)).astype(np.uint8)
         assert vector.single_observation_space.shape == shown
-        assert vector._shown(picture).shape == (1, *shown)
+        assert vector._convert_observations(picture).shape == (1, *shown)
         if shape != shown:
-            np.testing.assert_array_equal(vector._shown(picture)[0, 1], picture[0, :, :, 1])
+            np.testing.assert_array_equal(vector._convert_observations(picture)[0, 1], picture[0, :, :, 1])
 
     def test_float_grids_are_left_alone(self):
         space = Box(0.0, 1.0, (8, 8, 3), np.float32)
@@ -399,7 +399,7 @@ class TestErrors:
             (f"{__name__}:odd", {"kwargs": {"observations": Dict(a=Discrete(2))}}, "FlattenObservation"),
             ("Blackjack-v1", {"backend": "gymnasium"}, "type Tuple"),
             ("CartPole-v1", {"backend": "gymnasium", "kwargs": {"wings": 2}}, "wings"),
-            ("CartPole-v1", {"backend": "envpool", "kwargs": {"wings": 2}}, "takes no wings"),
+            ("CartPole-v1", {"backend": "envpool", "kwargs": {"wings": 2}}, "has no option wings"),
             ("CartPoel-v1", {"backend": "envpool"}, "nearest: CartPole-v"),
             ("CartPole-v1", {"backend": "warp"}, "auto, gymnasium, envpool"),
             ("ALE/Pong-v5", {"backend": "envpool"}, "env.backend=auto"),

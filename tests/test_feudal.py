@@ -289,7 +289,7 @@ def test_a_goal_s_way_ends_where_its_episode_or_the_block_does():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"core": "lstm"}, "agent.core=lstm: feudal has a memory of its own, so use none"),
+        ({"core": "lstm"}, "agent.core=lstm: feudal is already recurrent; use none"),
         ({"goal_units": 20}, "agent.goal_units must be a multiple of 8, not 20"),
         ({"embedding": 0}, "agent.embedding must be a multiple of 8, not 0"),
         ({"horizon": 0}, "agent.horizon must be >= 1, not 0"),

@@ -15,7 +15,8 @@ from pbtrl.core.population import Population
 from pbtrl.errors import DiskFullError, JournalError, NewerError, RunError
 from pbtrl.storage.journal import Journal, Line, canonical, digest, dumps, read_journal
 from pbtrl.storage.json_files import SCHEMA
-from tests.fakes import LAST, answer, assign, decision, died, trained
+from pbtrl.testing.fakes import LAST, died, trained
+from tests.fakes import answer, assign, decision
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

@@ -15,8 +15,9 @@ from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.storage.journal import Line
 from pbtrl.strategies.pbt import PBT
-from pbtrl.strategies.settings import Exploit, Explore
-from tests.fakes import LAST, after_one_slice, answer, assign, between, decision, died, trained
+from pbtrl.strategies.rules import Exploit, Explore
+from pbtrl.testing.fakes import LAST, between, died, trained
+from tests.fakes import after_one_slice, answer, assign, decision
 
 
 def test_members_are_named_so_that_their_names_sort() -> None:

@@ -694,7 +694,7 @@ def test_an_env_that_fails_the_final_choice_takes_nothing_with_it(pbtrl: Command
     ("how", "why"),
     [
         ("reset", "reset() raised RuntimeError: not ready (env 0 of 1, step "),
-        ("shape", "an observation of shape (3,), where the observation space has (4,) (env 0 of 1, step "),
+        ("shape", "the observation has shape (3,), but the observation space has shape (4,) (env 0 of 1, step "),
     ],
 )
 def test_what_is_wrong_with_an_env_is_said(pbtrl: Command, how, why):

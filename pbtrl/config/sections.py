@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from pbtrl.agents.settings import AGENTS, AgentSettings
 from pbtrl.config.pydantic_errors import TaggedUnion
 from pbtrl.core.dimensions import MEMBERS, PRIORS, Dimension, Real, Whole
-from pbtrl.strategies.settings import Count
+from pbtrl.strategies.rules import Count
 
 SHORTEST_CUT, LONGEST_CUT = 1_000, 27_000  # env steps of an evaluation episode without a limit; Atari's is the longest
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
+import sys
 from functools import cache
 from typing import Any, Literal
 
@@ -44,7 +46,7 @@ def register(kind: Kind, name: str, target: type) -> None:
     if ":" in name or not name:
         raise ValueError(f"{name!r} is not a valid name: a colon separates module and class")
     if name in known(kind) and _registered[kind].get(name) != _path(target):
-        raise ValueError(f"there is already a {kind} called {name!r}")
+        raise ValueError(f"the name {name!r} is taken by another {kind}")
     module, _, qualified = _path(target).partition(":")
     try:
         importable = module != "__main__" and _attribute(importlib.import_module(module), qualified) is target
@@ -78,6 +80,8 @@ def load(kind: Kind, name: str) -> Any:
     module, _, qualified = path.partition(":")
     if module == "__main__":
         raise ImportError(f"{path} cannot be imported by workers: move the class to an importable module")
+    if os.getcwd() not in sys.path and "" not in sys.path:  # console scripts do not look in the working directory
+        sys.path.append(os.getcwd())
     try:
         return _attribute(importlib.import_module(module), qualified)
     except Exception as error:  # the module is the user's own code

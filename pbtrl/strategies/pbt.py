@@ -19,7 +19,7 @@ from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Member, Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
-from pbtrl.strategies.settings import Exploit, Explore
+from pbtrl.strategies.rules import Exploit, Explore
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies.pbt import PBT
-from pbtrl.strategies.settings import Exploit, Explore
+from pbtrl.strategies.rules import Exploit, Explore
 
 
 def random_search(space: SearchSpace | MixedSearchSpace, *, slice_steps: int, horizon: int) -> PBT:

@@ -31,9 +31,10 @@ from pbtrl.storage.journal import Journal, Line, digest, read_journal
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system import child_process
 from pbtrl.system.child_process import describe_exit
+from pbtrl.testing.fakes import LAST
 from pbtrl.training.controller import Controller
 from tests.conformance import ExecutorConformance, drain, run_toy, toy_space, weights
-from tests.fakes import LAST, FakeCohort, build
+from tests.fakes import FakeCohort, build
 
 CORES = sorted(os.sched_getaffinity(0))
 

@@ -18,8 +18,8 @@ from pbtrl.core.tensors import Tensors
 from pbtrl.execution.host import Host
 from pbtrl.rl.cohort import DIVERGED_AFTER, RLCohort
 from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.testing.trainables import assert_equal
 from tests.blocks import shown
-from tests.conformance import assert_equal
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -368,7 +368,7 @@ def test_the_first_episodes_of_fresh_envs_count(tmp_path: Path) -> None:
 
 
 def test_the_curve_has_a_point_for_every_so_many_steps() -> None:
-    build = builder("probe/Bandit-v0", 4, fitness={"every": 80})
+    build = builder("probe/Bandit-v0", 4, fitness={"curve_interval": 80})
     assert build.spec.curve_interval == 80
     cohort = build.cohort(("m00",), 1)
     run(cohort, [slice_of("m00", 200, 1, parent=None)])

@@ -15,7 +15,7 @@ from pbtrl.agents.optim import rmsprop
 from pbtrl.errors import WorkerPoolError
 from pbtrl.rl.hogwild import HogwildCohort
 from pbtrl.rl.shared_memory import SharedTensors
-from tests.conformance import assert_equal
+from pbtrl.testing.trainables import assert_equal
 from tests.rl.test_cohort import CARTPOLE, builder, run, slice_of
 
 TWO = ("m00", "m01")

@@ -11,9 +11,11 @@ from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.storage.journal import Line
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
-from pbtrl.strategies.settings import Exploit, Explore
-from tests.conformance import SPACE, StrategyConformance
-from tests.fakes import LAST, Told, answer, decision, died, trained
+from pbtrl.strategies.rules import Exploit, Explore
+from pbtrl.testing import SearchConformance
+from pbtrl.testing.fakes import LAST, died, trained
+from pbtrl.testing.strategies import SPACE, PopulationConformance
+from tests.fakes import Told, answer, decision
 
 LR = LogUniform(low=1e-3, high=10.0)
 MIX = MixedSearchSpace(
@@ -56,7 +58,7 @@ def copies(strategy: PBT, *told: Told, **options: Any) -> dict[str, str]:
     return {m: a.donor for m, a in decided(strategy, *told, **options).items() if a.donor}
 
 
-class Mixed(StrategyConformance):
+class Mixed(PopulationConformance):
     """Half the members of each agent."""
 
     mix = MixedSearchSpace({"a": SearchSpace(SPACE, "a"), "b": SearchSpace({"lr": SPACE["lr"]}, "b")}, {"a": 3, "b": 3})
@@ -98,9 +100,7 @@ class TestAcross(Mixed):
         assert any(len(set(k)) > 1 for k in kinds)
 
 
-class TestRandomSearch(Mixed):
-    edges = False
-
+class TestRandomSearch(Mixed, SearchConformance):
     @classmethod
     def strategy(cls) -> PBT:
         return random_search(cls.mix, slice_steps=100, horizon=600)

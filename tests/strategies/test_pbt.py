@@ -22,29 +22,30 @@ from pbtrl.storage.journal import Journal
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
-from pbtrl.strategies.settings import Exploit, Explore
+from pbtrl.strategies.rules import Exploit, Explore
+from pbtrl.testing.fakes import LAST, died, trained
+from pbtrl.testing.strategies import SPACE, PopulationConformance, SearchConformance
 from pbtrl.trainables.quadratic import Quadratic
 from pbtrl.training.controller import Controller
-from tests.conformance import SPACE, StrategyConformance
-from tests.fakes import LAST, Told, after_one_slice, answer, assign, decision, died, trained
+from tests.fakes import Told, after_one_slice, answer, assign, decision
 
 LR = SearchSpace({"lr": LogUniform(low=1e-3, high=10.0)})
 STILL = Explore(method="none")
 
 
-class TestAsynchronous(StrategyConformance):
+class TestAsynchronous(PopulationConformance):
     @classmethod
     def strategy(cls) -> PBT:
         return PBT(space=SPACE, slice_steps=100, horizon=600, exploit=Exploit(bottom=0.4, top=0.4))
 
 
-class TestSynchronous(StrategyConformance):
+class TestSynchronous(PopulationConformance):
     @classmethod
     def strategy(cls) -> PBT:
         return PBT(space=SPACE, slice_steps=100, horizon=600, synchronous=True)
 
 
-class TestTournament(StrategyConformance):
+class TestTournament(PopulationConformance):
     @classmethod
     def strategy(cls) -> PBT:
         return PBT(
@@ -56,7 +57,7 @@ class TestTournament(StrategyConformance):
         )
 
 
-class TestTTest(StrategyConformance):
+class TestTTest(PopulationConformance):
     rule = FitnessRule(window=10, min_episodes=2)
 
     @classmethod
@@ -64,7 +65,7 @@ class TestTTest(StrategyConformance):
         return PBT(space=SPACE, slice_steps=100, horizon=600, exploit=Exploit(method="t_test", alpha=0.4))
 
 
-class TestReferencesAndOddHorizon(StrategyConformance):
+class TestReferencesAndOddHorizon(PopulationConformance):
     horizon = 550
 
     @classmethod
@@ -72,9 +73,7 @@ class TestReferencesAndOddHorizon(StrategyConformance):
         return PBT(space=SPACE, slice_steps=100, horizon=550, burn_in=200, references=2, synchronous=True)
 
 
-class TestRandomSearch(StrategyConformance):
-    edges = False
-
+class TestRandomSearch(PopulationConformance, SearchConformance):
     @classmethod
     def strategy(cls) -> PBT:
         return random_search(SPACE, slice_steps=100, horizon=600)

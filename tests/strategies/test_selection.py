@@ -17,8 +17,9 @@ from pbtrl.core.messages import Assignment
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.strategies.pbt import PBT
-from pbtrl.strategies.settings import Exploit, Explore
-from tests.fakes import LAST, after_one_slice, answer, assign, decision, died, trained
+from pbtrl.strategies.rules import Exploit, Explore
+from pbtrl.testing.fakes import LAST, died, trained
+from tests.fakes import after_one_slice, answer, assign, decision
 
 Fitness = Callable[[int, np.random.Generator], float]
 """Of a member's index: what its next report says."""

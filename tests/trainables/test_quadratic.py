@@ -5,8 +5,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from pbtrl.testing.trainables import TrainableConformance
 from pbtrl.trainables.quadratic import Quadratic
-from tests.conformance import TrainableConformance
 
 
 class TestQuadratic(TrainableConformance):

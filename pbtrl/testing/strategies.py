@@ -1,0 +1,185 @@
+"""Promises of every strategy: `BaseConformance`, and more for populations and for searches of independent trials.
+
+Each is tested on whole runs in which all goes well, much fails, or all members are alike, with reports in order and out
+of order.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from pbtrl.core.dimensions import IntUniform, LogUniform
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.search_space import SearchSpace
+from pbtrl.storage.journal import Journal, Line, dumps, read_journal
+from pbtrl.strategies import Strategy
+from pbtrl.testing.fakes import LAST, FakeExecutor, died, trained
+from pbtrl.training.controller import Controller
+
+SPACE = SearchSpace({"lr": LogUniform(low=1e-5, high=1e-2), "unroll": IntUniform(low=5, high=50)})
+
+
+def steady(a: Assignment, attempt: int) -> Report:
+    """Everybody reports; the fitness depends on the assignment alone."""
+    return trained(a, float(a.seed % 1000))
+
+
+def rough(a: Assignment, attempt: int) -> Report | Failure:
+    """Much goes wrong: failures, some of them fatal, divergence, slices without an episode."""
+    roll = np.random.default_rng([a.seed, attempt]).random()
+    if roll < 0.15:
+        return died(a, fatal=roll < 0.05)
+    if roll < 0.2:
+        return trained(a, diverged=True)
+    return trained(a) if roll < 0.25 else trained(a, round(roll, 1))
+
+
+def alike(a: Assignment, attempt: int) -> Report:
+    """Nobody is better than anybody."""
+    return trained(a, 1.0)
+
+
+class BaseConformance:
+    """Promises of every strategy. Subclasses give `strategy`; the rest has defaults.
+
+    Attributes:
+        size: members of the population.
+        slice_steps: env steps between two decisions about a member.
+        horizon: budget of a member (env steps).
+        space: the searched hyperparameters.
+        rule: how episodes become a fitness.
+    """
+
+    size: ClassVar[int] = 6
+    slice_steps: ClassVar[int] = 100
+    horizon: ClassVar[int] = 600
+    space: ClassVar[SearchSpace] = SPACE
+    rule: ClassVar[FitnessRule] = LAST
+
+    @classmethod
+    def strategy(cls) -> Strategy:
+        """A new instance of the strategy."""
+        raise NotImplementedError
+
+    @classmethod
+    def population(cls) -> Population:
+        """The population before anything happened."""
+        return Population(cls.size, 3, cls.rule)
+
+    @pytest.fixture(
+        scope="class",
+        params=[(s, o) for s in (steady, rough, alike) for o in (None, 1)],
+        ids=lambda p: f"{p[0].__name__}-{'in-order' if p[1] is None else 'any-order'}",
+    )
+    @classmethod
+    def lines(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
+        """The journal of a whole run."""
+        path = tmp_path_factory.mktemp("run") / "journal.jsonl"
+        script, order = request.param
+        executor = FakeExecutor(script, None if order is None else np.random.default_rng(order))
+        population, journal = cls.population(), Journal(path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda descriptor: None)
+            reason = Controller(population, cls.strategy(), executor, journal).run()
+        journal.close()
+        assert reason == "budget"
+        assert not population.pending
+        return list(read_journal(path))
+
+    def moments(self, lines: list[Line]) -> Iterator[tuple[Population, list[Assignment]]]:
+        """Every decision, with the population that it was made for, as it stood then."""
+        population = self.population()
+        for line in lines:
+            if line["kind"] == "decision":
+                yield population, [Assignment(**a) for a in line["assignments"]]
+            population.record(line)
+
+    def test_decides_the_same_from_the_same_history(self, lines: list[Line]) -> None:
+        fresh, moments = self.strategy(), 0
+        for before, assignments in self.moments(lines):
+            moments += 1
+            state = repr(before.members)
+            assert self.strategy().decide(before) == assignments
+            assert fresh.decide(before) == assignments
+            assert repr(before.members) == state
+        assert moments >= self.horizon // self.slice_steps
+
+    def test_decides_nothing_more_until_a_decision_is_recorded(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            after = copy.deepcopy(before)
+            after.record({"kind": "decision", "assignments": [a.to_json() for a in assignments]})
+            again = self.strategy().decide(after)
+            assert not {a.member for a in again} & {a.member for a in assignments}
+
+    def test_assigns_to_free_members_from_where_they_stand(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            assert len({a.member for a in assignments}) == len(assignments)
+            for a in assignments:
+                member = before.members[a.member]
+                assert member.pending is None
+                assert a.start == member.step
+                assert a.id == f"{member.id}/{member.generation + 1:06d}"
+
+    def test_hyperparameters_stay_inside_their_bounds_and_pass_through_json(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            for a in assignments:
+                assert list(a.hyperparameters) == list(self.space.names)
+                assert self.space.contains(a.hyperparameters)
+            for a in self.strategy().decide(before):
+                assert Assignment(**json.loads(dumps(a.to_json()))) == a
+
+    def test_different_seeds_start_differently(self) -> None:
+        one, other = Population(self.size, 1, self.rule), Population(self.size, 2, self.rule)
+        assert self.strategy().decide(one) != self.strategy().decide(other)
+
+    def test_no_slice_ends_beyond_the_horizon(self, lines: list[Line]) -> None:
+        """However a strategy cuts a member's budget."""
+        for _, assignments in self.moments(lines):
+            assert all(a.start < a.stop <= self.horizon for a in assignments)
+
+
+class PopulationConformance(BaseConformance):
+    """Promises of a strategy whose members all train to the horizon, such as PBT."""
+
+    def test_stops_on_the_grid_and_never_beyond_the_horizon(self, lines: list[Line]) -> None:
+        for _, assignments in self.moments(lines):
+            for a in assignments:
+                assert a.start < a.stop <= self.horizon
+                assert a.stop % self.slice_steps == 0 or a.stop == self.horizon
+                assert a.stop - a.start <= self.slice_steps
+
+    def test_donors_are_healthy_and_parents_committed(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            for a in assignments:
+                if a.donor:
+                    donor, receiver = before.members[a.donor], before.members[a.member]
+                    assert donor.healthy
+                    assert donor.snapshot
+                    assert a.donor != a.member
+                    assert donor.ranked or not receiver.healthy
+                committed = {m.snapshot for m in before.members.values()}
+                assert a.parent is None or a.parent in committed
+                assert a.parent is None or a.donor or a.parent.startswith(a.member)
+
+    def test_everybody_trains_to_the_horizon_or_is_retired(self, lines: list[Line]) -> None:
+        end = self.population().replay(lines)
+        assert len(end.members) == self.size
+        for member in end.members.values():
+            assert member.step == self.horizon or not member.healthy
+            assert member.step <= self.horizon
+        assert self.strategy().decide(end) == []
+
+
+class SearchConformance(BaseConformance):
+    """Promises of a search of independent trials, such as random search or ASHA; a trial may end before the horizon."""
+
+    def test_no_edge_between_members(self, lines: list[Line]) -> None:
+        assigned = [a for _, assignments in self.moments(lines) for a in assignments]
+        edges = [a for a in assigned if a.donor or (a.parent and not a.parent.startswith(a.member))]
+        assert not edges

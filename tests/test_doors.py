@@ -1,0 +1,216 @@
+"""Agents, strategies and trainables of other people: registered, by entry point, or by module:Class."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pbtrl import api
+from pbtrl.config.load import parse
+from pbtrl.core import registry
+from pbtrl.errors import ConfigError, RunError
+from pbtrl.storage.stored_config import load_stored_config, names_modules
+from tests.command import ROOT, Command
+
+OWN = """
+from dataclasses import dataclass
+import numpy as np
+from pbtrl.agents.impala import Impala
+from pbtrl.agents.settings import ImpalaSettings, live
+from pbtrl.strategies.random_search import random_search
+from pbtrl.strategies.settings import StrategySettings
+
+open("imported", "a").close()
+
+@dataclass(frozen=True, kw_only=True)
+class Agent(ImpalaSettings):
+    name: str = "own"
+    bonus: float = live(0.5, low=0.0, high=1.0)
+
+def make(settings, observation_space, action_space):
+    return Impala.make(settings, observation_space, action_space)
+
+@dataclass(frozen=True, kw_only=True)
+class Search(StrategySettings):
+    name: str = "own"
+    tries: int = 3
+
+    def build(self, context):
+        return random_search(context.space, slice_steps=context.slice_steps, horizon=context.horizon)
+
+class Model:
+    def __init__(self, rng, *, size: int = 2):
+        self.w = rng.normal(size=size)
+    def train(self, steps, hyperparameters, rng):
+        self.w = self.w + steps * hyperparameters["rate"]
+        return {}
+    def evaluate(self, rng):
+        return float(self.w.sum())
+    def state_dict(self):
+        return {"w": self.w.copy()}
+    def load_state_dict(self, state):
+        self.w = state["w"].copy()
+
+class Plain:
+    pass
+"""
+RATE = {"rate": {"prior": "uniform", "low": 0.0, "high": 1.0}}
+BUDGET = {"budget": {"env_steps_per_member": 20}, "strategy": {"ready": {"slice_steps": 10}},
+          "execution": {"backend": "inline"}, "population": {"size": 2, "mode": "sync"}}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_disk: None) -> Any:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_things.py").write_text(OWN)
+    registered = {kind: dict(names) for kind, names in registry._registered.items()}
+    yield
+    registry._registered.update(registered)
+    sys.modules.pop("own_things", None)
+
+
+def own(name: str) -> Any:
+    return getattr(__import__("own_things"), name)
+
+
+CART = "env: {id: CartPole-v1}\nbudget: {env_steps_per_member: 1280}\n"
+
+
+def test_an_agent_has_its_keys_and_its_search() -> None:
+    config = parse(CART + "agent: {name: 'own_things:Agent', bonus: 0.25, epochs: 2}\n"
+                   "hparams: {learning_rate: {prior: uniform, low: 0, high: 1}}")  # fmt: skip
+    assert config.agent is not None
+    assert (config.agent.name, config.agent.bonus, config.agent.epochs) == ("own_things:Agent", 0.25, 2)
+    assert config.imports == ("own_things",)
+    assert parse(
+        CART + "agent: {name: 'own_things:Agent'}\nhparams: {bonus: {prior: uniform, low: 0, high: 1}}"
+    ).hparams
+    with pytest.raises(ConfigError, match=r"agent.bonsu: unknown key. Did you mean 'bonus'\?"):
+        parse(CART + "agent: {name: 'own_things:Agent', bonsu: 1}")
+    with pytest.raises(ConfigError, match=r"agent.bonus: must be in \[0, 1\], not 2"):
+        parse(CART + "agent: {name: 'own_things:Agent', bonus: 2}")
+
+
+def test_an_entry_of_a_mix() -> None:
+    config = parse(CART + "agents: {mine: {name: 'own_things:Agent', bonus: 1}, a3c: {}}\n"
+                   "population: {mix: {mine: 1, a3c: 2}}")  # fmt: skip
+    assert config.agents is not None
+    assert config.agents["mine"].settings.bonus == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("agent: {name: 'own_things:Nothing'}", "own_things:Nothing cannot be imported: AttributeError"),
+        ("agent: {name: 'no_such_module:Agent'}", "no_such_module:Agent cannot be imported: ModuleNotFoundError"),
+        ("agent: {name: 'own_things:Plain'}", "must be a dataclass derived from pbtrl.agents.settings.ActorCriticSet"),
+        ("agent: {name: 'own_things:Search'}", "must be a dataclass derived from pbtrl.agents.settings"),
+        (
+            "strategy: {name: 'own_things:Agent'}",
+            "must be a dataclass derived from pbtrl.strategies.settings",
+        ),
+        ("agent: {name: '__main__:Agent'}", "cannot be imported by workers: put the class into a module of its own"),
+        ("agent: {name: impalla}", "unknown agent 'impalla'. Did you mean 'impala'?"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line_at_its_place(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(CART + text, "own.yaml")
+    kind, _, _ = text.partition(":")
+    assert len(caught.value.messages) == 1
+    assert caught.value.messages[0].startswith(f"own.yaml:3:{len(kind) + 10}: {kind}.name: ")
+    assert said in caught.value.messages[0]
+
+
+def test_registered_names_are_stored_as_what_every_process_can_import() -> None:
+    api.register_agent("mine", own("Agent"))
+    api.register_strategy("looking", own("Search"))
+    api.register_trainable("model", own("Model"))
+    api.register_trainable("model", own("Model"))  # as in a notebook's cell that runs again
+    config = {"trainable": {"name": "model", "size": 3}, "hparams": RATE, **BUDGET}
+    config["strategy"] = {"name": "looking", "tries": 5, "ready": {"slice_steps": 10}}
+    run = api.train(config, overrides=["execution.backend=processes", "execution.workers=1"], name="a")
+    assert run.config.trainable is not None
+    assert run.config.trainable.name == "own_things:Model"
+    assert (run.config.strategy.name, run.config.strategy.tries) == ("own_things:Search", 5)  # type: ignore[attr-defined]
+    assert run.status()["state"] == "finished"
+
+
+def test_names_that_cannot_be_registered() -> None:
+    with pytest.raises(ValueError, match="the name 'impala' is taken"):
+        api.register_agent("impala", own("Agent"))
+    with pytest.raises(ValueError, match="is no name: a colon"):
+        api.register_agent("a:b", own("Agent"))
+
+    class Local:
+        pass
+
+    with pytest.raises(ValueError, match=r"cannot be imported from tests\.test_doors: put it into a module"):
+        api.register_trainable("local", Local)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "said"),
+    [
+        ("{name: 'own_things:Model', sise: 2}", r"trainable.sise: unknown key. Did you mean 'size'\?"),
+        ("{name: 'own_things:Model', size: [a]}", "cannot be made: TypeError"),
+        ("{name: 'own_things:Nothing'}", "trainable.name: own_things:Nothing cannot be imported"),
+    ],
+)
+def test_a_trainable_that_cannot_be_made(trainable: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        api.train({**BUDGET, "hparams": RATE}, overrides=[f"trainable={trainable}"])
+
+
+def test_a_strangers_run_imports_nothing_by_itself(pbtrl: Command) -> None:
+    run = api.train({"trainable": {"name": "own_things:Model"}, "hparams": RATE, **BUDGET}, name="a")
+    Path("imported").unlink()
+    sys.modules.pop("own_things")
+    for command in (["status", "a"], ["list"], ["verify", "a"], ["lineage", "a"], ["report", "a"]):
+        assert pbtrl(*command).code == 0
+    assert names_modules(run.path)
+    with pytest.raises(RunError, match="asks to import 'own_things', which runs its code"):
+        load_stored_config(run.path)
+    for command in (["eval", "a"], ["resume", "a", "budget.env_steps_per_member=40"]):
+        refused = pbtrl(*command)
+        assert (refused.code, "--trust-imports" in refused.err) == (2, True)
+    with pytest.raises(RunError, match="trust_imports=True"):
+        api.load_run("a").evaluate()
+    assert not Path("imported").exists()
+    assert api.load_run("a", trust_imports=True).evaluate()
+    assert (
+        api.resume("a", overrides=["budget.env_steps_per_member=40"], trust_imports=True).status()["state"]
+        == "finished"
+    )
+
+
+def test_a_package_in_an_environment_of_its_own(tmp_path: Path) -> None:
+    """Announced by entry points; used from a directory where it does not lie."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "env"], check=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (site / "known.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
+    (tmp_path / "own_things.py").rename(site / "own_things.py")
+    (site / "own_things-1.0.dist-info").mkdir()
+    (site / "own_things-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: own-things\nVersion: 1.0\n")
+    (site / "own_things-1.0.dist-info/entry_points.txt").write_text(
+        "[pbtrl.agents]\nmine = own_things:Agent\n[pbtrl.strategies]\nlooking = own_things:Search\n"
+        "[pbtrl.trainables]\nmodel = own_things:Model\n"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    command = [tmp_path / "env/bin/python", "-m", "pbtrl"]
+    toy = ["trainable={name: model}", "hparams={rate: {prior: uniform, low: 0, high: 1}}", "strategy.name=looking",
+           "budget.env_steps_per_member=20", "population={size: 2, mode: sync}", "execution.workers=1"]  # fmt: skip
+    (tmp_path / "elsewhere/empty.yaml").write_text("")
+    for argv in (["train", "empty.yaml", *toy, "--name", "a"], ["eval", "a"], ["resume", "a"],
+                 ["config", "show", "cartpole", "agent={name: mine, bonus: 0.75}"]):  # fmt: skip
+        done = subprocess.run(
+            [*command, *argv], cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert "bonus: 0.75" in done.stdout
