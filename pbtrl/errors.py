@@ -14,7 +14,7 @@
     ├── DiskFullError          no space, or a failing disk (also an OSError)         exit code 75
     ├── WorkerError            a worker process could not start                      exit code 3
     ├── WorkerPoolError        a process of a cohort raised, or died repeatedly
-    ├── IsolatedCallError      a call in a process of its own raised or died
+    ├── IsolatedCallError      a call in a separate process raised or died
     ├── ChildDiedError         a child process ended without an answer
     ├── MismatchError          the learner did not use its assigned hyperparameters
     └── DimensionError         a search dimension that contradicts itself
@@ -32,7 +32,7 @@ class PbtrlError(Exception):
 
 
 def printable(text: str) -> str:
-    """Text with its control characters spelled out, so that names from elsewhere cannot control the terminal."""
+    """Escape control characters, so that names from untrusted files cannot control the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -40,7 +40,7 @@ class ConfigError(PbtrlError):
     """A config that cannot run.
 
     Attributes:
-        messages: every mistake, in one line each. The error's text is these lines and a closing line.
+        messages: one line per mistake. The error's text is these lines and a closing line.
     """
 
     def __init__(self, messages: Sequence[str]) -> None:
@@ -53,9 +53,9 @@ class ConfigProblem(PbtrlError, ValueError):  # noqa: N818, a ConfigError is mad
     """One mistake in a config, found by a check, an env, an agent or a strategy.
 
     Attributes:
-        message: the mistake, in one line, without its place.
-        paths: keys and list places that lead to the settings involved. It is shown at the first that an override set,
-            or else at the first that was written.
+        message: description in one line, without the location.
+        paths: keys and list indices of the settings involved. The mistake is reported at the first one that an override
+            set, or else at the first one in the file.
         at_key: whether the key itself is the mistake, rather than its value.
     """
 
@@ -108,7 +108,7 @@ class NewerError(DamagedError):
 
 
 class TrainingError(PbtrlError, RuntimeError):
-    """A run that failed; the message says why, and how to resume it."""
+    """A run failed; the message says why, and how to resume it."""
 
 
 class CallbackError(PbtrlError, RuntimeError):
@@ -128,7 +128,7 @@ class WorkerPoolError(PbtrlError, RuntimeError):
 
 
 class IsolatedCallError(PbtrlError, RuntimeError):
-    """A call in a process of its own raised (its traceback is a note of the error), or the process died."""
+    """A call in a separate process raised (its traceback is a note of the error), or the process died."""
 
 
 class ChildDiedError(PbtrlError, RuntimeError):
@@ -143,7 +143,7 @@ class DimensionError(PbtrlError, ValueError):
     """A search dimension that contradicts itself.
 
     Attributes:
-        fields: the fields at fault, the likeliest first.
+        fields: the fields at fault, most likely first.
     """
 
     def __init__(self, message: str, *fields: str) -> None:

@@ -162,7 +162,7 @@ def test_a_place_that_cannot_be_written(pbtrl: Command):
 def test_names_stay_below_the_root(pbtrl: Command, name: str):
     found = pbtrl("train", "quadratic", "--name", name)
     assert found.code == 2
-    assert "no name for a run" in found.err
+    assert "is not a run name" in found.err
     assert not Path("runs").exists()
 
 
@@ -171,7 +171,7 @@ def test_a_taken_name_is_refused_and_the_run_left_as_it_is(pbtrl: Command):
     before = contents(Path("runs/quadratic"))
     found = pbtrl("train", "quadratic", "seed=2")
     assert found.code == 2
-    ways = "go on with `pbtrl resume quadratic`, or start anew with --suffix or --overwrite"
+    ways = "continue it with `pbtrl resume quadratic`, or start a new run with --suffix or --overwrite"
     assert found.err == f"runs/quadratic exists (finished): {ways}\n"
     assert contents(Path("runs/quadratic")) == before
     assert pbtrl("train", "quadratic", "--suffix").code == 0
@@ -352,7 +352,7 @@ def test_a_snapshot_of_another_agent_is_refused(pbtrl: Command):
     resolved.write_text(resolved.read_text().replace("hidden: [8]", "hidden: [16]"))
     found = pbtrl("eval", "small")
     assert found.code == 4
-    assert "a snapshot does not fit this agent" in found.err
+    assert "the snapshot does not fit this agent" in found.err
 
 
 @pytest.mark.parametrize("command", ["status", "eval", "lineage", "resume"])
@@ -379,7 +379,7 @@ def test_a_run_from_elsewhere_imports_nothing_unasked(pbtrl: Command, tmp_path: 
     assert found.code == 0
     assert found.out.endswith("pbtrl tb a | pbtrl eval a --trust-imports | pbtrl report a\n")
     again = pbtrl("train", "cart.yaml", "--name", "a")
-    assert "go on with `pbtrl resume a --trust-imports`, or start anew" in again.err
+    assert "continue it with `pbtrl resume a --trust-imports`, or start a new run" in again.err
     del sys.modules["theirs"]
     (tmp_path / "marker").unlink()
     longer, before = "budget.env_steps_per_member=960", contents(Path("runs/a"))

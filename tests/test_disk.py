@@ -50,7 +50,7 @@ def test_a_run_ends_with_75_and_is_resumed_to_the_same_end(pbtrl: Command, monke
         fill(inside, after)
         full = pbtrl("train", "cart.yaml", "--name", "a")
     assert full.code == 75
-    assert "no room on the disk for runs/a/" in full.err
+    assert "no space on the disk for runs/a/" in full.err
     run = Path("runs/a")
     assert not list(run.rglob(".tmp-*"))
     if after > 2:
@@ -111,7 +111,7 @@ def test_a_disk_that_will_be_full_stops_a_run_before_it_begins(pbtrl: Command, m
             inside.setattr(shutil, "disk_usage", lambda path, free=int(0.8 * each * 4 * size): usage(10**12, 0, free))
             refused = pbtrl(*command)
         assert (refused.code, refused.out) == (75, "")
-        assert re.match(r"no room on the disk for runs/[ab]: [\d,]+ bytes are needed for ", refused.err)
+        assert re.match(r"no space on the disk for runs/[ab]: [\d,]+ bytes are needed for ", refused.err)
         assert said in refused.err
         assert len(refused.err.splitlines()) == 1
         assert not Path("runs/b").exists()

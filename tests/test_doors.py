@@ -115,7 +115,7 @@ def test_an_entry_of_a_mix() -> None:
             "strategy: {name: 'own_things:Agent'}",
             "must be a dataclass derived from pbtrl.strategies.settings",
         ),
-        ("agent: {name: '__main__:Agent'}", "cannot be imported by workers: put the class into a module of its own"),
+        ("agent: {name: '__main__:Agent'}", "cannot be imported by workers: move the class to an importable module"),
         ("agent: {name: impalla}", "unknown agent 'impalla'. Did you mean 'impala'?"),
     ],
 )
@@ -145,13 +145,13 @@ def test_registered_names_are_stored_as_what_every_process_can_import() -> None:
 def test_names_that_cannot_be_registered() -> None:
     with pytest.raises(ValueError, match="the name 'impala' is taken"):
         api.register_agent("impala", own("Agent"))
-    with pytest.raises(ValueError, match="is no name: a colon"):
+    with pytest.raises(ValueError, match="is not a valid name: a colon"):
         api.register_agent("a:b", own("Agent"))
 
     class Local:
         pass
 
-    with pytest.raises(ValueError, match=r"cannot be imported from tests\.test_doors: put it into a module"):
+    with pytest.raises(ValueError, match=r"cannot be imported from tests\.test_doors: move it to a module"):
         api.register_trainable("local", Local)
 
 

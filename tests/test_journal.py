@@ -141,7 +141,7 @@ def test_a_run_that_is_moved_or_deleted_is_left_where_it_is(tmp_path: Path) -> N
     journal = Journal(run / "journal.jsonl")
     journal.append(RUN)
     run.rename(tmp_path / "b")
-    with pytest.raises(RunError, match=r"a was moved or deleted while it trained; resume it where it is now$"):
+    with pytest.raises(RunError, match=r"a was moved or deleted during training; resume it at its new place$"):
         journal.append({"kind": "stop"})
     run.mkdir()
     (run / "journal.jsonl").touch()  # of another run

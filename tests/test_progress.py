@@ -367,7 +367,7 @@ def test_opening_of_a_resumed_run_says_where_it_is(tmp_path: Path):
     found = ["m00 from m00/000000, verified", "m01 from m00/000000, verified; 31 steps again"]
     text = summary.opening_text(w.run, w.header, resumed=w.population, found=found, slices="100 steps each", **told)
     assert "slices     100 steps each\n" in text
-    assert "resumed    200 of 2.0k steps are done; 2 slices under way begin again\n" in text
+    assert "resumed    200 of 2.0k steps are done; 2 open slices start again\n" in text
     assert (
         "\n           m00 from m00/000000, verified\n           m01 from m00/000000, verified; 31 steps again\n" in text
     )

@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex
 
 from pbtrl import errors
 from pbtrl.reporting import html_report, plots
-from pbtrl.reporting.plots import PICTURES, RunData, draw
+from pbtrl.reporting.plots import PLOTS, RunData, draw
 from pbtrl.storage import run_status
 from tests.command import Command, spawn
 from tests.written import Written, one_copy
@@ -42,7 +42,7 @@ def copied(tmp_path: Path) -> Written:
 
 
 def panel(found: RunData, picture: str, number: int = 0) -> Axes:
-    return PICTURES[picture](found).axes[number]
+    return PLOTS[picture](found).axes[number]
 
 
 def points(line: Any) -> list[tuple[float, float]]:
@@ -127,7 +127,7 @@ def test_no_step_is_lost_in_the_speed(tmp_path: Path) -> None:
     assert not values[: int(12 / 45 * len(values))].any()  # the first slice took the last 3 of 15 seconds
 
 
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("picture", PLOTS)
 @pytest.mark.parametrize("size", [1, 2, 60, 1000])
 def test_populations_of_every_size_and_age_can_be_drawn(tmp_path: Path, picture: str, size: int) -> None:
     w = Written(tmp_path / "a", size=size, hyperparameters=tuple(f"h{i}" for i in range(30)))
@@ -153,10 +153,10 @@ def text_of(page: str) -> str:
 def test_the_page_holds_everything_and_needs_nothing(pbtrl: Command) -> None:
     assert pbtrl("train", "quadratic").code == 0
     told = pbtrl("report", "last").out.splitlines()
-    assert told == ["runs/quadratic/report.html", *(f"runs/quadratic/plots/{p}.svg" for p in PICTURES)]
+    assert told == ["runs/quadratic/report.html", *(f"runs/quadratic/plots/{p}.svg" for p in PLOTS)]
     page = Path(told[0]).read_text()
     assert re.findall(r"<h2>(.*)</h2>", page) == [
-        "Best member", "Members", "Training", "Lineage", "Timeline", "Speed", "Copies", "How it was run"
+        "Best member", "Members", "Training", "Lineage", "Timeline", "Speed", "Copies", "Environment"
     ]  # fmt: skip
     best = json.loads(Path("runs/quadratic/best.json").read_text())
     assert f"{best['member']} ({best['snapshot']})" in page
@@ -178,7 +178,7 @@ def test_only_some_pictures_in_another_form(pbtrl: Command) -> None:
 
 
 def test_the_choices_of_the_command_are_the_pictures(pbtrl: Command) -> None:
-    for picture in PICTURES:
+    for picture in PLOTS:
         assert picture in pbtrl("report", "--help").out
 
 
@@ -221,8 +221,8 @@ def test_what_went_wrong_is_told_and_long_lists_are_cut(tmp_path: Path) -> None:
     for i in range(250):
         w.fail("m00", f"failure {i}.\nand a traceback")
     page = html_report.write_report(w.run)[0].read_text()
-    assert "What went wrong" in page
-    assert "(50 before)" in page
+    assert "Failures" in page
+    assert "(50 earlier)" in page
     assert "failure 49." not in page
     assert "failure 249." in page
     assert "and a traceback" not in page
@@ -240,7 +240,7 @@ def test_a_directory_that_cannot_be_written_to_is_one_line(pbtrl: Command, monke
 
 
 def test_the_pictures_that_are_drawn_are_the_ones_that_are_named() -> None:
-    assert (plots.__doc__ or "").count("\n    ") == len(PICTURES)
+    assert (plots.__doc__ or "").count("\n    ") == len(PLOTS)
 
 
 # What the journal of a stranger may hold
@@ -259,9 +259,7 @@ def finished(run: Path, **timing: float) -> Written:
 @pytest.mark.parametrize("timing", [{"seconds": -1.0}, {"elapsed": -1e9}, {"elapsed": 1e300}, {"elapsed": np.nan}])
 def test_times_that_no_run_has_are_damage(tmp_path: Path, timing: dict[str, float]) -> None:
     finished(tmp_path / "a", **timing)
-    with pytest.raises(
-        errors.DamagedError, match=r"journal\.jsonl does not fold: ValueError: .* is not in \[0, 1e\+10\]"
-    ):
+    with pytest.raises(errors.DamagedError, match=r"journal\.jsonl is damaged: ValueError: .* is not in \[0, 1e\+10\]"):
         html_report.write_report(tmp_path / "a")
 
 
@@ -282,7 +280,7 @@ def test_an_assignment_is_decided_once(tmp_path: Path) -> None:
     again = {**w.next("m00").to_json(), "id": "m00/000000", "parent": "m00/000000"}
     with (w.run / "journal.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "decision", "assignments": [again], "timing": {"elapsed": 1.0}}) + "\n")
-    with pytest.raises(errors.DamagedError, match="m00/000000 was made before"):
+    with pytest.raises(errors.DamagedError, match="m00/000000 was already made"):
         html_report.write_report(w.run)
 
 
@@ -336,7 +334,7 @@ def test_the_best_of_an_earlier_sitting_is_told_as_such(tmp_path: Path) -> None:
     w.decide(w.next("m00", hyperparameters={"learning_rate": 0.777, "unroll_length": 3}))
     w.report("m00", 1.0)
     page = html_report.write_report(w.run)[0].read_text()
-    assert "<h2>Best member, before the run went on</h2>" in page
+    assert "<h2>Best member, before the run was continued</h2>" in page
     assert "0.777" not in page.partition("<h2>Members")[0]
     assert [s.assignment for s in story(w, "m00/000000").ancestry] == ["m00/000000"]
 
@@ -347,7 +345,7 @@ def test_every_member_is_named_below_the_curves(tmp_path: Path, members: int) ->
     w.decide(*(w.next(m) for m in w.population.members))
     for m in w.population.members:
         w.report(m, 1.0)
-    figure = PICTURES["training"](story(w, "m00/000000"))
+    figure = PLOTS["training"](story(w, "m00/000000"))
     figure.savefig(io.BytesIO())
     (legend,) = figure.legends
     assert len(legend.get_texts()) == members + 1

@@ -108,7 +108,7 @@ def test_the_lock_of_a_run_that_was_removed_meanwhile_is_worth_nothing(tmp_path:
         return take(file)
 
     monkeypatch.setattr(run_lock, "_take", removed)
-    with pytest.raises(RunError, match="removed by somebody else: try again"):
+    with pytest.raises(RunError, match="removed by another process: try again"):
         run_lock.RunLock(run).acquire()
     with run_lock.RunLock(run):
         assert run_lock.holder(run)
@@ -122,7 +122,7 @@ def test_a_living_run_is_not_overwritten(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["", "../x", "/x", "a/b", "a\0b", "-x", ".x", "x" * 65, "a b"])
 def test_names_stay_below_the_root(tmp_path: Path, name):
-    with pytest.raises(RunError, match="no name for a run"):
+    with pytest.raises(RunError, match="is not a run name"):
         run_directory.create(tmp_path, name)
 
 
@@ -193,7 +193,7 @@ def test_find_by_name_prefix_path_and_last(tmp_path: Path):
     assert run_lookup.find("b", tmp_path).name == "breakout"
     assert run_lookup.find("pong-b", tmp_path).name == "pong-b"
     assert run_lookup.find(str(tmp_path / "pong-b"), Path("elsewhere")).name == "pong-b"
-    with pytest.raises(RunError, match=r"'pong' may mean pong-a, pong-b$"):
+    with pytest.raises(RunError, match=r"'pong' is ambiguous: it may mean pong-a, pong-b$"):
         run_lookup.find("pong", tmp_path)
     with pytest.raises(RunError, match=r"no run 'x' in .*: there are breakout, pong-a, pong-b$"):
         run_lookup.find("x", tmp_path)
@@ -277,7 +277,7 @@ def test_without_fcntl_the_text_of_the_lock_counts(tmp_path: Path, monkeypatch):
     assert run_lock.holder(run) is None
     with run_lock.RunLock(run):
         assert run_state.state(run) == "running"
-        with pytest.raises(RunError, match=r"if it is gone, delete .*LOCK"):
+        with pytest.raises(RunError, match=r"if that process is gone, delete .*LOCK"):
             run_lock.RunLock(run).acquire()
     assert run_lock.holder(run) is None
 
@@ -291,7 +291,7 @@ def test_status_counts_skipped_updates(tmp_path: Path):
     _, titles, first, second, legend, *_ = tables.status(found, "pong").splitlines()
     assert titles.split()[:5] == ["member", "fitness", "gen", "steps", "skipped"]
     assert (first.split()[4], second.split()[4]) == ("0", "12")
-    assert legend == "skipped: updates that were not made because their gradient was not finite"
+    assert legend == "skipped: updates skipped because their gradient was not finite"
 
 
 def test_status(tmp_path: Path):
@@ -346,8 +346,8 @@ def test_status_tells_a_fitness_from_before_a_copy_and_values_at_a_bound(tmp_pat
     assert [m["at_bound"] for m in found["members"]] == [{}, {"learning_rate": "min"}]
     lines = tables.status(found, "pong").splitlines()
     assert lines[3].split()[:6] == ["m01", "(-5.00)", "1", "100", "5.0e-3", "min"]
-    assert lines[4].startswith("in parentheses: the fitness from before a copy")
-    assert lines[5].startswith("min, max: the value stands at a bound")
+    assert lines[4].startswith("in parentheses: fitness from before a copy")
+    assert lines[5].startswith("min, max: the value is at a bound")
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_bounds_of_a_strangers_journal_are_pairs_of_numbers(tmp_path: Path, boun
     first, *rest = (run / "journal.jsonl").read_text().splitlines()
     first = json.dumps({**json.loads(first), "bounds": bounds})
     (run / "journal.jsonl").write_text("\n".join([first, *rest, ""]))
-    with pytest.raises(DamagedError, match=r"does not describe a run|does not fold"):
+    with pytest.raises(DamagedError, match=r"does not describe a run|is damaged"):
         run_status.status(run)
 
 
@@ -380,8 +380,8 @@ def test_listing_tells_of_what_it_cannot_read(tmp_path: Path):
     found = {entry["name"]: entry for entry in run_status.listing(tmp_path)}
     assert "error" not in found["good"]
     assert "journal.jsonl:1: not a journal line" in found["bad"]["error"]
-    assert "does not fold" in found["odd"]["error"]
-    assert "never began" in found["empty"]["error"]
+    assert "is damaged" in found["odd"]["error"]
+    assert "never started" in found["empty"]["error"]
     assert run_status.listing(tmp_path / "none") == []
 
 
@@ -398,7 +398,7 @@ def test_run_json_keeps_identity_and_tells_of_new_versions(tmp_path: Path):
     assert (run_info.read_run_info(run)["status"], run_info.read_run_info(run)["reason"]) == ("stopped", "interrupted")
     (run / "run.json").write_text(json.dumps(first | {"versions": first["versions"] | {"torch": "1.0"}}))
     (warning,) = run_info.record_start(run, command)
-    assert warning.startswith(f"torch 1.0 -> {first['versions']['torch']} since the last sitting: ")
+    assert warning.startswith(f"torch 1.0 -> {first['versions']['torch']} since the last session: ")
     again = run_info.read_run_info(run)
     assert (again["id"], again["created"], again["sittings"]) == (first["id"], first["created"], 2)
     assert "hunter" not in (run / "run.json").read_text()

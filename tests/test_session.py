@@ -65,12 +65,12 @@ def test_a_signal_saves_and_stops_and_resume_finishes(pbtrl: Command, monkeypatc
         stopped = pbtrl("train", "cart.yaml", "--name", "a", *CONTINUE)
     run = Path("runs/a")
     assert stopped.code == code
-    assert "saving all members (Ctrl-C again: end at once, unsaved)" in stopped.out
+    assert "saving all members (Ctrl-C again: quit at once without saving)" in stopped.out
     assert stopped.err.splitlines()[-1] == "stopped; go on with: pbtrl resume a"
     assert kinds(run)[-1] == "stop"
     assert not (run / "best.json").exists()
     assert pbtrl("status", "a", "--json").json["state"] == "stopped"
-    assert "go on with: pbtrl resume a" in pbtrl("status", "a").out
+    assert "continue with: pbtrl resume a" in pbtrl("status", "a").out
     resumed = pbtrl("resume", "a")
     assert resumed.code == 0
     assert "env steps are done" in resumed.out
@@ -340,7 +340,7 @@ def test_a_run_that_is_moved_ends_and_goes_on_where_it_is(pbtrl: Command, tmp_pa
         Path("runs/a").rename("runs/b")
         _, err = process.communicate(timeout=60)
         assert process.returncode == 2
-        said = "runs/a was moved or deleted while it trained; resume it where it is now"
+        said = "runs/a was moved or deleted during training; resume it at its new place"
         assert [line for line in err.splitlines() if not line.startswith("warning: ")] == [said]
         assert all(map(ended, family))
     assert not Path("runs/a").exists()
@@ -434,7 +434,7 @@ def test_a_damaged_card_is_written_anew(pbtrl: Command, finished: Path):
     (finished / "run.json").write_text("{")
     resumed = pbtrl("resume", "a", "budget.env_steps_per_member=240")
     assert resumed.code == 0
-    assert re.fullmatch(r"warning: runs/a/run.json cannot be read: .+; it is written anew\n", resumed.err)
+    assert re.fullmatch(r"warning: runs/a/run.json cannot be read: .+; it will be rewritten\n", resumed.err)
     assert pbtrl("verify", "a").out.startswith("runs/a: clean")
 
 
@@ -721,7 +721,7 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
     assert kinds(Path("runs/a"))[-1] == "failure"
     assert pbtrl("status", "a", "--json").json["state"] == "crashed"
     assert "no member survived" in pbtrl("status", "a").out
-    assert pbtrl("eval", "a").err == "runs/a has no snapshot yet: no member has come to the end of a slice\n"
+    assert pbtrl("eval", "a").err == "runs/a has no snapshot yet: no member has finished a slice\n"
 
 
 def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Command, tmp_path: Path):

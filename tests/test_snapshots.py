@@ -88,7 +88,7 @@ def test_a_manifest_of_another_shape_is_refused(store: SnapshotStore, manifest: 
 @pytest.mark.parametrize("file", FILES)
 def test_a_missing_file_is_a_missing_snapshot(store: SnapshotStore, file: str) -> None:
     (store.path(NAME) / file).unlink()
-    with pytest.raises(SnapshotError, match="missing or not whole"):
+    with pytest.raises(SnapshotError, match="missing or incomplete"):
         store.load(NAME)
     assert store.state(NAME) is None
 
@@ -182,7 +182,7 @@ def test_a_small_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytes
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="no room on the disk"):
+        with pytest.raises(OSError, match="no space on the disk"):
             write_atomically(path, '{"n": 2}')
     assert json.loads(path.read_text()) == {"n": 1}
     write_atomically(path, '{"n": 3}')

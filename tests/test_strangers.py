@@ -95,15 +95,15 @@ def test_a_state_of_another_shape_is_one_line(pbtrl: Command, run: Path, state: 
 def test_tensors_of_another_shape_are_refused_before_anything_is_copied(pbtrl: Command, run: Path) -> None:
     theta, more = np.zeros(2), np.zeros(1)
     for tensors, said in (
-        ({"theta": np.zeros((9, 9))}, "theta is float64 (9, 9) in it, and should be float64 (2,)"),
-        ({"theta": theta.astype(np.float32)}, "theta is float32 (2,) in it, and should be float64 (2,)"),
-        ({"theta": theta, "more": more}, "more is float64 (1,) in it, and should be missing"),
-        ({"more": more}, "more is float64 (1,) in it, and should be missing"),
-        ({}, "theta is missing in it, and should be float64 (2,)"),
+        ({"theta": np.zeros((9, 9))}, "theta is float64 (9, 9), expected float64 (2,)"),
+        ({"theta": theta.astype(np.float32)}, "theta is float32 (2,), expected float64 (2,)"),
+        ({"theta": theta, "more": more}, "more is float64 (1,), expected missing"),
+        ({"more": more}, "more is float64 (1,), expected missing"),
+        ({}, "theta is missing, expected float64 (2,)"),
     ):
         forged(newest(), tensors__safetensors=safetensors.numpy.save(tensors))
         found = pbtrl("eval", "last", "--member", "m00")
-        assert (found.code, found.err) == (4, f"a snapshot does not fit this agent: {said}\n")
+        assert (found.code, found.err) == (4, f"the snapshot does not fit this agent: {said}\n")
 
 
 @pytest.mark.parametrize("file", ["journal.jsonl", "run.json", "best.json"])
@@ -121,7 +121,7 @@ def test_no_file_is_read_that_is_larger_than_any_of_ours(pbtrl: Command, run: Pa
     assert found.code == 4
     where = file.removesuffix("/MANIFEST.json")
     (text,) = [f["text"] for f in json.loads(found.out)["findings"] if f["where"] == where]
-    assert ("larger than 64 MiB" if where == file else "missing or not whole") in text
+    assert ("larger than 64 MiB" if where == file else "missing or incomplete") in text
 
 
 def test_tensors_of_another_size_than_the_manifest_says_are_not_read(run: Path) -> None:
@@ -151,7 +151,7 @@ def test_two_snapshots_that_were_swapped_are_not_what_they_say(pbtrl: Command, r
     one.rename(run / "aside")
     other.rename(one)
     (run / "aside").rename(other)
-    with pytest.raises(SnapshotError, match=r"snapshot m00/000019 is that of 'm01/000019'"):
+    with pytest.raises(SnapshotError, match=r"snapshot m00/000019 holds 'm01/000019'"):
         SnapshotStore(run / "members").load("m00/000019")
     found = pbtrl("resume", "last", "budget.env_steps_per_member=230")
     assert found.code == 0
@@ -253,8 +253,8 @@ def test_a_journal_cannot_name_a_file_outside(pbtrl: Command, run: Path, name: s
     (run / "best.json").write_text(json.dumps({**best, "snapshot": name}))
     found = pbtrl("eval", "last")
     assert (found.code, found.out) == (4, "")
-    assert "is no name of a snapshot" in found.err or "is missing or not whole" in found.err
-    with pytest.raises(SnapshotError, match="is no name of a snapshot"):
+    assert "is not a snapshot name" in found.err or "is missing or incomplete" in found.err
+    with pytest.raises(SnapshotError, match="is not a snapshot name"):
         SnapshotStore(run / "members").path(name)
 
 
@@ -275,7 +275,10 @@ def test_nothing_is_written_or_loaded_through_a_link(pbtrl: Command, run: Path, 
     for command in (["resume", "last"], ["verify", "last", "--repair"], ["eval", "last"], ["report", "last"]):
         refused = pbtrl(*command)
         assert (refused.code, refused.out) == (2, "")
-        assert refused.err == f"runs/quadratic/{where} is a link, and could lead anywhere: put there what it leads to\n"
+        assert (
+            refused.err
+            == f"runs/quadratic/{where} is a symbolic link, which pbtrl refuses; replace it with the real file\n"
+        )
     assert pbtrl("train", "quadratic", "--overwrite").code == (2 if where == "LOCK" else 0)
     assert (outside.read_bytes() if outside.is_file() else contents(outside)) == before
 
@@ -285,7 +288,7 @@ def test_nothing_is_written_or_loaded_through_a_link(pbtrl: Command, run: Path, 
 def test_a_snapshot_behind_a_link_is_none(run: Path, tmp_path: Path, where: str) -> None:
     (run / where).rename(tmp_path / "outside")
     (run / where).symlink_to(tmp_path / "outside")
-    with pytest.raises(SnapshotError, match="m00/000019 is a link, or behind one"):
+    with pytest.raises(SnapshotError, match="m00/000019 is a symbolic link, or inside one"):
         SnapshotStore(run / "members").load("m00/000019")
 
 
@@ -376,7 +379,7 @@ def test_a_run_that_trains_cannot_be_reached_at_all(tmp_path: Path) -> None:
     ("options", "from_where", "warned"),
     [
         ([], LOCAL, ""),
-        (["--expose"], ("00000000:", f"{0:032}:"), "warning: whoever reaches this machine sees these curves"),
+        (["--expose"], ("00000000:", f"{0:032}:"), "warning: anyone who can reach this machine can see these curves"),
     ],
 )
 def test_tensorboard_can_be_reached_from_this_machine_alone(

@@ -63,7 +63,7 @@ def test_a_flipped_bit_is_found_and_repaired(pbtrl: Command, run: Path, file: st
         in pbtrl("verify", "a").out
     )
     repaired = pbtrl("verify", "a", "--repair")
-    assert repaired.err == f"{where}: put into quarantine\n"
+    assert repaired.err == f"{where}: moved to quarantine\n"
     assert repaired.code == 4
     assert found(pbtrl, 4) == [("missing", where)]
     assert pbtrl("resume", "a", "budget.env_steps_per_member=960").code == 0

@@ -77,7 +77,7 @@ def test_another_version_or_machine_is_warned_of(pbtrl: Command, run: Path) -> N
     assert (found.code, found.err.splitlines()) == (
         0,
         [
-            f"warning: {what} -> {now[key]} since the last sitting: from here on not bit-exact"
+            f"warning: {what} -> {now[key]} since the last session: not bit-exact from here on"
             for key, what in (("processor", "processor an abacus"), ("torch", "torch 1.0"))
         ],
     )
@@ -89,7 +89,7 @@ def test_another_number_of_threads_is_warned_of(pbtrl: Command, monkeypatch: pyt
     said(pbtrl, "train", "c.yaml", "population.size=1", "--name", "one", "--progress", "none")
     monkeypatch.setattr(placement, "usable_cores", lambda: 1)
     found = pbtrl("resume", "one", "budget.env_steps_per_member=960", "--progress", "none")
-    assert found.err == "warning: torch threads 3 -> 1 since the last sitting: from here on not bit-exact\n"
+    assert found.err == "warning: torch threads 3 -> 1 since the last session: not bit-exact from here on\n"
 
 
 OLD_KEYS = """
@@ -119,5 +119,5 @@ def test_a_former_hyperparameter_cannot_go_on(tmp_path: Path) -> None:
         "hparams: {", "hparams: {passes: {prior: int_uniform, low: 1, high: 3}, "
     )
     (tmp_path / "config.resolved.yaml").write_text(searched)
-    with pytest.raises(RunError, match="searches 'passes', which is 'epochs' since this version"):
+    with pytest.raises(RunError, match="searches 'passes', which is now called 'epochs'"):
         load_stored_config(tmp_path)

@@ -1,1 +1,1 @@
-"""What everything else is built from: messages, population, search space. Knows no torch, files or processes."""
+"""Building blocks of all other packages: messages, population, search space. No torch, files or processes."""

@@ -1,8 +1,9 @@
-"""Dimensions of a search space: the values a hyperparameter may take, where it starts, and how exploring moves it.
+"""Dimensions of a search space: prior, bounds and perturbation of one hyperparameter.
 
-A dimension is a frozen value that owns its scale, its prior (where members start, what resampling draws), its
-bounds (what exploring may reach) and its way of moving. Every value is a plain Python number, string, bool or
-None, so it passes through JSON unchanged. The entries of `hparams:` in a config parse into these classes."""
+A dimension is a frozen dataclass. It owns its scale, its prior (for initial values and resampling), its bounds (for
+exploration) and its perturbations. Every value is a plain Python number, string, bool or None, so it passes through
+JSON unchanged. The entries of `hparams:` in a config parse into these classes.
+"""
 
 import math
 import sys
@@ -11,23 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
+from typing_extensions import override
 
 from pbtrl.errors import DimensionError
 
-if TYPE_CHECKING:  # the annotations alone need numpy, and config errors are quicker without it
+if TYPE_CHECKING:  # only annotations need numpy; without its import config errors appear faster
     import numpy as np
 
 
 Value = bool | int | float | str | None
-"""A hyperparameter's value: whatever JSON has for a scalar."""
+"""A hyperparameter's value: any JSON scalar."""
 
 
 AGENT = "agent"
-"""What a member's hyperparameters call the agent that it is, in a population of several; exploring never moves it."""
+"""Reserved hyperparameter name for a member's agent in a mixed population; exploring never changes it."""
 
 
 LARGEST_INTEGER = 2**53
-"""Integers above this are not exact as a double, so not in every JSON reader."""
+"""Largest integer that a double, and so every JSON reader, holds exactly."""
 
 
 def _real(value: object) -> object:
@@ -36,10 +38,10 @@ def _real(value: object) -> object:
     return value
 
 
-MEMBERS = 100_000  # of a population, at most
+MEMBERS = 100_000  # largest population size
 
 
-LARGEST = 2**128  # of integers: seeds may have 128 bits
+LARGEST = 2**128  # largest integer in a config: seeds may have 128 bits
 
 
 def _whole(value: object) -> object:
@@ -73,17 +75,17 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 Bounds = Annotated[tuple[int | float, int | float] | Literal["none"] | None, BeforeValidator(_bounds)]
-"""None for the prior's range, "none" for as far as the scale and the agent allow, or [low, high]."""
+"""None for the prior's range, "none" for everything that the scale and the agent allow, or [low, high]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Interval:
-    """Everything with a `low` and a `high`. Subclasses state their scale.
+    """Base of all dimensions with a `low` and a `high`; subclasses define the scale.
 
     Attributes:
         low: the prior's smallest value.
         high: the prior's largest value.
-        bounds: what exploring may reach; a clipped value stays at the bound.
+        bounds: range of exploration; values beyond it are clipped.
     """
 
     prior: str
@@ -93,7 +95,7 @@ class _Interval:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
     natural: ClassVar[tuple[float, float]] = (-sys.float_info.max, sys.float_info.max)
-    """What the scale itself allows: a logarithm stays positive."""
+    """Range that the scale itself allows, for example positive values on a log scale."""
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
@@ -117,7 +119,7 @@ class _Interval:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The closed interval that exploring never leaves."""
+        """Closed interval that exploring never leaves."""
         if self.bounds is None:
             return self.low, self.high
         if self.bounds == "none":
@@ -125,7 +127,7 @@ class _Interval:
         return cast("tuple[float, float]", self.bounds)
 
     def within(self, low: float | None, high: float | None) -> Self:
-        """The same dimension, with `bounds: none` narrowed to the interval that the agent accepts."""
+        """Return this dimension with `bounds: none` narrowed to the interval that the agent accepts."""
         if self.bounds != "none":
             return self
         least, most = self.limits
@@ -135,12 +137,12 @@ class _Interval:
         )
 
     def clip(self, value: Value) -> float:
-        """The nearest value inside the limits."""
+        """Clip to the limits."""
         least, most = self.limits
         return min(max(float(cast("float", value)), least), most)
 
     def contains(self, value: Value) -> bool:
-        """Whether exploring may arrive at `value`."""
+        """Return whether `value` lies inside the limits."""
         least, most = self.limits
         return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
@@ -150,11 +152,11 @@ class _Interval:
         return min(max(drawn, self.low), self.high)
 
     def perturb(self, value: Value, factor: float, rng: "np.random.Generator") -> float:
-        """Multiply by `factor` (one-minus-log: multiply 1 - value), then clip."""
+        """Multiply by `factor` (one-minus-log: multiply 1 - value by it), then clip."""
         return self.clip(self._times(self.clip(value), factor))
 
     def gaussian(self, value: Value, sd: float, rng: "np.random.Generator") -> float:
-        """A normal step on the dimension's own scale; `sd` is a fraction of the prior's width there."""
+        """Take a normal step on the dimension's scale, then clip; `sd` is a fraction of the prior's width there."""
         return self.clip(self._step(self.clip(value), sd * float(rng.standard_normal())))
 
     def _step(self, value: float, widths: float) -> float:
@@ -180,33 +182,37 @@ class _Log(_Interval):
 
 
 class _Integer(_Interval):
-    """Rounds, and moves by at least one in the direction asked for unless it stands at a limit."""
+    """Base of integer dimensions: rounds, and moves by at least one in the given direction except at a limit."""
 
     @property
+    @override
     def limits(self) -> tuple[int, int]:
-        """The closed interval of integers that exploring never leaves."""
         least, most = super().limits
         if self.bounds == "none":
             least = min(1, self.low)
         return math.ceil(least), math.floor(most)
 
+    @override
     def clip(self, value: Value) -> int:
-        """The nearest integer inside the limits."""
+        """Round, then clip to the limits."""
         least, most = self.limits
         return min(max(round(cast("float", value)), least), most)
 
+    @override
     def contains(self, value: Value) -> bool:
-        """Whether `value` is an integer that exploring may arrive at."""
+        """Return whether `value` is an integer inside the limits."""
         return isinstance(value, int) and super().contains(value)
 
+    @override
     def perturb(self, value: Value, factor: float, rng: "np.random.Generator") -> int:
         """Multiply by `factor`, round, move by at least one, clip. Zero moves up for a factor above 1."""
         start = self.clip(value)
         upwards = (factor - 1.0) * (start if start != 0 else 1)
         return self._moved(start, self._times(start, factor), upwards)
 
+    @override
     def gaussian(self, value: Value, sd: float, rng: "np.random.Generator") -> int:
-        """A normal step on the dimension's own scale, rounded, at least one, clipped."""
+        """Take a normal step on the dimension's scale, round, move by at least one, clip."""
         start = self.clip(value)
         widths = sd * float(rng.standard_normal())
         return self._moved(start, self._step(start, widths), widths)
@@ -221,7 +227,7 @@ class _Integer(_Interval):
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(_Interval):
-    """Uniform in x; perturbing multiplies x, so an exact 0 moves by `gaussian` or `resample` only."""
+    """Uniform in x. Perturbing multiplies x, so only `gaussian` and `resample` can change an exact 0."""
 
     prior: Literal["uniform"] = "uniform"
     low: Real
@@ -246,7 +252,7 @@ class LogUniform(_Log):
 
 @dataclass(frozen=True, kw_only=True)
 class OneMinusLogUniform(_Interval):
-    """Uniform in log(1 - x), for discounts; perturbing multiplies 1 - x, so a factor above 1 lowers x."""
+    """Uniform in log(1 - x), for discounts. Perturbing multiplies 1 - x, so a factor above 1 lowers x."""
 
     prior: Literal["one_minus_log_uniform"] = "one_minus_log_uniform"
     low: Real
@@ -272,7 +278,7 @@ class OneMinusLogUniform(_Interval):
 
 @dataclass(frozen=True, kw_only=True)
 class IntUniform(_Integer):
-    """Uniform over the integers from low to high, both included."""
+    """Uniform over the integers from low to high, inclusive."""
 
     prior: Literal["int_uniform"] = "int_uniform"
     low: Whole
@@ -280,14 +286,14 @@ class IntUniform(_Integer):
 
     natural: ClassVar[tuple[float, float]] = (-LARGEST_INTEGER, LARGEST_INTEGER)
 
+    @override
     def sample(self, rng: "np.random.Generator") -> int:
-        """Draw from the prior."""
         return int(rng.integers(self.low, self.high, endpoint=True))
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntLogUniform(_Integer, _Log):
-    """Integers from low to high, n with probability proportional to about 1/n."""
+    """Integers from low to high, inclusive; the probability of n is about proportional to 1/n."""
 
     prior: Literal["int_log_uniform"] = "int_log_uniform"
     low: Whole
@@ -300,22 +306,23 @@ class IntLogUniform(_Integer, _Log):
             raise DimensionError(f"int_log_uniform needs {name} >= 1", name)
         super()._check_natural(name, value)
 
+    @override
     def sample(self, rng: "np.random.Generator") -> int:
-        """Draw from the prior; the half steps outside give the first and last integer their share."""
+        # Half a step beyond each end, so that rounding gives the first and last integer their full share.
         position = float(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
         return min(max(round(math.exp(position)), self.low), self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One of a list of values.
+    """Categorical dimension: one of a list of values.
+
+    A `neighbor` step past an end leaves the value unchanged. This random walk visits every value equally often in the
+    long run; reflecting at the ends would visit them half as often as the rest.
 
     Attributes:
-        values: at least two different ones; under `neighbor` their order is the scale.
+        values: at least two distinct values; under `neighbor` their order is the scale.
         mutate: `neighbor` moves one place, `resample` draws any value.
-
-    A neighbor step past an end stays where it is. That walk visits every value equally often in the long
-    run; turning back inwards would visit the ends half as often as the rest.
     """
 
     prior: Literal["choice"] = "choice"
@@ -334,11 +341,15 @@ class Choice:
             raise DimensionError("choice needs finite values", "values")
 
     def within(self, low: float | None, high: float | None) -> Self:
-        """The same dimension: a list of values is its own bound."""
+        """Return the dimension unchanged: a list of values is its own bound."""
         return self
 
     def clip(self, value: Value) -> Value:
-        """The value itself, or for a number that is not in the list the nearest one."""
+        """Return the value itself, or the nearest number in the list.
+
+        Raises:
+            ValueError: the value is not in the list and not a number.
+        """
         if value in self.values:
             return self.values[self.values.index(value)]
         numbers = [x for x in self.values if isinstance(x, int | float)]
@@ -347,21 +358,24 @@ class Choice:
         return min(numbers, key=lambda x: abs(x - value))
 
     def contains(self, value: Value) -> bool:
-        """Whether `value` is one of the values."""
+        """Return whether `value` is in the list."""
         return value in self.values
 
     def sample(self, rng: "np.random.Generator") -> Value:
-        """Draw any value."""
+        """Draw any value, all equally likely."""
         return self.values[int(rng.integers(len(self.values)))]
 
     def perturb(self, value: Value, factor: float, rng: "np.random.Generator") -> Value:
-        """One place up for a factor above 1, one down for a factor below; or draw any value."""
+        """Move one place, up for a factor above 1 and down below 1; or, under `resample`, draw any value."""
         if self.mutate == "resample":
             return self.sample(rng)
         return self._moved(value, (factor > 1.0) - (factor < 1.0))
 
     def gaussian(self, value: Value, sd: float, rng: "np.random.Generator") -> Value:
-        """A normal step in places, `sd` a fraction of the list's length, at least one; or draw any value."""
+        """Move by a normal number of places, at least one; or, under `resample`, draw any value.
+
+        `sd` is a fraction of the list's length.
+        """
         if self.mutate == "resample":
             return self.sample(rng)
         step = sd * (len(self.values) - 1) * float(rng.standard_normal())

@@ -1,6 +1,7 @@
-"""The two messages between a strategy and its executor: assignments go down, reports or failures come back.
+"""Messages between strategy and executor: assignments go down, reports or failures come back.
 
-Both are JSON. They are the body of journal lines, and complete in themselves."""
+All of them are JSON objects, complete in themselves, and form the bodies of journal lines.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +14,28 @@ Hyperparameters = dict[str, Any]
 
 
 SKIPPED_UPDATES, UPDATES = "learning/skipped_updates", "learning/updates"
-"""Scalars of a report: updates that were skipped because their gradient was not finite, and updates, skipped ones too.
+"""Scalars of a report: updates skipped because their gradient was not finite, and all updates of the slice.
 
-Both are of the slice, and only there where some were skipped.
+Both are present only if at least one update was skipped.
 """
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Train one member from `start` to `stop`: complete in itself, the same whoever carries it out.
+    """Order to train one member from `start` to `stop`. It holds everything that a worker needs.
 
     Attributes:
-        id: `m03/000012`, the member and its generation; also the name of the snapshot that it commits.
-        member: who trains.
-        parent: snapshot to load (weights and everything else that learned), or None for fresh weights.
-        start: the member's own clock before the slice (env steps).
-        stop: and after it; a worker trains exactly `stop - start` steps, whatever clock the parent carries.
-        hyperparameters: the searched ones, applied after the parent was loaded; in a population of several agents
-            also the `agent` that the member is.
+        id: member and generation, `m03/000012`; also the name of the snapshot that the slice commits.
+        member: id of the member.
+        parent: snapshot to load (weights and all other learned state), or None for fresh weights.
+        start: the member's clock before the slice (env steps).
+        stop: the member's clock after the slice. A worker trains exactly `stop - start` steps, whatever the parent's
+            clock.
+        hyperparameters: the searched hyperparameters, applied after the parent is loaded; in a mixed population also
+            the member's `agent`.
         seed: root of all randomness of the slice.
-        donor: who was copied by this assignment (weights, hyperparameters or both), or None.
-        note: why, for people: "exploit m03, rank 1 of 8".
+        donor: member that was copied (weights, hyperparameters or both), or None.
+        note: reason in words: "exploit m03, rank 1 of 8".
     """
 
     id: str
@@ -48,7 +50,7 @@ class Assignment:
 
     @property
     def generation(self) -> int:
-        """How many slices the member was given before this one."""
+        """Number of earlier assignments of the member."""
         return int(self.id.rsplit("/", 1)[1])
 
     def to_json(self) -> dict[str, Any]:
@@ -58,25 +60,23 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Report:
-    """A member reached `step` and committed a snapshot.
+    """Result of a slice: the member reached `step` and committed a snapshot.
+
+    In `returns`, `evaluation`, `curve` and `scalars` None stands for a non-finite number, which JSON cannot express.
 
     Attributes:
-        assignment: id of the assignment that was carried out; also the name of the committed snapshot.
-        member: who trained.
-        step: where the member's clock stands now (env steps); below the assignment's `stop` after an early
-            stop.
-        hyperparameters: the *effective* ones, read back from what the learner consumed.
-        assigned: those of the assignment, which the worker found equal.
-        returns: raw returns of the training episodes that began after the last copy and ended in the slice. Here, in
-            `evaluation`, `curve` and `scalars` None stands for a number that was not finite: JSON has none such.
-        lengths: their lengths (env steps).
-        evaluation: raw returns of the evaluation episodes played at the end of the slice, where fitness asks
-            for them.
+        assignment: id of the assignment; also the name of the committed snapshot.
+        member: id of the member.
+        step: the member's clock (env steps); below the assignment's `stop` after an early stop.
+        hyperparameters: the *effective* hyperparameters, read back from the learner.
+        assigned: the assignment's hyperparameters, which the worker compared with the effective ones.
+        returns: raw returns of the training episodes that began after the last copy and ended in the slice.
+        lengths: lengths of these episodes (env steps).
+        evaluation: raw returns of the evaluation episodes at the end of the slice, if the fitness uses them.
         curve: points (step, mean return) inside the slice.
-        scalars: a few more numbers.
-        diverged: the learner met non-finite values too often in a row; the snapshot holds the last finite
-            ones.
-        timing: seconds, not part of the canonical journal.
+        scalars: further numbers to plot.
+        diverged: too many consecutive updates were not finite; the snapshot holds the last finite weights.
+        timing: durations in seconds, not part of the canonical journal.
     """
 
     assignment: str
@@ -99,15 +99,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Failure:
-    """An assignment was not carried out.
+    """Failed attempt at an assignment.
 
     Attributes:
-        assignment, member: which.
-        error: what happened, in a line.
-        fatal: it would fail the same way again.
-        alone: nothing else was under way where it failed, so the fault is its own.
-        snapshot: its parent, where that is missing or damaged, which is nobody's fault.
-        memory: there was not enough memory.
+        assignment, member: ids of the assignment and its member.
+        error: one line of text.
+        fatal: a retry would fail in the same way.
+        alone: no other slice was open in the worker, so the failure counts against the member.
+        snapshot: name of the parent if that is missing or damaged, which does not count against the member.
+        memory: memory ran out.
     """
 
     assignment: str
@@ -124,11 +124,11 @@ class Failure:
 
 
 def skips(line: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Of a report's journal line: updates that were skipped, and all updates; None where none was skipped."""
+    """Number of skipped updates and of all updates in a report's journal line; None if none was skipped."""
     scalars = line.get("scalars", {})
     return (int(scalars[SKIPPED_UPDATES]), int(scalars[UPDATES])) if scalars.get(SKIPPED_UPDATES) else None
 
 
 def numbers(values: Iterable[float | None]) -> list[float]:
-    """Values as read from JSON, in which null stands for a number that was not finite, with NaN for these."""
+    """Replace None, which stands for a non-finite number in JSON, by NaN."""
     return [math.nan if value is None else value for value in values]

@@ -1,7 +1,7 @@
-"""The population: a fold over the journal that says where every member stands.
+"""State of the population, computed from the journal.
 
-`Population.record` takes journal lines one by one. Nothing is known of a member that does not follow from them:
-fitness, window, clock and lineage included.
+`Population.record` takes journal lines one by one. Everything about a member follows from them, including its fitness,
+window, clock and lineage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pbtrl.core.messages import Assignment, Hyperparameters, numbers, skips
 
 
 def mean(returns: Iterable[float | None]) -> float:
-    """Of at least one; NaN where it is no number, or one that no float can hold."""
+    """Mean of at least one return; NaN if a return is not finite or the sum overflows."""
     try:
         return statistics.fmean(numbers(returns))
     except (OverflowError, ValueError):
@@ -30,16 +30,16 @@ def mean(returns: Iterable[float | None]) -> float:
 
 @dataclass(frozen=True)
 class FitnessRule:
-    """How episodes become a fitness.
+    """Definition of a member's fitness as a mean over episodes.
 
     Attributes:
-        source: `training` episodes, or `evaluation` episodes played at the end of each slice: those of the last one.
-        window: how many of the latest training episodes count.
-        min_episodes: fewer since the last copy, and the fitness is absent.
-        share: of the env steps since the last copy that must lie in training episodes that count, for as long as mostly
-            short ones have ended the mean would favor them.
-        cut_episodes: every slice cuts the episodes under way (`between_slices: reset`); then that share is asked of
-            every slice, and one that has it not does not count.
+        source: `training` episodes, or the `evaluation` episodes at the end of the last slice.
+        window: number of latest training episodes in the mean.
+        min_episodes: with fewer episodes since the last copy the fitness is absent.
+        share: fraction of the env steps since the last copy that must lie in finished training episodes. Short episodes
+            finish first, so below it the mean would be biased towards them.
+        cut_episodes: whether every slice cuts its unfinished episodes (`between_slices: reset`). Then `share` applies
+            to each slice, and a slice below it does not count.
     """
 
     source: str = "training"
@@ -51,18 +51,19 @@ class FitnessRule:
 
 @dataclass
 class Member:
-    """Where one member stands.
+    """State of one member.
 
     Attributes:
-        hyperparameters: of the slice under way, or of the last one.
-        snapshot: the newest one; `snapshot_hparams` are the hyperparameters of the slice that made it, so a
-            donor gives away a pair that belongs together even while it is trying something else.
-        fitness: a number or absent (None); `diverged` comes before either.
-        placeholder: the number from before the last copy, until there is a new one; see `rank_fitness`.
-        given_up: how often in a row an assignment was given up, with no report in between.
-        skipped_updates: how many updates were skipped because their gradient was not finite, in all slices.
-        window_start_step: the member's step at its last copy or start; where slices cut episodes, at the slice's start.
-        counted_steps: env steps since then that lie in training episodes that count.
+        hyperparameters: hyperparameters of the open slice, or of the last one.
+        snapshot: newest snapshot.
+        snapshot_hparams: hyperparameters of the slice that made `snapshot`. A donor gives both, so that they match even
+            while it already tries other hyperparameters.
+        fitness: a number, or None if absent; meaningless while `diverged`.
+        placeholder: fitness from before the last copy, until there is a new one; see `rank_fitness`.
+        given_up: number of consecutive assignments that were given up.
+        skipped_updates: updates skipped because their gradient was not finite, in all slices.
+        window_start_step: the member's step at its start or last copy; if slices cut episodes, at the slice's start.
+        counted_steps: env steps since `window_start_step` that lie in finished training episodes.
     """
 
     id: str
@@ -86,20 +87,21 @@ class Member:
 
     @property
     def healthy(self) -> bool:
-        """Neither diverged nor given up after repeated failures."""
+        """Whether the member has neither diverged nor been given up after repeated failures."""
         return not (self.diverged or self.lost)
 
     @property
     def ranked(self) -> bool:
-        """May take part in a comparison: healthy, with a number for a fitness."""
+        """Whether the member may be compared with others: healthy, with a fitness."""
         return self.healthy and self.fitness is not None
 
     @property
     def rank_fitness(self) -> float | None:
-        """Number that ranks the member: its fitness, or its placeholder while it has none.
+        """Number that ranks the member: its fitness, or its placeholder if the fitness is absent.
 
-        A copy empties the fitness. If the member left the ranking with it, the others' ranks would fall, and
-        asynchronous truncation would select far more than the bottom fraction. A placeholder never makes a donor.
+        A copy empties the fitness. Without a placeholder the member would leave the ranking, the others' ranks would
+        fall, and asynchronous truncation would select far more than the bottom fraction. A placeholder never makes a
+        member a donor.
         """
         return self.placeholder if self.fitness is None else self.fitness
 
@@ -110,11 +112,12 @@ class Member:
 
 
 class Population:
-    """All members, folded from the journal. A strategy reads it; only `record` changes it.
+    """State of all members, computed from the journal. Strategies read it; only `record` and `replay` change it.
 
     Attributes:
-        snapshot_origin: what made each snapshot, by its name; a slice that was stopped early ends where it did.
-        lost_snapshots: snapshots that were lost and are to be made again.
+        snapshot_origin: the assignment that made each snapshot, by the snapshot's name. After an early stop its `stop`
+            is the step that was reached.
+        lost_snapshots: snapshots that are lost and must be made again.
     """
 
     def __init__(self, size: int, seed: int, rule: FitnessRule | None = None) -> None:
@@ -128,11 +131,11 @@ class Population:
         self._agents: list[str] = []
 
     def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:
-        """The generator for one purpose: from (seed, member, generation, purpose) and nothing else."""
+        """Random generator for one purpose, seeded from (seed, member, generation, purpose) alone."""
         return np.random.default_rng(self._sequence(member, generation, purpose))
 
     def slice_seed(self, member: str, generation: int) -> int:
-        """The seed of a slice, 63 bits."""
+        """Seed of a slice, 63 bits."""
         return int(self._sequence(member, generation, "slice").generate_state(1, np.uint64)[0] >> 1)
 
     def _sequence(self, member: str, generation: int, purpose: str) -> np.random.SeedSequence:
@@ -140,7 +143,7 @@ class Population:
 
     @property
     def pending(self) -> list[Assignment]:
-        """Assignments that were decided and have neither succeeded nor been given up."""
+        """Open assignments: decided, but neither reported nor given up."""
         return [m.pending for m in self.members.values() if m.pending]
 
     @property
@@ -150,21 +153,21 @@ class Population:
 
     @property
     def agents(self) -> dict[str, int]:
-        """How many members each agent has, those that lost all of theirs included; empty where there is but one."""
+        """Number of members per agent, including agents without any left; empty in a population of one agent."""
         counts = Counter(m.hyperparameters.get(AGENT) for m in self.members.values())
         return {agent: counts[agent] for agent in self._agents}
 
     @property
     def best(self) -> Member | None:
-        """The member of the highest fitness; the first of equals."""
+        """Member with the highest fitness; the first one in a tie."""
         return max(self.ranking(), key=lambda m: m.fitness or 0.0, default=None)
 
     def ranking(self) -> list[Member]:
-        """Members with a number for a fitness, best first; the order of equals is that of their ids."""
+        """Members that have a fitness, best first; ties in the order of their ids."""
         return sorted((m for m in self.members.values() if m.ranked), key=lambda m: -(m.fitness or 0.0))
 
     def needed(self) -> set[str]:
-        """Snapshots that must stay: each member's newest, its parent, and what open assignments and remakes load."""
+        """Snapshots to keep: each member's newest, its parent, and those that open assignments and remakes load."""
         names = {m.snapshot for m in self.members.values()} | {m.parent for m in self.members.values()}
         names |= {a.parent for a in self.pending} | {
             self.snapshot_origin[n].parent for n in self.lost_snapshots if n in self.snapshot_origin
@@ -178,7 +181,7 @@ class Population:
         return self
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Take one journal line. Kinds that say nothing of members are ignored."""
+        """Apply one journal line; kinds that do not concern members are ignored."""
         match line["kind"]:
             case "decision":
                 for body in line["assignments"]:
@@ -197,20 +200,20 @@ class Population:
     def _assigned(self, assignment: Assignment) -> None:
         member = self.members[assignment.member]
         if assignment.id in self.snapshot_origin:
-            raise ValueError(f"{assignment.id} was made before")
+            raise ValueError(f"{assignment.id} was already made")
         if assignment.parent is not None and assignment.parent not in self.snapshot_origin:
-            raise ValueError(f"{assignment.id} goes on from {assignment.parent}, which nobody made")
+            raise ValueError(f"{assignment.id} continues from {assignment.parent}, which was never made")
         member.pending, member.generation = assignment, assignment.generation
         member.hyperparameters = assignment.hyperparameters
         agent = assignment.hyperparameters.get(AGENT)
         if agent is not None and agent not in self._agents:
             self._agents.append(agent)
-        anew = assignment.donor or not assignment.parent
-        if anew:
+        copied_or_fresh = assignment.donor or not assignment.parent
+        if copied_or_fresh:
             member.placeholder = member.rank_fitness
             member.window, member.fitness = [], None
             member.diverged = member.lost = False
-        if anew or self.rule.cut_episodes:
+        if copied_or_fresh or self.rule.cut_episodes:
             member.window_start_step, member.counted_steps = assignment.start, 0
         self.copies += assignment.donor is not None
 
@@ -222,17 +225,15 @@ class Population:
         member.step, member.pending, member.diverged = line["step"], None, line["diverged"]
         if counts := skips(line):
             member.skipped_updates += counts[0]
-        whole = True
+        representative = True
         if self.rule.source == "training":
-            member.counted_steps += sum(
-                length + 1 for length in line["lengths"]
-            )  # and the step in which the env resets
-            whole = member.counted_steps >= self.rule.share * (member.step - member.window_start_step)
-            if whole or not self.rule.cut_episodes:
+            member.counted_steps += sum(length + 1 for length in line["lengths"])  # + 1: the env's reset is a step
+            representative = member.counted_steps >= self.rule.share * (member.step - member.window_start_step)
+            if representative or not self.rule.cut_episodes:
                 member.window = [*member.window, *numbers(line["returns"])][-self.rule.window :]
-        elif line["evaluation"]:  # of these weights; whoever was stopped had no time for it
+        elif line["evaluation"]:  # empty after an early stop
             member.window = numbers(line["evaluation"])
-        enough = whole and len(member.window) >= self.rule.min_episodes
+        enough = representative and len(member.window) >= self.rule.min_episodes
         fitness = mean(member.window) if enough else math.nan
         member.fitness = fitness if math.isfinite(fitness) else None
         if member.fitness is not None:
@@ -246,9 +247,9 @@ class Population:
             member.given_up += 1
 
     def _resumed(self) -> None:
-        """What is lost is looked for anew.
+        """Look for lost snapshots again; if every member was given up, let all of them try again.
 
-        Where nobody survived, whoever resumes has mended the cause: all try again, from where each of them is.
+        A user who resumes such a run has presumably fixed the cause.
         """
         self.lost_snapshots.clear()
         if all(m.lost for m in self.members.values()):

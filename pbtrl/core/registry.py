@@ -1,4 +1,4 @@
-"""Names of agents, strategies and trainables, and the classes that they stand for.
+"""Registry of agents, strategies and trainables by name.
 
 A name is built in, comes from an installed package's entry points (groups `pbtrl.agents`, `pbtrl.strategies`,
 `pbtrl.trainables`), was registered by a call, or is `module:Class`. Classes are imported when they are needed.
@@ -38,13 +38,13 @@ _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}
 
 
 def register(kind: Kind, name: str, target: type) -> None:
-    """Let configs call a class by a name. They store its `module:Class`, by which other processes find it.
+    """Register a class under a name for configs. They store its `module:Class`, by which other processes import it.
 
     Raises:
-        ValueError: the name is taken or has a colon, or the class is not importable, as in a script or a function.
+        ValueError: the name is taken or contains a colon, or the class is not importable (as in a script or function).
     """
     if ":" in name or not name:
-        raise ValueError(f"{name!r} is no name: a colon stands between a module and a class")
+        raise ValueError(f"{name!r} is not a valid name: a colon separates module and class")
     if name in known(kind) and _registered[kind].get(name) != _path(target):
         raise ValueError(f"the name {name!r} is taken by another {kind}")
     module, _, qualified = _path(target).partition(":")
@@ -53,34 +53,34 @@ def register(kind: Kind, name: str, target: type) -> None:
     except (ImportError, AttributeError):
         importable = False
     if not importable:
-        raise ValueError(f"{qualified} cannot be imported from {module}: put it into a module of its own")
+        raise ValueError(f"{qualified} cannot be imported from {module}: move it to a module that can be imported")
     _registered[kind][name] = _path(target)
 
 
 def known(kind: Kind) -> list[str]:
-    """Names that need no module."""
+    """List the names that need no module."""
     return [*BUILT_IN[kind], *_entry_points(kind), *_registered[kind]]
 
 
 def canonical(kind: Kind, name: str) -> str:
-    """A name that every process understands: that of a registered class is its `module:Class`."""
+    """Return a name that every process knows: for a registered class its `module:Class`."""
     return _registered[kind].get(name, name)
 
 
 def load(kind: Kind, name: str) -> Any:
-    """The class that a name stands for.
+    """Import the class of a name.
 
     Raises:
-        KeyError: nobody knows the name.
-        ImportError: its module cannot be imported, or has no such class; one line.
+        KeyError: the name is unknown.
+        ImportError: its module cannot be imported or has no such class; the message is one line.
     """
     path = {**BUILT_IN[kind], **_entry_points(kind), **_registered[kind]}.get(name, name)
     if ":" not in path:
         raise KeyError(name)
     module, _, qualified = path.partition(":")
     if module == "__main__":
-        raise ImportError(f"{path} cannot be imported by workers: put the class into a module of its own")
-    if os.getcwd() not in sys.path and "" not in sys.path:  # a console script does not look there
+        raise ImportError(f"{path} cannot be imported by workers: move the class to an importable module")
+    if os.getcwd() not in sys.path and "" not in sys.path:  # console scripts do not look in the working directory
         sys.path.append(os.getcwd())
     try:
         return _attribute(importlib.import_module(module), qualified)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-if TYPE_CHECKING:  # the annotations alone need numpy, and config errors are quicker without it
+if TYPE_CHECKING:  # only annotations need numpy; without its import config errors appear faster
     import numpy as np
 from pbtrl.core.dimensions import AGENT, Dimension, Value
 
@@ -13,7 +13,7 @@ class SearchSpace(Mapping[str, Dimension]):
     """An ordered, immutable mapping from a hyperparameter's name to its dimension.
 
     Attributes:
-        agent: whose members are searched for here, in a population of several agents; what is drawn then names it.
+        agent: in a mixed population, the agent of this space; samples then contain it.
     """
 
     def __init__(self, dimensions: Mapping[str, Dimension], agent: str | None = None) -> None:
@@ -37,7 +37,7 @@ class SearchSpace(Mapping[str, Dimension]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names in the order of the config."""
+        """Hyperparameter names in the order of the config."""
         return tuple(self._dimensions)
 
     def sample(self, rng: "np.random.Generator") -> dict[str, Value]:
@@ -46,29 +46,29 @@ class SearchSpace(Mapping[str, Dimension]):
         return drawn if self.agent is None else {AGENT: self.agent, **drawn}
 
     def initial_space(self, place: int) -> Self:
-        """Where the member at a place in the population begins: here, as all of them."""
+        """Initial space of the member at index `place`: this one for all members."""
         return self
 
     def of(self, values: Mapping[str, Value]) -> Self:
-        """The space that a member's hyperparameters are from: this one."""
+        """Space of a member's hyperparameters: this one."""
         return self
 
     def clip(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """Every named value moved inside its dimension's limits."""
+        """Clip every value to its dimension's limits."""
         return {name: dimension.clip(values[name]) for name, dimension in self.items()}
 
     def contains(self, values: Mapping[str, Value]) -> bool:
-        """Whether every dimension has a value, inside its limits."""
+        """Return whether every dimension has a value inside its limits."""
         return all(name in values and dimension.contains(values[name]) for name, dimension in self.items())
 
 
 @dataclass(frozen=True)
 class MixedSearchSpace:
-    """The search spaces of a population of several agents.
+    """Search spaces of a mixed population.
 
     Attributes:
-        spaces: one for each agent, by its name.
-        counts: how many members begin with each; they are dealt to the agents in this order.
+        spaces: search space of each agent, by the agent's name.
+        counts: initial number of members of each agent; member indices are assigned in this order.
     """
 
     spaces: Mapping[str, SearchSpace]
@@ -76,14 +76,14 @@ class MixedSearchSpace:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Whatever is searched for any of the agents, in the order of the config."""
+        """Hyperparameter names of all agents, without duplicates, in the order of the config."""
         return tuple(dict.fromkeys(name for agent in self.counts for name in self.spaces[agent]))
 
     def initial_space(self, place: int) -> SearchSpace:
-        """Where the member at a place in the population begins."""
+        """Initial space of the member at index `place`."""
         agents = [agent for agent, count in self.counts.items() for _ in range(count)]
         return self.spaces[agents[place]]
 
     def of(self, values: Mapping[str, Value]) -> SearchSpace:
-        """The space that a member's hyperparameters are from."""
+        """Space of a member's hyperparameters, chosen by their `agent`."""
         return self.spaces[str(values[AGENT])]

@@ -8,10 +8,10 @@ import numpy as np
 
 
 def seed_for(seed: int, purpose: str) -> int:
-    """An independent seed, 63 bits, for one purpose."""
+    """Derive an independent 63-bit seed for one purpose."""
     return int(np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def env_seeds(seed: int, envs: int) -> list[int]:
-    """One seed per env, in [0, 2**31)."""
+    """Derive one seed per env, in [0, 2**31)."""
     return [int(s) for s in np.random.default_rng(seed).integers(0, 2**31, envs)]

@@ -9,14 +9,14 @@ from pbtrl.core.population import Population
 
 @dataclass(frozen=True)
 class StopCriteria:
-    """What ends a run besides the strategy. None means no limit.
+    """Limits that end a run before the strategy does. None means no limit.
 
     Attributes:
-        wall_clock: seconds of this and earlier sittings.
+        wall_clock: seconds, over all sessions of the run.
         total_steps: env steps of the whole population.
-        until_fitness: a member's fitness that is enough.
-        max_attempts: failures of an assignment that is alone in its worker, after which the member is given up and the
-            strategy decides.
+        until_fitness: a fitness; the run ends when a member reaches it.
+        max_attempts: failures of an assignment, alone in its worker, after which it is given up and the strategy
+            decides how to continue.
     """
 
     wall_clock: float | None = None
@@ -25,7 +25,7 @@ class StopCriteria:
     max_attempts: int = 3
 
     def reached(self, population: Population, seconds: float) -> str | None:
-        """Why the run should end now, or None."""
+        """Return the limit that is reached, in words, or None."""
         best = population.best
         if self.wall_clock is not None and seconds >= self.wall_clock:
             return "wall clock"

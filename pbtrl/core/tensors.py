@@ -1,4 +1,4 @@
-"""Named arrays: what a snapshot holds, and whether it fits what it is loaded into."""
+"""Named arrays, as stored in snapshots, and the check that they fit a model."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from pbtrl.errors import SnapshotError
 Tensors = dict[str, np.ndarray]
 
 
-def check_fit(own: Tensors, found: Tensors) -> None:
-    """Compare what a snapshot holds with what it is to be loaded into, before anything is.
+def check_fit(own: Tensors, loaded: Tensors) -> None:
+    """Check that a snapshot's tensors match a model's in names, shapes and types, before loading any of them.
 
     Raises:
-        SnapshotError: a tensor is missing or unknown, or of another shape or type.
+        SnapshotError: a tensor is missing, unknown, or of another shape or type.
     """
-    ours, theirs = ({name: (v.dtype.name, v.shape or (1,)) for name, v in tensors.items()} for tensors in (own, found))
+    ours, theirs = ({name: (v.dtype.name, v.shape or (1,)) for name, v in tensors.items()} for tensors in (own, loaded))
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
-            here, there = (" ".join(map(str, kinds.get(name, ["missing"]))) for kinds in (ours, theirs))
-            raise SnapshotError(f"a snapshot does not fit this agent: {name} is {there} in it, and should be {here}")
+            expected, actual = (" ".join(map(str, kinds.get(name, ["missing"]))) for kinds in (ours, theirs))
+            raise SnapshotError(f"the snapshot does not fit this agent: {name} is {actual}, expected {expected}")

@@ -1,7 +1,7 @@
-"""What can be trained: `Trainable`, one thing with PBT's verbs, and `Cohort`, several members as one.
+"""Interfaces of models: `Trainable`, a single model, and `Cohort`, several members trained together.
 
-A worker's host (execution/host.py) speaks to cohorts only. `SequentialCohort` makes a cohort out of any Trainables, so
-a classifier or a translation model never sees the word population.
+A worker's host (execution/host.py) only knows cohorts. `SequentialCohort` makes a cohort out of any Trainables, so a
+classifier or a translation model need not know about populations.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from pbtrl.core.tensors import Tensors
 
 
 class Trainable(Protocol):
-    """One model. The unit of its clock is whatever `train` counts; JSON and tags call it steps."""
+    """A single model. `train` defines what a step is."""
 
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
-        """Train for `steps` under `hyperparameters`; returns scalars to plot."""
+        """Train for `steps` with `hyperparameters`; returns scalars to plot."""
 
     def evaluate(self, rng: np.random.Generator) -> float:
-        """The fitness, maximized."""
+        """Return the fitness; higher is better."""
 
     def state_dict(self) -> Tensors:
-        """Everything that learned, as arrays."""
+        """Return all learned state as arrays."""
 
     def load_state_dict(self, state: Tensors) -> None:
-        """Take over everything that learned."""
+        """Replace all learned state."""
 
 
 @dataclass
 class Outcome:
-    """What one member's slice gave; the fields are those of `population.Report`."""
+    """Result of one member's slice; the fields are those of `messages.Report`."""
 
     steps: int
     hyperparameters: Hyperparameters
@@ -49,43 +49,46 @@ class Outcome:
 class Cohort(Protocol):
     """k members with a leading member axis, trained together by one worker; slot i holds `members[i]`.
 
-    The order of calls for a slice: `init` or `load` for every slot that does not already hold its parent,
-    `begin` for all (which applies the hyperparameters *after* everything that learned is in place), `advance`
-    until it says that the slice is over, then `outcome` and `save` for every slot.
+    Order of calls for a slice:
+
+    1. `init` or `load` for every slot that does not already hold its parent.
+    2. `begin` for all, which applies the hyperparameters *after* all learned state is in place.
+    3. `advance` until it returns True.
+    4. `outcome` and `save` for every slot.
     """
 
     members: tuple[str, ...]
 
     def init(self, slot: int, seed: int) -> None:
-        """Fresh weights."""
+        """Initialize fresh weights."""
 
     def load(self, slot: int, tensors: Tensors) -> None:
-        """Everything that learned, from a snapshot."""
+        """Load all learned state from a snapshot's tensors."""
 
     def begin(self, assignments: Sequence[Assignment]) -> None:
         """Start a slice: one assignment per slot, all of the same length."""
 
     def advance(self) -> bool:
-        """Train for a short while; True when the slice is over."""
+        """Train for a short while; returns True when the slice is over."""
 
     def metrics(self) -> list[dict[str, float]]:
-        """Per slot, what has been measured since the last call: losses, returns, steps per second."""
+        """Return per slot the metrics since the last call: losses, returns, steps per second."""
 
     def outcome(self, slot: int) -> Outcome:
-        """What the slice gave so far."""
+        """Return the result of the slice so far."""
 
     def save(self, slot: int) -> Tensors:
-        """Everything that learned."""
+        """Return all learned state."""
 
     def close(self) -> None:
-        """Give back processes, pools and memory."""
+        """Release processes, env pools and memory."""
 
 
 class Builder(Protocol):
-    """Makes cohorts in a worker, from the resolved config alone."""
+    """Factory of cohorts in a worker, made from the resolved config alone."""
 
     def structure(self, assignment: Assignment) -> object:
-        """What assignments must have in common to share a cohort; hashable, None where all do."""
+        """Return a hashable key; only assignments with equal keys can share a cohort."""
 
     def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Cohort:
-        """A cohort for these members of one structure, with `threads` threads for its simulator."""
+        """Build a cohort for members of one structure, with `threads` threads for its simulator."""

@@ -1,1 +1,1 @@
-"""Looking at the machine and at runs: benchmark, doctor, verify."""
+"""Diagnosis of machines and runs: benchmark, doctor, verify."""

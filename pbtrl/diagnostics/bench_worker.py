@@ -1,4 +1,4 @@
-"""One worker of the benchmark: its cohorts, and every measurement on them."""
+"""Worker of the benchmark: its cohorts, and every measurement on them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ PHASES = {
     "actors": ("env", "train", "learn"),
     "hogwild": ("env", "train"),
 }
-"""In this order: learning alone and the replay repeat what training did."""
+"""Measurements per acting mode. The order matters: `learn` and `replay` repeat what `train` did."""
 PARTS = {"inline": ("env", "act", "learn"), "actors": ("learn", "wait"), "hogwild": ()}
-"""Of a worker's time in training."""
+"""Parts of a worker's training time."""
 METRICS = {"lag": "acting/lag", "epochs": "loss/epochs"}
-ROUNDS = 4  # the phases take turns, so that a machine that slows down slows all of them
-REMEMBERED = 2_000  # steps whose actions are stepped again
+ROUNDS = 4  # the phases alternate, so that a temporary slowdown of the machine affects all of them
+REMEMBERED = 2_000  # training steps whose actions `replay` uses
 
 
 def run_bench_worker(
     pipe: Connection, parent: int, config: str, worker: WorkerShare, phases: Sequence[str], seconds: float
 ) -> None:
-    """Entry point of a benchmark's process."""
+    """Main function of a benchmark process."""
     init_child(parent, pipe)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, worker.cores)
@@ -54,21 +54,21 @@ def _serve(pipe: Connection, share: BenchWorker, phases: Sequence[str], seconds:
         rates[phase].append(getattr(share, phase)(seconds / ROUNDS))
         share.rest()
         pipe.send("done")
-    found = {phase: sum(rate) / ROUNDS for phase, rate in rates.items()}
+    means = {phase: sum(rate) / ROUNDS for phase, rate in rates.items()}
+    means |= {name: float(np.mean(values)) for name, values in share.metrics.items() if values}
     shares = {part: spent / share.trained for part, spent in share.spent.items()}
-    means = {name: float(np.mean(values)) for name, values in share.metrics.items() if values}
-    pipe.send({**found, **means, "shares": shares})
+    pipe.send({**means, "shares": shares})
     share.close()
 
 
 class BenchWorker:
-    """One worker's cohorts, and each measurement on them: env steps per second.
+    """Cohorts of one worker, with a method per measurement that returns env steps per second.
 
     Attributes:
-        spent: seconds of training, by part.
+        spent: seconds of training by part.
         trained: seconds of training.
-        metrics: of training, by their keys in METRICS: one value per member and measurement.
-        epochs: [P] of each update in the latest measurement of training, per cohort.
+        metrics: metrics of training by key of METRICS, one value per member and measurement.
+        epochs: per cohort, the epochs [P] of each update in the latest `train`.
     """
 
     def __init__(self, text: str, groups: list[list[str]], threads: int) -> None:
@@ -92,15 +92,16 @@ class BenchWorker:
             self._cohorts.append(cohort)
             self._learned(cohort)
         env = config.env
-        shown = envs.spaces(env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
-        space = shown.single_action_space
+        space = envs.spaces(
+            env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs
+        ).single_action_space  # fmt: skip
         self._random = [_random_actions(space, len(c.members) * env.num_envs) for c in self._cohorts]
         self._taken: list[deque[Any]] = [deque(maxlen=REMEMBERED) for _ in self._cohorts]
         self.epochs: list[list[Any]] = [[] for _ in self._cohorts]
         self._pools: list[Any] = []
 
     def _together(self, groups: list[list[str]]) -> Iterator[tuple[object, list[Assignment]]]:
-        """Every cohort's structure, and what its members begin with."""
+        """Yield every cohort's structure and its members' initial assignments."""
         population = Population(self._config.population.size, self._config.seed)
         spaces = {m: self._config.space.initial_space(place) for place, m in enumerate(population.members)}
         for group in groups:
@@ -112,29 +113,29 @@ class BenchWorker:
             yield from together.items()
 
     def rest(self) -> None:
-        """Let nobody do anything until the next measurement begins."""
+        """Wait until all acting processes are idle."""
         if self.mode != "inline":
             for cohort in self._cohorts:
                 cohort.rollout.pool.settle()
 
     def _learned(self, cohort: Any) -> int:
-        """One block at least; env steps of all its members."""
+        """Train on at least one block; returns the env steps of all members."""
         before = cohort.left
         while cohort.left == before:
             cohort.advance()
         return self._steps(cohort, before - cohort.left)
 
     def _steps(self, cohort: Any, time: int) -> int:
-        """Env steps of all its members in so many of each env."""
+        """Env steps of all members of a cohort in `time` steps of each env."""
         assert self._config.env is not None
         return len(cohort.members) * self._config.env.num_envs * time
 
     def env(self, seconds: float) -> float:
-        """The bare pools under random actions."""
+        """Step the bare pools with random actions."""
         return self._stepped(self._random, seconds)
 
     def replay(self, seconds: float) -> float:
-        """The bare pools under the actions that training took."""
+        """Step the bare pools with the actions of training."""
         return self._stepped(self._taken, seconds)
 
     def _stepped(self, actions: Sequence[Iterable[Any]], seconds: float) -> float:
@@ -161,11 +162,11 @@ class BenchWorker:
         return pool
 
     def act(self, seconds: float) -> float:
-        """Policies on the observations at hand."""
+        """Run the policies on the current observations."""
         return _rate(lambda: sum(c.act_once() for c in self._cohorts), seconds)
 
     def learn(self, seconds: float) -> float:
-        """Updates from one block, with the passes of training's latest updates in turn."""
+        """Update from one block, with the numbers of passes of training's latest updates in turn."""
         turns = [itertools.cycle(epochs.copy()) for epochs in self.epochs]
         blocks = [c.collect() for c in self._cohorts]
         self.rest()
@@ -177,13 +178,13 @@ class BenchWorker:
                 update()
                 spent += time.perf_counter() - begun
                 done += self._steps(cohort, block.rewards.shape[1])
-        if self.mode == "actors":  # their blocks have to be given back
+        if self.mode == "actors":  # learning frees the blocks' slots
             for cohort, block in zip(self._cohorts, blocks, strict=True):
-                type(cohort).learn(cohort, block)  # past the stopwatch: this is no training
+                type(cohort).learn(cohort, block)  # the class's method, which is not timed
         return done / spent
 
     def learn_by_one(self, seconds: float) -> float:
-        """The same with one thread."""
+        """Measure `learn` with one thread."""
         import torch
 
         threads = torch.get_num_threads()
@@ -193,7 +194,7 @@ class BenchWorker:
         return rate
 
     def train(self, seconds: float) -> float:
-        """What a worker does; a stopwatch around each part."""
+        """Train as a worker does, with a timer around each part."""
         if not self._watched:
             self._watched = True
             for cohort, taken, epochs in zip(self._cohorts, self._taken, self.epochs, strict=True):
@@ -202,7 +203,7 @@ class BenchWorker:
         def advance() -> int:
             return sum(self._learned(cohort) for cohort in self._cohorts)
 
-        if self.mode != "inline":  # what lay ready before the measurement began does not count
+        if self.mode != "inline":  # warm up: blocks from before the measurement do not count
             _rate(advance, seconds / 5)
         self._clock = dict.fromkeys(self.spent, 0.0)
         for cohort, epochs in zip(self._cohorts, self.epochs, strict=True):
@@ -218,27 +219,27 @@ class BenchWorker:
         return rate
 
     def _watch(self, cohort: Any, taken: deque[Any], epochs: list[Any]) -> None:
-        """Sum the time in each part of the cohort's turns, about a microsecond per call; note actions and passes."""
+        """Wrap a cohort's methods to time each part (about 1 us per call) and to record actions and epochs."""
         if self.mode == "hogwild":
             return
         learn = self._timed("learn", cohort.learn)
 
-        def noted(block: Any) -> Any:
+        def recording_learn(block: Any) -> Any:
             learned = learn(block)
             epochs.append(learned.metrics["loss/epochs"].long())
             return learned
 
-        cohort.learn = noted
+        cohort.learn = recording_learn
         if self.mode == "actors":
             cohort.rollout.pool.answered = self._timed("wait", cohort.rollout.pool.answered)
             return
         step = self._timed("env", cohort.rollout.vector.step)
 
-        def remembered(actions: Any) -> Any:
+        def recording_step(actions: Any) -> Any:
             taken.append(actions.copy())
             return step(actions)
 
-        cohort.rollout.vector.step = remembered
+        cohort.rollout.vector.step = recording_step
         cohort.rollout.act = self._timed("act", cohort.rollout.act)
 
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -251,7 +252,7 @@ class BenchWorker:
         return timed
 
     def close(self) -> None:
-        """Free the envs."""
+        """Close the cohorts and env pools."""
         for closable in [*self._cohorts, *self._pools]:
             closable.close()
 
@@ -264,6 +265,6 @@ def _rate(step: Callable[[], int], seconds: float) -> float:
 
 
 def _random_actions(space: Any, count: int) -> list[Any]:
-    """A few batches of random actions, drawn beforehand."""
+    """Draw 64 batches of random actions."""
     space.seed(0)
     return [np.stack([space.sample() for _ in range(count)]) for _ in range(64)]

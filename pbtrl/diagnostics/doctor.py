@@ -1,7 +1,7 @@
-"""What this machine has, and whether it works: versions, cores, envs, and the file system under the runs.
+"""Checks of this machine: versions, cores, memory, envs, and the file system of the runs.
 
-With a config also its env, and the memory that its workers need, measured on one of them. Cores and memory are those of
-the job: what affinity and control groups leave of the machine.
+With a config, also its env and the memory that its workers need, measured on one worker. Cores and memory are those
+available to this job, within CPU affinity and control groups.
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ STEPS = 100
 
 
 def examine(runs: Path, config: Config | None = None) -> list[dict[str, Any]]:
-    """Every check as `{check, ok, what}`; `runs` is where run directories go, or will, `config` what is to run."""
+    """Run all checks; returns `{check, ok, what}` for each.
+
+    Args:
+        runs: directory of the runs; it need not exist yet.
+        config: config to check, or None.
+    """
     while not runs.exists():
         runs = runs.parent
     env = None if config is None else config.env
@@ -57,29 +62,29 @@ def examine(runs: Path, config: Config | None = None) -> list[dict[str, Any]]:
 
 
 def text(checks: list[dict[str, Any]]) -> str:
-    """One line per check."""
+    """Format the checks, one line each."""
     return "\n".join(f"{'ok  ' if c['ok'] else 'FAIL'}  {c['check']:12}  {c['what']}" for c in checks)
 
 
 def _check(name: str, function: Callable[[], str]) -> dict[str, Any]:
     try:
         return {"check": name, "ok": True, "what": function()}
-    except Exception as error:  # whatever it is, the doctor reports it and goes on
+    except Exception as error:  # report any error and continue with the next check
         return {"check": name, "ok": False, "what": f"{type(error).__name__}: {error}"}
 
 
 def _packages() -> str:
-    found = []
+    versions = []
     for name in PACKAGES:
         try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
+            versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} missing" + (' (pip install "pbtrl[fast]")' if name == "envpool" else ""))
-    return ", ".join(found)
+            versions.append(f"{name} missing" + (' (pip install "pbtrl[fast]")' if name == "envpool" else ""))
+    return ", ".join(versions)
 
 
 def _cores(config: Config | None) -> str:
-    """How many may be used, and what leaves no more."""
+    """Number of usable cores, and the limit that restricts them."""
     from pbtrl.build.placement import available_cores, usable_cores, worker_count
 
     usable, available, there = usable_cores(), len(available_cores()), os.cpu_count()
@@ -90,11 +95,11 @@ def _cores(config: Config | None) -> str:
 
 
 def _memory(config: Config | None) -> str:
-    """What the config's workers need; without one, what they need before they have members, envs and replays."""
+    """Memory that the config's workers need; without a config, the memory of workers without members and envs."""
     from pbtrl.build.placement import usable_cores, worker_count
 
     if config is None:
-        import torch  # noqa: F401, the largest of the libraries: workers begin with as much as this process has then
+        import torch  # noqa: F401, the largest library: with it this process is as large as a worker at its start
 
         workers, each, what = usable_cores(), _resident(os.getpid()), "before they have members and envs"
     else:
@@ -110,27 +115,27 @@ def _memory(config: Config | None) -> str:
 
 
 def _measured(config: Config) -> int | None:
-    """Bytes resident of one worker, with those who act for it, once it has learned from a block."""
+    """Resident bytes of one worker and its acting processes after one block of training."""
     from pbtrl.build.placement import worker_shares
     from pbtrl.core.population import Population
 
     members = list(Population(config.population.size, config.seed).members)
     share = worker_shares(config, members)[0]
     try:
-        answered = json.loads(call_in_child(_live, config.to_json(), share.groups, share.threads))
+        answer = json.loads(call_in_child(_live, config.to_json(), share.groups, share.threads))
     except ChildDiedError as error:
         free, limit = _free_memory()
         left = f"; {_size(free)} free{limit}" if free and limit else ""
         raise ChildProcessError(f"a worker of this config: {error}{left}") from None
-    if "error" in answered:
-        raise ChildProcessError(f"a worker of this config: {answered['error']}")
-    resident: int | None = answered["resident"]
+    if "error" in answer:
+        raise ChildProcessError(f"a worker of this config: {answer['error']}")
+    resident: int | None = answer["resident"]
     return resident
 
 
 def _live(pipe: Connection, parent: int, config: str, groups: list[list[str]], threads: int) -> None:
     init_child(parent, pipe)
-    with contextlib.suppress(OSError):  # where memory runs out, this process shall be killed, and not the doctor
+    with contextlib.suppress(OSError):  # if memory runs out, the kernel should kill this process and not the doctor
         Path("/proc/self/oom_score_adj").write_text("1000")
     from pbtrl.diagnostics.bench_worker import BenchWorker
 
@@ -149,7 +154,7 @@ def _resident(pid: int | None) -> int | None:
 
 
 def _free_memory() -> tuple[int | None, str]:
-    """Bytes that this job may still use, and the job's limit in words where it leaves less than the machine has."""
+    """Free bytes for this job, and the job's limit in words if it is lower than the machine's free memory."""
     free, job = _kilobytes(Path("/proc/meminfo"), "MemAvailable"), cgroups.memory_limit()
     if job is None or (free is not None and free <= job.free):
         return free, ""
@@ -157,12 +162,12 @@ def _free_memory() -> tuple[int | None, str]:
 
 
 def _size(memory: int) -> str:
-    """Bytes as `812 MiB` or `22.7 GiB`."""
+    """Format bytes as `812 MiB` or `22.7 GiB`."""
     return f"{memory / 2**30:.1f} GiB" if memory >= 2**30 else f"{memory / 2**20:.0f} MiB"
 
 
 def _kilobytes(path: Path, key: str) -> int | None:
-    """A line of /proc as bytes; None where there is none."""
+    """Read a line of a /proc file in bytes; None if it is missing."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""Checks a run directory: every snapshot against its manifest and its report, the journal against itself.
+"""Verification of a run directory: every snapshot against its manifest and report, and the journal's consistency.
 
-Nothing here runs code that the directory names, and nothing is changed unless asked for.
+It runs no code that the directory names, and changes nothing except in `repair`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ ERRORS = ("damaged", "newer", "missing")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be.
+    """Problem in a run directory.
 
     Attributes:
-        kind: `damaged`, `newer` (only a newer pbtrl can read it) or `missing`, which are errors; `orphan`, a snapshot
-            that nobody reported; `leftover`, of a killed process; `torn`, a last line of the journal that was never
-            finished.
-        where: the file or folder, relative to the run.
-        text: what is wrong with it.
+        kind: `damaged`, `newer` (only a newer pbtrl can read it) and `missing` are errors; `orphan` is a snapshot
+            without a report, `leftover` a temporary file of a killed process, `torn` an incomplete last line of the
+            journal.
+        where: file or directory, relative to the run.
+        text: description.
     """
 
     kind: Kind
@@ -43,19 +43,20 @@ class Finding:
 
 
 def examine(run: Path) -> dict[str, Any]:
-    """What is found in a run directory, as JSON.
+    """Verify a run directory; returns the result as JSON values.
 
-    Keys: run, ok (no errors), digest (of the canonical journal; null where it cannot be read), lines, snapshots (how
-    many were hashed), findings (kind, where, text).
+    Keys: run, ok (no errors), digest (of the canonical journal; null if unreadable), lines, snapshots (number of hashed
+    snapshots), findings (kind, where, text).
 
-    While somebody is at the run, what is half done is nothing to find, and only what is found twice is wrong.
+    While the run is in use, files may be half written. Then only errors that a second examination confirms are
+    reported.
     """
-    found = _examined(run)
-    if found["findings"] and holder(run) is not None:
-        again = [] if found["ok"] else _examined(run)["findings"]
-        found["findings"] = [f for f in found["findings"] if f["kind"] in ERRORS and f in again]
-        found["ok"] = not found["findings"]
-    return found
+    result = _examined(run)
+    if result["findings"] and holder(run) is not None:
+        again = [] if result["ok"] else _examined(run)["findings"]
+        result["findings"] = [f for f in result["findings"] if f["kind"] in ERRORS and f in again]
+        result["ok"] = not result["findings"]
+    return result
 
 
 def _examined(run: Path) -> dict[str, Any]:
@@ -68,8 +69,8 @@ def _examined(run: Path) -> dict[str, Any]:
         findings.append(_unreadable("journal.jsonl", error))
     store = SnapshotStore(run / "members")
     reports = {line["assignment"]: line for line in lines if line["kind"] == "report"}
-    again = [line["snapshot"] for line in lines if line["kind"] == "void"]  # made again: with reports of their own
-    reports |= {name: {"step": reports[name]["step"]} for name in again if name in reports}
+    voided = [line["snapshot"] for line in lines if line["kind"] == "void"]  # a remade snapshot has another report
+    reports |= {name: {"step": reports[name]["step"]} for name in voided if name in reports}
     names = [name for member in _folders(run / "members") for name in store.names(member)]
     for name in names:
         findings += _snapshot(run, store, name, reports, population)
@@ -77,11 +78,11 @@ def _examined(run: Path) -> dict[str, Any]:
         findings += _missing(run, store, population)
     findings += _small_files(run)
     findings += [
-        Finding("leftover", str(p.relative_to(run)), "of a process that was killed")
+        Finding("leftover", str(p.relative_to(run)), "left behind by a killed process")
         for p in run_directory.leftovers(run)
     ]
     if journal.is_torn(run / "journal.jsonl"):
-        findings.append(Finding("torn", "journal.jsonl", "its last line was never finished, and does not count"))
+        findings.append(Finding("torn", "journal.jsonl", "the last line is incomplete and does not count"))
     return {
         "run": str(run),
         "ok": not any(f.kind in ERRORS for f in findings),
@@ -93,12 +94,12 @@ def _examined(run: Path) -> dict[str, Any]:
 
 
 def repair(run: Path) -> list[str]:
-    """Put damaged and orphaned snapshots into quarantine and delete leftovers; what was done, in a line each.
+    """Move damaged and orphaned snapshots to quarantine and delete leftovers; returns one line per action.
 
-    `pbtrl resume` makes again what the run still needs.
+    `pbtrl resume` makes missing snapshots again if the run needs them.
 
     Raises:
-        RunError: somebody is at the run, or there is a link in it.
+        RunError: the run is in use, or contains a symbolic link.
     """
     done: list[str] = []
     run_directory.check_links(run)
@@ -109,20 +110,20 @@ def repair(run: Path) -> list[str]:
             match finding["kind"]:
                 case "damaged" | "orphan" if path.parent.name == "snapshots":
                     store.quarantine(f"{path.parent.parent.name}/{path.name}")
-                    done.append(f"{finding['where']}: put into quarantine")
+                    done.append(f"{finding['where']}: moved to quarantine")
                 case "torn":
                     journal.Journal(path).close()
-                    done.append(f"{finding['where']}: unfinished last line dropped")
+                    done.append(f"{finding['where']}: incomplete last line removed")
         done += [f"{path.relative_to(run)}: deleted" for path in run_directory.delete_leftovers(run)]
     return done
 
 
 def text(found: dict[str, Any]) -> str:
-    """The findings as lines."""
-    told = [f"{f['kind']:<9} {f['where']}: {f['text']}" for f in found["findings"]]
-    counted = f"{found['lines']} journal lines, {found['snapshots']} snapshots hashed"
-    verdict = "clean" if not told else "nothing is lost" if found["ok"] else "damaged"
-    return "\n".join([*told, f"{found['run']}: {verdict} ({counted})"])
+    """Format the result of `examine`."""
+    lines = [f"{f['kind']:<9} {f['where']}: {f['text']}" for f in found["findings"]]
+    counts = f"{found['lines']} journal lines, {found['snapshots']} snapshots hashed"
+    verdict = "clean" if not lines else "nothing is lost" if found["ok"] else "damaged"
+    return "\n".join([*lines, f"{found['run']}: {verdict} ({counts})"])
 
 
 def _snapshot(
@@ -137,16 +138,18 @@ def _snapshot(
     if population is None:
         return
     if name in reports:
-        told = {k: v for k, v in reports[name].items() if k not in ("kind", "timing")}
-        kept = state.get("report")
-        if not isinstance(kept, dict) or journal.dumps({k: kept.get(k) for k in told}) != journal.dumps(told):
-            yield Finding("damaged", where, "its report is not the one in the journal")
+        journaled = {k: v for k, v in reports[name].items() if k not in ("kind", "timing")}
+        stored = state.get("report")
+        if not isinstance(stored, dict) or (
+            journal.dumps({k: stored.get(k) for k in journaled}) != journal.dumps(journaled)
+        ):
+            yield Finding("damaged", where, "its report differs from the one in the journal")
     elif name not in {a.id for a in population.pending}:
-        yield Finding("orphan", where, "no line of the journal reports it")
+        yield Finding("orphan", where, "the journal has no report of it")
 
 
 def _missing(run: Path, store: SnapshotStore, population: Population) -> Iterator[Finding]:
-    """Of what the run goes on from: every member's newest snapshot, and what open assignments load."""
+    """Find missing snapshots among those that the run continues from: each member's newest, and open parents."""
     needed = {m.snapshot for m in population.members.values()} | {a.parent for a in population.pending}
     for name in sorted(n for n in needed if n):
         if not store.path(name).exists():
@@ -154,7 +157,7 @@ def _missing(run: Path, store: SnapshotStore, population: Population) -> Iterato
             yield Finding(
                 "missing",
                 where,
-                f"the run goes on from it; made again by: pbtrl resume {cli_reference(run)}",
+                f"the run continues from it; make it again with: pbtrl resume {cli_reference(run)}",
             )
 
 
@@ -163,7 +166,7 @@ def _small_files(run: Path) -> Iterator[Finding]:
         load_stored_config(run)
     except (ConfigError, DamagedError) as error:
         yield Finding("damaged", "config.resolved.yaml", str(error).splitlines()[0])
-    except RunError:  # it names modules, which are not imported to check it
+    except RunError:  # it names modules, which `verify` does not import
         pass
     for name, reader in (("run.json", read_run_info), ("best.json", best_snapshot)):
         try:

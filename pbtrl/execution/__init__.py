@@ -1,9 +1,9 @@
-"""Executors: who carries assignments out. `inline` in this process, `processes` in pinned worker processes.
+"""Executors, which carry out assignments: `inline` in this process, `processes` in pinned worker processes.
 
     controller --submit--> executor --> host (one per worker) --> cohorts of stacked members
                <--collect--                                          snapshots -> Store
 
-Only assignments and reports pass; weights never do.
+Only assignments and reports pass between controller and workers, never weights.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from pbtrl.core.messages import Assignment, Failure, Report
 
 
 class Executor(Protocol):
-    """Carries out assignments, in whatever order, and tells what became of each."""
+    """Interface of executors: carry out assignments in any order, and answer each with a report or a failure."""
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
-        """Take on assignments. Those of one call may share cohorts."""
+        """Accept assignments; those of one call may share cohorts."""
 
     def collect(self, timeout: float) -> list[Report | Failure]:
-        """What has happened since; waits up to `timeout` seconds. A cohort's reports come together."""
+        """Return new answers; waits up to `timeout` seconds. The reports of a cohort arrive together."""
 
     def busy(self) -> bool:
-        """Whether something submitted has not been answered yet."""
+        """Return whether an assignment is unanswered."""
 
     def stop(self, within: float | None = None) -> None:
-        """Ask for early reports of everything under way, or for its end without one.
+        """Ask all open slices to end early, with or without a report.
 
-        What has not answered `within` seconds is ended where that is possible, and loses its slice.
+        A slice that does not end `within` seconds is killed if possible, and its steps are lost.
         """
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """End all processes."""

@@ -1,9 +1,9 @@
-"""The worker's side: holds cohorts, runs them in turn, commits snapshots, and reports.
+"""Host of a worker: holds its cohorts, trains them in turn, commits snapshots and reports.
 
-    submit(assignments) -> cohorts of equal structure and equal length -> turn, turn, ... -> [Report, ...]
+    submit(assignments) -> cohorts of equal structure and equal length -> advance, advance, ... -> [Report, ...]
 
-A host trains exactly what it is told. It keeps live what it trained last, so that a member that goes on from
-its own snapshot is not loaded again. Where that is more than memory holds, fewer train at a time and others wait.
+A host keeps the cohorts that it trained last in memory, so a member that continues from its own snapshot does not load
+it. If memory runs out, fewer members train at a time and the others wait.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import make_directory, translate_disk_errors
 from pbtrl.system.strict_json import to_json
 
-SLICE_ERRORS = (Exception, SystemExit)  # by a slice; an env that calls sys.exit ends no run
-IDENTITY_FIELDS = ("parent", "start", "hyperparameters", "seed")  # depends on these of an assignment
+SLICE_ERRORS = (Exception, SystemExit)  # fail a slice and not the run; an env may call sys.exit
+IDENTITY_FIELDS = ("parent", "start", "hyperparameters", "seed")  # fields of an assignment that determine its snapshot
 OUT_OF_MEMORY_TEXTS = ("MemoryError", "CUDA error: out of memory", "DefaultCPUAllocator: can't allocate memory")
 METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
 
 
 @dataclass
 class _Slice:
-    """A cohort with a slice under way: its assignments by slot."""
+    """Open slice of a cohort, with its assignments by slot."""
 
     cohort: Cohort
     assignments: list[Assignment]
@@ -46,7 +46,7 @@ class _Slice:
 
 
 class _OrphanError(Exception):
-    """An assignment whose parent is missing or damaged."""
+    """The parent of an assignment is missing or damaged."""
 
     def __init__(self, a: Assignment, parent: str, error: SnapshotError) -> None:
         super().__init__(str(error))
@@ -55,9 +55,9 @@ class _OrphanError(Exception):
 
 
 class Host:
-    """Everything a worker does, for its `groups` of members; a group trains as one cohort where it can.
+    """Trainer of a worker's `groups` of members; a group trains as one cohort if its assignments allow it.
 
-    A full disk is nobody's failure: `advance` and `stop` raise DiskFullError.
+    A full disk fails no assignment: `advance` and `stop` raise DiskFullError instead.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Host:
         for member in (m for group in groups for m in group):
             make_directory(members / member)
         self._group = {m: i for i, group in enumerate(groups) for m in group}
-        self._capacity = len(self._group)  # members that train here at a time
+        self._capacity = len(self._group)  # largest number of members that train at a time
         self._threads = threads
         self._discard_on_stop = discard_on_stop
         self._cohorts: dict[tuple[tuple[str, ...], object], Cohort] = {}
@@ -94,11 +94,11 @@ class Host:
         self._start_waiting()
 
     def busy(self) -> bool:
-        """Whether a slice is under way."""
+        """Return whether an assignment is unanswered."""
         return bool(self._slices or self._waiting or self._early)
 
     def advance(self) -> list[Report | Failure]:
-        """Let the next cohort train for a short while; the reports of a slice that ended with it."""
+        """Train the next cohort for a short while; returns the answers if that ends its slice."""
         if self._early:
             early, self._early = self._early, []
             return early
@@ -120,9 +120,9 @@ class Host:
         return []
 
     def stop(self) -> list[Report | Failure]:
-        """End every slice now: with a report of what was done, or, where slices are all or nothing, without.
+        """End every slice now and return early reports, unless slices are discarded on a stop.
 
-        A member that has not trained at all yet has nothing to report; its assignment stays open.
+        The assignment of a member that has not trained any step stays open.
         """
         ended: list[Report | Failure] = []
         slices, self._slices, self._waiting = self._slices, [], []
@@ -138,12 +138,12 @@ class Host:
         return ended
 
     def close(self) -> None:
-        """Give back all cohorts."""
+        """Release all cohorts."""
         for cohort in list(self._cohorts.values()):
             self._drop(cohort)
 
     def _start_waiting(self) -> None:
-        """Start as many as there is room for, in the order in which they came."""
+        """Start waiting assignments in their order of arrival, as far as the capacity allows."""
         while self._waiting and (free := self._capacity - sum(len(s.assignments) for s in self._slices)) > 0:
             group, structure = self._waiting.pop(0)
             if group[free:]:
@@ -151,7 +151,7 @@ class Host:
             self._start(group[:free], structure)
 
     def _start(self, group: list[Assignment], structure: object) -> None:
-        """Start a slice for those whose parents are whole."""
+        """Start a slice of all assignments whose parents are intact."""
         while group:
             try:
                 self._slices.append(self._begin(group, structure))
@@ -225,7 +225,7 @@ class Host:
         tensors = cohort.save(slot)
         broken = sorted(name for name, values in tensors.items() if not np.isfinite(values).all())
         if broken:
-            tensors = self._before(a, broken)
+            tensors = self._last_finite(a, broken)
         report = Report(
             assignment=a.id,
             member=a.member,
@@ -247,22 +247,22 @@ class Host:
         crash_point("host.reports")
         return report
 
-    def _before(self, a: Assignment, broken: Sequence[str]) -> Tensors:
-        """The last values that were finite, for a member whose weights are not: those that the slice began with."""
+    def _last_finite(self, a: Assignment, broken: Sequence[str]) -> Tensors:
+        """Load the tensors from the start of the slice, for a member whose weights are no longer finite."""
         if a.parent is None:
             raise FloatingPointError(f"not finite after the first slice: {', '.join(broken)}")
         return self._store.load(a.parent)[0]
 
     def _committed(self, a: Assignment) -> Report | None:
-        """The report of an earlier attempt that died between its snapshot and its answer.
+        """Return the report of an earlier attempt that died after committing its snapshot; None if there is none.
 
-        Another assignment's, of a run whose journal was lost or is of another day, is put aside.
+        A snapshot of the same name but of another assignment (after a lost journal) is quarantined.
         """
         state = self._store.state(a.id)
         if state is None:
             return None
-        made = state.get("assignment")
-        if isinstance(made, dict) and any(made.get(key) != getattr(a, key) for key in IDENTITY_FIELDS):
+        origin = state.get("assignment")
+        if isinstance(origin, dict) and any(origin.get(key) != getattr(a, key) for key in IDENTITY_FIELDS):
             self._store.quarantine(a.id)
             return None
         try:
@@ -283,8 +283,8 @@ class Host:
             held = len(self._held() | members)
             alone, self._capacity = held == 1, max(1, held // 2)
         fatal = alone and isinstance(error, MismatchError)
-        brief = f"{type(error).__name__}: {error}"
-        return [Failure(a.id, a.member, brief, fatal, alone, memory=short) for a in group]
+        summary = f"{type(error).__name__}: {error}"
+        return [Failure(a.id, a.member, summary, fatal, alone, memory=short) for a in group]
 
     def _write_metrics(self, current: _Slice) -> None:
         current.last_metrics_at = time.monotonic()
@@ -302,13 +302,13 @@ def _differences(assigned: dict[str, Any], effective: dict[str, Any]) -> str:
 
 
 def _is_of_memory(error: BaseException) -> bool:
-    """Python's own error or torch's, also where another process raised it; what torch says of a CPU is only text."""
+    """Return whether memory ran out, on CPU or GPU, here or in another process; torch's CPU error is only a text."""
     text = f"{type(error).__name__}: {error}"
-    return getattr(error, "errno", None) == errno.ENOMEM or any(said in text for said in OUT_OF_MEMORY_TEXTS)
+    return getattr(error, "errno", None) == errno.ENOMEM or any(part in text for part in OUT_OF_MEMORY_TEXTS)
 
 
 def _same(assigned: Any, effective: Any) -> bool:
-    """Equal, floats to single precision: the learner computes in it."""
+    """Compare two values; floats in single precision, in which the learner computes."""
     if isinstance(assigned, float) and isinstance(effective, int | float):
         return abs(assigned - effective) <= 1e-6 * abs(assigned)
     return bool(assigned == effective)

@@ -1,22 +1,20 @@
-"""The executor of worker processes: symmetric, spawned, pinned, one torch thread each.
+"""Executor with worker processes: symmetric, spawned, pinned to cores, one torch thread each.
 
     controller                         worker (one per share of the groups)
-      submit  -- pipe: assignments -->   poll the pipe between turns; host.submit
-      collect <-- pipe: reports ------   host.turn
+      submit  -- pipe: assignments -->   host.submit; the pipe is polled between calls of host.advance
+      collect <-- pipe: reports ------   host.advance
       stop    -- pipe: "stop" ------->   host.stop, reports
 
-A worker that is not at its first turn yet (it imports, or makes its envs) has nothing to lose. Where it is
-to stop it is killed, because a Ctrl-C should not wait for that.
+A worker starts from the name of a builder and the resolved config as JSON. The pipe carries JSON text. A worker never
+outlives its parent.
 
-A worker starts from the name of a builder and the resolved config as JSON; the pipe carries JSON text. It
-never outlives its parent. When a worker dies, the assignments under way in it fail and a fresh one takes its
-place; what was under way together is under suspicion and from then on goes to the worker one by one.
-
-Workers may share a GPU. A member that runs out of memory although it is alone in its worker is tried once more; then
-two workers end, and one takes on the members of both. If that does not help either, the member itself is to blame.
-
-Who was stopped for a while (Ctrl-Z, a laptop that sleeps) finds that its envs took too long for a step. Where this
-process was stopped too, that is nobody's fault, once.
+- Stop: a worker that has not begun to train (it imports, or creates its envs) has nothing to lose, so it is killed.
+- Death: the open assignments of a dead worker fail, and a new worker replaces it. If there were several, any of them
+  may be the cause, so from then on they are sent to the worker one at a time.
+- Out of memory: workers may share a GPU. If a member runs out of memory while alone in its worker, it is retried once.
+  Then its worker and another one are merged into one. A third failure counts against the member.
+- Suspension (Ctrl-Z, a sleeping laptop): envs appear to exceed their step timeout. If this process was suspended too,
+  one such failure per assignment is excused.
 """
 
 from __future__ import annotations
@@ -34,21 +32,31 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
 
+from typing_extensions import override
+
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.errors import DiskFullError, WorkerError
+from pbtrl.execution import Executor
 from pbtrl.execution.host import Host
 from pbtrl.system.child_process import TIMEOUT_EXIT, init_child, join_or_kill, redirect_output, start_ignoring_signals
 from pbtrl.system.files import make_directory
 from pbtrl.system.strict_json import to_json
 
-GAP = 5.0  # seconds without a look at the workers, after which this process was stopped, and they perhaps as well
+GAP = 5.0  # seconds between two `collect` calls, beyond their timeout, that indicate a suspended process
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker is started with, as JSON: `builder` is `module:function`, called with `config`.
+    """Start parameters of a worker.
 
-    It is pinned to `cores`, and may keep as many busy as it has `threads`.
+    Attributes:
+        builder: `module:function`, called with `config`.
+        config: the resolved config as JSON.
+        members: path of the run's `members/`.
+        groups: members of the worker by group.
+        cores: CPU cores that the worker is pinned to.
+        threads: number of threads for its simulators.
+        discard_on_stop: whether a stop discards open slices instead of reporting them.
     """
 
     builder: str
@@ -60,13 +68,13 @@ class WorkerSpec:
     discard_on_stop: bool
 
     def merged(self, other: WorkerSpec) -> WorkerSpec:
-        """One worker in the place of two."""
+        """Combine two workers into one."""
         cores = tuple(sorted({*self.cores, *other.cores}))
         threads = min(self.threads + other.threads, len(cores))
         return replace(self, groups=self.groups + other.groups, cores=cores, threads=threads)
 
     def host(self) -> Host:
-        """The host of this worker."""
+        """Create the worker's host."""
         module, function = self.builder.split(":")
         builder = getattr(importlib.import_module(module), function)(self.config)
         return Host(
@@ -78,49 +86,55 @@ class WorkerSpec:
         )
 
 
-class Processes:
-    """`len(specs)` worker processes; a member is always trained by the same one."""
+class Processes(Executor):
+    """Executor with `len(specs)` worker processes; a member always trains in the same one."""
 
     def __init__(self, specs: Sequence[WorkerSpec]) -> None:
         self._workers = [_Worker(spec) for spec in specs]
         self._home = {m: w for w in self._workers for group in w.spec.groups for m in group}
-        self._short: dict[str, int] = {}  # how often a member ran out of memory, alone in its worker, without success
+        self._short: dict[str, int] = {}  # per member: consecutive out-of-memory failures while alone in its worker
         self._stopping, self._until = False, math.inf
         self._looked = time.monotonic()
-        # At exit multiprocessing waits for them (they are no daemons, which could not start actors): end them before.
+        # Workers start actors, so they cannot be daemons. At exit multiprocessing would wait for them: end them first.
         self._at_exit = Finalize(self, _close, (self._workers,), exitpriority=10)
 
+    @override
     def submit(self, assignments: Sequence[Assignment]) -> None:
-        """Send each member's assignment to the worker that holds it."""
+        """Send each member's assignment to the worker that holds the member."""
         for worker in self._workers:
-            if mine := [a for a in assignments if self._home[a.member] is worker]:
-                worker.submit(mine)
+            if own := [a for a in assignments if self._home[a.member] is worker]:
+                worker.submit(own)
 
+    @override
     def collect(self, timeout: float) -> list[Report | Failure]:
-        """Messages of all workers; a dead worker's open assignments come back as failures.
+        """Return the answers of all workers; the open assignments of a dead worker are failures.
 
         Raises:
-            WorkerError: one could not even start.
-            DiskFullError: one has no room for a snapshot.
+            WorkerError: a worker could not start.
+            DiskFullError: a worker has no space for a snapshot.
         """
         ready = set(wait([w.pipe for w in self._workers if not w.pipe.closed], timeout))
         before, self._looked = self._looked, time.monotonic()
         if self._looked - before > GAP + timeout:
             for worker in self._workers:
                 worker.excuse_timeout()
-        found = [(w, message) for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
+        received = [(w, message) for w in self._workers if w.pipe in ready for message in w.receive(self._stopping)]
         if self._looked > self._until:
             for worker in self._workers:
                 worker.kill_if_busy()
-        return [answer for worker, message in found for answer in self._merge_on_oom(worker, message)]
+        return [answer for worker, message in received for answer in self._merge_on_oom(worker, message)]
 
     def _merge_on_oom(self, worker: _Worker, message: Report | Failure) -> list[Report | Failure]:
-        """The message; where memory was short it is nobody's fault twice, and with it comes what the merging cost."""
+        """Pass on an answer, but excuse out-of-memory failures.
+
+        The first two do not count against the member. At the second one two workers are merged, and their open slices
+        fail without blame.
+        """
         if isinstance(message, Report):
             self._short.pop(message.member, None)
         if self._stopping or not (isinstance(message, Failure) and message.memory and message.alone):
             return [message]
-        if worker not in self._workers:  # another has just given way
+        if worker not in self._workers:  # just merged because of another message
             return [replace(message, alone=False)]
         times = self._short[message.member] = self._short.get(message.member, 0) + 1
         if times > 2 or len(self._workers) == 1:
@@ -133,22 +147,23 @@ class Processes:
         merged = _Worker(worker.spec.merged(other.spec))
         self._workers.append(merged)
         self._home |= {m: merged for group in merged.spec.groups for m in group}
-        count = "1 worker goes" if len(self._workers) == 1 else f"{len(self._workers)} workers go"
-        return [replace(f, error=f"{f.error}; {count} on", alone=False) for f in lost]
+        count = "1 worker" if len(self._workers) == 1 else f"{len(self._workers)} workers"
+        return [replace(f, error=f"{f.error}; continuing with {count}", alone=False) for f in lost]
 
+    @override
     def busy(self) -> bool:
-        """Whether an assignment is unanswered."""
         return any(w.open for w in self._workers)
 
+    @override
     def stop(self, within: float | None = None) -> None:
-        """Ask all workers to end their slices; who has not done so `within` seconds is killed."""
+        """Ask all workers to end their slices; a worker that is not done `within` seconds is killed."""
         self._stopping = True
         self._until = time.monotonic() + (math.inf if within is None else within)
         for worker in self._workers:
             worker.stop()
 
+    @override
     def close(self) -> None:
-        """End all workers."""
         self._at_exit()
 
 
@@ -160,7 +175,7 @@ def _close(workers: Sequence[_Worker]) -> None:
 
 
 class _Worker:
-    """The controller's end of one worker process."""
+    """Controller's handle of one worker process, and of its replacements."""
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.spec = spec
@@ -168,7 +183,7 @@ class _Worker:
         self._waiting: list[list[Assignment]] = []
         self._under_way: dict[str, Assignment] = {}
         self._isolate: set[str] = set()
-        self._excused_timeouts: dict[str, bool] = {}  # and whether it was made use of
+        self._excused_timeouts: dict[str, bool] = {}  # by assignment: whether the excuse was used
         self._start()
 
     def _start(self) -> None:
@@ -202,10 +217,10 @@ class _Worker:
         try:
             self.pipe.send_bytes(to_json(message).encode())
         except OSError:
-            return  # dead: receive() says so
+            return  # dead; `receive` will notice
 
     def excuse_timeout(self) -> None:
-        """Do not blame what is under way if its envs seem to hang."""
+        """Excuse one step timeout of every open assignment."""
         for name in self._under_way:
             self._excused_timeouts.setdefault(name, False)
 
@@ -251,7 +266,7 @@ class _Worker:
         return [Failure(a.id, a.member, f"worker {how}", alone=alone) for a in lost.values()]
 
     def _excused(self, lost: Iterable[str]) -> bool:
-        """Whether these were pardoned, which holds once."""
+        """Return whether an unused excuse covers these assignments, and use it up."""
         unused = [name for name in lost if self._excused_timeouts.get(name) is False]
         self._excused_timeouts |= dict.fromkeys(unused, True)
         return bool(unused)
@@ -263,14 +278,14 @@ class _Worker:
             self.kill_if_busy()
 
     def terminate(self) -> list[Failure]:
-        """End it at once; what it leaves undone."""
-        undone = [*self._under_way.values(), *(a for batch in self._waiting for a in batch)]
+        """Kill the worker for good; returns its unfinished assignments as failures."""
+        unfinished = [*self._under_way.values(), *(a for batch in self._waiting for a in batch)]
         self.process.kill()
         self.close()
-        return [Failure(a.id, a.member, "ended for want of memory", alone=False) for a in undone]
+        return [Failure(a.id, a.member, "ended to free memory", alone=False) for a in unfinished]
 
     def kill_if_busy(self) -> None:
-        """Kill it if it still has something under way."""
+        """Kill the worker if it has an unanswered assignment."""
         if self.open:
             self.open.clear()
             self.process.kill()
@@ -282,20 +297,20 @@ class _Worker:
 
 
 def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
-    """The worker's loop."""
+    """Main function of a worker process."""
     init_child(parent, pipe)
     try:
         _log_output(Path(spec.members) / spec.groups[0][0])
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, spec.cores)
-        if (host := _made(pipe, spec)) is not None:
+        if (host := _make_host(pipe, spec)) is not None:
             _serve(pipe, host, parent)
     except DiskFullError as error:
         pipe.send_bytes(to_json({"full": str(error)}).encode())
 
 
-def _made(pipe: Connection, spec: WorkerSpec) -> Host | None:
-    """The host; where there cannot be one, the controller is told why."""
+def _make_host(pipe: Connection, spec: WorkerSpec) -> Host | None:
+    """Create the host; on an error, send the traceback to the controller and return None."""
     try:
         return spec.host()
     except DiskFullError:
@@ -316,18 +331,18 @@ def _serve(pipe: Connection, host: Host, parent: int) -> None:
             if message.get("close"):
                 break
             if message.get("stop"):
-                _tell(pipe, host.stop())
+                _send(pipe, host.stop())
                 pipe.send_bytes(b'{"stopped":true}')
             elif assignments := message.get("assignments"):
                 host.submit([Assignment(**a) for a in assignments])
         if host.busy() and not began:
             began = True
             pipe.send_bytes(b'{"began":true}')
-        _tell(pipe, host.advance())
+        _send(pipe, host.advance())
     host.close()
 
 
-def _tell(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
+def _send(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
     if messages:
         reports = [m.to_json() for m in messages if isinstance(m, Report)]
         failures = [m.to_json() for m in messages if isinstance(m, Failure)]
@@ -335,7 +350,7 @@ def _tell(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
 
 
 def _log_output(member: Path) -> None:
-    """What libraries and envs print goes to the log of the worker's first member, not to the console."""
+    """Redirect the output of libraries and envs to the log of the worker's first member."""
     make_directory(member.parent)
     make_directory(member)
     redirect_output(member / "log.txt")

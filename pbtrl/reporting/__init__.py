@@ -1,1 +1,1 @@
-"""What people see of a run: terminal, tables, plots, TensorBoard, a report."""
+"""Presentation of runs: terminal, tables, plots, TensorBoard and the HTML report."""

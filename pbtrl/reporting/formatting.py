@@ -1,11 +1,11 @@
-"""Numbers as people read them: 61.2M steps, 4.1e-4, 2:14:07; and text that a terminal can be shown."""
+"""Short formats of numbers for people: 61.2M steps, 4.1e-4, 2:14:07."""
 
 import math
 from collections.abc import Mapping
 
 
 def format_count(number: float) -> str:
-    """A number of steps, three digits: `812`, `4.1k`, `61.2M`, `160M`; a slow rate: `0.4`."""
+    """Format a number of steps or a rate with up to three digits: `812`, `4.1k`, `61.2M`, `160M`, `0.4`."""
     if 0 < abs(number) < 10 and number != int(number):
         return f"{number:.1f}"
     for limit, unit in ((1e3, ""), (1e6, "k"), (1e9, "M"), (math.inf, "G")):
@@ -16,7 +16,7 @@ def format_count(number: float) -> str:
 
 
 def format_value(number: object) -> str:
-    """A hyperparameter: `4.1e-4`, `0.9971`, `20`; what is no number as it is."""
+    """Format a hyperparameter: `4.1e-4`, `0.9971`, `20`; other values than numbers are unchanged."""
     if isinstance(number, bool) or not isinstance(number, int | float):
         return str(number)
     if isinstance(number, int):
@@ -28,7 +28,7 @@ def format_value(number: object) -> str:
 
 
 def format_fitness(fitness: float | None) -> str:
-    """A fitness, three digits or more: `0.912`, `-20.3`, `-1523`; `-` where it is absent."""
+    """Format a fitness with at least three digits: `0.912`, `-20.3`, `-1523`; `-` if it is absent."""
     if fitness is None:
         return "-"
     if fitness and not 0.01 <= abs(fitness) < 10_000_000:
@@ -38,23 +38,23 @@ def format_fitness(fitness: float | None) -> str:
 
 
 def format_rank_fitness(fitness: float | None, *, before_copy: bool) -> str:
-    """A fitness as `score`; one from before a copy in parentheses."""
+    """Format a fitness; one from before a copy is in parentheses."""
     return f"({format_fitness(fitness)})" if before_copy else format_fitness(fitness)
 
 
 def format_mixture(counts: Mapping[str, int]) -> str:
-    """How many members are what: `3 impala, 2 a3c, 3 vmpo`."""
+    """Format the number of members per agent: `3 impala, 2 a3c, 3 vmpo`."""
     return ", ".join(f"{number} {name}" for name, number in counts.items())
 
 
 def format_duration(seconds: float) -> str:
-    """A duration in seconds as `h:mm:ss`."""
+    """Format a duration in seconds as `h:mm:ss`."""
     whole = int(max(0.0, seconds))
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
 def format_bytes(number: float) -> str:
-    """Bytes: `812 B`, `4.1 MB`."""
+    """Format a number of bytes: `812 B`, `4.1 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if number < 1000:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"

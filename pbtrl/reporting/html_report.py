@@ -1,9 +1,9 @@
-"""`pbtrl report`: a run on one page of HTML that needs nothing else, and its pictures as files.
+"""HTML report of a run (`pbtrl report`): one self-contained page, and its plots as files.
 
     runs/pong/  report.html  plots/{training,lineage,timeline,speed}.svg
 
-Nothing that the run directory says is believed to be anything but text: it is escaped, and the page itself forbids
-whatever reads it to run or to load anything.
+The run directory may come from an untrusted source. All of its text is escaped, and the page's content security policy
+forbids scripts and external resources.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pbtrl.storage.run_status import corruption_as_error, load_run, summarize
 from pbtrl.system.files import make_directory, write_atomically
 
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
-MOST = 200  # lines of a list
+MOST = 200  # lines per list
 CAPTIONS = {
-    "training": "The fitness of every member, and what it was assigned of each hyperparameter. Gray lines are copies, "
-    "dotted ones bounds that a value reached; black are the slices that led to the best member.",
-    "lineage": "Whose weights went on in whom. Each set of fresh weights has a color; black led to the best member.",
-    "timeline": "A bar for every slice that ended. Dotted lines are where the run was resumed.",
-    "speed": "Of the whole population, taken evenly over each slice.",
+    "training": "Fitness of every member, and its values of each hyperparameter. Gray lines are copies, dotted lines "
+    "are bounds that a value reached. Black: the slices that led to the best member.",
+    "lineage": "Descent of the weights. Each set of fresh weights has a color. Black: the lineage of the best member.",
+    "timeline": "One bar per finished slice. Dotted lines show where the run was resumed.",
+    "speed": "Speed of the whole population, averaged over each slice.",
 }
 
 PAGE = """<!DOCTYPE html>
@@ -59,20 +59,20 @@ img {{ max-width: 100% }}
 
 
 def write_report(run: Path, *, only: Sequence[str] | None = None, form: plots.Format = "svg") -> list[Path]:
-    """Write a run's page and pictures, all or `only` some of them; the files, the page first.
+    """Write a run's page and plots, all or `only` some; returns the files, the page first.
 
     Raises:
         DamagedError: the journal, run.json or best.json cannot be read.
-        RunError: the directory cannot be written to, or there is a link in it.
+        RunError: the directory cannot be written to, or contains a symbolic link.
     """
     run_directory.check_links(run)
     header, lines, population = load_run(run)
     best = read_json_if_exists(run / "best.json")
     leader = population.best.snapshot if population.best else None
     with corruption_as_error(run):
-        story = plots.RunData(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
-        drawn = {name: plots.draw(story, name, form) for name in only or plots.PLOTS}
-        body = _body(run, best, story, {name: _image(name, content, form) for name, content in drawn.items()})
+        data = plots.RunData(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
+        drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
+        body = _body(run, best, data, {name: _image(name, content, form) for name, content in drawn.items()})
         page = PAGE.format(title=_text(header.name), body=body)
     files: dict[Path, str | bytes] = {run / "report.html": page}
     files |= {run / "plots" / f"{name}.{form}": content for name, content in drawn.items()}
@@ -87,28 +87,28 @@ def write_report(run: Path, *, only: Sequence[str] | None = None, form: plots.Fo
     return list(files)
 
 
-def _body(run: Path, best: dict[str, Any], story: plots.RunData, images: dict[str, str]) -> str:
+def _body(run: Path, best: dict[str, Any], data: plots.RunData, images: dict[str, str]) -> str:
     parts = []
     if best:
-        kinds = [line["kind"] for line in story.lines]
-        went_on = "finish" in kinds and "report" in kinds[::-1][: kinds[::-1].index("finish")]
-        title = "Best member" + (", before the run went on" if went_on else "")
+        kinds = [line["kind"] for line in data.lines]
+        continued = "finish" in kinds and "report" in kinds[::-1][: kinds[::-1].index("finish")]
+        title = "Best member" + (", before the run was continued" if continued else "")
         try:
-            parts.append(_section(title, outcome_text(best, story.header, story.lines)))
+            parts.append(_section(title, outcome_text(best, data.header, data.lines)))
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise DamagedError(f"{run / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
-    standing = summarize(run, story.header, story.population)
+    standing = summarize(run, data.header, data.population)
     parts.append(_section("Members", tables.status(standing, cli_reference(run))))
     parts += images.values()
-    parts.append(_section("Copies", _newest(tables.copies(story.copies, story.header.steps), titles=1)))
-    if wrong := [text for line in story.lines if (text := _wrong(line))]:
-        parts.append(_section("What went wrong", _newest("\n".join(wrong))))
-    parts.append(_section("How it was run", _facts(run, story)))
+    parts.append(_section("Copies", _newest(tables.copies(data.copies, data.header.steps), titles=1)))
+    if wrong := [text for line in data.lines if (text := _wrong(line))]:
+        parts.append(_section("Failures", _newest("\n".join(wrong))))
+    parts.append(_section("Environment", _facts(run, data)))
     return "\n".join(parts)
 
 
 def _wrong(line: Line) -> str:
-    """A failure or a loss, in a line."""
+    """Describe a failure, loss or divergence in one line; empty for other journal lines."""
     match line["kind"]:
         case "failure":
             end = ": given up" if line["given_up"] else ""
@@ -124,12 +124,12 @@ def _wrong(line: Line) -> str:
     return f"{format_duration(line['timing']['elapsed'])}  {text.splitlines()[0]}"
 
 
-def _facts(run: Path, story: plots.RunData) -> str:
+def _facts(run: Path, data: plots.RunData) -> str:
     known = read_run_info(run)
     versions = known.get("versions")
     facts = {
-        "seed": f"{story.header.seed}; deterministic: {story.header.deterministic}",
-        "sittings": str(known.get("sittings", "?")),
+        "seed": f"{data.header.seed}; deterministic: {data.header.deterministic}",
+        "sessions": str(known.get("sittings", "?")),
         "commit": str(known.get("git") or "none"),
         "command": " ".join(map(str, known["command"])) if isinstance(known.get("command"), list) else "?",
         "versions": "\n".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "?",
@@ -138,10 +138,10 @@ def _facts(run: Path, story: plots.RunData) -> str:
 
 
 def _newest(text: str, titles: int = 0) -> str:
-    """Lines of text, not more than MOST; the first ones are `titles`."""
+    """Keep the last MOST lines of a text, below its first `titles` lines."""
     lines = text.split("\n")
     left_out = len(lines) - titles - MOST
-    return text if left_out <= 0 else "\n".join([*lines[:titles], f"({left_out} before)", *lines[-MOST:]])
+    return text if left_out <= 0 else "\n".join([*lines[:titles], f"({left_out} earlier)", *lines[-MOST:]])
 
 
 def _section(title: str, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Aligned pairs of a label and text."""
+"""Alignment of labeled lines of text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from collections.abc import Mapping
 
 
 def labeled(lines: Mapping[str, str]) -> str:
-    """A line for each, with its name in front; lines that a text itself has are moved below each other."""
+    """Format one line per entry as `label  text`; further lines of a text are indented below its first one."""
     below = "\n" + 11 * " "
     return "\n".join(f"{name.strip():<11}{text}".replace("\n", below) for name, text in lines.items())

@@ -1,7 +1,7 @@
-"""Who descends from whom, read from a journal: copies, the ancestry of a member, and the roots that survive.
+"""Lineage of members, from a journal: copies, the ancestry of a snapshot, and the surviving roots.
 
-A snapshot's parent is what its slice loaded. Only a parent of another member is a copy of weights; a donor
-without one gave its hyperparameters alone. The ancestry of the best member is the discovered schedule.
+A snapshot's parent is the snapshot that its slice loaded. Weights are copied only if the parent belongs to another
+member; a donor without that gave its hyperparameters alone. The ancestry of the best member is the discovered schedule.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pbtrl.storage.run_header import read_header
 
 @dataclass(frozen=True)
 class TrainedSlice:
-    """A slice that a member trained and reported.
+    """Reported slice of a member.
 
     Attributes:
-        assignment: its id, also the name of its snapshot.
-        parent: the snapshot that it loaded; None for fresh weights.
-        start: the member's own clock before it (env steps).
-        stop: and where its report left the clock.
-        hyperparameters: those that the learner used.
-        ended: seconds since the run's start when it was reported.
-        seconds: how long it took.
+        assignment: id of its assignment, also the name of its snapshot.
+        parent: snapshot that it loaded; None for fresh weights.
+        start: the member's clock before the slice (env steps).
+        stop: the member's clock after the slice (env steps).
+        hyperparameters: effective hyperparameters.
+        ended: time of the report (seconds since the run's start).
+        seconds: duration.
     """
 
     assignment: str
@@ -41,84 +41,84 @@ class TrainedSlice:
 
     @property
     def member(self) -> str:
-        """Who trained it."""
+        """Id of the member."""
         return self.assignment.rsplit("/", 1)[0]
 
     @property
     def begun(self) -> float:
-        """Seconds since the run's start when it began."""
+        """Start of the slice (seconds since the run's start)."""
         return max(0.0, self.ended - self.seconds)
 
 
 def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
-    """Every exploit, oldest first.
+    """List every exploit, oldest first.
 
-    `time` is in seconds since the run's start, `env_steps` on the receiver's own clock; `fitness_before` is
-    the receiver's and `fitness_after` the donor's, both when it was decided; `weights` is False where the
-    hyperparameters alone were copied.
+    Keys: `time` (seconds since the run's start), `env_steps` (the receiver's clock), `fitness_before` (the receiver's)
+    and `fitness_after` (the donor's), both at the time of the decision, `weights` (False if only the hyperparameters
+    were copied), `member`, `donor`, `hyperparameters_before` and `hyperparameters_after`.
     """
-    header, every = read_header(lines)
+    header, all_lines = read_header(lines)
     population = header.population()
-    found: list[dict[str, Any]] = []
-    for line in every:
+    rows: list[dict[str, Any]] = []
+    for line in all_lines:
         if line["kind"] == "decision":
-            made = [a for a in line["assignments"] if a["donor"]]
-            found += [_copy(population, a, line["timing"]["elapsed"]) for a in made]
+            exploits = [a for a in line["assignments"] if a["donor"]]
+            rows += [_copy(population, a, line["timing"]["elapsed"]) for a in exploits]
         population.record(line)
-    return found
+    return rows
 
 
 def trained_slices(lines: Iterable[Line]) -> dict[str, TrainedSlice]:
-    """Every reported slice by its assignment, in the order of the reports."""
+    """Map every reported slice's assignment id to the slice, in the order of the reports."""
     decided: dict[str, dict[str, Any]] = {}
-    found: dict[str, TrainedSlice] = {}
+    slices: dict[str, TrainedSlice] = {}
     for line in lines:
         if line["kind"] == "decision":
             decided |= {a["id"]: a for a in line["assignments"]}
         elif line["kind"] == "report":
             a, timing = decided[line["assignment"]], line["timing"]
-            found[a["id"]] = TrainedSlice(
+            slices[a["id"]] = TrainedSlice(
                 a["id"], a["parent"], a["start"], line["step"], line["hyperparameters"],
                 timing["elapsed"], timing.get("seconds", 0.0),
             )  # fmt: skip
-    return found
+    return slices
 
 
 def ancestry(known: Mapping[str, TrainedSlice], snapshot: str | None) -> list[TrainedSlice]:
-    """The slices that made a snapshot, oldest first; none where nobody reported it.
+    """List the slices that led to a snapshot, oldest first; empty if the snapshot was never reported.
 
-    Each stretch is on the clock of who trained it, so starts and stops may jump at a copy.
+    Each slice is on its own member's clock, so starts and stops may jump at a copy.
     """
     path: list[TrainedSlice] = []
-    while stretch := known.get(snapshot or ""):
-        path.append(stretch)
-        snapshot = stretch.parent
+    while s := known.get(snapshot or ""):
+        path.append(s)
+        snapshot = s.parent
     return path[::-1]
 
 
 def schedule(path: Sequence[TrainedSlice]) -> list[tuple[int, Hyperparameters]]:
-    """An ancestry as (steps trained before, hyperparameters from there on), equal neighbors merged."""
+    """Convert an ancestry to a schedule of (steps trained before, hyperparameters), without repetitions."""
     points: list[tuple[int, Hyperparameters]] = []
     trained = 0
-    for stretch in path:
-        if not points or points[-1][1] != stretch.hyperparameters:
-            points.append((trained, stretch.hyperparameters))
-        trained += stretch.stop - stretch.start
+    for s in path:
+        if not points or points[-1][1] != s.hyperparameters:
+            points.append((trained, s.hyperparameters))
+        trained += s.stop - s.start
     return points
 
 
 def roots(lines: Iterable[Line]) -> list[dict[str, Any]]:
-    """How many members descend from each root, whenever that changes.
+    """List the numbers of members that descend from each root, with an entry for every change.
 
-    Each entry has `time` (seconds since the run's start), `env_steps` (of the whole population) and `roots`,
-    from the id of an assignment that began with fresh weights to the number of members that descend from it.
+    Keys: `time` (seconds since the run's start), `env_steps` (of the whole population) and `roots`, a mapping from the
+    id of an assignment with fresh weights to the number of its descendants.
     """
-    header, every = read_header(lines)
+    header, all_lines = read_header(lines)
     population = header.population()
     root_of: dict[str, str] = {}
     carried: dict[str, str] = {}
-    found: list[dict[str, Any]] = []
-    for line in every:
+    rows: list[dict[str, Any]] = []
+    for line in all_lines:
         population.record(line)
         if line["kind"] != "decision":
             continue
@@ -126,9 +126,9 @@ def roots(lines: Iterable[Line]) -> list[dict[str, Any]]:
             root_of[a["id"]] = root_of.get(a["parent"], a["parent"] or a["id"])
             carried[a["member"]] = root_of[a["id"]]
         alive = dict(sorted(Counter(carried.values()).items()))
-        if not found or found[-1]["roots"] != alive:
-            found.append({"time": line["timing"]["elapsed"], "env_steps": population.step, "roots": alive})
-    return found
+        if not rows or rows[-1]["roots"] != alive:
+            rows.append({"time": line["timing"]["elapsed"], "env_steps": population.step, "roots": alive})
+    return rows
 
 
 def _copy(population: Population, a: dict[str, Any], elapsed: float) -> dict[str, Any]:

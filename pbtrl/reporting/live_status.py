@@ -1,4 +1,4 @@
-"""Where a live run stands, for a progress view: rows, rates, time left and events. Draws nothing."""
+"""Live state of a run for progress views: rows, rates, remaining time and events, without any drawing."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pbtrl.storage.journal import Line
 from pbtrl.storage.metrics_log import MetricsTail
 from pbtrl.storage.run_header import RunHeader
 
-RATE_WINDOW = 60.0  # seconds over which the population's steps per second are taken
+RATE_WINDOW = 60.0  # seconds over which the population's steps per second are averaged
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something to tell: a copy, a failure, a divergence.
+    """Event to print: a copy, a failure, a divergence.
 
     Attributes:
-        kind: `copy`, `failure`, `given_up`, `lost`, `diverged`, `skipped` (updates of a slice), `fresh` or `slice`, how
-            long the first one took.
+        kind: `copy`, `failure`, `given_up`, `lost`, `diverged`, `skipped` (updates of a slice), `fresh` (new weights)
+            or `slice` (duration of the first one).
         elapsed: seconds since the run's start.
-        text: one line.
-        facts: the same for programs.
+        text: one line of text.
+        facts: the same information as JSON values.
     """
 
     kind: str
@@ -39,14 +39,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Row:
-    """One member as the table shows it.
+    """Row of a member in the live table.
 
     Attributes:
-        fitness: the one that ranks the member: from before its copy while `before_copy`.
-        history: all of them, absent ones included.
-        changed: per hyperparameter that this generation changed, its value before.
-        step: env steps, those of the slice under way included.
-        rate: env steps per second, None while it does not train.
+        fitness: number that ranks the member; while `before_copy`, the one from before its copy.
+        history: fitness after every report, including absent values.
+        changed: previous value of each hyperparameter that changed in this generation.
+        step: env steps, including the open slice.
+        rate: env steps per second; None if the member is not training.
     """
 
     member: str
@@ -62,15 +62,15 @@ class Row:
 
 
 class LiveStatus:
-    """Folds journal lines and metrics into rows.
+    """Live state of a run for the terminal, computed from journal lines and metrics.
 
     Args:
-        header: of the run.
-        population: the live one; events arrive after it recorded them.
-        members: the directory of `<id>/metrics.jsonl`.
-        wall_clock: budget in seconds of all sittings, or None.
-        earlier: seconds of the sittings before this one.
-        clock: monotonic seconds.
+        header: header of the run.
+        population: live population; it must record a line before `event` gets it.
+        members: directory of `<id>/metrics.jsonl`.
+        wall_clock: budget of all sessions in seconds, or None.
+        earlier: duration of the previous sessions in seconds.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
@@ -95,20 +95,21 @@ class LiveStatus:
         self._slice_told = False
 
     def event(self, line: Line) -> list[Event]:
-        """Take a journal line; what is worth telling of it."""
+        """Apply a journal line; returns the events to print."""
         match line["kind"]:
             case "decision":
-                told = [e for a in line["assignments"] if (e := self._assigned(a, line["timing"]["elapsed"]))]
+                events = [e for a in line["assignments"] if (e := self._assigned(a, line["timing"]["elapsed"]))]
             case "report":
-                told = list(self._reported(line))
+                events = list(self._reported(line))
             case "failure":
-                told = [self._failed(line)]
+                events = [self._failed(line)]
             case "void":
-                text = f"{line['snapshot']} is lost and made again: {_first_line(line['error'])}"
-                told = [self._event("lost", line, text, snapshot=line["snapshot"], error=_first_line(line["error"]))]
+                error = _first_line(line["error"])
+                text = f"{line['snapshot']} is lost and will be made again: {error}"
+                events = [self._event("lost", line, text, snapshot=line["snapshot"], error=error)]
             case _:
-                told = []
-        return told
+                events = []
+        return events
 
     def _reported(self, line: Line) -> Iterator[Event]:
         member, step = line["member"], line["step"]
@@ -122,7 +123,7 @@ class LiveStatus:
         elif not self._slice_told:
             self._slice_told, seconds = True, line["timing"].get("seconds", 0.0)
             if seconds >= 1.0:
-                text = f"a slice takes {format_duration(seconds)}, and a crash loses at most as much"
+                text = f"a slice takes {format_duration(seconds)}; a crash loses at most that much"
                 yield self._event("slice", line, text, seconds=seconds)
 
     def refresh(self) -> None:
@@ -130,7 +131,7 @@ class LiveStatus:
         for member, line in self._tail.poll():
             self._live[member] = line
         now = self._clock()
-        if self.step == self._pace[0][1]:  # workers are still starting: that is no slow training
+        if self.step == self._pace[0][1]:  # workers are still starting; do not count that as slow training
             self._pace = deque([(now, self.step)])
         if now - self._pace[-1][0] >= 1.0:
             self._pace.append((now, self.step))
@@ -139,23 +140,23 @@ class LiveStatus:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of this and earlier sittings."""
+        """Seconds of this and the previous sessions."""
         return self._clock() - self._begun
 
     @property
     def step(self) -> int:
-        """Steps of the whole population, those of the slices under way included."""
+        """Steps of the whole population, including open slices."""
         return sum(self._step(m) for m in self.population.members.values())
 
     @property
     def rate(self) -> float | None:
-        """Steps per second of the whole population over the last minute; None for two seconds."""
+        """Steps per second of the whole population over the last minute; None in the first two seconds."""
         (t0, n0), (t1, n1) = self._pace[0], self._pace[-1]
         return (n1 - n0) / (t1 - t0) if t1 - t0 >= 2.0 and n1 >= n0 else None
 
     @property
     def left(self) -> float | None:
-        """Seconds to the end of the budget at this pace, or of the wall clock; None before it is known."""
+        """Seconds until the end of the budget at this rate, or of the wall clock; None if unknown."""
         limits = []
         if self.rate:
             limits.append(max(0, self.header.budget - self.step) / self.rate)
@@ -165,11 +166,11 @@ class LiveStatus:
 
     @property
     def generation(self) -> int:
-        """The highest generation of a member."""
+        """Highest generation of all members."""
         return max((m.generation for m in self.population.members.values()), default=-1)
 
     def rows(self) -> list[Row]:
-        """All members, best first; those without a fitness last."""
+        """Rows of all members, best first; those without a fitness last."""
         rows = [self._row(m) for m in self.population.members.values()]
         return sorted(rows, key=lambda r: (r.fitness is None, -(r.fitness or 0.0), r.member))
 
@@ -199,7 +200,7 @@ class LiveStatus:
         return "done" if member.step >= self.header.horizon else "waiting"
 
     def _current(self, member: Member) -> Mapping[str, Any]:
-        """The last metrics line of the slice under way."""
+        """Last metrics line of the member's open slice; empty if there is none."""
         line = self._live.get(member.id, {})
         return line if member.pending and line.get("assignment") == member.pending.id else {}
 
@@ -251,7 +252,7 @@ class LiveStatus:
 
 
 def _latest(member: Member) -> float | None:
-    """The fitness of the last report: at a copy the population forgets the receiver's."""
+    """Fitness of the last report; at a copy the population has already emptied the receiver's fitness."""
     return member.history[-1][1] if member.history else None
 
 

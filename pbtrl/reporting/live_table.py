@@ -1,4 +1,4 @@
-"""One frame of the live view: a table of members, the last events, and where the run stands."""
+"""Frame of the live view: progress of the run, a table of members, and the last events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pbtrl.reporting.formatting import (
 )
 from pbtrl.reporting.live_status import Event, LiveStatus, Row
 
-MANY = 20  # members, above which the table shows the first and the last
+MANY = 20  # largest number of members that the table shows completely
 
 
 EVENTS = 6
@@ -32,7 +32,7 @@ EVENTS = 6
 HINT = "Ctrl-C: save and stop"
 
 
-STOPPING = "saving all members (Ctrl-C again: end at once, unsaved)"
+STOPPING = "saving all members (Ctrl-C again: quit at once without saving)"
 
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -52,38 +52,38 @@ STATES = {"train": "", "waiting": "dim", "done": "green", "diverged": "red", "gi
 
 
 def live_table(
-    standings: LiveStatus, events: Sequence[Event], workers: str, console: Console, *,
+    status: LiveStatus, events: Sequence[Event], workers: str, console: Console, *,
     wide: bool = False, hint: str = HINT,
 ) -> Group:  # fmt: skip
-    """One frame of the live view, fitted to the console's width and height."""
-    rows = standings.rows()
-    searched = standings.header.hyperparameters
+    """Render one frame of the live view, fitted to the console's width and height."""
+    rows = status.rows()
+    searched = status.header.hyperparameters
     names = searched if wide else searched[:3]
-    agents = standings.population.agents
-    shown = _selection(rows, min(MANY, max(6, console.height - EVENTS - 6)))
-    for cut in range(len(names) + 3):  # the narrower the terminal, the less is shown
+    agents = status.population.agents
+    indices = _selection(rows, min(MANY, max(6, console.height - EVENTS - 6)))
+    for cut in range(len(names) + 3):  # leave out more until it fits the terminal
         kept = names[: len(names) - max(0, cut - 2)]
-        columns = _columns(rows, shown, kept, standings.header.rule.window, narrow=cut >= 2)
+        columns = _columns(rows, indices, kept, status.header.rule.window, narrow=cut >= 2)
         if agents:
-            columns.insert(2, _agents(rows, shown))
+            columns.insert(2, _agents(rows, indices))
         gap = 2 if cut == 0 else 1
         if sum(c.width + gap for c in columns) - gap <= console.width:
             break
     table = _lines(columns, gap)
-    told = [
+    log = [
         Text(printable(f"{format_duration(e.elapsed):>9}  {e.text}"), no_wrap=True, overflow="ellipsis") for e in events
     ]
-    for line, event in zip(told, events, strict=True):
+    for line, event in zip(log, events, strict=True):
         line.stylize(EVENT_STYLES.get(event.kind, ""))
     workers = f"{workers}: {format_mixture(agents)}" if agents else workers
     foot = Text(workers + " " * max(2, console.width - len(workers) - len(hint)) + hint, style="dim")
     foot.no_wrap, foot.overflow = True, "ellipsis"
     foot.rstrip()
-    return Group(_head(standings, console.width), *table, *told, foot)
+    return Group(_head(status, console.width), *table, *log, foot)
 
 
 def sparkline(history: Sequence[float | None], low: float, high: float, width: int = 10) -> str:
-    """A history as bars on the scale from `low` to `high`, averaged to `width`; absent values are blank."""
+    """Draw a history as up to `width` bars on the scale from `low` to `high`; absent values are blank."""
     cells = []
     for i in range(min(width, len(history))):
         a, b = (len(history) * j // min(width, len(history)) for j in (i, i + 1))
@@ -98,18 +98,18 @@ def _bar(x: float, low: float, high: float) -> str:
     return BARS[round(min(1.0, max(0.0, place)) * (len(BARS) - 1))]
 
 
-def _head(standings: LiveStatus, width: int) -> Text:
-    """Where the run stands, in the fuller of two forms that fits."""
-    header = standings.header
-    done, budget = format_count(standings.step), format_count(header.budget)
-    share = f"({100 * standings.step / max(1, header.budget):.0f} %)"
-    rate = f"{format_count(standings.rate)} steps/s" if standings.rate is not None else "- steps/s"
+def _head(status: LiveStatus, width: int) -> Text:
+    """Render the progress line, in its short form if the full one does not fit."""
+    header = status.header
+    done, budget = format_count(status.step), format_count(header.budget)
+    share = f"({100 * status.step / max(1, header.budget):.0f} %)"
+    rate = f"{format_count(status.rate)} steps/s" if status.rate is not None else "- steps/s"
     elapsed, left = (
-        format_duration(standings.elapsed),
-        format_duration(standings.left) if standings.left is not None else "-",
+        format_duration(status.elapsed),
+        format_duration(status.left) if status.left is not None else "-",
     )
     steps = f"{done} / {budget} {header.steps} {share}"
-    full = [header.name, f"gen {max(0, standings.generation)}", steps, rate, f"{elapsed} elapsed", f"{left} left"]
+    full = [header.name, f"gen {max(0, status.generation)}", steps, rate, f"{elapsed} elapsed", f"{left} left"]
     short = [f"{done} / {budget} {share}", rate, elapsed, f"{left} left"]
     text = " · ".join(full)
     if len(text) > width:
@@ -119,7 +119,7 @@ def _head(standings: LiveStatus, width: int) -> Text:
 
 
 def _selection(rows: Sequence[Row], room: int) -> list[int | None]:
-    """Places of the rows to show; None stands for those left out."""
+    """Indices of the rows to show; None stands for the rows left out."""
     if len(rows) <= room:
         return list(range(len(rows)))
     top = min(8, max(2, 2 * (room - 1) // 3))
@@ -134,7 +134,7 @@ def _scale(rows: Sequence[Row]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Column:
-    """A title of one or two lines and (text, style) per row. Rich's own tables take six times as long."""
+    """Column: a title of one or two lines, and (text, style) per row. Rich's own tables are six times slower."""
 
     title: str
     cells: list[tuple[str, str]]
@@ -163,12 +163,12 @@ def _lines(columns: Sequence[_Column], gap: int) -> list[Text]:
 
 
 def _columns(
-    rows: Sequence[Row], shown: Sequence[int | None], names: Sequence[str], window: int, *, narrow: bool
+    rows: Sequence[Row], indices: Sequence[int | None], names: Sequence[str], window: int, *, narrow: bool
 ) -> list[_Column]:
-    scale, hidden = _scale(rows), [row for i, row in enumerate(rows) if i not in shown]
+    scale, hidden = _scale(rows), [row for i, row in enumerate(rows) if i not in indices]
     medians = [(text, "dim") for text in _medians(hidden, names, narrow=narrow)] if hidden else []
     table = [
-        medians if place is None else _cells(place, rows[place], names, scale, 6 if narrow else 10) for place in shown
+        medians if place is None else _cells(place, rows[place], names, scale, 6 if narrow else 10) for place in indices
     ]
     titles = ["#", "member", f"fitness({window})", "", *(name.replace("_", "\n", 1) for name in names)]
     titles += ["steps", "steps/s", "gen", "state"]
@@ -176,10 +176,10 @@ def _columns(
     return [_Column(t, [line[i] for line in table], left=t in left) for i, t in enumerate(titles)]
 
 
-def _agents(rows: Sequence[Row], shown: Sequence[int | None]) -> _Column:
-    """What each member is, in a population of several agents."""
+def _agents(rows: Sequence[Row], indices: Sequence[int | None]) -> _Column:
+    """Column of the members' agents in a mixed population."""
     cells = []
-    for place in shown:
+    for place in indices:
         row = None if place is None else rows[place]
         text = "" if row is None else str(row.hyperparameters.get(AGENT, "-"))
         cells.append((text, "yellow" if row and AGENT in row.changed else ""))
@@ -201,7 +201,7 @@ def _cells(place: int, row: Row, names: Sequence[str], scale: tuple[float, float
 
 
 def _hyperparameter(row: Row, name: str) -> tuple[str, str]:
-    """The value and a place for an arrow, so that the digits stay in line."""
+    """Format a value with an arrow if it changed, or with blanks in its place so that the digits are aligned."""
     if name not in row.hyperparameters:
         return "-  ", "dim"
     new, old = row.hyperparameters[name], row.changed.get(name)
@@ -213,7 +213,7 @@ def _hyperparameter(row: Row, name: str) -> tuple[str, str]:
 
 
 def _medians(rows: Sequence[Row], names: Sequence[str], *, narrow: bool) -> list[str]:
-    """One row for those left out: the median of everything, and the quartiles of their fitness."""
+    """Row for the members left out: medians of all columns, and the quartiles of their fitness."""
     known = sorted(row.fitness for row in rows if row.fitness is not None)
     first, _, third = statistics.quantiles(known, n=4) if len(known) > 1 else [*known, 0.0][:1] * 3
     return [

@@ -1,12 +1,12 @@
-"""Pictures of a run, drawn from its journal alone.
+"""Plots of a run, drawn from its journal.
 
-    training   the fitness of every member, and what it was assigned of each searched hyperparameter
-    lineage    whose weights went on in whom; a color for each set of fresh weights
-    timeline   what every member did when
+    training   fitness and searched hyperparameters of every member
+    lineage    descent of the weights, with a color for each set of fresh weights
+    timeline   slices, copies and failures of every member over time
     speed      steps per second of the whole population
 
-Black is the ancestry of the best member. A journal may be a stranger's: its names are drawn as they are, and no more
-of them than can be read; numbers that no run has are refused.
+The ancestry of the best member is black. The journal may come from an untrusted source: names are drawn literally, in
+limited number and length, and impossible numbers are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
-with contextlib.chdir(Path(__file__).parent):  # else matplotlib obeys the matplotlibrc of whoever made this directory
+with contextlib.chdir(Path(__file__).parent):  # else matplotlib reads a matplotlibrc in the working directory
     import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
@@ -41,10 +41,10 @@ from pbtrl.storage.run_header import RunHeader
 Format = Literal["svg", "png"]
 Point = tuple[float, float]
 
-PANELS = 12  # hyperparameters that are drawn
-NAMED = 40  # members that are named
-WORDS = 20  # values that are no numbers
-BINS = 120  # of the speed
+PANELS = 12  # largest number of hyperparameters that are drawn
+NAMED = 40  # largest number of members that are named
+WORDS = 20  # largest number of non-numeric values on an axis
+BINS = 120  # bins of the speed
 WIDTH = 13.0  # inches
 TICKS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)  # seconds
 LATEST = 1e10  # seconds, three centuries
@@ -57,17 +57,17 @@ STYLE: Any = {
     "axes.titlesize": "medium",
 }
 PALETTE = [to_hex(color) for color in matplotlib.colormaps["tab20"].colors]  # type: ignore[attr-defined]
-COLOURS = PALETTE[::2] + PALETTE[1::2]  # the lighter ones last
-GREY = "0.85"
+COLORS = PALETTE[::2] + PALETTE[1::2]  # light colors last
+GRAY = "0.85"
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What is drawn.
+    """Run to draw.
 
     Attributes:
-        header, lines, population: of the run, as `runs.folded` gives them.
-        best: the snapshot whose ancestry is shown in black, or None.
+        header, lines, population: the run, as returned by `run_status.load_run`.
+        best: snapshot whose ancestry is drawn in black, or None.
     """
 
     header: RunHeader
@@ -77,62 +77,62 @@ class RunData:
 
     @cached_property
     def slices(self) -> dict[str, TrainedSlice]:
-        """By their ids, in the order in which they ended.
+        """Slices by id, in the order in which they ended.
 
         Raises:
-            ValueError: a time or step that no run has.
+            ValueError: a time or step is impossible.
         """
-        found = trained_slices(self.lines)
-        for s in found.values():
+        slices = trained_slices(self.lines)
+        for s in slices.values():
             for number, most in ((s.start, LARGEST), (s.stop, LARGEST), (s.ended, LATEST), (s.seconds, LATEST)):
                 _checked(number, most)
-        return found
+        return slices
 
     @cached_property
     def end(self) -> float:
-        """Where the run's clock is (seconds)."""
+        """Duration of the run so far (seconds)."""
         return max((elapsed(line) for line in self.lines if "elapsed" in line.get("timing", {})), default=0.0)
 
     @cached_property
     def ancestry(self) -> list[TrainedSlice]:
-        """The slices that made the best member."""
+        """Slices that led to the best member."""
         return ancestry(self.slices, self.best)
 
     @cached_property
     def copies(self) -> list[dict[str, Any]]:
-        """Who copied whom."""
+        """All exploits, as `lineage.copies`."""
         return copies(self.lines)
 
     @cached_property
     def rows(self) -> dict[str, int]:
-        """Where each member has its row."""
+        """Row index of each member."""
         return {member: row for row, member in enumerate(self.population.members)}
 
     def color(self, member: str) -> str:
-        """The same in every picture."""
-        return COLOURS[self.rows[member] % len(COLOURS)]
+        """Color of a member, the same in all plots."""
+        return COLORS[self.rows[member] % len(COLORS)]
 
 
 def elapsed(line: Line) -> float:
-    """The run's clock at a line (seconds)."""
+    """Time of a journal line (seconds since the run's start)."""
     return _checked(line["timing"]["elapsed"], LATEST)
 
 
 def make_figure(data: RunData, plot: str) -> Figure:
-    """One of PLOTS, as a figure for a notebook.
+    """Draw one of PLOTS as a figure, for example for a notebook.
 
     Raises:
-        ValueError: a number that no run has.
+        ValueError: a number in the journal is impossible.
     """
     with _style():
         return PLOTS[plot](data)
 
 
 def draw(data: RunData, plot: str, form: Format = "svg") -> bytes:
-    """One of PLOTS, as the content of a file.
+    """Draw one of PLOTS; returns the content of the file.
 
     Raises:
-        ValueError: a number that no run has.
+        ValueError: a number in the journal is impossible.
     """
     with _style():
         figure = PLOTS[plot](data)
@@ -144,14 +144,14 @@ def draw(data: RunData, plot: str, form: Format = "svg") -> bytes:
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of letters that the font lacks, and of numbers as large as floats can be
+        warnings.simplefilter("ignore")  # about missing glyphs and about overflow
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         yield
 
 
-def _training(story: RunData) -> Figure:
-    names = story.header.hyperparameters[:PANELS]
+def _training(data: RunData) -> Figure:
+    names = data.header.hyperparameters[:PANELS]
     across = min(4, 1 + len(names))
     down = -(-(1 + len(names)) // across)
     width = max(6.0, WIDTH * across / 4)
@@ -159,29 +159,29 @@ def _training(story: RunData) -> Figure:
     panels = list(figure.subplots(down, across, squeeze=False).flat)
     for panel in panels[1 + len(names) :]:
         panel.remove()
-    _fitness(panels[0], story)
+    _fitness(panels[0], data)
     for panel, name in zip(panels[1:], names, strict=False):
-        _schedule(panel, story, name)
-    if more := len(story.header.hyperparameters) - len(names):
+        _schedule(panel, data, name)
+    if more := len(data.header.hyperparameters) - len(names):
         figure.suptitle(f"{more} more hyperparameters are not drawn", fontsize="small")
     if 1 <= len(panels[0].get_legend_handles_labels()[1]) <= NAMED + 1:
         figure.legend(loc="outside lower center", ncols=int(width / 1.1), fontsize="small", frameon=False)
     return figure
 
 
-def _fitness(panel: Axes, story: RunData) -> None:
-    known = {(m.id, s): f for m in story.population.members.values() for s, f in m.history if _can_be_drawn(f)}
+def _fitness(panel: Axes, data: RunData) -> None:
+    known = {(m.id, s): f for m in data.population.members.values() for s, f in m.history if _can_be_drawn(f)}
     points: dict[str, list[Point]] = {}
     for (member, step), fitness in known.items():
         points.setdefault(member, []).append((step, fitness))
-    path = [(s.stop, known[s.member, s.stop]) for s in story.ancestry if (s.member, s.stop) in known]
-    for member, mine in points.items():
-        _line(panel, mine, color=story.color(member), lw=1.2, label=member)
+    path = [(s.stop, known[s.member, s.stop]) for s in data.ancestry if (s.member, s.stop) in known]
+    for member, own in points.items():
+        _line(panel, own, color=data.color(member), lw=1.2, label=member)
     if path:
-        _line(panel, path, color="black", lw=1.8, label=f"to {story.ancestry[-1].member}")
-    for copy in story.copies:
-        panel.axvline(copy["env_steps"], color=GREY, lw=0.5, zorder=0)
-    _on_the_clock(panel, story, "fitness")
+        _line(panel, path, color="black", lw=1.8, label=f"to {data.ancestry[-1].member}")
+    for copy in data.copies:
+        panel.axvline(copy["env_steps"], color=GRAY, lw=0.5, zorder=0)
+    _on_the_clock(panel, data, "fitness")
 
 
 def _line(panel: Axes, points: Sequence[Point], **look: Any) -> None:
@@ -189,24 +189,24 @@ def _line(panel: Axes, points: Sequence[Point], **look: Any) -> None:
     panel.plot(x, y, marker="." if len(points) == 1 else None, **look)
 
 
-def _schedule(panel: Axes, story: RunData, name: str) -> None:
+def _schedule(panel: Axes, data: RunData, name: str) -> None:
     used: dict[str, list[tuple[int, int, Any]]] = {}
-    for s in story.slices.values():
+    for s in data.slices.values():
         if name in s.hyperparameters:
             used.setdefault(s.member, []).append((s.start, s.stop, s.hyperparameters[name]))
-    best = [(s.start, s.stop, s.hyperparameters[name]) for s in story.ancestry if name in s.hyperparameters]
+    best = [(s.start, s.stop, s.hyperparameters[name]) for s in data.ancestry if name in s.hyperparameters]
     values = [chosen for slices in (*used.values(), best) for *_, chosen in slices]
     numeric = all(_can_be_drawn(chosen) for chosen in values)
     words = {} if numeric else {word: i for i, word in enumerate(dict.fromkeys(map(str, values)))}
-    for slices, color, width in (*((s, story.color(m), 1) for m, s in used.items()), (best, "black", 2)):
+    for slices, color, width in (*((s, data.color(m), 1) for m, s in used.items()), (best, "black", 2)):
         ends: list[Any] = [(step, words.get(str(v), v)) for start, stop, v in slices for step in (start, stop)]
         panel.plot([step for step, _ in ends], [height for _, height in ends], color=color, lw=width)
     if numeric:
         _heights(panel, values)
-        _bounds(panel, story, name)
+        _bounds(panel, data, name)
     else:
         _words(panel, list(words))
-    _on_the_clock(panel, story, _short(name))
+    _on_the_clock(panel, data, _short(name))
 
 
 def _heights(panel: Axes, values: Sequence[float]) -> None:
@@ -219,10 +219,10 @@ def _heights(panel: Axes, values: Sequence[float]) -> None:
     panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: format_value(y)))
 
 
-def _bounds(panel: Axes, story: RunData, name: str) -> None:
-    """A dotted line at each bound that some member's value reached."""
-    for s in story.slices.values():
-        end = story.header.at_bound(s.hyperparameters).get(name)
+def _bounds(panel: Axes, data: RunData, name: str) -> None:
+    """Draw a dotted line at each bound that a member's value reached."""
+    for s in data.slices.values():
+        end = data.header.at_bound(s.hyperparameters).get(name)
         if end and not any(line.get_gid() == end for line in panel.lines):
             panel.axhline(s.hyperparameters[name], color="0.4", lw=0.8, ls=":", gid=end)
 
@@ -235,57 +235,57 @@ def _words(panel: Axes, words: Sequence[str]) -> None:
         panel.set_ylabel(f"{len(words)} values")
 
 
-def _lineage(story: RunData) -> Figure:
-    figure, panel = _rows(story)
+def _lineage(data: RunData) -> Figure:
+    figure, panel = _rows(data)
     root: dict[str | None, int] = {}
     families, colors, passages = itertools.count(), [], []
-    for s in story.slices.values():
+    for s in data.slices.values():
         root[s.assignment] = root[s.parent] if s.parent in root else next(families)
-        for passage in _passages(story, s):
+        for passage in _passages(data, s):
             passages.append(passage)
-            colors.append(COLOURS[root[s.assignment] % len(COLOURS)])
-    best = [p for s in story.ancestry for p in _passages(story, s)]
+            colors.append(COLORS[root[s.assignment] % len(COLORS)])
+    best = [p for s in data.ancestry for p in _passages(data, s)]
     panel.add_collection(LineCollection(passages, colors=colors, lw=2))
     panel.add_collection(LineCollection(best, colors="black", lw=1.2))
     panel.autoscale(axis="x")
-    _on_the_clock(panel, story, "lineage")
+    _on_the_clock(panel, data, "lineage")
     return figure
 
 
-def _passages(story: RunData, s: TrainedSlice) -> list[list[Point]]:
-    """From where a slice's parent ended to where it began itself, and on to its own end."""
-    row, parent = story.rows[s.member], story.slices.get(s.parent or "")
-    copy: list[list[Point]] = [[(parent.stop, story.rows[parent.member]), (s.start, row)]] if parent else []
+def _passages(data: RunData, s: TrainedSlice) -> list[list[Point]]:
+    """Lines of a slice: from the end of its parent to its start, and from its start to its end."""
+    row, parent = data.rows[s.member], data.slices.get(s.parent or "")
+    copy: list[list[Point]] = [[(parent.stop, data.rows[parent.member]), (s.start, row)]] if parent else []
     return [*copy, [(s.start, row), (s.stop, row)]]
 
 
-def _timeline(story: RunData) -> Figure:
-    figure, panel = _rows(story)
+def _timeline(data: RunData) -> Figure:
+    figure, panel = _rows(data)
     now = 0.0
     copied, failed, lost = [], [], []
-    for line in story.lines:
+    for line in data.lines:
         if line["kind"] == "resume":
             panel.axvline(now, color="0.6", lw=0.8, ls=":")
         now = elapsed(line) if "elapsed" in line.get("timing", {}) else now
         match line["kind"]:
             case "decision":
-                made = [a for a in line["assignments"] if a["donor"]]
-                copied += [(now, story.rows[a["member"]], story.color(a["donor"])) for a in made]
+                exploits = [a for a in line["assignments"] if a["donor"]]
+                copied += [(now, data.rows[a["member"]], data.color(a["donor"])) for a in exploits]
             case "failure":
-                failed.append((now, story.rows[line["member"]]))
+                failed.append((now, data.rows[line["member"]]))
             case "void":
-                lost.append((now, story.rows[line["snapshot"].split("/")[0]]))
-    bars, colors, nth = [], [], dict.fromkeys(story.rows, 0)
-    for s in story.slices.values():
-        low, high = story.rows[s.member] - 0.35, story.rows[s.member] + 0.35
+                lost.append((now, data.rows[line["snapshot"].split("/")[0]]))
+    bars, colors, nth = [], [], dict.fromkeys(data.rows, 0)
+    for s in data.slices.values():
+        low, high = data.rows[s.member] - 0.35, data.rows[s.member] + 0.35
         bars.append([(s.begun, low), (s.begun, high), (s.ended, high), (s.ended, low)])
-        colors.append(to_rgba(story.color(s.member), 1.0 if nth[s.member] % 2 == 0 else 0.7))
+        colors.append(to_rgba(data.color(s.member), 1.0 if nth[s.member] % 2 == 0 else 0.7))
         nth[s.member] += 1
     panel.add_collection(PolyCollection(bars, facecolors=colors))
     _marks(panel, [c[:2] for c in copied], "copy, in the donor's color", marker="o", c=[c[2] for c in copied], ec="k")
     _marks(panel, failed, "failure", marker="x", c="red")
     _marks(panel, lost, "snapshot lost", marker="s", c="black")
-    _in_time(panel, story.end)
+    _in_time(panel, data.end)
     panel.set(title="timeline")
     return figure
 
@@ -297,53 +297,53 @@ def _marks(panel: Axes, places: Sequence[Point], label: str, **look: Any) -> Non
         panel.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
-def _speed(story: RunData) -> Figure:
+def _speed(data: RunData) -> Figure:
     figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
     panel = figure.subplots()
-    edges = np.linspace(0.0, max(story.end, 1e-3), BINS + 1)
+    edges = np.linspace(0.0, max(data.end, 1e-3), BINS + 1)
     done = np.zeros(BINS)
-    for s in story.slices.values():
+    for s in data.slices.values():
         begun = min(s.begun, s.ended - 1e-6)
         part = np.clip(np.minimum(edges[1:], s.ended) - np.maximum(edges[:-1], begun), 0.0, None)
         done += part / (s.ended - begun) * (s.stop - s.start)
     panel.stairs(done / np.diff(edges), edges, color="tab:blue", fill=True, alpha=0.6)
-    _in_time(panel, story.end)
+    _in_time(panel, data.end)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: format_count(y)))
-    panel.set(title=_short(f"{story.header.steps} per second"), ylim=(0, None))
+    panel.set(title=_short(f"{data.header.steps} per second"), ylim=(0, None))
     return figure
 
 
-def _rows(story: RunData) -> tuple[Figure, Axes]:
-    """A figure with a row for every member, the first on top."""
-    figure = Figure(figsize=(WIDTH, min(12.0, 1.4 + 0.25 * len(story.rows))), layout="constrained")
+def _rows(data: RunData) -> tuple[Figure, Axes]:
+    """Create a figure with a row for every member, the first on top."""
+    figure = Figure(figsize=(WIDTH, min(12.0, 1.4 + 0.25 * len(data.rows))), layout="constrained")
     panel = figure.subplots()
-    if len(story.rows) <= NAMED:
-        panel.set_yticks(list(story.rows.values()), list(story.rows))
-    panel.set_ylim(len(story.rows) - 0.4, -0.6)
+    if len(data.rows) <= NAMED:
+        panel.set_yticks(list(data.rows.values()), list(data.rows))
+    panel.set_ylim(len(data.rows) - 0.4, -0.6)
     return figure, panel
 
 
-def _on_the_clock(panel: Axes, story: RunData, title: str) -> None:
+def _on_the_clock(panel: Axes, data: RunData, title: str) -> None:
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x)))
-    panel.set(title=title, xlabel=_short(f"{story.header.steps} of the member"))
+    panel.set(title=title, xlabel=_short(f"{data.header.steps} of the member"))
 
 
 def _in_time(panel: Axes, seconds: float) -> None:
-    """Ticks at whole seconds, minutes, hours or days, about ten of them."""
+    """Set about ten ticks at whole seconds, minutes, hours or days."""
     step = next((s for s in TICKS if seconds <= 10 * s), 86400 * (1 + seconds // 864000))
     panel.set_xlim(0.0, max(seconds, 1e-3))
     panel.xaxis.set_major_locator(MultipleLocator(step))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_duration(x)))
-    panel.set_xlabel("the run's clock")
+    panel.set_xlabel("time since the run's start")
 
 
 def _short(name: str) -> str:
-    shown = printable(name).replace("\n", " ")
-    return shown if len(shown) <= 40 else f"{shown[:39]}…"
+    label = printable(name).replace("\n", " ")
+    return label if len(label) <= 40 else f"{label[:39]}…"
 
 
 def _can_be_drawn(number: Any) -> TypeGuard[float]:
-    """An axis to the largest floats has no ticks."""
+    """Return whether a value is a number small enough for an axis; matplotlib finds no ticks for the largest floats."""
     return isinstance(number, int | float) and abs(number) < 1e100
 
 

@@ -1,4 +1,4 @@
-"""Presenters: where the text and the progress of a session go, a terminal or nowhere."""
+"""Presenters, which show the text and progress of a session in a terminal or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 import sys
 from pathlib import Path
 from typing import Any, Protocol, TextIO
+
+from typing_extensions import override
 
 from pbtrl.errors import DiskFullError
 from pbtrl.reporting.live_status import LiveStatus
@@ -18,67 +20,72 @@ LOGGER = logging.getLogger("pbtrl")
 
 
 class Presenter(Protocol):
-    """Shows a session to somebody."""
+    """Interface of the output of a session."""
 
     def say(self, text: str) -> None:
-        """Show text that is meant for people."""
+        """Show text for people."""
 
     def warn(self, text: str) -> None:
         """Show a warning."""
 
     def finish(self, run: Path, best: dict[str, Any], text: str) -> None:
-        """Show the end of a run: the content of best.json, and the same for people."""
+        """Show the result of a run: `best` is the content of best.json, `text` the same for people."""
 
     def view(self, status: LiveStatus, workers: str) -> View:
-        """Start to show the progress of training."""
+        """Start a view of the progress of training."""
 
 
-class TerminalPresenter:
-    """Prints to standard output and standard error; a run also trains where nothing can be printed.
+class TerminalPresenter(Presenter):
+    """Presenter on standard output and standard error; errors of printing do not stop a run.
 
     Args:
-        mode: of the progress view.
-        wide: show every hyperparameter instead of the first three.
+        mode: mode of the progress view.
+        wide: whether to show every hyperparameter instead of the first three.
     """
 
     def __init__(self, mode: Mode, *, wide: bool = False) -> None:
         self._mode, self._wide = mode, wide
 
+    @override
     def say(self, text: str) -> None:
         """Print text, except in the modes `json` and `none`."""
         if self._mode not in ("json", "none"):
             _print(text)
 
+    @override
     def warn(self, text: str) -> None:
         """Print a warning to standard error."""
         _print(f"warning: {text}", sys.stderr)
 
+    @override
     def finish(self, run: Path, best: dict[str, Any], text: str) -> None:
-        """Print the end of a run in the mode's form."""
+        """Print the result of a run as text, or as JSON in the mode `json`."""
         if self._mode == "json":
             _print(to_json({"kind": "finish", "run": str(run), "best": best}))
         self.say(text)
 
+    @override
     def view(self, status: LiveStatus, workers: str) -> View:
-        """Start the mode's view."""
         return make_view(self._mode, status, workers=workers, wide=self._wide)
 
 
-class SilentPresenter:
-    """Prints nothing; warnings go to the logger `pbtrl`."""
+class SilentPresenter(Presenter):
+    """Presenter that prints nothing; warnings go to the logger `pbtrl`."""
 
+    @override
     def say(self, text: str) -> None:
-        """Drop the text."""
+        pass
 
+    @override
     def warn(self, text: str) -> None:
-        """Log a warning."""
         LOGGER.warning(text)
 
+    @override
     def finish(self, run: Path, best: dict[str, Any], text: str) -> None:
-        """Drop the text."""
+        pass
 
+    @override
     def view(self, status: LiveStatus, workers: str) -> View:
-        """Start a view that shows nothing."""
         return SilentView()
 
 

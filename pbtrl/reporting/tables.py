@@ -1,4 +1,4 @@
-"""What `status`, `list`, `eval` and `lineage` print for people; with `--json` they print what is given here."""
+"""Tables that `status`, `list`, `eval` and `lineage` print; with `--json` they print the inputs of these functions."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from pbtrl.reporting.formatting import (
 Json = Mapping[str, Any]
 
 
-def status(found: Json, reference: str, reason: str = "") -> str:
-    """A run and its members, best first.
+def status(result: Json, reference: str, reason: str = "") -> str:
+    """Format a run and its members, best first.
 
     Args:
-        found: the answer of `runs.status`.
-        reference: what the run is called on the command line.
-        reason: why it ended as it did.
+        result: result of `run_status.status`.
+        reference: name of the run on the command line.
+        reason: reason of the run's end, in words.
     """
-    unit, state = found["unit"].replace("_", " "), found["state"]
-    told = (
-        f"{found['name']}: {state}, {format_count(found['env_steps'])} of {format_count(found['steps_budget'])} {unit}"
-    )
-    told += f" ({_share(found)}), {format_bytes(found['bytes'])} in {found['path']}"
+    unit, state = result["unit"].replace("_", " "), result["state"]
+    done, budget = format_count(result["env_steps"]), format_count(result["steps_budget"])
+    head = f"{result['name']}: {state}, {done} of {budget} {unit}"
+    head += f" ({_share(result)}), {format_bytes(result['bytes'])} in {result['path']}"
     if state in ("running", "stale"):
-        told += f", last sign of life {format_duration(found['heartbeat_age'])} ago"
-    names = list(dict.fromkeys(name for m in found["members"] for name in m["hyperparameters"]))
-    members = sorted(found["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0)))
+        head += f", last activity {format_duration(result['heartbeat_age'])} ago"
+    names = list(dict.fromkeys(name for m in result["members"] for name in m["hyperparameters"]))
+    members = sorted(result["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0)))
     skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
     rows = [
         [m["id"], format_rank_fitness(_rank_fitness(m), before_copy=_before_copy(m))]
@@ -42,22 +41,22 @@ def status(found: Json, reference: str, reason: str = "") -> str:
         + [" ".join([format_value(m["hyperparameters"].get(n, "-")), *m["at_bound"].get(n, "").split()]) for n in names]
         for m in members
     ]
-    lines = [told, aligned(["member", "fitness", "gen", "steps", *skipped, *names], rows)]
+    lines = [head, aligned(["member", "fitness", "gen", "steps", *skipped, *names], rows)]
     if any(map(_before_copy, members)):
-        lines.append("in parentheses: the fitness from before a copy, which ranks the member until it has a new one")
+        lines.append("in parentheses: fitness from before a copy, which ranks the member until it has a new one")
     if skipped:
-        lines.append("skipped: updates that were not made because their gradient was not finite")
+        lines.append("skipped: updates skipped because their gradient was not finite")
     if any(m["at_bound"] for m in members):
-        lines.append("min, max: the value stands at a bound of its hyperparameter")
+        lines.append("min, max: the value is at a bound of its hyperparameter")
     if state in ("crashed", "stopped"):
-        lines.append(f"{reason + '; ' if reason else ''}go on with: pbtrl resume {reference}")
+        lines.append(f"{reason + '; ' if reason else ''}continue with: pbtrl resume {reference}")
     return "\n".join(lines)
 
 
-def listing(found: Sequence[Json]) -> str:
-    """All runs, newest last; `found` is the answer of `runs.listing`."""
+def listing(result: Sequence[Json]) -> str:
+    """Format all runs, newest last; `result` is the result of `run_status.listing`."""
     rows = []
-    for run in found:
+    for run in result:
         if "error" in run:
             rows.append([run["name"], run["state"], "-", "-", "-", "-", "-", run["error"]])
             continue
@@ -79,10 +78,10 @@ def listing(found: Sequence[Json]) -> str:
     return aligned(["name", "state", "best", "member", "steps", "", "age", "size"], rows, left=(0, 1, 7))
 
 
-def evaluations(found: Sequence[Json]) -> str:
-    """Scores, one line per member; `found` is the answer of `evaluation.evaluate`."""
+def evaluations(result: Sequence[Json]) -> str:
+    """Format evaluations, one line per member, as stored in the run's `eval/`."""
     rows = []
-    for e in found:
+    for e in result:
         interval = " to ".join(map(format_fitness, e["ci95"])) if e["ci95"] else "-"
         numbers = [format_fitness(e[f"return_{name}"]) for name in ("mean", "std", "min", "max")]
         rows.append(
@@ -97,15 +96,15 @@ def evaluations(found: Sequence[Json]) -> str:
             ]
         )
     titles = ["member", "snapshot", "episodes", "return", "std", "95 % interval", "min", "max", "length"]
-    policy = "the policy's mode" if found[0]["deterministic"] else "sampled actions"
-    protocol = f", {found[0]['protocol']}" if found[0]["protocol"] else ""
-    played = f"fresh episodes, seed {found[0]['seed']}, raw returns, {policy}{protocol}"
-    cuts = [f"{e['member']}: {text}" for e in found if (text := truncation(e))]
+    policy = "the policy's mode" if result[0]["deterministic"] else "sampled actions"
+    protocol = f", {result[0]['protocol']}" if result[0]["protocol"] else ""
+    played = f"fresh episodes, seed {result[0]['seed']}, raw returns, {policy}{protocol}"
+    cuts = [f"{e['member']}: {text}" for e in result if (text := truncation(e))]
     return "\n".join([aligned(titles, rows), played, *cuts])
 
 
 def truncation(evaluation: Json) -> str:
-    """How many episodes of an evaluation were cut and why; empty where all were played to their end."""
+    """Format the number of an evaluation's episodes that were cut, and why; empty if none was."""
     cut, late = evaluation.get("truncated"), evaluation.get("timed_out")
     if not (cut or late):
         return ""
@@ -114,12 +113,12 @@ def truncation(evaluation: Json) -> str:
     return f"{cut} of {evaluation['episodes']} episodes cut {where}"
 
 
-def copies(found: Sequence[Json], unit: str) -> str:
-    """Who copied whom; `found` is the answer of `lineage.copies`."""
-    if not found:
-        return "nobody has copied anybody yet"
+def copies(result: Sequence[Json], unit: str) -> str:
+    """Format all exploits; `result` is the result of `lineage.copies`."""
+    if not result:
+        return "no copies yet"
     rows = []
-    for c in found:
+    for c in result:
         before, after = c["hyperparameters_before"], c["hyperparameters_after"]
         moved = [n for n in after if n in before and format_value(before[n]) != format_value(after[n])]
         fitness = f"{format_fitness(c['fitness_before'])} -> {format_fitness(c['fitness_after'])}"
@@ -137,7 +136,7 @@ def copies(found: Sequence[Json], unit: str) -> str:
 
 
 def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Columns of text under titles, to the right but for those in `left`."""
+    """Align columns of text under titles, to the right except the columns in `left`."""
     widths = [max(len(row[i]) for row in (titles, *rows)) for i in range(len(titles))]
     lines = []
     for row in (titles, *rows):
@@ -157,5 +156,5 @@ def _rank_fitness(member: Json) -> float | None:
     return number
 
 
-def _share(found: Json) -> str:
-    return f"{100 * found['env_steps'] / max(1, found['steps_budget']):.0f} %"
+def _share(result: Json) -> str:
+    return f"{100 * result['env_steps'] / max(1, result['steps_budget']):.0f} %"

@@ -1,4 +1,4 @@
-"""TensorBoard's server for a run, in this process and on localhost unless asked, without what it says on its way up."""
+"""TensorBoard server for a run, in this process and by default on localhost."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def serve(logs: Path, port: int | None, *, expose: bool = False) -> int:
     """Serve until Ctrl-C.
 
     Args:
-        logs: the folder with a run per member.
-        port: to listen at; None for the first free one from 6006, 0 for any.
-        expose: listen on all of this machine's addresses, and warn that nobody is asked for a password.
+        logs: directory with one TensorBoard run per member.
+        port: port; None for the first free one from 6006, 0 for any.
+        expose: whether to listen on all addresses of this machine, with a warning that there is no password.
 
     Raises:
-        RunError: the port is taken.
+        RunError: the port is in use.
     """
     from tensorboard import program  # type: ignore[import-untyped]
 
     board: Any = program.TensorBoard()
     options: dict[str, Any] = {"logdir": str(logs), "host": "0.0.0.0" if expose else "localhost"}
     if expose:
-        print("warning: whoever reaches this machine sees these curves: there is no password", file=sys.stderr)
+        print("warning: anyone who can reach this machine can see these curves: no password", file=sys.stderr)
     board.configure(**options | ({} if port is None else {"port": port}))
     try:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -1,10 +1,9 @@
-"""The only writer of `tb/`: one TensorBoard run per member plus `population`.
+"""Writer of `tb/`: one TensorBoard run per member, plus `population`.
 
-x is the member's own clock (env steps; steps outside RL), for `population/*` that of the population.
-`population/fitness_*` are of members with a fitness of their own; `population/before_copy` counts those that are ranked
-by the one from before their last copy. Streamed
-values come from `members/<id>/metrics.jsonl`, the rest from the journal's lines. `torch.utils.tensorboard` is
-imported when a writer is made; its threads do the writing.
+x is the member's clock (env steps; steps outside RL), for `population/*` the sum over the population.
+`population/fitness_*` cover members that have a fitness; `population/before_copy` counts those that are ranked by the
+fitness from before their last copy. Live metrics come from `members/<id>/metrics.jsonl`, everything else from the
+journal. `torch.utils.tensorboard` is imported when a writer is created; its threads write the files.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from pbtrl.system.files import is_disk_error
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-FLUSH_SECONDS = 10  # how far the files may lag behind
-QUEUE = 1000  # points that wait for a writer's thread
+FLUSH_SECONDS = 10  # largest delay of the files
+QUEUE = 1000  # points in the queue of a writer's thread
 
 
 class TensorBoardWriter:
-    """A listener of the controller that writes curves.
+    """Controller listener that writes TensorBoard curves.
 
     Args:
-        run: the run directory.
-        header: of the run.
-        population: the live one; on resume already folded.
-        resume: hide what earlier sittings wrote beyond each member's last journaled step.
+        run: run directory.
+        header: header of the run.
+        population: live population; on a resume, after replaying the journal.
+        resume: whether to hide points of earlier sessions beyond each member's last reported step.
     """
 
     def __init__(self, run: Path, header: RunHeader, population: Population, *, resume: bool = False) -> None:
@@ -56,7 +55,7 @@ class TensorBoardWriter:
         self._hook, threading.excepthook = threading.excepthook, self._ended
 
     def event(self, line: Line) -> None:
-        """Write what a journal line says."""
+        """Write the points of a journal line."""
         match line["kind"]:
             case "decision":
                 self._decision(line)
@@ -68,14 +67,14 @@ class TensorBoardWriter:
                 self.describe()
 
     def tick(self) -> None:
-        """Write what the members said of themselves since."""
+        """Write new live metrics of the members."""
         for member, line in self._tail.poll():
             self._stream(member, line)
 
     def describe(self) -> None:
-        """Write the HParams entry of every member, once, when the run is over.
+        """Write the HParams entry of every member once, at the end of the run.
 
-        HParams holds one value per run: the last one of a schedule.
+        HParams shows one value per member and hyperparameter: the last one of the schedule.
         """
         if self._described:
             return
@@ -90,7 +89,7 @@ class TensorBoardWriter:
                 file.add_summary(summary)
 
     def close(self) -> None:
-        """Write what is left and end the writers' threads."""
+        """Write remaining metrics and end the writers' threads."""
         try:
             for member in self._writers:
                 for line in self._tail.read(member):
@@ -101,7 +100,7 @@ class TensorBoardWriter:
             threading.excepthook = self._hook
 
     def _ended(self, thread: threading.ExceptHookArgs) -> None:
-        """A writer's thread that a full disk ended says so to whoever writes next, and not on the terminal."""
+        """Suppress the traceback of a writer's thread that a full disk ended; the next write raises its error."""
         if thread.exc_value is None or not is_disk_error(thread.exc_value):
             self._hook(thread)
 
@@ -141,14 +140,14 @@ class TensorBoardWriter:
         self._count_before_copy(now)
 
     def _count_before_copy(self, now: float) -> None:
-        """Write how many members are ranked by a fitness from before their copy, when that changes."""
+        """Write the number of members that are ranked by a fitness from before a copy, if it has changed."""
         number = sum(m.before_copy for m in self._population.members.values())
         if number != self._before_copy:
             self._before_copy = number
             self._all.add_scalar("population/before_copy", number, self._population.step, now)
 
     def _hyperparameters(self, member: str, line: Line) -> None:
-        """The effective ones, at both ends of the slice, so that a change is a step and not a slope."""
+        """Write effective hyperparameters at both ends of the slice, so that a change is a step and not a slope."""
         step, now = line["step"], line["timing"]["time"]
         start, _, decided = self._decided.pop(line["assignment"], (step, step, now))
         numbers = _numbers(line["hyperparameters"])
@@ -158,7 +157,7 @@ class TensorBoardWriter:
         self._shown[member] = numbers
 
     def _failure(self, line: Line) -> None:
-        """The slice is run again or given up: hide what it streamed, as a resume does."""
+        """Hide the live metrics of a failed slice, as on a resume."""
         member = line["member"]
         for streamed in self._tail.read(member):
             self._stream(member, streamed)
@@ -167,9 +166,9 @@ class TensorBoardWriter:
 
     def _stream(self, member: str, line: Metrics) -> None:
         slice_ = self._decided.get(line.get("assignment", ""))
-        if slice_ is None:  # it was reported before, and only makes a lost snapshot again
+        if slice_ is None:  # already reported: the slice only remakes a lost snapshot
             return
-        step = line.get("step", slice_[1])  # not every trainable says where it is; then it speaks at a slice's end
+        step = line.get("step", slice_[1])  # trainables without `step` write metrics only at the end of a slice
         points = tags(line)
         self._write(member, points, step, line.get("time"))
         self._streamed[member] |= points.keys()
@@ -187,7 +186,7 @@ def _writer(folder: Path, purge_step: int | None) -> SummaryWriter:
 
 
 def _hide_after(writer: SummaryWriter, step: int) -> None:
-    """What `purge_step` writes, in the middle of a file."""
+    """Hide the points from `step` on, by the same event as `purge_step` but in the middle of a file."""
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 
     restart = Event(step=step, session_log=SessionLog(status=SessionLog.START))
@@ -196,7 +195,7 @@ def _hide_after(writer: SummaryWriter, step: int) -> None:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The hyperparameters that can be drawn, under their tags."""
+    """Numeric hyperparameters by tag."""
     numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     return {f"hparams/{k}": float(v) for k, v in numbers.items()}
 

@@ -1,1 +1,1 @@
-"""Reinforcement learning as a trainable: rollouts, the RL cohort, evaluation."""
+"""Reinforcement learning for cohorts: rollouts, learning, acting processes and evaluation."""

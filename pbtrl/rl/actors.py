@@ -1,14 +1,14 @@
 """Decoupled acting (Espeholt et al. 2018, section 3): processes act ahead of one learner, with the newest weights.
 
     actor 0 .. n-1                                        learner
-      wait to be asked for a block  <---- free slot -----   ask: SLOTS blocks per actor at most, none beyond the slice
-      copy the newest weights  <------- Weights ---------   write after every update
+      wait for a request  <-------------- free slot -----   ask for up to SLOTS blocks per actor within the slice
+      copy the newest weights  <--- WeightMailbox -------   write after every update
       act; block -> slot  ------- version, episodes ----->   take the oldest block, learn, free its slot
 
-Every actor steps envs of its own, num_envs per member, for all members at once. A block carries the parameters of the
-policy that acted, so V-trace can correct for its lag: the updates between the weights it was acted with and the update
-that learns from it. Slots are the queue: where the learner is behind, actors wait for one (back-pressure). No block is
-left when a slice ends, so none that a replaced policy acted is ever learned from.
+Every actor steps its own envs, num_envs per member, for all members at once. A block contains the action distributions
+of the policy that acted, so V-trace can correct for the lag: the number of updates between the acting weights and the
+update that learns from the block. Slots form the queue: if the learner is slow, actors wait for a free one
+(back-pressure). No block outlives its slice, so no update learns from the data of a replaced policy.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from pbtrl.agents.types import Agent, Inputs, State, Trajectory, UpdateResult
 from pbtrl.core.messages import Assignment
@@ -26,46 +27,50 @@ from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
-from pbtrl.rl.process_pool import WAIT, Message, WorkerPool
-from pbtrl.rl.rollout import Episodes, Rollout
+from pbtrl.rl.process_pool import WAIT, Message, PoolWorker, WorkerPool
+from pbtrl.rl.rollout import Episodes, Rollout, Source
 from pbtrl.rl.shared_memory import SharedTensors, WeightMailbox, from_dict, to_dict, truncate
 from pbtrl.rl.unroll_replay import UnrollReplay
 
-SLOTS = 2  # per actor: one to act into while the other is learned from, or waits
-GRACE = 2.0  # seconds to end a block that will be thrown away
+SLOTS = 2  # per actor: one to write while the other one waits or is learned from
+GRACE = 2.0  # seconds for an actor to finish a block that will be discarded
 
 
 class ActorsCohort(RLCohort):
-    """k members for which other processes act; see `pbtrl.trainable.Cohort` for the contract."""
+    """Cohort of k members for which other processes act; implements `pbtrl.core.trainable.Cohort`."""
 
     @property
     def _actors(self) -> Actors:
         assert isinstance(self.rollout, Actors)
         return self.rollout
 
+    @override
     def begin(self, assignments: Sequence[Assignment]) -> None:
-        """Start a slice."""
         super().begin(assignments)
         self._actors.publish(self._state)
 
+    @override
     def advance(self) -> bool:
-        """One block, if there is one within WAIT seconds."""
+        """Learn from one block, if one arrives within WAIT seconds."""
         return self._ready() and super().advance()
 
+    @override
     def collect(self) -> Trajectory:
-        """The oldest block that was acted, with past unrolls beside it."""
+        """Take the oldest block from the actors, together with replayed unrolls."""
         while not self._ready():
             pass
         return self._actors.take(self._state, self._generators[0])
 
+    @override
     def learn(self, block: Trajectory) -> UpdateResult:
-        """Learn from a block, hand its slot back and publish the new weights."""
+        """Learn from a block, free its slot and publish the new weights."""
         learned = super().learn(block)
         lag = float(self._actors.learned(self._state))
         return replace(learned, metrics={**learned.metrics, "acting/lag": torch.full((len(self.members),), lag)})
 
+    @override
     def outcome(self, slot: int) -> Outcome:
-        """What the slice gave so far; blocks under way are waited for and dropped."""
+        """Return the result of the slice so far; blocks in flight are awaited and dropped."""
         self._actors.drop()
         return super().outcome(slot)
 
@@ -73,6 +78,7 @@ class ActorsCohort(RLCohort):
         self._actors.ask(self.left, self.block, self._generators)
         return self._actors.pool.answered(WAIT)
 
+    @override
     def _reset_envs(self) -> None:
         if self.rollout is None:
             self.rollout = Actors(self._spec, self.members, self._state, self._threads)
@@ -80,11 +86,11 @@ class ActorsCohort(RLCohort):
         self._actors.renew([seed_for(a.seed, "envs") for a in self._assignments], replaced)
 
 
-class Actors:
-    """The learner's end: who is asked for what, and the blocks that wait.
+class Actors(Source):
+    """Learner's handle of the actors: requests, and the queue of finished blocks.
 
     Attributes:
-        episodes: as `Rollout.episodes`, of the blocks that were learned from.
+        episodes: as `Rollout.episodes`, of the blocks that were taken.
     """
 
     def __init__(self, spec: CohortSpec, members: Sequence[str], state: State, threads: int) -> None:
@@ -109,31 +115,32 @@ class Actors:
         )
 
     def renew(self, seeds: Sequence[int], replaced: Sequence[int]) -> None:
-        """All envs anew, from one seed per slot; the slots in `replaced` have a new policy."""
+        """Create new envs in all actors, from one seed per slot; the slots in `replaced` have a new policy."""
         self.drop()
         for slot in replaced:
             self._replay.forget(slot)
         self._seeds = seeds
         self.pool.send_init_message()
 
+    @override
     def clear(self) -> None:
-        """Start to count anew."""
         self.drop()
         self.episodes = [Episodes() for _ in self.episodes]
         self._dropped = 0
         self.pool.clear()
 
+    @override
     def forget(self, slot: int) -> None:
-        """The slot has a new policy: the episodes under way will not count, and nothing of the old one is replayed."""
+        """Handle a new policy in a slot: open episodes will not count, and the old policy's data is not replayed."""
         self.pool.tell({"forget": slot})
         self._replay.forget(slot)
 
     def publish(self, state: State) -> None:
-        """Let actors act by this state from their next block on."""
+        """Publish weights, which the actors use from their next block on."""
         self._weights.write(state.tensors, self._version)
 
     def ask(self, left: int, block: int, generators: Sequence[torch.Generator]) -> None:
-        """Have all free slots filled with blocks of up to `block` steps, but with no more than `left` in all."""
+        """Request a block of up to `block` steps for every free slot, but not more than `left` steps in total."""
         for i in self.pool.least_loaded(SLOTS):
             if self._free[i] and left > self.pool.pending:
                 noise = [int(torch.randint(2**62, (), generator=g)) for g in generators]
@@ -141,11 +148,11 @@ class Actors:
                 self.pool.ask(i, {"slot": self._free[i].pop(0), "steps": steps, "noise": noise})
 
     def take(self, state: State, generator: torch.Generator) -> Trajectory:
-        """The oldest block, with past unrolls beside it; valid until `learned`."""
+        """Take the oldest block, together with replayed unrolls; it is valid until `learned` is called."""
         i, answer = self.pool.take()
-        for mine, told in zip(self.episodes, answer["episodes"], strict=True):
-            mine.extend(*told)
-        self._begun(i, answer)
+        for episodes, finished in zip(self.episodes, answer["episodes"], strict=True):
+            episodes.extend(*finished)
+        self._reset_returns(i, answer)
         block = truncate(self._slots[i][answer["slot"]].tensors, answer["steps"])
         mixed, past = self._replay.mixed(block, self._replayed, generator)
         own = torch.arange(self._envs) if past is None else (~past).nonzero()[:, 0]
@@ -156,7 +163,7 @@ class Actors:
         return from_dict(mixed, past)
 
     def learned(self, state: State) -> int:
-        """The update from the block that was taken is done: its lag, in updates."""
+        """Finish the update from the block that was taken; returns its lag in updates."""
         taken = self._taken
         assert taken is not None
         if self._replayed:
@@ -170,18 +177,19 @@ class Actors:
         return taken.lag
 
     def drop(self) -> None:
-        """Let the actors end what they do, and throw it away."""
+        """Wait for all blocks in flight and discard them."""
         for i, answer in self.pool.drain(GRACE):
-            self._begun(i, answer)
+            self._reset_returns(i, answer)
             self._free[i].append(answer["slot"])
             self._dropped += answer["steps"] * self._envs
 
+    @override
     def tally(self) -> dict[str, float]:
-        """What was lost since `clear`, by tag: deaths, and env steps per member that nothing was learned from."""
+        """Losses since `clear` by tag: deaths of actors, and env steps per member without an update."""
         return self.pool.tally(self._envs, self._dropped)
 
+    @override
     def close(self) -> None:
-        """End the actors."""
         self.pool.close()
 
     def _init_message(self, i: int, restarts: int) -> Message:
@@ -189,25 +197,25 @@ class Actors:
         return {"envs": [s for seed in self._seeds for s in env_seeds(seed_for(seed, purpose), self._envs)]}
 
     def _died(self, i: int, unanswered: Sequence[Message]) -> None:
-        """Another one takes its place, in new envs."""
+        """Free the slots of a dead actor; its replacement has new envs."""
         self._free[i] += [message["slot"] for message in unanswered]
 
-    def _begun(self, i: int, answer: Message) -> None:
-        """No return is under way in an actor's new envs."""
+    def _reset_returns(self, i: int, answer: Message) -> None:
+        """Reset the running returns if the actor has new envs."""
         if answer["new"]:
             self._running[i] = 0.0
 
 
 @dataclass(frozen=True)
 class _InFlightBlock:
-    """The block that is being learned from.
+    """Block that the learner currently learns from.
 
     Attributes:
-        actor: whose it is.
-        slot: where it lies.
-        lag: how old its policy is (updates).
-        block: what it holds.
-        own: its envs' places among those of the past.
+        actor: index of the actor that made it.
+        slot: index of its slot.
+        lag: age of the acting policy (updates).
+        block: tensors of the block.
+        own: indices of its envs in the mixture with replayed unrolls.
     """
 
     actor: int
@@ -217,8 +225,8 @@ class _InFlightBlock:
     own: Tensor
 
 
-class _Actor:
-    """The actor's end, in a process of its own."""
+class _Actor(PoolWorker):
+    """Actor in its process: acts with the newest weights into shared slots."""
 
     def __init__(
         self, origin: CohortSpecRef, members: int, threads: int, weights: WeightMailbox, slots: Sequence[SharedTensors]
@@ -229,8 +237,9 @@ class _Actor:
         self._rollout: Rollout | None = None
         self._new = False
 
+    @override
     def answer(self, message: Message) -> Message | None:
-        """Make `envs`, `forget` a slot, or act for `steps` into a slot."""
+        """Create `envs`, `forget` a slot's policy, or act for `steps` into a slot."""
         if "envs" in message:
             self.close()
             self._new = True
@@ -241,17 +250,17 @@ class _Actor:
             self._rollout.forget(message["forget"])
         return self._act(self._rollout, **message) if "steps" in message else None
 
+    @override
     def close(self) -> None:
-        """Free the envs."""
         if self._rollout:
             self._rollout.close()
 
     def _act(self, rollout: Rollout, slot: int, steps: int, noise: Sequence[int]) -> dict[str, Any]:
         version = self._weights.read(self._state.tensors)
         block = rollout.collect(self._state, [torch.Generator().manual_seed(seed) for seed in noise], steps)
-        room = truncate(self._slots[slot].tensors, steps)
+        target = truncate(self._slots[slot].tensors, steps)
         for name, value in to_dict(block).items():
-            room[name].copy_(value)
+            target[name].copy_(value)
         episodes = [(e.returns, e.lengths) for e in rollout.episodes]
         rollout.clear()
         new, self._new = self._new, False
@@ -259,18 +268,18 @@ class _Actor:
 
 
 def _blank(agent: Agent, state: State, members: int, time: int, envs: int) -> Trajectory:
-    """A block of zeros, with the shapes and types of one that was acted."""
+    """Create a block of zeros with the shapes and types of a real one."""
     actions, rnn_state = agent.begin(members, envs)
     noise = agent.noise([torch.Generator() for _ in range(members)], 1, envs)[0]
-    seen = torch.zeros(members, envs, *agent.shape, dtype=torch.uint8 if agent.image else torch.float32)
-    inputs = Inputs(seen, actions, torch.zeros(members, envs), torch.ones(members, envs, dtype=torch.bool))
+    observations = torch.zeros(members, envs, *agent.shape, dtype=torch.uint8 if agent.image else torch.float32)
+    inputs = Inputs(observations, actions, torch.zeros(members, envs), torch.ones(members, envs, dtype=torch.bool))
     acted = agent.act(state, inputs, rnn_state, None)
 
     def over_time(value: Tensor, steps: int = time) -> Tensor:
         return torch.zeros(1, dtype=value.dtype).expand(members, steps, *value.shape[1:])
 
     return Trajectory(
-        observations=over_time(seen, time + 1),
+        observations=over_time(observations, time + 1),
         actions=over_time(acted.actions),
         rewards=over_time(inputs.rewards),
         terminated=over_time(inputs.first),

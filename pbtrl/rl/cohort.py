@@ -1,4 +1,4 @@
-"""The RL cohort: k members that act and learn together, block by block.
+"""RL cohort: k members that act and learn together, block by block.
 
 collect a block (all members' envs in one pool) -> learn from it -> next block, until the slice is over
 """
@@ -14,24 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from pbtrl.agents.types import Trajectory, UpdateResult
 from pbtrl.core.messages import SKIPPED_UPDATES, UPDATES, Assignment
 from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.tensors import Tensors
-from pbtrl.core.trainable import Outcome
+from pbtrl.core.trainable import Cohort, Outcome
 from pbtrl.rl.cohort_spec import CohortSpec, fill, generator
 from pbtrl.rl.rollout import Rollout, Source
 
-TUNED = frozenset({"learning_rate", "entropy_cost", "unroll_length"})  # always shown; reports have what is searched
-DIVERGED_AFTER = 10  # updates in a row that were skipped because their gradient was not finite
+TUNED = frozenset({"learning_rate", "entropy_cost", "unroll_length"})  # plotted even if they are not searched
+DIVERGED_AFTER = 10  # consecutive updates that were skipped because their gradient was not finite
 
 
-class RLCohort:
-    """k members of one structure; see `pbtrl.trainable.Cohort` for the contract.
+class RLCohort(Cohort):
+    """Cohort of k members of one structure that acts itself; implements `pbtrl.core.trainable.Cohort`.
 
     Attributes:
-        rollout: where experience comes from, here envs and their buffers; None before the first slice.
+        rollout: source of experience, here envs and their buffers; None before the first slice.
     """
 
     def __init__(self, members: Sequence[str], spec: CohortSpec, threads: int) -> None:
@@ -41,17 +42,17 @@ class RLCohort:
         self.rollout: Source | None = None
         self._new_policy = [True] * len(members)
 
+    @override
     def init(self, slot: int, seed: int) -> None:
-        """Fresh weights."""
         fresh = self._spec.agent.init([generator(seed, "weights")])
         self._fill(slot, {k: v[0].numpy() for k, v in fresh.tensors.items()})
 
+    @override
     def load(self, slot: int, tensors: Tensors) -> None:
-        """Everything that learned, from a snapshot."""
         self._fill(slot, tensors)
 
+    @override
     def begin(self, assignments: Sequence[Assignment]) -> None:
-        """Start a slice."""
         self._assignments = list(assignments)
         self._length = assignments[0].stop - assignments[0].start
         self._done, self._curve_at = 0, self._spec.curve_interval
@@ -64,7 +65,7 @@ class RLCohort:
         assert self.rollout is not None
         self.rollout.clear()
         for slot, new in enumerate(self._new_policy):
-            if new and not fresh:  # in fresh envs no episode is under way
+            if new and not fresh:  # fresh envs have no open episodes
                 self.rollout.forget(slot)
                 self._spec.agent.forget(self._state, slot)
         self._new_policy = [False] * len(self.members)
@@ -74,13 +75,14 @@ class RLCohort:
         self._skipped = torch.zeros_like(self._updates)
         self._clear_metrics()
 
+    @override
     def advance(self) -> bool:
-        """One block."""
+        """Collect one block and learn from it."""
         block = self.collect()
         return self._record(self.learn(block), block.rewards.shape[1])
 
     def _record(self, learned: UpdateResult, steps: int) -> bool:
-        """Take note of an update from `steps` steps of every env; True when the slice is over."""
+        """Record an update from `steps` steps of every env; returns True when the slice is over."""
         self._consumed = self._merged(learned.consumed, steps)
         self._done += steps * self._spec.envs
         self._updates += learned.updates
@@ -93,38 +95,39 @@ class RLCohort:
         return self._done >= self._length
 
     def collect(self) -> Trajectory:
-        """A block of experience."""
+        """Collect a block of experience."""
         return self._inline.collect(self._state, self._generators, min(self.block, self.left))
 
     def learn(self, block: Trajectory) -> UpdateResult:
-        """Learn from a block under the assigned hyperparameters."""
+        """Learn from a block with the assigned hyperparameters."""
         return self._spec.agent.learn(self._state, block, self._hyperparameters)
 
     def prepare_repeat(self, block: Trajectory, epochs: Tensor) -> Callable[[], UpdateResult]:
-        """Prepare an update from a block in exactly `epochs` [P] passes, on a copy of all that learns."""
+        """Prepare an update from a block in exactly `epochs` [P] passes, on a copy of all learned state."""
         state = copy.deepcopy(self._state)
         fixed = {"epochs": epochs, "max_log_ratio": torch.full(epochs.shape, torch.inf)}
         return functools.partial(self._spec.agent.learn, state, block, {**self._hyperparameters, **fixed})
 
     def act_once(self) -> int:
-        """Act on the newest observations, without a step; returns how many actions that were."""
+        """Act on the newest observations without stepping the envs; returns the number of actions."""
         noise = self._spec.agent.noise(self._generators, 1, self._spec.envs)[0]
         self._spec.agent.act(self._state, self._inline.inputs, self._inline.rnn_state, noise)
         return len(self.members) * self._spec.envs
 
     @property
     def block(self) -> int:
-        """Env steps per env until the next update."""
+        """Steps per env until the next update."""
         exact = self._spec.exact
         return int(self._hyperparameters["unroll_length"][0]) if exact else self._spec.block
 
     @property
     def left(self) -> int:
-        """Env steps per env until the slice is over."""
+        """Steps per env until the slice is over."""
         return (self._length - self._done) // self._spec.envs
 
+    @override
     def metrics(self) -> list[dict[str, float]]:
-        """Per slot: means over the blocks since the last call that something was learned from, and the speed."""
+        """Return per slot the means over updates since the last call that were not skipped, and the speed."""
         assert self.rollout is not None
         seconds, steps = time.monotonic() - self._since, self._done - self._since_step
         if not steps:
@@ -144,13 +147,13 @@ class RLCohort:
         self._clear_metrics()
         return rows
 
+    @override
     def outcome(self, slot: int) -> Outcome:
-        """What the slice gave so far."""
         assert self.rollout is not None
         episodes = self.rollout.episodes[slot]
         assigned = self._assignments[slot]
         evaluation: list[float] = []
-        if self._spec.evaluate and self._done >= self._length:  # who is stopped has no time to play
+        if self._spec.evaluate and self._done >= self._length:  # not after an early stop, which should be quick
             evaluation = self._spec.evaluate(self.save(slot), seed_for(assigned.seed, "evaluation"), self._threads)
         return Outcome(
             steps=self._done,
@@ -163,12 +166,12 @@ class RLCohort:
             diverged=int(self._state.tensors["skipped"][slot]) >= DIVERGED_AFTER,
         )
 
+    @override
     def save(self, slot: int) -> Tensors:
-        """Everything that learned."""
         return {k: v[slot].numpy().copy() for k, v in self._state.tensors.items()}
 
+    @override
     def close(self) -> None:
-        """Free the envs."""
         if self.rollout:
             self.rollout.close()
             self.rollout = None
@@ -183,14 +186,14 @@ class RLCohort:
         self._new_policy[slot] = True
 
     def _live(self, assigned: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Every live hyperparameter as [P]: the assigned value, or the default."""
+        """Return every live hyperparameter as a [P] tensor of assigned or default values."""
         chosen = {name: [a.get(name, default) for a in assigned] for name, default in self._spec.live.items()}
         integers = {name for name, default in self._spec.live.items() if isinstance(default, int)}
         kinds = {name: torch.int64 if name in integers else torch.float32 for name in chosen}
         return {name: torch.tensor(values, dtype=kinds[name]) for name, values in chosen.items()}
 
     def _used(self, name: str, slot: int) -> Any:
-        """A hyperparameter as the learner had it."""
+        """Effective value of a hyperparameter, as the learner used it."""
         structural = self._spec.structural
         return structural[name] if name in structural else _number(self._consumed[name][slot])
 
@@ -203,9 +206,9 @@ class RLCohort:
         self._state.running.clear()
 
     def _merged(self, consumed: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
-        """What was consumed last, and the longest unroll of the slice, since its last block may be a shorter piece."""
+        """Hyperparameters of the last update, with the longest unroll of the slice: its last block may be shorter."""
         longest = consumed["unroll_length"]
-        if steps < self.block:  # the slice's end cut it: where that came before the first cut, nothing was measured
+        if steps < self.block:  # the slice's end may come before the block's first cut, then nothing was measured
             assigned = self._hyperparameters["unroll_length"]
             longest = torch.where((longest == steps) & (steps < assigned), assigned, longest)
         if self._consumed:
@@ -213,7 +216,7 @@ class RLCohort:
         return {**consumed, "unroll_length": longest}
 
     def _draw_curve(self) -> None:
-        """A point of the curve for every `every` steps: the mean of the episodes finished since the last one."""
+        """Add a point to the curve every `curve_interval` steps: the mean return of the episodes since the last one."""
         assert self.rollout is not None
         if self._done < self._curve_at and self._done < self._length:
             return
@@ -225,7 +228,7 @@ class RLCohort:
             self._told[slot] = len(returns)
 
     def _skips(self, slot: int) -> dict[str, float]:
-        """Updates of the slice so far, by tag, where some of them were skipped."""
+        """Skipped and all updates of the slice so far, by tag; empty if none was skipped."""
         if not (skipped := int(self._skipped[slot])):
             return {}
         return {SKIPPED_UPDATES: float(skipped), UPDATES: float(self._updates[slot])}
@@ -237,5 +240,5 @@ class RLCohort:
 
 
 def _number(value: Tensor) -> int | float:
-    """A hyperparameter as people wrote it: single precision carries 7 digits."""
+    """Round a hyperparameter to the 7 digits of single precision, so that 0.1 prints as 0.1."""
     return float(f"{value.item():.7g}") if value.is_floating_point() else int(value.item())

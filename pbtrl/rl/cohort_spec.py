@@ -1,4 +1,4 @@
-"""What the cohorts of a run share, and how seeds are drawn for each purpose."""
+"""Specification shared by all RL cohorts of a run, and helpers to fill and seed them."""
 
 from __future__ import annotations
 
@@ -17,44 +17,50 @@ from pbtrl.envs import Vector
 from pbtrl.rl.rollout import ToEnv
 
 MakeEnvs = Callable[[Sequence[int], int], Vector]
-"""Envs for some seeds, with a number of threads."""
+"""Factory of a vector env: (one seed per env, number of threads) -> Vector."""
 
 
 @dataclass(frozen=True)
 class CohortSpecRef:
-    """How another process comes to the same setting: `make` is `module:function`, called with the rest."""
+    """Picklable reference from which another process rebuilds the CohortSpec.
+
+    Attributes:
+        make: `module:function`, called with `config` and `agent`.
+        config: the resolved config as JSON.
+        agent: name of the agent in a mixed population, or None.
+    """
 
     make: str
     config: str
     agent: str | None
 
     def spec(self) -> CohortSpec:
-        """The same setting."""
+        """Rebuild the CohortSpec."""
         module, function = self.make.split(":")
-        found: CohortSpec = getattr(importlib.import_module(module), function)(self.config, self.agent)
-        return found
+        spec: CohortSpec = getattr(importlib.import_module(module), function)(self.config, self.agent)
+        return spec
 
 
 @dataclass(frozen=True)
 class CohortSpec:
-    """What all RL cohorts of a run share.
+    """Properties that all RL cohorts of a run share.
 
     Attributes:
         agent: the algorithm.
-        to_env: stored actions to the env's.
-        make: envs for some seeds, with some threads.
-        envs: per member.
-        block: env steps per env and update (the upper limit where `exact`).
-        exact: the member updates every `unroll_length` steps instead of every `block`.
-        reset: every slice starts its envs anew.
-        curve_interval: distance of the curve's points (env steps).
+        to_env: conversion of stored actions to the env's actions.
+        make: factory of the envs.
+        envs: number of envs per member.
+        block: steps per env and update (an upper limit if `exact`).
+        exact: whether a member updates every `unroll_length` steps instead of every `block` steps.
+        reset: whether every slice starts with new envs.
+        curve_interval: distance between points of the curve (env steps).
         live: live hyperparameters with their defaults.
-        structural: the hyperparameters that all members of a cohort have in common, and their values.
-        origin: where other processes get this from.
-        processes: that act, or act and learn, for a cohort; of no meaning where it acts itself.
-        replay: share of an update's unrolls that are past ones.
-        replay_size: how many past unrolls a member has to draw from.
-        evaluate: (snapshot, seed, threads) -> raw returns, where fitness comes from evaluation episodes.
+        structural: hyperparameters that all members of a cohort have in common, with their values.
+        origin: reference from which other processes rebuild this object.
+        processes: number of processes that act, or act and learn, for a cohort; unused if the cohort acts itself.
+        replay: fraction of replayed unrolls in an update.
+        replay_size: capacity of a member's replay (unrolls).
+        evaluate: (snapshot, seed, threads) -> raw returns, if the fitness comes from evaluation episodes.
     """
 
     agent: Agent
@@ -75,10 +81,10 @@ class CohortSpec:
 
 
 def fill(state: State, slot: int, row: Tensors) -> None:
-    """Write a snapshot's tensors into one slot.
+    """Copy a snapshot's tensors into one slot.
 
     Raises:
-        SnapshotError: they are not the agent's.
+        SnapshotError: they do not fit the agent.
     """
     check_fit({name: values[slot].numpy() for name, values in state.tensors.items()}, row)
     for name, value in row.items():
@@ -86,5 +92,5 @@ def fill(state: State, slot: int, row: Tensors) -> None:
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """A generator for one purpose."""
+    """Create a torch generator for one purpose."""
     return torch.Generator().manual_seed(seed_for(seed, purpose))

@@ -1,8 +1,7 @@
-"""Evaluation: fresh episodes, raw returns, every env with a fixed quota.
+"""Evaluation: fresh episodes with raw returns and a fixed quota per env.
 
-Playing until the first N episodes are done would favor short ones; so each of the envs plays a number of episodes that
-is fixed beforehand, and the envs that are done wait for the others. An env need not end its episodes: those are cut
-after a number of steps, and counted.
+Playing until the first N episodes are done would favor short ones. So each env plays a fixed number of episodes, and
+envs that are done wait for the others. Episodes that do not end are cut after a number of steps and counted.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from pbtrl.envs import Vector
 from pbtrl.rl.cohort_spec import MakeEnvs, fill
 from pbtrl.rl.rollout import ToEnv
 
-ENVS = 16  # per member, at most
+ENVS = 16  # largest number of envs per member
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """What one member played.
+    """Evaluation episodes of one member.
 
     Attributes:
-        returns: raw, of each episode.
-        lengths: their env steps.
-        seeds: of the envs.
-        max_steps: env steps after which an episode was cut; None where there was no limit.
-        truncated: how many episodes were cut, at `max_steps` or because the time was up; an env's own time limit does
-            not count.
-        timed_out: whether the time was up before all episodes were played to their end.
+        returns: raw return of each episode.
+        lengths: length of each episode (env steps).
+        seeds: seeds of the envs.
+        max_steps: env steps after which an episode was cut; None without a limit.
+        truncated: number of episodes that were cut at `max_steps` or at the deadline; the env's own time limit does not
+            count.
+        timed_out: whether the deadline came before all episodes ended.
     """
 
     returns: list[float]
@@ -59,20 +58,20 @@ def evaluate(
     deterministic: bool = False, threads: int = 1,
     max_steps: int | None = None, fallback: int | None = None, seconds: float | None = None,
 ) -> list[Episodes]:  # fmt: skip
-    """Play `episodes` with each snapshot in `rows`, all on the same env seeds, which follow from `seed`.
+    """Play `episodes` with each snapshot in `rows`, all on the same env seeds, which are derived from `seed`.
 
     Args:
         agent: the algorithm.
-        to_env: stored actions to the env's.
-        make: envs for some seeds, with some threads.
-        rows: snapshots.
-        episodes: per snapshot.
-        seed: root of the envs' seeds and of the action noise.
-        deterministic: take the policy's mode instead of a sample.
-        threads: of the simulator.
-        max_steps: env steps after which an episode is cut; the env's own limit unless given.
-        fallback: the same where the env has no limit of its own; None for no limit.
-        seconds: after which the episodes under way are cut and no more begin; each env takes at least one step.
+        to_env: conversion of stored actions to the env's actions.
+        make: factory of the envs.
+        rows: tensors of the snapshots.
+        episodes: number of episodes per snapshot.
+        seed: root of the env seeds and of the action noise.
+        deterministic: whether to use the policy's mode instead of a sample.
+        threads: number of threads of the simulator.
+        max_steps: env steps after which an episode is cut; default: the env's own limit.
+        fallback: value of `max_steps` if the env has no limit; None for no limit.
+        seconds: deadline, at which open episodes are cut and no new ones start; each env takes at least one step.
     """
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     envs = min(episodes, ENVS)
@@ -91,14 +90,14 @@ def evaluate(
     played = ([e for j in range(i * envs, (i + 1) * envs) for e in finished[j]] for i in range(len(rows)))
     return [
         Episodes(
-            returns=[e.result for e in mine],
-            lengths=[e.length for e in mine],
+            returns=[e.result for e in member],
+            lengths=[e.length for e in member],
             seeds=seeds,
             max_steps=limit,
-            truncated=sum(e.cut for e in mine),
-            timed_out=len(mine) < episodes or any(e.cut and e.length != limit for e in mine),
+            truncated=sum(e.cut for e in member),
+            timed_out=len(member) < episodes or any(e.cut and e.length != limit for e in member),
         )
-        for mine in played
+        for member in played
     ]
 
 
@@ -106,10 +105,10 @@ def _play(
     agent: Agent, to_env: ToEnv, vector: Vector, state: State, members: int, quota: np.ndarray, seed: int | None,
     limit: float, deadline: float,
 ) -> list[list[_Episode]]:  # fmt: skip
-    """Every env's episodes, up to its quota.
+    """Play every env's quota of episodes; returns the episodes by env.
 
-    They are played in rounds: an env whose episode was cut at `limit` steps waits until no other plays, since only all
-    envs can be reset together. Where nothing is cut there is one round.
+    They are played in rounds, because only all envs can be reset together: an env whose episode was cut at `limit`
+    steps waits for the end of the round. If no episode is cut, there is a single round.
     """
     generators = [torch.Generator().manual_seed(seed or 0) for _ in range(members)]
     envs = vector.num_envs // members
@@ -123,10 +122,11 @@ def _play(
         obs = vector.reset()
         image = obs.dtype == np.uint8 and obs.ndim == 4
         while playing.any() and not late:
-            seen = torch.from_numpy(obs).to(torch.uint8 if image else torch.float32).view(members, envs, *obs.shape[1:])
+            frames = torch.from_numpy(obs).to(torch.uint8 if image else torch.float32)
+            frames = frames.view(members, envs, *obs.shape[1:])
             noise = None if seed is None else agent.noise(generators, 1, envs)[0]
-            told = (torch.from_numpy(x).view(members, envs) for x in (rewards, first))
-            acted = agent.act(state, Inputs(seen, actions, *told), rnn_state, noise)
+            reward_and_first = (torch.from_numpy(x).view(members, envs) for x in (rewards, first))
+            acted = agent.act(state, Inputs(frames, actions, *reward_and_first), rnn_state, noise)
             actions, rnn_state = acted.actions, acted.rnn_state
             obs, rewards, _, _ = vector.step(to_env(actions).flatten(0, 1).numpy())
             first, done = vector.is_reset_step, vector.episode_over

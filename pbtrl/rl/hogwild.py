@@ -1,15 +1,15 @@
 """A3C as published (Mnih et al. 2016, algorithm S3): processes act and learn, and share weights without locks.
 
-    process 0 .. n-1, again and again                     coordinator
-      copy the shared weights to private ones     <-- ask   blocks of env steps, QUEUED per process at most
-      act, and differentiate, by those                      the clock, episodes, metrics, snapshots
-      apply the gradient to the shared ones       answer ->
+    process 0 .. n-1, in a loop                           coordinator
+      copy the shared weights to private ones     <-- ask   at most QUEUED blocks per process
+      act and compute gradients with the copy               clock, episodes, metrics, snapshots
+      apply the gradient to the shared weights    answer ->
 
-Every process steps envs of its own, num_envs per member, for all members at once. Shared and changed in place, while
-others read and write them, are the parameters and the optimizer's moments, as in the paper; a process that overwrites
-what another has just written loses a fraction of that update (Recht et al. 2011, arXiv 1106.5730). Everything else
-that is learned (statistics of observations and returns) a process copies when a block begins and puts back when it
-ends. With one process all of this is the serial run, bit for bit.
+Every process steps its own envs, num_envs per member, for all members at once. As in the paper, parameters and
+optimizer moments are shared and changed in place while other processes read and write them. A process that overwrites a
+concurrent write loses a fraction of that update (Recht et al. 2011, arXiv 1106.5730). All other learned state
+(statistics of observations and returns) is copied at the start of a block and written back at its end. With one process
+the result equals the serial run bit for bit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from typing_extensions import override
 
 from pbtrl.agents.types import UpdateResult
 from pbtrl.core.messages import Assignment, numbers
@@ -26,16 +27,16 @@ from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
 from pbtrl.rl.process_pool import DEATHS, WAIT, Message, WorkerPool
-from pbtrl.rl.rollout import Episodes
+from pbtrl.rl.rollout import Episodes, Source
 from pbtrl.rl.shared_memory import SharedTensors
 
-QUEUED = 2  # blocks asked of a process: the next one is there when it ends one
-GRACE = 4.0  # seconds to end a block; less than what a signal leaves the worker
+QUEUED = 2  # requested blocks per process, so that the next request is there when a block ends
+GRACE = 4.0  # seconds for a process to finish a block; less than a worker has after a stop signal
 IN_PLACE = ("params", "rmsprop.", "adam.")
 
 
 class HogwildCohort(RLCohort):
-    """k members that several processes train at once; see `pbtrl.trainable.Cohort` for the contract."""
+    """Cohort of k members that several processes train concurrently; implements `pbtrl.core.trainable.Cohort`."""
 
     def __init__(self, members: Sequence[str], spec: CohortSpec, threads: int) -> None:
         super().__init__(members, spec, threads)
@@ -49,39 +50,42 @@ class HogwildCohort(RLCohort):
         assert isinstance(self.rollout, Peers)
         return self.rollout
 
+    @override
     def begin(self, assignments: Sequence[Assignment]) -> None:
-        """Start a slice."""
         replaced = [slot for slot, new in enumerate(self._new_policy) if new]
         super().begin(assignments)
         self._peers.begin(assignments, replaced)
 
+    @override
     def advance(self) -> bool:
-        """Take note of one block, if a process has learned from one within WAIT seconds."""
+        """Record one block, if a process learns from one within WAIT seconds."""
         self._peers.ask(self.left, self.block)
         return self._peers.pool.answered(WAIT) and self._note(self._peers.pool.take()[1])
 
+    @override
     def outcome(self, slot: int) -> Outcome:
-        """What the slice gave so far; blocks under way are waited for and count, for their gradients are applied."""
+        """Return the result of the slice so far; blocks in flight are awaited and count, as their gradients apply."""
         for _, answer in self._peers.pool.drain(GRACE):
             self._note(answer)
         return super().outcome(slot)
 
     def _note(self, answer: Message) -> bool:
-        for mine, told in zip(self._peers.episodes, answer["episodes"], strict=True):
-            mine.extend(*told)
+        for episodes, finished in zip(self._peers.episodes, answer["episodes"], strict=True):
+            episodes.extend(*finished)
         metrics = {k: torch.tensor(numbers(v)) for k, v in answer["metrics"].items()}
         consumed = {k: torch.tensor(v) for k, v in answer["consumed"].items()}
         counts = (torch.tensor(answer[key]) for key in ("updates", "skipped"))
         return self._record(UpdateResult(metrics, consumed, *counts), answer["steps"])
 
+    @override
     def _reset_envs(self) -> None:
-        """The processes do that for themselves."""
+        """Create the processes, which reset their own envs."""
         if self.rollout is None:
             self.rollout = Peers(self._spec, self.members, self._shared, self._threads)
 
 
-class Peers:
-    """The processes of a cohort, and what they are asked for.
+class Peers(Source):
+    """Coordinator's handle of a cohort's processes.
 
     Attributes:
         episodes: as `Rollout.episodes`, of all processes.
@@ -95,7 +99,7 @@ class Peers:
             spec.processes,
             worker_factory=lambda i: (_Peer, (spec.origin, tuple(members), each, shared)),
             init_message=self._init_message,
-            deaths=DEATHS if spec.processes > 1 else 1,  # the serial run would fail, and its slice be run again
+            deaths=DEATHS if spec.processes > 1 else 1,  # with one process, fail and retry the slice as a serial run
         )
 
     def begin(self, assignments: Sequence[Assignment], replaced: Sequence[int]) -> None:
@@ -103,30 +107,32 @@ class Peers:
         self._assignments, self._replaced = assignments, replaced
         self.pool.send_init_message()
 
+    @override
     def clear(self) -> None:
-        """Start to count anew."""
         self.episodes = [Episodes() for _ in self.episodes]
         self.pool.clear()
 
+    @override
     def forget(self, slot: int) -> None:
-        """The processes are told when the slice begins."""
+        """Do nothing: `begin` tells the processes which slots have a new policy."""
 
     def ask(self, left: int, block: int) -> None:
-        """Have every process learn from blocks of up to `block` steps, but from no more than `left` in all."""
+        """Request updates from blocks of up to `block` steps, but not more than `left` steps in total."""
         for i in self.pool.least_loaded(QUEUED):
             if left > self.pool.pending:
                 self.pool.ask(i, {"steps": min(block, left - self.pool.pending)})
 
+    @override
     def tally(self) -> dict[str, float]:
-        """What was lost since `clear`, by tag: deaths, and env steps per member."""
+        """Losses since `clear` by tag: deaths of processes, and env steps per member."""
         return self.pool.tally(self._envs)
 
+    @override
     def close(self) -> None:
-        """End the processes."""
         self.pool.close()
 
     def _init_message(self, i: int, restarts: int) -> Message:
-        """Process 0 draws what the serial run draws."""
+        # Process 0 has the seed of the serial run.
         seeds = [
             a.seed if i == restarts == 0 else seed_for(a.seed, f"process {i}, life {restarts}")
             for a in self._assignments
@@ -136,7 +142,7 @@ class Peers:
 
 
 class _Peer(RLCohort):
-    """One process's side: a cohort whose weights are shared, and which learns from a block when it is asked to."""
+    """Hogwild process: a cohort with shared weights that learns from one block per request."""
 
     def __init__(self, origin: CohortSpecRef, members: Sequence[str], threads: int, shared: SharedTensors) -> None:
         super().__init__(members, origin.spec(), threads)
@@ -146,7 +152,7 @@ class _Peer(RLCohort):
         self._state.tensors = dict(self._shared)
 
     def answer(self, message: Message) -> Message | None:
-        """`begin` a slice, or learn from a block of so many `steps`."""
+        """Start a slice (`begin`), or learn from a block of `steps` steps per env."""
         if "begin" in message:
             for slot in message["replaced"]:
                 self._new_policy[slot] = True

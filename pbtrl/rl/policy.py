@@ -1,4 +1,4 @@
-"""A trained policy on its own: from an env's observations to its actions, one at a time or in batches."""
+"""Trained policy for use outside pbtrl: maps an env's observations to its actions, single or in batches."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pbtrl.rl.rollout import ToEnv
 
 @dataclass(frozen=True)
 class PolicyState:
-    """What a policy carries from one prediction to the next.
+    """State that a policy carries from one prediction to the next.
 
     Attributes:
-        actions: [1, B, ...] the last actions, as the distribution stores them.
-        rnn_state: [1, B, H] the recurrent state; H is 0 without a recurrent core.
+        actions: last actions [1, B, ...], as the distribution stores them.
+        rnn_state: RNN state [1, B, H]; H is 0 without a recurrent core.
     """
 
     actions: Tensor
@@ -33,11 +33,11 @@ class PolicyState:
 
 
 class Policy:
-    """One member's policy, with the normalizer statistics that it was trained with.
+    """Policy of one member, with the normalizer statistics of its training.
 
     Attributes:
-        observation_space: the env's own.
-        action_space: the env's own.
+        observation_space: observation space of the env.
+        action_space: action space of the env.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class Policy:
         """Choose actions.
 
         Args:
-            observation: one observation of the env, or a batch [B, ...] of them.
-            state: what the previous call returned; None at the start of an episode.
-            deterministic: take the distribution's mode instead of a sample.
-            reward: the last raw reward, a number or [B]; only policies trained with `use_last_action_reward` read it.
+            observation: one observation of the env, or a batch [B, ...].
+            state: state returned by the previous call; None at the start of an episode.
+            deterministic: whether to use the distribution's mode instead of a sample.
+            reward: last raw reward, a number or [B]; only policies trained with `use_last_action_reward` use it.
 
         Returns:
             The action in the env's own form ([B, ...] for a batch), and the state for the next call.
 
         Raises:
-            ValueError: the observation does not belong to the observation space.
+            ValueError: the observation is not in the observation space.
         """
         batch, single = self._batch(observation)
         count = len(batch)
@@ -85,15 +85,15 @@ class Policy:
         return actions[0] if single else actions, PolicyState(acted.actions, acted.rnn_state)
 
     def _batch(self, observation: Any) -> tuple[Tensor, bool]:
-        """Observations [B, ...] as the agent reads them, and whether it is only one."""
+        """Convert to the agent's observations [B, ...]; also returns whether it was a single observation."""
         own = self.observation_space.shape or ()
         array = np.asarray(observation)
         if array.shape[array.ndim - len(own) :] != own or array.ndim - len(own) not in (0, 1):
             raise ValueError(f"an observation has shape {own}, or [B, *{own}] in a batch, not {array.shape}")
         single = array.ndim == len(own)
         try:
-            shown = self._observations.convert(array[None] if single else array)
+            converted = self._observations.convert(array[None] if single else array)
         except SubEnvError as error:
             raise ValueError(str(error)) from None
         dtype = torch.uint8 if self._agent.image else torch.float32
-        return torch.as_tensor(np.array(shown)).to(dtype), single
+        return torch.as_tensor(np.array(converted)).to(dtype), single

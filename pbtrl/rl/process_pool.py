@@ -1,11 +1,11 @@
-"""Processes that work for one cohort: asked for env steps, answering as they get done.
+"""Pool of processes that work for one cohort: the learner requests env steps, the processes answer when done.
 
     learner                              process 0 .. n-1 (spawned, one torch thread each)
       ask ------ pipe: JSON ---------->   answer(message), one after the other
-      answered <- pipe: JSON ----------   tensors pass through shared memory alone
+      answered <- pipe: JSON ----------   tensors pass through shared memory only
 
-A process that dies is replaced and counted; what it was asked for has to be asked for again. So is one that is silent
-for too long while it has work. One that cannot be kept alive, or raises, raises here, and nobody waits for ever.
+A process that dies, or does not answer for too long, is replaced and counted; its requests must be repeated. An
+exception in a process, or repeated deaths, raise WorkerPoolError in the learner.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from pbtrl.system.child_process import init_child, join_or_kill, start_ignoring_
 from pbtrl.system.malloc import retain_freed_memory
 from pbtrl.system.strict_json import to_json
 
-WAIT = 0.5  # seconds that a turn waits for an answer; then the worker looks at its own pipe
-PATIENCE = 1800.0  # seconds that all who have work may be silent: a block can be long, and a hung env has its own alarm
-DEATHS = 3
+WAIT = 0.5  # seconds to wait for an answer before the worker polls its own pipe
+PATIENCE = 1800.0  # seconds without any answer until busy processes are killed; hung envs have their own timeout
+DEATHS = 3  # consecutive deaths of a process that raise an error
 
 Message = dict[str, Any]
 
 
 class PoolWorker(Protocol):
-    """What works in a process."""
+    """Interface of the object that handles messages in a pool process."""
 
     def answer(self, message: Message) -> Message | None:
-        """Do as told; an answer to every message that has `steps`."""
+        """Handle a message; returns an answer to every message with `steps`."""
 
     def close(self) -> None:
-        """Free the envs."""
+        """Close the envs."""
 
 
 class WorkerPool:
-    """n processes, which wait for their first message.
+    """Pool of n processes.
 
     Attributes:
-        deaths: how many died since `clear`.
+        deaths: number of deaths since `clear`.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class WorkerPool:
         died: Callable[[int, Sequence[Message]], None] | None = None,
         deaths: int = DEATHS,
     ) -> None:
-        """Start them.
+        """Start the processes, which then wait for their first message.
 
         Args:
-            count: n.
-            worker_factory: for process i, what makes its hand (importable), and with which arguments.
-            init_message: for process i in its nth life, from 0, what it is told first.
-            died: told which process died, and the messages with `steps` that it had not answered.
-            deaths: of one process in a row, without an answer in between, that are too many.
+            count: number of processes n.
+            worker_factory: i -> importable factory of process i's PoolWorker, and its arguments.
+            init_message: (i, restarts so far) -> first message to process i.
+            died: callback (i, unanswered messages with `steps`) after a death of process i.
+            deaths: number of consecutive deaths of one process, without an answer in between, that raises.
         """
         self._worker_factory, self._init_message, self._on_death, self._most = (
             worker_factory,
@@ -81,32 +81,32 @@ class WorkerPool:
         self._silent = 0.0
         self.deaths, self._lost = 0, 0
         self._processes = [_Process() for _ in range(count)]
-        # At exit multiprocessing terminates daemons, which these ignore, and waits for them: end them before.
+        # At exit multiprocessing sends daemons SIGTERM, which these ignore, and waits for them: end them first.
         self._at_exit = Finalize(self, _close, (self._processes,), exitpriority=10)
         for i, process in enumerate(self._processes):
             process.start(*worker_factory(i))
 
     def clear(self) -> None:
-        """Count anew."""
+        """Reset the counters."""
         self.deaths, self._lost = 0, 0
 
     def tally(self, envs: int, dropped: int = 0) -> dict[str, float]:
-        """Deaths, and env steps per member that were lost by them or `dropped`, by tag; what is 0 is left out."""
-        told = {"acting/deaths": self.deaths, "acting/dropped_steps": dropped + self._lost * envs}
-        return {name: float(value) for name, value in told.items() if value}
+        """Deaths, and env steps per member that were lost by them or `dropped`, by tag, without zeros."""
+        counters = {"acting/deaths": self.deaths, "acting/dropped_steps": dropped + self._lost * envs}
+        return {name: float(value) for name, value in counters.items() if value}
 
     def send_init_message(self) -> None:
-        """Tell all what they are told first, when they begin or begin anew."""
+        """Send every process its first message, also to start over."""
         for i, process in enumerate(self._processes):
             process.send(self._init_message(i, process.restarts))
 
     def tell(self, message: Message) -> None:
-        """Tell all."""
+        """Send a message to all processes."""
         for process in self._processes:
             process.send(message)
 
     def ask(self, i: int, message: Message) -> None:
-        """Ask process i for `steps` env steps per env."""
+        """Send process i a request for `steps` steps per env."""
         if not self._asked:
             self._silent = 0.0
         self._processes[i].asked.append(message)
@@ -114,11 +114,11 @@ class WorkerPool:
 
     @property
     def pending(self) -> int:
-        """Env steps per env that were asked for, and whose answers nobody has taken yet."""
+        """Steps per env that are requested and whose answers have not been taken yet."""
         return sum(message["steps"] for message in [*self._asked, *(answer for _, answer in self._answers)])
 
     def least_loaded(self, most: int) -> list[int]:
-        """Who has less than `most` to do, once for everything that is missing, the idlest first."""
+        """Indices of processes with fewer than `most` open requests, once per free place, least loaded first."""
         loads = sorted((n, i) for i, p in enumerate(self._processes) for n in range(len(p.asked), most))
         return [i for _, i in loads]
 
@@ -127,21 +127,21 @@ class WorkerPool:
         return [message for process in self._processes for message in process.asked]
 
     def answered(self, timeout: float) -> bool:
-        """Whether there is an answer to take; waits up to `timeout` seconds for one."""
+        """Return whether there is an answer to take; waits up to `timeout` seconds for one."""
         self._receive(0.0 if self._answers else timeout)
         return bool(self._answers)
 
     def take(self) -> tuple[int, Message]:
-        """The oldest answer, and whose it is."""
+        """Take the oldest answer; returns the process's index and the answer."""
         return self._answers.popleft()
 
     def settle(self) -> None:
-        """Wait until everything asked for is answered."""
+        """Wait until all requests are answered."""
         while self._asked:
             self._receive(1.0)
 
     def drain(self, grace: float) -> Iterator[tuple[int, Message]]:
-        """Every answer to what was asked for, as they come; who takes longer than `grace` seconds is ended."""
+        """Yield the answers to all open requests; a process that takes longer than `grace` seconds is killed."""
         deadline = time.monotonic() + grace
         while self._asked or self._answers:
             if self.answered(1.0):
@@ -155,16 +155,16 @@ class WorkerPool:
 
     def _receive(self, timeout: float) -> None:
         pipes = {process.pipe: i for i, process in enumerate(self._processes)}
-        found = wait(list(pipes), timeout)
-        for pipe in found:
+        ready = wait(list(pipes), timeout)
+        for pipe in ready:
             self._read(pipes[pipe])  # type: ignore[index]
-        self._silent = 0.0 if found else self._silent + timeout  # as we waited, and not while we were stopped as well
+        self._silent = 0.0 if ready else self._silent + timeout  # not by the clock: this process may be suspended
         if self._asked and self._silent > PATIENCE:
             self._silent = 0.0
             self._kill()
 
     def _kill(self) -> None:
-        """End those who have something to do; a replacement follows."""
+        """Kill all busy processes; they are replaced when their death is noticed."""
         for process in self._processes:
             if process.asked:
                 process.kill()
@@ -193,8 +193,8 @@ class WorkerPool:
         unanswered, process.asked = process.asked, []
         self._lost += sum(message["steps"] for message in unanswered)
         if process.deaths >= self._most:
-            again = f" {process.deaths} times without a block in between, at last" if process.deaths > 1 else ""
-            raise WorkerPoolError(f"process {i} died{again}: {how}")
+            repeated = f" {process.deaths} times without finishing a block" if process.deaths > 1 else ""
+            raise WorkerPoolError(f"process {i} died{repeated}: {how}")
         if self._on_death:
             self._on_death(i, unanswered)
         process.start(*self._worker_factory(i))
@@ -203,13 +203,13 @@ class WorkerPool:
 
 @dataclass
 class _Process:
-    """Our end of one process, and of those that take its place.
+    """Handle of one process and its replacements.
 
     Attributes:
-        asked: what it has not answered yet, oldest first.
-        restarts: how many it took the place of.
-        deaths: since the last answer.
-        begun: whether the present one has answered anything; one that has not may still be importing.
+        asked: unanswered requests, oldest first.
+        restarts: number of times that it was replaced.
+        deaths: number of deaths since the last answer.
+        begun: whether the current process has answered a request; otherwise it may still be importing.
     """
 
     asked: list[Message] = field(default_factory=list)
@@ -235,16 +235,16 @@ class _Process:
         try:
             self.pipe.send_bytes(to_json(message).encode())
         except OSError:
-            return  # dead: whoever reads sees it
+            return  # dead; the next read will notice
 
     def kill(self) -> None:
         assert self._running
         self._running[0].kill()
 
     def end(self, patience: float = 5.0) -> str:
-        """Wait for its end, and enforce it; how it ended."""
+        """Wait up to `patience` seconds for its end, then kill it; returns in words how it ended."""
         if self._running is None:
-            return "it never began"
+            return "it never started"
         process, pipe = self._running
         pipe.close()
         self._running = None
@@ -252,7 +252,7 @@ class _Process:
 
 
 def _close(processes: Sequence[_Process]) -> None:
-    """Closing its pipe asks a process to end; all are asked before any is waited for."""
+    """End all processes: close all pipes, at which they exit, then wait for them."""
     for process in processes:
         if process._running:
             process.pipe.close()
@@ -261,29 +261,29 @@ def _close(processes: Sequence[_Process]) -> None:
 
 
 def _work(pipe: Connection, parent: int, make: Callable[..., PoolWorker], arguments: tuple[Any, ...]) -> None:
-    """A process's loop."""
+    """Main function of a pool process."""
     init_child(parent, pipe)
     retain_freed_memory()
     torch.set_num_threads(1)
-    hand = None
+    worker = None
     try:
-        hand = make(*arguments)
+        worker = make(*arguments)
         while (message := _next(pipe, parent)) is not None:
-            answer = hand.answer(message)
+            answer = worker.answer(message)
             if answer is not None:
                 pipe.send_bytes(to_json(answer).encode())
     except BrokenPipeError:
         return
     except Exception as error:
-        told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        pipe.send_bytes(to_json(told).encode())
+        failure = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        pipe.send_bytes(to_json(failure).encode())
     finally:
-        if hand:
-            hand.close()
+        if worker:
+            worker.close()
 
 
 def _next(pipe: Connection, parent: int) -> Message | None:
-    """The next message; None where there is nobody left to send one."""
+    """Wait for the next message; None if the parent is gone or closed the pipe."""
     while not pipe.poll(1.0):
         if os.getppid() != parent:
             return None

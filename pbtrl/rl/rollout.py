@@ -1,7 +1,7 @@
-"""A cohort's envs and the block of experience that they fill.
+"""Rollouts: a cohort's envs, and the blocks of experience that they fill.
 
 One pool holds all envs of a cohort, member by member: rows i*B .. (i+1)*B - 1 belong to slot i. Buffers are time-major
-[T+1, P, B, ...] and reused; the agent sees them as [P, T, B, ...] without a copy.
+[T+1, P, B, ...] and reused; the agent gets them as [P, T, B, ...] views without a copy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from pbtrl.agents.types import Agent, Inputs, State, Trajectory
 from pbtrl.core.messages import numbers
@@ -29,41 +30,41 @@ class Episodes:
     lengths: list[int] = field(default_factory=list)
 
     def extend(self, returns: Sequence[float | None], lengths: Sequence[int]) -> None:
-        """Some more, perhaps read from JSON."""
+        """Append episodes, in which None (from JSON) stands for a non-finite return."""
         self.returns += numbers(returns)
         self.lengths += lengths
 
 
 class Source(Protocol):
-    """Where a cohort's experience comes from: a `Rollout`, or processes that have one each.
+    """Source of a cohort's experience: a `Rollout`, or processes that have one each.
 
     Attributes:
-        episodes: per slot, what was finished since `clear`.
+        episodes: per slot, the episodes finished since `clear`.
     """
 
     episodes: list[Episodes]
 
     def clear(self) -> None:
-        """Start to count anew."""
+        """Reset episodes and counters."""
 
     def forget(self, slot: int) -> None:
-        """The slot has a new policy."""
+        """Handle a new policy in a slot; its open episodes will not count."""
 
     def tally(self) -> dict[str, float]:
-        """What was lost since `clear`, by tag."""
+        """Losses since `clear`, by tag."""
 
     def close(self) -> None:
-        """Free the envs."""
+        """Close the envs."""
 
 
-class Rollout:
-    """Steps P x B envs under a cohort's policies.
+class Rollout(Source):
+    """Stepper of P x B envs with a cohort's policies.
 
     Attributes:
         members: P.
-        envs: B, per member.
-        episodes: per slot, what was finished since `clear`; episodes that began before a slot's last `forget` are not
-            in it, because two policies played them.
+        envs: B, envs per member.
+        episodes: per slot, the episodes finished since `clear`, except those that began before the slot's last
+            `forget`, because two policies played them.
     """
 
     def __init__(self, vector: Vector, members: int, agent: Agent, to_env: ToEnv) -> None:
@@ -83,25 +84,26 @@ class Rollout:
         self._stale = np.zeros(vector.num_envs, np.bool_)
         self.episodes = [Episodes() for _ in range(members)]
 
+    @override
     def clear(self) -> None:
-        """Start to count episodes anew."""
         self.episodes = [Episodes() for _ in range(self.members)]
 
+    @override
     def forget(self, slot: int) -> None:
-        """The slot has a new policy: it remembers nothing, and the episodes under way will not count."""
+        """Handle a new policy in a slot: its RNN state is zeroed, and its open episodes will not count."""
         self._memory[slot] = 0.0
         rows = slice(slot * self.envs, (slot + 1) * self.envs)
         self._stale[rows] = ~self.vector.episode_over[rows]
 
     def collect(self, state: State, generators: Sequence[torch.Generator], time: int) -> Trajectory:
-        """`time` steps of every env; the trajectory is valid until the next call."""
+        """Step every env `time` times; the trajectory is valid until the next call."""
         p, b = self.members, self.envs
         if time > self._buffers.room:
             self._buffers = _Buffers(time, p, b, self._shape, self._dtype)
         buffers = self._buffers
         noise = self._noise(generators, time, b)
         buffers.observations[0].copy_(self.inputs.observations)
-        self._rewards, self._first = self._rewards.clone(), self._first.clone()  # they lay in the last block's buffers
+        self._rewards, self._first = self._rewards.clone(), self._first.clone()  # they are views of reused buffers
         before = Inputs(buffers.observations[0], self._actions, self._rewards, self._first)
         rnn_state, acted = self._memory, []
         for t in range(time):
@@ -134,21 +136,22 @@ class Rollout:
 
     @property
     def inputs(self) -> Inputs:
-        """What the policies are shown next, [P, B, ...]."""
+        """Next inputs of the policies, [P, B, ...]."""
         observations = self._last.view(self.members, self.envs, *self._shape)
         return Inputs(observations, self._actions, self._rewards, self._first)
 
     @property
     def rnn_state(self) -> Tensor:
-        """What they remember, [P, B, H]."""
+        """RNN state of the policies, [P, B, H]."""
         return self._memory
 
+    @override
     def tally(self) -> dict[str, float]:
-        """Nothing is ever lost."""
+        """Return no losses."""
         return {}
 
+    @override
     def close(self) -> None:
-        """Free the envs."""
         self.vector.close()
 
     def _count(self, rewards: np.ndarray) -> None:
@@ -167,7 +170,7 @@ class Rollout:
 
 
 class _Buffers:
-    """Room for a block of up to `room` steps."""
+    """Buffers for a block of up to `room` steps."""
 
     def __init__(self, time: int, members: int, envs: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.room, self._split = time, (-1, members, envs)
@@ -178,5 +181,5 @@ class _Buffers:
         self.is_reset_step = np.empty_like(self.terminated)
 
     def member_major(self, rows: np.ndarray) -> Tensor:
-        """[T, P * B] as a contiguous [P, T, B]."""
+        """Convert [T, P * B] to a contiguous [P, T, B]."""
         return torch.from_numpy(rows).view(self._split).transpose(0, 1).contiguous()

@@ -1,4 +1,4 @@
-"""Tensors in memory that processes share: anything by name, the weights that act, and blocks of experience."""
+"""Tensors in shared memory: named tensors, a mailbox for acting weights, and blocks of experience."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from pbtrl.agents.types import Inputs, Trajectory
 
-ALIGNED = 64  # bytes; where each tensor begins
+ALIGNED = 64  # bytes; alignment of each tensor
 
 TIMED = ("observations", "actions", "rewards", "terminated", "done", "is_reset_step", "policy", "noise")
-"""The parts of a block that have a time axis: [P, T, B, ...], observations one step more."""
+"""Tensors of a block with a time axis: [P, T, B, ...]; observations have one step more."""
 
 
 class SharedTensors:
-    """Named tensors that start as zeros; pass it to a spawned process, and both see the same memory."""
+    """Named tensors, initially zero, in memory that is shared with spawned processes that get this object."""
 
     def __init__(self, like: Mapping[str, Tensor]) -> None:
         self._kinds = {name: (value.dtype, tuple(value.shape)) for name, value in like.items()}
@@ -31,11 +31,11 @@ class SharedTensors:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Views of the memory."""
-        whole, views, start = torch.frombuffer(self._memory, dtype=torch.uint8), {}, 0
+        """Views of the shared memory by name."""
+        memory, views, start = torch.frombuffer(self._memory, dtype=torch.uint8), {}, 0
         for name, (dtype, shape) in self._kinds.items():
             size = math.prod(shape) * dtype.itemsize
-            views[name] = whole[start : start + size].view(dtype).view(shape)
+            views[name] = memory[start : start + size].view(dtype).view(shape)
             start += _room(dtype, shape)
         return views
 
@@ -44,33 +44,33 @@ class SharedTensors:
 
 
 class WeightMailbox:
-    """What acts, newest version only: one process writes it, others read it.
+    """Newest version of the acting weights in shared memory: one process writes, others read.
 
-    `sequence` is odd while it is being written, and a reader that saw it change reads again, so nobody acts on weights
-    of two versions. (A processor that reorders stores, as x86 does not, might let that pass; it would do no harm, for
-    what a block is corrected with is what it was acted with.)
+    It is a seqlock: `sequence` is odd during a write, and a reader that sees it change reads again, so no actor gets a
+    mixture of two versions. (On a processor that reorders stores, which x86 does not, a mixture might slip through. It
+    would be harmless, because V-trace corrects with the action distributions of the weights that acted.)
     """
 
     def __init__(self, like: Mapping[str, Tensor]) -> None:
         self._shared = SharedTensors({"sequence": torch.zeros(2, dtype=torch.int64), **like})
 
     def write(self, tensors: Mapping[str, Tensor], version: int) -> None:
-        """Put a new version in the place of the last one."""
-        mine = dict(self._shared.tensors)
-        sequence = mine.pop("sequence")
+        """Replace the weights by a new version."""
+        shared = dict(self._shared.tensors)
+        sequence = shared.pop("sequence")
         sequence[0] += 1
-        for name, value in mine.items():
+        for name, value in shared.items():
             value.copy_(tensors[name])
         sequence[1] = version
         sequence[0] += 1
 
     def read(self, tensors: Mapping[str, Tensor]) -> int:
         """Copy the newest version into `tensors`; returns its number."""
-        theirs = dict(self._shared.tensors)
-        sequence = theirs.pop("sequence")
+        shared = dict(self._shared.tensors)
+        sequence = shared.pop("sequence")
         while True:
             before, version = (int(n) for n in sequence)
-            for name, value in theirs.items():
+            for name, value in shared.items():
                 tensors[name].copy_(value)
             if before % 2 == 0 and int(sequence[0]) == before:
                 return version
@@ -78,24 +78,27 @@ class WeightMailbox:
 
 
 def to_dict(block: Trajectory) -> dict[str, Tensor]:
-    """A block as named tensors, none of them twice."""
+    """Convert a block to named tensors without duplicates."""
     before = {f"before.{name}": getattr(block.initial_inputs, name) for name in ("actions", "rewards", "first")}
     return {**{name: getattr(block, name) for name in TIMED}, "rnn_state": block.rnn_state, **before}
 
 
-def from_dict(found: Mapping[str, Tensor], past: Tensor | None = None) -> Trajectory:
-    """The block back from its parts; `from_replay` as in `Trajectory`."""
-    first = found["observations"][:, 0]
-    before = Inputs(first, found["before.actions"], found["before.rewards"], found["before.first"])
+def from_dict(tensors: Mapping[str, Tensor], past: Tensor | None = None) -> Trajectory:
+    """Convert named tensors back to a block; `past` becomes `Trajectory.from_replay`."""
+    first = tensors["observations"][:, 0]
+    before = Inputs(first, tensors["before.actions"], tensors["before.rewards"], tensors["before.first"])
     return Trajectory(
-        **{name: found[name] for name in TIMED}, initial_inputs=before, rnn_state=found["rnn_state"], from_replay=past
+        **{name: tensors[name] for name in TIMED},
+        initial_inputs=before,
+        rnn_state=tensors["rnn_state"],
+        from_replay=past,
     )
 
 
-def truncate(found: Mapping[str, Tensor], time: int) -> dict[str, Tensor]:
-    """The parts of a block, as views of its first `time` steps."""
+def truncate(tensors: Mapping[str, Tensor], time: int) -> dict[str, Tensor]:
+    """Return views of the first `time` steps of a block's named tensors."""
     lengths = {name: time + (name == "observations") for name in TIMED}
-    return {name: value[:, : lengths[name]] if name in lengths else value for name, value in found.items()}
+    return {name: value[:, : lengths[name]] if name in lengths else value for name, value in tensors.items()}
 
 
 def _room(dtype: torch.dtype, shape: tuple[int, ...]) -> int:

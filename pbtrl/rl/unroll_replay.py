@@ -1,4 +1,4 @@
-"""Experience replay (Espeholt et al. 2018, section 5.2.2): past unrolls, learned from again beside new ones."""
+"""Experience replay (Espeholt et al. 2018, section 5.2.2): past unrolls, mixed into new blocks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from pbtrl.rl.shared_memory import TIMED
 
 Parts = Mapping[str, Tensor]
-"""A block by `pbtrl.rl.shared.parts`."""
+"""Block as named tensors, see `pbtrl.rl.shared_memory.to_dict`."""
 
 
 class UnrollReplay:
-    """The newest blocks, up to a number of unrolls per member; all of their unrolls are equally likely to be drawn."""
+    """Replay of the newest blocks, up to a number of unrolls per member; unrolls are drawn uniformly."""
 
     def __init__(self, unrolls: int, envs: int) -> None:
         self._blocks: deque[dict[str, Tensor]] = deque(maxlen=max(1, unrolls // envs))
@@ -24,15 +24,15 @@ class UnrollReplay:
         return len(self._blocks)
 
     def add(self, block: Parts) -> None:
-        """Keep a copy; the oldest block goes where there are too many."""
+        """Store a copy of a block; the oldest one is dropped if the replay is full."""
         self._blocks.append({name: value.clone() for name, value in block.items()})
 
     def mixed(self, block: Parts, count: int, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The block with `count` past unrolls of the same length among its own; None where there are none.
+        """Mix `count` past unrolls of the same length into a block.
 
         Returns:
-            The parts, and `from_replay` [B + count] bool, which marks the past unrolls. They are evenly spread, so that
-            every minibatch has its share.
+            The named tensors, and `from_replay` [B + count] bool, which marks the past unrolls. They are evenly spread
+            over the env axis, so that every minibatch has its share. Without past unrolls, the block and None.
         """
         time, own = block["rewards"].shape[1:]
         past = [b for b in self._blocks if b["rewards"].shape[1] == time]
@@ -43,15 +43,17 @@ class UnrollReplay:
         unrolls = [*((block, i) for i in range(own)), *((past[i // envs], i % envs) for i in drawn)]
         order = torch.cat([(torch.arange(n) + 0.5) / n for n in (own, count)]).argsort(stable=True)
         mixed = [unrolls[i] for i in order.tolist()]
-        found = {name: torch.cat([b[name].narrow(_axis(name), i, 1) for b, i in mixed], _axis(name)) for name in block}
-        return found, order >= own
+        tensors = {
+            name: torch.cat([b[name].narrow(_axis(name), i, 1) for b, i in mixed], _axis(name)) for name in block
+        }
+        return tensors, order >= own
 
     def forget(self, slot: int) -> None:
-        """The slot has a new policy: what it lived through before is no transition any more."""
+        """Handle a new policy in a slot: mask all of the slot's stored steps, so that no loss includes them."""
         for block in self._blocks:
             block["is_reset_step"][slot] = True
 
 
 def _axis(name: str) -> int:
-    """Of the envs."""
+    """Index of the env axis."""
     return 2 if name in TIMED else 1

@@ -1,1 +1,1 @@
-"""A run directory and everything in it. The journal is the only truth."""
+"""Files of a run directory. The journal is the single source of truth."""

@@ -1,4 +1,4 @@
-"""best.json and the snapshots that it and evaluations refer to."""
+"""Best member of a run: best.json, the snapshot that it names, and stored evaluations."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from pbtrl.system.strict_json import to_json
 
 
 def snapshots_to_evaluate(run: Path, member: str) -> list[str]:
-    """The snapshots to evaluate for a member's name, `all`, or `best`, which is what best.json names.
+    """List the snapshots to evaluate for a member's id, for `all` members, or for the `best` one in best.json.
 
     Raises:
         RunError: there is no such member, or no snapshot of it.
     """
     _, _, population = load_run(run)
-    found = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
+    newest = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
     if member not in ("best", "all", *population.members):
         raise RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
-    if not found:
-        raise RunError(f"{run} has no snapshot yet: no member has come to the end of a slice")
+    if not newest:
+        raise RunError(f"{run} has no snapshot yet: no member has finished a slice")
     if member == "best":
         if (best := best_snapshot(run)) is None:
-            raise RunError(f"{run} has no best member yet: try --member all, or one of {', '.join(found)}")
+            raise RunError(f"{run} has no best member yet: try --member all, or one of {', '.join(newest)}")
         return [best]
-    if not (chosen := [name for m, name in found.items() if member in ("all", m)]):
-        raise RunError(f"{run}: no snapshot yet of {member}, but of {', '.join(found)}")
+    if not (chosen := [name for m, name in newest.items() if member in ("all", m)]):
+        raise RunError(f"{run}: {member} has no snapshot yet; there are snapshots of {', '.join(newest)}")
     return chosen
 
 
 def best_snapshot(run: Path) -> str | None:
-    """The snapshot that best.json names; None where there is none yet.
+    """Name of the snapshot in best.json; None before there is one.
 
     Raises:
-        DamagedError: best.json cannot be read, or the snapshot is not what it was.
+        DamagedError: best.json cannot be read, or the snapshot has changed since.
     """
     try:
         best = read_json(run / "best.json")
@@ -56,7 +56,7 @@ def best_snapshot(run: Path) -> str | None:
 
 
 def referenced_snapshots(run: Path) -> list[str]:
-    """Snapshots that must outlive what training leaves behind: the best one of an earlier sitting."""
+    """Snapshots that retention must keep: the best one of an earlier session."""
     try:
         best = best_snapshot(run)
     except NewerError:
@@ -67,21 +67,21 @@ def referenced_snapshots(run: Path) -> list[str]:
 
 
 def snapshot_digest(run: Path, snapshot: str) -> str:
-    """SHA-256 of a snapshot's manifest, which holds those of its files.
+    """SHA-256 of a snapshot's manifest, which contains the hashes of its files.
 
     Raises:
-        SnapshotError: it is not there.
+        SnapshotError: there is no such snapshot.
     """
     try:
         return hashlib.sha256(
             (SnapshotStore(run / "members").path(snapshot) / "MANIFEST.json").read_bytes()
         ).hexdigest()
     except (OSError, ValueError):
-        raise SnapshotError(f"snapshot {snapshot} is missing or not whole ({run})") from None
+        raise SnapshotError(f"snapshot {snapshot} is missing or incomplete ({run})") from None
 
 
 def save_evaluation(run: Path, results: Sequence[dict[str, Any]]) -> Path:
-    """Keep results of an evaluation in the run's `eval/`; returns the file."""
+    """Write results of an evaluation to the run's `eval/`; returns the file."""
     folder = run / "eval"
     folder.mkdir(exist_ok=True)
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{len(list(folder.iterdir()))}.json"

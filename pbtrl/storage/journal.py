@@ -1,16 +1,15 @@
-"""The append-only journal: the only truth about a run. One JSON object per line, one writer, many readers.
+"""Append-only journal of a run, its single source of truth: one JSON object per line, one writer, many readers.
 
     {"kind": "run", "schema": 1, "name": ..., "seed": ..., "size": ...}          first line
-    {"kind": "decision", "assignments": [...], "timing": {...}}                  all of a decision or nothing
+    {"kind": "decision", "assignments": [...], "timing": {...}}                  all assignments of a decision
     {"kind": "report", "assignment": "m03/000012", "step": ..., ..., "timing": {...}}
     {"kind": "failure", "assignment": ..., "error": ..., "given_up": false, "timing": {...}}
-    {"kind": "void", "snapshot": "m03/000012", "error": ..., "timing": {...}}    it is lost, and made again
-    {"kind": "remade", "snapshot": "m03/000012", "member": ..., ...}             here it is; its report still holds
+    {"kind": "void", "snapshot": "m03/000012", "error": ..., "timing": {...}}    the snapshot is lost
+    {"kind": "remade", "snapshot": "m03/000012", "member": ..., ...}             the lost snapshot was made again
     {"kind": "resume" | "stop" | "finish", ...}
 
-What derives from clocks lives under `timing`. The canonical journal is the decisions and the successful
-reports, sorted by (generation, member), without it; two runs have "the same journal" when its SHA-256 is the
-same.
+Values that depend on clocks are under `timing`. The canonical journal consists of the decisions and the successful
+reports, sorted by (generation, member), without `timing`. Two runs have "the same journal" if its SHA-256 is equal.
 """
 
 import contextlib
@@ -31,23 +30,23 @@ Line = dict[str, Any]
 
 
 class Journal:
-    """Appends lines to `path`, each on disk before `append` returns."""
+    """Writer of the journal at `path`; every line is on disk before `append` returns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.exists() and not path.is_file():
-            raise JournalError(f"{path} is no file")
+            raise JournalError(f"{path} is not a regular file")
         self._drop_torn_line()
         self._file = path.open("ab", buffering=0)
         with translate_disk_errors(path):
             sync_directory(path.parent)
 
     def append(self, line: Line) -> Line:
-        """Write one line durably and return it as a reader will see it.
+        """Write one line durably and return it as readers will parse it.
 
         Raises:
-            DiskFullError: there is no room for it; the journal is as it was.
-            RunError: it cannot be written, or the run directory is not where it was.
+            DiskFullError: no space is left; the journal is unchanged.
+            RunError: the line cannot be written, or the run directory was moved.
         """
         data = dumps(line).encode() + b"\n"
         self._check_place()
@@ -58,20 +57,20 @@ class Journal:
                 self._write(data)
                 crash_point(f"journal.wrote {line['kind']}")
                 os.fsync(self._file.fileno())
-        except DiskFullError:  # what may not be on the disk is not in the journal either
+        except DiskFullError:  # part of the line may be in the file
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file.fileno(), before)
             raise
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
         crash_point(f"journal.synced {line['kind']}")
-        seen: Line = json.loads(data)
-        return seen
+        parsed: Line = json.loads(data)
+        return parsed
 
     def _check_place(self) -> None:
-        """Workers go by the path, and the open file wherever it is moved: they must not part."""
+        """Refuse to write if the run directory was moved: workers write to its path, the journal to the open file."""
         if not is_same_file(self.path, self._file):
-            raise RunError(f"{self.path.parent} was moved or deleted while it trained; resume it where it is now")
+            raise RunError(f"{self.path.parent} was moved or deleted during training; resume it at its new place")
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -88,15 +87,15 @@ class Journal:
 
 
 def is_torn(path: Path) -> bool:
-    """Whether the last line was never finished: it does not count."""
+    """Return whether the last line is incomplete; readers ignore such a line."""
     return path.is_file() and not (b"\n" + read_plain_file(path)).endswith(b"\n")
 
 
 def read_journal(path: Path) -> Iterator[Line]:
-    """Every whole line of a journal, also while it is written; a torn last line is not there yet.
+    """Yield every complete line of a journal; the writer may still be at work.
 
     Raises:
-        JournalError: a line that is not a JSON object.
+        JournalError: a line is not a JSON object.
         NewerError: a newer pbtrl began or resumed the run.
     """
     for number, raw in enumerate(read_plain_file(path).split(b"\n")[:-1], 1):
@@ -113,30 +112,30 @@ def read_journal(path: Path) -> Iterator[Line]:
 
 
 def dumps(value: object) -> str:
-    """One-line JSON; floats round-trip exactly."""
+    """Serialize to one-line JSON; floats round-trip exactly."""
     return to_json(value, separators=(",", ":"))
 
 
 def canonical(lines: Iterable[Line]) -> list[Line]:
     """Decided assignments and successful reports, sorted by (generation, member, kind), without `timing`.
 
-    What a report says was assigned is the decision's to say.
+    Reports are without `assigned`, which repeats the decision.
     """
-    found: list[tuple[tuple[int, str, str], Line]] = []
+    entries: list[tuple[tuple[int, str, str], Line]] = []
     for line in lines:
         if line["kind"] == "decision":
-            found += [(_place(a["id"], "assignment"), a) for a in line["assignments"]]
+            entries += [(_sort_key(a["id"], "assignment"), a) for a in line["assignments"]]
         elif line["kind"] == "report":
             body = {k: v for k, v in line.items() if k not in ("timing", "assigned")}
-            found.append((_place(line["assignment"], "report"), body))
-    return [body for _, body in sorted(found, key=lambda pair: pair[0])]
+            entries.append((_sort_key(line["assignment"], "report"), body))
+    return [body for _, body in sorted(entries, key=lambda pair: pair[0])]
 
 
 def digest(lines: Iterable[Line]) -> str:
-    """SHA-256 of the canonical journal, as hexadecimal."""
+    """SHA-256 of the canonical journal in hexadecimal."""
     return hashlib.sha256(dumps(canonical(lines)).encode()).hexdigest()
 
 
-def _place(name: str, kind: str) -> tuple[int, str, str]:
+def _sort_key(name: str, kind: str) -> tuple[int, str, str]:
     member, generation = name.rsplit("/", 1)
     return int(generation), member, kind

@@ -1,6 +1,6 @@
-"""The JSON files of a run directory: how large they may be, what they hold, and of which version they are.
+"""Reading of JSON files in a run directory, with checks of size, content and schema version.
 
-Every file says its own version, an older one is read, a newer one refused.
+Every file contains its schema version. Files of older versions are read; files of newer versions are refused.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any, BinaryIO
 from pbtrl.errors import DamagedError, NewerError
 
 SCHEMA = 1
-LARGEST = 64 * 2**20  # bytes; a population of thousands with all its episodes needs less
+LARGEST = 64 * 2**20  # bytes; enough for a population of thousands with all its episodes
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a file holds.
+    """Read the JSON object in a file.
 
     Raises:
-        FileNotFoundError: there is none.
-        DamagedError: it cannot be read, is too large, or holds something else.
+        FileNotFoundError: there is no file.
+        DamagedError: the file cannot be read, is too large, or holds no JSON object.
         NewerError: a newer pbtrl wrote it.
     """
     return parse_object(read_plain_file(path, LARGEST + 1), path)
 
 
 def read_json_if_exists(path: Path) -> dict[str, Any]:
-    """As `read`, but empty where there is no file."""
+    """Read the JSON object in a file; empty if there is no file."""
     try:
         return read_json(path)
     except FileNotFoundError:
@@ -39,11 +39,11 @@ def read_json_if_exists(path: Path) -> dict[str, Any]:
 
 
 def read_plain_file(path: Path, most: int = -1) -> bytes:
-    """What a plain file holds, `most` bytes of it; from a pipe or a device somebody might wait for ever.
+    """Read up to `most` bytes of a regular file; a pipe or device, which could block forever, is refused.
 
     Raises:
-        FileNotFoundError: there is none.
-        DamagedError: it cannot be read, or is no file.
+        FileNotFoundError: there is no file.
+        DamagedError: it cannot be read, or is not a regular file.
     """
     try:
         with open_plain_file(path) as file:
@@ -56,33 +56,38 @@ def read_plain_file(path: Path, most: int = -1) -> bytes:
 
 @contextmanager
 def open_plain_file(path: Path) -> Iterator[BinaryIO]:
-    """A plain file, to be read; DamagedError for anything else, and OSError as `open`."""
-    with open(path, "rb", opener=_at_once) as file:
+    """Open a regular file for reading.
+
+    Raises:
+        DamagedError: it is not a regular file.
+        OSError: as `open`.
+    """
+    with open(path, "rb", opener=_open_nonblocking) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise DamagedError(f"{path} is no file")
+            raise DamagedError(f"{path} is not a regular file")
         yield file
 
 
-def _at_once(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def parse_object(data: bytes, where: object) -> dict[str, Any]:
-    """The object in a file's bytes; `where` is what errors call it, which are those of `read`."""
+    """Parse the JSON object in a file's bytes; errors, as of `read_json`, call the file `where`."""
     if len(data) > LARGEST:
         raise DamagedError(f"{where} cannot be read: larger than {LARGEST / 2**20:.0f} MiB")
     try:
-        found = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{where} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise DamagedError(f"{where} is no JSON object")
-    check_version(found, where)
-    return found
+    if not isinstance(content, dict):
+        raise DamagedError(f"{where} is not a JSON object")
+    check_version(content, where)
+    return content
 
 
-def check_version(found: Mapping[str, Any], where: object) -> None:
-    """Raise NewerError where a file's `schema` is newer than this program; one without it is as old as can be."""
-    version = found.get("schema", 1)
+def check_version(content: Mapping[str, Any], where: object) -> None:
+    """Raise NewerError if a file's `schema` is newer than this program; a file without it has version 1."""
+    version = content.get("schema", 1)
     if not isinstance(version, int) or version > SCHEMA:
         raise NewerError(f"{where}: written by a newer pbtrl (schema {version}; this one reads up to {SCHEMA})")

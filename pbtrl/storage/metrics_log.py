@@ -1,9 +1,9 @@
-"""Reading along in `members/<id>/metrics.jsonl`, what a slice under way says of itself.
+"""Reader of `members/<id>/metrics.jsonl`, the live metrics of open slices.
 
     {"assignment": "m03/000012", "attempt": 1699999990.0, "time": 1700000000.0, "step": 812000, "loss/policy": 0.1, ...}
 
-`time` and `attempt`, when this try at the assignment began, are Unix seconds, `step` is the member's own clock; every
-other key is a tag with a number. Of several attempts the last one counts.
+`time` and `attempt` (start of the attempt at the assignment) are Unix seconds. `step` is the member's clock. Every
+other key is a tag with a number. If there are several attempts, only the last one counts.
 """
 
 import json
@@ -17,7 +17,7 @@ NOT_TAGS = frozenset({"assignment", "attempt", "time", "step"})
 
 
 class MetricsTail:
-    """New lines of all members' metrics; a call costs one `stat` per member where nothing is new."""
+    """Incremental reader of all members' metrics; a poll without news costs one `stat` per member."""
 
     def __init__(
         self, members: Path, names: Iterable[str], *, from_end: bool = False, every: float = 2.0,
@@ -28,27 +28,27 @@ class MetricsTail:
         self._every, self._clock, self._last = every, clock, float("-inf")
 
     def poll(self) -> list[tuple[str, Metrics]]:
-        """(member, line) of everything new, at most once every `every` seconds."""
+        """Return (member, line) for all new lines; empty if called again within `every` seconds."""
         if self._clock() - self._last < self._every:
             return []
         self._last = self._clock()
         return [(name, line) for name in self._paths for line in self.read(name)]
 
     def read(self, member: str) -> list[Metrics]:
-        """New whole lines of one member, now; one that is no JSON (its writer was killed) is passed over."""
+        """Read one member's new complete lines; a line that is not JSON (its writer was killed) is skipped."""
         path, start = self._paths[member], self._read[member]
         if _size(path) <= start:
             return []
         with path.open("rb") as file:
             file.seek(start)
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read[member] = start + len(whole)
-        return list(_objects(whole))
+        complete = data[: data.rfind(b"\n") + 1]
+        self._read[member] = start + len(complete)
+        return list(_objects(complete))
 
 
 def last_reported_step(path: Path, assignment: str) -> int | None:
-    """How far a member's last line says that it came with an assignment; None if that line is of another."""
+    """Step in a member's last line; None if the line belongs to another assignment."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, _size(path) - 65536))
@@ -59,7 +59,7 @@ def last_reported_step(path: Path, assignment: str) -> int | None:
 
 
 def tags(line: Metrics) -> dict[str, float]:
-    """The numbers of a line that are to be plotted."""
+    """Numbers of a line to plot, by tag."""
     return {k: float(v) for k, v in line.items() if k not in NOT_TAGS and isinstance(v, int | float)}
 
 

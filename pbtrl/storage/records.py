@@ -1,4 +1,4 @@
-"""Journal lines as typed records: parsed once, so that a reader need not know their keys."""
+"""Typed records of journal lines, so that readers need not know the keys."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pbtrl.errors import JournalError
 
 @dataclass(frozen=True)
 class Decision:
-    """A decision of the strategy: all of its assignments.
+    """Decision of the strategy with all its assignments.
 
     Attributes:
-        elapsed: seconds since the run began, previous sessions included.
+        elapsed: seconds since the run's start, including previous sessions.
     """
 
     assignments: tuple[Assignment, ...]
@@ -24,7 +24,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class ReportRecord:
-    """A report of a member that trained a slice."""
+    """Report of a trained slice."""
 
     report: Report
     elapsed: float
@@ -32,11 +32,11 @@ class ReportRecord:
 
 @dataclass(frozen=True)
 class FailureRecord:
-    """A failed attempt at an assignment.
+    """Failed attempt at an assignment.
 
     Attributes:
-        attempt: how many attempts have failed because of the assignment itself.
-        given_up: whether it is not tried again, so that the strategy decides.
+        attempt: number of attempts that failed because of the assignment itself.
+        given_up: whether it will not be retried, so that the strategy decides how to continue.
     """
 
     failure: Failure
@@ -47,7 +47,7 @@ class FailureRecord:
 
 @dataclass(frozen=True)
 class SnapshotLost:
-    """A snapshot that is missing or damaged; the assignment that made it is run again."""
+    """Missing or damaged snapshot; the assignment that made it is run again."""
 
     snapshot: str
     error: str
@@ -56,7 +56,7 @@ class SnapshotLost:
 
 @dataclass(frozen=True)
 class SnapshotRemade:
-    """A lost snapshot that was made again by `member`; its report still holds."""
+    """Lost snapshot that `member` has made again; its report remains valid."""
 
     snapshot: str
     member: str
@@ -66,7 +66,7 @@ class SnapshotRemade:
 
 @dataclass(frozen=True)
 class RunResumed:
-    """A session that continues the run, with the config changes that came with it."""
+    """Start of a session that continues the run, with its config changes."""
 
     horizon: int
     changes: tuple[str, ...]
@@ -74,7 +74,7 @@ class RunResumed:
 
 @dataclass(frozen=True)
 class RunStopped:
-    """A session that was stopped, and can be resumed."""
+    """End of a session that was stopped and can be resumed."""
 
     reason: str
     elapsed: float
@@ -82,7 +82,7 @@ class RunStopped:
 
 @dataclass(frozen=True)
 class RunFinished:
-    """The end of a run, after its best member was named."""
+    """End of a run, after the choice of its best member."""
 
     reason: str
     elapsed: float
@@ -92,10 +92,10 @@ Record = Decision | ReportRecord | FailureRecord | SnapshotLost | SnapshotRemade
 
 
 def parse_record(line: Mapping[str, Any]) -> Record | None:
-    """A journal line as a record; None for the header and for kinds that this version does not know.
+    """Parse a journal line; None for the header and for kinds that this version does not know.
 
     Raises:
-        JournalError: a key is missing, or holds something that pbtrl never wrote.
+        JournalError: a key is missing or has an invalid value.
     """
     try:
         elapsed = float(line.get("timing", {}).get("elapsed", 0.0))
@@ -122,5 +122,5 @@ def parse_record(line: Mapping[str, Any]) -> Record | None:
 
 
 def _message(kind: Any, line: Mapping[str, Any]) -> Any:
-    """A message in a line; keys of newer versions are ignored."""
+    """Parse the message in a line; keys of newer versions are ignored."""
     return kind(**{f.name: line[f.name] for f in fields(kind) if f.name in line})

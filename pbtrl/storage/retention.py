@@ -1,4 +1,4 @@
-"""Deletes the snapshots that nobody will need: older than the newest few, no milestone, nobody's parent."""
+"""Deletion of old snapshots, except each member's newest, milestones, parents and the best one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pbtrl.storage.snapshot_store import SnapshotStore
 
 
 class Retention:
-    """A listener of the controller.
+    """Controller listener that deletes snapshots after each report.
 
     Args:
-        store: of the run's snapshots.
-        population: the live one.
-        keep_last: newest snapshots per member that stay.
-        milestones_every: steps of a member between snapshots that stay for good; None keeps none.
-        lines: the journal of earlier sittings.
-        always: snapshots that somebody else refers to.
+        store: snapshots of the run.
+        population: live population.
+        keep_last: number of newest snapshots per member to keep.
+        milestones_every: a member's steps between snapshots that are kept permanently; None keeps none.
+        lines: journal of earlier sessions.
+        always: snapshots to keep for other reasons.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Retention:
             self._pass_milestones(line)
 
     def event(self, line: Line) -> None:
-        """After a report, look at that member's snapshots."""
+        """After a report, delete the member's snapshots that are no longer needed."""
         if line["kind"] != "report":
             return
         self._pass_milestones(line)
@@ -44,7 +44,7 @@ class Retention:
                 self._store.remove(name)
 
     def tick(self) -> None:
-        """Nothing to do."""
+        """Do nothing between events."""
 
     def _pass_milestones(self, line: Line) -> None:
         if self._every and line["kind"] == "report":

@@ -1,9 +1,9 @@
-"""Run directories: created, claimed, checked and cleared.
+"""Creation, checks and cleanup of run directories.
 
     runs/pong/  run.json config.yaml config.resolved.yaml journal.jsonl LOCK best.json
                 members/<id>/{metrics.jsonl,log.txt,snapshots/}  tb/  eval/
 
-The journal says what happened. LOCK, held for the controller's life, says whether somebody is training the run.
+The controller holds LOCK while it trains the run.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _FILES = frozenset(
 
 
 def create(root: Path, name: str, if_exists: IfExists = "error") -> Path:
-    """Make the directory of a new run, or return that of the old one where `if_exists` is `resume`.
+    """Create the directory of a new run; with `if_exists="resume"`, return that of an existing run.
 
-    A directory that holds no journal yet (its run never began) counts as new.
+    A directory without a journal (its run never started) counts as new.
 
     Raises:
-        RunError: the name is taken or no name, the directory not writable, or the run to overwrite is alive.
+        RunError: the name is invalid or taken, the directory is not writable, or the run to overwrite is in use.
     """
     _check_name(name)
     if if_exists == "suffix":
         names = (name if n == 1 else f"{name[:58]}-{n}" for n in count(1))
-        return next(run for n in names if _made(run := root / n))
+        return next(run for n in names if _make(run := root / n))
     run = root / name
     if if_exists == "overwrite" and run.exists():
         _remove(run)
@@ -59,7 +59,7 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> Path:
 
 
 def check_free(root: Path, name: str, if_exists: IfExists) -> None:
-    """Raise what `create` would raise, as far as that can be known without making anything."""
+    """Raise the errors of `create` that can be foreseen without creating anything."""
     _check_name(name)
     run = root / name
     if if_exists == "error" and os.path.lexists(run) and not _is_blank(run):
@@ -68,27 +68,27 @@ def check_free(root: Path, name: str, if_exists: IfExists) -> None:
 
 def _check_name(name: str) -> None:
     if not RUN_NAME.fullmatch(name):
-        raise RunError(f"{name[:80]!r} is no name for a run: letters, digits, '.', '_', '-', at most 64, no '/'")
+        raise RunError(f"{name[:80]!r} is not a run name: use up to 64 letters, digits, '.', '_' and '-', no '/'")
 
 
 def check_links(run: Path) -> None:
-    """Whoever writes into a run directory, or reads weights from it, must not end up elsewhere.
+    """Check that a run directory holds only regular files and directories, so that no access leads out of it.
 
     Raises:
-        RunError: there is a link, a pipe or a device in it, which pbtrl never makes.
+        RunError: it contains a symbolic link, a pipe or a device, which pbtrl never creates.
     """
     for folder, folders, files in os.walk(run):
         for path in (Path(folder, name) for name in (*folders, *files)):
-            with contextlib.suppress(FileNotFoundError):  # somebody is at the run
+            with contextlib.suppress(FileNotFoundError):  # the run may be in training
                 kind = path.lstat().st_mode
                 if stat.S_ISLNK(kind):
-                    raise RunError(f"{path} is a link, and could lead anywhere: put there what it leads to")
+                    raise RunError(f"{path} is a symbolic link, which pbtrl refuses; replace it with the real file")
                 if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-                    raise RunError(f"{path} is neither file nor folder: pbtrl makes nothing else")
+                    raise RunError(f"{path} is neither a file nor a directory, which pbtrl refuses; remove it")
 
 
 def has_begun(run: Path) -> bool:
-    """Whether there is a whole first line in its journal."""
+    """Return whether the journal has a complete first line."""
     try:
         with open_plain_file(run / "journal.jsonl") as file:
             return file.readline().endswith(b"\n")
@@ -97,37 +97,37 @@ def has_begun(run: Path) -> bool:
 
 
 def default_name(label: str) -> str:
-    """A name for a run that was given none: what it trains, and the time; others may think of the same one."""
+    """Default name of a run, from what it trains and the time; not necessarily unique."""
     return f"{label[:40]}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def leftovers(run: Path) -> list[Path]:
-    """What killed writers left behind in a run: nothing that counts."""
+    """Temporary files and directories that killed processes left behind; none of them is needed."""
     return [*sorted(run.glob(".tmp-*")), *SnapshotStore(run / "members").leftovers()]
 
 
 def delete_leftovers(run: Path) -> list[Path]:
-    """Delete the leftovers, and name them; only for who holds the lock."""
-    found = leftovers(run)
-    for path in found:
+    """Delete the leftovers and return their paths; the caller must hold the lock."""
+    paths = leftovers(run)
+    for path in paths:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return found
+    return paths
 
 
 def _taken(run: Path) -> RunError:
     if not is_run(run):
-        return RunError(f"{run} exists and is no run: choose another --name or --runs, or --suffix")
-    ways = f"go on with `pbtrl resume {cli_reference(run)}`, or start anew with --suffix or --overwrite"
-    return RunError(f"{run} exists ({state(run)}): {ways}")
+        return RunError(f"{run} exists and is not a run: choose another --name or --runs, or use --suffix")
+    hint = f"continue it with `pbtrl resume {cli_reference(run)}`, or start a new run with --suffix or --overwrite"
+    return RunError(f"{run} exists ({state(run)}): {hint}")
 
 
 def _claim(run: Path) -> Path | None:
-    """The directory, made, or there already and untouched; None if a run is in it."""
-    return run if _made(run) or (_is_blank(run) and os.access(run, os.W_OK)) else None
+    """Create the directory, or accept that of a run that never started; None if it holds a run."""
+    return run if _make(run) or (_is_blank(run) and os.access(run, os.W_OK)) else None
 
 
-def _made(run: Path) -> bool:
-    """Make the directory; False if it is there already, as for all but one of several who begin together."""
+def _make(run: Path) -> bool:
+    """Create the directory; False if it exists. Of several concurrent callers only one gets True."""
     try:
         run.parent.mkdir(parents=True, exist_ok=True)
         run.mkdir()
@@ -142,21 +142,21 @@ def _made(run: Path) -> bool:
 
 
 def _is_blank(run: Path) -> bool:
-    """Made for a run that never began: no journal line, nobody at it, and nothing in it that is not ours."""
+    """Return whether the directory is that of a run that never started: unlocked, no journal line, no foreign files."""
     if not run.is_dir() or holder(run) is not None:
         return False
     names = {p.name.removeprefix(".tmp-") for p in run.iterdir()}
-    trained = any(run.glob("members/*/snapshots/*"))  # and the journal was lost
+    trained = any(run.glob("members/*/snapshots/*"))  # if so, the journal was lost
     return not (has_begun(run) or trained) and names <= _FILES | {"journal.jsonl"}
 
 
 def _remove(run: Path) -> None:
-    """Out of the way first, so that nobody begins in what is being deleted."""
+    """Delete a run. It is renamed first, so that no other process starts a run in a half-deleted directory."""
     if run.is_symlink() or not (is_run(run) or _is_blank(run)):
-        raise RunError(f"{run} is no run directory: it is left as it is")
+        raise RunError(f"{run} is not a run directory; it was not overwritten")
     gone = run.with_name(f".gone-{run.name}")
     try:
-        shutil.rmtree(gone, ignore_errors=True)  # of somebody who was killed here
+        shutil.rmtree(gone, ignore_errors=True)  # left by a process that was killed here
         with RunLock(run):
             run.rename(gone)
         shutil.rmtree(gone)

@@ -1,11 +1,11 @@
-"""The first line of a journal: what a reader must know of a run before it can fold the rest.
+"""First line of a journal: everything that a reader needs to interpret the other lines.
 
     {"kind": "run", "schema": 1, "name": "pong", "seed": 1, "size": 8,
      "rule": {"source": "training", ...}, "frames_per_step": 4, "horizon": 20000000, "unit": "env_steps",
      "hyperparameters": ["learning_rate", ...], "bounds": {"": {"learning_rate": [1e-5, 0.01]}},
      "deterministic": "yes, ..."}
 
-A `resume` line may carry a longer `horizon`; the last one holds.
+A `resume` line may contain a longer `horizon`; the last one counts.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from pbtrl.errors import JournalError
 from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import SCHEMA
 
-BEYOND = 2**256  # a seed or a number of steps
+BEYOND = 2**256  # larger than any seed or number of steps
 
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What holds for a whole run.
+    """Properties of a whole run.
 
     Attributes:
-        name: of the run; its directory has the same, unless it was moved.
+        name: name of the run, and of its directory unless that was moved.
         seed: root of all randomness.
         size: number of members.
         horizon: budget of a member (in `unit`).
-        rule: how episodes become a fitness.
-        frames_per_step: simulator frames per env step, our action repeat (ALE 4, MuJoCo 1); 1 outside RL.
-        unit: of every clock: `env_steps`, or `steps` outside RL.
-        hyperparameters: the searched ones, in the config's order.
-        bounds: for each agent of a mix, or "" without one, the least and the most that exploring may reach, by
-            hyperparameter; nothing for a choice, nor where the strategy does not explore.
-        deterministic: `yes, ...` and per what, or `no, because ...`.
+        rule: definition of the fitness.
+        frames_per_step: simulator frames per env step (action repeat: ALE 4, MuJoCo 1); 1 outside RL.
+        unit: unit of every clock: `env_steps`, or `steps` outside RL.
+        hyperparameters: names of the searched hyperparameters, in the config's order.
+        bounds: [min, max] of exploration by hyperparameter, for each agent of a mixed population, or for "" in a
+            population of one agent. Choices are not listed; empty if the strategy does not explore.
+        deterministic: `yes, ...` with its conditions, or `no, because ...`.
         spaces: the env's own `observation` and `action` spaces as JSON; empty outside RL and in older runs.
     """
 
@@ -58,7 +58,11 @@ class RunHeader:
     spaces: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise ValueError for what no run has: readers need not look again."""
+        """Validate all fields, so that readers need not.
+
+        Raises:
+            ValueError: a field is not of its type or out of range.
+        """
         for f in ("seed", "size", "horizon", "frames_per_step"):
             if type(getattr(self, f)) is not int:
                 raise ValueError(f"{f} must be an integer, not {getattr(self, f)!r}")
@@ -74,7 +78,7 @@ class RunHeader:
                 raise ValueError(f"bounds must be pairs of numbers, not {pair!r}")
 
     def at_bound(self, values: Hyperparameters) -> dict[str, Literal["min", "max"]]:
-        """The hyperparameters of a member that stand at a bound, to single precision."""
+        """Hyperparameters of a member that are at a bound, compared in single precision."""
         reached: dict[str, Literal["min", "max"]] = {}
         for name, (least, most) in self.bounds.get(str(values.get(AGENT, "")), {}).items():
             number = values.get(name)
@@ -87,20 +91,20 @@ class RunHeader:
 
     @property
     def budget(self) -> int:
-        """Steps of the whole population."""
+        """Budget of the whole population (in `unit`)."""
         return self.size * self.horizon
 
     @property
     def steps(self) -> str:
-        """The unit as words: `env steps`, or `steps`."""
+        """Unit in words: `env steps` or `steps`."""
         return self.unit.replace("_", " ")
 
     def population(self) -> Population:
-        """The population before anything happened."""
+        """Create the population in its initial state."""
         return Population(self.size, self.seed, self.rule)
 
     def to_line(self) -> Line:
-        """As the first line of a journal."""
+        """Convert to the first line of a journal."""
         return {
             "kind": "run",
             "schema": SCHEMA,
@@ -110,7 +114,7 @@ class RunHeader:
 
     @classmethod
     def from_line(cls, line: Line) -> RunHeader:
-        """Back again; keys that it does not know are ignored.
+        """Parse the first line of a journal; unknown keys are ignored.
 
         Raises:
             JournalError: this is not the first line of a journal.
@@ -121,37 +125,37 @@ class RunHeader:
             known: dict[str, Any] = {f.name: line[f.name] for f in fields(cls) if f.name in line}
             known["rule"] = FitnessRule(**line.get("rule", {}))
             known["hyperparameters"] = tuple(line.get("hyperparameters", ()))
-            found = cls(**known)
-            found.check()
-            return found
+            parsed = cls(**known)
+            parsed.check()
+            return parsed
         except (TypeError, ValueError, AttributeError) as error:
             raise JournalError(f"the first line of the journal does not describe a run: {error}") from error
 
 
 def header(lines: Iterable[Line]) -> RunHeader:
-    """The header of a journal, with the horizon of its last `resume` line that carries one.
+    """Parse the header of a journal; its horizon is that of the last `resume` line that has one.
 
     Raises:
-        JournalError: the journal is empty, or its first line is another.
+        JournalError: the journal is empty, or its first line is not a header.
     """
-    found, _ = read_header(lines)
-    return found
+    parsed, _ = read_header(lines)
+    return parsed
 
 
 def read_header(lines: Iterable[Line]) -> tuple[RunHeader, list[Line]]:
-    """The header of a journal, and all its lines."""
+    """Parse the header of a journal as `header`; returns it with all lines."""
     rest = iter(lines)
     first = next(rest, None)
     if first is None:
         raise JournalError("the journal is empty")
-    found, every = RunHeader.from_line(first), list(chain([first], rest))
-    for line in every:
+    parsed, all_lines = RunHeader.from_line(first), list(chain([first], rest))
+    for line in all_lines:
         if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
-            found = replace(found, horizon=line["horizon"])
-    return found, every
+            parsed = replace(parsed, horizon=line["horizon"])
+    return parsed, all_lines
 
 
 def population(lines: Iterable[Line]) -> Population:
-    """The population folded from a whole journal."""
-    found, every = read_header(lines)
-    return found.population().replay(every)
+    """Compute the population from a whole journal."""
+    parsed, all_lines = read_header(lines)
+    return parsed.population().replay(all_lines)

@@ -1,6 +1,6 @@
-"""run.json: what a run directory says of itself. Who trained it, where, with which versions, and how that ended.
+"""Metadata of a run in run.json: command, host, versions, git commit and final status.
 
-The journal is what counts; this file is for people, and for the warning that a resume is not bit-exact.
+The journal is authoritative. run.json is for people, and for the warning that a resume is not bit-exact.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "id": str, "status": str, "reason": str, "versions": dict, "sittings": int, "created": (int, float),
     "started": (int, float),
 }  # fmt: skip
-LATEST = 1e12  # seconds since 1970, more than any clock says
+LATEST = 1e12  # Unix seconds, later than any clock
 PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool")
 _SECRETS = r"(?i)[\w.-]*(?:key|token|secret|passw|credential|auth)[\w.-]*"
 _SECRET = re.compile(_SECRETS)
-_TOLD = re.compile(_SECRETS + r"""["']?\s*[=:]\s*(?P<value>"[^"]*"|'[^']*'|[^\s,}\]]+)|://(?P<user>[^/@\s]+)@""")
+_INLINE = re.compile(_SECRETS + r"""["']?\s*[=:]\s*(?P<value>"[^"]*"|'[^']*'|[^\s,}\]]+)|://(?P<user>[^/@\s]+)@""")
 
 
 def record_start(run: Path, command: Sequence[str], threads: int = 1) -> list[str]:
-    """Write `run.json` at the start of a sitting, the first or a resumed one; `threads` are torch's in a worker.
+    """Write `run.json` at the start of a session, new or resumed; `threads` is the number of torch threads per worker.
 
     Returns:
-        What to warn of: versions that differ from those of the sitting before, the processor and threads among them.
+        Warnings: versions, processor or threads that differ from those of the previous session.
     """
     before, unreadable = _readable(run)
     versions, now = {**_versions(), "torch threads": threads}, time.time()
@@ -60,36 +60,36 @@ def record_start(run: Path, command: Sequence[str], threads: int = 1) -> list[st
     })  # fmt: skip
     earlier = before.get("versions", versions)
     changed = [f"{k} {earlier[k]} -> {v}" for k, v in versions.items() if k in earlier and earlier[k] != v]
-    return [*unreadable, *(f"{change} since the last sitting: from here on not bit-exact" for change in changed)]
+    return [*unreadable, *(f"{change} since the last session: not bit-exact from here on" for change in changed)]
 
 
 def record_end(run: Path, status: Status, reason: str = "") -> None:
-    """Note in `run.json` how a sitting ended; the journal's last line says so too and is what counts."""
+    """Record in `run.json` how a session ended; the journal's last line, which is authoritative, says so too."""
     _write(run, {**_readable(run)[0], "status": status, "reason": reason, "ended": time.time()})
 
 
 def read_run_info(run: Path) -> dict[str, Any]:
-    """What `run.json` says; empty where there is none.
+    """Read `run.json`; empty if there is none.
 
     Raises:
-        DamagedError: it is no JSON object, says what pbtrl never wrote, or a newer pbtrl wrote it.
+        DamagedError: it is not a JSON object, has invalid values, or a newer pbtrl wrote it.
     """
-    found = read_json_if_exists(run / "run.json")
-    for key, value in found.items():
+    content = read_json_if_exists(run / "run.json")
+    for key, value in content.items():
         known = isinstance(value, KINDS.get(key, object))
         if not known or (isinstance(value, int | float) and not 0 <= value < LATEST):
-            raise DamagedError(f"{run / 'run.json'} cannot be read: pbtrl never writes such a {key!r}")
-    return found
+            raise DamagedError(f"{run / 'run.json'} cannot be read: invalid value of {key!r}")
+    return content
 
 
 def _readable(run: Path) -> tuple[dict[str, Any], list[str]]:
-    """What `run.json` says, for who writes it anew; where it is damaged nothing, and a line that says so."""
+    """Content of `run.json` before a rewrite, and warnings; empty with a warning if it is damaged."""
     try:
         return read_run_info(run), []
     except NewerError:
         raise
     except DamagedError as error:
-        return {}, [f"{error}; it is written anew"]
+        return {}, [f"{error}; it will be rewritten"]
 
 
 def _write(run: Path, content: Mapping[str, Any]) -> None:
@@ -107,7 +107,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _processor() -> str:
-    """On which results depend bit for bit: another one has other vector instructions."""
+    """Name of the processor; another one may have other vector instructions and round differently."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -123,24 +123,24 @@ def _version(package: str) -> str | None:
 
 
 def _redacted(command: Sequence[str]) -> list[str]:
-    """The command line without what looks like a secret."""
-    shown: list[str] = []
+    """Replace everything that looks like a secret in a command line by `...`."""
+    redacted: list[str] = []
     hide_next = False
     for word in command:
         name, equals, _ = word.partition("=")
         secret = bool(_SECRET.fullmatch(name))
-        shown.append(f"{name}=..." if secret and equals else "..." if hide_next else _TOLD.sub(_hidden, word))
+        redacted.append(f"{name}=..." if secret and equals else "..." if hide_next else _INLINE.sub(_hidden, word))
         hide_next = secret and not equals and word.startswith("-")
-    return shown
+    return redacted
 
 
-def _hidden(told: re.Match[str]) -> str:
-    start, record_end = (x - told.start() for x in told.span("value" if told["value"] else "user"))
-    return f"{told[0][:start]}...{told[0][record_end:]}"
+def _hidden(match: re.Match[str]) -> str:
+    start, end = (x - match.start() for x in match.span("value" if match["value"] else "user"))
+    return f"{match[0][:start]}...{match[0][end:]}"
 
 
 def _git_commit() -> str | None:
-    """The commit of the working directory, where it is a git checkout."""
+    """Commit of the working directory; None if it is not a git checkout."""
     command = ["git", "rev-parse", "--verify", "HEAD"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)

@@ -1,8 +1,7 @@
-"""LOCK: one controller per run.
+"""Lock of a run directory (file LOCK), so that only one controller trains a run.
 
-The lock is the kernel's (flock), so it goes with its process however that dies; the file's text says who has
-it. Without fcntl (Windows) the text alone counts: a controller that was killed leaves it behind, and the
-error says what to delete.
+The kernel holds the lock (flock) and releases it when the process dies. The file's text names the holder. Without
+fcntl (Windows) the text alone counts: a killed controller leaves it behind, and the error says what to delete.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ except ImportError:  # pragma: no cover
 
 
 class RunLock:
-    """The lock of a run directory, held from entering to leaving, or from `acquire` to `release`."""
+    """Lock of a run directory; use it as a context manager, or call `acquire` and `release`."""
 
     def __init__(self, run: Path) -> None:
         self._path = run / "LOCK"
@@ -39,7 +38,7 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            RunError: another controller holds it; the message names process and host.
+            RunError: another controller holds it; the message names its process and host.
         """
         try:
             file = open(self._path, "a+b", opener=_open)  # noqa: SIM115, held until `release`
@@ -47,27 +46,27 @@ class RunLock:
             raise RunError(f"cannot write to {self._path.parent}: {error.strerror}") from error
         if not _is_plain(file):
             file.close()
-            raise RunError(f"{self._path} is no file")
+            raise RunError(f"{self._path} is not a regular file")
         if not _take(file):
-            who = _text(file)
+            owner = _text(file)
             file.close()
-            raise RunError(_busy(self._path, who))
+            raise RunError(_busy(self._path, owner))
         if not is_same_file(self._path, file):
             file.close()
-            raise RunError(f"{self._path.parent} was removed by somebody else: try again")
+            raise RunError(f"{self._path.parent} was removed by another process: try again")
         close_in_forks(file)
         start = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         text = to_json({"pid": os.getpid(), "host": socket.gethostname(), "start": start}).encode()
-        with contextlib.suppress(OSError):  # a full or failing disk; what counts is the kernel's
+        with contextlib.suppress(OSError):  # a full or failing disk; the kernel's lock is what counts
             file.truncate(0)
             os.write(file.fileno(), text)
         self._file = file
         return self
 
     def release(self) -> None:
-        """Give it back; the file stays, empty, because removing it would race with the next holder."""
+        """Release the lock. The file stays, empty, because deleting it would race with the next holder."""
         if self._file:
-            with contextlib.suppress(OSError):  # what counts is the kernel's
+            with contextlib.suppress(OSError):  # the kernel's lock is what counts
                 self._file.truncate(0)
             if fcntl:  # a forked child may still have the file open
                 fcntl.flock(self._file, fcntl.LOCK_UN)
@@ -84,17 +83,17 @@ class RunLock:
 
 
 def holder(run: Path) -> dict[str, Any] | None:
-    """Who holds a run's lock: `pid`, `host`, `start` (what of it is known); None if nobody does."""
+    """Holder of a run's lock, as far as known: `pid`, `host`, `start`; None if the lock is free."""
     try:
         with open(run / "LOCK", "rb", opener=_open) as file:
-            who = _text(file) if _is_plain(file) else {}
-            return who if _is_held(file) and (who or fcntl) else None
+            owner = _text(file) if _is_plain(file) else {}
+            return owner if _is_held(file) and (owner or fcntl) else None
     except OSError:
         return None
 
 
 def _open(path: str, flags: int) -> int:
-    """A link could lead to any file of the user's, which would be emptied; at a pipe one would wait for ever."""
+    """Open without following links, since the target would be emptied, and without blocking on a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
@@ -103,7 +102,7 @@ def _is_plain(file: IO[bytes]) -> bool:
 
 
 def _take(file: IO[bytes]) -> bool:
-    """Try for a fifth of a second: somebody who merely asks for the state holds it for an instant too."""
+    """Try to lock for 0.2 s: status checks hold the lock briefly."""
     if fcntl is None:
         return not _text(file)
     for _ in range(20):
@@ -129,13 +128,13 @@ def _is_held(file: IO[bytes]) -> bool:
 def _text(file: IO[bytes]) -> dict[str, Any]:
     file.seek(0)
     try:
-        found = json.loads(file.read(4096))
+        content = json.loads(file.read(4096))
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _busy(path: Path, who: dict[str, Any]) -> str:
-    name = f"process {who.get('pid', '?')} on {who.get('host', '?')}, since {who.get('start', '?')}"
-    hint = "" if fcntl else f"; if it is gone, delete {path}"
+def _busy(path: Path, owner: dict[str, Any]) -> str:
+    name = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('start', '?')}"
+    hint = "" if fcntl else f"; if that process is gone, delete {path}"
     return f"{path.parent} is in use by {name}{hint}"

@@ -1,4 +1,4 @@
-"""Finding runs: by name, by a unique prefix, by path, or the last one."""
+"""Lookup of runs by name, unique prefix, path, or `last`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def find(text: str, root: Path) -> Path:
-    """The run that `text` means: `last` (begun or resumed last), a name, a unique prefix of one, or a path.
+    """Find a run by `last` (the one started or resumed last), name, unique prefix of a name, or path.
 
     Raises:
-        RunError: there is none, or there are several; the message lists them.
+        RunError: no run or several runs match; the message lists the candidates.
     """
     runs = {run.name: run for run in run_directories(root)}
     if text == "last" and "last" not in runs:
@@ -33,30 +33,30 @@ def find(text: str, root: Path) -> Path:
     if len(matches) == 1:
         return runs[matches[0]]
     if matches:
-        raise RunError(f"{text[:80]!r} may mean {_several(matches)}")
+        raise RunError(f"{text[:80]!r} is ambiguous: it may mean {_several(matches)}")
     raise RunError(f"no run {text[:80]!r} in {root}" + (f": there are {_several(sorted(runs))}" if runs else ""))
 
 
 def is_run(path: Path) -> bool:
-    """Whether this is a run directory."""
-    return any(os.path.isfile(path / name) for name in ("journal.jsonl", "run.json"))  # raises nothing
+    """Return whether this is a run directory."""
+    return any(os.path.isfile(path / name) for name in ("journal.jsonl", "run.json"))  # unlike Path's, never raises
 
 
 def run_directories(root: Path) -> Iterator[Path]:
-    """Run directories right below the root; links that lead out of it are none, nor is what is being removed."""
+    """Yield the run directories directly below `root`, except links that lead out of it and runs being deleted."""
     if not os.path.isdir(root):
         return
     try:
-        found = list(root.iterdir())
+        entries = list(root.iterdir())
     except OSError as error:
         raise RunError(f"cannot read {root}: {error.strerror or error}") from error
-    for path in found:
+    for path in entries:
         if not path.name.startswith(".") and is_run(path) and path.resolve().is_relative_to(root.resolve()):
             yield path
 
 
 def _begun(run: Path) -> tuple[float, str]:
-    """When the run's latest sitting began (Unix seconds)."""
+    """Sort key of a run: start of its latest session (Unix seconds), then its name."""
     try:
         return float(read_run_info(run)["started"]), run.name
     except (RunError, KeyError, TypeError, ValueError, OverflowError):

@@ -13,20 +13,22 @@ from pbtrl.storage.run_lock import holder
 State = Literal["running", "finished", "stopped", "crashed", "stale"]
 
 
-STALE_AFTER = 600.0  # seconds without a line, while somebody holds the lock
+STALE_AFTER = 600.0  # seconds without a new line while the lock is held
 
 
 def heartbeat(run: Path) -> float:
-    """Seconds since the run last wrote something: a journal line, a metrics line, or its lock."""
+    """Seconds since the run last wrote a journal line, a metrics line or its lock."""
     written = [run / "journal.jsonl", run / "LOCK", *run.glob("members/*/metrics.jsonl")]
     return max(0.0, time.time() - max((modified_at(p) for p in written), default=0.0))
 
 
 def state(run: Path) -> State:
-    """Where a run stands, from its lock, the journal's last line and its heartbeat.
+    """State of a run.
 
-    `running`: somebody holds the lock. `stale`: so it is, but nothing was written for ten minutes.
-    `finished`, `stopped`: nobody holds it and the journal ends so. `crashed`: nobody, and it just ends.
+    - `running`: the lock is held.
+    - `stale`: the lock is held, but nothing was written for ten minutes.
+    - `finished`, `stopped`: the lock is free and the journal ends with that line.
+    - `crashed`: the lock is free and the journal ends with any other line.
     """
     if holder(run) is not None:
         return "stale" if heartbeat(run) > STALE_AFTER else "running"
@@ -40,7 +42,7 @@ def state(run: Path) -> State:
 
 
 def _last_kind(journal: Path) -> str | None:
-    """Kind of the last whole line, read from the file's end."""
+    """Kind of the last complete line, read from the end of the file."""
     try:
         with open_plain_file(journal) as file:
             file.seek(max(0, journal.stat().st_size - 65536))
@@ -52,7 +54,7 @@ def _last_kind(journal: Path) -> str | None:
 
 
 def modified_at(path: Path) -> float:
-    """When a file was last written (Unix seconds); 0 where there is none."""
+    """Modification time of a file (Unix seconds); 0 if there is none."""
     try:
         return path.stat().st_mtime
     except OSError:

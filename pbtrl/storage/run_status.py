@@ -1,4 +1,4 @@
-"""A run's journal folded into a population, and its status as JSON."""
+"""Loading a run's population from its journal, and its status as JSON."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from pbtrl.storage.run_state import heartbeat, state
 
 
 def load_run(run: Path) -> tuple[RunHeader, list[Line], Population]:
-    """A run's journal, and the population that follows from it.
+    """Load a run: its header, all journal lines, and the population computed from them.
 
     Raises:
-        DamagedError: the journal is missing, or does not fold.
+        DamagedError: the journal is missing or inconsistent.
     """
     try:
         with corruption_as_error(run):
             header, lines = read_header(read_journal(run / "journal.jsonl"))
             return header, lines, header.population().replay(lines)
     except FileNotFoundError:
-        raise DamagedError(f"{run} has no journal: the run never began") from None
+        raise DamagedError(f"{run} has no journal: the run never started") from None
 
 
 @contextlib.contextmanager
 def corruption_as_error(run: Path) -> Iterator[None]:
-    """Whoever makes something of a run's journal finds in it what pbtrl wrote; else DamagedError."""
+    """Turn errors from processing a run's journal into DamagedError: it holds lines that pbtrl never wrote."""
     try:
         yield
     except RunError:
         raise
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise DamagedError(f"{run / 'journal.jsonl'} does not fold: {type(error).__name__}: {error}") from error
+        raise DamagedError(f"{run / 'journal.jsonl'} is damaged: {type(error).__name__}: {error}") from error
 
 
 def status(run: Path) -> dict[str, Any]:
-    """Where a run and its members stand, as JSON; steps are in `unit`, ages in seconds, sizes in bytes.
+    """Status of a run and its members as JSON; steps are in `unit`, ages in seconds, sizes in bytes.
 
     Raises:
         DamagedError: the journal is missing or damaged.
@@ -52,7 +52,7 @@ def status(run: Path) -> dict[str, Any]:
 
 
 def summarize(run: Path, header: RunHeader, population: Population) -> dict[str, Any]:
-    """`status`, for who has folded the journal."""
+    """Compute `status` from a journal that is already loaded."""
     best = population.best
     return {
         "name": run.name,
@@ -71,15 +71,15 @@ def summarize(run: Path, header: RunHeader, population: Population) -> dict[str,
 
 
 def listing(root: Path) -> list[dict[str, Any]]:
-    """The status of every run, newest last; one that cannot be read has an `error` and little else."""
-    found = []
+    """Status of every run, newest last; an unreadable one has only name, path, state and `error`."""
+    rows = []
     for run in sorted(run_directories(root), key=_begun):
         try:
             with corruption_as_error(run):
-                found.append(status(run))
+                rows.append(status(run))
         except RunError as error:
-            found.append({"name": run.name, "path": str(run), "state": state(run), "error": str(error)})
-    return found
+            rows.append({"name": run.name, "path": str(run), "state": state(run), "error": str(error)})
+    return rows
 
 
 def _member(member: Member, header: RunHeader) -> dict[str, Any]:
@@ -98,12 +98,12 @@ def _member(member: Member, header: RunHeader) -> dict[str, Any]:
 
 
 def _bytes(run: Path) -> int:
-    found = (Path(folder, name) for folder, _, names in os.walk(run) for name in names)
-    return sum(_length(path) for path in found)
+    paths = (Path(folder, name) for folder, _, names in os.walk(run) for name in names)
+    return sum(_length(path) for path in paths)
 
 
 def _length(path: Path) -> int:
     try:
         return path.lstat().st_size
-    except OSError:  # retention was faster
+    except OSError:  # retention may have deleted it
         return 0

@@ -1,9 +1,8 @@
-"""Snapshots: everything of a member that learned, as one tensor file, a small JSON and a manifest.
+"""Snapshots: all learned state of a member, as a tensor file, a small JSON file and a manifest.
 
-A snapshot `m03/000012` is `members/m03/snapshots/000012/{tensors.safetensors,state.json,MANIFEST.json}`. It
-is staged beside its place, synced, and renamed into it, so it is there whole or not at all; the manifest's
-SHA-256 of each file is checked before anything is used, because a flipped byte in a tensor file loads without
-a word.
+A snapshot `m03/000012` is `members/m03/snapshots/000012/{tensors.safetensors,state.json,MANIFEST.json}`. It is written
+to a temporary directory, synced and renamed, so it exists completely or not at all. The manifest's SHA-256 of each file
+is checked before every use, because a flipped byte in a tensor file would load without an error.
 """
 
 import contextlib
@@ -44,21 +43,21 @@ class SnapshotStore:
         self.members = members
 
     def path(self, name: str) -> Path:
-        """Where a snapshot lies.
+        """Path of a snapshot.
 
         Raises:
-            SnapshotError: that is no name of a snapshot; a journal from a stranger may hold anything.
+            SnapshotError: the name is invalid; an untrusted journal may contain anything.
         """
         if not NAME.fullmatch(name):
-            raise SnapshotError(f"{name!r} is no name of a snapshot")
+            raise SnapshotError(f"{name!r} is not a snapshot name")
         member, generation = name.split("/")
         return self.members / member / "snapshots" / generation
 
     def commit(self, name: str, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-        """Write a snapshot atomically and durably; one of the same name is replaced.
+        """Write a snapshot atomically and durably; replaces one of the same name.
 
         Raises:
-            DiskFullError: there is no room, also after a while; nothing is left of it.
+            DiskFullError: no space is left after several attempts; nothing of the snapshot remains.
         """
         arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
         files = {
@@ -79,7 +78,7 @@ class SnapshotStore:
                     raise
 
     def _commit(self, final: Path, files: Mapping[str, bytes]) -> None:
-        if not (run := self.members.parent).is_dir():  # moved or deleted: it is not begun anew
+        if not (run := self.members.parent).is_dir():  # moved or deleted: do not recreate it
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run))
         staged = final.with_name(f".tmp-{final.name}-{os.getpid()}")
         shutil.rmtree(staged, ignore_errors=True)
@@ -106,39 +105,39 @@ class SnapshotStore:
         crash_point("snapshot.synced")
 
     def load(self, name: str) -> tuple[Tensors, dict[str, Any]]:
-        """Tensors (by name, in order) and state of a snapshot, verified.
+        """Load and verify a snapshot; returns its tensors, sorted by name, and its state.
 
         Raises:
-            SnapshotError: it is not there, or a file does not match the manifest, or is not what it should be.
+            SnapshotError: it is missing, a file does not match the manifest, or a file has the wrong content.
         """
         files = self._verified(name)
         try:
-            tensors = safetensors.numpy.load(files["tensors.safetensors"])  # in another order in every process
+            tensors = safetensors.numpy.load(files["tensors.safetensors"])  # its order differs between processes
         except Exception as error:
             raise SnapshotError(f"snapshot {name}: tensors.safetensors holds no tensors ({error})") from error
         return {key: tensors[key] for key in sorted(tensors)}, _object(name, files)
 
     def state(self, name: str) -> dict[str, Any] | None:
-        """The verified state of a snapshot, or None where there is no whole one."""
+        """Verified state of a snapshot; None if it is missing or damaged."""
         try:
             return _object(name, self._verified(name))
         except SnapshotError:
             return None
 
     def is_at(self, name: str, step: int) -> bool:
-        """Whether there is a whole snapshot of this name whose report is of this step of the member's."""
+        """Return whether there is an intact snapshot of this name whose report is of this step."""
         state = self.state(name)
         report = state.get("report") if state else None
         return isinstance(report, dict) and report.get("step") == step
 
     def names(self, member: str) -> list[str]:
-        """Committed snapshots of a member, oldest first."""
+        """Names of a member's committed snapshots, oldest first."""
         folder = self.members / member / "snapshots"
-        found = folder.iterdir() if folder.exists() else []
-        return sorted(name for p in found if NAME.fullmatch(name := f"{member}/{p.name}"))
+        entries = folder.iterdir() if folder.exists() else []
+        return sorted(name for p in entries if NAME.fullmatch(name := f"{member}/{p.name}"))
 
     def remove(self, name: str) -> None:
-        """Delete a snapshot: out of sight first, so that no reader sees half of one."""
+        """Delete a snapshot. It is renamed first, so that no reader sees a half-deleted one."""
         path = self.path(name)
         gone = path.with_name(f".gone-{path.name}")
         path.rename(gone)
@@ -147,34 +146,34 @@ class SnapshotStore:
         crash_point("snapshot.removed")
 
     def quarantine(self, name: str) -> None:
-        """Put what is left of a damaged snapshot aside, where nothing takes it for one."""
+        """Move a damaged snapshot to the member's `quarantine/`."""
         path = self.path(name)
         aside = path.parent.parent / "quarantine"
         with (
             translate_disk_errors(aside),
             contextlib.suppress(FileNotFoundError),
-        ):  # it is missing, or somebody else was faster
+        ):  # it is missing, or another process moved it
             aside.mkdir(exist_ok=True)
             path.rename(aside / f"{path.name}-{time.time_ns()}")
 
     def leftovers(self) -> list[Path]:
-        """What killed writers and removers left behind: nothing that counts."""
+        """Temporary directories that killed processes left behind; none of them is needed."""
         return sorted(p for kind in (".tmp-*", ".gone-*") for p in self.members.glob(f"*/snapshots/{kind}"))
 
     def _verified(self, name: str) -> dict[str, bytes]:
         path = self.path(name)
         own = self.members.resolve() / path.relative_to(self.members)
         if any((path / file).resolve() != own / file for file in FILES):
-            raise SnapshotError(f"snapshot {name} is a link, or behind one ({path})")
+            raise SnapshotError(f"snapshot {name} is a symbolic link, or inside one ({path})")
         try:
             manifest = read_json(path / "MANIFEST.json")
             if (other := manifest.get("snapshot", name)) != name:
-                raise SnapshotError(f"snapshot {name} is that of {other!r} ({path})")
-            return {file: _whole(name, path / file, **manifest[file]) for file in FILES if file != "MANIFEST.json"}
+                raise SnapshotError(f"snapshot {name} holds {other!r} instead ({path})")
+            return {file: _read(name, path / file, **manifest[file]) for file in FILES if file != "MANIFEST.json"}
         except (NewerError, SnapshotError):
             raise
         except (OSError, DamagedError, KeyError, TypeError) as error:
-            raise SnapshotError(f"snapshot {name} is missing or not whole ({path})") from error
+            raise SnapshotError(f"snapshot {name} is missing or incomplete ({path})") from error
 
 
 def _object(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -186,8 +185,8 @@ def _object(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
         raise SnapshotError(f"snapshot {name}: {error}") from error
 
 
-def _whole(name: str, path: Path, *, bytes: int, sha256: str) -> bytes:
-    """A file that is what its manifest says; of another size it is not even read."""
+def _read(name: str, path: Path, *, bytes: int, sha256: str) -> bytes:
+    """Read a file and compare it with its manifest; a file of another size is not read at all."""
     if path.stat().st_size == bytes and hashlib.sha256(data := path.read_bytes()).hexdigest() == sha256:
         return data
     raise SnapshotError(f"snapshot {name}: {path.name} is damaged ({path.parent})")

@@ -1,4 +1,4 @@
-"""The config that a run directory stores, and whether the code it names may be imported."""
+"""The config stored in a run directory, and the permission to import the code that it names."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def check_imports(run: Path, config: Config, *, allowed: bool) -> None:
-    """Refuse to import modules because a run directory names them: it may be a stranger's.
+    """Check that the user allows the imports of a run's config, which may come from an untrusted source.
 
     Raises:
-        RunError: its config names a module, and the user did not allow it.
+        RunError: the config names a module, and imports are not allowed.
     """
     _check(run, config.imports, allowed)
 
@@ -31,12 +31,12 @@ def _check(run: Path, modules: Sequence[str], allowed: bool) -> None:
 
 
 def names_modules(run: Path) -> bool:
-    """Whether a run's config names modules to import; nothing is imported to find out, and nothing raised."""
+    """Return whether a run's config names modules to import; imports and raises nothing."""
     from pbtrl.config.load import read
     from pbtrl.config.open_names import code_modules
 
     path = run / "config.resolved.yaml"
-    if not path.is_file():
+    if not path.is_file():  # a pipe would block
         return False
     try:
         tree = read(path).data
@@ -49,18 +49,18 @@ def names_modules(run: Path) -> bool:
 def load_stored_config(
     run: Path, overrides: Sequence[str] = (), *, trusted: bool = False, known: Collection[str] = ()
 ) -> Config:
-    """The resolved config of a run, also of one that an earlier pbtrl stored under other keys.
+    """Load the resolved config of a run; keys that were renamed since an earlier pbtrl are translated.
 
     Args:
-        run: its directory.
-        overrides: as on the command line.
-        trusted: whether modules of agents, strategies and trainables that it names may be imported.
-        known: modules that the user named too.
+        run: run directory.
+        overrides: overrides as on the command line.
+        trusted: whether the modules of agents, strategies and trainables that it names may be imported.
+        known: modules that may be imported in any case, because the user named them too.
 
     Raises:
-        DamagedError: it is missing.
+        DamagedError: there is none.
         ConfigError: the config or an override is invalid.
-        RunError: it names a module that is not trusted, or searches hyperparameters that have other names now.
+        RunError: it names a module that is not trusted, or searches hyperparameters that were renamed since.
     """
     from pbtrl.config.load import check, read
     from pbtrl.config.open_names import code_modules
@@ -73,8 +73,8 @@ def load_stored_config(
     searched = [*_searched(source.data), *(h for agent in _agents(source.data) for h in _searched(agent))]
     if former := next((name for name in searched if name in RENAMED), None):
         raise RunError(
-            f"{run} searches {former!r}, which is {RENAMED[former]!r} since this version: finish it with the pbtrl "
-            f"that made it (see run.json), or train anew"
+            f"{run} searches {former!r}, which is now called {RENAMED[former]!r}: finish it with the pbtrl version "
+            f"that created it (see run.json), or start a new run"
         )
     _check(run, [module for module in code_modules(source.data) if module not in known], trusted)
     source.data = modernize(source.data)

@@ -1,1 +1,1 @@
-"""The machine underneath: processes, files, signals, memory. Knows nothing of runs or populations."""
+"""Operating system services: processes, files, signals, memory. Independent of runs and populations."""

@@ -1,13 +1,13 @@
-"""CPU quota and memory limit of the control groups that this process is in, as batch systems and containers set them.
+"""CPU quota and memory limit of this process's control groups, as set by batch systems and containers.
 
-Linux shows every hierarchy of groups as folders, and a group's limits bind all groups below it:
+Linux shows every hierarchy of groups as directories, and a group's limits apply to all groups below it:
 
     /proc/self/cgroup      our group in each hierarchy                        4:memory:/slurm/job_7/step_0
-    /proc/self/mountinfo   where a hierarchy, or a part of it, is mounted     /slurm on /sys/fs/cgroup/memory
-    folders to look at     our group's and those above it, up to the mount    /sys/fs/cgroup/memory/job_7/step_0, ...
+    /proc/self/mountinfo   mount point of a hierarchy, or of a part of it     /slurm on /sys/fs/cgroup/memory
+    directories to read    our group's and those above it, up to the mount    /sys/fs/cgroup/memory/job_7/step_0, ...
 
 Version 1 has one hierarchy per controller, version 2 has a single one, and a hybrid machine has both. Limits that are
-missing, unreadable or malformed count as no limit, so other systems have none. (psutil reads no control groups.)
+missing, unreadable or malformed count as no limit, so other systems have none. (psutil does not read control groups.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MEMORY_FILES = (
     (("memory.max", "memory.high"), "memory.current", "inactive_file"),
     (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Of versions 2 and 1: limits, what is in use, and the key in `memory.stat` of the file cache in it.
+"""For versions 2 and 1: files of the limits and the usage, and the key of the inactive file cache in `memory.stat`.
 
 A group above `memory.high` is slowed down until it frees memory, so this is a limit like `memory.max`.
 """
@@ -31,11 +31,11 @@ A group above `memory.high` is slowed down until it frees memory, so this is a l
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """A group's limit, and what is left of it.
+    """Memory limit of a group.
 
     Attributes:
         limit: bytes.
-        free: bytes; file cache that is not in active use counts as free, because the kernel drops it on demand.
+        free: bytes left; inactive file cache counts as free, because the kernel drops it on demand.
     """
 
     limit: int
@@ -46,23 +46,23 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     """Return the smallest CPU quota of our groups, in cores (0.5: half the time of one core); None without a limit.
 
     Args:
-        root: the folder that holds `proc` and the mounts.
+        root: directory of `proc` and the mounts.
     """
     return min((quota for group in _groups(root, "cpu") if (quota := _quota(group))), default=None)
 
 
 def memory_limit(root: Path = Path("/")) -> MemoryLimit | None:
-    """Return that memory limit of our groups which leaves the least free; None without a limit.
+    """Return the memory limit of our groups with the least free memory; None without a limit.
 
     Args:
-        root: the folder that holds `proc` and the mounts.
+        root: directory of `proc` and the mounts.
     """
     limits = [limit for group in _groups(root, "memory") if (limit := _memory(group))]
     return min(limits, key=lambda limit: limit.free, default=None)
 
 
 def _quota(group: Path) -> float | None:
-    """Cores that the group itself may use; "max" and -1 are no limit."""
+    """CPU quota of the group itself, in cores; "max" and -1 mean no limit."""
     quota, _, period = _read(group / "cpu.max").partition(" ")
     if not quota:
         quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
@@ -71,7 +71,7 @@ def _quota(group: Path) -> float | None:
 
 
 def _memory(group: Path) -> MemoryLimit | None:
-    """The limit of the group itself."""
+    """Memory limit of the group itself."""
     for limits, usage, cache in MEMORY_FILES:
         numbers = [number for name in limits if (number := _number(_read(group / name))) is not None]
         if (limit := min(numbers, default=UNLIMITED)) < UNLIMITED:
@@ -83,8 +83,8 @@ def _memory(group: Path) -> MemoryLimit | None:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of our group and of those above it, in each hierarchy that may hold limits of the controller."""
-    paths: dict[str, str] = {}  # by controller; version 2 names none
+    """Yield the directories of our group and its parents in each hierarchy that may limit the controller."""
+    paths: dict[str, str] = {}  # by controller; the one of version 2 is ""
     for line in _read(root / "proc/self/cgroup").split("\n"):
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         paths |= dict.fromkeys(controllers.split(","), path)
@@ -101,7 +101,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _upwards(mount: Path, top: str, group: str) -> Iterator[Path]:
-    """Folders from a group's up to the mount of `top`, a group above it."""
+    """Yield directories from that of `group` up to the mount of `top`, a group above it."""
     inner = _below(top, group)
     own = _searched(mount) if inner is None else mount / inner
     if own is not None:
@@ -110,9 +110,9 @@ def _upwards(mount: Path, top: str, group: str) -> Iterator[Path]:
 
 
 def _below(top: str, group: str) -> PurePosixPath | None:
-    """The group's path from `top`; None where it does not follow from their names.
+    """Path of the group relative to `top`; None if it cannot be derived from their names.
 
-    Both are relative to the namespace's own group, above which nothing has a name: there a part is "..".
+    Both names are relative to the namespace's root group. Groups above that have no names, only "..".
     """
     try:
         inner = PurePosixPath(group).relative_to(top)
@@ -122,18 +122,18 @@ def _below(top: str, group: str) -> PurePosixPath | None:
 
 
 def _searched(mount: Path) -> Path | None:
-    """The group's folder by what it holds, which is this process."""
+    """Find the group's directory below a mount by its list of processes."""
     folders = (Path(folder) for folder, *_ in os.walk(mount))
     return next((f for f in folders if str(os.getpid()) in _read(f / "cgroup.procs").split()), None)
 
 
 def _unescaped(field: str) -> str:
-    """A path as it is; mountinfo writes blanks and backslashes as octal numbers."""
+    """Decode a path in mountinfo, which writes spaces and backslashes as octal numbers."""
     return re.sub(r"\\([01][1-7][0-7])", lambda code: chr(int(code[1], 8)), field)
 
 
 def _read(path: Path) -> str:
-    """A file's text; empty where it cannot be read."""
+    """Text of a file; empty if it cannot be read."""
     try:
         return path.read_text(errors="surrogateescape").replace("\0", "").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Child processes that a Ctrl-C does not reach, that never outlive whoever started them, or import its main module."""
+"""Child processes that ignore Ctrl-C, never outlive their parent and never import its main module."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ _one_start = threading.Lock()
 
 
 def call_in_child(target: Callable[..., None], *arguments: object, name: str | None = None) -> bytes:
-    """What `target(pipe, our process id, *arguments)` sends from a process of its own, which is ended then.
+    """Run `target(pipe, parent's process id, *arguments)` in a new process; returns the bytes that it sends.
+
+    The process is killed after its first message.
 
     Raises:
-        ChildDiedError: it sent nothing.
+        ChildDiedError: it ended without a message.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -51,16 +53,16 @@ def call_in_child(target: Callable[..., None], *arguments: object, name: str | N
 
 
 def close_in_forks(held: Connection | IO[bytes]) -> None:
-    """Whom an env forks shall not have a pipe's end or a lock, and hold it when this process is dead."""
+    """Close this handle (a pipe's end or a lock) in forked children so that they cannot keep it open."""
     if hasattr(os, "register_at_fork"):
-        still = weakref.ref(held)
-        os.register_at_fork(after_in_child=lambda: (own := still()) and own.close())
+        reference = weakref.ref(held)
+        os.register_at_fork(after_in_child=lambda: (handle := reference()) and handle.close())
 
 
 def join_or_kill(process: BaseProcess, patience: float) -> str:
-    """Wait so many seconds for its end, and enforce it; how it ended.
+    """Wait up to `patience` seconds for a process to end, then kill it; returns in words how it ended.
 
-    `join` with a timeout would wait for a pipe as well, which whom it forked may hold open.
+    `join` with a timeout is not used, because it also waits for a pipe, which the process's own children may hold open.
     """
     until = time.monotonic() + patience
     while process.exitcode is None and time.monotonic() < until:
@@ -72,55 +74,56 @@ def join_or_kill(process: BaseProcess, patience: float) -> str:
 
 
 def start_ignoring_signals(process: BaseProcess) -> None:
-    """Start a process that a Ctrl-C, which reaches the whole process group, does not end; only a kill does.
+    """Start a process that Ctrl-C, which reaches the whole process group, does not end.
 
-    It inherits the mask, so this holds also while it is still starting. And it inherits SAFE: an interpreter that is
-    begun with a command looks for its own modules in the working directory first, which may be a stranger's.
+    The process inherits the signal mask, so this also holds during its startup. It also inherits PYTHONSAFEPATH: else
+    the new interpreter would look for its modules in the working directory first, which may be untrusted.
     """
-    with _one_start:  # of several threads
+    with _one_start:  # mask and environment belong to the whole process
         before, safe = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS), os.environ.get(SAFE)
         os.environ[SAFE] = safe or OURS
         try:
             with _without_main():
                 process.start()
         finally:
-            _put_back(safe)
+            _restore_safe_path(safe)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
-    """Whom this thread starts does not import the main module, as spawned processes do: a script would train again."""
-    described, starter = spawn.get_preparation_data, threading.get_ident()
+    """Keep processes that this thread spawns from importing the main module: a user's script would train again."""
+    original, starter = spawn.get_preparation_data, threading.get_ident()
 
     def without_main(name: str) -> dict[str, Any]:
-        found = described(name)
+        data = original(name)
         if threading.get_ident() != starter:
-            return found
-        return {key: value for key, value in found.items() if not key.startswith("init_main")}
+            return data
+        return {key: value for key, value in data.items() if not key.startswith("init_main")}
 
     spawn.get_preparation_data = without_main
     try:
         yield
     finally:
-        spawn.get_preparation_data = described
+        spawn.get_preparation_data = original
 
 
 def is_importing_main() -> bool:
-    """Whether this is a process of somebody's multiprocessing that has not come to its task: it imports for it."""
+    """Return whether this is a multiprocessing child that is still importing its parent's main module."""
     return getattr(multiprocessing.current_process(), "_inheriting", False)
 
 
 def init_child(parent: int, pipe: Connection) -> None:
-    """In the child, first of all: do not heed what asks to stop, end with the parent, and keep the pipe for oneself.
+    """Initialize a child process: ignore stop signals, die with the parent, and close the pipe in forks.
 
-    Linux kills it then; elsewhere its loop has to look for the parent. What an env starts shall not inherit any of it:
-    signals with a handler are a new program's own again, ignored or blocked ones are not.
+    Linux kills the child when its parent dies; elsewhere the child's loop must check for its parent. Programs that an
+    env starts must not inherit any of this. So stop signals get an empty handler, which a new program resets, whereas
+    ignored or blocked signals would stay so.
     """
     close_in_forks(pipe)
-    _put_back(None if os.environ.get(SAFE) == OURS else os.environ.get(SAFE))
+    _restore_safe_path(None if os.environ.get(SAFE) == OURS else os.environ.get(SAFE))
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it, also for what an env starts
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` also holds for programs that an env starts
             signal.signal(number, lambda *_: None)
             signal.siginterrupt(number, False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -130,7 +133,7 @@ def init_child(parent: int, pipe: Connection) -> None:
             os._exit(1)
 
 
-def _put_back(safe: str | None) -> None:
+def _restore_safe_path(safe: str | None) -> None:
     if safe is None:
         os.environ.pop(SAFE, None)
     else:
@@ -138,7 +141,7 @@ def _put_back(safe: str | None) -> None:
 
 
 def redirect_output(log: Path) -> None:
-    """What libraries and envs print in this process goes to a file, and not to the console."""
+    """Redirect stdout and stderr of this process, including those of C libraries, to a file."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
@@ -146,7 +149,7 @@ def redirect_output(log: Path) -> None:
 
 
 def describe_exit(code: int | None) -> str:
-    """A dead process's exit code in words."""
+    """Describe a process's exit code in words."""
     how = f"killed by signal {-code}" if code and code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
         return f"{how} (out of memory? it had at most {_largest():,.0f} MiB)"
@@ -154,6 +157,6 @@ def describe_exit(code: int | None) -> str:
 
 
 def _largest() -> float:
-    """MiB that the largest of our children that ended had resident; the kernel keeps no peak of each."""
+    """Peak resident memory (MiB) of the largest child that has ended; the kernel keeps no peak per child."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 2**20

@@ -1,6 +1,6 @@
-"""Points at which a test can have this process killed, as `kill -9` would do it, to prove that nothing is lost there.
+"""Named points at which tests kill the process, like `kill -9`, to prove that nothing is lost.
 
-PBTRL_CRASH_AT=snapshot.renamed:3    dies when it comes to that point for the third time
+PBTRL_CRASH_AT=snapshot.renamed:3    dies when it reaches that point for the third time
 """
 
 import os
@@ -11,7 +11,7 @@ _left = int(_count or 1)
 
 
 def crash_point(name: str) -> None:
-    """Die here, if this is where the environment asks for it."""
+    """Kill this process if the environment names this point."""
     global _left
     if name != _name:
         return

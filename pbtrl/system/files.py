@@ -1,4 +1,4 @@
-"""A full or failing disk: what was being written is taken back; the run ends with exit code 75, and can be resumed."""
+"""Durable and atomic writes, and errors of a full or failing disk (exit code 75, after which a run can be resumed)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pbtrl.errors import DiskFullError
 from pbtrl.system.crash_points import crash_point
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-FAULTY = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN})  # the last two: a server that went
-PAUSES = (0.5, 2.0)  # seconds between attempts: somebody may be tidying up
+FAULTY = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN})  # the last two: a lost file server
+PAUSES = (0.5, 2.0)  # seconds between attempts, in which space may be freed
 
 
 def is_disk_error(error: BaseException) -> bool:
-    """Whether this is the disk's fault: full, or failing."""
+    """Return whether the disk is the cause: full or failing."""
     return isinstance(error, OSError) and (isinstance(error, DiskFullError) or error.errno in FULL | FAULTY)
 
 
 @contextmanager
 def translate_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn an OSError that means a full or failing disk into a DiskFullError that says so.
+    """Turn OSErrors of a full or failing disk into DiskFullError.
 
     Args:
-        path: what is written.
-        size: bytes that it needs; 0 where nobody knows.
+        path: file or directory that is written.
+        size: bytes that it needs; 0 if unknown.
     """
     try:
         yield
@@ -42,20 +42,20 @@ def translate_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
         if error.errno not in FULL:
             raise
         needed = f"{size:,} bytes are needed" if size else "more is needed"
-        raise DiskFullError(f"no room on the disk for {path}: {needed}, {_free(path):,} are free") from error
+        raise DiskFullError(f"no space on the disk for {path}: {needed}, {_free(path):,} are free") from error
 
 
 def check_free_space(run: Path, size: int, what: str) -> None:
-    """Raise DiskFullError where a run will not have room for `size` bytes: better now than after an hour.
+    """Raise DiskFullError before a run starts if there is no space for its `size` bytes.
 
-    A file system without any space at all is not full: nothing can be written to it, which its writer will say.
+    File systems of total size 0, such as /proc, are not checked; writing to them raises a clearer error.
     """
     if shutil.disk_usage(_existing(run)).total and (free := _free(run / "members")) < size:
-        raise DiskFullError(f"no room on the disk for {run}: {size:,} bytes are needed for {what}, {free:,} are free")
+        raise DiskFullError(f"no space on the disk for {run}: {size:,} bytes are needed for {what}, {free:,} are free")
 
 
 def make_directory(path: Path) -> None:
-    """A folder in one that is there, also after a power failure; nobody but `train` makes that of a run."""
+    """Create a directory durably; the parent must exist."""
     with translate_disk_errors(path):
         try:
             path.mkdir()
@@ -65,7 +65,7 @@ def make_directory(path: Path) -> None:
 
 
 def is_same_file(path: Path, file: IO[bytes]) -> bool:
-    """Whether an open file is still what lies there: its folder may have been moved, removed or made anew since."""
+    """Return whether `path` still leads to this open file; its directory may have been moved, deleted or recreated."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))
     except OSError:
@@ -73,7 +73,7 @@ def is_same_file(path: Path, file: IO[bytes]) -> bool:
 
 
 def sync_directory(path: Path) -> None:
-    """Make what was created or renamed in a directory durable."""
+    """Make creations and renames in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -82,7 +82,7 @@ def sync_directory(path: Path) -> None:
 
 
 def retry_attempts() -> Iterator[bool]:
-    """Whether this is the last one; the next one comes after a pause."""
+    """Yield once per attempt, with pauses in between; the value says whether it is the last attempt."""
     for pause in PAUSES:
         yield False
         time.sleep(pause)
@@ -94,12 +94,12 @@ def _free(path: Path) -> int:
 
 
 def _existing(path: Path) -> Path:
-    """The path, or of the folders above it the lowest that exists."""
+    """Return the path, or its nearest parent that exists."""
     return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a small file in one step."""
+    """Replace a small file atomically and durably."""
     staged = path.with_name(f".tmp-{path.name}")
     data = content.encode() if isinstance(content, str) else content
     try:
@@ -115,7 +115,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a file and wait until the disk has it."""
+    """Write a file and sync it to disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()

@@ -1,4 +1,4 @@
-"""A function in a process of its own: whatever happens to it there, a crash or a hang, the caller goes on."""
+"""Call of a function in a separate process, so that a crash there does not end the caller."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pbtrl.errors import ChildDiedError, DamagedError, DiskFullError, IsolatedCa
 from pbtrl.system.child_process import call_in_child, init_child, redirect_output
 from pbtrl.system.strict_json import to_json
 
-NAME = "apart"  # of the process
+NAME = "apart"  # name of the process
 
 
 def call(function: str, *arguments: Any, log: Path) -> Any:
-    """What `module:function` answers to these arguments, all of it JSON; what it prints goes to `log`.
+    """Call `module:function` in a new process; arguments and result are JSON, its output goes to `log`.
 
     Raises:
-        IsolatedCallError: see above.
-        DamagedError, DiskFullError: as the function did.
+        IsolatedCallError: the function raised, or its process died.
+        DamagedError, DiskFullError: the function raised this error.
     """
     task = to_json({"function": function, "arguments": arguments, "log": str(log)})
     try:
@@ -41,11 +41,11 @@ def call(function: str, *arguments: Any, log: Path) -> Any:
 
 def _answer(pipe: Connection, parent: int, task: str) -> None:
     init_child(parent, pipe)
-    asked = json.loads(task)
-    redirect_output(Path(asked["log"]))
-    module, function = asked["function"].split(":")
+    request = json.loads(task)
+    redirect_output(Path(request["log"]))
+    module, function = request["function"].split(":")
     try:
-        answer = {"result": getattr(importlib.import_module(module), function)(*asked["arguments"])}
+        answer = {"result": getattr(importlib.import_module(module), function)(*request["arguments"])}
     except DamagedError as error:
         answer = {"damaged": str(error)}
     except DiskFullError as error:

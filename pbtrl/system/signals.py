@@ -1,6 +1,6 @@
 """SIGINT, SIGTERM and SIGHUP: the first asks to save and stop, a second SIGINT or SIGTERM ends the process at once.
 
-A terminal that closes may send SIGHUP several times, so it never counts as the second. Where SIGHUP is ignored from the
+A closing terminal may send SIGHUP several times, so it never counts as the second signal. If SIGHUP is ignored from the
 start (`nohup`), it stays ignored.
 """
 
@@ -15,18 +15,18 @@ from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
 EXIT = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
-SHOW_CURSOR = b"\x1b[?25h\n"  # the live view hides it
+SHOW_CURSOR = b"\x1b[?25h\n"  # the live view hides the cursor
 
 
 class Interrupted(BaseException):
-    """The first signal came where there is nothing to save; an env's own `except Exception` does not catch it."""
+    """The first signal, raised if nothing needs to be saved; `except Exception` in an env does not catch it."""
 
 
 class Signals:
-    """Within its `with`, signals are noted rather than raised; in the main thread alone, where Python handles them.
+    """Context manager that records stop signals instead of raising; has no effect outside the main thread.
 
     Attributes:
-        code: the exit code of the first signal; None before there is one.
+        code: exit code of the first signal; None before there is one.
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,11 @@ class Signals:
         self._raises = False
 
     def __enter__(self) -> Signals:
-        heeded = EXIT if threading.current_thread() is threading.main_thread() else ()
+        numbers = EXIT if threading.current_thread() is threading.main_thread() else ()
         ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._before = {
             number: signal.signal(number, self._handle)
-            for number in heeded
+            for number in numbers
             if not (ignored and number == signal.SIGHUP)
         }
         return self
@@ -51,7 +51,7 @@ class Signals:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Nothing needs to be saved in here: the first signal, also an earlier one, raises Interrupted."""
+        """Raise Interrupted at the first signal, also at one before this context: nothing needs to be saved in it."""
         self._raises = True
         try:
             if self.code is not None:
@@ -65,7 +65,7 @@ class Signals:
         if self.code is not None:
             if number == signal.SIGHUP:
                 return
-            with suppress(OSError, ValueError, AttributeError):  # the terminal is gone, or there is none
+            with suppress(OSError, ValueError, AttributeError):  # no terminal, or not any more
                 if sys.stdout.isatty():
                     os.write(sys.stdout.fileno(), SHOW_CURSOR)
             os._exit(code)

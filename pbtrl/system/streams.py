@@ -1,4 +1,4 @@
-"""The standard streams: open even where they were closed, and harmless once their reader or terminal is gone."""
+"""Standard streams: reopened if they are closed, and written without errors after their reader is gone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import TextIO
 
 from pbtrl.errors import DiskFullError, printable
 
-GONE = frozenset({errno.EPIPE, errno.EIO})  # the reader of a pipe ended; the terminal was closed
+GONE = frozenset({errno.EPIPE, errno.EIO})  # reader of the pipe ended; terminal was closed
 
 
 def reopen() -> None:
-    """Put the null device where standard streams are closed: what is opened next would take their descriptors.
+    """Open the null device in place of closed standard streams.
 
-    Libraries in C and child processes write to descriptors 1 and 2, whatever lies there.
+    Otherwise the next open file would get their descriptors, and C libraries and child processes, which write to
+    descriptors 1 and 2, would write into it.
     """
     for number in range(3):
         try:
@@ -25,11 +26,11 @@ def reopen() -> None:
             _silence(number)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, for as long as the process
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, open until the process ends
 
 
 def tell(text: str, where: TextIO | None = None) -> None:
-    """Print text with its control characters spelled out; a reader that is gone misses it, which harms nobody.
+    """Print text with escaped control characters; does nothing if the reader is gone.
 
     Raises:
         DiskFullError: it cannot be written for another reason.
@@ -42,17 +43,17 @@ def tell(text: str, where: TextIO | None = None) -> None:
 
 
 def flush() -> None:
-    """Write what is buffered, for the last time; what fails goes to the null device, or Python would fail at exit."""
+    """Flush the streams before exit; a stream that fails is redirected to the null device, else Python's exit fails."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
-            with contextlib.suppress(OSError, ValueError):  # it has no descriptor
+            with contextlib.suppress(OSError, ValueError):  # the stream has no descriptor
                 _silence(stream.fileno())
 
 
 def _silence(number: int) -> None:
-    """The null device as this descriptor, which child processes inherit."""
+    """Open the null device as this descriptor, inheritable by child processes."""
     null = os.open(os.devnull, os.O_RDWR)
     if null == number:
         os.set_inheritable(null, True)

@@ -1,8 +1,8 @@
-"""JSON as RFC 8259 has it: what pbtrl writes is read by every other program.
+"""JSON according to RFC 8259, so that every other program can read pbtrl's files.
 
-Python's own writer prints `NaN` and `Infinity`, which are no JSON. Here such a number is `null`, also in a reader's
-hands: whoever reads a number that may have been none of these finds None. (Python's reader still takes `NaN`, which
-journals of earlier versions may hold.)
+Python's own writer prints `NaN` and `Infinity`, which are not JSON. Here they are written as `null`, so readers get
+None for a number that was not finite. (Python's reader still accepts `NaN`, which journals of earlier versions may
+contain.)
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 
 def to_json(value: Any, **layout: Any) -> str:
-    """The value as JSON text, with null for numbers that are not finite; finite floats round-trip exactly.
+    """Serialize to JSON text, with null for non-finite numbers; finite floats round-trip exactly.
 
     Args:
-        value: of mappings, lists, tuples, text, numbers, booleans and None.
-        layout: `indent` or `separators`, as `json.dumps` has them.
+        value: mappings, lists, tuples, text, numbers, booleans and None.
+        layout: `indent` or `separators`, as of `json.dumps`.
     """
     try:
         return json.dumps(value, allow_nan=False, **layout)

@@ -1,1 +1,1 @@
-"""Trainables that are not reinforcement learning: proof that the controller is generic. One file each."""
+"""Trainables other than reinforcement learning, one file each; they prove that the controller is generic."""

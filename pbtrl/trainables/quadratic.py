@@ -1,4 +1,4 @@
-"""The PBT paper's toy (Jaderberg et al. 2017, figure 2): what the gradient sees is not what counts.
+"""Toy problem of the PBT paper (Jaderberg et al. 2017, figure 2): training follows a surrogate of the fitness.
 
 Fitness is Q(theta) = 1.2 - (theta_0^2 + theta_1^2); training ascends the gradient of a surrogate,
 Q_hat(theta | h) = 1.2 - (h_0 theta_0^2 + h_1 theta_1^2), whose weights are the hyperparameters.
@@ -8,18 +8,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from pbtrl.core.tensors import Tensors
+from pbtrl.core.trainable import Trainable
 
 
-class Quadratic:
-    """Two weights under gradient ascent on Q_hat. A step is a gradient step.
+class Quadratic(Trainable):
+    """Two weights, trained by gradient ascent on Q_hat; a step is a gradient step.
 
     Args:
-        rng: unused; the start is the same for all.
-        start: theta before the first step.
-        learning_rate: of the gradient ascent.
-        clamp: use max(h, 0); under a negative h the ascent diverges.
+        rng: unused; all members have the same start.
+        start: initial theta.
+        learning_rate: learning rate of the gradient ascent.
+        clamp: whether to use max(h, 0); with a negative h the ascent diverges.
     """
 
     def __init__(
@@ -30,8 +32,9 @@ class Quadratic:
         self._learning_rate = learning_rate
         self._clamp = clamp
 
+    @override
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
-        """`steps` gradient steps under `h0` and `h1`; draws nothing from `rng`."""
+        """Take `steps` gradient steps with `h0` and `h1`; `rng` is unused."""
         h = np.array([hyperparameters["h0"], hyperparameters["h1"]], np.float64)
         if self._clamp:
             h = np.maximum(h, 0.0)
@@ -40,15 +43,16 @@ class Quadratic:
         (h0, h1), (first, second) = map(float, h), map(float, self._theta)
         return {"surrogate": 1.2 - (h0 * (first * first) + h1 * (second * second))}  # no BLAS: equal on any machine
 
+    @override
     def evaluate(self, rng: np.random.Generator) -> float:
-        """Q, exactly."""
+        """Return Q exactly."""
         first, second = map(float, self._theta)
-        return 1.2 - (first * first + second * second)  # symmetric in the two, to the last bit
+        return 1.2 - (first * first + second * second)  # symmetric in the two weights, to the last bit
 
+    @override
     def state_dict(self) -> Tensors:
-        """The two weights."""
         return {"theta": self._theta.copy()}
 
+    @override
     def load_state_dict(self, state: Tensors) -> None:
-        """Take over the two weights."""
         self._theta = state["theta"].copy()

@@ -1,4 +1,4 @@
-"""A cohort of trainables that train one after another, so that a trainable never sees the word population."""
+"""Cohort of Trainables that train one after another, so that a Trainable need not know about populations."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from typing_extensions import override
 
 from pbtrl.core.messages import Assignment
 from pbtrl.core.tensors import Tensors, check_fit
-from pbtrl.core.trainable import Outcome, Trainable
+from pbtrl.core.trainable import Cohort, Outcome, Trainable
 
 
-class SequentialCohort:
-    """A cohort of Trainables that are trained one after another; each turn is one member's whole slice."""
+class SequentialCohort(Cohort):
+    """Cohort of Trainables; each call of `advance` trains one member for its whole slice."""
 
     def __init__(self, members: Sequence[str], make: Callable[[np.random.Generator], Trainable]) -> None:
         self.members = tuple(members)
         self._make = make
         self._trainables = [make(np.random.default_rng(0)) for _ in members]
 
+    @override
     def init(self, slot: int, seed: int) -> None:
-        """Fresh weights."""
         self._trainables[slot] = self._make(np.random.default_rng(seed))
 
+    @override
     def load(self, slot: int, tensors: Tensors) -> None:
-        """Everything that learned, from a snapshot."""
         check_fit(self._trainables[slot].state_dict(), tensors)
         self._trainables[slot].load_state_dict(tensors)
 
+    @override
     def begin(self, assignments: Sequence[Assignment]) -> None:
-        """Start a slice."""
         self._assignments = assignments
         self._outcomes: list[Outcome] = []
 
+    @override
     def advance(self) -> bool:
         """Train the next member for its whole slice, then evaluate it once."""
         slot = len(self._outcomes)
@@ -56,17 +58,20 @@ class SequentialCohort:
         )
         return len(self._outcomes) == len(self.members)
 
+    @override
     def metrics(self) -> list[dict[str, float]]:
-        """Scalars of the slice."""
+        """Return per slot the scalars of the slice."""
         return [self.outcome(slot).scalars for slot in range(len(self.members))]
 
+    @override
     def outcome(self, slot: int) -> Outcome:
-        """What the slice gave; nothing for a member whose turn has not come."""
+        """Return the result of the slice; empty for a member that has not trained yet."""
         return self._outcomes[slot] if slot < len(self._outcomes) else Outcome(0, {})
 
+    @override
     def save(self, slot: int) -> Tensors:
-        """Everything that learned."""
         return self._trainables[slot].state_dict()
 
+    @override
     def close(self) -> None:
-        """Nothing to give back."""
+        pass

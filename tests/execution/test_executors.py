@@ -285,7 +285,7 @@ def test_workers_that_leave_each_other_too_little_memory_become_fewer(tmp_path: 
     executor = processes(tmp_path / "b" / "members", {"gpu": str(tmp_path / "gpu")}, 2)
     population, lines = trained(tmp_path / "b", executor)
     failures = [line for line in lines if line["kind"] == "failure"]
-    assert any(f["error"].endswith("; 1 worker goes on") for f in failures)
+    assert any(f["error"].endswith("; continuing with 1 worker") for f in failures)
     assert not any(f["given_up"] for f in failures)
     assert {f["attempt"] for f in failures} <= {0, 1}
     assert [m.step for m in population.members.values()] == [24, 24, 24, 24]
@@ -310,8 +310,8 @@ def test_who_never_fits_costs_one_worker_and_the_others_no_blame(tmp_path: Path,
     assert [m.step for m in population.members.values()] == [0, 24, 24, 24]
     blamed = [line for line in lines if line["kind"] == "failure" and line["alone"]]
     assert {line["member"] for line in blamed} == {"m00"}
-    assert len([line for line in lines if line.get("error", "").endswith("3 workers go on")]) >= 1
-    assert not any("2 workers go on" in line.get("error", "") for line in lines)
+    assert len([line for line in lines if line.get("error", "").endswith("continuing with 3 workers")]) >= 1
+    assert not any("continuing with 2 workers" in line.get("error", "") for line in lines)
 
 
 def test_a_worker_that_gave_way_is_not_the_reason_to_end_another(tmp_path: Path) -> None:

@@ -205,9 +205,7 @@ def test_one_that_cannot_be_kept_alive_is_given_up() -> None:
     mortals.ask(0, {"steps": 1})
     mortals.settle()
     mortals.ask(0, {"steps": 1})
-    with pytest.raises(
-        errors.WorkerPoolError, match=r"died 2 times without a block in between, at last: killed by signal 9"
-    ):
+    with pytest.raises(errors.WorkerPoolError, match=r"died 2 times without finishing a block: killed by signal 9"):
         mortals.settle()
     assert others == [{"steps": 1}]
     assert mortals.tally(4) == {"acting/deaths": 2.0, "acting/dropped_steps": 8.0}

@@ -95,7 +95,7 @@ def test_only_deaths_in_a_row_are_too_many() -> None:
         crew.settle()
     assert crew.deaths == 3
     die()
-    with pytest.raises(WorkerPoolError, match="process 0 died 2 times without a block in between, at last: killed"):
+    with pytest.raises(WorkerPoolError, match="process 0 died 2 times without finishing a block: killed"):
         die()
     crew.close()
 
