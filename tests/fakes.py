@@ -41,22 +41,22 @@ class FakeCohort:
 
     members: tuple[str, ...]
     config: dict[str, Any]
-    tape: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._weights = [{"steps": np.zeros(1), "seed": np.zeros(1)} for _ in self.members]
         self._assignments: Sequence[Assignment] = ()
 
     def init(self, slot: int, seed: int) -> None:
-        self.tape.append(f"init {self.members[slot]}")
+        self.calls.append(f"init {self.members[slot]}")
         self._weights[slot] = {"steps": np.zeros(1), "seed": np.array([seed % 100.0])}
 
     def load(self, slot: int, tensors: dict[str, np.ndarray]) -> None:
-        self.tape.append(f"load {self.members[slot]}")
+        self.calls.append(f"load {self.members[slot]}")
         self._weights[slot] = {k: v.copy() for k, v in tensors.items()}
 
     def begin(self, assignments: Sequence[Assignment]) -> None:
-        self.tape.append(f"begin {' '.join(a.id for a in assignments)}")
+        self.calls.append(f"begin {' '.join(a.id for a in assignments)}")
         self._assignments, self._turns = assignments, 0
 
     def advance(self) -> bool:
@@ -120,7 +120,7 @@ class FakeCohort:
         return self._weights[slot]
 
     def close(self) -> None:
-        self.tape.append(f"close {' '.join(self.members)}")
+        self.calls.append(f"close {' '.join(self.members)}")
 
 
 @dataclass
@@ -128,14 +128,14 @@ class FakeBuilder:
     """Makes fake cohorts; the hyperparameter `structure`, where there is one, keeps members apart."""
 
     config: dict[str, Any] = field(default_factory=dict)
-    tape: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
 
     def structure(self, assignment: Assignment) -> object:
         return assignment.hyperparameters.get("structure")
 
     def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> FakeCohort:
-        self.tape.append(f"cohort {' '.join(members)}")
-        return FakeCohort(tuple(members), self.config, self.tape)
+        self.calls.append(f"cohort {' '.join(members)}")
+        return FakeCohort(tuple(members), self.config, self.calls)
 
 
 def build(config: str) -> FakeBuilder | TrainableBuilder:

@@ -14,7 +14,7 @@ from pbtrl.agents.distributions import Gaussian
 from pbtrl.agents.settings import AGENTS, live_hyperparameters
 from pbtrl.agents.types import Inputs, Trajectory
 from tests import oracles
-from tests.blocks import agent, block, changed, differences, fresh, live, pick
+from tests.agent_fixtures import agent, block, changed, differences, fresh, live, pick
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -25,7 +25,7 @@ PLAIN = {"rmsprop_decay": 1.0, "rmsprop_epsilon": 0.0, "learning_rate": 1.0, "ma
 # The literal update
 
 
-class Literal:
+class ReferenceAgent:
     """One member's updates as the papers write them: float64, one env and one step at a time, no flat buffers."""
 
     def __init__(self, agent, state, slot):
@@ -285,19 +285,19 @@ def test_equals_a_literal_transcription(name, kind, settings, values):
     learner = agent(kind, name, **settings)
     state, members = fresh(learner, [0, 1]), [0, 1]
     h = live(learner, 2, **{"learning_rate": 0.01, "adam_epsilon": 1e-3, "gamma": [0.9, 0.97], **values})
-    literal = [Literal(learner, state, slot) for slot in members]
+    reference = [ReferenceAgent(learner, state, slot) for slot in members]
     for seed in range(2):
         data = block(learner, members, envs=4, seed=seed)
         learned = learner.learn(state, data, h)
         for slot in members:
-            literal[slot].learn(pick(data, [slot]), numbers(h, slot))
+            reference[slot].learn(pick(data, [slot]), numbers(h, slot))
     views = learner.layout.views(state.tensors["params"])
     for slot in members:
         found = np.concatenate([views[name][slot].numpy().ravel() for name in views])
-        moved = np.abs(literal[slot].params - literal[slot].first).max()
+        moved = np.abs(reference[slot].params - reference[slot].first).max()
         assert moved > 1e-3
-        np.testing.assert_allclose(found, literal[slot].params, rtol=0, atol=1e-3 * moved)
-        assert learned.metrics["loss/log_ratio"][slot].item() == pytest.approx(literal[slot].log_rho, rel=1e-3)
+        np.testing.assert_allclose(found, reference[slot].params, rtol=0, atol=1e-3 * moved)
+        assert learned.metrics["loss/log_ratio"][slot].item() == pytest.approx(reference[slot].log_rho, rel=1e-3)
     assert not state.tensors["skipped"].any()
     assert set(learned.consumed) == set(h)
 
@@ -310,19 +310,19 @@ def test_an_outlier_is_clipped_as_in_the_literal_update(sign):
     """
     learner = agent()
     state = fresh(learner, [0])
-    h, literal = live(learner, 1, gamma=0.1), Literal(learner, state, 0)
+    h, reference = live(learner, 1, gamma=0.1), ReferenceAgent(learner, state, 0)
     for seed in range(5):
         data = block(learner, [0], envs=4, seed=seed)
         data.observations[..., 2] *= 1e-3
         if seed == 4:
             data.observations[0, 4, 3, 1], data.rewards[0, 5, 0] = -sign * 1e3, sign * 1e4
-        previous = literal.params
+        previous = reference.params
         learner.learn(state, data, h)
-        literal.learn(data, numbers(h, 0))
-    assert 10 * np.std(literal.returns) < 1e4
+        reference.learn(data, numbers(h, 0))
+    assert 10 * np.std(reference.returns) < 1e4
     views = learner.layout.views(state.tensors["params"])
     found = np.concatenate([views[name][0].numpy().ravel() for name in views])
-    np.testing.assert_allclose(found, literal.params, rtol=0, atol=1e-3 * np.abs(literal.params - previous).max())
+    np.testing.assert_allclose(found, reference.params, rtol=0, atol=1e-3 * np.abs(reference.params - previous).max())
 
 
 def learnt(learner, members, data, h):

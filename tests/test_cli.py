@@ -83,7 +83,7 @@ BAD = {
     "a log prior from zero": (["hparams.learning_rate.low=0"], r"override .*: log_uniform needs low > 0"),
     "too many references": (["population.reference_members=5"], r"override .*: .*_members 5 is more than size 4"),
     "a network for other observations": (["agent.network=nature"], r"override .*: nature cannot read .*: use mlp"),
-    "actions that no agent here takes": (["env.id=tests.worlds:tuples"], r"override .*: tests.worlds:tuples: .*"),
+    "actions that no agent takes": (["env.id=tests.faulty_envs:tuples"], r"override .*: tests.faulty_envs:tuples: .*"),
     "a backend for other envs": (["env.backend=envpool", "env.id=ALE/Pong-v5"], r"override .*: envpool cannot run .*"),
 }  # fmt: skip
 
@@ -286,11 +286,11 @@ def test_doctor_examines_a_config(pbtrl: Command):
 
 
 def test_doctor_tells_of_an_env_that_breaks_and_of_its_workers(pbtrl: Command):
-    found = pbtrl("doctor", "cartpole", "env.id=tests.worlds:Raising", "env.kwargs={after: 3}", "--json")
+    found = pbtrl("doctor", "cartpole", "env.id=tests.faulty_envs:Raising", "env.kwargs={after: 3}", "--json")
     told = {c["check"]: c for c in found.json}
     assert found.code == 3
     assert not told["env"]["ok"]
-    why = r"env.id=tests.worlds:Raising: step\(\) raised RuntimeError: no more \(env 0 of \d+, step 3\)"
+    why = r"env.id=tests.faulty_envs:Raising: step\(\) raised RuntimeError: no more \(env 0 of \d+, step 3\)"
     assert re.fullmatch(f"EnvError: {why}", told["env"]["what"])
     assert re.fullmatch(f"ChildProcessError: a worker of this config: {why}", told["memory"]["what"])
 
@@ -400,7 +400,7 @@ def test_a_run_from_elsewhere_imports_nothing_unasked(pbtrl: Command, tmp_path: 
 
 def test_a_module_that_the_users_own_config_names_needs_no_word(pbtrl: Command):
     """And what is printed to go on with is what works."""
-    line = ["train", "cart.yaml", "--name", "a", "--if-exists", "resume", "env.id=tests.worlds:cart"]
+    line = ["train", "cart.yaml", "--name", "a", "--if-exists", "resume", "env.id=tests.faulty_envs:cart"]
     assert pbtrl(*line).code == 0
     assert pbtrl(*line, "budget.env_steps_per_member=960").code == 0
     said = pbtrl(*line).out

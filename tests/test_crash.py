@@ -33,13 +33,13 @@ POINTS = [*ONE_FILE, *LINES, *(f"snapshot.{p}" for p in SNAPSHOT), "host.began",
 LATER = [f"{p}:{n}" for p, n in (("snapshot.renamed", 7), ("snapshot.hidden", 3), ("journal.wrote decision", 3),
          ("journal.synced report", 6), ("host.reports", 8), ("run.json.staged", 2))]  # fmt: skip
 
-Zygote = Callable[..., dict[str, Any]]
+ForkServer = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
+def fork_server() -> Iterator[ForkServer]:
     """Runs a command in a process of its own, to be killed at a point."""
-    command = [sys.executable, "-m", "tests.zygote"]
+    command = [sys.executable, "-m", "tests.fork_server"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
@@ -58,17 +58,17 @@ def zygote() -> Iterator[Zygote]:
 
 
 @pytest.fixture(scope="module")
-def golden(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
+def golden(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
     """What an undisturbed run gives."""
     where = tmp_path_factory.mktemp("golden")
-    found = result(zygote, where)
+    found = result(fork_server, where)
     assert any(line["donor"] for d in journal(where / "runs/a") if d["kind"] == "decision" for line in d["assignments"])
     return found
 
 
-def result(zygote: Zygote, where: Path, *argv: str) -> tuple[str, dict[str, str]]:
+def result(fork_server: ForkServer, where: Path, *argv: str) -> tuple[str, dict[str, str]]:
     (where / "cart.yaml").write_text(CART)
-    done = zygote(where, "train", "cart.yaml", "--name", "a", "--if-exists", "resume", *argv)
+    done = fork_server(where, "train", "cart.yaml", "--name", "a", "--if-exists", "resume", *argv)
     assert done["code"] == 0, done["err"]
     run = where / "runs/a"
     assert kinds(run)[-1] == "finish"
@@ -88,24 +88,24 @@ def test_every_point_in_the_code_is_listed_here() -> None:
 
 @pytest.mark.parametrize("point", [*POINTS, *LATER])
 def test_killed_anywhere_a_run_goes_on_as_if_nothing_had_happened(
-    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path, point: str
+    fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path, point: str
 ) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
-    crashed = zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash=point)
+    crashed = fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash=point)
     assert crashed["code"] == -signal.SIGKILL
-    assert result(zygote, tmp_path) == golden
+    assert result(fork_server, tmp_path) == golden
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_with_workers_it_goes_on_in_the_same_way(
-    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path, workers: int
+    fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path, workers: int
 ) -> None:
     """The controller is killed while they train, and one of them while it commits."""
     (tmp_path / "cart.yaml").write_text(CART)
     processes = ["execution.backend=processes", f"execution.workers={workers}"]
     train = ["train", "cart.yaml", "--name", "a", *processes]
-    assert zygote(tmp_path, *train, crash="journal.wrote report:3")["code"] == -signal.SIGKILL
-    done = zygote(tmp_path, "resume", "a", crash="snapshot.renamed:3")
+    assert fork_server(tmp_path, *train, crash="journal.wrote report:3")["code"] == -signal.SIGKILL
+    done = fork_server(tmp_path, "resume", "a", crash="snapshot.renamed:3")
     assert done["code"] == 0, done["err"]
     run = tmp_path / "runs/a"
     assert "failure" in kinds(run)
@@ -113,19 +113,19 @@ def test_with_workers_it_goes_on_in_the_same_way(
 
 
 def test_killed_again_and_again_it_still_arrives(
-    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path
+    fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
     points = ["snapshot.renamed:2", "journal.synced report:2", "journal.wrote decision", "host.began", "host.loaded"]
     for point in points:
-        killed = zygote(tmp_path, "train", "cart.yaml", "--name", "a", "--if-exists", "resume", crash=point)
+        killed = fork_server(tmp_path, "train", "cart.yaml", "--name", "a", "--if-exists", "resume", crash=point)
         assert killed["code"] == -signal.SIGKILL
-    assert result(zygote, tmp_path) == golden
+    assert result(fork_server, tmp_path) == golden
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_asynchronous_runs_that_were_killed_are_as_good_as_others(zygote: Zygote, tmp_path: Path) -> None:
+def test_asynchronous_runs_that_were_killed_are_as_good_as_others(fork_server: ForkServer, tmp_path: Path) -> None:
     """Not bit for bit, but in distribution: 20 runs that were killed twice against 20 that were not."""
     rng = random.Random(0)
     longer = ["population.mode=async", "env.between_slices=continue", "budget.env_steps_per_member=8000",
@@ -139,8 +139,8 @@ def test_asynchronous_runs_that_were_killed_are_as_good_as_others(zygote: Zygote
         for _ in range(kills):
             point = f"{rng.choice(['host.reports', 'snapshot.renamed', 'journal.before report'])}:{rng.randint(2, 16)}"
             argv = ["train", "cart.yaml", "--name", "a", "--if-exists", "resume", f"seed={seed}", *longer]
-            assert zygote(where, *argv, crash=point)["code"] == -signal.SIGKILL
-        result(zygote, where, f"seed={seed}", *longer)
+            assert fork_server(where, *argv, crash=point)["code"] == -signal.SIGKILL
+        result(fork_server, where, f"seed={seed}", *longer)
         _, _, population = load_run(where / "runs/a")
         assert {m.step for m in population.members.values()} == {8000}
         fitness[kills].append(float(np.mean([m.fitness for m in population.members.values() if m.fitness])))
@@ -166,17 +166,21 @@ def damage_manifest(snapshot: Path) -> None:
 @pytest.mark.parametrize("damage", [damage_flipped, damage_cut, damage_manifest, shutil.rmtree])
 @pytest.mark.parametrize("crash", ["journal.synced decision:2", "journal.synced report:6", "best.json.staged"])
 def test_lost_snapshots_are_made_again(
-    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path, damage: Callable[[Path], None], crash: str
+    fork_server: ForkServer,
+    golden: tuple[str, dict[str, str]],
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    crash: str,
 ) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
-    assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash=crash)["code"] == -signal.SIGKILL
+    assert fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash=crash)["code"] == -signal.SIGKILL
     run = tmp_path / "runs/a"
     _, _, population = load_run(run)
     newest = [SnapshotStore(run / "members").path(m.snapshot) for m in population.members.values() if m.snapshot]
     assert len(newest) == 4
     for snapshot in newest:  # those of members that wait, that train, and that others are to copy
         damage(snapshot)
-    assert result(zygote, tmp_path) == golden
+    assert result(fork_server, tmp_path) == golden
     assert {"void", "remade"} <= set(kinds(run))
     aside = list(run.glob("members/*/quarantine/*"))
     assert bool(aside) == (damage is not shutil.rmtree)
@@ -185,42 +189,42 @@ def test_lost_snapshots_are_made_again(
 @pytest.mark.parametrize("kind", ["resume", "void", "remade"])
 @pytest.mark.parametrize("when", WHEN)
 def test_killed_while_it_makes_good_what_was_lost(
-    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path, when: str, kind: str
+    fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path, when: str, kind: str
 ) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
-    assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
+    assert fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
     _, _, population = load_run(tmp_path / "runs/a")
     store = SnapshotStore(tmp_path / "runs/a/members")
     for member in population.members.values():
         shutil.rmtree(store.path(str(member.snapshot)))
-    assert zygote(tmp_path, "resume", "a", crash=f"journal.{when} {kind}")["code"] == -signal.SIGKILL
-    assert result(zygote, tmp_path) == golden
-    assert zygote(tmp_path, "verify", "a")["code"] == 0
+    assert fork_server(tmp_path, "resume", "a", crash=f"journal.{when} {kind}")["code"] == -signal.SIGKILL
+    assert result(fork_server, tmp_path) == golden
+    assert fork_server(tmp_path, "verify", "a")["code"] == 0
 
 
 def test_a_part_of_a_snapshot_that_is_made_again_is_not_taken_for_the_whole(
-    zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path
+    fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     """As a stop leaves it where episodes go on over it: hashes and name are right, and it ends too early."""
     (tmp_path / "cart.yaml").write_text(CART)
-    assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
+    assert fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
     _, _, population = load_run(tmp_path / "runs/a")
     store = SnapshotStore(tmp_path / "runs/a/members")
     for name in sorted({str(m.snapshot) for m in population.members.values()}):
         tensors, state = store.load(name)
         state["report"]["step"] -= 40
         store.commit(name, {key: 0 * value for key, value in tensors.items()}, state)
-    assert result(zygote, tmp_path) == golden
+    assert result(fork_server, tmp_path) == golden
     assert {"void", "remade"} <= set(kinds(tmp_path / "runs/a"))
-    assert zygote(tmp_path, "verify", "a")["code"] == 0
+    assert fork_server(tmp_path, "verify", "a")["code"] == 0
 
 
 @pytest.mark.parametrize("point", ["journal.synced resume", "config.resolved.yaml.staged"])
-def test_killed_while_a_finished_run_is_extended(zygote: Zygote, tmp_path: Path, point: str) -> None:
-    result(zygote, tmp_path)
+def test_killed_while_a_finished_run_is_extended(fork_server: ForkServer, tmp_path: Path, point: str) -> None:
+    result(fork_server, tmp_path)
     more = "budget.env_steps_per_member=960"
-    assert zygote(tmp_path, "resume", "a", more, crash=point)["code"] == -signal.SIGKILL
-    done = zygote(tmp_path, "resume", "a", more)
+    assert fork_server(tmp_path, "resume", "a", more, crash=point)["code"] == -signal.SIGKILL
+    done = fork_server(tmp_path, "resume", "a", more)
     assert done["code"] == 0, done["err"]
     _, _, population = load_run(tmp_path / "runs/a")
     assert {m.step for m in population.members.values()} == {960}
@@ -228,37 +232,42 @@ def test_killed_while_a_finished_run_is_extended(zygote: Zygote, tmp_path: Path,
 
 
 @pytest.mark.parametrize("when", WHEN)
-def test_killed_while_a_failure_is_noted(zygote: Zygote, tmp_path: Path, when: str) -> None:
+def test_killed_while_a_failure_is_noted(fork_server: ForkServer, tmp_path: Path, when: str) -> None:
     once = (
-        "env={id: tests.worlds:Fatal, num_envs: 4, between_slices: reset, kwargs: {marker: fell, after: 30, how: exit}}"
+        "env={id: tests.faulty_envs:Fatal, num_envs: 4, between_slices: reset, "
+        "kwargs: {marker: fell, after: 30, how: exit}}"
     )
     (tmp_path / "smooth").mkdir()
     (tmp_path / "smooth/fell").touch()  # so nothing happens there
-    expected = result(zygote, tmp_path / "smooth", once)
+    expected = result(fork_server, tmp_path / "smooth", once)
     (tmp_path / "rough").mkdir()
     (tmp_path / "rough/cart.yaml").write_text(CART)
-    killed = zygote(tmp_path / "rough", "train", "cart.yaml", "--name", "a", once, crash=f"journal.{when} failure")
+    killed = fork_server(tmp_path / "rough", "train", "cart.yaml", "--name", "a", once, crash=f"journal.{when} failure")
     assert killed["code"] == -signal.SIGKILL
-    assert result(zygote, tmp_path / "rough", once) == expected
+    assert result(fork_server, tmp_path / "rough", once) == expected
 
 
 @pytest.mark.parametrize("when", WHEN)
-def test_killed_while_it_stops(zygote: Zygote, golden: tuple[str, dict[str, str]], tmp_path: Path, when: str) -> None:
+def test_killed_while_it_stops(
+    fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path, when: str
+) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
-    killed = zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash=f"journal.{when} stop", stop=True)
+    killed = fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash=f"journal.{when} stop", stop=True)
     assert killed["code"] == -signal.SIGKILL
     assert ("stop" in kinds(tmp_path / "runs/a")) == (when != "before")
-    assert result(zygote, tmp_path) == golden
+    assert result(fork_server, tmp_path) == golden
 
 
 @pytest.mark.parametrize("gone", ["012", "0123"])
-def test_where_the_parents_are_gone_too_the_strategy_decides(zygote: Zygote, tmp_path: Path, gone: str) -> None:
+def test_where_the_parents_are_gone_too_the_strategy_decides(
+    fork_server: ForkServer, tmp_path: Path, gone: str
+) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
-    assert zygote(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced decision:3")["code"] < 0
+    assert fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced decision:3")["code"] < 0
     run = tmp_path / "runs/a"
     for snapshot in run.glob(f"members/m0[{gone}]/snapshots/*"):
         shutil.rmtree(snapshot)
-    result(zygote, tmp_path)
+    result(fork_server, tmp_path)
     given_up = [line["member"] for line in journal(run) if line.get("given_up")]
     assert {member[-1] for member in given_up} <= set(gone)
     assert given_up

@@ -596,8 +596,8 @@ class TestProbes:
         ("CliffWalking-v1", "envpool", {}, None),
         ("ALE/Pong-v5", "auto", {}, 27_000),
         ("ALE/Pong-v5", "auto", {"max_num_frames_per_episode": 400}, 100),
-        ("tests.worlds:cart", "auto", {}, 500),
-        ("tests.worlds:Endless", "auto", {}, None),
+        ("tests.faulty_envs:cart", "auto", {}, 500),
+        ("tests.faulty_envs:Endless", "auto", {}, None),
     ],
 )
 def test_a_vector_knows_the_limit_of_its_episodes(id, backend, kwargs, limit):

@@ -8,8 +8,8 @@ from gymnasium.spaces import Box, Discrete
 from pbtrl.agents import feudal
 from pbtrl.agents.settings import FeudalSettings
 from tests import oracles
-from tests.blocks import agent, block, changed, fresh, live, pick, shown
-from tests.literal import Literal
+from tests.agent_fixtures import agent, block, changed, fresh, live, pick, shown
+from tests.reference_agents import ReferenceAgent
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -29,7 +29,7 @@ def detached(x):
     return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 
-class Lords(Literal):
+class ReferenceFeudal(ReferenceAgent):
     """Section 3 of the paper."""
 
     def unroll(self, data, b):
@@ -133,18 +133,18 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
     h = live(learner, 2, **{**PLAIN, "gamma": [0.9, 0.97], "entropy_cost": 0.1, "unroll_length": 8, **values})
     state, data = fresh(learner, [0, 1]), block(learner, [0, 1], time=9, envs=4)
     assert learner.split_extra_noise(data.noise).any(-1).sum() > 3
-    literals = [Lords(learner, state, slot, h) for slot in range(2)]
+    references = [ReferenceFeudal(learner, state, slot, h) for slot in range(2)]
     before = state.tensors["params"].clone()
     metrics = learner.learn(state, data, h).metrics
     gradients = learner.layout.views(before - state.tensors["params"])
-    for slot, literal in enumerate(literals):
-        terms, total = literal.losses(pick(data, [slot]))
+    for slot, reference in enumerate(references):
+        terms, total = reference.losses(pick(data, [slot]))
         live_steps = (~data.is_reset_step[slot]).sum().item()
         for name, term in terms.items():
             assert metrics[f"loss/{name}"][slot].item() * live_steps == pytest.approx(
                 detached(term), rel=1e-5, abs=1e-5
             )
-        expected = torch.autograd.grad(total, list(literal.leaves.values()))
+        expected = torch.autograd.grad(total, list(reference.leaves.values()))
         largest = max(g.abs().max() for g in expected)
         for (name, gradient), exact in zip(gradients.items(), expected, strict=True):
             assert (gradient[slot] - exact).abs().max() < 1e-5 * largest, name

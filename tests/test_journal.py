@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 RUN: Line = {"kind": "run", "schema": SCHEMA, "name": "té\nst", "seed": 0, "size": 3}
 
 
-def written(path: Path, *lines: Line) -> Path:
+def journal_of(path: Path, *lines: Line) -> Path:
     journal = Journal(path)
     for line in lines:
         journal.append(line)
@@ -55,7 +55,7 @@ def short_run(*, order: int = 0, retries: int = 0, seconds: float = 1.0) -> list
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     lines = short_run()
-    assert list(read_journal(written(tmp_path / "j", *lines))) == lines
+    assert list(read_journal(journal_of(tmp_path / "j", *lines))) == lines
 
 
 def test_append_returns_the_line_as_a_reader_sees_it(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_line_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: pyte
 
 def test_a_torn_last_line_is_not_there_whatever_its_length(tmp_path: Path) -> None:
     lines = short_run()[:3]
-    whole = written(tmp_path / "whole", *lines).read_bytes()
+    whole = journal_of(tmp_path / "whole", *lines).read_bytes()
     last = whole.rstrip(b"\n").rfind(b"\n") + 1
     torn = tmp_path / "torn"
     for end in range(last, len(whole)):
@@ -116,7 +116,7 @@ def test_a_torn_first_line_leaves_an_empty_journal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("garbage", [b"\0" * 40, b"{", b"[1]", b"3", b"\xff\xfe", b"{}", b"", b'{"kind":"run"}'])
 def test_garbage_in_the_middle_is_named_with_its_line(tmp_path: Path, garbage: bytes) -> None:
-    first, *rest = written(tmp_path / "j", *short_run()).read_bytes().splitlines()
+    first, *rest = journal_of(tmp_path / "j", *short_run()).read_bytes().splitlines()
     (tmp_path / "j").write_bytes(b"\n".join([first, garbage, *rest]) + b"\n")
     with pytest.raises(JournalError, match=r"j:2: not a journal line"):
         list(read_journal(tmp_path / "j"))
@@ -124,10 +124,10 @@ def test_garbage_in_the_middle_is_named_with_its_line(tmp_path: Path, garbage: b
 
 @pytest.mark.parametrize("version", [SCHEMA + 1, "2", None])
 def test_a_newer_schema_is_refused(tmp_path: Path, version: Any) -> None:
-    newer = written(tmp_path / "newer", {**RUN, "schema": version})
+    newer = journal_of(tmp_path / "newer", {**RUN, "schema": version})
     with pytest.raises(NewerError, match=rf"newer:1: written by a newer pbtrl \(schema {version}; .* {SCHEMA}\)"):
         list(read_journal(newer))
-    resumed = written(tmp_path / "resumed", RUN, {"kind": "resume"}, {"kind": "resume", "schema": version})
+    resumed = journal_of(tmp_path / "resumed", RUN, {"kind": "resume"}, {"kind": "resume", "schema": version})
     with pytest.raises(NewerError, match="resumed:3: written by a newer pbtrl"):
         list(read_journal(resumed))
 

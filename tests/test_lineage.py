@@ -8,7 +8,7 @@ from pbtrl.errors import JournalError
 from pbtrl.reporting.lineage import ancestry, copies, roots, schedule, trained_slices
 from pbtrl.storage.journal import read_journal
 from pbtrl.storage.run_header import RunHeader, header, population
-from tests.written import Written, one_copy
+from tests.journal_writer import JournalWriter, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -39,7 +39,7 @@ def test_a_donor_without_a_foreign_parent_gave_its_hyperparameters_alone(tmp_pat
 
 
 def test_members_that_copy_each_other_in_one_decision_see_the_fitness_before_it(tmp_path: Path):
-    w = Written(tmp_path / "a")
+    w = JournalWriter(tmp_path / "a")
     w.decide(w.next("m00"), w.next("m01"))
     w.report("m00", 1.0)
     w.report("m01", 2.0)
@@ -64,7 +64,7 @@ def test_ancestry_walks_from_a_snapshot_to_a_root(tmp_path: Path):
 
 
 def test_ancestry_of_a_member_without_a_report_is_empty(tmp_path: Path):
-    w = Written(tmp_path / "a")
+    w = JournalWriter(tmp_path / "a")
     w.decide(w.next("m00"))
     assert (
         ancestry(trained_slices(w.lines), w.population.members["m00"].snapshot)

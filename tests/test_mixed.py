@@ -245,11 +245,12 @@ def test_every_agent_that_does_not_fit_is_named():
     ("overrides", "said"),
     [
         (
-            ["env.id=tests.worlds:tuples"],
-            "override 'env.id=tests.worlds:tuples': tests.worlds:tuples: actions of type Tuple are not supported",
+            ["env.id=tests.faulty_envs:tuples"],
+            "override 'env.id=tests.faulty_envs:tuples': tests.faulty_envs:tuples: "
+            "actions of type Tuple are not supported",
         ),
         (
-            ["env.id=tests.worlds:unbounded", "agents.vmpo.actions=squash"],
+            ["env.id=tests.faulty_envs:unbounded", "agents.vmpo.actions=squash"],
             "override 'agents.vmpo.actions=squash': squash needs finite",
         ),
     ],

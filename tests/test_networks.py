@@ -13,7 +13,7 @@ from pbtrl.agents.networks import MLP, TORSOS, SharedTorsoNet, make_network
 from pbtrl.agents.settings import ImpalaSettings
 from pbtrl.agents.torsos import Convolutional, Dense
 from pbtrl.agents.types import Inputs
-from tests.blocks import agent
+from tests.agent_fixtures import agent
 
 torch.set_num_threads(1)  # as in every worker
 

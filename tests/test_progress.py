@@ -13,7 +13,7 @@ from rich.console import Console
 from pbtrl.core.population import FitnessRule
 from pbtrl.reporting import formatting, live_table, progress_lines, summary, terminal
 from pbtrl.reporting.live_status import LiveStatus
-from tests.written import Written, one_copy
+from tests.journal_writer import JournalWriter, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -35,12 +35,12 @@ def drawn(standings: LiveStatus, events=(), width: int = 100, height: int = 40) 
     return c.export_text()
 
 
-def started(tmp_path: Path, **fields) -> tuple[Written, LiveStatus, Clock]:
-    w, clock = Written(tmp_path / "pong", **fields), Clock()
+def started(tmp_path: Path, **fields) -> tuple[JournalWriter, LiveStatus, Clock]:
+    w, clock = JournalWriter(tmp_path / "pong", **fields), Clock()
     return w, LiveStatus(w.header, w.population, w.run / "members", clock=clock), clock
 
 
-def copied(tmp_path: Path) -> tuple[Written, LiveStatus, list, Clock]:
+def copied(tmp_path: Path) -> tuple[JournalWriter, LiveStatus, list, Clock]:
     """`one_copy`, with the standings told of every line."""
     source = one_copy(tmp_path / "source")
     w, standings, clock = started(tmp_path)
@@ -92,7 +92,7 @@ def test_steps_and_rates_between_reports_come_from_the_metrics(tmp_path: Path):
 
 
 def test_the_wall_clock_bounds_what_is_left(tmp_path: Path):
-    w, clock = Written(tmp_path / "pong"), Clock()
+    w, clock = JournalWriter(tmp_path / "pong"), Clock()
     standings = LiveStatus(w.header, w.population, tmp_path, wall_clock=100.0, earlier=30.0, clock=clock)
     clock.now += 20.0
     assert (standings.elapsed, standings.left) == (50.0, 50.0)
@@ -175,7 +175,7 @@ def test_many_members_are_cut_to_first_last_and_medians(tmp_path: Path):
     assert "78.8 … 88.2" in medians
 
 
-def mixture(tmp_path: Path) -> tuple[Written, LiveStatus]:
+def mixture(tmp_path: Path) -> tuple[JournalWriter, LiveStatus]:
     """Two impala and a vmpo; m01 has just become a vmpo."""
     w, standings, _ = started(tmp_path, size=3)
     w.listener = standings
@@ -347,7 +347,7 @@ def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path):
 
 
 def test_opening(tmp_path: Path):
-    w = Written(tmp_path / "pong", size=8, horizon=20_000_000)
+    w = JournalWriter(tmp_path / "pong", size=8, horizon=20_000_000)
     told = {"trains": "ALE/Pong-v5", "agent": "impala", "workers": "8 members on 2 workers", "name": "runs/pong"}
     first, *rest = summary.opening_text(w.run, w.header, wall_clock=21600, **told).splitlines()
     assert first.split() == ["run", str(w.run)]
@@ -410,7 +410,7 @@ def test_the_summary_warns_of_a_best_lineage_that_ends_at_a_bound(tmp_path: Path
 
 
 def test_a_long_schedule_is_told_in_short(tmp_path: Path):
-    w = Written(tmp_path / "pong")
+    w = JournalWriter(tmp_path / "pong")
     for i in range(9):
         w.decide(w.next("m00", hyperparameters={"learning_rate": 0.1 * (i + 1)}))
         w.report("m00", 1.0)

@@ -20,20 +20,20 @@ from pbtrl.reporting import html_report, plots
 from pbtrl.reporting.plots import PLOTS, RunData, draw
 from pbtrl.storage import run_status
 from tests.command import Command, spawn
-from tests.written import Written, one_copy
+from tests.journal_writer import JournalWriter, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
 EVIL = "</pre><script>alert(1)</script>$\\frac$\x1b[2J\ud800"
 
 
-def story(w: Written, best: str | None = None) -> RunData:
+def story(w: JournalWriter, best: str | None = None) -> RunData:
     header, lines, population = run_status.load_run(w.run)
     return RunData(header, lines, population, best)
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Written:
+def copied(tmp_path: Path) -> JournalWriter:
     """m01 copied m00 at step 100 and came to 200; a failure and a resume besides."""
     w = one_copy(tmp_path / "a")
     w.fail("m01")
@@ -52,13 +52,13 @@ def points(line: Any) -> list[tuple[float, float]]:
 # Pictures
 
 
-def test_fitness_is_drawn_as_the_journal_has_it(copied: Written) -> None:
+def test_fitness_is_drawn_as_the_journal_has_it(copied: JournalWriter) -> None:
     drawn = {line.get_label(): points(line) for line in panel(story(copied, "m01/000001"), "training").lines}
     assert drawn["m00"] == [(100.0, 3.0)]
     assert drawn["m01"] == [(100.0, -5.0), (200.0, 5.0)]
 
 
-def test_the_ancestry_of_the_best_is_black_in_every_panel(copied: Written) -> None:
+def test_the_ancestry_of_the_best_is_black_in_every_panel(copied: JournalWriter) -> None:
     found = story(copied, "m01/000001")
     black = [line for line in panel(found, "training").lines if line.get_color() == "black"]
     assert [points(line) for line in black] == [[(100.0, 3.0), (200.0, 5.0)]]  # m00's slice, then its own
@@ -67,7 +67,7 @@ def test_the_ancestry_of_the_best_is_black_in_every_panel(copied: Written) -> No
     assert not [line for line in panel(story(copied), "training").lines if line.get_color() == "black"]
 
 
-def test_a_schedule_is_what_the_learner_used(copied: Written) -> None:
+def test_a_schedule_is_what_the_learner_used(copied: JournalWriter) -> None:
     m00, m01, _ = panel(story(copied, "m01/000001"), "training", 2).lines
     assert points(m00) == [(0.0, 20.0), (100.0, 20.0)]
     assert points(m01) == [(0.0, 5.0), (100.0, 5.0), (100.0, 20.0), (200.0, 20.0)]
@@ -82,7 +82,7 @@ def test_a_bound_that_a_value_reached_is_dotted(tmp_path: Path) -> None:
 
 
 def test_a_choice_among_words_is_drawn_as_well(tmp_path: Path) -> None:
-    w = Written(tmp_path / "a", size=1, hyperparameters=("activation", "nobody_has_it"))
+    w = JournalWriter(tmp_path / "a", size=1, hyperparameters=("activation", "nobody_has_it"))
     for word in ("tanh", EVIL):
         w.decide(w.next("m00", hyperparameters={"activation": word}))
         w.report("m00", 1.0)
@@ -90,7 +90,7 @@ def test_a_choice_among_words_is_drawn_as_well(tmp_path: Path) -> None:
     assert draw(story(w, w.population.members["m00"].snapshot), "training")
 
 
-def test_the_lineage_leads_from_the_donors_row_to_the_receivers(copied: Written) -> None:
+def test_the_lineage_leads_from_the_donors_row_to_the_receivers(copied: JournalWriter) -> None:
     found = panel(story(copied, "m01/000001"), "lineage")
     every, best = [c for c in found.collections if isinstance(c, LineCollection)]
     own, slice_of_it, copy = [[0.0, 0.0], [100.0, 0.0]], [[100.0, 1.0], [200.0, 1.0]], [[100.0, 0.0], [100.0, 1.0]]
@@ -103,7 +103,7 @@ def test_the_lineage_leads_from_the_donors_row_to_the_receivers(copied: Written)
     assert sorted(np.asarray(s).tolist() for s in best.get_segments()) == sorted([own, slice_of_it, copy])
 
 
-def test_the_timeline_has_a_bar_for_every_slice_and_a_mark_for_every_event(copied: Written) -> None:
+def test_the_timeline_has_a_bar_for_every_slice_and_a_mark_for_every_event(copied: JournalWriter) -> None:
     found = story(copied, "m01/000001")
     shown = panel(found, "timeline")
     marks = {c.get_label(): c for c in shown.collections if isinstance(c, PathCollection)}
@@ -117,7 +117,7 @@ def test_the_timeline_has_a_bar_for_every_slice_and_a_mark_for_every_event(copie
 
 
 def test_no_step_is_lost_in_the_speed(tmp_path: Path) -> None:
-    w = Written(tmp_path / "a")
+    w = JournalWriter(tmp_path / "a")
     for seconds in (3.0, 12.5, 0.0):
         w.decide(w.next("m00"), wait=5.0)
         w.report("m00", 1.0, wait=10.0, timing={"seconds": seconds})
@@ -130,7 +130,7 @@ def test_no_step_is_lost_in_the_speed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("picture", PLOTS)
 @pytest.mark.parametrize("size", [1, 2, 60, 1000])
 def test_populations_of_every_size_and_age_can_be_drawn(tmp_path: Path, picture: str, size: int) -> None:
-    w = Written(tmp_path / "a", size=size, hyperparameters=tuple(f"h{i}" for i in range(30)))
+    w = JournalWriter(tmp_path / "a", size=size, hyperparameters=tuple(f"h{i}" for i in range(30)))
     assert draw(story(w), picture).startswith(b"<?xml")
     w.decide(*(w.next(m) for m in list(w.population.members)[:100]))
     assert draw(story(w), picture)
@@ -139,7 +139,7 @@ def test_populations_of_every_size_and_age_can_be_drawn(tmp_path: Path, picture:
     ElementTree.fromstring(draw(story(w, next(iter(w.population.members.values())).snapshot), picture))
 
 
-def test_a_picture_is_the_same_bytes_every_time(copied: Written) -> None:
+def test_a_picture_is_the_same_bytes_every_time(copied: JournalWriter) -> None:
     assert draw(story(copied), "training") == draw(story(copied), "training")
 
 
@@ -184,7 +184,7 @@ def test_the_choices_of_the_command_are_the_pictures(pbtrl: Command) -> None:
 
 def test_whatever_a_run_says_is_only_text(tmp_path: Path) -> None:
     run = tmp_path / "a"
-    w = Written(run, size=1, hyperparameters=(EVIL,), deterministic=EVIL)
+    w = JournalWriter(run, size=1, hyperparameters=(EVIL,), deterministic=EVIL)
     w.decide(w.next("m00", hyperparameters={EVIL: EVIL}))
     w.fail("m00", EVIL)
     w.report("m00", 1.0)
@@ -216,7 +216,7 @@ def test_a_run_that_trains_has_a_report_without_a_best_member(tmp_path: Path) ->
 
 
 def test_what_went_wrong_is_told_and_long_lists_are_cut(tmp_path: Path) -> None:
-    w = Written(tmp_path / "a", size=1)
+    w = JournalWriter(tmp_path / "a", size=1)
     w.decide(w.next("m00"))
     for i in range(250):
         w.fail("m00", f"failure {i}.\nand a traceback")
@@ -246,8 +246,8 @@ def test_the_pictures_that_are_drawn_are_the_ones_that_are_named() -> None:
 # What the journal of a stranger may hold
 
 
-def finished(run: Path, **timing: float) -> Written:
-    w = Written(run, size=1)
+def finished(run: Path, **timing: float) -> JournalWriter:
+    w = JournalWriter(run, size=1)
     w.decide(w.next("m00"))
     w.report("m00", 1.0, timing={"seconds": 5.0})
     lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
@@ -274,7 +274,7 @@ def test_a_slice_that_took_longer_than_the_run_began_with_it(tmp_path: Path, tim
 
 def test_an_assignment_is_decided_once(tmp_path: Path) -> None:
     """Else it could be its own ancestor."""
-    w = Written(tmp_path / "a", size=1)
+    w = JournalWriter(tmp_path / "a", size=1)
     w.decide(w.next("m00"))
     w.report("m00", 1.0)
     again = {**w.next("m00").to_json(), "id": "m00/000000", "parent": "m00/000000"}
@@ -285,7 +285,7 @@ def test_an_assignment_is_decided_once(tmp_path: Path) -> None:
 
 
 def test_numbers_as_large_as_floats_can_be_warn_nobody(tmp_path: Path) -> None:
-    w = Written(tmp_path / "a", size=1, hyperparameters=("rate",))
+    w = JournalWriter(tmp_path / "a", size=1, hyperparameters=("rate",))
     for rate in (1e308, 5e-324, 3):
         w.decide(w.next("m00", hyperparameters={"rate": rate}))
         w.report("m00", 1e308)
@@ -293,7 +293,7 @@ def test_numbers_as_large_as_floats_can_be_warn_nobody(tmp_path: Path) -> None:
 
 
 def test_a_thousand_slices_or_words_take_no_minutes(tmp_path: Path) -> None:
-    w = Written(tmp_path / "a", size=1, hyperparameters=("word",))
+    w = JournalWriter(tmp_path / "a", size=1, hyperparameters=("word",))
     for i in range(300):
         w.decide(w.next("m00", hyperparameters={"word": str(i)}))
         w.report("m00", 1.0)
@@ -325,7 +325,7 @@ def test_a_style_that_lies_in_the_working_directory_is_not_read(pbtrl: Command, 
 
 
 def test_the_best_of_an_earlier_sitting_is_told_as_such(tmp_path: Path) -> None:
-    w = Written(tmp_path / "a", size=1)
+    w = JournalWriter(tmp_path / "a", size=1)
     w.decide(w.next("m00"))
     w.report("m00", 1.0)
     w.end("finish")
@@ -341,7 +341,7 @@ def test_the_best_of_an_earlier_sitting_is_told_as_such(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("members", [1, 12, 13, 40])
 def test_every_member_is_named_below_the_curves(tmp_path: Path, members: int) -> None:
-    w = Written(tmp_path / "a", size=members, hyperparameters=("learning_rate",))
+    w = JournalWriter(tmp_path / "a", size=members, hyperparameters=("learning_rate",))
     w.decide(*(w.next(m) for m in w.population.members))
     for m in w.population.members:
         w.report(m, 1.0)

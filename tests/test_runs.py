@@ -21,7 +21,7 @@ from pbtrl.storage import run_directory, run_info, run_lock, run_lookup, run_sta
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.system import files
 from tests.command import Command, contents
-from tests.written import Written, one_copy
+from tests.journal_writer import JournalWriter, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -41,7 +41,7 @@ def test_a_new_run_gets_its_directory(tmp_path: Path):
 
 
 def test_a_taken_name_is_an_error_that_names_the_ways_out(tmp_path: Path):
-    Written(tmp_path / "pong").end("finish")
+    JournalWriter(tmp_path / "pong").end("finish")
     with pytest.raises(
         RunError, match=r"pong exists \(finished\).*`pbtrl resume pong --runs .*`.*--suffix.*--overwrite"
     ):
@@ -76,21 +76,21 @@ def test_of_many_that_want_a_free_name_each_gets_its_own(tmp_path: Path):
 
 
 def test_suffix_counts(tmp_path: Path):
-    Written(tmp_path / "pong")
-    Written(tmp_path / "pong-2")
+    JournalWriter(tmp_path / "pong")
+    JournalWriter(tmp_path / "pong-2")
     assert run_directory.create(tmp_path, "pong", "suffix").name == "pong-3"
     assert run_directory.create(tmp_path, "breakout", "suffix").name == "breakout"
 
 
 def test_resume_returns_the_old_directory_and_overwrite_an_empty_one(tmp_path: Path):
-    Written(tmp_path / "pong")
+    JournalWriter(tmp_path / "pong")
     assert (run_directory.create(tmp_path, "pong", "resume") / "journal.jsonl").exists()
     assert not any(run_directory.create(tmp_path, "pong", "overwrite").iterdir())
 
 
 def test_what_a_killed_remover_left_behind_is_no_run_and_goes_with_the_next(tmp_path: Path):
-    Written(tmp_path / "pong")
-    Written(tmp_path / ".gone-pong")
+    JournalWriter(tmp_path / "pong")
+    JournalWriter(tmp_path / ".gone-pong")
     assert [run["name"] for run in run_status.listing(tmp_path)] == ["pong"]
     run_directory.create(tmp_path, "pong", "overwrite")
     assert [p.name for p in tmp_path.iterdir()] == ["pong"]
@@ -98,13 +98,13 @@ def test_what_a_killed_remover_left_behind_is_no_run_and_goes_with_the_next(tmp_
 
 def test_the_lock_of_a_run_that_was_removed_meanwhile_is_worth_nothing(tmp_path: Path, monkeypatch):
     """Who opened it before, and gets it when the remover lets it go, would be at no run, or at another's."""
-    run = Written(tmp_path / "pong").run
+    run = JournalWriter(tmp_path / "pong").run
     take = run_lock._take
 
     def removed(file: IO[bytes]) -> bool:
         monkeypatch.setattr(run_lock, "_take", take)
         run_directory.create(tmp_path, "pong", "overwrite").rmdir()
-        Written(run)
+        JournalWriter(run)
         return take(file)
 
     monkeypatch.setattr(run_lock, "_take", removed)
@@ -115,7 +115,7 @@ def test_the_lock_of_a_run_that_was_removed_meanwhile_is_worth_nothing(tmp_path:
 
 
 def test_a_living_run_is_not_overwritten(tmp_path: Path):
-    run = Written(tmp_path / "pong").run
+    run = JournalWriter(tmp_path / "pong").run
     with run_lock.RunLock(run), pytest.raises(RunError, match=f"in use by process {os.getpid()} on"):
         run_directory.create(tmp_path, "pong", "overwrite")
 
@@ -187,7 +187,7 @@ def test_a_clock_that_jumps_changes_nothing(pbtrl: Command, monkeypatch: pytest.
 
 def test_find_by_name_prefix_path_and_last(tmp_path: Path):
     for name in ("pong-a", "pong-b", "breakout"):
-        run_info.record_start(Written(tmp_path / name).run, [])
+        run_info.record_start(JournalWriter(tmp_path / name).run, [])
     run_info.record_start(tmp_path / "pong-a", [])  # resumed last
     assert run_lookup.find("last", tmp_path).name == "pong-a"
     assert run_lookup.find("b", tmp_path).name == "breakout"
@@ -202,13 +202,13 @@ def test_find_by_name_prefix_path_and_last(tmp_path: Path):
 
 
 def test_an_exact_name_wins_over_longer_ones(tmp_path: Path):
-    Written(tmp_path / "pong")
-    Written(tmp_path / "pong-2")
+    JournalWriter(tmp_path / "pong")
+    JournalWriter(tmp_path / "pong-2")
     assert run_lookup.find("pong", tmp_path).name == "pong"
 
 
 def test_a_link_out_of_the_root_is_no_run(tmp_path: Path):
-    Written(tmp_path / "outside" / "pong")
+    JournalWriter(tmp_path / "outside" / "pong")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "pong").symlink_to(tmp_path / "outside" / "pong")
     with pytest.raises(RunError, match="no run"):
@@ -216,7 +216,7 @@ def test_a_link_out_of_the_root_is_no_run(tmp_path: Path):
 
 
 def test_the_second_controller_is_told_who_is_first(tmp_path: Path):
-    run = Written(tmp_path / "pong").run
+    run = JournalWriter(tmp_path / "pong").run
     with run_lock.RunLock(run):
         with pytest.raises(RunError, match=rf"pong is in use by process {os.getpid()} on .+, since 20\d\d"):
             run_lock.RunLock(run).acquire()
@@ -227,7 +227,7 @@ def test_the_second_controller_is_told_who_is_first(tmp_path: Path):
 
 
 def test_a_killed_controller_leaves_no_lock(tmp_path: Path):
-    run = Written(tmp_path / "pong").run
+    run = JournalWriter(tmp_path / "pong").run
     command = [sys.executable, "-c", HOLD, str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     with process:
@@ -244,7 +244,7 @@ def test_a_killed_controller_leaves_no_lock(tmp_path: Path):
 
 
 def test_asking_for_the_state_does_not_keep_a_controller_out(tmp_path: Path):
-    run = Written(tmp_path / "pong").run
+    run = JournalWriter(tmp_path / "pong").run
     for _ in range(50):
         assert run_lock.holder(run) is None
         with run_lock.RunLock(run):
@@ -272,7 +272,7 @@ def test_states_follow_lock_journal_and_heartbeat(tmp_path: Path):
 
 
 def test_without_fcntl_the_text_of_the_lock_counts(tmp_path: Path, monkeypatch):
-    run = Written(tmp_path / "pong").run
+    run = JournalWriter(tmp_path / "pong").run
     monkeypatch.setattr(run_lock, "fcntl", None)
     assert run_lock.holder(run) is None
     with run_lock.RunLock(run):
@@ -386,7 +386,7 @@ def test_listing_tells_of_what_it_cannot_read(tmp_path: Path):
 
 
 def test_run_json_keeps_identity_and_tells_of_new_versions(tmp_path: Path):
-    run = Written(tmp_path / "pong").run
+    run = JournalWriter(tmp_path / "pong").run
     command = ["pbtrl", "train", "pong.yaml", "hub.token=hunter2", "--api-key", "hunter3", "seed=2"]
     assert run_info.record_start(run, command) == []
     first = run_info.read_run_info(run)

@@ -199,9 +199,9 @@ def stop(pids: Sequence[int]) -> None:
 def training(tmp_path: Path, *argv: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """A run under way in its own process group: its env has stepped. Yields it and all that belongs to it."""
     os.mkfifo(tmp_path / "fifo")
-    world = f"env={{id: tests.worlds:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
+    env = f"env={{id: tests.faulty_envs:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
     size = ["population.size=1", "budget.env_steps_per_member=100000000", "strategy.ready.slice_steps=10000000"]
-    with spawn(tmp_path, "train", "cart.yaml", "--name", "a", world, *size, *CONTINUE, *argv) as process:
+    with spawn(tmp_path, "train", "cart.yaml", "--name", "a", env, *size, *CONTINUE, *argv) as process:
         try:
             (tmp_path / "fifo").read_text()
             yield process, descendants(process.pid)
@@ -282,8 +282,8 @@ print(os.waitstatus_to_exitcode(status))
 def test_a_terminal_that_closes_saves_the_run(pbtrl: Command, tmp_path: Path, mode: str):
     """The kernel hangs up the run and its workers, and fails whatever they write from then on."""
     os.mkfifo(tmp_path / "fifo")
-    world = f"env={{id: tests.worlds:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
-    command = [sys.executable, "-m", "pbtrl", "train", "cart.yaml", "--name", "a", world, "population.size=1",
+    env = f"env={{id: tests.faulty_envs:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
+    command = [sys.executable, "-m", "pbtrl", "train", "cart.yaml", "--name", "a", env, "population.size=1",
                "budget.env_steps_per_member=100000000", "strategy.ready.slice_steps=10000000",
                "execution.backend=processes", "--progress", mode, *CONTINUE]  # fmt: skip
     closing = CLOSING if mode == "live" else CLOSING.replace("fitness", "Ctrl-C")
@@ -674,14 +674,14 @@ def test_the_three_that_pbt_tunes_are_always_shown(pbtrl: Command):
         ),
         (
             "raise",
-            "IsolatedCallError: EnvError: env.id=tests.worlds:Odd: step() raised RuntimeError: not now (env 0 of ",
+            "IsolatedCallError: EnvError: env.id=tests.faulty_envs:Odd: step() raised RuntimeError: not now (env 0 of ",
         ),
     ],
 )
 def test_an_env_that_fails_the_final_choice_takes_nothing_with_it(pbtrl: Command, how, why):
-    world = f"env={{id: tests.worlds:Odd, num_envs: 4, kwargs: {{how: {how}}}}}"
+    env = f"env={{id: tests.faulty_envs:Odd, num_envs: 4, kwargs: {{how: {how}}}}}"
     processes = ["execution.backend=processes", "execution.workers=1", "failure.env_step_timeout=1"]
-    found = pbtrl("train", "cart.yaml", "--name", "a", world, *processes)
+    found = pbtrl("train", "cart.yaml", "--name", "a", env, *processes)
     assert found.code == 3
     assert found.err.splitlines()[-1].startswith(f"the final evaluation failed: {why}")
     assert "see runs/a/log.txt" in found.err
@@ -698,9 +698,9 @@ def test_an_env_that_fails_the_final_choice_takes_nothing_with_it(pbtrl: Command
     ],
 )
 def test_what_is_wrong_with_an_env_is_said(pbtrl: Command, how, why):
-    world = f"env={{id: tests.worlds:Odd, num_envs: 1, kwargs: {{how: {how}}}}}"
-    found = pbtrl("train", "cart.yaml", "--name", "a", world, "population.size=1")
-    said = f"no member survived: EnvError: env.id=tests.worlds:Odd: {why}"
+    env = f"env={{id: tests.faulty_envs:Odd, num_envs: 1, kwargs: {{how: {how}}}}}"
+    found = pbtrl("train", "cart.yaml", "--name", "a", env, "population.size=1")
+    said = f"no member survived: EnvError: env.id=tests.faulty_envs:Odd: {why}"
     assert (found.code, found.err.splitlines()[-1].startswith(said)) == (3, True), found.err
 
 
@@ -727,9 +727,9 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
 def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Command, tmp_path: Path):
     """Twelve blocks of huge rewards in an env make its member diverge; it copies another, and the run ends as usual."""
     kwargs = f"{{marker: {tmp_path / 'x'}, after: 5, steps: 130}}"
-    world = f"env={{id: tests.worlds:Poisoned, num_envs: 4, kwargs: {kwargs}}}"
+    env = f"env={{id: tests.faulty_envs:Poisoned, num_envs: 4, kwargs: {kwargs}}}"
     longer = ["budget.env_steps_per_member=1680", "strategy.ready.slice_steps=560", "population.size=2"]
-    assert pbtrl("train", "cart.yaml", "--name", "a", world, *longer, "agent.rewards=none").code == 0
+    assert pbtrl("train", "cart.yaml", "--name", "a", env, *longer, "agent.rewards=none").code == 0
     run = Path("runs/a")
     lines = journal(run)
     broken = [line for line in lines if line.get("diverged")]
@@ -750,10 +750,10 @@ def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Comman
 @pytest.mark.parametrize("strategy", ["pbt", "random_search"])
 def test_where_nobody_survived_a_resume_tries_again(pbtrl: Command, monkeypatch, tmp_path: Path, strategy: str):
     """From the snapshots that the members have, under what made these."""
-    world = f"env={{id: tests.worlds:Breakable, num_envs: 4, kwargs: {{broken: {tmp_path / 'x'}}}}}"
+    env = f"env={{id: tests.faulty_envs:Breakable, num_envs: 4, kwargs: {{broken: {tmp_path / 'x'}}}}}"
     rules = [f"strategy={{name: {strategy}, ready: {{every: 240}}}}", "failure.max_restarts_per_member=1"]
     with signalled(monkeypatch, signal.SIGTERM, report=2):
-        command = ["train", "cart.yaml", "--name", "a", world, *rules, "population.size=2", "env.between_slices=reset"]
+        command = ["train", "cart.yaml", "--name", "a", env, *rules, "population.size=2", "env.between_slices=reset"]
         assert pbtrl(*command).code == 143
     run = Path("runs/a")
     first = next(line["assignments"] for line in journal(run) if line["kind"] == "decision")
@@ -761,7 +761,7 @@ def test_where_nobody_survived_a_resume_tries_again(pbtrl: Command, monkeypatch,
     for _ in range(2):
         found = pbtrl("resume", "a", "--trust-imports")
         assert found.code == 3
-        why = "EnvError: env.id=tests.worlds:Breakable: step() raised RuntimeError: broken (env 0 of 4, step 1)"
+        why = "EnvError: env.id=tests.faulty_envs:Breakable: step() raised RuntimeError: broken (env 0 of 4, step 1)"
         assert f"no member survived: {why}; see runs/a/members/" in found.err
         assert found.err.endswith("; when that is mended: pbtrl resume a --trust-imports\n")
         assert [m.step for m in load_run(run)[2].members.values()] == [240] * 2
@@ -791,7 +791,7 @@ def test_a_final_choice_that_fails_can_be_made_later(pbtrl: Command, monkeypatch
 
 # Episodes that need not end, and scores that are no numbers
 
-ENDLESS = "env={id: tests.worlds:Endless, num_envs: 4, between_slices: reset}"
+ENDLESS = "env={id: tests.faulty_envs:Endless, num_envs: 4, between_slices: reset}"
 
 
 @pytest.mark.parametrize("backend", ["inline", "processes"])
@@ -855,7 +855,8 @@ def test_ctrl_c_ends_an_evaluation(pbtrl: Command, tmp_path: Path, command: str,
     os.mkfifo(tmp_path / "fifo")
     slow, quick = (f"final={{selection_episodes: 1, episodes: 1, max_steps: {n}}}" for n in (10**8, 3))
     told, silent = (
-        f"env={{id: tests.worlds:Endless, num_envs: 2, kwargs: {{fifo: {f}}}}}" for f in (tmp_path / "fifo", "null")
+        f"env={{id: tests.faulty_envs:Endless, num_envs: 2, kwargs: {{fifo: {f}}}}}"
+        for f in (tmp_path / "fifo", "null")
     )
     small = ["population.size=1", "budget.env_steps_per_member=40", "strategy.ready.slice_steps=40"]
     argv = ["train", "cart.yaml", "--name", "a", told, slow, *small, f"execution.backend={backend}"]
@@ -969,9 +970,9 @@ def test_what_a_slice_costs_can_be_seen(pbtrl: Command):
 
 def test_what_an_env_starts_is_ended_by_it(pbtrl: Command):
     """Signals that a worker does not heed end its envs' own processes."""
-    world = "env={id: tests.worlds:Helped, num_envs: 2}"
+    env = "env={id: tests.faulty_envs:Helped, num_envs: 2}"
     processes = ["execution={backend: processes, workers: 1}", "population.size=2", "failure.env_step_timeout=5s"]
-    assert pbtrl("train", "cart.yaml", "--name", "a", world, *processes).code == 0
+    assert pbtrl("train", "cart.yaml", "--name", "a", env, *processes).code == 0
     assert "failure" not in kinds(Path("runs/a"))
     lines = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline")]
     assert b"sleep\x00987654\x00" not in lines
@@ -982,7 +983,7 @@ WRONG = {
     "never made": "worker killed by signal 14: its envs took longer than failure.env_step_timeout",
     "never closed": "worker killed by signal 14: its envs took longer than failure.env_step_timeout",
     "abort": "worker killed by signal 6",
-    "exit": "EnvError: env.id=tests.worlds:Fatal: step() raised SystemExit: 0 (env ",
+    "exit": "EnvError: env.id=tests.faulty_envs:Fatal: step() raised SystemExit: 0 (env ",
     "memory": "MemoryError: ",
 }
 """What an env does -> how what the journal says begins; a worker of its own only where that dies."""
@@ -991,10 +992,10 @@ WRONG = {
 @pytest.mark.parametrize("how", WRONG)
 def test_an_env_that_takes_its_worker_along_costs_a_slice(pbtrl: Command, tmp_path: Path, how: str):
     kwargs = f"{{marker: {tmp_path / 'wrong'}, after: 50, how: {how}}}"
-    world = f"env={{id: tests.worlds:Fatal, num_envs: 2, between_slices: reset, kwargs: {kwargs}}}"
+    env = f"env={{id: tests.faulty_envs:Fatal, num_envs: 2, between_slices: reset, kwargs: {kwargs}}}"
     backend = "{backend: processes, workers: 1}" if WRONG[how].startswith("worker") else "{backend: inline}"
     patience = ["failure.env_step_timeout=1s", f"execution={backend}", "population.size=2"]
-    assert pbtrl("train", "cart.yaml", "--name", "a", world, *patience).code == 0
+    assert pbtrl("train", "cart.yaml", "--name", "a", env, *patience).code == 0
     assert (tmp_path / "wrong").exists()
     failures = [line for line in journal(Path("runs/a")) if line["kind"] == "failure"]
     assert {f["assignment"] for f in failures[:2]} == {"m00/000000", "m01/000000"}

@@ -150,12 +150,12 @@ def test_a_crash_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: Path, mon
 def test_files_are_synced_before_the_rename_and_the_folder_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tape: list[str] = []
+    calls: list[str] = []
     rename = Path.rename
-    monkeypatch.setattr(os, "fsync", lambda fd: tape.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
-    monkeypatch.setattr(Path, "rename", lambda self, to: (tape.append("rename"), rename(self, to)))
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
+    monkeypatch.setattr(Path, "rename", lambda self, to: (calls.append("rename"), rename(self, to)))
     SnapshotStore(tmp_path).commit(NAME, TENSORS, {})
-    assert tape == [tmp_path.name, "m03", *FILES, f".tmp-000012-{os.getpid()}", "rename", "snapshots"]
+    assert calls == [tmp_path.name, "m03", *FILES, f".tmp-000012-{os.getpid()}", "rename", "snapshots"]
 
 
 def test_names_are_sorted_and_leave_out_what_is_not_committed(store: SnapshotStore) -> None:

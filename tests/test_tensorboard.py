@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pbtrl.reporting.tensorboard_writer import TensorBoardWriter
 from pbtrl.storage import metrics_log
-from tests.written import START, Written, one_copy
+from tests.journal_writer import START, JournalWriter, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -20,14 +20,14 @@ def curves(run: Path, member: str) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, round(e.value, 6)) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
 
 
-def written(tmp_path: Path, **fields) -> Written:
-    w = Written(tmp_path / "pong", **fields)
+def pong_run(tmp_path: Path, **fields) -> JournalWriter:
+    w = JournalWriter(tmp_path / "pong", **fields)
     w.listener = TensorBoardWriter(w.run, w.header, w.population)
     return w
 
 
 def test_a_mix_is_counted_whenever_it_is_decided(tmp_path: Path):
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     w.decide(w.next("m00", hyperparameters={"agent": "impala"}), w.next("m01", hyperparameters={"agent": "vmpo"}))
     w.report("m00", 1.0)
     w.report("m01", 2.0)
@@ -42,7 +42,7 @@ def test_a_mix_is_counted_whenever_it_is_decided(tmp_path: Path):
 
 
 def test_returns_that_have_no_mean_stop_nothing(tmp_path: Path):
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     for returns in ((math.inf, -math.inf), (1e308, 1e308), (2.0,)):
         w.decide(w.next("m00"))
         w.report("m00", *returns)
@@ -52,7 +52,7 @@ def test_returns_that_have_no_mean_stop_nothing(tmp_path: Path):
 
 
 def test_streamed_values_reports_and_the_population(tmp_path: Path):
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     w.decide(w.next("m00"), w.next("m01"))
     w.metrics("m00", 50, loss__policy=0.5, perf__env_steps_per_s=2000.0)
     w.listener.tick()
@@ -83,7 +83,7 @@ def test_streamed_values_reports_and_the_population(tmp_path: Path):
 
 
 def test_points_carry_the_time_of_their_line(tmp_path: Path):
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     w.decide(w.next("m00"), wait=10)
     w.metrics("m00", 50, loss__policy=0.5)
     w.report("m00", 1.0, wait=20)
@@ -94,7 +94,7 @@ def test_points_carry_the_time_of_their_line(tmp_path: Path):
 
 
 def test_what_was_streamed_is_not_written_again_by_the_report(tmp_path: Path):
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     w.decide(w.next("m00"))
     w.metrics("m00", 100, episode__return_mean=2.5, loss=0.5)
     w.report("m00", 1.0, 5.0, scalars={"loss": 0.5, "other": 7.0})
@@ -105,7 +105,7 @@ def test_what_was_streamed_is_not_written_again_by_the_report(tmp_path: Path):
 
 
 def test_metrics_without_a_step_stand_at_the_end_of_their_slice(tmp_path: Path):
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     w.decide(w.next("m00"))
     w.metrics("m00", accuracy=0.5)
     w.listener.close()
@@ -113,7 +113,7 @@ def test_metrics_without_a_step_stand_at_the_end_of_their_slice(tmp_path: Path):
 
 
 def test_a_retried_slice_hides_what_the_failed_one_streamed(tmp_path: Path):
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     w.decide(w.next("m00"))
     w.metrics("m00", 100, loss__policy=1.0)
     w.report("m00", 1.0)
@@ -128,7 +128,7 @@ def test_a_retried_slice_hides_what_the_failed_one_streamed(tmp_path: Path):
 
 
 def test_resume_hides_what_lies_beyond_the_journal(tmp_path: Path):
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     w.decide(w.next("m00"))
     w.metrics("m00", 100, loss__policy=1.0)
     w.report("m00", 1.0)
@@ -162,7 +162,7 @@ def test_hparams_are_written_once_into_the_members_own_run(tmp_path: Path):
 
 
 def test_odd_values_pass(tmp_path: Path):
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     w.decide(w.next("m00", hyperparameters={"network": "deep", "flag": True, "rate": 0.5, "none": None}))
     w.metrics("m00", text='{"assignment": "m00/000000", "time": 1.0, "step": 10, "loss/policy": NaN}\n')
     w.metrics("m00", text='{"assignment": "m00/0000{"torn": 1}\n')
@@ -177,7 +177,7 @@ def test_odd_values_pass(tmp_path: Path):
 
 
 def test_numbers_that_are_null_are_no_points(tmp_path: Path):
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     w.decide(w.next("m00"), w.next("m01"))
     w.metrics("m00", text='{"assignment": "m00/000000", "time": 1.0, "step": 10, "loss/policy": null, "x": 1.0}\n')
     w.report(
@@ -213,7 +213,7 @@ def test_a_tail_reads_each_line_once_and_seldom(tmp_path: Path):
 def test_threads_that_a_full_disk_ends_are_not_told_of_on_the_terminal(tmp_path: Path, monkeypatch):
     told: list[object] = []
     monkeypatch.setattr(threading, "excepthook", told.append)
-    w = written(tmp_path)
+    w = pong_run(tmp_path)
     for error in (OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken"), ValueError("a bug")):
         threading.excepthook(threading.ExceptHookArgs((type(error), error, None, None)))
     assert [type(args.exc_value) for args in told] == [ValueError]

@@ -10,8 +10,8 @@ from gymnasium.spaces import Box, Discrete
 from pbtrl.agents import replay, unreal
 from pbtrl.agents.settings import UnrealSettings
 from tests import oracles
-from tests.blocks import agent, block, changed, fresh, live, pick
-from tests.literal import Literal
+from tests.agent_fixtures import agent, block, changed, fresh, live, pick
+from tests.reference_agents import ReferenceAgent
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -23,7 +23,7 @@ COSTS = {f"{name}_cost": cost for name, cost in zip(TASKS, (0.05, 0.7, 0.6), str
 # The literal losses
 
 
-class UnrealNet(Literal):
+class ReferenceUnreal(ReferenceAgent):
     def lstm(self, observation, action, reward, first, memory):
         memory = [torch.zeros_like(m) for m in memory] if first else memory
         return super().lstm("core", self.joined(observation, action, reward, first), memory)
@@ -158,20 +158,22 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
     state, data = filled(learner, [0, 1], h), sparse(block(learner, [0, 1], envs=4, seed=9))
     found = drawn(learner, state, data, h)
     assert any(found[f"run.{name}"].any() for name in ("is_reset_step", "done", "terminated"))
-    literals = [UnrealNet(learner, state, slot, h) for slot in range(2)]
+    references = [ReferenceUnreal(learner, state, slot, h) for slot in range(2)]
     before = state.tensors["params"].clone()
     metrics = learner.learn(state, data, h).metrics
     gradients = learner.layout.views(before - state.tensors["params"])
-    for slot, literal in enumerate(literals):
+    for slot, reference in enumerate(references):
         own = {name: value[slot : slot + 1] for name, value in found.items()}
-        tasks = literal.tasks(*({k.split(".")[1]: v for k, v in own.items() if k.startswith(p)} for p in ("run", "fr")))
-        total, live_steps = literal.a3c(pick(data, [slot])), (~data.is_reset_step[slot]).sum().item()
+        tasks = reference.tasks(
+            *({k.split(".")[1]: v for k, v in own.items() if k.startswith(p)} for p in ("run", "fr"))
+        )
+        total, live_steps = reference.a3c(pick(data, [slot])), (~data.is_reset_step[slot]).sum().item()
         for name, loss in tasks.items():
             if name == "pixel_control" and kind != "image":
                 continue
             assert metrics[f"loss/{name}"][slot].item() * live_steps == pytest.approx(loss.item(), rel=1e-5), name
             total = total + COSTS[f"{name}_cost"] * loss
-        expected = torch.autograd.grad(total, list(literal.leaves.values()))
+        expected = torch.autograd.grad(total, list(reference.leaves.values()))
         largest = max(g.abs().max() for g in expected)
         for (name, gradient), exact in zip(gradients.items(), expected, strict=True):
             assert (gradient[slot] - exact).abs().max() < 1e-5 * largest, name

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.blocks import agent, block, changed, fresh, live, shown
+from tests.agent_fixtures import agent, block, changed, fresh, live, shown
 
 torch.set_num_threads(1)  # as in every worker
 

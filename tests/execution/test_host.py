@@ -39,7 +39,7 @@ def drain(host: Host) -> list[Report | Failure]:
 
 
 class Workplace:
-    """A host of four members in one group, with the tape of what its cohorts were told."""
+    """A host of four members in one group, with a log of the calls to its cohorts."""
 
     def __init__(self, members: Path, **config: Any) -> None:
         self.members, self.config = members, config
@@ -56,10 +56,10 @@ class Workplace:
         self.host.submit(assignments)
         return {r.assignment: r for r in drain(self.host)}
 
-    def tape(self) -> list[str]:
+    def calls(self) -> list[str]:
         """What happened since the last look."""
-        seen = self.builder.tape[:]
-        self.builder.tape.clear()
+        seen = self.builder.calls[:]
+        self.builder.calls.clear()
         return seen
 
 
@@ -75,21 +75,21 @@ def place(tmp_path: Path) -> Iterator[Workplace]:
 
 def test_members_of_a_group_train_as_one_cohort_in_the_order_of_their_names(place: Workplace) -> None:
     place.run(slice_of("m01"), slice_of("m00"))
-    assert place.tape() == ["cohort m00 m01", "init m00", "init m01", "begin m00/000000 m01/000000"]
+    assert place.calls() == ["cohort m00 m01", "init m00", "init m01", "begin m00/000000 m01/000000"]
 
 
 def test_a_member_that_goes_on_is_not_loaded_again(place: Workplace) -> None:
     for generation in range(3):
         place.run(slice_of("m00", generation), slice_of("m01", generation))
-    assert [line for line in place.tape() if line.startswith(("load", "cohort"))] == ["cohort m00 m01"]
+    assert [line for line in place.calls() if line.startswith(("load", "cohort"))] == ["cohort m00 m01"]
     assert place.store.load("m01/000002")[0]["steps"] == [24.0]
 
 
 def test_whoever_copies_is_loaded_and_nobody_else(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
-    place.tape()
+    place.calls()
     place.run(slice_of("m00", 1, parent="m01/000000", donor="m01"), slice_of("m01", 1))
-    assert place.tape() == ["load m00", "begin m00/000001 m01/000001"]
+    assert place.calls() == ["load m00", "begin m00/000001 m01/000001"]
 
 
 def test_weights_that_could_not_be_loaded_are_not_taken_for_the_old_ones(
@@ -104,9 +104,9 @@ def test_weights_that_could_not_be_loaded_are_not_taken_for_the_old_ones(
     with monkeypatch.context() as patch:
         patch.setattr(FakeCohort, "load", half_loaded)
         place.run(slice_of("m00", 1, parent="m01/000000"), slice_of("m01", 1))
-    place.tape()
+    place.calls()
     place.run(slice_of("m00", 1), slice_of("m01", 1))
-    assert "load m00" in place.tape()
+    assert "load m00" in place.calls()
 
 
 def test_two_members_may_swap(place: Workplace) -> None:
@@ -118,9 +118,9 @@ def test_two_members_may_swap(place: Workplace) -> None:
 
 def test_a_fresh_start_is_not_loaded(place: Workplace) -> None:
     place.run(slice_of("m00"))
-    place.tape()
+    place.calls()
     place.run(slice_of("m00", 1, parent=None))
-    assert place.tape() == ["init m00", "begin m00/000001"]
+    assert place.calls() == ["init m00", "begin m00/000001"]
     assert place.store.load("m00/000001")[0]["steps"] == [8.0]
 
 
@@ -129,7 +129,7 @@ def test_other_structure_or_length_or_group_is_another_cohort(tmp_path: Path) ->
     host = Host(builder, tmp_path, [("m00", "m01", "m02"), ("m03",)])
     wide = {"lr": 0.5, "structure": "wide"}
     host.submit([slice_of("m00"), slice_of("m01", hyperparameters=wide), slice_of("m02", stop=4), slice_of("m03")])
-    assert [line for line in builder.tape if line.startswith("cohort")] == [
+    assert [line for line in builder.calls if line.startswith("cohort")] == [
         "cohort m00",
         "cohort m01",
         "cohort m02",
@@ -142,10 +142,10 @@ def test_a_member_whose_structure_changes_leaves_its_cohort_for_another(place: W
     """Those that it leaves and those that it joins go on from their snapshots."""
     wide = {"lr": 0.5, "structure": "wide"}
     place.run(slice_of("m00"), slice_of("m01"), slice_of("m02", hyperparameters=wide))
-    place.tape()
+    place.calls()
     joins = slice_of("m01", 1, parent="m02/000000", donor="m02", hyperparameters=wide)
     place.run(slice_of("m00", 1), joins, slice_of("m02", 1, hyperparameters=wide))
-    told = [line for line in place.tape() if not line.startswith("begin")]
+    told = [line for line in place.calls() if not line.startswith("begin")]
     assert told == ["close m00 m01", "cohort m00", "load m00", "close m02", "cohort m01 m02", "load m01", "load m02"]
     assert [place.store.load(f"m0{i}/000001")[0]["steps"] for i in range(3)] == [[16.0]] * 3
 
@@ -154,7 +154,7 @@ def test_the_same_members_under_another_structure_are_another_cohort(place: Work
     place.run(slice_of("m00"))
     place.run(slice_of("m00", 1, hyperparameters={"lr": 0.5, "structure": "wide"}))
     place.run(slice_of("m00", 2))
-    cohorts = [line for line in place.tape() if line.startswith(("cohort", "close", "load"))]
+    cohorts = [line for line in place.calls() if line.startswith(("cohort", "close", "load"))]
     assert cohorts == ["cohort m00", *["close m00", "cohort m00", "load m00"] * 2]
 
 
@@ -168,7 +168,7 @@ def test_cohorts_take_turns(place: Workplace) -> None:
 def test_a_member_that_changes_its_company_takes_its_weights_along(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
     place.run(slice_of("m00", 1), slice_of("m02"))
-    assert place.tape()[4:] == [
+    assert place.calls()[4:] == [
         "close m00 m01",
         "cohort m00 m02",
         "load m00",
@@ -182,9 +182,9 @@ def test_a_member_that_changes_its_company_takes_its_weights_along(place: Workpl
 
 def test_closing_gives_back_every_cohort(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01", stop=4))
-    place.tape()
+    place.calls()
     place.host.close()
-    assert sorted(place.tape()) == ["close m00", "close m01"]
+    assert sorted(place.calls()) == ["close m00", "close m01"]
 
 
 # Reports
@@ -255,7 +255,7 @@ def test_a_committed_slice_is_reported_without_training(place: Workplace) -> Non
     first = place.run(slice_of("m00"), slice_of("m01"))
     place.fresh()
     again = place.run(slice_of("m00"), slice_of("m01"))
-    assert place.tape() == []
+    assert place.calls() == []
     assert {k: json.dumps(v.to_json()) for k, v in again.items()} == {
         k: json.dumps(v.to_json()) for k, v in first.items()
     }
@@ -274,7 +274,7 @@ def test_a_slice_of_another_history_is_put_aside_and_trained_anew(place: Workpla
     place.fresh()
     (report,) = place.run(slice_of("m00", 1, **changes)).values()
     assert isinstance(report, Report)
-    assert place.tape()[-1] == "begin m00/000001"
+    assert place.calls()[-1] == "begin m00/000001"
     _, state = place.store.load("m00/000001")
     assert state["assignment"] == json.loads(json.dumps(slice_of("m00", 1, **changes).to_json()))
 
@@ -304,9 +304,9 @@ def test_a_cohort_that_broke_is_built_again(tmp_path: Path) -> None:
     assert not failure.fatal
     assert "scripted" in (place.members / "m00" / "log.txt").read_text()
     place.config["raise"] = []
-    place.tape()
+    place.calls()
     assert isinstance(place.run(slice_of("m00", 1))["m00/000001"], Report)
-    assert place.tape()[:2] == ["cohort m00", "load m00"]
+    assert place.calls()[:2] == ["cohort m00", "load m00"]
     place.host.close()
 
 
@@ -363,7 +363,7 @@ def test_values_that_are_not_finite_are_never_in_a_snapshot(tmp_path: Path) -> N
     assert report.step == 16
     assert place.store.load("m00/000001")[0]["steps"] == [8.0]  # what the slice began with
     place.run(slice_of("m00", 2))
-    assert place.tape()[-2:] == ["load m00", "begin m00/000002"]
+    assert place.calls()[-2:] == ["load m00", "begin m00/000002"]
     assert place.store.load("m00/000002")[0]["steps"] == [16.0]
 
 
@@ -373,7 +373,7 @@ def test_who_begins_a_broken_slice_again_is_loaded(tmp_path: Path) -> None:
     place.run(slice_of("m00"))
     place.run(slice_of("m00", 1))
     place.run(slice_of("m00", 2, parent="m00/000000"))
-    assert place.tape()[-2:] == ["load m00", "begin m00/000002"]
+    assert place.calls()[-2:] == ["load m00", "begin m00/000002"]
     assert place.store.load("m00/000002")[0]["steps"] == [16.0]
 
 
@@ -432,11 +432,11 @@ def test_who_does_not_fit_into_memory_trains_in_halves(
     cramped(monkeypatch, 2, error, when)
     failures = place.run(*(slice_of(m) for m in MEMBERS))
     assert all(isinstance(f, Failure) and f.memory and not f.alone for f in failures.values())
-    place.tape()
+    place.calls()
     reports = place.run(*(slice_of(m) for m in MEMBERS))
     assert all(isinstance(r, Report) for r in reports.values())
     cohorts = ["cohort m00 m01", "close m00 m01", "cohort m02 m03"]
-    assert [told for told in place.tape() if told.startswith(("cohort", "close"))] == cohorts
+    assert [told for told in place.calls() if told.startswith(("cohort", "close"))] == cohorts
     again = place.run(*(slice_of(m, 1) for m in MEMBERS))  # the first two were given back, and are loaded again
     assert all(isinstance(r, Report) and r.step == 16 for r in again.values())
     assert place.store.load("m00/000001")[0]["steps"] == [16.0]

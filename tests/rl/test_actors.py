@@ -123,7 +123,7 @@ def used(*processes: int) -> int:
 
 def test_a_member_learns_though_actors_have_to_wait_and_die_and_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = {"optimizer": "adam", "rewards": "none", "reduction": "mean", "learning_rate": 0.02, "max_grad_norm": 1.0}
-    cohort = builder({"id": "tests.worlds:Detour"}, 8, agent, acting=acting()).cohort(("m00",), 2)
+    cohort = builder({"id": "tests.faulty_envs:Detour"}, 8, agent, acting=acting()).cohort(("m00",), 2)
     assert isinstance(cohort, ActorsCohort)
     cohort.init(0, 1)
     cohort.begin([slice_of("m00", 80 * 150, hyperparameters={})])

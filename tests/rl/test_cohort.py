@@ -19,7 +19,7 @@ from pbtrl.execution.host import Host
 from pbtrl.rl.cohort import DIVERGED_AFTER, RLCohort
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.testing.trainables import assert_equal
-from tests.blocks import shown
+from tests.agent_fixtures import shown
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

@@ -17,7 +17,7 @@ from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
 from pbtrl.rl import evaluation
 from pbtrl.rl.evaluation import Episodes, evaluate
-from tests.rl.tape import Counter, tape
+from tests.rl.scripted_envs import Counter, scripted_envs
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -65,7 +65,7 @@ def play(
 
     def make(seeds: Sequence[int], threads: int) -> Vector:
         assert list(seeds) == env_seeds(seed, len(seeds) // members) * members
-        made.append(tape([*lengths][: len(seeds) // members] * members))
+        made.append(scripted_envs([*lengths][: len(seeds) // members] * members))
         made[-1].max_episode_steps = own_limit
         return made[-1]
 
@@ -78,7 +78,7 @@ def test_every_env_plays_its_own_quota_however_short_its_episodes(monkeypatch: p
     (one, two), _ = play(7, 2, [2, 5, 40])
     assert one.lengths == two.lengths == [2] * 3 + [5] * 2 + [40] * 2
     assert one.returns == [20.0] * 3 + [100.0] * 2 + [1200.0] * 2
-    assert two.returns == [80.0] * 3 + [250.0] * 2 + [2400.0] * 2  # the tape pays by row
+    assert two.returns == [80.0] * 3 + [250.0] * 2 + [2400.0] * 2  # the scripted envs pay by row
     assert one.seeds == two.seeds == env_seeds(3, 3)
 
 
@@ -210,7 +210,13 @@ def test_a_cut_episode_is_forgotten() -> None:
 
     agent: Any = Watching()
     (played,) = evaluate(
-        agent, lambda a: a, lambda seeds, _: tape([ENDLESS] * len(seeds)), [{}], episodes=32, seed=3, max_steps=5
+        agent,
+        lambda a: a,
+        lambda seeds, _: scripted_envs([ENDLESS] * len(seeds)),
+        [{}],
+        episodes=32,
+        seed=3,
+        max_steps=5,
     )
     assert (played.lengths, played.truncated) == ([5] * 32, 32)
     assert memories == [0.0, 1.0, 2.0, 3.0, 4.0] * 2

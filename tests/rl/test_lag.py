@@ -26,7 +26,7 @@ class Uncorrected(Impala):
 
 def mean_return(kind, lag):
     """Over all of training, when every block is acted by the weights of `lag` updates before."""
-    vector = envs.make("tests.worlds:Detour", range(MEMBERS * ENVS))
+    vector = envs.make("tests.faulty_envs:Detour", range(MEMBERS * ENVS))
     settings = ImpalaSettings(
         optimizer="adam", reduction="mean", rewards="none", observations="raw", hidden=(16,), learning_rate=0.05,
         unroll_length=10, max_grad_norm=1.0,

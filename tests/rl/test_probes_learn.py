@@ -13,7 +13,7 @@ from pbtrl.build.rl import RLBuilder
 from pbtrl.config.load import config_from_dict
 from pbtrl.core.messages import Assignment
 from pbtrl.rl.rollout import Rollout
-from tests.blocks import shown
+from tests.agent_fixtures import shown
 
 torch.set_num_threads(1)  # as in every worker
 

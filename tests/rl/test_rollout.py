@@ -10,7 +10,7 @@ from pbtrl import envs
 from pbtrl.agents import impala
 from pbtrl.agents.settings import ImpalaSettings
 from pbtrl.rl.rollout import Episodes, Rollout
-from tests.rl.tape import Counter, Lives, tape
+from tests.rl.scripted_envs import Counter, Lives, scripted_envs
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -24,7 +24,7 @@ def collect(rollout, time):
 
 
 def test_a_block_is_what_the_envs_saw_were_told_and_answered():
-    vector = tape([3, 4, 100, 5, 2, 7], truncated=[1])
+    vector = scripted_envs([3, 4, 100, 5, 2, 7], truncated=[1])
     block = collect(rolling(vector, 2), 6)
     assert block.observations.shape == (2, 7, 3, 2)
     assert block.observations[:, :, :, 0].unique(dim=1).squeeze(1).tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -51,7 +51,7 @@ def test_a_block_is_what_the_envs_saw_were_told_and_answered():
 
 
 def test_a_policy_is_shown_what_went_before_and_remembers_from_step_to_step():
-    rollout = rolling(tape([3, 4, 100, 5, 2, 7]), 2)
+    rollout = rolling(scripted_envs([3, 4, 100, 5, 2, 7]), 2)
     first = collect(rollout, 5)
     assert (first.initial_inputs.actions == -1).all()  # nothing has been done yet
     assert not first.initial_inputs.rewards.any()
@@ -77,8 +77,8 @@ def test_a_policy_is_shown_what_went_before_and_remembers_from_step_to_step():
 @pytest.mark.parametrize("times", [(4, 4, 4), (5, 2, 5), (1, 1, 10)])
 def test_blocks_follow_on_from_each_other_across_episode_ends(times):
     lengths = [3, 4, 100, 5]
-    whole = collect(rolling(tape(lengths), 2), 12)
-    rollout, at = rolling(tape(lengths), 2), 0
+    whole = collect(rolling(scripted_envs(lengths), 2), 12)
+    rollout, at = rolling(scripted_envs(lengths), 2), 0
     for time in times:
         part = collect(rollout, time)
         assert torch.equal(part.observations, whole.observations[:, at : at + time + 1])
@@ -139,7 +139,7 @@ def test_images_stay_bytes():
 
 
 def test_episodes_are_raw_and_count_no_dead_step():
-    rollout = rolling(tape([3, 4, 6, 50], truncated=[2]), 2)
+    rollout = rolling(scripted_envs([3, 4, 6, 50], truncated=[2]), 2)
     collect(rollout, 5)
     collect(rollout, 7)
     assert rollout.episodes == [
@@ -153,7 +153,7 @@ def test_episodes_are_raw_and_count_no_dead_step():
 
 
 def test_a_lost_life_ends_no_episode():
-    rollout = rolling(tape([5, 9], kind=Lives), 1)
+    rollout = rolling(scripted_envs([5, 9], kind=Lives), 1)
     block = collect(rollout, 10)
     assert block.terminated[0, :, 1].nonzero().flatten().tolist() == [1, 8]
     assert torch.equal(block.done, block.terminated)
@@ -162,7 +162,7 @@ def test_a_lost_life_ends_no_episode():
 
 
 def test_forget_excludes_the_episodes_under_way_of_that_slot_alone():
-    rollout = rolling(tape([3, 4, 3, 4]), 2)
+    rollout = rolling(scripted_envs([3, 4, 3, 4]), 2)
     collect(rollout, 2)
     rollout.forget(1)
     collect(rollout, 4)
@@ -172,7 +172,7 @@ def test_forget_excludes_the_episodes_under_way_of_that_slot_alone():
 
 
 def test_an_episode_that_begins_after_forget_counts():
-    rollout = rolling(tape([3, 4]), 1)
+    rollout = rolling(scripted_envs([3, 4]), 1)
     collect(rollout, 3)
     rollout.forget(0)  # the first env's episode just ended, the second's goes on
     rollout.clear()
@@ -181,7 +181,7 @@ def test_an_episode_that_begins_after_forget_counts():
 
 
 def test_one_buffer_has_room_for_blocks_of_all_lengths():
-    rollout = rolling(tape([3, 4]), 1)
+    rollout = rolling(scripted_envs([3, 4]), 1)
     lengths = [2, 5, 3, 5, 1]
     rooms = [(len(collect(rollout, n).rewards[0]), rollout._buffers.room) for n in lengths]
     assert rooms == [(2, 2), (5, 5), (3, 5), (5, 5), (1, 5)]

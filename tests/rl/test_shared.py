@@ -7,7 +7,7 @@ import torch
 
 from pbtrl.rl.shared_memory import TIMED, SharedTensors, WeightMailbox, from_dict, to_dict, truncate
 from pbtrl.rl.unroll_replay import UnrollReplay
-from tests.blocks import agent, block
+from tests.agent_fixtures import agent, block
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Envs that a user might give as `tests.worlds:function`: for what no env of a library does."""
+"""Envs that a user might give as `tests.faulty_envs:function`: for what no env of a library does."""
 
 from __future__ import annotations
 

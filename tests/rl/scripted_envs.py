@@ -73,6 +73,6 @@ class Counter:
         return ActOutput(noise, inputs.observations.flatten(2).float().clone(), memory)
 
 
-def tape(lengths: Sequence[int], truncated: Sequence[int] = (), kind: type[Vector] = Vector) -> Vector:
+def scripted_envs(lengths: Sequence[int], truncated: Sequence[int] = (), kind: type[Vector] = Vector) -> Vector:
     """One env per length."""
-    return kind(Pool(lengths, truncated), SPACES, range(len(lengths)), "tape")
+    return kind(Pool(lengths, truncated), SPACES, range(len(lengths)), "scripted")

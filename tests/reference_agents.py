@@ -3,7 +3,7 @@
 import torch
 
 
-class Literal:
+class ReferenceAgent:
     """A member's parameters as leaves, and what networks have in common; `h` are the member's own numbers."""
 
     def __init__(self, learner, state, slot, h):

@@ -332,7 +332,7 @@ def test_no_secret_of_the_environment_or_the_command_line_is_kept(
     monkeypatch.setattr(sys, "argv", ["pbtrl", "train", "x", "hub.api_key=hunter2-argv", "--token", "hunter2-option"])
     told = 'env.kwargs={api_key: hunter2-a, "auth_token": "hunter2-b", url: "https://me:hunter2-c@x"}'
     monkeypatch.setattr(sys, "argv", [*sys.argv, told, "db_password=hunter2-d"])
-    broken = ["env.id=tests.worlds:Raising", "env.kwargs={after: 9}", "population.size=2"]
+    broken = ["env.id=tests.faulty_envs:Raising", "env.kwargs={after: 9}", "population.size=2"]
     assert pbtrl("train", "cart.yaml", "--name", "a", *broken).code == 3
     assert pbtrl("train", "quadratic").code == 0
     (shown,) = (w for w in json.loads((RUN / "run.json").read_text())["command"] if w.startswith("env.kwargs"))

@@ -24,7 +24,7 @@ class Listening:
         self.lines.append(line)
 
 
-class Written:
+class JournalWriter:
     """`decide`, `report`, `fail` append lines, fold them and tell `listener`, as the controller does."""
 
     def __init__(self, run: Path, size: int = 2, horizon: int = 1000, **fields: Any) -> None:
@@ -91,9 +91,9 @@ class Written:
         return seen
 
 
-def one_copy(run: Path, **fields: Any) -> Written:
+def one_copy(run: Path, **fields: Any) -> JournalWriter:
     """Two members, two generations; m01 (fitness -5) copies m00 (fitness 3) and halves its learning rate."""
-    w = Written(run, **fields)
+    w = JournalWriter(run, **fields)
     w.decide(w.next("m00"), w.next("m01", hyperparameters={"learning_rate": 0.1, "unroll_length": 5}))
     w.report("m00", 1.0, 5.0)
     w.report("m01", -4.0, -6.0)
