@@ -9,9 +9,9 @@ from gymnasium.spaces import Box, Discrete
 
 from pbtrl.agents import replay, unreal
 from pbtrl.agents.settings import UnrealSettings
-from tests import oracles
 from tests.agent_fixtures import agent, block, changed, fresh, live, pick
-from tests.reference_agents import ReferenceAgent
+from tests.agents import oracles
+from tests.agents.reference_agents import ReferenceAgent
 
 torch.set_num_threads(1)  # as in every worker
 

@@ -19,7 +19,7 @@ from pbtrl.rl.evaluation import Episodes
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.training import final_choice, scoring
 from tests.fakes import after_one_slice, assign, decision
-from tests.rl.test_evaluate import fresh
+from tests.rl.test_evaluation import fresh
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 

@@ -13,8 +13,8 @@ from pbtrl.agents import actor_critic
 from pbtrl.agents.distributions import Gaussian
 from pbtrl.agents.settings import AGENTS, live_hyperparameters
 from pbtrl.agents.types import Inputs, Trajectory
-from tests import oracles
 from tests.agent_fixtures import agent, block, changed, differences, fresh, live, pick
+from tests.agents import oracles
 
 torch.set_num_threads(1)  # as in every worker
 

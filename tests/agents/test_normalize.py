@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pbtrl.agents import normalize
-from tests import oracles
+from tests.agents import oracles
 
-POPART = json.loads((Path(__file__).parent / "golden" / "rlax_popart.json").read_text())["cases"]
+POPART = json.loads((Path(__file__).parents[1] / "golden" / "rlax_popart.json").read_text())["cases"]
 
 
 def blocks(members, *shape, seed=0):

@@ -9,9 +9,9 @@ import torch
 
 from pbtrl.agents.losses import policy_gradient_loss
 from pbtrl.agents.returns import effective_unroll, gae, n_step_returns, unroll_cuts, vtrace
-from tests import oracles
+from tests.agents import oracles
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 GOLDEN = json.loads((FOLDER / "rlax_vtrace.json").read_text())
 LEAKY, GAE, N_STEP = (
     json.loads((FOLDER / f"rlax_{x}.json").read_text())["cases"] for x in ("leaky_vtrace", "gae", "n_step")

@@ -17,7 +17,7 @@ from pbtrl.errors import ConfigError, SnapshotError
 from pbtrl.storage.journal import digest
 from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.command import Command, journal, kinds, weights
-from tests.test_session import CONTINUE, signalled
+from tests.training.test_session import CONTINUE, signalled
 
 MIXED = """\
 env: {id: CartPole-v1, num_envs: 4, backend: gymnasium, between_slices: reset}

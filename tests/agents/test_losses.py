@@ -17,9 +17,9 @@ from pbtrl.agents.losses import (
     value_loss,
     vmpo_weights_and_temperature,
 )
-from tests import oracles
+from tests.agents import oracles
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "rlax_vmpo.json").read_text())["cases"]
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rlax_vmpo.json").read_text())["cases"]
 LOSSES = [policy_gradient_loss, value_loss, lambda x, y, mask: entropy_bonus(x, mask)]
 
 

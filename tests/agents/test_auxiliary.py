@@ -9,9 +9,9 @@ import torch
 
 from pbtrl.agents.auxiliary import dueling, pixel_control_rewards, pixel_control_targets, reward_class
 from pbtrl.agents.losses import value_loss
-from tests import oracles
+from tests.agents import oracles
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "rlax_pixel_control.json").read_text())["cases"]
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rlax_pixel_control.json").read_text())["cases"]
 
 
 def video(*shape, seed=0):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pbtrl.agents import optim
-from tests import oracles
+from tests.agents import oracles
 
 D = 48
 

@@ -24,7 +24,7 @@ from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
 from pbtrl.errors import ConfigError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FIVE_LINES = """\
 env: {id: CartPole-v1}
 budget: {env_steps_per_member: 1e6}
