@@ -84,7 +84,7 @@ class ExecutorConformance:
                 assert tensors["steps"] == [8.0]
                 assert state["report"]["assignment"] == report.assignment
 
-    def test_gives_the_same_journal_and_the_same_weights_as_inline(
+    def test_journal_and_weights_equal_inline(
         self, start: Callable[..., Executor], tmp_path: Path, quick_disk: None
     ) -> None:
         here = Inline(Host(build('{"toy": true}'), tmp_path / "inline", [("m00", "m01", "m02", "m03")]))
@@ -95,9 +95,7 @@ class ExecutorConformance:
         assert weights(tmp_path / "members") == weights(tmp_path / "inline")
         assert len(weights(tmp_path / "inline")) == 4 * 5
 
-    def test_a_failing_slice_gives_failures_and_leaves_the_rest_alone(
-        self, start: Callable[..., Executor], tmp_path: Path
-    ) -> None:
+    def test_failing_slice_does_not_affect_others(self, start: Callable[..., Executor], tmp_path: Path) -> None:
         executor = start(**{"raise": ["m01/000000"]})
         executor.submit(self.first())
         answers = {r.assignment: r for r in drain(executor)}
@@ -121,7 +119,7 @@ class ExecutorConformance:
         assert "m03/000009" in failure.error
 
     @pytest.mark.parametrize("discard", [False, True])
-    def test_a_stop_gives_partial_reports_or_none(
+    def test_stop_gives_partial_reports_or_none(
         self, start: Callable[..., Executor], tmp_path: Path, discard: bool
     ) -> None:
         os.mkfifo(tmp_path / "fifo")
@@ -142,7 +140,7 @@ class ExecutorConformance:
         executor.stop()
         assert drain(executor) == []
 
-    def test_a_retry_reads_the_report_of_a_committed_snapshot_again(self, start: Callable[..., Executor]) -> None:
+    def test_retry_reads_report_of_committed_snapshot(self, start: Callable[..., Executor]) -> None:
         first, again = start(), start(**{"raise": [a.id for a in self.first()]})
         first.submit(self.first())
         expected = {r.assignment: dumps(r.to_json()) for r in drain(first)}

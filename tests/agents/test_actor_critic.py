@@ -281,7 +281,7 @@ CASES = [(name, *case) for name, cases in (("impala", LITERAL), ("a3c", A3C), ("
 
 
 @pytest.mark.parametrize(("name", "kind", "settings", "values"), CASES)
-def test_equals_a_literal_transcription(name, kind, settings, values):
+def test_update_equals_reference(name, kind, settings, values):
     learner = agent(kind, name, **settings)
     state, members = fresh(learner, [0, 1]), [0, 1]
     h = live(learner, 2, **{"learning_rate": 0.01, "adam_epsilon": 1e-3, "gamma": [0.9, 0.97], **values})
@@ -303,7 +303,7 @@ def test_equals_a_literal_transcription(name, kind, settings, values):
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_an_outlier_is_clipped_as_in_the_literal_update(sign):
+def test_outlier_is_clipped_as_in_reference_update(sign):
     """The fifth block's: among so many samples a single one is more than ten standard deviations out.
 
     And what hardly varies is as wide as all else.
@@ -351,7 +351,7 @@ def on_policy(learner, state, data):
 
 
 @pytest.mark.parametrize("kind", ["categorical", "clip"])
-def test_on_policy_the_gradient_is_a2c_s(kind):
+def test_on_policy_gradient_equals_a2c(kind):
     learner = agent(kind, rewards="none", observations="raw")
     state = fresh(learner, [0])
     data, gamma, unroll = on_policy(learner, state, block(learner, [0])), 0.9, 3
@@ -392,7 +392,7 @@ def test_on_policy_the_gradient_is_a2c_s(kind):
 
 
 @pytest.mark.parametrize("kind", ["categorical", "squash", "image"])
-def test_dead_transitions_have_no_influence(kind):
+def test_reset_steps_do_not_affect_the_update(kind):
     settings = {} if kind == "image" else {"advantages": "normalize", "rewards": "normalize"}
     learner = agent(kind, **settings)
     data, h = block(learner, [0, 1]), live(learner, 2, epochs=2, lambda_=0.9)
@@ -418,7 +418,7 @@ def test_dead_transitions_have_no_influence(kind):
     [(0, 3, False), (1, 4, True), (2, 8, True), (3, 8, True), (1, 0, False)],
     ids=["after termination", "after truncation", "after truncation at the end", "the block's end", "dead at first"],
 )
-def test_only_a_truncation_bootstraps_from_the_last_observation(env, index, matters):
+def test_only_truncation_bootstraps_from_last_observation(env, index, matters):
     learner = agent(rewards="none")
     data, h = block(learner, [0]), live(learner, 1)
     observations = data.observations.clone()
@@ -437,13 +437,14 @@ def test_only_a_truncation_bootstraps_from_the_last_observation(env, index, matt
         ("asymmetric_figure", [-0.3 * math.tanh(7), -0.3 * math.tanh(0.5), 0.0, 5 * math.tanh(0.5), 5 * math.tanh(7)]),
     ],
 )
-def test_rewards_are_clipped_as_the_settings_say(kind, expected):
+def test_reward_clipping_follows_settings(kind, expected):
     learner = agent(rewards=kind)
     raw = torch.tensor([-7.0, -0.5, 0.0, 0.5, 7.0])[None, :, None]
     assert learner.transform_rewards(fresh(learner, [0]), raw).flatten().tolist() == pytest.approx(expected)
 
 
-def test_a_truncated_value_is_learned_towards_reward_plus_discounted_value_of_the_last_observation():
+def test_truncated_value_target():
+    """At a truncation the value is learned toward reward + discount * value of the last observation."""
     learner = agent(rewards="none", observations="raw")
     state, data = fresh(learner, [0]), block(learner, [0], time=1, envs=3)
     terminated, over = torch.tensor([[[False, True, False]]]), torch.tensor([[[False, True, True]]])
@@ -459,7 +460,7 @@ def test_a_truncated_value_is_learned_towards_reward_plus_discounted_value_of_th
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, 1e30])
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
-def test_a_gradient_that_is_not_finite_is_skipped_for_that_member_alone(optimizer, poison):
+def test_non_finite_gradient_skips_only_that_member(optimizer, poison):
     learner = agent(rewards="none", optimizer=optimizer)
     members, h = [0, 1, 2], live(learner, 3, epochs=[1, 2, 3])
     data = block(learner, members)
@@ -477,7 +478,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_for_that_member_alone(optimize
     assert "params" in differences(found, 1, fresh(learner, members), 1)
 
 
-def test_statistics_do_not_take_in_what_is_not_finite():
+def test_statistics_ignore_non_finite_updates():
     """V-MPO's PopArt moves with a step; where the step is skipped, so is the move."""
     learner = agent(name="vmpo", rewards="none")
     data, h = block(learner, [0, 1]), live(learner, 2, popart_rate=0.1)
@@ -488,8 +489,8 @@ def test_statistics_do_not_take_in_what_is_not_finite():
 
 
 @pytest.mark.parametrize("name", ["impala", "a3c", "unreal", "feudal"])
-def test_the_mean_s_gradient_is_the_sum_s_over_the_live_transitions(name):
-    """Of every term, the agent's own included."""
+def test_mean_reduction_divides_by_live_steps(name):
+    """The gradient of `mean` is that of `sum` divided by the live steps, in every term of every agent."""
     found = {}
     for reduction in ("sum", "mean"):
         learner = agent(name=name, reduction=reduction)
@@ -508,7 +509,7 @@ def test_the_mean_s_gradient_is_the_sum_s_over_the_live_transitions(name):
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_acting_reads_what_it_says_that_it_reads(name):
+def test_acting_reads_only_acting_tensors(name):
     learner = agent(name=name)
     data, h = block(learner, [0, 1]), live(learner, 2)
     state, _ = learnt(learner, [0, 1], data, h)
@@ -523,7 +524,7 @@ def test_acting_reads_what_it_says_that_it_reads(name):
 
 
 @pytest.mark.parametrize("kind", ["categorical", "clip", "squash"])
-def test_without_noise_the_likeliest_action_is_taken(kind):
+def test_acting_without_noise_takes_the_mode(kind):
     learner = agent(kind)
     data, state = block(learner, [0, 1]), fresh(learner, [0, 1])
     acted = learner.act(state, data.inputs(*EVERYWHERE)[:, 0], data.rnn_state, None)
@@ -532,7 +533,7 @@ def test_without_noise_the_likeliest_action_is_taken(kind):
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_each_member_s_noise_is_its_own_generator_s(name):
+def test_each_member_has_its_own_noise_generator(name):
     learner = agent(name=name)
 
     def drawn(*seeds):
@@ -545,7 +546,7 @@ def test_each_member_s_noise_is_its_own_generator_s(name):
     assert (both[:, :, 1:] != both[:, :, :-1]).any(0).any(0).any(0).all()
 
 
-def test_free_standard_deviations_start_where_the_settings_say():
+def test_free_std_starts_at_setting():
     learner = agent("clip", log_std=-1.5)
     data = block(learner, [0, 1])
     acted = learner.act(fresh(learner, [0, 1]), data.inputs(*EVERYWHERE)[:, 0], data.rnn_state, None)
@@ -594,8 +595,8 @@ MIXED = {
     ],
     ids=str,
 )
-def test_a_member_learns_the_same_bit_for_bit_in_every_slot_of_every_cohort(kind, envs, settings):
-    """So its targets, unroll length and passes are its own: alone it is a separate run."""
+def test_update_is_bit_identical_in_every_slot_and_cohort(kind, envs, settings):
+    """So a member's targets, unroll length and epochs are its own: alone it is a separate run."""
     learner = agent(kind, **settings)
     known = live_hyperparameters(learner.settings)
     h = live(learner, 4, **{name: values for name, values in MIXED.items() if name in known})
@@ -615,7 +616,8 @@ def test_a_member_learns_the_same_bit_for_bit_in_every_slot_of_every_cohort(kind
             assert {k: v[slot].item() for k, v in metrics.items()} == {k: v[member].item() for k, v in measured.items()}
 
 
-def test_neighboring_unroll_lengths_give_different_updates_on_the_same_data():
+def test_unroll_length_changes_the_update():
+    """Neighboring unroll lengths give different updates on the same data."""
     learner, lengths = agent(), list(range(5, 51))
     same = [0] * len(lengths)
     data = block(learner, same, time=50, envs=3)
@@ -625,7 +627,7 @@ def test_neighboring_unroll_lengths_give_different_updates_on_the_same_data():
     assert (params[1:] != params[:-1]).any(-1).all()
 
 
-def test_the_unroll_length_is_measured_from_the_cuts_that_the_loss_consumed(monkeypatch):
+def test_unroll_length_is_measured_from_cuts_in_the_loss(monkeypatch):
     learner, real = agent(), actor_critic.unroll_cuts
     data, h = block(learner, [0, 1]), live(learner, 2, unroll_length=[4, 6])
     expected, _ = learnt(learner, [0, 1], data, live(learner, 2, unroll_length=[3, 5]))
@@ -649,7 +651,8 @@ EVERY = [(agent, name) for agent in AGENTS for name in live_hyperparameters(AGEN
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
-def test_every_live_hyperparameter_acts_and_on_its_own_member_alone(kind, name):
+def test_live_hyperparameters_affect_only_their_member(kind, name):
+    """Every live hyperparameter changes the update of its own member and of no other."""
     actions = "clip" if name in ("eps_mean", "eps_covariance") else "image" if "pixel" in name else "categorical"
     learner = agent(actions, kind, optimizer="adam" if name == "adam_epsilon" else "rmsprop")
     data, same = block(learner, [0, 1]), {"max_grad_norm": 0.5}
@@ -676,7 +679,7 @@ def test_on_policy_the_ratio_is_one(kind):
         assert on.max() < 1e-6
 
 
-def test_no_further_pass_once_the_policy_has_moved_too_far():
+def test_no_further_epoch_after_max_log_ratio():
     learner, members = agent(), [0, 1, 2]
     data = on_policy(learner, fresh(learner, members), block(learner, members))
     h = {"learning_rate": 0.01, "entropy_cost": 0.0}
@@ -692,8 +695,11 @@ def test_no_further_pass_once_the_policy_has_moved_too_far():
     assert learned.consumed["epochs"].tolist() == [5, 5, 5]
 
 
-def test_replayed_unrolls_teach_but_are_neither_counted_nor_measured():
-    """How far the policy has moved, and what observations and returns are like, the new unrolls alone tell."""
+def test_replayed_unrolls_do_not_enter_statistics():
+    """Replayed unrolls are learned from.
+
+    The log ratio and the statistics of observations and returns use new unrolls only.
+    """
     learner, members = agent("clip", rewards="normalize", observations="normalize", minibatches=2), [0, 1]
     new = on_policy(learner, fresh(learner, members), block(learner, members, envs=4))
     old = block(learner, members, envs=4, seed=1)  # of quite another policy
@@ -718,7 +724,7 @@ def test_replayed_unrolls_teach_but_are_neither_counted_nor_measured():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_replayed_unrolls_teach_as_much_as_new_ones(reduction):
+def test_replayed_unrolls_weigh_as_much_as_new_ones(reduction):
     """Where nothing is counted, an update does not know which unrolls are replayed; only |log rho| is the others'."""
     learner = agent(rewards="none", observations="raw", reduction=reduction)
     data, h, past = block(learner, [0, 1], envs=4), live(learner, 2), torch.tensor([False, True, True, False])
@@ -733,7 +739,7 @@ def test_replayed_unrolls_teach_as_much_as_new_ones(reduction):
 # Rewards
 
 
-def test_rewards_are_clipped_divided_or_left_alone():
+def test_rewards_are_clipped_divided_or_unchanged():
     def after(rewards, factor):
         learner = agent(rewards=rewards)
         data = block(learner, [0])
@@ -748,7 +754,8 @@ def test_rewards_are_clipped_divided_or_left_alone():
     assert not torch.equal(one, other)
 
 
-def test_by_default_images_have_clipped_and_vectors_normalized_rewards():
+def test_default_reward_processing():
+    """Rewards are clipped for image observations and normalized for vectors."""
     assert agent("image").rewards == "clip"
     assert agent().rewards == "normalize"
     assert agent(rewards="none").rewards == "none"

@@ -37,7 +37,7 @@ def test_pixel_control_rewards_agree_with_a_loop():
         np.testing.assert_allclose(rewards[p, b], literal, rtol=1e-12)
 
 
-def test_a_picture_of_80_x_80_has_20_x_20_cells():
+def test_image_of_80_x_80_has_20_x_20_cells():
     frames = video(1, 1, 4, 80, 80).expand(1, 3, 4, 80, 80)
     rewards = pixel_control_rewards(frames, 4)
     assert rewards.shape == (1, 2, 20, 20)
@@ -46,7 +46,7 @@ def test_a_picture_of_80_x_80_has_20_x_20_cells():
         pixel_control_rewards(video(2, 1, 84, 84), 5)
 
 
-def test_one_changed_pixel_lights_one_cell():
+def test_one_changed_pixel_changes_one_cell():
     frames = torch.full((2, 3, 8, 8), 0.25)
     frames[1, 2, 5, 2] = 1.0
     rewards = pixel_control_rewards(frames, 4)
@@ -65,7 +65,7 @@ def tracks(time, *batch, cells=(2, 3), actions=4, seed=0):
 
 
 @pytest.mark.parametrize("time", [1, 2, 20])
-def test_targets_are_n_step_returns_of_the_best_action_per_cell(time):
+def test_targets_are_n_step_returns_of_best_action_per_cell(time):
     discounts, rewards, next_q, cuts = tracks(time, 2, 3)
     targets = pixel_control_targets(discounts, rewards, next_q.requires_grad_(), cuts)
     assert targets.shape == rewards.shape

@@ -88,7 +88,7 @@ def test_squash_is_stable_far_out():
     torch.testing.assert_close(log_slope, math.log(4) - 2 * u[:, 0].abs() - 2 * math.log1p(1) * (u[:, 0] == 0))
 
 
-def test_squash_leaves_ratios_alone():
+def test_squash_does_not_change_ratios():
     params, actions = draw(SquashedGaussian(3), 10)
     other = params + 0.1
     squashed = SquashedGaussian(3).log_prob(other, actions) - SquashedGaussian(3).log_prob(params, actions)
@@ -129,7 +129,7 @@ def test_every_action_is_in_the_space(space, actions):
         assert space.contains(action.astype(space.dtype))
 
 
-def test_the_settings_choose():
+def test_settings_choose_the_distribution():
     box = spaces.Box(-1, 1, (3,))
     assert distribution(box, NetworkSettings()) == Gaussian(3)
     assert distribution(box, NetworkSettings(actions="squash")) == SquashedGaussian(3)
@@ -163,7 +163,8 @@ def test_join():
     assert Categorical(4).join(logits) is logits
 
 
-def test_the_networks_standard_deviation_is_a_softplus_that_begins_at_start():
+def test_std_softplus_starts_at_setting():
+    """The network's standard deviation is a softplus that starts at `std_start`."""
     dist, head = Gaussian(2, start=0.3), torch.tensor([[0.5, -1.0, 0.0, 0.0], [0.5, -1.0, 2.0, -200.0]])
     mean, log_std = dist.join(head).chunk(2, -1)
     assert torch.equal(mean, head[:, :2])
@@ -172,8 +173,8 @@ def test_the_networks_standard_deviation_is_a_softplus_that_begins_at_start():
     assert log_std[1].exp().tolist() == pytest.approx([math.log1p(math.exp(2 + raw)), 1e-6])
 
 
-def test_the_networks_variance_is_a_softplus_that_begins_at_start_squared():
-    """A3C's form (Mnih et al. 2016, section 9)."""
+def test_variance_softplus_starts_at_squared_setting():
+    """A3C's form (Mnih et al. 2016, section 9): the variance is a softplus that starts at the squared setting."""
     dist = distribution(spaces.Box(-1, 1, (1,)), NetworkSettings(std="softplus_variance", log_std=math.log(0.3)))
     _, log_std = dist.join(torch.tensor([[0.5, 0.0], [0.5, 2.0], [0.5, -200.0]])).chunk(2, -1)
     raw = math.log(math.exp(0.09) - 1)

@@ -127,7 +127,7 @@ class ReferenceFeudal(ReferenceAgent):
         ("image", {"horizon": 1, "rewards": "clip"}, {"manager_gamma": 0.5}),
     ],
 )
-def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, values):
+def test_losses_and_gradients_equal_reference(kind, settings, values):
     observations = "auto" if kind == "image" else "raw"
     learner = agent(kind, "feudal", observations=observations, **settings)
     h = live(learner, 2, **{**PLAIN, "gamma": [0.9, 0.97], "entropy_cost": 0.1, "unroll_length": 8, **values})
@@ -159,7 +159,7 @@ def unrolled(learner, state, data):
     return learner.unroll(params, data.inputs(*EVERYWHERE), data.rnn_state, None, extra_loss_inputs)
 
 
-def test_an_unroll_equals_step_by_step_random_goals_included():
+def test_unroll_equals_step_by_step_with_random_goals():
     learner = agent("categorical", "feudal", use_last_action_reward=True)
     state, data = fresh(learner, [0, 1]), block(learner, [0, 1])
     head, _, _ = unrolled(learner, state, data)
@@ -170,7 +170,8 @@ def test_an_unroll_equals_step_by_step_random_goals_included():
         torch.testing.assert_close(acted.policy, head[:, t])
 
 
-def test_goals_have_length_one_and_are_random_as_often_as_said():
+def test_goals_are_unit_vectors_with_random_share():
+    """Goals have length 1, and the configured share of them is random."""
     learner = agent("categorical", "feudal", random_goals=0.1, observations="raw")
     (goals,) = learner.extra_noise(torch.Generator().manual_seed(1), 100, 40)
     drawn = goals.any(-1)
@@ -181,7 +182,8 @@ def test_goals_have_length_one_and_are_random_as_often_as_said():
     torch.testing.assert_close(said["goals"].norm(dim=-1), torch.ones(1, 9, 5), rtol=1e-4, atol=0)
 
 
-def test_one_core_after_the_other_works_and_all_forget_where_an_episode_begins():
+def test_cores_alternate_and_reset_at_episode_start():
+    """The dilated LSTM uses one core after the other; all of them are reset where an episode begins."""
     learner = agent("categorical", "feudal", horizon=4)
     net, state = learner.net, fresh(learner, [0])
     x = torch.randn(1, 10, 2, 3, generator=torch.Generator().manual_seed(1))
@@ -202,7 +204,8 @@ def test_one_core_after_the_other_works_and_all_forget_where_an_episode_begins()
 # What reaches what
 
 
-def test_beside_normalized_rewards_the_goals_pay_by_the_same_measure():
+def test_intrinsic_rewards_are_scaled_as_normalized_rewards():
+    """Where rewards are normalized, intrinsic rewards are scaled by 1 - gamma too."""
     gamma, paid = [0.9, 0.97], {}
     for rewards in ("none", "normalize"):
         learner = agent("categorical", "feudal", rewards=rewards)
@@ -213,8 +216,8 @@ def test_beside_normalized_rewards_the_goals_pay_by_the_same_measure():
 
 
 @pytest.mark.parametrize("advantages", ["normalize", "raw"])
-def test_the_manager_s_advantages_are_normalized_too(advantages):
-    """Where nothing is expected they are the rewards, whose scale then plays no part in what its goals learn."""
+def test_manager_advantages_are_normalized(advantages):
+    """With zero values they are the rewards, whose scale then has no effect on what the manager's goals learn."""
     learner = agent("categorical", "feudal", rewards="none", advantages=advantages)
     data = block(learner, [0, 1])
     h = live(learner, 2, **PLAIN, value_cost=0.0, manager_gamma=0.0)
@@ -230,7 +233,7 @@ def test_the_manager_s_advantages_are_normalized_too(advantages):
     assert (moved[1] - factor * moved[0]).abs().max() < 1e-4 * moved[1].abs().max()
 
 
-def test_no_gradient_goes_from_the_worker_into_the_goals():
+def test_no_gradient_from_worker_into_goals():
     learner = agent("categorical", "feudal", rewards="none")
     data = block(learner, [0, 1])
     h = live(learner, 2, **PLAIN, value_cost=0.0, entropy_cost=0.1, manager_gamma=0.0, intrinsic_cost=1.0)
@@ -249,8 +252,8 @@ def test_no_gradient_goes_from_the_worker_into_the_goals():
     assert {"worker.input", "embedding.weight", "torso.0.weight"} <= moved["worker"]
 
 
-def test_the_manager_is_not_taught_by_moving_the_states_that_it_points_to():
-    """Only the goals in equation 7 depend on its parameters: what lies between the goals and the end has no say."""
+def test_manager_gradient_does_not_reach_target_states():
+    """Only the goals in equation 7 depend on the manager's parameters; the states in between and at the end do not."""
     learner = agent("categorical", "feudal", rewards="none", horizon=3, random_goals=0.0)
     state, data = fresh(learner, [0]), block(learner, [0])
     inputs = data.inputs(*EVERYWHERE)
@@ -261,8 +264,8 @@ def test_the_manager_is_not_taught_by_moving_the_states_that_it_points_to():
     assert said["goals"].requires_grad
 
 
-def test_without_goals_there_is_no_policy_but_the_uniform_one():
-    """Phi has no bias: where all goals are zero, so is what the worker is told, and every action is as likely."""
+def test_zero_goals_give_the_uniform_policy():
+    """Phi has no bias: where all goals are zero, so is the worker's input, and every action is equally likely."""
     learner = agent("categorical", "feudal", random_goals=0.0)
     state, data = fresh(learner, [0]), block(learner, [0])
     for views in state.params:
@@ -275,7 +278,7 @@ def test_without_goals_there_is_no_policy_but_the_uniform_one():
     assert not head.any()
 
 
-def test_a_goal_s_way_ends_where_its_episode_or_the_block_does():
+def test_goal_horizon_ends_with_episode_or_block():
     learner = agent("categorical", "feudal", horizon=3)
     data = block(learner, [0])
     goal_horizons = learner.extra_loss_inputs(fresh(learner, [0]), data, live(learner, 1))["goal_horizons"]
@@ -295,12 +298,12 @@ def test_a_goal_s_way_ends_where_its_episode_or_the_block_does():
         ({"horizon": 0}, "agent.horizon: must be >= 1, not 0"),
     ],
 )
-def test_what_it_cannot_be(settings, words):
+def test_unsupported_settings_are_refused(settings, words):
     with pytest.raises(ValueError, match=words.replace(".", r"\.")):
         feudal.make(FeudalSettings(**settings), Box(-1, 1, (3,), np.float32), Discrete(2))
 
 
-def test_its_size():
+def test_size_of_the_network():
     net = agent("categorical", "feudal").net
     fresh_ones = net.initial(torch.Generator())
     padded = {"value.weight", "value.bias", "manager.value.weight", "manager.value.bias"}

@@ -91,7 +91,7 @@ def test_normalized_advantages():
 
 
 @pytest.mark.parametrize("spread", [1e-6, 1e-3, 1e6])
-def test_normalized_advantages_have_variance_one_however_small_they_are(spread):
+def test_small_advantages_are_normalized_to_unit_variance(spread):
     x = spread * torch.tensor([[-1.0, 1.0, 1.0, -1.0, 7.0]], dtype=torch.float64)
     mask = torch.tensor([[True, True, True, True, False]])
     expected = torch.tensor([[-1.0, 1.0, 1.0, -1.0, 0.0]], dtype=torch.float64)
@@ -146,7 +146,7 @@ def slope(advantages, temperature, epsilon):
     return torch.autograd.grad(loss, eta)[0].item(), weights
 
 
-def test_the_best_temperature_spends_the_whole_epsilon():
+def test_best_temperature_reaches_epsilon():
     """dL/deta = eps - KL(psi || uniform on D~), 0 at eta*."""
     advantages, low, high = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64), 0.1, 10.0
     while high - low > 1e-10:
@@ -170,7 +170,7 @@ def test_vmpo_e_step_agrees_with_the_paper(count):
         close(loss[p], literal[1])
 
 
-def test_the_same_shift_of_all_advantages_changes_no_weight():
+def test_shifting_all_advantages_changes_no_weight():
     advantages, temperature, mask = (x.double() for x in samples(3, 20))
     before, after = (vmpo_weights_and_temperature(advantages + c, temperature, 0.1, mask) for c in (0.0, 8.0))
     close(after[0], before[0])
@@ -178,7 +178,7 @@ def test_the_same_shift_of_all_advantages_changes_no_weight():
 
 
 @pytest.mark.parametrize("live", [1, 2, 3, 10, 11])
-def test_equal_advantages_give_exactly_half_of_the_live_samples(live):
+def test_equal_advantages_select_half_of_live_samples(live):
     mask = torch.arange(16).roll(3) < live
     weights, loss = vmpo_weights_and_temperature(torch.full((16,), 7.0), torch.tensor(2.0), 0.1, mask)
     half = max(1, live // 2)
@@ -199,7 +199,7 @@ def test_vmpo_e_step_is_stable(temperature):
     assert weights.sum().item() == pytest.approx(1.0)
 
 
-def test_what_is_masked_does_not_matter_to_the_e_step():
+def test_e_step_ignores_masked_samples():
     advantages, temperature, mask = samples(4, 20)
     mask[1] = False
     eta = temperature.requires_grad_()
@@ -216,7 +216,7 @@ def test_what_is_masked_does_not_matter_to_the_e_step():
     assert torch.isfinite(eta.grad).all()
 
 
-def test_gradient_of_the_e_step_reaches_the_temperature_only():
+def test_e_step_gradient_reaches_only_the_temperature():
     advantages, temperature, mask = samples(3, 20)
     advantages.requires_grad_()
     temperature.requires_grad_()
@@ -229,7 +229,7 @@ def test_gradient_of_the_e_step_reaches_the_temperature_only():
 
 @pytest.mark.parametrize("members", [1, 2, 4])
 @pytest.mark.parametrize("count", [5, 16, 139])
-def test_vmpo_terms_of_a_member_alone_equal_its_slot_bit_for_bit(members, count):
+def test_vmpo_terms_are_bit_identical_alone_and_in_slot(members, count):
     advantages, temperature, mask = samples(4, count)
     g = torch.Generator().manual_seed(1)
     logits, target = (torch.randn(4, count, 5, generator=g) for _ in range(2))
@@ -308,7 +308,8 @@ def test_categorical_divergence_has_the_right_direction():
     close(categorical_kl(online + 3.0, online), 0.0)
 
 
-def test_divergences_grow_with_one_step_from_the_target_and_hold_it_constant():
+def test_divergences_hold_the_target_constant():
+    """One gradient step away from the target makes the divergence grow; no gradient reaches the target."""
     (logits,) = double([0.3, -0.2, 1.0])
     target = logits.detach().clone().requires_grad_()
     log_prob = logits.log_softmax(-1)[1]
@@ -336,7 +337,7 @@ def test_constraint_by_hand():
     assert torch.equal(lagrange_loss(multiplier, epsilon, kl[:, :, None], mask[:, :, None]), loss)
 
 
-def test_a_bandit_under_vmpo_finds_the_best_arm_at_its_epsilon():
+def test_vmpo_bandit_finds_best_arm_at_its_epsilon():
     """Two members with their own epsilon: while the policy moves, each target is about that far from the last."""
     g, means, epsilon = torch.Generator().manual_seed(0), torch.tensor([0.0, 0.2, 0.4, 0.6, 1.0]), (0.001, 0.004)
     logits, eta, alpha = (

@@ -104,7 +104,7 @@ def gradients(net, leaves, x):
 # Layout
 
 
-def test_every_view_aliases_its_own_padded_place():
+def test_views_alias_their_padded_ranges():
     layout = Layout({"a": (3, 5), "b": (1,), "c": (16,), "d": (17,)})
     assert layout.size == 16 + 16 + 16 + 32
     flat = torch.zeros(2, layout.size)
@@ -118,7 +118,7 @@ def test_every_view_aliases_its_own_padded_place():
     assert torch.equal(flat, places.float().expand(2, -1))
 
 
-def test_leaves_see_what_the_optimizer_writes():
+def test_leaves_share_memory_with_the_flat_buffer():
     flat = torch.zeros(2, 32)
     leaves = Layout({"a": (3,), "b": (2, 2)}).leaves(flat)
     flat[1, 16:20] = torch.arange(4.0)
@@ -209,7 +209,7 @@ def test_convolutional_equals_torch_nn(kind):
     torch.testing.assert_close(grads["dense.weight"][0], trunk[-2].weight.grad.T, rtol=1e-4, atol=1e-5)
 
 
-def test_the_papers_networks_have_their_sizes():
+def test_network_sizes_match_the_papers():
     sizes = {kind: net.torso.size for kind, net in CONVS.items()}
     assert sizes["shallow"] == 4 * 16 * 64 + 16 + 16 * 32 * 16 + 32 + 2592 * 256 + 256
     assert sizes["nature"] == 1_684_128  # Mnih et al. 2015, for a stack of 4 frames
@@ -219,7 +219,7 @@ def test_the_papers_networks_have_their_sizes():
     assert round(convolutional("deep", core=256).size / 1e6, 1) == 1.6  # as the paper says
 
 
-def test_bfloat16_is_close_and_acting_stays_in_float32():
+def test_bfloat16_is_close_and_acting_uses_float32():
     half = convolutional("shallow", torch.bfloat16)
     _, leaves = stacked(half, [1])
     x = torch.randint(0, 256, (1, 2, *ATARI), generator=generators(0)[0], dtype=torch.uint8)
@@ -246,7 +246,7 @@ def test_an_unroll_equals_step_by_step(net, indices):
             torch.testing.assert_close(head, policy[:, t])
 
 
-def test_the_core_is_torch_s_lstm_that_forgets_where_an_episode_begins():
+def test_core_equals_torch_lstm_with_resets():
     net = SharedTorsoNet(Dense(3, ()), 2, core=8)
     _, leaves = stacked(net, [1])
     own = {name: leaf[0].detach() for name, leaf in leaves.items()}
@@ -270,7 +270,7 @@ def test_the_core_is_torch_s_lstm_that_forgets_where_an_episode_begins():
 
 
 @pytest.mark.parametrize("net", RECURRENT, ids=str)
-def test_nothing_from_before_an_episode_has_an_influence(net):
+def test_earlier_episodes_have_no_influence(net):
     _, leaves = stacked(net, [1])
     inputs, memory = block(net, [3])
     inputs.first[:] = False
@@ -285,8 +285,8 @@ def test_nothing_from_before_an_episode_has_an_influence(net):
 
 
 @pytest.mark.parametrize("net", RECURRENT[:3], ids=str)
-def test_where_an_unroll_starts_its_past_is_not_learned_from(net):
-    """Each member's own; what a block gives is as if its unrolls had come one after the other."""
+def test_no_gradient_across_unroll_starts(net):
+    """At each member's own unroll starts. The outputs of a block equal those of its unrolls one after the other."""
     inputs, memory = block(net, [0, 1])
     _, leaves = stacked(net, [0, 1])
     starts = torch.zeros(2, 6, dtype=torch.bool)
@@ -312,7 +312,7 @@ def test_where_an_unroll_starts_its_past_is_not_learned_from(net):
 
 
 @pytest.mark.parametrize("net", RECURRENT, ids=str)
-def test_with_memory_too_a_member_is_the_same_bit_for_bit_in_every_slot(net):
+def test_lstm_member_is_bit_identical_in_every_slot(net):
     seeds = [1, 2, 3, 4]
     whole = unrolled(net, stacked(net, seeds)[1], *block(net, seeds))
     for slots in ([0], [3], [0, 1], [3, 2], [3, 1, 0, 2]):
@@ -328,7 +328,7 @@ def test_with_memory_too_a_member_is_the_same_bit_for_bit_in_every_slot(net):
 
 @pytest.mark.parametrize("batch", [1, 5, 16, 99])
 @pytest.mark.parametrize("net", MLPS, ids=str)
-def test_a_member_is_the_same_bit_for_bit_in_every_slot_of_every_cohort(net, batch):
+def test_member_is_bit_identical_in_every_slot_and_cohort(net, batch):
     seeds = [1, 2, 3, 4]
     x = torch.randn(4, batch, net.inputs, generator=generators(0)[0])
     whole = gradients(net, stacked(net, seeds)[1], x)
@@ -369,8 +369,8 @@ def test_unused_columns_and_padding_stay_zero(optimizer):
 
 
 @pytest.mark.parametrize("core", [0, 10])
-def test_padding_of_shared_features_is_no_unit(core):
-    """Ten units below the heads are ten, also once everything has moved."""
+def test_padding_of_shared_features_adds_no_unit(core):
+    """Ten units below the heads stay ten, also after updates."""
     net = SharedTorsoNet(Dense(3, (50, 10)), 3, core=core, action_reward_size=3)
     flat = torch.zeros(2, net.layout.size)
     views = net.layout.views(flat)
@@ -391,7 +391,7 @@ def test_padding_of_shared_features_is_no_unit(core):
 # Fresh parameters
 
 
-def test_members_start_from_their_own_generators_alone():
+def test_initial_weights_depend_on_own_generator_only():
     net = MLPS[0]
     alone, others = net.initial(*generators(5)), net.initial(*generators(6))
     again = [net.initial(g) for g in generators(4, 5)][1]
@@ -425,8 +425,8 @@ GAINS = {"policy": 0.01, "value": 1.0, "class": 1.0, "maps": 1.0, "manager.value
     [*RECURRENT, agent("image", "unreal").net, agent("categorical", "feudal").net, agent("image", "feudal").net],
     ids=lambda net: type(net).__name__,
 )
-def test_initial_weights_of_cores_and_of_all_heads_are_orthogonal(net):
-    """With an LSTM's gates each on its own, and its forget gate open: the gain is what all singular values are."""
+def test_initial_weights_of_cores_and_heads_are_orthogonal(net):
+    """Each gate of an LSTM by itself, with its forget gate open: the gain is the common singular value."""
     fresh = net.initial(*generators(1))
     for name, value in fresh.items():
         layer, kind = name.rsplit(".", 1)
@@ -471,6 +471,6 @@ def test_settings_choose_the_network():
         ("nature", (3, 20, 90), True, "at least 36 x 36"),
     ],
 )
-def test_a_network_that_cannot_read_the_observations_is_refused(kind, shape, image, words):
+def test_network_unfit_for_observations_is_refused(kind, shape, image, words):
     with pytest.raises(ValueError, match=words):
         make_network(ImpalaSettings(network=kind), shape, SIX, image)

@@ -50,7 +50,7 @@ def test_before_the_first_sample():
     torch.testing.assert_close(normalize.normalize(x, mean, variance), x)
 
 
-def test_what_is_masked_does_not_matter():
+def test_masked_samples_are_ignored():
     (x, mask), *_ = list(blocks(2, 3))[2:]
     state = merged(blocks(2, 3, seed=1), 2, (3,))
     mask[1] = False
@@ -61,7 +61,7 @@ def test_what_is_masked_does_not_matter():
         assert torch.equal(one[key][1], state[key][1])
 
 
-def test_what_is_not_finite_is_left_out():
+def test_non_finite_samples_are_ignored():
     (x, mask), *_ = list(blocks(2, 3))[2:]
     state = merged(blocks(2, 3, seed=1), 2, (3,))
     for bad in (float("nan"), float("inf")):
@@ -118,7 +118,7 @@ def scale_of(rewards, ends, live, gamma, block):
     return state
 
 
-def test_return_scale_is_the_std_of_the_discounted_return():
+def test_return_scale_is_std_of_discounted_return():
     (rewards, ends, live), gamma = episode_data(3), torch.tensor([0.0, 0.9, 0.99])
     got = normalize.return_scale(scale_of(rewards, ends, live, gamma, 10))
     for p in range(3):
@@ -135,15 +135,15 @@ def test_return_scale_is_the_std_of_the_discounted_return():
 
 
 def test_return_scale_of_small_rewards_is_small():
-    """Nothing is added that would drown them."""
+    """No epsilon is added that would drown them."""
     (rewards, ends, live), gamma = episode_data(2), torch.tensor([0.9, 0.99])
     large, small = (normalize.return_scale(scale_of(f * rewards, ends, live, gamma, 10)) for f in (1.0, 1e-3))
     torch.testing.assert_close(small, 1e-3 * large, rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_reward_that_is_not_finite_changes_no_return(bad):
-    """As if the step had been dead."""
+def test_non_finite_reward_changes_no_return(bad):
+    """The step counts as a reset step."""
     (rewards, ends, live), gamma = episode_data(2), torch.tensor([0.9, 0.99])
     ends[:, 4, 2] = False
     without, poisoned = live.clone(), rewards.clone()
@@ -153,8 +153,8 @@ def test_a_reward_that_is_not_finite_changes_no_return(bad):
         assert torch.equal(one[key], two[key])
 
 
-def test_a_return_is_as_if_what_is_left_out_had_not_been():
-    """A dead step in the middle of an episode neither pays nor discounts."""
+def test_left_out_steps_do_not_change_returns():
+    """A reset step in the middle of an episode neither adds a reward nor discounts."""
     (rewards, ends, _), gamma = episode_data(2), torch.tensor([0.9, 0.99])
     ends[:] = False
     live, kept = torch.ones_like(ends), torch.arange(30) != 11
@@ -173,7 +173,7 @@ def test_return_scale_is_carried_across_blocks():
     torch.testing.assert_close(normalize.return_scale(one), normalize.return_scale(many))
 
 
-def test_return_scale_alone_equals_its_slot_bit_for_bit():
+def test_return_scale_is_bit_identical_alone_and_in_slot():
     (rewards, ends, live), gamma = episode_data(4), torch.tensor([0.5, 0.9, 0.97, 0.99])
     whole = scale_of(rewards, ends, live, gamma, 10)
     for p in range(4):
@@ -240,7 +240,7 @@ def test_popart_bounds_the_scale():
 
 
 @pytest.mark.parametrize("width", [1, 8])
-def test_popart_leaves_outputs_where_they_were(width):
+def test_popart_preserves_outputs(width):
     """In float32, into views of a flat buffer as in a network; columns beside the value's stay untouched."""
     g = torch.Generator().manual_seed(0)
     flat = torch.randn(3, 17 * width, generator=g)
@@ -271,7 +271,7 @@ def test_popart_leaves_outputs_where_they_were(width):
         assert torch.equal(now[1], then[1])
 
 
-def test_popart_of_what_is_masked():
+def test_popart_ignores_masked_targets():
     old = adapted(targets_of(2, seed=1), 2, 0.01)
     (x, mask), *_ = list(targets_of(2))[2:]
     mask[1] = False
@@ -302,7 +302,7 @@ def test_popart_holds_targets_constant():
 
 
 @pytest.mark.parametrize("members", [1, 2, 4, 8])
-def test_popart_of_a_member_alone_equals_its_slot_bit_for_bit(members):
+def test_popart_is_bit_identical_alone_and_in_slot(members):
     rates, data = torch.logspace(-4, -1, 8), list(targets_of(8))
     weight, bias = torch.randn(8, 24, 1), torch.randn(8, 1, 1)
 

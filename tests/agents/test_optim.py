@@ -47,7 +47,7 @@ def run(name, params, gradients, active=None, **changes):
     return params, state
 
 
-def test_rmsprop_is_tensorflows():
+def test_rmsprop_equals_tensorflow():
     params, gradients = data(2, dtype=torch.float64)
     got, state = run("rmsprop", params, gradients, learning_rate=[0.1, 0.003], epsilon=[0.1, 1e-5])
     for p, (rate, epsilon) in enumerate([(0.1, 0.1), (0.003, 1e-5)]):
@@ -58,7 +58,7 @@ def test_rmsprop_is_tensorflows():
         np.testing.assert_allclose(state["mean_square"][p], mean_square, rtol=1e-12)
 
 
-def test_rmsprop_without_epsilon_is_torchs():
+def test_rmsprop_without_epsilon_equals_torch():
     """Where epsilon does not matter the two forms differ only in where the mean square starts."""
     params, gradients = data(1, dtype=torch.float64)
     got, _ = run("rmsprop", params, gradients, epsilon=0.0)
@@ -80,7 +80,7 @@ def test_epsilon_inside_the_root():
 
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_adam_is_torchs(members, dtype, tolerance):
+def test_adam_equals_torch(members, dtype, tolerance):
     params, gradients = data(members, 30, dtype)
     params, state = params.clone(), adam_state(params)
     theirs = params.clone().requires_grad_()
@@ -96,7 +96,7 @@ def test_adam_is_torchs(members, dtype, tolerance):
     assert state["steps"].tolist() == [30] * members
 
 
-def test_adam_is_the_papers():
+def test_adam_equals_the_paper():
     params, gradients = data(1, dtype=torch.float64)
     got, state = run("adam", params, gradients)
     literal = oracles.adam(
@@ -127,7 +127,7 @@ def test_a_member_alone_equals_its_slot_bit_for_bit(name, members):
 
 @both
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
-def test_an_inactive_member_is_left_alone(name, poison):
+def test_inactive_member_is_unchanged(name, poison):
     """Skipped updates change no bit of the skipped member, the sign of -0.0 included, nor of the others."""
     params, gradients = data(3)
     params[:, 5] = -0.0
@@ -145,7 +145,7 @@ def test_an_inactive_member_is_left_alone(name, poison):
 
 
 @both
-def test_never_active_means_never_touched(name):
+def test_never_active_member_is_never_changed(name):
     params, gradients = data(2)
     params[0, ::3] = -0.0
     active = torch.zeros(7, 2, dtype=torch.bool)
@@ -191,7 +191,7 @@ def test_clip():
     torch.testing.assert_close(grads[1], kept[1] / 5)
 
 
-def test_clip_agrees_with_torch_and_tells_what_is_not_finite():
+def test_clip_agrees_with_torch_and_reports_non_finite():
     params, gradients = data(3, 1)
     grads = gradients[0].clone()
     grads[1, 7] = float("nan")

@@ -205,7 +205,7 @@ def test_every_unroll_length_gives_its_own_targets():
     assert len(targets) == len(lengths)
 
 
-def test_cuts_drawn():
+def test_cut_positions():
     pictures = [
         "||||||||||",
         ".|.|.|.|.|",
@@ -229,7 +229,7 @@ def test_effective_unroll_is_measured():
 
 
 @pytest.mark.parametrize("case", LEAKY)
-def test_vtrace_with_cuts_and_without_bars_agrees_with_rlax(case):
+def test_vtrace_with_cuts_without_clipping_agrees_with_rlax(case):
     """Leaky V-trace with alpha 0 is V-trace whose bars are all infinite; a step with lambda 0 is a cut."""
     bars = {"rho_bar": case["rho_bar"], "c_bar": 1.0, "pg_rho_bar": case["pg_rho_bar"]}
     if case["alpha"] == 0:
@@ -303,7 +303,7 @@ def test_gae_is_vtrace_on_policy(lambda_):
     close(*grads)
 
 
-def test_lambda_one_is_the_n_step_return_up_to_the_next_cut():
+def test_lambda_one_is_n_step_return_up_to_next_cut():
     _, discounts, rewards, values, bootstrap = problem(20, 3, 4)
     cuts = unroll_cuts(torch.tensor([20, 5, 7]), 20)
     targets, _ = gae(discounts, rewards, values, bootstrap, cuts=cuts)
@@ -312,7 +312,7 @@ def test_lambda_one_is_the_n_step_return_up_to_the_next_cut():
     close(gae(discounts, rewards, values, bootstrap, lambda_=0.0)[0], rewards + discounts * following)
 
 
-def test_a_time_limit_bootstraps_and_a_terminal_does_not():
+def test_time_limit_bootstraps_and_terminal_does_not():
     """Both cut the trace; only the value of the final observation tells them apart."""
     _, discounts, rewards, values, bootstrap = problem(6)
     discounts = torch.full_like(discounts, 0.9)
@@ -357,7 +357,7 @@ def test_no_gradient_leaves_gae_and_n_step_returns():
 
 @pytest.mark.parametrize("members", [1, 2, 4])
 @pytest.mark.parametrize("envs", [1, 3, 8])
-def test_gae_of_a_member_alone_equals_its_slot_bit_for_bit(members, envs):
+def test_gae_is_bit_identical_alone_and_in_slot(members, envs):
     _, *inputs = (x.float() for x in problem(20, 4, envs))
     cuts, lambda_ = unroll_cuts(torch.tensor([20, 5, 7, 1]), 20), torch.tensor([1.0, 0.95, 0.9, 0.0])[:, None]
     whole = *gae(*inputs, lambda_=lambda_, cuts=cuts), n_step_returns(*inputs[:3], cuts)

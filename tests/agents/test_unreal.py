@@ -152,7 +152,7 @@ def drawn(learner, state, data, h):
         ("image", {"rewards": "clip"}, {"unroll_length": [3, 8]}),
     ],
 )
-def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, values):
+def test_losses_and_gradients_equal_reference(kind, settings, values):
     learner = agent(kind, "unreal", observations="raw" if kind == "categorical" else "auto", **settings)
     h = live(learner, 2, **{**PLAIN, **COSTS, "gamma": [0.9, 0.97], "entropy_cost": 0.1, **values})
     state, data = filled(learner, [0, 1], h), sparse(block(learner, [0, 1], envs=4, seed=9))
@@ -179,8 +179,8 @@ def test_losses_and_gradients_equal_a_literal_transcription(kind, settings, valu
             assert (gradient[slot] - exact).abs().max() < 1e-5 * largest, name
 
 
-def test_replayed_observations_are_normalized_as_new_ones_are():
-    """Nothing else tells a member that normalizes from one that is given normalized observations."""
+def test_replayed_observations_are_normalized():
+    """A member that normalizes equals one that is given normalized observations."""
     normal, raw = (agent("categorical", "unreal", rewards="none", observations=o) for o in ("normalize", "raw"))
     h = live(normal, 2, **{**PLAIN, **COSTS})
     state, data = filled(normal, [0, 1], h), sparse(block(normal, [0, 1], envs=4, seed=9))
@@ -201,7 +201,7 @@ def test_replayed_observations_are_normalized_as_new_ones_are():
 # What reaches what
 
 
-def test_every_task_teaches_the_trunk_and_its_own_head_alone():
+def test_task_gradient_reaches_trunk_and_own_head_only():
     learner = agent("image", "unreal")
     none = dict.fromkeys((*COSTS, "value_cost", "entropy_cost"), 0.0)
     heads = {"pixel_control": {"pixel", "maps", "core"}, "value_replay": {"value", "core"}}
@@ -218,8 +218,8 @@ def test_every_task_teaches_the_trunk_and_its_own_head_alone():
         assert {k.split(".")[0] for k, v in moved.items() if v.any()} == own | {"conv", "dense"}, name
 
 
-def test_without_a_replay_it_is_a3c():
-    """The first block has nothing to look back on; so nothing but A3C's loss, bit for bit."""
+def test_empty_replay_gives_a3c():
+    """The first block has nothing to replay, so the loss is A3C's, bit for bit."""
     learner, data = agent("image", "unreal"), block(agent("image", "unreal"), [0, 1], envs=4)
     one, other = (fresh(learner, [0, 1]) for _ in range(2))
     learner.learn(one, data, live(learner, 2))
@@ -227,7 +227,7 @@ def test_without_a_replay_it_is_a3c():
     assert torch.equal(one.tensors["params"], other.tensors["params"])
 
 
-def test_what_is_replayed_belongs_to_the_envs_and_not_to_what_was_learned():
+def test_replay_is_in_running_state_not_in_snapshots():
     learner = agent("categorical", "unreal")
     state = filled(learner, [0, 1], live(learner, 2))
     assert not [name for name in state.tensors if "replay" in name]
@@ -263,7 +263,7 @@ def uniform(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_who_has_a_new_policy_replays_nothing_of_the_old_one():
+def test_replaced_policy_clears_the_replay():
     learner = agent("categorical", "unreal")
     h = live(learner, 2)
     state = filled(learner, [0, 1], h)
@@ -277,7 +277,7 @@ def test_who_has_a_new_policy_replays_nothing_of_the_old_one():
         assert metrics[f"loss/{task}"][1] > 0.0
 
 
-def test_the_last_steps_are_kept_in_order_and_the_first_ones_go():
+def test_replay_keeps_the_last_steps_in_order():
     kept = {}
     for i, time in enumerate((4, 4, 3, 4)):
         kept = replay.append(kept, steps(time, start=(0, 4, 8, 11)[i]), 10)
@@ -291,7 +291,7 @@ def test_the_last_steps_are_kept_in_order_and_the_first_ones_go():
     assert replay.length(replay.append(kept, steps(4), 20)) == 4
 
 
-def test_runs_are_whole_and_uniform_over_envs_and_ages():
+def test_replayed_runs_are_whole_and_uniform():
     kept = filled_by(steps(6), steps(6, start=6))
     run = replay.runs(kept, uniform(2, 6000, 2), 4)["observations"][..., 0]
     assert (run[:, 1:] == run[:, :-1] + 1).all()
@@ -305,7 +305,8 @@ def test_runs_are_whole_and_uniform_over_envs_and_ages():
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_half_of_the_predicted_rewards_are_rewards_however_rare_they_are(sign):
+def test_half_of_predicted_rewards_are_nonzero(sign):
+    """However rare nonzero rewards are, half of the frames for reward prediction have one."""
     kept = filled_by(steps(6, rewarded=[5]), steps(6, start=6, rewarded=[5, 1009]))
     kept["rewards"] *= sign
     found = replay.rewarding(kept, uniform(2, 4000, 2), 3)
@@ -321,14 +322,14 @@ def test_half_of_the_predicted_rewards_are_rewards_however_rare_they_are(sign):
 
 
 @pytest.mark.parametrize("rewarded", [[], range(6000)])
-def test_where_all_rewards_are_alike_all_of_them_are_drawn_from(rewarded):
+def test_equal_rewards_are_all_drawn_from(rewarded):
     kept = filled_by(steps(6, rewarded=list(rewarded)), steps(6, start=6, rewarded=list(rewarded)))
     found = replay.rewarding(kept, uniform(2, 1000, 2), 3)
     assert len(found["observations"][:, -1, :, 0].unique()) == 24
     assert not found["is_reset_step"].any()
 
 
-def test_dead_transitions_are_not_predicted():
+def test_reset_steps_are_not_predicted():
     data = steps(8, rewarded=[4, 5])
     dead = data.is_reset_step.clone()
     dead[:, 4:, 0] = True
@@ -351,7 +352,7 @@ def draws(learner, blocks, time=4, envs=3, rewarded=()):
     return found
 
 
-def test_an_update_draws_from_the_last_steps_before_its_block():
+def test_update_draws_from_last_steps_before_its_block():
     """Twelve of each env; the eighth block of four steps begins after step 27."""
     learner = agent("categorical", "unreal", replay=12 * 40)
     for blocks in (8, 9):
@@ -363,13 +364,13 @@ def test_an_update_draws_from_the_last_steps_before_its_block():
     assert found["run.observations"].shape == (2, 6, 40, 3)
 
 
-def test_an_update_draws_as_soon_as_a_run_fits():
+def test_update_draws_once_a_run_fits():
     """A run of 4 has 6 rows, and the least replay no more."""
     learner = agent("categorical", "unreal", replay=1)
     assert [bool(draws(learner, blocks)) for blocks in (1, 2, 3, 4)] == [False, False, True, True]
 
 
-def test_runs_and_frames_are_drawn_independently_and_for_each_env_anew():
+def test_runs_and_frames_are_drawn_independently_per_env():
     learner, envs = agent("categorical", "unreal", replay=40 * 600), 600
     found = draws(learner, 8, envs=envs, rewarded=[n + 1000 * b for b in range(envs) for n in range(0, 40, 2)])
     run, frame = found["run.observations"][:, 0, :, 0], found["frames.observations"][:, 0, :, 0]
@@ -391,7 +392,8 @@ def test_cells(shape, size, expected):
     assert unreal.cells(shape, size) == expected
 
 
-def test_pixel_control_needs_pictures_discrete_actions_and_room():
+def test_pixel_control_needs_images_and_discrete_actions():
+    """The images must also be large enough."""
     vector, picture = Box(-1, 1, (3,), np.float32), Box(0, 255, (3, 36, 36), np.uint8)
     few, many = Discrete(2), Box(-1, 1, (2,), np.float32)
     settings = UnrealSettings(core_units=16, precision="float32")

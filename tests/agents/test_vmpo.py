@@ -17,7 +17,7 @@ def acted(learner, state, data):
     return changed(data, actions=actions, policy=policy)
 
 
-def test_the_target_network_acts_and_follows_each_member_in_its_own_period():
+def test_target_network_acts_and_updates_per_member_period():
     learner, members = agent(name="vmpo"), [0, 1]
     state, h = fresh(learner, members), live(learner, 2, target_period=[2, 3], learning_rate=0.01)
     data = block(learner, members)
@@ -33,7 +33,7 @@ def test_the_target_network_acts_and_follows_each_member_in_its_own_period():
 
 
 @pytest.mark.parametrize("kind", ["categorical", "clip"])
-def test_the_divergence_is_between_target_and_online(kind):
+def test_divergence_is_between_target_and_online(kind):
     """With the online policy on both sides it would be zero for ever, and there would be no constraint."""
     learner = agent(kind, "vmpo", observations="raw")
     state, h = fresh(learner, [0]), live(learner, 1, learning_rate=0.01, target_period=100)
@@ -46,7 +46,7 @@ def test_the_divergence_is_between_target_and_online(kind):
 
 
 @pytest.mark.parametrize(("bound", "rises"), [(1e-7, True), (10.0, False)])
-def test_a_multiplier_rises_where_its_bound_is_broken_and_falls_where_it_is_kept(bound, rises):
+def test_multiplier_rises_above_its_bound_and_falls_below(bound, rises):
     learner = agent("categorical", "vmpo")
     state, h = fresh(learner, [0]), live(learner, 1, eps_kl=bound, learning_rate=0.01)
     learner.learn(state, block(learner, [0]), h)
@@ -55,7 +55,7 @@ def test_a_multiplier_rises_where_its_bound_is_broken_and_falls_where_it_is_kept
     assert alpha != 1.0
 
 
-def test_multipliers_and_temperature_never_fall_below_a_hundred_millionth():
+def test_multipliers_and_temperature_are_at_least_1e_8():
     """Section 4.1: they are clipped after every step, however slack the bounds are."""
     learner = agent("clip", "vmpo", temperature=1e-7, alpha=1e-7)
     slack = {"eps_mean": 10.0, "eps_covariance": 10.0, "eps_temperature": 10.0}
@@ -66,7 +66,7 @@ def test_multipliers_and_temperature_never_fall_below_a_hundred_millionth():
         assert views[name].flatten().tolist() == pytest.approx([1e-8], rel=1e-6), name
 
 
-def test_multipliers_and_temperature_start_where_the_settings_say():
+def test_multipliers_and_temperature_start_at_settings():
     learner = agent("clip", "vmpo", temperature=0.25, alpha=3.0)
     views = learner.layout.views(fresh(learner, [0, 1]).tensors["params"])
     starts = {"temperature": 0.25, "alpha_mean": 3.0, "alpha_covariance": 3.0}
@@ -74,7 +74,7 @@ def test_multipliers_and_temperature_start_where_the_settings_say():
 
 
 @pytest.mark.parametrize("kind", ["categorical", "image"])
-def test_popart_does_not_move_what_the_value_head_says(kind):
+def test_popart_preserves_values(kind):
     learner, last = agent(kind, "vmpo", rewards="none"), "value" if kind == "image" else "value.2"
     state, h = fresh(learner, [0, 1]), live(learner, 2, learning_rate=0.0, popart_rate=1.0)
     data = block(learner, [0, 1])

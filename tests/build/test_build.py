@@ -58,7 +58,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("four_cores")
-def test_every_member_has_one_worker_and_every_worker_a_member(size, overrides, cores, groups):
+def test_every_member_has_one_worker(size, overrides, cores, groups):
     config = toy(f"population.size={size}", *overrides)
     members = [f"m{i:02d}" for i in range(size)]
     shares = placement.worker_shares(config, members)
@@ -80,7 +80,7 @@ def test_every_member_has_one_worker_and_every_worker_a_member(size, overrides, 
         (2.0, 4, ["execution.backend=inline"], [2]),
     ],
 )
-def test_workers_keep_within_a_cpu_quota_and_are_not_pinned(monkeypatch, quota, size, overrides, threads):
+def test_workers_respect_cpu_quota_and_are_not_pinned(monkeypatch, quota, size, overrides, threads):
     """Containers that share a machine see all its cores; if each pinned its workers, all would crowd the first ones."""
     machine(monkeypatch, quota=quota)
     config = toy(f"population.size={size}", *overrides)
@@ -99,7 +99,7 @@ def test_the_smaller_of_affinity_and_quota_limits_the_cores(monkeypatch, cores, 
 
 
 @pytest.mark.usefixtures("four_cores")
-def test_members_whose_updates_differ_in_length_train_alone():
+def test_members_with_different_block_lengths_train_alone():
     config = cart("agent.unroll_mode=exact", "execution.workers=2", "execution.backend=processes")
     shares = placement.worker_shares(config, ["a", "b", "c", "d"])
     assert [share.groups for share in shares] == [[["a"], ["c"]], [["b"], ["d"]]]
@@ -109,7 +109,7 @@ def test_members_whose_updates_differ_in_length_train_alone():
     ("acting", "workers"), [("inline", 4), ("actors, processes: 2", 2), ("actors, processes: 3", 1), ("hogwild", 4)]
 )
 @pytest.mark.usefixtures("four_cores")
-def test_a_worker_s_own_processes_need_cores_too(acting, workers):
+def test_actor_processes_count_as_cores(acting, workers):
     config = cart("execution.backend=processes", f"acting={{mode: {acting}}}")
     assert placement.worker_count(config) == workers
     assert placement.worker_count(with_setting(config, "execution.workers", 3)) == 3
@@ -119,18 +119,18 @@ def test_a_worker_s_own_processes_need_cores_too(acting, workers):
     ("size", "acting", "threads"), [(1, "inline", 4), (2, "inline", 1), (1, "actors, processes: 2", 1)]
 )
 @pytest.mark.usefixtures("four_cores")
-def test_a_member_all_alone_computes_with_all_cores(size, acting, threads):
+def test_single_member_uses_all_cores(size, acting, threads):
     for backend in ("inline", "processes"):
         config = cart(f"population.size={size}", f"acting={{mode: {acting}}}", f"execution.backend={backend}")
         assert placement.torch_threads(config) == threads
 
 
-def test_a_member_all_alone_computes_within_the_cpu_quota(monkeypatch):
+def test_single_member_respects_cpu_quota(monkeypatch):
     machine(monkeypatch, quota=2.5)
     assert placement.torch_threads(cart("population.size=1")) == 3
 
 
-def test_numbers_that_were_rounded_are_told():
+def test_rounded_numbers_are_described():
     assert describe.describe_slices(cart()) == "240 env steps each"
     rounded = cart("strategy.ready={slice_steps: 250, burn_in: 300}", "budget.env_steps_per_member=730")
     assert describe.describe_slices(rounded) == (
@@ -141,7 +141,7 @@ def test_numbers_that_were_rounded_are_told():
 
 
 @pytest.mark.usefixtures("four_cores")
-def test_placement_in_words():
+def test_placement_description():
     assert placement.describe_placement(cart()) == "4 members in this process, 4 envs each"
     assert placement.describe_placement(toy("population.size=1")) == "1 member on 1 worker"
     actors = cart("execution.backend=processes", "acting={mode: actors, processes: 2}")
@@ -154,7 +154,7 @@ def test_placement_in_words():
 # What a run is made of
 
 
-def test_the_header_says_what_readers_need():
+def test_header_has_what_readers_need():
     rounded = "budget.env_steps_per_member=701"
     found = factory.make_header(cart(rounded), "cart")
     assert (found.horizon, found.size, found.budget, found.unit) == (720, 4, 2880, "env_steps")
@@ -187,7 +187,7 @@ def test_the_header_says_what_readers_need():
         ("ALE/Pong-v5", "unreal", []),
     ],
 )
-def test_a_warning_for_what_an_agent_does_not_use_in_an_env(env, agent, unused):
+def test_warning_for_hyperparameter_unused_in_env(env, agent, unused):
     names = ["eps_kl", "eps_mean", "eps_covariance"] if agent == "vmpo" else [
         "pixel_control_cost", "pixel_control_gamma", "reward_prediction_cost"
     ]  # fmt: skip
@@ -197,7 +197,7 @@ def test_a_warning_for_what_an_agent_does_not_use_in_an_env(env, agent, unused):
     assert [line for line in factory.collect_warnings(config) if "no effect" in line] == said
 
 
-def test_the_strategy_gets_what_the_config_says():
+def test_strategy_follows_the_config():
     config = cart(
         "strategy={ready: {slice_steps: 100, burn_in: 50}, exploit: {method: t_test, alpha: 0.01}, explore: {sd: 0.3}, "
         "copy: [weights]}",
@@ -219,14 +219,14 @@ def test_limits():
     assert (found.wall_clock, found.total_steps, found.until_fitness, found.max_attempts) == (60.0, None, 9.0, 5)
 
 
-def test_an_executor_makes_the_members_places(tmp_path: Path):
+def test_executor_creates_member_directories(tmp_path: Path):
     executor = factory.make_executor(cart(), tmp_path, ["m00", "m01"])
     assert isinstance(executor, Inline)
     assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["m00", "m01"]
     executor.close()
 
 
-def test_another_process_finds_the_same_agent():
+def test_spec_reference_rebuilds_the_same_agent():
     mixed = factory.prepare(with_setting(load("mixed"), "env.backend", "gymnasium"))
     for name in ("impala", "vmpo"):
         own = rl.RLBuilder(mixed, name).spec
@@ -241,7 +241,7 @@ def test_another_process_finds_the_same_agent():
     assert alone.origin.spec().agent == alone.agent
 
 
-def test_words_for_the_opening():
+def test_env_and_agent_descriptions():
     config = factory.prepare(cart())
     assert describe.describe_env(config) == "CartPole-v1, 4 -> 2 actions, gymnasium"
     assert describe.describe_agent(config).startswith("impala, mlp of ")
@@ -259,7 +259,7 @@ def test_words_for_the_opening():
         (["env.id=ALE/Pong-v5", "agent.network=mlp"], "config: agent.network: mlp cannot read observations that are"),
     ],
 )
-def test_an_env_and_an_agent_that_do_not_fit_are_one_line(overrides, said):
+def test_unfit_env_and_agent_are_one_line(overrides, said):
     with pytest.raises(ConfigError) as caught:
         factory.prepare(cart(*overrides))
     assert len(caught.value.messages) == 1
@@ -273,12 +273,12 @@ def test_an_env_and_an_agent_that_do_not_fit_are_one_line(overrides, said):
         ("trainable={name: quadratic, depth: 3}", "trainable.depth: unknown key. Known: start, learning_rate, clamp"),
     ],
 )
-def test_a_trainable_that_is_not_there_or_has_other_keys(override, said):
+def test_missing_trainable_or_wrong_keys(override, said):
     with pytest.raises(ConfigError, match=said):
         factory.prepare(toy(override))
 
 
-def test_the_back_end_is_written_out():
+def test_env_backend_is_resolved():
     prepared = factory.prepare(cart("env.backend=auto"))
     assert prepared.env is not None
     assert prepared.env.backend in ("gymnasium", "envpool")

@@ -38,14 +38,14 @@ def test_every_command_has_help(pbtrl: Command, command: str):
     assert "pbtrl train quickstart" in overview
 
 
-def test_no_command_gets_the_help_and_a_wrong_one_the_choice(pbtrl: Command):
+def test_missing_command_shows_help_and_wrong_one_choices(pbtrl: Command):
     assert pbtrl().code == 2
     assert "first steps" in pbtrl().out
     assert "choose from 'train', 'resume'" in pbtrl("trian").err
 
 
-def test_what_answers_at_once_imports_no_large_library():
-    """0.5 s for --help and for config errors, of which pydantic takes 0.3; torch alone would take three."""
+def test_quick_commands_import_no_large_library():
+    """0.5 s for --help and for config errors, of which pydantic takes 0.3; torch alone would take three seconds."""
     code = (
         "import sys; from pbtrl.cli import main as cli\n"
         "for argv in (['--help'], ['train', 'quickstart', 'seeed=1'], ['list', '--runs', 'nowhere']):\n"
@@ -58,7 +58,7 @@ def test_what_answers_at_once_imports_no_large_library():
     assert found.returncode == 0, found.stderr
 
 
-def test_an_unknown_env_is_told_before_torch_is_imported():
+def test_unknown_env_is_reported_before_torch_is_imported():
     code = (
         "import sys; from pbtrl.cli import main as cli\n"
         "assert cli.main(['train', 'quickstart', 'env.id=HalfCheetah-v9', '--dry-run']) == 2\n"
@@ -89,7 +89,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_input_is_one_line_and_nothing_begins(pbtrl: Command, what: str):
+def test_bad_input_is_one_line_and_starts_nothing(pbtrl: Command, what: str):
     overrides, line = BAD[what]
     found = pbtrl("train", "cart.yaml", "--name", "x", *overrides)
     assert found.code == 2
@@ -100,7 +100,7 @@ def test_bad_input_is_one_line_and_nothing_begins(pbtrl: Command, what: str):
     assert not Path("runs").exists()
 
 
-def test_all_mistakes_at_once_with_their_places(pbtrl: Command):
+def test_all_mistakes_are_reported_with_positions(pbtrl: Command):
     text = Path("cart.yaml").read_text().replace("size: 4", "sise: 4")
     Path("cart.yaml").write_text(text)
     found = pbtrl("train", "cart.yaml", "seed=-1")
@@ -112,7 +112,7 @@ def test_all_mistakes_at_once_with_their_places(pbtrl: Command):
 
 
 @pytest.mark.parametrize("when", ["__init__", "close"])
-def test_an_env_that_hangs_at_first_sight_is_told_before_anything_starts(pbtrl: Command, when: str):
+def test_env_that_hangs_when_made_is_reported_before_start(pbtrl: Command, when: str):
     Path("slow.py").write_text(
         "import gymnasium, time\n"
         "class Slow(gymnasium.Wrapper):\n"
@@ -133,14 +133,14 @@ def test_an_env_that_hangs_at_first_sight_is_told_before_anything_starts(pbtrl: 
     assert signal.getsignal(signal.SIGALRM) == before
 
 
-def test_an_agent_that_does_not_fit_the_env_has_its_place_too(pbtrl: Command):
+def test_unfit_agent_is_reported_with_position(pbtrl: Command):
     Path("pong.yaml").write_text("env: {id: ALE/Pong-v5}\nagent:\n  network: mlp\nbudget: {total_steps: 1000}\n")
     found = pbtrl("train", "pong.yaml")
     assert found.code == 2
     assert found.err.startswith("pong.yaml:3:12: agent.network: mlp cannot read observations that are images")
 
 
-def test_a_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+def test_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pbtrl.envs.pool", None)  # as where envpool cannot be imported
     found = pbtrl("train", "cart.yaml", "env.backend=envpool")
     assert (found.code, found.err) == (
@@ -152,21 +152,21 @@ def test_a_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPa
     assert not Path("runs").exists()
 
 
-def test_a_place_that_cannot_be_written(pbtrl: Command):
+def test_unwritable_runs_directory(pbtrl: Command):
     Path("file").touch()
     found = pbtrl("train", "quadratic", "--runs", "file")
     assert (found.code, found.err) == (2, "cannot write to file: not a directory\n")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x", "x" * 65])
-def test_names_stay_below_the_root(pbtrl: Command, name: str):
+def test_run_names_stay_below_the_root(pbtrl: Command, name: str):
     found = pbtrl("train", "quadratic", "--name", name)
     assert found.code == 2
     assert "is not a run name" in found.err
     assert not Path("runs").exists()
 
 
-def test_a_taken_name_is_refused_and_the_run_left_as_it_is(pbtrl: Command):
+def test_taken_name_is_refused_and_run_unchanged(pbtrl: Command):
     assert pbtrl("train", "quadratic").code == 0
     before = contents(Path("runs/quadratic"))
     found = pbtrl("train", "quadratic", "seed=2")
@@ -181,14 +181,14 @@ def test_a_taken_name_is_refused_and_the_run_left_as_it_is(pbtrl: Command):
     assert journal(Path("runs/quadratic"))[0]["seed"] == 2
 
 
-def test_dry_run_prints_the_resolved_config_and_begins_nothing(pbtrl: Command):
+def test_dry_run_prints_resolved_config_and_starts_nothing(pbtrl: Command):
     found = pbtrl("train", "cart.yaml", "strategy.ready.slice_steps=250", "--dry-run")
     assert found.code == 0
     assert "slice_steps: 280" in found.out  # whole blocks of 4 envs x 10 steps
     assert not Path("runs").exists()
 
 
-def test_numbers_on_the_command_line(pbtrl: Command):
+def test_number_arguments_are_validated(pbtrl: Command):
     assert "must be a whole number from 1 to 1000000, not 0" in pbtrl("eval", "last", "--episodes", 0).err
     assert "must be a number of seconds, not x" in pbtrl("bench", "cart.yaml", "--seconds", "x").err
 
@@ -196,7 +196,7 @@ def test_numbers_on_the_command_line(pbtrl: Command):
 # The toy: what each command says of a finished run
 
 
-def test_the_commands_for_a_finished_run(pbtrl: Command):
+def test_commands_on_a_finished_run(pbtrl: Command):
     trained = pbtrl("train", "quadratic")
     assert (trained.code, trained.err) == (0, "")
     lines = trained.out.splitlines()
@@ -238,13 +238,13 @@ def test_the_commands_for_a_finished_run(pbtrl: Command):
     assert shown[1].split()[0] == "m00"
 
 
-def test_list_without_runs_says_how_to_begin(pbtrl: Command):
+def test_list_without_runs_suggests_train(pbtrl: Command):
     assert pbtrl("list").out == "no runs in runs; begin one with: pbtrl train quickstart\n"
     assert pbtrl("list", "--json").json == []
     assert pbtrl("status", "last").err == "there are no runs in runs\n"
 
 
-def test_a_run_elsewhere_is_called_by_its_name_and_root(pbtrl: Command, tmp_path: Path):
+def test_run_elsewhere_is_suggested_with_name_and_root(pbtrl: Command, tmp_path: Path):
     found = pbtrl("train", "quadratic", "--runs", tmp_path / "else")
     path = tmp_path / "else" / "quadratic"
     assert f"pbtrl status quadratic --runs {path.parent} | pbtrl tb quadratic --runs {path.parent};" in found.out
@@ -285,7 +285,7 @@ def test_doctor_examines_a_config(pbtrl: Command):
     assert 150 < int(needed[1]) < 2000
 
 
-def test_doctor_tells_of_an_env_that_breaks_and_of_its_workers(pbtrl: Command):
+def test_doctor_reports_a_failing_env_and_its_workers(pbtrl: Command):
     found = pbtrl("doctor", "cartpole", "env.id=tests.faulty_envs:Raising", "env.kwargs={after: 3}", "--json")
     told = {c["check"]: c for c in found.json}
     assert found.code == 3
@@ -295,7 +295,7 @@ def test_doctor_tells_of_an_env_that_breaks_and_of_its_workers(pbtrl: Command):
     assert re.fullmatch(f"ChildProcessError: a worker of this config: {why}", told["memory"]["what"])
 
 
-def test_progress_for_programs(pbtrl: Command):
+def test_json_progress(pbtrl: Command):
     found = pbtrl("train", "quadratic", "--progress", "json")
     lines = [json.loads(line) for line in found.out.splitlines()]
     assert {line["kind"] for line in lines} == {"copy", "progress", "finish"}
@@ -304,8 +304,8 @@ def test_progress_for_programs(pbtrl: Command):
     assert (silent.out, silent.err) == ("", "")
 
 
-def test_a_snapshot_that_goes_while_it_is_asked_for_has_a_newer_one(pbtrl: Command, monkeypatch):
-    """As in a run that trains: the first reading of its journal is old by the time that the files are opened."""
+def test_snapshot_deleted_while_read_falls_back_to_newer(pbtrl: Command, monkeypatch):
+    """As in a running run: by the time that the files are opened, the journal has moved on."""
     assert pbtrl("train", "quadratic").code == 0
     real, (gone, *_) = (
         best_member.snapshots_to_evaluate,
@@ -369,7 +369,7 @@ def test_a_damaged_journal_is_named(pbtrl: Command, command: str):
     assert contents(Path("runs/quadratic")) == before
 
 
-def test_a_run_from_elsewhere_imports_nothing_unasked(pbtrl: Command, tmp_path: Path):
+def test_untrusted_run_imports_nothing_without_flag(pbtrl: Command, tmp_path: Path):
     Path("theirs.py").write_text(
         "import gymnasium, pathlib\n"
         f"pathlib.Path({str(tmp_path / 'marker')!r}).touch()\n"
@@ -398,8 +398,8 @@ def test_a_run_from_elsewhere_imports_nothing_unasked(pbtrl: Command, tmp_path: 
     assert pbtrl("resume", "a", longer, "--trust-imports").code == 0
 
 
-def test_a_module_that_the_users_own_config_names_needs_no_word(pbtrl: Command):
-    """And what is printed to go on with is what works."""
+def test_module_named_by_own_config_needs_no_trust_flag(pbtrl: Command):
+    """The resume command that is printed then works as it is."""
     line = ["train", "cart.yaml", "--name", "a", "--if-exists", "resume", "env.id=tests.faulty_envs:cart"]
     assert pbtrl(*line).code == 0
     assert pbtrl(*line, "budget.env_steps_per_member=960").code == 0
@@ -410,8 +410,8 @@ def test_a_module_that_the_users_own_config_names_needs_no_word(pbtrl: Command):
 # Real envs
 
 
-def test_a_physics_simulation_in_worker_processes(pbtrl: Command):
-    """Also that the console stays quiet: whatever libraries have to say goes to members' logs."""
+def test_mujoco_in_worker_processes(pbtrl: Command):
+    """Library output goes to the members' logs and not to the console."""
     found = pbtrl(
         "train", "cart.yaml", "--name", "cheetah", "env.id=HalfCheetah-v5", "env.backend=auto",
         "env.between_slices=continue", "population.size=2", "population.mode=async", "execution.backend=processes",
@@ -429,7 +429,7 @@ def test_a_physics_simulation_in_worker_processes(pbtrl: Command):
     assert [(m["env_steps"], m["frames"]) for m in status["members"]] == [(720, 720)] * 2
 
 
-def test_an_atari_game(pbtrl: Command):
+def test_atari_game(pbtrl: Command):
     found = pbtrl(
         "train", "cart.yaml", "--name", "pong", "env.id=ALE/Pong-v5", "env.num_envs=1", "population.size=2",
         "env.kwargs.max_num_frames_per_episode=240", "env.between_slices=continue", "budget.env_steps_per_member=40",
@@ -443,7 +443,7 @@ def test_an_atari_game(pbtrl: Command):
     assert [m["frames"] for m in pbtrl("status", "pong", "--json").json["members"]] == [160, 160]
 
 
-def test_workers_may_have_actors(pbtrl: Command, tmp_path: Path):
+def test_workers_with_actors(pbtrl: Command, tmp_path: Path):
     found = pbtrl(
         "train", "cart.yaml", "--name", "far", "population.size=1", "execution.backend=processes",
         "acting={mode: actors, processes: 2}",
@@ -457,7 +457,7 @@ def test_workers_may_have_actors(pbtrl: Command, tmp_path: Path):
     assert all(json.loads(line)["acting/lag"] >= 0 for line in metrics)
 
 
-def test_bench_measures_every_part(pbtrl: Command):
+def test_bench_measures_all_parts(pbtrl: Command):
     found = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2, "--json")
     asked = {
         "env_steps_per_s", "frames_per_s", "env_only_steps_per_s", "roofline_env_steps_per_s", "efficiency", "shares",
@@ -481,7 +481,7 @@ def test_bench_measures_every_part(pbtrl: Command):
     ("acting", "more"),
     [("actors", {"learn_only_steps_per_s", "lag", "shares"}), ("hogwild", set())],
 )
-def test_bench_measures_what_means_something_where_others_act(pbtrl: Command, acting: str, more: set[str]):
+def test_bench_with_actors(pbtrl: Command, acting: str, more: set[str]):
     found = pbtrl(
         "bench", "cart.yaml", "execution.workers=1", "population.size=2", f"acting={{mode: {acting}, processes: 2}}",
         "--seconds", 1, "--json",
@@ -500,7 +500,7 @@ def test_bench_measures_what_means_something_where_others_act(pbtrl: Command, ac
         assert sum(found["shares"].values()) == pytest.approx(1.0)
 
 
-def test_bench_tells_what_acting_elsewhere_gains_over_inline(pbtrl: Command):
+def test_bench_compares_actors_with_inline(pbtrl: Command):
     text = pbtrl("bench", "cart.yaml", "population.size=1", "acting={mode: actors, processes: 2}", "--seconds", 0.2).out
     parts = ["training", "env only", "learn only", "lag", "inline", "learner", "time"]
     assert [line[:10].rstrip() for line in text.splitlines()[:7]] == parts
@@ -512,7 +512,7 @@ def test_bench_tells_what_acting_elsewhere_gains_over_inline(pbtrl: Command):
 # In a process of its own
 
 
-def test_a_closed_pipe_is_no_error(tmp_path: Path):
+def test_closed_pipe_is_no_error(tmp_path: Path):
     with spawn(tmp_path, "config", "schema") as process:
         assert process.stdout
         assert process.stderr
@@ -521,7 +521,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path):
         assert process.wait() == 0
 
 
-def test_a_run_goes_on_when_nobody_reads_its_output(pbtrl: Command, tmp_path: Path):
+def test_run_continues_when_its_output_is_closed(pbtrl: Command, tmp_path: Path):
     with spawn(tmp_path, "train", "quadratic") as process:
         assert process.stdout
         assert process.stderr
@@ -531,7 +531,7 @@ def test_a_run_goes_on_when_nobody_reads_its_output(pbtrl: Command, tmp_path: Pa
     assert pbtrl("status", "last", "--json").json["state"] == "finished"
 
 
-def test_tensorboard_serves_on_this_machine_alone(pbtrl: Command, tmp_path: Path):
+def test_tensorboard_serves_on_localhost_only(pbtrl: Command, tmp_path: Path):
     pbtrl("train", "quadratic")
     with spawn(tmp_path, "tb", "last", "--port", 0) as process:
         assert process.stdout

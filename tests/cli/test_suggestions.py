@@ -29,8 +29,8 @@ def suggested(text: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("root", ROOTS)
-def test_every_suggested_command_means_the_run(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, root: str):
-    """From an empty root over a run that is stopped to one that is finished, and one that is damaged."""
+def test_suggested_commands_find_the_run(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, root: str):
+    """From an empty root over a stopped run to a finished one, and a damaged one."""
     where, run = [f"--runs={root}"], Path(root) / "quadratic"
     begin = pbtrl("list", *where).out.partition(": ")[2]
     assert cli.parse_arguments(shlex.split(begin)[1:]).runs == Path(root)
@@ -56,7 +56,7 @@ def test_every_suggested_command_means_the_run(pbtrl: Command, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", ["a b", "-x", "~x", "it's", ".hidden", "é", "x" * 70, "--help", "a=b"])
-def test_a_run_that_was_renamed_is_called_by_its_path(pbtrl: Command, name: str):
+def test_renamed_run_is_suggested_by_path(pbtrl: Command, name: str):
     assert pbtrl("train", "quadratic").code == 0
     run = Path("runs/quadratic").rename(Path("runs", name))
     (found,) = suggested(f"pbtrl status {references.run_reference(run)}")
@@ -65,7 +65,7 @@ def test_a_run_that_was_renamed_is_called_by_its_path(pbtrl: Command, name: str)
 
 
 @pytest.mark.parametrize("where", [".", "./", "../quadratic", "..", "tb/.."])
-def test_a_run_is_found_from_within(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, where: str):
+def test_run_is_found_from_inside_its_directory(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, where: str):
     assert pbtrl("train", "quadratic").code == 0
     run = Path("runs/quadratic").resolve()
     monkeypatch.chdir(run / "tb" if where == ".." else run)
@@ -76,7 +76,7 @@ def test_a_run_is_found_from_within(pbtrl: Command, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("text", ["runs/quadratic/", "link/quadratic", "direct", "~/runs/quadratic"])
-def test_a_run_behind_a_link_or_in_the_home_directory(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, text: str):
+def test_run_behind_a_link_or_in_home_directory(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, text: str):
     monkeypatch.setenv("HOME", str(Path.cwd()))
     assert pbtrl("train", "quadratic").code == 0
     Path("link").symlink_to("runs")
@@ -120,8 +120,8 @@ def test_generated_names_are_legal(env: str):
 
 
 @pytest.mark.parametrize("option", [[], ["--overwrite"], ["--if-exists", "resume"], ["--suffix"]])
-def test_an_unnamed_run_never_meets_another(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, option: list[str]):
-    """Two that begin in the same second think of the same name."""
+def test_generated_names_are_unique(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, option: list[str]):
+    """Two runs that start in the same second generate the same name first."""
     monkeypatch.setattr(run_directory, "default_name", lambda _: "same")
     small = ["name=null", "budget.env_steps_per_member=20"]
     for name in ("same", "same-2", "same-3"):

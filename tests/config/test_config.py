@@ -46,7 +46,7 @@ def errors(text, *overrides):
 # --- what loads ---
 
 
-def test_the_reference_loads_and_is_what_it_says():
+def test_reference_config_loads_and_shows_defaults():
     config = load(ROOT / "configs" / "reference.yaml")
     assert config.space.names == (
         "learning_rate",
@@ -64,7 +64,7 @@ def test_the_reference_loads_and_is_what_it_says():
     assert list(find_warnings(config)) == []
 
 
-def test_every_shipped_config_loads_by_its_bare_name():
+def test_shipped_configs_load_by_name():
     assert "reference" in shipped()
     for name in shipped():
         assert load(name) == load(f"{name}.yaml")
@@ -82,7 +82,7 @@ def test_five_lines_are_enough():
     assert config.label == "CartPole-v1"
 
 
-def test_a_trainable_stands_in_place_of_env_agent_and_acting():
+def test_trainable_replaces_env_agent_and_acting():
     config = parse("trainable: {name: quadratic, noise: 0.1}\nbudget: {env_steps_per_member: 7}\n")
     assert config.trainable.kwargs == {"noise": 0.1}
     assert (config.env, config.agent, config.acting) == (None, None, None)
@@ -102,7 +102,7 @@ def test_numbers_follow_yaml_1_2(text, value):
 
 
 @pytest.mark.parametrize("text", ["no", "off", "yes", "1:30", "2024-01-01", "1e", "0b1", "_1", "'1e-4'"])
-def test_what_is_text_in_yaml_1_2_stays_text_and_is_dumped_as_text(text):
+def test_yaml_1_2_strings_stay_strings(text):
     config = parse(HEAD, overrides=[f"env.kwargs.x={text}"])
     assert config.env.kwargs == {"x": text.strip("'")}
     assert parse(to_yaml(config)).env.kwargs == config.env.kwargs
@@ -112,7 +112,7 @@ def test_what_is_text_in_yaml_1_2_stays_text_and_is_dumped_as_text(text):
     ("text", "seconds"),
     [("90s", 90), ("15m", 900), ("6h", 21600), ("1h30m", 5400), ("1.5h", 5400), ("2d", 172800), ("45", 45)],
 )
-def test_times(text, seconds):
+def test_durations(text, seconds):
     assert parse(HEAD, overrides=[f"budget.wall_clock={text}"]).budget.wall_clock == seconds
 
 
@@ -141,7 +141,7 @@ hparams:
 """
 
 
-def test_a_mix_counts_agents_that_share_a_search_and_have_their_own():
+def test_mix_counts_agents_with_shared_and_own_hparams():
     config = parse(MIXED)
     assert (config.population.size, config.agent) == (3, None)
     assert [config.space.initial_space(i).agent for i in range(3)] == ["fast", "fast", "vmpo"]
@@ -155,13 +155,13 @@ def test_a_mix_counts_agents_that_share_a_search_and_have_their_own():
     assert (vmpo.agent.name, list(vmpo.hparams)) == ("vmpo", ["learning_rate", "unroll_length", "eps_kl"])
 
 
-def test_the_size_of_a_mix_may_be_given_and_is_kept():
+def test_size_of_a_mix_may_be_given():
     assert parse(MIXED, overrides=["population.size=3"]) == parse(MIXED)
     assert parse(MIXED).to_dict()["population"]["size"] == 3
     assert parse(MIXED, overrides=["budget={total_steps: 14400}"]).steps_per_member == 4800
 
 
-def test_slices_of_a_mix_are_whole_blocks_of_every_agent():
+def test_mix_slices_are_whole_blocks_of_every_agent():
     config = parse(MIXED, overrides=["agents.fast.block_length=40"])
     assert (config.kinds["fast"].block_length, config.kinds["vmpo"].block_length) == (40, 30)
     assert (config.block_length, config.block) == (120, 120 * 16)
@@ -173,13 +173,13 @@ def test_slices_of_a_mix_are_whole_blocks_of_every_agent():
             assert getattr(kind, derived) == getattr(resolved, derived)
 
 
-def test_no_bounds_in_a_mix_means_as_far_as_each_agent_accepts():
+def test_unbounded_in_a_mix_uses_each_agents_limits():
     unroll = "hparams.unroll_length={prior: int_uniform, low: 5, high: 20, bounds: none}"
     space = parse(MIXED, overrides=[unroll, "agents.fast.block_length=64", "agents.vmpo.block_length=32"]).space
     assert [space.initial_space(i)["unroll_length"].limits for i in (0, 2)] == [(1, 64), (1, 32)]
 
 
-def test_no_bounds_means_as_far_as_the_agent_accepts():
+def test_unbounded_uses_the_agents_limits():
     search = "{prior: uniform, low: 0.9, high: 0.99, bounds: none}"
     unroll = "{prior: int_uniform, low: 5, high: 20, bounds: none}"
     given_to_it = [f"hparams.lambda_={search}", f"hparams.unroll_length={unroll}", "agent.block_length=64"]
@@ -196,7 +196,7 @@ def test_no_bounds_means_as_far_as_the_agent_accepts():
         ("{prior: choice, values: [5, 80, 20]}", 80),
     ],
 )
-def test_a_block_is_by_default_the_largest_unroll(dimension, length):
+def test_block_length_defaults_to_largest_unroll(dimension, length):
     config = parse(HEAD, overrides=[f"hparams.unroll_length={dimension}"])
     assert config.block_length == length
     assert config.block == 16 * length
@@ -205,7 +205,7 @@ def test_a_block_is_by_default_the_largest_unroll(dimension, length):
     assert config.round_to_block(16 * length + 1) == 32 * length
 
 
-def test_a_total_is_shared_evenly_and_the_smaller_budget_counts():
+def test_total_budget_is_shared_and_smaller_one_counts():
     assert parse(HEAD, overrides=["budget={total_steps: 12800}"]).steps_per_member == 3200
     both = ["budget={total_steps: 12800, env_steps_per_member: 640}"]
     assert parse(HEAD, overrides=both).steps_per_member == 640
@@ -226,7 +226,7 @@ PRIORS = "uniform, log_uniform, one_minus_log_uniform, int_uniform, int_log_unif
 
 
 def test_workers_do_not_import_the_main_module():
-    """So that a script without a guard trains once."""
+    """So a script without a main guard trains once."""
     assert errors(HEAD, "env.id=__main__:make") == [
         "override 'env.id=__main__:make': worker processes do not import the main module: put the function into a "
         "module of its own"
@@ -503,7 +503,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("text", "expected"), BROKEN, ids=[text.replace("\n", " ") for text, _ in BROKEN])
-def test_a_mistake_is_named_where_it_stands(text, expected):
+def test_mistake_is_reported_with_position(text, expected):
     found = errors(f"{HEAD}{text}\n")
     assert found == [f"c.yaml:{line}" for line in ([expected] if isinstance(expected, str) else expected)]
 
@@ -550,7 +550,7 @@ MIXES = [
 
 
 @pytest.mark.parametrize(("override", "expected"), MIXES, ids=[override for override, _ in MIXES])
-def test_a_mistake_in_a_mix_is_named_where_it_stands(override, expected):
+def test_mistake_in_a_mix_is_reported_with_position(override, expected):
     said = [expected] if isinstance(expected, str) else sorted(expected)
     found = sorted(error.removeprefix(f"override '{override}': ") for error in errors(MIXED, override))
     assert found == said
@@ -588,11 +588,11 @@ UNMIXED = [
 
 
 @pytest.mark.parametrize(("text", "expected"), UNMIXED)
-def test_half_a_mix_is_no_mix(text, expected):
+def test_incomplete_mix_is_refused(text, expected):
     assert errors(f"{HEAD}{text}\n") == [f"c.yaml:{expected}"]
 
 
-def test_a_trainable_has_no_agents_to_mix():
+def test_trainable_with_a_mix_is_refused():
     head = "trainable: {name: quadratic}\nbudget: {env_steps_per_member: 7}\n"
     assert errors(f"{head}hparams: {{agent: {{prior: uniform, low: 0, high: 1}}}}\n") == [
         "c.yaml:3:11: hparams.agent: is what a member is in a mix: choose another name"
@@ -624,7 +624,7 @@ def test_a_trainable_has_no_agents_to_mix():
         ("- 1\n", ["c.yaml:1:1: a config is a mapping of keys to values, not [1]"]),
     ],
 )
-def test_what_is_missing_is_named_too(text, expected):
+def test_missing_keys_are_named(text, expected):
     assert errors(text) == expected
 
 
@@ -652,11 +652,11 @@ OVERRIDES = [
 
 
 @pytest.mark.parametrize(("override", "expected"), OVERRIDES)
-def test_a_mistake_in_an_override_names_the_override(override, expected):
+def test_mistake_in_an_override_names_the_override(override, expected):
     assert errors(FIVE_LINES, override) == [f"override '{override}': {expected}"]
 
 
-def test_all_mistakes_are_told_at_once_the_files_first():
+def test_all_mistakes_are_reported_at_once_file_first():
     with pytest.raises(ConfigError) as error:
         parse(
             FIVE_LINES + "population: {sise: 4}\nfitness: {min_episodes: 200}\n",
@@ -673,7 +673,7 @@ def test_all_mistakes_are_told_at_once_the_files_first():
     )
 
 
-def test_one_mistake_is_one_error():
+def test_single_mistake_is_counted_in_singular():
     with pytest.raises(ConfigError, match=r"\n1 error\. Nothing was started\.$"):
         parse(FIVE_LINES, overrides=["sed=1"])
 
@@ -691,7 +691,7 @@ def test_files_that_cannot_be_read(tmp_path):
         load(tmp_path / "latin.yaml")
 
 
-def test_a_later_override_wins_and_the_file_is_left_alone(tmp_path):
+def test_later_override_wins_and_file_is_unchanged(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text(FIVE_LINES)
     assert load(path, ["population.size=8", "population.size=2"]).population.size == 2
@@ -718,7 +718,7 @@ WHOLE = {name: load(name).to_dict() for name in ("reference", "mixed")}
 @pytest.mark.parametrize("name", WHOLE)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_whatever_is_written_anywhere_is_either_a_config_or_a_config_error(name, data):
+def test_any_text_is_a_config_or_a_config_error(name, data):
     tree = json.loads(json.dumps(WHOLE[name]))
     places = st.tuples(st.sampled_from(list(paths_of(tree))), TREES)
     for path, value in data.draw(st.lists(places, min_size=1, max_size=3)):
@@ -742,7 +742,7 @@ def test_whatever_is_written_anywhere_is_either_a_config_or_a_config_error(name,
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_a_config_passes_through_json_and_yaml(name):
+def test_config_round_trips_through_json_and_yaml(name):
     config = load(name)
     assert config_from_json(config.to_json()) == config
     resolved = parse(to_yaml(config))
@@ -751,7 +751,7 @@ def test_a_config_passes_through_json_and_yaml(name):
         assert getattr(resolved, derived) == getattr(config, derived)
 
 
-def test_a_trainable_passes_through_json_and_yaml():
+def test_trainable_round_trips_through_json_and_yaml():
     config = parse("trainable: {name: quadratic, noise: 1e-05}\nbudget: {total_steps: 9}\n")
     assert config_from_json(config.to_json()) == config
     assert parse(to_yaml(config)) == resolve(config)
@@ -769,7 +769,7 @@ def test_a_change_is_checked_like_a_config():
     ("time", "problem"),
     [("soon", "must be a time such as 6h, 15m, 1h30m or 90s, not 'soon'"), ("0s", "must be > 0, not '0s'")],
 )
-def test_a_time_that_is_none_is_refused(time, problem):
+def test_invalid_duration_is_refused(time, problem):
     found = errors(f"env: {{id: CartPole-v1}}\nbudget: {{env_steps_per_member: 1e6, wall_clock: {time}}}\n")
     assert found == [f"c.yaml:2:49: budget.wall_clock: {problem}"]
 
@@ -823,14 +823,14 @@ def test_warnings(overrides, warning):
     assert list(find_warnings(config)) == ([] if warning is None else [warning])
 
 
-def test_a_warning_for_what_is_searched_without_effect():
+def test_warning_for_hyperparameter_without_effect():
     searched = "hparams.rmsprop_epsilon={prior: log_uniform, low: 1e-5, high: 1e-1}"
     said = "hparams.rmsprop_epsilon has no effect: the optimizer of impala is adam"
     assert list(find_warnings(parse(FIVE_LINES, overrides=[searched]))) == []
     assert list(find_warnings(parse(FIVE_LINES, overrides=[searched, "agent.optimizer=adam"]))) == [said]
 
 
-def test_a_warning_for_an_agent_with_nobody_to_copy():
+def test_warning_for_a_single_member_of_an_agent():
     said = "population.mix has one vmpo, which has nobody to copy without strategy.exploit.across_agents"
     assert list(find_warnings(parse(MIXED))) == [said]
     for override in ("strategy.exploit.across_agents=true", "strategy.exploit.method=none", "population.mix.vmpo=2"):
@@ -840,7 +840,7 @@ def test_a_warning_for_an_agent_with_nobody_to_copy():
 # --- the house ---
 
 
-def test_importing_the_config_imports_neither_torch_nor_numpy_nor_gymnasium():
+def test_config_imports_no_torch_numpy_or_gymnasium():
     code = (
         "import sys, pbtrl.config.load; pbtrl.config.load.load('reference'); "
         "print([m for m in ('torch', 'numpy', 'gymnasium', 'scipy') if m in sys.modules])"
