@@ -46,7 +46,7 @@ def errors(text, *overrides):
 # --- what loads ---
 
 
-def test_reference_config_loads_and_shows_defaults():
+def test_reference_config_loads_with_its_values():
     config = load(ROOT / "configs" / "reference.yaml")
     assert config.space.names == (
         "learning_rate",

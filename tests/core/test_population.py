@@ -20,7 +20,7 @@ from pbtrl.testing.fakes import LAST, between, died, trained
 from tests.fakes import after_one_slice, answer, assign, decision
 
 
-def test_members_are_named_so_that_their_names_sort() -> None:
+def test_member_names_sort_in_order() -> None:
     for size in (1, 10, 101):
         names = list(Population(size, 0).members)
         assert len(names) == size
@@ -28,7 +28,7 @@ def test_members_are_named_so_that_their_names_sort() -> None:
     assert list(Population(2, 0).members) == ["m00", "m01"]
 
 
-def test_an_assignment_is_open_until_it_is_answered() -> None:
+def test_assignment_is_pending_until_answered() -> None:
     population = Population(2, 0, LAST)
     one, two = assign(population, "m00"), assign(population, "m01")
     population.record(decision(one, two))
@@ -56,7 +56,7 @@ def test_a_report_moves_the_member() -> None:
 
 
 @pytest.mark.parametrize("source", ["training", "evaluation"])
-def test_a_return_that_is_null_is_no_number(source: str) -> None:
+def test_null_return_is_nan(source: str) -> None:
     """The journal has null where a number was not finite."""
     population = Population(1, 0, FitnessRule(source, window=2, min_episodes=1))
     fitness: list[float | None] = []
@@ -70,8 +70,8 @@ def test_a_return_that_is_null_is_no_number(source: str) -> None:
     assert fitness == [None, 3.0]
 
 
-def test_skipped_updates_are_counted_for_good() -> None:
-    """Over slices and copies; a journal of before they were reported has none."""
+def test_skipped_updates_are_counted() -> None:
+    """Counts add up over slices and copies; older journals have none."""
     population = after_one_slice(1.0, 2.0)
     for donor, skipped in ((None, 3.0), ("m01", 4.0), (None, 0.0)):
         changes = {"donor": donor, "parent": "m01/000000"} if donor else {}
@@ -82,7 +82,7 @@ def test_skipped_updates_are_counted_for_good() -> None:
     assert [m.skipped_updates for m in population.members.values()] == [7, 0]
 
 
-def test_a_report_or_failure_of_what_is_not_open_is_refused() -> None:
+def test_answer_without_pending_assignment_is_refused() -> None:
     population = after_one_slice(1.0)
     stale = Assignment("m00/000000", "m00", None, 0, 100, {}, 1)
     before = repr(population.members)
@@ -92,7 +92,7 @@ def test_a_report_or_failure_of_what_is_not_open_is_refused() -> None:
     assert repr(population.members) == before
 
 
-def test_lines_that_say_nothing_of_members_are_ignored() -> None:
+def test_lines_about_other_things_are_ignored() -> None:
     population = after_one_slice(1.0)
     before = repr(population.members)
     for kind in ("run", "resume", "stop", "finish"):
@@ -114,7 +114,7 @@ def test_fitness_is_the_mean_of_the_window() -> None:
     assert member.window == [3.0, 6.0, 9.0]
 
 
-def test_too_few_episodes_are_no_fitness() -> None:
+def test_too_few_episodes_give_no_fitness() -> None:
     rule = FitnessRule(window=10, min_episodes=3)
     assert after_one_slice([1.0, 2.0], rule=rule).members["m00"].fitness is None
     assert after_one_slice([1.0, 2.0, 3.0], rule=rule).members["m00"].fitness == 2.0
@@ -154,7 +154,8 @@ def played(population: Population, shorts: int, longs: int, **changes: Any) -> f
     return population.members["m00"].fitness
 
 
-def test_where_slices_cut_episodes_half_of_each_slice_must_count() -> None:
+def test_cut_episodes_need_half_of_each_slice_for_fitness() -> None:
+    """Where slices cut episodes, at least half of a slice's steps must be in finished episodes."""
     population = Population(1, 0, FitnessRule(window=10, min_episodes=1, share=0.5, cut_episodes=True))
     assert played(population, 1, 1) == 24.0
     assert played(population, 4, 0) is None
@@ -162,8 +163,8 @@ def test_where_slices_cut_episodes_half_of_each_slice_must_count() -> None:
     assert played(population, 0, 2) == 31.5  # the two before, and nothing of what did not count
 
 
-def test_half_of_the_steps_since_the_last_copy_must_count() -> None:
-    """Before that mostly short episodes have ended, which some envs make look good, and others bad."""
+def test_fitness_needs_half_of_the_steps_since_the_last_copy() -> None:
+    """Before that mostly short episodes have ended. Some envs make these look good, others bad."""
     population = Population(2, 0, FitnessRule(window=10, min_episodes=1, share=0.5))
     assert played(population, 4, 0) is None
     assert played(population, 0, 2) == 19.0
@@ -174,7 +175,7 @@ def test_half_of_the_steps_since_the_last_copy_must_count() -> None:
     assert played(population, 1, 3) == (5 * SHORT + 3 * LONG) / 8
 
 
-def test_a_copy_or_a_fresh_start_forgets_what_the_member_was() -> None:
+def test_copy_or_fresh_start_clears_the_members_history() -> None:
     for changes in ({"donor": "m01", "parent": "m01/000000"}, {"parent": None}):
         population = after_one_slice("diverged", 1.0)
         population.record(decision(Assignment(**{**assign(population, "m00").to_json(), **changes})))
@@ -183,7 +184,7 @@ def test_a_copy_or_a_fresh_start_forgets_what_the_member_was() -> None:
         assert member.step == 100
 
 
-def test_ranking_is_best_first_and_leaves_the_broken_out() -> None:
+def test_ranking_is_best_first_without_broken_members() -> None:
     population = after_one_slice(2.0, "diverged", 3.0, None, "lost", 3.0, -1.0)
     assert [m.id for m in population.ranking()] == ["m02", "m05", "m00", "m06"]
     best = population.best
@@ -195,7 +196,8 @@ def test_ranking_is_best_first_and_leaves_the_broken_out() -> None:
 # Snapshots that must stay
 
 
-def test_newest_snapshots_their_parents_and_open_parents_are_needed() -> None:
+def test_needed_snapshots() -> None:
+    """Newest snapshots, their parents, and the parents of pending assignments are needed."""
     population = after_one_slice(1.0, 2.0, 3.0)
     for a in (assign(population, "m00"), assign(population, "m01", parent="m02/000000", donor="m02")):
         population.record(decision(a))
@@ -209,14 +211,14 @@ def test_newest_snapshots_their_parents_and_open_parents_are_needed() -> None:
 # Randomness
 
 
-def test_a_slice_that_was_stopped_early_is_known_to_end_where_it_did() -> None:
+def test_early_stop_sets_the_slices_last_step() -> None:
     population = Population(1, 0, LAST)
     population.record(decision(a := assign(population, "m00")))
     population.record(answer(trained(a, 1.0, step=30)))
     assert population.snapshot_origin["m00/000000"] == replace(a, stop=30)
 
 
-def test_a_resume_looks_for_lost_snapshots_again() -> None:
+def test_resume_checks_lost_snapshots_again() -> None:
     population = after_one_slice(1.0)
     population.record({"kind": "void", "snapshot": "m00/000000", "error": "missing"})
     assert population.lost_snapshots == {"m00/000000"}
@@ -225,13 +227,14 @@ def test_a_resume_looks_for_lost_snapshots_again() -> None:
 
 
 @pytest.mark.parametrize(("fates", "lost"), [(("lost", 1.0), [True, False]), (("lost", "lost"), [False, False])])
-def test_a_resume_revives_the_lost_only_where_nobody_survived(fates: Any, lost: list[bool]) -> None:
+def test_resume_revives_members_only_if_none_survived(fates: Any, lost: list[bool]) -> None:
     population = after_one_slice(*fates)
     population.record({"kind": "resume"})
     assert [m.lost for m in population.members.values()] == lost
 
 
-def test_the_parent_of_an_open_copy_is_needed_while_its_maker_goes_on() -> None:
+def test_parent_of_a_pending_copy_is_needed() -> None:
+    """It stays needed while the donor continues from newer snapshots."""
     population = after_one_slice(1.0, 2.0)
     population.record(decision(assign(population, "m00", parent="m01/000000", donor="m01")))
     for _ in range(2):
@@ -240,7 +243,9 @@ def test_the_parent_of_an_open_copy_is_needed_while_its_maker_goes_on() -> None:
     assert population.needed() == {"m00/000000", "m01/000000", "m01/000001", "m01/000002"}
 
 
-def test_randomness_depends_on_seed_member_generation_and_purpose() -> None:
+def test_random_streams_depend_on_seed_member_and_purpose() -> None:
+    """And on the generation."""
+
     def draw(seed: int, *place: Any) -> float:
         return Population(20, seed).rng(*place).random()
 

@@ -31,7 +31,8 @@ KINDS = pytest.mark.parametrize("dimension", EVERY_KIND.values(), ids=EVERY_KIND
 
 
 @KINDS
-def test_ten_thousand_moves_never_leave_the_limits(dimension):
+def test_moves_stay_within_the_limits(dimension):
+    """Checked for ten thousand moves."""
     rng = np.random.default_rng(0)
     value = dimension.sample(rng)
     for step in range(10_000):
@@ -61,7 +62,7 @@ def test_samples_lie_in_the_prior(dimension):
     factor=st.floats(0.01, 5).filter(lambda f: f != 1),
     log=st.booleans(),
 )
-def test_an_integer_moves_by_at_least_one_unless_at_a_bound(low, width, at, factor, log):
+def test_integer_moves_by_at_least_one_unless_at_a_bound(low, width, at, factor, log):
     dimension = (IntLogUniform if log else IntUniform)(low=low, high=low + width)
     start = low + round(at * width)
     moved = dimension.perturb(start, factor, np.random.default_rng(0))
@@ -74,20 +75,21 @@ def test_an_integer_moves_by_at_least_one_unless_at_a_bound(low, width, at, fact
     ("start", "factor", "nearest"),
     [(10, 1.28, 13), (10, 1.23, 12), (10, 0.78, 8), (10, 0.73, 7), (30, 1.19, 36), (1, 1.6, 2), (1, 2.6, 3)],
 )
-def test_a_multiplied_integer_is_the_nearest_one(kind, start, factor, nearest):
+def test_multiplied_integer_is_rounded_to_nearest(kind, start, factor, nearest):
     assert kind(low=1, high=100).perturb(start, factor, np.random.default_rng(0)) == nearest
     assert kind(low=1, high=100).clip(start * factor) == nearest
 
 
 @given(st.integers(-50, 50), st.integers(0, 2**32))
-def test_a_gaussian_step_moves_an_integer_too(start, seed):
+def test_gaussian_step_moves_an_integer(start, seed):
     dimension = IntUniform(low=-50, high=50)
     moved = dimension.gaussian(start, 1e-9, np.random.default_rng(seed))
     assert abs(moved - start) == 1 or abs(start) == 50
 
 
 @pytest.mark.parametrize("start", [-10, -1, 0, 1, 10])
-def test_an_integer_moves_in_the_factors_direction_on_both_sides_of_zero(start):
+def test_integer_moves_in_the_factors_direction(start):
+    """Also below zero."""
     dimension, rng = IntUniform(low=-100, high=100), np.random.default_rng(0)
     away = -1 if start < 0 else 1
     assert (dimension.perturb(start, 1.05, rng) - start) * away == 1
@@ -119,19 +121,19 @@ class AtAnEnd:
 
 
 @pytest.mark.parametrize("kind", [Uniform, LogUniform, OneMinusLogUniform])
-def test_no_rounding_takes_a_sample_out_of_the_prior(kind):
+def test_rounding_keeps_samples_in_the_prior(kind):
     for high in np.random.default_rng(0).uniform(0.1, 0.9, 200).tolist():
         assert 0.05 <= kind(low=0.05, high=high).sample(AtAnEnd()) <= high
 
 
-def test_who_starts_beyond_a_limit_moves_from_the_limit():
+def test_value_beyond_a_limit_moves_from_the_limit():
     rng = np.random.default_rng(0)
     assert Uniform(low=0.0, high=1.0).perturb(5.0, 0.5, rng) == 0.5
     assert LogUniform(low=0.1, high=1.0).perturb(0.01, 2.0, rng) == pytest.approx(0.2)
     assert IntUniform(low=1, high=10).perturb(50, 0.5, rng) == 5
 
 
-def test_the_limits_of_integers_are_integers_within_their_bounds():
+def test_integer_limits_are_integers_within_bounds():
     assert IntUniform(low=2, high=9, bounds=(1.5, 9.5)).limits == (2, 9)
 
 
@@ -141,7 +143,8 @@ def test_resampling_draws_every_value():
     assert min(draws.count(value) for value in "abc") > 150
 
 
-def test_each_scale_multiplies_its_own_quantity():
+def test_factor_applies_on_each_scale():
+    """`Uniform` and `LogUniform` multiply the value, `OneMinusLogUniform` multiplies 1 - value."""
     rng = np.random.default_rng(0)
     assert Uniform(low=0.0, high=9.0).perturb(2.0, 1.2, rng) == pytest.approx(2.4)
     assert LogUniform(low=1e-5, high=1.0).perturb(1e-3, 1.2, rng) == pytest.approx(1.2e-3)
@@ -158,7 +161,8 @@ def test_each_scale_multiplies_its_own_quantity():
         (OneMinusLogUniform(low=0.9, high=0.9999, bounds="none"), lambda x: math.log(1 - x), 0.999),
     ],
 )
-def test_a_gaussian_step_is_a_fraction_of_the_priors_width_on_the_scale(dimension, scale, start):
+def test_gaussian_step_is_a_fraction_of_the_priors_width(dimension, scale, start):
+    """The width is measured on the prior's scale."""
     rng = np.random.default_rng(0)
     steps = [scale(dimension.gaussian(start, 0.01, rng)) - scale(start) for _ in range(4000)]
     width = abs(scale(dimension.high) - scale(dimension.low))
@@ -182,7 +186,7 @@ def test_the_prior_is_uniform_on_its_scale(dimension, scale):
     assert abs(counts - 500).max() < 5 * math.sqrt(500 * 7 / 8)
 
 
-def test_integer_priors_reach_both_ends_with_their_share():
+def test_integer_priors_reach_both_ends():
     rng = np.random.default_rng(3)
     flat = [IntUniform(low=1, high=4).sample(rng) for _ in range(4000)]
     assert np.bincount(flat, minlength=5)[1:] == pytest.approx(1000, abs=150)
@@ -190,27 +194,30 @@ def test_integer_priors_reach_both_ends_with_their_share():
     assert logs[1] > logs[2] > logs[4] > logs[8] > 0
 
 
-def test_an_integer_is_drawn_as_often_as_the_log_scale_rounds_to_it():
+def test_log_integer_frequencies():
+    """An integer is drawn as often as the log scale rounds to it."""
     rng, share = np.random.default_rng(5), lambda n: math.log((n + 0.5) / (n - 0.5)) / math.log(8.5 / 0.5)
     counts = np.bincount([IntLogUniform(low=1, high=8).sample(rng) for _ in range(4000)], minlength=9)
     for n in range(1, 9):
         assert counts[n] == pytest.approx(4000 * share(n), abs=5 * math.sqrt(4000 * share(n)))
 
 
-def test_a_gaussian_step_of_integers_is_on_their_scale_too():
+def test_gaussian_step_of_integers_is_on_their_scale():
     dimension, rng = IntLogUniform(low=1, high=10**8), np.random.default_rng(0)
     steps = [math.log(dimension.gaussian(10**4, 0.05, rng) / 10**4) for _ in range(4000)]
     assert np.std(steps) / math.log(10**8) == pytest.approx(0.05, rel=0.05)
 
 
-def test_a_gaussian_step_of_neighbors_is_a_share_of_the_list_and_at_least_one():
+def test_gaussian_step_of_neighbors():
+    """The step is a share of the list's length and at least one."""
     dimension, rng = Choice(values=tuple(range(201)), mutate="neighbor"), np.random.default_rng(0)
     steps = [dimension.gaussian(100, 0.1, rng) - 100 for _ in range(4000)]
     assert np.std(steps) == pytest.approx(20, rel=0.05)
     assert {dimension.gaussian(100, 1e-9, rng) for _ in range(50)} == {99, 101}
 
 
-def test_a_neighbor_walk_stays_at_an_end_and_visits_every_value_equally():
+def test_neighbor_walk_is_uniform():
+    """The walk stays where it is at an end, and visits every value equally often."""
     dimension, rng = Choice(values=(1, 2, 3, 4), mutate="neighbor"), np.random.default_rng(4)
     assert dimension.perturb(4, 1.2, rng) == 4
     assert dimension.perturb(1, 0.8, rng) == 1
@@ -258,7 +265,7 @@ def test_unbounded_keeps_the_scales_natural_limits():
     assert gamma.perturb(0.9, 100.0, rng) == 0.0
 
 
-def test_within_narrows_only_what_has_no_bounds():
+def test_within_narrows_only_unbounded_dimensions():
     free = Uniform(low=0.5, high=0.9, bounds="none").within(0.0, 1.0)
     assert free.limits == (0.0, 1.0)
     assert LogUniform(low=1.0, high=2.0, bounds="none").within(0.0, None).limits[0] > 0.0
@@ -297,7 +304,7 @@ def test_within_narrows_only_what_has_no_bounds():
         ("choice", {"values": (1, math.nan)}, "choice needs finite values", "values"),
     ],
 )
-def test_a_dimension_that_contradicts_itself_is_refused(prior, arguments, message, field):
+def test_contradictory_dimension_is_refused(prior, arguments, message, field):
     with pytest.raises(DimensionError) as error:
         PRIORS[prior](**arguments)
     assert str(error.value) == message

@@ -45,8 +45,8 @@ def share(request: pytest.FixtureRequest) -> Iterator[BenchWorker]:
     share.close()
 
 
-def test_learning_alone_takes_the_passes_that_training_took(share: BenchWorker, updates: list[list[int]]) -> None:
-    """Which stops early, each member at its own time."""
+def test_learning_alone_takes_as_many_epochs_as_training(share: BenchWorker, updates: list[list[int]]) -> None:
+    """Epochs stop early, each member at its own time."""
     share.train(0.2)
     share.rest()
     (training,) = share.epochs
@@ -63,7 +63,7 @@ def test_learning_alone_takes_the_passes_that_training_took(share: BenchWorker, 
     assert min(map(min, counts)) <= min(share.metrics["epochs"]) <= max(share.metrics["epochs"]) <= 4
 
 
-def test_learning_alone_leaves_the_policy_alone(share: BenchWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_alone_does_not_change_the_policy(share: BenchWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     share.train(0.05)
     (cohort,) = share._cohorts
     monkeypatch.setattr(ActorsCohort, "learn", lambda self, block: None)  # by which they give the block back

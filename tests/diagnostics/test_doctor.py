@@ -22,7 +22,7 @@ from pbtrl.system import cgroups
         (3, 7.0, "3 of 4 cores may be used (CPU affinity); 6 workers share them"),
     ],
 )
-def test_doctor_says_what_limits_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, quota: float, what: str):
+def test_doctor_names_the_limit_of_the_cores(monkeypatch: pytest.MonkeyPatch, cores: int, quota: float, what: str):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(placement, "available_cores", lambda: list(range(cores)))
     monkeypatch.setattr(cgroups, "cpu_quota", lambda: quota)
@@ -67,7 +67,7 @@ def test_doctor_says_whether_the_workers_fit(
     assert found == {"check": "memory", "ok": ok, "what": text if ok else f"MemoryError: {text}{advice}"}
 
 
-def test_doctor_does_not_guess_where_the_system_says_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_doctor_does_not_guess_unknown_limits(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(doctor, "_kilobytes", lambda path, key: None)
     monkeypatch.setattr(cgroups, "memory_limit", lambda: None)
     assert doctor._memory(None) == "unknown on this system"

@@ -39,7 +39,7 @@ def newest(place: int = 0) -> Path:
     return sorted(Path(f"runs/a/members/{member}/snapshots").iterdir())[-1]
 
 
-def test_a_sound_run_is_clean(pbtrl: Command, run: Path):
+def test_intact_run_is_clean(pbtrl: Command, run: Path):
     assert found(pbtrl, 0) == []
     told = pbtrl("verify", "a")
     assert told.out == f"runs/a: clean ({len(journal(run))} journal lines, 8 snapshots hashed)\n"
@@ -53,7 +53,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
-def test_a_flipped_bit_is_found_and_repaired(pbtrl: Command, run: Path, file: str):
+def test_flipped_bit_is_found_and_repaired(pbtrl: Command, run: Path, file: str):
     snapshot = newest()
     flip(snapshot / file)
     where = str(snapshot.relative_to(run))
@@ -78,7 +78,7 @@ def test_swapped_snapshots_are_found(pbtrl: Command, run: Path):
     assert found(pbtrl, 4) == [("damaged", str(p.relative_to(run))) for p in (one, other)]
 
 
-def test_leftovers_and_orphans_are_no_errors(pbtrl: Command, run: Path):
+def test_leftovers_and_orphans_are_not_errors(pbtrl: Command, run: Path):
     store = SnapshotStore(run / "members")
     member = newest().parent.parent.name
     store.commit(f"{member}/000009", *store.load(f"{member}/{newest().name}"))
@@ -99,17 +99,17 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, lambda path: path.write_text("[]")])
 @pytest.mark.parametrize("file", ["run.json", "best.json", "config.resolved.yaml"])
-def test_small_files_are_read(pbtrl: Command, run: Path, file: str, damage: Callable[[Path], object]):
+def test_small_files_are_checked(pbtrl: Command, run: Path, file: str, damage: Callable[[Path], object]):
     damage(run / file)
     assert found(pbtrl, 4) == [("damaged", file)]
 
 
-def test_a_best_json_that_names_nothing_is_damaged(pbtrl: Command, run: Path):
+def test_empty_best_json_is_damaged(pbtrl: Command, run: Path):
     (run / "best.json").write_text("{}")
     assert found(pbtrl, 4) == [("damaged", "best.json")]
 
 
-def test_best_json_names_a_snapshot_that_is_what_it_was(pbtrl: Command, run: Path):
+def test_best_json_detects_a_changed_snapshot(pbtrl: Command, run: Path):
     best = json.loads((run / "best.json").read_text())["snapshot"]
     manifest = run / "members" / best.replace("/", "/snapshots/") / "MANIFEST.json"
     manifest.write_text(manifest.read_text() + " ")
@@ -127,7 +127,7 @@ def test_a_damaged_line_is_named(pbtrl: Command, run: Path):
     assert (refused.code, refused.out) == (4, "")
 
 
-def test_links_and_strange_names_are_no_snapshots(pbtrl: Command, run: Path):
+def test_links_and_invalid_names_are_not_snapshots(pbtrl: Command, run: Path):
     snapshot = newest()
     snapshot.symlink_to(Path.cwd() / snapshot.rename(run / "elsewhere"))
     assert found(pbtrl, 4) == [("damaged", str(snapshot.relative_to(run)))]
@@ -135,14 +135,15 @@ def test_links_and_strange_names_are_no_snapshots(pbtrl: Command, run: Path):
     assert len(found(pbtrl, 4)) == 1
 
 
-def test_a_run_that_somebody_is_at_is_not_repaired(pbtrl: Command, run: Path):
+def test_locked_run_is_not_repaired(pbtrl: Command, run: Path):
     with RunLock(run):
         refused = pbtrl("verify", "a", "--repair")
     assert refused.code == 2
     assert str(os.getpid()) in refused.err
 
 
-def test_what_is_half_done_while_somebody_is_at_a_run_is_nothing_to_find(pbtrl: Command, run: Path):
+def test_unfinished_snapshot_of_a_running_run_is_not_reported(pbtrl: Command, run: Path):
+    """While a controller holds the lock, a staged snapshot is work in progress; without one it is a leftover."""
     snapshots = run / "members/m00/snapshots"
     (snapshots / ".tmp-000099-1").mkdir()
     shutil.copytree(max(p for p in snapshots.iterdir() if p.name.isdigit()), snapshots / "000020")

@@ -56,8 +56,8 @@ GAMES = {
 
 
 @pytest.mark.parametrize(("id", "game", "protocol", "kwargs", "actions", "steps"), GAMES.values(), ids=GAMES)
-def test_a_game_is_the_one_that_a_console_plays(id, game, protocol, kwargs, actions, steps):
-    """Pictures may differ by one gray level, because OpenCV rounds them; everything else is equal."""
+def test_game_equals_ale_frame_by_frame(id, game, protocol, kwargs, actions, steps):
+    """Images may differ by one gray level, because OpenCV rounds them; everything else is equal."""
     classic = protocol == "classic"
     vector = envs.make(id, [7], protocol=protocol, training=True, kwargs=kwargs)
     observations, console = vector.reset(), Console(game, 7, stickiness=0.0 if classic else 0.25)
@@ -79,7 +79,7 @@ def test_a_game_is_the_one_that_a_console_plays(id, game, protocol, kwargs, acti
 
 
 @pytest.mark.parametrize(("protocol", "most"), [("sticky", 0), ("classic", 30)])
-def test_as_many_no_ops_as_the_protocol_says(protocol, most):
+def test_number_of_no_ops_follows_the_protocol(protocol, most):
     """Ms. Pac-Man has no FIRE, so nothing but no-ops comes before a game; any number of them is equally likely."""
     vector, frames = envs.make("ALE/MsPacman-v5", [0], protocol=protocol), []
     for _ in range(60):
@@ -91,7 +91,7 @@ def test_as_many_no_ops_as_the_protocol_says(protocol, most):
     assert np.mean(frames) == pytest.approx(most / 2, abs=5)
 
 
-def test_a_game_is_cut_after_its_frames():
+def test_game_is_truncated_at_its_frame_limit():
     vector = envs.make("ALE/Pong-v5", [0], kwargs={"max_num_frames_per_episode": 84})
     vector.reset()
     cut = [vector.step(np.array([0]))[3][0] for _ in range(24)]

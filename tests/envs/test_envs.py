@@ -67,12 +67,12 @@ class Conformance:
         assert np.isfinite(obs).all()
         assert np.isfinite(rewards).all()
 
-    def test_spaces_are_known_beforehand(self, run):
+    def test_spaces_are_known_before_making(self, run):
         options = {k: v for k, v in self.options.items() if k != "training"}
         known = envs.spaces(self.id, **options)
         assert known[:2] == (run[0].single_observation_space, run[0].single_action_space)
 
-    def test_the_transition_after_an_episode_is_dead(self, run):
+    def test_transition_after_an_episode_is_a_reset_step(self, run):
         _, (_, rewards, terminated, truncated, over, dead) = run
         assert not dead[0].any()
         assert (dead[1:] == over[:-1]).all()
@@ -85,7 +85,7 @@ class Conformance:
         assert ((terminated | truncated)[over]).all()
         assert over[truncated].all()
 
-    def test_an_env_depends_on_its_own_seed_only(self, run):
+    def test_env_depends_on_its_own_seed_only(self, run):
         alone = trajectory(envs.make(self.id, [11], **self.options), [11], self.steps)
         for together, single in zip(run[1], alone, strict=True):
             np.testing.assert_array_equal(together[:, 1:2], single)
@@ -212,7 +212,7 @@ def odd(observations=None, actions=None):
 
 class TestTruncation:
     @pytest.mark.parametrize("backend", ["gymnasium", "envpool"])
-    def test_pendulum_is_cut_and_shows_its_last_observation(self, backend):
+    def test_pendulum_is_truncated_with_its_last_observation(self, backend):
         vector = envs.make("Pendulum-v1", [4, 9], backend=backend)
         obs, _, terminated, truncated, over, dead = trajectory(vector, [4, 9], 203)
         assert (over.nonzero()[0] == 199).all()
@@ -242,7 +242,7 @@ def games():
 
 
 class TestLives:
-    def test_a_lost_life_terminates_learning_but_not_the_game(self, games):
+    def test_lost_life_terminates_learning_but_not_the_game(self, games):
         _, _, terminated, _, over, dead = games[True]
         ends = over[:, 0].nonzero()[0]
         assert len(ends) >= 1
@@ -254,7 +254,7 @@ class TestLives:
         _, _, terminated, _, over, _ = games[False]
         assert (terminated == over).all()
 
-    def test_the_games_themselves_are_the_same(self, games):
+    def test_games_are_the_same(self, games):
         for index in (0, 1, 3, 4, 5):
             np.testing.assert_array_equal(games[True][index], games[False][index])
 
@@ -268,7 +268,7 @@ class TestLives:
             (3, 4, False, False),
         ],
     )
-    def test_table(self, before, lives, dead, life_lost):
+    def test_life_loss_table(self, before, lives, dead, life_lost):
         """(1, 0): the last life counts with the end of the game; (6, 5) dead: the next game began."""
         from pbtrl.envs.atari import AtariVector
 
@@ -312,7 +312,7 @@ class TestAtari:
         rewards = trajectory(envs.make("ALE/MsPacman-v5", [0]), [0], 100)[1]
         assert rewards.max() >= 10  # a pellet
 
-    def test_sticky_games_start_alike_and_part_by_their_seeds(self):
+    def test_sticky_games_start_equal_and_diverge_by_seed(self):
         vector = envs.make("ALE/Pong-v5", [1, 2])
         obs = vector.reset()
         np.testing.assert_array_equal(obs[0], obs[1])
@@ -343,7 +343,7 @@ class TestPresentation:
         if shape != shown:
             np.testing.assert_array_equal(vector._convert_observations(picture)[0, 1], picture[0, :, :, 1])
 
-    def test_float_grids_are_left_alone(self):
+    def test_float_grids_are_unchanged(self):
         space = Box(0.0, 1.0, (8, 8, 3), np.float32)
         assert Vector(None, Spaces(space, Discrete(2)), [0], "here").single_observation_space == space
 
@@ -363,14 +363,14 @@ class TestPresentation:
 
 
 class TestBackend:
-    def test_auto_takes_envpool_for_gymnasiums_own_envs(self):
+    def test_auto_uses_envpool_for_gymnasium_envs(self):
         assert envs.resolve_backend("HalfCheetah-v5", "auto") == "envpool"
         assert envs.resolve_backend("probe/Bandit-v0", "auto") == "gymnasium"
         assert envs.resolve_backend("ALE/Pong-v5", "auto") == "gymnasium"
         assert envs.resolve_backend(f"{__name__}:walk", "auto") == "gymnasium"
         assert envs.resolve_backend("CartPole-v1", "gymnasium") == "gymnasium"
 
-    def test_auto_leaves_options_that_envpool_lacks_to_gymnasium(self):
+    def test_auto_uses_gymnasium_for_options_without_envpool(self):
         assert envs.resolve_backend("HalfCheetah-v5", "auto", {"forward_reward_weight": 2.0}) == "envpool"
         assert envs.resolve_backend("HalfCheetah-v5", "auto", {"render_mode": "rgb_array"}) == "gymnasium"
 
@@ -408,7 +408,7 @@ class TestErrors:
             ("ALE/Pong-v5", {"kwargs": {"stack_num": "four"}}, "env.kwargs.stack_num=four"),
         ],
     )
-    def test_one_clear_line(self, id, options, says):
+    def test_errors_are_one_line(self, id, options, says):
         for call in (envs.spaces, lambda *a, **k: envs.make(*a, [0], **k)):
             with pytest.raises(envs.EnvError) as caught:
                 call(id, **options)
@@ -427,7 +427,7 @@ class TestErrors:
         with pytest.raises(envs.EnvError, match=says):
             envs.make("CartPole-v1", **arguments)
 
-    def test_an_error_in_a_users_step_names_the_env(self):
+    def test_error_in_step_names_the_env(self):
         vector = envs.make("probe/Raising-v0", [0], kwargs={"after": 2})
         vector.reset()
         for _ in range(2):
@@ -439,14 +439,14 @@ class TestErrors:
 
 
 class TestQuiet:
-    def test_loading_a_mujoco_model_leaves_no_trace(self, capfd, tmp_path, monkeypatch):
+    def test_loading_a_mujoco_model_leaves_no_files(self, capfd, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         envs.make("HalfCheetah-v5", [0], backend="gymnasium").close()
         captured = capfd.readouterr()
         assert captured.out + captured.err == ""
         assert list(tmp_path.iterdir()) == []
 
-    def test_mujocos_own_settings_are_put_back(self):
+    def test_mujoco_settings_are_restored(self):
         config = importlib.import_module("mujoco").MjLogConfig
         before = config.get().logto_console, config.get().logto_file
         envs.make("HalfCheetah-v5", [0], backend="gymnasium").close()
@@ -480,7 +480,8 @@ def distances(walls, goal):
 
 
 class TestForaging:
-    def test_every_cell_leads_to_the_goal_and_who_knows_the_way_finds_it_often(self):
+    def test_every_cell_leads_to_the_goal(self):
+        """A player who knows the way finds it often."""
         env = maze.Foraging()
         scores = {}
         for seed in range(20):
@@ -502,7 +503,7 @@ class TestForaging:
         assert np.mean(scores[True]) > 20
         assert np.mean(scores[False]) < 5
 
-    def test_only_what_is_near_is_seen(self):
+    def test_only_nearby_cells_are_visible(self):
         env = maze.Foraging(view=3, pixels=2)
         for seed in range(20):
             seen, _ = env.reset(seed=seed)
@@ -514,7 +515,7 @@ class TestForaging:
                 assert (tuple(color) == maze.GOAL) == (place == env.goal)
                 assert (color[2] == 160) == env.walls[place]
 
-    def test_a_wall_stops_and_the_goal_puts_one_elsewhere(self):
+    def test_wall_blocks_and_goal_teleports(self):
         env = maze.Foraging(size=5, loops=1.0)
         env.reset(seed=3)
         rewards = 0
@@ -564,7 +565,7 @@ class TestProbes:
         assert returns("probe/Glimpse-v0", remember, 0.9, episodes=20) == pytest.approx(0.9**3)
         assert 0.2 < returns("probe/Glimpse-v0", lambda obs: 1, 1.0, episodes=40) < 0.8
 
-    def test_time_limits_differ_in_nothing_but_the_kind_of_end(self):
+    def test_time_limits_differ_only_in_the_kind_of_end(self):
         cut, ended = (trajectory(envs.make(f"probe/{name}-v0", [0]), [0], 8) for name in ("Truncated", "Terminated"))
         for index in (0, 1, 4, 5):
             np.testing.assert_array_equal(cut[index], ended[index])
@@ -600,7 +601,7 @@ class TestProbes:
         ("tests.faulty_envs:Endless", "auto", {}, None),
     ],
 )
-def test_a_vector_knows_the_limit_of_its_episodes(id, backend, kwargs, limit):
+def test_vector_knows_its_episode_limit(id, backend, kwargs, limit):
     if backend == "envpool":
         pytest.importorskip("envpool")
     vector = envs.make(id, [1], backend=backend, kwargs=kwargs)

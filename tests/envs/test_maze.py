@@ -16,13 +16,13 @@ def episodes(count, **options):
         yield env
 
 
-def test_walls_goal_and_start_are_drawn_anew_every_episode():
+def test_walls_goal_and_start_are_redrawn_every_episode():
     drawn = [(env.walls.tobytes(), env.goal, env.at) for env in episodes(30)]
     for values in zip(*drawn, strict=True):
         assert len(set(values)) > 15
 
 
-def test_a_maze_is_its_seed_s():
+def test_maze_depends_on_its_seed():
     env, seen = Foraging(), {}
     for seed in (1, 2, 3, 1, 2, 3):
         seen.setdefault(seed, set()).add((env.reset(seed=seed)[0].tobytes(), env.walls.tobytes(), env.goal, env.at))
@@ -30,7 +30,7 @@ def test_a_maze_is_its_seed_s():
     assert len(set.union(*seen.values())) == 3
 
 
-def test_goal_and_start_are_every_free_cell_equally_often():
+def test_goal_and_start_are_uniform_over_free_cells():
     """In a ring of 8 cells; starts are anywhere but at the goal."""
     drawn = [(env.goal, env.at) for env in episodes(900, size=5, loops=1.0)]
     assert all(goal != start for goal, start in drawn)
@@ -41,7 +41,7 @@ def test_goal_and_start_are_every_free_cell_equally_often():
         assert min(counts.values()) > 0.6 * 900 / 8
 
 
-def test_the_goal_stays_and_who_reaches_it_goes_on_from_anywhere_else():
+def test_goal_stays_and_reaching_it_restarts_elsewhere():
     rng, env = np.random.default_rng(0), next(episodes(1, size=5, loops=1.0, length=3000))
     goal, places = env.goal, Counter()
     for _ in range(2000):
@@ -52,20 +52,20 @@ def test_the_goal_stays_and_who_reaches_it_goes_on_from_anywhere_else():
 
 
 @pytest.mark.parametrize("length", [1, 25])
-def test_every_episode_has_its_length(length):
+def test_every_episode_has_the_configured_length(length):
     for env in episodes(3, length=length):
         assert [env.step(0)[3] for _ in range(length)] == [False] * (length - 1) + [True]
 
 
 @pytest.mark.parametrize(("loops", "passages"), [(0.0, 15), (1.0, 24)])
-def test_loops_are_passages_beyond_a_tree_s(loops, passages):
+def test_loops_add_passages_to_a_spanning_tree(loops, passages):
     """4 x 4 cells have 24 walls between neighbors; a tree takes 15 of them out."""
     for env in episodes(5, size=9, loops=loops):
         between = [(y, x) for y in range(1, 8) for x in range(1, 8) if (y + x) % 2]
         assert sum(not env.walls[place] for place in between) == passages
 
 
-def test_a_wall_s_color_says_where_it_is():
+def test_wall_color_encodes_its_position():
     env, colors = next(episodes(1, view=3, pixels=1, length=3000)), {}
     for action in np.random.default_rng(0).integers(4, size=2000):
         seen = env.step(action)[0]

@@ -139,13 +139,13 @@ def finite(run: Path) -> bool:
     return score is not None and math.isfinite(float(score[1])) and "NaN" not in text
 
 
-def test_every_odd_env_is_in_one_table():
+def test_every_odd_env_is_in_exactly_one_table():
     rows = [*TRAINS, *REFUSED, *FAILS, "hangs"]
     assert sorted(rows) == sorted(ENVS)
 
 
 @pytest.mark.parametrize("name", TRAINS)
-def test_it_trains_to_a_finite_score(train, name: str):
+def test_odd_env_trains_to_a_finite_score(train, name: str):
     found = train(name)
     assert found.code == 0, found.err
     assert finite(RUN)
@@ -153,7 +153,7 @@ def test_it_trains_to_a_finite_score(train, name: str):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_it_is_refused_before_anything_starts(train, name: str):
+def test_odd_env_is_refused_before_start(train, name: str):
     found = train(name)
     assert found.code == 2
     line, last = found.err.splitlines()
@@ -164,7 +164,7 @@ def test_it_is_refused_before_anything_starts(train, name: str):
 
 
 @pytest.mark.parametrize("name", FAILS)
-def test_it_ends_the_run_in_one_line(train, name: str):
+def test_odd_env_ends_the_run_in_one_line(train, name: str):
     found = train(name)
     assert found.code == 3
     *warnings, line = found.err.splitlines()
@@ -183,7 +183,7 @@ def test_it_ends_the_run_in_one_line(train, name: str):
         ("hangs", 3, "its envs took longer than failure.env_step_timeout"),
     ],
 )
-def test_in_workers_too(train, name: str, code: int, said: str):
+def test_odd_env_in_worker_processes(train, name: str, code: int, said: str):
     found = train(name, "execution={backend: processes, workers: 1}", "failure.env_step_timeout=0.5s")
     assert found.code == code, found.err
     assert said in found.err
@@ -192,7 +192,7 @@ def test_in_workers_too(train, name: str, code: int, said: str):
         assert log.startswith("warning: env.id=tests.odd_envs:make: close() raised RuntimeError: the simulator is gone")
 
 
-def test_an_env_that_breaks_after_training_is_one_line_of_eval(train, pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+def test_env_that_fails_in_eval_is_one_line(train, pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
     assert train("discrete").code == 0
     monkeypatch.setitem(ENVS, "discrete", ENVS["shows 5 of Discrete(5)"])
     found = pbtrl("eval", "a", "--trust-imports", "--episodes", 40)
@@ -201,7 +201,7 @@ def test_an_env_that_breaks_after_training_is_one_line_of_eval(train, pbtrl: Com
     assert "env.id=tests.odd_envs:make: the observation 5 is not in the observation space Discrete(5) (env " in line
 
 
-def test_an_env_that_breaks_in_the_bench_is_one_line(pbtrl: Command):
+def test_env_that_fails_in_bench_is_one_line(pbtrl: Command):
     Path("odd.yaml").write_text(ODD)
     found = pbtrl("bench", "odd.yaml", 'env.kwargs={name: "pays NaN once"}', "--seconds", 0.1)
     said = (
@@ -221,12 +221,12 @@ def test_an_env_that_breaks_in_the_bench_is_one_line(pbtrl: Command):
         ("zero-d", "1 -> 2 actions, gymnasium"),
     ],
 )
-def test_what_was_changed_about_observations_is_said(name: str, said: str):
+def test_changes_to_observations_are_described(name: str, said: str):
     config = factory.prepare(parse(ODD, overrides=[f'env.kwargs={{name: "{name}"}}']))
     assert describe.describe_env(config) == f"tests.odd_envs:make, {said}"
 
 
-def test_a_stack_of_pictures_is_merged_plane_by_plane():
+def test_stacked_images_are_merged_plane_by_plane():
     pictures = np.random.default_rng(0).integers(0, 255, (2, 4, 20, 24, 3), dtype=np.uint8)
     adapter = adapt_observations(Box(0, 255, pictures.shape[1:], np.uint8), "here")
     shown = adapter.convert(pictures)
@@ -235,7 +235,7 @@ def test_a_stack_of_pictures_is_merged_plane_by_plane():
         np.testing.assert_array_equal(shown[:, place], pictures[:, layer, :, :, color])
 
 
-def test_actions_too_far_apart_for_float32_are_not_squashed():
+def test_actions_too_wide_for_float32_are_not_squashed():
     for bound, said in ((1e38, None), (3e38, "squash needs finite bounds")):
         space, settings = Box(-bound, bound, (2,), np.float32), ImpalaSettings(actions="squash")
         with pytest.raises(ValueError, match=said) if said else nullcontext():
@@ -268,7 +268,7 @@ def test_actions_too_far_apart_for_float32_are_not_squashed():
         ("ALE/Pong-v5", "auto", {"full_action_space": 2}, "env.kwargs.full_action_space=2: must be true or false"),
     ],
 )
-def test_values_that_make_no_sense_are_refused(id, backend, kwargs, said):
+def test_invalid_values_are_refused(id, backend, kwargs, said):
     with pytest.raises(envs.EnvError) as caught:
         envs.spaces(id, backend=backend, kwargs=kwargs)
     assert said in str(caught.value)
@@ -284,7 +284,7 @@ def test_values_that_make_no_sense_are_refused(id, backend, kwargs, said):
         ("maze/Foraging-v0", "auto", {"length": 3.0}),
     ],
 )
-def test_a_whole_float_is_an_integer_where_one_is_needed(id, backend, kwargs):
+def test_whole_float_counts_as_integer(id, backend, kwargs):
     vector = envs.make(id, [0], backend=backend, kwargs=kwargs)
     vector.reset()
     cut = [bool(vector.step(np.zeros(1, np.int64))[3][0]) for _ in range(3)]
@@ -292,7 +292,7 @@ def test_a_whole_float_is_an_integer_where_one_is_needed(id, backend, kwargs):
     assert cut == [False, False, True]
 
 
-def test_auto_takes_envpool_only_for_options_of_the_same_meaning():
+def test_auto_uses_envpool_only_for_equivalent_options():
     for kwargs, chosen in (
         ({}, "envpool"),
         ({"max_episode_steps": 50}, "envpool"),
@@ -306,7 +306,7 @@ def test_auto_takes_envpool_only_for_options_of_the_same_meaning():
         assert envs.resolve_backend("HalfCheetah-v5", "auto", kwargs) == chosen, kwargs
 
 
-def test_why_it_is_not_envpool_is_said():
+def test_reason_against_envpool_is_described():
     config = load("cartpole", ["env.kwargs={max_episode_steps: -1}"])
     said = describe.describe_env(factory.prepare(config))
     assert said.endswith(", gymnasium, because envpool interprets env.kwargs.max_episode_steps differently")
@@ -320,7 +320,7 @@ def test_why_it_is_not_envpool_is_said():
         ("Ant-v5", {"contact_cost_weight": 0.01, "exclude_current_positions_from_observation": False}),
     ],
 )
-def test_both_simulators_agree_under_shared_options(id, options):
+def test_backends_agree_under_shared_options(id, options):
     def played(backend, kwargs):
         vector = envs.make(id, [0], backend=backend, kwargs={"reset_noise_scale": 0.0, **kwargs})
         actions = np.random.default_rng(0).uniform(-1, 1, (8, 1, *vector.single_action_space.shape))
@@ -336,7 +336,7 @@ def test_both_simulators_agree_under_shared_options(id, options):
         np.testing.assert_allclose(ours, theirs, atol=2e-2)
 
 
-def test_the_spread_of_starts_is_the_same():
+def test_backends_have_the_same_spread_of_starts():
     starts = []
     for backend in ("gymnasium", "envpool"):
         vector = envs.make("HalfCheetah-v5", range(40), backend=backend, kwargs={"reset_noise_scale": 0.5})
@@ -349,7 +349,7 @@ def test_the_spread_of_starts_is_the_same():
     ("written", "override", "folder"),
     [("./light.xml", None, "models"), ("../light.xml", None, "."), ("/x.xml", "./light.xml", "."), ("~/x", None, "~")],
 )
-def test_a_path_is_relative_to_the_file_that_says_it(tmp_path: Path, monkeypatch, written, override, folder):
+def test_path_is_relative_to_the_file_that_names_it(tmp_path: Path, monkeypatch, written, override, folder):
     monkeypatch.chdir(tmp_path)
     Path("models").mkdir()
     Path("models/run.yaml").write_text(ODD.replace("num_envs: 2", f'kwargs: {{name: [{{file: "{written}"}}]}}'))
@@ -360,7 +360,7 @@ def test_a_path_is_relative_to_the_file_that_says_it(tmp_path: Path, monkeypatch
     assert config.env.kwargs["name"] == [{"file": wanted}]
 
 
-def test_a_model_beside_the_config_is_found_from_elsewhere(pbtrl: Command, tmp_path: Path, monkeypatch):
+def test_model_beside_the_config_is_found_from_elsewhere(pbtrl: Command, tmp_path: Path, monkeypatch):
     import gymnasium.envs.mujoco
 
     model = (Path(gymnasium.envs.mujoco.__file__).parent / "assets/half_cheetah.xml").read_text()

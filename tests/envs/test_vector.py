@@ -10,12 +10,12 @@ from pbtrl.envs.vector import Spaces, Vector, present
 
 
 @pytest.mark.parametrize("backend_space", [Box(3, 250, (32, 40, 3), np.uint8), Box(3, 250, (3, 32, 40), np.uint8)])
-def test_a_picture_s_bounds_are_the_env_s(backend_space):
+def test_image_bounds_follow_the_env(backend_space):
     shown = present(Spaces(backend_space, Discrete(2)), "here").single_observation_space
     assert shown == Box(3, 250, (3, 32, 40), np.uint8)
 
 
-def test_states_are_one_hot_whatever_they_count_from():
+def test_discrete_states_with_an_offset_are_one_hot():
     vector = Vector(Counting(), Spaces(Discrete(4, start=-1), Discrete(2, start=5)), [0, 0, 0], "here")
     np.testing.assert_array_equal(vector.reset(), np.eye(4, dtype=np.float32)[[0, 1, 3]])
     observations, *_ = vector.step(np.array([0, 1, 0]))
@@ -53,7 +53,8 @@ class Still:
 
 
 @pytest.mark.parametrize(("shape", "moved"), [((8, 8, 8), False), ((4, 8, 8), False), ((8, 8, 4), True)])
-def test_the_shorter_axis_is_the_channels_and_of_equal_ones_the_first(shape, moved):
+def test_shorter_axis_is_the_channels(shape, moved):
+    """Of equal axes the first is taken."""
     picture = np.random.default_rng(0).integers(0, 255, (1, *shape)).astype(np.uint8)
     vector = Vector(Still(picture), Spaces(Box(0, 255, shape, np.uint8), Discrete(2)), [0], "here")
     np.testing.assert_array_equal(vector.reset(), np.moveaxis(picture, -1, 1) if moved else picture)
@@ -63,7 +64,7 @@ def test_the_shorter_axis_is_the_channels_and_of_equal_ones_the_first(shape, mov
     ("lives", "lost"),
     [([3, 2], [True]), ([5, 5, 3, 3], [False, False]), ([5, 5, 3, 2], [False, True]), ([1, 1, 3, 3], [False, False])],
 )
-def test_after_a_reset_the_new_game_s_lives_count(lives, lost):
+def test_lives_are_read_again_after_reset(lives, lost):
     """A reset, a step; and once more: the games differ in their lives."""
     spaces = Spaces(Box(0, 255, (4, 8, 8), np.uint8), Discrete(2))
     still = Still(np.zeros((1, 4, 8, 8), np.uint8), lives)
@@ -76,7 +77,7 @@ def test_after_a_reset_the_new_game_s_lives_count(lives, lost):
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_after_a_reset_nothing_is_dead_and_no_episode_over(steps):
+def test_reset_clears_episode_flags(steps):
     """An episode of this env is one step; the second one is dead."""
     vector = envs.make("probe/Bandit-v0", [0, 1])
     vector.reset()

@@ -73,28 +73,26 @@ def place(tmp_path: Path) -> Iterator[Workplace]:
 # Cohorts
 
 
-def test_members_of_a_group_train_as_one_cohort_in_the_order_of_their_names(place: Workplace) -> None:
+def test_group_trains_as_one_cohort_in_name_order(place: Workplace) -> None:
     place.run(slice_of("m01"), slice_of("m00"))
     assert place.calls() == ["cohort m00 m01", "init m00", "init m01", "begin m00/000000 m01/000000"]
 
 
-def test_a_member_that_goes_on_is_not_loaded_again(place: Workplace) -> None:
+def test_continuing_member_is_not_loaded_again(place: Workplace) -> None:
     for generation in range(3):
         place.run(slice_of("m00", generation), slice_of("m01", generation))
     assert [line for line in place.calls() if line.startswith(("load", "cohort"))] == ["cohort m00 m01"]
     assert place.store.load("m01/000002")[0]["steps"] == [24.0]
 
 
-def test_whoever_copies_is_loaded_and_nobody_else(place: Workplace) -> None:
+def test_only_a_copying_member_is_loaded(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
     place.calls()
     place.run(slice_of("m00", 1, parent="m01/000000", donor="m01"), slice_of("m01", 1))
     assert place.calls() == ["load m00", "begin m00/000001 m01/000001"]
 
 
-def test_weights_that_could_not_be_loaded_are_not_taken_for_the_old_ones(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_load_does_not_keep_old_weights(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
 
     def half_loaded(self: FakeCohort, slot: int, tensors: Tensors) -> None:
@@ -109,7 +107,7 @@ def test_weights_that_could_not_be_loaded_are_not_taken_for_the_old_ones(
     assert "load m00" in place.calls()
 
 
-def test_two_members_may_swap(place: Workplace) -> None:
+def test_two_members_may_swap_weights(place: Workplace) -> None:
     place.run(slice_of("m00", seed=11), slice_of("m01", seed=22))
     place.run(slice_of("m00", 1, parent="m01/000000"), slice_of("m01", 1, parent="m00/000000"))
     assert place.store.load("m00/000001")[0]["seed"] == [22.0]
@@ -124,7 +122,7 @@ def test_a_fresh_start_is_not_loaded(place: Workplace) -> None:
     assert place.store.load("m00/000001")[0]["steps"] == [8.0]
 
 
-def test_other_structure_or_length_or_group_is_another_cohort(tmp_path: Path) -> None:
+def test_structure_length_and_group_separate_cohorts(tmp_path: Path) -> None:
     builder = FakeBuilder()
     host = Host(builder, tmp_path, [("m00", "m01", "m02"), ("m03",)])
     wide = {"lr": 0.5, "structure": "wide"}
@@ -138,8 +136,8 @@ def test_other_structure_or_length_or_group_is_another_cohort(tmp_path: Path) ->
     host.close()
 
 
-def test_a_member_whose_structure_changes_leaves_its_cohort_for_another(place: Workplace) -> None:
-    """Those that it leaves and those that it joins go on from their snapshots."""
+def test_changed_structure_moves_the_member_to_another_cohort(place: Workplace) -> None:
+    """The members that it leaves and those that it joins continue from their snapshots."""
     wide = {"lr": 0.5, "structure": "wide"}
     place.run(slice_of("m00"), slice_of("m01"), slice_of("m02", hyperparameters=wide))
     place.calls()
@@ -150,7 +148,7 @@ def test_a_member_whose_structure_changes_leaves_its_cohort_for_another(place: W
     assert [place.store.load(f"m0{i}/000001")[0]["steps"] for i in range(3)] == [[16.0]] * 3
 
 
-def test_the_same_members_under_another_structure_are_another_cohort(place: Workplace) -> None:
+def test_new_structure_of_all_members_is_another_cohort(place: Workplace) -> None:
     place.run(slice_of("m00"))
     place.run(slice_of("m00", 1, hyperparameters={"lr": 0.5, "structure": "wide"}))
     place.run(slice_of("m00", 2))
@@ -165,7 +163,7 @@ def test_cohorts_take_turns(place: Workplace) -> None:
     assert not place.host.busy()
 
 
-def test_a_member_that_changes_its_company_takes_its_weights_along(place: Workplace) -> None:
+def test_member_keeps_its_weights_in_a_new_cohort(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
     place.run(slice_of("m00", 1), slice_of("m02"))
     assert place.calls()[4:] == [
@@ -180,7 +178,7 @@ def test_a_member_that_changes_its_company_takes_its_weights_along(place: Workpl
     assert place.store.load("m01/000001")[0]["steps"] == [16.0]
 
 
-def test_closing_gives_back_every_cohort(place: Workplace) -> None:
+def test_close_closes_every_cohort(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01", stop=4))
     place.calls()
     place.host.close()
@@ -190,7 +188,7 @@ def test_closing_gives_back_every_cohort(place: Workplace) -> None:
 # Reports
 
 
-def test_a_report_says_what_was_done(place: Workplace) -> None:
+def test_report_contents(place: Workplace) -> None:
     report = place.run(slice_of("m00", 1, parent=None, start=8, stop=24, seed=342))["m00/000001"]
     assert isinstance(report, Report)
     assert (report.member, report.step, report.hyperparameters) == ("m00", 24, {"lr": 0.5})
@@ -198,9 +196,8 @@ def test_a_report_says_what_was_done(place: Workplace) -> None:
     assert report.timing["seconds"] >= 0
 
 
-def test_a_report_says_what_was_assigned_and_what_was_used_where_single_precision_sets_them_apart(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_has_assigned_and_used_hyperparameters(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They differ where single precision rounds."""
     outcome = FakeCohort.outcome
     monkeypatch.setattr(
         FakeCohort, "outcome", lambda self, slot: replace(outcome(self, slot), hyperparameters={"lr": 0.1})
@@ -210,7 +207,7 @@ def test_a_report_says_what_was_assigned_and_what_was_used_where_single_precisio
     assert (report.assigned, report.hyperparameters) == ({"lr": 0.100000001}, {"lr": 0.1})
 
 
-def test_the_snapshot_holds_the_report(place: Workplace) -> None:
+def test_snapshot_contains_the_report(place: Workplace) -> None:
     report = place.run(slice_of("m00"))["m00/000000"]
     _, state = place.store.load("m00/000000")
     assert state["report"] == json.loads(json.dumps(report.to_json()))
@@ -233,7 +230,7 @@ def test_metrics_name_their_assignment(place: Workplace) -> None:
     ("assigned", "used", "same"),
     [(0.1, 0.1 * (1 + 1e-8), True), (0.1, 0.1001, False), (3, 4, False), ("a", "a", True), (2.0, 2, True)],
 )
-def test_the_effective_hyperparameters_must_be_the_assigned_ones(
+def test_used_hyperparameters_must_equal_assigned_ones(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, assigned: Any, used: Any, same: bool
 ) -> None:
     outcome = FakeCohort.outcome
@@ -268,7 +265,7 @@ def test_a_committed_slice_is_reported_without_training(place: Workplace) -> Non
     [{"seed": 7}, {"hyperparameters": {"lr": 0.25}}, {"parent": "m01/000000"}, {"start": 4, "stop": 12}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_slice_of_another_history_is_put_aside_and_trained_anew(place: Workplace, changes: dict[str, Any]) -> None:
+def test_slice_of_another_history_is_quarantined_and_retrained(place: Workplace, changes: dict[str, Any]) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
     place.run(slice_of("m00", 1))
     place.fresh()
@@ -279,7 +276,7 @@ def test_a_slice_of_another_history_is_put_aside_and_trained_anew(place: Workpla
     assert state["assignment"] == json.loads(json.dumps(slice_of("m00", 1, **changes).to_json()))
 
 
-def test_a_damaged_snapshot_of_the_slice_itself_is_made_again(place: Workplace) -> None:
+def test_damaged_snapshot_of_a_slice_is_retrained(place: Workplace) -> None:
     place.run(slice_of("m00"))
     (place.store.path("m00/000000") / "tensors.safetensors").write_bytes(b"")
     place.fresh()
@@ -287,7 +284,7 @@ def test_a_damaged_snapshot_of_the_slice_itself_is_made_again(place: Workplace) 
     assert place.store.load("m00/000000")[0]["steps"] == [8.0]
 
 
-def test_a_missing_parent_is_named_and_the_others_of_the_cohort_train(place: Workplace) -> None:
+def test_missing_parent_fails_only_its_member(place: Workplace) -> None:
     answers = place.run(slice_of("m00"), slice_of("m01", 1))
     assert isinstance(answers["m00/000000"], Report)
     failure = answers["m01/000001"]
@@ -296,7 +293,7 @@ def test_a_missing_parent_is_named_and_the_others_of_the_cohort_train(place: Wor
     assert "m01/000000 is missing" in failure.error
 
 
-def test_a_cohort_that_broke_is_built_again(tmp_path: Path) -> None:
+def test_broken_cohort_is_rebuilt(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", **{"raise": ["m00/000001"]})
     place.run(slice_of("m00"))
     failure = place.run(slice_of("m00", 1))["m00/000001"]
@@ -313,7 +310,7 @@ def test_a_cohort_that_broke_is_built_again(tmp_path: Path) -> None:
 # Stopped early
 
 
-def test_a_stop_reports_and_commits_what_was_done(place: Workplace) -> None:
+def test_stop_reports_and_commits_finished_steps(place: Workplace) -> None:
     place.host.submit([slice_of("m00"), slice_of("m01")])
     place.host.advance()
     answers = place.host.stop()
@@ -325,13 +322,13 @@ def test_a_stop_reports_and_commits_what_was_done(place: Workplace) -> None:
     assert not place.host.busy()
 
 
-def test_a_stop_before_anything_was_done_reports_nothing(place: Workplace) -> None:
+def test_stop_before_the_first_step_reports_nothing(place: Workplace) -> None:
     place.host.submit([slice_of("m00")])
     assert place.host.stop() == []
     assert place.store.names("m00") == []
 
 
-def test_slices_that_are_all_or_nothing_are_discarded(place: Workplace) -> None:
+def test_indivisible_slices_are_discarded_on_stop(place: Workplace) -> None:
     host = place.fresh(discard_on_stop=True)
     host.submit([slice_of("m00")])
     host.advance()
@@ -339,7 +336,7 @@ def test_slices_that_are_all_or_nothing_are_discarded(place: Workplace) -> None:
     assert place.store.names("m00") == []
 
 
-def test_a_slice_that_cannot_be_reported_does_not_hinder_the_others(tmp_path: Path) -> None:
+def test_unreportable_slice_does_not_affect_others(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", ignore_hyperparameters=["m00/000000"])
     place.host.submit([slice_of("m00"), slice_of("m01", stop=4)])
     for _ in range(2):
@@ -354,7 +351,7 @@ def test_a_slice_that_cannot_be_reported_does_not_hinder_the_others(tmp_path: Pa
 # What is not finite
 
 
-def test_values_that_are_not_finite_are_never_in_a_snapshot(tmp_path: Path) -> None:
+def test_non_finite_values_are_never_in_a_snapshot(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", overflow=["m00/000001"])
     place.run(slice_of("m00"))
     report = place.run(slice_of("m00", 1))["m00/000001"]
@@ -367,8 +364,8 @@ def test_values_that_are_not_finite_are_never_in_a_snapshot(tmp_path: Path) -> N
     assert place.store.load("m00/000002")[0]["steps"] == [16.0]
 
 
-def test_who_begins_a_broken_slice_again_is_loaded(tmp_path: Path) -> None:
-    """It trained from this snapshot once before, and what it holds is not that any more."""
+def test_retried_slice_is_loaded_from_its_snapshot(tmp_path: Path) -> None:
+    """The member trained from this snapshot before, but its weights have changed since."""
     place = Workplace(tmp_path / "members", overflow=["m00/000001"])
     place.run(slice_of("m00"))
     place.run(slice_of("m00", 1))
@@ -377,7 +374,7 @@ def test_who_begins_a_broken_slice_again_is_loaded(tmp_path: Path) -> None:
     assert place.store.load("m00/000002")[0]["steps"] == [16.0]
 
 
-def test_a_first_slice_that_is_not_finite_fails(tmp_path: Path) -> None:
+def test_non_finite_first_slice_fails(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", overflow=["m00/000000"])
     failure = place.run(slice_of("m00"))["m00/000000"]
     assert isinstance(failure, Failure)
@@ -422,7 +419,7 @@ SHORTAGES = [
 
 @pytest.mark.parametrize("when", ["advance", "begin"])
 @pytest.mark.parametrize("error", SHORTAGES)
-def test_who_does_not_fit_into_memory_trains_in_halves(
+def test_out_of_memory_cohort_is_split_in_halves(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception | None, when: str
 ) -> None:
     if error is None:
@@ -442,9 +439,8 @@ def test_who_does_not_fit_into_memory_trains_in_halves(
     assert place.store.load("m00/000001")[0]["steps"] == [16.0]
 
 
-def test_who_waits_for_memory_is_busy_and_has_nothing_to_report_at_a_stop(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_member_waiting_for_memory_reports_nothing_on_stop(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then it keeps the host busy."""
     cramped(monkeypatch, 2, MemoryError())
     place.run(*(slice_of(m) for m in MEMBERS))
     place.host.submit([slice_of(m) for m in MEMBERS])
@@ -454,7 +450,7 @@ def test_who_waits_for_memory_is_busy_and_has_nothing_to_report_at_a_stop(
 
 
 @pytest.mark.parametrize("when", ["advance", "begin"])
-def test_only_who_is_alone_in_memory_is_to_blame(place: Workplace, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+def test_only_out_of_memory_alone_is_blamed(place: Workplace, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     cramped(monkeypatch, 1, MemoryError("no"), when)
     place.run(slice_of("m00"))
     blamed = place.run(slice_of("m01"))["m01/000000"]  # beside the idle m00
@@ -468,7 +464,7 @@ def test_only_who_is_alone_in_memory_is_to_blame(place: Workplace, monkeypatch: 
     assert blamed.alone
 
 
-def test_who_is_too_large_alone_leaves_room_for_another(tmp_path: Path) -> None:
+def test_oversized_member_leaves_room_for_another(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", huge="m00")
     (blamed,) = place.run(slice_of("m00")).values()
     assert isinstance(blamed, Failure)

@@ -13,7 +13,7 @@ from tests.journal_writer import JournalWriter, one_copy
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
-def test_a_copy_tells_both_fitnesses_and_both_hyperparameters(tmp_path: Path):
+def test_copy_has_both_fitnesses_and_hyperparameters(tmp_path: Path):
     w = one_copy(tmp_path / "a")
     assert copies(read_journal(w.run / "journal.jsonl")) == [
         {
@@ -30,7 +30,8 @@ def test_a_copy_tells_both_fitnesses_and_both_hyperparameters(tmp_path: Path):
     ]
 
 
-def test_a_donor_without_a_foreign_parent_gave_its_hyperparameters_alone(tmp_path: Path):
+def test_donor_without_weights_gave_hyperparameters_only(tmp_path: Path):
+    """The receiver's parent is its own snapshot."""
     w = one_copy(tmp_path / "a")
     w.report("m01", 0.0)
     w.decide(w.next("m01", donor="m00", parent="m01/000001"))
@@ -38,7 +39,7 @@ def test_a_donor_without_a_foreign_parent_gave_its_hyperparameters_alone(tmp_pat
     assert [s.assignment for s in ancestry(trained_slices(w.lines), "m01/000001")] == ["m00/000000", "m01/000001"]
 
 
-def test_members_that_copy_each_other_in_one_decision_see_the_fitness_before_it(tmp_path: Path):
+def test_mutual_copies_use_the_fitness_before_the_decision(tmp_path: Path):
     w = JournalWriter(tmp_path / "a")
     w.decide(w.next("m00"), w.next("m01"))
     w.report("m00", 1.0)
@@ -74,7 +75,7 @@ def test_ancestry_of_a_member_without_a_report_is_empty(tmp_path: Path):
     assert schedule([]) == []
 
 
-def test_roots_that_survive(tmp_path: Path):
+def test_surviving_roots(tmp_path: Path):
     w = one_copy(tmp_path / "a")
     w.report("m00", 1.0)
     w.decide(w.next("m00", parent=None, note="starts afresh"))
@@ -85,14 +86,14 @@ def test_roots_that_survive(tmp_path: Path):
     ]
 
 
-def test_a_header_goes_through_json(tmp_path: Path):
+def test_header_round_trips_through_json(tmp_path: Path):
     w = one_copy(tmp_path / "a")
     assert header(read_journal(w.run / "journal.jsonl")) == w.header
     assert population(w.lines).members == w.population.members
     assert RunHeader.from_line({**w.header.to_line(), "new": 1}) == w.header
 
 
-def test_a_longer_horizon_of_a_resume_holds(tmp_path: Path):
+def test_resume_may_extend_the_horizon(tmp_path: Path):
     w = one_copy(tmp_path / "a", horizon=200)
     assert header([*w.lines, {"kind": "resume", "horizon": 500}]).horizon == 500
     assert header([*w.lines, {"kind": "resume"}]).horizon == 200

@@ -51,7 +51,7 @@ def copied(tmp_path: Path) -> tuple[JournalWriter, LiveStatus, list, Clock]:
     return w, standings, events, clock
 
 
-def test_rows_are_sorted_by_fitness_and_a_copy_shows_where_it_came_from(tmp_path: Path):
+def test_rows_are_sorted_by_fitness_and_copies_name_their_donor(tmp_path: Path):
     _, standings, events, _ = copied(tmp_path)
     text = drawn(standings, events)
     assert "pong · gen 1 · 200 / 2.0k env steps (10 %)" in text
@@ -62,7 +62,8 @@ def test_rows_are_sorted_by_fitness_and_a_copy_shows_where_it_came_from(tmp_path
     assert "Ctrl-C: save and stop" in text
 
 
-def test_a_fitness_from_before_a_copy_stays_in_parentheses_until_there_is_a_new_one(tmp_path: Path):
+def test_fitness_from_before_a_copy_is_in_parentheses(tmp_path: Path):
+    """Until there is a new one."""
     w, standings, _ = started(tmp_path, rule=FitnessRule(window=10, min_episodes=2))
     for line in one_copy(tmp_path / "source").lines[1:]:
         w.population.record(line)
@@ -78,7 +79,7 @@ def test_a_fitness_from_before_a_copy_stays_in_parentheses_until_there_is_a_new_
     ]
 
 
-def test_steps_and_rates_between_reports_come_from_the_metrics(tmp_path: Path):
+def test_steps_and_rates_are_updated_from_metrics(tmp_path: Path):
     w, standings, _, clock = copied(tmp_path)
     w.metrics("m00", 150, perf__env_steps_per_s=25.0)
     w.metrics("m01", 999, perf__env_steps_per_s=25.0, text='{"assignment": "m01/000000", "step": 999}\n')
@@ -91,7 +92,7 @@ def test_steps_and_rates_between_reports_come_from_the_metrics(tmp_path: Path):
     assert standings.left == pytest.approx(1750 / (250 / 4))
 
 
-def test_the_wall_clock_bounds_what_is_left(tmp_path: Path):
+def test_wall_clock_budget_bounds_remaining_time(tmp_path: Path):
     w, clock = JournalWriter(tmp_path / "pong"), Clock()
     standings = LiveStatus(w.header, w.population, tmp_path, wall_clock=100.0, earlier=30.0, clock=clock)
     clock.now += 20.0
@@ -110,7 +111,7 @@ def test_states(tmp_path: Path):
     assert states == {"m00": "done", "m01": "waiting", "m02": "diverged", "m03": "given up", "m04": "train"}
 
 
-def test_failures_and_divergence_are_told(tmp_path: Path):
+def test_failures_and_divergence_are_shown(tmp_path: Path):
     w, standings, _ = started(tmp_path)
     told = []
     w.listener = type("Listener", (), {"event": lambda self, line: told.extend(standings.event(line))})()
@@ -129,7 +130,7 @@ def test_failures_and_divergence_are_told(tmp_path: Path):
     ]
 
 
-def test_skipped_updates_are_told(tmp_path: Path):
+def test_skipped_updates_are_shown(tmp_path: Path):
     w, standings, _ = started(tmp_path)
     told = []
     w.listener = type("Listener", (), {"event": lambda self, line: told.extend(standings.event(line))})()
@@ -162,7 +163,7 @@ def test_a_frame_fits_its_terminal(tmp_path: Path, width, size):
     assert "waiting" in text
 
 
-def test_many_members_are_cut_to_first_last_and_medians(tmp_path: Path):
+def test_many_members_are_cut_to_first_last_and_median(tmp_path: Path):
     w, standings, _ = started(tmp_path, size=30)
     w.decide(*(w.next(m) for m in w.population.members))
     for i, m in enumerate(w.population.members):
@@ -187,7 +188,7 @@ def mixture(tmp_path: Path) -> tuple[JournalWriter, LiveStatus]:
     return w, standings
 
 
-def test_a_mix_shows_each_members_agent_and_how_many_there_are(tmp_path: Path):
+def test_mix_shows_each_members_agent_and_counts(tmp_path: Path):
     _, standings = mixture(tmp_path)
     *table, foot = drawn(standings).splitlines()[2:]
     assert [line.split()[:3] for line in table] == [
@@ -206,7 +207,7 @@ def test_a_mix_fits_its_terminal(tmp_path: Path, width):
     assert text.count("vmpo") >= 2
 
 
-def test_one_agent_alone_is_not_counted(tmp_path: Path):
+def test_single_agent_is_not_counted(tmp_path: Path):
     _, standings, *_ = copied(tmp_path)
     assert "agent" not in drawn(standings)
     assert "agents" not in json.loads(progress_lines.json_line(standings))
@@ -219,7 +220,7 @@ def test_many_members_of_a_mix_are_cut_too(tmp_path: Path):
     assert "a3c" not in medians
 
 
-def test_before_anything_happened(tmp_path: Path):
+def test_before_the_first_event(tmp_path: Path):
     _, standings, _ = started(tmp_path)
     text = drawn(standings)
     assert "gen 0 · 0 / 2.0k env steps (0 %) · - steps/s" in text
@@ -234,7 +235,7 @@ def test_sparklines_share_a_scale():
     assert live_table.sparkline([], 0, 0) == ""
 
 
-def test_auto_is_plain_unless_the_terminal_can_redraw(tmp_path: Path, monkeypatch):
+def test_auto_is_plain_unless_terminal_can_redraw(tmp_path: Path, monkeypatch):
     _, standings, _ = started(tmp_path)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -259,7 +260,7 @@ def test_auto_is_plain_unless_the_terminal_can_redraw(tmp_path: Path, monkeypatc
     assert kind(Terminal()) == "LinesView"
 
 
-def test_live_redraws_and_leaves_the_last_frame(tmp_path: Path):
+def test_live_view_redraws_and_keeps_the_last_frame(tmp_path: Path):
     w, standings, _ = started(tmp_path)
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=100, no_color=True)
@@ -277,8 +278,8 @@ def test_live_redraws_and_leaves_the_last_frame(tmp_path: Path):
 
 
 @pytest.mark.parametrize("mode", ["live", "plain", "json"])
-def test_a_run_goes_on_without_its_terminal(tmp_path: Path, mode: terminal.Mode):
-    """Who logs out takes it along: every write to it is an input/output error."""
+def test_run_continues_without_its_terminal(tmp_path: Path, mode: terminal.Mode):
+    """After a logout every write to the terminal is an input/output error."""
 
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
@@ -316,7 +317,7 @@ def lines_of(mode: terminal.Mode, tmp_path: Path, monkeypatch) -> list[str]:
     return file.getvalue().splitlines()
 
 
-def test_plain_lines_come_every_half_minute_and_with_every_event(tmp_path: Path, monkeypatch):
+def test_plain_lines_every_half_minute_and_on_events(tmp_path: Path, monkeypatch):
     event, *rest = lines_of("plain", tmp_path, monkeypatch)
     assert event == "  0:00:40  m01 <- m00  fitness -5.00 -> 3.00  learning_rate 0.1 -> 5.0e-3  unroll_length 5 -> 20"
     assert [line.split()[0] for line in rest] == ["0:00:30", "0:01:00", "0:01:10"]
@@ -361,7 +362,7 @@ def test_opening(tmp_path: Path):
     ]
 
 
-def test_opening_of_a_resumed_run_says_where_it_is(tmp_path: Path):
+def test_opening_of_a_resumed_run_shows_its_progress(tmp_path: Path):
     w = one_copy(tmp_path / "toy", unit="steps")
     told = {"trains": "quadratic", "agent": None, "workers": "2 members in this process"}
     found = ["m00 from m00/000000, verified", "m01 from m00/000000, verified; 31 steps again"]
@@ -374,7 +375,7 @@ def test_opening_of_a_resumed_run_says_where_it_is(tmp_path: Path):
     assert "agent" not in text
 
 
-def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path):
+def test_summary_names_best_schedule_and_next_commands(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.report("m01", 4.0)
     best = {
@@ -402,14 +403,14 @@ def test_summary_names_the_best_the_schedule_and_what_to_do_next(tmp_path: Path)
         ({}, None),
     ],
 )
-def test_the_summary_warns_of_a_best_lineage_that_ends_at_a_bound(tmp_path: Path, bounds, warning: str | None):
+def test_summary_warns_if_best_lineage_ends_at_a_bound(tmp_path: Path, bounds, warning: str | None):
     w = one_copy(tmp_path / "pong", bounds={"": bounds})
     w.report("m01", 4.0)
     text = summary.closing_text({"member": "m01", "snapshot": "m01/000001"}, w.run)
     assert (warning in text) if warning else ("bounds" not in text)
 
 
-def test_a_long_schedule_is_told_in_short(tmp_path: Path):
+def test_long_schedule_is_abbreviated(tmp_path: Path):
     w = JournalWriter(tmp_path / "pong")
     for i in range(9):
         w.decide(w.next("m00", hyperparameters={"learning_rate": 0.1 * (i + 1)}))

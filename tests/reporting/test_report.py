@@ -52,13 +52,13 @@ def points(line: Any) -> list[tuple[float, float]]:
 # Pictures
 
 
-def test_fitness_is_drawn_as_the_journal_has_it(copied: JournalWriter) -> None:
+def test_fitness_plot_matches_the_journal(copied: JournalWriter) -> None:
     drawn = {line.get_label(): points(line) for line in panel(story(copied, "m01/000001"), "training").lines}
     assert drawn["m00"] == [(100.0, 3.0)]
     assert drawn["m01"] == [(100.0, -5.0), (200.0, 5.0)]
 
 
-def test_the_ancestry_of_the_best_is_black_in_every_panel(copied: JournalWriter) -> None:
+def test_ancestry_of_the_best_is_black_in_every_panel(copied: JournalWriter) -> None:
     found = story(copied, "m01/000001")
     black = [line for line in panel(found, "training").lines if line.get_color() == "black"]
     assert [points(line) for line in black] == [[(100.0, 3.0), (200.0, 5.0)]]  # m00's slice, then its own
@@ -67,13 +67,13 @@ def test_the_ancestry_of_the_best_is_black_in_every_panel(copied: JournalWriter)
     assert not [line for line in panel(story(copied), "training").lines if line.get_color() == "black"]
 
 
-def test_a_schedule_is_what_the_learner_used(copied: JournalWriter) -> None:
+def test_schedule_plot_shows_used_hyperparameters(copied: JournalWriter) -> None:
     m00, m01, _ = panel(story(copied, "m01/000001"), "training", 2).lines
     assert points(m00) == [(0.0, 20.0), (100.0, 20.0)]
     assert points(m01) == [(0.0, 5.0), (100.0, 5.0), (100.0, 20.0), (200.0, 20.0)]
 
 
-def test_a_bound_that_a_value_reached_is_dotted(tmp_path: Path) -> None:
+def test_reached_bound_is_dotted(tmp_path: Path) -> None:
     w = one_copy(tmp_path / "a", bounds={"": {"learning_rate": (0.005, 1.0), "unroll_length": (1, 40)}})
     w.report("m01", 5.0)
     dotted = [line for line in panel(story(w), "training", 1).lines if line.get_linestyle() == ":"]
@@ -81,7 +81,7 @@ def test_a_bound_that_a_value_reached_is_dotted(tmp_path: Path) -> None:
     assert not [line for line in panel(story(w), "training", 2).lines if line.get_linestyle() == ":"]
 
 
-def test_a_choice_among_words_is_drawn_as_well(tmp_path: Path) -> None:
+def test_text_choices_are_plotted(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a", size=1, hyperparameters=("activation", "nobody_has_it"))
     for word in ("tanh", EVIL):
         w.decide(w.next("m00", hyperparameters={"activation": word}))
@@ -90,7 +90,7 @@ def test_a_choice_among_words_is_drawn_as_well(tmp_path: Path) -> None:
     assert draw(story(w, w.population.members["m00"].snapshot), "training")
 
 
-def test_the_lineage_leads_from_the_donors_row_to_the_receivers(copied: JournalWriter) -> None:
+def test_lineage_arrows_lead_from_donor_to_receiver(copied: JournalWriter) -> None:
     found = panel(story(copied, "m01/000001"), "lineage")
     every, best = [c for c in found.collections if isinstance(c, LineCollection)]
     own, slice_of_it, copy = [[0.0, 0.0], [100.0, 0.0]], [[100.0, 1.0], [200.0, 1.0]], [[100.0, 0.0], [100.0, 1.0]]
@@ -103,7 +103,7 @@ def test_the_lineage_leads_from_the_donors_row_to_the_receivers(copied: JournalW
     assert sorted(np.asarray(s).tolist() for s in best.get_segments()) == sorted([own, slice_of_it, copy])
 
 
-def test_the_timeline_has_a_bar_for_every_slice_and_a_mark_for_every_event(copied: JournalWriter) -> None:
+def test_timeline_has_a_bar_per_slice_and_a_mark_per_event(copied: JournalWriter) -> None:
     found = story(copied, "m01/000001")
     shown = panel(found, "timeline")
     marks = {c.get_label(): c for c in shown.collections if isinstance(c, PathCollection)}
@@ -116,7 +116,7 @@ def test_the_timeline_has_a_bar_for_every_slice_and_a_mark_for_every_event(copie
     assert to_hex(marks["copy, in the donor's color"].get_facecolor()[0]) == found.color("m00")
 
 
-def test_no_step_is_lost_in_the_speed(tmp_path: Path) -> None:
+def test_speed_plot_counts_every_step(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a")
     for seconds in (3.0, 12.5, 0.0):
         w.decide(w.next("m00"), wait=5.0)
@@ -129,7 +129,7 @@ def test_no_step_is_lost_in_the_speed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("picture", PLOTS)
 @pytest.mark.parametrize("size", [1, 2, 60, 1000])
-def test_populations_of_every_size_and_age_can_be_drawn(tmp_path: Path, picture: str, size: int) -> None:
+def test_all_population_sizes_and_ages_can_be_plotted(tmp_path: Path, picture: str, size: int) -> None:
     w = JournalWriter(tmp_path / "a", size=size, hyperparameters=tuple(f"h{i}" for i in range(30)))
     assert draw(story(w), picture).startswith(b"<?xml")
     w.decide(*(w.next(m) for m in list(w.population.members)[:100]))
@@ -139,7 +139,7 @@ def test_populations_of_every_size_and_age_can_be_drawn(tmp_path: Path, picture:
     ElementTree.fromstring(draw(story(w, next(iter(w.population.members.values())).snapshot), picture))
 
 
-def test_a_picture_is_the_same_bytes_every_time(copied: JournalWriter) -> None:
+def test_plot_bytes_are_deterministic(copied: JournalWriter) -> None:
     assert draw(story(copied), "training") == draw(story(copied), "training")
 
 
@@ -150,7 +150,7 @@ def text_of(page: str) -> str:
     return re.sub(r"data:image/[^\"]*", "", page)
 
 
-def test_the_page_holds_everything_and_needs_nothing(pbtrl: Command) -> None:
+def test_page_is_self_contained(pbtrl: Command) -> None:
     assert pbtrl("train", "quadratic").code == 0
     told = pbtrl("report", "last").out.splitlines()
     assert told == ["runs/quadratic/report.html", *(f"runs/quadratic/plots/{p}.svg" for p in PLOTS)]
@@ -166,7 +166,7 @@ def test_the_page_holds_everything_and_needs_nothing(pbtrl: Command) -> None:
     assert pbtrl("verify", "last").code == 0
 
 
-def test_only_some_pictures_in_another_form(pbtrl: Command) -> None:
+def test_selected_plots_in_another_format(pbtrl: Command) -> None:
     pbtrl("train", "quadratic")
     told = pbtrl("report", "last", "--only", "speed", "--only", "lineage", "--format", "png").out.splitlines()
     assert told[1:] == ["runs/quadratic/plots/speed.png", "runs/quadratic/plots/lineage.png"]
@@ -177,12 +177,12 @@ def test_only_some_pictures_in_another_form(pbtrl: Command) -> None:
     assert "invalid choice: 'curves'" in wrong.err
 
 
-def test_the_choices_of_the_command_are_the_pictures(pbtrl: Command) -> None:
+def test_help_lists_every_plot(pbtrl: Command) -> None:
     for picture in PLOTS:
         assert picture in pbtrl("report", "--help").out
 
 
-def test_whatever_a_run_says_is_only_text(tmp_path: Path) -> None:
+def test_text_from_a_run_is_escaped(tmp_path: Path) -> None:
     run = tmp_path / "a"
     w = JournalWriter(run, size=1, hyperparameters=(EVIL,), deterministic=EVIL)
     w.decide(w.next("m00", hyperparameters={EVIL: EVIL}))
@@ -199,7 +199,7 @@ def test_whatever_a_run_says_is_only_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("best", [{"member": 3}, {}, {"member": "m00", "evaluation": 3}, {"evaluation": {}}])
-def test_a_best_json_of_another_shape_is_damage(tmp_path: Path, best: dict[str, Any]) -> None:
+def test_malformed_best_json_is_reported_as_damage(tmp_path: Path, best: dict[str, Any]) -> None:
     w = one_copy(tmp_path / "a")
     (w.run / "best.json").write_text(json.dumps(best))
     if best and best != {"member": 3}:
@@ -209,13 +209,13 @@ def test_a_best_json_of_another_shape_is_damage(tmp_path: Path, best: dict[str, 
         html_report.write_report(w.run)
 
 
-def test_a_run_that_trains_has_a_report_without_a_best_member(tmp_path: Path) -> None:
+def test_running_run_has_a_report_without_a_best_member(tmp_path: Path) -> None:
     page = html_report.write_report(one_copy(tmp_path / "a").run)[0].read_text()
     assert "Best member" not in page
     assert "m01 &lt;- m00" in page
 
 
-def test_what_went_wrong_is_told_and_long_lists_are_cut(tmp_path: Path) -> None:
+def test_problems_are_listed_and_long_lists_are_cut(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a", size=1)
     w.decide(w.next("m00"))
     for i in range(250):
@@ -228,7 +228,7 @@ def test_what_went_wrong_is_told_and_long_lists_are_cut(tmp_path: Path) -> None:
     assert "and a traceback" not in page
 
 
-def test_a_directory_that_cannot_be_written_to_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_directory_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     pbtrl("train", "quadratic")
 
     def refuse(path: Path, content: object) -> None:
@@ -239,7 +239,7 @@ def test_a_directory_that_cannot_be_written_to_is_one_line(pbtrl: Command, monke
     assert (refused.code, refused.err) == (2, "cannot write to runs/quadratic: Permission denied\n")
 
 
-def test_the_pictures_that_are_drawn_are_the_ones_that_are_named() -> None:
+def test_drawn_plots_are_the_named_ones() -> None:
     assert (plots.__doc__ or "").count("\n    ") == len(PLOTS)
 
 
@@ -257,23 +257,23 @@ def finished(run: Path, **timing: float) -> JournalWriter:
 
 
 @pytest.mark.parametrize("timing", [{"seconds": -1.0}, {"elapsed": -1e9}, {"elapsed": 1e300}, {"elapsed": np.nan}])
-def test_times_that_no_run_has_are_damage(tmp_path: Path, timing: dict[str, float]) -> None:
+def test_impossible_times_are_damage(tmp_path: Path, timing: dict[str, float]) -> None:
     finished(tmp_path / "a", **timing)
     with pytest.raises(errors.DamagedError, match=r"journal\.jsonl is damaged: ValueError: .* is not in \[0, 1e\+10\]"):
         html_report.write_report(tmp_path / "a")
 
 
 @pytest.mark.parametrize("timing", [{"seconds": 1e9}, {"elapsed": 1e9}])
-def test_a_slice_that_took_longer_than_the_run_began_with_it(tmp_path: Path, timing: dict[str, float]) -> None:
-    """An attempt whose report was lost with its controller has the seconds of another sitting."""
+def test_slice_longer_than_the_run_starts_with_the_run(tmp_path: Path, timing: dict[str, float]) -> None:
+    """A slice whose report was lost with its controller counts the seconds of another session."""
     w = finished(tmp_path / "a", **timing)
     (made,) = story(w).slices.values()
     assert made.begun == max(0.0, made.ended - timing.get("seconds", 5.0))
     assert html_report.write_report(tmp_path / "a")
 
 
-def test_an_assignment_is_decided_once(tmp_path: Path) -> None:
-    """Else it could be its own ancestor."""
+def test_duplicate_assignment_is_refused(tmp_path: Path) -> None:
+    """Otherwise it could be its own ancestor."""
     w = JournalWriter(tmp_path / "a", size=1)
     w.decide(w.next("m00"))
     w.report("m00", 1.0)
@@ -284,7 +284,7 @@ def test_an_assignment_is_decided_once(tmp_path: Path) -> None:
         html_report.write_report(w.run)
 
 
-def test_numbers_as_large_as_floats_can_be_warn_nobody(tmp_path: Path) -> None:
+def test_huge_numbers_cause_no_warning(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a", size=1, hyperparameters=("rate",))
     for rate in (1e308, 5e-324, 3):
         w.decide(w.next("m00", hyperparameters={"rate": rate}))
@@ -292,7 +292,7 @@ def test_numbers_as_large_as_floats_can_be_warn_nobody(tmp_path: Path) -> None:
     assert html_report.write_report(w.run)
 
 
-def test_a_thousand_slices_or_words_take_no_minutes(tmp_path: Path) -> None:
+def test_thousands_of_slices_or_words_are_fast(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a", size=1, hyperparameters=("word",))
     for i in range(300):
         w.decide(w.next("m00", hyperparameters={"word": str(i)}))
@@ -310,8 +310,8 @@ def matplotlibrc_of(kind: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "latex", "bytes"])
-def test_a_style_that_lies_in_the_working_directory_is_not_read(pbtrl: Command, kind: str) -> None:
-    """It may be a stranger's too, and matplotlib would run LaTeX for it."""
+def test_matplotlibrc_in_working_directory_is_not_read(pbtrl: Command, kind: str) -> None:
+    """It may come from an untrusted run, and matplotlib would run LaTeX for it."""
     assert pbtrl("train", "quadratic").code == 0
     pbtrl("report", "last")
     expected = Path("runs/quadratic/plots/training.svg").read_bytes()
@@ -324,7 +324,7 @@ def test_a_style_that_lies_in_the_working_directory_is_not_read(pbtrl: Command, 
     assert Path("runs/quadratic/plots/training.svg").read_bytes() == expected
 
 
-def test_the_best_of_an_earlier_sitting_is_told_as_such(tmp_path: Path) -> None:
+def test_best_of_an_earlier_session_is_marked(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a", size=1)
     w.decide(w.next("m00"))
     w.report("m00", 1.0)
@@ -340,7 +340,7 @@ def test_the_best_of_an_earlier_sitting_is_told_as_such(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("members", [1, 12, 13, 40])
-def test_every_member_is_named_below_the_curves(tmp_path: Path, members: int) -> None:
+def test_every_member_is_in_the_legend(tmp_path: Path, members: int) -> None:
     w = JournalWriter(tmp_path / "a", size=members, hyperparameters=("learning_rate",))
     w.decide(*(w.next(m) for m in w.population.members))
     for m in w.population.members:
@@ -355,7 +355,7 @@ def test_every_member_is_named_below_the_curves(tmp_path: Path, members: int) ->
     assert all(line.get_marker() == "." for line in figure.axes[0].lines)  # a line of one point cannot be seen
 
 
-def test_skipped_updates_are_among_what_went_wrong(tmp_path: Path):
+def test_skipped_updates_are_listed_as_problems(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.report("m01", 1.0, scalars={"learning/skipped_updates": 12.0, "learning/updates": 240.0})
     page, *_ = html_report.write_report(w.run, only=["speed"])

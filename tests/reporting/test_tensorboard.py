@@ -26,7 +26,7 @@ def pong_run(tmp_path: Path, **fields) -> JournalWriter:
     return w
 
 
-def test_a_mix_is_counted_whenever_it_is_decided(tmp_path: Path):
+def test_mix_is_counted_at_every_decision(tmp_path: Path):
     w = pong_run(tmp_path)
     w.decide(w.next("m00", hyperparameters={"agent": "impala"}), w.next("m01", hyperparameters={"agent": "vmpo"}))
     w.report("m00", 1.0)
@@ -41,7 +41,7 @@ def test_a_mix_is_counted_whenever_it_is_decided(tmp_path: Path):
     }
 
 
-def test_returns_that_have_no_mean_stop_nothing(tmp_path: Path):
+def test_returns_without_a_mean_are_skipped(tmp_path: Path):
     w = pong_run(tmp_path)
     for returns in ((math.inf, -math.inf), (1e308, 1e308), (2.0,)):
         w.decide(w.next("m00"))
@@ -51,7 +51,7 @@ def test_returns_that_have_no_mean_stop_nothing(tmp_path: Path):
     assert last == (300, 2.0)
 
 
-def test_streamed_values_reports_and_the_population(tmp_path: Path):
+def test_streamed_values_reports_and_population_curves(tmp_path: Path):
     w = pong_run(tmp_path)
     w.decide(w.next("m00"), w.next("m01"))
     w.metrics("m00", 50, loss__policy=0.5, perf__env_steps_per_s=2000.0)
@@ -93,7 +93,7 @@ def test_points_carry_the_time_of_their_line(tmp_path: Path):
     assert [e.wall_time for e in found.Scalars("hparams/learning_rate")] == [START + 10, START + 30]
 
 
-def test_what_was_streamed_is_not_written_again_by_the_report(tmp_path: Path):
+def test_report_does_not_repeat_streamed_values(tmp_path: Path):
     w = pong_run(tmp_path)
     w.decide(w.next("m00"))
     w.metrics("m00", 100, episode__return_mean=2.5, loss=0.5)
@@ -104,7 +104,7 @@ def test_what_was_streamed_is_not_written_again_by_the_report(tmp_path: Path):
     assert (found["loss"], found["other"]) == ([(100, 0.5)], [(100, 7.0)])
 
 
-def test_metrics_without_a_step_stand_at_the_end_of_their_slice(tmp_path: Path):
+def test_metrics_without_a_step_use_the_slices_end(tmp_path: Path):
     w = pong_run(tmp_path)
     w.decide(w.next("m00"))
     w.metrics("m00", accuracy=0.5)
@@ -112,7 +112,7 @@ def test_metrics_without_a_step_stand_at_the_end_of_their_slice(tmp_path: Path):
     assert curves(w.run, "m00") == {"accuracy": [(100, 0.5)]}
 
 
-def test_a_retried_slice_hides_what_the_failed_one_streamed(tmp_path: Path):
+def test_retried_slice_hides_values_of_the_failed_one(tmp_path: Path):
     w = pong_run(tmp_path)
     w.decide(w.next("m00"))
     w.metrics("m00", 100, loss__policy=1.0)
@@ -127,7 +127,7 @@ def test_a_retried_slice_hides_what_the_failed_one_streamed(tmp_path: Path):
     assert curves(w.run, "m00")["loss/policy"] == [(100, 1.0), (150, 2.0), (200, 3.0)]
 
 
-def test_resume_hides_what_lies_beyond_the_journal(tmp_path: Path):
+def test_resume_hides_values_beyond_the_journal(tmp_path: Path):
     w = pong_run(tmp_path)
     w.decide(w.next("m00"))
     w.metrics("m00", 100, loss__policy=1.0)
@@ -146,7 +146,7 @@ def test_resume_hides_what_lies_beyond_the_journal(tmp_path: Path):
     assert curves(w.run, "population")["population/fitness_max"] == [(100, 1.0), (200, 1.5)]
 
 
-def test_hparams_are_written_once_into_the_members_own_run(tmp_path: Path):
+def test_hparams_are_written_once_per_member(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.listener = TensorBoardWriter(w.run, w.header, w.population)
     w.report("m00", 3.0)
@@ -161,7 +161,7 @@ def test_hparams_are_written_once_into_the_members_own_run(tmp_path: Path):
     }  # fmt: skip
 
 
-def test_odd_values_pass(tmp_path: Path):
+def test_odd_values_are_skipped_or_written(tmp_path: Path):
     w = pong_run(tmp_path)
     w.decide(w.next("m00", hyperparameters={"network": "deep", "flag": True, "rate": 0.5, "none": None}))
     w.metrics("m00", text='{"assignment": "m00/000000", "time": 1.0, "step": 10, "loss/policy": NaN}\n')
@@ -176,7 +176,7 @@ def test_odd_values_pass(tmp_path: Path):
     assert [tag for tag in found if tag.startswith("hparams")] == ["hparams/rate"]
 
 
-def test_numbers_that_are_null_are_no_points(tmp_path: Path):
+def test_null_values_give_no_points(tmp_path: Path):
     w = pong_run(tmp_path)
     w.decide(w.next("m00"), w.next("m01"))
     w.metrics("m00", text='{"assignment": "m00/000000", "time": 1.0, "step": 10, "loss/policy": null, "x": 1.0}\n')
@@ -195,7 +195,7 @@ def test_numbers_that_are_null_are_no_points(tmp_path: Path):
     assert not {"a", "loss/policy", "episode/return_mean"} & found.keys()
 
 
-def test_a_tail_reads_each_line_once_and_seldom(tmp_path: Path):
+def test_tail_reads_each_line_once_and_seldom(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     now = [0.0]
     tail = metrics_log.MetricsTail(w.run / "members", ["m00", "m01"], clock=lambda: now[0])
@@ -210,7 +210,7 @@ def test_a_tail_reads_each_line_once_and_seldom(tmp_path: Path):
     assert [line["step"] for line in tail.read("m01")] == [130]
 
 
-def test_threads_that_a_full_disk_ends_are_not_told_of_on_the_terminal(tmp_path: Path, monkeypatch):
+def test_threads_ended_by_a_full_disk_print_nothing(tmp_path: Path, monkeypatch):
     told: list[object] = []
     monkeypatch.setattr(threading, "excepthook", told.append)
     w = pong_run(tmp_path)
