@@ -71,7 +71,7 @@ def test_an_absurd_config_is_one_line(pbtrl: Command, what: str):
         ("a: 1\n---\nb: 2", "c.yaml:2:1: expected a single document"),
     ],
 )
-def test_what_is_no_config_is_told(pbtrl: Command, text: str, said: str):
+def test_other_files_are_refused_as_config(pbtrl: Command, text: str, said: str):
     Path("c.yaml").write_text(text)
     found = pbtrl("train", "c.yaml")
     assert (found.code, found.out) == (2, "")
@@ -147,7 +147,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("what", CONFIGS)
-def test_an_absurd_config_of_a_stranger_is_one_line(pbtrl: Command, finished: Path, what: str):
+def test_absurd_config_in_an_untrusted_run_is_one_line(pbtrl: Command, finished: Path, what: str):
     text, _ = CONFIGS[what]
     run = Path(shutil.copytree(finished, "runs/quadratic"))
     (run / "config.resolved.yaml").write_text(HEAD + text)
@@ -236,8 +236,8 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @given(st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_journal_is_read_or_damaged(finished: Path, tmp_path: Path, data: st.DataObject):
-    """A value anywhere in it is another, or bytes are missing."""
+def test_any_journal_is_read_or_reported_damaged(finished: Path, tmp_path: Path, data: st.DataObject):
+    """Any value in it is replaced by another, or bytes are missing."""
     raw = (finished / "journal.jsonl").read_bytes()
     lines = [json.loads(line) for line in raw.splitlines()]
     which = data.draw(st.integers(0, len(lines) - 1))

@@ -85,11 +85,11 @@ def test_imports_point_down(path: Path) -> None:
             assert floor(other) > floor(here), f"{here} imports {other}"
 
 
-def test_every_room_is_there() -> None:
+def test_every_room_exists() -> None:
     assert {r for rooms in FLOORS for r in rooms} == {room(m) for m in MODULES}
 
 
-def test_no_circle() -> None:
+def test_imports_have_no_cycle() -> None:
     graph = {name(path): [m for m in imports(path, annotations=False) if m in MODULES] for path in ALL}
     try:
         TopologicalSorter(graph).prepare()
@@ -98,7 +98,7 @@ def test_no_circle() -> None:
 
 
 @pytest.mark.parametrize("path", ALL, ids=name)
-def test_short_files_that_say_what_they_are_for(path: Path) -> None:
+def test_files_are_short_and_have_docstrings(path: Path) -> None:
     text = path.read_text()
     summary = (ast.get_docstring(parsed(path)) or "").partition("\n")[0]
     assert summary.endswith((".", ":")), f"{path} opens without a sentence about what it is for"
@@ -111,7 +111,7 @@ def test_the_median_file_is_short() -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if room(name(p)) in TORCHLESS], ids=name)
-def test_rooms_that_load_no_torch_by_themselves(path: Path) -> None:
+def test_torchless_rooms_import_no_torch(path: Path) -> None:
     loaded = [n for n in parsed(path).body if isinstance(n, ast.Import | ast.ImportFrom)]
     assert not any("torch" in ast.unparse(n).replace(".", " ").split() for n in loaded)
 
@@ -125,7 +125,7 @@ def test_deciding_loads_no_torch() -> None:
 
 
 @pytest.mark.parametrize("library", ["ray", "optuna"])
-def test_big_optional_libraries_are_imported_in_one_file(library: str) -> None:
+def test_optional_libraries_are_imported_in_one_file(library: str) -> None:
     assert sum(any(i.partition(".")[0] == library for i in imports(path)) for path in ALL) <= 1
 
 

@@ -67,7 +67,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("command", [["eval", "last", "--member", "m00"], ["verify", "last"]])
-def test_a_pickle_that_is_called_safetensors_is_not_unpickled(pbtrl: Command, run: Path, command: list[str]) -> None:
+def test_pickle_named_safetensors_is_not_unpickled(pbtrl: Command, run: Path, command: list[str]) -> None:
     forged(newest(), tensors__safetensors=pickle.dumps(Bomb()))
     found = pbtrl(*command)
     assert found.code == 4
@@ -77,22 +77,22 @@ def test_a_pickle_that_is_called_safetensors_is_not_unpickled(pbtrl: Command, ru
     assert Path("boom").exists(), "the bomb is none"
 
 
-def test_a_run_goes_on_past_a_forged_snapshot(pbtrl: Command, run: Path) -> None:
-    """Its parent is there, and makes it again."""
+def test_run_continues_despite_a_forged_snapshot(pbtrl: Command, run: Path) -> None:
+    """Its parent exists, so the slice runs again."""
     forged(newest(), tensors__safetensors=pickle.dumps(Bomb()))
     assert pbtrl("resume", "last", "budget.env_steps_per_member=230").code == 0
     assert not Path("boom").exists()
 
 
 @pytest.mark.parametrize("state", [DEEP, b"{", b"[]", b"{}", b'{"report": 3}', b"\xff"])
-def test_a_state_of_another_shape_is_one_line(pbtrl: Command, run: Path, state: bytes) -> None:
+def test_malformed_state_is_one_line(pbtrl: Command, run: Path, state: bytes) -> None:
     forged(newest(), state__json=state)
     found = pbtrl("eval", "last", "--member", "m00")
     assert (found.code, found.out, len(found.err.splitlines())) == (4, "", 1)
     assert pbtrl("verify", "last").code == 4
 
 
-def test_tensors_of_another_shape_are_refused_before_anything_is_copied(pbtrl: Command, run: Path) -> None:
+def test_tensors_of_wrong_shape_are_refused_before_copying(pbtrl: Command, run: Path) -> None:
     theta, more = np.zeros(2), np.zeros(1)
     for tensors, said in (
         ({"theta": np.zeros((9, 9))}, "theta is float64 (9, 9), expected float64 (2,)"),
@@ -107,7 +107,7 @@ def test_tensors_of_another_shape_are_refused_before_anything_is_copied(pbtrl: C
 
 
 @pytest.mark.parametrize("file", ["journal.jsonl", "run.json", "best.json"])
-def test_json_as_deep_as_the_stack_is_one_line(pbtrl: Command, run: Path, file: str) -> None:
+def test_deeply_nested_json_is_one_line(pbtrl: Command, run: Path, file: str) -> None:
     (run / file).write_bytes(DEEP + b"\n")
     found = pbtrl("verify", "last", "--runs", "runs")
     assert found.code == 4
@@ -115,7 +115,7 @@ def test_json_as_deep_as_the_stack_is_one_line(pbtrl: Command, run: Path, file: 
 
 
 @pytest.mark.parametrize("file", ["run.json", "best.json", "members/m00/snapshots/000019/MANIFEST.json"])
-def test_no_file_is_read_that_is_larger_than_any_of_ours(pbtrl: Command, run: Path, file: str) -> None:
+def test_oversized_files_are_not_read(pbtrl: Command, run: Path, file: str) -> None:
     os.truncate(run / file, LARGEST + 1)  # zeros, which would be read as no JSON: that is another message
     found = pbtrl("verify", "last", "--json")
     assert found.code == 4
@@ -124,7 +124,7 @@ def test_no_file_is_read_that_is_larger_than_any_of_ours(pbtrl: Command, run: Pa
     assert ("larger than 64 MiB" if where == file else "missing or incomplete") in text
 
 
-def test_tensors_of_another_size_than_the_manifest_says_are_not_read(run: Path) -> None:
+def test_tensors_larger_than_their_manifest_are_not_read(run: Path) -> None:
     os.truncate(newest() / "tensors.safetensors", 2**40)
     with pytest.raises(SnapshotError, match=r"tensors\.safetensors is damaged"):
         SnapshotStore(run / "members").load("m00/000019")
@@ -140,13 +140,13 @@ LAUGHS = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}' if n else 'ha'] * 9)}
         ("x" * 2**20 + "x", ": larger than 1 MiB, which no config is"),
     ],
 )
-def test_a_config_does_not_fill_the_memory(pbtrl: Command, run: Path, config: str, said: str) -> None:
+def test_config_cannot_fill_the_memory(pbtrl: Command, run: Path, config: str, said: str) -> None:
     (run / "config.resolved.yaml").write_text(config)
     found = pbtrl("eval", "last", "--member", "m00")
     assert (found.code, found.err.splitlines()[0]) == (2, f"runs/quadratic/config.resolved.yaml{said}")
 
 
-def test_two_snapshots_that_were_swapped_are_not_what_they_say(pbtrl: Command, run: Path) -> None:
+def test_swapped_snapshots_are_detected(pbtrl: Command, run: Path) -> None:
     one, other = newest("m00"), newest("m01")
     one.rename(run / "aside")
     other.rename(one)
@@ -167,9 +167,7 @@ JOURNALS = {
 
 
 @pytest.mark.parametrize("what", [*JOURNALS, "parent", "id", "timing", "donor"])
-def test_a_journal_that_pbtrl_never_wrote_is_one_line_and_spares_the_others(
-    pbtrl: Command, run: Path, what: str
-) -> None:
+def test_invalid_journal_is_one_line_and_others_are_listed(pbtrl: Command, run: Path, what: str) -> None:
     shutil.copytree(run, run.with_name("mine"))
     lines = journal(run)
     decided = [line for line in lines if line["kind"] == "decision"]
@@ -200,7 +198,7 @@ def test_a_journal_that_pbtrl_never_wrote_is_one_line_and_spares_the_others(
 
 
 @pytest.mark.parametrize("file", ["journal.jsonl", "run.json", "LOCK", "config.resolved.yaml", "best.json"])
-def test_nobody_waits_at_a_pipe(pbtrl: Command, run: Path, file: str) -> None:
+def test_named_pipes_do_not_block(pbtrl: Command, run: Path, file: str) -> None:
     (run / file).unlink()
     os.mkfifo(run / file)
     signal.alarm(60)
@@ -211,8 +209,8 @@ def test_nobody_waits_at_a_pipe(pbtrl: Command, run: Path, file: str) -> None:
         signal.alarm(0)
 
 
-def test_what_a_terminal_would_obey_is_spelled_out(pbtrl: Command, run: Path) -> None:
-    """In names of hyperparameters, in what a run says of its end, in its own name."""
+def test_control_characters_are_escaped(pbtrl: Command, run: Path) -> None:
+    """In names of hyperparameters, in the reason of a run's end, in the run's name."""
     evil = "\x1b]0;owned\x07\x1b[2J"
     text = (run / "journal.jsonl").read_text().replace('"h0"', json.dumps(f"h0{evil}"))
     (run / "journal.jsonl").write_text(text)
@@ -226,7 +224,7 @@ def test_what_a_terminal_would_obey_is_spelled_out(pbtrl: Command, run: Path) ->
     assert "h0\\x1b]0;owned\\x07" in pbtrl("status", "last").out
 
 
-def test_a_working_directory_lends_no_modules_to_what_is_spawned(run: Path, tmp_path: Path) -> None:
+def test_children_import_nothing_from_the_working_directory(run: Path, tmp_path: Path) -> None:
     for name in ("pickle", "signal", "struct", "runpy", "json"):
         (run / f"{name}.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
     command = [
@@ -248,7 +246,7 @@ def test_a_working_directory_lends_no_modules_to_what_is_spawned(run: Path, tmp_
 
 
 @pytest.mark.parametrize("name", ["../../../x", "/etc/x", "m00/../../x", "m00\0/000019", "m" * 300 + "/000019", "m00"])
-def test_a_journal_cannot_name_a_file_outside(pbtrl: Command, run: Path, name: str) -> None:
+def test_journal_cannot_name_outside_files(pbtrl: Command, run: Path, name: str) -> None:
     best = json.loads((run / "best.json").read_text())
     (run / "best.json").write_text(json.dumps({**best, "snapshot": name}))
     found = pbtrl("eval", "last")
@@ -264,7 +262,7 @@ LINKED = ["LOCK", "run.json", "journal.jsonl", "members", "members/m00", "member
 
 
 @pytest.mark.parametrize("where", LINKED)
-def test_nothing_is_written_or_loaded_through_a_link(pbtrl: Command, run: Path, tmp_path: Path, where: str) -> None:
+def test_nothing_is_written_or_read_through_a_link(pbtrl: Command, run: Path, tmp_path: Path, where: str) -> None:
     path, outside = run / where, tmp_path / "outside"
     if path.exists():
         path.rename(outside)
@@ -285,7 +283,7 @@ def test_nothing_is_written_or_loaded_through_a_link(pbtrl: Command, run: Path, 
 
 @pytest.mark.parametrize("where", ["members/m00", "members/m00/snapshots", "members/m00/snapshots/000019",
                                    "members/m00/snapshots/000019/tensors.safetensors"])  # fmt: skip
-def test_a_snapshot_behind_a_link_is_none(run: Path, tmp_path: Path, where: str) -> None:
+def test_linked_snapshot_is_ignored(run: Path, tmp_path: Path, where: str) -> None:
     (run / where).rename(tmp_path / "outside")
     (run / where).symlink_to(tmp_path / "outside")
     with pytest.raises(SnapshotError, match="m00/000019 is a symbolic link, or inside one"):
@@ -305,7 +303,7 @@ def bumped(path: Path) -> None:
 @pytest.mark.parametrize(
     "file", ["run.json", "journal.jsonl", "best.json", "members/m00/snapshots/000019/MANIFEST.json"]
 )
-def test_what_a_newer_pbtrl_wrote_is_refused_and_left_alone(pbtrl: Command, run: Path, file: str) -> None:
+def test_newer_schema_is_refused_and_unchanged(pbtrl: Command, run: Path, file: str) -> None:
     bumped(run / file)
     before = contents(run / "members")
     said = f"runs/quadratic/{file}{':1' if file == 'journal.jsonl' else ''}: written by a newer pbtrl "
@@ -323,9 +321,8 @@ def test_what_a_newer_pbtrl_wrote_is_refused_and_left_alone(pbtrl: Command, run:
 # What leaves this machine
 
 
-def test_no_secret_of_the_environment_or_the_command_line_is_kept(
-    pbtrl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_secrets_are_not_stored(pbtrl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those of the environment nor those of the command line."""
     secrets = {"PBTRL_TEST_TOKEN": "hunter2-env", "AWS_SECRET_ACCESS_KEY": "hunter2-aws"}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
@@ -357,7 +354,7 @@ def listening(pid: int) -> set[str]:
 LOCAL = ("0100007F:", "00000000000000000000000001000000:")  # 127.0.0.1 and ::1
 
 
-def test_a_run_that_trains_cannot_be_reached_at_all(tmp_path: Path) -> None:
+def test_training_opens_no_socket(tmp_path: Path) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
     acting = ["acting={mode: actors, processes: 1}", "execution={backend: processes, workers: 1}", "population.size=1"]
     budget = "budget.env_steps_per_member=100000000"
@@ -382,7 +379,7 @@ def test_a_run_that_trains_cannot_be_reached_at_all(tmp_path: Path) -> None:
         (["--expose"], ("00000000:", f"{0:032}:"), "warning: anyone who can reach this machine can see these curves"),
     ],
 )
-def test_tensorboard_can_be_reached_from_this_machine_alone(
+def test_tensorboard_listens_on_localhost_only(
     run: Path, tmp_path: Path, options: list[str], from_where: tuple[str, ...], warned: str
 ) -> None:
     with spawn(tmp_path, "tb", "last", "--port", 0, *options) as process:

@@ -180,7 +180,7 @@ def test_death_is_noticed_despite_a_forked_helper(tmp_path: Path) -> None:
 
 
 def test_timeout_while_suspended_is_excused_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The controller was suspended too (Ctrl-Z, a sleeping laptop), so the first timeout is not blamed on the member."""
+    """The controller was suspended too (Ctrl-Z, a sleeping laptop): the first timeout is not blamed on the member."""
     monkeypatch.setattr("pbtrl.execution.processes.GAP", 0.3)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -69,8 +69,8 @@ def rollouts(cohort: Any) -> list[Rollout]:
 
 
 @pytest.mark.parametrize("mode", ["actors", "hogwild"])
-def test_no_two_envs_of_a_cohort_are_alike(mode: str) -> None:
-    """Neither those of two processes or two members, nor of who takes a dead one's place, nor of the next slice."""
+def test_all_envs_of_a_cohort_have_different_seeds(mode: str) -> None:
+    """Across processes, members, restarted processes and slices."""
     cohort = cohort_of(mode, env={**CARTPOLE, "between_slices": "reset"})
     seen = []
     for generation in range(2):
@@ -82,7 +82,7 @@ def test_no_two_envs_of_a_cohort_are_alike(mode: str) -> None:
     cohort.close()
 
 
-def test_no_two_blocks_of_actors_share_their_noise() -> None:
+def test_blocks_of_actors_have_different_noise() -> None:
     cohort = actors()
     begin(cohort)
     noise = []
@@ -94,7 +94,7 @@ def test_no_two_blocks_of_actors_share_their_noise() -> None:
     cohort.close()
 
 
-def test_no_two_hogwild_processes_share_their_noise() -> None:
+def test_hogwild_processes_have_different_noise() -> None:
     cohort = hogwild()
     begin(cohort)
     hands = [process.hand for process in processes(cohort)]
@@ -119,7 +119,7 @@ def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Traj
 
 
 @pytest.mark.parametrize(("count", "lags"), [(1, [0, 1, 1, 1, 1, 1, 1]), (2, [0, 1, 2, 3, 3, 3, 3])])
-def test_a_block_says_how_many_updates_old_its_policy_is(count: int, lags: list[int]) -> None:
+def test_block_carries_its_policy_lag(count: int, lags: list[int]) -> None:
     """Weights and the statistics that normalize observations go to the actors with every update."""
     cohort = actors(count, agent={"learning_rate": 0.01})
     begin(cohort)
@@ -136,7 +136,7 @@ def test_a_block_says_how_many_updates_old_its_policy_is(count: int, lags: list[
     cohort.close()
 
 
-def test_a_slice_begins_with_the_weights_that_it_was_given() -> None:
+def test_slice_starts_with_its_given_weights() -> None:
     cohort = actors()
     fresh = [cohort.save(slot) for slot in range(2)]
     begin(cohort)
@@ -153,8 +153,8 @@ def test_a_slice_begins_with_the_weights_that_it_was_given() -> None:
 # Actors: what is kept of the past
 
 
-def test_returns_under_way_are_each_actor_s_own() -> None:
-    """What rewards are scaled by, against returns added up by hand: with replays beside them, deaths and slices."""
+def test_running_returns_are_kept_per_actor() -> None:
+    """The reward scale equals that of returns added up by hand, also with replay, deaths and several slices."""
     cohort = actors(agent={"rewards": "normalize", "learning_rate": 0.0}, replay=0.5)
     returns: list[list[float]] = [[] for _ in TWO]
     so_far, whose = np.zeros((2, len(TWO), 4)), []
@@ -185,7 +185,7 @@ def test_returns_under_way_are_each_actor_s_own() -> None:
     cohort.close()
 
 
-def test_the_past_is_what_was_learned_from_and_as_much_of_it_as_asked_for() -> None:
+def test_replay_has_learned_unrolls_in_the_configured_share() -> None:
     cohort = actors(replay=0.75)
     begin(cohort)
     lived: set[tuple[bytes, ...]] = set()
@@ -203,7 +203,7 @@ def test_the_past_is_what_was_learned_from_and_as_much_of_it_as_asked_for() -> N
 
 
 @pytest.mark.parametrize("between", ["continue", "reset"])
-def test_who_goes_on_from_another_s_weights_does_not_relive_its_past(between: str) -> None:
+def test_copied_weights_start_with_an_empty_replay(between: str) -> None:
     cohort = actors(env={**CARTPOLE, "between_slices": between}, replay=0.5)
     begin(cohort, blocks=6)
     while not cohort.advance():
@@ -220,7 +220,7 @@ def test_who_goes_on_from_another_s_weights_does_not_relive_its_past(between: st
 
 
 @pytest.mark.parametrize("mode", ["actors", "hogwild"])
-def test_no_more_is_asked_for_than_is_left_of_a_slice(mode: str) -> None:
+def test_requests_do_not_exceed_the_rest_of_a_slice(mode: str) -> None:
     cohort = cohort_of(mode)
     cohort.begin([slice_of(m, 4 * STEPS * 5 + 4 * 3) for m in TWO])
     while not cohort.advance():
@@ -231,7 +231,7 @@ def test_no_more_is_asked_for_than_is_left_of_a_slice(mode: str) -> None:
     cohort.close()
 
 
-def test_what_was_acted_in_vain_is_counted_and_its_episodes_are_not() -> None:
+def test_dropped_steps_are_counted_without_their_episodes() -> None:
     cohort = actors(1, env={"id": "probe/Bandit-v0"})
     begin(cohort)
     cohort.advance()
@@ -242,7 +242,8 @@ def test_what_was_acted_in_vain_is_counted_and_its_episodes_are_not() -> None:
     cohort.close()
 
 
-def test_no_return_is_under_way_for_a_new_actor_whose_first_block_was_dropped() -> None:
+def test_new_actor_starts_without_running_returns() -> None:
+    """Also where its first block was dropped."""
     cohort = actors(1, agent={"rewards": "normalize"})
     begin(cohort)
     cohort.advance()
@@ -277,8 +278,8 @@ def interleaved(cohort: HogwildCohort, first: Any, second: Any) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
-def test_neither_weights_nor_moments_lose_what_another_process_did_meanwhile(optimizer: str) -> None:
-    """Algorithm S3: gradients are of the weights that acted, and are applied to those of all as they are by then."""
+def test_concurrent_updates_keep_weights_and_moments(optimizer: str) -> None:
+    """Algorithm S3: gradients are of the weights that acted, and are applied to the current shared weights."""
     agent = {"name": "a3c", "optimizer": optimizer, "rmsprop_decay": 1.0}  # under which mean squares stay at 1
     after = {}
     for who in ("nobody", "first", "second", "both"):
@@ -301,7 +302,7 @@ def test_neither_weights_nor_moments_lose_what_another_process_did_meanwhile(opt
         torch.testing.assert_close(moments[2], moments[0] + 0.9 * moments[1])
 
 
-def test_a_process_begins_a_block_with_all_that_others_learned() -> None:
+def test_process_starts_a_block_with_the_shared_weights() -> None:
     cohort = hogwild(agent={"name": "a3c"})
     begin(cohort)
     shared = cohort._shared.tensors
@@ -328,7 +329,7 @@ def test_a_process_begins_a_block_with_all_that_others_learned() -> None:
     cohort.close()
 
 
-def test_blocks_under_way_when_a_slice_is_stopped_count() -> None:
+def test_blocks_in_flight_count_when_a_slice_is_stopped() -> None:
     cohort = hogwild()
     begin(cohort)
     cohort.advance()
@@ -340,7 +341,7 @@ def test_blocks_under_way_when_a_slice_is_stopped_count() -> None:
 
 
 @pytest.mark.parametrize("mode", ["inline", "hogwild"])
-def test_an_agent_s_own_replay_of_a_replaced_policy_is_dead(mode: str) -> None:
+def test_agent_replay_of_a_replaced_policy_is_unused(mode: str) -> None:
     cohort = cohort_of(mode, env={"id": "probe/Recall-v0"}, agent=UNREAL)
     begin(cohort, blocks=8)
     while not cohort.advance():

@@ -73,7 +73,8 @@ def play(
     return evaluate(agent, lambda action: action, make, [{}] * members, episodes=episodes, seed=seed, **options), made
 
 
-def test_every_env_plays_its_own_quota_however_short_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_env_plays_its_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short its episodes are; otherwise short ones would be overrepresented."""
     monkeypatch.setattr(evaluation, "ENVS", 3)
     (one, two), _ = play(7, 2, [2, 5, 40])
     assert one.lengths == two.lengths == [2] * 3 + [5] * 2 + [40] * 2
@@ -83,7 +84,7 @@ def test_every_env_plays_its_own_quota_however_short_its_episodes(monkeypatch: p
 
 
 @pytest.mark.parametrize(("episodes", "count"), [(1, 1), (5, 5), (16, 16), (20, 16), (40, 16)])
-def test_as_many_episodes_as_asked_for_from_at_most_sixteen_envs(episodes: int, count: int) -> None:
+def test_requested_episodes_from_at_most_sixteen_envs(episodes: int, count: int) -> None:
     (played,), (vector,) = play(episodes, 1, range(1, 17))
     assert vector.num_envs == count == len(set(played.seeds))
     assert len(played.returns) == len(played.lengths) == episodes
@@ -92,7 +93,7 @@ def test_as_many_episodes_as_asked_for_from_at_most_sixteen_envs(episodes: int, 
     assert vector._pool is None  # closed
 
 
-def test_a_policy_is_shown_what_happened_and_remembers_until_an_episode_ends() -> None:
+def test_policy_inputs_and_memory_until_an_episode_ends() -> None:
     agent = Recorder()
     play(4, 2, [2, 5, 3, 4], agent=agent)
     paid = torch.tensor([[10.0, 20.0, 30.0, 40.0], [50.0, 60.0, 70.0, 80.0]])
@@ -105,7 +106,7 @@ def test_a_policy_is_shown_what_happened_and_remembers_until_an_episode_ends() -
     assert (ages[1:] == 0).any()
 
 
-def test_every_step_has_its_own_noise_and_every_seed_another() -> None:
+def test_noise_differs_per_step_and_seed() -> None:
     """The envs' seeds do not matter here, so the actions' do."""
     actions = []
     for seed in (3, 3, 4):
@@ -118,7 +119,7 @@ def test_every_step_has_its_own_noise_and_every_seed_another() -> None:
     assert not (actions[0] == actions[2]).all(dim=-1).any()
 
 
-def test_pictures_stay_bytes() -> None:
+def test_images_stay_uint8() -> None:
     agent = Recorder(actions=2)
     make = functools.partial(envs.make, "probe/BrightSide-v0")
     evaluate(agent, lambda action: action, lambda seeds, threads: make(seeds), [{}], episodes=2, seed=3)
@@ -126,7 +127,7 @@ def test_pictures_stay_bytes() -> None:
     assert {inputs.observations.shape for inputs in agent.shown} == {(1, 2, 3, 36, 36)}
 
 
-def test_several_snapshots_equal_each_alone() -> None:
+def test_snapshots_evaluated_together_equal_each_alone() -> None:
     build = builder(id="CartPole-v1", backend="gymnasium")
     rows = [{**row, "params": 50 * row["params"]} for row in (fresh(build, seed) for seed in range(3))]
     for deterministic in (False, True):
@@ -159,7 +160,8 @@ def test_deterministic_takes_the_mode() -> None:
     assert set(mode.returns) == {0.5}
 
 
-def test_a_whole_game_is_played_where_training_ends_at_a_lost_life(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_games_are_played_despite_life_loss_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training ends an episode at a lost life; evaluation does not."""
     real, lives, ends = envs.make, [], []
 
     def make(*args: Any, **options: Any) -> Vector:
@@ -188,8 +190,8 @@ def test_a_whole_game_is_played_where_training_ends_at_a_lost_life(monkeypatch: 
 ENDLESS = 10**9
 
 
-def test_an_episode_that_does_not_end_is_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every env plays its quota; one that was cut begins its next episode afresh, once no other plays."""
+def test_endless_episode_is_truncated_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every env plays its quota. A truncated env starts its next episode with a reset once no other env plays."""
     monkeypatch.setattr(evaluation, "ENVS", 3)
     (one, two), _ = play(7, 2, [4, 10, ENDLESS], max_steps=10)
     assert one.lengths == two.lengths == [4] * 3 + [10] * 2 + [10] * 2
@@ -197,8 +199,8 @@ def test_an_episode_that_does_not_end_is_cut_and_counted(monkeypatch: pytest.Mon
     assert (one.truncated, one.max_steps, one.timed_out) == (2, 10, False)  # who ends at the limit is not cut
 
 
-def test_a_cut_episode_is_forgotten() -> None:
-    """Nothing of it reaches the next one: no memory, no last action or reward, and the first step is marked as such."""
+def test_truncated_episode_leaves_no_memory() -> None:
+    """The next episode gets no memory, last action or reward, and its first step is marked as such."""
     seen: list[Inputs] = []
     memories: list[float] = []
 
@@ -237,14 +239,14 @@ def test_a_cut_episode_is_forgotten() -> None:
         (8, {"max_steps": 20}, 20),
     ],
 )
-def test_the_limit_is_the_settings_then_the_envs_then_the_fallback(own: Any, options: Any, limit: int | None) -> None:
+def test_step_limit_is_setting_then_env_then_fallback(own: Any, options: Any, limit: int | None) -> None:
     (played,), _ = play(1, 1, [15], own, **options)
     assert played.max_steps == limit
     assert played.lengths == [min(15, limit or 15)]
     assert played.truncated == (played.lengths != [15])
 
 
-def test_when_the_time_is_up_what_is_under_way_is_cut() -> None:
+def test_episodes_in_progress_are_truncated_at_the_time_limit() -> None:
     (played,), _ = play(40, 1, [ENDLESS] * 16, max_steps=10, seconds=0.0)
     assert (played.lengths, played.truncated, played.timed_out) == ([1] * 16, 16, True)
     (short,), _ = play(40, 1, [1] * 16, seconds=0.0)
@@ -254,7 +256,7 @@ def test_when_the_time_is_up_what_is_under_way_is_cut() -> None:
 
 
 @pytest.mark.parametrize("env", [{"id": "CartPole-v1", "backend": b} for b in ("gymnasium", "envpool")])
-def test_simulators_begin_afresh_after_a_cut(env: dict[str, Any]) -> None:
+def test_simulators_are_reset_after_truncation(env: dict[str, Any]) -> None:
     if env["backend"] == "envpool":
         pytest.importorskip("envpool")
     build = RLBuilder(

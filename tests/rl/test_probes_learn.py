@@ -132,8 +132,8 @@ def test_previous_action(name):
 PHASES = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
-def test_truncation_is_not_the_end_of_the_world(name):
-    """Who remembers tells the last observation from the first, and its value, never learned, may be too high."""
+def test_truncation_bootstraps(name):
+    """With memory, last and first observations differ; the value of the last is never learned and may be too high."""
     trained, forever = Trained(name, "probe/Truncated-v0", 120), 1 / (1 - GAMMA)
     if trained.remembers:
         assert min(trained.values(*PHASES)) > 0.9 * forever
@@ -141,14 +141,14 @@ def test_truncation_is_not_the_end_of_the_world(name):
         assert trained.values(*PHASES) == close(*[forever] * 3)
 
 
-def test_termination_is(name):
+def test_termination_does_not_bootstrap(name):
     expected = [(1 - GAMMA ** (3 - phase)) / (1 - GAMMA) for phase in range(3)]
     assert Trained(name, "probe/Terminated-v0", 80).values(*PHASES) == close(*expected)
 
 
 @pytest.mark.parametrize("core", ["lstm", "none"])
 def test_recall(name, core):
-    """What was seen at first decides at last: with a memory all of it can be had, without one half."""
+    """The first observation decides the last reward: with memory the optimum is reached, without it half."""
     if name == "feudal":
         if core == "none":
             pytest.skip("it has always a memory")

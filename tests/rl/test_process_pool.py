@@ -39,7 +39,7 @@ def process(crew: WorkerPool, i: int) -> Local:
     return found
 
 
-def test_the_idlest_is_asked_first() -> None:
+def test_least_loaded_worker_is_asked_first() -> None:
     crew = crew_of(3)
     assert crew.least_loaded(2) == [0, 1, 2, 0, 1, 2]
     crew.ask(0, {"steps": 1})
@@ -51,7 +51,8 @@ def test_the_idlest_is_asked_first() -> None:
     crew.close()
 
 
-def test_answers_are_taken_in_their_order_and_count_as_pending_until_then() -> None:
+def test_answers_are_taken_in_order() -> None:
+    """They count as pending until then."""
     crew, pending = crew_of(2), [6, 4, 3]
     for i, steps in ((1, 2), (0, 1), (1, 3)):
         crew.ask(i, {"steps": steps})
@@ -64,7 +65,8 @@ def test_answers_are_taken_in_their_order_and_count_as_pending_until_then() -> N
     crew.close()
 
 
-def test_who_takes_a_dead_one_s_place_is_greeted_in_its_own_life_and_the_loss_is_counted_once() -> None:
+def test_replacement_gets_its_own_init_message() -> None:
+    """With the number of its restart; the lost requests are counted once."""
     lost: list[tuple[int, Any]] = []
     crew = crew_of(2, died=lambda i, unanswered: lost.append((i, list(unanswered))))
     process(crew, 1).kill()
@@ -81,7 +83,7 @@ def test_who_takes_a_dead_one_s_place_is_greeted_in_its_own_life_and_the_loss_is
     crew.close()
 
 
-def test_only_deaths_in_a_row_are_too_many() -> None:
+def test_only_consecutive_deaths_give_up() -> None:
     crew = crew_of(1, deaths=2)
 
     def die() -> None:
@@ -100,8 +102,8 @@ def test_only_deaths_in_a_row_are_too_many() -> None:
     crew.close()
 
 
-def test_only_silence_in_a_row_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And only of those who have something to do."""
+def test_only_consecutive_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only workers with pending requests can time out."""
     crew, killed = crew_of(2), []
     monkeypatch.setattr(Local, "kill", lambda self: killed.append(self))
     quiet = 0.6 * PATIENCE

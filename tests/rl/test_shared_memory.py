@@ -14,7 +14,7 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
     return {"a": torch.full((2, 1000), value), "b": torch.full((3,), int(value)), "c": torch.full((), value).double()}
 
 
-def test_tensors_keep_shape_and_type_and_do_not_overlap() -> None:
+def test_tensors_keep_shape_and_dtype_without_overlap() -> None:
     shared = SharedTensors(tensors(0.0)).tensors
     for value, tensor in enumerate(shared.values(), start=1):
         tensor.fill_(value)
@@ -33,7 +33,7 @@ def test_weights_carry_their_version() -> None:
     assert all((value == 5).all() for value in found.values())
 
 
-def test_nobody_reads_weights_of_two_versions() -> None:
+def test_no_reader_gets_weights_of_two_versions() -> None:
     like = {name: torch.zeros(50_000) for name in "abcd"}
     weights, over = WeightMailbox(like), threading.Event()
 
@@ -71,7 +71,7 @@ def test_a_reader_waits_for_a_writer_in_the_middle() -> None:
     assert (found["a"] == 3).all()
 
 
-def test_a_block_is_its_parts_and_a_cut_its_beginning() -> None:
+def test_block_round_trips_and_truncates() -> None:
     whole = block(agent(core="lstm", core_units=8), [0, 1])
     again = from_dict(to_dict(whole))
     for name in (*TIMED, "rnn_state"):
@@ -96,7 +96,7 @@ def told(number: int, time: int = 4, members: int = 2, envs: int = 3) -> dict[st
     }
 
 
-def test_past_unrolls_are_whole_and_come_beside_the_new_ones() -> None:
+def test_replayed_unrolls_are_whole_and_beside_new_ones() -> None:
     replay, generator = UnrollReplay(6, 3), torch.Generator().manual_seed(0)
     block, past = replay.mixed(told(0), 3, generator)
     assert (block["rewards"].shape, past) == ((2, 4, 3), None)  # there is no past yet
@@ -125,7 +125,7 @@ def test_only_unrolls_of_one_length_are_mixed() -> None:
     assert set(mixed["rnn_state"][0, past, 0].tolist()) <= {20.0, 21.0, 22.0}
 
 
-def test_what_a_replaced_policy_lived_through_is_no_transition() -> None:
+def test_replaced_policy_gives_no_transitions() -> None:
     replay = UnrollReplay(30, 3)
     replay.add(told(0))
     replay.forget(1)

@@ -44,7 +44,7 @@ def fill(monkeypatch: pytest.MonkeyPatch, after: int, room_again: int | None = N
 
 # Snapshots take three files each; before the first come run.json and the two configs.
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 5, 6, 12, 20, 30, 40])
-def test_a_run_ends_with_75_and_is_resumed_to_the_same_end(pbtrl: Command, monkeypatch, after: int):
+def test_full_disk_exits_with_75_and_resumes_to_the_same_end(pbtrl: Command, monkeypatch, after: int):
     assert pbtrl("train", "cart.yaml", "--name", "golden").code == 0
     with monkeypatch.context() as inside:
         fill(inside, after)
@@ -62,13 +62,13 @@ def test_a_run_ends_with_75_and_is_resumed_to_the_same_end(pbtrl: Command, monke
     assert "failure" not in kinds(run)
 
 
-def test_where_room_comes_back_in_time_nothing_happens(pbtrl: Command, monkeypatch):
+def test_temporarily_full_disk_changes_nothing(pbtrl: Command, monkeypatch):
     fill(monkeypatch, 8, room_again=1)
     assert pbtrl("train", "cart.yaml", "--name", "a").code == 0
     assert "failure" not in kinds(Path("runs/a"))
 
 
-def test_a_worker_says_so_too(pbtrl: Command, tmp_path: Path):
+def test_full_disk_in_a_worker_exits_with_75(pbtrl: Command, tmp_path: Path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, hard))  # room for small files, but for no snapshot
     try:
@@ -80,7 +80,7 @@ def test_a_worker_says_so_too(pbtrl: Command, tmp_path: Path):
     assert pbtrl("resume", "a").code == 0
 
 
-def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path):
+def test_partial_journal_line_is_removed(tmp_path: Path):
     lines = Journal(tmp_path / "journal.jsonl")
     lines.append({"kind": "stop", "reason": "short"})
     before = (tmp_path / "journal.jsonl").read_bytes()
@@ -97,7 +97,7 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path):
     assert (tmp_path / "journal.jsonl").read_bytes().count(b"\n") == 2
 
 
-def test_a_disk_that_will_be_full_stops_a_run_before_it_begins(pbtrl: Command, monkeypatch):
+def test_too_little_free_space_stops_a_run_before_start(pbtrl: Command, monkeypatch):
     usage = namedtuple("usage", "total used free")
     assert pbtrl("train", "cart.yaml", "--name", "a").code == 0
     size = len(next(Path("runs/a").glob("members/*/snapshots/*/tensors.safetensors")).read_bytes())
@@ -120,8 +120,8 @@ def test_a_disk_that_will_be_full_stops_a_run_before_it_begins(pbtrl: Command, m
     assert pbtrl("train", "cart.yaml", "--name", "b").code == 0
 
 
-def test_a_disk_as_slow_as_a_network_changes_nothing(pbtrl: Command, monkeypatch):
-    """Each fsync takes a while, of which a run waits for many: for its journal, and for every file of a snapshot."""
+def test_slow_fsync_changes_nothing(pbtrl: Command, monkeypatch):
+    """A run waits for many calls of fsync: for its journal, and for every file of a snapshot."""
     command = ["train", "cart.yaml", "population.size=2"]
     assert pbtrl(*command, "--name", "quick").code == 0
     monkeypatch.setattr(os, "fsync", lambda _: time.sleep(0.05))
@@ -131,7 +131,7 @@ def test_a_disk_as_slow_as_a_network_changes_nothing(pbtrl: Command, monkeypatch
     assert "failure" not in kinds(Path("runs/slow"))
 
 
-def test_other_errors_stay_what_they_are(tmp_path: Path):
+def test_other_errors_are_not_translated(tmp_path: Path):
     store = SnapshotStore(tmp_path / "members")
     (tmp_path / "members").write_text("")
     with pytest.raises(OSError, match="Not a directory") as caught:
@@ -140,8 +140,8 @@ def test_other_errors_stay_what_they_are(tmp_path: Path):
     assert os.listdir(tmp_path) == ["members"]
 
 
-def test_a_disk_that_fails_is_nobodys_fault(pbtrl: Command, monkeypatch):
-    """It ends the run; what is not surely on the disk is not in the journal."""
+def test_failing_disk_is_not_blamed_on_a_member(pbtrl: Command, monkeypatch):
+    """It ends the run. The journal has only what is safely on the disk."""
     assert pbtrl("train", "cart.yaml", "--name", "golden").code == 0
     real = os.fsync
     for after, kind in ((12, errno.EIO), (14, errno.EROFS), (16, errno.ESTALE), (30, errno.EIO)):
@@ -164,7 +164,7 @@ def test_a_disk_that_fails_is_nobodys_fault(pbtrl: Command, monkeypatch):
     assert digest(journal(Path("runs/a"))) == digest(journal(Path("runs/golden")))
 
 
-def test_a_full_disk_needs_no_text_in_the_lock(tmp_path: Path, monkeypatch):
+def test_lock_works_without_text_on_a_full_disk(tmp_path: Path, monkeypatch):
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -53,12 +53,12 @@ def short_run(*, order: int = 0, retries: int = 0, seconds: float = 1.0) -> list
 # Reading and writing
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_journal_round_trips(tmp_path: Path) -> None:
     lines = short_run()
     assert list(read_journal(journal_of(tmp_path / "j", *lines))) == lines
 
 
-def test_append_returns_the_line_as_a_reader_sees_it(tmp_path: Path) -> None:
+def test_append_returns_the_line_as_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     seen = journal.append({"kind": "stop", "pair": (1, 2.5)})
     journal.close()
@@ -67,11 +67,11 @@ def test_append_returns_the_line_as_a_reader_sees_it(tmp_path: Path) -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_floats_come_back_exactly(value: float) -> None:
+def test_floats_round_trip_exactly(value: float) -> None:
     assert json.loads(dumps(value)) == value
 
 
-def test_a_journal_is_read_while_it_is_written(tmp_path: Path) -> None:
+def test_journal_is_read_while_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     for place, line in enumerate(short_run()):
         assert len(list(read_journal(journal.path))) == place
@@ -79,7 +79,7 @@ def test_a_journal_is_read_while_it_is_written(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_line_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_append_syncs_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
     journal = Journal(tmp_path / "j")
@@ -92,7 +92,7 @@ def test_a_line_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: pyte
 # What a crash leaves
 
 
-def test_a_torn_last_line_is_not_there_whatever_its_length(tmp_path: Path) -> None:
+def test_torn_last_line_is_ignored(tmp_path: Path) -> None:
     lines = short_run()[:3]
     whole = journal_of(tmp_path / "whole", *lines).read_bytes()
     last = whole.rstrip(b"\n").rfind(b"\n") + 1
@@ -106,7 +106,7 @@ def test_a_torn_last_line_is_not_there_whatever_its_length(tmp_path: Path) -> No
         assert torn.read_bytes() == whole
 
 
-def test_a_torn_first_line_leaves_an_empty_journal(tmp_path: Path) -> None:
+def test_torn_first_line_gives_an_empty_journal(tmp_path: Path) -> None:
     path = tmp_path / "j"
     path.write_bytes(b'{"kind":"ru')
     assert list(read_journal(path)) == []
@@ -115,7 +115,7 @@ def test_a_torn_first_line_leaves_an_empty_journal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"\0" * 40, b"{", b"[1]", b"3", b"\xff\xfe", b"{}", b"", b'{"kind":"run"}'])
-def test_garbage_in_the_middle_is_named_with_its_line(tmp_path: Path, garbage: bytes) -> None:
+def test_garbage_is_reported_with_its_line_number(tmp_path: Path, garbage: bytes) -> None:
     first, *rest = journal_of(tmp_path / "j", *short_run()).read_bytes().splitlines()
     (tmp_path / "j").write_bytes(b"\n".join([first, garbage, *rest]) + b"\n")
     with pytest.raises(JournalError, match=r"j:2: not a journal line"):
@@ -123,7 +123,7 @@ def test_garbage_in_the_middle_is_named_with_its_line(tmp_path: Path, garbage: b
 
 
 @pytest.mark.parametrize("version", [SCHEMA + 1, "2", None])
-def test_a_newer_schema_is_refused(tmp_path: Path, version: Any) -> None:
+def test_newer_schema_is_refused(tmp_path: Path, version: Any) -> None:
     newer = journal_of(tmp_path / "newer", {**RUN, "schema": version})
     with pytest.raises(NewerError, match=rf"newer:1: written by a newer pbtrl \(schema {version}; .* {SCHEMA}\)"):
         list(read_journal(newer))
@@ -135,7 +135,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path, version: Any) -> None:
 # Where it is not what it was
 
 
-def test_a_run_that_is_moved_or_deleted_is_left_where_it_is(tmp_path: Path) -> None:
+def test_moved_or_deleted_run_is_not_recreated(tmp_path: Path) -> None:
     run = tmp_path / "a"
     run.mkdir()
     journal = Journal(run / "journal.jsonl")
@@ -151,7 +151,7 @@ def test_a_run_that_is_moved_or_deleted_is_left_where_it_is(tmp_path: Path) -> N
     assert list(read_journal(tmp_path / "b/journal.jsonl")) == [RUN]
 
 
-def test_a_file_system_that_became_read_only_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_file_system_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -166,14 +166,14 @@ def test_a_file_system_that_became_read_only_is_one_line(tmp_path: Path, monkeyp
 # The same journal
 
 
-def test_the_digest_ignores_clocks_retries_and_the_order_of_arrival() -> None:
+def test_digest_ignores_clocks_retries_and_arrival_order() -> None:
     expected = digest(short_run())
     assert digest(short_run(seconds=7.0)) == expected
     assert digest(short_run(retries=2)) == expected
     assert all(digest(short_run(order=order)) == expected for order in range(1, 6))
 
 
-def test_the_digest_ignores_how_often_a_run_was_resumed() -> None:
+def test_digest_ignores_resumes() -> None:
     lines = short_run()
     resumed = [*lines[:4], {"kind": "stop"}, {"kind": "resume", "timing": {"time": 1.0}}, *lines[4:]]
     assert digest([*resumed, {"kind": "finish", "reason": "budget"}]) == digest(lines)
@@ -183,7 +183,7 @@ def changed(lines: list[Line], place: int, **changes: Any) -> list[Line]:
     return [{**line, **changes} if i == place else line for i, line in enumerate(lines)]
 
 
-def test_the_digest_notices_everything_else() -> None:
+def test_digest_changes_with_everything_else() -> None:
     lines = short_run()
     report = next(i for i, line in enumerate(lines) if line["kind"] == "report")
     decided = next(i for i, line in enumerate(lines) if line["kind"] == "decision")
@@ -197,7 +197,7 @@ def test_the_digest_notices_everything_else() -> None:
     assert len({digest(x) for x in [lines, *others]}) == 5
 
 
-def test_the_canonical_journal_goes_by_generation_then_member() -> None:
+def test_canonical_journal_is_sorted_by_generation_and_member() -> None:
     found = canonical(short_run(order=3, retries=1))
     assert [(x.get("id") or x["assignment"], "id" in x) for x in found] == [
         (f"m0{m}/00000{g}", decided) for g in range(2) for m in range(3) for decided in (True, False)

@@ -40,7 +40,7 @@ def test_a_new_run_gets_its_directory(tmp_path: Path):
     assert (tmp_path / "runs" / "pong").is_dir()
 
 
-def test_a_taken_name_is_an_error_that_names_the_ways_out(tmp_path: Path):
+def test_taken_name_is_an_error_with_suggestions(tmp_path: Path):
     JournalWriter(tmp_path / "pong").end("finish")
     with pytest.raises(
         RunError, match=r"pong exists \(finished\).*`pbtrl resume pong --runs .*`.*--suffix.*--overwrite"
@@ -48,12 +48,12 @@ def test_a_taken_name_is_an_error_that_names_the_ways_out(tmp_path: Path):
         run_directory.create(tmp_path, "pong")
 
 
-def test_a_directory_whose_run_never_began_is_new(tmp_path: Path):
+def test_directory_of_a_run_that_never_started_is_new(tmp_path: Path):
     run_info.record_start(run_directory.create(tmp_path, "pong"), ["pbtrl", "train"])
     assert run_directory.create(tmp_path, "pong") == tmp_path / "pong"
 
 
-def test_a_directory_of_something_else_is_left_alone(tmp_path: Path):
+def test_foreign_directory_is_unchanged(tmp_path: Path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").touch()
     for way in ("error", "overwrite"):
@@ -62,7 +62,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path: Path):
     assert (tmp_path / "thesis" / "chapter1.tex").exists()
 
 
-def test_of_many_that_want_a_free_name_each_gets_its_own(tmp_path: Path):
+def test_concurrent_suffixes_are_unique(tmp_path: Path):
     gate = threading.Barrier(16)
 
     def claim(_: int) -> Path:
@@ -82,13 +82,14 @@ def test_suffix_counts(tmp_path: Path):
     assert run_directory.create(tmp_path, "breakout", "suffix").name == "breakout"
 
 
-def test_resume_returns_the_old_directory_and_overwrite_an_empty_one(tmp_path: Path):
+def test_resume_keeps_and_overwrite_empties_the_directory(tmp_path: Path):
     JournalWriter(tmp_path / "pong")
     assert (run_directory.create(tmp_path, "pong", "resume") / "journal.jsonl").exists()
     assert not any(run_directory.create(tmp_path, "pong", "overwrite").iterdir())
 
 
-def test_what_a_killed_remover_left_behind_is_no_run_and_goes_with_the_next(tmp_path: Path):
+def test_half_removed_run_is_not_listed_and_removed_later(tmp_path: Path):
+    """A process that was killed while removing a run leaves `.gone-NAME`; the next removal deletes it."""
     JournalWriter(tmp_path / "pong")
     JournalWriter(tmp_path / ".gone-pong")
     assert [run["name"] for run in run_status.listing(tmp_path)] == ["pong"]
@@ -96,8 +97,8 @@ def test_what_a_killed_remover_left_behind_is_no_run_and_goes_with_the_next(tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["pong"]
 
 
-def test_the_lock_of_a_run_that_was_removed_meanwhile_is_worth_nothing(tmp_path: Path, monkeypatch):
-    """Who opened it before, and gets it when the remover lets it go, would be at no run, or at another's."""
+def test_lock_of_a_removed_run_is_invalid(tmp_path: Path, monkeypatch):
+    """Otherwise a process that waited for the lock would hold no run, or another one."""
     run = JournalWriter(tmp_path / "pong").run
     take = run_lock._take
 
@@ -114,7 +115,7 @@ def test_the_lock_of_a_run_that_was_removed_meanwhile_is_worth_nothing(tmp_path:
         assert run_lock.holder(run)
 
 
-def test_a_living_run_is_not_overwritten(tmp_path: Path):
+def test_running_run_is_not_overwritten(tmp_path: Path):
     run = JournalWriter(tmp_path / "pong").run
     with run_lock.RunLock(run), pytest.raises(RunError, match=f"in use by process {os.getpid()} on"):
         run_directory.create(tmp_path, "pong", "overwrite")
@@ -126,7 +127,7 @@ def test_names_stay_below_the_root(tmp_path: Path, name):
         run_directory.create(tmp_path, name)
 
 
-def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path):
+def test_unwritable_root_is_one_line(tmp_path: Path):
     (tmp_path / "runs").touch()
     with pytest.raises(RunError, match=r"^cannot write to .*runs: [^\n]*$"):
         run_directory.create(tmp_path / "runs", "pong")
@@ -135,21 +136,21 @@ def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_root_is_one_line(tmp_path: Path):
+def test_read_only_root_is_one_line(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(RunError, match="cannot write"):
         run_directory.create(tmp_path, "pong")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system without room, to which nobody may write")
-def test_a_root_where_nothing_can_be_is_not_called_full(pbtrl: Command):
+def test_invalid_root_is_not_reported_as_full_disk(pbtrl: Command):
     refused = pbtrl("train", "quadratic", "--runs", "/proc/x")
     assert (refused.code, refused.err) == (2, "cannot write to /proc/x: No such file or directory\n")
 
 
 @pytest.mark.parametrize("what", ["lock", "card", "eval"])
-def test_a_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, what: str):
-    """As root sees it, whom no permission keeps out."""
+def test_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, what: str):
+    """Tested through the error, because permissions do not stop root."""
     assert pbtrl("train", "quadratic").code == 0
     before = contents(Path("runs/quadratic"))
 
@@ -174,7 +175,7 @@ def test_a_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pyte
     assert pbtrl("status", "last").code == pbtrl("verify", "last").code == 0
 
 
-def test_a_clock_that_jumps_changes_nothing(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+def test_clock_jumps_change_nothing(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
     assert pbtrl("train", "quadratic", "--name", "steady").code == 0
     days = itertools.cycle([0, 40_000, -10_000, 3, -5])
     with monkeypatch.context() as inside:
@@ -207,7 +208,7 @@ def test_an_exact_name_wins_over_longer_ones(tmp_path: Path):
     assert run_lookup.find("pong", tmp_path).name == "pong"
 
 
-def test_a_link_out_of_the_root_is_no_run(tmp_path: Path):
+def test_link_out_of_the_root_is_not_a_run(tmp_path: Path):
     JournalWriter(tmp_path / "outside" / "pong")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "pong").symlink_to(tmp_path / "outside" / "pong")
@@ -215,7 +216,7 @@ def test_a_link_out_of_the_root_is_no_run(tmp_path: Path):
         run_lookup.find("pong", tmp_path / "runs")
 
 
-def test_the_second_controller_is_told_who_is_first(tmp_path: Path):
+def test_second_controller_is_told_the_first_ones_pid(tmp_path: Path):
     run = JournalWriter(tmp_path / "pong").run
     with run_lock.RunLock(run):
         with pytest.raises(RunError, match=rf"pong is in use by process {os.getpid()} on .+, since 20\d\d"):
@@ -243,7 +244,7 @@ def test_a_killed_controller_leaves_no_lock(tmp_path: Path):
         pass
 
 
-def test_asking_for_the_state_does_not_keep_a_controller_out(tmp_path: Path):
+def test_status_check_does_not_block_a_controller(tmp_path: Path):
     run = JournalWriter(tmp_path / "pong").run
     for _ in range(50):
         assert run_lock.holder(run) is None
@@ -251,7 +252,7 @@ def test_asking_for_the_state_does_not_keep_a_controller_out(tmp_path: Path):
             assert run_lock.holder(run)
 
 
-def test_states_follow_lock_journal_and_heartbeat(tmp_path: Path):
+def test_state_follows_lock_journal_and_heartbeat(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     assert run_state.state(w.run) == "crashed"
     w.end("stop")
@@ -271,7 +272,7 @@ def test_states_follow_lock_journal_and_heartbeat(tmp_path: Path):
         assert run_state.state(w.run) == "stale"
 
 
-def test_without_fcntl_the_text_of_the_lock_counts(tmp_path: Path, monkeypatch):
+def test_lock_text_counts_without_fcntl(tmp_path: Path, monkeypatch):
     run = JournalWriter(tmp_path / "pong").run
     monkeypatch.setattr(run_lock, "fcntl", None)
     assert run_lock.holder(run) is None
@@ -340,7 +341,8 @@ def test_status(tmp_path: Path):
     json.dumps(found)
 
 
-def test_status_tells_a_fitness_from_before_a_copy_and_values_at_a_bound(tmp_path: Path):
+def test_status_marks_old_fitness_and_values_at_a_bound(tmp_path: Path):
+    """A fitness from before the last copy counts as old."""
     w = one_copy(tmp_path / "pong", bounds={"": {"learning_rate": (0.005, 0.1)}})
     found = run_status.status(w.run)
     assert [m["at_bound"] for m in found["members"]] == [{}, {"learning_rate": "min"}]
@@ -353,7 +355,7 @@ def test_status_tells_a_fitness_from_before_a_copy_and_values_at_a_bound(tmp_pat
 @pytest.mark.parametrize(
     "bounds", [{"": {"a": [1]}}, {"": {"a": [0, "x"]}}, {"": {"a": 3}}, {"": 3}, [1], {"": {"a": [0, None]}}]
 )
-def test_bounds_of_a_strangers_journal_are_pairs_of_numbers(tmp_path: Path, bounds: object):
+def test_bounds_in_a_journal_are_validated(tmp_path: Path, bounds: object):
     run = one_copy(tmp_path / "odd").run
     first, *rest = (run / "journal.jsonl").read_text().splitlines()
     first = json.dumps({**json.loads(first), "bounds": bounds})
@@ -368,7 +370,7 @@ def test_frames_are_steps_outside_rl(tmp_path: Path):
     assert (found["unit"], found["env_steps"], found["frames"]) == ("steps", 200, 200)
 
 
-def test_listing_tells_of_what_it_cannot_read(tmp_path: Path):
+def test_listing_reports_unreadable_runs(tmp_path: Path):
     one_copy(tmp_path / "good")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "journal.jsonl").write_text("garbage\n")
@@ -385,7 +387,7 @@ def test_listing_tells_of_what_it_cannot_read(tmp_path: Path):
     assert run_status.listing(tmp_path / "none") == []
 
 
-def test_run_json_keeps_identity_and_tells_of_new_versions(tmp_path: Path):
+def test_run_json_keeps_identity_and_reports_new_versions(tmp_path: Path):
     run = JournalWriter(tmp_path / "pong").run
     command = ["pbtrl", "train", "pong.yaml", "hub.token=hunter2", "--api-key", "hunter3", "seed=2"]
     assert run_info.record_start(run, command) == []

@@ -24,7 +24,7 @@ def store(tmp_path: Path, quick_disk: None) -> SnapshotStore:
     return store
 
 
-def test_what_was_committed_is_loaded(store: SnapshotStore) -> None:
+def test_commit_and_load_round_trip(store: SnapshotStore) -> None:
     tensors, state = store.load(NAME)
     assert state == {"answer": 42}
     assert list(tensors) == sorted(TENSORS)
@@ -35,21 +35,21 @@ def test_what_was_committed_is_loaded(store: SnapshotStore) -> None:
     assert sorted(p.name for p in store.path(NAME).iterdir()) == sorted(FILES)
 
 
-def test_views_and_transposed_arrays_are_saved_as_they_look(store: SnapshotStore) -> None:
+def test_views_and_transposed_arrays_round_trip(store: SnapshotStore) -> None:
     store.commit("m00/000000", {"w": TENSORS["w"].T, "row": TENSORS["w"][:, 1]}, {})
     tensors, _ = store.load("m00/000000")
     np.testing.assert_array_equal(tensors["w"], TENSORS["w"].T)
     np.testing.assert_array_equal(tensors["row"], [1, 4])
 
 
-def test_equal_tensors_are_equal_files(store: SnapshotStore) -> None:
+def test_equal_tensors_give_equal_files(store: SnapshotStore) -> None:
     store.commit("m00/000000", dict(reversed(TENSORS.items())), {})
     one, other = (store.path(n) / "tensors.safetensors" for n in (NAME, "m00/000000"))
     assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_no_flipped_byte_goes_unnoticed(store: SnapshotStore, file: str) -> None:
+def test_flipped_bytes_are_detected(store: SnapshotStore, file: str) -> None:
     path, expected = store.path(NAME) / file, store.load(NAME)
     good = path.read_bytes()
     refused = 0
@@ -69,7 +69,7 @@ def test_no_flipped_byte_goes_unnoticed(store: SnapshotStore, file: str) -> None
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_no_truncated_file_is_used(store: SnapshotStore, file: str) -> None:
+def test_truncated_files_are_detected(store: SnapshotStore, file: str) -> None:
     path = store.path(NAME) / file
     good = path.read_bytes()
     for length in range(len(good)):
@@ -79,21 +79,21 @@ def test_no_truncated_file_is_used(store: SnapshotStore, file: str) -> None:
 
 
 @pytest.mark.parametrize("manifest", ["[]", "3", '"x"', "{}", '{"tensors.safetensors": 1}'])
-def test_a_manifest_of_another_shape_is_refused(store: SnapshotStore, manifest: str) -> None:
+def test_malformed_manifest_is_refused(store: SnapshotStore, manifest: str) -> None:
     (store.path(NAME) / "MANIFEST.json").write_text(manifest)
     with pytest.raises(SnapshotError, match=NAME):
         store.load(NAME)
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_missing_file_is_a_missing_snapshot(store: SnapshotStore, file: str) -> None:
+def test_missing_file_is_a_missing_snapshot(store: SnapshotStore, file: str) -> None:
     (store.path(NAME) / file).unlink()
     with pytest.raises(SnapshotError, match="missing or incomplete"):
         store.load(NAME)
     assert store.state(NAME) is None
 
 
-def test_a_snapshot_that_never_was_is_missing(store: SnapshotStore) -> None:
+def test_unknown_snapshot_is_missing(store: SnapshotStore) -> None:
     with pytest.raises(SnapshotError, match="m09/000000"):
         store.load("m09/000000")
     assert store.state("m09/000000") is None
@@ -111,7 +111,7 @@ class Crash(Exception):
     """The process ends here."""
 
 
-def test_a_crash_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call that reaches the disk is a place to crash; the next attempt always succeeds."""
 
     def attempt(store: SnapshotStore, crash_at: int) -> int:
@@ -147,9 +147,7 @@ def test_a_crash_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: Path, mon
         assert store.load(NAME)[1] == {"answer": 42}
 
 
-def test_files_are_synced_before_the_rename_and_the_folder_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_synced_before_and_folder_after_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     rename = Path.rename
     monkeypatch.setattr(os, "fsync", lambda fd: calls.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name))
@@ -158,14 +156,14 @@ def test_files_are_synced_before_the_rename_and_the_folder_after_it(
     assert calls == [tmp_path.name, "m03", *FILES, f".tmp-000012-{os.getpid()}", "rename", "snapshots"]
 
 
-def test_names_are_sorted_and_leave_out_what_is_not_committed(store: SnapshotStore) -> None:
+def test_names_are_sorted_and_committed_only(store: SnapshotStore) -> None:
     for generation in (2, 10):
         store.commit(f"m03/{generation:06d}", TENSORS, {})
     (store.path(NAME).parent / ".tmp-000013-1").mkdir()
     assert store.names("m03") == ["m03/000002", "m03/000010", NAME]
 
 
-def test_a_removed_snapshot_is_gone(store: SnapshotStore) -> None:
+def test_removed_snapshot_is_gone(store: SnapshotStore) -> None:
     store.remove(NAME)
     assert store.names("m03") == []
     assert list(store.path(NAME).parent.iterdir()) == []
@@ -173,7 +171,7 @@ def test_a_removed_snapshot_is_gone(store: SnapshotStore) -> None:
     assert store.names("m03") == [NAME]
 
 
-def test_a_small_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_file_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "best.json"
     write_atomically(path, '{"n": 1}')
 

@@ -113,7 +113,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_limits_of_made_up_machines(case: Case, tmp_path: Path) -> None:
+def test_limits_of_simulated_machines(case: Case, tmp_path: Path) -> None:
     proc = {"cgroup": case.cgroup, "mountinfo": "\n".join(case.mounts)}
     for path, text in {
         **{tmp_path / "proc/self" / name: text for name, text in proc.items()},
@@ -130,8 +130,8 @@ def test_a_machine_without_proc_has_no_limits(tmp_path: Path) -> None:
     assert cgroups.memory_limit(tmp_path) is None
 
 
-def test_a_limit_that_may_not_be_read_is_none(tmp_path: Path) -> None:
-    """A folder in the file's place, because root may read everything."""
+def test_unreadable_limit_is_ignored(tmp_path: Path) -> None:
+    """The file is replaced by a folder, because root may read everything."""
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("0::/")
     (tmp_path / "proc/self/mountinfo").write_text(V2)

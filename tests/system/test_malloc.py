@@ -34,6 +34,6 @@ def faults(how: str) -> float:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can keep what is freed")
-def test_an_update_asks_the_system_for_no_memory_that_the_last_one_freed() -> None:
+def test_freed_memory_is_reused_by_the_next_update() -> None:
     assert faults("keep") < 100
     assert faults("leave") > 1_000

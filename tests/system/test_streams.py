@@ -35,7 +35,7 @@ def shell(where: Path, line: str, *argv: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_run_trains_whatever_stream_is_closed(tmp_path: Path, closed: str):
+def test_run_trains_with_closed_streams(tmp_path: Path, closed: str):
     """Its worker and its final choice are processes that inherit them."""
     found = shell(tmp_path, f'exec "$@" {closed}', *TRAIN)
     assert (found.returncode, found.stderr) == (0, "")
@@ -57,7 +57,7 @@ def test_the_library_trains_without_streams(tmp_path: Path, change: str, redirec
     assert "failure" not in kinds(tmp_path / "runs/quadratic")
 
 
-def test_reopened_descriptors_are_the_null_device_and_children_have_them(tmp_path: Path):
+def test_closed_descriptors_become_inheritable_null_devices(tmp_path: Path):
     code = (
         "from pbtrl.system import streams; streams.reopen()\n"
         "import subprocess, sys\n"
@@ -69,14 +69,14 @@ def test_reopened_descriptors_are_the_null_device_and_children_have_them(tmp_pat
     assert (tmp_path / "told").read_text() == "3\n"
 
 
-def test_open_streams_are_left_alone(capfd: pytest.CaptureFixture[str]):
+def test_open_streams_are_unchanged(capfd: pytest.CaptureFixture[str]):
     before = sys.stdin, sys.stdout, sys.stderr
     streams.reopen()
     assert (sys.stdin, sys.stdout, sys.stderr) == before
 
 
 @pytest.mark.parametrize("command", ["config schema", "list --json", "train quadratic budget.env_steps_per_member=20"])
-def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, command: str):
+def test_closed_reader_is_no_error(tmp_path: Path, command: str):
     line = f'{{ "$0" -m pbtrl {command}; echo $? >code; }} | true'
     found = subprocess.run(
         ["sh", "-c", line, sys.executable],
@@ -86,14 +86,14 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, command: str):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device without room")
-def test_output_that_does_not_fit_is_told(tmp_path: Path):
+def test_output_on_a_full_disk_is_reported(tmp_path: Path):
     found = shell(tmp_path, 'exec "$@" >/dev/full', sys.executable, "-m", "pbtrl", "list", "--json")
     assert (found.returncode, found.stderr) == (75, "standard output: No space left on device\n")
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "gone"), OSError(errno.EIO, "gone")])
-def test_the_live_view_outlives_its_reader(monkeypatch: pytest.MonkeyPatch, error: OSError):
-    """Rich would end the process where the reader of a pipe is gone."""
+def test_live_view_survives_a_closed_reader(monkeypatch: pytest.MonkeyPatch, error: OSError):
+    """Rich would end the process when the reader of a pipe is gone."""
     drawn = []
 
     class Gone(_Terminal):

@@ -22,7 +22,7 @@ from tests.test_layers import ALL, name
         ({"a": [1, 2.5, True, None, "x"]}, '{"a": [1, 2.5, true, null, "x"]}'),
     ],
 )
-def test_numbers_that_are_not_finite_are_null(value: Any, text: str) -> None:
+def test_non_finite_numbers_become_null(value: Any, text: str) -> None:
     assert to_json(value) == text
 
 
@@ -32,7 +32,7 @@ def test_finite_numbers_round_trip_exactly(value: float) -> None:
     assert json.loads(to_json({"x": [value, math.nan]})) == {"x": [value, None]}
 
 
-def test_the_layout_is_kept() -> None:
+def test_layout_is_kept() -> None:
     assert to_json({"a": math.nan, "b": 1}, separators=(",", ":")) == '{"a":null,"b":1}'
     assert to_json([math.nan], indent=2) == "[\n  null\n]"
 

@@ -39,7 +39,7 @@ class Leaking(PBT):
         return super().decide(population)
 
 
-def test_a_strategy_that_remembers_is_caught() -> None:
+def test_stateful_strategy_is_detected() -> None:
     class Check(PopulationConformance):
         @classmethod
         def strategy(cls) -> PBT:
@@ -53,7 +53,7 @@ def test_a_strategy_that_remembers_is_caught() -> None:
         check.test_decides_the_same_from_the_same_history(lines)
 
 
-def test_a_trainable_that_shares_its_state_is_caught() -> None:
+def test_trainable_with_shared_state_is_detected() -> None:
     class Sharing(Quadratic):
         def state_dict(self) -> dict[str, np.ndarray]:
             return {"theta": self._theta}
@@ -68,7 +68,7 @@ def test_a_trainable_that_shares_its_state_is_caught() -> None:
         Check().test_a_state_does_not_change_when_training_goes_on()
 
 
-def test_an_agent_that_mixes_members_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agent_that_mixes_members_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     check = TestImpala()
     agent = check.settings.build(check.observation_space, check.action_space)
     learn = type(agent).learn

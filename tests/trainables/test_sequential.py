@@ -64,7 +64,7 @@ def expected(slot: int, start: int, stop: int) -> Outcome:
     )
 
 
-def test_a_turn_is_a_member_s_whole_slice_and_one_evaluation_of_what_it_trained() -> None:
+def test_each_turn_trains_one_slice_and_evaluates_it() -> None:
     cohort = begun(slices(20, 30))
     assert [cohort.outcome(slot) for slot in range(2)] == [Outcome(0, {})] * 2
     assert not cohort.advance()
@@ -74,7 +74,7 @@ def test_a_turn_is_a_member_s_whole_slice_and_one_evaluation_of_what_it_trained(
     assert cohort.metrics() == [expected(slot, 20, 30).scalars for slot in range(2)]
 
 
-def test_a_slice_goes_on_from_what_was_learned_or_loaded_and_not_from_fresh_weights() -> None:
+def test_slice_continues_from_trained_or_loaded_weights() -> None:
     cohort = begun(slices())
     while not cohort.advance():
         pass
@@ -91,7 +91,7 @@ def test_a_slice_goes_on_from_what_was_learned_or_loaded_and_not_from_fresh_weig
 
 
 @pytest.mark.parametrize("lr", [np.inf, -np.inf, np.nan])
-def test_a_fitness_that_is_not_finite_is_a_divergence(lr: float) -> None:
+def test_non_finite_fitness_is_a_divergence(lr: float) -> None:
     assignments = slices()
     assignments[1].hyperparameters["lr"] = lr
     cohort = begun(assignments)
@@ -100,7 +100,7 @@ def test_a_fitness_that_is_not_finite_is_a_divergence(lr: float) -> None:
     assert [cohort.outcome(slot).diverged for slot in range(2)] == [False, True]
 
 
-def test_weights_of_another_shape_are_refused_and_change_nothing() -> None:
+def test_weights_of_wrong_shape_are_refused() -> None:
     cohort = begun(slices())
     before = cohort.save(1)
     with pytest.raises(SnapshotError, match="weight is float64"):

@@ -72,7 +72,7 @@ def after(rounds: int) -> Any:
 
 @pytest.mark.parametrize("synchronous", [False, True])
 @pytest.mark.parametrize("order", [None, 1])
-def test_every_member_gets_exactly_its_budget(tmp_path: Path, synchronous: bool, order: Any) -> None:
+def test_every_member_trains_exactly_its_budget(tmp_path: Path, synchronous: bool, order: Any) -> None:
     done = sit(tmp_path / "j", strategy=pbt(synchronous=synchronous), order=order)
     assert done.reason == "budget"
     assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
@@ -81,16 +81,17 @@ def test_every_member_gets_exactly_its_budget(tmp_path: Path, synchronous: bool,
     assert not done.of("failure")
 
 
-def test_the_population_is_what_the_journal_says(tmp_path: Path) -> None:
+def test_population_equals_the_journal(tmp_path: Path) -> None:
     done = sit(tmp_path / "j")
     assert repr(Population(SIZE, 5, LAST).replay(done.lines).members) == repr(done.population.members)
 
 
-def test_a_synchronous_run_does_not_depend_on_the_order_of_arrival(tmp_path: Path) -> None:
+def test_sync_run_does_not_depend_on_arrival_order(tmp_path: Path) -> None:
     assert len({digest(sit(tmp_path / str(order), order=order).lines) for order in range(4)}) == 1
 
 
-def test_a_decision_is_one_line_and_is_written_before_it_is_submitted(tmp_path: Path) -> None:
+def test_decision_is_written_before_it_is_submitted(tmp_path: Path) -> None:
+    """As one line."""
     seen: list[int] = []
 
     class Looking(FakeExecutor):
@@ -106,7 +107,7 @@ def test_a_decision_is_one_line_and_is_written_before_it_is_submitted(tmp_path: 
     assert seen == [1, 2, 3, 4, 5]
 
 
-def test_listeners_see_every_line_after_it_was_recorded(tmp_path: Path) -> None:
+def test_listeners_get_lines_after_they_are_recorded(tmp_path: Path) -> None:
     @dataclass
     class Reader:
         population: Population
@@ -141,7 +142,8 @@ def failing(fails: dict[str, int], **how: Any) -> Script:
     return script
 
 
-def test_a_failed_slice_is_tried_again_and_leaves_no_trace_in_the_canonical_journal(tmp_path: Path) -> None:
+def test_failed_slice_is_retried(tmp_path: Path) -> None:
+    """It leaves no trace in the canonical journal."""
     done = sit(tmp_path / "j", failing({"m01/000002": 2, "m02/000000": 1}))
     assert [(f["assignment"], f["attempt"], f["given_up"]) for f in done.of("failure")] == [
         ("m02/000000", 1, False),
@@ -151,7 +153,7 @@ def test_a_failed_slice_is_tried_again_and_leaves_no_trace_in_the_canonical_jour
     assert digest(done.lines) == digest(sit(tmp_path / "undisturbed").lines)
 
 
-def test_after_too_many_failures_the_strategy_rescues_the_member(tmp_path: Path) -> None:
+def test_member_is_rescued_after_too_many_failures(tmp_path: Path) -> None:
     done = sit(tmp_path / "j", failing({"m01/000002": 99}), limits=StopCriteria(max_attempts=3))
     assert [f["given_up"] for f in done.of("failure")] == [False, False, True]
     rescue = next(a for a in done.executor.submitted if a.id == "m01/000003")
@@ -161,26 +163,26 @@ def test_after_too_many_failures_the_strategy_rescues_the_member(tmp_path: Path)
     assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
 
 
-def test_a_rescued_member_catches_up_with_a_synchronous_generation(tmp_path: Path) -> None:
+def test_rescued_member_catches_up_in_sync_mode(tmp_path: Path) -> None:
     done = sit(tmp_path / "j", failing({"m01/000002": 99}))
     for line in done.of("decision"):
         assert len({a["start"] for a in line["assignments"]}) == 1
     assert [[a["member"] for a in line["assignments"]] for line in done.of("decision")][3] == ["m01"]
 
 
-def test_a_fatal_failure_is_not_tried_again(tmp_path: Path) -> None:
+def test_fatal_failure_is_not_retried(tmp_path: Path) -> None:
     done = sit(tmp_path / "j", failing({"m01/000002": 1}, fatal=True))
     assert [(f["assignment"], f["given_up"]) for f in done.of("failure")] == [("m01/000002", True)]
     assert Counter(a.id for a in done.executor.submitted)["m01/000002"] == 1
 
 
-def test_a_failure_in_company_is_nobodys_fault(tmp_path: Path) -> None:
+def test_failure_in_a_group_is_not_blamed_on_a_member(tmp_path: Path) -> None:
     done = sit(tmp_path / "j", failing({"m01/000002": 9}, alone=False), limits=StopCriteria(max_attempts=1))
     assert len(done.of("failure")) == 9
     assert not any(f["given_up"] for f in done.of("failure"))
 
 
-def test_a_search_goes_on_without_the_member_it_lost(tmp_path: Path) -> None:
+def test_search_continues_without_a_lost_member(tmp_path: Path) -> None:
     search = random_search(SPACE, slice_steps=EVERY, horizon=HORIZON)
     done = sit(tmp_path / "j", failing({"m01/000002": 99}), strategy=search)
     assert done.reason == "budget"
@@ -188,7 +190,7 @@ def test_a_search_goes_on_without_the_member_it_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fatal", [False, True])
-def test_a_run_in_which_nothing_works_ends(tmp_path: Path, fatal: bool) -> None:
+def test_run_ends_if_every_slice_fails(tmp_path: Path, fatal: bool) -> None:
     done = sit(tmp_path / "j", lambda a, attempt: died(a, fatal=fatal))
     assert done.population.step == 0
     assert all(m.lost for m in done.population.members.values())
@@ -204,7 +206,7 @@ def test_a_total_of_steps_ends_the_run(tmp_path: Path) -> None:
     assert done.population.step == 900
 
 
-def test_a_fitness_that_is_enough_ends_the_run(tmp_path: Path) -> None:
+def test_target_fitness_ends_the_run(tmp_path: Path) -> None:
     done = sit(
         tmp_path / "j",
         lambda a, attempt: trained(a, 10.0 if a.id == "m02/000001" else 1.0),
@@ -214,13 +216,13 @@ def test_a_fitness_that_is_enough_ends_the_run(tmp_path: Path) -> None:
     assert done.of("report")[-1]["assignment"] == "m02/000001"
 
 
-def test_time_ends_the_run_and_earlier_sittings_count(tmp_path: Path) -> None:
+def test_wall_clock_ends_the_run_and_sessions_add_up(tmp_path: Path) -> None:
     done = sit(tmp_path / "j", limits=StopCriteria(wall_clock=100.0), earlier=100.0)
     assert (done.reason, done.lines) == ("wall clock", [])
     assert sit(tmp_path / "k", limits=StopCriteria(wall_clock=100.0), earlier=10.0).reason == "budget"
 
 
-def test_limits_are_none_unless_set() -> None:
+def test_stop_criteria_are_off_by_default() -> None:
     assert StopCriteria().reached(Population(1, 0), 1e12) is None
 
 
@@ -229,7 +231,7 @@ def test_limits_are_none_unless_set() -> None:
 
 @pytest.mark.parametrize("rounds", range(0, 22, 3))
 @pytest.mark.parametrize("synchronous", [False, True])
-def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path, rounds: int, synchronous: bool) -> None:
+def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, rounds: int, synchronous: bool) -> None:
     """Slices are all or nothing here; only a synchronous run does not depend on the order of events."""
     strategy = pbt(synchronous=synchronous)
     first = sit(tmp_path / "j", strategy=strategy, interrupted=after(rounds))
@@ -243,7 +245,7 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(tmp_path: Path, r
 
 @pytest.mark.parametrize("rounds", range(1, 20, 4))
 @pytest.mark.parametrize("synchronous", [False, True])
-def test_partial_slices_are_completed_before_anything_else(tmp_path: Path, rounds: int, synchronous: bool) -> None:
+def test_partial_slices_are_completed_first(tmp_path: Path, rounds: int, synchronous: bool) -> None:
     strategy = pbt(synchronous=synchronous)
     first = sit(tmp_path / "j", strategy=strategy, partial=0.4, interrupted=after(rounds))
     assert first.reason == "interrupted"
@@ -257,7 +259,7 @@ def test_partial_slices_are_completed_before_anything_else(tmp_path: Path, round
             assert len({a["stop"] for a in line["assignments"]}) == 1
 
 
-def test_a_journal_cut_after_any_line_leads_to_the_same_end(tmp_path: Path) -> None:
+def test_journal_cut_after_any_line_leads_to_the_same_end(tmp_path: Path) -> None:
     whole = sit(tmp_path / "whole", failing({"m01/000001": 2})).lines
     data = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
     for lines in range(len(data)):
@@ -283,8 +285,8 @@ def test_a_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> 
 # Snapshots that were lost
 
 
-def test_a_part_of_what_was_lost_is_not_what_was_lost(tmp_path: Path) -> None:
-    """A signal ends a remake in the middle: the next sitting makes it again."""
+def test_interrupted_remake_is_made_again(tmp_path: Path) -> None:
+    """A signal ends the remake of a lost snapshot in the middle: the next session makes it again."""
     sit(tmp_path / "j", interrupted=after(6))
     stopped = sit(tmp_path / "j", partial=0.4, lost=["m01/000000"], interrupted=after(0))
     assert [line["snapshot"] for line in stopped.of("void")] == ["m01/000000"]
@@ -324,14 +326,14 @@ def losing(name: str) -> Script:
     return script
 
 
-def test_many_may_wait_for_what_is_made_again(tmp_path: Path) -> None:
+def test_several_copies_wait_for_one_remade_snapshot(tmp_path: Path) -> None:
     done = sit(tmp_path / "j", losing("m00/000000"), strategy=AllCopyTheFirst(), limits=StopCriteria(max_attempts=1))
     assert [m.step for m in done.population.members.values()] == [2 * EVERY] * SIZE
     assert (len(done.of("void")), len(done.of("remade")), len(done.of("failure"))) == (1, 1, 0)
 
 
-def test_a_limit_waits_for_what_is_made_again(tmp_path: Path) -> None:
-    """Else the best might be lost; nothing new is decided meanwhile."""
+def test_stop_criteria_wait_for_remade_snapshots(tmp_path: Path) -> None:
+    """Otherwise the best could be lost. Nothing new is decided meanwhile."""
     limit = StopCriteria(total_steps=SIZE * EVERY)
     assert sit(tmp_path / "j", limits=limit).reason == "total steps"
     again = sit(tmp_path / "j", limits=limit, lost=["m02/000000"])
@@ -340,7 +342,7 @@ def test_a_limit_waits_for_what_is_made_again(tmp_path: Path) -> None:
     assert len(again.of("decision")) == 1
 
 
-def test_a_signal_counts_also_while_a_limit_ends_the_slices(tmp_path: Path) -> None:
+def test_signal_counts_while_a_limit_ends_slices(tmp_path: Path) -> None:
     stops = []
 
     class Slow(FakeExecutor):

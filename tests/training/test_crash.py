@@ -76,7 +76,7 @@ def result(fork_server: ForkServer, where: Path, *argv: str) -> tuple[str, dict[
     return digest(journal(run)), weights(run)
 
 
-def test_every_point_in_the_code_is_listed_here() -> None:
+def test_every_crash_point_is_listed() -> None:
     source = "".join(path.read_text() for path in (ROOT / "pbtrl").rglob("*.py"))
     patterns = [re.sub(r"\{[^}]*\}", ".+", found) for found in re.findall(r'crash_point\(f?"([^"]+)"\)', source)]
     assert patterns
@@ -87,7 +87,7 @@ def test_every_point_in_the_code_is_listed_here() -> None:
 
 
 @pytest.mark.parametrize("point", [*POINTS, *LATER])
-def test_killed_anywhere_a_run_goes_on_as_if_nothing_had_happened(
+def test_run_killed_at_any_point_resumes_identically(
     fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path, point: str
 ) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
@@ -97,7 +97,7 @@ def test_killed_anywhere_a_run_goes_on_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(1, marks=pytest.mark.slow)])
-def test_with_workers_it_goes_on_in_the_same_way(
+def test_killed_run_with_workers_resumes_identically(
     fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path, workers: int
 ) -> None:
     """The controller is killed while they train, and one of them while it commits."""
@@ -112,7 +112,7 @@ def test_with_workers_it_goes_on_in_the_same_way(
     assert (digest(journal(run)), weights(run)) == golden
 
 
-def test_killed_again_and_again_it_still_arrives(
+def test_run_killed_repeatedly_still_finishes(
     fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
@@ -125,7 +125,7 @@ def test_killed_again_and_again_it_still_arrives(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_asynchronous_runs_that_were_killed_are_as_good_as_others(fork_server: ForkServer, tmp_path: Path) -> None:
+def test_killed_async_runs_reach_the_same_fitness(fork_server: ForkServer, tmp_path: Path) -> None:
     """Not bit for bit, but in distribution: 20 runs that were killed twice against 20 that were not."""
     rng = random.Random(0)
     longer = ["population.mode=async", "env.between_slices=continue", "budget.env_steps_per_member=8000",
@@ -188,7 +188,7 @@ def test_lost_snapshots_are_made_again(
 
 @pytest.mark.parametrize("kind", ["resume", "void", "remade"])
 @pytest.mark.parametrize("when", WHEN)
-def test_killed_while_it_makes_good_what_was_lost(
+def test_killed_while_remaking_lost_snapshots(
     fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path, when: str, kind: str
 ) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
@@ -202,10 +202,10 @@ def test_killed_while_it_makes_good_what_was_lost(
     assert fork_server(tmp_path, "verify", "a")["code"] == 0
 
 
-def test_a_part_of_a_snapshot_that_is_made_again_is_not_taken_for_the_whole(
+def test_partial_remade_snapshot_is_not_used(
     fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    """As a stop leaves it where episodes go on over it: hashes and name are right, and it ends too early."""
+    """A stop leaves it where episodes continue over it: hashes and name are right, but it ends too early."""
     (tmp_path / "cart.yaml").write_text(CART)
     assert fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
     _, _, population = load_run(tmp_path / "runs/a")
@@ -232,7 +232,7 @@ def test_killed_while_a_finished_run_is_extended(fork_server: ForkServer, tmp_pa
 
 
 @pytest.mark.parametrize("when", WHEN)
-def test_killed_while_a_failure_is_noted(fork_server: ForkServer, tmp_path: Path, when: str) -> None:
+def test_killed_while_writing_a_failure(fork_server: ForkServer, tmp_path: Path, when: str) -> None:
     once = (
         "env={id: tests.faulty_envs:Fatal, num_envs: 4, between_slices: reset, "
         "kwargs: {marker: fell, after: 30, how: exit}}"
@@ -248,7 +248,7 @@ def test_killed_while_a_failure_is_noted(fork_server: ForkServer, tmp_path: Path
 
 
 @pytest.mark.parametrize("when", WHEN)
-def test_killed_while_it_stops(
+def test_killed_while_stopping(
     fork_server: ForkServer, golden: tuple[str, dict[str, str]], tmp_path: Path, when: str
 ) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
@@ -259,9 +259,7 @@ def test_killed_while_it_stops(
 
 
 @pytest.mark.parametrize("gone", ["012", "0123"])
-def test_where_the_parents_are_gone_too_the_strategy_decides(
-    fork_server: ForkServer, tmp_path: Path, gone: str
-) -> None:
+def test_strategy_decides_if_parents_are_lost_too(fork_server: ForkServer, tmp_path: Path, gone: str) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
     assert fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced decision:3")["code"] < 0
     run = tmp_path / "runs/a"

@@ -85,10 +85,8 @@ def store(run: Path, *qualities: float) -> None:
         SnapshotStore(run / "members").commit(name, row, {"report": {"step": 100, "hyperparameters": {}}})
 
 
-def test_the_fittest_play_again_and_the_best_of_them_is_scored_on_other_seeds(
-    tmp_path: Path, evaluator: Evaluator
-) -> None:
-    """m00 would be the best, and is not among the fittest."""
+def test_fittest_are_compared_and_best_is_scored_on_new_seeds(tmp_path: Path, evaluator: Evaluator) -> None:
+    """m00 would be the best, but is not among the fittest."""
     store(tmp_path, 9.0, 3.0, 1.0, 2.0)
     population = after_one_slice(*FITNESS)
     population.record(decision(assign(population, "m01", hyperparameters={"lr": 9.0})))  # it has begun something else
@@ -122,7 +120,7 @@ def test_another_run_is_scored_on_other_seeds(tmp_path: Path, evaluator: Evaluat
     assert seeds[:2] == seeds[4:]
 
 
-def test_of_equal_scores_the_fitter_is_chosen(tmp_path: Path, evaluator: Evaluator) -> None:
+def test_fitter_member_is_chosen_among_equal_scores(tmp_path: Path, evaluator: Evaluator) -> None:
     evaluator.noise = 0.0
     store(tmp_path, 2.0, 1.0, 2.0, 2.0)
     assert final_choice.choose(CONFIG, tmp_path, after_one_slice(3.0, 5.0, 4.0, 0.0))["member"] == "m02"
@@ -133,7 +131,7 @@ T = {2: 12.706, 3: 4.303, 5: 2.776, 16: 2.131, 31: 2.042}
 
 
 @pytest.mark.parametrize("n", T)
-def test_the_interval_is_student_s(tmp_path: Path, evaluator: Evaluator, n: int) -> None:
+def test_interval_is_students_t(tmp_path: Path, evaluator: Evaluator, n: int) -> None:
     store(tmp_path, 3.0)
     (score,) = scoring.evaluate(CONFIG, tmp_path, ["m00/000000"], episodes=n, seed=1)
     ((played,),) = evaluator.played
@@ -155,7 +153,7 @@ def test_one_episode_has_no_interval(tmp_path: Path, evaluator: Evaluator) -> No
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_who_asks_for_the_mode_is_given_it(tmp_path: Path, evaluator: Evaluator, deterministic: bool) -> None:
+def test_deterministic_evaluation_takes_the_mode(tmp_path: Path, evaluator: Evaluator, deterministic: bool) -> None:
     store(tmp_path, 3.0)
     how: Any = {"episodes": 2, "seed": 1, "deterministic": deterministic}
     (score,) = scoring.evaluate(CONFIG, tmp_path, ["m00/000000"], **how)

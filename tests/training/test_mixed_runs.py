@@ -73,7 +73,7 @@ def agents(run: Path, member: str) -> list[str]:
 
 
 @pytest.mark.parametrize("across", [[], [ACROSS]], ids=["within", "across"])
-def test_who_trains_and_how_often_it_is_stopped_changes_nothing(mixed: Command, monkeypatch, across):
+def test_executor_and_stops_change_nothing(mixed: Command, monkeypatch, across):
     expected = canonical(train(mixed, "inline", *across))
     processes = ["execution.backend=processes", "execution.workers=2"]
     assert canonical(train(mixed, "workers", *processes, *across)) == expected
@@ -85,7 +85,7 @@ def test_who_trains_and_how_often_it_is_stopped_changes_nothing(mixed: Command, 
         assert canonical(Path(f"runs/stopped{report}")) == expected
 
 
-def test_within_their_kind_members_stay_what_they_are(mixed: Command):
+def test_members_keep_their_agent(mixed: Command):
     run = train(mixed, "a")
     assert [set(agents(run, f"m0{i}")) for i in range(4)] == [{agent} for agent in DEALT]
     copies = mixed("lineage", "a", "--json").json["copies"]
@@ -93,7 +93,7 @@ def test_within_their_kind_members_stay_what_they_are(mixed: Command):
     assert {(c["member"], c["donor"]) for c in copies} <= {("m00", "m01"), ("m01", "m00")}
 
 
-def test_stopped_slices_of_envs_that_run_on_are_finished_later(mixed: Command, monkeypatch):
+def test_stopped_slices_of_continuing_envs_finish_later(mixed: Command, monkeypatch):
     with signalled(monkeypatch, 2, report=3):
         assert mixed("train", "mixed.yaml", "--name", "a", *CONTINUE, ACROSS).code == 130
     assert mixed("resume", "a").code == 0
@@ -106,7 +106,7 @@ def test_stopped_slices_of_envs_that_run_on_are_finished_later(mixed: Command, m
 # A member that becomes another agent
 
 
-def test_across_agents_a_member_changes_goes_on_and_is_evaluated(mixed: Command):
+def test_across_agents_a_changed_member_trains_and_is_evaluated(mixed: Command):
     run = train(mixed, "a", ACROSS)
     found = {m: agents(run, m) for m in ("m00", "m01", "m02", "m03")}
     changed = [m for m, kind in found.items() if kind[0] != kind[-1] and kind[-1] == kind[-2]]
@@ -139,7 +139,7 @@ def test_across_agents_a_member_changes_goes_on_and_is_evaluated(mixed: Command)
 # What the commands say
 
 
-def test_status_names_every_members_agent_and_whatever_is_searched(mixed: Command):
+def test_status_names_every_agent_and_hyperparameter(mixed: Command):
     train(mixed, "a")
     found = mixed("status", "a", "--json").json["members"]
     assert [m["hyperparameters"]["agent"] for m in found] == DEALT
@@ -151,7 +151,7 @@ def test_status_names_every_members_agent_and_whatever_is_searched(mixed: Comman
     assert [row.split()[-2:] for row in rows if " a3c " in row] == [["-", "-"]]
 
 
-def test_snapshots_of_several_agents_are_evaluated_together_as_each_alone(mixed: Command):
+def test_mixed_snapshots_are_evaluated_as_each_alone(mixed: Command):
     run = train(mixed, "a")
     together = mixed("eval", "a", "--member", "all", "--episodes", 4, "--json").json
     alone = [mixed("eval", "a", "--member", f"m0{i}", "--episodes", 4, "--json").json for i in range(4)]
@@ -162,12 +162,12 @@ def test_snapshots_of_several_agents_are_evaluated_together_as_each_alone(mixed:
     assert mixed("eval", "a", "--json").json["snapshot"] == best["snapshot"]
 
 
-def test_a_snapshot_of_an_agent_that_the_config_lacks_is_refused():
+def test_snapshot_of_an_unconfigured_agent_is_refused():
     with pytest.raises(SnapshotError, match="an agent that the config does not have: dqn"):
         evaluators.make_evaluator(parse(MIXED))([{}], ["dqn"], episodes=1, seed=1)
 
 
-def test_tensorboard_shows_how_many_members_each_agent_has(mixed: Command):
+def test_tensorboard_shows_members_per_agent(mixed: Command):
     run = train(mixed, "a", ACROSS)
     events = EventAccumulator(str(run / "tb" / "population")).Reload()
     counts = {a: [e.value for e in events.Scalars(f"population/members/{a}")] for a in ("impala", "a3c", "vmpo")}
@@ -177,7 +177,7 @@ def test_tensorboard_shows_how_many_members_each_agent_has(mixed: Command):
     assert {a: c[-1] for a, c in counts.items()} == {a: last.count(a) for a in counts}
 
 
-def test_the_opening_and_the_lines_tell_of_the_mix(mixed: Command):
+def test_opening_and_plain_lines_show_the_mix(mixed: Command):
     out = mixed("train", "mixed.yaml", "--name", "a", "--progress", "plain").out
     assert (
         "agent      2 impala: impala, mlp of 211 parameters, blocks of 10 steps (budget)\n           1 a3c: a3c" in out
@@ -204,7 +204,7 @@ def test_bench_measures_all_agents(mixed: Command):
     ],
     ids=["random search", "evaluation", "references", "async"],
 )
-def test_other_ways_to_run(mixed: Command, overrides: list[str]):
+def test_other_strategies_and_fitness_sources(mixed: Command, overrides: list[str]):
     run = train(mixed, "a", *overrides)
     assert [m["env_steps"] for m in mixed("status", "a", "--json").json["members"]] == [960] * 4
     if "random" in overrides[0]:
@@ -218,7 +218,7 @@ def test_other_ways_to_run(mixed: Command, overrides: list[str]):
         assert not any(a["donor"] for a in assigned(run, "m00"))
 
 
-def test_a_mix_cannot_change(mixed: Command):
+def test_mix_cannot_change_on_resume(mixed: Command):
     train(mixed, "a")
     for overrides, said in (
         (["population.mix.vmpo=2", "population.size=5"], "population.mix.vmpo (1 -> 2), population.size (4 -> 5)"),
@@ -232,7 +232,7 @@ def test_a_mix_cannot_change(mixed: Command):
 # What is built
 
 
-def test_every_agent_that_does_not_fit_is_named():
+def test_every_unfit_agent_is_named():
     source = ConfigSource(MIXED, overrides=["agents.a3c.network=shallow", "agents.vmpo.network=deep"])
     with pytest.raises(ConfigError) as caught:
         factory.prepare(check(source), source)
@@ -255,7 +255,8 @@ def test_every_agent_that_does_not_fit_is_named():
         ),
     ],
 )
-def test_actions_that_nobody_can_take_are_one_error_and_those_that_one_agent_cannot_too(overrides, said):
+def test_unsupported_actions_are_one_error(overrides, said):
+    """Whether no agent or only one agent cannot take them."""
     source = ConfigSource(MIXED, overrides=overrides)
     with pytest.raises(ConfigError) as caught:
         factory.prepare(check(source), source)
@@ -263,7 +264,7 @@ def test_actions_that_nobody_can_take_are_one_error_and_those_that_one_agent_can
     assert message.startswith(said)
 
 
-def test_cohorts_are_of_one_agent_and_an_exact_member_trains_alone():
+def test_cohort_has_one_agent_and_exact_members_train_alone():
     config = factory.prepare(load("mixed"))
     made = rl.MixedBuilder(config)
     first = factory.make_strategy(config).decide(factory.make_header(config, "a").population())
@@ -273,7 +274,8 @@ def test_cohorts_are_of_one_agent_and_an_exact_member_trains_alone():
     assert cohort.members == ("m05", "m06")
 
 
-def test_a_report_names_the_agent_that_trained_and_not_the_one_that_was_asked_for():
+def test_report_names_the_agent_that_trained():
+    """Not the assigned one."""
     config = factory.prepare(parse(MIXED))
     cohort = rl.MixedBuilder(config).cohort(["m00"], 1, ("impala", None))
     cohort.init(0, seed=1)

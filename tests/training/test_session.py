@@ -60,7 +60,7 @@ def canonical(run: str) -> tuple[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_saves_and_stops_and_resume_finishes(pbtrl: Command, monkeypatch, number, code):
+def test_signal_saves_and_resume_finishes(pbtrl: Command, monkeypatch, number, code):
     with signalled(monkeypatch, number, report=2):
         stopped = pbtrl("train", "cart.yaml", "--name", "a", *CONTINUE)
     run = Path("runs/a")
@@ -82,7 +82,7 @@ def test_a_signal_saves_and_stops_and_resume_finishes(pbtrl: Command, monkeypatc
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_signal_during_the_final_choice_stops_too(pbtrl: Command, monkeypatch, number, code):
+def test_signal_during_the_final_choice_stops(pbtrl: Command, monkeypatch, number, code):
     with monkeypatch.context() as inside:
         inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(number))
         assert pbtrl("train", "cart.yaml", "--name", "a").code == code
@@ -94,7 +94,7 @@ def test_a_signal_during_the_final_choice_stops_too(pbtrl: Command, monkeypatch,
     assert Path("runs/a/best.json").exists()
 
 
-def test_what_is_lost_when_a_limit_is_reached_is_made_again_before_the_choice(pbtrl: Command, monkeypatch):
+def test_lost_snapshots_are_remade_before_the_final_choice(pbtrl: Command, monkeypatch):
     enough = "budget.until_fitness=0.5"
     assert pbtrl("train", "quadratic", "--name", "whole", enough).code == 0
     with monkeypatch.context() as inside:
@@ -109,8 +109,8 @@ def test_what_is_lost_when_a_limit_is_reached_is_made_again_before_the_choice(pb
     assert pbtrl("verify", "quadratic").out.startswith(f"{run}: clean")
 
 
-def test_what_cannot_be_made_again_is_not_chosen(pbtrl: Command, monkeypatch):
-    """Its parent is gone as well; where there is nobody else, that is damage."""
+def test_snapshot_that_cannot_be_remade_is_not_chosen(pbtrl: Command, monkeypatch):
+    """Its parent is lost as well. If no other member is left, the run is damaged."""
     with monkeypatch.context() as inside:
         inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         assert pbtrl("train", "quadratic").code == 130
@@ -128,7 +128,7 @@ def test_what_cannot_be_made_again_is_not_chosen(pbtrl: Command, monkeypatch):
     assert "of the snapshots to choose the best from none is whole" in refused.err
 
 
-def test_a_score_that_is_no_number_is_not_the_best(pbtrl: Command, monkeypatch):
+def test_nan_score_is_not_the_best(pbtrl: Command, monkeypatch):
     real = scoring.evaluate
 
     def first_is_nan(*args: Any, **how: Any) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ def test_a_score_that_is_no_number_is_not_the_best(pbtrl: Command, monkeypatch):
     assert best["member"] == best["selection"][1]["member"]
 
 
-def test_two_that_begin_the_same_run_do_not_both(pbtrl: Command, monkeypatch):
+def test_two_controllers_cannot_start_the_same_run(pbtrl: Command, monkeypatch):
     asked = iter([False])
     monkeypatch.setattr(run_directory, "has_begun", lambda _: next(asked, True))
     refused = pbtrl("train", "quadratic")
@@ -151,7 +151,7 @@ def test_two_that_begin_the_same_run_do_not_both(pbtrl: Command, monkeypatch):
     assert not Path("runs/quadratic/journal.jsonl").exists()
 
 
-def test_a_signal_just_before_the_final_choice_is_not_lost(pbtrl: Command, monkeypatch):
+def test_signal_just_before_the_final_choice_is_kept(pbtrl: Command, monkeypatch):
     with signalled(monkeypatch, signal.SIGTERM, report=40):  # the toy's last one
         assert pbtrl("train", "quadratic").code == 143
     assert kinds(Path("runs/quadratic"))[-1] == "stop"
@@ -214,7 +214,7 @@ def training(tmp_path: Path, *argv: str) -> Iterator[tuple[subprocess.Popen[str]
     ("backend", "number", "code"),
     [("processes", signal.SIGINT, 130), ("inline", signal.SIGTERM, 143), ("processes", signal.SIGHUP, 129)],
 )
-def test_a_terminals_signal_in_the_middle_of_a_slice(pbtrl: Command, tmp_path: Path, backend, number, code):
+def test_terminal_signal_during_a_slice(pbtrl: Command, tmp_path: Path, backend, number, code):
     """The terminal sends it to the workers as well."""
     with training(tmp_path, f"execution.backend={backend}") as (process, family):
         assert bool(family) == (backend == "processes")
@@ -229,7 +229,7 @@ def test_a_terminals_signal_in_the_middle_of_a_slice(pbtrl: Command, tmp_path: P
     assert list(Path("runs/a/members/m00/snapshots").iterdir())
 
 
-def test_hanging_up_again_does_not_end_at_once(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+def test_second_sighup_does_not_end_at_once(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
     """A shell and the kernel may both send it when a terminal closes."""
     real = Controller.step
 
@@ -245,7 +245,7 @@ def test_hanging_up_again_does_not_end_at_once(pbtrl: Command, monkeypatch: pyte
 
 
 def test_nohup_is_respected(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Neither the command nor its workers heed the signal; another one is heeded as ever."""
+    """The command and its workers ignore SIGHUP; other signals work as usual."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signalled(monkeypatch, signal.SIGHUP, report=2):
@@ -279,8 +279,8 @@ print(os.waitstatus_to_exitcode(status))
 
 
 @pytest.mark.parametrize("mode", ["live", "plain"])
-def test_a_terminal_that_closes_saves_the_run(pbtrl: Command, tmp_path: Path, mode: str):
-    """The kernel hangs up the run and its workers, and fails whatever they write from then on."""
+def test_closed_terminal_saves_the_run(pbtrl: Command, tmp_path: Path, mode: str):
+    """The kernel sends SIGHUP to the run and its workers, and fails whatever they write from then on."""
     os.mkfifo(tmp_path / "fifo")
     env = f"env={{id: tests.faulty_envs:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
     command = [sys.executable, "-m", "pbtrl", "train", "cart.yaml", "--name", "a", env, "population.size=1",
@@ -297,7 +297,7 @@ def test_a_terminal_that_closes_saves_the_run(pbtrl: Command, tmp_path: Path, mo
     assert json.loads(Path("runs/a/run.json").read_text())["status"] == "stopped"
 
 
-def test_who_was_stopped_for_a_while_goes_on(pbtrl: Command, tmp_path: Path):
+def test_suspended_run_continues(pbtrl: Command, tmp_path: Path):
     """As by Ctrl-Z and fg, or when a laptop sleeps: the controller alone, a worker alone, and both."""
     with training(tmp_path, "execution.backend=processes") as (process, family):
         for pids in ([process.pid], family, [process.pid, *family]):
@@ -318,8 +318,8 @@ def test_who_was_stopped_for_a_while_goes_on(pbtrl: Command, tmp_path: Path):
     assert pbtrl("verify", "a").out.startswith("runs/a: clean")
 
 
-def test_a_killed_controller_takes_its_workers_along(pbtrl: Command, tmp_path: Path):
-    """While it lives nobody else gets at the run; after it, anybody does."""
+def test_workers_end_with_a_killed_controller(pbtrl: Command, tmp_path: Path):
+    """While the controller lives, no other process can use the run."""
     with training(tmp_path, "execution.backend=processes") as (process, family):
         before = contents(Path("runs/a") / "members")
         for command in (["resume", "a", "--trust-imports"], ["train", "cart.yaml", "--name", "a", "--overwrite"]):
@@ -335,7 +335,7 @@ def test_a_killed_controller_takes_its_workers_along(pbtrl: Command, tmp_path: P
     assert pbtrl("verify", "a", "--repair").code == 0
 
 
-def test_a_run_that_is_moved_ends_and_goes_on_where_it_is(pbtrl: Command, tmp_path: Path):
+def test_moved_run_ends_and_is_intact_at_its_new_path(pbtrl: Command, tmp_path: Path):
     with training(tmp_path, "execution.backend=processes") as (process, family):
         Path("runs/a").rename("runs/b")
         _, err = process.communicate(timeout=60)
@@ -387,8 +387,8 @@ BEFORE_PYTHON_BEGAN = 256 - signal.SIGINT  # its own end by the signal, with not
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
-def test_ctrl_c_in_a_terminal_at_random_times(pbtrl: Command, tmp_path: Path, seed):
-    """Four times, then it may go on to the end, and nothing of it shows in the journal or the weights."""
+def test_ctrl_c_at_random_times(pbtrl: Command, tmp_path: Path, seed):
+    """Four times, then the run continues to the end; journal and weights show nothing of it."""
     rng, run = random.Random(seed), Path("runs/a")
     assert pbtrl("train", "cart.yaml", "--name", "b").code == 0
     command = [sys.executable, "-m", "pbtrl", "train", "cart.yaml", "--name", "a", "--if-exists", "resume",
@@ -409,7 +409,7 @@ def test_ctrl_c_in_a_terminal_at_random_times(pbtrl: Command, tmp_path: Path, se
     assert pbtrl("verify", "a").out.startswith("runs/a: clean")
 
 
-def test_one_signal_is_enough_where_an_env_hangs(pbtrl: Command, tmp_path: Path):
+def test_one_signal_ends_a_run_with_a_hanging_env(pbtrl: Command, tmp_path: Path):
     with training(tmp_path, "execution.backend=processes", "env.kwargs.hang=true") as (process, family):
         since = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
@@ -430,7 +430,7 @@ def finished(pbtrl: Command) -> Path:
     return Path("runs/a")
 
 
-def test_a_damaged_card_is_written_anew(pbtrl: Command, finished: Path):
+def test_damaged_run_json_is_rewritten(pbtrl: Command, finished: Path):
     (finished / "run.json").write_text("{")
     resumed = pbtrl("resume", "a", "budget.env_steps_per_member=240")
     assert resumed.code == 0
@@ -440,7 +440,7 @@ def test_a_damaged_card_is_written_anew(pbtrl: Command, finished: Path):
 
 @pytest.mark.parametrize("left", [0, 20, None])
 @pytest.mark.parametrize("command", [["resume", "a"], ["train", "quadratic", "--name", "a", "--if-exists", "resume"]])
-def test_a_run_whose_first_line_was_never_whole_begins(pbtrl: Command, finished: Path, left, command):
+def test_run_with_a_torn_first_line_starts(pbtrl: Command, finished: Path, left, command):
     before = canonical("a")
     if left is None:
         (finished / "journal.jsonl").unlink()
@@ -452,8 +452,8 @@ def test_a_run_whose_first_line_was_never_whole_begins(pbtrl: Command, finished:
     assert canonical("a") == before
 
 
-def test_a_run_that_lost_its_journal_is_not_taken_for_a_new_one(pbtrl: Command, finished: Path):
-    """Snapshots that a journal knows nothing of are nobody's results, but for those of the same assignments."""
+def test_run_without_its_journal_is_not_a_new_run(pbtrl: Command, finished: Path):
+    """Snapshots unknown to the journal are not used, except as results of the same assignments."""
     before, hashes = canonical("a"), weights(finished)
     (finished / "journal.jsonl").unlink()
     refused = pbtrl("train", "quadratic", "--name", "a", "seed=7")
@@ -464,7 +464,7 @@ def test_a_run_that_lost_its_journal_is_not_taken_for_a_new_one(pbtrl: Command, 
     assert not list(finished.glob("members/*/quarantine"))
 
 
-def test_snapshots_of_another_history_are_put_aside(pbtrl: Command, finished: Path):
+def test_snapshots_of_another_history_are_quarantined(pbtrl: Command, finished: Path):
     (finished / "journal.jsonl").unlink()
     assert pbtrl("train", "quadratic", "--name", "b", "seed=7").code == 0
     shutil.copy("runs/b/config.resolved.yaml", finished)
@@ -474,7 +474,7 @@ def test_snapshots_of_another_history_are_put_aside(pbtrl: Command, finished: Pa
     assert pbtrl("verify", "a").out.startswith("runs/a: clean")
 
 
-def test_without_its_config_a_run_says_so(pbtrl: Command, finished: Path):
+def test_run_without_its_config_is_reported(pbtrl: Command, finished: Path):
     (finished / "config.resolved.yaml").unlink()
     for command in (["resume", "a"], ["eval", "a"]):
         refused = pbtrl(*command)
@@ -492,7 +492,7 @@ def test_without_its_config_a_run_says_so(pbtrl: Command, finished: Path):
 # The same journal
 
 
-def test_who_trains_and_how_often_it_is_stopped_changes_nothing(pbtrl: Command, monkeypatch):
+def test_executor_and_stops_change_nothing(pbtrl: Command, monkeypatch):
     assert pbtrl("train", "cart.yaml", "--name", "inline").code == 0
     assert pbtrl("status", "inline", "--json").json["generation"] == 2
     expected = canonical("inline")
@@ -512,7 +512,7 @@ def test_who_trains_and_how_often_it_is_stopped_changes_nothing(pbtrl: Command, 
 # Going on
 
 
-def test_resume_of_a_finished_run_says_so_and_touches_nothing(pbtrl: Command):
+def test_resume_of_a_finished_run_changes_nothing(pbtrl: Command):
     pbtrl("train", "quadratic")
     before = contents(Path("runs/quadratic"))
     said = (
@@ -525,7 +525,7 @@ def test_resume_of_a_finished_run_says_so_and_touches_nothing(pbtrl: Command):
     assert contents(Path("runs/quadratic")) == before
 
 
-def test_the_same_line_begins_goes_on_and_ends(pbtrl: Command, monkeypatch):
+def test_same_command_starts_resumes_and_finishes(pbtrl: Command, monkeypatch):
     """For clusters that start a job again until it is done."""
     line = ["train", "quadratic", "--if-exists", "resume"]
     with signalled(monkeypatch, signal.SIGTERM, report=10):
@@ -558,7 +558,7 @@ def test_a_longer_budget_extends_a_finished_run(pbtrl: Command):
     assert pbtrl("status", "quadratic", "--json").json["steps_budget"] == 460
 
 
-def test_the_best_of_an_earlier_sitting_stays_until_there_is_another(pbtrl: Command, monkeypatch):
+def test_best_of_an_earlier_session_stays_until_replaced(pbtrl: Command, monkeypatch):
     pbtrl("train", "quadratic")
     with signalled(monkeypatch, signal.SIGINT, report=9):
         assert pbtrl("resume", "quadratic", "budget.env_steps_per_member=400").code == 130
@@ -573,7 +573,7 @@ def test_a_total_budget_can_be_extended(pbtrl: Command):
     assert [m["env_steps"] for m in pbtrl("status", "quadratic", "--json").json["members"]] == [100, 100]
 
 
-def test_a_fitness_that_is_enough_ends_a_run_and_more_goes_on(pbtrl: Command):
+def test_target_fitness_ends_a_run_and_a_higher_one_resumes(pbtrl: Command):
     assert pbtrl("train", "quadratic", "budget.until_fitness=0.5").code == 0
     assert journal(Path("runs/quadratic"))[-1]["reason"] == "fitness reached"
     assert "finished (fitness reached)" in pbtrl("resume", "quadratic").out
@@ -592,7 +592,7 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("override", CHANGED)
-def test_a_run_goes_on_as_what_it_is(pbtrl: Command, override: str):
+def test_fixed_settings_cannot_change_on_resume(pbtrl: Command, override: str):
     pbtrl("train", "quadratic")
     before = contents(Path("runs/quadratic"))
     for command in (["resume", "quadratic"], ["train", "quadratic", "--if-exists", "resume"]):
@@ -603,7 +603,7 @@ def test_a_run_goes_on_as_what_it_is(pbtrl: Command, override: str):
     assert contents(Path("runs/quadratic")) == before
 
 
-def test_an_env_or_an_agent_cannot_change(pbtrl: Command):
+def test_env_and_agent_cannot_change_on_resume(pbtrl: Command):
     pbtrl("train", "cart.yaml", "--name", "a")
     for override, said in (
         ("env.id=Acrobot-v1", "env.id (CartPole-v1 -> Acrobot-v1)"),
@@ -614,7 +614,7 @@ def test_an_env_or_an_agent_cannot_change(pbtrl: Command):
     assert pbtrl("train", "cart.yaml", "--name", "a", "env.backend=auto", "--if-exists", "resume").code == 0
 
 
-def test_a_budget_does_not_shrink(pbtrl: Command):
+def test_budget_cannot_shrink(pbtrl: Command):
     pbtrl("train", "quadratic")
     found = pbtrl("resume", "quadratic", "budget.env_steps_per_member=100")
     assert found.code == 2
@@ -636,7 +636,7 @@ def test_one_controller_at_a_time(pbtrl: Command):
     assert contents(Path("runs/quadratic")) == before
 
 
-def test_lineage_and_curves_run_on_over_a_stop(pbtrl: Command, monkeypatch):
+def test_lineage_and_curves_continue_after_a_stop(pbtrl: Command, monkeypatch):
     pbtrl("train", "quadratic", "--name", "whole")
     with signalled(monkeypatch, signal.SIGINT, report=13):
         pbtrl("train", "quadratic")
@@ -653,8 +653,8 @@ def test_lineage_and_curves_run_on_over_a_stop(pbtrl: Command, monkeypatch):
     assert found["quadratic"] == found["whole"]
 
 
-def test_the_three_that_pbt_tunes_are_always_shown(pbtrl: Command):
-    """Also those that are not searched, as the learner had them."""
+def test_default_hyperparameters_are_always_shown(pbtrl: Command):
+    """Also those that are not searched, with the values that the learner used."""
     assert pbtrl("train", "cart.yaml", "--name", "a", "agent.entropy_cost=0.003").code == 0
     events = EventAccumulator("runs/a/tb/m00").Reload()
     assert {round(e.value, 6) for e in events.Scalars("hparams/entropy_cost")} == {0.003}
@@ -678,7 +678,7 @@ def test_the_three_that_pbt_tunes_are_always_shown(pbtrl: Command):
         ),
     ],
 )
-def test_an_env_that_fails_the_final_choice_takes_nothing_with_it(pbtrl: Command, how, why):
+def test_env_failing_the_final_choice_loses_nothing(pbtrl: Command, how, why):
     env = f"env={{id: tests.faulty_envs:Odd, num_envs: 4, kwargs: {{how: {how}}}}}"
     processes = ["execution.backend=processes", "execution.workers=1", "failure.env_step_timeout=1"]
     found = pbtrl("train", "cart.yaml", "--name", "a", env, *processes)
@@ -697,14 +697,14 @@ def test_an_env_that_fails_the_final_choice_takes_nothing_with_it(pbtrl: Command
         ("shape", "the observation has shape (3,), but the observation space has shape (4,) (env 0 of 1, step "),
     ],
 )
-def test_what_is_wrong_with_an_env_is_said(pbtrl: Command, how, why):
+def test_env_errors_are_reported(pbtrl: Command, how, why):
     env = f"env={{id: tests.faulty_envs:Odd, num_envs: 1, kwargs: {{how: {how}}}}}"
     found = pbtrl("train", "cart.yaml", "--name", "a", env, "population.size=1")
     said = f"no member survived: EnvError: env.id=tests.faulty_envs:Odd: {why}"
     assert (found.code, found.err.splitlines()[-1].startswith(said)) == (3, True), found.err
 
 
-def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
+def test_failing_env_is_retried_then_given_up(pbtrl: Command):
     found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=probe/Raising-v0", "population.size=2")
     assert found.code == 3
     why = (
@@ -724,8 +724,8 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
     assert pbtrl("eval", "a").err == "runs/a has no snapshot yet: no member has finished a slice\n"
 
 
-def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Command, tmp_path: Path):
-    """Twelve blocks of huge rewards in an env make its member diverge; it copies another, and the run ends as usual."""
+def test_non_finite_values_are_not_learned_stored_or_copied(pbtrl: Command, tmp_path: Path):
+    """Twelve blocks of huge rewards make a member diverge; it copies another, and the run ends as usual."""
     kwargs = f"{{marker: {tmp_path / 'x'}, after: 5, steps: 130}}"
     env = f"env={{id: tests.faulty_envs:Poisoned, num_envs: 4, kwargs: {kwargs}}}"
     longer = ["budget.env_steps_per_member=1680", "strategy.ready.slice_steps=560", "population.size=2"]
@@ -748,8 +748,8 @@ def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Comman
 
 
 @pytest.mark.parametrize("strategy", ["pbt", "random_search"])
-def test_where_nobody_survived_a_resume_tries_again(pbtrl: Command, monkeypatch, tmp_path: Path, strategy: str):
-    """From the snapshots that the members have, under what made these."""
+def test_resume_retries_if_no_member_survived(pbtrl: Command, monkeypatch, tmp_path: Path, strategy: str):
+    """From the members' snapshots, with the hyperparameters that made these."""
     env = f"env={{id: tests.faulty_envs:Breakable, num_envs: 4, kwargs: {{broken: {tmp_path / 'x'}}}}}"
     rules = [f"strategy={{name: {strategy}, ready: {{every: 240}}}}", "failure.max_restarts_per_member=1"]
     with signalled(monkeypatch, signal.SIGTERM, report=2):
@@ -774,7 +774,7 @@ def test_where_nobody_survived_a_resume_tries_again(pbtrl: Command, monkeypatch,
     assert [a["hyperparameters"] for a in again] == [a["hyperparameters"] for a in first]
 
 
-def test_a_final_choice_that_fails_can_be_made_later(pbtrl: Command, monkeypatch):
+def test_failed_final_choice_can_be_repeated(pbtrl: Command, monkeypatch):
     def raises(*_: object, **__: object) -> None:
         raise RuntimeError("no such luck")
 
@@ -795,7 +795,7 @@ ENDLESS = "env={id: tests.faulty_envs:Endless, num_envs: 4, between_slices: rese
 
 
 @pytest.mark.parametrize("backend", ["inline", "processes"])
-def test_an_env_that_never_ends_is_trained_evaluated_and_resumed(pbtrl: Command, backend: str):
+def test_endless_env_is_trained_evaluated_and_resumed(pbtrl: Command, backend: str):
     options = [f"execution.backend={backend}", "execution.workers=1", "population.size=2"]
     done = pbtrl("train", "cart.yaml", "--name", "a", ENDLESS, *options)
     assert done.code == 0
@@ -813,7 +813,7 @@ def test_an_env_that_never_ends_is_trained_evaluated_and_resumed(pbtrl: Command,
     assert (played["truncated"], played["length_mean"], played["timed_out"]) == (30, 7.0, False)
 
 
-def test_fitness_from_evaluation_has_the_limit_too(pbtrl: Command):
+def test_evaluation_fitness_has_the_step_limit(pbtrl: Command):
     rules = ["fitness.source=evaluation", "fitness.episodes=2", "final.max_steps=7", "population.size=1"]
     assert pbtrl("train", "cart.yaml", "--name", "a", ENDLESS, *rules).code == 0
     assert [line["evaluation"] for line in journal(Path("runs/a")) if line["kind"] == "report"] == [[7.0, 7.0]] * 3
@@ -823,9 +823,10 @@ def test_fitness_from_evaluation_has_the_limit_too(pbtrl: Command):
     ("budget", "elapsed", "seconds"),
     [("720", 50.0, None), ("720, wall_clock: 100s", 30.0, 130.0), ("720, wall_clock: 1h", 4000.0, 360.0)],
 )
-def test_the_final_choice_has_a_tenth_of_the_wall_clock_and_a_minute_at_least(
+def test_final_choice_gets_a_tenth_of_the_wall_clock(
     pbtrl: Command, monkeypatch, budget: str, elapsed: float, seconds: float | None
 ):
+    """And at least a minute."""
     given = []
 
     def choose(config: Any, run: Any, population: Any, seconds: float | None) -> dict[str, Any]:
@@ -838,7 +839,7 @@ def test_the_final_choice_has_a_tenth_of_the_wall_clock_and_a_minute_at_least(
     assert given == [seconds]
 
 
-def test_what_the_wall_clock_cuts_is_counted(pbtrl: Command, monkeypatch):
+def test_episodes_cut_by_the_wall_clock_are_counted(pbtrl: Command, monkeypatch):
     """The choice leaves time to the score; with next to none each env takes a step."""
     monkeypatch.setattr(session, "CHOICE_SECONDS", 0.0)
     limits = ["budget.wall_clock=0.01s", "final.max_steps=20000", "env.between_slices=continue"]
@@ -897,7 +898,7 @@ def unscored(config: Any) -> Any:
     return play
 
 
-def test_a_run_without_a_finite_score_has_not_succeeded(pbtrl: Command, monkeypatch):
+def test_run_without_a_finite_score_fails(pbtrl: Command, monkeypatch):
     with monkeypatch.context() as inside:
         inside.setattr(scoring, "make_evaluator", unscored)
         done = pbtrl("train", "cart.yaml", "--name", "a", "population.size=1")
@@ -917,7 +918,7 @@ def test_a_run_without_a_finite_score_has_not_succeeded(pbtrl: Command, monkeypa
     assert Path("runs/a/best.json").exists()
 
 
-def test_a_run_that_ends_before_any_slice_does_has_not_succeeded(pbtrl: Command, monkeypatch):
+def test_run_that_ends_before_its_first_slice_fails(pbtrl: Command, monkeypatch):
     monkeypatch.setattr(Controller, "seconds", 1.0)
     done = pbtrl("train", "cart.yaml", "--name", "a", "budget.wall_clock=1s")
     assert done.code == 3
@@ -925,8 +926,8 @@ def test_a_run_that_ends_before_any_slice_does_has_not_succeeded(pbtrl: Command,
     assert done.err.splitlines()[-1].startswith(said)
 
 
-def test_a_journal_with_nulls_and_one_with_nan_can_be_read(pbtrl: Command):
-    """Today's journals have null where a number was not finite, earlier ones have NaN."""
+def test_journals_with_null_or_nan_can_be_read(pbtrl: Command):
+    """Journals have null where a number is not finite; those of earlier versions have NaN."""
     assert pbtrl("train", "cart.yaml", "--name", "a").code == 0
     path = Path("runs/a/journal.jsonl")
     lines = journal(Path("runs/a"))
@@ -947,7 +948,7 @@ def test_a_journal_with_nulls_and_one_with_nan_can_be_read(pbtrl: Command):
 # What is kept
 
 
-def test_retention_keeps_the_newest_milestones_and_what_is_referred_to(pbtrl: Command, monkeypatch):
+def test_retention_keeps_newest_milestones_and_referenced(pbtrl: Command, monkeypatch):
     milestones = ["snapshots.milestones_every=50", "population.size=1"]
     with signalled(monkeypatch, signal.SIGINT, report=12):
         pbtrl("train", "quadratic", *milestones)
@@ -956,7 +957,7 @@ def test_retention_keeps_the_newest_milestones_and_what_is_referred_to(pbtrl: Co
     assert kept == ["000004", "000009", "000014", "000018", "000019"]  # at 50, 100, 150, and the last two
 
 
-def test_what_a_slice_costs_can_be_seen(pbtrl: Command):
+def test_slice_timing_is_in_the_journal(pbtrl: Command):
     pbtrl("train", "quadratic")
     lines = journal(Path("runs/quadratic"))
     reports = [line["timing"] for line in lines if line["kind"] == "report"]
@@ -968,8 +969,8 @@ def test_what_a_slice_costs_can_be_seen(pbtrl: Command):
 # Envs
 
 
-def test_what_an_env_starts_is_ended_by_it(pbtrl: Command):
-    """Signals that a worker does not heed end its envs' own processes."""
+def test_helper_processes_of_an_env_are_ended(pbtrl: Command):
+    """Signals that the worker ignores still end its envs' own processes."""
     env = "env={id: tests.faulty_envs:Helped, num_envs: 2}"
     processes = ["execution={backend: processes, workers: 1}", "population.size=2", "failure.env_step_timeout=5s"]
     assert pbtrl("train", "cart.yaml", "--name", "a", env, *processes).code == 0
@@ -990,7 +991,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("how", WRONG)
-def test_an_env_that_takes_its_worker_along_costs_a_slice(pbtrl: Command, tmp_path: Path, how: str):
+def test_env_that_kills_its_worker_costs_one_slice(pbtrl: Command, tmp_path: Path, how: str):
     kwargs = f"{{marker: {tmp_path / 'wrong'}, after: 50, how: {how}}}"
     env = f"env={{id: tests.faulty_envs:Fatal, num_envs: 2, between_slices: reset, kwargs: {kwargs}}}"
     backend = "{backend: processes, workers: 1}" if WRONG[how].startswith("worker") else "{backend: inline}"
