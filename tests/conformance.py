@@ -1,4 +1,4 @@
-"""What every strategy, executor and trainable promises; a new one inherits it by a short subclass."""
+"""Guarantees of every strategy, executor and trainable; a new one inherits these tests by a short subclass."""
 
 import hashlib
 import os

@@ -169,7 +169,7 @@ def answer(message: Report | Failure, *, given_up: bool = True) -> Line:
 def assign(
     population: Population, member: str, every: int = 100, parent: str | None = None, **changes: Any
 ) -> Assignment:
-    """The member goes on for one slice, from its own snapshot unless told otherwise."""
+    """One more slice for the member, from its own snapshot unless `parent` is given."""
     m = population.members[member]
     return replace(
         Assignment(
@@ -185,23 +185,23 @@ def assign(
     )
 
 
-Told = float | None | str | Sequence[float]
-"""A fitness, none, `diverged`, `lost`, or the returns of all the episodes."""
+SliceResult = float | None | str | Sequence[float]
+"""Fitness, None, "diverged", "lost", or the returns of all episodes."""
 
 
-def after_one_slice(*told: Told, rule: FitnessRule = LAST, every: int = 100, seed: int = 0) -> Population:
-    """A population whose members have all ended their first slice, as told; member i has lr = 0.1 (1 + i)."""
-    population = Population(len(told), seed, rule)
-    for member, what in zip(list(population.members), told, strict=True):
+def after_one_slice(*results: SliceResult, rule: FitnessRule = LAST, every: int = 100, seed: int = 0) -> Population:
+    """Population whose members have ended their first slice with these results; member i has lr = 0.1 (1 + i)."""
+    population = Population(len(results), seed, rule)
+    for member, result in zip(list(population.members), results, strict=True):
         a = assign(population, member, every)
         population.record(decision(a))
-        if what == "lost":
+        if result == "lost":
             population.record(answer(died(a)))
-        elif what == "diverged":
+        elif result == "diverged":
             population.record(answer(trained(a, diverged=True)))
-        elif what is None:
+        elif result is None:
             population.record(answer(trained(a)))
         else:
-            returns = what if isinstance(what, Iterable) and not isinstance(what, str) else [what]
+            returns = result if isinstance(result, Iterable) and not isinstance(result, str) else [result]
             population.record(answer(trained(a, *(float(r) for r in returns))))
     return population

@@ -1,4 +1,4 @@
-"""Envs that a user might give as `tests.faulty_envs:function`: for what no env of a library does."""
+"""User envs `tests.faulty_envs:NAME` that hang, raise, kill their process or signal the test."""
 
 from __future__ import annotations
 

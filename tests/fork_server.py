@@ -1,8 +1,8 @@
-"""Runs commands of pbtrl in forks of itself, so that each is a process of its own without importing torch again.
+"""Run commands of pbtrl in forked processes, which need not import torch again.
 
-One JSON object per line comes in, {"where": directory, "argv": [...], "crash": "point:count" or "", "stop": whether it
-is told to stop as soon as it has a journal}; one goes out, {"code": exit code, negative for a signal, "err": stderr}.
-Nothing here may run torch before it forks.
+Each line of stdin is a JSON object {"where": directory, "argv": [...], "crash": "point:count" or "", "stop": send
+SIGTERM as soon as there is a journal}. Each line of stdout answers one: {"code": exit code, negative for a signal,
+"err": stderr}. Nothing here may run torch before it forks.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""A run directory whose journal is written by hand: decisions, reports and failures in a few words."""
+"""Writes the journal of a run directory by hand: decisions, reports and failures in a few words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Absurd input: one line that says what is wrong, the right exit code, no traceback, at once."""
+"""Absurd input gives one line with the reason, the right exit code and no traceback, at once."""
 
 from __future__ import annotations
 

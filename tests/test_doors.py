@@ -1,4 +1,4 @@
-"""Agents, strategies and trainables of other people: registered, by entry point, or by module:Class."""
+"""Other people's agents, strategies and trainables: registered, by entry point, or by module:Class."""
 
 from __future__ import annotations
 

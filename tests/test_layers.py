@@ -1,4 +1,4 @@
-"""Imports point down, rooms on one floor do not import each other, and nothing executes a file that it reads."""
+"""Imports point down, rooms on one floor do not import each other, and no file that is read is executed."""
 
 import ast
 import os

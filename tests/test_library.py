@@ -1,4 +1,4 @@
-"""pbtrl called from programs: without a main guard, from a heredoc, from a thread, from a child process."""
+"""pbtrl called from programs: without a main guard, from a heredoc, a thread or a child process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run directory from a stranger: nothing in it is executed, or followed out of it, or believed unchecked."""
+"""Run directories from an untrusted source: nothing is executed, no link is followed, everything is validated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that earlier versions left can be read and gone on with; what changed in between is said."""
+"""Runs of earlier versions can be read and resumed, with warnings about what changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The actor-critic agents' update against a slow literal one, and what must not have an influence on it."""
+"""Update of the actor-critic agents against a slow reference, and inputs that must not affect it."""
 
 import math
 from dataclasses import fields

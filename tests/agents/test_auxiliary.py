@@ -1,4 +1,4 @@
-"""UNREAL's maths against rlax, a loop over pixels, and the identities that it must satisfy."""
+"""UNREAL's auxiliary losses against rlax, a loop over pixels, and identities."""
 
 import json
 from pathlib import Path

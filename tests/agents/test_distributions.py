@@ -1,4 +1,4 @@
-"""Action distributions against torch.distributions, and what acting relies on."""
+"""Action distributions against torch.distributions, and the properties that acting relies on."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Feudal Networks: losses and gradients against slow literal ones, and what must not reach what."""
+"""Feudal Networks: losses and gradients against slow references, and the reach of gradients."""
 
 import numpy as np
 import pytest

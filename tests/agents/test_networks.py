@@ -1,4 +1,4 @@
-"""Networks: the layout of the flat buffer, equality with torch.nn, members that never depend on each other, memory."""
+"""Networks: layout of the flat buffer, equality with torch.nn, independence of the members, memory."""
 
 import math
 

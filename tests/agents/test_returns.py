@@ -1,4 +1,4 @@
-"""Return targets against the papers transcribed, rlax's answers, and the identities that they must satisfy."""
+"""Return targets against transcribed papers, rlax's answers, and identities."""
 
 import json
 from pathlib import Path

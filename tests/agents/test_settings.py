@@ -1,4 +1,4 @@
-"""Defaults: those that the papers print, and those that all results so far were made with."""
+"""Default settings: those of the papers, and those that all published results used."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""UNREAL: its losses and gradients against slow literal ones, what is drawn from the replay, what reaches what."""
+"""UNREAL: losses and gradients against slow references, draws from the replay, and the reach of gradients."""
 
 from dataclasses import replace
 

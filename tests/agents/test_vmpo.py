@@ -1,4 +1,4 @@
-"""V-MPO: who acts, what holds the policy back, and what PopArt must not move. test_actor_critic.py has its update."""
+"""V-MPO: target network, divergence constraint and PopArt. test_actor_critic.py has its update."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""From a config to the parts of a run: who trains where, with what, and what cannot be built."""
+"""From a config to the parts of a run: placement, header, strategy, and configs that cannot be built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command as a user types it: what it prints, what it answers to programs, and what bad input gets."""
+"""Every command as a user types it: its output, its JSON, and its answers to bad input."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Commands that pbtrl suggests work when they are pasted, wherever a run lies and whatever it is called."""
+"""Commands that pbtrl suggests work when pasted, for any location and name of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The config: what five lines come to, every mistake's exact text, overrides, the way to JSON and back."""
+"""The config: defaults, exact error messages, overrides, round trips through JSON and YAML."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The search space: every move stays inside, moves at all, does not drift, and passes through JSON."""
+"""The search space: moves stay inside, change values, do not drift, and round-trip through JSON."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What the bench measures: learning alone is training's work, and leaves the policy as training made it."""
+"""The bench measures the same learning as training, without changing the policy."""
 
 from __future__ import annotations
 

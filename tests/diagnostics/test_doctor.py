@@ -1,4 +1,4 @@
-"""The doctor's words for what a job may use; test_cli has the whole command, test_cgroups a real limited group."""
+"""Limits as `doctor` prints them. test_cli.py has the whole command, test_cgroups.py a real limited group."""
 
 from __future__ import annotations
 

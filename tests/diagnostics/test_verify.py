@@ -1,4 +1,4 @@
-"""`pbtrl verify` finds whatever is wrong with a run, and says so without touching it; --repair makes it whole."""
+"""`pbtrl verify` reports all damage without changing a run; `--repair` repairs it."""
 
 from __future__ import annotations
 

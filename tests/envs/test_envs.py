@@ -1,4 +1,4 @@
-"""Envs: one conformance class for every back end, then what each of them adds."""
+"""Envs: one conformance class for all backends, then the specifics of each."""
 
 import importlib
 import sys

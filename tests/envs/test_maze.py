@@ -1,4 +1,4 @@
-"""The maze: what is drawn anew, how often, and what does not move within an episode."""
+"""Mazes: distribution and frequency of redraws, and the parts that stay within an episode."""
 
 from collections import Counter
 

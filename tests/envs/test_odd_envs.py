@@ -1,4 +1,4 @@
-"""Every odd env trains to a finite score, is refused before anything starts, or ends the run in one line: no other way.
+"""Every odd env trains to a finite score, is refused before the start, or ends the run in one line.
 
 tests/odd_envs.py has the envs.
 """

@@ -1,4 +1,4 @@
-"""How a `Vector` presents spaces, and what a reset leaves of the episodes before it."""
+"""How a `Vector` converts spaces, and how a reset clears earlier episodes."""
 
 import numpy as np
 import pytest

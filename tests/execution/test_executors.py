@@ -1,4 +1,4 @@
-"""Inline and worker processes: the same answers, also where workers are killed, and nothing left behind."""
+"""Inline and process executors give the same answers, also when workers are killed, and leave nothing behind."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The worker's host: which cohorts it forms, what it loads, what it commits and reports."""
+"""The worker's host: its cohorts, loads, commits and reports."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Copies, ancestry and roots of journals written by hand."""
+"""Copies, ancestry and roots from journals written by hand."""
 
 from pathlib import Path
 

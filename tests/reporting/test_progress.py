@@ -1,4 +1,4 @@
-"""What the terminal shows of journals written by hand."""
+"""Terminal output (live view, plain lines, JSON, opening, summary) from journals written by hand."""
 
 import errno
 import io

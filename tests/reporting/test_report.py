@@ -1,4 +1,4 @@
-"""The report: its page is whole in itself and obeys nobody, and its pictures show what the journal says."""
+"""The HTML report is self-contained and escapes all text; its plots match the journal."""
 
 import io
 import json

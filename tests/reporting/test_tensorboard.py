@@ -1,4 +1,4 @@
-"""What TensorBoard reads back."""
+"""TensorBoard event files, as TensorBoard reads them back."""
 
 import errno
 import math

@@ -14,7 +14,7 @@ from pbtrl.envs.vector import Spaces, Vector
 SPACES = Spaces(Box(0.0, np.inf, (2,), np.float32), Discrete(1000))
 
 
-class Pool:
+class ScriptedPool:
     """Env j plays episodes of `lengths[j]` steps, each of which pays 10 (j + 1); it shows [j, steps so far].
 
     Attributes:
@@ -52,7 +52,7 @@ class Lives(Vector):
         return obs, rewards, terminated | (obs[:, 1] == 2), truncated
 
 
-class Counter:
+class CountingAgent:
     """Takes the numbers 0, 1, 2, ... of its noise for actions, and what it sees for its policy's parameters."""
 
     def __init__(self, actions: int = 1000) -> None:
@@ -75,4 +75,4 @@ class Counter:
 
 def scripted_envs(lengths: Sequence[int], truncated: Sequence[int] = (), kind: type[Vector] = Vector) -> Vector:
     """One env per length."""
-    return kind(Pool(lengths, truncated), SPACES, range(len(lengths)), "scripted")
+    return kind(ScriptedPool(lengths, truncated), SPACES, range(len(lengths)), "scripted")

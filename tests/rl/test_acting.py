@@ -1,4 +1,4 @@
-"""Actors and hogwild processes, played by objects in this process: what each of them draws, knows and leaves behind."""
+"""Actor and Hogwild processes, simulated in this process: their draws, their state and their traces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pbtrl.rl.actors import ActorsCohort
 from pbtrl.rl.hogwild import HogwildCohort
 from pbtrl.rl.rollout import Rollout
 from pbtrl.rl.shared_memory import TIMED, to_dict
-from tests.rl.conftest import Local
+from tests.rl.conftest import SimulatedProcess
 from tests.rl.test_cohort import CARTPOLE, UNREAL, builder, slice_of
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -48,8 +48,8 @@ def begin(cohort: Any, generation: int = 0, blocks: int = 500) -> None:
     cohort.begin([slice_of(m, 4 * STEPS * blocks, generation) for m in TWO])
 
 
-def processes(cohort: Any) -> list[Local]:
-    found: list[Local] = cohort.rollout.pool._processes
+def processes(cohort: Any) -> list[SimulatedProcess]:
+    found: list[SimulatedProcess] = cohort.rollout.pool._processes
     return found
 
 
@@ -61,8 +61,8 @@ def kill_all(cohort: Any) -> None:
 
 
 def rollouts(cohort: Any) -> list[Rollout]:
-    hands = [process.hand for process in processes(cohort)]
-    return [hand.rollout if isinstance(cohort, HogwildCohort) else hand._rollout for hand in hands]
+    workers = [process.worker for process in processes(cohort)]
+    return [worker.rollout if isinstance(cohort, HogwildCohort) else worker._rollout for worker in workers]
 
 
 # What is drawn
@@ -97,10 +97,10 @@ def test_blocks_of_actors_have_different_noise() -> None:
 def test_hogwild_processes_have_different_noise() -> None:
     cohort = hogwild()
     begin(cohort)
-    hands = [process.hand for process in processes(cohort)]
+    workers = [process.worker for process in processes(cohort)]
     kill_all(cohort)
-    hands += [process.hand for process in processes(cohort)]
-    assert len({g.initial_seed() for hand in hands for g in hand._generators}) == 4 * len(TWO)
+    workers += [process.worker for process in processes(cohort)]
+    assert len({g.initial_seed() for worker in workers for g in worker._generators}) == 4 * len(TWO)
     cohort.close()
 
 
@@ -285,7 +285,7 @@ def test_concurrent_updates_keep_weights_and_moments(optimizer: str) -> None:
     for who in ("nobody", "first", "second", "both"):
         cohort = hogwild(agent=agent)
         begin(cohort)
-        first, second = (process.hand for process in processes(cohort))
+        first, second = (process.worker for process in processes(cohort))
         if who == "both":
             interleaved(cohort, first, second)
         elif who != "nobody":
@@ -307,10 +307,10 @@ def test_process_starts_a_block_with_the_shared_weights() -> None:
     begin(cohort)
     shared = cohort._shared.tensors
     start = {name: value.clone() for name, value in shared.items()}
-    hands, live = [process.hand for process in processes(cohort)], torch.zeros(len(TWO), dtype=torch.float64)
+    workers, live = [process.worker for process in processes(cohort)], torch.zeros(len(TWO), dtype=torch.float64)
     for turn in range(4):
-        hand = hands[turn % 2]
-        collect, now = hand.rollout.collect, {name: value.clone() for name, value in shared.items()}
+        worker = workers[turn % 2]
+        collect, now = worker.rollout.collect, {name: value.clone() for name, value in shared.items()}
 
         def looked(state: State, *how: Any, collect: Any = collect, now: Any = now) -> Trajectory:
             assert state.private is not None
@@ -320,9 +320,9 @@ def test_process_starts_a_block_with_the_shared_weights() -> None:
             live.add_((~block.is_reset_step).flatten(1).sum(-1))
             return block
 
-        hand.rollout.collect = looked
-        hand.answer({"steps": STEPS})
-        hand.rollout.collect = collect
+        worker.rollout.collect = looked
+        worker.answer({"steps": STEPS})
+        worker.rollout.collect = collect
         assert torch.equal(shared["observation.count"], live)
     unchanged = {name for name in shared if torch.equal(shared[name], start[name])}
     assert unchanged == {"skipped"}
@@ -348,7 +348,7 @@ def test_agent_replay_of_a_replaced_policy_is_unused(mode: str) -> None:
         pass
     cohort.load(1, cohort.save(0))
     begin(cohort, 1)
-    for state in [cohort._state] if mode == "inline" else [process.hand._state for process in processes(cohort)]:
+    for state in [cohort._state] if mode == "inline" else [process.worker._state for process in processes(cohort)]:
         assert state.running["replay.is_reset_step"][1].all()
         assert not state.running["replay.is_reset_step"][0].all()
     cohort.close()

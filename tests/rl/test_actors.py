@@ -1,4 +1,4 @@
-"""Actors ahead of a learner: what they hand over, how far ahead they get, and what is left when something ends."""
+"""Actors ahead of a learner: their blocks, their lead, and cleanup when something ends."""
 
 from __future__ import annotations
 

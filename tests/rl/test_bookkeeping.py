@@ -1,4 +1,4 @@
-"""What an RL cohort draws its seeds for, and what it says of a slice while it lasts and when it is over."""
+"""Seeds of an RL cohort, and its metrics and outcomes during and after a slice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The RL cohort, made by the builder and run by the host: a member's numbers are its own, whoever is beside it."""
+"""The RL cohort, made by the builder and run by the host: members do not affect each other."""
 
 import math
 from dataclasses import replace

@@ -17,7 +17,7 @@ from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
 from pbtrl.rl import evaluation
 from pbtrl.rl.evaluation import Episodes, evaluate
-from tests.rl.scripted_envs import Counter, scripted_envs
+from tests.rl.scripted_envs import CountingAgent, scripted_envs
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -33,7 +33,7 @@ def fresh(build: RLBuilder, seed: int) -> Tensors:
     return {name: value[0].numpy() for name, value in state.tensors.items()}
 
 
-class Recorder(Counter):
+class Recorder(CountingAgent):
     """Acts at random, and keeps what it was shown at every step and what it answered."""
 
     def __init__(self, actions: int = 1000) -> None:
@@ -69,7 +69,7 @@ def play(
         made[-1].max_episode_steps = own_limit
         return made[-1]
 
-    agent = agent or Counter()
+    agent = agent or CountingAgent()
     return evaluate(agent, lambda action: action, make, [{}] * members, episodes=episodes, seed=seed, **options), made
 
 
@@ -204,7 +204,7 @@ def test_truncated_episode_leaves_no_memory() -> None:
     seen: list[Inputs] = []
     memories: list[float] = []
 
-    class Watching(Counter):
+    class Watching(CountingAgent):
         def act(self, state: Any, inputs: Inputs, memory: Any, noise: Any) -> Any:
             seen.append(inputs)
             memories.append(float(memory[0, 0, 0]))

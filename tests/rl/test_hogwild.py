@@ -1,4 +1,4 @@
-"""A3C's processes: one of them is the serial run bit for bit, more of them learn together."""
+"""A3C's Hogwild processes: one equals the serial run bit for bit, several learn together."""
 
 from __future__ import annotations
 
@@ -124,15 +124,15 @@ def test_processes_learn_and_a_killed_one_is_replaced() -> None:
     cohort.begin([slice_of("m00", steps, hyperparameters={})])
     while not cohort._done:
         cohort.advance()
-    crew = cohort._peers.pool
-    take, heard = crew.take, set()
+    pool = cohort._peers.pool
+    take, heard = pool.take, set()
 
     def counted() -> Any:
         heard.add((found := take())[0])
         return found
 
-    crew.take = counted  # type: ignore[method-assign]
-    os.kill(crew._processes[1]._running[0].pid, signal.SIGKILL)
+    pool.take = counted  # type: ignore[method-assign]
+    os.kill(pool._processes[1]._running[0].pid, signal.SIGKILL)
     while not cohort.advance():
         pass
     assert heard == {0, 1}
@@ -141,7 +141,7 @@ def test_processes_learn_and_a_killed_one_is_replaced() -> None:
     assert outcome.scalars["acting/deaths"] == 1
     assert outcome.scalars["acting/dropped_steps"] in (20, 40)
     assert np.mean(outcome.returns[-200:]) > 0.9
-    assert crew._processes[1].restarts == 1
+    assert pool._processes[1].restarts == 1
     # a slice that is stopped in the middle counts what was applied
     cohort.begin([slice_of("m00", steps, 1, hyperparameters={})])
     while not cohort._done:
@@ -149,5 +149,5 @@ def test_processes_learn_and_a_killed_one_is_replaced() -> None:
     stopped = cohort.outcome(0)
     assert 20 <= stopped.steps < steps
     assert stopped.steps % 20 == 0
-    assert not crew.pending
+    assert not pool.pending
     cohort.close()

@@ -1,4 +1,4 @@
-"""Policy lag, injected: V-trace bears it better than an actor-critic that does not correct for it."""
+"""Injected policy lag costs V-trace less than an actor-critic without correction."""
 
 from collections import deque
 from dataclasses import dataclass, replace

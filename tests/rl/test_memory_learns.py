@@ -1,4 +1,4 @@
-"""What must be remembered, in pictures: agents with a memory learn it; A3C without one does not in as many steps."""
+"""A memory task with images: agents with a memory learn it; A3C without one does not in as many steps."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The block that learning sees, against what the envs did: order, flags, episodes."""
+"""Blocks of a rollout against the envs' own record: order, flags, episodes."""
 
 from dataclasses import replace
 
@@ -10,13 +10,13 @@ from pbtrl import envs
 from pbtrl.agents import impala
 from pbtrl.agents.settings import ImpalaSettings
 from pbtrl.rl.rollout import Episodes, Rollout
-from tests.rl.scripted_envs import Counter, Lives, scripted_envs
+from tests.rl.scripted_envs import CountingAgent, Lives, scripted_envs
 
 torch.set_num_threads(1)  # as in every worker
 
 
 def rolling(vector, members, agent=None):
-    return Rollout(vector, members, agent or Counter(), lambda action: action)
+    return Rollout(vector, members, agent or CountingAgent(), lambda action: action)
 
 
 def collect(rollout, time):
@@ -125,7 +125,7 @@ def test_members_act_with_their_own_weights_and_noise():
 
 def test_images_stay_uint8():
     vector, other = (envs.make("probe/BrightSide-v0", range(4)) for _ in range(2))
-    block = collect(rolling(vector, 2, Counter(2)), 5)
+    block = collect(rolling(vector, 2, CountingAgent(2)), 5)
     assert block.observations.dtype == torch.uint8
     assert block.observations.shape == (2, 6, 2, 3, 36, 36)
     seen = [other.reset().copy()]

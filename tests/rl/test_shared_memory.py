@@ -1,4 +1,4 @@
-"""What processes share: tensors in one memory, weights that nobody reads torn, blocks with and without their past."""
+"""Memory shared by processes: tensors, weights without torn reads, blocks with and without replay."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""A disk that is full ends a run so that it can be resumed, and leaves nothing half-written behind."""
+"""A full disk ends a run so that it can be resumed, and leaves nothing half-written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: what a crash leaves, what a reader sees, and when two journals are the same."""
+"""The journal: after crashes, while it is read, and equality of two journals."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Snapshots: whole or not there, checked before use, and never half replaced."""
+"""Snapshots are complete or absent, checked before use, and never half replaced."""
 
 import json
 import os

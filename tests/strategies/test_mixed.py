@@ -1,4 +1,4 @@
-"""PBT's decisions in populations of several agents: each kind by itself, and kinds that compete."""
+"""PBT's decisions in populations of several agents, each by itself or competing."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from pbtrl.strategies.rules import Exploit, Explore
 from pbtrl.testing import SearchConformance
 from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.testing.strategies import SPACE, PopulationConformance
-from tests.fakes import Told, answer, decision
+from tests.fakes import SliceResult, answer, decision
 
 LR = LogUniform(low=1e-3, high=10.0)
 MIX = MixedSearchSpace(
@@ -33,29 +33,29 @@ def pbt(*, across: bool = False, **changes: Any) -> PBT:
     return PBT(**{"space": MIX, "slice_steps": 100, "horizon": 1000, "exploit": Exploit(**rules), **changes})
 
 
-def after(strategy: PBT, *told: Told, seed: int = 0, rule: FitnessRule = LAST) -> Population:
-    """A population whose members have all ended the first slice that the strategy gave them, as told."""
-    population = Population(len(told), seed, rule)
+def after(strategy: PBT, *results: SliceResult, seed: int = 0, rule: FitnessRule = LAST) -> Population:
+    """Population whose members have ended the first slice that the strategy assigned, with these results."""
+    population = Population(len(results), seed, rule)
     assignments = strategy.decide(population)
     population.record(decision(*assignments))
-    for a, what in zip(assignments, told, strict=True):
-        if what == "lost":
+    for a, result in zip(assignments, results, strict=True):
+        if result == "lost":
             population.record(answer(died(a)))
-        elif what == "diverged":
+        elif result == "diverged":
             population.record(answer(trained(a, diverged=True)))
         else:
-            returns = [what] if isinstance(what, float | int) else what or []
+            returns = [result] if isinstance(result, float | int) else result or []
             population.record(answer(trained(a, *map(float, returns))))
     return population
 
 
-def decided(strategy: PBT, *told: Told, **options: Any) -> dict[str, Assignment]:
-    return {a.member: a for a in strategy.decide(after(strategy, *told, **options))}
+def decided(strategy: PBT, *results: SliceResult, **options: Any) -> dict[str, Assignment]:
+    return {a.member: a for a in strategy.decide(after(strategy, *results, **options))}
 
 
-def copies(strategy: PBT, *told: Told, **options: Any) -> dict[str, str]:
+def copies(strategy: PBT, *results: SliceResult, **options: Any) -> dict[str, str]:
     """Receiver: donor."""
-    return {m: a.donor for m, a in decided(strategy, *told, **options).items() if a.donor}
+    return {m: a.donor for m, a in decided(strategy, *results, **options).items() if a.donor}
 
 
 class Mixed(PopulationConformance):

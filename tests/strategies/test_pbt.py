@@ -1,4 +1,4 @@
-"""PBT's decisions on journals written by hand, its promises in whole runs, and the paper's toy."""
+"""PBT's decisions on journals written by hand, its guarantees in whole runs, and the paper's toy problem."""
 
 import math
 import statistics
@@ -27,7 +27,7 @@ from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.testing.strategies import SPACE, PopulationConformance, SearchConformance
 from pbtrl.trainables.quadratic import Quadratic
 from pbtrl.training.controller import Controller
-from tests.fakes import Told, after_one_slice, answer, assign, decision
+from tests.fakes import SliceResult, after_one_slice, answer, assign, decision
 
 LR = SearchSpace({"lr": LogUniform(low=1e-3, high=10.0)})
 STILL = Explore(method="none")
@@ -92,8 +92,8 @@ def copies(strategy: PBT, population: Population) -> dict[str, str]:
     return {a.member: a.donor for a in strategy.decide(population) if a.donor}
 
 
-def over_seeds(strategy: PBT, *told: Told, rule: FitnessRule = LAST, seeds: int = 50) -> list[dict[str, str]]:
-    return [copies(strategy, after_one_slice(*told, rule=rule, seed=seed)) for seed in range(seeds)]
+def over_seeds(strategy: PBT, *results: SliceResult, rule: FitnessRule = LAST, seeds: int = 50) -> list[dict[str, str]]:
+    return [copies(strategy, after_one_slice(*results, rule=rule, seed=seed)) for seed in range(seeds)]
 
 
 def test_truncation_replaces_bottom_fifth_from_top_fifth() -> None:
@@ -174,20 +174,20 @@ BROKEN = [None, "diverged", "lost", math.nan]
 
 @pytest.mark.parametrize("method", ["truncation", "binary_tournament", "t_test"])
 @pytest.mark.parametrize("broken", BROKEN)
-def test_member_without_fitness_never_donates(method: Any, broken: Told) -> None:
+def test_member_without_fitness_never_donates(method: Any, broken: SliceResult) -> None:
     strategy = pbt(exploit=Exploit(method=method, ties="copy", bottom=0.5, top=0.5))
     for pairs in over_seeds(strategy, broken, 1.0, 2.0, broken, seeds=20):
         assert not {"m00", "m03"} & set(pairs.values())
 
 
 @pytest.mark.parametrize("absent", [None, math.nan, math.inf])
-def test_member_without_fitness_never_receives(absent: Told) -> None:
+def test_member_without_fitness_never_receives(absent: SliceResult) -> None:
     assert copies(pbt(), after_one_slice(absent, 1.0, 2.0)) == {"m01": "m02"}
 
 
-@pytest.mark.parametrize("told", [[None] * 4, [math.nan] * 4])
-def test_no_copies_without_any_fitness(told: list[Told]) -> None:
-    decided = pbt().decide(after_one_slice(*told))
+@pytest.mark.parametrize("results", [[None] * 4, [math.nan] * 4])
+def test_no_copies_without_any_fitness(results: list[SliceResult]) -> None:
+    decided = pbt().decide(after_one_slice(*results))
     assert [(a.parent, a.donor) for a in decided] == [(f"m0{i}/000000", None) for i in range(4)]
 
 

@@ -1,4 +1,4 @@
-"""Asynchronous selection, event by event: members report when they are ready, and each is ranked among all of them."""
+"""Asynchronous selection, event by event: each member is ranked among all when it reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CPU quotas and memory limits of control groups: made-up file trees, and a real group where the machine allows one."""
+"""CPU quotas and memory limits of control groups: simulated file trees, and a real group if possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process frees stays its own."""
+"""Freed memory stays with the process."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, that a program took away, or that nobody reads any more."""
+"""Standard streams that are closed, redirected by a program, or whose reader has gone."""
 
 from __future__ import annotations
 

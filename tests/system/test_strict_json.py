@@ -1,4 +1,4 @@
-"""What is written as JSON is JSON."""
+"""JSON that pbtrl writes is standard JSON."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""The agents that ship pass what own agents are asked for; the conformance classes catch what breaks a promise."""
+"""Built-in agents pass the shipped conformance tests, which detect broken implementations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cohort of trainables: each is trained and evaluated as its own assignment says, in its turn."""
+"""A cohort of trainables: members are trained and evaluated one after another, each by its assignment."""
 
 from __future__ import annotations
 

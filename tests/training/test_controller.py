@@ -1,4 +1,4 @@
-"""The one loop: retries, limits, interruption and resumption, on an executor that plays from a script."""
+"""Controller loop: retries, stop criteria, interruption and resumption, on a scripted executor."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -34,8 +34,8 @@ def pbt(*, synchronous: bool = True) -> PBT:
 
 
 @dataclass
-class Sitting:
-    """What one sitting of a run left."""
+class Session:
+    """Results of one session of a run."""
 
     reason: str
     population: Population
@@ -46,10 +46,10 @@ class Sitting:
         return [line for line in self.lines if line["kind"] == kind]
 
 
-def sit(
+def run_session(
     path: Path, script: Script = steady, *, strategy: Any = None, partial: float = 0.0,
     order: int | None = None, **settings: Any,
-) -> Sitting:  # fmt: skip
+) -> Session:  # fmt: skip
     """Run, or go on from the journal at `path`."""
     population = Population(SIZE, 5, LAST)
     if path.exists():
@@ -58,7 +58,7 @@ def sit(
     executor, journal = FakeExecutor(script, order=rng, partial=partial), Journal(path)
     reason = Controller(population, strategy or pbt(), executor, journal, **settings).run()
     journal.close()
-    return Sitting(reason, population, executor, list(read_journal(path)))
+    return Session(reason, population, executor, list(read_journal(path)))
 
 
 def after(rounds: int) -> Any:
@@ -73,7 +73,7 @@ def after(rounds: int) -> Any:
 @pytest.mark.parametrize("synchronous", [False, True])
 @pytest.mark.parametrize("order", [None, 1])
 def test_every_member_trains_exactly_its_budget(tmp_path: Path, synchronous: bool, order: Any) -> None:
-    done = sit(tmp_path / "j", strategy=pbt(synchronous=synchronous), order=order)
+    done = run_session(tmp_path / "j", strategy=pbt(synchronous=synchronous), order=order)
     assert done.reason == "budget"
     assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
     assert sum(a.stop - a.start for a in done.executor.submitted) == SIZE * HORIZON
@@ -82,12 +82,12 @@ def test_every_member_trains_exactly_its_budget(tmp_path: Path, synchronous: boo
 
 
 def test_population_equals_the_journal(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j")
+    done = run_session(tmp_path / "j")
     assert repr(Population(SIZE, 5, LAST).replay(done.lines).members) == repr(done.population.members)
 
 
 def test_sync_run_does_not_depend_on_arrival_order(tmp_path: Path) -> None:
-    assert len({digest(sit(tmp_path / str(order), order=order).lines) for order in range(4)}) == 1
+    assert len({digest(run_session(tmp_path / str(order), order=order).lines) for order in range(4)}) == 1
 
 
 def test_decision_is_written_before_it_is_submitted(tmp_path: Path) -> None:
@@ -144,17 +144,17 @@ def failing(fails: dict[str, int], **how: Any) -> Script:
 
 def test_failed_slice_is_retried(tmp_path: Path) -> None:
     """It leaves no trace in the canonical journal."""
-    done = sit(tmp_path / "j", failing({"m01/000002": 2, "m02/000000": 1}))
+    done = run_session(tmp_path / "j", failing({"m01/000002": 2, "m02/000000": 1}))
     assert [(f["assignment"], f["attempt"], f["given_up"]) for f in done.of("failure")] == [
         ("m02/000000", 1, False),
         ("m01/000002", 1, False),
         ("m01/000002", 2, False),
     ]
-    assert digest(done.lines) == digest(sit(tmp_path / "undisturbed").lines)
+    assert digest(done.lines) == digest(run_session(tmp_path / "undisturbed").lines)
 
 
 def test_member_is_rescued_after_too_many_failures(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", failing({"m01/000002": 99}), limits=StopCriteria(max_attempts=3))
+    done = run_session(tmp_path / "j", failing({"m01/000002": 99}), limits=StopCriteria(max_attempts=3))
     assert [f["given_up"] for f in done.of("failure")] == [False, False, True]
     rescue = next(a for a in done.executor.submitted if a.id == "m01/000003")
     assert rescue.donor
@@ -164,34 +164,34 @@ def test_member_is_rescued_after_too_many_failures(tmp_path: Path) -> None:
 
 
 def test_rescued_member_catches_up_in_sync_mode(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", failing({"m01/000002": 99}))
+    done = run_session(tmp_path / "j", failing({"m01/000002": 99}))
     for line in done.of("decision"):
         assert len({a["start"] for a in line["assignments"]}) == 1
     assert [[a["member"] for a in line["assignments"]] for line in done.of("decision")][3] == ["m01"]
 
 
 def test_fatal_failure_is_not_retried(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", failing({"m01/000002": 1}, fatal=True))
+    done = run_session(tmp_path / "j", failing({"m01/000002": 1}, fatal=True))
     assert [(f["assignment"], f["given_up"]) for f in done.of("failure")] == [("m01/000002", True)]
     assert Counter(a.id for a in done.executor.submitted)["m01/000002"] == 1
 
 
 def test_failure_in_a_group_is_not_blamed_on_a_member(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", failing({"m01/000002": 9}, alone=False), limits=StopCriteria(max_attempts=1))
+    done = run_session(tmp_path / "j", failing({"m01/000002": 9}, alone=False), limits=StopCriteria(max_attempts=1))
     assert len(done.of("failure")) == 9
     assert not any(f["given_up"] for f in done.of("failure"))
 
 
 def test_search_continues_without_a_lost_member(tmp_path: Path) -> None:
     search = random_search(SPACE, slice_steps=EVERY, horizon=HORIZON)
-    done = sit(tmp_path / "j", failing({"m01/000002": 99}), strategy=search)
+    done = run_session(tmp_path / "j", failing({"m01/000002": 99}), strategy=search)
     assert done.reason == "budget"
     assert [m.step for m in done.population.members.values()] == [500, 200, 500, 500]
 
 
 @pytest.mark.parametrize("fatal", [False, True])
 def test_run_ends_if_every_slice_fails(tmp_path: Path, fatal: bool) -> None:
-    done = sit(tmp_path / "j", lambda a, attempt: died(a, fatal=fatal))
+    done = run_session(tmp_path / "j", lambda a, attempt: died(a, fatal=fatal))
     assert done.population.step == 0
     assert all(m.lost for m in done.population.members.values())
     assert len(done.of("failure")) == SIZE * (1 + 3) * (1 if fatal else 3)
@@ -201,13 +201,13 @@ def test_run_ends_if_every_slice_fails(tmp_path: Path, fatal: bool) -> None:
 
 
 def test_a_total_of_steps_ends_the_run(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", limits=StopCriteria(total_steps=900))
+    done = run_session(tmp_path / "j", limits=StopCriteria(total_steps=900))
     assert done.reason == "total steps"
     assert done.population.step == 900
 
 
 def test_target_fitness_ends_the_run(tmp_path: Path) -> None:
-    done = sit(
+    done = run_session(
         tmp_path / "j",
         lambda a, attempt: trained(a, 10.0 if a.id == "m02/000001" else 1.0),
         limits=StopCriteria(until_fitness=10.0),
@@ -217,9 +217,9 @@ def test_target_fitness_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_wall_clock_ends_the_run_and_sessions_add_up(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", limits=StopCriteria(wall_clock=100.0), earlier=100.0)
+    done = run_session(tmp_path / "j", limits=StopCriteria(wall_clock=100.0), earlier=100.0)
     assert (done.reason, done.lines) == ("wall clock", [])
-    assert sit(tmp_path / "k", limits=StopCriteria(wall_clock=100.0), earlier=10.0).reason == "budget"
+    assert run_session(tmp_path / "k", limits=StopCriteria(wall_clock=100.0), earlier=10.0).reason == "budget"
 
 
 def test_stop_criteria_are_off_by_default() -> None:
@@ -234,24 +234,24 @@ def test_stop_criteria_are_off_by_default() -> None:
 def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, rounds: int, synchronous: bool) -> None:
     """Slices are all or nothing here; only a synchronous run does not depend on the order of events."""
     strategy = pbt(synchronous=synchronous)
-    first = sit(tmp_path / "j", strategy=strategy, interrupted=after(rounds))
+    first = run_session(tmp_path / "j", strategy=strategy, interrupted=after(rounds))
     assert first.reason == ("interrupted" if rounds <= 20 else "budget")
-    done = sit(tmp_path / "j", strategy=strategy)
+    done = run_session(tmp_path / "j", strategy=strategy)
     assert done.reason == "budget"
     assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
     if synchronous:
-        assert digest(done.lines) == digest(sit(tmp_path / "whole", strategy=strategy).lines)
+        assert digest(done.lines) == digest(run_session(tmp_path / "whole", strategy=strategy).lines)
 
 
 @pytest.mark.parametrize("rounds", range(1, 20, 4))
 @pytest.mark.parametrize("synchronous", [False, True])
 def test_partial_slices_are_completed_first(tmp_path: Path, rounds: int, synchronous: bool) -> None:
     strategy = pbt(synchronous=synchronous)
-    first = sit(tmp_path / "j", strategy=strategy, partial=0.4, interrupted=after(rounds))
+    first = run_session(tmp_path / "j", strategy=strategy, partial=0.4, interrupted=after(rounds))
     assert first.reason == "interrupted"
     assert first.of("report")[-1]["step"] % EVERY == 40
     assert not first.population.pending
-    done = sit(tmp_path / "j", strategy=strategy)
+    done = run_session(tmp_path / "j", strategy=strategy)
     assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
     assert sum(len(m.history) for m in done.population.members.values()) > SIZE * HORIZON // EVERY
     if synchronous:
@@ -260,12 +260,12 @@ def test_partial_slices_are_completed_first(tmp_path: Path, rounds: int, synchro
 
 
 def test_journal_cut_after_any_line_leads_to_the_same_end(tmp_path: Path) -> None:
-    whole = sit(tmp_path / "whole", failing({"m01/000001": 2})).lines
+    whole = run_session(tmp_path / "whole", failing({"m01/000001": 2})).lines
     data = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
     for lines in range(len(data)):
         path = tmp_path / f"cut{lines}"
         path.write_bytes(b"".join(data[:lines]) + data[lines][: len(data[lines]) // 2])
-        assert digest(sit(path, failing({"m01/000001": 2})).lines) == digest(whole)
+        assert digest(run_session(path, failing({"m01/000001": 2})).lines) == digest(whole)
 
 
 def test_a_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> None:
@@ -287,12 +287,12 @@ def test_a_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> 
 
 def test_interrupted_remake_is_made_again(tmp_path: Path) -> None:
     """A signal ends the remake of a lost snapshot in the middle: the next session makes it again."""
-    sit(tmp_path / "j", interrupted=after(6))
-    stopped = sit(tmp_path / "j", partial=0.4, lost=["m01/000000"], interrupted=after(0))
+    run_session(tmp_path / "j", interrupted=after(6))
+    stopped = run_session(tmp_path / "j", partial=0.4, lost=["m01/000000"], interrupted=after(0))
     assert [line["snapshot"] for line in stopped.of("void")] == ["m01/000000"]
     assert not stopped.of("remade")
     assert stopped.population.lost_snapshots == {"m01/000000"}
-    done = sit(tmp_path / "j", lost=["m01/000000"])
+    done = run_session(tmp_path / "j", lost=["m01/000000"])
     assert [line["snapshot"] for line in done.of("remade")] == ["m01/000000"]
     assert not done.population.lost_snapshots
     assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
@@ -327,7 +327,9 @@ def losing(name: str) -> Script:
 
 
 def test_several_copies_wait_for_one_remade_snapshot(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", losing("m00/000000"), strategy=AllCopyTheFirst(), limits=StopCriteria(max_attempts=1))
+    done = run_session(
+        tmp_path / "j", losing("m00/000000"), strategy=AllCopyTheFirst(), limits=StopCriteria(max_attempts=1)
+    )
     assert [m.step for m in done.population.members.values()] == [2 * EVERY] * SIZE
     assert (len(done.of("void")), len(done.of("remade")), len(done.of("failure"))) == (1, 1, 0)
 
@@ -335,8 +337,8 @@ def test_several_copies_wait_for_one_remade_snapshot(tmp_path: Path) -> None:
 def test_stop_criteria_wait_for_remade_snapshots(tmp_path: Path) -> None:
     """Otherwise the best could be lost. Nothing new is decided meanwhile."""
     limit = StopCriteria(total_steps=SIZE * EVERY)
-    assert sit(tmp_path / "j", limits=limit).reason == "total steps"
-    again = sit(tmp_path / "j", limits=limit, lost=["m02/000000"])
+    assert run_session(tmp_path / "j", limits=limit).reason == "total steps"
+    again = run_session(tmp_path / "j", limits=limit, lost=["m02/000000"])
     assert again.reason == "total steps"
     assert [line["snapshot"] for line in again.of("remade")] == ["m02/000000"]
     assert len(again.of("decision")) == 1

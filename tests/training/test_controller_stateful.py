@@ -1,6 +1,6 @@
-"""Whatever the members do, and however often the controller dies: budgets, donors, lineage and the journal hold.
+"""Budgets, donors, lineage and journal stay valid for all failures of members and deaths of the controller.
 
-Nor does retention ever delete what somebody still needs.
+Retention never deletes a snapshot that is still needed.
 """
 
 from __future__ import annotations
@@ -118,9 +118,9 @@ class Machine(RuleBasedStateMachine):
         for one in self.quick:
             one.start()
         self.steps = dict.fromkeys((f"m{i:02}" for i in range(SIZE)), 0)
-        self.sit()
+        self.run_session()
 
-    def sit(self) -> None:
+    def run_session(self) -> None:
         """A new controller, from what the journal says."""
         population = Population(SIZE, self.seed, LAST)
         lines = list(read_journal(self.path)) if self.path.exists() else []
@@ -128,7 +128,7 @@ class Machine(RuleBasedStateMachine):
         self.journal = Journal(self.path)
         if lines:
             population.record(self.journal.append({"kind": "resume"}))
-        if population.best and population.best.snapshot in self.shelf.disk:  # of an earlier sitting, in its best.json
+        if population.best and population.best.snapshot in self.shelf.disk:  # of an earlier session, in its best.json
             self.best = {population.best.snapshot}
         retention = Retention(
             self.shelf,
@@ -223,7 +223,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def the_controller_is_killed(self) -> None:
         self.journal.close()
-        self.sit()
+        self.run_session()
 
     @rule(part=st.sampled_from([0.0, 0.5]))
     def the_controller_is_stopped(self, part: float) -> None:
@@ -232,7 +232,7 @@ class Machine(RuleBasedStateMachine):
         while not self.over:
             self.over = self.controller.step()
         self.journal.close()
-        self.sit()
+        self.run_session()
 
     @invariant()
     def clocks_only_go_forward(self) -> None:

@@ -1,4 +1,4 @@
-"""Killed at every named point, a run goes on as if nothing had happened: the same journal, the same weights."""
+"""A run that is killed at any crash point resumes to the same journal and weights."""
 
 from __future__ import annotations
 

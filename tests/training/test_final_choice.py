@@ -1,4 +1,4 @@
-"""The choice of the best member: who is played again, on which seeds, and what is said of the winner."""
+"""Final choice of the best member: candidates, seeds and the reported score."""
 
 from __future__ import annotations
 

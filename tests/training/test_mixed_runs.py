@@ -1,4 +1,4 @@
-"""Runs of several agents: the same journal whoever trains, agents that change, and what every command makes of them."""
+"""Runs of several agents: reproducibility, members that change their agent, and every command on such runs."""
 
 from __future__ import annotations
 

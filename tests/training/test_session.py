@@ -1,4 +1,4 @@
-"""Sittings: signals, resuming, extending, and the same journal whoever trains and however often it is stopped."""
+"""Sessions: signals, resuming, extending, and one journal for all executors and numbers of stops."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CONTINUE = ["env.between_slices=continue", "population.mode=async"]
 
 @contextmanager
 def signalled(patch: pytest.MonkeyPatch, number: signal.Signals, report: int) -> Iterator[None]:
-    """A signal arrives with the nth report of a sitting."""
+    """A signal arrives with the nth report of a session."""
     left, real = [report], Retention.event
 
     def event(self: Retention, line: dict[str, object]) -> None:
