@@ -86,7 +86,7 @@ def changed(block: Trajectory, **values: Any) -> Trajectory:
     return replace(pick(block, list(range(len(block.rewards)))), **values)
 
 
-def shown(agent: ActorCritic, observations: torch.Tensor) -> tuple[Inputs, torch.Tensor]:
+def first_inputs(agent: ActorCritic, observations: torch.Tensor) -> tuple[Inputs, torch.Tensor]:
     """Observations [P, B, ...] as the first of an episode, and nothing remembered."""
     actions, memory = agent.begin(*observations.shape[:2])
     first = torch.ones(observations.shape[:2], dtype=torch.bool)

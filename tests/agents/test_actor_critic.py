@@ -725,7 +725,7 @@ def test_replayed_unrolls_do_not_enter_statistics():
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_replayed_unrolls_weigh_as_much_as_new_ones(reduction):
-    """Where nothing is counted, an update does not know which unrolls are replayed; only |log rho| is the others'."""
+    """Without statistics an update does not depend on which unrolls are replayed; only |log rho| does."""
     learner = agent(rewards="none", observations="raw", reduction=reduction)
     data, h, past = block(learner, [0, 1], envs=4), live(learner, 2), torch.tensor([False, True, True, False])
     plain, _ = learnt(learner, [0, 1], data, h)

@@ -115,7 +115,7 @@ def test_reward_class():
 
 @pytest.mark.parametrize("members", [1, 2, 4])
 @pytest.mark.parametrize("cells", [(1, 1), (2, 3), (5, 5)])
-def test_a_member_alone_equals_its_slot_bit_for_bit(members, cells):
+def test_member_is_bit_identical_alone_and_in_slot(members, cells):
     height, width = cells
     frames = video(4, 3, 6, 3, 4 * height, 4 * width)
     discounts, rewards, next_q, cuts = (

@@ -183,7 +183,7 @@ def test_variance_softplus_starts_at_squared_setting():
 
 @pytest.mark.parametrize("members", [1, 2, 4])
 @pytest.mark.parametrize("dist", ALL, ids=str)
-def test_a_member_alone_equals_its_slot_bit_for_bit(dist, members):
+def test_member_is_bit_identical_alone_and_in_slot(dist, members):
     """Forward and backward, through `join`, on a batch whose rows are no multiple of a vector register."""
     g = torch.Generator().manual_seed(0)
     head, free = torch.randn(4, 21, dist.size, generator=g), torch.randn(4, dist.free_size, generator=g)

@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Discrete
 
 from pbtrl.agents import feudal
 from pbtrl.agents.settings import FeudalSettings
-from tests.agent_fixtures import agent, block, changed, fresh, live, pick, shown
+from tests.agent_fixtures import agent, block, changed, first_inputs, fresh, live, pick
 from tests.agents import oracles
 from tests.agents.reference_agents import ReferenceAgent
 
@@ -187,7 +187,7 @@ def test_cores_alternate_and_reset_at_episode_start():
     learner = agent("categorical", "feudal", horizon=4)
     net, state = learner.net, fresh(learner, [0])
     x = torch.randn(1, 10, 2, 3, generator=torch.Generator().manual_seed(1))
-    inputs, memory = shown(learner, x[:, 0])
+    inputs, memory = first_inputs(learner, x[:, 0])
     for t in range(10):
         again = t == 7
         inputs = inputs.__class__(x[:, t], inputs.actions, inputs.rewards, torch.tensor([[t == 0, t == 0 or again]]))

@@ -70,7 +70,7 @@ def test_shape_and_mask(loss):
 
 @pytest.mark.parametrize("members", [1, 2, 4])
 @pytest.mark.parametrize("loss", [*LOSSES, lambda x, y, mask: normalize_advantages(x.flatten(1), mask.flatten(1))])
-def test_a_member_alone_equals_its_slot_bit_for_bit(loss, members):
+def test_member_is_bit_identical_alone_and_in_slot(loss, members):
     x, y, mask = batch(4, 20, 7)
     whole = loss(x, y, mask)
     for start in range(0, 4, members):

@@ -76,7 +76,7 @@ def test_non_finite_samples_are_ignored():
 
 @pytest.mark.parametrize("members", [1, 2, 4])
 @pytest.mark.parametrize("width", [1, 3, 17])
-def test_a_member_alone_equals_its_slot_bit_for_bit(members, width):
+def test_member_is_bit_identical_alone_and_in_slot(members, width):
     data = list(blocks(4, width))
     whole = merged(data, 4, (width,))
     x = normalize.normalize(data[-1][0], *normalize.mean_and_variance(whole))

@@ -108,7 +108,7 @@ def test_adam_equals_the_paper():
 
 @both
 @pytest.mark.parametrize("members", [1, 2, 4])
-def test_a_member_alone_equals_its_slot_bit_for_bit(name, members):
+def test_member_is_bit_identical_alone_and_in_slot(name, members):
     """Each with its own hyperparameters, in every slot of cohorts of 1, 2 and 4."""
     params, gradients = data(4)
     rates, epsilons = torch.tensor([0.1, 0.03, 0.007, 1e-5]), torch.tensor([1.0, 0.1, 1e-5, 0.0])
@@ -205,7 +205,7 @@ def test_clip_agrees_with_torch_and_reports_non_finite():
 
 
 @pytest.mark.parametrize("size", [16, 1008, 70000])
-def test_clip_alone_equals_its_slot_bit_for_bit(size):
+def test_clip_is_bit_identical_alone_and_in_slot(size):
     grads = torch.randn(4, size, generator=torch.Generator().manual_seed(0))
     whole = grads.clone()
     norms = optim.clip_by_global_norm(whole, torch.ones(4))

@@ -154,7 +154,7 @@ def test_bars_per_member_equal_separate_runs():
 
 @pytest.mark.parametrize("members", [1, 2, 4])
 @pytest.mark.parametrize("envs", [1, 3, 8])
-def test_a_member_alone_equals_its_slot_bit_for_bit(members, envs):
+def test_member_is_bit_identical_alone_and_in_slot(members, envs):
     inputs = [x.float() for x in problem(20, 4, envs)]
     cuts = unroll_cuts(torch.tensor([20, 5, 7, 1]), 20)
     whole = vtrace(*inputs, cuts=cuts)

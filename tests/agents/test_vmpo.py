@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.agent_fixtures import agent, block, changed, fresh, live, shown
+from tests.agent_fixtures import agent, block, changed, first_inputs, fresh, live
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -12,7 +12,7 @@ def acted(learner, state, data):
     """The block as the members' acting policies would have acted."""
     members, time, envs = data.rewards.shape
     noise = learner.noise([torch.Generator().manual_seed(m) for m in range(members)], time, envs)
-    steps = [learner.act(state, *shown(learner, data.observations[:, t]), noise[t]) for t in range(time)]
+    steps = [learner.act(state, *first_inputs(learner, data.observations[:, t]), noise[t]) for t in range(time)]
     actions, policy = (torch.stack([getattr(s, name) for s in steps], 1) for name in ("actions", "policy"))
     return changed(data, actions=actions, policy=policy)
 
@@ -25,9 +25,9 @@ def test_target_network_acts_and_updates_per_member_period():
     for _ in range(6):
         learner.learn(state, data, h)
         equal.append([torch.equal(state.tensors["target"][m], state.tensors["params"][m]) for m in members])
-        acts = learner.act(state, *shown(learner, data.observations[:, 0]), None).policy
+        acts = learner.act(state, *first_inputs(learner, data.observations[:, 0]), None).policy
         state.tensors["params"].add_(1.0)  # what is not the target's has no say
-        assert torch.equal(learner.act(state, *shown(learner, data.observations[:, 0]), None).policy, acts)
+        assert torch.equal(learner.act(state, *first_inputs(learner, data.observations[:, 0]), None).policy, acts)
         state.tensors["params"].sub_(1.0)
     assert equal == [[False, False], [True, False], [False, True], [True, False], [False, False], [True, True]]
 

@@ -324,7 +324,7 @@ def test_snapshot_deleted_while_read_falls_back_to_newer(pbtrl: Command, monkeyp
 # What cannot be evaluated
 
 
-def test_eval_before_there_is_a_best_member(pbtrl: Command):
+def test_eval_without_a_best_member(pbtrl: Command):
     pbtrl("train", "quadratic")
     Path("runs/quadratic/best.json").unlink()
     found = pbtrl("eval", "last")

@@ -47,7 +47,7 @@ def test_doctor_names_the_limit_of_the_cores(monkeypatch: pytest.MonkeyPatch, co
         (None, (300, 250), 1, True, "250 MiB free of the job's limit of 300 MiB; 1 worker needs 200 MiB"),
     ],
 )
-def test_doctor_says_whether_the_workers_fit(
+def test_doctor_checks_whether_workers_fit(
     monkeypatch: pytest.MonkeyPatch,
     machine: int | None,
     job: tuple[int, int] | None,

@@ -554,7 +554,7 @@ class TestProbes:
         assert returns("probe/Recall-v0", remember, 0.9, episodes=20) == pytest.approx(0.9**3)
         assert 0.2 < returns("probe/Recall-v0", lambda obs: 1, 1.0, episodes=40) < 0.8
 
-    def test_glimpse_needs_memory_too(self):
+    def test_glimpse_needs_memory(self):
         seen = []
 
         def remember(obs):

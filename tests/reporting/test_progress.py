@@ -213,7 +213,7 @@ def test_single_agent_is_not_counted(tmp_path: Path):
     assert "agents" not in json.loads(progress_lines.json_line(standings))
 
 
-def test_many_members_of_a_mix_are_cut_too(tmp_path: Path):
+def test_many_members_of_a_mix_are_cut(tmp_path: Path):
     w, standings, _ = started(tmp_path, size=30)
     w.decide(*(w.next(m, hyperparameters={"agent": "a3c"}) for m in w.population.members))
     (medians,) = [line for line in drawn(standings, height=60).splitlines() if line.startswith(" …")]

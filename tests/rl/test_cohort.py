@@ -19,7 +19,7 @@ from pbtrl.execution.host import Host
 from pbtrl.rl.cohort import DIVERGED_AFTER, RLCohort
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.testing.trainables import assert_equal
-from tests.agent_fixtures import shown
+from tests.agent_fixtures import first_inputs
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -182,7 +182,7 @@ def test_loaded_member_equals_donor_except_random_stream() -> None:
     assert not torch.equal(block.observations[0], block.observations[1])
     agent, state = build.agent, cohort._state
     seen = block.observations[0, 0].expand(3, -1, -1)
-    acted = agent.act(state, *shown(agent, seen), torch.zeros(3, 4, 2))
+    acted = agent.act(state, *first_inputs(agent, seen), torch.zeros(3, 4, 2))
     assert (acted.policy == acted.policy[:1]).all()
     assert (acted.actions == acted.actions[:1]).all()
     noise = agent.noise(cohort._generators, 5, 4)

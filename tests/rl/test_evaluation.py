@@ -107,7 +107,7 @@ def test_policy_inputs_and_memory_until_an_episode_ends() -> None:
 
 
 def test_noise_differs_per_step_and_seed() -> None:
-    """The envs' seeds do not matter here, so the actions' do."""
+    """The envs' seeds do not matter here, so the actions' seeds do."""
     actions = []
     for seed in (3, 3, 4):
         agent = Recorder()

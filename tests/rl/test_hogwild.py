@@ -68,7 +68,7 @@ def test_one_process_equals_the_serial_run(env: dict[str, Any], agent: dict[str,
 
 
 def test_skipped_updates_of_a_process_are_counted() -> None:
-    """What it says of them passes through JSON, in which their metrics are null."""
+    """Its message passes through JSON, where metrics of skipped updates are null."""
     cohort = builder(CARTPOLE, 4, {"name": "a3c", "unroll_mode": "budget"}, acting=hogwild(1)).cohort(TWO, 1)
     cohort.begin([slice_of(m, 80) for m in TWO])
     counts = {"updates": [2, 2], "skipped": [2, 1]}

@@ -13,7 +13,7 @@ from pbtrl.build.rl import RLBuilder
 from pbtrl.config.load import config_from_dict
 from pbtrl.core.messages import Assignment
 from pbtrl.rl.rollout import Rollout
-from tests.agent_fixtures import shown
+from tests.agent_fixtures import first_inputs
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -80,7 +80,7 @@ class Trained:
         """What the network says to each observation; if it remembers, in the mean of the last steps that showed it."""
         x = torch.tensor(observations, dtype=torch.float32)[None]
         if not self.remembers:
-            inputs, memory = shown(self.agent, x)
+            inputs, memory = first_inputs(self.agent, x)
             head, values = self.agent.net.unroll(self.state.params[0], inputs[:, None], memory)
             return head[0, 0], values[0, 0]
         extras = self.agent.extra_loss_inputs(self.state, self.last, {"unroll_length": torch.tensor([1])})
@@ -175,7 +175,7 @@ def test_bright_side(name):
     trained = Trained(name, "probe/BrightSide-v0", updates, time=4, advantages="raw", learning_rate=rate)
     dark, bright = torch.zeros(3, 36, 18), torch.full((3, 36, 18), 255.0)
     pictures = torch.stack([torch.cat([bright, dark], -1), torch.cat([dark, bright], -1)]).to(torch.uint8)[None]
-    policy = trained.agent.act(trained.state, *shown(trained.agent, pictures), None).policy
+    policy = trained.agent.act(trained.state, *first_inputs(trained.agent, pictures), None).policy
     assert policy[0].softmax(-1).diagonal().min() > 0.9
 
 

@@ -326,7 +326,7 @@ def test_broken_reference_member_is_retired(broken: str) -> None:
         ({"hparams"}, "m00/000000", 0.2),
     ],
 )
-def test_what_a_copy_takes_over(what: set[str], parent: str, lr: float) -> None:
+def test_values_taken_over_by_a_copy(what: set[str], parent: str, lr: float) -> None:
     receiver, donor = pbt(copy=frozenset(what)).decide(after_one_slice(1.0, 2.0))
     assert (receiver.parent, receiver.hyperparameters, receiver.donor) == (parent, {"lr": lr}, "m01")
     assert (receiver.start, receiver.stop) == (100, 200)
