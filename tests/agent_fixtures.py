@@ -1,4 +1,4 @@
-"""Agents, hyperparameters and blocks of made-up experience, for tests of networks and learners."""
+"""Agents, hyperparameters and blocks of random experience, for tests of networks and learners."""
 
 import importlib
 from dataclasses import fields, replace
@@ -32,7 +32,7 @@ SMALL = {
 
 
 def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> ActorCritic:
-    """A small agent: an MLP with a `categorical`, `clip` or `squash` policy, or `image`: convolutions in chunks."""
+    """Small agent: an MLP with a `categorical`, `clip` or `squash` policy, or `image`: convolutions in chunks."""
     make = importlib.import_module(f"pbtrl.agents.{name}").make.__self__
     known, settings = AGENTS[name], {**SMALL.get(name, {}), **settings}
     if kind == "image":
@@ -56,7 +56,7 @@ def fresh(agent: ActorCritic, members: list[int]) -> State:
 
 
 def live(agent: ActorCritic, members: int, **values: Any) -> dict[str, torch.Tensor]:
-    """Every live hyperparameter as [P]: its default, or a value for all, or a list with one for each."""
+    """Every live hyperparameter as [P member]: its default, one value for all, or a list."""
     found = {}
     for name, default in live_hyperparameters(agent.settings).items():
         kind = torch.int64 if isinstance(default, int) else torch.float32
@@ -67,34 +67,34 @@ def live(agent: ActorCritic, members: int, **values: Any) -> dict[str, torch.Ten
 
 
 def block(agent: ActorCritic, members: list[int], time: int = 8, envs: int = 5, seed: int = 0) -> Trajectory:
-    """Made-up experience under a random behavior policy; what member m lived through depends on m alone.
+    """Random experience under a random behavior policy; that of member m depends on m only.
 
-    Env 0 terminates at t=2 and is dead at t=3; env 1 is dead at t=0, truncated at t=3 and dead at t=4; env 2 loses a
+    Env 0 terminates at t=2 and is reset at t=3; env 1 is reset at t=0, truncated at t=3 and reset at t=4; env 2 loses a
     life at t=1 (terminated, and the next transition is live) and is truncated at the block's last step.
     """
     return _stacked([_row(agent, time, envs, 1000 * seed + m) for m in members])
 
 
 def pick(block: Trajectory, members: list[int]) -> Trajectory:
-    """Some members of a block, copied."""
+    """Copy of some members of a block."""
     rows = {f.name: getattr(block, f.name)[members] for f in fields(block) if f.name != "from_replay"}
     return Trajectory(**rows, from_replay=block.from_replay)
 
 
 def changed(block: Trajectory, **values: Any) -> Trajectory:
-    """A copy of a block with other contents."""
+    """Copy of a block with some fields replaced."""
     return replace(pick(block, list(range(len(block.rewards)))), **values)
 
 
 def first_inputs(agent: ActorCritic, observations: torch.Tensor) -> tuple[Inputs, torch.Tensor]:
-    """Observations [P, B, ...] as the first of an episode, and nothing remembered."""
+    """Inputs at the start of an episode with observations [P member, B env, ...], and the initial memory."""
     actions, memory = agent.begin(*observations.shape[:2])
     first = torch.ones(observations.shape[:2], dtype=torch.bool)
     return Inputs(observations, actions, torch.zeros(first.shape), first), memory
 
 
 def differences(one: State, slot: int, other: State, other_slot: int) -> list[str]:
-    """Names of the tensors in which two members differ by a single bit."""
+    """Names of the tensors that are not equal bit for bit in two members."""
     mine, theirs = {**one.tensors, **one.running}, {**other.tensors, **other.running}
     assert set(mine) == set(theirs)
     return [k for k, v in mine.items() if not torch.equal(v[slot], theirs[k][other_slot])]
@@ -134,7 +134,7 @@ def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
 
 
 def _stacked(rows: list[Any]) -> Any:
-    """Blocks, or what they are made of, side by side along the members' axis."""
+    """Concatenate blocks along the member axis."""
     if rows[0] is None or isinstance(rows[0], torch.Tensor):
         return rows[0] if rows[0] is None else torch.cat(rows)
     return type(rows[0])(**{f.name: _stacked([getattr(r, f.name) for r in rows]) for f in fields(rows[0])})

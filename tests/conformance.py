@@ -110,7 +110,7 @@ class ExecutorConformance:
         assert isinstance(answers["m00/000000"], Report)
         assert isinstance(answers["m01/000000"], Failure)
 
-    def test_a_missing_parent_is_named(self, start: Callable[..., Executor]) -> None:
+    def test_missing_parent_is_named(self, start: Callable[..., Executor]) -> None:
         executor, (a, *_) = start(), self.first()
         executor.submit([Assignment(**{**a.to_json(), "parent": "m03/000009"})])
         (failure,) = drain(executor)
@@ -135,7 +135,7 @@ class ExecutorConformance:
             assert store.load(report.assignment)[0]["steps"] == [4.0]
         assert len([*store.names("m00"), *store.names("m01")]) == len(answers)
 
-    def test_a_stop_before_the_first_step_reports_nothing(self, start: Callable[..., Executor]) -> None:
+    def test_stop_before_the_first_step_reports_nothing(self, start: Callable[..., Executor]) -> None:
         executor = start()
         executor.stop()
         assert drain(executor) == []

@@ -1,4 +1,4 @@
-"""Stand-ins: an executor that plays from a script, cohorts that only count, journals written by hand."""
+"""Fakes: cohorts that only count, and lines of a journal written by hand."""
 
 from __future__ import annotations
 
@@ -20,19 +20,16 @@ from pbtrl.storage.journal import Line, dumps
 from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.trainables.quadratic import Quadratic
 
-# An executor without training
-
-
 # A cohort without training
 
 
 class OutOfMemoryError(RuntimeError):
-    """As torch's, without torch."""
+    """Same name as torch's error, without torch."""
 
 
 @dataclass
 class FakeCohort:
-    """Counts steps, a quarter of a slice per turn; `config` says whose slice goes wrong, and how.
+    """Count steps, a quarter of a slice per turn; `config` names the slices that fail, and how.
 
     Tensors: `steps` trained by these weights, `seed` of their first slice. The return of a slice is its
     seed's last two digits, so it depends on the assignment alone. An endless slice stays in the middle until
@@ -70,14 +67,14 @@ class FakeCohort:
         return self._turns == 4
 
     def _tell(self) -> None:
-        """Meet whoever reads the named pipe, once."""
+        """Write to the named pipe `tell`, once, which waits for a reader."""
         if fifo := self.config.pop("tell", None):
             Path(fifo).write_bytes(b"half way")
             if "hang" in self.config:
                 signal.pause()
 
     def _use(self, gpu: Path) -> None:
-        """Take memory of a GPU, which has as much as one process needs; `gpu` lists who took some."""
+        """Take memory of a GPU that has room for one process; the folder `gpu` has a file per process that did."""
         (gpu / str(os.getpid())).touch()
         if any(Path("/proc", p.name).exists() for p in gpu.iterdir() if p.name != str(os.getpid())):
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -125,7 +122,7 @@ class FakeCohort:
 
 @dataclass
 class FakeBuilder:
-    """Makes fake cohorts; the hyperparameter `structure`, where there is one, keeps members apart."""
+    """Make fake cohorts; the hyperparameter `structure`, if there is one, separates members."""
 
     config: dict[str, Any] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -139,7 +136,7 @@ class FakeBuilder:
 
 
 def build(config: str) -> FakeBuilder | TrainableBuilder:
-    """What workers in tests start from: `tests.fakes:build`."""
+    """Builder of the workers in tests: `tests.fakes:build`."""
     settings = json.loads(config)
     if settings.pop("unfit", False):
         raise ValueError("no such thing")

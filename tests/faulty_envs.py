@@ -23,21 +23,21 @@ def cart() -> gymnasium.Env[Any, Any]:
 
 
 def tuples() -> gymnasium.Env[Any, Any]:
-    """Actions that come in pairs."""
+    """CartPole with a Tuple action space."""
     env = gymnasium.make("CartPole-v1")
     env.action_space = Tuple((Discrete(2), Discrete(2)))
     return env
 
 
 def unbounded() -> gymnasium.Env[Any, Any]:
-    """Actions as large as you like."""
+    """Pendulum with an unbounded action space."""
     env = gymnasium.make("Pendulum-v1")
     env.action_space = Box(-float("inf"), float("inf"), (1,))
     return env
 
 
 class Telling(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole that says at its nth step where it is, and then goes on, or waits for what never comes."""
+    """CartPole that writes its process id to a named pipe at its nth step, and then continues or hangs."""
 
     def __init__(self, fifo: str, after: int, *, hang: bool = False) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
@@ -49,14 +49,14 @@ class Telling(gymnasium.Wrapper[Any, Any, Any, Any]):
             with open(self._fifo, "w") as fifo:
                 fifo.write(f"{os.getpid()}\n")
             if self._hang:
-                os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
+                os.read(os.pipe()[0], 1)  # the other end is open, so this never returns
         return super().step(action)
 
 
 class Detour(gymnasium.Env[Any, Any]):
-    """Action 0 pays 0.3 and ends the episode; action 1 leads to where action 1 pays 1, and action 0 costs 1.
+    """Action 0 pays 0.3 and ends the episode; action 1 leads to a state where action 1 pays 1 and action 0 costs 1.
 
-    Who has learned what to do there gets 1 by going there; a uniform policy gets 0, and would better take the 0.3.
+    A policy that has learned the second state gets 1 there. A uniform policy gets 0, so 0.3 is better for it.
     """
 
     observation_space = Box(0.0, 1.0, (2,), np.float32)
@@ -77,7 +77,7 @@ class Detour(gymnasium.Env[Any, Any]):
 
 
 class Endless(gymnasium.Env[Any, Any]):
-    """No episode ends, and nothing says so; `fifo` is told of the nth step of an env."""
+    """Episodes never end, and no limit is registered; the nth step of an env writes to `fifo`."""
 
     observation_space = Box(-1.0, 1.0, (2,), np.float32)
     action_space = Discrete(2)
@@ -97,7 +97,7 @@ class Endless(gymnasium.Env[Any, Any]):
 
 
 class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole in which one step of one env goes wrong; `marker` then exists, and it does not happen again."""
+    """CartPole in which one step of one env fails as `how` says, once: the file `marker` then exists."""
 
     def __init__(self, marker: str, after: int, how: str = "hang") -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
@@ -126,7 +126,7 @@ class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _go_wrong(self) -> None:
         match self._how:
             case "hang":
-                os.read(os.pipe()[0], 1)  # the other end is open, and nobody writes
+                os.read(os.pipe()[0], 1)  # the other end is open, so this never returns
             case "abort":
                 os.abort()
             case "exit":
@@ -141,7 +141,7 @@ class Fatal(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Poisoned(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole; the first env to come to its nth step, which `marker` then records, pays too much for a while."""
+    """CartPole; the first env that reaches its nth step creates `marker` and pays huge rewards for some steps."""
 
     def __init__(self, marker: str, after: int, steps: int) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
@@ -160,7 +160,7 @@ class Poisoned(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Helped(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole with a process of its own, which it asks to end where it is closed."""
+    """CartPole with a helper process, which `close` terminates."""
 
     def __init__(self) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
@@ -186,7 +186,7 @@ class Breakable(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Raising(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole until its nth step, which raises."""
+    """CartPole whose nth step raises."""
 
     def __init__(self, after: int = 1) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
@@ -200,10 +200,7 @@ class Raising(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Odd(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole whose first episode is sound; then it cannot begin another, or shows too little.
-
-    Or it goes wrong where the best member is chosen, which is done apart.
-    """
+    """CartPole whose second episode fails (`reset`, `shape`), or which fails in the final choice's process."""
 
     def __init__(self, how: str) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))

@@ -15,7 +15,7 @@ START = 1_700_000_000.0
 
 
 class Listening:
-    """A listener that keeps what it is told."""
+    """Listener that keeps all lines."""
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
@@ -25,7 +25,7 @@ class Listening:
 
 
 class JournalWriter:
-    """`decide`, `report`, `fail` append lines, fold them and tell `listener`, as the controller does."""
+    """Append lines by `decide`, `report` and `fail`, fold them and notify `listener`, as the controller does."""
 
     def __init__(self, run: Path, size: int = 2, horizon: int = 1000, **fields: Any) -> None:
         fields = {"frames_per_step": 4, "hyperparameters": ("learning_rate", "unroll_length"), **fields}

@@ -49,7 +49,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("what", CONFIGS)
-def test_an_absurd_config_is_one_line(pbtrl: Command, what: str):
+def test_absurd_config_is_one_line(pbtrl: Command, what: str):
     text, said = CONFIGS[what]
     Path("c.yaml").write_text(HEAD + text)
     found = pbtrl("train", "c.yaml", "--dry-run")
@@ -93,7 +93,7 @@ def test_other_files_are_refused_as_config(pbtrl: Command, text: str, said: str)
         ("budget.wall_clock=\u0663h", "must be a time such as 6h"),
     ],
 )
-def test_an_absurd_override_is_one_line(pbtrl: Command, override: str, said: str):
+def test_absurd_override_is_one_line(pbtrl: Command, override: str, said: str):
     found = pbtrl("train", "quadratic", override)
     assert (found.code, found.out) == (2, "")
     first, *rest = found.err.splitlines()
@@ -129,7 +129,7 @@ def test_an_absurd_override_is_one_line(pbtrl: Command, override: str, said: str
     ],
     ids=lambda argv: " ".join(argv)[:40].replace("\0", "0"),
 )
-def test_an_absurd_argument_is_one_line(pbtrl: Command, argv: list[str]):
+def test_absurd_argument_is_one_line(pbtrl: Command, argv: list[str]):
     found = pbtrl(*argv)
     assert (found.code, found.out) == (2, "")
     said = [line for line in found.err.splitlines() if not line.startswith(("usage:", " ", "1 error."))]
@@ -164,7 +164,7 @@ ABSURD = ["null", '"x"', "1" * 4000, DIGITS, "-1", "1e999", "[]", "{}", "[" * 20
 
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: value[:10])
 @pytest.mark.parametrize("key", ["started", "sittings", "versions", "reason", "id"])
-def test_an_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str, value: str):
+def test_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str, value: str):
     run = Path(shutil.copytree(finished, "runs/quadratic"))
     text = json.dumps(json.loads((run / "run.json").read_text()) | {key: "HERE"})
     (run / "run.json").write_text(text.replace('"HERE"', value))
@@ -182,7 +182,7 @@ def test_an_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str
 
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: value[:10])
 @pytest.mark.parametrize("key", ["seed", "size", "horizon", "frames_per_step", "hyperparameters", "rule", "schema"])
-def test_an_absurd_header_is_one_line(pbtrl: Command, finished: Path, key: str, value: str):
+def test_absurd_header_is_one_line(pbtrl: Command, finished: Path, key: str, value: str):
     run = Path(shutil.copytree(finished, "runs/quadratic"))
     first, *rest = (run / "journal.jsonl").read_text().splitlines(keepends=True)
     line = json.dumps(json.loads(first) | {key: "HERE"}).replace('"HERE"', value)

@@ -228,7 +228,7 @@ def test_unknown_plot_is_an_error(toy: api.Run) -> None:
         toy.plot("curve")  # type: ignore[arg-type]
 
 
-def test_an_evaluation_is_kept(toy: api.Run) -> None:
+def test_evaluation_is_kept(toy: api.Run) -> None:
     best = toy.evaluate()
     assert isinstance(best, dict)
     assert toy.best is not None
@@ -292,7 +292,7 @@ def test_samples_follow_the_seed() -> None:
     assert len(set(run.load_policy().predict(observation)[0].tolist())) == 1
 
 
-def test_a_policy_needs_no_env(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_needs_no_env(monkeypatch: pytest.MonkeyPatch) -> None:
     run = train_cart()
     monkeypatch.setattr("pbtrl.envs.make", None)
     monkeypatch.setattr("pbtrl.envs.spaces", None)

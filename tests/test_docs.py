@@ -91,12 +91,12 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         sys.modules.pop(name, None)
 
 
-def test_the_readme_is_short() -> None:
+def test_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) <= 130
 
 
 @pytest.mark.parametrize("command", ["make train", "make test"])
-def test_the_readme_has_the_two_commands_that_set_up(command: str) -> None:
+def test_readme_has_the_two_commands_that_set_up(command: str) -> None:
     assert any(line.startswith(command) for code in blocks(README, "sh") for line in code.splitlines())
 
 
@@ -191,7 +191,7 @@ def test_own_code_is_trained_by_its_config(pbtrl: Command, shown: Callable[[str]
 
 
 @pytest.mark.usefixtures("quick_disk")
-def test_the_strategy_runs_without_a_config(
+def test_strategy_runs_without_a_config(
     shown: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown("own-strategy.md")
@@ -210,7 +210,7 @@ def test_agent_learns_with_a_learning_rate_per_member(
     assert fast > 100 > 50 > slow
 
 
-def test_the_env_is_trained(pbtrl: Command, shown: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_env_is_trained(pbtrl: Command, shown: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
     shown("own-env.md")
     small = ["budget.env_steps_per_member=3_200", "strategy.ready.slice_steps=1_600", "execution.backend=inline"]
     trained = pbtrl("train", "corridor.yaml", *small)

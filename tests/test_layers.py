@@ -105,7 +105,7 @@ def test_files_are_short_and_have_docstrings(path: Path) -> None:
     assert len(text.splitlines()) <= LONGEST or "lines" in summary
 
 
-def test_the_median_file_is_short() -> None:
+def test_median_file_is_short() -> None:
     lengths = sorted(len(path.read_text().splitlines()) for path in ALL)
     assert lengths[len(lengths) // 2] < 200
 

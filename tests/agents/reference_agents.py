@@ -4,7 +4,7 @@ import torch
 
 
 class ReferenceAgent:
-    """A member's parameters as leaves, and what networks have in common; `h` are the member's own numbers."""
+    """One member: parameters as leaf tensors, and layers common to all networks; `h` has its hyperparameters."""
 
     def __init__(self, learner, state, slot, h):
         self.learner, self.net, self.h = learner, learner.net, {name: value[slot].item() for name, value in h.items()}
@@ -23,7 +23,7 @@ class ReferenceAgent:
         return (x.flatten() @ own["dense.weight"] + own["dense.bias"]).relu()
 
     def joined(self, observation, action, reward, first):
-        """Features, with the last action and reward where they are fed back."""
+        """Features, with the last action and reward if the network uses them."""
         told = torch.zeros(self.net.action_reward_size + 1 if self.net.action_reward_size else 0, dtype=torch.float64)
         if self.net.action_reward_size and not first:
             told[:-1] = action if action.ndim else torch.eye(self.net.action_reward_size)[action]
@@ -45,8 +45,8 @@ class ReferenceAgent:
         clips = self.learner.settings.rewards == "clip"
         return (rewards.clamp(-1, 1) if clips else rewards).double().numpy()
 
-    def goes_on(self, memory, t):
-        """What step t of a block remembers; a new unroll does not learn from the one before."""
+    def unroll_memory(self, memory, t):
+        """Memory at step t of a block, detached at the start of an unroll."""
         return [x.detach() for x in memory] if t and t % self.h["unroll_length"] == 0 else memory
 
     def cuts(self, over):

@@ -304,9 +304,9 @@ def test_update_equals_reference(name, kind, settings, values):
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_outlier_is_clipped_as_in_reference_update(sign):
-    """The fifth block's: among so many samples a single one is more than ten standard deviations out.
+    """The fifth block has an outlier more than ten standard deviations out, which takes that many samples.
 
-    And what hardly varies is as wide as all else.
+    One observation hardly varies and is still normalized to the same width as the others.
     """
     learner = agent()
     state = fresh(learner, [0])

@@ -40,7 +40,7 @@ class ReferenceFeudal(ReferenceAgent):
         worker = list(flat[4 * c * d : -1].chunk(2))
         phase, inputs, found = int(flat[-1]), data.inputs(*EVERYWHERE), []
         for t in range(data.rewards.shape[1] + 1):
-            outputs, cells, worker = (self.goes_on(x, t) for x in (outputs, cells, worker))
+            outputs, cells, worker = (self.unroll_memory(x, t) for x in (outputs, cells, worker))
             told = [getattr(inputs, k)[0, t, b] for k in ("observations", "actions", "rewards", "first")]
             if told[-1]:
                 nothing = [torch.zeros(d, dtype=torch.float64)] * c
@@ -79,14 +79,14 @@ class ReferenceFeudal(ReferenceAgent):
         time = data.rewards.shape[1]
         for b in range(data.rewards.shape[2]):
             seen, over = self.unroll(data, b), data.done[0, :, b].tolist()
-            goes_on = 1.0 - data.terminated[0, :, b].double().numpy()
+            continues = 1.0 - data.terminated[0, :, b].double().numpy()
             paid = self.transform_rewards(data.rewards[0, :, b])
             intrinsic = np.array([s["intrinsic"] for s in seen[1:]])
 
-            def returns(value, gamma, rewards, seen=seen, goes_on=goes_on, over=over):
+            def returns(value, gamma, rewards, seen=seen, continues=continues, over=over):
                 values = np.array([s[value].item() for s in seen])
                 return oracles.gae(
-                    gamma * goes_on, rewards, values[:-1], values[-1],
+                    gamma * continues, rewards, values[:-1], values[-1],
                     lambda_=self.h["lambda_"], cuts=self.cuts(over),
                 )  # fmt: skip
 

@@ -236,7 +236,7 @@ def test_bfloat16_is_close_and_acting_uses_float32():
 
 @pytest.mark.parametrize("indices", [True, False])
 @pytest.mark.parametrize("net", RECURRENT, ids=str)
-def test_an_unroll_equals_step_by_step(net, indices):
+def test_unroll_equals_step_by_step(net, indices):
     _, leaves = stacked(net, [1, 2])
     inputs, memory = block(net, [3, 4], indices=indices)
     policy, _, _ = unrolled(net, leaves, inputs, memory)

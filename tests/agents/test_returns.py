@@ -184,7 +184,7 @@ def test_cuts_equal_separate_pieces(lambda_):
         close(advantages[:, p, 0], literal[1])
 
 
-def test_a_cut_passes_the_value_and_nothing_else():
+def test_cut_passes_the_value_and_nothing_else():
     log_rhos, discounts, rewards, values, bootstrap = problem(6)
     cuts = torch.tensor([False, False, True, False, False, True])
     vs, advantages = vtrace(log_rhos, discounts, rewards, values, bootstrap, cuts=cuts)

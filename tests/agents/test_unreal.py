@@ -35,7 +35,7 @@ class ReferenceUnreal(ReferenceAgent):
         for b in range(data.rewards.shape[2]):
             memory, outputs = list(data.rnn_state[0, b].double().chunk(2)), []
             for t in range(time + 1):
-                memory = self.lstm(*(getattr(shown, k)[0, t, b] for k in FIELDS), self.goes_on(memory, t))
+                memory = self.lstm(*(getattr(shown, k)[0, t, b] for k in FIELDS), self.unroll_memory(memory, t))
                 outputs.append(memory[0])
             values = [self.head("value", x)[0] for x in outputs]
             targets, advantages = oracles.gae(
@@ -61,14 +61,14 @@ class ReferenceUnreal(ReferenceAgent):
             memory, outputs = [torch.zeros(self.net.width, dtype=torch.float64)] * 2, []
             for t in range(1, time + 2):
                 before = (run[k][0, t - 1, b] for k in ("actions", "rewards", "is_reset_step"))
-                memory = self.lstm(run["observations"][0, t, b], *before, self.goes_on(memory, t - 1))
+                memory = self.lstm(run["observations"][0, t, b], *before, self.unroll_memory(memory, t - 1))
                 outputs.append(memory[0])
             own = {k: v[0, 1:-1, b] for k, v in run.items() if k != "cuts"}
-            cuts, goes_on = self.cuts(own["done"]), 1.0 - own["terminated"].double().numpy()
+            cuts, continues = self.cuts(own["done"]), 1.0 - own["terminated"].double().numpy()
             values = [self.head("value", x)[0] for x in outputs]
             bootstraps = np.array([v.item() for v in values[1:]])
             returns = oracles.n_step_returns(
-                self.h["gamma"] * goes_on, self.transform_rewards(own["rewards"]), bootstraps, cuts
+                self.h["gamma"] * continues, self.transform_rewards(own["rewards"]), bootstraps, cuts
             )
             for t in range(time):
                 if not own["is_reset_step"][t]:
@@ -80,7 +80,7 @@ class ReferenceUnreal(ReferenceAgent):
                     own["actions"],
                     ~own["is_reset_step"],
                     outputs,
-                    self.h["pixel_control_gamma"] * goes_on,
+                    self.h["pixel_control_gamma"] * continues,
                     cuts,
                 )
             found["reward_prediction"] = found["reward_prediction"] + self.reward_prediction(

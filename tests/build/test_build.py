@@ -91,7 +91,7 @@ def test_workers_respect_cpu_quota_and_are_not_pinned(monkeypatch, quota, size, 
 
 
 @pytest.mark.parametrize(("cores", "quota", "usable"), [(4, 9.0, 4), (4, 3.2, 4), (4, 0.01, 1), (1, 2.0, 1)])
-def test_the_smaller_of_affinity_and_quota_limits_the_cores(monkeypatch, cores, quota, usable):
+def test_smaller_of_affinity_and_quota_limits_the_cores(monkeypatch, cores, quota, usable):
     machine(monkeypatch, cores, quota)
     assert placement.usable_cores() == usable
     (share,) = placement.worker_shares(toy("population.size=1"), ["m00"])

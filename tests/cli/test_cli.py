@@ -335,7 +335,7 @@ def test_eval_without_a_best_member(pbtrl: Command):
     assert pbtrl("eval", "last", "--member", "m07").err == "no member 'm07' in runs/quadratic: there are m00, m01\n"
 
 
-def test_a_damaged_snapshot_is_named(pbtrl: Command):
+def test_damaged_snapshot_is_named(pbtrl: Command):
     pbtrl("train", "quadratic")
     (newest,) = Path("runs/quadratic/members/m00/snapshots").glob("000019/tensors.safetensors")
     data = bytearray(newest.read_bytes())
@@ -346,7 +346,7 @@ def test_a_damaged_snapshot_is_named(pbtrl: Command):
     assert found.err.startswith("snapshot m00/000019: tensors.safetensors is damaged")
 
 
-def test_a_snapshot_of_another_agent_is_refused(pbtrl: Command):
+def test_snapshot_of_another_agent_is_refused(pbtrl: Command):
     assert pbtrl("train", "cart.yaml", "--name", "small", "agent.hidden=[8]").code == 0
     resolved = Path("runs/small/config.resolved.yaml")
     resolved.write_text(resolved.read_text().replace("hidden: [8]", "hidden: [16]"))
@@ -356,7 +356,7 @@ def test_a_snapshot_of_another_agent_is_refused(pbtrl: Command):
 
 
 @pytest.mark.parametrize("command", ["status", "eval", "lineage", "resume"])
-def test_a_damaged_journal_is_named(pbtrl: Command, command: str):
+def test_damaged_journal_is_named(pbtrl: Command, command: str):
     pbtrl("train", "quadratic")
     path = Path("runs/quadratic/journal.jsonl")
     lines = path.read_text().splitlines()

@@ -98,7 +98,7 @@ def test_home_is_expanded_in_roots_and_configs(pbtrl: Command, monkeypatch: pyte
     assert not Path("~").exists()
 
 
-def test_a_folder_is_never_a_config(pbtrl: Command):
+def test_folder_is_never_a_config(pbtrl: Command):
     Path("quadratic").mkdir()
     Path("other").mkdir()
     assert pbtrl("train", "quadratic", "--dry-run").code == 0

@@ -757,7 +757,7 @@ def test_trainable_round_trips_through_json_and_yaml():
     assert parse(to_yaml(config)) == resolve(config)
 
 
-def test_a_change_is_checked_like_a_config():
+def test_change_is_checked_like_a_config():
     config = parse(FIVE_LINES)
     assert with_setting(config, "env.backend", "envpool").env.backend == "envpool"
     assert config.env.backend == "auto"
@@ -774,13 +774,13 @@ def test_invalid_duration_is_refused(time, problem):
     assert found == [f"c.yaml:2:49: budget.wall_clock: {problem}"]
 
 
-def test_the_schema_is_json_and_knows_every_section():
+def test_schema_is_json_and_knows_every_section():
     schema = json.loads(json.dumps(json_schema()))
     assert list(schema["properties"]) == list(Config.model_fields)
     assert {"PBTSettings", "RandomSearchSettings", "ImpalaSettings", "LogUniform"} <= set(schema["$defs"])
 
 
-def test_a_config_is_frozen():
+def test_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         parse(FIVE_LINES).seed = 2  # type: ignore[misc]
 

@@ -42,7 +42,7 @@ def test_assignment_is_pending_until_answered() -> None:
     assert population.members["m01"].lost
 
 
-def test_a_report_moves_the_member() -> None:
+def test_report_moves_the_member() -> None:
     population = after_one_slice(1.0, 2.0)
     a = assign(population, "m00", parent="m01/000000", donor="m01", hyperparameters={"lr": 5.0})
     population.record(decision(a))
@@ -121,14 +121,14 @@ def test_too_few_episodes_give_no_fitness() -> None:
 
 
 @pytest.mark.parametrize("worst", [[math.nan], [math.inf], [-math.inf], [math.inf, -math.inf], [1e308, 1e308]])
-def test_a_fitness_is_finite_or_absent(worst: list[float]) -> None:
+def test_fitness_is_finite_or_absent(worst: list[float]) -> None:
     rule = FitnessRule(window=10, min_episodes=1)
     population = after_one_slice([*worst, 1.0], [1.0], rule=rule)
     assert population.members["m00"].fitness is None
     assert [m.id for m in population.ranking()] == ["m01"]
 
 
-def test_a_fitness_may_ask_for_evaluation_episodes() -> None:
+def test_fitness_may_ask_for_evaluation_episodes() -> None:
     population = Population(1, 0, FitnessRule(source="evaluation", window=10, min_episodes=1))
     a = assign(population, "m00")
     population.record(decision(a))

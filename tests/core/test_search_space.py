@@ -103,7 +103,7 @@ def test_integer_moves_in_the_factors_direction(start):
     ids=["none", "downwards"],
 )
 @pytest.mark.parametrize("bounds", ["none", (1e-300, 1e300)])
-def test_the_mean_log_factor_is_the_drift(factors, drift, bounds):
+def test_mean_log_factor_is_the_drift(factors, drift, bounds):
     rng, dimension = np.random.default_rng(0), LogUniform(low=1e-5, high=1e-3, bounds=bounds)
     moves = [math.log(dimension.perturb(1e-4, f, rng) / 1e-4) for f in factors]
     assert np.mean(moves) == pytest.approx(drift, abs=1e-12)
@@ -178,7 +178,7 @@ def test_gaussian_step_is_a_fraction_of_the_priors_width(dimension, scale, start
         (OneMinusLogUniform(low=0.9, high=0.9999), lambda x: math.log(1 - x)),
     ],
 )
-def test_the_prior_is_uniform_on_its_scale(dimension, scale):
+def test_prior_is_uniform_on_its_scale(dimension, scale):
     rng = np.random.default_rng(2)
     ends = scale(dimension.low), scale(dimension.high)
     places = [(scale(dimension.sample(rng)) - min(ends)) / abs(ends[1] - ends[0]) for _ in range(4000)]
@@ -230,7 +230,7 @@ def test_neighbor_walk_is_uniform():
     assert visits[1:] == pytest.approx([5000] * 4, rel=0.1)
 
 
-def test_a_choice_clips_to_the_nearest_number():
+def test_choice_clips_to_the_nearest_number():
     assert Choice(values=(0.1, 0.001)).clip(0.09) == 0.1
     with pytest.raises(ValueError, match="'c' is not one of"):
         Choice(values=("a", "b")).clip("c")
@@ -248,7 +248,7 @@ def test_values_pass_through_json_unchanged(seed):
     assert SPACE.clip(back) == values
 
 
-def test_the_same_generator_gives_the_same_draws():
+def test_same_generator_gives_the_same_draws():
     assert SPACE.sample(np.random.default_rng(7)) == SPACE.sample(np.random.default_rng(7))
 
 
@@ -311,7 +311,7 @@ def test_contradictory_dimension_is_refused(prior, arguments, message, field):
     assert error.value.fields[0] == field
 
 
-def test_a_space_is_an_ordered_immutable_mapping():
+def test_space_is_an_ordered_immutable_mapping():
     given_to_it = {"b": IntUniform(low=1, high=2), "a": Uniform(low=0.0, high=1.0)}
     space = SearchSpace(given_to_it)
     given_to_it.clear()

@@ -116,7 +116,7 @@ def test_best_json_detects_a_changed_snapshot(pbtrl: Command, run: Path):
     assert found(pbtrl, 4) == [("damaged", "best.json")]
 
 
-def test_a_damaged_line_is_named(pbtrl: Command, run: Path):
+def test_damaged_line_is_named(pbtrl: Command, run: Path):
     lines = (run / "journal.jsonl").read_bytes().split(b"\n")
     lines[3] = lines[3][:-7]
     (run / "journal.jsonl").write_bytes(b"\n".join(lines))

@@ -114,7 +114,7 @@ def test_two_members_may_swap_weights(place: Workplace) -> None:
     assert place.store.load("m01/000001")[0]["seed"] == [11.0]
 
 
-def test_a_fresh_start_is_not_loaded(place: Workplace) -> None:
+def test_fresh_start_is_not_loaded(place: Workplace) -> None:
     place.run(slice_of("m00"))
     place.calls()
     place.run(slice_of("m00", 1, parent=None))
@@ -248,7 +248,7 @@ def test_used_hyperparameters_must_equal_assigned_ones(
 # Again after a crash
 
 
-def test_a_committed_slice_is_reported_without_training(place: Workplace) -> None:
+def test_committed_slice_is_reported_without_training(place: Workplace) -> None:
     first = place.run(slice_of("m00"), slice_of("m01"))
     place.fresh()
     again = place.run(slice_of("m00"), slice_of("m01"))

@@ -100,6 +100,6 @@ def test_resume_may_extend_the_horizon(tmp_path: Path):
 
 
 @pytest.mark.parametrize("lines", [[], [{"kind": "report"}], [{"kind": "run", "schema": 1, "rule": {"x": 1}}]])
-def test_a_journal_without_a_header_is_refused(lines):
+def test_journal_without_a_header_is_refused(lines):
     with pytest.raises(JournalError):
         header(lines)

@@ -149,7 +149,7 @@ def test_skipped_updates_are_shown(tmp_path: Path):
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 @pytest.mark.parametrize("size", [1, 2, 30])
-def test_a_frame_fits_its_terminal(tmp_path: Path, width, size):
+def test_frame_fits_its_terminal(tmp_path: Path, width, size):
     w, standings, _ = started(tmp_path, size=size, hyperparameters=("learning_rate", "entropy_cost", "gamma"))
     values = {"learning_rate": 4.1e-4, "entropy_cost": 2.2e-3, "gamma": 0.9971}
     w.decide(*(w.next(m, hyperparameters=values) for m in w.population.members))
@@ -200,7 +200,7 @@ def test_mix_shows_each_members_agent_and_counts(tmp_path: Path):
 
 
 @pytest.mark.parametrize("width", [60, 80])
-def test_a_mix_fits_its_terminal(tmp_path: Path, width):
+def test_mix_fits_its_terminal(tmp_path: Path, width):
     _, standings = mixture(tmp_path)
     text = drawn(standings, width=width)
     assert max(map(len, text.splitlines())) <= width
@@ -338,7 +338,7 @@ def test_none_shows_nothing(tmp_path: Path, monkeypatch):
     assert lines_of("none", tmp_path, monkeypatch) == []
 
 
-def test_a_closed_pipe_does_not_end_the_run(tmp_path: Path):
+def test_closed_pipe_does_not_end_the_run(tmp_path: Path):
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError

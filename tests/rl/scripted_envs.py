@@ -15,10 +15,10 @@ SPACES = Spaces(Box(0.0, np.inf, (2,), np.float32), Discrete(1000))
 
 
 class ScriptedPool:
-    """Env j plays episodes of `lengths[j]` steps, each of which pays 10 (j + 1); it shows [j, steps so far].
+    """Env j plays episodes of `lengths[j]` steps with reward 10 (j + 1); its observation is [j, steps so far].
 
     Attributes:
-        actions: what it was given, step by step.
+        actions: the actions of every step.
     """
 
     def __init__(self, lengths: Sequence[int], truncated: Sequence[int] = ()) -> None:
@@ -45,7 +45,7 @@ class ScriptedPool:
 
 
 class Lives(Vector):
-    """A life is lost with every second step of an episode: terminated, and the episode goes on."""
+    """A life is lost with every second step of an episode: terminated, but the episode continues."""
 
     def step(self, actions: np.ndarray) -> tuple[Any, ...]:
         obs, rewards, terminated, truncated = super().step(actions)
@@ -53,7 +53,7 @@ class Lives(Vector):
 
 
 class CountingAgent:
-    """Takes the numbers 0, 1, 2, ... of its noise for actions, and what it sees for its policy's parameters."""
+    """Agent whose actions are its noise 0, 1, 2, ... and whose policy parameters are the observations."""
 
     def __init__(self, actions: int = 1000) -> None:
         self.actions = actions

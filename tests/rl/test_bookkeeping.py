@@ -98,7 +98,7 @@ def test_saved_snapshot_does_not_change_with_training() -> None:
     cohort.close()
 
 
-def test_a_snapshot_of_another_network_is_refused() -> None:
+def test_snapshot_of_another_network_is_refused() -> None:
     cohort, wider = begun(builder(CARTPOLE)), begun(builder(CARTPOLE, agent={"hidden": [32]}))
     before = cohort.save(0)
     with pytest.raises(SnapshotError, match="does not fit this agent: params is"):

@@ -248,7 +248,7 @@ def updates(cohort: RLCohort, assignments: list[Assignment]) -> list[int]:
     return lengths
 
 
-def test_a_budget_slice_is_whole_blocks() -> None:
+def test_budget_slice_is_whole_blocks() -> None:
     cohort = builder("CartPole-v1").cohort(("m00", "m01"), 1)
     assert updates(cohort, [slice_of("m00", 120), slice_of("m01", 120)]) == [10, 10, 10]
     for slot, unroll in enumerate([4, 5]):

@@ -138,7 +138,7 @@ def test_snapshots_evaluated_together_equal_each_alone() -> None:
         assert len({tuple(played.seeds) for played in together}) == 1
 
 
-def test_the_seed_decides_everything() -> None:
+def test_seed_decides_everything() -> None:
     build = builder(id="CartPole-v1", backend="gymnasium")
     row = fresh(build, 0)
     one, again, other = (build.evaluate([row], episodes=8, seed=seed)[0] for seed in (1, 1, 2))

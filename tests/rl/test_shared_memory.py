@@ -57,7 +57,7 @@ def test_no_reader_gets_weights_of_two_versions() -> None:
         writer.join()
 
 
-def test_a_reader_waits_for_a_writer_in_the_middle() -> None:
+def test_reader_waits_for_a_writer_in_the_middle() -> None:
     weights, found = WeightMailbox(tensors(0.0)), tensors(9.0)
     sequence = weights._shared.tensors["sequence"]
     sequence[0] += 1

@@ -35,7 +35,7 @@ time.sleep(60)
 """
 
 
-def test_a_new_run_gets_its_directory(tmp_path: Path):
+def test_new_run_gets_its_directory(tmp_path: Path):
     assert run_directory.create(tmp_path / "runs", "pong") == tmp_path / "runs" / "pong"
     assert (tmp_path / "runs" / "pong").is_dir()
 
@@ -202,7 +202,7 @@ def test_find_by_name_prefix_path_and_last(tmp_path: Path):
         run_lookup.find("last", tmp_path / "none")
 
 
-def test_an_exact_name_wins_over_longer_ones(tmp_path: Path):
+def test_exact_name_wins_over_longer_ones(tmp_path: Path):
     JournalWriter(tmp_path / "pong")
     JournalWriter(tmp_path / "pong-2")
     assert run_lookup.find("pong", tmp_path).name == "pong"
@@ -227,7 +227,7 @@ def test_second_controller_is_told_the_first_ones_pid(tmp_path: Path):
         pass
 
 
-def test_a_killed_controller_leaves_no_lock(tmp_path: Path):
+def test_killed_controller_leaves_no_lock(tmp_path: Path):
     run = JournalWriter(tmp_path / "pong").run
     command = [sys.executable, "-c", HOLD, str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

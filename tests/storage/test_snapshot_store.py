@@ -100,7 +100,7 @@ def test_unknown_snapshot_is_missing(store: SnapshotStore) -> None:
     assert store.names("m09") == []
 
 
-def test_a_second_commit_replaces_the_first(store: SnapshotStore) -> None:
+def test_second_commit_replaces_the_first(store: SnapshotStore) -> None:
     store.commit(NAME, {"w": np.zeros(1)}, {"answer": 43})
     tensors, state = store.load(NAME)
     assert (list(tensors), state) == (["w"], {"answer": 43})

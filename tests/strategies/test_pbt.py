@@ -135,7 +135,7 @@ def test_single_member_continues(method: Any, ties: Any) -> None:
 
 @pytest.mark.parametrize(("bottom", "top"), [(0.5, 0.5), (0.9, 0.2), (0.2, 0.9), (1.0, 0.5), (0.5, 1.0)])
 @pytest.mark.parametrize("size", [2, 3, 5, 10])
-def test_the_two_fractions_never_overlap(bottom: float, top: float, size: int) -> None:
+def test_two_fractions_never_overlap(bottom: float, top: float, size: int) -> None:
     for pairs in over_seeds(pbt(exploit=Exploit(bottom=bottom, top=top)), *range(size), seeds=5):
         assert not set(pairs) & set(pairs.values())
 
@@ -147,7 +147,7 @@ def test_ties_are_truncated_at_random() -> None:
     assert len({m for pairs in found for m in pairs}) == 10
 
 
-def test_a_tournament_goes_to_the_fitter_of_two() -> None:
+def test_tournament_goes_to_the_fitter_of_two() -> None:
     found = over_seeds(pbt(exploit=Exploit(method="binary_tournament")), 1.0, 2.0, 3.0, seeds=200)
     assert not any("m02" in pairs for pairs in found)
     assert {pairs.get("m00") for pairs in found} == {"m01", "m02"}
@@ -156,7 +156,7 @@ def test_a_tournament_goes_to_the_fitter_of_two() -> None:
 
 
 @pytest.mark.parametrize(("ties", "expected"), [("random", 0.5), ("copy", 1.0)])
-def test_a_tournament_between_equals(ties: Any, expected: float) -> None:
+def test_tournament_between_equals(ties: Any, expected: float) -> None:
     found = over_seeds(pbt(exploit=Exploit(method="binary_tournament", ties=ties)), 1.0, 1.0, seeds=200)
     share = sum(len(pairs) for pairs in found) / 400
     assert share == pytest.approx(expected, abs=0.13 if ties == "random" else 0)
@@ -208,7 +208,7 @@ def test_absent_fitness_counts_neither_below_nor_above() -> None:
 # The t-test
 
 
-def test_the_t_test_agrees_with_scipy() -> None:
+def test_t_test_agrees_with_scipy() -> None:
     rng, rule, decided = np.random.default_rng(0), FitnessRule(window=100, min_episodes=2), Counter[bool]()
     strategy = pbt(exploit=Exploit(method="t_test", alpha=0.05, episodes=10))
     for _ in range(60):
@@ -222,7 +222,7 @@ def test_the_t_test_agrees_with_scipy() -> None:
 
 @pytest.mark.parametrize("mine", [[0.0, 1.0, 5.0], [0.0, 0.1]], ids=["wide", "narrow"])
 @pytest.mark.parametrize("theirs", [[4.0, 5.0, 9.0, 9.5], [3.0, 3.1]], ids=["wide", "narrow"])
-def test_the_t_test_copies_exactly_below_its_level(mine: list[float], theirs: list[float]) -> None:
+def test_t_test_copies_exactly_below_its_level(mine: list[float], theirs: list[float]) -> None:
     population = after_one_slice(mine, theirs, rule=FitnessRule(window=100, min_episodes=2))
     pvalue = float(ttest_ind(theirs, mine, equal_var=False, alternative="greater").pvalue)
     for alpha, expected in ((pvalue * (1 - 1e-6), {}), (pvalue * (1 + 1e-6), {"m00": "m01"})):
@@ -245,7 +245,7 @@ def test_t_test_never_copies_on_equal_or_single_episodes() -> None:
     assert copies(strategy, after_one_slice([1.0], [9.0], rule=rule)) == {}
 
 
-def test_the_t_test_needs_no_variance() -> None:
+def test_t_test_needs_no_variance() -> None:
     strategy, rule = pbt(exploit=Exploit(method="t_test")), FitnessRule(window=10, min_episodes=1)
     assert copies(strategy, after_one_slice([1.0] * 10, [2.0] * 10, rule=rule)) == {"m00": "m01"}
 

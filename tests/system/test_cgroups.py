@@ -125,7 +125,7 @@ def test_limits_of_simulated_machines(case: Case, tmp_path: Path) -> None:
     assert cgroups.memory_limit(tmp_path) == (case.memory and MemoryLimit(*case.memory))
 
 
-def test_a_machine_without_proc_has_no_limits(tmp_path: Path) -> None:
+def test_machine_without_proc_has_no_limits(tmp_path: Path) -> None:
     assert cgroups.cpu_quota(tmp_path) is None
     assert cgroups.memory_limit(tmp_path) is None
 

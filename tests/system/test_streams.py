@@ -49,7 +49,7 @@ def test_run_trains_with_closed_streams(tmp_path: Path, closed: str):
     [("", "<&- >&- 2>&-"), ("sys.stdin = sys.stdout = sys.stderr = None", "")],
     ids=["closed", "None"],
 )
-def test_the_library_trains_without_streams(tmp_path: Path, change: str, redirection: str):
+def test_library_trains_without_streams(tmp_path: Path, change: str, redirection: str):
     """As under pythonw, where all three are None."""
     (tmp_path / "script.py").write_text(LIBRARY.replace("CHANGE", change))
     found = shell(tmp_path, f'exec "$@" {redirection}', sys.executable, "script.py")

@@ -200,7 +200,7 @@ def test_run_ends_if_every_slice_fails(tmp_path: Path, fatal: bool) -> None:
 # Limits
 
 
-def test_a_total_of_steps_ends_the_run(tmp_path: Path) -> None:
+def test_total_of_steps_ends_the_run(tmp_path: Path) -> None:
     done = run_session(tmp_path / "j", limits=StopCriteria(total_steps=900))
     assert done.reason == "total steps"
     assert done.population.step == 900
@@ -268,7 +268,7 @@ def test_journal_cut_after_any_line_leads_to_the_same_end(tmp_path: Path) -> Non
         assert digest(run_session(path, failing({"m01/000001": 2})).lines) == digest(whole)
 
 
-def test_a_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> None:
+def test_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> None:
     class Dying(FakeExecutor):
         def stop(self, within: float | None = None) -> None:
             self._stopped = [died(a, fatal=True) for a in self._open]

@@ -348,7 +348,7 @@ def test_moved_run_ends_and_is_intact_at_its_new_path(pbtrl: Command, tmp_path: 
     assert pbtrl("status", "b", "--json").json["state"] == "crashed"
 
 
-def test_a_killed_worker_is_replaced_at_once(pbtrl: Command, tmp_path: Path):
+def test_killed_worker_is_replaced_at_once(pbtrl: Command, tmp_path: Path):
     with training(tmp_path, "execution.backend=processes") as (process, family):
         killed, before = time.time(), set(family)
         os.kill(workers_of(process.pid)[0], signal.SIGKILL)
@@ -366,7 +366,7 @@ def test_a_killed_worker_is_replaced_at_once(pbtrl: Command, tmp_path: Path):
         assert process.returncode == 143
 
 
-def test_a_second_signal_ends_at_once(pbtrl: Command, tmp_path: Path):
+def test_second_signal_ends_at_once(pbtrl: Command, tmp_path: Path):
     """The env hangs, so that the first signal alone would be waited for."""
     hang = "env.kwargs.hang=true"
     with training(tmp_path, "execution.backend=processes", hang) as (process, family):
@@ -538,7 +538,7 @@ def test_same_command_starts_resumes_and_finishes(pbtrl: Command, monkeypatch):
     assert canonical("quadratic") == canonical("whole")
 
 
-def test_a_longer_budget_extends_a_finished_run(pbtrl: Command):
+def test_longer_budget_extends_a_finished_run(pbtrl: Command):
     pbtrl("train", "quadratic")
     first = json.loads(Path("runs/quadratic/best.json").read_text())
     found = pbtrl("resume", "quadratic", "budget.env_steps_per_member=230")
@@ -566,7 +566,7 @@ def test_best_of_an_earlier_session_stays_until_replaced(pbtrl: Command, monkeyp
     assert pbtrl("eval", "quadratic", "--json").json["snapshot"] == best["snapshot"]
 
 
-def test_a_total_budget_can_be_extended(pbtrl: Command):
+def test_total_budget_can_be_extended(pbtrl: Command):
     budget = ["budget.env_steps_per_member=null", "budget.total_steps=100"]
     assert pbtrl("train", "quadratic", *budget).code == 0
     assert pbtrl("resume", "quadratic", "budget.total_steps=200").code == 0
