@@ -215,9 +215,9 @@ def test_a_fitness_that_is_enough_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_time_ends_the_run_and_earlier_sittings_count(tmp_path: Path) -> None:
-    done = sit(tmp_path / "j", limits=StopCriteria(wall_clock=100.0), earlier=100.0)
+    done = sit(tmp_path / "j", limits=StopCriteria(wall_clock=100.0), previous_seconds=100.0)
     assert (done.reason, done.lines) == ("wall clock", [])
-    assert sit(tmp_path / "k", limits=StopCriteria(wall_clock=100.0), earlier=10.0).reason == "budget"
+    assert sit(tmp_path / "k", limits=StopCriteria(wall_clock=100.0), previous_seconds=10.0).reason == "budget"
 
 
 def test_limits_are_none_unless_set() -> None:

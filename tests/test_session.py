@@ -66,7 +66,7 @@ def test_a_signal_saves_and_stops_and_resume_finishes(pbtrl: Command, monkeypatc
     run = Path("runs/a")
     assert stopped.code == code
     assert "saving all members (Ctrl-C again: quit at once without saving)" in stopped.out
-    assert stopped.err.splitlines()[-1] == "stopped; go on with: pbtrl resume a"
+    assert stopped.err.splitlines()[-1] == "stopped; resume with: pbtrl resume a"
     assert kinds(run)[-1] == "stop"
     assert not (run / "best.json").exists()
     assert pbtrl("status", "a", "--json").json["state"] == "stopped"
@@ -222,7 +222,7 @@ def test_a_terminals_signal_in_the_middle_of_a_slice(pbtrl: Command, tmp_path: P
         out, err = process.communicate(timeout=20)
         assert process.returncode == code
         assert "saving all members" in out
-        assert err.splitlines()[-1] == "stopped; go on with: pbtrl resume a --trust-imports"
+        assert err.splitlines()[-1] == "stopped; resume with: pbtrl resume a --trust-imports"
         assert all(map(ended, family))
     (member,) = pbtrl("status", "a", "--json").json["members"]
     assert 30 <= member["env_steps"] < 10_000_000
