@@ -147,7 +147,7 @@ def test_two_that_begin_the_same_run_do_not_both(pbtrl: Command, monkeypatch):
     asked = iter([False])
     monkeypatch.setattr(run_directory, "has_begun", lambda _: next(asked, True))
     refused = pbtrl("train", "quadratic")
-    assert (refused.code, refused.err) == (2, "runs/quadratic has just been trained by somebody else: try again\n")
+    assert (refused.code, refused.err) == (2, "runs/quadratic has just been trained by another process: try again\n")
     assert not Path("runs/quadratic/journal.jsonl").exists()
 
 
@@ -480,7 +480,7 @@ def test_without_its_config_a_run_says_so(pbtrl: Command, finished: Path):
         refused = pbtrl(*command)
         assert (refused.code, refused.err) == (
             4,
-            "runs/a/config.resolved.yaml is missing, and with it what the run is of: put it back, or train anew\n",
+            "runs/a/config.resolved.yaml is missing; restore it or start a new run\n",
         )
     (finished / "journal.jsonl").unlink()
     refused = pbtrl("resume", "a")
@@ -751,7 +751,7 @@ def test_what_is_not_finite_is_neither_learned_nor_kept_nor_copied(pbtrl: Comman
 def test_where_nobody_survived_a_resume_tries_again(pbtrl: Command, monkeypatch, tmp_path: Path, strategy: str):
     """From the snapshots that the members have, under what made these."""
     world = f"env={{id: tests.worlds:Breakable, num_envs: 4, kwargs: {{broken: {tmp_path / 'x'}}}}}"
-    rules = [f"strategy={{name: {strategy}, ready: {{every: 240}}}}", "failure.max_restarts_per_member=1"]
+    rules = [f"strategy={{name: {strategy}, ready: {{slice_steps: 240}}}}", "failure.max_restarts_per_member=1"]
     with signalled(monkeypatch, signal.SIGTERM, report=2):
         command = ["train", "cart.yaml", "--name", "a", world, *rules, "population.size=2", "env.between_slices=reset"]
         assert pbtrl(*command).code == 143
