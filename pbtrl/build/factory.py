@@ -162,7 +162,7 @@ def make_executor(config: Config, run: Path, members: Sequence[str]) -> Executor
     folder = run / "members"
     if config.execution.backend == "inline":
         (share,) = worker_shares(config, members)
-        host = Host(
+        host = Host.local(
             make_builder(config.to_json()), folder, share.groups, threads=share.threads, discard_on_stop=discard
         )
         return Inline(host)

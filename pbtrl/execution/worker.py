@@ -62,7 +62,7 @@ class WorkerSpec:
         """Create the worker's host."""
         module, function = self.builder.split(":")
         builder = getattr(importlib.import_module(module), function)(self.config)
-        return Host(
+        return Host.local(
             builder,
             Path(self.members),
             self.groups,

@@ -44,7 +44,7 @@ GROUPS = ExecutorConformance.groups
 
 
 def inline(members: Path, config: dict[str, Any], *, discard: bool = False) -> Inline:
-    return Inline(Host(build(json.dumps(config)), members, GROUPS, discard_on_stop=discard))
+    return Inline(Host.local(build(json.dumps(config)), members, GROUPS, discard_on_stop=discard))
 
 
 def processes(

@@ -579,7 +579,7 @@ def toy(folder: Path, *, seed: int = 0, slice_steps: int, clamp: bool = True, **
     )
     folder.mkdir()
     population, journal = Population(2, seed, LAST), Journal(folder / "journal.jsonl")
-    executor = Inline(Host(TrainableBuilder(Quadratic, {"clamp": clamp}), folder / "members", [("m00", "m01")]))
+    executor = Inline(Host.local(TrainableBuilder(Quadratic, {"clamp": clamp}), folder / "members", [("m00", "m01")]))
     assert Controller(population, strategy, executor, journal).run() == "budget"
     journal.close()
     one, other = (m.fitness for m in population.members.values())
