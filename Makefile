@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PBTRL := .venv/bin/pbtrl
 
-.PHONY: train test test-all chaos check install clean
+.PHONY: train test test-all chaos lint check install clean
 
 train: install
 	$(PBTRL) train configs/quickstart.yaml --suffix
@@ -16,11 +16,12 @@ test-all: install
 chaos: install
 	.venv/bin/python -m tests.chaos
 
-check: install
+lint: install
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -n 2
+
+check: lint test
 
 install: .venv/installed
 

@@ -13,24 +13,30 @@ distribution of a KL divergence is held constant.
 import torch
 from torch import Tensor
 
+from pbtrl.agents.shapes import check_same_shape
+
 
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
     """-sum_t A_t log pi(a_t|x_t), whose gradient is the negative policy gradient; A_t is held constant."""
+    check_same_shape(log_probs=log_probs, advantages=advantages, mask=mask)
     return -_sum(log_probs * advantages.detach() * mask)
 
 
 def value_loss(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """1/2 sum_t (v_t - V(x_t))^2; the targets v_t are held constant."""
+    check_same_shape(values=values, targets=targets)
     return 0.5 * _sum((targets.detach() - values).square() * mask)
 
 
 def entropy_bonus(entropies: Tensor, mask: Tensor) -> Tensor:
     """sum_t H(pi(.|x_t)) in nats, to be maximized."""
+    check_same_shape(entropies=entropies, mask=mask)
     return _sum(entropies * mask)
 
 
 def normalize_advantages(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
     """Scale each row of `[P, M]` to mean 0 and variance 1 over its live transitions; the others become 0."""
+    check_same_shape(advantages=advantages, mask=mask)
     count = mask.to(advantages.dtype).sum(-1, keepdim=True).clamp_min(1.0)
     centered = (advantages - (advantages * mask).sum(-1, keepdim=True) / count) * mask
     variance = centered.square().sum(-1, keepdim=True) / count
@@ -57,6 +63,8 @@ def vmpo_weights_and_temperature(
     Returns:
         (psi `[P, M]`, without gradient; L_eta `[P]`, with a gradient for eta only). Rows without live samples are 0.
     """
+    check_same_shape(advantages=advantages, mask=mask)
+    check_same_shape(**{"advantages[..., 0]": advantages[..., 0], "temperature": temperature})
     live = torch.ones_like(advantages, dtype=torch.bool) if mask is None else mask.bool()
     ranked, order = torch.where(live, advantages.detach(), -torch.inf).sort(dim=-1, descending=True, stable=True)
     half, best = (live.sum(-1) // 2).clamp_min(1), ranked[..., 0]
@@ -86,6 +94,7 @@ def gaussian_kl_decoupled(mean: Tensor, std: Tensor, target_mean: Tensor, target
     Returns:
         (KL_mean, KL_cov), both `[...]`, in nats.
     """
+    check_same_shape(mean=mean, std=std, target_mean=target_mean, target_std=target_std)
     target_mean, target_std = target_mean.detach(), target_std.detach()
     log_ratio = (std / target_std).log()
     # expm1 keeps tiny divergences accurate in float32, and the covariance constraint is about those.
@@ -95,6 +104,7 @@ def gaussian_kl_decoupled(mean: Tensor, std: Tensor, target_mean: Tensor, target
 
 def categorical_kl(logits: Tensor, target_logits: Tensor) -> Tensor:
     """KL(target || online) = sum_a p_target(a) (log p_target(a) - log p(a)): `[..., A]` -> `[...]`, in nats."""
+    check_same_shape(logits=logits, target_logits=target_logits)
     target = target_logits.detach().log_softmax(-1)
     return (target.exp() * (target - logits.log_softmax(-1))).sum(-1)
 
@@ -111,6 +121,7 @@ def lagrange_loss(multiplier: Tensor, epsilon: Tensor | float, kl: Tensor, mask:
         kl: `[P, ...]`.
         mask: as `kl`, 0 (or False) for samples to ignore.
     """
+    check_same_shape(kl=kl, mask=mask)
     count = _sum(mask)
     mean = _sum(kl * mask) / count.clamp_min(1)
     return multiplier * (epsilon - mean.detach()) * (count > 0) + multiplier.detach() * mean

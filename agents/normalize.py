@@ -8,6 +8,8 @@ statistics do not depend on the other members of its cohort.
 import torch
 from torch import Tensor
 
+from pbtrl.agents.shapes import check_leading, check_same_shape
+
 Moments = dict[str, Tensor]
 
 
@@ -30,6 +32,8 @@ def update_moments(state: Moments, x: Tensor, mask: Tensor | None = None) -> Mom
     Returns:
         The new state. A member without any remaining samples keeps its old state bit for bit.
     """
+    if mask is not None:
+        check_leading(mask, "mask", x, "x")
     inner = (1,) * (x.ndim - 2)
     live = x.isfinite().reshape(*x.shape[:2], -1).all(-1)
     if mask is not None:
@@ -80,6 +84,7 @@ def update_return_scale(
         gamma: `[P]`, discount per env step.
         mask: `[P, T, B]`, false for dead transitions, which are ignored, as are non-finite rewards.
     """
+    check_same_shape(rewards=rewards, ends=ends, mask=mask)
     live = rewards.isfinite()
     if mask is not None:
         live &= mask.bool()
@@ -128,6 +133,7 @@ def popart_update(
     Returns:
         The new state. A member without any live targets keeps its old state bit for bit.
     """
+    check_same_shape(targets=targets, mask=mask)
     live = mask.bool().flatten(1)
     samples = torch.where(live, targets.detach().flatten(1).double(), 0.0).contiguous()
     count = live.sum(-1)

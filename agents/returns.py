@@ -8,6 +8,8 @@ never mix. `discounts` is gamma while an episode continues and 0 after its last 
 import torch
 from torch import Tensor
 
+from pbtrl.agents.shapes import check_leading, check_same_shape
+
 
 def vtrace(
     log_rhos: Tensor,
@@ -49,6 +51,8 @@ def vtrace(
     Returns:
         (v, A), both `[T, ...]`, without gradient.
     """
+    _check(discounts, rewards, values, bootstrap_value, cuts)
+    check_same_shape(rewards=rewards, log_rhos=log_rhos)
     with torch.no_grad():
         rhos = log_rhos.exp()
         next_values = torch.cat([values[1:], bootstrap_value[None]])
@@ -81,6 +85,7 @@ def gae(
     Returns:
         (target, A), both `[T, ...]`, without gradient.
     """
+    _check(discounts, rewards, values, bootstrap_value, cuts)
     with torch.no_grad():
         deltas = rewards + discounts * torch.cat([values[1:], bootstrap_value[None]]) - values
         advantages = _backwards(deltas, _uncut(discounts * lambda_, cuts), torch.zeros_like(bootstrap_value))[:-1]
@@ -102,6 +107,8 @@ def n_step_returns(discounts: Tensor, rewards: Tensor, bootstraps: Tensor, cuts:
     Returns:
         R `[T, ...]`, without gradient.
     """
+    check_same_shape(rewards=rewards, bootstraps=bootstraps)
+    check_leading(cuts, "cuts", rewards, "rewards")
     with torch.no_grad():
         ends = bootstraps.masked_fill(~_spread(cuts, bootstraps), 0.0)
         return _backwards(rewards + discounts * ends, _uncut(discounts, cuts), bootstraps[-1])[:-1]
@@ -131,6 +138,14 @@ def effective_unroll(cuts: Tensor) -> Tensor:
     steps = torch.arange(1, len(cuts) + 1, device=cuts.device)[:, None]
     last = torch.where(cuts, steps, 0).cummax(0).values
     return (steps - torch.cat([torch.zeros_like(last[:1]), last[:-1]])).amax(0)
+
+
+def _check(discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: Tensor, cuts: Tensor | None) -> None:
+    """Check the shapes that `vtrace` and `gae` have in common."""
+    check_same_shape(rewards=rewards, discounts=discounts, values=values)
+    check_same_shape(**{"rewards[0]": rewards[0], "bootstrap_value": bootstrap_value})
+    if cuts is not None:
+        check_leading(cuts, "cuts", rewards, "rewards")
 
 
 def _spread(cuts: Tensor, x: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class ExecutorConformance:
     def test_journal_and_weights_equal_inline(
         self, start: Callable[..., Executor], tmp_path: Path, quick_disk: None
     ) -> None:
-        here = Inline(Host(build('{"toy": true}'), tmp_path / "inline", [("m00", "m01", "m02", "m03")]))
+        here = Inline(Host.local(build('{"toy": true}'), tmp_path / "inline", [("m00", "m01", "m02", "m03")]))
         expected = run_toy(here, tmp_path / "inline.jsonl")
         found = run_toy(start(toy=True), tmp_path / "found.jsonl")
         assert digest(found) == digest(expected)

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import CART, Command, in_process
+from tests.command import CART, ROOT, Command, in_process
+
+# Processes that tests start find tests.faulty_envs and the like, wherever they are started.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what a shell starts with `&`; commands inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from pbtrl.build.trainables import TrainableBuilder
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.trainable import Outcome
 from pbtrl.storage.journal import Line, dumps
 from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.trainables.quadratic import Quadratic
+from pbtrl.trainables.sequential import TrainableBuilder
 
 # A cohort without training
 

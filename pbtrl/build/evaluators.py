@@ -11,10 +11,11 @@ import numpy as np
 
 from pbtrl.build.placement import usable_cores
 from pbtrl.build.rl import RLBuilder
-from pbtrl.build.trainables import TrainableBuilder, trainable_builder
+from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.schema import Config
 from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.errors import SnapshotError
+from pbtrl.trainables.sequential import TrainableBuilder
 
 Evaluator = Callable[..., list[Any]]
 

@@ -155,13 +155,14 @@ def make_executor(config: Config, run: Path, members: Sequence[str]) -> Executor
     """The executor that the config names, for the members of a run directory."""
     from pbtrl.execution.host import Host
     from pbtrl.execution.inline import Inline
-    from pbtrl.execution.processes import Processes, WorkerSpec
+    from pbtrl.execution.processes import Processes
+    from pbtrl.execution.worker import WorkerSpec
 
     discard = config.env is not None and config.env.between_slices == "reset"
     folder = run / "members"
     if config.execution.backend == "inline":
         (share,) = worker_shares(config, members)
-        host = Host(
+        host = Host.local(
             make_builder(config.to_json()), folder, share.groups, threads=share.threads, discard_on_stop=discard
         )
         return Inline(host)

@@ -3,45 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pbtrl.config.schema import Config
 from pbtrl.config.wording import unknown
 from pbtrl.core import registry
-from pbtrl.core.messages import Assignment
-from pbtrl.core.trainable import Trainable
 from pbtrl.errors import ConfigProblem
-from pbtrl.trainables.sequential import SequentialCohort
-
-
-@dataclass(frozen=True)
-class TrainableBuilder:
-    """Makes trainables of one class, and cohorts of them.
-
-    Attributes:
-        kind: the class; it is called with a generator, and with `kwargs`.
-        kwargs: keys of the config's `trainable` section besides its name.
-    """
-
-    kind: Any
-    kwargs: Mapping[str, Any]
-
-    def make(self, rng: np.random.Generator) -> Trainable:
-        """A fresh trainable."""
-        trainable: Trainable = self.kind(rng, **self.kwargs)
-        return trainable
-
-    def structure(self, assignment: Assignment) -> object:
-        """All assignments can share a cohort."""
-        return None
-
-    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> SequentialCohort:
-        """A cohort for these members."""
-        return SequentialCohort(members, self.make)
+from pbtrl.trainables.sequential import TrainableBuilder
 
 
 def trainable_builder(config: Config) -> TrainableBuilder:

@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add_root(train)
     add_progress(train)
 
-    resume = add_command(commands, "resume", run_resume, "go on with a stopped run")
+    resume = add_command(commands, "resume", run_resume, "resume a stopped run")
     add_run(resume)
     resume.add_argument(
         "overrides",

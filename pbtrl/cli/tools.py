@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from pbtrl.cli.exit_codes import FAILED
-from pbtrl.config.load import to_yaml
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
 
@@ -40,7 +39,7 @@ def run_doctor(a: argparse.Namespace) -> int:
 
 def run_config(a: argparse.Namespace) -> int:
     """Print configs or their schema."""
-    from pbtrl.config.load import json_schema, load, shipped
+    from pbtrl.config.load import json_schema, load, shipped, to_yaml
 
     if a.what == "schema":
         tell(to_json(json_schema(), indent=2))

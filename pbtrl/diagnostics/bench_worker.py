@@ -219,37 +219,24 @@ class BenchWorker:
         return rate
 
     def _watch(self, cohort: Any, taken: deque[Any], epochs: list[Any]) -> None:
-        """Wrap a cohort's methods to time each part (about 1 us per call) and to record actions and epochs."""
+        """Have a cohort time its parts (about 1 us per call), and record actions and epochs."""
         if self.mode == "hogwild":
             return
-        learn = self._timed("learn", cohort.learn)
 
-        def recording_learn(block: Any) -> Any:
-            learned = learn(block)
-            epochs.append(learned.metrics["loss/epochs"].long())
-            return learned
+        def wrap(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def timed(*args: Any, **kwargs: Any) -> Any:
+                begun = time.perf_counter()
+                result = function(*args, **kwargs)
+                self._clock[part] += time.perf_counter() - begun
+                if part == "learn":
+                    epochs.append(result.metrics["loss/epochs"].long())
+                elif part == "env":
+                    taken.append(args[0].copy())
+                return result
 
-        cohort.learn = recording_learn
-        if self.mode == "actors":
-            cohort.rollout.pool.answered = self._timed("wait", cohort.rollout.pool.answered)
-            return
-        step = self._timed("env", cohort.rollout.vector.step)
+            return timed
 
-        def recording_step(actions: Any) -> Any:
-            taken.append(actions.copy())
-            return step(actions)
-
-        cohort.rollout.vector.step = recording_step
-        cohort.rollout.act = self._timed("act", cohort.rollout.act)
-
-    def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            begun = time.perf_counter()
-            result = function(*args, **kwargs)
-            self._clock[part] += time.perf_counter() - begun
-            return result
-
-        return timed
+        cohort.instrument(wrap)
 
     def close(self) -> None:
         """Close the cohorts and env pools."""

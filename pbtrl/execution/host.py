@@ -23,10 +23,9 @@ from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Builder, Cohort, Outcome
 from pbtrl.errors import DiskFullError, MismatchError, SnapshotError
 from pbtrl.storage.json_files import SCHEMA
-from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.storage.member_files import MemberFiles, MemberSink
+from pbtrl.storage.snapshot_store import SnapshotStore, Store
 from pbtrl.system.crash_points import crash_point
-from pbtrl.system.files import make_directory, translate_disk_errors
-from pbtrl.system.strict_json import to_json
 
 SLICE_ERRORS = (Exception, SystemExit)  # fail a slice and not the run; an env may call sys.exit
 IDENTITY_FIELDS = ("parent", "start", "hyperparameters", "seed")  # fields of an assignment that determine its snapshot
@@ -61,15 +60,10 @@ class Host:
     """
 
     def __init__(
-        self, builder: Builder, members: Path, groups: Sequence[Sequence[str]], *, threads: int = 1,
+        self, builder: Builder, store: Store, sink: MemberSink, groups: Sequence[Sequence[str]], *, threads: int = 1,
         discard_on_stop: bool = False,
     ) -> None:  # fmt: skip
-        self._builder = builder
-        self._store = SnapshotStore(members)
-        self._members = members
-        make_directory(members)
-        for member in (m for group in groups for m in group):
-            make_directory(members / member)
+        self._builder, self._store, self._sink = builder, store, sink
         self._group = {m: i for i, group in enumerate(groups) for m in group}
         self._capacity = len(self._group)  # largest number of members that train at a time
         self._threads = threads
@@ -79,6 +73,23 @@ class Host:
         self._slices: list[_Slice] = []
         self._waiting: list[tuple[list[Assignment], object]] = []
         self._early: list[Report | Failure] = []
+
+    @classmethod
+    def local(
+        cls, builder: Builder, members: Path, groups: Sequence[Sequence[str]], *, threads: int = 1,
+        discard_on_stop: bool = False,
+    ) -> Host:  # fmt: skip
+        """Host that keeps everything in a local directory, which is created.
+
+        Args:
+            builder: makes the cohorts.
+            members: directory of all members of the run.
+            groups: of members, each a cohort where it can be one.
+            threads: of the simulator.
+            discard_on_stop: whether a stop ends slices without a report.
+        """
+        files = MemberFiles(members, [m for group in groups for m in group])
+        return cls(builder, SnapshotStore(members), files, groups, threads=threads, discard_on_stop=discard_on_stop)
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
         """Form cohorts from these assignments and start their slices."""
@@ -275,9 +286,7 @@ class Host:
         self._drop_of(members)
         text = "".join(traceback.format_exception(error))
         for a in group:
-            path = self._members / a.member / "log.txt"
-            with translate_disk_errors(path), path.open("a") as log:
-                log.write(f"{a.id} failed\n{text}\n")
+            self._sink.write_log(a.member, f"{a.id} failed\n{text}\n")
         alone, short = len(group) == 1, _is_of_memory(error)
         if short:
             held = len(self._held() | members)
@@ -289,11 +298,9 @@ class Host:
     def _write_metrics(self, current: _Slice) -> None:
         current.last_metrics_at = time.monotonic()
         for a, values in zip(current.assignments, current.cohort.metrics(), strict=True):
-            path = self._members / a.member / "metrics.jsonl"
             if values:
                 line = {"assignment": a.id, "attempt": current.attempt, "time": time.time(), **values}
-                with translate_disk_errors(path), path.open("a") as file:
-                    file.write(to_json(line) + "\n")
+                self._sink.write_metrics(a.member, line)
 
 
 def _differences(assigned: dict[str, Any], effective: dict[str, Any]) -> str:

@@ -19,71 +19,38 @@ outlives its parent.
 
 from __future__ import annotations
 
-import importlib
-import json
 import math
 import multiprocessing
 import os
 import time
-import traceback
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
+from dataclasses import replace
+from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
-from pathlib import Path
 
 from typing_extensions import override
 
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.errors import DiskFullError, WorkerError
 from pbtrl.execution import Executor
-from pbtrl.execution.host import Host
-from pbtrl.system.child_process import TIMEOUT_EXIT, init_child, join_or_kill, redirect_output, start_ignoring_signals
-from pbtrl.system.files import make_directory
-from pbtrl.system.strict_json import to_json
+from pbtrl.execution.worker import WorkerSpec, run_worker
+from pbtrl.execution.worker_messages import (
+    Answers,
+    Began,
+    Close,
+    DiskFull,
+    FromWorker,
+    StartFailed,
+    Stop,
+    Stopped,
+    Submit,
+    ToWorker,
+    decode,
+    encode,
+)
+from pbtrl.system.child_process import TIMEOUT_EXIT, join_or_kill, start_ignoring_signals
 
 GAP = 5.0  # seconds between two `collect` calls, beyond their timeout, that indicate a suspended process
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """Start parameters of a worker.
-
-    Attributes:
-        builder: `module:function`, called with `config`.
-        config: the resolved config as JSON.
-        members: path of the run's `members/`.
-        groups: members of the worker by group.
-        cores: CPU cores that the worker is pinned to.
-        threads: number of threads for its simulators.
-        discard_on_stop: whether a stop discards open slices instead of reporting them.
-    """
-
-    builder: str
-    config: str
-    members: str
-    groups: tuple[tuple[str, ...], ...]
-    cores: tuple[int, ...]
-    threads: int
-    discard_on_stop: bool
-
-    def merged(self, other: WorkerSpec) -> WorkerSpec:
-        """Combine two workers into one."""
-        cores = tuple(sorted({*self.cores, *other.cores}))
-        threads = min(self.threads + other.threads, len(cores))
-        return replace(self, groups=self.groups + other.groups, cores=cores, threads=threads)
-
-    def host(self) -> Host:
-        """Create the worker's host."""
-        module, function = self.builder.split(":")
-        builder = getattr(importlib.import_module(module), function)(self.config)
-        return Host(
-            builder,
-            Path(self.members),
-            self.groups,
-            threads=self.threads,
-            discard_on_stop=self.discard_on_stop,
-        )
 
 
 class Processes(Executor):
@@ -169,7 +136,7 @@ class Processes(Executor):
 
 def _close(workers: Sequence[_Worker]) -> None:
     for worker in workers:
-        worker.send({"close": True})
+        worker.send(Close())
     for worker in workers:
         worker.close()
 
@@ -189,7 +156,7 @@ class _Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, self.spec, os.getpid()))
+        self.process = context.Process(target=run_worker, args=(theirs, self.spec, os.getpid()))
         try:
             start_ignoring_signals(self.process)
         except OSError as error:
@@ -211,11 +178,11 @@ class _Worker:
                 return
             batch = self._waiting.pop(0)
             self._under_way |= {a.id: a for a in batch}
-            self.send({"assignments": [a.to_json() for a in batch]})
+            self.send(Submit(tuple(batch)))
 
-    def send(self, message: dict[str, object]) -> None:
+    def send(self, message: ToWorker) -> None:
         try:
-            self.pipe.send_bytes(to_json(message).encode())
+            self.pipe.send_bytes(encode(message))
         except OSError:
             return  # dead; `receive` will notice
 
@@ -226,22 +193,24 @@ class _Worker:
 
     def receive(self, stopping: bool) -> list[Report | Failure]:
         try:
-            message = json.loads(self.pipe.recv_bytes())
+            message: FromWorker = decode(self.pipe.recv_bytes())
         except (EOFError, OSError):
             return self._died(stopping)
-        if message.get("began"):
-            self._began = True
-            return []
-        if message.get("stopped"):
-            self.open.clear()
-            return []
-        if error := message.get("unfit"):
-            raise WorkerError(error)
-        if error := message.get("full"):
-            raise DiskFullError(error)
-        answers: list[Report | Failure] = [Report(**r) for r in message["reports"]]
-        self._isolate -= {r.assignment for r in answers}
-        answers += [Failure(**f) for f in message["failures"]]
+        match message:
+            case Began():
+                self._began = True
+            case Stopped():
+                self.open.clear()
+            case StartFailed(traceback):
+                raise WorkerError(traceback)
+            case DiskFull(text):
+                raise DiskFullError(text)
+            case Answers(reports, failures):
+                self._isolate -= {report.assignment for report in reports}
+                return self._take([*reports, *failures], stopping)
+        return []
+
+    def _take(self, answers: list[Report | Failure], stopping: bool) -> list[Report | Failure]:
         for answer in answers:
             self.open.discard(answer.assignment)
             self._under_way.pop(answer.assignment, None)
@@ -273,7 +242,7 @@ class _Worker:
 
     def stop(self) -> None:
         if self._began or self.pipe.poll():
-            self.send({"stop": True})
+            self.send(Stop())
         else:
             self.kill_if_busy()
 
@@ -294,63 +263,3 @@ class _Worker:
     def close(self) -> None:
         join_or_kill(self.process, 5 if self._began else 0)
         self.pipe.close()
-
-
-def _work(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
-    """Main function of a worker process."""
-    init_child(parent, pipe)
-    try:
-        _log_output(Path(spec.members) / spec.groups[0][0])
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, spec.cores)
-        if (host := _make_host(pipe, spec)) is not None:
-            _serve(pipe, host, parent)
-    except DiskFullError as error:
-        pipe.send_bytes(to_json({"full": str(error)}).encode())
-
-
-def _make_host(pipe: Connection, spec: WorkerSpec) -> Host | None:
-    """Create the host; on an error, send the traceback to the controller and return None."""
-    try:
-        return spec.host()
-    except DiskFullError:
-        raise
-    except Exception:
-        pipe.send_bytes(to_json({"unfit": traceback.format_exc()}).encode())
-        return None
-
-
-def _serve(pipe: Connection, host: Host, parent: int) -> None:
-    began = False
-    while os.getppid() == parent:
-        if pipe.poll(0 if host.busy() else 1.0):
-            try:
-                message = json.loads(pipe.recv_bytes())
-            except (EOFError, OSError):
-                break
-            if message.get("close"):
-                break
-            if message.get("stop"):
-                _send(pipe, host.stop())
-                pipe.send_bytes(b'{"stopped":true}')
-            elif assignments := message.get("assignments"):
-                host.submit([Assignment(**a) for a in assignments])
-        if host.busy() and not began:
-            began = True
-            pipe.send_bytes(b'{"began":true}')
-        _send(pipe, host.advance())
-    host.close()
-
-
-def _send(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
-    if messages:
-        reports = [m.to_json() for m in messages if isinstance(m, Report)]
-        failures = [m.to_json() for m in messages if isinstance(m, Failure)]
-        pipe.send_bytes(to_json({"reports": reports, "failures": failures}).encode())
-
-
-def _log_output(member: Path) -> None:
-    """Redirect the output of libraries and envs to the log of the worker's first member."""
-    make_directory(member.parent)
-    make_directory(member)
-    redirect_output(member / "log.txt")

@@ -28,7 +28,7 @@ from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
 from pbtrl.rl.process_pool import WAIT, Message, PoolWorker, WorkerPool
-from pbtrl.rl.rollout import Episodes, Rollout, Source
+from pbtrl.rl.rollout import Episodes, Instrument, Rollout, Source
 from pbtrl.rl.shared_memory import SharedTensors, WeightMailbox, from_dict, to_dict, truncate
 from pbtrl.rl.unroll_replay import UnrollReplay
 
@@ -76,7 +76,7 @@ class ActorsCohort(RLCohort):
 
     def _ready(self) -> bool:
         self._actors.ask(self.left, self.block, self._generators)
-        return self._actors.pool.answered(WAIT)
+        return self._actors.answered(WAIT)
 
     @override
     def _reset_envs(self) -> None:
@@ -113,6 +113,7 @@ class Actors(Source):
             init_message=self._init_message,
             died=self._died,
         )
+        self.answered = self.pool.answered
 
     def renew(self, seeds: Sequence[int], replaced: Sequence[int]) -> None:
         """Create new envs in all actors, from one seed per slot; the slots in `replaced` have a new policy."""
@@ -138,6 +139,10 @@ class Actors(Source):
     def publish(self, state: State) -> None:
         """Publish weights, which the actors use from their next block on."""
         self._weights.write(state.tensors, self._version)
+
+    @override
+    def instrument(self, wrap: Instrument) -> None:
+        self.answered = wrap("wait", self.answered)
 
     def ask(self, left: int, block: int, generators: Sequence[torch.Generator]) -> None:
         """Request a block of up to `block` steps for every free slot, but not more than `left` steps in total."""

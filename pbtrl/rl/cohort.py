@@ -22,7 +22,7 @@ from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Cohort, Outcome
 from pbtrl.rl.cohort_spec import CohortSpec, fill, generator
-from pbtrl.rl.rollout import Rollout, Source
+from pbtrl.rl.rollout import Instrument, Rollout, Source
 
 TUNED = frozenset({"learning_rate", "entropy_cost", "unroll_length"})  # plotted even if they are not searched
 DIVERGED_AFTER = 10  # consecutive updates that were skipped because their gradient was not finite
@@ -40,6 +40,7 @@ class RLCohort(Cohort):
         self._spec, self._threads = spec, threads
         self._state = spec.agent.init([torch.Generator().manual_seed(0) for _ in members])
         self.rollout: Source | None = None
+        self._measured_learn: Callable[..., UpdateResult] | None = None
         self._new_policy = [True] * len(members)
 
     @override
@@ -79,7 +80,7 @@ class RLCohort(Cohort):
     def advance(self) -> bool:
         """Collect one block and learn from it."""
         block = self.collect()
-        return self._record(self.learn(block), block.rewards.shape[1])
+        return self._record((self._measured_learn or self.learn)(block), block.rewards.shape[1])
 
     def _record(self, learned: UpdateResult, steps: int) -> bool:
         """Record an update from `steps` steps of every env; returns True when the slice is over."""
@@ -101,6 +102,12 @@ class RLCohort(Cohort):
     def learn(self, block: Trajectory) -> UpdateResult:
         """Learn from a block with the assigned hyperparameters."""
         return self._spec.agent.learn(self._state, block, self._hyperparameters)
+
+    def instrument(self, wrap: Instrument) -> None:
+        """Measure the parts of training: `learn`, and `env` and `act` or `wait`, as `Rollout.instrument`."""
+        assert self.rollout is not None
+        self._measured_learn = wrap("learn", self._measured_learn or self.learn)
+        self.rollout.instrument(wrap)
 
     def prepare_repeat(self, block: Trajectory, epochs: Tensor) -> Callable[[], UpdateResult]:
         """Prepare an update from a block in exactly `epochs` [P] passes, on a copy of all learned state."""

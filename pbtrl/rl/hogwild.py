@@ -27,7 +27,7 @@ from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
 from pbtrl.rl.process_pool import DEATHS, WAIT, Message, WorkerPool
-from pbtrl.rl.rollout import Episodes, Source
+from pbtrl.rl.rollout import Episodes, Instrument, Source
 from pbtrl.rl.shared_memory import SharedTensors
 
 QUEUED = 2  # requested blocks per process, so that the next request is there when a block ends
@@ -115,6 +115,10 @@ class Peers(Source):
     @override
     def forget(self, slot: int) -> None:
         """Do nothing: `begin` tells the processes which slots have a new policy."""
+
+    @override
+    def instrument(self, wrap: Instrument) -> None:
+        pass  # what its processes do cannot be told apart from outside
 
     def ask(self, left: int, block: int) -> None:
         """Request updates from blocks of up to `block` steps, but not more than `left` steps in total."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from pbtrl.core.messages import numbers
 from pbtrl.envs import Vector
 
 ToEnv = Callable[[Tensor], Tensor]
+Instrument = Callable[[str, Callable[..., Any]], Callable[..., Any]]
+"""Makes of a part's name and its function another function, which also measures it."""
 
 
 @dataclass
@@ -53,6 +55,9 @@ class Source(Protocol):
     def tally(self) -> dict[str, float]:
         """Losses since `clear`, by tag."""
 
+    def instrument(self, wrap: Instrument) -> None:
+        """Replace the functions that take time by what `wrap(part, function)` makes of them, to measure them."""
+
     def close(self) -> None:
         """Close the envs."""
 
@@ -70,6 +75,7 @@ class Rollout(Source):
     def __init__(self, vector: Vector, members: int, agent: Agent, to_env: ToEnv) -> None:
         self.vector, self.members, self.envs = vector, members, vector.num_envs // members
         self.act, self._noise, self._to_env = agent.act, agent.noise, to_env
+        self._step = vector.step
         self._actions, self._memory = agent.begin(self.members, self.envs)
         self._rewards = torch.zeros(self.members, self.envs)
         self._first = torch.ones(self.members, self.envs, dtype=torch.bool)
@@ -95,6 +101,10 @@ class Rollout(Source):
         rows = slice(slot * self.envs, (slot + 1) * self.envs)
         self._stale[rows] = ~self.vector.episode_over[rows]
 
+    @override
+    def instrument(self, wrap: Instrument) -> None:
+        self.act, self._step = wrap("act", self.act), wrap("env", self._step)
+
     def collect(self, state: State, generators: Sequence[torch.Generator], time: int) -> Trajectory:
         """Step every env `time` times; the trajectory is valid until the next call."""
         p, b = self.members, self.envs
@@ -111,7 +121,7 @@ class Rollout(Source):
             acted.append(self.act(state, inputs, self._memory, noise[t]))
             self._actions, self._memory = acted[t].actions, acted[t].rnn_state
             outside = self._to_env(self._actions).flatten(0, 1).numpy()
-            obs, rewards, terminated, truncated = self.vector.step(outside)
+            obs, rewards, terminated, truncated = self._step(outside)
             buffers.observations[t + 1].view(p * b, *self._shape).copy_(torch.from_numpy(obs))
             buffers.rewards[t] = rewards
             buffers.terminated[t] = terminated

@@ -14,10 +14,11 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors.numpy
+from typing_extensions import override
 
 from pbtrl.core.tensors import Tensors
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, SnapshotError
@@ -36,7 +37,23 @@ FILES = ("tensors.safetensors", "state.json", "MANIFEST.json")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,12}")
 
 
-class SnapshotStore:
+class Store(Protocol):
+    """Snapshots as a worker sees them: a local directory, or an actor on the controller's node."""
+
+    def load(self, name: str) -> tuple[Tensors, dict[str, Any]]:
+        """Load the tensors and the state of a snapshot, verified; SnapshotError if that fails."""
+
+    def state(self, name: str) -> dict[str, Any] | None:
+        """Load the verified state of a snapshot; None if there is no intact one."""
+
+    def commit(self, name: str, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+        """Write a snapshot, durably and as a whole."""
+
+    def quarantine(self, name: str) -> None:
+        """Move a damaged snapshot out of the way."""
+
+
+class SnapshotStore(Store):
     """Snapshots of one run in a local directory."""
 
     def __init__(self, members: Path) -> None:
@@ -53,6 +70,7 @@ class SnapshotStore:
         member, generation = name.split("/")
         return self.members / member / "snapshots" / generation
 
+    @override
     def commit(self, name: str, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
         """Write a snapshot atomically and durably; replaces one of the same name.
 
@@ -104,6 +122,7 @@ class SnapshotStore:
         sync_directory(staged)
         crash_point("snapshot.synced")
 
+    @override
     def load(self, name: str) -> tuple[Tensors, dict[str, Any]]:
         """Load and verify a snapshot; returns its tensors, sorted by name, and its state.
 
@@ -117,6 +136,7 @@ class SnapshotStore:
             raise SnapshotError(f"snapshot {name}: tensors.safetensors holds no tensors ({error})") from error
         return {key: tensors[key] for key in sorted(tensors)}, _object(name, files)
 
+    @override
     def state(self, name: str) -> dict[str, Any] | None:
         """Verified state of a snapshot; None if it is missing or damaged."""
         try:
@@ -145,6 +165,7 @@ class SnapshotStore:
         shutil.rmtree(gone)
         crash_point("snapshot.removed")
 
+    @override
     def quarantine(self, name: str) -> None:
         """Move a damaged snapshot to the member's `quarantine/`."""
         path = self.path(name)

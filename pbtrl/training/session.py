@@ -179,7 +179,7 @@ class Session:
             limits=stop_criteria(self.config),
             listeners=[retention, board],
             lost=lost,
-            earlier=self.previous_seconds,
+            previous_seconds=self.previous_seconds,
         )
 
     def _found(self) -> tuple[list[str], list[str]]:
@@ -245,7 +245,7 @@ class Session:
 
     def _stopped(self, controller: Controller) -> SessionResult:
         self._end("stop", "stopped", "interrupted", controller.seconds)
-        message = f"stopped; go on with: pbtrl resume {cli_reference(self.run_directory, self.config)}"
+        message = f"stopped; resume with: pbtrl resume {cli_reference(self.run_directory, self.config)}"
         return SessionResult(self.run_directory, "stopped", message, self.signals.code)
 
     def _failed(self, why: str) -> SessionResult:

@@ -26,7 +26,8 @@ from pbtrl.errors import WorkerError
 from pbtrl.execution import Executor
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
-from pbtrl.execution.processes import Processes, WorkerSpec
+from pbtrl.execution.processes import Processes
+from pbtrl.execution.worker import WorkerSpec
 from pbtrl.storage.journal import Journal, Line, digest, read_journal
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system import child_process
@@ -43,7 +44,7 @@ GROUPS = ExecutorConformance.groups
 
 
 def inline(members: Path, config: dict[str, Any], *, discard: bool = False) -> Inline:
-    return Inline(Host(build(json.dumps(config)), members, GROUPS, discard_on_stop=discard))
+    return Inline(Host.local(build(json.dumps(config)), members, GROUPS, discard_on_stop=discard))
 
 
 def processes(

@@ -49,7 +49,9 @@ class Workplace:
     def fresh(self, *, discard_on_stop: bool = False) -> Host:
         """A host that remembers nothing, over the same folder."""
         self.builder = FakeBuilder(self.config)
-        self.host = Host(self.builder, self.members, [("m00", "m01", "m02", "m03")], discard_on_stop=discard_on_stop)
+        self.host = Host.local(
+            self.builder, self.members, [("m00", "m01", "m02", "m03")], discard_on_stop=discard_on_stop
+        )
         return self.host
 
     def run(self, *assignments: Assignment) -> dict[str, Report | Failure]:
@@ -124,7 +126,7 @@ def test_fresh_start_is_not_loaded(place: Workplace) -> None:
 
 def test_structure_length_and_group_separate_cohorts(tmp_path: Path) -> None:
     builder = FakeBuilder()
-    host = Host(builder, tmp_path, [("m00", "m01", "m02"), ("m03",)])
+    host = Host.local(builder, tmp_path, [("m00", "m01", "m02"), ("m03",)])
     wide = {"lr": 0.5, "structure": "wide"}
     host.submit([slice_of("m00"), slice_of("m01", hyperparameters=wide), slice_of("m02", stop=4), slice_of("m03")])
     assert [line for line in builder.calls if line.startswith("cohort")] == [

@@ -77,7 +77,7 @@ class Workplace:
 
     def __init__(self, members: Path, build: RLBuilder, *groups: tuple[str, ...], discard: bool = False) -> None:
         self.store = SnapshotStore(members)
-        self.host = Host(build, members, groups or [ALL], discard_on_stop=discard)
+        self.host = Host.local(build, members, groups or [ALL], discard_on_stop=discard)
 
     def run(self, *assignments: Assignment) -> dict[str, Report | Failure]:
         self.host.submit(assignments)
@@ -149,7 +149,7 @@ def test_groups_and_threads_change_no_number(tmp_path: Path) -> None:
     build = builder({**CARTPOLE, "backend": "envpool"}, 6)
     reports = []
     for name, groups, threads in (("a", [ALL], 1), ("b", [ALL[:2], ALL[2:]], 2), ("c", [(m,) for m in ALL], 1)):
-        host = Host(build, tmp_path / name, groups, threads=threads)
+        host = Host.local(build, tmp_path / name, groups, threads=threads)
         place = Workplace(tmp_path / name, build)
         place.host = host
         for generation in range(2):

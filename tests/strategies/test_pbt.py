@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from pbtrl.build.trainables import TrainableBuilder
 from pbtrl.core.dimensions import Choice, IntUniform, LogUniform, Uniform
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import FitnessRule, Population
@@ -26,6 +25,7 @@ from pbtrl.strategies.rules import Exploit, Explore
 from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.testing.strategies import SPACE, PopulationConformance, SearchConformance
 from pbtrl.trainables.quadratic import Quadratic
+from pbtrl.trainables.sequential import TrainableBuilder
 from pbtrl.training.controller import Controller
 from tests.fakes import SliceResult, after_one_slice, answer, assign, decision
 
@@ -583,7 +583,7 @@ def toy(folder: Path, *, seed: int = 0, slice_steps: int, clamp: bool = True, **
     )
     folder.mkdir()
     population, journal = Population(2, seed, LAST), Journal(folder / "journal.jsonl")
-    executor = Inline(Host(TrainableBuilder(Quadratic, {"clamp": clamp}), folder / "members", [("m00", "m01")]))
+    executor = Inline(Host.local(TrainableBuilder(Quadratic, {"clamp": clamp}), folder / "members", [("m00", "m01")]))
     assert Controller(population, strategy, executor, journal).run() == "budget"
     journal.close()
     one, other = (m.fitness for m in population.members.values())

@@ -217,9 +217,9 @@ def test_target_fitness_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_wall_clock_ends_the_run_and_sessions_add_up(tmp_path: Path) -> None:
-    done = run_session(tmp_path / "j", limits=StopCriteria(wall_clock=100.0), earlier=100.0)
+    done = run_session(tmp_path / "j", limits=StopCriteria(wall_clock=100.0), previous_seconds=100.0)
     assert (done.reason, done.lines) == ("wall clock", [])
-    assert run_session(tmp_path / "k", limits=StopCriteria(wall_clock=100.0), earlier=10.0).reason == "budget"
+    assert run_session(tmp_path / "k", limits=StopCriteria(wall_clock=100.0), previous_seconds=10.0).reason == "budget"
 
 
 def test_stop_criteria_are_off_by_default() -> None:

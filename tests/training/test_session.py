@@ -66,7 +66,7 @@ def test_signal_saves_and_resume_finishes(pbtrl: Command, monkeypatch, number, c
     run = Path("runs/a")
     assert stopped.code == code
     assert "saving all members (Ctrl-C again: quit at once without saving)" in stopped.out
-    assert stopped.err.splitlines()[-1] == "stopped; go on with: pbtrl resume a"
+    assert stopped.err.splitlines()[-1] == "stopped; resume with: pbtrl resume a"
     assert kinds(run)[-1] == "stop"
     assert not (run / "best.json").exists()
     assert pbtrl("status", "a", "--json").json["state"] == "stopped"
@@ -147,7 +147,7 @@ def test_two_controllers_cannot_start_the_same_run(pbtrl: Command, monkeypatch):
     asked = iter([False])
     monkeypatch.setattr(run_directory, "has_begun", lambda _: next(asked, True))
     refused = pbtrl("train", "quadratic")
-    assert (refused.code, refused.err) == (2, "runs/quadratic has just been trained by somebody else: try again\n")
+    assert (refused.code, refused.err) == (2, "runs/quadratic has just been trained by another process: try again\n")
     assert not Path("runs/quadratic/journal.jsonl").exists()
 
 
@@ -222,7 +222,7 @@ def test_terminal_signal_during_a_slice(pbtrl: Command, tmp_path: Path, backend,
         out, err = process.communicate(timeout=20)
         assert process.returncode == code
         assert "saving all members" in out
-        assert err.splitlines()[-1] == "stopped; go on with: pbtrl resume a --trust-imports"
+        assert err.splitlines()[-1] == "stopped; resume with: pbtrl resume a --trust-imports"
         assert all(map(ended, family))
     (member,) = pbtrl("status", "a", "--json").json["members"]
     assert 30 <= member["env_steps"] < 10_000_000
@@ -480,7 +480,7 @@ def test_run_without_its_config_is_reported(pbtrl: Command, finished: Path):
         refused = pbtrl(*command)
         assert (refused.code, refused.err) == (
             4,
-            "runs/a/config.resolved.yaml is missing, and with it what the run is of: put it back, or train anew\n",
+            "runs/a/config.resolved.yaml is missing; restore it or start a new run\n",
         )
     (finished / "journal.jsonl").unlink()
     refused = pbtrl("resume", "a")
@@ -751,7 +751,7 @@ def test_non_finite_values_are_not_learned_stored_or_copied(pbtrl: Command, tmp_
 def test_resume_retries_if_no_member_survived(pbtrl: Command, monkeypatch, tmp_path: Path, strategy: str):
     """From the members' snapshots, with the hyperparameters that made these."""
     env = f"env={{id: tests.faulty_envs:Breakable, num_envs: 4, kwargs: {{broken: {tmp_path / 'x'}}}}}"
-    rules = [f"strategy={{name: {strategy}, ready: {{every: 240}}}}", "failure.max_restarts_per_member=1"]
+    rules = [f"strategy={{name: {strategy}, ready: {{slice_steps: 240}}}}", "failure.max_restarts_per_member=1"]
     with signalled(monkeypatch, signal.SIGTERM, report=2):
         command = ["train", "cart.yaml", "--name", "a", env, *rules, "population.size=2", "env.between_slices=reset"]
         assert pbtrl(*command).code == 143

@@ -1,0 +1,49 @@
+"""Files of the members of a run that a worker appends to: metrics and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from typing_extensions import override
+
+from pbtrl.system.files import make_directory, translate_disk_errors
+from pbtrl.system.strict_json import to_json
+
+
+class MemberSink(Protocol):
+    """Where a worker's metrics and logs go: files here, the controller's node on a cluster."""
+
+    def write_metrics(self, member: str, line: Mapping[str, Any]) -> None:
+        """Append one line of metrics of a slice under way."""
+
+    def write_log(self, member: str, text: str) -> None:
+        """Append text to the member's log."""
+
+
+class MemberFiles(MemberSink):
+    """`metrics.jsonl` and `log.txt` of each member, below `folder`.
+
+    Raises:
+        DiskFullError: no space for them.
+    """
+
+    def __init__(self, folder: Path, members: Sequence[str]) -> None:
+        self._folder = folder
+        make_directory(folder)
+        for member in members:
+            make_directory(folder / member)
+
+    @override
+    def write_metrics(self, member: str, line: Mapping[str, Any]) -> None:
+        self._append(member, "metrics.jsonl", to_json(line) + "\n")
+
+    @override
+    def write_log(self, member: str, text: str) -> None:
+        self._append(member, "log.txt", text)
+
+    def _append(self, member: str, name: str, text: str) -> None:
+        path = self._folder / member / name
+        with translate_disk_errors(path), path.open("a") as file:
+            file.write(text)

@@ -1,0 +1,69 @@
+"""Lost snapshots that are being made again, and the assignments that wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from pbtrl.core.messages import Assignment
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One lost snapshot.
+
+    Attributes:
+        assignment: makes the snapshot again.
+        waiting: assignments that start once it is there.
+    """
+
+    assignment: Assignment
+    waiting: list[Assignment] = field(default_factory=list)
+
+
+class RecoveryQueue:
+    """Recoveries under way, by the snapshot's name. True while there are any."""
+
+    def __init__(self) -> None:
+        self._recoveries: dict[str, Recovery] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._recoveries)
+
+    def __contains__(self, snapshot: str) -> bool:
+        return snapshot in self._recoveries
+
+    def __getitem__(self, snapshot: str) -> Recovery:
+        return self._recoveries[snapshot]
+
+    def start(self, origin: Assignment, waiting: Sequence[Assignment]) -> Assignment | None:
+        """Start to recover a snapshot that `origin` made, or wait for it with the others.
+
+        Returns:
+            The assignment to carry out: the original with its seed, by the first member that waits. None where the
+            recovery is under way already.
+        """
+        if origin.id in self._recoveries:
+            self._recoveries[origin.id].waiting.extend(waiting)
+            return None
+        again = replace(origin, member=waiting[0].member) if waiting else origin
+        self._recoveries[origin.id] = Recovery(again, list(waiting))
+        return again
+
+    def hold(self, assignments: Sequence[Assignment]) -> list[Assignment]:
+        """Keep assignments back whose parent is being recovered, or whose member is busy with a recovery.
+
+        Returns:
+            The others, which can start now.
+        """
+        ready: list[Assignment] = []
+        for a in assignments:
+            held = [
+                r for r in self._recoveries.values() if a.parent == r.assignment.id or a.member == r.assignment.member
+            ]
+            (held[0].waiting if held else ready).append(a)
+        return ready
+
+    def finish(self, snapshot: str) -> list[Assignment]:
+        """End a recovery; returns the assignments that waited for it."""
+        return self._recoveries.pop(snapshot).waiting
