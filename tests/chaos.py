@@ -139,7 +139,7 @@ class Soak:
 
 
 def steps_again(run: Path) -> int:
-    """Env steps that were done and lost, as far as metrics, a line every two seconds, tell; and whole remade slices."""
+    """Env steps that were trained and lost, from the metrics (a line every 2 s) and remade slices."""
     lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     slices = {a["id"]: a for line in lines if line["kind"] == "decision" for a in line["assignments"]}
     remade = [slices[line["snapshot"]] for line in lines if line["kind"] == "remade"]

@@ -31,12 +31,12 @@ from tests.fakes import build
 
 
 def toy_space() -> SearchSpace:
-    """For executors: values that the trainables take as they are."""
+    """Search space for tests of executors, with values that the trainables use as they are."""
     return SearchSpace({"h0": LogUniform(low=0.1, high=1.0), "h1": LogUniform(low=0.1, high=1.0)})
 
 
 class ExecutorConformance:
-    """Subclasses give an `executor` that trains `groups` by what `tests.fakes.build` makes of `config`."""
+    """Subclasses give an `executor` that trains `groups` with the builder `tests.fakes.build(config)`."""
 
     groups: ClassVar[Sequence[tuple[str, ...]]] = (("m00", "m01"), ("m02", "m03"))
 
@@ -149,7 +149,7 @@ class ExecutorConformance:
 
 
 def drain(executor: Executor) -> list[Report | Failure]:
-    """Everything until nothing is open any more."""
+    """All answers until no assignment is pending."""
     answers: list[Report | Failure] = []
     while executor.busy():
         answers += executor.collect(0.1)

@@ -147,7 +147,7 @@ def build(config: str) -> FakeBuilder | TrainableBuilder:
 
 
 def as_read(line: Line) -> Line:
-    """A line as a reader of the file sees it."""
+    """Line as a reader of the file gets it."""
     seen: Line = json.loads(dumps(line))
     return seen
 

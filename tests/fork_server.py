@@ -28,7 +28,7 @@ for module in (
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
-    """A command in a fork."""
+    """Run a command in a fork."""
     log = os.path.join(task["where"], "stderr.txt")
     pid = os.fork()
     if not pid:

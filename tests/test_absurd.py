@@ -139,7 +139,7 @@ def test_absurd_argument_is_one_line(pbtrl: Command, argv: list[str]):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, to be copied."""
+    """Finished run, to be copied."""
     where = tmp_path_factory.mktemp("finished")
     small = ["--runs", str(where), "--progress", "none", "budget.env_steps_per_member=30"]
     assert cli.main(["train", "quadratic", *small]) == 0

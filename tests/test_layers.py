@@ -53,7 +53,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def imports(path: Path, *, annotations: bool = True) -> Iterator[str]:
-    """Full names of everything imported anywhere in a file, also inside functions, and for annotations alone."""
+    """Full names of all imports in a file, also inside functions, and optionally for annotations only."""
     tree = parsed(path)
     typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
     ignored = {id(n) for block in typing for n in ast.walk(block)} if not annotations else set()

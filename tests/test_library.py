@@ -157,7 +157,7 @@ if __name__ == "__main__":
 
 
 def elsewhere(function: Callable[[], Any]) -> Any:
-    """What a function answers in a thread of its own."""
+    """Result of a function in another thread."""
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(function()))
     thread.start()

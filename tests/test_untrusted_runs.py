@@ -30,7 +30,7 @@ DEEP = b"[" * 100_000
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, to be copied."""
+    """Finished run, to be copied."""
     where = tmp_path_factory.mktemp("finished")
     assert cli.main(["train", "quadratic", "--runs", str(where), "--progress", "none"]) == 0
     return where / "quadratic"
@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(pbtrl: Command, finished: Path) -> Path:
-    """It lies among the user's own."""
+    """Untrusted run among the user's own."""
     shutil.copytree(finished, RUN)
     return RUN
 
@@ -48,7 +48,7 @@ def newest(member: str = "m00") -> Path:
 
 
 def forged(snapshot: Path, **files: bytes) -> None:
-    """Other files in a snapshot, with a manifest that vouches for them."""
+    """Replace files of a snapshot, with a matching manifest."""
     manifest = json.loads((snapshot / "MANIFEST.json").read_bytes())
     for file, data in ((name.replace("__", "."), data) for name, data in files.items()):
         (snapshot / file).write_bytes(data)
@@ -57,7 +57,7 @@ def forged(snapshot: Path, **files: bytes) -> None:
 
 
 class Bomb:
-    """Whoever unpickles it makes a directory."""
+    """Unpickling it creates a directory."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("boom",)

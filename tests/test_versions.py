@@ -21,7 +21,7 @@ MORE = "budget.env_steps_per_member=60"
 
 @pytest.fixture(params=OLD, ids=lambda path: path.name)
 def run(request: pytest.FixtureRequest, pbtrl: Command) -> Path:
-    """A copy among the user's runs."""
+    """Copy of an old run among the user's runs."""
     copied: Path = shutil.copytree(request.param, Path("runs") / request.param.name)
     return copied
 
@@ -45,7 +45,7 @@ def test_runs_of_every_version_are_read_and_resumed(pbtrl: Command, run: Path) -
 
 
 def assert_close(today: Any, then: Any) -> None:
-    """Equal, floats to nine digits: another machine's arithmetic made the stored ones."""
+    """Equal, floats to nine digits, because another machine computed the stored ones."""
     if isinstance(then, dict):
         assert today.keys() == then.keys()
         for key in then:

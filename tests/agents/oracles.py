@@ -63,7 +63,7 @@ def n_step_return(discounts, rewards, bootstrap_value):
 
 
 def gae(discounts, rewards, values, bootstrap_value, *, lambda_, cuts):
-    """A_s = sum_{t=s}^{e} (gamma lambda)^{t-s} delta_t, e the first cut from s on: every product anew, O(T^3)."""
+    """A_s = sum_{t=s}^{e} (gamma lambda)^{t-s} delta_t with e the first cut from s on; products recomputed, O(T^3)."""
     v, advantages = np.append(values, bootstrap_value), np.zeros(len(rewards))
     for s in range(len(rewards)):
         for t in range(s, len(rewards)):

@@ -326,7 +326,7 @@ def test_outlier_is_clipped_as_in_reference_update(sign):
 
 
 def learnt(learner, members, data, h):
-    """Fresh members after one block; or a few, where what they learn from needs more than one."""
+    """Members after one block, or after a few where the agent needs more."""
     state = fresh(learner, members)
     for _ in range(3 if learner.settings.name == "unreal" else 1):
         learned = learner.learn(state, data, h)
@@ -337,7 +337,7 @@ EVERYWHERE = slice(None), slice(None)
 
 
 def on_policy(learner, state, data):
-    """The block as the members' own policies would have acted."""
+    """Block with the actions and policies of the members' own weights."""
     members, time, envs = data.rewards.shape
     generators = [torch.Generator().manual_seed(m) for m in range(members)]
     noise = learner.noise(generators, time, envs)

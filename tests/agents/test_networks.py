@@ -37,7 +37,7 @@ RECURRENT = [
 
 
 def block(net, seeds, steps=6, envs=3, indices=True):
-    """Made-up inputs [P, T, B, ...] in which episodes begin, and memory; what a member sees depends on its seed."""
+    """Random inputs [P, T, B, ...] with episode starts, and memory; a member's data depends on its seed."""
     inputs, memories = [], []
     for g in generators(*seeds):
         shape, count = (1, steps, envs), net.action_reward_size or 2
@@ -52,7 +52,7 @@ def block(net, seeds, steps=6, envs=3, indices=True):
 
 
 def unrolled(net, leaves, inputs, memory):
-    """What an unroll gives, and the gradients of a nonlinear function of it."""
+    """Outputs of an unroll, and the gradients of a nonlinear function of them."""
     policy, values = net.unroll(leaves, inputs, memory)
     loss = (policy.square().sum(-1) * values.tanh()).flatten(1).sum(-1)
     return policy.detach(), values.detach(), torch.autograd.grad(loss.sum(), leaves.values())
@@ -63,7 +63,7 @@ def generators(*seeds):
 
 
 def stacked(net, seeds):
-    """A flat buffer of fresh members [P, D], with values also where an initial bias is 0, and its views."""
+    """Flat buffer of fresh members [P, D] and its views, with nonzero values also for zero-initialized biases."""
     flat = torch.zeros(len(seeds), net.layout.size)
     views = net.layout.views(flat)
     for i, g in enumerate(generators(*seeds)):
@@ -75,7 +75,7 @@ def stacked(net, seeds):
 
 
 def both(net, leaves, x):
-    """Policy and value of [P, M, ...], seen in one step by M envs."""
+    """Policy and value of [P, M, ...], as one step of M envs."""
     steps = torch.zeros(x.shape[0], 1, x.shape[1])
     inputs = Inputs(x[:, None], steps.long(), steps, steps.bool())
     policy, values = net.unroll(leaves, inputs, torch.zeros(*x.shape[:2], net.rnn_state_size))
@@ -83,7 +83,7 @@ def both(net, leaves, x):
 
 
 def acting(net, leaves, x):
-    """The same, acting."""
+    """Policy and value as `both`, from acting."""
     last = torch.zeros(x.shape[:2])
     inputs = Inputs(x, last.long(), last, last.bool())
     with torch.no_grad():

@@ -139,7 +139,7 @@ def sparse(data):
 
 
 def drawn(learner, state, data, h):
-    """What the members draw from the replay for a block, without leaving a trace."""
+    """Draws of the members from the replay for a block, without changing any state."""
     copied = replace(state, running={name: value.clone() for name, value in state.running.items()})
     return learner.extra_loss_inputs(copied, data, h)
 
@@ -240,7 +240,7 @@ def test_replay_is_in_running_state_not_in_snapshots():
 
 
 def steps(time, envs=3, start=0, members=2, rewarded=()):
-    """A block whose observations number its steps, in env b from 1000 b on; the next one goes on at `start` + time."""
+    """Block whose observations number its steps, from 1000 b in env b; the next one starts at `start` + time."""
     learner = agent("categorical", "unreal")
     data = block(learner, list(range(members)), time=time, envs=envs)
     numbers = torch.arange(start, start + time + 1)[:, None] + 1000 * torch.arange(envs)
@@ -343,7 +343,7 @@ def test_reset_steps_are_not_predicted():
 
 
 def draws(learner, blocks, time=4, envs=3, rewarded=()):
-    """What the members draw for the last of so many blocks of numbered steps."""
+    """Draws of the members for the last of several blocks of numbered steps."""
     state, h = fresh(learner, [0, 1]), live(learner, 2)
     for i in range(blocks):
         data = steps(time, envs, start=i * time, rewarded=rewarded)

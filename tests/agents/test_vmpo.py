@@ -9,7 +9,7 @@ torch.set_num_threads(1)  # as in every worker
 
 
 def acted(learner, state, data):
-    """The block as the members' acting policies would have acted."""
+    """Block with the actions and policies of the members' acting policies."""
     members, time, envs = data.rewards.shape
     noise = learner.noise([torch.Generator().manual_seed(m) for m in range(members)], time, envs)
     steps = [learner.act(state, *first_inputs(learner, data.observations[:, t]), noise[t]) for t in range(time)]

@@ -20,7 +20,7 @@ ROOTS = ["runs", "my runs", "it's", "a/b", "./~", "./-r", "."]
 
 
 def suggested(text: str) -> list[Path]:
-    """The runs that the commands in a text are about, as the command line finds them."""
+    """Runs of the commands in a text, as the command line finds them."""
     found = []
     for command in COMMAND.findall(text):
         arguments = cli.parse_arguments(shlex.split(command)[1:])

@@ -146,7 +146,7 @@ SHORT, LONG = 9, 39  # and a step each in which the env resets
 
 
 def played(population: Population, shorts: int, longs: int, **changes: Any) -> float | None:
-    """The fitness after a slice of 100 steps in which so many episodes ended, each worth its length."""
+    """Fitness after a slice of 100 steps with finished episodes of these lengths, each worth its length."""
     a = assign(population, "m00", **changes)
     population.record(decision(a))
     lengths = (SHORT,) * shorts + (LONG,) * longs
@@ -279,7 +279,7 @@ HORIZON, EVERY = 40, 10
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """PBT decides, and members report, stop early, fail, are given up and diverge in whatever order."""
+    """PBT decides; members report, stop early, fail, are given up and diverge in any order."""
 
     @initialize(
         size=st.integers(1, 5),

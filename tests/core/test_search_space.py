@@ -114,7 +114,7 @@ def test_mean_log_factor_is_the_drift(factors, drift, bounds):
 
 
 class AtAnEnd:
-    """A generator that draws the last number there is."""
+    """Generator that always draws the largest number."""
 
     def uniform(self, low, high):
         return high

@@ -23,7 +23,7 @@ PASSES = (
 
 @pytest.fixture
 def updates(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The passes of every update of this process, by member, as they happen."""
+    """Epochs of every update in this process, by member."""
     noted: list[list[int]] = []
     learn = ActorCritic.learn
 

@@ -9,7 +9,7 @@ from pbtrl import envs
 
 
 class Console:
-    """One console and its last four pictures; nothing in here knows envs.atari or ale_py's vector env."""
+    """One console and its last four images; independent of envs.atari and of ale_py's vector env."""
 
     def __init__(self, game, seed, stickiness):
         self.ale = ale_py.ALEInterface()

@@ -15,7 +15,7 @@ from pbtrl.envs.vector import SEED_LIMIT, Spaces, Vector
 
 
 def actions_of(seed, steps, space):
-    """The actions that the env seeded with `seed` is given, [T] or [T, A]: they depend on nothing else."""
+    """Actions of the env seeded with `seed`, [T] or [T, A]; they depend on nothing else."""
     rng = np.random.default_rng(seed)
     if isinstance(space, Discrete):
         return rng.integers(0, space.n, steps)
@@ -23,7 +23,7 @@ def actions_of(seed, steps, space):
 
 
 def trajectory(vector, seeds, steps):
-    """Everything a fresh vector says: observations [T + 1, N, ...], rewards, the four flags [T, N]."""
+    """All outputs of a fresh vector: observations [T + 1, N, ...], rewards, the four flags [T, N]."""
     chosen = np.stack([actions_of(seed, steps, vector.single_action_space) for seed in seeds], 1)
     observations, rows = [vector.reset().copy()], []
     for actions in chosen:
@@ -203,7 +203,7 @@ def walk(length):
 
 
 def odd(observations=None, actions=None):
-    """An env whose spaces are as given."""
+    """Env with the given spaces."""
     env = Walk(1)
     env.observation_space = observations or env.observation_space
     env.action_space = actions or env.action_space
@@ -468,7 +468,7 @@ def returns(id, policy, gamma, kwargs=None, episodes=1):
 
 
 def distances(walls, goal):
-    """Steps to the goal from every cell that it can be reached from."""
+    """Steps to the goal from every cell that can reach it."""
     found, edge = {goal: 0}, [goal]
     for y, x in edge:
         for dy, dx in maze.MOVES:
@@ -531,7 +531,7 @@ class TestForaging:
 
 
 class TestProbes:
-    """The values that the docstrings state are what the stated policies return."""
+    """The values in the docstrings of the probes are the returns of the stated policies."""
 
     def test_two_steps(self):
         assert returns("probe/TwoSteps-v0", lambda obs: 0, 0.9) == pytest.approx(0.9)

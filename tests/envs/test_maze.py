@@ -9,7 +9,7 @@ from pbtrl.envs.maze import MOVES, Foraging
 
 
 def episodes(count, **options):
-    """One env after each of so many resets, of which the first one alone seeds."""
+    """One env after each of several resets, of which only the first is seeded."""
     env = Foraging(**options)
     for i in range(count):
         env.reset(seed=None if i else 0)

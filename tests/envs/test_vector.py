@@ -24,7 +24,7 @@ def test_discrete_states_with_an_offset_are_one_hot():
 
 
 class Counting:
-    """Three envs whose states count from -1 and whose actions count from 5."""
+    """Three envs whose states start at -1 and whose actions start at 5."""
 
     def reset(self, seed=None):
         return np.array([-1, 0, 2]), {}
@@ -36,7 +36,7 @@ class Counting:
 
 
 class Still:
-    """One env that shows one thing, and says that these lives are left: after each reset, then after each step."""
+    """One env with a constant observation and these numbers of lives: after each reset, then after each step."""
 
     def __init__(self, shown, lives=()):
         self.shown, self.lives = shown, list(lives)

@@ -239,7 +239,7 @@ def test_worker_that_cannot_start_reports_the_reason(tmp_path: Path) -> None:
 
 
 def unfit(monkeypatch: pytest.MonkeyPatch, *, members: int = 4, never: str = "") -> None:
-    """Cohorts of more than `members` do not fit into memory, nor does `never`, whoever it is with."""
+    """Cohorts of more than `members` members do not fit into memory, and `never` does not fit at all."""
     real = FakeCohort.advance
 
     def advance(self: FakeCohort) -> bool:
@@ -251,7 +251,7 @@ def unfit(monkeypatch: pytest.MonkeyPatch, *, members: int = 4, never: str = "")
 
 
 def trained(where: Path, executor: Executor | None = None) -> tuple[Population, list[Line]]:
-    """A population of four to its end, three slices each."""
+    """Population of four after three slices each."""
     where.mkdir()
     executor = executor or inline(where / "members", {})
     population, journal = Population(4, 1, LAST), Journal(where / "j")
@@ -341,7 +341,7 @@ def test_merged_worker_does_not_end_another(tmp_path: Path) -> None:
 
 
 def sleeps(pipe: Connection, parent: int, fifo: str) -> None:
-    """Who is asked, and does not answer."""
+    """Answer nothing when asked."""
     Path(fifo).write_text(str(os.getpid()))
     signal.pause()
 
@@ -363,7 +363,7 @@ def test_signal_while_a_child_starts_leaves_no_child(tmp_path: Path, monkeypatch
 
 
 def ended(pid: int) -> bool:
-    """Wait until a process is over; a corpse that nobody reaps counts."""
+    """Wait until a process has ended, or is a zombie."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 def slice_of(member: str, generation: int = 0, **changes: Any) -> Assignment:
-    """Goes on from the member's own last snapshot."""
+    """Slice that continues from the member's own last snapshot."""
     parent = f"{member}/{generation - 1:06d}" if generation else None
     start = 8 * generation
     plain = Assignment(
@@ -388,7 +388,7 @@ def test_non_finite_first_slice_fails(tmp_path: Path) -> None:
 
 
 def cramped(monkeypatch: pytest.MonkeyPatch, members: int, error: Exception, when: str = "advance") -> None:
-    """More than so many members at a time are too many, also if some of them are idle."""
+    """More than this number of members at a time do not fit into memory, also if some are idle."""
     live: dict[int, int] = {}
     real, real_close = getattr(FakeCohort, when), FakeCohort.close
 

@@ -41,7 +41,7 @@ def started(tmp_path: Path, **fields) -> tuple[JournalWriter, LiveStatus, Clock]
 
 
 def copied(tmp_path: Path) -> tuple[JournalWriter, LiveStatus, list, Clock]:
-    """`one_copy`, with the standings told of every line."""
+    """`one_copy`, with every line passed to the live status."""
     source = one_copy(tmp_path / "source")
     w, standings, clock = started(tmp_path)
     events = []
@@ -177,7 +177,7 @@ def test_many_members_are_cut_to_first_last_and_median(tmp_path: Path):
 
 
 def mixture(tmp_path: Path) -> tuple[JournalWriter, LiveStatus]:
-    """Two impala and a vmpo; m01 has just become a vmpo."""
+    """Two impala and one vmpo; m01 has just become a vmpo."""
     w, standings, _ = started(tmp_path, size=3)
     w.listener = standings
     one, other = {"agent": "impala", "learning_rate": 0.01}, {"agent": "vmpo", "learning_rate": 0.02}

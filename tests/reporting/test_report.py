@@ -34,7 +34,7 @@ def story(w: JournalWriter, best: str | None = None) -> RunData:
 
 @pytest.fixture
 def copied(tmp_path: Path) -> JournalWriter:
-    """m01 copied m00 at step 100 and came to 200; a failure and a resume besides."""
+    """m01 copied m00 at step 100 and reached 200; besides, there is a failure and a resume."""
     w = one_copy(tmp_path / "a")
     w.fail("m01")
     w.report("m01", 5.0, timing={"seconds": 10.0})

@@ -54,7 +54,7 @@ def processes(cohort: Any) -> list[SimulatedProcess]:
 
 
 def kill_all(cohort: Any) -> None:
-    """The processes die, and others take their places."""
+    """Kill all processes, which are replaced."""
     for process in processes(cohort):
         process.kill()
     cohort.rollout.pool._receive(0.0)
@@ -108,7 +108,7 @@ def test_hogwild_processes_have_different_noise() -> None:
 
 
 def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Trajectory) -> bool:
-    """Whether a block's policies are what these weights and statistics say to its observations."""
+    """Whether a block's policies are those of these weights and statistics for its observations."""
     agent = cohort._spec.agent
     state = agent.init([torch.Generator() for _ in TWO])
     for name, value in tensors.items():
@@ -264,7 +264,7 @@ def test_new_actor_starts_without_running_returns() -> None:
 
 
 def interleaved(cohort: HogwildCohort, first: Any, second: Any) -> None:
-    """The first process copies the weights, the second learns from a whole block, then the first from its own."""
+    """The first process copies the weights; the second learns from a block, then the first from its own."""
     collect = first.rollout.collect
 
     def meanwhile(*how: Any) -> Trajectory:

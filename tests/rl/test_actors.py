@@ -117,7 +117,7 @@ def test_two_actors_train_over_slices_with_a_copy() -> None:
 
 
 def used(*processes: int) -> int:
-    """Processor time (1/100 s)."""
+    """Processor time of a process in 1/100 s."""
     return sum(int(n) for pid in processes for n in Path(f"/proc/{pid}/stat").read_text().split()[13:15])
 
 
@@ -187,7 +187,7 @@ def test_stop_reports_learned_steps_and_logs_dropped_ones(tmp_path: Path) -> Non
 
 
 class Mortal:
-    """Dies when it is asked for something."""
+    """Worker that dies at its first request."""
 
     def answer(self, message: dict[str, Any]) -> None:
         if "steps" in message:

@@ -22,7 +22,7 @@ TWO = ("m00", "m01")
 
 
 def begun(build: Any, blocks: int = 100) -> RLCohort:
-    """Two fresh members at the beginning of a slice."""
+    """Two fresh members at the start of a slice."""
     cohort: RLCohort = build.cohort(TWO, 1)
     for slot in range(2):
         cohort.init(slot, slot)

@@ -44,7 +44,7 @@ def builder(env: dict[str, Any] | str, num_envs: int = 4, agent: Any = None, **s
 
 
 def slice_of(member: str, steps: int, generation: int = 0, **changes: Any) -> Assignment:
-    """Goes on from the member's own last snapshot, under hyperparameters that no other member has."""
+    """Slice that continues from the member's own last snapshot, with hyperparameters of its own."""
     number = int(member[1:])
     values = {"learning_rate": 1e-3 / (number + 1), "unroll_length": 4 + number, "entropy_cost": 0.01 * number}
     plain = Assignment(
@@ -60,7 +60,7 @@ def slice_of(member: str, steps: int, generation: int = 0, **changes: Any) -> As
 
 
 def run(cohort: RLCohort, assignments: list[Assignment], parents: dict[str, Tensors] | None = None) -> list[Tensors]:
-    """A whole slice: what every slot learned."""
+    """Run a whole slice; returns the tensors of every slot."""
     for slot, a in enumerate(assignments):
         if parents:
             cohort.load(slot, parents[a.member])
@@ -73,7 +73,7 @@ def run(cohort: RLCohort, assignments: list[Assignment], parents: dict[str, Tens
 
 
 class Workplace:
-    """A host over a folder of snapshots."""
+    """Host over a folder of snapshots."""
 
     def __init__(self, members: Path, build: RLBuilder, *groups: tuple[str, ...], discard: bool = False) -> None:
         self.store = SnapshotStore(members)
@@ -97,7 +97,7 @@ class Workplace:
 
 
 def same(one: Report, other: Report) -> bool:
-    """But for how long it took."""
+    """Equal, except for the duration."""
     return replace(one, timing={}) == replace(other, timing={})
 
 
@@ -235,7 +235,7 @@ def test_deviating_hyperparameters_are_detected(tmp_path: Path, monkeypatch: pyt
 
 
 def updates(cohort: RLCohort, assignments: list[Assignment]) -> list[int]:
-    """The length of every block that a slice learned from."""
+    """Length of every block that a slice learned from."""
     lengths: list[int] = []
     learn = cohort.learn
 

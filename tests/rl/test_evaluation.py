@@ -28,13 +28,13 @@ def builder(**env: Any) -> RLBuilder:
 
 
 def fresh(build: RLBuilder, seed: int) -> Tensors:
-    """The snapshot of an untrained member."""
+    """Snapshot of an untrained member."""
     state = build.agent.init([torch.Generator().manual_seed(seed)])
     return {name: value[0].numpy() for name, value in state.tensors.items()}
 
 
 class Recorder(CountingAgent):
-    """Acts at random, and keeps what it was shown at every step and what it answered."""
+    """Agent that acts at random, and records its inputs and outputs at every step."""
 
     def __init__(self, actions: int = 1000) -> None:
         super().__init__(actions)
@@ -60,7 +60,7 @@ def play(
     agent: Any = None,
     **options: Any,
 ) -> tuple[list[Episodes], list[Vector]]:
-    """What members play in envs with episodes of these lengths."""
+    """Evaluate members in envs with episodes of these lengths."""
     made: list[Vector] = []
 
     def make(seeds: Sequence[int], threads: int) -> Vector:

@@ -39,7 +39,7 @@ OWN = {  # V-MPO's divergence is bounded for millions of steps; a probe has a fe
 
 
 class Trained:
-    """One member after some updates on 8 copies of a probe, each from `time` steps; later on the rate falls."""
+    """One member after updates on 8 copies of a probe, `time` steps each; the learning rate falls in the end."""
 
     def __init__(self, agent, id, updates, *, time=10, **settings):
         vector = envs.make(id, range(8))

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_process")
 
 
 class Echo:
-    """Answers what it is asked; `greeting` is what it was told first."""
+    """Worker that answers with the request; `greeting` is its init message."""
 
     greeting: Message | None = None
 

@@ -86,8 +86,8 @@ def test_block_round_trips_and_truncates() -> None:
 # Replay
 
 
-def told(number: int, time: int = 4, members: int = 2, envs: int = 3) -> dict[str, torch.Tensor]:
-    """A block whose every env carries 10 * its own number plus the env's."""
+def numbered_block(number: int, time: int = 4, members: int = 2, envs: int = 3) -> dict[str, torch.Tensor]:
+    """Block in which every env of a member carries 10 * the member's number + the env's."""
     env = 10.0 * number + torch.arange(envs).expand(members, envs)
     return {
         "rewards": env[:, None].repeat(1, time, 1),
@@ -98,14 +98,14 @@ def told(number: int, time: int = 4, members: int = 2, envs: int = 3) -> dict[st
 
 def test_replayed_unrolls_are_whole_and_beside_new_ones() -> None:
     replay, generator = UnrollReplay(6, 3), torch.Generator().manual_seed(0)
-    block, past = replay.mixed(told(0), 3, generator)
+    block, past = replay.mixed(numbered_block(0), 3, generator)
     assert (block["rewards"].shape, past) == ((2, 4, 3), None)  # there is no past yet
     for number in range(4):
-        replay.add(told(number))
+        replay.add(numbered_block(number))
     assert len(replay) == 2  # 6 unrolls of 3 envs each
     drawn = []
     for _ in range(200):
-        mixed, past = replay.mixed(told(9), 5, generator)
+        mixed, past = replay.mixed(numbered_block(9), 5, generator)
         assert past.tolist() == [True, False, True, False, True, True, False, True]  # a share for every minibatch
         assert mixed["rewards"].shape == mixed["is_reset_step"].shape == (2, 4, 8)
         assert mixed["rnn_state"].shape == (2, 8, 1)
@@ -118,18 +118,18 @@ def test_replayed_unrolls_are_whole_and_beside_new_ones() -> None:
 
 def test_only_unrolls_of_one_length_are_mixed() -> None:
     replay, generator = UnrollReplay(30, 3), torch.Generator().manual_seed(0)
-    replay.add(told(0, time=5))
-    assert replay.mixed(told(1), 3, generator)[0]["rewards"].shape == (2, 4, 3)
-    replay.add(told(2))
-    mixed, past = replay.mixed(told(1), 9, generator)
+    replay.add(numbered_block(0, time=5))
+    assert replay.mixed(numbered_block(1), 3, generator)[0]["rewards"].shape == (2, 4, 3)
+    replay.add(numbered_block(2))
+    mixed, past = replay.mixed(numbered_block(1), 9, generator)
     assert set(mixed["rnn_state"][0, past, 0].tolist()) <= {20.0, 21.0, 22.0}
 
 
 def test_replaced_policy_gives_no_transitions() -> None:
     replay = UnrollReplay(30, 3)
-    replay.add(told(0))
+    replay.add(numbered_block(0))
     replay.forget(1)
-    mixed, past = replay.mixed(told(1), 3, torch.Generator().manual_seed(0))
+    mixed, past = replay.mixed(numbered_block(1), 3, torch.Generator().manual_seed(0))
     assert mixed["is_reset_step"][1, :, past].all()
     assert not mixed["is_reset_step"][0].any()
     assert not mixed["is_reset_step"][:, :, ~past].any()

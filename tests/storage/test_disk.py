@@ -28,7 +28,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fill(monkeypatch: pytest.MonkeyPatch, after: int, room_again: int | None = None) -> None:
-    """The disk is full after some written files, and stays so, or has room again after some attempts."""
+    """Fill the disk after a number of written files; with `room_again` it has space again after that many attempts."""
     real, written = files.write_durably, [0]
 
     def write(path: Path, data: bytes) -> None:

@@ -108,7 +108,7 @@ def test_second_commit_replaces_the_first(store: SnapshotStore) -> None:
 
 
 class Crash(Exception):
-    """The process ends here."""
+    """Simulated end of the process."""
 
 
 def test_crash_at_any_step_leaves_a_whole_snapshot_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def decided(strategy: PBT, *results: SliceResult, **options: Any) -> dict[str, A
 
 
 def copies(strategy: PBT, *results: SliceResult, **options: Any) -> dict[str, str]:
-    """Receiver: donor."""
+    """Donor by receiver."""
     return {m: a.donor for m, a in decided(strategy, *results, **options).items() if a.donor}
 
 

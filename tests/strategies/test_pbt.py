@@ -88,7 +88,7 @@ def pbt(**changes: Any) -> PBT:
 
 
 def copies(strategy: PBT, population: Population) -> dict[str, str]:
-    """Receiver: donor, in the next decision."""
+    """Donor by receiver, in the next decision."""
     return {a.member: a.donor for a in strategy.decide(population) if a.donor}
 
 
@@ -551,7 +551,7 @@ def test_random_search_retires_broken_members(broken: str) -> None:
 
 @dataclass
 class StartAt:
-    """A strategy whose members start from given hyperparameters instead of the prior's."""
+    """Strategy whose members start from given hyperparameters instead of draws from the prior."""
 
     strategy: PBT
     values: dict[str, dict[str, float]]
@@ -568,7 +568,7 @@ TOURNAMENT["strict"] = replace(TOURNAMENT["copy"], min_gap=1e-9)
 
 
 def toy(folder: Path, *, seed: int = 0, slice_steps: int, clamp: bool = True, **rules: Any) -> tuple[float, float]:
-    """Both members' final Q after 200 steps, through the whole machinery."""
+    """Final Q of both members after 200 steps of a complete run."""
     free = {n: Uniform(low=0.0, high=1.0, bounds="none") for n in ("h0", "h1")}
     strategy: Strategy = StartAt(
         PBT(

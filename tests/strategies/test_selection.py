@@ -30,7 +30,7 @@ QUALITY: Fitness = lambda i, rng: i + rng.normal()  # noqa: E731
 
 @dataclass(frozen=True)
 class Copy:
-    """A member that copied: the members whose latest numbers were lower, and whether its donor's number was its own."""
+    """One copy: the members with a lower latest fitness, and whether the donor had a fitness of its own."""
 
     receiver: str
     below: int
@@ -165,7 +165,7 @@ def test_first_reports_wait_until_a_receiver_is_known() -> None:
 
 
 def joining(size: int) -> Iterator[Population]:
-    """Populations of which one member, two, ... have reported; the first member is the worst."""
+    """Populations in which one member, two, ... have reported; the first member is the worst."""
     population = Population(size, 0, LAST)
     opened = {m: assign(population, m) for m in population.members}
     population.record(decision(*opened.values()))

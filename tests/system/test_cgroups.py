@@ -28,7 +28,7 @@ OTHERS = "22 27 0:21 / /proc rw,nosuid - proc proc rw\n34 31 0:31 / /sys/fs/cgro
 
 @dataclass(frozen=True)
 class Case:
-    """A machine: /proc/self/cgroup, the mounts, files below /sys/fs/cgroup, and what this process may use."""
+    """A machine: /proc/self/cgroup, mounts, files below /sys/fs/cgroup, and the resulting limits."""
 
     name: str
     cgroup: str

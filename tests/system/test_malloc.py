@@ -28,7 +28,7 @@ print((faults() - before) / 5)
 
 
 def faults(how: str) -> float:
-    """Pages that each update has to ask the system for."""
+    """Page faults of each update."""
     done = subprocess.run([sys.executable, "-c", FREED_AND_TAKEN, how], capture_output=True, text=True, check=True)
     return float(done.stdout)
 

@@ -32,7 +32,7 @@ class TestVMPO(TestImpala):
 
 
 class Leaking(PBT):
-    """Remembers what it decided."""
+    """Strategy that remembers its decisions."""
 
     def decide(self, population: Population) -> list[Assignment]:
         object.__setattr__(self, "horizon", self.horizon - 1)

@@ -18,7 +18,7 @@ TWO = ("m00", "m01")
 
 
 class Noisy:
-    """Its weight starts at a draw and moves by lr times the steps; a draw more is added by each evaluation."""
+    """Its weight starts at a random draw and moves by lr times the steps; each evaluation adds another draw."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.weight = np.array([rng.random()])
@@ -53,7 +53,7 @@ def begun(assignments: list[Assignment]) -> SequentialCohort:
 
 
 def expected(slot: int, start: int, stop: int) -> Outcome:
-    """A fresh member's."""
+    """Result of a fresh member."""
     rng = np.random.default_rng(5 + slot)
     draw = float(rng.random())
     weight = np.random.default_rng(100 + slot).random() + (slot + 1.0) * (stop - start)

@@ -50,7 +50,7 @@ def run_session(
     path: Path, script: Script = steady, *, strategy: Any = None, partial: float = 0.0,
     order: int | None = None, **settings: Any,
 ) -> Session:  # fmt: skip
-    """Run, or go on from the journal at `path`."""
+    """Run, or resume from the journal at `path`."""
     population = Population(SIZE, 5, LAST)
     if path.exists():
         population.replay(read_journal(path))
@@ -62,7 +62,7 @@ def run_session(
 
 
 def after(rounds: int) -> Any:
-    """Interrupted once it was asked more than `rounds` times."""
+    """Interrupt after more than `rounds` checks."""
     asked = iter(range(rounds))
     return lambda: next(asked, None) is None
 
@@ -299,7 +299,7 @@ def test_interrupted_remake_is_made_again(tmp_path: Path) -> None:
 
 
 class AllCopyTheFirst:
-    """One generation, and a second in which all go on from m00's."""
+    """One generation, and a second in which all members copy m00."""
 
     def decide(self, population: Population) -> list[Assignment]:
         members = population.members.values()
@@ -312,7 +312,7 @@ class AllCopyTheFirst:
 
 
 def losing(name: str) -> Script:
-    """Who loads it finds it damaged, until it is made again; that fails once, in company."""
+    """Loading this snapshot finds it damaged until it is remade; the remake fails once, in a group."""
     made: list[int] = []
 
     def script(a: Assignment, attempt: int) -> Report | Failure:

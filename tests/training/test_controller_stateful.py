@@ -35,7 +35,7 @@ FITNESS = st.floats(allow_nan=True, allow_infinity=True, width=32) | st.sampled_
 
 @dataclass
 class Shelf:
-    """The snapshots that are there, each at its step, for retention to thin out; and those that a fault took."""
+    """Simulated snapshots, each at its step, which retention deletes and faults take away."""
 
     disk: dict[str, int] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
@@ -53,7 +53,7 @@ class Shelf:
 
 @dataclass
 class Hands:
-    """An executor whose assignments wait until a rule answers them."""
+    """Executor whose assignments wait until a rule answers them."""
 
     shelf: Shelf
     population: Population
@@ -107,7 +107,7 @@ class Hands:
 
 
 class Machine(RuleBasedStateMachine):
-    """The controller among members that report, diverge, die, lose their snapshots, and restarts of its own."""
+    """Controller with restarts, and members that report, diverge, die and lose their snapshots."""
 
     @initialize(synchronous=st.booleans(), seed=st.integers(0, 99))
     def begin(self, synchronous: bool, seed: int) -> None:

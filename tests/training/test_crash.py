@@ -38,7 +38,7 @@ ForkServer = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def fork_server() -> Iterator[ForkServer]:
-    """Runs a command in a process of its own, to be killed at a point."""
+    """Run a command in its own process, to be killed at a crash point."""
     command = [sys.executable, "-m", "tests.fork_server"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -59,7 +59,7 @@ def fork_server() -> Iterator[ForkServer]:
 
 @pytest.fixture(scope="module")
 def golden(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
-    """What an undisturbed run gives."""
+    """Result of an undisturbed run."""
     where = tmp_path_factory.mktemp("golden")
     found = result(fork_server, where)
     assert any(line["donor"] for d in journal(where / "runs/a") if d["kind"] == "decision" for line in d["assignments"])

@@ -37,7 +37,7 @@ FITNESS = (0.0, 4.0, 5.0, 3.0)
 
 @dataclass
 class Evaluator:
-    """Plays for real, and then says that a snapshot returned its `quality`, give or take what the seed draws.
+    """Plays for real, and replaces a snapshot's returns by its `quality` plus noise of the seed.
 
     Attributes:
         calls: how it was called: the qualities of the rows, and the options.
@@ -77,7 +77,7 @@ def evaluator(monkeypatch: pytest.MonkeyPatch) -> Evaluator:
 
 
 def store(run: Path, *qualities: float) -> None:
-    """A snapshot per member, after one slice."""
+    """Store a snapshot per member, after one slice."""
     for i, quality in enumerate(qualities):
         row = fresh(rl.RLBuilder(CONFIG), i)
         row["params"][0] = quality

@@ -65,7 +65,7 @@ def assigned(run: Path, member: str) -> list[dict[str, Any]]:
 
 
 def agents(run: Path, member: str) -> list[str]:
-    """What a member was in each of its slices."""
+    """Agent of a member in each of its slices."""
     return [a["hyperparameters"]["agent"] for a in assigned(run, member)]
 
 

@@ -36,7 +36,7 @@ CONTINUE = ["env.between_slices=continue", "population.mode=async"]
 
 @contextmanager
 def signalled(patch: pytest.MonkeyPatch, number: signal.Signals, report: int) -> Iterator[None]:
-    """A signal arrives with the nth report of a session."""
+    """Send a signal with the nth report of a session."""
     left, real = [report], Retention.event
 
     def event(self: Retention, line: dict[str, object]) -> None:
@@ -159,7 +159,7 @@ def test_signal_just_before_the_final_choice_is_kept(pbtrl: Command, monkeypatch
 
 
 def workers_of(pid: int) -> list[int]:
-    """Those of a process's children that train: multiprocessing has one of its own."""
+    """Children of a process that train; multiprocessing has another one."""
     return [p for p in descendants(pid) if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
@@ -176,18 +176,18 @@ def ended(pid: int) -> bool:
 
 
 def at_work(pid: int) -> int:
-    """How long a process has computed."""
+    """Processor time of a process."""
     fields = stat(Path(f"/proc/{pid}"))
     return int(fields[11]) + int(fields[12])
 
 
 def stat(process: Path) -> list[str]:
-    """What the kernel says of a process or a thread: its state, and then numbers."""
+    """State of a process or thread and its numbers, from the kernel."""
     return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 def stop(pids: Sequence[int]) -> None:
-    """SIGSTOP, until the last thread heeds it."""
+    """Send SIGSTOP and wait until the last thread has stopped."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     threads = [thread for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir()]
@@ -197,7 +197,7 @@ def stop(pids: Sequence[int]) -> None:
 
 @contextmanager
 def training(tmp_path: Path, *argv: str) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A run under way in its own process group: its env has stepped. Yields it and all that belongs to it."""
+    """Start a run in its own process group, and wait for a step of its env; yields it and its process ids."""
     os.mkfifo(tmp_path / "fifo")
     env = f"env={{id: tests.faulty_envs:Telling, num_envs: 1, kwargs: {{fifo: {tmp_path / 'fifo'}, after: 30}}}}"
     size = ["population.size=1", "budget.env_steps_per_member=100000000", "strategy.ready.slice_steps=10000000"]
@@ -886,7 +886,7 @@ def test_ctrl_c_ends_an_evaluation(pbtrl: Command, tmp_path: Path, command: str,
 
 
 def unscored(config: Any) -> Any:
-    """An evaluator in whose episodes something went wrong."""
+    """Evaluator whose episodes fail."""
     real = evaluators.make_evaluator(config)
 
     def play(*args: Any, **options: Any) -> list[Any]:
