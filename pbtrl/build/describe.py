@@ -14,7 +14,7 @@ def describe_env(config: Config) -> str:
     seen = "x".join(str(n) for n in shown.single_observation_space.shape or ())
     action = shown.single_action_space
     taken = f"{action.n} actions" if hasattr(action, "n") else f"{(action.shape or (0,))[0]} continuous actions"
-    runs = env.protocol if env.id.startswith("ALE/") else envs.describe_backend(env.id, env.backend, env.kwargs)
+    runs = env.protocol if env.is_atari else envs.describe_backend(env.id, env.backend, env.kwargs)
     return ", ".join([env.id, f"{seen} -> {taken}", *filter(None, [shown.remark]), runs])
 
 
