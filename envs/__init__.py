@@ -19,7 +19,6 @@ __all__ = [
     "Vector",
     "bare",
     "describe_backend",
-    "frames_per_step",
     "impatient",
     "make",
     "maze",
@@ -144,11 +143,6 @@ def describe_backend(id: str, backend: str, kwargs: Mapping[str, Any]) -> str:
             names = ", ".join(f"env.kwargs.{name}" for name in unlike)
             return f"gymnasium, because envpool interprets {names} differently"
     return backend
-
-
-def frames_per_step(id: str) -> int:
-    """Simulator frames per env step (the action repeat): 4 for Atari games, 1 otherwise."""
-    return 4 if _is_atari(id) else 1
 
 
 def _look(id: str, backend: str, kwargs: Mapping[str, Any], where: str) -> Spaces:

@@ -6,7 +6,6 @@ member; a donor without that gave its hyperparameters alone. The ancestry of the
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,30 +104,6 @@ def schedule(path: Sequence[TrainedSlice]) -> list[tuple[int, Hyperparameters]]:
             points.append((trained, s.hyperparameters))
         trained += s.stop - s.start
     return points
-
-
-def roots(lines: Iterable[Line]) -> list[dict[str, Any]]:
-    """List the numbers of members that descend from each root, with an entry for every change.
-
-    Keys: `time` (seconds since the run's start), `env_steps` (of the whole population) and `roots`, a mapping from the
-    id of an assignment with fresh weights to the number of its descendants.
-    """
-    header, all_lines = read_header(lines)
-    population = header.population()
-    root_of: dict[str, str] = {}
-    carried: dict[str, str] = {}
-    rows: list[dict[str, Any]] = []
-    for line in all_lines:
-        population.record(line)
-        if line["kind"] != "decision":
-            continue
-        for a in line["assignments"]:
-            root_of[a["id"]] = root_of.get(a["parent"], a["parent"] or a["id"])
-            carried[a["member"]] = root_of[a["id"]]
-        alive = dict(sorted(Counter(carried.values()).items()))
-        if not rows or rows[-1]["roots"] != alive:
-            rows.append({"time": line["timing"]["elapsed"], "env_steps": population.step, "roots": alive})
-    return rows
 
 
 def _copy(population: Population, a: dict[str, Any], elapsed: float) -> dict[str, Any]:

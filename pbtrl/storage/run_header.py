@@ -132,16 +132,6 @@ class RunHeader:
             raise JournalError(f"the first line of the journal does not describe a run: {error}") from error
 
 
-def header(lines: Iterable[Line]) -> RunHeader:
-    """Parse the header of a journal; its horizon is that of the last `resume` line that has one.
-
-    Raises:
-        JournalError: the journal is empty, or its first line is not a header.
-    """
-    parsed, _ = read_header(lines)
-    return parsed
-
-
 def read_header(lines: Iterable[Line]) -> tuple[RunHeader, list[Line]]:
     """Parse the header of a journal as `header`; returns it with all lines."""
     rest = iter(lines)

@@ -320,10 +320,6 @@ class TestAtari:
             obs = vector.step(np.full(2, action))[0]
         assert (obs[0] != obs[1]).any()
 
-    def test_frames_per_step(self):
-        assert envs.frames_per_step("ALE/Pong-v5") == 4
-        assert envs.frames_per_step("HalfCheetah-v5") == 1
-
 
 class TestPresentation:
     @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Copies, ancestry and roots from journals written by hand."""
+"""Copies and ancestry from journals written by hand."""
 
 from pathlib import Path
 
 import pytest
 
 from pbtrl.errors import JournalError
-from pbtrl.reporting.lineage import ancestry, copies, roots, schedule, trained_slices
+from pbtrl.reporting.lineage import ancestry, copies, schedule, trained_slices
 from pbtrl.storage.journal import read_journal
 from pbtrl.storage.run_header import RunHeader, header, population
 from tests.journal_writer import JournalWriter, one_copy
@@ -73,17 +73,6 @@ def test_ancestry_of_a_member_without_a_report_is_empty(tmp_path: Path):
         == []
     )
     assert schedule([]) == []
-
-
-def test_surviving_roots(tmp_path: Path):
-    w = one_copy(tmp_path / "a")
-    w.report("m00", 1.0)
-    w.decide(w.next("m00", parent=None, note="starts afresh"))
-    assert [(r["time"], r["env_steps"], r["roots"]) for r in roots(w.lines)] == [
-        (10.0, 0, {"m00/000000": 1, "m01/000000": 1}),
-        (40.0, 200, {"m00/000000": 2}),
-        (60.0, 300, {"m00/000000": 1, "m00/000002": 1}),
-    ]
 
 
 def test_header_round_trips_through_json(tmp_path: Path):
