@@ -1,4 +1,4 @@
-"""Lineage of members, from a journal: copies, the ancestry of a snapshot, and the surviving roots.
+"""Lineage of members, from a journal: copies, and the ancestry of a snapshot.
 
 A snapshot's parent is the snapshot that its slice loaded. Weights are copied only if the parent belongs to another
 member; a donor without that gave its hyperparameters alone. The ancestry of the best member is the discovered schedule.

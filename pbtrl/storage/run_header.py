@@ -143,9 +143,3 @@ def read_header(lines: Iterable[Line]) -> tuple[RunHeader, list[Line]]:
         if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
             parsed = replace(parsed, horizon=line["horizon"])
     return parsed, all_lines
-
-
-def population(lines: Iterable[Line]) -> Population:
-    """Compute the population from a whole journal."""
-    parsed, all_lines = read_header(lines)
-    return parsed.population().replay(all_lines)

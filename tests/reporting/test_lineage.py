@@ -7,7 +7,7 @@ import pytest
 from pbtrl.errors import JournalError
 from pbtrl.reporting.lineage import ancestry, copies, schedule, trained_slices
 from pbtrl.storage.journal import read_journal
-from pbtrl.storage.run_header import RunHeader, header, population
+from pbtrl.storage.run_header import RunHeader, read_header
 from tests.journal_writer import JournalWriter, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -77,18 +77,18 @@ def test_ancestry_of_a_member_without_a_report_is_empty(tmp_path: Path):
 
 def test_header_round_trips_through_json(tmp_path: Path):
     w = one_copy(tmp_path / "a")
-    assert header(read_journal(w.run / "journal.jsonl")) == w.header
-    assert population(w.lines).members == w.population.members
+    assert read_header(read_journal(w.run / "journal.jsonl"))[0] == w.header
+    assert w.header.population().replay(w.lines).members == w.population.members
     assert RunHeader.from_line({**w.header.to_line(), "new": 1}) == w.header
 
 
 def test_resume_may_extend_the_horizon(tmp_path: Path):
     w = one_copy(tmp_path / "a", horizon=200)
-    assert header([*w.lines, {"kind": "resume", "horizon": 500}]).horizon == 500
-    assert header([*w.lines, {"kind": "resume"}]).horizon == 200
+    assert read_header([*w.lines, {"kind": "resume", "horizon": 500}])[0].horizon == 500
+    assert read_header([*w.lines, {"kind": "resume"}])[0].horizon == 200
 
 
 @pytest.mark.parametrize("lines", [[], [{"kind": "report"}], [{"kind": "run", "schema": 1, "rule": {"x": 1}}]])
 def test_journal_without_a_header_is_refused(lines):
     with pytest.raises(JournalError):
-        header(lines)
+        read_header(lines)
