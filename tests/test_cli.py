@@ -406,7 +406,7 @@ def test_a_module_that_the_users_own_config_names_needs_no_word(pbtrl: Command):
     assert pbtrl(*line).code == 0
     assert pbtrl(*line, "budget.env_steps_per_member=960").code == 0
     said = pbtrl(*line).out
-    assert "To go on: pbtrl resume a --trust-imports budget.env_steps_per_member=1920" in said
+    assert "To continue: pbtrl resume a --trust-imports budget.env_steps_per_member=1920" in said
 
 
 # Real envs

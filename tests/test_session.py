@@ -125,7 +125,7 @@ def test_what_cannot_be_made_again_is_not_chosen(pbtrl: Command, monkeypatch):
         shutil.rmtree(folder)
     refused = pbtrl("resume", "quadratic", "final.episodes=2")
     assert refused.code == 4
-    assert "of the snapshots to choose the best from none is whole" in refused.err
+    assert "no intact snapshot among the candidates for the best" in refused.err
 
 
 def test_a_score_that_is_no_number_is_not_the_best(pbtrl: Command, monkeypatch):
@@ -517,7 +517,7 @@ def test_resume_of_a_finished_run_says_so_and_touches_nothing(pbtrl: Command):
     before = contents(Path("runs/quadratic"))
     said = (
         "runs/quadratic is finished (budget): nothing to do. "
-        "To go on: pbtrl resume quadratic budget.env_steps_per_member=400\n"
+        "To continue: pbtrl resume quadratic budget.env_steps_per_member=400\n"
     )
     for command in (["resume", "last"], ["train", "quadratic", "--if-exists", "resume"]):
         found = pbtrl(*command)
@@ -598,7 +598,7 @@ def test_a_run_goes_on_as_what_it_is(pbtrl: Command, override: str):
     for command in (["resume", "quadratic"], ["train", "quadratic", "--if-exists", "resume"]):
         found = pbtrl(*command, override)
         assert (found.code, found.out) == (2, "")
-        assert found.err.startswith(f"a run goes on as what it is, so this cannot change: {CHANGED[override]}")
+        assert found.err.startswith(f"cannot change on resume: {CHANGED[override]}")
         assert len(found.err.splitlines()) == 1
     assert contents(Path("runs/quadratic")) == before
 
@@ -711,7 +711,7 @@ def test_an_env_that_raises_is_retried_then_given_up(pbtrl: Command):
         "EnvError: env.id=probe/Raising-v0: step() raised RuntimeError: probe/Raising-v0 raised, as it was asked to "
         "(env 0 of 4, step 11)"
     )
-    again = "see runs/a/members/m01/log.txt; when that is mended: pbtrl resume a"
+    again = "see runs/a/members/m01/log.txt; when the cause is fixed: pbtrl resume a"
     assert found.err.splitlines()[-1] == f"no member survived: {why}; {again}"
     assert "Traceback" not in found.out + found.err
     assert "Traceback" in Path("runs/a/members/m01/log.txt").read_text()
@@ -763,7 +763,7 @@ def test_where_nobody_survived_a_resume_tries_again(pbtrl: Command, monkeypatch,
         assert found.code == 3
         why = "EnvError: env.id=tests.worlds:Breakable: step() raised RuntimeError: broken (env 0 of 4, step 1)"
         assert f"no member survived: {why}; see runs/a/members/" in found.err
-        assert found.err.endswith("; when that is mended: pbtrl resume a --trust-imports\n")
+        assert found.err.endswith("; when the cause is fixed: pbtrl resume a --trust-imports\n")
         assert [m.step for m in load_run(run)[2].members.values()] == [240] * 2
     (tmp_path / "x").unlink()
     before = len(journal(run))
