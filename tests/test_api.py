@@ -224,7 +224,7 @@ def test_plots_are_figures(toy: api.Run, kind: Any) -> None:
 
 
 def test_a_plot_that_there_is_none_of(toy: api.Run) -> None:
-    with pytest.raises(RunError, match="no plot 'curve': there are training"):
+    with pytest.raises(RunError, match="unknown plot 'curve'"):
         toy.plot("curve")  # type: ignore[arg-type]
 
 

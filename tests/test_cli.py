@@ -239,7 +239,7 @@ def test_the_commands_for_a_finished_run(pbtrl: Command):
 
 
 def test_list_without_runs_says_how_to_begin(pbtrl: Command):
-    assert pbtrl("list").out == "no runs in runs; begin one with: pbtrl train quickstart\n"
+    assert pbtrl("list").out == "no runs in runs; start one with: pbtrl train quickstart\n"
     assert pbtrl("list", "--json").json == []
     assert pbtrl("status", "last").err == "there are no runs in runs\n"
 

@@ -36,7 +36,7 @@ def run_eval(a: argparse.Namespace) -> int:
     try:
         save_evaluation(run, results)
     except OSError as error:
-        tell(f"warning: cannot write to {run / 'eval'}: {error.strerror or error}", sys.stderr)
+        tell(f"warning: results not saved in {run / 'eval'}: {error.strerror or error}", sys.stderr)
     printed = results if a.member == "all" else results[0]
     tell(to_json(printed) if a.json else tables.evaluations(results))
     if unscored := scoring.unscored(config, results):

@@ -119,7 +119,7 @@ def _best(best: Mapping[str, Any], measure: str) -> str:
 
 def _at_bound(name: str, number: object, end: str) -> str:
     """Format a warning that the best lineage ended at a bound."""
-    return f"{name} ends at {format_value(number)}, the {end}imum that its bounds allow: they may be too narrow"
+    return f"{name} ends at {format_value(number)}, the {end}imum that its bounds allow; they may be too narrow"
 
 
 def _changes(points: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:

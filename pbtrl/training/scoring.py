@@ -24,8 +24,8 @@ def evaluate(
 
     Keys: member, agent (its name, or the entry of a mix), snapshot, env_steps (the member's clock), episodes,
     return_mean, return_std, ci95 (pair; null for one episode), return_min, return_max, length_mean, truncated (episodes
-    that were cut at max_steps or for lack of time; truncation by the env does not count), max_steps (env steps; null for
-    no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that are not finite
+    that were cut at max_steps or for lack of time; truncation by the env does not count), max_steps (env steps; null
+    for no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that are not finite
     are null.
 
     After `seconds`, unfinished episodes are cut and no more begin.
