@@ -155,8 +155,8 @@ def register_trainable(name: str, trainable: type) -> None:
 
     Args:
         name: value of `trainable.name` in configs.
-        trainable: class with the methods of `pbtrl.core.trainable.Trainable`; its constructor takes a random generator and
-            the keys of the config.
+        trainable: class with the methods of `pbtrl.core.trainable.Trainable`; its constructor takes a random generator
+            and the keys of the config.
 
     Raises:
         ValueError: as `register_agent`.

@@ -65,7 +65,7 @@ def test_a_trainable_that_shares_its_state_is_caught() -> None:
             return Sharing(rng)
 
     with pytest.raises(AssertionError):
-        Check().test_a_state_does_not_change_when_training_goes_on()
+        Check().test_a_state_does_not_change_when_training_continues()
 
 
 def test_an_agent_that_mixes_members_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
