@@ -15,7 +15,7 @@ from pbtrl.system import cgroups
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """A worker's share of the machine and of the population.
+    """Share of a worker in the machine and the population.
 
     Attributes:
         cores: cores that the worker is pinned to.

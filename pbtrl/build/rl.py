@@ -66,7 +66,7 @@ class RLBuilder:
 
     @property
     def exact(self) -> bool:
-        """Whether members update after every unroll, so that different unroll lengths cannot share a cohort."""
+        """True if members update after every unroll, so that different unroll lengths cannot share a cohort."""
         return self._agent.unroll_mode == "exact"
 
     def structure(self, assignment: Assignment) -> object:
@@ -104,7 +104,7 @@ class RLBuilder:
 
     @cached_property
     def agent(self) -> ActorCritic:
-        """The agent, built for the spaces of the env."""
+        """Agent, built for the spaces of the env."""
         spaces = self._spaces
         agent: ActorCritic = self._agent.build(spaces.single_observation_space, spaces.single_action_space)
         return agent

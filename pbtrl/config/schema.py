@@ -1,4 +1,4 @@
-"""The config of a run and the numbers derived from it. Frozen; imports no torch."""
+"""Config of a run and the numbers derived from it. Frozen; imports no torch."""
 
 import math
 import re
@@ -116,7 +116,7 @@ class Config(Section):
 
     @cached_property
     def space(self) -> SearchSpace | MixedSearchSpace:
-        """The search space; in a mix, one per agent."""
+        """Search space; in a mix, one per agent."""
         if self.agents is None:
             return self._narrowed()
         spaces = {

@@ -43,7 +43,7 @@ Seconds = Annotated[float, BeforeValidator(_duration, json_schema_input_type=flo
 
 
 class Section(BaseModel):
-    """A frozen section that refuses unknown keys."""
+    """Base of sections: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -109,7 +109,7 @@ class Trainable(BaseModel):
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """Every key but `name`."""
+        """Keys other than `name`, which are passed to the trainable."""
         return dict(self.model_extra or {})
 
 

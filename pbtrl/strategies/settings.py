@@ -54,12 +54,12 @@ class StrategySettings(_Section):
 
     @property
     def explores(self) -> bool:
-        """Whether hyperparameters of a member may change, and so reach a bound."""
+        """True if hyperparameters of a member may change, and so reach a bound."""
         return True
 
     @property
     def copies(self) -> bool:
-        """Whether members may copy each other."""
+        """True if members may copy each other."""
         return True
 
     def slice_steps(self, steps_per_member: int) -> int:
@@ -86,12 +86,12 @@ class PBTSettings(StrategySettings):
 
     @property
     def explores(self) -> bool:
-        """Whether the explore method is not `none`."""
+        """True unless the explore method is `none`."""
         return self.explore.method != "none"
 
     @property
     def copies(self) -> bool:
-        """Whether the exploit method is not `none`."""
+        """True unless the exploit method is `none`."""
         return self.exploit.method != "none"
 
     def validate(self, config: Any) -> Iterator[ConfigProblem]:

@@ -31,7 +31,7 @@ class AgentConformance:
 
     @pytest.fixture
     def agent(self) -> Agent:
-        """The agent for the spaces."""
+        """Agent for the spaces."""
         agent: Agent = self.settings.build(self.observation_space, self.action_space)
         return agent
 

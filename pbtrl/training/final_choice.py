@@ -36,7 +36,7 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
         The content of best.json. The file is not written if the score is not finite. Empty if there is no snapshot to
         choose from.
     """
-    names, begun = candidates(config, run, population), time.monotonic()
+    names, started = candidates(config, run, population), time.monotonic()
     if not names:
         return {}
     final = config.final
@@ -46,7 +46,7 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
     )
     scores = [s["return_mean"] if is_scored(s) else -math.inf for s in selection]
     name = names[max(range(len(scores)), key=lambda i: (scores[i], -i))]
-    left = None if seconds is None else seconds - (time.monotonic() - begun)
+    left = None if seconds is None else seconds - (time.monotonic() - started)
     (score,) = scoring.evaluate(config, run, [name], episodes=final.episodes, seed=_seed(config, "final"), seconds=left)
     chosen = population.members[score["member"]]
     best = {
