@@ -610,7 +610,7 @@ def test_an_env_or_an_agent_cannot_change(pbtrl: Command):
         ("agent.optimizer=adam", "agent.optimizer (rmsprop -> adam)"),
         ("env.backend=envpool", "env.backend (gymnasium -> envpool)"),
     ):
-        assert f"this cannot change: {said}." in pbtrl("resume", "a", override).err
+        assert f"cannot change on resume: {said}." in pbtrl("resume", "a", override).err
     assert pbtrl("train", "cart.yaml", "--name", "a", "env.backend=auto", "--if-exists", "resume").code == 0
 
 
