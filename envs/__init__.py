@@ -128,7 +128,7 @@ def resolve_backend(
     if _is_atari(id) or ":" in id:
         if backend == "auto":
             return "gymnasium"
-        raise EnvError("env.backend=envpool", f"cannot run env.id={id}; set env.backend=auto")
+        raise EnvError("env.backend", f"envpool cannot run env.id={id}; set env.backend=auto")
     if backend == "auto" and not gym.ships(id):
         return "gymnasium"
     pool = _envpool(required=backend == "envpool")
@@ -173,7 +173,7 @@ def _envpool(required: bool = True) -> Any:
         return importlib.import_module("pbtrl.envs.pool")
     except ImportError as error:
         if required:
-            raise EnvError("env.backend=envpool", 'needs envpool: pip install "pbtrl[fast]"') from error
+            raise EnvError("env.backend", 'envpool needs envpool: pip install "pbtrl[fast]"') from error
         return None
 
 

@@ -1,10 +1,10 @@
-"""A soak: one HalfCheetah run under random faults until it is done; then `verify` has to be clean and budgets exact.
+"""Soak test: one HalfCheetah run under random faults; in the end `verify` must be clean and all budgets exact.
 
     python -m tests.chaos [--minutes 10] [--seed 0]       (`make chaos`)
 
-Every few seconds something happens to the run: a worker or the controller is killed or told to stop, a worker sleeps
-for a while, a worker's disk is full, or a file of a snapshot changes while nobody is at it. The run is resumed each
-time. Prints what was done and what it cost as a table.
+Every few seconds a fault is injected: a worker or the controller is killed or gets a stop signal, a worker is
+suspended, a worker's disk is full, or a file of a snapshot changes between sessions. The run is resumed each time.
+Prints a table of the faults and their cost.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Soak:
         return subprocess.Popen(command, cwd=self.where, env=env, text=True, stdout=subprocess.PIPE, stderr=sys.stderr)
 
     def begin(self, *argv: str) -> subprocess.Popen[str]:
-        """A sitting, up to the first line that it adds to the journal."""
+        """A session, up to the first line that it adds to the journal."""
         before, since = self.lines(), time.monotonic()
         process = self.pbtrl(*argv, "--progress", "none")
         while self.lines() == before and process.poll() is None:
@@ -70,7 +70,7 @@ class Soak:
         return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
     def soak(self, minutes: float) -> None:
-        """Sitting after sitting, until the time is over."""
+        """Sessions until the time is over."""
         until = time.monotonic() + 60 * minutes
         while time.monotonic() < until:
             process = self.begin("train", "chaos.yaml", "--if-exists", "resume")
@@ -139,7 +139,7 @@ class Soak:
 
 
 def steps_again(run: Path) -> int:
-    """Env steps that were done and lost, as far as metrics, a line every two seconds, tell; and whole remade slices."""
+    """Env steps that were trained and lost, from the metrics (a line every 2 s) and remade slices."""
     lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     slices = {a["id"]: a for line in lines if line["kind"] == "decision" for a in line["assignments"]}
     remade = [slices[line["snapshot"]] for line in lines if line["kind"] == "remade"]
@@ -194,7 +194,7 @@ def main() -> int:
         total, again = sum(m["env_steps"] for m in members), steps_again(soak.run)
         rows = {
             "faults": f"{soak.faults.total()} ({', '.join(f'{n} {kind}' for kind, n in soak.faults.items())})",
-            "sittings, by exit code": ", ".join(f"{n} with {code}" for code, n in soak.codes.items()),
+            "sessions, by exit code": ", ".join(f"{n} with {code}" for code, n in soak.codes.items()),
             "slices that failed and were run again": kinds["failure"],
             "snapshots made again": kinds["remade"],
             "env steps done again for these": f"{again:,}, {again / total:.1%} of what was learned from",

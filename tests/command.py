@@ -33,7 +33,7 @@ final: {candidates: 2, selection_episodes: 2, episodes: 3}
 
 @dataclass(frozen=True)
 class Result:
-    """What a command gave."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -75,7 +75,7 @@ def spawn(where: Path, *argv: object) -> subprocess.Popen[str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that a process began, and theirs."""
+    """Children of a process, and theirs."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [p for child in map(int, children) for p in (child, *descendants(child))]
 

@@ -1,4 +1,4 @@
-"""What every strategy, executor and trainable promises; a new one inherits it by a short subclass."""
+"""Guarantees of every strategy, executor and trainable; a new one inherits these tests by a short subclass."""
 
 import hashlib
 import os
@@ -31,12 +31,12 @@ from tests.fakes import build
 
 
 def toy_space() -> SearchSpace:
-    """For executors: values that the trainables take as they are."""
+    """Search space for tests of executors, with values that the trainables use as they are."""
     return SearchSpace({"h0": LogUniform(low=0.1, high=1.0), "h1": LogUniform(low=0.1, high=1.0)})
 
 
 class ExecutorConformance:
-    """Subclasses give an `executor` that trains `groups` by what `tests.fakes.build` makes of `config`."""
+    """Subclasses give an `executor` that trains `groups` with the builder `tests.fakes.build(config)`."""
 
     groups: ClassVar[Sequence[tuple[str, ...]]] = (("m00", "m01"), ("m02", "m03"))
 
@@ -84,7 +84,7 @@ class ExecutorConformance:
                 assert tensors["steps"] == [8.0]
                 assert state["report"]["assignment"] == report.assignment
 
-    def test_gives_the_same_journal_and_the_same_weights_as_inline(
+    def test_journal_and_weights_equal_inline(
         self, start: Callable[..., Executor], tmp_path: Path, quick_disk: None
     ) -> None:
         here = Inline(Host.local(build('{"toy": true}'), tmp_path / "inline", [("m00", "m01", "m02", "m03")]))
@@ -95,9 +95,7 @@ class ExecutorConformance:
         assert weights(tmp_path / "members") == weights(tmp_path / "inline")
         assert len(weights(tmp_path / "inline")) == 4 * 5
 
-    def test_a_failing_slice_gives_failures_and_leaves_the_rest_alone(
-        self, start: Callable[..., Executor], tmp_path: Path
-    ) -> None:
+    def test_failing_slice_does_not_affect_others(self, start: Callable[..., Executor], tmp_path: Path) -> None:
         executor = start(**{"raise": ["m01/000000"]})
         executor.submit(self.first())
         answers = {r.assignment: r for r in drain(executor)}
@@ -112,7 +110,7 @@ class ExecutorConformance:
         assert isinstance(answers["m00/000000"], Report)
         assert isinstance(answers["m01/000000"], Failure)
 
-    def test_a_missing_parent_is_named(self, start: Callable[..., Executor]) -> None:
+    def test_missing_parent_is_named(self, start: Callable[..., Executor]) -> None:
         executor, (a, *_) = start(), self.first()
         executor.submit([Assignment(**{**a.to_json(), "parent": "m03/000009"})])
         (failure,) = drain(executor)
@@ -121,7 +119,7 @@ class ExecutorConformance:
         assert "m03/000009" in failure.error
 
     @pytest.mark.parametrize("discard", [False, True])
-    def test_a_stop_gives_partial_reports_or_none(
+    def test_stop_gives_partial_reports_or_none(
         self, start: Callable[..., Executor], tmp_path: Path, discard: bool
     ) -> None:
         os.mkfifo(tmp_path / "fifo")
@@ -137,12 +135,12 @@ class ExecutorConformance:
             assert store.load(report.assignment)[0]["steps"] == [4.0]
         assert len([*store.names("m00"), *store.names("m01")]) == len(answers)
 
-    def test_a_stop_before_the_first_step_reports_nothing(self, start: Callable[..., Executor]) -> None:
+    def test_stop_before_the_first_step_reports_nothing(self, start: Callable[..., Executor]) -> None:
         executor = start()
         executor.stop()
         assert drain(executor) == []
 
-    def test_a_retry_reads_the_report_of_a_committed_snapshot_again(self, start: Callable[..., Executor]) -> None:
+    def test_retry_reads_report_of_committed_snapshot(self, start: Callable[..., Executor]) -> None:
         first, again = start(), start(**{"raise": [a.id for a in self.first()]})
         first.submit(self.first())
         expected = {r.assignment: dumps(r.to_json()) for r in drain(first)}
@@ -151,7 +149,7 @@ class ExecutorConformance:
 
 
 def drain(executor: Executor) -> list[Report | Failure]:
-    """Everything until nothing is open any more."""
+    """All answers until no assignment is pending."""
     answers: list[Report | Failure] = []
     while executor.busy():
         answers += executor.collect(0.1)

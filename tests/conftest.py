@@ -1,4 +1,4 @@
-"""Fixtures that any test may ask for."""
+"""Fixtures for all tests."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by `nohup`, which comma
 
 @pytest.fixture
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting for the disk. What a crash leaves behind is tested elsewhere."""
+    """Turn fsync off. Other tests simulate crashes."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

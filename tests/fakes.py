@@ -1,4 +1,4 @@
-"""Stand-ins: an executor that plays from a script, cohorts that only count, journals written by hand."""
+"""Fakes: cohorts that only count, and lines of a journal written by hand."""
 
 from __future__ import annotations
 
@@ -20,19 +20,16 @@ from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.trainables.quadratic import Quadratic
 from pbtrl.trainables.sequential import TrainableBuilder
 
-# An executor without training
-
-
 # A cohort without training
 
 
 class OutOfMemoryError(RuntimeError):
-    """As torch's, without torch."""
+    """Same name as torch's error, without torch."""
 
 
 @dataclass
 class FakeCohort:
-    """Counts steps, a quarter of a slice per turn; `config` says whose slice goes wrong, and how.
+    """Count steps, a quarter of a slice per turn; `config` names the slices that fail, and how.
 
     Tensors: `steps` trained by these weights, `seed` of their first slice. The return of a slice is its
     seed's last two digits, so it depends on the assignment alone. An endless slice stays in the middle until
@@ -41,22 +38,22 @@ class FakeCohort:
 
     members: tuple[str, ...]
     config: dict[str, Any]
-    tape: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._weights = [{"steps": np.zeros(1), "seed": np.zeros(1)} for _ in self.members]
         self._assignments: Sequence[Assignment] = ()
 
     def init(self, slot: int, seed: int) -> None:
-        self.tape.append(f"init {self.members[slot]}")
+        self.calls.append(f"init {self.members[slot]}")
         self._weights[slot] = {"steps": np.zeros(1), "seed": np.array([seed % 100.0])}
 
     def load(self, slot: int, tensors: dict[str, np.ndarray]) -> None:
-        self.tape.append(f"load {self.members[slot]}")
+        self.calls.append(f"load {self.members[slot]}")
         self._weights[slot] = {k: v.copy() for k, v in tensors.items()}
 
     def begin(self, assignments: Sequence[Assignment]) -> None:
-        self.tape.append(f"begin {' '.join(a.id for a in assignments)}")
+        self.calls.append(f"begin {' '.join(a.id for a in assignments)}")
         self._assignments, self._turns = assignments, 0
 
     def advance(self) -> bool:
@@ -70,14 +67,14 @@ class FakeCohort:
         return self._turns == 4
 
     def _tell(self) -> None:
-        """Meet whoever reads the named pipe, once."""
+        """Write to the named pipe `tell`, once, which waits for a reader."""
         if fifo := self.config.pop("tell", None):
             Path(fifo).write_bytes(b"half way")
             if "hang" in self.config:
                 signal.pause()
 
     def _use(self, gpu: Path) -> None:
-        """Take memory of a GPU, which has as much as one process needs; `gpu` lists who took some."""
+        """Take memory of a GPU that has room for one process; the folder `gpu` has a file per process that did."""
         (gpu / str(os.getpid())).touch()
         if any(Path("/proc", p.name).exists() for p in gpu.iterdir() if p.name != str(os.getpid())):
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -120,26 +117,26 @@ class FakeCohort:
         return self._weights[slot]
 
     def close(self) -> None:
-        self.tape.append(f"close {' '.join(self.members)}")
+        self.calls.append(f"close {' '.join(self.members)}")
 
 
 @dataclass
 class FakeBuilder:
-    """Makes fake cohorts; the hyperparameter `structure`, where there is one, keeps members apart."""
+    """Make fake cohorts; the hyperparameter `structure`, if there is one, separates members."""
 
     config: dict[str, Any] = field(default_factory=dict)
-    tape: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
 
     def structure(self, assignment: Assignment) -> object:
         return assignment.hyperparameters.get("structure")
 
     def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> FakeCohort:
-        self.tape.append(f"cohort {' '.join(members)}")
-        return FakeCohort(tuple(members), self.config, self.tape)
+        self.calls.append(f"cohort {' '.join(members)}")
+        return FakeCohort(tuple(members), self.config, self.calls)
 
 
 def build(config: str) -> FakeBuilder | TrainableBuilder:
-    """What workers in tests start from: `tests.fakes:build`."""
+    """Builder of the workers in tests: `tests.fakes:build`."""
     settings = json.loads(config)
     if settings.pop("unfit", False):
         raise ValueError("no such thing")
@@ -150,7 +147,7 @@ def build(config: str) -> FakeBuilder | TrainableBuilder:
 
 
 def as_read(line: Line) -> Line:
-    """A line as a reader of the file sees it."""
+    """Line as a reader of the file gets it."""
     seen: Line = json.loads(dumps(line))
     return seen
 
@@ -169,7 +166,7 @@ def answer(message: Report | Failure, *, given_up: bool = True) -> Line:
 def assign(
     population: Population, member: str, every: int = 100, parent: str | None = None, **changes: Any
 ) -> Assignment:
-    """The member goes on for one slice, from its own snapshot unless told otherwise."""
+    """One more slice for the member, from its own snapshot unless `parent` is given."""
     m = population.members[member]
     return replace(
         Assignment(
@@ -185,23 +182,23 @@ def assign(
     )
 
 
-Told = float | None | str | Sequence[float]
-"""A fitness, none, `diverged`, `lost`, or the returns of all the episodes."""
+SliceResult = float | None | str | Sequence[float]
+"""Fitness, None, "diverged", "lost", or the returns of all episodes."""
 
 
-def after_one_slice(*told: Told, rule: FitnessRule = LAST, every: int = 100, seed: int = 0) -> Population:
-    """A population whose members have all ended their first slice, as told; member i has lr = 0.1 (1 + i)."""
-    population = Population(len(told), seed, rule)
-    for member, what in zip(list(population.members), told, strict=True):
+def after_one_slice(*results: SliceResult, rule: FitnessRule = LAST, every: int = 100, seed: int = 0) -> Population:
+    """Population whose members have ended their first slice with these results; member i has lr = 0.1 (1 + i)."""
+    population = Population(len(results), seed, rule)
+    for member, result in zip(list(population.members), results, strict=True):
         a = assign(population, member, every)
         population.record(decision(a))
-        if what == "lost":
+        if result == "lost":
             population.record(answer(died(a)))
-        elif what == "diverged":
+        elif result == "diverged":
             population.record(answer(trained(a, diverged=True)))
-        elif what is None:
+        elif result is None:
             population.record(answer(trained(a)))
         else:
-            returns = what if isinstance(what, Iterable) and not isinstance(what, str) else [what]
+            returns = result if isinstance(result, Iterable) and not isinstance(result, str) else [result]
             population.record(answer(trained(a, *(float(r) for r in returns))))
     return population

@@ -17,7 +17,7 @@ Value = Callable[["Odd"], Any]
 
 
 class Odd(gymnasium.Env[Any, Any]):
-    """Ten steps an episode, random observations, a reward for large actions; whatever is given is otherwise.
+    """Ten steps an episode, random observations, a reward for large actions; arguments replace parts of it.
 
     Attributes:
         lived: steps since its making.
@@ -60,7 +60,7 @@ class Strict(Odd):
 
 
 class Calls(Odd):
-    """Calls a function with itself in place of a step."""
+    """Call a function with the env in place of a step."""
 
     def __init__(self, instead: Value, *, after: int = 0) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Calls(Odd):
 
 
 class Spaceless(gymnasium.Env[Any, Any]):
-    """Lacks one of its spaces."""
+    """Env without one of its spaces."""
 
     def __init__(self, **spaces: Any) -> None:
         for name, space in spaces.items():
@@ -79,20 +79,20 @@ class Spaceless(gymnasium.Env[Any, Any]):
 
 
 class OldReset(Odd):
-    """Returns the observation alone."""
+    """`reset` returns the observation alone, as in old gym."""
 
     def reset(self, **options: Any) -> Any:
         return super().reset(**options)[0]
 
 
 class Ducktyped:
-    """Looks like an env and is none."""
+    """Object with the methods of an env that is not a `gymnasium.Env`."""
 
     observation_space, action_space = SEEN, TAKEN
 
 
 def once(step: int, odd: Any, usual: Any) -> Value:
-    """A value that is odd at one step of an env's life."""
+    """Value that is odd at one step of an env's life."""
     return lambda env: odd if env.lived == step else usual
 
 
@@ -112,7 +112,7 @@ def box(*shape: int, dtype: Any = np.float32, high: float = 1.0) -> Box:
 
 
 def seen(space: Space[Any], look: Any = None) -> Callable[[], Odd]:
-    """Observations of a space; those that are given, where they are not samples of it."""
+    """Observations of a space, or the given ones in place of samples."""
     return lambda: Odd(space, look=look if callable(look) or look is None else always(look))
 
 
@@ -247,5 +247,5 @@ ENVS: dict[str, Callable[..., Any]] = {
 
 
 def make(name: str, given: int | None = None) -> Any:
-    """The env of that name."""
+    """Make the odd env of a name."""
     return ENVS[name]() if given is None else ENVS[name](given)

@@ -1,4 +1,4 @@
-"""Absurd input: one line that says what is wrong, the right exit code, no traceback, at once."""
+"""Absurd input gives one line with the reason, the right exit code and no traceback, at once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("what", CONFIGS)
-def test_an_absurd_config_is_one_line(pbtrl: Command, what: str):
+def test_absurd_config_is_one_line(pbtrl: Command, what: str):
     text, said = CONFIGS[what]
     Path("c.yaml").write_text(HEAD + text)
     found = pbtrl("train", "c.yaml", "--dry-run")
@@ -71,7 +71,7 @@ def test_an_absurd_config_is_one_line(pbtrl: Command, what: str):
         ("a: 1\n---\nb: 2", "c.yaml:2:1: expected a single document"),
     ],
 )
-def test_what_is_no_config_is_told(pbtrl: Command, text: str, said: str):
+def test_other_files_are_refused_as_config(pbtrl: Command, text: str, said: str):
     Path("c.yaml").write_text(text)
     found = pbtrl("train", "c.yaml")
     assert (found.code, found.out) == (2, "")
@@ -93,7 +93,7 @@ def test_what_is_no_config_is_told(pbtrl: Command, text: str, said: str):
         ("budget.wall_clock=\u0663h", "must be a time such as 6h"),
     ],
 )
-def test_an_absurd_override_is_one_line(pbtrl: Command, override: str, said: str):
+def test_absurd_override_is_one_line(pbtrl: Command, override: str, said: str):
     found = pbtrl("train", "quadratic", override)
     assert (found.code, found.out) == (2, "")
     first, *rest = found.err.splitlines()
@@ -129,7 +129,7 @@ def test_an_absurd_override_is_one_line(pbtrl: Command, override: str, said: str
     ],
     ids=lambda argv: " ".join(argv)[:40].replace("\0", "0"),
 )
-def test_an_absurd_argument_is_one_line(pbtrl: Command, argv: list[str]):
+def test_absurd_argument_is_one_line(pbtrl: Command, argv: list[str]):
     found = pbtrl(*argv)
     assert (found.code, found.out) == (2, "")
     said = [line for line in found.err.splitlines() if not line.startswith(("usage:", " ", "1 error."))]
@@ -139,7 +139,7 @@ def test_an_absurd_argument_is_one_line(pbtrl: Command, argv: list[str]):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, to be copied."""
+    """Finished run, to be copied."""
     where = tmp_path_factory.mktemp("finished")
     small = ["--runs", str(where), "--progress", "none", "budget.env_steps_per_member=30"]
     assert cli.main(["train", "quadratic", *small]) == 0
@@ -147,7 +147,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("what", CONFIGS)
-def test_an_absurd_config_of_a_stranger_is_one_line(pbtrl: Command, finished: Path, what: str):
+def test_absurd_config_in_an_untrusted_run_is_one_line(pbtrl: Command, finished: Path, what: str):
     text, _ = CONFIGS[what]
     run = Path(shutil.copytree(finished, "runs/quadratic"))
     (run / "config.resolved.yaml").write_text(HEAD + text)
@@ -164,7 +164,7 @@ ABSURD = ["null", '"x"', "1" * 4000, DIGITS, "-1", "1e999", "[]", "{}", "[" * 20
 
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: value[:10])
 @pytest.mark.parametrize("key", ["started", "sittings", "versions", "reason", "id"])
-def test_an_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str, value: str):
+def test_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str, value: str):
     run = Path(shutil.copytree(finished, "runs/quadratic"))
     text = json.dumps(json.loads((run / "run.json").read_text()) | {key: "HERE"})
     (run / "run.json").write_text(text.replace('"HERE"', value))
@@ -182,7 +182,7 @@ def test_an_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str
 
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: value[:10])
 @pytest.mark.parametrize("key", ["seed", "size", "horizon", "frames_per_step", "hyperparameters", "rule", "schema"])
-def test_an_absurd_header_is_one_line(pbtrl: Command, finished: Path, key: str, value: str):
+def test_absurd_header_is_one_line(pbtrl: Command, finished: Path, key: str, value: str):
     run = Path(shutil.copytree(finished, "runs/quadratic"))
     first, *rest = (run / "journal.jsonl").read_text().splitlines(keepends=True)
     line = json.dumps(json.loads(first) | {key: "HERE"}).replace('"HERE"', value)
@@ -236,8 +236,8 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @given(st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_journal_is_read_or_damaged(finished: Path, tmp_path: Path, data: st.DataObject):
-    """A value anywhere in it is another, or bytes are missing."""
+def test_any_journal_is_read_or_reported_damaged(finished: Path, tmp_path: Path, data: st.DataObject):
+    """Any value in it is replaced by another, or bytes are missing."""
     raw = (finished / "journal.jsonl").read_bytes()
     lines = [json.loads(line) for line in raw.splitlines()]
     which = data.draw(st.integers(0, len(lines) - 1))

@@ -43,13 +43,13 @@ def toy() -> api.Run:
 # --- the package ---
 
 
-def test_importing_the_package_is_quick_and_needs_no_torch() -> None:
+def test_import_is_quick_and_needs_no_torch() -> None:
     code = "import sys, pbtrl; print([m for m in ('torch', 'numpy', 'pydantic', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     assert sorted(package.__all__) == list(package.__all__)
     for name in package.__all__:
         assert getattr(package, name).__name__ == name
@@ -67,7 +67,7 @@ def test_all_public_errors_have_one_base() -> None:
 # --- training ---
 
 
-def test_a_dictionary_trains_as_its_file_does(toy: api.Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dictionary_trains_like_its_file(toy: api.Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert toy.name == "toy"
     assert toy.status()["state"] == "finished"
     assert toy.config.population.size == 2
@@ -84,7 +84,7 @@ def _first(run: api.Run) -> Decision:
     return next(r for r in run.journal if isinstance(r, Decision))
 
 
-def test_progress_is_printed_when_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_printed_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     api.train(TOY, name="a", progress="plain")
     assert "best       m0" in capsys.readouterr().out
     api.train(TOY, name="b", progress="json")
@@ -110,12 +110,12 @@ def test_mistakes_are_raised_and_nothing_is_started() -> None:
     assert not Path("runs").exists()
 
 
-def test_a_name_that_is_taken(toy: api.Run) -> None:
+def test_taken_run_name(toy: api.Run) -> None:
     with pytest.raises(RunError, match=r"exists \(finished\)"):
         api.train(TOY, name="toy")
 
 
-def test_a_run_that_fails_is_an_error_and_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_run_raises_and_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("no more")
 
@@ -126,7 +126,7 @@ def test_a_run_that_fails_is_an_error_and_can_be_resumed(monkeypatch: pytest.Mon
     assert api.resume("toy").status()["state"] == "finished"
 
 
-def test_signal_handlers_are_put_back(toy: api.Run) -> None:
+def test_signal_handlers_are_restored(toy: api.Run) -> None:
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     api.train(TOY, name="a")
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
@@ -143,7 +143,7 @@ def test_ctrl_c_stops_a_run_that_can_be_resumed() -> None:
     assert api.resume("a").status()["state"] == "finished"
 
 
-def test_in_a_thread() -> None:
+def test_train_in_a_thread() -> None:
     found: list[api.Run] = []
     thread = threading.Thread(target=lambda: found.append(api.train(TOY, name="a")))
     thread.start()
@@ -172,7 +172,7 @@ class Recorder(Callback):
         self.finished.append(best)
 
 
-def test_callbacks_see_what_the_journal_has() -> None:
+def test_callbacks_get_the_journal_lines() -> None:
     recorder = Recorder()
     run = api.train(TOY, name="a", callbacks=[recorder, Callback()])
     assert recorder.decisions == [r for r in run.journal if isinstance(r, Decision)]
@@ -181,7 +181,7 @@ def test_callbacks_see_what_the_journal_has() -> None:
     assert recorder.finished == [run.best]
 
 
-def test_a_callback_may_ask_for_a_stop() -> None:
+def test_callback_can_stop_the_run() -> None:
     recorder = Recorder(stop_after=3)
     run = api.train(TOY, name="a", callbacks=[recorder])
     assert run.status()["state"] == "stopped"
@@ -192,7 +192,7 @@ def test_a_callback_may_ask_for_a_stop() -> None:
     assert len(recorder.reports) + len(again.reports) == 8
 
 
-def test_a_callback_that_raises_ends_the_run_cleanly() -> None:
+def test_callback_error_ends_the_run_cleanly() -> None:
     class Broken(Callback):
         def on_report(self, report: ReportRecord) -> None:
             raise KeyError("mine")
@@ -207,7 +207,7 @@ def test_a_callback_that_raises_ends_the_run_cleanly() -> None:
 # --- a run ---
 
 
-def test_what_a_run_tells(toy: api.Run, pbtrl: Command) -> None:
+def test_run_attributes(toy: api.Run, pbtrl: Command) -> None:
     assert repr(toy) == "Run('runs/toy')"
     assert all(isinstance(m, Member) for m in toy.members.values())
     assert toy.lineage() == pbtrl("lineage", "toy", "--json").json["copies"]
@@ -223,12 +223,12 @@ def test_plots_are_figures(toy: api.Run, kind: Any) -> None:
     assert toy.plot(kind).axes
 
 
-def test_a_plot_that_there_is_none_of(toy: api.Run) -> None:
+def test_unknown_plot_is_an_error(toy: api.Run) -> None:
     with pytest.raises(RunError, match="unknown plot 'curve'"):
         toy.plot("curve")  # type: ignore[arg-type]
 
 
-def test_an_evaluation_is_kept(toy: api.Run) -> None:
+def test_evaluation_is_kept(toy: api.Run) -> None:
     best = toy.evaluate()
     assert isinstance(best, dict)
     assert toy.best is not None
@@ -239,7 +239,7 @@ def test_an_evaluation_is_kept(toy: api.Run) -> None:
     assert len(list(Path("runs/toy/eval").iterdir())) == 2
 
 
-def test_no_policy_outside_rl(toy: api.Run) -> None:
+def test_trainable_has_no_policy(toy: api.Run) -> None:
     with pytest.raises(RunError, match="trains quadratic, which has no policy"):
         toy.load_policy()
 
@@ -261,7 +261,7 @@ def play(policy: Any, env: gymnasium.Env[Any, Any], seed: int, **options: Any) -
     return total
 
 
-def test_a_policy_plays_as_evaluation_does() -> None:
+def test_policy_equals_evaluation() -> None:
     run = train_cart()
     policy = run.load_policy()
     env = gymnasium.make("CartPole-v1")
@@ -271,7 +271,7 @@ def test_a_policy_plays_as_evaluation_does() -> None:
 
 
 @pytest.mark.parametrize("settings", ["agent={core: lstm, core_units: 8}", "agent={hidden: [8]}"])
-def test_a_batch_is_as_its_observations_one_by_one(settings: str) -> None:
+def test_batch_equals_single_observations(settings: str) -> None:
     policy = train_cart(settings).load_policy("m01")
     rng = np.random.default_rng(0)
     batches = rng.normal(size=(4, 3, 4)).astype(np.float32)
@@ -292,7 +292,7 @@ def test_samples_follow_the_seed() -> None:
     assert len(set(run.load_policy().predict(observation)[0].tolist())) == 1
 
 
-def test_a_policy_needs_no_env(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_needs_no_env(monkeypatch: pytest.MonkeyPatch) -> None:
     run = train_cart()
     monkeypatch.setattr("pbtrl.envs.make", None)
     monkeypatch.setattr("pbtrl.envs.spaces", None)
@@ -301,20 +301,20 @@ def test_a_policy_needs_no_env(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 2, 4), ()])
-def test_an_observation_of_another_shape(shape: tuple[int, ...]) -> None:
+def test_observation_of_wrong_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"an observation has shape \(4,\)"):
         train_cart().load_policy().predict(np.zeros(shape))
 
 
-def test_a_state_of_other_observations() -> None:
+def test_state_of_another_batch_size() -> None:
     policy = train_cart().load_policy()
     _, state = policy.predict(np.zeros((2, 4)))
     with pytest.raises(ValueError, match="the state is of 2 observations, not 3"):
         policy.predict(np.zeros((3, 4)), state)
 
 
-def test_actions_are_the_envs_own() -> None:
-    """Within bounds, whatever the policy's own arithmetic."""
+def test_actions_are_in_the_envs_space() -> None:
+    """Within bounds, whatever the policy's arithmetic gives."""
     overrides = ["env={id: Pendulum-v1, num_envs: 2, backend: gymnasium}", "agent.name=a3c"]
     run = train_cart(*overrides)
     policy = run.load_policy("m00")
@@ -324,8 +324,8 @@ def test_actions_are_the_envs_own() -> None:
     assert (np.abs(actions) <= 2.0).all()
 
 
-def test_a_run_without_recorded_spaces_asks_the_env() -> None:
-    """Of an earlier version."""
+def test_run_without_recorded_spaces_makes_the_env() -> None:
+    """As of earlier versions."""
     run = train_cart()
     path = Path("runs/cart/journal.jsonl")
     first, _, rest = path.read_text().partition("\n")

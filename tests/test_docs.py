@@ -57,7 +57,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of a page's headings."""
+    """Anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -91,17 +91,17 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         sys.modules.pop(name, None)
 
 
-def test_the_readme_is_short() -> None:
+def test_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) <= 130
 
 
 @pytest.mark.parametrize("command", ["make train", "make test"])
-def test_the_readme_has_the_two_commands_that_set_up(command: str) -> None:
+def test_readme_has_the_two_commands_that_set_up(command: str) -> None:
     assert any(line.startswith(command) for code in blocks(README, "sh") for line in code.splitlines())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for link in LINK.findall(page.read_text()):
         if re.match(r"https?://", link):
             continue
@@ -111,12 +111,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_the_readme_leads_to_every_page() -> None:
+def test_readme_links_to_every_page() -> None:
     assert {f"docs/{page.name}" for page in PAGES[1:]} <= set(LINK.findall(README.read_text()))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_files_that_are_named_exist(page: Path) -> None:
+def test_named_files_exist(page: Path) -> None:
     assert [path for path in PATH.findall(page.read_text()) if not (ROOT / path).exists()] == []
 
 
@@ -176,8 +176,8 @@ SMALL = {
 
 
 @pytest.mark.parametrize("page", SMALL)
-def test_what_is_ones_own_is_trained_by_its_config(pbtrl: Command, shown: Callable[[str], None], page: str) -> None:
-    """In workers too, and again from its run directory, which asks for trust."""
+def test_own_code_is_trained_by_its_config(pbtrl: Command, shown: Callable[[str], None], page: str) -> None:
+    """Also in workers; commands on the run directory ask for trust."""
     shown(page)
     config, overrides = SMALL[page]
     trained = pbtrl("train", config, *overrides, "execution={backend: processes, workers: 1}", "--name", "mine")
@@ -191,7 +191,7 @@ def test_what_is_ones_own_is_trained_by_its_config(pbtrl: Command, shown: Callab
 
 
 @pytest.mark.usefixtures("quick_disk")
-def test_the_strategy_runs_without_a_config(
+def test_strategy_runs_without_a_config(
     shown: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown("own-strategy.md")
@@ -201,7 +201,7 @@ def test_the_strategy_runs_without_a_config(
     assert min(map(float, fitness)) > 1.1
 
 
-def test_the_agent_learns_under_a_learning_rate_per_member(
+def test_agent_learns_with_a_learning_rate_per_member(
     shown: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown("own-agent.md")
@@ -210,7 +210,7 @@ def test_the_agent_learns_under_a_learning_rate_per_member(
     assert fast > 100 > 50 > slow
 
 
-def test_the_env_is_trained(pbtrl: Command, shown: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_env_is_trained(pbtrl: Command, shown: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
     shown("own-env.md")
     small = ["budget.env_steps_per_member=3_200", "strategy.ready.slice_steps=1_600", "execution.backend=inline"]
     trained = pbtrl("train", "corridor.yaml", *small)

@@ -1,4 +1,4 @@
-"""Agents, strategies and trainables of other people: registered, by entry point, or by module:Class."""
+"""Other people's agents, strategies and trainables: registered, by entry point, or by module:Class."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def own(name: str) -> Any:
 CART = "env: {id: CartPole-v1}\nbudget: {env_steps_per_member: 1280}\n"
 
 
-def test_an_agent_has_its_keys_and_its_search() -> None:
+def test_own_agent_has_its_keys_and_hparams() -> None:
     config = parse(CART + "agent: {name: 'own_things:Agent', bonus: 0.25, epochs: 2}\n"
                    "hparams: {learning_rate: {prior: uniform, low: 0, high: 1}}")  # fmt: skip
     assert config.agent is not None
@@ -97,7 +97,7 @@ def test_an_agent_has_its_keys_and_its_search() -> None:
         parse(CART + "agent: {name: 'own_things:Agent', bonus: 2}")
 
 
-def test_an_entry_of_a_mix() -> None:
+def test_own_agent_in_a_mix() -> None:
     config = parse(CART + "agents: {mine: {name: 'own_things:Agent', bonus: 1}, a3c: {}}\n"
                    "population: {mix: {mine: 1, a3c: 2}}")  # fmt: skip
     assert config.agents is not None
@@ -119,7 +119,7 @@ def test_an_entry_of_a_mix() -> None:
         ("agent: {name: impalla}", "unknown agent 'impalla'. Did you mean 'impala'?"),
     ],
 )
-def test_what_cannot_be_had_is_one_line_at_its_place(text: str, said: str) -> None:
+def test_unavailable_names_are_one_line_with_position(text: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(CART + text, "own.yaml")
     kind, _, _ = text.partition(":")
@@ -128,7 +128,7 @@ def test_what_cannot_be_had_is_one_line_at_its_place(text: str, said: str) -> No
     assert said in caught.value.messages[0]
 
 
-def test_registered_names_are_stored_as_what_every_process_can_import() -> None:
+def test_registered_names_are_stored_as_importable_paths() -> None:
     api.register_agent("mine", own("Agent"))
     api.register_strategy("looking", own("Search"))
     api.register_trainable("model", own("Model"))
@@ -163,12 +163,12 @@ def test_names_that_cannot_be_registered() -> None:
         ("{name: 'own_things:Nothing'}", "trainable.name: own_things:Nothing cannot be imported"),
     ],
 )
-def test_a_trainable_that_cannot_be_made(trainable: str, said: str) -> None:
+def test_failing_trainable_constructor(trainable: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         api.train({**BUDGET, "hparams": RATE}, overrides=[f"trainable={trainable}"])
 
 
-def test_a_strangers_run_imports_nothing_by_itself(pbtrl: Command) -> None:
+def test_untrusted_run_imports_nothing(pbtrl: Command) -> None:
     run = api.train({"trainable": {"name": "own_things:Model"}, "hparams": RATE, **BUDGET}, name="a")
     Path("imported").unlink()
     sys.modules.pop("own_things")
@@ -190,8 +190,8 @@ def test_a_strangers_run_imports_nothing_by_itself(pbtrl: Command) -> None:
     )
 
 
-def test_a_package_in_an_environment_of_its_own(tmp_path: Path) -> None:
-    """Announced by entry points; used from a directory where it does not lie."""
+def test_entry_points_of_an_installed_package(tmp_path: Path) -> None:
+    """The package is installed elsewhere and used from a directory without it."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "env"], check=True)
     (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
     (site / "known.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")

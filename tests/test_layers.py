@@ -1,4 +1,4 @@
-"""Imports point down, rooms on one floor do not import each other, and nothing executes a file that it reads."""
+"""Imports point down, rooms on one floor do not import each other, and no file that is read is executed."""
 
 import ast
 import os
@@ -53,7 +53,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def imports(path: Path, *, annotations: bool = True) -> Iterator[str]:
-    """Full names of everything imported anywhere in a file, also inside functions, and for annotations alone."""
+    """Full names of all imports in a file, also inside functions, and optionally for annotations only."""
     tree = parsed(path)
     typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
     ignored = {id(n) for block in typing for n in ast.walk(block)} if not annotations else set()
@@ -85,11 +85,11 @@ def test_imports_point_down(path: Path) -> None:
             assert floor(other) > floor(here), f"{here} imports {other}"
 
 
-def test_every_room_is_there() -> None:
+def test_every_room_exists() -> None:
     assert {r for rooms in FLOORS for r in rooms} == {room(m) for m in MODULES}
 
 
-def test_no_circle() -> None:
+def test_imports_have_no_cycle() -> None:
     graph = {name(path): [m for m in imports(path, annotations=False) if m in MODULES] for path in ALL}
     try:
         TopologicalSorter(graph).prepare()
@@ -98,20 +98,20 @@ def test_no_circle() -> None:
 
 
 @pytest.mark.parametrize("path", ALL, ids=name)
-def test_short_files_that_say_what_they_are_for(path: Path) -> None:
+def test_files_are_short_and_have_docstrings(path: Path) -> None:
     text = path.read_text()
     summary = (ast.get_docstring(parsed(path)) or "").partition("\n")[0]
     assert summary.endswith((".", ":")), f"{path} opens without a sentence about what it is for"
     assert len(text.splitlines()) <= LONGEST or "lines" in summary
 
 
-def test_the_median_file_is_short() -> None:
+def test_median_file_is_short() -> None:
     lengths = sorted(len(path.read_text().splitlines()) for path in ALL)
     assert lengths[len(lengths) // 2] < 200
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if room(name(p)) in TORCHLESS], ids=name)
-def test_rooms_that_load_no_torch_by_themselves(path: Path) -> None:
+def test_torchless_rooms_import_no_torch(path: Path) -> None:
     loaded = [n for n in parsed(path).body if isinstance(n, ast.Import | ast.ImportFrom)]
     assert not any("torch" in ast.unparse(n).replace(".", " ").split() for n in loaded)
 
@@ -125,7 +125,7 @@ def test_deciding_loads_no_torch() -> None:
 
 
 @pytest.mark.parametrize("library", ["ray", "optuna"])
-def test_big_optional_libraries_are_imported_in_one_file(library: str) -> None:
+def test_optional_libraries_are_imported_in_one_file(library: str) -> None:
     assert sum(any(i.partition(".")[0] == library for i in imports(path)) for path in ALL) <= 1
 
 

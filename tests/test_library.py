@@ -1,4 +1,4 @@
-"""pbtrl called from programs: without a main guard, from a heredoc, from a thread, from a child process."""
+"""pbtrl called from programs: without a main guard, from a heredoc, a thread or a child process."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def run(where: Path, argv: list[str]) -> subprocess.CompletedProcess[str]:
     ("text", "how"),
     [(SESSION, script), (SESSION, module), (SESSION, inline), (SESSION, heredoc), (COMMAND, script), (ACTORS, script)],
 )
-def test_a_program_without_a_guard_trains_once(tmp_path: Path, text: str, how: Callable[[Path, str], list[str]]):
-    """Of worker, actor and final choice none imports it."""
+def test_script_without_a_guard_trains_once(tmp_path: Path, text: str, how: Callable[[Path, str], list[str]]):
+    """Worker, actor and final choice do not import the script."""
     found = run(tmp_path, how(tmp_path, text))
     assert (found.returncode, found.stdout.count("imported")) == (0, 1), found.stderr
     (only,) = (tmp_path / "runs").iterdir()
@@ -94,7 +94,7 @@ def test_a_program_without_a_guard_trains_once(tmp_path: Path, text: str, how: C
     assert not any(path.read_text() for path in only.rglob("log.txt"))
 
 
-def test_the_bench_imports_no_program_either(tmp_path: Path):
+def test_bench_does_not_import_the_script(tmp_path: Path):
     found = run(tmp_path, script(tmp_path, BENCH))
     assert (found.returncode, found.stdout.count("imported")) == (0, 1), found.stderr
 
@@ -116,8 +116,8 @@ if __name__ == "__main__":
 """
 
 
-def test_a_child_of_somebody_else_that_trains_while_it_imports_is_refused(tmp_path: Path):
-    """The command says so and lets it go on; the library raises."""
+def test_training_during_import_in_a_child_is_refused(tmp_path: Path):
+    """In a child of another library: the command prints an error and continues, the library raises."""
     train = f"from pbtrl.cli import main as cli; cli.main({['train', 'quadratic', '--progress', 'none', *TOY]!r})"
     found = run(tmp_path, script(tmp_path, OWN_CHILDREN.replace("TRAIN", train)))
     assert (found.returncode, found.stdout, found.stderr) == (0, "worked\n", f"{REFUSED}\n")
@@ -127,7 +127,7 @@ def test_a_child_of_somebody_else_that_trains_while_it_imports_is_refused(tmp_pa
     ).stderr.endswith(f"pbtrl.errors.RunError: {REFUSED}\n")
 
 
-def test_somebody_elses_children_get_the_main_module_as_ever(tmp_path: Path):
+def test_other_child_processes_still_get_the_main_module(tmp_path: Path):
     """Also those that another thread starts at the same moment."""
     text = """
 import multiprocessing, threading
@@ -157,7 +157,7 @@ if __name__ == "__main__":
 
 
 def elsewhere(function: Callable[[], Any]) -> Any:
-    """What a function answers in a thread of its own."""
+    """Result of a function in another thread."""
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(function()))
     thread.start()
@@ -176,7 +176,7 @@ def test_training_in_a_thread(pbtrl: Command, execution: list[str]):
     assert elsewhere(lambda: cli.main(["status", "a"])) == 0
 
 
-def test_a_command_in_a_thread(pbtrl: Command, capsys: pytest.CaptureFixture[str]):
+def test_command_in_a_thread(pbtrl: Command, capsys: pytest.CaptureFixture[str]):
     small = ["population.size=1", "budget.env_steps_per_member=240", "--progress", "none"]
     assert elsewhere(lambda: cli.main(["train", "cart.yaml", "--name", "a", *small])) == 0
     assert elsewhere(lambda: cli.main(["eval", "a", "--episodes", "2"])) == 0

@@ -160,7 +160,7 @@ def users(tmp_path: Path) -> Path:
 # Contents
 
 
-def test_the_wheel_holds_nothing_but_pbtrl(source: Path, wheel: Path):
+def test_wheel_holds_nothing_but_pbtrl(source: Path, wheel: Path):
     """Every module, config and `py.typed` of the package, and no test."""
     names = set(files(wheel))
     assert {name.partition("/")[0] for name in names} == {"pbtrl", DIST_INFO}
@@ -173,14 +173,14 @@ def test_the_wheel_holds_nothing_but_pbtrl(source: Path, wheel: Path):
     assert not any("/tests/" in name or "/test_" in name for name in names)
 
 
-def test_the_sdist_holds_every_module_once(unpacked: Path):
+def test_sdist_holds_every_module_once(unpacked: Path):
     assert not any((unpacked / name).exists() for name in LINKED)
     assert (unpacked / "pbtrl/agents/impala.py").is_file()
     assert not any(path.is_symlink() for path in unpacked.rglob("*"))
     assert {"LICENSE", "README.md", "CHANGELOG.md", "tests", "docs"} <= {path.name for path in unpacked.iterdir()}
 
 
-def test_a_wheel_from_the_sdist_is_the_same(wheel: Path, unpacked: Path):
+def test_wheel_from_the_sdist_is_the_same(wheel: Path, unpacked: Path):
     assert files(build(unpacked, "wheel")) == files(wheel)
 
 
@@ -202,7 +202,7 @@ def test_metadata(wheel: Path):
 # Installed
 
 
-def test_the_tested_pbtrl_is_the_installed_one(tmp_path: Path, installed: Environment):
+def test_tested_pbtrl_is_the_installed_one(tmp_path: Path, installed: Environment):
     code = "import sys, pbtrl, pbtrl.envs; print(pbtrl.__file__, pbtrl.envs.__file__, *sys.path, sep='\\n')"
     package, envs, *path = succeed(installed.python(tmp_path, "-c", code)).splitlines()
     assert package == str(installed.site / "pbtrl/__init__.py")
@@ -227,7 +227,7 @@ def test_commands_in_an_empty_directory(tmp_path: Path, installed: Environment):
 
 
 @pytest.mark.slow
-def test_an_installed_sdist_and_wheel_train(tmp_path: Path, base: Path, sdist: Path, installed: Environment):
+def test_installed_sdist_and_wheel_train(tmp_path: Path, base: Path, sdist: Path, installed: Environment):
     for environment in (installed, install(base / "from sdist", sdist)):
         where = tmp_path / environment.path.name
         where.mkdir()
@@ -284,7 +284,7 @@ print(*(name for name in ("agents", "envs", "configs", "tests") if importlib.uti
 """
 
 
-def test_an_editable_install_has_one_name_for_every_module(tmp_path: Path, source: Path, editable: Environment):
+def test_editable_install_has_one_name_for_every_module(tmp_path: Path, source: Path, editable: Environment):
     """Imported from another directory, as the console script does, which does not look in the working directory."""
     (tmp_path / "script").mkdir()
     (tmp_path / "script/every_module.py").write_text(EVERY_MODULE)

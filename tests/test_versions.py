@@ -1,4 +1,4 @@
-"""Runs that earlier versions left can be read and gone on with; what changed in between is said."""
+"""Runs of earlier versions can be read and resumed, with warnings about what changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MORE = "budget.env_steps_per_member=60"
 
 @pytest.fixture(params=OLD, ids=lambda path: path.name)
 def run(request: pytest.FixtureRequest, pbtrl: Command) -> Path:
-    """A copy among the user's runs."""
+    """Copy of an old run among the user's runs."""
     copied: Path = shutil.copytree(request.param, Path("runs") / request.param.name)
     return copied
 
@@ -32,7 +32,7 @@ def said(pbtrl: Command, *argv: object) -> str:
     return found.out
 
 
-def test_a_run_of_every_version_is_read_and_gone_on_with(pbtrl: Command, run: Path) -> None:
+def test_runs_of_every_version_are_read_and_resumed(pbtrl: Command, run: Path) -> None:
     assert OLD
     assert said(pbtrl, "verify", run.name).startswith(f"{run}: clean")
     assert json.loads(said(pbtrl, "status", run.name, "--json"))["state"] == "finished"
@@ -45,7 +45,7 @@ def test_a_run_of_every_version_is_read_and_gone_on_with(pbtrl: Command, run: Pa
 
 
 def assert_close(today: Any, then: Any) -> None:
-    """Equal, floats to nine digits: another machine's arithmetic made the stored ones."""
+    """Equal, floats to nine digits, because another machine computed the stored ones."""
     if isinstance(then, dict):
         assert today.keys() == then.keys()
         for key in then:
@@ -58,7 +58,7 @@ def assert_close(today: Any, then: Any) -> None:
         assert today == (pytest.approx(then, rel=1e-9) if isinstance(then, float) else then)
 
 
-def test_files_without_a_schema_are_as_old_as_can_be(pbtrl: Command, run: Path) -> None:
+def test_files_without_a_schema_count_as_oldest(pbtrl: Command, run: Path) -> None:
     for path in (run / "run.json", run / "best.json", *run.glob("members/*/snapshots/*/MANIFEST.json")):
         kept = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("schema", "snapshot")}
         path.write_text(json.dumps(kept))
@@ -67,7 +67,7 @@ def test_files_without_a_schema_are_as_old_as_can_be(pbtrl: Command, run: Path) 
     said(pbtrl, "resume", run.name, MORE)
 
 
-def test_another_version_or_machine_is_warned_of(pbtrl: Command, run: Path) -> None:
+def test_warning_for_another_version_or_machine(pbtrl: Command, run: Path) -> None:
     said(pbtrl, "resume", run.name, MORE)
     card = json.loads((run / "run.json").read_text())
     now = dict(card["versions"])
@@ -83,7 +83,7 @@ def test_another_version_or_machine_is_warned_of(pbtrl: Command, run: Path) -> N
     )
 
 
-def test_another_number_of_threads_is_warned_of(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warning_for_another_number_of_threads(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("c.yaml").write_text(CART)
     monkeypatch.setattr(placement, "usable_cores", lambda: 3)
     said(pbtrl, "train", "c.yaml", "population.size=1", "--name", "one", "--progress", "none")
@@ -102,7 +102,7 @@ strategy: {ready: {every: 320}}
 """
 
 
-def test_a_stored_config_is_read_under_the_keys_of_then(tmp_path: Path) -> None:
+def test_stored_config_is_read_with_its_old_keys(tmp_path: Path) -> None:
     (tmp_path / "config.resolved.yaml").write_text(OLD_KEYS)
     config = load_stored_config(tmp_path, ["agent.epochs=3"])
     assert config.agent is not None
@@ -113,7 +113,7 @@ def test_a_stored_config_is_read_under_the_keys_of_then(tmp_path: Path) -> None:
     assert config.fitness.curve_interval == config.strategy.ready.slice_steps == 320
 
 
-def test_a_former_hyperparameter_cannot_go_on(tmp_path: Path) -> None:
+def test_renamed_hyperparameter_cannot_be_resumed(tmp_path: Path) -> None:
     """The journal names it, too."""
     searched = OLD_KEYS.replace("passes: 2, ", "").replace(
         "hparams: {", "hparams: {passes: {prior: int_uniform, low: 1, high: 3}, "

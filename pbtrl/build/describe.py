@@ -14,7 +14,7 @@ def describe_env(config: Config) -> str:
     observation = "x".join(str(n) for n in spaces.single_observation_space.shape or ())
     action = spaces.single_action_space
     actions = f"{action.n} actions" if hasattr(action, "n") else f"{(action.shape or (0,))[0]} continuous actions"
-    simulator = env.protocol if env.id.startswith("ALE/") else envs.describe_backend(env.id, env.backend, env.kwargs)
+    simulator = env.protocol if env.is_atari else envs.describe_backend(env.id, env.backend, env.kwargs)
     return ", ".join([env.id, f"{observation} -> {actions}", *filter(None, [spaces.remark]), simulator])
 
 

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 from pbtrl.cli.exit_codes import CORRUPT, FAILED
+from pbtrl.system.files import reason
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
 
@@ -36,7 +37,7 @@ def run_eval(a: argparse.Namespace) -> int:
     try:
         save_evaluation(run, results)
     except OSError as error:
-        tell(f"warning: results not saved in {run / 'eval'}: {error.strerror or error}", sys.stderr)
+        tell(f"warning: results not saved in {run / 'eval'}: {reason(error)}", sys.stderr)
     printed = results if a.member == "all" else results[0]
     tell(to_json(printed) if a.json else tables.evaluations(results))
     if unscored := scoring.unscored(config, results):

@@ -12,6 +12,7 @@ from pbtrl.config.schema import Config
 from pbtrl.config.validation import ALIASES, check_config, check_raw
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.errors import ConfigError
+from pbtrl.system.files import reason
 
 LARGEST = 2**20  # bytes of a config file
 
@@ -54,7 +55,7 @@ def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> ConfigSourc
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: not UTF-8 text"]) from None
     except OSError as error:
-        raise ConfigError([f"{path}: {(error.strerror or str(error)).lower()}"]) from None
+        raise ConfigError([f"{path}: {reason(error).lower()}"]) from None
     return ConfigSource(text, str(path), overrides)
 
 

@@ -187,7 +187,7 @@ class Config(Section):
     @property
     def frames_per_step(self) -> int:
         """Simulator frames per env step: the action repeat, 4 for ALE."""
-        return 4 if self.env is not None and self.env.id.startswith("ALE/") else 1
+        return 4 if self.env is not None and self.env.is_atari else 1
 
     @property
     def unit(self) -> str:

@@ -93,6 +93,11 @@ class Env(Section):
             the config file, or in an override to the working directory. The run stores it as an absolute path.
     """
 
+    @property
+    def is_atari(self) -> bool:
+        """Whether ale_py runs the env, under a protocol, with 4 frames per step."""
+        return self.id.startswith("ALE/")
+
     id: str
     num_envs: Count = 16
     protocol: Literal["sticky", "classic"] = "sticky"

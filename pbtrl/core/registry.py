@@ -88,6 +88,12 @@ def load(kind: Kind, name: str) -> Any:
         raise ImportError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
 
 
+def import_object(path: str) -> Any:
+    """Import what `module:name` names."""
+    module, _, qualified = path.partition(":")
+    return _attribute(importlib.import_module(module), qualified)
+
+
 def _path(target: type) -> str:
     return f"{target.__module__}:{target.__qualname__}"
 

@@ -21,8 +21,6 @@ with its own number of threads and with one thread, as a learner with actors has
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -37,7 +35,7 @@ from pbtrl.config.sections import Acting
 from pbtrl.core.population import Population
 from pbtrl.diagnostics.bench_worker import PARTS, PHASES, ROUNDS, run_bench_worker
 from pbtrl.errors import ConfigError, WorkerError
-from pbtrl.system.child_process import start_ignoring_signals
+from pbtrl.system.child_process import start_child
 
 BESIDE = {"actors": ("train", "learn", "learn_by_one"), "hogwild": ("train",)}
 """Additional inline measurements of a config with another acting mode."""
@@ -129,7 +127,6 @@ def _alone(totals: Mapping[str, float]) -> dict[str, float]:
 
 def _measured(sides: Sequence[_BenchVariant], seconds: float) -> list[list[dict[str, Any]]]:
     """Measure all variants in turns; returns the results by variant and worker."""
-    context = multiprocessing.get_context("spawn")
     pipes: list[list[Connection]] = []
     processes = []
     try:
@@ -137,12 +134,9 @@ def _measured(sides: Sequence[_BenchVariant], seconds: float) -> list[list[dict[
             pipes.append([])
             members = list(Population(side.config.population.size, side.config.seed).members)
             for share in worker_shares(side.config, members):
-                ours, theirs = context.Pipe()
-                work = theirs, os.getpid(), side.config.to_json(), share, side.phases, seconds
-                processes.append(context.Process(target=run_bench_worker, args=work))
-                start_ignoring_signals(processes[-1])
-                theirs.close()
-                pipes[-1].append(ours)
+                process, pipe = start_child(run_bench_worker, side.config.to_json(), share, side.phases, seconds)
+                processes.append(process)
+                pipes[-1].append(pipe)
         for pipe in itertools.chain(*pipes):
             _answer(pipe)
         for _ in range(ROUNDS):

@@ -20,8 +20,6 @@ outlives its parent.
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -48,7 +46,8 @@ from pbtrl.execution.worker_messages import (
     decode,
     encode,
 )
-from pbtrl.system.child_process import TIMEOUT_EXIT, join_or_kill, start_ignoring_signals
+from pbtrl.system.child_process import TIMEOUT_EXIT, join_or_kill, start_child
+from pbtrl.system.files import reason
 
 GAP = 5.0  # seconds between two `collect` calls, beyond their timeout, that indicate a suspended process
 
@@ -154,14 +153,10 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=run_worker, args=(theirs, self.spec, os.getpid()))
         try:
-            start_ignoring_signals(self.process)
+            self.process, self.pipe = start_child(run_worker, self.spec)
         except OSError as error:
-            raise WorkerError(f"a worker cannot be started: {error.strerror or error}") from error
-        theirs.close()
+            raise WorkerError(f"a worker cannot be started: {reason(error)}") from error
         self._began = False
 
     def submit(self, assignments: Sequence[Assignment]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import traceback
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pbtrl.core.messages import Failure, Report
+from pbtrl.core.registry import import_object
 from pbtrl.errors import DiskFullError
 from pbtrl.execution.host import Host
 from pbtrl.execution.worker_messages import (
@@ -60,8 +60,7 @@ class WorkerSpec:
 
     def host(self) -> Host:
         """Create the worker's host."""
-        module, function = self.builder.split(":")
-        builder = getattr(importlib.import_module(module), function)(self.config)
+        builder = import_object(self.builder)(self.config)
         return Host.local(
             builder,
             Path(self.members),
@@ -119,7 +118,7 @@ def _log_output(member: Path) -> None:
     redirect_output(member / "log.txt")
 
 
-def run_worker(pipe: Connection, spec: WorkerSpec, parent: int) -> None:
+def run_worker(pipe: Connection, parent: int, spec: WorkerSpec) -> None:
     """Main function of a worker process."""
     init_child(parent, pipe)
     try:

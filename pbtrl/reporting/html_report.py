@@ -26,7 +26,7 @@ from pbtrl.storage.json_files import read_json_if_exists
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_status import corruption_as_error, load_run, summarize
-from pbtrl.system.files import make_directory, write_atomically
+from pbtrl.system.files import make_directory, reason, write_atomically
 
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
 MOST = 200  # lines per list
@@ -83,7 +83,7 @@ def write_report(run: Path, *, only: Sequence[str] | None = None, form: plots.Fo
     except DiskFullError:
         raise
     except OSError as error:
-        raise RunError(f"cannot write to {run}: {error.strerror or error}") from error
+        raise RunError(f"cannot write to {run}: {reason(error)}") from error
     return list(files)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from pbtrl.agents.types import Agent, State
+from pbtrl.core.registry import import_object
 from pbtrl.core.seeding import seed_for
 from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.envs import Vector
@@ -36,8 +36,7 @@ class CohortSpecRef:
 
     def spec(self) -> CohortSpec:
         """Rebuild the CohortSpec."""
-        module, function = self.make.split(":")
-        spec: CohortSpec = getattr(importlib.import_module(module), function)(self.config, self.agent)
+        spec: CohortSpec = import_object(self.make)(self.config, self.agent)
         return spec
 
 

@@ -11,7 +11,6 @@ exception in a process, or repeated deaths, raise WorkerPoolError in the learner
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import time
 import traceback
@@ -26,7 +25,7 @@ from typing import Any, Protocol
 import torch
 
 from pbtrl.errors import WorkerPoolError
-from pbtrl.system.child_process import init_child, join_or_kill, start_ignoring_signals
+from pbtrl.system.child_process import init_child, join_or_kill, start_child
 from pbtrl.system.malloc import retain_freed_memory
 from pbtrl.system.strict_json import to_json
 
@@ -224,12 +223,7 @@ class _Process:
         return self._running[1]
 
     def start(self, make: Callable[..., PoolWorker], arguments: tuple[Any, ...]) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, os.getpid(), make, arguments), daemon=True)
-        start_ignoring_signals(process)
-        theirs.close()
-        self._running, self.begun = (process, ours), False
+        self._running, self.begun = start_child(_work, make, arguments, daemon=True), False
 
     def send(self, message: Message) -> None:
         try:

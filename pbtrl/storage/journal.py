@@ -23,7 +23,7 @@ from typing import Any
 from pbtrl.errors import DiskFullError, JournalError, RunError
 from pbtrl.storage.json_files import check_version, read_plain_file
 from pbtrl.system.crash_points import crash_point
-from pbtrl.system.files import is_same_file, sync_directory, translate_disk_errors
+from pbtrl.system.files import is_same_file, reason, sync_directory, translate_disk_errors
 from pbtrl.system.strict_json import to_json
 
 Line = dict[str, Any]
@@ -62,7 +62,7 @@ class Journal:
                 os.ftruncate(self._file.fileno(), before)
             raise
         except OSError as error:
-            raise RunError(f"cannot write to {self.path}: {error.strerror or error}") from error
+            raise RunError(f"cannot write to {self.path}: {reason(error)}") from error
         crash_point(f"journal.synced {line['kind']}")
         parsed: Line = json.loads(data)
         return parsed

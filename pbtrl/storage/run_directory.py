@@ -24,7 +24,7 @@ from pbtrl.storage.run_lock import RunLock, holder
 from pbtrl.storage.run_lookup import RUN_NAME, is_run
 from pbtrl.storage.run_state import state
 from pbtrl.storage.snapshot_store import SnapshotStore
-from pbtrl.system.files import sync_directory
+from pbtrl.system.files import reason, sync_directory
 
 IfExists = Literal["error", "resume", "overwrite", "suffix"]
 
@@ -137,7 +137,7 @@ def _make(run: Path) -> bool:
             return False
         raise RunError(f"cannot write to {run.parent}: not a directory") from None
     except OSError as error:
-        raise RunError(f"cannot write to {run.parent}: {error.strerror or error}") from error
+        raise RunError(f"cannot write to {run.parent}: {reason(error)}") from error
     return True
 
 
@@ -161,4 +161,4 @@ def _remove(run: Path) -> None:
             run.rename(gone)
         shutil.rmtree(gone)
     except OSError as error:
-        raise RunError(f"cannot remove {run}: {error.strerror or error}") from error
+        raise RunError(f"cannot remove {run}: {reason(error)}") from error

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pbtrl import __version__
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, RunError
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
-from pbtrl.system.files import write_atomically
+from pbtrl.system.files import reason, write_atomically
 from pbtrl.system.strict_json import to_json
 
 Status = Literal["finished", "stopped", "failed"]
@@ -98,7 +98,7 @@ def _write(run: Path, content: Mapping[str, Any]) -> None:
     except DiskFullError:
         raise
     except OSError as error:
-        raise RunError(f"cannot write to {run}: {error.strerror or error}") from error
+        raise RunError(f"cannot write to {run}: {reason(error)}") from error
 
 
 def _versions() -> dict[str, str | None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pbtrl.errors import RunError
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_state import modified_at
+from pbtrl.system.files import reason
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -49,7 +50,7 @@ def run_directories(root: Path) -> Iterator[Path]:
     try:
         entries = list(root.iterdir())
     except OSError as error:
-        raise RunError(f"cannot read {root}: {error.strerror or error}") from error
+        raise RunError(f"cannot read {root}: {reason(error)}") from error
     for path in entries:
         if not path.name.startswith(".") and is_run(path) and path.resolve().is_relative_to(root.resolve()):
             yield path

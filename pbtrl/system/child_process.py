@@ -27,6 +27,30 @@ SAFE, OURS = "PYTHONSAFEPATH", "pbtrl"
 _one_start = threading.Lock()
 
 
+def start_child(
+    target: Callable[..., None], *arguments: object, duplex: bool = True, name: str | None = None, daemon: bool = False
+) -> tuple[BaseProcess, Connection]:
+    """Start `target(pipe, our process id, *arguments)` in a process of its own that ignores signals.
+
+    Returns:
+        The process, and our end of the pipe.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex)
+    process = context.Process(target=target, args=(theirs, os.getpid(), *arguments), name=name, daemon=daemon)
+    try:
+        start_ignoring_signals(process)
+    except BaseException:  # a signal may come between its start and our return
+        if process.pid is not None:
+            process.kill()
+            process.join()
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, ours
+
+
 def call_in_child(target: Callable[..., None], *arguments: object, name: str | None = None) -> bytes:
     """Run `target(pipe, parent's process id, *arguments)` in a new process; returns the bytes that it sends.
 
@@ -35,21 +59,16 @@ def call_in_child(target: Callable[..., None], *arguments: object, name: str | N
     Raises:
         ChildDiedError: it ended without a message.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=target, args=(theirs, os.getpid(), *arguments), name=name)
+    process, pipe = start_child(target, *arguments, duplex=False, name=name)
     try:
-        start_ignoring_signals(process)
-        theirs.close()
-        return ours.recv_bytes()
+        return pipe.recv_bytes()
     except EOFError:
         process.join()
         raise ChildDiedError(describe_exit(process.exitcode)) from None
     finally:
-        if process.pid is not None:
-            process.kill()
-            process.join()
-        ours.close()
+        process.kill()
+        process.join()
+        pipe.close()
 
 
 def close_in_forks(held: Connection | IO[bytes]) -> None:

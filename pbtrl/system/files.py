@@ -19,6 +19,11 @@ FAULTY = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN})  # th
 PAUSES = (0.5, 2.0)  # seconds between attempts, in which space may be freed
 
 
+def reason(error: OSError) -> str:
+    """What the system says of an error, without its number and file."""
+    return error.strerror or str(error)
+
+
 def is_disk_error(error: BaseException) -> bool:
     """Return whether the disk is the cause: full or failing."""
     return isinstance(error, OSError) and (isinstance(error, DiskFullError) or error.errno in FULL | FAULTY)

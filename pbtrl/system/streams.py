@@ -9,6 +9,7 @@ import sys
 from typing import TextIO
 
 from pbtrl.errors import DiskFullError, printable
+from pbtrl.system.files import reason
 
 GONE = frozenset({errno.EPIPE, errno.EIO})  # reader of the pipe ended; terminal was closed
 
@@ -39,7 +40,7 @@ def tell(text: str, where: TextIO | None = None) -> None:
         print(printable(text), file=where, flush=True)
     except OSError as error:
         if error.errno not in GONE:
-            raise DiskFullError(f"standard output: {error.strerror or error}") from error
+            raise DiskFullError(f"standard output: {reason(error)}") from error
 
 
 def flush() -> None:

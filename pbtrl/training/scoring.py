@@ -56,7 +56,7 @@ def evaluate(
             "max_steps": one.max_steps,
             "timed_out": one.timed_out,
             "deterministic": deterministic,
-            "protocol": config.env.protocol if config.env and config.env.id.startswith("ALE/") else None,
+            "protocol": config.env.protocol if config.env and config.env.is_atari else None,
             "seed": seed,
             "seeds": one.seeds,
         }

@@ -43,7 +43,7 @@ from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import Status, record_end
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system import isolated_call
-from pbtrl.system.files import is_disk_error
+from pbtrl.system.files import is_disk_error, reason
 from pbtrl.system.signals import Interrupted, Signals
 from pbtrl.training import final_choice, scoring
 from pbtrl.training.controller import Controller, Listener
@@ -117,7 +117,7 @@ class Session:
             with contextlib.suppress(DiskFullError, RunError):
                 record_end(run, "stopped" if full else "failed", f"{type(error).__name__}: {error}")
             if isinstance(error, OSError) and not full and str(error.filename).startswith(f"{run}{os.sep}"):
-                raise RunError(f"cannot write to {error.filename}: {error.strerror or error}") from error
+                raise RunError(f"cannot write to {error.filename}: {reason(error)}") from error
             if full:
                 raise DiskFullError(
                     f"{error}; make room, then: pbtrl resume {cli_reference(run, self.config)}"

@@ -1,4 +1,4 @@
-"""Inline and worker processes: the same answers, also where workers are killed, and nothing left behind."""
+"""Inline and process executors give the same answers, also when workers are killed, and leave nothing behind."""
 
 import json
 import os
@@ -83,7 +83,8 @@ class TestTwoWorkers(ExecutorConformance):
         return processes(members, config, 2, discard=discard_on_stop)
 
 
-def test_one_worker_gives_the_same_journal_and_the_same_weights_as_inline(tmp_path: Path, quick_disk: None) -> None:
+def test_one_worker_equals_inline(tmp_path: Path, quick_disk: None) -> None:
+    """Journal and weights are the same."""
     expected = run_toy(inline(tmp_path / "inline", {"toy": True}), tmp_path / "inline.jsonl")
     worker = processes(tmp_path / "worker", {"toy": True}, 1)
     found = run_toy(worker, tmp_path / "worker.jsonl")
@@ -96,7 +97,7 @@ def test_one_worker_gives_the_same_journal_and_the_same_weights_as_inline(tmp_pa
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_killed_in_the_middle_of_a_slice_changes_nothing(tmp_path: Path, workers: int) -> None:
+def test_worker_killed_in_a_slice_changes_nothing(tmp_path: Path, workers: int) -> None:
     quiet = inline(tmp_path / "quiet", {})
     config = {"die_once": "m01/000001", "died": str(tmp_path / "died")}
     killed = processes(tmp_path / "killed", config, workers)
@@ -121,10 +122,8 @@ IN_WORKERS = ["host.began:4", "host.loaded:2", "host.reports:4", "snapshot.stage
 
 
 @pytest.mark.parametrize("point", IN_WORKERS)
-def test_workers_that_die_again_and_again_change_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
-) -> None:
-    """Each of the two, and whoever takes its place, whenever one has come to the point so many times."""
+def test_workers_that_keep_dying_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    """Both workers and their replacements die whenever one has reached the same point often enough."""
     expected = run_toy(inline(tmp_path / "quiet", {"toy": True}), tmp_path / "quiet.jsonl")
     monkeypatch.setenv("PBTRL_CRASH_AT", point)
     killed = processes(tmp_path / "killed", {"toy": True}, 2)
@@ -141,8 +140,8 @@ def first() -> list[Assignment]:
     return TestInline().first()
 
 
-def test_only_who_dies_alone_is_to_blame(tmp_path: Path) -> None:
-    """The slice of m01 kills whoever trains it; its company is acquitted at the second attempt."""
+def test_only_a_death_alone_is_blamed(tmp_path: Path) -> None:
+    """The slice of m01 kills its worker. Members that trained beside it are excused and succeed when tried alone."""
     executor = processes(tmp_path / "members", {"die": ["m01/000000"]}, 1)
     assignments = {a.id: a for a in first()}
     executor.submit(list(assignments.values()))
@@ -159,8 +158,8 @@ def test_only_who_dies_alone_is_to_blame(tmp_path: Path) -> None:
     assert failure.alone
 
 
-def test_a_worker_whose_env_forked_a_helper_is_seen_to_die(tmp_path: Path) -> None:
-    """The helper lives on, and has what its parent had open; our pipe is not among it."""
+def test_death_is_noticed_despite_a_forked_helper(tmp_path: Path) -> None:
+    """The helper outlives the worker and keeps inherited descriptors open, but not the worker's pipe."""
     fifo, helper = tmp_path / "fifo", tmp_path / "helper"
     os.mkfifo(fifo)
     config = {"endless": True, "tell": str(fifo), "helper": str(helper)}
@@ -181,9 +180,8 @@ def test_a_worker_whose_env_forked_a_helper_is_seen_to_die(tmp_path: Path) -> No
         executor.close()
 
 
-def test_a_hang_while_this_process_was_stopped_too_is_forgiven_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_timeout_while_suspended_is_excused_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller was suspended too (Ctrl-Z, a sleeping laptop): the first timeout is not blamed on the member."""
     monkeypatch.setattr("pbtrl.execution.processes.GAP", 0.3)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -205,7 +203,7 @@ def test_a_hang_while_this_process_was_stopped_too_is_forgiven_once(
     assert blamed == [False, True, True, True]
 
 
-def test_a_death_says_how_much_memory_it_had_at_most() -> None:
+def test_death_reports_peak_memory() -> None:
     script = "import os; x = bytearray(300 << 20); os.kill(os.getpid(), 9)"
     code = subprocess.run([sys.executable, "-c", script], check=False).returncode
     found = re.fullmatch(r"killed by signal 9 \(out of memory\? it had at most ([\d,]+) MiB\)", describe_exit(code))
@@ -214,7 +212,7 @@ def test_a_death_says_how_much_memory_it_had_at_most() -> None:
     assert (describe_exit(3), describe_exit(-11)) == ("exit code 3", "killed by signal 11")
 
 
-def test_a_worker_dead_before_a_stop_does_not_hold_it_up(tmp_path: Path) -> None:
+def test_dead_worker_does_not_delay_a_stop(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     config = {"endless": True, "tell": str(tmp_path / "fifo")}
     executor = processes(tmp_path / "members", config, 2)
@@ -229,7 +227,7 @@ def test_a_worker_dead_before_a_stop_does_not_hold_it_up(tmp_path: Path) -> None
     executor.close()
 
 
-def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_worker_that_cannot_start_reports_the_reason(tmp_path: Path) -> None:
     executor = processes(tmp_path, {"unfit": True}, 1)
     executor.submit(first())
     with pytest.raises(WorkerError, match="ValueError: no such thing"):
@@ -241,7 +239,7 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 def unfit(monkeypatch: pytest.MonkeyPatch, *, members: int = 4, never: str = "") -> None:
-    """Cohorts of more than `members` do not fit into memory, nor does `never`, whoever it is with."""
+    """Cohorts of more than `members` members do not fit into memory, and `never` does not fit at all."""
     real = FakeCohort.advance
 
     def advance(self: FakeCohort) -> bool:
@@ -253,7 +251,7 @@ def unfit(monkeypatch: pytest.MonkeyPatch, *, members: int = 4, never: str = "")
 
 
 def trained(where: Path, executor: Executor | None = None) -> tuple[Population, list[Line]]:
-    """A population of four to its end, three slices each."""
+    """Population of four after three slices each."""
     where.mkdir()
     executor = executor or inline(where / "members", {})
     population, journal = Population(4, 1, LAST), Journal(where / "j")
@@ -264,7 +262,7 @@ def trained(where: Path, executor: Executor | None = None) -> tuple[Population, 
     return population, list(read_journal(where / "j"))
 
 
-def test_what_does_not_fit_into_memory_together_is_trained_alone(
+def test_out_of_memory_group_is_trained_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_disk: None
 ) -> None:
     _, undisturbed = trained(tmp_path / "a")
@@ -280,7 +278,7 @@ def test_what_does_not_fit_into_memory_together_is_trained_alone(
     assert digest(lines) == digest(undisturbed)
 
 
-def test_workers_that_leave_each_other_too_little_memory_become_fewer(tmp_path: Path, quick_disk: None) -> None:
+def test_workers_short_of_memory_are_merged(tmp_path: Path, quick_disk: None) -> None:
     _, undisturbed = trained(tmp_path / "a")
     (tmp_path / "gpu").mkdir()
     executor = processes(tmp_path / "b" / "members", {"gpu": str(tmp_path / "gpu")}, 2)
@@ -294,7 +292,7 @@ def test_workers_that_leave_each_other_too_little_memory_become_fewer(tmp_path: 
     assert not [p for p in (tmp_path / "gpu").iterdir() if Path("/proc", p.name).exists()]
 
 
-def test_who_never_fits_into_memory_costs_the_others_nothing(
+def test_oversized_member_does_not_affect_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_disk: None
 ) -> None:
     unfit(monkeypatch, never="m01")
@@ -303,7 +301,7 @@ def test_who_never_fits_into_memory_costs_the_others_nothing(
     assert [m.step for m in population.members.values()] == [24, 0, 24, 24]
 
 
-def test_who_never_fits_costs_one_worker_and_the_others_no_blame(tmp_path: Path, quick_disk: None) -> None:
+def test_oversized_member_costs_one_worker_and_no_blame(tmp_path: Path, quick_disk: None) -> None:
     executor = processes(
         tmp_path / "a" / "members", {"huge": "m00"}, 4, groups=[(m,) for m in ("m00", "m01", "m02", "m03")]
     )
@@ -315,8 +313,8 @@ def test_who_never_fits_costs_one_worker_and_the_others_no_blame(tmp_path: Path,
     assert not any("continuing with 2 workers" in line.get("error", "") for line in lines)
 
 
-def test_a_worker_that_gave_way_is_not_the_reason_to_end_another(tmp_path: Path) -> None:
-    """Two were short for the second time in the same moment, and the first one has already taken in the other."""
+def test_merged_worker_does_not_end_another(tmp_path: Path) -> None:
+    """Two workers ran short of memory for the second time at once, and the first was already merged with the other."""
     executor = processes(tmp_path, {}, 4, groups=[(m,) for m in ("m00", "m01", "m02", "m03")])
     executor.submit(first())
     drain(executor)
@@ -343,14 +341,12 @@ def test_a_worker_that_gave_way_is_not_the_reason_to_end_another(tmp_path: Path)
 
 
 def sleeps(pipe: Connection, parent: int, fifo: str) -> None:
-    """Who is asked, and does not answer."""
+    """Answer nothing when asked."""
     Path(fifo).write_text(str(os.getpid()))
     signal.pause()
 
 
-def test_a_signal_while_somebody_asked_is_started_leaves_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signal_while_a_child_starts_leaves_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fifo, real = tmp_path / "fifo", child_process.start_ignoring_signals
     os.mkfifo(fifo)
 
@@ -367,7 +363,7 @@ def test_a_signal_while_somebody_asked_is_started_leaves_nobody(
 
 
 def ended(pid: int) -> bool:
-    """Wait until a process is over; a corpse that nobody reaps counts."""
+    """Wait until a process has ended, or is a zombie."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -415,7 +411,7 @@ if __name__ == "__main__":
         ("os.kill(os.getpid(), signal.SIGKILL)", {"endless": True, "hang": True}),
     ],
 )
-def test_no_worker_outlives_its_parent_however_that_ends(tmp_path: Path, leave: str, config: dict[str, Any]) -> None:
+def test_no_worker_outlives_its_parent(tmp_path: Path, leave: str, config: dict[str, Any]) -> None:
     script, root, fifo = tmp_path / "run.py", Path(__file__).parents[2], tmp_path / "fifo"
     script.write_text(SCRIPT.replace("EXIT", leave))
     os.mkfifo(fifo)

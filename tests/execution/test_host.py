@@ -1,4 +1,4 @@
-"""The worker's host: which cohorts it forms, what it loads, what it commits and reports."""
+"""The worker's host: its cohorts, loads, commits and reports."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 def slice_of(member: str, generation: int = 0, **changes: Any) -> Assignment:
-    """Goes on from the member's own last snapshot."""
+    """Slice that continues from the member's own last snapshot."""
     parent = f"{member}/{generation - 1:06d}" if generation else None
     start = 8 * generation
     plain = Assignment(
@@ -39,7 +39,7 @@ def drain(host: Host) -> list[Report | Failure]:
 
 
 class Workplace:
-    """A host of four members in one group, with the tape of what its cohorts were told."""
+    """A host of four members in one group, with a log of the calls to its cohorts."""
 
     def __init__(self, members: Path, **config: Any) -> None:
         self.members, self.config = members, config
@@ -58,10 +58,10 @@ class Workplace:
         self.host.submit(assignments)
         return {r.assignment: r for r in drain(self.host)}
 
-    def tape(self) -> list[str]:
+    def calls(self) -> list[str]:
         """What happened since the last look."""
-        seen = self.builder.tape[:]
-        self.builder.tape.clear()
+        seen = self.builder.calls[:]
+        self.builder.calls.clear()
         return seen
 
 
@@ -75,28 +75,26 @@ def place(tmp_path: Path) -> Iterator[Workplace]:
 # Cohorts
 
 
-def test_members_of_a_group_train_as_one_cohort_in_the_order_of_their_names(place: Workplace) -> None:
+def test_group_trains_as_one_cohort_in_name_order(place: Workplace) -> None:
     place.run(slice_of("m01"), slice_of("m00"))
-    assert place.tape() == ["cohort m00 m01", "init m00", "init m01", "begin m00/000000 m01/000000"]
+    assert place.calls() == ["cohort m00 m01", "init m00", "init m01", "begin m00/000000 m01/000000"]
 
 
-def test_a_member_that_goes_on_is_not_loaded_again(place: Workplace) -> None:
+def test_continuing_member_is_not_loaded_again(place: Workplace) -> None:
     for generation in range(3):
         place.run(slice_of("m00", generation), slice_of("m01", generation))
-    assert [line for line in place.tape() if line.startswith(("load", "cohort"))] == ["cohort m00 m01"]
+    assert [line for line in place.calls() if line.startswith(("load", "cohort"))] == ["cohort m00 m01"]
     assert place.store.load("m01/000002")[0]["steps"] == [24.0]
 
 
-def test_whoever_copies_is_loaded_and_nobody_else(place: Workplace) -> None:
+def test_only_a_copying_member_is_loaded(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
-    place.tape()
+    place.calls()
     place.run(slice_of("m00", 1, parent="m01/000000", donor="m01"), slice_of("m01", 1))
-    assert place.tape() == ["load m00", "begin m00/000001 m01/000001"]
+    assert place.calls() == ["load m00", "begin m00/000001 m01/000001"]
 
 
-def test_weights_that_could_not_be_loaded_are_not_taken_for_the_old_ones(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_load_does_not_keep_old_weights(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
 
     def half_loaded(self: FakeCohort, slot: int, tensors: Tensors) -> None:
@@ -106,32 +104,32 @@ def test_weights_that_could_not_be_loaded_are_not_taken_for_the_old_ones(
     with monkeypatch.context() as patch:
         patch.setattr(FakeCohort, "load", half_loaded)
         place.run(slice_of("m00", 1, parent="m01/000000"), slice_of("m01", 1))
-    place.tape()
+    place.calls()
     place.run(slice_of("m00", 1), slice_of("m01", 1))
-    assert "load m00" in place.tape()
+    assert "load m00" in place.calls()
 
 
-def test_two_members_may_swap(place: Workplace) -> None:
+def test_two_members_may_swap_weights(place: Workplace) -> None:
     place.run(slice_of("m00", seed=11), slice_of("m01", seed=22))
     place.run(slice_of("m00", 1, parent="m01/000000"), slice_of("m01", 1, parent="m00/000000"))
     assert place.store.load("m00/000001")[0]["seed"] == [22.0]
     assert place.store.load("m01/000001")[0]["seed"] == [11.0]
 
 
-def test_a_fresh_start_is_not_loaded(place: Workplace) -> None:
+def test_fresh_start_is_not_loaded(place: Workplace) -> None:
     place.run(slice_of("m00"))
-    place.tape()
+    place.calls()
     place.run(slice_of("m00", 1, parent=None))
-    assert place.tape() == ["init m00", "begin m00/000001"]
+    assert place.calls() == ["init m00", "begin m00/000001"]
     assert place.store.load("m00/000001")[0]["steps"] == [8.0]
 
 
-def test_other_structure_or_length_or_group_is_another_cohort(tmp_path: Path) -> None:
+def test_structure_length_and_group_separate_cohorts(tmp_path: Path) -> None:
     builder = FakeBuilder()
     host = Host.local(builder, tmp_path, [("m00", "m01", "m02"), ("m03",)])
     wide = {"lr": 0.5, "structure": "wide"}
     host.submit([slice_of("m00"), slice_of("m01", hyperparameters=wide), slice_of("m02", stop=4), slice_of("m03")])
-    assert [line for line in builder.tape if line.startswith("cohort")] == [
+    assert [line for line in builder.calls if line.startswith("cohort")] == [
         "cohort m00",
         "cohort m01",
         "cohort m02",
@@ -140,23 +138,23 @@ def test_other_structure_or_length_or_group_is_another_cohort(tmp_path: Path) ->
     host.close()
 
 
-def test_a_member_whose_structure_changes_leaves_its_cohort_for_another(place: Workplace) -> None:
-    """Those that it leaves and those that it joins go on from their snapshots."""
+def test_changed_structure_moves_the_member_to_another_cohort(place: Workplace) -> None:
+    """The members that it leaves and those that it joins continue from their snapshots."""
     wide = {"lr": 0.5, "structure": "wide"}
     place.run(slice_of("m00"), slice_of("m01"), slice_of("m02", hyperparameters=wide))
-    place.tape()
+    place.calls()
     joins = slice_of("m01", 1, parent="m02/000000", donor="m02", hyperparameters=wide)
     place.run(slice_of("m00", 1), joins, slice_of("m02", 1, hyperparameters=wide))
-    told = [line for line in place.tape() if not line.startswith("begin")]
+    told = [line for line in place.calls() if not line.startswith("begin")]
     assert told == ["close m00 m01", "cohort m00", "load m00", "close m02", "cohort m01 m02", "load m01", "load m02"]
     assert [place.store.load(f"m0{i}/000001")[0]["steps"] for i in range(3)] == [[16.0]] * 3
 
 
-def test_the_same_members_under_another_structure_are_another_cohort(place: Workplace) -> None:
+def test_new_structure_of_all_members_is_another_cohort(place: Workplace) -> None:
     place.run(slice_of("m00"))
     place.run(slice_of("m00", 1, hyperparameters={"lr": 0.5, "structure": "wide"}))
     place.run(slice_of("m00", 2))
-    cohorts = [line for line in place.tape() if line.startswith(("cohort", "close", "load"))]
+    cohorts = [line for line in place.calls() if line.startswith(("cohort", "close", "load"))]
     assert cohorts == ["cohort m00", *["close m00", "cohort m00", "load m00"] * 2]
 
 
@@ -167,10 +165,10 @@ def test_cohorts_take_turns(place: Workplace) -> None:
     assert not place.host.busy()
 
 
-def test_a_member_that_changes_its_company_takes_its_weights_along(place: Workplace) -> None:
+def test_member_keeps_its_weights_in_a_new_cohort(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
     place.run(slice_of("m00", 1), slice_of("m02"))
-    assert place.tape()[4:] == [
+    assert place.calls()[4:] == [
         "close m00 m01",
         "cohort m00 m02",
         "load m00",
@@ -182,17 +180,17 @@ def test_a_member_that_changes_its_company_takes_its_weights_along(place: Workpl
     assert place.store.load("m01/000001")[0]["steps"] == [16.0]
 
 
-def test_closing_gives_back_every_cohort(place: Workplace) -> None:
+def test_close_closes_every_cohort(place: Workplace) -> None:
     place.run(slice_of("m00"), slice_of("m01", stop=4))
-    place.tape()
+    place.calls()
     place.host.close()
-    assert sorted(place.tape()) == ["close m00", "close m01"]
+    assert sorted(place.calls()) == ["close m00", "close m01"]
 
 
 # Reports
 
 
-def test_a_report_says_what_was_done(place: Workplace) -> None:
+def test_report_contents(place: Workplace) -> None:
     report = place.run(slice_of("m00", 1, parent=None, start=8, stop=24, seed=342))["m00/000001"]
     assert isinstance(report, Report)
     assert (report.member, report.step, report.hyperparameters) == ("m00", 24, {"lr": 0.5})
@@ -200,9 +198,8 @@ def test_a_report_says_what_was_done(place: Workplace) -> None:
     assert report.timing["seconds"] >= 0
 
 
-def test_a_report_says_what_was_assigned_and_what_was_used_where_single_precision_sets_them_apart(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_has_assigned_and_used_hyperparameters(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They differ where single precision rounds."""
     outcome = FakeCohort.outcome
     monkeypatch.setattr(
         FakeCohort, "outcome", lambda self, slot: replace(outcome(self, slot), hyperparameters={"lr": 0.1})
@@ -212,7 +209,7 @@ def test_a_report_says_what_was_assigned_and_what_was_used_where_single_precisio
     assert (report.assigned, report.hyperparameters) == ({"lr": 0.100000001}, {"lr": 0.1})
 
 
-def test_the_snapshot_holds_the_report(place: Workplace) -> None:
+def test_snapshot_contains_the_report(place: Workplace) -> None:
     report = place.run(slice_of("m00"))["m00/000000"]
     _, state = place.store.load("m00/000000")
     assert state["report"] == json.loads(json.dumps(report.to_json()))
@@ -235,7 +232,7 @@ def test_metrics_name_their_assignment(place: Workplace) -> None:
     ("assigned", "used", "same"),
     [(0.1, 0.1 * (1 + 1e-8), True), (0.1, 0.1001, False), (3, 4, False), ("a", "a", True), (2.0, 2, True)],
 )
-def test_the_effective_hyperparameters_must_be_the_assigned_ones(
+def test_used_hyperparameters_must_equal_assigned_ones(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, assigned: Any, used: Any, same: bool
 ) -> None:
     outcome = FakeCohort.outcome
@@ -253,11 +250,11 @@ def test_the_effective_hyperparameters_must_be_the_assigned_ones(
 # Again after a crash
 
 
-def test_a_committed_slice_is_reported_without_training(place: Workplace) -> None:
+def test_committed_slice_is_reported_without_training(place: Workplace) -> None:
     first = place.run(slice_of("m00"), slice_of("m01"))
     place.fresh()
     again = place.run(slice_of("m00"), slice_of("m01"))
-    assert place.tape() == []
+    assert place.calls() == []
     assert {k: json.dumps(v.to_json()) for k, v in again.items()} == {
         k: json.dumps(v.to_json()) for k, v in first.items()
     }
@@ -270,18 +267,18 @@ def test_a_committed_slice_is_reported_without_training(place: Workplace) -> Non
     [{"seed": 7}, {"hyperparameters": {"lr": 0.25}}, {"parent": "m01/000000"}, {"start": 4, "stop": 12}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_slice_of_another_history_is_put_aside_and_trained_anew(place: Workplace, changes: dict[str, Any]) -> None:
+def test_slice_of_another_history_is_quarantined_and_retrained(place: Workplace, changes: dict[str, Any]) -> None:
     place.run(slice_of("m00"), slice_of("m01"))
     place.run(slice_of("m00", 1))
     place.fresh()
     (report,) = place.run(slice_of("m00", 1, **changes)).values()
     assert isinstance(report, Report)
-    assert place.tape()[-1] == "begin m00/000001"
+    assert place.calls()[-1] == "begin m00/000001"
     _, state = place.store.load("m00/000001")
     assert state["assignment"] == json.loads(json.dumps(slice_of("m00", 1, **changes).to_json()))
 
 
-def test_a_damaged_snapshot_of_the_slice_itself_is_made_again(place: Workplace) -> None:
+def test_damaged_snapshot_of_a_slice_is_retrained(place: Workplace) -> None:
     place.run(slice_of("m00"))
     (place.store.path("m00/000000") / "tensors.safetensors").write_bytes(b"")
     place.fresh()
@@ -289,7 +286,7 @@ def test_a_damaged_snapshot_of_the_slice_itself_is_made_again(place: Workplace) 
     assert place.store.load("m00/000000")[0]["steps"] == [8.0]
 
 
-def test_a_missing_parent_is_named_and_the_others_of_the_cohort_train(place: Workplace) -> None:
+def test_missing_parent_fails_only_its_member(place: Workplace) -> None:
     answers = place.run(slice_of("m00"), slice_of("m01", 1))
     assert isinstance(answers["m00/000000"], Report)
     failure = answers["m01/000001"]
@@ -298,7 +295,7 @@ def test_a_missing_parent_is_named_and_the_others_of_the_cohort_train(place: Wor
     assert "m01/000000 is missing" in failure.error
 
 
-def test_a_cohort_that_broke_is_built_again(tmp_path: Path) -> None:
+def test_broken_cohort_is_rebuilt(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", **{"raise": ["m00/000001"]})
     place.run(slice_of("m00"))
     failure = place.run(slice_of("m00", 1))["m00/000001"]
@@ -306,16 +303,16 @@ def test_a_cohort_that_broke_is_built_again(tmp_path: Path) -> None:
     assert not failure.fatal
     assert "scripted" in (place.members / "m00" / "log.txt").read_text()
     place.config["raise"] = []
-    place.tape()
+    place.calls()
     assert isinstance(place.run(slice_of("m00", 1))["m00/000001"], Report)
-    assert place.tape()[:2] == ["cohort m00", "load m00"]
+    assert place.calls()[:2] == ["cohort m00", "load m00"]
     place.host.close()
 
 
 # Stopped early
 
 
-def test_a_stop_reports_and_commits_what_was_done(place: Workplace) -> None:
+def test_stop_reports_and_commits_finished_steps(place: Workplace) -> None:
     place.host.submit([slice_of("m00"), slice_of("m01")])
     place.host.advance()
     answers = place.host.stop()
@@ -327,13 +324,13 @@ def test_a_stop_reports_and_commits_what_was_done(place: Workplace) -> None:
     assert not place.host.busy()
 
 
-def test_a_stop_before_anything_was_done_reports_nothing(place: Workplace) -> None:
+def test_stop_before_the_first_step_reports_nothing(place: Workplace) -> None:
     place.host.submit([slice_of("m00")])
     assert place.host.stop() == []
     assert place.store.names("m00") == []
 
 
-def test_slices_that_are_all_or_nothing_are_discarded(place: Workplace) -> None:
+def test_indivisible_slices_are_discarded_on_stop(place: Workplace) -> None:
     host = place.fresh(discard_on_stop=True)
     host.submit([slice_of("m00")])
     host.advance()
@@ -341,7 +338,7 @@ def test_slices_that_are_all_or_nothing_are_discarded(place: Workplace) -> None:
     assert place.store.names("m00") == []
 
 
-def test_a_slice_that_cannot_be_reported_does_not_hinder_the_others(tmp_path: Path) -> None:
+def test_unreportable_slice_does_not_affect_others(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", ignore_hyperparameters=["m00/000000"])
     place.host.submit([slice_of("m00"), slice_of("m01", stop=4)])
     for _ in range(2):
@@ -356,7 +353,7 @@ def test_a_slice_that_cannot_be_reported_does_not_hinder_the_others(tmp_path: Pa
 # What is not finite
 
 
-def test_values_that_are_not_finite_are_never_in_a_snapshot(tmp_path: Path) -> None:
+def test_non_finite_values_are_never_in_a_snapshot(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", overflow=["m00/000001"])
     place.run(slice_of("m00"))
     report = place.run(slice_of("m00", 1))["m00/000001"]
@@ -365,21 +362,21 @@ def test_values_that_are_not_finite_are_never_in_a_snapshot(tmp_path: Path) -> N
     assert report.step == 16
     assert place.store.load("m00/000001")[0]["steps"] == [8.0]  # what the slice began with
     place.run(slice_of("m00", 2))
-    assert place.tape()[-2:] == ["load m00", "begin m00/000002"]
+    assert place.calls()[-2:] == ["load m00", "begin m00/000002"]
     assert place.store.load("m00/000002")[0]["steps"] == [16.0]
 
 
-def test_who_begins_a_broken_slice_again_is_loaded(tmp_path: Path) -> None:
-    """It trained from this snapshot once before, and what it holds is not that any more."""
+def test_retried_slice_is_loaded_from_its_snapshot(tmp_path: Path) -> None:
+    """The member trained from this snapshot before, but its weights have changed since."""
     place = Workplace(tmp_path / "members", overflow=["m00/000001"])
     place.run(slice_of("m00"))
     place.run(slice_of("m00", 1))
     place.run(slice_of("m00", 2, parent="m00/000000"))
-    assert place.tape()[-2:] == ["load m00", "begin m00/000002"]
+    assert place.calls()[-2:] == ["load m00", "begin m00/000002"]
     assert place.store.load("m00/000002")[0]["steps"] == [16.0]
 
 
-def test_a_first_slice_that_is_not_finite_fails(tmp_path: Path) -> None:
+def test_non_finite_first_slice_fails(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", overflow=["m00/000000"])
     failure = place.run(slice_of("m00"))["m00/000000"]
     assert isinstance(failure, Failure)
@@ -391,7 +388,7 @@ def test_a_first_slice_that_is_not_finite_fails(tmp_path: Path) -> None:
 
 
 def cramped(monkeypatch: pytest.MonkeyPatch, members: int, error: Exception, when: str = "advance") -> None:
-    """More than so many members at a time are too many, also if some of them are idle."""
+    """More than this number of members at a time do not fit into memory, also if some are idle."""
     live: dict[int, int] = {}
     real, real_close = getattr(FakeCohort, when), FakeCohort.close
 
@@ -424,7 +421,7 @@ SHORTAGES = [
 
 @pytest.mark.parametrize("when", ["advance", "begin"])
 @pytest.mark.parametrize("error", SHORTAGES)
-def test_who_does_not_fit_into_memory_trains_in_halves(
+def test_out_of_memory_cohort_is_split_in_halves(
     place: Workplace, monkeypatch: pytest.MonkeyPatch, error: Exception | None, when: str
 ) -> None:
     if error is None:
@@ -434,19 +431,18 @@ def test_who_does_not_fit_into_memory_trains_in_halves(
     cramped(monkeypatch, 2, error, when)
     failures = place.run(*(slice_of(m) for m in MEMBERS))
     assert all(isinstance(f, Failure) and f.memory and not f.alone for f in failures.values())
-    place.tape()
+    place.calls()
     reports = place.run(*(slice_of(m) for m in MEMBERS))
     assert all(isinstance(r, Report) for r in reports.values())
     cohorts = ["cohort m00 m01", "close m00 m01", "cohort m02 m03"]
-    assert [told for told in place.tape() if told.startswith(("cohort", "close"))] == cohorts
+    assert [told for told in place.calls() if told.startswith(("cohort", "close"))] == cohorts
     again = place.run(*(slice_of(m, 1) for m in MEMBERS))  # the first two were given back, and are loaded again
     assert all(isinstance(r, Report) and r.step == 16 for r in again.values())
     assert place.store.load("m00/000001")[0]["steps"] == [16.0]
 
 
-def test_who_waits_for_memory_is_busy_and_has_nothing_to_report_at_a_stop(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_member_waiting_for_memory_reports_nothing_on_stop(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then it keeps the host busy."""
     cramped(monkeypatch, 2, MemoryError())
     place.run(*(slice_of(m) for m in MEMBERS))
     place.host.submit([slice_of(m) for m in MEMBERS])
@@ -456,7 +452,7 @@ def test_who_waits_for_memory_is_busy_and_has_nothing_to_report_at_a_stop(
 
 
 @pytest.mark.parametrize("when", ["advance", "begin"])
-def test_only_who_is_alone_in_memory_is_to_blame(place: Workplace, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+def test_only_out_of_memory_alone_is_blamed(place: Workplace, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     cramped(monkeypatch, 1, MemoryError("no"), when)
     place.run(slice_of("m00"))
     blamed = place.run(slice_of("m01"))["m01/000000"]  # beside the idle m00
@@ -470,7 +466,7 @@ def test_only_who_is_alone_in_memory_is_to_blame(place: Workplace, monkeypatch: 
     assert blamed.alone
 
 
-def test_who_is_too_large_alone_leaves_room_for_another(tmp_path: Path) -> None:
+def test_oversized_member_leaves_room_for_another(tmp_path: Path) -> None:
     place = Workplace(tmp_path / "members", huge="m00")
     (blamed,) = place.run(slice_of("m00")).values()
     assert isinstance(blamed, Failure)

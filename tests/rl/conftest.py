@@ -15,14 +15,14 @@ from pbtrl.rl import process_pool
 
 
 @dataclass
-class Local(process_pool._Process):
-    """Works in this process: does what it is asked at once, and its answers wait in the pipe.
+class SimulatedProcess(process_pool._Process):
+    """Process simulated in this one: it answers at once, and its answers wait in the pipe.
 
     Attributes:
-        hand: what a process would have; of the present life.
+        worker: the object that the process would run, since its last restart.
     """
 
-    hand: Any = None
+    worker: Any = None
     _pipes: tuple[Connection, Connection] | None = None
 
     @property
@@ -31,16 +31,16 @@ class Local(process_pool._Process):
         return self._pipes[0]
 
     def start(self, make: Callable[..., process_pool.PoolWorker], arguments: tuple[Any, ...]) -> None:
-        self.hand, self._pipes, self.begun = make(*arguments), multiprocessing.Pipe(), False
+        self.worker, self._pipes, self.begun = make(*arguments), multiprocessing.Pipe(), False
 
     def send(self, message: process_pool.Message) -> None:
         assert self._pipes
-        answer = self.hand.answer(json.loads(json.dumps(message)))
+        answer = self.worker.answer(json.loads(json.dumps(message)))
         if answer is not None and not self._pipes[1].closed:
             self._pipes[1].send_bytes(json.dumps(answer).encode())
 
     def kill(self) -> None:
-        """Answers that it has given still arrive."""
+        """Keep answers that were already sent."""
         assert self._pipes
         self._pipes[1].close()
 
@@ -48,12 +48,12 @@ class Local(process_pool._Process):
         if self._pipes:
             for pipe in self._pipes:
                 pipe.close()
-            self.hand.close()
+            self.worker.close()
         self._pipes = None
         return "killed"
 
 
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crew's processes are objects in this one, and everything happens in a known order."""
-    monkeypatch.setattr(process_pool, "_Process", Local)
+    """Processes of a pool are objects in this process, and everything happens in a known order."""
+    monkeypatch.setattr(process_pool, "_Process", SimulatedProcess)

@@ -1,4 +1,4 @@
-"""Actors and hogwild processes, played by objects in this process: what each of them draws, knows and leaves behind."""
+"""Actor and Hogwild processes, simulated in this process: their draws, their state and their traces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pbtrl.rl.actors import ActorsCohort
 from pbtrl.rl.hogwild import HogwildCohort
 from pbtrl.rl.rollout import Rollout
 from pbtrl.rl.shared_memory import TIMED, to_dict
-from tests.rl.conftest import Local
+from tests.rl.conftest import SimulatedProcess
 from tests.rl.test_cohort import CARTPOLE, UNREAL, builder, slice_of
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -48,29 +48,29 @@ def begin(cohort: Any, generation: int = 0, blocks: int = 500) -> None:
     cohort.begin([slice_of(m, 4 * STEPS * blocks, generation) for m in TWO])
 
 
-def processes(cohort: Any) -> list[Local]:
-    found: list[Local] = cohort.rollout.pool._processes
+def processes(cohort: Any) -> list[SimulatedProcess]:
+    found: list[SimulatedProcess] = cohort.rollout.pool._processes
     return found
 
 
 def kill_all(cohort: Any) -> None:
-    """The processes die, and others take their places."""
+    """Kill all processes, which are replaced."""
     for process in processes(cohort):
         process.kill()
     cohort.rollout.pool._receive(0.0)
 
 
 def rollouts(cohort: Any) -> list[Rollout]:
-    hands = [process.hand for process in processes(cohort)]
-    return [hand.rollout if isinstance(cohort, HogwildCohort) else hand._rollout for hand in hands]
+    workers = [process.worker for process in processes(cohort)]
+    return [worker.rollout if isinstance(cohort, HogwildCohort) else worker._rollout for worker in workers]
 
 
 # What is drawn
 
 
 @pytest.mark.parametrize("mode", ["actors", "hogwild"])
-def test_no_two_envs_of_a_cohort_are_alike(mode: str) -> None:
-    """Neither those of two processes or two members, nor of who takes a dead one's place, nor of the next slice."""
+def test_all_envs_of_a_cohort_have_different_seeds(mode: str) -> None:
+    """Across processes, members, restarted processes and slices."""
     cohort = cohort_of(mode, env={**CARTPOLE, "between_slices": "reset"})
     seen = []
     for generation in range(2):
@@ -82,7 +82,7 @@ def test_no_two_envs_of_a_cohort_are_alike(mode: str) -> None:
     cohort.close()
 
 
-def test_no_two_blocks_of_actors_share_their_noise() -> None:
+def test_blocks_of_actors_have_different_noise() -> None:
     cohort = actors()
     begin(cohort)
     noise = []
@@ -94,13 +94,13 @@ def test_no_two_blocks_of_actors_share_their_noise() -> None:
     cohort.close()
 
 
-def test_no_two_hogwild_processes_share_their_noise() -> None:
+def test_hogwild_processes_have_different_noise() -> None:
     cohort = hogwild()
     begin(cohort)
-    hands = [process.hand for process in processes(cohort)]
+    workers = [process.worker for process in processes(cohort)]
     kill_all(cohort)
-    hands += [process.hand for process in processes(cohort)]
-    assert len({g.initial_seed() for hand in hands for g in hand._generators}) == 4 * len(TWO)
+    workers += [process.worker for process in processes(cohort)]
+    assert len({g.initial_seed() for worker in workers for g in worker._generators}) == 4 * len(TWO)
     cohort.close()
 
 
@@ -108,7 +108,7 @@ def test_no_two_hogwild_processes_share_their_noise() -> None:
 
 
 def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Trajectory) -> bool:
-    """Whether a block's policies are what these weights and statistics say to its observations."""
+    """Whether a block's policies are those of these weights and statistics for its observations."""
     agent = cohort._spec.agent
     state = agent.init([torch.Generator() for _ in TWO])
     for name, value in tensors.items():
@@ -119,7 +119,7 @@ def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Traj
 
 
 @pytest.mark.parametrize(("count", "lags"), [(1, [0, 1, 1, 1, 1, 1, 1]), (2, [0, 1, 2, 3, 3, 3, 3])])
-def test_a_block_says_how_many_updates_old_its_policy_is(count: int, lags: list[int]) -> None:
+def test_block_carries_its_policy_lag(count: int, lags: list[int]) -> None:
     """Weights and the statistics that normalize observations go to the actors with every update."""
     cohort = actors(count, agent={"learning_rate": 0.01})
     begin(cohort)
@@ -136,7 +136,7 @@ def test_a_block_says_how_many_updates_old_its_policy_is(count: int, lags: list[
     cohort.close()
 
 
-def test_a_slice_begins_with_the_weights_that_it_was_given() -> None:
+def test_slice_starts_with_its_given_weights() -> None:
     cohort = actors()
     fresh = [cohort.save(slot) for slot in range(2)]
     begin(cohort)
@@ -153,8 +153,8 @@ def test_a_slice_begins_with_the_weights_that_it_was_given() -> None:
 # Actors: what is kept of the past
 
 
-def test_returns_under_way_are_each_actor_s_own() -> None:
-    """What rewards are scaled by, against returns added up by hand: with replays beside them, deaths and slices."""
+def test_running_returns_are_kept_per_actor() -> None:
+    """The reward scale equals that of returns added up by hand, also with replay, deaths and several slices."""
     cohort = actors(agent={"rewards": "normalize", "learning_rate": 0.0}, replay=0.5)
     returns: list[list[float]] = [[] for _ in TWO]
     so_far, whose = np.zeros((2, len(TWO), 4)), []
@@ -185,7 +185,7 @@ def test_returns_under_way_are_each_actor_s_own() -> None:
     cohort.close()
 
 
-def test_the_past_is_what_was_learned_from_and_as_much_of_it_as_asked_for() -> None:
+def test_replay_has_learned_unrolls_in_the_configured_share() -> None:
     cohort = actors(replay=0.75)
     begin(cohort)
     lived: set[tuple[bytes, ...]] = set()
@@ -203,7 +203,7 @@ def test_the_past_is_what_was_learned_from_and_as_much_of_it_as_asked_for() -> N
 
 
 @pytest.mark.parametrize("between", ["continue", "reset"])
-def test_who_goes_on_from_another_s_weights_does_not_relive_its_past(between: str) -> None:
+def test_copied_weights_start_with_an_empty_replay(between: str) -> None:
     cohort = actors(env={**CARTPOLE, "between_slices": between}, replay=0.5)
     begin(cohort, blocks=6)
     while not cohort.advance():
@@ -220,7 +220,7 @@ def test_who_goes_on_from_another_s_weights_does_not_relive_its_past(between: st
 
 
 @pytest.mark.parametrize("mode", ["actors", "hogwild"])
-def test_no_more_is_asked_for_than_is_left_of_a_slice(mode: str) -> None:
+def test_requests_do_not_exceed_the_rest_of_a_slice(mode: str) -> None:
     cohort = cohort_of(mode)
     cohort.begin([slice_of(m, 4 * STEPS * 5 + 4 * 3) for m in TWO])
     while not cohort.advance():
@@ -231,7 +231,7 @@ def test_no_more_is_asked_for_than_is_left_of_a_slice(mode: str) -> None:
     cohort.close()
 
 
-def test_what_was_acted_in_vain_is_counted_and_its_episodes_are_not() -> None:
+def test_dropped_steps_are_counted_without_their_episodes() -> None:
     cohort = actors(1, env={"id": "probe/Bandit-v0"})
     begin(cohort)
     cohort.advance()
@@ -242,7 +242,8 @@ def test_what_was_acted_in_vain_is_counted_and_its_episodes_are_not() -> None:
     cohort.close()
 
 
-def test_no_return_is_under_way_for_a_new_actor_whose_first_block_was_dropped() -> None:
+def test_new_actor_starts_without_running_returns() -> None:
+    """Also where its first block was dropped."""
     cohort = actors(1, agent={"rewards": "normalize"})
     begin(cohort)
     cohort.advance()
@@ -263,7 +264,7 @@ def test_no_return_is_under_way_for_a_new_actor_whose_first_block_was_dropped() 
 
 
 def interleaved(cohort: HogwildCohort, first: Any, second: Any) -> None:
-    """The first process copies the weights, the second learns from a whole block, then the first from its own."""
+    """The first process copies the weights; the second learns from a block, then the first from its own."""
     collect = first.rollout.collect
 
     def meanwhile(*how: Any) -> Trajectory:
@@ -277,14 +278,14 @@ def interleaved(cohort: HogwildCohort, first: Any, second: Any) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
-def test_neither_weights_nor_moments_lose_what_another_process_did_meanwhile(optimizer: str) -> None:
-    """Algorithm S3: gradients are of the weights that acted, and are applied to those of all as they are by then."""
+def test_concurrent_updates_keep_weights_and_moments(optimizer: str) -> None:
+    """Algorithm S3: gradients are of the weights that acted, and are applied to the current shared weights."""
     agent = {"name": "a3c", "optimizer": optimizer, "rmsprop_decay": 1.0}  # under which mean squares stay at 1
     after = {}
     for who in ("nobody", "first", "second", "both"):
         cohort = hogwild(agent=agent)
         begin(cohort)
-        first, second = (process.hand for process in processes(cohort))
+        first, second = (process.worker for process in processes(cohort))
         if who == "both":
             interleaved(cohort, first, second)
         elif who != "nobody":
@@ -301,15 +302,15 @@ def test_neither_weights_nor_moments_lose_what_another_process_did_meanwhile(opt
         torch.testing.assert_close(moments[2], moments[0] + 0.9 * moments[1])
 
 
-def test_a_process_begins_a_block_with_all_that_others_learned() -> None:
+def test_process_starts_a_block_with_the_shared_weights() -> None:
     cohort = hogwild(agent={"name": "a3c"})
     begin(cohort)
     shared = cohort._shared.tensors
     start = {name: value.clone() for name, value in shared.items()}
-    hands, live = [process.hand for process in processes(cohort)], torch.zeros(len(TWO), dtype=torch.float64)
+    workers, live = [process.worker for process in processes(cohort)], torch.zeros(len(TWO), dtype=torch.float64)
     for turn in range(4):
-        hand = hands[turn % 2]
-        collect, now = hand.rollout.collect, {name: value.clone() for name, value in shared.items()}
+        worker = workers[turn % 2]
+        collect, now = worker.rollout.collect, {name: value.clone() for name, value in shared.items()}
 
         def looked(state: State, *how: Any, collect: Any = collect, now: Any = now) -> Trajectory:
             assert state.private is not None
@@ -319,16 +320,16 @@ def test_a_process_begins_a_block_with_all_that_others_learned() -> None:
             live.add_((~block.is_reset_step).flatten(1).sum(-1))
             return block
 
-        hand.rollout.collect = looked
-        hand.answer({"steps": STEPS})
-        hand.rollout.collect = collect
+        worker.rollout.collect = looked
+        worker.answer({"steps": STEPS})
+        worker.rollout.collect = collect
         assert torch.equal(shared["observation.count"], live)
     unchanged = {name for name in shared if torch.equal(shared[name], start[name])}
     assert unchanged == {"skipped"}
     cohort.close()
 
 
-def test_blocks_under_way_when_a_slice_is_stopped_count() -> None:
+def test_blocks_in_flight_count_when_a_slice_is_stopped() -> None:
     cohort = hogwild()
     begin(cohort)
     cohort.advance()
@@ -340,14 +341,14 @@ def test_blocks_under_way_when_a_slice_is_stopped_count() -> None:
 
 
 @pytest.mark.parametrize("mode", ["inline", "hogwild"])
-def test_an_agent_s_own_replay_of_a_replaced_policy_is_dead(mode: str) -> None:
+def test_agent_replay_of_a_replaced_policy_is_unused(mode: str) -> None:
     cohort = cohort_of(mode, env={"id": "probe/Recall-v0"}, agent=UNREAL)
     begin(cohort, blocks=8)
     while not cohort.advance():
         pass
     cohort.load(1, cohort.save(0))
     begin(cohort, 1)
-    for state in [cohort._state] if mode == "inline" else [process.hand._state for process in processes(cohort)]:
+    for state in [cohort._state] if mode == "inline" else [process.worker._state for process in processes(cohort)]:
         assert state.running["replay.is_reset_step"][1].all()
         assert not state.running["replay.is_reset_step"][0].all()
     cohort.close()

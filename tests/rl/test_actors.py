@@ -1,4 +1,4 @@
-"""Actors ahead of a learner: what they hand over, how far ahead they get, and what is left when something ends."""
+"""Actors ahead of a learner: their blocks, their lead, and cleanup when something ends."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def train(cohort: RLCohort) -> None:
     ],
     ids=["lstm", "images"],
 )
-def test_a_block_is_what_was_acted(env: dict[str, Any], agent: dict[str, Any]) -> None:
-    """Also where it is shorter than a slot: it equals a rollout of the same envs, weights and noise in every part."""
+def test_block_equals_a_rollout(env: dict[str, Any], agent: dict[str, Any]) -> None:
+    """Of the same envs, weights and noise in every part, also where it is shorter than a slot."""
     build = builder(env, 3, agent, acting=acting(1))
     cohort = build.cohort(TWO, 1)
     assert isinstance(cohort, ActorsCohort)
@@ -83,7 +83,7 @@ def test_a_block_is_what_was_acted(env: dict[str, Any], agent: dict[str, Any]) -
     cohort.close()
 
 
-def test_two_actors_teach_and_the_next_slice_may_begin_with_another_s_weights() -> None:
+def test_two_actors_train_over_slices_with_a_copy() -> None:
     env = {"id": "probe/Truncated-v0", "kwargs": {"length": 30}}
     build = builder(env, 4, {"rewards": "normalize"}, acting=acting(replay=0.5))
     cohort = build.cohort(TWO, 2)
@@ -117,13 +117,13 @@ def test_two_actors_teach_and_the_next_slice_may_begin_with_another_s_weights() 
 
 
 def used(*processes: int) -> int:
-    """Processor time (1/100 s)."""
+    """Processor time of a process in 1/100 s."""
     return sum(int(n) for pid in processes for n in Path(f"/proc/{pid}/stat").read_text().split()[13:15])
 
 
-def test_a_member_learns_though_actors_have_to_wait_and_die_and_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_member_learns_although_actors_wait_die_and_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = {"optimizer": "adam", "rewards": "none", "reduction": "mean", "learning_rate": 0.02, "max_grad_norm": 1.0}
-    cohort = builder({"id": "tests.worlds:Detour"}, 8, agent, acting=acting()).cohort(("m00",), 2)
+    cohort = builder({"id": "tests.faulty_envs:Detour"}, 8, agent, acting=acting()).cohort(("m00",), 2)
     assert isinstance(cohort, ActorsCohort)
     cohort.init(0, 1)
     cohort.begin([slice_of("m00", 80 * 150, hyperparameters={})])
@@ -160,7 +160,7 @@ def test_a_member_learns_though_actors_have_to_wait_and_die_and_hang(monkeypatch
     assert all(ended(pid) for pid in (first, second, *left))
 
 
-def test_what_raises_in_an_actor_fails_the_slice_and_says_why(tmp_path: Path) -> None:
+def test_error_in_an_actor_fails_the_slice_with_its_reason(tmp_path: Path) -> None:
     build = builder({"id": "probe/Raising-v0", "kwargs": {"after": 25}}, 2, acting=acting(1))
     place = Workplace(tmp_path, build)
     (failure,) = place.run(slice_of("m00", 20 * 50)).values()
@@ -171,7 +171,7 @@ def test_what_raises_in_an_actor_fails_the_slice_and_says_why(tmp_path: Path) ->
     assert not place.host._cohorts
 
 
-def test_a_stop_reports_what_was_learned_from_and_logs_what_was_not(tmp_path: Path) -> None:
+def test_stop_reports_learned_steps_and_logs_dropped_ones(tmp_path: Path) -> None:
     place = Workplace(tmp_path, builder(LONG, 4, acting=acting(1)))
     place.host.submit([slice_of("m00", 40 * 500)])
     while not any(cohort._done for cohort in place.host._cohorts.values()):
@@ -187,7 +187,7 @@ def test_a_stop_reports_what_was_learned_from_and_logs_what_was_not(tmp_path: Pa
 
 
 class Mortal:
-    """Dies when it is asked for something."""
+    """Worker that dies at its first request."""
 
     def answer(self, message: dict[str, Any]) -> None:
         if "steps" in message:
@@ -197,7 +197,7 @@ class Mortal:
         pass
 
 
-def test_one_that_cannot_be_kept_alive_is_given_up() -> None:
+def test_process_that_keeps_dying_is_given_up() -> None:
     others: list[Any] = []
     mortals = process_pool.WorkerPool(
         1, lambda i: (Mortal, ()), lambda i, life: {}, lambda i, lost: others.extend(lost), deaths=2
@@ -227,7 +227,7 @@ if __name__ == "__main__":
 """
 
 
-def test_no_actor_outlives_a_learner_that_is_killed(tmp_path: Path) -> None:
+def test_no_actor_outlives_a_killed_learner(tmp_path: Path) -> None:
     script, root = tmp_path / "run.py", Path(__file__).parents[2]
     script.write_text(SCRIPT)
     done = subprocess.run(

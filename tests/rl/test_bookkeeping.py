@@ -1,4 +1,4 @@
-"""What an RL cohort draws its seeds for, and what it says of a slice while it lasts and when it is over."""
+"""Seeds of an RL cohort, and its metrics and outcomes during and after a slice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TWO = ("m00", "m01")
 
 
 def begun(build: Any, blocks: int = 100) -> RLCohort:
-    """Two fresh members at the beginning of a slice."""
+    """Two fresh members at the start of a slice."""
     cohort: RLCohort = build.cohort(TWO, 1)
     for slot in range(2):
         cohort.init(slot, slot)
@@ -33,8 +33,8 @@ def begun(build: Any, blocks: int = 100) -> RLCohort:
 # Seeds
 
 
-def test_no_seed_serves_two_purposes_two_members_or_two_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights, envs, actions and evaluation: what is drawn for one says nothing about another."""
+def test_seeds_differ_by_purpose_member_and_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draws for weights, envs, actions and evaluation are independent of each other."""
     drawn: list[int] = []
     init, noise = ActorCritic.init, ActorCritic.noise
 
@@ -74,7 +74,7 @@ def test_no_seed_serves_two_purposes_two_members_or_two_slices(monkeypatch: pyte
     assert not envs_of_others & set(seeds)
 
 
-def test_seeds_depend_on_the_root_and_on_the_purpose() -> None:
+def test_seeds_depend_on_root_and_purpose() -> None:
     purposes, roots = ("weights", "envs", "actions", "evaluation"), (0, 1, 2**62)
     assert len({seed_for(root, purpose) for root in roots for purpose in purposes}) == 12
     assert all(0 <= seed_for(root, "envs") < 2**63 for root in roots)
@@ -87,7 +87,7 @@ def test_seeds_depend_on_the_root_and_on_the_purpose() -> None:
 # Snapshots
 
 
-def test_a_snapshot_stays_what_it_was() -> None:
+def test_saved_snapshot_does_not_change_with_training() -> None:
     cohort = begun(builder(CARTPOLE))
     before = cohort.save(0)
     kept = {name: value.copy() for name, value in before.items()}
@@ -98,7 +98,7 @@ def test_a_snapshot_stays_what_it_was() -> None:
     cohort.close()
 
 
-def test_a_snapshot_of_another_network_is_refused() -> None:
+def test_snapshot_of_another_network_is_refused() -> None:
     cohort, wider = begun(builder(CARTPOLE)), begun(builder(CARTPOLE, agent={"hidden": [32]}))
     before = cohort.save(0)
     with pytest.raises(SnapshotError, match="does not fit this agent: params is"):
@@ -111,7 +111,7 @@ def test_a_snapshot_of_another_network_is_refused() -> None:
 # What is said of a slice
 
 
-def test_metrics_are_of_the_updates_and_the_seconds_since_the_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_cover_updates_since_the_last_report(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 2))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     cohort = begun(builder("probe/Bandit-v0"))
@@ -137,7 +137,7 @@ def test_metrics_are_of_the_updates_and_the_seconds_since_the_last_ones(monkeypa
     cohort.close()
 
 
-def test_episodes_are_shown_as_the_mean_of_the_last_twenty() -> None:
+def test_episode_metrics_average_the_last_twenty() -> None:
     cohort = begun(builder(CARTPOLE))
     while any(len(episodes.returns) < 30 for episodes in cohort.rollout.episodes):  # type: ignore[union-attr]
         cohort.advance()
@@ -149,7 +149,7 @@ def test_episodes_are_shown_as_the_mean_of_the_last_twenty() -> None:
     cohort.close()
 
 
-def test_a_length_is_not_a_return() -> None:
+def test_episode_length_and_return_are_separate() -> None:
     cohort = begun(builder("probe/Recall-v0"))
     cohort.advance()
     cohort.advance()
@@ -159,7 +159,7 @@ def test_a_length_is_not_a_return() -> None:
 
 
 @pytest.mark.parametrize("between", ["continue", "reset"])
-def test_a_slice_tells_its_own_episodes_and_curve_alone(between: str) -> None:
+def test_slice_reports_only_its_own_episodes_and_curve(between: str) -> None:
     cohort = begun(builder({"id": "probe/Bandit-v0", "between_slices": between}), blocks=1)
     for generation in (1, 2):
         if generation == 2:
@@ -181,7 +181,7 @@ def test_ten_skipped_updates_in_a_row_are_a_divergence(skipped: int, diverged: b
     cohort.close()
 
 
-def test_a_stop_in_the_middle_plays_no_evaluation() -> None:
+def test_stopped_slice_plays_no_evaluation() -> None:
     build = builder(CARTPOLE, fitness={"source": "evaluation", "episodes": 2})
     cohort = begun(build, blocks=2)
     assert not cohort.advance()
@@ -191,7 +191,7 @@ def test_a_stop_in_the_middle_plays_no_evaluation() -> None:
     cohort.close()
 
 
-def test_envs_that_a_slice_leaves_are_closed() -> None:
+def test_unused_envs_are_closed() -> None:
     cohort = begun(builder({**CARTPOLE, "between_slices": "reset"}))
     vector = cohort._inline.vector
     cohort.begin([slice_of(m, 40, 2) for m in TWO])

@@ -1,4 +1,4 @@
-"""The RL cohort, made by the builder and run by the host: a member's numbers are its own, whoever is beside it."""
+"""The RL cohort, made by the builder and run by the host: members do not affect each other."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ from pbtrl.execution.host import Host
 from pbtrl.rl.cohort import DIVERGED_AFTER, RLCohort
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.testing.trainables import assert_equal
-from tests.blocks import shown
+from tests.agent_fixtures import first_inputs
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -44,7 +44,7 @@ def builder(env: dict[str, Any] | str, num_envs: int = 4, agent: Any = None, **s
 
 
 def slice_of(member: str, steps: int, generation: int = 0, **changes: Any) -> Assignment:
-    """Goes on from the member's own last snapshot, under hyperparameters that no other member has."""
+    """Slice that continues from the member's own last snapshot, with hyperparameters of its own."""
     number = int(member[1:])
     values = {"learning_rate": 1e-3 / (number + 1), "unroll_length": 4 + number, "entropy_cost": 0.01 * number}
     plain = Assignment(
@@ -60,7 +60,7 @@ def slice_of(member: str, steps: int, generation: int = 0, **changes: Any) -> As
 
 
 def run(cohort: RLCohort, assignments: list[Assignment], parents: dict[str, Tensors] | None = None) -> list[Tensors]:
-    """A whole slice: what every slot learned."""
+    """Run a whole slice; returns the tensors of every slot."""
     for slot, a in enumerate(assignments):
         if parents:
             cohort.load(slot, parents[a.member])
@@ -73,7 +73,7 @@ def run(cohort: RLCohort, assignments: list[Assignment], parents: dict[str, Tens
 
 
 class Workplace:
-    """A host over a folder of snapshots."""
+    """Host over a folder of snapshots."""
 
     def __init__(self, members: Path, build: RLBuilder, *groups: tuple[str, ...], discard: bool = False) -> None:
         self.store = SnapshotStore(members)
@@ -97,7 +97,7 @@ class Workplace:
 
 
 def same(one: Report, other: Report) -> bool:
-    """But for how long it took."""
+    """Equal, except for the duration."""
     return replace(one, timing={}) == replace(other, timing={})
 
 
@@ -118,7 +118,7 @@ def same(one: Report, other: Report) -> bool:
     ],
     ids=["cartpole of 16", "cartpole of 4", "envpool", "probe of 5", "squashed", "gaussian", "unreal", "feudal"],
 )
-def test_a_member_is_the_same_bit_for_bit_in_every_slot_of_every_cohort(
+def test_member_is_bit_identical_in_every_slot_and_cohort(
     env: dict[str, Any], num_envs: int, agent: dict[str, Any]
 ) -> None:
     build, steps = builder(env, num_envs, agent), 20 * num_envs
@@ -137,7 +137,7 @@ def test_a_member_is_the_same_bit_for_bit_in_every_slot_of_every_cohort(
     assert not np.array_equal(trained["m00"][0]["params"], trained["m01"][0]["params"])
 
 
-def test_images_are_bit_exact_too() -> None:
+def test_images_are_bit_identical_in_every_slot() -> None:
     build = builder("probe/BrightSide-v0", 3)
     together = run(build.cohort(ALL[:2], 1), [slice_of(m, 30) for m in ALL[:2]])
     for member, tensors in zip(ALL, together, strict=False):
@@ -145,7 +145,7 @@ def test_images_are_bit_exact_too() -> None:
         assert_equal(alone, tensors)
 
 
-def test_the_host_s_groups_and_threads_change_no_number(tmp_path: Path) -> None:
+def test_groups_and_threads_change_no_number(tmp_path: Path) -> None:
     build = builder({**CARTPOLE, "backend": "envpool"}, 6)
     reports = []
     for name, groups, threads in (("a", [ALL], 1), ("b", [ALL[:2], ALL[2:]], 2), ("c", [(m,) for m in ALL], 1)):
@@ -166,7 +166,7 @@ def test_the_host_s_groups_and_threads_change_no_number(tmp_path: Path) -> None:
 # What a member takes over, and what it does not
 
 
-def test_a_loaded_member_is_its_donor_in_everything_but_its_random_stream() -> None:
+def test_loaded_member_equals_donor_except_random_stream() -> None:
     build = builder("CartPole-v1", agent={"optimizer": "adam"})
     (donor,) = run(build.cohort(("m00",), 1), [slice_of("m00", 400)])
     assert {"params", "adam.m", "adam.steps", "observation.mean", "return.m2", "skipped"} <= set(donor)
@@ -182,14 +182,14 @@ def test_a_loaded_member_is_its_donor_in_everything_but_its_random_stream() -> N
     assert not torch.equal(block.observations[0], block.observations[1])
     agent, state = build.agent, cohort._state
     seen = block.observations[0, 0].expand(3, -1, -1)
-    acted = agent.act(state, *shown(agent, seen), torch.zeros(3, 4, 2))
+    acted = agent.act(state, *first_inputs(agent, seen), torch.zeros(3, 4, 2))
     assert (acted.policy == acted.policy[:1]).all()
     assert (acted.actions == acted.actions[:1]).all()
     noise = agent.noise(cohort._generators, 5, 4)
     assert not torch.equal(noise[:, 0], noise[:, 1])
 
 
-def test_a_snapshot_goes_through_the_store_and_back(tmp_path: Path) -> None:
+def test_snapshot_round_trips_through_the_store(tmp_path: Path) -> None:
     build = builder("CartPole-v1")
     place, cohort = Workplace(tmp_path, build), build.cohort(("m00",), 1)
     (first,) = run(cohort, [slice_of("m00", 400)])
@@ -205,7 +205,7 @@ def test_a_snapshot_goes_through_the_store_and_back(tmp_path: Path) -> None:
     assert not np.array_equal(straight["params"], first["params"])
 
 
-def test_hyperparameters_apply_after_the_donor_was_loaded_and_are_read_back(tmp_path: Path) -> None:
+def test_hyperparameters_apply_after_load_and_are_read_back(tmp_path: Path) -> None:
     place = Workplace(tmp_path, builder("CartPole-v1"))
     place.reports(*(slice_of(m, 400) for m in ALL))
     values = {"learning_rate": 0.0, "unroll_length": 7, "gamma": 0.123456789, "epochs": 3}
@@ -218,7 +218,7 @@ def test_hyperparameters_apply_after_the_donor_was_loaded_and_are_read_back(tmp_
     assert not np.array_equal(place.tensors("m01/000000")["params"], donor["params"])
 
 
-def test_a_learner_that_uses_something_else_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deviating_hyperparameters_are_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, real = Workplace(tmp_path, builder("CartPole-v1")), actor_critic.unroll_cuts
     monkeypatch.setattr(actor_critic, "unroll_cuts", lambda length, time: real(length.clamp_max(4), time))
     answers = place.run(slice_of("m00", 80), slice_of("m01", 80))
@@ -235,7 +235,7 @@ def test_a_learner_that_uses_something_else_is_found_out(tmp_path: Path, monkeyp
 
 
 def updates(cohort: RLCohort, assignments: list[Assignment]) -> list[int]:
-    """The length of every block that a slice learned from."""
+    """Length of every block that a slice learned from."""
     lengths: list[int] = []
     learn = cohort.learn
 
@@ -248,7 +248,7 @@ def updates(cohort: RLCohort, assignments: list[Assignment]) -> list[int]:
     return lengths
 
 
-def test_a_budget_slice_is_whole_blocks() -> None:
+def test_budget_slice_is_whole_blocks() -> None:
     cohort = builder("CartPole-v1").cohort(("m00", "m01"), 1)
     assert updates(cohort, [slice_of("m00", 120), slice_of("m01", 120)]) == [10, 10, 10]
     for slot, unroll in enumerate([4, 5]):
@@ -261,10 +261,10 @@ def test_a_budget_slice_is_whole_blocks() -> None:
     ("unroll", "steps", "expected"),
     [(7, 80, [7, 7, 6]), (10, 80, [10, 10]), (9, 40, [9, 1]), (3, 40, [3, 3, 3, 1]), (8, 28, [7])],
 )
-def test_an_exact_slice_updates_every_unroll_and_trains_exactly_its_steps(
+def test_exact_mode_updates_every_unroll_and_exact_steps(
     tmp_path: Path, unroll: int, steps: int, expected: list[int]
 ) -> None:
-    """The last case is what is left of a slice that was stopped."""
+    """The last case is the rest of a stopped slice."""
     build, values = builder("CartPole-v1", agent={"unroll_mode": "exact"}), {"unroll_length": unroll}
     assignment = slice_of("m00", steps, hyperparameters=values)
     cohort = build.cohort(("m00",), 1)
@@ -276,7 +276,7 @@ def test_an_exact_slice_updates_every_unroll_and_trains_exactly_its_steps(
 
 
 @pytest.mark.parametrize("discard", [True, False])
-def test_a_stop_gives_what_was_done_or_nothing(tmp_path: Path, discard: bool) -> None:
+def test_stop_gives_finished_steps_or_nothing(tmp_path: Path, discard: bool) -> None:
     build = builder("CartPole-v1")
     place = Workplace(tmp_path, build, discard=discard)
     place.host.submit([slice_of("m00", 400), slice_of("m01", 400)])
@@ -295,7 +295,7 @@ def test_a_stop_gives_what_was_done_or_nothing(tmp_path: Path, discard: bool) ->
     assert_equal(place.tensors("m00/000000"), {k: np.atleast_1d(v) for k, v in sorted(expected[0].items())})
 
 
-def test_a_stop_before_the_first_block_plays_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_before_the_first_block_plays_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = builder("CartPole-v1", fitness={"source": "evaluation", "episodes": 2})
     monkeypatch.setattr(RLBuilder, "evaluate", lambda self, *args, **options: pytest.fail("was evaluated"))
     place = Workplace(tmp_path, build)
@@ -307,7 +307,7 @@ def test_a_stop_before_the_first_block_plays_no_evaluation(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("agent", [{"rewards": "normalize"}, UNREAL, FEUDAL], ids=["impala", "unreal", "feudal"])
-def test_a_reset_slice_is_a_pure_function_of_its_assignment(agent: dict[str, Any], tmp_path: Path) -> None:
+def test_reset_slice_is_a_pure_function_of_its_assignment(agent: dict[str, Any], tmp_path: Path) -> None:
     env = {**CARTPOLE, "between_slices": "reset"}
     build = builder(env, 4, agent)
     first, second = ([slice_of(m, 400, g) for m in ALL[:2]] for g in range(2))
@@ -336,7 +336,7 @@ def test_a_reset_slice_is_a_pure_function_of_its_assignment(agent: dict[str, Any
 LONG = {"id": "probe/Truncated-v0", "kwargs": {"length": 30}}  # dead steps included, an episode takes 31
 
 
-def test_episodes_run_on_between_slices_unless_they_are_reset(tmp_path: Path) -> None:
+def test_episodes_continue_between_slices_unless_reset(tmp_path: Path) -> None:
     for mode, lengths in (("continue", [30] * 4), ("reset", [])):
         place = Workplace(tmp_path / mode, builder({**LONG, "between_slices": mode}))
         (first,) = place.reports(slice_of("m00", 80))
@@ -346,7 +346,7 @@ def test_episodes_run_on_between_slices_unless_they_are_reset(tmp_path: Path) ->
         assert second.returns == tuple(30.0 for _ in lengths)
 
 
-def test_an_episode_that_two_policies_played_does_not_count(tmp_path: Path) -> None:
+def test_episode_played_by_two_policies_does_not_count(tmp_path: Path) -> None:
     place = Workplace(tmp_path, builder(LONG))
     place.reports(*(slice_of(m, 80) for m in ALL[:2]))
     went_on, copied = place.reports(slice_of("m00", 80, 1), slice_of("m01", 80, 1, parent="m00/000000", donor="m00"))
@@ -358,8 +358,8 @@ def test_an_episode_that_two_policies_played_does_not_count(tmp_path: Path) -> N
     assert later.lengths == (30,) * 4
 
 
-def test_the_first_episodes_of_fresh_envs_count(tmp_path: Path) -> None:
-    """Nobody else played them, whether the member is new or was loaded."""
+def test_first_episodes_of_fresh_envs_count(tmp_path: Path) -> None:
+    """No other policy played them, whether the member is new or was loaded."""
     for mode in ("continue", "reset"):
         build = builder({**LONG, "between_slices": mode})
         (first,) = Workplace(tmp_path / mode, build).reports(slice_of("m00", 160))
@@ -367,7 +367,7 @@ def test_the_first_episodes_of_fresh_envs_count(tmp_path: Path) -> None:
         assert first.lengths == second.lengths == (30,) * 4
 
 
-def test_the_curve_has_a_point_for_every_so_many_steps() -> None:
+def test_curve_has_a_point_per_interval() -> None:
     build = builder("probe/Bandit-v0", 4, fitness={"curve_interval": 80})
     assert build.spec.curve_interval == 80
     cohort = build.cohort(("m00",), 1)
@@ -384,7 +384,7 @@ def test_the_curve_has_a_point_for_every_so_many_steps() -> None:
 
 @pytest.mark.parametrize("env", [CARTPOLE, {"id": "Pendulum-v1", "backend": "gymnasium"}], ids=["discrete", "gaussian"])
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam"])
-def test_a_member_that_diverges_says_so_and_harms_nobody(env: dict[str, Any], optimizer: str) -> None:
+def test_diverging_member_does_not_affect_others(env: dict[str, Any], optimizer: str) -> None:
     build = builder(env, 4, {"optimizer": optimizer})
     steps = 40 * (DIVERGED_AFTER + 5)
     wild = slice_of("m00", steps, hyperparameters={"learning_rate": 1e30})
@@ -402,7 +402,7 @@ def test_a_member_that_diverges_says_so_and_harms_nobody(env: dict[str, Any], op
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_skipped_updates_are_counted_and_blank_no_metric(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipped_updates_are_counted_and_keep_metrics(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of five blocks pay NaN to one member: its metrics are those of the other three, its neighbor's of all."""
     agent = {"rewards": "none", "observations": "raw", "epochs": epochs}
     build = builder("CartPole-v1", 4, agent)
@@ -436,7 +436,7 @@ def test_skipped_updates_are_counted_and_blank_no_metric(epochs: int, monkeypatc
     assert cohort.outcome(0).scalars == {}  # counted per slice
 
 
-def test_metrics_are_those_of_the_last_update_that_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_those_of_the_last_applied_update(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the second of a block's two minibatches is skipped, they are the first one's."""
     build = builder("CartPole-v1", 4, {"rewards": "none", "observations": "raw", "minibatches": 2})
     cohort, real = build.cohort(ALL[:1], 1), RLCohort.collect
@@ -454,7 +454,7 @@ def test_metrics_are_those_of_the_last_update_that_was_made(monkeypatch: pytest.
     assert row["loss/gradient_norm"] > 0
 
 
-def test_without_an_update_there_are_no_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_losses_without_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
     build = builder("CartPole-v1", 4, {"rewards": "none", "observations": "raw"})
     cohort, real = build.cohort(ALL[:1], 1), RLCohort.collect
 
@@ -471,7 +471,7 @@ def test_without_an_update_there_are_no_losses(monkeypatch: pytest.MonkeyPatch) 
     assert row["learning/skipped_updates"] == row["learning/updates"] == 3.0
 
 
-def test_evaluation_is_apart_from_training() -> None:
+def test_evaluation_does_not_affect_training() -> None:
     plain, build = builder("CartPole-v1"), builder("CartPole-v1", fitness={"source": "evaluation", "episodes": 5})
     cohort, other = (b.cohort(ALL[:2], 1) for b in (build, plain))
     assignments = [slice_of(m, 400) for m in ALL[:2]]
@@ -490,7 +490,7 @@ def test_evaluation_is_apart_from_training() -> None:
         assert_equal(one, two)
 
 
-def test_a_rehearsed_update_takes_so_many_passes_and_changes_nothing() -> None:
+def test_rehearsed_update_takes_fixed_epochs_and_changes_nothing() -> None:
     """Also where the policy has moved away by then, and where an update would stop at once."""
     cohort = builder("CartPole-v1", agent={"epochs": 3, "max_log_ratio": 0.0}).cohort(("m00", "m01"), 1)
     assert isinstance(cohort, RLCohort)

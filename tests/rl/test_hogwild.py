@@ -1,4 +1,4 @@
-"""A3C's processes: one of them is the serial run bit for bit, more of them learn together."""
+"""A3C's Hogwild processes: one equals the serial run bit for bit, several learn together."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def outcomes(cohort: Any) -> list[Any]:
     ],
     ids=["a3c", "impala", "unreal", "feudal"],
 )
-def test_one_process_is_the_serial_run_bit_for_bit(env: dict[str, Any], agent: dict[str, Any]) -> None:
-    """Also where a slice ends with a short block, and where a member goes on from another's weights."""
+def test_one_process_equals_the_serial_run(env: dict[str, Any], agent: dict[str, Any]) -> None:
+    """Bit for bit, also where a slice ends with a short block or a member continues from copied weights."""
     serial = builder(env, 4, agent).cohort(TWO, 1)
     shared = builder(env, 4, agent, acting=hogwild(1)).cohort(TWO, 1)
     expected, found = ([run(cohort, [slice_of(m, 340) for m in TWO])] for cohort in (serial, shared))
@@ -68,7 +68,7 @@ def test_one_process_is_the_serial_run_bit_for_bit(env: dict[str, Any], agent: d
 
 
 def test_skipped_updates_of_a_process_are_counted() -> None:
-    """What it says of them passes through JSON, in which their metrics are null."""
+    """Its message passes through JSON, where metrics of skipped updates are null."""
     cohort = builder(CARTPOLE, 4, {"name": "a3c", "unroll_mode": "budget"}, acting=hogwild(1)).cohort(TWO, 1)
     cohort.begin([slice_of(m, 80) for m in TWO])
     counts = {"updates": [2, 2], "skipped": [2, 1]}
@@ -98,8 +98,8 @@ def descend(slope: SharedTensors, parabola: SharedTensors, gate: Any) -> None:
             rmsprop(tensors["params"], mine, tensors["rms"], learning_rate=rate, decay=0.99, epsilon=0.1, active=on)
 
 
-def test_without_locks_processes_arrive_and_lose_few_updates() -> None:
-    """Recht et al. 2011: what one overwrites of another's is a small part; nothing is applied twice."""
+def test_lock_free_processes_lose_few_updates() -> None:
+    """Recht et al. 2011: one process overwrites a small part of another's updates; nothing is applied twice."""
     context = multiprocessing.get_context("spawn")
     slope, parabola = (SharedTensors({"params": torch.zeros(1, 4096), "rms": torch.zeros(1, 4096)}) for _ in range(2))
     slope.tensors["rms"].fill_(1.0)
@@ -115,7 +115,7 @@ def test_without_locks_processes_arrive_and_lose_few_updates() -> None:
     assert (parabola.tensors["params"] - TARGET).abs().max() < 0.05
 
 
-def test_processes_learn_together_and_one_that_is_killed_is_replaced() -> None:
+def test_processes_learn_and_a_killed_one_is_replaced() -> None:
     agent = {"name": "a3c", "learning_rate": 0.03, "rewards": "none", "unroll_length": 5, "block_length": 5}
     cohort = builder("probe/Bandit-v0", 4, agent, acting=hogwild(2)).cohort(("m00",), 2)
     assert isinstance(cohort, HogwildCohort)
@@ -124,15 +124,15 @@ def test_processes_learn_together_and_one_that_is_killed_is_replaced() -> None:
     cohort.begin([slice_of("m00", steps, hyperparameters={})])
     while not cohort._done:
         cohort.advance()
-    crew = cohort._peers.pool
-    take, heard = crew.take, set()
+    pool = cohort._peers.pool
+    take, heard = pool.take, set()
 
     def counted() -> Any:
         heard.add((found := take())[0])
         return found
 
-    crew.take = counted  # type: ignore[method-assign]
-    os.kill(crew._processes[1]._running[0].pid, signal.SIGKILL)
+    pool.take = counted  # type: ignore[method-assign]
+    os.kill(pool._processes[1]._running[0].pid, signal.SIGKILL)
     while not cohort.advance():
         pass
     assert heard == {0, 1}
@@ -141,7 +141,7 @@ def test_processes_learn_together_and_one_that_is_killed_is_replaced() -> None:
     assert outcome.scalars["acting/deaths"] == 1
     assert outcome.scalars["acting/dropped_steps"] in (20, 40)
     assert np.mean(outcome.returns[-200:]) > 0.9
-    assert crew._processes[1].restarts == 1
+    assert pool._processes[1].restarts == 1
     # a slice that is stopped in the middle counts what was applied
     cohort.begin([slice_of("m00", steps, 1, hyperparameters={})])
     while not cohort._done:
@@ -149,5 +149,5 @@ def test_processes_learn_together_and_one_that_is_killed_is_replaced() -> None:
     stopped = cohort.outcome(0)
     assert 20 <= stopped.steps < steps
     assert stopped.steps % 20 == 0
-    assert not crew.pending
+    assert not pool.pending
     cohort.close()

@@ -1,4 +1,4 @@
-"""Policy lag, injected: V-trace bears it better than an actor-critic that does not correct for it."""
+"""Injected policy lag costs V-trace less than an actor-critic without correction."""
 
 from collections import deque
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ MEMBERS, ENVS, UPDATES = 4, 8, 120
 
 @dataclass(frozen=True)
 class Uncorrected(Impala):
-    """Takes every block for one of its own policy."""
+    """Treats every block as on-policy."""
 
     def targets(self, seen, h):
         return super().targets(replace(seen, log_rhos=torch.zeros_like(seen.log_rhos)), h)
 
 
 def mean_return(kind, lag):
-    """Over all of training, when every block is acted by the weights of `lag` updates before."""
-    vector = envs.make("tests.worlds:Detour", range(MEMBERS * ENVS))
+    """Mean return over all of training, where every block is acted by the weights of `lag` updates before."""
+    vector = envs.make("tests.faulty_envs:Detour", range(MEMBERS * ENVS))
     settings = ImpalaSettings(
         optimizer="adam", reduction="mean", rewards="none", observations="raw", hidden=(16,), learning_rate=0.05,
         unroll_length=10, max_grad_norm=1.0,

@@ -1,4 +1,4 @@
-"""What must be remembered, in pictures: agents with a memory learn it; A3C without one does not in as many steps."""
+"""A memory task with images: agents with a memory learn it; A3C without one does not in as many steps."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ torch.set_num_threads(1)  # as in every worker
 
 
 @pytest.mark.parametrize(("name", "remembers"), [("unreal", True), ("feudal", True), ("a3c", False)])
-def test_a_glimpse_is_remembered(name, remembers):
+def test_glimpse_is_remembered(name, remembers):
     trained = Trained(name, "probe/Glimpse-v0", 150, time=12, learning_rate=1e-3, core_units=64, goal_units=64)
     mean = sum(trained.returns) / len(trained.returns)
     assert mean > 0.95 if remembers else mean < 0.7

@@ -13,7 +13,7 @@ from pbtrl.build.rl import RLBuilder
 from pbtrl.config.load import config_from_dict
 from pbtrl.core.messages import Assignment
 from pbtrl.rl.rollout import Rollout
-from tests.blocks import shown
+from tests.agent_fixtures import first_inputs
 
 torch.set_num_threads(1)  # as in every worker
 
@@ -39,7 +39,7 @@ OWN = {  # V-MPO's divergence is bounded for millions of steps; a probe has a fe
 
 
 class Trained:
-    """One member after some updates on 8 copies of a probe, each from `time` steps; later on the rate falls."""
+    """One member after updates on 8 copies of a probe, `time` steps each; the learning rate falls in the end."""
 
     def __init__(self, agent, id, updates, *, time=10, **settings):
         vector = envs.make(id, range(8))
@@ -80,7 +80,7 @@ class Trained:
         """What the network says to each observation; if it remembers, in the mean of the last steps that showed it."""
         x = torch.tensor(observations, dtype=torch.float32)[None]
         if not self.remembers:
-            inputs, memory = shown(self.agent, x)
+            inputs, memory = first_inputs(self.agent, x)
             head, values = self.agent.net.unroll(self.state.params[0], inputs[:, None], memory)
             return head[0, 0], values[0, 0]
         extras = self.agent.extra_loss_inputs(self.state, self.last, {"unroll_length": torch.tensor([1])})
@@ -132,8 +132,8 @@ def test_previous_action(name):
 PHASES = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
-def test_truncation_is_not_the_end_of_the_world(name):
-    """Who remembers tells the last observation from the first, and its value, never learned, may be too high."""
+def test_truncation_bootstraps(name):
+    """With memory, last and first observations differ; the value of the last is never learned and may be too high."""
     trained, forever = Trained(name, "probe/Truncated-v0", 120), 1 / (1 - GAMMA)
     if trained.remembers:
         assert min(trained.values(*PHASES)) > 0.9 * forever
@@ -141,14 +141,14 @@ def test_truncation_is_not_the_end_of_the_world(name):
         assert trained.values(*PHASES) == close(*[forever] * 3)
 
 
-def test_termination_is(name):
+def test_termination_does_not_bootstrap(name):
     expected = [(1 - GAMMA ** (3 - phase)) / (1 - GAMMA) for phase in range(3)]
     assert Trained(name, "probe/Terminated-v0", 80).values(*PHASES) == close(*expected)
 
 
 @pytest.mark.parametrize("core", ["lstm", "none"])
 def test_recall(name, core):
-    """What was seen at first decides at last: with a memory all of it can be had, without one half."""
+    """The first observation decides the last reward: with memory the optimum is reached, without it half."""
     if name == "feudal":
         if core == "none":
             pytest.skip("it has always a memory")
@@ -175,7 +175,7 @@ def test_bright_side(name):
     trained = Trained(name, "probe/BrightSide-v0", updates, time=4, advantages="raw", learning_rate=rate)
     dark, bright = torch.zeros(3, 36, 18), torch.full((3, 36, 18), 255.0)
     pictures = torch.stack([torch.cat([bright, dark], -1), torch.cat([dark, bright], -1)]).to(torch.uint8)[None]
-    policy = trained.agent.act(trained.state, *shown(trained.agent, pictures), None).policy
+    policy = trained.agent.act(trained.state, *first_inputs(trained.agent, pictures), None).policy
     assert policy[0].softmax(-1).diagonal().min() > 0.9
 
 

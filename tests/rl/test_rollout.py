@@ -1,4 +1,4 @@
-"""The block that learning sees, against what the envs did: order, flags, episodes."""
+"""Blocks of a rollout against the envs' own record: order, flags, episodes."""
 
 from dataclasses import replace
 
@@ -10,21 +10,21 @@ from pbtrl import envs
 from pbtrl.agents import impala
 from pbtrl.agents.settings import ImpalaSettings
 from pbtrl.rl.rollout import Episodes, Rollout
-from tests.rl.tape import Counter, Lives, tape
+from tests.rl.scripted_envs import CountingAgent, Lives, scripted_envs
 
 torch.set_num_threads(1)  # as in every worker
 
 
 def rolling(vector, members, agent=None):
-    return Rollout(vector, members, agent or Counter(), lambda action: action)
+    return Rollout(vector, members, agent or CountingAgent(), lambda action: action)
 
 
 def collect(rollout, time):
     return rollout.collect(None, [None] * rollout.members, time)
 
 
-def test_a_block_is_what_the_envs_saw_were_told_and_answered():
-    vector = tape([3, 4, 100, 5, 2, 7], truncated=[1])
+def test_block_equals_what_the_envs_did():
+    vector = scripted_envs([3, 4, 100, 5, 2, 7], truncated=[1])
     block = collect(rolling(vector, 2), 6)
     assert block.observations.shape == (2, 7, 3, 2)
     assert block.observations[:, :, :, 0].unique(dim=1).squeeze(1).tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -50,8 +50,8 @@ def test_a_block_is_what_the_envs_saw_were_told_and_answered():
     assert not block.is_reset_step[:, 0].any()
 
 
-def test_a_policy_is_shown_what_went_before_and_remembers_from_step_to_step():
-    rollout = rolling(tape([3, 4, 100, 5, 2, 7]), 2)
+def test_policy_inputs_and_memory_per_step():
+    rollout = rolling(scripted_envs([3, 4, 100, 5, 2, 7]), 2)
     first = collect(rollout, 5)
     assert (first.initial_inputs.actions == -1).all()  # nothing has been done yet
     assert not first.initial_inputs.rewards.any()
@@ -75,10 +75,10 @@ def test_a_policy_is_shown_what_went_before_and_remembers_from_step_to_step():
 
 
 @pytest.mark.parametrize("times", [(4, 4, 4), (5, 2, 5), (1, 1, 10)])
-def test_blocks_follow_on_from_each_other_across_episode_ends(times):
+def test_blocks_continue_across_episode_ends(times):
     lengths = [3, 4, 100, 5]
-    whole = collect(rolling(tape(lengths), 2), 12)
-    rollout, at = rolling(tape(lengths), 2), 0
+    whole = collect(rolling(scripted_envs(lengths), 2), 12)
+    rollout, at = rolling(scripted_envs(lengths), 2), 0
     for time in times:
         part = collect(rollout, time)
         assert torch.equal(part.observations, whole.observations[:, at : at + time + 1])
@@ -91,7 +91,7 @@ def test_blocks_follow_on_from_each_other_across_episode_ends(times):
         at += time
 
 
-def test_a_reward_belongs_to_the_action_before_it_and_an_observation_after():
+def test_reward_belongs_to_the_preceding_action():
     """PreviousAction pays at t + 1 for the action at t, and shows it there."""
     vector = envs.make("probe/PreviousAction-v0", range(6))
     agent = impala.make(ImpalaSettings(), vector.single_observation_space, vector.single_action_space)
@@ -110,7 +110,7 @@ def test_a_reward_belongs_to_the_action_before_it_and_an_observation_after():
     assert torch.equal(block.done, seen[..., 0] == 4)
 
 
-def test_each_member_acts_by_its_own_weights_and_its_own_noise():
+def test_members_act_with_their_own_weights_and_noise():
     vectors = [envs.make("CartPole-v1", seeds, backend="gymnasium") for seeds in (range(3), range(3, 6), range(6))]
     agent = impala.make(ImpalaSettings(), vectors[0].single_observation_space, vectors[0].single_action_space)
     blocks = []
@@ -123,9 +123,9 @@ def test_each_member_acts_by_its_own_weights_and_its_own_noise():
         assert torch.equal(getattr(both, name), torch.cat([getattr(one, name), getattr(two, name)]))
 
 
-def test_images_stay_bytes():
+def test_images_stay_uint8():
     vector, other = (envs.make("probe/BrightSide-v0", range(4)) for _ in range(2))
-    block = collect(rolling(vector, 2, Counter(2)), 5)
+    block = collect(rolling(vector, 2, CountingAgent(2)), 5)
     assert block.observations.dtype == torch.uint8
     assert block.observations.shape == (2, 6, 2, 3, 36, 36)
     seen = [other.reset().copy()]
@@ -138,8 +138,8 @@ def test_images_stay_bytes():
 # Episodes
 
 
-def test_episodes_are_raw_and_count_no_dead_step():
-    rollout = rolling(tape([3, 4, 6, 50], truncated=[2]), 2)
+def test_episodes_have_raw_returns_without_reset_steps():
+    rollout = rolling(scripted_envs([3, 4, 6, 50], truncated=[2]), 2)
     collect(rollout, 5)
     collect(rollout, 7)
     assert rollout.episodes == [
@@ -152,8 +152,8 @@ def test_episodes_are_raw_and_count_no_dead_step():
     assert rollout.episodes == [Episodes([80.0], [4]), Episodes([180.0], [6])]
 
 
-def test_a_lost_life_ends_no_episode():
-    rollout = rolling(tape([5, 9], kind=Lives), 1)
+def test_lost_life_ends_no_episode():
+    rollout = rolling(scripted_envs([5, 9], kind=Lives), 1)
     block = collect(rollout, 10)
     assert block.terminated[0, :, 1].nonzero().flatten().tolist() == [1, 8]
     assert torch.equal(block.done, block.terminated)
@@ -161,8 +161,8 @@ def test_a_lost_life_ends_no_episode():
     assert rollout.episodes == [Episodes([50.0, 180.0], [5, 9])]
 
 
-def test_forget_excludes_the_episodes_under_way_of_that_slot_alone():
-    rollout = rolling(tape([3, 4, 3, 4]), 2)
+def test_forget_excludes_only_that_slots_open_episodes():
+    rollout = rolling(scripted_envs([3, 4, 3, 4]), 2)
     collect(rollout, 2)
     rollout.forget(1)
     collect(rollout, 4)
@@ -171,8 +171,8 @@ def test_forget_excludes_the_episodes_under_way_of_that_slot_alone():
     assert rollout.episodes == [Episodes([30.0, 80.0, 30.0, 80.0], [3, 4, 3, 4]), Episodes([90.0, 160.0], [3, 4])]
 
 
-def test_an_episode_that_begins_after_forget_counts():
-    rollout = rolling(tape([3, 4]), 1)
+def test_episode_started_after_forget_counts():
+    rollout = rolling(scripted_envs([3, 4]), 1)
     collect(rollout, 3)
     rollout.forget(0)  # the first env's episode just ended, the second's goes on
     rollout.clear()
@@ -180,8 +180,8 @@ def test_an_episode_that_begins_after_forget_counts():
     assert rollout.episodes == [Episodes([30.0, 80.0], [3, 4])]
 
 
-def test_one_buffer_has_room_for_blocks_of_all_lengths():
-    rollout = rolling(tape([3, 4]), 1)
+def test_one_buffer_fits_blocks_of_all_lengths():
+    rollout = rolling(scripted_envs([3, 4]), 1)
     lengths = [2, 5, 3, 5, 1]
     rooms = [(len(collect(rollout, n).rewards[0]), rollout._buffers.room) for n in lengths]
     assert rooms == [(2, 2), (5, 5), (3, 5), (5, 5), (1, 5)]

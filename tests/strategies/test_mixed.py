@@ -1,4 +1,4 @@
-"""PBT's decisions in populations of several agents: each kind by itself, and kinds that compete."""
+"""PBT's decisions in populations of several agents, each by itself or competing."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from pbtrl.strategies.rules import Exploit, Explore
 from pbtrl.testing import SearchConformance
 from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.testing.strategies import SPACE, PopulationConformance
-from tests.fakes import Told, answer, decision
+from tests.fakes import SliceResult, answer, decision
 
 LR = LogUniform(low=1e-3, high=10.0)
 MIX = MixedSearchSpace(
@@ -33,29 +33,29 @@ def pbt(*, across: bool = False, **changes: Any) -> PBT:
     return PBT(**{"space": MIX, "slice_steps": 100, "horizon": 1000, "exploit": Exploit(**rules), **changes})
 
 
-def after(strategy: PBT, *told: Told, seed: int = 0, rule: FitnessRule = LAST) -> Population:
-    """A population whose members have all ended the first slice that the strategy gave them, as told."""
-    population = Population(len(told), seed, rule)
+def after(strategy: PBT, *results: SliceResult, seed: int = 0, rule: FitnessRule = LAST) -> Population:
+    """Population whose members have ended the first slice that the strategy assigned, with these results."""
+    population = Population(len(results), seed, rule)
     assignments = strategy.decide(population)
     population.record(decision(*assignments))
-    for a, what in zip(assignments, told, strict=True):
-        if what == "lost":
+    for a, result in zip(assignments, results, strict=True):
+        if result == "lost":
             population.record(answer(died(a)))
-        elif what == "diverged":
+        elif result == "diverged":
             population.record(answer(trained(a, diverged=True)))
         else:
-            returns = [what] if isinstance(what, float | int) else what or []
+            returns = [result] if isinstance(result, float | int) else result or []
             population.record(answer(trained(a, *map(float, returns))))
     return population
 
 
-def decided(strategy: PBT, *told: Told, **options: Any) -> dict[str, Assignment]:
-    return {a.member: a for a in strategy.decide(after(strategy, *told, **options))}
+def decided(strategy: PBT, *results: SliceResult, **options: Any) -> dict[str, Assignment]:
+    return {a.member: a for a in strategy.decide(after(strategy, *results, **options))}
 
 
-def copies(strategy: PBT, *told: Told, **options: Any) -> dict[str, str]:
-    """Receiver: donor."""
-    return {m: a.donor for m, a in decided(strategy, *told, **options).items() if a.donor}
+def copies(strategy: PBT, *results: SliceResult, **options: Any) -> dict[str, str]:
+    """Donor by receiver."""
+    return {m: a.donor for m, a in decided(strategy, *results, **options).items() if a.donor}
 
 
 class Mixed(PopulationConformance):
@@ -84,7 +84,7 @@ class TestWithin(Mixed):
     def strategy(cls) -> PBT:
         return PBT(space=cls.mix, slice_steps=100, horizon=600, exploit=Exploit(bottom=0.4, top=0.4))
 
-    def test_nobody_becomes_another_agent(self, lines: list[Line]) -> None:
+    def test_no_member_changes_its_agent(self, lines: list[Line]) -> None:
         assert [set(kinds) for kinds in self.kinds(lines)] == [{"a"}] * 3 + [{"b"}] * 3
 
 
@@ -94,7 +94,7 @@ class TestAcross(Mixed):
         exploit = Exploit(method="binary_tournament", ties="copy", across_agents=True)
         return PBT(space=cls.mix, slice_steps=100, horizon=600, exploit=exploit)
 
-    def test_somebody_becomes_another_agent(self, lines: list[Line]) -> None:
+    def test_some_member_changes_its_agent(self, lines: list[Line]) -> None:
         kinds = self.kinds(lines)
         assert [k[0] for k in kinds] == ["a"] * 3 + ["b"] * 3
         assert any(len(set(k)) > 1 for k in kinds)
@@ -105,7 +105,7 @@ class TestRandomSearch(Mixed, SearchConformance):
     def strategy(cls) -> PBT:
         return random_search(cls.mix, slice_steps=100, horizon=600)
 
-    def test_everybody_keeps_what_it_drew(self, lines: list[Line]) -> None:
+    def test_members_keep_their_hyperparameters(self, lines: list[Line]) -> None:
         for before, assignments in self.moments(lines):
             for a in assignments:
                 held = before.members[a.member].hyperparameters
@@ -115,13 +115,13 @@ class TestRandomSearch(Mixed, SearchConformance):
 # Who begins as what
 
 
-def test_members_are_dealt_to_the_agents_in_order() -> None:
+def test_members_are_assigned_to_agents_in_order() -> None:
     first = pbt().decide(Population(5, 1))
     assert [a.hyperparameters[AGENT] for a in first] == ["a", "a", "a", "b", "b"]
     assert [list(a.hyperparameters) for a in first] == [NAMES["a"]] * 3 + [NAMES["b"]] * 2
 
 
-def test_what_agents_share_is_drawn_as_without_a_mix() -> None:
+def test_shared_hyperparameters_are_drawn_as_without_a_mix() -> None:
     alone = PBT(space=SearchSpace({"lr": LR}), slice_steps=100, horizon=1000).decide(Population(5, 1))
     mixed = pbt().decide(Population(5, 1))
     assert [a.hyperparameters["lr"] for a in mixed] == [a.hyperparameters["lr"] for a in alone]
@@ -130,7 +130,7 @@ def test_what_agents_share_is_drawn_as_without_a_mix() -> None:
 # Each kind by itself
 
 
-def test_the_worst_of_a_kind_copies_its_best() -> None:
+def test_worst_of_an_agent_copies_its_best() -> None:
     found = decided(pbt(), 1, 2, 3, 100, 200)
     assert {m: a.donor for m, a in found.items() if a.donor} == {"m00": "m02", "m03": "m04"}
     assert found["m00"].note == "exploit m02, rank 1 of 3"
@@ -138,7 +138,7 @@ def test_the_worst_of_a_kind_copies_its_best() -> None:
 
 
 @pytest.mark.parametrize("method", ["binary_tournament", "t_test"])
-def test_only_members_of_a_kind_are_compared(method: str) -> None:
+def test_only_members_of_the_same_agent_are_compared(method: str) -> None:
     rule, strategy = FitnessRule(window=10, min_episodes=1), pbt(exploit={"method": method})
     for seed in range(20):
         found = copies(strategy, [1, 2], [1, 2], [1, 2], [101, 102], [1, 2], rule=rule, seed=seed)
@@ -146,12 +146,12 @@ def test_only_members_of_a_kind_are_compared(method: str) -> None:
         assert not {(r, d) for r, d in found.items() if (int(r[1:]) < 3) != (int(d[1:]) < 3)}
 
 
-def test_the_only_one_of_its_kind_goes_on() -> None:
+def test_only_member_of_an_agent_continues() -> None:
     strategy = pbt(space=MixedSearchSpace(MIX.spaces, {"a": 2, "b": 1}))
     assert copies(strategy, 1, 2, -100) == {"m00": "m01"}
 
 
-def test_exploring_moves_what_the_kind_has_and_never_the_agent() -> None:
+def test_exploring_never_changes_the_agent() -> None:
     before = after(pbt(), 1, 2, 3, 100, 200)
     for a in pbt().decide(before):
         if a.donor:
@@ -162,7 +162,7 @@ def test_exploring_moves_what_the_kind_has_and_never_the_agent() -> None:
 
 
 @pytest.mark.parametrize("broken", ["diverged", "lost"])
-def test_a_member_is_rescued_by_its_own_kind_or_starts_afresh_as_what_it_was(broken: str) -> None:
+def test_rescue_uses_the_same_agent_or_a_fresh_start(broken: str) -> None:
     found = decided(pbt(), broken, 2, 3, broken, broken)
     assert (found["m00"].donor, found["m00"].parent) == ("m02", "m02/000000")
     for m in ("m03", "m04"):
@@ -172,7 +172,7 @@ def test_a_member_is_rescued_by_its_own_kind_or_starts_afresh_as_what_it_was(bro
         assert found[m].hyperparameters[AGENT] == "b"
 
 
-def test_copying_one_of_two_stays_within_a_kind() -> None:
+def test_tournament_stays_within_an_agent() -> None:
     found = decided(pbt(copy=frozenset({"hparams"}), explore=Explore(method="none")), 1, 2, 3, 100, 200)
     assert (found["m00"].parent, found["m00"].hyperparameters[AGENT]) == ("m00/000000", "a")
     assert found["m03"].hyperparameters == found["m04"].hyperparameters
@@ -181,7 +181,7 @@ def test_copying_one_of_two_stays_within_a_kind() -> None:
 # Kinds that compete
 
 
-def test_across_agents_the_worst_of_all_becomes_what_the_best_is() -> None:
+def test_across_agents_the_worst_takes_the_best_agent() -> None:
     strategy = pbt(across=True, exploit={"bottom": 0.2, "top": 0.2}, explore=Explore(method="none"))
     before = after(strategy, 1, 2, 3, 100, 200)
     found = {a.member: a for a in strategy.decide(before)}
@@ -191,7 +191,7 @@ def test_across_agents_the_worst_of_all_becomes_what_the_best_is() -> None:
     assert (copied.hyperparameters, given[AGENT]) == (given, "b")
 
 
-def test_who_became_another_agent_goes_on_as_one() -> None:
+def test_member_continues_as_its_new_agent() -> None:
     strategy = pbt(across=True, exploit={"bottom": 0.2, "top": 0.2}, explore=Explore(when="always"))
     population = after(strategy, 1, 2, 3, 100, 200)
     assert population.agents == {"a": 3, "b": 2}
@@ -209,13 +209,13 @@ def test_who_became_another_agent_goes_on_as_one() -> None:
     assert (third["m01"].donor, third["m01"].hyperparameters[AGENT]) == ("m00", "b")
 
 
-def test_across_agents_whoever_is_healthy_rescues() -> None:
+def test_across_agents_any_healthy_member_rescues() -> None:
     found = decided(pbt(across=True), "diverged", "lost", "diverged", "lost", 5)
     assert {a.donor for m, a in found.items() if m != "m04"} == {"m04"}
     assert {a.hyperparameters[AGENT] for a in found.values()} == {"b"}
 
 
-def test_reference_members_give_to_other_agents_but_stay_what_they_are() -> None:
+def test_reference_members_donate_but_never_change_agent() -> None:
     strategy = pbt(across=True, references=1)
     assert copies(strategy, 9, 1, 1, 0, 0, seed=1)
     for seed in range(10):
@@ -223,7 +223,7 @@ def test_reference_members_give_to_other_agents_but_stay_what_they_are() -> None
     assert copies(pbt(across=True, references=1, exploit={"top": 0.2}), 9, 8, 8, 8, 0)["m04"] == "m00"
 
 
-def test_an_agent_that_lost_all_its_members_still_counts() -> None:
+def test_agent_without_members_counts_zero() -> None:
     strategy = pbt(across=True, exploit={"bottom": 0.6, "top": 0.2})
     population = after(strategy, 9, 8, 7, 0, 1)
     population.record(decision(*strategy.decide(population)))

@@ -1,4 +1,4 @@
-"""PBT's decisions on journals written by hand, its promises in whole runs, and the paper's toy."""
+"""PBT's decisions on journals written by hand, its guarantees in whole runs, and the paper's toy problem."""
 
 import math
 import statistics
@@ -27,7 +27,7 @@ from pbtrl.testing.strategies import SPACE, PopulationConformance, SearchConform
 from pbtrl.trainables.quadratic import Quadratic
 from pbtrl.trainables.sequential import TrainableBuilder
 from pbtrl.training.controller import Controller
-from tests.fakes import Told, after_one_slice, answer, assign, decision
+from tests.fakes import SliceResult, after_one_slice, answer, assign, decision
 
 LR = SearchSpace({"lr": LogUniform(low=1e-3, high=10.0)})
 STILL = Explore(method="none")
@@ -88,15 +88,15 @@ def pbt(**changes: Any) -> PBT:
 
 
 def copies(strategy: PBT, population: Population) -> dict[str, str]:
-    """Receiver: donor, in the next decision."""
+    """Donor by receiver, in the next decision."""
     return {a.member: a.donor for a in strategy.decide(population) if a.donor}
 
 
-def over_seeds(strategy: PBT, *told: Told, rule: FitnessRule = LAST, seeds: int = 50) -> list[dict[str, str]]:
-    return [copies(strategy, after_one_slice(*told, rule=rule, seed=seed)) for seed in range(seeds)]
+def over_seeds(strategy: PBT, *results: SliceResult, rule: FitnessRule = LAST, seeds: int = 50) -> list[dict[str, str]]:
+    return [copies(strategy, after_one_slice(*results, rule=rule, seed=seed)) for seed in range(seeds)]
 
 
-def test_truncation_replaces_the_bottom_fifth_from_the_top_fifth() -> None:
+def test_truncation_replaces_bottom_fifth_from_top_fifth() -> None:
     found = over_seeds(pbt(), *range(10))
     assert all(set(pairs) == {"m00", "m01"} for pairs in found)
     assert {donor for pairs in found for donor in pairs.values()} == {"m08", "m09"}
@@ -107,27 +107,27 @@ def test_donors_are_drawn_evenly() -> None:
     assert drawn["m08"] == pytest.approx(150, abs=43)  # five standard deviations of a fair coin
 
 
-def test_each_receiver_draws_a_donor_of_its_own() -> None:
+def test_each_receiver_draws_its_own_donor() -> None:
     pairs = {(found["m00"], found["m01"]) for found in over_seeds(pbt(), *range(10))}
     assert len(pairs) == 4
 
 
-def test_a_fraction_of_the_members_is_what_it_says_in_decimals() -> None:
+def test_fraction_of_members_has_no_rounding_error() -> None:
     (found,) = over_seeds(pbt(exploit=Exploit(bottom=0.29, top=0.2)), *range(100), seeds=1)
     assert len(found) == 29  # 0.29 * 100 is 28.999999999999996
 
 
-def test_three_members_are_one_below_and_one_above() -> None:
+def test_three_members_have_one_receiver_and_one_donor() -> None:
     assert over_seeds(pbt(), 2.0, 3.0, 1.0, seeds=5) == [{"m02": "m01"}] * 5
 
 
-def test_two_members_are_one_below_and_one_above() -> None:
+def test_two_members_have_one_receiver_and_one_donor() -> None:
     assert over_seeds(pbt(), 2.0, 1.0, seeds=5) == [{"m01": "m00"}] * 5
 
 
 @pytest.mark.parametrize("method", ["truncation", "binary_tournament", "t_test"])
 @pytest.mark.parametrize("ties", ["random", "copy"])
-def test_a_single_member_just_goes_on(method: Any, ties: Any) -> None:
+def test_single_member_continues(method: Any, ties: Any) -> None:
     population = after_one_slice(1.0)
     (a,) = pbt(exploit=Exploit(method=method, ties=ties)).decide(population)
     assert (a.parent, a.donor, a.start, a.stop) == ("m00/000000", None, 100, 200)
@@ -135,18 +135,19 @@ def test_a_single_member_just_goes_on(method: Any, ties: Any) -> None:
 
 @pytest.mark.parametrize(("bottom", "top"), [(0.5, 0.5), (0.9, 0.2), (0.2, 0.9), (1.0, 0.5), (0.5, 1.0)])
 @pytest.mark.parametrize("size", [2, 3, 5, 10])
-def test_the_two_fractions_never_overlap(bottom: float, top: float, size: int) -> None:
+def test_two_fractions_never_overlap(bottom: float, top: float, size: int) -> None:
     for pairs in over_seeds(pbt(exploit=Exploit(bottom=bottom, top=top)), *range(size), seeds=5):
         assert not set(pairs) & set(pairs.values())
 
 
-def test_equals_are_truncated_at_random_but_never_more_of_them() -> None:
+def test_ties_are_truncated_at_random() -> None:
+    """Never more members than the fraction."""
     found = over_seeds(pbt(), *[1.0] * 10, seeds=100)
     assert all(len(pairs) == 2 and not set(pairs) & set(pairs.values()) for pairs in found)
     assert len({m for pairs in found for m in pairs}) == 10
 
 
-def test_a_tournament_goes_to_the_fitter_of_two() -> None:
+def test_tournament_goes_to_the_fitter_of_two() -> None:
     found = over_seeds(pbt(exploit=Exploit(method="binary_tournament")), 1.0, 2.0, 3.0, seeds=200)
     assert not any("m02" in pairs for pairs in found)
     assert {pairs.get("m00") for pairs in found} == {"m01", "m02"}
@@ -155,13 +156,13 @@ def test_a_tournament_goes_to_the_fitter_of_two() -> None:
 
 
 @pytest.mark.parametrize(("ties", "expected"), [("random", 0.5), ("copy", 1.0)])
-def test_a_tournament_between_equals(ties: Any, expected: float) -> None:
+def test_tournament_between_equals(ties: Any, expected: float) -> None:
     found = over_seeds(pbt(exploit=Exploit(method="binary_tournament", ties=ties)), 1.0, 1.0, seeds=200)
     share = sum(len(pairs) for pairs in found) / 400
     assert share == pytest.approx(expected, abs=0.13 if ties == "random" else 0)
 
 
-def test_a_gap_may_be_asked_for() -> None:
+def test_minimum_gap_is_respected() -> None:
     strategy = pbt(exploit=Exploit(method="binary_tournament", min_gap=5.0))
     assert copies(strategy, after_one_slice(1.0, 6.0)) == {}
     assert copies(strategy, after_one_slice(1.0, 6.1)) == {"m00": "m01"}
@@ -173,25 +174,25 @@ BROKEN = [None, "diverged", "lost", math.nan]
 
 @pytest.mark.parametrize("method", ["truncation", "binary_tournament", "t_test"])
 @pytest.mark.parametrize("broken", BROKEN)
-def test_who_has_no_number_never_donates(method: Any, broken: Told) -> None:
+def test_member_without_fitness_never_donates(method: Any, broken: SliceResult) -> None:
     strategy = pbt(exploit=Exploit(method=method, ties="copy", bottom=0.5, top=0.5))
     for pairs in over_seeds(strategy, broken, 1.0, 2.0, broken, seeds=20):
         assert not {"m00", "m03"} & set(pairs.values())
 
 
 @pytest.mark.parametrize("absent", [None, math.nan, math.inf])
-def test_an_absent_fitness_does_not_receive_either(absent: Told) -> None:
+def test_member_without_fitness_never_receives(absent: SliceResult) -> None:
     assert copies(pbt(), after_one_slice(absent, 1.0, 2.0)) == {"m01": "m02"}
 
 
-@pytest.mark.parametrize("told", [[None] * 4, [math.nan] * 4])
-def test_nobody_copies_where_nobody_has_a_number(told: list[Told]) -> None:
-    decided = pbt().decide(after_one_slice(*told))
+@pytest.mark.parametrize("results", [[None] * 4, [math.nan] * 4])
+def test_no_copies_without_any_fitness(results: list[SliceResult]) -> None:
+    decided = pbt().decide(after_one_slice(*results))
     assert [(a.parent, a.donor) for a in decided] == [(f"m0{i}/000000", None) for i in range(4)]
 
 
 @pytest.mark.parametrize("broken", ["diverged", "lost"])
-def test_the_broken_are_not_part_of_the_fractions(broken: str) -> None:
+def test_broken_members_do_not_count_in_fractions(broken: str) -> None:
     population = after_one_slice(*range(100, 106))
     population.record(decision(a := assign(population, "m05")))
     population.record(answer(died(a) if broken == "lost" else trained(a, 1.0, diverged=True)))
@@ -199,7 +200,7 @@ def test_the_broken_are_not_part_of_the_fractions(broken: str) -> None:
     assert {m: d for m, d in copies(strategy, population).items() if m != "m05"} == {"m00": "m04"}
 
 
-def test_an_absent_fitness_counts_neither_below_nor_above() -> None:
+def test_absent_fitness_counts_neither_below_nor_above() -> None:
     found = over_seeds(pbt(), *[None] * 10, *range(10))
     assert all(set(pairs) == {"m10", "m11"} for pairs in found)
 
@@ -207,7 +208,7 @@ def test_an_absent_fitness_counts_neither_below_nor_above() -> None:
 # The t-test
 
 
-def test_the_t_test_agrees_with_scipy() -> None:
+def test_t_test_agrees_with_scipy() -> None:
     rng, rule, decided = np.random.default_rng(0), FitnessRule(window=100, min_episodes=2), Counter[bool]()
     strategy = pbt(exploit=Exploit(method="t_test", alpha=0.05, episodes=10))
     for _ in range(60):
@@ -221,14 +222,14 @@ def test_the_t_test_agrees_with_scipy() -> None:
 
 @pytest.mark.parametrize("mine", [[0.0, 1.0, 5.0], [0.0, 0.1]], ids=["wide", "narrow"])
 @pytest.mark.parametrize("theirs", [[4.0, 5.0, 9.0, 9.5], [3.0, 3.1]], ids=["wide", "narrow"])
-def test_the_t_test_copies_exactly_below_its_level(mine: list[float], theirs: list[float]) -> None:
+def test_t_test_copies_exactly_below_its_level(mine: list[float], theirs: list[float]) -> None:
     population = after_one_slice(mine, theirs, rule=FitnessRule(window=100, min_episodes=2))
     pvalue = float(ttest_ind(theirs, mine, equal_var=False, alternative="greater").pvalue)
     for alpha, expected in ((pvalue * (1 - 1e-6), {}), (pvalue * (1 + 1e-6), {"m00": "m01"})):
         assert copies(pbt(exploit=Exploit(method="t_test", alpha=alpha)), population) == expected
 
 
-def test_the_t_test_looks_at_the_last_episodes_only() -> None:
+def test_t_test_uses_the_last_episodes_only() -> None:
     rule = FitnessRule(window=100, min_episodes=2)
     noise = np.random.default_rng(1).normal(0, 0.1, 10)
     rising, falling = [-100.0] * 20 + list(1 + noise), [100.0] * 20 + list(noise)
@@ -236,7 +237,7 @@ def test_the_t_test_looks_at_the_last_episodes_only() -> None:
     assert copies(strategy, after_one_slice(rising, falling, rule=rule)) == {"m01": "m00"}
 
 
-def test_the_t_test_never_copies_on_identical_or_single_episodes() -> None:
+def test_t_test_never_copies_on_equal_or_single_episodes() -> None:
     strategy = pbt(exploit=Exploit(method="t_test", ties="copy"))
     rule = FitnessRule(window=10, min_episodes=1)
     same = [1.0, 2.0, 3.0]
@@ -244,12 +245,13 @@ def test_the_t_test_never_copies_on_identical_or_single_episodes() -> None:
     assert copies(strategy, after_one_slice([1.0], [9.0], rule=rule)) == {}
 
 
-def test_the_t_test_needs_no_variance() -> None:
+def test_t_test_needs_no_variance() -> None:
     strategy, rule = pbt(exploit=Exploit(method="t_test")), FitnessRule(window=10, min_episodes=1)
     assert copies(strategy, after_one_slice([1.0] * 10, [2.0] * 10, rule=rule)) == {"m00": "m01"}
 
 
-def test_a_t_test_of_the_same_distribution_copies_as_often_as_alpha_says() -> None:
+def test_t_test_false_positive_rate_is_alpha() -> None:
+    """On samples of the same distribution."""
     rng, rule = np.random.default_rng(5), FitnessRule(window=10, min_episodes=2)
     strategy = pbt(exploit=Exploit(method="t_test", alpha=0.1))
     draws = [after_one_slice(*rng.normal(size=(2, 10)).tolist(), rule=rule) for _ in range(200)]
@@ -260,13 +262,13 @@ def test_a_t_test_of_the_same_distribution_copies_as_often_as_alpha_says() -> No
 # When
 
 
-def test_nobody_copies_before_the_burn_in_is_over() -> None:
+def test_no_copies_during_burn_in() -> None:
     population = after_one_slice(1.0, 2.0)
     assert copies(pbt(burn_in=101), population) == {}
     assert copies(pbt(burn_in=100), population) == {"m00": "m01"}
 
 
-def test_a_synchronous_population_waits_for_the_whole_generation() -> None:
+def test_sync_mode_waits_for_the_whole_generation() -> None:
     population, strategy = after_one_slice(1.0, 2.0, 3.0), pbt(synchronous=True)
     population.record(decision(*strategy.decide(population)))
     for a in population.pending:
@@ -275,7 +277,7 @@ def test_a_synchronous_population_waits_for_the_whole_generation() -> None:
     assert [(a.start, a.stop) for a in strategy.decide(population)] == [(200, 300)] * 3
 
 
-def test_an_asynchronous_population_decides_for_whoever_is_free() -> None:
+def test_async_mode_decides_for_free_members() -> None:
     population, strategy = after_one_slice(1.0, 2.0, 3.0), pbt()
     population.record(decision(*strategy.decide(population)))
     population.record(answer(trained(population.pending[1], 5.0)))
@@ -284,7 +286,8 @@ def test_an_asynchronous_population_decides_for_whoever_is_free() -> None:
 
 
 @pytest.mark.parametrize("synchronous", [False, True])
-def test_a_member_stopped_early_goes_on_to_the_grid_unchanged(synchronous: bool) -> None:
+def test_stopped_slice_is_completed_unchanged(synchronous: bool) -> None:
+    """The member continues to the end of the slice before anything is decided about it."""
     population = after_one_slice(1.0, 2.0)
     slow, fast = assign(population, "m00"), assign(population, "m01")
     population.record(decision(slow, fast))
@@ -297,7 +300,8 @@ def test_a_member_stopped_early_goes_on_to_the_grid_unchanged(synchronous: bool)
     assert ("m01" in decided) == (not synchronous)  # a generation is complete when all stand at one grid point
 
 
-def test_references_never_receive_and_never_change_but_may_donate() -> None:
+def test_reference_members_only_donate() -> None:
+    """They never copy and never change."""
     strategy = pbt(references=1, explore=Explore(when="always"))
     poor = after_one_slice(1.0, 2.0)
     decided = strategy.decide(poor)
@@ -307,7 +311,7 @@ def test_references_never_receive_and_never_change_but_may_donate() -> None:
 
 
 @pytest.mark.parametrize("broken", ["diverged", "lost"])
-def test_a_broken_reference_is_retired(broken: str) -> None:
+def test_broken_reference_member_is_retired(broken: str) -> None:
     assert [a.member for a in pbt(references=1).decide(after_one_slice(broken, 1.0, 2.0))] == ["m01", "m02"]
 
 
@@ -322,7 +326,7 @@ def test_a_broken_reference_is_retired(broken: str) -> None:
         ({"hparams"}, "m00/000000", 0.2),
     ],
 )
-def test_what_a_copy_takes_over(what: set[str], parent: str, lr: float) -> None:
+def test_values_taken_over_by_a_copy(what: set[str], parent: str, lr: float) -> None:
     receiver, donor = pbt(copy=frozenset(what)).decide(after_one_slice(1.0, 2.0))
     assert (receiver.parent, receiver.hyperparameters, receiver.donor) == (parent, {"lr": lr}, "m01")
     assert (receiver.start, receiver.stop) == (100, 200)
@@ -331,7 +335,7 @@ def test_what_a_copy_takes_over(what: set[str], parent: str, lr: float) -> None:
 
 
 @pytest.mark.parametrize(("what", "base"), [({"weights", "hparams"}, 0.2), ({"weights"}, 0.1), ({"hparams"}, 0.2)])
-def test_exploring_starts_from_what_was_kept_or_taken(what: set[str], base: float) -> None:
+def test_exploring_starts_from_the_kept_or_copied_values(what: set[str], base: float) -> None:
     strategy = pbt(copy=frozenset(what), explore=Explore(factors=(1.2, 0.8)))
     found = {
         round(strategy.decide(after_one_slice(1.0, 2.0, seed=seed))[0].hyperparameters["lr"] / base, 6)
@@ -340,7 +344,7 @@ def test_exploring_starts_from_what_was_kept_or_taken(what: set[str], base: floa
     assert found == {1.2, 0.8}
 
 
-def test_a_donor_gives_the_hyperparameters_that_made_its_snapshot() -> None:
+def test_donor_gives_hyperparameters_of_its_snapshot() -> None:
     population = after_one_slice(1.0, 2.0)
     trying = assign(population, "m01", hyperparameters={"lr": 9.0})
     population.record(decision(trying))
@@ -348,7 +352,7 @@ def test_a_donor_gives_the_hyperparameters_that_made_its_snapshot() -> None:
     assert (receiver.parent, receiver.hyperparameters) == ("m01/000000", {"lr": 0.2})
 
 
-def test_a_copy_empties_the_window_and_the_clock_goes_on() -> None:
+def test_copy_empties_the_fitness_window() -> None:
     population = after_one_slice([1.0, 1.0], [2.0, 2.0], rule=FitnessRule(window=10, min_episodes=2))
     strategy = pbt()
     population.record(decision(*strategy.decide(population)))
@@ -373,13 +377,13 @@ def explored(rule: Explore, space: SearchSpace, start: dict[str, Any], seeds: in
     return found
 
 
-def test_nothing_is_explored_without_a_copy_unless_asked_for() -> None:
+def test_no_exploring_without_a_copy_unless_configured() -> None:
     population = after_one_slice(1.0, 2.0)
     assert pbt(explore=Explore()).decide(population)[1].hyperparameters == {"lr": 0.2}
     assert pbt(explore=Explore(when="always")).decide(population)[1].hyperparameters != {"lr": 0.2}
 
 
-def test_each_dimension_changes_on_its_own_with_the_probability_asked_for() -> None:
+def test_dimensions_change_independently() -> None:
     space = SearchSpace({n: LogUniform(low=1e-9, high=1e9) for n in "ab"})
     found = explored(Explore(probability=1 / 3), space, {"a": 1.0, "b": 1.0}, 1200)
     changed = [(v["a"] != 1.0, v["b"] != 1.0) for v in found]
@@ -387,13 +391,13 @@ def test_each_dimension_changes_on_its_own_with_the_probability_asked_for() -> N
     assert statistics.mean(a and b for a, b in changed) == pytest.approx(1 / 9, abs=0.04)
 
 
-def test_each_dimension_draws_a_factor_of_its_own() -> None:
+def test_each_dimension_draws_its_own_factor() -> None:
     space = SearchSpace({n: LogUniform(low=1e-9, high=1e9) for n in "ab"})
     found = explored(Explore(factors=(2.0, 0.5)), space, {"a": 1.0, "b": 1.0}, 60)
     assert {(v["a"], v["b"]) for v in found} == {(2.0, 2.0), (2.0, 0.5), (0.5, 2.0), (0.5, 0.5)}
 
 
-def test_a_changing_dimension_is_resampled_with_the_probability_asked_for() -> None:
+def test_resample_probability_applies_per_changed_dimension() -> None:
     found = explored(Explore(resample_probability=0.25), LR, {"lr": 1.0}, 1200)
     perturbed = sum(v["lr"] in (1.2, 1 / 1.2) for v in found) / len(found)
     assert perturbed == pytest.approx(0.75, abs=0.06)
@@ -406,7 +410,7 @@ def test_resampling_draws_from_the_prior() -> None:
     assert statistics.mean(found) == pytest.approx(-1, abs=0.2)
 
 
-def test_gaussian_steps_have_the_width_asked_for() -> None:
+def test_gaussian_steps_have_the_configured_width() -> None:
     space = SearchSpace({"x": Uniform(low=0.0, high=2.0, bounds="none")})
     found = [v["x"] for v in explored(Explore(method="gaussian", sd=0.1), space, {"x": 5.0}, 800)]
     assert statistics.mean(found) == pytest.approx(5.0, abs=0.04)
@@ -414,7 +418,7 @@ def test_gaussian_steps_have_the_width_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("factors", "drift"), [((1.2, 0.8), math.log(0.96) / 2), ((1.2, 1 / 1.2), 0.0)])
-def test_the_faithful_factors_drift_and_the_default_ones_do_not(factors: tuple[float, ...], drift: float) -> None:
+def test_paper_factors_drift_and_default_ones_do_not(factors: tuple[float, ...], drift: float) -> None:
     space = SearchSpace({"x": LogUniform(low=1e-9, high=1e9)})
     found = [math.log(v["x"]) for v in explored(Explore(factors=factors), space, {"x": 1.0}, 3000)]
     assert statistics.mean(found) == pytest.approx(drift, abs=5 * statistics.stdev(found) / 3000**0.5)
@@ -441,14 +445,14 @@ def test_bounds_hold_over_many_perturbations() -> None:
 
 
 @pytest.mark.parametrize(("broken", "why"), [("diverged", "diverged"), ("lost", "given up")])
-def test_a_broken_member_takes_over_the_best(broken: str, why: str) -> None:
+def test_broken_member_copies_the_best(broken: str, why: str) -> None:
     a = pbt(copy=frozenset({"weights"})).decide(after_one_slice(broken, 1.0, 3.0, 2.0))[0]
     assert (a.donor, a.parent, a.hyperparameters["lr"]) == ("m02", "m02/000000", pytest.approx(0.3))
     assert a.note == f"{why}, exploit m02"
 
 
 @pytest.mark.parametrize("broken", ["diverged", "lost"])
-def test_a_rescue_explores_from_the_hyperparameters_that_made_the_donors_snapshot(broken: str) -> None:
+def test_rescue_explores_from_the_donors_snapshot_values(broken: str) -> None:
     population = after_one_slice(broken, 1.0)
     population.record(decision(assign(population, "m01", hyperparameters={"lr": 9.0})))
     rescued = set()
@@ -459,7 +463,7 @@ def test_a_rescue_explores_from_the_hyperparameters_that_made_the_donors_snapsho
     assert rescued == {0.4, 0.1}
 
 
-def test_a_rescue_goes_to_the_placeholder_where_nobody_has_a_number() -> None:
+def test_rescue_uses_a_placeholder_if_no_member_has_fitness() -> None:
     population = after_one_slice("diverged", 1.0, 2.0)
     for m in ("m01", "m02"):
         population.record(decision(assign(population, m, donor="m00", parent=f"{m}/000000")))
@@ -467,14 +471,14 @@ def test_a_rescue_goes_to_the_placeholder_where_nobody_has_a_number() -> None:
     assert a.donor == "m02"
 
 
-def test_a_rescue_prefers_a_number_to_a_higher_placeholder() -> None:
+def test_rescue_prefers_fitness_over_a_higher_placeholder() -> None:
     population = after_one_slice("diverged", 1.0, 2.0)
     population.record(decision(assign(population, "m02", donor="m01", parent="m01/000000")))
     (a,) = pbt().decide(population)[:1]
     assert (a.member, a.donor) == ("m00", "m01")
 
 
-def test_the_broken_are_rescued_off_the_grid_and_before_the_burn_in() -> None:
+def test_rescue_happens_off_grid_and_during_burn_in() -> None:
     population = after_one_slice(1.0, 2.0)
     a = assign(population, "m00")
     population.record(decision(a))
@@ -483,12 +487,12 @@ def test_the_broken_are_rescued_off_the_grid_and_before_the_burn_in() -> None:
     assert (rescue.donor, rescue.start, rescue.stop) == ("m01", 130, 200)
 
 
-def test_somebody_without_a_number_is_still_a_rescue() -> None:
+def test_rescue_may_use_a_member_without_fitness() -> None:
     a, _ = pbt().decide(after_one_slice("diverged", None))
     assert (a.donor, a.parent) == ("m01", "m01/000000")
 
 
-def test_where_nobody_is_healthy_everybody_starts_afresh() -> None:
+def test_all_members_restart_if_none_is_healthy() -> None:
     population = after_one_slice("diverged", "lost")
     decided = pbt().decide(population)
     assert [(a.parent, a.donor) for a in decided] == [(None, None)] * 2
@@ -499,7 +503,7 @@ def test_where_nobody_is_healthy_everybody_starts_afresh() -> None:
     assert all(m.healthy for m in population.members.values())
 
 
-def test_a_member_that_is_given_up_again_and_again_is_retired() -> None:
+def test_member_is_retired_after_repeated_failures() -> None:
     population, strategy, max_consecutive_failures = Population(2, 0, LAST), pbt(max_consecutive_failures=3), 0
     while decided := strategy.decide(population):
         population.record(decision(*decided))
@@ -510,7 +514,7 @@ def test_a_member_that_is_given_up_again_and_again_is_retired() -> None:
     assert population.step == 0
 
 
-def test_a_report_forgives_earlier_failures() -> None:
+def test_report_resets_the_failure_count() -> None:
     population, strategy = Population(1, 0, LAST), pbt(max_consecutive_failures=1)
     for fate in (died, trained, died, trained, died):
         (a,) = strategy.decide(population)
@@ -523,7 +527,7 @@ def test_a_report_forgives_earlier_failures() -> None:
 # Random search
 
 
-def test_random_search_starts_where_pbt_does_and_never_moves() -> None:
+def test_random_search_starts_as_pbt_and_never_changes() -> None:
     population = Population(4, 9, LAST)
     search = random_search(LR, slice_steps=100, horizon=1000)
     start = search.decide(population)
@@ -537,7 +541,7 @@ def test_random_search_starts_where_pbt_does_and_never_moves() -> None:
 
 
 @pytest.mark.parametrize("broken", ["diverged", "lost"])
-def test_random_search_retires_the_broken(broken: str) -> None:
+def test_random_search_retires_broken_members(broken: str) -> None:
     search = random_search(LR, slice_steps=100, horizon=1000)
     assert [a.member for a in search.decide(after_one_slice(1.0, broken, 2.0))] == ["m00", "m02"]
 
@@ -547,7 +551,7 @@ def test_random_search_retires_the_broken(broken: str) -> None:
 
 @dataclass
 class StartAt:
-    """A strategy whose members start from given hyperparameters instead of the prior's."""
+    """Strategy whose members start from given hyperparameters instead of draws from the prior."""
 
     strategy: PBT
     values: dict[str, dict[str, float]]
@@ -564,7 +568,7 @@ TOURNAMENT["strict"] = replace(TOURNAMENT["copy"], min_gap=1e-9)
 
 
 def toy(folder: Path, *, seed: int = 0, slice_steps: int, clamp: bool = True, **rules: Any) -> tuple[float, float]:
-    """Both members' final Q after 200 steps, through the whole machinery."""
+    """Final Q of both members after 200 steps of a complete run."""
     free = {n: Uniform(low=0.0, high=1.0, bounds="none") for n in ("h0", "h1")}
     strategy: Strategy = StartAt(
         PBT(

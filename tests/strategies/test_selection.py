@@ -1,4 +1,4 @@
-"""Asynchronous selection, event by event: members report when they are ready, and each is ranked among all of them."""
+"""Asynchronous selection, event by event: each member is ranked among all when it reports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUALITY: Fitness = lambda i, rng: i + rng.normal()  # noqa: E731
 
 @dataclass(frozen=True)
 class Copy:
-    """A member that copied: the members whose latest numbers were lower, and whether its donor's number was its own."""
+    """One copy: the members with a lower latest fitness, and whether the donor had a fitness of its own."""
 
     receiver: str
     below: int
@@ -134,7 +134,7 @@ def test_truncation_copies_the_bottom_fraction_under_noise(shape: dict[str, Any]
 
 @pytest.mark.parametrize("fitness", [NOISE, QUALITY], ids=["noise", "quality and noise"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_truncation_never_copies_onto_a_member_above_the_bottom(shape: dict[str, Any], fitness: Fitness) -> None:
+def test_truncation_never_replaces_above_the_bottom(shape: dict[str, Any], fitness: Fitness) -> None:
     size, bottom = shape["size"], bottom_of(shape["size"])
     done = Simulation(Exploit(bottom=bottom, top=bottom), fitness=fitness, until=12 * size, **shape).run()
     assert done.copies
@@ -142,7 +142,7 @@ def test_truncation_never_copies_onto_a_member_above_the_bottom(shape: dict[str,
 
 
 @pytest.mark.parametrize("method", ["truncation", "binary_tournament", "t_test"])
-def test_a_donor_has_a_number_of_its_own(method: Any) -> None:
+def test_donor_has_its_own_fitness(method: Any) -> None:
     exploit = Exploit(method=method, bottom=0.5, top=0.5, alpha=0.4)
     done = Simulation(exploit, 8, speeds=(1.0, 3.0), episodes=3).run()
     assert done.copies
@@ -150,13 +150,13 @@ def test_a_donor_has_a_number_of_its_own(method: Any) -> None:
 
 
 @pytest.mark.parametrize("speeds", [(1.0, 1.0), (1.0, 3.0)])
-def test_a_tournament_copies_as_often_as_the_opponent_ranks_higher(speeds: tuple[float, float]) -> None:
+def test_tournament_copies_if_the_opponent_ranks_higher(speeds: tuple[float, float]) -> None:
     done = Simulation(Exploit(method="binary_tournament"), 8, speeds=speeds, until=1500).run()
     assert done.share == pytest.approx(0.5, rel=0.1)
 
 
-def test_the_first_reports_copy_nobody_until_a_receiver_is_due() -> None:
-    """One of four copies: nobody is at the bottom of the population while one of the four is unknown."""
+def test_first_reports_wait_until_a_receiver_is_known() -> None:
+    """One of four copies: with one of the four unknown, no member is surely at the bottom."""
     for population in joining(4):
         ranked = [m for m in population.members.values() if m.ranked]
         strategy = PBT(space=SearchSpace({}), slice_steps=100, horizon=1000, exploit=Exploit(bottom=0.25, top=0.25))
@@ -165,7 +165,7 @@ def test_the_first_reports_copy_nobody_until_a_receiver_is_due() -> None:
 
 
 def joining(size: int) -> Iterator[Population]:
-    """Populations of which one member, two, ... have reported; the first member is the worst."""
+    """Populations in which one member, two, ... have reported; the first member is the worst."""
     population = Population(size, 0, LAST)
     opened = {m: assign(population, m) for m in population.members}
     population.record(decision(*opened.values()))
@@ -174,7 +174,7 @@ def joining(size: int) -> Iterator[Population]:
         yield population
 
 
-def test_members_that_reported_without_a_number_hold_nobody_up() -> None:
+def test_members_without_fitness_do_not_delay_others() -> None:
     population = Population(4, 0, FitnessRule(window=5, min_episodes=2))
     opened = {m: assign(population, m) for m in population.members}
     population.record(decision(*opened.values()))
@@ -198,12 +198,12 @@ def copied(fitness: float = 1.0) -> Population:
     return population
 
 
-def test_a_copy_keeps_the_number_from_before_for_ranks_alone() -> None:
+def test_copy_keeps_the_old_fitness_for_ranking_only() -> None:
     m = copied().members["m00"]
     assert (m.fitness, m.placeholder, m.rank_fitness, m.ranked, m.window) == (None, 1.0, 1.0, False, [])
 
 
-def test_the_placeholder_stays_until_there_is_a_number() -> None:
+def test_placeholder_stays_until_there_is_a_fitness() -> None:
     population = copied()
     m = population.members["m00"]
     population.record(answer(trained(open_of(population, "m00"), 7.0)))
@@ -214,7 +214,8 @@ def test_the_placeholder_stays_until_there_is_a_number() -> None:
 
 
 @pytest.mark.parametrize("method", ["truncation", "binary_tournament", "t_test"])
-def test_a_member_with_too_few_episodes_since_its_copy_is_no_donor(method: Any) -> None:
+def test_member_with_too_few_episodes_is_no_donor(method: Any) -> None:
+    """Counted since its last copy."""
     population = Population(2, 0, FitnessRule(window=9, min_episodes=3))
     for m, number in (("m00", 2.0), ("m01", 1.0)):
         population.record(decision(assign(population, m)))
@@ -227,7 +228,8 @@ def test_a_member_with_too_few_episodes_since_its_copy_is_no_donor(method: Any) 
     assert [a.donor for a in strategy.decide(population)] == [None, None]
 
 
-def test_a_tournament_lost_to_a_placeholder_goes_to_a_fitter_member_with_a_number() -> None:
+def test_tournament_lost_to_a_placeholder_takes_another_donor() -> None:
+    """The donor is then a fitter member with a fitness of its own."""
     donors = set()
     for seed in range(40):
         population = after_one_slice(2.0, 9.0, 1.0, 3.0, seed=seed)
@@ -239,14 +241,14 @@ def test_a_tournament_lost_to_a_placeholder_goes_to_a_fitter_member_with_a_numbe
     assert donors == {None, "m03"}
 
 
-def test_a_second_copy_before_a_number_keeps_the_placeholder() -> None:
+def test_second_copy_without_fitness_keeps_the_placeholder() -> None:
     population = copied()
     population.record(answer(died(open_of(population, "m00"))))
     population.record(decision(assign(population, "m00", parent="m01/000000", donor="m01")))
     assert population.members["m00"].rank_fitness == 1.0
 
 
-def test_the_best_member_is_never_one_with_a_placeholder() -> None:
+def test_best_member_never_has_a_placeholder() -> None:
     population = copied(fitness=100.0)
     assert population.best is population.members["m01"]
     assert population.ranking() == [population.members["m01"]]

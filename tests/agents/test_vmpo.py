@@ -1,0 +1,96 @@
+"""V-MPO: target network, divergence constraint and PopArt. test_actor_critic.py has its update."""
+
+import pytest
+import torch
+
+from tests.agent_fixtures import agent, block, changed, first_inputs, fresh, live
+
+torch.set_num_threads(1)  # as in every worker
+
+
+def acted(learner, state, data):
+    """Block with the actions and policies of the members' acting policies."""
+    members, time, envs = data.rewards.shape
+    noise = learner.noise([torch.Generator().manual_seed(m) for m in range(members)], time, envs)
+    steps = [learner.act(state, *first_inputs(learner, data.observations[:, t]), noise[t]) for t in range(time)]
+    actions, policy = (torch.stack([getattr(s, name) for s in steps], 1) for name in ("actions", "policy"))
+    return changed(data, actions=actions, policy=policy)
+
+
+def test_target_network_acts_and_updates_per_member_period():
+    learner, members = agent(name="vmpo"), [0, 1]
+    state, h = fresh(learner, members), live(learner, 2, target_period=[2, 3], learning_rate=0.01)
+    data = block(learner, members)
+    equal = []
+    for _ in range(6):
+        learner.learn(state, data, h)
+        equal.append([torch.equal(state.tensors["target"][m], state.tensors["params"][m]) for m in members])
+        acts = learner.act(state, *first_inputs(learner, data.observations[:, 0]), None).policy
+        state.tensors["params"].add_(1.0)  # what is not the target's has no say
+        assert torch.equal(learner.act(state, *first_inputs(learner, data.observations[:, 0]), None).policy, acts)
+        state.tensors["params"].sub_(1.0)
+    assert equal == [[False, False], [True, False], [False, True], [True, False], [False, False], [True, True]]
+
+
+@pytest.mark.parametrize("kind", ["categorical", "clip"])
+def test_divergence_is_between_target_and_online(kind):
+    """With the online policy on both sides it would be zero for ever, and there would be no constraint."""
+    learner = agent(kind, "vmpo", observations="raw")
+    state, h = fresh(learner, [0]), live(learner, 1, learning_rate=0.01, target_period=100)
+    data = acted(learner, state, block(learner, [0]))
+    names = ["loss/kl"] if kind == "categorical" else ["loss/kl_mean", "loss/kl_covariance"]
+    before, after = (learner.learn(state, data, h).metrics for _ in range(2))
+    for name in names:
+        assert before[name].item() == pytest.approx(0, abs=1e-6)
+        assert after[name].item() > 1e-6
+
+
+@pytest.mark.parametrize(("bound", "rises"), [(1e-7, True), (10.0, False)])
+def test_multiplier_rises_above_its_bound_and_falls_below(bound, rises):
+    learner = agent("categorical", "vmpo")
+    state, h = fresh(learner, [0]), live(learner, 1, eps_kl=bound, learning_rate=0.01)
+    learner.learn(state, block(learner, [0]), h)
+    alpha = learner.layout.views(state.tensors["params"])["alpha"][0, 0].item()
+    assert (alpha > 1.0) == rises
+    assert alpha != 1.0
+
+
+def test_multipliers_and_temperature_are_at_least_1e_8():
+    """Section 4.1: they are clipped after every step, however slack the bounds are."""
+    learner = agent("clip", "vmpo", temperature=1e-7, alpha=1e-7)
+    slack = {"eps_mean": 10.0, "eps_covariance": 10.0, "eps_temperature": 10.0}
+    state, h = fresh(learner, [0]), live(learner, 1, learning_rate=1.0, **slack)
+    learner.learn(state, block(learner, [0]), h)
+    views = learner.layout.views(state.tensors["params"])
+    for name in ("temperature", "alpha_mean", "alpha_covariance"):
+        assert views[name].flatten().tolist() == pytest.approx([1e-8], rel=1e-6), name
+
+
+def test_multipliers_and_temperature_start_at_settings():
+    learner = agent("clip", "vmpo", temperature=0.25, alpha=3.0)
+    views = learner.layout.views(fresh(learner, [0, 1]).tensors["params"])
+    starts = {"temperature": 0.25, "alpha_mean": 3.0, "alpha_covariance": 3.0}
+    assert {name: views[name].unique().tolist() for name in starts} == {k: [v] for k, v in starts.items()}
+
+
+@pytest.mark.parametrize("kind", ["categorical", "image"])
+def test_popart_preserves_values(kind):
+    learner, last = agent(kind, "vmpo", rewards="none"), "value" if kind == "image" else "value.2"
+    state, h = fresh(learner, [0, 1]), live(learner, 2, learning_rate=0.0, popart_rate=1.0)
+    data = block(learner, [0, 1])
+    data = changed(data, rewards=100.0 * data.rewards + 7.0)
+
+    def values():
+        said = [
+            learner.net.unroll(params, data.inputs(group, slice(None)), data.rnn_state[group])[1].flatten(1)
+            for params, group in zip(state.params, learner._groups(2), strict=True)
+        ]
+        return state.tensors["popart.scale"][:, None] * torch.cat(said) + state.tensors["popart.shift"][:, None]
+
+    before = values()
+    learner.learn(state, data, h)
+    assert (state.tensors["popart.scale"] > 10).all()
+    torch.testing.assert_close(values(), before, rtol=1e-4, atol=1e-4)
+    weight, bias = (learner.layout.views(state.tensors["params"])[f"{last}.{k}"] for k in ("weight", "bias"))
+    assert not weight[..., 1:].any()  # what pads the value's column stays zero
+    assert not bias[..., 1:].any()

@@ -1,0 +1,285 @@
+"""From a config to the parts of a run: placement, header, strategy, and configs that cannot be built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pbtrl.build import describe, determinism, factory, placement, rl
+from pbtrl.config.load import config_from_json, load, parse, resolve, with_setting
+from pbtrl.config.schema import Config
+from pbtrl.errors import ConfigError
+from pbtrl.execution.inline import Inline
+from pbtrl.strategies.pbt import PBT
+from pbtrl.system import cgroups
+from tests.command import CART
+
+TOY = """\
+trainable: {name: quadratic}
+budget: {env_steps_per_member: 100}
+hparams: {h0: {prior: uniform, low: 0, high: 1}}
+"""
+
+
+def cart(*overrides: str) -> Config:
+    return parse(CART, overrides=overrides)
+
+
+def toy(*overrides: str) -> Config:
+    return parse(TOY, overrides=overrides)
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, cores: int = 4, quota: float | None = None) -> None:
+    monkeypatch.setattr(placement, "available_cores", lambda: list(range(cores)))
+    monkeypatch.setattr(cgroups, "cpu_quota", lambda: quota)
+
+
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch)
+
+
+# Who trains where
+
+
+@pytest.mark.parametrize(
+    ("size", "overrides", "cores", "groups"),
+    [
+        (1, [], [(0, 1, 2, 3)], [["m00"]]),
+        (2, [], [(0, 1), (2, 3)], [["m00"], ["m01"]]),
+        (3, [], [(0,), (1,), (2,)], [["m00"], ["m01"], ["m02"]]),
+        (6, [], [(0,), (1,), (2,), (3,)], [["m00"], ["m01", "m02"], ["m03"], ["m04", "m05"]]),
+        (3, ["execution.workers=2"], [(0, 1), (2, 3)], [["m00"], ["m01", "m02"]]),
+        (5, ["execution.workers=5"], [(0,), (1,), (2,), (3,), (0,)], [["m00"], ["m01"], ["m02"], ["m03"], ["m04"]]),
+        (6, ["execution.cohort=4"], [(0, 1), (2, 3)], [["m00", "m01", "m02", "m03"], ["m04", "m05"]]),
+        (3, ["execution.cohort=3"], [(0, 1, 2, 3)], [["m00", "m01", "m02"]]),
+        (2, ["execution.backend=inline"], [(0, 1, 2, 3)], [["m00", "m01"]]),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("four_cores")
+def test_every_member_has_one_worker(size, overrides, cores, groups):
+    config = toy(f"population.size={size}", *overrides)
+    members = [f"m{i:02d}" for i in range(size)]
+    shares = placement.worker_shares(config, members)
+    assert [share.cores for share in shares] == cores
+    assert [share.threads for share in shares] == [len(own) for own in cores]
+    assert [group for share in shares for group in share.groups] == groups
+    assert len(shares) == placement.worker_count(config)
+
+
+@pytest.mark.parametrize(
+    ("quota", "size", "overrides", "threads"),
+    [
+        (0.5, 2, [], [1]),
+        (1.0, 2, [], [1]),
+        (1.5, 3, [], [1, 1]),
+        (3.0, 1, [], [3]),
+        (3.0, 2, [], [1, 1]),
+        (0.5, 2, ["execution.workers=2"], [1, 1]),
+        (2.0, 4, ["execution.backend=inline"], [2]),
+    ],
+)
+def test_workers_respect_cpu_quota_and_are_not_pinned(monkeypatch, quota, size, overrides, threads):
+    """Containers that share a machine see all its cores; if each pinned its workers, all would crowd the first ones."""
+    machine(monkeypatch, quota=quota)
+    config = toy(f"population.size={size}", *overrides)
+    shares = placement.worker_shares(config, [f"m{i:02d}" for i in range(size)])
+    assert [share.threads for share in shares] == threads
+    assert {share.cores for share in shares} == {(0, 1, 2, 3)}
+    assert len(shares) == placement.worker_count(config)
+
+
+@pytest.mark.parametrize(("cores", "quota", "usable"), [(4, 9.0, 4), (4, 3.2, 4), (4, 0.01, 1), (1, 2.0, 1)])
+def test_smaller_of_affinity_and_quota_limits_the_cores(monkeypatch, cores, quota, usable):
+    machine(monkeypatch, cores, quota)
+    assert placement.usable_cores() == usable
+    (share,) = placement.worker_shares(toy("population.size=1"), ["m00"])
+    assert (share.cores, share.threads) == (tuple(range(cores)), usable)
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_members_with_different_block_lengths_train_alone():
+    config = cart("agent.unroll_mode=exact", "execution.workers=2", "execution.backend=processes")
+    shares = placement.worker_shares(config, ["a", "b", "c", "d"])
+    assert [share.groups for share in shares] == [[["a"], ["c"]], [["b"], ["d"]]]
+
+
+@pytest.mark.parametrize(
+    ("acting", "workers"), [("inline", 4), ("actors, processes: 2", 2), ("actors, processes: 3", 1), ("hogwild", 4)]
+)
+@pytest.mark.usefixtures("four_cores")
+def test_actor_processes_count_as_cores(acting, workers):
+    config = cart("execution.backend=processes", f"acting={{mode: {acting}}}")
+    assert placement.worker_count(config) == workers
+    assert placement.worker_count(with_setting(config, "execution.workers", 3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "acting", "threads"), [(1, "inline", 4), (2, "inline", 1), (1, "actors, processes: 2", 1)]
+)
+@pytest.mark.usefixtures("four_cores")
+def test_single_member_uses_all_cores(size, acting, threads):
+    for backend in ("inline", "processes"):
+        config = cart(f"population.size={size}", f"acting={{mode: {acting}}}", f"execution.backend={backend}")
+        assert placement.torch_threads(config) == threads
+
+
+def test_single_member_respects_cpu_quota(monkeypatch):
+    machine(monkeypatch, quota=2.5)
+    assert placement.torch_threads(cart("population.size=1")) == 3
+
+
+def test_rounded_numbers_are_described():
+    assert describe.describe_slices(cart()) == "240 env steps each"
+    rounded = cart("strategy.ready={slice_steps: 250, burn_in: 300}", "budget.env_steps_per_member=730")
+    assert describe.describe_slices(rounded) == (
+        "280 env steps each, no copies before 320; in whole blocks of 40: "
+        "budget.env_steps_per_member 730 to 760, ready.slice_steps 250 to 280, ready.burn_in 300 to 320"
+    )
+    assert describe.describe_slices(resolve(rounded)) == "280 env steps each, no copies before 320"
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_placement_description():
+    assert placement.describe_placement(cart()) == "4 members in this process, 4 envs each"
+    assert placement.describe_placement(toy("population.size=1")) == "1 member on 1 worker"
+    actors = cart("execution.backend=processes", "acting={mode: actors, processes: 2}")
+    assert placement.describe_placement(actors) == "4 members on 2 workers, 4 envs each in 2 actors"
+    hogwild = cart("acting={mode: hogwild}")
+    assert placement.describe_placement(hogwild) == "4 members in this process, 4 envs each in 1 hogwild process"
+    assert placement.describe_placement(toy("population.size=9")) == "9 members on 4 workers"
+
+
+# What a run is made of
+
+
+def test_header_has_what_readers_need():
+    rounded = "budget.env_steps_per_member=701"
+    found = factory.make_header(cart(rounded), "cart")
+    assert (found.horizon, found.size, found.budget, found.unit) == (720, 4, 2880, "env_steps")
+    assert (found.rule.window, found.rule.min_episodes, found.rule.share, found.rule.cut_episodes) == (20, 1, 0.5, True)
+    assert found.hyperparameters == ("learning_rate", "unroll_length")
+    assert found.deterministic == determinism.DETERMINISTIC
+    assert factory.make_header(cart("env.id=ALE/Pong-v5"), "pong").frames_per_step == 4
+    assert "population.mode: async" in factory.make_header(cart("population.mode=async"), "cart").deterministic
+    assert "between_slices: continue" in factory.make_header(cart("env.between_slices=continue"), "cart").deterministic
+    for acting, said in (
+        ("hogwild", determinism.DETERMINISTIC),
+        ("actors", "no, because actors act with whatever weights are newest (acting.mode: actors)"),
+        ("hogwild, processes: 2", "no, because processes change the weights without locks (acting.mode: hogwild)"),
+    ):
+        assert factory.make_header(cart(f"acting={{mode: {acting}}}"), "cart").deterministic == said
+    assert found.bounds == {"": {"learning_rate": (1e-4, 1e-2), "unroll_length": (5, 10)}}
+    for still in ("strategy.name=random_search", "strategy.explore.method=none"):
+        assert factory.make_header(cart(still), "cart").bounds == {}
+    evaluated = factory.make_header(cart("fitness={source: evaluation, episodes: 5}"), "cart").rule
+    assert (evaluated.source, evaluated.min_episodes) == ("evaluation", 1)
+    assert (factory.make_header(toy(), "toy").unit, factory.make_header(toy(), "toy").rule.min_episodes) == ("steps", 1)
+
+
+@pytest.mark.parametrize(
+    ("env", "agent", "unused"),
+    [
+        ("CartPole-v1", "vmpo", ["eps_mean", "eps_covariance"]),
+        ("Pendulum-v1", "vmpo", ["eps_kl"]),
+        ("CartPole-v1", "unreal", ["pixel_control_cost", "pixel_control_gamma"]),
+        ("ALE/Pong-v5", "unreal", []),
+    ],
+)
+def test_warning_for_hyperparameter_unused_in_env(env, agent, unused):
+    names = ["eps_kl", "eps_mean", "eps_covariance"] if agent == "vmpo" else [
+        "pixel_control_cost", "pixel_control_gamma", "reward_prediction_cost"
+    ]  # fmt: skip
+    searched = [f"hparams.{name}={{prior: uniform, low: 0.1, high: 0.2}}" for name in names]
+    config = factory.prepare(cart(f"env.id={env}", f"agent={{name: {agent}}}", *searched))
+    said = [f"hparams.{name} has no effect: {agent} does not use it in {env}" for name in unused]
+    assert [line for line in factory.collect_warnings(config) if "no effect" in line] == said
+
+
+def test_strategy_follows_the_config():
+    config = cart(
+        "strategy={ready: {slice_steps: 100, burn_in: 50}, exploit: {method: t_test, alpha: 0.01}, explore: {sd: 0.3}, "
+        "copy: [weights]}",
+        "population.reference_members=1",
+    )
+    found = factory.make_strategy(config)
+    assert isinstance(found, PBT)
+    assert (found.slice_steps, found.horizon, found.burn_in) == (120, 720, 80)
+    assert (found.exploit.method, found.exploit.alpha, found.explore.sd) == ("t_test", 0.01, 0.3)
+    assert (found.copy, found.synchronous, found.references) == (frozenset({"weights"}), True, 1)
+    search = factory.make_strategy(cart("strategy={name: random_search}"))
+    assert isinstance(search, PBT)
+    assert (search.exploit.method, search.explore.method) == ("none", "none")
+
+
+def test_limits():
+    config = cart("budget.wall_clock=1m", "budget.until_fitness=9", "failure.max_restarts_per_member=5")
+    found = factory.stop_criteria(config)
+    assert (found.wall_clock, found.total_steps, found.until_fitness, found.max_attempts) == (60.0, None, 9.0, 5)
+
+
+def test_executor_creates_member_directories(tmp_path: Path):
+    executor = factory.make_executor(cart(), tmp_path, ["m00", "m01"])
+    assert isinstance(executor, Inline)
+    assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["m00", "m01"]
+    executor.close()
+
+
+def test_spec_reference_rebuilds_the_same_agent():
+    mixed = factory.prepare(with_setting(load("mixed"), "env.backend", "gymnasium"))
+    for name in ("impala", "vmpo"):
+        own = rl.RLBuilder(mixed, name).spec
+        found = own.origin.spec()
+        assert (found.agent, found.block, found.live, found.structural) == (
+            own.agent,
+            own.block,
+            own.live,
+            own.structural,
+        )
+    alone = rl.RLBuilder(factory.prepare(cart())).spec
+    assert alone.origin.spec().agent == alone.agent
+
+
+def test_env_and_agent_descriptions():
+    config = factory.prepare(cart())
+    assert describe.describe_env(config) == "CartPole-v1, 4 -> 2 actions, gymnasium"
+    assert describe.describe_agent(config).startswith("impala, mlp of ")
+    assert describe.describe_agent(config).endswith("parameters, blocks of 10 steps (budget)")
+
+
+# What cannot be built
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["env.id=Nothing-v9"], "config: env.id: Nothing-v9: no such env"),
+        (["env.id=HalfCheetah-v5", "agent.network=shallow"], "config: agent.network: shallow cannot read observations"),
+        (["env.id=ALE/Pong-v5", "agent.network=mlp"], "config: agent.network: mlp cannot read observations that are"),
+    ],
+)
+def test_unfit_env_and_agent_are_one_line(overrides, said):
+    with pytest.raises(ConfigError) as caught:
+        factory.prepare(cart(*overrides))
+    assert len(caught.value.messages) == 1
+    assert caught.value.messages[0].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainable={name: cubic}", "trainable.name: unknown trainable 'cubic'. Known: quadratic"),
+        ("trainable={name: quadratic, depth: 3}", "trainable.depth: unknown key. Known: start, learning_rate, clamp"),
+    ],
+)
+def test_missing_trainable_or_wrong_keys(override, said):
+    with pytest.raises(ConfigError, match=said):
+        factory.prepare(toy(override))
+
+
+def test_env_backend_is_resolved():
+    prepared = factory.prepare(cart("env.backend=auto"))
+    assert prepared.env is not None
+    assert prepared.env.backend in ("gymnasium", "envpool")
+    assert config_from_json(prepared.to_json()) == prepared

@@ -1,0 +1,130 @@
+"""Commands that pbtrl suggests work when pasted, for any location and name of a run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+
+from pbtrl.cli import main as cli
+from pbtrl.config.load import parse
+from pbtrl.storage import references, run_directory, run_lookup
+from pbtrl.training import scoring
+from tests.command import CART, Command, journal
+
+COMMAND = re.compile(r"pbtrl (?:resume|eval|status|tb|report|lineage|verify) [^|;`\n]+")
+ROOTS = ["runs", "my runs", "it's", "a/b", "./~", "./-r", "."]
+
+
+def suggested(text: str) -> list[Path]:
+    """Runs of the commands in a text, as the command line finds them."""
+    found = []
+    for command in COMMAND.findall(text):
+        arguments = cli.parse_arguments(shlex.split(command)[1:])
+        found.append(run_lookup.find(arguments.run, arguments.runs))
+    return found
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_suggested_commands_find_the_run(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, root: str):
+    """From an empty root over a stopped run to a finished one, and a damaged one."""
+    where, run = [f"--runs={root}"], Path(root) / "quadratic"
+    begin = pbtrl("list", *where).out.partition(": ")[2]
+    assert cli.parse_arguments(shlex.split(begin)[1:]).runs == Path(root)
+
+    def about_it(*argv: str) -> int:
+        found = pbtrl(*argv, *where)
+        paths = suggested(found.out + found.err)
+        assert paths, argv
+        assert all(path.samefile(run) for path in paths)
+        return found.code
+
+    with monkeypatch.context() as inside:
+        inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        assert about_it("train", "quadratic") == 130
+    assert about_it("status", "quadratic") == 0
+    assert about_it("train", "quadratic") == 2
+    assert about_it("resume", "quadratic") == 0
+    assert about_it("resume", "quadratic") == 0
+    assert about_it("train", "quadratic") == 2
+    newest = max((run / "members/m00/snapshots").iterdir())
+    newest.rename(run / "aside")
+    assert about_it("verify", "quadratic") == 4
+
+
+@pytest.mark.parametrize("name", ["a b", "-x", "~x", "it's", ".hidden", "é", "x" * 70, "--help", "a=b"])
+def test_renamed_run_is_suggested_by_path(pbtrl: Command, name: str):
+    assert pbtrl("train", "quadratic").code == 0
+    run = Path("runs/quadratic").rename(Path("runs", name))
+    (found,) = suggested(f"pbtrl status {references.run_reference(run)}")
+    assert found.samefile(run)
+    assert suggested(f"pbtrl resume {references.cli_reference(run)} budget.env_steps_per_member=1")[0].samefile(run)
+
+
+@pytest.mark.parametrize("where", [".", "./", "../quadratic", "..", "tb/.."])
+def test_run_is_found_from_inside_its_directory(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, where: str):
+    assert pbtrl("train", "quadratic").code == 0
+    run = Path("runs/quadratic").resolve()
+    monkeypatch.chdir(run / "tb" if where == ".." else run)
+    found = pbtrl("status", where)
+    assert (found.code, found.out.split(":")[0]) == (0, "quadratic")
+    assert pbtrl("status", where, "--json").json["name"] == "quadratic"
+    assert suggested(f"pbtrl status {references.run_reference(run_lookup.find(where, Path('runs')))}")[0].samefile(run)
+
+
+@pytest.mark.parametrize("text", ["runs/quadratic/", "link/quadratic", "direct", "~/runs/quadratic"])
+def test_run_behind_a_link_or_in_home_directory(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, text: str):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    assert pbtrl("train", "quadratic").code == 0
+    Path("link").symlink_to("runs")
+    Path("direct").symlink_to("runs/quadratic")
+    found = pbtrl("status", text)
+    assert (found.code, found.out.split(":")[0]) == (0, "quadratic")
+    assert suggested(f"pbtrl status {references.run_reference(run_lookup.find(text, Path('runs')))}")[0].samefile(
+        "runs/quadratic"
+    )
+    assert pbtrl("status", "quadratic", "--runs", "link").code == 0
+
+
+def test_home_is_expanded_in_roots_and_configs(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
+    Path("home").mkdir()
+    Path("home/c.yaml").write_text(CART)
+    assert pbtrl("train", "~/c.yaml", "--runs=~/r", "--name", "a", "budget.env_steps_per_member=240").code == 0
+    assert Path("home/r/a/best.json").exists()
+    assert not Path("~").exists()
+
+
+def test_folder_is_never_a_config(pbtrl: Command):
+    Path("quadratic").mkdir()
+    Path("other").mkdir()
+    assert pbtrl("train", "quadratic", "--dry-run").code == 0
+    assert pbtrl("train", "other", "--dry-run").err.startswith("other: is a directory\n")
+
+
+# Names that nobody asked for
+
+
+@pytest.mark.parametrize(
+    "env", ["_under:make", "-x:make", "...:...", "é:make", "x" * 300, "ALE/Pong-v5", "a b/c:d", "x" * 39 + "-:y"]
+)
+def test_generated_names_are_legal(env: str):
+    config = parse(f"env: {{id: '{env}'}}\nbudget: {{total_steps: 1000}}")
+    name = run_directory.default_name(config.label)
+    assert run_lookup.RUN_NAME.fullmatch(name)
+    assert run_lookup.RUN_NAME.fullmatch(f"{name[:58]}-99999")
+    assert name[:58] == name
+
+
+@pytest.mark.parametrize("option", [[], ["--overwrite"], ["--if-exists", "resume"], ["--suffix"]])
+def test_generated_names_are_unique(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, option: list[str]):
+    """Two runs that start in the same second generate the same name first."""
+    monkeypatch.setattr(run_directory, "default_name", lambda _: "same")
+    small = ["name=null", "budget.env_steps_per_member=20"]
+    for name in ("same", "same-2", "same-3"):
+        assert pbtrl("train", "quadratic", *small, *option, f"seed={len(name)}").code == 0
+        assert journal(Path("runs", name))[0]["name"] == name
+    assert [journal(path)[0]["seed"] for path in sorted(Path("runs").iterdir())] == [4, 6, 6]

@@ -1,0 +1,84 @@
+"""Built-in agents pass the shipped conformance tests, which detect broken implementations."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+from pbtrl.agents.settings import AGENTS
+from pbtrl.core.messages import Assignment
+from pbtrl.core.population import Population
+from pbtrl.strategies.pbt import PBT
+from pbtrl.testing import AgentConformance, PopulationConformance, TrainableConformance
+from pbtrl.trainables.quadratic import Quadratic
+
+
+class TestImpala(AgentConformance):
+    settings = AGENTS["impala"](hidden=(8,))
+
+
+class TestA3C(TestImpala):
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    settings = AGENTS["a3c"](hidden=(8,), unroll_mode="budget")
+
+
+class TestVMPO(TestImpala):
+    settings = AGENTS["vmpo"](hidden=(8,))
+
+
+class Leaking(PBT):
+    """Strategy that remembers its decisions."""
+
+    def decide(self, population: Population) -> list[Assignment]:
+        object.__setattr__(self, "horizon", self.horizon - 1)
+        return super().decide(population)
+
+
+def test_stateful_strategy_is_detected() -> None:
+    class Check(PopulationConformance):
+        @classmethod
+        def strategy(cls) -> PBT:
+            return Leaking(space=cls.space, slice_steps=cls.slice_steps, horizon=cls.horizon)
+
+    check = Check()
+    first = Population(cls_size := check.size, 3, check.rule)
+    assert cls_size == 6
+    lines = [{"kind": "decision", "assignments": [a.to_json() for a in check.strategy().decide(first)]}]
+    with pytest.raises(AssertionError):
+        check.test_decides_the_same_from_the_same_history(lines)
+
+
+def test_trainable_with_shared_state_is_detected() -> None:
+    class Sharing(Quadratic):
+        def state_dict(self) -> dict[str, np.ndarray]:
+            return {"theta": self._theta}
+
+    class Check(TrainableConformance):
+        hyperparameters: ClassVar = {"h0": 1.0, "h1": 0.5}
+
+        def make(self, rng: np.random.Generator) -> Any:
+            return Sharing(rng)
+
+    with pytest.raises(AssertionError):
+        Check().test_a_state_does_not_change_when_training_continues()
+
+
+def test_agent_that_mixes_members_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = TestImpala()
+    agent = check.settings.build(check.observation_space, check.action_space)
+    learn = type(agent).learn
+
+    def mixing(self: Any, state: Any, *arguments: Any) -> Any:
+        result = learn(self, state, *arguments)
+        params = state.tensors["params"]
+        params += 1e-3 * (params.mean(0, keepdim=True) - params) + 1e-4 * torch.ones(()) * len(params)
+        return result
+
+    monkeypatch.setattr(type(agent), "learn", mixing)
+    with pytest.raises(AssertionError):
+        check.test_a_member_is_the_same_in_every_slot_and_cohort(agent)

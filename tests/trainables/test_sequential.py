@@ -1,0 +1,108 @@
+"""A cohort of trainables: members are trained and evaluated one after another, each by its assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pbtrl.core.messages import Assignment
+from pbtrl.core.tensors import Tensors
+from pbtrl.core.trainable import Outcome
+from pbtrl.errors import SnapshotError
+from pbtrl.trainables.sequential import SequentialCohort
+
+TWO = ("m00", "m01")
+
+
+class Noisy:
+    """Its weight starts at a random draw and moves by lr times the steps; each evaluation adds another draw."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.weight = np.array([rng.random()])
+
+    def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
+        self.weight = self.weight + hyperparameters["lr"] * steps
+        return {"draw": float(rng.random())}
+
+    def evaluate(self, rng: np.random.Generator) -> float:
+        return float(self.weight[0] + rng.random())
+
+    def state_dict(self) -> Tensors:
+        return {"weight": self.weight.copy()}
+
+    def load_state_dict(self, state: Tensors) -> None:
+        self.weight = state["weight"].copy()
+
+
+def slices(start: int = 0, stop: int = 10, lr: float = 1.0) -> list[Assignment]:
+    """Member i trains at lr * (i + 1) from seed 5 + i."""
+    return [
+        Assignment(f"{m}/000000", m, None, start, stop, {"lr": lr * (i + 1)}, seed=5 + i) for i, m in enumerate(TWO)
+    ]
+
+
+def begun(assignments: list[Assignment]) -> SequentialCohort:
+    cohort = SequentialCohort(TWO, Noisy)
+    for slot in range(2):
+        cohort.init(slot, 100 + slot)
+    cohort.begin(assignments)
+    return cohort
+
+
+def expected(slot: int, start: int, stop: int) -> Outcome:
+    """Result of a fresh member."""
+    rng = np.random.default_rng(5 + slot)
+    draw = float(rng.random())
+    weight = np.random.default_rng(100 + slot).random() + (slot + 1.0) * (stop - start)
+    fitness = float(weight + rng.random())
+    steps = stop - start
+    return Outcome(
+        steps, {"lr": slot + 1.0}, [fitness], [steps], [fitness], curve=[(stop, fitness)], scalars={"draw": draw}
+    )
+
+
+def test_each_turn_trains_one_slice_and_evaluates_it() -> None:
+    cohort = begun(slices(20, 30))
+    assert [cohort.outcome(slot) for slot in range(2)] == [Outcome(0, {})] * 2
+    assert not cohort.advance()
+    assert [cohort.outcome(slot) for slot in range(2)] == [expected(0, 20, 30), Outcome(0, {})]
+    assert cohort.advance()
+    assert [cohort.outcome(slot) for slot in range(2)] == [expected(slot, 20, 30) for slot in range(2)]
+    assert cohort.metrics() == [expected(slot, 20, 30).scalars for slot in range(2)]
+
+
+def test_slice_continues_from_trained_or_loaded_weights() -> None:
+    cohort = begun(slices())
+    while not cohort.advance():
+        pass
+    learned = [cohort.save(slot) for slot in range(2)]
+    assert learned[0]["weight"] != learned[1]["weight"]
+    cohort.load(1, learned[0])
+    cohort.begin(slices(10, 20, lr=0.0))
+    assert not cohort.advance()
+    assert cohort.advance()
+    assert [cohort.save(slot) for slot in range(2)] == [learned[0]] * 2
+    cohort.init(0, 100)
+    assert cohort.save(0) == {"weight": np.random.default_rng(100).random()}
+    assert cohort.save(1) == learned[0]
+
+
+@pytest.mark.parametrize("lr", [np.inf, -np.inf, np.nan])
+def test_non_finite_fitness_is_a_divergence(lr: float) -> None:
+    assignments = slices()
+    assignments[1].hyperparameters["lr"] = lr
+    cohort = begun(assignments)
+    while not cohort.advance():
+        pass
+    assert [cohort.outcome(slot).diverged for slot in range(2)] == [False, True]
+
+
+def test_weights_of_wrong_shape_are_refused() -> None:
+    cohort = begun(slices())
+    before = cohort.save(1)
+    with pytest.raises(SnapshotError, match="weight is float64"):
+        cohort.load(1, {"weight": np.zeros(2)})
+    assert cohort.save(1) == before
