@@ -95,7 +95,7 @@ class Env(Section):
 
     @property
     def is_atari(self) -> bool:
-        """Whether ale_py runs the env, under a protocol, with 4 frames per step."""
+        """True if ale_py runs the env, under a protocol, with 4 frames per step."""
         return self.id.startswith("ALE/")
 
     id: str
