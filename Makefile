@@ -1,4 +1,4 @@
-# Everything runs in .venv, made on first use. PYTHON picks the interpreter (3.11 or newer).
+# All targets use .venv, which is created on first use. PYTHON selects the interpreter (3.11 or newer).
 PYTHON ?= python3
 PBTRL := .venv/bin/pbtrl
 

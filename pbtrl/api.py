@@ -1,10 +1,10 @@
-"""The Python API: everything that the command line does, for scripts and notebooks.
+"""Python API: train, resume and read runs from scripts and notebooks.
 
     run = pbtrl.train("quickstart", overrides=["seed=2"])
     run.best, run.evaluate(), run.load_policy().predict(observation)
 
-Every error is a `PbtrlError`. Nothing is printed unless a progress view is asked for; warnings go to the logger
-`pbtrl`. Signal handlers are installed in the main thread alone, while a run trains, and put back after it.
+Every error is a `PbtrlError`. Nothing is printed unless a progress view is requested; warnings go to the logger
+`pbtrl`. Signal handlers are installed only in the main thread and only while a run trains.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ def train(
     """Train a population and choose its best member.
 
     Args:
-        config: a YAML file, the name of a shipped config, or a dictionary of the same keys.
+        config: a YAML file, the name of a shipped config, or a dictionary with the same keys.
         overrides: `"section.key=value"`, as on the command line.
         runs: directory of all runs.
-        name: of the run; by default the config's, or the env's name and the time.
-        if_exists: `error`, `resume`, `overwrite` or `suffix`, where a run has that name already.
+        name: name of the run; by default the config's, or env and time.
+        if_exists: action if a run of that name exists: `error`, `resume`, `overwrite` or `suffix`.
         progress: `live`, `plain`, `json` or `none`; `auto` is `live` on a terminal and `none` elsewhere.
-        callbacks: objects that read along, and may ask for a stop.
+        callbacks: observers of the run, which may request a stop.
 
     Returns:
         The run; its `status()["state"]` is `finished`, or `stopped` after Ctrl-C or a callback's request.
 
     Raises:
-        ConfigError: an invalid config; nothing was started.
+        ConfigError: the config is invalid; nothing was started.
         RunError: the run exists, is in use or cannot be written.
         TrainingError: the run failed; it can be resumed once the cause is removed.
         CallbackError: a callback raised; the run can be resumed.
@@ -89,14 +89,16 @@ def resume(
     """Resume a stopped, failed or finished run.
 
     Args:
-        run: `last`, a name, a unique prefix of one, or a path.
-        overrides: a longer budget, as in `budget.env_steps_per_member=2e6`, or another way to carry it out.
+        run: `last`, the name of a run, a unique prefix of it, or a path.
+        overrides: a longer budget, as in `budget.env_steps_per_member=2e6`, or settings of the sections `execution`,
+            `final`, `snapshots` and `failure`.
         runs, progress, callbacks: as in `train`.
-        trust_imports: import modules that the run's config names. They run their code, so trust whoever made the run.
+        trust_imports: import the modules that the run's config names. This runs their code, so trust the author of the
+            run.
 
     Raises:
-        RunError: there is no such run, it is in use or damaged, or its config names a module that is not trusted.
-        TrainingError, CallbackError, DiskFullError, ConfigError: as `train`.
+        RunError: the run does not exist, is in use or damaged, or its config names a module that is not trusted.
+        TrainingError, CallbackError, DiskFullError, ConfigError: as in `train`.
     """
     from pbtrl.training.start import resume as resume_run
 
@@ -109,38 +111,38 @@ def resume(
 
 
 def load_run(run: str | Path = "last", *, runs: str | Path = "runs", trust_imports: bool = False) -> Run:
-    """A run by `last`, its name, a unique prefix of one, or its path.
+    """Find a run by `last`, its name, a unique prefix of it, or its path.
 
     Raises:
-        RunError: there is none, or there are several.
+        RunError: there is no such run, or there are several.
     """
     return Run(find(str(run), Path(runs)), trust_imports=trust_imports)
 
 
 def list_runs(runs: str | Path = "runs") -> list[Run]:
-    """All runs in a directory, by name."""
+    """List all runs in a directory, sorted by name."""
     return [Run(path) for path in sorted(run_directories(Path(runs)))]
 
 
 def register_agent(name: str, settings: type) -> None:
-    """Let configs call an agent of your own `name`; see docs/own-agent.md.
+    """Register an agent, so that configs can name it; see docs/own-agent.md.
 
     Args:
-        name: for `agent.name`. Configs of runs store the class's `module:Class` instead.
-        settings: a frozen dataclass derived from `pbtrl.agents.settings.ActorCriticSettings`, importable by its module.
+        name: value of `agent.name` in configs. Runs store the `module:Class` instead.
+        settings: importable frozen dataclass derived from `pbtrl.agents.settings.ActorCriticSettings`.
 
     Raises:
-        ValueError: the name is taken, or the class cannot be imported, as one in a script or a notebook.
+        ValueError: the name is taken, or the class is in a script or a notebook, which other processes cannot import.
     """
     registry.register("agent", name, settings)
 
 
 def register_strategy(name: str, settings: type) -> None:
-    """Let configs call a strategy of your own `name`; see docs/own-strategy.md.
+    """Register a strategy, so that configs can name it; see docs/own-strategy.md.
 
     Args:
-        name: for `strategy.name`.
-        settings: a frozen dataclass derived from `pbtrl.strategies.settings.StrategySettings`.
+        name: value of `strategy.name` in configs.
+        settings: frozen dataclass derived from `pbtrl.strategies.settings.StrategySettings`.
 
     Raises:
         ValueError: as `register_agent`.
@@ -149,12 +151,12 @@ def register_strategy(name: str, settings: type) -> None:
 
 
 def register_trainable(name: str, trainable: type) -> None:
-    """Let configs call a trainable of your own `name`; see docs/own-trainable.md.
+    """Register a trainable, so that configs can name it; see docs/own-trainable.md.
 
     Args:
-        name: for `trainable.name`.
-        trainable: a class with the methods of `pbtrl.core.trainable.Trainable`, called with a generator and the
-            config's own keys.
+        name: value of `trainable.name` in configs.
+        trainable: class with the methods of `pbtrl.core.trainable.Trainable`; its constructor takes a random generator
+            and the keys of the config.
 
     Raises:
         ValueError: as `register_agent`.
@@ -163,7 +165,7 @@ def register_trainable(name: str, trainable: type) -> None:
 
 
 class Run:
-    """A run directory: its config, its history and its members. Read anew at every access, also while it trains.
+    """Run directory: its config, journal and members. Every access reads the files again, also while the run trains.
 
     Attributes:
         path: the run directory.
@@ -183,17 +185,17 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """The resolved config."""
+        """Resolved config."""
         return load_stored_config(self.path, trusted=self._trusted)
 
     @property
     def members(self) -> dict[str, Member]:
-        """Every member by its id, as the journal says where it stands."""
+        """Current state of every member, by id, from the journal."""
         return run_status.load_run(self.path)[2].members
 
     @property
     def journal(self) -> list[Record]:
-        """The journal as typed records, oldest first."""
+        """Journal as typed records, oldest first."""
         lines = run_status.load_run(self.path)[1]
         return [record for line in lines if (record := parse_record(line)) is not None]
 
@@ -203,11 +205,11 @@ class Run:
         return read_json_if_exists(self.path / "best.json") or None
 
     def status(self) -> dict[str, Any]:
-        """State, steps and members of the run, as `pbtrl status --json` prints them."""
+        """Return state, steps and members of the run, as `pbtrl status --json` prints them."""
         return run_status.status(self.path)
 
     def lineage(self) -> list[dict[str, Any]]:
-        """Every copy, oldest first, as `pbtrl lineage --json` prints them."""
+        """Return all copies, oldest first, as `pbtrl lineage --json` prints them."""
         from pbtrl.reporting.lineage import copies
 
         lines = run_status.load_run(self.path)[1]
@@ -215,10 +217,12 @@ class Run:
             return copies(lines)
 
     def fitness(self) -> Any:
-        """One row per report: `member`, `generation`, `env_steps`, `elapsed` (seconds), `fitness` and `hparams/<name>`.
+        """Return one row per report.
+
+        Columns: `member`, `generation`, `env_steps`, `elapsed` (seconds), `fitness` and `hparams/<name>`.
 
         Returns:
-            A pandas DataFrame where pandas is installed, else a list of dictionaries.
+            A pandas DataFrame if pandas is installed, else a list of dictionaries.
         """
         rows = self._fitness_rows()
         try:
@@ -248,16 +252,16 @@ class Run:
     def evaluate(
         self, member: str = "best", *, episodes: int = 30, seed: int = 0, deterministic: bool = False
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Play fresh episodes with a member's newest snapshot; raw returns.
+        """Evaluate a member's newest snapshot on fresh episodes, with raw returns.
 
         Args:
             member: `best`, an id such as `m03`, or `all`, which gives a list.
-            episodes: per member.
-            seed: of envs and actions.
-            deterministic: take the policy's mode instead of a sample.
+            episodes: episodes per member.
+            seed: seed of envs and actions.
+            deterministic: take the most likely actions instead of samples.
 
         Returns:
-            Mean, 95 % interval and more, as `pbtrl eval --json` prints them; they are kept in the run's `eval/`.
+            Mean, 95 % interval and more, as `pbtrl eval --json` prints them. They are also saved in the run's `eval/`.
         """
         from pbtrl.training.scoring import evaluate
 
@@ -268,21 +272,21 @@ class Run:
         return results if member == "all" else results[0]
 
     def load_policy(self, member: str = "best", *, seed: int = 0) -> Policy:
-        """The policy of a member's newest snapshot. It needs neither the env nor its package.
+        """Load the policy of a member's newest snapshot. It needs neither the env nor its package.
 
         Args:
             member: `best`, or an id such as `m03`.
-            seed: of sampled actions.
+            seed: seed of sampled actions.
 
         Raises:
-            RunError: the run trains something else than policies, or there is no such member or snapshot.
+            RunError: the run trains no policies, or there is no such member or snapshot.
         """
         from pbtrl.build.policies import make_policy
 
         if self.config.env is None:
             raise RunError(f"{self.path} trains {self.config.label}, which has no policy")
         if member == "all":
-            raise RunError("a policy is of one member: best, or an id such as m03")
+            raise RunError("load_policy takes one member: best, or an id such as m03")
         header = run_status.load_run(self.path)[0]
         if not header.spaces:
             self._check_trust()
@@ -292,11 +296,11 @@ class Run:
         return make_policy(self.config, agent, tensors, header.spaces, seed)
 
     def plot(self, kind: Plot = "training") -> Figure:
-        """A figure of the run: `training`, `lineage`, `timeline` or `speed`, as in `pbtrl report`."""
+        """Draw a figure of the run: `training`, `lineage`, `timeline` or `speed`, as in `pbtrl report`."""
         from pbtrl.reporting.plots import PLOTS, RunData, make_figure
 
         if kind not in PLOTS:
-            raise RunError(f"no plot {kind!r}: there are {', '.join(PLOTS)}")
+            raise RunError(f"unknown plot {kind!r}. Known: {', '.join(PLOTS)}")
         header, lines, population = run_status.load_run(self.path)
         leader = population.best.snapshot if population.best else None
         with run_status.corruption_as_error(self.path):

@@ -224,7 +224,7 @@ def test_plots_are_figures(toy: api.Run, kind: Any) -> None:
 
 
 def test_unknown_plot_is_an_error(toy: api.Run) -> None:
-    with pytest.raises(RunError, match="no plot 'curve': there are training"):
+    with pytest.raises(RunError, match="unknown plot 'curve'"):
         toy.plot("curve")  # type: ignore[arg-type]
 
 

@@ -1,1 +1,1 @@
-"""Puts the parts together: the only room that knows every name."""
+"""Assembly: make strategies, executors, agents and envs from a config. The only package that imports all of them."""

@@ -1,4 +1,4 @@
-"""Whether a run is bit-exact, and per what."""
+"""Determinism of a run, as its journal's header states it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ DETERMINISTIC = "yes, bit for bit on this kind of processor with these versions"
 
 
 def determinism(config: Config) -> str:
-    """`yes, ...` and per what, or `no, because ...`; the journal's header says it."""
+    """Return `yes, ...` with the conditions, or `no, because ...` with the reason."""
     if config.population.mode == "async":
         return "no, because members decide when they are done (population.mode: async)"
     if config.acting is not None and config.acting.mode == "actors":

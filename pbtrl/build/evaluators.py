@@ -1,4 +1,4 @@
-"""Evaluators: fresh episodes with snapshots of any agent or trainable of a config."""
+"""Evaluators, which play fresh episodes with snapshots of any agent or trainable of a config."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ Evaluator = Callable[..., list[Any]]
 
 
 def make_evaluator(config: Config) -> Evaluator:
-    """`(rows, agents, episodes=, seed=, deterministic=, seconds=)` -> per snapshot what `rl.evaluate.Episodes` holds.
+    """Make a function `(rows, agents, episodes=, seed=, deterministic=, seconds=)` that evaluates snapshots.
 
-    `agents` says which of the mix each snapshot is, None without a mix.
+    `agents` holds the entry of the mix of each snapshot, None without a mix. The result has one object per snapshot,
+    with the attributes of `rl.evaluation.Episodes`.
     """
     if config.env is None:
         return functools.partial(_evaluate_trainables, trainable_builder(config))
     import torch
 
     torch.set_num_threads(1)
-    builders = {name: RLBuilder(config, name) for name in config.kinds}
+    builders = {name: RLBuilder(config, name) for name in config.per_agent_configs}
     return functools.partial(_evaluate_agents, builders, threads=usable_cores())
 
 
@@ -38,29 +39,29 @@ def _evaluate_agents(
     builders: Mapping[str | None, RLBuilder], rows: Sequence[Tensors], agents: Sequence[str | None], *,
     seconds: float | None = None, **options: Any,
 ) -> list[Any]:  # fmt: skip
-    """The snapshots of each agent together, whatever their order; each agent gets an equal share of the `seconds`."""
-    played: dict[int, Any] = {}
-    kinds = list(dict.fromkeys(agents))
-    for agent in kinds:
+    """Evaluate the snapshots agent by agent, each with an equal share of the `seconds`; keep the given order."""
+    results: dict[int, Any] = {}
+    distinct = list(dict.fromkeys(agents))
+    for agent in distinct:
         if agent not in builders:
             raise SnapshotError(f"a snapshot is of an agent that the config does not have: {agent}")
         places = [i for i, other in enumerate(agents) if other == agent]
-        options["seconds"] = None if seconds is None else seconds / len(kinds)
-        played |= zip(places, builders[agent].evaluate([rows[i] for i in places], **options), strict=True)
-    return [played[i] for i in range(len(rows))]
+        options["seconds"] = None if seconds is None else seconds / len(distinct)
+        results |= zip(places, builders[agent].evaluate([rows[i] for i in places], **options), strict=True)
+    return [results[i] for i in range(len(rows))]
 
 
 def _evaluate_trainables(
     builder: TrainableBuilder, rows: Sequence[Tensors], agents: Sequence[str | None], *, episodes: int, seed: int,
     deterministic: bool = False, seconds: float | None = None,
 ) -> list[Any]:  # fmt: skip
-    """One evaluation is all there is to a trainable, however many episodes are asked for."""
-    found = []
+    """Evaluate each trainable once, whatever the number of episodes: it has only one evaluation."""
+    results = []
     for row in rows:
         rng = np.random.default_rng(seed)
         trainable = builder.make(rng)
         check_fit(trainable.state_dict(), row)
         trainable.load_state_dict(row)
-        played = {"returns": [trainable.evaluate(rng)], "lengths": [0], "seeds": [seed]}
-        found.append(SimpleNamespace(**played, max_steps=None, truncated=0, timed_out=False))
-    return found
+        episodes_of = {"returns": [trainable.evaluate(rng)], "lengths": [0], "seeds": [seed]}
+        results.append(SimpleNamespace(**episodes_of, max_steps=None, truncated=0, timed_out=False))
+    return results

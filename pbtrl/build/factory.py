@@ -1,4 +1,4 @@
-"""From a config to what a session needs: header, strategy, executor, stop criteria."""
+"""Factory: make the header, strategy, executor and stop criteria of a session from its config."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ from pbtrl.strategies.settings import StrategyContext
 
 
 def prepare(config: Config, source: ConfigSource | None = None) -> Config:
-    """The config with the env's back end resolved, after a look at the env and its agents together.
+    """Resolve the config and the env's back end, and check that every agent fits the env.
 
     Raises:
-        ConfigError: an env that cannot be had, or that an agent cannot read or act in; placed in `source`.
+        ConfigError: the env cannot be made, or an agent cannot read its observations or act in it. The error names the
+            place in `source`.
     """
     config = resolve(config)
     try:
@@ -43,8 +44,8 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
             return config
         backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
         config = with_setting(config, "env.backend", backend)
-        env_spaces(config)  # before any agent, which takes torch and a second
-        problems = [p for name, kind in config.kinds.items() if (p := _agent_problem(kind, name))]
+        env_spaces(config)  # before any agent, which imports torch and takes a second
+        problems = [p for name, c in config.per_agent_configs.items() if (p := _agent_problem(c, name))]
     except ConfigProblem as problem:
         raise (source or ConfigSource()).error([problem]) from problem
     if problems:
@@ -53,19 +54,19 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
 
 
 def collect_warnings(config: Config) -> list[str]:
-    """What can be run but is probably not meant, one line each; in a prepared config also what only the env tells."""
-    found = list(find_warnings(config))
-    for kind in config.kinds.values():
-        assert kind.agent
-        assert kind.env
-        unused = RLBuilder(kind).agent.unused
-        idle = [name for name in kind.hparams if name in unused]
-        found += [f"hparams.{name} has no effect: {kind.agent.name} does not use it in {kind.env.id}" for name in idle]
-    return found
+    """Return the warnings about a prepared config, one line each, also those that depend on the env."""
+    warnings = list(find_warnings(config))
+    for c in config.per_agent_configs.values():
+        assert c.agent
+        assert c.env
+        unused = RLBuilder(c).agent.unused
+        idle = [name for name in c.hparams if name in unused]
+        warnings += [f"hparams.{name} has no effect: {c.agent.name} does not use it in {c.env.id}" for name in idle]
+    return warnings
 
 
 def _agent_problem(config: Config, name: str | None) -> ConfigProblem | None:
-    """Why an agent, `name` in a mix, cannot read the env's observations or act in it; None if it can."""
+    """Return why an agent, `name` in a mix, cannot read the env's observations or act in it; None if it can."""
     try:
         RLBuilder(config).check()
     except envs.EnvError:
@@ -73,13 +74,13 @@ def _agent_problem(config: Config, name: str | None) -> ConfigProblem | None:
     except ConfigProblem as problem:
         if name is None:
             return problem
-        place, *rest = problem.paths[0]
-        return ConfigProblem(problem.message, ("agents", name, *(rest if place == "agent" else ())))
+        section, *rest = problem.paths[0]
+        return ConfigProblem(problem.message, ("agents", name, *(rest if section == "agent" else ())))
     return None
 
 
 def make_header(config: Config, name: str) -> RunHeader:
-    """The journal's first line for a run of this config."""
+    """Make the first line of the journal."""
     return RunHeader(
         name=name,
         seed=config.seed,
@@ -96,7 +97,7 @@ def make_header(config: Config, name: str) -> RunHeader:
 
 
 def _spaces(config: Config) -> dict[str, Any]:
-    """The env's own spaces, as `RunHeader.spaces` holds them."""
+    """Return `RunHeader.spaces`: the env's own spaces as JSON."""
     spaces = env_spaces(config)
     return {
         "observation": space_to_json(spaces.own_observation_space or spaces.single_observation_space),
@@ -105,7 +106,7 @@ def _spaces(config: Config) -> dict[str, Any]:
 
 
 def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
-    """What `Header.bounds` holds."""
+    """Return `RunHeader.bounds`: the limits of each hyperparameter that the strategy may change."""
     if not config.strategy.explores:
         return {}
     spaces = config.space.spaces if isinstance(config.space, MixedSearchSpace) else {"": config.space}
@@ -116,7 +117,7 @@ def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
 
 
 def stop_criteria(config: Config) -> StopCriteria:
-    """What ends the run besides the members' own budgets."""
+    """Return the limits that end the run before the members' budgets do."""
     return StopCriteria(
         wall_clock=config.budget.wall_clock,
         total_steps=config.budget.total_steps,
@@ -126,7 +127,7 @@ def stop_criteria(config: Config) -> StopCriteria:
 
 
 def make_strategy(config: Config) -> Strategy:
-    """The strategy that the config names."""
+    """Make the strategy that the config names."""
     return config.strategy.build(
         StrategyContext(
             space=config.space,
@@ -140,19 +141,19 @@ def make_strategy(config: Config) -> Strategy:
 
 
 def snapshot_bytes(config: Config) -> int:
-    """What one snapshot takes on the disk, about; in a mix, one of the largest agent."""
+    """Estimate the bytes of one snapshot on disk; in a mix, of the largest agent."""
     if config.env is None:
         rows = [trainable_builder(config).make(np.random.default_rng(0)).state_dict()]
         return sum(values.nbytes for row in rows for values in row.values())
     import torch
 
-    agents = [RLBuilder(kind).agent for kind in config.kinds.values()]
+    agents = [RLBuilder(c).agent for c in config.per_agent_configs.values()]
     states = [agent.init([torch.Generator().manual_seed(0)]) for agent in agents]
     return max(sum(values.nbytes for values in state.tensors.values()) for state in states)
 
 
 def make_executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
-    """The executor that the config names, for the members of a run directory."""
+    """Make the executor that the config names, for the members of a run directory."""
     from pbtrl.execution.host import Host
     from pbtrl.execution.inline import Inline
     from pbtrl.execution.processes import Processes

@@ -1,4 +1,4 @@
-"""How cores and members are shared among workers."""
+"""Placement of members and cores on workers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pbtrl.system import cgroups
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """A worker's share of the machine and of the population.
+    """Share of a worker in the machine and the population.
 
     Attributes:
-        cores: that it is pinned to.
-        threads: that it may keep busy.
-        groups: of members, each a cohort where it can be one.
+        cores: cores that the worker is pinned to.
+        threads: number of threads that it may keep busy.
+        groups: groups of members, each trained as one cohort if their structure allows it.
     """
 
     cores: tuple[int, ...]
@@ -31,8 +31,8 @@ class WorkerShare:
 def worker_shares(config: Config, members: Sequence[str]) -> list[WorkerShare]:
     """Split cores and members among the workers.
 
-    A CPU quota limits time, on whatever core, and other jobs may have the same cores. Where it allows less than all
-    cores, workers are therefore not pinned to one each (every such job would crowd the first ones): all may use all.
+    Workers are not pinned under a CPU quota below the number of cores. A quota limits time, not cores, and several such
+    jobs on one machine would all crowd the first cores.
     """
     cores, usable, count = available_cores(), usable_cores(), worker_count(config)
     groups, threads = _groups(config, members, count), max(1, usable // count)
@@ -44,19 +44,19 @@ def worker_shares(config: Config, members: Sequence[str]) -> list[WorkerShare]:
 
 
 def worker_count(config: Config) -> int:
-    """Worker processes; one for `inline`."""
+    """Number of worker processes; 1 for `inline`."""
     if config.execution.backend == "inline":
         return 1
-    asked, size = config.execution.workers, config.population.size
+    workers, size = config.execution.workers, config.population.size
     groups = size if (cohort := _cohort(config)) == "auto" else math.ceil(size / cohort)
     each = 1 if config.acting is None else config.acting.processes
-    return min(groups, max(1, usable_cores() // each) if asked == "auto" else asked)
+    return min(groups, max(1, usable_cores() // each) if workers == "auto" else workers)
 
 
 def torch_threads(config: Config) -> int:
-    """How many a worker computes with: one, as who shares a worker depends on the executor; all cores for one alone.
+    """Torch threads per worker: 1, or all cores for a single inline member.
 
-    Sums over two threads are not those over one, so the results depend on it.
+    The number does not depend on the executor, because sums over two threads differ in bits from sums over one.
     """
     if config.population.size > 1 or config.acting is None or config.acting.mode != "inline":
         return 1
@@ -65,7 +65,7 @@ def torch_threads(config: Config) -> int:
 
 
 def describe_placement(config: Config) -> str:
-    """How many members train where, in a few words."""
+    """Describe the number of members, workers and envs: `8 members on 2 workers, 16 envs each`."""
     size = config.population.size
     text = "1 member" if size == 1 else f"{size} members"
     count = worker_count(config)
@@ -79,7 +79,7 @@ def describe_placement(config: Config) -> str:
 
 
 def _acting(config: Config) -> str:
-    """Who acts for a cohort, where it does not act itself."""
+    """Describe the acting processes of a cohort; empty for inline acting."""
     acting = config.acting
     if acting is None or acting.mode == "inline":
         return ""
@@ -89,20 +89,20 @@ def _acting(config: Config) -> str:
 
 
 def available_cores() -> list[int]:
-    """The cores that this process may run on."""
+    """Return the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def usable_cores() -> int:
-    """How many of the available cores this process may keep busy: all, or a CPU quota, rounded up."""
+    """Return the number of cores that this process may keep busy: all available ones, or the CPU quota, rounded up."""
     cores, quota = len(available_cores()), cgroups.cpu_quota()
     return cores if quota is None else min(cores, math.ceil(quota))
 
 
 def _groups(config: Config, members: Sequence[str], count: int) -> list[list[str]]:
-    """Members in cohorts: as many as asked for, or one cohort per worker."""
+    """Divide members into cohorts of the configured size, or into one cohort per worker."""
     size = _cohort(config)
     if size == "auto":
         cuts = [len(members) * i // count for i in range(count + 1)]
@@ -111,12 +111,12 @@ def _groups(config: Config, members: Sequence[str], count: int) -> list[list[str
 
 
 def _cohort(config: Config) -> int | Literal["auto"]:
-    """Members in a cohort; one where their updates differ in length."""
+    """Return the number of members in a cohort; 1 if their updates may differ in length."""
     exact = config.agent is not None and config.agent.unroll_mode == "exact"
     return 1 if exact else config.execution.cohort
 
 
 def _share(cores: Sequence[int], worker: int, count: int) -> tuple[int, ...]:
-    """A worker's own cores: an equal share, or one that it shares where there are too few."""
+    """Return the cores of a worker: an equal share, or a single core, shared with others if there are too few."""
     each = len(cores) // count
     return tuple(cores[worker * each : (worker + 1) * each]) if each else (cores[worker % len(cores)],)

@@ -1,4 +1,4 @@
-"""Policies from snapshots, without the env that they were trained in."""
+"""Policies from snapshots, which need no env."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 def make_policy(
     config: Config, agent: str | None, snapshot: Tensors, spaces: Mapping[str, Any], seed: int = 0
 ) -> Policy:
-    """The policy of a snapshot.
+    """Make the policy of a snapshot.
 
     Args:
-        config: of the run.
-        agent: the entry of a mix that the member is; None without a mix.
-        snapshot: its tensors.
-        spaces: `RunHeader.spaces`; where it is empty, the env is asked.
-        seed: of sampled actions.
+        config: config of the run.
+        agent: entry of the mix that the member belongs to; None without a mix.
+        snapshot: tensors of the snapshot.
+        spaces: `RunHeader.spaces`; if it is empty, the env is made to get its spaces.
+        seed: seed of sampled actions.
     """
     from pbtrl.rl.policy import Policy
 
     if spaces:
         own = envs.Spaces(space_from_json(spaces["observation"]), space_from_json(spaces["action"]))
-        shown = present(own, "policy")
+        presented = present(own, "policy")
     else:
-        shown = env_spaces(config)
-    builder = RLBuilder(config, agent, shown)
-    observation = shown.own_observation_space or shown.single_observation_space
-    action = shown.own_action_space or shown.single_action_space
+        presented = env_spaces(config)
+    builder = RLBuilder(config, agent, presented)
+    observation = presented.own_observation_space or presented.single_observation_space
+    action = presented.own_action_space or presented.single_action_space
     return Policy(builder.agent, builder.to_env, snapshot, observation, action, seed)

@@ -1,4 +1,4 @@
-"""Builders of RL cohorts: an agent, its envs and its acting mode put together."""
+"""Builders of RL cohorts from an agent, its envs and its acting mode."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from pbtrl.build.placement import torch_threads
 
 
 def rl_builder(config: Config) -> RLBuilder | MixedBuilder:
-    """What makes the cohorts of a config that has an env."""
+    """Make the builder of cohorts for a config with an env."""
     return RLBuilder(config) if config.agents is None else MixedBuilder(config)
 
 
 class MixedBuilder:
-    """RL cohorts for a population of several agents; a builder of its own makes those of each."""
+    """Builder of RL cohorts for a mixed population; it has one `RLBuilder` per agent."""
 
     def __init__(self, config: Config) -> None:
-        self._builders = {name: RLBuilder(config, name) for name in config.kinds}
+        self._builders = {name: RLBuilder(config, name) for name in config.per_agent_configs}
 
     def structure(self, assignment: Assignment) -> object:
-        """The agent; and where it updates every unroll, whose length is the member's own, the member."""
+        """Return the agent; with exact unrolls also the member, because the length of its updates is its own."""
         name = assignment.hyperparameters[AGENT]
         return name, assignment.member if self._builders[name].exact else None
 
     def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Cohort:
-        """A cohort for these members, which are all of one agent."""
+        """Make a cohort for these members, which are all of one agent."""
         assert isinstance(structure, tuple)
         return self._builders[structure[0]].cohort(members, threads)
 
 
 class RLBuilder:
-    """RL cohorts of one agent, which has a name where the config is of a mix."""
+    """Builder of RL cohorts of one agent; `name` is its entry in a mix."""
 
     def __init__(self, config: Config, name: str | None = None, spaces: envs.Spaces | None = None) -> None:
-        kind = config.kinds[name]
-        assert kind.env is not None
-        assert kind.agent is not None
-        assert kind.acting is not None
-        self._config, self._env, self._agent, self._acting = kind, kind.env, kind.agent, kind.acting
-        self._whole, self._name, self._given_spaces = config, name, spaces
+        own = config.per_agent_configs[name]
+        assert own.env is not None
+        assert own.agent is not None
+        assert own.acting is not None
+        self._config, self._env, self._agent, self._acting = own, own.env, own.agent, own.acting
+        self._run_config, self._name, self._given_spaces = config, name, spaces
 
     @property
     def _spaces(self) -> envs.Spaces:
@@ -66,15 +66,15 @@ class RLBuilder:
 
     @property
     def exact(self) -> bool:
-        """Whether a member updates every unroll, so that only members of equal unrolls could share a cohort."""
+        """True if members update after every unroll, so that different unroll lengths cannot share a cohort."""
         return self._agent.unroll_mode == "exact"
 
     def structure(self, assignment: Assignment) -> object:
-        """All members share one; what differs are live hyperparameters."""
+        """Return None: members differ only in live hyperparameters, so all may share a cohort."""
         return None
 
     def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Cohort:
-        """A cohort for these members."""
+        """Make a cohort for these members."""
         import torch
 
         from pbtrl.rl.actors import ActorsCohort
@@ -82,17 +82,17 @@ class RLBuilder:
         from pbtrl.rl.hogwild import HogwildCohort
 
         retain_freed_memory()
-        torch.set_num_threads(torch_threads(self._whole))
-        torch.use_deterministic_algorithms(determinism(self._whole) == DETERMINISTIC)
+        torch.set_num_threads(torch_threads(self._run_config))
+        torch.use_deterministic_algorithms(determinism(self._run_config) == DETERMINISTIC)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        kinds = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}
-        return kinds[self._acting.mode](members, self.spec, threads)
+        cohorts = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}
+        return cohorts[self._acting.mode](members, self.spec, threads)
 
     def evaluate(
         self, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False, threads: int = 1,
         seconds: float | None = None,
     ) -> list[Any]:  # fmt: skip
-        """Fresh episodes with each snapshot; see `rl.evaluate.evaluate`."""
+        """Play fresh episodes with each snapshot; see `rl.evaluation.evaluate`."""
         from pbtrl.rl.evaluation import evaluate
 
         make = self._maker(training=False)
@@ -104,14 +104,14 @@ class RLBuilder:
 
     @cached_property
     def agent(self) -> ActorCritic:
-        """The algorithm, for this env's spaces."""
-        shown = self._spaces
-        agent: ActorCritic = self._agent.build(shown.single_observation_space, shown.single_action_space)
+        """Agent, built for the spaces of the env."""
+        spaces = self._spaces
+        agent: ActorCritic = self._agent.build(spaces.single_observation_space, spaces.single_action_space)
         return agent
 
     @cached_property
     def to_env(self) -> Callable[..., Any]:
-        """From the policy's stored actions to those that the env takes."""
+        """Function from stored actions of the policy to actions of the env."""
         import torch
         from gymnasium.spaces import Box
 
@@ -124,7 +124,7 @@ class RLBuilder:
 
     @cached_property
     def spec(self) -> CohortSpec:
-        """What its cohorts share."""
+        """Specification that all cohorts of the agent share."""
         from pbtrl.agents.settings import live_hyperparameters
         from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
 
@@ -134,8 +134,8 @@ class RLBuilder:
         if fitness.source == "evaluation":
 
             def evaluate(row: Tensors, seed: int, threads: int) -> list[float]:
-                (played,) = self.evaluate([row], episodes=fitness.episodes, seed=seed, threads=threads)
-                return list(played.returns)
+                (result,) = self.evaluate([row], episodes=fitness.episodes, seed=seed, threads=threads)
+                return list(result.returns)
 
         return CohortSpec(
             agent=self.agent,
@@ -148,7 +148,7 @@ class RLBuilder:
             curve_interval=config.curve_interval,
             live=live_hyperparameters(self._agent),
             structural={} if self._name is None else {AGENT: self._name},
-            origin=CohortSpecRef("pbtrl.build.worker_entry:cohort_spec", self._whole.to_json(), self._name),
+            origin=CohortSpecRef("pbtrl.build.worker_entry:cohort_spec", self._run_config.to_json(), self._name),
             processes=self._acting.processes,
             replay=self._acting.replay,
             replay_size=self._acting.replay_size,
@@ -156,23 +156,23 @@ class RLBuilder:
         )
 
     def _maker(self, *, training: bool) -> Callable[[Sequence[int], int], envs.Vector]:
-        env, patience = self._env, _patience(self._config)
+        env, timeout = self._env, _env_timeout(self._config)
 
         def make(seeds: Sequence[int], threads: int) -> envs.Vector:
-            made = functools.partial(
+            make_envs = functools.partial(
                 envs.make, env.id, seeds, threads=threads, backend=env.backend, protocol=env.protocol,
                 training=training, kwargs=env.kwargs,
             )  # fmt: skip
-            if patience is None:
-                return made()
-            vector: envs.Vector = envs.within(patience + len(seeds), made)()  # a second more for each of them
-            return envs.impatient(vector, patience)
+            if timeout is None:
+                return make_envs()
+            vector: envs.Vector = envs.within(timeout + len(seeds), make_envs)()  # one more second for each env
+            return envs.impatient(vector, timeout)
 
         return make
 
 
-def _patience(config: Config) -> float | None:
-    """Seconds that envs may take; None in the first process, where nobody would notice and start another."""
+def _env_timeout(config: Config) -> float | None:
+    """Return the seconds for a step of envs; None in the main process, which no supervisor could replace."""
     return config.failure.env_step_timeout if _in_worker() else None
 
 
@@ -181,14 +181,16 @@ def _in_worker() -> bool:
 
 
 def env_spaces(config: Config) -> envs.Spaces:
-    """A look at the env, which makes one and closes it; see `envs.spaces`.
+    """Make one env, return its spaces and close it; see `envs.spaces`.
 
     Raises:
-        EnvError: it cannot be had, or, in the first process, not in time.
+        EnvError: the env cannot be made or, in the main process, not within `failure.env_step_timeout`.
     """
     env, seconds = config.env, config.failure.env_step_timeout
     assert env is not None
     look = functools.partial(envs.spaces, env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
     late = f"a first look at one env took longer than failure.env_step_timeout ({seconds:g} s)"
-    found: envs.Spaces = envs.within(seconds, look, None if _in_worker() else envs.EnvError(f"env.id={env.id}", late))()
-    return found
+    spaces: envs.Spaces = envs.within(
+        seconds, look, None if _in_worker() else envs.EnvError(f"env.id={env.id}", late)
+    )()
+    return spaces

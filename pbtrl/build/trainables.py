@@ -1,4 +1,4 @@
-"""Trainables from a config: found by name, and made with the config's own keys."""
+"""Trainables: look up the class that a config names, and make it with the keys of the config."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pbtrl.trainables.sequential import TrainableBuilder
 
 
 def trainable_builder(config: Config) -> TrainableBuilder:
-    """The builder of the trainable that a config names.
+    """Make the builder of the trainable that a config names.
 
     Raises:
-        ConfigProblem: no such trainable, it cannot be imported, a key that it does not have, or it raises when it is
-            made with these keys.
+        ConfigProblem: there is no such trainable, it cannot be imported, a key is unknown or missing, or its
+            constructor raises.
     """
     assert config.trainable is not None
     name, kwargs = config.trainable.name, config.trainable.kwargs
     try:
-        kind = registry.load("trainable", name)
+        cls = registry.load("trainable", name)
     except KeyError:
         text = unknown(f"unknown trainable {name!r}", name, registry.known("trainable"), {})
         raise ConfigProblem(text, ("trainable", "name")) from None
     except ImportError as error:
         raise ConfigProblem(str(error), ("trainable", "name")) from error
-    parameters = list(inspect.signature(kind).parameters.values())[1:]
+    parameters = list(inspect.signature(cls).parameters.values())[1:]
     keys = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if not any(p.kind == p.VAR_KEYWORD for p in parameters):
         for key in kwargs:
@@ -38,7 +38,7 @@ def trainable_builder(config: Config) -> TrainableBuilder:
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name in keys and parameter.name not in kwargs:
             raise ConfigProblem(f"needs {parameter.name}", ("trainable",))
-    builder = TrainableBuilder(kind, kwargs)
+    builder = TrainableBuilder(cls, kwargs)
     try:
         builder.make(np.random.default_rng(0))
     except Exception as error:  # the class is the user's own code

@@ -1,4 +1,4 @@
-"""Entry points of worker processes, which know the resolved config as JSON and nothing else."""
+"""Entry points of worker processes, which receive only the resolved config as JSON."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pbtrl.build.trainables import trainable_builder
 
 
 def cohort_spec(config: str, agent: str | None) -> CohortSpec:
-    """What the RL cohorts of an agent share, from the resolved config as JSON; their own processes ask for it."""
+    """Make the specification of an agent's cohorts from the resolved config as JSON; for processes of a cohort."""
     return RLBuilder(config_from_json(config), agent).spec
 
 
 def make_builder(config: str) -> Builder:
-    """What a worker makes cohorts with, from the resolved config as JSON."""
+    """Make a worker's builder of cohorts from the resolved config as JSON."""
     parsed = config_from_json(config)
     return trainable_builder(parsed) if parsed.env is None else rl_builder(parsed)

@@ -1,1 +1,1 @@
-"""The command line: a thin layer over the library. Only this room knows exit codes and prints results."""
+"""Command line: a thin layer over the library. Only this package uses exit codes and prints results."""

@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Arguments of the command line that several commands share."""
 
 from __future__ import annotations
 
@@ -10,66 +10,68 @@ from typing import Any
 
 
 def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
-    """Add a command that `function` carries out."""
-    described = text[0].upper() + text[1:] + "."
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=described)
+    """Add a command that calls `function`; `text` is its help."""
+    description = text[0].upper() + text[1:] + "."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description)
     parser.set_defaults(command=function)
     return parser
 
 
 def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    """Add a config and its overrides."""
+    """Add the arguments for a config and its overrides."""
     parser.add_argument(
         "config", nargs=nargs, help="a YAML file, or the name of a shipped config (`pbtrl config show`)"
     )
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="a.b=value", help="settings that replace the file's"
+        "overrides", nargs="*", default=[], metavar="a.b=value", help="settings that override those of the file"
     )
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
-    """Add the folder of all runs."""
+    """Add the option for the folder of all runs."""
     parser.add_argument(
-        "--runs", type=parse_path, default=Path("runs"), metavar="DIR", help="where runs lie (default: runs)"
+        "--runs", type=parse_path, default=Path("runs"), metavar="DIR", help="folder of all runs (default: runs)"
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add a run."""
-    parser.add_argument("run", help="`last`, a name, a unique prefix of one, or a path")
+    """Add the argument for a run."""
+    parser.add_argument("run", help="`last`, the name of a run, a unique prefix of it, or a path")
     add_root(parser)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add output for programs."""
-    parser.add_argument("--json", action="store_true", help="for programs")
+    """Add the option for JSON output."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Add permission to import the module that a run directory names."""
+    """Add the option that permits imports of modules that a run directory names."""
     parser.add_argument(
-        "--trust-imports", action="store_true", help="import the env's own module, which the run directory names"
+        "--trust-imports",
+        action="store_true",
+        help="import the modules that the run's config names; they run their code",
     )
 
 
 def add_progress(parser: argparse.ArgumentParser) -> None:
-    """Add the progress view."""
+    """Add the options for the progress view."""
     parser.add_argument(
         "--progress", choices=["auto", "live", "plain", "json", "none"], default="auto",
-        help="a live table, plain lines or JSON lines (default: auto, live on a terminal and else plain)",
+        help="a live table, plain lines or JSON lines (default: auto, which is live on a terminal and plain elsewhere)",
     )  # fmt: skip
-    parser.add_argument("--wide", action="store_true", help="a column for every hyperparameter, not the first three")
+    parser.add_argument("--wide", action="store_true", help="show all hyperparameters, not only the first three")
 
 
 def parse_path(text: str) -> Path:
-    """A path, with `~` expanded."""
+    """Parse a path and expand `~`."""
     if "\0" in text:
         raise argparse.ArgumentTypeError("no path has a zero byte in it")
     return Path(os.path.expanduser(text))
 
 
 def integer_between(low: int, high: int) -> Any:
-    """A parser of integers from `low` to `high`."""
+    """Return a parser of integers from `low` to `high`."""
 
     def number(text: str) -> int:
         if not re.fullmatch("[0-9]{1,20}", text) or not low <= int(text) <= high:
@@ -80,7 +82,7 @@ def integer_between(low: int, high: int) -> Any:
 
 
 def parse_seconds(text: str) -> float:
-    """A positive number of seconds, less than a day."""
+    """Parse a positive number of seconds, less than a day."""
     try:
         number = float(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Exit codes of the command line; a signal's is 128 and its number."""
+"""Exit codes of the command line. After a signal the code is 128 plus its number."""
 
 USAGE = 2  # a mistake in the command or config
-FAILED = 3  # the run failed, or a check did
+FAILED = 3  # the run or a check failed
 CORRUPT = 4  # damaged or missing data
-FULL = 75  # no space on the disk; can be resumed
+FULL = 75  # the disk is full; the run can be resumed
 INTERRUPTED = 130

@@ -1,4 +1,4 @@
-"""The parser of all commands, and the exit code of each ending."""
+"""Entry point of the command line: the parser of all commands, and the exit codes of errors."""
 
 from __future__ import annotations
 
@@ -34,36 +34,37 @@ FIRST_STEPS = """first steps:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code.
+    """Run a command.
 
-    0 done, 2 usage or config, 3 failed, 4 corrupt or missing data, 75 disk full, 129, 130 and 143 stopped by a signal.
+    Returns:
+        The exit code: 0 success, 2 usage or config, 3 failed, 4 corrupt or missing data, 75 disk full; 129, 130 and 143
+        after a signal.
     """
     streams.reopen()
     try:
         arguments = parse_arguments(argv)
-        code: int = arguments.command(arguments)
+        return int(arguments.command(arguments))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        known = _exit_code(error)
-        if known is None:
+        code = _exit_code(error)
+        if code is None:
             raise
         tell(str(error), sys.stderr)
-        return known
+        return code
     finally:
         streams.flush()
-    return code
 
 
 def _exit_code(error: Exception) -> int | None:
-    """Exit code of an error that pbtrl raised on purpose; None for a bug, which keeps its traceback."""
+    """Return the exit code of an error of pbtrl; None for any other, which keeps its traceback."""
     codes = {DiskFullError: FULL, DamagedError: CORRUPT, ConfigError: USAGE, RunError: USAGE, EnvError: FAILED}
     codes[WorkerError] = FAILED
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments; overrides may stand among the options, which argparse alone does not allow."""
+    """Parse arguments; overrides may stand between options, which argparse alone does not allow."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if "command" not in arguments:
@@ -86,21 +87,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pbtrl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    train = add_command(commands, "train", run_train, "train a population from a config and name its best member")
+    train = add_command(commands, "train", run_train, "train a population and choose its best member")
     add_config(train)
-    train.add_argument("--name", help="of the run directory (default: the config's, or env and time)")
+    train.add_argument("--name", help="name of the run directory (default: the config's name, or env and time)")
     exists = train.add_mutually_exclusive_group()
     exists.add_argument(
         "--if-exists", choices=["error", "resume", "overwrite"], default="error",
-        help="what to do with a run of that name (default: error); `resume` begins it where there is none",
+        help="what to do if a run of that name exists (default: error); `resume` starts it if there is none",
     )  # fmt: skip
     exists.add_argument(
-        "--suffix", action="store_const", const="suffix", dest="if_exists", help="take NAME-2, NAME-3, ..."
+        "--suffix",
+        action="store_const",
+        const="suffix",
+        dest="if_exists",
+        help="if the run exists, use NAME-2, NAME-3, ...",
     )
     exists.add_argument(
-        "--overwrite", action="store_const", const="overwrite", dest="if_exists", help="delete the old run first"
+        "--overwrite",
+        action="store_const",
+        const="overwrite",
+        dest="if_exists",
+        help="if the run exists, delete it first",
     )
-    train.add_argument("--dry-run", action="store_true", help="check everything, print the resolved config, stop")
+    train.add_argument(
+        "--dry-run", action="store_true", help="check the config and its env, print the resolved config and stop"
+    )
     add_root(train)
     add_progress(train)
 
@@ -111,72 +122,94 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[],
         metavar="a.b=value",
-        help="a longer budget: budget.env_steps_per_member=2e6",
+        help="a longer budget, as in budget.env_steps_per_member=2e6",
     )
     add_trust(resume)
     add_progress(resume)
 
-    evaluate = add_command(commands, "eval", run_eval, "play fresh episodes, raw returns")
+    evaluate = add_command(commands, "eval", run_eval, "evaluate members on fresh episodes, with raw returns")
     add_run(evaluate)
     evaluate.add_argument("--member", default="best", help="best, all, or an id such as m03 (default: best)")
     evaluate.add_argument(
-        "--episodes", type=integer_between(1, 1_000_000), default=30, metavar="N", help="per member (default: 30)"
+        "--episodes",
+        type=integer_between(1, 1_000_000),
+        default=30,
+        metavar="N",
+        help="episodes per member (default: 30)",
     )
     evaluate.add_argument(
-        "--seed", type=integer_between(0, 2**64 - 1), default=0, metavar="S", help="of envs and actions (default: 0)"
+        "--seed",
+        type=integer_between(0, 2**64 - 1),
+        default=0,
+        metavar="S",
+        help="seed of envs and actions (default: 0)",
     )
-    evaluate.add_argument("--deterministic", action="store_true", help="the policy's mode instead of a sample")
+    evaluate.add_argument(
+        "--deterministic", action="store_true", help="take the most likely actions instead of samples"
+    )
     add_trust(evaluate)
     add_json(evaluate)
 
-    status = add_command(commands, "status", run_status, "where a run and its members stand")
+    status = add_command(commands, "status", run_status, "show the state of a run and its members")
     add_run(status)
     add_json(status)
 
-    listing = add_command(commands, "list", run_list, "all runs")
+    listing = add_command(commands, "list", run_list, "list all runs")
     add_root(listing)
     add_json(listing)
 
-    verify = add_command(commands, "verify", run_verify, "hash every snapshot again, and check the journal")
+    verify = add_command(commands, "verify", run_verify, "verify the hashes of all snapshots, and check the journal")
     add_run(verify)
-    verify.add_argument("--digest", action="store_true", help="print the SHA-256 of the canonical journal alone")
-    verify.add_argument("--repair", action="store_true", help="put what is damaged into quarantine, delete leftovers")
+    verify.add_argument("--digest", action="store_true", help="print only the SHA-256 of the canonical journal")
+    verify.add_argument(
+        "--repair", action="store_true", help="move damaged snapshots into quarantine and delete leftovers"
+    )
     add_json(verify)
 
-    lineage = add_command(commands, "lineage", run_lineage, "who copied whom, when and why")
+    lineage = add_command(commands, "lineage", run_lineage, "list all copies between members, with time and reason")
     add_run(lineage)
     add_json(lineage)
 
-    report = add_command(commands, "report", run_report, "a run on one page of HTML, with its pictures")
+    report = add_command(commands, "report", run_report, "write an HTML report of a run, with plots")
     add_run(report)
     report.add_argument(
-        "--only", choices=["training", "lineage", "timeline", "speed"], action="append", metavar="PICTURE",
-        help="training, lineage, timeline or speed; may be given several times (default: all)",
+        "--only", choices=["training", "lineage", "timeline", "speed"], action="append", metavar="PLOT",
+        help="training, lineage, timeline or speed; can be repeated (default: all)",
     )  # fmt: skip
-    report.add_argument("--format", choices=["svg", "png"], default="svg", help="of the pictures (default: svg)")
+    report.add_argument("--format", choices=["svg", "png"], default="svg", help="format of the plots (default: svg)")
 
-    tensorboard = add_command(commands, "tb", run_tensorboard, "TensorBoard for a run, on localhost")
+    tensorboard = add_command(commands, "tb", run_tensorboard, "start TensorBoard for a run, on localhost")
     add_run(tensorboard)
-    tensorboard.add_argument("--expose", action="store_true", help="to other machines too, which is not safe")
-    tensorboard.add_argument("--port", type=integer_between(0, 65535), help="(default: the first free one from 6006)")
+    tensorboard.add_argument(
+        "--expose", action="store_true", help="listen on all addresses of this machine; there is no password"
+    )
+    tensorboard.add_argument(
+        "--port", type=integer_between(0, 65535), help="port (default: the first free one from 6006)"
+    )
 
-    bench = add_command(commands, "bench", run_bench, "how fast a config trains, against its simulator alone")
+    bench = add_command(
+        commands, "bench", run_bench, "measure how fast a config trains, and how fast its simulator alone runs"
+    )
     add_config(bench)
     bench.add_argument(
         "--seconds",
         type=parse_seconds,
         default=20.0,
         metavar="S",
-        help="per measurement, of which there are 3 to 6 (default: 20)",
+        help="seconds per measurement, of which there are 3 to 6 (default: 20)",
     )
     add_json(bench)
 
-    doctor = add_command(commands, "doctor", run_doctor, "what this machine has, and whether a config will work on it")
+    doctor = add_command(commands, "doctor", run_doctor, "check this machine, and whether a config can run on it")
     add_config(doctor, nargs="?")
     add_root(doctor)
     add_json(doctor)
 
-    config = add_command(commands, "config", run_config, "look at configs")
-    config.add_argument("what", choices=["show", "schema"], help="a resolved config, or the JSON schema of all")
+    config = add_command(commands, "config", run_config, "show configs")
+    config.add_argument(
+        "what",
+        choices=["show", "schema"],
+        help="a resolved config (without a name, the list of shipped ones), or the JSON schema",
+    )
     add_config(config, nargs="?")
     return parser

@@ -1,4 +1,4 @@
-"""Commands that read runs: eval, status, list, verify, lineage, report, tb."""
+"""Commands that read runs: eval, status, list, verify, lineage, report and tb."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def run_eval(a: argparse.Namespace) -> int:
 
     run = find(a.run, a.runs)
     check_links(run)
-    chosen = snapshots_to_evaluate(run, a.member)
+    snapshots = snapshots_to_evaluate(run, a.member)
     config = load_stored_config(run, trusted=a.trust_imports)
     check_imports(run, config, allowed=a.trust_imports)
     play = partial(scoring.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
     try:
-        results = play(chosen)
+        results = play(snapshots)
     except SnapshotError:
-        if (now := snapshots_to_evaluate(run, a.member)) == chosen:
+        if (newest := snapshots_to_evaluate(run, a.member)) == snapshots:
             raise
-        results = play(now)  # it trains, and what was chosen first has gone
+        results = play(newest)  # the run is training and has deleted the first ones
     try:
         save_evaluation(run, results)
     except OSError as error:
-        tell(f"warning: not kept in {run / 'eval'}: {reason(error)}", sys.stderr)
-    shown = results if a.member == "all" else results[0]
-    tell(to_json(shown) if a.json else tables.evaluations(results))
+        tell(f"warning: results not saved in {run / 'eval'}: {reason(error)}", sys.stderr)
+    printed = results if a.member == "all" else results[0]
+    tell(to_json(printed) if a.json else tables.evaluations(results))
     if unscored := scoring.unscored(config, results):
         tell(unscored, sys.stderr)
         return FAILED
@@ -56,9 +56,9 @@ def run_status(a: argparse.Namespace) -> int:
 
     run = find(a.run, a.runs)
     with corruption_as_error(run):
-        found = status(run)
-        reason = read_run_info(run).get("reason", "") if found["state"] == "crashed" else ""
-        tell(to_json(found) if a.json else tables.status(found, cli_reference(run), reason))
+        state = status(run)
+        reason = read_run_info(run).get("reason", "") if state["state"] == "crashed" else ""
+        tell(to_json(state) if a.json else tables.status(state, cli_reference(run), reason))
     return 0
 
 
@@ -68,13 +68,13 @@ def run_list(a: argparse.Namespace) -> int:
     from pbtrl.storage.references import root_option
     from pbtrl.storage.run_status import listing
 
-    found = listing(a.runs)
+    runs = listing(a.runs)
     if a.json:
-        tell(to_json(found))
-    elif found:
-        tell(tables.listing(found))
+        tell(to_json(runs))
+    elif runs:
+        tell(tables.listing(runs))
     else:
-        tell(f"no runs in {a.runs}; begin one with: pbtrl train quickstart{root_option(a.runs)}")
+        tell(f"no runs in {a.runs}; start one with: pbtrl train quickstart{root_option(a.runs)}")
     return 0
 
 
@@ -88,15 +88,15 @@ def run_verify(a: argparse.Namespace) -> int:
     if a.repair:
         for line in verify.repair(run):
             tell(line, sys.stderr)
-    found = verify.examine(run)
-    if a.digest and found["digest"] is None:
+    result = verify.examine(run)
+    if a.digest and result["digest"] is None:
         raise DamagedError(f"{run}: its journal cannot be read, so it has no digest")
-    tell(found["digest"] if a.digest else to_json(found) if a.json else verify.text(found))
-    return 0 if found["ok"] else CORRUPT
+    tell(result["digest"] if a.digest else to_json(result) if a.json else verify.text(result))
+    return 0 if result["ok"] else CORRUPT
 
 
 def run_lineage(a: argparse.Namespace) -> int:
-    """Print every copy."""
+    """Print all copies between members."""
     from pbtrl.reporting import lineage, tables
     from pbtrl.storage.run_lookup import find
     from pbtrl.storage.run_status import corruption_as_error, load_run

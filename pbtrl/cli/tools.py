@@ -1,4 +1,4 @@
-"""Commands about configs and the machine: bench, doctor, config."""
+"""Commands about configs and the machine: bench, doctor and config."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def run_bench(a: argparse.Namespace) -> int:
     from pbtrl.build.factory import prepare
     from pbtrl.diagnostics import benchmark
 
-    found = benchmark.measure(prepare(config, source), a.seconds)
-    tell(to_json(found) if a.json else benchmark.text(found))
+    result = benchmark.measure(prepare(config, source), a.seconds)
+    tell(to_json(result) if a.json else benchmark.text(result))
     return 0
 
 
 def run_doctor(a: argparse.Namespace) -> int:
-    """Check the machine, and whether a config will work on it."""
+    """Check the machine, and whether a config can run on it."""
     from pbtrl.config.load import check, read
 
     source = read(a.config, a.overrides) if a.config else None

@@ -1,4 +1,4 @@
-"""`pbtrl train` and `pbtrl resume`."""
+"""Commands that train: `pbtrl train` and `pbtrl resume`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def run_train(a: argparse.Namespace) -> int:
 
     source = read(a.config, a.overrides)
     config = check(source)
-    if not a.dry_run and (asked := config.name if a.name is None else a.name) is not None:
-        check_free(a.runs, asked, a.if_exists)
+    if not a.dry_run and (name := config.name if a.name is None else a.name) is not None:
+        check_free(a.runs, name, a.if_exists)
     from pbtrl.build.factory import prepare
     from pbtrl.training.start import start
 
@@ -53,6 +53,6 @@ def _hooks(a: argparse.Namespace) -> SessionHooks:
 
 def _exit_code(result: SessionResult) -> int:
     if result.message:
-        with contextlib.suppress(DiskFullError):  # what counts is how the run ended
+        with contextlib.suppress(DiskFullError):  # the exit code must still say how the run ended
             tell(result.message, sys.stderr)
     return 0 if result.outcome == "finished" else result.signal_exit or FAILED

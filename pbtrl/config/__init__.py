@@ -1,1 +1,1 @@
-"""From YAML and overrides to a checked config. Needs no torch, so that mistakes are reported at once."""
+"""Configs: YAML and overrides become a checked `Config`. Imports no torch, so that mistakes are reported at once."""

@@ -1,4 +1,4 @@
-"""A config from a file, a shipped config's name, text or plain values; and back to text."""
+"""Load configs from files, names of shipped configs, text or plain values, and write them as text."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.errors import ConfigError
 from pbtrl.system.files import reason
 
-LARGEST = 2**20  # bytes of a config
+LARGEST = 2**20  # bytes of a config file
 
 
 def _folder() -> Path:
@@ -27,7 +27,7 @@ def shipped() -> list[str]:
 
 
 def locate(path_or_name: str | Path) -> Path:
-    """The file that is meant: a path, or the bare name of a shipped config, also beside a folder of that name."""
+    """Resolve a path or the bare name of a shipped config. A folder of that name does not hide the shipped config."""
     path = Path(os.path.expanduser(path_or_name) if isinstance(path_or_name, str) else path_or_name)
     absent = not os.path.exists(path) or os.path.isdir(path)
     if absent and path.name == str(path_or_name) and path.stem in shipped():
@@ -36,7 +36,11 @@ def locate(path_or_name: str | Path) -> Path:
 
 
 def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> ConfigSource:
-    """What a YAML file, or a shipped config by its bare name, says, with `a.b=value` overrides. Raises ConfigError."""
+    """Read a YAML file, or a shipped config by its bare name, and apply `a.b=value` overrides.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, too large or not YAML.
+    """
     if "\0" in str(path_or_name):
         raise ConfigError([f"{str(path_or_name)[:80]!r}: no path has a zero byte in it"])
     path = locate(path_or_name)
@@ -56,7 +60,11 @@ def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> ConfigSourc
 
 
 def check(source: ConfigSource) -> Config:
-    """The config that a source says. Raises ConfigError, whose text is every mistake with its place."""
+    """Validate a source.
+
+    Raises:
+        ConfigError: its text lists every mistake with its place.
+    """
     env = source.data.get("env")
     if isinstance(env, dict) and "kwargs" in env:
         source.data["env"] = {**env, "kwargs": _with_absolute_paths(env["kwargs"], ("env", "kwargs"), source)}
@@ -69,36 +77,36 @@ def _with_absolute_paths(value: Any, at: tuple[str | int, ...], source: ConfigSo
     if isinstance(value, list):
         return [_with_absolute_paths(below, (*at, place), source) for place, below in enumerate(value)]
     if isinstance(value, str) and value.startswith(("./", "../")):
-        written = source.marks.get(at)
-        folder = Path(source.file).parent if written is not None and written.override is None else Path()
+        location = source.marks.get(at)
+        folder = Path(source.file).parent if location is not None and location.override is None else Path()
         return os.path.abspath(folder / value)
     return value
 
 
 def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """A config from a YAML file or a shipped config's name, and overrides; see `read` and `checked`."""
+    """Load a config from a YAML file or a shipped config's name, with overrides; see `read` and `check`."""
     return check(read(path_or_name, overrides))
 
 
 def parse(text: str, file: str = "config", overrides: Sequence[str] = ()) -> Config:
-    """A config from YAML text; `file` is the name that messages give it. Raises ConfigError."""
+    """Load a config from YAML text; messages call it `file`. Raises ConfigError."""
     return check(ConfigSource(text, file, overrides))
 
 
 def config_from_dict(tree: Mapping[str, Any]) -> Config:
-    """A config from plain values, with every check of `load`. Raises ConfigError."""
+    """Load a config from plain values, with every check of `load`. Raises ConfigError."""
     source = ConfigSource()
     source.data = dict(tree)
     return _validate(source)
 
 
 def config_from_json(text: str) -> Config:
-    """The config that `Config.to_json` wrote."""
+    """Load a config that `Config.to_json` wrote."""
     return config_from_dict(json.loads(text))
 
 
 def with_setting(config: Config, path: str, value: Any) -> Config:
-    """A copy with one dotted path set, checked again: `with_setting(config, "env.backend", "envpool")`."""
+    """Return a checked copy with one dotted path set: `with_setting(config, "env.backend", "envpool")`."""
     tree = config.to_dict()
     *sections, last = path.split(".")
     below = tree
@@ -109,19 +117,19 @@ def with_setting(config: Config, path: str, value: Any) -> Config:
 
 
 def resolve(config: Config) -> Config:
-    """The same run with slices, block length and budget written out, in whole blocks."""
+    """Return an equal config with budget, slices and block lengths written out, in whole blocks."""
     tree = config.to_dict()
     tree["budget"]["env_steps_per_member"] = config.steps_per_member
     tree["strategy"]["ready"] = {"slice_steps": config.slice_steps, "burn_in": config.burn_in}
     tree["fitness"]["curve_interval"] = config.curve_interval
-    for name, kind in config.kinds.items():
+    for name, agent_config in config.per_agent_configs.items():
         settings = tree["agent"] if name is None else tree["agents"][name]
-        settings["block_length"] = kind.block_length
+        settings["block_length"] = agent_config.block_length
     return config_from_dict(tree)
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved config as YAML, for config.resolved.yaml; it loads as the same run."""
+    """Format the resolved config as YAML, for config.resolved.yaml; it loads as the same run."""
     return dump_yaml(resolve(config).to_dict())
 
 
@@ -131,5 +139,5 @@ def _validate(source: ConfigSource) -> Config:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a config, for editors."""
+    """Return the JSON schema of a config, for editors."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}

@@ -1,4 +1,4 @@
-"""Agents and strategies of other people: their settings become part of the config schema when a config names them."""
+"""Agents and strategies outside pbtrl: their settings join the config schema when a config names them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BASES: dict[registry.Kind, type] = {"agent": ActorCriticSettings, "strategy": St
 
 
 def adopt(source: ConfigSource) -> None:
-    """Import what a config names by `module:Class`, by a registered name or by an entry point.
+    """Import the agents and strategies that a config names by `module:Class`, registered name or entry point.
 
     Registered names are replaced by their `module:Class`, which every process understands.
 
     Raises:
-        ConfigError: a class that cannot be imported, or is not what it is named as.
+        ConfigError: a class cannot be imported, or is not of the kind that its key asks for.
     """
-    problems, grown = [], False
+    problems, extended = [], False
     for kind, path, name in list(_named(source.data)):
         canonical = registry.canonical(kind, name)
         if canonical != name:
@@ -35,23 +35,23 @@ def adopt(source: ConfigSource) -> None:
         if ":" in canonical or canonical in registry.known(kind):
             try:
                 _add(kind, canonical)
-                grown = True
+                extended = True
             except (ImportError, TypeError) as error:
                 problems.append(ConfigProblem(str(error), path))
     if problems:
         raise source.error(problems)
-    if grown:
+    if extended:
         Config.model_rebuild(force=True)
 
 
 def code_modules(tree: Mapping[str, Any]) -> tuple[str, ...]:
-    """Modules of agents, strategies and trainables that a config names; reading the config imports them."""
+    """List the modules of agents, strategies and trainables that a config names; reading the config imports them."""
     names = (registry.canonical(kind, name) for kind, _, name in _named(tree))
     return tuple(dict.fromkeys(name.partition(":")[0] for name in names if ":" in name))
 
 
 def _named(tree: Mapping[str, Any]) -> Iterator[tuple[registry.Kind, tuple[str, ...], str]]:
-    """Every agent, strategy and trainable that a raw config names: kind, path of the name, name."""
+    """Yield kind, path of the name and name of every agent, strategy and trainable in a raw config."""
     kinds: tuple[registry.Kind, ...] = ("agent", "strategy", "trainable")
     for kind in kinds:
         section = tree.get(kind)
@@ -64,13 +64,11 @@ def _named(tree: Mapping[str, Any]) -> Iterator[tuple[registry.Kind, tuple[str, 
 
 
 def _add(kind: registry.Kind, name: str) -> None:
-    found, base = registry.load(kind, name), BASES[kind]
-    if not (isinstance(found, type) and issubclass(found, base) and is_dataclass(found)):
+    cls, base = registry.load(kind, name), BASES[kind]
+    if not (isinstance(cls, type) and issubclass(cls, base) and is_dataclass(cls)):
         raise TypeError(f"must be a dataclass derived from {base.__module__}.{base.__name__}")
-    named: Any = make_dataclass(
-        found.__name__, [("name", Literal[name], name)], bases=(found,), frozen=True, kw_only=True
-    )
-    named.__module__, named.__doc__ = found.__module__, found.__doc__
+    named: Any = make_dataclass(cls.__name__, [("name", Literal[name], name)], bases=(cls,), frozen=True, kw_only=True)
+    named.__module__, named.__doc__ = cls.__module__, cls.__doc__
     if kind == "agent":
         refuse_unknown_keys(named)
         AGENTS[name] = named

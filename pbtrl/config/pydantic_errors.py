@@ -1,6 +1,6 @@
-"""Validation of a raw config against a pydantic model, with every mistake reported at once in the config's words.
+"""Validation of a raw config against a pydantic model; reports every mistake at once, in the words of the config.
 
-Knows nothing of what the config is about.
+The module knows no particular model.
 """
 
 import re
@@ -20,9 +20,13 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class TaggedUnion:
-    """Annotation for a union of classes told apart by one key; new members of `classes` need nothing else.
+    """Annotation for a union of classes that one key tells apart. Classes may be added to `classes` later.
 
-    `what` is what messages call a class; the key unless given.
+    Attributes:
+        key: the key that holds the name of the class.
+        classes: by name.
+        default: name of the class where the key is missing; None makes the key required.
+        what: word for a class in messages; by default the key.
     """
 
     def __init__(
@@ -31,29 +35,39 @@ class TaggedUnion:
         self.key, self.classes, self.default, self.what = key, classes, default, what or key
 
     def tag(self, value: Any) -> str | None:
-        """The class's name in a raw mapping or in an object; the default for what is neither."""
+        """Return the name of the class of a raw mapping or an object; the default for any other value."""
         if isinstance(value, dict):
-            found = value.get(self.key, self.default)
-            return None if found is None else str(found)
+            name = value.get(self.key, self.default)
+            return None if name is None else str(name)
         return str(getattr(value, self.key, self.default or next(iter(self.classes))))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices = {name: handler.generate_schema(kind) for name, kind in self.classes.items()}
+        choices = {name: handler.generate_schema(cls) for name, cls in self.classes.items()}
         return core_schema.tagged_union_schema(choices, discriminator=self.tag)
 
 
 def validated(
     kind: type[M],
     source: ConfigSource,
-    before: Callable[[dict[str, Any]], Iterable[ConfigProblem]],
-    after: Callable[[M], Iterable[ConfigProblem]],
+    check_raw: Callable[[dict[str, Any]], Iterable[ConfigProblem]],
+    check_model: Callable[[M], Iterable[ConfigProblem]],
     aliases: Mapping[str, str],
 ) -> M:
-    """The model, or a ConfigError with the faults of pydantic, of `before` (raw) and of `after` (whole).
+    """Validate a source against a pydantic model.
 
-    Where a value is wrong, the checks of the whole go on without it, so that one run tells everything.
+    Invalid values are removed before `check_model` runs, so that all mistakes are reported at once.
+
+    Args:
+        kind: the model.
+        source: the raw config.
+        check_raw: checks of the raw tree.
+        check_model: checks between valid settings.
+        aliases: names that other libraries use, for suggestions.
+
+    Raises:
+        ConfigError: the mistakes that pydantic, `check_raw` and `check_model` found.
     """
-    faults = list(before(source.data))
+    problems = list(check_raw(source.data))
     data, removed = source.data, []
     model: M | None = None
     for attempt in range(8):
@@ -61,32 +75,31 @@ def validated(
             model = kind.model_validate(data)
             break
         except ValidationError as error:
-            found = [fault for detail in error.errors() for fault in _faults(kind, detail, aliases)]
-            # pydantic counts a list's valid items, so a wrong one also makes the list too short
-            above = {f.paths[0][:depth] for f in found for depth in range(len(f.paths[0]))}
-            found = [fault for fault in found if fault.paths[0] not in above]
+            invalid = [problem for detail in error.errors() for problem in _problems(kind, detail, aliases)]
+            # pydantic counts only the valid items of a list, so an invalid one also makes the list too short
+            above = {p.paths[0][:depth] for p in invalid for depth in range(len(p.paths[0]))}
+            invalid = [problem for problem in invalid if problem.paths[0] not in above]
             if attempt == 0:
-                faults += found
-            for fault in found:
-                if gone := _existing(data, fault.paths[0]):  # else an earlier fault took its owner along
-                    removed.append(gone)
-                    data = _without(data, gone)
+                problems += invalid
+            for problem in invalid:
+                if path := _existing(data, problem.paths[0]):  # empty if its section was removed before
+                    removed.append(path)
+                    data = _without(data, path)
     if model is not None:
-        faults += [
-            fault
-            for fault in after(model)
-            if not any(
-                path[: len(gone)] == gone or gone[: len(path)] == path for path in fault.paths for gone in removed
-            )
-        ]
-    if faults or source.faults:
-        raise source.error(faults)
+        problems += [problem for problem in check_model(model) if not _touches(problem, removed)]
+    if problems or source.faults:
+        raise source.error(problems)
     assert model is not None
     return model
 
 
+def _touches(problem: ConfigProblem, removed: Iterable[Path]) -> bool:
+    """Return whether a problem lies in, or contains, one of the removed paths."""
+    return any(path[: len(other)] == other or other[: len(path)] == path for path in problem.paths for other in removed)
+
+
 def _existing(data: Any, path: Path) -> Path:
-    """The part of the path to drop: itself, or for what is missing its nearest owner."""
+    """Return the path, cut before its first missing key."""
     for depth, part in enumerate(path):
         if not isinstance(data, dict) or part not in data:
             return path[:depth]
@@ -101,8 +114,8 @@ def _without(data: dict[str, Any], path: Path) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key != head}
 
 
-def _faults(kind: type, detail: ErrorDetails, aliases: Mapping[str, str]) -> Iterator[ConfigProblem]:
-    """pydantic's error in our words, at the path as the user wrote it (pydantic's has tags in between)."""
+def _problems(kind: type, detail: ErrorDetails, aliases: Mapping[str, str]) -> Iterator[ConfigProblem]:
+    """Translate an error of pydantic, with the path as the user wrote it (pydantic's path has tags in between)."""
     owner, path = _walk(kind, detail["loc"])
     problem, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
     if problem in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -158,7 +171,11 @@ def _wording(problem: str, context: Mapping[str, Any], given: object, otherwise:
 
 
 def _walk(kind: Any, location: Sequence[str | int]) -> tuple[Any, Path]:
-    """Follow pydantic's location through the types: the owner of its last key, and the path without tags."""
+    """Follow pydantic's location through the types.
+
+    Returns:
+        The class or union that owns the last key, and the path without tags.
+    """
     path: Path = ()
     owner = kind
     for place, part in enumerate(location):
@@ -201,7 +218,7 @@ def _has_keys(kind: Any) -> bool:
 
 
 def _deeper(kind: Any, name: str) -> str | None:
-    """`section.name`, for a key that was written one level too high."""
+    """Return `section.name` for a key that was written one level too high; None if no section has it."""
     for section, hint in get_type_hints(kind, include_extras=True).items():
         tagged = _tagged(hint)
         below = tagged.classes.get(tagged.default or "") if tagged else _plain(hint)

@@ -1,4 +1,4 @@
-"""Keys of configs that were stored before they were renamed, so that a run made then can still be resumed."""
+"""Former keys and values of configs, so that runs that stored them can still be resumed."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ RENAMED = {
     "max_log_rho": "max_log_ratio",
     "optimiser": "optimizer",
 }
-"""Settings of agents, by their former names."""
+"""Former names of agent settings, mapped to today's names."""
 
 RENAMED_VALUES = {"normalise": "normalize", "neighbour": "neighbor"}
 
 
 def modernize(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored config with today's keys and values. Hyperparameters keep their names: the journal has them too."""
-    found = dict(tree)
-    if isinstance(agent := found.get("agent"), Mapping):
-        found["agent"] = _agent(agent)
-    if isinstance(agents := found.get("agents"), Mapping):
-        found["agents"] = {name: _agent(a) if isinstance(a, Mapping) else a for name, a in agents.items()}
-    if isinstance(hparams := found.get("hparams"), Mapping):
-        found["hparams"] = _dimensions(hparams)
-    if isinstance(fitness := found.get("fitness"), Mapping):
-        found["fitness"] = _renamed(fitness, {"every": "curve_interval"})
-    if isinstance(strategy := found.get("strategy"), Mapping) and isinstance(ready := strategy.get("ready"), Mapping):
-        found["strategy"] = {**strategy, "ready": _renamed(ready, {"every": "slice_steps"})}
-    return found
+    """Translate a stored config to today's keys and values. Hyperparameters keep their names, as in the journal."""
+    modern = dict(tree)
+    if isinstance(agent := modern.get("agent"), Mapping):
+        modern["agent"] = _agent(agent)
+    if isinstance(agents := modern.get("agents"), Mapping):
+        modern["agents"] = {name: _agent(a) if isinstance(a, Mapping) else a for name, a in agents.items()}
+    if isinstance(hparams := modern.get("hparams"), Mapping):
+        modern["hparams"] = _dimensions(hparams)
+    if isinstance(fitness := modern.get("fitness"), Mapping):
+        modern["fitness"] = _renamed(fitness, {"every": "curve_interval"})
+    if isinstance(strategy := modern.get("strategy"), Mapping) and isinstance(ready := strategy.get("ready"), Mapping):
+        modern["strategy"] = {**strategy, "ready": _renamed(ready, {"every": "slice_steps"})}
+    return modern
 
 
 def _agent(settings: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: _value(value) for key, value in _renamed(settings, RENAMED).items()}
-    if isinstance(hparams := found.get("hparams"), Mapping):
-        found["hparams"] = _dimensions(hparams)
-    return found
+    modern = {key: _value(value) for key, value in _renamed(settings, RENAMED).items()}
+    if isinstance(hparams := modern.get("hparams"), Mapping):
+        modern["hparams"] = _dimensions(hparams)
+    return modern
 
 
 def _dimensions(hparams: Mapping[str, Any]) -> dict[str, Any]:

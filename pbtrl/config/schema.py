@@ -1,4 +1,4 @@
-"""The configuration of a run, and the numbers that follow from it. Frozen; needs no torch."""
+"""Config of a run and the numbers derived from it. Frozen; imports no torch."""
 
 import math
 import re
@@ -36,7 +36,7 @@ from pbtrl.system.strict_json import to_json
 
 
 def refuse_unknown_keys(settings: type) -> None:
-    """Attach pydantic's rules to an agent's settings, which know nothing of pydantic."""
+    """Make pydantic refuse unknown keys and infinite numbers in an agent's settings, which do not import pydantic."""
     with_config(ConfigDict(extra="forbid", allow_inf_nan=False))(settings)
 
 
@@ -51,20 +51,21 @@ def _run_name(value: object) -> object:
 
 
 def _named(name: str, entry: object) -> object:
-    """An entry of `agents` under its key; what is no section is left to be refused."""
+    """Add its key as the default name to an entry of `agents`; leave it to pydantic to refuse other types."""
     entry = {} if entry is None else entry
     return {"name": name, **entry} if isinstance(entry, dict) else entry
 
 
 class Config(Section):
-    """One run. Either `env` (with `agent` and `acting`) or `trainable`; the rest has defaults, save a budget.
+    """Config of one run. Required are a budget, and either `env` (with `agent` and `acting`) or `trainable`.
 
     Attributes:
-        name: of the run directory; by default the env and the time.
-        seed: all randomness follows from it.
-        agents: in place of `agent`, those that `population.mix` counts; an entry's `name` says which agent it is, by
-            default its own key.
-        hparams: what the search may change, by name; anything else is fixed in `agent`. In a mix every agent has it.
+        name: name of the run directory; by default the env and the time.
+        seed: root of all randomness.
+        agents: agents of a mixed population, in place of `agent`; `population.mix` counts their members. The `name` of
+            an entry is that of its agent, by default the entry's key.
+        hparams: searched hyperparameters by name; all others are fixed in `agent`. In a mix they are searched for every
+            agent.
     """
 
     name: Annotated[str, BeforeValidator(_run_name)] | None = None
@@ -98,31 +99,35 @@ class Config(Section):
         given = {key: value for key, value in data.items() if value is not None}
         return {"acting": {}, **({} if "agents" in given else {"agent": {}}), **given}
 
-    # --- what follows from the settings ---
+    # --- derived numbers ---
 
     @property
-    def kinds(self) -> dict[str | None, Self]:
-        """By the name of each agent in the mix, a config of that agent alone; this one under None without a mix."""
+    def per_agent_configs(self) -> dict[str | None, Self]:
+        """Config of each agent of the mix alone, by its entry; without a mix this config under None."""
         if self.agents is None:
             return {} if self.agent is None else {None: self}
         return {name: self._alone(entry) for name, entry in self.agents.items()}
 
     def _alone(self, entry: AgentEntry) -> Self:
-        """The same run with all its members of one agent, with whatever is searched for them."""
-        mine = {name: getattr(self, name) for name in type(self).model_fields}
-        mine |= {"agent": entry.settings, "agents": None, "hparams": {**self.hparams, **entry.hparams}}
-        return self.model_construct(**mine)
+        """Return the config of a run in which all members are of one entry."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        values |= {"agent": entry.settings, "agents": None, "hparams": {**self.hparams, **entry.hparams}}
+        return self.model_construct(**values)
 
     @cached_property
     def space(self) -> SearchSpace | MixedSearchSpace:
-        """The search space, or that of every agent in the mix."""
+        """Search space; in a mix, one per agent."""
         if self.agents is None:
             return self._narrowed()
-        spaces = {name: SearchSpace(kind._narrowed(), name) for name, kind in self.kinds.items() if name is not None}
+        spaces = {
+            name: SearchSpace(config._narrowed(), name)
+            for name, config in self.per_agent_configs.items()
+            if name is not None
+        }
         return MixedSearchSpace(spaces, self.population.mix or {})
 
     def _narrowed(self) -> SearchSpace:
-        """The search space of one agent, `bounds: none` narrowed to what it accepts."""
+        """Return the search space of one agent, with `bounds: none` narrowed to the values that it accepts."""
         accepted = {} if self.agent is None else limits.accepted_ranges(self.agent)
         if self.agent is not None and self.agent.block_length is not None and "unroll_length" in accepted:
             accepted["unroll_length"] = (accepted["unroll_length"][0], self.agent.block_length)
@@ -132,12 +137,12 @@ class Config(Section):
 
     @property
     def block_length(self) -> int:
-        """Env steps per env in a block: as written, or the largest unroll there can be; 1 for a trainable.
+        """Env steps per env in a block: as configured, or the largest possible unroll; 1 for a trainable.
 
-        In a mix, the shortest that is whole blocks of every agent.
+        In a mix, the least common multiple over the agents.
         """
         if self.agent is None:
-            return math.lcm(*(kind.block_length for kind in self.kinds.values()))
+            return math.lcm(*(config.block_length for config in self.per_agent_configs.values()))
         return self.agent.block_length or limits.largest_unroll(self.agent, self.hparams.get("unroll_length"))
 
     @property
@@ -146,17 +151,17 @@ class Config(Section):
         return self.block_length * (1 if self.env is None else self.env.num_envs)
 
     def round_to_block(self, steps: int) -> int:
-        """The steps, rounded up to whole blocks."""
+        """Round steps up to whole blocks."""
         return -(-steps // self.block) * self.block
 
     @property
     def steps_per_member(self) -> int:
         """Steps that each member trains for, in whole blocks."""
-        shares = [
+        limits_per_member = [
             self.budget.env_steps_per_member,
             None if self.budget.total_steps is None else math.ceil(self.budget.total_steps / self.population.size),
         ]
-        return self.round_to_block(min(share for share in shares if share is not None))
+        return self.round_to_block(min(limit for limit in limits_per_member if limit is not None))
 
     @property
     def slice_steps(self) -> int:
@@ -181,39 +186,39 @@ class Config(Section):
 
     @property
     def frames_per_step(self) -> int:
-        """Simulator frames per env step: our action repeat, 4 for ALE."""
+        """Simulator frames per env step: the action repeat, 4 for ALE."""
         return 4 if self.env is not None and self.env.is_atari else 1
 
     @property
     def unit(self) -> str:
-        """What a member's clock counts: `env steps`, or `steps` for a trainable."""
+        """Unit of a member's clock: `env steps`, or `steps` for a trainable."""
         return "steps" if self.env is None else "env steps"
 
     @property
     def label(self) -> str:
-        """The run's name, or the env's or trainable's as a folder's name."""
+        """Name of the run, or of its env or trainable in characters that a folder may have."""
         what = self.env.id if self.env is not None else self.trainable.name if self.trainable is not None else "run"
         return self.name or re.sub(r"[^A-Za-z0-9._-]+", "-", what).strip("-._") or "run"
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """Modules whose code the run executes, besides those of installed packages that a bare name stands for."""
+        """Modules named in the config, whose code the run executes; entry points of installed packages do not count."""
         named = [None if self.env is None else self.env.id, self.strategy.name]
-        named += [kind.agent.name for kind in self.kinds.values() if kind.agent is not None]
+        named += [config.agent.name for config in self.per_agent_configs.values() if config.agent is not None]
         named += [None if self.trainable is None else self.trainable.name]
         return tuple(dict.fromkeys(name.partition(":")[0] for name in named if name is not None and ":" in name))
 
     # --- text and back ---
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; a searched hyperparameter has no second, fixed value under `agent`."""
+        """Convert to plain JSON types; a searched hyperparameter has no fixed value under `agent`."""
         tree: dict[str, Any] = self.model_dump(mode="json")
         tree = {key: value for key, value in tree.items() if value is not None}
-        for name, kind in self.kinds.items():
+        for name, config in self.per_agent_configs.items():
             section, key = (tree, "agent") if name is None else (tree["agents"], name)
-            section[key] = {k: v for k, v in section[key].items() if k not in kind.hparams}
+            section[key] = {k: v for k, v in section[key].items() if k not in config.hparams}
         return tree
 
     def to_json(self) -> str:
-        """One line that `load.config_from_json` turns into an equal config."""
+        """Convert to one line of JSON that `load.config_from_json` reads."""
         return to_json(self.to_dict())

@@ -1,4 +1,4 @@
-"""The sections of a config: every key, its default and its meaning."""
+"""Sections of a config: every key, its default and its meaning."""
 
 import math
 import re
@@ -13,7 +13,8 @@ from pbtrl.config.pydantic_errors import TaggedUnion
 from pbtrl.core.dimensions import MEMBERS, PRIORS, Dimension, Real, Whole
 from pbtrl.strategies.rules import Count
 
-SHORTEST_CUT, LONGEST_CUT = 1_000, 27_000  # env steps of an evaluation episode without a limit; Atari's is the longest
+# Env steps at which evaluation episodes without a limit are cut; the longest is the limit of Atari games.
+SHORTEST_CUT, LONGEST_CUT = 1_000, 27_000
 
 
 _DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms"), re.ASCII)
@@ -42,7 +43,7 @@ Seconds = Annotated[float, BeforeValidator(_duration, json_schema_input_type=flo
 
 
 class Section(BaseModel):
-    """A frozen section that refuses unknown keys."""
+    """Base of sections: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -52,10 +53,10 @@ Searched = dict[str, Annotated[Dimension, TaggedUnion("prior", PRIORS)]]
 
 @dataclass(frozen=True, kw_only=True)
 class AgentEntry:
-    """An agent of a mix: its settings, and what is searched for it alone.
+    """Agent of a mix: its settings, and the hyperparameters that are searched for it alone.
 
     Attributes:
-        hparams: what the search may change in this agent, besides what it may change in all of them.
+        hparams: searched hyperparameters of this agent, in addition to those of the run.
     """
 
     name: str
@@ -63,38 +64,38 @@ class AgentEntry:
 
     @property
     def settings(self) -> AgentSettings:
-        """Those of the agent itself."""
-        kind = AGENTS[self.name]
-        return kind(**{f.name: getattr(self, f.name) for f in fields(kind)})
+        """Settings of the agent itself."""
+        cls = AGENTS[self.name]
+        return cls(**{f.name: getattr(self, f.name) for f in fields(cls)})
 
 
 def agent_entry(settings: type) -> type:
-    """An agent's settings with what an entry of `agents` adds to them."""
+    """Derive the class of an entry of `agents` from an agent's settings."""
     return make_dataclass(f"{settings.__name__}Entry", (), bases=(settings, AgentEntry), frozen=True, kw_only=True)
 
 
 AGENT_ENTRIES = {name: agent_entry(settings) for name, settings in AGENTS.items()}
-"""What `agents` may hold, by the agent's name."""
+"""Classes of the entries of `agents`, by the agent's name."""
 
 
 class Env(Section):
-    """The world that every member acts in.
+    """Environment of every member.
 
     Attributes:
         id: a Gymnasium id (`ALE/Pong-v5`), or `module:function`.
         num_envs: envs per member.
-        protocol: Atari's: `sticky` (repeat probability 0.25, full games) or `classic` (1-30 no-ops, a lost
-            life ends a training episode). Recorded with every score.
-        backend: which simulator steps the envs; `auto` is resolved once, when the run is built.
-        between_slices: `continue` keeps the envs running from one slice to the next; `reset` starts each
-            slice anew, which makes a slice a pure function of its assignment.
-        kwargs: passed to the env's constructor. Text that begins with `./` or `../` is a path: relative to the folder
-            of the file that says it, or, in an override, to the working directory. The run keeps it absolute.
+        protocol: evaluation protocol of Atari: `sticky` (repeat probability 0.25, full games) or `classic` (1-30
+            no-ops, a lost life ends a training episode). Recorded with every score.
+        backend: simulator of the envs; `auto` is resolved once, when the run is built.
+        between_slices: `continue` keeps the envs running from one slice to the next. `reset` resets them before each
+            slice, which makes a slice a pure function of its assignment.
+        kwargs: keyword arguments of the env. Text that begins with `./` or `../` is a path, relative to the folder of
+            the config file, or in an override to the working directory. The run stores it as an absolute path.
     """
 
     @property
     def is_atari(self) -> bool:
-        """Whether ale_py runs the env, under a protocol, with 4 frames per step."""
+        """True if ale_py runs the env, under a protocol, with 4 frames per step."""
         return self.id.startswith("ALE/")
 
     id: str
@@ -106,25 +107,25 @@ class Env(Section):
 
 
 class Trainable(BaseModel):
-    """Something else than RL in place of env, agent and acting: its name, and its own keys."""
+    """Model other than RL, in place of env, agent and acting: its name, and its own keys."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """Every key but `name`."""
+        """Keys other than `name`, which are passed to the trainable."""
         return dict(self.model_extra or {})
 
 
 class Population(Section):
-    """How many members there are, and what they are.
+    """Size and composition of the population.
 
     Attributes:
-        size: members alive at once; with a mix their sum.
-        mode: `async` decides for each member when it is done, `sync` for all of a generation at once.
-        reference_members: the control, donors but never receivers.
-        mix: how many members begin as each entry of `agents`; they are dealt to the entries in this order.
+        size: number of members; with a mix the sum of its counts.
+        mode: `async` decides for each member at the end of its slice, `sync` for a whole generation at once.
+        reference_members: number of control members, which may be donors but never receivers.
+        mix: number of members that begin as each entry of `agents`; members are assigned to entries in this order.
     """
 
     size: Annotated[Count, Field(le=MEMBERS)] = 4
@@ -142,14 +143,14 @@ class Population(Section):
 
 
 class Execution(Section):
-    """Where members train.
+    """Processes and device on which members train.
 
     Attributes:
         backend: `inline` (this process) or `processes`.
-        workers: how many processes; `auto` is one per core that may be used (by affinity, and by the CPU quota of a
-            container or batch job, rounded up), but no more than members.
-        device: what tensors live on.
-        cohort: members stacked into one tensor; `auto` leaves it to the executor.
+        workers: number of processes; `auto` is one per usable core (by affinity, and by the CPU quota of a container or
+            batch job, rounded up), but no more than members.
+        device: device of the tensors.
+        cohort: number of members stacked into one tensor; `auto` leaves it to the executor.
     """
 
     backend: Literal["inline", "processes"] = "processes"
@@ -159,14 +160,14 @@ class Execution(Section):
 
 
 class Acting(Section):
-    """Who acts.
+    """Processes that act in the envs.
 
     Attributes:
-        mode: `inline`: the learner itself. `actors`: processes that act ahead of it, as in IMPALA. `hogwild`: processes
-            that act and learn, and share weights without locks, as in A3C.
-        processes: of a cohort, each with `env.num_envs` envs of its own per member; not used inline.
-        replay: share of past unrolls in what an update of `actors` learns from; they come on top of the new ones.
-        replay_size: how many past unrolls of a member, the newest, they are drawn from (20 steps of Atari are 0.6 MB).
+        mode: `inline`: the learner acts itself. `actors`: processes act ahead of the learner, as in IMPALA. `hogwild`:
+            processes act and learn, and share weights without locks, as in A3C.
+        processes: processes per cohort, each with its own `env.num_envs` envs per member; not used inline.
+        replay: share of past unrolls in the batch of an update with `actors`; they are added to the new ones.
+        replay_size: number of newest past unrolls of a member that are kept for replay (20 steps of Atari are 0.6 MB).
     """
 
     mode: Literal["inline", "actors", "hogwild"] = "inline"
@@ -176,14 +177,14 @@ class Acting(Section):
 
 
 class Budget(Section):
-    """When the run ends: whichever comes first.
+    """Limits of the run; the first one that is reached ends it.
 
     Attributes:
-        env_steps_per_member: env steps (a trainable: steps) on each member's own clock.
-        total_steps: of the whole population, shared evenly.
-        wall_clock: seconds, or a text such as `6h`. The final choice may exceed it by a tenth, or by a minute where
-            that is more; then its episodes under way are cut, and counted as such.
-        until_fitness: stop once a member's fitness reaches this.
+        env_steps_per_member: env steps (for a trainable, steps) of each member.
+        total_steps: env steps of the whole population, shared evenly.
+        wall_clock: seconds, or a text such as `6h`. The final choice may exceed it by a tenth, but at least a minute;
+            then its unfinished episodes are cut, and counted as truncated.
+        until_fitness: fitness of one member at which the run stops.
     """
 
     env_steps_per_member: Count | None = None
@@ -193,14 +194,14 @@ class Budget(Section):
 
 
 class Fitness(Section):
-    """What is maximized.
+    """Objective of the search.
 
     Attributes:
         metric: the mean of raw, undiscounted episode returns.
-        source: `training` episodes as they happen, or `evaluation` episodes apart at the end of each slice.
-        window_episodes: newest episodes that count.
-        min_episodes: fewer training episodes than this since the last copy, and a member has no fitness; of no meaning
-            for `evaluation`, where every slice plays `episodes`.
+        source: `training` episodes, or separate `evaluation` episodes at the end of each slice.
+        window_episodes: number of newest episodes that are averaged.
+        min_episodes: training episodes since the last copy that a member needs to have a fitness. Not used with
+            `evaluation`, where every slice plays `episodes`.
         curve_interval: env steps between points of the curve inside a slice; by default one point per slice.
         episodes: evaluation episodes per slice, when source is `evaluation`.
     """
@@ -214,19 +215,25 @@ class Fitness(Section):
 
 
 class Snapshots(Section):
-    """Attributes: keep_last: newest per member; milestones_every: env steps between those kept for good."""
+    """Retention of snapshots.
+
+    Attributes:
+        keep_last: number of newest snapshots that are kept per member.
+        milestones_every: env steps between snapshots that are kept permanently; None keeps none.
+    """
 
     keep_last: Count = 2
     milestones_every: Count | None = None
 
 
 class Failure(Section):
-    """What is done about what goes wrong.
+    """Handling of failures.
 
     Attributes:
-        max_restarts_per_member: how often a member may die while alone in its worker, until the strategy decides.
+        max_restarts_per_member: failures of a slice, while its member is alone in a worker, after which it is given
+            up and the strategy decides how to continue.
         env_step_timeout: seconds for one step of a cohort's envs, or a text such as `2m`; a worker that takes longer is
-            replaced. Nothing watches over `execution.backend: inline`.
+            replaced. Has no effect with `execution.backend: inline`.
     """
 
     max_restarts_per_member: Annotated[Whole, Field(ge=1)] = 3
@@ -234,15 +241,15 @@ class Failure(Section):
 
 
 class Final(Section):
-    """The choice of the best member at the end, on seeds that training never saw.
+    """Final choice of the best member, on seeds that were not used for training.
 
     Attributes:
-        candidates: members with the best training fitness that are evaluated again.
-        selection_episodes: episodes each, to choose one of them.
-        episodes: of the chosen one, on other seeds again, for the reported score and interval.
-        max_steps: env steps after which an evaluation episode is cut, here, in `pbtrl eval` and where `fitness.source`
-            is evaluation. By default the env's own limit; where it has none, as many as each env of a member trains,
-            but at least 1,000 and at most 27,000 (the limit of Atari games). Results say how many episodes were cut.
+        candidates: number of members, the best by training fitness, that are evaluated again.
+        selection_episodes: episodes of each candidate, for the choice.
+        episodes: episodes of the chosen member, on other seeds, for the reported score and its interval.
+        max_steps: env steps after which an evaluation episode is cut, here, in `pbtrl eval` and with `fitness.source:
+            evaluation`. By default the env's own limit; where it has none, the training steps of each env of a member,
+            between 1,000 and 27,000 (the limit of Atari games). Results say how many episodes were cut.
     """
 
     candidates: Count = 3

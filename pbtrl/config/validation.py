@@ -1,4 +1,4 @@
-"""Checks between settings that are valid one by one; each mistake in one line."""
+"""Checks of a config beyond the types of single settings; each mistake is one line."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
@@ -59,11 +59,11 @@ ALIASES = {
     "algo": "agent",
     **RENAMED,
 }
-"""What other libraries call it -> what it is called here; used for suggestions only."""
+"""Names of other libraries, mapped to pbtrl's; used for suggestions only."""
 
 
 def check_raw(raw: dict[str, Any]) -> Iterator[ConfigProblem]:
-    """Faults that only the raw tree shows: what was written, rather than what it came to."""
+    """Yield mistakes that only the raw tree shows, before defaults are filled in."""
     if raw.get("trainable") is not None:
         for key in ("env", "agent", "agents", "acting"):
             if raw.get(key) is not None:
@@ -71,7 +71,7 @@ def check_raw(raw: dict[str, Any]) -> Iterator[ConfigProblem]:
         if _section(raw, "population").get("mix") is not None:
             yield ConfigProblem("not used with `trainable`: remove one of the two", ("population", "mix"), at_key=True)
         if AGENT in _section(raw, "hparams"):
-            yield ConfigProblem("is what a member is in a mix: choose another name", ("hparams", AGENT), at_key=True)
+            yield ConfigProblem("is reserved; choose another hyperparameter name", ("hparams", AGENT), at_key=True)
         return
     if raw.get("env") is None:
         yield ConfigProblem("missing; say which env, as in `env: {id: CartPole-v1}`", ("env",))
@@ -87,7 +87,7 @@ def check_raw(raw: dict[str, Any]) -> Iterator[ConfigProblem]:
 
 
 def _entries(raw: dict[str, Any], shared: Mapping[str, Path]) -> Iterator[ConfigProblem]:
-    """What `agents` says of each agent, and what is searched for it or, `shared`, for all of them."""
+    """Check the entries of `agents`: fixed settings, their own hyperparameters, and the `shared` ones of the run."""
     if raw.get("agent") is not None:
         yield ConfigProblem("not used with `agents`: remove one of the two", ("agent",), at_key=True)
     kinds: dict[str, type[AgentSettings]] = {}
@@ -130,7 +130,7 @@ def _searched(kind: type[AgentSettings], searched: Mapping[str, Path]) -> Iterat
 
 
 def _searched_by_all(kinds: Mapping[str, type[AgentSettings]], shared: Mapping[str, Path]) -> Iterator[ConfigProblem]:
-    """What every agent must have, because it is searched for all of them."""
+    """Check that every agent of the mix has the hyperparameters that are searched for all."""
     live = {name: live_hyperparameters(kind) for name, kind in kinds.items()}
     common = [h for h in next(iter(live.values()), ()) if all(h in has for has in live.values())]
     for h, path in shared.items():
@@ -148,7 +148,7 @@ def _searched_by_all(kinds: Mapping[str, type[AgentSettings]], shared: Mapping[s
 
 
 def check_config(config: "Config") -> Iterator[ConfigProblem]:
-    """Faults between settings that are valid one by one."""
+    """Yield mistakes between settings that are valid one by one."""
     population, budget, fitness, strategy = config.population, config.budget, config.fitness, config.strategy
     if population.reference_members > population.size:
         yield ConfigProblem(
@@ -172,10 +172,11 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
     if "__main__" in config.imports:
         text = "worker processes do not import the main module: put the function into a module of its own"
         yield ConfigProblem(text, ("env", "id"))
-    for name, kind in config.kinds.items():
+    for name, agent_config in config.per_agent_configs.items():
         at: Path = ("agent",) if name is None else ("agents", name)
         own = config.agents[name].hparams if config.agents is not None and name is not None else {}
-        yield from _agent(kind, at, {h: ((*at, "hparams", h) if h in own else ("hparams", h)) for h in kind.hparams})
+        searched = {h: ((*at, "hparams", h) if h in own else ("hparams", h)) for h in agent_config.hparams}
+        yield from _agent(agent_config, at, searched)
 
 
 def _acting(acting: "Acting") -> Iterator[ConfigProblem]:
@@ -188,7 +189,7 @@ def _acting(acting: "Acting") -> Iterator[ConfigProblem]:
 
 
 def _may_act(acting: "Acting", agent: AgentSettings, at: Path) -> Iterator[ConfigProblem]:
-    """Whether an agent's maths allows who acts for it."""
+    """Check that an agent's algorithm supports the acting mode."""
     if acting.mode in agent.acting:
         return
     able = _listed((name for name, kind in AGENTS.items() if acting.mode in kind.acting), "or")
@@ -225,7 +226,13 @@ def _mix(config: "Config") -> Iterator[ConfigProblem]:
 
 
 def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator[ConfigProblem]:
-    """Of one agent, whose settings are `at` a place and whose hyperparameters are `searched` at others."""
+    """Check the ranges of one agent's settings and hyperparameters.
+
+    Args:
+        config: of this agent alone.
+        at: path of the agent's settings.
+        searched: path of each searched hyperparameter.
+    """
     agent = config.agent
     assert agent is not None
     if config.acting is not None:
@@ -245,9 +252,9 @@ def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator
             continue
         path = searched[f.name]
         if isinstance(dimension, Choice):
-            kinds = int if whole else (int, float)
+            types = int if whole else (int, float)
             for place, value in enumerate(dimension.values):
-                if isinstance(value, bool) or not isinstance(value, kinds):
+                if isinstance(value, bool) or not isinstance(value, types):
                     need = "an integer" if whole else "a number"
                     yield ConfigProblem(f"must be {need}, not {shown(value)}", (*path, "values", place))
                 elif not is_within(value, low, high):
@@ -266,7 +273,7 @@ def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator
 
 
 def _block(config: "Config", agent: AgentSettings, at: Path, path: Path) -> Iterator[ConfigProblem]:
-    """Of an agent whose settings are `at` a place, and whose unroll length is searched at a `path`."""
+    """Check block length and minibatches of an agent; `at` is the path of its settings, `path` of the unroll length."""
     searched = config.hparams.get("unroll_length")
     block: Path = (*at, "block_length")
     other: Path
@@ -295,7 +302,7 @@ def _block(config: "Config", agent: AgentSettings, at: Path, path: Path) -> Iter
 
 
 def _section(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """What a raw tree has under a key, where that is a section."""
+    """Return the section under a key of a raw tree; empty for anything else."""
     below = raw.get(key)
     return below if isinstance(below, dict) else {}
 

@@ -1,4 +1,4 @@
-"""Settings that can run but are probably a mistake; each in one line."""
+"""Warnings about settings that can run but are probably a mistake; each is one line."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def find_warnings(config: "Config") -> Iterator[str]:
-    """What runs, but is probably not meant."""
+    """Yield a warning for each setting that is probably a mistake."""
     if config.slice_steps >= config.steps_per_member and config.strategy.copies:
         yield (
             f"strategy.ready.slice_steps ({config.slice_steps:,}) is the whole budget of a member "
@@ -18,14 +18,17 @@ def find_warnings(config: "Config") -> Iterator[str]:
         )
     elif config.burn_in >= config.steps_per_member and config.strategy.copies:
         yield (
-            f"strategy.ready.burn_in ({config.burn_in:,}) is not over before a member's budget is "
+            f"strategy.ready.burn_in ({config.burn_in:,}) is not below a member's budget "
             f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
         )
     mix, strategy = config.population.mix or {}, config.strategy
     if isinstance(strategy, PBTSettings) and strategy.copies and not strategy.exploit.across_agents:
         for name in (name for name, count in mix.items() if count == 1):
-            yield f"population.mix has one {name}, which has nobody to copy without strategy.exploit.across_agents"
-    for agent, searched in ((kind.agent, kind.hparams) for kind in config.kinds.values()):
+            yield (
+                f"population.mix has one {name}, which has no other member to copy "
+                "without strategy.exploit.across_agents"
+            )
+    for agent, searched in ((c.agent, c.hparams) for c in config.per_agent_configs.values()):
         assert agent is not None
         for name in searched:
             if name.partition("_")[0] in {"adam", "rmsprop"} - {agent.optimizer}:
@@ -44,6 +47,6 @@ def find_warnings(config: "Config") -> Iterator[str]:
 
 
 def _episode_length(env_id: str) -> int:
-    """A usual episode, in env steps; a guess that only a warning rests on."""
+    """Estimate the length of an episode, in env steps; used only for a warning."""
     physics = ("HalfCheetah", "Ant", "Hopper", "Humanoid", "Walker2d", "Swimmer", "InvertedPendulum")
     return 1000 if env_id.startswith(("ALE/", *physics)) else 200

@@ -1,39 +1,39 @@
-"""Words of messages about a config: a mistake and its place, the nearest valid name, values as written."""
+"""Wording of messages about a config: paths, the nearest valid name, and values as the user writes them."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 Path = tuple[str | int, ...]
-"""Keys and list places that lead to a setting."""
-SHOWN = 80  # characters of a text in a message
+"""Keys and list indices that lead to a setting."""
+SHOWN = 80  # characters of a value in a message
 
 
 def unknown(label: str, name: str, known: Iterable[str], aliases: Mapping[str, str]) -> str:
-    """`unknown key. Did you mean 'size'?`, or the list of what there is when nothing is near."""
+    """Format `unknown key. Did you mean 'size'?`, or the list of known names if none is close."""
     known = list(known)
     alias = aliases.get(name)
-    near = f"Did you mean '{alias}'?" if alias in known else did_you_mean(name, known)
-    return f"{label}. {near or 'Known: ' + ', '.join(known)}"
+    suggestion = f"Did you mean '{alias}'?" if alias in known else did_you_mean(name, known)
+    return f"{label}. {suggestion or 'Known: ' + ', '.join(known)}"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """`Did you mean 'size'?`, or nothing where no known name is near."""
+    """Format `Did you mean 'size'?`; empty if no known name is close."""
     close = difflib.get_close_matches(name[:SHOWN].lower(), known, n=1, cutoff=0.6)
     return f"Did you mean '{close[0]}'?" if close else ""
 
 
 def dotted(path: Path) -> str:
-    """A path as the user writes it: `population.size`."""
+    """Format a path as the user writes it: `population.size`."""
     return shortened(".".join(map(str, path)))
 
 
 def shortened(text: str) -> str:
-    """Text that is short enough for a message."""
+    """Cut text to the length that messages allow."""
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def shown(value: object) -> str:
-    """A value as the user would write it, short."""
+    """Format a value as the user would write it, shortened."""
     if isinstance(value, dict):
         return "a section"
     if isinstance(value, list | tuple):

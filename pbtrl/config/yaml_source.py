@@ -1,4 +1,4 @@
-"""A config's text as a plain tree, with overrides applied, and where each part of it was written.
+"""Parsing of a config's YAML text and overrides to a plain tree, with the location of every part.
 
 YAML 1.2's core schema: `1e-4` is a number; `no`, `off` and dates are text.
 """
@@ -13,24 +13,20 @@ import yaml
 from pbtrl.config.wording import Path, dotted, shortened, shown
 from pbtrl.errors import ConfigError, ConfigProblem
 
-MOST = 100_000  # values in a config; aliases of aliases make billions of a few lines
-
+MOST = 100_000  # values in a config; aliases of aliases can expand a few lines to billions
 
 DEEPEST = 64  # levels of sections and lists
 
-
 TOO_DEEP = f"more than {DEEPEST} levels of sections and lists"
 
-
-DIGITS = 100  # characters of a number; Python itself reads no more than 4300
-
+DIGITS = 100  # characters of a number; Python refuses more than 4300
 
 CORE = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a path was written: `key` and `value` as (line, column) from 1, or which override wrote it."""
+    """Location of a setting: `key` and `value` as (line, column), counted from 1, or the number of an override."""
 
     key: tuple[int, int] = (1, 1)
     value: tuple[int, int] = (1, 1)
@@ -38,12 +34,12 @@ class Location:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema plus `_` between digits: `1e-4` is a number; `no`, `off` and dates are text."""
+    """Loader for YAML 1.2's core schema, with `_` between digits."""
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node, unless it lies so deep that PyYAML would take seconds, and then all of the stack."""
+        """Compose a node; refuse deep nesting, on which PyYAML would spend seconds and then exhaust the stack."""
         if self.depth > DEEPEST:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem=TOO_DEEP, problem_mark=mark)
@@ -76,7 +72,7 @@ _Loader.add_implicit_resolver(f"{CORE}merge", re.compile(r"<<$"), ["<"])
 
 
 def _kind(node: yaml.Node) -> str:
-    """`str`, `int`, `map`, ...; for a tag that is not of YAML's own, the whole of it."""
+    """Return the type of a node, `str`, `int`, `map`, ...; a tag outside YAML's core schema is returned in full."""
     return str(node.tag).removeprefix(CORE)
 
 
@@ -84,7 +80,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     kind, text = _kind(node), node.value
     if kind == "str":
         if any("\ud800" <= character <= "\udfff" for character in text):
-            raise _problem(node, f"{shown(text)} has half a character in it, which no file can hold")
+            raise _problem(node, f"{shown(text)} has half a character in it (a lone surrogate), which no file can hold")
         return text
     if kind not in _SCALARS:
         raise _problem(node, f"unknown tag {shortened(node.tag)!r}")
@@ -106,22 +102,22 @@ def _problem(node: yaml.Node, text: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
 
 
-def _composed(text: str) -> yaml.Node | None:
-    """YAML as nodes; YAMLError, also where PyYAML raises something else."""
+def _compose(text: str) -> yaml.Node | None:
+    """Parse YAML text to nodes; other errors of PyYAML become YAMLError."""
     try:
         return yaml.compose(text, Loader=_Loader)
     except (ValueError, OverflowError):
         raise yaml.YAMLError("a number in an escaped character or in a %YAML line is too large") from None
 
 
-def _said(error: yaml.YAMLError) -> str:
+def _text_of(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.MarkedYAMLError):
         return ", ".join(filter(None, (error.context, error.problem)))
     return str(error).splitlines()[0]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that either YAML 1.1 or `_Loader` would take for a number."""
+    """Dumper that quotes text which YAML 1.1 or `_Loader` would read as a number."""
 
 
 for _tag, _pattern in (("int", _INT), ("float", _FLOAT)):
@@ -129,15 +125,21 @@ for _tag, _pattern in (("int", _INT), ("float", _FLOAT)):
 
 
 def dump_yaml(tree: Mapping[str, Any]) -> str:
-    """YAML text that `Source` reads back as an equal tree."""
+    """Format a tree as YAML text that `ConfigSource` reads as an equal tree."""
     return str(yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110))
 
 
 class ConfigSource:
-    """A raw config: the plain tree, and where each part of it was written."""
+    """Raw config.
+
+    Attributes:
+        data: the plain tree.
+        marks: location of every path.
+        faults: malformed overrides, as (order, message).
+    """
 
     def __init__(self, text: str = "", file: str = "config", overrides: Sequence[str] = ()) -> None:
-        """Parse `text`; `file` is the name that messages give it. Raises ConfigError."""
+        """Parse `text`, which messages call `file`, and apply the overrides. Raises ConfigError."""
         self.text, self.file = text, file
         self.data: dict[str, Any] = {}
         self.marks: dict[Path, Location] = {}
@@ -145,14 +147,14 @@ class ConfigSource:
         self.faults: list[tuple[tuple[int, int], str]] = []
         self._built = 0
         try:
-            node = _composed(text)
+            node = _compose(text)
             data = None if node is None else self._build(node, (), (1, 1), None, ())
         except yaml.MarkedYAMLError as error:
             place = error.problem_mark or error.context_mark
             where = f"{file}:{place.line + 1}:{place.column + 1}" if place else file
-            raise ConfigError([f"{where}: {_said(error)}"]) from None
+            raise ConfigError([f"{where}: {_text_of(error)}"]) from None
         except yaml.YAMLError as error:
-            raise ConfigError([f"{file}: {_said(error)}"]) from None
+            raise ConfigError([f"{file}: {_text_of(error)}"]) from None
         if data is not None and not isinstance(data, dict):
             raise ConfigError([f"{file}:1:1: a config is a mapping of keys to values, not {shown(data)}"])
         self.data = data or {}
@@ -167,7 +169,7 @@ class ConfigSource:
         override: int | None,
         above: tuple[yaml.Node, ...],
     ) -> Any:
-        """The value of a node, marking it and everything below; aliases are copied."""
+        """Build the value of a node and record the locations of it and everything below; aliases are copied."""
         self._built += 1
         if self._built > MOST:
             raise _problem(node, f"more than {MOST:,} values, those of aliases counted wherever they are used")
@@ -207,7 +209,7 @@ class ConfigSource:
         return built
 
     def override(self, text: str) -> None:
-        """Apply `a.b=value`, the value being YAML; a mistake in its form is kept and told with the rest."""
+        """Apply `a.b=value`, where the value is YAML. A malformed override is reported with all other mistakes."""
         number = len(self.overrides)
         name, equals, raw = text.partition("=")
         path: Path = tuple(name.strip().split("."))
@@ -225,46 +227,45 @@ class ConfigSource:
                 below = tree[str(part)] = {}
                 self.marks[path[:depth]] = Location(override=number)
             if not isinstance(below, dict):
-                held = "a list: give it whole" if isinstance(below, list) else f"{shown(below)}, not a section"
-                self._refuse(number, f"{dotted(path[:depth])} is {held}")
+                kind = "a list: give it whole" if isinstance(below, list) else f"{shown(below)}, not a section"
+                self._refuse(number, f"{dotted(path[:depth])} is {kind}")
                 return
             tree = below
         try:
-            node = _composed(raw)
+            node = _compose(raw)
             for stale in [known for known in self.marks if known[: len(path)] == path]:
                 del self.marks[stale]
             self.marks[path] = Location(override=number)
             value = None if node is None else self._build(node, path, (1, 1), number, ())
             tree[str(path[-1])] = value
         except yaml.YAMLError as error:
-            self._refuse(number, _said(error))
+            self._refuse(number, _text_of(error))
 
     def _refuse(self, number: int, problem: str) -> None:
         self.faults.append(((1, number), f"override '{shortened(self.overrides[number][0])}': {problem}"))
 
-    def error(self, faults: Iterable[ConfigProblem]) -> ConfigError:
-        """All faults as text: the file's in the order of its lines, then the overrides'."""
-        placed = {*self.faults, *(self._place(fault) for fault in faults)}
-        return ConfigError([text for order, text in sorted(placed)])
+    def error(self, problems: Iterable[ConfigProblem]) -> ConfigError:
+        """Make an error of all mistakes: those of the file in the order of its lines, then those of overrides."""
+        located = {*self.faults, *(self._locate(problem) for problem in problems)}
+        return ConfigError([text for order, text in sorted(located)])
 
-    def _place(self, fault: ConfigProblem) -> tuple[tuple[int, ...], str]:
-        known = [(path, *self._nearest(path)) for path in fault.paths]
-        written = sorted((k for k in known if k[0] == k[1]), key=lambda k: k[2].override is None)
-        path, marked, mark = (written or known)[0]
+    def _locate(self, problem: ConfigProblem) -> tuple[tuple[int, ...], str]:
+        """Return the order of a problem and its text with its location."""
+        candidates = [(path, *self._nearest(path)) for path in problem.paths]
+        written = sorted((c for c in candidates if c[0] == c[1]), key=lambda c: c[2].override is None)
+        path, marked, mark = (written or candidates)[0]
         name = dotted(path)
         if mark.override is not None:
             text, target = self.overrides[mark.override]
             place = f"override '{shortened(text)}': " + ("" if path == target else f"{name}: ")
-            return (1, mark.override), place + fault.message
+            return (1, mark.override), place + problem.message
         if not marked:
-            return (
-                0,
-                0,
-            ), f"{self.file}: {name}: {fault.message}" if name else f"{self.file}: {fault.message}"
-        line, column = mark.key if fault.at_key or marked != path else mark.value
-        return (0, line, column), f"{self.file}:{line}:{column}: {name}: {fault.message}"
+            return (0, 0), f"{self.file}: {name}: {problem.message}" if name else f"{self.file}: {problem.message}"
+        line, column = mark.key if problem.at_key or marked != path else mark.value
+        return (0, line, column), f"{self.file}:{line}:{column}: {name}: {problem.message}"
 
     def _nearest(self, path: Path) -> tuple[Path, Location]:
+        """Return the longest part of a path that was written, and its location."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.marks:
                 return path[:length], self.marks[path[:length]]

@@ -24,17 +24,9 @@ from pbtrl.reporting.formatting import (
 from pbtrl.reporting.live_status import Event, LiveStatus, Row
 
 MANY = 20  # largest number of members that the table shows completely
-
-
-EVENTS = 6
-
-
+EVENTS = 6  # number of events below the table
 HINT = "Ctrl-C: save and stop"
-
-
 STOPPING = "saving all members (Ctrl-C again: quit at once without saving)"
-
-
 BARS = "▁▂▃▄▅▆▇█"
 
 

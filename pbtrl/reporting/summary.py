@@ -73,7 +73,7 @@ def _left_off(population: Population, header: RunHeader) -> str:
     return f"{done}; {again} open slice{'s start' if again > 1 else ' starts'} again" if again else done
 
 
-def closing_text(best: Mapping[str, Any], run: Path, name: str = "last", trusting: str = "last") -> str:
+def closing_text(best: Mapping[str, Any], run: Path, name: str = "last", reference: str = "last") -> str:
     """Format the lines after a run: its result and commands to continue with.
 
     Args:
@@ -81,10 +81,10 @@ def closing_text(best: Mapping[str, Any], run: Path, name: str = "last", trustin
             `episodes`.
         run: run directory.
         name: name of the run on the command line.
-        trusting: name, with options, for commands that run the run's env.
+        reference: name of the run with the options that are needed, for commands that run the run's env.
     """
     header, lines = read_header(read_journal(run / "journal.jsonl"))
-    commands = f"pbtrl tb {name} | pbtrl eval {trusting} | pbtrl report {name}"
+    commands = f"pbtrl tb {name} | pbtrl eval {reference} | pbtrl report {name}"
     return f"{labeled({'run': str(run)})}\n{outcome_text(best, header, lines)}\n{labeled({'next': commands})}"
 
 
@@ -119,7 +119,7 @@ def _best(best: Mapping[str, Any], measure: str) -> str:
 
 def _at_bound(name: str, number: object, end: str) -> str:
     """Format a warning that the best lineage ended at a bound."""
-    return f"{name} ends at {format_value(number)}, the {end}imum that its bounds allow: they may be too narrow"
+    return f"{name} ends at {format_value(number)}, the {end}imum that its bounds allow; they may be too narrow"
 
 
 def _changes(points: Sequence[tuple[int, Mapping[str, Any]]]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The progress view of a terminal: a live table, plain lines, or lines of JSON."""
+"""Progress views of a terminal: a live table, plain lines, or lines of JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
+from typing_extensions import override
 
 from pbtrl.errors import printable
 from pbtrl.reporting.live_status import Event, LiveStatus
@@ -21,36 +22,36 @@ from pbtrl.storage.journal import Line
 Mode = Literal["auto", "live", "plain", "json", "none"]
 
 REDRAW = 0.25  # seconds
-LINE_EVERY = 30.0  # seconds between two lines of `plain` and `json`
+LINE_EVERY = 30.0  # seconds between two progress lines of `plain` and `json`
 
 
 class View(Protocol):
-    """A listener of the controller that ends."""
+    """Listener of the controller that shows progress and is closed at the end."""
 
     def event(self, line: Line) -> None:
-        """A line was written to the journal and recorded."""
+        """Called after a line was written to the journal and recorded."""
 
     def tick(self) -> None:
         """Called a few times a second."""
 
     def stopping(self) -> None:
-        """A signal came: members are being saved."""
+        """Called when a stop was requested and members are being saved."""
 
     def close(self) -> None:
-        """Leave the terminal in order; a second time does nothing."""
+        """Restore the terminal; a second call has no effect."""
 
 
 def make_view(
     mode: Mode, standings: LiveStatus, *, workers: str, console: Console | None = None, wide: bool = False
 ) -> View:
-    """The view for `--progress`; `auto` is `live` on a terminal that can show it and `plain` elsewhere.
+    """Make the view for `--progress`; `auto` is `live` on a terminal that can redraw, and `plain` elsewhere.
 
     Args:
         mode: `auto`, `live`, `plain`, `json` or `none`.
-        standings: where the run stands.
+        standings: status of the run.
         workers: "8 members on 2 workers".
-        console: standard output unless given.
-        wide: show every hyperparameter instead of the first three.
+        console: console to write to; by default standard output.
+        wide: show all hyperparameters instead of the first three.
     """
     console = console or _Terminal()
     if mode == "auto":
@@ -67,31 +68,35 @@ def make_view(
 
 
 class _Terminal(Console):
-    """A console whose reader may go: Rich's own ends the process then."""
+    """Console that survives a closed pipe; Rich's own console ends the process."""
 
     def on_broken_pipe(self) -> None:
-        """Raise what Rich caught, as it does when a terminal fails in another way."""
+        """Raise the error that Rich caught, as for other failures of a terminal."""
         raise BrokenPipeError
 
 
-class SilentView:
-    """Shows nothing."""
+class SilentView(View):
+    """View that shows nothing."""
 
+    @override
     def event(self, line: Line) -> None:
-        """Nothing."""
+        pass
 
+    @override
     def tick(self) -> None:
-        """Nothing."""
+        pass
 
+    @override
     def stopping(self) -> None:
-        """Nothing."""
+        pass
 
+    @override
     def close(self) -> None:
-        """Nothing."""
+        pass
 
 
-class LinesView:
-    """A line now and then, and one for every event; for logs and pipes."""
+class LinesView(View):
+    """View for logs and pipes: a line for every event, and a progress line every 30 s."""
 
     def __init__(
         self,
@@ -104,39 +109,39 @@ class LinesView:
     ) -> None:
         self._standings, self._console, self._now = standings, console, now
         self._line, self._event, self._stopping = line, event, stopping
-        self._told, self._closed = now(), False
+        self._last_line, self._closed = now(), False
 
     def event(self, line: Line) -> None:
-        """Tell what is worth telling of a journal line."""
+        """Print the events of a journal line."""
         for event in self._standings.event(line):
             self._print(self._event(event))
 
     def tick(self) -> None:
-        """Tell where the run stands, every half minute."""
+        """Print the status of the run every 30 s."""
         self._standings.refresh()
-        if self._now() - self._told >= LINE_EVERY:
-            self._told = self._now()
+        if self._now() - self._last_line >= LINE_EVERY:
+            self._last_line = self._now()
             self._print(self._line(self._standings))
 
     def stopping(self) -> None:
-        """Say that the members are being saved."""
+        """Show that the members are being saved."""
         self._print(self._stopping)
 
     def close(self) -> None:
-        """Tell once more where the run stands."""
+        """Print the final status of the run."""
         if not self._closed:
             self._closed = True
             self._standings.refresh()
             self._print(self._line(self._standings))
 
     def _print(self, text: str) -> None:
-        with contextlib.suppress(OSError):  # `pbtrl train | head` goes on training, also without its terminal
+        with contextlib.suppress(OSError):  # training continues without a reader, as in `pbtrl train | head`
             self._console.file.write(printable(text) + "\n")
             self._console.file.flush()
 
 
-class LiveView:
-    """A table that is redrawn four times a second, with the last events below."""
+class LiveView(View):
+    """View of a table that is redrawn four times a second, with the last events below."""
 
     def __init__(self, standings: LiveStatus, workers: str, console: Console, *, wide: bool = False) -> None:
         self._standings, self._workers, self._console, self._wide = standings, workers, console, wide
@@ -147,22 +152,22 @@ class LiveView:
         self._closed = False
 
     def event(self, line: Line) -> None:
-        """Keep what is worth telling of a journal line."""
+        """Keep the events of a journal line for the next frame."""
         self._events = (self._events + self._standings.event(line))[-EVENTS:]
 
     def tick(self) -> None:
-        """Redraw."""
+        """Redraw the table, at most four times a second."""
         self._standings.refresh()
         if time.monotonic() - self._drawn >= REDRAW:
             self._drawn = time.monotonic()
             try:
-                self._live.start()  # nothing is hidden or redirected before the first frame
+                self._live.start()  # not earlier, because it hides the cursor and redirects output
                 self._live.update(self._picture(), refresh=True)
-            except OSError:  # the terminal went away, and Rich would keep every frame for it
+            except OSError:  # the terminal is closed, and Rich would buffer all frames
                 self._drawn = math.inf
 
     def stopping(self) -> None:
-        """Say that the members are being saved."""
+        """Show that the members are being saved."""
         self._hint, self._drawn = STOPPING, -math.inf
         self.tick()
 

@@ -1,20 +1,20 @@
-"""Strategies: pure functions from a population's history to its next assignments. One file each, no torch."""
+"""Strategies: pure functions from the history of a population to its next assignments. One file each, no torch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # config imports strategies/settings.py, and answers quicker without numpy
+if TYPE_CHECKING:  # config imports strategies/settings.py and starts faster without numpy
     from pbtrl.core.messages import Assignment
     from pbtrl.core.population import Population
 
 
 class Strategy(Protocol):
-    """Decides, and does nothing else: same journal prefix, same answer.
+    """Interface of strategies. Decisions depend only on the journal so far.
 
-    Randomness comes from `population.rng(member, generation, purpose)`. A strategy keeps no state of its own,
-    so nothing of it is ever saved; what it needs to know is in the population.
+    Randomness comes from `population.rng(member, generation, purpose)`. A strategy has no state, so nothing of it is
+    saved; the population holds everything that it needs.
     """
 
     def decide(self, population: Population) -> list[Assignment]:
-        """The next assignments, for members that have none; empty means: wait for reports, or all is done."""
+        """Return assignments for members that have none. An empty list means to wait, or that all members are done."""

@@ -1,11 +1,11 @@
 """Population based training (Jaderberg et al. 2017, arXiv 1711.09846): every exploit and explore rule.
 
-Each member trains in slices of `slice_steps` env steps on a grid of its own clock. At a grid point past `burn_in`
-it may exploit (take over weights, hyperparameters or both of a better member) and explore (change
-hyperparameters). Random search is the same with neither, see random_search.py.
+Each member trains in slices of `slice_steps` env steps, on a grid of its own clock. At a grid point past `burn_in` it
+may exploit (copy the weights, hyperparameters or both of a better member) and explore (change hyperparameters). Random
+search is PBT with neither; see random_search.py.
 
-In a population of several agents a member knows nobody but its own kind, unless `exploit.across_agents`: then all are
-compared, and who copies becomes what its donor is.
+In a mixed population, members are compared only with members of the same agent. With `exploit.across_agents` all are
+compared, and a member that copies takes over the agent of its donor.
 """
 
 import math
@@ -24,19 +24,20 @@ from pbtrl.strategies.rules import Exploit, Explore
 
 @dataclass(frozen=True, kw_only=True)
 class PBT:
-    """The strategy.
+    """Strategy of population based training.
 
     Attributes:
         space: the searched hyperparameters, of one agent or of each of several.
-        slice_steps: ready interval (env steps of the member).
+        slice_steps: env steps of a member between two decisions.
         horizon: budget of a member (env steps).
         burn_in: env steps before the first exploit.
-        exploit, explore: the rules.
-        copy: what an exploit takes over: `weights`, `hparams`, or both; one alone is the paper's ablation.
-        synchronous: decide for a whole generation at once, when all of it has reported. Members that a stop
-            or a failure left behind catch up first.
-        references: the first members, this many, never change: they may be donors, never receivers. One that
-            diverged or was given up is retired.
+        exploit: the exploit rule.
+        explore: the explore rule.
+        copy: parts that an exploit copies: `weights`, `hparams`, or both; one alone is the paper's ablation.
+        synchronous: decide for a whole generation at once, when all its members have reported. Members that a stop or a
+            failure left behind catch up first.
+        references: number of control members, the first ones. They may be donors but never receivers. One that diverged
+            or was given up is retired.
         max_consecutive_failures: a member that was given up more often than this in a row is retired.
     """
 
@@ -52,7 +53,7 @@ class PBT:
     max_consecutive_failures: int = 3
 
     def decide(self, population: Population) -> list[Assignment]:
-        """Assignments for all members without one; in synchronous mode only once nobody has one."""
+        """Return assignments for all members without one; in synchronous mode only when no member has one."""
         if self.synchronous and population.pending:
             return []
         waiting = [m for m in population.members.values() if not m.pending and m.step < self.horizon]
@@ -63,7 +64,10 @@ class PBT:
         return [self._next(population, m) for m in waiting]
 
     def _rescues(self, population: Population, member: Member) -> bool:
-        """Without edges between members what broke is retired; so is what breaks whatever it is given."""
+        """Return whether a failed member copies another one. Otherwise it is retired.
+
+        Members are retired if the strategy makes no copies, or if they failed too often in a row.
+        """
         if self.exploit.method == "none" or self._is_reference(population, member):
             return False
         return member.given_up <= self.max_consecutive_failures
@@ -83,17 +87,17 @@ class PBT:
             return self._take_over(population, member, donor, note)
         values = member.hyperparameters
         if self.explore.when == "always":
-            values = self._explored(population, member, values)
+            values = self._explore_values(population, member, values)
         return self._assign(population, member, member.snapshot, values)
 
     def _take_over(self, population: Population, member: Member, donor: Member, note: str) -> Assignment:
         parent = donor.snapshot if "weights" in self.copy else member.snapshot
         inherited = donor.snapshot_hparams if "hparams" in self.copy else member.hyperparameters
-        values = self._explored(population, member, inherited)
+        values = self._explore_values(population, member, inherited)
         return self._assign(population, member, parent, values, donor=donor.id, note=note)
 
     def _rescue(self, population: Population, member: Member) -> Assignment:
-        """A diverged or given-up member takes over somebody healthy, or starts afresh where nobody is."""
+        """Let a diverged or given-up member copy the best healthy member, or start with fresh weights."""
         why = "diverged" if member.diverged else "given up"
         healthy = [m for m in self._peers(population, member) if m.healthy and m.snapshot]
         donors = [m for m in healthy if m.ranked] or healthy
@@ -102,15 +106,16 @@ class PBT:
             drawn = self.space.of(member.hyperparameters).sample(rng)
             return self._assign(population, member, None, drawn, note=f"{why}, starts afresh")
         donor = max(donors, key=lambda m: -math.inf if m.rank_fitness is None else m.rank_fitness)
-        values = self._explored(population, member, donor.snapshot_hparams)
+        values = self._explore_values(population, member, donor.snapshot_hparams)
         return self._assign(
             population, member, donor.snapshot, values, donor=donor.id, note=f"{why}, exploit {donor.id}"
         )
 
     def _donor(self, population: Population, member: Member) -> tuple[Member | None, str]:
-        """Whom the member copies now, and why; None keeps it as it is.
+        """Choose the member to copy. Returns it with the reason, or None for no copy.
 
-        Every healthy member with a `rank_fitness` is ranked; only one with a fitness of its own receives or donates.
+        Every healthy member with a `rank_fitness` is ranked. Only members with a fitness since their last copy may
+        receive or donate.
         """
         peers = [m for m in self._peers(population, member) if m.healthy]
         ranked = [m for m in peers if m.rank_fitness is not None]
@@ -132,21 +137,20 @@ class PBT:
         return donor, f"exploit {donor.id}, rank {rank} of {len(ranked)}"
 
     def _peers(self, population: Population, member: Member) -> list[Member]:
-        """Members that this one may be compared with, itself included."""
-        everybody = list(population.members.values())
+        """Return the members that this one is compared with, including itself."""
+        members = list(population.members.values())
         if self.exploit.across_agents:
-            return everybody
-        return [m for m in everybody if m.hyperparameters.get(AGENT) == member.hyperparameters.get(AGENT)]
+            return members
+        return [m for m in members if m.hyperparameters.get(AGENT) == member.hyperparameters.get(AGENT)]
 
     def _truncation(
         self, population: Population, ranked: Sequence[Member], unreported: int, member: Member,
         rng: np.random.Generator,
     ) -> Member | None:  # fmt: skip
-        """A donor from the top for a member at the bottom.
+        """Draw a donor from the top if the member is at the bottom.
 
-        `bottom` is a fraction of all members, also while some have not reported yet: as long as k of n are ranked, k/n
-        of the receivers that n would give copy. Equals are ordered by a draw of their own, so that all receivers of a
-        decision see one ranking.
+        While only k of n members are ranked, k/n of `bottom * n` members copy. Equal members are ordered by a draw that
+        does not depend on the receiver, so that all receivers of a decision see the same ranking.
         """
         equals = Counter(map(_rank_fitness, ranked))
 
@@ -165,12 +169,15 @@ class PBT:
         return donors[int(rng.integers(len(donors)))]
 
     def _t_test(self, others: Sequence[Member], member: Member, rng: np.random.Generator) -> Member | None:
-        """A random other member, where its episodes are significantly better; it needs some since its last copy."""
+        """Draw another member; return it if it has a fitness and its episodes are significantly better."""
         donor = others[int(rng.integers(len(others)))]
         return donor if donor.ranked and self._significant(donor, member) else None
 
     def _tournament(self, others: Sequence[Member], member: Member, rng: np.random.Generator) -> Member | None:
-        """A random other member that ranks higher; where that is by a placeholder, a fitter one with its own number."""
+        """Draw another member; return it if it ranks higher.
+
+        If its rank is from before a copy, return a random fitter member whose fitness is its own.
+        """
         opponent = others[int(rng.integers(len(others)))]
         if not self._beats(opponent, member, rng):
             return None
@@ -185,23 +192,23 @@ class PBT:
         return _rank_fitness(opponent) > _fitness(member)
 
     def _significant(self, donor: Member, member: Member) -> bool:
-        """One-sided Welch test; identical episodes on both sides decide without one."""
-        theirs, mine = donor.window[-self.exploit.episodes :], member.window[-self.exploit.episodes :]
-        if min(len(theirs), len(mine)) < 2 or np.mean(theirs) <= np.mean(mine):
+        """Run a one-sided Welch test. Without any variance, the higher mean is significant."""
+        theirs, own = donor.window[-self.exploit.episodes :], member.window[-self.exploit.episodes :]
+        if min(len(theirs), len(own)) < 2 or np.mean(theirs) <= np.mean(own):
             return False
-        if np.ptp(theirs) == 0 and np.ptp(mine) == 0:
+        if np.ptp(theirs) == 0 and np.ptp(own) == 0:
             return True
-        from scipy.stats import ttest_ind_from_stats  # half a second to import, and only this rule needs it
+        from scipy.stats import ttest_ind_from_stats  # takes half a second, and only this rule needs it
 
         test = ttest_ind_from_stats(
             *(float(np.mean(theirs)), float(np.std(theirs, ddof=1)), len(theirs)),
-            *(float(np.mean(mine)), float(np.std(mine, ddof=1)), len(mine)),
+            *(float(np.mean(own)), float(np.std(own, ddof=1)), len(own)),
             equal_var=False,
             alternative="greater",
         )
         return bool(test.pvalue < self.exploit.alpha)
 
-    def _explored(self, population: Population, member: Member, values: Hyperparameters) -> Hyperparameters:
+    def _explore_values(self, population: Population, member: Member, values: Hyperparameters) -> Hyperparameters:
         rule, rng = self.explore, population.rng(member.id, member.generation + 1, "explore")
         explored = dict(values)
         for name, dimension in self.space.of(values).items():
@@ -252,5 +259,5 @@ def _rank_fitness(member: Member) -> float:
 
 
 def _share(fraction: float, count: int) -> int:
-    """A fraction of a number of members, rounded down; 0.29 of 100 is 29, whatever its double says."""
+    """Return a fraction of a number of members, rounded down; the tolerance makes 0.29 of 100 equal 29."""
     return math.floor(fraction * count + 1e-9)

@@ -1,4 +1,4 @@
-"""Random search, the baseline of every PBT paper: draw from the prior once, and never look at each other."""
+"""Random search, the baseline of PBT papers: hyperparameters are drawn from the prior once, and no member copies."""
 
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies.pbt import PBT
@@ -6,7 +6,7 @@ from pbtrl.strategies.rules import Exploit, Explore
 
 
 def random_search(space: SearchSpace | MixedSearchSpace, *, slice_steps: int, horizon: int) -> PBT:
-    """PBT that never exploits and never explores, with the same initial draws and seeds as PBT itself.
+    """Make a PBT that never exploits and never explores, with the same initial draws and seeds as PBT itself.
 
     A member that diverged or was given up is retired: it gets no further assignments.
     """

@@ -1,4 +1,4 @@
-"""Rules that strategies are configured with: when a member is ready, how it exploits, how it explores."""
+"""Settings of the rules of strategies: when a member is ready, how it exploits and how it explores."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -8,27 +8,23 @@ from pydantic import Field
 from pbtrl.core.dimensions import Real, Whole
 
 Count = Annotated[Whole, Field(ge=1)]
-
-
 Fraction = Annotated[Real, Field(gt=0, le=1)]
-
-
 Probability = Annotated[Real, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Section:
-    """A part of a strategy's settings; unknown keys are refused."""
+    """Part of a strategy's settings; unknown keys are refused."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ready(_Section):
-    """When a member may be decided about.
+    """Times at which the strategy decides about a member.
 
     Attributes:
-        slice_steps: env steps of the member between decisions, a slice; by default a 25th of its budget.
+        slice_steps: env steps of a member between two decisions, called a slice; by default a 25th of its budget.
         burn_in: env steps before the first exploit.
     """
 
@@ -38,20 +34,20 @@ class Ready(_Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Exploit(_Section):
-    """Who copies whom.
+    """Rule for copies between members.
 
     Attributes:
-        method: `truncation` (the bottom copies from the top), `t_test` (Welch's, against a random other
-            member), `binary_tournament`, or `none`.
+        method: `truncation` (the bottom copies from the top), `t_test` (Welch's test against a random other member),
+            `binary_tournament`, or `none`.
         bottom: fraction of the population that copies; at least one member.
-        top: fraction that is copied from; at least one member.
-        ties: a tournament between equals is decided at `random`, or always a reason to `copy`. Truncation ranks
-            equals at random.
-        min_gap: a donor must be ahead by more than this fitness (IMPALA: 5); 0 asks for nothing.
+        top: fraction of the population that is copied; at least one member.
+        ties: result of a tournament between equal members: decided at `random`, or always a `copy`. Truncation ranks
+            equal members at random.
+        min_gap: fitness by which a donor must be ahead, exclusive (IMPALA: 5); 0 requires no gap.
         alpha: level of the t-test.
-        episodes: newest episodes that the t-test compares.
-        across_agents: in a population of several agents, who copies takes over the donor's agent too, so that the
-            agents compete. Otherwise a member is compared with its own kind alone, as if there were no others.
+        episodes: number of newest episodes that the t-test compares.
+        across_agents: in a mixed population, compare all members; a copy includes the donor's agent, so that the agents
+            compete. Otherwise members are compared only with members of the same agent.
     """
 
     method: Literal["truncation", "t_test", "binary_tournament", "none"] = "truncation"
@@ -66,15 +62,15 @@ class Exploit(_Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Explore(_Section):
-    """How hyperparameters move.
+    """Rule for changes of hyperparameters.
 
     Attributes:
         method: `perturb` (multiply by one of `factors`), `gaussian`, `resample` (from the prior) or `none`.
-        factors: drawn with equal chance; a product of 1 means no drift.
-        sd: of the gaussian step, as a fraction of the prior's width on the dimension's own scale.
+        factors: factors of `perturb`, drawn with equal probability; a product of 1 means no drift.
+        sd: standard deviation of the gaussian step, as a fraction of the prior's width on the dimension's own scale.
         when: `after_copy`, or `always` at a decision.
-        probability: that a hyperparameter moves at all.
-        resample_probability: that it is drawn from the prior instead.
+        probability: probability that a hyperparameter changes.
+        resample_probability: probability that a change is a draw from the prior.
     """
 
     method: Literal["perturb", "resample", "gaussian", "none"] = "perturb"

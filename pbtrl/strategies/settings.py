@@ -1,7 +1,7 @@
-"""Settings of strategies: what a config may say of each, how it is checked, and how the strategy is built.
+"""Settings of strategies: config keys, their checks, and the construction of the strategy.
 
-Frozen dataclasses, without what the strategies themselves need, so that mistakes are reported at once. A strategy of
-your own has one more class like these; see docs/own-strategy.md.
+Settings are frozen dataclasses that do not import the strategies, so that mistakes are reported at once. A strategy of
+your own needs one more class like these; see docs/own-strategy.md.
 """
 
 import math
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StrategyContext:
-    """What a strategy is built with, besides its own settings.
+    """Inputs of a strategy besides its own settings.
 
     Attributes:
-        space: the searched hyperparameters, of one agent or of each of several.
+        space: search space, of one agent or of each agent of a mix.
         slice_steps: env steps between two decisions about a member, in whole blocks.
         horizon: budget of a member (env steps).
         burn_in: env steps before the first exploit, in whole blocks.
         synchronous: decide for a whole generation at once.
-        references: how many members, the first ones, never receive a copy.
+        references: number of members, the first ones, that never receive a copy.
     """
 
     space: SearchSpace | MixedSearchSpace
@@ -45,8 +45,8 @@ class StrategySettings(_Section):
     """Base of every strategy's settings.
 
     Attributes:
-        name: by which a config chooses the strategy.
-        ready: when a member may be decided about.
+        name: name of the strategy in a config.
+        ready: times at which the strategy decides about a member.
     """
 
     name: str
@@ -54,30 +54,30 @@ class StrategySettings(_Section):
 
     @property
     def explores(self) -> bool:
-        """Whether hyperparameters of a member change, so that they may reach a bound."""
+        """True if hyperparameters of a member may change, and so reach a bound."""
         return True
 
     @property
     def copies(self) -> bool:
-        """Whether members copy each other."""
+        """True if members may copy each other."""
         return True
 
     def slice_steps(self, steps_per_member: int) -> int:
-        """Env steps of a slice, before they are rounded to whole blocks; a 25th of the budget unless `ready` says."""
+        """Return the env steps of a slice, before rounding to whole blocks; by default a 25th of the budget."""
         return self.ready.slice_steps or math.ceil(steps_per_member / 25)
 
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
-        """Mistakes between settings that are valid one by one, given the whole `Config`."""
+        """Yield mistakes between settings that are valid one by one; `config` is the whole `Config`."""
         yield from ()
 
     def build(self, context: StrategyContext) -> "Strategy":
-        """The strategy."""
+        """Make the strategy."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class PBTSettings(StrategySettings):
-    """Population based training. `copy` is what a receiver takes; one alone is the paper's ablation."""
+    """Settings of population based training. `copy` holds the parts of a donor that are copied."""
 
     name: Literal["pbt"] = "pbt"
     exploit: Exploit = field(default_factory=Exploit)
@@ -86,16 +86,16 @@ class PBTSettings(StrategySettings):
 
     @property
     def explores(self) -> bool:
-        """Whether any explore rule is chosen."""
+        """True unless the explore method is `none`."""
         return self.explore.method != "none"
 
     @property
     def copies(self) -> bool:
-        """Whether any exploit rule is chosen."""
+        """True unless the exploit method is `none`."""
         return self.exploit.method != "none"
 
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
-        """Mistakes between the rules, the fitness and the population."""
+        """Yield mistakes between the rules, the fitness and the population."""
         exploit, fitness = self.exploit, config.fitness
         where = ("strategy", "exploit")
         if exploit.bottom + exploit.top > 1.0:
@@ -116,7 +116,7 @@ class PBTSettings(StrategySettings):
             yield ConfigProblem(text, across, ("strategy", "copy"))
 
     def build(self, context: StrategyContext) -> "Strategy":
-        """PBT by these rules."""
+        """Make PBT with these rules."""
         from pbtrl.strategies.pbt import PBT
 
         return PBT(
@@ -134,22 +134,22 @@ class PBTSettings(StrategySettings):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSearchSettings(StrategySettings):
-    """The baseline: every member keeps the hyperparameters it drew."""
+    """Settings of random search, the baseline: members keep their initial hyperparameters."""
 
     name: Literal["random_search"] = "random_search"
 
     @property
     def explores(self) -> bool:
-        """Hyperparameters never change."""
+        """False: hyperparameters never change."""
         return False
 
     @property
     def copies(self) -> bool:
-        """Members never look at each other."""
+        """False: members never copy."""
         return False
 
     def build(self, context: StrategyContext) -> "Strategy":
-        """Random search."""
+        """Make random search."""
         from pbtrl.strategies.random_search import random_search
 
         return random_search(context.space, slice_steps=context.slice_steps, horizon=context.horizon)

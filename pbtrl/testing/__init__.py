@@ -1,6 +1,6 @@
-"""Conformance classes and fakes, with which other people test their own strategies, agents and trainables.
+"""Conformance classes and fakes, for tests of your own strategies, agents and trainables.
 
-Needs pytest. A test is a short subclass: it says how to make the thing, and inherits what the thing promises.
+They need pytest. A test class is a short subclass, which makes the object under test and inherits the tests.
 
     from pbtrl.testing import PopulationConformance
 
@@ -44,7 +44,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is used: only agents need torch."""
+    """Import a name when it is used, because only agents need torch."""
     if name not in _MODULES:
         raise AttributeError(f"module 'pbtrl.testing' has no attribute {name!r}")
     return getattr(importlib.import_module(f"pbtrl.testing.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Promises of every agent: shapes, independence of members, and hyperparameters that are really used."""
+"""Conformance tests of agents: shapes, independence of members, and use of hyperparameters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TIME, ENVS = 6, 4
 
 
 class AgentConformance:
-    """Subclasses give `settings`; the rest has defaults.
+    """Tests that every agent must pass. Subclasses define `settings`; the rest has defaults.
 
     Attributes:
-        settings: of the agent, best with a small network.
-        observation_space: a Box, float32, or uint8 [C, H, W] for images.
-        action_space: a Discrete, or a Box with one dimension.
+        settings: settings of the agent, preferably with a small network.
+        observation_space: Box of float32, or of uint8 [C, H, W] for images.
+        action_space: Discrete, or Box with one dimension.
     """
 
     settings: ClassVar[ActorCriticSettings]
@@ -31,22 +31,21 @@ class AgentConformance:
 
     @pytest.fixture
     def agent(self) -> Agent:
-        """The agent for the spaces."""
+        """Agent for the spaces."""
         agent: Agent = self.settings.build(self.observation_space, self.action_space)
         return agent
 
     def hyperparameters(self, members: int, **changes: float) -> dict[str, torch.Tensor]:
-        """Live hyperparameters [P] at their defaults, some of them changed."""
+        """Return live hyperparameters [P member] with their defaults, except for `changes`."""
         values = {**live_hyperparameters(self.settings), "unroll_length": TIME, **changes}
         return {k: torch.full((members,), v, dtype=_dtype(v)) for k, v in values.items()}
 
     def block(self, agent: Agent, state: State, seeds: Sequence[int], reward: float = 1.0) -> Trajectory:
-        """A block of experience of one member per seed: random observations, the policy's own actions."""
+        """Make a block of experience with one member per seed, random observations and actions of the policy."""
         members = len(seeds)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         shape = (TIME + 1, ENVS, *agent.shape)
-        drawn = [torch.rand(shape, generator=g) for g in generators]
-        observations = torch.stack(drawn)
+        observations = torch.stack([torch.rand(shape, generator=g) for g in generators])
         if agent.image:
             observations = (observations * 255).to(torch.uint8)
         noise = agent.noise(generators, TIME, ENVS)
@@ -73,7 +72,7 @@ class AgentConformance:
         )
 
     def learn(self, agent: Agent, seeds: Sequence[int], **changes: float) -> tuple[State, UpdateResult]:
-        """The state of one member per seed after an update, and its result."""
+        """Update one member per seed once. Returns the new state and the result of the update."""
         state = agent.init([torch.Generator().manual_seed(seed) for seed in seeds])
         block = self.block(agent, state, seeds)
         return state, agent.learn(state, block, self.hyperparameters(len(seeds), **changes))
@@ -93,7 +92,7 @@ class AgentConformance:
             for name, value in alone.tensors.items():
                 assert torch.equal(state.tensors[name][seeds.index(2)], value[0]), name
 
-    def test_what_was_consumed_is_what_was_given(self, agent: Agent) -> None:
+    def test_consumed_hyperparameters_are_the_given_ones(self, agent: Agent) -> None:
         _, result = self.learn(agent, [1, 2], learning_rate=1e-3)
         given = self.hyperparameters(2, learning_rate=1e-3)
         assert result.consumed.keys() == given.keys()
@@ -108,7 +107,7 @@ class AgentConformance:
         agent.learn(state, block, self.hyperparameters(1, learning_rate=0.0))
         fresh = agent.init([torch.Generator().manual_seed(1)])
         for name in ("params", "target"):
-            if name in state.tensors:  # statistics of observations may have moved, which also changes the policy
+            if name in state.tensors:  # statistics of observations may have changed, which also changes the policy
                 fresh.tensors[name].copy_(state.tensors[name])
         assert torch.equal(agent.act(fresh, inputs, rnn_state, None).policy, before)
 

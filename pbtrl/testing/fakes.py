@@ -1,4 +1,4 @@
-"""Fakes: an executor that answers from a script, and the messages it answers with."""
+"""Fakes for tests: an executor that answers from a script, and its messages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule
 
 LAST = FitnessRule(window=1, min_episodes=1)
-"""The last episode is the fitness."""
+"""Rule by which the last episode is the fitness."""
 
 
 def trained(a: Assignment, *returns: float, step: int | None = None, diverged: bool = False) -> Report:
-    """The report of a slice that ended well, or diverged, or was stopped at `step`."""
+    """Make the report of a slice that was completed, was stopped at `step`, or diverged."""
     return Report(
         a.id,
         a.member,
@@ -30,19 +30,19 @@ def trained(a: Assignment, *returns: float, step: int | None = None, diverged: b
 
 
 def died(a: Assignment, *, fatal: bool = False, alone: bool = True) -> Failure:
-    """The failure of a slice."""
+    """Make the failure of a slice."""
     return Failure(a.id, a.member, "RuntimeError: scripted", fatal, alone)
 
 
 Script = Callable[[Assignment, int], Report | Failure]
-"""What becomes of an assignment at its n-th attempt, n from 1."""
+"""Result of an assignment at its n-th attempt, counted from 1."""
 
 
 @dataclass
 class FakeExecutor:
-    """Answers every assignment from a script, one per `collect`, the oldest or one drawn by `order`.
+    """Executor that answers from a script: one assignment per `collect`, the oldest, or a random one with `order`.
 
-    On `stop`, everything open is reported at `partial` of its slice, or forgotten where that is 0.
+    On `stop`, open assignments are reported at the fraction `partial` of their slices, or dropped if it is 0.
     """
 
     script: Script
@@ -78,5 +78,5 @@ class FakeExecutor:
 
 
 def between(a: Assignment, part: float) -> int:
-    """A step inside the slice."""
+    """Return the step at a fraction of a slice."""
     return a.start + round(part * (a.stop - a.start))

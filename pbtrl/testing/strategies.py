@@ -1,7 +1,7 @@
-"""Promises of every strategy: `BaseConformance`, and more for populations and for searches of independent trials.
+"""Conformance tests of strategies: `BaseConformance` for all, and more for populations and for independent trials.
 
-Each is tested on whole runs in which all goes well, much fails, or all members are alike, with reports in order and out
-of order.
+Every test uses journals of whole runs: without failures, with many failures, or with equal members, and with reports in
+order or out of order.
 """
 
 import copy
@@ -26,12 +26,12 @@ SPACE = SearchSpace({"lr": LogUniform(low=1e-5, high=1e-2), "unroll": IntUniform
 
 
 def steady(a: Assignment, attempt: int) -> Report:
-    """Everybody reports; the fitness depends on the assignment alone."""
+    """Report every assignment, with a fitness that depends only on the assignment."""
     return trained(a, float(a.seed % 1000))
 
 
 def rough(a: Assignment, attempt: int) -> Report | Failure:
-    """Much goes wrong: failures, some of them fatal, divergence, slices without an episode."""
+    """Answer with many failures, some of them fatal, with divergence, and with slices without an episode."""
     roll = np.random.default_rng([a.seed, attempt]).random()
     if roll < 0.15:
         return died(a, fatal=roll < 0.05)
@@ -41,19 +41,19 @@ def rough(a: Assignment, attempt: int) -> Report | Failure:
 
 
 def alike(a: Assignment, attempt: int) -> Report:
-    """Nobody is better than anybody."""
+    """Report every assignment with the same fitness."""
     return trained(a, 1.0)
 
 
 class BaseConformance:
-    """Promises of every strategy. Subclasses give `strategy`; the rest has defaults.
+    """Tests that every strategy must pass. Subclasses define `strategy`; the rest has defaults.
 
     Attributes:
-        size: members of the population.
+        size: number of members.
         slice_steps: env steps between two decisions about a member.
         horizon: budget of a member (env steps).
-        space: the searched hyperparameters.
-        rule: how episodes become a fitness.
+        space: search space.
+        rule: fitness rule.
     """
 
     size: ClassVar[int] = 6
@@ -64,12 +64,12 @@ class BaseConformance:
 
     @classmethod
     def strategy(cls) -> Strategy:
-        """A new instance of the strategy."""
+        """Make a new instance of the strategy."""
         raise NotImplementedError
 
     @classmethod
     def population(cls) -> Population:
-        """The population before anything happened."""
+        """Make the population before the first decision."""
         return Population(cls.size, 3, cls.rule)
 
     @pytest.fixture(
@@ -79,7 +79,7 @@ class BaseConformance:
     )
     @classmethod
     def lines(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
-        """The journal of a whole run."""
+        """Journal of a whole run."""
         path = tmp_path_factory.mktemp("run") / "journal.jsonl"
         script, order = request.param
         executor = FakeExecutor(script, None if order is None else np.random.default_rng(order))
@@ -93,7 +93,7 @@ class BaseConformance:
         return list(read_journal(path))
 
     def moments(self, lines: list[Line]) -> Iterator[tuple[Population, list[Assignment]]]:
-        """Every decision, with the population that it was made for, as it stood then."""
+        """Yield every decision, with the population at that time."""
         population = self.population()
         for line in lines:
             if line["kind"] == "decision":
@@ -139,13 +139,12 @@ class BaseConformance:
         assert self.strategy().decide(one) != self.strategy().decide(other)
 
     def test_no_slice_ends_beyond_the_horizon(self, lines: list[Line]) -> None:
-        """However a strategy cuts a member's budget."""
         for _, assignments in self.moments(lines):
             assert all(a.start < a.stop <= self.horizon for a in assignments)
 
 
 class PopulationConformance(BaseConformance):
-    """Promises of a strategy whose members all train to the horizon, such as PBT."""
+    """Tests of a strategy whose members all train to the horizon, such as PBT."""
 
     def test_stops_on_the_grid_and_never_beyond_the_horizon(self, lines: list[Line]) -> None:
         for _, assignments in self.moments(lines):
@@ -167,7 +166,7 @@ class PopulationConformance(BaseConformance):
                 assert a.parent is None or a.parent in committed
                 assert a.parent is None or a.donor or a.parent.startswith(a.member)
 
-    def test_everybody_trains_to_the_horizon_or_is_retired(self, lines: list[Line]) -> None:
+    def test_members_train_to_the_horizon_or_are_retired(self, lines: list[Line]) -> None:
         end = self.population().replay(lines)
         assert len(end.members) == self.size
         for member in end.members.values():
@@ -177,9 +176,9 @@ class PopulationConformance(BaseConformance):
 
 
 class SearchConformance(BaseConformance):
-    """Promises of a search of independent trials, such as random search or ASHA; a trial may end before the horizon."""
+    """Tests of a search of independent trials, such as random search or ASHA; a trial may end before the horizon."""
 
-    def test_no_edge_between_members(self, lines: list[Line]) -> None:
+    def test_members_never_copy(self, lines: list[Line]) -> None:
         assigned = [a for _, assignments in self.moments(lines) for a in assignments]
         edges = [a for a in assigned if a.donor or (a.parent and not a.parent.startswith(a.member))]
         assert not edges

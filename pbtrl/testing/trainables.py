@@ -1,4 +1,4 @@
-"""Promises of every trainable."""
+"""Conformance tests of trainables."""
 
 from typing import Any, ClassVar
 
@@ -8,7 +8,12 @@ from pbtrl.core.trainable import Trainable
 
 
 class TrainableConformance:
-    """Subclasses give `make` and hyperparameters; the steps are kept small."""
+    """Tests that every trainable must pass. Subclasses define `make`, and where needed `hyperparameters` and `steps`.
+
+    Attributes:
+        hyperparameters: passed to `train`.
+        steps: steps of one call of `train`; keep it small.
+    """
 
     hyperparameters: ClassVar[dict[str, Any]] = {}
     steps: ClassVar[int] = 5
@@ -21,7 +26,7 @@ class TrainableConformance:
         trainable.train(self.steps, self.hyperparameters, np.random.default_rng(1))
         return trainable
 
-    def test_goes_on_from_a_loaded_state_as_if_nothing_had_happened(self) -> None:
+    def test_a_loaded_state_continues_as_the_original(self) -> None:
         original, copy = self.trained(), self.make(np.random.default_rng(7))
         copy.load_state_dict(original.state_dict())
         for trainable in (original, copy):
@@ -29,7 +34,7 @@ class TrainableConformance:
         assert_equal(original.state_dict(), copy.state_dict())
         assert original.evaluate(np.random.default_rng(3)) == copy.evaluate(np.random.default_rng(3))
 
-    def test_a_state_does_not_change_when_training_goes_on(self) -> None:
+    def test_a_state_does_not_change_when_training_continues(self) -> None:
         trainable = self.trained()
         state = trainable.state_dict()
         before = {k: v.copy() for k, v in state.items()}
@@ -53,7 +58,7 @@ class TrainableConformance:
             trainable.train(self.steps, self.hyperparameters, np.random.default_rng(2))
         assert_equal(evaluated.state_dict(), plain.state_dict())
 
-    def test_training_in_two_pieces_or_anew_is_the_same(self) -> None:
+    def test_training_is_deterministic(self) -> None:
         assert_equal(self.trained().state_dict(), self.trained().state_dict())
 
     def test_returns_plain_numbers(self) -> None:
@@ -64,7 +69,7 @@ class TrainableConformance:
 
 
 def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    """Bit for bit."""
+    """Assert that two states are equal bit for bit."""
     assert list(one) == list(other)
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])

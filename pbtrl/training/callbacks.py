@@ -1,4 +1,4 @@
-"""Callbacks: objects of the user that read along while a run trains, and may ask for a stop."""
+"""User callbacks, which observe a run while it trains and may request a stop."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pbtrl.storage.records import Decision, ReportRecord, parse_record
 
 
 class Callback:
-    """Override what is needed. Returning True from `on_decision` or `on_report` asks for a stop, as Ctrl-C does.
+    """Base class of callbacks. Returning True from `on_decision` or `on_report` requests a stop, as Ctrl-C does.
 
     A callback that raises ends the run with CallbackError; the run can be resumed.
     """
 
     def on_decision(self, decision: Decision) -> bool | None:
-        """After a decision of the strategy was written to the journal."""
+        """Called after a decision of the strategy was written to the journal."""
 
     def on_report(self, report: ReportRecord) -> bool | None:
-        """After a member's report was written to the journal."""
+        """Called after a report of a member was written to the journal."""
 
     def on_finish(self, best: dict[str, Any] | None) -> None:
-        """After the run finished, with the content of best.json."""
+        """Called after the run finished, with the content of best.json."""
 
 
 class CallbackListener:
-    """Listens to the controller for callbacks.
+    """Listener of the controller that calls the callbacks.
 
     Attributes:
-        stop_requested: whether a callback asked for a stop.
+        stop_requested: whether a callback requested a stop.
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
@@ -38,7 +38,7 @@ class CallbackListener:
         self.stop_requested = False
 
     def event(self, line: Line) -> None:
-        """Pass a decision or a report on."""
+        """Pass a decision or a report to the callbacks."""
         if not self._callbacks or line["kind"] not in ("decision", "report"):
             return
         record = parse_record(line)
@@ -49,10 +49,10 @@ class CallbackListener:
                 self._call(callback.on_report, record)
 
     def tick(self) -> None:
-        """Callbacks wait for records."""
+        """Ignore; callbacks are called for records only."""
 
     def finish(self, best: dict[str, Any] | None) -> None:
-        """Pass the end of the run on."""
+        """Tell the callbacks that the run has finished."""
         for callback in self._callbacks:
             self._call(callback.on_finish, best)
 

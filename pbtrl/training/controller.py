@@ -1,9 +1,9 @@
-"""The one loop: decide, submit, collect, record, until nothing is left to do.
+"""Main loop of a run: decide, submit, collect and record until nothing is left to do.
 
     strategy.decide(population) -> journal -> executor.submit
     executor.collect            -> journal -> population.record -> listeners
 
-Wall-clock limits, stops and retries live here and never enter a decision.
+Wall-clock limits, stops and retries are handled here and do not influence decisions.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pbtrl.storage.journal import Journal, Line
 from pbtrl.strategies import Strategy
 from pbtrl.training.recovery import RecoveryQueue
 
-SAVING = 7.0  # seconds that members have after a signal, of the ten within which a run should end
+SAVING = 7.0  # seconds that members have to save after a signal; the whole run should end within ten
 
 
 class Listener(Protocol):
-    """Reads along: TensorBoard, the progress view, retention of snapshots."""
+    """Observer of a run: TensorBoard, the progress view, retention of snapshots."""
 
     def event(self, line: Line) -> None:
-        """A line was written to the journal and recorded."""
+        """Called after a line was written to the journal and recorded."""
 
     def tick(self) -> None:
         """Called a few times a second."""
@@ -37,12 +37,12 @@ class Listener(Protocol):
 
 @dataclass
 class Controller:
-    """Carries a population to the end of its budget.
+    """Loop that trains a population to the end of its budget.
 
     Attributes:
-        previous_seconds: seconds that previous sessions of the run took.
-        interrupted: asked in every round; True stops the run so that it can be resumed.
-        lost: newest snapshots of members that are missing or damaged; they are made again first of all.
+        previous_seconds: duration of all previous sessions of the run.
+        interrupted: called in every round; True stops the run so that it can be resumed.
+        lost: newest snapshots of members that are missing or damaged; they are made again first.
     """
 
     population: Population
@@ -60,26 +60,26 @@ class Controller:
     _reason: str = ""
 
     def run(self) -> str:
-        """Why it ended: `interrupted`, or the limit that was reached, or `budget`."""
+        """Run the loop. Returns the reason for its end: `interrupted`, the limit that was reached, or `budget`."""
         self.begin()
         while not (reason := self.step()):
             pass
         return reason
 
     def begin(self) -> None:
-        """Submit what previous sessions left open."""
+        """Submit the slices that previous sessions left open."""
         for name in self.lost:
             waiting = [a for a in self.population.pending if a.parent == name]
             self._recover(self.population.snapshot_origin[name], waiting, "missing or damaged")
         self._submit([a for a in self.population.pending if a.parent not in self.lost])
 
     def step(self) -> str:
-        """One round of the loop; why the run ended, or an empty text while it goes on."""
+        """Run one round of the loop. Returns the reason for the end of the run, empty while it continues."""
         limit = self.limits.reached(self.population, self.seconds)
         if self._reason != "interrupted" and self.interrupted():
             self._reason = "interrupted"
             self.executor.stop(SAVING)
-        elif limit and not self._reason and not self._recovery:  # what is being made again may be the best
+        elif limit and not self._reason and not self._recovery:  # the best snapshot may be among those being made again
             self._reason = limit
             self.executor.stop()
         if not (self._reason or limit) and (assignments := self.strategy.decide(self.population)):
@@ -114,17 +114,17 @@ class Controller:
             self._take_failure(message, retry=retry)
 
     def _take_failure(self, failure: Failure, *, retry: bool) -> None:
-        mine = [a for a in self.population.pending if a.id == failure.assignment]
-        made = self.population.snapshot_origin.get(failure.snapshot or "")
-        if retry and made and (made.id in self._recovery or self._attempts[made.id] < self.limits.max_attempts):
-            self._recover(made, mine, failure.error)
+        failed = [a for a in self.population.pending if a.id == failure.assignment]
+        origin = self.population.snapshot_origin.get(failure.snapshot or "")
+        if retry and origin and (origin.id in self._recovery or self._attempts[origin.id] < self.limits.max_attempts):
+            self._recover(origin, failed, failure.error)
             return
-        given_up = self._counted(failure, retry=retry, fatal=failure.fatal or failure.snapshot is not None)
+        given_up = self._record_failure(failure, retry=retry, fatal=failure.fatal or failure.snapshot is not None)
         if retry and not given_up:
-            self._submit(mine)
+            self._submit(failed)
 
-    def _counted(self, failure: Failure, *, retry: bool, fatal: bool) -> bool:
-        """Note an attempt that failed; whether it was the last."""
+    def _record_failure(self, failure: Failure, *, retry: bool, fatal: bool) -> bool:
+        """Count and record a failed attempt. Returns whether the assignment is given up."""
         self._attempts[failure.assignment] += failure.alone
         attempts = self._attempts[failure.assignment]
         given_up = retry and (fatal or (failure.alone and attempts >= self.limits.max_attempts))
@@ -132,7 +132,7 @@ class Controller:
         return given_up
 
     def _recover(self, origin: Assignment, waiting: list[Assignment], why: str) -> None:
-        """Make a lost snapshot again, by a member that waits for it."""
+        """Make a lost snapshot again, by a member that waits for it if there is one."""
         again = self._recovery.start(origin, waiting)
         if again is not None:
             self._write("void", snapshot=origin.id, error=why)
@@ -140,7 +140,7 @@ class Controller:
             self.executor.submit([again])
 
     def _take_recovered(self, message: Report | Failure, *, retry: bool) -> None:
-        """Submit what waited for the snapshot, or give it up where the snapshot cannot be made again."""
+        """Submit the assignments that wait for a snapshot, or give them up if the snapshot cannot be made again."""
         assignment = self._recovery[message.assignment].assignment
         if isinstance(message, Failure) and retry and not message.fatal and message.snapshot is None:
             self._attempts[message.assignment] += message.alone
@@ -149,14 +149,14 @@ class Controller:
                 return
         waiting = self._recovery.finish(message.assignment)
         if isinstance(message, Report):
-            if message.step == assignment.stop:  # a part of it is not what was lost
+            if message.step == assignment.stop:  # a slice that was cut short does not replace the lost snapshot
                 self._write("remade", snapshot=message.assignment, member=message.member, step=message.step)
             if retry:
                 self._submit(waiting)
             return
         for a in waiting:
             if a.parent == message.assignment:
-                self._counted(Failure(a.id, a.member, message.error), retry=retry, fatal=True)
+                self._record_failure(Failure(a.id, a.member, message.error), retry=retry, fatal=True)
             elif retry:
                 self._submit([a])
 

@@ -1,7 +1,7 @@
-"""The honest choice of the best member.
+"""Final choice of the best member.
 
-The highest training fitness is a maximum over noisy windows and so too high. The best candidates are evaluated
-on selection seeds, and the chosen one once more on other seeds. Only that last score is reported.
+The highest training fitness is a maximum over noisy windows and therefore biased upwards. So the best candidates are
+evaluated on selection seeds, and the chosen one again on other seeds. Only that last score is reported.
 """
 
 from __future__ import annotations
@@ -28,24 +28,25 @@ from pbtrl.training.scoring import is_scored
 
 
 def choose(config: Config, run: Path, population: Population, seconds: float | None = None) -> dict[str, Any]:
-    """Name the best member: candidates by training fitness, the choice on selection seeds, the score on others.
+    """Choose the best member: candidates by training fitness, the choice on selection seeds, the score on others.
 
-    It takes no longer than `seconds` or so: the choice at most half of them, and the score what is left.
+    The choice takes at most half of `seconds`, the score the rest; both may exceed it slightly.
 
-    Returns the content of best.json, which is not written where the score is not finite, or an empty object where there
-    is no snapshot to choose from.
+    Returns:
+        The content of best.json. The file is not written if the score is not finite. Empty if there is no snapshot to
+        choose from.
     """
-    chosen_from, begun = candidates(config, run, population), time.monotonic()
-    if not chosen_from:
+    names, started = candidates(config, run, population), time.monotonic()
+    if not names:
         return {}
     final = config.final
     half = None if seconds is None else seconds / 2
     selection = scoring.evaluate(
-        config, run, chosen_from, episodes=final.selection_episodes, seed=_seed(config, "selection"), seconds=half
+        config, run, names, episodes=final.selection_episodes, seed=_seed(config, "selection"), seconds=half
     )
     scores = [s["return_mean"] if is_scored(s) else -math.inf for s in selection]
-    name = chosen_from[max(range(len(scores)), key=lambda i: (scores[i], -i))]
-    left = None if seconds is None else seconds - (time.monotonic() - begun)
+    name = names[max(range(len(scores)), key=lambda i: (scores[i], -i))]
+    left = None if seconds is None else seconds - (time.monotonic() - started)
     (score,) = scoring.evaluate(config, run, [name], episodes=final.episodes, seed=_seed(config, "final"), seconds=left)
     chosen = population.members[score["member"]]
     best = {
@@ -64,26 +65,26 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
 
 
 def choose_of(run: str, seconds: float | None) -> dict[str, Any]:
-    """`choose` for the run in a directory."""
+    """Choose the best member of the run in a directory; see `choose`."""
     _, _, population = load_run(Path(run))
     return choose(load_stored_config(Path(run), trusted=True), Path(run), population, seconds)
 
 
 def candidates(config: Config, run: Path, population: Population) -> list[str]:
-    """Snapshots of the members that may be the best: the fittest, or all where nobody has a fitness.
+    """Return the snapshots of the fittest members, or of all members if none has a fitness.
 
-    One that was lost and could not be made again is none of them.
+    Missing and damaged snapshots are left out.
 
     Raises:
-        SnapshotError: all are lost.
+        SnapshotError: all of them are missing or damaged.
     """
     store, ranked = SnapshotStore(run / "members"), population.ranking()
     names = [m.snapshot for m in ranked or population.members.values() if m.snapshot]
-    whole = (name for name in names if store.is_at(name, population.snapshot_origin[name].stop))
-    found = list(islice(whole, config.final.candidates if ranked else None))
-    if names and not found:
-        raise SnapshotError(f"{run}: of the snapshots to choose the best from none is whole: {', '.join(names)}")
-    return found
+    intact = (name for name in names if store.is_at(name, population.snapshot_origin[name].stop))
+    chosen = list(islice(intact, config.final.candidates if ranked else None))
+    if names and not chosen:
+        raise SnapshotError(f"{run}: no intact snapshot among the candidates for the best: {', '.join(names)}")
+    return chosen
 
 
 def _seed(config: Config, purpose: str) -> int:

@@ -1,4 +1,4 @@
-"""Lost snapshots that are being made again, and the assignments that wait for them."""
+"""Recovery of lost snapshots: the assignments that make them again, and the assignments that wait for them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pbtrl.core.messages import Assignment
 
 @dataclass(frozen=True)
 class Recovery:
-    """One lost snapshot.
+    """Recovery of one lost snapshot.
 
     Attributes:
-        assignment: makes the snapshot again.
-        waiting: assignments that start once it is there.
+        assignment: assignment that makes the snapshot again.
+        waiting: assignments that start when the snapshot exists.
     """
 
     assignment: Assignment
@@ -22,7 +22,7 @@ class Recovery:
 
 
 class RecoveryQueue:
-    """Recoveries under way, by the snapshot's name. True while there are any."""
+    """Recoveries in progress, by the name of the snapshot. True while there are any."""
 
     def __init__(self) -> None:
         self._recoveries: dict[str, Recovery] = {}
@@ -37,11 +37,11 @@ class RecoveryQueue:
         return self._recoveries[snapshot]
 
     def start(self, origin: Assignment, waiting: Sequence[Assignment]) -> Assignment | None:
-        """Start to recover a snapshot that `origin` made, or wait for it with the others.
+        """Start to recover the snapshot of `origin`, or add to the assignments that wait for it.
 
         Returns:
-            The assignment to carry out: the original with its seed, by the first member that waits. None where the
-            recovery is under way already.
+            The assignment to carry out: the original with its seed, for the first waiting member. None if the recovery
+            is already in progress.
         """
         if origin.id in self._recoveries:
             self._recoveries[origin.id].waiting.extend(waiting)
@@ -51,19 +51,19 @@ class RecoveryQueue:
         return again
 
     def hold(self, assignments: Sequence[Assignment]) -> list[Assignment]:
-        """Keep assignments back whose parent is being recovered, or whose member is busy with a recovery.
+        """Hold back assignments whose parent is being recovered, or whose member is busy with a recovery.
 
         Returns:
-            The others, which can start now.
+            The other assignments, which can start now.
         """
         ready: list[Assignment] = []
         for a in assignments:
-            held = [
+            blocking = [
                 r for r in self._recoveries.values() if a.parent == r.assignment.id or a.member == r.assignment.member
             ]
-            (held[0].waiting if held else ready).append(a)
+            (blocking[0].waiting if blocking else ready).append(a)
         return ready
 
     def finish(self, snapshot: str) -> list[Assignment]:
-        """End a recovery; returns the assignments that waited for it."""
+        """End a recovery. Returns the assignments that waited for it."""
         return self._recoveries.pop(snapshot).waiting

@@ -20,18 +20,18 @@ def evaluate(
     config: Config, run: Path, snapshots: Sequence[str], *, episodes: int, seed: int, deterministic: bool = False,
     seconds: float | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Play fresh episodes with each snapshot; one JSON object per snapshot.
+    """Play fresh episodes with each snapshot. Returns one JSON object per snapshot.
 
-    Keys: member, agent (its name, or the entry of a mix), snapshot, env_steps, episodes, return_mean, return_std, ci95
-    (pair; null for one episode), return_min, return_max, length_mean, truncated (episodes that were cut at max_steps or
-    because the time was up; not those that the env itself truncates), max_steps (env steps; null for no limit),
-    timed_out, deterministic, protocol, seed, seeds. Returns are raw, and statistics of them null where they are not
-    finite; env_steps is the member's clock.
+    Keys: member, agent (its name, or the entry of a mix), snapshot, env_steps (the member's clock), episodes,
+    return_mean, return_std, ci95 (pair; null for one episode), return_min, return_max, length_mean, truncated (episodes
+    that were cut at max_steps or for lack of time; truncation by the env does not count), max_steps (env steps; null
+    for no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that are not finite
+    are null.
 
-    After `seconds` the episodes under way are cut, and no more begin.
+    After `seconds`, unfinished episodes are cut and no more begin.
 
     Raises:
-        SnapshotError: a snapshot is missing, damaged, or not of this config's agent.
+        SnapshotError: a snapshot is missing, damaged, or does not belong to an agent of the config.
     """
     store = SnapshotStore(run / "members")
     loaded = [store.load(name) for name in snapshots]
@@ -65,18 +65,18 @@ def evaluate(
 
 
 def is_scored(result: Mapping[str, Any]) -> bool:
-    """Whether the mean return of an evaluation is a finite number."""
+    """Return whether the mean return of an evaluation is a finite number."""
     return result["return_mean"] is not None and math.isfinite(result["return_mean"])
 
 
 def unscored(config: Config, results: Sequence[Mapping[str, Any]]) -> str | None:
-    """The results without a finite score in one line that names snapshots and env; None where all have one."""
-    named = ", ".join(r["snapshot"] for r in results if not is_scored(r))
-    return f"no score: the mean return of {named} in {_task(config)} is not finite" if named else None
+    """Format a line that names the snapshots without a finite score; None if all scores are finite."""
+    names = ", ".join(r["snapshot"] for r in results if not is_scored(r))
+    return f"no score: the mean return of {names} in {_task(config)} is not finite" if names else None
 
 
 def _statistics(returns: Sequence[float]) -> dict[str, Any]:
-    """Mean, spread and Student's 95 % interval of the mean; None for what is not finite."""
+    """Compute mean, spread and Student's 95 % interval of the mean; None for values that are not finite."""
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     n = len(returns)

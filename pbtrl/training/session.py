@@ -1,9 +1,9 @@
-"""One session of a run: train the population, choose the best member, write best.json.
+"""Session of a run: train the population, choose the best member and write best.json.
 
     population, strategy, executor, listeners -> controller.run -> final choice -> best.json
 
-The journal's last line says how the run ended: `finish` once the best member is named, `stop` after a signal (also
-during the final choice), neither where no member survived.
+The last line of the journal is `finish` once the best member is chosen, and `stop` after a signal, also during the
+final choice. It is neither if no member survived.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ from pbtrl.system.signals import Interrupted, Signals
 from pbtrl.training import final_choice, scoring
 from pbtrl.training.controller import Controller, Listener
 
-CHOICE_SECONDS = 60.0  # minimum time for the final choice beyond the wall clock
+CHOICE_SECONDS = 60.0  # by which the final choice may exceed the wall clock at least
 
 
 @dataclass(frozen=True)
 class SessionHooks:
-    """What accompanies a session.
+    """Connections of a session to its caller.
 
     Attributes:
-        presenter: shows the session to somebody.
-        listeners: read along, besides those of every session.
-        stop_requested: asked in every round; True stops the run so that it can be resumed.
+        presenter: shows the session to the user.
+        listeners: further listeners of the controller.
+        stop_requested: called in every round; True stops the run so that it can be resumed.
     """
 
     presenter: Presenter
@@ -68,13 +68,13 @@ class SessionHooks:
 
 @dataclass(frozen=True)
 class SessionResult:
-    """How a session ended.
+    """Result of a session.
 
     Attributes:
         run: the run directory.
         outcome: `finished`, `stopped` (can be resumed) or `failed`.
-        message: what to tell the user; empty where the presenter has said it.
-        signal_exit: exit code of the signal that stopped it, as in a shell; None without a signal.
+        message: message for the user; empty if the presenter has shown it.
+        signal_exit: exit code of the signal that stopped the session, as in a shell; None without a signal.
     """
 
     run: Path
@@ -85,11 +85,11 @@ class SessionResult:
 
 @dataclass
 class Session:
-    """Everything that one session works with.
+    """One session of a run.
 
     Attributes:
-        lines: the journal of previous sessions.
-        previous_seconds: seconds that they took.
+        lines: journal of previous sessions.
+        previous_seconds: duration of previous sessions.
     """
 
     config: Config
@@ -126,18 +126,18 @@ class Session:
 
     def _train(self, executor: Executor, board: TensorBoardWriter) -> SessionResult:
         run = self.run_directory
-        found, lost = self._found()
-        self.hooks.presenter.say(self._opening(found))
+        starts, lost = self._starting_snapshots()
+        self.hooks.presenter.say(self._opening(starts))
         controller = self._controller(executor, board, lost)
         with closing(self._view()) as view:
             controller.listeners = [*controller.listeners, view, *self.hooks.listeners]
-            controller.interrupted = lambda: self._noticed(view)
+            controller.interrupted = lambda: self._stop_requested(view)
             reason = controller.run()
         executor.close()
         if reason == "interrupted":
             return self._stopped(controller)
         if all(m.lost for m in self.population.members.values()):
-            again = f"when that is mended: pbtrl resume {cli_reference(run, self.config)}"
+            again = f"when the cause is fixed: pbtrl resume {cli_reference(run, self.config)}"
             return self._failed(f"no member survived: {self._last_error()}; {again}")
         try:
             with self.signals.raising():
@@ -146,7 +146,7 @@ class Session:
             return self._stopped(controller)
         except DamagedError:
             raise
-        except Exception as error:  # most likely the user's own env: the members are safe, and resume tries again
+        except Exception as error:  # most likely from the user's env; the snapshots are safe, and resume tries again
             log = run / "log.txt"
             with log.open("a") as file:
                 file.write(traceback.format_exc())
@@ -182,40 +182,40 @@ class Session:
             previous_seconds=self.previous_seconds,
         )
 
-    def _found(self) -> tuple[list[str], list[str]]:
-        """What each member goes on from, in words; and the snapshots that are needed and not whole.
+    def _starting_snapshots(self) -> tuple[list[str], list[str]]:
+        """Verify the snapshots that members continue from, and move damaged ones into quarantine.
 
-        What is left of those goes into quarantine. One that was to be made again, and was stopped in the middle, is
-        whole in itself and not what the journal says.
+        A snapshot at another step than the journal says counts as damaged: making it again was interrupted.
+
+        Returns:
+            One line of text per member, and the names of the snapshots that must be made again.
         """
         store = SnapshotStore(self.run_directory / "members")
-        found, lost = [], []
+        texts, lost = [], []
         for m in self.population.members.values():
-            name = m.pending.parent if m.pending else m.snapshot
-            done = (
-                m.pending.id if m.pending and store.state(m.pending.id) is not None else None
-            )  # and only not reported
-            if name and name not in lost and not store.is_at(name, self.population.snapshot_origin[name].stop):
-                store.quarantine(name)
-                lost += [] if done else [name]
-            shown = done or name
-            state = "damaged: made again" if shown in lost else "verified"
-            text = f"{shown}, {state}" if shown else "fresh weights"
-            came = last_reported_step(store.members / m.id / "metrics.jsonl", m.pending.id) if m.pending else None
-            again = came - m.pending.start if came is not None and m.pending else 0
-            found.append(f"{m.id} from {text}" + (f"; {again:,} {self.header.steps} again" if again > 0 else ""))
-        return found, lost
+            parent = m.pending.parent if m.pending else m.snapshot
+            unreported = m.pending.id if m.pending and store.state(m.pending.id) is not None else None
+            if parent and parent not in lost and not store.is_at(parent, self.population.snapshot_origin[parent].stop):
+                store.quarantine(parent)
+                lost += [] if unreported else [parent]
+            name = unreported or parent
+            state = "damaged: will be made again" if name in lost else "verified"
+            text = f"{name}, {state}" if name else "fresh weights"
+            reached = last_reported_step(store.members / m.id / "metrics.jsonl", m.pending.id) if m.pending else None
+            again = reached - m.pending.start if reached is not None and m.pending else 0
+            texts.append(f"{m.id} from {text}" + (f"; {again:,} {self.header.steps} again" if again > 0 else ""))
+        return texts, lost
 
     def _view(self) -> View:
         members = self.run_directory / "members"
-        standings = LiveStatus(
+        status = LiveStatus(
             self.header, self.population, members,
             wall_clock=self.config.budget.wall_clock, earlier=self.previous_seconds,
         )  # fmt: skip
-        return self.hooks.presenter.view(standings, describe_placement(self.config))
+        return self.hooks.presenter.view(status, describe_placement(self.config))
 
-    def _noticed(self, view: View) -> bool:
-        """Whether a stop was asked for; the view then says that the members are being saved."""
+    def _stop_requested(self, view: View) -> bool:
+        """Return whether a stop was requested; the view then says that the members are being saved."""
         if self.signals.code is None and not self.hooks.stop_requested():
             return False
         view.stopping()
@@ -239,7 +239,7 @@ class Session:
         return best
 
     def _left(self, elapsed: float) -> float | None:
-        """Seconds that the final choice may take; see `Budget.wall_clock`."""
+        """Return the seconds that the final choice may take; see `Budget.wall_clock`."""
         limit = self.config.budget.wall_clock
         return None if limit is None else max(0.0, limit - elapsed) + max(CHOICE_SECONDS, limit / 10)
 
@@ -257,13 +257,13 @@ class Session:
         record_end(self.run_directory, status, reason)
 
     def _last_error(self) -> str:
-        """Of the failures, the last, and where more of it is told."""
+        """Return the error of the last failure, and the file with its details."""
         failures = [line for line in journal_lines(self.run_directory / "journal.jsonl") if line["kind"] == "failure"]
         last = failures[-1]
         log = self.run_directory / "members" / last["member"] / "log.txt"
         return f"{last['error']}; see {log if log.exists() and log.stat().st_size else self.journal.path}"
 
-    def _opening(self, found: Sequence[str]) -> str:
+    def _opening(self, starts: Sequence[str]) -> str:
         config = self.config
         trains = describe_env(config) if config.env else config.trainable.name if config.trainable else ""
         return opening_text(
@@ -275,6 +275,6 @@ class Session:
             slices=describe_slices(config),
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.lines else None,
-            found=found,
+            found=starts,
             name=run_reference(self.run_directory),
         )

@@ -1,4 +1,4 @@
-"""Starting and resuming runs: every check before the first step, then one session."""
+"""Start and resume of runs: all checks before the first step, then one session."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def start(
     """Train a new run, or resume an old one with `if_exists="resume"`.
 
     Args:
-        config: of the run.
-        source: text that the config was read from, for the record and for the places of errors.
-        hooks: what accompanies the session.
+        config: config of the run.
+        source: text that the config was read from; it is stored, and gives the places of errors.
+        hooks: connections of the session to its caller.
         root: directory of all runs.
-        name: of the run; by default the config's, or else one that no other run has.
-        if_exists: what to do where a run has that name already.
-        command: the command line, for the record.
+        name: name of the run; by default the config's, or else an unused one.
+        if_exists: what to do if a run of that name exists.
+        command: command line, which is stored.
 
     Raises:
         ConfigError: the env cannot be made, or an agent cannot act in it.
@@ -83,16 +83,16 @@ def resume(
     """Resume a run from its newest snapshots.
 
     Args:
-        run: its directory.
-        hooks: what accompanies the session.
-        command: the command line, for the record.
-        overrides: a longer budget, or another way to carry it out.
-        asked: a config that should be this run's own; its free sections replace the stored ones.
-        trusted: whether modules that the run directory names, and `asked` does not, may be imported.
+        run: run directory.
+        hooks: connections of the session to its caller.
+        command: command line, which is stored.
+        overrides: a longer budget, or other changes to the free sections (see `config.resume.FREE`).
+        asked: config that should equal the stored one; its free sections replace the stored ones.
+        trusted: import modules that the run directory names and `asked` does not.
 
     Raises:
-        ConfigError: an invalid config.
-        RunError: the run is in use, damaged or of another config; or multiprocessing is importing the main module.
+        ConfigError: the config is invalid.
+        RunError: the run is in use, damaged or has another config; or multiprocessing is importing the main module.
     """
     _refuse_while_importing_main()
     streams.reopen()
@@ -120,12 +120,14 @@ def resume(
         changes = config_changes(stored, config)
         resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
         population = header.population().replay([*lines, journal.append(resumed)])
-        write_atomically(run / "config.resolved.yaml", to_yaml(config))  # now that the run is no longer finished
+        write_atomically(
+            run / "config.resolved.yaml", to_yaml(config)
+        )  # after the journal says that the run is no longer finished
         return Session(config, run, header, population, journal, signals, hooks, lines, previous).run()
 
 
 def _refuse_while_importing_main() -> None:
-    """Raise where a module is being imported by multiprocessing: each of its processes would train."""
+    """Raise if multiprocessing is importing the main module, because each of its processes would train."""
     if is_importing_main():
         raise RunError(
             "training was called while multiprocessing imports the main module for another process, which would train "
@@ -136,7 +138,7 @@ def _refuse_while_importing_main() -> None:
 def _start_unbegun(
     run: Path, hooks: SessionHooks, *, command: Sequence[str], overrides: Sequence[str], trusted: bool
 ) -> SessionResult:
-    """Start a run that was killed before its journal's first line: it has nothing to resume."""
+    """Start a run that was killed before the first line of its journal, and so has nothing to resume."""
     if not (run / "config.resolved.yaml").is_file():
         raise RunError(f"{run} never began: train its config again, with --if-exists resume")
     config = load_stored_config(run, overrides, trusted=trusted)
@@ -146,21 +148,21 @@ def _start_unbegun(
 
 
 def _check_space(run: Path, config: Config, each: int) -> None:
-    """Raise where the disk has no space for `each` snapshots of every member (two for a new run, one when resumed)."""
+    """Raise if the disk has no space for `each` snapshots of every member: two for a new run, one on resume."""
     what = f"{each} {'snapshots' if each > 1 else 'snapshot'} of each of {config.population.size} members"
     check_free_space(run, each * config.population.size * snapshot_bytes(config), what)
 
 
 def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
-    """The stored config with overrides; a total that determined the members' budgets keeps doing so."""
+    """Apply overrides to the stored config; if total_steps determined the members' budgets, it still does."""
     own = "budget.env_steps_per_member"
     total = None if stored.budget.total_steps is None else with_setting(stored, own, None).steps_per_member
     if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
         overrides = [f"{own}=null", *overrides]
-    wanted = load_stored_config(run, overrides, trusted=True)  # as the stored one is
+    wanted = load_stored_config(run, overrides, trusted=True)  # the stored config is trusted by now
     if wanted.steps_per_member < stored.steps_per_member:
-        had, got = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
-        raise RunError(f"a budget can only grow: this run's is {had} per member, more than {got}")
+        old, new = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
+        raise RunError(f"a budget can only grow: this run's is {old} per member, more than {new}")
     return wanted
 
 
@@ -171,9 +173,9 @@ def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
         "fitness reached": "budget.until_fitness=null",
         "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
     }.get(reason, f"budget.env_steps_per_member={2 * config.steps_per_member}")
-    return f"{run} is finished ({reason}): nothing to do. To go on: pbtrl resume {cli_reference(run, config)} {more}"
+    return f"{run} is finished ({reason}): nothing to do. To continue: pbtrl resume {cli_reference(run, config)} {more}"
 
 
 def _elapsed(lines: Sequence[Line]) -> float:
-    """Seconds that previous sessions took."""
+    """Return the duration of previous sessions, in seconds."""
     return max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)

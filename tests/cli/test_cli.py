@@ -239,7 +239,7 @@ def test_commands_on_a_finished_run(pbtrl: Command):
 
 
 def test_list_without_runs_suggests_train(pbtrl: Command):
-    assert pbtrl("list").out == "no runs in runs; begin one with: pbtrl train quickstart\n"
+    assert pbtrl("list").out == "no runs in runs; start one with: pbtrl train quickstart\n"
     assert pbtrl("list", "--json").json == []
     assert pbtrl("status", "last").err == "there are no runs in runs\n"
 
@@ -406,7 +406,7 @@ def test_module_named_by_own_config_needs_no_trust_flag(pbtrl: Command):
     assert pbtrl(*line).code == 0
     assert pbtrl(*line, "budget.env_steps_per_member=960").code == 0
     said = pbtrl(*line).out
-    assert "To go on: pbtrl resume a --trust-imports budget.env_steps_per_member=1920" in said
+    assert "To continue: pbtrl resume a --trust-imports budget.env_steps_per_member=1920" in said
 
 
 # Real envs

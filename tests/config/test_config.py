@@ -150,7 +150,7 @@ def test_mix_counts_agents_with_shared_and_own_hparams():
         "fast": ("learning_rate", "unroll_length"),
         "vmpo": ("learning_rate", "unroll_length", "eps_kl"),
     }
-    fast, vmpo = config.kinds["fast"], config.kinds["vmpo"]
+    fast, vmpo = config.per_agent_configs["fast"], config.per_agent_configs["vmpo"]
     assert (fast.agent.name, fast.agent.entropy_cost, fast.agents) == ("a3c", 0.02, None)
     assert (vmpo.agent.name, list(vmpo.hparams)) == ("vmpo", ["learning_rate", "unroll_length", "eps_kl"])
 
@@ -163,12 +163,12 @@ def test_size_of_a_mix_may_be_given():
 
 def test_mix_slices_are_whole_blocks_of_every_agent():
     config = parse(MIXED, overrides=["agents.fast.block_length=40"])
-    assert (config.kinds["fast"].block_length, config.kinds["vmpo"].block_length) == (40, 30)
+    assert (config.per_agent_configs["fast"].block_length, config.per_agent_configs["vmpo"].block_length) == (40, 30)
     assert (config.block_length, config.block) == (120, 120 * 16)
     assert config.slice_steps % config.block == config.steps_per_member % config.block == 0
     resolved = resolve(config)
-    assert [kind.agent.block_length for kind in resolved.kinds.values()] == [40, 30]
-    for kind in resolved.kinds.values():
+    assert [kind.agent.block_length for kind in resolved.per_agent_configs.values()] == [40, 30]
+    for kind in resolved.per_agent_configs.values():
         for derived in ("slice_steps", "curve_interval", "burn_in", "steps_per_member"):
             assert getattr(kind, derived) == getattr(resolved, derived)
 
@@ -595,7 +595,7 @@ def test_incomplete_mix_is_refused(text, expected):
 def test_trainable_with_a_mix_is_refused():
     head = "trainable: {name: quadratic}\nbudget: {env_steps_per_member: 7}\n"
     assert errors(f"{head}hparams: {{agent: {{prior: uniform, low: 0, high: 1}}}}\n") == [
-        "c.yaml:3:11: hparams.agent: is what a member is in a mix: choose another name"
+        "c.yaml:3:11: hparams.agent: is reserved; choose another hyperparameter name"
     ]
     assert errors(f"{head}{MIX}\nagents: {{impala: {{}}, vmpo: {{}}}}\n") == [
         "c.yaml:3:14: population.mix: not used with `trainable`: remove one of the two",
@@ -734,7 +734,7 @@ def test_any_text_is_a_config_or_a_config_error(name, data):
     else:
         said = (config.to_json(),)
         assert config_from_json(said[0]) == config
-        assert set(config.space.names) == {h for kind in config.kinds.values() for h in kind.hparams}
+        assert set(config.space.names) == {h for kind in config.per_agent_configs.values() for h in kind.hparams}
     assert said
 
 
@@ -813,7 +813,7 @@ def test_config_is_frozen():
         ),
         (
             ["strategy.ready.burn_in=2e6"],
-            "strategy.ready.burn_in (2,000,000) is not over before a member's budget is (1,000,000 env steps)"
+            "strategy.ready.burn_in (2,000,000) is not below a member's budget (1,000,000 env steps)"
             ": nothing is ever exploited",
         ),
     ],
@@ -831,7 +831,7 @@ def test_warning_for_hyperparameter_without_effect():
 
 
 def test_warning_for_a_single_member_of_an_agent():
-    said = "population.mix has one vmpo, which has nobody to copy without strategy.exploit.across_agents"
+    said = "population.mix has one vmpo, which has no other member to copy without strategy.exploit.across_agents"
     assert list(find_warnings(parse(MIXED))) == [said]
     for override in ("strategy.exploit.across_agents=true", "strategy.exploit.method=none", "population.mix.vmpo=2"):
         assert list(find_warnings(parse(MIXED, overrides=[override]))) == []

@@ -304,7 +304,7 @@ def lines_of(mode: terminal.Mode, tmp_path: Path, monkeypatch) -> list[str]:
     file = io.StringIO()
     v = terminal.make_view(mode, standings, workers="", console=Console(file=file, width=20))
     if isinstance(v, terminal.LinesView):
-        v._now, v._told = clock, 0.0
+        v._now, v._last_line = clock, 0.0
     source = one_copy(tmp_path / "source")
     for line in source.lines[1:]:
         w.population.record(line)

@@ -165,7 +165,7 @@ def test_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pytest
     if what == "eval":
         found = pbtrl("eval", "last", "--json")
         assert (found.code, found.json["member"]) == (0, json.loads(before["best.json"])["member"])
-        said = r"warning: not kept in runs/quadratic/eval: cannot write .+json: Read-only file system\n"
+        said = r"warning: results not saved in runs/quadratic/eval: cannot write .+json: Read-only file system\n"
         assert re.fullmatch(said, found.err)
     else:
         found = pbtrl(*command)

@@ -65,7 +65,7 @@ def test_trainable_with_shared_state_is_detected() -> None:
             return Sharing(rng)
 
     with pytest.raises(AssertionError):
-        Check().test_a_state_does_not_change_when_training_goes_on()
+        Check().test_a_state_does_not_change_when_training_continues()
 
 
 def test_agent_that_mixes_members_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:

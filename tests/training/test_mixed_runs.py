@@ -224,7 +224,7 @@ def test_mix_cannot_change_on_resume(mixed: Command):
         (["population.mix.vmpo=2", "population.size=5"], "population.mix.vmpo (1 -> 2), population.size (4 -> 5)"),
         (["agents.a3c.hidden=[9]"], "agents.a3c.hidden ([8] -> [9])"),
     ):
-        assert f"this cannot change: {said}." in mixed("resume", "a", *overrides).err
+        assert f"cannot change on resume: {said}." in mixed("resume", "a", *overrides).err
     assert mixed("resume", "a", "budget.env_steps_per_member=1200").code == 0
     assert mixed("train", "mixed.yaml", "--name", "a", "--if-exists", "resume").code == 0
 

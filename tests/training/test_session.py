@@ -125,7 +125,7 @@ def test_snapshot_that_cannot_be_remade_is_not_chosen(pbtrl: Command, monkeypatc
         shutil.rmtree(folder)
     refused = pbtrl("resume", "quadratic", "final.episodes=2")
     assert refused.code == 4
-    assert "of the snapshots to choose the best from none is whole" in refused.err
+    assert "no intact snapshot among the candidates for the best" in refused.err
 
 
 def test_nan_score_is_not_the_best(pbtrl: Command, monkeypatch):
@@ -517,7 +517,7 @@ def test_resume_of_a_finished_run_changes_nothing(pbtrl: Command):
     before = contents(Path("runs/quadratic"))
     said = (
         "runs/quadratic is finished (budget): nothing to do. "
-        "To go on: pbtrl resume quadratic budget.env_steps_per_member=400\n"
+        "To continue: pbtrl resume quadratic budget.env_steps_per_member=400\n"
     )
     for command in (["resume", "last"], ["train", "quadratic", "--if-exists", "resume"]):
         found = pbtrl(*command)
@@ -598,7 +598,7 @@ def test_fixed_settings_cannot_change_on_resume(pbtrl: Command, override: str):
     for command in (["resume", "quadratic"], ["train", "quadratic", "--if-exists", "resume"]):
         found = pbtrl(*command, override)
         assert (found.code, found.out) == (2, "")
-        assert found.err.startswith(f"a run goes on as what it is, so this cannot change: {CHANGED[override]}")
+        assert found.err.startswith(f"cannot change on resume: {CHANGED[override]}")
         assert len(found.err.splitlines()) == 1
     assert contents(Path("runs/quadratic")) == before
 
@@ -610,7 +610,7 @@ def test_env_and_agent_cannot_change_on_resume(pbtrl: Command):
         ("agent.optimizer=adam", "agent.optimizer (rmsprop -> adam)"),
         ("env.backend=envpool", "env.backend (gymnasium -> envpool)"),
     ):
-        assert f"this cannot change: {said}." in pbtrl("resume", "a", override).err
+        assert f"cannot change on resume: {said}." in pbtrl("resume", "a", override).err
     assert pbtrl("train", "cart.yaml", "--name", "a", "env.backend=auto", "--if-exists", "resume").code == 0
 
 
@@ -711,7 +711,7 @@ def test_failing_env_is_retried_then_given_up(pbtrl: Command):
         "EnvError: env.id=probe/Raising-v0: step() raised RuntimeError: probe/Raising-v0 raised, as it was asked to "
         "(env 0 of 4, step 11)"
     )
-    again = "see runs/a/members/m01/log.txt; when that is mended: pbtrl resume a"
+    again = "see runs/a/members/m01/log.txt; when the cause is fixed: pbtrl resume a"
     assert found.err.splitlines()[-1] == f"no member survived: {why}; {again}"
     assert "Traceback" not in found.out + found.err
     assert "Traceback" in Path("runs/a/members/m01/log.txt").read_text()
@@ -763,7 +763,7 @@ def test_resume_retries_if_no_member_survived(pbtrl: Command, monkeypatch, tmp_p
         assert found.code == 3
         why = "EnvError: env.id=tests.faulty_envs:Breakable: step() raised RuntimeError: broken (env 0 of 4, step 1)"
         assert f"no member survived: {why}; see runs/a/members/" in found.err
-        assert found.err.endswith("; when that is mended: pbtrl resume a --trust-imports\n")
+        assert found.err.endswith("; when the cause is fixed: pbtrl resume a --trust-imports\n")
         assert [m.step for m in load_run(run)[2].members.values()] == [240] * 2
     (tmp_path / "x").unlink()
     before = len(journal(run))
