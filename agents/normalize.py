@@ -60,25 +60,13 @@ def mean_and_variance(state: Moments) -> tuple[Tensor, Tensor]:
     return state["mean"].float(), variance.float()
 
 
-def normalize(x: Tensor, mean: Tensor, variance: Tensor, clip: float = 10.0, epsilon: float = 1e-8) -> Tensor:
-    """(x - mean) / sqrt(variance + epsilon), clipped; x `[P, ..., *shape]`, the others `[P, *shape]`."""
-    inner = (len(mean), *(1,) * (x.ndim - mean.ndim), *mean.shape[1:])
-    return ((x - mean.reshape(inner)) * (variance + epsilon).rsqrt().reshape(inner)).clamp(-clip, clip)
-
-
-def init_return_scale(members: int, envs: int, device: torch.device | str = "cpu") -> Moments:
-    """Initial moments of the discounted return, and `running` `[P, B]`, each env's return so far in its episode."""
-    running = torch.zeros((members, envs), dtype=torch.float64, device=device)
-    return {**init_moments(members, (), device), "running": running}
-
-
 def update_return_scale(
     state: Moments, rewards: Tensor, ends: Tensor, gamma: Tensor, mask: Tensor | None = None
 ) -> Moments:
     """Advance G_t = gamma G_{t-1} + r_t, which starts at 0 in every episode, and merge all G_t into the moments.
 
     Args:
-        state: from `init_return_scale`.
+        state: moments of the return, and `running` `[P, B]`, each env's return so far in its episode, float64.
         rewards: `[P, T, B]`.
         ends: `[P, T, B]`, true if step t ended its episode, by termination or truncation.
         gamma: `[P]`, discount per env step.

@@ -131,7 +131,7 @@ def test_other_child_processes_still_get_the_main_module(tmp_path: Path):
     """Also those that another thread starts at the same moment."""
     text = """
 import multiprocessing, threading
-from pbtrl.system.child_process import _without_main
+from pbtrl.system.child_process import without_main_module
 from tests.test_library import OWN_CHILDREN
 
 def work():
@@ -143,7 +143,7 @@ def start():
     child.join()
 
 if __name__ == "__main__":
-    with _without_main():
+    with without_main_module():
         thread = threading.Thread(target=start)
         thread.start()
         thread.join()

@@ -25,7 +25,7 @@ def find(text: str, root: Path) -> Path:
     if text == "last" and "last" not in runs:
         if not runs:
             raise RunError(f"there are no runs in {root}")
-        return max(runs.values(), key=_begun)
+        return max(runs.values(), key=started_at)
     if text in runs:
         return runs[text]
     if "\0" not in text and is_run(path := Path(os.path.expanduser(text))):  # `.`, `..` and links have other names
@@ -56,7 +56,7 @@ def run_directories(root: Path) -> Iterator[Path]:
             yield path
 
 
-def _begun(run: Path) -> tuple[float, str]:
+def started_at(run: Path) -> tuple[float, str]:
     """Sort key of a run: start of its latest session (Unix seconds), then its name."""
     try:
         return float(read_run_info(run)["started"]), run.name

@@ -12,7 +12,7 @@ from pbtrl.core.population import Member, Population
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.storage.journal import Line, read_journal
 from pbtrl.storage.run_header import RunHeader, read_header
-from pbtrl.storage.run_lookup import _begun, run_directories
+from pbtrl.storage.run_lookup import run_directories, started_at
 from pbtrl.storage.run_state import heartbeat, state
 
 
@@ -73,7 +73,7 @@ def summarize(run: Path, header: RunHeader, population: Population) -> dict[str,
 def listing(root: Path) -> list[dict[str, Any]]:
     """Status of every run, newest last; an unreadable one has only name, path, state and `error`."""
     rows = []
-    for run in sorted(run_directories(root), key=_begun):
+    for run in sorted(run_directories(root), key=started_at):
         try:
             with corruption_as_error(run):
                 rows.append(status(run))

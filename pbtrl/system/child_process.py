@@ -102,7 +102,7 @@ def start_ignoring_signals(process: BaseProcess) -> None:
         before, safe = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS), os.environ.get(SAFE)
         os.environ[SAFE] = safe or OURS
         try:
-            with _without_main():
+            with without_main_module():
                 process.start()
         finally:
             _restore_safe_path(safe)
@@ -110,7 +110,7 @@ def start_ignoring_signals(process: BaseProcess) -> None:
 
 
 @contextlib.contextmanager
-def _without_main() -> Iterator[None]:
+def without_main_module() -> Iterator[None]:
     """Keep processes that this thread spawns from importing the main module: a user's script would train again."""
     original, starter = spawn.get_preparation_data, threading.get_ident()
 

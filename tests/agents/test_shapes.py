@@ -36,7 +36,7 @@ CUTS = torch.zeros(5, 3, dtype=torch.bool)
         (lambda: normalize.update_moments(normalize.init_moments(2), ROW, ROW.T), "mask has shape (4, 2), which is no"),
         (lambda: normalize.popart_update(normalize.init_popart(2), ROW, ROW[:, :1], rate=0.1), "mask has shape (2, 1)"),
         (
-            lambda: normalize.update_return_scale(normalize.init_return_scale(5, 3), X, Y.bool(), torch.zeros(5)),
+            lambda: normalize.update_return_scale({}, X, Y.bool(), torch.zeros(5)),
             "ends has shape (5, 2, 1), but rewards has shape (5, 2, 3)",
         ),
     ],
