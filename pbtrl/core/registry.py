@@ -47,9 +47,9 @@ def register(kind: Kind, name: str, target: type) -> None:
         raise ValueError(f"{name!r} is not a valid name: a colon separates module and class")
     if name in known(kind) and _registered[kind].get(name) != _path(target):
         raise ValueError(f"the name {name!r} is taken by another {kind}")
-    module, _, qualified = _path(target).partition(":")
+    module, qualified = target.__module__, target.__qualname__
     try:
-        importable = module != "__main__" and _attribute(importlib.import_module(module), qualified) is target
+        importable = module != "__main__" and import_object(_path(target)) is target
     except (ImportError, AttributeError):
         importable = False
     if not importable:
@@ -77,13 +77,12 @@ def load(kind: Kind, name: str) -> Any:
     path = {**BUILT_IN[kind], **_entry_points(kind), **_registered[kind]}.get(name, name)
     if ":" not in path:
         raise KeyError(name)
-    module, _, qualified = path.partition(":")
-    if module == "__main__":
+    if path.startswith("__main__:"):
         raise ImportError(f"{path} cannot be imported by workers: move the class to an importable module")
     if os.getcwd() not in sys.path and "" not in sys.path:  # console scripts do not look in the working directory
         sys.path.append(os.getcwd())
     try:
-        return _attribute(importlib.import_module(module), qualified)
+        return import_object(path)
     except Exception as error:  # the module is the user's own code
         raise ImportError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
 
@@ -91,17 +90,14 @@ def load(kind: Kind, name: str) -> Any:
 def import_object(path: str) -> Any:
     """Import what `module:name` names."""
     module, _, qualified = path.partition(":")
-    return _attribute(importlib.import_module(module), qualified)
+    found: Any = importlib.import_module(module)
+    for part in qualified.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def _path(target: type) -> str:
     return f"{target.__module__}:{target.__qualname__}"
-
-
-def _attribute(module: Any, qualified: str) -> Any:
-    for part in qualified.split("."):
-        module = getattr(module, part)
-    return module
 
 
 @cache

@@ -514,22 +514,22 @@ def test_bench_compares_actors_with_inline(pbtrl: Command):
 # In a process of its own
 
 
+def ends_well_without_output(process: subprocess.Popen[str]) -> None:
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
 def test_closed_pipe_is_no_error(tmp_path: Path):
     with spawn(tmp_path, "config", "schema") as process:
-        assert process.stdout
-        assert process.stderr
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait() == 0
+        ends_well_without_output(process)
 
 
 def test_run_continues_when_its_output_is_closed(pbtrl: Command, tmp_path: Path):
     with spawn(tmp_path, "train", "quadratic") as process:
-        assert process.stdout
-        assert process.stderr
-        process.stdout.close()
-        assert process.stderr.read() == ""
-        assert process.wait() == 0
+        ends_well_without_output(process)
     assert pbtrl("status", "last", "--json").json["state"] == "finished"
 
 

@@ -342,6 +342,7 @@ def test_merged_worker_does_not_end_another(tmp_path: Path) -> None:
 
 def sleeps(pipe: Connection, parent: int, fifo: str) -> None:
     """Answer nothing when asked."""
+    child_process.init_child(parent, pipe)  # it ends with a killed pytest
     Path(fifo).write_text(str(os.getpid()))
     signal.pause()
 
