@@ -46,8 +46,7 @@ def adopt(source: ConfigSource) -> None:
 
 def code_modules(tree: Mapping[str, Any]) -> tuple[str, ...]:
     """List the modules of agents, strategies and trainables that a config names; reading the config imports them."""
-    names = (registry.canonical(kind, name) for kind, _, name in _named(tree))
-    return tuple(dict.fromkeys(name.partition(":")[0] for name in names if ":" in name))
+    return registry.modules_of(registry.canonical(kind, name) for kind, _, name in _named(tree))
 
 
 def _named(tree: Mapping[str, Any]) -> Iterator[tuple[registry.Kind, tuple[str, ...], str]]:

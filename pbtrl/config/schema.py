@@ -29,6 +29,7 @@ from pbtrl.config.sections import (
     Snapshots,
     Trainable,
 )
+from pbtrl.core import registry
 from pbtrl.core.dimensions import Whole
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies.settings import STRATEGIES, PBTSettings, StrategySettings
@@ -206,7 +207,7 @@ class Config(Section):
         named = [None if self.env is None else self.env.id, self.strategy.name]
         named += [config.agent.name for config in self.per_agent_configs.values() if config.agent is not None]
         named += [None if self.trainable is None else self.trainable.name]
-        return tuple(dict.fromkeys(name.partition(":")[0] for name in named if name is not None and ":" in name))
+        return registry.modules_of(name for name in named if name is not None)
 
     # --- text and back ---
 

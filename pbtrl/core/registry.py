@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, Literal
 
@@ -85,6 +86,11 @@ def load(kind: Kind, name: str) -> Any:
         return import_object(path)
     except Exception as error:  # the module is the user's own code
         raise ImportError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def modules_of(names: Iterable[str]) -> tuple[str, ...]:
+    """List the modules of the names of the form `module:Class`, each once."""
+    return tuple(dict.fromkeys(name.partition(":")[0] for name in names if ":" in name))
 
 
 def import_object(path: str) -> Any:
