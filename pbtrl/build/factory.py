@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.dimensions import Choice
-from pbtrl.core.population import FitnessRule
+from pbtrl.core.population import FitnessRule, member_id
 from pbtrl.core.search_space import MixedSearchSpace
 from pbtrl.core.stopping import StopCriteria
 from pbtrl.envs.space_json import space_to_json
@@ -93,6 +92,9 @@ def make_header(config: Config, name: str) -> RunHeader:
         bounds=_bounds(config),
         deterministic=determinism(config),
         spaces={} if config.env is None else _spaces(config),
+        roles=config.strategy.roles(config.population.size),
+        candidate_roles=config.strategy.candidate_roles,
+        total=config.strategy.total_steps(config),
     )
 
 
@@ -152,8 +154,9 @@ def snapshot_bytes(config: Config) -> int:
     return max(sum(values.nbytes for values in state.tensors.values()) for state in states)
 
 
-def make_executor(config: Config, run: Path, members: Sequence[str]) -> Executor:
+def make_executor(config: Config, run: Path) -> Executor:
     """Make the executor that the config names, for the members of a run directory."""
+    members = [member_id(place, config.population.size) for place in range(config.population.size)]
     from pbtrl.execution.host import Host
     from pbtrl.execution.inline import Inline
     from pbtrl.execution.processes import Processes

@@ -38,7 +38,7 @@ def trainable_builder(config: Config) -> TrainableBuilder:
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name in keys and parameter.name not in kwargs:
             raise ConfigProblem(f"needs {parameter.name}", ("trainable",))
-    builder = TrainableBuilder(cls, kwargs)
+    builder = TrainableBuilder(cls, kwargs, config.curve_interval)
     try:
         builder.make(np.random.default_rng(0))
     except Exception as error:  # the class is the user's own code

@@ -158,9 +158,10 @@ class Config(Section):
     @property
     def steps_per_member(self) -> int:
         """Steps that each member trains for, in whole blocks."""
+        total = None if self.strategy.trials else self.budget.total_steps
         limits_per_member = [
             self.budget.env_steps_per_member,
-            None if self.budget.total_steps is None else math.ceil(self.budget.total_steps / self.population.size),
+            None if total is None else math.ceil(total / self.population.size),
         ]
         return self.round_to_block(min(limit for limit in limits_per_member if limit is not None))
 
@@ -177,7 +178,8 @@ class Config(Section):
     @property
     def curve_interval(self) -> int:
         """Steps between two points of the fitness curve, in whole blocks; at most a slice."""
-        return min(self.slice_steps, self.round_to_block(self.fitness.curve_interval or self.slice_steps))
+        default = self.strategy.curve_interval(self.slice_steps)
+        return min(self.slice_steps, self.round_to_block(self.fitness.curve_interval or default))
 
     @property
     def unlimited_episode_steps(self) -> int:

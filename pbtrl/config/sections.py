@@ -181,7 +181,8 @@ class Budget(Section):
 
     Attributes:
         env_steps_per_member: env steps (for a trainable, steps) of each member.
-        total_steps: env steps of the whole population, shared evenly.
+        total_steps: env steps of the whole population, shared evenly; not shared if members are trials that come and
+            go, as with `asha`.
         wall_clock: seconds, or a text such as `6h`. The final choice may exceed it by a tenth, but at least a minute;
             then its unfinished episodes are cut, and counted as truncated.
         until_fitness: fitness of one member at which the run stops.
@@ -202,7 +203,8 @@ class Fitness(Section):
         window_episodes: number of newest episodes that are averaged.
         min_episodes: training episodes since the last copy that a member needs to have a fitness. Not used with
             `evaluation`, where every slice plays `episodes`.
-        curve_interval: env steps between points of the curve inside a slice; by default one point per slice.
+        curve_interval: env steps between points of the curve inside a slice; by default one point per slice, with
+            `strategy.name: fire` ten. A trainable is evaluated at every point.
         episodes: evaluation episodes per slice, when source is `evaluation`.
     """
 

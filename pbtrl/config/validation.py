@@ -158,6 +158,9 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
         )
     if budget.env_steps_per_member is None and budget.total_steps is None:
         yield ConfigProblem("needs env_steps_per_member or total_steps", ("budget",))
+    elif budget.env_steps_per_member is None and strategy.trials:
+        text = f"needs env_steps_per_member, the budget of one trial of {strategy.name}"
+        yield ConfigProblem(text, ("budget",))
     if fitness.min_episodes > fitness.window_episodes:
         yield ConfigProblem(
             f"min_episodes {fitness.min_episodes} is more than window_episodes {fitness.window_episodes}",

@@ -36,6 +36,10 @@ class Assignment:
         seed: root of all randomness of the slice.
         donor: member that was copied (weights, hyperparameters or both), or None.
         note: reason in words: "exploit m03, rank 1 of 8".
+        hparams_donor: member whose hyperparameters were copied, if it is another one than `donor`.
+        inherit: the member also takes over the donor's window, curve and fitness, because weights and hyperparameters
+            are the donor's, unchanged. Any other copy empties them.
+        scalars: numbers behind the decision, to plot.
     """
 
     id: str
@@ -47,6 +51,9 @@ class Assignment:
     seed: int
     donor: str | None = None
     note: str = ""
+    hparams_donor: str | None = None
+    inherit: bool = False
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def generation(self) -> int:
@@ -54,8 +61,12 @@ class Assignment:
         return int(self.id.rsplit("/", 1)[1])
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
+        """As a JSON object, without the keys that only some strategies use if they have no value."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if value or key not in _RARE}
+
+
+_RARE = ("hparams_donor", "inherit", "scalars")
 
 
 @dataclass(frozen=True)

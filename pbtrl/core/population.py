@@ -10,14 +10,18 @@ import math
 import statistics
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from pbtrl.core.dimensions import AGENT
+from pbtrl.core.curve import Curve
+from pbtrl.core.dimensions import AGENT, MEMBERS
 from pbtrl.core.messages import Assignment, Hyperparameters, numbers, skips
+
+EVALUATOR = "evaluator"
+"""Role of members that evaluate others (FIRE PBT). With several kinds of evaluators their roles begin with it."""
 
 
 def mean(returns: Iterable[float | None]) -> float:
@@ -64,6 +68,11 @@ class Member:
         skipped_updates: updates skipped because their gradient was not finite, in all slices.
         window_start_step: the member's step at its start or last copy; if slices cut episodes, at the slice's start.
         counted_steps: env steps since `window_start_step` that lie in finished training episodes.
+        role: role in the strategy, such as `p1` or `evaluator`; empty if all members are alike.
+        retired: the strategy gives it no further assignment.
+        curve: fitness curve since its start or last copy.
+        copy: last assignment that copied another member, or None.
+        copied_at: number of the decision with that assignment, counted from 1; 0 if there is none.
     """
 
     id: str
@@ -84,6 +93,16 @@ class Member:
     counted_steps: int = 0
     pending: Assignment | None = None
     history: list[tuple[int, float | None]] = field(default_factory=list)
+    role: str = ""
+    retired: bool = False
+    curve: Curve = field(default_factory=Curve)
+    copy: Assignment | None = None
+    copied_at: int = 0
+
+    @property
+    def is_evaluator(self) -> bool:
+        """Whether the member evaluates others, and so is never a candidate for the best."""
+        return self.role.startswith(EVALUATOR)
 
     @property
     def healthy(self) -> bool:
@@ -111,20 +130,42 @@ class Member:
         return self.fitness is None and self.placeholder is not None
 
 
+def member_id(place: int, size: int) -> str:
+    """Id of the member at index `place`: `m07`, with as many digits as the last of the first `size` members needs."""
+    return f"m{place:0{max(2, len(str(size - 1)))}d}"
+
+
 class Population:
     """State of all members, computed from the journal. Strategies read it; only `record` and `replay` change it.
 
+    The first `size` members exist from the start, further ones from their first decision on. Ids are never reused.
+
+    Args:
+        size: number of members that may train at the same time.
+        seed: root of all randomness.
+        rule: definition of the fitness.
+        roles: role of each member that has one, by id.
+        candidate_roles: roles whose members are candidates for the best; empty for all members.
+
     Attributes:
+        free: number of members that may get an assignment in the next decision. It is written into the decision.
+        decisions: number of decisions so far.
+        copies: number of copies so far, without the starts of evaluations.
         snapshot_origin: the assignment that made each snapshot, by the snapshot's name. After an early stop its `stop`
             is the step that was reached.
         lost_snapshots: snapshots that are lost and must be made again.
     """
 
-    def __init__(self, size: int, seed: int, rule: FitnessRule | None = None) -> None:
-        digits = max(2, len(str(size - 1)))
-        self.seed = seed
+    def __init__(
+        self, size: int, seed: int, rule: FitnessRule | None = None, *, roles: Mapping[str, str] | None = None,
+        candidate_roles: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        self.size, self.seed = size, seed
         self.rule = rule or FitnessRule()
-        self.members = {m: Member(m) for m in (f"m{i:0{digits}d}" for i in range(size))}
+        self._roles, self._candidate_roles = dict(roles or {}), frozenset(candidate_roles)
+        self.members = {m: self._new(m) for m in (member_id(place, size) for place in range(size))}
+        self.free = size
+        self.decisions = 0
         self.copies = 0
         self.snapshot_origin: dict[str, Assignment] = {}
         self.lost_snapshots: set[str] = set()
@@ -159,16 +200,34 @@ class Population:
 
     @property
     def best(self) -> Member | None:
-        """Member with the highest fitness; the first one in a tie."""
+        """Candidate with the highest fitness; the first one in a tie."""
         return max(self.ranking(), key=lambda m: m.fitness or 0.0, default=None)
 
+    @property
+    def candidates(self) -> list[Member]:
+        """Members that may be chosen as the best."""
+        allowed = self._candidate_roles
+        return [m for m in self.members.values() if not allowed or m.role in allowed]
+
     def ranking(self) -> list[Member]:
-        """Members that have a fitness, best first; ties in the order of their ids."""
-        return sorted((m for m in self.members.values() if m.ranked), key=lambda m: -(m.fitness or 0.0))
+        """Candidates that have a fitness, best first; ties in the order of their ids."""
+        return sorted((m for m in self.candidates if m.ranked), key=lambda m: -(m.fitness or 0.0))
+
+    def unstarted(self, count: int) -> list[Member]:
+        """First `count` members that never had an assignment; those that do not exist yet are new objects."""
+        waiting = [m for m in self.members.values() if m.generation < 0 and not m.retired][:count]
+        places = range(len(self.members), min(MEMBERS, len(self.members) + count - len(waiting)))
+        return waiting + [self._new(member_id(place, self.size)) for place in places]
+
+    def _new(self, name: str) -> Member:
+        return Member(name, role=self._roles.get(name, ""))
 
     def needed(self) -> set[str]:
-        """Snapshots to keep: each member's newest, its parent, and those that open assignments and remakes load."""
-        names = {m.snapshot for m in self.members.values()} | {m.parent for m in self.members.values()}
+        """Snapshots to keep: the newest of each member that is not retired, its parent, and those that open assignments
+        and remakes load.
+        """
+        active = [m for m in self.members.values() if not m.retired]
+        names = {m.snapshot for m in active} | {m.parent for m in active}
         names |= {a.parent for a in self.pending} | {
             self.snapshot_origin[n].parent for n in self.lost_snapshots if n in self.snapshot_origin
         }
@@ -184,8 +243,11 @@ class Population:
         """Apply one journal line; kinds that do not concern members are ignored."""
         match line["kind"]:
             case "decision":
+                self.decisions += 1
                 for body in line["assignments"]:
                     self._assigned(Assignment(**body))
+                for name in line.get("retired", ()):
+                    self.members[name].retired = True
             case "report":
                 self._reported(line)
             case "failure":
@@ -198,6 +260,8 @@ class Population:
                 self._resumed()
 
     def _assigned(self, assignment: Assignment) -> None:
+        if assignment.member not in self.members:
+            self._add(assignment.member)
         member = self.members[assignment.member]
         if assignment.id in self.snapshot_origin:
             raise ValueError(f"{assignment.id} was already made")
@@ -208,14 +272,36 @@ class Population:
         agent = assignment.hyperparameters.get(AGENT)
         if agent is not None and agent not in self._agents:
             self._agents.append(agent)
-        copied_or_fresh = assignment.donor or not assignment.parent
-        if copied_or_fresh:
-            member.placeholder = member.rank_fitness
-            member.window, member.fitness = [], None
-            member.diverged = member.lost = False
-        if copied_or_fresh or self.rule.cut_episodes:
+        copied = assignment.donor is not None or assignment.hparams_donor is not None
+        if copied or not assignment.parent:
+            self._restart(member, assignment)
+        elif self.rule.cut_episodes:
             member.window_start_step, member.counted_steps = assignment.start, 0
-        self.copies += assignment.donor is not None
+        if copied:
+            member.copy, member.copied_at = assignment, self.decisions
+        self.copies += copied and not member.is_evaluator
+
+    def _add(self, name: str) -> None:
+        if name != member_id(len(self.members), self.size) or len(self.members) >= MEMBERS:
+            raise ValueError(f"{name} is not the next new member")
+        self.members[name] = self._new(name)
+
+    def _restart(self, member: Member, assignment: Assignment) -> None:
+        """Forget the results of the weights before a copy or fresh start, or inherit the donor's."""
+        member.diverged = member.lost = False
+        if assignment.inherit:
+            donor = self.members[assignment.donor or ""]
+            ahead = assignment.start - donor.step
+            member.window, member.fitness, member.placeholder = list(donor.window), donor.fitness, None
+            member.window_start_step, member.counted_steps = donor.window_start_step + ahead, donor.counted_steps
+            member.curve = donor.curve.moved(ahead)
+            if self.rule.cut_episodes:
+                member.window_start_step, member.counted_steps = assignment.start, 0
+            return
+        member.placeholder = member.rank_fitness
+        member.window, member.fitness = [], None
+        member.window_start_step, member.counted_steps = assignment.start, 0
+        member.curve = Curve(assignment.start)
 
     def _reported(self, line: Mapping[str, Any]) -> None:
         member, assignment = self._answered(line)
@@ -225,6 +311,7 @@ class Population:
         member.step, member.pending, member.diverged = line["step"], None, line["diverged"]
         if counts := skips(line):
             member.skipped_updates += counts[0]
+        member.curve.extend((step, value) for step, value in line["curve"])
         representative = True
         if self.rule.source == "training":
             member.counted_steps += sum(length + 1 for length in line["lengths"])  # + 1: the env's reset is a step

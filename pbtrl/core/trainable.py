@@ -17,7 +17,11 @@ from pbtrl.core.tensors import Tensors
 
 
 class Trainable(Protocol):
-    """A single model. `train` defines what a step is."""
+    """A single model. `train` defines what a step is.
+
+    A slice may be trained by several calls of `train`, with evaluations in between. A class whose steps are slow may
+    set `max_steps_per_call`, the most steps of one call, so that a stop need not wait for the end of a long one.
+    """
 
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """Train for `steps` with `hyperparameters`; returns scalars to plot."""

@@ -150,7 +150,7 @@ def _snapshot(
 
 def _missing(run: Path, store: SnapshotStore, population: Population) -> Iterator[Finding]:
     """Find missing snapshots among those that the run continues from: each member's newest, and open parents."""
-    needed = {m.snapshot for m in population.members.values()} | {a.parent for a in population.pending}
+    needed = {m.snapshot for m in population.members.values() if not m.retired} | {a.parent for a in population.pending}
     for name in sorted(n for n in needed if n):
         if not store.path(name).exists():
             where = str(store.path(name).relative_to(run))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,7 @@ class _OrphanError(Exception):
 class Host:
     """Trainer of a worker's `groups` of members; a group trains as one cohort if its assignments allow it.
 
+    A member that is in no group, such as a later trial, joins the group with the most free places and stays in it.
     A full disk fails no assignment: `advance` and `stop` raise DiskFullError instead.
     """
 
@@ -65,6 +67,7 @@ class Host:
     ) -> None:  # fmt: skip
         self._builder, self._store, self._sink = builder, store, sink
         self._group = {m: i for i, group in enumerate(groups) for m in group}
+        self._places = [len(group) for group in groups]
         self._capacity = len(self._group)  # largest number of members that train at a time
         self._threads = threads
         self._discard_on_stop = discard_on_stop
@@ -94,15 +97,23 @@ class Host:
     def submit(self, assignments: Sequence[Assignment]) -> None:
         """Form cohorts from these assignments and start their slices."""
         together: dict[tuple[Any, ...], list[Assignment]] = {}
+        taken = Counter(self._group[a.member] for a in self._open())
         for a in assignments:
             if done := self._committed(a):
                 self._early.append(done)
                 continue
-            key = (self._group[a.member], self._builder.structure(a), a.stop - a.start)
+            freest = max(range(len(self._places)), key=lambda i: self._places[i] - taken[i])
+            group = self._group.setdefault(a.member, freest)
+            taken[group] += 1
+            key = (group, self._builder.structure(a), a.stop - a.start)
             together.setdefault(key, []).append(a)
-        for (_, structure, _), group in together.items():
-            self._waiting.append((sorted(group, key=lambda a: a.member), structure))
+        for (_, structure, _), cohort in together.items():
+            self._waiting.append((sorted(cohort, key=lambda a: a.member), structure))
         self._start_waiting()
+
+    def _open(self) -> list[Assignment]:
+        """Assignments that train or wait."""
+        return [a for s in self._slices for a in s.assignments] + [a for group, _ in self._waiting for a in group]
 
     def busy(self) -> bool:
         """Return whether an assignment is unanswered."""

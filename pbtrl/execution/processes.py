@@ -53,7 +53,11 @@ GAP = 5.0  # seconds between two `collect` calls, beyond their timeout, that ind
 
 
 class Processes(Executor):
-    """Executor with `len(specs)` worker processes; a member always trains in the same one."""
+    """Executor with `len(specs)` worker processes.
+
+    A member trains in the worker that held it last, unless all places there are taken. A new member, such as a later
+    trial, trains where most places are free.
+    """
 
     def __init__(self, specs: Sequence[WorkerSpec]) -> None:
         self._workers = [_Worker(spec) for spec in specs]
@@ -67,9 +71,17 @@ class Processes(Executor):
     @override
     def submit(self, assignments: Sequence[Assignment]) -> None:
         """Send each member's assignment to the worker that holds the member."""
-        for worker in self._workers:
-            if own := [a for a in assignments if self._home[a.member] is worker]:
-                worker.submit(own)
+        free = {worker: worker.places - len(worker.open) for worker in self._workers}
+        batches: dict[_Worker, list[Assignment]] = {worker: [] for worker in self._workers}
+        for a in assignments:
+            home, freest = self._home.get(a.member), max(self._workers, key=lambda w: free[w])
+            if home is None or (free[home] <= 0 < free[freest]):
+                home = self._home[a.member] = freest
+            free[home] -= 1
+            batches[home].append(a)
+        for worker, batch in batches.items():
+            if batch:
+                worker.submit(batch)
 
     @override
     def collect(self, timeout: float) -> list[Report | Failure]:
@@ -112,7 +124,7 @@ class Processes(Executor):
         self._workers[:] = [w for w in self._workers if w not in (worker, other)]
         merged = _Worker(worker.spec.merged(other.spec))
         self._workers.append(merged)
-        self._home |= {m: merged for group in merged.spec.groups for m in group}
+        self._home = {m: merged if w in (worker, other) else w for m, w in self._home.items()}
         count = "1 worker" if len(self._workers) == 1 else f"{len(self._workers)} workers"
         return [replace(f, error=f"{f.error}; continuing with {count}", alone=False) for f in lost]
 
@@ -158,6 +170,11 @@ class _Worker:
         except OSError as error:
             raise WorkerError(f"a worker cannot be started: {reason(error)}") from error
         self._began = False
+
+    @property
+    def places(self) -> int:
+        """Number of members that train at the same time."""
+        return sum(map(len, self.spec.groups))
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
         self.open |= {a.id for a in assignments}

@@ -175,7 +175,7 @@ class LiveStatus:
         return sorted(rows, key=lambda r: (r.fitness is None, -(r.fitness or 0.0), r.member))
 
     def _row(self, member: Member) -> Row:
-        before = self._before[member.id]
+        before = self._before.get(member.id, {})
         current = self._current(member)
         return Row(
             member=member.id,
@@ -209,7 +209,7 @@ class LiveStatus:
 
     def _assigned(self, a: dict[str, Any], elapsed: float) -> Event | None:
         member = a["member"]
-        self._before[member] = before = self._values[member]
+        self._before[member] = before = self._values.get(member, {})
         self._values[member] = a["hyperparameters"]
         self._failures.pop(member, None)
         if a["donor"] is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,11 +43,14 @@ class TensorBoardWriter:
     def __init__(self, run: Path, header: RunHeader, population: Population, *, resume: bool = False) -> None:
         self._header, self._population = header, population
         self._tail = MetricsTail(run / "members", population.members, from_end=resume)
-        after = {m.id: m.step + 1 for m in population.members.values()} if resume else {}
-        self._writers = {m: _writer(run / "tb" / m, after.get(m)) for m in population.members}
+        self._folder = run / "tb"
+        self._writers: dict[str, SummaryWriter] = {}
+        for m in population.members.values():
+            if not m.retired:
+                self._writers[m.id] = _writer(self._folder / m.id, m.step + 1 if resume else None)
         self._all = _writer(run / "tb" / "population", population.step + 1 if resume else None)
         self._shown = {m.id: _numbers(m.snapshot_hparams) if resume else {} for m in population.members.values()}
-        self._streamed: dict[str, set[str]] = {m: set() for m in population.members}
+        self._streamed: defaultdict[str, set[str]] = defaultdict(set)
         self._decided: dict[str, tuple[int, int, float]] = {}
         for a in population.pending:
             self._decided[a.id] = (a.start, a.stop, 0.0)
@@ -84,14 +88,15 @@ class TensorBoardWriter:
         for member in self._population.members.values():
             values = {k: _plain(v) for k, v in member.hyperparameters.items()}
             fitness = float("nan") if member.fitness is None else member.fitness
-            file: Any = self._writers[member.id].file_writer
+            file: Any = self._writer_of(member.id).file_writer
             for summary in hparams(values, {"episode/return_mean": fitness}):  # type: ignore[no-untyped-call]
                 file.add_summary(summary)
+            self._close_if_retired(member.id)
 
     def close(self) -> None:
         """Write remaining metrics and end the writers' threads."""
         try:
-            for member in self._writers:
+            for member in list(self._writers):
                 for line in self._tail.read(member):
                     self._stream(member, line)
             for writer in [*self._writers.values(), self._all]:
@@ -108,6 +113,9 @@ class TensorBoardWriter:
         now = line["timing"]["time"]
         for a in line["assignments"]:
             self._decided[a["id"]] = (a["start"], a["stop"], now)
+            self._write(a["member"], a.get("scalars", {}), a["start"], now)
+        for member in line.get("retired", ()):
+            self._close_if_retired(member)
         for agent, members in self._population.agents.items():
             self._all.add_scalar(f"population/members/{agent}", members, self._population.step, now)
         copies = [a for a in line["assignments"] if a["donor"]]
@@ -116,6 +124,8 @@ class TensorBoardWriter:
             self._all.add_scalar("population/exploits", count, step, now)
             text = "\n\n".join(f"{a['member']} <- {a['donor']} ({a['note']})" for a in copies)
             self._all.add_text("population/exploits", text, step, now)
+        if retired := sum(m.retired for m in self._population.members.values()):
+            self._all.add_scalar("population/retired", retired, self._population.step, now)
         self._count_before_copy(now)
 
     def _report(self, line: Line) -> None:
@@ -151,7 +161,7 @@ class TensorBoardWriter:
         step, now = line["step"], line["timing"]["time"]
         start, _, decided = self._decided.pop(line["assignment"], (step, step, now))
         numbers = _numbers(line["hyperparameters"])
-        changed = {k: v for k, v in numbers.items() if self._shown[member].get(k) != v}
+        changed = {k: v for k, v in numbers.items() if self._shown.setdefault(member, {}).get(k) != v}
         self._write(member, changed, start, decided or now)
         self._write(member, numbers, step, now)
         self._shown[member] = numbers
@@ -162,7 +172,7 @@ class TensorBoardWriter:
         for streamed in self._tail.read(member):
             self._stream(member, streamed)
         self._streamed[member].clear()
-        _hide_after(self._writers[member], self._population.members[member].step + 1)
+        _hide_after(self._writer_of(member), self._population.members[member].step + 1)
 
     def _stream(self, member: str, line: Metrics) -> None:
         slice_ = self._decided.get(line.get("assignment", ""))
@@ -174,9 +184,22 @@ class TensorBoardWriter:
         self._streamed[member] |= points.keys()
 
     def _write(self, member: str, points: Mapping[str, float], step: int, time: float | None) -> None:
-        writer = self._writers[member]
-        for tag, y in points.items():
-            writer.add_scalar(tag, y, step, time)
+        if points:
+            writer = self._writer_of(member)
+            for tag, y in points.items():
+                writer.add_scalar(tag, y, step, time)
+
+    def _writer_of(self, member: str) -> SummaryWriter:
+        if member not in self._writers:
+            self._writers[member] = _writer(self._folder / member, None)
+        return self._writers[member]
+
+    def _close_if_retired(self, member: str) -> None:
+        """Close the writer of a member that will not train again; each open one has a thread and a file."""
+        if self._population.members[member].retired and member in self._writers:
+            for line in self._tail.read(member):
+                self._stream(member, line)
+            self._writers.pop(member).close()
 
 
 def _writer(folder: Path, purge_step: int | None) -> SummaryWriter:

@@ -23,7 +23,12 @@ def snapshots_to_evaluate(run: Path, member: str) -> list[str]:
         RunError: there is no such member, or no snapshot of it.
     """
     _, _, population = load_run(run)
-    newest = {m.id: m.snapshot for m in population.members.values() if m.snapshot}
+    store = SnapshotStore(run / "members")
+    newest = {
+        m.id: m.snapshot
+        for m in population.members.values()
+        if m.snapshot and (not m.retired or store.path(m.snapshot).exists())
+    }
     if member not in ("best", "all", *population.members):
         raise RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
     if not newest:
@@ -33,7 +38,10 @@ def snapshots_to_evaluate(run: Path, member: str) -> list[str]:
             raise RunError(f"{run} has no best member yet: try --member all, or one of {', '.join(newest)}")
         return [best]
     if not (chosen := [name for m, name in newest.items() if member in ("all", m)]):
-        raise RunError(f"{run}: {member} has no snapshot yet; there are snapshots of {', '.join(newest)}")
+        why = (
+            "is retired, and its snapshot was deleted" if population.members[member].retired else "has no snapshot yet"
+        )
+        raise RunError(f"{run}: {member} {why}; there are snapshots of {', '.join(newest)}")
     return chosen
 
 

@@ -1,7 +1,8 @@
 """Append-only journal of a run, its single source of truth: one JSON object per line, one writer, many readers.
 
     {"kind": "run", "schema": 1, "name": ..., "seed": ..., "size": ...}          first line
-    {"kind": "decision", "assignments": [...], "timing": {...}}                  all assignments of a decision
+    {"kind": "decision", "assignments": [...], "free": 8, "retired": [], "timing": {...}}
+                                           assignments, free places for members, and members that will not train again
     {"kind": "report", "assignment": "m03/000012", "step": ..., ..., "timing": {...}}
     {"kind": "failure", "assignment": ..., "error": ..., "given_up": false, "timing": {...}}
     {"kind": "void", "snapshot": "m03/000012", "error": ..., "timing": {...}}    the snapshot is lost

@@ -23,7 +23,7 @@ class MemberSink(Protocol):
 
 
 class MemberFiles(MemberSink):
-    """`metrics.jsonl` and `log.txt` of each member, below `folder`.
+    """`metrics.jsonl` and `log.txt` of each member, below `folder`; those of later members are made when needed.
 
     Raises:
         DiskFullError: no space for them.
@@ -31,9 +31,10 @@ class MemberFiles(MemberSink):
 
     def __init__(self, folder: Path, members: Sequence[str]) -> None:
         self._folder = folder
+        self._made: set[str] = set()
         make_directory(folder)
         for member in members:
-            make_directory(folder / member)
+            self._make(member)
 
     @override
     def write_metrics(self, member: str, line: Mapping[str, Any]) -> None:
@@ -43,7 +44,13 @@ class MemberFiles(MemberSink):
     def write_log(self, member: str, text: str) -> None:
         self._append(member, "log.txt", text)
 
+    def _make(self, member: str) -> None:
+        if member not in self._made:
+            make_directory(self._folder / member)
+            self._made.add(member)
+
     def _append(self, member: str, name: str, text: str) -> None:
+        self._make(member)
         path = self._folder / member / name
         with translate_disk_errors(path), path.open("a") as file:
             file.write(text)

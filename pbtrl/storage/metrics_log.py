@@ -8,7 +8,7 @@ other key is a tag with a number. If there are several attempts, only the last o
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,22 @@ NOT_TAGS = frozenset({"assignment", "attempt", "time", "step"})
 
 
 class MetricsTail:
-    """Incremental reader of all members' metrics; a poll without news costs one `stat` per member."""
+    """Incremental reader of all members' metrics; a poll without news costs one `stat` per member.
+
+    Args:
+        members: directory of `<id>/metrics.jsonl`.
+        names: ids of the members; those that are added later are read as well.
+        from_end: whether to skip what the files contain so far.
+        every: seconds between two polls that read.
+        clock: monotonic clock in seconds.
+    """
 
     def __init__(
-        self, members: Path, names: Iterable[str], *, from_end: bool = False, every: float = 2.0,
+        self, members: Path, names: Collection[str], *, from_end: bool = False, every: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self._paths = {name: members / name / "metrics.jsonl" for name in names}
-        self._read = {name: _size(path) if from_end else 0 for name, path in self._paths.items()}
+        self._members, self._names = members, names
+        self._read = {name: _size(self._path(name)) if from_end else 0 for name in names}
         self._every, self._clock, self._last = every, clock, float("-inf")
 
     def poll(self) -> list[tuple[str, Metrics]]:
@@ -32,11 +40,11 @@ class MetricsTail:
         if self._clock() - self._last < self._every:
             return []
         self._last = self._clock()
-        return [(name, line) for name in self._paths for line in self.read(name)]
+        return [(name, line) for name in self._names for line in self.read(name)]
 
     def read(self, member: str) -> list[Metrics]:
         """Read one member's new complete lines; a line that is not JSON (its writer was killed) is skipped."""
-        path, start = self._paths[member], self._read[member]
+        path, start = self._path(member), self._read.get(member, 0)
         if _size(path) <= start:
             return []
         with path.open("rb") as file:
@@ -45,6 +53,9 @@ class MetricsTail:
         complete = data[: data.rfind(b"\n") + 1]
         self._read[member] = start + len(complete)
         return list(_objects(complete))
+
+    def _path(self, member: str) -> Path:
+        return self._members / member / "metrics.jsonl"
 
 
 def last_reported_step(path: Path, assignment: str) -> int | None:

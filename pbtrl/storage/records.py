@@ -16,10 +16,12 @@ class Decision:
 
     Attributes:
         elapsed: seconds since the run's start, including previous sessions.
+        retired: members that will not train again.
     """
 
     assignments: tuple[Assignment, ...]
     elapsed: float
+    retired: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def parse_record(line: Mapping[str, Any]) -> Record | None:
         elapsed = float(line.get("timing", {}).get("elapsed", 0.0))
         match line["kind"]:
             case "decision":
-                return Decision(tuple(Assignment(**a) for a in line["assignments"]), elapsed)
+                assignments = tuple(Assignment(**a) for a in line["assignments"])
+                return Decision(assignments, elapsed, tuple(line.get("retired", ())))
             case "report":
                 return ReportRecord(_message(Report, line), elapsed)
             case "failure":

@@ -1,7 +1,12 @@
-"""Deletion of old snapshots, except each member's newest, milestones, parents and the best one."""
+"""Deletion of old snapshots, except each member's newest, milestones, parents and the best one.
+
+A retired member keeps a snapshot only while it is among the fittest retired ones, so that a search of hundreds of
+trials needs no more space than the trials that may still train.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 
 from pbtrl.core.population import Population
@@ -17,28 +22,44 @@ class Retention:
         population: live population.
         keep_last: number of newest snapshots per member to keep.
         milestones_every: a member's steps between snapshots that are kept permanently; None keeps none.
+        keep_retired: number of retired members, the fittest, that keep their newest snapshot.
         lines: journal of earlier sessions.
         always: snapshots to keep for other reasons.
     """
 
     def __init__(
         self, store: SnapshotStore, population: Population, *, keep_last: int, milestones_every: int | None = None,
-        lines: Iterable[Line] = (), always: Collection[str] = (),
+        keep_retired: int = 3, lines: Iterable[Line] = (), always: Collection[str] = (),
     ) -> None:  # fmt: skip
         self._store, self._population = store, population
-        self._keep_last, self._every = keep_last, milestones_every
+        self._keep_last, self._every, self._keep_retired = keep_last, milestones_every, keep_retired
+        self._retired_kept: set[str] = set()
         self._kept = set(always)
         self._steps: dict[str, int] = {}
         for line in lines:
             self._pass_milestones(line)
 
     def event(self, line: Line) -> None:
-        """After a report, delete the member's snapshots that are no longer needed."""
-        if line["kind"] != "report":
-            return
-        self._pass_milestones(line)
-        names = self._store.names(line["member"])
-        keep = {*names[-self._keep_last :], *self._population.needed(), *self._kept}
+        """After a report or a retirement, delete the snapshots that are no longer needed."""
+        if line["kind"] == "report":
+            self._pass_milestones(line)
+            self._clean(line["member"])
+        elif line["kind"] == "decision" and line.get("retired"):
+            retired = [m for m in self._population.members.values() if m.retired and m.snapshot]
+            retired.sort(key=lambda m: -math.inf if not m.ranked else m.fitness or 0.0, reverse=True)
+            kept = {m.id for m in retired[: self._keep_retired]}
+            changed = {*line["retired"], *(self._retired_kept - kept)}
+            self._retired_kept = kept
+            for member in sorted(changed):
+                self._clean(member)
+
+    def _clean(self, member: str) -> None:
+        names = self._store.names(member)
+        keep = {*self._population.needed(), *self._kept}
+        if not self._population.members[member].retired:
+            keep |= {*names[-self._keep_last :]}
+        elif member in self._retired_kept:
+            keep |= {*names[-1:]}
         for name in names:
             if name not in keep:
                 self._store.remove(name)

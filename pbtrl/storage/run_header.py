@@ -5,7 +5,7 @@
      "hyperparameters": ["learning_rate", ...], "bounds": {"": {"learning_rate": [1e-5, 0.01]}},
      "deterministic": "yes, ..."}
 
-A `resume` line may contain a longer `horizon`; the last one counts.
+A `resume` line may contain a longer `horizon` and another `total`; the last ones count.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class RunHeader:
             population of one agent. Choices are not listed; empty if the strategy does not explore.
         deterministic: `yes, ...` with its conditions, or `no, because ...`.
         spaces: the env's own `observation` and `action` spaces as JSON; empty outside RL and in older runs.
+        roles: role of each member that has one, by id: sub-populations and evaluators.
+        candidate_roles: roles whose members are candidates for the best; empty for all members.
+        total: budget of the whole population (in `unit`), if it is not `size` times `horizon`.
     """
 
     name: str
@@ -56,6 +59,9 @@ class RunHeader:
     bounds: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     deterministic: str = "yes"
     spaces: Mapping[str, Any] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
+    candidate_roles: tuple[str, ...] = ()
+    total: int | None = None
 
     def check(self) -> None:
         """Validate all fields, so that readers need not.
@@ -68,7 +74,10 @@ class RunHeader:
                 raise ValueError(f"{f} must be an integer, not {getattr(self, f)!r}")
             if abs(getattr(self, f)) > BEYOND:
                 raise ValueError(f"{f} is larger than it can be")
-        for text in (self.name, self.unit, self.deterministic, *self.hyperparameters):
+        if self.total is not None and (type(self.total) is not int or not 0 < self.total <= BEYOND):
+            raise ValueError(f"total must be a positive integer, not {self.total!r}")
+        roles = (*self.roles, *self.roles.values(), *self.candidate_roles)
+        for text in (self.name, self.unit, self.deterministic, *self.hyperparameters, *roles):
             if not isinstance(text, str):
                 raise ValueError(f"{text!r} must be text")
         if not 1 <= self.size <= MEMBERS:
@@ -92,7 +101,7 @@ class RunHeader:
     @property
     def budget(self) -> int:
         """Budget of the whole population (in `unit`)."""
-        return self.size * self.horizon
+        return self.total or self.size * self.horizon
 
     @property
     def steps(self) -> str:
@@ -101,7 +110,7 @@ class RunHeader:
 
     def population(self) -> Population:
         """Create the population in its initial state."""
-        return Population(self.size, self.seed, self.rule)
+        return Population(self.size, self.seed, self.rule, roles=self.roles, candidate_roles=self.candidate_roles)
 
     def to_line(self) -> Line:
         """Convert to the first line of a journal."""
@@ -110,6 +119,7 @@ class RunHeader:
             "schema": SCHEMA,
             **asdict(self),
             "hyperparameters": list(self.hyperparameters),
+            "candidate_roles": list(self.candidate_roles),
         }
 
     @classmethod
@@ -124,7 +134,8 @@ class RunHeader:
         try:
             known: dict[str, Any] = {f.name: line[f.name] for f in fields(cls) if f.name in line}
             known["rule"] = FitnessRule(**line.get("rule", {}))
-            known["hyperparameters"] = tuple(line.get("hyperparameters", ()))
+            for name in ("hyperparameters", "candidate_roles"):
+                known[name] = tuple(line.get(name, ()))
             parsed = cls(**known)
             parsed.check()
             return parsed
@@ -141,5 +152,6 @@ def read_header(lines: Iterable[Line]) -> tuple[RunHeader, list[Line]]:
     parsed, all_lines = RunHeader.from_line(first), list(chain([first], rest))
     for line in all_lines:
         if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
-            parsed = replace(parsed, horizon=line["horizon"])
+            parsed = replace(parsed, horizon=line["horizon"], total=line.get("total"))
+            parsed.check()
     return parsed, all_lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # config imports strategies/settings.py and starts faster without numpy
@@ -17,4 +18,11 @@ class Strategy(Protocol):
     """
 
     def decide(self, population: Population) -> list[Assignment]:
-        """Return assignments for members that have none. An empty list means to wait, or that all members are done."""
+        """Return assignments for members that have none. An empty list means to wait, or that all members are done.
+
+        `population.free` says how many members may start at once. Strategies that make new members must respect it.
+        """
+
+    def retired(self, population: Population) -> Collection[str]:
+        """Return the members that will never get an assignment again although their budget is not used up."""
+        return ()

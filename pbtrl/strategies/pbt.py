@@ -19,11 +19,13 @@ from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Member, Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
+from pbtrl.strategies import Strategy
+from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.rules import Exploit, Explore
 
 
 @dataclass(frozen=True, kw_only=True)
-class PBT:
+class PBT(Strategy):
     """Strategy of population based training.
 
     Attributes:
@@ -62,6 +64,11 @@ class PBT:
             behind = min((m.step // self.slice_steps for m in waiting), default=0)
             waiting = [m for m in waiting if m.step // self.slice_steps == behind]
         return [self._next(population, m) for m in waiting]
+
+    def retired(self, population: Population) -> list[str]:
+        """Return the members that failed and do not copy another one."""
+        failed = [m for m in population.members.values() if not m.healthy and not m.pending]
+        return [m.id for m in failed if not self._rescues(population, m)]
 
     def _rescues(self, population: Population, member: Member) -> bool:
         """Return whether a failed member copies another one. Otherwise it is retired.
@@ -137,8 +144,8 @@ class PBT:
         return donor, f"exploit {donor.id}, rank {rank} of {len(ranked)}"
 
     def _peers(self, population: Population, member: Member) -> list[Member]:
-        """Return the members that this one is compared with, including itself."""
-        members = list(population.members.values())
+        """Return the members that this one is compared with, including itself: those of its role and agent."""
+        members = [m for m in population.members.values() if m.role == member.role]
         if self.exploit.across_agents:
             return members
         return [m for m in members if m.hyperparameters.get(AGENT) == member.hyperparameters.get(AGENT)]
@@ -227,18 +234,8 @@ class PBT:
         self, population: Population, member: Member, parent: str | None, values: Hyperparameters, *,
         donor: str | None = None, note: str = "",
     ) -> Assignment:  # fmt: skip
-        generation = member.generation + 1
-        return Assignment(
-            id=f"{member.id}/{generation:06d}",
-            member=member.id,
-            parent=parent,
-            start=member.step,
-            stop=min(self.horizon, (member.step // self.slice_steps + 1) * self.slice_steps),
-            hyperparameters=dict(values),
-            seed=population.slice_seed(member.id, generation),
-            donor=donor,
-            note=note,
-        )
+        stop = next_stop(member.step, self.slice_steps, self.horizon)
+        return assign(population, member, parent, values, stop, donor=donor, note=note)
 
     def _is_reference(self, population: Population, member: Member) -> bool:
         return _place(population, member) < self.references

@@ -62,9 +62,38 @@ class StrategySettings(_Section):
         """True if members may copy each other."""
         return True
 
+    @property
+    def trials(self) -> bool:
+        """True if members are trials that come and go.
+
+        Then `population.size` is the number of members that train at once, and `budget.total_steps` ends the run but is
+        not shared among the members.
+        """
+        return False
+
     def slice_steps(self, steps_per_member: int) -> int:
         """Return the env steps of a slice, before rounding to whole blocks; by default a 25th of the budget."""
         return self.ready.slice_steps or math.ceil(steps_per_member / 25)
+
+    def curve_interval(self, slice_steps: int) -> int:
+        """Return the default of `fitness.curve_interval`, before rounding to whole blocks: one point per slice."""
+        return slice_steps
+
+    def roles(self, size: int) -> dict[str, str]:
+        """Return the role of each member by its id, for a strategy that has roles."""
+        return {}
+
+    @property
+    def candidate_roles(self) -> tuple[str, ...]:
+        """Roles whose members are candidates for the best; empty for all members."""
+        return ()
+
+    def total_steps(self, config: Any) -> int | None:
+        """Return the env steps of the whole run, if they are not the population's size times a member's budget.
+
+        `config` is the whole `Config`.
+        """
+        return None
 
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between settings that are valid one by one; `config` is the whole `Config`."""

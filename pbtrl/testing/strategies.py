@@ -97,6 +97,7 @@ class BaseConformance:
         population = self.population()
         for line in lines:
             if line["kind"] == "decision":
+                population.free = line["free"]
                 yield population, [Assignment(**a) for a in line["assignments"]]
             population.record(line)
 
@@ -133,6 +134,17 @@ class BaseConformance:
                 assert self.space.contains(a.hyperparameters)
             for a in self.strategy().decide(before):
                 assert Assignment(**json.loads(dumps(a.to_json()))) == a
+
+    def test_retired_members_never_train_again(self, lines: list[Line]) -> None:
+        retired: set[str] = set()
+        for line in lines:
+            if line["kind"] == "decision":
+                assert not retired & {a["member"] for a in line["assignments"]}
+                retired |= set(line["retired"])
+
+    def test_no_more_members_train_at_once_than_there_are_places(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            assert len(assignments) <= before.free
 
     def test_different_seeds_start_differently(self) -> None:
         one, other = Population(self.size, 1, self.rule), Population(self.size, 2, self.rule)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,35 @@ from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.core.trainable import Cohort, Outcome, Trainable
 
 
-class SequentialCohort(Cohort):
-    """Cohort of Trainables; each call of `advance` trains one member for its whole slice."""
+@dataclass
+class _Progress:
+    """Progress of one member in its slice; the fields are those of `Outcome`."""
 
-    def __init__(self, members: Sequence[str], make: Callable[[np.random.Generator], Trainable]) -> None:
+    rng: np.random.Generator
+    used: dict[str, Any]
+    steps: int = 0
+    scalars: dict[str, float] = field(default_factory=dict)
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+
+class SequentialCohort(Cohort):
+    """Cohort of Trainables that train one after another, in pieces of `curve_interval` steps.
+
+    Each call of `advance` makes one call of `train`. At the end of a piece the member is evaluated, which gives a point
+    of its curve; the last point of a slice is its fitness.
+
+    Args:
+        members: ids of the members.
+        make: makes a fresh trainable.
+        curve_interval: steps between two evaluations, counted from the start of the slice; None for one per slice.
+    """
+
+    def __init__(
+        self, members: Sequence[str], make: Callable[[np.random.Generator], Trainable],
+        curve_interval: int | None = None,
+    ) -> None:  # fmt: skip
         self.members = tuple(members)
-        self._make = make
+        self._make, self._interval = make, curve_interval
         self._trainables = [make(np.random.default_rng(0)) for _ in members]
 
     @override
@@ -35,30 +58,24 @@ class SequentialCohort(Cohort):
     @override
     def begin(self, assignments: Sequence[Assignment]) -> None:
         self._assignments = assignments
-        self._outcomes: list[Outcome] = []
+        self._progress = [_Progress(np.random.default_rng(a.seed), dict(a.hyperparameters)) for a in assignments]
+        self._current = 0
 
     @override
     def advance(self) -> bool:
-        """Train the next member for its whole slice, then evaluate it once."""
-        slot = len(self._outcomes)
-        assignment, trainable = self._assignments[slot], self._trainables[slot]
-        rng = np.random.default_rng(assignment.seed)
-        steps, used = assignment.stop - assignment.start, dict(assignment.hyperparameters)
-        scalars = trainable.train(steps, used, rng)
-        fitness = trainable.evaluate(rng)
-        self._outcomes.append(
-            Outcome(
-                steps,
-                used,
-                returns=[fitness],
-                lengths=[steps],
-                evaluation=[fitness],
-                curve=[(assignment.stop, fitness)],
-                scalars=scalars,
-                diverged=not math.isfinite(fitness),
-            )
-        )
-        return len(self._outcomes) == len(self.members)
+        """Train the current member until its next evaluation, or for the most steps of one call if that is shorter."""
+        a, now = self._assignments[self._current], self._progress[self._current]
+        trainable = self._trainables[self._current]
+        length = a.stop - a.start
+        interval = self._interval or length
+        evaluation = min(length, (now.steps // interval + 1) * interval)
+        steps = min(evaluation - now.steps, getattr(trainable, "max_steps_per_call", None) or length)
+        now.scalars = trainable.train(steps, now.used, now.rng)
+        now.steps += steps
+        if now.steps == evaluation:
+            now.curve.append((a.start + now.steps, trainable.evaluate(now.rng)))
+        self._current += now.steps == length
+        return self._current == len(self.members)
 
     @override
     def metrics(self) -> list[dict[str, float]]:
@@ -67,8 +84,19 @@ class SequentialCohort(Cohort):
 
     @override
     def outcome(self, slot: int) -> Outcome:
-        """Return the result of the slice; empty for a member that has not trained yet."""
-        return self._outcomes[slot] if slot < len(self._outcomes) else Outcome(0, {})
+        """Return the result of the slice so far; after an early stop its last evaluation may be missing."""
+        now, start = self._progress[slot], self._assignments[slot].start
+        last = [value for step, value in now.curve if step == start + now.steps]
+        return Outcome(
+            now.steps,
+            now.used if now.steps else {},
+            returns=last,
+            lengths=[now.steps for _ in last],
+            evaluation=last,
+            curve=list(now.curve),
+            scalars=now.scalars,
+            diverged=not all(math.isfinite(value) for _, value in now.curve),
+        )
 
     @override
     def save(self, slot: int) -> Tensors:
@@ -86,10 +114,12 @@ class TrainableBuilder:
     Attributes:
         kind: the class; it is called with a generator, and with `kwargs`.
         kwargs: keys of the config's `trainable` section besides its name.
+        curve_interval: steps between two evaluations; None for one per slice.
     """
 
     kind: Any
     kwargs: Mapping[str, Any]
+    curve_interval: int | None = None
 
     def make(self, rng: np.random.Generator) -> Trainable:
         """A fresh trainable."""
@@ -102,4 +132,4 @@ class TrainableBuilder:
 
     def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> SequentialCohort:
         """A cohort for these members."""
-        return SequentialCohort(members, self.make)
+        return SequentialCohort(members, self.make, self.curve_interval)

@@ -58,6 +58,7 @@ class Controller:
     _attempts: Counter[str] = field(default_factory=Counter)
     _recovery: RecoveryQueue = field(default_factory=RecoveryQueue)
     _reason: str = ""
+    _settled: bool = False  # the strategy has nothing to decide until the next line of the journal
 
     def run(self) -> str:
         """Run the loop. Returns the reason for its end: `interrupted`, the limit that was reached, or `budget`."""
@@ -82,9 +83,8 @@ class Controller:
         elif limit and not self._reason and not self._recovery:  # the best snapshot may be among those being made again
             self._reason = limit
             self.executor.stop()
-        if not (self._reason or limit) and (assignments := self.strategy.decide(self.population)):
-            self._write("decision", assignments=[a.to_json() for a in assignments])
-            self._submit(assignments)
+        if not (self._reason or limit or self._settled):
+            self._decide()
         if not self.executor.busy():
             return self._reason or "budget"
         for message in self.executor.collect(timeout=0.1):
@@ -92,6 +92,19 @@ class Controller:
         for listener in self.listeners:
             listener.tick()
         return ""
+
+    def _decide(self) -> None:
+        """Write and submit the decision of the strategy, if it makes one."""
+        population = self.population
+        population.free = max(0, population.size - len(population.pending))
+        assignments = self.strategy.decide(population)
+        retired = [m for m in self.strategy.retired(population) if not population.members[m].retired]
+        if assignments or retired:
+            bodies = [a.to_json() for a in assignments]
+            self._write("decision", assignments=bodies, free=population.free, retired=retired)
+            self._submit(assignments)
+        else:
+            self._settled = True
 
     @property
     def seconds(self) -> float:
@@ -164,5 +177,6 @@ class Controller:
         clock = {"time": time.time(), "elapsed": self.seconds}
         line = self.journal.append({"kind": kind, **body, "timing": {**(timing or {}), **clock}})
         self.population.record(line)
+        self._settled = False
         for listener in self.listeners:
             listener.event(line)

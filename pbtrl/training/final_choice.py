@@ -71,7 +71,7 @@ def choose_of(run: str, seconds: float | None) -> dict[str, Any]:
 
 
 def candidates(config: Config, run: Path, population: Population) -> list[str]:
-    """Return the snapshots of the fittest members, or of all members if none has a fitness.
+    """Return the snapshots of the fittest candidates, or of all candidates if none has a fitness.
 
     Missing and damaged snapshots are left out.
 
@@ -79,7 +79,7 @@ def candidates(config: Config, run: Path, population: Population) -> list[str]:
         SnapshotError: all of them are missing or damaged.
     """
     store, ranked = SnapshotStore(run / "members"), population.ranking()
-    names = [m.snapshot for m in ranked or population.members.values() if m.snapshot]
+    names = [m.snapshot for m in ranked or population.candidates if m.snapshot]
     intact = (name for name in names if store.is_at(name, population.snapshot_origin[name].stop))
     chosen = list(islice(intact, config.final.candidates if ranked else None))
     if names and not chosen:

@@ -108,7 +108,7 @@ class Session:
         try:
             with (
                 closing(self.journal),
-                closing(make_executor(self.config, run, list(self.population.members))) as executor,
+                closing(make_executor(self.config, run)) as executor,
                 closing(TensorBoardWriter(run, self.header, self.population, resume=bool(self.lines))) as board,
             ):
                 return self._train(executor, board)
@@ -168,6 +168,7 @@ class Session:
             self.population,
             keep_last=snapshots.keep_last,
             milestones_every=snapshots.milestones_every,
+            keep_retired=self.config.final.candidates,
             lines=self.lines,
             always=referenced_snapshots(self.run_directory),
         )
@@ -188,11 +189,11 @@ class Session:
         A snapshot at another step than the journal says counts as damaged: making it again was interrupted.
 
         Returns:
-            One line of text per member, and the names of the snapshots that must be made again.
+            One line of text per member that may train, and the names of the snapshots that must be made again.
         """
         store = SnapshotStore(self.run_directory / "members")
         texts, lost = [], []
-        for m in self.population.members.values():
+        for m in (m for m in self.population.members.values() if not m.retired):
             parent = m.pending.parent if m.pending else m.snapshot
             unreported = m.pending.id if m.pending and store.state(m.pending.id) is not None else None
             if parent and parent not in lost and not store.is_at(parent, self.population.snapshot_origin[parent].stop):

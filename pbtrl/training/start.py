@@ -118,7 +118,13 @@ def resume(
         header = make_header(config, stored_header.name)
         journal = Journal(run / "journal.jsonl")
         changes = config_changes(stored, config)
-        resumed = {"kind": "resume", "schema": SCHEMA, "horizon": header.horizon, "changes": changes}
+        resumed = {
+            "kind": "resume",
+            "schema": SCHEMA,
+            "horizon": header.horizon,
+            "total": header.total,
+            "changes": changes,
+        }
         population = header.population().replay([*lines, journal.append(resumed)])
         write_atomically(
             run / "config.resolved.yaml", to_yaml(config)

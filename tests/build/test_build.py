@@ -220,9 +220,9 @@ def test_limits():
 
 
 def test_executor_creates_member_directories(tmp_path: Path):
-    executor = factory.make_executor(cart(), tmp_path, ["m00", "m01"])
+    executor = factory.make_executor(cart(), tmp_path)
     assert isinstance(executor, Inline)
-    assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["m00", "m01"]
+    assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["m00", "m01", "m02", "m03"]
     executor.close()
 
 

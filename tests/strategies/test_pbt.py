@@ -550,7 +550,7 @@ def test_random_search_retires_broken_members(broken: str) -> None:
 
 
 @dataclass
-class StartAt:
+class StartAt(Strategy):
     """Strategy whose members start from given hyperparameters instead of draws from the prior."""
 
     strategy: PBT

@@ -14,6 +14,7 @@ from pbtrl.core.population import Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.core.stopping import StopCriteria
 from pbtrl.storage.journal import Journal, Line, digest, read_journal
+from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
 from pbtrl.testing.fakes import LAST, FakeExecutor, Script, died, trained
@@ -298,7 +299,7 @@ def test_interrupted_remake_is_made_again(tmp_path: Path) -> None:
     assert [m.step for m in done.population.members.values()] == [HORIZON] * SIZE
 
 
-class AllCopyTheFirst:
+class AllCopyTheFirst(Strategy):
     """One generation, and a second in which all members copy m00."""
 
     def decide(self, population: Population) -> list[Assignment]:
