@@ -12,7 +12,8 @@ from pbtrl.config.sections import AGENT_ENTRIES, agent_entry
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core import registry
 from pbtrl.errors import ConfigProblem
-from pbtrl.strategies.settings import STRATEGIES, StrategySettings
+from pbtrl.strategies.catalog import STRATEGIES
+from pbtrl.strategies.settings import StrategySettings
 
 BASES: dict[registry.Kind, type] = {"agent": ActorCriticSettings, "strategy": StrategySettings}
 

@@ -32,7 +32,9 @@ from pbtrl.config.sections import (
 from pbtrl.core import registry
 from pbtrl.core.dimensions import Whole
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
-from pbtrl.strategies.settings import STRATEGIES, PBTSettings, StrategySettings
+from pbtrl.strategies.catalog import STRATEGIES
+from pbtrl.strategies.pbt_settings import PBTSettings
+from pbtrl.strategies.settings import StrategySettings
 from pbtrl.system.strict_json import to_json
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pbtrl.strategies.settings import PBTSettings
+from pbtrl.strategies.pbt_settings import PBTSettings
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config

@@ -30,8 +30,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "feudal": "pbtrl.agents.settings:FeudalSettings",
     },
     "strategy": {
-        "pbt": "pbtrl.strategies.settings:PBTSettings",
-        "random_search": "pbtrl.strategies.settings:RandomSearchSettings",
+        "pbt": "pbtrl.strategies.pbt_settings:PBTSettings",
+        "random_search": "pbtrl.strategies.pbt_settings:RandomSearchSettings",
     },
     "trainable": {"quadratic": "pbtrl.trainables.quadratic:Quadratic"},
 }

@@ -13,14 +13,14 @@ Probability = Annotated[Real, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Section:
+class SettingsSection:
     """Part of a strategy's settings; unknown keys are refused."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ready(_Section):
+class Ready(SettingsSection):
     """Times at which the strategy decides about a member.
 
     Attributes:
@@ -33,7 +33,7 @@ class Ready(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exploit(_Section):
+class Exploit(SettingsSection):
     """Rule for copies between members.
 
     Attributes:
@@ -61,7 +61,7 @@ class Exploit(_Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explore(_Section):
+class Explore(SettingsSection):
     """Rule for changes of hyperparameters.
 
     Attributes:
