@@ -33,7 +33,11 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "pbt": "pbtrl.strategies.pbt_settings:PBTSettings",
         "random_search": "pbtrl.strategies.pbt_settings:RandomSearchSettings",
     },
-    "trainable": {"quadratic": "pbtrl.trainables.quadratic:Quadratic"},
+    "trainable": {
+        "quadratic": "pbtrl.trainables.quadratic:Quadratic",
+        "noisy_quadratic": "pbtrl.trainables.noisy_quadratic:NoisyQuadratic",
+        "chebykin": "pbtrl.trainables.chebykin:Chebykin",
+    },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}
 
