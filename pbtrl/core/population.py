@@ -73,6 +73,7 @@ class Member:
         curve: fitness curve since its start or last copy.
         copy: last assignment that copied another member, or None.
         copied_at: number of the decision with that assignment, counted from 1; 0 if there is none.
+        evaluated_at: number of the decision in which an evaluator copied the member last; 0 if there is none.
     """
 
     id: str
@@ -98,6 +99,7 @@ class Member:
     curve: Curve = field(default_factory=Curve)
     copy: Assignment | None = None
     copied_at: int = 0
+    evaluated_at: int = 0
 
     @property
     def is_evaluator(self) -> bool:
@@ -279,6 +281,8 @@ class Population:
             member.window_start_step, member.counted_steps = assignment.start, 0
         if copied:
             member.copy, member.copied_at = assignment, self.decisions
+            if member.is_evaluator:
+                self.members[assignment.donor or ""].evaluated_at = self.decisions
         self.copies += copied and not member.is_evaluator
 
     def _add(self, name: str) -> None:

@@ -32,6 +32,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "strategy": {
         "pbt": "pbtrl.strategies.pbt_settings:PBTSettings",
         "random_search": "pbtrl.strategies.pbt_settings:RandomSearchSettings",
+        "fire": "pbtrl.strategies.fire_settings:FireSettings",
     },
     "trainable": {
         "quadratic": "pbtrl.trainables.quadratic:Quadratic",

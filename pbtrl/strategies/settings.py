@@ -28,6 +28,7 @@ class StrategyContext:
         burn_in: env steps before the first exploit, in whole blocks.
         synchronous: decide for a whole generation at once.
         references: number of members, the first ones, that never receive a copy.
+        curve_interval: env steps between two points of a fitness curve, in whole blocks.
     """
 
     space: SearchSpace | MixedSearchSpace
@@ -36,6 +37,7 @@ class StrategyContext:
     burn_in: int
     synchronous: bool
     references: int
+    curve_interval: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Toy problem in which greedy schedules fail (Chebykin et al. 2025, "To Be Greedy, or Not to Be", section 5.2).
 
-The reward of a step falls with the distance d of the schedule so far from a linear decay. Per slice of 20 steps under h,
-d grows by |h - (T - 20 i) / T|; a step is theta <- theta - 0.001 * 2 max(2 - h - 0.2 d, 0) theta. Fitness is
+The progress of a step falls with the distance d of the schedule so far from a linear decay. Per slice of 20 steps
+under h, d grows by |h - (T - 20 i) / T|; a step is theta <- theta - 0.001 * 2 max(2 - h - 0.2 d, 0) theta. Fitness is
 Q = 1.2 - theta^2. A small h pays at once, but only a linear decay from 1 to 0 is optimal, with Q = 1.198.
 """
 

@@ -1,9 +1,9 @@
-"""Toy problem with a short-horizon bias: SGD with gradient noise on a quadratic (after Wu et al. 2018, arXiv 1803.02021).
+"""Toy problem with a short-horizon bias (after Wu et al. 2018, arXiv 1803.02021): SGD with noise on a quadratic.
 
 The mean m and variance v of each weight under SGD with learning rate h are exact: m <- (1 - h lambda) m and
-v <- (1 - h lambda)^2 v + (h lambda sigma)^2, with sigma = 1. Fitness is Q = -log10(1/2 sum lambda (m^2 + v)), which is 0
-at the start. A small h pays at once, because it lowers the noise floor. A large h pays later, because the flat direction
-needs it. So a greedy choice of h at every step is far below the best schedule.
+v <- (1 - h lambda)^2 v + (h lambda sigma)^2, with sigma = 1. Fitness is Q = -log10(1/2 sum lambda (m^2 + v)), 0 at the
+start. A small h pays at once, because it lowers the noise floor. A large h pays later, because the flat direction needs
+it. So a greedy choice of h at every step is far below the best schedule.
 """
 
 import math

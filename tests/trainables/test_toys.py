@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,14 +17,14 @@ RNG = np.random.default_rng(0)
 
 
 class TestNoisyQuadraticConformance(TrainableConformance):
-    hyperparameters = {"learning_rate": 0.1}
+    hyperparameters: ClassVar[dict[str, Any]] = {"learning_rate": 0.1}
 
     def make(self, rng: np.random.Generator) -> NoisyQuadratic:
         return NoisyQuadratic(rng)
 
 
 class TestChebykinConformance(TrainableConformance):
-    hyperparameters = {"h": 0.9}
+    hyperparameters: ClassVar[dict[str, Any]] = {"h": 0.9}
 
     def make(self, rng: np.random.Generator) -> Chebykin:
         return Chebykin(rng)
