@@ -72,7 +72,7 @@ class Member:
         retired: the strategy gives it no further assignment.
         curve: fitness curve since its start or last copy.
         copy: last assignment that copied another member, or None.
-        copied_at: number of the decision with that assignment, counted from 1; 0 if there is none.
+        copied_at: number of the decision, counted from 1, that gave the member other weights: a copy or a fresh start.
         evaluated_at: number of the decision in which an evaluator copied the member last; 0 if there is none.
     """
 
@@ -279,8 +279,10 @@ class Population:
             self._restart(member, assignment)
         elif self.rule.cut_episodes:
             member.window_start_step, member.counted_steps = assignment.start, 0
+        if copied or not assignment.parent:
+            member.copied_at = self.decisions
         if copied:
-            member.copy, member.copied_at = assignment, self.decisions
+            member.copy = assignment
             if member.is_evaluator:
                 self.members[assignment.donor or ""].evaluated_at = self.decisions
         self.copies += copied and not member.is_evaluator

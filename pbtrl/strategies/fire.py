@@ -173,7 +173,7 @@ class _Decision:
             return None, ""
         rng = self._population.rng(member.id, member.generation + 1, "exploit")
         donor = self._population.members[order[n - 1 - int(rng.integers(top))]]
-        if not donor.healthy or donor.snapshot is None:
+        if not donor.healthy or donor.snapshot is None or scores[donor.id] <= scores[member.id]:
             return None, ""
         return donor, f"exploit {donor.id}, score {scores[donor.id]:.3g} against {scores[member.id]:.3g}"
 

@@ -27,8 +27,8 @@ class FireSettings(StrategySettings):
     Attributes:
         exploit: rule of every sub-population; only `truncation` and `none` rank by score as well as by fitness.
         explore: rule of every sub-population.
-        subpopulations: sizes of P1, P2, ...; all further members are evaluators. By default two sub-populations of equal
-            size, as large as leaves three evaluators for every four parents.
+        subpopulations: sizes of P1, P2, ...; all further members are evaluators. By default two sub-populations of
+            about equal size, and three evaluators for every four parents.
         max_eval_steps: env steps after which an evaluation must have reached the level of its child, and lead it; by
             default three slices.
         min_steps_before_eval: env steps of a parent before its first evaluation and first exploit; by default a slice.
