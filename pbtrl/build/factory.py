@@ -18,7 +18,8 @@ from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.dimensions import Choice
-from pbtrl.core.population import FitnessRule, member_id
+from pbtrl.core.naming import member_id
+from pbtrl.core.population import FitnessRule
 from pbtrl.core.search_space import MixedSearchSpace
 from pbtrl.core.stopping import StopCriteria
 from pbtrl.envs.space_json import space_to_json

@@ -19,9 +19,7 @@ import numpy as np
 from pbtrl.core.curve import Curve
 from pbtrl.core.dimensions import AGENT, MEMBERS
 from pbtrl.core.messages import Assignment, Hyperparameters, numbers, skips
-
-EVALUATOR = "evaluator"
-"""Role of members that evaluate others (FIRE PBT). With several kinds of evaluators their roles begin with it."""
+from pbtrl.core.naming import EVALUATOR, member_id
 
 
 def mean(returns: Iterable[float | None]) -> float:
@@ -107,6 +105,12 @@ class Member:
         return self.role.startswith(EVALUATOR)
 
     @property
+    def evaluates(self) -> tuple[str, str] | None:
+        """Parent and child of an evaluation under way, or None."""
+        began = self.copy if self.is_evaluator and self.pending else None
+        return (began.donor or "", began.hparams_donor or "") if began else None
+
+    @property
     def healthy(self) -> bool:
         """Whether the member has neither diverged nor been given up after repeated failures."""
         return not (self.diverged or self.lost)
@@ -130,11 +134,6 @@ class Member:
     def before_copy(self) -> bool:
         """Whether `rank_fitness` is a placeholder."""
         return self.fitness is None and self.placeholder is not None
-
-
-def member_id(place: int, size: int) -> str:
-    """Id of the member at index `place`: `m07`, with as many digits as the last of the first `size` members needs."""
-    return f"m{place:0{max(2, len(str(size - 1)))}d}"
 
 
 class Population:
@@ -199,6 +198,11 @@ class Population:
         """Number of members per agent, including agents without any left; empty in a population of one agent."""
         counts = Counter(m.hyperparameters.get(AGENT) for m in self.members.values())
         return {agent: counts[agent] for agent in self._agents}
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """Number of members per role, in the order of the members; empty if no member has a role."""
+        return dict(Counter(m.role for m in self.members.values() if m.role))
 
     @property
     def best(self) -> Member | None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pbtrl.core.messages import Assignment
-from pbtrl.core.population import EVALUATOR, Member, Population
+from pbtrl.core.naming import EVALUATOR
+from pbtrl.core.population import Member, Population
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.fire_curves import Comparison, compare

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from pbtrl.core.dimensions import Real
-from pbtrl.core.population import EVALUATOR, member_id
+from pbtrl.core.naming import EVALUATOR, member_id
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.rules import Count, Exploit, Explore
 from pbtrl.strategies.settings import StrategyContext, StrategySettings

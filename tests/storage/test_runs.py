@@ -311,9 +311,14 @@ def test_status(tmp_path: Path):
         "steps_budget": 2000,
         "generation": 1,
         "best": {"member": "m00", "fitness": 3.0},
+        "roles": {},
+        "retired": 0,
         "members": [
             {
                 "id": "m00",
+                "role": "",
+                "state": "train",
+                "evaluates": None,
                 "env_steps": 100,
                 "frames": 400,
                 "fitness": 3.0,
@@ -326,6 +331,9 @@ def test_status(tmp_path: Path):
             },
             {
                 "id": "m01",
+                "role": "",
+                "state": "train",
+                "evaluates": None,
                 "env_steps": 100,
                 "frames": 400,
                 "fitness": None,
