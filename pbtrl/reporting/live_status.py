@@ -173,9 +173,9 @@ class LiveStatus:
         return max((m.generation for m in self.population.members.values()), default=-1)
 
     def rows(self) -> list[Row]:
-        """Rows of all members, best first; those without a fitness last."""
-        rows = [self._row(m) for m in self.population.members.values()]
-        return sorted(rows, key=lambda r: (r.fitness is None, -(r.fitness or 0.0), r.member))
+        """Rows of all members by role, best first; those without a fitness last."""
+        rows, order = [self._row(m) for m in self.population.members.values()], ["", *self.population.roles]
+        return sorted(rows, key=lambda r: (order.index(r.role), r.fitness is None, -(r.fitness or 0.0), r.member))
 
     def _row(self, member: Member) -> Row:
         before = self._before.get(member.id, {})

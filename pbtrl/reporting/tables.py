@@ -33,7 +33,15 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     if state in ("running", "stale"):
         head += f", last activity {format_duration(result['heartbeat_age'])} ago"
     names = list(dict.fromkeys(name for m in result["members"] for name in m["hyperparameters"]))
-    members = sorted(result["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0)))
+    order = list(result["roles"])
+    members = sorted(
+        result["members"],
+        key=lambda m: (
+            order.index(m["role"]) if m["role"] in order else 0,
+            _rank_fitness(m) is None,
+            -(_rank_fitness(m) or 0.0),
+        ),
+    )
     hidden = members[MOST_MEMBERS:]
     members = members[:MOST_MEMBERS]
     skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
