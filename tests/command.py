@@ -47,6 +47,9 @@ class Result:
 Command = Callable[..., Result]
 """`pbtrl("train", "quadratic")`, run where the test's files are."""
 
+ForkServer = Callable[..., dict[str, Any]]
+"""`fork_server(folder, "train", "quadratic", crash="host.began")`, run in a process of its own."""
+
 
 def in_process(capsys: Any) -> Command:
     def run(*argv: object) -> Result:

@@ -1,12 +1,17 @@
 """Fixtures for all tests."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.command import CART, ROOT, Command, in_process
+from tests.command import CART, ROOT, Command, ForkServer, in_process
 
 # Processes that tests start find tests.faulty_envs and the like, wherever they are started.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -31,3 +36,24 @@ def pbtrl(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cart.yaml").write_text(CART)
     return in_process(capsys)
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Run a command in its own process, to be killed at a crash point."""
+    command = [sys.executable, "-m", "tests.fork_server"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+
+        def run(where: Path, *argv: str, crash: str = "", stop: bool = False) -> dict[str, Any]:
+            assert process.stdin
+            assert process.stdout
+            task = {"where": str(where), "argv": argv, "crash": crash, "stop": stop}
+            print(json.dumps(task), file=process.stdin, flush=True)
+            answer: dict[str, Any] = json.loads(process.stdout.readline())
+            return answer
+
+        yield run
+        process.stdin.close()

@@ -25,4 +25,8 @@ TRAINABLE = """\
 trainable: {name: quadratic}
 budget: {env_steps_per_member: 7}
 """
+ONE_ENV = """\
+env: {id: CartPole-v1, num_envs: 1}
+budget: {env_steps_per_member: 1e6}
+"""
 EMPTY = ""

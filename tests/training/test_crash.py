@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +16,7 @@ from scipy.stats import mannwhitneyu
 from pbtrl.storage.journal import digest
 from pbtrl.storage.run_status import load_run
 from pbtrl.storage.snapshot_store import SnapshotStore
-from tests.command import CART, ROOT, journal, kinds, weights
+from tests.command import CART, ROOT, ForkServer, journal, kinds, weights
 
 FILES = ["tensors.safetensors", "state.json", "MANIFEST.json"]
 ONE_FILE = [f"{name}.{what}" for name in ("run.json", "config.yaml", "config.resolved.yaml", "best.json")
@@ -32,29 +27,6 @@ SNAPSHOT = ["staged", *(f"wrote {file}" for file in FILES), "synced", "renamed",
 POINTS = [*ONE_FILE, *LINES, *(f"snapshot.{p}" for p in SNAPSHOT), "host.began", "host.loaded", "host.reports"]
 LATER = [f"{p}:{n}" for p, n in (("snapshot.renamed", 7), ("snapshot.hidden", 3), ("journal.wrote decision", 3),
          ("journal.synced report", 6), ("host.reports", 8), ("run.json.staged", 2))]  # fmt: skip
-
-ForkServer = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def fork_server() -> Iterator[ForkServer]:
-    """Run a command in its own process, to be killed at a crash point."""
-    command = [sys.executable, "-m", "tests.fork_server"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin
-        assert process.stdout
-
-        def run(where: Path, *argv: str, crash: str = "", stop: bool = False) -> dict[str, Any]:
-            assert process.stdin
-            assert process.stdout
-            task = {"where": str(where), "argv": argv, "crash": crash, "stop": stop}
-            print(json.dumps(task), file=process.stdin, flush=True)
-            answer: dict[str, Any] = json.loads(process.stdout.readline())
-            return answer
-
-        yield run
-        process.stdin.close()
 
 
 @pytest.fixture(scope="module")
