@@ -164,6 +164,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--repair", action="store_true", help="move damaged snapshots into quarantine and delete leftovers"
     )
+    verify.add_argument(
+        "--decisions", action="store_true", help="ask the strategy again at every decision, and compare the answers"
+    )
+    add_trust(verify)
     add_json(verify)
 
     lineage = add_command(commands, "lineage", run_lineage, "list all copies between members, with time and reason")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
+from pathlib import Path
 
 from pbtrl.cli.exit_codes import CORRUPT, FAILED
 from pbtrl.system.files import reason
@@ -88,11 +89,23 @@ def run_verify(a: argparse.Namespace) -> int:
     if a.repair:
         for line in verify.repair(run):
             tell(line, sys.stderr)
+    if a.decisions:
+        return _rederive(run, a)
     result = verify.examine(run)
     if a.digest and result["digest"] is None:
         raise DamagedError(f"{run}: its journal cannot be read, so it has no digest")
     tell(result["digest"] if a.digest else to_json(result) if a.json else verify.text(result))
     return 0 if result["ok"] else CORRUPT
+
+
+def _rederive(run: Path, a: argparse.Namespace) -> int:
+    """Ask the strategy again at every decision of the run."""
+    from pbtrl.diagnostics import rederivation
+    from pbtrl.storage.stored_config import load_stored_config
+
+    result = rederivation.rederive(run, load_stored_config(run, trusted=a.trust_imports))
+    tell(to_json(result) if a.json else rederivation.text(result))
+    return 0 if result["difference"] is None else CORRUPT
 
 
 def run_lineage(a: argparse.Namespace) -> int:

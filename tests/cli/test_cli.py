@@ -17,7 +17,7 @@ from tests.command import ROOT, Command, contents, journal, spawn
 COMMANDS = ["train", "resume", "eval", "status", "list", "verify", "lineage", "tb", "bench", "doctor", "config"]
 MEMBER = {
     "id", "env_steps", "frames", "fitness", "fitness_before_copy", "generation", "skipped_updates", "parent",
-    "hyperparameters", "at_bound",
+    "hyperparameters", "at_bound", "role", "state", "evaluates",
 }  # fmt: skip
 SCORES = {
     "member", "agent", "snapshot", "env_steps", "episodes", "return_mean", "return_std", "ci95", "return_min",

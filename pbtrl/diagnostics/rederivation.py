@@ -1,0 +1,81 @@
+"""Re-derivation of a run's decisions: the strategy is asked again at every decision, and must give the same answer.
+
+So the journal holds everything that decided the run. A difference means that the journal was changed, or that another
+version of the strategy, or of a library that it uses, decided then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pbtrl.build.factory import make_strategy
+from pbtrl.config.load import with_setting
+from pbtrl.config.schema import Config
+from pbtrl.storage.run_header import read_header
+from pbtrl.storage.run_status import corruption_as_error, load_run
+from pbtrl.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First decision that comes out differently.
+
+    Attributes:
+        line: number of the journal line.
+        member: member whose assignment differs.
+        recorded: the assignment in the journal; None if there is none.
+        derived: the assignment that the strategy gives now; None if there is none.
+    """
+
+    line: int
+    member: str
+    recorded: dict[str, Any] | None
+    derived: dict[str, Any] | None
+
+
+def rederive(run: Path, config: Config) -> dict[str, Any]:
+    """Ask the strategy of a run's config again at every decision; returns the result as JSON values.
+
+    Keys: decisions (number of decisions that came out the same), and difference (see `Difference`; null if there is
+    none). A longer budget of a later session applies from its first line on.
+    """
+    _, lines, _ = load_run(run)
+    header, _ = read_header(lines[:1])
+    population, strategy, decisions = header.population(), _strategy(config, header.horizon), 0
+    with corruption_as_error(run):
+        for number, line in enumerate(lines, 1):
+            if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
+                strategy = _strategy(config, line["horizon"])
+            if line["kind"] == "decision":
+                population.free = line.get("free", population.size - len(population.pending))
+                derived = {a.member: a.to_json() for a in strategy.decide(population)}
+                recorded = {a["member"]: a for a in line["assignments"]}
+                for member in [*recorded, *derived]:
+                    if recorded.get(member) != derived.get(member):
+                        found = Difference(number, member, recorded.get(member), derived.get(member))
+                        return {"decisions": decisions, "difference": asdict(found)}
+                decisions += 1
+            population.record(line)
+    return {"decisions": decisions, "difference": None}
+
+
+def _strategy(config: Config, horizon: int) -> Strategy:
+    """Make the strategy as of a session whose members had this budget."""
+    if config.steps_per_member != horizon:
+        config = with_setting(config, "budget.env_steps_per_member", horizon)
+    return make_strategy(config)
+
+
+def text(result: dict[str, Any]) -> str:
+    """Format the result of `rederive` in one or more lines."""
+    difference = result["difference"]
+    if difference is None:
+        return f"{result['decisions']} decisions derived again from the journal, all the same"
+    lines = [f"journal line {difference['line']}: the decision about {difference['member']} comes out differently"]
+    for name in ("recorded", "derived"):
+        a = difference[name]
+        what = "nothing" if a is None else f"{a['id']} from {a['parent']} to {a['stop']:,}, {a['hyperparameters']}"
+        lines.append(f"  {name}: {what}")
+    return "\n".join(lines)
