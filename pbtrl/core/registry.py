@@ -32,6 +32,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "strategy": {
         "pbt": "pbtrl.strategies.pbt_settings:PBTSettings",
         "random_search": "pbtrl.strategies.pbt_settings:RandomSearchSettings",
+        "schedule_replay": "pbtrl.strategies.replay_settings:ScheduleReplaySettings",
     },
     "trainable": {"quadratic": "pbtrl.trainables.quadratic:Quadratic"},
 }

@@ -28,6 +28,7 @@ class StrategyContext:
         burn_in: env steps before the first exploit, in whole blocks.
         synchronous: decide for a whole generation at once.
         references: number of members, the first ones, that never receive a copy.
+        block: env steps of a member between two updates; every slice is whole blocks.
     """
 
     space: SearchSpace | MixedSearchSpace
@@ -36,6 +37,11 @@ class StrategyContext:
     burn_in: int
     synchronous: bool
     references: int
+    block: int = 1
+
+    def round_to_block(self, steps: int) -> int:
+        """Round steps up to whole blocks."""
+        return -(-steps // self.block) * self.block
 
 
 @dataclass(frozen=True, kw_only=True)
