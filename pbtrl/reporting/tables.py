@@ -156,8 +156,10 @@ def replay(result: Json) -> str:
         label = REPLAY_ROWS[row["name"]]
         mean, low, high = (format_fitness(row[f"return_{name}"]) for name in ("mean", "min", "max"))
         rows.append([label, mean, interval, low, high, str(row["seeds"]), f"{row['steps']:,}"])
-        notes += [f"{label}: {m} ended at step {step:,}, and is scored there" for m, step in row["incomplete"].items()]
-        notes += [f"{label}: {m} has no finite score" for m in row["unscored"]]
+        if ended := ", ".join(f"{m} at {step:,}" for m, step in row["incomplete"].items()):
+            notes.append(f"{label}: ended early and scored there: {ended}")
+        if row["unscored"]:
+            notes.append(f"{label}: no finite score of {', '.join(row['unscored'])}")
         notes += [f"{label}: {e['member']}: {text}" for e in row["members"] if (text := truncation(e))]
     unit, episodes = result["unit"].replace("_", " "), result["rows"][0]["members"][0]["episodes"]
     titles = ["", "mean return" if rl else "fitness", "95 % interval", "min", "max", "seeds", unit]
