@@ -83,7 +83,8 @@ class ScheduleReplaySettings(StrategySettings):
                 yield ConfigProblem(text, _path(place))
             for name, dimension in space.items():
                 if name in point.values and not dimension.contains(value := point.values[name]):
-                    yield ConfigProblem(f"must be {_allowed(dimension)}, not {json.dumps(value)[:80]}", _path(place, name))
+                    text = f"must be {_allowed(dimension)}, not {json.dumps(value)[:80]}"
+                    yield ConfigProblem(text, _path(place, name))
 
     def build(self, context: StrategyContext) -> "Strategy":
         """Make the strategy, with the points in whole blocks."""
