@@ -35,7 +35,7 @@ class ScheduleReplay(Strategy):
 
     def retired(self, population: Population) -> list[str]:
         """Return the members that failed."""
-        return [m.id for m in population.members.values() if not m.healthy and not m.pending]
+        return [m.id for m in population.members.values() if not m.healthy]
 
     def _next(self, population: Population, member: Member) -> Assignment:
         changes = [step for step, _ in self.schedule if step > member.step]

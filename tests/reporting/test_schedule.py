@@ -30,9 +30,10 @@ def copied_late(run: Path, **fields: Any) -> JournalWriter:
     w.decide(w.next("m00", hyperparameters=SECOND))
     w.report("m00", 3.0)
     w.decide(w.next("m01", donor="m00", hyperparameters=THIRD))
-    w.report("m01", 4.0, hyperparameters={**THIRD, "learning_rate": 9.999999747378752e-06})
+    rounded = {**THIRD, "learning_rate": 9.999999747378752e-06}
+    w.report("m01", 4.0, hyperparameters=rounded)
     w.decide(w.next("m01"))
-    w.report("m01", 5.0, step=250)  # stopped early
+    w.report("m01", 5.0, step=250, hyperparameters=rounded)  # stopped early
     return w
 
 
