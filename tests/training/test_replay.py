@@ -176,6 +176,17 @@ def test_agent_of_a_mix_is_replayed_alone(pbtrl: Command) -> None:
     assert "the same 3 fresh episodes for every member, raw returns" in shown
 
 
+def test_replay_trains_as_long_as_the_ancestry_whatever_the_budget(pbtrl: Command) -> None:
+    """The original run ended before its budget, at a fitness that does not end the new ones."""
+    assert pbtrl("train", "quadratic", "budget={env_steps_per_member: 200, until_fitness: 1.0}").code == 0
+    steps = pbtrl("schedule", "last", "--format", "json").json["steps"]
+    assert steps < 200
+    found = pbtrl("replay", "last", "--seeds", "1", "--json").json
+    assert [row["steps"] for row in found["rows"]] == [steps] * 4
+    assert [row["incomplete"] for row in found["rows"]] == [{}] * 4
+    assert load(NEW / "schedule/config.resolved.yaml").budget.until_fitness is None
+
+
 FLAKY = """\
 import math
 import numpy as np
