@@ -216,6 +216,20 @@ class Run:
         with run_status.corruption_as_error(self.path):
             return copies(lines)
 
+    def schedule(self, member: str = "best") -> list[dict[str, Any]]:
+        """Return the hyperparameters along the ancestry of a member's newest snapshot.
+
+        Args:
+            member: `best`, or an id such as `m03`.
+
+        Returns:
+            Points such as `{"at": 0, "learning_rate": 1e-3}`, in the form of `strategy.schedule` of the strategy
+            `schedule_replay`; `at` is the number of steps trained before.
+        """
+        from pbtrl.reporting.schedule import discover
+
+        return discover(self.path, member).setting()
+
     def fitness(self) -> Any:
         """Return one row per report.
 

@@ -223,6 +223,16 @@ def test_plots_are_figures(toy: api.Run, kind: Any) -> None:
     assert toy.plot(kind).axes
 
 
+def test_schedule_is_a_setting_of_its_replay(toy: api.Run, pbtrl: Command) -> None:
+    points = toy.schedule()
+    assert points == pbtrl("schedule", "toy", "--format", "json").json["schedule"]
+    assert toy.schedule("m01") == pbtrl("schedule", "toy", "--member", "m01", "--format", "json").json["schedule"]
+    again = api.train({**TOY, "strategy": {"name": "schedule_replay", "schedule": points}}, name="again")
+    assert again.schedule() == points
+    with pytest.raises(RunError, match="no member 'm09'"):
+        toy.schedule("m09")
+
+
 def test_unknown_plot_is_an_error(toy: api.Run) -> None:
     with pytest.raises(RunError, match="unknown plot 'curve'"):
         toy.plot("curve")  # type: ignore[arg-type]

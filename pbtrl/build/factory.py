@@ -140,6 +140,7 @@ def make_strategy(config: Config) -> Strategy:
             synchronous=config.population.mode == "sync",
             references=config.population.reference_members,
             curve_interval=config.curve_interval,
+            block=config.block,
         )
     )
 

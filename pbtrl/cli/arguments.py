@@ -40,6 +40,11 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_root(parser)
 
 
+def add_member(parser: argparse.ArgumentParser) -> None:
+    """Add the option for a member whose newest snapshot is meant."""
+    parser.add_argument("--member", default="best", metavar="ID", help="best, or an id such as m03 (default: best)")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the option for JSON output."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")

@@ -11,6 +11,7 @@ from pbtrl.cli.arguments import (
     add_command,
     add_config,
     add_json,
+    add_member,
     add_progress,
     add_root,
     add_run,
@@ -19,9 +20,18 @@ from pbtrl.cli.arguments import (
     parse_seconds,
 )
 from pbtrl.cli.exit_codes import CORRUPT, FAILED, FULL, INTERRUPTED, USAGE
-from pbtrl.cli.runs import run_eval, run_lineage, run_list, run_report, run_status, run_tensorboard, run_verify
+from pbtrl.cli.runs import (
+    run_eval,
+    run_lineage,
+    run_list,
+    run_report,
+    run_schedule,
+    run_status,
+    run_tensorboard,
+    run_verify,
+)
 from pbtrl.cli.tools import run_bench, run_config, run_doctor
-from pbtrl.cli.training import run_resume, run_train
+from pbtrl.cli.training import run_replay, run_resume, run_train
 from pbtrl.errors import ConfigError, DamagedError, DiskFullError, EnvError, RunError, WorkerError
 from pbtrl.system import streams
 from pbtrl.system.streams import tell
@@ -173,6 +183,30 @@ def _parser() -> argparse.ArgumentParser:
     lineage = add_command(commands, "lineage", run_lineage, "list all copies between members, with time and reason")
     add_run(lineage)
     add_json(lineage)
+
+    schedule = add_command(
+        commands, "schedule", run_schedule, "print the hyperparameter schedule that a run discovered"
+    )
+    add_run(schedule)
+    add_member(schedule)
+    schedule.add_argument(
+        "--format", choices=["yaml", "csv", "json"], default="yaml",
+        help="yaml is the section `strategy` of a config that replays it (default: yaml)",
+    )  # fmt: skip
+
+    replay = add_command(
+        commands, "replay", run_replay,
+        "train a discovered schedule from scratch with fresh seeds, and compare it with constant hyperparameters",
+    )  # fmt: skip
+    add_run(replay)
+    add_member(replay)
+    replay.add_argument(
+        "--seeds", type=integer_between(1, 1000), default=5, metavar="K", help="members of each new run (default: 5)"
+    )
+    replay.add_argument("--name", help="folder of the new runs, beside the run (default: RUN-replay)")
+    add_trust(replay)
+    add_progress(replay)
+    add_json(replay)
 
     report = add_command(commands, "report", run_report, "write an HTML report of a run, with plots")
     add_run(report)

@@ -1,4 +1,4 @@
-"""Commands that read runs: eval, status, list, verify, lineage, report and tb."""
+"""Commands that read runs: eval, status, list, verify, lineage, schedule, report and tb."""
 
 from __future__ import annotations
 
@@ -119,6 +119,17 @@ def run_lineage(a: argparse.Namespace) -> int:
     with corruption_as_error(run):
         copies = lineage.copies(lines)
         tell(to_json({"copies": copies}) if a.json else tables.copies(copies, header.steps))
+    return 0
+
+
+def run_schedule(a: argparse.Namespace) -> int:
+    """Print the discovered schedule of a member."""
+    from pbtrl.reporting.schedule import discover
+    from pbtrl.storage.run_lookup import find
+
+    found = discover(find(a.run, a.runs), a.member)
+    text = to_json(found.to_json()) if a.format == "json" else found.to_csv() if a.format == "csv" else found.to_yaml()
+    tell(text.rstrip())
     return 0
 
 

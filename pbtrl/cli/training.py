@@ -1,4 +1,4 @@
-"""Commands that train: `pbtrl train` and `pbtrl resume`."""
+"""Commands that train: `pbtrl train`, `pbtrl resume` and `pbtrl replay`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pbtrl.cli.exit_codes import FAILED
 from pbtrl.errors import DiskFullError
 from pbtrl.system.streams import tell
+from pbtrl.system.strict_json import to_json
 
 if TYPE_CHECKING:
     from pbtrl.training.session import SessionHooks, SessionResult
@@ -42,6 +43,30 @@ def run_resume(a: argparse.Namespace) -> int:
     from pbtrl.training.start import resume
 
     return _exit_code(resume(run, _hooks(a), command=sys.argv, overrides=a.overrides, trusted=a.trust_imports))
+
+
+def run_replay(a: argparse.Namespace) -> int:
+    """Train the schedule of a run from scratch, and compare it with constants."""
+    from pbtrl.reporting import tables
+    from pbtrl.reporting.presenter import PartPresenter
+    from pbtrl.storage.run_lookup import find
+    from pbtrl.training.replay import ARMS, plan
+    from pbtrl.training.session import SessionHooks
+
+    replay = plan(find(a.run, a.runs), seeds=a.seeds, member=a.member, name=a.name, trusted=a.trust_imports)
+    presenter = PartPresenter("none" if a.json else a.progress, wide=a.wide)
+    for arm in replay.unfinished():
+        presenter.say(f"run {1 + ARMS.index(arm)} of {len(ARMS)}: {tables.REPLAY_ROWS[arm]}")
+        result = replay.train(arm, SessionHooks(presenter), sys.argv)
+        if result.outcome != "finished":
+            code = _exit_code(result)
+            tell("the same command continues the replay, without what is finished", sys.stderr)
+            return code
+    if not replay.scored:
+        presenter.say("evaluating all members on the same fresh episodes")
+    scores = replay.scores()
+    tell(to_json(scores) if a.json or a.progress == "json" else tables.replay(scores))
+    return 0
 
 
 def _hooks(a: argparse.Namespace) -> SessionHooks:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pbtrl.strategies.pbt_settings import PBTSettings
+from pbtrl.strategies.replay_settings import ScheduleReplaySettings
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
@@ -28,6 +29,12 @@ def find_warnings(config: "Config") -> Iterator[str]:
                 f"population.mix has one {name}, which has no other member to copy "
                 "without strategy.exploit.across_agents"
             )
+    points = strategy.schedule if isinstance(strategy, ScheduleReplaySettings) else ()
+    if late := [point.at for point in points if point.at >= config.steps_per_member]:
+        yield (
+            f"strategy.schedule is longer than a member's budget ({config.steps_per_member:,} {config.unit}): "
+            f"points from {late[0]:,} on are never reached"
+        )
     for agent, searched in ((c.agent, c.hparams) for c in config.per_agent_configs.values()):
         assert agent is not None
         for name in searched:

@@ -33,6 +33,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "pbt": "pbtrl.strategies.pbt_settings:PBTSettings",
         "random_search": "pbtrl.strategies.pbt_settings:RandomSearchSettings",
         "fire": "pbtrl.strategies.fire_settings:FireSettings",
+        "schedule_replay": "pbtrl.strategies.replay_settings:ScheduleReplaySettings",
     },
     "trainable": {
         "quadratic": "pbtrl.trainables.quadratic:Quadratic",

@@ -26,6 +26,7 @@ class TrainedSlice:
         start: the member's clock before the slice (env steps).
         stop: the member's clock after the slice (env steps).
         hyperparameters: effective hyperparameters.
+        assigned: hyperparameters as the strategy gave them; the effective ones are rounded to single precision.
         ended: time of the report (seconds since the run's start).
         seconds: duration.
     """
@@ -35,6 +36,7 @@ class TrainedSlice:
     start: int
     stop: int
     hyperparameters: Hyperparameters
+    assigned: Hyperparameters
     ended: float
     seconds: float
 
@@ -80,7 +82,7 @@ def trained_slices(lines: Iterable[Line]) -> dict[str, TrainedSlice]:
             a, timing = decided[line["assignment"]], line["timing"]
             slices[a["id"]] = TrainedSlice(
                 a["id"], a["parent"], a["start"], line["step"], line["hyperparameters"],
-                timing["elapsed"], timing.get("seconds", 0.0),
+                a["hyperparameters"], timing["elapsed"], timing.get("seconds", 0.0),
             )  # fmt: skip
     return slices
 
@@ -98,12 +100,12 @@ def ancestry(known: Mapping[str, TrainedSlice], snapshot: str | None) -> list[Tr
 
 
 def schedule(path: Sequence[TrainedSlice]) -> list[tuple[int, Hyperparameters]]:
-    """Convert an ancestry to a schedule of (steps trained before, hyperparameters), without repetitions."""
+    """Convert an ancestry to a schedule of (steps trained before, assigned hyperparameters), without repetitions."""
     points: list[tuple[int, Hyperparameters]] = []
     trained = 0
     for s in path:
-        if not points or points[-1][1] != s.hyperparameters:
-            points.append((trained, s.hyperparameters))
+        if not points or points[-1][1] != s.assigned:
+            points.append((trained, s.assigned))
         trained += s.stop - s.start
     return points
 

@@ -69,6 +69,14 @@ class TerminalPresenter(Presenter):
         return make_view(self._mode, status, workers=workers, wide=self._wide)
 
 
+class PartPresenter(TerminalPresenter):
+    """Presenter of one of several runs, whose results are shown together after the last one."""
+
+    @override
+    def finish(self, run: Path, best: dict[str, Any], text: str) -> None:
+        pass
+
+
 class SilentPresenter(Presenter):
     """Presenter that prints nothing; warnings go to the logger `pbtrl`."""
 

@@ -1,4 +1,7 @@
-"""Tables that `status`, `list`, `eval` and `lineage` print; with `--json` they print the inputs of these functions."""
+"""Tables that `status`, `list`, `eval`, `lineage` and `replay` print.
+
+With `--json` the commands print the inputs of these functions.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,18 @@ from pbtrl.reporting.formatting import (
     format_rank_fitness,
     format_value,
 )
+from pbtrl.reporting.labels import labeled
 
 Json = Mapping[str, Any]
 MOST_MEMBERS = 40  # rows of a status table
+
+REPLAY_ROWS = {
+    "original": "original best member",
+    "schedule": "replayed schedule",
+    "final": "final values held constant",
+    "constant": "best constants",
+}
+"""Rows of the table that `replay` prints."""
 
 
 def status(result: Json, reference: str, reason: str = "") -> str:
@@ -161,6 +173,42 @@ def _copy(copy: Json) -> str:
     others = f", hyperparameters of {copy['hparams_donor']}" if copy["hparams_donor"] else ""
     promotion = " (promotion)" if copy["kind"] == "promotion" else ""
     return f"{copy['member']} <- {copy['donor']}{others}{promotion}"
+
+
+def replay(result: Json) -> str:
+    """Format the comparison of a replayed schedule with constants; `result` is the content of replay.json."""
+    rl = result["unit"] == "env_steps"
+    rows, notes = [], []
+    for row in result["rows"]:
+        interval = " to ".join(map(format_fitness, row["ci95"])) if row["ci95"] else "-"
+        label = REPLAY_ROWS[row["name"]]
+        mean, low, high = (format_fitness(row[f"return_{name}"]) for name in ("mean", "min", "max"))
+        rows.append([label, mean, interval, low, high, str(row["seeds"]), f"{row['steps']:,}"])
+        if ended := ", ".join(f"{m} at {step:,}" for m, step in row["incomplete"].items()):
+            notes.append(f"{label}: ended early and scored there: {ended}")
+        if row["unscored"]:
+            notes.append(f"{label}: no finite score of {', '.join(row['unscored'])}")
+        notes += [f"{label}: {e['member']}: {text}" for e in row["members"] if (text := truncation(e))]
+    unit, episodes = result["unit"].replace("_", " "), result["rows"][0]["members"][0]["episodes"]
+    titles = ["", "mean return" if rl else "fitness", "95 % interval", "min", "max", "seeds", unit]
+    played = f"the same {episodes} fresh episodes for every member, raw returns; " if rl else ""
+    source = (
+        f"those of {result['constants_of']}, the fittest member whose hyperparameters never changed"
+        if result["constants_of"]
+        else "the first values of the schedule, because the hyperparameters of every member changed"
+    )
+    about = {
+        "schedule": f"of {result['snapshot']}: {len(result['schedule'])} settings one after another",
+        "final": _settings(result["schedule"][-1]),
+        "constants": f"{_settings(result['constants'])}\n{source}",
+    }
+    return "\n".join(
+        [aligned(titles, rows), f"{played}mean, interval, min and max over the seeds", *notes, labeled(about)]
+    )
+
+
+def _settings(values: Json) -> str:
+    return ", ".join(f"{name} {format_value(value)}" for name, value in values.items() if name != "at")
 
 
 def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:

@@ -2,10 +2,12 @@
 
 from pbtrl.strategies.fire_settings import FireSettings
 from pbtrl.strategies.pbt_settings import PBTSettings, RandomSearchSettings
+from pbtrl.strategies.replay_settings import ScheduleReplaySettings
 from pbtrl.strategies.settings import StrategySettings
 
 STRATEGIES: dict[str, type[StrategySettings]] = {
     "pbt": PBTSettings,
     "random_search": RandomSearchSettings,
     "fire": FireSettings,
+    "schedule_replay": ScheduleReplaySettings,
 }

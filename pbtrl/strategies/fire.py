@@ -86,6 +86,7 @@ class _Decision:
         self._verdicts = {e.id: self._judge(e) for e in self._evaluators}
         self._copied: set[str] = set()  # members that copy another one in this decision
         self._begun: set[str] = set()  # parents whose evaluation begins in this decision
+        self._scored: dict[int, dict[str, float]] = {}
 
     def assignments(self) -> list[Assignment]:
         members, evaluators = self._waiting()
@@ -149,6 +150,11 @@ class _Decision:
 
     def _scores(self, level: int) -> dict[str, float]:
         """Score of each parent of a level that is under evaluation: the sum of its leads over the others."""
+        if level not in self._scored:
+            self._scored[level] = self._compute_scores(level)
+        return self._scored[level]
+
+    def _compute_scores(self, level: int) -> dict[str, float]:
         curves = {
             e.copy.donor: e.curve
             for e in self._evaluators

@@ -29,6 +29,7 @@ class StrategyContext:
         synchronous: decide for a whole generation at once.
         references: number of members, the first ones, that never receive a copy.
         curve_interval: env steps between two points of a fitness curve, in whole blocks.
+        block: env steps of a member between two updates; every slice is whole blocks.
     """
 
     space: SearchSpace | MixedSearchSpace
@@ -38,6 +39,11 @@ class StrategyContext:
     synchronous: bool
     references: int
     curve_interval: int
+    block: int = 1
+
+    def round_to_block(self, steps: int) -> int:
+        """Round steps up to whole blocks."""
+        return -(-steps // self.block) * self.block
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,12 +42,14 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
     final = config.final
     half = None if seconds is None else seconds / 2
     selection = scoring.evaluate(
-        config, run, names, episodes=final.selection_episodes, seed=_seed(config, "selection"), seconds=half
+        config, run, names, episodes=final.selection_episodes, seed=evaluation_seed(config, "selection"), seconds=half
     )
     scores = [s["return_mean"] if is_scored(s) else -math.inf for s in selection]
     name = names[max(range(len(scores)), key=lambda i: (scores[i], -i))]
     left = None if seconds is None else seconds - (time.monotonic() - started)
-    (score,) = scoring.evaluate(config, run, [name], episodes=final.episodes, seed=_seed(config, "final"), seconds=left)
+    (score,) = scoring.evaluate(
+        config, run, [name], episodes=final.episodes, seed=evaluation_seed(config, "final"), seconds=left
+    )
     chosen = population.members[score["member"]]
     best = {
         "schema": SCHEMA,
@@ -87,6 +89,7 @@ def candidates(config: Config, run: Path, population: Population) -> list[str]:
     return chosen
 
 
-def _seed(config: Config, purpose: str) -> int:
+def evaluation_seed(config: Config, purpose: str) -> int:
+    """Derive a seed from the run's that training never uses, one for each purpose."""
     digest = hashlib.sha256(f"{config.seed}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:7], "big")

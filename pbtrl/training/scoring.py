@@ -50,7 +50,7 @@ def evaluate(
             "snapshot": name,
             "env_steps": step,
             "episodes": len(one.returns),
-            **_statistics(one.returns),
+            **return_statistics(one.returns),
             "length_mean": float(np.mean(one.lengths)),
             "truncated": one.truncated,
             "max_steps": one.max_steps,
@@ -75,7 +75,7 @@ def unscored(config: Config, results: Sequence[Mapping[str, Any]]) -> str | None
     return f"no score: the mean return of {names} in {_task(config)} is not finite" if names else None
 
 
-def _statistics(returns: Sequence[float]) -> dict[str, Any]:
+def return_statistics(returns: Sequence[float]) -> dict[str, Any]:
     """Compute mean, spread and Student's 95 % interval of the mean; None for values that are not finite."""
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 

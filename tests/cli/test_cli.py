@@ -14,7 +14,10 @@ import pytest
 from pbtrl.storage import best_member
 from tests.command import ROOT, Command, contents, journal, spawn
 
-COMMANDS = ["train", "resume", "eval", "status", "list", "verify", "lineage", "tb", "bench", "doctor", "config"]
+COMMANDS = [
+    "train", "resume", "eval", "status", "list", "verify", "lineage", "schedule", "replay", "tb", "bench", "doctor",
+    "config",
+]  # fmt: skip
 MEMBER = {
     "id", "env_steps", "frames", "fitness", "fitness_before_copy", "generation", "skipped_updates", "parent",
     "hyperparameters", "at_bound", "role", "state", "evaluates",
@@ -226,6 +229,12 @@ def test_commands_on_a_finished_run(pbtrl: Command):
     assert asked <= copies[0].keys()
     assert len(pbtrl("lineage", "last").out.splitlines()) == 1 + len(copies)
 
+    points = pbtrl("schedule", "last", "--format", "json").json["schedule"]
+    assert [point["at"] for point in points] == [0, 40, 50, 60, 110, 140, 180]
+    assert len(pbtrl("schedule", "last", "--member", "m00", "--format", "csv").out.splitlines()) == 1 + 8
+    assert pbtrl("schedule", "last").out.splitlines()[2] == "strategy:"
+    assert pbtrl("schedule", "last", "--member", "m02").err == "no member 'm02' in runs/quadratic: there are m00, m01\n"
+
     score = pbtrl("eval", "last", "--json").json
     assert score.keys() >= SCORES
     assert score["member"] == json.loads(Path("runs/quadratic/best.json").read_text())["member"]
@@ -383,9 +392,9 @@ def test_untrusted_run_imports_nothing_without_flag(pbtrl: Command, tmp_path: Pa
     del sys.modules["theirs"]
     (tmp_path / "marker").unlink()
     longer, before = "budget.env_steps_per_member=960", contents(Path("runs/a"))
-    for command in (["status", "a"], ["lineage", "a"], ["list"], ["verify", "a"]):
+    for command in (["status", "a"], ["lineage", "a"], ["list"], ["verify", "a"], ["schedule", "a"]):
         assert pbtrl(*command).code == 0
-    for command in (["eval", "a"], ["resume", "a"], ["resume", "a", longer]):
+    for command in (["eval", "a"], ["resume", "a"], ["resume", "a", longer], ["replay", "a"]):
         refused = pbtrl(*command)
         assert (refused.code, refused.out) == (2, "")
         assert refused.err.startswith(
