@@ -138,6 +138,7 @@ def make_strategy(config: Config) -> Strategy:
             burn_in=config.burn_in,
             synchronous=config.population.mode == "sync",
             references=config.population.reference_members,
+            block=config.block,
         )
     )
 

@@ -31,9 +31,18 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     },
     "strategy": {
         "pbt": "pbtrl.strategies.pbt_settings:PBTSettings",
-        "random_search": "pbtrl.strategies.pbt_settings:RandomSearchSettings",
+        "random_search": "pbtrl.strategies.trial_settings:RandomSearchSettings",
+        "grid": "pbtrl.strategies.trial_settings:GridSettings",
+        "fixed": "pbtrl.strategies.trial_settings:FixedSettings",
+        "successive_halving": "pbtrl.strategies.trial_settings:SuccessiveHalvingSettings",
+        "hyperband": "pbtrl.strategies.trial_settings:HyperbandSettings",
+        "asha": "pbtrl.strategies.trial_settings:ASHASettings",
+        "bayesian": "pbtrl.strategies.trial_settings:BayesianSettings",
     },
-    "trainable": {"quadratic": "pbtrl.trainables.quadratic:Quadratic"},
+    "trainable": {
+        "quadratic": "pbtrl.trainables.quadratic:Quadratic",
+        "constant": "pbtrl.trainables.constant:Constant",
+    },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}
 
