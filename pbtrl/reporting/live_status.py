@@ -197,7 +197,9 @@ class LiveStatus:
             return f"copied {member.pending.donor}" if member.pending.donor else "train"
         if member.diverged:
             return "diverged"
-        return "done" if member.step >= self.header.horizon else "waiting"
+        if member.step >= self.header.horizon:
+            return "done"
+        return "retired" if member.retired else "waiting"
 
     def _current(self, member: Member) -> Mapping[str, Any]:
         """Last metrics line of the member's open slice; empty if there is none."""

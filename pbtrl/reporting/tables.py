@@ -16,6 +16,9 @@ from pbtrl.reporting.formatting import (
 
 Json = Mapping[str, Any]
 
+MANY = 50  # largest number of members that `status` shows completely
+FEW = 20  # otherwise the number of the best ones, besides those that train
+
 
 def status(result: Json, reference: str, reason: str = "") -> str:
     """Format a run and its members, best first.
@@ -34,14 +37,19 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     names = list(dict.fromkeys(name for m in result["members"] for name in m["hyperparameters"]))
     members = sorted(result["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0)))
     skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
+    members, left_out = _shown(members)
+    states = ["state"] if any(m["retired"] for m in members) else []
     rows = [
         [m["id"], format_rank_fitness(_rank_fitness(m), before_copy=_before_copy(m))]
         + [str(max(0, m["generation"])), format_count(m["env_steps"])]
+        + ["train" if m["training"] else "retired" if m["retired"] else "" for _ in states]
         + [format_count(m["skipped_updates"]) for _ in skipped]
         + [" ".join([format_value(m["hyperparameters"].get(n, "-")), *m["at_bound"].get(n, "").split()]) for n in names]
         for m in members
     ]
-    lines = [head, aligned(["member", "fitness", "gen", "steps", *skipped, *names], rows)]
+    lines = [head, aligned(["member", "fitness", "gen", "steps", *states, *skipped, *names], rows)]
+    if left_out:
+        lines.append(f"{left_out:,} more, of lower fitness: --json has all")
     if any(map(_before_copy, members)):
         lines.append("in parentheses: fitness from before a copy, which ranks the member until it has a new one")
     if skipped:
@@ -51,6 +59,14 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     if state in ("crashed", "stopped"):
         lines.append(f"{reason + '; ' if reason else ''}continue with: pbtrl resume {reference}")
     return "\n".join(lines)
+
+
+def _shown(members: Sequence[Json]) -> tuple[Sequence[Json], int]:
+    """Return the members to show, the best first, and the number of those left out."""
+    if len(members) <= MANY:
+        return members, 0
+    shown = [m for i, m in enumerate(members) if i < FEW or m["training"]][:MANY]
+    return shown, len(members) - len(shown)
 
 
 def listing(result: Sequence[Json]) -> str:

@@ -90,6 +90,8 @@ def _member(member: Member, header: RunHeader) -> dict[str, Any]:
         "fitness": member.fitness,
         "fitness_before_copy": member.placeholder,
         "generation": member.generation,
+        "training": member.pending is not None,
+        "retired": member.retired,
         "skipped_updates": member.skipped_updates,
         "parent": member.pending.parent if member.pending else member.parent,
         "hyperparameters": member.hyperparameters,

@@ -1,8 +1,11 @@
-"""Asynchronous successive halving, ASHA (Li et al. 2020, arXiv 1810.05934), in two forms.
+"""Asynchronous successive halving, ASHA (Li et al. 2020, arXiv 1810.05934), in three forms.
 
 `promote`, the paper's algorithm 2: a free place goes to the best trial that is in the top 1/eta of a rung and was not
 promoted yet, from the top rung down; without one, to a new trial. The others pause with their snapshot. A trial may be
 promoted early that later ones turn out to beat, so a few more than 1/eta may be promoted.
+
+`delay`, that of Hyper-Tune (Li et al. 2022, arXiv 2201.06834): as `promote`, but only while the promoted ones are fewer
+than 1/eta of the rung. The number of promotions, and so the steps of the run, are exact.
 
 `stop`, the form of Ray and Optuna: a trial goes on if it is in the top 1/eta of those that have reached its rung so
 far, else it is stopped for good. The first ones always go on, so the result depends on the order of arrival.
@@ -18,6 +21,8 @@ from pbtrl.core.population import Member, Population
 from pbtrl.strategies.rungs import Trial, ranked, started, target, trial
 from pbtrl.strategies.trials import TrialSearch, is_idle, unstarted
 
+Form = Literal["promote", "delay", "stop"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ASHA(TrialSearch):
@@ -27,13 +32,13 @@ class ASHA(TrialSearch):
         count: number of trials.
         rungs: env steps of each rung, from the lowest one up; the top one is the horizon.
         eta: 1/eta of the trials of a rung go on.
-        form: `promote` or `stop`.
+        form: `promote`, `delay` or `stop`.
     """
 
     count: int
     rungs: tuple[int, ...]
     eta: int = 4
-    form: Literal["promote", "stop"] = "promote"
+    form: Form = "promote"
 
     def wanted(self, population: Population) -> Iterator[tuple[Member, int]]:
         """Yield trials between two rungs, then those that go on from one, then new ones."""
@@ -41,7 +46,7 @@ class ASHA(TrialSearch):
         chosen = [t for t in trials if t.ahead and is_idle(t.member)]
         chosen += self._passing(trials)
         fresh = unstarted(population, self.count - len(trials))
-        if self.form == "promote" and not (chosen or fresh or population.pending):
+        if self.form != "stop" and not (chosen or fresh or population.pending):
             chosen = self._last(trials)
         yield from ((t.member, target(t, self.rungs, self.slice_steps)) for t in chosen)
         yield from ((m, self.rungs[0]) for m in fresh)
@@ -50,7 +55,10 @@ class ASHA(TrialSearch):
         """Return the trials that are finished, diverged, given up, or stopped or never to be promoted."""
         trials = self.trials(population)
         over = [t for t in trials if not t.member.healthy or len(t.results) == len(self.rungs)]
-        over += self._hopeless(trials) if self.form == "promote" else self._stopped(trials)
+        if self.form != "stop":
+            over += self._hopeless(trials)
+        elif not self.waits(population):
+            over += self._stopped(trials)
         return [t.member.id for t in over]
 
     def trials(self, population: Population) -> list[Trial]:
@@ -62,12 +70,14 @@ class ASHA(TrialSearch):
 
         In the stopping form the best one of a rung always passes, so that the first one does.
         """
-        least = 0 if self.form == "promote" else 1
+        least = 1 if self.form == "stop" else 0
         passing: list[Trial] = []
         for rung in range(len(self.rungs) - 2, -1, -1):
             completed = ranked(trials, rung)
-            best = completed[: max(least, len(completed) // self.eta)]
-            passing += [t for t in best if _waits_at(t, rung)]
+            share = max(least, len(completed) // self.eta)
+            waiting = [t for t in completed[:share] if _waits_at(t, rung)]
+            promoted = sum(_is_beyond(t, rung) for t in completed)
+            passing += waiting[: max(0, share - promoted)] if self.form == "delay" else waiting
         return passing
 
     def _last(self, trials: list[Trial]) -> list[Trial]:
@@ -98,3 +108,8 @@ class ASHA(TrialSearch):
 def _waits_at(trial: Trial, rung: int) -> bool:
     """Return whether a trial is paused at the rung of this index, and may go on."""
     return trial.paused and len(trial.results) == rung + 1 and is_idle(trial.member)
+
+
+def _is_beyond(trial: Trial, rung: int) -> bool:
+    """Return whether a trial was promoted from the rung of this index."""
+    return len(trial.results) > rung + 1 or (len(trial.results) == rung + 1 and trial.ahead)

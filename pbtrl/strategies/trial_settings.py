@@ -362,18 +362,18 @@ class ASHASettings(ModelSettings):
     """Settings of asynchronous successive halving.
 
     Attributes:
-        form: `promote` pauses trials at a rung until they are in its top 1/eta; `stop` ends those that are not in the
-            top 1/eta on arrival.
+        form: `promote` pauses trials at a rung until they are in its top 1/eta; `delay` does so too, but never promotes
+            more than 1/eta of a rung; `stop` ends trials that are not in the top 1/eta on arrival.
         trials: number of trials at the lowest rung.
     """
 
     name: Literal["asha"] = "asha"
-    form: Literal["promote", "stop"] = "promote"
+    form: Literal["promote", "delay", "stop"] = "promote"
     eta: Eta = 4
     trials: Count = 64
 
     def brackets(self, rungs: tuple[int, ...]) -> tuple[Bracket, ...]:
-        """Return the bracket without promotions beyond a 1/eta of each rung; its steps are the plan of the run."""
+        """Return the bracket in which exactly 1/eta of each rung goes on; `promote` and `stop` may let more go on."""
         return (halving(self.trials, rungs, self.eta),)
 
     def build(self, context: StrategyContext) -> "Strategy":

@@ -51,7 +51,7 @@ class TrialSearch(Strategy):
 
     def decide(self, population: Population) -> list[Assignment]:
         """Return assignments for the first wanted trials, as many as may start."""
-        if self.synchronous and population.pending:
+        if self.waits(population):
             return []
         assignments: list[Assignment] = []
         proposed: list[Hyperparameters] = []
@@ -63,6 +63,10 @@ class TrialSearch(Strategy):
             stop = next_stop(member.step, self.slice_steps, target)
             assignments.append(assign(population, member, member.snapshot, values, stop, note=note))
         return assignments
+
+    def waits(self, population: Population) -> bool:
+        """Return whether decisions wait for the trials that are training."""
+        return self.synchronous and bool(population.pending)
 
     def wanted(self, population: Population) -> Iterator[tuple[Member, int]]:
         """Yield the trials that should train next, the most important one first, and the step that each trains to."""
@@ -87,9 +91,12 @@ class IndependentTrials(TrialSearch):
         yield from ((m, self.horizon) for m in unstarted(population, count - len(trials)))
 
     def retired(self, population: Population) -> list[str]:
-        """Return the trials that are finished, diverged or were given up."""
-        over = (m for m in started(population) if not m.healthy or m.step >= self.horizon)
-        return [m.id for m in over if not m.pending]
+        """Return the trials that diverged, were given up or are finished.
+
+        Without `count`, members stay when they are finished: a longer budget lets them continue.
+        """
+        trials = [m for m in started(population) if not m.pending]
+        return [m.id for m in trials if not m.healthy or (self.count is not None and m.step >= self.horizon)]
 
 
 def is_idle(member: Member) -> bool:

@@ -25,4 +25,9 @@ TRAINABLE = """\
 trainable: {name: quadratic}
 budget: {env_steps_per_member: 7}
 """
+TRIALS = """\
+trainable: {name: constant}
+budget: {env_steps_per_member: 81}
+hparams: {x: {prior: uniform, low: 0, high: 1}, kind: {prior: choice, values: [a, b, c]}}
+"""
 EMPTY = ""
