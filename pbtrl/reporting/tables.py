@@ -35,7 +35,9 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     if state in ("running", "stale"):
         head += f", last activity {format_duration(result['heartbeat_age'])} ago"
     names = list(dict.fromkeys(name for m in result["members"] for name in m["hyperparameters"]))
-    members = sorted(result["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0)))
+    members: Sequence[Json] = sorted(
+        result["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0))
+    )
     skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
     members, left_out = _shown(members)
     states = ["state"] if any(m["retired"] for m in members) else []

@@ -11,7 +11,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -29,7 +29,9 @@ from pbtrl.core.dimensions import (
 )
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.search_space import SearchSpace
-from pbtrl.strategies.suggestions import Sampler
+
+if TYPE_CHECKING:
+    from pbtrl.strategies.suggestions import Sampler
 
 DIGITS = 6
 """Significant digits of a suggestion: the last ones may differ between processors."""

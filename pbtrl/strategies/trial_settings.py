@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from pbtrl.core.dimensions import Choice, Value, Whole
+from pbtrl.core.dimensions import Choice, Dimension, IntLogUniform, IntUniform, Value, Whole
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.brackets import Bracket, Sizes, halving, hyperband, rung_steps
@@ -110,7 +110,7 @@ class GridSettings(TrialSettings):
     """Settings of grid search. `points` is the number of points per dimension; choices have all their values."""
 
     name: Literal["grid"] = "grid"
-    points: Count = 3
+    points: Annotated[Count, Field(le=LARGEST_GRID)] = 3
 
     def count(self, config: Any) -> int:
         """Return the number of points of the grid."""
@@ -162,7 +162,7 @@ class FixedSettings(TrialSettings):
                 known = ", ".join(config.space.names) or "none"
                 yield ConfigProblem(f"not a searched hyperparameter; those are: {known}", path, at_key=True)
             elif not all(dimension.contains(value) for dimension in dimensions):
-                yield ConfigProblem(f"{value!r} is not a value of its dimension", path, ("hparams", name))
+                yield ConfigProblem(f"must be {_describe(dimensions[0])}, not {value!r}", path, ("hparams", name))
 
     def build(self, context: StrategyContext) -> "Strategy":
         """Make constant hyperparameters."""
@@ -405,6 +405,15 @@ def _common(context: StrategyContext) -> dict[str, Any]:
 
 def _spaces(space: SearchSpace | MixedSearchSpace) -> list[SearchSpace]:
     return list(space.spaces.values()) if isinstance(space, MixedSearchSpace) else [space]
+
+
+def _describe(dimension: Dimension) -> str:
+    """Return the values that a dimension can have, in words."""
+    if isinstance(dimension, Choice):
+        return f"one of {', '.join(map(str, dimension.values))}"
+    least, most = dimension.limits
+    whole = "an integer " if isinstance(dimension, IntUniform | IntLogUniform) else ""
+    return f"{whole}in [{least:g}, {most:g}]"
 
 
 def _need(package: str, sampler: str) -> None:

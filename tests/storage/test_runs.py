@@ -21,7 +21,7 @@ from pbtrl.storage import run_directory, run_info, run_lock, run_lookup, run_sta
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.system import files
 from tests.command import Command, contents
-from tests.journal_writer import JournalWriter, one_copy
+from tests.journal_writer import JournalWriter, many_trials, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -318,6 +318,8 @@ def test_status(tmp_path: Path):
                 "frames": 400,
                 "fitness": 3.0,
                 "fitness_before_copy": None,
+                "training": True,
+                "retired": False,
                 "skipped_updates": 0,
                 "generation": 1,
                 "parent": "m00/000000",
@@ -330,6 +332,8 @@ def test_status(tmp_path: Path):
                 "frames": 400,
                 "fitness": None,
                 "fitness_before_copy": -5.0,
+                "training": True,
+                "retired": False,
                 "skipped_updates": 0,
                 "generation": 1,
                 "parent": "m00/000000",
@@ -339,6 +343,25 @@ def test_status(tmp_path: Path):
         ],
     }
     json.dumps(found)
+
+
+def test_status_of_many_trials_shows_those_that_train_and_the_best(tmp_path: Path):
+    found = run_status.status(many_trials(tmp_path / "search").run)
+    assert len(found["members"]) == 100
+    _, titles, *rows, left_out, _ = tables.status(found, "search").splitlines()
+    assert titles.split()[:5] == ["member", "fitness", "gen", "steps", "state"]
+    best, training = rows[:20], rows[20:]
+    assert [row.split()[0] for row in best] == [f"m{place}" for place in range(95, 75, -1)]
+    assert [row.split()[0] for row in training] == ["m96", "m97", "m98", "m99"]
+    assert {row.split()[4] for row in best} == {"retired"}
+    assert {row.split()[4] for row in training} == {"train"}
+    assert left_out == "76 more, of lower fitness: --json has all"
+
+
+def test_status_of_fifty_members_shows_all(tmp_path: Path):
+    found = run_status.status(many_trials(tmp_path / "search", count=50).run)
+    assert "more, of lower" not in tables.status(found, "search")
+    assert len([line for line in tables.status(found, "search").splitlines() if line.startswith("m")]) == 51
 
 
 def test_status_marks_old_fitness_and_values_at_a_bound(tmp_path: Path):
