@@ -18,7 +18,8 @@ from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.dimensions import Choice
-from pbtrl.core.population import FitnessRule, member_id
+from pbtrl.core.naming import member_id
+from pbtrl.core.population import FitnessRule
 from pbtrl.core.search_space import MixedSearchSpace
 from pbtrl.core.stopping import StopCriteria
 from pbtrl.envs.space_json import space_to_json
@@ -140,6 +141,7 @@ def make_strategy(config: Config) -> Strategy:
             synchronous=config.population.mode == "sync",
             references=config.population.reference_members,
             block=config.block,
+            curve_interval=config.curve_interval,
         )
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pbtrl.config.open_names import adopt
 from pbtrl.config.pydantic_errors import validated
+from pbtrl.config.replaced_names import drop_foreign_settings
 from pbtrl.config.schema import Config
 from pbtrl.config.validation import ALIASES, check_config, check_raw
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
@@ -135,6 +136,7 @@ def to_yaml(config: Config) -> str:
 
 def _validate(source: ConfigSource) -> Config:
     adopt(source)
+    drop_foreign_settings(source)
     return validated(Config, source, check_raw, check_config, ALIASES)
 
 

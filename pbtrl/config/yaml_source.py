@@ -136,6 +136,8 @@ class ConfigSource:
         data: the plain tree.
         marks: location of every path.
         faults: malformed overrides, as (order, message).
+        replaced: values of the file that overrides replaced.
+        notes: lines to tell the user.
     """
 
     def __init__(self, text: str = "", file: str = "config", overrides: Sequence[str] = ()) -> None:
@@ -145,6 +147,8 @@ class ConfigSource:
         self.marks: dict[Path, Location] = {}
         self.overrides: list[tuple[str, Path]] = []
         self.faults: list[tuple[tuple[int, int], str]] = []
+        self.replaced: dict[Path, Any] = {}
+        self.notes: list[str] = []
         self._built = 0
         try:
             node = _compose(text)
@@ -233,6 +237,8 @@ class ConfigSource:
             tree = below
         try:
             node = _compose(raw)
+            if path in self.marks and self.marks[path].override is None:
+                self.replaced[path] = tree[str(path[-1])]
             for stale in [known for known in self.marks if known[: len(path)] == path]:
                 del self.marks[stale]
             self.marks[path] = Location(override=number)

@@ -19,9 +19,7 @@ import numpy as np
 from pbtrl.core.curve import Curve
 from pbtrl.core.dimensions import AGENT, MEMBERS
 from pbtrl.core.messages import Assignment, Hyperparameters, numbers, skips
-
-EVALUATOR = "evaluator"
-"""Role of members that evaluate others (FIRE PBT). With several kinds of evaluators their roles begin with it."""
+from pbtrl.core.naming import EVALUATOR, member_id
 
 
 def mean(returns: Iterable[float | None]) -> float:
@@ -72,7 +70,8 @@ class Member:
         retired: the strategy gives it no further assignment.
         curve: fitness curve since its start or last copy.
         copy: last assignment that copied another member, or None.
-        copied_at: number of the decision with that assignment, counted from 1; 0 if there is none.
+        copied_at: number of the decision, counted from 1, that gave the member other weights: a copy or a fresh start.
+        evaluated_at: number of the decision in which an evaluator copied the member last; 0 if there is none.
     """
 
     id: str
@@ -98,11 +97,18 @@ class Member:
     curve: Curve = field(default_factory=Curve)
     copy: Assignment | None = None
     copied_at: int = 0
+    evaluated_at: int = 0
 
     @property
     def is_evaluator(self) -> bool:
         """Whether the member evaluates others, and so is never a candidate for the best."""
         return self.role.startswith(EVALUATOR)
+
+    @property
+    def evaluates(self) -> tuple[str, str] | None:
+        """Parent and child of an evaluation under way, or None."""
+        began = self.copy if self.is_evaluator and self.pending else None
+        return (began.donor or "", began.hparams_donor or "") if began else None
 
     @property
     def healthy(self) -> bool:
@@ -128,11 +134,6 @@ class Member:
     def before_copy(self) -> bool:
         """Whether `rank_fitness` is a placeholder."""
         return self.fitness is None and self.placeholder is not None
-
-
-def member_id(place: int, size: int) -> str:
-    """Id of the member at index `place`: `m07`, with as many digits as the last of the first `size` members needs."""
-    return f"m{place:0{max(2, len(str(size - 1)))}d}"
 
 
 class Population:
@@ -197,6 +198,11 @@ class Population:
         """Number of members per agent, including agents without any left; empty in a population of one agent."""
         counts = Counter(m.hyperparameters.get(AGENT) for m in self.members.values())
         return {agent: counts[agent] for agent in self._agents}
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """Number of members per role, in the order of the members; empty if no member has a role."""
+        return dict(Counter(m.role for m in self.members.values() if m.role))
 
     @property
     def best(self) -> Member | None:
@@ -277,8 +283,12 @@ class Population:
             self._restart(member, assignment)
         elif self.rule.cut_episodes:
             member.window_start_step, member.counted_steps = assignment.start, 0
+        if copied or not assignment.parent:
+            member.copied_at = self.decisions
         if copied:
-            member.copy, member.copied_at = assignment, self.decisions
+            member.copy = assignment
+            if member.is_evaluator:
+                self.members[assignment.donor or ""].evaluated_at = self.decisions
         self.copies += copied and not member.is_evaluator
 
     def _add(self, name: str) -> None:

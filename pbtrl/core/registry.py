@@ -31,6 +31,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     },
     "strategy": {
         "pbt": "pbtrl.strategies.pbt_settings:PBTSettings",
+        "fire": "pbtrl.strategies.fire_settings:FireSettings",
         "random_search": "pbtrl.strategies.trial_settings:RandomSearchSettings",
         "grid": "pbtrl.strategies.trial_settings:GridSettings",
         "fixed": "pbtrl.strategies.trial_settings:FixedSettings",
@@ -41,6 +42,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     },
     "trainable": {
         "quadratic": "pbtrl.trainables.quadratic:Quadratic",
+        "noisy_quadratic": "pbtrl.trainables.noisy_quadratic:NoisyQuadratic",
+        "chebykin": "pbtrl.trainables.chebykin:Chebykin",
         "constant": "pbtrl.trainables.constant:Constant",
     },
 }

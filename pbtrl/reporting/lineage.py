@@ -50,11 +50,13 @@ class TrainedSlice:
 
 
 def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
-    """List every exploit, oldest first.
+    """List every copy, oldest first.
 
-    Keys: `time` (seconds since the run's start), `env_steps` (the receiver's clock), `fitness_before` (the receiver's)
-    and `fitness_after` (the donor's), both at the time of the decision, `weights` (False if only the hyperparameters
-    were copied), `member`, `donor`, `hyperparameters_before` and `hyperparameters_after`.
+    Keys: `kind` (`exploit`, `promotion` of an evaluator, or `evaluation`, the start of one), `time` (seconds since the
+    run's start), `env_steps` (the receiver's clock), `fitness_before` (the receiver's) and `fitness_after` (the
+    donor's), both at the time of the decision, `weights` (False if only the hyperparameters were copied), `member`,
+    `donor`, `hparams_donor` (if the hyperparameters are another member's), `hyperparameters_before` and
+    `hyperparameters_after`.
     """
     header, all_lines = read_header(lines)
     population = header.population()
@@ -110,9 +112,11 @@ def _copy(population: Population, a: dict[str, Any], elapsed: float) -> dict[str
     receiver, donor = population.members[a["member"]], population.members[a["donor"]]
     return {
         "time": elapsed,
+        "kind": "evaluation" if receiver.is_evaluator else "promotion" if a.get("inherit") else "exploit",
         "env_steps": a["start"],
         "member": receiver.id,
         "donor": donor.id,
+        "hparams_donor": a.get("hparams_donor"),
         "weights": a["parent"] is not None and a["parent"].rsplit("/", 1)[0] != receiver.id,
         "hyperparameters_before": receiver.hyperparameters,
         "hyperparameters_after": a["hyperparameters"],

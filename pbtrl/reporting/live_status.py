@@ -16,6 +16,7 @@ from pbtrl.storage.journal import Line
 from pbtrl.storage.metrics_log import MetricsTail
 from pbtrl.storage.run_header import RunHeader
 
+ROUTINE = ("evaluation", "retired")  # kinds of events that only JSON output shows, because they occur all the time
 RATE_WINDOW = 60.0  # seconds over which the population's steps per second are averaged
 
 
@@ -24,8 +25,8 @@ class Event:
     """Event to print: a copy, a failure, a divergence.
 
     Attributes:
-        kind: `copy`, `failure`, `given_up`, `lost`, `diverged`, `skipped` (updates of a slice), `fresh` (new weights)
-            or `slice` (duration of the first one).
+        kind: `copy`, `promotion`, `evaluation` (its start), `retired`, `failure`, `given_up`, `lost`, `diverged`,
+            `skipped` (updates of a slice), `fresh` (new weights) or `slice` (duration of the first one).
         elapsed: seconds since the run's start.
         text: one line of text.
         facts: the same information as JSON values.
@@ -59,6 +60,7 @@ class Row:
     rate: float | None
     generation: int
     state: str
+    role: str = ""
 
 
 class LiveStatus:
@@ -99,6 +101,7 @@ class LiveStatus:
         match line["kind"]:
             case "decision":
                 events = [e for a in line["assignments"] if (e := self._assigned(a, line["timing"]["elapsed"]))]
+                events += [self._retired(line, member) for member in line.get("retired", ())]
             case "report":
                 events = list(self._reported(line))
             case "failure":
@@ -170,9 +173,9 @@ class LiveStatus:
         return max((m.generation for m in self.population.members.values()), default=-1)
 
     def rows(self) -> list[Row]:
-        """Rows of all members, best first; those without a fitness last."""
-        rows = [self._row(m) for m in self.population.members.values()]
-        return sorted(rows, key=lambda r: (r.fitness is None, -(r.fitness or 0.0), r.member))
+        """Rows of all members by role, best first; those without a fitness last."""
+        rows, order = [self._row(m) for m in self.population.members.values()], ["", *self.population.roles]
+        return sorted(rows, key=lambda r: (order.index(r.role), r.fitness is None, -(r.fitness or 0.0), r.member))
 
     def _row(self, member: Member) -> Row:
         before = self._before.get(member.id, {})
@@ -188,18 +191,21 @@ class LiveStatus:
             rate=current.get("perf/env_steps_per_s", current.get("perf/steps_per_s")),
             generation=member.generation,
             state=self._state(member),
+            role=member.role,
         )
 
     def _state(self, member: Member) -> str:
         if member.lost:
             return "given up"
+        if member.retired:
+            return "retired"
+        if member.evaluates:
+            return "{} under {}".format(*member.evaluates)
         if member.pending:
             return f"copied {member.pending.donor}" if member.pending.donor else "train"
         if member.diverged:
             return "diverged"
-        if member.step >= self.header.horizon:
-            return "done"
-        return "retired" if member.retired else "waiting"
+        return "done" if member.step >= self.header.horizon else "waiting"
 
     def _current(self, member: Member) -> Mapping[str, Any]:
         """Last metrics line of the member's open slice; empty if there is none."""
@@ -226,19 +232,28 @@ class LiveStatus:
             "member": receiver.id,
             "donor": donor.id,
             "env_steps": a["start"],
+            "hparams_donor": a.get("hparams_donor"),
             "fitness_before": _latest(receiver),
             "fitness_after": _latest(donor),
             "hyperparameters_before": before,
             "hyperparameters_after": a["hyperparameters"],
         }
+        if receiver.is_evaluator:
+            text = f"{receiver.id} evaluates {donor.id} under {a['hparams_donor']}"
+            return Event("evaluation", elapsed, text, facts)
         parts = [
-            f"{receiver.id} <- {donor.id}",
+            f"{receiver.id} <- {donor.id}" + (" (promotion)" if a.get("inherit") else ""),
             f"fitness {format_fitness(_latest(receiver))} -> {format_fitness(_latest(donor))}",
         ]
         for name, new in a["hyperparameters"].items():
             if name in before and format_value(before[name]) != format_value(new):
                 parts.append(f"{name} {format_value(before[name])} -> {format_value(new)}")
-        return Event("copy", elapsed, "  ".join(parts), facts)
+        return Event("promotion" if a.get("inherit") else "copy", elapsed, "  ".join(parts), facts)
+
+    def _retired(self, line: Line, member: str) -> Event:
+        m = self.population.members[member]
+        text = f"{member} retired at {format_count(m.step)}, fitness {format_fitness(_latest(m))}"
+        return self._event("retired", line, text, member=member, step=m.step, fitness=_latest(m))
 
     def _failed(self, line: Line) -> Event:
         member, why = line["member"], _first_line(line["error"])

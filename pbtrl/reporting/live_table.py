@@ -32,6 +32,9 @@ BARS = "▁▂▃▄▅▆▇█"
 
 EVENT_STYLES = {
     "copy": "cyan",
+    "promotion": "green",
+    "evaluation": "dim",
+    "retired": "dim",
     "diverged": "red",
     "given_up": "red",
     "lost": "red",
@@ -41,9 +44,13 @@ EVENT_STYLES = {
 
 
 STATES = {
-    "train": "", "waiting": "dim", "retired": "dim", "done": "green", "diverged": "red", "given up": "red",
-}  # fmt: skip
-"""Style of each state; others are cyan."""
+    "train": "",
+    "waiting": "dim",
+    "done": "green",
+    "diverged": "red",
+    "given up": "red",
+    "retired": "dim",
+}  # else cyan
 
 
 def live_table(
@@ -61,6 +68,8 @@ def live_table(
         columns = _columns(rows, indices, kept, status.header.rule.window, narrow=cut >= 2)
         if agents:
             columns.insert(2, _agents(rows, indices))
+        if status.population.roles:
+            columns.insert(2, _roles(rows, indices))
         gap = 2 if cut == 0 else 1
         if sum(c.width + gap for c in columns) - gap <= console.width:
             break
@@ -176,6 +185,11 @@ def _columns(
     titles += ["steps", "steps/s", "gen", "state"]
     left = {"member", "state", ""}
     return [_Column(t, [line[i] for line in table], left=t in left) for i, t in enumerate(titles)]
+
+
+def _roles(rows: Sequence[Row], indices: Sequence[int | None]) -> _Column:
+    """Column of the members' roles: sub-populations and evaluators."""
+    return _Column("role", [("" if place is None else rows[place].role, "") for place in indices], left=True)
 
 
 def _agents(rows: Sequence[Row], indices: Sequence[int | None]) -> _Column:

@@ -108,6 +108,14 @@ class RunData:
         """Row index of each member."""
         return {member: row for row, member in enumerate(self.population.members)}
 
+    def label(self, member: str) -> str:
+        """Name of a member with its role."""
+        return f"{member} {self.population.members[member].role}".strip()
+
+    def width(self, member: str) -> float:
+        """Relative width of a member's lines: those of evaluators are thin."""
+        return 0.4 if self.population.members[member].is_evaluator else 1.0
+
     def color(self, member: str) -> str:
         """Color of a member, the same in all plots."""
         return COLORS[self.rows[member] % len(COLORS)]
@@ -164,8 +172,10 @@ def _training(data: RunData) -> Figure:
         _schedule(panel, data, name)
     if more := len(data.header.hyperparameters) - len(names):
         figure.suptitle(f"{more} more hyperparameters are not drawn", fontsize="small")
-    if 1 <= len(panels[0].get_legend_handles_labels()[1]) <= NAMED + 1:
-        figure.legend(loc="outside lower center", ncols=int(width / 1.1), fontsize="small", frameon=False)
+    if 1 <= (entries := len(panels[0].get_legend_handles_labels()[1])) <= NAMED + 1:
+        columns = int(width / (1.6 if data.header.roles else 1.1))
+        figure.set_figheight(3.2 * down + 0.2 * -(-entries // columns))
+        figure.legend(loc="outside lower center", ncols=columns, fontsize="small", frameon=False)
     return figure
 
 
@@ -176,7 +186,8 @@ def _fitness(panel: Axes, data: RunData) -> None:
         points.setdefault(member, []).append((step, fitness))
     path = [(s.stop, known[s.member, s.stop]) for s in data.ancestry if (s.member, s.stop) in known]
     for member, own in points.items():
-        _line(panel, own, color=data.color(member), lw=1.2, label=member)
+        look = {"color": data.color(member), "lw": 1.2 * data.width(member)}
+        _line(panel, own, label=_short(data.label(member)), **look)
     if path:
         _line(panel, path, color="black", lw=1.8, label=f"to {data.ancestry[-1].member}")
     for copy in data.copies:
@@ -198,7 +209,7 @@ def _schedule(panel: Axes, data: RunData, name: str) -> None:
     values = [chosen for slices in (*used.values(), best) for *_, chosen in slices]
     numeric = all(_can_be_drawn(chosen) for chosen in values)
     words = {} if numeric else {word: i for i, word in enumerate(dict.fromkeys(map(str, values)))}
-    for slices, color, width in (*((s, data.color(m), 1) for m, s in used.items()), (best, "black", 2)):
+    for slices, color, width in (*((s, data.color(m), data.width(m)) for m, s in used.items()), (best, "black", 2)):
         ends: list[Any] = [(step, words.get(str(v), v)) for start, stop, v in slices for step in (start, stop)]
         panel.plot([step for step, _ in ends], [height for _, height in ends], color=color, lw=width)
     if numeric:
@@ -318,7 +329,7 @@ def _rows(data: RunData) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, min(12.0, 1.4 + 0.25 * len(data.rows))), layout="constrained")
     panel = figure.subplots()
     if len(data.rows) <= NAMED:
-        panel.set_yticks(list(data.rows.values()), list(data.rows))
+        panel.set_yticks(list(data.rows.values()), [_short(data.label(member)) for member in data.rows])
     panel.set_ylim(len(data.rows) - 0.4, -0.6)
     return figure, panel
 

@@ -10,7 +10,7 @@ from pbtrl.reporting.formatting import (
     format_fitness,
     format_mixture,
 )
-from pbtrl.reporting.live_status import Event, LiveStatus
+from pbtrl.reporting.live_status import ROUTINE, Event, LiveStatus
 from pbtrl.system.strict_json import to_json
 
 
@@ -29,18 +29,19 @@ def plain_line(status: LiveStatus) -> str:
         else "",
         f"{format_duration(status.left)} left" if status.left else "",
         format_mixture(status.population.agents),
+        f"{retired} retired" if (retired := sum(m.retired for m in status.population.members.values())) else "",
     ]
     return "  ".join(part for part in parts if part)
 
 
 def _fitnesses(status: LiveStatus) -> list[float]:
-    """Fitness of all members that have one, without those from before a copy."""
-    return [r.fitness for r in status.rows() if r.fitness is not None and not r.before_copy]
+    """Fitness of all candidates for the best that have one, without those from before a copy."""
+    return [m.fitness for m in status.population.ranking() if m.fitness is not None]
 
 
 def plain_event(event: Event) -> str:
-    """Format an event as plain text."""
-    return f"{format_duration(event.elapsed):>9}  {event.text}"
+    """Format an event as plain text; empty for events that occur all the time."""
+    return "" if event.kind in ROUTINE else f"{format_duration(event.elapsed):>9}  {event.text}"
 
 
 def json_line(status: LiveStatus) -> str:

@@ -15,9 +15,7 @@ from pbtrl.reporting.formatting import (
 )
 
 Json = Mapping[str, Any]
-
-MANY = 50  # largest number of members that `status` shows completely
-FEW = 20  # otherwise the number of the best ones, besides those that train
+MOST_MEMBERS = 40  # rows of a status table
 
 
 def status(result: Json, reference: str, reason: str = "") -> str:
@@ -35,23 +33,37 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     if state in ("running", "stale"):
         head += f", last activity {format_duration(result['heartbeat_age'])} ago"
     names = list(dict.fromkeys(name for m in result["members"] for name in m["hyperparameters"]))
-    members: Sequence[Json] = sorted(
-        result["members"], key=lambda m: (_rank_fitness(m) is None, -(_rank_fitness(m) or 0.0))
+    order = list(result["roles"])
+    members = sorted(
+        result["members"],
+        key=lambda m: (
+            order.index(m["role"]) if m["role"] in order else 0,
+            _rank_fitness(m) is None,
+            -(_rank_fitness(m) or 0.0),
+        ),
     )
+    extra = members[MOST_MEMBERS:]
+    training = [m for m in extra if m["state"] == "train"] if result["retired"] else []  # a few of many trials
+    hidden = len(extra) - len(training)
+    members = [*members[:MOST_MEMBERS], *training]
     skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
-    members, left_out = _shown(members)
-    states = ["state"] if any(m["retired"] for m in members) else []
+    roles = ["role"] if result["roles"] else []
+    states = ["state"] if result["retired"] or result["roles"] else []
     rows = [
-        [m["id"], format_rank_fitness(_rank_fitness(m), before_copy=_before_copy(m))]
+        [m["id"], *[m["role"] for _ in roles], format_rank_fitness(_rank_fitness(m), before_copy=_before_copy(m))]
         + [str(max(0, m["generation"])), format_count(m["env_steps"])]
-        + ["train" if m["training"] else "retired" if m["retired"] else "" for _ in states]
         + [format_count(m["skipped_updates"]) for _ in skipped]
         + [" ".join([format_value(m["hyperparameters"].get(n, "-")), *m["at_bound"].get(n, "").split()]) for n in names]
+        + [_state(m) for _ in states]
         for m in members
     ]
-    lines = [head, aligned(["member", "fitness", "gen", "steps", *states, *skipped, *names], rows)]
-    if left_out:
-        lines.append(f"{left_out:,} more, of lower fitness: --json has all")
+    titles = ["member", *roles, "fitness", "gen", "steps", *skipped, *names, *states]
+    left = [0, *(titles.index(title) for title in ("role", "state") if title in titles)]
+    lines = [head, aligned(titles, rows, left)]
+    if hidden:
+        lines.append(f"and {hidden} members below them; all are in the output of --json")
+    if result["retired"]:
+        lines.append(f"retired: the strategy gives no further assignment, to {result['retired']} members")
     if any(map(_before_copy, members)):
         lines.append("in parentheses: fitness from before a copy, which ranks the member until it has a new one")
     if skipped:
@@ -61,14 +73,6 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     if state in ("crashed", "stopped"):
         lines.append(f"{reason + '; ' if reason else ''}continue with: pbtrl resume {reference}")
     return "\n".join(lines)
-
-
-def _shown(members: Sequence[Json]) -> tuple[Sequence[Json], int]:
-    """Return the members to show, the best first, and the number of those left out."""
-    if len(members) <= MANY:
-        return members, 0
-    shown = [m for i, m in enumerate(members) if i < FEW or m["training"]][:MANY]
-    return shown, len(members) - len(shown)
 
 
 def listing(result: Sequence[Json]) -> str:
@@ -132,7 +136,7 @@ def truncation(evaluation: Json) -> str:
 
 
 def copies(result: Sequence[Json], unit: str) -> str:
-    """Format all exploits; `result` is the result of `lineage.copies`."""
+    """Format all copies; `result` is the result of `lineage.copies`."""
     if not result:
         return "no copies yet"
     rows = []
@@ -145,12 +149,20 @@ def copies(result: Sequence[Json], unit: str) -> str:
             [
                 format_duration(c["time"]),
                 format_count(c["env_steps"]),
-                f"{c['member']} <- {c['donor']}",
+                _copy(c),
                 fitness,
                 changes,
             ]
         )
     return aligned(["time", unit, "copy", "fitness", "hyperparameters"], rows, left=(2, 4))
+
+
+def _copy(copy: Json) -> str:
+    if copy["kind"] == "evaluation":
+        return f"{copy['member']} evaluates {copy['donor']} under {copy['hparams_donor']}"
+    others = f", hyperparameters of {copy['hparams_donor']}" if copy["hparams_donor"] else ""
+    promotion = " (promotion)" if copy["kind"] == "promotion" else ""
+    return f"{copy['member']} <- {copy['donor']}{others}{promotion}"
 
 
 def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
@@ -163,6 +175,12 @@ def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _state(member: Json) -> str:
+    if evaluates := member["evaluates"]:
+        return f"evaluates {evaluates['member']} under {evaluates['under']}"
+    return str(member["state"])
 
 
 def _before_copy(member: Json) -> bool:

@@ -47,7 +47,7 @@ class TensorBoardWriter:
         self._writers: dict[str, SummaryWriter] = {}
         for m in population.members.values():
             if not m.retired:
-                self._writers[m.id] = _writer(self._folder / m.id, m.step + 1 if resume else None)
+                self._writers[m.id] = self._new_writer(m.id, m.step + 1 if resume else None)
         self._all = _writer(run / "tb" / "population", population.step + 1 if resume else None)
         self._shown = {m.id: _numbers(m.snapshot_hparams) if resume else {} for m in population.members.values()}
         self._streamed: defaultdict[str, set[str]] = defaultdict(set)
@@ -118,7 +118,8 @@ class TensorBoardWriter:
             self._close_if_retired(member)
         for agent, members in self._population.agents.items():
             self._all.add_scalar(f"population/members/{agent}", members, self._population.step, now)
-        copies = [a for a in line["assignments"] if a["donor"]]
+        known = self._population.members
+        copies = [a for a in line["assignments"] if a["donor"] and not known[a["member"]].is_evaluator]
         if copies:
             step, count = self._population.step, self._population.copies
             self._all.add_scalar("population/exploits", count, step, now)
@@ -191,8 +192,13 @@ class TensorBoardWriter:
 
     def _writer_of(self, member: str) -> SummaryWriter:
         if member not in self._writers:
-            self._writers[member] = _writer(self._folder / member, None)
+            self._writers[member] = self._new_writer(member)
         return self._writers[member]
+
+    def _new_writer(self, member: str, purge_step: int | None = None) -> SummaryWriter:
+        """Make the writer of a member; a role is part of its name, as in `m16-evaluator`."""
+        role = self._population.members[member].role.replace(" ", "-")
+        return _writer(self._folder / (f"{member}-{role}" if role else member), purge_step)
 
     def _close_if_retired(self, member: str) -> None:
         """Close the writer of a member that will not train again; each open one has a thread and a file."""

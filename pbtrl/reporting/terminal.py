@@ -14,7 +14,7 @@ from rich.live import Live
 from typing_extensions import override
 
 from pbtrl.errors import printable
-from pbtrl.reporting.live_status import Event, LiveStatus
+from pbtrl.reporting.live_status import ROUTINE, Event, LiveStatus
 from pbtrl.reporting.live_table import EVENTS, HINT, STOPPING, live_table
 from pbtrl.reporting.progress_lines import json_event, json_line, plain_event, plain_line
 from pbtrl.storage.journal import Line
@@ -114,7 +114,8 @@ class LinesView(View):
     def event(self, line: Line) -> None:
         """Print the events of a journal line."""
         for event in self._standings.event(line):
-            self._print(self._event(event))
+            if text := self._event(event):
+                self._print(text)
 
     def tick(self) -> None:
         """Print the status of the run every 30 s."""
@@ -153,7 +154,8 @@ class LiveView(View):
 
     def event(self, line: Line) -> None:
         """Keep the events of a journal line for the next frame."""
-        self._events = (self._events + self._standings.event(line))[-EVENTS:]
+        events = [event for event in self._standings.event(line) if event.kind not in ROUTINE]
+        self._events = (self._events + events)[-EVENTS:]
 
     def tick(self) -> None:
         """Redraw the table, at most four times a second."""

@@ -66,6 +66,8 @@ def summarize(run: Path, header: RunHeader, population: Population) -> dict[str,
         "best": best and {"member": best.id, "fitness": best.fitness},
         "heartbeat_age": heartbeat(run),
         "bytes": _bytes(run),
+        "roles": population.roles,
+        "retired": sum(m.retired for m in population.members.values()),
         "members": [_member(m, header) for m in population.members.values()],
     }
 
@@ -85,18 +87,30 @@ def listing(root: Path) -> list[dict[str, Any]]:
 def _member(member: Member, header: RunHeader) -> dict[str, Any]:
     return {
         "id": member.id,
+        "role": member.role,
+        "state": _state(member, header),
+        "evaluates": member.evaluates and dict(zip(("member", "under"), member.evaluates, strict=True)),
         "env_steps": member.step,
         "frames": member.step * header.frames_per_step,
         "fitness": member.fitness,
         "fitness_before_copy": member.placeholder,
         "generation": member.generation,
-        "training": member.pending is not None,
-        "retired": member.retired,
         "skipped_updates": member.skipped_updates,
         "parent": member.pending.parent if member.pending else member.parent,
         "hyperparameters": member.hyperparameters,
         "at_bound": header.at_bound(member.hyperparameters),
     }
+
+
+def _state(member: Member, header: RunHeader) -> str:
+    """Return `train`, `waits`, `done`, `retired`, `diverged` or `given up`."""
+    if member.retired:
+        return "retired"
+    if member.lost or member.diverged:
+        return "given up" if member.lost else "diverged"
+    if member.pending:
+        return "train"
+    return "done" if member.step >= header.horizon else "waits"
 
 
 def _bytes(run: Path) -> int:

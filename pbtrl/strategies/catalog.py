@@ -1,5 +1,6 @@
 """Settings of all strategies by their names in a config; `adopt` of config/open_names.py adds those of users."""
 
+from pbtrl.strategies.fire_settings import FireSettings
 from pbtrl.strategies.pbt_settings import PBTSettings
 from pbtrl.strategies.settings import StrategySettings
 from pbtrl.strategies.trial_settings import (
@@ -15,6 +16,7 @@ from pbtrl.strategies.trial_settings import (
 STRATEGIES: dict[str, type[StrategySettings]] = {
     "pbt": PBTSettings,
     "random_search": RandomSearchSettings,
+    "fire": FireSettings,
     "grid": GridSettings,
     "fixed": FixedSettings,
     "successive_halving": SuccessiveHalvingSettings,

@@ -10,7 +10,7 @@ compared, and a member that copies takes over the agent of its donor.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,9 @@ from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.rules import Exploit, Explore
+
+Select = Callable[[Population, Member], tuple[Member | None, str]]
+"""Rule that chooses the member to copy, and says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +61,20 @@ class PBT(Strategy):
         """Return assignments for all members without one; in synchronous mode only when no member has one."""
         if self.synchronous and population.pending:
             return []
-        waiting = [m for m in population.members.values() if not m.pending and m.step < self.horizon]
-        waiting = [m for m in waiting if m.healthy or self._rescues(population, m)]
+        waiting = self.waiting(population)
         if self.synchronous:
-            behind = min((m.step // self.slice_steps for m in waiting), default=0)
-            waiting = [m for m in waiting if m.step // self.slice_steps == behind]
-        return [self._next(population, m) for m in waiting]
+            waiting = self.furthest_behind(waiting)
+        return [self.next(population, m) for m in waiting]
+
+    def waiting(self, population: Population) -> list[Member]:
+        """Return the members that have no assignment and may get one."""
+        waiting = [m for m in population.members.values() if not m.pending and m.step < self.horizon]
+        return [m for m in waiting if m.healthy or self._rescues(population, m)]
+
+    def furthest_behind(self, members: Sequence[Member]) -> list[Member]:
+        """Return those of the members that have finished the fewest slices."""
+        fewest = min((m.step // self.slice_steps for m in members), default=0)
+        return [m for m in members if m.step // self.slice_steps == fewest]
 
     def retired(self, population: Population) -> list[str]:
         """Return the members that failed and do not copy another one."""
@@ -79,7 +90,11 @@ class PBT(Strategy):
             return False
         return member.given_up <= self.max_consecutive_failures
 
-    def _next(self, population: Population, member: Member) -> Assignment:
+    def next(self, population: Population, member: Member, select: Select | None = None) -> Assignment:
+        """Return the next assignment of a member: start, rescue, exploit, explore or continue.
+
+        `select` replaces the exploit rule: it returns the member to copy with the reason, or None.
+        """
         if member.generation < 0:
             space = self.space.initial_space(_place(population, member))
             drawn = space.sample(population.rng(member.id, 0, "prior"))
@@ -89,7 +104,7 @@ class PBT(Strategy):
         ready = member.step % self.slice_steps == 0 and member.step >= self.burn_in
         if not ready or self._is_reference(population, member):
             return self._assign(population, member, member.snapshot, member.hyperparameters)
-        donor, note = self._donor(population, member)
+        donor, note = (select or self._donor)(population, member)
         if donor:
             return self._take_over(population, member, donor, note)
         values = member.hyperparameters
@@ -167,8 +182,8 @@ class PBT(Strategy):
 
         order = sorted(ranked, key=place_of)
         k, n = len(order), len(order) + unreported
-        top = max(1, _share(self.exploit.top, k))
-        bottom = min(max(1, _share(self.exploit.bottom, n)) * k // n, k - top)
+        top = max(1, share(self.exploit.top, k))
+        bottom = min(max(1, share(self.exploit.bottom, n)) * k // n, k - top)
         place = order.index(member)
         donors = [m for m in order[place + 1 :] if m.ranked][-top:]
         if place >= bottom or not donors:
@@ -255,6 +270,6 @@ def _rank_fitness(member: Member) -> float:
     return member.rank_fitness
 
 
-def _share(fraction: float, count: int) -> int:
+def share(fraction: float, count: int) -> int:
     """Return a fraction of a number of members, rounded down; the tolerance makes 0.29 of 100 equal 29."""
     return math.floor(fraction * count + 1e-9)

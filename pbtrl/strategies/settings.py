@@ -28,6 +28,7 @@ class StrategyContext:
         burn_in: env steps before the first exploit, in whole blocks.
         synchronous: decide for a whole generation at once.
         references: number of members, the first ones, that never receive a copy.
+        curve_interval: env steps between two points of a fitness curve, in whole blocks.
         block: env steps of a block; every slice ends after whole blocks.
     """
 
@@ -37,6 +38,7 @@ class StrategyContext:
     burn_in: int
     synchronous: bool
     references: int
+    curve_interval: int
     block: int = 1
 
 

@@ -16,14 +16,19 @@ LAST = FitnessRule(window=1, min_episodes=1)
 
 
 def trained(a: Assignment, *returns: float, step: int | None = None, diverged: bool = False) -> Report:
-    """Make the report of a slice that was completed, was stopped at `step`, or diverged."""
+    """Make the report of a slice that was completed, was stopped at `step`, or diverged.
+
+    Its curve has one point, the last return.
+    """
+    reached = a.stop if step is None else step
     return Report(
         a.id,
         a.member,
-        a.stop if step is None else step,
+        reached,
         a.hyperparameters,
         returns=returns,
         lengths=(1,) * len(returns),
+        curve=tuple((reached, value) for value in returns[-1:]),
         diverged=diverged,
         timing={"seconds": 1.0},
     )

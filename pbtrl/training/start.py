@@ -62,7 +62,7 @@ def start(
     run = run_directory.create(root, name, if_exists)
     if run_directory.has_begun(run):
         return resume(run, hooks, command=command, asked=config)
-    for warning in collect_warnings(prepared):
+    for warning in [*source.notes, *collect_warnings(prepared)]:
         hooks.presenter.warn(warning)
     with Signals() as signals, RunLock(run):
         if run_directory.has_begun(run):  # another process was faster

@@ -18,9 +18,11 @@ def test_copy_has_both_fitnesses_and_hyperparameters(tmp_path: Path):
     assert copies(read_journal(w.run / "journal.jsonl")) == [
         {
             "time": 40.0,
+            "kind": "exploit",
             "env_steps": 100,
             "member": "m01",
             "donor": "m00",
+            "hparams_donor": None,
             "weights": True,
             "hyperparameters_before": {"learning_rate": 0.1, "unroll_length": 5},
             "hyperparameters_after": {"learning_rate": 0.005, "unroll_length": 20},

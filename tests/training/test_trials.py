@@ -64,7 +64,7 @@ def test_200_trials_on_8_places(pbtrl: Command, monkeypatch: pytest.MonkeyPatch)
     status = pbtrl("status", "toy_halving")
     assert "continue with: pbtrl resume toy_halving" in status.out
     assert len(status.out.splitlines()) < 60
-    assert re.search(r"^\d+ more, of lower fitness: --json has all$", status.out, re.MULTILINE)
+    assert re.search(r"^and \d+ members below them", status.out, re.MULTILINE)
 
     assert pbtrl("resume", "toy_halving").code == 0
     _, _, population = load_run(run)

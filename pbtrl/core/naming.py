@@ -1,0 +1,9 @@
+"""Ids and roles of members. Imports nothing, so that config errors appear fast."""
+
+EVALUATOR = "evaluator"
+"""Role of members that evaluate others (FIRE PBT). With several kinds of evaluators their roles begin with it."""
+
+
+def member_id(place: int, size: int) -> str:
+    """Id of the member at index `place`: `m07`, with as many digits as the last of the first `size` members needs."""
+    return f"m{place:0{max(2, len(str(size - 1)))}d}"

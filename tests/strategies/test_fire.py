@@ -1,0 +1,410 @@
+"""FIRE PBT: its rules on hand-made curves, the guarantees of a strategy, and what it reaches on the deceptive toys."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pbtrl.build.factory import make_header, make_strategy
+from pbtrl.config.load import load
+from pbtrl.config.schema import Config
+from pbtrl.core.messages import Assignment, Report
+from pbtrl.core.population import Population
+from pbtrl.storage.journal import Line, digest
+from pbtrl.strategies.fire import FIRE, _Decision
+from pbtrl.strategies.pbt import PBT
+from pbtrl.strategies.rules import Exploit, Explore
+from pbtrl.testing.fakes import LAST
+from pbtrl.testing.strategies import SPACE, BaseConformance
+from pbtrl.trainables.chebykin import Chebykin
+from pbtrl.trainables.noisy_quadratic import NoisyQuadratic
+from tests.strategies.simulated import Simulation, simulate
+
+ROLES = {
+    **dict.fromkeys(("m00", "m01", "m02", "m03"), "p1"),
+    **dict.fromkeys(("m04", "m05"), "p2"),
+    **dict.fromkeys(("m06", "m07"), "evaluator"),
+}
+RULES = Exploit(bottom=0.25, top=0.25)
+
+
+def fire(*, synchronous: bool = True, explore: str = "none", **changes: Any) -> FIRE:
+    pbt = PBT(
+        space=SPACE, slice_steps=100, horizon=600, exploit=RULES, synchronous=synchronous,
+        explore=Explore(method=explore),  # type: ignore[arg-type]
+    )  # fmt: skip
+    return replace(FIRE(pbt=pbt, interval=10, max_eval_steps=300, min_steps_before_eval=100), **changes)
+
+
+class Synchronous(BaseConformance):
+    """All guarantees of a strategy; with one point of the curve per slice."""
+
+    synchronous = True
+    size = 8
+
+    @classmethod
+    def strategy(cls) -> FIRE:
+        return fire(synchronous=cls.synchronous, explore="perturb", interval=100)
+
+    @classmethod
+    def population(cls) -> Population:
+        return Population(cls.size, 3, cls.rule, roles=ROLES, candidate_roles=("p1",))
+
+    def test_evaluations_and_promotions_occur(self, lines: list[Line]) -> None:
+        copies = [a for _, assignments in self.moments(lines) for a in assignments if a.donor]
+        assert any(a.hparams_donor for a in copies)
+
+    def test_copies_stay_inside_their_sub_population_but_for_evaluations_and_promotions(
+        self, lines: list[Line]
+    ) -> None:
+        for before, assignments in self.moments(lines):
+            for a in (a for a in assignments if a.donor):
+                receiver, donor = before.members[a.member], before.members[a.donor or ""]
+                if receiver.is_evaluator:
+                    assert donor.role == "p2"
+                    assert before.members[a.hparams_donor or ""].role == "p1"
+                    assert a.hyperparameters == before.members[a.hparams_donor or ""].snapshot_hparams
+                elif a.inherit:
+                    assert (receiver.role, donor.role) == ("p1", "evaluator")
+                    assert a.hyperparameters == donor.snapshot_hparams
+                else:
+                    assert receiver.role == donor.role
+
+    def test_an_evaluator_never_explores(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            for a in assignments:
+                member = before.members[a.member]
+                if member.is_evaluator and not a.donor:
+                    assert a.hyperparameters == member.hyperparameters
+                    assert a.parent == member.snapshot
+
+    def test_at_most_one_evaluator_per_parent(self, lines: list[Line]) -> None:
+        for before, assignments in self.moments(lines):
+            under_way = {
+                e.id: e.copy.donor
+                for e in before.members.values()
+                if e.is_evaluator and e.copy and e.pending and e.healthy
+                if before.members[e.copy.donor or ""].copied_at < e.copied_at
+                if before.members[e.copy.hparams_donor or ""].copied_at < e.copied_at
+                if before.members[e.copy.donor or ""].healthy and before.members[e.copy.hparams_donor or ""].healthy
+            }
+            begun = [a.donor for a in assignments if before.members[a.member].is_evaluator and a.donor]
+            assert len(set(begun)) == len(begun)
+            assert not set(begun) & set(under_way.values())
+
+
+class TestSynchronous(Synchronous):
+    pass
+
+
+class TestAsynchronous(Synchronous):
+    synchronous = False
+
+
+# --- rules, on hand-made curves ---
+
+
+@dataclass
+class Story:
+    """Population whose members report hand-made curves; every decision is the strategy's own.
+
+    Attributes:
+        decided: the assignments of the last decision, by member.
+    """
+
+    strategy: FIRE = field(default_factory=fire)
+    roles: Mapping[str, str] = field(default_factory=lambda: ROLES)
+    decided: dict[str, Assignment] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.population = Population(len(self.roles), 3, LAST, roles=self.roles, candidate_roles=("p1",))
+        self.decide()
+
+    def decide(self) -> dict[str, Assignment]:
+        assignments = self.strategy.decide(self.population)
+        self.population.record({"kind": "decision", "assignments": [a.to_json() for a in assignments]})
+        self.decided = {a.member: a for a in assignments}
+        return self.decided
+
+    def report(self, curves: Mapping[str, Sequence[float] | float], *, diverged: Sequence[str] = ()) -> None:
+        """Let members end their slices, each with a curve of ten points or at a constant level."""
+        for name, given in curves.items():
+            a = self.population.members[name].pending
+            assert a is not None
+            values = [given] * 10 if isinstance(given, int | float) else list(given)
+            curve = tuple((a.start + 10 * (i + 1), float(v)) for i, v in enumerate(values))
+            message = Report(
+                a.id, name, a.stop, a.hyperparameters, returns=(float(values[-1]),), lengths=(1,), curve=curve,
+                diverged=name in diverged,
+            )  # fmt: skip
+            self.population.record({"kind": "report", **message.to_json()})
+
+    def turn(self, curves: Mapping[str, Sequence[float] | float], **kwargs: Any) -> dict[str, Assignment]:
+        """Report for all members that train, then decide. Members that are not named stay at 0."""
+        training = [m.id for m in self.population.members.values() if m.pending]
+        self.report({name: curves.get(name, 0.0) for name in training}, **kwargs)
+        return self.decide()
+
+
+def ramp(start: float, stop: float) -> list[float]:
+    return [float(v) for v in np.linspace(start, stop, 10)]
+
+
+START = {"m00": 1.0, "m01": 0.9, "m04": 0.5, "m05": 0.4}
+
+
+def evaluating() -> Story:
+    """Both parents are evaluated under m00: m04 by m06, m05 by m07."""
+    story = Story()
+    story.turn(START)
+    assert {m: (a.donor, a.hparams_donor) for m, a in story.decided.items() if a.hparams_donor} == {
+        "m06": ("m04", "m00"),
+        "m07": ("m05", "m00"),
+    }
+    return story
+
+
+def test_evaluators_wait_for_the_first_slice_of_the_parents() -> None:
+    assert set(Story().decided) == {f"m0{i}" for i in range(6)}
+
+
+def test_evaluator_takes_the_weights_of_a_parent_and_the_hyperparameters_of_the_best_child() -> None:
+    story = evaluating()
+    assert story.decided["m06"].parent == "m04/000000"
+    assert story.decided["m06"].hyperparameters == story.population.members["m00"].snapshot_hparams
+    assert story.decided["m06"].note == "evaluates m04 under m00"
+
+
+def test_a_child_takes_over_an_evaluator_that_leads_significantly() -> None:
+    story = evaluating()
+    story.turn({"m00": 1.0, "m01": 0.9, "m06": ramp(0.5, 1.6), "m07": 0.4})
+    story.turn({"m00": 1.0, "m01": 0.9, "m06": ramp(1.7, 3.0), "m07": 0.4})
+    promotion = story.decided["m00"]
+    assert (promotion.donor, promotion.inherit, promotion.parent) == ("m06", True, "m06/000001")
+    assert promotion.hyperparameters == story.population.members["m06"].snapshot_hparams
+    assert promotion.note.startswith("promotion of m06: ")
+    child, evaluator = story.population.members["m00"], story.population.members["m06"]
+    assert child.fitness == 3.0
+    assert child.window == [3.0]
+    assert len(child.curve.points) == 20
+    assert child.curve.start == promotion.start - 200
+    assert evaluator.pending
+    assert evaluator.pending.hparams_donor, "it begins another evaluation at once"
+
+
+def test_an_evaluation_with_overlap_stops_when_it_loses() -> None:
+    story = evaluating()
+    story.turn({"m00": ramp(1.1, 2.0), "m01": 0.9, "m06": ramp(1.05, 1.0), "m07": 0.4})
+    assert story.decided["m06"].note == "evaluates m04 under m00; before, m04 under m00: p 1 above 0.68"
+
+
+def test_an_evaluation_without_overlap_stops_after_the_longest_time() -> None:
+    story = evaluating()
+    for _ in range(2):
+        story.turn({"m00": 1.0, "m01": 0.9, "m06": 0.5, "m07": 0.4})
+        assert not story.decided["m06"].donor
+    story.turn({"m00": 1.0, "m01": 0.9, "m06": 0.5, "m07": 0.4})
+    assert "m04 under m00: never at the level of m00" in story.decided["m06"].note
+
+
+def test_an_evaluation_is_lost_with_its_child() -> None:
+    story = evaluating()
+    story.turn({"m00": 0.1, "m01": 5.0, "m02": 1.0, "m03": 1.0, "m06": 0.5, "m07": 0.4})
+    assert story.decided["m00"].donor == "m01"
+    assert story.decided["m06"].hparams_donor == "m01"
+    assert "one of them copies another member" in story.decided["m06"].note
+
+
+def test_an_evaluation_is_lost_with_its_parent() -> None:
+    story = evaluating()
+    story.turn({"m00": 1.0, "m01": 0.9, "m06": ramp(0.4, 0.9), "m07": ramp(0.4, 0.5)})
+    assert story.decided["m05"].donor == "m04", "its score is lower"
+    assert "m07" not in story.decided or story.decided["m07"].donor != "m05"
+
+
+def test_parents_are_ranked_by_the_lead_of_their_evaluators() -> None:
+    story = evaluating()
+    story.turn({"m00": 1.0, "m01": 0.9, "m04": 9.0, "m05": 0.1, "m06": ramp(0.4, 0.5), "m07": ramp(0.4, 0.9)})
+    assert story.decided["m04"].donor == "m05", "although its fitness is higher"
+    assert story.decided["m04"].scalars["fire/score"] == pytest.approx(-0.4, abs=0.1)
+    assert story.decided["m05"].scalars["fire/score"] == pytest.approx(0.4, abs=0.1)
+    assert story.decided["m04"].note.startswith("exploit m05, score 0.")
+
+
+def test_the_second_evaluator_of_a_promoted_child_begins_anew() -> None:
+    story = evaluating()
+    story.turn({"m00": 1.0, "m01": 0.9, "m06": ramp(0.5, 1.2), "m07": ramp(0.5, 1.2)})
+    story.turn({"m00": 1.0, "m01": 0.9, "m06": ramp(1.3, 3.0), "m07": ramp(1.3, 2.8)})
+    assert story.decided["m00"].donor == "m06", "the better one"
+    assert story.decided["m05"].donor == "m04"
+    assert "m07" not in story.decided, "m00 was replaced, and no parent is free"
+    story.turn({"m00": 3.0})
+    assert story.decided["m07"].donor == "m05"
+
+
+def test_a_diverged_evaluator_begins_anew_and_its_child_is_left_alone() -> None:
+    story = evaluating()
+    story.turn({**START, "m06": 0.5, "m07": 0.4}, diverged=["m06"])
+    assert story.decided["m06"].donor
+    assert "diverged" in story.decided["m06"].note
+    assert story.decided["m00"].donor is None
+
+
+def test_a_diverged_member_copies_inside_its_sub_population() -> None:
+    story = evaluating()
+    story.turn({**START, "m06": 0.5, "m07": 0.4}, diverged=["m04", "m01"])
+    assert story.decided["m04"].donor == "m05"
+    assert story.decided["m01"].donor == "m00"
+
+
+def test_longest_waiting_parent_is_next() -> None:
+    roles = {**{f"m0{i}": "p1" for i in range(2)}, **{f"m0{i}": "p2" for i in range(2, 6)}, "m06": "evaluator"}
+    story = Story(strategy=fire(max_eval_steps=100), roles=roles)
+    order = []
+    for _ in range(5):
+        story.turn({"m00": 5.0, "m01": 4.0})
+        order.append(story.decided["m06"].donor)
+    assert order == ["m02", "m03", "m04", "m05", "m02"]
+
+
+def test_ranking_and_best_are_of_the_first_sub_population() -> None:
+    story = evaluating()
+    story.turn({"m00": 1.0, "m01": 2.0, "m04": 9.0, "m06": 8.0})
+    assert [m.id for m in story.population.ranking()] == ["m01", "m00", "m03"], "m02 has just copied another one"
+    assert [m.id for m in story.population.candidates] == ["m00", "m01", "m02", "m03"]
+
+
+def test_asynchronous_evaluator_holds_its_success_until_the_child_decides() -> None:
+    story = Story(strategy=fire(synchronous=False))
+    story.report(START)
+    story.decide()
+    assert story.decided["m06"].hparams_donor == "m00"
+    story.report({"m06": ramp(0.5, 1.6)})
+    assert story.decide()["m06"].donor is None
+    story.report({"m06": ramp(1.7, 3.0)})
+    assert story.decide() == {}, "m00 still trains"
+    story.report({"m00": 1.0})
+    decided = story.decide()
+    assert decided["m00"].inherit
+    assert decided["m00"].donor == "m06"
+    assert decided["m06"].hparams_donor, "free at once"
+
+
+def test_asynchronous_evaluator_forgets_a_success_that_its_child_outgrew() -> None:
+    story = Story(strategy=fire(synchronous=False))
+    story.report(START)
+    story.decide()
+    story.report({"m06": ramp(0.5, 1.6)})
+    story.decide()
+    story.report({"m06": ramp(1.7, 3.0)})
+    assert story.decide() == {}
+    story.report({"m00": ramp(3.5, 9.0)})
+    assert not story.decide()["m00"].inherit
+
+
+def test_everything_ends_with_the_first_sub_population() -> None:
+    story = evaluating()
+    while story.turn({"m00": 1.0}):
+        pass
+    steps = {m.id: m.step for m in story.population.members.values()}
+    assert steps["m00"] == steps["m01"] == 600
+    assert steps["m06"] == 500, "it waited for one slice"
+
+
+# --- equal to PBT without evaluators; toys ---
+
+
+def toy(name: str, *changes: str, seed: int) -> Simulation:
+    config = load(name, [f"seed={seed}", *changes])
+    make = {"chebykin": Chebykin, "noisy_quadratic": NoisyQuadratic}[config.trainable.name if config.trainable else ""]
+    speeds = {}
+    if config.population.mode == "async":
+        rng = np.random.default_rng(seed)
+        speeds = {m: float(rng.uniform(1, 2)) for m in population(config).members}
+    return simulate(make_strategy(config), population(config), make, config.curve_interval, speeds=speeds)
+
+
+def population(config: Config) -> Population:
+    return make_header(config, "toy").population()
+
+
+def true_quality(run: Simulation) -> float:
+    """Q of the best member without evaluation noise."""
+    best = run.population.best
+    assert best
+    if "mean" not in (state := run.states[best.snapshot or ""]):
+        return best.fitness or 0.0
+    chosen = NoisyQuadratic(np.random.default_rng(0), evaluation_noise=0.0)
+    chosen.load_state_dict(state)
+    return chosen.evaluate(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_one_sub_population_is_pbt(mode: str) -> None:
+    changes = (f"population.mode={mode}", "population.size=6", "budget.env_steps_per_member=1000")
+    alone = toy("toy_deceptive", *changes, "strategy.subpopulations=[6]", seed=1)
+    assert digest(alone.lines) == digest(toy("toy_deceptive", *changes, "strategy.name=pbt", seed=1).lines)
+    assert any(a["donor"] for line in alone.lines if line["kind"] == "decision" for a in line["assignments"])
+
+
+def test_steps_of_evaluators_count() -> None:
+    run = toy("toy_deceptive", "budget.env_steps_per_member=500", seed=1)
+    assert run.population.step == 16 * 500 + 6 * 400
+    assert run.population.copies < sum(
+        a["donor"] is not None for line in run.lines for a in line.get("assignments", ())
+    )
+
+
+def test_three_levels_promote_from_one_to_the_next() -> None:
+    changes = ("population.size=36", "strategy.subpopulations=[8, 8, 8]", "budget.env_steps_per_member=1500")
+    run = toy("toy_deceptive", *changes, seed=1)
+    roles = {m.id: m.role for m in run.population.members.values()}
+    promoted = {
+        (roles[a["member"]], roles[a["donor"]])
+        for line in run.lines for a in line.get("assignments", ()) if a.get("inherit")
+    }  # fmt: skip
+    assert promoted <= {("p1", "evaluator p2"), ("p2", "evaluator p3")}
+    assert len(promoted) == 2
+
+
+@pytest.mark.parametrize("name", ["toy_deceptive", "toy_chebykin"])
+def test_fire_beats_pbt_where_greed_fails(name: str) -> None:
+    assert true_quality(toy(name, seed=1)) > true_quality(toy(name, "strategy.name=pbt", seed=1)) + 0.1
+
+
+@pytest.mark.slow
+def test_deceptive_toy_over_ten_seeds() -> None:
+    ours = [true_quality(toy("toy_deceptive", seed=seed)) for seed in range(10)]
+    greedy = [true_quality(toy("toy_deceptive", "strategy.name=pbt", seed=seed)) for seed in range(10)]
+    late = [true_quality(toy("toy_deceptive", "population.mode=async", seed=seed)) for seed in range(10)]
+    assert statistics.median(ours) >= 3.0
+    assert statistics.median(greedy) <= 2.8
+    assert statistics.median(late) >= 2.9
+    assert all(a > b for a, b in zip(ours, greedy, strict=True))
+
+
+@pytest.mark.slow
+def test_score_of_parents_matters_where_they_must_climb(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked = [true_quality(toy("toy_deceptive_low", seed=seed)) for seed in range(10)]
+    scores = _Decision._scores
+
+    def drawn(self: _Decision, level: int) -> dict[str, float]:
+        rng = self._population.rng("m00", self._population.decisions, "score")
+        return {parent: float(rng.random()) for parent in scores(self, level)}
+
+    monkeypatch.setattr(_Decision, "_scores", drawn)
+    at_random = [true_quality(toy("toy_deceptive_low", seed=seed)) for seed in range(10)]
+    assert statistics.mean(ranked) > statistics.mean(at_random)
+
+
+@pytest.mark.slow
+def test_chebykin_over_ten_seeds() -> None:
+    ours = [true_quality(toy("toy_chebykin", seed=seed)) for seed in range(10)]
+    greedy = [true_quality(toy("toy_chebykin", "strategy.name=pbt", seed=seed)) for seed in range(10)]
+    assert statistics.median(ours) >= 1.13
+    assert sum(q < 0.9546 for q in greedy) >= 9
