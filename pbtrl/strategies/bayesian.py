@@ -17,7 +17,7 @@ def final_results(population: Population, horizon: int) -> Mapping[str, float | 
     for member in started(population):
         if not member.healthy:
             results[member.id] = WORST
-        elif member.step < horizon or member.pending:
+        elif member.step < horizon:
             results[member.id] = None
         else:
             results[member.id] = WORST if member.fitness is None else member.fitness

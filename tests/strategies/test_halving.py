@@ -107,6 +107,9 @@ def test_failed_trials_fill_their_rung_but_never_go_on() -> None:
     slices(population, "m03", (10, "diverged"))
     decided = sha(4, (10, 40), 2).decide(population)
     assert [(a.member, a.stop) for a in decided] == [("m02", 40)]
+    slices(population, "m02", (80, 1.0))
+    decided = sha(4, (10, 80, 160), 2).decide(population)
+    assert [(a.member, a.stop) for a in decided] == [("m02", 160)]
 
 
 # ASHA
