@@ -41,6 +41,14 @@ class JournalWriter:
     def decide(self, *assignments: Assignment, wait: float = 10.0) -> None:
         self._write({"kind": "decision", "assignments": [a.to_json() for a in assignments]}, wait)
 
+    def retire(self, *members: str) -> None:
+        self._write({"kind": "decision", "assignments": [], "free": 0, "retired": list(members)}, 0.0)
+
+    def start(self, member: str) -> None:
+        """Decide the first slice of a member, which need not exist yet."""
+        values = {"learning_rate": 0.01, "unroll_length": 20}
+        self.decide(Assignment(f"{member}/000000", member, None, 0, 100, values, 1))
+
     def next(self, member: str, every: int = 100, **changes: Any) -> Assignment:
         """The member's next assignment; `donor=` copies weights too unless `parent=` is given."""
         m = self.population.members[member]
@@ -106,4 +114,15 @@ def one_copy(run: Path, **fields: Any) -> JournalWriter:
             note="exploit m00",
         ),
     )
+    return w
+
+
+def many_trials(run: Path, count: int = 100, places: int = 4) -> JournalWriter:
+    """A search whose first trials have retired, the later the fitter, and whose last ones train."""
+    w = JournalWriter(run, size=places)
+    for place in range(count):
+        w.start(f"m{place:02d}")
+        if place < count - places:
+            w.report(f"m{place:02d}", float(place))
+            w.retire(f"m{place:02d}")
     return w

@@ -31,14 +31,15 @@ from pbtrl.strategies.settings import StrategyContext
 
 
 def prepare(config: Config, source: ConfigSource | None = None) -> Config:
-    """Resolve the config and the env's back end, and check that every agent fits the env.
+    """Resolve the config and the env's back end, and check that the strategy can be made and every agent fits the env.
 
     Raises:
-        ConfigError: the env cannot be made, or an agent cannot read its observations or act in it. The error names the
-            place in `source`.
+        ConfigError: an optional package is missing, the env cannot be made, or an agent cannot read its observations or
+            act in it. The error names the place in `source`.
     """
     config = resolve(config)
     try:
+        make_strategy(config)
         if config.env is None:
             trainable_builder(config)
             return config

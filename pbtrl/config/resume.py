@@ -37,6 +37,9 @@ def merge_resume_config(stored: Config, wanted: Config) -> Config:
             f"cannot change on resume: {', '.join(changed[:3])}{more}. "
             f"Only {', '.join(FREE)} can; for other changes train a new run"
         )
+    if stored.strategy.trials and wanted.steps_per_member > stored.steps_per_member:
+        old, more = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
+        raise RunError(f"the budget of a trial of {stored.strategy.name} cannot change on resume ({old} -> {more})")
     tree, new = stored.to_dict(), wanted.to_dict()
     tree |= {section: new[section] for section in FREE}
     if wanted.steps_per_member < stored.steps_per_member:

@@ -146,6 +146,13 @@ class _Interval:
         least, most = self.limits
         return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
+    def at(self, fraction: float) -> float:
+        """Return the value at a fraction of the prior's range on the dimension's own scale; 0.5 is its middle."""
+        least, most = self._to_scale(self.low), self._to_scale(self.high)
+        if fraction in (0.0, 1.0):
+            return self.high if fraction else self.low
+        return min(max(self._from_scale(least + fraction * (most - least)), self.low), self.high)
+
     def sample(self, rng: "np.random.Generator") -> float:
         """Draw from the prior."""
         drawn = self._from_scale(float(rng.uniform(self._to_scale(self.low), self._to_scale(self.high))))
@@ -191,6 +198,10 @@ class _Integer(_Interval):
         if self.bounds == "none":
             least = min(1, self.low)
         return math.ceil(least), math.floor(most)
+
+    @override
+    def at(self, fraction: float) -> int:
+        return round(super().at(fraction))
 
     @override
     def clip(self, value: Value) -> int:
@@ -360,6 +371,10 @@ class Choice:
     def contains(self, value: Value) -> bool:
         """Return whether `value` is in the list."""
         return value in self.values
+
+    def at(self, fraction: float) -> Value:
+        """Return the value at a fraction of the list, from the first one at 0 to the last one at 1."""
+        return self.values[min(int(fraction * len(self.values)), len(self.values) - 1)]
 
     def sample(self, rng: "np.random.Generator") -> Value:
         """Draw any value, all equally likely."""

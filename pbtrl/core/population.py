@@ -351,7 +351,7 @@ class Population:
         self.lost_snapshots.clear()
         if all(m.lost for m in self.members.values()):
             for member in self.members.values():
-                member.lost, member.given_up = False, 0
+                member.lost, member.given_up, member.retired = False, 0, False
                 member.hyperparameters = member.snapshot_hparams or member.hyperparameters
 
     def _answered(self, line: Mapping[str, Any]) -> tuple[Member, Assignment]:

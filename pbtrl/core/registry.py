@@ -31,14 +31,21 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     },
     "strategy": {
         "pbt": "pbtrl.strategies.pbt_settings:PBTSettings",
-        "random_search": "pbtrl.strategies.pbt_settings:RandomSearchSettings",
         "fire": "pbtrl.strategies.fire_settings:FireSettings",
         "schedule_replay": "pbtrl.strategies.replay_settings:ScheduleReplaySettings",
+        "random_search": "pbtrl.strategies.trial_settings:RandomSearchSettings",
+        "grid": "pbtrl.strategies.trial_settings:GridSettings",
+        "fixed": "pbtrl.strategies.trial_settings:FixedSettings",
+        "successive_halving": "pbtrl.strategies.trial_settings:SuccessiveHalvingSettings",
+        "hyperband": "pbtrl.strategies.trial_settings:HyperbandSettings",
+        "asha": "pbtrl.strategies.trial_settings:ASHASettings",
+        "bayesian": "pbtrl.strategies.trial_settings:BayesianSettings",
     },
     "trainable": {
         "quadratic": "pbtrl.trainables.quadratic:Quadratic",
         "noisy_quadratic": "pbtrl.trainables.noisy_quadratic:NoisyQuadratic",
         "chebykin": "pbtrl.trainables.chebykin:Chebykin",
+        "constant": "pbtrl.trainables.constant:Constant",
     },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}

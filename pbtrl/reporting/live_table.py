@@ -123,9 +123,16 @@ def _head(status: LiveStatus, width: int) -> Text:
 
 
 def _selection(rows: Sequence[Row], room: int) -> list[int | None]:
-    """Indices of the rows to show; None stands for the rows left out."""
+    """Indices of the rows to show; None stands for the rows left out.
+
+    Where members come and go, the bottom ones have retired; those that train are shown instead.
+    """
     if len(rows) <= room:
         return list(range(len(rows)))
+    if any(row.state == "retired" for row in rows):
+        training = [i for i, row in enumerate(rows) if row.state == "train"][: room - 3]
+        best = [i for i in range(len(rows)) if i not in training][: room - 1 - len(training)]
+        return [*sorted([*training, *best]), None]
     top = min(8, max(2, 2 * (room - 1) // 3))
     bottom = min(4, max(1, room - 1 - top))
     return [*range(top), None, *range(len(rows) - bottom, len(rows))]

@@ -54,8 +54,10 @@ def status(result: Json, reference: str, reason: str = "") -> str:
             -(_rank_fitness(m) or 0.0),
         ),
     )
-    hidden = members[MOST_MEMBERS:]
-    members = members[:MOST_MEMBERS]
+    extra = members[MOST_MEMBERS:]
+    training = [m for m in extra if m["state"] == "train"] if result["retired"] else []  # a few of many trials
+    hidden = len(extra) - len(training)
+    members = [*members[:MOST_MEMBERS], *training]
     skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
     roles = ["role"] if result["roles"] else []
     states = ["state"] if result["retired"] or result["roles"] else []
@@ -71,7 +73,7 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     left = [0, *(titles.index(title) for title in ("role", "state") if title in titles)]
     lines = [head, aligned(titles, rows, left)]
     if hidden:
-        lines.append(f"and {len(hidden)} members below them; all are in the output of --json")
+        lines.append(f"and {hidden} members below them; all are in the output of --json")
     if result["retired"]:
         lines.append(f"retired: the strategy gives no further assignment, to {result['retired']} members")
     if any(map(_before_copy, members)):

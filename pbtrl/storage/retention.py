@@ -33,7 +33,7 @@ class Retention:
     ) -> None:  # fmt: skip
         self._store, self._population = store, population
         self._keep_last, self._every, self._keep_retired = keep_last, milestones_every, keep_retired
-        self._retired_kept: set[str] = set()
+        self._retired_kept = self._fittest_retired()
         self._kept = set(always)
         self._steps: dict[str, int] = {}
         for line in lines:
@@ -45,13 +45,17 @@ class Retention:
             self._pass_milestones(line)
             self._clean(line["member"])
         elif line["kind"] == "decision" and line.get("retired"):
-            retired = [m for m in self._population.members.values() if m.retired and m.snapshot]
-            retired.sort(key=lambda m: -math.inf if not m.ranked else m.fitness or 0.0, reverse=True)
-            kept = {m.id for m in retired[: self._keep_retired]}
+            kept = self._fittest_retired()
             changed = {*line["retired"], *(self._retired_kept - kept)}
             self._retired_kept = kept
             for member in sorted(changed):
                 self._clean(member)
+
+    def _fittest_retired(self) -> set[str]:
+        """Return the retired members that keep a snapshot."""
+        retired = [m for m in self._population.members.values() if m.retired and m.snapshot]
+        retired.sort(key=lambda m: -math.inf if not m.ranked else m.fitness or 0.0, reverse=True)
+        return {m.id for m in retired[: self._keep_retired]}
 
     def _clean(self, member: str) -> None:
         names = self._store.names(member)

@@ -30,7 +30,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "started": (int, float),
 }  # fmt: skip
 LATEST = 1e12  # Unix seconds, later than any clock
-PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool")
+PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool", "optuna", "cmaes")
 _SECRETS = r"(?i)[\w.-]*(?:key|token|secret|passw|credential|auth)[\w.-]*"
 _SECRET = re.compile(_SECRETS)
 _INLINE = re.compile(_SECRETS + r"""["']?\s*[=:]\s*(?P<value>"[^"]*"|'[^']*'|[^\s,}\]]+)|://(?P<user>[^/@\s]+)@""")

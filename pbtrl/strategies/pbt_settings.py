@@ -1,4 +1,4 @@
-"""Settings of population based training and of random search."""
+"""Settings of population based training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -69,26 +69,3 @@ class PBTSettings(StrategySettings):
             synchronous=context.synchronous,
             references=context.references,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomSearchSettings(StrategySettings):
-    """Settings of random search, the baseline: members keep their initial hyperparameters."""
-
-    name: Literal["random_search"] = "random_search"
-
-    @property
-    def explores(self) -> bool:
-        """False: hyperparameters never change."""
-        return False
-
-    @property
-    def copies(self) -> bool:
-        """False: members never copy."""
-        return False
-
-    def build(self, context: StrategyContext) -> "Strategy":
-        """Make random search."""
-        from pbtrl.strategies.random_search import random_search
-
-        return random_search(context.space, slice_steps=context.slice_steps, horizon=context.horizon)

@@ -29,4 +29,9 @@ ONE_ENV = """\
 env: {id: CartPole-v1, num_envs: 1}
 budget: {env_steps_per_member: 1e6}
 """
+TRIALS = """\
+trainable: {name: constant}
+budget: {env_steps_per_member: 81}
+hparams: {x: {prior: uniform, low: 0, high: 1}, kind: {prior: choice, values: [a, b, c]}}
+"""
 EMPTY = ""

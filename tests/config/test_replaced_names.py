@@ -7,7 +7,7 @@ import pytest
 from pbtrl.config.load import check, parse
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.errors import ConfigError
-from pbtrl.strategies.pbt_settings import RandomSearchSettings
+from pbtrl.strategies.trial_settings import RandomSearchSettings
 
 FILE = """
 env: {id: CartPole-v1}

@@ -13,7 +13,7 @@ from rich.console import Console
 from pbtrl.core.population import FitnessRule
 from pbtrl.reporting import formatting, live_table, progress_lines, summary, terminal
 from pbtrl.reporting.live_status import LiveStatus
-from tests.journal_writer import JournalWriter, one_copy
+from tests.journal_writer import JournalWriter, many_trials, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -444,3 +444,16 @@ def test_scores_clocks_and_sizes():
     ]  # fmt: skip
     assert [formatting.format_duration(x) for x in (0, 8047.9, -1)] == ["0:00:00", "2:14:07", "0:00:00"]
     assert [formatting.format_bytes(x) for x in (812, 4.1e6, 3e12)] == ["812 B", "4.1 MB", "3.0 TB"]
+
+
+# Members that come and go
+
+
+def test_live_table_shows_trials_that_train_and_the_best(tmp_path: Path):
+    w = many_trials(tmp_path / "search")
+    text = drawn(LiveStatus(w.header, w.population, w.run / "members"), height=24)
+    rows = [line.split()[1] for line in text.splitlines() if re.match(r" *\d+ +m\d\d ", line)]
+    assert rows == ["m95", "m94", "m93", "m92", "m91", "m90", "m89", "m96", "m97", "m98", "m99"]
+    assert re.search(r"…  \+89 .* medians", text)
+    assert "retired" in text
+    assert len(text.splitlines()) <= 24

@@ -21,7 +21,7 @@ from pbtrl.storage import run_directory, run_info, run_lock, run_lookup, run_sta
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.system import files
 from tests.command import Command, contents
-from tests.journal_writer import JournalWriter, one_copy
+from tests.journal_writer import JournalWriter, many_trials, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -347,6 +347,17 @@ def test_status(tmp_path: Path):
         ],
     }
     json.dumps(found)
+
+
+def test_status_of_many_trials_shows_the_best_and_those_that_train(tmp_path: Path):
+    found = run_status.status(many_trials(tmp_path / "search").run)
+    assert len(found["members"]) == 100
+    lines = tables.status(found, "search").splitlines()
+    rows = [line.split() for line in lines if re.match(r"m\d", line)]
+    assert [row[0] for row in rows] == [f"m{place}" for place in (*range(95, 55, -1), 96, 97, 98, 99)]
+    assert {row[-1] for row in rows[:40]} == {"retired"}
+    assert {row[-1] for row in rows[40:]} == {"train"}
+    assert "and 56 members below them; all are in the output of --json" in lines
 
 
 def test_status_marks_old_fitness_and_values_at_a_bound(tmp_path: Path):

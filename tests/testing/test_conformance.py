@@ -48,7 +48,7 @@ def test_stateful_strategy_is_detected() -> None:
     check = Check()
     first = Population(cls_size := check.size, 3, check.rule)
     assert cls_size == 6
-    lines = [{"kind": "decision", "assignments": [a.to_json() for a in check.strategy().decide(first)]}]
+    lines = [{"kind": "decision", "assignments": [a.to_json() for a in check.strategy().decide(first)], "free": 6}]
     with pytest.raises(AssertionError):
         check.test_decides_the_same_from_the_same_history(lines)
 

@@ -1,0 +1,40 @@
+"""Constant hyperparameters, the same for every member: the variance between seeds, to judge a search by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pbtrl.core.dimensions import AGENT, Value
+from pbtrl.core.messages import Hyperparameters
+from pbtrl.core.population import Member, Population
+from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
+from pbtrl.strategies.trials import IndependentTrials, space_of
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same values for every trial.
+
+    Attributes:
+        values: values by name; hyperparameters that are not named have the middle of their prior.
+    """
+
+    space: SearchSpace | MixedSearchSpace
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    def __call__(self, population: Population, member: Member, proposed: Sequence[Hyperparameters]) -> Hyperparameters:
+        """Return the values."""
+        space = space_of(self.space, population, member)
+        values = {n: d.clip(self.values[n]) if n in self.values else d.at(0.5) for n, d in space.items()}
+        return values if space.agent is None else {AGENT: space.agent, **values}
+
+
+def fixed(
+    space: SearchSpace | MixedSearchSpace, values: Mapping[str, Value], *, trials: int | None = None, slice_steps: int,
+    horizon: int, synchronous: bool = False,
+) -> IndependentTrials:  # fmt: skip
+    """Make a strategy that trains `trials` seeds of one setting, by default one per member."""
+    return IndependentTrials(
+        propose=Constant(space, values), count=trials, slice_steps=slice_steps, horizon=horizon, synchronous=synchronous
+    )
