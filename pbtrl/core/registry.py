@@ -32,8 +32,13 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "strategy": {
         "pbt": "pbtrl.strategies.pbt_settings:PBTSettings",
         "random_search": "pbtrl.strategies.pbt_settings:RandomSearchSettings",
+        "pb2": "pbtrl.strategies.pbt_variants_settings:PB2Settings",
+        "mf_pbt": "pbtrl.strategies.pbt_variants_settings:MFPBTSettings",
     },
-    "trainable": {"quadratic": "pbtrl.trainables.quadratic:Quadratic"},
+    "trainable": {
+        "quadratic": "pbtrl.trainables.quadratic:Quadratic",
+        "drifting_bandit": "pbtrl.trainables.drifting_bandit:DriftingBandit",
+    },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}
 

@@ -1,9 +1,12 @@
 """Settings of all strategies by their names in a config; `adopt` of config/open_names.py adds those of users."""
 
 from pbtrl.strategies.pbt_settings import PBTSettings, RandomSearchSettings
+from pbtrl.strategies.pbt_variants_settings import MFPBTSettings, PB2Settings
 from pbtrl.strategies.settings import StrategySettings
 
 STRATEGIES: dict[str, type[StrategySettings]] = {
     "pbt": PBTSettings,
     "random_search": RandomSearchSettings,
+    "pb2": PB2Settings,
+    "mf_pbt": MFPBTSettings,
 }

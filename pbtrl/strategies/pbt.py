@@ -22,6 +22,7 @@ from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.rules import Exploit, Explore
+from pbtrl.strategies.stagnation import growth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class PBT(Strategy):
         references: number of control members, the first ones. They may be donors but never receivers. One that diverged
             or was given up is retired.
         max_consecutive_failures: a member that was given up more often than this in a row is retired.
+        grow: factor of the ready interval at a stagnation, 1 for a constant one. Slices keep their length.
+        patience: ready intervals without a better fitness that count as stagnation.
     """
 
     space: SearchSpace | MixedSearchSpace
@@ -53,6 +56,8 @@ class PBT(Strategy):
     synchronous: bool = False
     references: int = 0
     max_consecutive_failures: int = 3
+    grow: int = 1
+    patience: int = 3
 
     def decide(self, population: Population) -> list[Assignment]:
         """Return assignments for all members without one; in synchronous mode only when no member has one."""
@@ -63,7 +68,8 @@ class PBT(Strategy):
         if self.synchronous:
             behind = min((m.step // self.slice_steps for m in waiting), default=0)
             waiting = [m for m in waiting if m.step // self.slice_steps == behind]
-        return [self._next(population, m) for m in waiting]
+        interval = self.ready_interval(population)
+        return [self._next(population, m, interval) for m in waiting]
 
     def retired(self, population: Population) -> list[str]:
         """Return the members that failed and do not copy another one."""
@@ -79,29 +85,46 @@ class PBT(Strategy):
             return False
         return member.given_up <= self.max_consecutive_failures
 
-    def _next(self, population: Population, member: Member) -> Assignment:
+    def ready_interval(self, population: Population) -> int:
+        """Return the env steps between two exploits of a member: a slice, multiplied at each stagnation by `grow`.
+
+        Only rounds that all members have reached count, so that the order of reports does not matter.
+        """
+        if self.grow == 1:
+            return self.slice_steps
+        reached = min((m.step for m in population.members.values() if m.healthy and not m.retired), default=0)
+        steps = range(self.slice_steps, reached + 1, self.slice_steps)
+        best = [population.best_at[step] for step in steps if step in population.best_at]
+        return self.slice_steps * growth(best, self.grow, self.patience)
+
+    def _next(self, population: Population, member: Member, interval: int) -> Assignment:
         if member.generation < 0:
             space = self.space.initial_space(_place(population, member))
             drawn = space.sample(population.rng(member.id, 0, "prior"))
-            return self._assign(population, member, None, drawn, note="initial")
+            return self.assign(population, member, None, drawn, note="initial")
         if not member.healthy:
             return self._rescue(population, member)
-        ready = member.step % self.slice_steps == 0 and member.step >= self.burn_in
+        ready = member.step % interval == 0 and member.step >= self.burn_in
         if not ready or self._is_reference(population, member):
-            return self._assign(population, member, member.snapshot, member.hyperparameters)
+            return self.assign(population, member, member.snapshot, member.hyperparameters)
+        return self.evolve(population, member)
+
+    def evolve(self, population: Population, member: Member) -> Assignment:
+        """Let a healthy member that is ready copy another one and explore, or continue."""
         donor, note = self._donor(population, member)
         if donor:
-            return self._take_over(population, member, donor, note)
+            return self.take_over(population, member, donor, note)
         values = member.hyperparameters
         if self.explore.when == "always":
             values = self._explore_values(population, member, values)
-        return self._assign(population, member, member.snapshot, values)
+        return self.assign(population, member, member.snapshot, values)
 
-    def _take_over(self, population: Population, member: Member, donor: Member, note: str) -> Assignment:
+    def take_over(self, population: Population, member: Member, donor: Member, note: str) -> Assignment:
+        """Let a member copy a donor and explore."""
         parent = donor.snapshot if "weights" in self.copy else member.snapshot
         inherited = donor.snapshot_hparams if "hparams" in self.copy else member.hyperparameters
         values = self._explore_values(population, member, inherited)
-        return self._assign(population, member, parent, values, donor=donor.id, note=note)
+        return self.assign(population, member, parent, values, donor=donor.id, note=note)
 
     def _rescue(self, population: Population, member: Member) -> Assignment:
         """Let a diverged or given-up member copy the best healthy member, or start with fresh weights."""
@@ -111,10 +134,10 @@ class PBT(Strategy):
         rng = population.rng(member.id, member.generation + 1, "rescue")
         if not donors:
             drawn = self.space.of(member.hyperparameters).sample(rng)
-            return self._assign(population, member, None, drawn, note=f"{why}, starts afresh")
+            return self.assign(population, member, None, drawn, note=f"{why}, starts afresh")
         donor = max(donors, key=lambda m: -math.inf if m.rank_fitness is None else m.rank_fitness)
         values = self._explore_values(population, member, donor.snapshot_hparams)
-        return self._assign(
+        return self.assign(
             population, member, donor.snapshot, values, donor=donor.id, note=f"{why}, exploit {donor.id}"
         )
 
@@ -230,12 +253,13 @@ class PBT(Strategy):
                 explored[name] = dimension.gaussian(values[name], rule.sd, rng)
         return explored
 
-    def _assign(
+    def assign(
         self, population: Population, member: Member, parent: str | None, values: Hyperparameters, *,
-        donor: str | None = None, note: str = "",
+        donor: str | None = None, note: str = "", hparams_donor: str | None = None,
     ) -> Assignment:  # fmt: skip
+        """Make the next assignment of a member, up to the end of its slice."""
         stop = next_stop(member.step, self.slice_steps, self.horizon)
-        return assign(population, member, parent, values, stop, donor=donor, note=note)
+        return assign(population, member, parent, values, stop, donor=donor, note=note, hparams_donor=hparams_donor)
 
     def _is_reference(self, population: Population, member: Member) -> bool:
         return _place(population, member) < self.references
