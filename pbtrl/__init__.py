@@ -6,9 +6,13 @@ The names of the Python API are loaded when they are first used, so that `import
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Before numpy is imported: its matrices are small here, and threads beside busy workers make them 20 times slower.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _EXPORTS = {
     "Callback": "pbtrl.training.callbacks",

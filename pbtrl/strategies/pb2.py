@@ -100,13 +100,12 @@ class Model:
     ) -> Floats:
         """Return the position with the highest upper confidence bound at the time and fitness of `now`.
 
-        The spread is that after the trials which are open now would have been observed, so proposals differ.
+        The spread is that after the gains of the open trials would be known, without noise: so proposals differ.
         """
+        known = Process(self.kernel, self.points, self.targets)
         points = np.concatenate([self.points, self.scaled(tried)])
-        wide = Process(self.kernel, points, np.zeros(len(points)))
-        bound = UpperBound(
-            Process(self.kernel, self.points, self.targets), wide, math.sqrt(beta(len(self.points))), spread
-        )
+        widened = Process(self.kernel, points, np.zeros(len(points)), exact=len(tried))
+        bound = UpperBound(known, widened, math.sqrt(beta(len(self.points))), spread)
         return bound.argmax(self.scaled([now])[0, :2], len(now.position), rng)
 
 

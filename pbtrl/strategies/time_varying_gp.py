@@ -10,16 +10,17 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-LENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
-FORGETTING = (0.0, 0.01, 0.03, 0.1, 0.25, 0.5)
+LENGTHS = (0.03, 0.1, 0.3, 1.0)
+FORGETTING = (0.0, 0.03, 0.1, 0.25, 0.5)
 NOISE = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)  # as a fraction of the variance
+JITTER = 1e-6  # noise of an exact target, as a fraction of the variance; lets two of them be equal
 STARTS = 10
 
 
@@ -47,43 +48,60 @@ class Kernel:
         return covariances
 
 
+class Prediction(NamedTuple):
+    """Posterior mean and variance of a value, and their gradients by x, [d]."""
+
+    mean: float
+    variance: float
+    mean_slope: Floats
+    variance_slope: Floats
+
+
 @dataclass(frozen=True)
 class Process:
-    """Gaussian process, conditioned on noisy targets at points."""
+    """Gaussian process, conditioned on targets at points.
+
+    Attributes:
+        kernel: kernel, with the noise of the targets.
+        points: [n, 1 + d].
+        targets: [n].
+        exact: number of the last targets that have no noise.
+    """
 
     kernel: Kernel
     points: Floats
     targets: Floats
+    exact: int = 0
 
     @cached_property
     def factor(self) -> Floats:
         """Lower Cholesky factor of the targets' covariance, [n, n]."""
-        noise = self.kernel.noise * np.eye(len(self.points))
-        return np.asarray(np.linalg.cholesky(self.kernel(self.points, self.points) + noise), np.float64)
+        noise = np.full(len(self.points), self.kernel.noise)
+        noise[len(noise) - self.exact :] = JITTER * self.kernel.variance
+        return np.asarray(np.linalg.cholesky(self.kernel(self.points, self.points) + np.diag(noise)), np.float64)
 
     @cached_property
     def weights(self) -> Floats:
         """Inverse covariance times targets, [n]."""
-        return self.solve(self.targets)
+        return self._solve(self.targets)
 
-    def solve(self, values: Floats) -> Floats:
-        """Multiply values, [n] or [n, m], by the inverse covariance."""
+    def predict(self, point: Floats) -> Prediction:
+        """Predict the value at one point, [1 + d]; without the noise."""
+        covariances = self.kernel(self.points, point[None])[:, 0]
+        slopes = covariances[:, None] * 2.0 * (self.points[:, 1:] - point[1:]) / self.kernel.length
+        solved = self._solve(covariances)
+        return Prediction(
+            float(covariances @ self.weights),
+            max(self.kernel.variance - float(covariances @ solved), 1e-12),
+            slopes.T @ self.weights,
+            -2.0 * slopes.T @ solved,
+        )
+
+    def _solve(self, values: Floats) -> Floats:
         from scipy.linalg import cho_solve
 
         solved: Floats = cho_solve((self.factor, True), values)
         return solved
-
-    def mean(self, points: Floats) -> Floats:
-        """Posterior mean of the values at points, [m]."""
-        means: Floats = self.kernel(points, self.points) @ self.weights
-        return means
-
-    def variance(self, points: Floats) -> Floats:
-        """Posterior variance of the values at points, [m]; without the noise."""
-        covariances = self.kernel(self.points, points)
-        explained = (covariances * self.solve(covariances)).sum(axis=0)
-        variances: Floats = np.maximum(self.kernel.variance - explained, 0.0)
-        return variances
 
 
 def fit(points: Floats, targets: Floats) -> Kernel:
@@ -144,23 +162,13 @@ class UpperBound:
 
     def __call__(self, point: Floats) -> tuple[float, Floats]:
         """Return the bound at one point, [1 + d], and its gradient by x, [d]."""
-        towards, slopes = self._covariances(self.values, point)
-        mean, mean_slope = float(towards @ self.values.weights), slopes.T @ self.values.weights
-        towards, slopes = self._covariances(self.spread, point)
-        solved = self.spread.solve(towards)
-        variance = max(self.spread.kernel.variance - float(towards @ solved), 1e-12)
-        variance_slope = -2.0 * slopes.T @ solved
+        center, width = self.values.predict(point), self.spread.predict(point)
         if self.use == "variance":
-            return mean + self.kappa * variance, mean_slope + self.kappa * variance_slope
-        sd = math.sqrt(variance)
-        return mean + self.kappa * sd, mean_slope + self.kappa * variance_slope / (2.0 * sd)
-
-    @staticmethod
-    def _covariances(process: Process, point: Floats) -> tuple[Floats, Floats]:
-        """Return the covariances of a point with those of a process, [n], and their gradients, [n, d]."""
-        towards = process.kernel(process.points, point[None])[:, 0]
-        slopes = towards[:, None] * 2.0 * (process.points[:, 1:] - point[1:]) / process.kernel.length
-        return towards, slopes
+            spread, slope = width.variance, width.variance_slope
+        else:
+            spread = math.sqrt(width.variance)
+            slope = width.variance_slope / (2.0 * spread)
+        return center.mean + self.kappa * spread, center.mean_slope + self.kappa * slope
 
     def argmax(self, fixed: Floats, free: int, rng: np.random.Generator) -> Floats:
         """Maximize over the last `free` coordinates in [0, 1]; the first ones are `fixed`. Runs from random starts."""

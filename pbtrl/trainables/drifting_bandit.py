@@ -1,10 +1,10 @@
 """Bandit whose best arm drifts, a toy for PB2: the best hyperparameter depends on how long the weights have trained.
 
-With t the trained fraction of the duration, the best `h` is 0.2 + 0.6 t. A step with another one gains less:
+With t the trained fraction of the duration, at most 1, the best `h` is 0.2 + 0.6 t. A step with another one gains less:
 
     score += (1 - ((h - 0.2 - 0.6 t) / width)^2) / duration
 
-so the largest score after the whole duration is 1.
+so the highest score after the whole duration is 1.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class DriftingBandit(Trainable):
     @property
     def optimum(self) -> float:
         """Best `h` of the next step."""
-        return 0.2 + 0.6 * self._steps / self._duration
+        return 0.2 + 0.6 * min(1.0, self._steps / self._duration)
 
     @override
     def evaluate(self, rng: np.random.Generator) -> float:
