@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations, pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +24,8 @@ from pbtrl.testing.strategies import SPACE, PopulationConformance
 from pbtrl.trainables.drifting_bandit import DriftingBandit
 from tests.command import Command
 from tests.fakes import after_one_slice, answer, assign, decision
+from tests.strategies.same_run import check_same_run
 from tests.strategies.simulation import TrainableWorld, play
-from tests.training.test_session import canonical, signalled
 
 QUARTER = Exploit(bottom=0.25, top=0.25)
 ARM = SearchSpace({"h": Uniform(low=0.0, high=1.0)})
@@ -304,15 +302,4 @@ TOY = ["toy_pb2", "budget.env_steps_per_member=60"]
 
 
 def test_executor_and_stops_change_nothing(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pbtrl("train", *TOY, "--name", "inline").code == 0
-    expected = canonical("inline")
-    processes = ["execution.backend=processes", "execution.workers=2"]
-    assert pbtrl("train", *TOY, "--name", "workers", *processes).code == 0
-    assert canonical("workers") == expected
-    for report in (20, 37):
-        with signalled(monkeypatch, signal.SIGINT, report):
-            assert pbtrl("train", *TOY, "--name", f"stopped{report}").code == 130
-        assert pbtrl("resume", f"stopped{report}").code == 0
-        assert canonical(f"stopped{report}") == expected
-    assert pbtrl("verify", "inline").code == 0
-    assert "m0" in (Path("runs/inline/journal.jsonl")).read_text()
+    check_same_run(pbtrl, monkeypatch, TOY, [20, 37])
