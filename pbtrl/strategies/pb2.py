@@ -184,7 +184,7 @@ class PB2(PBT):
     def _is_row(self, population: Population, name: str, start: int, source: str | None) -> bool:
         stop, fitness = population.snapshot_origin[name].stop, population.snapshot_fitness
         before, after = fitness.get(source or ""), fitness[name]
-        if before is None or after is None or before == -math.inf or stop == start:
+        if before is None or after is None or stop == start:
             return False
         whole = stop % self.slice_steps == 0 or stop == self.horizon
         return after == -math.inf or (whole and 2 * (stop - start) >= self.slice_steps)

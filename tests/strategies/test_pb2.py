@@ -127,10 +127,28 @@ def test_divergence_is_the_worst_gain() -> None:
     assert Model.of(found, "rounds", 1).targets.tolist() == [0.0, -2.0]
 
 
+def test_gains_of_divergences_alone() -> None:
+    assert model([-math.inf] * 3).targets.tolist() == [-2.0] * 3
+
+
 def test_divergence_is_a_row_wherever_it_happens() -> None:
     population = after_one_slice(1.0)
     go_on(population, "m00", -math.inf, step=110)
     assert [row.gain for row in rows(population)] == [-math.inf]
+
+
+def test_row_of_a_rescue_between_slices_begins_at_its_donor() -> None:
+    population = after_one_slice(1.0, 2.0)
+    go_on(population, "m00", -math.inf, step=110)
+    go_on(population, "m00", 8.0, parent="m01/000000", donor="m01", every=90)
+    assert rows(population)[-1].trial.fitness == 2.0
+    assert rows(population)[-1].gain == pytest.approx(6.0 / 0.9)
+
+
+def test_report_without_a_step_gives_no_row() -> None:
+    population = after_one_slice(1.0)
+    go_on(population, "m00", -math.inf, step=100)
+    assert rows(population) == []
 
 
 def test_window_keeps_the_latest_rows_in_order_of_time_and_member() -> None:
@@ -219,9 +237,9 @@ def test_two_proposals_of_a_round_differ(seed: int) -> None:
 # Decisions
 
 
-def two_rounds(population: Population, strategy: PB2) -> list[Assignment]:
-    """Decision after two slices of every member; the higher the index, the fitter."""
-    for _ in range(2):
+def decision_after(population: Population, strategy: PB2, rounds: int = 2) -> list[Assignment]:
+    """Decision after some slices of every member; the higher the index, the fitter."""
+    for _ in range(rounds):
         decided = strategy.decide(population)
         population.record(decision(*decided))
         for a in decided:
@@ -231,7 +249,7 @@ def two_rounds(population: Population, strategy: PB2) -> list[Assignment]:
 
 def test_copies_are_those_of_pbt() -> None:
     population, rules = Population(8, 1, LAST), {"space": LR, "slice_steps": 100, "horizon": 1000, "synchronous": True}
-    found = two_rounds(population, PB2(**rules, exploit=QUARTER))
+    found = decision_after(population, PB2(**rules, exploit=QUARTER))
     expected = PBT(**rules, exploit=QUARTER, explore=Explore(method="none")).decide(population)
     assert [replace(a, hyperparameters={}) for a in found] == [replace(a, hyperparameters={}) for a in expected]
     changed = {a.member for a, b in zip(found, expected, strict=True) if a.hyperparameters != b.hyperparameters}
@@ -239,22 +257,38 @@ def test_copies_are_those_of_pbt() -> None:
 
 
 def test_receivers_of_one_decision_get_different_values() -> None:
-    found = [a.hyperparameters["lr"] for a in two_rounds(Population(16, 1, LAST), pb2(synchronous=True)) if a.donor]
+    found = [a.hyperparameters["lr"] for a in decision_after(Population(16, 1, LAST), pb2(synchronous=True)) if a.donor]
     positions = [LR["lr"].to_unit(value) for value in found]
     assert len(found) == 4
     assert all(abs(a - b) > 0.05 for a, b in combinations(positions, 2))
 
 
 def test_open_assignments_repel_a_proposal() -> None:
-    """Asynchronously: what another member is trying is tried no second time."""
-    population = Population(8, 1, LAST)
-    strategy = pb2()
-    first = next(a for a in two_rounds(population, strategy) if a.donor)
-    other = replace(assign(population, "m07"), hyperparameters=first.hyperparameters)
-    population.record(decision(other))
-    again = next(a for a in strategy.decide(population) if a.member == first.member)
-    positions = [LR["lr"].to_unit(a.hyperparameters["lr"]) for a in (first, again)]
-    assert abs(positions[0] - positions[1]) > 0.05
+    """Asynchronously: what another member is trying is not tried a second time."""
+    decided = decision_after(Population(8, 1, LAST), pb2())
+    first = next(a for a in decided if a.donor)
+    found = []
+    for tried in (first.hyperparameters, {"lr": 1e-3 if first.hyperparameters["lr"] > 0.1 else 10.0}):
+        population = Population(8, 1, LAST)
+        decision_after(population, pb2())
+        population.record(decision(replace(assign(population, "m07"), hyperparameters=tried)))
+        again = next(a for a in pb2().decide(population) if a.member == first.member)
+        found.append(LR["lr"].to_unit(again.hyperparameters["lr"]))
+    assert abs(found[0] - LR["lr"].to_unit(first.hyperparameters["lr"])) > 0.05
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_survivors_repel_a_proposal(seed: int) -> None:
+    first, *others = pb2(synchronous=True).decide(after_one_slice("diverged", 1.0, 3.0, 2.0, seed=seed))
+    proposed = LR["lr"].to_unit(first.hyperparameters["lr"])
+    assert all(abs(proposed - LR["lr"].to_unit(a.hyperparameters["lr"])) > 0.05 for a in others)
+
+
+@pytest.mark.parametrize("change", [{"time": "normalized"}, {"spread": "variance"}, {"window": 3}])
+def test_settings_change_the_proposals(change: dict[str, Any]) -> None:
+    usual, other = (decision_after(Population(8, 1, LAST), pb2(synchronous=True, **c), 5) for c in ({}, change))
+    assert [a.hyperparameters for a in usual] != [a.hyperparameters for a in other]
 
 
 def test_rescued_member_gets_values_of_the_model() -> None:
@@ -270,7 +304,7 @@ def test_values_have_six_digits_and_choices_are_drawn() -> None:
     )
     kinds = set()
     for seed in range(6):
-        for a in two_rounds(Population(8, seed, LAST), pb2(space=space, synchronous=True)):
+        for a in decision_after(Population(8, seed, LAST), pb2(space=space, synchronous=True)):
             if a.donor:
                 assert a.hyperparameters["lr"] == float(f"{a.hyperparameters['lr']:.6g}")
                 assert type(a.hyperparameters["n"]) is int
