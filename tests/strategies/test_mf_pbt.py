@@ -144,6 +144,12 @@ def test_each_sub_population_has_its_own_migrants() -> None:
     assert found == {"m03": "m23", "m02": "m22", "m11": "m23", "m10": "m22"}
 
 
+def test_single_sub_population_has_no_migrants() -> None:
+    strategy = mf_pbt(1)
+    found = {a.member: a.donor for a in strategy.decide(after_rounds(strategy, 1, REWARDS[:8])) if a.donor}
+    assert found == {"m05": "m02", "m01": "m06"}
+
+
 def test_equal_fitness_does_not_migrate() -> None:
     strategy = mf_pbt(1, 1)
     for fitness, expected in ((1.0, None), (1.5, "m04")):

@@ -287,8 +287,14 @@ def test_survivors_repel_a_proposal(seed: int) -> None:
 
 @pytest.mark.parametrize("change", [{"time": "normalized"}, {"spread": "variance"}, {"window": 3}])
 def test_settings_change_the_proposals(change: dict[str, Any]) -> None:
-    usual, other = (decision_after(Population(8, 1, LAST), pb2(synchronous=True, **c), 5) for c in ({}, change))
-    assert [a.hyperparameters for a in usual] != [a.hyperparameters for a in other]
+    usual, other = (proposals(PB2(**{**RULES, **c, "horizon": 100})) for c in ({}, change))
+    assert usual != other
+
+
+def proposals(strategy: PB2) -> list[float]:
+    """Values tried by receivers on the drifting bandit."""
+    played = play(strategy, Population(8, 1, LAST), TrainableWorld(DriftingBandit))
+    return [a.hyperparameters["h"] for decided in played for a in decided if a.donor]
 
 
 def test_rescued_member_gets_values_of_the_model() -> None:
