@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -35,6 +36,9 @@ from pbtrl.cli.training import run_replay, run_resume, run_train
 from pbtrl.errors import ConfigError, DamagedError, DiskFullError, EnvError, RunError, WorkerError
 from pbtrl.system import streams
 from pbtrl.system.streams import tell
+
+# Before numpy is imported: strategies have small matrices, and threads beside busy workers make them 20 times slower.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 FIRST_STEPS = """first steps:
   pbtrl train quickstart          eight HalfCheetahs, three minutes

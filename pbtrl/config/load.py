@@ -121,7 +121,7 @@ def resolve(config: Config) -> Config:
     """Return an equal config with budget, slices and block lengths written out, in whole blocks."""
     tree = config.to_dict()
     tree["budget"]["env_steps_per_member"] = config.steps_per_member
-    tree["strategy"]["ready"] = {"slice_steps": config.slice_steps, "burn_in": config.burn_in}
+    tree["strategy"]["ready"] |= {"slice_steps": config.slice_steps, "burn_in": config.burn_in}
     tree["fitness"]["curve_interval"] = config.curve_interval
     for name, agent_config in config.per_agent_configs.items():
         settings = tree["agent"] if name is None else tree["agents"][name]

@@ -166,6 +166,19 @@ class _Interval:
         """Take a normal step on the dimension's scale, then clip; `sd` is a fraction of the prior's width there."""
         return self.clip(self._step(self.clip(value), sd * float(rng.standard_normal())))
 
+    def to_unit(self, value: Value) -> float:
+        """Return the position of a value between the limits on the dimension's scale, in [0, 1]."""
+        least, most = map(self._to_scale, self.limits)
+        return (self._to_scale(self.clip(value)) - least) / (most - least)
+
+    def from_unit(self, position: float) -> float:
+        """Return the value at a position between the limits, with 6 significant digits, so that all machines agree."""
+        least, most = map(self._to_scale, self.limits)
+        return self.clip(self._rounded(self._from_scale(least + position * (most - least))))
+
+    def _rounded(self, value: float) -> float:
+        return float(f"{value:.6g}")
+
     def _step(self, value: float, widths: float) -> float:
         width = abs(self._to_scale(self.high) - self._to_scale(self.low))
         return self._from_scale(self._to_scale(value) + widths * width)
@@ -279,6 +292,9 @@ class OneMinusLogUniform(_Interval):
 
     def _times(self, value: float, factor: float) -> float:
         return 1.0 - (1.0 - value) * factor
+
+    def _rounded(self, value: float) -> float:
+        return 1.0 - super()._rounded(1.0 - value)
 
     def _to_scale(self, value: float) -> float:
         return -math.log1p(-value)

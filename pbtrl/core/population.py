@@ -154,6 +154,9 @@ class Population:
         copies: number of copies so far, without the starts of evaluations.
         snapshot_origin: the assignment that made each snapshot, by the snapshot's name. After an early stop its `stop`
             is the step that was reached.
+        snapshot_fitness: fitness of the member at each report, by the snapshot's name: None if it was absent, minus
+            infinity after a divergence.
+        best_at: highest fitness that was reported at each step of the members' clocks.
         lost_snapshots: snapshots that are lost and must be made again.
     """
 
@@ -169,6 +172,8 @@ class Population:
         self.decisions = 0
         self.copies = 0
         self.snapshot_origin: dict[str, Assignment] = {}
+        self.snapshot_fitness: dict[str, float | None] = {}
+        self.best_at: dict[int, float] = {}
         self.lost_snapshots: set[str] = set()
         self._agents: list[str] = []
 
@@ -336,6 +341,9 @@ class Population:
         if member.fitness is not None:
             member.placeholder = None
         member.history.append((member.step, member.fitness))
+        self.snapshot_fitness[assignment.id] = -math.inf if member.diverged else member.fitness
+        if member.ranked:
+            self.best_at[member.step] = max(member.fitness or 0.0, self.best_at.get(member.step, -math.inf))
 
     def _failed(self, line: Mapping[str, Any]) -> None:
         member, _ = self._answered(line)

@@ -40,12 +40,15 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "hyperband": "pbtrl.strategies.trial_settings:HyperbandSettings",
         "asha": "pbtrl.strategies.trial_settings:ASHASettings",
         "bayesian": "pbtrl.strategies.trial_settings:BayesianSettings",
+        "pb2": "pbtrl.strategies.pbt_variants_settings:PB2Settings",
+        "mf_pbt": "pbtrl.strategies.pbt_variants_settings:MFPBTSettings",
     },
     "trainable": {
         "quadratic": "pbtrl.trainables.quadratic:Quadratic",
         "noisy_quadratic": "pbtrl.trainables.noisy_quadratic:NoisyQuadratic",
         "chebykin": "pbtrl.trainables.chebykin:Chebykin",
         "constant": "pbtrl.trainables.constant:Constant",
+        "drifting_bandit": "pbtrl.trainables.drifting_bandit:DriftingBandit",
     },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}

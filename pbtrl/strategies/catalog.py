@@ -2,6 +2,7 @@
 
 from pbtrl.strategies.fire_settings import FireSettings
 from pbtrl.strategies.pbt_settings import PBTSettings
+from pbtrl.strategies.pbt_variants_settings import MFPBTSettings, PB2Settings
 from pbtrl.strategies.replay_settings import ScheduleReplaySettings
 from pbtrl.strategies.settings import StrategySettings
 from pbtrl.strategies.trial_settings import (
@@ -25,4 +26,6 @@ STRATEGIES: dict[str, type[StrategySettings]] = {
     "hyperband": HyperbandSettings,
     "asha": ASHASettings,
     "bayesian": BayesianSettings,
+    "pb2": PB2Settings,
+    "mf_pbt": MFPBTSettings,
 }

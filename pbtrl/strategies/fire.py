@@ -121,7 +121,7 @@ class _Decision:
                 assignment = self._pbt.next(self._population, member)
             else:
                 scores = self._scores(level)
-                assignment = self._pbt.next(self._population, member, lambda _, m: self._donor(m, scores))
+                assignment = self._pbt.next(self._population, member, select=lambda _, m: self._donor(m, scores))
                 if member.id in scores:
                     assignment = replace(assignment, scalars={"fire/score": scores[member.id]})
         if assignment.donor:

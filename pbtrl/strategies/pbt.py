@@ -22,6 +22,7 @@ from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.rules import Exploit, Explore
+from pbtrl.strategies.stagnation import growth
 
 Select = Callable[[Population, Member], tuple[Member | None, str]]
 """Rule that chooses the member to copy, and says why."""
@@ -44,6 +45,8 @@ class PBT(Strategy):
         references: number of control members, the first ones. They may be donors but never receivers. One that diverged
             or was given up is retired.
         max_consecutive_failures: a member that was given up more often than this in a row is retired.
+        grow: factor of the ready interval at a stagnation, 1 for a constant one. Slices keep their length.
+        patience: ready intervals without a better fitness that count as stagnation.
     """
 
     space: SearchSpace | MixedSearchSpace
@@ -56,6 +59,8 @@ class PBT(Strategy):
     synchronous: bool = False
     references: int = 0
     max_consecutive_failures: int = 3
+    grow: int = 1
+    patience: int = 3
 
     def decide(self, population: Population) -> list[Assignment]:
         """Return assignments for all members without one; in synchronous mode only when no member has one."""
@@ -64,7 +69,8 @@ class PBT(Strategy):
         waiting = self.waiting(population)
         if self.synchronous:
             waiting = self.furthest_behind(waiting)
-        return [self.next(population, m) for m in waiting]
+        interval = self.ready_interval(population)
+        return [self.next(population, m, interval) for m in waiting]
 
     def waiting(self, population: Population) -> list[Member]:
         """Return the members that have no assignment and may get one."""
@@ -90,33 +96,56 @@ class PBT(Strategy):
             return False
         return member.given_up <= self.max_consecutive_failures
 
-    def next(self, population: Population, member: Member, select: Select | None = None) -> Assignment:
+    def ready_interval(self, population: Population) -> int:
+        """Return the env steps between two exploits of a member: a slice, multiplied at each stagnation by `grow`.
+
+        Only rounds that all members have reached count, so that the order of reports does not matter.
+        """
+        if self.grow == 1:
+            return self.slice_steps
+        reached = min((m.step for m in population.members.values() if m.healthy and not m.retired), default=0)
+        steps = range(self.slice_steps, reached + 1, self.slice_steps)
+        best = [population.best_at[step] for step in steps if step in population.best_at]
+        return self.slice_steps * growth(best, self.grow, self.patience)
+
+    def next(
+        self, population: Population, member: Member, interval: int | None = None, select: Select | None = None
+    ) -> Assignment:
         """Return the next assignment of a member: start, rescue, exploit, explore or continue.
 
-        `select` replaces the exploit rule: it returns the member to copy with the reason, or None.
+        Args:
+            population: the population.
+            member: one of its members that has no assignment.
+            interval: env steps between two exploits; by default a slice.
+            select: rule that replaces the exploit rule.
         """
         if member.generation < 0:
             space = self.space.initial_space(_place(population, member))
             drawn = space.sample(population.rng(member.id, 0, "prior"))
-            return self._assign(population, member, None, drawn, note="initial")
+            return self.assign(population, member, None, drawn, note="initial")
         if not member.healthy:
             return self._rescue(population, member)
-        ready = member.step % self.slice_steps == 0 and member.step >= self.burn_in
+        ready = member.step % (interval or self.slice_steps) == 0 and member.step >= self.burn_in
         if not ready or self._is_reference(population, member):
-            return self._assign(population, member, member.snapshot, member.hyperparameters)
-        donor, note = (select or self._donor)(population, member)
+            return self.assign(population, member, member.snapshot, member.hyperparameters)
+        return self.evolve(population, member, select or self._donor)
+
+    def evolve(self, population: Population, member: Member, select: Select) -> Assignment:
+        """Let a healthy member that is ready copy another one and explore, or continue."""
+        donor, note = select(population, member)
         if donor:
-            return self._take_over(population, member, donor, note)
+            return self.take_over(population, member, donor, note)
         values = member.hyperparameters
         if self.explore.when == "always":
             values = self._explore_values(population, member, values)
-        return self._assign(population, member, member.snapshot, values)
+        return self.assign(population, member, member.snapshot, values)
 
-    def _take_over(self, population: Population, member: Member, donor: Member, note: str) -> Assignment:
+    def take_over(self, population: Population, member: Member, donor: Member, note: str) -> Assignment:
+        """Let a member copy a donor and explore."""
         parent = donor.snapshot if "weights" in self.copy else member.snapshot
         inherited = donor.snapshot_hparams if "hparams" in self.copy else member.hyperparameters
         values = self._explore_values(population, member, inherited)
-        return self._assign(population, member, parent, values, donor=donor.id, note=note)
+        return self.assign(population, member, parent, values, donor=donor.id, note=note)
 
     def _rescue(self, population: Population, member: Member) -> Assignment:
         """Let a diverged or given-up member copy the best healthy member, or start with fresh weights."""
@@ -126,10 +155,10 @@ class PBT(Strategy):
         rng = population.rng(member.id, member.generation + 1, "rescue")
         if not donors:
             drawn = self.space.of(member.hyperparameters).sample(rng)
-            return self._assign(population, member, None, drawn, note=f"{why}, starts afresh")
+            return self.assign(population, member, None, drawn, note=f"{why}, starts afresh")
         donor = max(donors, key=lambda m: -math.inf if m.rank_fitness is None else m.rank_fitness)
         values = self._explore_values(population, member, donor.snapshot_hparams)
-        return self._assign(
+        return self.assign(
             population, member, donor.snapshot, values, donor=donor.id, note=f"{why}, exploit {donor.id}"
         )
 
@@ -245,12 +274,13 @@ class PBT(Strategy):
                 explored[name] = dimension.gaussian(values[name], rule.sd, rng)
         return explored
 
-    def _assign(
+    def assign(
         self, population: Population, member: Member, parent: str | None, values: Hyperparameters, *,
-        donor: str | None = None, note: str = "",
+        donor: str | None = None, note: str = "", hparams_donor: str | None = None,
     ) -> Assignment:  # fmt: skip
+        """Make the next assignment of a member, up to the end of its slice."""
         stop = next_stop(member.step, self.slice_steps, self.horizon)
-        return assign(population, member, parent, values, stop, donor=donor, note=note)
+        return assign(population, member, parent, values, stop, donor=donor, note=note, hparams_donor=hparams_donor)
 
     def _is_reference(self, population: Population, member: Member) -> bool:
         return _place(population, member) < self.references

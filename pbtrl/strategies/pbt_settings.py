@@ -7,11 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from pbtrl.errors import ConfigProblem
-from pbtrl.strategies.rules import Exploit, Explore
+from pbtrl.strategies.rules import Exploit, Explore, GrowingReady
 from pbtrl.strategies.settings import StrategyContext, StrategySettings
 
 if TYPE_CHECKING:
     from pbtrl.strategies import Strategy
+
+
+def exploit_problems(exploit: Exploit, config: Any) -> Iterator[ConfigProblem]:
+    """Yield mistakes between the exploit rule, the fitness and the population."""
+    fitness, where = config.fitness, ("strategy", "exploit")
+    if exploit.bottom + exploit.top > 1.0:
+        text = f"bottom {exploit.bottom:g} and top {exploit.top:g} are more than the whole population"
+        yield ConfigProblem(text, (*where, "bottom"), (*where, "top"))
+    if exploit.method == "t_test" and exploit.episodes < 2:
+        yield ConfigProblem("t_test needs at least 2 episodes, not 1", (*where, "episodes"), (*where, "method"))
+    if exploit.method == "t_test" and fitness.source == "evaluation" and fitness.episodes < 2:
+        text = "t_test needs at least 2 episodes of each member, not 1"
+        yield ConfigProblem(text, ("fitness", "episodes"), (*where, "method"))
+    if exploit.across_agents and config.population.mix is None:
+        text = "needs several agents, which population.mix counts"
+        yield ConfigProblem(text, (*where, "across_agents"), ("population", "mix"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +35,7 @@ class PBTSettings(StrategySettings):
     """Settings of population based training. `copy` holds the parts of a donor that are copied."""
 
     name: Literal["pbt"] = "pbt"
+    ready: GrowingReady = field(default_factory=GrowingReady)
     exploit: Exploit = field(default_factory=Exploit)
     explore: Explore = field(default_factory=Explore)
     copy: Annotated[tuple[Literal["weights", "hparams"], ...], Field(min_length=1)] = ("weights", "hparams")
@@ -35,24 +52,12 @@ class PBTSettings(StrategySettings):
 
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between the rules, the fitness and the population."""
-        exploit, fitness = self.exploit, config.fitness
-        where = ("strategy", "exploit")
-        if exploit.bottom + exploit.top > 1.0:
-            text = f"bottom {exploit.bottom:g} and top {exploit.top:g} are more than the whole population"
-            yield ConfigProblem(text, (*where, "bottom"), (*where, "top"))
-        if exploit.method == "t_test" and exploit.episodes < 2:
-            yield ConfigProblem("t_test needs at least 2 episodes, not 1", (*where, "episodes"), (*where, "method"))
-        if exploit.method == "t_test" and fitness.source == "evaluation" and fitness.episodes < 2:
-            text = "t_test needs at least 2 episodes of each member, not 1"
-            yield ConfigProblem(text, ("fitness", "episodes"), (*where, "method"))
+        yield from exploit_problems(self.exploit, config)
         if len(set(self.copy)) != len(self.copy):
             yield ConfigProblem("names the same thing twice", ("strategy", "copy"))
-        across = (*where, "across_agents")
-        if exploit.across_agents and config.population.mix is None:
-            yield ConfigProblem("needs several agents, which population.mix counts", across, ("population", "mix"))
-        if exploit.across_agents and {"weights", "hparams"} - set(self.copy):
+        if self.exploit.across_agents and {"weights", "hparams"} - set(self.copy):
             text = "needs copy: [weights, hparams], because another agent can use neither without the other"
-            yield ConfigProblem(text, across, ("strategy", "copy"))
+            yield ConfigProblem(text, ("strategy", "exploit", "across_agents"), ("strategy", "copy"))
 
     def build(self, context: StrategyContext) -> "Strategy":
         """Make PBT with these rules."""
@@ -68,4 +73,6 @@ class PBTSettings(StrategySettings):
             copy=frozenset(self.copy),
             synchronous=context.synchronous,
             references=context.references,
+            grow=self.ready.grow,
+            patience=self.ready.patience,
         )

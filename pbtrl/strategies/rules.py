@@ -33,6 +33,20 @@ class Ready(SettingsSection):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GrowingReady(Ready):
+    """Times at which PBT decides about a member.
+
+    Attributes:
+        grow: factor by which the interval between two exploits of a member grows whenever the best fitness stagnates; 1
+            keeps it at one slice. Slices keep their length.
+        patience: intervals without a record of the smoothed best fitness that count as stagnation.
+    """
+
+    grow: Count = 1
+    patience: Count = 3
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exploit(SettingsSection):
     """Rule for copies between members.
 

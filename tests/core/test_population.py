@@ -390,3 +390,25 @@ AnyHistory.TestCase.settings = settings(
     max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestAnyHistory = AnyHistory.TestCase
+
+
+# Fitness by snapshot and by step
+
+
+def test_fitness_of_each_snapshot_is_kept() -> None:
+    """Absent after a copy without an episode, minus infinity after a divergence."""
+    population = after_one_slice(1.0, 2.0, "diverged")
+    a = assign(population, "m00", parent="m01/000000", donor="m01")
+    population.record(decision(a))
+    population.record(answer(trained(a)))
+    expected = {"m00/000000": 1.0, "m01/000000": 2.0, "m02/000000": -math.inf, "m00/000001": None}
+    assert population.snapshot_fitness == expected
+
+
+def test_best_fitness_at_each_step_ignores_divergence_and_absence() -> None:
+    population = after_one_slice(-2.0, -1.0, -3.0)
+    for member, returns, diverged in (("m00", (-9.0,), False), ("m01", (5.0,), True), ("m02", (-8.0,), False)):
+        a = assign(population, member)
+        population.record(decision(a))
+        population.record(answer(trained(a, *returns, diverged=diverged)))
+    assert population.best_at == {100: -1.0, 200: -8.0}

@@ -321,3 +321,41 @@ def test_space_is_an_ordered_immutable_mapping():
     assert not space.contains({"b": 1})
     with pytest.raises(TypeError):
         space["c"] = Uniform(low=0.0, high=1.0)  # type: ignore[index]
+
+
+# Positions between the limits
+
+
+@pytest.mark.parametrize(
+    ("dimension", "values"),
+    [
+        (Uniform(low=0.0, high=1.0, bounds=(-1.0, 3.0)), {0.0: -1.0, 0.5: 1.0, 1.0: 3.0}),
+        (LogUniform(low=1e-4, high=1e-2), {0.0: 1e-4, 0.5: 1e-3, 1.0: 1e-2}),
+        (OneMinusLogUniform(low=0.9, high=0.999), {0.0: 0.9, 0.5: 0.99, 1.0: 0.999}),
+        (IntUniform(low=1, high=9), {0.0: 1, 0.5: 5, 1.0: 9}),
+        (IntLogUniform(low=1, high=100), {0.0: 1, 0.5: 10, 1.0: 100}),
+    ],
+)
+def test_position_is_on_the_dimensions_own_scale(dimension, values):
+    for position, value in values.items():
+        assert dimension.from_unit(position) == pytest.approx(value, rel=1e-12)
+        assert type(dimension.from_unit(position)) is type(value)
+        assert dimension.to_unit(value) == pytest.approx(position)
+        assert dimension.contains(dimension.from_unit(position))
+
+
+@pytest.mark.parametrize(
+    ("dimension", "written"),
+    [
+        (LogUniform(low=1e-4, high=1e-2), ("0.000432873", lambda x: x)),
+        (OneMinusLogUniform(low=0.9, high=0.9999999), ("0.00123288", lambda x: 1.0 - x)),
+    ],
+)
+def test_value_at_a_position_has_six_digits(dimension, written):
+    """10^-3.36364 and 10^-2.90908; of 1 - x where that is the scale, so that values near 1 keep their meaning."""
+    digits, part = written
+    assert f"{part(dimension.from_unit(0.31818)):.12f}".rstrip("0") == digits
+
+
+def test_value_beyond_the_limits_is_at_an_end():
+    assert Uniform(low=0.0, high=1.0).to_unit(7.0) == 1.0
