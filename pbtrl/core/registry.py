@@ -32,8 +32,12 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "strategy": {
         "pbt": "pbtrl.strategies.pbt_settings:PBTSettings",
         "random_search": "pbtrl.strategies.pbt_settings:RandomSearchSettings",
+        "rl_search": "pbtrl.strategies.rl_search_settings:RLSearchSettings",
     },
-    "trainable": {"quadratic": "pbtrl.trainables.quadratic:Quadratic"},
+    "trainable": {
+        "quadratic": "pbtrl.trainables.quadratic:Quadratic",
+        "chain": "pbtrl.trainables.chain:Chain",
+    },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}
 

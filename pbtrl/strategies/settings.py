@@ -61,13 +61,13 @@ class StrategySettings(SettingsSection):
         return True
 
     @property
-    def trials(self) -> bool:
-        """True if members are trials that come and go.
+    def trials(self) -> int | None:
+        """Number of trials, if members are trials that come and go; True if the budget determines it, else None.
 
-        Then `population.size` is the number of members that train at once, and `budget.total_steps` ends the run but is
-        not shared among the members.
+        With trials, `population.size` is the number of members that train at once, and `budget.total_steps` ends the
+        run but is not shared among the members.
         """
-        return False
+        return None
 
     def slice_steps(self, steps_per_member: int) -> int:
         """Return the env steps of a slice, before rounding to whole blocks; by default a 25th of the budget."""
