@@ -1,6 +1,6 @@
 """Sampler for Optuna 5: pbtrl's search by model-based reinforcement learning (`rl_search`), outside pbtrl.
 
-    study = optuna.create_study(direction="maximize", sampler=RLSampler(seed=1))
+study = optuna.create_study(direction="maximize", sampler=RLSampler(seed=1))
 """
 
 from __future__ import annotations

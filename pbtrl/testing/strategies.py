@@ -121,8 +121,9 @@ class BaseConformance:
     def test_assigns_to_free_members_from_where_they_stand(self, lines: list[Line]) -> None:
         for before, assignments in self.moments(lines):
             assert len({a.member for a in assignments}) == len(assignments)
+            new = {m.id: m for m in before.unstarted(before.free)}
             for a in assignments:
-                member = before.members[a.member]
+                member = before.members.get(a.member) or new[a.member]
                 assert member.pending is None
                 assert a.start == member.step
                 assert a.id == f"{member.id}/{member.generation + 1:06d}"
