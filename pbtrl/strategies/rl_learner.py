@@ -122,7 +122,7 @@ class Learner:
         return self._agent_rules.entropy_cost * self._agent_rules.entropy_decay**self.batches
 
     def _restart_if_stuck(self, rewards: np.ndarray, spread: float) -> None:
-        """After some batches without spread and without a good trial, restart from one that imitates the best trials."""
+        """After some batches without spread and without a good trial, restart by imitating the best trials."""
         best = np.argsort(-self._rewards, kind="stable")[: math.ceil(BEST * len(self._rewards))]
         stuck = spread < SPREAD and rewards.max() < self._rewards[best[-1]]
         self._stuck = self._stuck + 1 if stuck else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from pbtrl.core.population import Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.storage.journal import digest
 from pbtrl.strategies import rl_learner
+from pbtrl.strategies.rl_agent import single_thread
 from pbtrl.strategies.rl_learner import Learner, Trial
 from pbtrl.strategies.rl_search import RLSearch
 from pbtrl.strategies.rl_search_settings import AgentRules, ModelRules
@@ -27,6 +28,14 @@ from pbtrl.trainables.chain import chain
 from tests.command import Command, journal, weights
 from tests.fakes import answer, decision
 from tests.training.test_session import signalled
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Strategies compute with one torch thread, and so do these tests of a learner."""
+    with single_thread():
+        yield
+
 
 NO_MODEL = ModelRules(method="none")
 FEW = ModelRules(warmup=1, horizon="fixed", max_batches=1)
@@ -91,7 +100,7 @@ def by_lr(a: Assignment) -> Report:
 def test_batches_larger_than_the_population_train_in_waves() -> None:
     _, decisions = play(search(slice_steps=600, trials=10), by_lr, size=3)
     assert [len(d) for d in decisions] == [3, 1, 3, 1, 2]
-    assert sum(decisions, []) == [f"m{i:02d}" for i in range(10)]
+    assert [m for d in decisions for m in d] == [f"m{i:02d}" for i in range(10)]
 
 
 def test_straggler_holds_the_next_batch() -> None:
