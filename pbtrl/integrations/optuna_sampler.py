@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from pbtrl.core.dimensions import Dimension, IntLogUniform, IntUniform, LogUniform, Uniform, Value
 from pbtrl.strategies.rl_learner import Learner, LearnerCache, Trial
-from pbtrl.strategies.rl_search_settings import AgentRules, ModelRules
+from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.unit_scale import from_unit
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

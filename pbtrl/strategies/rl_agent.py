@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pbtrl.strategies.rl_search_settings import AgentRules
+from pbtrl.strategies.rl_rules import AgentRules
 
 if TYPE_CHECKING:
     import torch

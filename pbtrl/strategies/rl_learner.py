@@ -14,7 +14,7 @@ import numpy as np
 from pbtrl.core.dimensions import Dimension, Value
 from pbtrl.strategies.rl_agent import Agent, gaussian_kl, single_thread
 from pbtrl.strategies.rl_model import fit_model
-from pbtrl.strategies.rl_search_settings import AgentRules, ModelRules
+from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.unit_scale import from_unit, to_unit
 
 PREFIXES = 64  # proposals on which the distance of two policies is measured

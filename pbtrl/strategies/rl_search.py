@@ -20,7 +20,7 @@ from pbtrl.core.search_space import SearchSpace
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.rl_learner import Learner, LearnerCache, Trial
-from pbtrl.strategies.rl_search_settings import AgentRules, ModelRules
+from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 
 
 @dataclass(frozen=True, kw_only=True)

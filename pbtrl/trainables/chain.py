@@ -31,11 +31,12 @@ class Chain(Trainable):
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._fitness = 0.0
+        self._fitness, self._steps = 0.0, 0
 
     @override
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
-        """Keep the fitness of the hyperparameters; `steps` and `rng` are unused."""
+        """Keep the fitness of the hyperparameters and count `steps`; `rng` is unused."""
+        self._steps += steps
         self._fitness = chain([float(value) for value in hyperparameters.values()])
         return {}
 
@@ -45,8 +46,8 @@ class Chain(Trainable):
 
     @override
     def state_dict(self) -> Tensors:
-        return {"fitness": np.array([self._fitness])}
+        return {"fitness": np.array([self._fitness]), "steps": np.array([self._steps])}
 
     @override
     def load_state_dict(self, state: Tensors) -> None:
-        self._fitness = float(state["fitness"][0])
+        self._fitness, self._steps = float(state["fitness"][0]), int(state["steps"][0])

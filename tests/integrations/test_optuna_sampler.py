@@ -11,7 +11,7 @@ optuna = pytest.importorskip("optuna", minversion="5")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 from pbtrl.integrations.optuna_sampler import RLSampler  # noqa: E402
-from pbtrl.strategies.rl_search_settings import ModelRules  # noqa: E402
+from pbtrl.strategies.rl_rules import ModelRules  # noqa: E402
 
 QUICK = ModelRules(method="none")
 

@@ -11,7 +11,7 @@ import torch
 from pbtrl.strategies import rl_agent
 from pbtrl.strategies.rl_agent import Agent, gaussian_entropy, gaussian_kl, gaussian_log_prob, ppo_loss, standardize
 from pbtrl.strategies.rl_model import fit_model
-from pbtrl.strategies.rl_search_settings import AgentRules
+from pbtrl.strategies.rl_rules import AgentRules
 
 
 def agent(n: int = 3, *, sequential: bool = True, seed: int = 0, **rules: float) -> Agent:

@@ -19,8 +19,8 @@ from pbtrl.storage.journal import digest
 from pbtrl.strategies import rl_learner
 from pbtrl.strategies.rl_agent import single_thread
 from pbtrl.strategies.rl_learner import Learner, Trial
+from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.rl_search import RLSearch
-from pbtrl.strategies.rl_search_settings import AgentRules, ModelRules
 from pbtrl.testing import SearchConformance
 from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.testing.strategies import SPACE
