@@ -140,5 +140,6 @@ def _internal(distribution: BaseDistribution, parameter: Any) -> Value:
         return round(distribution.to_internal_repr(parameter))
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if distribution.log or distribution.step is None:
-        return parameter  # type: ignore[no-any-return]
+        value: Value = parameter
+        return value
     return round((parameter - distribution.low) / distribution.step)
