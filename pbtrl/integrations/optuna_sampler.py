@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -140,6 +140,5 @@ def _internal(distribution: BaseDistribution, parameter: Any) -> Value:
         return round(distribution.to_internal_repr(parameter))
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if distribution.log or distribution.step is None:
-        value: Value = parameter
-        return value
+        return cast("Value", parameter)
     return round((parameter - distribution.low) / distribution.step)
