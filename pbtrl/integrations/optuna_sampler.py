@@ -141,4 +141,4 @@ def _internal(distribution: BaseDistribution, parameter: Any) -> Value:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if distribution.log or distribution.step is None:
         return cast("Value", parameter)
-    return round((parameter - distribution.low) / distribution.step)
+    return int(np.rint((parameter - distribution.low) / distribution.step))
