@@ -19,7 +19,7 @@ FLOORS = [
     {"api"},
     {"training", "diagnostics"},
     {"build"},
-    {"reporting", "execution", "rl", "trainables"},
+    {"reporting", "execution", "rl", "trainables", "integrations"},
     {"storage"},
     {"config"},
     {"strategies"},

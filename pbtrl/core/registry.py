@@ -42,6 +42,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "bayesian": "pbtrl.strategies.trial_settings:BayesianSettings",
         "pb2": "pbtrl.strategies.pbt_variants_settings:PB2Settings",
         "mf_pbt": "pbtrl.strategies.pbt_variants_settings:MFPBTSettings",
+        "rl_search": "pbtrl.strategies.rl_search_settings:RLSearchSettings",
     },
     "trainable": {
         "quadratic": "pbtrl.trainables.quadratic:Quadratic",
@@ -49,6 +50,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "chebykin": "pbtrl.trainables.chebykin:Chebykin",
         "constant": "pbtrl.trainables.constant:Constant",
         "drifting_bandit": "pbtrl.trainables.drifting_bandit:DriftingBandit",
+        "chain": "pbtrl.trainables.chain:Chain",
     },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}

@@ -4,6 +4,7 @@ from pbtrl.strategies.fire_settings import FireSettings
 from pbtrl.strategies.pbt_settings import PBTSettings
 from pbtrl.strategies.pbt_variants_settings import MFPBTSettings, PB2Settings
 from pbtrl.strategies.replay_settings import ScheduleReplaySettings
+from pbtrl.strategies.rl_search_settings import RLSearchSettings
 from pbtrl.strategies.settings import StrategySettings
 from pbtrl.strategies.trial_settings import (
     ASHASettings,
@@ -28,4 +29,5 @@ STRATEGIES: dict[str, type[StrategySettings]] = {
     "bayesian": BayesianSettings,
     "pb2": PB2Settings,
     "mf_pbt": MFPBTSettings,
+    "rl_search": RLSearchSettings,
 }

@@ -9,7 +9,8 @@ import pytest
 
 from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment
-from pbtrl.core.population import Population, member_id
+from pbtrl.core.naming import member_id
+from pbtrl.core.population import Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.storage.journal import Line
 from pbtrl.strategies.mf_pbt import MFPBT
