@@ -146,13 +146,6 @@ class _Interval:
         least, most = self.limits
         return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
-    def at(self, fraction: float) -> float:
-        """Return the value at a fraction of the prior's range on the dimension's own scale; 0.5 is its middle."""
-        least, most = self._to_scale(self.low), self._to_scale(self.high)
-        if fraction in (0.0, 1.0):
-            return self.high if fraction else self.low
-        return min(max(self._from_scale(least + fraction * (most - least)), self.low), self.high)
-
     def sample(self, rng: "np.random.Generator") -> float:
         """Draw from the prior."""
         drawn = self._from_scale(float(rng.uniform(self._to_scale(self.low), self._to_scale(self.high))))
@@ -166,15 +159,20 @@ class _Interval:
         """Take a normal step on the dimension's scale, then clip; `sd` is a fraction of the prior's width there."""
         return self.clip(self._step(self.clip(value), sd * float(rng.standard_normal())))
 
-    def to_unit(self, value: Value) -> float:
-        """Return the position of a value between the limits on the dimension's scale, in [0, 1]."""
-        least, most = map(self._to_scale, self.limits)
+    def to_unit(self, value: Value, *, of_prior: bool = False) -> float:
+        """Return the position of a value on the dimension's scale, in [0, 1] between the limits or the prior's ends."""
+        low, high = (self.low, self.high) if of_prior else self.limits
+        least, most = self._to_scale(low), self._to_scale(high)
         return (self._to_scale(self.clip(value)) - least) / (most - least)
 
-    def from_unit(self, position: float) -> float:
-        """Return the value at a position between the limits, with 6 significant digits, so that all machines agree."""
-        least, most = map(self._to_scale, self.limits)
-        return self.clip(self._rounded(self._from_scale(least + position * (most - least))))
+    def from_unit(self, position: float, *, of_prior: bool = False) -> float:
+        """Return the value at a position, as `to_unit`, with 6 significant digits, so that all machines agree."""
+        low, high = (self.low, self.high) if of_prior else self.limits
+        if position <= 0.0 or position >= 1.0:
+            return low if position <= 0.0 else high
+        least, most = self._to_scale(low), self._to_scale(high)
+        value = self._rounded(self._from_scale(least + position * (most - least)))
+        return self.clip(min(max(value, low), high))
 
     def _rounded(self, value: float) -> float:
         return float(f"{value:.6g}")
@@ -211,10 +209,6 @@ class _Integer(_Interval):
         if self.bounds == "none":
             least = min(1, self.low)
         return math.ceil(least), math.floor(most)
-
-    @override
-    def at(self, fraction: float) -> int:
-        return round(super().at(fraction))
 
     @override
     def clip(self, value: Value) -> int:
@@ -388,9 +382,13 @@ class Choice:
         """Return whether `value` is in the list."""
         return value in self.values
 
-    def at(self, fraction: float) -> Value:
-        """Return the value at a fraction of the list, from the first one at 0 to the last one at 1."""
-        return self.values[min(int(fraction * len(self.values)), len(self.values) - 1)]
+    def to_unit(self, value: Value, *, of_prior: bool = False) -> float:
+        """Return the middle of a value's share of [0, 1]; all values have equal shares."""
+        return (self.values.index(value) + 0.5) / len(self.values)
+
+    def from_unit(self, position: float, *, of_prior: bool = False) -> Value:
+        """Return the value whose share of [0, 1] contains a position."""
+        return self.values[min(max(int(position * len(self.values)), 0), len(self.values) - 1)]
 
     def sample(self, rng: "np.random.Generator") -> Value:
         """Draw any value, all equally likely."""

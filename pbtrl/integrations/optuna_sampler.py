@@ -21,7 +21,6 @@ from typing_extensions import override
 from pbtrl.core.dimensions import Dimension, IntLogUniform, IntUniform, LogUniform, Uniform, Value
 from pbtrl.strategies.rl_learner import Learner, LearnerCache, Trial
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
-from pbtrl.strategies.unit_scale import from_unit
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -83,7 +82,7 @@ class RLSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         position = self._rng(trial.number, param_name).uniform(-1.0, 1.0)
-        return _external(param_distribution, from_unit(_dimension(param_distribution), float(position)))
+        return _external(param_distribution, _dimension(param_distribution).from_unit(float(position), of_prior=True))
 
     def _rng(self, number: int, purpose: str) -> np.random.Generator:
         return np.random.default_rng([self._seed, number, zlib.crc32(purpose.encode())])

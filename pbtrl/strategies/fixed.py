@@ -26,7 +26,9 @@ class Constant:
     def __call__(self, population: Population, member: Member, proposed: Sequence[Hyperparameters]) -> Hyperparameters:
         """Return the values."""
         space = space_of(self.space, population, member)
-        values = {n: d.clip(self.values[n]) if n in self.values else d.at(0.5) for n, d in space.items()}
+        values = {
+            n: d.clip(self.values[n]) if n in self.values else d.from_unit(0.5, of_prior=True) for n, d in space.items()
+        }
         return values if space.agent is None else {AGENT: space.agent, **values}
 
 

@@ -22,7 +22,7 @@ def points(dimension: Dimension, count: int) -> list[Value]:
     if isinstance(dimension, Choice):
         return list(dimension.values)
     fractions = [0.5] if count == 1 else [i / (count - 1) for i in range(count)]
-    return list(dict.fromkeys(dimension.at(fraction) for fraction in fractions))
+    return list(dict.fromkeys(dimension.from_unit(fraction, of_prior=True) for fraction in fractions))
 
 
 def grid_size(space: SearchSpace | MixedSearchSpace, count: int) -> tuple[int, str]:

@@ -15,7 +15,6 @@ from pbtrl.core.dimensions import Dimension, Value
 from pbtrl.strategies.rl_agent import Agent, gaussian_kl, single_thread
 from pbtrl.strategies.rl_model import fit_model
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
-from pbtrl.strategies.unit_scale import from_unit, to_unit
 
 PREFIXES = 64  # proposals on which the distance of two policies is measured
 SPREAD, PATIENCE = 0.05, 5  # mean standard deviation of the policy, and batches below it: then a restart
@@ -100,7 +99,7 @@ class Learner:
 
     def _decoded(self, action: np.ndarray) -> tuple[Value, ...]:
         values = {
-            place: from_unit(dimension, float(x))
+            place: dimension.from_unit((float(x) + 1.0) / 2.0, of_prior=True)
             for place, dimension, x in zip(self.order, self._dimensions, action, strict=True)
         }
         return tuple(values[place] for place in range(len(values)))
@@ -114,7 +113,8 @@ class Learner:
         drawn = self._draw([trial.number for trial in batch])
         for row, trial in zip(drawn, batch, strict=True):
             if not all(map(_close, self._decoded(row), trial.values)):
-                row[:] = [to_unit(d, trial.values[p]) for p, d in zip(self.order, self._dimensions, strict=True)]
+                placed = zip(self.order, self._dimensions, strict=True)
+                row[:] = [2.0 * d.to_unit(trial.values[p], of_prior=True) - 1.0 for p, d in placed]
         return drawn
 
     @property

@@ -73,7 +73,7 @@ def test_samplers_are_all_there() -> None:
 @pytest.mark.parametrize("dimension", DIMENSIONS, ids=lambda d: d.prior)
 def test_values_pass_through_optuna(dimension: Dimension) -> None:
     for fraction in (0.0, 0.123456789, 0.5, 0.99, 1.0):
-        value = dimension.at(fraction)
+        value = dimension.from_unit(fraction, of_prior=True)
         encoded = encode(dimension, value)
         assert distribution(dimension)._contains(distribution(dimension).to_internal_repr(encoded))
         assert decode(dimension, encoded) == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value)
@@ -103,7 +103,10 @@ def test_suggestions_have_six_digits_on_their_own_scale() -> None:
 
 @pytest.mark.parametrize("sampler", FAST)
 def test_same_history_and_seed_give_the_same_suggestion(sampler: Sampler) -> None:
-    history = tuple((tuple(d.at(i / 16) for d in DIMENSIONS), float(i * 7 % 5) if i < 12 else None) for i in range(16))
+    history = tuple(
+        (tuple(d.from_unit(i / 16, of_prior=True) for d in DIMENSIONS), float(i * 7 % 5) if i < 12 else None)
+        for i in range(16)
+    )
     found = []
     for _ in range(2):
         suggest.cache_clear()
@@ -177,7 +180,7 @@ def observed(
 
     def record(*arguments: Any) -> dict[str, Any]:
         calls.append(arguments)
-        return {name: dimension.at(len(calls) / 10) for name, dimension in arguments[1].items()}
+        return {name: dimension.from_unit(len(calls) / 10, of_prior=True) for name, dimension in arguments[1].items()}
 
     monkeypatch.setattr(optuna_bridge, "suggest", record)
     propose = Suggestions(space=space, sampler="tpe", startup_trials=4, observe=lambda _: results)

@@ -1,4 +1,4 @@
-"""Positions of values on the common scale of all dimensions."""
+"""Positions of values in the prior's range of each dimension."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from pbtrl.core.dimensions import (
     Uniform,
     Value,
 )
-from pbtrl.strategies.unit_scale import from_unit, to_unit
+
+
+def from_unit(dimension: Dimension, position: float) -> Value:
+    return dimension.from_unit(position, of_prior=True)
+
 
 DIMENSIONS: list[Dimension] = [
     Uniform(low=-1.2345678, high=3.0, bounds=(-9.0, 9.0)),
@@ -31,7 +35,7 @@ DIMENSIONS: list[Dimension] = [
 
 @pytest.mark.parametrize("dimension", DIMENSIONS, ids=lambda d: d.prior)
 def test_values_stay_in_the_prior_and_positions_return(dimension: Dimension) -> None:
-    for position in (-5.0, *np.linspace(-1, 1, 41), 5.0):
+    for position in (-5.0, *np.linspace(0, 1, 41), 5.0):
         value = from_unit(dimension, float(position))
         if isinstance(dimension, Choice):
             assert value in dimension.values
@@ -39,7 +43,7 @@ def test_values_stay_in_the_prior_and_positions_return(dimension: Dimension) -> 
             assert isinstance(value, int | float)
             assert dimension.low <= value <= dimension.high
         assert dimension.contains(value)
-        back = from_unit(dimension, to_unit(dimension, value))
+        back = from_unit(dimension, dimension.to_unit(value, of_prior=True))
         assert back == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value)
 
 
@@ -56,20 +60,20 @@ def test_values_stay_in_the_prior_and_positions_return(dimension: Dimension) -> 
     ids=lambda x: getattr(x, "prior", ""),
 )
 def test_ends_and_middle(dimension: Dimension, ends: tuple[Value, Value], middle: Value) -> None:
-    assert (from_unit(dimension, -1.0), from_unit(dimension, 1.0)) == ends
-    found = from_unit(dimension, 0.0)
+    assert (from_unit(dimension, 0.0), from_unit(dimension, 1.0)) == ends
+    found = from_unit(dimension, 0.5)
     assert found == (pytest.approx(middle, rel=1e-12) if isinstance(middle, float) else middle)
-    assert to_unit(dimension, middle) == pytest.approx(0.0, abs=1e-9)
+    assert dimension.to_unit(middle, of_prior=True) == pytest.approx(0.5, abs=1e-9)
 
 
 def test_choices_have_equal_shares() -> None:
-    drawn = [from_unit(Choice(values=("a", "b", "c")), x) for x in np.linspace(-1, 1, 300)]
+    drawn = [from_unit(Choice(values=("a", "b", "c")), x) for x in np.linspace(0, 1, 300)]
     assert [drawn.count(value) for value in "abc"] == [100] * 3
 
 
 def test_floats_have_six_digits() -> None:
-    assert from_unit(Uniform(low=0.0, high=1.0), 1 / 3) == 0.666667
-    value = from_unit(OneMinusLogUniform(low=0.9, high=0.9999), 0.123)
+    assert from_unit(Uniform(low=0.0, high=1.0), 2 / 3) == 0.666667
+    value = from_unit(OneMinusLogUniform(low=0.9, high=0.9999), 0.5615)
     assert isinstance(value, float)
     assert value == 1 - float(f"{1 - value:.6g}") != float(f"{value:.6g}")
     assert math.isclose(value, 1 - 10 ** -(1 + 3 * 0.5615), rel_tol=1e-6)
