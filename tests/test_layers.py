@@ -124,9 +124,11 @@ def test_deciding_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("library", ["ray", "optuna"])
-def test_optional_libraries_are_imported_in_one_file(library: str) -> None:
-    assert sum(any(i.partition(".")[0] == library for i in imports(path)) for path in ALL) <= 1
+@pytest.mark.parametrize(("library", "rooms"), [("ray", ["execution"]), ("optuna", ["integrations", "strategies"])])
+def test_optional_libraries_are_imported_in_one_file_of_a_room(library: str, rooms: list[str]) -> None:
+    using = [room(name(path)) for path in ALL if any(i.partition(".")[0] == library for i in imports(path))]
+    assert len(using) == len(set(using))
+    assert set(using) <= set(rooms)
 
 
 @pytest.mark.parametrize("path", ALL, ids=name)

@@ -130,7 +130,8 @@ def test_clone_imitates_actions() -> None:
     actions = np.random.default_rng(0).uniform(-0.5, 0.5, (32, 2))
     actions[:, 1] = -actions[:, 0]
     one = agent(2)
-    one.clone(actions, 300)
+    with rl_agent.single_thread():
+        one.clone(actions, 300)
     mean, sd = one.distribution(one.follow(actions).inputs)
     np.testing.assert_allclose(mean[:, 1], actions[:, 1], atol=0.15)
     assert float(sd[:, 1].mean()) < 0.1 < float(sd[:, 0].mean())
