@@ -45,10 +45,10 @@ class Result:
 
 
 Command = Callable[..., Result]
-"""`pbtrl("train", "quadratic")`, run where the test's files are."""
+"""`pbtrl("train", "toy_quadratic")`, run where the test's files are."""
 
 ForkServer = Callable[..., dict[str, Any]]
-"""`fork_server(folder, "train", "quadratic", crash="host.began")`, run in a process of its own."""
+"""`fork_server(folder, "train", "toy_quadratic", crash="host.began")`, run in a process of its own."""
 
 
 def in_process(capsys: Any) -> Command:

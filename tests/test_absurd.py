@@ -94,7 +94,7 @@ def test_other_files_are_refused_as_config(pbtrl: Command, text: str, said: str)
     ],
 )
 def test_absurd_override_is_one_line(pbtrl: Command, override: str, said: str):
-    found = pbtrl("train", "quadratic", override)
+    found = pbtrl("train", "toy_quadratic", override)
     assert (found.code, found.out) == (2, "")
     first, *rest = found.err.splitlines()
     assert first.startswith("override '")
@@ -113,17 +113,17 @@ def test_absurd_override_is_one_line(pbtrl: Command, override: str, said: str):
         ["eval", "a", "--episodes", DIGITS],
         ["eval", "a", "--episodes", "1_000"],
         ["tb", "a", "--port", "65536"],
-        ["bench", "quadratic", "--seconds", DIGITS],
-        ["train", "quadratic", "--name", "a\0b"],
-        ["train", "quadratic", "--name", ""],
-        ["train", "quadratic", "--runs", "a\0b"],
-        ["train", "quadratic", "a.b"],
+        ["bench", "toy_quadratic", "--seconds", DIGITS],
+        ["train", "toy_quadratic", "--name", "a\0b"],
+        ["train", "toy_quadratic", "--name", ""],
+        ["train", "toy_quadratic", "--runs", "a\0b"],
+        ["train", "toy_quadratic", "a.b"],
         ["train", "a\0b"],
         ["train", "x" * 5000],
         ["status", "a\0b"],
         ["status", "x" * 5000],
         ["status", "a", "--runs", "x" * 5000],
-        ["train", "quadratic", "--runs", "x" * 5000],
+        ["train", "toy_quadratic", "--runs", "x" * 5000],
         ["status", "~\0"],
         ["status", ""],
     ],
@@ -142,21 +142,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Finished run, to be copied."""
     where = tmp_path_factory.mktemp("finished")
     small = ["--runs", str(where), "--progress", "none", "budget.env_steps_per_member=30"]
-    assert cli.main(["train", "quadratic", *small]) == 0
-    return where / "quadratic"
+    assert cli.main(["train", "toy_quadratic", *small]) == 0
+    return where / "toy_quadratic"
 
 
 @pytest.mark.parametrize("what", CONFIGS)
 def test_absurd_config_in_an_untrusted_run_is_one_line(pbtrl: Command, finished: Path, what: str):
     text, _ = CONFIGS[what]
-    run = Path(shutil.copytree(finished, "runs/quadratic"))
+    run = Path(shutil.copytree(finished, "runs/toy_quadratic"))
     (run / "config.resolved.yaml").write_text(HEAD + text)
     for command in ("eval", "resume"):
-        found = pbtrl(command, "quadratic")
+        found = pbtrl(command, "toy_quadratic")
         assert (found.code, found.out, len(found.err.splitlines())) == (2, "", 2)
-        assert "runs/quadratic/config.resolved.yaml" in found.err
-    assert pbtrl("verify", "quadratic").code == 4
-    assert pbtrl("list").code == pbtrl("status", "quadratic").code == 0
+        assert "runs/toy_quadratic/config.resolved.yaml" in found.err
+    assert pbtrl("verify", "toy_quadratic").code == 4
+    assert pbtrl("list").code == pbtrl("status", "toy_quadratic").code == 0
 
 
 ABSURD = ["null", '"x"', "1" * 4000, DIGITS, "-1", "1e999", "[]", "{}", "[" * 2000, '"\\ud800"']
@@ -165,11 +165,11 @@ ABSURD = ["null", '"x"', "1" * 4000, DIGITS, "-1", "1e999", "[]", "{}", "[" * 20
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: value[:10])
 @pytest.mark.parametrize("key", ["started", "sittings", "versions", "reason", "id"])
 def test_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str, value: str):
-    run = Path(shutil.copytree(finished, "runs/quadratic"))
+    run = Path(shutil.copytree(finished, "runs/toy_quadratic"))
     text = json.dumps(json.loads((run / "run.json").read_text()) | {key: "HERE"})
     (run / "run.json").write_text(text.replace('"HERE"', value))
     assert pbtrl("list").code == pbtrl("status", "last").code == 0
-    found = pbtrl("verify", "quadratic")
+    found = pbtrl("verify", "toy_quadratic")
     assert found.code in (0, 4)
     try:
         run_info.read_run_info(run)
@@ -183,12 +183,12 @@ def test_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str, v
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: value[:10])
 @pytest.mark.parametrize("key", ["seed", "size", "horizon", "frames_per_step", "hyperparameters", "rule", "schema"])
 def test_absurd_header_is_one_line(pbtrl: Command, finished: Path, key: str, value: str):
-    run = Path(shutil.copytree(finished, "runs/quadratic"))
+    run = Path(shutil.copytree(finished, "runs/toy_quadratic"))
     first, *rest = (run / "journal.jsonl").read_text().splitlines(keepends=True)
     line = json.dumps(json.loads(first) | {key: "HERE"}).replace('"HERE"', value)
     (run / "journal.jsonl").write_text("".join([f"{line}\n", *rest]))
     for command in ("list", "status", "lineage", "verify"):
-        found = pbtrl(command, *(() if command == "list" else ("quadratic",)))
+        found = pbtrl(command, *(() if command == "list" else ("toy_quadratic",)))
         assert found.code in (0, 4), command
         assert len(found.err.splitlines()) == (found.code == 4 and command != "verify")
 

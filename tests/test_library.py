@@ -27,14 +27,14 @@ SESSION = f"""
 print("imported")
 import pbtrl
 
-run = pbtrl.train("quadratic", overrides={[*TOY, APART]!r}, progress="none")
+run = pbtrl.train("toy_quadratic", overrides={[*TOY, APART]!r}, progress="none")
 raise SystemExit(0 if run.status()["state"] == "finished" else 1)
 """
 COMMAND = f"""
 print("imported")
 from pbtrl.cli import main as cli
 
-raise SystemExit(cli.main({["train", "quadratic", "--progress", "none", *TOY, APART]!r}))
+raise SystemExit(cli.main({["train", "toy_quadratic", "--progress", "none", *TOY, APART]!r}))
 """
 ACTORS = """
 print("imported")
@@ -118,7 +118,7 @@ if __name__ == "__main__":
 
 def test_training_during_import_in_a_child_is_refused(tmp_path: Path):
     """In a child of another library: the command prints an error and continues, the library raises."""
-    train = f"from pbtrl.cli import main as cli; cli.main({['train', 'quadratic', '--progress', 'none', *TOY]!r})"
+    train = f"from pbtrl.cli import main as cli; cli.main({['train', 'toy_quadratic', '--progress', 'none', *TOY]!r})"
     found = run(tmp_path, script(tmp_path, OWN_CHILDREN.replace("TRAIN", train)))
     assert (found.returncode, found.stdout, found.stderr) == (0, "worked\n", f"{REFUSED}\n")
     assert len(list((tmp_path / "runs").iterdir())) == 1

@@ -212,7 +212,7 @@ def test_tested_pbtrl_is_the_installed_one(tmp_path: Path, installed: Environmen
 
 def test_commands_in_an_empty_directory(tmp_path: Path, installed: Environment):
     """Among them the shipped configs by name, and listing runs without a large library."""
-    succeed(installed.script(tmp_path, "train", "quadratic", "budget.env_steps_per_member=20"))
+    succeed(installed.script(tmp_path, "train", "toy_quadratic", "budget.env_steps_per_member=20"))
     succeed(installed.script(tmp_path, "eval", "last"))
     assert "id: HalfCheetah-v5" in succeed(installed.script(tmp_path, "config", "show", "quickstart"))
     names = [path.stem for path in (ROOT / "configs").glob("*.yaml")]
@@ -222,7 +222,7 @@ def test_commands_in_an_empty_directory(tmp_path: Path, installed: Environment):
         f"assert not {LARGE} & sys.modules.keys(), sys.modules.keys()\n"
         f"assert all(main(['config', 'show', name]) == 0 for name in {names})\n"
     )
-    assert "quadratic" in succeed(installed.python(tmp_path, "-c", code))
+    assert "toy_quadratic" in succeed(installed.python(tmp_path, "-c", code))
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 

@@ -24,7 +24,7 @@ from pbtrl.storage.json_files import LARGEST, SCHEMA
 from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.command import CART, Command, contents, descendants, journal, spawn
 
-RUN = Path("runs/quadratic")
+RUN = Path("runs/toy_quadratic")
 DEEP = b"[" * 100_000
 
 
@@ -32,8 +32,8 @@ DEEP = b"[" * 100_000
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Finished run, to be copied."""
     where = tmp_path_factory.mktemp("finished")
-    assert cli.main(["train", "quadratic", "--runs", str(where), "--progress", "none"]) == 0
-    return where / "quadratic"
+    assert cli.main(["train", "toy_quadratic", "--runs", str(where), "--progress", "none"]) == 0
+    return where / "toy_quadratic"
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ LAUGHS = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}' if n else 'ha'] * 9)}
 def test_config_cannot_fill_the_memory(pbtrl: Command, run: Path, config: str, said: str) -> None:
     (run / "config.resolved.yaml").write_text(config)
     found = pbtrl("eval", "last", "--member", "m00")
-    assert (found.code, found.err.splitlines()[0]) == (2, f"runs/quadratic/config.resolved.yaml{said}")
+    assert (found.code, found.err.splitlines()[0]) == (2, f"runs/toy_quadratic/config.resolved.yaml{said}")
 
 
 def test_swapped_snapshots_are_detected(pbtrl: Command, run: Path) -> None:
@@ -185,11 +185,11 @@ def test_invalid_journal_is_one_line_and_others_are_listed(pbtrl: Command, run: 
     (run / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "mine" in pbtrl("list").out
     for command in (
-        ["status", "quadratic"],
-        ["lineage", "quadratic"],
-        ["resume", "quadratic"],
-        ["verify", "quadratic"],
-        ["report", "quadratic"],
+        ["status", "toy_quadratic"],
+        ["lineage", "toy_quadratic"],
+        ["resume", "toy_quadratic"],
+        ["verify", "toy_quadratic"],
+        ["report", "toy_quadratic"],
     ):
         found = pbtrl(*command)
         assert "Traceback" not in found.err
@@ -275,9 +275,9 @@ def test_nothing_is_written_or_read_through_a_link(pbtrl: Command, run: Path, tm
         assert (refused.code, refused.out) == (2, "")
         assert (
             refused.err
-            == f"runs/quadratic/{where} is a symbolic link, which pbtrl refuses; replace it with the real file\n"
+            == f"runs/toy_quadratic/{where} is a symbolic link, which pbtrl refuses; replace it with the real file\n"
         )
-    assert pbtrl("train", "quadratic", "--overwrite").code == (2 if where == "LOCK" else 0)
+    assert pbtrl("train", "toy_quadratic", "--overwrite").code == (2 if where == "LOCK" else 0)
     assert (outside.read_bytes() if outside.is_file() else contents(outside)) == before
 
 
@@ -306,7 +306,7 @@ def bumped(path: Path) -> None:
 def test_newer_schema_is_refused_and_unchanged(pbtrl: Command, run: Path, file: str) -> None:
     bumped(run / file)
     before = contents(run / "members")
-    said = f"runs/quadratic/{file}{':1' if file == 'journal.jsonl' else ''}: written by a newer pbtrl "
+    said = f"runs/toy_quadratic/{file}{':1' if file == 'journal.jsonl' else ''}: written by a newer pbtrl "
     commands = [["verify", "last"], ["verify", "last", "--repair"]]
     commands += [["resume", "last", "budget.env_steps_per_member=230"]] if file != "best.json" else []
     commands += [["eval", "last", "--member", "m00" if "m00" in file else "best"]] if file != "run.json" else []
@@ -331,7 +331,7 @@ def test_secrets_are_not_stored(pbtrl: Command, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "argv", [*sys.argv, told, "db_password=hunter2-d"])
     broken = ["env.id=tests.faulty_envs:Raising", "env.kwargs={after: 9}", "population.size=2"]
     assert pbtrl("train", "cart.yaml", "--name", "a", *broken).code == 3
-    assert pbtrl("train", "quadratic").code == 0
+    assert pbtrl("train", "toy_quadratic").code == 0
     (shown,) = (w for w in json.loads((RUN / "run.json").read_text())["command"] if w.startswith("env.kwargs"))
     assert shown == 'env.kwargs={api_key: ..., "auth_token": ..., url: "https://...@x"}'
     found = contents(Path("runs"))

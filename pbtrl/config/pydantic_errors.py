@@ -34,6 +34,11 @@ class TaggedUnion:
     ) -> None:  # fmt: skip
         self.key, self.classes, self.default, self.what = key, classes, default, what or key
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the classes without those that another config has added as `module:Class`."""
+        return [name for name in self.classes if ":" not in name]
+
     def tag(self, value: Any) -> str | None:
         """Return the name of the class of a raw mapping or an object; the default for any other value."""
         if isinstance(value, dict):
@@ -129,9 +134,9 @@ def _problems(kind: type, detail: ErrorDetails, aliases: Mapping[str, str]) -> I
         path = (*path, tagged.key)
         if problem == "union_tag_invalid":
             tag = str(context["tag"])
-            yield ConfigProblem(unknown(f"unknown {tagged.what} '{shortened(tag)}'", tag, tagged.classes, {}), path)
+            yield ConfigProblem(unknown(f"unknown {tagged.what} '{shortened(tag)}'", tag, tagged.names, {}), path)
         else:
-            yield ConfigProblem(f"missing. Known: {', '.join(tagged.classes)}", path, at_key=True)
+            yield ConfigProblem(f"missing. Known: {', '.join(tagged.names)}", path, at_key=True)
     elif problem == "value_error":
         cause = context["error"]
         fields = getattr(cause, "fields", ())

@@ -161,13 +161,14 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
     elif budget.env_steps_per_member is None and strategy.trials:
         text = f"needs env_steps_per_member, the budget of one trial of {strategy.name}"
         yield ConfigProblem(text, ("budget",))
+    else:
+        yield from strategy.validate(config)
     if fitness.min_episodes > fitness.window_episodes:
         yield ConfigProblem(
             f"min_episodes {fitness.min_episodes} is more than window_episodes {fitness.window_episodes}",
             ("fitness", "min_episodes"),
             ("fitness", "window_episodes"),
         )
-    yield from strategy.validate(config)
     if config.trainable is None:
         yield from _mix(config)
     if config.acting is not None:

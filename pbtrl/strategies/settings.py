@@ -102,7 +102,7 @@ class StrategySettings(SettingsSection):
         return None
 
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
-        """Yield mistakes between settings that are valid one by one; `config` is the whole `Config`."""
+        """Yield mistakes between settings that are valid one by one; `config` is the whole `Config`, with a budget."""
         yield from ()
 
     def build(self, context: StrategyContext) -> "Strategy":

@@ -157,31 +157,31 @@ def test_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPatc
 
 def test_unwritable_runs_directory(pbtrl: Command):
     Path("file").touch()
-    found = pbtrl("train", "quadratic", "--runs", "file")
+    found = pbtrl("train", "toy_quadratic", "--runs", "file")
     assert (found.code, found.err) == (2, "cannot write to file: not a directory\n")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x", "x" * 65])
 def test_run_names_stay_below_the_root(pbtrl: Command, name: str):
-    found = pbtrl("train", "quadratic", "--name", name)
+    found = pbtrl("train", "toy_quadratic", "--name", name)
     assert found.code == 2
     assert "is not a run name" in found.err
     assert not Path("runs").exists()
 
 
 def test_taken_name_is_refused_and_run_unchanged(pbtrl: Command):
-    assert pbtrl("train", "quadratic").code == 0
-    before = contents(Path("runs/quadratic"))
-    found = pbtrl("train", "quadratic", "seed=2")
+    assert pbtrl("train", "toy_quadratic").code == 0
+    before = contents(Path("runs/toy_quadratic"))
+    found = pbtrl("train", "toy_quadratic", "seed=2")
     assert found.code == 2
-    ways = "continue it with `pbtrl resume quadratic`, or start a new run with --suffix or --overwrite"
-    assert found.err == f"runs/quadratic exists (finished): {ways}\n"
-    assert contents(Path("runs/quadratic")) == before
-    assert pbtrl("train", "quadratic", "--suffix").code == 0
-    assert Path("runs/quadratic-2/best.json").exists()
-    assert contents(Path("runs/quadratic")) == before
-    assert pbtrl("train", "quadratic", "--overwrite", "seed=2").code == 0
-    assert journal(Path("runs/quadratic"))[0]["seed"] == 2
+    ways = "continue it with `pbtrl resume toy_quadratic`, or start a new run with --suffix or --overwrite"
+    assert found.err == f"runs/toy_quadratic exists (finished): {ways}\n"
+    assert contents(Path("runs/toy_quadratic")) == before
+    assert pbtrl("train", "toy_quadratic", "--suffix").code == 0
+    assert Path("runs/toy_quadratic-2/best.json").exists()
+    assert contents(Path("runs/toy_quadratic")) == before
+    assert pbtrl("train", "toy_quadratic", "--overwrite", "seed=2").code == 0
+    assert journal(Path("runs/toy_quadratic"))[0]["seed"] == 2
 
 
 def test_dry_run_prints_resolved_config_and_starts_nothing(pbtrl: Command):
@@ -200,11 +200,11 @@ def test_number_arguments_are_validated(pbtrl: Command):
 
 
 def test_commands_on_a_finished_run(pbtrl: Command):
-    trained = pbtrl("train", "quadratic")
+    trained = pbtrl("train", "toy_quadratic")
     assert (trained.code, trained.err) == (0, "")
     lines = trained.out.splitlines()
-    assert lines[0].split() == ["run", "runs/quadratic"]
-    assert lines[-1] == "next       pbtrl tb quadratic | pbtrl eval quadratic | pbtrl report quadratic"
+    assert lines[0].split() == ["run", "runs/toy_quadratic"]
+    assert lines[-1] == "next       pbtrl tb toy_quadratic | pbtrl eval toy_quadratic | pbtrl report toy_quadratic"
     assert "400 / 400 steps (100 %)" in next(line for line in lines if " / 400 " in line)
     (best,) = [line for line in lines if line.startswith("best ")]
     assert "fitness 1.15" in best
@@ -212,13 +212,13 @@ def test_commands_on_a_finished_run(pbtrl: Command):
     status = pbtrl("status", "last", "--json").json
     assert status["state"] == "finished"
     assert status["members"][0].keys() == MEMBER
-    text = pbtrl("status", "quad").out
-    assert text.startswith("quadratic: finished, 400 of 400 steps (100 %), ")
+    text = pbtrl("status", "toy_q").out
+    assert text.startswith("toy_quadratic: finished, 400 of 400 steps (100 %), ")
     assert text.splitlines()[1].split() == ["member", "fitness", "gen", "steps", "h0", "h1"]
 
     (listed,) = pbtrl("list", "--json").json
-    assert (listed["name"], listed["state"]) == ("quadratic", "finished")
-    assert "quadratic  finished  1.15" in pbtrl("list").out
+    assert (listed["name"], listed["state"]) == ("toy_quadratic", "finished")
+    assert "toy_quadratic  finished  1.15" in pbtrl("list").out
 
     copies = pbtrl("lineage", "last", "--json").json["copies"]
     asked = {
@@ -233,14 +233,17 @@ def test_commands_on_a_finished_run(pbtrl: Command):
     assert [point["at"] for point in points] == [0, 40, 50, 60, 110, 140, 180]
     assert len(pbtrl("schedule", "last", "--member", "m00", "--format", "csv").out.splitlines()) == 1 + 8
     assert pbtrl("schedule", "last").out.splitlines()[2] == "strategy:"
-    assert pbtrl("schedule", "last", "--member", "m02").err == "no member 'm02' in runs/quadratic: there are m00, m01\n"
+    assert (
+        pbtrl("schedule", "last", "--member", "m02").err
+        == "no member 'm02' in runs/toy_quadratic: there are m00, m01\n"
+    )
 
     score = pbtrl("eval", "last", "--json").json
     assert score.keys() >= SCORES
-    assert score["member"] == json.loads(Path("runs/quadratic/best.json").read_text())["member"]
+    assert score["member"] == json.loads(Path("runs/toy_quadratic/best.json").read_text())["member"]
     everybody = pbtrl("eval", "last", "--member", "all", "--json").json
     assert [e["member"] for e in everybody] == ["m00", "m01"]
-    (evaluated,) = Path("runs/quadratic/eval").glob("*-0.json")
+    (evaluated,) = Path("runs/toy_quadratic/eval").glob("*-0.json")
     assert json.loads(evaluated.read_text()) == [score]
     shown = pbtrl("eval", "last", "--member", "m00").out.splitlines()
     assert shown[0].split()[:3] == ["member", "snapshot", "episodes"]
@@ -254,18 +257,20 @@ def test_list_without_runs_suggests_train(pbtrl: Command):
 
 
 def test_run_elsewhere_is_suggested_with_name_and_root(pbtrl: Command, tmp_path: Path):
-    found = pbtrl("train", "quadratic", "--runs", tmp_path / "else")
-    path = tmp_path / "else" / "quadratic"
-    assert f"pbtrl status quadratic --runs {path.parent} | pbtrl tb quadratic --runs {path.parent};" in found.out
+    found = pbtrl("train", "toy_quadratic", "--runs", tmp_path / "else")
+    path = tmp_path / "else" / "toy_quadratic"
+    assert (
+        f"pbtrl status toy_quadratic --runs {path.parent} | pbtrl tb toy_quadratic --runs {path.parent};" in found.out
+    )
     assert pbtrl("status", path).code == 0
 
 
 def test_config_show_and_schema(pbtrl: Command):
     names = pbtrl("config", "show").out.split()
-    assert {"quickstart", "pong", "quadratic", "reference"} <= set(names)
+    assert {"quickstart", "pong", "toy_quadratic", "reference"} <= set(names)
     for name in names:
         assert "budget:" in pbtrl("config", "show", name).out
-    assert "seed: 7" in pbtrl("config", "show", "quadratic", "seed=7").out
+    assert "seed: 7" in pbtrl("config", "show", "toy_quadratic", "seed=7").out
     assert "population" in pbtrl("config", "schema").json["properties"]
 
 
@@ -305,20 +310,20 @@ def test_doctor_reports_a_failing_env_and_its_workers(pbtrl: Command):
 
 
 def test_json_progress(pbtrl: Command):
-    found = pbtrl("train", "quadratic", "--progress", "json")
+    found = pbtrl("train", "toy_quadratic", "--progress", "json")
     lines = [json.loads(line) for line in found.out.splitlines()]
     assert {line["kind"] for line in lines} == {"copy", "progress", "finish"}
     assert lines[-1]["best"]["evaluation"].keys() >= SCORES
-    silent = pbtrl("train", "quadratic", "--progress", "none", "--overwrite")
+    silent = pbtrl("train", "toy_quadratic", "--progress", "none", "--overwrite")
     assert (silent.out, silent.err) == ("", "")
 
 
 def test_snapshot_deleted_while_read_falls_back_to_newer(pbtrl: Command, monkeypatch):
     """As in a running run: by the time that the files are opened, the journal has moved on."""
-    assert pbtrl("train", "quadratic").code == 0
+    assert pbtrl("train", "toy_quadratic").code == 0
     real, (gone, *_) = (
         best_member.snapshots_to_evaluate,
-        best_member.snapshots_to_evaluate(Path("runs/quadratic"), "m00"),
+        best_member.snapshots_to_evaluate(Path("runs/toy_quadratic"), "m00"),
     )
     old = gone[:-1] + str((int(gone[-1]) + 1) % 10)
     answers = iter([[old]])
@@ -334,19 +339,19 @@ def test_snapshot_deleted_while_read_falls_back_to_newer(pbtrl: Command, monkeyp
 
 
 def test_eval_without_a_best_member(pbtrl: Command):
-    pbtrl("train", "quadratic")
-    Path("runs/quadratic/best.json").unlink()
+    pbtrl("train", "toy_quadratic")
+    Path("runs/toy_quadratic/best.json").unlink()
     found = pbtrl("eval", "last")
     assert (found.code, found.err) == (
         2,
-        "runs/quadratic has no best member yet: try --member all, or one of m00, m01\n",
+        "runs/toy_quadratic has no best member yet: try --member all, or one of m00, m01\n",
     )
-    assert pbtrl("eval", "last", "--member", "m07").err == "no member 'm07' in runs/quadratic: there are m00, m01\n"
+    assert pbtrl("eval", "last", "--member", "m07").err == "no member 'm07' in runs/toy_quadratic: there are m00, m01\n"
 
 
 def test_damaged_snapshot_is_named(pbtrl: Command):
-    pbtrl("train", "quadratic")
-    (newest,) = Path("runs/quadratic/members/m00/snapshots").glob("000019/tensors.safetensors")
+    pbtrl("train", "toy_quadratic")
+    (newest,) = Path("runs/toy_quadratic/members/m00/snapshots").glob("000019/tensors.safetensors")
     data = bytearray(newest.read_bytes())
     data[-1] ^= 1
     newest.write_bytes(data)
@@ -366,16 +371,16 @@ def test_snapshot_of_another_agent_is_refused(pbtrl: Command):
 
 @pytest.mark.parametrize("command", ["status", "eval", "lineage", "resume"])
 def test_damaged_journal_is_named(pbtrl: Command, command: str):
-    pbtrl("train", "quadratic")
-    path = Path("runs/quadratic/journal.jsonl")
+    pbtrl("train", "toy_quadratic")
+    path = Path("runs/toy_quadratic/journal.jsonl")
     lines = path.read_text().splitlines()
     lines[4] = "garbage"
     path.write_text("\n".join(lines) + "\n")
-    before = contents(Path("runs/quadratic"))
+    before = contents(Path("runs/toy_quadratic"))
     found = pbtrl(command, "last")
     assert (found.code, found.out) == (4, "")
-    assert found.err == "runs/quadratic/journal.jsonl:5: not a journal line\n"
-    assert contents(Path("runs/quadratic")) == before
+    assert found.err == "runs/toy_quadratic/journal.jsonl:5: not a journal line\n"
+    assert contents(Path("runs/toy_quadratic")) == before
 
 
 def test_untrusted_run_imports_nothing_without_flag(pbtrl: Command, tmp_path: Path):
@@ -485,7 +490,7 @@ def test_bench_measures_all_parts(pbtrl: Command):
     parts = ["training", "env only", "env replay", "roofline", "time"]
     assert [line[:10].rstrip() for line in text.splitlines()[:5]] == parts
     assert text.splitlines()[5] == "passes 1.00  members 2  workers 1  acting inline"
-    assert pbtrl("bench", "quadratic").err.startswith("bench measures envs")
+    assert pbtrl("bench", "toy_quadratic").err.startswith("bench measures envs")
 
 
 @pytest.mark.parametrize(
@@ -537,19 +542,19 @@ def test_closed_pipe_is_no_error(tmp_path: Path):
 
 
 def test_run_continues_when_its_output_is_closed(pbtrl: Command, tmp_path: Path):
-    with spawn(tmp_path, "train", "quadratic") as process:
+    with spawn(tmp_path, "train", "toy_quadratic") as process:
         ends_well_without_output(process)
     assert pbtrl("status", "last", "--json").json["state"] == "finished"
 
 
 def test_tensorboard_serves_on_localhost_only(pbtrl: Command, tmp_path: Path):
-    pbtrl("train", "quadratic")
+    pbtrl("train", "toy_quadratic")
     with spawn(tmp_path, "tb", "last", "--port", 0) as process:
         assert process.stdout
         assert process.stderr
         try:
             line = process.stdout.readline()
-            assert line.startswith("TensorBoard of runs/quadratic/tb on http://localhost:"), process.stderr.read()
+            assert line.startswith("TensorBoard of runs/toy_quadratic/tb on http://localhost:"), process.stderr.read()
             with urllib.request.urlopen(line.split()[4] + "data/runs") as answer:
                 assert json.load(answer) == ["m00", "m01", "population"]
             with spawn(tmp_path, "tb", "last", "--port", line.split(":")[2].split("/")[0]) as late:

@@ -31,7 +31,7 @@ def suggested(text: str) -> list[Path]:
 @pytest.mark.parametrize("root", ROOTS)
 def test_suggested_commands_find_the_run(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, root: str):
     """From an empty root over a stopped run to a finished one, and a damaged one."""
-    where, run = [f"--runs={root}"], Path(root) / "quadratic"
+    where, run = [f"--runs={root}"], Path(root) / "toy_quadratic"
     begin = pbtrl("list", *where).out.partition(": ")[2]
     assert cli.parse_arguments(shlex.split(begin)[1:]).runs == Path(root)
 
@@ -44,49 +44,49 @@ def test_suggested_commands_find_the_run(pbtrl: Command, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as inside:
         inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-        assert about_it("train", "quadratic") == 130
-    assert about_it("status", "quadratic") == 0
-    assert about_it("train", "quadratic") == 2
-    assert about_it("resume", "quadratic") == 0
-    assert about_it("resume", "quadratic") == 0
-    assert about_it("train", "quadratic") == 2
+        assert about_it("train", "toy_quadratic") == 130
+    assert about_it("status", "toy_quadratic") == 0
+    assert about_it("train", "toy_quadratic") == 2
+    assert about_it("resume", "toy_quadratic") == 0
+    assert about_it("resume", "toy_quadratic") == 0
+    assert about_it("train", "toy_quadratic") == 2
     newest = max((run / "members/m00/snapshots").iterdir())
     newest.rename(run / "aside")
-    assert about_it("verify", "quadratic") == 4
+    assert about_it("verify", "toy_quadratic") == 4
 
 
 @pytest.mark.parametrize("name", ["a b", "-x", "~x", "it's", ".hidden", "é", "x" * 70, "--help", "a=b"])
 def test_renamed_run_is_suggested_by_path(pbtrl: Command, name: str):
-    assert pbtrl("train", "quadratic").code == 0
-    run = Path("runs/quadratic").rename(Path("runs", name))
+    assert pbtrl("train", "toy_quadratic").code == 0
+    run = Path("runs/toy_quadratic").rename(Path("runs", name))
     (found,) = suggested(f"pbtrl status {references.run_reference(run)}")
     assert found.samefile(run)
     assert suggested(f"pbtrl resume {references.cli_reference(run)} budget.env_steps_per_member=1")[0].samefile(run)
 
 
-@pytest.mark.parametrize("where", [".", "./", "../quadratic", "..", "tb/.."])
+@pytest.mark.parametrize("where", [".", "./", "../toy_quadratic", "..", "tb/.."])
 def test_run_is_found_from_inside_its_directory(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, where: str):
-    assert pbtrl("train", "quadratic").code == 0
-    run = Path("runs/quadratic").resolve()
+    assert pbtrl("train", "toy_quadratic").code == 0
+    run = Path("runs/toy_quadratic").resolve()
     monkeypatch.chdir(run / "tb" if where == ".." else run)
     found = pbtrl("status", where)
-    assert (found.code, found.out.split(":")[0]) == (0, "quadratic")
-    assert pbtrl("status", where, "--json").json["name"] == "quadratic"
+    assert (found.code, found.out.split(":")[0]) == (0, "toy_quadratic")
+    assert pbtrl("status", where, "--json").json["name"] == "toy_quadratic"
     assert suggested(f"pbtrl status {references.run_reference(run_lookup.find(where, Path('runs')))}")[0].samefile(run)
 
 
-@pytest.mark.parametrize("text", ["runs/quadratic/", "link/quadratic", "direct", "~/runs/quadratic"])
+@pytest.mark.parametrize("text", ["runs/toy_quadratic/", "link/toy_quadratic", "direct", "~/runs/toy_quadratic"])
 def test_run_behind_a_link_or_in_home_directory(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, text: str):
     monkeypatch.setenv("HOME", str(Path.cwd()))
-    assert pbtrl("train", "quadratic").code == 0
+    assert pbtrl("train", "toy_quadratic").code == 0
     Path("link").symlink_to("runs")
-    Path("direct").symlink_to("runs/quadratic")
+    Path("direct").symlink_to("runs/toy_quadratic")
     found = pbtrl("status", text)
-    assert (found.code, found.out.split(":")[0]) == (0, "quadratic")
+    assert (found.code, found.out.split(":")[0]) == (0, "toy_quadratic")
     assert suggested(f"pbtrl status {references.run_reference(run_lookup.find(text, Path('runs')))}")[0].samefile(
-        "runs/quadratic"
+        "runs/toy_quadratic"
     )
-    assert pbtrl("status", "quadratic", "--runs", "link").code == 0
+    assert pbtrl("status", "toy_quadratic", "--runs", "link").code == 0
 
 
 def test_home_is_expanded_in_roots_and_configs(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
@@ -99,9 +99,9 @@ def test_home_is_expanded_in_roots_and_configs(pbtrl: Command, monkeypatch: pyte
 
 
 def test_folder_is_never_a_config(pbtrl: Command):
-    Path("quadratic").mkdir()
+    Path("toy_quadratic").mkdir()
     Path("other").mkdir()
-    assert pbtrl("train", "quadratic", "--dry-run").code == 0
+    assert pbtrl("train", "toy_quadratic", "--dry-run").code == 0
     assert pbtrl("train", "other", "--dry-run").err.startswith("other: is a directory\n")
 
 
@@ -125,6 +125,6 @@ def test_generated_names_are_unique(pbtrl: Command, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(run_directory, "default_name", lambda _: "same")
     small = ["name=null", "budget.env_steps_per_member=20"]
     for name in ("same", "same-2", "same-3"):
-        assert pbtrl("train", "quadratic", *small, *option, f"seed={len(name)}").code == 0
+        assert pbtrl("train", "toy_quadratic", *small, *option, f"seed={len(name)}").code == 0
         assert journal(Path("runs", name))[0]["name"] == name
     assert [journal(path)[0]["seed"] for path in sorted(Path("runs").iterdir())] == [4, 6, 6]

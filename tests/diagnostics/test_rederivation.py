@@ -10,7 +10,7 @@ import pytest
 from tests.command import Command, journal
 
 SMALL = {
-    "quadratic": ("quadratic",),
+    "quadratic": ("toy_quadratic",),
     "fire": ("toy_deceptive", "population.size=11", "budget.env_steps_per_member=400", "population.mode=async"),
 }
 
@@ -29,13 +29,13 @@ def test_all_decisions_are_derived_again(pbtrl: Command, name: str) -> None:
 
 
 def test_extended_run_is_derived_with_the_budget_of_each_session(pbtrl: Command) -> None:
-    assert pbtrl("train", "quadratic", "budget.env_steps_per_member=15", "--name", "a").code == 0
+    assert pbtrl("train", "toy_quadratic", "budget.env_steps_per_member=15", "--name", "a").code == 0
     assert pbtrl("resume", "a", "budget.env_steps_per_member=40").code == 0
     assert pbtrl("verify", "a", "--decisions").code == 0
 
 
 def test_changed_journal_is_found(pbtrl: Command) -> None:
-    assert pbtrl("train", "quadratic", "--name", "a").code == 0
+    assert pbtrl("train", "toy_quadratic", "--name", "a").code == 0
     lines = journal(Path("runs/a"))
     number = next(i for i, line in enumerate(lines) if line["kind"] == "decision" and i > 10)
     changed = lines[number]["assignments"][1]

@@ -151,14 +151,14 @@ def text_of(page: str) -> str:
 
 
 def test_page_is_self_contained(pbtrl: Command) -> None:
-    assert pbtrl("train", "quadratic").code == 0
+    assert pbtrl("train", "toy_quadratic").code == 0
     told = pbtrl("report", "last").out.splitlines()
-    assert told == ["runs/quadratic/report.html", *(f"runs/quadratic/plots/{p}.svg" for p in PLOTS)]
+    assert told == ["runs/toy_quadratic/report.html", *(f"runs/toy_quadratic/plots/{p}.svg" for p in PLOTS)]
     page = Path(told[0]).read_text()
     assert re.findall(r"<h2>(.*)</h2>", page) == [
         "Best member", "Members", "Training", "Lineage", "Timeline", "Speed", "Copies", "Environment"
     ]  # fmt: skip
-    best = json.loads(Path("runs/quadratic/best.json").read_text())
+    best = json.loads(Path("runs/toy_quadratic/best.json").read_text())
     assert f"{best['member']} ({best['snapshot']})" in page
     images = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)
     assert [b64decode(i) for i in images] == [Path(p).read_bytes() for p in told[1:]]
@@ -167,9 +167,9 @@ def test_page_is_self_contained(pbtrl: Command) -> None:
 
 
 def test_selected_plots_in_another_format(pbtrl: Command) -> None:
-    pbtrl("train", "quadratic")
+    pbtrl("train", "toy_quadratic")
     told = pbtrl("report", "last", "--only", "speed", "--only", "lineage", "--format", "png").out.splitlines()
-    assert told[1:] == ["runs/quadratic/plots/speed.png", "runs/quadratic/plots/lineage.png"]
+    assert told[1:] == ["runs/toy_quadratic/plots/speed.png", "runs/toy_quadratic/plots/lineage.png"]
     assert Path(told[1]).read_bytes().startswith(b"\x89PNG")
     assert Path(told[0]).read_text().count("data:image/png;base64,") == 2
     wrong = pbtrl("report", "last", "--only", "curves")
@@ -229,14 +229,14 @@ def test_problems_are_listed_and_long_lists_are_cut(tmp_path: Path) -> None:
 
 
 def test_unwritable_directory_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    pbtrl("train", "quadratic")
+    pbtrl("train", "toy_quadratic")
 
     def refuse(path: Path, content: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(html_report, "write_atomically", refuse)
     refused = pbtrl("report", "last")
-    assert (refused.code, refused.err) == (2, "cannot write to runs/quadratic: Permission denied\n")
+    assert (refused.code, refused.err) == (2, "cannot write to runs/toy_quadratic: Permission denied\n")
 
 
 def test_drawn_plots_are_the_named_ones() -> None:
@@ -312,16 +312,16 @@ def matplotlibrc_of(kind: str, path: Path) -> None:
 @pytest.mark.parametrize("kind", ["pipe", "latex", "bytes"])
 def test_matplotlibrc_in_working_directory_is_not_read(pbtrl: Command, kind: str) -> None:
     """It may come from an untrusted run, and matplotlib would run LaTeX for it."""
-    assert pbtrl("train", "quadratic").code == 0
+    assert pbtrl("train", "toy_quadratic").code == 0
     pbtrl("report", "last")
-    expected = Path("runs/quadratic/plots/training.svg").read_bytes()
-    Path("runs/quadratic/plots/training.svg").unlink()
+    expected = Path("runs/toy_quadratic/plots/training.svg").read_bytes()
+    Path("runs/toy_quadratic/plots/training.svg").unlink()
     matplotlibrc_of(kind, Path("matplotlibrc"))
     process = spawn(Path(), "report", "last")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert "report.html" in out
-    assert Path("runs/quadratic/plots/training.svg").read_bytes() == expected
+    assert Path("runs/toy_quadratic/plots/training.svg").read_bytes() == expected
 
 
 def test_best_of_an_earlier_session_is_marked(tmp_path: Path) -> None:

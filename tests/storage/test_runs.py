@@ -144,15 +144,15 @@ def test_read_only_root_is_one_line(tmp_path: Path):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system without room, to which nobody may write")
 def test_invalid_root_is_not_reported_as_full_disk(pbtrl: Command):
-    refused = pbtrl("train", "quadratic", "--runs", "/proc/x")
+    refused = pbtrl("train", "toy_quadratic", "--runs", "/proc/x")
     assert (refused.code, refused.err) == (2, "cannot write to /proc/x: No such file or directory\n")
 
 
 @pytest.mark.parametrize("what", ["lock", "card", "eval"])
 def test_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, what: str):
     """Tested through the error, because permissions do not stop root."""
-    assert pbtrl("train", "quadratic").code == 0
-    before = contents(Path("runs/quadratic"))
+    assert pbtrl("train", "toy_quadratic").code == 0
+    before = contents(Path("runs/toy_quadratic"))
 
     def refuses(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -165,22 +165,24 @@ def test_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pytest
     if what == "eval":
         found = pbtrl("eval", "last", "--json")
         assert (found.code, found.json["member"]) == (0, json.loads(before["best.json"])["member"])
-        said = r"warning: results not saved in runs/quadratic/eval: cannot write .+json: Read-only file system\n"
+        said = r"warning: results not saved in runs/toy_quadratic/eval: cannot write .+json: Read-only file system\n"
         assert re.fullmatch(said, found.err)
     else:
         found = pbtrl(*command)
         assert (found.code, found.out) == (2 if what == "lock" else 75, "")
-        assert re.fullmatch(r"cannot write (to )?runs/quadratic\S*: Read-only file system", found.err.splitlines()[-1])
-    assert contents(Path("runs/quadratic")) == before
+        assert re.fullmatch(
+            r"cannot write (to )?runs/toy_quadratic\S*: Read-only file system", found.err.splitlines()[-1]
+        )
+    assert contents(Path("runs/toy_quadratic")) == before
     assert pbtrl("status", "last").code == pbtrl("verify", "last").code == 0
 
 
 def test_clock_jumps_change_nothing(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
-    assert pbtrl("train", "quadratic", "--name", "steady").code == 0
+    assert pbtrl("train", "toy_quadratic", "--name", "steady").code == 0
     days = itertools.cycle([0, 40_000, -10_000, 3, -5])
     with monkeypatch.context() as inside:
         inside.setattr(time, "time", lambda: 1.7e9 + 86_400 * next(days))
-        assert pbtrl("train", "quadratic", "--name", "jumping", "budget.wall_clock=1h").code == 0
+        assert pbtrl("train", "toy_quadratic", "--name", "jumping", "budget.wall_clock=1h").code == 0
         assert pbtrl("status", "jumping", "--json").json["state"] == "finished"
         assert pbtrl("list").code == pbtrl("lineage", "jumping").code == 0
     assert pbtrl("verify", "jumping", "--digest").out == pbtrl("verify", "steady", "--digest").out

@@ -202,4 +202,4 @@ def test_settings_reach_the_strategy_also_resolved() -> None:
 
 def test_executor_and_stops_change_nothing(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = "strategy.ready={slice_steps: 10, grow: 2, patience: 1}"
-    check_same_run(pbtrl, monkeypatch, ["quadratic", "population.size=4", ready], [9, 50])
+    check_same_run(pbtrl, monkeypatch, ["toy_quadratic", "population.size=4", ready], [9, 50])

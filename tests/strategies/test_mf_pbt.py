@@ -196,7 +196,7 @@ def test_members_without_fitness_continue() -> None:
 
 
 TOY = [
-    "quadratic", "population={size: 8, mode: sync}", "budget.env_steps_per_member=80",
+    "toy_quadratic", "population={size: 8, mode: sync}", "budget.env_steps_per_member=80",
     "strategy={name: mf_pbt, frequencies: [1, 2], ready: {slice_steps: 10}}",
 ]  # fmt: skip
 

@@ -15,14 +15,14 @@ from pbtrl.reporting.terminal import _Terminal
 from pbtrl.system import streams
 from tests.command import ROOT, kinds
 
-TOY = ["quadratic", "execution={backend: processes, workers: 1}", "budget.env_steps_per_member=20"]
+TOY = ["toy_quadratic", "execution={backend: processes, workers: 1}", "budget.env_steps_per_member=20"]
 TRAIN = [sys.executable, "-m", "pbtrl", "train", *TOY]
 LIBRARY = """
 import sys
 CHANGE
 import pbtrl
 
-pbtrl.train("quadratic", overrides={overrides!r}, name="quadratic", progress="plain")
+pbtrl.train("toy_quadratic", overrides={overrides!r}, name="toy_quadratic", progress="plain")
 """.replace("{overrides!r}", repr(TOY[1:]))
 
 
@@ -40,8 +40,8 @@ def test_run_trains_with_closed_streams(tmp_path: Path, closed: str):
     found = shell(tmp_path, f'exec "$@" {closed}', *TRAIN)
     assert (found.returncode, found.stderr) == (0, "")
     assert bool(found.stdout) == (">&-" not in closed.split())
-    assert "failure" not in kinds(tmp_path / "runs/quadratic")
-    assert (tmp_path / "runs/quadratic/best.json").exists()
+    assert "failure" not in kinds(tmp_path / "runs/toy_quadratic")
+    assert (tmp_path / "runs/toy_quadratic/best.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_library_trains_without_streams(tmp_path: Path, change: str, redirection
     (tmp_path / "script.py").write_text(LIBRARY.replace("CHANGE", change))
     found = shell(tmp_path, f'exec "$@" {redirection}', sys.executable, "script.py")
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
-    assert "failure" not in kinds(tmp_path / "runs/quadratic")
+    assert "failure" not in kinds(tmp_path / "runs/toy_quadratic")
 
 
 def test_closed_descriptors_become_inheritable_null_devices(tmp_path: Path):
@@ -75,7 +75,7 @@ def test_open_streams_are_unchanged(capfd: pytest.CaptureFixture[str]):
     assert (sys.stdin, sys.stdout, sys.stderr) == before
 
 
-@pytest.mark.parametrize("command", ["config schema", "list --json", "train quadratic budget.env_steps_per_member=20"])
+@pytest.mark.parametrize("command", ["config schema", "list --json", "train toy_quadratic budget.env_steps_per_member=20"])
 def test_closed_reader_is_no_error(tmp_path: Path, command: str):
     line = f'{{ "$0" -m pbtrl {command}; echo $? >code; }} | true'
     found = subprocess.run(

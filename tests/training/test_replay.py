@@ -21,13 +21,13 @@ from tests.command import Command, contents, journal
 from tests.training.test_mixed_runs import MIXED
 from tests.training.test_session import signalled
 
-RUN, NEW = Path("runs/quadratic"), Path("runs/quadratic-replay")
+RUN, NEW = Path("runs/toy_quadratic"), Path("runs/toy_quadratic-replay")
 
 
 @pytest.fixture
 def quadratic(pbtrl: Command) -> Command:
     """The command line, beside a finished run of the toy."""
-    assert pbtrl("train", "quadratic", "--progress", "none").code == 0
+    assert pbtrl("train", "toy_quadratic", "--progress", "none").code == 0
     return pbtrl
 
 
@@ -70,7 +70,7 @@ def test_replay_compares_schedule_and_constants(quadratic: Command) -> None:
     found = quadratic("replay", "last", "--seeds", "3", "--progress", "plain")
     assert (found.code, found.err) == (0, "")
     assert contents(RUN) == before
-    points = quadratic("schedule", "quadratic", "--format", "json").json["schedule"]
+    points = quadratic("schedule", "toy_quadratic", "--format", "json").json["schedule"]
     assert len(points) > 1
     assert changes(NEW / "schedule") == points
     assert changes(NEW / "final") == [{**points[-1], "at": 0}]
@@ -94,7 +94,7 @@ def test_replay_compares_schedule_and_constants(quadratic: Command) -> None:
     assert [row["seeds"] for row in rows.values()] == [1, 3, 3, 3]
     assert len({m["seed"] for row in rows.values() for m in row["members"]}) == 1
     assert quadratic("status", "schedule", "--runs", NEW, "--json").json["state"] == "finished"
-    assert quadratic("status", "last", "--json").json["name"] == "quadratic"  # and so the command can be repeated
+    assert quadratic("status", "last", "--json").json["name"] == "toy_quadratic"  # and so the command can be repeated
 
 
 def test_repeated_replay_prints_the_same_and_trains_nothing(
@@ -105,23 +105,23 @@ def test_repeated_replay_prints_the_same_and_trains_nothing(
     before = contents(NEW)
     with monkeypatch.context() as inside:
         inside.setattr(scoring, "evaluate", None)
-        assert quadratic("replay", "quadratic", "--seeds", "2", "--json").json == first
+        assert quadratic("replay", "toy_quadratic", "--seeds", "2", "--json").json == first
     assert contents(NEW) == before
     shutil.rmtree(NEW / "final")
-    assert quadratic("replay", "quadratic", "--seeds", "2", "--json").json == first
+    assert quadratic("replay", "toy_quadratic", "--seeds", "2", "--json").json == first
     assert contents(NEW / "schedule") == {
         name.removeprefix("schedule/"): data for name, data in before.items() if name.startswith("schedule/")
     }
 
 
 def test_stopped_replay_continues_with_the_same_command(quadratic: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["replay", "quadratic", "--seeds", "3", "--json"]
+    command = ["replay", "toy_quadratic", "--seeds", "3", "--json"]
     whole = quadratic(*command, "--name", "whole").json
     with signalled(monkeypatch, signal.SIGTERM, report=9):
         stopped = quadratic(*command)
     assert (stopped.code, stopped.out) == (143, "")
     assert stopped.err.splitlines() == [
-        "stopped; resume with: pbtrl resume schedule --runs runs/quadratic-replay",
+        "stopped; resume with: pbtrl resume schedule --runs runs/toy_quadratic-replay",
         "the same command continues the replay, without what is finished",
     ]
     done = reports(NEW / "schedule")
@@ -140,7 +140,7 @@ def test_stopped_replay_continues_with_the_same_command(quadratic: Command, monk
 
 def test_fittest_member_that_never_changed_gives_the_best_constants(pbtrl: Command) -> None:
     six = ["population.size=6", "strategy.exploit.method=truncation", "budget.env_steps_per_member=30"]
-    assert pbtrl("train", "quadratic", *six).code == 0
+    assert pbtrl("train", "toy_quadratic", *six).code == 0
     copied = {c["member"] for c in pbtrl("lineage", "last", "--json").json["copies"]}
     never = [m for m in pbtrl("status", "last", "--json").json["members"] if m["id"] not in copied]
     assert len(never) > 1
@@ -178,7 +178,7 @@ def test_agent_of_a_mix_is_replayed_alone(pbtrl: Command) -> None:
 
 def test_replay_trains_as_long_as_the_ancestry_whatever_the_budget(pbtrl: Command) -> None:
     """The original run ended before its budget, at a fitness that does not end the new ones."""
-    assert pbtrl("train", "quadratic", "budget={env_steps_per_member: 200, until_fitness: 1.0}").code == 0
+    assert pbtrl("train", "toy_quadratic", "budget={env_steps_per_member: 200, until_fitness: 1.0}").code == 0
     steps = pbtrl("schedule", "last", "--format", "json").json["steps"]
     assert steps < 200
     found = pbtrl("replay", "last", "--seeds", "1", "--json").json
@@ -218,7 +218,7 @@ class Flaky(Quadratic):
 def test_members_that_fail_are_named(pbtrl: Command) -> None:
     """They are scored where they ended, unless the score is not finite. The run's module needs trust."""
     Path("flaky.py").write_text(FLAKY)
-    trained = pbtrl("train", "quadratic", 'trainable={name: "flaky:Flaky"}', "seed=5", "--name", "a")
+    trained = pbtrl("train", "toy_quadratic", 'trainable={name: "flaky:Flaky"}', "seed=5", "--name", "a")
     assert trained.code == 0, trained.err
     refused = pbtrl("replay", "a", "--seeds", "8")
     assert (refused.code, refused.err.startswith("runs/a asks to import 'flaky'")) == (2, True)
@@ -252,7 +252,7 @@ def test_run_without_changes_is_refused(pbtrl: Command) -> None:
         ("alone", "strategy={name: random_search}", "no member copied another one"),
         ("still", "strategy.explore.method=none", "its ancestors never changed them"),
     ]:
-        assert pbtrl("train", "quadratic", "--name", name, override).code == 0
+        assert pbtrl("train", "toy_quadratic", "--name", name, override).code == 0
         refused = pbtrl("replay", name)
         assert (refused.code, refused.out) == (2, "")
         snapshot = json.loads(Path(f"runs/{name}/best.json").read_text())["snapshot"]
@@ -274,30 +274,30 @@ def test_other_replay_of_the_same_name_is_refused(quadratic: Command) -> None:
         assert (refused.code, refused.out) == (2, "")
         assert refused.err.startswith(f"{NEW} is another replay (")
         assert difference in refused.err
-    assert quadratic("resume", "quadratic", "budget.env_steps_per_member=250").code == 0
-    assert "snapshot m01/000019 instead of" in quadratic("replay", "quadratic", "--seeds", "1").err
+    assert quadratic("resume", "toy_quadratic", "budget.env_steps_per_member=250").code == 0
+    assert "snapshot m01/000019 instead of" in quadratic("replay", "toy_quadratic", "--seeds", "1").err
     assert contents(NEW) == before
-    assert quadratic("replay", "quadratic", "--seeds", "1", "--name", "longer", "--json").json["steps"] == 250
+    assert quadratic("replay", "toy_quadratic", "--seeds", "1", "--name", "longer", "--json").json["steps"] == 250
     for name in ("../else", "a/b", "", "-"):
-        assert quadratic("replay", "quadratic", f"--name={name}").code == 2
-    for name in ("quadratic", "again.txt"):
+        assert quadratic("replay", "toy_quadratic", f"--name={name}").code == 2
+    for name in ("toy_quadratic", "again.txt"):
         Path("runs/again.txt").touch()
-        refused = quadratic("replay", "quadratic", "--name", name)
+        refused = quadratic("replay", "toy_quadratic", "--name", name)
         assert (refused.code, refused.err) == (2, f"runs/{name} exists and is not a replay: choose another --name\n")
 
 
 def test_run_in_training_is_refused(quadratic: Command) -> None:
     with RunLock(RUN):
-        refused = quadratic("replay", "quadratic")
-    assert (refused.code, refused.err) == (2, "runs/quadratic is training: replay it when it has ended\n")
+        refused = quadratic("replay", "toy_quadratic")
+    assert (refused.code, refused.err) == (2, "runs/toy_quadratic is training: replay it when it has ended\n")
 
 
 def test_lost_snapshot_is_found_before_the_training(quadratic: Command) -> None:
     snapshot = json.loads((RUN / "best.json").read_text())["snapshot"]
     member, generation = snapshot.split("/")
     shutil.rmtree(RUN / "members" / member / "snapshots" / generation)
-    refused = quadratic("replay", "quadratic")
+    refused = quadratic("replay", "toy_quadratic")
     assert refused.code == 4
     assert snapshot in refused.err
     assert not NEW.exists()
-    assert quadratic("schedule", "quadratic").code == 0
+    assert quadratic("schedule", "toy_quadratic").code == 0

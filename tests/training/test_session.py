@@ -96,34 +96,34 @@ def test_signal_during_the_final_choice_stops(pbtrl: Command, monkeypatch, numbe
 
 def test_lost_snapshots_are_remade_before_the_final_choice(pbtrl: Command, monkeypatch):
     enough = "budget.until_fitness=0.5"
-    assert pbtrl("train", "quadratic", "--name", "whole", enough).code == 0
+    assert pbtrl("train", "toy_quadratic", "--name", "whole", enough).code == 0
     with monkeypatch.context() as inside:
         inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-        assert pbtrl("train", "quadratic", enough).code == 130
-    run = Path("runs/quadratic")
+        assert pbtrl("train", "toy_quadratic", enough).code == 130
+    run = Path("runs/toy_quadratic")
     for folder in run.glob("members/*/snapshots"):
         shutil.rmtree(max(folder.iterdir()))
-    assert pbtrl("resume", "quadratic").code == 0
+    assert pbtrl("resume", "toy_quadratic").code == 0
     assert kinds(run).count("remade") == 2
     assert weights(run) == weights(Path("runs/whole"))
-    assert pbtrl("verify", "quadratic").out.startswith(f"{run}: clean")
+    assert pbtrl("verify", "toy_quadratic").out.startswith(f"{run}: clean")
 
 
 def test_snapshot_that_cannot_be_remade_is_not_chosen(pbtrl: Command, monkeypatch):
     """Its parent is lost as well. If no other member is left, the run is damaged."""
     with monkeypatch.context() as inside:
         inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-        assert pbtrl("train", "quadratic").code == 130
-    run = Path("runs/quadratic")
+        assert pbtrl("train", "toy_quadratic").code == 130
+    run = Path("runs/toy_quadratic")
     _, _, population = run_status.load_run(run)
     best = population.best
     assert best
     shutil.rmtree(run / "members" / best.id / "snapshots")
-    assert pbtrl("resume", "quadratic").code == 0
+    assert pbtrl("resume", "toy_quadratic").code == 0
     assert json.loads((run / "best.json").read_text())["member"] != best.id
     for folder in run.glob("members/*/snapshots"):
         shutil.rmtree(folder)
-    refused = pbtrl("resume", "quadratic", "final.episodes=2")
+    refused = pbtrl("resume", "toy_quadratic", "final.episodes=2")
     assert refused.code == 4
     assert "no intact snapshot among the candidates for the best" in refused.err
 
@@ -138,24 +138,27 @@ def test_nan_score_is_not_the_best(pbtrl: Command, monkeypatch):
         return rows
 
     monkeypatch.setattr(scoring, "evaluate", first_is_nan)
-    assert pbtrl("train", "quadratic").code == 0
-    best = json.loads(Path("runs/quadratic/best.json").read_text())
+    assert pbtrl("train", "toy_quadratic").code == 0
+    best = json.loads(Path("runs/toy_quadratic/best.json").read_text())
     assert best["member"] == best["selection"][1]["member"]
 
 
 def test_two_controllers_cannot_start_the_same_run(pbtrl: Command, monkeypatch):
     asked = iter([False])
     monkeypatch.setattr(run_directory, "has_begun", lambda _: next(asked, True))
-    refused = pbtrl("train", "quadratic")
-    assert (refused.code, refused.err) == (2, "runs/quadratic has just been trained by another process: try again\n")
-    assert not Path("runs/quadratic/journal.jsonl").exists()
+    refused = pbtrl("train", "toy_quadratic")
+    assert (refused.code, refused.err) == (
+        2,
+        "runs/toy_quadratic has just been trained by another process: try again\n",
+    )
+    assert not Path("runs/toy_quadratic/journal.jsonl").exists()
 
 
 def test_signal_just_before_the_final_choice_is_kept(pbtrl: Command, monkeypatch):
     with signalled(monkeypatch, signal.SIGTERM, report=40):  # the toy's last one
-        assert pbtrl("train", "quadratic").code == 143
-    assert kinds(Path("runs/quadratic"))[-1] == "stop"
-    assert pbtrl("resume", "quadratic").code == 0
+        assert pbtrl("train", "toy_quadratic").code == 143
+    assert kinds(Path("runs/toy_quadratic"))[-1] == "stop"
+    assert pbtrl("resume", "toy_quadratic").code == 0
 
 
 def workers_of(pid: int) -> list[int]:
@@ -239,9 +242,9 @@ def test_second_sighup_does_not_end_at_once(pbtrl: Command, monkeypatch: pytest.
 
     with monkeypatch.context() as inside:
         inside.setattr(Controller, "step", step)
-        assert pbtrl("train", "quadratic").code == 129
-    assert kinds(Path("runs/quadratic"))[-1] == "stop"
-    assert pbtrl("resume", "quadratic").code == 0
+        assert pbtrl("train", "toy_quadratic").code == 129
+    assert kinds(Path("runs/toy_quadratic"))[-1] == "stop"
+    assert pbtrl("resume", "toy_quadratic").code == 0
 
 
 def test_nohup_is_respected(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -249,7 +252,7 @@ def test_nohup_is_respected(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, tmp
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signalled(monkeypatch, signal.SIGHUP, report=2):
-            assert pbtrl("train", "quadratic").code == 0
+            assert pbtrl("train", "toy_quadratic").code == 0
         with training(tmp_path, "execution.backend=processes") as (process, family):
             os.killpg(process.pid, signal.SIGHUP)
             time.sleep(0.3)
@@ -426,7 +429,7 @@ def test_one_signal_ends_a_run_with_a_hanging_env(pbtrl: Command, tmp_path: Path
 
 @pytest.fixture
 def finished(pbtrl: Command) -> Path:
-    assert pbtrl("train", "quadratic", "--name", "a").code == 0
+    assert pbtrl("train", "toy_quadratic", "--name", "a").code == 0
     return Path("runs/a")
 
 
@@ -439,7 +442,9 @@ def test_damaged_run_json_is_rewritten(pbtrl: Command, finished: Path):
 
 
 @pytest.mark.parametrize("left", [0, 20, None])
-@pytest.mark.parametrize("command", [["resume", "a"], ["train", "quadratic", "--name", "a", "--if-exists", "resume"]])
+@pytest.mark.parametrize(
+    "command", [["resume", "a"], ["train", "toy_quadratic", "--name", "a", "--if-exists", "resume"]]
+)
 def test_run_with_a_torn_first_line_starts(pbtrl: Command, finished: Path, left, command):
     before = canonical("a")
     if left is None:
@@ -456,7 +461,7 @@ def test_run_without_its_journal_is_not_a_new_run(pbtrl: Command, finished: Path
     """Snapshots unknown to the journal are not used, except as results of the same assignments."""
     before, hashes = canonical("a"), weights(finished)
     (finished / "journal.jsonl").unlink()
-    refused = pbtrl("train", "quadratic", "--name", "a", "seed=7")
+    refused = pbtrl("train", "toy_quadratic", "--name", "a", "seed=7")
     assert (refused.code, refused.err[:14]) == (2, "runs/a exists ")
     assert weights(finished) == hashes
     assert pbtrl("resume", "a").code == 0
@@ -466,7 +471,7 @@ def test_run_without_its_journal_is_not_a_new_run(pbtrl: Command, finished: Path
 
 def test_snapshots_of_another_history_are_quarantined(pbtrl: Command, finished: Path):
     (finished / "journal.jsonl").unlink()
-    assert pbtrl("train", "quadratic", "--name", "b", "seed=7").code == 0
+    assert pbtrl("train", "toy_quadratic", "--name", "b", "seed=7").code == 0
     shutil.copy("runs/b/config.resolved.yaml", finished)
     assert pbtrl("resume", "a").code == 0
     assert canonical("a") == canonical("b")
@@ -513,72 +518,72 @@ def test_executor_and_stops_change_nothing(pbtrl: Command, monkeypatch):
 
 
 def test_resume_of_a_finished_run_changes_nothing(pbtrl: Command):
-    pbtrl("train", "quadratic")
-    before = contents(Path("runs/quadratic"))
+    pbtrl("train", "toy_quadratic")
+    before = contents(Path("runs/toy_quadratic"))
     said = (
-        "runs/quadratic is finished (budget): nothing to do. "
-        "To continue: pbtrl resume quadratic budget.env_steps_per_member=400\n"
+        "runs/toy_quadratic is finished (budget): nothing to do. "
+        "To continue: pbtrl resume toy_quadratic budget.env_steps_per_member=400\n"
     )
-    for command in (["resume", "last"], ["train", "quadratic", "--if-exists", "resume"]):
+    for command in (["resume", "last"], ["train", "toy_quadratic", "--if-exists", "resume"]):
         found = pbtrl(*command)
         assert (found.code, found.out, found.err) == (0, said, "")
-    assert contents(Path("runs/quadratic")) == before
+    assert contents(Path("runs/toy_quadratic")) == before
 
 
 def test_same_command_starts_resumes_and_finishes(pbtrl: Command, monkeypatch):
     """For clusters that start a job again until it is done."""
-    line = ["train", "quadratic", "--if-exists", "resume"]
+    line = ["train", "toy_quadratic", "--if-exists", "resume"]
     with signalled(monkeypatch, signal.SIGTERM, report=10):
         assert pbtrl(*line).code == 143
     assert pbtrl(*line).code == 0
     assert pbtrl(*line).code == 0
-    assert kinds(Path("runs/quadratic")).count("run") == 1
-    assert kinds(Path("runs/quadratic")).count("finish") == 1
-    pbtrl("train", "quadratic", "--name", "whole")
-    assert canonical("quadratic") == canonical("whole")
+    assert kinds(Path("runs/toy_quadratic")).count("run") == 1
+    assert kinds(Path("runs/toy_quadratic")).count("finish") == 1
+    pbtrl("train", "toy_quadratic", "--name", "whole")
+    assert canonical("toy_quadratic") == canonical("whole")
 
 
 def test_longer_budget_extends_a_finished_run(pbtrl: Command):
-    pbtrl("train", "quadratic")
-    first = json.loads(Path("runs/quadratic/best.json").read_text())
-    found = pbtrl("resume", "quadratic", "budget.env_steps_per_member=230")
+    pbtrl("train", "toy_quadratic")
+    first = json.loads(Path("runs/toy_quadratic/best.json").read_text())
+    found = pbtrl("resume", "toy_quadratic", "budget.env_steps_per_member=230")
     assert found.code == 0
     assert "400 of 460 steps are done" in found.out
-    run = Path("runs/quadratic")
-    status = pbtrl("status", "quadratic", "--json").json
+    run = Path("runs/toy_quadratic")
+    status = pbtrl("status", "toy_quadratic", "--json").json
     assert (status["steps_budget"], [m["env_steps"] for m in status["members"]]) == (460, [230, 230])
     resumed = next(line for line in journal(run) if line["kind"] == "resume")
     assert (resumed["horizon"], resumed["changes"]) == (230, ["budget.env_steps_per_member=230"])
     assert "env_steps_per_member: 230" in (run / "config.resolved.yaml").read_text()
     assert json.loads((run / "best.json").read_text())["snapshot"] > first["snapshot"]
     assert len({a["stop"] - a["start"] for line in journal(run) for a in line.get("assignments", [])}) == 1
-    pbtrl("train", "quadratic", "--name", "whole", "budget.env_steps_per_member=230")
-    assert canonical("quadratic")[0] == canonical("whole")[0]
-    assert pbtrl("train", "quadratic", "--if-exists", "resume").code == 0  # asks for less than there is
-    assert pbtrl("status", "quadratic", "--json").json["steps_budget"] == 460
+    pbtrl("train", "toy_quadratic", "--name", "whole", "budget.env_steps_per_member=230")
+    assert canonical("toy_quadratic")[0] == canonical("whole")[0]
+    assert pbtrl("train", "toy_quadratic", "--if-exists", "resume").code == 0  # asks for less than there is
+    assert pbtrl("status", "toy_quadratic", "--json").json["steps_budget"] == 460
 
 
 def test_best_of_an_earlier_session_stays_until_replaced(pbtrl: Command, monkeypatch):
-    pbtrl("train", "quadratic")
+    pbtrl("train", "toy_quadratic")
     with signalled(monkeypatch, signal.SIGINT, report=9):
-        assert pbtrl("resume", "quadratic", "budget.env_steps_per_member=400").code == 130
-    best = json.loads(Path("runs/quadratic/best.json").read_text())
-    assert pbtrl("eval", "quadratic", "--json").json["snapshot"] == best["snapshot"]
+        assert pbtrl("resume", "toy_quadratic", "budget.env_steps_per_member=400").code == 130
+    best = json.loads(Path("runs/toy_quadratic/best.json").read_text())
+    assert pbtrl("eval", "toy_quadratic", "--json").json["snapshot"] == best["snapshot"]
 
 
 def test_total_budget_can_be_extended(pbtrl: Command):
     budget = ["budget.env_steps_per_member=null", "budget.total_steps=100"]
-    assert pbtrl("train", "quadratic", *budget).code == 0
-    assert pbtrl("resume", "quadratic", "budget.total_steps=200").code == 0
-    assert [m["env_steps"] for m in pbtrl("status", "quadratic", "--json").json["members"]] == [100, 100]
+    assert pbtrl("train", "toy_quadratic", *budget).code == 0
+    assert pbtrl("resume", "toy_quadratic", "budget.total_steps=200").code == 0
+    assert [m["env_steps"] for m in pbtrl("status", "toy_quadratic", "--json").json["members"]] == [100, 100]
 
 
 def test_target_fitness_ends_a_run_and_a_higher_one_resumes(pbtrl: Command):
-    assert pbtrl("train", "quadratic", "budget.until_fitness=0.5").code == 0
-    assert journal(Path("runs/quadratic"))[-1]["reason"] == "fitness reached"
-    assert "finished (fitness reached)" in pbtrl("resume", "quadratic").out
-    assert pbtrl("resume", "quadratic", "budget.until_fitness=null").code == 0
-    assert journal(Path("runs/quadratic"))[-1]["reason"] == "budget"
+    assert pbtrl("train", "toy_quadratic", "budget.until_fitness=0.5").code == 0
+    assert journal(Path("runs/toy_quadratic"))[-1]["reason"] == "fitness reached"
+    assert "finished (fitness reached)" in pbtrl("resume", "toy_quadratic").out
+    assert pbtrl("resume", "toy_quadratic", "budget.until_fitness=null").code == 0
+    assert journal(Path("runs/toy_quadratic"))[-1]["reason"] == "budget"
 
 
 CHANGED = {
@@ -593,14 +598,14 @@ CHANGED = {
 
 @pytest.mark.parametrize("override", CHANGED)
 def test_fixed_settings_cannot_change_on_resume(pbtrl: Command, override: str):
-    pbtrl("train", "quadratic")
-    before = contents(Path("runs/quadratic"))
-    for command in (["resume", "quadratic"], ["train", "quadratic", "--if-exists", "resume"]):
+    pbtrl("train", "toy_quadratic")
+    before = contents(Path("runs/toy_quadratic"))
+    for command in (["resume", "toy_quadratic"], ["train", "toy_quadratic", "--if-exists", "resume"]):
         found = pbtrl(*command, override)
         assert (found.code, found.out) == (2, "")
         assert found.err.startswith(f"cannot change on resume: {CHANGED[override]}")
         assert len(found.err.splitlines()) == 1
-    assert contents(Path("runs/quadratic")) == before
+    assert contents(Path("runs/toy_quadratic")) == before
 
 
 def test_env_and_agent_cannot_change_on_resume(pbtrl: Command):
@@ -615,34 +620,34 @@ def test_env_and_agent_cannot_change_on_resume(pbtrl: Command):
 
 
 def test_budget_cannot_shrink(pbtrl: Command):
-    pbtrl("train", "quadratic")
-    found = pbtrl("resume", "quadratic", "budget.env_steps_per_member=100")
+    pbtrl("train", "toy_quadratic")
+    found = pbtrl("resume", "toy_quadratic", "budget.env_steps_per_member=100")
     assert found.code == 2
     assert found.err == "a budget can only grow: this run's is 200 steps per member, more than 100 steps\n"
 
 
 def test_one_controller_at_a_time(pbtrl: Command):
-    pbtrl("train", "quadratic")
-    before = contents(Path("runs/quadratic"))
-    with run_lock.RunLock(Path("runs/quadratic")):
+    pbtrl("train", "toy_quadratic")
+    before = contents(Path("runs/toy_quadratic"))
+    with run_lock.RunLock(Path("runs/toy_quadratic")):
         for command in (
-            ["resume", "quadratic", "budget.env_steps_per_member=400"],
-            ["train", "quadratic", "--if-exists", "resume"],
-            ["train", "quadratic", "--overwrite"],
+            ["resume", "toy_quadratic", "budget.env_steps_per_member=400"],
+            ["train", "toy_quadratic", "--if-exists", "resume"],
+            ["train", "toy_quadratic", "--overwrite"],
         ):
             found = pbtrl(*command)
             assert found.code == 2
             assert f"in use by process {os.getpid()} on" in found.err
-    assert contents(Path("runs/quadratic")) == before
+    assert contents(Path("runs/toy_quadratic")) == before
 
 
 def test_lineage_and_curves_continue_after_a_stop(pbtrl: Command, monkeypatch):
-    pbtrl("train", "quadratic", "--name", "whole")
+    pbtrl("train", "toy_quadratic", "--name", "whole")
     with signalled(monkeypatch, signal.SIGINT, report=13):
-        pbtrl("train", "quadratic")
-    pbtrl("resume", "quadratic")
+        pbtrl("train", "toy_quadratic")
+    pbtrl("resume", "toy_quadratic")
     found = {}
-    for name in ("whole", "quadratic"):
+    for name in ("whole", "toy_quadratic"):
         run = Path("runs") / name
         told = [{k: v for k, v in c.items() if k != "time"} for c in copies(journal(run))]
         curves = {}
@@ -650,7 +655,7 @@ def test_lineage_and_curves_continue_after_a_stop(pbtrl: Command, monkeypatch):
             events = EventAccumulator(str(run / "tb" / member)).Reload()
             curves[member] = {t: [(e.step, e.value) for e in events.Scalars(t)] for t in events.Tags()["scalars"]}
         found[name] = told, curves
-    assert found["quadratic"] == found["whole"]
+    assert found["toy_quadratic"] == found["whole"]
 
 
 def test_default_hyperparameters_are_always_shown(pbtrl: Command):
@@ -780,13 +785,13 @@ def test_failed_final_choice_can_be_repeated(pbtrl: Command, monkeypatch):
 
     with monkeypatch.context() as inside:
         inside.setattr(scoring, "evaluate", raises)
-        found = pbtrl("train", "quadratic")
+        found = pbtrl("train", "toy_quadratic")
     assert found.code == 3
-    said = "the final evaluation failed: RuntimeError: no such luck; see runs/quadratic/log.txt"
+    said = "the final evaluation failed: RuntimeError: no such luck; see runs/toy_quadratic/log.txt"
     assert found.err.splitlines()[-1] == said
-    assert "Traceback" in Path("runs/quadratic/log.txt").read_text()
-    assert pbtrl("status", "quadratic").out.splitlines()[-1].startswith(said)
-    assert pbtrl("resume", "quadratic").code == 0
+    assert "Traceback" in Path("runs/toy_quadratic/log.txt").read_text()
+    assert pbtrl("status", "toy_quadratic").out.splitlines()[-1].startswith(said)
+    assert pbtrl("resume", "toy_quadratic").code == 0
 
 
 # Episodes that need not end, and scores that are no numbers
@@ -951,15 +956,15 @@ def test_journals_with_null_or_nan_can_be_read(pbtrl: Command):
 def test_retention_keeps_newest_milestones_and_referenced(pbtrl: Command, monkeypatch):
     milestones = ["snapshots.milestones_every=50", "population.size=1"]
     with signalled(monkeypatch, signal.SIGINT, report=12):
-        pbtrl("train", "quadratic", *milestones)
-    pbtrl("resume", "quadratic")
-    kept = sorted(p.name for p in Path("runs/quadratic/members/m00/snapshots").iterdir())
+        pbtrl("train", "toy_quadratic", *milestones)
+    pbtrl("resume", "toy_quadratic")
+    kept = sorted(p.name for p in Path("runs/toy_quadratic/members/m00/snapshots").iterdir())
     assert kept == ["000004", "000009", "000014", "000018", "000019"]  # at 50, 100, 150, and the last two
 
 
 def test_slice_timing_is_in_the_journal(pbtrl: Command):
-    pbtrl("train", "quadratic")
-    lines = journal(Path("runs/quadratic"))
+    pbtrl("train", "toy_quadratic")
+    lines = journal(Path("runs/toy_quadratic"))
     reports = [line["timing"] for line in lines if line["kind"] == "report"]
     assert all(0 <= t["seconds"] <= t["elapsed"] for t in reports)
     elapsed = [line["timing"]["elapsed"] for line in lines if "timing" in line]
