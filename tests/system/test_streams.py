@@ -75,7 +75,9 @@ def test_open_streams_are_unchanged(capfd: pytest.CaptureFixture[str]):
     assert (sys.stdin, sys.stdout, sys.stderr) == before
 
 
-@pytest.mark.parametrize("command", ["config schema", "list --json", "train toy_quadratic budget.env_steps_per_member=20"])
+@pytest.mark.parametrize(
+    "command", ["config schema", "list --json", "train toy_quadratic budget.env_steps_per_member=20"]
+)
 def test_closed_reader_is_no_error(tmp_path: Path, command: str):
     line = f'{{ "$0" -m pbtrl {command}; echo $? >code; }} | true'
     found = subprocess.run(

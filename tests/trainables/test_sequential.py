@@ -74,6 +74,53 @@ def test_each_turn_trains_one_slice_and_evaluates_it() -> None:
     assert cohort.metrics() == [expected(slot, 20, 30).scalars for slot in range(2)]
 
 
+class Counting(Noisy):
+    """Also records its calls: steps of `train`, and "evaluate"."""
+
+    max_steps_per_call = 3
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        super().__init__(rng)
+        self.calls: list[int | str] = []
+
+    def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
+        self.calls.append(steps)
+        return super().train(steps, hyperparameters, rng)
+
+    def evaluate(self, rng: np.random.Generator) -> float:
+        self.calls.append("evaluate")
+        return super().evaluate(rng)
+
+
+def test_slice_is_trained_in_pieces_and_evaluated_after_each() -> None:
+    trainable = Counting(np.random.default_rng(0))
+    cohort = SequentialCohort(["m00"], lambda rng: trainable, curve_interval=4)
+    cohort.begin(slices(20, 30)[:1])
+    turns = 1
+    while not cohort.advance():
+        turns += 1
+    assert trainable.calls == [3, 1, "evaluate", 3, 1, "evaluate", 2, "evaluate"]
+    assert turns == 5
+    outcome = cohort.outcome(0)
+    assert [step for step, _ in outcome.curve] == [24, 28, 30]
+    assert outcome.returns == outcome.evaluation == [outcome.curve[-1][1]]
+    assert (outcome.steps, outcome.lengths) == (10, [10])
+
+
+def test_stopped_slice_reports_the_steps_and_evaluations_so_far() -> None:
+    cohort = SequentialCohort(["m00"], Counting, curve_interval=4)
+    cohort.begin(slices(20, 30)[:1])
+    cohort.advance()
+    stopped = cohort.outcome(0)
+    assert (stopped.steps, stopped.curve, stopped.returns, stopped.diverged) == (3, [], [], False)
+    cohort.advance()
+    cohort.advance()
+    stopped = cohort.outcome(0)
+    assert stopped.steps == 7
+    assert [step for step, _ in stopped.curve] == [24]
+    assert stopped.returns == [], "the last evaluation is older than the weights"
+
+
 def test_slice_continues_from_trained_or_loaded_weights() -> None:
     cohort = begun(slices())
     while not cohort.advance():
