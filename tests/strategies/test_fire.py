@@ -23,7 +23,7 @@ from pbtrl.testing.fakes import LAST
 from pbtrl.testing.strategies import SPACE, BaseConformance
 from pbtrl.trainables.chebykin import Chebykin
 from pbtrl.trainables.noisy_quadratic import NoisyQuadratic
-from tests.strategies.simulated import Simulation, simulate
+from tests.strategies.simulation import Simulation, simulate
 
 ROLES = {
     **dict.fromkeys(("m00", "m01", "m02", "m03"), "p1"),
