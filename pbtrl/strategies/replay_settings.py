@@ -1,6 +1,5 @@
 """Settings of the replay of a schedule."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pbtrl.core.dimensions import Choice, Dimension, Whole
 from pbtrl.errors import ConfigProblem, DimensionError
 from pbtrl.strategies.settings import StrategyContext, StrategySettings
+from pbtrl.system.strict_json import to_json
 
 if TYPE_CHECKING:
     from pbtrl.strategies import Strategy
@@ -83,7 +83,7 @@ class ScheduleReplaySettings(StrategySettings):
                 yield ConfigProblem(text, _path(place))
             for name, dimension in space.items():
                 if name in point.values and not dimension.contains(value := point.values[name]):
-                    text = f"must be {_allowed(dimension)}, not {json.dumps(value)[:80]}"
+                    text = f"must be {_allowed(dimension)}, not {to_json(value)[:80]}"
                     yield ConfigProblem(text, _path(place, name))
 
     def build(self, context: StrategyContext) -> "Strategy":
@@ -106,7 +106,7 @@ def _path(place: int, *keys: str) -> tuple[str | int, ...]:
 def _allowed(dimension: Dimension) -> str:
     """Describe the values that a dimension contains."""
     if isinstance(dimension, Choice):
-        return f"one of {json.dumps(dimension.values)}"
+        return f"one of {to_json(dimension.values)}"
     low, high = dimension.limits
     kind = "an integer" if isinstance(low, int) else "a number"
     return f"{kind} in [{low:g}, {high:g}], as hparams says"

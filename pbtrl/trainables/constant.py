@@ -4,7 +4,6 @@ Every numeric hyperparameter x has a hidden optimum t in [0, 1), drawn from its 
 1 - |x - t|. Any other value has a hidden quality in [0, 1) of its own.
 """
 
-import json
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing_extensions import override
 
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Trainable
+from pbtrl.system.strict_json import to_json
 
 
 class Constant(Trainable):
@@ -65,4 +65,4 @@ def quality(hyperparameters: Mapping[str, Any], seed: int = 0) -> float:
 
 
 def _hidden(seed: int, what: object) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(json.dumps(what, sort_keys=True).encode())])
+    return np.random.default_rng([seed, zlib.crc32(to_json(what, sort_keys=True).encode())])
