@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pbtrl.strategies.fire_settings import FireSettings
 from pbtrl.strategies.pbt_settings import PBTSettings
 from pbtrl.strategies.replay_settings import ScheduleReplaySettings
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
+
+ENOUGH_POINTS = 12  # of which 11 wins are significant; of 8 points all must be
 
 
 def find_warnings(config: "Config") -> Iterator[str]:
@@ -35,6 +38,11 @@ def find_warnings(config: "Config") -> Iterator[str]:
             f"strategy.schedule is longer than a member's budget ({config.steps_per_member:,} {config.unit}): "
             f"points from {late[0]:,} on are never reached"
         )
+    if isinstance(strategy, FireSettings) and (few := strategy.points(config)) < ENOUGH_POINTS:
+        yield (
+            f"the longest evaluation has {few} points of the curve, so nearly all must be wins for a promotion; with "
+            f"{ENOUGH_POINTS} or more (strategy.max_eval_steps, fitness.curve_interval) the test is less strict"
+        )
     for agent, searched in ((c.agent, c.hparams) for c in config.per_agent_configs.values()):
         assert agent is not None
         for name in searched:
@@ -43,6 +51,11 @@ def find_warnings(config: "Config") -> Iterator[str]:
     if config.env is None or config.fitness.source == "evaluation":
         return
     length = _episode_length(config.env.id)
+    if isinstance(strategy, FireSettings) and config.curve_interval < length * config.env.num_envs:
+        yield (
+            f"fitness.curve_interval ({config.curve_interval:,}) is shorter than an episode of {length:,} steps in each of "
+            f"{config.env.num_envs} envs: the curves that fire compares will have holes"
+        )
     per_env = config.slice_steps // config.env.num_envs
     reset = config.env.between_slices == "reset"
     episodes = config.env.num_envs * (per_env // length) if reset else config.slice_steps // length

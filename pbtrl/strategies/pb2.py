@@ -132,14 +132,19 @@ class PB2(PBT):
         decided = super().decide(population)
         open_now = [*population.pending, *(a for a in decided if a.donor is None)]
         assignments = []
+        rows: dict[object, tuple[Row, ...]] = {}
         for a in decided:
             if a.donor is not None:
-                a = replace(a, hyperparameters=self._values(population, a, open_now))
+                if _agent(a) not in rows:
+                    rows[_agent(a)] = tuple(self.rows(population, a))
+                a = replace(a, hyperparameters=self._values(population, a, rows[_agent(a)], open_now))
                 open_now.append(a)
             assignments.append(a)
         return assignments
 
-    def _values(self, population: Population, a: Assignment, open_now: Sequence[Assignment]) -> Hyperparameters:
+    def _values(
+        self, population: Population, a: Assignment, rows: tuple[Row, ...], open_now: Sequence[Assignment]
+    ) -> Hyperparameters:
         """Return the receiver's hyperparameters, given the donor's and the other open assignments."""
         space = self.space.of(a.hyperparameters)
         numeric = [name for name, dimension in space.items() if not isinstance(dimension, Choice)]
@@ -148,7 +153,7 @@ class PB2(PBT):
             self._trial(population, space, b.parent, b.hyperparameters) for b in open_now if _agent(b) == _agent(a)
         ]
         now = self._trial(population, space, a.parent, a.hyperparameters)
-        model = Model.of(tuple(self.rows(population, a)), self.time, len(numeric))
+        model = Model.of(rows, self.time, len(numeric))
         position = dict(zip(numeric, model.propose(now, tried, self.spread, rng), strict=True))
         values = dict(a.hyperparameters)
         for name, dimension in space.items():

@@ -367,6 +367,15 @@ def test_warning_for_a_single_member_of_an_agent():
 # --- the house ---
 
 
+def test_fire_warns_about_few_points_and_holes():
+    fire = ["population.size=22", "strategy={name: fire, ready: {slice_steps: 4000}}", "env.num_envs=1"]
+    assert list(find_warnings(parse(FIVE_LINES, overrides=fire))) == []
+    few = list(find_warnings(parse(FIVE_LINES, overrides=[*fire, "fitness.curve_interval=1200"])))
+    assert [text.partition(",")[0] for text in few] == ["the longest evaluation has 10 points of the curve"]
+    holes = list(find_warnings(parse(FIVE_LINES, overrides=[*fire, "fitness.curve_interval=100"])))
+    assert [text.partition(" is ")[0] for text in holes] == ["fitness.curve_interval (100)"]
+
+
 def test_config_imports_no_torch_numpy_or_gymnasium():
     code = (
         "import sys, pbtrl.config.load; pbtrl.config.load.load('reference'); "
