@@ -53,8 +53,8 @@ def find_warnings(config: "Config") -> Iterator[str]:
     length = _episode_length(config.env.id)
     if isinstance(strategy, FireSettings) and config.curve_interval < length * config.env.num_envs:
         yield (
-            f"fitness.curve_interval ({config.curve_interval:,}) is shorter than an episode of {length:,} steps in each of "
-            f"{config.env.num_envs} envs: the curves that fire compares will have holes"
+            f"fitness.curve_interval ({config.curve_interval:,}) is shorter than an episode of {length:,} steps in "
+            f"each of {config.env.num_envs} envs: the curves that fire compares will have holes"
         )
     per_env = config.slice_steps // config.env.num_envs
     reset = config.env.between_slices == "reset"
