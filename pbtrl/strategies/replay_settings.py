@@ -1,5 +1,6 @@
 """Settings of the replay of a schedule."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -83,7 +84,7 @@ class ScheduleReplaySettings(StrategySettings):
                 yield ConfigProblem(text, _path(place))
             for name, dimension in space.items():
                 if name in point.values and not dimension.contains(value := point.values[name]):
-                    text = f"must be {_allowed(dimension)}, not {to_json(value)[:80]}"
+                    text = f"must be {_allowed(dimension)}, not {_shown(value)}"
                     yield ConfigProblem(text, _path(place, name))
 
     def build(self, context: StrategyContext) -> "Strategy":
@@ -110,3 +111,9 @@ def _allowed(dimension: Dimension) -> str:
     low, high = dimension.limits
     kind = "an integer" if isinstance(low, int) else "a number"
     return f"{kind} in [{low:g}, {high:g}], as hparams says"
+
+
+def _shown(value: object) -> str:
+    """Format a value as it stands in a config, shortened; JSON has no infinity."""
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    return str(value) if infinite else to_json(value)[:80]
