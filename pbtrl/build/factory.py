@@ -18,7 +18,7 @@ from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.core.dimensions import Choice
-from pbtrl.core.naming import member_id
+from pbtrl.core.naming import member_ids
 from pbtrl.core.population import FitnessRule
 from pbtrl.core.search_space import MixedSearchSpace
 from pbtrl.core.stopping import StopCriteria
@@ -160,14 +160,13 @@ def snapshot_bytes(config: Config) -> int:
 
 def make_executor(config: Config, run: Path) -> Executor:
     """Make the executor that the config names, for the members of a run directory."""
-    members = [member_id(place, config.population.size) for place in range(config.population.size)]
     from pbtrl.execution.host import Host
     from pbtrl.execution.inline import Inline
     from pbtrl.execution.processes import Processes
     from pbtrl.execution.worker import WorkerSpec
 
     discard = config.env is not None and config.env.between_slices == "reset"
-    folder = run / "members"
+    folder, members = run / "members", member_ids(config.population.size)
     if config.execution.backend == "inline":
         (share,) = worker_shares(config, members)
         host = Host.local(

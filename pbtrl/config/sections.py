@@ -98,6 +98,12 @@ class Env(Section):
         """True if ale_py runs the env, under a protocol, with 4 frames per step."""
         return self.id.startswith("ALE/")
 
+    @property
+    def typical_episode(self) -> int:
+        """Rough length of an episode, in env steps; used only for warnings."""
+        physics = ("HalfCheetah", "Ant", "Hopper", "Humanoid", "Walker2d", "Swimmer", "InvertedPendulum")
+        return 1000 if self.is_atari or self.id.startswith(physics) else 200
+
     id: str
     num_envs: Count = 16
     protocol: Literal["sticky", "classic"] = "sticky"

@@ -171,10 +171,11 @@ class _Interval:
         if position <= 0.0 or position >= 1.0:
             return low if position <= 0.0 else high
         least, most = self._to_scale(low), self._to_scale(high)
-        value = self._rounded(self._from_scale(least + position * (most - least)))
+        value = self.rounded(self._from_scale(least + position * (most - least)))
         return self.clip(min(max(value, low), high))
 
-    def _rounded(self, value: float) -> float:
+    def rounded(self, value: float) -> float:
+        """Round to 6 significant digits (one-minus-log: of 1 - value); the last digits differ between processors."""
         return float(f"{value:.6g}")
 
     def _step(self, value: float, widths: float) -> float:
@@ -287,8 +288,9 @@ class OneMinusLogUniform(_Interval):
     def _times(self, value: float, factor: float) -> float:
         return 1.0 - (1.0 - value) * factor
 
-    def _rounded(self, value: float) -> float:
-        return 1.0 - super()._rounded(1.0 - value)
+    @override
+    def rounded(self, value: float) -> float:
+        return 1.0 - super().rounded(1.0 - value)
 
     def _to_scale(self, value: float) -> float:
         return -math.log1p(-value)

@@ -7,3 +7,8 @@ EVALUATOR = "evaluator"
 def member_id(place: int, size: int) -> str:
     """Id of the member at index `place`: `m07`, with as many digits as the last of the first `size` members needs."""
     return f"m{place:0{max(2, len(str(size - 1)))}d}"
+
+
+def member_ids(size: int) -> list[str]:
+    """Ids of the first `size` members."""
+    return [member_id(place, size) for place in range(size)]

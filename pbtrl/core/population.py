@@ -19,7 +19,7 @@ import numpy as np
 from pbtrl.core.curve import Curve
 from pbtrl.core.dimensions import AGENT, MEMBERS
 from pbtrl.core.messages import Assignment, Hyperparameters, numbers, skips
-from pbtrl.core.naming import EVALUATOR, member_id
+from pbtrl.core.naming import EVALUATOR, member_id, member_ids
 
 
 def mean(returns: Iterable[float | None]) -> float:
@@ -167,7 +167,7 @@ class Population:
         self.size, self.seed = size, seed
         self.rule = rule or FitnessRule()
         self._roles, self._candidate_roles = dict(roles or {}), frozenset(candidate_roles)
-        self.members = {m: self._new(m) for m in (member_id(place, size) for place in range(size))}
+        self.members = {name: self._new(name) for name in member_ids(size)}
         self.free = size
         self.decisions = 0
         self.copies = 0
@@ -286,10 +286,9 @@ class Population:
         copied = assignment.donor is not None or assignment.hparams_donor is not None
         if copied or not assignment.parent:
             self._restart(member, assignment)
-        elif self.rule.cut_episodes:
-            member.window_start_step, member.counted_steps = assignment.start, 0
-        if copied or not assignment.parent:
             member.copied_at = self.decisions
+        if self.rule.cut_episodes:
+            member.window_start_step, member.counted_steps = assignment.start, 0
         if copied:
             member.copy = assignment
             if member.is_evaluator:
@@ -310,8 +309,6 @@ class Population:
             member.window, member.fitness, member.placeholder = list(donor.window), donor.fitness, None
             member.window_start_step, member.counted_steps = donor.window_start_step + ahead, donor.counted_steps
             member.curve = donor.curve.moved(ahead)
-            if self.rule.cut_episodes:
-                member.window_start_step, member.counted_steps = assignment.start, 0
             return
         member.placeholder = member.rank_fitness
         member.window, member.fitness = [], None

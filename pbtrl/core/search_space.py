@@ -42,8 +42,16 @@ class SearchSpace(Mapping[str, Dimension]):
 
     def sample(self, rng: "np.random.Generator") -> dict[str, Value]:
         """Draw every dimension from its prior, in order."""
-        drawn = {name: dimension.sample(rng) for name, dimension in self.items()}
-        return drawn if self.agent is None else {AGENT: self.agent, **drawn}
+        return self.labeled({name: dimension.sample(rng) for name, dimension in self.items()})
+
+    def labeled(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Add the agent of a mixed population to its hyperparameters."""
+        return dict(values) if self.agent is None else {AGENT: self.agent, **values}
+
+    @property
+    def parts(self) -> "list[SearchSpace]":
+        """Search space of each agent: this one alone."""
+        return [self]
 
     def initial_space(self, place: int) -> Self:
         """Initial space of the member at index `place`: this one for all members."""
@@ -78,6 +86,11 @@ class MixedSearchSpace:
     def names(self) -> tuple[str, ...]:
         """Hyperparameter names of all agents, without duplicates, in the order of the config."""
         return tuple(dict.fromkeys(name for agent in self.counts for name in self.spaces[agent]))
+
+    @property
+    def parts(self) -> list[SearchSpace]:
+        """Search space of each agent."""
+        return list(self.spaces.values())
 
     def initial_space(self, place: int) -> SearchSpace:
         """Initial space of the member at index `place`."""

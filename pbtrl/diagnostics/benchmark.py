@@ -32,7 +32,7 @@ from pbtrl import envs
 from pbtrl.build.placement import torch_threads, worker_shares
 from pbtrl.config.schema import Config
 from pbtrl.config.sections import Acting
-from pbtrl.core.population import Population
+from pbtrl.core.naming import member_ids
 from pbtrl.diagnostics.bench_worker import PARTS, PHASES, ROUNDS, run_bench_worker
 from pbtrl.errors import ConfigError, WorkerError
 from pbtrl.system.child_process import start_child
@@ -132,7 +132,7 @@ def _measured(sides: Sequence[_BenchVariant], seconds: float) -> list[list[dict[
     try:
         for side in sides:
             pipes.append([])
-            members = list(Population(side.config.population.size, side.config.seed).members)
+            members = member_ids(side.config.population.size)
             for share in worker_shares(side.config, members):
                 process, pipe = start_child(run_bench_worker, side.config.to_json(), share, side.phases, seconds)
                 processes.append(process)

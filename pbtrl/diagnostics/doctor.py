@@ -117,9 +117,9 @@ def _memory(config: Config | None) -> str:
 def _measured(config: Config) -> int | None:
     """Resident bytes of one worker and its acting processes after one block of training."""
     from pbtrl.build.placement import worker_shares
-    from pbtrl.core.population import Population
+    from pbtrl.core.naming import member_ids
 
-    members = list(Population(config.population.size, config.seed).members)
+    members = member_ids(config.population.size)
     share = worker_shares(config, members)[0]
     try:
         answer = json.loads(call_in_child(_live, config.to_json(), share.groups, share.threads))

@@ -21,7 +21,7 @@ from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
 from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import read_json_if_exists
-from pbtrl.storage.run_status import corruption_as_error, load_run
+from pbtrl.storage.run_status import check_member, corruption_as_error, load_run
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,7 @@ def _snapshot(run: Path, population: Population, member: str) -> str:
         if snapshot is None:
             raise RunError(f"{run} has no best member yet: name one of {', '.join(population.members)} with --member")
         return str(snapshot)
-    if member not in population.members:
-        raise RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
+    check_member(run, population, member)
     if (newest := population.members[member].snapshot) is None:
         raise RunError(f"{run}: {member} has no snapshot yet")
     return newest

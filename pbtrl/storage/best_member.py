@@ -10,7 +10,7 @@ from typing import Any
 
 from pbtrl.errors import DamagedError, NewerError, RunError, SnapshotError
 from pbtrl.storage.json_files import read_json
-from pbtrl.storage.run_status import load_run
+from pbtrl.storage.run_status import check_member, load_run
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
@@ -29,8 +29,8 @@ def snapshots_to_evaluate(run: Path, member: str) -> list[str]:
         for m in population.members.values()
         if m.snapshot and (not m.retired or store.path(m.snapshot).exists())
     }
-    if member not in ("best", "all", *population.members):
-        raise RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
+    if member not in ("best", "all"):
+        check_member(run, population, member)
     if not newest:
         raise RunError(f"{run} has no snapshot yet: no member has finished a slice")
     if member == "best":

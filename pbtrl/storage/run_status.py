@@ -30,6 +30,12 @@ def load_run(run: Path) -> tuple[RunHeader, list[Line], Population]:
         raise DamagedError(f"{run} has no journal: the run never started") from None
 
 
+def check_member(run: Path, population: Population, member: str) -> None:
+    """Raise RunError unless the run has the member."""
+    if member not in population.members:
+        raise RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
+
+
 @contextlib.contextmanager
 def corruption_as_error(run: Path) -> Iterator[None]:
     """Turn errors from processing a run's journal into DamagedError: it holds lines that pbtrl never wrote."""

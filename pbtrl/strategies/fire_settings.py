@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from pbtrl.core.dimensions import Real
-from pbtrl.core.naming import EVALUATOR, member_id
+from pbtrl.core.naming import EVALUATOR, member_ids
 from pbtrl.errors import ConfigProblem
+from pbtrl.strategies.pbt_settings import exploit_problems, pbt_arguments
 from pbtrl.strategies.rules import Count, Exploit, Explore
 from pbtrl.strategies.settings import StrategyContext, StrategySettings
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 PER_PARENT = 3 / 4  # evaluators of a sub-population per member of it
 POINTS = 10  # points of the curve in a slice, by default
+ENOUGH_POINTS = 12  # of which 11 wins are significant; of 8 points all must be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +74,8 @@ class FireSettings(StrategySettings):
         several = len(counts) > 2
         for level, n in enumerate(self.evaluators(size), 2):
             counts[f"{EVALUATOR} p{level}" if several else EVALUATOR] = n
-        names = [role for role, n in counts.items() for _ in range(n)]
-        return {member_id(place, size): role for place, role in enumerate(names)}
+        roles = [role for role, n in counts.items() for _ in range(n)]
+        return dict(zip(member_ids(size), roles, strict=False))
 
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between sub-populations, evaluators and curves."""
@@ -85,9 +87,7 @@ class FireSettings(StrategySettings):
             yield ConfigProblem(text, ("population", "reference_members"), ("strategy", "name"))
         if self.exploit.method not in ("truncation", "none"):
             yield ConfigProblem("fire needs truncation, or none", ("strategy", "exploit", "method"))
-        if self.exploit.bottom + self.exploit.top > 1.0:
-            text = f"bottom {self.exploit.bottom:g} and top {self.exploit.top:g} are more than the whole population"
-            yield ConfigProblem(text, ("strategy", "exploit", "bottom"), ("strategy", "exploit", "top"))
+        yield from exploit_problems(self.exploit, config)
         yield from self._parts(population.size, where)
         evaluation, points = self.steps_of_evaluation(config.slice_steps), self.points(config)
         if len(self.sizes(population.size)) > 1 and points < (fewest := _fewest_points(self.p_value)):
@@ -130,21 +130,31 @@ class FireSettings(StrategySettings):
         """Return the points of a curve in the longest evaluation."""
         return int(self.steps_of_evaluation(config.slice_steps) // config.curve_interval)
 
+    def warnings(self, config: Any) -> Iterator[str]:
+        """Yield that the curves have few points, or holes."""
+        if (points := self.points(config)) < ENOUGH_POINTS:
+            yield (
+                f"the longest evaluation has {points} points of the curve, so nearly all must be wins for a promotion; "
+                f"with {ENOUGH_POINTS} or more (strategy.max_eval_steps, fitness.curve_interval) the test is less "
+                "strict"
+            )
+        env = config.env
+        if env is None or config.fitness.source == "evaluation":
+            return
+        if config.curve_interval < env.typical_episode * env.num_envs:
+            yield (
+                f"fitness.curve_interval ({config.curve_interval:,}) is shorter than an episode of "
+                f"{env.typical_episode:,} steps in each of {env.num_envs} envs: the curves that fire compares will "
+                "have holes"
+            )
+
     def build(self, context: StrategyContext) -> "Strategy":
         """Make FIRE with these rules."""
         from pbtrl.strategies.fire import FIRE
         from pbtrl.strategies.pbt import PBT
 
         return FIRE(
-            pbt=PBT(
-                space=context.space,
-                slice_steps=context.slice_steps,
-                horizon=context.horizon,
-                burn_in=context.burn_in,
-                exploit=self.exploit,
-                explore=self.explore,
-                synchronous=context.synchronous,
-            ),
+            pbt=PBT(exploit=self.exploit, explore=self.explore, **pbt_arguments(context)),
             interval=context.curve_interval,
             max_eval_steps=self.steps_of_evaluation(context.slice_steps),
             min_steps_before_eval=self.min_steps_before_eval or context.slice_steps,

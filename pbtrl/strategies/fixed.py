@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pbtrl.core.dimensions import AGENT, Value
+from pbtrl.core.dimensions import Value
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Member, Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
@@ -29,7 +29,7 @@ class Constant:
         values = {
             n: d.clip(self.values[n]) if n in self.values else d.from_unit(0.5, of_prior=True) for n, d in space.items()
         }
-        return values if space.agent is None else {AGENT: space.agent, **values}
+        return space.labeled(values)
 
 
 def fixed(

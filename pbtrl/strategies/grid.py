@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pbtrl.core.dimensions import AGENT, Choice, Dimension, Value
+from pbtrl.core.dimensions import Choice, Dimension, Value
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Member, Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
@@ -27,12 +27,8 @@ def points(dimension: Dimension, count: int) -> list[Value]:
 
 def grid_size(space: SearchSpace | MixedSearchSpace, count: int) -> tuple[int, str]:
     """Return the number of points of the grid, and the product in words: `5 x 5 x 3`."""
-    axes = [[len(points(dimension, count)) for dimension in one.values()] for one in _spaces(space)]
+    axes = [[len(points(dimension, count)) for dimension in one.values()] for one in space.parts]
     return sum(map(math.prod, axes)), " + ".join(" x ".join(map(str, lengths)) or "1" for lengths in axes)
-
-
-def _spaces(space: SearchSpace | MixedSearchSpace) -> list[SearchSpace]:
-    return list(space.spaces.values()) if isinstance(space, MixedSearchSpace) else [space]
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,8 @@ class Grid:
     def cells(self) -> list[Hyperparameters]:
         """Every point of the grid; the first dimension changes slowest."""
         return [
-            ({} if one.agent is None else {AGENT: one.agent}) | dict(zip(one, values, strict=True))
-            for one in _spaces(self.space)
+            one.labeled(dict(zip(one, values, strict=True)))
+            for one in self.space.parts
             for values in itertools.product(*(points(dimension, self.points) for dimension in one.values()))
         ]
 

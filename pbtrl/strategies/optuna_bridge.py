@@ -33,9 +33,6 @@ from pbtrl.core.search_space import SearchSpace
 if TYPE_CHECKING:
     from pbtrl.strategies.suggestions import Sampler
 
-DIGITS = 6
-"""Significant digits of a suggestion: the last ones may differ between processors."""
-
 Trials = tuple[tuple[tuple[Value, ...], float | None], ...]
 """Values and fitness of each trial; None while it trains."""
 
@@ -121,15 +118,13 @@ def encode(dimension: Dimension, value: Value) -> Any:
 
 
 def decode(dimension: Dimension, value: Any) -> Value:
-    """Convert Optuna's value to that of a hyperparameter, rounded to `DIGITS`."""
+    """Convert Optuna's value to that of a hyperparameter, rounded."""
     if isinstance(dimension, Choice):
         return dimension.values[int(value)]
     if isinstance(dimension, IntUniform | IntLogUniform):
         return int(value)
-    rounded = float(f"{value:.{DIGITS}g}")
-    if isinstance(dimension, OneMinusLogUniform):
-        rounded = 1.0 - rounded
-    return min(max(rounded, dimension.low), dimension.high)
+    number = 1.0 - value if isinstance(dimension, OneMinusLogUniform) else float(value)
+    return min(max(dimension.rounded(number), dimension.low), dimension.high)
 
 
 def _encoded(space: SearchSpace, values: Sequence[Value]) -> dict[str, Any]:

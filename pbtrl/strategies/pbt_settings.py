@@ -30,6 +30,18 @@ def exploit_problems(exploit: Exploit, config: Any) -> Iterator[ConfigProblem]:
         yield ConfigProblem(text, (*where, "across_agents"), ("population", "mix"))
 
 
+def pbt_arguments(context: StrategyContext) -> dict[str, Any]:
+    """Return what all kinds of PBT take from the context."""
+    return {
+        "space": context.space,
+        "slice_steps": context.slice_steps,
+        "horizon": context.horizon,
+        "burn_in": context.burn_in,
+        "synchronous": context.synchronous,
+        "references": context.references,
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class PBTSettings(StrategySettings):
     """Settings of population based training. `copy` holds the parts of a donor that are copied."""
@@ -59,20 +71,25 @@ class PBTSettings(StrategySettings):
             text = "needs copy: [weights, hparams], because another agent can use neither without the other"
             yield ConfigProblem(text, ("strategy", "exploit", "across_agents"), ("strategy", "copy"))
 
+    def warnings(self, config: Any) -> Iterator[str]:
+        """Yield the members of a mix that have no other one to copy."""
+        if not self.copies or self.exploit.across_agents:
+            return
+        for name in (name for name, count in (config.population.mix or {}).items() if count == 1):
+            yield (
+                f"population.mix has one {name}, which has no other member to copy "
+                "without strategy.exploit.across_agents"
+            )
+
     def build(self, context: StrategyContext) -> "Strategy":
         """Make PBT with these rules."""
         from pbtrl.strategies.pbt import PBT
 
         return PBT(
-            space=context.space,
-            slice_steps=context.slice_steps,
-            horizon=context.horizon,
-            burn_in=context.burn_in,
+            **pbt_arguments(context),
             exploit=self.exploit,
             explore=self.explore,
             copy=frozenset(self.copy),
-            synchronous=context.synchronous,
-            references=context.references,
             grow=self.ready.grow,
             patience=self.ready.patience,
         )

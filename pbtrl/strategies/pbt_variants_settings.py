@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from pbtrl.core.dimensions import Choice, Real, Whole
+from pbtrl.core.naming import member_ids
 from pbtrl.errors import ConfigProblem
-from pbtrl.strategies.pbt_settings import exploit_problems
+from pbtrl.strategies.pbt_settings import exploit_problems, pbt_arguments
 from pbtrl.strategies.rules import Count, Exploit, Explore, Fraction
 from pbtrl.strategies.settings import StrategyContext, StrategySettings
 
@@ -64,13 +65,8 @@ class PB2Settings(StrategySettings):
         from pbtrl.strategies.pb2 import PB2
 
         return PB2(
-            space=context.space,
-            slice_steps=context.slice_steps,
-            horizon=context.horizon,
-            burn_in=context.burn_in,
+            **pbt_arguments(context),
             exploit=self.exploit,
-            synchronous=context.synchronous,
-            references=context.references,
             time=self.time,
             spread=self.spread,
             window=self.window,
@@ -106,10 +102,8 @@ class MFPBTSettings(StrategySettings):
 
     def roles(self, size: int) -> dict[str, str]:
         """Return the sub-population of each member: `p1` for the first ones, and so on."""
-        from pbtrl.core.naming import member_id
-
         each = size // len(self.frequencies)
-        return {member_id(place, size): f"p{1 + place // each}" for place in range(size)}
+        return {name: f"p{1 + place // each}" for place, name in enumerate(member_ids(size))}
 
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between the frequencies, the population and the budget."""
@@ -130,11 +124,7 @@ class MFPBTSettings(StrategySettings):
         elif size // count % 4:
             text = f"sub-populations of {size} / {count} = {size // count} members cannot be divided into quarters"
             yield ConfigProblem(f"{text}: size must be a multiple of {4 * count}", ("population", "size"), key)
-        totals = (config.budget.env_steps_per_member, config.budget.total_steps and config.budget.total_steps / size)
-        steps = math.ceil(min((total for total in totals if total is not None), default=0))
-        if not steps:
-            return
-        slice_steps = self.slice_steps(steps)
+        steps, slice_steps = config.steps_per_member, config.slice_steps
         rounds = math.ceil(steps / slice_steps)
         for place, frequency in enumerate(self.frequencies):
             if 4 * frequency > rounds:
@@ -147,10 +137,7 @@ class MFPBTSettings(StrategySettings):
         from pbtrl.strategies.mf_pbt import MFPBT
 
         return MFPBT(
-            space=context.space,
-            slice_steps=context.slice_steps,
-            horizon=context.horizon,
-            burn_in=context.burn_in,
+            **pbt_arguments(context),
             explore=self.explore,
             frequencies={f"p{1 + place}": frequency for place, frequency in enumerate(self.frequencies)},
         )

@@ -87,6 +87,14 @@ class ScheduleReplaySettings(StrategySettings):
                     text = f"must be {_allowed(dimension)}, not {_shown(value)}"
                     yield ConfigProblem(text, _path(place, name))
 
+    def warnings(self, config: Any) -> Iterator[str]:
+        """Yield points beyond the budget."""
+        if late := [point.at for point in self.schedule if point.at >= config.steps_per_member]:
+            yield (
+                f"strategy.schedule is longer than a member's budget ({config.steps_per_member:,} {config.unit}): "
+                f"points from {late[0]:,} on are never reached"
+            )
+
     def build(self, context: StrategyContext) -> "Strategy":
         """Make the strategy, with the points in whole blocks."""
         from pbtrl.core.search_space import SearchSpace

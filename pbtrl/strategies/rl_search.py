@@ -22,6 +22,7 @@ from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.rl_learner import Learner, LearnerCache, Trial
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
+from pbtrl.strategies.rungs import started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,37 +58,37 @@ class RLSearch(Strategy):
         """Continue trials of the open batch, then start new ones; the next batch when all of it have ended."""
         if self.synchronous and population.pending:
             return []
-        started = _started(population)
-        open_trials = [m for m in started if m.pending is None and not self._ended(m)]
-        waiting = itertools.chain(((m, m.hyperparameters) for m in open_trials), self._new_trials(population, started))
+        trials = started(population)
+        open_trials = [m for m in trials if m.pending is None and not self._ended(m)]
+        waiting = itertools.chain(((m, m.hyperparameters) for m in open_trials), self._new_trials(population, trials))
         return [
             assign(
                 population, m, m.snapshot, values, next_stop(m.step, self.slice_steps, self.horizon),
-                note="" if m.generation >= 0 else f"batch {len(started) // self.batch_size}",
+                note="" if m.generation >= 0 else f"batch {len(trials) // self.batch_size}",
             )
             for m, values in itertools.islice(waiting, population.free)
         ]  # fmt: skip
 
     @override
     def retired(self, population: Population) -> Collection[str]:
-        return [m.id for m in _started(population) if self._ended(m)]
+        return [m.id for m in started(population) if self._ended(m)]
 
     def _ended(self, member: Member) -> bool:
         """Whether a trial never trains again: it used its budget, diverged or was given up."""
         return member.pending is None and (member.retired or not member.healthy or member.step >= self.horizon)
 
     def _new_trials(
-        self, population: Population, started: list[Member]
+        self, population: Population, trials: list[Member]
     ) -> Iterator[tuple[Member, Hyperparameters]]:  # fmt: skip
         """Yield the trials of the open batch that have not started, or of the next batch if all have ended."""
-        batch, place = divmod(len(started), self.batch_size)
-        if place == 0 and not all(map(self._ended, started)):
+        batch, place = divmod(len(trials), self.batch_size)
+        if place == 0 and not all(map(self._ended, trials)):
             return
         size = min(self.batch_size, self.trials - batch * self.batch_size)
         members = population.unstarted(size - place)
         if not members:
             return
-        proposals = self._proposals(population, started[: batch * self.batch_size], size)
+        proposals = self._proposals(population, trials[: batch * self.batch_size], size)
         for member, values in zip(members, proposals[place:], strict=False):
             yield member, dict(zip(self.space.names, values, strict=True))
 
@@ -108,8 +109,3 @@ class RLSearch(Strategy):
         dimensions = list(self.space.values())
         order = rng(0, "order").permutation(len(dimensions)) if self.shuffled else range(len(dimensions))
         return Learner(dimensions, [*map(int, order)], self.agent, self.model, rng, sequential=self.sequential)
-
-
-def _started(population: Population) -> list[Member]:
-    """Trials that have begun, in the order of their start."""
-    return [m for m in population.members.values() if m.generation >= 0]

@@ -11,14 +11,15 @@ from pbtrl.core.search_space import SearchSpace
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.rules import Count
-from pbtrl.strategies.settings import StrategyContext, StrategySettings
+from pbtrl.strategies.settings import StrategyContext
+from pbtrl.strategies.trial_settings import TrialSettings, trial_arguments
 
 if TYPE_CHECKING:
     from pbtrl.strategies import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLSearchSettings(StrategySettings):
+class RLSearchSettings(TrialSettings):
     """Settings of the search by model-based reinforcement learning.
 
     Attributes:
@@ -39,17 +40,11 @@ class RLSearchSettings(StrategySettings):
     agent: AgentRules = field(default_factory=AgentRules)
     model: ModelRules = field(default_factory=ModelRules)
 
-    @property
-    def copies(self) -> bool:
-        """False: trials never copy."""
-        return False
+    def count(self, config: Any) -> int:
+        """Return the number of trials."""
+        return self.trials
 
-    def total_steps(self, config: Any) -> int:
-        """Return the env steps of all trials, or `budget.total_steps` if that is less."""
-        planned: int = self.trials * config.steps_per_member
-        return planned if config.budget.total_steps is None else min(planned, config.budget.total_steps)
-
-    def validate(self, config: Any) -> Iterator[ConfigProblem]:
+    def check(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between the trials, the batches, the population and the search space."""
         size, budget = config.population.size, config.budget
         if config.population.mix is not None:
@@ -76,13 +71,11 @@ class RLSearchSettings(StrategySettings):
         assert isinstance(context.space, SearchSpace)
         return RLSearch(
             space=context.space,
-            slice_steps=context.slice_steps,
-            horizon=context.horizon,
             trials=self.trials,
             batch_size=self.batch_size,
             sequential=self.sequential,
             shuffled=self.order == "random",
             agent=self.agent,
             model=self.model,
-            synchronous=context.synchronous,
+            **trial_arguments(context),
         )

@@ -105,6 +105,10 @@ class StrategySettings(SettingsSection):
         """Yield mistakes between settings that are valid one by one; `config` is the whole `Config`, with a budget."""
         yield from ()
 
+    def warnings(self, config: Any) -> Iterator[str]:
+        """Yield a line for each setting that can run but is probably a mistake; `config` is the whole `Config`."""
+        yield from ()
+
     def build(self, context: StrategyContext) -> "Strategy":
         """Make the strategy."""
         raise NotImplementedError

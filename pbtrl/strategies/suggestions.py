@@ -50,7 +50,7 @@ class Suggestions:
         values = suggest(
             self.sampler, space, tuple(_finite(own)), self.startup_trials, *self._seeds(population, member)
         )
-        return values if space.agent is None else {AGENT: space.agent, **values}
+        return space.labeled(values)
 
     def _seeds(self, population: Population, member: Member) -> tuple[int, int]:
         """Return the seed of the run's sampler and that of this suggestion."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from pbtrl.core.dimensions import Choice, Dimension, IntLogUniform, IntUniform, Value, Whole
-from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.brackets import Bracket, Sizes, halving, hyperband, rung_steps
 from pbtrl.strategies.rules import Count
@@ -102,7 +101,7 @@ class RandomSearchSettings(TrialSettings):
 
         if self.trials is None:
             return random_search(context.space, slice_steps=context.slice_steps, horizon=context.horizon)
-        return random_trials(context.space, trials=self.trials, **_common(context))
+        return random_trials(context.space, trials=self.trials, **trial_arguments(context))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +130,7 @@ class GridSettings(TrialSettings):
         """Make grid search."""
         from pbtrl.strategies.grid import grid
 
-        return grid(context.space, points=self.points, **_common(context))
+        return grid(context.space, points=self.points, **trial_arguments(context))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +153,8 @@ class FixedSettings(TrialSettings):
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield values of hyperparameters that are not searched, and values outside their dimension."""
         yield from super().validate(config)
-        searched = _spaces(config.space)
         for name, value in self.values.items():
-            dimensions = [space[name] for space in searched if name in space]
+            dimensions = [space[name] for space in config.space.parts if name in space]
             path = ("strategy", "values", name)
             if not dimensions:
                 known = ", ".join(config.space.names) or "none"
@@ -168,7 +166,7 @@ class FixedSettings(TrialSettings):
         """Make constant hyperparameters."""
         from pbtrl.strategies.fixed import fixed
 
-        return fixed(context.space, self.values, trials=self.trials, **_common(context))
+        return fixed(context.space, self.values, trials=self.trials, **trial_arguments(context))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +191,9 @@ class BayesianSettings(TrialSettings):
 
     def check(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield a space that CMA-ES cannot search."""
-        numeric = min(sum(not isinstance(d, Choice) for d in space.values()) for space in _spaces(config.space))
-        if self.sampler == "cmaes" and numeric < 2:
-            text = f"cmaes needs at least 2 numeric hyperparameters, not {numeric}"
+        counts = [sum(not isinstance(d, Choice) for d in space.values()) for space in config.space.parts]
+        if self.sampler == "cmaes" and min(counts, default=2) < 2:
+            text = f"cmaes needs at least 2 numeric hyperparameters, not {min(counts)}"
             yield ConfigProblem(text, ("strategy", "sampler"), ("hparams",))
 
     def build(self, context: StrategyContext) -> "Strategy":
@@ -214,7 +212,7 @@ class BayesianSettings(TrialSettings):
             sampler=self.sampler,
             trials=self.trials,
             startup_trials=self.startup_trials,
-            **_common(context),
+            **trial_arguments(context),
         )
 
 
@@ -285,7 +283,7 @@ class SuccessiveHalvingSettings(RungSettings):
         return SuccessiveHalving(
             propose=Prior(context.space),
             brackets=self.brackets(self.rungs(context.horizon, context.block)),
-            **_common(context),
+            **trial_arguments(context),
         )
 
 
@@ -353,7 +351,7 @@ class HyperbandSettings(ModelSettings):
             rungs=self.rungs(context.horizon, context.block),
             eta=self.eta,
             sizes=self.sizes,
-            **_common(context),
+            **trial_arguments(context),
         )
 
 
@@ -390,21 +388,17 @@ class ASHASettings(ModelSettings):
             rungs=self.rungs(context.horizon, context.block),
             eta=self.eta,
             form=self.form,
-            **_common(context),
+            **trial_arguments(context),
         )
 
 
-def _common(context: StrategyContext) -> dict[str, Any]:
+def trial_arguments(context: StrategyContext) -> dict[str, Any]:
     """Return what all searches over trials take from the context."""
     return {
         "slice_steps": context.slice_steps,
         "horizon": context.horizon,
         "synchronous": context.synchronous,
     }
-
-
-def _spaces(space: SearchSpace | MixedSearchSpace) -> list[SearchSpace]:
-    return list(space.spaces.values()) if isinstance(space, MixedSearchSpace) else [space]
 
 
 def _describe(dimension: Dimension) -> str:

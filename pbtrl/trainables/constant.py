@@ -34,10 +34,10 @@ class Constant(Trainable):
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """Count the steps; `rng` is unused."""
         self._steps += steps
-        self._fitness = quality(hyperparameters, self._seed)
+        self._fitness = hidden = quality(hyperparameters, self._seed)
         if self._noise:
             self._fitness += self._noise * float(_hidden(self._seed, hyperparameters).standard_normal())
-        return {"quality": quality(hyperparameters, self._seed)}
+        return {"quality": hidden}
 
     @override
     def evaluate(self, rng: np.random.Generator) -> float:

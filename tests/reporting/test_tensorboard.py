@@ -224,15 +224,13 @@ def test_threads_ended_by_a_full_disk_print_nothing(tmp_path: Path, monkeypatch)
 def test_roles_scores_and_retirements_are_written(tmp_path: Path):
     """The members' folders have their roles. An evaluation is no exploit."""
     roles = {"m00": "p1", "m01": "evaluator"}
-    w = JournalWriter(tmp_path / "pong", roles=roles, candidate_roles=("p1",))
-    board = TensorBoardWriter(w.run, w.header, w.population)
-    w.listener = board
+    w = pong_run(tmp_path, roles=roles, candidate_roles=("p1",))
     w.decide(w.next("m00"), w.next("m01", scalars={"fire/score": 0.5}))
     w.report("m00", 1.0)
     w.report("m01", 2.0)
     w.decide(w.next("m01", donor="m00", parent="m00/000000", hparams_donor="m00"))
     w.retire("m00")
-    board.close()
+    w.listener.close()
     assert sorted(p.name for p in (w.run / "tb").iterdir()) == ["m00-p1", "m01-evaluator", "population"]
     assert curves(w.run, "m01-evaluator")["fire/score"] == [(0, 0.5)]
     population = curves(w.run, "population")
