@@ -18,7 +18,7 @@ from pbtrl.storage.snapshot_store import SnapshotStore
 
 def evaluate(
     config: Config, run: Path, snapshots: Sequence[str], *, episodes: int, seed: int, deterministic: bool = False,
-    seconds: float | None = None,
+    seconds: float | None = None, held_out: bool = True,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Play fresh episodes with each snapshot. Returns one JSON object per snapshot.
 
@@ -28,7 +28,8 @@ def evaluate(
     for no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that are not finite
     are null.
 
-    After `seconds`, unfinished episodes are cut and no more begin.
+    A trainable that has a method `test` is scored by it, on data that nothing else uses; without `held_out` by
+    `evaluate`, as in training. After `seconds`, unfinished episodes are cut and no more begin.
 
     Raises:
         SnapshotError: a snapshot is missing, damaged, or does not belong to an agent of the config.
@@ -38,11 +39,13 @@ def evaluate(
     rows = [row for row, _ in loaded]
     try:
         steps = [int(state["report"]["step"]) for _, state in loaded]
-        agents = [state["report"]["hyperparameters"].get(AGENT) for _, state in loaded]
+        hyperparameters = [dict(state["report"]["hyperparameters"]) for _, state in loaded]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise SnapshotError(f"{run}: a snapshot's state.json holds no report") from None
+    agents = [h.get(AGENT) for h in hyperparameters]
     play = make_evaluator(config)
-    played = play(rows, agents, episodes=episodes, seed=seed, deterministic=deterministic, seconds=seconds)
+    options = {"deterministic": deterministic, "seconds": seconds, "held_out": held_out}
+    played = play(rows, hyperparameters, episodes=episodes, seed=seed, **options)
     return [
         {
             "member": name.split("/")[0],

@@ -164,7 +164,7 @@ def test_mixed_snapshots_are_evaluated_as_each_alone(mixed: Command):
 
 def test_snapshot_of_an_unconfigured_agent_is_refused():
     with pytest.raises(SnapshotError, match="an agent that the config does not have: dqn"):
-        evaluators.make_evaluator(parse(MIXED))([{}], ["dqn"], episodes=1, seed=1)
+        evaluators.make_evaluator(parse(MIXED))([{}], [{"agent": "dqn"}], episodes=1, seed=1)
 
 
 def test_tensorboard_shows_members_per_agent(mixed: Command):
