@@ -100,7 +100,7 @@ def _body(run: Path, best: dict[str, Any], data: plots.RunData, images: dict[str
     standing = summarize(run, data.header, data.population)
     parts.append(_section("Members", tables.status(standing, cli_reference(run))))
     parts += images.values()
-    parts.append(_section("Copies", _newest(tables.copies(data.copies, data.header.steps), titles=1)))
+    parts.append(_section("Copies", _newest(tables.copies(data.copies, data.header), titles=1)))
     if wrong := [text for line in data.lines if (text := _wrong(line))]:
         parts.append(_section("Failures", _newest("\n".join(wrong))))
     parts.append(_section("Environment", _facts(run, data)))

@@ -192,7 +192,7 @@ def _fitness(panel: Axes, data: RunData) -> None:
         _line(panel, path, color="black", lw=1.8, label=f"to {data.ancestry[-1].member}")
     for copy in data.copies:
         panel.axvline(copy["env_steps"], color=GRAY, lw=0.5, zorder=0)
-    _on_the_clock(panel, data, "fitness")
+    _on_the_clock(panel, data, data.header.metric)
 
 
 def _line(panel: Axes, points: Sequence[Point], **look: Any) -> None:
