@@ -1,0 +1,149 @@
+"""Pictures of a comparison as SVG elements for a page: scores of all runs, and curves with bands.
+
+Text and axes take the color of the page, so that one picture fits light and dark.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from pbtrl.reporting import statistics
+from pbtrl.reporting.formatting import format_count
+from pbtrl.reporting.plots import COLORS, in_time, short, style
+
+if TYPE_CHECKING:
+    from pbtrl.reporting.comparison import Comparison
+    from pbtrl.reporting.group_statistics import Group
+
+POSITIONS = 200  # x positions of a curve
+BANDED = 5  # runs from which on the band is a bootstrap interval
+BAND_RESAMPLES = 2000
+INK = "#010203"  # stands for the color of the page's text
+INKED = dict.fromkeys(
+    ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "legend.labelcolor"), INK
+) | dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none")
+
+CURVES = {"best": "best member, re-evaluated", "median": "median of the population"}
+AXES = ("steps", "seconds")
+
+
+def scores(c: Comparison) -> Figure:
+    """Draw a point per run, and the IQM of each group with its interval."""
+    figure = Figure(figsize=(9.0, 0.9 + 0.45 * len(c.groups)), layout="constrained")
+    panel = figure.subplots()
+    for row, group in enumerate(c.groups):
+        finite = [v for v in group.values if math.isfinite(v) and abs(v) < 1e100]
+        offsets = np.linspace(-0.22, 0.22, len(finite)) if len(finite) > 1 else np.zeros(len(finite))
+        panel.scatter(finite, row + offsets, s=18, color=COLORS[row % len(COLORS)], alpha=0.7, lw=0, zorder=3)
+        if group.interval and all(map(math.isfinite, group.interval)):
+            panel.plot(group.interval, [row, row], color=INK, lw=1.4, solid_capstyle="butt")
+        if group.iqm is not None and math.isfinite(group.iqm):
+            panel.plot([group.iqm] * 2, [row - 0.32, row + 0.32], color=INK, lw=2.2)
+        if never := len(group.values) - len(finite):
+            panel.annotate(
+                f"{never} of {len(group.values)} never", (1, row), xycoords=("axes fraction", "data"), va="center",
+                ha="right", fontsize="small",
+            )  # fmt: skip
+    panel.set_yticks(range(len(c.groups)), [short(group.label) for group in c.groups])
+    panel.set_ylim(len(c.groups) - 0.4, -0.6)
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x) if abs(x) >= 10_000 else f"{x:g}"))
+    panel.set_xlabel(short(c.metric.unit))
+    return figure
+
+
+def curves(c: Comparison) -> Figure:
+    """Draw both curves against total steps and against time: IQM over the runs, with a band."""
+    figure = Figure(figsize=(11.0, 7.0), layout="constrained")
+    panels = figure.subplots(len(CURVES), len(AXES), sharey="row")
+    for (name, title), row in zip(CURVES.items(), panels, strict=True):
+        for axis, panel in zip(AXES, row, strict=True):
+            for place, group in enumerate(c.groups):
+                _curve(panel, group, name, axis, COLORS[place % len(COLORS)])
+            panel.set_title(title)
+            _axis(panel, c, axis)
+        row[0].set_ylabel(short(c.runs[0].metric))
+    handles, texts = panels[0][0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, texts, loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    return figure
+
+
+def _axis(panel: Axes, c: Comparison, axis: str) -> None:
+    if axis == "seconds":
+        in_time(
+            panel, max(run.curves.median.seconds[-1] if run.curves.median.seconds else 0.0 for run in c.runs), ticks=5
+        )
+        return
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x)))
+    panel.set_xlim(left=0.0)
+    panel.set_xlabel(short(f"total {c.runs[0].header.steps}"))
+
+
+def _curve(panel: Axes, group: Group, name: str, axis: str, color: str) -> None:
+    if (table := common_positions(group, name, axis)) is None:
+        return
+    x, values = table
+    n = len(values)
+    low, high, text = band(values)
+    panel.plot(x, statistics.iqm(values, axis=0), color=color, lw=1.6, label=f"{short(group.label)}{text}")
+    if n > 1:
+        panel.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
+
+
+def common_positions(group: Group, name: str, axis: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Values of all runs of a group at common positions, from where all runs have one to the end of the longest.
+
+    A run that has ended keeps its last value.
+
+    Returns:
+        Positions [X], and values [N runs, X]; None if a run has no value at all.
+    """
+    found = [getattr(run.curves, name) for run in group.runs]
+    if not found or not all(curve.values for curve in found):
+        return None
+    ends = [getattr(curve, axis) for curve in found]
+    x = np.linspace(max(end[0] for end in ends), max(end[-1] for end in ends), POSITIONS)
+    return x, np.array([[curve.at(position, axis) for position in x] for curve in found])
+
+
+def band(values: NDArray[np.float64]) -> tuple[Any, Any, str]:
+    """Band around a curve, and what the legend says of it: a bootstrap interval, or the range of few runs.
+
+    Args:
+        values: [N runs, X].
+    """
+    n = len(values)
+    if n == 1:
+        return values[0], values[0], " (1 run)"
+    if n < BANDED:
+        return values.min(0), values.max(0), f" ({n} runs, band: min to max)"
+    bounds = statistics.interval(statistics.iqm, values, axis=0, resamples=BAND_RESAMPLES)
+    assert bounds
+    return *bounds, f" ({n} runs, band: 95 % bootstrap interval)"
+
+
+def svg(c: Comparison, draw: Any) -> str:
+    """Draw a figure as an SVG element of an HTML page."""
+    with style(**INKED):
+        file = io.StringIO()
+        draw(c).savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return re.sub(r' width="[\d.]+pt"| height="[\d.]+pt"', "", text, count=2)
+
+
+def pictures(c: Comparison) -> dict[str, str]:
+    """SVG elements by title; empty without results."""
+    draw: Sequence[Any] = (scores, curves) if c.runs else ()
+    return {function.__name__: svg(c, function) for function in draw}
