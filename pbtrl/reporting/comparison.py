@@ -99,7 +99,10 @@ class Comparison:
         found += [f"too few runs to conclude: {text}" for text in small]
         found += list({pair.arithmetic: None for pair in self.pairs if not pair.is_too_small and pair.arithmetic})
         if any(1 < len(group.runs) < ENOUGH for group in self.groups):
-            found.append(f"bootstrap intervals of fewer than {ENOUGH} runs are too narrow")
+            found.append(
+                f"bootstrap intervals of fewer than {ENOUGH} runs are too narrow: of normal scores, those of 3 runs "
+                "cover 75 %, those of 5 runs 91 %"
+            )
         if len(self.pairs) > 1:
             found.append(f"no correction was made for {len(self.pairs)} comparisons")
         return found
