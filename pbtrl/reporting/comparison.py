@@ -19,6 +19,7 @@ from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.compared_runs import ComparedRun, LeftOut, check_comparable, find_runs, load
 from pbtrl.reporting.comparison_metrics import Metric
 from pbtrl.reporting.formatting import format_count
+from pbtrl.reporting.group_curves import AXES, group_curve
 from pbtrl.reporting.group_statistics import Group, Pair
 from pbtrl.reporting.run_groups import differences, group_runs, labels
 from pbtrl.storage.json_files import SCHEMA
@@ -114,7 +115,7 @@ class Comparison:
             "schema": SCHEMA,
             "metric": {"name": self.metric.text, "title": self.metric.title, "higher": self.metric.higher_is_better},
             "unit": steps,
-            "groups": [group.to_json() for group in self.groups],
+            "groups": [{**group.to_json(), "curves": _curves(group)} for group in self.groups],
             "pairs": [pair.to_json() for pair in self.pairs],
             "largest_ratio_of_steps": self.largest_ratio,
             "differences": self.differences,
@@ -143,6 +144,12 @@ class Comparison:
         from pbtrl.reporting.comparison_page import save
 
         return save(self, None if path is None else Path(path), command)
+
+
+def _curves(group: Group) -> dict[str, Any]:
+    """Curves of a group by name and axis, as JSON."""
+    found = {name: {axis: group_curve(group, name, axis) for axis in AXES} for name in ("best", "median")}
+    return {name: {axis: c and c.to_json() for axis, c in curves.items()} for name, curves in found.items()}
 
 
 def compare(selected: Sequence[str], root: Path, metric: str = "score") -> Comparison:

@@ -15,26 +15,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from numpy.typing import NDArray
 
-from pbtrl.reporting import statistics
 from pbtrl.reporting.formatting import format_count
+from pbtrl.reporting.group_curves import AXES, group_curve
 from pbtrl.reporting.plots import COLORS, in_time, short, style
 
 if TYPE_CHECKING:
     from pbtrl.reporting.comparison import Comparison
     from pbtrl.reporting.group_statistics import Group
 
-POSITIONS = 200  # x positions of a curve
-BANDED = 5  # runs from which on the band is a bootstrap interval
-BAND_RESAMPLES = 2000
 INK = "#010203"  # stands for the color of the page's text
 INKED = dict.fromkeys(
     ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "legend.labelcolor"), INK
 ) | dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none")
 
 CURVES = {"best": "best member, re-evaluated", "median": "median of the population"}
-AXES = ("steps", "seconds")
 
 
 def scores(c: Comparison) -> Figure:
@@ -90,46 +85,11 @@ def _axis(panel: Axes, c: Comparison, axis: str) -> None:
 
 
 def _curve(panel: Axes, group: Group, name: str, axis: str, color: str) -> None:
-    if (table := common_positions(group, name, axis)) is None:
+    if (curve := group_curve(group, name, axis)) is None:
         return
-    x, values = table
-    n = len(values)
-    low, high, text = band(values)
-    panel.plot(x, statistics.iqm(values, axis=0), color=color, lw=1.6, label=f"{short(group.label)}{text}")
-    if n > 1:
-        panel.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
-
-
-def common_positions(group: Group, name: str, axis: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Values of all runs of a group at common positions, from where all runs have one to the end of the longest.
-
-    A run that has ended keeps its last value.
-
-    Returns:
-        Positions [X], and values [N runs, X]; None if a run has no value at all.
-    """
-    found = [getattr(run.curves, name) for run in group.runs]
-    if not found or not all(curve.values for curve in found):
-        return None
-    ends = [getattr(curve, axis) for curve in found]
-    x = np.linspace(max(end[0] for end in ends), max(end[-1] for end in ends), POSITIONS)
-    return x, np.array([[curve.at(position, axis) for position in x] for curve in found])
-
-
-def band(values: NDArray[np.float64]) -> tuple[Any, Any, str]:
-    """Band around a curve, and what the legend says of it: a bootstrap interval, or the range of few runs.
-
-    Args:
-        values: [N runs, X].
-    """
-    n = len(values)
-    if n == 1:
-        return values[0], values[0], " (1 run)"
-    if n < BANDED:
-        return values.min(0), values.max(0), f" ({n} runs, band: min to max)"
-    bounds = statistics.interval(statistics.iqm, values, axis=0, resamples=BAND_RESAMPLES)
-    assert bounds
-    return *bounds, f" ({n} runs, band: 95 % bootstrap interval)"
+    panel.plot(curve.x, curve.iqm, color=color, lw=1.6, label=f"{short(group.label)} ({curve.band})")
+    if len(group.runs) > 1:
+        panel.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.18, lw=0)
 
 
 def svg(c: Comparison, draw: Any) -> str:

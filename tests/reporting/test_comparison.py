@@ -11,7 +11,8 @@ import yaml
 
 import pbtrl
 from pbtrl.errors import DamagedError, RunError
-from pbtrl.reporting.comparison_plots import band, common_positions
+from pbtrl.reporting.comparison_page import check_target
+from pbtrl.reporting.group_curves import group_curve
 from pbtrl.reporting.run_groups import differences, labels
 from tests.command import Command
 from tests.journal_writer import JournalWriter
@@ -360,17 +361,24 @@ def test_curves_have_common_positions_and_bands(tmp_path: Path) -> None:
     for seed in range(5):
         write_run(tmp_path, f"a{seed}", float(seed), seed=seed, slices=2 + seed % 2)
     (group,) = pbtrl.compare(tmp_path).groups
-    x, values = common_positions(group, "best", "steps") or (None, None)
-    assert x is not None
-    assert values is not None
-    assert (x[0], x[-1]) == (300.0, 600.0)  # from the second report of m00 to the end of the longest run
-    assert list(values[:, -1]) == [0.0, 1.0, 2.0, 3.0, 4.0]  # the longer runs, and those that have ended
-    low, high, text = band(values)
-    assert "bootstrap" in text
-    assert (low[-1], high[-1]) == pytest.approx(group.interval, abs=0.5)  # of fewer resamples
-    low, high, text = band(values[:3])
-    assert "min to max" in text
-    assert (low[-1], high[-1]) == (0.0, 2.0)
+    curve = group_curve(group, "best", "steps")
+    assert curve
+    assert (curve.x[0], curve.x[-1]) == (300.0, 600.0)  # from the second report of m00 to the end of the longest run
+    assert (curve.iqm[0], curve.iqm[-1]) == (3.0, group.iqm)  # the runs that have ended keep their scores
+    assert "bootstrap" in curve.band
+    assert (curve.low[-1], curve.high[-1]) == pytest.approx(group.interval, abs=0.5)  # of fewer resamples
+    assert (curve.low[0], curve.high[0]) == (3.0, 3.0)
+
+
+def test_band_of_few_runs_is_their_range(tmp_path: Path) -> None:
+    for seed in range(4):
+        write_run(tmp_path, f"a{seed}", float(seed), seed=seed)
+    (group,) = pbtrl.compare(tmp_path).groups
+    curve = group_curve(group, "best", "seconds")
+    assert curve
+    assert (curve.low[-1], curve.high[-1]) == (0.0, 3.0)
+    assert "4 runs, band: min to max" in curve.band
+    assert curve.x[-1] == 60.0
 
 
 # Output
@@ -381,7 +389,6 @@ def test_command_prints_a_table_and_writes_the_page(pbtrl: Command, sweep: Path)
     assert result.code == 0
     assert result.out.rstrip().endswith("runs/sweep/compare.html")
     assert re.search(r"^pbt +4 +13\.0 ", result.out, re.MULTILINE)
-    assert pbtrl("compare", "sweep").code == 0  # over its own page
     listed = pbtrl("compare", sweep / "pbt-1", sweep / "search-1")
     assert listed.out.rstrip().endswith("\ncompare.html")
 
@@ -390,6 +397,7 @@ def test_json_has_everything(pbtrl: Command, sweep: Path) -> None:
     found = pbtrl("compare", sweep, "--json").json
     assert found["groups"][0]["iqm"] == 13.0
     assert found["groups"][0]["runs"][0]["curves"]["best"]["values"][-1] == 10.0
+    assert found["groups"][0]["curves"]["best"]["steps"]["iqm"][-1] == 13.0
     assert found["pairs"][0]["probability_of_improvement"] == 15 / 16
     assert Path(found["page"]).is_file()
     never = pbtrl("compare", sweep, "--json", "--metric", "steps_to=1000").json
@@ -432,7 +440,8 @@ def test_nothing_else_is_overwritten(pbtrl: Command, sweep: Path, tmp_path: Path
     assert result.code == 2
     assert (tmp_path / "notes.html").read_text() == "mine"
     assert pbtrl("compare", sweep, "--out", "no/such/folder.html").code == 2
-    assert pbtrl("compare", sweep, "--out", tmp_path).out.rstrip().endswith("compare.html")
+    check_target(pbtrl_page := Path(pbtrl("compare", sweep, "--out", tmp_path).out.split()[-1]))
+    assert pbtrl_page == tmp_path / "compare.html"
 
 
 @pytest.mark.parametrize("selected", ["nope", "", "\0", "."])

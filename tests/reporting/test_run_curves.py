@@ -89,7 +89,7 @@ def test_report_without_episodes_leaves_the_score_to_the_next_one(tmp_path: Path
 
 def test_episodes_that_cover_too_little_of_a_slice_do_not_count(tmp_path: Path) -> None:
     """Short episodes end first; as for the fitness. An episode of the writer has 25 steps, and one for the reset."""
-    w = JournalWriter(tmp_path / "a", size=1, rule=FitnessRule(window=10, min_episodes=1, share=0.5))
+    w = JournalWriter(tmp_path / "a", size=1, rule=FitnessRule(window=10, min_episodes=1, share=0.52))
     first_slices(w, 5.0)  # 26 of 100 steps: no fitness yet
     for returns in ((4.0, 4.0, 4.0), (1.0,), (2.0, 2.0)):
         w.decide(w.next("m00"))
