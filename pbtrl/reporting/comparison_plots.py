@@ -6,7 +6,6 @@ Text and axes take the color of the page, so that one picture fits light and dar
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from matplotlib.ticker import FuncFormatter
 
 from pbtrl.reporting.formatting import format_count
 from pbtrl.reporting.group_curves import AXES, group_curve
-from pbtrl.reporting.plots import COLORS, in_time, short, style
+from pbtrl.reporting.plots import COLORS, can_be_drawn, in_time, short, style
 
 if TYPE_CHECKING:
     from pbtrl.reporting.comparison import Comparison
@@ -37,12 +36,12 @@ def scores(c: Comparison) -> Figure:
     figure = Figure(figsize=(9.0, 0.9 + 0.45 * len(c.groups)), layout="constrained")
     panel = figure.subplots()
     for row, group in enumerate(c.groups):
-        finite = [v for v in group.values if math.isfinite(v) and abs(v) < 1e100]
+        finite = [v for v in group.values if can_be_drawn(v)]
         offsets = np.linspace(-0.22, 0.22, len(finite)) if len(finite) > 1 else np.zeros(len(finite))
         panel.scatter(finite, row + offsets, s=18, color=COLORS[row % len(COLORS)], alpha=0.7, lw=0, zorder=3)
-        if group.interval and all(map(math.isfinite, group.interval)):
+        if group.interval and all(map(can_be_drawn, group.interval)):
             panel.plot(group.interval, [row, row], color=INK, lw=1.4, solid_capstyle="butt")
-        if group.iqm is not None and math.isfinite(group.iqm):
+        if can_be_drawn(group.iqm):
             panel.plot([group.iqm] * 2, [row - 0.32, row + 0.32], color=INK, lw=2.2)
         if never := len(group.values) - len(finite):
             panel.annotate(
@@ -85,7 +84,8 @@ def _axis(panel: Axes, c: Comparison, axis: str) -> None:
 
 
 def _curve(panel: Axes, group: Group, name: str, axis: str, color: str) -> None:
-    if (curve := group_curve(group, name, axis)) is None:
+    curve = group_curve(group, name, axis)
+    if curve is None or not all(map(can_be_drawn, (curve.low.min(), curve.high.max(), curve.x.max()))):
         return
     panel.plot(curve.x, curve.iqm, color=color, lw=1.6, label=f"{short(group.label)} ({curve.band})")
     if len(group.runs) > 1:

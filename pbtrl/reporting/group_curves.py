@@ -55,9 +55,7 @@ def group_curve(group: Group, name: str, axis: str) -> GroupCurve | None:
     x = np.linspace(max(end[0] for end in ends), max(end[-1] for end in ends), POSITIONS)
     values = np.array([[curve.at(position, axis) for position in x] for curve in found])  # [N runs, X]
     n = len(values)
-    bounds: Any = (values.min(0), values.max(0))
-    words = "1 run" if n == 1 else f"{n} runs, band: min to max"
-    if n >= BANDED:
-        bounds = statistics.interval(statistics.iqm, values, axis=0, resamples=RESAMPLES)
-        words = f"{n} runs, band: 95 % bootstrap interval"
-    return GroupCurve(x, statistics.iqm(values, axis=0), *bounds, words)
+    bounds = statistics.interval(statistics.iqm, values, axis=0, resamples=RESAMPLES) if n >= BANDED else None
+    low, high = bounds or (values.min(0), values.max(0))
+    words = "1 run" if n == 1 else f"{n} runs, band: {'95 % bootstrap interval' if bounds else 'min to max'}"
+    return GroupCurve(x, statistics.iqm(values, axis=0), low, high, words)

@@ -181,7 +181,7 @@ def _training(data: RunData) -> Figure:
 
 
 def _fitness(panel: Axes, data: RunData) -> None:
-    known = {(m.id, s): f for m in data.population.members.values() for s, f in m.history if _can_be_drawn(f)}
+    known = {(m.id, s): f for m in data.population.members.values() for s, f in m.history if can_be_drawn(f)}
     points: dict[str, list[Point]] = {}
     for (member, step), fitness in known.items():
         points.setdefault(member, []).append((step, fitness))
@@ -208,7 +208,7 @@ def _schedule(panel: Axes, data: RunData, name: str) -> None:
             used.setdefault(s.member, []).append((s.start, s.stop, s.hyperparameters[name]))
     best = [(s.start, s.stop, s.hyperparameters[name]) for s in data.ancestry if name in s.hyperparameters]
     values = [chosen for slices in (*used.values(), best) for *_, chosen in slices]
-    numeric = all(_can_be_drawn(chosen) for chosen in values)
+    numeric = all(can_be_drawn(chosen) for chosen in values)
     words = {} if numeric else {word: i for i, word in enumerate(dict.fromkeys(map(str, values)))}
     for slices, color, width in (*((s, data.color(m), data.width(m)) for m, s in used.items()), (best, "black", 2)):
         ends: list[Any] = [(step, words.get(str(v), v)) for start, stop, v in slices for step in (start, stop)]
@@ -355,7 +355,7 @@ def short(name: str) -> str:
     return label if len(label) <= 40 else f"{label[:39]}…"
 
 
-def _can_be_drawn(number: Any) -> TypeGuard[float]:
+def can_be_drawn(number: Any) -> TypeGuard[float]:
     """Return whether a value is a number small enough for an axis; matplotlib finds no ticks for the largest floats."""
     return isinstance(number, int | float) and abs(number) < 1e100
 

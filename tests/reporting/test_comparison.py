@@ -13,6 +13,7 @@ import pbtrl
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.comparison_page import check_target
 from pbtrl.reporting.group_curves import group_curve
+from pbtrl.reporting.group_statistics import Group, Pair
 from pbtrl.reporting.run_groups import differences, labels
 from tests.command import Command
 from tests.journal_writer import JournalWriter
@@ -104,13 +105,12 @@ def test_zero_variance(tmp_path: Path) -> None:
 
 def test_verdict_follows_the_probability_of_improvement(tmp_path: Path) -> None:
     """Here the group with the better interquartile mean wins less often."""
-    for seed, (a, b) in enumerate(zip((5, 5, 5, 5, 5, 5, 5, 90, 90, 90, 90), (6,) * 11, strict=True)):
-        write_run(tmp_path, f"a{seed}", a, seed=seed)
-        write_run(tmp_path, f"b{seed}", b, SEARCH, seed=seed)
-    found = pbtrl.compare(tmp_path)
-    assert [group.label for group in found.groups] == ["pbt", "random_search"]
-    assert found.pairs[0].probability == pytest.approx(4 / 11)
-    assert found.pairs[0].verdict == "no difference shown"
+    found = pbtrl.compare(write_run(tmp_path, "a", 1.0))
+    runs = found.groups[0].runs * 60
+    a, b = Group("rare", runs, (5.0,) * 40 + (90.0,) * 20), Group("steady", runs, (6.0,) * 60)
+    assert (a.iqm or 0) > (b.iqm or 0)
+    assert Pair(a, b, found.metric).verdict == "steady is better"
+    assert Pair(b, a, found.metric).verdict == "steady is better"
 
 
 @pytest.mark.parametrize(("low", "high", "verdict"), [
@@ -122,7 +122,9 @@ def test_verdict(tmp_path: Path, low: tuple[int], high: tuple[int], verdict: str
     for seed, (a, b) in enumerate(zip(low, high, strict=True)):
         write_run(tmp_path, f"a{seed}", a, seed=seed)
         write_run(tmp_path, f"b{seed}", b, SEARCH, seed=seed)
-    assert pbtrl.compare(tmp_path).pairs[0].verdict == verdict
+    found = pbtrl.compare(tmp_path)
+    assert found.pairs[0].verdict == verdict
+    assert found.differences["strategy.name"] == [group.label for group in found.groups]
 
 
 def test_seeds_that_are_not_shared_are_not_paired(tmp_path: Path) -> None:
