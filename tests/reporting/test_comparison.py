@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ import yaml
 
 import pbtrl
 from pbtrl.errors import DamagedError, RunError
+from pbtrl.reporting.compared_runs import load, read_settings
 from pbtrl.reporting.comparison_page import check_target
 from pbtrl.reporting.group_curves import group_curve
 from pbtrl.reporting.group_statistics import Group, Pair
+from pbtrl.reporting.run_curves import Curve, RunCurves
 from pbtrl.reporting.run_groups import differences, labels
 from tests.command import Command
 from tests.journal_writer import JournalWriter
@@ -189,6 +192,13 @@ def test_differences_name_all_settings() -> None:
     assert found == {"agent.x": [1, 2], "population.size": [4, None]}
 
 
+def test_searched_hyperparameter_has_the_name_of_its_fixed_value(tmp_path: Path) -> None:
+    prior = {"prior": "uniform", "low": 0.1, "high": 0.2}
+    settings = read_settings(write_run(tmp_path, "a", 1.0, {**PBT, "hparams": {"learning_rate": prior}}))
+    assert settings["agent.learning_rate"] == prior
+    assert not any(name.startswith("hparams") for name in settings)
+
+
 # Runs without a score
 
 
@@ -214,6 +224,8 @@ def test_run_that_was_continued_after_its_score_has_none(tmp_path: Path) -> None
     found = pbtrl.compare(run)
     assert not found.runs
     assert found.left_out[0].reason.startswith("crashed")
+    assert not pbtrl.compare(run, metric="fitness").runs
+    assert load(run).score is None
 
 
 def test_no_run_with_a_score(pbtrl: Command, tmp_path: Path) -> None:
@@ -381,6 +393,16 @@ def test_band_of_few_runs_is_their_range(tmp_path: Path) -> None:
     assert (curve.low[-1], curve.high[-1]) == (0.0, 3.0)
     assert "4 runs, band: min to max" in curve.band
     assert curve.x[-1] == 60.0
+
+
+def test_curve_begins_where_all_runs_have_a_value() -> None:
+    curves = (Curve([100, 300], [1.0, 3.0], [5.0, 6.0]), Curve([200], [2.0], [8.0]))
+    runs: Any = tuple(SimpleNamespace(curves=RunCurves(c, Curve())) for c in curves)
+    curve = group_curve(Group("a", runs, (1.0, 2.0)), "best", "steps")
+    assert curve
+    assert (curve.x[0], curve.x[-1]) == (200.0, 300.0)
+    assert (curve.iqm[0], curve.iqm[-1]) == (6.5, 7.0)
+    assert group_curve(Group("a", runs, (1.0, 2.0)), "median", "steps") is None
 
 
 # Output
