@@ -353,6 +353,25 @@ def test_unequal_compute_is_a_warning(tmp_path: Path) -> None:
     assert "compute is not equal: the largest ratio of total steps is 1.02, 20.2k env steps (b)" in warning
 
 
+def test_other_env_kwargs_and_machines_are_warnings(tmp_path: Path) -> None:
+    for i in range(2):
+        run = write_run(tmp_path, f"a{i}", 5.0, {**PBT, "env": {"id": "CartPole-v1", "kwargs": {"size": i}}})
+        (run / "run.json").write_text(json.dumps({"schema": 1, "versions": {"processor": f"CPU {i}"}}))
+    kwargs, machines = pbtrl.compare(tmp_path).warnings
+    assert kwargs.startswith("env.kwargs.size differs")
+    assert "CPU 0" in machines
+    assert "CPU 1" in machines
+
+
+def test_pairs_of_many_groups_are_cut_in_the_table(tmp_path: Path) -> None:
+    for i in range(7):
+        write_run(tmp_path, f"a{i}", float(i), {**PBT, "population": {"size": i}})
+    found = pbtrl.compare(tmp_path)
+    assert len(found.to_json()["pairs"]) == 21
+    assert "6 more comparisons" in str(found)
+    assert str(found).count("too few runs to conclude\n") == 15
+
+
 def test_too_few_runs_are_explained_by_arithmetic(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path, f"a{seed}", 5.0 + seed, seed=seed)
