@@ -35,7 +35,7 @@ from pbtrl.training.callbacks import Callback, CallbackListener
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pbtrl.reporting.comparison import Comparison
+    from pbtrl.reporting.comparison.comparison import Comparison
     from pbtrl.rl.policy import Policy
     from pbtrl.training.session import SessionHooks, SessionResult
 
@@ -143,7 +143,7 @@ def compare(
         RunError: there is no such run or metric, or two runs cannot be compared.
         DamagedError: a run is damaged; in a folder it is left out.
     """
-    from pbtrl.reporting.comparison import compare
+    from pbtrl.reporting.comparison.comparison import compare
 
     several = [selected] if isinstance(selected, str | Path | Run) else selected
     return compare([str(one.path if isinstance(one, Run) else one) for one in several], Path(runs), metric)

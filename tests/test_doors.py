@@ -159,7 +159,7 @@ def test_names_that_cannot_be_registered() -> None:
     ("trainable", "said"),
     [
         ("{name: 'own_things:Model', sise: 2}", r"trainable.sise: unknown key. Did you mean 'size'\?"),
-        ("{name: 'own_things:Model', size: [a]}", "cannot be made: TypeError"),
+        ("{name: 'own_things:Model', size: [a]}", "trainable.size: must be an integer, not"),
         ("{name: 'own_things:Nothing'}", "trainable.name: own_things:Nothing cannot be imported"),
     ],
 )

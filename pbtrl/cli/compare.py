@@ -13,7 +13,7 @@ from pbtrl.system.strict_json import to_json
 
 def run_compare(a: argparse.Namespace) -> int:
     """Compare groups of runs, print a table and write a page."""
-    from pbtrl.reporting.comparison import compare
+    from pbtrl.reporting.comparison.comparison import compare
 
     comparison = compare(a.selected, a.runs, a.metric)
     command = [Path(sys.argv[0]).name.replace("__main__.py", "pbtrl"), *sys.argv[1:]]

@@ -12,12 +12,12 @@ import yaml
 
 import pbtrl
 from pbtrl.errors import DamagedError, RunError
-from pbtrl.reporting.compared_runs import load, read_settings
-from pbtrl.reporting.comparison_page import check_target
-from pbtrl.reporting.group_curves import group_curve
-from pbtrl.reporting.group_statistics import Group, Pair
-from pbtrl.reporting.run_curves import Curve, RunCurves
-from pbtrl.reporting.run_groups import differences, labels
+from pbtrl.reporting.comparison.group_curves import group_curve
+from pbtrl.reporting.comparison.group_statistics import Group, Pair
+from pbtrl.reporting.comparison.groups import differences, labels
+from pbtrl.reporting.comparison.page import check_target
+from pbtrl.reporting.comparison.run_curves import Curve, RunCurves
+from pbtrl.reporting.comparison.runs import load, read_settings
 from tests.command import Command
 from tests.journal_writer import JournalWriter
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pbtrl.core.population import FitnessRule
-from pbtrl.reporting.run_curves import Curve, RunCurves, run_curves
+from pbtrl.reporting.comparison.run_curves import Curve, RunCurves, run_curves
 from pbtrl.storage.run_status import load_run
 from tests.journal_writer import JournalWriter
 

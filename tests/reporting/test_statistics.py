@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pbtrl.reporting import statistics
-from pbtrl.reporting.statistics import interval, iqm, probability_of_improvement, signed_rank_p
+from pbtrl.reporting.comparison import statistics
+from pbtrl.reporting.comparison.statistics import interval, iqm, probability_of_improvement, signed_rank_p
 
 
 def literal_iqm(scores: Sequence[float]) -> float:

@@ -15,13 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from pbtrl.reporting.comparison.group_curves import AXES, group_curve
 from pbtrl.reporting.formatting import format_count
-from pbtrl.reporting.group_curves import AXES, group_curve
 from pbtrl.reporting.plots import COLORS, can_be_drawn, in_time, short, style
 
 if TYPE_CHECKING:
-    from pbtrl.reporting.comparison import Comparison
-    from pbtrl.reporting.group_statistics import Group
+    from pbtrl.reporting.comparison.comparison import Comparison
+    from pbtrl.reporting.comparison.group_statistics import Group
 
 INK = "#010203"  # stands for the color of the page's text
 INKED = dict.fromkeys(

@@ -8,7 +8,7 @@ from typing import Any
 
 from pbtrl.config.wording import did_you_mean, shown
 from pbtrl.errors import RunError
-from pbtrl.reporting.compared_runs import ComparedRun
+from pbtrl.reporting.comparison.runs import ComparedRun
 from pbtrl.reporting.formatting import format_value
 
 METRICS = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pbtrl.errors import printable
-from pbtrl.reporting.compared_runs import ComparedRun, Settings
+from pbtrl.reporting.comparison.runs import ComparedRun, Settings
 from pbtrl.reporting.formatting import format_value
 
 DERIVED = (

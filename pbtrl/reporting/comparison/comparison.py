@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.errors import DamagedError, RunError
-from pbtrl.reporting.compared_runs import ComparedRun, LeftOut, check_comparable, find_runs, load
-from pbtrl.reporting.comparison_metrics import Metric
+from pbtrl.reporting.comparison.group_curves import AXES, group_curve
+from pbtrl.reporting.comparison.group_statistics import Group, Pair
+from pbtrl.reporting.comparison.groups import differences, group_runs, labels
+from pbtrl.reporting.comparison.metrics import Metric
+from pbtrl.reporting.comparison.runs import ComparedRun, LeftOut, check_comparable, find_runs, load
 from pbtrl.reporting.formatting import format_count
-from pbtrl.reporting.group_curves import AXES, group_curve
-from pbtrl.reporting.group_statistics import Group, Pair
-from pbtrl.reporting.run_groups import differences, group_runs, labels
 from pbtrl.storage.json_files import SCHEMA
 
 EQUAL = 1.01  # largest ratio of steps at which compute counts as equal
@@ -125,13 +125,13 @@ class Comparison:
         }
 
     def __str__(self) -> str:
-        from pbtrl.reporting.comparison_tables import text
+        from pbtrl.reporting.comparison.tables import text
 
         return text(self)
 
     def markdown(self, command: Sequence[str] = ()) -> str:
         """Markdown table, with a line of machine, version, `command` and date."""
-        from pbtrl.reporting.comparison_tables import markdown
+        from pbtrl.reporting.comparison.tables import markdown
 
         return markdown(self, command)
 
@@ -141,7 +141,7 @@ class Comparison:
         Raises:
             RunError: it cannot be written, or something else is there.
         """
-        from pbtrl.reporting.comparison_page import save
+        from pbtrl.reporting.comparison.page import save
 
         return save(self, None if path is None else Path(path), command)
 

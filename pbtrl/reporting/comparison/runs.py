@@ -16,7 +16,7 @@ from pbtrl.config.load import read
 from pbtrl.config.renamed_keys import modernize
 from pbtrl.config.wording import shown
 from pbtrl.errors import ConfigError, DamagedError, RunError
-from pbtrl.reporting.run_curves import RunCurves, run_curves
+from pbtrl.reporting.comparison.run_curves import RunCurves, run_curves
 from pbtrl.storage.json_files import read_json_if_exists
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import read_run_info
@@ -118,11 +118,10 @@ def load(path: Path) -> ComparedRun:
         curves = run_curves(header, lines, best if not unfinished else {}, score)
         fitness = population.best.fitness if population.best else None
         seconds = max((float(line.get("timing", {}).get("elapsed", 0.0)) for line in lines), default=0.0)
-        metric = lines[0].get("metric")
         interval = best["evaluation"].get("ci95") if score is not None else None
         return ComparedRun(
             path, header, settings, info,
-            metric if isinstance(metric, str) else "return" if header.unit == "env_steps" else "fitness",
+            "return" if header.unit == "env_steps" else header.metric,
             score, (float(interval[0]), float(interval[1])) if interval else None, chosen, fitness, population.step,
             seconds, curves, unfinished,
         )  # fmt: skip

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pbtrl.reporting import statistics
-from pbtrl.reporting.group_statistics import Group
+from pbtrl.reporting.comparison import statistics
+from pbtrl.reporting.comparison.group_statistics import Group
 
 AXES = ("steps", "seconds")
 """What curves are drawn against."""

@@ -13,7 +13,7 @@ from pbtrl.reporting.formatting import format_count, format_duration, format_fit
 from pbtrl.reporting.tables import aligned
 
 if TYPE_CHECKING:
-    from pbtrl.reporting.comparison import Comparison
+    from pbtrl.reporting.comparison.comparison import Comparison
 
 MOST_PAIRS = 15  # in the terminal and in Markdown
 

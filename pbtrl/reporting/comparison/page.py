@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pbtrl.errors import DiskFullError, RunError, printable
-from pbtrl.reporting import comparison_plots, comparison_tables
+from pbtrl.reporting.comparison import plots, tables
+from pbtrl.reporting.comparison.groups import setting_text
 from pbtrl.reporting.formatting import format_count, format_duration, format_fitness
 from pbtrl.reporting.html_report import page
-from pbtrl.reporting.run_groups import setting_text
 from pbtrl.storage.json_files import read_plain_file
 from pbtrl.system.files import reason, write_atomically
 
 if TYPE_CHECKING:
-    from pbtrl.reporting.comparison import Comparison
+    from pbtrl.reporting.comparison.comparison import Comparison
 
 FILE = "compare.html"
 MARK = "<!-- written by pbtrl compare -->"
@@ -89,10 +89,10 @@ def make_page(c: Comparison, command: Sequence[str] = ()) -> str:
     title = "Comparison" + (f": {task}" if task else "")
     parts = [f"<p>{_text(_sentence(note))}</p>" for note in c.notes]
     parts += [f'<p class="warning">{_text(_sentence(warning))}</p>' for warning in c.warnings]
-    parts += ["<h2>Results</h2>", _table(comparison_tables.groups_table(c))]
+    parts += ["<h2>Results</h2>", _table(tables.groups_table(c))]
     if c.pairs:
-        parts += ["<h2>Differences</h2>", _table(comparison_tables.pairs_table(c), text=(0, 1, -1))]
-    for name, picture in comparison_plots.pictures(c).items():
+        parts += ["<h2>Differences</h2>", _table(tables.pairs_table(c), text=(0, 1, -1))]
+    for name, picture in plots.pictures(c).items():
         caption = f"<figcaption>{_text(CAPTIONS[name])}</figcaption>"
         parts += [f"<h2>{HEADINGS[name]}</h2>", f"<figure>{picture}{caption}</figure>"]
     if c.differences:
@@ -102,16 +102,16 @@ def make_page(c: Comparison, command: Sequence[str] = ()) -> str:
         rows = [[str(run.path), run.reason] for run in c.left_out]
         parts += ["<h2>Left out</h2>", _table((["run", "reason"], rows), text=(0, 1))]
     parts += ["<h2>Method</h2>", f"<p>{_text(METHOD)}</p>"]
-    parts.append(f"<p>{_text(comparison_tables.provenance(c, command))}</p>")
+    parts.append(f"<p>{_text(tables.provenance(c, command))}</p>")
     return page(title, f"{MARK}\n" + "\n".join(parts), STYLE)
 
 
-def _settings(c: Comparison) -> comparison_tables.Table:
+def _settings(c: Comparison) -> tables.Table:
     rows = [[name, *map(setting_text, values)] for name, values in c.differences.items()]
     return ["setting", *(group.label for group in c.groups)], rows
 
 
-def _runs(c: Comparison) -> comparison_tables.Table:
+def _runs(c: Comparison) -> tables.Table:
     show = format_count if c.metric.name == "steps_to" else format_fitness
     titles = ["run", "group", "seed", c.metric.text, "fresh-seed score", "95 % over episodes", "chosen member"]
     titles += ["training fitness", f"total {c.runs[0].header.steps if c.runs else 'steps'}", "time"]
@@ -130,7 +130,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _table(table: comparison_tables.Table, text: Sequence[int] = (0,)) -> str:
+def _table(table: tables.Table, text: Sequence[int] = (0,)) -> str:
     titles, rows = table
     left = {place % len(titles) for place in text}
     lines = [_row("th", titles, left), *(_row("td", row, left) for row in rows)]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from pbtrl.reporting import statistics
-from pbtrl.reporting.compared_runs import ComparedRun
-from pbtrl.reporting.comparison_metrics import Metric
+from pbtrl.reporting.comparison import statistics
+from pbtrl.reporting.comparison.metrics import Metric
+from pbtrl.reporting.comparison.runs import ComparedRun
 
 
 @dataclass(frozen=True)
