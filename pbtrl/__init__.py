@@ -14,12 +14,14 @@ _EXPORTS = {
     "Callback": "pbtrl.training.callbacks",
     "Policy": "pbtrl.rl.policy",
     "Run": "pbtrl.api",
+    "Sweep": "pbtrl.training.sweep",
     "list_runs": "pbtrl.api",
     "load_run": "pbtrl.api",
     "register_agent": "pbtrl.api",
     "register_strategy": "pbtrl.api",
     "register_trainable": "pbtrl.api",
     "resume": "pbtrl.api",
+    "sweep": "pbtrl.api",
     "train": "pbtrl.api",
     **dict.fromkeys(
         (
@@ -42,6 +44,7 @@ __all__ = [
     "Run",
     "RunError",
     "SnapshotError",
+    "Sweep",
     "TrainingError",
     "WorkerError",
     "list_runs",
@@ -50,6 +53,7 @@ __all__ = [
     "register_strategy",
     "register_trainable",
     "resume",
+    "sweep",
     "train",
 ]
 
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
         register_strategy,
         register_trainable,
         resume,
+        sweep,
         train,
     )
     from pbtrl.errors import (
@@ -78,6 +83,7 @@ if TYPE_CHECKING:
     )
     from pbtrl.rl.policy import Policy
     from pbtrl.training.callbacks import Callback
+    from pbtrl.training.sweep import Sweep
 
 
 def __getattr__(name: str) -> Any:
