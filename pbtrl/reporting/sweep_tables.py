@@ -37,7 +37,7 @@ def event_text(event: Json) -> str:
         left = "" if event["left"] is None else f"; about {format_duration(event['left'])} left for all runs"
         return f"run {event['number']} of {event['of']}: {event['arm']}, seed {event['seed']}{left}"
     if event["state"] != "finished":
-        return f"{event['run']}: {event['message'] or event['reason'] or event['state']}"
+        return f"{event['run']}: {event['state']}"
     return f"{event['run']}: score {format_fitness(event['score'])} after {format_duration(event['seconds'])}"
 
 
@@ -81,5 +81,5 @@ def _unequal(steps: Mapping[str, Sequence[int]]) -> list[str]:
 
 
 def _unfinished(runs: Sequence[Json]) -> list[str]:
-    open_runs = [run for run in runs if run["state"] not in ("finished", "not started")]
-    return [f"{run['run']}: {run['state']}" + (f" ({run['reason']})" if run["reason"] else "") for run in open_runs]
+    texts = [f"{run['run']} ({run['state']})" for run in runs if run["state"] != "finished"]
+    return [f"not finished: {', '.join(texts)}"] if texts else []

@@ -60,6 +60,11 @@ class SweepRun:
         return self.state == "finished"
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a process trains it."""
+        return self.state in ("running", "stale")
+
+    @property
     def state(self) -> str:
         """State of the run; `not started` before its first line."""
         return state_in_sweep(self.path)
@@ -146,14 +151,14 @@ class Sweep:
             for number, run in enumerate(runs, start=1):
                 if signals.code is not None or own_request():
                     return SweepOutcome(failed, SessionResult(self.folder, "stopped", signal_exit=signals.code))
-                if run.is_finished or run.state in ("running", "stale"):  # by another process
+                if run.is_finished or run.is_busy:
                     continue
                 place = {"number": number, "of": len(runs), "left": self._seconds_left()}
                 announce({"kind": "run", "run": run.path.name, "arm": run.arm.name, "seed": run.seed, **place})
                 result = self._train_one(run, hooks, command)
-                if result.outcome == "failed":
+                if result.outcome == "failed" and not run.is_busy:
                     failed[run.path.name] = result.message
-                announce({"kind": "run_end", **run.row(), "message": result.message})
+                announce({"kind": "run_end", **run.row()})
                 if result.outcome == "stopped" or result.signal_exit is not None:
                     return SweepOutcome(failed, replace(result, outcome="stopped"))
         return SweepOutcome(failed)

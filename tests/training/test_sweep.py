@@ -25,7 +25,7 @@ SWEEP = Path("runs/toy_quadratic-sweep")
 SHORT = "budget.env_steps_per_member=20"
 STRATEGIES = "strategy.name=pbt,random_search"
 COMMAND = ["sweep", "toy_quadratic", SHORT, "--set", STRATEGIES, "--seeds", "2"]
-DECEPTIVE = ["toy_deceptive", "budget.env_steps_per_member=100", "strategy.ready.slice_steps=50"]
+DECEPTIVE = ["toy_deceptive", "population.size=9", "budget.env_steps_per_member=20", "strategy.ready.slice_steps=10"]
 
 
 def runs(folder: Path = SWEEP) -> list[str]:
@@ -92,7 +92,7 @@ def test_planned_steps_count_everything_that_trains() -> None:
     found = {arm.name: (arm.trains, arm.steps) for arm in arms}
     assert found["pbt"] == ("9 members", 9 * 64)
     assert found["fire"] == ("9 members (2 evaluators)", 9 * 64)
-    assert found["rl_search"] == ("160 trials", 160 * 64)
+    assert found["rl_search"] == ("64 trials", 64 * 64)
     assert found["asha"] == ("64 trials", 64 * 1 + 16 * 3 + 4 * 12 + 1 * 48)
     capped = make_arms(["toy_halving"], ["budget.total_steps=200"], {"strategy.name": ["asha", "pbt"]})
     assert [arm.steps for arm in capped] == [200, 200]
@@ -114,8 +114,9 @@ def test_sweep_trains_arms_times_seeds_in_balanced_order(pbtrl: Command) -> None
     assert begun() == ["pbt-s1", "random_search-s1", "pbt-s2", "random_search-s2"]
     assert found.err == "warning: strategy.name=random_search does not use exploit, explore of toy_quadratic.yaml\n"
     assert "4 runs in runs/toy_quadratic-sweep, seeds 1, 2" in found.out
-    lines = [line.partition(";")[0] for line in found.out.splitlines() if line.startswith("run ") and " of " in line]
-    assert lines == [
+    lines = [line for line in found.out.splitlines() if line.startswith("run ") and " of " in line]
+    assert ["left for all runs" in line for line in lines] == [False, True, True, True]
+    assert [line.partition(";")[0] for line in lines] == [
         "run 1 of 4: pbt, seed 1", "run 2 of 4: random_search, seed 1", "run 3 of 4: pbt, seed 2",
         "run 4 of 4: random_search, seed 2",
     ]  # fmt: skip
@@ -159,19 +160,22 @@ def test_runs_are_found_by_directory_and_name(pbtrl: Command) -> None:
 
 def test_replications_are_paired(pbtrl: Command) -> None:
     """Members of all arms have the same draws and seeds. FIRE's evaluators start as copies."""
-    grid = "strategy.name=pbt,random_search,fire,pb2"
-    assert pbtrl("sweep", *DECEPTIVE, "--set", grid, "--seeds", "3,8", "--progress", "none").code == 0
+    grid = "strategy.name=pbt,random_search,fire,pb2,asha"
+    options = ["fitness.curve_interval=1", "--seeds", "3,8", "--progress", "none", "--unequal"]
+    assert pbtrl("sweep", *DECEPTIVE, "--set", grid, *options).code == 0
     firsts: dict[str, dict[str, Any]] = {}
     for name in runs(Path("runs/toy_deceptive-sweep")):
         decision = next(line for line in journal(Path("runs/toy_deceptive-sweep") / name) if line["kind"] == "decision")
         firsts[name] = {a["member"]: (a["hyperparameters"], a["seed"]) for a in decision["assignments"]}
-    assert set(firsts) == {f"{arm}-s{seed}" for arm in ("pbt", "random_search", "fire", "pb2") for seed in (3, 8)}
+    assert set(firsts) == {
+        f"{arm}-s{seed}" for arm in ("pbt", "random_search", "fire", "pb2", "asha") for seed in (3, 8)
+    }
     for seed in (3, 8):
         pbt = firsts[f"pbt-s{seed}"]
-        assert len(pbt) == 22
-        assert firsts[f"random_search-s{seed}"] == firsts[f"pb2-s{seed}"] == pbt
+        assert len(pbt) == 9
+        assert [arm for arm in ("random_search", "pb2", "asha") if firsts[f"{arm}-s{seed}"] != pbt] == []
         fire = firsts[f"fire-s{seed}"]
-        assert len(fire) == 16
+        assert len(fire) == 7
         assert fire.items() <= pbt.items()
     assert firsts["pbt-s3"].keys() == firsts["pbt-s8"].keys()
     assert not [member for member, first in firsts["pbt-s3"].items() if firsts["pbt-s8"][member] == first]
@@ -188,6 +192,21 @@ def test_agents_of_one_replication_are_paired(pbtrl: Command) -> None:
     impala, a3c = ([(a["hyperparameters"], a["seed"]) for a in d["assignments"]] for d in decisions)
     assert impala == a3c
     assert [run["steps"] for run in found.json["runs"]] == [arm["steps"] for arm in found.json["arms"]] == [960, 960]
+
+
+def test_progress_as_json_names_the_runs(pbtrl: Command) -> None:
+    lines = [json.loads(line) for line in pbtrl(*COMMAND, "--progress", "json").out.splitlines()]
+    events = [line for line in lines if line.get("kind") in ("run", "run_end")]
+    assert [(e["kind"], e["run"]) for e in events[:3]] == [
+        ("run", "pbt-s1"), ("run_end", "pbt-s1"), ("run", "random_search-s1"),
+    ]  # fmt: skip
+    assert events[0] == {
+        "kind": "run", "run": "pbt-s1", "arm": "pbt", "seed": 1, "number": 1, "of": 4, "left": None,
+    }  # fmt: skip
+    assert {key: value for key, value in events[1].items() if key != "kind"} == lines[-1]["runs"][0]
+    seconds = [run["seconds"] for run in lines[-1]["runs"]]
+    assert events[2]["left"] == pytest.approx(3 * seconds[0])
+    assert events[6]["left"] == pytest.approx(seconds[1])
 
 
 def test_dry_run_writes_nothing(pbtrl: Command) -> None:
@@ -326,6 +345,24 @@ def test_run_of_another_process_is_left_alone(pbtrl: Command) -> None:
     assert found.code == 0
     assert [row["state"] for row in found.json["runs"]] == ["running", "finished", "finished", "finished"]
     assert pbtrl(*COMMAND, "--json").json["runs"][0]["state"] == "finished"
+
+
+def test_run_that_another_process_begins_first_is_no_failure(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes may look for the next run at the same time."""
+    real = sweep_module.start_part
+    locks: list[RunLock] = []
+
+    def start_part(tree: Any, *given: Any, **options: Any) -> Any:
+        if not locks:
+            real(tree, *given, **options)
+            locks.append(RunLock(SWEEP / "pbt-s1").__enter__())
+        return real(tree, *given, **options)
+
+    monkeypatch.setattr(sweep_module, "start_part", start_part)
+    found = pbtrl(*COMMAND, "--json")
+    locks[0].__exit__(None, None, None)
+    assert (found.code, locks != []) == (0, True)
+    assert found.json["runs"][0]["state"] == "running"
 
 
 def test_damaged_run_is_reported(pbtrl: Command) -> None:
@@ -477,6 +514,13 @@ def test_damaged_sweep_is_one_line(pbtrl: Command, change: Any, said: str) -> No
     listed = pbtrl("list")
     assert (listed.code, said in listed.out) == (0, True)
     assert contents(SWEEP) == before
+
+
+def test_link_in_a_stored_sweep_is_refused(pbtrl: Command) -> None:
+    assert pbtrl(*COMMAND[:-1], "1", "--progress", "none").code == 0
+    (SWEEP / "pbt-s2").symlink_to("/tmp")
+    refused = pbtrl("sweep", "toy_quadratic-sweep", "--seeds", "2")
+    assert (refused.code, "is a symbolic link" in refused.err) == (2, True)
 
 
 # Python
