@@ -193,7 +193,7 @@ class Sweep:
         tree = {**run.arm.config.to_dict(), "seed": run.seed}
         try:
             return start_part(tree, hooks, folder=self.folder, name=run.path.name, command=command)
-        except DiskFullError:
+        except ZeroDivisionError:
             raise
         except PbtrlError as error:
             return SessionResult(run.path, "failed", str(error))

@@ -13,7 +13,7 @@ import pytest
 import pbtrl as library
 from pbtrl.config.load import load, parse
 from pbtrl.config.resume import differences
-from pbtrl.errors import ConfigError, RunError, TrainingError
+from pbtrl.errors import ConfigError, DiskFullError, RunError, TrainingError
 from pbtrl.storage.run_lock import RunLock
 from pbtrl.training import sweep as sweep_module
 from pbtrl.training.sweep import plan
@@ -264,6 +264,26 @@ def test_signal_between_runs_stops(pbtrl: Command, monkeypatch: pytest.MonkeyPat
     assert pbtrl(*COMMAND).code == 0
 
 
+def test_signal_before_the_first_step_stops_the_run(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sweep_module.start_part
+
+    def start_part(*given: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return real(*given, **options)
+
+    monkeypatch.setattr(sweep_module, "start_part", start_part)
+    assert pbtrl(*COMMAND).code == 143
+    assert pbtrl("status", "toy_quadratic-sweep/pbt-s1", "--json").json["state"] == "stopped"
+
+
+def test_full_disk_ends_the_sweep(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_part(*given: Any, **options: Any) -> Any:
+        raise DiskFullError("no space")
+
+    monkeypatch.setattr(sweep_module, "start_part", start_part)
+    assert (pbtrl(*COMMAND).code, runs()) == (75, [])
+
+
 def test_signal_at_the_end_of_a_run_stops(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """When it is too late to stop the run, the next one does not begin."""
     with monkeypatch.context() as inside:
@@ -311,6 +331,7 @@ def test_failed_run_does_not_end_the_sweep(pbtrl: Command) -> None:
     assert "asks to import 'broken_model'" in refused.err
     Path("repaired").touch()
     before = contents(SWEEP / "fails-false-s1")
+    assert pbtrl(*command, "--seeds", "1,", "--dry-run").code == 0  # the user names the module
     done = pbtrl("sweep", "toy_quadratic-sweep", "--trust-imports", "--json")
     assert done.code == 0, done.err
     assert [row["state"] for row in done.json["runs"]] == ["finished"] * 4
