@@ -14,6 +14,7 @@ _EXPORTS = {
     "Callback": "pbtrl.training.callbacks",
     "Policy": "pbtrl.rl.policy",
     "Run": "pbtrl.api",
+    "Sweep": "pbtrl.training.sweep",
     "compare": "pbtrl.api",
     "list_runs": "pbtrl.api",
     "load_run": "pbtrl.api",
@@ -21,6 +22,7 @@ _EXPORTS = {
     "register_strategy": "pbtrl.api",
     "register_trainable": "pbtrl.api",
     "resume": "pbtrl.api",
+    "sweep": "pbtrl.api",
     "train": "pbtrl.api",
     **dict.fromkeys(
         (
@@ -43,6 +45,7 @@ __all__ = [
     "Run",
     "RunError",
     "SnapshotError",
+    "Sweep",
     "TrainingError",
     "WorkerError",
     "compare",
@@ -52,6 +55,7 @@ __all__ = [
     "register_strategy",
     "register_trainable",
     "resume",
+    "sweep",
     "train",
 ]
 
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
         register_strategy,
         register_trainable,
         resume,
+        sweep,
         train,
     )
     from pbtrl.errors import (
@@ -81,6 +86,7 @@ if TYPE_CHECKING:
     )
     from pbtrl.rl.policy import Policy
     from pbtrl.training.callbacks import Callback
+    from pbtrl.training.sweep import Sweep
 
 
 def __getattr__(name: str) -> Any:

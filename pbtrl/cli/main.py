@@ -33,6 +33,7 @@ from pbtrl.cli.runs import (
     run_tensorboard,
     run_verify,
 )
+from pbtrl.cli.sweep import add_sweep
 from pbtrl.cli.tools import run_bench, run_config, run_doctor
 from pbtrl.cli.training import run_replay, run_resume, run_train
 from pbtrl.errors import ConfigError, DamagedError, DiskFullError, EnvError, RunError, WorkerError
@@ -213,6 +214,8 @@ def _parser() -> argparse.ArgumentParser:
     add_trust(replay)
     add_progress(replay)
     add_json(replay)
+
+    add_sweep(commands)
 
     report = add_command(commands, "report", run_report, "write an HTML report of a run, with plots")
     add_run(report)

@@ -91,11 +91,17 @@ def status(result: Json, reference: str, reason: str = "") -> str:
 
 
 def listing(result: Sequence[Json]) -> str:
-    """Format all runs, newest last; `result` is the result of `run_status.listing`."""
+    """Format all runs and sweeps, newest last; `result` is the result of `run_status.listing`."""
     rows = []
     for run in result:
         if "error" in run:
             rows.append([run["name"], run["state"], "-", "-", "-", "-", "-", run["error"]])
+            continue
+        if "runs" in run:  # a sweep
+            done, count = run["runs"].get("finished", 0), sum(run["runs"].values())
+            age, size = format_duration(run["heartbeat_age"]), format_bytes(run["bytes"])
+            name, steps = f"{run['name']}/", f"{done} of {count} runs"
+            rows.append([name, run["state"], "-", "-", steps, f"{100 * done / count:.0f} %", age, size])
             continue
         best = run["best"] or {"member": "", "fitness": None}
         steps = f"{format_count(run['env_steps'])} of {format_count(run['steps_budget'])}"
