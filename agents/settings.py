@@ -91,10 +91,12 @@ class ActorCriticSettings(NetworkSettings):
         acting: supported values of `acting.mode`. With `actors`, blocks come from policies that are a few updates old.
             With `hogwild`, several processes update the parameters without locks.
         not_hogwild: why the agent does not support `acting.mode: hogwild`, if it does not.
+        shuffles: whether minibatches are drawn from a whole block rather than from contiguous envs, in equal numbers.
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline"})
     not_hogwild: ClassVar[str] = "learns more than weights, which cannot be shared without locks"
+    shuffles: ClassVar[bool] = False
     name: str = ""
     rewards: Literal["auto", "clip", "normalize", "none", "asymmetric", "asymmetric_figure"] = "auto"
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
@@ -224,6 +226,7 @@ class PPOSettings(ActorCriticSettings):
     """
 
     not_hogwild: ClassVar[str] = "clips by the policy that acted, which the other processes would change meanwhile"
+    shuffles: ClassVar[bool] = True
     name: Literal["ppo"] = "ppo"
     optimizer: Literal["rmsprop", "adam"] = "adam"
     advantages: Literal["normalize", "raw"] = "normalize"
