@@ -319,7 +319,8 @@ def _minibatches(config: "Config", agent: AgentSettings, at: Path, path: Path) -
             yield ConfigProblem(text, (*at, "minibatches"))
         return
     time = 1 if agent.core == "lstm" else _block_unit(config, agent)
-    units = f"the {envs} x {time} = {envs * time} steps of a block"
+    several = agent.unroll_mode == "exact" and "unroll_length" in config.hparams
+    units = f"the {envs} x {time} = {envs * time} steps of {'which all blocks are multiples' if several else 'a block'}"
     if time == 1:
         units = f"env.num_envs ({envs})" + (
             ", because an LSTM learns from complete unrolls" if agent.core == "lstm" else ""
