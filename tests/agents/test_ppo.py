@@ -229,11 +229,11 @@ def test_dead_transitions_with_any_ratio_do_no_harm():
 # Minibatches
 
 
-def orders(learner, data, h, epochs=2):
+def orders(learner, data, h, active=None, epochs=2):
     """Per pass and update: {member: units of its minibatch}."""
     state = fresh(learner, list(range(len(data.rewards))))
     batch = learner._batch(state, data, h)
-    active = torch.ones(len(data.rewards), dtype=torch.bool)
+    active = torch.tensor(active or [True] * len(data.rewards))
     found = []
     for epoch in range(epochs):
         updates = []
@@ -262,6 +262,13 @@ def test_every_pass_has_all_units_once_in_a_new_order(settings, units):
     assert len({tuple(order) for order in flat}) == 6
     again = orders(learner, block(learner, [0, 1, 2], seed=1), h)
     assert again[0][0][1] != passes[0][0][1]
+
+
+def test_members_that_are_done_have_no_minibatches():
+    learner = agent(name="ppo")
+    h = live(learner, 3, minibatches=[4, 2, 2])
+    updates, _ = orders(learner, block(learner, [0, 1, 2]), h, active=[False, True, False])
+    assert [list(update) for update in updates] == [[1], [1]]
 
 
 def test_more_minibatches_than_transitions_are_one_each():
