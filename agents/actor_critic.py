@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 from gymnasium import spaces
@@ -204,7 +204,7 @@ class ActorCritic(ABC):
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
         metrics: dict[str, Tensor] = {}
-        max_epochs, max_log_ratio = self._epoch_limits(h)
+        max_epochs = h.get("epochs", torch.ones_like(h["unroll_length"]))
         epochs, continuing = torch.zeros_like(max_epochs), torch.ones_like(max_epochs, dtype=torch.bool)
         updates, skips = torch.zeros_like(max_epochs), torch.zeros_like(max_epochs)
         for i in range(int(max_epochs.max())):
@@ -212,21 +212,21 @@ class ActorCritic(ABC):
             if not active.any():
                 break
             epochs += active
-            for envs in _shares(block.rewards.shape[2], self.settings.minibatches):
-                latest, new = self._gradients(state, batch, h, envs)
+            for learning, part in self.minibatches(batch, h, i, active):
+                latest, new = self._gradients(state, batch, h, part)
                 norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
                 finite = torch.isfinite(norms)
-                stepping = active & finite
-                updates += active
-                skips += active & ~finite
+                stepping = learning & finite
+                updates += learning
+                skips += learning & ~finite
                 latest |= {"loss/gradient_norm": norms, "loss/epochs": epochs.float()}
                 metrics = {k: torch.where(stepping, v, metrics.get(k, math.nan)) for k, v in latest.items()}
                 self._step(state, h, stepping)
                 self.replace(state, new, stepping)
                 state.refresh()
                 skipped = tensors["skipped"]
-                tensors["skipped"] = torch.where(active, torch.where(finite, 0, skipped + 1), skipped)
-                continuing &= latest["loss/log_ratio"] <= max_log_ratio
+                tensors["skipped"] = torch.where(learning, torch.where(finite, 0, skipped + 1), skipped)
+                continuing = torch.where(learning, self.continues(continuing, latest, h), continuing)
         if self.normalizes:
             samples = block.observations[:, :-1].flatten(3).flatten(1, 2)
             moments = normalize.update_moments(without_prefix("observation", tensors), samples, batch.fresh.flatten(1))
@@ -235,18 +235,21 @@ class ActorCritic(ABC):
         consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
         return UpdateResult(metrics, consumed, updates, skips)
 
-    def _epoch_limits(self, h: Hyperparameters) -> tuple[Tensor, Tensor]:
-        """Maximum passes over a block, and the mean |log rho| that ends them early, [P] each."""
-        once = torch.ones_like(h["unroll_length"])
-        return h.get("epochs", once), h.get("max_log_ratio", once * torch.inf)
+    def minibatches(self, batch: Batch, h: Hyperparameters, epoch: int, active: Tensor) -> Iterator[tuple[Tensor, Any]]:
+        """Yield the members [P] that take each update of a pass, and the part of the block that it learns from."""
+        return ((active, envs) for envs in shares(batch.mask.shape[2], self.settings.minibatches))
 
-    def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> _Batch:
+    def continues(self, continuing: Tensor, metrics: Tensors, h: Hyperparameters) -> Tensor:
+        """Whether the members [P] may make another pass after an update, given whether they could before it."""
+        return continuing & (metrics["loss/log_ratio"] <= h.get("max_log_ratio", torch.inf))
+
+    def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> Batch:
         """Compute the tensors that all passes share."""
         time, mask = block.rewards.shape[1], (~block.is_reset_step).to(block.rewards.dtype)
         if self.rewards == "normalize":
             self._count_returns(state, block, h["gamma"])
         cuts = unroll_cuts(h["unroll_length"], time)
-        return _Batch(
+        return Batch(
             block=block,
             rewards=self.transform_rewards(state, block.rewards),
             discounts=_rows(h["gamma"], 3) * ~block.terminated,
@@ -281,16 +284,16 @@ class ActorCritic(ABC):
         state.tensors |= with_prefix("return", moments)
 
     def _gradients(
-        self, state: State, batch: _Batch, h: Hyperparameters, envs: slice
+        self, state: State, batch: Batch, h: Hyperparameters, part: Any
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Set `state.grads` to the gradients for some envs; return all members' metrics and `LossOutput.new`."""
+        """Set `state.grads` to the gradients for a part; return all members' metrics and `LossOutput.new`."""
         state.grads.zero_()
-        groups = [self._group_gradients(state, batch, h, envs, n) for n in range(len(state.params))]
+        groups = [self._group_gradients(state, batch, h, part, n) for n in range(len(state.params))]
         metrics, new = ({k: _concat([group[i][k] for group in groups]) for k in groups[0][i]} for i in (0, 1))
         return metrics, new
 
     def _group_gradients(
-        self, state: State, batch: _Batch, h: Hyperparameters, envs: slice, group: int
+        self, state: State, batch: Batch, h: Hyperparameters, envs: slice, group: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         members = self._groups(len(state.grads))[group]
         params, grads = state.params[group], state.parts[group]
@@ -311,7 +314,7 @@ class ActorCritic(ABC):
         return {f"loss/{k}": v / live for k, v in sums.items()} | {"loss/log_ratio": log_ratio / fresh}, new
 
     def _loss_inputs(
-        self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, live: Tensor
+        self, state: State, params: Views, batch: Batch, members: slice, envs: slice, live: Tensor
     ) -> LossInputs:
         """Run the current network on some envs of some members."""
         block, mask = batch.block, batch.mask[members, :, envs]
@@ -379,7 +382,7 @@ class ActorCritic(ABC):
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """A block and the tensors derived from it that do not change between passes, [P, T, B, ...].
 
     `cuts` is [T, P, B], `unroll_cuts` [T, P] and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also
@@ -398,7 +401,7 @@ class _Batch:
     extra_loss_inputs: Tensors
 
 
-def _shares(envs: int, count: int) -> list[slice]:
+def shares(envs: int, count: int) -> list[slice]:
     """Split the envs into `count` contiguous slices of nearly equal size, or fewer if there are fewer envs."""
     edges = [envs * i // min(count, envs) for i in range(min(count, envs) + 1)]
     return [slice(*edge) for edge in pairwise(edges)]

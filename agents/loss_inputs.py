@@ -12,42 +12,53 @@ from pbtrl.agents.types import State, Tensors, Views
 
 
 @dataclass(frozen=True)
-class LossInputs:
+class Evaluated:
+    """Outputs of the current network for some transitions of p members.
+
+    Attributes:
+        policy: [p, T, B, K] distribution parameters.
+        log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
+        values: [p, T, B] outputs of the value head.
+        mask: [p, T, B] 1 for live transitions, 0 for dead ones.
+        live: [p] number of live transitions in the whole update, at least 1.
+        extra_loss_inputs: additional tensors of the agent.
+    """
+
+    policy: Tensor
+    log_probs: Tensor
+    values: Tensor
+    mask: Tensor
+    live: Tensor
+    extra_loss_inputs: Tensors
+
+
+@dataclass(frozen=True)
+class LossInputs(Evaluated):
     """Tensors that a loss is computed from, for p members of a cohort and some of their envs.
 
     Attributes:
         state: state of the whole cohort, for the agent's own tensors.
         members: slice of the cohort that the other tensors belong to.
         params: parameters of these members, as autograd leaves.
-        policy: [p, T, B, K] distribution parameters under the current `params`.
         behavior: [p, T, B, K] distribution parameters of the behavior policy.
-        log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
         log_rhos: [p, T, B] log importance ratios, without gradient.
-        values: [p, T+1, B] outputs of the value head.
+        values: [p, T+1, B], also for the block's last observation.
         rewards: [p, T, B] transformed rewards.
         discounts: [p, T, B] gamma, and 0 at termination.
         cuts: [T, p, B] bool; true where nothing propagates back from the next step.
         starts: [p, T+1] bool; true where an unroll begins.
-        mask: [p, T, B] 1 for live transitions, 0 for dead ones.
-        live: [p] number of live transitions in the whole update, at least 1.
         extra_loss_inputs: additional tensors from the agent's `extra_loss_inputs` and `unroll`.
     """
 
     state: State
     members: slice
     params: Views
-    policy: Tensor
     behavior: Tensor
-    log_probs: Tensor
     log_rhos: Tensor
-    values: Tensor
     rewards: Tensor
     discounts: Tensor
     cuts: Tensor
     starts: Tensor
-    mask: Tensor
-    live: Tensor
-    extra_loss_inputs: Tensors
 
     def compute_targets(
         self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any

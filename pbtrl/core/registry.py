@@ -26,6 +26,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "impala": "pbtrl.agents.settings:ImpalaSettings",
         "a3c": "pbtrl.agents.settings:A3CSettings",
         "vmpo": "pbtrl.agents.settings:VMPOSettings",
+        "ppo": "pbtrl.agents.settings:PPOSettings",
         "unreal": "pbtrl.agents.settings:UnrealSettings",
         "feudal": "pbtrl.agents.settings:FeudalSettings",
     },

@@ -29,6 +29,7 @@ QUICK = {
 OWN = {  # V-MPO's divergence is bounded for millions of steps; a probe has a few thousand
     "impala": {},
     "a3c": {},
+    "ppo": {"epochs": 2, "minibatches": 2},
     "unreal": {"core_units": 16},
     "feudal": {"goal_units": 16, "embedding": 8, "manager_gamma": GAMMA, "intrinsic_cost": 0.0},
     "vmpo": {
@@ -183,6 +184,7 @@ CARTPOLE = {
     "impala": {"advantages": "normalize", "reduction": "mean", "epochs": 4},
     "a3c": {"advantages": "normalize", "reduction": "mean", "minibatches": 4},
     "vmpo": {"minibatches": 4, "eps_kl": 0.02},
+    "ppo": {"minibatches": 5, "epochs": 4},
     "unreal": {"advantages": "normalize", "reduction": "mean", "minibatches": 4, "core_units": 64},
     "feudal": {
         "reduction": "mean", "minibatches": 4, "learning_rate": 2e-4, "entropy_cost": 0.005,

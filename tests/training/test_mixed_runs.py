@@ -69,6 +69,24 @@ def agents(run: Path, member: str) -> list[str]:
     return [a["hyperparameters"]["agent"] for a in assigned(run, member)]
 
 
+PPO = """{hidden: [16], epochs: 2, hparams: {
+  minibatches: {prior: choice, values: [2, 5]}, clip: {prior: uniform, low: 0.1, high: 0.3}
+}}"""
+"""Blocks are of 10 steps of 4 envs."""
+
+
+@pytest.mark.parametrize("across", [[], [ACROSS]], ids=["within", "across"])
+def test_ppo_mixes_with_the_others(mixed: Command, across):
+    """Its members differ in their minibatches, and how cohorts are formed changes nothing."""
+    mix = [f"agents.ppo={PPO}", "population.mix={impala: 1, a3c: 1, vmpo: 1, ppo: 3}", *across]
+    if not across:  # a single member of an agent has nobody to copy
+        mix.append("strategy.exploit.method=none")
+    run = train(mixed, "together", *mix)
+    assert canonical(train(mixed, "apart", "execution.cohort=1", *mix)) == canonical(run)
+    found = {a["hyperparameters"]["minibatches"] for m in ("m03", "m04", "m05") for a in assigned(run, m)[:1]}
+    assert found == {2, 5}
+
+
 # The same journal
 
 
