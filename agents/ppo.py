@@ -2,7 +2,7 @@
 
 Advantages (GAE) and value targets are computed once per block, with the values of the policy that acted. Every pass
 takes the block's transitions in a new random order and splits them into minibatches; with an LSTM, it does so with
-envs, whose unrolls stay complete. docs/agents-ppo.md lists the implementation details that matter (Huang et al. 2022)
+envs, whose unrolls stay complete. docs/concepts.md lists the implementation details that matter (Huang et al. 2022)
 and where pbtrl has each. The defaults are in `settings.PPOSettings`.
 """
 
