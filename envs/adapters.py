@@ -160,10 +160,16 @@ def _height(shape: tuple[int, ...]) -> int | None:
     return first if len(shape) == 3 or side >= SMALLEST_PICTURE else None
 
 
+def image_axes(space: Box) -> list[int]:
+    """Order of an image's axes for agents: all others, as channels, before height and width."""
+    first, axes = _height(space.shape), range(len(space.shape))
+    assert first is not None
+    return [*(i for i in axes if i not in (first, first + 1)), first, first + 1]
+
+
 def _picture(space: Box, first: int) -> Adapter:
     """Move all other axes to the front, as channels; `first` is the axis of the height."""
-    shape = space.shape
-    order = [*(i for i in range(len(shape)) if i not in (first, first + 1)), first, first + 1]
+    shape, order = space.shape, image_axes(space)
     image_shape = (-1, *shape[first : first + 2])
 
     def convert(batch: Array) -> Array:

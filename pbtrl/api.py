@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pbtrl.config.load import check, read
 from pbtrl.config.schema import Config
 from pbtrl.core import registry
-from pbtrl.core.dimensions import AGENT
 from pbtrl.core.population import Member
 from pbtrl.errors import RunError, TrainingError
 from pbtrl.storage import run_status
@@ -27,7 +26,6 @@ from pbtrl.storage.json_files import read_json_if_exists
 from pbtrl.storage.records import Record, parse_record
 from pbtrl.storage.run_directory import IfExists, check_links
 from pbtrl.storage.run_lookup import find, run_directories
-from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.storage.stored_config import check_imports, load_stored_config
 from pbtrl.system.strict_json import to_json
 from pbtrl.training.callbacks import Callback, CallbackListener
@@ -367,19 +365,31 @@ class Run:
         Raises:
             RunError: the run trains no policies, or there is no such member or snapshot.
         """
-        from pbtrl.build.policies import make_policy
+        from pbtrl.build.policies import load_policy
 
-        if self.config.env is None:
-            raise RunError(f"{self.path} trains {self.config.label}, which has no policy")
-        if member == "all":
-            raise RunError("load_policy takes one member: best, or an id such as m03")
-        header = run_status.load_run(self.path)[0]
-        if not header.spaces:
-            self._check_trust()
-        (snapshot,) = snapshots_to_evaluate(self.path, member)
-        tensors, state = SnapshotStore(self.path / "members").load(snapshot)
-        agent = state["report"]["hyperparameters"].get(AGENT)
-        return make_policy(self.config, agent, tensors, header.spaces, seed)
+        return load_policy(self.path, self.config, member, self._check_trust, seed).policy
+
+    def export(self, member: str = "best", *, format: str = "bundle", out: str | Path | None = None) -> Path:
+        """Write the policy of a member's newest snapshot for use without pbtrl, as `pbtrl export` does.
+
+        Args:
+            member: `best`, or an id such as `m03`.
+            format: `bundle` (weights and a policy.py that needs numpy alone), `onnx`, or `hub` (a bundle with a model
+                card).
+            out: folder; by default `export/MEMBER-FORMAT` in the run directory. An earlier export is replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            RunError: the run trains no policies, there is no such member or snapshot, the folder is something else, a
+                package is missing, or the exported policy differs from pbtrl's.
+        """
+        from pbtrl.export.export import export
+
+        return export(
+            self.path, self.config, member, format, None if out is None else Path(out), self._check_trust
+        ).folder
 
     def plot(self, kind: Plot = "training") -> Figure:
         """Draw a figure of the run: `training`, `lineage`, `timeline` or `speed`, as in `pbtrl report`."""

@@ -17,7 +17,7 @@ FLOORS = [
     {"cli"},
     {"testing"},
     {"api"},
-    {"training", "diagnostics"},
+    {"training", "diagnostics", "export"},
     {"build"},
     {"reporting", "execution", "rl", "trainables", "integrations"},
     {"storage"},

@@ -2,18 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbtrl import envs
 from pbtrl.build.rl import RLBuilder, env_spaces
 from pbtrl.config.schema import Config
+from pbtrl.core.dimensions import AGENT
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs.space_json import space_from_json
 from pbtrl.envs.vector import present
+from pbtrl.errors import RunError
+from pbtrl.storage.best_member import snapshots_to_evaluate
+from pbtrl.storage.run_header import RunHeader
+from pbtrl.storage.run_status import load_run
+from pbtrl.storage.snapshot_store import SnapshotStore
 
 if TYPE_CHECKING:
     from pbtrl.rl.policy import Policy
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """Policy of a snapshot, and where it is from.
+
+    Attributes:
+        policy: the policy.
+        snapshot: name of the snapshot.
+        report: report of the slice that ended with it.
+        header: header of the run.
+    """
+
+    policy: Policy
+    snapshot: str
+    report: Mapping[str, Any]
+    header: RunHeader
+
+    @property
+    def agent(self) -> str | None:
+        """Entry of the mix that the member belongs to; None without a mix."""
+        entry: str | None = self.report["hyperparameters"].get(AGENT)
+        return entry
+
+
+def load_policy(run: Path, config: Config, member: str, check_trust: Callable[[], None], seed: int = 0) -> LoadedPolicy:
+    """Load the policy of a member's newest snapshot.
+
+    Args:
+        run: run directory.
+        config: config of the run.
+        member: `best`, or an id.
+        check_trust: raises if code of the run may not be imported; called if the env must be made to get its spaces.
+        seed: seed of sampled actions.
+
+    Raises:
+        RunError: the run trains no policies, or there is no such member or snapshot.
+    """
+    if config.env is None:
+        raise RunError(f"{run} trains {config.label}, which has no policy")
+    if member == "all":
+        raise RunError("a policy is of one member: best, or an id such as m03")
+    header = load_run(run)[0]
+    if not header.spaces:
+        check_trust()
+    (snapshot,) = snapshots_to_evaluate(run, member)
+    tensors, state = SnapshotStore(run / "members").load(snapshot)
+    agent = state["report"]["hyperparameters"].get(AGENT)
+    policy = make_policy(config, agent, tensors, header.spaces, seed)
+    return LoadedPolicy(policy, snapshot, state["report"], header)
 
 
 def make_policy(

@@ -23,6 +23,7 @@ from pbtrl.cli.arguments import (
 )
 from pbtrl.cli.compare import run_compare
 from pbtrl.cli.exit_codes import CORRUPT, FAILED, FULL, INTERRUPTED, USAGE
+from pbtrl.cli.export import add_export
 from pbtrl.cli.runs import (
     run_eval,
     run_lineage,
@@ -224,6 +225,8 @@ def _parser() -> argparse.ArgumentParser:
         help="training, lineage, timeline or speed; can be repeated (default: all)",
     )  # fmt: skip
     report.add_argument("--format", choices=["svg", "png"], default="svg", help="format of the plots (default: svg)")
+
+    add_export(commands)
 
     compare = add_command(
         commands, "compare", run_compare,

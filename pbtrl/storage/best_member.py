@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.errors import DamagedError, NewerError, RunError, SnapshotError
-from pbtrl.storage.json_files import read_json
+from pbtrl.storage.json_files import read_json, read_json_if_exists, read_json_list
 from pbtrl.storage.run_status import check_member, load_run
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system.files import write_atomically
@@ -86,6 +87,19 @@ def snapshot_digest(run: Path, snapshot: str) -> str:
         ).hexdigest()
     except (OSError, ValueError):
         raise SnapshotError(f"snapshot {snapshot} is missing or incomplete ({run})") from None
+
+
+def stored_evaluation(run: Path, snapshot: str) -> dict[str, Any] | None:
+    """Return the score of a snapshot in best.json, or else its newest one in `eval/`; None if there is none."""
+    best = read_json_if_exists(run / "best.json")
+    if best.get("snapshot") == snapshot and isinstance(best.get("evaluation"), dict):
+        return dict(best["evaluation"])
+    for path in sorted((run / "eval").glob("*.json"), reverse=True):
+        with contextlib.suppress(OSError, DamagedError):
+            for result in read_json_list(path):
+                if result.get("snapshot") == snapshot:
+                    return result
+    return None
 
 
 def save_evaluation(run: Path, results: Sequence[dict[str, Any]]) -> Path:

@@ -38,6 +38,18 @@ def read_json_if_exists(path: Path) -> dict[str, Any]:
         return {}
 
 
+def read_json_list(path: Path) -> list[dict[str, Any]]:
+    """Read the JSON objects of a list in a file. Raises as `read_json`."""
+    data = read_plain_file(path, LARGEST + 1)
+    try:
+        items = json.loads(data) if len(data) <= LARGEST else None
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} cannot be read: {error}") from error
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise DamagedError(f"{path} is not a list of JSON objects")
+    return items
+
+
 def read_plain_file(path: Path, most: int = -1) -> bytes:
     """Read up to `most` bytes of a regular file; a pipe or device, which could block forever, is refused.
 

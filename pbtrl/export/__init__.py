@@ -1,0 +1,1 @@
+"""Export of a trained member: a policy that runs without pbtrl."""

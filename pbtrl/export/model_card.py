@@ -1,0 +1,119 @@
+"""Model card of a bundle for the Hugging Face hub: README.md with its metadata, and the pictures that it shows.
+
+Names and settings of a run may come from an untrusted source. All of its text is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pbtrl.build.policies import LoadedPolicy
+from pbtrl.config.load import to_yaml
+from pbtrl.config.schema import Config
+from pbtrl.config.yaml_source import dump_yaml
+from pbtrl.errors import printable
+from pbtrl.reporting import plots
+from pbtrl.reporting.formatting import format_count, format_fitness, format_value
+from pbtrl.reporting.lineage import copies
+from pbtrl.reporting.schedule import discover
+from pbtrl.storage.json_files import read_json_if_exists
+from pbtrl.storage.run_status import corruption_as_error, load_run
+from pbtrl.storage.video_files import newest_video
+
+ROWS = 30  # of the schedule
+USAGE = """from policy import Policy  # in this folder; needs numpy alone
+
+policy, state = Policy(), None
+observation, _ = env.reset()
+action, state = policy.predict(observation, state)  # None at the start of an episode
+observation, reward, terminated, truncated, _ = env.step(action)
+"""
+
+
+def card_files(run: Path, config: Config, loaded: LoadedPolicy, info: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files that the hub wants beside a bundle; `info` is the content of export.json."""
+    header, lines, population = load_run(run)
+    best = read_json_if_exists(run / "best.json")
+    with corruption_as_error(run):
+        lineage = plots.draw(plots.RunData(header, lines, population, loaded.snapshot), "lineage", "png")
+        copied = len(copies(lines))
+    files = {"lineage.png": lineage}
+    if video := newest_video(run, loaded.snapshot):
+        files[f"replay{video.suffix}"] = video.read_bytes()
+    parts = [
+        f"# {_text(info['agent'])} in {_text(info['env'])}",
+        f"Member {info['member']} of a population of {header.size}, trained by pbtrl with the strategy "
+        f"{_text(config.strategy.name)}.",
+        _score(info),
+        *(f"![A recorded episode](replay{video.suffix})" for video in [video] if video and video.suffix == ".gif"),
+        "## Usage",
+        f"```python\n{USAGE}```",
+        "The actions are those that `env.step` takes, the most likely ones by default; "
+        "`predict(..., deterministic=False)` draws samples. `policy.parameters` are then the parameters of their "
+        "distribution: logits, or means and logarithms of standard deviations before clipping or squashing. "
+        f"The largest difference from pbtrl's own policy on 64 observations was {info['largest_difference']:.1e}.",
+        "## Training",
+        f"- {format_count(loaded.report['step'])} {header.steps} of this member, {format_count(population.step)} of "
+        f"the population; {copied} copies between members\n"
+        f"- seed {header.seed}; deterministic: {_text(header.deterministic)}\n"
+        f"- pbtrl {info['pbtrl']}; `config.yaml` is the resolved config: `pbtrl train config.yaml`",
+        "The hyperparameters that led to these weights:",
+        _schedule(run, "best" if loaded.snapshot == best.get("snapshot") else info["member"]),
+        "Descent of the weights; black is the lineage of this member:",
+        "![Lineage](lineage.png)",
+        f"<details><summary>config.yaml</summary>\n\n<pre>{_text(to_yaml(config))}</pre>\n\n</details>",
+    ]
+    card = f"---\n{dump_yaml(_metadata(info))}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
+    return {**files, "README.md": card.encode()}
+
+
+def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the header that the hub reads."""
+    score = info["score"] or {}
+    tags = ["deep-reinforcement-learning", "reinforcement-learning", "population-based-training"]
+    found: dict[str, Any] = {
+        "library_name": "pbtrl",
+        "pipeline_tag": "reinforcement-learning",
+        "tags": [*tags, info["agent"], info["env"]],
+    }
+    if score.get("return_mean") is not None:
+        task = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
+        value = f"{score['return_mean']:.2f} +/- {score['return_std']:.2f}"
+        metric = {"type": "mean_reward", "value": value, "name": "mean_reward", "verified": False}
+        dataset = {"name": info["env"], "type": info["env"]}
+        found["model-index"] = [
+            {"name": info["agent"], "results": [{"task": task, "dataset": dataset, "metrics": [metric]}]}
+        ]
+    return found
+
+
+def _score(info: Mapping[str, Any]) -> str:
+    score = info["score"]
+    if not score or score.get("return_mean") is None:
+        return f"It was not scored: `pbtrl eval {info['run']} --member {info['member']}` does it."
+    text = f"**Mean return {format_fitness(score['return_mean'])}**"
+    if score.get("ci95"):
+        low, high = map(format_fitness, score["ci95"])
+        text += f", 95 % interval {low} to {high}"
+    kind = "most likely actions" if score.get("deterministic") else "sampled actions"
+    protocol = f", protocol {_text(score['protocol'])}" if score.get("protocol") else ""
+    return f"{text}, over {score['episodes']} fresh episodes with {kind} and raw rewards{protocol}."
+
+
+def _schedule(run: Path, member: str) -> str:
+    """Format the discovered schedule as a Markdown table; of many rows the middle ones are left out."""
+    found = discover(run, member)
+    rows: list[Sequence[str]] = [
+        [f"{step:,}", *(_text(format_value(value)) for value in values.values())] for step, values in found.points
+    ]
+    if len(rows) > ROWS:
+        rows = [*rows[: ROWS // 2], ["..."] * len(rows[0]), *rows[-ROWS // 2 :]]
+    titles = [f"from ({found.unit})", *map(_text, found.points[0][1])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))
+
+
+def _text(text: object) -> str:
+    return html.escape(printable(str(text)).replace("|", "\\|"), quote=False)
