@@ -44,6 +44,7 @@ def make(
     protocol: Protocol = "sticky",
     training: bool = True,
     kwargs: Mapping[str, Any] | None = None,
+    rendered: int = 0,
 ) -> Vector:
     """Create one env per seed.
 
@@ -55,20 +56,23 @@ def make(
         protocol: evaluation protocol of Atari games (see atari.py); ignored for other envs.
         training: False for evaluation; then a lost life does not terminate the episode in `classic` Atari.
         kwargs: passed to the env or to the user's function.
+        rendered: number of envs, from the first on, that `Vector.render` can show. With any, `backend` is ignored and
+            gymnasium runs the env, because envpool cannot render without a display.
 
     Raises:
+        RenderError: the env cannot render.
         EnvError: the env cannot be created; the message is one line.
     """
     kwargs = kwargs or {}
     _check(protocol, threads, seeds)
-    chosen = resolve_backend(id, backend, kwargs)
+    chosen = resolve_backend(id, "gymnasium" if rendered else backend, kwargs)
     where = f"env.id={id}"
     if _is_atari(id):
-        vector: Vector = _atari(id).make(id, seeds, threads, protocol, training, kwargs, where)
+        vector: Vector = _atari(id).make(id, seeds, threads, protocol, training, kwargs, where, rendered)
     elif chosen == "envpool":
         vector = _envpool().make(id, seeds, threads, kwargs, where)
     else:
-        vector = gym.make(id, seeds, kwargs, where)
+        vector = gym.make(id, seeds, kwargs, where, rendered)
     return vector
 
 

@@ -23,14 +23,18 @@ import ale_py
 import gymnasium
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from pbtrl.envs.gym import with_integers
-from pbtrl.envs.vector import Array, Bools, Floats, Spaces, Vector
+from pbtrl.envs.vector import Array, Bools, Floats, Spaces, Vector, closed
 from pbtrl.errors import EnvError
 
 FRAMES_PER_STEP = 4
 """Frames of the console per action."""
+
+CONSOLE_FPS = 60.0
+"""Frames of the console per second."""
 
 MAX_FRAMES = 108_000
 """Frames after which a game is truncated: half an hour, in both protocols."""
@@ -41,6 +45,8 @@ _PROTOCOLS: dict[str, dict[str, Any]] = {
     "sticky": {"repeat_action_probability": 0.25, "noop_max": 0, "use_fire_reset": False},
     "classic": {"repeat_action_probability": 0.0, "noop_max": 30, "use_fire_reset": True},
 }
+_PICTURE = {"img_height": 210, "img_width": 160, "stack_num": 1}
+"""Options of games that are shown."""
 _LARGEST = {"img_height": 1000, "img_width": 1000, "max_num_frames_per_episode": 2**31 - 1, "stack_num": 100}
 """Integer options and their maximum values; the minimum is 1."""
 _OPTIONS = ("full_action_space", *_LARGEST)
@@ -61,16 +67,24 @@ def make(
     training: bool,
     kwargs: Mapping[str, Any],
     where: str,
+    rendered: int = 0,
 ) -> Vector:
-    """Create `len(seeds)` games on `threads` C++ threads; each takes about 0.1 s to create and 0.1 s to seed."""
+    """Create `len(seeds)` games on `threads` C++ threads; each takes about 0.1 s to create and 0.1 s to seed.
+
+    The first `rendered` games are played twice, because their pictures are in color and of the console's size.
+    """
     pool = bare(id, seeds, threads, protocol, kwargs)
     own = Spaces(pool.single_observation_space, pool.single_action_space)
-    vector = AtariVector(pool, own, seeds, where, lives_end=protocol == "classic" and training)
+    twin = bare(id, seeds[:rendered], threads, protocol, {**kwargs, **_PICTURE}, False) if rendered else None
+    vector = AtariVector(pool, own, seeds, where, lives_end=protocol == "classic" and training, twin=twin)
+    vector.fps = CONSOLE_FPS / FRAMES_PER_STEP
     vector.max_episode_steps = kwargs.get("max_num_frames_per_episode", MAX_FRAMES) // FRAMES_PER_STEP
     return vector
 
 
-def bare(id: str, seeds: Sequence[int], threads: int, protocol: Protocol, kwargs: Mapping[str, Any]) -> Any:
+def bare(
+    id: str, seeds: Sequence[int], threads: int, protocol: Protocol, kwargs: Mapping[str, Any], grayscale: bool = True
+) -> Any:
     """Create ale_py's own vector env for a protocol."""
     return AtariVectorEnv(
         _game(id),
@@ -78,16 +92,23 @@ def bare(id: str, seeds: Sequence[int], threads: int, protocol: Protocol, kwargs
         num_threads=threads,
         frameskip=FRAMES_PER_STEP,
         reward_clipping=False,
+        grayscale=grayscale,
         **_PROTOCOLS[protocol],
         **_checked(kwargs),
     )
 
 
 class AtariVector(Vector):
-    """AtariVectorEnv as a `Vector`; if `lives_end`, a lost life sets `terminated`, but the game continues."""
+    """AtariVectorEnv as a `Vector`; if `lives_end`, a lost life sets `terminated`, but the game continues.
 
-    def __init__(self, pool: Any, spaces: Spaces, seeds: Sequence[int], where: str, lives_end: bool) -> None:
+    `twin` plays the first games with the same seeds and actions, for their pictures.
+    """
+
+    def __init__(
+        self, pool: Any, spaces: Spaces, seeds: Sequence[int], where: str, lives_end: bool, twin: Any = None
+    ) -> None:
         super().__init__(pool, spaces, seeds, where)
+        self._twin, self._pictures = twin, np.zeros(0, np.uint8)
         self._lives_end = lives_end
         self._lives = np.zeros(self.num_envs, np.int32)
 
@@ -95,6 +116,10 @@ class AtariVector(Vector):
     def step(self, actions: Array) -> tuple[Array, Floats, Bools, Bools]:
         """Take one action in every env, like `Vector.step`."""
         obs, rewards, terminated, truncated = super().step(actions)
+        if self._twin is not None:
+            count = self._twin.num_envs
+            self._pictures, twin_rewards, *_ = self._twin.step(self._convert_actions(actions[:count]))
+            assert (twin_rewards == rewards[:count]).all(), "the games differ"
         if self._lives_end:
             lives = self._infos["lives"]
             # The last life counts only at the end of the game. Some games report 0 lives for a while before they end,
@@ -106,8 +131,23 @@ class AtariVector(Vector):
     @override
     def _begin(self, seeds: list[int] | None) -> tuple[Array, Mapping[str, Any]]:
         obs, infos = self._pool.reset(seed=None if seeds is None else np.array(seeds))
+        if self._twin is not None:
+            count = self._twin.num_envs
+            self._pictures, _ = self._twin.reset(seed=None if seeds is None else np.array(seeds[:count]))
         self._lives = infos["lives"]
         return obs, infos
+
+    @override
+    def render(self, index: int) -> NDArray[np.uint8]:
+        picture: NDArray[np.uint8] = self._pictures[index, -1].copy()
+        return picture
+
+    @override
+    def close(self) -> None:
+        super().close()
+        twin, self._twin = self._twin, None
+        if twin is not None:
+            closed(twin, self.where)
 
 
 @cache

@@ -14,11 +14,13 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Space
 from gymnasium.vector import SyncVectorEnv
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from pbtrl.envs.errors import NOT_MADE, RAISED, SubEnvError, brief, described, named, of_the_machine
+from pbtrl.envs.rendering import FPS, MODE, take_picture
 from pbtrl.envs.vector import Array, Floats, Spaces, Vector, closed, quiet_spaces
-from pbtrl.errors import EnvError
+from pbtrl.errors import EnvError, RenderError
 
 Env: TypeAlias = gymnasium.Env[Any, Any]
 
@@ -39,12 +41,14 @@ def spaces(id: str, kwargs: Mapping[str, Any], where: str) -> Spaces:
     return vector.spaces
 
 
-def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str) -> Vector:
-    """Create `len(seeds)` envs in this thread."""
+def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str, rendered: int = 0) -> Vector:
+    """Create `len(seeds)` envs in this thread, of which the first `rendered` can render."""
     constructor = _constructor(id, kwargs)
+    shown = _constructor(id, _with_rendering(id, kwargs, where)) if rendered else constructor
     envs: list[Env] = []
     try:
-        envs += (_make_one(id, constructor) for _ in seeds)
+        envs += (_make_one(id, shown if i < rendered else constructor) for i in range(len(seeds)))
+        _check_rendering(envs[:rendered], where)
         pool = Pool(envs, where)
         own = Spaces(pool.single_observation_space, pool.single_action_space)
         vector = GymVector(pool, own, seeds, where)
@@ -52,6 +56,7 @@ def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str) -
         for env in envs:
             closed(env, where)
         raise
+    vector.fps = float(envs[0].metadata.get("render_fps") or FPS)
     limit = getattr(envs[0].spec, "max_episode_steps", None)
     vector.max_episode_steps = limit if limit and limit > 0 else None  # -1 asks gymnasium for no limit
     return vector
@@ -70,6 +75,10 @@ class GymVector(Vector):
     @override
     def info(self, key: str) -> Floats:
         return np.array([latest.get(key, np.nan) for latest in self._pool.latest], np.float32)
+
+    @override
+    def render(self, index: int) -> NDArray[np.uint8]:
+        return take_picture(self._pool.envs[index], self.where)
 
 
 class Pool:
@@ -238,6 +247,33 @@ def _constructor(id: str, kwargs: Mapping[str, Any]) -> Callable[[], Env]:
     if ships(name) and isinstance(skip := given.get("frame_skip"), int) and skip < 1:
         raise EnvError(f"env.kwargs.frame_skip={skip}", "must be at least 1")
     return lambda: gymnasium.make(name, disable_env_checker=True, **given)
+
+
+def _with_rendering(id: str, kwargs: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Add the render mode to an env's arguments, where it takes one."""
+    creator = resolve(id)
+    if creator is not None:
+        try:
+            accepts = "render_mode" in inspect.signature(creator).parameters
+        except (TypeError, ValueError):  # not every callable has a signature
+            accepts = False
+        return {**kwargs, "render_mode": MODE} if accepts else kwargs
+    entry = gymnasium.registry[id.rpartition(":")[2]].entry_point
+    with named(id, NOT_MADE):
+        creator = load_env_creator(entry) if isinstance(entry, str) else entry
+    modes = getattr(creator, "metadata", {}).get("render_modes", ())
+    if MODE not in modes:
+        raise RenderError(where, f"cannot render: it has {', '.join(modes) or 'no render modes'}, not {MODE}")
+    return {**kwargs, "render_mode": MODE}
+
+
+def _check_rendering(envs: Sequence[Env], where: str) -> None:
+    for env in envs:
+        if (mode := getattr(env, "render_mode", None)) != MODE:
+            raise RenderError(
+                where, f"cannot render: its render_mode is {mode}; its function needs a parameter render_mode, "
+                f"and an env that has {MODE}",
+            )  # fmt: skip
 
 
 def resolve(id: str) -> Callable[..., Any] | None:

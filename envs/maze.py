@@ -15,6 +15,7 @@ from typing_extensions import override
 Picture = NDArray[np.uint8]
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))  # up, right, down, left
 GOAL = (0, 255, 0)
+AGENT = (255, 255, 255)
 
 
 class Foraging(gymnasium.Env[Picture, Any]):
@@ -29,9 +30,19 @@ class Foraging(gymnasium.Env[Picture, Any]):
         pixels: pixels along a side of a cell.
         length: steps per episode.
         loops: fraction of the inner walls that is removed from a maze without loops.
+        render_mode: `rgb_array` for pictures of the whole maze.
     """
 
-    def __init__(self, size: int = 9, view: int = 5, pixels: int = 8, length: int = 200, loops: float = 0.3) -> None:
+    metadata = {  # noqa: RUF012, as gymnasium declares it
+        "render_modes": ["rgb_array"],
+        "render_fps": 8,
+    }
+
+    def __init__(
+        self, size: int = 9, view: int = 5, pixels: int = 8, length: int = 200, loops: float = 0.3,
+        render_mode: str | None = None,
+    ) -> None:  # fmt: skip
+        self.render_mode = render_mode
         side = view * pixels
         self.observation_space = Box(0, 255, (side, side, 3), np.uint8)
         self.action_space = Discrete(len(MOVES))
@@ -64,6 +75,16 @@ class Foraging(gymnasium.Env[Picture, Any]):
         if reached:
             self.at = self._elsewhere()
         return self._seen(), float(reached), False, self._t >= self._length, {}
+
+    @override
+    def render(self) -> Any:
+        """Return a picture of the whole maze with the agent in white; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        margin = self._view // 2
+        picture = self._painted[margin : margin + self._size, margin : margin + self._size].copy()
+        picture[self.at] = AGENT
+        return picture.repeat(self._pixels, 0).repeat(self._pixels, 1)
 
     def _dig(self) -> None:
         """Dig a random spanning tree over the cells with odd coordinates, then remove some more walls."""

@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 from pbtrl.envs.adapters import adapt_actions, adapt_observations
 from pbtrl.envs.errors import RAISED, SubEnvError, brief, warn
-from pbtrl.errors import EnvError
+from pbtrl.envs.rendering import FPS
+from pbtrl.errors import EnvError, RenderError
 
 Array: TypeAlias = NDArray[Any]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -76,10 +77,13 @@ class Vector:
         num_envs: N.
         episode_over: [N] bool, true if the last transition ended an episode, so the next one is dead.
         is_reset_step: [N] bool, true if the last transition was dead.
+        fps: frames per second of a video that shows the env at its own speed.
+        where: setting that errors name, as in `env.id=CartPole-v1`.
         max_episode_steps: number of live steps after which the env truncates an episode; None if it has no limit.
     """
 
     max_episode_steps: int | None = None
+    fps: float = FPS
 
     def __init__(self, pool: Any, spaces: Spaces, seeds: Sequence[int], where: str) -> None:
         """Wrap `pool`, a vector env in NEXT_STEP mode; `spaces` are its own spaces of a single env.
@@ -96,7 +100,7 @@ class Vector:
         self.num_envs = len(seeds)
         self.episode_over: Bools = np.zeros(self.num_envs, np.bool_)
         self.is_reset_step: Bools = np.zeros(self.num_envs, np.bool_)
-        self._pool, self._where, self._steps = pool, where, 0
+        self._pool, self.where, self._steps = pool, where, 0
         self._infos: Mapping[str, Any] = {}
         self._seeds: list[int] | None = [int(seed) for seed in seeds]
         self._convert_observations, self._convert_actions = observations.convert, actions.convert
@@ -146,11 +150,19 @@ class Vector:
             values[:] = self._infos[key]
         return values
 
+    def render(self, index: int) -> NDArray[np.uint8]:
+        """Return a picture [H, W, 3] of an env as it is now, if it was made with `rendered` > index.
+
+        Raises:
+            RenderError: the env cannot render.
+        """
+        raise RenderError(self.where, "cannot render")
+
     def close(self) -> None:
         """Close the envs; a second call does nothing. Exceptions from envs become warnings."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            closed(pool, self._where)
+            closed(pool, self.where)
 
     def _begin(self, seeds: list[int] | None) -> tuple[Array, Mapping[str, Any]]:
         obs, infos = self._pool.reset(seed=seeds)
@@ -166,7 +178,7 @@ class Vector:
         return converted
 
     def _env_error(self, error: SubEnvError) -> EnvError:
-        return EnvError(self._where, f"{error} (env {error.index} of {self.num_envs}, step {self._steps})")
+        return EnvError(self.where, f"{error} (env {error.index} of {self.num_envs}, step {self._steps})")
 
 
 def closed(env: Any, where: str) -> None:

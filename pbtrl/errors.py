@@ -4,6 +4,7 @@
     ├── ConfigError            a config that cannot run                              exit code 2
     ├── ConfigProblem          one mistake in a config, before it is placed in its file
     │   └── EnvError           an env that cannot be made, or breaks its contract    exit code 3
+    │       └── RenderError    an env that cannot render                             exit code 2
     ├── RunError               a run directory cannot be created, found, locked or read   2
     │   └── DamagedError       a file of a run is missing or damaged                 exit code 4
     │       ├── JournalError
@@ -91,7 +92,11 @@ class EnvError(ConfigProblem):
         return f"{self.setting}: {self.problem}"
 
     def __reduce__(self) -> tuple[type[EnvError], tuple[str, str]]:
-        return EnvError, (self.setting, self.problem)
+        return type(self), (self.setting, self.problem)
+
+
+class RenderError(EnvError):
+    """An env that cannot render."""
 
 
 class RunError(PbtrlError, ValueError):

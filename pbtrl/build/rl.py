@@ -19,6 +19,7 @@ from pbtrl.system.malloc import retain_freed_memory
 if TYPE_CHECKING:
     from pbtrl.agents.actor_critic import ActorCritic
     from pbtrl.rl.cohort_spec import CohortSpec
+    from pbtrl.rl.video import Camera
 from pbtrl.build.determinism import DETERMINISTIC, determinism
 from pbtrl.build.placement import torch_threads
 
@@ -90,16 +91,17 @@ class RLBuilder:
 
     def evaluate(
         self, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False, threads: int = 1,
-        seconds: float | None = None,
+        seconds: float | None = None, camera: Camera | None = None,
     ) -> list[Any]:  # fmt: skip
         """Play fresh episodes with each snapshot; see `rl.evaluation.evaluate`."""
         from pbtrl.rl.evaluation import evaluate
 
-        make = self._maker(training=False)
+        make = self._maker(training=False, rendered=camera.episodes if camera else 0)
         return evaluate(
             self.agent, self.to_env, make, rows,
             episodes=episodes, seed=seed, deterministic=deterministic, threads=threads,
             max_steps=self._config.final.max_steps, fallback=self._config.unlimited_episode_steps, seconds=seconds,
+            camera=camera,
         )  # fmt: skip
 
     @cached_property
@@ -155,13 +157,13 @@ class RLBuilder:
             evaluate=evaluate,
         )
 
-    def _maker(self, *, training: bool) -> Callable[[Sequence[int], int], envs.Vector]:
+    def _maker(self, *, training: bool, rendered: int = 0) -> Callable[[Sequence[int], int], envs.Vector]:
         env, timeout = self._env, _env_timeout(self._config)
 
         def make(seeds: Sequence[int], threads: int) -> envs.Vector:
             make_envs = functools.partial(
                 envs.make, env.id, seeds, threads=threads, backend=env.backend, protocol=env.protocol,
-                training=training, kwargs=env.kwargs,
+                training=training, kwargs=env.kwargs, rendered=rendered,
             )  # fmt: skip
             if timeout is None:
                 return make_envs()

@@ -37,7 +37,7 @@ from pbtrl.cli.runs import (
 from pbtrl.cli.sweep import add_sweep
 from pbtrl.cli.tools import run_bench, run_config, run_doctor
 from pbtrl.cli.training import run_replay, run_resume, run_train
-from pbtrl.errors import ConfigError, DamagedError, DiskFullError, EnvError, RunError, WorkerError
+from pbtrl.errors import ConfigError, DamagedError, DiskFullError, EnvError, RenderError, RunError, WorkerError
 from pbtrl.system import streams
 from pbtrl.system.streams import tell
 
@@ -76,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error of pbtrl; None for any other, which keeps its traceback."""
-    codes = {DiskFullError: FULL, DamagedError: CORRUPT, ConfigError: USAGE, RunError: USAGE, EnvError: FAILED}
-    codes[WorkerError] = FAILED
+    codes = {DiskFullError: FULL, DamagedError: CORRUPT, ConfigError: USAGE, RunError: USAGE, RenderError: USAGE}
+    codes |= {EnvError: FAILED, WorkerError: FAILED}
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
 
 
@@ -165,6 +165,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--deterministic", action="store_true", help="take the most likely actions instead of samples"
     )
+    evaluate.add_argument(
+        "--video", type=integer_between(1, 16), nargs="?", const=1, default=0, metavar="N",
+        help="also write a video of the first N episodes (default: 1) to eval/ in the run",
+    )  # fmt: skip
     add_trust(evaluate)
     add_json(evaluate)
 
@@ -225,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
         help="training, lineage, timeline or speed; can be repeated (default: all)",
     )  # fmt: skip
     report.add_argument("--format", choices=["svg", "png"], default="svg", help="format of the plots (default: svg)")
+    report.add_argument("--video", action="store_true", help="also show the first seconds of the run's newest video")
 
     add_export(commands)
 

@@ -28,7 +28,9 @@ def run_eval(a: argparse.Namespace) -> int:
     snapshots = snapshots_to_evaluate(run, a.member)
     config = load_stored_config(run, trusted=a.trust_imports)
     check_imports(run, config, allowed=a.trust_imports)
-    play = partial(scoring.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic)
+    play = partial(
+        scoring.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic, video=a.video
+    )
     try:
         results = play(snapshots)
     except SnapshotError:
@@ -40,7 +42,7 @@ def run_eval(a: argparse.Namespace) -> int:
     except OSError as error:
         tell(f"warning: results not saved in {run / 'eval'}: {reason(error)}", sys.stderr)
     printed = results if a.member == "all" else results[0]
-    tell(to_json(printed) if a.json else tables.evaluations(results))
+    tell(to_json(printed) if a.json else tables.evaluations(results, run))
     if unscored := scoring.unscored(config, results):
         tell(unscored, sys.stderr)
         return FAILED
@@ -139,7 +141,7 @@ def run_report(a: argparse.Namespace) -> int:
     from pbtrl.storage.run_lookup import find
 
     run = find(a.run, a.runs)
-    for path in html_report.write_report(run, only=a.only, form=a.format):
+    for path in html_report.write_report(run, only=a.only, form=a.format, video=a.video):
         tell(str(path))
     return 0
 

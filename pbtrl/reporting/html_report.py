@@ -26,6 +26,7 @@ from pbtrl.storage.json_files import read_json_if_exists
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_status import corruption_as_error, load_run, summarize
+from pbtrl.storage.video_files import newest_video, preview
 from pbtrl.system.files import make_directory, reason, write_atomically
 
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
@@ -58,14 +59,19 @@ img {{ max-width: 100% }}
 """
 
 
-def write_report(run: Path, *, only: Sequence[str] | None = None, form: plots.Format = "svg") -> list[Path]:
+def write_report(
+    run: Path, *, only: Sequence[str] | None = None, form: plots.Format = "svg", video: bool = False
+) -> list[Path]:
     """Write a run's page and plots, all or `only` some; returns the files, the page first.
+
+    With `video`, the page also shows the first seconds of the run's newest video.
 
     Raises:
         DamagedError: the journal, run.json or best.json cannot be read.
-        RunError: the directory cannot be written to, or contains a symbolic link.
+        RunError: the directory cannot be written to, contains a symbolic link, or has no `video`.
     """
     run_directory.check_links(run)
+    shown = _video(run) if video else ""
     header, lines, population = load_run(run)
     best = read_json_if_exists(run / "best.json")
     leader = population.best.snapshot if population.best else None
@@ -73,7 +79,7 @@ def write_report(run: Path, *, only: Sequence[str] | None = None, form: plots.Fo
         data = plots.RunData(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
         drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
         body = _body(run, best, data, {name: _image(name, content, form) for name, content in drawn.items()})
-        content = page(header.name, body)
+        content = page(header.name, body + shown)
     files: dict[Path, str | bytes] = {run / "report.html": content}
     files |= {run / "plots" / f"{name}.{form}": content for name, content in drawn.items()}
     try:
@@ -163,6 +169,14 @@ def _image(name: str, content: bytes, form: plots.Format) -> str:
     data = base64.b64encode(content).decode()
     image = f'<img alt="{name}" src="data:{MIME[form]};base64,{data}">'
     return f"<h2>{name.capitalize()}</h2>\n<p>{CAPTIONS[name]}</p>\n{image}"
+
+
+def _video(run: Path) -> str:
+    """Format the first seconds of the newest video."""
+    if (path := newest_video(run)) is None:
+        raise RunError(f"{run} has no video: make one with pbtrl eval {cli_reference(run)} --video")
+    image = f'<img alt="video" src="data:image/gif;base64,{base64.b64encode(preview(path)).decode()}">'
+    return f"\n<h2>Video</h2>\n<p>First seconds of {_text(str(path.relative_to(run)))}.</p>\n{image}"
 
 
 def _text(text: str) -> str:

@@ -6,6 +6,7 @@ With `--json` the commands print the inputs of these functions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pbtrl.reporting.formatting import (
@@ -121,8 +122,8 @@ def listing(result: Sequence[Json]) -> str:
     return aligned(["name", "state", "best", "member", "steps", "", "age", "size"], rows, left=(0, 1, 7))
 
 
-def evaluations(result: Sequence[Json]) -> str:
-    """Format evaluations, one line per member, as stored in the run's `eval/`."""
+def evaluations(result: Sequence[Json], run: Path) -> str:
+    """Format evaluations, one line per member, as stored in the run's `eval/`, and the videos in it."""
     if (metric := result[0].get("metric", "return")) != "return":
         scores = [[e["member"], e["snapshot"], format_fitness(e["return_mean"])] for e in result]
         how = f"{HELD_OUT if result[0]['held_out'] else 'evaluated again'}, seed {result[0]['seed']}"
@@ -147,7 +148,15 @@ def evaluations(result: Sequence[Json]) -> str:
     protocol = f", {result[0]['protocol']}" if result[0]["protocol"] else ""
     played = f"fresh episodes, seed {result[0]['seed']}, raw returns, {policy}{protocol}"
     cuts = [f"{e['member']}: {text}" for e in result if (text := truncation(e))]
-    return "\n".join([aligned(titles, rows), played, *cuts])
+    videos = [_video(e["video"], run) for e in result if e.get("video")]
+    return "\n".join([aligned(titles, rows), played, *cuts, *videos])
+
+
+def _video(video: Json, run: Path) -> str:
+    """Format where a video is, and its episodes."""
+    episodes = [f"{format_fitness(r)} in {n:,} steps" for r, n in zip(video["returns"], video["lengths"], strict=True)]
+    hint = '; for MP4: pip install "pbtrl[video]"' if video["file"].endswith(".gif") else ""
+    return f"{run / video['file']}: return {', '.join(episodes)}{hint}"
 
 
 def truncation(evaluation: Json) -> str:

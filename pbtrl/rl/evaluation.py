@@ -21,6 +21,7 @@ from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
 from pbtrl.rl.cohort_spec import MakeEnvs, fill
 from pbtrl.rl.rollout import ToEnv
+from pbtrl.rl.video import Camera
 
 ENVS = 16  # largest number of envs per member
 
@@ -57,6 +58,7 @@ def evaluate(
     agent: Agent, to_env: ToEnv, make: MakeEnvs, rows: Sequence[Tensors], *, episodes: int, seed: int,
     deterministic: bool = False, threads: int = 1,
     max_steps: int | None = None, fallback: int | None = None, seconds: float | None = None,
+    camera: Camera | None = None,
 ) -> list[Episodes]:  # fmt: skip
     """Play `episodes` with each snapshot in `rows`, all on the same env seeds, which are derived from `seed`.
 
@@ -71,6 +73,7 @@ def evaluate(
         threads: number of threads of the simulator.
         max_steps: env steps after which an episode is cut; default: the env's own limit.
         fallback: value of `max_steps` if the env has no limit; None for no limit.
+        camera: recorder of the first episode of some envs.
         seconds: deadline, at which open episodes are cut and no new ones start; each env takes at least one step.
     """
     deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -84,7 +87,9 @@ def evaluate(
         limit = max_steps or vector.max_episode_steps or fallback
         quota = np.tile([episodes // envs + (j < episodes % envs) for j in range(envs)], len(rows))
         noise_seed = None if deterministic else seed
-        finished = _play(agent, to_env, vector, state, len(rows), quota, noise_seed, limit or math.inf, deadline)
+        finished = _play(
+            agent, to_env, vector, state, len(rows), quota, noise_seed, limit or math.inf, deadline, camera
+        )
     finally:
         vector.close()
     played = ([e for j in range(i * envs, (i + 1) * envs) for e in finished[j]] for i in range(len(rows)))
@@ -103,7 +108,7 @@ def evaluate(
 
 def _play(
     agent: Agent, to_env: ToEnv, vector: Vector, state: State, members: int, quota: np.ndarray, seed: int | None,
-    limit: float, deadline: float,
+    limit: float, deadline: float, camera: Camera | None = None,
 ) -> list[list[_Episode]]:  # fmt: skip
     """Play every env's quota of episodes; returns the episodes by env.
 
@@ -120,6 +125,8 @@ def _play(
         rewards, first = np.zeros(vector.num_envs, np.float32), np.ones(vector.num_envs, np.bool_)
         playing = due > 0
         obs = vector.reset()
+        if camera:
+            camera.shoot(vector)
         image = obs.dtype == np.uint8 and obs.ndim == 4
         while playing.any() and not late:
             frames = torch.from_numpy(obs).to(torch.uint8 if image else torch.float32)
@@ -129,14 +136,18 @@ def _play(
             acted = agent.act(state, Inputs(frames, actions, *reward_and_first), rnn_state, noise)
             actions, rnn_state = acted.actions, acted.rnn_state
             obs, rewards, _, _ = vector.step(to_env(actions).flatten(0, 1).numpy())
+            if camera:
+                camera.shoot(vector)
             first, done = vector.is_reset_step, vector.episode_over
             returns += rewards
             lengths += ~vector.is_reset_step
             late = time.monotonic() >= deadline
             cut = playing & ~done & (lengths > 0) & ((lengths >= limit) | late)
             ended = playing & done | cut
-            for j in np.flatnonzero(ended):
+            for j in map(int, np.flatnonzero(ended)):
                 finished[j].append(_Episode(float(returns[j]), int(lengths[j]), bool(cut[j])))
+                if camera:
+                    camera.end(j, finished[j][-1].result, finished[j][-1].length)
             due -= ended
             playing &= (due > 0) & ~cut
             returns[done] = 0.0

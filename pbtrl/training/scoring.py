@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,13 +13,16 @@ from pbtrl.build.evaluators import make_evaluator
 from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
-from pbtrl.errors import SnapshotError
+from pbtrl.errors import RunError, SnapshotError
 from pbtrl.storage.snapshot_store import SnapshotStore
+
+if TYPE_CHECKING:
+    from pbtrl.rl.video import Camera
 
 
 def evaluate(
     config: Config, run: Path, snapshots: Sequence[str], *, episodes: int, seed: int, deterministic: bool = False,
-    seconds: float | None = None, held_out: bool = True,
+    seconds: float | None = None, held_out: bool = True, video: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Play fresh episodes with each snapshot. Returns one JSON object per snapshot.
 
@@ -30,12 +33,18 @@ def evaluate(
     (env steps; null for no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that
     are not finite are null.
 
+    With `video`, the first episode of as many envs is recorded, and the result has `video`: its file in the run's
+    `eval/`, and the episodes' returns and lengths. Such envs run in gymnasium, because envpool cannot render.
+
     A trainable that has a method `test` is scored by it, on data that nothing else uses; without `held_out` by
     `evaluate`, as in training. After `seconds`, unfinished episodes are cut and no more begin.
 
     Raises:
         SnapshotError: a snapshot is missing, damaged, or does not belong to an agent of the config.
+        RunError: a video of several members, or of more episodes than are played in envs of their own.
+        RenderError: a video of an env that cannot render.
     """
+    camera = _camera(config, run, snapshots, episodes, video) if video else None
     store = SnapshotStore(run / "members")
     loaded = [store.load(name) for name in snapshots]
     rows = [row for row, _ in loaded]
@@ -47,7 +56,9 @@ def evaluate(
     agents = [h.get(AGENT) for h in hyperparameters]
     play = make_evaluator(config)
     metric = "return" if config.env else trainable_builder(config).metric
-    options = {"deterministic": deterministic, "seconds": seconds, "held_out": held_out}
+    options: dict[str, Any] = {"deterministic": deterministic, "seconds": seconds, "held_out": held_out}
+    if camera:
+        options["camera"] = camera
     played = play(rows, hyperparameters, episodes=episodes, seed=seed, **options)
     return [
         {
@@ -67,9 +78,24 @@ def evaluate(
             "protocol": config.env.protocol if config.env and config.env.is_atari else None,
             "seed": seed,
             "seeds": one.seeds,
+            **({"video": camera.save(run, name)} if camera else {}),
         }
         for name, agent, step, one in zip(snapshots, agents, steps, played, strict=True)
     ]
+
+
+def _camera(config: Config, run: Path, snapshots: Sequence[str], episodes: int, video: int) -> Camera:
+    """Make the camera for a video of some episodes, if these can be recorded."""
+    from pbtrl.rl.evaluation import ENVS
+    from pbtrl.rl.video import Camera
+
+    if config.env is None:
+        raise RunError(f"{run} trains {config.label}, which has no episodes to show")
+    if len(snapshots) != 1:
+        raise RunError("a video is of one member: best, or an id such as m03")
+    if video > (most := min(episodes, ENVS)):
+        raise RunError(f"a video of {video} episodes needs as many, each in an env of its own, not {most}")
+    return Camera(video)
 
 
 def is_scored(result: Mapping[str, Any]) -> bool:
