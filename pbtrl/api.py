@@ -334,7 +334,7 @@ class Run:
         return rows
 
     def evaluate(
-        self, member: str = "best", *, episodes: int = 30, seed: int = 0, deterministic: bool = False
+        self, member: str = "best", *, episodes: int = 30, seed: int = 0, deterministic: bool = False, video: int = 0
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Evaluate a member's newest snapshot on fresh episodes, with raw returns.
 
@@ -343,6 +343,7 @@ class Run:
             episodes: episodes per member.
             seed: seed of envs and actions.
             deterministic: take the most likely actions instead of samples.
+            video: number of episodes of which a video is written to the run's `eval/`.
 
         Returns:
             Mean, 95 % interval and more, as `pbtrl eval --json` prints them. They are also saved in the run's `eval/`.
@@ -351,7 +352,9 @@ class Run:
 
         self._check_trust()
         snapshots = snapshots_to_evaluate(self.path, member)
-        results = evaluate(self.config, self.path, snapshots, episodes=episodes, seed=seed, deterministic=deterministic)
+        results = evaluate(
+            self.config, self.path, snapshots, episodes=episodes, seed=seed, deterministic=deterministic, video=video
+        )
         save_evaluation(self.path, results)
         return results if member == "all" else results[0]
 

@@ -36,7 +36,7 @@ from pbtrl.rl.policy import Policy
 try:
     import onnx
     import onnxruntime
-    import onnxscript  # noqa: F401, which torch.onnx needs
+    from onnxscript import opset18 as op
 except ImportError as error:
     raise RunError(f'--format onnx needs {error.name}, which is not installed: pip install "pbtrl[onnx]"') from error
 
@@ -117,6 +117,7 @@ def export(policy: Policy, metadata: Mapping[str, str], text: str = "") -> bytes
             program = torch.onnx.export(
                 module, tuple(given.values()), dynamo=True, verbose=False, input_names=list(given),
                 output_names=outputs, dynamic_shapes={name: {0: batch} for name in given},
+                custom_translation_table={torch.ops.aten.log_sigmoid.default: _log_sigmoid},
             )  # fmt: skip
             assert program is not None
             model = program.model_proto
@@ -156,6 +157,11 @@ class OnnxPolicy:
             given["reward"] = np.zeros(len(x), np.float32) if start else np.asarray(reward, np.float32)
         action, distribution, *states = self._session.run(None, given)
         return distribution, action, states[0] if states else ()
+
+
+def _log_sigmoid(x: Any) -> Any:
+    """Express log sigmoid exactly; torch.onnx would take the logarithm of a rounded sigmoid."""
+    return op.Neg(op.Softplus(op.Neg(x)))
 
 
 @contextmanager

@@ -23,7 +23,9 @@ next state."""
 
 
 def largest_difference(policy: Policy, act: Act) -> float:
-    """Return the largest difference between two policies on 64 observations, relative to max(1, |value|).
+    """Return the largest difference between two policies on 64 observations.
+
+    It is relative to the largest of an observation's values, if that is more than 1, because so is their rounding.
 
     Compared are the distribution's parameters and the deterministic actions, in a sequence of 8 steps of 7 envs, and
     alone at the start of 8 episodes. A discrete action that is not the most likely one counts with the difference of
@@ -78,7 +80,9 @@ def _singles(observations: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
     if one.shape != other.shape:
         return np.inf
-    return float((np.abs(other.astype(np.float64) - one) / np.maximum(1.0, np.abs(one))).max())
+    size = np.maximum(1.0, np.abs(one.reshape(len(one), -1)).max(-1))
+    largest = float((np.abs(other.astype(np.float64) - one).reshape(len(one), -1).max(-1) / size).max())
+    return np.inf if np.isnan(largest) else largest  # max() would ignore it
 
 
 def _action_difference(policy: Policy, parameters: NDArray[Any], one: NDArray[Any], other: NDArray[Any]) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,11 @@ class Camera:
         if index < self.episodes and self.takes[index].result is None:
             self.takes[index].result, self.takes[index].length = result, length
 
-    def save(self, run: Path, snapshot: str) -> dict[str, Any]:
-        """Write the video to the run's `eval/`; returns its file (relative to the run), returns and lengths.
+    def save(self, run: Path, snapshot: str, show: Callable[[float], str]) -> dict[str, Any]:
+        """Write the video to the run's `eval/`, with captions in which `show` formats the returns.
+
+        Returns:
+            Its `file` (relative to the run), and `returns` and `lengths` of the episodes.
 
         Raises:
             RenderError: all frames are black, or all are equal.
@@ -88,11 +91,11 @@ class Camera:
         folder.mkdir(exist_ok=True)
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{len(list(folder.iterdir()))}"
         path = folder / f"{stamp}-{snapshot.replace('/', '-')}{suffix}"
-        write_video(path, self.frames(), self._fps)
+        write_video(path, self.frames(show), self._fps)
         results, lengths = [take.result for take in self.takes], [take.length for take in self.takes]
         return {"file": str(path.relative_to(run)), "returns": results, "lengths": lengths}
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self, show: Callable[[float], str]) -> Iterator[Frame]:
         """Yield all frames; every episode begins with a caption, which stays for a second."""
         assert self._shape
         scale = -(-SMALLEST // max(self._shape[:2]))
@@ -101,6 +104,7 @@ class Camera:
                 frame = np.frombuffer(zlib.decompress(data), np.uint8).reshape(self._shape)
                 frame = frame.repeat(scale, 0).repeat(scale, 1)
                 if i == 0:
-                    title = caption(frame, [f"return {take.result:.6g}", f"{take.length:,} env steps"])
+                    assert take.result is not None
+                    title = caption(frame, [f"return {show(take.result)}", f"{take.length:,} env steps"])
                     yield from [title] * round(TITLE_SECONDS * self._fps)
                 yield frame

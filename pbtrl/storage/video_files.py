@@ -5,9 +5,12 @@ This is the only file that encodes and decodes videos.
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import subprocess
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from pbtrl.errors import DamagedError, MissingPackageError, RunError
 from pbtrl.system.files import translate_disk_errors
 
 Frame = NDArray[np.uint8]
+GIF_SIDE, MOST_GIF_FRAMES = 320, 1000
 LARGEST_GIF = 1_400_000  # bytes, which are below 2 MB as text in a page
 PREVIEWS = ((240, 10.0), (200, 8.0), (160, 6.0), (120, 4.0), (80, 2.0))  # pixels of the longer side, frames per second
 
@@ -34,6 +38,8 @@ def has_encoder() -> bool:
 def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
     """Write frames [H, W, 3] uint8 of equal shape to a `.mp4` or `.gif` file, as a whole.
 
+    A GIF is limited in size (320 pixels) and length (the first 1000 frames).
+
     Raises:
         DiskFullError: no space left; nothing was written.
         RunError: the encoder failed; nothing was written.
@@ -42,7 +48,8 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
     try:
         with translate_disk_errors(path):
             if path.suffix == ".gif":
-                staged.write_bytes(_gif(frames, fps))
+                shown = itertools.islice(frames, MOST_GIF_FRAMES)
+                staged.write_bytes(_gif((_shrunk(frame, GIF_SIDE) for frame in shown), fps))
             else:
                 _write_mp4(staged, frames, fps)
             staged.replace(path)
@@ -64,14 +71,21 @@ def preview(path: Path, seconds: float = 5.0) -> bytes:
         RunError: an MP4 cannot be read without imageio-ffmpeg.
         DamagedError: the file is no video.
     """
+    frames, fps = read_video(path, seconds)
     for side, rate in PREVIEWS:
-        frames, fps = (_read_gif if path.suffix == ".gif" else _read_mp4)(path)
         step = max(1, round(fps / rate))
-        chosen = itertools.islice(frames, 0, max(1, int(seconds * fps)), step)
-        content = _gif((_shrunk(frame, side) for frame in chosen), fps / step)
+        content = _gif((_shrunk(frame, side) for frame in frames[::step]), fps / step)
         if len(content) <= LARGEST_GIF:
             break
     return content
+
+
+def read_video(path: Path, seconds: float) -> tuple[list[Frame], float]:
+    """Return the frames [H, W, 3] of the first seconds, and their number per second. Raises as `preview`."""
+    try:
+        return (_read_gif if path.suffix == ".gif" else _read_mp4)(path, seconds)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DamagedError(f"{path} is no video") from error
 
 
 def _ffmpeg() -> Any:
@@ -86,19 +100,24 @@ def _write_mp4(path: Path, frames: Iterable[Frame], fps: float) -> None:
     iterator = iter(frames)
     first = next(iterator)
     height, width = first.shape[:2]
-    writer = _ffmpeg().write_frames(
+    ffmpeg, count, text = _ffmpeg(), 0, ""
+    writer = ffmpeg.write_frames(
         str(path), (width, height), fps=fps, codec="libx264", pix_fmt_out="yuv420p", macro_block_size=2, quality=7,
         output_params=["-f", "mp4"], ffmpeg_log_level="error",
     )  # fmt: skip
-    try:
+    with closing(writer):
         writer.send(None)
         for frame in itertools.chain([first], iterator):
-            writer.send(np.ascontiguousarray(frame))
-    except OSError as error:
-        text = " ".join(str(error).split())[-300:]
-        raise RunError(f"ffmpeg cannot write {path}: {text}") from error
-    finally:
-        writer.close()
+            try:
+                writer.send(np.ascontiguousarray(frame))
+            except OSError as error:  # its process died
+                text = " ".join(str(error).split())[-300:]
+                break
+            count += 1
+    if text or not path.exists() or ffmpeg.count_frames_and_secs(str(path))[0] != count:
+        if "No space left" in text:
+            raise OSError(errno.ENOSPC, text)
+        raise RunError(f"ffmpeg cannot write {path}: {text or 'frames are missing'}")
 
 
 def _gif(frames: Iterable[Frame], fps: float) -> bytes:
@@ -113,25 +132,24 @@ def _gif(frames: Iterable[Frame], fps: float) -> bytes:
     return file.getvalue()
 
 
-def _read_mp4(path: Path) -> tuple[Iterator[Frame], float]:
-    reader = _ffmpeg().read_frames(str(path))
-    try:
-        meta = next(reader)
-    except (OSError, RuntimeError, StopIteration) as error:
-        raise DamagedError(f"{path} is no video") from error
-    width, height = meta["size"]
-    return (np.frombuffer(data, np.uint8).reshape(height, width, 3) for data in reader), float(meta["fps"])
+def _read_mp4(path: Path, seconds: float) -> tuple[list[Frame], float]:
+    ffmpeg = _ffmpeg()
+    count, duration = ffmpeg.count_frames_and_secs(str(path))
+    command = [ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-t", str(seconds), "-f", "image2pipe"]
+    data = subprocess.run([*command, "-c:v", "ppm", "-"], capture_output=True, check=False).stdout
+    header = b"\n".join(data[:32].split(b"\n")[:3]) + b"\n"  # P6, width and height, 255
+    width, height = map(int, header.split()[1:3])
+    pictures = np.frombuffer(data, np.uint8).reshape(-1, len(header) + 3 * width * height)[:, len(header) :]
+    return list(pictures.reshape(-1, height, width, 3)), count / max(duration, 0.01)
 
 
-def _read_gif(path: Path) -> tuple[Iterator[Frame], float]:
+def _read_gif(path: Path, seconds: float) -> tuple[list[Frame], float]:
     from PIL import Image, ImageSequence
 
-    try:
-        image = Image.open(path)
-    except OSError as error:
-        raise DamagedError(f"{path} is no video") from error
-    frames = (np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image))
-    return frames, 1000.0 / max(20, int(image.info.get("duration", 100)))
+    with Image.open(path) as image:
+        fps = 1000.0 / max(20, int(image.info.get("duration", 100)))
+        frames = itertools.islice(ImageSequence.Iterator(image), max(1, int(seconds * fps)))
+        return [np.asarray(frame.convert("RGB")) for frame in frames], fps
 
 
 def _shrunk(frame: Frame, side: int) -> Frame:

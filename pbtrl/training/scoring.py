@@ -14,6 +14,7 @@ from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
 from pbtrl.errors import RunError, SnapshotError
+from pbtrl.reporting.formatting import format_fitness
 from pbtrl.storage.snapshot_store import SnapshotStore
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def evaluate(
             "protocol": config.env.protocol if config.env and config.env.is_atari else None,
             "seed": seed,
             "seeds": one.seeds,
-            **({"video": camera.save(run, name)} if camera else {}),
+            **({"video": camera.save(run, name, format_fitness)} if camera else {}),
         }
         for name, agent, step, one in zip(snapshots, agents, steps, played, strict=True)
     ]

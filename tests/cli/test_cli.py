@@ -16,7 +16,7 @@ from tests.command import ROOT, Command, contents, journal, spawn
 
 COMMANDS = [
     "train", "resume", "eval", "status", "list", "verify", "lineage", "schedule", "replay", "tb", "bench", "doctor",
-    "config",
+    "config", "export",
 ]  # fmt: skip
 MEMBER = {
     "id", "env_steps", "frames", "fitness", "fitness_before_copy", "generation", "skipped_updates", "parent",
