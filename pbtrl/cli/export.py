@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
 from pbtrl.cli.arguments import add_command, add_json, add_member, add_run, add_trust, parse_path
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
-
-OBSERVATIONS = 64
 
 
 def add_export(commands: Any) -> None:
@@ -40,6 +39,7 @@ def run_export(a: argparse.Namespace) -> int:
     check_links(run)
     config = load_stored_config(run, trusted=a.trust_imports)
     from pbtrl.export.export import export
+    from pbtrl.export.self_check import OBSERVATIONS
     from pbtrl.reporting.labels import labeled
 
     done = export(run, config, a.member, a.format, a.out, lambda: check_imports(run, config, allowed=a.trust_imports))
@@ -54,6 +54,7 @@ def run_export(a: argparse.Namespace) -> int:
         f"{info['largest_difference']:.1e}",
     }
     if a.format == "hub":
-        rows["upload"] = f"hf upload USER/{info['run']}-{info['member']} {done.folder}"
+        name, folder = f"USER/{info['run']}-{info['member']}", str(done.folder)
+        rows["upload"] = shlex.join(["hf", "upload", name, folder])
     tell(f"{done.folder}\n{labeled(rows)}")
     return 0

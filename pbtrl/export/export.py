@@ -104,7 +104,7 @@ def _origin(run: Path, config: Config, loaded: LoadedPolicy, form: str) -> dict[
         "schema": SCHEMA,
         "pbtrl": __version__,
         "format": form,
-        "run": loaded.header.name,
+        "run": run.resolve().name,
         "snapshot": loaded.snapshot,
         "member": loaded.snapshot.partition("/")[0],
         "env": config.env.id,

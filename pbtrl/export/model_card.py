@@ -93,7 +93,7 @@ def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
 def _score(info: Mapping[str, Any]) -> str:
     score = info["score"]
     if not score or score.get("return_mean") is None:
-        return f"It was not scored: `pbtrl eval {info['run']} --member {info['member']}` does it."
+        return f"It was not scored: `pbtrl eval {_text(info['run'])} --member {info['member']}` does it."
     text = f"**Mean return {format_fitness(score['return_mean'])}**"
     if score.get("ci95"):
         low, high = map(format_fitness, score["ci95"])

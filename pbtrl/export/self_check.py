@@ -57,14 +57,14 @@ def largest_difference(policy: Policy, act: Act) -> float:
 
 
 def _observations(policy: Policy) -> NDArray[Any]:
-    """Draw observations as in training: with the normalizer's mean and deviation, or from the observation space."""
+    """Draw observations around the normalizer's mean, also beyond its clip, or else from the observation space."""
     space, rng = policy.observation_space, np.random.default_rng(0)
     tensors = policy.state.tensors
     if not (isinstance(space, Box) and policy.agent.normalizes):
         space.seed(0)
         return np.stack([space.sample() for _ in range(OBSERVATIONS)])
     mean, scale = (tensors[name][0].double().numpy() for name in ("shift", "scale"))
-    drawn = mean + rng.normal(size=(OBSERVATIONS, mean.size)) / scale
+    drawn = mean + rng.standard_cauchy((OBSERVATIONS, mean.size)) / scale
     clipped: NDArray[Any] = np.clip(drawn.reshape(OBSERVATIONS, *space.shape), space.low, space.high)
     return clipped.astype(str(space.dtype))
 

@@ -82,6 +82,12 @@ def test_env_without_pictures_is_refused_when_made() -> None:
         shown("probe/Bandit-v0", rendered=0).render(0)
 
 
+def test_envpool_is_not_used_for_pictures() -> None:
+    vector = envs.make("CartPole-v1", [3, 4], backend="envpool", rendered=1)
+    assert [env.render_mode for env in vector._pool.envs] == ["rgb_array", None]
+    vector.close()
+
+
 def test_maze_is_seen_as_a_whole() -> None:
     vector = shown("maze/Foraging-v0")
     picture, env = vector.render(0), vector._pool.envs[0].unwrapped

@@ -94,6 +94,17 @@ def test_bundle_says_what_it_is(run: api.Run) -> None:
     check_links(run.path)
 
 
+def test_score_is_that_of_the_best_or_the_newest(run: api.Run) -> None:
+    best = (run.best or {})["member"]
+    other = next(m for m in run.members if m != best)
+    for member in (other, best):
+        for episodes in (2, 3):
+            run.evaluate(member, episodes=episodes, seed=episodes)
+    scores = [json.loads((run.export(m) / "export.json").read_text())["score"] for m in (other, best)]
+    assert (scores[0]["episodes"], scores[0]["member"]) == (3, other)
+    assert scores[1] == (run.best or {})["evaluation"]
+
+
 def test_graph_of_a_run(pbtrl: Command, run: api.Run) -> None:
     info = json.loads(said(pbtrl, "export", "cart", "--format", "onnx", "--json"))
     session = onnxruntime.InferenceSession(f"{info['folder']}/policy.onnx", providers=["CPUExecutionProvider"])
@@ -230,13 +241,17 @@ def test_missing_package_is_named(pbtrl: Command, run: api.Run, monkeypatch: pyt
 
 
 def test_names_from_a_run_do_not_become_code_or_markup(pbtrl: Command, run: api.Run) -> None:
-    journal = run.path / "journal.jsonl"
-    first, _, rest = journal.read_text().partition("\n")
+    path = run.path / "config.resolved.yaml"
     name = 'a"""\nimport os\nos.mkdir("boom")\n"""<script>|'
-    journal.write_text(json.dumps({**json.loads(first), "name": name}) + "\n" + rest)
+    path.write_text(path.read_text().replace("id: CartPole-v1", f"id: {json.dumps(name)}"))
     folder = run.export(format="hub")
+    assert run.config.env
+    assert run.config.env.id == name
     source = (folder / "policy.py").read_text()
     assert source.splitlines()[0].count('"""') == 1
     assert "import os" not in source.splitlines()
     assert not Path("boom").exists()
-    assert "<script>" not in (folder / "README.md").read_text()
+    header, card = (folder / "README.md").read_text().split("---\n")[1:3]
+    assert yaml.safe_load(header)["tags"][-1] == name
+    assert "# impala in a" in card
+    assert "<script>" not in card
