@@ -192,7 +192,7 @@ def test_damaged_snapshot_is_not_exported(pbtrl: Command, run: api.Run) -> None:
     assert not Path("a").exists()
 
 
-@pytest.mark.parametrize("format", ["bundle", "onnx"])
+@pytest.mark.parametrize("format", ["bundle", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_different_policy_is_refused_and_leaves_nothing(
     pbtrl: Command, run: api.Run, monkeypatch: pytest.MonkeyPatch, format: str
 ) -> None:

@@ -25,7 +25,8 @@ from tests.export.policies import CASES, make
 
 torch.set_num_threads(1)
 LINES = {"impala": 60, "ppo": 60, "nature": 60, "lstm": 75, "shallow": 75, "deep": 75, "feudal": 90, "feudal image": 90}
-ONNX = ["impala", "linear", "vmpo", "shallow", "deep", "nature", "unreal image", "feudal", "lstm"]
+QUICK = ("vmpo", "shallow", "unreal image", "feudal", "lstm")  # of the graphs, each of which takes a second or more
+ONNX = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 
 
 def exported(policy: Policy, folder: Path) -> Any:
