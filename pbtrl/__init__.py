@@ -14,6 +14,7 @@ _EXPORTS = {
     "Callback": "pbtrl.training.callbacks",
     "Policy": "pbtrl.rl.policy",
     "Run": "pbtrl.api",
+    "compare": "pbtrl.api",
     "list_runs": "pbtrl.api",
     "load_run": "pbtrl.api",
     "register_agent": "pbtrl.api",
@@ -44,6 +45,7 @@ __all__ = [
     "SnapshotError",
     "TrainingError",
     "WorkerError",
+    "compare",
     "list_runs",
     "load_run",
     "register_agent",
@@ -56,6 +58,7 @@ __all__ = [
 if TYPE_CHECKING:
     from pbtrl.api import (
         Run,
+        compare,
         list_runs,
         load_run,
         register_agent,

@@ -35,6 +35,7 @@ from pbtrl.training.callbacks import Callback, CallbackListener
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from pbtrl.reporting.comparison import Comparison
     from pbtrl.rl.policy import Policy
     from pbtrl.training.session import SessionHooks, SessionResult
 
@@ -122,6 +123,30 @@ def load_run(run: str | Path = "last", *, runs: str | Path = "runs", trust_impor
 def list_runs(runs: str | Path = "runs") -> list[Run]:
     """List all runs in a directory, sorted by name."""
     return [Run(path) for path in sorted(run_directories(Path(runs)))]
+
+
+def compare(
+    selected: str | Path | Run | Sequence[str | Path | Run], *, metric: str = "score", runs: str | Path = "runs"
+) -> Comparison:
+    """Compare strategies, agents or configs by independent runs, as `pbtrl compare` does.
+
+    Args:
+        selected: runs (names, prefixes, paths, `Run`), or a folder that holds runs, such as that of a sweep.
+        metric: `score` (of the chosen member on fresh seeds), `fitness`, `median` or `steps_to=VALUE`.
+        runs: directory of all runs.
+
+    Returns:
+        Groups of replications with their statistics, and the comparison of each two. `print` it, or use `markdown`,
+        `to_json` and `save`, which writes the page.
+
+    Raises:
+        RunError: there is no such run or metric, or two runs cannot be compared.
+        DamagedError: a run is damaged; in a folder it is left out.
+    """
+    from pbtrl.reporting.comparison import compare
+
+    several = [selected] if isinstance(selected, str | Path | Run) else selected
+    return compare([str(one.path if isinstance(one, Run) else one) for one in several], Path(runs), metric)
 
 
 def register_agent(name: str, settings: type) -> None:

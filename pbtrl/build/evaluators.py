@@ -66,7 +66,17 @@ def _evaluate_trainables(
         trainable = builder.make(rng, builder.structure_of(values))
         check_fit(trainable.state_dict(), row)
         trainable.load_state_dict(row)
-        score = getattr(trainable, "test", trainable.evaluate) if held_out else trainable.evaluate
-        episodes_of = {"returns": [float(score(rng))], "lengths": [0], "seeds": [seed]}
-        results.append(SimpleNamespace(**episodes_of, max_steps=None, truncated=0, timed_out=False))
+        test = getattr(trainable, "test", None) if held_out else None
+        score = test or trainable.evaluate
+        results.append(
+            SimpleNamespace(
+                returns=[float(score(rng))],
+                lengths=[0],
+                seeds=[seed],
+                max_steps=None,
+                truncated=0,
+                timed_out=False,
+                held_out=test is not None,
+            )
+        )
     return results

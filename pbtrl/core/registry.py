@@ -51,6 +51,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "constant": "pbtrl.trainables.constant:Constant",
         "drifting_bandit": "pbtrl.trainables.drifting_bandit:DriftingBandit",
         "chain": "pbtrl.trainables.chain:Chain",
+        "boosting": "pbtrl.trainables.boosting:Boosting",
         "classifier": "pbtrl.trainables.classifier:Classifier",
         "gan": "pbtrl.trainables.gan:GAN",
     },

@@ -89,7 +89,7 @@ class TensorBoardWriter:
             values = {k: _plain(v) for k, v in member.hyperparameters.items()}
             fitness = float("nan") if member.fitness is None else member.fitness
             file: Any = self._writer_of(member.id).file_writer
-            for summary in hparams(values, {"episode/return_mean": fitness}):  # type: ignore[no-untyped-call]
+            for summary in hparams(values, {self._score_tag: fitness}):  # type: ignore[no-untyped-call]
                 file.add_summary(summary)
             self._close_if_retired(member.id)
 
@@ -103,6 +103,11 @@ class TensorBoardWriter:
                 writer.close()
         finally:
             threading.excepthook = self._hook
+
+    @property
+    def _score_tag(self) -> str:
+        """Tag of what a member is trained for."""
+        return "episode/return_mean" if self._header.unit == "env_steps" else f"evaluation/{self._header.metric}"
 
     def _ended(self, thread: threading.ExceptHookArgs) -> None:
         """Suppress the traceback of a writer's thread that a full disk ended; the next write raises its error."""
@@ -135,8 +140,9 @@ class TensorBoardWriter:
             self._stream(member, streamed)
         points = dict(line["scalars"])
         if line["lengths"]:
-            points["episode/return_mean"] = mean(line["returns"])
-            points["episode/length_mean"] = mean(line["lengths"])
+            points[self._score_tag] = mean(line["returns"])
+            if self._header.unit == "env_steps":
+                points["episode/length_mean"] = mean(line["lengths"])
         if self._header.rule.source == "evaluation" and line["evaluation"]:
             points["evaluation/return_mean"] = mean(line["evaluation"])
         already = self._streamed[member]

@@ -65,6 +65,7 @@ def summarize(run: Path, header: RunHeader, population: Population) -> dict[str,
         "path": str(run),
         "state": state(run),
         "unit": header.unit,
+        "metric": header.metric,
         "env_steps": population.step,
         "frames": population.step * header.frames_per_step,
         "steps_budget": header.budget,
@@ -109,14 +110,14 @@ def _member(member: Member, header: RunHeader) -> dict[str, Any]:
 
 
 def _state(member: Member, header: RunHeader) -> str:
-    """Return `train`, `waits`, `done`, `retired`, `diverged` or `given up`."""
+    """Return `train`, `waiting`, `done`, `retired`, `diverged` or `given up`."""
     if member.retired:
         return "retired"
     if member.lost or member.diverged:
         return "given up" if member.lost else "diverged"
     if member.pending:
         return "train"
-    return "done" if member.step >= header.horizon else "waits"
+    return "done" if member.step >= header.horizon else "waiting"
 
 
 def _bytes(run: Path) -> int:
