@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from pbtrl.build.trainables import trainable_builder
+from pbtrl.config.load import parse
+from pbtrl.errors import ConfigProblem
 from pbtrl.testing.trainables import TrainableConformance
-from pbtrl.trainables import digit_scorer
+from pbtrl.trainables import builder, digit_scorer
 from pbtrl.trainables.datasets import load
 from pbtrl.trainables.digit_scorer import inception_score, train_scorer
 from pbtrl.trainables.gan import GAN, Shared
@@ -213,3 +218,15 @@ def test_diverged_generator_has_no_score_or_a_low_one(rates: dict[str, float]) -
         assert not score > 3.0
     finite = all(np.isfinite(value).all() for value in model.state_dict().values())
     assert not finite or rates == {"generator_lr": 1e3}
+
+
+def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    load.cache_clear()
+    builder._prepared.cache_clear()
+    config = parse((Path(__file__).parents[2] / "configs" / "gan.yaml").read_text())
+    with pytest.raises(
+        ConfigProblem, match=r'trainable\.data: digits needs scikit-learn.*"pbtrl\[trainables\]"'
+    ) as caught:
+        trainable_builder(config)
+    assert ("trainable", "name") in caught.value.paths
