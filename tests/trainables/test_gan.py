@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, dropout
 
 from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.load import parse
+from pbtrl.config.schema import Config
 from pbtrl.errors import ConfigProblem
 from pbtrl.testing.trainables import TrainableConformance
 from pbtrl.trainables import builder, digit_scorer
-from pbtrl.trainables.datasets import load
+from pbtrl.trainables.datasets import Split, load
 from pbtrl.trainables.digit_scorer import inception_score, train_scorer
 from pbtrl.trainables.gan import GAN, Shared
 
@@ -97,14 +98,32 @@ def test_scorers_follow_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digit_scorer, "STEPS", 20)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    split = load("digits").training
-    digits = type(split)(split.inputs.flatten(1), split.labels)
+    digits = Split(shared().images, torch.arange(1400) % 10)
     torch.set_num_threads(2)
     first, same, other = (train_scorer(digits, seed(n)).state_dict() for n in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == 1
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_scorer_learns_noisy_digits_with_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digit_scorer, "STEPS", 3)
+    digits = Split(shared().images, torch.arange(1400) % 10)
+    trained = train_scorer(digits, seed(1))
+    torch.manual_seed(int(seed(1).integers(2**63)))
+    first, second, last = nn.Linear(64, 128), nn.Linear(128, 128), nn.Linear(128, 10)
+    adam = torch.optim.Adam([*first.parameters(), *second.parameters(), *last.parameters()], lr=3e-3)
+    for _ in range(3):
+        rows = torch.randint(1400, (256,))
+        noisy = digits.inputs[rows] + 0.1 * torch.randn(256, 64)
+        log_p = last(dropout(second(dropout(first(noisy).relu(), 0.1)).relu(), 0.1)).log_softmax(-1)
+        adam.zero_grad()
+        (-log_p[torch.arange(256), digits.labels[rows]].mean()).backward()
+        adam.step()
+    weights = [parameter for layer in (first, second, last) for parameter in layer.parameters()]
+    for own, other in zip(trained.parameters(), weights, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
 
 
 def test_the_two_scorers_differ_in_weights_and_answers() -> None:
@@ -220,13 +239,27 @@ def test_diverged_generator_has_no_score_or_a_low_one(rates: dict[str, float]) -
     assert not finite or rates == {"generator_lr": 1e3}
 
 
+def shipped() -> Config:
+    return parse((Path(__file__).parents[2] / "configs" / "gan.yaml").read_text())
+
+
+def test_shipped_config_makes_what_the_paper_searches() -> None:
+    builder = trainable_builder(shipped())
+    assert builder.metric == "Inception score"
+    state = builder.make(seed(0)).state_dict()
+    weights = [n for n in state if n.endswith("weight") and state[n].ndim == 2]
+    assert {n: state[n].shape[::-1] for n in weights} == {
+        "generator.0.weight": (32, 128), "generator.3.weight": (128, 128), "generator.6.weight": (128, 64),
+        "discriminator.0.weight": (64, 128), "discriminator.2.weight": (128, 128), "discriminator.4.weight": (128, 1),
+    }  # fmt: skip
+
+
 def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     load.cache_clear()
     builder._prepared.cache_clear()
-    config = parse((Path(__file__).parents[2] / "configs" / "gan.yaml").read_text())
     with pytest.raises(
         ConfigProblem, match=r'trainable\.data: digits needs scikit-learn.*"pbtrl\[trainables\]"'
     ) as caught:
-        trainable_builder(config)
+        trainable_builder(shipped())
     assert ("trainable", "name") in caught.value.paths
