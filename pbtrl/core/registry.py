@@ -54,6 +54,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "chain": "pbtrl.trainables.chain:Chain",
         "boosting": "pbtrl.trainables.boosting:Boosting",
         "classifier": "pbtrl.trainables.classifier:Classifier",
+        "gan": "pbtrl.trainables.gan:GAN",
     },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}
