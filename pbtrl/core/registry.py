@@ -52,6 +52,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "drifting_bandit": "pbtrl.trainables.drifting_bandit:DriftingBandit",
         "chain": "pbtrl.trainables.chain:Chain",
         "classifier": "pbtrl.trainables.classifier:Classifier",
+        "translator": "pbtrl.trainables.translator:Translator",
     },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}
