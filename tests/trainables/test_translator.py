@@ -225,6 +225,13 @@ def test_greedy_decoding_against_a_slow_loop(trained: Translator) -> None:
     assert len(set(map(len, translations))) > 2
 
 
+def test_decoding_stops_when_all_sentences_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, words = small(), iter([[END, 5], [6, END]])  # a third word would raise
+    monkeypatch.setattr(model._network, "logits", lambda _: nn.functional.one_hot(torch.tensor(next(words)), 9))
+    translations = model.translate([source for source, _ in corpus().training[:2]])
+    assert translations == [(), (corpus().target.words[5],)]
+
+
 def bleu_by_hand(translations: list[Words], references: list[Words]) -> float:
     """BLEU-4 of a corpus without smoothing (Papineni et al. 2002, section 2.3)."""
     precisions = []
