@@ -252,9 +252,11 @@ def bleu_by_hand(translations: list[Words], references: list[Words]) -> float:
 def test_bleu_of_references_is_100_and_follows_the_paper() -> None:
     model, references = small(), [target for _, target in corpus().validation]
     assert model.bleu(references, references) == pytest.approx(100.0)
-    cut = [words[: -1 - (i % 2)] if i % 3 else ("der", *words) for i, words in enumerate(references)]
+    cut = [words[: -1 - (i % 2)] if i % 3 else ("<unknown>", *words) for i, words in enumerate(references)]
     assert 10.0 < model.bleu(cut, references) < 95.0
     assert model.bleu(cut, references) == pytest.approx(bleu_by_hand(cut, references))
+    lower = [tuple(word.lower() for word in words) for words in references]
+    assert model.bleu(lower, references) == pytest.approx(bleu_by_hand(lower, references))
     assert model.bleu([()] * 200, references) == 0.0
 
 
@@ -304,18 +306,22 @@ def test_every_hyperparameter_has_an_effect_in_flight(values: dict[str, Any]) ->
         assert getattr(changed._network, name).p == 0.1
 
 
+def test_a_stop_waits_for_less_than_a_second() -> None:
+    assert 1 <= Translator.max_steps_per_call <= 20  # a step takes up to 50 ms
+
+
 def test_all_tunable_names_are_keys() -> None:
     assert set(Translator.tunable) == set(small()._values)
 
 
 def test_a_step_is_adam_on_the_clipped_gradient_of_the_smoothed_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     none = {"attention_dropout": 0.0, "residual_dropout": 0.0, "relu_dropout": 0.0}
-    model, twin, rows = small(), small(), torch.arange(4)
+    model, twin, rows = small(), small(), torch.tensor([7, 3, 50, 21])
     for each in (model, twin):
         each._network.target_embedding.data.mul_(3.0)  # so that the gradient is large enough to be clipped
-    monkeypatch.setattr(torch, "randint", lambda *_: rows)
+    monkeypatch.setattr(torch, "randint", lambda *sizes: {(100, (4,)): rows}[sizes])
     loss = model.step({**none, "learning_rate": 0.01, "label_smoothing": 0.2})["loss"]
-    source, target = (tokens[rows] for tokens in corpus().tokens)
+    source, target = (trimmed(tokens[rows]) for tokens in corpus().tokens)
     log = twin._network(source, source != PAD, target[:, :-1]).log_softmax(-1)
     places = [(n, t) for n in range(4) for t in range(target.shape[1] - 1) if target[n, t + 1] != PAD]
     slow = -sum(0.8 * log[n, t, target[n, t + 1]] + 0.2 * log[n, t].mean() for n, t in places) / len(places)
