@@ -55,6 +55,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "boosting": "pbtrl.trainables.boosting:Boosting",
         "classifier": "pbtrl.trainables.classifier:Classifier",
         "gan": "pbtrl.trainables.gan:GAN",
+        "translator": "pbtrl.trainables.translator:Translator",
     },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}
