@@ -30,11 +30,14 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def warm_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fork workers, actors and the like from a process that has imported torch, which takes two seconds.
 
-    Commands that `spawn` starts, and the tests of executors, start them as users do.
+    They inherit nothing from the test, such as a limit or the environment, unless it is marked `cold_workers`. Commands
+    that `spawn` starts, and the tests of executors, start workers as users do.
     """
+    if request.node.get_closest_marker("cold_workers"):
+        return
     forking = multiprocessing.get_context("forkserver")
     forking.set_forkserver_preload(["tests.warm_workers"])
     real = multiprocessing.get_context
