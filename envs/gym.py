@@ -71,6 +71,10 @@ class GymVector(Vector):
     def info(self, key: str) -> Floats:
         return np.array([latest.get(key, np.nan) for latest in self._pool.latest], np.float32)
 
+    @override
+    def last_info(self, row: int) -> dict[str, Any]:
+        return dict(self._pool.latest[row])
+
 
 class Pool:
     """gymnasium's SyncVectorEnv in NEXT_STEP mode, with checks of everything that an env returns.

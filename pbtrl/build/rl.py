@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pbtrl import envs
 from pbtrl.config.schema import Config
+from pbtrl.config.sections import RETURN
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Assignment
 from pbtrl.core.tensors import Tensors
@@ -19,6 +20,7 @@ from pbtrl.system.malloc import retain_freed_memory
 if TYPE_CHECKING:
     from pbtrl.agents.actor_critic import ActorCritic
     from pbtrl.rl.cohort_spec import CohortSpec
+    from pbtrl.rl.episode_metric import EpisodeMetric
 from pbtrl.build.determinism import DETERMINISTIC, determinism
 from pbtrl.build.placement import torch_threads
 
@@ -101,7 +103,15 @@ class RLBuilder:
             self.agent, self.to_env, make, rows,
             episodes=episodes, seed=seed, deterministic=deterministic, threads=threads,
             max_steps=self._config.final.max_steps, fallback=self._config.unlimited_episode_steps, seconds=seconds,
+            metric=self._metric,
         )  # fmt: skip
+
+    @property
+    def _metric(self) -> EpisodeMetric | None:
+        from pbtrl.rl.episode_metric import EpisodeMetric
+
+        fitness = self._config.fitness
+        return None if fitness.metric == RETURN else EpisodeMetric(fitness.metric)
 
     @cached_property
     def agent(self) -> ActorCritic:
@@ -153,6 +163,7 @@ class RLBuilder:
             processes=self._acting.processes,
             replay=self._acting.replay,
             replay_size=self._acting.replay_size,
+            metric=self._metric,
             evaluate=evaluate,
         )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pbtrl.core.messages import Hyperparameters, skips
+from pbtrl.core.messages import UNMEASURED, Hyperparameters, skips
 from pbtrl.core.population import Member, Population
 from pbtrl.reporting.formatting import format_count, format_duration, format_fitness, format_value
 from pbtrl.storage.journal import Line
@@ -94,7 +94,7 @@ class LiveStatus:
         self._before: dict[str, Hyperparameters] = dict(self._values)
         self._pace: deque[tuple[float, int]] = deque([(clock(), population.step)])
         self._failures: dict[str, int] = {}
-        self._slice_told = False
+        self._slice_told = self._unmeasured_told = False
 
     def event(self, line: Line) -> list[Event]:
         """Apply a journal line; returns the events to print."""
@@ -121,6 +121,10 @@ class LiveStatus:
             text = f"{member} skipped {skipped} of {updates} updates at {format_count(step)} {self.header.steps}"
             facts = {"skipped_updates": skipped, "updates": updates}
             yield self._event("skipped", line, text, member=member, step=step, **facts)
+        if (count := line["scalars"].get(UNMEASURED)) and not self._unmeasured_told:
+            self._unmeasured_told = True
+            text = f"{member}: {count:,.0f} finished episodes have no {self.header.metric}, and do not count"
+            yield self._event("unmeasured", line, text, member=member, step=step, episodes=int(count))
         if line["diverged"]:
             yield self._event("diverged", line, f"{member} diverged at {format_count(step)}", member=member, step=step)
         elif not self._slice_told:

@@ -91,7 +91,7 @@ def closing_text(best: Mapping[str, Any], run: Path, name: str = "last", referen
 def outcome_text(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Line]) -> str:
     """Format the best member, its fitness and schedule, and the run's duration; `best` is as in `closing_text`."""
     elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
-    rows = {"best": _best(best, "mean return" if header.unit == "env_steps" else header.metric)}
+    rows = {"best": _best(best, "mean return" if header.is_return else header.metric)}
     points = schedule(ancestry(trained_slices(lines), best.get("snapshot")))
     for i, (tuned, values) in enumerate(_changes(points).items()):
         rows["schedule" if i == 0 else " " * i] = f"{tuned} {values}"

@@ -123,7 +123,8 @@ def listing(result: Sequence[Json]) -> str:
 
 def evaluations(result: Sequence[Json]) -> str:
     """Format evaluations, one line per member, as stored in the run's `eval/`."""
-    if (metric := result[0].get("metric", "return")) != "return":
+    metric = result[0].get("metric", "return")
+    if result[0]["agent"] is None:  # outside RL
         scores = [[e["member"], e["snapshot"], format_fitness(e["return_mean"])] for e in result]
         how = f"{HELD_OUT if result[0]['held_out'] else 'evaluated again'}, seed {result[0]['seed']}"
         return "\n".join([aligned(["member", "snapshot", metric], scores), how])
@@ -142,10 +143,11 @@ def evaluations(result: Sequence[Json]) -> str:
                 f"{e['length_mean']:.0f}",
             ]
         )
-    titles = ["member", "snapshot", "episodes", "return", "std", "95 % interval", "min", "max", "length"]
+    titles = ["member", "snapshot", "episodes", metric, "std", "95 % interval", "min", "max", "length"]
     policy = "the policy's mode" if result[0]["deterministic"] else "sampled actions"
     protocol = f", {result[0]['protocol']}" if result[0]["protocol"] else ""
-    played = f"fresh episodes, seed {result[0]['seed']}, raw returns, {policy}{protocol}"
+    raw = ", raw returns" if metric == "return" else ""
+    played = f"fresh episodes, seed {result[0]['seed']}{raw}, {policy}{protocol}"
     cuts = [f"{e['member']}: {text}" for e in result if (text := truncation(e))]
     return "\n".join([aligned(titles, rows), played, *cuts])
 
@@ -205,7 +207,8 @@ def replay(result: Json) -> str:
             notes.append(f"{label}: no finite score of {', '.join(row['unscored'])}")
         notes += [f"{label}: {e['member']}: {text}" for e in row["members"] if (text := truncation(e))]
     unit, one = result["unit"].replace("_", " "), result["rows"][0]["members"][0]
-    measure, episodes = "mean return" if rl else one.get("metric", "fitness"), one["episodes"]
+    measure, episodes = one.get("metric", "return" if rl else "fitness"), one["episodes"]
+    measure = "mean return" if measure == "return" else measure
     titles = ["", measure, "95 % interval", "min", "max", "seeds", unit]
     played = f"the same {episodes} fresh episodes for every member, raw returns; " if rl else ""
     source = (

@@ -97,7 +97,9 @@ class TensorBoardWriter:
     @property
     def _score_tag(self) -> str:
         """Tag of what a member is trained for."""
-        return "episode/return_mean" if self._header.unit == "env_steps" else f"evaluation/{self._header.metric}"
+        if self._header.is_return:
+            return "episode/return_mean"
+        return f"{'episode' if self._header.unit == 'env_steps' else 'evaluation'}/{self._header.metric}"
 
     def _ended(self, thread: threading.ExceptHookArgs) -> None:
         """Suppress the traceback of a writer's thread that a full disk ended; the next write raises its error."""
@@ -134,7 +136,7 @@ class TensorBoardWriter:
             if self._header.unit == "env_steps":
                 points["episode/length_mean"] = mean(line["lengths"])
         if self._header.rule.source == "evaluation" and line["evaluation"]:
-            points["evaluation/return_mean"] = mean(line["evaluation"])
+            points[self._score_tag.replace("episode/", "evaluation/")] = mean(line["evaluation"])
         already = self._streamed[member]
         new = {k: y for k, y in points.items() if k not in already and y is not None and math.isfinite(y)}
         self._write(member, new, step, now)

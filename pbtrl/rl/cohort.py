@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from pbtrl.agents.types import Trajectory, UpdateResult
-from pbtrl.core.messages import SKIPPED_UPDATES, UPDATES, Assignment
+from pbtrl.core.messages import SKIPPED_UPDATES, UNMEASURED, UPDATES, Assignment
 from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Cohort, Outcome
@@ -151,6 +151,8 @@ class RLCohort(Cohort):
             if recent := self.rollout.episodes[slot].returns[-20:]:
                 row["episode/return_mean"] = float(np.mean(recent))
                 row["episode/length_mean"] = float(np.mean(self.rollout.episodes[slot].lengths[-20:]))
+                if self._spec.metric is not None:
+                    row[self._spec.metric.tag] = float(np.mean(self.rollout.episodes[slot].scores[-20:]))
             rows.append(row)
         self._clear_metrics()
         return rows
@@ -161,16 +163,17 @@ class RLCohort(Cohort):
         episodes = self.rollout.episodes[slot]
         assigned = self._assignments[slot]
         evaluation: list[float] = []
+        unmeasured = {UNMEASURED: float(episodes.unmeasured)} if episodes.unmeasured else {}
         if self._spec.evaluate and self._done >= self._length:  # not after an early stop, which should be quick
             evaluation = self._spec.evaluate(self.save(slot), seed_for(assigned.seed, "evaluation"), self._threads)
         return Outcome(
             steps=self._done,
             hyperparameters={k: self._used(k, slot) for k in assigned.hyperparameters if self._consumed},
-            returns=episodes.returns,
+            returns=episodes.scores,
             lengths=episodes.lengths,
             evaluation=evaluation,
             curve=self._curves[slot],
-            scalars=self._skips(slot) | self.rollout.tally(),
+            scalars=self._skips(slot) | self.rollout.tally() | unmeasured,
             diverged=int(self._state.tensors["skipped"][slot]) >= DIVERGED_AFTER,
         )
 
@@ -210,7 +213,7 @@ class RLCohort(Cohort):
             self.rollout.close()
         seeds = [s for a in self._assignments for s in env_seeds(seed_for(a.seed, "envs"), self._spec.envs)]
         vector = self._spec.make(seeds, self._threads)
-        self.rollout = Rollout(vector, len(self.members), self._spec.agent, self._spec.to_env)
+        self.rollout = Rollout(vector, len(self.members), self._spec.agent, self._spec.to_env, self._spec.metric)
         self._state.running.clear()
 
     def _merged(self, consumed: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
@@ -224,16 +227,16 @@ class RLCohort(Cohort):
         return {**consumed, "unroll_length": longest}
 
     def _draw_curve(self) -> None:
-        """Add a point to the curve every `curve_interval` steps: the mean return of the episodes since the last one."""
+        """Add a point to the curve every `curve_interval` steps: the mean score of the episodes since the last one."""
         assert self.rollout is not None
         if self._done < self._curve_at and self._done < self._length:
             return
         self._curve_at += self._spec.curve_interval
         for slot, a in enumerate(self._assignments):
-            returns = self.rollout.episodes[slot].returns
-            if recent := returns[self._told[slot] :]:
+            scores = self.rollout.episodes[slot].scores
+            if recent := scores[self._told[slot] :]:
                 self._curves[slot].append((a.start + self._done, float(np.mean(recent))))
-            self._told[slot] = len(returns)
+            self._told[slot] = len(scores)
 
     def _skips(self, slot: int) -> dict[str, float]:
         """Skipped and all updates of the slice so far, by tag; empty if none was skipped."""

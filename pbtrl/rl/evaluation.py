@@ -20,6 +20,7 @@ from pbtrl.core.seeding import env_seeds
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
 from pbtrl.rl.cohort_spec import MakeEnvs, fill
+from pbtrl.rl.episode_metric import EpisodeMetric
 from pbtrl.rl.rollout import ToEnv
 
 ENVS = 16  # largest number of envs per member
@@ -30,7 +31,7 @@ class Episodes:
     """Evaluation episodes of one member.
 
     Attributes:
-        returns: raw return of each episode.
+        returns: raw return of each episode, or what the metric measured in its place.
         lengths: length of each episode (env steps).
         seeds: seeds of the envs.
         max_steps: env steps after which an episode was cut; None without a limit.
@@ -57,6 +58,7 @@ def evaluate(
     agent: Agent, to_env: ToEnv, make: MakeEnvs, rows: Sequence[Tensors], *, episodes: int, seed: int,
     deterministic: bool = False, threads: int = 1,
     max_steps: int | None = None, fallback: int | None = None, seconds: float | None = None,
+    metric: EpisodeMetric | None = None,
 ) -> list[Episodes]:  # fmt: skip
     """Play `episodes` with each snapshot in `rows`, all on the same env seeds, which are derived from `seed`.
 
@@ -71,6 +73,7 @@ def evaluate(
         threads: number of threads of the simulator.
         max_steps: env steps after which an episode is cut; default: the env's own limit.
         fallback: value of `max_steps` if the env has no limit; None for no limit.
+        metric: measure of an episode, in place of its return; episodes without one count as NaN.
         seconds: deadline, at which open episodes are cut and no new ones start; each env takes at least one step.
     """
     deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -84,7 +87,9 @@ def evaluate(
         limit = max_steps or vector.max_episode_steps or fallback
         quota = np.tile([episodes // envs + (j < episodes % envs) for j in range(envs)], len(rows))
         noise_seed = None if deterministic else seed
-        finished = _play(agent, to_env, vector, state, len(rows), quota, noise_seed, limit or math.inf, deadline)
+        finished = _play(
+            agent, to_env, vector, state, len(rows), quota, noise_seed, limit or math.inf, deadline, metric
+        )
     finally:
         vector.close()
     played = ([e for j in range(i * envs, (i + 1) * envs) for e in finished[j]] for i in range(len(rows)))
@@ -103,7 +108,7 @@ def evaluate(
 
 def _play(
     agent: Agent, to_env: ToEnv, vector: Vector, state: State, members: int, quota: np.ndarray, seed: int | None,
-    limit: float, deadline: float,
+    limit: float, deadline: float, metric: EpisodeMetric | None,
 ) -> list[list[_Episode]]:  # fmt: skip
     """Play every env's quota of episodes; returns the episodes by env.
 
@@ -136,7 +141,11 @@ def _play(
             cut = playing & ~done & (lengths > 0) & ((lengths >= limit) | late)
             ended = playing & done | cut
             for j in np.flatnonzero(ended):
-                finished[j].append(_Episode(float(returns[j]), int(lengths[j]), bool(cut[j])))
+                result, length = float(returns[j]), int(lengths[j])
+                if metric is not None:
+                    score = metric(vector, int(j), result, length)
+                    result = math.nan if score is None else score
+                finished[j].append(_Episode(result, length, bool(cut[j])))
             due -= ended
             playing &= (due > 0) & ~cut
             returns[done] = 0.0
