@@ -10,6 +10,7 @@ from typing import Any
 
 from pbtrl.reporting.formatting import (
     format_bytes,
+    format_changes,
     format_count,
     format_duration,
     format_fitness,
@@ -166,10 +167,8 @@ def copies(result: Sequence[Json], header: RunHeader) -> str:
         return "no copies yet"
     rows = []
     for c in result:
-        before, after = c["hyperparameters_before"], c["hyperparameters_after"]
-        moved = [n for n in after if n in before and format_value(before[n]) != format_value(after[n])]
         fitness = f"{format_fitness(c['fitness_before'])} -> {format_fitness(c['fitness_after'])}"
-        changes = "  ".join(f"{n} {format_value(before[n])} -> {format_value(after[n])}" for n in moved)
+        changes = "  ".join(format_changes(c["hyperparameters_before"], c["hyperparameters_after"]))
         rows.append(
             [
                 format_duration(c["time"]),

@@ -1,0 +1,117 @@
+"""HParams tab and custom-scalars layout of TensorBoard.
+
+HParams shows a row per member: initial and final hyperparameters, training fitness, and the scores of the final choice.
+TensorBoard shows the first such summary of a folder. So it lies in a file of its own, which a later session replaces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pbtrl.core.messages import Hyperparameters
+from pbtrl.core.population import Population
+from pbtrl.reporting.formatting import format_value
+from pbtrl.storage.journal import Line
+from pbtrl.storage.run_header import RunHeader
+from pbtrl.storage.run_points import fitness_tag, score_tag
+
+SUFFIX = ".hparams"
+SELECTION, SCORE = "final/selection_score", "final/score"
+Layout = dict[str, dict[str, list[Any]]]
+
+
+def write_hparams(
+    folders: Mapping[str, Path], shared: Path, header: RunHeader, population: Population, lines: Iterable[Line],
+    best: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Write the HParams table.
+
+    Args:
+        folders: folder of each member's curves.
+        shared: folder of the population's curves, which gets the description of the columns.
+        header, population, lines: the run.
+        best: content of best.json, or empty.
+    """
+    from tensorboard.plugins.hparams import summary_v2 as hp  # type: ignore[import-untyped]
+
+    first = initial_values(lines)
+    names = list(dict.fromkeys(name for m in population.members.values() for name in m.hyperparameters))
+    columns = [hp.HParam(_column(name, when)) for name in names for when in ("initial", "final")]
+    metrics = {fitness_tag(header): f"{header.metric} in training", **_score_names(header)}
+    _write(shared, hp.hparams_config_pb(columns, [hp.Metric(tag, display_name=n) for tag, n in metrics.items()]))
+    scores = final_scores(best)
+    for member, folder in folders.items():
+        m = population.members[member]
+        values = {_column(k, "initial"): _plain(v) for k, v in first.get(member, {}).items()}
+        values |= {_column(k, "final"): _plain(v) for k, v in m.hyperparameters.items()}
+        _write(folder, hp.hparams_pb(values, trial_id=member), scores.get(member, {}), m.step)
+
+
+def initial_values(lines: Iterable[Line]) -> dict[str, Hyperparameters]:
+    """Hyperparameters of each member's first assignment."""
+    first: dict[str, Hyperparameters] = {}
+    for line in lines:
+        for a in line["assignments"] if line["kind"] == "decision" else ():
+            first.setdefault(a["member"], a["hyperparameters"])
+    return first
+
+
+def final_scores(best: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Scores of the final choice by member and tag; `best` is the content of best.json."""
+    scores: dict[str, dict[str, float]] = {}
+    for evaluation in best.get("selection", ()):
+        scores.setdefault(evaluation["member"], {})[SELECTION] = evaluation["return_mean"]
+    if best.get("evaluation"):
+        scores.setdefault(best["member"], {})[SCORE] = best["evaluation"]["return_mean"]
+    return {member: {t: y for t, y in by_tag.items() if y is not None} for member, by_tag in scores.items()}
+
+
+def layout(header: RunHeader) -> Layout:
+    """Charts of the custom-scalars tab: the population, the members, and a chart per hyperparameter."""
+    rl = header.unit == "env_steps"
+    speed = f"perf/{header.unit}_per_s"
+    population = {
+        f"{header.metric} of the population": [f"population/fitness_{name}" for name in ("max", "median", "min")],
+        "exploits": ["population/exploits"],
+    }
+    members = {
+        f"{header.metric} of each member": [fitness_tag(header)],
+        score_tag(header): [score_tag(header)],
+        **({"episode/length_mean": ["episode/length_mean"]} if rl else {}),
+        speed: [speed],
+    }
+    schedules = {name: [f"hparams/{name}"] for name in header.hyperparameters}
+    categories = {"population": population, "members": members, "hyperparameters": schedules}
+    return {
+        category: {title: ["Multiline", [f"^{re.escape(tag)}$" for tag in tags]] for title, tags in charts.items()}
+        for category, charts in categories.items()
+        if charts
+    }
+
+
+def _score_names(header: RunHeader) -> dict[str, str]:
+    fresh = "return" if header.unit == "env_steps" else header.metric
+    return {SELECTION: f"{fresh} on selection seeds", SCORE: f"{fresh} on fresh seeds"}
+
+
+def _write(folder: Path, summary: Any, points: Mapping[str, float] | None = None, step: int = 0) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    for old in folder.glob(f"*{SUFFIX}"):
+        old.unlink()
+    with SummaryWriter(str(folder), filename_suffix=SUFFIX) as writer:
+        file: Any = writer.file_writer
+        file.add_summary(summary)
+        for tag, y in (points or {}).items():
+            writer.add_scalar(tag, y, step)
+
+
+def _column(name: str, when: str) -> str:
+    return f"{name} ({when})"
+
+
+def _plain(x: object) -> object:
+    return x if isinstance(x, bool | int | float | str) else format_value(x)
