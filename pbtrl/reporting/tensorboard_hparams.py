@@ -37,17 +37,14 @@ def write_hparams(
     """
     from tensorboard.plugins.hparams import summary_v2 as hp  # type: ignore[import-untyped]
 
-    first = initial_values(lines)
-    names = list(dict.fromkeys(name for m in population.members.values() for name in m.hyperparameters))
-    columns = [hp.HParam(_column(name, when)) for name in names for when in ("initial", "final")]
+    rows = _rows(population, initial_values(lines))
     metrics = {fitness_tag(header): f"{header.metric} in training", **_score_names(header)}
-    _write(shared, hp.hparams_config_pb(columns, [hp.Metric(tag, display_name=n) for tag, n in metrics.items()]))
+    named = [hp.Metric(tag, display_name=text) for tag, text in metrics.items()]
+    _write(shared, _described(hp.hparams_config_pb(_columns(rows), named), rows))
     scores = final_scores(best)
     for member, folder in folders.items():
-        m = population.members[member]
-        values = {_column(k, "initial"): _plain(v) for k, v in first.get(member, {}).items()}
-        values |= {_column(k, "final"): _plain(v) for k, v in m.hyperparameters.items()}
-        _write(folder, hp.hparams_pb(values, trial_id=member), scores.get(member, {}), m.step)
+        step = population.members[member].step
+        _write(folder, hp.hparams_pb(rows[member], trial_id=member), scores.get(member, {}), step)
 
 
 def initial_values(lines: Iterable[Line]) -> dict[str, Hyperparameters]:
@@ -109,9 +106,47 @@ def _write(folder: Path, summary: Any, points: Mapping[str, float] | None = None
             writer.add_scalar(tag, y, step)
 
 
-def _column(name: str, when: str) -> str:
-    return f"{name} ({when})"
+def _rows(population: Population, first: Mapping[str, Hyperparameters]) -> dict[str, dict[str, Any]]:
+    """Cells of each member by column: both values of one hyperparameter side by side."""
+    return {
+        m.id: {
+            f"{name} ({when})": _plain(values[name])
+            for name in m.hyperparameters
+            for when, values in (("initial", first.get(m.id, {})), ("final", m.hyperparameters))
+            if name in values
+        }
+        for m in population.members.values()
+    }
+
+
+def _columns(rows: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Columns with the range of their values, by which TensorBoard filters."""
+    from tensorboard.plugins.hparams import summary_v2 as hp
+
+    cells: dict[str, list[Any]] = {}
+    for row in rows.values():
+        for name, value in row.items():
+            cells.setdefault(name, []).append(value)
+    columns = []
+    for name, values in cells.items():
+        if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+            columns.append(hp.HParam(name, hp.RealInterval(float(min(values)), float(max(values)))))
+        else:
+            columns.append(hp.HParam(name, hp.Discrete(sorted(set(map(str, values))))))
+    return columns
+
+
+def _described(summary: Any, rows: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Mark the columns whose values differ, which TensorBoard shows first; `summary_v2` cannot."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
+
+    plugin = summary.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(plugin.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = len({row.get(info.name) for row in rows.values()}) > 1
+    plugin.content = data.SerializeToString()
+    return summary
 
 
 def _plain(x: object) -> object:
-    return x if isinstance(x, bool | int | float | str) else format_value(x)
+    return x if isinstance(x, int | float | str) and not isinstance(x, bool) else format_value(x)

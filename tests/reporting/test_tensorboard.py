@@ -37,7 +37,6 @@ def test_mix_is_counted_at_every_decision(tmp_path: Path):
     w.report("m00", 1.0)
     w.report("m01", 2.0)
     w.decide(w.next("m00", donor="m01", hyperparameters={"agent": "vmpo"}))
-    w.end("finish")
     w.listener.close()
     found = {tag: points for tag, points in curves(w.run, "population").items() if "members" in tag}
     assert found == {
@@ -203,6 +202,8 @@ def test_hparams_columns_are_described_once(tmp_path: Path):
     assert [h.name for h in experiment.hparam_infos] == [
         "learning_rate (initial)", "learning_rate (final)", "unroll_length (initial)", "unroll_length (final)",
     ]  # fmt: skip
+    assert [h.differs for h in experiment.hparam_infos] == [True, True, True, False]
+    assert experiment.hparam_infos[0].domain_interval.max_value == 0.1
     assert {m.name.tag: m.display_name for m in experiment.metric_infos} == {
         "fitness": "fitness in training",
         "final/selection_score": "return on selection seeds",
@@ -296,8 +297,10 @@ def test_odd_values_are_skipped_or_written(tmp_path: Path):
     w.metrics("m00", text='{"assignment": "m00/000000", "time": 1.0, "step": 20, "loss/policy": 1.0, "x')
     w.listener.tick()
     w.report("m00")
-    w.end("finish")
+    w.listener.describe({})
     w.listener.close()
+    assert hparams_of(w.run, "m00")["network (final)"] == "deep"
+    assert hparams_of(w.run, "m00")["flag (final)"] == "True"
     found = curves(w.run, "m00")
     assert [step for step, _ in found["loss/policy"]] == [10]
     assert [tag for tag in found if tag.startswith("hparams")] == ["hparams/rate"]
