@@ -220,9 +220,13 @@ def _parser() -> argparse.ArgumentParser:
     report = add_command(commands, "report", run_report, "write an HTML report of a run, with plots")
     add_run(report)
     report.add_argument(
-        "--only", choices=["training", "lineage", "timeline", "speed"], action="append", metavar="PLOT",
-        help="training, lineage, timeline or speed; can be repeated (default: all)",
+        "--only", choices=["training", "episodes", "population", "lineage", "timeline", "speed"], action="append",
+        metavar="PLOT",
+        help="training, episodes, population, lineage, timeline or speed; can be repeated (default: all)",
     )  # fmt: skip
+    report.add_argument(
+        "--watch", action="store_true", help="write it again every ten seconds, until the run has ended or Ctrl-C"
+    )
     report.add_argument("--format", choices=["svg", "png"], default="svg", help="format of the plots (default: svg)")
 
     compare = add_command(
