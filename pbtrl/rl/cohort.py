@@ -22,7 +22,7 @@ from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Cohort, Outcome
 from pbtrl.rl.cohort_spec import CohortSpec, fill, generator
-from pbtrl.rl.rollout import Instrument, Rollout, Source
+from pbtrl.rl.rollout import Instrument, Rollout, Source, stopwatch
 
 TUNED = frozenset({"learning_rate", "entropy_cost", "unroll_length"})  # plotted even if they are not searched
 DIVERGED_AFTER = 10  # consecutive updates that were skipped because their gradient was not finite
@@ -41,6 +41,7 @@ class RLCohort(Cohort):
         self._state = spec.agent.init([torch.Generator().manual_seed(0) for _ in members])
         self.rollout: Source | None = None
         self._measured_learn: Callable[..., UpdateResult] | None = None
+        self._seconds: dict[str, float] = {}
         self._new_policy = [True] * len(members)
 
     @override
@@ -60,10 +61,14 @@ class RLCohort(Cohort):
         self._hyperparameters = self._live([a.hyperparameters for a in assignments])
         self._consumed: dict[str, Tensor] = {}
         self._generators = [generator(a.seed, "actions") for a in assignments]
-        fresh = self.rollout is None or self._spec.reset
+        former = self.rollout
+        fresh = former is None or self._spec.reset
         if fresh:
             self._reset_envs()
         assert self.rollout is not None
+        if self.rollout is not former:
+            self.rollout.instrument(stopwatch(self._seconds))
+        self._seconds.clear()
         self.rollout.clear()
         for slot, new in enumerate(self._new_policy):
             if new and not fresh:  # fresh envs have no open episodes
@@ -80,7 +85,8 @@ class RLCohort(Cohort):
     def advance(self) -> bool:
         """Collect one block and learn from it."""
         block = self.collect()
-        return self._record((self._measured_learn or self.learn)(block), block.rewards.shape[1])
+        learn = stopwatch(self._seconds)("learn", self._measured_learn or self.learn)
+        return self._record(learn(block), block.rewards.shape[1])
 
     def _record(self, learned: UpdateResult, steps: int) -> bool:
         """Record an update from `steps` steps of every env; returns True when the slice is over."""
@@ -175,6 +181,7 @@ class RLCohort(Cohort):
             curve=self._curves[slot],
             scalars=self._skips(slot) | self.rollout.tally() | unmeasured,
             diverged=int(self._state.tensors["skipped"][slot]) >= DIVERGED_AFTER,
+            timing=dict(self._seconds),
         )
 
     @override

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,21 @@ from pbtrl.rl.episode_metric import EpisodeMetric
 ToEnv = Callable[[Tensor], Tensor]
 Instrument = Callable[[str, Callable[..., Any]], Callable[..., Any]]
 """Makes of a part's name and its function another function, which also measures it."""
+
+
+def stopwatch(seconds: dict[str, float]) -> Instrument:
+    """Return an instrument that adds up the time of each part in `seconds`."""
+
+    def wrap(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            begun = monotonic()
+            result = function(*args)
+            seconds[part] = seconds.get(part, 0.0) + monotonic() - begun
+            return result
+
+        return timed
+
+    return wrap
 
 
 @dataclass
