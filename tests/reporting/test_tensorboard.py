@@ -285,7 +285,7 @@ def test_trainables_name_their_fitness(tmp_path: Path):
     found = curves(w.run, "m00")
     assert (found["fitness/accuracy"], found["evaluation/accuracy"]) == ([(100, 0.75)], [(100, 0.75)])
     charts = layout(w.header)["members"]
-    assert charts["accuracy of each member"] == ["Multiline", ["^fitness/accuracy$"]]
+    assert charts["accuracy of each member"] == ["^fitness/accuracy$"]
     assert "perf/steps_per_s" in charts
 
 
