@@ -46,7 +46,8 @@ class EventFile:
         ]
         content = layout_pb2.Layout(category=categories).SerializeToString()
         tensor = {"dtype": "DT_STRING", "string_val": [content], "tensor_shape": {}}
-        value = {"tag": metadata.CONFIG_SUMMARY_TAG, "metadata": metadata.create_summary_metadata(), "tensor": tensor}
+        about = {"plugin_data": {"plugin_name": metadata.PLUGIN_NAME}}
+        value = {"tag": metadata.CONFIG_SUMMARY_TAG, "metadata": about, "tensor": tensor}
         self.add_summary({"value": [value]})
 
     def add_summary(self, summary: Any) -> None:
