@@ -15,7 +15,8 @@ import pytest
 from pbtrl.cli import track as command
 from pbtrl.errors import JournalError, RunError, TrackingError
 from pbtrl.integrations import tracking
-from pbtrl.integrations.tracking import (
+from pbtrl.integrations.tracking import Tracking
+from pbtrl.integrations.tracking_events import (
     POPULATION,
     Ended,
     Event,
@@ -25,7 +26,6 @@ from pbtrl.integrations.tracking import (
     RunEvents,
     Started,
     TrackedRun,
-    Tracking,
 )
 from pbtrl.storage.journal import JournalTail
 from pbtrl.storage.run_lock import RunLock
