@@ -16,7 +16,7 @@ from pbtrl.system import streams
 from pbtrl.system.streams import tell
 
 if TYPE_CHECKING:
-    from pbtrl.integrations.tracking import Tracker
+    from pbtrl.integrations.tracking_events import Tracker
 
 EVERY = 5.0  # seconds between two looks at the journal
 PROJECTS = {"wandb": "WANDB_PROJECT", "mlflow": "MLFLOW_EXPERIMENT_NAME"}

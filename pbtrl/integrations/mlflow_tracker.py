@@ -22,7 +22,17 @@ from mlflow.exceptions import MlflowException
 from typing_extensions import override
 
 from pbtrl.errors import TrackingError
-from pbtrl.integrations.tracking import POPULATION, Ended, Event, Exploit, Outcome, Points, Started, TrackedRun, Tracker
+from pbtrl.integrations.tracking_events import (
+    POPULATION,
+    Ended,
+    Event,
+    Exploit,
+    Outcome,
+    Points,
+    Started,
+    TrackedRun,
+    Tracker,
+)
 from pbtrl.system.strict_json import to_json
 
 BATCH = 1000  # metrics per request, MLflow's limit

@@ -17,7 +17,17 @@ from typing_extensions import override
 from wandb.errors import Error
 
 from pbtrl.errors import TrackingError
-from pbtrl.integrations.tracking import POPULATION, Ended, Event, Exploit, Outcome, Points, Started, TrackedRun, Tracker
+from pbtrl.integrations.tracking_events import (
+    POPULATION,
+    Ended,
+    Event,
+    Exploit,
+    Outcome,
+    Points,
+    Started,
+    TrackedRun,
+    Tracker,
+)
 
 TIMEOUT = 30.0  # seconds to reach the service
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from pbtrl.cli import track as command
-from pbtrl.errors import RunError, TrackingError
+from pbtrl.errors import JournalError, RunError, TrackingError
 from pbtrl.integrations import tracking
-from pbtrl.integrations.tracking import (
+from pbtrl.integrations.tracking import Tracking
+from pbtrl.integrations.tracking_events import (
     POPULATION,
     Ended,
     Event,
@@ -25,8 +26,8 @@ from pbtrl.integrations.tracking import (
     RunEvents,
     Started,
     TrackedRun,
-    Tracking,
 )
+from pbtrl.storage.journal import JournalTail
 from pbtrl.storage.run_lock import RunLock
 from tests.command import Command
 from tests.journal_writer import START, JournalWriter, one_copy
@@ -180,6 +181,21 @@ def test_config_is_read_without_importing(tmp_path: Path) -> None:
 
 
 # Position
+
+
+def test_tail_reads_each_line_once_and_waits_for_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"kind": "a"}\n{"kind": ')
+    tail = JournalTail(path)
+    assert [line["kind"] for line in tail.read()] == ["a"]
+    assert tail.read() == []
+    with path.open("a") as file:
+        file.write('"b"}\n[]\n')
+    with pytest.raises(JournalError, match=r"journal\.jsonl:3: not a journal line"):
+        tail.read()
+    path.write_text('{"kind": "a"}\n{"kind": "b"}\n')
+    assert [line["kind"] for line in tail.read()] == ["b"]
+    assert tail.count == 2
 
 
 def test_every_prefix_of_the_journal_continues_without_doubles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

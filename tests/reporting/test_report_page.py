@@ -18,6 +18,7 @@ from pbtrl.reporting.html_page import table
 from pbtrl.reporting.plots import PLOTS, RunData
 from pbtrl.reporting.plots.embedding import svg_element
 from pbtrl.reporting.plots.members import coordinates
+from pbtrl.reporting.tables import Table
 from pbtrl.storage import run_status
 from pbtrl.storage.run_lock import RunLock
 from tests.command import Command, spawn
@@ -67,14 +68,21 @@ def test_runs_without_time_shares_have_no_table_of_them(tmp_path: Path) -> None:
 
 
 def test_values_at_a_bound_are_marked(tmp_path: Path) -> None:
-    w = one_copy(tmp_path / "a", bounds={"": {"learning_rate": (0.005, 1.0), "unroll_length": (1, 40)}})
+    w = one_copy(tmp_path / "a", bounds={"": {"learning_rate": (0.005, 1.0), "unroll_length": (1, 20)}})
     w.report("m01", 5.0)
     page = page_of(w)
-    assert re.findall(r'class="marked">([^<]*)<', page) == ["5.0e-3 min"]
+    assert re.findall(r'class="marked">([^<]*)<', page) == ["5.0e-3 min", "20 max", "20 max"]
     assert "the value is at a bound of its hyperparameter" in page
 
 
-def test_marks_move_with_the_rows_that_are_left() -> None:
+def test_marks_stay_with_their_rows_when_others_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html_report, "MOST", 2)
+    page = html_report._table(Table(["a"], [["1"], ["2"], ["3"]], marked=frozenset({(0, 0), (2, 0)}), notes=["n"]))
+    assert re.findall(r"<td[^>]*>\d</td>", page) == ['<td class="text">2</td>', '<td class="text marked">3</td>']
+    assert re.findall(r'"note">([^<]*)<', page) == ["1 earlier ones are left out", "n"]
+
+
+def test_cells_have_their_classes() -> None:
     short = table(["a", "b"], [["1", "2"], ["3", "4"]], text=(), marked={(1, 0)}, wide=(-1,))
     assert '<td class="marked">3</td>' in short
     assert '<td class="text wide">4</td>' in short
@@ -130,6 +138,14 @@ def test_episodes_are_those_behind_the_fitness(tmp_path: Path) -> None:
     assert dots == [[1.0, 5.0], [-4.0, -6.0]]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["m00", "m01"]
     assert not panel.lines  # too few for boxes
+
+
+def test_episodes_of_earlier_slices_count_while_they_are_in_the_window(tmp_path: Path) -> None:
+    w = JournalWriter(tmp_path / "a", size=1)
+    for returns in ((1.0, 2.0), (3.0,)):
+        w.decide(w.next("m00"))
+        w.report("m00", *returns)
+    assert data_of(w).final_episodes == {"m00": [1.0, 2.0, 3.0]}
 
 
 def test_boxes_show_quartiles(tmp_path: Path) -> None:
