@@ -17,7 +17,7 @@ def contents(folder: Path) -> dict[str, Any]:
     found = EventAccumulator(str(folder)).Reload()
     tags = found.Tags()
     scalars = {tag: [(e.wall_time, e.step, e.value) for e in found.Scalars(tag)] for tag in tags["scalars"]}
-    tensors = {tag: [(e.wall_time, e.step, e.tensor_proto) for e in found.Tensors(tag)] for tag in tags["tensors"]}
+    tensors = {tag: [(e.step, e.tensor_proto) for e in found.Tensors(tag)] for tag in tags["tensors"]}
     about = {tag: found.SummaryMetadata(tag) for tag in tags["tensors"]}
     return {**scalars, **tensors, "about": about}
 
