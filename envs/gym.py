@@ -80,6 +80,10 @@ class GymVector(Vector):
     def render(self, index: int) -> NDArray[np.uint8]:
         return take_picture(self._pool.envs[index], self.where)
 
+    @override
+    def last_info(self, row: int) -> dict[str, Any]:
+        return dict(self._pool.latest[row])
+
 
 class Pool:
     """gymnasium's SyncVectorEnv in NEXT_STEP mode, with checks of everything that an env returns.

@@ -158,6 +158,16 @@ class Vector:
         """
         raise RenderError(self.where, "cannot render")
 
+    def last_info(self, row: int) -> dict[str, Any]:
+        """Return the info of one env at the last step."""
+        everywhere = np.ones(self.num_envs, np.bool_)
+        return {
+            key: values[row]
+            for key, values in self._infos.items()
+            # _key is gymnasium's mask of the envs that have the key
+            if np.ndim(values) and not key.startswith("_") and self._infos.get(f"_{key}", everywhere)[row]
+        }
+
     def close(self) -> None:
         """Close the envs; a second call does nothing. Exceptions from envs become warnings."""
         pool, self._pool = self._pool, None

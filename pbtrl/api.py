@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pbtrl.training.sweep_arms import ConfigInput
 
 Progress = Literal["auto", "live", "plain", "json", "none"]
-Plot = Literal["training", "lineage", "timeline", "speed"]
+Plot = Literal["training", "episodes", "population", "lineage", "timeline", "speed"]
 
 
 def train(
@@ -395,7 +395,7 @@ class Run:
         ).folder
 
     def plot(self, kind: Plot = "training") -> Figure:
-        """Draw a figure of the run: `training`, `lineage`, `timeline` or `speed`, as in `pbtrl report`."""
+        """Draw a figure of the run, one of those in `pbtrl report`."""
         from pbtrl.reporting.plots import PLOTS, RunData, make_figure
 
         if kind not in PLOTS:

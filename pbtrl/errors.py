@@ -13,6 +13,7 @@
     ├── TrainingError          a run that failed, and can be resumed                    exit code 3
     ├── CallbackError          a callback raised; the run can be resumed
     ├── DiskFullError          no space, or a failing disk (also an OSError)         exit code 75
+    ├── TrackingError          a tracking service cannot be reached, or refuses      exit code 3
     ├── WorkerError            a worker process could not start                      exit code 3
     ├── WorkerPoolError        a process of a cohort raised, or died repeatedly
     ├── IsolatedCallError      a call in a separate process raised or died
@@ -129,6 +130,10 @@ class CallbackError(PbtrlError, RuntimeError):
 
 class DiskFullError(PbtrlError, OSError):
     """No space for a file, or a failing disk; the message says where, and how much is needed."""
+
+
+class TrackingError(PbtrlError, RuntimeError):
+    """A tracking service that cannot be reached, or refuses; nothing that was tracked is lost."""
 
 
 class WorkerError(PbtrlError, RuntimeError):

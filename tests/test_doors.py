@@ -115,7 +115,7 @@ def test_own_agent_in_a_mix() -> None:
             "strategy: {name: 'own_things:Agent'}",
             "must be a dataclass derived from pbtrl.strategies.settings",
         ),
-        ("agent: {name: '__main__:Agent'}", "cannot be imported by workers: move the class to an importable module"),
+        ("agent: {name: '__main__:Agent'}", "cannot be imported by workers: move it to an importable module"),
         ("agent: {name: impalla}", "unknown agent 'impalla'. Did you mean 'impala'?"),
     ],
 )

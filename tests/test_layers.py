@@ -124,17 +124,19 @@ def test_deciding_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize(
-    ("library", "rooms"),
-    [
-        ("ray", ["execution"]),
-        ("optuna", ["integrations", "strategies"]),
-        ("onnx", ["export"]),
-        ("onnxruntime", ["export"]),
-        ("onnxscript", ["export"]),
-        ("imageio_ffmpeg", ["storage"]),
-    ],
-)
+LIBRARIES = [
+    ("ray", ["execution"]),
+    ("optuna", ["integrations", "strategies"]),
+    ("wandb", ["integrations"]),
+    ("mlflow", ["integrations"]),
+    ("onnx", ["export"]),
+    ("onnxruntime", ["export"]),
+    ("onnxscript", ["export"]),
+    ("imageio_ffmpeg", ["storage"]),
+]
+
+
+@pytest.mark.parametrize(("library", "rooms"), LIBRARIES)
 def test_optional_libraries_are_imported_in_one_file_of_a_room(library: str, rooms: list[str]) -> None:
     using = [room(name(path)) for path in ALL if any(i.partition(".")[0] == library for i in imports(path))]
     assert len(using) == len(set(using))

@@ -239,7 +239,7 @@ def test_children_import_nothing_from_the_working_directory(run: Path, tmp_path:
         "--progress",
         "none",
     ]
-    small = ["population.size=2", "budget.env_steps_per_member=20_000", "strategy.ready={slice_steps: 10_000}"]
+    small = ["population.size=2", "budget.env_steps_per_member=2_000", "strategy.ready={slice_steps: 1_000}"]
     done = subprocess.run([*command, *small, "final={episodes: 2, selection_episodes: 2}"], cwd=run, check=False)
     assert done.returncode == 0
     assert not (tmp_path / "marker").exists()

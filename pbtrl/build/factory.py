@@ -17,6 +17,7 @@ from pbtrl.config.load import resolve, with_setting
 from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
 from pbtrl.config.yaml_source import ConfigSource
+from pbtrl.core import registry
 from pbtrl.core.dimensions import Choice
 from pbtrl.core.naming import member_ids
 from pbtrl.core.population import FitnessRule
@@ -45,6 +46,7 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
             return config
         backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
         config = with_setting(config, "env.backend", backend)
+        _check_metric(config.fitness.metric)
         env_spaces(config)  # before any agent, which imports torch and takes a second
         problems = [p for name, c in config.per_agent_configs.items() if (p := _agent_problem(c, name))]
     except ConfigProblem as problem:
@@ -52,6 +54,18 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
     if problems:
         raise (source or ConfigSource()).error(problems)
     return config
+
+
+def _check_metric(metric: str) -> None:
+    """Raise ConfigProblem if `fitness.metric` names a function that cannot be imported."""
+    if ":" not in metric:
+        return
+    try:
+        function = registry.load_path(metric)
+    except ImportError as error:
+        raise ConfigProblem(str(error), ("fitness", "metric")) from error
+    if not callable(function):
+        raise ConfigProblem(f"{metric} is not a function", ("fitness", "metric"))
 
 
 def collect_warnings(config: Config) -> list[str]:
@@ -90,7 +104,7 @@ def make_header(config: Config, name: str) -> RunHeader:
         rule=_rule(config),
         frames_per_step=config.frames_per_step,
         unit="steps" if config.env is None else "env_steps",
-        metric="fitness" if config.env is not None else trainable_builder(config).metric,
+        metric=config.fitness.metric_name if config.env is not None else trainable_builder(config).metric,
         hyperparameters=config.space.names,
         bounds=_bounds(config),
         deterministic=determinism(config),

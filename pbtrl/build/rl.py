@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pbtrl import envs
 from pbtrl.config.schema import Config
+from pbtrl.config.sections import RETURN
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Assignment
 from pbtrl.core.tensors import Tensors
@@ -19,6 +20,7 @@ from pbtrl.system.malloc import retain_freed_memory
 if TYPE_CHECKING:
     from pbtrl.agents.actor_critic import ActorCritic
     from pbtrl.rl.cohort_spec import CohortSpec
+    from pbtrl.rl.episode_metric import EpisodeMetric
     from pbtrl.rl.video import Camera
 from pbtrl.build.determinism import DETERMINISTIC, determinism
 from pbtrl.build.placement import torch_threads
@@ -84,7 +86,8 @@ class RLBuilder:
 
         retain_freed_memory()
         torch.set_num_threads(torch_threads(self._run_config))
-        torch.use_deterministic_algorithms(determinism(self._run_config) == DETERMINISTIC)
+        deterministic = determinism(self._run_config) == DETERMINISTIC
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")  # `use_...` imports the compiler
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         cohorts = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}
         return cohorts[self._acting.mode](members, self.spec, threads)
@@ -102,7 +105,15 @@ class RLBuilder:
             episodes=episodes, seed=seed, deterministic=deterministic, threads=threads,
             max_steps=self._config.final.max_steps, fallback=self._config.unlimited_episode_steps, seconds=seconds,
             camera=camera,
+            metric=self._metric,
         )  # fmt: skip
+
+    @property
+    def _metric(self) -> EpisodeMetric | None:
+        from pbtrl.rl.episode_metric import EpisodeMetric
+
+        fitness = self._config.fitness
+        return None if fitness.metric == RETURN else EpisodeMetric(fitness.metric)
 
     @cached_property
     def agent(self) -> ActorCritic:
@@ -154,6 +165,7 @@ class RLBuilder:
             processes=self._acting.processes,
             replay=self._acting.replay,
             replay_size=self._acting.replay_size,
+            metric=self._metric,
             evaluate=evaluate,
         )
 

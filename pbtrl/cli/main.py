@@ -36,8 +36,18 @@ from pbtrl.cli.runs import (
 )
 from pbtrl.cli.sweep import add_sweep
 from pbtrl.cli.tools import run_bench, run_config, run_doctor
+from pbtrl.cli.track import add_track
 from pbtrl.cli.training import run_replay, run_resume, run_train
-from pbtrl.errors import ConfigError, DamagedError, DiskFullError, EnvError, RenderError, RunError, WorkerError
+from pbtrl.errors import (
+    ConfigError,
+    DamagedError,
+    DiskFullError,
+    EnvError,
+    RenderError,
+    RunError,
+    TrackingError,
+    WorkerError,
+)
 from pbtrl.system import streams
 from pbtrl.system.streams import tell
 
@@ -77,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error of pbtrl; None for any other, which keeps its traceback."""
     codes = {DiskFullError: FULL, DamagedError: CORRUPT, ConfigError: USAGE, RunError: USAGE, RenderError: USAGE}
-    codes |= {EnvError: FAILED, WorkerError: FAILED}
+    codes |= {EnvError: FAILED, WorkerError: FAILED, TrackingError: FAILED}
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
 
 
@@ -225,9 +235,13 @@ def _parser() -> argparse.ArgumentParser:
     report = add_command(commands, "report", run_report, "write an HTML report of a run, with plots")
     add_run(report)
     report.add_argument(
-        "--only", choices=["training", "lineage", "timeline", "speed"], action="append", metavar="PLOT",
-        help="training, lineage, timeline or speed; can be repeated (default: all)",
+        "--only", choices=["training", "episodes", "population", "lineage", "timeline", "speed"], action="append",
+        metavar="PLOT",
+        help="training, episodes, population, lineage, timeline or speed; can be repeated (default: all)",
     )  # fmt: skip
+    report.add_argument(
+        "--watch", action="store_true", help="write it again every ten seconds, until the run has ended or Ctrl-C"
+    )
     report.add_argument("--format", choices=["svg", "png"], default="svg", help="format of the plots (default: svg)")
     report.add_argument("--video", action="store_true", help="also show the first seconds of the run's newest video")
 
@@ -262,6 +276,8 @@ def _parser() -> argparse.ArgumentParser:
     tensorboard.add_argument(
         "--port", type=integer_between(0, 65535), help="port (default: the first free one from 6006)"
     )
+
+    add_track(commands)
 
     bench = add_command(
         commands, "bench", run_bench, "measure how fast a config trains, and how fast its simulator alone runs"

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pbtrl.cli.exit_codes import CORRUPT, FAILED
+from pbtrl.system import streams
 from pbtrl.system.files import reason
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
@@ -141,8 +142,14 @@ def run_report(a: argparse.Namespace) -> int:
     from pbtrl.storage.run_lookup import find
 
     run = find(a.run, a.runs)
-    for path in html_report.write_report(run, only=a.only, form=a.format, video=a.video):
-        tell(str(path))
+    write = partial(html_report.write_report, run, only=a.only, form=a.format, video=a.video)
+    if not a.watch:
+        for path in write():
+            tell(str(path))
+        return 0
+    tell(f"{run / 'report.html'}, again every {html_report.EVERY:.0f} seconds while the run trains (Ctrl-C ends it)")
+    streams.flush()
+    html_report.watch(run, lambda refresh: write(refresh=refresh))
     return 0
 
 

@@ -210,7 +210,7 @@ class Config(Section):
         """Modules named in the config, whose code the run executes; entry points of installed packages do not count."""
         named = [None if self.env is None else self.env.id, self.strategy.name]
         named += [config.agent.name for config in self.per_agent_configs.values() if config.agent is not None]
-        named += [None if self.trainable is None else self.trainable.name]
+        named += [None if self.trainable is None else self.trainable.name, self.fitness.metric]
         return registry.modules_of(name for name in named if name is not None)
 
     # --- text and back ---

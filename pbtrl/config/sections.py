@@ -48,6 +48,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+RETURN = "episode/return_mean"
+
+
+def _metric(value: object) -> object:
+    if value == RETURN or (isinstance(value, str) and re.fullmatch(r"episode/info/.+|[\w.]+:[\w.]+", value)):
+        return value
+    raise PydanticCustomError("metric", "must be episode/return_mean, episode/info/KEY or module:function")
+
+
 Searched = dict[str, Annotated[Dimension, TaggedUnion("prior", PRIORS)]]
 
 
@@ -204,7 +213,9 @@ class Fitness(Section):
     """Objective of the search.
 
     Attributes:
-        metric: the mean of raw, undiscounted episode returns.
+        metric: number of an episode whose mean is maximized: `episode/return_mean`, the raw, undiscounted return;
+            `episode/info/KEY`, a number of the episode's last info; or `module:function`, called with the raw return,
+            the length and the last info.
         source: `training` episodes, or separate `evaluation` episodes at the end of each slice.
         window_episodes: number of newest episodes that are averaged.
         min_episodes: training episodes since the last copy that a member needs to have a fitness. Not used with
@@ -214,12 +225,17 @@ class Fitness(Section):
         episodes: evaluation episodes per slice, when source is `evaluation`.
     """
 
-    metric: Literal["episode/return_mean"] = "episode/return_mean"
+    metric: Annotated[str, BeforeValidator(_metric)] = RETURN
     source: Literal["training", "evaluation"] = "training"
     window_episodes: Count = 100
     min_episodes: Count = 10
     curve_interval: Count | None = None
     episodes: Count = 10
+
+    @property
+    def metric_name(self) -> str:
+        """Name of the fitness in tables and plots."""
+        return "fitness" if self.metric == RETURN else re.split("[/:]", self.metric)[-1]
 
 
 class Snapshots(Section):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl.config.renamed_keys import RENAMED
+from pbtrl.config.sections import RETURN
 from pbtrl.config.wording import Path, shown, unknown
 from pbtrl.core.dimensions import AGENT, Choice, IntLogUniform, IntUniform
 from pbtrl.errors import ConfigProblem
@@ -77,6 +78,8 @@ def check_raw(raw: dict[str, Any]) -> Iterator[ConfigProblem]:
                 yield ConfigProblem("not used with `trainable`: remove one of the two", (key,), at_key=True)
         if _section(raw, "population").get("mix") is not None:
             yield ConfigProblem("not used with `trainable`: remove one of the two", ("population", "mix"), at_key=True)
+        if _section(raw, "fitness").get("metric", RETURN) != RETURN:
+            yield ConfigProblem("not used with `trainable`, which has its own", ("fitness", "metric"), at_key=True)
         if AGENT in _section(raw, "hparams"):
             yield ConfigProblem("is reserved; choose another hyperparameter name", ("hparams", AGENT), at_key=True)
         return

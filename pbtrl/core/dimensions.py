@@ -126,6 +126,12 @@ class _Interval:
             return self.natural
         return cast("tuple[float, float]", self.bounds)
 
+    @property
+    def domain(self) -> str:
+        """Values that it can have, in words."""
+        least, most = self.limits
+        return f"in [{least:g}, {most:g}]"
+
     def within(self, low: float | None, high: float | None) -> Self:
         """Return this dimension with `bounds: none` narrowed to the interval that the agent accepts."""
         if self.bounds != "none":
@@ -202,6 +208,12 @@ class _Log(_Interval):
 
 class _Integer(_Interval):
     """Base of integer dimensions: rounds, and moves by at least one in the given direction except at a limit."""
+
+    @property
+    @override
+    def domain(self) -> str:
+        """Values that it can have, in words."""
+        return f"an integer {super().domain}"
 
     @property
     @override
@@ -362,6 +374,11 @@ class Choice:
             raise DimensionError("choice needs values that differ", "values")
         if any(isinstance(value, float) and not math.isfinite(value) for value in self.values):
             raise DimensionError("choice needs finite values", "values")
+
+    @property
+    def domain(self) -> str:
+        """Values that it can have, in words."""
+        return f"one of {', '.join(map(str, self.values))}"
 
     def within(self, low: float | None, high: float | None) -> Self:
         """Return the dimension unchanged: a list of values is its own bound."""

@@ -20,6 +20,10 @@ Both are present only if at least one update was skipped.
 """
 
 
+UNMEASURED = "episode/unmeasured"
+"""Scalar of a report: number of finished episodes that `fitness.metric` does not apply to; absent if there are none."""
+
+
 @dataclass(frozen=True)
 class Assignment:
     """Order to train one member from `start` to `stop`. It holds everything that a worker needs.

@@ -131,6 +131,11 @@ class Member:
         return self.placeholder if self.fitness is None else self.fitness
 
     @property
+    def last_fitness(self) -> float | None:
+        """Fitness at the last report; a copy has already emptied the receiver's `fitness`."""
+        return self.history[-1][1] if self.history else None
+
+    @property
     def before_copy(self) -> bool:
         """Whether `rank_fitness` is a placeholder."""
         return self.fitness is None and self.placeholder is not None

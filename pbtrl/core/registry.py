@@ -54,6 +54,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "chain": "pbtrl.trainables.chain:Chain",
         "boosting": "pbtrl.trainables.boosting:Boosting",
         "classifier": "pbtrl.trainables.classifier:Classifier",
+        "gan": "pbtrl.trainables.gan:GAN",
+        "translator": "pbtrl.trainables.translator:Translator",
     },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}
@@ -99,8 +101,17 @@ def load(kind: Kind, name: str) -> Any:
     path = {**BUILT_IN[kind], **_entry_points(kind), **_registered[kind]}.get(name, name)
     if ":" not in path:
         raise KeyError(name)
+    return load_path(path)
+
+
+def load_path(path: str) -> Any:
+    """Import what `module:name` names, also from the working directory.
+
+    Raises:
+        ImportError: the module cannot be imported or has no such name; the message is one line.
+    """
     if path.startswith("__main__:"):
-        raise ImportError(f"{path} cannot be imported by workers: move the class to an importable module")
+        raise ImportError(f"{path} cannot be imported by workers: move it to an importable module")
     if os.getcwd() not in sys.path and "" not in sys.path:  # console scripts do not look in the working directory
         sys.path.append(os.getcwd())
     try:

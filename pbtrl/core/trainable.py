@@ -50,7 +50,11 @@ class Trainable(Protocol):
 
 @dataclass
 class Outcome:
-    """Result of one member's slice; the fields are those of `messages.Report`."""
+    """Result of one member's slice; the fields are those of `messages.Report`.
+
+    Attributes:
+        timing: seconds that the whole cohort spent in each part of the slice, such as `env`, `act` and `learn`.
+    """
 
     steps: int
     hyperparameters: Hyperparameters
@@ -60,6 +64,7 @@ class Outcome:
     curve: list[tuple[int, float]] = field(default_factory=list)
     scalars: dict[str, float] = field(default_factory=dict)
     diverged: bool = False
+    timing: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 class Cohort(Protocol):

@@ -259,7 +259,7 @@ class Host:
             curve=tuple(outcome.curve),
             scalars=outcome.scalars,
             diverged=outcome.diverged or bool(broken),
-            timing={"seconds": seconds},
+            timing={**outcome.timing, "seconds": seconds},
             assigned=a.hyperparameters,
         )
         state = {"schema": SCHEMA, "assignment": a.to_json(), "report": report.to_json()}

@@ -27,6 +27,12 @@ def format_value(number: object) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
+def format_changes(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    """Format the hyperparameters whose text changed: `learning_rate 4.1e-4 -> 5.0e-4`."""
+    texts = [(name, format_value(before[name]), format_value(new)) for name, new in after.items() if name in before]
+    return [f"{name} {old} -> {new}" for name, old, new in texts if old != new]
+
+
 def format_fitness(fitness: float | None) -> str:
     """Format a fitness with at least three digits: `0.912`, `-20.3`, `-1523`; `-` if it is absent."""
     if fitness is None:

@@ -1,70 +1,59 @@
 """HTML report of a run (`pbtrl report`): one self-contained page, and its plots as files.
 
-    runs/pong/  report.html  plots/{training,lineage,timeline,speed}.svg
+    runs/pong/  report.html  plots/{training,episodes,population,lineage,timeline,speed}.svg
 
-The run directory may come from an untrusted source. All of its text is escaped, and the page's content security policy
-forbids scripts and external resources.
+The run directory may come from an untrusted source; see `html_page`.
 """
 
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pbtrl.core.messages import skips
-from pbtrl.errors import DamagedError, DiskFullError, RunError, printable
-from pbtrl.reporting import plots, tables
-from pbtrl.reporting.formatting import format_duration
-from pbtrl.reporting.labels import labeled
-from pbtrl.reporting.summary import outcome_text
+from pbtrl.errors import DamagedError, DiskFullError, RunError
+from pbtrl.reporting import html_page, plots, report_tables, tables
+from pbtrl.reporting.plots.embedding import png_element, svg_element
+from pbtrl.reporting.summary import outcome_rows
+from pbtrl.reporting.tables import Table
 from pbtrl.storage import run_directory
-from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import read_json_if_exists
 from pbtrl.storage.references import cli_reference
-from pbtrl.storage.run_info import read_run_info
+from pbtrl.storage.run_state import state
 from pbtrl.storage.run_status import corruption_as_error, load_run, summarize
 from pbtrl.storage.video_files import newest_video, preview
 from pbtrl.system.files import make_directory, reason, write_atomically
 
-MIME = {"svg": "image/svg+xml", "png": "image/png"}
-MOST = 200  # lines per list
+MOST = 200  # rows per table
+LARGEST_SVG = 200_000  # bytes of a plot in the page; larger ones are PNG there
+EVERY = 10.0  # seconds between two reports of `watch`
 CAPTIONS = {
     "training": "Fitness of every member, and its values of each hyperparameter. Gray lines are copies, dotted lines "
     "are bounds that a value reached. Black: the slices that led to the best member.",
+    "episodes": "A dot is an episode that a member's fitness is the mean of. Boxes are quartiles, whiskers reach the "
+    "farthest dot within 1.5 box lengths.",
+    "population": "A line is a member, brighter the fitter it is. Red rings are values at a bound of their "
+    "hyperparameter. Black: the best member. Under PBT the values of members depend on each other.",
     "lineage": "Descent of the weights. Each set of fresh weights has a color. Black: the lineage of the best member.",
     "timeline": "One bar per finished slice. Dotted lines show where the run was resumed.",
     "speed": "Speed of the whole population, averaged over each slice.",
 }
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222 }}
-pre {{ font: 12.5px/1.45 ui-monospace, monospace; background: #f6f6f6; padding: .8em 1em; overflow-x: auto }}
-img {{ max-width: 100% }}
-{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
-
 
 def write_report(
-    run: Path, *, only: Sequence[str] | None = None, form: plots.Format = "svg", video: bool = False
-) -> list[Path]:
+    run: Path, *, only: Sequence[str] | None = None, form: plots.Format = "svg", video: bool = False,
+    refresh: int | None = None,
+) -> list[Path]:  # fmt: skip
     """Write a run's page and plots, all or `only` some; returns the files, the page first.
 
-    With `video`, the page also shows the first seconds of the run's newest video.
+    Args:
+        run: run directory.
+        only: names of the plots to draw.
+        form: format of the plots.
+        video: whether to show the first seconds of the run's newest video.
+        refresh: seconds after which a browser loads the page again, or None.
 
     Raises:
         DamagedError: the journal, run.json or best.json cannot be read.
@@ -78,9 +67,8 @@ def write_report(
     with corruption_as_error(run):
         data = plots.RunData(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
         drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
-        body = _body(run, best, data, {name: _image(name, content, form) for name, content in drawn.items()})
-        content = page(header.name, body + shown)
-    files: dict[Path, str | bytes] = {run / "report.html": content}
+        body = _body(run, best, data, [_plot(data, name, content, form) for name, content in drawn.items()])
+    files: dict[Path, str | bytes] = {run / "report.html": html_page.page(header.name, body + shown, refresh)}
     files |= {run / "plots" / f"{name}.{form}": content for name, content in drawn.items()}
     try:
         make_directory(run / "plots")
@@ -93,82 +81,66 @@ def write_report(
     return list(files)
 
 
-def page(title: str, body: str, style: str = "") -> str:
-    """Format a page.
+def watch(run: Path, write: Callable[[int | None], object], every: float = EVERY) -> None:
+    """Write the report of a run whenever its journal has grown, until nobody trains the run.
 
     Args:
-        title: its title, as plain text.
-        body: HTML below the title.
-        style: further rules of CSS.
+        run: run directory.
+        write: writes the report; its argument is `refresh` of `write_report`, None for the last report.
+        every: seconds between two looks at the journal.
     """
-    return PAGE.format(title=_text(title), body=body, style=style)
+    written = -1
+    while state(run) in ("running", "stale"):
+        size = (run / "journal.jsonl").stat().st_size
+        if size != written:
+            write(round(every))
+            written = size
+        time.sleep(every)
+    write(None)
 
 
-def _body(run: Path, best: dict[str, Any], data: plots.RunData, images: dict[str, str]) -> str:
-    parts = []
+def _body(run: Path, best: dict[str, Any], data: plots.RunData, figures: Sequence[str]) -> str:
+    status = summarize(run, data.header, data.population)
+    section, facts = html_page.section, html_page.facts
+    parts = [html_page.note(tables.progress(status))]
     if best:
-        kinds = [line["kind"] for line in data.lines]
-        continued = "finish" in kinds and "report" in kinds[::-1][: kinds[::-1].index("finish")]
-        title = "Best member" + (", before the run was continued" if continued else "")
-        try:
-            parts.append(_section(title, outcome_text(best, data.header, data.lines)))
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            raise DamagedError(f"{run / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
-    standing = summarize(run, data.header, data.population)
-    parts.append(_section("Members", tables.status(standing, cli_reference(run))))
-    parts += images.values()
-    parts.append(_section("Copies", _newest(tables.copies(data.copies, data.header), titles=1)))
-    if wrong := [text for line in data.lines if (text := _wrong(line))]:
-        parts.append(_section("Failures", _newest("\n".join(wrong))))
-    parts.append(_section("Environment", _facts(run, data)))
+        parts.append(section(_title_of_best(data), facts(_outcome(run, best, data))))
+    parts.append(section("Members", _table(tables.members(status))))
+    parts += figures
+    if shares := report_tables.time_shares(data):
+        parts.append(section("Time", _table(shares)))
+    copies = tables.copies_table(data.copies, data.header)
+    parts.append(section("Copies", _table(copies, wide=(4,)) if copies.rows else html_page.note("no copies yet")))
+    if (failures := report_tables.failures(data)).rows:
+        parts.append(section("Failures and skipped updates", _table(failures, wide=(2,))))
+    parts.append(section("Settings that differ from the defaults", _table(report_tables.settings(run), wide=(1, 2))))
+    if config := report_tables.config_text(run):
+        whole = f"<details><summary>All settings</summary>\n<pre>{html_page.escape(config)}</pre>\n</details>"
+        parts.append(whole)
+    parts.append(section("Environment", facts(report_tables.run_facts(run, data))))
     return "\n".join(parts)
 
 
-def _wrong(line: Line) -> str:
-    """Describe a failure, loss or divergence in one line; empty for other journal lines."""
-    match line["kind"]:
-        case "failure":
-            end = ": given up" if line["given_up"] else ""
-            text = f"{line['assignment']} {line['error']}{end}"
-        case "void":
-            text = f"{line['snapshot']} lost: {line['error']}"
-        case "report" if line["diverged"]:
-            text = f"{line['assignment']} diverged"
-        case "report" if counts := skips(line):
-            text = f"{line['assignment']} skipped {counts[0]} of {counts[1]} updates, whose gradient was not finite"
-        case _:
-            return ""
-    return f"{format_duration(line['timing']['elapsed'])}  {text.splitlines()[0]}"
+def _title_of_best(data: plots.RunData) -> str:
+    kinds = [line["kind"] for line in data.lines]
+    continued = "finish" in kinds and "report" in kinds[::-1][: kinds[::-1].index("finish")]
+    return "Best member" + (", before the run was continued" if continued else "")
 
 
-def _facts(run: Path, data: plots.RunData) -> str:
-    known = read_run_info(run)
-    versions = known.get("versions")
-    facts = {
-        "seed": f"{data.header.seed}; deterministic: {data.header.deterministic}",
-        "sessions": str(known.get("sittings", "?")),
-        "commit": str(known.get("git") or "none"),
-        "command": " ".join(map(str, known["command"])) if isinstance(known.get("command"), list) else "?",
-        "versions": "\n".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "?",
-    }
-    return labeled(facts)
+def _outcome(run: Path, best: dict[str, Any], data: plots.RunData) -> dict[str, str]:
+    try:
+        return outcome_rows(best, data.header, data.lines)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise DamagedError(f"{run / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _newest(text: str, titles: int = 0) -> str:
-    """Keep the last MOST lines of a text, below its first `titles` lines."""
-    lines = text.split("\n")
-    left_out = len(lines) - titles - MOST
-    return text if left_out <= 0 else "\n".join([*lines[:titles], f"({left_out} earlier)", *lines[-MOST:]])
-
-
-def _section(title: str, text: str) -> str:
-    return f"<h2>{title}</h2>\n<pre>{_text(text)}</pre>"
-
-
-def _image(name: str, content: bytes, form: plots.Format) -> str:
-    data = base64.b64encode(content).decode()
-    image = f'<img alt="{name}" src="data:{MIME[form]};base64,{data}">'
-    return f"<h2>{name.capitalize()}</h2>\n<p>{CAPTIONS[name]}</p>\n{image}"
+def _table(table: Table, wide: Sequence[int] = ()) -> str:
+    """Format a table with its last MOST rows, and its notes."""
+    skipped = max(0, len(table.rows) - MOST)
+    marked = {(row - skipped, column) for row, column in table.marked}
+    notes = [*([f"{skipped} earlier ones are left out"] if skipped else []), *table.notes]
+    rows = html_page.table(table.titles, table.rows[skipped:], table.left, marked, wide) if table.rows else ""
+    return "\n".join([rows, *map(html_page.note, notes)])
 
 
 def _video(run: Path) -> str:
@@ -176,8 +148,13 @@ def _video(run: Path) -> str:
     if (path := newest_video(run)) is None:
         raise RunError(f"{run} has no video: make one with pbtrl eval {cli_reference(run)} --video")
     image = f'<img alt="video" src="data:image/gif;base64,{base64.b64encode(preview(path)).decode()}">'
-    return f"\n<h2>Video</h2>\n<p>First seconds of {_text(str(path.relative_to(run)))}.</p>\n{image}"
+    caption = f"First seconds of {path.relative_to(run)}."
+    return html_page.section("Video", html_page.figure(image, caption))
 
 
-def _text(text: str) -> str:
-    return html.escape(printable(text))
+def _plot(data: plots.RunData, name: str, content: bytes, form: plots.Format) -> str:
+    if form == "svg" and len(content) <= LARGEST_SVG:
+        picture = svg_element(content, name)
+    else:
+        picture = png_element(content if form == "png" else plots.draw(data, name, "png"), name)
+    return html_page.section(name.capitalize(), html_page.figure(picture, CAPTIONS[name]))

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pbtrl.core.messages import Hyperparameters, skips
+from pbtrl.core.messages import UNMEASURED, Hyperparameters, skips
 from pbtrl.core.population import Member, Population
-from pbtrl.reporting.formatting import format_count, format_duration, format_fitness, format_value
+from pbtrl.reporting.formatting import format_changes, format_count, format_duration, format_fitness
 from pbtrl.storage.journal import Line
 from pbtrl.storage.metrics_log import MetricsTail
 from pbtrl.storage.run_header import RunHeader
@@ -94,7 +94,7 @@ class LiveStatus:
         self._before: dict[str, Hyperparameters] = dict(self._values)
         self._pace: deque[tuple[float, int]] = deque([(clock(), population.step)])
         self._failures: dict[str, int] = {}
-        self._slice_told = False
+        self._slice_told = self._unmeasured_told = False
 
     def event(self, line: Line) -> list[Event]:
         """Apply a journal line; returns the events to print."""
@@ -121,6 +121,10 @@ class LiveStatus:
             text = f"{member} skipped {skipped} of {updates} updates at {format_count(step)} {self.header.steps}"
             facts = {"skipped_updates": skipped, "updates": updates}
             yield self._event("skipped", line, text, member=member, step=step, **facts)
+        if (count := line["scalars"].get(UNMEASURED)) and not self._unmeasured_told:
+            self._unmeasured_told = True
+            text = f"{member}: {count:,.0f} finished episodes have no {self.header.metric}, and do not count"
+            yield self._event("unmeasured", line, text, member=member, step=step, episodes=int(count))
         if line["diverged"]:
             yield self._event("diverged", line, f"{member} diverged at {format_count(step)}", member=member, step=step)
         elif not self._slice_told:
@@ -233,8 +237,8 @@ class LiveStatus:
             "donor": donor.id,
             "env_steps": a["start"],
             "hparams_donor": a.get("hparams_donor"),
-            "fitness_before": _latest(receiver),
-            "fitness_after": _latest(donor),
+            "fitness_before": receiver.last_fitness,
+            "fitness_after": donor.last_fitness,
             "hyperparameters_before": before,
             "hyperparameters_after": a["hyperparameters"],
         }
@@ -243,17 +247,15 @@ class LiveStatus:
             return Event("evaluation", elapsed, text, facts)
         parts = [
             f"{receiver.id} <- {donor.id}" + (" (promotion)" if a.get("inherit") else ""),
-            f"{self.header.metric} {format_fitness(_latest(receiver))} -> {format_fitness(_latest(donor))}",
+            f"{self.header.metric} {format_fitness(receiver.last_fitness)} -> {format_fitness(donor.last_fitness)}",
         ]
-        for name, new in a["hyperparameters"].items():
-            if name in before and format_value(before[name]) != format_value(new):
-                parts.append(f"{name} {format_value(before[name])} -> {format_value(new)}")
+        parts += format_changes(before, a["hyperparameters"])
         return Event("promotion" if a.get("inherit") else "copy", elapsed, "  ".join(parts), facts)
 
     def _retired(self, line: Line, member: str) -> Event:
         m = self.population.members[member]
-        text = f"{member} retired at {format_count(m.step)}, {self.header.metric} {format_fitness(_latest(m))}"
-        return self._event("retired", line, text, member=member, step=m.step, fitness=_latest(m))
+        text = f"{member} retired at {format_count(m.step)}, {self.header.metric} {format_fitness(m.last_fitness)}"
+        return self._event("retired", line, text, member=member, step=m.step, fitness=m.last_fitness)
 
     def _failed(self, line: Line) -> Event:
         member, why = line["member"], _first_line(line["error"])
@@ -266,11 +268,6 @@ class LiveStatus:
 
     def _event(self, kind: str, line: Line, text: str, **facts: object) -> Event:
         return Event(kind, line["timing"]["elapsed"], text, facts)
-
-
-def _latest(member: Member) -> float | None:
-    """Fitness of the last report; at a copy the population has already emptied the receiver's fitness."""
-    return member.history[-1][1] if member.history else None
 
 
 def _first_line(text: str) -> str:

@@ -90,15 +90,20 @@ def closing_text(best: Mapping[str, Any], run: Path, name: str = "last", referen
 
 def outcome_text(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Line]) -> str:
     """Format the best member, its fitness and schedule, and the run's duration; `best` is as in `closing_text`."""
+    return labeled(outcome_rows(best, header, lines))
+
+
+def outcome_rows(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Line]) -> dict[str, str]:
+    """Texts of `outcome_text` by label; further rows of one label have a blank one."""
     elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
-    rows = {"best": _best(best, "mean return" if header.unit == "env_steps" else header.metric)}
+    rows = {"best": _best(best, "mean return" if header.is_return else header.metric)}
     points = schedule(ancestry(trained_slices(lines), best.get("snapshot")))
     for i, (tuned, values) in enumerate(_changes(points).items()):
         rows["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
     if points and (ends := header.at_bound(points[-1][1])):
         rows["bounds"] = "\n".join(_at_bound(name, points[-1][1][name], end) for name, end in ends.items())
     rows["wall time"] = format_duration(elapsed)
-    return labeled(rows)
+    return rows
 
 
 def _best(best: Mapping[str, Any], measure: str) -> str:

@@ -60,7 +60,7 @@ def result_text(result: Json) -> str:
     seeds = ", ".join(map(str, result["seeds"]))
     lines = [
         aligned(["arm", "finished", "mean score", "steps per run", "score per seed"], table, left=(0, 4)),
-        f"score: fresh episodes of the chosen member; seeds {seeds}",
+        f"score: of the chosen member, on data that nothing was chosen on; seeds {seeds}",
     ]
     return "\n".join([*lines, *_unequal(steps), *_unfinished(result["runs"])])
 

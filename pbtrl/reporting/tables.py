@@ -6,11 +6,13 @@ With `--json` the commands print the inputs of these functions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pbtrl.reporting.formatting import (
     format_bytes,
+    format_changes,
     format_count,
     format_duration,
     format_fitness,
@@ -41,15 +43,46 @@ def status(result: Json, reference: str, reason: str = "") -> str:
         reference: name of the run on the command line.
         reason: reason of the run's end, in words.
     """
-    unit, state = result["unit"].replace("_", " "), result["state"]
-    done, budget = format_count(result["env_steps"]), format_count(result["steps_budget"])
-    head = f"{result['name']}: {state}, {done} of {budget} {unit}"
-    head += f" ({_share(result)}), {format_bytes(result['bytes'])} in {result['path']}"
+    state = result["state"]
+    head = f"{progress(result)}, {format_bytes(result['bytes'])} in {result['path']}"
     if state in ("running", "stale"):
         head += f", last activity {format_duration(result['heartbeat_age'])} ago"
+    table = members(result)
+    lines = [head, aligned(table.titles, table.rows, table.left), *table.notes]
+    if state in ("crashed", "stopped"):
+        lines.append(f"{reason + '; ' if reason else ''}continue with: pbtrl resume {reference}")
+    return "\n".join(lines)
+
+
+def progress(result: Json) -> str:
+    """Format the state of a run and its share of the budget, on one line."""
+    done, budget = format_count(result["env_steps"]), format_count(result["steps_budget"])
+    unit = result["unit"].replace("_", " ")
+    return f"{result['name']}: {result['state']}, {done} of {budget} {unit} ({_share(result)})"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Table of texts.
+
+    Attributes:
+        left: columns that are aligned to the left.
+        marked: cells (row, column) to emphasize.
+        notes: lines below it.
+    """
+
+    titles: list[str]
+    rows: list[list[str]]
+    left: Sequence[int] = (0,)
+    marked: frozenset[tuple[int, int]] = frozenset()
+    notes: Sequence[str] = ()
+
+
+def members(result: Json) -> Table:
+    """Members of a run, best first; `result` is the result of `run_status.status`. Values at a bound are marked."""
     names = list(dict.fromkeys(name for m in result["members"] for name in m["hyperparameters"]))
     order = list(result["roles"])
-    members = sorted(
+    ordered = sorted(
         result["members"],
         key=lambda m: (
             order.index(m["role"]) if m["role"] in order else 0,
@@ -57,11 +90,11 @@ def status(result: Json, reference: str, reason: str = "") -> str:
             -(_rank_fitness(m) or 0.0),
         ),
     )
-    extra = members[MOST_MEMBERS:]
+    extra = ordered[MOST_MEMBERS:]
     training = [m for m in extra if m["state"] == "train"] if result["retired"] else []  # a few of many trials
     hidden = len(extra) - len(training)
-    members = [*members[:MOST_MEMBERS], *training]
-    skipped = ["skipped"] if any(m["skipped_updates"] for m in members) else []
+    ordered = [*ordered[:MOST_MEMBERS], *training]
+    skipped = ["skipped"] if any(m["skipped_updates"] for m in ordered) else []
     roles = ["role"] if result["roles"] else []
     states = ["state"] if result["retired"] or result["roles"] else []
     rows = [
@@ -70,25 +103,23 @@ def status(result: Json, reference: str, reason: str = "") -> str:
         + [format_count(m["skipped_updates"]) for _ in skipped]
         + [" ".join([format_value(m["hyperparameters"].get(n, "-")), *m["at_bound"].get(n, "").split()]) for n in names]
         + [_state(m) for _ in states]
-        for m in members
+        for m in ordered
     ]
     titles = ["member", *roles, result["metric"], "gen", "steps", *skipped, *names, *states]
     left = [0, *(titles.index(title) for title in ("role", "state") if title in titles)]
-    lines = [head, aligned(titles, rows, left)]
-    if hidden:
-        lines.append(f"and {hidden} members below them; all are in the output of --json")
+    first = len(titles) - len(states) - len(names)
+    marked = {(i, first + names.index(name)) for i, m in enumerate(ordered) for name in m["at_bound"]}
+    notes = [f"and {hidden} members below them; all are in the output of --json"] if hidden else []
     if result["retired"]:
-        lines.append(f"retired: the strategy gives no further assignment, to {result['retired']} members")
-    if any(map(_before_copy, members)):
+        notes.append(f"retired: the strategy gives no further assignment, to {result['retired']} members")
+    if any(map(_before_copy, ordered)):
         before = f"{result['metric']} from before a copy"
-        lines.append(f"in parentheses: {before}, which ranks the member until it has a new one")
+        notes.append(f"in parentheses: {before}, which ranks the member until it has a new one")
     if skipped:
-        lines.append("skipped: updates skipped because their gradient was not finite")
-    if any(m["at_bound"] for m in members):
-        lines.append("min, max: the value is at a bound of its hyperparameter")
-    if state in ("crashed", "stopped"):
-        lines.append(f"{reason + '; ' if reason else ''}continue with: pbtrl resume {reference}")
-    return "\n".join(lines)
+        notes.append("skipped: updates skipped because their gradient was not finite")
+    if marked:
+        notes.append("min, max: the value is at a bound of its hyperparameter")
+    return Table(titles, rows, left, frozenset(marked), notes)
 
 
 def listing(result: Sequence[Json]) -> str:
@@ -124,7 +155,8 @@ def listing(result: Sequence[Json]) -> str:
 
 def evaluations(result: Sequence[Json], run: Path) -> str:
     """Format evaluations, one line per member, as stored in the run's `eval/`, and the videos in it."""
-    if (metric := result[0].get("metric", "return")) != "return":
+    metric = result[0].get("metric", "return")
+    if result[0]["agent"] is None:  # outside RL
         scores = [[e["member"], e["snapshot"], format_fitness(e["return_mean"])] for e in result]
         how = f"{HELD_OUT if result[0]['held_out'] else 'evaluated again'}, seed {result[0]['seed']}"
         return "\n".join([aligned(["member", "snapshot", metric], scores), how])
@@ -143,10 +175,11 @@ def evaluations(result: Sequence[Json], run: Path) -> str:
                 f"{e['length_mean']:.0f}",
             ]
         )
-    titles = ["member", "snapshot", "episodes", "return", "std", "95 % interval", "min", "max", "length"]
+    titles = ["member", "snapshot", "episodes", metric, "std", "95 % interval", "min", "max", "length"]
     policy = "the policy's mode" if result[0]["deterministic"] else "sampled actions"
     protocol = f", {result[0]['protocol']}" if result[0]["protocol"] else ""
-    played = f"fresh episodes, seed {result[0]['seed']}, raw returns, {policy}{protocol}"
+    raw = ", raw returns" if metric == "return" else ""
+    played = f"fresh episodes, seed {result[0]['seed']}{raw}, {policy}{protocol}"
     cuts = [f"{e['member']}: {text}" for e in result if (text := truncation(e))]
     videos = [_video(e["video"], run) for e in result if e.get("video")]
     return "\n".join([aligned(titles, rows), played, *cuts, *videos])
@@ -173,22 +206,18 @@ def copies(result: Sequence[Json], header: RunHeader) -> str:
     """Format all copies; `result` is the result of `lineage.copies`."""
     if not result:
         return "no copies yet"
+    table = copies_table(result, header)
+    return aligned(table.titles, table.rows, table.left)
+
+
+def copies_table(result: Sequence[Json], header: RunHeader) -> Table:
+    """All copies, oldest first."""
     rows = []
     for c in result:
-        before, after = c["hyperparameters_before"], c["hyperparameters_after"]
-        moved = [n for n in after if n in before and format_value(before[n]) != format_value(after[n])]
         fitness = f"{format_fitness(c['fitness_before'])} -> {format_fitness(c['fitness_after'])}"
-        changes = "  ".join(f"{n} {format_value(before[n])} -> {format_value(after[n])}" for n in moved)
-        rows.append(
-            [
-                format_duration(c["time"]),
-                format_count(c["env_steps"]),
-                _copy(c),
-                fitness,
-                changes,
-            ]
-        )
-    return aligned(["time", header.steps, "copy", header.metric, "hyperparameters"], rows, left=(2, 4))
+        changes = "  ".join(format_changes(c["hyperparameters_before"], c["hyperparameters_after"]))
+        rows.append([format_duration(c["time"]), format_count(c["env_steps"]), _copy(c), fitness, changes])
+    return Table(["time", header.steps, "copy", header.metric, "hyperparameters"], rows, left=(2, 4))
 
 
 def _copy(copy: Json) -> str:
@@ -214,7 +243,8 @@ def replay(result: Json) -> str:
             notes.append(f"{label}: no finite score of {', '.join(row['unscored'])}")
         notes += [f"{label}: {e['member']}: {text}" for e in row["members"] if (text := truncation(e))]
     unit, one = result["unit"].replace("_", " "), result["rows"][0]["members"][0]
-    measure, episodes = "mean return" if rl else one.get("metric", "fitness"), one["episodes"]
+    measure, episodes = one.get("metric", "return" if rl else "fitness"), one["episodes"]
+    measure = "mean return" if measure == "return" else measure
     titles = ["", measure, "95 % interval", "min", "max", "seeds", unit]
     played = f"the same {episodes} fresh episodes for every member, raw returns; " if rl else ""
     source = (

@@ -2,32 +2,28 @@
 
 x is the member's clock (env steps; steps outside RL), for `population/*` the sum over the population.
 `population/fitness_*` cover members that have a fitness; `population/before_copy` counts those that are ranked by the
-fitness from before their last copy. Live metrics come from `members/<id>/metrics.jsonl`, everything else from the
-journal. `torch.utils.tensorboard` is imported when a writer is created; its threads write the files.
+fitness from before their last copy. Copies are text, in a table of the population and in the receiver's run. The end of
+the run adds the HParams tab (`tensorboard_hparams.py`). Live metrics come from `members/<id>/metrics.jsonl`, everything
+else from the journal.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pbtrl.core.population import Population, mean
-from pbtrl.reporting.formatting import format_value
-from pbtrl.storage.journal import Line
+from pbtrl.core.population import Population
+from pbtrl.reporting.event_file import EventFile
+from pbtrl.reporting.formatting import format_changes, format_count, format_fitness
+from pbtrl.reporting.tensorboard_hparams import layout, write_hparams
+from pbtrl.storage.journal import Line, read_journal
 from pbtrl.storage.metrics_log import Metrics, MetricsTail, tags
 from pbtrl.storage.run_header import RunHeader
+from pbtrl.storage.run_points import fitness_tag, hyperparameter_points, population_points, report_points
 from pbtrl.system.files import is_disk_error
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-FLUSH_SECONDS = 10  # largest delay of the files
-QUEUE = 1000  # points in the queue of a writer's thread
 
 
 class TensorBoardWriter:
@@ -41,20 +37,24 @@ class TensorBoardWriter:
     """
 
     def __init__(self, run: Path, header: RunHeader, population: Population, *, resume: bool = False) -> None:
-        self._header, self._population = header, population
+        self._run, self._header, self._population = run, header, population
         self._tail = MetricsTail(run / "members", population.members, from_end=resume)
-        self._folder = run / "tb"
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, EventFile] = {}
         for m in population.members.values():
             if not m.retired:
                 self._writers[m.id] = self._new_writer(m.id, m.step + 1 if resume else None)
         self._all = _writer(run / "tb" / "population", population.step + 1 if resume else None)
-        self._shown = {m.id: _numbers(m.snapshot_hparams) if resume else {} for m in population.members.values()}
+        if not resume:
+            self._all.add_layout(layout(header))
+        self._values = {m.id: m.hyperparameters for m in population.members.values()}
+        self._shown = {
+            m.id: hyperparameter_points(m.snapshot_hparams) if resume else {} for m in population.members.values()
+        }
         self._streamed: defaultdict[str, set[str]] = defaultdict(set)
         self._decided: dict[str, tuple[int, int, float]] = {}
         for a in population.pending:
             self._decided[a.id] = (a.start, a.stop, 0.0)
-        self._described = False
+        self._best: Mapping[str, Any] | None = None
         self._before_copy = 0
         self._hook, threading.excepthook = threading.excepthook, self._ended
 
@@ -67,31 +67,18 @@ class TensorBoardWriter:
                 self._report(line)
             case "failure":
                 self._failure(line)
-            case "finish":
-                self.describe()
 
     def tick(self) -> None:
         """Write new live metrics of the members."""
         for member, line in self._tail.poll():
             self._stream(member, line)
 
-    def describe(self) -> None:
-        """Write the HParams entry of every member once, at the end of the run.
+    def describe(self, best: Mapping[str, Any]) -> None:
+        """Write the HParams tab when the writer is closed, since the run has ended; `best` is the content of best.json.
 
-        HParams shows one value per member and hyperparameter: the last one of the schedule.
+        TensorBoard leaves a file when a newer one is there, so nothing may follow.
         """
-        if self._described:
-            return
-        self._described = True
-        from torch.utils.tensorboard.summary import hparams
-
-        for member in self._population.members.values():
-            values = {k: _plain(v) for k, v in member.hyperparameters.items()}
-            fitness = float("nan") if member.fitness is None else member.fitness
-            file: Any = self._writer_of(member.id).file_writer
-            for summary in hparams(values, {self._score_tag: fitness}):  # type: ignore[no-untyped-call]
-                file.add_summary(summary)
-            self._close_if_retired(member.id)
+        self._best = best
 
     def close(self) -> None:
         """Write remaining metrics and end the writers' threads."""
@@ -101,13 +88,13 @@ class TensorBoardWriter:
                     self._stream(member, line)
             for writer in [*self._writers.values(), self._all]:
                 writer.close()
+            if self._best is not None:
+                folders = {m: self._folder_of(m) for m in self._population.members}
+                lines = read_journal(self._run / "journal.jsonl")
+                shared = self._run / "tb" / "population"
+                write_hparams(folders, shared, self._header, self._population, lines, self._best)
         finally:
             threading.excepthook = self._hook
-
-    @property
-    def _score_tag(self) -> str:
-        """Tag of what a member is trained for."""
-        return "episode/return_mean" if self._header.unit == "env_steps" else f"evaluation/{self._header.metric}"
 
     def _ended(self, thread: threading.ExceptHookArgs) -> None:
         """Suppress the traceback of a writer's thread that a full disk ended; the next write raises its error."""
@@ -123,37 +110,46 @@ class TensorBoardWriter:
             self._close_if_retired(member)
         for agent, members in self._population.agents.items():
             self._all.add_scalar(f"population/members/{agent}", members, self._population.step, now)
-        known = self._population.members
-        copies = [a for a in line["assignments"] if a["donor"] and not known[a["member"]].is_evaluator]
-        if copies:
-            step, count = self._population.step, self._population.copies
-            self._all.add_scalar("population/exploits", count, step, now)
-            text = "\n\n".join(f"{a['member']} <- {a['donor']} ({a['note']})" for a in copies)
-            self._all.add_text("population/exploits", text, step, now)
+        self._copies(line, now)
         if retired := sum(m.retired for m in self._population.members.values()):
             self._all.add_scalar("population/retired", retired, self._population.step, now)
         self._count_before_copy(now)
+
+    def _copies(self, line: Line, now: float) -> None:
+        """Write the copies of a decision as text: a table for the population, and a sentence for each receiver."""
+        known, step, rows = self._population.members, self._population.step, []
+        for a in line["assignments"]:
+            before = self._values.get(a["member"], {})
+            self._values[a["member"]] = a["hyperparameters"]
+            if a["donor"] is None or known[a["member"]].is_evaluator:
+                continue
+            fitness = " -> ".join(format_fitness(known[a[who]].last_fitness) for who in ("member", "donor"))
+            change = ", ".join(format_changes(before, a["hyperparameters"]))
+            rows.append([a["member"], a["donor"], format_count(a["start"]), fitness, change, a["note"]])
+            text = (
+                f"{a['member']} <- {a['donor']}: {self._header.metric} {fitness}; {change or 'no change'} ({a['note']})"
+            )
+            self._writer_of(a["member"]).add_text("exploit", text, a["start"], now)
+        if rows:
+            titles = ["member", "donor", self._header.steps, self._header.metric, "hyperparameters", "reason"]
+            table = [titles, ["---"] * len(titles), *rows]
+            text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table)
+            self._all.add_scalar("population/exploits", self._population.copies, step, now)
+            self._all.add_text("population/exploits", text, step, now)
 
     def _report(self, line: Line) -> None:
         member, step, now = line["member"], line["step"], line["timing"]["time"]
         for streamed in self._tail.read(member):
             self._stream(member, streamed)
-        points = dict(line["scalars"])
-        if line["lengths"]:
-            points[self._score_tag] = mean(line["returns"])
-            if self._header.unit == "env_steps":
-                points["episode/length_mean"] = mean(line["lengths"])
-        if self._header.rule.source == "evaluation" and line["evaluation"]:
-            points["evaluation/return_mean"] = mean(line["evaluation"])
         already = self._streamed[member]
-        new = {k: y for k, y in points.items() if k not in already and y is not None and math.isfinite(y)}
-        self._write(member, new, step, now)
+        points = {k: y for k, y in report_points(self._header, line).items() if k not in already}
+        if (fitness := self._population.members[member].fitness) is not None:
+            points[fitness_tag(self._header)] = fitness
+        self._write(member, points, step, now)
         already.clear()
         self._hyperparameters(member, line)
-        if ranked := [m.fitness for m in self._population.ranking() if m.fitness is not None]:
-            summary = {"max": max(ranked), "median": statistics.median(ranked), "min": min(ranked)}
-            for name, y in summary.items():
-                self._all.add_scalar(f"population/fitness_{name}", y, self._population.step, now)
+        for tag, y in population_points(self._population).items():
+            self._all.add_scalar(tag, y, self._population.step, now)
         self._count_before_copy(now)
 
     def _count_before_copy(self, now: float) -> None:
@@ -167,7 +163,7 @@ class TensorBoardWriter:
         """Write effective hyperparameters at both ends of the slice, so that a change is a step and not a slope."""
         step, now = line["step"], line["timing"]["time"]
         start, _, decided = self._decided.pop(line["assignment"], (step, step, now))
-        numbers = _numbers(line["hyperparameters"])
+        numbers = hyperparameter_points(line["hyperparameters"])
         changed = {k: v for k, v in numbers.items() if self._shown.setdefault(member, {}).get(k) != v}
         self._write(member, changed, start, decided or now)
         self._write(member, numbers, step, now)
@@ -179,7 +175,7 @@ class TensorBoardWriter:
         for streamed in self._tail.read(member):
             self._stream(member, streamed)
         self._streamed[member].clear()
-        _hide_after(self._writer_of(member), self._population.members[member].step + 1)
+        self._writer_of(member).hide_after(self._population.members[member].step + 1)
 
     def _stream(self, member: str, line: Metrics) -> None:
         slice_ = self._decided.get(line.get("assignment", ""))
@@ -196,15 +192,18 @@ class TensorBoardWriter:
             for tag, y in points.items():
                 writer.add_scalar(tag, y, step, time)
 
-    def _writer_of(self, member: str) -> SummaryWriter:
+    def _writer_of(self, member: str) -> EventFile:
         if member not in self._writers:
             self._writers[member] = self._new_writer(member)
         return self._writers[member]
 
-    def _new_writer(self, member: str, purge_step: int | None = None) -> SummaryWriter:
-        """Make the writer of a member; a role is part of its name, as in `m16-evaluator`."""
+    def _new_writer(self, member: str, purge_step: int | None = None) -> EventFile:
+        return _writer(self._folder_of(member), purge_step)
+
+    def _folder_of(self, member: str) -> Path:
+        """Folder of a member; a role is part of its name, as in `m16-evaluator`."""
         role = self._population.members[member].role.replace(" ", "-")
-        return _writer(self._folder / (f"{member}-{role}" if role else member), purge_step)
+        return self._run / "tb" / (f"{member}-{role}" if role else member)
 
     def _close_if_retired(self, member: str) -> None:
         """Close the writer of a member that will not train again; each open one has a thread and a file."""
@@ -214,26 +213,9 @@ class TensorBoardWriter:
             self._writers.pop(member).close()
 
 
-def _writer(folder: Path, purge_step: int | None) -> SummaryWriter:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=purge_step, max_queue=QUEUE, flush_secs=FLUSH_SECONDS)
-
-
-def _hide_after(writer: SummaryWriter, step: int) -> None:
-    """Hide the points from `step` on, by the same event as `purge_step` but in the middle of a file."""
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-
-    restart = Event(step=step, session_log=SessionLog(status=SessionLog.START))
-    file: Any = writer.file_writer
-    file.add_event(restart)
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Numeric hyperparameters by tag."""
-    numbers = {k: v for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    return {f"hparams/{k}": float(v) for k, v in numbers.items()}
-
-
-def _plain(x: object) -> object:
-    return x if isinstance(x, bool | int | float | str) else format_value(x)
+def _writer(folder: Path, purge_step: int | None) -> EventFile:
+    """Start a file, and hide what earlier ones say from `purge_step` on."""
+    file = EventFile(folder)
+    if purge_step is not None:
+        file.hide_after(purge_step)
+    return file

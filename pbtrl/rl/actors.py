@@ -249,7 +249,7 @@ class _Actor(PoolWorker):
             self.close()
             self._new = True
             vector = self._spec.make(message["envs"], self._threads)
-            self._rollout = Rollout(vector, self._members, self._spec.agent, self._spec.to_env)
+            self._rollout = Rollout(vector, self._members, self._spec.agent, self._spec.to_env, self._spec.metric)
         assert self._rollout is not None
         if "forget" in message:
             self._rollout.forget(message["forget"])
@@ -266,7 +266,7 @@ class _Actor(PoolWorker):
         target = truncate(self._slots[slot].tensors, steps)
         for name, value in to_dict(block).items():
             target[name].copy_(value)
-        episodes = [(e.returns, e.lengths) for e in rollout.episodes]
+        episodes = [e.packed() for e in rollout.episodes]
         rollout.clear()
         new, self._new = self._new, False
         return {"slot": slot, "steps": steps, "version": version, "episodes": episodes, "new": new}

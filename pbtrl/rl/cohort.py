@@ -17,12 +17,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from pbtrl.agents.types import Trajectory, UpdateResult
-from pbtrl.core.messages import SKIPPED_UPDATES, UPDATES, Assignment
+from pbtrl.core.messages import SKIPPED_UPDATES, UNMEASURED, UPDATES, Assignment
 from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Cohort, Outcome
 from pbtrl.rl.cohort_spec import CohortSpec, fill, generator
-from pbtrl.rl.rollout import Instrument, Rollout, Source
+from pbtrl.rl.rollout import Instrument, Rollout, Source, stopwatch
 
 TUNED = frozenset({"learning_rate", "entropy_cost", "unroll_length"})  # plotted even if they are not searched
 DIVERGED_AFTER = 10  # consecutive updates that were skipped because their gradient was not finite
@@ -41,6 +41,7 @@ class RLCohort(Cohort):
         self._state = spec.agent.init([torch.Generator().manual_seed(0) for _ in members])
         self.rollout: Source | None = None
         self._measured_learn: Callable[..., UpdateResult] | None = None
+        self._seconds: dict[str, float] = {}
         self._new_policy = [True] * len(members)
 
     @override
@@ -60,10 +61,14 @@ class RLCohort(Cohort):
         self._hyperparameters = self._live([a.hyperparameters for a in assignments])
         self._consumed: dict[str, Tensor] = {}
         self._generators = [generator(a.seed, "actions") for a in assignments]
-        fresh = self.rollout is None or self._spec.reset
+        former = self.rollout
+        fresh = former is None or self._spec.reset
         if fresh:
             self._reset_envs()
         assert self.rollout is not None
+        if self.rollout is not former:
+            self.rollout.instrument(stopwatch(self._seconds))
+        self._seconds.clear()
         self.rollout.clear()
         for slot, new in enumerate(self._new_policy):
             if new and not fresh:  # fresh envs have no open episodes
@@ -80,7 +85,8 @@ class RLCohort(Cohort):
     def advance(self) -> bool:
         """Collect one block and learn from it."""
         block = self.collect()
-        return self._record((self._measured_learn or self.learn)(block), block.rewards.shape[1])
+        learn = stopwatch(self._seconds)("learn", self._measured_learn or self.learn)
+        return self._record(learn(block), block.rewards.shape[1])
 
     def _record(self, learned: UpdateResult, steps: int) -> bool:
         """Record an update from `steps` steps of every env; returns True when the slice is over."""
@@ -151,6 +157,8 @@ class RLCohort(Cohort):
             if recent := self.rollout.episodes[slot].returns[-20:]:
                 row["episode/return_mean"] = float(np.mean(recent))
                 row["episode/length_mean"] = float(np.mean(self.rollout.episodes[slot].lengths[-20:]))
+                if self._spec.metric is not None:
+                    row[self._spec.metric.tag] = float(np.mean(self.rollout.episodes[slot].scores[-20:]))
             rows.append(row)
         self._clear_metrics()
         return rows
@@ -161,17 +169,19 @@ class RLCohort(Cohort):
         episodes = self.rollout.episodes[slot]
         assigned = self._assignments[slot]
         evaluation: list[float] = []
+        unmeasured = {UNMEASURED: float(episodes.unmeasured)} if episodes.unmeasured else {}
         if self._spec.evaluate and self._done >= self._length:  # not after an early stop, which should be quick
             evaluation = self._spec.evaluate(self.save(slot), seed_for(assigned.seed, "evaluation"), self._threads)
         return Outcome(
             steps=self._done,
             hyperparameters={k: self._used(k, slot) for k in assigned.hyperparameters if self._consumed},
-            returns=episodes.returns,
+            returns=episodes.scores,
             lengths=episodes.lengths,
             evaluation=evaluation,
             curve=self._curves[slot],
-            scalars=self._skips(slot) | self.rollout.tally(),
+            scalars=self._skips(slot) | self.rollout.tally() | unmeasured,
             diverged=int(self._state.tensors["skipped"][slot]) >= DIVERGED_AFTER,
+            timing=dict(self._seconds),
         )
 
     @override
@@ -210,7 +220,7 @@ class RLCohort(Cohort):
             self.rollout.close()
         seeds = [s for a in self._assignments for s in env_seeds(seed_for(a.seed, "envs"), self._spec.envs)]
         vector = self._spec.make(seeds, self._threads)
-        self.rollout = Rollout(vector, len(self.members), self._spec.agent, self._spec.to_env)
+        self.rollout = Rollout(vector, len(self.members), self._spec.agent, self._spec.to_env, self._spec.metric)
         self._state.running.clear()
 
     def _merged(self, consumed: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
@@ -224,16 +234,16 @@ class RLCohort(Cohort):
         return {**consumed, "unroll_length": longest}
 
     def _draw_curve(self) -> None:
-        """Add a point to the curve every `curve_interval` steps: the mean return of the episodes since the last one."""
+        """Add a point to the curve every `curve_interval` steps: the mean score of the episodes since the last one."""
         assert self.rollout is not None
         if self._done < self._curve_at and self._done < self._length:
             return
         self._curve_at += self._spec.curve_interval
         for slot, a in enumerate(self._assignments):
-            returns = self.rollout.episodes[slot].returns
-            if recent := returns[self._told[slot] :]:
+            scores = self.rollout.episodes[slot].scores
+            if recent := scores[self._told[slot] :]:
                 self._curves[slot].append((a.start + self._done, float(np.mean(recent))))
-            self._told[slot] = len(returns)
+            self._told[slot] = len(scores)
 
     def _skips(self, slot: int) -> dict[str, float]:
         """Skipped and all updates of the slice so far, by tag; empty if none was skipped."""

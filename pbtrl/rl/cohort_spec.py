@@ -14,6 +14,7 @@ from pbtrl.core.registry import import_object
 from pbtrl.core.seeding import seed_for
 from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.envs import Vector
+from pbtrl.rl.episode_metric import EpisodeMetric
 from pbtrl.rl.rollout import ToEnv
 
 MakeEnvs = Callable[[Sequence[int], int], Vector]
@@ -59,7 +60,8 @@ class CohortSpec:
         processes: number of processes that act, or act and learn, for a cohort; unused if the cohort acts itself.
         replay: fraction of replayed unrolls in an update.
         replay_size: capacity of a member's replay (unrolls).
-        evaluate: (snapshot, seed, threads) -> raw returns, if the fitness comes from evaluation episodes.
+        metric: measure of an episode; None for its return.
+        evaluate: (snapshot, seed, threads) -> scores, if the fitness comes from evaluation episodes.
     """
 
     agent: Agent
@@ -76,6 +78,7 @@ class CohortSpec:
     processes: int
     replay: float
     replay_size: int
+    metric: EpisodeMetric | None = None
     evaluate: Callable[[Tensors, int, int], list[float]] | None = None
 
 

@@ -20,6 +20,7 @@ from pbtrl.core.seeding import env_seeds
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
 from pbtrl.rl.cohort_spec import MakeEnvs, fill
+from pbtrl.rl.episode_metric import EpisodeMetric
 from pbtrl.rl.rollout import ToEnv
 from pbtrl.rl.video import Camera
 
@@ -31,7 +32,7 @@ class Episodes:
     """Evaluation episodes of one member.
 
     Attributes:
-        returns: raw return of each episode.
+        returns: raw return of each episode, or what the metric measured in its place.
         lengths: length of each episode (env steps).
         seeds: seeds of the envs.
         max_steps: env steps after which an episode was cut; None without a limit.
@@ -59,6 +60,7 @@ def evaluate(
     deterministic: bool = False, threads: int = 1,
     max_steps: int | None = None, fallback: int | None = None, seconds: float | None = None,
     camera: Camera | None = None,
+    metric: EpisodeMetric | None = None,
 ) -> list[Episodes]:  # fmt: skip
     """Play `episodes` with each snapshot in `rows`, all on the same env seeds, which are derived from `seed`.
 
@@ -74,6 +76,7 @@ def evaluate(
         max_steps: env steps after which an episode is cut; default: the env's own limit.
         fallback: value of `max_steps` if the env has no limit; None for no limit.
         camera: recorder of the first episode of some envs.
+        metric: measure of an episode, in place of its return; episodes without one count as NaN.
         seconds: deadline, at which open episodes are cut and no new ones start; each env takes at least one step.
     """
     deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -88,7 +91,7 @@ def evaluate(
         quota = np.tile([episodes // envs + (j < episodes % envs) for j in range(envs)], len(rows))
         noise_seed = None if deterministic else seed
         finished = _play(
-            agent, to_env, vector, state, len(rows), quota, noise_seed, limit or math.inf, deadline, camera
+            agent, to_env, vector, state, len(rows), quota, noise_seed, limit or math.inf, deadline, metric, camera
         )
     finally:
         vector.close()
@@ -108,7 +111,7 @@ def evaluate(
 
 def _play(
     agent: Agent, to_env: ToEnv, vector: Vector, state: State, members: int, quota: np.ndarray, seed: int | None,
-    limit: float, deadline: float, camera: Camera | None = None,
+    limit: float, deadline: float, metric: EpisodeMetric | None, camera: Camera | None = None,
 ) -> list[list[_Episode]]:  # fmt: skip
     """Play every env's quota of episodes; returns the episodes by env.
 
@@ -145,9 +148,13 @@ def _play(
             cut = playing & ~done & (lengths > 0) & ((lengths >= limit) | late)
             ended = playing & done | cut
             for j in map(int, np.flatnonzero(ended)):
-                finished[j].append(_Episode(float(returns[j]), int(lengths[j]), bool(cut[j])))
+                result, length = float(returns[j]), int(lengths[j])
+                if metric is not None:
+                    score = metric(vector, j, result, length)
+                    result = math.nan if score is None else score
+                finished[j].append(_Episode(result, length, bool(cut[j])))
                 if camera:
-                    camera.end(j, finished[j][-1].result, finished[j][-1].length)
+                    camera.end(j, result, length)
             due -= ended
             playing &= (due > 0) & ~cut
             returns[done] = 0.0

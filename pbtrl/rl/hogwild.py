@@ -170,7 +170,7 @@ class _Peer(RLCohort):
         learned = self.learn(rollout.collect(self._state, self._generators, steps))
         for name in self._copied:
             self._shared[name].copy_(tensors[name])
-        episodes = [(e.returns, e.lengths) for e in rollout.episodes]
+        episodes = [e.packed() for e in rollout.episodes]
         rollout.clear()
         metrics, consumed = ({k: v.tolist() for k, v in x.items()} for x in (learned.metrics, learned.consumed))
         counts = {"updates": learned.updates.tolist(), "skipped": learned.skipped.tolist()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,23 +19,65 @@ from typing_extensions import override
 from pbtrl.agents.types import Agent, Inputs, State, Trajectory
 from pbtrl.core.messages import numbers
 from pbtrl.envs import Vector
+from pbtrl.rl.episode_metric import EpisodeMetric
 
 ToEnv = Callable[[Tensor], Tensor]
 Instrument = Callable[[str, Callable[..., Any]], Callable[..., Any]]
 """Makes of a part's name and its function another function, which also measures it."""
 
 
+def stopwatch(seconds: dict[str, float]) -> Instrument:
+    """Return an instrument that adds up the time of each part in `seconds`."""
+
+    def wrap(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
+            begun = monotonic()
+            result = function(*args)
+            seconds[part] = seconds.get(part, 0.0) + monotonic() - begun
+            return result
+
+        return timed
+
+    return wrap
+
+
 @dataclass
 class Episodes:
-    """Raw returns and lengths of the episodes that one slot finished, oldest first."""
+    """Episodes that one slot finished, oldest first.
+
+    Attributes:
+        returns: raw return of each.
+        lengths: length of each (env steps).
+        scores: what `fitness.metric` measured of each; by default the return.
+        unmeasured: number of episodes that had no such number, which are left out.
+    """
 
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    unmeasured: int = 0
 
-    def extend(self, returns: Sequence[float | None], lengths: Sequence[int]) -> None:
-        """Append episodes, in which None (from JSON) stands for a non-finite return."""
+    def add(self, episode_return: float, length: int, score: float | None) -> None:
+        """Append an episode."""
+        if score is None:
+            self.unmeasured += 1
+            return
+        self.returns.append(episode_return)
+        self.lengths.append(length)
+        self.scores.append(score)
+
+    def packed(self) -> tuple[list[float], list[int], list[float], int]:
+        """Return all fields as plain types, for `extend` in another process."""
+        return self.returns, self.lengths, self.scores, self.unmeasured
+
+    def extend(
+        self, returns: Sequence[float | None], lengths: Sequence[int], scores: Sequence[float | None], unmeasured: int
+    ) -> None:
+        """Append episodes, in which None (from JSON) stands for a number that is not finite."""
         self.returns += numbers(returns)
         self.lengths += lengths
+        self.scores += numbers(scores)
+        self.unmeasured += unmeasured
 
 
 class Source(Protocol):
@@ -72,7 +115,10 @@ class Rollout(Source):
             `forget`, because two policies played them.
     """
 
-    def __init__(self, vector: Vector, members: int, agent: Agent, to_env: ToEnv) -> None:
+    def __init__(
+        self, vector: Vector, members: int, agent: Agent, to_env: ToEnv, metric: EpisodeMetric | None = None
+    ) -> None:
+        self._metric = metric
         self.vector, self.members, self.envs = vector, members, vector.num_envs // members
         self.act, self._noise, self._to_env = agent.act, agent.noise, to_env
         self._step = vector.step
@@ -171,9 +217,10 @@ class Rollout(Source):
             return
         for row in np.flatnonzero(self.vector.episode_over):
             if not self._stale[row]:
-                episodes = self.episodes[row // self.envs]
-                episodes.returns.append(float(self._returns[row]))
-                episodes.lengths.append(int(self._lengths[row]))
+                episode_return, length = float(self._returns[row]), int(self._lengths[row])
+                measure = self._metric
+                score = episode_return if measure is None else measure(self.vector, int(row), episode_return, length)
+                self.episodes[row // self.envs].add(episode_return, length, score)
         self._returns[self.vector.episode_over] = 0.0
         self._lengths[self.vector.episode_over] = 0
         self._stale[self.vector.episode_over] = False

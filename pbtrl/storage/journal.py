@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.errors import DiskFullError, JournalError, RunError
-from pbtrl.storage.json_files import check_version, read_plain_file
+from pbtrl.storage.json_files import check_version, open_plain_file, read_plain_file
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import is_same_file, reason, sync_directory, translate_disk_errors
 from pbtrl.system.strict_json import to_json
@@ -100,16 +100,42 @@ def read_journal(path: Path) -> Iterator[Line]:
         NewerError: a newer pbtrl began or resumed the run.
     """
     for number, raw in enumerate(read_plain_file(path).split(b"\n")[:-1], 1):
-        try:
-            line = json.loads(raw)
-            begins = line["kind"] in ("run", "resume")
-            if line["kind"] == "run" and "schema" not in line:
-                raise KeyError("schema")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise JournalError(f"{path}:{number}: not a journal line") from error
-        if begins:
-            check_version(line, f"{path}:{number}")
-        yield line
+        yield _parse(raw, f"{path}:{number}")
+
+
+class JournalTail:
+    """Incremental reader of a journal whose writer may be at work.
+
+    Attributes:
+        count: number of lines that were read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._start, self.count = path, 0, 0
+
+    def read(self) -> list[Line]:
+        """Return the new complete lines; the errors are those of `read_journal`."""
+        with open_plain_file(self._path) as file:
+            file.seek(self._start)
+            data = file.read()
+        complete = data[: data.rfind(b"\n") + 1]
+        lines = [_parse(raw, f"{self._path}:{self.count + i}") for i, raw in enumerate(complete.split(b"\n")[:-1], 1)]
+        self._start += len(complete)
+        self.count += len(lines)
+        return lines
+
+
+def _parse(raw: bytes, place: str) -> Line:
+    try:
+        line: Line = json.loads(raw)
+        begins = line["kind"] in ("run", "resume")
+        if line["kind"] == "run" and "schema" not in line:
+            raise KeyError("schema")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise JournalError(f"{place}: not a journal line") from error
+    if begins:
+        check_version(line, place)
+    return line
 
 
 def dumps(value: object) -> str:

@@ -8,6 +8,7 @@ other key is a tag with a number. If there are several attempts, only the last o
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,30 @@ class MetricsTail:
         return self._members / member / "metrics.jsonl"
 
 
+class SliceMetrics:
+    """Incremental reader of the metrics of finished slices.
+
+    A slice that was repeated has lines of several attempts. Only those of the last attempt before its report are
+    returned, so that no point exists twice.
+
+    Args:
+        members: directory of `<id>/metrics.jsonl`.
+        names: ids of the members; those that are added later are read as well.
+    """
+
+    def __init__(self, members: Path, names: Collection[str]) -> None:
+        self._tail = MetricsTail(members, names)
+        self._open: defaultdict[str, list[Metrics]] = defaultdict(list)
+
+    def take(self, member: str, assignment: str, reported: float) -> list[Metrics]:
+        """Return the lines of a slice that was reported at `reported` (Unix seconds), oldest first, and forget them."""
+        for line in self._tail.read(member):
+            self._open[str(line.get("assignment"))].append(line)
+        lines = [line for line in self._open.pop(assignment, []) if _number(line, "time") <= reported]
+        last = max((_number(line, "attempt") for line in lines), default=0.0)
+        return [line for line in lines if _number(line, "attempt") == last]
+
+
 def last_reported_step(path: Path, assignment: str) -> int | None:
     """Step in a member's last line; None if the line belongs to another assignment."""
     try:
@@ -72,6 +97,11 @@ def last_reported_step(path: Path, assignment: str) -> int | None:
 def tags(line: Metrics) -> dict[str, float]:
     """Numbers of a line to plot, by tag."""
     return {k: float(v) for k, v in line.items() if k not in NOT_TAGS and isinstance(v, int | float)}
+
+
+def _number(line: Metrics, key: str) -> float:
+    value = line.get(key)
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _objects(data: bytes) -> Iterator[Metrics]:

@@ -106,6 +106,11 @@ class RunHeader:
         return self.total or self.size * self.horizon
 
     @property
+    def is_return(self) -> bool:
+        """True if the fitness is a mean of raw returns."""
+        return self.unit == "env_steps" and self.metric == "fitness"
+
+    @property
     def steps(self) -> str:
         """Unit in words: `env steps` or `steps`."""
         return self.unit.replace("_", " ")

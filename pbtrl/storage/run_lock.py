@@ -28,10 +28,15 @@ except ImportError:  # pragma: no cover
 
 
 class RunLock:
-    """Lock of a run directory; use it as a context manager, or call `acquire` and `release`."""
+    """Lock of a run directory; use it as a context manager, or call `acquire` and `release`.
 
-    def __init__(self, run: Path) -> None:
-        self._path = run / "LOCK"
+    Args:
+        run: run directory.
+        name: file of the lock; another one than LOCK is for something else than training.
+    """
+
+    def __init__(self, run: Path, name: str = "LOCK") -> None:
+        self._path = run / name
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> RunLock:
@@ -137,4 +142,4 @@ def _text(file: IO[bytes]) -> dict[str, Any]:
 def _busy(path: Path, owner: dict[str, Any]) -> str:
     name = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('start', '?')}"
     hint = "" if fcntl else f"; if that process is gone, delete {path}"
-    return f"{path.parent} is in use by {name}{hint}"
+    return f"{path.parent if path.name == 'LOCK' else path} is in use by {name}{hint}"

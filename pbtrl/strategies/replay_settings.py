@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pbtrl.core.dimensions import Choice, Dimension, Whole
+from pbtrl.core.dimensions import Whole
 from pbtrl.errors import ConfigProblem, DimensionError
 from pbtrl.strategies.settings import StrategyContext, StrategySettings
 from pbtrl.system.strict_json import to_json
@@ -84,7 +84,7 @@ class ScheduleReplaySettings(StrategySettings):
                 yield ConfigProblem(text, _path(place))
             for name, dimension in space.items():
                 if name in point.values and not dimension.contains(value := point.values[name]):
-                    text = f"must be {_allowed(dimension)}, not {_shown(value)}"
+                    text = f"must be {dimension.domain}, as hparams says, not {_shown(value)}"
                     yield ConfigProblem(text, _path(place, name))
 
     def warnings(self, config: Any) -> Iterator[str]:
@@ -110,15 +110,6 @@ class ScheduleReplaySettings(StrategySettings):
 
 def _path(place: int, *keys: str) -> tuple[str | int, ...]:
     return ("strategy", "schedule", place, *keys)
-
-
-def _allowed(dimension: Dimension) -> str:
-    """Describe the values that a dimension contains."""
-    if isinstance(dimension, Choice):
-        return f"one of {to_json(dimension.values)}"
-    low, high = dimension.limits
-    kind = "an integer" if isinstance(low, int) else "a number"
-    return f"{kind} in [{low:g}, {high:g}], as hparams says"
 
 
 def _shown(value: object) -> str:

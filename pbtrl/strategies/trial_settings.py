@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from pbtrl.core.dimensions import Choice, Dimension, IntLogUniform, IntUniform, Value, Whole
+from pbtrl.core.dimensions import Choice, Value, Whole
 from pbtrl.errors import ConfigProblem, MissingPackageError
 from pbtrl.strategies.brackets import Bracket, Sizes, halving, hyperband, rung_steps
 from pbtrl.strategies.rules import Count
@@ -160,7 +160,7 @@ class FixedSettings(TrialSettings):
                 known = ", ".join(config.space.names) or "none"
                 yield ConfigProblem(f"not a searched hyperparameter; those are: {known}", path, at_key=True)
             elif not all(dimension.contains(value) for dimension in dimensions):
-                yield ConfigProblem(f"must be {_describe(dimensions[0])}, not {value!r}", path, ("hparams", name))
+                yield ConfigProblem(f"must be {dimensions[0].domain}, not {value!r}", path, ("hparams", name))
 
     def build(self, context: StrategyContext) -> "Strategy":
         """Make constant hyperparameters."""
@@ -399,15 +399,6 @@ def trial_arguments(context: StrategyContext) -> dict[str, Any]:
         "horizon": context.horizon,
         "synchronous": context.synchronous,
     }
-
-
-def _describe(dimension: Dimension) -> str:
-    """Return the values that a dimension can have, in words."""
-    if isinstance(dimension, Choice):
-        return f"one of {', '.join(map(str, dimension.values))}"
-    least, most = dimension.limits
-    whole = "an integer " if isinstance(dimension, IntUniform | IntLogUniform) else ""
-    return f"{whole}in [{least:g}, {most:g}]"
 
 
 def _need(package: str, sampler: str) -> None:

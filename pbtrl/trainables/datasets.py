@@ -21,6 +21,7 @@ from pbtrl.errors import MissingPackageError
 
 DataName = Literal["digits", "mnist1d"]
 CLASSES = 10
+SETTINGS = (("trainable", "data"), ("trainable", "name"))  # at fault if a package is missing; a GAN has no `data`
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray, list[int]]:
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
-        raise MissingPackageError("digits", "scikit-learn", "trainables", ("trainable", "data")) from error
+        raise MissingPackageError("digits", "scikit-learn", "trainables", *SETTINGS) from error
     data = load_digits()
     return data.images / 8.0 - 1.0, data.target, [1000, 400, 397]
 
@@ -79,7 +80,7 @@ def _mnist1d() -> tuple[np.ndarray, np.ndarray, list[int]]:
     try:
         from mnist1d.data import get_dataset_args, make_dataset
     except ModuleNotFoundError as error:
-        raise MissingPackageError("mnist1d", "mnist1d", "trainables", ("trainable", "data")) from error
+        raise MissingPackageError("mnist1d", "mnist1d", "trainables", *SETTINGS) from error
     arguments = get_dataset_args()
     arguments.num_samples = 8000
     states = np.random.get_state(), random.getstate()

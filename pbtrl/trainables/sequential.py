@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class SequentialCohort(Cohort):
         self._assignments = assignments
         self._progress = [_Progress(np.random.default_rng(a.seed), dict(a.hyperparameters)) for a in assignments]
         self._current = 0
+        self._seconds = {"train": 0.0, "evaluate": 0.0}
 
     @override
     def advance(self) -> bool:
@@ -70,10 +72,14 @@ class SequentialCohort(Cohort):
         interval = self._interval or length
         evaluation = min(length, (now.steps // interval + 1) * interval)
         steps = min(evaluation - now.steps, getattr(trainable, "max_steps_per_call", None) or length)
+        begun = monotonic()
         now.scalars = trainable.train(steps, now.used, now.rng)
         now.steps += steps
+        trained = monotonic()
+        self._seconds["train"] += trained - begun
         if now.steps == evaluation:
             now.curve.append((a.start + now.steps, trainable.evaluate(now.rng)))
+            self._seconds["evaluate"] += monotonic() - trained
         self._current += now.steps == length
         return self._current == len(self.members)
 
@@ -96,6 +102,7 @@ class SequentialCohort(Cohort):
             curve=list(now.curve),
             scalars=now.scalars,
             diverged=not all(math.isfinite(value) for _, value in now.curve),
+            timing=dict(self._seconds),
         )
 
     @override

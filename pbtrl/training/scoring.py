@@ -56,7 +56,7 @@ def evaluate(
         raise SnapshotError(f"{run}: a snapshot's state.json holds no report") from None
     agents = [h.get(AGENT) for h in hyperparameters]
     play = make_evaluator(config)
-    metric = "return" if config.env else trainable_builder(config).metric
+    metric = config.fitness.metric_name if config.env else trainable_builder(config).metric
     options: dict[str, Any] = {"deterministic": deterministic, "seconds": seconds, "held_out": held_out}
     if camera:
         options["camera"] = camera
@@ -65,7 +65,7 @@ def evaluate(
         {
             "member": name.split("/")[0],
             "agent": agent or (config.agent.name if config.agent else None),
-            "metric": metric,
+            "metric": "return" if metric == "fitness" and config.env else metric,
             "held_out": getattr(one, "held_out", False),
             "snapshot": name,
             "env_steps": step,

@@ -157,7 +157,7 @@ class Session:
         if unscored := scoring.unscored(self.config, [best["evaluation"]]):
             return self._failed(f"{unscored}; to choose again: pbtrl resume {cli_reference(run, self.config)}")
         self._end("finish", "finished", reason, controller.seconds)
-        board.describe()
+        board.describe(best)
         text = closing_text(best, run, run_reference(run), cli_reference(run, self.config))
         self.hooks.presenter.finish(run, best, text)
         return SessionResult(run, "finished", signal_exit=self.signals.code)

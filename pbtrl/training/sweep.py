@@ -17,7 +17,7 @@ from typing import Any
 
 from pbtrl.build.factory import prepare
 from pbtrl.config.resume import differences
-from pbtrl.errors import DamagedError, PbtrlError, RunError
+from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
 from pbtrl.reporting.sweep_tables import plan_table
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
 from pbtrl.storage.run_directory import check_links, group_folder
@@ -160,7 +160,8 @@ class Sweep:
                     failed[run.path.name] = result.message
                 announce({"kind": "run_end", **run.row()})
                 if result.outcome == "stopped" or result.signal_exit is not None:
-                    return SweepOutcome(failed, replace(result, outcome="stopped"))
+                    code = result.signal_exit or signals.code
+                    return SweepOutcome(failed, replace(result, outcome="stopped", signal_exit=code))
         return SweepOutcome(failed)
 
     def result(self) -> dict[str, Any]:
@@ -193,7 +194,7 @@ class Sweep:
         tree = {**run.arm.config.to_dict(), "seed": run.seed}
         try:
             return start_part(tree, hooks, folder=self.folder, name=run.path.name, command=command)
-        except ZeroDivisionError:
+        except DiskFullError:
             raise
         except PbtrlError as error:
             return SessionResult(run.path, "failed", str(error))

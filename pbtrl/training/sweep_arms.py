@@ -167,6 +167,8 @@ def _word(key: str, value: Any) -> str:
     if isinstance(value, str) and value[:1].isalpha():
         return value.rpartition(":")[2]  # module:Class
     name = key.rpartition(".")[2]
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return _word(key, value["name"])
     if isinstance(value, Mapping):
         value = [part for item in value.items() for part in item]
     parts = value if isinstance(value, list) else [value]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pbtrl.build import describe, determinism, factory, placement, rl
 from pbtrl.build.trainables import trainable_builder
@@ -157,6 +158,17 @@ def test_placement_description():
 
 
 # What a run is made of
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("sync", True), ("async", False)])
+def test_training_is_deterministic_where_the_header_says_so(monkeypatch: pytest.MonkeyPatch, mode: str, expected: bool):
+    """And torch's compiler is not imported, which would take each worker two seconds and 70 MiB."""
+    monkeypatch.setitem(sys.modules, "torch._inductor", None)
+    before = torch.get_deterministic_debug_mode()
+    rl.rl_builder(cart(f"population.mode={mode}")).cohort(["m00"], 1).close()
+    found = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_deterministic_debug_mode(before)
+    assert found == (expected, False)
 
 
 def test_header_has_what_readers_need():

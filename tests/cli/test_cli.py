@@ -246,7 +246,7 @@ def test_commands_on_a_finished_run(pbtrl: Command):
     (evaluated,) = Path("runs/toy_quadratic/eval").glob("*-0.json")
     assert json.loads(evaluated.read_text()) == [score]
     shown = pbtrl("eval", "last", "--member", "m00").out.splitlines()
-    assert shown[0].split()[:3] == ["member", "snapshot", "episodes"]
+    assert shown[0].split() == ["member", "snapshot", "fitness"]
     assert shown[1].split()[0] == "m00"
 
 

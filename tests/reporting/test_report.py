@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-from base64 import b64decode
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,6 +20,7 @@ from pbtrl.reporting.plots import PLOTS, RunData, draw
 from pbtrl.storage import run_status
 from tests.command import Command, spawn
 from tests.journal_writer import JournalWriter, one_copy
+from tests.reporting.html_checks import checked
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -130,7 +130,7 @@ def test_speed_plot_counts_every_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize("picture", PLOTS)
 @pytest.mark.parametrize("size", [1, 2, 60, 1000])
 def test_all_population_sizes_and_ages_can_be_plotted(tmp_path: Path, picture: str, size: int) -> None:
-    w = JournalWriter(tmp_path / "a", size=size, hyperparameters=tuple(f"h{i}" for i in range(30)))
+    w = JournalWriter(tmp_path / "a", size=size, hyperparameters=tuple(f"h{i}" for i in range(30 if size == 2 else 3)))
     assert draw(story(w), picture).startswith(b"<?xml")
     w.decide(*(w.next(m) for m in list(w.population.members)[:100]))
     assert draw(story(w), picture)
@@ -147,7 +147,7 @@ def test_plot_bytes_are_deterministic(copied: JournalWriter) -> None:
 
 
 def text_of(page: str) -> str:
-    return re.sub(r"data:image/[^\"]*", "", page)
+    return re.sub(r"data:image/[^\"]*|<svg.*?</svg>", "", page, flags=re.DOTALL)
 
 
 def test_page_is_self_contained(pbtrl: Command) -> None:
@@ -156,13 +156,13 @@ def test_page_is_self_contained(pbtrl: Command) -> None:
     assert told == ["runs/toy_quadratic/report.html", *(f"runs/toy_quadratic/plots/{p}.svg" for p in PLOTS)]
     page = Path(told[0]).read_text()
     assert re.findall(r"<h2>(.*)</h2>", page) == [
-        "Best member", "Members", "Training", "Lineage", "Timeline", "Speed", "Copies", "Environment"
+        "Best member", "Members", "Training", "Episodes", "Population", "Lineage", "Timeline", "Speed", "Time",
+        "Copies", "Settings that differ from the defaults", "Environment",
     ]  # fmt: skip
     best = json.loads(Path("runs/toy_quadratic/best.json").read_text())
     assert f"{best['member']} ({best['snapshot']})" in page
-    images = re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)
-    assert [b64decode(i) for i in images] == [Path(p).read_bytes() for p in told[1:]]
-    assert not re.search(r"https?://|<link|<script|url\(", text_of(page))
+    assert checked(page).tags["svg"] == len(PLOTS)
+    assert "refresh" not in page
     assert pbtrl("verify", "last").code == 0
 
 
@@ -190,12 +190,11 @@ def test_text_from_a_run_is_escaped(tmp_path: Path) -> None:
     w.report("m00", 1.0)
     (run / "run.json").write_text(json.dumps({"command": [EVIL], "versions": {EVIL: EVIL}, "git": EVIL}))
     (run / "best.json").write_text(json.dumps({"member": "m00", "snapshot": EVIL, "evaluation": {"episodes": EVIL}}))
-    page = text_of(html_report.write_report(run)[0].read_text())
+    page = html_report.write_report(run)[0].read_text()
     assert page.count("&lt;script&gt;alert(1)") >= 8
     assert "<script" not in page
-    assert page.count("<pre>") == page.count("</pre>")
     assert "\x1b" not in page
-    assert "default-src 'none'" in page
+    checked(page)
 
 
 @pytest.mark.parametrize("best", [{"member": 3}, {}, {"member": "m00", "evaluation": 3}, {"evaluation": {}}])
@@ -222,7 +221,7 @@ def test_problems_are_listed_and_long_lists_are_cut(tmp_path: Path) -> None:
         w.fail("m00", f"failure {i}.\nand a traceback")
     page = html_report.write_report(w.run)[0].read_text()
     assert "Failures" in page
-    assert "(50 earlier)" in page
+    assert "50 earlier ones are left out" in page
     assert "failure 49." not in page
     assert "failure 249." in page
     assert "and a traceback" not in page
@@ -359,4 +358,4 @@ def test_skipped_updates_are_listed_as_problems(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.report("m01", 1.0, scalars={"learning/skipped_updates": 12.0, "learning/updates": 240.0})
     page, *_ = html_report.write_report(w.run, only=["speed"])
-    assert "m01/000001 skipped 12 of 240 updates, whose gradient was not finite" in page.read_text()
+    assert "skipped 12 of 240 updates, whose gradient was not finite" in page.read_text()

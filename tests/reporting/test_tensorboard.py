@@ -2,12 +2,17 @@
 
 import errno
 import math
+import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from pbtrl.reporting.tensorboard_hparams import layout
 from pbtrl.reporting.tensorboard_writer import TensorBoardWriter
 from pbtrl.storage import metrics_log
 from tests.journal_writer import START, JournalWriter, one_copy
@@ -32,7 +37,6 @@ def test_mix_is_counted_at_every_decision(tmp_path: Path):
     w.report("m00", 1.0)
     w.report("m01", 2.0)
     w.decide(w.next("m00", donor="m01", hyperparameters={"agent": "vmpo"}))
-    w.end("finish")
     w.listener.close()
     found = {tag: points for tag, points in curves(w.run, "population").items() if "members" in tag}
     assert found == {
@@ -67,6 +71,7 @@ def test_streamed_values_reports_and_population_curves(tmp_path: Path):
         "perf/env_steps_per_s": [(50, 2000.0)],
         "episode/return_mean": [(100, 3.0)],
         "episode/length_mean": [(100, 25.0)],
+        "fitness": [(100, 3.0)],
         "hparams/learning_rate": [(0, 0.01), (100, 0.01)],
         "hparams/unroll_length": [(0, 20.0), (100, 20.0)],
     }
@@ -146,19 +151,142 @@ def test_resume_hides_values_beyond_the_journal(tmp_path: Path):
     assert curves(w.run, "population")["population/fitness_max"] == [(100, 1.0), (200, 1.5)]
 
 
-def test_hparams_are_written_once_per_member(tmp_path: Path):
+def hparams_of(run: Path, member: str) -> dict[str, object]:
+    """The member's row of the HParams tab."""
+    content = EventAccumulator(str(run / "tb" / member)).Reload().PluginTagToContent("hparams")
+    assert set(content) == {"_hparams_/session_start_info"}
+    start = HParamsPluginData.FromString(content["_hparams_/session_start_info"]).session_start_info
+    assert start.group_name == member
+    return {name: getattr(v, v.WhichOneof("kind")) for name, v in start.hparams.items()}
+
+
+def described(tmp_path: Path, best: dict[str, Any]) -> JournalWriter:
+    """m01 copied m00 and halved its learning rate; the run has ended."""
     w = one_copy(tmp_path / "pong")
     w.listener = TensorBoardWriter(w.run, w.header, w.population)
     w.report("m00", 3.0)
+    w.report("m01", 9.0)
     w.end("finish")
-    w.listener.describe()
+    w.listener.describe(best)
     w.listener.close()
+    return w
+
+
+BEST = {
+    "member": "m01",
+    "evaluation": {"return_mean": 8.5},
+    "selection": [{"member": "m01", "return_mean": 7.0}, {"member": "m00", "return_mean": None}],
+}
+
+
+def test_hparams_tab_has_first_and_last_values_and_scores(tmp_path: Path):
+    w = described(tmp_path, BEST)
     assert sorted(p.name for p in (w.run / "tb").iterdir()) == ["m00", "m01", "population"]
-    assert [p.is_dir() for p in (w.run / "tb" / "m00").iterdir()] == [False]
-    found = EventAccumulator(str(w.run / "tb" / "m00")).Reload()
-    assert set(found.PluginTagToContent("hparams")) == {
-        "_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info",
+    assert not [p for p in (w.run / "tb" / "m00").iterdir() if p.is_dir()]
+    assert hparams_of(w.run, "m01") == {
+        "learning_rate (initial)": 0.1, "learning_rate (final)": 0.005,
+        "unroll_length (initial)": 5, "unroll_length (final)": 20,
     }  # fmt: skip
+    assert hparams_of(w.run, "m00")["learning_rate (initial)"] == 0.01
+    found = curves(w.run, "m01")
+    assert (found["final/score"], found["final/selection_score"]) == ([(200, 8.5)], [(200, 7.0)])
+    assert found["fitness"] == [(200, 9.0)]
+    assert not [tag for tag in curves(w.run, "m00") if tag.startswith("final/")]
+
+
+def test_hparams_columns_are_described_once(tmp_path: Path):
+    w = described(tmp_path, BEST)
+    content = EventAccumulator(str(w.run / "tb" / "population")).Reload().PluginTagToContent("hparams")
+    assert set(content) == {"_hparams_/experiment"}
+    experiment = HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment
+    assert [h.name for h in experiment.hparam_infos] == [
+        "learning_rate (initial)", "learning_rate (final)", "unroll_length (initial)", "unroll_length (final)",
+    ]  # fmt: skip
+    assert [h.differs for h in experiment.hparam_infos] == [True, True, True, False]
+    assert experiment.hparam_infos[0].domain_interval.max_value == 0.1
+    assert {m.name.tag: m.display_name for m in experiment.metric_infos} == {
+        "fitness": "fitness in training",
+        "final/selection_score": "return on selection seeds",
+        "final/score": "return on fresh seeds",
+    }
+
+
+def test_hparams_of_a_continued_run_replace_the_first(tmp_path: Path):
+    """TensorBoard shows only the first summary that it finds in a folder."""
+    w = described(tmp_path, BEST)
+    w.listener = TensorBoardWriter(w.run, w.header, w.population, resume=True)
+    w.decide(w.next("m01", hyperparameters={"learning_rate": 0.5, "unroll_length": 20}))
+    w.report("m01", 1.0)
+    w.listener.describe({**BEST, "evaluation": {"return_mean": 1.5}})
+    w.listener.close()
+    assert hparams_of(w.run, "m01")["learning_rate (final)"] == 0.5
+    assert curves(w.run, "m01")["final/score"] == [(300, 1.5)]
+
+
+def test_interrupted_run_has_no_hparams(tmp_path: Path):
+    w = pong_run(tmp_path)
+    w.decide(w.next("m00"))
+    w.listener.close()
+    assert not list(w.run.glob("tb/*/*.hparams"))
+
+
+def texts(run: Path, name: str, tag: str) -> list[tuple[int, str]]:
+    found = EventAccumulator(str(run / "tb" / name)).Reload()
+    return [(e.step, e.tensor_proto.string_val[0].decode()) for e in found.Tensors(f"{tag}/text_summary")]
+
+
+def test_copies_are_text_with_donor_and_change(tmp_path: Path):
+    w = pong_run(tmp_path)
+    w.decide(w.next("m00"), w.next("m01", hyperparameters={"learning_rate": 0.1, "unroll_length": 20}))
+    w.report("m00", 3.0)
+    w.report("m01", -5.0)
+    new = {"learning_rate": 0.005, "unroll_length": 20}
+    w.decide(w.next("m01", donor="m00", hyperparameters=new, note="exploit m00 | rank 1"))
+    w.listener.close()
+    assert texts(w.run, "m01", "exploit") == [
+        (100, "m01 <- m00: fitness -5.00 -> 3.00; learning_rate 0.1 -> 5.0e-3 (exploit m00 | rank 1)")
+    ]
+    ((step, table),) = texts(w.run, "population", "population/exploits")
+    assert step == 200
+    assert table.splitlines() == [
+        "| member | donor | env steps | fitness | hyperparameters | reason |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| m01 | m00 | 100 | -5.00 -> 3.00 | learning_rate 0.1 -> 5.0e-3 | exploit m00 / rank 1 |",
+    ]
+
+
+def test_layout_finds_the_curves(tmp_path: Path):
+    """Every chart of the custom-scalars tab matches a tag that the run has."""
+    w = pong_run(tmp_path)
+    w.decide(w.next("m00"), w.next("m01"))
+    w.metrics("m00", 50, perf__env_steps_per_s=2000.0)
+    w.report("m00", 1.0)
+    w.report("m01", 1.0)
+    w.decide(w.next("m01", donor="m00"))
+    w.listener.close()
+    w.listener = TensorBoardWriter(w.run, w.header, w.population, resume=True)
+    w.listener.close()
+    found = EventAccumulator(str(w.run / "tb" / "population")).Reload()
+    (event,) = found.Tensors("custom_scalars__config__")
+    chosen = Layout.FromString(event.tensor_proto.string_val[0])
+    assert [c.title for c in chosen.category] == ["population", "members", "hyperparameters"]
+    assert [c.title for c in chosen.category[2].chart] == ["learning_rate", "unroll_length"]
+    tags = {tag for name in ("m00", "m01", "population") for tag in curves(w.run, name)}
+    for chart in (chart for category in chosen.category for chart in category.chart):
+        for pattern in chart.multiline.tag:
+            assert [tag for tag in tags if re.match(pattern, tag)], pattern
+
+
+def test_trainables_name_their_fitness(tmp_path: Path):
+    w = pong_run(tmp_path, unit="steps", metric="accuracy")
+    w.decide(w.next("m00"))
+    w.report("m00", 0.75)
+    w.listener.close()
+    found = curves(w.run, "m00")
+    assert (found["fitness/accuracy"], found["evaluation/accuracy"]) == ([(100, 0.75)], [(100, 0.75)])
+    charts = layout(w.header)["members"]
+    assert charts["accuracy of each member"] == ["^fitness/accuracy$"]
+    assert "perf/steps_per_s" in charts
 
 
 def test_odd_values_are_skipped_or_written(tmp_path: Path):
@@ -169,8 +297,10 @@ def test_odd_values_are_skipped_or_written(tmp_path: Path):
     w.metrics("m00", text='{"assignment": "m00/000000", "time": 1.0, "step": 20, "loss/policy": 1.0, "x')
     w.listener.tick()
     w.report("m00")
-    w.end("finish")
+    w.listener.describe({})
     w.listener.close()
+    assert hparams_of(w.run, "m00")["network (final)"] == "deep"
+    assert hparams_of(w.run, "m00")["flag (final)"] == "True"
     found = curves(w.run, "m00")
     assert [step for step, _ in found["loss/policy"]] == [10]
     assert [tag for tag in found if tag.startswith("hparams")] == ["hparams/rate"]

@@ -25,7 +25,7 @@ from pbtrl.rl.shared_memory import to_dict
 from tests.execution.test_executors import ended
 from tests.rl.test_cohort import CARTPOLE, LONG, Workplace, builder, slice_of
 
-pytestmark = pytest.mark.usefixtures("quick_disk")
+pytestmark = pytest.mark.usefixtures("quick_disk", "warm_workers")
 
 TWO = ("m00", "m01")
 
@@ -81,6 +81,25 @@ def test_block_equals_a_rollout(env: dict[str, Any], agent: dict[str, Any]) -> N
         cohort._done += 3 * steps
     assert cohort._actors.episodes == rollout.episodes
     cohort.close()
+
+
+def test_scores_of_the_metric_come_from_the_processes() -> None:
+    fitness = {"metric": "tests.rl.test_actors:negated_length", "min_episodes": 1}
+    env = {"id": "probe/Truncated-v0", "kwargs": {"length": 7}}
+    cohort = builder(env, 2, acting=acting(1), fitness=fitness).cohort(TWO, 1)
+    for slot in range(2):
+        cohort.init(slot, slot)
+    cohort.begin([slice_of(m, 40) for m in TWO])
+    while not cohort.advance():
+        pass
+    outcome = cohort.outcome(1)
+    cohort.close()
+    assert set(outcome.returns) == {-7.0}
+    assert outcome.curve[-1][1] == -7.0
+
+
+def negated_length(episode_return: float, length: int, info: dict[str, Any]) -> float:
+    return -float(length)
 
 
 def test_two_actors_train_over_slices_with_a_copy() -> None:

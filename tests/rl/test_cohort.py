@@ -1,5 +1,6 @@
 """The RL cohort, made by the builder and run by the host: members do not affect each other."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.seeding import seed_for
 from pbtrl.core.tensors import Tensors
 from pbtrl.execution.host import Host
+from pbtrl.rl import rollout as rollouts
 from pbtrl.rl.cohort import DIVERGED_AFTER, RLCohort
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.testing.trainables import assert_equal
@@ -469,6 +471,19 @@ def test_no_losses_without_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [name for name in row if name.startswith("loss/")]
     assert row["step"] == 120
     assert row["learning/skipped_updates"] == row["learning/updates"] == 3.0
+
+
+@pytest.mark.parametrize("between", ["continue", "reset"])
+def test_parts_of_a_slice_are_timed(between: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock advances by one second at each reading; env and act are called once per step, learn once per block."""
+    seconds = itertools.count()
+    monkeypatch.setattr(rollouts, "monotonic", lambda: float(next(seconds)))
+    cohort = builder({**CARTPOLE, "between_slices": between}).cohort(("m00",), 1, None)
+    for generation in (0, 1):
+        cohort.begin([slice_of("m00", 80, generation)])  # 2 blocks of 10 steps of 4 envs
+        while not cohort.advance():
+            pass
+        assert cohort.outcome(0).timing == {"act": 20.0, "env": 20.0, "learn": 2.0}
 
 
 def test_evaluation_does_not_affect_training() -> None:

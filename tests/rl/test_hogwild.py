@@ -18,6 +18,8 @@ from pbtrl.rl.shared_memory import SharedTensors
 from pbtrl.testing.trainables import assert_equal
 from tests.rl.test_cohort import CARTPOLE, builder, run, slice_of
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 TWO = ("m00", "m01")
 
 
@@ -74,7 +76,7 @@ def test_skipped_updates_of_a_process_are_counted() -> None:
     counts = {"updates": [2, 2], "skipped": [2, 1]}
     consumed = {"unroll_length": [5, 5], "learning_rate": [0.1, 0.1], "entropy_cost": [0.0, 0.0]}
     answer = {"steps": 10, "metrics": {"loss/policy": [None, 0.5]}, "consumed": consumed, **counts}
-    cohort._note({**answer, "episodes": [[[None], [3]], [[2.0], [3]]]})
+    cohort._note({**answer, "episodes": [[[None], [3], [None], 0], [[2.0], [3], [2.0], 0]]})
     one, two = cohort.metrics()
     assert ("loss/policy" in one, two["loss/policy"]) == (False, 0.5)
     assert (one["learning/skipped_updates"], two["learning/skipped_updates"]) == (2.0, 1.0)

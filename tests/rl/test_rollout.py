@@ -9,10 +9,16 @@ import torch
 from pbtrl import envs
 from pbtrl.agents import impala
 from pbtrl.agents.settings import ImpalaSettings
-from pbtrl.rl.rollout import Episodes, Rollout
+from pbtrl.rl import rollout as rollout_module
+from pbtrl.rl.rollout import Rollout
 from tests.rl.scripted_envs import CountingAgent, Lives, scripted_envs
 
 torch.set_num_threads(1)  # as in every worker
+
+
+def Episodes(returns=(), lengths=()):
+    """Episodes whose score is the return."""
+    return rollout_module.Episodes(list(returns), list(lengths), list(returns))
 
 
 def rolling(vector, members, agent=None):

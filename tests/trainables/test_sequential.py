@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from pbtrl.core.messages import Assignment
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Outcome
 from pbtrl.errors import SnapshotError
+from pbtrl.trainables import sequential
 from pbtrl.trainables.sequential import SequentialCohort
 
 TWO = ("m00", "m01")
@@ -62,6 +64,16 @@ def expected(slot: int, start: int, stop: int) -> Outcome:
     return Outcome(
         steps, {"lr": slot + 1.0}, [fitness], [steps], [fitness], curve=[(stop, fitness)], scalars={"draw": draw}
     )
+
+
+def test_training_and_evaluation_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock reads 0, 1, 3, 6, ...: training takes 1 and 4 seconds, evaluations 2 and 5."""
+    readings = itertools.accumulate(itertools.count())
+    monkeypatch.setattr(sequential, "monotonic", lambda: float(next(readings)))
+    cohort = begun(slices())
+    while not cohort.advance():
+        pass
+    assert [cohort.outcome(slot).timing for slot in range(2)] == [{"train": 5.0, "evaluate": 7.0}] * 2
 
 
 def test_each_turn_trains_one_slice_and_evaluates_it() -> None:

@@ -81,6 +81,7 @@ def test_setting_given_twice_is_refused() -> None:
         (["a"] * 3, [{"x": "u v"}, {"x": "u/v"}, {"x": "U-v"}], ["u-v", "u-v-2", "U-v-3"]),
         (["a"] * 2, [{"x": "y" * 50 + "1"}, {"x": "y" * 50 + "2"}], ["y" * 40, "y" * 35 + "-2"]),
         (["a"] * 2, [{"x": "ü"}, {"x": {"y": 1}}], ["arm", "x-y-1"]),
+        (["a"] * 3, [{"s": {"name": n}} for n in ("asha", "pbt", "pbt")], ["asha", "pbt", "pbt-2"]),
     ],
 )
 def test_arms_are_named_after_what_varies(labels: list[str], settings: list[dict[str, Any]], names: list[str]) -> None:

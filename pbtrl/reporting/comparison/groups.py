@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pbtrl.errors import printable
 from pbtrl.reporting.comparison.runs import ComparedRun, Settings
 from pbtrl.reporting.formatting import format_value
+from pbtrl.system.strict_json import to_json
 
 DERIVED = (
     "population.size", "budget.", "strategy.ready.slice_steps", "fitness.", "final.",
@@ -101,4 +101,4 @@ def setting_text(value: Any) -> str:
 
 
 def _key(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+    return to_json(value, sort_keys=True, default=str)

@@ -5,16 +5,15 @@ Names and settings of the runs may come from an untrusted source. All text is es
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pbtrl.errors import DiskFullError, RunError, printable
+from pbtrl.errors import DiskFullError, RunError
 from pbtrl.reporting.comparison import plots, tables
 from pbtrl.reporting.comparison.groups import setting_text
 from pbtrl.reporting.formatting import format_count, format_duration, format_fitness
-from pbtrl.reporting.html_report import page
+from pbtrl.reporting.html_page import escape, figure, page, section, table
 from pbtrl.storage.json_files import read_plain_file
 from pbtrl.system.files import reason, write_atomically
 
@@ -23,18 +22,6 @@ if TYPE_CHECKING:
 
 FILE = "compare.html"
 MARK = "<!-- written by pbtrl compare -->"
-
-STYLE = """
-:root { color-scheme: light dark }
-body { color: CanvasText; background: Canvas }
-table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; display: block; overflow-x: auto }
-th, td { padding: .25em .8em; text-align: right; border-bottom: 1px solid #8886; white-space: nowrap }
-th:first-child, td:first-child, td.text, th.text { text-align: left }
-svg { width: 100%; height: auto }
-figure { margin: 1em 0; break-inside: avoid }
-.warning { border-left: 4px solid #d62728; padding-left: .8em }
-@media print { body { max-width: none; margin: 0 } h2 { break-after: avoid } tr { break-inside: avoid } }
-"""
 
 CAPTIONS = {
     "scores": "A point is a run. Bars are interquartile means; horizontal lines are their 95 % bootstrap intervals.",
@@ -87,23 +74,22 @@ def make_page(c: Comparison, command: Sequence[str] = ()) -> str:
     """Format the page."""
     task = c.runs[0].settings.get("env.id", c.runs[0].settings.get("trainable.name")) if c.runs else None
     title = "Comparison" + (f": {task}" if task else "")
-    parts = [f"<p>{_text(_sentence(note))}</p>" for note in c.notes]
-    parts += [f'<p class="warning">{_text(_sentence(warning))}</p>' for warning in c.warnings]
-    parts += ["<h2>Results</h2>", _table(tables.groups_table(c))]
+    parts = [f"<p>{escape(_sentence(note))}</p>" for note in c.notes]
+    parts += [f'<p class="warning">{escape(_sentence(warning))}</p>' for warning in c.warnings]
+    parts.append(section("Results", table(*tables.groups_table(c))))
     if c.pairs:
-        parts += ["<h2>Differences</h2>", _table(tables.pairs_table(c), text=(0, 1, -1))]
-    for name, picture in plots.pictures(c).items():
-        caption = f"<figcaption>{_text(CAPTIONS[name])}</figcaption>"
-        parts += [f"<h2>{HEADINGS[name]}</h2>", f"<figure>{picture}{caption}</figure>"]
+        parts.append(section("Differences", table(*tables.pairs_table(c), text=(0, 1, -1))))
+    pictures = plots.pictures(c).items()
+    parts += [section(HEADINGS[name], figure(picture, CAPTIONS[name])) for name, picture in pictures]
     if c.differences:
-        parts += ["<h2>Settings that differ</h2>", _table(_settings(c), text=range(len(c.groups) + 1))]
-    parts += ["<h2>All runs</h2>", _table(_runs(c), text=(0, 1))]
+        parts.append(section("Settings that differ", table(*_settings(c), text=range(len(c.groups) + 1))))
+    parts.append(section("All runs", table(*_runs(c), text=(0, 1))))
     if c.left_out:
         rows = [[str(run.path), run.reason] for run in c.left_out]
-        parts += ["<h2>Left out</h2>", _table((["run", "reason"], rows), text=(0, 1))]
-    parts += ["<h2>Method</h2>", f"<p>{_text(METHOD)}</p>"]
-    parts.append(f"<p>{_text(tables.provenance(c, command))}</p>")
-    return page(title, f"{MARK}\n" + "\n".join(parts), STYLE)
+        parts.append(section("Left out", table(["run", "reason"], rows, text=(0, 1))))
+    parts.append(section("Method", f"<p>{escape(METHOD)}</p>"))
+    parts.append(f"<p>{escape(tables.provenance(c, command))}</p>")
+    return page(title, f"{MARK}\n" + "\n".join(parts))
 
 
 def _settings(c: Comparison) -> tables.Table:
@@ -128,19 +114,3 @@ def _runs(c: Comparison) -> tables.Table:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _table(table: tables.Table, text: Sequence[int] = (0,)) -> str:
-    titles, rows = table
-    left = {place % len(titles) for place in text}
-    lines = [_row("th", titles, left), *(_row("td", row, left) for row in rows)]
-    return "<table>\n" + "\n".join(lines) + "\n</table>"
-
-
-def _row(tag: str, cells: Sequence[str], left: set[int]) -> str:
-    kinds = [' class="text"' if i in left else "" for i in range(len(cells))]
-    return "<tr>" + "".join(f"<{tag}{k}>{_text(c)}</{tag}>" for k, c in zip(kinds, cells, strict=True)) + "</tr>"
-
-
-def _text(text: str) -> str:
-    return html.escape(printable(text))

@@ -5,8 +5,6 @@ Text and axes take the color of the page, so that one picture fits light and dar
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +15,13 @@ from matplotlib.ticker import FuncFormatter
 
 from pbtrl.reporting.comparison.group_curves import AXES, group_curve
 from pbtrl.reporting.formatting import format_count
-from pbtrl.reporting.plots import COLORS, can_be_drawn, in_time, short, style
+from pbtrl.reporting.plots import content
+from pbtrl.reporting.plots.embedding import svg_element
+from pbtrl.reporting.plots.style import COLORS, can_be_drawn, in_time, short, style
 
 if TYPE_CHECKING:
     from pbtrl.reporting.comparison.comparison import Comparison
     from pbtrl.reporting.comparison.group_statistics import Group
-
-INK = "#010203"  # stands for the color of the page's text
-INKED = dict.fromkeys(
-    ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "legend.labelcolor"), INK
-) | dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none")
 
 CURVES = {"best": "best member, re-evaluated", "median": "median of the population"}
 
@@ -40,9 +35,9 @@ def scores(c: Comparison) -> Figure:
         offsets = np.linspace(-0.22, 0.22, len(finite)) if len(finite) > 1 else np.zeros(len(finite))
         panel.scatter(finite, row + offsets, s=18, color=COLORS[row % len(COLORS)], alpha=0.7, lw=0, zorder=3)
         if group.interval and all(map(can_be_drawn, group.interval)):
-            panel.plot(group.interval, [row, row], color=INK, lw=1.4, solid_capstyle="butt")
+            panel.plot(group.interval, [row, row], color="black", lw=1.4, solid_capstyle="butt")
         if can_be_drawn(group.iqm):
-            panel.plot([group.iqm] * 2, [row - 0.32, row + 0.32], color=INK, lw=2.2)
+            panel.plot([group.iqm] * 2, [row - 0.32, row + 0.32], color="black", lw=2.2)
         if never := len(group.values) - len(finite):
             panel.annotate(
                 f"{never} of {len(group.values)} never", (1, row), xycoords=("axes fraction", "data"), va="center",
@@ -92,18 +87,8 @@ def _curve(panel: Axes, group: Group, name: str, axis: str, color: str) -> None:
         panel.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.18, lw=0)
 
 
-def svg(c: Comparison, draw: Any) -> str:
-    """Draw a figure as an SVG element of an HTML page."""
-    with style(**INKED):
-        file = io.StringIO()
-        draw(c).savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return re.sub(r' width="[\d.]+pt"| height="[\d.]+pt"', "", text, count=2)
-
-
 def pictures(c: Comparison) -> dict[str, str]:
     """SVG elements by title; empty without results."""
     draw: Sequence[Any] = (scores, curves) if c.runs else ()
-    return {function.__name__: svg(c, function) for function in draw}
+    with style():
+        return {f.__name__: svg_element(content(f(c)), f.__name__) for f in draw}

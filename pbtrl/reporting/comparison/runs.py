@@ -121,7 +121,7 @@ def load(path: Path) -> ComparedRun:
         interval = best["evaluation"].get("ci95") if score is not None else None
         return ComparedRun(
             path, header, settings, info,
-            "return" if header.unit == "env_steps" else header.metric,
+            "return" if header.is_return else header.metric,
             score, (float(interval[0]), float(interval[1])) if interval else None, chosen, fitness, population.step,
             seconds, curves, unfinished,
         )  # fmt: skip

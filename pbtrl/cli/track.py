@@ -1,0 +1,93 @@
+"""Command that shows a run in an experiment tracker: `pbtrl track`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pbtrl.cli.arguments import add_command, add_run
+from pbtrl.system import streams
+from pbtrl.system.streams import tell
+
+if TYPE_CHECKING:
+    from pbtrl.integrations.tracking_events import Tracker
+
+EVERY = 5.0  # seconds between two looks at the journal
+PROJECTS = {"wandb": "WANDB_PROJECT", "mlflow": "MLFLOW_EXPERIMENT_NAME"}
+
+
+def add_track(commands: Any) -> None:
+    """Add the command."""
+    track = add_command(
+        commands, "track", run_track, "show a run in Weights & Biases or MLflow, also while it trains; can be repeated"
+    )
+    add_run(track)
+    track.add_argument("--to", choices=[*PROJECTS], required=True, help="tracker, to be installed as an extra of pbtrl")
+    track.add_argument("--follow", action="store_true", help="go on until the run has ended")
+    track.add_argument(
+        "--project", help="W&B project or MLflow experiment (default: that of the tracker's environment, or pbtrl)"
+    )
+
+
+def run_track(a: argparse.Namespace) -> int:
+    """Send what is new in a run to a tracker."""
+    from pbtrl.integrations.tracking import Tracking, is_training
+    from pbtrl.storage.run_directory import check_links
+    from pbtrl.storage.run_lock import RunLock
+    from pbtrl.storage.run_lookup import find
+    from pbtrl.system.signals import Interrupted, Signals
+
+    run = find(a.run, a.runs)
+    check_links(run)
+    connect = _tracker(a.to)
+    project = a.project or os.environ.get(PROJECTS[a.to]) or "pbtrl"
+    with RunLock(run, f"track-{a.to}.lock"), Signals() as signals:
+        tracking = Tracking(run, a.to, partial(connect, project=project), partial(_files, run))
+        with contextlib.closing(tracking):
+            training, shown = True, False
+            while training and signals.code is None:
+                training = a.follow and is_training(run)
+                tracking.advance(lambda: signals.code is not None)
+                if tracking.where and not shown:
+                    tell(tracking.where)
+                    streams.flush()
+                    shown = True
+                with contextlib.suppress(Interrupted), signals.raising():
+                    time.sleep(EVERY if training else 0.0)
+    tell(f"sent {tracking.points:,} points of {tracking.lines:,} journal lines" if tracking.lines else "nothing is new")
+    return signals.code or 0
+
+
+def _tracker(name: str) -> Callable[..., Tracker]:
+    """Import the client of a tracker.
+
+    Raises:
+        RunError: its library is not installed.
+    """
+    from pbtrl.errors import RunError
+
+    try:
+        if name == "wandb":
+            from pbtrl.integrations.wandb_tracker import WandbTracker
+
+            return WandbTracker
+        from pbtrl.integrations.mlflow_tracker import MlflowTracker
+    except ImportError as error:
+        package = "mlflow-skinny" if name == "mlflow" else name
+        raise RunError(f'--to {name} needs {package}, which is not installed: pip install "pbtrl[{name}]"') from error
+    return MlflowTracker
+
+
+def _files(run: Path) -> Sequence[Path]:
+    """Files to keep with a finished run: a new report, the config, the best member and videos."""
+    from pbtrl.reporting.html_report import write_report
+
+    report, *_ = write_report(run)
+    rest = [run / "config.resolved.yaml", run / "best.json", *sorted(run.glob("video/*"))]
+    return [report, *(path for path in rest if path.is_file())]

@@ -1,0 +1,235 @@
+"""Events of a run for experiment trackers: journal lines and live metrics become points, exploits and results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pbtrl.core.messages import Hyperparameters
+from pbtrl.core.population import Population
+from pbtrl.errors import RunError
+from pbtrl.storage.journal import JournalTail, Line
+from pbtrl.storage.metrics_log import SliceMetrics, tags
+from pbtrl.storage.run_header import RunHeader
+from pbtrl.storage.run_points import fitness_tag, hyperparameter_points, population_points, report_points
+
+POPULATION = "population"  # name of the tracked run for the whole population
+
+
+@dataclass(frozen=True)
+class Started:
+    """First assignment of a member."""
+
+    member: str
+    role: str
+    hyperparameters: Hyperparameters
+
+
+@dataclass(frozen=True)
+class Points:
+    """Numbers by tag, of a member or of the population.
+
+    Attributes:
+        name: id of the member, or POPULATION.
+        step: the member's clock, or the sum over the population (env steps; steps outside RL).
+        time: Unix seconds.
+    """
+
+    name: str
+    step: int
+    time: float
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Exploit:
+    """Copy of another member.
+
+    Attributes:
+        step: the receiver's clock.
+        number: number of copies in the run so far, this one included.
+        fitness: of the receiver and of the donor, at their last reports.
+        changes: (old, new) value of each hyperparameter that changed.
+    """
+
+    member: str
+    donor: str
+    step: int
+    time: float
+    number: int
+    note: str
+    fitness: tuple[float | None, float | None]
+    changes: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def text(self) -> str:
+        """The event in one line."""
+        changes = ", ".join(f"{name} {old:.4g} -> {new:.4g}" if isinstance(new, float) and isinstance(old, float)
+                            else f"{name} {old} -> {new}" for name, (old, new) in self.changes.items())  # fmt: skip
+        return f"{self.member} <- {self.donor}: {changes or 'no change'}" + (f" ({self.note})" if self.note else "")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A member that will not train again."""
+
+    member: str
+
+
+Event = Started | Points | Exploit | Ended
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a finished run.
+
+    Attributes:
+        members: row of each member: id, state, steps, fitness and hyperparameters.
+        exploits: all exploits.
+        best: content of best.json, or empty.
+        files: files to keep: report, config, videos.
+    """
+
+    members: Sequence[Mapping[str, Any]]
+    exploits: Sequence[Exploit]
+    best: Mapping[str, Any]
+    files: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker needs to know in advance.
+
+    Attributes:
+        group: name of the group of all tracked runs, unique.
+        unit: unit of the steps: `env_steps` or `steps`.
+        metric: tag of the fitness.
+        config: settings by dotted name.
+        continued: whether an earlier call has tracked a part of the run.
+    """
+
+    group: str
+    unit: str
+    metric: str
+    config: Mapping[str, Any]
+    continued: bool = False
+
+    def id_of(self, name: str) -> str:
+        """Identifier of the tracked run of a member or of POPULATION, the same in every session."""
+        return f"{self.group}-{name}"
+
+
+class Tracker(Protocol):
+    """Client of an experiment tracker: one tracked run per member, and one for the population.
+
+    Methods raise TrackingError if the service refuses or cannot be reached.
+
+    Attributes:
+        where: description of the place for the user, in one line.
+    """
+
+    where: str
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Track events; all of them are sent, or on their way, when this returns."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """Track the result of the run; called again if the run was continued."""
+
+    def close(self) -> None:
+        """Send everything that is left."""
+
+
+class RunEvents:
+    """Reader of a run's journal and metrics as events.
+
+    Attributes:
+        header: header of the run.
+        population: state after the lines that were read.
+        exploits: all exploits that were read.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._tail = JournalTail(run / "journal.jsonl")
+        try:
+            self._lines = self._tail.read()
+        except FileNotFoundError:
+            self._lines = []
+        if not self._lines:
+            raise RunError(f"{run} has no journal: the run never started")
+        self.header = RunHeader.from_line(self._lines[0])
+        self.population: Population = self.header.population()
+        self.exploits: list[Exploit] = []
+        self._metrics = SliceMetrics(run / "members", self.population.members)
+        self._values: dict[str, Hyperparameters] = {}
+        self._shown: dict[str, dict[str, float]] = {}
+        self._decided: dict[str, tuple[int, int, float]] = {}
+
+    def read(self) -> list[Line]:
+        """Return the new journal lines."""
+        lines, self._lines = self._lines or self._tail.read(), []
+        return lines
+
+    def events(self, line: Line) -> list[Event]:
+        """Record a line and return its events; all lines must be given, in order."""
+        self.population.record(line)
+        match line["kind"]:
+            case "decision":
+                return list(self._decision(line))
+            case "report":
+                return list(self._report(line))
+        return []
+
+    def _decision(self, line: Line) -> Iterator[Event]:
+        now = float(line["timing"]["time"])
+        before = self.population.copies - sum(self._is_exploit(a) for a in line["assignments"])
+        for a in line["assignments"]:
+            member = a["member"]
+            self._decided[a["id"]] = (a["start"], a["stop"], now)
+            former = self._values.get(member)
+            self._values[member] = a["hyperparameters"]
+            if former is None:
+                yield Started(member, self.population.members[member].role, a["hyperparameters"])
+            if scalars := a.get("scalars"):
+                yield Points(member, a["start"], now, dict(scalars))
+            if self._is_exploit(a):
+                before += 1
+                yield self._exploit(a, former or {}, before, now)
+        for member in line.get("retired", ()):
+            yield Ended(member)
+        counts = {"population/exploits": self.population.copies} if self.population.copies else {}
+        counts |= {f"population/members/{agent}": n for agent, n in self.population.agents.items()}
+        if counts:
+            yield Points(POPULATION, self.population.step, now, {tag: float(n) for tag, n in counts.items()})
+
+    def _is_exploit(self, a: Mapping[str, Any]) -> bool:
+        return bool(a["donor"] or a.get("hparams_donor")) and not self.population.members[a["member"]].is_evaluator
+
+    def _exploit(self, a: Mapping[str, Any], before: Hyperparameters, number: int, now: float) -> Exploit:
+        known, donor = self.population.members, a["donor"] or a["hparams_donor"]
+        changes = {k: (before[k], v) for k, v in a["hyperparameters"].items() if k in before and before[k] != v}
+        fitness = (known[a["member"]].last_fitness, known[donor].last_fitness)
+        exploit = Exploit(a["member"], donor, a["start"], now, number, a.get("note", ""), fitness, changes)
+        self.exploits.append(exploit)
+        return exploit
+
+    def _report(self, line: Line) -> Iterator[Event]:
+        member, step, now = line["member"], line["step"], float(line["timing"]["time"])
+        start, stop, decided = self._decided.pop(line["assignment"])
+        numbers = hyperparameter_points(line["hyperparameters"])
+        changed = {k: v for k, v in numbers.items() if self._shown.get(member, {}).get(k) != v}
+        self._shown[member] = numbers
+        if changed:  # both ends of the slice, so that a change is a step and not a slope
+            yield Points(member, start, decided, changed)
+        streamed: set[str] = set()
+        for row in self._metrics.take(member, line["assignment"], now):
+            if values := tags(row):
+                streamed |= values.keys()
+                yield Points(member, int(row.get("step", stop)), float(row.get("time", now)), values)
+        values = {k: y for k, y in report_points(self.header, line).items() if k not in streamed} | numbers
+        fitness = self.population.members[member].fitness
+        yield Points(member, step, now, values if fitness is None else {**values, fitness_tag(self.header): fitness})
+        if summary := population_points(self.population):
+            yield Points(POPULATION, self.population.step, now, summary)

@@ -1,0 +1,106 @@
+"""Run to draw, with what several plots need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pbtrl.core.messages import numbers
+from pbtrl.core.population import Population
+from pbtrl.reporting.lineage import TrainedSlice, ancestry, copies, trained_slices
+from pbtrl.reporting.plots.style import COLORS
+from pbtrl.storage.journal import Line
+from pbtrl.storage.run_header import RunHeader
+
+LATEST = 1e10  # seconds, three centuries
+LARGEST = 2**53  # steps
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Run to draw.
+
+    Attributes:
+        header, lines, population: the run, as returned by `run_status.load_run`.
+        best: snapshot whose ancestry is drawn in black, or None.
+    """
+
+    header: RunHeader
+    lines: Sequence[Line]
+    population: Population
+    best: str | None
+
+    @cached_property
+    def slices(self) -> dict[str, TrainedSlice]:
+        """Slices by id, in the order in which they ended.
+
+        Raises:
+            ValueError: a time or step is impossible.
+        """
+        slices = trained_slices(self.lines)
+        for s in slices.values():
+            for number, most in ((s.start, LARGEST), (s.stop, LARGEST), (s.ended, LATEST), (s.seconds, LATEST)):
+                checked(number, most)
+        return slices
+
+    @cached_property
+    def end(self) -> float:
+        """Duration of the run so far (seconds)."""
+        return max((elapsed(line) for line in self.lines if "elapsed" in line.get("timing", {})), default=0.0)
+
+    @cached_property
+    def ancestry(self) -> list[TrainedSlice]:
+        """Slices that led to the best member."""
+        return ancestry(self.slices, self.best)
+
+    @cached_property
+    def copies(self) -> list[dict[str, Any]]:
+        """All exploits, as `lineage.copies`."""
+        return copies(self.lines)
+
+    @cached_property
+    def final_episodes(self) -> dict[str, list[float]]:
+        """Results that each member's fitness is the mean of; after a copy those of its last report."""
+        last = {line["member"]: line for line in self.lines if line["kind"] == "report"}
+        reported = "evaluation" if self.header.rule.source == "evaluation" else "returns"
+        found = {
+            m.id: m.window or numbers(last[m.id][reported]) for m in self.population.members.values() if m.id in last
+        }
+        return {member: values for member, values in found.items() if values}
+
+    @cached_property
+    def ranked(self) -> list[str]:
+        """Members, best first; those without a fitness last."""
+        known = self.population.members
+        return sorted(known, key=lambda m: (known[m].rank_fitness is None, -(known[m].rank_fitness or 0.0), m))
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Row index of each member."""
+        return {member: row for row, member in enumerate(self.population.members)}
+
+    def label(self, member: str) -> str:
+        """Name of a member with its role."""
+        return f"{member} {self.population.members[member].role}".strip()
+
+    def width(self, member: str) -> float:
+        """Relative width of a member's lines: those of evaluators are thin."""
+        return 0.4 if self.population.members[member].is_evaluator else 1.0
+
+    def color(self, member: str) -> str:
+        """Color of a member, the same in all plots."""
+        return COLORS[self.rows[member] % len(COLORS)]
+
+
+def elapsed(line: Line) -> float:
+    """Time of a journal line (seconds since the run's start)."""
+    return checked(line["timing"]["elapsed"], LATEST)
+
+
+def checked(number: Any, most: float) -> float:
+    """Return a number of the journal; raises ValueError if it is negative, larger than possible or not finite."""
+    if not 0 <= number <= most:
+        raise ValueError(f"{number!r} is not in [0, {most:.0e}]")
+    return float(number)

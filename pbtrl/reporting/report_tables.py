@@ -1,0 +1,113 @@
+"""Tables of the HTML report that no command prints: time shares, failures, settings, and facts about the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pbtrl.config.defaults import differences
+from pbtrl.core.messages import skips
+from pbtrl.errors import ConfigError, RunError
+from pbtrl.reporting.formatting import format_duration
+from pbtrl.reporting.plots.run_data import LATEST, RunData, checked
+from pbtrl.reporting.tables import MOST_MEMBERS, Table
+from pbtrl.storage.journal import Line
+from pbtrl.storage.json_files import read_plain_file
+from pbtrl.storage.run_info import read_run_info
+from pbtrl.storage.stored_config import load_stored_config
+from pbtrl.system.strict_json import to_json
+
+LARGEST = 100_000  # bytes of the config in a page
+PARTS = ("env", "act", "wait", "learn", "train", "evaluate")  # of a slice, in this order
+
+
+def time_shares(data: RunData) -> Table | None:
+    """Shares of the time of all slices, for the population and for each member; None if nothing was measured."""
+    spent: dict[str, dict[str, float]] = {}
+    for line in data.lines:
+        timing = line["timing"] if line["kind"] == "report" else {}
+        known = {part: checked(timing[part], LATEST) for part in ("seconds", *PARTS) if part in timing}
+        for who in ("all members", line["member"]) if len(known) > 1 else ():
+            total = spent.setdefault(who, {})
+            for part, seconds in known.items():
+                total[part] = total.get(part, 0.0) + seconds
+    if not spent:
+        return None
+    parts = [part for part in PARTS if spent["all members"].get(part)]
+    members = [m for m in data.ranked if m in spent][:MOST_MEMBERS]
+    rows = [[who, *_shares(spent[who], parts)] for who in ("all members", *members)]
+    notes = [
+        "env: the simulators step; act: the policy chooses actions; wait: for processes that act; learn: updates",
+        "other: the rest of a slice, and the turns of other members in the same worker; without snapshots",
+    ]
+    if "train" in parts:
+        notes[0] = "train and evaluate: calls of the trainable"
+    return Table(["", *parts, "other", "time of slices"], rows, notes=notes)
+
+
+def _shares(spent: Mapping[str, float], parts: list[str]) -> list[str]:
+    seconds = max(spent["seconds"], sum(spent.get(part, 0.0) for part in parts), 1e-9)
+    known = [spent.get(part, 0.0) / seconds for part in parts]
+    texts = [f"{100 * share:.0f} %" for share in (*known, max(0.0, 1.0 - sum(known)))]
+    return [*texts, format_duration(spent["seconds"])]
+
+
+def failures(data: RunData) -> Table:
+    """Failures, lost snapshots, divergences and skipped updates, oldest first."""
+    rows = [row for line in data.lines for row in _failures(line)]
+    return Table(["time", "slice", "event"], rows, left=(0, 1, 2))
+
+
+def _failures(line: Line) -> Iterator[list[str]]:
+    events = []
+    match line["kind"]:
+        case "failure":
+            error, end = line["error"].strip().partition("\n")[0], "; given up" if line["given_up"] else ""
+            events.append((line["assignment"], f"{error}{end}"))
+        case "void":
+            events.append((line["snapshot"], f"snapshot lost: {line['error'].partition(chr(10))[0]}"))
+        case "report":
+            if line["diverged"]:
+                events.append((line["assignment"], "diverged"))
+            if counts := skips(line):
+                text = f"skipped {counts[0]} of {counts[1]} updates, whose gradient was not finite"
+                events.append((line["assignment"], text))
+    for where, text in events:
+        yield [format_duration(line["timing"]["elapsed"]), where, text]
+
+
+def settings(run: Path) -> Table:
+    """Settings of the run that differ from the defaults."""
+    titles = ["setting", "value", "default"]
+    try:
+        found = differences(load_stored_config(run))
+    except (ConfigError, RunError) as error:
+        return Table(titles, [], notes=[f"not compared with the defaults: {str(error).splitlines()[0]}"])
+    rows = [[name, *("-" if v is None else _text(v) for v in values)] for name, *values in found]
+    return Table(titles, rows, left=(0, 1, 2))
+
+
+def run_facts(run: Path, data: RunData) -> dict[str, str]:
+    """Seed, command, versions and so on, by label."""
+    known = read_run_info(run)
+    versions, command = known.get("versions"), known.get("command")
+    return {
+        "seed": f"{data.header.seed}; deterministic: {data.header.deterministic}",
+        "sessions": str(known.get("sittings", "?")),
+        "commit": str(known.get("git") or "none"),
+        "command": " ".join(map(str, command)) if isinstance(command, list) else "?",
+        "versions": "\n".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "?",
+    }
+
+
+def config_text(run: Path) -> str:
+    """Resolved config as it is stored; empty if there is none."""
+    try:
+        return read_plain_file(run / "config.resolved.yaml", LARGEST).decode(errors="replace")
+    except (FileNotFoundError, RunError):
+        return ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value)
