@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pbtrl.config.sections import Execution
-from pbtrl.core.messages import Report
-from pbtrl.errors import WorkerError
+from pbtrl.execution import Executor
 from pbtrl.execution.worker import WorkerSpec
 from pbtrl.storage.journal import digest, read_journal
-from pbtrl.storage.snapshot_store import SnapshotStore
-from tests.conformance import ExecutorConformance, drain, run_toy, weights
+from tests.conformance import ExecutorConformance, run_toy, weights
 from tests.execution import ray_cluster
-from tests.execution.ray_cluster import Nodes, children, kill_one, marked, raylet, wait_for
+from tests.execution.ray_cluster import Nodes, kill_one, marked, raylet, wait_for
 from tests.execution.test_executors import inline, processes
 
-pytest.importorskip("ray", reason="the extra `ray` is not installed")
 pytestmark = [
+    pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed"),
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(180),
     pytest.mark.filterwarnings("default"),  # Ray leaves sockets and processes to the garbage collector
 ]
 ROOT = Path(__file__).parents[2]
@@ -72,19 +71,134 @@ class TestRay(ExecutorConformance):
     def executor(self, members: Path, config: dict[str, Any], *, discard_on_stop: bool = False) -> Any:
         return pool(members, config, discard=discard_on_stop)
 
+    def wait_for_the_middle(self, executor: Executor, fifo: Path) -> None:
+        """Collect meanwhile: a worker has something to do only while the controller asks."""
+        pipe, told = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), b""
+        while told != b"half way":
+            assert executor.collect(0.1) == []
+            with contextlib.suppress(BlockingIOError):
+                told += os.read(pipe, 100)
+        os.close(pipe)
+
 
 @pytest.mark.usefixtures("nodes")
 def test_journal_and_weights_equal_those_of_the_other_executors(tmp_path: Path) -> None:
-    executors = {
-        "inline": inline(tmp_path / "inline/members", {"toy": True}),
-        "processes": processes(tmp_path / "processes/members", {"toy": True}, 2),
-        "ray": pool(tmp_path / "ray/members", {"toy": True}),
-        "shared": pool(tmp_path / "shared/members", {"toy": True}, probe=Path(__file__), shared=True),
+    toy = {"toy": True}
+    starts: dict[str, Callable[[Path], Any]] = {
+        "inline": lambda members: inline(members, toy),
+        "processes": lambda members: processes(members, toy, 2),
+        "ray": lambda members: pool(members, toy),
+        "shared": lambda members: pool(members, toy, probe=Path(__file__), shared=True),
     }
     digests = set()
-    for name, executor in executors.items():
-        (tmp_path / name).mkdir(exist_ok=True)
+    for name, start in starts.items():
+        (tmp_path / name).mkdir()
+        executor = start(tmp_path / name / "members")
         digests.add(digest(run_toy(executor, tmp_path / name / "journal.jsonl")))
         executor.close()
     assert len(digests) == 1
-    assert len({json.dumps(weights(tmp_path / name / "members")) for name in executors}) == 1
+    assert len({json.dumps(weights(tmp_path / name / "members")) for name in starts}) == 1
+
+
+def end_to_end(where: Path, name: str, *overrides: str) -> list[str]:
+    """Command that trains CartPole synchronously and deterministically."""
+    return [
+        sys.executable, "-m", "pbtrl", "train", "cartpole", "population.size=4", "population.mode=sync", "seed=3",
+        "env.between_slices=reset", "env.num_envs=4", "budget.env_steps_per_member=8000", "final.episodes=2",
+        "final.selection_episodes=2", "strategy.ready.slice_steps=2000", "--runs", str(where), "--name", name,
+        "--progress", "plain", *overrides,
+    ]  # fmt: skip
+
+
+def on_ray(address: str) -> list[str]:
+    return ["execution.backend=ray", f"execution.address={address}"]
+
+
+def run(command: list[str], **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env={**os.environ, **env}, cwd="/", capture_output=True, text=True, timeout=150, check=False
+    )
+
+
+def journal(where: Path, name: str) -> str:
+    return digest(list(read_journal(where / name / "journal.jsonl")))
+
+
+def test_cartpole_on_two_nodes_equals_processes_and_inline(nodes: Nodes, tmp_path: Path) -> None:
+    backends = {
+        "inline": ["execution.backend=inline"],
+        "processes": ["execution.workers=2"],
+        "ray": on_ray(nodes.address),
+    }
+    for name, overrides in backends.items():
+        done = run(end_to_end(tmp_path, name, *overrides), **ray_cluster.ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
+        assert "Ray" not in done.stderr
+    assert journal(tmp_path, "inline") == journal(tmp_path, "processes") == journal(tmp_path, "ray")
+    assert len({json.dumps(weights(tmp_path / name / "members")) for name in backends}) == 1
+
+
+def test_three_kills_and_a_lost_node_change_nothing(nodes: Nodes, tmp_path: Path) -> None:
+    """Also a death of the store. The budget is exact and every snapshot is intact."""
+    lost = nodes.add(num_cpus=2, resources={"short-lived": 2})
+    command = end_to_end(tmp_path, "killed", *on_ray(nodes.address), "execution.wait_for_workers=2m")
+    command += ["budget.env_steps_per_member=40000", "strategy.ready.slice_steps=4000"]
+    with subprocess.Popen(
+        command, cwd="/", env={**os.environ, **ray_cluster.ENVIRONMENT}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        raylets = [raylet(node) for node in nodes.cluster.list_all_nodes]
+        reports = tmp_path / "killed" / "journal.jsonl"
+
+        def slices() -> int:
+            return reports.read_text().count('"kind":"report"') if reports.exists() else 0
+
+        for after in (1, 4, 8):
+            wait_for(lambda after=after: slices() >= after, 120)
+            kill_one(raylets)
+        kill_one(raylets, "ray::StoreActor")
+        wait_for(lambda: slices() >= 12)
+        os.kill(raylet(lost), signal.SIGKILL)
+        assert process.wait(120) == 0
+    lines = list(read_journal(reports))
+    failures = [line for line in lines if line["kind"] == "failure"]
+    assert len(failures) >= 3
+    assert not any(f["given_up"] for f in failures)
+    steps = {line["member"]: line["step"] for line in lines if line["kind"] == "report"}
+    assert steps == dict.fromkeys(("m00", "m01", "m02", "m03"), 40000)
+    quiet = end_to_end(tmp_path, "quiet", "budget.env_steps_per_member=40000", "strategy.ready.slice_steps=4000")
+    assert run(quiet).returncode == 0
+    assert journal(tmp_path, "killed") == journal(tmp_path, "quiet")
+    verified = run([sys.executable, "-m", "pbtrl", "verify", "killed", "--runs", str(tmp_path)])
+    assert verified.returncode == 0, verified.stdout
+    nodes.cluster.remove_node(lost, allow_graceful=False)
+
+
+# Ends
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_signals_leave_no_process_and_a_run_to_resume(tmp_path: Path, number: int, code: int) -> None:
+    """As a terminal's Ctrl-C, the signal reaches the whole process group."""
+    mark = f"PBTRL_TEST_MARK={uuid.uuid4()}"
+    env = {**os.environ, **dict([mark.split("=")])}
+    command = end_to_end(tmp_path, "run", *on_ray("local"), "budget.env_steps_per_member=400000")
+    with subprocess.Popen(
+        command, cwd="/", env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        reports = tmp_path / "run" / "journal.jsonl"
+        wait_for(lambda: reports.exists() and '"kind":"report"' in reports.read_text(), 120)
+        if number == signal.SIGKILL:
+            process.kill()
+        else:
+            os.killpg(process.pid, number)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    wait_for(lambda: not marked(mark), 20)
+    if number != signal.SIGKILL:
+        assert "stopped; resume with: pbtrl resume" in output
+        assert not list(Path("/tmp").glob(f"pbtrl-ray-*/*_{process.pid}"))
+    resumed = run([sys.executable, "-m", "pbtrl", "resume", "run", "--runs", str(tmp_path), "execution.backend=inline",
+                   "budget.wall_clock=1s"])  # fmt: skip
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    lines = list(read_journal(reports))
+    assert not [line for line in lines if line["kind"] == "failure"]
