@@ -16,6 +16,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -32,7 +33,15 @@ from types import ModuleType
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import (
+    ActorUnavailableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from typing_extensions import override
 
@@ -367,13 +376,12 @@ class _Worker(PoolWorker):
         if failed or (isinstance(error, RayActorError) and error.actor_init_failed):
             raise WorkerError(f"a worker failed: {_cause(error)}") from error
         _kill(self._actor)  # it may be alive, on a node that cannot be reached
-        text = str(error)
-        memory = "memory pressure" in text or "OutOfMemory" in type(error).__name__
-        node = "node" in text and ("has died" in text or "was terminated" in text)
-        excused = not self.up or node or (isinstance(error, RayActorError) and error.preempted)
+        memory = "memory pressure" in str(error) or isinstance(error, OutOfMemoryError)
+        process = "worker process has died" in str(error)  # else its node, or the network
+        excused = not self.up or not (process or memory) or (isinstance(error, RayActorError) and error.preempted)
         if self.up:
             self._replaces, self._since = True, time.monotonic()
-        return self.replace_dead(_death(text, node=node, memory=memory), excused=excused, memory=memory)
+        return self.replace_dead(_death(error, memory=memory), excused=excused, memory=memory)
 
     @override
     def stop(self) -> None:
@@ -401,14 +409,22 @@ def _listed(resources: dict[str, float]) -> str:
     return "{" + ", ".join(f"{name}: {amount:g}" for name, amount in resources.items()) + "}"
 
 
-def _death(text: str, *, node: bool, memory: bool) -> str:
+def _death(error: RayError, *, memory: bool) -> str:
     """Describe in few words how a worker died, from Ray's text of many lines."""
+    text = str(error)
+    found = re.search(r"^\s*ip: (\S+)", text, re.MULTILINE)
+    where = f"node {found[1]}" if found else "its node"
     if memory:
-        return "killed: its node ran out of memory"
-    if node:
-        return "lost: its node is gone"
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("\t")]
-    return f"died: {lines[-1] if lines else 'no reason known'}"
+        return f"killed: {where} ran out of memory"
+    if isinstance(error, RayActorError) and error.preempted:
+        return f"lost: {where} was preempted"
+    if "node has died" in text:
+        return f"lost: {where} is gone"
+    if isinstance(error, ActorUnavailableError):
+        return "lost: its node cannot be reached"
+    if "worker process has died" in text:
+        return f"died: its process on {where} was killed, ran out of memory or crashed"
+    return f"died: {_cause(error)}"
 
 
 def _cause(error: BaseException) -> str:
