@@ -148,26 +148,17 @@ class Population(Section):
         return data
 
 
+RAY_CLIENT = (
+    "Ray Client (ray://) is not supported: start pbtrl on a node of the cluster, with "
+    "`ray job submit --address http://HEAD:8265 -- pbtrl train ...` or by ssh"
+)
+_ADDRESS = re.compile(r"auto|local|ray://.*|(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}")  # ray:// is refused elsewhere
+
+
 def _address(value: object) -> object:
-    if isinstance(value, str) and value.startswith("ray://"):
-        raise PydanticCustomError(
-            "client",
-            "Ray Client (ray://) is not supported: start pbtrl on a node of the cluster, with "
-            "`ray job submit --address http://HEAD:8265 -- pbtrl train ...` or by ssh",
-        )
-    if value in ("auto", "local") or (
-        isinstance(value, str) and re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", value)
-    ):
+    if isinstance(value, str) and _ADDRESS.fullmatch(value):
         return value
     raise PydanticCustomError("address", "must be auto, local or HOST:PORT, as `ray start --head` prints it")
-
-
-def _resources(value: object) -> object:
-    own = {"CPU": "execution.cores_per_worker", "GPU": "execution.gpus_per_worker"}
-    for name in value if isinstance(value, dict) else ():
-        if setting := own.get(str(name)):
-            raise PydanticCustomError("resources", f"{name} is set by {setting}")
-    return value
 
 
 class Execution(Section):
@@ -199,7 +190,7 @@ class Execution(Section):
     address: Annotated[str, BeforeValidator(_address)] = "auto"
     cores_per_worker: Count = 1
     gpus_per_worker: Annotated[Real, Field(ge=0)] = 0.0
-    resources: Annotated[dict[str, Annotated[Real, Field(gt=0)]], BeforeValidator(_resources)] = {}
+    resources: dict[str, Annotated[Real, Field(gt=0)]] = {}
     wait_for_workers: Seconds = 600.0
     shared: bool = False
     ship: bool = False

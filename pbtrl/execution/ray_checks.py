@@ -9,7 +9,7 @@ import socket
 import stat
 from pathlib import Path
 
-from pbtrl.config.sections import Execution
+from pbtrl.config.sections import RAY_CLIENT, Execution
 from pbtrl.errors import ConfigProblem, MissingPackageError, RunError
 from pbtrl.system.files import reason
 
@@ -47,11 +47,12 @@ def cluster_address(settings: Execution) -> str:
     """
     if settings.address != "auto" or not (given := os.environ.get("RAY_ADDRESS")):
         return settings.address
+    if given.startswith("ray://"):
+        raise ConfigProblem(f"RAY_ADDRESS is {given!r}: {RAY_CLIENT}", ("execution", "address"))
     try:
         return Execution(address=given).address
     except ValueError as error:
-        why = str(error).splitlines()[2].partition(" [type=")[0].strip()
-        raise ConfigProblem(f"RAY_ADDRESS is {given!r}: {why}", ("execution", "address")) from error
+        raise ConfigProblem(f"RAY_ADDRESS is {given!r}, not HOST:PORT", ("execution", "address")) from error
 
 
 def login_problem() -> str | None:
@@ -82,7 +83,7 @@ def token_problem() -> str | None:
 def check_run_directory(run: Path) -> None:
     """Raise RunError if a run directory lies in a session folder of Ray, which a job's working directory does."""
     if SESSION.search(f"{run.resolve()}/"):
-        raise RunError(f"{run} lies in a session folder of Ray, which is deleted: give another --root")
+        raise RunError(f"{run} lies in a session folder of Ray, which is deleted: give another --runs")
 
 
 def _reach(address: str) -> None:
