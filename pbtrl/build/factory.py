@@ -218,7 +218,7 @@ def _make_ray_pool(config: Config, run: Path, members: Sequence[str], discard: b
         ]
         return RayPool(cluster, specs, run.resolve() / "journal.jsonl" if execution.shared else None)
     except BaseException:
-        cluster.leave()
+        cluster.close()
         raise
 
 

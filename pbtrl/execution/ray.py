@@ -12,11 +12,9 @@ no node has room gives its members to the others.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import logging
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -25,18 +23,15 @@ import tempfile
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import ray
 from ray.exceptions import (
-    ActorUnavailableError,
     ObjectLostError,
-    OutOfMemoryError,
     RayActorError,
     RayError,
     RayTaskError,
@@ -49,6 +44,7 @@ from pbtrl.config.sections import Execution
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.errors import WorkerError
 from pbtrl.execution.ray_checks import cluster_address, token_file
+from pbtrl.execution.ray_text import classify_death, count_room, describe_death, last_line, listed, quiet
 from pbtrl.execution.ray_worker import RemoteWorker, facts, version_differences
 from pbtrl.execution.remote_store import Answer, StoreDesk
 from pbtrl.execution.worker import WorkerSpec
@@ -62,6 +58,7 @@ ANSWERS = 500  # such answers per second that all workers together may give
 PATIENCE = 60.0  # seconds that a replacement may wait for room before its members move
 CACHE = 128 * 2**20  # bytes of recently loaded snapshots that the store keeps in shared memory
 STORE_THREADS = 8
+SURVEY = 120.0  # seconds for a node's answer to doctor
 SHIPPED_NOT = ["runs/", ".git/", ".venv/", "__pycache__/"]
 
 
@@ -95,6 +92,10 @@ class WorkerActor(RemoteWorker):
         super().__init__(spec, None if store is None else partial(_ask, store))
 
 
+def _facts(probe: str) -> str:
+    return to_json(facts(Path(probe) if probe else None))
+
+
 def _ask(store: Any, verb: str, *arguments: Any) -> Answer:
     for last in (False, True):
         error, result = ray.get(store.answer.remote(verb, *arguments))
@@ -125,7 +126,7 @@ class Cluster:
         self._folder: Path | None = None
         self._joined = not ray.is_initialized()  # else the caller's script has done so, and goes on with Ray after us
         with contextlib.ExitStack() as undo:
-            undo.enter_context(_quiet(log))
+            undo.enter_context(quiet(log))
             if self._joined:
                 undo.callback(self._leave)
                 self._join()
@@ -156,7 +157,7 @@ class Cluster:
                     self.address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR, **options
                 )
         except (RayError, ConnectionError, TimeoutError, RuntimeError, ValueError, OSError) as error:
-            raise WorkerError(f"cannot join the Ray cluster ({self.address}): {_cause(error)}") from error
+            raise WorkerError(f"cannot join the Ray cluster ({self.address}): {last_line(str(error))}") from error
         finally:
             for number, handler in handlers.items():  # Ray sets its own
                 with contextlib.suppress(ValueError):  # not in the main thread
@@ -167,7 +168,7 @@ class Cluster:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Disconnect, and end a local cluster; does nothing if called again."""
         self._undo.close()
 
@@ -183,7 +184,7 @@ class Cluster:
 
     def room(self) -> int:
         """Return the number of workers that all nodes together have room for."""
-        return sum(_room(node["Resources"], self.demand) for node in self.nodes())
+        return sum(count_room(node["Resources"], self.demand) for node in self.nodes())
 
     def describe(self) -> str:
         """Describe the cluster in one line."""
@@ -198,8 +199,27 @@ class Cluster:
         """Return which resources no node has in total; None if a node has room for a worker."""
         if self.room():
             return None
-        table = ", ".join(_listed({k: n["Resources"].get(k, 0) for k in self.demand}) for n in self.nodes())
-        return f"no node has {_listed(self.demand)} for a worker (the nodes have {table})"
+        table = ", ".join(listed({k: n["Resources"].get(k, 0) for k in self.demand}) for n in self.nodes())
+        return f"no node has {listed(self.demand)} for a worker (the nodes have {table})"
+
+    def survey(self, probe: Path | None = None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Return each node, as in `nodes`, with the `facts` of a process on it.
+
+        Raises:
+            WorkerError: a node does not answer, or lacks pbtrl.
+        """
+        task: Any = ray.remote(_facts)
+        asked = []
+        for node in self.nodes():
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked.append((node, task.options(num_cpus=0, scheduling_strategy=there).remote(str(probe or ""))))
+        found = []
+        for node, call in asked:
+            try:
+                found.append((node, json.loads(ray.get(call, timeout=SURVEY))))
+            except RayError as error:
+                raise WorkerError(f"node {node['NodeManagerAddress']}: {last_line(str(error))}") from error
+        return found
 
     def store(self, members: str) -> Any:
         """Start the store on this node."""
@@ -286,7 +306,7 @@ class RayPool(WorkerPool["_Worker"]):
         if late and not up:
             wait = self.cluster.settings.wait_for_workers
             shortage = (
-                self.cluster.shortage() or f"other jobs use the {_listed(self.cluster.demand)} that a worker needs"
+                self.cluster.shortage() or f"other jobs use the {listed(self.cluster.demand)} that a worker needs"
             )
             raise WorkerError(f"no worker came up within {wait:.0f} s (execution.wait_for_workers): {shortage}")
         lost: list[Failure] = []
@@ -304,7 +324,7 @@ class RayPool(WorkerPool["_Worker"]):
         if self.store is not None:
             _kill(self.store)
             self.store = None
-        self.cluster.leave()
+        self.cluster.close()
 
 
 class _Worker(PoolWorker):
@@ -374,14 +394,15 @@ class _Worker(PoolWorker):
     def _died(self, error: RayError) -> list[Report | Failure]:
         failed = isinstance(error, RayTaskError | RuntimeEnvSetupError)
         if failed or (isinstance(error, RayActorError) and error.actor_init_failed):
-            raise WorkerError(f"a worker failed: {_cause(error)}") from error
+            raise WorkerError(f"a worker failed: {last_line(str(error))}") from error
         _kill(self._actor)  # it may be alive, on a node that cannot be reached
-        memory = "memory pressure" in str(error) or isinstance(error, OutOfMemoryError)
-        process = "worker process has died" in str(error)  # else its node, or the network
-        excused = not self.up or not (process or memory) or (isinstance(error, RayActorError) and error.preempted)
+        preempted = isinstance(error, RayActorError) and error.preempted
+        death = classify_death(str(error), type(error).__name__, preempted=preempted)
+        excused = not self.up or death not in ("process", "memory")
         if self.up:
             self._replaces, self._since = True, time.monotonic()
-        return self.replace_dead(_death(error, memory=memory), excused=excused, memory=memory)
+        how = describe_death(death, str(error))
+        return self.replace_dead(how, excused=excused, memory=death == "memory")
 
     @override
     def stop(self) -> None:
@@ -398,56 +419,3 @@ class _Worker(PoolWorker):
 def _kill(actor: Any) -> None:
     with contextlib.suppress(RayError):
         ray.kill(actor)
-
-
-def _room(resources: dict[str, float], demand: dict[str, float]) -> int:
-    """Return how many workers a node has room for."""
-    return int(min(resources.get(name, 0) // amount for name, amount in demand.items()))
-
-
-def _listed(resources: dict[str, float]) -> str:
-    return "{" + ", ".join(f"{name}: {amount:g}" for name, amount in resources.items()) + "}"
-
-
-def _death(error: RayError, *, memory: bool) -> str:
-    """Describe in few words how a worker died, from Ray's text of many lines."""
-    text = str(error)
-    found = re.search(r"^\s*ip: (\S+)", text, re.MULTILINE)
-    where = f"node {found[1]}" if found else "its node"
-    if memory:
-        return f"killed: {where} ran out of memory"
-    if isinstance(error, RayActorError) and error.preempted:
-        return f"lost: {where} was preempted"
-    if "node has died" in text:
-        return f"lost: {where} is gone"
-    if isinstance(error, ActorUnavailableError):
-        return "lost: its node cannot be reached"
-    if "worker process has died" in text:
-        return f"died: its process on {where} was killed, ran out of memory or crashed"
-    return f"died: {_cause(error)}"
-
-
-def _cause(error: BaseException) -> str:
-    """Return the last line of an error's text, where Ray puts the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet(log: Path) -> Iterator[None]:
-    """Write what Ray prints about workers and nodes to a file instead of the terminal."""
-    inside: ModuleType = importlib.import_module("ray._private.worker")
-    printing: Callable[..., None] | None = getattr(inside, "print_to_stdstream", None)
-    if printing is None:  # a later Ray
-        yield
-        return
-
-    def write(data: dict[str, Any], *_: Any, **__: Any) -> None:
-        with contextlib.suppress(OSError), log.open("a") as file:
-            file.writelines(f"{line}\n" for line in data.get("lines", ()))
-
-    inside.print_to_stdstream = write  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        inside.print_to_stdstream = printing  # type: ignore[attr-defined]

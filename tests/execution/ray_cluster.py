@@ -70,13 +70,17 @@ def children(pid: int, title: str = "") -> list[int]:
     return found
 
 
-def marked(mark: str) -> list[str]:
-    """Command lines of the processes that inherited an environment with this text."""
+def left_behind(mark: str, driver: int) -> list[str]:
+    """Command lines of the processes that inherited this text, or have files of the driver's local cluster open.
+
+    Ray's own processes overwrite their environment when they set their title.
+    """
     lines = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
-                if mark.encode() in (folder / "environ").read_bytes():
+                files = [os.readlink(link) for link in (folder / "fd").iterdir()]
+                if mark.encode() in (folder / "environ").read_bytes() or any(f"_{driver}/logs/" in f for f in files):
                     lines.append((folder / "cmdline").read_text().replace("\0", " "))
             except OSError:
                 continue

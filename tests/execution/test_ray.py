@@ -9,21 +9,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pbtrl.config.sections import Execution
+from pbtrl.core.messages import Failure, Report
+from pbtrl.errors import SnapshotError, WorkerError
 from pbtrl.execution import Executor
+from pbtrl.execution.remote_store import RemoteStore
 from pbtrl.execution.worker import WorkerSpec
 from pbtrl.storage.journal import digest, read_journal
-from tests.conformance import ExecutorConformance, run_toy, weights
+from tests.conformance import ExecutorConformance, drain, run_toy, weights
 from tests.execution import ray_cluster
-from tests.execution.ray_cluster import Nodes, kill_one, marked, raylet, wait_for
+from tests.execution.ray_cluster import Nodes, kill_one, left_behind, raylet, wait_for
 from tests.execution.test_executors import inline, processes
 
 pytestmark = [
@@ -176,6 +183,107 @@ def test_three_kills_and_a_lost_node_change_nothing(nodes: Nodes, tmp_path: Path
     nodes.cluster.remove_node(lost, allow_graceful=False)
 
 
+# Room
+
+
+@pytest.mark.usefixtures("nodes")
+def test_members_of_a_worker_without_room_move(tmp_path: Path) -> None:
+    """Only one node has a `second`, so one of two workers never comes up."""
+    expected = run_toy(inline(tmp_path / "quiet", {"toy": True}), tmp_path / "quiet.jsonl")
+    executor = pool(tmp_path / "run/members", {"toy": True}, resources={"second": 1}, wait_for_workers=6)
+    assert executor.notes[0].endswith("; 2 workers")
+    found = run_toy(executor, tmp_path / "found.jsonl")
+    executor.close()
+    errors = {line["error"] for line in found if line["kind"] == "failure"}
+    assert errors == {"no node has room for its worker; continuing with 1 worker"}
+    assert digest(found) == digest(expected)
+    assert weights(tmp_path / "run/members") == weights(tmp_path / "quiet")
+
+
+@pytest.mark.usefixtures("nodes")
+@pytest.mark.parametrize("stop", [False, True])
+def test_no_room_at_all_ends_the_wait(tmp_path: Path, stop: bool) -> None:
+    executor = pool(tmp_path / "run/members", {}, resources={"trainer": 1}, wait_for_workers=3)
+    assert "no node has {CPU: 1, trainer: 1} for a worker" in executor.notes[1]
+    executor.submit(TestRay().first())
+    began = time.monotonic()
+    if stop:
+        executor.stop(1.0)
+        assert drain(executor) == []
+    else:
+        with pytest.raises(WorkerError, match=r"no worker came up within 3 s .*no node has \{CPU: 1, trainer: 1\}"):
+            drain(executor)
+    assert time.monotonic() - began < 10
+    executor.close()
+
+
+@pytest.mark.usefixtures("nodes")
+def test_only_a_death_alone_is_blamed(tmp_path: Path) -> None:
+    executor = pool(tmp_path / "run/members", {"die": ["m01/000000"]}, workers=1)
+    executor.submit(TestRay().first())
+    together = drain(executor)
+    assert len(together) == 4
+    assert all(isinstance(r, Failure) and not r.alone for r in together)
+    assert all("its process on node" in r.error for r in together if isinstance(r, Failure))
+    executor.submit(TestRay().first())
+    again = {r.assignment: r for r in drain(executor)}
+    executor.close()
+    assert [type(again[name]) for name in sorted(again)] == [Report, Failure, Report, Report]
+    assert getattr(again["m01/000000"], "alone", None) is True
+
+
+@pytest.mark.usefixtures("nodes")
+def test_nodes_that_differ_are_refused(tmp_path: Path) -> None:
+    for change, settings, message in (
+        ({"torch": "1.0"}, {}, r"node \S+ has torch \S+ \(here 1.0\): install the same versions"),
+        ({}, {"shared": True}, r"node \S+ does not see .*: execution.shared needs a file system"),
+    ):
+        probe = tmp_path / "run/probe" if settings else None
+        executor = pool(tmp_path / "run/members", {}, probe=probe, **settings)
+        executor.here["versions"] |= change
+        if probe:
+            executor.here["probe"] = "what this machine has written"
+        executor.submit(TestRay().first())
+        with pytest.raises(WorkerError, match=message):
+            drain(executor)
+        executor.close()
+    executor = pool(tmp_path / "run/members", {}, allow_mixed=True)
+    executor.here["versions"]["torch"] = "1.0"
+    executor.submit(TestRay().first())
+    assert len(drain(executor)) == 4
+    executor.close()
+
+
+@pytest.mark.usefixtures("nodes")
+def test_worker_that_cannot_start_reports_the_reason(tmp_path: Path) -> None:
+    executor = pool(tmp_path / "run/members", {"unfit": True})
+    executor.submit(TestRay().first())
+    with pytest.raises(WorkerError, match="ValueError: no such thing"):
+        drain(executor)
+    executor.close()
+
+
+def test_donor_goes_to_a_node_once_and_only_while_it_is_unchanged(nodes: Nodes, tmp_path: Path) -> None:
+    import ray
+
+    from pbtrl.execution.ray import Cluster, _ask
+
+    cluster = Cluster(Execution(backend="ray", insecure=True), tmp_path / "ray.log")
+    store = cluster.store(str(tmp_path / "members"))
+    remote = RemoteStore(partial(_ask, store))
+    remote.commit("m00/000001", {"w": np.zeros(3)}, {})
+    first, second = (ray.get(store.answer.remote("read", "m00/000001"))[1][0] for _ in range(2))
+    assert first == second
+    remote.commit("m00/000001", {"w": np.ones(3)}, {})
+    assert remote.load("m00/000001")[0]["w"].tolist() == [1, 1, 1]
+    remote.quarantine("m00/000001")
+    with pytest.raises(SnapshotError):
+        remote.load("m00/000001")
+    ray.kill(store)
+    cluster.close()
+    assert ray.is_initialized()  # it was before
+
+
 # Ends
 
 
@@ -196,10 +304,10 @@ def test_signals_leave_no_process_and_a_run_to_resume(tmp_path: Path, number: in
             os.killpg(process.pid, number)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
-    wait_for(lambda: all("Agent" in line for line in marked(mark)), 20)
+    wait_for(lambda: all("Agent" in line for line in left_behind(mark, process.pid)), 20)
     # If Ray is killed with us, two agents of it try for a minute to tell it that a raylet has died.
-    wait_for(lambda: not marked(mark), 100 if number == signal.SIGKILL else 1)
-    sessions = list(Path("/tmp").glob(f"pbtrl-ray-*/*_{process.pid}"))
+    wait_for(lambda: not left_behind(mark, process.pid), 100 if number == signal.SIGKILL else 1)
+    sessions = list(Path(tempfile.gettempdir()).glob(f"pbtrl-ray-*/*_{process.pid}"))
     if number == signal.SIGKILL:
         shutil.rmtree(sessions[0].parent)
     else:
