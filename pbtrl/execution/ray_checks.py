@@ -14,6 +14,8 @@ from pbtrl.errors import ConfigProblem, MissingPackageError, RunError
 from pbtrl.system.files import reason
 
 REACH = 5.0  # seconds for a connection to the cluster's head
+SETTINGS = b"\x04"  # type of the first frame of both sides
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + b"\0\0\0\0\0"
 SESSION = re.compile(r"/session_\d{4}-\d\d-\d\d_")  # folder that Ray deletes
 
 
@@ -87,13 +89,20 @@ def check_run_directory(run: Path) -> None:
 
 
 def _reach(address: str) -> None:
+    """Check that a server of HTTP/2, which Ray's head is, answers; at another one Ray would wait for minutes."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+        with socket.create_connection((host.strip("[]"), int(port)), REACH) as connection:
+            connection.sendall(HTTP2_HELLO)
+            answers = os.environ.get("RAY_USE_TLS", "0") != "0" or connection.recv(9)[3:4] == SETTINGS
     except (OSError, OverflowError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error)
-        raise ConfigProblem(
-            f"no Ray cluster answers at {address} ({why}): is its head running, and is this the port that "
-            "`ray start --head` printed?",
-            ("execution", "address"),
-        ) from error
+    else:
+        if answers:
+            return
+        why = "something else does"
+    raise ConfigProblem(
+        f"no Ray cluster answers at {address} ({why}): is its head running, and is this the port that "
+        "`ray start --head` printed?",
+        ("execution", "address"),
+    )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import logging
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 Death = Literal["process", "memory", "preempted", "node", "network", "unknown"]
@@ -64,10 +64,23 @@ def listed(resources: Mapping[str, float]) -> str:
 
 @contextlib.contextmanager
 def quiet(log: Path) -> Iterator[None]:
-    """Write what Ray prints about workers and nodes to a file instead of the terminal."""
-    inside: ModuleType = importlib.import_module("ray._private.worker")
+    """Write what Ray prints and logs about workers and nodes to a file instead of the terminal."""
+    logger, handler = logging.getLogger("ray"), logging.FileHandler(log, delay=True)
+    before = logger.handlers[:], logger.propagate
+    logger.handlers[:], logger.propagate = [handler], False
+    try:
+        with _replaced_printing(log):
+            yield
+    finally:
+        logger.handlers[:], logger.propagate = before
+        handler.close()
+
+
+@contextlib.contextmanager
+def _replaced_printing(log: Path) -> Iterator[None]:
+    inside = sys.modules.get("ray._private.worker")
     printing: Callable[..., None] | None = getattr(inside, "print_to_stdstream", None)
-    if printing is None:  # a later Ray
+    if inside is None or printing is None:  # a later Ray
         yield
         return
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from pbtrl.config.sections import Execution
 from pbtrl.core.messages import Assignment, Report
 from pbtrl.errors import ConfigProblem, DiskFullError, NewerError, RunError, SnapshotError
 from pbtrl.execution import ray_checks
+from pbtrl.execution.ray_text import classify_death, count_room, describe_death, listed, quiet
 from pbtrl.execution.ray_worker import RemoteWorker, facts, version_differences
 from pbtrl.execution.remote_store import RemoteStore, StoreDesk
 from pbtrl.execution.worker import WorkerSpec
@@ -223,15 +226,37 @@ def test_login_is_required_unless_the_cluster_is_local(tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("login")
-def test_address_that_nobody_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        ray_checks.check_settings(settings(address=address))
-    for config in (settings(address=address), settings()):
-        monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(ConfigProblem, match=rf"no Ray cluster answers at {address} \(Connection refused\)"):
-            ray_checks.check_settings(config)
-    with pytest.raises(ConfigProblem, match=r"127\.0\.0\.1:99999"):
+def test_address_where_no_cluster_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster's head greets in HTTP/2; another server or a silent one would make Ray wait for minutes."""
+    monkeypatch.setattr(ray_checks, "REACH", 0.5)
+
+    def check(greeting: bytes | None) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+            answered = threads.submit(answer, server, greeting)
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+            ray_checks.check_settings(settings(address=address))
+            answered.result()
+
+    def answer(server: socket.socket, greeting: bytes | None) -> None:
+        with server.accept()[0] as connection:
+            assert connection.recv(100).startswith(b"PRI * HTTP/2.0")
+            if greeting is None:
+                time.sleep(1.0)
+            else:
+                connection.sendall(greeting)
+
+    check(b"\0\0\0\4\0\0\0\0\0")
+    for greeting, why in (
+        (b"HTTP/1.0 400 Bad Request", "something else does"),
+        (b"", "something else"),
+        (None, "timed"),
+    ):
+        with pytest.raises(ConfigProblem, match=rf"no Ray cluster answers at 127.0.0.1:\d+ \({why}"):
+            check(greeting)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ConfigProblem, match=r"127.0.0.1:1 \(Connection refused\)"):
+        ray_checks.check_settings(settings())
+    with pytest.raises(ConfigProblem, match=r"no Ray cluster answers at 127.0.0.1:99999"):
         ray_checks.check_settings(settings(address="127.0.0.1:99999"))
 
 
@@ -260,3 +285,50 @@ def test_run_in_a_session_of_ray_is_refused(tmp_path: Path) -> None:
     ray_checks.check_run_directory(tmp_path / "session_notes" / "run")
     with pytest.raises(RunError, match="another --runs"):
         ray_checks.check_run_directory(tmp_path / "session_2026-11-29_15-28-51_1_2" / "runtime_resources" / "run")
+
+
+# What Ray says
+
+
+DEAD = """The actor died unexpectedly before finishing this task.
+\tclass_name: WorkerActor
+\tactor_id: 717873457827516a
+\tpid: 3500
+\tip: 10.0.0.7
+The actor is dead because its {}"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "death", "described"),
+    [
+        ("ActorDiedError", DEAD.format("worker process has died. Worker exit type: SYSTEM_ERROR"), "process",
+         "died: its process on node 10.0.0.7 was killed, ran out of memory or crashed"),
+        ("ActorDiedError", DEAD.format("node has died. Node Id: 1"), "node", "lost: node 10.0.0.7 is gone"),
+        ("ActorDiedError", DEAD.format("worker was killed due to the node running low on memory (memory pressure)"),
+         "memory", "killed: node 10.0.0.7 ran out of memory"),
+        ("ActorUnavailableError", "The actor 1 is unavailable: Socket closed.", "network",
+         "lost: its node cannot be reached"),
+        ("ActorDiedError", "first\nwhat nobody has seen yet\n", "unknown", "died: what nobody has seen yet"),
+    ],
+)  # fmt: skip
+def test_deaths_are_told_in_one_line(kind: str, text: str, death: str, described: str) -> None:
+    found = classify_death(text, kind)
+    assert (found, describe_death(found, text)) == (death, described)
+    assert classify_death(text, kind, preempted=True) == "preempted"
+
+
+def test_room_is_counted_over_all_that_a_worker_needs() -> None:
+    assert count_room({"CPU": 8, "GPU": 1}, {"CPU": 2, "GPU": 0.5}) == 2
+    assert count_room({"CPU": 8}, {"CPU": 3}) == 2
+    assert count_room({"CPU": 8}, {"CPU": 1, "trainer": 1}) == 0
+    assert listed({"CPU": 2, "trainer": 0.5}) == "{CPU: 2, trainer: 0.5}"
+
+
+def test_what_ray_logs_goes_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("ray.somewhere")
+    before = logging.getLogger("ray").handlers[:]
+    with quiet(tmp_path / "ray.log"):
+        logger.warning("chatter")
+    assert "chatter" in (tmp_path / "ray.log").read_text()
+    assert capsys.readouterr() == ("", "")
+    assert logging.getLogger("ray").handlers == before
