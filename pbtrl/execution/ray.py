@@ -153,9 +153,7 @@ class Cluster:
         try:
             # Workers would look for modules in the working directory first, which may be untrusted.
             with contextlib.chdir("/"), warnings.catch_warnings(action="ignore"):
-                ray.init(
-                    self.address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR, **options
-                )
+                ray.init(self.address, log_to_driver=False, logging_level=logging.WARNING, **options)
         except (RayError, ConnectionError, TimeoutError, RuntimeError, ValueError, OSError) as error:
             raise WorkerError(f"cannot join the Ray cluster ({self.address}): {last_line(str(error))}") from error
         finally:

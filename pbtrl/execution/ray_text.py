@@ -66,13 +66,14 @@ def listed(resources: Mapping[str, float]) -> str:
 def quiet(log: Path) -> Iterator[None]:
     """Write what Ray prints and logs about workers and nodes to a file instead of the terminal."""
     logger, handler = logging.getLogger("ray"), logging.FileHandler(log, delay=True)
-    before = logger.handlers[:], logger.propagate
+    before = logger.handlers[:], logger.propagate, logger.level
     logger.handlers[:], logger.propagate = [handler], False
     try:
         with _replaced_printing(log):
             yield
     finally:
-        logger.handlers[:], logger.propagate = before
+        logger.handlers[:], logger.propagate = before[:2]
+        logger.setLevel(before[2])
         handler.close()
 
 
