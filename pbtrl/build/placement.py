@@ -67,12 +67,15 @@ def cluster_groups(config: Config, members: Sequence[str], room: int) -> list[li
 
 
 def torch_threads(config: Config) -> int:
-    """Torch threads per worker: 1, or all cores for a single inline member.
+    """Torch threads per worker: 1, or all cores for a single inline member; on Ray, those reserved for it.
 
-    The number does not depend on the executor, because sums over two threads differ in bits from sums over one.
+    For several members the number does not depend on the executor, because sums over two threads differ in bits from
+    sums over one.
     """
     if config.population.size > 1 or config.acting is None or config.acting.mode != "inline":
         return 1
+    if config.execution.backend == "ray":
+        return config.execution.cores_per_worker
     (share,) = worker_shares(config, [""])
     return share.threads
 

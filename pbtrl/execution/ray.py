@@ -126,7 +126,7 @@ class Cluster:
         self._folder: Path | None = None
         self._joined = not ray.is_initialized()  # else the caller's script has done so, and goes on with Ray after us
         with contextlib.ExitStack() as undo:
-            undo.enter_context(quiet(log))
+            undo.enter_context(quiet(log.resolve()))
             if self._joined:
                 undo.callback(self._leave)
                 self._join()

@@ -26,6 +26,7 @@ from pbtrl.execution.remote_store import RemoteStore, StoreDesk
 from pbtrl.execution.worker import WorkerSpec
 from pbtrl.execution.worker_messages import Answers, Began, DiskFull, StartFailed, Stop, Stopped, Submit, decode, encode
 from pbtrl.storage.snapshot_store import MANIFEST, SnapshotStore, pack
+from tests.command import Command
 from tests.conformance import ExecutorConformance
 
 NAME = "m00/000003"
@@ -267,6 +268,16 @@ def test_environment_is_checked_as_the_config_is(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigProblem, match=message):
         ray_checks.check_settings(settings())
     assert ray_checks.cluster_address(settings(address="local")) == "local"
+
+
+@pytest.mark.usefixtures("login")
+def test_command_refuses_a_cluster_before_anything_starts(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    for command in ("train", "doctor"):
+        refused = pbtrl(command, "cart.yaml", "execution.backend=ray")
+        assert refused.code == 2
+        assert "execution.address: token login is off" in refused.err
+    assert not Path("runs").exists()
 
 
 def test_token_file_of_others_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
