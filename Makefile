@@ -11,6 +11,7 @@ test: install
 	.venv/bin/python -m pytest -n 2 --dist worksteal
 
 test-all: install
+	.venv/bin/python -m pip install -q -c constraints.txt -e ".[ray]"
 	.venv/bin/python -m pytest -m "slow or not slow" --timeout 3000
 
 chaos: install

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from pbtrl import envs
 from pbtrl.build.determinism import determinism
-from pbtrl.build.placement import worker_shares
+from pbtrl.build.placement import cluster_groups, worker_shares
 from pbtrl.build.rl import RLBuilder, env_spaces
 from pbtrl.build.trainables import trainable_builder
 from pbtrl.build.worker_entry import make_builder
@@ -26,6 +27,7 @@ from pbtrl.core.stopping import StopCriteria
 from pbtrl.envs.space_json import space_to_json
 from pbtrl.errors import ConfigProblem
 from pbtrl.execution import Executor
+from pbtrl.execution.ray_checks import check_run_directory, check_settings
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.settings import StrategyContext
@@ -41,6 +43,8 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
     config = resolve(config)
     try:
         make_strategy(config)
+        if config.execution.backend == "ray":
+            check_settings(config.execution)
         if config.env is None:
             trainable_builder(config)
             return config
@@ -182,6 +186,8 @@ def make_executor(config: Config, run: Path) -> Executor:
 
     discard = config.env is not None and config.env.between_slices == "reset"
     folder, members = run / "members", member_ids(config.population.size)
+    if config.execution.backend == "ray":
+        return _make_ray_pool(config, run, members, discard)
     if config.execution.backend == "inline":
         (share,) = worker_shares(config, members)
         host = Host.local(
@@ -202,6 +208,32 @@ def make_executor(config: Config, run: Path) -> Executor:
             for share in worker_shares(config, members)
         ]
     )
+
+
+def _make_ray_pool(config: Config, run: Path, members: Sequence[str], discard: bool) -> Executor:
+    from pbtrl.execution.ray import Cluster, RayPool
+    from pbtrl.execution.worker import WorkerSpec
+
+    execution, folder = config.execution, run.resolve() / "members"
+    check_run_directory(run)
+    cluster = Cluster(execution, run / "ray.log")
+    try:
+        specs = [
+            WorkerSpec(
+                builder="pbtrl.build.worker_entry:make_builder",
+                config=config.to_json(),
+                members=str(folder),
+                groups=tuple(tuple(g) for g in groups),
+                cores=(),
+                threads=execution.cores_per_worker,
+                discard_on_stop=discard,
+            )
+            for groups in cluster_groups(config, members, cluster.room())
+        ]
+        return RayPool(cluster, specs, run.resolve() / "journal.jsonl" if execution.shared else None)
+    except BaseException:
+        cluster.close()
+        raise
 
 
 def _rule(config: Config) -> FitnessRule:

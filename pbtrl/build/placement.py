@@ -43,23 +43,39 @@ def worker_shares(config: Config, members: Sequence[str]) -> list[WorkerShare]:
     ]
 
 
-def worker_count(config: Config) -> int:
-    """Number of worker processes; 1 for `inline`."""
+def worker_count(config: Config, room: int | None = None) -> int:
+    """Number of workers; 1 for `inline`.
+
+    Args:
+        config: config of the run.
+        room: number of workers that a cluster has room for; by default, what this machine has room for.
+    """
     if config.execution.backend == "inline":
         return 1
     workers, size = config.execution.workers, config.population.size
     groups = size if (cohort := _cohort(config)) == "auto" else math.ceil(size / cohort)
-    each = 1 if config.acting is None else config.acting.processes
-    return min(groups, max(1, usable_cores() // each) if workers == "auto" else workers)
+    if room is None:
+        room = usable_cores() // (1 if config.acting is None else config.acting.processes)
+    return min(groups, max(1, room) if workers == "auto" else workers)
+
+
+def cluster_groups(config: Config, members: Sequence[str], room: int) -> list[list[list[str]]]:
+    """Split members among the workers of a cluster that has room for so many; returns each worker's groups."""
+    count = worker_count(config, room)
+    groups = _groups(config, members, count)
+    return [groups[w::count] for w in range(count)]
 
 
 def torch_threads(config: Config) -> int:
-    """Torch threads per worker: 1, or all cores for a single inline member.
+    """Torch threads per worker: 1, or all cores for a single inline member; on Ray, those reserved for it.
 
-    The number does not depend on the executor, because sums over two threads differ in bits from sums over one.
+    For several members the number does not depend on the executor, because sums over two threads differ in bits from
+    sums over one.
     """
     if config.population.size > 1 or config.acting is None or config.acting.mode != "inline":
         return 1
+    if config.execution.backend == "ray":
+        return config.execution.cores_per_worker
     (share,) = worker_shares(config, [""])
     return share.threads
 
@@ -73,6 +89,8 @@ def describe_placement(config: Config) -> str:
     count = worker_count(config)
     if config.execution.backend == "inline":
         text += " in this process"
+    elif config.execution.backend == "ray":
+        text += " on Ray"
     else:
         text += f" on {count} worker{'s' if count > 1 else ''}"
     if config.env is None:

@@ -157,21 +157,54 @@ class Population(Section):
         return data
 
 
+RAY_CLIENT = (
+    "Ray Client (ray://) is not supported: start pbtrl on a node of the cluster, with "
+    "`ray job submit --address http://HEAD:8265 -- pbtrl train ...` or by ssh"
+)
+_ADDRESS = re.compile(r"auto|local|ray://.*|(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}")  # ray:// is refused elsewhere
+
+
+def _address(value: object) -> object:
+    if isinstance(value, str) and _ADDRESS.fullmatch(value):
+        return value
+    raise PydanticCustomError("address", "must be auto, local or HOST:PORT, as `ray start --head` prints it")
+
+
 class Execution(Section):
     """Processes and device on which members train.
 
     Attributes:
-        backend: `inline` (this process) or `processes`.
+        backend: `inline` (this process), `processes`, or `ray` (workers on a Ray cluster; needs `pbtrl[ray]`).
         workers: number of processes; `auto` is one per usable core (by affinity, and by the CPU quota of a container or
-            batch job, rounded up), but no more than members.
+            batch job, rounded up), but no more than members. On Ray, as many as the cluster has room for at the start.
         device: device of the tensors.
         cohort: number of members stacked into one tensor; `auto` leaves it to the executor.
+        address: Ray cluster to join: `auto` (RAY_ADDRESS, or the cluster that this machine is a node of), HOST:PORT, or
+            `local`, which starts one on this machine for this run. This and all below are for `backend: ray`.
+        cores_per_worker: cores that Ray reserves for a worker, and threads of its simulators.
+        gpus_per_worker: GPUs that Ray reserves for a worker; may be a fraction.
+        resources: custom resources that a worker needs, as in `{trainer: 1}`.
+        wait_for_workers: seconds, or a text such as `10m`, to wait for nodes with room for the workers; then the run
+            goes on with the workers that are up, or fails if there are none.
+        shared: whether all nodes see the run directory under the same path; then workers write snapshots themselves.
+        ship: whether to send the modules in the working directory to all nodes.
+        allow_mixed: whether nodes may have other versions of Python packages than this machine.
+        insecure: whether to join a cluster without token login.
     """
 
-    backend: Literal["inline", "processes"] = "processes"
+    backend: Literal["inline", "processes", "ray"] = "processes"
     workers: AutoCount = "auto"
     device: Literal["cpu"] = "cpu"
     cohort: AutoCount = "auto"
+    address: Annotated[str, BeforeValidator(_address)] = "auto"
+    cores_per_worker: Count = 1
+    gpus_per_worker: Annotated[Real, Field(ge=0)] = 0.0
+    resources: dict[str, Annotated[Real, Field(gt=0)]] = {}
+    wait_for_workers: Seconds = 600.0
+    shared: bool = False
+    ship: bool = False
+    allow_mixed: bool = False
+    insecure: bool = False
 
 
 class Acting(Section):

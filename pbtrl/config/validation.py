@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pbtrl.config.schema import Config
     from pbtrl.config.sections import Acting
 from pbtrl.config.limits import describe_interval, is_within, largest_unroll
+from pbtrl.config.sections import RAY_CLIENT
 
 ALIASES = {
     "lr": "learning_rate",
@@ -72,6 +73,7 @@ ALIASES = {
 
 def check_raw(raw: dict[str, Any]) -> Iterator[ConfigProblem]:
     """Yield mistakes that only the raw tree shows, before defaults are filled in."""
+    yield from _cluster(_section(raw, "execution"))
     if raw.get("trainable") is not None:
         for key in ("env", "agent", "agents", "acting"):
             if raw.get(key) is not None:
@@ -94,6 +96,15 @@ def check_raw(raw: dict[str, Any]) -> Iterator[ConfigProblem]:
     if kind is not None:
         yield from _fixed(kind, agent, ("agent",), shared)
         yield from _searched(kind, shared)
+
+
+def _cluster(execution: Mapping[str, Any]) -> Iterator[ConfigProblem]:
+    """Check the settings of a Ray cluster."""
+    if str(execution.get("address")).startswith("ray://"):
+        yield ConfigProblem(RAY_CLIENT, ("execution", "address"))
+    for name, setting in (("CPU", "cores_per_worker"), ("GPU", "gpus_per_worker")):
+        if name in _section(execution, "resources"):
+            yield ConfigProblem(f"is set by execution.{setting}", ("execution", "resources", name), at_key=True)
 
 
 def _entries(raw: dict[str, Any], shared: Mapping[str, Path]) -> Iterator[ConfigProblem]:

@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pbtrl.config.sections import Execution
+
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
+
+RAY_ONLY = tuple(name for name in Execution.model_fields if name not in ("backend", "workers", "device", "cohort"))
 
 
 def find_warnings(config: "Config") -> Iterator[str]:
@@ -20,6 +24,11 @@ def find_warnings(config: "Config") -> Iterator[str]:
             f"({config.steps_per_member:,} {config.unit}): nothing is ever exploited"
         )
     yield from config.strategy.warnings(config)
+    if config.execution.backend != "ray":
+        unused = [name for name in RAY_ONLY if getattr(config.execution, name) != getattr(Execution(), name)]
+        yield from (
+            f"execution.{name} has no effect: execution.backend is {config.execution.backend}" for name in unused
+        )
     for agent, searched in ((c.agent, c.hparams) for c in config.per_agent_configs.values()):
         assert agent is not None
         for name in searched:

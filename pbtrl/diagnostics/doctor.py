@@ -1,6 +1,7 @@
 """Checks of this machine: versions, cores, memory, envs, and the file system of the runs.
 
-With a config, also its env and the memory that its workers need, measured on one worker. Cores and memory are those
+With a config, also its env and the memory that its workers need, measured on one worker; with `execution.backend: ray`
+also the cluster. Cores and memory are those
 available to this job, within CPU affinity and control groups.
 """
 
@@ -45,11 +46,12 @@ def examine(runs: Path, config: Config | None = None) -> list[dict[str, Any]]:
     while not runs.exists():
         runs = runs.parent
     env = None if config is None else config.env
+    on_ray = config is not None and config.execution.backend == "ray"
     own = [] if env is None else [("env", partial(_steps, env.id, env.backend, env.protocol, env.kwargs))]
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         ("packages", _packages),
-        ("cores", partial(_cores, config)),
+        ("cores", partial(_cores, None if on_ray else config)),
         ("memory", partial(_memory, config if env else None)),
         ("MuJoCo", partial(_steps, "HalfCheetah-v5")),
         ("Atari", partial(_steps, "ALE/Pong-v5")),
@@ -58,7 +60,20 @@ def examine(runs: Path, config: Config | None = None) -> list[dict[str, Any]]:
         ("file system", lambda: _file_system(runs)),
         ("terminal", lambda: f"{'yes' if sys.stdout.isatty() else 'no'}, {shutil.get_terminal_size().columns} columns"),
     ]
-    return [_check(name, function) for name, function in checks]
+    found = [_check(name, function) for name, function in checks]
+    return [*found, *(_examine_cluster(config, runs) if config is not None and on_ray else [])]
+
+
+def _examine_cluster(config: Config, runs: Path) -> list[dict[str, Any]]:
+    from pbtrl.diagnostics.cluster import cluster_checks
+    from pbtrl.execution.ray import Cluster
+
+    try:
+        cluster = Cluster(config.execution, Path(os.devnull))
+    except Exception as error:
+        return [{"check": "cluster", "ok": False, "what": str(error)}]
+    with contextlib.closing(cluster):
+        return [_check(name, function) for name, function in cluster_checks(config, runs, cluster)]
 
 
 def text(checks: list[dict[str, Any]]) -> str:
@@ -103,7 +118,8 @@ def _memory(config: Config | None) -> str:
 
         workers, each, what = usable_cores(), _resident(os.getpid()), "before they have members and envs"
     else:
-        workers, each, what = worker_count(config), _measured(config), "with members and envs"
+        on_ray = config.execution.backend == "ray"  # how many there are on a node is its affair
+        workers, each, what = 1 if on_ray else worker_count(config), _measured(config), "with members and envs"
     free, limit = _free_memory()
     if free is None or each is None:
         return "unknown on this system"

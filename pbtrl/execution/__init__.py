@@ -1,4 +1,4 @@
-"""Executors, which carry out assignments: `inline` in this process, `processes` in pinned worker processes.
+"""Executors, which carry out assignments: `inline`, in pinned `processes`, or by actors on a `ray` cluster.
 
     controller --submit--> executor --> host (one per worker) --> cohorts of stacked members
                <--collect--                                          snapshots -> Store
@@ -13,7 +13,13 @@ from pbtrl.core.messages import Assignment, Failure, Report
 
 
 class Executor(Protocol):
-    """Interface of executors: carry out assignments in any order, and answer each with a report or a failure."""
+    """Interface of executors: carry out assignments in any order, and answer each with a report or a failure.
+
+    Attributes:
+        notes: what the user should know at the start, one line each.
+    """
+
+    notes: Sequence[str] = ()
 
     def submit(self, assignments: Sequence[Assignment]) -> None:
         """Accept assignments; those of one call may share cohorts."""

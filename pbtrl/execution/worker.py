@@ -1,10 +1,10 @@
-"""A worker process: one host, which carries out what the controller sends through a pipe."""
+"""A worker: one host, which carries out what the controller sends; `run_worker` is one in a process with a pipe."""
 
 from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +18,7 @@ from pbtrl.execution.worker_messages import (
     Began,
     Close,
     DiskFull,
+    FromWorker,
     StartFailed,
     Stop,
     Stopped,
@@ -26,6 +27,8 @@ from pbtrl.execution.worker_messages import (
     decode,
     encode,
 )
+from pbtrl.storage.member_files import MemberFiles, MemberSink
+from pbtrl.storage.snapshot_store import SnapshotStore, Store
 from pbtrl.system.child_process import init_child, redirect_output
 from pbtrl.system.files import make_directory
 
@@ -39,7 +42,7 @@ class WorkerSpec:
         config: the resolved config as JSON.
         members: path of the run's `members/`.
         groups: members of the worker by group.
-        cores: CPU cores that the worker is pinned to.
+        cores: CPU cores that the worker is pinned to; empty on Ray, which reserves cores but pins nothing.
         threads: number of threads for its simulators.
         discard_on_stop: whether a stop discards open slices instead of reporting them.
     """
@@ -55,60 +58,88 @@ class WorkerSpec:
     def merged(self, other: WorkerSpec) -> WorkerSpec:
         """Combine two workers into one."""
         cores = tuple(sorted({*self.cores, *other.cores}))
-        threads = min(self.threads + other.threads, len(cores))
+        threads = min(self.threads + other.threads, len(cores)) if cores else self.threads
         return replace(self, groups=self.groups + other.groups, cores=cores, threads=threads)
 
-    def host(self) -> Host:
-        """Create the worker's host."""
-        builder = import_object(self.builder)(self.config)
-        return Host.local(
-            builder,
-            Path(self.members),
-            self.groups,
-            threads=self.threads,
-            discard_on_stop=self.discard_on_stop,
-        )
+
+class Station:
+    """A worker's host behind messages, however they travel.
+
+    Args:
+        spec: what the host is made of.
+        store: where its snapshots are.
+        sink: where its metrics and logs go.
+    """
+
+    def __init__(self, spec: WorkerSpec, store: Store, sink: MemberSink) -> None:
+        self._host = Host(
+            import_object(spec.builder)(spec.config), store, sink, spec.groups,
+            threads=spec.threads, discard_on_stop=spec.discard_on_stop,
+        )  # fmt: skip
+        self._began = False
+
+    @classmethod
+    def local(cls, spec: WorkerSpec) -> Station:
+        """Station that keeps everything in the spec's local directory."""
+        members = Path(spec.members)
+        return cls(spec, SnapshotStore(members), MemberFiles(members, [m for group in spec.groups for m in group]))
+
+    def take(self, message: Submit | Stop) -> list[FromWorker]:
+        """Carry out a message; returns what the controller should know."""
+        if isinstance(message, Stop):
+            return [*_answers(self._host.stop()), Stopped()]
+        self._host.submit(message.assignments)
+        return []
+
+    def busy(self) -> bool:
+        """Return whether an assignment is unanswered."""
+        return self._host.busy()
+
+    def advance(self) -> list[FromWorker]:
+        """Train for a short while; returns what the controller should know. The first call only says `Began`."""
+        if self._host.busy() and not self._began:
+            self._began = True
+            return [Began()]
+        return _answers(self._host.advance())
+
+    def close(self) -> None:
+        """Release all cohorts."""
+        self._host.close()
 
 
-def _make_host(pipe: Connection, spec: WorkerSpec) -> Host | None:
-    """Create the host; on an error, send the traceback to the controller and return None."""
+def _answers(messages: Sequence[Report | Failure]) -> list[FromWorker]:
+    reports = tuple(m for m in messages if isinstance(m, Report))
+    failures = tuple(m for m in messages if isinstance(m, Failure))
+    return [Answers(reports, failures)] if messages else []
+
+
+def build(make: Callable[[], Station]) -> Station | StartFailed:
+    """Make a station; an error becomes the message to the controller."""
     try:
-        return spec.host()
+        return make()
     except DiskFullError:
         raise
     except Exception:
-        pipe.send_bytes(encode(StartFailed(traceback.format_exc())))
-        return None
+        return StartFailed(traceback.format_exc())
 
 
-def _serve(pipe: Connection, host: Host, parent: int) -> None:
-    began = False
+def _serve(pipe: Connection, station: Station, parent: int) -> None:
     while os.getppid() == parent:
-        if pipe.poll(0 if host.busy() else 1.0):
+        if pipe.poll(0 if station.busy() else 1.0):
             try:
                 message: ToWorker = decode(pipe.recv_bytes())
             except (EOFError, OSError):
                 break
-            match message:
-                case Close():
-                    break
-                case Stop():
-                    _send(pipe, host.stop())
-                    pipe.send_bytes(encode(Stopped()))
-                case Submit(assignments):
-                    host.submit(assignments)
-        if host.busy() and not began:
-            began = True
-            pipe.send_bytes(encode(Began()))
-        _send(pipe, host.advance())
-    host.close()
+            if isinstance(message, Close):
+                break
+            _send(pipe, station.take(message))
+        _send(pipe, station.advance())
+    station.close()
 
 
-def _send(pipe: Connection, messages: Sequence[Report | Failure]) -> None:
-    if messages:
-        reports = tuple(m for m in messages if isinstance(m, Report))
-        failures = tuple(m for m in messages if isinstance(m, Failure))
-        pipe.send_bytes(encode(Answers(reports, failures)))
+def _send(pipe: Connection, messages: Sequence[FromWorker]) -> None:
+    for message in messages:
+        pipe.send_bytes(encode(message))
 
 
 def _log_output(member: Path) -> None:
@@ -125,7 +156,10 @@ def run_worker(pipe: Connection, parent: int, spec: WorkerSpec) -> None:
         _log_output(Path(spec.members) / spec.groups[0][0])
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, spec.cores)
-        if (host := _make_host(pipe, spec)) is not None:
-            _serve(pipe, host, parent)
+        station = build(lambda: Station.local(spec))
+        if isinstance(station, StartFailed):
+            _send(pipe, [station])
+        else:
+            _serve(pipe, station, parent)
     except DiskFullError as error:
-        pipe.send_bytes(encode(DiskFull(str(error))))
+        _send(pipe, [DiskFull(str(error))])

@@ -2,7 +2,8 @@
 
 A snapshot `m03/000012` is `members/m03/snapshots/000012/{tensors.safetensors,state.json,MANIFEST.json}`. It is written
 to a temporary directory, synced and renamed, so it exists completely or not at all. The manifest's SHA-256 of each file
-is checked before every use, because a flipped byte in a tensor file would load without an error.
+is checked before every use, because a flipped byte in a tensor file would load without an error. `pack` and `unpack`
+convert between tensors and the bytes of these files, which also travel between machines.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from typing_extensions import override
 
 from pbtrl.core.tensors import Tensors
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, SnapshotError
-from pbtrl.storage.json_files import SCHEMA, parse_object, read_json
+from pbtrl.storage.json_files import LARGEST, SCHEMA, parse_object, read_plain_file
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import (
     make_directory,
@@ -33,7 +34,9 @@ from pbtrl.system.files import (
 )
 from pbtrl.system.strict_json import to_json
 
-FILES = ("tensors.safetensors", "state.json", "MANIFEST.json")
+HASHED, MANIFEST = ("tensors.safetensors", "state.json"), "MANIFEST.json"
+FILES = (*HASHED, MANIFEST)
+Files = Mapping[str, bytes]  # content of a snapshot's files, by name
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,12}")
 
 
@@ -77,14 +80,10 @@ class SnapshotStore(Store):
         Raises:
             DiskFullError: no space is left after several attempts; nothing of the snapshot remains.
         """
-        arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
-        files = {
-            "tensors.safetensors": safetensors.numpy.save(arrays),
-            "state.json": to_json(state).encode(),
-        }
-        hashes = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
-        manifest = {"schema": SCHEMA, "snapshot": name, **hashes}
-        files["MANIFEST.json"] = to_json(manifest).encode()
+        self.write(name, pack(name, tensors, state))
+
+    def write(self, name: str, files: Files) -> None:
+        """Write the files of `pack`, as `commit` does."""
         final = self.path(name)
         for last in retry_attempts():
             try:
@@ -95,7 +94,7 @@ class SnapshotStore(Store):
                 if last:
                     raise
 
-    def _commit(self, final: Path, files: Mapping[str, bytes]) -> None:
+    def _commit(self, final: Path, files: Files) -> None:
         if not (run := self.members.parent).is_dir():  # moved or deleted: do not recreate it
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run))
         staged = final.with_name(f".tmp-{final.name}-{os.getpid()}")
@@ -114,7 +113,7 @@ class SnapshotStore(Store):
         sync_directory(final.parent)
         crash_point("snapshot.committed")
 
-    def _stage(self, staged: Path, files: Mapping[str, bytes]) -> None:
+    def _stage(self, staged: Path, files: Files) -> None:
         crash_point("snapshot.staged")
         for file, data in files.items():
             write_durably(staged / file, data)
@@ -129,18 +128,13 @@ class SnapshotStore(Store):
         Raises:
             SnapshotError: it is missing, a file does not match the manifest, or a file has the wrong content.
         """
-        files = self._verified(name)
-        try:
-            tensors = safetensors.numpy.load(files["tensors.safetensors"])  # its order differs between processes
-        except Exception as error:
-            raise SnapshotError(f"snapshot {name}: tensors.safetensors holds no tensors ({error})") from error
-        return {key: tensors[key] for key in sorted(tensors)}, _object(name, files)
+        return unpack(name, self.read(name))
 
     @override
     def state(self, name: str) -> dict[str, Any] | None:
         """Verified state of a snapshot; None if it is missing or damaged."""
         try:
-            return _object(name, self._verified(name))
+            return _object(name, self.read(name))
         except SnapshotError:
             return None
 
@@ -181,23 +175,70 @@ class SnapshotStore(Store):
         """Temporary directories that killed processes left behind; none of them is needed."""
         return sorted(p for kind in (".tmp-*", ".gone-*") for p in self.members.glob(f"*/snapshots/{kind}"))
 
-    def _verified(self, name: str) -> dict[str, bytes]:
+    def read(self, name: str) -> dict[str, bytes]:
+        """Read the files of a snapshot and verify them; errors as of `load`."""
         path = self.path(name)
         own = self.members.resolve() / path.relative_to(self.members)
         if any((path / file).resolve() != own / file for file in FILES):
             raise SnapshotError(f"snapshot {name} is a symbolic link, or inside one ({path})")
         try:
-            manifest = read_json(path / "MANIFEST.json")
-            if (other := manifest.get("snapshot", name)) != name:
-                raise SnapshotError(f"snapshot {name} holds {other!r} instead ({path})")
-            return {file: _read(name, path / file, **manifest[file]) for file in FILES if file != "MANIFEST.json"}
+            manifest = read_plain_file(path / MANIFEST, LARGEST + 1)
+            hashes = _hashes(name, manifest)
+            return {MANIFEST: manifest, **{file: _read(name, path / file, **hashes[file]) for file in HASHED}}
         except (NewerError, SnapshotError):
             raise
         except (OSError, DamagedError, KeyError, TypeError) as error:
             raise SnapshotError(f"snapshot {name} is missing or incomplete ({path})") from error
 
 
-def _object(name: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+def pack(name: str, tensors: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> dict[str, bytes]:
+    """Convert a snapshot to the bytes of its files, with their SHA-256 in the manifest."""
+    arrays = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+    files = {"tensors.safetensors": safetensors.numpy.save(arrays), "state.json": to_json(state).encode()}
+    hashes = {k: {"bytes": len(v), "sha256": hashlib.sha256(v).hexdigest()} for k, v in files.items()}
+    return {**files, MANIFEST: to_json({"schema": SCHEMA, "snapshot": name, **hashes}).encode()}
+
+
+def unpack(name: str, files: Files) -> tuple[Tensors, dict[str, Any]]:
+    """Convert the verified files of a snapshot to its tensors, sorted by name, and its state.
+
+    Raises:
+        SnapshotError: a file has the wrong content.
+    """
+    try:
+        tensors = safetensors.numpy.load(files["tensors.safetensors"])  # its order differs between processes
+    except Exception as error:
+        raise SnapshotError(f"snapshot {name}: tensors.safetensors holds no tensors ({error})") from error
+    return {key: tensors[key] for key in sorted(tensors)}, _object(name, files)
+
+
+def check_files(name: str, files: Files) -> None:
+    """Compare files that came from another machine with their manifest.
+
+    Raises:
+        SnapshotError: a file is missing, superfluous or damaged, or they belong to another snapshot.
+    """
+    try:
+        hashes = _hashes(name, files[MANIFEST])
+        intact = {f: hashes[f]["sha256"] == hashlib.sha256(files[f]).hexdigest() for f in HASHED}
+    except (NewerError, SnapshotError):
+        raise
+    except (DamagedError, KeyError, TypeError) as error:
+        raise SnapshotError(f"snapshot {name} arrived incomplete") from error
+    if len(files) != len(FILES) or not all(intact.values()):
+        damaged = [file for file in HASHED if not intact[file]] or sorted(files.keys() - set(FILES))
+        raise SnapshotError(f"snapshot {name}: {', '.join(damaged)} was damaged on its way")
+
+
+def _hashes(name: str, manifest: bytes) -> dict[str, Any]:
+    """Parse a manifest, and check that it belongs to this snapshot."""
+    content = parse_object(manifest, MANIFEST)
+    if (other := content.get("snapshot", name)) != name:
+        raise SnapshotError(f"snapshot {name} holds {other!r} instead")
+    return content
+
+
+def _object(name: str, files: Files) -> dict[str, Any]:
     try:
         return parse_object(files["state.json"], "state.json")
     except NewerError:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule
+from pbtrl.execution import Executor
 
 LAST = FitnessRule(window=1, min_episodes=1)
 """Rule by which the last episode is the fitness."""
@@ -44,7 +45,7 @@ Script = Callable[[Assignment, int], Report | Failure]
 
 
 @dataclass
-class FakeExecutor:
+class FakeExecutor(Executor):
     """Executor that answers from a script: one assignment per `collect`, the oldest, or a random one with `order`.
 
     On `stop`, open assignments are reported at the fraction `partial` of their slices, or dropped if it is 0.

@@ -128,7 +128,7 @@ class Session:
     def _train(self, executor: Executor, board: TensorBoardWriter) -> SessionResult:
         run = self.run_directory
         starts, lost = self._starting_snapshots()
-        self.hooks.presenter.say(self._opening(starts))
+        self.hooks.presenter.say(self._opening(starts, executor.notes))
         controller = self._controller(executor, board, lost)
         with closing(self._view()) as view:
             controller.listeners = [*controller.listeners, view, *self.hooks.listeners]
@@ -265,7 +265,7 @@ class Session:
         log = self.run_directory / "members" / last["member"] / "log.txt"
         return f"{last['error']}; see {log if log.exists() and log.stat().st_size else self.journal.path}"
 
-    def _opening(self, starts: Sequence[str]) -> str:
+    def _opening(self, starts: Sequence[str], cluster: Sequence[str]) -> str:
         config = self.config
         trains = describe_env(config) if config.env else config.trainable.name if config.trainable else ""
         return opening_text(
@@ -274,6 +274,7 @@ class Session:
             trains=trains,
             agent=describe_agent(config) if config.env else None,
             workers=describe_placement(config),
+            cluster=cluster,
             slices=describe_slices(config),
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.lines else None,

@@ -155,6 +155,28 @@ def test_placement_description():
     hogwild = cart("acting={mode: hogwild}")
     assert placement.describe_placement(hogwild) == "4 members in this process, 4 envs each in 1 hogwild process"
     assert placement.describe_placement(toy("population.size=9")) == "9 members on 4 workers"
+    assert placement.describe_placement(toy("execution.backend=ray")).endswith(" on Ray")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "room", "groups"),
+    [
+        ([], 2, [[["m00", "m01"]], [["m02", "m03"]]]),
+        ([], 9, [[["m00"]], [["m01"]], [["m02"]], [["m03"]]]),
+        ([], 0, [[["m00", "m01", "m02", "m03"]]]),
+        (["execution.workers=2"], 9, [[["m00", "m01"]], [["m02", "m03"]]]),
+        (["execution.cohort=1"], 3, [[["m00"], ["m03"]], [["m01"]], [["m02"]]]),
+    ],
+)
+def test_members_are_placed_on_a_cluster(overrides: list[str], room: int, groups: list[list[list[str]]]):
+    config = toy("population.size=4", "execution.backend=ray", *overrides)
+    assert placement.cluster_groups(config, ["m00", "m01", "m02", "m03"], room) == groups
+
+
+def test_torch_threads_on_a_cluster_are_the_reserved_cores():
+    overrides = ["execution.backend=ray", "execution.cores_per_worker=3"]
+    assert placement.torch_threads(cart("population.size=1", *overrides)) == 3
+    assert placement.torch_threads(cart(*overrides)) == 1
 
 
 # What a run is made of

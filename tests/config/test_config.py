@@ -383,3 +383,12 @@ def test_config_imports_no_torch_numpy_or_gymnasium():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_settings_of_a_cluster_without_one_are_warned_of():
+    given = ["execution.address=10.0.0.1:6379", "execution.shared=true"]
+    assert list(find_warnings(parse(FIVE_LINES, overrides=["execution.backend=ray", *given]))) == []
+    assert [w for w in find_warnings(parse(FIVE_LINES, overrides=given)) if "execution" in w] == [
+        "execution.address has no effect: execution.backend is processes",
+        "execution.shared has no effect: execution.backend is processes",
+    ]
