@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 from gymnasium import spaces
@@ -23,7 +23,7 @@ from pbtrl.agents import normalize, optim
 from pbtrl.agents.distributions import Distribution, distribution
 from pbtrl.agents.layers import Layout
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
-from pbtrl.agents.networks import Net, make_network
+from pbtrl.agents.networks import MLP, Net, make_network
 from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
 from pbtrl.agents.types import ActOutput, Hyperparameters, Inputs, State, Tensors, Trajectory, UpdateResult, Views
@@ -166,19 +166,24 @@ class ActorCritic(ABC):
     def act(self, state: State, inputs: Inputs, rnn_state: Tensor, noise: Tensor | None) -> ActOutput:
         """Act for one step: sample with `noise`, or take the policy's mode if there is none."""
         inputs, extra_noise = self.preprocess(state, inputs), None if noise is None else self.split_extra_noise(noise)
-        groups = self._groups(len(rnn_state))
-        parts = [(inputs, rnn_state, extra_noise)]
-        if len(groups) > 1:
+        if len(state.acting) == 1:
+            policy, rnn_state = self._act(state.acting[0], inputs, rnn_state, extra_noise)
+        else:
+            groups = self._groups(len(rnn_state))
             parts = [(inputs[g], rnn_state[g], None if extra_noise is None else extra_noise[g]) for g in groups]
-        outputs = [self.step(params, *part) for params, part in zip(state.acting, parts, strict=True)]
-        heads, rnn_states = zip(*outputs, strict=True)
-        policy = _concat(
-            [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]
-        )
+            outputs = [self._act(params, *part) for params, part in zip(state.acting, parts, strict=True)]
+            policy, rnn_state = (torch.cat(each) for each in zip(*outputs, strict=True))
         if noise is None:
-            return ActOutput(self.policy.mode(policy), policy, _concat(rnn_states))
+            return ActOutput(self.policy.mode(policy), policy, rnn_state)
         action_noise = noise[..., : self.policy.noise_shape[0]]
-        return ActOutput(self.policy.sample(policy, action_noise), policy, _concat(rnn_states))
+        return ActOutput(self.policy.sample(policy, action_noise), policy, rnn_state)
+
+    def _act(
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, extra_noise: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Distribution parameters and next recurrent state of a group of members."""
+        head, rnn_state = self.step(params, inputs, rnn_state, extra_noise)
+        return self.policy.join(head, params.get("free")), rnn_state
 
     def step(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, extra_noise: Tensor | None
@@ -203,6 +208,7 @@ class ActorCritic(ABC):
         """
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
+        shares = [self._parts(state, batch, h, envs) for envs in _shares(batch.mask.shape[2], self.settings.minibatches)]
         metrics: dict[str, Tensor] = {}
         max_epochs, max_log_ratio = self._epoch_limits(h)
         epochs, continuing = torch.zeros_like(max_epochs), torch.ones_like(max_epochs, dtype=torch.bool)
@@ -212,20 +218,23 @@ class ActorCritic(ABC):
             if not active.any():
                 break
             epochs += active
-            for envs in _shares(block.rewards.shape[2], self.settings.minibatches):
-                latest, new = self._gradients(state, batch, h, envs)
+            for parts in shares:
+                latest, new = self._gradients(state, parts)
                 norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
                 finite = torch.isfinite(norms)
                 stepping = active & finite
                 updates += active
-                skips += active & ~finite
                 latest |= {"loss/gradient_norm": norms, "loss/epochs": epochs.float()}
-                metrics = {k: torch.where(stepping, v, metrics.get(k, math.nan)) for k, v in latest.items()}
+                if smooth := bool(stepping.all()):
+                    metrics = latest
+                else:
+                    skips += active & ~finite
+                    metrics = {k: torch.where(stepping, v, metrics.get(k, math.nan)) for k, v in latest.items()}
                 self._step(state, h, stepping)
                 self.replace(state, new, stepping)
                 state.refresh()
-                skipped = tensors["skipped"]
-                tensors["skipped"] = torch.where(active, torch.where(finite, 0, skipped + 1), skipped)
+                skipped = 0 if smooth else torch.where(finite, 0, tensors["skipped"] + 1)
+                tensors["skipped"] = torch.where(active, skipped, tensors["skipped"])
                 continuing &= latest["loss/log_ratio"] <= max_log_ratio
         if self.normalizes:
             samples = block.observations[:, :-1].flatten(3).flatten(1, 2)
@@ -280,63 +289,100 @@ class ActorCritic(ABC):
         state.running["return"] = moments.pop("running")
         state.tensors |= with_prefix("return", moments)
 
-    def _gradients(
-        self, state: State, batch: _Batch, h: Hyperparameters, envs: slice
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Set `state.grads` to the gradients for some envs; return all members' metrics and `LossOutput.new`."""
+    def _parts(self, state: State, batch: _Batch, h: Hyperparameters, envs: slice) -> list[list[_Part]]:
+        """Prepare an update from some envs: for each group of members, its chunks of envs."""
+        groups, block = self._groups(len(state.grads)), batch.block
+        parts: list[list[_Part]] = [[] for _ in groups]
+        for members, params, own in zip(groups, state.params, parts, strict=True):
+            live, fresh = (m[members, :, envs].flatten(1).sum(-1).clamp_min(1) for m in (batch.mask, batch.fresh))
+            values = h if len(groups) == 1 else {name: value[members] for name, value in h.items()}
+            for chunk in self._chunks(block, envs):
+                at = members, slice(None), chunk
+                fixed = {
+                    "state": state,
+                    "members": members,
+                    "params": params,
+                    "behavior": block.policy[at],
+                    "actions": block.actions[at],
+                    "rewards": batch.rewards[at],
+                    "discounts": batch.discounts[at],
+                    "cuts": batch.cuts[:, members, chunk],
+                    "starts": batch.starts[members],
+                    "mask": batch.mask[at],
+                    "live": live,
+                }
+                extra = {name: value[at] for name, value in batch.extra_loss_inputs.items()}
+                inputs = self.preprocess(state, block.inputs(members, chunk), members)
+                rnn_state, log_probs = block.rnn_state[members, chunk], batch.log_probs[at]
+                weights = batch.fresh[at] / fresh[:, None, None]
+                own.append(_Part(fixed, extra, values, inputs, rnn_state, log_probs, weights))
+        return parts
+
+    def _gradients(self, state: State, parts: list[list[_Part]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Set `state.grads` to an update's gradients; return all members' metrics and `LossOutput.new`."""
         state.grads.zero_()
-        groups = [self._group_gradients(state, batch, h, envs, n) for n in range(len(state.params))]
+        groups = [self._group_gradients(own, grads) for own, grads in zip(parts, state.parts, strict=True)]
         metrics, new = ({k: _concat([group[i][k] for group in groups]) for k in groups[0][i]} for i in (0, 1))
         return metrics, new
 
-    def _group_gradients(
-        self, state: State, batch: _Batch, h: Hyperparameters, envs: slice, group: int
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        members = self._groups(len(state.grads))[group]
-        params, grads = state.params[group], state.parts[group]
-        h = {name: value[members] for name, value in h.items()}
-        live, fresh = (m[members, :, envs].flatten(1).sum(-1).clamp_min(1) for m in (batch.mask, batch.fresh))
-        sums: dict[str, Tensor] = {}
+    def _group_gradients(self, parts: list[_Part], grads: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        metrics: dict[str, Tensor] = {}
         new: dict[str, Tensor] = {}
-        log_ratio = torch.zeros_like(live)
-        for chunk in self._chunks(batch.block, envs):
-            inputs = self._loss_inputs(state, params, batch, members, chunk, live)
-            loss = self.loss(inputs, h)
-            log_ratio = log_ratio + (inputs.log_rhos.abs() * batch.fresh[members, :, chunk]).flatten(1).sum(-1)
-            chunk_grads = torch.autograd.grad(loss.total.sum(), list(params.values()), materialize_grads=True)
-            for total, grad in zip(grads.values(), chunk_grads, strict=True):
-                total.add_(grad)
-            sums = {k: sums.get(k, 0.0) + v.detach() for k, v in loss.sums.items()}
+        for part in parts:
+            params, starts = part.fixed["params"], part.fixed["starts"]
+            if isinstance(self.net, MLP) and self.net.inputs > 1:
+                inputs, loss = self._mlp_gradients(self.net, part, grads)
+            else:
+                head, values, extra_outputs = self.unroll(params, part.inputs, part.rnn_state, starts, part.extra)
+                policy = self.policy.join(head[:, :-1], params.get("free"))
+                inputs = self._loss_inputs(part, policy, values, extra_outputs)
+                loss = self.loss(inputs, part.h)
+                _add_gradients(loss.total, params, grads)
+            terms = {f"loss/{k}": v.detach() / inputs.live for k, v in loss.sums.items()}
+            terms["loss/log_ratio"] = (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)
+            metrics = {k: metrics[k] + v for k, v in terms.items()} if metrics else terms
             new = loss.new
-        return {f"loss/{k}": v / live for k, v in sums.items()} | {"loss/log_ratio": log_ratio / fresh}, new
+        return metrics, new
 
-    def _loss_inputs(
-        self, state: State, params: Views, batch: _Batch, members: slice, envs: slice, live: Tensor
-    ) -> LossInputs:
-        """Run the current network on some envs of some members."""
-        block, mask = batch.block, batch.mask[members, :, envs]
-        inputs = self.preprocess(state, block.inputs(members, envs), members)
-        extra_loss_inputs = {name: value[members, :, envs] for name, value in batch.extra_loss_inputs.items()}
-        rnn_state, starts = block.rnn_state[members, envs], batch.starts[members]
-        head, values, extra_outputs = self.unroll(params, inputs, rnn_state, starts, extra_loss_inputs)
-        policy = self.policy.join(head[:, :-1], params.get("free"))
-        log_probs = self.policy.log_prob(policy, block.actions[members, :, envs])
+    def _mlp_gradients(self, net: MLP, part: _Part, grads: Views) -> tuple[LossInputs, LossOutput]:
+        """Set `grads` without autograd, except for the loss if the agent has no `derivatives`."""
+        params = part.fixed["params"]
+        head, values, backward = net.record(params, part.inputs)
+        own = {name: params[name] for name in self.extra_parameters}
+        policy = self.policy.join(head[:, :-1], own.get("free"))
+        with torch.no_grad():
+            inputs = self._loss_inputs(part, policy.detach(), values.detach(), {})
+            closed = self.derivatives(inputs, part.h)
+        if closed:
+            loss, by_policy, by_values = closed
+            found = torch.autograd.grad(policy, [head, *own.values()], by_policy, materialize_grads=True)
+            by_head, by_own = found[0], found[1:]
+        else:
+            inputs = self._loss_inputs(part, policy, values, {})
+            loss = self.loss(inputs, part.h)
+            ones = torch.ones_like(loss.total)
+            by_head, by_values, *by_own = torch.autograd.grad(
+                loss.total, [head, values, *own.values()], ones, materialize_grads=True
+            )
+        backward(by_head, by_values, grads)
+        for name, grad in zip(own, by_own, strict=True):
+            grads[name].copy_(grad)
+        return inputs, loss
+
+    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[LossOutput, Tensor, Tensor] | None:
+        """Compute the loss and its derivatives by `batch.policy` and `batch.values`; None leaves them to autograd."""
+        return None
+
+    def _loss_inputs(self, part: _Part, policy: Tensor, values: Tensor, extra_outputs: Tensors) -> LossInputs:
+        """Complete the inputs of the loss with what the network returned."""
+        log_probs = self.policy.log_prob(policy, part.fixed["actions"])
         return LossInputs(
-            state=state,
-            members=members,
-            params=params,
+            **part.fixed,
             policy=policy,
-            behavior=block.policy[members, :, envs],
             log_probs=log_probs,
-            log_rhos=(log_probs - batch.log_probs[members, :, envs]).detach(),
+            log_rhos=log_probs.detach() - part.log_probs,
             values=values,
-            rewards=batch.rewards[members, :, envs],
-            discounts=batch.discounts[members, :, envs],
-            cuts=batch.cuts[:, members, envs],
-            starts=starts,
-            mask=mask,
-            live=live,
-            extra_loss_inputs=extra_loss_inputs | extra_outputs,
+            extra_loss_inputs=part.extra | extra_outputs,
         )
 
     def _step(self, state: State, h: Hyperparameters, active: Tensor) -> None:
@@ -360,9 +406,10 @@ class ActorCritic(ABC):
         steps = inputs.first.ndim
         x = inputs.observations.flatten(steps)
         if self.normalizes:
-            shift, scale = (state.tensors[k][members].view(len(x), *(1,) * (steps - 1), -1) for k in ("shift", "scale"))
+            shape = (x.shape[0], *(1,) * (steps - 1), x.shape[-1])
+            shift, scale = (state.tensors[name][members].view(shape) for name in ("shift", "scale"))
             x = (x - shift).mul_(scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
-        return replace(inputs, observations=x)
+        return Inputs(x.contiguous(), inputs.actions, inputs.rewards, inputs.first)
 
     def _groups(self, members: int) -> list[slice]:
         """Members that share a forward pass: all of them, or one at a time if the network limits `frames`."""
@@ -396,6 +443,36 @@ class _Batch:
     fresh: Tensor
     log_probs: Tensor
     extra_loss_inputs: Tensors
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What all passes share of an update from some envs of some members.
+
+    Attributes:
+        fixed: those inputs of the loss that do not depend on the parameters, by name.
+        extra: additional inputs of the loss and of `ActorCritic.unroll`.
+        h: hyperparameters of these members.
+        inputs: preprocessed inputs of the network.
+        rnn_state: recurrent state at the block's first step.
+        log_probs: [p, T, B] log-probabilities of the actions taken under the behavior policy.
+        weights: [p, T, B] weights of |log rho| in its mean over the update.
+    """
+
+    fixed: dict[str, Any]
+    extra: Tensors
+    h: Hyperparameters
+    inputs: Inputs
+    rnn_state: Tensor
+    log_probs: Tensor
+    weights: Tensor
+
+
+def _add_gradients(total: Tensor, params: Views, grads: Views) -> None:
+    """Add the gradients of a loss [p] by the parameters to `grads`."""
+    found = torch.autograd.grad(total, list(params.values()), torch.ones_like(total), materialize_grads=True)
+    for name, grad in zip(params, found, strict=True):
+        grads[name].add_(grad)
 
 
 def _shares(envs: int, count: int) -> list[slice]:

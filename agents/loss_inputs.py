@@ -21,6 +21,7 @@ class LossInputs:
         params: parameters of these members, as autograd leaves.
         policy: [p, T, B, K] distribution parameters under the current `params`.
         behavior: [p, T, B, K] distribution parameters of the behavior policy.
+        actions: [p, T, B, ...] actions taken, as stored by the distribution.
         log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
         log_rhos: [p, T, B] log importance ratios, without gradient.
         values: [p, T+1, B] outputs of the value head.
@@ -38,6 +39,7 @@ class LossInputs:
     params: Views
     policy: Tensor
     behavior: Tensor
+    actions: Tensor
     log_probs: Tensor
     log_rhos: Tensor
     values: Tensor

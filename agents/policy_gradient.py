@@ -6,6 +6,8 @@ A subclass defines the return targets.
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from torch import Tensor
 from typing_extensions import override
 
@@ -44,6 +46,29 @@ class PolicyGradient(ActorCritic):
         }
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
         return LossOutput(self.reduce(loss, batch), terms)
+
+    @override
+    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[LossOutput, Tensor, Tensor] | None:
+        """Derivatives of `loss` in closed form: each pass then takes about half of the small operations."""
+        if type(self).loss is not PolicyGradient.loss:
+            return None
+        mask = batch.mask
+        targets, advantages = self.targets(batch, h)
+        weights = self.maybe_normalize(advantages, mask) * mask
+        errors = (batch.values[:, :-1] - targets) * mask
+        entropies = self.policy.entropy(batch.policy) * mask
+        terms = {
+            "policy": -(batch.log_probs * weights).flatten(1).sum(-1),
+            "value": 0.5 * errors.square().flatten(1).sum(-1),
+            "entropy": entropies.flatten(1).sum(-1),
+        }
+        scale, value_cost, entropy_cost = (
+            self.reduce(cost, batch)[:, None, None]
+            for cost in (torch.ones_like(batch.live), h["value_cost"], h["entropy_cost"])
+        )
+        by_policy = self.policy.gradient(batch.policy, batch.actions, weights * -scale, mask * -entropy_cost)
+        by_values = F.pad(errors * value_cost, (0, 0, 0, 1))
+        return LossOutput(batch.live, terms), by_policy, by_values
 
     def maybe_normalize(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Normalize advantages [p, T, B] if configured."""

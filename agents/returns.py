@@ -56,10 +56,11 @@ def vtrace(
     with torch.no_grad():
         rhos = log_rhos.exp()
         next_values = torch.cat([values[1:], bootstrap_value[None]])
-        deltas = rhos.clamp(max=rho_bar) * (rewards + discounts * next_values - values)
+        ahead = torch.addcmul(rewards, discounts, next_values)
+        deltas = rhos.clamp(max=rho_bar) * (ahead - values)
         passed = _uncut(discounts * lambda_, cuts)  # the factor by which a change in v_{t+1} reaches t
         errors = _backwards(deltas, passed * rhos.clamp(max=c_bar), torch.zeros_like(bootstrap_value))
-        q = rewards + discounts * next_values + passed * errors[1:]
+        q = torch.addcmul(ahead, passed, errors[1:])
         return values + errors[:-1], rhos.clamp(max=pg_rho_bar) * (q - values)
 
 
