@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from gymnasium import spaces
 from torch import Tensor
 
@@ -208,7 +209,9 @@ class ActorCritic(ABC):
         """
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
-        shares = [self._parts(state, batch, h, envs) for envs in _shares(batch.mask.shape[2], self.settings.minibatches)]
+        shares = [
+            self._parts(state, batch, h, envs) for envs in _shares(batch.mask.shape[2], self.settings.minibatches)
+        ]
         metrics: dict[str, Tensor] = {}
         max_epochs, max_log_ratio = self._epoch_limits(h)
         epochs, continuing = torch.zeros_like(max_epochs), torch.ones_like(max_epochs, dtype=torch.bool)
@@ -221,7 +224,7 @@ class ActorCritic(ABC):
             for parts in shares:
                 latest, new = self._gradients(state, parts)
                 norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
-                finite = torch.isfinite(norms)
+                finite = norms < torch.inf
                 stepping = active & finite
                 updates += active
                 latest |= {"loss/gradient_norm": norms, "loss/epochs": epochs.float()}
@@ -337,7 +340,8 @@ class ActorCritic(ABC):
                 policy = self.policy.join(head[:, :-1], params.get("free"))
                 inputs = self._loss_inputs(part, policy, values, extra_outputs)
                 loss = self.loss(inputs, part.h)
-                _add_gradients(loss.total, params, grads)
+                for name, grad in _gradients(loss.total, params).items():
+                    grads[name].add_(grad)
             terms = {f"loss/{k}": v.detach() / inputs.live for k, v in loss.sums.items()}
             terms["loss/log_ratio"] = (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)
             metrics = {k: metrics[k] + v for k, v in terms.items()} if metrics else terms
@@ -347,26 +351,25 @@ class ActorCritic(ABC):
     def _mlp_gradients(self, net: MLP, part: _Part, grads: Views) -> tuple[LossInputs, LossOutput]:
         """Set `grads` without autograd, except for the loss if the agent has no `derivatives`."""
         params = part.fixed["params"]
-        head, values, backward = net.record(params, part.inputs)
-        own = {name: params[name] for name in self.extra_parameters}
-        policy = self.policy.join(head[:, :-1], own.get("free"))
         with torch.no_grad():
-            inputs = self._loss_inputs(part, policy.detach(), values.detach(), {})
-            closed = self.derivatives(inputs, part.h)
-        if closed:
-            loss, by_policy, by_values = closed
-            found = torch.autograd.grad(policy, [head, *own.values()], by_policy, materialize_grads=True)
-            by_head, by_own = found[0], found[1:]
-        else:
-            inputs = self._loss_inputs(part, policy, values, {})
-            loss = self.loss(inputs, part.h)
-            ones = torch.ones_like(loss.total)
-            by_head, by_values, *by_own = torch.autograd.grad(
-                loss.total, [head, values, *own.values()], ones, materialize_grads=True
-            )
-        backward(by_head, by_values, grads)
-        for name, grad in zip(own, by_own, strict=True):
-            grads[name].copy_(grad)
+            head, values, backward = net.record(params, part.inputs)
+            inputs = self._loss_inputs(part, self.policy.join(head[:, :-1], params.get("free")), values, {})
+            if closed := self.derivatives(inputs, part.h):
+                loss, by_policy, by_values = closed
+                by_head, by_free = self.policy.join_gradient(head[:, :-1], by_policy)
+                backward(F.pad(by_head, (0, 0, 0, 0, 0, 1)), by_values, grads)
+                if by_free is not None:
+                    grads["free"].copy_(by_free)
+                return inputs, loss
+        leaves = {"head": head.requires_grad_(), "values": values.requires_grad_()}
+        leaves |= {name: params[name] for name in self.extra_parameters}
+        inputs = self._loss_inputs(part, self.policy.join(head[:, :-1], params.get("free")), values, {})
+        loss = self.loss(inputs, part.h)
+        found = _gradients(loss.total, leaves)
+        with torch.no_grad():
+            backward(found.pop("head"), found.pop("values"), grads)
+            for name, grad in found.items():
+                grads[name].copy_(grad)
         return inputs, loss
 
     def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[LossOutput, Tensor, Tensor] | None:
@@ -468,11 +471,10 @@ class _Part:
     weights: Tensor
 
 
-def _add_gradients(total: Tensor, params: Views, grads: Views) -> None:
-    """Add the gradients of a loss [p] by the parameters to `grads`."""
-    found = torch.autograd.grad(total, list(params.values()), torch.ones_like(total), materialize_grads=True)
-    for name, grad in zip(params, found, strict=True):
-        grads[name].add_(grad)
+def _gradients(total: Tensor, leaves: Views) -> Views:
+    """Gradients of a loss [p] by the leaves of its graph."""
+    found = torch.autograd.grad(total, list(leaves.values()), torch.ones_like(total), materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))
 
 
 def _shares(envs: int, count: int) -> list[slice]:

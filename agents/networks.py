@@ -127,22 +127,21 @@ class MLP:
         return head.view(*steps, -1), values.view(steps)
 
     def record(self, params: Views, inputs: Inputs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor, Views], None]]:
-        """Do what `unroll` does, outside autograd: its outputs are leaves.
+        """Do what `unroll` does, without autograd.
 
         The third result is a function that takes the gradients by both outputs, and writes those by the parameters.
         """
         steps, x = inputs.first.shape, inputs.observations.flatten(3).flatten(1, 2)
-        with torch.no_grad():
-            values = [forward(stack, x, self._own(params, name)) for name, stack in self._stacks]
-        head, value = values[0][-1][..., : self.outputs].view(*steps, -1), values[1][-1][..., 0].view(steps)
+        own = [self._own(params, name) for name, _ in self._stacks]
+        outputs = [forward(stack, x, layers) for layers, (_, stack) in zip(own, self._stacks, strict=True)]
 
-        @torch.no_grad()
-        def write(head_grad: Tensor, value_grad: Tensor, grads: Views) -> None:
-            outer = head_grad.flatten(1, 2), value_grad.reshape(len(x), -1, 1)
-            for grad, own, (name, stack) in zip(outer, values, self._stacks, strict=True):
-                backward(stack, grad, own, self._own(params, name), self._own(grads, name))
+        def write(by_head: Tensor, by_values: Tensor, grads: Views) -> None:
+            by_output = by_head.flatten(1, 2), by_values.flatten(1)[..., None]
+            for grad, values, layers, (name, stack) in zip(by_output, outputs, own, self._stacks, strict=True):
+                backward(stack, grad, values, layers, self._own(grads, name))
 
-        return head.requires_grad_(), value.requires_grad_(), write
+        head, values = outputs[0][-1][..., : self.outputs], outputs[1][-1][..., 0]
+        return head.view(*steps, -1), values.view(steps), write
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
         """First column of the value stack's last layer."""

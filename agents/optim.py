@@ -99,4 +99,4 @@ def _columns(rows: list[tuple[float, ...]], grads: Tensor, active: Tensor) -> tu
     if not active.all():
         columns[~active, :-1] = 0.0
         grads.masked_fill_(~active[:, None], 0.0)
-    return columns.split(1, -1)
+    return columns.T[..., None].unbind()
