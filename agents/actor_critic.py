@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (conventional alias)
@@ -23,7 +23,7 @@ from torch import Tensor
 from pbtrl.agents import normalize, optim
 from pbtrl.agents.distributions import Distribution, distribution
 from pbtrl.agents.layers import Layout
-from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
+from pbtrl.agents.loss_inputs import Batch, LossInputs, LossOutput, Part, gradients, with_prefix, without_prefix
 from pbtrl.agents.networks import MLP, Net, make_network
 from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
@@ -166,7 +166,9 @@ class ActorCritic(ABC):
     @torch.no_grad()
     def act(self, state: State, inputs: Inputs, rnn_state: Tensor, noise: Tensor | None) -> ActOutput:
         """Act for one step: sample with `noise`, or take the policy's mode if there is none."""
-        inputs, extra_noise = self.preprocess(state, inputs), None if noise is None else self.split_extra_noise(noise)
+        inputs, extra_noise = self.preprocess(state, inputs), None
+        if noise is not None and noise.shape[-1] > self.policy.noise_shape[0]:
+            noise, extra_noise = noise[..., : self.policy.noise_shape[0]], self.split_extra_noise(noise)
         if len(state.acting) == 1:
             policy, rnn_state = self._act(state.acting[0], inputs, rnn_state, extra_noise)
         else:
@@ -176,8 +178,7 @@ class ActorCritic(ABC):
             policy, rnn_state = (torch.cat(each) for each in zip(*outputs, strict=True))
         if noise is None:
             return ActOutput(self.policy.mode(policy), policy, rnn_state)
-        action_noise = noise[..., : self.policy.noise_shape[0]]
-        return ActOutput(self.policy.sample(policy, action_noise), policy, rnn_state)
+        return ActOutput(self.policy.sample(policy, noise), policy, rnn_state)
 
     def _act(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, extra_noise: Tensor | None
@@ -209,9 +210,8 @@ class ActorCritic(ABC):
         """
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
-        shares = [
-            self._parts(state, batch, h, envs) for envs in _shares(batch.mask.shape[2], self.settings.minibatches)
-        ]
+        envs = _shares(block.rewards.shape[2], self.settings.minibatches)
+        shares = [self._parts(state, batch, h, share) for share in envs]
         metrics: dict[str, Tensor] = {}
         max_epochs, max_log_ratio = self._epoch_limits(h)
         epochs, continuing = torch.zeros_like(max_epochs), torch.ones_like(max_epochs, dtype=torch.bool)
@@ -252,13 +252,13 @@ class ActorCritic(ABC):
         once = torch.ones_like(h["unroll_length"])
         return h.get("epochs", once), h.get("max_log_ratio", once * torch.inf)
 
-    def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> _Batch:
+    def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> Batch:
         """Compute the tensors that all passes share."""
         time, mask = block.rewards.shape[1], (~block.is_reset_step).to(block.rewards.dtype)
         if self.rewards == "normalize":
             self._count_returns(state, block, h["gamma"])
         cuts = unroll_cuts(h["unroll_length"], time)
-        return _Batch(
+        return Batch(
             block=block,
             rewards=self.transform_rewards(state, block.rewards),
             discounts=_rows(h["gamma"], 3) * ~block.terminated,
@@ -292,10 +292,10 @@ class ActorCritic(ABC):
         state.running["return"] = moments.pop("running")
         state.tensors |= with_prefix("return", moments)
 
-    def _parts(self, state: State, batch: _Batch, h: Hyperparameters, envs: slice) -> list[list[_Part]]:
+    def _parts(self, state: State, batch: Batch, h: Hyperparameters, envs: slice) -> list[list[Part]]:
         """Prepare an update from some envs: for each group of members, its chunks of envs."""
         groups, block = self._groups(len(state.grads)), batch.block
-        parts: list[list[_Part]] = [[] for _ in groups]
+        parts: list[list[Part]] = [[] for _ in groups]
         for members, params, own in zip(groups, state.params, parts, strict=True):
             live, fresh = (m[members, :, envs].flatten(1).sum(-1).clamp_min(1) for m in (batch.mask, batch.fresh))
             values = h if len(groups) == 1 else {name: value[members] for name, value in h.items()}
@@ -318,17 +318,17 @@ class ActorCritic(ABC):
                 inputs = self.preprocess(state, block.inputs(members, chunk), members)
                 rnn_state, log_probs = block.rnn_state[members, chunk], batch.log_probs[at]
                 weights = batch.fresh[at] / fresh[:, None, None]
-                own.append(_Part(fixed, extra, values, inputs, rnn_state, log_probs, weights))
+                own.append(Part(fixed, extra, values, inputs, rnn_state, log_probs, weights))
         return parts
 
-    def _gradients(self, state: State, parts: list[list[_Part]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _gradients(self, state: State, parts: list[list[Part]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Set `state.grads` to an update's gradients; return all members' metrics and `LossOutput.new`."""
         state.grads.zero_()
         groups = [self._group_gradients(own, grads) for own, grads in zip(parts, state.parts, strict=True)]
         metrics, new = ({k: _concat([group[i][k] for group in groups]) for k in groups[0][i]} for i in (0, 1))
         return metrics, new
 
-    def _group_gradients(self, parts: list[_Part], grads: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _group_gradients(self, parts: list[Part], grads: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         metrics: dict[str, Tensor] = {}
         new: dict[str, Tensor] = {}
         for part in parts:
@@ -340,7 +340,7 @@ class ActorCritic(ABC):
                 policy = self.policy.join(head[:, :-1], params.get("free"))
                 inputs = self._loss_inputs(part, policy, values, extra_outputs)
                 loss = self.loss(inputs, part.h)
-                for name, grad in _gradients(loss.total, params).items():
+                for name, grad in gradients(loss.total, params).items():
                     grads[name].add_(grad)
             terms = {f"loss/{k}": v.detach() / inputs.live for k, v in loss.sums.items()}
             terms["loss/log_ratio"] = (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)
@@ -348,7 +348,7 @@ class ActorCritic(ABC):
             new = loss.new
         return metrics, new
 
-    def _mlp_gradients(self, net: MLP, part: _Part, grads: Views) -> tuple[LossInputs, LossOutput]:
+    def _mlp_gradients(self, net: MLP, part: Part, grads: Views) -> tuple[LossInputs, LossOutput]:
         """Set `grads` without autograd, except for the loss if the agent has no `derivatives`."""
         params = part.fixed["params"]
         with torch.no_grad():
@@ -365,7 +365,7 @@ class ActorCritic(ABC):
         leaves |= {name: params[name] for name in self.extra_parameters}
         inputs = self._loss_inputs(part, self.policy.join(head[:, :-1], params.get("free")), values, {})
         loss = self.loss(inputs, part.h)
-        found = _gradients(loss.total, leaves)
+        found = gradients(loss.total, leaves)
         with torch.no_grad():
             backward(found.pop("head"), found.pop("values"), grads)
             for name, grad in found.items():
@@ -376,7 +376,7 @@ class ActorCritic(ABC):
         """Compute the loss and its derivatives by `batch.policy` and `batch.values`; None leaves them to autograd."""
         return None
 
-    def _loss_inputs(self, part: _Part, policy: Tensor, values: Tensor, extra_outputs: Tensors) -> LossInputs:
+    def _loss_inputs(self, part: Part, policy: Tensor, values: Tensor, extra_outputs: Tensors) -> LossInputs:
         """Complete the inputs of the loss with what the network returned."""
         log_probs = self.policy.log_prob(policy, part.fixed["actions"])
         return LossInputs(
@@ -409,9 +409,9 @@ class ActorCritic(ABC):
         steps = inputs.first.ndim
         x = inputs.observations.flatten(steps)
         if self.normalizes:
-            shape = (x.shape[0], *(1,) * (steps - 1), x.shape[-1])
-            shift, scale = (state.tensors[name][members].view(shape) for name in ("shift", "scale"))
-            x = (x - shift).mul_(scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
+            index = (members, *(None,) * (steps - 1))
+            x = (x - state.tensors["shift"][index]).mul_(state.tensors["scale"][index])
+            x = x.clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
         return Inputs(x.contiguous(), inputs.actions, inputs.rewards, inputs.first)
 
     def _groups(self, members: int) -> list[slice]:
@@ -426,55 +426,6 @@ class ActorCritic(ABC):
         frames = None if self.needs_full_batch else self.net.frames
         width = count if frames is None else max(1, frames // time)
         return (slice(i, min(envs.stop, i + width)) for i in range(envs.start, envs.stop, width))
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """A block and the tensors derived from it that do not change between passes, [P, T, B, ...].
-
-    `cuts` is [T, P, B], `unroll_cuts` [T, P] and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also
-    0 for replayed ones.
-    """
-
-    block: Trajectory
-    rewards: Tensor
-    discounts: Tensor
-    cuts: Tensor
-    unroll_cuts: Tensor
-    starts: Tensor
-    mask: Tensor
-    fresh: Tensor
-    log_probs: Tensor
-    extra_loss_inputs: Tensors
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What all passes share of an update from some envs of some members.
-
-    Attributes:
-        fixed: those inputs of the loss that do not depend on the parameters, by name.
-        extra: additional inputs of the loss and of `ActorCritic.unroll`.
-        h: hyperparameters of these members.
-        inputs: preprocessed inputs of the network.
-        rnn_state: recurrent state at the block's first step.
-        log_probs: [p, T, B] log-probabilities of the actions taken under the behavior policy.
-        weights: [p, T, B] weights of |log rho| in its mean over the update.
-    """
-
-    fixed: dict[str, Any]
-    extra: Tensors
-    h: Hyperparameters
-    inputs: Inputs
-    rnn_state: Tensor
-    log_probs: Tensor
-    weights: Tensor
-
-
-def _gradients(total: Tensor, leaves: Views) -> Views:
-    """Gradients of a loss [p] by the leaves of its graph."""
-    found = torch.autograd.grad(total, list(leaves.values()), torch.ones_like(total), materialize_grads=True)
-    return dict(zip(leaves, found, strict=True))
 
 
 def _shares(envs: int, count: int) -> list[slice]:

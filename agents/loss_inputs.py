@@ -1,4 +1,4 @@
-"""Inputs and outputs of a loss function."""
+"""Inputs and outputs of a loss function, and what the updates from a block share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pbtrl.agents.types import State, Tensors, Views
+from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,55 @@ class LossOutput:
     total: Tensor
     sums: dict[str, Tensor]
     new: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A block and the tensors derived from it that do not change between passes, [P, T, B, ...].
+
+    `cuts` is [T, P, B], `unroll_cuts` [T, P] and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also
+    0 for replayed ones.
+    """
+
+    block: Trajectory
+    rewards: Tensor
+    discounts: Tensor
+    cuts: Tensor
+    unroll_cuts: Tensor
+    starts: Tensor
+    mask: Tensor
+    fresh: Tensor
+    log_probs: Tensor
+    extra_loss_inputs: Tensors
+
+
+@dataclass(frozen=True)
+class Part:
+    """What all passes share of an update from some envs of some members.
+
+    Attributes:
+        fixed: those inputs of the loss that do not depend on the parameters, by name.
+        extra: additional inputs of the loss and of `ActorCritic.unroll`.
+        h: hyperparameters of these members.
+        inputs: preprocessed inputs of the network.
+        rnn_state: recurrent state at the block's first step.
+        log_probs: [p, T, B] log-probabilities of the actions taken under the behavior policy.
+        weights: [p, T, B] weights of |log rho| in its mean over the update.
+    """
+
+    fixed: dict[str, Any]
+    extra: Tensors
+    h: Hyperparameters
+    inputs: Inputs
+    rnn_state: Tensor
+    log_probs: Tensor
+    weights: Tensor
+
+
+def gradients(total: Tensor, leaves: Views) -> Views:
+    """Gradients of a loss [p] by the leaves of its graph."""
+    found = torch.autograd.grad(total, list(leaves.values()), torch.ones_like(total), materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

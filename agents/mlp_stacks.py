@@ -1,7 +1,9 @@
-"""Stacks of dense layers as one autograd function, and the activation functions that they can have.
+"""Stacks of dense layers with hand-written gradients, and the activation functions that they can have.
 
-A layer takes one batched product forward and two backward, and everything elementwise happens in place. tanh is
-2 sigmoid(2x) - 1, which differs by at most 2e-7: torch's own tanh is fast on Intel's processors only.
+Autograd would add about 20 small operations to an update, and allocate every layer's results and gradients anew. Here
+everything elementwise happens in place, and gradients go straight into the flat buffer. tanh is 2 sigmoid(2x) - 1,
+which differs by at most 2e-7, because torch's own tanh is only fast where MKL runs its kernels for AVX-512: for 86k
+floats on an Intel Xeon it takes 31 microseconds (the sigmoid form 49), but 147 if MKL is limited to AVX2.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ def forward(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
 def backward(
     stack: Stack, grad: Tensor, values: Sequence[Tensor], params: Sequence[Tensor], grads: Sequence[Tensor]
 ) -> None:
-    """Write the gradients by the parameters to `grads`, given that of the outputs [P, M, size] and `forward`'s result."""
+    """Write the gradients by the parameters to `grads`, given that by the outputs and `forward`'s result."""
     f = ACTIVATIONS[stack.activation]
     grad = F.pad(grad, (0, values[-1].shape[-1] - stack.size))  # always a copy
     if not stack.linear:

@@ -88,7 +88,7 @@ def gae(
     """
     _check(discounts, rewards, values, bootstrap_value, cuts)
     with torch.no_grad():
-        deltas = rewards + discounts * torch.cat([values[1:], bootstrap_value[None]]) - values
+        deltas = torch.addcmul(rewards, discounts, torch.cat([values[1:], bootstrap_value[None]])) - values
         advantages = _backwards(deltas, _uncut(discounts * lambda_, cuts), torch.zeros_like(bootstrap_value))[:-1]
         return values + advantages, advantages
 

@@ -11,6 +11,8 @@ from torch.distributions import Categorical, Normal, kl_divergence
 
 from pbtrl.agents import actor_critic
 from pbtrl.agents.distributions import Gaussian
+from pbtrl.agents.mlp_stacks import ACTIVATIONS
+from pbtrl.agents.policy_gradient import PolicyGradient
 from pbtrl.agents.settings import AGENTS, live_hyperparameters
 from pbtrl.agents.types import Inputs, Trajectory
 from tests.agent_fixtures import agent, block, changed, differences, fresh, live, pick
@@ -302,6 +304,37 @@ def test_update_equals_reference(name, kind, settings, values):
     assert set(learned.consumed) == set(h)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("std", ["free", "softplus", "softplus_variance"])
+@pytest.mark.parametrize("kind", ["categorical", "clip", "squash"])
+def test_gradients_in_closed_form_equal_autograd(kind, std, activation, masked, monkeypatch):
+    """Within 1e-6 of the norm, also if all steps of a member are dead."""
+    given = {"advantages": "normalize", "reduction": "mean", "activation": activation, "std": std}
+    learner, members = agent(kind, **given), [0, 1, 2]
+    data = block(learner, members)
+    if masked:
+        data.is_reset_step[0] = True
+        data.is_reset_step[1, ::2] = True
+
+    def gradients():
+        state = fresh(learner, members)
+        batch = learner._batch(state, data, h)
+        (parts,) = (learner._parts(state, batch, h, slice(0, data.rewards.shape[2])),)
+        metrics, _ = learner._gradients(state, parts)
+        return state.grads.double(), metrics
+
+    h = live(learner, 3, entropy_cost=0.1)
+    found, metrics = gradients()
+    monkeypatch.setattr(PolicyGradient, "derivatives", lambda self, batch, h: None)
+    exact, expected = gradients()
+    norms = exact.norm(dim=-1)
+    assert norms[1:].all()
+    assert ((found - exact).norm(dim=-1) <= 1e-6 * norms).all()
+    for name, value in expected.items():
+        torch.testing.assert_close(metrics[name], value, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_outlier_is_clipped_as_in_reference_update(sign):
     """The fifth block has an outlier more than ten standard deviations out, which takes that many samples.
@@ -578,6 +611,9 @@ MIXED = {
         ("image", 3, {}),
         ("image", 4, {"minibatches": 3, "advantages": "normalize", "optimizer": "adam"}),
         ("clip", 5, {"minibatches": 2}),
+        ("clip", 5, {"activation": "relu", "hidden": (48,)}),
+        ("categorical", 3, {"activation": "elu", "core": "lstm", "core_units": 8}),
+        ("squash", 3, {"activation": "elu", "name": "vmpo"}),
         ("clip", 3, {"name": "a3c"}),
         ("squash", 5, {"name": "a3c"}),
         ("categorical", 5, {"name": "vmpo"}),
