@@ -333,34 +333,35 @@ class ActorCritic(ABC):
         new: dict[str, Tensor] = {}
         for part in parts:
             params, starts = part.fixed["params"], part.fixed["starts"]
-            if isinstance(self.net, MLP) and self.net.inputs > 1:
-                inputs, loss = self._mlp_gradients(self.net, part, grads)
+            if isinstance(self.net, MLP) and self.net.inputs > 1 and type(self).unroll is ActorCritic.unroll:
+                inputs, sums, new = self._mlp_gradients(self.net, part, grads)
             else:
                 head, values, extra_outputs = self.unroll(params, part.inputs, part.rnn_state, starts, part.extra)
                 policy = self.policy.join(head[:, :-1], params.get("free"))
                 inputs = self._loss_inputs(part, policy, values, extra_outputs)
                 loss = self.loss(inputs, part.h)
+                sums, new = loss.sums, loss.new
                 for name, grad in gradients(loss.total, params).items():
                     grads[name].add_(grad)
-            terms = {f"loss/{k}": v.detach() / inputs.live for k, v in loss.sums.items()}
+            terms = {f"loss/{k}": v.detach() / inputs.live for k, v in sums.items()}
             terms["loss/log_ratio"] = (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)
             metrics = {k: metrics[k] + v for k, v in terms.items()} if metrics else terms
-            new = loss.new
         return metrics, new
 
-    def _mlp_gradients(self, net: MLP, part: Part, grads: Views) -> tuple[LossInputs, LossOutput]:
-        """Set `grads` without autograd, except for the loss if the agent has no `derivatives`."""
+    def _mlp_gradients(self, net: MLP, part: Part, grads: Views) -> tuple[LossInputs, Tensors, Tensors]:
+        """Set `grads` without autograd, except for the loss if there is no `closed_form`."""
         params = part.fixed["params"]
         with torch.no_grad():
             head, values, backward = net.record(params, part.inputs)
-            inputs = self._loss_inputs(part, self.policy.join(head[:, :-1], params.get("free")), values, {})
-            if closed := self.derivatives(inputs, part.h):
-                loss, by_policy, by_values = closed
+            if self.closed_form:
+                policy = self.policy.join(head[:, :-1], params.get("free"))
+                inputs = self._loss_inputs(part, policy, values, {})
+                sums, by_policy, by_values = self.derivatives(inputs, part.h)
                 by_head, by_free = self.policy.join_gradient(head[:, :-1], by_policy)
                 backward(F.pad(by_head, (0, 0, 0, 0, 0, 1)), by_values, grads)
                 if by_free is not None:
                     grads["free"].copy_(by_free)
-                return inputs, loss
+                return inputs, sums, {}
         leaves = {"head": head.requires_grad_(), "values": values.requires_grad_()}
         leaves |= {name: params[name] for name in self.extra_parameters}
         inputs = self._loss_inputs(part, self.policy.join(head[:, :-1], params.get("free")), values, {})
@@ -370,11 +371,16 @@ class ActorCritic(ABC):
             backward(found.pop("head"), found.pop("values"), grads)
             for name, grad in found.items():
                 grads[name].copy_(grad)
-        return inputs, loss
+        return inputs, loss.sums, loss.new
 
-    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[LossOutput, Tensor, Tensor] | None:
-        """Compute the loss and its derivatives by `batch.policy` and `batch.values`; None leaves them to autograd."""
-        return None
+    @property
+    def closed_form(self) -> bool:
+        """True if the agent has `derivatives` of its loss; otherwise autograd computes them."""
+        return False
+
+    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[Tensors, Tensor, Tensor]:
+        """Compute `LossOutput.sums`, and the derivatives of the total by `batch.policy` and `batch.values`."""
+        raise NotImplementedError
 
     def _loss_inputs(self, part: Part, policy: Tensor, values: Tensor, extra_outputs: Tensors) -> LossInputs:
         """Complete the inputs of the loss with what the network returned."""

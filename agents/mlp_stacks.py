@@ -113,7 +113,7 @@ def run_stack(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> Tensor:
         x, params = F.pad(x, (0, 1)), [F.pad(params[0], (0, 0, 0, 1)), *params[1:]]
     if not torch.is_grad_enabled():
         return forward(stack, x, params)[-1][..., : stack.size]
-    output: Tensor = _Stack.apply(stack, x, *params)
+    output: Tensor = _Stack.apply(stack, x, *params)  # type: ignore[no-untyped-call]
     return output
 
 

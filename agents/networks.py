@@ -323,8 +323,8 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
     action_reward_size = policy.encoding_size if settings.use_last_action_reward else 0
     if kind == "mlp":
         if core or action_reward_size:
-            torso = Dense(math.prod(shape), settings.hidden, settings.activation)
-            return SharedTorsoNet(torso, policy.size, core, action_reward_size)
+            dense_torso = Dense(math.prod(shape), settings.hidden, settings.activation)
+            return SharedTorsoNet(dense_torso, policy.size, core, action_reward_size)
         return MLP(math.prod(shape), settings.hidden, policy.size, settings.activation)
     channels, height, width = shape
     convolutions, units, sections = TORSOS[kind]

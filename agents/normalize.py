@@ -45,7 +45,7 @@ def update_moments(state: Moments, x: Tensor, mask: Tensor | None = None) -> Mom
     count = live.sum(-1, dtype=torch.float64)
     n, b = state["count"].reshape(-1, *inner), count.reshape(-1, *inner)
     mean = samples.sum(-1) / b.clamp_min(1.0)
-    deviations = samples.sub_(mean[..., None])
+    deviations = samples - mean[..., None]
     if rows is not None:
         deviations = torch.where(rows, deviations, 0.0)
     d, share = mean - state["mean"], b / (n + b).clamp_min(1.0)

@@ -9,6 +9,7 @@ bit, even if their gradient contains NaN.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def _numbers(value: Tensor | float, params: Tensor) -> list[float]:
     return value.tolist() if isinstance(value, Tensor) else [value] * len(params)
 
 
-def _columns(rows: list[tuple[float, ...]], grads: Tensor, active: Tensor) -> tuple[Tensor, ...]:
+def _columns(rows: Sequence[tuple[float, ...]], grads: Tensor, active: Tensor) -> tuple[Tensor, ...]:
     """Convert coefficients of each member to columns `[k, 1]`; inactive members get 0, also in `grads`.
 
     They are computed in double precision, because 1 - 0.999 in float32 has a relative error of 1e-5.

@@ -15,7 +15,7 @@ from pbtrl.agents import losses
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput
 from pbtrl.agents.settings import PolicyGradientSettings
-from pbtrl.agents.types import Hyperparameters
+from pbtrl.agents.types import Hyperparameters, Tensors
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,15 @@ class PolicyGradient(ActorCritic):
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
         return LossOutput(self.reduce(loss, batch), terms)
 
+    @property
     @override
-    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[LossOutput, Tensor, Tensor] | None:
-        """Derivatives of `loss` in closed form: each pass then takes about half of the small operations."""
-        if type(self).loss is not PolicyGradient.loss:
-            return None
+    def closed_form(self) -> bool:
+        """True unless a subclass overrides `loss`."""
+        return type(self).loss is PolicyGradient.loss
+
+    @override
+    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[Tensors, Tensor, Tensor]:
+        """Compute the derivatives of `loss`, for which autograd would need twice as many operations."""
         mask = batch.mask
         targets, advantages = self.targets(batch, h)
         weights = self.maybe_normalize(advantages, mask) * mask
@@ -68,7 +72,7 @@ class PolicyGradient(ActorCritic):
         )
         by_policy = self.policy.gradient(batch.policy, batch.actions, weights * -scale, mask * -entropy_cost)
         by_values = F.pad(errors * value_cost, (0, 0, 0, 1))
-        return LossOutput(batch.live, terms), by_policy, by_values
+        return terms, by_policy, by_values
 
     def maybe_normalize(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Normalize advantages [p, T, B] if configured."""
