@@ -8,7 +8,7 @@ train: install
 	$(PBTRL) train configs/quickstart.yaml --suffix
 
 test: install
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist worksteal
 
 test-all: install
 	.venv/bin/python -m pytest -m "slow or not slow" --timeout 3000

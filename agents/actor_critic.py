@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from typing import Self
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from gymnasium import spaces
 from torch import Tensor
 
 from pbtrl.agents import normalize, optim
 from pbtrl.agents.distributions import Distribution, distribution
 from pbtrl.agents.layers import Layout
-from pbtrl.agents.loss_inputs import Batch, LossInputs, LossOutput, Part, gradients, with_prefix, without_prefix
-from pbtrl.agents.networks import MLP, Net, make_network
+from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
+from pbtrl.agents.networks import Net, make_network
 from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
 from pbtrl.agents.types import ActOutput, Hyperparameters, Inputs, State, Tensors, Trajectory, UpdateResult, Views
+from pbtrl.agents.updates import Batch, Group, Part, gradients, shares
 
 REWARD_CLIP = 10.0  # bound on |normalized reward|
 OBSERVATION_CLIP = 10.0  # bound on |normalized observation|
@@ -71,6 +71,15 @@ class ActorCritic(ABC):
     @abstractmethod
     def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
         """Compute the loss of some members on some of their envs."""
+
+    @property
+    def closed_form(self) -> bool:
+        """True if the agent has `derivatives` of its loss; otherwise autograd computes them."""
+        return False
+
+    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[Tensors, Tensor, Tensor]:
+        """Compute `LossOutput.sums`, and the derivatives of the total by `batch.policy` and `batch.values`."""
+        raise NotImplementedError
 
     def replace(self, state: State, new: dict[str, Tensor], active: Tensor) -> None:
         """Store `LossOutput.new` in the state of the members that took the optimizer step."""
@@ -136,7 +145,7 @@ class ActorCritic(ABC):
             tensors |= with_prefix("return", normalize.init_moments(members))
         grads, groups = torch.zeros_like(params), self._groups(members)
         leaves = tuple(layout.leaves(params[g]) for g in groups)
-        return State(tensors, leaves, leaves, grads, tuple(layout.views(grads[g]) for g in groups))
+        return State(tensors, leaves, leaves, grads, layout.views(grads))
 
     def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> Tensor:
         """Draw a block's noise [T, P, B, ...]: the policy's, then `extra_noise`."""
@@ -210,10 +219,9 @@ class ActorCritic(ABC):
         """
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
-        envs = _shares(block.rewards.shape[2], self.settings.minibatches)
-        shares = [self._parts(state, batch, h, share) for share in envs]
-        metrics: dict[str, Tensor] = {}
-        max_epochs, max_log_ratio = self._epoch_limits(h)
+        minibatches = self.minibatches(state, batch, h)
+        metrics: Tensors = {}
+        max_epochs = h.get("epochs", torch.ones_like(h["unroll_length"]))
         epochs, continuing = torch.zeros_like(max_epochs), torch.ones_like(max_epochs, dtype=torch.bool)
         updates, skips = torch.zeros_like(max_epochs), torch.zeros_like(max_epochs)
         for i in range(int(max_epochs.max())):
@@ -221,24 +229,24 @@ class ActorCritic(ABC):
             if not active.any():
                 break
             epochs += active
-            for parts in shares:
-                latest, new = self._gradients(state, parts)
+            for learning, groups in minibatches(i, active):
+                latest, new = gradients(self, state, groups)
                 norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
                 finite = norms < torch.inf
-                stepping = active & finite
-                updates += active
+                stepping = learning & finite
+                updates += learning
+                skips += learning & ~finite
                 latest |= {"loss/gradient_norm": norms, "loss/epochs": epochs.float()}
-                if smooth := bool(stepping.all()):
+                if stepping.all():
                     metrics = latest
                 else:
-                    skips += active & ~finite
                     metrics = {k: torch.where(stepping, v, metrics.get(k, math.nan)) for k, v in latest.items()}
                 self._step(state, h, stepping)
                 self.replace(state, new, stepping)
                 state.refresh()
-                skipped = 0 if smooth else torch.where(finite, 0, tensors["skipped"] + 1)
-                tensors["skipped"] = torch.where(active, skipped, tensors["skipped"])
-                continuing &= latest["loss/log_ratio"] <= max_log_ratio
+                skipped = tensors["skipped"]
+                tensors["skipped"] = torch.where(learning, torch.where(finite, 0, skipped + 1), skipped)
+                continuing = torch.where(learning, self.continues(continuing, latest, h), continuing)
         if self.normalizes:
             samples = block.observations[:, :-1].flatten(3).flatten(1, 2)
             moments = normalize.update_moments(without_prefix("observation", tensors), samples, batch.fresh.flatten(1))
@@ -247,10 +255,23 @@ class ActorCritic(ABC):
         consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
         return UpdateResult(metrics, consumed, updates, skips)
 
-    def _epoch_limits(self, h: Hyperparameters) -> tuple[Tensor, Tensor]:
-        """Maximum passes over a block, and the mean |log rho| that ends them early, [P] each."""
-        once = torch.ones_like(h["unroll_length"])
-        return h.get("epochs", once), h.get("max_log_ratio", once * torch.inf)
+    def minibatches(
+        self, state: State, batch: Batch, h: Hyperparameters
+    ) -> Callable[[int, Tensor], Iterable[tuple[Tensor, Iterable[Group]]]]:
+        """Prepare the updates from a block.
+
+        Returns:
+            A function that takes the number of a pass and the members [P] that make it. It yields, for each update, the
+            members [P] that take it, and what they learn from.
+        """
+        updates = [
+            self._prepare(state, batch, h, envs) for envs in shares(batch.mask.shape[2], self.settings.minibatches)
+        ]
+        return lambda epoch, active: ((active, groups) for groups in updates)
+
+    def continues(self, continuing: Tensor, metrics: Tensors, h: Hyperparameters) -> Tensor:
+        """Whether the members [P] may make another pass after an update, given whether they could before it."""
+        return continuing & (metrics["loss/log_ratio"] <= h.get("max_log_ratio", torch.inf))
 
     def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> Batch:
         """Compute the tensors that all passes share."""
@@ -292,107 +313,43 @@ class ActorCritic(ABC):
         state.running["return"] = moments.pop("running")
         state.tensors |= with_prefix("return", moments)
 
-    def _parts(self, state: State, batch: Batch, h: Hyperparameters, envs: slice) -> list[list[Part]]:
-        """Prepare an update from some envs: for each group of members, its chunks of envs."""
-        groups, block = self._groups(len(state.grads)), batch.block
-        parts: list[list[Part]] = [[] for _ in groups]
-        for members, params, own in zip(groups, state.params, parts, strict=True):
+    def _prepare(self, state: State, batch: Batch, h: Hyperparameters, envs: slice) -> list[Group]:
+        """Prepare an update from some envs of all members."""
+        groups, block = [], batch.block
+        for members, params in zip(self._groups(len(state.grads)), state.params, strict=True):
             live, fresh = (m[members, :, envs].flatten(1).sum(-1).clamp_min(1) for m in (batch.mask, batch.fresh))
-            values = h if len(groups) == 1 else {name: value[members] for name, value in h.items()}
-            for chunk in self._chunks(block, envs):
+            parts = []
+            for chunk in self._chunks(block.observations.shape[1], envs):
                 at = members, slice(None), chunk
-                fixed = {
-                    "state": state,
-                    "members": members,
-                    "params": params,
-                    "behavior": block.policy[at],
-                    "actions": block.actions[at],
-                    "rewards": batch.rewards[at],
-                    "discounts": batch.discounts[at],
-                    "cuts": batch.cuts[:, members, chunk],
-                    "starts": batch.starts[members],
-                    "mask": batch.mask[at],
-                    "live": live,
-                }
-                extra = {name: value[at] for name, value in batch.extra_loss_inputs.items()}
-                inputs = self.preprocess(state, block.inputs(members, chunk), members)
-                rnn_state, log_probs = block.rnn_state[members, chunk], batch.log_probs[at]
-                weights = batch.fresh[at] / fresh[:, None, None]
-                own.append(Part(fixed, extra, values, inputs, rnn_state, log_probs, weights))
-        return parts
-
-    def _gradients(self, state: State, parts: list[list[Part]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Set `state.grads` to an update's gradients; return all members' metrics and `LossOutput.new`."""
-        state.grads.zero_()
-        groups = [self._group_gradients(own, grads) for own, grads in zip(parts, state.parts, strict=True)]
-        metrics, new = ({k: _concat([group[i][k] for group in groups]) for k in groups[0][i]} for i in (0, 1))
-        return metrics, new
-
-    def _group_gradients(self, parts: list[Part], grads: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        metrics: dict[str, Tensor] = {}
-        new: dict[str, Tensor] = {}
-        for part in parts:
-            params, starts = part.fixed["params"], part.fixed["starts"]
-            if isinstance(self.net, MLP) and self.net.inputs > 1 and type(self).unroll is ActorCritic.unroll:
-                inputs, sums, new = self._mlp_gradients(self.net, part, grads)
-            else:
-                head, values, extra_outputs = self.unroll(params, part.inputs, part.rnn_state, starts, part.extra)
-                policy = self.policy.join(head[:, :-1], params.get("free"))
-                inputs = self._loss_inputs(part, policy, values, extra_outputs)
-                loss = self.loss(inputs, part.h)
-                sums, new = loss.sums, loss.new
-                for name, grad in gradients(loss.total, params).items():
-                    grads[name].add_(grad)
-            terms = {f"loss/{k}": v.detach() / inputs.live for k, v in sums.items()}
-            terms["loss/log_ratio"] = (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)
-            metrics = {k: metrics[k] + v for k, v in terms.items()} if metrics else terms
-        return metrics, new
-
-    def _mlp_gradients(self, net: MLP, part: Part, grads: Views) -> tuple[LossInputs, Tensors, Tensors]:
-        """Set `grads` without autograd, except for the loss if there is no `closed_form`."""
-        params = part.fixed["params"]
-        with torch.no_grad():
-            head, values, backward = net.record(params, part.inputs)
-            if self.closed_form:
-                policy = self.policy.join(head[:, :-1], params.get("free"))
-                inputs = self._loss_inputs(part, policy, values, {})
-                sums, by_policy, by_values = self.derivatives(inputs, part.h)
-                by_head, by_free = self.policy.join_gradient(head[:, :-1], by_policy)
-                backward(F.pad(by_head, (0, 0, 0, 0, 0, 1)), by_values, grads)
-                if by_free is not None:
-                    grads["free"].copy_(by_free)
-                return inputs, sums, {}
-        leaves = {"head": head.requires_grad_(), "values": values.requires_grad_()}
-        leaves |= {name: params[name] for name in self.extra_parameters}
-        inputs = self._loss_inputs(part, self.policy.join(head[:, :-1], params.get("free")), values, {})
-        loss = self.loss(inputs, part.h)
-        found = gradients(loss.total, leaves)
-        with torch.no_grad():
-            backward(found.pop("head"), found.pop("values"), grads)
-            for name, grad in found.items():
-                grads[name].copy_(grad)
-        return inputs, loss.sums, loss.new
-
-    @property
-    def closed_form(self) -> bool:
-        """True if the agent has `derivatives` of its loss; otherwise autograd computes them."""
-        return False
-
-    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[Tensors, Tensor, Tensor]:
-        """Compute `LossOutput.sums`, and the derivatives of the total by `batch.policy` and `batch.values`."""
-        raise NotImplementedError
-
-    def _loss_inputs(self, part: Part, policy: Tensor, values: Tensor, extra_outputs: Tensors) -> LossInputs:
-        """Complete the inputs of the loss with what the network returned."""
-        log_probs = self.policy.log_prob(policy, part.fixed["actions"])
-        return LossInputs(
-            **part.fixed,
-            policy=policy,
-            log_probs=log_probs,
-            log_rhos=log_probs.detach() - part.log_probs,
-            values=values,
-            extra_loss_inputs=part.extra | extra_outputs,
-        )
+                starts, actions = batch.starts[members], block.actions[at]
+                loss_inputs = partial(
+                    LossInputs,
+                    state=state,
+                    members=members,
+                    params=params,
+                    behavior=block.policy[at],
+                    actions=actions,
+                    rewards=batch.rewards[at],
+                    discounts=batch.discounts[at],
+                    cuts=batch.cuts[:, members, chunk],
+                    starts=starts,
+                    mask=batch.mask[at],
+                    live=live,
+                )
+                part = Part(
+                    inputs=self.preprocess(state, block.inputs(members, chunk), members),
+                    rnn_state=block.rnn_state[members, chunk],
+                    starts=starts,
+                    actions=actions,
+                    log_probs=batch.log_probs[at],
+                    weights=batch.fresh[at] / fresh[:, None, None],
+                    extra={name: value[at] for name, value in batch.extra_loss_inputs.items()},
+                    loss_inputs=loss_inputs,
+                )
+                parts.append(part)
+            own = {name: value[members] for name, value in h.items()}
+            groups.append(Group(members, params, own, parts))
+        return groups
 
     def _step(self, state: State, h: Hyperparameters, active: Tensor) -> None:
         t = state.tensors
@@ -426,23 +383,11 @@ class ActorCritic(ABC):
             return [slice(0, members)]
         return [slice(i, i + 1) for i in range(members)]
 
-    def _chunks(self, block: Trajectory, envs: slice) -> Iterator[slice]:
-        """Slices of envs whose complete blocks go through the network together."""
-        time, count = block.observations.shape[1], envs.stop - envs.start
+    def _chunks(self, steps: int, envs: slice) -> Iterator[slice]:
+        """Slices of envs of which all `steps` go through the network together."""
         frames = None if self.needs_full_batch else self.net.frames
-        width = count if frames is None else max(1, frames // time)
+        width = envs.stop - envs.start if frames is None else max(1, frames // steps)
         return (slice(i, min(envs.stop, i + width)) for i in range(envs.start, envs.stop, width))
-
-
-def _shares(envs: int, count: int) -> list[slice]:
-    """Split the envs into `count` contiguous slices of nearly equal size, or fewer if there are fewer envs."""
-    edges = [envs * i // min(count, envs) for i in range(min(count, envs) + 1)]
-    return [slice(*edge) for edge in pairwise(edges)]
-
-
-def _concat(groups: Sequence[Tensor]) -> Tensor:
-    """Concatenate the groups' rows. Acting calls this at every env step, usually with a single group."""
-    return groups[0] if len(groups) == 1 else torch.cat(list(groups))
 
 
 def _rows(values: Tensor, ndim: int) -> Tensor:

@@ -61,10 +61,6 @@ class Categorical:
         """Return `head`: `params` are the network's output."""
         return head
 
-    def join_gradient(self, head: Tensor, by_params: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gradients by `head` and `free`, given that by the result of `join`."""
-        return by_params, None
-
     def draw_noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
         """Draw Gumbel noise of `shape`, which ends in `noise_shape`, as -log E with E exponential."""
         return torch.empty(shape, device=generator.device).exponential_(generator=generator).log_().neg_()
@@ -161,16 +157,6 @@ class Gaussian:
         assert free is not None
         log_std = free.reshape(len(free), *(1,) * (head.ndim - 2), self.actions)
         return torch.cat([head, log_std.expand_as(head)], -1)
-
-    def join_gradient(self, head: Tensor, by_params: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gradients by `head` and `free`, given that by the result of `join` `[P, ..., 2A]`."""
-        by_mean, by_log_std = by_params.chunk(2, -1)
-        if self.start is None:
-            return by_mean, by_log_std.flatten(1, -2).sum(1)
-        x = head[..., self.actions :] + math.log(math.expm1(self.start**self.power))
-        softplus = -logsigmoid(-x)
-        slope = logsigmoid(x).exp() / softplus * (softplus >= SMALLEST_STD**self.power) / self.power
-        return torch.cat([by_mean, by_log_std * slope], -1), None
 
     def draw_noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
         """Draw standard normal noise of `shape`, which ends in `noise_shape`."""

@@ -1,4 +1,4 @@
-"""Inputs and outputs of a loss function, and what the updates from a block share."""
+"""Inputs and outputs of a loss function."""
 
 from __future__ import annotations
 
@@ -6,51 +6,61 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
+from pbtrl.agents.types import State, Tensors, Views
 
 
 @dataclass(frozen=True)
-class LossInputs:
+class Evaluated:
+    """Outputs of the current network for some transitions of p members.
+
+    Attributes:
+        policy: [p, T, B, K] distribution parameters.
+        log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
+        log_rhos: [p, T, B] log importance ratios between `policy` and the behavior policy, without gradient.
+        values: [p, T, B] outputs of the value head.
+        mask: [p, T, B] 1 for live transitions, 0 for dead ones.
+        live: [p] number of live transitions in the whole update, at least 1.
+        extra_loss_inputs: additional tensors of the agent.
+    """
+
+    policy: Tensor
+    log_probs: Tensor
+    log_rhos: Tensor
+    values: Tensor
+    mask: Tensor
+    live: Tensor
+    extra_loss_inputs: Tensors
+
+
+@dataclass(frozen=True)
+class LossInputs(Evaluated):
     """Tensors that a loss is computed from, for p members of a cohort and some of their envs.
 
     Attributes:
         state: state of the whole cohort, for the agent's own tensors.
         members: slice of the cohort that the other tensors belong to.
         params: parameters of these members, as autograd leaves.
-        policy: [p, T, B, K] distribution parameters under the current `params`.
         behavior: [p, T, B, K] distribution parameters of the behavior policy.
         actions: [p, T, B, ...] actions taken, as stored by the distribution.
-        log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
-        log_rhos: [p, T, B] log importance ratios, without gradient.
-        values: [p, T+1, B] outputs of the value head.
+        values: [p, T+1, B], also for the block's last observation.
         rewards: [p, T, B] transformed rewards.
         discounts: [p, T, B] gamma, and 0 at termination.
         cuts: [T, p, B] bool; true where nothing propagates back from the next step.
         starts: [p, T+1] bool; true where an unroll begins.
-        mask: [p, T, B] 1 for live transitions, 0 for dead ones.
-        live: [p] number of live transitions in the whole update, at least 1.
         extra_loss_inputs: additional tensors from the agent's `extra_loss_inputs` and `unroll`.
     """
 
     state: State
     members: slice
     params: Views
-    policy: Tensor
     behavior: Tensor
     actions: Tensor
-    log_probs: Tensor
-    log_rhos: Tensor
-    values: Tensor
     rewards: Tensor
     discounts: Tensor
     cuts: Tensor
     starts: Tensor
-    mask: Tensor
-    live: Tensor
-    extra_loss_inputs: Tensors
 
     def compute_targets(
         self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any
@@ -75,55 +85,6 @@ class LossOutput:
     total: Tensor
     sums: dict[str, Tensor]
     new: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A block and the tensors derived from it that do not change between passes, [P, T, B, ...].
-
-    `cuts` is [T, P, B], `unroll_cuts` [T, P] and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also
-    0 for replayed ones.
-    """
-
-    block: Trajectory
-    rewards: Tensor
-    discounts: Tensor
-    cuts: Tensor
-    unroll_cuts: Tensor
-    starts: Tensor
-    mask: Tensor
-    fresh: Tensor
-    log_probs: Tensor
-    extra_loss_inputs: Tensors
-
-
-@dataclass(frozen=True)
-class Part:
-    """What all passes share of an update from some envs of some members.
-
-    Attributes:
-        fixed: those inputs of the loss that do not depend on the parameters, by name.
-        extra: additional inputs of the loss and of `ActorCritic.unroll`.
-        h: hyperparameters of these members.
-        inputs: preprocessed inputs of the network.
-        rnn_state: recurrent state at the block's first step.
-        log_probs: [p, T, B] log-probabilities of the actions taken under the behavior policy.
-        weights: [p, T, B] weights of |log rho| in its mean over the update.
-    """
-
-    fixed: dict[str, Any]
-    extra: Tensors
-    h: Hyperparameters
-    inputs: Inputs
-    rnn_state: Tensor
-    log_probs: Tensor
-    weights: Tensor
-
-
-def gradients(total: Tensor, leaves: Views) -> Views:
-    """Gradients of a loss [p] by the leaves of its graph."""
-    found = torch.autograd.grad(total, list(leaves.values()), torch.ones_like(total), materialize_grads=True)
-    return dict(zip(leaves, found, strict=True))
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

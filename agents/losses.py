@@ -28,6 +28,40 @@ def value_loss(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     return 0.5 * _sum((targets.detach() - values).square() * mask)
 
 
+def clipped_policy_loss(log_ratios: Tensor, advantages: Tensor, mask: Tensor, clip: Tensor) -> Tensor:
+    """PPO's clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, equation 7), negated:
+
+        -sum_t min(r_t A_t, clip(r_t, 1 - c, 1 + c) A_t),    r_t = pi(a_t|x_t) / pi_old(a_t|x_t)
+
+    Args:
+        log_ratios: `[P, ...]`, log r_t, with a gradient for pi.
+        advantages: as `log_ratios`; held constant.
+        mask: as `log_ratios`.
+        clip: `[P]`, c.
+    """
+    check_same_shape(log_ratios=log_ratios, advantages=advantages, mask=mask)
+    ratios, bound = log_ratios.masked_fill(mask == 0, 0.0).exp(), _rows(clip, log_ratios)
+    clipped = ratios.clamp(1.0 - bound, 1.0 + bound)
+    return -_sum(torch.minimum(ratios * advantages.detach(), clipped * advantages.detach()) * mask)
+
+
+def clipped_value_loss(values: Tensor, old_values: Tensor, targets: Tensor, mask: Tensor, clip: Tensor) -> Tensor:
+    """1/2 sum_t max((V_t - v_t)^2, (V_old,t + clip(V_t - V_old,t, -c, c) - v_t)^2), as in PPO's published code.
+
+    Args:
+        values: `[P, ...]`, V(x_t), with a gradient.
+        old_values: as `values`, those that the targets were computed from.
+        targets: as `values`, v_t; held constant.
+        mask: as `values`.
+        clip: `[P]`, c, in units of value.
+    """
+    check_same_shape(values=values, old_values=old_values, targets=targets, mask=mask)
+    bound = _rows(clip, values)
+    clipped = old_values.detach() + (values - old_values.detach()).clamp(-bound, bound)
+    errors = torch.maximum((values - targets.detach()).square(), (clipped - targets.detach()).square())
+    return 0.5 * _sum(errors * mask)
+
+
 def entropy_bonus(entropies: Tensor, mask: Tensor) -> Tensor:
     """sum_t H(pi(.|x_t)) in nats, to be maximized."""
     check_same_shape(entropies=entropies, mask=mask)
@@ -125,6 +159,11 @@ def lagrange_loss(multiplier: Tensor, epsilon: Tensor | float, kl: Tensor, mask:
     count = _sum(mask)
     mean = _sum(kl * mask) / count.clamp_min(1)
     return multiplier * (epsilon - mean.detach()) * (count > 0) + multiplier.detach() * mean
+
+
+def _rows(values: Tensor, x: Tensor) -> Tensor:
+    """Append axes of size 1 to `values` `[P]` until it has as many as `x`."""
+    return values.view(-1, *(1,) * (x.ndim - 1))
 
 
 def _sum(x: Tensor) -> Tensor:

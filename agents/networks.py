@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pbtrl.agents.distributions import Distribution
 from pbtrl.agents.layers import COLUMNS, Layout, dense, init_lstm, lstm, lstm_shapes, orthogonal, padded, rnn_state_at
-from pbtrl.agents.mlp_stacks import ACTIVATIONS, Stack, backward, forward, run_stack
+from pbtrl.agents.mlp_stacks import ACTIVATIONS, Stack, run_stack
 from pbtrl.agents.settings import NetworkSettings
 from pbtrl.agents.torsos import Convolutional, Dense, Torso, convolution_precision
 from pbtrl.agents.types import Inputs, Views
@@ -125,23 +125,6 @@ class MLP:
         x = inputs.observations.flatten(3).flatten(1, 2)
         head, values = (run_stack(stack, x, self._own(params, name)) for name, stack in self._stacks)
         return head.view(*steps, -1), values.view(steps)
-
-    def record(self, params: Views, inputs: Inputs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor, Views], None]]:
-        """Do what `unroll` does, without autograd.
-
-        The third result is a function that takes the gradients by both outputs, and writes those by the parameters.
-        """
-        steps, x = inputs.first.shape, inputs.observations.flatten(3).flatten(1, 2)
-        own = [self._own(params, name) for name, _ in self._stacks]
-        outputs = [forward(stack, x, layers) for layers, (_, stack) in zip(own, self._stacks, strict=True)]
-
-        def write(by_head: Tensor, by_values: Tensor, grads: Views) -> None:
-            by_output = by_head.flatten(1, 2), by_values.flatten(1)[..., None]
-            for grad, values, layers, (name, stack) in zip(by_output, outputs, own, self._stacks, strict=True):
-                backward(stack, grad, values, layers, self._own(grads, name))
-
-        head, values = outputs[0][-1][..., : self.outputs], outputs[1][-1][..., 0]
-        return head.view(*steps, -1), values.view(steps), write
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
         """First column of the value stack's last layer."""
@@ -259,7 +242,7 @@ class SharedTorsoNet:
     def trunk(self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None) -> Tensor:
         """Compute the heads' inputs [P, T+1, B, W]: the torso takes all steps at once, the core one by one."""
         p, steps, envs = inputs.first.shape
-        flat = Inputs(*(x.flatten(1, 2) for x in (inputs.observations, inputs.actions, inputs.rewards, inputs.first)))
+        flat = inputs.map(lambda x: x.flatten(1, 2))
         x = self._input_features(params, flat, learning=True)
         if not self.core:
             return x.view(p, steps, envs, -1)

@@ -92,9 +92,13 @@ class ActorCriticSettings(NetworkSettings):
         name: name of the agent in a config.
         acting: supported values of `acting.mode`. With `actors`, blocks come from policies that are a few updates old.
             With `hogwild`, several processes update the parameters without locks.
+        not_hogwild: why the agent does not support `acting.mode: hogwild`, if it does not.
+        shuffles: whether minibatches are drawn from a whole block rather than from contiguous envs, in equal numbers.
     """
 
     acting: ClassVar[frozenset[str]] = frozenset({"inline"})
+    not_hogwild: ClassVar[str] = "learns more than weights, which cannot be shared without locks"
+    shuffles: ClassVar[bool] = False
     name: str = ""
     rewards: Literal["auto", "clip", "normalize", "none", "asymmetric", "asymmetric_figure"] = "auto"
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
@@ -208,6 +212,40 @@ class VMPOSettings(ActorCriticSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PPOSettings(ActorCriticSettings):
+    """PPO (Schulman et al. 2017, arXiv 1707.06347), section 3; defaults as CleanRL's for continuous control.
+
+    Its losses are means. The defaults are for 16 envs: 2048 transitions per block, 64 per minibatch.
+
+    Attributes:
+        advantages: `normalize` to zero mean and unit variance over the transitions of a minibatch, or `raw`.
+        value_clip: whether to clip also the value's change, by `clip` in units of the transformed rewards' return.
+        minibatches: updates per pass, each from as many transitions of the block in random order; with `core: lstm`,
+            from the complete unrolls of as many envs. The number must divide that of the transitions, or of the envs.
+        epochs: passes over a block.
+        clip: bound on |r - 1|, with r the ratio of new to old policy, beyond which a transition has no policy gradient.
+        target_kl: a member stops after a pass whose last minibatch has a mean KL(old || new) above this (nats).
+    """
+
+    not_hogwild: ClassVar[str] = "clips by the policy that acted, which the other processes would change meanwhile"
+    shuffles: ClassVar[bool] = True
+    name: Literal["ppo"] = "ppo"
+    optimizer: Literal["rmsprop", "adam"] = "adam"
+    advantages: Literal["normalize", "raw"] = "normalize"
+    value_clip: bool = True
+    log_std: float = fixed(0.0, low=-10.0, high=10.0)
+    learning_rate: float = live(3e-4, low=0.0, high=1e6)
+    entropy_cost: float = live(0.0, low=0.0)
+    unroll_length: int = live(128, low=1, integer=True)
+    lambda_: float = live(0.95, low=0.0, high=1.0)
+    max_grad_norm: float = live(0.5, low=0.0)
+    minibatches: int = live(32, low=1, integer=True)
+    epochs: int = live(10, low=1, integer=True)
+    clip: float = live(0.2, low=0.0)
+    target_kl: float = live(1e6, low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnrealSettings(PolicyGradientSettings):
     """UNREAL (Jaderberg et al. 2016, arXiv 1611.05397), section 3 and appendix: A3C with auxiliary tasks.
 
@@ -276,6 +314,7 @@ AGENTS: dict[str, type[AgentSettings]] = {
     "impala": ImpalaSettings,
     "a3c": A3CSettings,
     "vmpo": VMPOSettings,
+    "ppo": PPOSettings,
     "unreal": UnrealSettings,
     "feudal": FeudalSettings,
 }

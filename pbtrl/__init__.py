@@ -14,12 +14,15 @@ _EXPORTS = {
     "Callback": "pbtrl.training.callbacks",
     "Policy": "pbtrl.rl.policy",
     "Run": "pbtrl.api",
+    "Sweep": "pbtrl.training.sweep",
+    "compare": "pbtrl.api",
     "list_runs": "pbtrl.api",
     "load_run": "pbtrl.api",
     "register_agent": "pbtrl.api",
     "register_strategy": "pbtrl.api",
     "register_trainable": "pbtrl.api",
     "resume": "pbtrl.api",
+    "sweep": "pbtrl.api",
     "train": "pbtrl.api",
     **dict.fromkeys(
         (
@@ -42,26 +45,31 @@ __all__ = [
     "Run",
     "RunError",
     "SnapshotError",
+    "Sweep",
     "TrainingError",
     "WorkerError",
+    "compare",
     "list_runs",
     "load_run",
     "register_agent",
     "register_strategy",
     "register_trainable",
     "resume",
+    "sweep",
     "train",
 ]
 
 if TYPE_CHECKING:
     from pbtrl.api import (
         Run,
+        compare,
         list_runs,
         load_run,
         register_agent,
         register_strategy,
         register_trainable,
         resume,
+        sweep,
         train,
     )
     from pbtrl.errors import (
@@ -78,6 +86,7 @@ if TYPE_CHECKING:
     )
     from pbtrl.rl.policy import Policy
     from pbtrl.training.callbacks import Callback
+    from pbtrl.training.sweep import Sweep
 
 
 def __getattr__(name: str) -> Any:

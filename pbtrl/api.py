@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pbtrl.config.load import check, read
 from pbtrl.config.schema import Config
-from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.core import registry
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.population import Member
@@ -30,13 +29,18 @@ from pbtrl.storage.run_directory import IfExists, check_links
 from pbtrl.storage.run_lookup import find, run_directories
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.storage.stored_config import check_imports, load_stored_config
+from pbtrl.system.strict_json import to_json
 from pbtrl.training.callbacks import Callback, CallbackListener
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from pbtrl.reporting.comparison.comparison import Comparison
+    from pbtrl.reporting.presenter import TerminalPresenter
     from pbtrl.rl.policy import Policy
     from pbtrl.training.session import SessionHooks, SessionResult
+    from pbtrl.training.sweep import Sweep
+    from pbtrl.training.sweep_arms import ConfigInput
 
 Progress = Literal["auto", "live", "plain", "json", "none"]
 Plot = Literal["training", "lineage", "timeline", "speed"]
@@ -70,7 +74,7 @@ def train(
     """
     from pbtrl.training.start import start
 
-    source = _source(config, overrides)
+    source = read(config, overrides)
     listener = CallbackListener(callbacks)
     checked = check(source)
     return _finish(
@@ -110,6 +114,50 @@ def resume(
     return _finish(result, listener)
 
 
+def sweep(
+    config: ConfigInput | Sequence[ConfigInput] | None = None, *, grid: Mapping[str, Sequence[Any]] | None = None,
+    seeds: int | Sequence[int] | None = None, overrides: Sequence[str] = (), runs: str | Path = "runs",
+    name: str | None = None, unequal: bool = False, progress: Progress = "auto", trust_imports: bool = False,
+) -> Sweep:  # fmt: skip
+    """Train a grid of settings with several seeds each, at equal compute; the same call continues an interrupted sweep.
+
+    Args:
+        config: one or several configs, as in `train`; without any, the sweep `name` continues.
+        grid: values of each setting that varies, as in `{"strategy.name": ["pbt", "random_search"]}`.
+        seeds: list of seeds, or their number, from the config's seed on; by default five.
+        overrides, runs, progress: as in `train`.
+        name: name of the sweep's directory; by default that of the first config with `-sweep`.
+        unequal: allow arms that train for different numbers of steps.
+        trust_imports: import the modules that a stored sweep names, if it continues without `config`.
+
+    Returns:
+        The sweep; `result()["runs"]` has state, score and path of each run. Some are not finished after Ctrl-C.
+
+    Raises:
+        ConfigError: an arm cannot run; nothing was started.
+        RunError: another sweep has that name, or the arms would not train equally long; nothing was started.
+        TrainingError: runs failed; all others were trained, and the same call tries these again.
+        DiskFullError: no space left; the sweep can be continued.
+    """
+    from pbtrl.reporting.presenter import PartPresenter
+    from pbtrl.reporting.sweep_tables import event_text
+    from pbtrl.training.sweep import plan
+
+    configs = [] if config is None else [config] if isinstance(config, str | Path | Mapping) else config
+    planned = plan(
+        configs, root=Path(runs), name=name, overrides=overrides, seeds=seeds, unequal=unequal, trusted=trust_imports,
+        grid={key: [to_json(value) for value in values] for key, values in (grid or {}).items()},
+    )  # fmt: skip
+    hooks = _hooks(progress, CallbackListener(()), PartPresenter)
+    for note in dict.fromkeys(note for arm in planned.arms for note in arm.notes):
+        hooks.presenter.warn(note)
+    outcome = planned.train(hooks, lambda event: hooks.presenter.say(event_text(event)), sys.argv)
+    if outcome.failed:
+        texts = "; ".join(f"{run}: {message}" for run, message in outcome.failed.items())
+        raise TrainingError(f"{len(outcome.failed)} of {len(planned.runs)} runs failed: {texts}")
+    return planned
+
+
 def load_run(run: str | Path = "last", *, runs: str | Path = "runs", trust_imports: bool = False) -> Run:
     """Find a run by `last`, its name, a unique prefix of it, or its path.
 
@@ -122,6 +170,30 @@ def load_run(run: str | Path = "last", *, runs: str | Path = "runs", trust_impor
 def list_runs(runs: str | Path = "runs") -> list[Run]:
     """List all runs in a directory, sorted by name."""
     return [Run(path) for path in sorted(run_directories(Path(runs)))]
+
+
+def compare(
+    selected: str | Path | Run | Sequence[str | Path | Run], *, metric: str = "score", runs: str | Path = "runs"
+) -> Comparison:
+    """Compare strategies, agents or configs by independent runs, as `pbtrl compare` does.
+
+    Args:
+        selected: runs (names, prefixes, paths, `Run`), or a folder that holds runs, such as that of a sweep.
+        metric: `score` (of the chosen member on fresh seeds), `fitness`, `median` or `steps_to=VALUE`.
+        runs: directory of all runs.
+
+    Returns:
+        Groups of replications with their statistics, and the comparison of each two. `print` it, or use `markdown`,
+        `to_json` and `save`, which writes the page.
+
+    Raises:
+        RunError: there is no such run or metric, or two runs cannot be compared.
+        DamagedError: a run is damaged; in a folder it is left out.
+    """
+    from pbtrl.reporting.comparison.comparison import compare
+
+    several = [selected] if isinstance(selected, str | Path | Run) else selected
+    return compare([str(one.path if isinstance(one, Run) else one) for one in several], Path(runs), metric)
 
 
 def register_agent(name: str, settings: type) -> None:
@@ -325,19 +397,14 @@ class Run:
         check_imports(self.path, self.config, allowed=self._trusted)
 
 
-def _source(config: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> ConfigSource:
-    if isinstance(config, Mapping):
-        return ConfigSource(dump_yaml(config), "config", overrides)
-    return read(config, overrides)
-
-
-def _hooks(progress: Progress, listener: CallbackListener) -> SessionHooks:
+def _hooks(progress: Progress, listener: CallbackListener, kind: type[TerminalPresenter] | None = None) -> SessionHooks:
+    """Return the hooks of a session that shows its progress by a presenter of this kind."""
     from pbtrl.reporting.presenter import SilentPresenter, TerminalPresenter
     from pbtrl.training.session import SessionHooks
 
     if progress == "auto":
         progress = "live" if sys.stdout is not None and sys.stdout.isatty() else "none"
-    presenter = SilentPresenter() if progress == "none" else TerminalPresenter(progress)
+    presenter = SilentPresenter() if progress == "none" else (kind or TerminalPresenter)(progress)
     return SessionHooks(presenter, [listener], lambda: listener.stop_requested)
 
 

@@ -67,6 +67,13 @@ class ConfigProblem(PbtrlError, ValueError):  # noqa: N818, a ConfigError is mad
         return f"{'.'.join(map(str, self.paths[0]))}: {self.message}" if self.paths else self.message
 
 
+class MissingPackageError(ConfigProblem):
+    """A setting that needs an optional package, which the message names with its extra."""
+
+    def __init__(self, what: str, package: str, extra: str, *paths: tuple[str | int, ...]) -> None:
+        super().__init__(f'{what} needs {package}, which is not installed: pip install "pbtrl[{extra}]"', *paths)
+
+
 class EnvError(ConfigProblem):
     """An env that cannot be made as configured, or breaks its contract.
 

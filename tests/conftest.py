@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -29,8 +30,27 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def warm_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork workers, actors and the like from a process that has imported torch, which takes two seconds.
+
+    They inherit nothing from the test, such as a limit or the environment, unless it is marked `cold_workers`. Commands
+    that `spawn` starts, and the tests of executors, start workers as users do.
+    """
+    if request.node.get_closest_marker("cold_workers"):
+        return
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(["tests.warm_workers"])
+    real = multiprocessing.get_context
+    monkeypatch.setattr(multiprocessing, "get_context", lambda how: forking if how == "spawn" else real(how))
+
+
+@pytest.fixture
 def pbtrl(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, quick_disk: None
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    quick_disk: None,
+    warm_workers: None,
 ) -> Command:
     """The command line, in this process and in an empty directory but for `cart.yaml`."""
     monkeypatch.chdir(tmp_path)

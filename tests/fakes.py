@@ -17,8 +17,8 @@ from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.trainable import Outcome
 from pbtrl.storage.journal import Line, dumps
 from pbtrl.testing.fakes import LAST, died, trained
+from pbtrl.trainables.builder import TrainableBuilder
 from pbtrl.trainables.quadratic import Quadratic
-from pbtrl.trainables.sequential import TrainableBuilder
 
 # A cohort without training
 

@@ -20,9 +20,16 @@ from pbtrl.system import crash_points
 for module in (
     "pbtrl.agents.impala",
     "pbtrl.build.factory",
-    "pbtrl.rl.cohort",
+    "pbtrl.execution.processes",
+    "pbtrl.rl.actors",
+    "pbtrl.rl.evaluation",
+    "pbtrl.rl.hogwild",
+    "pbtrl.strategies.pbt",
     "pbtrl.training.session",
-    "pbtrl.reporting.tensorboard_writer",
+    "pbtrl.training.start",
+    "scipy.special",
+    "tensorboard.plugins.hparams.metadata",
+    "tensorboard.summary.writer.event_file_writer",
 ):
     importlib.import_module(module)
 
@@ -36,6 +43,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         for number, name in ((1, os.devnull), (2, log)):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.environ["PBTRL_CRASH_AT"] = task["crash"]
+        os.fsync = lambda descriptor: None  # the kernel keeps what a killed process wrote
         importlib.reload(crash_points)
         code = 1
         try:

@@ -30,7 +30,7 @@ class JournalWriter:
     def __init__(self, run: Path, size: int = 2, horizon: int = 1000, **fields: Any) -> None:
         fields = {"frames_per_step": 4, "hyperparameters": ("learning_rate", "unroll_length"), **fields}
         rule = fields.pop("rule", FitnessRule(window=10, min_episodes=1))
-        self.run, self.header = run, RunHeader(run.name, 1, size, horizon, rule, **fields)
+        self.run, self.header = run, RunHeader(run.name, fields.pop("seed", 1), size, horizon, rule, **fields)
         run.mkdir(parents=True, exist_ok=True)
         self.population = self.header.population()
         self.listener: Any = Listening()

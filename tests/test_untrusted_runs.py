@@ -190,6 +190,7 @@ def test_invalid_journal_is_one_line_and_others_are_listed(pbtrl: Command, run: 
         ["resume", "toy_quadratic"],
         ["verify", "toy_quadratic"],
         ["report", "toy_quadratic"],
+        ["compare", "toy_quadratic"],
     ):
         found = pbtrl(*command)
         assert "Traceback" not in found.err
@@ -203,8 +204,9 @@ def test_named_pipes_do_not_block(pbtrl: Command, run: Path, file: str) -> None:
     os.mkfifo(run / file)
     signal.alarm(60)
     try:
-        for command in (["list"], ["status", "last"], ["verify", "last"], ["eval", "last"], ["resume", "last"]):
-            pbtrl(*command)
+        for name in ("status", "verify", "compare", "eval", "resume"):
+            pbtrl(name, "last")
+        pbtrl("list")
     finally:
         signal.alarm(0)
 
@@ -217,7 +219,8 @@ def test_control_characters_are_escaped(pbtrl: Command, run: Path) -> None:
     card = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**card, "status": "crashed", "reason": evil}))
     run.rename(run.with_name(f"q{evil.replace('/', '')}"))
-    for command in (["list"], ["status", "last"], ["lineage", "last"], ["verify", "last"], ["resume", "last"]):
+    last = [[name, "last"] for name in ("status", "lineage", "verify", "compare", "resume")]
+    for command in (["list"], *last):
         found = pbtrl(*command)
         assert "\x1b" not in found.out + found.err
         assert "\x07" not in found.out + found.err
@@ -236,7 +239,7 @@ def test_children_import_nothing_from_the_working_directory(run: Path, tmp_path:
         "--progress",
         "none",
     ]
-    small = ["population.size=2", "budget.env_steps_per_member=20_000", "strategy.ready={slice_steps: 10_000}"]
+    small = ["population.size=2", "budget.env_steps_per_member=2_000", "strategy.ready={slice_steps: 1_000}"]
     done = subprocess.run([*command, *small, "final={episodes: 2, selection_episodes: 2}"], cwd=run, check=False)
     assert done.returncode == 0
     assert not (tmp_path / "marker").exists()

@@ -13,18 +13,21 @@ from pbtrl.build.placement import usable_cores
 from pbtrl.build.rl import RLBuilder
 from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.schema import Config
+from pbtrl.core.dimensions import AGENT
+from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.errors import SnapshotError
-from pbtrl.trainables.sequential import TrainableBuilder
+from pbtrl.trainables.builder import TrainableBuilder
 
 Evaluator = Callable[..., list[Any]]
 
 
 def make_evaluator(config: Config) -> Evaluator:
-    """Make a function `(rows, agents, episodes=, seed=, deterministic=, seconds=)` that evaluates snapshots.
+    """Make a function `(rows, hyperparameters, episodes=, seed=, deterministic=, seconds=)` that evaluates snapshots.
 
-    `agents` holds the entry of the mix of each snapshot, None without a mix. The result has one object per snapshot,
-    with the attributes of `rl.evaluation.Episodes`.
+    `rows` are the tensors of each snapshot, `hyperparameters` those of its report. A trainable is scored on its own
+    held-out data with `held_out=True`. The result has one object per snapshot, with the attributes of
+    `rl.evaluation.Episodes`.
     """
     if config.env is None:
         return functools.partial(_evaluate_trainables, trainable_builder(config))
@@ -36,11 +39,12 @@ def make_evaluator(config: Config) -> Evaluator:
 
 
 def _evaluate_agents(
-    builders: Mapping[str | None, RLBuilder], rows: Sequence[Tensors], agents: Sequence[str | None], *,
-    seconds: float | None = None, **options: Any,
+    builders: Mapping[str | None, RLBuilder], rows: Sequence[Tensors], hyperparameters: Sequence[Hyperparameters], *,
+    seconds: float | None = None, held_out: bool = False, **options: Any,
 ) -> list[Any]:  # fmt: skip
     """Evaluate the snapshots agent by agent, each with an equal share of the `seconds`; keep the given order."""
     results: dict[int, Any] = {}
+    agents = [h.get(AGENT) for h in hyperparameters]
     distinct = list(dict.fromkeys(agents))
     for agent in distinct:
         if agent not in builders:
@@ -52,16 +56,27 @@ def _evaluate_agents(
 
 
 def _evaluate_trainables(
-    builder: TrainableBuilder, rows: Sequence[Tensors], agents: Sequence[str | None], *, episodes: int, seed: int,
-    deterministic: bool = False, seconds: float | None = None,
+    builder: TrainableBuilder, rows: Sequence[Tensors], hyperparameters: Sequence[Hyperparameters], *, episodes: int,
+    seed: int, deterministic: bool = False, seconds: float | None = None, held_out: bool = False,
 ) -> list[Any]:  # fmt: skip
     """Evaluate each trainable once, whatever the number of episodes: it has only one evaluation."""
     results = []
-    for row in rows:
+    for row, values in zip(rows, hyperparameters, strict=True):
         rng = np.random.default_rng(seed)
-        trainable = builder.make(rng)
+        trainable = builder.make(rng, builder.structure_of(values))
         check_fit(trainable.state_dict(), row)
         trainable.load_state_dict(row)
-        episodes_of = {"returns": [trainable.evaluate(rng)], "lengths": [0], "seeds": [seed]}
-        results.append(SimpleNamespace(**episodes_of, max_steps=None, truncated=0, timed_out=False))
+        test = getattr(trainable, "test", None) if held_out else None
+        score = test or trainable.evaluate
+        results.append(
+            SimpleNamespace(
+                returns=[float(score(rng))],
+                lengths=[0],
+                seeds=[seed],
+                max_steps=None,
+                truncated=0,
+                timed_out=False,
+                held_out=test is not None,
+            )
+        )
     return results

@@ -90,6 +90,7 @@ def make_header(config: Config, name: str) -> RunHeader:
         rule=_rule(config),
         frames_per_step=config.frames_per_step,
         unit="steps" if config.env is None else "env_steps",
+        metric="fitness" if config.env is not None else trainable_builder(config).metric,
         hyperparameters=config.space.names,
         bounds=_bounds(config),
         deterministic=determinism(config),

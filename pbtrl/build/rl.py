@@ -83,7 +83,8 @@ class RLBuilder:
 
         retain_freed_memory()
         torch.set_num_threads(torch_threads(self._run_config))
-        torch.use_deterministic_algorithms(determinism(self._run_config) == DETERMINISTIC)
+        deterministic = determinism(self._run_config) == DETERMINISTIC
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")  # `use_...` imports the compiler
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         cohorts = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}
         return cohorts[self._acting.mode](members, self.spec, threads)

@@ -1,24 +1,34 @@
-"""Trainables: look up the class that a config names, and make it with the keys of the config."""
+"""Trainables: look up the class that a config names, and check its keys and hyperparameters.
+
+What a key may be follows from the annotations of the constructor, as for the settings of agents.
+"""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import field, make_dataclass
+from typing import Any, get_type_hints
 
 import numpy as np
+from pydantic import ConfigDict, with_config
 
+from pbtrl.config.pydantic_errors import find_problems
 from pbtrl.config.schema import Config
+from pbtrl.config.validation import ALIASES
 from pbtrl.config.wording import unknown
 from pbtrl.core import registry
+from pbtrl.core.dimensions import Choice, Dimension
 from pbtrl.errors import ConfigProblem
-from pbtrl.trainables.sequential import TrainableBuilder
+from pbtrl.trainables.builder import TrainableBuilder, parameters
 
 
 def trainable_builder(config: Config) -> TrainableBuilder:
     """Make the builder of the trainable that a config names.
 
     Raises:
-        ConfigProblem: there is no such trainable, it cannot be imported, a key is unknown or missing, or its
-            constructor raises.
+        ConfigProblem: there is no such trainable, it cannot be imported, a key or hyperparameter is unknown, missing or
+            out of range, or its constructor raises.
     """
     assert config.trainable is not None
     name, kwargs = config.trainable.name, config.trainable.kwargs
@@ -29,18 +39,75 @@ def trainable_builder(config: Config) -> TrainableBuilder:
         raise ConfigProblem(text, ("trainable", "name")) from None
     except ImportError as error:
         raise ConfigProblem(str(error), ("trainable", "name")) from error
-    parameters = list(inspect.signature(cls).parameters.values())[1:]
-    keys = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-        for key in kwargs:
-            if key not in keys:
-                raise ConfigProblem(unknown("unknown key", key, keys, {}), ("trainable", key), at_key=True)
-    for parameter in parameters:
-        if parameter.default is parameter.empty and parameter.name in keys and parameter.name not in kwargs:
-            raise ConfigProblem(f"needs {parameter.name}", ("trainable",))
-    builder = TrainableBuilder(cls, kwargs, config.curve_interval)
+    for problem in _problems(config, cls, kwargs):
+        raise problem
+    builder = TrainableBuilder(cls, kwargs, config.curve_interval, config.seed)
     try:
         builder.make(np.random.default_rng(0))
+    except ConfigProblem:
+        raise
     except Exception as error:  # the class is the user's own code
         raise ConfigProblem(f"cannot be made: {type(error).__name__}: {error}", ("trainable",)) from error
     return builder
+
+
+def _problems(config: Config, cls: Any, kwargs: Mapping[str, Any]) -> Iterator[ConfigProblem]:
+    """Yield what is wrong with the keys of the config's `trainable` section, and with its searched hyperparameters."""
+    keys = _keys(cls)
+    for problem in find_problems(keys, kwargs, ALIASES):
+        at = () if problem.message == "missing" else problem.paths[0]
+        text = f"needs {problem.paths[0][-1]}" if problem.message == "missing" else problem.message
+        yield ConfigProblem(text, ("trainable", *at), at_key=problem.at_key and bool(at))
+    structural = getattr(cls, "structural", ())
+    tunable = getattr(cls, "tunable", None)
+    for name, dimension in config.hparams.items():
+        path = ("hparams", name)
+        known = [*(tunable or ()), *structural]
+        if tunable is not None and name not in known:
+            text = unknown(
+                f"{config.trainable and config.trainable.name} has no such hyperparameter", name, known, ALIASES
+            )
+            yield ConfigProblem(text, path, at_key=True)
+            continue
+        if name in kwargs:
+            text = "both fixed under trainable and searched under hparams: remove one"
+            yield ConfigProblem(text, ("trainable", name), path, at_key=True)
+        if name in structural and (config.strategy.copies or config.strategy.explores):
+            text = (
+                f"shapes the model, so weights cannot be copied: {config.strategy.name} needs it fixed under trainable"
+            )
+            yield ConfigProblem(text, path, at_key=True)
+        for value in _extremes(dimension) if name in keys.__dataclass_fields__ else ():
+            for problem in find_problems(keys, {**kwargs, name: value}, {}):
+                if problem.paths[0][:1] == (name,):
+                    yield ConfigProblem(problem.message, path)
+
+
+def _keys(cls: Any) -> Any:
+    """Make a dataclass of the keys that a class takes from the config, for pydantic to check them against."""
+    prepare = getattr(cls, "prepare", None)
+    found = parameters(cls, 1 if prepare is None else 2)
+    hints = _hints(cls)
+    if prepare is not None:
+        found, hints = {**parameters(prepare, 1), **found}, {**_hints(prepare), **hints}
+    fields: list[Any] = []
+    for name, parameter in found.items():
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            optional = [] if parameter.default is parameter.empty else [field(default=None)]
+            fields.append((name, hints.get(name, Any), *optional))
+    extra: Any = "allow" if any(p.kind == p.VAR_KEYWORD for p in found.values()) else "forbid"
+    keys = make_dataclass("Keys", fields, kw_only=True)
+    with_config(ConfigDict(extra=extra, allow_inf_nan=False, arbitrary_types_allowed=True))(keys)
+    return keys
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    constructor = function.__init__ if inspect.isclass(function) else function
+    try:
+        return get_type_hints(constructor, include_extras=True)
+    except Exception:  # the annotations are the user's own; without them, keys are not checked
+        return {}
+
+
+def _extremes(dimension: Dimension) -> tuple[Any, ...]:
+    return dimension.values if isinstance(dimension, Choice) else dimension.limits

@@ -45,7 +45,7 @@ def add_member(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--member", default="best", metavar="ID", help="best, or an id such as m03 (default: best)")
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: Any) -> None:
     """Add the option for JSON output."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 

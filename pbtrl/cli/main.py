@@ -18,8 +18,10 @@ from pbtrl.cli.arguments import (
     add_run,
     add_trust,
     integer_between,
+    parse_path,
     parse_seconds,
 )
+from pbtrl.cli.compare import run_compare
 from pbtrl.cli.exit_codes import CORRUPT, FAILED, FULL, INTERRUPTED, USAGE
 from pbtrl.cli.runs import (
     run_eval,
@@ -31,6 +33,7 @@ from pbtrl.cli.runs import (
     run_tensorboard,
     run_verify,
 )
+from pbtrl.cli.sweep import add_sweep
 from pbtrl.cli.tools import run_bench, run_config, run_doctor
 from pbtrl.cli.training import run_replay, run_resume, run_train
 from pbtrl.errors import ConfigError, DamagedError, DiskFullError, EnvError, RunError, WorkerError
@@ -212,6 +215,8 @@ def _parser() -> argparse.ArgumentParser:
     add_progress(replay)
     add_json(replay)
 
+    add_sweep(commands)
+
     report = add_command(commands, "report", run_report, "write an HTML report of a run, with plots")
     add_run(report)
     report.add_argument(
@@ -219,6 +224,27 @@ def _parser() -> argparse.ArgumentParser:
         help="training, lineage, timeline or speed; can be repeated (default: all)",
     )  # fmt: skip
     report.add_argument("--format", choices=["svg", "png"], default="svg", help="format of the plots (default: svg)")
+
+    compare = add_command(
+        commands, "compare", run_compare,
+        "compare strategies, agents or configs by their runs: a table with intervals, and a page with curves",
+    )  # fmt: skip
+    compare.add_argument(
+        "selected", nargs="+", metavar="RUN|FOLDER",
+        help="runs (`last`, names, unique prefixes, paths), or a folder of runs such as that of a sweep",
+    )  # fmt: skip
+    compare.add_argument(
+        "--metric", default="score",
+        help="score (on fresh seeds), fitness, median, or steps_to=VALUE (default: score)",
+    )  # fmt: skip
+    compare.add_argument(
+        "--out", type=parse_path, metavar="FILE",
+        help="page to write (default: compare.html in the folder of the runs, for a list of runs in this directory)",
+    )  # fmt: skip
+    form = compare.add_mutually_exclusive_group()
+    add_json(form)
+    form.add_argument("--markdown", action="store_true", help="print Markdown, to paste")
+    add_root(compare)
 
     tensorboard = add_command(commands, "tb", run_tensorboard, "start TensorBoard for a run, on localhost")
     add_run(tensorboard)

@@ -118,7 +118,7 @@ def run_lineage(a: argparse.Namespace) -> int:
     header, lines, _ = load_run(run)
     with corruption_as_error(run):
         copies = lineage.copies(lines)
-        tell(to_json({"copies": copies}) if a.json else tables.copies(copies, header.steps))
+        tell(to_json({"copies": copies}) if a.json else tables.copies(copies, header))
     return 0
 
 

@@ -32,7 +32,7 @@ def run_train(a: argparse.Namespace) -> int:
         tell(to_yaml(prepare(config, source)).rstrip())
         return 0
     options = {"root": a.runs, "name": a.name, "if_exists": a.if_exists, "command": sys.argv}
-    return _exit_code(start(config, source, _hooks(a), **options))
+    return exit_code(start(config, source, _hooks(a), **options))
 
 
 def run_resume(a: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def run_resume(a: argparse.Namespace) -> int:
     run = find(a.run, a.runs)
     from pbtrl.training.start import resume
 
-    return _exit_code(resume(run, _hooks(a), command=sys.argv, overrides=a.overrides, trusted=a.trust_imports))
+    return exit_code(resume(run, _hooks(a), command=sys.argv, overrides=a.overrides, trusted=a.trust_imports))
 
 
 def run_replay(a: argparse.Namespace) -> int:
@@ -59,7 +59,7 @@ def run_replay(a: argparse.Namespace) -> int:
         presenter.say(f"run {1 + ARMS.index(arm)} of {len(ARMS)}: {tables.REPLAY_ROWS[arm]}")
         result = replay.train(arm, SessionHooks(presenter), sys.argv)
         if result.outcome != "finished":
-            code = _exit_code(result)
+            code = exit_code(result)
             tell("the same command continues the replay, without what is finished", sys.stderr)
             return code
     if not replay.scored:
@@ -76,7 +76,8 @@ def _hooks(a: argparse.Namespace) -> SessionHooks:
     return SessionHooks(TerminalPresenter(a.progress, wide=a.wide))
 
 
-def _exit_code(result: SessionResult) -> int:
+def exit_code(result: SessionResult) -> int:
+    """Print the message of a session, and return the exit code of the command."""
     if result.message:
         with contextlib.suppress(DiskFullError):  # the exit code must still say how the run ended
             tell(result.message, sys.stderr)

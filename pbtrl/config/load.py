@@ -36,12 +36,14 @@ def locate(path_or_name: str | Path) -> Path:
     return path
 
 
-def read(path_or_name: str | Path, overrides: Sequence[str] = ()) -> ConfigSource:
-    """Read a YAML file, or a shipped config by its bare name, and apply `a.b=value` overrides.
+def read(path_or_name: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> ConfigSource:
+    """Read a YAML file, a shipped config by its bare name, or plain values, and apply `a.b=value` overrides.
 
     Raises:
         ConfigError: the file is missing, unreadable, too large or not YAML.
     """
+    if isinstance(path_or_name, Mapping):
+        return ConfigSource(dump_yaml(path_or_name), "config", overrides)
     if "\0" in str(path_or_name):
         raise ConfigError([f"{str(path_or_name)[:80]!r}: no path has a zero byte in it"])
     path = locate(path_or_name)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from pbtrl.config.wording import Path, did_you_mean, shortened, shown, unknown
@@ -96,6 +96,15 @@ def validated(
         raise source.error(problems)
     assert model is not None
     return model
+
+
+def find_problems(kind: type, values: Mapping[str, Any], aliases: Mapping[str, str]) -> list[ConfigProblem]:
+    """List what is wrong with values as the fields of a dataclass, in the words of the config."""
+    try:
+        TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        return [problem for detail in error.errors() for problem in _problems(kind, detail, aliases)]
+    return []
 
 
 def _touches(problem: ConfigProblem, removed: Iterable[Path]) -> bool:

@@ -49,8 +49,14 @@ def merge_resume_config(stored: Config, wanted: Config) -> Config:
 
 def changes(before: Config, after: Config) -> list[str]:
     """Return the differences between two configs, as overrides that turn `before` into `after`."""
+    return [f"{name}={value}" for name, (_, value) in differences(before, after).items()]
+
+
+def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ, by their dotted names, with both values; None is also an absent one."""
     old, new = _flat(before.to_dict()), _flat(after.to_dict())
-    return [f"{name}={new.get(name)}" for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    names = sorted(old.keys() | new.keys())
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Settings:

@@ -1,5 +1,6 @@
 """Checks of a config beyond the types of single settings; each mistake is one line."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,13 @@ ALIASES = {
     "epsilon": "rmsprop_epsilon",
     "grad_clip": "max_grad_norm",
     "clip": "max_grad_norm",
+    "clip_coef": "clip",
+    "clip_range": "clip",
+    "clip_vloss": "value_clip",
+    "num_minibatches": "minibatches",
+    "n_minibatches": "minibatches",
     "ppo_epochs": "epochs",
+    "update_epochs": "epochs",
     "n_epochs": "epochs",
     "n_envs": "num_envs",
     "envs": "num_envs",
@@ -200,7 +207,7 @@ def _may_act(acting: "Acting", agent: AgentSettings, at: Path) -> Iterator[Confi
     modes = _listed((mode for mode in ("inline", "hogwild") if mode in agent.acting), "or")
     why = {
         "actors": "does not correct for the lag of actors' policies",
-        "hogwild": "learns more than weights, which cannot be shared without locks",
+        "hogwild": agent.not_hogwild,
     }[acting.mode]
     yield ConfigProblem(f"{agent.name} {why}: use {able}, or mode {modes}", ("acting", "mode"), (*at, "name"))
 
@@ -274,19 +281,15 @@ def _agent(config: "Config", at: Path, searched: Mapping[str, Path]) -> Iterator
                 if not is_within(bound, low, high):
                     yield ConfigProblem(f"{f.name} must be {allowed}, not {bound:g}", (*path, "bounds", place))
     yield from _block(config, agent, at, searched.get("unroll_length", ()))
+    yield from _minibatches(config, agent, at, searched.get("minibatches", ()))
 
 
 def _block(config: "Config", agent: AgentSettings, at: Path, path: Path) -> Iterator[ConfigProblem]:
-    """Check block length and minibatches of an agent; `at` is the path of its settings, `path` of the unroll length."""
+    """Check an agent's block length; `at` is the path of its settings, `path` of the unroll length."""
     searched = config.hparams.get("unroll_length")
     block: Path = (*at, "block_length")
     other: Path
     unbounded = not isinstance(searched, Choice | None) and searched.bounds == "none"
-    if config.env is not None and not 1 <= agent.minibatches <= config.env.num_envs:
-        yield ConfigProblem(
-            f"must be between 1 and env.num_envs ({config.env.num_envs}), not {agent.minibatches}",
-            (*at, "minibatches"),
-        )
     if agent.block_length is None:
         if unbounded:
             yield ConfigProblem(f"without a bound needs {_dotted(block)}", (*path, "bounds"))
@@ -303,6 +306,47 @@ def _block(config: "Config", agent: AgentSettings, at: Path, path: Path) -> Iter
     if agent.block_length < largest:
         text = f"block_length {agent.block_length} is shorter than the largest unroll, {largest}"
         yield ConfigProblem(text, block, other)
+
+
+def _minibatches(config: "Config", agent: AgentSettings, at: Path, path: Path) -> Iterator[ConfigProblem]:
+    """Check an agent's number of minibatches; `at` is the path of its settings, `path` of that number if searched."""
+    if config.env is None:
+        return
+    envs, searched = config.env.num_envs, config.hparams.get("minibatches")
+    if not agent.shuffles:
+        if not 1 <= agent.minibatches <= envs:
+            text = f"must be between 1 and env.num_envs ({envs}), not {agent.minibatches}"
+            yield ConfigProblem(text, (*at, "minibatches"))
+        return
+    time = 1 if agent.core == "lstm" else _block_unit(config, agent)
+    several = agent.unroll_mode == "exact" and "unroll_length" in config.hparams
+    units = f"the {envs} x {time} = {envs * time} steps of {'which all blocks are multiples' if several else 'a block'}"
+    if time == 1:
+        units = f"env.num_envs ({envs})" + (
+            ", because an LSTM learns from complete unrolls" if agent.core == "lstm" else ""
+        )
+    if searched is not None and not isinstance(searched, Choice):
+        yield ConfigProblem(f"minibatches must divide {units}: use choice", (*path, "prior"))
+        return
+    chosen: list[tuple[object, Path]] = [(agent.minibatches, (*at, "minibatches"))]
+    if searched is not None:
+        chosen = [(value, (*path, "values", place)) for place, value in enumerate(searched.values)]
+    divisors = [d for d in range(1, envs * time + 1) if envs * time % d == 0]
+    for value, where in chosen:
+        if isinstance(value, int) and value >= 1 and value not in divisors:
+            near = [max(d for d in divisors if d < value), *[d for d in divisors if d > value][:1]]
+            text = f"must divide {units}, as {_listed(map(str, near), 'and')} would, not {value}"
+            yield ConfigProblem(text, where)
+
+
+def _block_unit(config: "Config", agent: AgentSettings) -> int:
+    """Greatest number of steps per env that divides every block of a run, whatever unroll length is searched."""
+    searched = config.hparams.get("unroll_length")
+    if agent.unroll_mode == "budget":
+        return max(config.block_length, 1)
+    if searched is None:
+        return agent.unroll_length
+    return math.gcd(*(v for v in searched.values if isinstance(v, int))) if isinstance(searched, Choice) else 1
 
 
 def _section(raw: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "impala": "pbtrl.agents.settings:ImpalaSettings",
         "a3c": "pbtrl.agents.settings:A3CSettings",
         "vmpo": "pbtrl.agents.settings:VMPOSettings",
+        "ppo": "pbtrl.agents.settings:PPOSettings",
         "unreal": "pbtrl.agents.settings:UnrealSettings",
         "feudal": "pbtrl.agents.settings:FeudalSettings",
     },
@@ -51,6 +52,10 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "constant": "pbtrl.trainables.constant:Constant",
         "drifting_bandit": "pbtrl.trainables.drifting_bandit:DriftingBandit",
         "chain": "pbtrl.trainables.chain:Chain",
+        "boosting": "pbtrl.trainables.boosting:Boosting",
+        "classifier": "pbtrl.trainables.classifier:Classifier",
+        "gan": "pbtrl.trainables.gan:GAN",
+        "translator": "pbtrl.trainables.translator:Translator",
     },
 }
 _registered: dict[Kind, dict[str, str]] = {kind: {} for kind in GROUPS}

@@ -19,8 +19,20 @@ from pbtrl.core.tensors import Tensors
 class Trainable(Protocol):
     """A single model. `train` defines what a step is.
 
-    A slice may be trained by several calls of `train`, with evaluations in between. A class whose steps are slow may
-    set `max_steps_per_call`, the most steps of one call, so that a stop need not wait for the end of a long one.
+    A slice may be trained by several calls of `train`, with evaluations in between. A class may define more:
+
+    max_steps_per_call
+        Most steps of one call of `train`, so that a stop need not wait for the end of a long one.
+    metric
+        Name of the fitness in tables and plots, such as `accuracy`.
+    tunable, structural
+        Names of the hyperparameters that can be searched. The structural ones determine the shape of the model, so they
+        are passed to the constructor, and weights are never copied between different ones.
+    prepare(seed, ...)
+        Class method that is called once per process, with the run's seed and those keys of the config that it names. It
+        makes what all members share, such as data. The result is the second argument of the constructor.
+    test(rng)
+        Score on data that neither training nor selection uses: the result of `pbtrl eval`.
     """
 
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:

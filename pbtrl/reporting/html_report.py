@@ -48,7 +48,7 @@ PAGE = """<!DOCTYPE html>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #222 }}
 pre {{ font: 12.5px/1.45 ui-monospace, monospace; background: #f6f6f6; padding: .8em 1em; overflow-x: auto }}
 img {{ max-width: 100% }}
-</style>
+{style}</style>
 </head>
 <body>
 <h1>{title}</h1>
@@ -73,18 +73,29 @@ def write_report(run: Path, *, only: Sequence[str] | None = None, form: plots.Fo
         data = plots.RunData(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
         drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
         body = _body(run, best, data, {name: _image(name, content, form) for name, content in drawn.items()})
-        page = PAGE.format(title=_text(header.name), body=body)
-    files: dict[Path, str | bytes] = {run / "report.html": page}
+        content = page(header.name, body)
+    files: dict[Path, str | bytes] = {run / "report.html": content}
     files |= {run / "plots" / f"{name}.{form}": content for name, content in drawn.items()}
     try:
         make_directory(run / "plots")
-        for path, content in files.items():
-            write_atomically(path, content)
+        for path, text in files.items():
+            write_atomically(path, text)
     except DiskFullError:
         raise
     except OSError as error:
         raise RunError(f"cannot write to {run}: {reason(error)}") from error
     return list(files)
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """Format a page.
+
+    Args:
+        title: its title, as plain text.
+        body: HTML below the title.
+        style: further rules of CSS.
+    """
+    return PAGE.format(title=_text(title), body=body, style=style)
 
 
 def _body(run: Path, best: dict[str, Any], data: plots.RunData, images: dict[str, str]) -> str:
@@ -100,7 +111,7 @@ def _body(run: Path, best: dict[str, Any], data: plots.RunData, images: dict[str
     standing = summarize(run, data.header, data.population)
     parts.append(_section("Members", tables.status(standing, cli_reference(run))))
     parts += images.values()
-    parts.append(_section("Copies", _newest(tables.copies(data.copies, data.header.steps), titles=1)))
+    parts.append(_section("Copies", _newest(tables.copies(data.copies, data.header), titles=1)))
     if wrong := [text for line in data.lines if (text := _wrong(line))]:
         parts.append(_section("Failures", _newest("\n".join(wrong))))
     parts.append(_section("Environment", _facts(run, data)))

@@ -243,7 +243,7 @@ class LiveStatus:
             return Event("evaluation", elapsed, text, facts)
         parts = [
             f"{receiver.id} <- {donor.id}" + (" (promotion)" if a.get("inherit") else ""),
-            f"fitness {format_fitness(_latest(receiver))} -> {format_fitness(_latest(donor))}",
+            f"{self.header.metric} {format_fitness(_latest(receiver))} -> {format_fitness(_latest(donor))}",
         ]
         for name, new in a["hyperparameters"].items():
             if name in before and format_value(before[name]) != format_value(new):
@@ -252,7 +252,7 @@ class LiveStatus:
 
     def _retired(self, line: Line, member: str) -> Event:
         m = self.population.members[member]
-        text = f"{member} retired at {format_count(m.step)}, fitness {format_fitness(_latest(m))}"
+        text = f"{member} retired at {format_count(m.step)}, {self.header.metric} {format_fitness(_latest(m))}"
         return self._event("retired", line, text, member=member, step=m.step, fitness=_latest(m))
 
     def _failed(self, line: Line) -> Event:

@@ -22,6 +22,7 @@ from pbtrl.reporting.formatting import (
     format_value,
 )
 from pbtrl.reporting.live_status import Event, LiveStatus, Row
+from pbtrl.storage.run_header import RunHeader
 
 MANY = 20  # largest number of members that the table shows completely
 EVENTS = 6  # number of events below the table
@@ -65,7 +66,7 @@ def live_table(
     indices = _selection(rows, min(MANY, max(6, console.height - EVENTS - 6)))
     for cut in range(len(names) + 3):  # leave out more until it fits the terminal
         kept = names[: len(names) - max(0, cut - 2)]
-        columns = _columns(rows, indices, kept, status.header.rule.window, narrow=cut >= 2)
+        columns = _columns(rows, indices, kept, status.header, narrow=cut >= 2)
         if agents:
             columns.insert(2, _agents(rows, indices))
         if status.population.roles:
@@ -174,14 +175,15 @@ def _lines(columns: Sequence[_Column], gap: int) -> list[Text]:
 
 
 def _columns(
-    rows: Sequence[Row], indices: Sequence[int | None], names: Sequence[str], window: int, *, narrow: bool
+    rows: Sequence[Row], indices: Sequence[int | None], names: Sequence[str], header: RunHeader, *, narrow: bool
 ) -> list[_Column]:
     scale, hidden = _scale(rows), [row for i, row in enumerate(rows) if i not in indices]
     medians = [(text, "dim") for text in _medians(hidden, names, narrow=narrow)] if hidden else []
     table = [
         medians if place is None else _cells(place, rows[place], names, scale, 6 if narrow else 10) for place in indices
     ]
-    titles = ["#", "member", f"fitness({window})", "", *(name.replace("_", "\n", 1) for name in names)]
+    window = f"({header.rule.window})" if header.unit == "env_steps" else ""
+    titles = ["#", "member", header.metric + window, "", *(name.replace("_", "\n", 1) for name in names)]
     titles += ["steps", "steps/s", "gen", "state"]
     left = {"member", "state", ""}
     return [_Column(t, [line[i] for line in table], left=t in left) for i, t in enumerate(titles)]

@@ -132,7 +132,7 @@ def make_figure(data: RunData, plot: str) -> Figure:
     Raises:
         ValueError: a number in the journal is impossible.
     """
-    with _style():
+    with style():
         return PLOTS[plot](data)
 
 
@@ -142,7 +142,7 @@ def draw(data: RunData, plot: str, form: Format = "svg") -> bytes:
     Raises:
         ValueError: a number in the journal is impossible.
     """
-    with _style():
+    with style():
         figure = PLOTS[plot](data)
         file = io.BytesIO()
         figure.savefig(file, format=form, dpi=110, metadata={"Date": None} if form == "svg" else None)
@@ -150,11 +150,12 @@ def draw(data: RunData, plot: str, form: Format = "svg") -> bytes:
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def style(**changes: Any) -> Iterator[None]:
+    """Draw in pbtrl's style, whatever the user's own is, with `changes` of matplotlib's parameters."""
     with matplotlib.rc_context(), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # about missing glyphs and about overflow
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        matplotlib.rcParams.update(STYLE | changes)
         yield
 
 
@@ -180,19 +181,19 @@ def _training(data: RunData) -> Figure:
 
 
 def _fitness(panel: Axes, data: RunData) -> None:
-    known = {(m.id, s): f for m in data.population.members.values() for s, f in m.history if _can_be_drawn(f)}
+    known = {(m.id, s): f for m in data.population.members.values() for s, f in m.history if can_be_drawn(f)}
     points: dict[str, list[Point]] = {}
     for (member, step), fitness in known.items():
         points.setdefault(member, []).append((step, fitness))
     path = [(s.stop, known[s.member, s.stop]) for s in data.ancestry if (s.member, s.stop) in known]
     for member, own in points.items():
         look = {"color": data.color(member), "lw": 1.2 * data.width(member)}
-        _line(panel, own, label=_short(data.label(member)), **look)
+        _line(panel, own, label=short(data.label(member)), **look)
     if path:
         _line(panel, path, color="black", lw=1.8, label=f"to {data.ancestry[-1].member}")
     for copy in data.copies:
         panel.axvline(copy["env_steps"], color=GRAY, lw=0.5, zorder=0)
-    _on_the_clock(panel, data, "fitness")
+    _on_the_clock(panel, data, data.header.metric)
 
 
 def _line(panel: Axes, points: Sequence[Point], **look: Any) -> None:
@@ -207,7 +208,7 @@ def _schedule(panel: Axes, data: RunData, name: str) -> None:
             used.setdefault(s.member, []).append((s.start, s.stop, s.hyperparameters[name]))
     best = [(s.start, s.stop, s.hyperparameters[name]) for s in data.ancestry if name in s.hyperparameters]
     values = [chosen for slices in (*used.values(), best) for *_, chosen in slices]
-    numeric = all(_can_be_drawn(chosen) for chosen in values)
+    numeric = all(can_be_drawn(chosen) for chosen in values)
     words = {} if numeric else {word: i for i, word in enumerate(dict.fromkeys(map(str, values)))}
     for slices, color, width in (*((s, data.color(m), data.width(m)) for m, s in used.items()), (best, "black", 2)):
         ends: list[Any] = [(step, words.get(str(v), v)) for start, stop, v in slices for step in (start, stop)]
@@ -217,7 +218,7 @@ def _schedule(panel: Axes, data: RunData, name: str) -> None:
         _bounds(panel, data, name)
     else:
         _words(panel, list(words))
-    _on_the_clock(panel, data, _short(name))
+    _on_the_clock(panel, data, short(name))
 
 
 def _heights(panel: Axes, values: Sequence[float]) -> None:
@@ -240,7 +241,7 @@ def _bounds(panel: Axes, data: RunData, name: str) -> None:
 
 def _words(panel: Axes, words: Sequence[str]) -> None:
     if len(words) <= WORDS:
-        panel.set_yticks(range(len(words)), [_short(word) for word in words])
+        panel.set_yticks(range(len(words)), [short(word) for word in words])
     else:
         panel.set_yticks([])
         panel.set_ylabel(f"{len(words)} values")
@@ -296,7 +297,7 @@ def _timeline(data: RunData) -> Figure:
     _marks(panel, [c[:2] for c in copied], "copy, in the donor's color", marker="o", c=[c[2] for c in copied], ec="k")
     _marks(panel, failed, "failure", marker="x", c="red")
     _marks(panel, lost, "snapshot lost", marker="s", c="black")
-    _in_time(panel, data.end)
+    in_time(panel, data.end)
     panel.set(title="timeline")
     return figure
 
@@ -318,9 +319,9 @@ def _speed(data: RunData) -> Figure:
         part = np.clip(np.minimum(edges[1:], s.ended) - np.maximum(edges[:-1], begun), 0.0, None)
         done += part / (s.ended - begun) * (s.stop - s.start)
     panel.stairs(done / np.diff(edges), edges, color="tab:blue", fill=True, alpha=0.6)
-    _in_time(panel, data.end)
+    in_time(panel, data.end)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: format_count(y)))
-    panel.set(title=_short(f"{data.header.steps} per second"), ylim=(0, None))
+    panel.set(title=short(f"{data.header.steps} per second"), ylim=(0, None))
     return figure
 
 
@@ -329,31 +330,32 @@ def _rows(data: RunData) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, min(12.0, 1.4 + 0.25 * len(data.rows))), layout="constrained")
     panel = figure.subplots()
     if len(data.rows) <= NAMED:
-        panel.set_yticks(list(data.rows.values()), [_short(data.label(member)) for member in data.rows])
+        panel.set_yticks(list(data.rows.values()), [short(data.label(member)) for member in data.rows])
     panel.set_ylim(len(data.rows) - 0.4, -0.6)
     return figure, panel
 
 
 def _on_the_clock(panel: Axes, data: RunData, title: str) -> None:
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x)))
-    panel.set(title=title, xlabel=_short(f"{data.header.steps} of the member"))
+    panel.set(title=title, xlabel=short(f"{data.header.steps} of the member"))
 
 
-def _in_time(panel: Axes, seconds: float) -> None:
-    """Set about ten ticks at whole seconds, minutes, hours or days."""
-    step = next((s for s in TICKS if seconds <= 10 * s), 86400 * (1 + seconds // 864000))
+def in_time(panel: Axes, seconds: float, ticks: int = 10) -> None:
+    """Set up to `ticks` ticks of a time axis at whole seconds, minutes, hours or days."""
+    step = next((s for s in TICKS if seconds <= ticks * s), 86400 * (1 + seconds // (ticks * 86400)))
     panel.set_xlim(0.0, max(seconds, 1e-3))
     panel.xaxis.set_major_locator(MultipleLocator(step))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_duration(x)))
     panel.set_xlabel("time since the run's start")
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """Cut a name to the length that plots allow, in one line of printable characters."""
     label = printable(name).replace("\n", " ")
     return label if len(label) <= 40 else f"{label[:39]}…"
 
 
-def _can_be_drawn(number: Any) -> TypeGuard[float]:
+def can_be_drawn(number: Any) -> TypeGuard[float]:
     """Return whether a value is a number small enough for an axis; matplotlib finds no ticks for the largest floats."""
     return isinstance(number, int | float) and abs(number) < 1e100
 

@@ -70,7 +70,17 @@ class TerminalPresenter(Presenter):
 
 
 class PartPresenter(TerminalPresenter):
-    """Presenter of one of several runs, whose results are shown together after the last one."""
+    """Presenter of several runs, whose results are shown together after the last one; a warning is shown once."""
+
+    def __init__(self, mode: Mode, *, wide: bool = False) -> None:
+        super().__init__(mode, wide=wide)
+        self._warned: set[str] = set()
+
+    @override
+    def warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            super().warn(text)
 
     @override
     def finish(self, run: Path, best: dict[str, Any], text: str) -> None:

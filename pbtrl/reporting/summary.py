@@ -15,7 +15,7 @@ from pbtrl.reporting.formatting import (
 )
 from pbtrl.reporting.labels import labeled
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
-from pbtrl.reporting.tables import truncation
+from pbtrl.reporting.tables import HELD_OUT, truncation
 from pbtrl.storage.journal import Line, read_journal
 from pbtrl.storage.run_header import RunHeader, read_header
 
@@ -91,7 +91,7 @@ def closing_text(best: Mapping[str, Any], run: Path, name: str = "last", referen
 def outcome_text(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Line]) -> str:
     """Format the best member, its fitness and schedule, and the run's duration; `best` is as in `closing_text`."""
     elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
-    rows = {"best": _best(best, "mean return" if header.unit == "env_steps" else "fitness")}
+    rows = {"best": _best(best, "mean return" if header.unit == "env_steps" else header.metric)}
     points = schedule(ancestry(trained_slices(lines), best.get("snapshot")))
     for i, (tuned, values) in enumerate(_changes(points).items()):
         rows["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
@@ -110,7 +110,9 @@ def _best(best: Mapping[str, Any], measure: str) -> str:
     if evaluation.get("ci95"):
         low, high = evaluation["ci95"]
         text += f", 95 % interval {format_fitness(low)} to {format_fitness(high)}"
-    if "episodes" in evaluation:
+    if evaluation.get("held_out"):
+        text += f", {HELD_OUT}"
+    elif "episodes" in evaluation:
         text += f", {evaluation['episodes']} fresh episodes"
     if cut := truncation(evaluation):
         text += f"; {cut}"

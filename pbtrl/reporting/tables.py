@@ -17,9 +17,11 @@ from pbtrl.reporting.formatting import (
     format_value,
 )
 from pbtrl.reporting.labels import labeled
+from pbtrl.storage.run_header import RunHeader
 
 Json = Mapping[str, Any]
 MOST_MEMBERS = 40  # rows of a status table
+HELD_OUT = "on held-out data"
 
 REPLAY_ROWS = {
     "original": "original best member",
@@ -69,7 +71,7 @@ def status(result: Json, reference: str, reason: str = "") -> str:
         + [_state(m) for _ in states]
         for m in members
     ]
-    titles = ["member", *roles, "fitness", "gen", "steps", *skipped, *names, *states]
+    titles = ["member", *roles, result["metric"], "gen", "steps", *skipped, *names, *states]
     left = [0, *(titles.index(title) for title in ("role", "state") if title in titles)]
     lines = [head, aligned(titles, rows, left)]
     if hidden:
@@ -77,7 +79,8 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     if result["retired"]:
         lines.append(f"retired: the strategy gives no further assignment, to {result['retired']} members")
     if any(map(_before_copy, members)):
-        lines.append("in parentheses: fitness from before a copy, which ranks the member until it has a new one")
+        before = f"{result['metric']} from before a copy"
+        lines.append(f"in parentheses: {before}, which ranks the member until it has a new one")
     if skipped:
         lines.append("skipped: updates skipped because their gradient was not finite")
     if any(m["at_bound"] for m in members):
@@ -88,11 +91,17 @@ def status(result: Json, reference: str, reason: str = "") -> str:
 
 
 def listing(result: Sequence[Json]) -> str:
-    """Format all runs, newest last; `result` is the result of `run_status.listing`."""
+    """Format all runs and sweeps, newest last; `result` is the result of `run_status.listing`."""
     rows = []
     for run in result:
         if "error" in run:
             rows.append([run["name"], run["state"], "-", "-", "-", "-", "-", run["error"]])
+            continue
+        if "runs" in run:  # a sweep
+            done, count = run["runs"].get("finished", 0), sum(run["runs"].values())
+            age, size = format_duration(run["heartbeat_age"]), format_bytes(run["bytes"])
+            name, steps = f"{run['name']}/", f"{done} of {count} runs"
+            rows.append([name, run["state"], "-", "-", steps, f"{100 * done / count:.0f} %", age, size])
             continue
         best = run["best"] or {"member": "", "fitness": None}
         steps = f"{format_count(run['env_steps'])} of {format_count(run['steps_budget'])}"
@@ -114,6 +123,10 @@ def listing(result: Sequence[Json]) -> str:
 
 def evaluations(result: Sequence[Json]) -> str:
     """Format evaluations, one line per member, as stored in the run's `eval/`."""
+    if (metric := result[0].get("metric", "return")) != "return":
+        scores = [[e["member"], e["snapshot"], format_fitness(e["return_mean"])] for e in result]
+        how = f"{HELD_OUT if result[0]['held_out'] else 'evaluated again'}, seed {result[0]['seed']}"
+        return "\n".join([aligned(["member", "snapshot", metric], scores), how])
     rows = []
     for e in result:
         interval = " to ".join(map(format_fitness, e["ci95"])) if e["ci95"] else "-"
@@ -147,7 +160,7 @@ def truncation(evaluation: Json) -> str:
     return f"{cut} of {evaluation['episodes']} episodes cut {where}"
 
 
-def copies(result: Sequence[Json], unit: str) -> str:
+def copies(result: Sequence[Json], header: RunHeader) -> str:
     """Format all copies; `result` is the result of `lineage.copies`."""
     if not result:
         return "no copies yet"
@@ -166,7 +179,7 @@ def copies(result: Sequence[Json], unit: str) -> str:
                 changes,
             ]
         )
-    return aligned(["time", unit, "copy", "fitness", "hyperparameters"], rows, left=(2, 4))
+    return aligned(["time", header.steps, "copy", header.metric, "hyperparameters"], rows, left=(2, 4))
 
 
 def _copy(copy: Json) -> str:
@@ -191,8 +204,9 @@ def replay(result: Json) -> str:
         if row["unscored"]:
             notes.append(f"{label}: no finite score of {', '.join(row['unscored'])}")
         notes += [f"{label}: {e['member']}: {text}" for e in row["members"] if (text := truncation(e))]
-    unit, episodes = result["unit"].replace("_", " "), result["rows"][0]["members"][0]["episodes"]
-    titles = ["", "mean return" if rl else "fitness", "95 % interval", "min", "max", "seeds", unit]
+    unit, one = result["unit"].replace("_", " "), result["rows"][0]["members"][0]
+    measure, episodes = "mean return" if rl else one.get("metric", "fitness"), one["episodes"]
+    titles = ["", measure, "95 % interval", "min", "max", "seeds", unit]
     played = f"the same {episodes} fresh episodes for every member, raw returns; " if rl else ""
     source = (
         f"those of {result['constants_of']}, the fittest member whose hyperparameters never changed"

@@ -3,7 +3,7 @@
 x is the member's clock (env steps; steps outside RL), for `population/*` the sum over the population.
 `population/fitness_*` cover members that have a fitness; `population/before_copy` counts those that are ranked by the
 fitness from before their last copy. Live metrics come from `members/<id>/metrics.jsonl`, everything else from the
-journal. `torch.utils.tensorboard` is imported when a writer is created; its threads write the files.
+journal.
 """
 
 from __future__ import annotations
@@ -14,20 +14,15 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pbtrl.core.population import Population, mean
+from pbtrl.reporting.event_file import EventFile
 from pbtrl.reporting.formatting import format_value
 from pbtrl.storage.journal import Line
 from pbtrl.storage.metrics_log import Metrics, MetricsTail, tags
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.system.files import is_disk_error
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-FLUSH_SECONDS = 10  # largest delay of the files
-QUEUE = 1000  # points in the queue of a writer's thread
 
 
 class TensorBoardWriter:
@@ -44,7 +39,7 @@ class TensorBoardWriter:
         self._header, self._population = header, population
         self._tail = MetricsTail(run / "members", population.members, from_end=resume)
         self._folder = run / "tb"
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, EventFile] = {}
         for m in population.members.values():
             if not m.retired:
                 self._writers[m.id] = self._new_writer(m.id, m.step + 1 if resume else None)
@@ -83,14 +78,9 @@ class TensorBoardWriter:
         if self._described:
             return
         self._described = True
-        from torch.utils.tensorboard.summary import hparams
-
         for member in self._population.members.values():
             values = {k: _plain(v) for k, v in member.hyperparameters.items()}
-            fitness = float("nan") if member.fitness is None else member.fitness
-            file: Any = self._writer_of(member.id).file_writer
-            for summary in hparams(values, {"episode/return_mean": fitness}):  # type: ignore[no-untyped-call]
-                file.add_summary(summary)
+            self._writer_of(member.id).add_hparams(values, [self._score_tag])
             self._close_if_retired(member.id)
 
     def close(self) -> None:
@@ -103,6 +93,11 @@ class TensorBoardWriter:
                 writer.close()
         finally:
             threading.excepthook = self._hook
+
+    @property
+    def _score_tag(self) -> str:
+        """Tag of what a member is trained for."""
+        return "episode/return_mean" if self._header.unit == "env_steps" else f"evaluation/{self._header.metric}"
 
     def _ended(self, thread: threading.ExceptHookArgs) -> None:
         """Suppress the traceback of a writer's thread that a full disk ended; the next write raises its error."""
@@ -135,8 +130,9 @@ class TensorBoardWriter:
             self._stream(member, streamed)
         points = dict(line["scalars"])
         if line["lengths"]:
-            points["episode/return_mean"] = mean(line["returns"])
-            points["episode/length_mean"] = mean(line["lengths"])
+            points[self._score_tag] = mean(line["returns"])
+            if self._header.unit == "env_steps":
+                points["episode/length_mean"] = mean(line["lengths"])
         if self._header.rule.source == "evaluation" and line["evaluation"]:
             points["evaluation/return_mean"] = mean(line["evaluation"])
         already = self._streamed[member]
@@ -173,7 +169,7 @@ class TensorBoardWriter:
         for streamed in self._tail.read(member):
             self._stream(member, streamed)
         self._streamed[member].clear()
-        _hide_after(self._writer_of(member), self._population.members[member].step + 1)
+        self._writer_of(member).hide_after(self._population.members[member].step + 1)
 
     def _stream(self, member: str, line: Metrics) -> None:
         slice_ = self._decided.get(line.get("assignment", ""))
@@ -190,12 +186,12 @@ class TensorBoardWriter:
             for tag, y in points.items():
                 writer.add_scalar(tag, y, step, time)
 
-    def _writer_of(self, member: str) -> SummaryWriter:
+    def _writer_of(self, member: str) -> EventFile:
         if member not in self._writers:
             self._writers[member] = self._new_writer(member)
         return self._writers[member]
 
-    def _new_writer(self, member: str, purge_step: int | None = None) -> SummaryWriter:
+    def _new_writer(self, member: str, purge_step: int | None = None) -> EventFile:
         """Make the writer of a member; a role is part of its name, as in `m16-evaluator`."""
         role = self._population.members[member].role.replace(" ", "-")
         return _writer(self._folder / (f"{member}-{role}" if role else member), purge_step)
@@ -208,19 +204,12 @@ class TensorBoardWriter:
             self._writers.pop(member).close()
 
 
-def _writer(folder: Path, purge_step: int | None) -> SummaryWriter:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=purge_step, max_queue=QUEUE, flush_secs=FLUSH_SECONDS)
-
-
-def _hide_after(writer: SummaryWriter, step: int) -> None:
-    """Hide the points from `step` on, by the same event as `purge_step` but in the middle of a file."""
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-
-    restart = Event(step=step, session_log=SessionLog(status=SessionLog.START))
-    file: Any = writer.file_writer
-    file.add_event(restart)
+def _writer(folder: Path, purge_step: int | None) -> EventFile:
+    """Start a file, and hide what earlier ones say from `purge_step` on."""
+    file = EventFile(folder)
+    if purge_step is not None:
+        file.hide_after(purge_step)
+    return file
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -229,5 +218,5 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {f"hparams/{k}": float(v) for k, v in numbers.items()}
 
 
-def _plain(x: object) -> object:
+def _plain(x: object) -> bool | float | str:
     return x if isinstance(x, bool | int | float | str) else format_value(x)

@@ -112,7 +112,8 @@ class RLCohort(Cohort):
     def prepare_repeat(self, block: Trajectory, epochs: Tensor) -> Callable[[], UpdateResult]:
         """Prepare an update from a block in exactly `epochs` [P] passes, on a copy of all learned state."""
         state = copy.deepcopy(self._state)
-        fixed = {"epochs": epochs, "max_log_ratio": torch.full(epochs.shape, torch.inf)}
+        unlimited = torch.full(epochs.shape, torch.inf)
+        fixed = {"epochs": epochs, "max_log_ratio": unlimited, "target_kl": unlimited}
         return functools.partial(self._spec.agent.learn, state, block, {**self._hyperparameters, **fixed})
 
     def act_once(self) -> int:

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
-from pbtrl.storage.run_lookup import RUN_NAME
+from pbtrl.storage.run_lookup import RUN_NAME, is_run_group
 from pbtrl.storage.stored_config import names_modules
 
 
 def run_reference(run: Path) -> str:
-    """Run argument of a command: the name, with `--runs` if the run is not in `runs/`; the path if that is no name."""
+    """Run argument of a command: the name, with `--runs` if the run is not in `runs/`; the path if that is no name.
+
+    For a run of a sweep or a replay the name is `directory/name`.
+    """
+    group = run.parent
+    if RUN_NAME.fullmatch(run.name) and RUN_NAME.fullmatch(group.name) and is_run_group(group):
+        return f"{group.name}/{run.name}{root_option(group.parent)}"
     return f"{run.name}{root_option(run.parent)}" if RUN_NAME.fullmatch(run.name) else _word(run)
 
 

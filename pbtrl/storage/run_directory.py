@@ -71,6 +71,23 @@ def _check_name(name: str) -> None:
         raise RunError(f"{name[:80]!r} is not a run name: use up to 64 letters, digits, '.', '_' and '-', no '/'")
 
 
+def group_folder(root: Path, name: str, file: str) -> Path:
+    """Return the directory for several runs, which may exist if it is empty or has the `file` that describes them.
+
+    Raises:
+        RunError: the name is invalid, or the directory holds something else.
+    """
+    if not RUN_NAME.fullmatch(name):
+        raise RunError(
+            f"{name[:80]!r} is not a name of a folder: give --name up to 64 letters, digits, '.', '_' and '-'"
+        )
+    folder = root / name
+    blank = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+    if not blank and not (folder / file).is_file():
+        raise RunError(f"{folder} exists and is not a {Path(file).stem}: choose another --name")
+    return folder
+
+
 def check_links(run: Path) -> None:
     """Check that a run directory holds only regular files and directories, so that no access leads out of it.
 

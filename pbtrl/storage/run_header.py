@@ -38,6 +38,7 @@ class RunHeader:
         rule: definition of the fitness.
         frames_per_step: simulator frames per env step (action repeat: ALE 4, MuJoCo 1); 1 outside RL.
         unit: unit of every clock: `env_steps`, or `steps` outside RL.
+        metric: name of the fitness, as in tables and plots: `fitness`, `accuracy`, `BLEU`.
         hyperparameters: names of the searched hyperparameters, in the config's order.
         bounds: [min, max] of exploration by hyperparameter, for each agent of a mixed population, or for "" in a
             population of one agent. Choices are not listed; empty if the strategy does not explore.
@@ -55,6 +56,7 @@ class RunHeader:
     rule: FitnessRule = field(default_factory=FitnessRule)
     frames_per_step: int = 1
     unit: str = "env_steps"
+    metric: str = "fitness"
     hyperparameters: tuple[str, ...] = ()
     bounds: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     deterministic: str = "yes"
@@ -77,7 +79,7 @@ class RunHeader:
         if self.total is not None and (type(self.total) is not int or not 0 < self.total <= BEYOND):
             raise ValueError(f"total must be a positive integer, not {self.total!r}")
         roles = (*self.roles, *self.roles.values(), *self.candidate_roles)
-        for text in (self.name, self.unit, self.deterministic, *self.hyperparameters, *roles):
+        for text in (self.name, self.unit, self.metric, self.deterministic, *self.hyperparameters, *roles):
             if not isinstance(text, str):
                 raise ValueError(f"{text!r} must be text")
         if not 1 <= self.size <= MEMBERS:

@@ -1,4 +1,4 @@
-"""Lookup of runs by name, unique prefix, path, or `last`."""
+"""Lookup of runs by name, unique prefix, path, or `last`, also below the directory of a sweep or a replay."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from pbtrl.storage.run_state import modified_at
 from pbtrl.system.files import reason
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+REPLAY_FILE = "replay.json"
+SWEEP_FILE = "sweep.json"
 
 
 def find(text: str, root: Path) -> Path:
     """Find a run by `last` (the one started or resumed last), name, unique prefix of a name, or path.
+
+    Runs of a sweep or a replay are found by `directory/name`, also by `directory/last` and `directory/prefix`.
 
     Raises:
         RunError: no run or several runs match; the message lists the candidates.
@@ -30,11 +34,19 @@ def find(text: str, root: Path) -> Path:
         return runs[text]
     if "\0" not in text and is_run(path := Path(os.path.expanduser(text))):  # `.`, `..` and links have other names
         return path.resolve() if path.name in ("", "..") or path.is_symlink() else path
+    group, slash, name = text.rpartition("/")
+    if slash and is_run_group(root / group):
+        return find(name, root / group)
     matches = sorted(name for name in runs if name.startswith(text) and text)
     if len(matches) == 1:
         return runs[matches[0]]
     if matches:
         raise RunError(f"{text[:80]!r} is ambiguous: it may mean {_several(matches)}")
+    for folder in (root / text, Path(text)):
+        if text and is_run_group(folder):
+            inside = _several(sorted(run.name for run in run_directories(folder))) or "no run yet"
+            more = f"; `pbtrl sweep {text}` continues it" if os.path.isfile(folder / SWEEP_FILE) else ""
+            raise RunError(f"{folder} holds several runs, to be named as in {text}/NAME: {inside}{more}")
     raise RunError(f"no run {text[:80]!r} in {root}" + (f": there are {_several(sorted(runs))}" if runs else ""))
 
 
@@ -43,17 +55,27 @@ def is_run(path: Path) -> bool:
     return any(os.path.isfile(path / name) for name in ("journal.jsonl", "run.json"))  # unlike Path's, never raises
 
 
+def is_run_group(path: Path) -> bool:
+    """Return whether this is the directory of the runs of a sweep or a replay."""
+    return any(os.path.isfile(path / name) for name in (SWEEP_FILE, REPLAY_FILE)) and not is_run(path)
+
+
 def run_directories(root: Path) -> Iterator[Path]:
     """Yield the run directories directly below `root`, except links that lead out of it and runs being deleted."""
-    if not os.path.isdir(root):
-        return
+    yield from (path for path in _entries(root) if is_run(path) and path.resolve().is_relative_to(root.resolve()))
+
+
+def sweep_directories(root: Path) -> Iterator[Path]:
+    """Yield the directories of sweeps directly below `root`, with the exceptions of `run_directories`."""
+    sweeps = (path for path in _entries(root) if is_run_group(path) and os.path.isfile(path / SWEEP_FILE))
+    yield from (path for path in sweeps if path.resolve().is_relative_to(root.resolve()))
+
+
+def _entries(root: Path) -> list[Path]:
     try:
-        entries = list(root.iterdir())
+        return [path for path in root.iterdir() if not path.name.startswith(".")] if os.path.isdir(root) else []
     except OSError as error:
         raise RunError(f"cannot read {root}: {reason(error)}") from error
-    for path in entries:
-        if not path.name.startswith(".") and is_run(path) and path.resolve().is_relative_to(root.resolve()):
-            yield path
 
 
 def started_at(run: Path) -> tuple[float, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from pbtrl.core.population import Member, Population
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.storage.journal import Line, read_journal
 from pbtrl.storage.run_header import RunHeader, read_header
-from pbtrl.storage.run_lookup import run_directories, started_at
-from pbtrl.storage.run_state import heartbeat, state
+from pbtrl.storage.run_lookup import SWEEP_FILE, run_directories, started_at, sweep_directories
+from pbtrl.storage.run_state import heartbeat, modified_at, state
+from pbtrl.storage.sweep_directory import sweep_status
 
 
 def load_run(run: Path) -> tuple[RunHeader, list[Line], Population]:
@@ -65,6 +67,7 @@ def summarize(run: Path, header: RunHeader, population: Population) -> dict[str,
         "path": str(run),
         "state": state(run),
         "unit": header.unit,
+        "metric": header.metric,
         "env_steps": population.step,
         "frames": population.step * header.frames_per_step,
         "steps_budget": header.budget,
@@ -79,15 +82,37 @@ def summarize(run: Path, header: RunHeader, population: Population) -> dict[str,
 
 
 def listing(root: Path) -> list[dict[str, Any]]:
-    """Status of every run, newest last; an unreadable one has only name, path, state and `error`."""
-    rows = []
-    for run in sorted(run_directories(root), key=started_at):
-        try:
-            with corruption_as_error(run):
-                rows.append(status(run))
-        except RunError as error:
-            rows.append({"name": run.name, "path": str(run), "state": state(run), "error": str(error)})
-    return rows
+    """Status of every run and of every sweep, newest last.
+
+    An unreadable one has only name, path, state and `error`. A sweep has `runs`, the number of its runs by state.
+    """
+    rows = [(started_at(run), _listed_run(run)) for run in run_directories(root)]
+    rows += [(_sweep_started_at(folder), _listed_sweep(folder)) for folder in sweep_directories(root)]
+    return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+
+
+def _listed_run(run: Path) -> dict[str, Any]:
+    try:
+        with corruption_as_error(run):
+            return status(run)
+    except RunError as error:
+        return {"name": run.name, "path": str(run), "state": state(run), "error": str(error)}
+
+
+def _listed_sweep(folder: Path) -> dict[str, Any]:
+    where = {"name": folder.name, "path": str(folder)}
+    try:
+        age = min(
+            (heartbeat(run) for run in run_directories(folder)), default=time.time() - modified_at(folder / SWEEP_FILE)
+        )
+        return {**where, **sweep_status(folder), "heartbeat_age": age, "bytes": _bytes(folder)}
+    except RunError as error:
+        return {**where, "state": "damaged", "error": str(error)}
+
+
+def _sweep_started_at(folder: Path) -> tuple[float, str]:
+    begun = max((started_at(run)[0] for run in run_directories(folder)), default=modified_at(folder / SWEEP_FILE))
+    return begun, folder.name
 
 
 def _member(member: Member, header: RunHeader) -> dict[str, Any]:
@@ -109,14 +134,14 @@ def _member(member: Member, header: RunHeader) -> dict[str, Any]:
 
 
 def _state(member: Member, header: RunHeader) -> str:
-    """Return `train`, `waits`, `done`, `retired`, `diverged` or `given up`."""
+    """Return `train`, `waiting`, `done`, `retired`, `diverged` or `given up`."""
     if member.retired:
         return "retired"
     if member.lost or member.diverged:
         return "given up" if member.lost else "diverged"
     if member.pending:
         return "train"
-    return "done" if member.step >= header.horizon else "waits"
+    return "done" if member.step >= header.horizon else "waiting"
 
 
 def _bytes(run: Path) -> int:

@@ -83,6 +83,21 @@ def load_stored_config(
     return check(source)
 
 
+def parse_stored_config(folder: Path, text: str, *, trusted: bool = False, known: Collection[str] = ()) -> Config:
+    """Load a resolved config that a file in `folder` holds as text; arguments and errors as of `load_stored_config`."""
+    from pbtrl.config.load import check
+    from pbtrl.config.open_names import code_modules
+    from pbtrl.config.renamed_keys import modernize
+    from pbtrl.config.yaml_source import ConfigSource
+
+    source = ConfigSource(text, str(folder))
+    _check(folder, [module for module in code_modules(source.data) if module not in known], trusted)
+    source.data = modernize(source.data)
+    config = check(source)
+    _check(folder, [module for module in config.imports if module not in known], trusted)
+    return config
+
+
 def _searched(section: dict[str, Any]) -> list[str]:
     hparams = section.get("hparams")
     return list(hparams) if isinstance(hparams, dict) else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from pbtrl.core.dimensions import Choice, Dimension, IntLogUniform, IntUniform, Value, Whole
-from pbtrl.errors import ConfigProblem
+from pbtrl.errors import ConfigProblem, MissingPackageError
 from pbtrl.strategies.brackets import Bracket, Sizes, halving, hyperband, rung_steps
 from pbtrl.strategies.rules import Count
 from pbtrl.strategies.settings import StrategyContext, StrategySettings
@@ -413,5 +413,4 @@ def _describe(dimension: Dimension) -> str:
 def _need(package: str, sampler: str) -> None:
     """Raise unless an optional package is installed."""
     if importlib.util.find_spec(package) is None:
-        text = f'{sampler} needs {package}, which is not installed: pip install "pbtrl[search]"'
-        raise ConfigProblem(text, ("strategy", "sampler"))
+        raise MissingPackageError(sampler, package, "search", ("strategy", "sampler"))

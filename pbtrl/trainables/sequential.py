@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,31 +105,3 @@ class SequentialCohort(Cohort):
     @override
     def close(self) -> None:
         pass
-
-
-@dataclass(frozen=True)
-class TrainableBuilder:
-    """Makes trainables of one class, and cohorts of them.
-
-    Attributes:
-        kind: the class; it is called with a generator, and with `kwargs`.
-        kwargs: keys of the config's `trainable` section besides its name.
-        curve_interval: steps between two evaluations; None for one per slice.
-    """
-
-    kind: Any
-    kwargs: Mapping[str, Any]
-    curve_interval: int | None = None
-
-    def make(self, rng: np.random.Generator) -> Trainable:
-        """A fresh trainable."""
-        trainable: Trainable = self.kind(rng, **self.kwargs)
-        return trainable
-
-    def structure(self, assignment: Assignment) -> object:
-        """All assignments can share a cohort."""
-        return None
-
-    def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> SequentialCohort:
-        """A cohort for these members."""
-        return SequentialCohort(members, self.make, self.curve_interval)

@@ -42,8 +42,9 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
     final = config.final
     half = None if seconds is None else seconds / 2
     selection = scoring.evaluate(
-        config, run, names, episodes=final.selection_episodes, seed=evaluation_seed(config, "selection"), seconds=half
-    )
+        config, run, names, episodes=final.selection_episodes, seed=evaluation_seed(config, "selection"), seconds=half,
+        held_out=False,
+    )  # fmt: skip
     scores = [s["return_mean"] if is_scored(s) else -math.inf for s in selection]
     name = names[max(range(len(scores)), key=lambda i: (scores[i], -i))]
     left = None if seconds is None else seconds - (time.monotonic() - started)

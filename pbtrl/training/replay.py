@@ -22,16 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pbtrl.config.load import check
 from pbtrl.config.schema import Config
-from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.errors import RunError
 from pbtrl.reporting.schedule import DiscoveredSchedule, constant_settings, discover
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
-from pbtrl.storage.run_directory import check_links
+from pbtrl.storage.run_directory import check_links, group_folder
 from pbtrl.storage.run_lock import holder
-from pbtrl.storage.run_lookup import RUN_NAME
+from pbtrl.storage.run_lookup import REPLAY_FILE
 from pbtrl.storage.run_state import state
 from pbtrl.storage.run_status import load_run
 from pbtrl.storage.snapshot_store import SnapshotStore
@@ -41,7 +39,7 @@ from pbtrl.system.strict_json import to_json
 from pbtrl.training import scoring
 from pbtrl.training.final_choice import evaluation_seed
 from pbtrl.training.session import SessionHooks, SessionResult
-from pbtrl.training.start import start
+from pbtrl.training.start import start_part
 
 ARMS = ("schedule", "final", "constant")
 """Names of the new runs."""
@@ -74,7 +72,7 @@ class Replay:
 
     @property
     def _stored(self) -> dict[str, Any]:
-        return read_json_if_exists(self.folder / "replay.json")
+        return read_json_if_exists(self.folder / REPLAY_FILE)
 
     def unfinished(self) -> list[str]:
         """List the new runs that are still to be trained."""
@@ -84,8 +82,7 @@ class Replay:
         """Train one of the new runs, or resume it. Scores from before are forgotten."""
         self.folder.mkdir(exist_ok=True)
         self._save(self.description)
-        source = ConfigSource(dump_yaml(self._tree(arm)))
-        return start(check(source), source, hooks, root=self.folder, name=arm, if_exists="resume", command=command)
+        return start_part(self._tree(arm), hooks, folder=self.folder, name=arm, command=command)
 
     def scores(self) -> dict[str, Any]:
         """Play the same fresh episodes with every member of the new runs and with the original; done only once.
@@ -169,7 +166,7 @@ class Replay:
 
     def _save(self, content: Mapping[str, Any]) -> dict[str, Any]:
         text = to_json(content, indent=2)
-        write_atomically(self.folder / "replay.json", text + "\n")
+        write_atomically(self.folder / REPLAY_FILE, text + "\n")
         saved: dict[str, Any] = json.loads(text)
         return saved
 
@@ -204,28 +201,15 @@ def plan(run: Path, *, seeds: int, member: str = "best", name: str | None = None
     SnapshotStore(run / "members").load(original.snapshot)
     settings = constant_settings(lines, population, original.agent)
     constants_of, constants = next(iter(settings.items()), (None, original.points[0][1]))
-    replay = Replay(original, config, seeds, _folder(run, name), constants, constants_of)
+    folder = group_folder(run.parent, name or f"{run.name}-replay", REPLAY_FILE)
+    replay = Replay(original, config, seeds, folder, constants, constants_of)
     _check_unchanged(replay)
     return replay
 
 
-def _folder(run: Path, name: str | None) -> Path:
-    """Return the folder of the new runs, which may exist if it is that of a replay."""
-    name = name or f"{run.name}-replay"
-    if not RUN_NAME.fullmatch(name):
-        raise RunError(
-            f"{name[:80]!r} is not a name of a folder: give --name up to 64 letters, digits, '.', '_' and '-'"
-        )
-    folder = run.parent / name
-    blank = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not blank and not (folder / "replay.json").is_file():
-        raise RunError(f"{folder} exists and is not a replay: choose another --name")
-    return folder
-
-
 def _check_unchanged(replay: Replay) -> None:
     """Check that a replay that was begun before is the same."""
-    stored = read_json_if_exists(replay.folder / "replay.json")
+    stored = read_json_if_exists(replay.folder / REPLAY_FILE)
     wanted: dict[str, Any] = json.loads(to_json(replay.description))
     changed = [key for key in wanted if stored and stored.get(key) != wanted[key]]
     if changed:

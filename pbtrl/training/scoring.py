@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pbtrl.build.evaluators import make_evaluator
+from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
 from pbtrl.errors import SnapshotError
@@ -18,17 +19,19 @@ from pbtrl.storage.snapshot_store import SnapshotStore
 
 def evaluate(
     config: Config, run: Path, snapshots: Sequence[str], *, episodes: int, seed: int, deterministic: bool = False,
-    seconds: float | None = None,
+    seconds: float | None = None, held_out: bool = True,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Play fresh episodes with each snapshot. Returns one JSON object per snapshot.
 
-    Keys: member, agent (its name, or the entry of a mix), snapshot, env_steps (the member's clock), episodes,
-    return_mean, return_std, ci95 (pair; null for one episode), return_min, return_max, length_mean, truncated (episodes
-    that were cut at max_steps or for lack of time; truncation by the env does not count), max_steps (env steps; null
-    for no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that are not finite
-    are null.
+    Keys: member, agent (its name, or the entry of a mix), metric (`return`, or the name of a trainable's fitness),
+    held_out (whether a trainable was scored on data that nothing else uses), snapshot, env_steps (the member's clock),
+    episodes, return_mean, return_std, ci95 (pair; null for one episode), return_min, return_max, length_mean,
+    truncated (episodes that were cut at max_steps or for lack of time; truncation by the env does not count), max_steps
+    (env steps; null for no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that
+    are not finite are null.
 
-    After `seconds`, unfinished episodes are cut and no more begin.
+    A trainable that has a method `test` is scored by it, on data that nothing else uses; without `held_out` by
+    `evaluate`, as in training. After `seconds`, unfinished episodes are cut and no more begin.
 
     Raises:
         SnapshotError: a snapshot is missing, damaged, or does not belong to an agent of the config.
@@ -38,15 +41,20 @@ def evaluate(
     rows = [row for row, _ in loaded]
     try:
         steps = [int(state["report"]["step"]) for _, state in loaded]
-        agents = [state["report"]["hyperparameters"].get(AGENT) for _, state in loaded]
+        hyperparameters = [dict(state["report"]["hyperparameters"]) for _, state in loaded]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise SnapshotError(f"{run}: a snapshot's state.json holds no report") from None
+    agents = [h.get(AGENT) for h in hyperparameters]
     play = make_evaluator(config)
-    played = play(rows, agents, episodes=episodes, seed=seed, deterministic=deterministic, seconds=seconds)
+    metric = "return" if config.env else trainable_builder(config).metric
+    options = {"deterministic": deterministic, "seconds": seconds, "held_out": held_out}
+    played = play(rows, hyperparameters, episodes=episodes, seed=seed, **options)
     return [
         {
             "member": name.split("/")[0],
             "agent": agent or (config.agent.name if config.agent else None),
+            "metric": metric,
+            "held_out": getattr(one, "held_out", False),
             "snapshot": name,
             "env_steps": step,
             "episodes": len(one.returns),

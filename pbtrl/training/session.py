@@ -74,7 +74,8 @@ class SessionResult:
         run: the run directory.
         outcome: `finished`, `stopped` (can be resumed) or `failed`.
         message: message for the user; empty if the presenter has shown it.
-        signal_exit: exit code of the signal that stopped the session, as in a shell; None without a signal.
+        signal_exit: exit code of the first signal, as in a shell; None without a signal. One that comes when the run
+            is about to end does not stop it.
     """
 
     run: Path
@@ -159,7 +160,7 @@ class Session:
         board.describe()
         text = closing_text(best, run, run_reference(run), cli_reference(run, self.config))
         self.hooks.presenter.finish(run, best, text)
-        return SessionResult(run, "finished")
+        return SessionResult(run, "finished", signal_exit=self.signals.code)
 
     def _controller(self, executor: Executor, board: TensorBoardWriter, lost: Sequence[str]) -> Controller:
         snapshots = self.config.snapshots

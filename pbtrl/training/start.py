@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pbtrl.build.factory import (
     collect_warnings,
@@ -12,11 +13,11 @@ from pbtrl.build.factory import (
     snapshot_bytes,
 )
 from pbtrl.build.placement import torch_threads
-from pbtrl.config.load import read, to_yaml, with_setting
+from pbtrl.config.load import check, read, to_yaml, with_setting
 from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
-from pbtrl.config.yaml_source import ConfigSource
+from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.errors import RunError
 from pbtrl.storage import run_directory
 from pbtrl.storage.journal import Journal, Line
@@ -74,6 +75,14 @@ def start(
         journal = Journal(run / "journal.jsonl")
         journal.append(header.to_line())
         return Session(prepared, run, header, header.population(), journal, signals, hooks).run()
+
+
+def start_part(
+    tree: Mapping[str, Any], hooks: SessionHooks, *, folder: Path, name: str, command: Sequence[str] = ()
+) -> SessionResult:
+    """Train one of several runs in a folder of their own, or resume it; `tree` is its config."""
+    source = ConfigSource(dump_yaml(tree))
+    return start(check(source), source, hooks, root=folder, name=name, if_exists="resume", command=command)
 
 
 def resume(

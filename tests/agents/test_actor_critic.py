@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from pbtrl.agents import actor_critic
+from pbtrl.agents import actor_critic, updates
 from pbtrl.agents.distributions import Gaussian
 from pbtrl.agents.mlp_stacks import ACTIVATIONS
 from pbtrl.agents.policy_gradient import PolicyGradient
@@ -320,8 +320,8 @@ def test_gradients_in_closed_form_equal_autograd(kind, std, activation, masked, 
     def gradients():
         state = fresh(learner, members)
         batch = learner._batch(state, data, h)
-        (parts,) = (learner._parts(state, batch, h, slice(0, data.rewards.shape[2])),)
-        metrics, _ = learner._gradients(state, parts)
+        ((_, groups),) = learner.minibatches(state, batch, h)(0, torch.ones(3, dtype=torch.bool))
+        metrics, _ = updates.gradients(learner, state, groups)
         return state.grads.double(), metrics
 
     h = live(learner, 3, entropy_cost=0.1)
@@ -598,6 +598,9 @@ MIXED = {
     "max_grad_norm": [1.0, 0.5, 40.0, 10.0],
     "entropy_cost": [0.01, 0.001, 0.1, 0.0],
     "gamma": [0.99, 0.9, 0.97, 0.5],
+    "minibatches": [2, 5, 3, 2],
+    "clip": [0.2, 0.1, 0.4, 0.0],
+    "target_kl": [math.inf, math.inf, 0.1, math.inf],
 }
 
 
@@ -620,6 +623,12 @@ MIXED = {
         ("categorical", 5, {"name": "vmpo"}),
         ("clip", 3, {"name": "vmpo"}),
         ("image", 4, {"name": "vmpo", "minibatches": 3}),
+        ("categorical", 5, {"name": "ppo"}),
+        ("clip", 3, {"name": "ppo", "hidden": (64, 64)}),
+        ("squash", 16, {"name": "ppo", "advantages": "raw", "value_clip": False}),
+        ("image", 4, {"name": "ppo"}),
+        ("clip", 5, {"name": "ppo", "core": "lstm", "core_units": 9, "use_last_action_reward": True}),
+        ("image", 5, {"name": "ppo", "core": "lstm", "core_units": 8, "use_last_action_reward": True}),
         ("categorical", 5, {"core": "lstm", "core_units": 20, "use_last_action_reward": True}),
         ("clip", 3, {"core": "lstm", "core_units": 9, "minibatches": 2}),
         ("image", 5, {"core": "lstm", "core_units": 8, "use_last_action_reward": True}),
@@ -680,7 +689,7 @@ OTHER = {
     "rmsprop_decay": 0.9, "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1, "target_period": 1, "eps_temperature": 1.0,
     "eps_kl": 1.0, "eps_mean": 1.0, "eps_covariance": 1.0, "popart_rate": 0.1, "pixel_control_cost": 0.5,
     "pixel_control_gamma": 0.5, "reward_prediction_cost": 0.3, "value_replay_cost": 0.3,
-    "intrinsic_cost": 0.1, "manager_gamma": 0.5,
+    "intrinsic_cost": 0.1, "manager_gamma": 0.5, "minibatches": 3, "clip": 0.1, "target_kl": 0.0,
 }  # fmt: skip
 
 

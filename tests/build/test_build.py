@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from pbtrl.build import describe, determinism, factory, placement, rl
+from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.load import config_from_json, load, parse, resolve, with_setting
 from pbtrl.config.schema import Config
 from pbtrl.errors import ConfigError
 from pbtrl.execution.inline import Inline
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system import cgroups
+from pbtrl.trainables import builder as builder_module
+from pbtrl.trainables import datasets
 from tests.command import CART
 
 TOY = """\
@@ -154,6 +160,17 @@ def test_placement_description():
 # What a run is made of
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("sync", True), ("async", False)])
+def test_training_is_deterministic_where_the_header_says_so(monkeypatch: pytest.MonkeyPatch, mode: str, expected: bool):
+    """And torch's compiler is not imported, which would take each worker two seconds and 70 MiB."""
+    monkeypatch.setitem(sys.modules, "torch._inductor", None)
+    before = torch.get_deterministic_debug_mode()
+    rl.rl_builder(cart(f"population.mode={mode}")).cohort(["m00"], 1).close()
+    found = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.set_deterministic_debug_mode(before)
+    assert found == (expected, False)
+
+
 def test_header_has_what_readers_need():
     rounded = "budget.env_steps_per_member=701"
     found = factory.make_header(cart(rounded), "cart")
@@ -271,11 +288,85 @@ def test_unfit_env_and_agent_are_one_line(overrides, said):
     [
         ("trainable={name: cubic}", "trainable.name: unknown trainable 'cubic'. Known: quadratic"),
         ("trainable={name: quadratic, depth: 3}", "trainable.depth: unknown key. Known: start, learning_rate, clamp"),
+        ("trainable={name: quadratic, clampp: 1}", "trainable.clampp: unknown key. Did you mean 'clamp'?"),
+        ("trainable={name: quadratic, learning_rate: fast}", "trainable.learning_rate: must be a number, not 'fast'"),
+        ("trainable={name: quadratic, start: 3}", "trainable.start: "),
+        ("trainable={name: 'tests.build.test_build:Needs'}", "trainable: needs size"),
+        ("trainable={name: 'tests.build.test_build:Needs', size: x}", "trainable.size: must be an integer, not 'x'"),
+        ("trainable={name: 'tests.build.test_build:Unresolved', size: x}", "trainable: cannot be made: TypeError: "),
     ],
 )
 def test_missing_trainable_or_wrong_keys(override, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError) as caught:
         factory.prepare(toy(override))
+    (message,) = caught.value.messages
+    assert said in message
+
+
+class Needs:
+    """Trainable with a required key."""
+
+    def __init__(self, rng, *, size: int) -> None:
+        raise AssertionError
+
+
+class Unresolved:
+    """Trainable with an annotation that no module defines."""
+
+    def __init__(self, rng, *, size: Nothing) -> None:  # noqa: F821
+        raise TypeError("size")
+
+
+CLASSIFIER = "trainable={name: classifier, data: digits}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["hparams={momentun: {prior: uniform, low: 0, high: 0.9}}"],
+         "hparams.momentun: classifier has no such hyperparameter. Did you mean 'momentum'?"),
+        (["hparams={lr: {prior: uniform, low: 0, high: 0.9}}"],
+         "hparams.lr: classifier has no such hyperparameter. Did you mean 'learning_rate'?"),
+        (["hparams={momentum: {prior: uniform, low: 0, high: 1}}"], "hparams.momentum: must be < 1, not 1.0"),
+        (["hparams={momentum: {prior: uniform, low: 0.1, high: 0.9, bounds: [-1, 0.9]}}"],
+         "hparams.momentum: must be >= 0, not -1"),
+        (["hparams={shift: {prior: choice, values: [1, 1.5]}}"], "hparams.shift: must be an integer, not 1.5"),
+        (["hparams={channels: {prior: choice, values: [8, 16]}}"],
+         "hparams.channels: shapes the model, so weights cannot be copied: pbt needs it fixed under trainable"),
+        (["hparams={channels: {prior: choice, values: [8, 9]}}", "strategy={name: random_search}"],
+         "hparams.channels: Input should be a multiple of 4, not 9"),
+        (["hparams={shift: {prior: int_uniform, low: 0, high: 2}}", "trainable.shift=1"],
+         "trainable.shift: both fixed under trainable and searched under hparams: remove one"),
+        (["trainable.data=cifar"], "trainable.data: must be digits or mnist1d, not 'cifar'"),
+        (["trainable.label_noise=2"], "trainable.label_noise: must be <= 1, not 2"),
+        (["trainable.chanels=8"], "trainable.chanels: unknown key. Did you mean 'channels'?"),
+    ],
+)  # fmt: skip
+def test_hyperparameters_that_a_trainable_does_not_accept(overrides, said):
+    empty = [] if any(o.startswith("hparams") for o in overrides) else ["hparams={}"]
+    with pytest.raises(ConfigError) as caught:
+        factory.prepare(toy(CLASSIFIER, *empty, *overrides))
+    (message,) = caught.value.messages
+    assert said in message
+
+
+def test_structural_hyperparameters_can_be_searched_by_fresh_trials():
+    channels = "hparams={channels: {prior: choice, values: [4, 8]}}"
+    prepared = factory.prepare(toy(CLASSIFIER, channels, "strategy={name: random_search}"))
+    builder = trainable_builder(prepared)
+    first, second = (builder.make(np.random.default_rng(0), (("channels", n),)).state_dict() for n in (4, 8))
+    assert first["network.head.weight"].shape == (10, 8)
+    assert second["network.head.weight"].shape == (10, 16)
+
+
+def test_missing_package_of_a_trainable_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    datasets.load.cache_clear()
+    builder_module._prepared.cache_clear()
+    text = 'trainable.data: digits needs scikit-learn, which is not installed: pip install "pbtrl[trainables]"'
+    with pytest.raises(ConfigError) as caught:
+        factory.prepare(toy(CLASSIFIER, "hparams={}"))
+    assert caught.value.messages == (f"config: {text}",)
 
 
 def test_env_backend_is_resolved():

@@ -25,7 +25,7 @@ from pbtrl.rl.shared_memory import to_dict
 from tests.execution.test_executors import ended
 from tests.rl.test_cohort import CARTPOLE, LONG, Workplace, builder, slice_of
 
-pytestmark = pytest.mark.usefixtures("quick_disk")
+pytestmark = pytest.mark.usefixtures("quick_disk", "warm_workers")
 
 TWO = ("m00", "m01")
 

@@ -18,6 +18,8 @@ from pbtrl.rl.shared_memory import SharedTensors
 from pbtrl.testing.trainables import assert_equal
 from tests.rl.test_cohort import CARTPOLE, builder, run, slice_of
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 TWO = ("m00", "m01")
 
 

@@ -8,7 +8,14 @@ from tests.rl.test_probes_learn import Trained
 torch.set_num_threads(1)  # as in every worker
 
 
-@pytest.mark.parametrize(("name", "remembers"), [("unreal", True), ("feudal", True), ("a3c", False)])
+@pytest.mark.parametrize(
+    ("name", "remembers"),
+    [
+        ("unreal", True),
+        pytest.param("feudal", True, marks=pytest.mark.slow),
+        pytest.param("a3c", False, marks=pytest.mark.slow),
+    ],
+)
 def test_glimpse_is_remembered(name, remembers):
     trained = Trained(name, "probe/Glimpse-v0", 150, time=12, learning_rate=1e-3, core_units=64, goal_units=64)
     mean = sum(trained.returns) / len(trained.returns)

@@ -17,7 +17,10 @@ from tests.agent_fixtures import first_inputs
 
 torch.set_num_threads(1)  # as in every worker
 
-pytestmark = pytest.mark.parametrize("name", AGENTS)
+LARGE = ("unreal", "feudal")  # each update takes them several times as long
+every = pytest.mark.parametrize("name", AGENTS)
+small = pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in AGENTS])
+"""For probes that ask what others ask as well: of values, `test_two_steps`; of the policy, `test_recall`."""
 
 GAMMA = 0.8
 QUICK = {
@@ -29,6 +32,7 @@ QUICK = {
 OWN = {  # V-MPO's divergence is bounded for millions of steps; a probe has a few thousand
     "impala": {},
     "a3c": {},
+    "ppo": {"epochs": 2, "minibatches": 2},
     "unreal": {"core_units": 16},
     "feudal": {"goal_units": 16, "embedding": 8, "manager_gamma": GAMMA, "intrinsic_cost": 0.0},
     "vmpo": {
@@ -100,25 +104,39 @@ def close(*expected):
     return pytest.approx(list(expected), abs=0.1)
 
 
+@small
 def test_constant_reward(name):
     assert Trained(name, "probe/ConstantReward-v0", 100).values([1]) == close(1 / (1 - GAMMA))
 
 
+@small
 def test_observed_reward(name):
     assert Trained(name, "probe/ObservedReward-v0", 60).values([-1], [1]) == close(-1, 1)
 
 
+@every
 def test_two_steps(name):
     assert Trained(name, "probe/TwoSteps-v0", 80).values([0], [1]) == close(GAMMA, 1)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_bandit(name, optimizer):
+@small
+def test_bandit(name):
+    check_bandit(name, "adam")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "impala")) for n in AGENTS])
+def test_bandit_with_rmsprop(name):
+    """Optimizers know nothing of agents."""
+    check_bandit(name, "rmsprop")
+
+
+def check_bandit(name, optimizer):
     trained = Trained(name, "probe/Bandit-v0", 200, optimizer=optimizer, rmsprop_decay=0.9)
     assert trained.policy([1]).softmax(-1)[0, 2] > 0.95
     assert trained.values([1]) == close(1)
 
 
+@small
 def test_previous_action(name):
     trained = Trained(name, "probe/PreviousAction-v0", 160)
     for t in range(4):
@@ -132,6 +150,7 @@ def test_previous_action(name):
 PHASES = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 
 
+@every
 def test_truncation_bootstraps(name):
     """With memory, last and first observations differ; the value of the last is never learned and may be too high."""
     trained, forever = Trained(name, "probe/Truncated-v0", 120), 1 / (1 - GAMMA)
@@ -141,11 +160,13 @@ def test_truncation_bootstraps(name):
         assert trained.values(*PHASES) == close(*[forever] * 3)
 
 
+@every
 def test_termination_does_not_bootstrap(name):
     expected = [(1 - GAMMA ** (3 - phase)) / (1 - GAMMA) for phase in range(3)]
     assert Trained(name, "probe/Terminated-v0", 80).values(*PHASES) == close(*expected)
 
 
+@every
 @pytest.mark.parametrize("core", ["lstm", "none"])
 def test_recall(name, core):
     """The first observation decides the last reward: with memory the optimum is reached, without it half."""
@@ -158,8 +179,17 @@ def test_recall(name, core):
     assert mean > 0.95 if trained.remembers else mean < 0.7
 
 
-@pytest.mark.parametrize("actions", ["clip", "squash"])
-def test_target(name, actions):
+@every
+def test_target(name):
+    check_target(name, "clip")
+
+
+@small
+def test_target_squashed(name):
+    check_target(name, "squash")
+
+
+def check_target(name, actions):
     trained = Trained(name, "probe/Target-v0", 150, actions=actions, learning_rate=0.01)
     params = trained.policy([1])
     assert trained.to_env(params[:, :2])[0].tolist() == pytest.approx([0.5, -0.3], abs=0.1)
@@ -170,6 +200,7 @@ def test_target(name, actions):
 LOOKS = {"unreal": (100, 3e-3), "feudal": (150, 3e-3)}  # updates and learning rate
 
 
+@every
 def test_bright_side(name):
     updates, rate = LOOKS.get(name, (25, 1e-3))
     trained = Trained(name, "probe/BrightSide-v0", updates, time=4, advantages="raw", learning_rate=rate)
@@ -183,6 +214,7 @@ CARTPOLE = {
     "impala": {"advantages": "normalize", "reduction": "mean", "epochs": 4},
     "a3c": {"advantages": "normalize", "reduction": "mean", "minibatches": 4},
     "vmpo": {"minibatches": 4, "eps_kl": 0.02},
+    "ppo": {"minibatches": 5, "epochs": 4},
     "unreal": {"advantages": "normalize", "reduction": "mean", "minibatches": 4, "core_units": 64},
     "feudal": {
         "reduction": "mean", "minibatches": 4, "learning_rate": 2e-4, "entropy_cost": 0.005,
@@ -192,6 +224,7 @@ CARTPOLE = {
 LONGER = {"feudal": 200_000}  # at the rates of the others a worker does not keep up with its manager's goals
 
 
+@every
 @pytest.mark.slow
 def test_cartpole_is_solved(name):
     """500 is the most there is."""

@@ -68,6 +68,7 @@ def test_temporarily_full_disk_changes_nothing(pbtrl: Command, monkeypatch):
     assert "failure" not in kinds(Path("runs/a"))
 
 
+@pytest.mark.cold_workers
 def test_full_disk_in_a_worker_exits_with_75(pbtrl: Command, tmp_path: Path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, hard))  # room for small files, but for no snapshot

@@ -308,6 +308,7 @@ def test_status(tmp_path: Path):
         "path": str(w.run),
         "state": "crashed",
         "unit": "env_steps",
+        "metric": "fitness",
         "env_steps": 200,
         "frames": 800,
         "steps_budget": 2000,

@@ -24,8 +24,8 @@ from pbtrl.strategies.random_search import random_search
 from pbtrl.strategies.rules import Exploit, Explore
 from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.testing.strategies import SPACE, PopulationConformance, SearchConformance
+from pbtrl.trainables.builder import TrainableBuilder
 from pbtrl.trainables.quadratic import Quadratic
-from pbtrl.trainables.sequential import TrainableBuilder
 from pbtrl.training.controller import Controller
 from tests.fakes import SliceResult, after_one_slice, answer, assign, decision
 

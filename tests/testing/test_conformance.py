@@ -31,6 +31,16 @@ class TestVMPO(TestImpala):
     settings = AGENTS["vmpo"](hidden=(8,))
 
 
+class TestPPO(TestImpala):
+    settings = AGENTS["ppo"](hidden=(8,), minibatches=3)
+
+
+class TestRecurrentPPO(TestImpala):
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    settings = AGENTS["ppo"](hidden=(8,), minibatches=2, core="lstm", core_units=8)
+
+
 class Leaking(PBT):
     """Strategy that remembers its decisions."""
 

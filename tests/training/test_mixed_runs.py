@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,26 @@ def train(mixed: Command, name: str, *overrides: str) -> Path:
     return Path("runs") / name
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def finished(mixed: Command, kept: Path) -> Callable[..., Path]:
+    """Give a copy of the finished run `a`, which is trained once per set of overrides."""
+
+    def copy(*overrides: str) -> Path:
+        run, original = Path("runs/a"), kept / "-".join(["a", *overrides])
+        if original.exists():
+            return Path(shutil.copytree(original, run))
+        train(mixed, "a", *overrides)
+        shutil.copytree(run, original)
+        return run
+
+    return copy
+
+
 def canonical(run: Path) -> tuple[str, dict[str, str]]:
     return digest(journal(run)), weights(run)
 
@@ -67,6 +89,24 @@ def assigned(run: Path, member: str) -> list[dict[str, Any]]:
 def agents(run: Path, member: str) -> list[str]:
     """Agent of a member in each of its slices."""
     return [a["hyperparameters"]["agent"] for a in assigned(run, member)]
+
+
+PPO = """{hidden: [16], epochs: 2, hparams: {
+  minibatches: {prior: choice, values: [2, 5]}, clip: {prior: uniform, low: 0.1, high: 0.3}
+}}"""
+"""Blocks are of 10 steps of 4 envs."""
+
+
+@pytest.mark.parametrize("across", [[], [ACROSS]], ids=["within", "across"])
+def test_ppo_mixes_with_the_others(mixed: Command, across):
+    """Its members differ in their minibatches, and how cohorts are formed changes nothing."""
+    mix = [f"agents.ppo={PPO}", "population.mix={impala: 1, a3c: 1, vmpo: 1, ppo: 3}", *across]
+    if not across:  # a single member of an agent has nobody to copy
+        mix.append("strategy.exploit.method=none")
+    run = train(mixed, "together", *mix)
+    assert canonical(train(mixed, "apart", "execution.cohort=1", *mix)) == canonical(run)
+    found = {a["hyperparameters"]["minibatches"] for m in ("m03", "m04", "m05") for a in assigned(run, m)[:1]}
+    assert found == {2, 5}
 
 
 # The same journal
@@ -85,8 +125,8 @@ def test_executor_and_stops_change_nothing(mixed: Command, monkeypatch, across):
         assert canonical(Path(f"runs/stopped{report}")) == expected
 
 
-def test_members_keep_their_agent(mixed: Command):
-    run = train(mixed, "a")
+def test_members_keep_their_agent(mixed: Command, finished: Callable[..., Path]):
+    run = finished()
     assert [set(agents(run, f"m0{i}")) for i in range(4)] == [{agent} for agent in DEALT]
     copies = mixed("lineage", "a", "--json").json["copies"]
     assert copies
@@ -106,8 +146,8 @@ def test_stopped_slices_of_continuing_envs_finish_later(mixed: Command, monkeypa
 # A member that becomes another agent
 
 
-def test_across_agents_a_changed_member_trains_and_is_evaluated(mixed: Command):
-    run = train(mixed, "a", ACROSS)
+def test_across_agents_a_changed_member_trains_and_is_evaluated(mixed: Command, finished: Callable[..., Path]):
+    run = finished(ACROSS)
     found = {m: agents(run, m) for m in ("m00", "m01", "m02", "m03")}
     changed = [m for m, kind in found.items() if kind[0] != kind[-1] and kind[-1] == kind[-2]]
     assert changed, found
@@ -139,8 +179,8 @@ def test_across_agents_a_changed_member_trains_and_is_evaluated(mixed: Command):
 # What the commands say
 
 
-def test_status_names_every_agent_and_hyperparameter(mixed: Command):
-    train(mixed, "a")
+def test_status_names_every_agent_and_hyperparameter(mixed: Command, finished: Callable[..., Path]):
+    finished()
     found = mixed("status", "a", "--json").json["members"]
     assert [m["hyperparameters"]["agent"] for m in found] == DEALT
     titles, *rows = mixed("status", "a").out.splitlines()[1:6]
@@ -151,8 +191,8 @@ def test_status_names_every_agent_and_hyperparameter(mixed: Command):
     assert [row.split()[-2:] for row in rows if " a3c " in row] == [["-", "-"]]
 
 
-def test_mixed_snapshots_are_evaluated_as_each_alone(mixed: Command):
-    run = train(mixed, "a")
+def test_mixed_snapshots_are_evaluated_as_each_alone(mixed: Command, finished: Callable[..., Path]):
+    run = finished()
     together = mixed("eval", "a", "--member", "all", "--episodes", 4, "--json").json
     alone = [mixed("eval", "a", "--member", f"m0{i}", "--episodes", 4, "--json").json for i in range(4)]
     assert together == alone
@@ -164,11 +204,11 @@ def test_mixed_snapshots_are_evaluated_as_each_alone(mixed: Command):
 
 def test_snapshot_of_an_unconfigured_agent_is_refused():
     with pytest.raises(SnapshotError, match="an agent that the config does not have: dqn"):
-        evaluators.make_evaluator(parse(MIXED))([{}], ["dqn"], episodes=1, seed=1)
+        evaluators.make_evaluator(parse(MIXED))([{}], [{"agent": "dqn"}], episodes=1, seed=1)
 
 
-def test_tensorboard_shows_members_per_agent(mixed: Command):
-    run = train(mixed, "a", ACROSS)
+def test_tensorboard_shows_members_per_agent(finished: Callable[..., Path]):
+    run = finished(ACROSS)
     events = EventAccumulator(str(run / "tb" / "population")).Reload()
     counts = {a: [e.value for e in events.Scalars(f"population/members/{a}")] for a in ("impala", "a3c", "vmpo")}
     assert [c[0] for c in counts.values()] == [2, 1, 1]
@@ -218,8 +258,8 @@ def test_other_strategies_and_fitness_sources(mixed: Command, overrides: list[st
         assert not any(a["donor"] for a in assigned(run, "m00"))
 
 
-def test_mix_cannot_change_on_resume(mixed: Command):
-    train(mixed, "a")
+def test_mix_cannot_change_on_resume(mixed: Command, finished: Callable[..., Path]):
+    finished()
     for overrides, said in (
         (["population.mix.vmpo=2", "population.size=5"], "population.mix.vmpo (1 -> 2), population.size (4 -> 5)"),
         (["agents.a3c.hidden=[9]"], "agents.a3c.hidden ([8] -> [9])"),

@@ -121,7 +121,7 @@ def test_stopped_replay_continues_with_the_same_command(quadratic: Command, monk
         stopped = quadratic(*command)
     assert (stopped.code, stopped.out) == (143, "")
     assert stopped.err.splitlines() == [
-        "stopped; resume with: pbtrl resume schedule --runs runs/toy_quadratic-replay",
+        "stopped; resume with: pbtrl resume toy_quadratic-replay/schedule",
         "the same command continues the replay, without what is finished",
     ]
     done = reports(NEW / "schedule")

@@ -1,0 +1,1 @@
+"""Comparison of groups of runs: their scores with intervals, their curves, and a page that shows both."""

@@ -1,0 +1,204 @@
+"""Comparison of strategies, agents or configs by independent runs: groups, intervals, and what they do and do not show.
+
+The replication unit is a whole run, never a member: members of a population copy each other. What is compared is the
+score of each run's chosen member on fresh seeds, unless another metric is asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pbtrl.errors import DamagedError, RunError
+from pbtrl.reporting.comparison.group_curves import AXES, group_curve
+from pbtrl.reporting.comparison.group_statistics import Group, Pair
+from pbtrl.reporting.comparison.groups import differences, group_runs, labels
+from pbtrl.reporting.comparison.metrics import Metric
+from pbtrl.reporting.comparison.runs import ComparedRun, LeftOut, check_comparable, find_runs, load
+from pbtrl.reporting.formatting import format_count
+from pbtrl.storage.json_files import SCHEMA
+
+EQUAL = 1.01  # largest ratio of steps at which compute counts as equal
+ENOUGH = 10  # runs from which on bootstrap intervals are not remarked on
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Result of `pbtrl.compare`.
+
+    Attributes:
+        metric: what is compared.
+        groups: groups of replications, best first; those without a result last.
+        left_out: runs without a result, and why.
+        differences: settings that differ, with the value in each group (in the order of `groups`).
+        folder: folder of all runs if a single one was given.
+    """
+
+    metric: Metric
+    groups: tuple[Group, ...]
+    left_out: tuple[LeftOut, ...]
+    differences: dict[str, list[Any]]
+    folder: Path | None = None
+
+    @property
+    def runs(self) -> list[ComparedRun]:
+        """All runs with a result."""
+        return [run for group in self.groups for run in group.runs]
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """Each two groups that have results, the better one first."""
+        scored = [group for group in self.groups if group.runs]
+        return [Pair(a, b, self.metric) for a, b in itertools.combinations(scored, 2)]
+
+    @cached_property
+    def largest_ratio(self) -> float:
+        """Largest total steps of a run over the smallest; 1 without runs."""
+        steps = [run.steps for run in self.runs]
+        return max(steps) / max(1, min(steps)) if steps else 1.0
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the comparison doubtful, in words."""
+        found = []
+        if self.largest_ratio > EQUAL:
+            least, most = (f(self.runs, key=lambda run: run.steps) for f in (min, max))
+            counts = " and ".join(f"{format_count(r.steps)} {r.header.steps} ({r.path.name})" for r in (most, least))
+            found.append(
+                f"compute is not equal: the largest ratio of total steps is {self.largest_ratio:.3g}, {counts}"
+            )
+        for group in self.groups:
+            seeds = Counter(run.header.seed for run in group.runs)
+            if twice := [seed for seed, count in seeds.items() if count > 1]:
+                seeds_text = ", ".join(map(str, twice))
+                found.append(f"{group.label}: several runs have the seed {seeds_text}; they may not be independent")
+        found += [
+            f"{name} differs between the groups: their scores may not mean the same"
+            for name in self.differences
+            if name.startswith("env.kwargs.")
+        ]
+        if self.metric.bias:
+            found.append(self.metric.bias)
+        machines = {str(run.info.get("versions", {}).get("processor")) for run in self.runs}
+        if len(machines) > 1:
+            found.append(f"the runs are from different machines, so times cannot be compared: {', '.join(machines)}")
+        return found
+
+    @property
+    def notes(self) -> list[str]:
+        """How to read the numbers, in words."""
+        found = [f"compared: {self.metric.title}; the replication unit is a whole run, never a member"]
+        if self.runs and self.largest_ratio <= EQUAL:
+            found.append(f"compute is equal: the largest ratio of total steps is {self.largest_ratio:.4g}")
+        small = {pair.arithmetic: None for pair in self.pairs if pair.is_too_small}
+        found += [f"too few runs to conclude: {text}" for text in small]
+        found += list({pair.arithmetic: None for pair in self.pairs if not pair.is_too_small and pair.arithmetic})
+        if any(1 < len(group.runs) < ENOUGH for group in self.groups):
+            found.append(
+                f"bootstrap intervals of fewer than {ENOUGH} runs are too narrow: of normal scores, those of 3 runs "
+                "cover 75 %, those of 5 runs 91 %"
+            )
+        if len(self.pairs) > 1:
+            found.append(f"no correction was made for {len(self.pairs)} comparisons")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object. A value that is infinite because a target was not reached becomes null in JSON text."""
+        steps = self.runs[0].header.unit if self.runs else None
+        return {
+            "schema": SCHEMA,
+            "metric": {"name": self.metric.text, "title": self.metric.title, "higher": self.metric.higher_is_better},
+            "unit": steps,
+            "groups": [{**group.to_json(), "curves": _curves(group)} for group in self.groups],
+            "pairs": [pair.to_json() for pair in self.pairs],
+            "largest_ratio_of_steps": self.largest_ratio,
+            "differences": self.differences,
+            "left_out": [{"path": str(run.path), "reason": run.reason} for run in self.left_out],
+            "warnings": self.warnings,
+            "notes": self.notes,
+        }
+
+    def __str__(self) -> str:
+        from pbtrl.reporting.comparison.tables import text
+
+        return text(self)
+
+    def markdown(self, command: Sequence[str] = ()) -> str:
+        """Markdown table, with a line of machine, version, `command` and date."""
+        from pbtrl.reporting.comparison.tables import markdown
+
+        return markdown(self, command)
+
+    def save(self, path: str | Path | None = None, command: Sequence[str] = ()) -> Path:
+        """Write the page and return its path, by default compare.html in the folder of the runs or in this directory.
+
+        Raises:
+            RunError: it cannot be written, or something else is there.
+        """
+        from pbtrl.reporting.comparison.page import save
+
+        return save(self, None if path is None else Path(path), command)
+
+
+def _curves(group: Group) -> dict[str, Any]:
+    """Curves of a group by name and axis, as JSON."""
+    found = {name: {axis: group_curve(group, name, axis) for axis in AXES} for name in ("best", "median")}
+    return {name: {axis: c and c.to_json() for axis, c in curves.items()} for name, curves in found.items()}
+
+
+def compare(selected: Sequence[str], root: Path, metric: str = "score") -> Comparison:
+    """Compare runs.
+
+    Args:
+        selected: runs as for `run_lookup.find`, and folders that hold run directories.
+        root: folder of all runs.
+        metric: `score`, `fitness`, `median` or `steps_to=VALUE`.
+
+    Raises:
+        RunError: there is no such run or metric, or two runs cannot be compared.
+        DamagedError: a run that was named is damaged; in a folder it is left out.
+    """
+    wanted = Metric.parse(metric)
+    paths, folder = find_runs(selected, root)
+    named = {path.resolve() for path in paths} if folder is None else set()
+    runs: list[ComparedRun] = []
+    left_out: list[LeftOut] = []
+    for path in paths:
+        try:
+            runs.append(load(path))
+        except DamagedError as error:
+            if path.resolve() in named:
+                raise
+            left_out.append(LeftOut(path, str(error)))
+    if not runs:
+        what = "; ".join(run.reason for run in left_out) or "no runs were given"
+        raise DamagedError(what) if left_out else RunError(what)
+    check_comparable(runs)
+    return _grouped(runs, left_out, wanted.titled(runs[0]), folder)
+
+
+def _grouped(runs: Sequence[ComparedRun], left_out: list[LeftOut], metric: Metric, folder: Path | None) -> Comparison:
+    grouped = group_runs(runs)
+    settings = [members[0].settings for members in grouped]
+    names = labels(settings, [[run.path.name for run in members] for members in grouped])
+    groups: list[tuple[Group, int]] = []
+    for place, (label, members) in enumerate(zip(names, grouped, strict=True)):
+        values: list[tuple[ComparedRun, float]] = []
+        for run in sorted(members, key=lambda r: (r.header.seed, r.path.name)):
+            value = None if run.unfinished else metric.value(run)
+            if value is None:
+                left_out.append(LeftOut(run.path, run.unfinished or f"it has no finite {metric.text}"))
+            else:
+                values.append((run, value))
+        groups.append((Group(label, tuple(r for r, _ in values), tuple(v for _, v in values)), place))
+    sign = -1.0 if metric.higher_is_better else 1.0
+    groups.sort(key=lambda pair: math.inf if pair[0].iqm is None else sign * pair[0].iqm)
+    order = [place for _, place in groups]
+    different = {name: [values[i] for i in order] for name, values in differences(settings).items()}
+    return Comparison(metric, tuple(group for group, _ in groups), tuple(left_out), different, folder)

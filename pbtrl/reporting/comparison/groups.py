@@ -1,0 +1,104 @@
+"""Groups of runs that are replications of each other, and short labels made of what differs between the groups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pbtrl.errors import printable
+from pbtrl.reporting.comparison.runs import ComparedRun, Settings
+from pbtrl.reporting.formatting import format_value
+
+DERIVED = (
+    "population.size", "budget.", "strategy.ready.slice_steps", "fitness.", "final.",
+)  # fmt: skip
+"""Settings that name a group only if nothing else does, because they often follow from others."""
+LONGEST = 60  # characters of a label
+
+
+def group_runs(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
+    """Put runs with the same settings together, in the order of the runs."""
+    groups: dict[str, list[ComparedRun]] = {}
+    for run in runs:
+        groups.setdefault(_key(run.settings), []).append(run)
+    return list(groups.values())
+
+
+def differences(groups: Sequence[Settings]) -> dict[str, list[Any]]:
+    """Map each setting that differs to its value in every group, None where it is absent; the telling ones first."""
+    names = dict.fromkeys(name for settings in groups for name in settings)
+    values = {name: [settings.get(name) for settings in groups] for name in names}
+    return {name: values[name] for name in sorted(names, key=_priority) if len(set(map(_key, values[name]))) > 1}
+
+
+def labels(groups: Sequence[Settings], names: Sequence[Sequence[str]] = ()) -> list[str]:
+    """Name each group by as few differing settings as tell all groups apart.
+
+    Args:
+        groups: settings of each group.
+        names: names of each group's runs; used if a setting is too long to be shown.
+    """
+    if len(groups) == 1:
+        return [_word("strategy.name", groups[0].get("strategy.name", "all runs"))]
+    chosen: list[str] = []
+    found = differences(groups)
+    for name in found:
+        if _count(found, [*chosen, name]) > _count(found, chosen):
+            chosen.append(name)
+    texts = [", ".join(word for n in chosen if (word := _word(n, found[n][i]))) for i in range(len(groups))]
+    stems = [_stem(group) for group in names]
+    if len(set(stems)) == len(groups) and all(stems) and any(len(text) > LONGEST for text in texts):
+        return stems
+    short = [text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…" for text in texts]
+    short = [text or "others" for text in short]
+    return [text if short.count(text) == 1 else f"{text} ({short[:i].count(text) + 1})" for i, text in enumerate(short)]
+
+
+def _stem(names: Sequence[str]) -> str:
+    """Common beginning of the names of replications, without a number at its end."""
+    first, last = min(names), max(names)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return printable(first[:same].rstrip("0123456789").rstrip("-_. ") if len(names) > 1 else first)
+
+
+def _count(found: Mapping[str, Sequence[Any]], names: Sequence[str]) -> int:
+    """Number of groups that these settings tell apart."""
+    return len({_key(row) for row in zip(*(found[name] for name in names), strict=True)}) if names else 1
+
+
+def _priority(name: str) -> tuple[int, str]:
+    first = ("strategy.name", "agent.name", "trainable.name")
+    if name in first:
+        return first.index(name), name
+    late = name.startswith(DERIVED) or name.endswith(("block_length", "curve_interval"))
+    return (5 if late else 3 if name.startswith(("agent.", "trainable.")) else 4), name
+
+
+def _word(name: str, value: Any) -> str:
+    """Format a setting for a label: `pbt`, `learning_rate 1e-3`, `exploit t_test`; empty if it is absent."""
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
+        text = "+".join(map(format_value, value))
+    elif isinstance(value, dict) and "prior" in value:
+        low, high = (format_value(value[end]) if end in value else "" for end in ("low", "high"))
+        text = f"searched {low} to {high}" if low or high else "searched"
+    else:
+        text = format_value(value) if isinstance(value, str | int | float) else _key(value)
+    *sections, last = name.split(".")
+    if last == "name":
+        return printable(text)
+    key = sections[-1] if last == "method" and sections else last
+    return printable(f"{key} {text}")
+
+
+def setting_text(value: Any) -> str:
+    """Format any setting, exactly; empty if it is absent."""
+    if value is None:
+        return ""
+    return printable(value if isinstance(value, str) else _key(value))
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

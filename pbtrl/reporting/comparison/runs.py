@@ -1,0 +1,207 @@
+"""Runs to compare: their lookup, their results, and whether they can be compared at all.
+
+Nothing of a run is imported or executed: its config is read as plain values. So runs of a stranger can be compared.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pbtrl.config.load import read
+from pbtrl.config.renamed_keys import modernize
+from pbtrl.config.wording import shown
+from pbtrl.errors import ConfigError, DamagedError, RunError
+from pbtrl.reporting.comparison.run_curves import RunCurves, run_curves
+from pbtrl.storage.json_files import read_json_if_exists
+from pbtrl.storage.run_header import RunHeader
+from pbtrl.storage.run_info import read_run_info
+from pbtrl.storage.run_lookup import find, is_run, run_directories
+from pbtrl.storage.run_state import state
+from pbtrl.storage.run_status import corruption_as_error, load_run
+
+Settings = dict[str, Any]
+"""Settings of a config by their dotted names: `{"strategy.name": "pbt", ...}`."""
+
+OWN = ("name", "seed", "execution", "snapshots", "failure")
+"""Sections in which replications may differ: the run's own, and its machine's."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Run without a result, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """Result of a run.
+
+    Attributes:
+        path: run directory.
+        header: header of its journal.
+        settings: its config, without what replications may differ in.
+        info: content of run.json.
+        metric: name of what the run maximizes, `return` in RL.
+        score: mean of the chosen member on fresh seeds; None if there is none, or the run has not finished.
+        score_interval: 95 % interval of the score over episodes, which tells nothing about other runs; or None.
+        member: the chosen member; empty without a score.
+        fitness: highest training fitness at the end; None if there is none.
+        steps: steps of all members together, evaluators and retired ones included (in `header.unit`).
+        seconds: training time, without the time between sessions.
+        curves: its curves.
+        unfinished: why it has no final result; empty if it has finished.
+    """
+
+    path: Path
+    header: RunHeader
+    settings: Settings
+    info: Mapping[str, Any]
+    metric: str
+    score: float | None
+    score_interval: tuple[float, float] | None
+    member: str
+    fitness: float | None
+    steps: int
+    seconds: float
+    curves: RunCurves
+    unfinished: str
+
+
+def find_runs(selected: Sequence[str], root: Path) -> tuple[list[Path], Path | None]:
+    """Find the runs to compare: each text is a run, as for `find`, or a folder that holds run directories.
+
+    Returns:
+        The run directories, each once, and the folder if a single one was given.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    found: list[Path] = []
+    folders = [_folder(text, root) for text in selected]
+    for text, folder in zip(selected, folders, strict=True):
+        found += [find(text, root)] if folder is None else sorted(run_directories(folder))
+    unique = {path.resolve(): path for path in reversed(found)}
+    return list(unique.values())[::-1], folders[0] if len(folders) == 1 else None
+
+
+def _folder(text: str, root: Path) -> Path | None:
+    """Return the folder of runs that a text names, or None if it must name a run."""
+    if not text or "\0" in text:
+        return None
+    for path in (root / text, Path(os.path.expanduser(text))):
+        if is_run(path):
+            return None
+        if os.path.isdir(path) and any(run_directories(path)):
+            return path
+    return None
+
+
+def load(path: Path) -> ComparedRun:
+    """Load a run's result and curves.
+
+    Raises:
+        DamagedError: a file of it is missing or damaged.
+    """
+    settings = read_settings(path)
+    header, lines, population = load_run(path)
+    info, best = read_run_info(path), read_json_if_exists(path / "best.json")
+    with corruption_as_error(path):
+        unfinished = _unfinished(path, info, population.step, header)
+        score, chosen = (None, "") if unfinished else _score(path, best)
+        curves = run_curves(header, lines, best if not unfinished else {}, score)
+        fitness = population.best.fitness if population.best else None
+        seconds = max((float(line.get("timing", {}).get("elapsed", 0.0)) for line in lines), default=0.0)
+        interval = best["evaluation"].get("ci95") if score is not None else None
+        return ComparedRun(
+            path, header, settings, info,
+            "return" if header.unit == "env_steps" else header.metric,
+            score, (float(interval[0]), float(interval[1])) if interval else None, chosen, fitness, population.step,
+            seconds, curves, unfinished,
+        )  # fmt: skip
+
+
+def _unfinished(path: Path, info: Mapping[str, Any], steps: int, header: RunHeader) -> str:
+    """Why a run has no final result; empty if it has finished."""
+    if (now := state(path)) == "finished":
+        return ""
+    why = str(info.get("reason") or "").partition("\n")[0] if now in ("stopped", "crashed") else ""
+    return f"{now} after {steps:,} of {header.budget:,} {header.steps}" + (f": {why}" if why else "")
+
+
+def _score(path: Path, best: Mapping[str, Any]) -> tuple[float | None, str]:
+    """Return the score of the chosen member on fresh seeds and its id; None if there is no finite one."""
+    if not best:
+        return None, ""
+    try:
+        score, member = best["evaluation"]["return_mean"], str(best["member"])
+        return (float(score), member) if score is not None and math.isfinite(score) else (None, member)
+    except (LookupError, TypeError, ValueError) as error:
+        raise DamagedError(f"{path / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def read_settings(run: Path) -> Settings:
+    """Read the settings of a run that make a difference, by their dotted names; absent ones are left out.
+
+    A searched hyperparameter has its prior under the name that its fixed value would have.
+
+    Raises:
+        DamagedError: config.resolved.yaml is missing or damaged.
+    """
+    path = run / "config.resolved.yaml"
+    if not path.is_file():  # a pipe would block
+        raise DamagedError(f"{path} is missing; restore it, or leave the run out")
+    try:
+        tree = modernize(read(path).data)
+    except ConfigError as error:
+        raise DamagedError(error.messages[0]) from error
+    fixed = "agent" if "agent" in tree else "trainable"
+    flat: Settings = {}
+    for key, value in tree.items():
+        if key == "hparams" and isinstance(value, dict):
+            flat |= {f"{fixed}.{name}": prior for name, prior in value.items()}
+        elif key not in OWN:
+            _flatten(str(key), value, flat)
+    return flat
+
+
+def _flatten(key: str, value: Any, flat: Settings) -> None:
+    if isinstance(value, dict) and "prior" not in value:
+        for name, below in value.items():
+            _flatten(f"{key}.{name}", below, flat)
+    elif value is not None:
+        flat[key] = value
+
+
+def check_comparable(runs: Sequence[ComparedRun]) -> None:
+    """Check that all runs have the same task and metric.
+
+    Raises:
+        RunError: two runs cannot be compared; the message names both and the difference.
+    """
+    for run in runs[1:]:
+        for what in ("env", "trainable", "env protocol", "fitness.metric", "metric", "unit"):
+            one, other = (_task(r).get(what) for r in (runs[0], run))
+            if one != other:
+                values = " and ".join("none" if v is None else shown(v) for v in (one, other))
+                raise RunError(
+                    f"{runs[0].path} and {run.path} cannot be compared: they have different {what}, {values}"
+                )
+
+
+def _task(run: ComparedRun) -> dict[str, Any]:
+    env = run.settings.get("env.id")
+    return {
+        "env": env,
+        "trainable": run.settings.get("trainable.name"),
+        "env protocol": run.settings.get("env.protocol") if str(env).startswith("ALE/") else None,
+        "fitness.metric": run.settings.get("fitness.metric"),
+        "metric": run.metric,
+        "unit": run.header.unit,
+    }

@@ -1,0 +1,316 @@
+"""Sweep: a grid of settings times seeds, at equal compute, as ordinary runs in one directory.
+
+    runs/<name>/  sweep.json  pbt-s1/  random_search-s1/  pbt-s2/  ...
+
+The runs of one seed are a replication: the same seed of the run gives the members of every arm the same initial
+hyperparameters (of strategies that draw them from the prior) and the same initial weights. Training goes replication
+by replication, so that a sweep that is interrupted stays balanced. What is finished is never trained again.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pbtrl.build.factory import prepare
+from pbtrl.config.resume import differences
+from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
+from pbtrl.reporting.sweep_tables import plan_table
+from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
+from pbtrl.storage.run_directory import check_links, group_folder
+from pbtrl.storage.run_info import read_run_info
+from pbtrl.storage.run_lookup import SWEEP_FILE
+from pbtrl.storage.run_status import corruption_as_error, load_run
+from pbtrl.storage.stored_config import parse_stored_config
+from pbtrl.storage.sweep_directory import (
+    ArmRecord,
+    SweepRecord,
+    read_sweep,
+    run_name,
+    state_in_sweep,
+    text_digest,
+    write_sweep,
+)
+from pbtrl.system.files import make_directory
+from pbtrl.system.signals import Signals
+from pbtrl.training.session import SessionHooks, SessionResult
+from pbtrl.training.start import start_part
+from pbtrl.training.sweep_arms import Arm, ConfigInput, make_arms
+
+DEFAULT_SEEDS = 5
+TOLERANCE = 0.01  # relative difference of steps that counts as equal compute; rounding to whole blocks stays below it
+HARMLESS = ("execution", "snapshots", "failure")  # sections that may differ when a sweep is continued
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep."""
+
+    arm: Arm
+    seed: int
+    path: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has nothing left to train."""
+        return self.state == "finished"
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a process trains it."""
+        return self.state in ("running", "stale")
+
+    @property
+    def state(self) -> str:
+        """State of the run; `not started` before its first line."""
+        return state_in_sweep(self.path)
+
+    def row(self) -> Row:
+        """Return its result.
+
+        `score` is the mean of the chosen member's fresh episodes (null before the run is finished), `steps` are those
+        that were trained, and `seconds` the time of all sessions.
+        """
+        row: Row = {"run": self.path.name, "path": str(self.path), "arm": self.arm.name, "seed": self.seed}
+        row |= {"state": self.state, "score": None, "steps": 0, "seconds": 0.0, "reason": None}
+        if row["state"] == "not started":
+            return row
+        try:
+            with corruption_as_error(self.path):
+                _, lines, population = load_run(self.path)
+                row["steps"] = population.step
+                row["seconds"] = max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)
+                if row["state"] == "finished":
+                    row["score"] = read_json_if_exists(self.path / "best.json")["evaluation"]["return_mean"]
+                else:
+                    row["reason"] = read_run_info(self.path).get("reason")
+        except DamagedError as error:
+            row |= {"state": "damaged", "reason": str(error)}
+        return row
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """Outcome of training a sweep.
+
+    Attributes:
+        failed: messages of the runs that failed, by name.
+        stopped: result of the session that a signal stopped; None if every run was tried.
+    """
+
+    failed: Mapping[str, str] = field(default_factory=dict)
+    stopped: SessionResult | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Sweep, planned or begun.
+
+    Attributes:
+        folder: directory of the runs and sweep.json.
+        arms: the arms, in the order of training.
+        seeds: seeds of the replications, in the order of training.
+        grid: values of every setting that varies.
+        unequal: whether arms may train for different numbers of steps.
+    """
+
+    folder: Path
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    grid: Mapping[str, Sequence[Any]]
+    unequal: bool = False
+
+    @property
+    def runs(self) -> list[SweepRun]:
+        """All runs in the order of training: replication by replication."""
+        return [SweepRun(arm, seed, self.folder / run_name(arm.name, seed)) for seed in self.seeds for arm in self.arms]
+
+    def train(
+        self, hooks: SessionHooks, announce: Callable[[Row], None] = lambda event: None, command: Sequence[str] = ()
+    ) -> SweepOutcome:
+        """Train every run that is not finished, one after another. A run that fails does not keep the others back.
+
+        Args:
+            hooks: connections of every run to the caller.
+            announce: called with an event before each run (`kind` is `run`) and after it (`run_end`, with its row).
+            command: command line, which every run stores.
+
+        Raises:
+            DiskFullError: no space left; the sweep can be continued.
+        """
+        self._save()
+        failed: dict[str, str] = {}
+        runs = self.runs
+        with Signals() as signals:
+            own_request = hooks.stop_requested
+            hooks = replace(hooks, stop_requested=lambda: signals.code is not None or own_request())
+            for number, run in enumerate(runs, start=1):
+                if signals.code is not None or own_request():
+                    return SweepOutcome(failed, SessionResult(self.folder, "stopped", signal_exit=signals.code))
+                if run.is_finished or run.is_busy:
+                    continue
+                place = {"number": number, "of": len(runs), "left": self._seconds_left()}
+                announce({"kind": "run", "run": run.path.name, "arm": run.arm.name, "seed": run.seed, **place})
+                result = self._train_one(run, hooks, command)
+                if result.outcome == "failed" and not run.is_busy:
+                    failed[run.path.name] = result.message
+                announce({"kind": "run_end", **run.row()})
+                if result.outcome == "stopped" or result.signal_exit is not None:
+                    code = result.signal_exit or signals.code
+                    return SweepOutcome(failed, replace(result, outcome="stopped", signal_exit=code))
+        return SweepOutcome(failed)
+
+    def result(self) -> dict[str, Any]:
+        """Return the sweep and the state and score of each run, as `pbtrl sweep --json` prints them."""
+        return {"schema": SCHEMA, "name": self.folder.name, "path": str(self.folder), **self.description()} | {
+            "runs": [run.row() for run in self.runs]
+        }
+
+    def description(self) -> dict[str, Any]:
+        """Return the plan as JSON: grid, seeds and arms; the steps are those of one run."""
+        return {
+            "grid": {key: list(values) for key, values in self.grid.items()},
+            "seeds": list(self.seeds),
+            "unequal": self.unequal,
+            "arms": [
+                {
+                    "name": arm.name,
+                    "config": arm.label,
+                    "settings": dict(arm.settings),
+                    "trains": arm.trains,
+                    "steps": arm.steps,
+                    "unit": arm.config.unit.replace(" ", "_"),
+                }
+                for arm in self.arms
+            ],
+        }
+
+    def _train_one(self, run: SweepRun, hooks: SessionHooks, command: Sequence[str]) -> SessionResult:
+        """Train or resume one run; errors other than a full disk fail it alone."""
+        tree = {**run.arm.config.to_dict(), "seed": run.seed}
+        try:
+            return start_part(tree, hooks, folder=self.folder, name=run.path.name, command=command)
+        except DiskFullError:
+            raise
+        except PbtrlError as error:
+            return SessionResult(run.path, "failed", str(error))
+        except Exception as error:
+            hooks.presenter.warn(traceback.format_exc().rstrip())
+            return SessionResult(run.path, "failed", f"{type(error).__name__}: {error}")
+
+    def _seconds_left(self) -> float | None:
+        """Estimate the seconds of all runs that are not finished, from those that are; None before the first one."""
+        finished = [run for run in self.runs if run.is_finished]
+        seconds = {arm.name: [run.row()["seconds"] for run in finished if run.arm is arm] for arm in self.arms}
+        spent, steps = sum(map(sum, seconds.values())), sum(run.arm.steps for run in finished)
+        if not finished:
+            return None
+        each = {
+            arm.name: sum(known) / len(known) if (known := seconds[arm.name]) else arm.steps * spent / steps
+            for arm in self.arms
+        }
+        return sum(each[run.arm.name] for run in self.runs if run not in finished)
+
+    def _save(self) -> None:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(self.folder)
+        arms = [
+            ArmRecord(
+                name=arm.name, config=arm.label, settings=dict(arm.settings), steps=arm.steps,
+                sha256=text_digest(arm.text), text=arm.text,
+            )
+            for arm in self.arms
+        ]  # fmt: skip
+        grid = {key: list(values) for key, values in self.grid.items()}
+        write_sweep(self.folder, SweepRecord(grid=grid, seeds=list(self.seeds), unequal=self.unequal, arms=arms))
+
+
+def plan(
+    configs: Sequence[ConfigInput], *, root: Path, name: str | None = None, overrides: Sequence[str] = (),
+    grid: Mapping[str, Sequence[str]] | None = None, seeds: int | Sequence[int] | None = None, unequal: bool = False,
+    trusted: bool = False,
+) -> Sweep:  # fmt: skip
+    """Plan a new sweep, or find what is left of one; every arm is checked, and nothing is trained or written.
+
+    Args:
+        configs: configs of the arms; without any, the sweep `name` continues with the configs that it stored.
+        root: directory of all runs.
+        name: name of the sweep's directory; by default that of the first config with `-sweep`.
+        overrides: `section.key=value` for every arm.
+        grid: values of each setting that varies, as YAML text.
+        seeds: seeds of the replications, or their number: the first config's seed and those after it. By default those
+            of before, or five. A sweep that exists keeps those that it has.
+        unequal: allow arms that train for different numbers of steps.
+        trusted: import modules that a stored sweep names and `configs` do not.
+
+    Raises:
+        ConfigError: an arm cannot run.
+        RunError: there is no such sweep, another one has that name, or the arms would not train equally long.
+        DamagedError: sweep.json is damaged.
+    """
+    if configs:
+        arms = make_arms(configs, overrides, grid or {})
+        folder = group_folder(root, f"{arms[0].experiment[:58]}-sweep" if name is None else name, SWEEP_FILE)
+        stored = read_sweep(folder) if (folder / SWEEP_FILE).is_file() else None
+        if stored is not None:
+            _check_same(folder, stored, arms, trusted)
+        values = {key: list({repr(v): v for v in (a.settings[key] for a in arms)}.values()) for key in grid or {}}
+    else:
+        folder = group_folder(root, name or "", SWEEP_FILE)
+        stored = read_sweep(folder)
+        check_links(folder)
+        arms = [
+            Arm(arm.name, arm.config, arm.settings, prepare(parse_stored_config(folder, arm.text, trusted=trusted)))
+            for arm in stored.arms
+        ]
+        values = stored.grid
+    sweep = Sweep(
+        folder,
+        tuple(arms),
+        _seeds(seeds, arms[0].config.seed, stored.seeds if stored else []),
+        values,
+        unequal or (stored is not None and stored.unequal),
+    )
+    _check_equal(sweep)
+    return sweep
+
+
+def _seeds(wanted: int | Sequence[int] | None, first: int, stored: Sequence[int]) -> tuple[int, ...]:
+    """Return the stored seeds and the wanted ones."""
+    if wanted is None:
+        wanted = [] if stored else DEFAULT_SEEDS
+    new = range(first, first + wanted) if isinstance(wanted, int) else wanted
+    return tuple(dict.fromkeys([*stored, *new]))
+
+
+def _check_same(folder: Path, stored: SweepRecord, arms: Sequence[Arm], trusted: bool) -> None:
+    """Check that a sweep that was begun before has the same arms."""
+    before, now = ([arm.name for arm in some] for some in (stored.arms, arms))
+    if set(before) != set(now):
+        raise _other(folder, f"its arms are {', '.join(before)}, not {', '.join(now)}")
+    texts = {arm.name: arm.text for arm in stored.arms}
+    for arm in arms:
+        config = parse_stored_config(folder, texts[arm.name], trusted=trusted, known=arm.config.imports)
+        for setting, (old, new) in differences(config, arm.config).items():
+            if setting.split(".")[0] not in HARMLESS:
+                raise _other(folder, f"{setting} of {arm.name} is {old}, not {new}")
+
+
+def _other(folder: Path, why: str) -> RunError:
+    return RunError(f"{folder} is another sweep ({why}): choose another --name")
+
+
+def _check_equal(sweep: Sweep) -> None:
+    """Check that all arms are planned to train for as many steps."""
+    steps = [arm.steps for arm in sweep.arms]
+    if sweep.unequal or max(steps) <= (1 + TOLERANCE) * min(steps):
+        return
+    raise RunError(
+        f"the arms would train for different numbers of steps:\n{plan_table(sweep.description())}\n"
+        f"give all of them the same budget, as in budget.total_steps={min(steps)}, or allow it with --unequal "
+        "(in Python, unequal=True)"
+    )

@@ -1,0 +1,190 @@
+"""Arms of a sweep: configs times a grid of settings, their names and their planned steps."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pbtrl.build.factory import prepare
+from pbtrl.config.load import check, config_from_dict, read
+from pbtrl.config.schema import Config
+from pbtrl.config.yaml_source import ConfigSource, dump_yaml
+from pbtrl.core.naming import EVALUATOR
+from pbtrl.errors import ConfigError
+from pbtrl.strategies.trial_settings import TrialSettings
+
+ConfigInput = str | Path | Mapping[str, Any]
+"""A YAML file, the name of a shipped config, or plain values."""
+
+NAME_LENGTH = 40  # characters of an arm's name; "-s" and a seed of 20 digits fit into a run's name behind them
+MOST_ARMS = 1000
+NOT_SWEPT = {"seed": "use --seeds", "name": "use --name"}
+TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
+PAIRS = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: a config that is trained with every seed of the sweep.
+
+    Attributes:
+        name: short name, unique in the sweep; see `arm_names`.
+        label: config that it was made of, as the user named it.
+        settings: its values of the grid, by dotted name.
+        config: the checked and resolved config, without a name.
+        experiment: the config's own name, or that of its env or trainable.
+        notes: lines to tell the user.
+    """
+
+    name: str
+    label: str
+    settings: Mapping[str, Any]
+    config: Config
+    experiment: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Config as YAML."""
+        return dump_yaml(self.config.to_dict())
+
+    @property
+    def steps(self) -> int:
+        """Planned steps of one run, over all its members or trials: FIRE's evaluators and stopped trials count too."""
+        config = self.config
+        planned = config.strategy.total_steps(config)
+        total = config.population.size * config.steps_per_member if planned is None else planned
+        cap = config.budget.total_steps
+        return total if cap is None else min(cap, total)
+
+    @property
+    def trains(self) -> str:
+        """Number of its members or trials in words: `8 members`, `64 trials`, `22 members (6 evaluators)`."""
+        strategy, size = self.config.strategy, self.config.population.size
+        if strategy.trials is not None:
+            count = strategy.count(self.config) if isinstance(strategy, TrialSettings) else strategy.trials
+            return "trials" if count is True else _counted(count, "trial")
+        evaluators = sum(role.startswith(EVALUATOR) for role in strategy.roles(size).values())
+        return _counted(size, "member") + (f" ({_counted(evaluators, 'evaluator')})" if evaluators else "")
+
+
+def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Mapping[str, Sequence[str]]) -> list[Arm]:
+    """Make and check every arm; `grid` has the values of each setting as YAML text.
+
+    Raises:
+        ConfigError: an arm cannot run; the messages name the arms. Or two arms are the same.
+    """
+    for key in grid:
+        if key in NOT_SWEPT:
+            raise ConfigError([f"--set {key}: not a setting to vary; {NOT_SWEPT[key]}"])
+    cells = [
+        (config, dict(zip(grid, texts, strict=True)))
+        for config in configs
+        for texts in itertools.product(*grid.values())
+    ]
+    if len(cells) > MOST_ARMS:
+        raise ConfigError([f"{len(cells):,} arms, more than {MOST_ARMS:,}"])
+    labels = ["config" if isinstance(config, Mapping) else str(config) for config, _ in cells]
+    settings = [{key: _parsed(text) for key, text in cell.items()} for _, cell in cells]
+    names = arm_names(labels, settings)
+    arms: list[Arm] = []
+    mistakes: dict[str, list[str]] = {}
+    for name, label, values, (config, texts) in zip(names, labels, settings, cells, strict=True):
+        try:
+            source = read(config, [*overrides, *(f"{key}={text}" for key, text in texts.items())])
+            prepared = prepare(check(source), source)
+        except ConfigError as error:
+            for message in error.messages:
+                mistakes.setdefault(message, []).append(name)
+            continue
+        unnamed = config_from_dict({key: value for key, value in prepared.to_dict().items() if key != "name"})
+        arms.append(Arm(name, label, values, unnamed, prepared.label, tuple(source.notes)))
+    if mistakes:
+        raise ConfigError([_in_arms(found, names) + message for message, found in mistakes.items()])
+    _check_different(arms)
+    return arms
+
+
+def arm_names(labels: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name arms by what varies: the config's name, values that are words, and other values after their setting.
+
+    Examples: `pbt`, `random_search-size8`, `cartpole-pbt`. A single arm has the name of its config.
+    """
+    varying = [key for key in settings[0] if len({repr(values[key]) for values in settings}) > 1]
+    several = len(set(labels)) > 1 or not varying
+    names: list[str] = []
+    for label, values in zip(labels, settings, strict=True):
+        words = [Path(label).stem] if several else []
+        words += [_word(key, values[key]) for key in varying]
+        name = re.sub("[^A-Za-z0-9._-]+", "-", "-".join(words)).strip("-._")[:NAME_LENGTH] or "arm"
+        taken = {other.lower() for other in names}  # some file systems ignore case
+        choices = (name if n == 1 else f"{name[: NAME_LENGTH - 5]}-{n}" for n in itertools.count(1))
+        names.append(next(choice for choice in choices if choice.lower() not in taken))
+    return names
+
+
+def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
+    """Parse `section.key=a,b` to the YAML text of each value; commas inside brackets and quotes do not separate.
+
+    Raises:
+        ConfigError: an option has another form, an empty value, or the setting of an earlier one.
+    """
+    grid: dict[str, list[str]] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        key, values = key.strip(), [value.strip() for value in _split(text)]
+        if not equals or not key or not all(values):
+            raise ConfigError([f"--set {option[:80]}: write it as key=a,b, as in strategy.name=pbt,random_search"])
+        if key in grid:
+            raise ConfigError([f"--set {key}: given twice"])
+        grid[key] = values
+    return grid
+
+
+def _split(text: str) -> Iterator[str]:
+    """Split YAML values at the commas between them."""
+    depth, value = 0, ""
+    for token in TOKEN.findall(text):
+        if token == "," and depth == 0:
+            yield value
+            value = ""
+            continue
+        depth = max(0, depth + PAIRS.get(token, 0))
+        value += token
+    yield value
+
+
+def _parsed(text: str) -> Any:
+    """Return the value of YAML text; the text itself if it is none, which is reported with the arm."""
+    return ConfigSource(overrides=[f"value={text}"]).data.get("value", text)
+
+
+def _word(key: str, value: Any) -> str:
+    if isinstance(value, str) and value[:1].isalpha():
+        return value.rpartition(":")[2]  # module:Class
+    name = key.rpartition(".")[2]
+    if isinstance(value, Mapping):
+        value = [part for item in value.items() for part in item]
+    parts = value if isinstance(value, list) else [value]
+    text = "-".join("none" if part is None else str(part).lower() for part in parts)
+    return f"{name}-{text}" if text[:1].isalpha() else f"{name}{text}"
+
+
+def _in_arms(found: Sequence[str], names: Sequence[str]) -> str:
+    """Return the arms that have a mistake, with a colon; nothing if all have it."""
+    return "" if len(found) == len(names) else f"{', '.join(found)}: "
+
+
+def _check_different(arms: Sequence[Arm]) -> None:
+    seen: dict[str, str] = {}
+    for arm in arms:
+        if (other := seen.setdefault(arm.text, arm.name)) != arm.name:
+            raise ConfigError([f"{other} and {arm.name} are the same config"])
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
