@@ -23,7 +23,7 @@ from pbtrl.agents import normalize, optim
 from pbtrl.agents.distributions import Distribution, distribution
 from pbtrl.agents.layers import Layout
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
-from pbtrl.agents.networks import Net, make_network
+from pbtrl.agents.networks import MLP, Net, make_network
 from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
 from pbtrl.agents.types import ActOutput, Hyperparameters, Inputs, State, Tensors, Trajectory, UpdateResult, Views
@@ -71,6 +71,12 @@ class ActorCritic(ABC):
     @abstractmethod
     def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
         """Compute the loss of some members on some of their envs."""
+
+    @property
+    def recorded(self) -> MLP | None:
+        """The network, if autograd need not run through it."""
+        plain = type(self).unroll is ActorCritic.unroll
+        return self.net if plain and isinstance(self.net, MLP) and self.net.inputs > 1 else None
 
     @property
     def closed_form(self) -> bool:

@@ -80,25 +80,8 @@ class Stack:
     linear: bool
 
 
-def run_stack(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> Tensor:
-    """Map x [P, M, inputs], which get no gradient, to [P, M, size].
-
-    Args:
-        stack: shape of the stack.
-        x: inputs.
-        params: weight [P, in, out] and bias [P, 1, out] of each layer.
-    """
-    if x.shape[-1] == 1:
-        # Vector kernels would compute this product, and on some processors their rounding depends on the slot.
-        x, params = F.pad(x, (0, 1)), [F.pad(params[0], (0, 0, 0, 1)), *params[1:]]
-    if not torch.is_grad_enabled():
-        return _layers(stack, x, params)[-1][..., : stack.size]
-    output: Tensor = _Stack.apply(stack, x, *params)  # type: ignore[no-untyped-call]
-    return output
-
-
-def _layers(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
-    """Return the inputs and each layer's outputs."""
+def forward(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """Return the inputs [P, M, in] and each layer's outputs, from weight [P, in, out] and bias [P, 1, out] of each."""
     f, values = ACTIVATIONS[stack.activation], [x]
     for i in range(0, len(params), 2):
         linear = stack.linear and i == len(params) - 2
@@ -108,11 +91,35 @@ def _layers(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     return values
 
 
+def backward(stack: Stack, grad: Tensor, values: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients by the parameters, given that by the outputs [P, M, size] and `forward`'s result."""
+    f, found = ACTIVATIONS[stack.activation], list[Tensor]()
+    grad = F.pad(grad, (0, values[-1].shape[-1] - stack.size))  # always a copy
+    if not stack.linear:
+        grad = f.backward_(grad, values[-1])
+    for i in reversed(range(len(params) // 2)):
+        found = [torch.bmm(values[i].mT, grad), grad.sum(1, keepdim=True), *found]
+        if i:
+            grad = f.backward_(torch.bmm(grad, params[2 * i].mT), values[i])
+    return found
+
+
+def run_stack(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """Map x [P, M, inputs], which get no gradient, to [P, M, size]."""
+    if x.shape[-1] == 1:
+        # Vector kernels would compute this product, and on some processors their rounding depends on the slot.
+        x, params = F.pad(x, (0, 1)), [F.pad(params[0], (0, 0, 0, 1)), *params[1:]]
+    if not torch.is_grad_enabled():
+        return forward(stack, x, params)[-1][..., : stack.size]
+    output: Tensor = _Stack.apply(stack, x, *params)  # type: ignore[no-untyped-call]
+    return output
+
+
 class _Stack(torch.autograd.Function):
     @staticmethod
     @override
     def forward(ctx: Any, stack: Stack, x: Tensor, *params: Tensor) -> Tensor:
-        values = _layers(stack, x, params)
+        values = forward(stack, x, params)
         ctx.stack = stack
         ctx.save_for_backward(*values, *params)
         return values[-1][..., : stack.size]
@@ -120,15 +127,5 @@ class _Stack(torch.autograd.Function):
     @staticmethod
     @override
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        stack, count = ctx.stack, len(ctx.saved_tensors) // 3 + 1
-        values, params = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        f = ACTIVATIONS[stack.activation]
-        grad = F.pad(grads[0], (0, values[-1].shape[-1] - stack.size))
-        if not stack.linear:
-            grad = f.backward_(grad, values[-1])
-        found: list[Tensor] = []
-        for i in reversed(range(len(params) // 2)):
-            found = [torch.bmm(values[i].mT, grad), grad.sum(1, keepdim=True), *found]
-            if i:
-                grad = f.backward_(torch.bmm(grad, params[2 * i].mT), values[i])
-        return None, None, *found
+        saved, count = ctx.saved_tensors, len(ctx.saved_tensors) // 3 + 1
+        return None, None, *backward(ctx.stack, grads[0], saved[:count], saved[count:])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pbtrl.agents.distributions import Distribution
 from pbtrl.agents.layers import COLUMNS, Layout, dense, init_lstm, lstm, lstm_shapes, orthogonal, padded, rnn_state_at
-from pbtrl.agents.mlp_stacks import ACTIVATIONS, Stack, run_stack
+from pbtrl.agents.mlp_stacks import ACTIVATIONS, Stack, backward, forward, run_stack
 from pbtrl.agents.settings import NetworkSettings
 from pbtrl.agents.torsos import Convolutional, Dense, Torso, convolution_precision
 from pbtrl.agents.types import Inputs, Views
@@ -125,6 +125,25 @@ class MLP:
         x = inputs.observations.flatten(3).flatten(1, 2)
         head, values = (run_stack(stack, x, self._own(params, name)) for name, stack in self._stacks)
         return head.view(*steps, -1), values.view(steps)
+
+    def record(self, params: Views, inputs: Inputs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Views]]:
+        """Do what `unroll` does, without autograd.
+
+        The third result is a function from the gradients by both outputs to those by the parameters.
+        """
+        steps, x = inputs.first.shape, inputs.observations.flatten(3).flatten(1, 2)
+        own = [self._own(params, name) for name, _ in self._stacks]
+        outputs = [forward(stack, x, layers) for layers, (_, stack) in zip(own, self._stacks, strict=True)]
+
+        def gradients(by_head: Tensor, by_values: Tensor) -> Views:
+            found: list[Tensor] = []
+            by_output = by_head.flatten(1, 2), by_values.flatten(1)[..., None]
+            for grad, values, layers, (_, stack) in zip(by_output, outputs, own, self._stacks, strict=True):
+                found += backward(stack, grad, values, layers)
+            return dict(zip(params, found, strict=False))
+
+        head, values = outputs[0][-1][..., : self.outputs], outputs[1][-1][..., 0]
+        return head.view(*steps, -1), values.view(steps), gradients
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
         """First column of the value stack's last layer."""

@@ -162,13 +162,12 @@ class PPO(ActorCritic):
         self, state: State, batch: Batch, units: Units, h: Hyperparameters, members: Tensor, chosen: Tensor
     ) -> Group:
         """Prepare the update of some members from the units [p, m] chosen for them."""
-        if self.net.frames is not None:
-            params = state.params[int(members)]
-        elif len(members) == len(state.grads):
-            params = state.params[0]
+        whole = len(members) == len(state.grads)
+        own = {name: value if whole else value[members] for name, value in h.items()}
+        if whole or self.net.frames is not None:
+            params = state.params[0 if whole else int(members)]
         else:
             params = {name: x.detach()[members].requires_grad_() for name, x in state.params[0].items()}
-        h = {name: value[members] for name, value in h.items()}
         rows = chosen + members[:, None] * (len(units.actions) // len(state.grads))
         log_probs, advantages, targets, values, mask = _take(units.scalars, rows).unbind(-1)
         if self.settings.advantages == "normalize":
@@ -188,7 +187,7 @@ class PPO(ActorCritic):
                 loss_inputs=partial(Evaluated, mask=mask[at], live=live),
             )
             parts.append(part)
-        return Group(members, params, h, parts)
+        return Group(slice(0, len(members)) if whole else members, params, own, parts)
 
 
 def _take(units: Tensor, rows: Tensor) -> Tensor:

@@ -96,21 +96,25 @@ def gradients(agent: ActorCritic, state: State, groups: Iterable[Group]) -> tupl
         for part in group.parts:
             terms, latest, found = _differentiate(agent, group.params, group.h, part)
             sums = {name: sums[name] + value for name, value in terms.items()} if sums else terms
-            for view, grad in zip(state.grad_views.values(), found, strict=True):
+            for name, grad in found.items():
                 if isinstance(group.members, slice):
-                    view[group.members].add_(grad)
+                    state.grad_views[name][group.members].add_(grad)
                 else:
-                    view.index_add_(0, group.members, grad)
+                    state.grad_views[name].index_add_(0, group.members, grad)
         _place(metrics, sums, group.members, len(state.grads))
         _place(new, latest, group.members, len(state.grads))
     return metrics, new
 
 
-def _differentiate(
-    agent: ActorCritic, params: Views, h: Hyperparameters, part: Part
-) -> tuple[Tensors, Tensors, tuple[Tensor, ...]]:
-    """Return the metrics of a part, `LossOutput.new` and the gradients by the parameters."""
-    head, values, extra_outputs = agent.unroll(params, part.inputs, part.rnn_state, part.starts, part.extra)
+def _differentiate(agent: ActorCritic, params: Views, h: Hyperparameters, part: Part) -> tuple[Tensors, Tensors, Views]:
+    """Return the metrics of a part, `LossOutput.new` and the gradients; those that are missing are 0."""
+    extra_outputs, ends = Tensors(), list[Tensor]()
+    if agent.recorded:
+        with torch.no_grad():
+            head, values, backward = agent.recorded.record(params, part.inputs)
+        ends = [head.requires_grad_(), values.requires_grad_()]
+    else:
+        head, values, extra_outputs = agent.unroll(params, part.inputs, part.rnn_state, part.starts, part.extra)
     policy = agent.policy.join(head[:, : part.actions.shape[1]], params.get("free"))
     with torch.set_grad_enabled(not agent.closed_form):
         log_probs = agent.policy.log_prob(policy, part.actions)
@@ -127,10 +131,15 @@ def _differentiate(
         else:
             loss = agent.loss(inputs, h)
             sums, new, outputs, slopes = loss.sums, loss.new, [loss.total], [torch.ones_like(loss.total)]
-    found = torch.autograd.grad(outputs, list(params.values()), slopes, materialize_grads=True)
+    found = torch.autograd.grad(outputs, [*ends, *params.values()], slopes, allow_unused=True)
+    grads = {name: grad for name, grad in zip(params, found[len(ends) :], strict=True) if grad is not None}
+    if ends:
+        with torch.no_grad():
+            own = backward(*(torch.zeros_like(x) if g is None else g for x, g in zip(ends, found, strict=False)))
+        grads |= {name: grad + grads[name] if name in grads else grad for name, grad in own.items()}
     metrics = {f"loss/{name}": value.detach() / inputs.live for name, value in sums.items()}
     metrics["loss/log_ratio"] = (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)
-    return metrics, new, found
+    return metrics, new, grads
 
 
 def _place(tensors: Tensors, rows: Tensors, members: slice | Tensor, size: int) -> None:
