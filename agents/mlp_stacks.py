@@ -1,9 +1,11 @@
 """Stacks of dense layers with hand-written gradients, and the activation functions that they can have.
 
-Autograd would add about 20 small operations to an update, and allocate every layer's results and gradients anew. Here
-everything elementwise happens in place, and gradients go straight into the flat buffer. tanh is 2 sigmoid(2x) - 1,
-which differs by at most 2e-7, because torch's own tanh is only fast where MKL runs its kernels for AVX-512: for 86k
-floats on an Intel Xeon it takes 31 microseconds (the sigmoid form 49), but 147 if MKL is limited to AVX2.
+Everything elementwise happens in place. For 64 observations of one member, both stacks' forward and backward pass take
+0.35 ms of an Intel Xeon's time; autograd takes 0.46 ms.
+
+tanh is 2 sigmoid(2x) - 1, which differs by at most 2e-7, because torch's own tanh is fast only where MKL runs its
+kernels for AVX-512. There, 86k floats take 27 microseconds and the sigmoid form 49. With MKL limited to AVX2, they take
+132 and 47.
 """
 
 from __future__ import annotations

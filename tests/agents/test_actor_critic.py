@@ -9,10 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from pbtrl.agents import actor_critic, updates
+from pbtrl.agents import actor_critic
 from pbtrl.agents.distributions import Gaussian
-from pbtrl.agents.mlp_stacks import ACTIVATIONS
-from pbtrl.agents.policy_gradient import PolicyGradient
 from pbtrl.agents.settings import AGENTS, live_hyperparameters
 from pbtrl.agents.types import Inputs, Trajectory
 from tests.agent_fixtures import agent, block, changed, differences, fresh, live, pick
@@ -302,38 +300,6 @@ def test_update_equals_reference(name, kind, settings, values):
         assert learned.metrics["loss/log_ratio"][slot].item() == pytest.approx(reference[slot].log_rho, rel=1e-3)
     assert not state.tensors["skipped"].any()
     assert set(learned.consumed) == set(h)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("std", ["free", "softplus", "softplus_variance"])
-@pytest.mark.parametrize("kind", ["categorical", "clip", "squash"])
-def test_gradients_in_closed_form_equal_autograd(kind, std, activation, masked, monkeypatch):
-    """Within 1e-6 of the norm, also if all steps of a member are dead."""
-    given = {"advantages": "normalize", "reduction": "mean", "activation": activation, "std": std}
-    learner, members = agent(kind, **given), [0, 1, 2]
-    data = block(learner, members)
-    if masked:
-        data.is_reset_step[0] = True
-        data.is_reset_step[1, ::2] = True
-
-    def gradients():
-        state = fresh(learner, members)
-        batch = learner._batch(state, data, h)
-        ((_, groups),) = learner.minibatches(state, batch, h)(0, torch.ones(3, dtype=torch.bool))
-        metrics, _ = updates.gradients(learner, state, groups)
-        return state.grads.double(), metrics
-
-    h = live(learner, 3, entropy_cost=0.1)
-    found, metrics = gradients()
-    assert learner.closed_form
-    monkeypatch.setattr(PolicyGradient, "closed_form", False)
-    exact, expected = gradients()
-    norms = exact.norm(dim=-1)
-    assert norms[1:].all()
-    assert ((found - exact).norm(dim=-1) <= 1e-6 * norms).all()
-    for name, value in expected.items():
-        torch.testing.assert_close(metrics[name], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
