@@ -1,7 +1,7 @@
 """Gradients of one optimizer update.
 
 An update consists of groups of members that share a forward pass, and a group of parts: transitions that go through the
-network together. Parts do not hold anything that changes with the parameters, so one may serve in several passes.
+network together. A part stays valid when the parameters change, so it may serve in several passes.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _differentiate(agent: ActorCritic, params: Views, h: Hyperparameters, part: 
             sums, new, outputs, slopes = loss.sums, loss.new, [loss.total], [torch.ones_like(loss.total)]
     found = torch.autograd.grad(outputs, [*ends, *params.values()], slopes, allow_unused=True)
     grads = {name: grad for name, grad in zip(params, found[len(ends) :], strict=True) if grad is not None}
-    if ends:
+    if ends:  # the gradients found so far are those of a loss that reads parameters itself
         with torch.no_grad():
             own = backward(*(torch.zeros_like(x) if g is None else g for x, g in zip(ends, found, strict=False)))
         grads |= {name: grad + grads[name] if name in grads else grad for name, grad in own.items()}
