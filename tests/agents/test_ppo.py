@@ -243,7 +243,11 @@ def orders(learner, data, h, active=None, epochs=2):
             chosen = {}
             for group in groups:
                 (part,) = group.parts
-                rows = zip(group.members.tolist(), part.log_probs.transpose(1, 2).tolist(), strict=True)
+                rows = zip(
+                    torch.arange(len(active))[group.members].tolist(),
+                    part.log_probs.transpose(1, 2).tolist(),
+                    strict=True,
+                )
                 chosen |= {m: [numbers[m][tuple(unit)] for unit in own] for m, own in rows}
             assert sorted(chosen) == learning.nonzero().flatten().tolist()
             updates.append(chosen)
