@@ -193,6 +193,25 @@ def test_mlp_gradients_equal_those_of_plain_operations(net, dtype):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_dense_torso_equals_plain_operations(activation):
+    """Its last layer has an activation function too."""
+    torso, x = Dense(3, (16, 10), activation), torch.randn(2, 5, 3, dtype=torch.float64, generator=generators(0)[0])
+    layout = Layout(torso.shapes)
+    leaves = layout.leaves(torch.randn(2, layout.size, dtype=torch.float64, generator=generators(1)[0]))
+    function = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}[activation]
+    plain = x
+    for i in range(2):
+        plain = function(plain @ leaves[f"torso.{i}.weight"] + leaves[f"torso.{i}.bias"])
+    found = torso.features(leaves, x, learning=True)
+    torch.testing.assert_close(found, plain[..., : torso.units])
+    for grads in zip(
+        *(torch.autograd.grad(y[..., : torso.units].square().sum(), leaves.values()) for y in (found, plain)),
+        strict=True,
+    ):
+        torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_padding_of_every_activation_stays_zero(activation):
     f = ACTIVATIONS[activation]
     assert not f.apply_(torch.zeros(2, 3, 8)).any()
