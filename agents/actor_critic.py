@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Self
 
 import torch
 from gymnasium import spaces
@@ -23,10 +23,11 @@ from pbtrl.agents import normalize, optim
 from pbtrl.agents.distributions import Distribution, distribution
 from pbtrl.agents.layers import Layout
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
-from pbtrl.agents.networks import Net, make_network
+from pbtrl.agents.networks import MLP, Net, make_network
 from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
 from pbtrl.agents.types import ActOutput, Hyperparameters, Inputs, State, Tensors, Trajectory, UpdateResult, Views
+from pbtrl.agents.updates import Batch, Group, Part, gradients, shares
 
 REWARD_CLIP = 10.0  # bound on |normalized reward|
 OBSERVATION_CLIP = 10.0  # bound on |normalized observation|
@@ -70,6 +71,21 @@ class ActorCritic(ABC):
     @abstractmethod
     def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
         """Compute the loss of some members on some of their envs."""
+
+    @property
+    def recorded(self) -> MLP | None:
+        """The network, if autograd need not run through it."""
+        plain = type(self).unroll is ActorCritic.unroll
+        return self.net if plain and isinstance(self.net, MLP) and self.net.inputs > 1 else None
+
+    @property
+    def closed_form(self) -> bool:
+        """True if the agent has `derivatives` of its loss; otherwise autograd computes them."""
+        return False
+
+    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[Tensors, Tensor, Tensor]:
+        """Compute `LossOutput.sums`, and the derivatives of the total by `batch.policy` and `batch.values`."""
+        raise NotImplementedError
 
     def replace(self, state: State, new: dict[str, Tensor], active: Tensor) -> None:
         """Store `LossOutput.new` in the state of the members that took the optimizer step."""
@@ -135,7 +151,7 @@ class ActorCritic(ABC):
             tensors |= with_prefix("return", normalize.init_moments(members))
         grads, groups = torch.zeros_like(params), self._groups(members)
         leaves = tuple(layout.leaves(params[g]) for g in groups)
-        return State(tensors, leaves, leaves, grads, tuple(layout.views(grads[g]) for g in groups))
+        return State(tensors, leaves, leaves, grads, layout.views(grads))
 
     def noise(self, generators: Sequence[torch.Generator], time: int, envs: int) -> Tensor:
         """Draw a block's noise [T, P, B, ...]: the policy's, then `extra_noise`."""
@@ -165,20 +181,26 @@ class ActorCritic(ABC):
     @torch.no_grad()
     def act(self, state: State, inputs: Inputs, rnn_state: Tensor, noise: Tensor | None) -> ActOutput:
         """Act for one step: sample with `noise`, or take the policy's mode if there is none."""
-        inputs, extra_noise = self.preprocess(state, inputs), None if noise is None else self.split_extra_noise(noise)
-        groups = self._groups(len(rnn_state))
-        parts = [(inputs, rnn_state, extra_noise)]
-        if len(groups) > 1:
+        inputs, extra_noise = self.preprocess(state, inputs), None
+        if noise is not None and noise.shape[-1] > self.policy.noise_shape[0]:
+            noise, extra_noise = noise[..., : self.policy.noise_shape[0]], self.split_extra_noise(noise)
+        if len(state.acting) == 1:
+            policy, rnn_state = self._act(state.acting[0], inputs, rnn_state, extra_noise)
+        else:
+            groups = self._groups(len(rnn_state))
             parts = [(inputs[g], rnn_state[g], None if extra_noise is None else extra_noise[g]) for g in groups]
-        outputs = [self.step(params, *part) for params, part in zip(state.acting, parts, strict=True)]
-        heads, rnn_states = zip(*outputs, strict=True)
-        policy = _concat(
-            [self.policy.join(head, params.get("free")) for head, params in zip(heads, state.acting, strict=True)]
-        )
+            outputs = [self._act(params, *part) for params, part in zip(state.acting, parts, strict=True)]
+            policy, rnn_state = (torch.cat(each) for each in zip(*outputs, strict=True))
         if noise is None:
-            return ActOutput(self.policy.mode(policy), policy, _concat(rnn_states))
-        action_noise = noise[..., : self.policy.noise_shape[0]]
-        return ActOutput(self.policy.sample(policy, action_noise), policy, _concat(rnn_states))
+            return ActOutput(self.policy.mode(policy), policy, rnn_state)
+        return ActOutput(self.policy.sample(policy, noise), policy, rnn_state)
+
+    def _act(
+        self, params: Views, inputs: Inputs, rnn_state: Tensor, extra_noise: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Distribution parameters and next recurrent state of a group of members."""
+        head, rnn_state = self.step(params, inputs, rnn_state, extra_noise)
+        return self.policy.join(head, params.get("free")), rnn_state
 
     def step(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, extra_noise: Tensor | None
@@ -203,7 +225,8 @@ class ActorCritic(ABC):
         """
         h, tensors = hyperparameters, state.tensors
         batch = self._batch(state, block, h)
-        metrics: dict[str, Tensor] = {}
+        minibatches = self.minibatches(state, batch, h)
+        metrics: Tensors = {}
         max_epochs = h.get("epochs", torch.ones_like(h["unroll_length"]))
         epochs, continuing = torch.zeros_like(max_epochs), torch.ones_like(max_epochs, dtype=torch.bool)
         updates, skips = torch.zeros_like(max_epochs), torch.zeros_like(max_epochs)
@@ -212,15 +235,18 @@ class ActorCritic(ABC):
             if not active.any():
                 break
             epochs += active
-            for learning, part in self.minibatches(batch, h, i, active):
-                latest, new = self._gradients(state, batch, h, part)
+            for learning, groups in minibatches(i, active):
+                latest, new = gradients(self, state, groups)
                 norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
-                finite = torch.isfinite(norms)
+                finite = norms < torch.inf
                 stepping = learning & finite
                 updates += learning
                 skips += learning & ~finite
                 latest |= {"loss/gradient_norm": norms, "loss/epochs": epochs.float()}
-                metrics = {k: torch.where(stepping, v, metrics.get(k, math.nan)) for k, v in latest.items()}
+                if stepping.all():
+                    metrics = latest
+                else:
+                    metrics = {k: torch.where(stepping, v, metrics.get(k, math.nan)) for k, v in latest.items()}
                 self._step(state, h, stepping)
                 self.replace(state, new, stepping)
                 state.refresh()
@@ -235,9 +261,19 @@ class ActorCritic(ABC):
         consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
         return UpdateResult(metrics, consumed, updates, skips)
 
-    def minibatches(self, batch: Batch, h: Hyperparameters, epoch: int, active: Tensor) -> Iterator[tuple[Tensor, Any]]:
-        """Yield the members [P] that take each update of a pass, and the part of the block that it learns from."""
-        return ((active, envs) for envs in shares(batch.mask.shape[2], self.settings.minibatches))
+    def minibatches(
+        self, state: State, batch: Batch, h: Hyperparameters
+    ) -> Callable[[int, Tensor], Iterable[tuple[Tensor, Iterable[Group]]]]:
+        """Prepare the updates from a block.
+
+        Returns:
+            A function that takes the number of a pass and the members [P] that make it. It yields, for each update, the
+            members [P] that take it, and what they learn from.
+        """
+        updates = [
+            self._prepare(state, batch, h, envs) for envs in shares(batch.mask.shape[2], self.settings.minibatches)
+        ]
+        return lambda epoch, active: ((active, groups) for groups in updates)
 
     def continues(self, continuing: Tensor, metrics: Tensors, h: Hyperparameters) -> Tensor:
         """Whether the members [P] may make another pass after an update, given whether they could before it."""
@@ -283,64 +319,43 @@ class ActorCritic(ABC):
         state.running["return"] = moments.pop("running")
         state.tensors |= with_prefix("return", moments)
 
-    def _gradients(
-        self, state: State, batch: Batch, h: Hyperparameters, part: Any
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Set `state.grads` to the gradients for a part; return all members' metrics and `LossOutput.new`."""
-        state.grads.zero_()
-        groups = [self._group_gradients(state, batch, h, part, n) for n in range(len(state.params))]
-        metrics, new = ({k: _concat([group[i][k] for group in groups]) for k in groups[0][i]} for i in (0, 1))
-        return metrics, new
-
-    def _group_gradients(
-        self, state: State, batch: Batch, h: Hyperparameters, envs: slice, group: int
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        members = self._groups(len(state.grads))[group]
-        params, grads = state.params[group], state.parts[group]
-        h = {name: value[members] for name, value in h.items()}
-        live, fresh = (m[members, :, envs].flatten(1).sum(-1).clamp_min(1) for m in (batch.mask, batch.fresh))
-        sums: dict[str, Tensor] = {}
-        new: dict[str, Tensor] = {}
-        log_ratio = torch.zeros_like(live)
-        for chunk in self._chunks(batch.block, envs):
-            inputs = self._loss_inputs(state, params, batch, members, chunk, live)
-            loss = self.loss(inputs, h)
-            log_ratio = log_ratio + (inputs.log_rhos.abs() * batch.fresh[members, :, chunk]).flatten(1).sum(-1)
-            chunk_grads = torch.autograd.grad(loss.total.sum(), list(params.values()), materialize_grads=True)
-            for total, grad in zip(grads.values(), chunk_grads, strict=True):
-                total.add_(grad)
-            sums = {k: sums.get(k, 0.0) + v.detach() for k, v in loss.sums.items()}
-            new = loss.new
-        return {f"loss/{k}": v / live for k, v in sums.items()} | {"loss/log_ratio": log_ratio / fresh}, new
-
-    def _loss_inputs(
-        self, state: State, params: Views, batch: Batch, members: slice, envs: slice, live: Tensor
-    ) -> LossInputs:
-        """Run the current network on some envs of some members."""
-        block, mask = batch.block, batch.mask[members, :, envs]
-        inputs = self.preprocess(state, block.inputs(members, envs), members)
-        extra_loss_inputs = {name: value[members, :, envs] for name, value in batch.extra_loss_inputs.items()}
-        rnn_state, starts = block.rnn_state[members, envs], batch.starts[members]
-        head, values, extra_outputs = self.unroll(params, inputs, rnn_state, starts, extra_loss_inputs)
-        policy = self.policy.join(head[:, :-1], params.get("free"))
-        log_probs = self.policy.log_prob(policy, block.actions[members, :, envs])
-        return LossInputs(
-            state=state,
-            members=members,
-            params=params,
-            policy=policy,
-            behavior=block.policy[members, :, envs],
-            log_probs=log_probs,
-            log_rhos=(log_probs - batch.log_probs[members, :, envs]).detach(),
-            values=values,
-            rewards=batch.rewards[members, :, envs],
-            discounts=batch.discounts[members, :, envs],
-            cuts=batch.cuts[:, members, envs],
-            starts=starts,
-            mask=mask,
-            live=live,
-            extra_loss_inputs=extra_loss_inputs | extra_outputs,
-        )
+    def _prepare(self, state: State, batch: Batch, h: Hyperparameters, envs: slice) -> list[Group]:
+        """Prepare an update from some envs of all members."""
+        groups, block = [], batch.block
+        for members, params in zip(self._groups(len(state.grads)), state.params, strict=True):
+            live, fresh = (m[members, :, envs].flatten(1).sum(-1).clamp_min(1) for m in (batch.mask, batch.fresh))
+            parts = []
+            for chunk in self._chunks(block.observations.shape[1], envs):
+                at = members, slice(None), chunk
+                starts, actions = batch.starts[members], block.actions[at]
+                loss_inputs = partial(
+                    LossInputs,
+                    state=state,
+                    members=members,
+                    params=params,
+                    behavior=block.policy[at],
+                    actions=actions,
+                    rewards=batch.rewards[at],
+                    discounts=batch.discounts[at],
+                    cuts=batch.cuts[:, members, chunk],
+                    starts=starts,
+                    mask=batch.mask[at],
+                    live=live,
+                )
+                part = Part(
+                    inputs=self.preprocess(state, block.inputs(members, chunk), members),
+                    rnn_state=block.rnn_state[members, chunk],
+                    starts=starts,
+                    actions=actions,
+                    log_probs=batch.log_probs[at],
+                    weights=batch.fresh[at] / fresh[:, None, None],
+                    extra={name: value[at] for name, value in batch.extra_loss_inputs.items()},
+                    loss_inputs=loss_inputs,
+                )
+                parts.append(part)
+            own = {name: value[members] for name, value in h.items()}
+            groups.append(Group(members, params, own, parts))
+        return groups
 
     def _step(self, state: State, h: Hyperparameters, active: Tensor) -> None:
         t = state.tensors
@@ -363,9 +378,10 @@ class ActorCritic(ABC):
         steps = inputs.first.ndim
         x = inputs.observations.flatten(steps)
         if self.normalizes:
-            shift, scale = (state.tensors[k][members].view(len(x), *(1,) * (steps - 1), -1) for k in ("shift", "scale"))
-            x = (x - shift).mul_(scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
-        return replace(inputs, observations=x)
+            index = (members, *(None,) * (steps - 1))
+            x = (x - state.tensors["shift"][index]).mul_(state.tensors["scale"][index])
+            x = x.clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
+        return Inputs(x.contiguous(), inputs.actions, inputs.rewards, inputs.first)
 
     def _groups(self, members: int) -> list[slice]:
         """Members that share a forward pass: all of them, or one at a time if the network limits `frames`."""
@@ -373,43 +389,11 @@ class ActorCritic(ABC):
             return [slice(0, members)]
         return [slice(i, i + 1) for i in range(members)]
 
-    def _chunks(self, block: Trajectory, envs: slice) -> Iterator[slice]:
-        """Slices of envs whose complete blocks go through the network together."""
-        time, count = block.observations.shape[1], envs.stop - envs.start
+    def _chunks(self, steps: int, envs: slice) -> Iterator[slice]:
+        """Slices of envs of which all `steps` go through the network together."""
         frames = None if self.needs_full_batch else self.net.frames
-        width = count if frames is None else max(1, frames // time)
+        width = envs.stop - envs.start if frames is None else max(1, frames // steps)
         return (slice(i, min(envs.stop, i + width)) for i in range(envs.start, envs.stop, width))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A block and the tensors derived from it that do not change between passes, [P, T, B, ...].
-
-    `cuts` is [T, P, B], `unroll_cuts` [T, P] and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also
-    0 for replayed ones.
-    """
-
-    block: Trajectory
-    rewards: Tensor
-    discounts: Tensor
-    cuts: Tensor
-    unroll_cuts: Tensor
-    starts: Tensor
-    mask: Tensor
-    fresh: Tensor
-    log_probs: Tensor
-    extra_loss_inputs: Tensors
-
-
-def shares(envs: int, count: int) -> list[slice]:
-    """Split the envs into `count` contiguous slices of nearly equal size, or fewer if there are fewer envs."""
-    edges = [envs * i // min(count, envs) for i in range(min(count, envs) + 1)]
-    return [slice(*edge) for edge in pairwise(edges)]
-
-
-def _concat(groups: Sequence[Tensor]) -> Tensor:
-    """Concatenate the groups' rows. Acting calls this at every env step, usually with a single group."""
-    return groups[0] if len(groups) == 1 else torch.cat(list(groups))
 
 
 def _rows(values: Tensor, ndim: int) -> Tensor:

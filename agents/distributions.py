@@ -86,6 +86,15 @@ class Categorical:
         log_probs = params.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
+    def gradient(self, params: Tensor, action: Tensor, by_log_prob: Tensor, by_entropy: Tensor) -> Tensor:
+        """Gradient by `params` of the sum of by_log_prob x log_prob + by_entropy x entropy."""
+        log_probs = params.log_softmax(-1)
+        probs = log_probs.exp()
+        entropy = -(probs * log_probs).sum(-1, keepdim=True)
+        by_log_prob, by_entropy = by_log_prob[..., None], by_entropy[..., None]
+        grad = probs * -(by_log_prob + by_entropy * (log_probs + entropy))
+        return grad.scatter_add_(-1, action[..., None], by_log_prob)
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -167,13 +176,22 @@ class Gaussian:
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """log N(action; mean, std), summed over A."""
-        mean, log_std = params[..., : self.actions], params[..., self.actions :]
+        mean, log_std = params.chunk(2, -1)
         z = (action - mean) * (-log_std).exp()
-        return -(0.5 * z.square() + log_std + LOG_SQRT_2PI).sum(-1)
+        return -torch.addcmul(log_std, z, z, value=0.5).sum(-1) - self.actions * LOG_SQRT_2PI
 
     def entropy(self, params: Tensor) -> Tensor:
         """log std + 1/2 log(2 pi e), summed over A."""
-        return (params[..., self.actions :] + (LOG_SQRT_2PI + 0.5)).sum(-1)
+        return params[..., self.actions :].sum(-1) + self.actions * (LOG_SQRT_2PI + 0.5)
+
+    def gradient(self, params: Tensor, action: Tensor, by_log_prob: Tensor, by_entropy: Tensor) -> Tensor:
+        """Gradient by `params` of the sum of by_log_prob x log_prob + by_entropy x entropy."""
+        mean, log_std = params.chunk(2, -1)
+        inverse = (-log_std).exp()
+        z = (action - mean).mul_(inverse)
+        scaled = z * by_log_prob[..., None]
+        by_log_std = torch.addcmul((by_entropy - by_log_prob)[..., None], scaled, z)
+        return torch.cat([scaled.mul_(inverse), by_log_std], -1)
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ class FeudalNet(SharedTorsoNet):
         as `intrinsic` (equation 8).
         """
         steps = inputs.first.shape[1]
-        flat = Inputs(*(x.flatten(1, 2) for x in (inputs.observations, inputs.actions, inputs.rewards, inputs.first)))
+        flat = inputs.map(lambda x: x.flatten(1, 2))
         features = [x.view(*inputs.first.shape, -1) for x in self._feedforward(params, flat, learning=True)]
         outputs: list[Tensors] = []
         for t in range(steps):

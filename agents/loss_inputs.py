@@ -18,6 +18,7 @@ class Evaluated:
     Attributes:
         policy: [p, T, B, K] distribution parameters.
         log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
+        log_rhos: [p, T, B] log importance ratios between `policy` and the behavior policy, without gradient.
         values: [p, T, B] outputs of the value head.
         mask: [p, T, B] 1 for live transitions, 0 for dead ones.
         live: [p] number of live transitions in the whole update, at least 1.
@@ -26,6 +27,7 @@ class Evaluated:
 
     policy: Tensor
     log_probs: Tensor
+    log_rhos: Tensor
     values: Tensor
     mask: Tensor
     live: Tensor
@@ -41,7 +43,7 @@ class LossInputs(Evaluated):
         members: slice of the cohort that the other tensors belong to.
         params: parameters of these members, as autograd leaves.
         behavior: [p, T, B, K] distribution parameters of the behavior policy.
-        log_rhos: [p, T, B] log importance ratios, without gradient.
+        actions: [p, T, B, ...] actions taken, as stored by the distribution.
         values: [p, T+1, B], also for the block's last observation.
         rewards: [p, T, B] transformed rewards.
         discounts: [p, T, B] gamma, and 0 at termination.
@@ -54,7 +56,7 @@ class LossInputs(Evaluated):
     members: slice
     params: Views
     behavior: Tensor
-    log_rhos: Tensor
+    actions: Tensor
     rewards: Tensor
     discounts: Tensor
     cuts: Tensor

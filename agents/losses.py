@@ -19,7 +19,7 @@ from pbtrl.agents.shapes import check_same_shape
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
     """-sum_t A_t log pi(a_t|x_t), whose gradient is the negative policy gradient; A_t is held constant."""
     check_same_shape(log_probs=log_probs, advantages=advantages, mask=mask)
-    return -_sum(log_probs * advantages.detach() * mask)
+    return -_sum(log_probs * (advantages.detach() * mask))
 
 
 def value_loss(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -167,4 +167,4 @@ def _rows(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _sum(x: Tensor) -> Tensor:
-    return x.reshape(len(x), -1).contiguous().sum(-1)
+    return x.contiguous().sum(tuple(range(1, x.ndim)))

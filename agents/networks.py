@@ -7,8 +7,9 @@ with an LSTM in between.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from pbtrl.agents.distributions import Distribution
 from pbtrl.agents.layers import COLUMNS, Layout, dense, init_lstm, lstm, lstm_shapes, orthogonal, padded, rnn_state_at
+from pbtrl.agents.mlp_stacks import ACTIVATIONS, Stack, backward, forward, run_stack
 from pbtrl.agents.settings import NetworkSettings
 from pbtrl.agents.torsos import Convolutional, Dense, Torso, convolution_precision
 from pbtrl.agents.types import Inputs, Views
@@ -67,14 +69,16 @@ class Net(Protocol):
 
 @dataclass(frozen=True)
 class MLP:
-    """Separate stacks of tanh layers for policy and value.
+    """Separate stacks of hidden layers for policy and value.
 
-    Initialization is orthogonal, with gain sqrt 2 for hidden layers, 0.01 for the policy output and 1 for the value.
+    Initialization is orthogonal, with the activation's gain for hidden layers, 0.01 for the policy output and 1 for the
+    value.
     """
 
     inputs: int
     hidden: tuple[int, ...]
     outputs: int
+    activation: str = "tanh"
 
     @property
     def frames(self) -> None:
@@ -110,23 +114,36 @@ class MLP:
 
     def step(self, params: Views, inputs: Inputs, rnn_state: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the policy stack to the observations; all other inputs are ignored."""
-        return self.policy(params, inputs.observations.flatten(2)), rnn_state
+        x = inputs.observations.flatten(2)
+        return run_stack(self._stacks[0][1], x, self._own(params, "policy")), rnn_state
 
     def unroll(
         self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Apply both stacks to all steps at once."""
         steps = inputs.first.shape
-        head, values = self.both(params, inputs.observations.flatten(3).flatten(1, 2))
+        x = inputs.observations.flatten(3).flatten(1, 2)
+        head, values = (run_stack(stack, x, self._own(params, name)) for name, stack in self._stacks)
         return head.view(*steps, -1), values.view(steps)
 
-    def policy(self, params: Views, x: Tensor) -> Tensor:
-        """[P, M, inputs] -> distribution parameters [P, M, outputs]."""
-        return self._stack(params, "policy", x)[..., : self.outputs]
+    def record(self, params: Views, inputs: Inputs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Views]]:
+        """Do what `unroll` does, without autograd.
 
-    def both(self, params: Views, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[P, M, inputs] -> distribution parameters [P, M, outputs], values [P, M]."""
-        return self.policy(params, x), self._stack(params, "value", x)[..., 0]
+        The third result is a function from the gradients by both outputs to those by the parameters.
+        """
+        steps, x = inputs.first.shape, inputs.observations.flatten(3).flatten(1, 2)
+        own = [self._own(params, name) for name, _ in self._stacks]
+        outputs = [forward(stack, x, layers) for layers, (_, stack) in zip(own, self._stacks, strict=True)]
+
+        def gradients(by_head: Tensor, by_values: Tensor) -> Views:
+            found: list[Tensor] = []
+            by_output = by_head.flatten(1, 2), by_values.flatten(1)[..., None]
+            for grad, values, layers, (_, stack) in zip(by_output, outputs, own, self._stacks, strict=True):
+                found += backward(stack, grad, values, layers)
+            return dict(zip(params, found, strict=False))
+
+        head, values = outputs[0][-1][..., : self.outputs], outputs[1][-1][..., 0]
+        return head.view(*steps, -1), values.view(steps), gradients
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
         """First column of the value stack's last layer."""
@@ -137,16 +154,17 @@ class MLP:
         """Yield the name, inputs, outputs and initialization gain of each layer."""
         for stack, last, gain in (("policy", self.outputs, 0.01), ("value", 1, 1.0)):
             widths = [self.inputs, *self.hidden, last]
-            gains = [math.sqrt(2)] * len(self.hidden) + [gain]
+            gains = [ACTIVATIONS[self.activation].gain] * len(self.hidden) + [gain]
             for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
                 yield f"{stack}.{i}", fan_in, fan_out, gains[i]
 
-    def _stack(self, params: Views, stack: str, x: Tensor) -> Tensor:
-        for i in range(len(self.hidden) + 1):
-            x = dense(x, params[f"{stack}.{i}.weight"], params[f"{stack}.{i}.bias"])
-            if i < len(self.hidden):
-                x = torch.tanh(x)
-        return x
+    @functools.cached_property
+    def _stacks(self) -> tuple[tuple[str, Stack], tuple[str, Stack]]:
+        policy, value = (Stack(self.activation, outputs, linear=True) for outputs in (self.outputs, 1))
+        return ("policy", policy), ("value", value)
+
+    def _own(self, params: Views, stack: str) -> list[Tensor]:
+        return [params[f"{stack}.{i}.{kind}"] for i in range(len(self.hidden) + 1) for kind in ("weight", "bias")]
 
 
 @dataclass(frozen=True)
@@ -243,7 +261,7 @@ class SharedTorsoNet:
     def trunk(self, params: Views, inputs: Inputs, rnn_state: Tensor, starts: Tensor | None = None) -> Tensor:
         """Compute the heads' inputs [P, T+1, B, W]: the torso takes all steps at once, the core one by one."""
         p, steps, envs = inputs.first.shape
-        flat = Inputs(*(x.flatten(1, 2) for x in (inputs.observations, inputs.actions, inputs.rewards, inputs.first)))
+        flat = inputs.map(lambda x: x.flatten(1, 2))
         x = self._input_features(params, flat, learning=True)
         if not self.core:
             return x.view(p, steps, envs, -1)
@@ -307,8 +325,9 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
     action_reward_size = policy.encoding_size if settings.use_last_action_reward else 0
     if kind == "mlp":
         if core or action_reward_size:
-            return SharedTorsoNet(Dense(math.prod(shape), settings.hidden), policy.size, core, action_reward_size)
-        return MLP(math.prod(shape), settings.hidden, policy.size)
+            dense_torso = Dense(math.prod(shape), settings.hidden, settings.activation)
+            return SharedTorsoNet(dense_torso, policy.size, core, action_reward_size)
+        return MLP(math.prod(shape), settings.hidden, policy.size, settings.activation)
     channels, height, width = shape
     convolutions, units, sections = TORSOS[kind]
     least = 1
@@ -329,6 +348,6 @@ def make_shared_torso_net(
     """Like `make_network`, but policy and value also share their torso for vectors. Raises like `make_network`."""
     net = make_network(settings, shape, policy, image)
     if isinstance(net, MLP):
-        return SharedTorsoNet(Dense(net.inputs, settings.hidden), policy.size)
+        return SharedTorsoNet(Dense(net.inputs, settings.hidden, settings.activation), policy.size)
     assert isinstance(net, SharedTorsoNet)
     return net

@@ -35,21 +35,24 @@ def update_moments(state: Moments, x: Tensor, mask: Tensor | None = None) -> Mom
     if mask is not None:
         check_leading(mask, "mask", x, "x")
     inner = (1,) * (x.ndim - 2)
-    live = x.isfinite().reshape(*x.shape[:2], -1).all(-1)
+    samples = x.movedim(1, -1).to(torch.float64, memory_format=torch.contiguous_format)
+    live = samples.sum(tuple(range(1, x.ndim - 1))).isfinite() if inner else samples.isfinite()  # no float32 overflows
     if mask is not None:
         live &= mask.bool()
-    rows = live.reshape(len(x), *inner, -1)
-    samples = torch.where(rows, x.movedim(1, -1).double(), 0.0).contiguous()
-    batch = live.sum(-1)
-    n, b = state["count"].reshape(-1, *inner), batch.reshape(-1, *inner).double()
-    total = (n + b).clamp_min(1.0)
+    rows = None if live.all() else live.reshape(len(x), *inner, -1)
+    if rows is not None:
+        samples = torch.where(rows, samples, 0.0)
+    count = live.sum(-1, dtype=torch.float64)
+    n, b = state["count"].reshape(-1, *inner), count.reshape(-1, *inner)
     mean = samples.sum(-1) / b.clamp_min(1.0)
-    squares = torch.where(rows, samples - mean[..., None], 0.0).square().sum(-1)
-    d = mean - state["mean"]
+    deviations = samples - mean[..., None]
+    if rows is not None:
+        deviations = torch.where(rows, deviations, 0.0)
+    d, share = mean - state["mean"], b / (n + b).clamp_min(1.0)
     return {
-        "count": state["count"] + batch,
-        "mean": state["mean"] + d * (b / total),
-        "m2": state["m2"] + squares + d.square() * (n * b / total),
+        "count": state["count"] + count,
+        "mean": torch.addcmul(state["mean"], d, share),
+        "m2": state["m2"] + deviations.square_().sum(-1) + d.square_() * (n * share),
     }
 
 
@@ -78,12 +81,12 @@ def update_return_scale(
         live &= mask.bool()
     rewards, kept = rewards.double().masked_fill(~live, 0.0), (~ends).double()
     factors = torch.where(live, gamma.double()[:, None, None], 1.0)
-    running, returns = state["running"], []
-    for reward, factor, keep in zip(rewards.unbind(1), factors.unbind(1), kept.unbind(1), strict=True):
-        returns.append(torch.addcmul(reward, factor, running))
-        running = returns[-1] * keep
-    moments = update_moments(state, torch.stack(returns, 1).flatten(1), live.flatten(1))
-    return {**moments, "running": running}
+    factors[:, 1:] *= kept[:, :-1]
+    returns = [state["running"]]
+    for reward, factor in zip(rewards.unbind(1), factors.unbind(1), strict=True):
+        returns.append(torch.addcmul(reward, factor, returns[-1]))
+    moments = update_moments(state, torch.stack(returns[1:], 1).flatten(1), live.flatten(1))
+    return {**moments, "running": returns[-1] * kept[:, -1]}
 
 
 def return_scale(state: Moments, epsilon: float = 1e-8) -> Tensor:

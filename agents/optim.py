@@ -8,6 +8,9 @@ because kernels treat the last floats of a tensor differently. `grads` is scratc
 bit, even if their gradient contains NaN.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -43,11 +46,11 @@ def rmsprop(
 
     torch.optim.RMSprop adds epsilon outside the root and starts at 0, so its values of epsilon do not carry over.
     """
-    live, dtype = active[:, None], params.dtype
-    _zero_inactive(grads, active)
-    mean_square.lerp_(grads.square(), ((1.0 - _column(decay, params)) * live).to(dtype))
-    root = (mean_square + _column(epsilon, params).clamp_min(TINY).to(dtype)).sqrt_()
-    params.addcdiv_(grads.mul_(_column(learning_rate, params).to(dtype)), root, value=-1.0)
+    rows = zip(_numbers(learning_rate, params), _numbers(decay, params), _numbers(epsilon, params), strict=True)
+    coefficients = [(rate, 1.0 - d, max(e, TINY)) for rate, d, e in rows]
+    rate, weight, epsilon = _columns(coefficients, grads, active)
+    mean_square.lerp_(grads.square(), weight)
+    params.addcdiv_(grads.mul_(rate), (mean_square + epsilon).sqrt_(), value=-1.0)
 
 
 def adam(
@@ -70,28 +73,31 @@ def adam(
 
     `m`, `v` `[k, D]` and `steps` `[k]` start at 0.
     """
-    live, dtype = active[:, None], params.dtype
     steps.add_(active)
-    t = steps[:, None]
-    decay1, decay2 = _column(beta1, params), _column(beta2, params)
-    # 1 - beta^t. The result of `pow` depends on the position in a tensor; that of exp and log does not.
-    debias1, debias2 = -torch.expm1(t * decay1.log()), -torch.expm1(t * decay2.log())
-    root2 = debias2.sqrt()
-    _zero_inactive(grads, active)
-    m.lerp_(grads, ((1.0 - decay1) * live).to(dtype))
-    v.lerp_(grads.square_(), ((1.0 - decay2) * live).to(dtype))
-    update = torch.sqrt(v, out=grads).add_((_column(epsilon, params).clamp_min(TINY) * root2).to(dtype))
-    torch.div(m, update, out=update).mul_((_column(learning_rate, params) * root2 / debias1).to(dtype))
-    params.sub_(_zero_inactive(update, active))
+    values = (_numbers(value, params) for value in (learning_rate, beta1, beta2, epsilon))
+    coefficients = []
+    for t, rate, decay1, decay2, e in zip(steps.tolist(), *values, strict=True):
+        debias1, root2 = 1.0 - decay1 ** max(t, 1), math.sqrt(1.0 - decay2 ** max(t, 1))
+        coefficients.append((rate * root2 / debias1, 1.0 - decay1, 1.0 - decay2, max(e, TINY) * root2))
+    rates, weight1, weight2, epsilons = _columns(coefficients, grads, active)
+    m.lerp_(grads, weight1)
+    v.lerp_(grads.square_(), weight2)
+    root = torch.sqrt(v, out=grads).add_(epsilons)
+    params.sub_(torch.div(m, root, out=root).mul_(rates))
 
 
-def _zero_inactive(rows: Tensor, active: Tensor) -> Tensor:
-    """Set the rows of inactive members to 0. Usually all are active, and a masked fill is slow."""
-    return rows if active.all() else rows.masked_fill_(~active[:, None], 0.0)
+def _numbers(value: Tensor | float, params: Tensor) -> list[float]:
+    """One number per member."""
+    return value.tolist() if isinstance(value, Tensor) else [value] * len(params)
 
 
-def _column(value: Tensor | float, params: Tensor) -> Tensor:
-    """Return `[k, 1]` in float64, because 1 - 0.999 in float32 has a relative error of 1e-5."""
-    if isinstance(value, Tensor):
-        return value.to(torch.float64)[:, None]
-    return torch.full((len(params), 1), value, dtype=torch.float64, device=params.device)
+def _columns(rows: Sequence[tuple[float, ...]], grads: Tensor, active: Tensor) -> tuple[Tensor, ...]:
+    """Convert coefficients of each member to columns `[k, 1]`; inactive members get 0, also in `grads`.
+
+    They are computed in double precision, because 1 - 0.999 in float32 has a relative error of 1e-5.
+    """
+    columns = torch.tensor(rows, dtype=grads.dtype, device=grads.device)
+    if not active.all():
+        columns[~active, :-1] = 0.0
+        grads.masked_fill_(~active[:, None], 0.0)
+    return columns.T[..., None].unbind()

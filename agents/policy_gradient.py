@@ -6,6 +6,8 @@ A subclass defines the return targets.
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from torch import Tensor
 from typing_extensions import override
 
@@ -13,7 +15,7 @@ from pbtrl.agents import losses
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput
 from pbtrl.agents.settings import PolicyGradientSettings
-from pbtrl.agents.types import Hyperparameters
+from pbtrl.agents.types import Hyperparameters, Tensors
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,33 @@ class PolicyGradient(ActorCritic):
         }
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
         return LossOutput(self.reduce(loss, batch), terms)
+
+    @property
+    @override
+    def closed_form(self) -> bool:
+        """True unless a subclass overrides `loss`."""
+        return type(self).loss is PolicyGradient.loss
+
+    @override
+    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[Tensors, Tensor, Tensor]:
+        """Compute the derivatives of `loss`, for which autograd would need twice as many operations."""
+        mask = batch.mask
+        targets, advantages = self.targets(batch, h)
+        weights = self.maybe_normalize(advantages, mask) * mask
+        errors = (batch.values[:, :-1] - targets) * mask
+        entropies = self.policy.entropy(batch.policy) * mask
+        terms = {
+            "policy": -(batch.log_probs * weights).flatten(1).sum(-1),
+            "value": 0.5 * errors.square().flatten(1).sum(-1),
+            "entropy": entropies.flatten(1).sum(-1),
+        }
+        scale, value_cost, entropy_cost = (
+            self.reduce(cost, batch)[:, None, None]
+            for cost in (torch.ones_like(batch.live), h["value_cost"], h["entropy_cost"])
+        )
+        by_policy = self.policy.gradient(batch.policy, batch.actions, weights * -scale, mask * -entropy_cost)
+        by_values = F.pad(errors * value_cost, (0, 0, 0, 1))
+        return terms, by_policy, by_values
 
     def maybe_normalize(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Normalize advantages [p, T, B] if configured."""

@@ -56,10 +56,11 @@ def vtrace(
     with torch.no_grad():
         rhos = log_rhos.exp()
         next_values = torch.cat([values[1:], bootstrap_value[None]])
-        deltas = rhos.clamp(max=rho_bar) * (rewards + discounts * next_values - values)
+        ahead = torch.addcmul(rewards, discounts, next_values)
+        deltas = rhos.clamp(max=rho_bar) * (ahead - values)
         passed = _uncut(discounts * lambda_, cuts)  # the factor by which a change in v_{t+1} reaches t
         errors = _backwards(deltas, passed * rhos.clamp(max=c_bar), torch.zeros_like(bootstrap_value))
-        q = rewards + discounts * next_values + passed * errors[1:]
+        q = torch.addcmul(ahead, passed, errors[1:])
         return values + errors[:-1], rhos.clamp(max=pg_rho_bar) * (q - values)
 
 
@@ -87,7 +88,7 @@ def gae(
     """
     _check(discounts, rewards, values, bootstrap_value, cuts)
     with torch.no_grad():
-        deltas = rewards + discounts * torch.cat([values[1:], bootstrap_value[None]]) - values
+        deltas = torch.addcmul(rewards, discounts, torch.cat([values[1:], bootstrap_value[None]])) - values
         advantages = _backwards(deltas, _uncut(discounts * lambda_, cuts), torch.zeros_like(bootstrap_value))[:-1]
         return values + advantages, advantages
 

@@ -34,8 +34,9 @@ class NetworkSettings:
         network: `auto` uses `mlp` for vectors and `shallow` for images. `shallow` is IMPALA's feed-forward net for
             Atari (conv 16@8x8/4, conv 32@4x4/2, 256 units), `nature` the DQN net (32@8x8/4, 64@4x4/2, 64@3x3/1, 512
             units), and `deep` IMPALA's residual net (15 convolutions, 256 units). `mlp` has separate stacks of `hidden`
-            tanh units for policy and value, or a single stack with `core` or `use_last_action_reward`.
+            units for policy and value, or a single stack with `core` or `use_last_action_reward`.
         hidden: widths of the hidden layers of `mlp`.
+        activation: function of the hidden layers of `mlp`.
         core: `lstm` puts an LSTM between the features and the heads; its state is reset at the start of an episode.
         core_units: width of the LSTM.
         use_last_action_reward: also feed the last action and the last reward (clipped to [-1, 1]) to the network.
@@ -52,6 +53,7 @@ class NetworkSettings:
 
     network: Literal["auto", "mlp", "shallow", "nature", "deep"] = "auto"
     hidden: tuple[int, ...] = fixed((64, 64), low=1)
+    activation: Literal["tanh", "relu", "elu"] = "tanh"
     core: Literal["none", "lstm"] = "none"
     core_units: int = fixed(256, low=1)
     use_last_action_reward: bool = False

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from torch import Tensor
 
-from pbtrl.agents.layers import COLUMNS, dense, orthogonal, padded
+from pbtrl.agents.layers import COLUMNS, orthogonal, padded
+from pbtrl.agents.mlp_stacks import ACTIVATIONS, Stack, run_stack
 from pbtrl.agents.types import Views
 
 
@@ -46,10 +47,11 @@ class Torso(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """Tanh layers for vector observations, with orthogonal initialization (gain sqrt 2)."""
+    """Hidden layers for vector observations, with orthogonal initialization and the activation's gain."""
 
     inputs: int
     hidden: tuple[int, ...]
+    activation: str = "tanh"
 
     @property
     def units(self) -> int:
@@ -78,16 +80,18 @@ class Dense:
     def initial(self, generator: torch.Generator) -> Views:
         """Initial parameters of one member, without the member axis."""
         params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
+        gain = ACTIVATIONS[self.activation].gain
         for i, (fan_in, fan_out) in enumerate(pairwise([self.inputs, *self.hidden])):
-            params[f"torso.{i}.weight"][:fan_in, :fan_out] = orthogonal((fan_in, fan_out), generator)
+            params[f"torso.{i}.weight"][:fan_in, :fan_out] = orthogonal((fan_in, fan_out), generator, gain)
         return params
 
     def features(self, params: Views, x: Tensor, *, learning: bool) -> Tensor:
         """Observations [P, M, *shape] -> features [P, M, units]."""
         x = x.flatten(2)
-        for i in range(len(self.hidden)):
-            x = torch.tanh(dense(x, params[f"torso.{i}.weight"], params[f"torso.{i}.bias"]))
-        return x[..., : self.units]
+        if not self.hidden:
+            return x
+        own = [params[f"torso.{i}.{kind}"] for i in range(len(self.hidden)) for kind in ("weight", "bias")]
+        return run_stack(Stack(self.activation, self.units, linear=False), x, own)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ matrix products are batched over P even for P = 1, and parameters are padded to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,7 +35,7 @@ class State:
         params: views into `tensors["params"]`, one set per group of members that share a forward pass.
         acting: views into the parameters used for acting: the same, or those of a target network.
         grads: scratch space [P, D].
-        parts: views into `grads`, grouped like `params`.
+        grad_views: views into `grads`, for all members.
         private: the copy [P, D] that `params` and `acting` view, if other processes also change `tensors["params"]`.
     """
 
@@ -43,7 +43,7 @@ class State:
     params: tuple[Views, ...]
     acting: tuple[Views, ...]
     grads: Tensor
-    parts: tuple[Views, ...]
+    grad_views: Views
     running: dict[str, Tensor] = field(default_factory=dict)
     private: Tensor | None = None
 
@@ -76,6 +76,10 @@ class Inputs:
     def __getitem__(self, index: Any) -> Inputs:
         """Index all tensors alike."""
         return Inputs(self.observations[index], self.actions[index], self.rewards[index], self.first[index])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
+        """Apply a function to all tensors."""
+        return Inputs(*map(function, (self.observations, self.actions, self.rewards, self.first)))
 
 
 @dataclass(frozen=True)

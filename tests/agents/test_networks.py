@@ -9,7 +9,8 @@ from torch import nn
 from pbtrl.agents import optim
 from pbtrl.agents.distributions import Categorical, Gaussian
 from pbtrl.agents.layers import PAD, Layout
-from pbtrl.agents.networks import MLP, TORSOS, SharedTorsoNet, make_network
+from pbtrl.agents.mlp_stacks import ACTIVATIONS
+from pbtrl.agents.networks import MLP, TORSOS, SharedTorsoNet, make_network, make_shared_torso_net
 from pbtrl.agents.settings import ImpalaSettings
 from pbtrl.agents.torsos import Convolutional, Dense
 from pbtrl.agents.types import Inputs
@@ -17,7 +18,8 @@ from tests.agent_fixtures import agent
 
 torch.set_num_threads(1)  # as in every worker
 
-MLPS = [MLP(3, (64, 64), 2), MLP(1, (16,), 1), MLP(11, (50, 10), 6), MLP(4, (), 3)]
+ACTIVATED = [MLP(11, (24, 10), 6, activation) for activation in ACTIVATIONS]
+MLPS = [MLP(3, (64, 64), 2), MLP(1, (16,), 1), MLP(11, (50, 10), 6), MLP(4, (), 3), MLP(5, (48,), 2), *ACTIVATED]
 ATARI = (4, 84, 84)
 SIX = Categorical(6)
 
@@ -32,7 +34,7 @@ RECURRENT = [
     SharedTorsoNet(Dense(3, (16,)), 2, core=8, action_reward_size=4),
     SharedTorsoNet(Dense(5, (10, 12)), 6, core=20),
     SharedTorsoNet(Dense(2, ()), 3, core=16, action_reward_size=3),
-    SharedTorsoNet(Dense(3, (16,)), 2, action_reward_size=4),
+    SharedTorsoNet(Dense(3, (16,), "elu"), 2, action_reward_size=4),
 ]
 
 
@@ -139,7 +141,8 @@ def plain_mlp(net, leaves, slot, stack, outputs):
     widths, layers = [net.inputs, *net.hidden, outputs], []
     for i in range(len(widths) - 1):
         weight, bias = leaves[f"{stack}.{i}.weight"][slot], leaves[f"{stack}.{i}.bias"][slot]
-        layers += [linear(weight[: widths[i], : widths[i + 1]], bias[:, : widths[i + 1]]), nn.Tanh()]
+        activation = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}[net.activation]()
+        layers += [linear(weight[: widths[i], : widths[i + 1]], bias[:, : widths[i + 1]]), activation]
     return nn.Sequential(*layers[:-1])
 
 
@@ -159,6 +162,67 @@ def test_mlp_equals_torch_nn(net):
                 rows, columns = layer.weight.grad.T.shape
                 torch.testing.assert_close(grads[f"{stack}.{i}.weight"][slot][:rows, :columns], layer.weight.grad.T)
                 torch.testing.assert_close(grads[f"{stack}.{i}.bias"][slot][0, :columns], layer.bias.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("net", MLPS, ids=str)
+def test_mlp_gradients_equal_those_of_plain_operations(net, dtype):
+    """Of random inputs, within 1e-6 of the largest gradient; the plain operations are in double precision."""
+    flat, _ = stacked(net, [1, 2, 3])
+    x, g = torch.randn(3, 4, 5, net.inputs, generator=generators(0)[0]), generators(1)[0]
+    weights = torch.randn(3, 4, 5, net.outputs, generator=g), torch.randn(3, 4, 5, generator=g)
+    params = net.layout.leaves(flat.to(dtype))
+    inputs = Inputs(x.to(dtype), *[torch.zeros(3, 4, 5)] * 2, torch.zeros(3, 4, 5, dtype=torch.bool))
+    head, values = net.unroll(params, inputs, torch.zeros(3, 5, 0))
+    grads = torch.autograd.grad([head, values], list(params.values()), [w.to(dtype) for w in weights])
+    found = dict(zip(params, grads, strict=True))
+    leaves, plain = net.layout.leaves(flat.double()), {}
+    function = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}[net.activation]
+    for name in ("policy", "value"):
+        y = x.double().flatten(1, 2)
+        for i in range(len(net.hidden) + 1):
+            y = y @ leaves[f"{name}.{i}.weight"] + leaves[f"{name}.{i}.bias"]
+            plain[name] = y
+            y = function(y)
+    exact = plain["policy"][..., : net.outputs].view_as(weights[0]), plain["value"][..., 0].view_as(weights[1])
+    for output, reference in zip((head, values), exact, strict=True):
+        torch.testing.assert_close(output.double(), reference, rtol=0, atol=1e-6 * reference.abs().max().item())
+    total = sum((w.double() * reference).sum() for w, reference in zip(weights, exact, strict=True))
+    for name, grad in zip(leaves, torch.autograd.grad(total, leaves.values()), strict=True):
+        torch.testing.assert_close(found[name].double(), grad, rtol=0, atol=1e-6 * grad.abs().max().item())
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_dense_torso_equals_plain_operations(activation):
+    """Its last layer has an activation function too."""
+    torso, x = Dense(3, (16, 10), activation), torch.randn(2, 5, 3, dtype=torch.float64, generator=generators(0)[0])
+    layout = Layout(torso.shapes)
+    leaves = layout.leaves(torch.randn(2, layout.size, dtype=torch.float64, generator=generators(1)[0]))
+    function = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}[activation]
+    plain = x
+    for i in range(2):
+        plain = function(plain @ leaves[f"torso.{i}.weight"] + leaves[f"torso.{i}.bias"])
+    found = torso.features(leaves, x, learning=True)
+    torch.testing.assert_close(found, plain[..., : torso.units])
+    for grads in zip(
+        *(torch.autograd.grad(y[..., : torso.units].square().sum(), leaves.values()) for y in (found, plain)),
+        strict=True,
+    ):
+        torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_padding_of_every_activation_stays_zero(activation):
+    f = ACTIVATIONS[activation]
+    assert not f.apply_(torch.zeros(2, 3, 8)).any()
+    assert not f.apply_(torch.zeros(2, 4, 8)).any()
+
+
+def test_gains_preserve_the_mean_square():
+    normal = torch.randn(1, 1, 3_200_000, dtype=torch.float64, generator=generators(0)[0])
+    for name in ("relu", "elu"):
+        f = ACTIVATIONS[name]
+        assert f.gain**2 * f.apply_(normal.clone()).square().mean().item() == pytest.approx(1.0, abs=0.01)
 
 
 class Residual(nn.Module):
@@ -437,7 +501,8 @@ def test_initial_weights_of_cores_and_heads_are_orthogonal(net):
                 ones.chunk(4, -1)[1][:, : units.get(layer) or net.worker] = 1.0
             assert torch.equal(value, ones), name
             continue
-        gain = 1.0 if kind in ("input", "hidden") else GAINS.get(layer, SQRT2)
+        hidden = ACTIVATIONS[getattr(net.torso, "activation", "relu")].gain
+        gain = 1.0 if kind in ("input", "hidden") else GAINS.get(layer, hidden)
         for matrix in value.chunk(4, -1) if kind in ("input", "hidden") else [value.flatten(1)]:
             sizes = torch.linalg.svdvals(matrix)
             used = sizes[sizes > 1e-4]
@@ -452,6 +517,10 @@ def test_initial_weights_of_cores_and_heads_are_orthogonal(net):
 
 def test_settings_choose_the_network():
     assert make_network(ImpalaSettings(hidden=(8,)), (2, 3), Categorical(4), image=False) == MLP(6, (8,), 4)
+    relu = ImpalaSettings(hidden=(256, 256), activation="relu")
+    assert make_network(relu, (6,), Categorical(4), image=False) == MLP(6, (256, 256), 4, "relu")
+    torso = make_shared_torso_net(relu, (6,), Categorical(4), image=False).torso
+    assert torso == Dense(6, (256, 256), "relu")
     for kind in CONVS:
         assert make_network(ImpalaSettings(network=kind, precision="float32"), ATARI, SIX, image=True) == CONVS[kind]
     assert make_network(ImpalaSettings(precision="float32"), ATARI, SIX, image=True) == CONVS["shallow"]

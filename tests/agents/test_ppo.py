@@ -182,7 +182,8 @@ def test_losses_and_gradients_agree_with_cleanrl():
 def evaluated(learner, policy, actions, values, mask, inputs):
     return Evaluated(
         policy=policy,
-        log_probs=learner.policy.log_prob(policy, actions.flatten(0, 1)[None, :, None]),
+        log_probs=(log_probs := learner.policy.log_prob(policy, actions.flatten(0, 1)[None, :, None])),
+        log_rhos=log_probs.detach() - inputs["log_probs"],
         values=values.reshape(1, -1, 1),
         mask=mask,
         live=mask.flatten(1).sum(-1),
@@ -230,15 +231,24 @@ def test_dead_transitions_with_any_ratio_do_no_harm():
 
 
 def orders(learner, data, h, active=None, epochs=2):
-    """Per pass and update: {member: units of its minibatch}."""
-    state = fresh(learner, list(range(len(data.rewards))))
+    """Per pass and update: {member: units of its minibatch}, recognized by the log-probabilities of their actions."""
+    state, active = fresh(learner, list(range(len(data.rewards)))), torch.tensor(active or [True] * len(data.rewards))
     batch = learner._batch(state, data, h)
-    active = torch.tensor(active or [True] * len(data.rewards))
-    found = []
+    known = batch.log_probs.transpose(1, 2) if learner.net.rnn_state_size else batch.log_probs.flatten(1)[..., None]
+    numbers = [{tuple(unit): i for i, unit in enumerate(own)} for own in known.tolist()]
+    minibatches, found = learner.minibatches(state, batch, h), []
     for epoch in range(epochs):
         updates = []
-        for learning, part in learner.minibatches(batch, h, epoch, active):
-            chosen = {int(m): u.tolist() for members, units in part for m, u in zip(members, units, strict=True)}
+        for learning, groups in minibatches(epoch, active):
+            chosen = {}
+            for group in groups:
+                (part,) = group.parts
+                rows = zip(
+                    torch.arange(len(active))[group.members].tolist(),
+                    part.log_probs.transpose(1, 2).tolist(),
+                    strict=True,
+                )
+                chosen |= {m: [numbers[m][tuple(unit)] for unit in own] for m, own in rows}
             assert sorted(chosen) == learning.nonzero().flatten().tolist()
             updates.append(chosen)
         found.append(updates)

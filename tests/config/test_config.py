@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pbtrl.agents.settings import AGENTS
 from pbtrl.config.load import (
     config_from_dict,
     config_from_json,
@@ -52,6 +53,9 @@ def test_reference_config_loads_with_its_values():
     assert config.curve_interval == 50_400  # 50,000 in whole blocks
     assert config.budget.wall_clock == 6 * 3600
     assert config.frames_per_step == 4
+    defaults = AGENTS["impala"]()
+    assert config.agent is not None
+    assert (config.agent.hidden, config.agent.activation) == (defaults.hidden, defaults.activation)
     assert list(find_warnings(config)) == []
 
 

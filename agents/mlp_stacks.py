@@ -1,0 +1,133 @@
+"""Stacks of dense layers with hand-written gradients, and the activation functions that they can have.
+
+Everything elementwise happens in place. For 64 observations of one member, both stacks' forward and backward pass take
+0.35 ms of an Intel Xeon's time; autograd takes 0.46 ms.
+
+tanh is 2 sigmoid(2x) - 1, which differs by at most 2e-7, because torch's own tanh is fast only where MKL runs its
+kernels for AVX-512. There, 86k floats take 27 microseconds and the sigmoid form 49. With MKL limited to AVX2, they take
+132 and 47.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (conventional alias)
+from torch import Tensor
+from typing_extensions import override
+
+VECTOR = 32  # floats that sigmoid's kernel takes at once; the rest of a tensor gets other bits
+MINUS_ONE = torch.tensor(-1.0)
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Elementwise function y = f(x) with f(0) = 0, so that padding stays 0.
+
+    Attributes:
+        gain: gain of the orthogonal initialization of the layer.
+        scale: factor on x that `apply_` expects, because the product before it can include it.
+        apply_: replace `scale` x [P, M, W] by y in place.
+        backward_: replace a gradient with respect to y by that with respect to x in place, given y.
+    """
+
+    gain: float
+    scale: float
+    apply_: Callable[[Tensor], Tensor]
+    backward_: Callable[[Tensor, Tensor], Tensor]
+
+
+def _tanh(doubled: Tensor) -> Tensor:
+    _, rows, width = doubled.shape
+    if rows * width % VECTOR:  # the bits would depend on the member's slot
+        return doubled.mul_(0.5).tanh_()
+    return torch.add(MINUS_ONE, doubled.sigmoid_(), alpha=2.0, out=doubled)
+
+
+def _elu(x: Tensor) -> Tensor:
+    """Compute max(x, 0) + exp(min(x, 0)) - 1, because the bits of torch's ELU depend on the slot."""
+    positive = x.clamp_min(0.0)
+    return x.clamp_max_(0.0).exp_().sub_(1.0).add_(positive)
+
+
+ACTIVATIONS = {
+    "tanh": Activation(math.sqrt(2.0), 2.0, _tanh, lambda g, y: aten.tanh_backward.grad_input(g, y, grad_input=g)),
+    "relu": Activation(
+        math.sqrt(2.0), 1.0, torch.relu_, lambda g, y: aten.threshold_backward.grad_input(g, y, 0.0, grad_input=g)
+    ),
+    "elu": Activation(
+        1.2452, 1.0, _elu, lambda g, y: aten.elu_backward.grad_input(g, 1.0, 1.0, 1.0, True, y, grad_input=g)
+    ),
+}
+"""Activation functions by name. The gains of ReLU and ELU preserve the mean square of normal inputs."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Shape of a stack.
+
+    Attributes:
+        activation: name of the activation function.
+        size: number of outputs, without padding.
+        linear: True if there is no activation function after the last layer.
+    """
+
+    activation: str
+    size: int
+    linear: bool
+
+
+def forward(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """Return the inputs [P, M, in] and each layer's outputs, from weight [P, in, out] and bias [P, 1, out] of each."""
+    f, values = ACTIVATIONS[stack.activation], [x]
+    for i in range(0, len(params), 2):
+        linear = stack.linear and i == len(params) - 2
+        scale = 1.0 if linear else f.scale
+        x = torch.baddbmm(params[i + 1], x, params[i], beta=scale, alpha=scale)
+        values.append(x if linear else f.apply_(x))
+    return values
+
+
+def backward(stack: Stack, grad: Tensor, values: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients by the parameters, given that by the outputs [P, M, size] and `forward`'s result."""
+    f, found = ACTIVATIONS[stack.activation], list[Tensor]()
+    grad = F.pad(grad, (0, values[-1].shape[-1] - stack.size))  # always a copy
+    if not stack.linear:
+        grad = f.backward_(grad, values[-1])
+    for i in reversed(range(len(params) // 2)):
+        found = [torch.bmm(values[i].mT, grad), grad.sum(1, keepdim=True), *found]
+        if i:
+            grad = f.backward_(torch.bmm(grad, params[2 * i].mT), values[i])
+    return found
+
+
+def run_stack(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """Map x [P, M, inputs], which get no gradient, to [P, M, size]."""
+    if x.shape[-1] == 1:
+        # Vector kernels would compute this product, and on some processors their rounding depends on the slot.
+        x, params = F.pad(x, (0, 1)), [F.pad(params[0], (0, 0, 0, 1)), *params[1:]]
+    if not torch.is_grad_enabled():
+        return forward(stack, x, params)[-1][..., : stack.size]
+    output: Tensor = _Stack.apply(stack, x, *params)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _Stack(torch.autograd.Function):
+    @staticmethod
+    @override
+    def forward(ctx: Any, stack: Stack, x: Tensor, *params: Tensor) -> Tensor:
+        values = forward(stack, x, params)
+        ctx.stack = stack
+        ctx.save_for_backward(*values, *params)
+        return values[-1][..., : stack.size]
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved, count = ctx.saved_tensors, len(ctx.saved_tensors) // 3 + 1
+        return None, None, *backward(ctx.stack, grads[0], saved[:count], saved[count:])

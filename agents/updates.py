@@ -1,0 +1,157 @@
+"""Gradients of one optimizer update.
+
+An update consists of groups of members that share a forward pass, and a group of parts: transitions that go through the
+network together. A part stays valid when the parameters change, so it may serve in several passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
+
+if TYPE_CHECKING:
+    from pbtrl.agents.actor_critic import ActorCritic
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A block and the tensors derived from it that do not change between passes, [P, T, B, ...].
+
+    `cuts` is [T, P, B], `unroll_cuts` [T, P] and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also
+    0 for replayed ones.
+    """
+
+    block: Trajectory
+    rewards: Tensor
+    discounts: Tensor
+    cuts: Tensor
+    unroll_cuts: Tensor
+    starts: Tensor
+    mask: Tensor
+    fresh: Tensor
+    log_probs: Tensor
+    extra_loss_inputs: Tensors
+
+
+@dataclass(frozen=True)
+class Part:
+    """Transitions of p members that go through the network together.
+
+    Attributes:
+        inputs: preprocessed inputs of the network; T steps or, if values are bootstrapped, T+1.
+        rnn_state: [p, B, H] recurrent state at the first step.
+        starts: [p, T+1] bool; true where an unroll begins.
+        actions: [p, T, B, ...] actions taken, as stored by the distribution.
+        log_probs: [p, T, B] their log-probabilities under the behavior policy.
+        weights: [p, T, B] weights of |log rho| in its mean over the update.
+        extra: additional inputs of the loss and of `ActorCritic.unroll`.
+        loss_inputs: makes the inputs of the loss from what depends on the parameters, given by name.
+    """
+
+    inputs: Inputs
+    rnn_state: Tensor
+    starts: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    weights: Tensor
+    extra: Tensors
+    loss_inputs: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Members that share a forward pass, and what they learn from.
+
+    Attributes:
+        members: slice or sorted indices [p] of members of the cohort.
+        params: their parameters, as autograd leaves.
+        h: their hyperparameters.
+        parts: parts over which the loss is summed.
+    """
+
+    members: slice | Tensor
+    params: Views
+    h: Hyperparameters
+    parts: Iterable[Part]
+
+
+def gradients(agent: ActorCritic, state: State, groups: Iterable[Group]) -> tuple[Tensors, Tensors]:
+    """Set `state.grads` to the gradients of an update, which are 0 for members that are in no group.
+
+    Returns:
+        Metrics and `LossOutput.new`, [P, ...] each. The rows of members that are in no group have no meaning.
+    """
+    state.grads.zero_()
+    metrics: Tensors = {}
+    new: Tensors = {}
+    for group in groups:
+        sums: Tensors = {}
+        for part in group.parts:
+            terms, latest, found = _differentiate(agent, group.params, group.h, part)
+            sums = {name: sums[name] + value for name, value in terms.items()} if sums else terms
+            for name, grad in found.items():
+                if isinstance(group.members, slice):
+                    state.grad_views[name][group.members].add_(grad)
+                else:
+                    state.grad_views[name].index_add_(0, group.members, grad)
+        _place(metrics, sums, group.members, len(state.grads))
+        _place(new, latest, group.members, len(state.grads))
+    return metrics, new
+
+
+def _differentiate(agent: ActorCritic, params: Views, h: Hyperparameters, part: Part) -> tuple[Tensors, Tensors, Views]:
+    """Return the metrics of a part, `LossOutput.new` and the gradients; those that are missing are 0."""
+    extra_outputs, ends = Tensors(), list[Tensor]()
+    if agent.recorded:
+        with torch.no_grad():
+            head, values, backward = agent.recorded.record(params, part.inputs)
+        ends = [head.requires_grad_(), values.requires_grad_()]
+    else:
+        head, values, extra_outputs = agent.unroll(params, part.inputs, part.rnn_state, part.starts, part.extra)
+    policy = agent.policy.join(head[:, : part.actions.shape[1]], params.get("free"))
+    with torch.set_grad_enabled(not agent.closed_form):
+        log_probs = agent.policy.log_prob(policy, part.actions)
+        inputs = part.loss_inputs(
+            policy=policy,
+            log_probs=log_probs,
+            log_rhos=log_probs.detach() - part.log_probs,
+            values=values,
+            extra_loss_inputs=part.extra | extra_outputs,
+        )
+        if agent.closed_form:
+            sums, *slopes = agent.derivatives(inputs, h)
+            outputs, new = [policy, values], Tensors()
+        else:
+            loss = agent.loss(inputs, h)
+            sums, new, outputs, slopes = loss.sums, loss.new, [loss.total], [torch.ones_like(loss.total)]
+    found = torch.autograd.grad(outputs, [*ends, *params.values()], slopes, allow_unused=True)
+    grads = {name: grad for name, grad in zip(params, found[len(ends) :], strict=True) if grad is not None}
+    if ends:  # the gradients found so far are those of a loss that reads parameters itself
+        with torch.no_grad():
+            own = backward(*(torch.zeros_like(x) if g is None else g for x, g in zip(ends, found, strict=False)))
+        grads |= {name: grad + grads[name] if name in grads else grad for name, grad in own.items()}
+    metrics = {f"loss/{name}": value.detach() / inputs.live for name, value in sums.items()}
+    metrics["loss/log_ratio"] = (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)
+    return metrics, new, grads
+
+
+def _place(tensors: Tensors, rows: Tensors, members: slice | Tensor, size: int) -> None:
+    """Put the rows of some members into `tensors` [P, ...], which are created as needed."""
+    for name, value in rows.items():
+        if len(value) == size:
+            tensors[name] = value
+        else:
+            tensors.setdefault(name, value.new_zeros(size, *value.shape[1:]))[members] = value
+
+
+def shares(count: int, parts: int) -> list[slice]:
+    """Split `count` things into contiguous slices of nearly equal size: `parts`, or as many as there are things."""
+    edges = [count * i // min(parts, count) for i in range(min(parts, count) + 1)]
+    return [slice(*edge) for edge in pairwise(edges)]
