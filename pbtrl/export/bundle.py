@@ -67,13 +67,16 @@ class Description:
         self.config["shape"] = list(shape)
         features, core, choose = self._features(policy.observation_space), self._core(), self._choose()
         self.config["state"] = self.config["memory"] + self._last
-        self.slots = {"features": features[-1], "core": core[-1], "choose": choose[-1]}
-        self.parts = [standalone.dense, *features, *core, *choose]
+        self.slots = {"features": features[-1], "core": core[-1], "choose": choose[-1], **self._activation()}
+        activation: list[Callable[..., Any]] = [
+            part for part in (standalone.relu, standalone.elu) if part in self.slots.values()
+        ]
+        self.parts = [standalone.dense, *activation, *features, *core, *choose]
 
     def source(self, title: str) -> str:
         """Return the text of policy.py; `title` is its first line."""
         reward = ", reward=reward" if self._last else ""
-        names = ", ".join(part.__name__ for part in self.slots.values())
+        names = ", ".join("np.tanh" if part is np.tanh else part.__name__ for part in self.slots.values())
         parts = [*map(inspect.getsource, self.parts), inspect.getsource(standalone.Policy)]
         parts.insert(-1, f"{', '.join(self.slots)} = {names}\n")
         return HEADER.format(title=textwrap.shorten(title, 110), reward=reward) + "\n".join(parts)
@@ -84,12 +87,22 @@ class Description:
             value = self._views[name]
             self.weights[name] = value[0] if name.endswith("bias") and value.ndim == 2 else value
 
+    def _activation(self) -> dict[str, Callable[..., Any]]:
+        """Function of the hidden layers; none for images."""
+        torso = self._net if isinstance(self._net, MLP) else self._net.torso
+        if isinstance(torso, Convolutional):
+            return {}
+        functions: dict[str, Callable[..., Any]] = {
+            "tanh": np.tanh, "relu": standalone.relu, "elu": standalone.elu,
+        }  # fmt: skip
+        return {"activate": functions[torso.activation]}
+
     def _features(self, space: Space[Any]) -> list[Callable[..., Any]]:
         """Describe what comes before the core."""
         net, config = self._net, self.config
         if self._agent.normalizes:
             self.weights |= {name: self._policy.state.tensors[name][0].numpy() for name in ("shift", "scale")}
-        torso = Dense(net.inputs, net.hidden) if isinstance(net, MLP) else net.torso
+        torso = Dense(net.inputs, net.hidden, net.activation) if isinstance(net, MLP) else net.torso
         if isinstance(torso, Convolutional):
             assert isinstance(space, Box)
             config |= {"axes": [1 + axis for axis in image_axes(space)], "image": list(torso.image)}

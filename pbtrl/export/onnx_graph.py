@@ -69,7 +69,7 @@ class PolicyModule(torch.nn.Module):
         first = torch.zeros_like(rewards, dtype=torch.bool)
         views = {name: getattr(self, own) for name, own in self._names.items()}
         scales = {name: getattr(self, f"observation_{name}") for name in ("shift", "scale") if agent.normalizes}
-        acting = State(scales, (), (views,), none, ())
+        acting = State(scales, (), (views,), none, {})
         acted = agent.act(acting, Inputs(x[None], last[None], rewards[None], first[None]), memory[None], None)
         action, memory = self._to_env(acted.actions)[0], acted.rnn_state[0]
         if isinstance(self._spaces[1], Box):

@@ -18,12 +18,23 @@ def dense(w, name, x):
     return x @ w[f"{name}.weight"] + w[f"{name}.bias"]
 
 
+activate = np.tanh  # or one of these
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def elu(x):
+    return np.maximum(x, 0) + np.exp(np.minimum(x, 0)) - 1
+
+
 def vector(config, w, x):
     x = x.reshape(len(x), -1).astype(np.float32)
     if "shift" in w:
         x = np.clip((x - w["shift"]) * w["scale"], -10, 10)
     for i in range(config["layers"]):
-        x = np.tanh(dense(w, f"torso.{i}", x))
+        x = activate(dense(w, f"torso.{i}", x))
     return x[:, : config["features"]]
 
 

@@ -27,6 +27,8 @@ FEUDAL = {"goal_units": 16, "embedding": 8, "horizon": 3}
 
 CASES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "impala": ("impala", "vector", "discrete", {"hidden": (16, 10)}),
+    "relu": ("impala", "vector", "box", {"hidden": (10, 8), "activation": "relu"}),
+    "elu": ("ppo", "vector", "box", {"hidden": (10,), "use_last_action_reward": True, "activation": "elu"}),
     "ppo": ("ppo", "matrix", "box", {"hidden": (10,)}),
     "linear": ("a3c", "states", "open", {"hidden": (), "observations": "raw", "std": "softplus"}),
     "one torso": ("impala", "vector", "box", {"hidden": (10,), "use_last_action_reward": True, "actions": "squash"}),
