@@ -183,7 +183,7 @@ class SnapshotStore(Store):
             raise SnapshotError(f"snapshot {name} is a symbolic link, or inside one ({path})")
         try:
             manifest = read_plain_file(path / MANIFEST, LARGEST + 1)
-            hashes = _hashes(name, manifest)
+            hashes = _hashes(name, manifest, path / MANIFEST)
             return {MANIFEST: manifest, **{file: _read(name, path / file, **hashes[file]) for file in HASHED}}
         except (NewerError, SnapshotError):
             raise
@@ -219,7 +219,7 @@ def check_files(name: str, files: Files) -> None:
         SnapshotError: a file is missing, superfluous or damaged, or they belong to another snapshot.
     """
     try:
-        hashes = _hashes(name, files[MANIFEST])
+        hashes = _hashes(name, files[MANIFEST], MANIFEST)
         intact = {f: hashes[f]["sha256"] == hashlib.sha256(files[f]).hexdigest() for f in HASHED}
     except (NewerError, SnapshotError):
         raise
@@ -230,9 +230,9 @@ def check_files(name: str, files: Files) -> None:
         raise SnapshotError(f"snapshot {name}: {', '.join(damaged)} was damaged on its way")
 
 
-def _hashes(name: str, manifest: bytes) -> dict[str, Any]:
-    """Parse a manifest, and check that it belongs to this snapshot."""
-    content = parse_object(manifest, MANIFEST)
+def _hashes(name: str, manifest: bytes, where: object) -> dict[str, Any]:
+    """Parse a manifest, which errors call `where`, and check that it belongs to this snapshot."""
+    content = parse_object(manifest, where)
     if (other := content.get("snapshot", name)) != name:
         raise SnapshotError(f"snapshot {name} holds {other!r} instead")
     return content
