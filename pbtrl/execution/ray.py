@@ -172,7 +172,7 @@ class Cluster:
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return Ray's table of the nodes that are alive."""
-        return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        return [node for node in ray.nodes() if node["Alive"]]
 
     @property
     def demand(self) -> dict[str, float]:
