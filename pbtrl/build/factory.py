@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from pbtrl import envs
 from pbtrl.build.determinism import determinism
 from pbtrl.build.placement import cluster_groups, worker_shares
 from pbtrl.build.rl import RLBuilder, env_spaces
-from pbtrl.build.trainables import trainable_builder
+from pbtrl.build.trainables import fitness_name, trainable_builder
 from pbtrl.build.worker_entry import make_builder
 from pbtrl.config.load import resolve, with_setting
 from pbtrl.config.schema import Config
@@ -31,6 +31,9 @@ from pbtrl.execution.ray_checks import check_run_directory, check_settings
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.settings import StrategyContext
+
+if TYPE_CHECKING:
+    from pbtrl.execution.worker import WorkerSpec
 
 
 def prepare(config: Config, source: ConfigSource | None = None) -> Config:
@@ -108,7 +111,7 @@ def make_header(config: Config, name: str) -> RunHeader:
         rule=_rule(config),
         frames_per_step=config.frames_per_step,
         unit="steps" if config.env is None else "env_steps",
-        metric=config.fitness.metric_name if config.env is not None else trainable_builder(config).metric,
+        metric=fitness_name(config),
         hyperparameters=config.space.names,
         bounds=_bounds(config),
         deterministic=determinism(config),
@@ -182,52 +185,55 @@ def make_executor(config: Config, run: Path) -> Executor:
     from pbtrl.execution.host import Host
     from pbtrl.execution.inline import Inline
     from pbtrl.execution.processes import Processes
-    from pbtrl.execution.worker import WorkerSpec
 
-    discard = config.env is not None and config.env.between_slices == "reset"
-    folder, members = run / "members", member_ids(config.population.size)
+    members = member_ids(config.population.size)
     if config.execution.backend == "ray":
-        return _make_ray_pool(config, run, members, discard)
+        return _make_ray_pool(config, run, members)
     if config.execution.backend == "inline":
         (share,) = worker_shares(config, members)
         host = Host.local(
-            make_builder(config.to_json()), folder, share.groups, threads=share.threads, discard_on_stop=discard
+            make_builder(config.to_json()),
+            run / "members",
+            share.groups,
+            threads=share.threads,
+            discard_on_stop=_discards_on_stop(config),
         )
         return Inline(host)
-    return Processes(
-        [
-            WorkerSpec(
-                builder="pbtrl.build.worker_entry:make_builder",
-                config=config.to_json(),
-                members=str(folder.resolve()),
-                groups=tuple(tuple(g) for g in share.groups),
-                cores=share.cores,
-                threads=share.threads,
-                discard_on_stop=discard,
-            )
-            for share in worker_shares(config, members)
-        ]
+    shares = worker_shares(config, members)
+    return Processes([_worker_spec(config, run, s.groups, s.cores, s.threads) for s in shares])
+
+
+def _worker_spec(
+    config: Config, run: Path, groups: Sequence[Sequence[str]], cores: tuple[int, ...], threads: int
+) -> WorkerSpec:
+    """Make the start parameters of a worker; a process elsewhere needs them with absolute paths."""
+    from pbtrl.execution.worker import WorkerSpec
+
+    return WorkerSpec(
+        builder="pbtrl.build.worker_entry:make_builder",
+        config=config.to_json(),
+        members=str((run / "members").resolve()),
+        groups=tuple(tuple(g) for g in groups),
+        cores=cores,
+        threads=threads,
+        discard_on_stop=_discards_on_stop(config),
     )
 
 
-def _make_ray_pool(config: Config, run: Path, members: Sequence[str], discard: bool) -> Executor:
-    from pbtrl.execution.ray import Cluster, RayPool
-    from pbtrl.execution.worker import WorkerSpec
+def _discards_on_stop(config: Config) -> bool:
+    """Return whether a stop discards open slices instead of reporting them."""
+    return config.env is not None and config.env.between_slices == "reset"
 
-    execution, folder = config.execution, run.resolve() / "members"
+
+def _make_ray_pool(config: Config, run: Path, members: Sequence[str]) -> Executor:
+    from pbtrl.execution.ray import Cluster, RayPool
+
+    execution = config.execution
     check_run_directory(run)
     cluster = Cluster(execution, run / "ray.log")
     try:
         specs = [
-            WorkerSpec(
-                builder="pbtrl.build.worker_entry:make_builder",
-                config=config.to_json(),
-                members=str(folder),
-                groups=tuple(tuple(g) for g in groups),
-                cores=(),
-                threads=execution.cores_per_worker,
-                discard_on_stop=discard,
-            )
+            _worker_spec(config, run, groups, (), execution.cores_per_worker)
             for groups in cluster_groups(config, members, cluster.room())
         ]
         return RayPool(cluster, specs, run.resolve() / "journal.jsonl" if execution.shared else None)

@@ -30,18 +30,9 @@ def trainable_builder(config: Config) -> TrainableBuilder:
         ConfigProblem: there is no such trainable, it cannot be imported, a key or hyperparameter is unknown, missing or
             out of range, or its constructor raises.
     """
-    assert config.trainable is not None
-    name, kwargs = config.trainable.name, config.trainable.kwargs
-    try:
-        cls = registry.load("trainable", name)
-    except KeyError:
-        text = unknown(f"unknown trainable {name!r}", name, registry.known("trainable"), {})
-        raise ConfigProblem(text, ("trainable", "name")) from None
-    except ImportError as error:
-        raise ConfigProblem(str(error), ("trainable", "name")) from error
-    for problem in _problems(config, cls, kwargs):
+    builder = _unchecked_builder(config)
+    if problem := next(_problems(config, builder.kind, builder.kwargs), None):
         raise problem
-    builder = TrainableBuilder(cls, kwargs, config.curve_interval, config.seed)
     try:
         builder.make(np.random.default_rng(0))
     except ConfigProblem:
@@ -49,6 +40,28 @@ def trainable_builder(config: Config) -> TrainableBuilder:
     except Exception as error:  # the class is the user's own code
         raise ConfigProblem(f"cannot be made: {type(error).__name__}: {error}", ("trainable",)) from error
     return builder
+
+
+def fitness_name(config: Config) -> str:
+    """Return the name of the fitness in tables and plots.
+
+    Raises:
+        ConfigProblem: there is no such trainable, or it cannot be imported.
+    """
+    return config.fitness.metric_name if config.env is not None else _unchecked_builder(config).metric
+
+
+def _unchecked_builder(config: Config) -> TrainableBuilder:
+    assert config.trainable is not None
+    name = config.trainable.name
+    try:
+        cls = registry.load("trainable", name)
+    except KeyError:
+        text = unknown(f"unknown trainable {name!r}", name, registry.known("trainable"), {})
+        raise ConfigProblem(text, ("trainable", "name")) from None
+    except ImportError as error:
+        raise ConfigProblem(str(error), ("trainable", "name")) from error
+    return TrainableBuilder(cls, config.trainable.kwargs, config.curve_interval, config.seed)
 
 
 def _problems(config: Config, cls: Any, kwargs: Mapping[str, Any]) -> Iterator[ConfigProblem]:

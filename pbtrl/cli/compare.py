@@ -5,10 +5,36 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
+from pbtrl.cli.arguments import add_command, add_json, add_root, parse_path
 from pbtrl.cli.exit_codes import FAILED
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
+
+
+def add_compare(commands: Any) -> None:
+    """Add the command."""
+    compare = add_command(
+        commands, "compare", run_compare,
+        "compare strategies, agents or configs by their runs: a table with intervals, and a page with curves",
+    )  # fmt: skip
+    compare.add_argument(
+        "selected", nargs="+", metavar="RUN|FOLDER",
+        help="runs (`last`, names, unique prefixes, paths), or a folder of runs such as that of a sweep",
+    )  # fmt: skip
+    compare.add_argument(
+        "--metric", default="score",
+        help="score (on fresh seeds), fitness, median, or steps_to=VALUE (default: score)",
+    )  # fmt: skip
+    compare.add_argument(
+        "--out", type=parse_path, metavar="FILE",
+        help="page to write (default: compare.html in the folder of the runs, for a list of runs in this directory)",
+    )  # fmt: skip
+    form = compare.add_mutually_exclusive_group()
+    add_json(form)
+    form.add_argument("--markdown", action="store_true", help="print Markdown, to paste")
+    add_root(compare)
 
 
 def run_compare(a: argparse.Namespace) -> int:

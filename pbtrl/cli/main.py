@@ -18,10 +18,9 @@ from pbtrl.cli.arguments import (
     add_run,
     add_trust,
     integer_between,
-    parse_path,
     parse_seconds,
 )
-from pbtrl.cli.compare import run_compare
+from pbtrl.cli.compare import add_compare
 from pbtrl.cli.exit_codes import CORRUPT, FAILED, FULL, INTERRUPTED, USAGE
 from pbtrl.cli.export import add_export
 from pbtrl.cli.runs import (
@@ -246,27 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--video", action="store_true", help="also show the first seconds of the run's newest video")
 
     add_export(commands)
-
-    compare = add_command(
-        commands, "compare", run_compare,
-        "compare strategies, agents or configs by their runs: a table with intervals, and a page with curves",
-    )  # fmt: skip
-    compare.add_argument(
-        "selected", nargs="+", metavar="RUN|FOLDER",
-        help="runs (`last`, names, unique prefixes, paths), or a folder of runs such as that of a sweep",
-    )  # fmt: skip
-    compare.add_argument(
-        "--metric", default="score",
-        help="score (on fresh seeds), fitness, median, or steps_to=VALUE (default: score)",
-    )  # fmt: skip
-    compare.add_argument(
-        "--out", type=parse_path, metavar="FILE",
-        help="page to write (default: compare.html in the folder of the runs, for a list of runs in this directory)",
-    )  # fmt: skip
-    form = compare.add_mutually_exclusive_group()
-    add_json(form)
-    form.add_argument("--markdown", action="store_true", help="print Markdown, to paste")
-    add_root(compare)
+    add_compare(commands)
 
     tensorboard = add_command(commands, "tb", run_tensorboard, "start TensorBoard for a run, on localhost")
     add_run(tensorboard)

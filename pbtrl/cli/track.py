@@ -37,10 +37,11 @@ def add_track(commands: Any) -> None:
 
 def run_track(a: argparse.Namespace) -> int:
     """Send what is new in a run to a tracker."""
-    from pbtrl.integrations.tracking import Tracking, is_training
+    from pbtrl.integrations.tracking import Tracking
     from pbtrl.storage.run_directory import check_links
     from pbtrl.storage.run_lock import RunLock
     from pbtrl.storage.run_lookup import find
+    from pbtrl.storage.run_state import is_training, state
     from pbtrl.system.signals import Interrupted, Signals
 
     run = find(a.run, a.runs)
@@ -52,7 +53,7 @@ def run_track(a: argparse.Namespace) -> int:
         with contextlib.closing(tracking):
             training, shown = True, False
             while training and signals.code is None:
-                training = a.follow and is_training(run)
+                training = a.follow and is_training(state(run))
                 tracking.advance(lambda: signals.code is not None)
                 if tracking.where and not shown:
                     tell(tracking.where)
@@ -70,7 +71,7 @@ def _tracker(name: str) -> Callable[..., Tracker]:
     Raises:
         RunError: its library is not installed.
     """
-    from pbtrl.errors import RunError
+    from pbtrl.errors import MissingPackageError, RunError
 
     try:
         if name == "wandb":
@@ -80,7 +81,7 @@ def _tracker(name: str) -> Callable[..., Tracker]:
         from pbtrl.integrations.mlflow_tracker import MlflowTracker
     except ImportError as error:
         package = "mlflow-skinny" if name == "mlflow" else name
-        raise RunError(f'--to {name} needs {package}, which is not installed: pip install "pbtrl[{name}]"') from error
+        raise RunError(str(MissingPackageError(f"--to {name}", package, name))) from error
     return MlflowTracker
 
 

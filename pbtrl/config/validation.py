@@ -6,8 +6,9 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
+from pbtrl.config.limits import describe_interval, is_within, largest_unroll
 from pbtrl.config.renamed_keys import RENAMED
-from pbtrl.config.sections import RETURN
+from pbtrl.config.sections import RAY_CLIENT, RETURN
 from pbtrl.config.wording import Path, shown, unknown
 from pbtrl.core.dimensions import AGENT, Choice, IntLogUniform, IntUniform
 from pbtrl.errors import ConfigProblem
@@ -15,8 +16,6 @@ from pbtrl.errors import ConfigProblem
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
     from pbtrl.config.sections import Acting
-from pbtrl.config.limits import describe_interval, is_within, largest_unroll
-from pbtrl.config.sections import RAY_CLIENT
 
 ALIASES = {
     "lr": "learning_rate",

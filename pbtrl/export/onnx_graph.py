@@ -30,7 +30,7 @@ from torch import Tensor
 from pbtrl.agents.distributions import Categorical
 from pbtrl.agents.types import Inputs, State
 from pbtrl.envs.adapters import image_axes
-from pbtrl.errors import RunError
+from pbtrl.errors import MissingPackageError, RunError
 from pbtrl.rl.policy import Policy
 
 try:
@@ -38,7 +38,7 @@ try:
     import onnxruntime
     from onnxscript import opset18 as op
 except ImportError as error:
-    raise RunError(f'--format onnx needs {error.name}, which is not installed: pip install "pbtrl[onnx]"') from error
+    raise RunError(str(MissingPackageError("--format onnx", str(error.name), "onnx"))) from error
 
 
 class PolicyModule(torch.nn.Module):

@@ -23,7 +23,6 @@ from pbtrl.integrations.tracking_events import Outcome, Points, RunEvents, Track
 from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
 from pbtrl.storage.run_points import fitness_tag
-from pbtrl.storage.run_state import state
 from pbtrl.storage.run_status import corruption_as_error, summarize
 from pbtrl.system.files import reason, write_atomically
 from pbtrl.system.strict_json import to_json
@@ -173,8 +172,3 @@ def stored_settings(run: Path) -> dict[str, Any]:
         return dict(flatten(read(path).data)) if path.is_file() else {}
     except ConfigError:
         return {}
-
-
-def is_training(run: Path) -> bool:
-    """Return whether somebody trains the run."""
-    return state(run) in ("running", "stale")

@@ -21,7 +21,7 @@ from pbtrl.reporting.tables import Table
 from pbtrl.storage import run_directory
 from pbtrl.storage.json_files import read_json_if_exists
 from pbtrl.storage.references import cli_reference
-from pbtrl.storage.run_state import state
+from pbtrl.storage.run_state import is_training, state
 from pbtrl.storage.run_status import corruption_as_error, load_run, summarize
 from pbtrl.storage.video_files import newest_video, preview
 from pbtrl.system.files import make_directory, reason, write_atomically
@@ -90,7 +90,7 @@ def watch(run: Path, write: Callable[[int | None], object], every: float = EVERY
         every: seconds between two looks at the journal.
     """
     written = -1
-    while state(run) in ("running", "stale"):
+    while is_training(state(run)):
         size = (run / "journal.jsonl").stat().st_size
         if size != written:
             write(round(every))

@@ -12,7 +12,7 @@ from pbtrl.reporting.formatting import format_duration, format_fitness
 from pbtrl.reporting.tables import aligned
 
 Json = Mapping[str, Any]
-EQUAL = 0.01  # relative difference of trained steps that needs no remark
+EQUAL = 0.01  # relative difference of steps that counts as equal compute; rounding to whole blocks stays below it
 
 
 def plan_table(description: Json) -> str:

@@ -41,6 +41,11 @@ def state(run: Path) -> State:
             return "crashed"
 
 
+def is_training(state: str) -> bool:
+    """Return whether a run of this state has a process that trains it."""
+    return state in ("running", "stale")
+
+
 def _last_kind(journal: Path) -> str | None:
     """Kind of the last complete line, read from the end of the file."""
     try:

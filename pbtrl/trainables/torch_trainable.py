@@ -116,10 +116,12 @@ def set_values(optimizer: torch.optim.Optimizer, **values: Any) -> None:
         group.update(values)
 
 
-def minimize(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    """Make one step along the gradient of a loss."""
+def minimize(optimizer: torch.optim.Optimizer, loss: torch.Tensor, max_norm: float | None = None) -> None:
+    """Make one step along the gradient of a loss, whose norm over all parameters is clipped to `max_norm`."""
     optimizer.zero_grad()
     torch.autograd.backward(loss)
+    if max_norm is not None:
+        torch.nn.utils.clip_grad_norm_((p for g in optimizer.param_groups for p in g["params"]), max_norm)
     optimizer.step()
 
 

@@ -15,13 +15,12 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import override
 
 from pbtrl.errors import MissingPackageError
 from pbtrl.trainables.grammar import Language, Pair, Words
-from pbtrl.trainables.torch_trainable import TorchTrainable, seeded, set_values
+from pbtrl.trainables.torch_trainable import TorchTrainable, minimize, seeded, set_values
 from pbtrl.trainables.transformer import HEADS, Transformer
 
 PAD, BEGIN, END, UNKNOWN = range(4)  # tokens
@@ -135,10 +134,7 @@ class Translator(TorchTrainable):
         loss = cross_entropy(
             logits.flatten(0, 1), target[:, 1:].flatten(), ignore_index=PAD, label_smoothing=h["label_smoothing"]
         )
-        self._adam.zero_grad()
-        torch.autograd.backward(loss)
-        clip_grad_norm_(self._network.parameters(), 1.0)
-        self._adam.step()
+        minimize(self._adam, loss, max_norm=1.0)
         return {"loss": loss.detach()}
 
     @override

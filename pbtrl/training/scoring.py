@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pbtrl.build.evaluators import make_evaluator
-from pbtrl.build.trainables import trainable_builder
+from pbtrl.build.trainables import fitness_name
 from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
 from pbtrl.errors import RunError, SnapshotError
@@ -56,7 +56,7 @@ def evaluate(
         raise SnapshotError(f"{run}: a snapshot's state.json holds no report") from None
     agents = [h.get(AGENT) for h in hyperparameters]
     play = make_evaluator(config)
-    metric = config.fitness.metric_name if config.env else trainable_builder(config).metric
+    metric = fitness_name(config)
     options: dict[str, Any] = {"deterministic": deterministic, "seconds": seconds, "held_out": held_out}
     if camera:
         options["camera"] = camera

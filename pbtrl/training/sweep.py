@@ -18,11 +18,12 @@ from typing import Any
 from pbtrl.build.factory import prepare
 from pbtrl.config.resume import differences
 from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
-from pbtrl.reporting.sweep_tables import plan_table
+from pbtrl.reporting.sweep_tables import EQUAL, plan_table
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
 from pbtrl.storage.run_directory import check_links, group_folder
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_lookup import SWEEP_FILE
+from pbtrl.storage.run_state import is_training
 from pbtrl.storage.run_status import corruption_as_error, load_run
 from pbtrl.storage.stored_config import parse_stored_config
 from pbtrl.storage.sweep_directory import (
@@ -41,7 +42,6 @@ from pbtrl.training.start import start_part
 from pbtrl.training.sweep_arms import Arm, ConfigInput, make_arms
 
 DEFAULT_SEEDS = 5
-TOLERANCE = 0.01  # relative difference of steps that counts as equal compute; rounding to whole blocks stays below it
 HARMLESS = ("execution", "snapshots", "failure")  # sections that may differ when a sweep is continued
 Row = dict[str, Any]
 
@@ -62,7 +62,7 @@ class SweepRun:
     @property
     def is_busy(self) -> bool:
         """Whether a process trains it."""
-        return self.state in ("running", "stale")
+        return is_training(self.state)
 
     @property
     def state(self) -> str:
@@ -307,7 +307,7 @@ def _other(folder: Path, why: str) -> RunError:
 def _check_equal(sweep: Sweep) -> None:
     """Check that all arms are planned to train for as many steps."""
     steps = [arm.steps for arm in sweep.arms]
-    if sweep.unequal or max(steps) <= (1 + TOLERANCE) * min(steps):
+    if sweep.unequal or max(steps) <= (1 + EQUAL) * min(steps):
         return
     raise RunError(
         f"the arms would train for different numbers of steps:\n{plan_table(sweep.description())}\n"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pbtrl.config.defaults import flatten
 from pbtrl.config.load import read
 from pbtrl.config.renamed_keys import modernize
 from pbtrl.config.wording import shown
@@ -167,16 +168,8 @@ def read_settings(run: Path) -> Settings:
         if key == "hparams" and isinstance(value, dict):
             flat |= {f"{fixed}.{name}": prior for name, prior in value.items()}
         elif key not in OWN:
-            _flatten(str(key), value, flat)
+            flat |= flatten({str(key): value})
     return flat
-
-
-def _flatten(key: str, value: Any, flat: Settings) -> None:
-    if isinstance(value, dict) and "prior" not in value:
-        for name, below in value.items():
-            _flatten(f"{key}.{name}", below, flat)
-    elif value is not None:
-        flat[key] = value
 
 
 def check_comparable(runs: Sequence[ComparedRun]) -> None:
