@@ -87,11 +87,6 @@ class ActorCritic(ABC):
         """Compute `LossOutput.sums`, and the derivatives of the total by `batch.policy` and `batch.values`."""
         raise NotImplementedError
 
-    def replace(self, state: State, new: dict[str, Tensor], active: Tensor) -> None:
-        """Store `LossOutput.new` in the state of the members that took the optimizer step."""
-        for name, value in new.items():
-            state.tensors[name] = torch.where(_rows(active, value.ndim), value, state.tensors[name])
-
     @property
     def unused(self) -> frozenset[str]:
         """Live hyperparameters that have no effect in this env."""
@@ -236,8 +231,8 @@ class ActorCritic(ABC):
                 break
             epochs += active
             for learning, groups in minibatches(i, active):
-                latest, new = gradients(self, state, groups)
-                norms = optim.clip_by_global_norm(state.grads, h["max_grad_norm"])
+                latest = gradients(self, state, groups)
+                norms = self.clip(state.grads, h)
                 finite = norms < torch.inf
                 stepping = learning & finite
                 updates += learning
@@ -247,8 +242,7 @@ class ActorCritic(ABC):
                     metrics = latest
                 else:
                     metrics = {k: torch.where(stepping, v, metrics.get(k, math.nan)) for k, v in latest.items()}
-                self._step(state, h, stepping)
-                self.replace(state, new, stepping)
+                self.step_optimizer(state, h, stepping)
                 state.refresh()
                 skipped = tensors["skipped"]
                 tensors["skipped"] = torch.where(learning, torch.where(finite, 0, skipped + 1), skipped)
@@ -278,6 +272,25 @@ class ActorCritic(ABC):
     def continues(self, continuing: Tensor, metrics: Tensors, h: Hyperparameters) -> Tensor:
         """Whether the members [P] may make another pass after an update, given whether they could before it."""
         return continuing & (metrics["loss/log_ratio"] <= h.get("max_log_ratio", torch.inf))
+
+    def clip(self, grads: Tensor, h: Hyperparameters) -> Tensor:
+        """Clip gradients [P, D] in place; returns their norms [P], not finite where the update must be skipped."""
+        return optim.clip_by_global_norm(grads, h["max_grad_norm"])
+
+    def step_optimizer(self, state: State, h: Hyperparameters, active: Tensor) -> None:
+        """Make an optimizer step along `state.grads` for the active members [P]."""
+        self.optimize(state, h, active, h["learning_rate"])
+
+    @torch.no_grad()
+    def values(self, state: State, batch: Batch) -> Tensor:
+        """Outputs of the value head over a block, [P, T+1, B]."""
+        block, found = batch.block, torch.empty(batch.block.done.shape[0], batch.starts.shape[1], batch.mask.shape[2])
+        for params, members in zip(state.params, self._groups(len(found)), strict=True):
+            for envs in self._chunks(found.shape[1], slice(0, found.shape[2])):
+                inputs = self.preprocess(state, block.inputs(members, envs), members)
+                _, values = self.net.unroll(params, inputs, block.rnn_state[members, envs], batch.starts[members])
+                found[members, :, envs] = values
+        return found
 
     def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> Batch:
         """Compute the tensors that all passes share."""
@@ -357,17 +370,21 @@ class ActorCritic(ABC):
             groups.append(Group(members, params, own, parts))
         return groups
 
-    def _step(self, state: State, h: Hyperparameters, active: Tensor) -> None:
+    def optimize(
+        self, state: State, h: Hyperparameters, active: Tensor, learning_rate: Tensor, columns: slice = slice(None)
+    ) -> None:
+        """Step the parameters in some columns of the flat buffer. Those from column 0 on come first and are counted."""
         t = state.tensors
+        params, grads = t["params"][:, columns], state.grads[:, columns]
         if self.settings.optimizer == "adam":
-            moments = (t["adam.m"], t["adam.v"], t["adam.steps"])
+            steps = t["adam.steps"] if not columns.start else t["adam.steps"] - active.long()
             optim.adam(
-                t["params"], state.grads, *moments,
-                learning_rate=h["learning_rate"], epsilon=h["adam_epsilon"], active=active,
+                params, grads, t["adam.m"][:, columns], t["adam.v"][:, columns], steps,
+                learning_rate=learning_rate, epsilon=h["adam_epsilon"], active=active,
             )  # fmt: skip
         else:
             optim.rmsprop(
-                t["params"], state.grads, t["rmsprop.mean_square"], learning_rate=h["learning_rate"],
+                params, grads, t["rmsprop.mean_square"][:, columns], learning_rate=learning_rate,
                 decay=h["rmsprop_decay"], epsilon=h["rmsprop_epsilon"], active=active,
             )  # fmt: skip
 

@@ -39,6 +39,11 @@ class Layout:
             start += padded(math.prod(shape))
         return views
 
+    def start(self, name: str) -> int:
+        """Column of a parameter's first float."""
+        names = list(self.shapes)
+        return sum(padded(math.prod(self.shapes[before])) for before in names[: names.index(name)])
+
     def leaves(self, flat: Tensor) -> Views:
         """Return the same views as autograd leaves."""
         return {name: view.detach().requires_grad_() for name, view in self.views(flat).items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -79,12 +79,10 @@ class LossOutput:
     Attributes:
         total: [p] loss to minimize, summed over an update's chunks.
         sums: [p] each, metrics summed over transitions.
-        new: [p, ...] state tensors to replace after the step; only allowed if the agent sets `needs_full_batch`.
     """
 
     total: Tensor
     sums: dict[str, Tensor]
-    new: dict[str, Tensor] = field(default_factory=dict)
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -100,15 +100,36 @@ def vmpo_weights_and_temperature(
     check_same_shape(advantages=advantages, mask=mask)
     check_same_shape(**{"advantages[..., 0]": advantages[..., 0], "temperature": temperature})
     live = torch.ones_like(advantages, dtype=torch.bool) if mask is None else mask.bool()
-    ranked, order = torch.where(live, advantages.detach(), -torch.inf).sort(dim=-1, descending=True, stable=True)
-    half, best = (live.sum(-1) // 2).clamp_min(1), ranked[..., 0]
-    better = torch.arange(live.shape[-1], device=live.device) < half[..., None]
-    chosen = torch.zeros_like(live).scatter(-1, order, better) & live
-    below = torch.where(chosen, advantages.detach() - best[..., None], 0.0)
+    return weights_and_temperature(advantages, temperature, eps_temperature, better_half(advantages, live))
+
+
+def better_half(advantages: Tensor, live: Tensor) -> Tensor:
+    """D~ of V-MPO: the top floor(live / 2) of each row's live samples, at least 1; ties go to the earlier ones.
+
+    Args:
+        advantages: `[..., M]`.
+        live: `[..., M]` bool, false for samples to ignore, whatever their values.
+
+    Returns:
+        `[..., M]` bool.
+    """
+    order = torch.where(live, advantages.detach(), -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    half = (live.sum(-1, keepdim=True) // 2).clamp_min(1)
+    better = torch.arange(live.shape[-1], device=live.device) < half
+    return torch.zeros_like(live).scatter(-1, order, better) & live
+
+
+def weights_and_temperature(
+    advantages: Tensor, temperature: Tensor, eps_temperature: Tensor | float, chosen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """V-MPO's E-step over chosen samples, [..., M] bool; see `vmpo_weights_and_temperature`. Rows may have none."""
+    advantages, some = advantages.detach(), chosen.any(-1)
+    best = torch.where(some, advantages.masked_fill(~chosen, -torch.inf).amax(-1), 0.0)
+    below = torch.where(chosen, advantages - best[..., None], 0.0)
     terms = (below / temperature[..., None]).exp() * chosen
     total = terms.contiguous().sum(-1).clamp_min(1.0)  # the best sample's term is 1; only an empty row is below
-    loss = best + temperature * (eps_temperature + (total / half).log())
-    return (terms / total[..., None]).detach(), torch.where(live.any(-1), loss, 0.0)
+    loss = best + temperature * (eps_temperature + (total / chosen.sum(-1).clamp_min(1)).log())
+    return (terms / total[..., None]).detach(), torch.where(some, loss, 0.0)
 
 
 def gaussian_kl_decoupled(mean: Tensor, std: Tensor, target_mean: Tensor, target_std: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,6 @@ from typing_extensions import override
 from pbtrl.agents import losses
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.loss_inputs import Evaluated, LossOutput
-from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import PPOSettings
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors
 from pbtrl.agents.updates import Batch, Group, Part, shares
@@ -119,19 +118,15 @@ class PPO(ActorCritic):
 
     def _units(self, state: State, batch: Batch, h: Hyperparameters) -> Units:
         """Compute advantages and value targets, and split the block into its units."""
-        block, values = batch.block, self._values(state, batch).movedim(1, 0)
-        discounts, rewards = (x.movedim(1, 0) for x in (batch.discounts, batch.rewards))
-        targets, advantages = gae(
-            discounts, rewards, values[:-1], values[-1], lambda_=h["lambda_"][:, None], cuts=batch.cuts
-        )
-        targets, advantages, values = (x.movedim(0, 1) for x in (targets, advantages, values[:-1]))
+        block, values = batch.block, self.values(state, batch)
+        targets, advantages = batch.gae(values, h["lambda_"])
         inputs = self.preprocess(state, block.inputs(slice(None), slice(None))[:, :-1])
         actions = self._split(block.actions)
         return Units(
             inputs=inputs.map(self._split),
             rnn_state=block.rnn_state.flatten(0, 1) if self._recurrent else torch.zeros(len(actions), 0),
             actions=actions,
-            scalars=self._split(torch.stack([batch.log_probs, advantages, targets, values, batch.mask], -1)),
+            scalars=self._split(torch.stack([batch.log_probs, advantages, targets, values[:, :-1], batch.mask], -1)),
         )
 
     @property
@@ -141,17 +136,6 @@ class PPO(ActorCritic):
     def _split(self, x: Tensor) -> Tensor:
         """[P, T, B, ...] -> units [P x T x B, 1, ...] or, with an LSTM, [P x B, T, ...]."""
         return x.transpose(1, 2).flatten(0, 1) if self._recurrent else x.flatten(0, 2)[:, None]
-
-    @torch.no_grad()
-    def _values(self, state: State, batch: Batch) -> Tensor:
-        """Values [P, T+1, B] of the policy that acted, whose weights the members still have."""
-        block, found = batch.block, torch.empty(batch.block.done.shape[0], batch.starts.shape[1], batch.mask.shape[2])
-        for params, members in zip(state.params, self._groups(len(found)), strict=True):
-            for envs in self._chunks(found.shape[1], slice(0, found.shape[2])):
-                inputs = self.preprocess(state, block.inputs(members, envs), members)
-                _, values = self.net.unroll(params, inputs, block.rnn_state[members, envs], batch.starts[members])
-                found[members, :, envs] = values
-        return found
 
     def _together(self, chosen: Tensor) -> list[Tensor]:
         """Indices of the members that are chosen [P], in the groups that share a forward pass."""

@@ -186,7 +186,11 @@ class VMPOSettings(ActorCriticSettings):
     Attributes:
         temperature: initial temperature eta.
         alpha: initial Lagrange multiplier of the KL constraints.
-        target_period: blocks between copies of the online network into the target network, which acts.
+        multiplier_learning_rate: step size of the optimizer for temperature and alphas. With that of the weights, as in
+            the paper, they hardly move within less than 100,000 steps, and the bounds have no effect.
+        epochs: gradient steps from a block, times `minibatches`; the paper makes one.
+        target_period: gradient steps between copies of the online network into the target network, which acts. A copy
+            waits for the end of the block.
         eps_temperature: bound on the KL (nats) of the better half's weights from uniform weights.
         eps_kl: bound on KL(target || online) of a categorical policy (nats).
         eps_mean: bound on the mean's part of a Gaussian policy's KL (nats).
@@ -203,6 +207,8 @@ class VMPOSettings(ActorCriticSettings):
     entropy_cost: float = live(0.0, low=0.0)
     value_cost: float = live(1.0, low=0.0)
     max_grad_norm: float = live(1e6, low=0.0)
+    multiplier_learning_rate: float = live(0.01, low=0.0, high=1e6)
+    epochs: int = live(1, low=1, integer=True)
     target_period: int = live(10, low=1, integer=True)
     eps_temperature: float = live(0.1, low=0.0)
     eps_kl: float = live(0.005, low=0.0)

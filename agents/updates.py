@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pbtrl.agents.returns import gae
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class Batch:
     fresh: Tensor
     log_probs: Tensor
     extra_loss_inputs: Tensors
+
+    def gae(self, values: Tensor, lambda_: Tensor) -> tuple[Tensor, Tensor]:
+        """Value targets and advantages [P, T, B] by `returns.gae`, from values [P, T+1, B] and `lambda_` [P]."""
+        discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values))
+        found = gae(discounts, rewards, values[:-1], values[-1], lambda_=lambda_[:, None], cuts=self.cuts)
+        targets, advantages = (x.movedim(0, 1) for x in found)
+        return targets, advantages
 
 
 @dataclass(frozen=True)
@@ -82,19 +90,18 @@ class Group:
     parts: Iterable[Part]
 
 
-def gradients(agent: ActorCritic, state: State, groups: Iterable[Group]) -> tuple[Tensors, Tensors]:
+def gradients(agent: ActorCritic, state: State, groups: Iterable[Group]) -> Tensors:
     """Set `state.grads` to the gradients of an update, which are 0 for members that are in no group.
 
     Returns:
-        Metrics and `LossOutput.new`, [P, ...] each. The rows of members that are in no group have no meaning.
+        Metrics [P]. The rows of members that are in no group have no meaning.
     """
     state.grads.zero_()
     metrics: Tensors = {}
-    new: Tensors = {}
     for group in groups:
         sums: Tensors = {}
         for part in group.parts:
-            terms, latest, found = _differentiate(agent, group.params, group.h, part)
+            terms, found = _differentiate(agent, group.params, group.h, part)
             sums = {name: sums[name] + value for name, value in terms.items()} if sums else terms
             for name, grad in found.items():
                 if isinstance(group.members, slice):
@@ -102,12 +109,11 @@ def gradients(agent: ActorCritic, state: State, groups: Iterable[Group]) -> tupl
                 else:
                     state.grad_views[name].index_add_(0, group.members, grad)
         _place(metrics, sums, group.members, len(state.grads))
-        _place(new, latest, group.members, len(state.grads))
-    return metrics, new
+    return metrics
 
 
-def _differentiate(agent: ActorCritic, params: Views, h: Hyperparameters, part: Part) -> tuple[Tensors, Tensors, Views]:
-    """Return the metrics of a part, `LossOutput.new` and the gradients; those that are missing are 0."""
+def _differentiate(agent: ActorCritic, params: Views, h: Hyperparameters, part: Part) -> tuple[Tensors, Views]:
+    """Return the metrics of a part, and the gradients; those that are missing are 0."""
     extra_outputs, ends = Tensors(), list[Tensor]()
     if agent.recorded:
         with torch.no_grad():
@@ -127,10 +133,10 @@ def _differentiate(agent: ActorCritic, params: Views, h: Hyperparameters, part: 
         )
         if agent.closed_form:
             sums, *slopes = agent.derivatives(inputs, h)
-            outputs, new = [policy, values], Tensors()
+            outputs = [policy, values]
         else:
             loss = agent.loss(inputs, h)
-            sums, new, outputs, slopes = loss.sums, loss.new, [loss.total], [torch.ones_like(loss.total)]
+            sums, outputs, slopes = loss.sums, [loss.total], [torch.ones_like(loss.total)]
     found = torch.autograd.grad(outputs, [*ends, *params.values()], slopes, allow_unused=True)
     grads = {name: grad for name, grad in zip(params, found[len(ends) :], strict=True) if grad is not None}
     if ends:  # the gradients found so far are those of a loss that reads parameters itself
@@ -139,7 +145,7 @@ def _differentiate(agent: ActorCritic, params: Views, h: Hyperparameters, part: 
         grads |= {name: grad + grads[name] if name in grads else grad for name, grad in own.items()}
     metrics = {f"loss/{name}": value.detach() / inputs.live for name, value in sums.items()}
     metrics["loss/log_ratio"] = (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)
-    return metrics, new, grads
+    return metrics, grads
 
 
 def _place(tensors: Tensors, rows: Tensors, members: slice | Tensor, size: int) -> None:

@@ -1,15 +1,16 @@
 """V-MPO (Song et al. 2019, arXiv 1909.12238): on-policy maximum a posteriori policy optimization.
 
-The target network acts; the online network is copied into it every `target_period` blocks. The policy imitates the
-better half of a batch, weighted by exp(A / eta). A constraint on KL(target || online) over the whole batch limits its
-change, with Lagrange multipliers that are learned together with the weights. For Gaussian policies, mean and covariance
+The target network acts; the online network is copied into it after at least `target_period` gradient steps, at the end
+of a block. The policy imitates the better half of a block, weighted by exp(A / eta), in `epochs` times `minibatches`
+gradient steps. A constraint on KL(target || online) over all of the block limits its change, with Lagrange multipliers
+that are learned together with the weights, at a learning rate of their own. For Gaussian policies, mean and covariance
 have separate constraints. The value head uses PopArt (van Hasselt et al. 2016, arXiv 1602.07714), so its learning does
 not depend on the scale of returns. The defaults are in `settings.VMPOSettings`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,9 +21,9 @@ from pbtrl.agents import losses, normalize
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.distributions import Gaussian
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
-from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import VMPOSettings
 from pbtrl.agents.types import Hyperparameters, State, Trajectory, UpdateResult
+from pbtrl.agents.updates import Batch, Group
 
 SMALLEST = 1e-8  # lower bound of eta and alpha
 
@@ -78,27 +79,46 @@ class VMPO(ActorCritic):
     @override
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> UpdateResult:
         """Learn from a block; then update the target network if it is due."""
-        result = super().learn(state, block, hyperparameters)
-        tensors = state.tensors
-        tensors["updates"] = tensors["updates"] + 1
-        due = tensors["updates"] % hyperparameters["target_period"] == 0
+        result, tensors = super().learn(state, block, hyperparameters), state.tensors
+        age = tensors["updates"] + result.updates - result.skips
+        due = age >= hyperparameters["target_period"]
         tensors["target"][due] = tensors["params"][due]
+        tensors["updates"] = torch.where(due, 0, age)
         return result
+
+    @override
+    def minibatches(
+        self, state: State, batch: Batch, h: Hyperparameters
+    ) -> Callable[[int, Tensor], Iterable[tuple[Tensor, Iterable[Group]]]]:
+        """Compute what all gradient steps share: value targets, advantages, and which are in the block's better half.
+
+        PopArt's statistics move first, as in its paper (algorithm 1), unless a target is not finite.
+        """
+        popart = without_prefix("popart", state.tensors)
+        scale, shift = (popart[name].to(batch.mask.dtype)[:, None, None] for name in ("scale", "shift"))
+        targets, advantages = batch.gae(scale * self.values(state, batch) + shift, h["lambda_"])
+        new = normalize.popart_update(popart, targets, batch.mask, rate=h["popart_rate"])
+        finite = torch.stack(list(new.values())).isfinite().all(0)
+        new = {name: torch.where(finite, value, popart[name]) for name, value in new.items()}
+        normalize.popart_preserve(*self.net.value_head(self.layout.views(state.tensors["params"])), popart, new)
+        state.refresh()
+        state.tensors |= with_prefix("popart", new)
+        scale, shift = (new[name].to(batch.mask.dtype)[:, None, None] for name in ("scale", "shift"))
+        better = losses.better_half(advantages.flatten(1), batch.mask.flatten(1).bool()).view_as(batch.mask)
+        estimates = {"targets": (targets - shift) / scale, "advantages": advantages, "better": better}
+        return super().minibatches(state, replace(batch, extra_loss_inputs=batch.extra_loss_inputs | estimates), h)
 
     @override
     def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
         """Compute L_V + L_pi + L_eta + L_alpha, all means (section 4), and an entropy term, which the paper lacks."""
-        mask, flat = batch.mask, batch.mask.flatten(1)
-        popart = {name: value[batch.members] for name, value in without_prefix("popart", batch.state.tensors).items()}
-        scale, shift = (popart[name].to(mask.dtype)[:, None, None] for name in ("scale", "shift"))
-        targets, advantages = batch.compute_targets(gae, scale * batch.values + shift, lambda_=h["lambda_"][:, None])
+        mask, flat, fixed = batch.mask, batch.mask.flatten(1), batch.extra_loss_inputs
         temperature = batch.params["temperature"][:, 0]
-        psi, temperature_loss = losses.vmpo_weights_and_temperature(
-            advantages.flatten(1), temperature, h["eps_temperature"], flat
+        psi, temperature_loss = losses.weights_and_temperature(
+            fixed["advantages"].flatten(1), temperature, h["eps_temperature"], fixed["better"].flatten(1)
         )
         sums = {
             "policy": losses.policy_gradient_loss(batch.log_probs.flatten(1), psi * batch.live[:, None], flat),
-            "value": losses.value_loss(batch.values[:, :-1], (targets - shift) / scale, mask),
+            "value": losses.value_loss(batch.values[:, :-1], fixed["targets"], mask),
             "entropy": losses.entropy_bonus(self.policy.entropy(batch.policy), mask),
             "temperature": temperature * batch.live,
         }
@@ -108,18 +128,28 @@ class VMPO(ActorCritic):
             alpha = batch.params[name][:, 0]
             total = total + losses.lagrange_loss(alpha, h[bound], kl, mask)
             sums |= {name: alpha * batch.live, name.replace("alpha", "kl"): (kl * mask).flatten(1).sum(-1)}
-        new = normalize.popart_update(popart, targets, mask, rate=h["popart_rate"])
-        return LossOutput(total, sums, with_prefix("popart", new))
+        return LossOutput(total, sums)
+
+    @property
+    def _first_multiplier(self) -> int:
+        """Column of the temperature; the Lagrange multipliers come after it."""
+        return self.layout.start("temperature")
 
     @override
-    def replace(self, state: State, new: dict[str, Tensor], active: Tensor) -> None:
-        """Keep the multipliers positive, and the value head's outputs unchanged under PopArt's new statistics."""
-        old = without_prefix("popart", state.tensors)
-        super().replace(state, new, active)
+    def clip(self, grads: Tensor, h: Hyperparameters) -> Tensor:
+        """Clip the gradients of the weights only: those of the multipliers have another scale."""
+        norms = super().clip(grads[:, : self._first_multiplier], h)
+        return torch.where(grads[:, self._first_multiplier :].isfinite().all(-1), norms, torch.inf)
+
+    @override
+    def step_optimizer(self, state: State, h: Hyperparameters, active: Tensor) -> None:
+        """Step the multipliers with a learning rate of their own, and keep them positive."""
+        cut = self._first_multiplier
+        self.optimize(state, h, active, h["learning_rate"], slice(0, cut))
+        self.optimize(state, h, active, h["multiplier_learning_rate"], slice(cut, None))
         views = self.layout.views(state.tensors["params"])
         for name in ("temperature", *self._constraints):
             views[name].clamp_(min=SMALLEST)
-        normalize.popart_preserve(*self.net.value_head(views), old, without_prefix("popart", state.tensors))
 
     def _divergences(self, batch: LossInputs) -> list[Tensor]:
         """KL(target || online) at every transition [p, T, B], one tensor per entry of `_constraints`."""

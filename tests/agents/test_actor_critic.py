@@ -43,6 +43,8 @@ class ReferenceAgent:
         """All passes over a block of one member; `h` holds plain numbers."""
         rewards, envs = self.transformed(block, h), range(block.rewards.shape[2])
         parts = np.array_split(envs, self.settings.minibatches)
+        if self.settings.name == "vmpo":
+            self.estimate(block, rewards, h)
         log_rhos = [0.0]
         for _ in range(h.get("epochs", 1)):
             if max(log_rhos) > h.get("max_log_ratio", math.inf):
@@ -54,7 +56,7 @@ class ReferenceAgent:
                 stepped = self.stepped(h)
                 self.params, self.stepped_to = self.params + stepped - self.stepped_to, stepped
                 if self.settings.name == "vmpo":
-                    self.adjust(h)
+                    self.keep_multipliers_positive()
         live = ~block.is_reset_step[0]
         self.seen += list(block.observations[0, :-1][live].double().flatten(1).numpy())
 
@@ -77,19 +79,32 @@ class ReferenceAgent:
 
     def gradient(self, block, rewards, h, envs):
         """Of the whole loss, clipped by its norm; and the mean |log rho|."""
+        leaves = self.leaves()
+        loss, count, log_rho = self.loss(block, rewards, h, leaves, envs)
+        loss = loss / count if getattr(self.settings, "reduction", None) == "mean" else loss
+        loss.backward()
+        flat = np.concatenate([leaf.grad.numpy().ravel() for leaf in leaves.values()])
+        weights = ~self.is_multiplier
+        flat[weights] *= min(1.0, h["max_grad_norm"] / np.linalg.norm(flat[weights]))
+        return flat, log_rho
+
+    @property
+    def is_multiplier(self):
+        """Which numbers of the flat parameters are the temperature and the alphas of V-MPO."""
+        sizes = [math.prod(shape) for shape in self.shapes]
+        return np.repeat([name == "temperature" or name.startswith("alpha") for name in self.names], sizes)
+
+    def leaves(self):
+        """The parameters by name."""
         leaves, at = {}, 0
         for name, shape in zip(self.names, self.shapes, strict=True):
             size = math.prod(shape)
             leaves[name] = torch.tensor(self.params[at : at + size].reshape(shape), requires_grad=True)
             at += size
-        loss, count, log_rho = self.loss(block, rewards, h, leaves, envs)
-        loss = loss / count if getattr(self.settings, "reduction", None) == "mean" else loss
-        loss.backward()
-        flat = np.concatenate([leaf.grad.numpy().ravel() for leaf in leaves.values()])
-        return flat * min(1.0, h["max_grad_norm"] / np.linalg.norm(flat)), log_rho
+        return leaves
 
-    def loss(self, block, rewards, h, leaves, envs):
-        """The sum of the loss's terms, of how many transitions, and their mean |log rho|."""
+    def evaluate(self, block, rewards, h, leaves, envs):
+        """The policies, their log-probabilities and ratios, values, value targets and advantages of all transitions."""
         time = len(rewards)
         mu, pi, values, log_pi, log_rho, advantages, targets = {}, {}, {}, {}, {}, {}, {}
         for t in range(time + 1):
@@ -117,9 +132,14 @@ class ReferenceAgent:
             )  # fmt: skip
             for t in column:
                 targets[t, b], advantages[t, b] = vs[t], advantage[t]
-        live = [(t, b) for t in range(time) for b in envs if not block.is_reset_step[0, t, b]]
+        return mu, pi, values, log_pi, log_rho, advantages, targets
+
+    def loss(self, block, rewards, h, leaves, envs):
+        """The sum of the loss's terms, of how many transitions, and their mean |log rho|."""
+        mu, pi, values, log_pi, log_rho, advantages, targets = self.evaluate(block, rewards, h, leaves, envs)
+        live = [(t, b) for t in range(len(rewards)) for b in envs if not block.is_reset_step[0, t, b]]
         if self.settings.name == "vmpo":
-            loss = self.vmpo_loss(h, leaves, live, pi, mu, log_pi, values, targets, advantages)
+            loss = self.vmpo_loss(h, leaves, live, pi, mu, log_pi, values)
             return loss, 1, np.mean([abs(log_rho[i]) for i in live])
         if self.settings.advantages == "normalize":
             chosen = [advantages[i] for i in live]
@@ -139,16 +159,18 @@ class ReferenceAgent:
         """A value in units of return: V-MPO's network speaks in PopArt's."""
         return self.scale * value + self.shift
 
-    def vmpo_loss(self, h, leaves, live, pi, mu, log_pi, values, targets, advantages):
+    def vmpo_loss(self, h, leaves, live, pi, mu, log_pi, values):
         """Sections 3.1 and 4.1 and appendix C of V-MPO."""
         n, eta = len(live), leaves["temperature"][0]
-        better = sorted(live, key=lambda i: -advantages[i])[: n // 2]
-        weights = [torch.exp(advantages[i] / eta) for i in better]
-        loss = eta * h["eps_temperature"] + eta * torch.log(sum(weights) / len(better))
+        better = [i for i in live if i in self.better]
+        weights = [torch.exp(self.advantages[i] / eta) for i in better]
+        loss = 0.0 * eta
+        if better:
+            loss = eta * h["eps_temperature"] + eta * torch.log(sum(weights) / len(better))
         for i, weight in zip(better, weights, strict=True):
             loss = loss - (weight / sum(weights)).detach() * log_pi[i]
         for i in live:
-            error = values[i] - (targets[i] - self.shift) / self.scale
+            error = values[i] - (self.targets[i] - self.shift) / self.scale
             loss = loss + (h["value_cost"] * 0.5 * error**2 - h["entropy_cost"] * pi[i].entropy().sum()) / n
             if isinstance(pi[i], Categorical):
                 parts = {"alpha": (h["eps_kl"], kl_divergence(mu[i], pi[i]))}
@@ -160,22 +182,27 @@ class ReferenceAgent:
                 }
             for name, (eps, kl) in parts.items():
                 loss = loss + (leaves[name][0] * (eps - kl.detach()) + leaves[name][0].detach() * kl) / n
-        self.targets = [targets[i] for i in live]
         return loss
 
-    def adjust(self, h):
-        """Multipliers stay positive; PopArt's statistics move, and what the value head says does not."""
+    def keep_multipliers_positive(self):
+        self.params = np.where(self.is_multiplier, np.maximum(self.params, 1e-8), self.params)
+
+    def estimate(self, block, rewards, h):
+        """Targets, advantages and the better half of a block; PopArt's statistics move, and the values do not."""
+        envs, leaves = range(rewards.shape[1]), self.leaves()
+        *_, self.advantages, self.targets = self.evaluate(block, rewards, h, leaves, envs)
+        live = [i for i in self.targets if not block.is_reset_step[0, *i]]
+        self.better = set(sorted(sorted(live), key=lambda i: -self.advantages[i])[: len(live) // 2])
+        targets = [self.targets[i] for i in live]
         scale, shift = self.scale, self.shift
-        weight = min(1.0, len(self.targets) * h["popart_rate"])
-        self.shift += weight * (np.mean(self.targets) - self.shift)
-        self.second += weight * (np.mean(np.square(self.targets)) - self.second)
+        weight = min(1.0, len(targets) * h["popart_rate"])
+        self.shift += weight * (np.mean(targets) - self.shift)
+        self.second += weight * (np.mean(np.square(targets)) - self.second)
         at = 0
         for name, shape in zip(self.names, self.shapes, strict=True):
             own = self.params[at : at + math.prod(shape)].reshape(shape)
             at += math.prod(shape)
-            if name == "temperature" or name.startswith("alpha"):
-                own[...] = np.maximum(own, 1e-8)
-            elif name in ("value.2.weight", "value.weight"):
+            if name in ("value.2.weight", "value.weight"):
                 own[..., 0] *= scale / self.scale
             elif name in ("value.2.bias", "value.bias"):
                 own[..., 0] = (scale * own[..., 0] + shift - self.shift) / self.scale
@@ -227,11 +254,12 @@ class ReferenceAgent:
 
     def stepped(self, h):
         """Parameters after all gradients so far."""
+        rate = np.where(self.is_multiplier, h.get("multiplier_learning_rate", 0.0), h["learning_rate"])
         if self.settings.optimizer == "adam":
             options = {"beta1": 0.9, "beta2": 0.999, "epsilon": h["adam_epsilon"]}
-            return oracles.adam(self.first, self.gradients, learning_rate=h["learning_rate"], **options)[0]
+            return oracles.adam(self.first, self.gradients, learning_rate=rate, **options)[0]
         options = {"decay": h["rmsprop_decay"], "epsilon": h["rmsprop_epsilon"]}
-        return oracles.rmsprop(self.first, self.gradients, learning_rate=h["learning_rate"], **options)[0]
+        return oracles.rmsprop(self.first, self.gradients, learning_rate=rate, **options)[0]
 
 
 def numbers(h, slot):
@@ -276,6 +304,12 @@ VMPO = [
     ("squash", {}, {"popart_rate": 1.0, "lambda_": 0.9, "eps_covariance": 0.1, "entropy_cost": 0.1}),
     ("image", {"alpha": 0.1}, {"eps_kl": 1.0, "eps_temperature": 1.0}),
     ("clip", {"minibatches": 2, "temperature": 0.01}, {"max_grad_norm": 0.5}),
+    (
+        "clip",
+        {"minibatches": 4, "rewards": "none"},
+        {"epochs": 3, "multiplier_learning_rate": 0.1, "popart_rate": 0.01},
+    ),
+    ("categorical", {"optimizer": "rmsprop"}, {"epochs": 2, "multiplier_learning_rate": 0.5, "max_grad_norm": 0.5}),
 ]
 CASES = [(name, *case) for name, cases in (("impala", LITERAL), ("a3c", A3C), ("vmpo", VMPO)) for case in cases]
 
@@ -653,6 +687,7 @@ OTHER = {
     "learning_rate": 1e-3, "entropy_cost": 0.1, "unroll_length": 3, "value_cost": 0.7, "gamma": 0.9, "lambda_": 0.5,
     "rho_bar": 0.7, "c_bar": 0.7, "pg_rho_bar": 0.7, "max_grad_norm": 0.1, "epochs": 2, "max_log_ratio": 9.0,
     "rmsprop_decay": 0.9, "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1, "target_period": 1, "eps_temperature": 1.0,
+    "multiplier_learning_rate": 0.1,
     "eps_kl": 1.0, "eps_mean": 1.0, "eps_covariance": 1.0, "popart_rate": 0.1, "pixel_control_cost": 0.5,
     "pixel_control_gamma": 0.5, "reward_prediction_cost": 0.3, "value_replay_cost": 0.3,
     "intrinsic_cost": 0.1, "manager_gamma": 0.5, "minibatches": 3, "clip": 0.1, "target_kl": 0.0,

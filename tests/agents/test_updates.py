@@ -21,7 +21,7 @@ def gradients(learner, data, h):
     state = fresh(learner, MEMBERS)
     batch = learner._batch(state, data, h)
     _, groups = next(iter(learner.minibatches(state, batch, h)(0, torch.ones(3, dtype=torch.bool))))
-    metrics, _ = updates.gradients(learner, state, groups)
+    metrics = updates.gradients(learner, state, groups)
     return state.grads.double(), metrics
 
 

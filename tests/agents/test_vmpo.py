@@ -32,6 +32,24 @@ def test_target_network_acts_and_updates_per_member_period():
     assert equal == [[False, False], [True, False], [False, True], [True, False], [False, False], [True, True]]
 
 
+def test_target_period_counts_gradient_steps_and_waits_for_the_end_of_the_block():
+    learner, members = agent(name="vmpo", minibatches=2), [0, 1, 2]
+    state, h = fresh(learner, members), live(learner, 3, target_period=[5, 5, 12], epochs=[1, 3, 3], learning_rate=0.01)
+    data, equal = block(learner, members), []
+    for _ in range(3):
+        learner.learn(state, data, h)
+        equal.append([torch.equal(state.tensors["target"][m], state.tensors["params"][m]) for m in members])
+    assert equal == [[False, True, False], [False, True, True], [True, True, False]]
+
+
+def test_multipliers_have_a_learning_rate_of_their_own():
+    """Adam's first step has the length of the learning rate."""
+    learner = agent("clip", "vmpo")
+    state, h = fresh(learner, [0]), live(learner, 1, learning_rate=1e-4, multiplier_learning_rate=0.25, eps_mean=10.0)
+    learner.learn(state, block(learner, [0]), h)
+    assert learner.layout.views(state.tensors["params"])["alpha_mean"].item() == pytest.approx(0.75)
+
+
 @pytest.mark.parametrize("kind", ["categorical", "clip"])
 def test_divergence_is_between_target_and_online(kind):
     """With the online policy on both sides it would be zero for ever, and there would be no constraint."""
