@@ -80,7 +80,7 @@ class VMPO(ActorCritic):
     def learn(self, state: State, block: Trajectory, hyperparameters: Hyperparameters) -> UpdateResult:
         """Learn from a block; then update the target network if it is due."""
         result, tensors = super().learn(state, block, hyperparameters), state.tensors
-        age = tensors["updates"] + result.updates - result.skips
+        age = tensors["updates"] + result.updates - result.skipped
         due = age >= hyperparameters["target_period"]
         tensors["target"][due] = tensors["params"][due]
         tensors["updates"] = torch.where(due, 0, age)
