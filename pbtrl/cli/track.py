@@ -86,9 +86,10 @@ def _tracker(name: str) -> Callable[..., Tracker]:
 
 
 def _files(run: Path) -> Sequence[Path]:
-    """Files to keep with a finished run: a new report, the config, the best member and videos."""
+    """Files to keep with a finished run: a new report, the config, the best member and the newest video."""
     from pbtrl.reporting.html_report import write_report
+    from pbtrl.storage.video_files import newest_video
 
     report, *_ = write_report(run)
-    rest = [run / "config.resolved.yaml", run / "best.json", *sorted(run.glob("video/*"))]
-    return [report, *(path for path in rest if path.is_file())]
+    rest = [run / "config.resolved.yaml", run / "best.json", newest_video(run)]
+    return [report, *(path for path in rest if path is not None and path.is_file())]

@@ -375,10 +375,11 @@ def test_missing_library_names_the_extra(
     assert refused.err == f'--to {name} needs {package}, which is not installed: pip install "pbtrl[{name}]"\n'
 
 
-def test_files_are_the_report_config_and_videos(pbtrl: Command) -> None:
+def test_files_are_the_report_config_and_newest_video(pbtrl: Command) -> None:
     pbtrl("train", "toy_quadratic")
     run = Path("runs/toy_quadratic")
-    (run / "video").mkdir()
-    (run / "video" / "best.mp4").write_bytes(b"film")
+    (run / "eval").mkdir(exist_ok=True)
+    for name in ("20260101-000000-m00-000001.mp4", "20260102-000000-m00-000002.mp4"):
+        (run / "eval" / name).write_bytes(b"film")
     names = [path.name for path in command._files(run)]
-    assert names == ["report.html", "config.resolved.yaml", "best.json", "best.mp4"]
+    assert names == ["report.html", "config.resolved.yaml", "best.json", "20260102-000000-m00-000002.mp4"]
