@@ -1,7 +1,8 @@
 """A3C (Mnih et al. 2016, arXiv 1602.01783): an actor-critic with n-step returns or, if lambda < 1, with GAE.
 
 This is algorithm S3: a member updates on-policy every `unroll_length` (the paper's t_max) steps of all its envs. With
-inline acting it is A2C; `acting.mode: hogwild` runs it asynchronously, as published. The defaults are in
+inline acting it is A2C; `acting.mode: hogwild` runs it asynchronously, as published. V-trace corrects for the updates
+between the minibatches of a block, if there are several. The defaults are in
 `settings.A3CSettings`.
 """
 
@@ -12,7 +13,7 @@ from typing_extensions import override
 
 from pbtrl.agents.loss_inputs import LossInputs
 from pbtrl.agents.policy_gradient import PolicyGradient
-from pbtrl.agents.returns import gae
+from pbtrl.agents.returns import gae, vtrace
 from pbtrl.agents.types import Hyperparameters
 
 
@@ -22,8 +23,18 @@ class A3C(PolicyGradient):
 
     @override
     def targets(self, batch: LossInputs, h: Hyperparameters) -> list[Tensor]:
-        """Compute GAE targets and advantages (Schulman et al. 2016, arXiv 1506.02438, equation 16)."""
-        return batch.compute_targets(gae, batch.values, lambda_=h["lambda_"][:, None])
+        """Compute value targets and advantages."""
+        return self.estimate(batch, batch.values, h)
+
+    def estimate(self, batch: LossInputs, values: Tensor, h: Hyperparameters) -> list[Tensor]:
+        """Compute targets and advantages from values [p, T+1, B]: GAE (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
+
+        With several minibatches it is V-trace (IMPALA), because the policy has changed before all but the first.
+        """
+        if self.settings.minibatches == 1:
+            return batch.compute_targets(gae, values, lambda_=h["lambda_"][:, None])
+        log_rhos = batch.log_rhos.movedim(1, 0)
+        return batch.compute_targets(vtrace, values, log_rhos=log_rhos, lambda_=h["lambda_"][:, None])
 
 
 make = A3C.make

@@ -34,7 +34,6 @@ from pbtrl.agents.distributions import Distribution
 from pbtrl.agents.layers import COLUMNS, Layout, init_lstm, lstm, lstm_shapes, orthogonal, rnn_state_at
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput
 from pbtrl.agents.networks import SharedTorsoNet, make_shared_torso_net
-from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import FeudalSettings
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 from pbtrl.errors import ConfigProblem
@@ -280,7 +279,7 @@ class Feudal(A3C):
             intrinsic = intrinsic * _rows(1.0 - h["gamma"])
         worker = super().loss(replace(batch, rewards=batch.rewards + _rows(h["intrinsic_cost"]) * intrinsic), h)
         manager = replace(batch, discounts=_rows(h["manager_gamma"]) * extra["goes_on"])
-        targets, advantages = manager.compute_targets(gae, extra["manager"], lambda_=h["lambda_"][:, None])
+        targets, advantages = self.estimate(manager, extra["manager"], h)
         steps = torch.arange(mask.shape[1])[:, None] + extra["goal_horizons"]
         ends = extra["states"].gather(1, steps[..., None].expand(-1, -1, -1, self.net.units))
         cosines = (direction(ends - extra["states"][:, :-1]) * extra["goals"][:, :-1]).sum(-1)

@@ -207,7 +207,7 @@ class VMPOSettings(ActorCriticSettings):
     entropy_cost: float = live(0.0, low=0.0)
     value_cost: float = live(1.0, low=0.0)
     max_grad_norm: float = live(1e6, low=0.0)
-    multiplier_learning_rate: float = live(0.01, low=0.0, high=1e6)
+    multiplier_learning_rate: float = live(0.1, low=0.0, high=1e6)
     epochs: int = live(1, low=1, integer=True)
     target_period: int = live(10, low=1, integer=True)
     eps_temperature: float = live(0.1, low=0.0)

@@ -119,10 +119,10 @@ class ReferenceAgent:
         for b in envs:
             column = range(time)
             over = block.done[0, :, b].tolist()
-            decreed = self.settings.name != "impala"  # on-policy
-            clips = dict.fromkeys(("rho_bar", "c_bar", "pg_rho_bar"), 1.0) if decreed else h
+            on_policy = self.settings.name == "vmpo" or (self.settings.name == "a3c" and self.settings.minibatches == 1)
+            clips = h if self.settings.name == "impala" else dict.fromkeys(("rho_bar", "c_bar", "pg_rho_bar"), 1.0)
             vs, advantage = oracles.vtrace_in_pieces(
-                np.array([0.0 if decreed else log_rho[t, b] for t in column]),
+                np.array([0.0 if on_policy else log_rho[t, b] for t in column]),
                 np.array([0.0 if block.terminated[0, t, b] else h["gamma"] for t in column]),
                 rewards[:, b],
                 np.array([self.unnormalized(values[t, b].item()) for t in column]),
@@ -687,7 +687,7 @@ OTHER = {
     "learning_rate": 1e-3, "entropy_cost": 0.1, "unroll_length": 3, "value_cost": 0.7, "gamma": 0.9, "lambda_": 0.5,
     "rho_bar": 0.7, "c_bar": 0.7, "pg_rho_bar": 0.7, "max_grad_norm": 0.1, "epochs": 2, "max_log_ratio": 9.0,
     "rmsprop_decay": 0.9, "rmsprop_epsilon": 0.1, "adam_epsilon": 0.1, "target_period": 1, "eps_temperature": 1.0,
-    "multiplier_learning_rate": 0.1,
+    "multiplier_learning_rate": 0.3,
     "eps_kl": 1.0, "eps_mean": 1.0, "eps_covariance": 1.0, "popart_rate": 0.1, "pixel_control_cost": 0.5,
     "pixel_control_gamma": 0.5, "reward_prediction_cost": 0.3, "value_replay_cost": 0.3,
     "intrinsic_cost": 0.1, "manager_gamma": 0.5, "minibatches": 3, "clip": 0.1, "target_kl": 0.0,
