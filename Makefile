@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PBTRL := .venv/bin/pbtrl
 
-.PHONY: train test test-all chaos lint check install clean
+.PHONY: train test test-all chaos scores lint check install clean
 
 train: install
 	$(PBTRL) train configs/quickstart.yaml --suffix
@@ -16,6 +16,11 @@ test-all: install
 
 chaos: install
 	.venv/bin/python -m tests.chaos
+
+# Trains every shipped config, which takes hours; what is finished is skipped, and an interrupted run continues.
+scores: install
+	$(PBTRL) sweep $(filter-out reference,$(basename $(notdir $(wildcard configs/*.yaml)))) --unequal --seeds 1 --name scores
+	.venv/bin/python benchmarks/scores.py runs/scores
 
 lint: install
 	.venv/bin/ruff format --check .
