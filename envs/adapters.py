@@ -15,7 +15,7 @@ The height and width of an image are the largest pair of adjacent dimensions.
 | Discrete(n, start)   | int64 from 0                                           | int64 from `start`                |
 | Box, float [A]       | float32 [A] within the bounds, rounded to float32      | the Box's type, within its bounds |
 
-All other spaces are refused.
+All other spaces are refused. wrapping.py turns Dict, Tuple and similar observations into vectors first, on request.
 """
 
 from collections.abc import Callable
@@ -60,15 +60,14 @@ def adapt_observations(space: Space[Any], where: str) -> Adapter:
     if isinstance(space, Discrete):
         return _one_hot(space, where)
     if not isinstance(space, Box):
-        wrapper = "FlattenObservation" if space.is_np_flattenable else "TransformObservation"
+        flat = "set env.flatten_observations=true to see them as a vector"
+        remedy = flat if space.is_np_flattenable else "wrap the env in a gymnasium.ObservationWrapper with env.wrappers"
         raise EnvError(
-            where,
-            f"observations of type {type(space).__name__} are not supported, only Box and Discrete; wrap the "
-            f"env in gymnasium.wrappers.{wrapper} and set env.id to a module:function that returns it",
+            where, f"observations of type {type(space).__name__} are not supported, only Box and Discrete; {remedy}"
         )
     if 0 in space.shape:
         raise EnvError(where, f"observations are empty: the observation space is a Box of shape {space.shape}")
-    if space.dtype == np.uint8 and (first := _height(space.shape)) is not None:
+    if space.dtype == np.uint8 and (first := image_height(space.shape)) is not None:
         return _picture(space, first)
     return _vector(space)
 
@@ -151,8 +150,8 @@ def _vector(space: Box) -> Adapter:
     return Adapter(space if exact else _rounded(space, shape), convert)
 
 
-def _height(shape: tuple[int, ...]) -> int | None:
-    """Axis of an image's height, which the width follows; None if the shape is not that of an image."""
+def image_height(shape: tuple[int, ...]) -> int | None:
+    """Return the axis of an image's height, which the width follows; None if the shape is not that of an image."""
     if not 2 <= len(shape) <= 4:
         return None
     pairs = [(min(shape[i : i + 2]), sum(shape[i : i + 2]), i) for i in range(len(shape) - 1)]
@@ -162,7 +161,7 @@ def _height(shape: tuple[int, ...]) -> int | None:
 
 def image_axes(space: Box) -> list[int]:
     """Order of an image's axes for agents: all others, as channels, before height and width."""
-    first, axes = _height(space.shape), range(len(space.shape))
+    first, axes = image_height(space.shape), range(len(space.shape))
     assert first is not None
     return [*(i for i in axes if i not in (first, first + 1)), first, first + 1]
 

@@ -15,7 +15,7 @@ def describe_env(config: Config) -> str:
     action = spaces.single_action_space
     actions = f"{action.n} actions" if hasattr(action, "n") else f"{(action.shape or (0,))[0]} continuous actions"
     simulator = env.protocol if env.is_atari else envs.describe_backend(env.id, env.backend, env.kwargs)
-    return ", ".join([env.id, f"{observation} -> {actions}", *filter(None, [spaces.remark]), simulator])
+    return ", ".join([env.described, f"{observation} -> {actions}", *filter(None, [spaces.remark]), simulator])
 
 
 def describe_slices(config: Config) -> str:

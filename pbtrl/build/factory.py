@@ -51,7 +51,7 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
         if config.env is None:
             trainable_builder(config)
             return config
-        backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
+        backend = envs.resolve_backend(config.env.id, **config.env.options)
         config = with_setting(config, "env.backend", backend)
         _check_metric(config.fitness.metric)
         env_spaces(config)  # before any agent, which imports torch and takes a second

@@ -208,7 +208,8 @@ class Config(Section):
     @property
     def imports(self) -> tuple[str, ...]:
         """Modules named in the config, whose code the run executes; entry points of installed packages do not count."""
-        named = [None if self.env is None else self.env.id, self.strategy.name]
+        named: list[str | None] = [self.strategy.name]
+        named += [] if self.env is None else [self.env.id, *(wrapper.id for wrapper in self.env.wrappers)]
         named += [config.agent.name for config in self.per_agent_configs.values() if config.agent is not None]
         named += [None if self.trainable is None else self.trainable.name, self.fitness.metric]
         return registry.modules_of(name for name in named if name is not None)

@@ -195,7 +195,8 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
         yield from _acting(config.acting)
     if "__main__" in config.imports:
         text = "worker processes do not import the main module: put the function into a module of its own"
-        yield ConfigProblem(text, ("env", "id"))
+        main: Path = ("env", "wrappers") if config.env and not config.env.id.startswith("__main__:") else ("env", "id")
+        yield ConfigProblem(text, main)
     for name, agent_config in config.per_agent_configs.items():
         at: Path = ("agent",) if name is None else ("agents", name)
         own = config.agents[name].hparams if config.agents is not None and name is not None else {}

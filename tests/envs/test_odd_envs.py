@@ -51,11 +51,11 @@ REFUSED = {
     "small picture": "needs images of at least 20 x 20 pixels, not 7 x 7",
     "empty": "observations are empty: the observation space is a Box of shape (0,)",
     "huge discrete": "observations of type Discrete(300000) have too many states for one-hot vectors, more than 10,000",
-    "dict": "observations of type Dict are not supported, only Box and Discrete; wrap the env in "
-    "gymnasium.wrappers.FlattenObservation",
+    "dict": "observations of type Dict are not supported, only Box and Discrete; set "
+    "env.flatten_observations=true to see them as a vector",
     "tuple": "observations of type Tuple are not supported",
-    "multi-binary": "gymnasium.wrappers.FlattenObservation",
-    "multi-discrete": "gymnasium.wrappers.FlattenObservation",
+    "multi-binary": "env.flatten_observations=true",
+    "multi-discrete": "env.flatten_observations=true",
     "text": "observations of type Text are not supported",
     "shows NaN at once": "the observation is not finite: nan at [0] (env 0 of 1, step 0)",
     "shows None": "the observation is None (NoneType), but the observation space is Box(-1.0, 1.0, (3,), float32)",
