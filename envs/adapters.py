@@ -13,6 +13,7 @@ The height and width of an image are the largest pair of adjacent dimensions.
 | actions of the env   | actions from the agent                                 | actions passed to the env         |
 |----------------------|--------------------------------------------------------|-----------------------------------|
 | Discrete(n, start)   | int64 from 0                                           | int64 from `start`                |
+| MultiDiscrete(n, start) | int64 [slots] from 0                                | its own type and shape, from `start` |
 | Box, float [A]       | float32 [A] within the bounds, rounded to float32      | the Box's type, within its bounds |
 
 All other spaces are refused. wrapping.py turns Dict, Tuple and similar observations into vectors first, on request.
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from numpy.typing import NDArray
 
 from pbtrl.envs.errors import SubEnvError
@@ -81,14 +82,19 @@ def adapt_actions(space: Space[Any], where: str) -> Adapter:
     if isinstance(space, Discrete):
         start = int(space.start)
         return Adapter(Discrete(int(space.n)), (lambda actions: actions + start) if start else _same)
+    if isinstance(space, MultiDiscrete):
+        first, shape, kind = space.start, space.shape, space.dtype
+        return Adapter(
+            MultiDiscrete(space.nvec.ravel()), lambda actions: (actions.reshape(-1, *shape) + first).astype(kind)
+        )
     if isinstance(space, Box) and len(space.shape) == 1 and space.shape[0] and np.issubdtype(space.dtype, np.floating):
         low, high, dtype = space.low, space.high, space.dtype
         exact = dtype == np.float32
         return Adapter(_rounded(space), _same if exact else lambda a: np.clip(_cast(a, dtype), low, high))
-    kind = f"Box of shape {space.shape} and type {space.dtype}" if isinstance(space, Box) else type(space).__name__
+    name = f"Box of shape {space.shape} and type {space.dtype}" if isinstance(space, Box) else type(space).__name__
     raise EnvError(
         where,
-        f"actions of type {kind} are not supported, only Discrete and one-dimensional float Box; "
+        f"actions of type {name} are not supported, only Discrete, MultiDiscrete and one-dimensional float Box; "
         "wrap the env in gymnasium.wrappers.TransformAction and set env.id to a module:function that returns it",
     )
 

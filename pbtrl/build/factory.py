@@ -124,11 +124,8 @@ def make_header(config: Config, name: str) -> RunHeader:
 
 def _spaces(config: Config) -> dict[str, Any]:
     """Return `RunHeader.spaces`: the env's own spaces as JSON."""
-    spaces = env_spaces(config)
-    return {
-        "observation": space_to_json(spaces.own_observation_space or spaces.single_observation_space),
-        "action": space_to_json(spaces.own_action_space or spaces.single_action_space),
-    }
+    observation, action = env_spaces(config).own
+    return {"observation": space_to_json(observation), "action": space_to_json(action)}
 
 
 def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
