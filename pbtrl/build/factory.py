@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from pbtrl.core.naming import member_ids
 from pbtrl.core.population import FitnessRule
 from pbtrl.core.search_space import MixedSearchSpace
 from pbtrl.core.stopping import StopCriteria
+from pbtrl.core.tensors import Tensors
 from pbtrl.envs.space_json import space_to_json
 from pbtrl.errors import ConfigProblem
 from pbtrl.execution import Executor
@@ -101,8 +102,8 @@ def _agent_problem(config: Config, name: str | None) -> ConfigProblem | None:
     return None
 
 
-def make_header(config: Config, name: str) -> RunHeader:
-    """Make the first line of the journal."""
+def make_header(config: Config, name: str, initial: Mapping[str, Any] | None = None) -> RunHeader:
+    """Make the first line of the journal; `initial` is as in `RunHeader`."""
     return RunHeader(
         name=name,
         seed=config.seed,
@@ -115,14 +116,15 @@ def make_header(config: Config, name: str) -> RunHeader:
         hyperparameters=config.space.names,
         bounds=_bounds(config),
         deterministic=determinism(config),
-        spaces={} if config.env is None else _spaces(config),
+        spaces={} if config.env is None else space_descriptions(config),
+        initial=initial or {},
         roles=config.strategy.roles(config.population.size),
         candidate_roles=config.strategy.candidate_roles,
         total=config.strategy.total_steps(config),
     )
 
 
-def _spaces(config: Config) -> dict[str, Any]:
+def space_descriptions(config: Config) -> dict[str, Any]:
     """Return `RunHeader.spaces`: the env's own spaces as JSON."""
     observation, action = env_spaces(config).own
     return {"observation": space_to_json(observation), "action": space_to_json(action)}
@@ -167,14 +169,18 @@ def make_strategy(config: Config) -> Strategy:
 
 def snapshot_bytes(config: Config) -> int:
     """Estimate the bytes of one snapshot on disk; in a mix, of the largest agent."""
+    return max(sum(values.nbytes for values in row.values()) for row in initial_tensors(config))
+
+
+def initial_tensors(config: Config) -> list[Tensors]:
+    """Return the tensors of a fresh member's snapshot, for each agent of a mix."""
     if config.env is None:
-        rows = [trainable_builder(config).make(np.random.default_rng(0)).state_dict()]
-        return sum(values.nbytes for row in rows for values in row.values())
+        return [trainable_builder(config).make(np.random.default_rng(0)).state_dict()]
     import torch
 
     agents = [RLBuilder(c).agent for c in config.per_agent_configs.values()]
     states = [agent.init([torch.Generator().manual_seed(0)]) for agent in agents]
-    return max(sum(values.nbytes for values in state.tensors.values()) for state in states)
+    return [{name: values[0].numpy() for name, values in state.tensors.items()} for state in states]
 
 
 def make_executor(config: Config, run: Path) -> Executor:

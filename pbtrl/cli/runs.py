@@ -121,7 +121,10 @@ def run_lineage(a: argparse.Namespace) -> int:
     header, lines, _ = load_run(run)
     with corruption_as_error(run):
         copies = lineage.copies(lines)
-        tell(to_json({"copies": copies}) if a.json else tables.copies(copies, header))
+        if a.json:
+            tell(to_json({"initial": header.initial, "copies": copies}))
+        else:
+            tell("\n".join(filter(None, [header.origin, tables.copies(copies, header)])))
     return 0
 
 

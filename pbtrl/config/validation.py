@@ -88,6 +88,8 @@ def check_raw(raw: dict[str, Any]) -> Iterator[ConfigProblem]:
         yield ConfigProblem("missing; say which env, as in `env: {id: CartPole-v1}`", ("env",))
     shared: dict[str, Path] = {name: ("hparams", name) for name in _section(raw, "hparams")}
     if raw.get("agents") is not None:
+        if raw.get("init_from") is not None:
+            yield ConfigProblem("not used with `agents`: a snapshot is of one agent", ("init_from",), at_key=True)
         yield from _entries(raw, shared)
         return
     agent = {} if raw.get("agent") is None else raw["agent"]

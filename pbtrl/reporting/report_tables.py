@@ -93,6 +93,7 @@ def run_facts(run: Path, data: RunData) -> dict[str, str]:
     known = read_run_info(run)
     versions, command = known.get("versions"), known.get("command")
     return {
+        **({"start": data.header.origin} if data.header.origin else {}),
         "seed": f"{data.header.seed}; deterministic: {data.header.deterministic}",
         "sessions": str(known.get("sittings", "?")),
         "commit": str(known.get("git") or "none"),

@@ -48,7 +48,7 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     if state in ("running", "stale"):
         head += f", last activity {format_duration(result['heartbeat_age'])} ago"
     table = members(result)
-    lines = [head, aligned(table.titles, table.rows, table.left), *table.notes]
+    lines = [head, *filter(None, [result.get("origin")]), aligned(table.titles, table.rows, table.left), *table.notes]
     if state in ("crashed", "stopped"):
         lines.append(f"{reason + '; ' if reason else ''}continue with: pbtrl resume {reference}")
     return "\n".join(lines)

@@ -13,12 +13,15 @@ def assign(
     donor: str | None = None, note: str = "", hparams_donor: str | None = None, inherit: bool = False,
     scalars: Mapping[str, float] | None = None,
 ) -> Assignment:  # fmt: skip
-    """Make the next assignment of a member, from where its clock stands to `stop`; see `Assignment`."""
+    """Make the next assignment of a member, from where its clock stands to `stop`; see `Assignment`.
+
+    With `parent` None it begins anew: with fresh weights, or from the snapshot that the run began from.
+    """
     generation = member.generation + 1
     return Assignment(
         id=f"{member.id}/{generation:06d}",
         member=member.id,
-        parent=parent,
+        parent=population.initial if parent is None else parent,
         start=member.step,
         stop=stop,
         hyperparameters=dict(values),
