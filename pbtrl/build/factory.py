@@ -114,7 +114,7 @@ def make_header(config: Config, name: str, initial: Mapping[str, Any] | None = N
         unit="steps" if config.env is None else "env_steps",
         metric=fitness_name(config),
         hyperparameters=config.space.names,
-        bounds=_bounds(config),
+        bounds=exploration_bounds(config),
         deterministic=determinism(config),
         spaces={} if config.env is None else space_descriptions(config),
         initial=initial or {},
@@ -130,7 +130,7 @@ def space_descriptions(config: Config) -> dict[str, Any]:
     return {"observation": space_to_json(observation), "action": space_to_json(action)}
 
 
-def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
+def exploration_bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
     """Return `RunHeader.bounds`: the limits of each hyperparameter that the strategy may change."""
     if not config.strategy.explores:
         return {}

@@ -114,6 +114,7 @@ def _rederive(run: Path, a: argparse.Namespace) -> int:
 def run_lineage(a: argparse.Namespace) -> int:
     """Print all copies between members."""
     from pbtrl.reporting import lineage, tables
+    from pbtrl.storage.records import changes_made
     from pbtrl.storage.run_lookup import find
     from pbtrl.storage.run_status import corruption_as_error, load_run
 
@@ -122,9 +123,10 @@ def run_lineage(a: argparse.Namespace) -> int:
     with corruption_as_error(run):
         copies = lineage.copies(lines)
         if a.json:
-            tell(to_json({"initial": header.initial, "copies": copies}))
+            tell(to_json({"initial": header.initial, "changes": changes_made(lines), "copies": copies}))
         else:
-            tell("\n".join(filter(None, [header.origin, tables.copies(copies, header)])))
+            texts = [header.origin, tables.copies(copies, header), *tables.changes(changes_made(lines))]
+            tell("\n".join(filter(None, texts)))
     return 0
 
 

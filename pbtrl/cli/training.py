@@ -47,6 +47,15 @@ def run_resume(a: argparse.Namespace) -> int:
     return exit_code(resume(run, _hooks(a), command=sys.argv, overrides=a.overrides, trusted=a.trust_imports))
 
 
+def run_set(a: argparse.Namespace) -> int:
+    """Change what may change while a run lives."""
+    from pbtrl.storage.run_lookup import find
+    from pbtrl.training.adjusting import set_run
+
+    tell(set_run(find(a.run, a.runs), a.settings, trusted=a.trust_imports))
+    return 0
+
+
 def run_replay(a: argparse.Namespace) -> int:
     """Train the schedule of a run from scratch, and compare it with constants."""
     from pbtrl.reporting import tables

@@ -275,6 +275,9 @@ class Population:
                 self.lost_snapshots.add(line["snapshot"])
             case "remade":
                 self.lost_snapshots.discard(line["snapshot"])
+            case "set":
+                for name in line["retired"]:
+                    self.members[name].retired = True
             case "resume":
                 self._resumed()
 

@@ -5,7 +5,7 @@
      "hyperparameters": ["learning_rate", ...], "bounds": {"": {"learning_rate": [1e-5, 0.01]}},
      "deterministic": "yes, ..."}
 
-A `resume` line may contain a longer `horizon` and another `total`; the last ones count.
+A `resume` line may contain a longer `horizon` and another `total`, a `set` line other `bounds`; the last ones count.
 """
 
 from __future__ import annotations
@@ -176,5 +176,8 @@ def read_header(lines: Iterable[Line]) -> tuple[RunHeader, list[Line]]:
     for line in all_lines:
         if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
             parsed = replace(parsed, horizon=line["horizon"], total=line.get("total"))
+            parsed.check()
+        elif line["kind"] == "set" and isinstance(line.get("bounds"), dict):
+            parsed = replace(parsed, bounds=line["bounds"])
             parsed.check()
     return parsed, all_lines

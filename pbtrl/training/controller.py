@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -42,6 +42,8 @@ class Controller:
     Attributes:
         previous_seconds: duration of all previous sessions of the run.
         interrupted: called in every round; True stops the run so that it can be resumed.
+        requests: called in every round; yields the changes that users asked for, as bodies of `set` lines, and the
+            strategy from then on.
         lost: newest snapshots of members that are missing or damaged; they are made again first.
     """
 
@@ -54,6 +56,7 @@ class Controller:
     previous_seconds: float = 0.0
     interrupted: Callable[[], bool] = lambda: False
     lost: Sequence[str] = ()
+    requests: Callable[[], Iterable[tuple[Line, Strategy]]] = tuple
     _started: float = field(default_factory=time.monotonic)
     _attempts: Counter[str] = field(default_factory=Counter)
     _recovery: RecoveryQueue = field(default_factory=RecoveryQueue)
@@ -76,6 +79,9 @@ class Controller:
 
     def step(self) -> str:
         """Run one round of the loop. Returns the reason for the end of the run, empty while it continues."""
+        for body, strategy in self.requests():
+            self._write("set", **body)
+            self.strategy = strategy
         limit = self.limits.reached(self.population, self.seconds)
         if self._reason != "interrupted" and self.interrupted():
             self._reason = "interrupted"

@@ -47,6 +47,7 @@ from pbtrl.system import isolated_call
 from pbtrl.system.files import is_disk_error, reason
 from pbtrl.system.signals import Interrupted, Signals
 from pbtrl.training import final_choice, scoring
+from pbtrl.training.adjusting import Requests
 from pbtrl.training.controller import Controller, Listener
 
 CHOICE_SECONDS = 60.0  # by which the final choice may exceed the wall clock at least
@@ -90,6 +91,7 @@ class Session:
     """One session of a run.
 
     Attributes:
+        config: config of the run, with all changes by `pbtrl set`.
         lines: journal of previous sessions.
         previous_seconds: duration of previous sessions.
     """
@@ -182,6 +184,7 @@ class Session:
             limits=stop_criteria(self.config),
             listeners=[retention, board],
             lost=lost,
+            requests=Requests(self.run_directory, self.config, self.population, self.lines, self.hooks.presenter.warn),
             previous_seconds=self.previous_seconds,
         )
 

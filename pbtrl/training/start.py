@@ -14,6 +14,7 @@ from pbtrl.build.factory import (
 )
 from pbtrl.build.placement import torch_threads
 from pbtrl.build.warm_start import WarmStart, find_warm_start
+from pbtrl.config.adjust import adjusted
 from pbtrl.config.load import check, read, to_yaml, with_setting
 from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
@@ -135,7 +136,8 @@ def resume(
         _check_space(run, config, 1)
         for warning in record_start(run, command, torch_threads(config)):
             hooks.presenter.warn(warning)
-        header = make_header(config, stored_header.name, stored_header.initial)
+        changed = adjusted(config, lines)
+        header = make_header(changed, stored_header.name, stored_header.initial)
         journal = Journal(run / "journal.jsonl")
         changes = config_changes(stored, config)
         resumed = {
@@ -149,7 +151,7 @@ def resume(
         write_atomically(
             run / "config.resolved.yaml", to_yaml(config)
         )  # after the journal says that the run is no longer finished
-        return Session(config, run, header, population, journal, signals, hooks, lines, previous).run()
+        return Session(changed, run, header, population, journal, signals, hooks, lines, previous).run()
 
 
 def _refuse_while_importing_main() -> None:
