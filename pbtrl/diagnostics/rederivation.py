@@ -17,6 +17,7 @@ from pbtrl.config.schema import Config
 from pbtrl.storage.run_header import read_header
 from pbtrl.storage.run_status import corruption_as_error, load_run
 from pbtrl.strategies import Strategy
+from pbtrl.strategies.assigning import decide
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def rederive(run: Path, config: Config) -> dict[str, Any]:
                 strategy = _strategy(config, horizon)
             if line["kind"] == "decision":
                 population.free = line.get("free", population.size - len(population.pending))
-                derived = {a.member: a.to_json() for a in strategy.decide(population)}
+                derived = {a.member: a.to_json() for a in decide(strategy, population)}
                 recorded = {a["member"]: a for a in line["assignments"]}
                 for member in [*recorded, *derived]:
                     if recorded.get(member) != derived.get(member):

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Member, Population
+from pbtrl.strategies import Strategy
+
+
+def decide(strategy: Strategy, population: Population) -> list[Assignment]:
+    """Ask a strategy for its decision; members that begin anew load the run's initial snapshot, if it has one."""
+    decided = strategy.decide(population)
+    return [replace(a, parent=population.initial) if a.parent is None else a for a in decided]
 
 
 def assign(
@@ -13,15 +21,12 @@ def assign(
     donor: str | None = None, note: str = "", hparams_donor: str | None = None, inherit: bool = False,
     scalars: Mapping[str, float] | None = None,
 ) -> Assignment:  # fmt: skip
-    """Make the next assignment of a member, from where its clock stands to `stop`; see `Assignment`.
-
-    With `parent` None it begins anew: with fresh weights, or from the snapshot that the run began from.
-    """
+    """Make the next assignment of a member, from where its clock stands to `stop`; see `Assignment`."""
     generation = member.generation + 1
     return Assignment(
         id=f"{member.id}/{generation:06d}",
         member=member.id,
-        parent=population.initial if parent is None else parent,
+        parent=parent,
         start=member.step,
         stop=stop,
         hyperparameters=dict(values),

@@ -20,6 +20,7 @@ from pbtrl.core.stopping import StopCriteria
 from pbtrl.execution import Executor
 from pbtrl.storage.journal import Journal, Line
 from pbtrl.strategies import Strategy
+from pbtrl.strategies.assigning import decide
 from pbtrl.training.recovery import RecoveryQueue
 
 SAVING = 7.0  # seconds that members have to save after a signal; the whole run should end within ten
@@ -103,7 +104,7 @@ class Controller:
         """Write and submit the decision of the strategy, if it makes one."""
         population = self.population
         population.free = max(0, population.size - len(population.pending))
-        assignments = self.strategy.decide(population)
+        assignments = decide(self.strategy, population)
         retired = [m for m in self.strategy.retired(population) if not population.members[m].retired]
         if assignments or retired:
             bodies = [a.to_json() for a in assignments]
