@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,22 @@ def test_invalid_changes_are_one_line_and_change_nothing(
     assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
     assert said in refused.err
     assert (RUN / "journal.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("toy_halving", "'seed' cannot change while a run lives. Nothing can with the strategy successive_halving"),
+        ("toy_pb2", "'seed' cannot change while a run lives. What can: hparams."),
+    ],
+)
+def test_other_strategies(pbtrl: Command, name: str, said: str) -> None:
+    """They retire nobody on request."""
+    api.train(name, name="a", callbacks=[StopAt(2)], progress="none")
+    with pytest.raises(RunError, match=re.escape(said)):
+        set_run(RUN, ["seed=3"])
+    with pytest.raises(RunError, match="retires no members on request; pbt does"):
+        set_run(RUN, ["retire=m00"])
 
 
 def test_member_retires_once_and_finished_runs_do_not_change(pbtrl: Command, stopped: Path) -> None:

@@ -92,6 +92,14 @@ def test_the_other_run_may_go(pbtrl: Command, first: Path) -> None:
     )
 
 
+def test_trials_that_begin_later_begin_from_it_too(pbtrl: Command) -> None:
+    for name, more in (("first", []), ("second", ["init_from=first"])):
+        assert pbtrl("train", "toy_halving", *more, "--name", name, "--progress", "none").code == 0
+    begun = [a for a in assignments(Path("runs/second")) if a["start"] == 0]
+    assert len(begun) > load_run(Path("runs/second"))[0].size
+    assert {a["parent"] for a in begun} == {"initial/000000"}
+
+
 def test_same_run_on_processes(pbtrl: Command, first: Path) -> None:
     digests = []
     for backend in ("inline", "processes"):
