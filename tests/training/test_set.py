@@ -146,7 +146,7 @@ def test_invalid_changes_are_one_line_and_change_nothing(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("toy_halving", "'seed' cannot change while a run lives. Nothing can with the strategy successive_halving"),
+        ("toy_halving", "'seed' cannot change while a run lives. Nothing can with the strategy asha"),
         ("toy_pb2", "'seed' cannot change while a run lives. What can: hparams."),
     ],
 )
