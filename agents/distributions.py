@@ -1,6 +1,7 @@
 """Action distributions: frozen objects whose methods take parameter tensors `[..., K]`.
 
-The agent keeps the *stored action* (an index, or a Gaussian's raw sample) and passes `to_env(stored)` to the env.
+The agent keeps the *stored action* (an index, one per slot, or a Gaussian's raw sample) and passes `to_env(stored)` to
+the env.
 `log_prob` always takes the stored action, so acting and learning agree. Randomness is an argument: noise is drawn once
 per rollout, and `sample` takes two or three tensor operations.
 
@@ -8,7 +9,9 @@ Only functions whose vectorized and scalar kernels agree bit for bit are used (e
 softplus or sigmoid), so a member's results do not depend on its slot in the cohort.
 """
 
+import functools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -94,6 +97,102 @@ class Categorical:
         by_log_prob, by_entropy = by_log_prob[..., None], by_entropy[..., None]
         grad = probs * -(by_log_prob + by_entropy * (log_probs + entropy))
         return grad.scatter_add_(-1, action[..., None], by_log_prob)
+
+
+@dataclass(frozen=True)
+class MultiCategorical:
+    """One Categorical per slot, independent of each other: the product of their probabilities.
+
+    `params` are the logits of all slots, one slot after another. The stored action is the *position* among them of each
+    slot's choice (int64, `[..., n]`), so that its encoding as a network input is the sum of its one-hot vectors.
+
+    Attributes:
+        sizes: number of choices of each slot, n numbers.
+        free_size: state-independent parameters per member.
+    """
+
+    sizes: tuple[int, ...]
+    free_size: int = 0
+
+    @property
+    def size(self) -> int:
+        """Network outputs per state."""
+        return sum(self.sizes)
+
+    @property
+    def param_size(self) -> int:
+        """K, the last axis of `params`."""
+        return self.size + self.free_size
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Trailing axes of one action's noise."""
+        return (self.size,)
+
+    @property
+    def encoding_size(self) -> int:
+        """Size of an action's encoding as a network input, with a one for each slot."""
+        return self.size
+
+    @property
+    def offsets(self) -> Tensor:
+        """Positions `[n]` of the slots' first choices."""
+        return torch.tensor([sum(self.sizes[:i]) for i in range(len(self.sizes))])
+
+    @property
+    def slots(self) -> tuple[Categorical, ...]:
+        """Distribution of each slot."""
+        return tuple(map(Categorical, self.sizes))
+
+    def split(self, params: Tensor) -> tuple[Tensor, ...]:
+        """Split `params` into those of each slot."""
+        parts: tuple[Tensor, ...] = torch.split(params, list(self.sizes), -1)
+        return parts
+
+    def initial_action(self, *shape: int) -> Tensor:
+        """Placeholder for the last action before the first step, `[*shape, n]`."""
+        return self.offsets.expand(*shape, -1).clone()
+
+    def join(self, head: Tensor, free: Tensor | None = None) -> Tensor:
+        """Return `head`: `params` are the network's output."""
+        return head
+
+    def draw_noise(self, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Draw Gumbel noise of `shape`, which ends in `noise_shape`."""
+        return self.slots[0].draw_noise(generator, shape)
+
+    def sample(self, params: Tensor, noise: Tensor) -> Tensor:
+        """Sample every slot with the Gumbel-max trick."""
+        return self.mode(params + noise)
+
+    def mode(self, params: Tensor) -> Tensor:
+        """Most likely choice of every slot."""
+        return torch.stack([logits.argmax(-1) for logits in self.split(params)], -1) + self.offsets
+
+    def to_env(self, action: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+        """Convert positions to choices from 0, `[..., n]`; the bounds are ignored."""
+        return action - self.offsets
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """sum_i log p_i(a_i), `[...]`."""
+        return self._sum(slot.log_prob(p, a) for slot, p, a in self._each(params, action))
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """sum_i H(p_i) in nats, `[...]`."""
+        return self._sum(slot.entropy(p) for slot, p in zip(self.slots, self.split(params), strict=True))
+
+    def gradient(self, params: Tensor, action: Tensor, by_log_prob: Tensor, by_entropy: Tensor) -> Tensor:
+        """Gradient by `params` of the sum of by_log_prob x log_prob + by_entropy x entropy."""
+        each = self._each(params, action)
+        return torch.cat([slot.gradient(p, a, by_log_prob, by_entropy) for slot, p, a in each], -1)
+
+    def _each(self, params: Tensor, action: Tensor) -> Iterator[tuple[Categorical, Tensor, Tensor]]:
+        """Yield distribution, logits and choice of each slot."""
+        return zip(self.slots, self.split(params), self.to_env(action).unbind(-1), strict=True)
+
+    @staticmethod
+    def _sum(terms: Iterable[Tensor]) -> Tensor:
+        return functools.reduce(torch.add, terms)
 
 
 @dataclass(frozen=True)
@@ -217,7 +316,7 @@ class SquashedGaussian(Gaussian):
         return super().log_prob(params, action) - log_slope.sum(-1)
 
 
-Distribution = Categorical | Gaussian
+Distribution = Categorical | MultiCategorical | Gaussian
 
 
 def distribution(action_space: spaces.Space, settings: NetworkSettings) -> Distribution:  # type: ignore[type-arg]
@@ -228,6 +327,8 @@ def distribution(action_space: spaces.Space, settings: NetworkSettings) -> Distr
     """
     if isinstance(action_space, spaces.Discrete):
         return Categorical(int(action_space.n), int(action_space.start))
+    if isinstance(action_space, spaces.MultiDiscrete) and not action_space.start.any():
+        return MultiCategorical(tuple(int(n) for n in action_space.nvec.flat))
     if isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
         start = None if settings.std == "free" else math.exp(settings.log_std)
         power = 2 if settings.std == "softplus_variance" else 1
@@ -237,7 +338,7 @@ def distribution(action_space: spaces.Space, settings: NetworkSettings) -> Distr
             return SquashedGaussian(action_space.shape[0], start, power)
         text = f"squash needs finite bounds, but the action space is {action_space}; use clip"
         raise ConfigProblem(text, ("agent", "actions"))
-    text = f"cannot act in {action_space}: only Discrete and one-dimensional Box are supported"
+    text = f"cannot act in {action_space}: only Discrete, MultiDiscrete from 0 and one-dimensional Box are supported"
     raise ConfigProblem(text, ("env", "id"))
 
 

@@ -177,8 +177,8 @@ class SharedTorsoNet:
         torso: network from observations to features.
         outputs: network outputs for the policy.
         core: units of the LSTM (Hochreiter & Schmidhuber 1997, with a forget gate whose bias starts at 1); 0 for none.
-        action_reward_size: size of the last action (one-hot for an index), which is appended to the features together
-            with the last reward clipped to [-1, 1]; 0 to append neither.
+        action_reward_size: size of the last action (one-hot for an index, or for each of several), which is appended
+            to the features together with the last reward clipped to [-1, 1]; 0 to append neither.
     """
 
     torso: Torso
@@ -277,8 +277,10 @@ class SharedTorsoNet:
         x = self.torso.features(params, inputs.observations, learning=learning)
         if not self.action_reward_size:
             return x
-        indices = not inputs.actions.is_floating_point()
-        last = F.one_hot(inputs.actions, self.action_reward_size).to(x.dtype) if indices else inputs.actions
+        last = inputs.actions
+        if not last.is_floating_point():
+            last = F.one_hot(last, self.action_reward_size).to(x.dtype)
+            last = last if last.ndim == x.ndim else last.sum(-2)  # a one for each slot of several choices
         last = torch.cat([last, inputs.rewards.clamp(-1.0, 1.0)[..., None]], -1)
         return torch.cat([x, last.masked_fill(inputs.first[..., None], 0.0)], -1)
 

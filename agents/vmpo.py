@@ -10,6 +10,7 @@ not depend on the scale of returns. The defaults are in `settings.VMPOSettings`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ from typing_extensions import override
 
 from pbtrl.agents import losses, normalize
 from pbtrl.agents.actor_critic import ActorCritic
-from pbtrl.agents.distributions import Gaussian
+from pbtrl.agents.distributions import Gaussian, MultiCategorical
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
 from pbtrl.agents.settings import VMPOSettings
 from pbtrl.agents.types import Hyperparameters, State, Trajectory, UpdateResult
@@ -153,6 +154,9 @@ class VMPO(ActorCritic):
 
     def _divergences(self, batch: LossInputs) -> list[Tensor]:
         """KL(target || online) at every transition [p, T, B], one tensor per entry of `_constraints`."""
+        if isinstance(self.policy, MultiCategorical):  # independent slots: the sum of their divergences
+            slots = zip(self.policy.split(batch.policy), self.policy.split(batch.behavior), strict=True)
+            return [functools.reduce(torch.add, (losses.categorical_kl(*slot) for slot in slots))]
         if not isinstance(self.policy, Gaussian):
             return [losses.categorical_kl(batch.policy, batch.behavior)]
         (mean, log_std), (target_mean, target_log_std) = batch.policy.chunk(2, -1), batch.behavior.chunk(2, -1)

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from pbtrl.envs import gym, maze, probes
 from pbtrl.envs.errors import named
 from pbtrl.envs.vector import SEED_LIMIT, Spaces, Vector, impatient, present, within
+from pbtrl.envs.wrapping import Wrappers, Wrapping
 from pbtrl.errors import EnvError
 
 __all__ = [
@@ -44,6 +45,8 @@ def make(
     protocol: Protocol = "sticky",
     training: bool = True,
     kwargs: Mapping[str, Any] | None = None,
+    wrappers: Wrappers = (),
+    flatten_observations: bool = False,
     rendered: int = 0,
 ) -> Vector:
     """Create one env per seed.
@@ -56,6 +59,9 @@ def make(
         protocol: evaluation protocol of Atari games (see atari.py); ignored for other envs.
         training: False for evaluation; then a lost life does not terminate the episode in `classic` Atari.
         kwargs: passed to the env or to the user's function.
+        wrappers: `module:Wrapper` and keyword arguments of each wrapper around the env, the innermost first. With any,
+            gymnasium runs the env.
+        flatten_observations: whether observations, such as of type Dict, become vectors; also by a wrapper.
         rendered: number of envs, from the first on, that `Vector.render` can show. With any, `backend` is ignored and
             gymnasium runs the env, because envpool cannot render without a display.
 
@@ -63,16 +69,16 @@ def make(
         RenderError: the env cannot render.
         EnvError: the env cannot be created; the message is one line.
     """
-    kwargs = kwargs or {}
+    kwargs, wrapping = kwargs or {}, Wrapping(wrappers, flatten_observations)
     _check(protocol, threads, seeds)
-    chosen = resolve_backend(id, "gymnasium" if rendered else backend, kwargs)
-    where = f"env.id={id}"
+    chosen = resolve_backend(id, "gymnasium" if rendered else backend, kwargs, wrappers, flatten_observations)
+    where = f"env.id={id}{wrapping}"
     if _is_atari(id):
         vector: Vector = _atari(id).make(id, seeds, threads, protocol, training, kwargs, where, rendered)
     elif chosen == "envpool":
         vector = _envpool().make(id, seeds, threads, kwargs, where)
     else:
-        vector = gym.make(id, seeds, kwargs, where, rendered)
+        vector = gym.make(id, seeds, kwargs, wrapping, where, rendered)
     return vector
 
 
@@ -84,13 +90,17 @@ def bare(
     backend: Backend = "auto",
     protocol: Protocol = "sticky",
     kwargs: Mapping[str, Any] | None = None,
+    wrappers: Wrappers = (),
+    flatten_observations: bool = False,
 ) -> Any:
     """Create the underlying library's vector env without our wrapper, as a baseline for benchmarks."""
-    kwargs = kwargs or {}
-    chosen = resolve_backend(id, backend, kwargs)
+    kwargs, wrapping = kwargs or {}, Wrapping(wrappers, flatten_observations)
+    chosen = resolve_backend(id, backend, kwargs, wrappers, flatten_observations)
     if _is_atari(id):
         return _atari(id).bare(id, seeds, threads, protocol, kwargs)
-    return _envpool().bare(id, seeds, threads, kwargs) if chosen == "envpool" else gym.bare(id, seeds, kwargs)
+    if chosen == "envpool":
+        return _envpool().bare(id, seeds, threads, kwargs)
+    return gym.bare(id, seeds, kwargs, wrapping)
 
 
 def spaces(
@@ -99,6 +109,8 @@ def spaces(
     backend: Backend = "auto",
     protocol: Protocol = "sticky",
     kwargs: Mapping[str, Any] | None = None,
+    wrappers: Wrappers = (),
+    flatten_observations: bool = False,
 ) -> Spaces:
     """Return the spaces of one env of `make`, as cheaply as possible; the result is cached.
 
@@ -107,26 +119,40 @@ def spaces(
     Raises:
         EnvError: the env cannot be created; the message is one line.
     """
-    kwargs = kwargs or {}
+    kwargs, wrapping = kwargs or {}, Wrapping(wrappers, flatten_observations)
     _check(protocol)
-    chosen = resolve_backend(id, backend, kwargs)
-    key = (id, chosen, repr(sorted(kwargs.items())), gym.resolve(id) if ":" in id else None)
+    chosen = resolve_backend(id, backend, kwargs, wrappers, flatten_observations)
+    key = (id, chosen, repr(sorted(kwargs.items())), repr(wrapping), gym.resolve(id) if ":" in id else None)
     if key not in _known_spaces:
-        _known_spaces[key] = _look(id, chosen, kwargs, f"env.id={id}")
+        _known_spaces[key] = _look(id, chosen, kwargs, wrapping, f"env.id={id}{wrapping}")
     return _known_spaces[key]
 
 
 def resolve_backend(
-    id: str, backend: Backend = "auto", kwargs: Mapping[str, Any] | None = None
+    id: str,
+    backend: Backend = "auto",
+    kwargs: Mapping[str, Any] | None = None,
+    wrappers: Wrappers = (),
+    flatten_observations: bool = False,
+    protocol: Protocol = "sticky",
 ) -> Literal["gymnasium", "envpool"]:
     """Choose the library that runs `id`.
 
     `auto` uses envpool for Gymnasium's own envs if envpool is installed, has this exact id and gives all `kwargs` the
-    same meaning. Atari games always run in ale_py's own vector env, which counts as gymnasium.
+    same meaning. Atari games always run in ale_py's own vector env, which counts as gymnasium. Envs with
+    wrappers run in gymnasium. `protocol` does not matter.
     """
+    wrapping = Wrapping(wrappers, flatten_observations)
     if backend not in get_args(Backend):
         raise EnvError(f"env.backend={backend}", f"must be one of {', '.join(get_args(Backend))}")
-    if backend == "gymnasium":
+    if wrapping and _is_atari(id):
+        raise EnvError(
+            wrapping.setting, "Atari games run in ale_py's own vector env, where none can be wrapped; set env.id to a "
+            "module:function that returns a wrapped game",
+        )  # fmt: skip
+    if wrapping and backend == "envpool":
+        raise EnvError("env.backend", f"envpool cannot run what {wrapping.setting} wraps; set env.backend=auto")
+    if backend == "gymnasium" or wrapping:
         return "gymnasium"
     if _is_atari(id) or ":" in id:
         if backend == "auto":
@@ -149,12 +175,12 @@ def describe_backend(id: str, backend: str, kwargs: Mapping[str, Any]) -> str:
     return backend
 
 
-def _look(id: str, backend: str, kwargs: Mapping[str, Any], where: str) -> Spaces:
+def _look(id: str, backend: str, kwargs: Mapping[str, Any], wrapping: Wrapping, where: str) -> Spaces:
     if _is_atari(id):
         return present(_atari(id).spaces(id, kwargs), where)
     if backend == "envpool":
         return present(_envpool().spaces(id, kwargs), where)
-    return gym.spaces(id, kwargs, where)
+    return gym.spaces(id, kwargs, wrapping, where)
 
 
 def _is_atari(id: str) -> bool:

@@ -13,16 +13,17 @@ The height and width of an image are the largest pair of adjacent dimensions.
 | actions of the env   | actions from the agent                                 | actions passed to the env         |
 |----------------------|--------------------------------------------------------|-----------------------------------|
 | Discrete(n, start)   | int64 from 0                                           | int64 from `start`                |
+| MultiDiscrete(n, start) | int64 [slots] from 0                                | its own type and shape, from `start` |
 | Box, float [A]       | float32 [A] within the bounds, rounded to float32      | the Box's type, within its bounds |
 
-All other spaces are refused.
+All other spaces are refused. wrapping.py turns Dict, Tuple and similar observations into vectors first, on request.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from numpy.typing import NDArray
 
 from pbtrl.envs.errors import SubEnvError
@@ -60,15 +61,14 @@ def adapt_observations(space: Space[Any], where: str) -> Adapter:
     if isinstance(space, Discrete):
         return _one_hot(space, where)
     if not isinstance(space, Box):
-        wrapper = "FlattenObservation" if space.is_np_flattenable else "TransformObservation"
+        flat = "set env.flatten_observations=true to see them as a vector"
+        remedy = flat if space.is_np_flattenable else "wrap the env in a gymnasium.ObservationWrapper with env.wrappers"
         raise EnvError(
-            where,
-            f"observations of type {type(space).__name__} are not supported, only Box and Discrete; wrap the "
-            f"env in gymnasium.wrappers.{wrapper} and set env.id to a module:function that returns it",
+            where, f"observations of type {type(space).__name__} are not supported, only Box and Discrete; {remedy}"
         )
     if 0 in space.shape:
         raise EnvError(where, f"observations are empty: the observation space is a Box of shape {space.shape}")
-    if space.dtype == np.uint8 and (first := _height(space.shape)) is not None:
+    if space.dtype == np.uint8 and (first := image_height(space.shape)) is not None:
         return _picture(space, first)
     return _vector(space)
 
@@ -82,14 +82,19 @@ def adapt_actions(space: Space[Any], where: str) -> Adapter:
     if isinstance(space, Discrete):
         start = int(space.start)
         return Adapter(Discrete(int(space.n)), (lambda actions: actions + start) if start else _same)
+    if isinstance(space, MultiDiscrete):
+        first, shape, kind = space.start, space.shape, space.dtype
+        return Adapter(
+            MultiDiscrete(space.nvec.ravel()), lambda actions: (actions.reshape(-1, *shape) + first).astype(kind)
+        )
     if isinstance(space, Box) and len(space.shape) == 1 and space.shape[0] and np.issubdtype(space.dtype, np.floating):
         low, high, dtype = space.low, space.high, space.dtype
         exact = dtype == np.float32
         return Adapter(_rounded(space), _same if exact else lambda a: np.clip(_cast(a, dtype), low, high))
-    kind = f"Box of shape {space.shape} and type {space.dtype}" if isinstance(space, Box) else type(space).__name__
+    name = f"Box of shape {space.shape} and type {space.dtype}" if isinstance(space, Box) else type(space).__name__
     raise EnvError(
         where,
-        f"actions of type {kind} are not supported, only Discrete and one-dimensional float Box; "
+        f"actions of type {name} are not supported, only Discrete, MultiDiscrete and one-dimensional float Box; "
         "wrap the env in gymnasium.wrappers.TransformAction and set env.id to a module:function that returns it",
     )
 
@@ -151,8 +156,8 @@ def _vector(space: Box) -> Adapter:
     return Adapter(space if exact else _rounded(space, shape), convert)
 
 
-def _height(shape: tuple[int, ...]) -> int | None:
-    """Axis of an image's height, which the width follows; None if the shape is not that of an image."""
+def image_height(shape: tuple[int, ...]) -> int | None:
+    """Return the axis of an image's height, which the width follows; None if the shape is not that of an image."""
     if not 2 <= len(shape) <= 4:
         return None
     pairs = [(min(shape[i : i + 2]), sum(shape[i : i + 2]), i) for i in range(len(shape) - 1)]
@@ -162,7 +167,7 @@ def _height(shape: tuple[int, ...]) -> int | None:
 
 def image_axes(space: Box) -> list[int]:
     """Order of an image's axes for agents: all others, as channels, before height and width."""
-    first, axes = _height(space.shape), range(len(space.shape))
+    first, axes = image_height(space.shape), range(len(space.shape))
     assert first is not None
     return [*(i for i in axes if i not in (first, first + 1)), first, first + 1]
 

@@ -2,12 +2,11 @@
 
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, Literal, NoReturn, TypeAlias, cast
+from typing import Any, Literal, NoReturn, cast
 
 import gymnasium
 import numpy as np
@@ -18,20 +17,20 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from pbtrl.envs.errors import NOT_MADE, RAISED, SubEnvError, brief, described, named, of_the_machine
+from pbtrl.envs.importing import imported
 from pbtrl.envs.rendering import FPS, MODE, take_picture
 from pbtrl.envs.vector import Array, Floats, Spaces, Vector, closed, quiet_spaces
+from pbtrl.envs.wrapping import Env, Wrapping
 from pbtrl.errors import EnvError, RenderError
 
-Env: TypeAlias = gymnasium.Env[Any, Any]
 
-
-def spaces(id: str, kwargs: Mapping[str, Any], where: str) -> Spaces:
+def spaces(id: str, kwargs: Mapping[str, Any], wrapping: Wrapping, where: str) -> Spaces:
     """Return the spaces of one env as a `Vector`, after a reset and a step that reveal its most obvious bugs.
 
     Raises:
         EnvError: the env cannot be created, no agent supports it, or it violates the Gymnasium API right away.
     """
-    vector = make(id, [0], kwargs, where)
+    vector = make(id, [0], kwargs, wrapping, where)
     try:
         vector.reset()
         vector.single_action_space.seed(0)
@@ -41,13 +40,15 @@ def spaces(id: str, kwargs: Mapping[str, Any], where: str) -> Spaces:
     return vector.spaces
 
 
-def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str, rendered: int = 0) -> Vector:
+def make(
+    id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], wrapping: Wrapping, where: str, rendered: int = 0
+) -> Vector:
     """Create `len(seeds)` envs in this thread, of which the first `rendered` can render."""
     constructor = _constructor(id, kwargs)
     shown = _constructor(id, _with_rendering(id, kwargs, where)) if rendered else constructor
     envs: list[Env] = []
     try:
-        envs += (_make_one(id, shown if i < rendered else constructor) for i in range(len(seeds)))
+        envs += (_make_one(id, shown if i < rendered else constructor, wrapping) for i in range(len(seeds)))
         _check_rendering(envs[:rendered], where)
         pool = Pool(envs, where)
         own = Spaces(pool.single_observation_space, pool.single_action_space)
@@ -62,11 +63,11 @@ def make(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], where: str, r
     return vector
 
 
-def bare(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any]) -> Any:
+def bare(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], wrapping: Wrapping) -> Any:
     """Create gymnasium's own SyncVectorEnv."""
     constructor = _constructor(id, kwargs)
     with quiet_spaces():
-        return SyncVectorEnv([lambda: _make_one(id, constructor) for _ in seeds])
+        return SyncVectorEnv([lambda: _make_one(id, constructor, wrapping) for _ in seeds])
 
 
 class GymVector(Vector):
@@ -292,7 +293,7 @@ def resolve(id: str) -> Callable[..., Any] | None:
         if _is_ale(id):
             raise EnvError(f"env.id={id}", f"Atari games are available only by their v5 id{_nearest(id)}")
         return None
-    function = getattr(_imported(id, module), name, None)
+    function = getattr(imported(f"env.id={id}", module), name, None)
     if callable(function):
         return cast(Callable[..., Any], function)
     if name not in gymnasium.registry:
@@ -324,26 +325,13 @@ def with_integers(kwargs: Mapping[str, Any], integers: Mapping[str, bool]) -> di
     return {**kwargs, **{k: int(v) for k, v in whole.items()}}
 
 
-def _make_one(id: str, constructor: Callable[[], Env]) -> Env:
+def _make_one(id: str, constructor: Callable[[], Env], wrapping: Wrapping) -> Env:
     with named(id, NOT_MADE), quiet_spaces(), _quiet_mujoco(id):
         env = constructor()
     if not isinstance(env, gymnasium.Env):
         raise EnvError(f"env.id={id}", f"returned a {type(env).__name__}, not a gymnasium.Env")
-    return env
-
-
-def _imported(id: str, module: str) -> Any:
-    # For a console script, sys.path lacks the current directory, where a user's own env usually is.
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        return importlib.import_module(module)
-    except RAISED as error:
-        raise EnvError(
-            f"env.id={id}",
-            f"cannot import {module}: {brief(error)}; "
-            "modules are searched for in the current directory and the installed packages",
-        ) from error
+    with quiet_spaces():
+        return wrapping(env)
 
 
 def check_known(id: str) -> None:

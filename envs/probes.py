@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from numpy.typing import NDArray
 from typing_extensions import override
 
@@ -113,6 +113,19 @@ class Bandit(Probe):
     @override
     def outcome(self, action: Any) -> tuple[float, bool, bool]:
         return self._rewards[int(action)], True, False
+
+
+class Switches(Probe):
+    """One step with one choice for each of several switches: the reward is the share that is right, so V = 1."""
+
+    def __init__(self, sizes: Sequence[int] = (2, 3, 2), right: Sequence[int] = (1, 2, 0)) -> None:
+        self.observation_space = Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = MultiDiscrete(list(sizes))
+        self._right = np.array(right)
+
+    @override
+    def outcome(self, action: Any) -> tuple[float, bool, bool]:
+        return float((action == self._right).mean()), True, False
 
 
 class PreviousAction(Probe):
@@ -282,6 +295,7 @@ def _register() -> None:
         ObservedReward,
         TwoSteps,
         Bandit,
+        Switches,
         PreviousAction,
         Recall,
         Target,

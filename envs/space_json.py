@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from numpy.typing import NDArray
 
 
 def space_to_json(space: Space[Any]) -> dict[str, Any]:
-    """Convert a Box or Discrete space to a JSON object; bounds that are all equal become a single number.
+    """Convert a Box, Discrete or MultiDiscrete to a JSON object; bounds that are all equal become a single number.
 
     Raises:
         TypeError: the space is of another type, which no agent supports.
     """
     if isinstance(space, Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, MultiDiscrete):
+        return {
+            "type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist(),
+            "dtype": str(space.dtype),
+        }  # fmt: skip
     if isinstance(space, Box):
         bounds = {"low": _bound(space.low), "high": _bound(space.high)}
         return {"type": "Box", **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
@@ -32,6 +37,11 @@ def space_from_json(value: dict[str, Any]) -> Space[Any]:
     try:
         if value["type"] == "Discrete":
             return Discrete(int(value["n"]), start=int(value["start"]))
+        if value["type"] == "MultiDiscrete":
+            nvec, first = (np.asarray(value[name], np.int64) for name in ("nvec", "start"))
+            if nvec.size == 0 or nvec.min() < 1 or nvec.shape != first.shape or first.ndim == 0:
+                raise ValueError(f"not a space: {value!r}")
+            return MultiDiscrete(nvec, dtype=np.dtype(value["dtype"]).type, start=first)
         if value["type"] == "Box":
             shape, dtype = tuple(int(n) for n in value["shape"]), np.dtype(value["dtype"])
             low, high = (np.broadcast_to(np.asarray(_numbers(value[end])), shape) for end in ("low", "high"))

@@ -62,6 +62,15 @@ class Spaces(NamedTuple):
     own_observation_space: Space[Any] | None = None
     own_action_space: Space[Any] | None = None
 
+    @property
+    def own(self) -> tuple[Space[Any], Space[Any]]:
+        """The env's own observation and action space. (`or` would not do: some spaces have a length.)"""
+        observation, action = self.own_observation_space, self.own_action_space
+        return (
+            self.single_observation_space if observation is None else observation,
+            self.single_action_space if action is None else action,
+        )
+
 
 class Vector:
     """N envs of one kind, stepped together; see the module docstring for the meaning of a step.
@@ -71,7 +80,8 @@ class Vector:
 
     Attributes:
         single_observation_space: observation space of one env: a Box, uint8 for images and float32 otherwise.
-        single_action_space: action space of one env: a one-dimensional float32 Box, or a Discrete that starts at 0.
+        single_action_space: action space of one env: a one-dimensional float32 Box, or a Discrete or one-dimensional
+            MultiDiscrete that starts at 0.
         remark: as in `Spaces`.
         spaces: these spaces and the env's own.
         num_envs: N.
@@ -125,7 +135,7 @@ class Vector:
         """Take one action in every env.
 
         Args:
-            actions: int64 [N] for Discrete, float32 [N, A] within the bounds for Box.
+            actions: int64 [N] for Discrete, [N, slots] for MultiDiscrete, float32 [N, A] within the bounds for Box.
 
         Returns:
             Observations [N, *observation], in a buffer that the next step may overwrite; raw rewards [N], float32;

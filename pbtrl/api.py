@@ -300,6 +300,24 @@ class Run:
 
         return discover(self.path, member).setting()
 
+    def set(self, settings: Mapping[str, Any] | None = None, *, retire: Sequence[str] = ()) -> str:
+        """Change the run from its next decision on, also while another process trains it; see `pbtrl set`.
+
+        Args:
+            settings: values by dotted key, such as `{"strategy.explore.factors": [1.5, 0.7]}`.
+            retire: members that get no further assignment.
+
+        Returns:
+            What was done, in words.
+
+        Raises:
+            RunError: a key may not change, a value is invalid, or the run is finished; nothing was changed.
+        """
+        from pbtrl.training.adjusting import set_run
+
+        items = [f"{key}={to_json(value)}" for key, value in (settings or {}).items()]
+        return set_run(self.path, [*items, *(f"retire={member}" for member in retire)], trusted=self._trusted)
+
     def fitness(self) -> Any:
         """Return one row per report.
 

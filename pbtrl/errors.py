@@ -86,7 +86,9 @@ class EnvError(ConfigProblem):
 
     def __init__(self, setting: str, problem: str) -> None:
         key, _, value = setting.partition("=")
-        super().__init__(f"{value}: {problem}" if value else problem, tuple(key.split(".")))
+        super().__init__(
+            f"{value}: {problem}" if value else problem, tuple(int(k) if k.isdigit() else k for k in key.split("."))
+        )
         self.setting, self.problem = setting, problem
 
     def __str__(self) -> str:

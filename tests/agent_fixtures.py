@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 from pbtrl.agents import feudal, unreal
 from pbtrl.agents.actor_critic import ActorCritic
@@ -19,6 +19,7 @@ from pbtrl.agents.types import Inputs, State, Trajectory
 SHOWN = Box(-1.0, 1.0, (3,), np.float32)
 TAKEN = {
     "categorical": Discrete(3),
+    "several": MultiDiscrete([3, 2]),
     "clip": Box(-1.0, 1.0, (2,), np.float32),
     "squash": Box(-1.0, 1.0, (2,), np.float32),
 }
@@ -32,7 +33,7 @@ SMALL = {
 
 
 def agent(kind: str = "categorical", name: str = "impala", **settings: Any) -> ActorCritic:
-    """Small agent: an MLP with a `categorical`, `clip` or `squash` policy, or `image`: convolutions in chunks."""
+    """Small agent: an MLP with a policy of TAKEN, or `image`: convolutions in chunks."""
     make = importlib.import_module(f"pbtrl.agents.{name}").make.__self__
     known, settings = AGENTS[name], {**SMALL.get(name, {}), **settings}
     if kind == "image":

@@ -194,6 +194,7 @@ ENVS: dict[str, Callable[..., Any]] = {
     "act in integers": taken(Box(0, 5, (2,), np.int64)),
     "act in nothing": taken(box(0)),
     "act in a MultiDiscrete": taken(MultiDiscrete([2, 3])),
+    "act in a grid from 1": taken(MultiDiscrete([[2, 3]], start=[[1, 1]], dtype=np.int32)),
     "act in a Dict": taken(Dict(a=Discrete(2))),
     "act from 3": taken(Discrete(2, start=3)),
     "act without a choice": taken(Discrete(1)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gymnasium.spaces import MultiDiscrete
+
 from pbtrl import envs
 from pbtrl.build.rl import RLBuilder, env_spaces
 from pbtrl.config.schema import Config
@@ -13,9 +15,12 @@ def describe_env(config: Config) -> str:
     env, spaces = config.env, env_spaces(config)
     observation = "x".join(str(n) for n in spaces.single_observation_space.shape or ())
     action = spaces.single_action_space
-    actions = f"{action.n} actions" if hasattr(action, "n") else f"{(action.shape or (0,))[0]} continuous actions"
+    if isinstance(action, MultiDiscrete):
+        actions = f"{' x '.join(map(str, action.nvec))} actions"
+    else:
+        actions = f"{action.n} actions" if hasattr(action, "n") else f"{(action.shape or (0,))[0]} continuous actions"
     simulator = env.protocol if env.is_atari else envs.describe_backend(env.id, env.backend, env.kwargs)
-    return ", ".join([env.id, f"{observation} -> {actions}", *filter(None, [spaces.remark]), simulator])
+    return ", ".join([env.described, f"{observation} -> {actions}", *filter(None, [spaces.remark]), simulator])
 
 
 def describe_slices(config: Config) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from pbtrl.core.naming import member_ids
 from pbtrl.core.population import FitnessRule
 from pbtrl.core.search_space import MixedSearchSpace
 from pbtrl.core.stopping import StopCriteria
+from pbtrl.core.tensors import Tensors
 from pbtrl.envs.space_json import space_to_json
 from pbtrl.errors import ConfigProblem
 from pbtrl.execution import Executor
@@ -51,7 +52,7 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
         if config.env is None:
             trainable_builder(config)
             return config
-        backend = envs.resolve_backend(config.env.id, config.env.backend, config.env.kwargs)
+        backend = envs.resolve_backend(config.env.id, **config.env.options)
         config = with_setting(config, "env.backend", backend)
         _check_metric(config.fitness.metric)
         env_spaces(config)  # before any agent, which imports torch and takes a second
@@ -101,8 +102,8 @@ def _agent_problem(config: Config, name: str | None) -> ConfigProblem | None:
     return None
 
 
-def make_header(config: Config, name: str) -> RunHeader:
-    """Make the first line of the journal."""
+def make_header(config: Config, name: str, initial: Mapping[str, Any] | None = None) -> RunHeader:
+    """Make the first line of the journal; `initial` is as in `RunHeader`."""
     return RunHeader(
         name=name,
         seed=config.seed,
@@ -113,25 +114,23 @@ def make_header(config: Config, name: str) -> RunHeader:
         unit="steps" if config.env is None else "env_steps",
         metric=fitness_name(config),
         hyperparameters=config.space.names,
-        bounds=_bounds(config),
+        bounds=exploration_bounds(config),
         deterministic=determinism(config),
-        spaces={} if config.env is None else _spaces(config),
+        spaces={} if config.env is None else space_descriptions(config),
+        initial=initial or {},
         roles=config.strategy.roles(config.population.size),
         candidate_roles=config.strategy.candidate_roles,
         total=config.strategy.total_steps(config),
     )
 
 
-def _spaces(config: Config) -> dict[str, Any]:
+def space_descriptions(config: Config) -> dict[str, Any]:
     """Return `RunHeader.spaces`: the env's own spaces as JSON."""
-    spaces = env_spaces(config)
-    return {
-        "observation": space_to_json(spaces.own_observation_space or spaces.single_observation_space),
-        "action": space_to_json(spaces.own_action_space or spaces.single_action_space),
-    }
+    observation, action = env_spaces(config).own
+    return {"observation": space_to_json(observation), "action": space_to_json(action)}
 
 
-def _bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
+def exploration_bounds(config: Config) -> dict[str, dict[str, tuple[float, float]]]:
     """Return `RunHeader.bounds`: the limits of each hyperparameter that the strategy may change."""
     if not config.strategy.explores:
         return {}
@@ -170,14 +169,18 @@ def make_strategy(config: Config) -> Strategy:
 
 def snapshot_bytes(config: Config) -> int:
     """Estimate the bytes of one snapshot on disk; in a mix, of the largest agent."""
+    return max(sum(values.nbytes for values in row.values()) for row in initial_tensors(config))
+
+
+def initial_tensors(config: Config) -> list[Tensors]:
+    """Return the tensors of a fresh member's snapshot, for each agent of a mix."""
     if config.env is None:
-        rows = [trainable_builder(config).make(np.random.default_rng(0)).state_dict()]
-        return sum(values.nbytes for row in rows for values in row.values())
+        return [trainable_builder(config).make(np.random.default_rng(0)).state_dict()]
     import torch
 
     agents = [RLBuilder(c).agent for c in config.per_agent_configs.values()]
     states = [agent.init([torch.Generator().manual_seed(0)]) for agent in agents]
-    return max(sum(values.nbytes for values in state.tensors.values()) for state in states)
+    return [{name: values[0].numpy() for name, values in state.tensors.items()} for state in states]
 
 
 def make_executor(config: Config, run: Path) -> Executor:

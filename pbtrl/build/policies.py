@@ -94,6 +94,4 @@ def make_policy(
     else:
         presented = env_spaces(config)
     builder = RLBuilder(config, agent, presented)
-    observation = presented.own_observation_space or presented.single_observation_space
-    action = presented.own_action_space or presented.single_action_space
-    return Policy(builder.agent, builder.to_env, snapshot, observation, action, seed)
+    return Policy(builder.agent, builder.to_env, snapshot, *presented.own, seed)

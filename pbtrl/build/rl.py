@@ -174,9 +174,8 @@ class RLBuilder:
 
         def make(seeds: Sequence[int], threads: int) -> envs.Vector:
             make_envs = functools.partial(
-                envs.make, env.id, seeds, threads=threads, backend=env.backend, protocol=env.protocol,
-                training=training, kwargs=env.kwargs, rendered=rendered,
-            )  # fmt: skip
+                envs.make, env.id, seeds, threads=threads, training=training, rendered=rendered, **env.options
+            )
             if timeout is None:
                 return make_envs()
             vector: envs.Vector = envs.within(timeout + len(seeds), make_envs)()  # one more second for each env
@@ -202,7 +201,7 @@ def env_spaces(config: Config) -> envs.Spaces:
     """
     env, seconds = config.env, config.failure.env_step_timeout
     assert env is not None
-    look = functools.partial(envs.spaces, env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs)
+    look = functools.partial(envs.spaces, env.id, **env.options)
     late = f"a first look at one env took longer than failure.env_step_timeout ({seconds:g} s)"
     spaces: envs.Spaces = envs.within(
         seconds, look, None if _in_worker() else envs.EnvError(f"env.id={env.id}", late)

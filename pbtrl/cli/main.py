@@ -36,7 +36,7 @@ from pbtrl.cli.runs import (
 from pbtrl.cli.sweep import add_sweep
 from pbtrl.cli.tools import run_bench, run_config, run_doctor
 from pbtrl.cli.track import add_track
-from pbtrl.cli.training import run_replay, run_resume, run_train
+from pbtrl.cli.training import run_replay, run_resume, run_set, run_train
 from pbtrl.errors import (
     ConfigError,
     DamagedError,
@@ -153,6 +153,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_trust(resume)
     add_progress(resume)
+
+    change = add_command(commands, "set", run_set, "change bounds or explore factors of a run, or retire members")
+    add_run(change)
+    change.add_argument(
+        "settings", nargs="+", metavar="key=value",
+        help="such as strategy.explore.factors=[1.5,0.7], hparams.learning_rate.high=1e-2, or retire=m03,m04",
+    )  # fmt: skip
+    add_trust(change)
 
     evaluate = add_command(commands, "eval", run_eval, "evaluate members on fresh episodes, with raw returns")
     add_run(evaluate)

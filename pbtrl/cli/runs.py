@@ -114,6 +114,7 @@ def _rederive(run: Path, a: argparse.Namespace) -> int:
 def run_lineage(a: argparse.Namespace) -> int:
     """Print all copies between members."""
     from pbtrl.reporting import lineage, tables
+    from pbtrl.storage.records import changes_made
     from pbtrl.storage.run_lookup import find
     from pbtrl.storage.run_status import corruption_as_error, load_run
 
@@ -121,7 +122,11 @@ def run_lineage(a: argparse.Namespace) -> int:
     header, lines, _ = load_run(run)
     with corruption_as_error(run):
         copies = lineage.copies(lines)
-        tell(to_json({"copies": copies}) if a.json else tables.copies(copies, header))
+        if a.json:
+            tell(to_json({"initial": header.initial, "changes": changes_made(lines), "copies": copies}))
+        else:
+            texts = [header.origin, tables.copies(copies, header), *tables.changes(changes_made(lines))]
+            tell("\n".join(filter(None, texts)))
     return 0
 
 

@@ -26,10 +26,12 @@ def run_train(a: argparse.Namespace) -> int:
     if not a.dry_run and (name := config.name if a.name is None else a.name) is not None:
         check_free(a.runs, name, a.if_exists)
     from pbtrl.build.factory import prepare
-    from pbtrl.training.start import start
+    from pbtrl.training.start import check_warm_start, start
 
     if a.dry_run:
-        tell(to_yaml(prepare(config, source)).rstrip())
+        prepared = prepare(config, source)
+        check_warm_start(prepared, source, a.runs)
+        tell(to_yaml(prepared).rstrip())
         return 0
     options = {"root": a.runs, "name": a.name, "if_exists": a.if_exists, "command": sys.argv}
     return exit_code(start(config, source, _hooks(a), **options))
@@ -43,6 +45,15 @@ def run_resume(a: argparse.Namespace) -> int:
     from pbtrl.training.start import resume
 
     return exit_code(resume(run, _hooks(a), command=sys.argv, overrides=a.overrides, trusted=a.trust_imports))
+
+
+def run_set(a: argparse.Namespace) -> int:
+    """Change what may change while a run lives."""
+    from pbtrl.storage.run_lookup import find
+    from pbtrl.training.adjusting import set_run
+
+    tell(set_run(find(a.run, a.runs), a.settings, trusted=a.trust_imports))
+    return 0
 
 
 def run_replay(a: argparse.Namespace) -> int:

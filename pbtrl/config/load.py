@@ -69,8 +69,9 @@ def check(source: ConfigSource) -> Config:
         ConfigError: its text lists every mistake with its place.
     """
     env = source.data.get("env")
-    if isinstance(env, dict) and "kwargs" in env:
-        source.data["env"] = {**env, "kwargs": _with_absolute_paths(env["kwargs"], ("env", "kwargs"), source)}
+    if isinstance(env, dict):
+        located = {k: _with_absolute_paths(env[k], ("env", k), source) for k in ("kwargs", "wrappers") if k in env}
+        source.data["env"] = {**env, **located}
     return _validate(source)
 
 

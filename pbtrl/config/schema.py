@@ -65,6 +65,9 @@ class Config(Section):
     Attributes:
         name: name of the run directory; by default the env and the time.
         seed: root of all randomness.
+        init_from: run, or RUN/member, whose best (or named) member's newest snapshot all members begin from: weights,
+            normalizer statistics and, with the same optimizer, its moments. By default they begin with fresh weights.
+            The run keeps a copy of the snapshot.
         agents: agents of a mixed population, in place of `agent`; `population.mix` counts their members. The `name` of
             an entry is that of its agent, by default the entry's key.
         hparams: searched hyperparameters by name; all others are fixed in `agent`. In a mix they are searched for every
@@ -73,6 +76,7 @@ class Config(Section):
 
     name: Annotated[str, BeforeValidator(_run_name)] | None = None
     seed: Annotated[Whole, Field(ge=0)] = 0
+    init_from: str | None = None
     env: Env | None = None
     agent: Annotated[AgentSettings, TaggedUnion("name", AGENTS, default="impala", what="agent")] | None = None
     agents: dict[str, Annotated[AgentEntry, TaggedUnion("name", AGENT_ENTRIES, what="agent")]] | None = None
@@ -208,7 +212,8 @@ class Config(Section):
     @property
     def imports(self) -> tuple[str, ...]:
         """Modules named in the config, whose code the run executes; entry points of installed packages do not count."""
-        named = [None if self.env is None else self.env.id, self.strategy.name]
+        named: list[str | None] = [self.strategy.name]
+        named += [] if self.env is None else [self.env.id, *(wrapper.id for wrapper in self.env.wrappers)]
         named += [config.agent.name for config in self.per_agent_configs.values() if config.agent is not None]
         named += [None if self.trainable is None else self.trainable.name, self.fitness.metric]
         return registry.modules_of(name for name in named if name is not None)

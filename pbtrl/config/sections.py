@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from pbtrl.agents.settings import AGENTS, AgentSettings
@@ -87,6 +87,32 @@ AGENT_ENTRIES = {name: agent_entry(settings) for name, settings in AGENTS.items(
 """Classes of the entries of `agents`, by the agent's name."""
 
 
+_PATH = re.compile(r"[\w.]+:[\w.]+")
+
+
+def _wrapper(value: object) -> object:
+    given = {"id": value} if isinstance(value, str) else value
+    if isinstance(given, dict) and isinstance(name := given.get("id"), str) and not _PATH.fullmatch(name):
+        raise PydanticCustomError("wrapper", "must be module:Wrapper, or {id: module:Wrapper, kwargs: {...}}")
+    return given
+
+
+class EnvWrapper(Section):
+    """Wrapper of the user's own; written as `module:Wrapper` if it has no arguments.
+
+    Attributes:
+        id: `module:Wrapper`, a class or function that is called with the env and returns an env.
+        kwargs: keyword arguments of the wrapper.
+    """
+
+    id: str
+    kwargs: dict[str, JsonValue] = {}
+
+    @model_serializer
+    def _short(self) -> Any:
+        return {"id": self.id, "kwargs": self.kwargs} if self.kwargs else self.id
+
+
 class Env(Section):
     """Environment of every member.
 
@@ -100,7 +126,28 @@ class Env(Section):
             slice, which makes a slice a pure function of its assignment.
         kwargs: keyword arguments of the env. Text that begins with `./` or `../` is a path, relative to the folder of
             the config file, or in an override to the working directory. The run stores it as an absolute path.
+        wrappers: gymnasium wrappers of your own around every env, the innermost first: `module:Wrapper`, or
+            `{id: module:Wrapper, kwargs: {...}}`. They run with the gymnasium back end.
+        flatten_observations: whether observations of type Dict, Tuple, MultiDiscrete or MultiBinary become vectors, by
+            gymnasium's rules; after the wrappers.
     """
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of `envs.make`, `envs.spaces` and `envs.bare` beyond the id."""
+        return {
+            "backend": self.backend,
+            "protocol": self.protocol,
+            "kwargs": self.kwargs,
+            "wrappers": tuple((wrapper.id, wrapper.kwargs) for wrapper in self.wrappers),
+            "flatten_observations": self.flatten_observations,
+        }
+
+    @property
+    def described(self) -> str:
+        """The id, and what is around the env."""
+        around = [*(wrapper.id for wrapper in self.wrappers), *(["flatten_observations"] * self.flatten_observations)]
+        return f"{self.id} in {', '.join(around)}" if around else self.id
 
     @property
     def is_atari(self) -> bool:
@@ -119,6 +166,8 @@ class Env(Section):
     backend: Literal["auto", "gymnasium", "envpool"] = "auto"
     between_slices: Literal["continue", "reset"] = "continue"
     kwargs: dict[str, JsonValue] = {}
+    wrappers: list[Annotated[EnvWrapper, BeforeValidator(_wrapper, json_schema_input_type=str | EnvWrapper)]] = []
+    flatten_observations: bool = False
 
 
 class Trainable(BaseModel):

@@ -88,6 +88,8 @@ def check_raw(raw: dict[str, Any]) -> Iterator[ConfigProblem]:
         yield ConfigProblem("missing; say which env, as in `env: {id: CartPole-v1}`", ("env",))
     shared: dict[str, Path] = {name: ("hparams", name) for name in _section(raw, "hparams")}
     if raw.get("agents") is not None:
+        if raw.get("init_from") is not None:
+            yield ConfigProblem("not used with `agents`: a snapshot is of one agent", ("init_from",), at_key=True)
         yield from _entries(raw, shared)
         return
     agent = {} if raw.get("agent") is None else raw["agent"]
@@ -195,7 +197,8 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
         yield from _acting(config.acting)
     if "__main__" in config.imports:
         text = "worker processes do not import the main module: put the function into a module of its own"
-        yield ConfigProblem(text, ("env", "id"))
+        main: Path = ("env", "wrappers") if config.env and not config.env.id.startswith("__main__:") else ("env", "id")
+        yield ConfigProblem(text, main)
     for name, agent_config in config.per_agent_configs.items():
         at: Path = ("agent",) if name is None else ("agents", name)
         own = config.agents[name].hparams if config.agents is not None and name is not None else {}

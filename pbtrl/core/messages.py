@@ -31,7 +31,8 @@ class Assignment:
     Attributes:
         id: member and generation, `m03/000012`; also the name of the snapshot that the slice commits.
         member: id of the member.
-        parent: snapshot to load (weights and all other learned state), or None for fresh weights.
+        parent: snapshot to load (weights and all other learned state), or None for fresh weights. In a run with
+            `init_from`, fresh members load the snapshot that the run was given.
         start: the member's clock before the slice (env steps).
         stop: the member's clock after the slice. A worker trains exactly `stop - start` steps, whatever the parent's
             clock.

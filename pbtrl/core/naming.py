@@ -3,6 +3,9 @@
 EVALUATOR = "evaluator"
 """Role of members that evaluate others (FIRE PBT). With several kinds of evaluators their roles begin with it."""
 
+INITIAL = "initial/000000"
+"""Snapshot that all members of a run with `init_from` begin from. No member is called `initial`."""
+
 
 def member_id(place: int, size: int) -> str:
     """Id of the member at index `place`: `m07`, with as many digits as the last of the first `size` members needs."""

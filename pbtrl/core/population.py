@@ -152,8 +152,10 @@ class Population:
         rule: definition of the fitness.
         roles: role of each member that has one, by id.
         candidate_roles: roles whose members are candidates for the best; empty for all members.
+        initial: as below.
 
     Attributes:
+        initial: snapshot that fresh members load; None for fresh weights.
         free: number of members that may get an assignment in the next decision. It is written into the decision.
         decisions: number of decisions so far.
         copies: number of copies so far, without the starts of evaluations.
@@ -167,10 +169,11 @@ class Population:
 
     def __init__(
         self, size: int, seed: int, rule: FitnessRule | None = None, *, roles: Mapping[str, str] | None = None,
-        candidate_roles: Collection[str] = (),
+        candidate_roles: Collection[str] = (), initial: str | None = None,
     ) -> None:  # fmt: skip
         self.size, self.seed = size, seed
         self.rule = rule or FitnessRule()
+        self.initial = initial
         self._roles, self._candidate_roles = dict(roles or {}), frozenset(candidate_roles)
         self.members = {name: self._new(name) for name in member_ids(size)}
         self.free = size
@@ -272,6 +275,9 @@ class Population:
                 self.lost_snapshots.add(line["snapshot"])
             case "remade":
                 self.lost_snapshots.discard(line["snapshot"])
+            case "set":
+                for name in line["retired"]:
+                    self.members[name].retired = True
             case "resume":
                 self._resumed()
 
@@ -281,7 +287,8 @@ class Population:
         member = self.members[assignment.member]
         if assignment.id in self.snapshot_origin:
             raise ValueError(f"{assignment.id} was already made")
-        if assignment.parent is not None and assignment.parent not in self.snapshot_origin:
+        fresh = assignment.parent in (None, self.initial)
+        if not fresh and assignment.parent not in self.snapshot_origin:
             raise ValueError(f"{assignment.id} continues from {assignment.parent}, which was never made")
         member.pending, member.generation = assignment, assignment.generation
         member.hyperparameters = assignment.hyperparameters
@@ -289,7 +296,7 @@ class Population:
         if agent is not None and agent not in self._agents:
             self._agents.append(agent)
         copied = assignment.donor is not None or assignment.hparams_donor is not None
-        if copied or not assignment.parent:
+        if copied or fresh:
             self._restart(member, assignment)
             member.copied_at = self.decisions
         if self.rule.cut_episodes:

@@ -92,9 +92,7 @@ class BenchWorker:
             self._cohorts.append(cohort)
             self._learned(cohort)
         env = config.env
-        space = envs.spaces(
-            env.id, backend=env.backend, protocol=env.protocol, kwargs=env.kwargs
-        ).single_action_space  # fmt: skip
+        space = envs.spaces(env.id, **env.options).single_action_space
         self._random = [_random_actions(space, len(c.members) * env.num_envs) for c in self._cohorts]
         self._taken: list[deque[Any]] = [deque(maxlen=REMEMBERED) for _ in self._cohorts]
         self.epochs: list[list[Any]] = [[] for _ in self._cohorts]
@@ -153,10 +151,7 @@ class BenchWorker:
     def _bare(self, members: int) -> Any:
         env = self._config.env
         assert env is not None
-        pool = envs.bare(
-            env.id, range(members * env.num_envs), threads=self._threads, backend=env.backend, protocol=env.protocol,
-            kwargs=env.kwargs,
-        )  # fmt: skip
+        pool = envs.bare(env.id, range(members * env.num_envs), threads=self._threads, **env.options)
         with envs.named(env.id):
             pool.reset()
         return pool

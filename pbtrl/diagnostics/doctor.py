@@ -16,7 +16,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,7 +47,7 @@ def examine(runs: Path, config: Config | None = None) -> list[dict[str, Any]]:
         runs = runs.parent
     env = None if config is None else config.env
     on_ray = config is not None and config.execution.backend == "ray"
-    own = [] if env is None else [("env", partial(_steps, env.id, env.backend, env.protocol, env.kwargs))]
+    own = [] if env is None else [("env", partial(_steps, env.id, **env.options))]
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         ("packages", _packages),
@@ -191,15 +191,10 @@ def _kilobytes(path: Path, key: str) -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), None)
 
 
-def _steps(
-    env: str,
-    backend: envs.Backend = "auto",
-    protocol: envs.Protocol = "sticky",
-    kwargs: Mapping[str, Any] | None = None,
-) -> str:
+def _steps(env: str, **options: Any) -> str:
     import numpy as np
 
-    vector = envs.make(env, [0, 1], backend=backend, protocol=protocol, kwargs=kwargs)
+    vector = envs.make(env, [0, 1], **options)
     try:
         vector.reset()
         space = vector.single_action_space
@@ -210,7 +205,7 @@ def _steps(
         seconds = time.perf_counter() - begun
     finally:
         vector.close()
-    return f"{env} with {envs.resolve_backend(env, backend, kwargs)}: {STEPS} steps of 2 envs took {seconds:.2f} s"
+    return f"{env} with {envs.resolve_backend(env, **options)}: {STEPS} steps of 2 envs took {seconds:.2f} s"
 
 
 def _disk(runs: Path) -> str:

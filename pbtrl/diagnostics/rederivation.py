@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.build.factory import make_strategy
+from pbtrl.config.adjust import adjusted
 from pbtrl.config.load import with_setting
 from pbtrl.config.schema import Config
 from pbtrl.storage.run_header import read_header
 from pbtrl.storage.run_status import corruption_as_error, load_run
 from pbtrl.strategies import Strategy
+from pbtrl.strategies.assigning import decide
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,24 @@ def rederive(run: Path, config: Config) -> dict[str, Any]:
     """Ask the strategy of a run's config again at every decision; returns the result as JSON values.
 
     Keys: decisions (number of decisions that came out the same), and difference (see `Difference`; null if there is
-    none). A longer budget of a later session applies from its first line on.
+    none). A longer budget of a later session applies from its first line on,
+    and a change by `pbtrl set` from its line on.
     """
     _, lines, _ = load_run(run)
     header, _ = read_header(lines[:1])
-    population, strategy, decisions = header.population(), _strategy(config, header.horizon), 0
+    population, horizon, decisions = header.population(), header.horizon, 0
+    strategy = _strategy(config, horizon)
     with corruption_as_error(run):
         for number, line in enumerate(lines, 1):
             if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
-                strategy = _strategy(config, line["horizon"])
+                horizon = line["horizon"]
+                strategy = _strategy(config, horizon)
+            if line["kind"] == "set":
+                config = adjusted(config, [line])
+                strategy = _strategy(config, horizon)
             if line["kind"] == "decision":
                 population.free = line.get("free", population.size - len(population.pending))
-                derived = {a.member: a.to_json() for a in strategy.decide(population)}
+                derived = {a.member: a.to_json() for a in decide(strategy, population)}
                 recorded = {a["member"]: a for a in line["assignments"]}
                 for member in [*recorded, *derived]:
                     if recorded.get(member) != derived.get(member):

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pbtrl.core.naming import INITIAL
 from pbtrl.core.population import Population
-from pbtrl.errors import ConfigError, DamagedError, NewerError, RunError
+from pbtrl.errors import ConfigError, DamagedError, NewerError, RunError, SnapshotError
 from pbtrl.storage import journal, run_directory
-from pbtrl.storage.best_member import best_snapshot
+from pbtrl.storage.best_member import best_snapshot, snapshot_digest
 from pbtrl.storage.references import cli_reference
+from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_lock import RunLock, holder
 from pbtrl.storage.run_status import load_run
@@ -64,7 +66,8 @@ def _examined(run: Path) -> dict[str, Any]:
     lines: list[journal.Line] = []
     population: Population | None = None
     try:
-        _, lines, population = load_run(run)
+        header, lines, population = load_run(run)
+        findings += _initial(run, header)
     except DamagedError as error:
         findings.append(_unreadable("journal.jsonl", error))
     store = SnapshotStore(run / "members")
@@ -137,6 +140,8 @@ def _snapshot(
         return
     if population is None:
         return
+    if name == population.initial:
+        return  # what it should be is in the header: see `_initial`
     if name in reports:
         journaled = {k: v for k, v in reports[name].items() if k not in ("kind", "timing")}
         stored = state.get("report")
@@ -148,9 +153,22 @@ def _snapshot(
         yield Finding("orphan", where, "the journal has no report of it")
 
 
+def _initial(run: Path, header: RunHeader) -> Iterator[Finding]:
+    """Compare the snapshot that all members began from with the header."""
+    if not header.initial:
+        return
+    where = str(SnapshotStore(run / "members").path(INITIAL).relative_to(run))
+    try:
+        if snapshot_digest(run, INITIAL) != header.initial["sha256"]:
+            yield Finding("damaged", where, "it is not the one that the journal's first line names")
+    except SnapshotError:
+        yield Finding("missing", where, f"members that have not begun cannot begin; it was a copy: {header.origin}")
+
+
 def _missing(run: Path, store: SnapshotStore, population: Population) -> Iterator[Finding]:
     """Find missing snapshots among those that the run continues from: each member's newest, and open parents."""
     needed = {m.snapshot for m in population.members.values() if not m.retired} | {a.parent for a in population.pending}
+    needed.discard(population.initial)
     for name in sorted(n for n in needed if n):
         if not store.path(name).exists():
             where = str(store.path(name).relative_to(run))

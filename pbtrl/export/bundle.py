@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 
 from pbtrl.agents import distributions
-from pbtrl.agents.distributions import Categorical, SquashedGaussian
+from pbtrl.agents.distributions import Categorical, MultiCategorical, SquashedGaussian
 from pbtrl.agents.feudal import FeudalNet
 from pbtrl.agents.layers import COLUMNS, padded
 from pbtrl.agents.networks import MLP, SharedTorsoNet
@@ -149,6 +149,11 @@ class Description:
             assert isinstance(space, Discrete)
             self.config["start"] = int(space.start)
             return [standalone.categorical]
+        if isinstance(policy, MultiCategorical):
+            assert isinstance(space, MultiDiscrete)
+            self.config |= {"start": space.start.tolist(), "dtype": str(space.dtype)}
+            self.config["slots"] = policy.offsets[1:].tolist()
+            return [standalone.categoricals]
         assert isinstance(space, Box)
         self.config["squash"] = isinstance(policy, SquashedGaussian)
         self.weights |= {"low": space.low, "high": space.high}

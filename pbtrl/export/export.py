@@ -108,6 +108,8 @@ def _origin(run: Path, config: Config, loaded: LoadedPolicy, form: str) -> dict[
         "snapshot": loaded.snapshot,
         "member": loaded.snapshot.partition("/")[0],
         "env": config.env.id,
+        "wrappers": [wrapper.model_dump() for wrapper in config.env.wrappers],
+        "flatten_observations": config.env.flatten_observations,
         "agent": own.agent.name,
         "env_steps": loaded.report["step"],
         "hyperparameters": dict(loaded.report["hyperparameters"]),

@@ -35,6 +35,7 @@ observation, reward, terminated, truncated, _ = env.step(action)
 
 def card_files(run: Path, config: Config, loaded: LoadedPolicy, info: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files that the hub wants beside a bundle; `info` is the content of export.json."""
+    assert config.env
     header, lines, population = load_run(run)
     best = read_json_if_exists(run / "best.json")
     with corruption_as_error(run):
@@ -56,6 +57,7 @@ def card_files(run: Path, config: Config, loaded: LoadedPolicy, info: Mapping[st
         "distribution: logits, or means and logarithms of standard deviations before clipping or squashing. "
         f"The largest difference from pbtrl's own policy on 64 observations was {info['largest_difference']:.1e}.",
         "## Training",
+        f"- env {_text(config.env.described)}\n"
         f"- {format_count(loaded.report['step'])} {header.steps} of this member, {format_count(population.step)} of "
         f"the population; {copied} copies between members\n"
         f"- seed {header.seed}; deterministic: {_text(header.deterministic)}\n"

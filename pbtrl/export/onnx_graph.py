@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pbtrl.agents.distributions import Categorical
 from pbtrl.agents.types import Inputs, State
 from pbtrl.envs.adapters import image_axes
 from pbtrl.errors import MissingPackageError, RunError
@@ -75,14 +74,20 @@ class PolicyModule(torch.nn.Module):
         if isinstance(self._spaces[1], Box):
             low, high = self.get_buffer("action_low"), self.get_buffer("action_high")
             action = action.to(low.dtype).clamp(low, high)
+        elif isinstance(self._spaces[1], MultiDiscrete):
+            space = self._spaces[1]
+            action = (action.reshape(-1, *space.shape) + torch.as_tensor(space.start)).to(
+                torch.as_tensor(space.start.astype(space.dtype)).dtype
+            )
         else:
             action = action + int(self._spaces[1].start)  # type: ignore[attr-defined]
         if state is None:
             return action, acted.policy[0]
         if self.last:
             chosen = acted.actions[0]
-            if isinstance(agent.policy, Categorical):
+            if not chosen.is_floating_point():
                 chosen = torch.nn.functional.one_hot(chosen, self.last).to(memory.dtype)
+                chosen = chosen if chosen.ndim == 2 else chosen.sum(1)
             memory = torch.cat([memory, chosen], -1)
         return action, acted.policy[0], memory
 

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from pbtrl.agents.distributions import Categorical
+from pbtrl.agents.distributions import Gaussian, MultiCategorical
 from pbtrl.errors import RunError
 from pbtrl.rl.policy import Policy
 
@@ -86,9 +86,14 @@ def _difference(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def _action_difference(policy: Policy, parameters: NDArray[Any], one: NDArray[Any], other: NDArray[Any]) -> float:
-    if not isinstance(policy.agent.policy, Categorical):
+    kind = policy.agent.policy
+    if isinstance(kind, Gaussian):
         return _difference(one, other)
-    indices = other - getattr(policy.action_space, "start", 0)
-    if one.shape != other.shape or (indices < 0).any() or (indices >= parameters.shape[1]).any():
+    sizes = kind.sizes if isinstance(kind, MultiCategorical) else (kind.size,)
+    indices = (other - getattr(policy.action_space, "start", 0)).reshape(len(other), -1)
+    if one.shape != other.shape or (indices < 0).any() or (indices >= sizes).any():
         return np.inf
-    return _difference(parameters.max(-1), np.take_along_axis(parameters, indices[:, None], 1)[:, 0])
+    slots = np.split(parameters, np.cumsum(sizes)[:-1], -1)
+    likeliest = np.stack([slot.max(-1) for slot in slots], -1)
+    chosen = [np.take_along_axis(slot, indices[:, [i]], 1)[:, 0] for i, slot in enumerate(slots)]
+    return _difference(likeliest, np.stack(chosen, -1))

@@ -103,6 +103,14 @@ def categorical(config, w, logits, rng):
     return logits, index + config["start"], np.eye(config["outputs"], dtype=np.float32)[index]
 
 
+def categoricals(config, w, logits, rng):
+    slots = np.split(logits if rng is None else logits + rng.gumbel(size=logits.shape), config["slots"], -1)
+    index = np.stack([slot.argmax(-1) for slot in slots], -1)
+    last = np.eye(config["outputs"], dtype=np.float32)[index + np.array([0, *config["slots"]])].sum(1)
+    action = index.reshape(len(index), *np.shape(config["start"])) + config["start"]
+    return logits, action.astype(config["dtype"]), last
+
+
 def gaussian(config, w, mean, rng):
     log_std, low, high = np.broadcast_to(w["log_std"], mean.shape), w["low"], w["high"]
     raw = mean if rng is None else mean + np.exp(log_std) * rng.standard_normal(mean.shape, np.float32)

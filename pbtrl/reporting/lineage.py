@@ -119,7 +119,7 @@ def _copy(population: Population, a: dict[str, Any], elapsed: float) -> dict[str
         "member": receiver.id,
         "donor": donor.id,
         "hparams_donor": a.get("hparams_donor"),
-        "weights": a["parent"] is not None and a["parent"].rsplit("/", 1)[0] != receiver.id,
+        "weights": a["parent"] not in (None, population.initial) and a["parent"].rsplit("/", 1)[0] != receiver.id,
         "hyperparameters_before": receiver.hyperparameters,
         "hyperparameters_after": a["hyperparameters"],
         "fitness_before": receiver.fitness,

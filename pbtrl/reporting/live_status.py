@@ -14,6 +14,7 @@ from pbtrl.core.population import Member, Population
 from pbtrl.reporting.formatting import format_changes, format_count, format_duration, format_fitness
 from pbtrl.storage.journal import Line
 from pbtrl.storage.metrics_log import MetricsTail
+from pbtrl.storage.records import describe_change
 from pbtrl.storage.run_header import RunHeader
 
 ROUTINE = ("evaluation", "retired")  # kinds of events that only JSON output shows, because they occur all the time
@@ -110,6 +111,9 @@ class LiveStatus:
                 error = _first_line(line["error"])
                 text = f"{line['snapshot']} is lost and will be made again: {error}"
                 events = [self._event("lost", line, text, snapshot=line["snapshot"], error=error)]
+            case "set":
+                text = f"changed by pbtrl set: {describe_change(line)}"
+                events = [self._event("set", line, text, settings=line["settings"], retired=line["retired"])]
             case _:
                 events = []
         return events

@@ -11,9 +11,10 @@ from pbtrl.core.messages import skips
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.reporting.formatting import format_duration
 from pbtrl.reporting.plots.run_data import LATEST, RunData, checked
-from pbtrl.reporting.tables import MOST_MEMBERS, Table
+from pbtrl.reporting.tables import MOST_MEMBERS, Table, changes
 from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import read_plain_file
+from pbtrl.storage.records import changes_made
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.strict_json import to_json
@@ -93,6 +94,8 @@ def run_facts(run: Path, data: RunData) -> dict[str, str]:
     known = read_run_info(run)
     versions, command = known.get("versions"), known.get("command")
     return {
+        **({"start": data.header.origin} if data.header.origin else {}),
+        **({"changes": "\n".join(made)} if (made := changes(changes_made(data.lines))) else {}),
         "seed": f"{data.header.seed}; deterministic: {data.header.deterministic}",
         "sessions": str(known.get("sittings", "?")),
         "commit": str(known.get("git") or "none"),

@@ -62,6 +62,7 @@ def opening_text(
         "cluster": "\n".join(cluster),
         "budget": budget,
         "slices": slices,
+        "start": header.origin,
         "resumed": "\n".join([_left_off(resumed, header), *found]) if resumed else None,
         "seed": f"{header.seed}; deterministic: {header.deterministic}",
         "watch": f"pbtrl status {name} | pbtrl tb {name}; Ctrl-C saves and stops",

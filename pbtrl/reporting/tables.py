@@ -20,6 +20,7 @@ from pbtrl.reporting.formatting import (
     format_value,
 )
 from pbtrl.reporting.labels import labeled
+from pbtrl.storage.records import describe_change
 from pbtrl.storage.run_header import RunHeader
 
 Json = Mapping[str, Any]
@@ -48,10 +49,16 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     if state in ("running", "stale"):
         head += f", last activity {format_duration(result['heartbeat_age'])} ago"
     table = members(result)
-    lines = [head, aligned(table.titles, table.rows, table.left), *table.notes]
+    lines = [head, *filter(None, [result.get("origin")]), aligned(table.titles, table.rows, table.left), *table.notes]
+    lines += changes(result.get("changes", ()))
     if state in ("crashed", "stopped"):
         lines.append(f"{reason + '; ' if reason else ''}continue with: pbtrl resume {reference}")
     return "\n".join(lines)
+
+
+def changes(made: Sequence[Json]) -> list[str]:
+    """Format the changes by `pbtrl set`, one line each."""
+    return [f"after {format_duration(c['elapsed'])} changed by pbtrl set: {describe_change(c)}" for c in made]
 
 
 def progress(result: Json) -> str:

@@ -7,6 +7,7 @@
     {"kind": "failure", "assignment": ..., "error": ..., "given_up": false, "timing": {...}}
     {"kind": "void", "snapshot": "m03/000012", "error": ..., "timing": {...}}    the snapshot is lost
     {"kind": "remade", "snapshot": "m03/000012", "member": ..., ...}             the lost snapshot was made again
+    {"kind": "set", "settings": {...}, "retired": [...], ...}
     {"kind": "resume" | "stop" | "finish", ...}
 
 Values that depend on clocks are under `timing`. The canonical journal consists of the decisions and the successful

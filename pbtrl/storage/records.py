@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.errors import JournalError
+from pbtrl.system.strict_json import to_json
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,20 @@ class RunResumed:
 
 
 @dataclass(frozen=True)
+class RunChanged:
+    """Change by `pbtrl set`, which later decisions read.
+
+    Attributes:
+        settings: new values by dotted key.
+        retired: members that will not train again.
+    """
+
+    settings: Mapping[str, Any]
+    retired: tuple[str, ...]
+    elapsed: float
+
+
+@dataclass(frozen=True)
 class RunStopped:
     """End of a session that was stopped and can be resumed."""
 
@@ -90,7 +105,17 @@ class RunFinished:
     elapsed: float
 
 
-Record = Decision | ReportRecord | FailureRecord | SnapshotLost | SnapshotRemade | RunResumed | RunStopped | RunFinished
+Record = (
+    Decision
+    | ReportRecord
+    | FailureRecord
+    | SnapshotLost
+    | SnapshotRemade
+    | RunResumed
+    | RunChanged
+    | RunStopped
+    | RunFinished
+)
 
 
 def parse_record(line: Mapping[str, Any]) -> Record | None:
@@ -115,6 +140,8 @@ def parse_record(line: Mapping[str, Any]) -> Record | None:
                 return SnapshotRemade(line["snapshot"], line["member"], line["step"], elapsed)
             case "resume":
                 return RunResumed(line.get("horizon", 0), tuple(line.get("changes", ())))
+            case "set":
+                return RunChanged(dict(line["settings"]), tuple(line["retired"]), elapsed)
             case "stop":
                 return RunStopped(line["reason"], elapsed)
             case "finish":
@@ -122,6 +149,21 @@ def parse_record(line: Mapping[str, Any]) -> Record | None:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise JournalError(f"a journal line of kind {line.get('kind')!r} is damaged: {error}") from error
     return None
+
+
+def describe_change(line: Mapping[str, Any]) -> str:
+    """Format a `set` line: `strategy.explore.factors [1.5, 0.7], m03 retired`."""
+    parts = [f"{key} {value if isinstance(value, str) else to_json(value)}" for key, value in line["settings"].items()]
+    return ", ".join([*parts, *(f"{member} retired" for member in line["retired"])])
+
+
+def changes_made(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """List the changes of a journal as JSON: `elapsed` (seconds since the run's start), `settings` and `retired`."""
+    return [
+        {"elapsed": line["timing"]["elapsed"], "settings": line["settings"], "retired": line["retired"]}
+        for line in lines
+        if line["kind"] == "set"
+    ]
 
 
 def _message(kind: Any, line: Mapping[str, Any]) -> Any:

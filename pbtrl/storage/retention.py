@@ -44,7 +44,7 @@ class Retention:
         if line["kind"] == "report":
             self._pass_milestones(line)
             self._clean(line["member"])
-        elif line["kind"] == "decision" and line.get("retired"):
+        elif line["kind"] in ("decision", "set") and line.get("retired"):
             kept = self._fittest_retired()
             changed = {*line["retired"], *(self._retired_kept - kept)}
             self._retired_kept = kept

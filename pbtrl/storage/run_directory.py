@@ -163,7 +163,8 @@ def _is_blank(run: Path) -> bool:
     if not run.is_dir() or holder(run) is not None:
         return False
     names = {p.name.removeprefix(".tmp-") for p in run.iterdir()}
-    trained = any(run.glob("members/*/snapshots/*"))  # if so, the journal was lost
+    snapshots = run.glob("members/*/snapshots/*")
+    trained = any(path.parent.parent.name != "initial" for path in snapshots)  # if so, the journal was lost
     return not (has_begun(run) or trained) and names <= _FILES | {"journal.jsonl"}
 
 

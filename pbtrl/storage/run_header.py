@@ -5,7 +5,7 @@
      "hyperparameters": ["learning_rate", ...], "bounds": {"": {"learning_rate": [1e-5, 0.01]}},
      "deterministic": "yes, ..."}
 
-A `resume` line may contain a longer `horizon` and another `total`; the last ones count.
+A `resume` line may contain a longer `horizon` and another `total`, a `set` line other `bounds`; the last ones count.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pbtrl.core.dimensions import AGENT, MEMBERS
 from pbtrl.core.messages import Hyperparameters
+from pbtrl.core.naming import INITIAL
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.errors import JournalError
 from pbtrl.storage.journal import Line
@@ -47,6 +48,8 @@ class RunHeader:
         roles: role of each member that has one, by id: sub-populations and evaluators.
         candidate_roles: roles whose members are candidates for the best; empty for all members.
         total: budget of the whole population (in `unit`), if it is not `size` times `horizon`.
+        initial: where the snapshot is from that all members begin from (`init_from`): `run` (a path), `snapshot` and
+            `step` there, and `sha256` of the manifest of this run's copy. Empty if members begin with fresh weights.
     """
 
     name: str
@@ -64,6 +67,7 @@ class RunHeader:
     roles: Mapping[str, str] = field(default_factory=dict)
     candidate_roles: tuple[str, ...] = ()
     total: int | None = None
+    initial: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Validate all fields, so that readers need not.
@@ -82,6 +86,8 @@ class RunHeader:
         for text in (self.name, self.unit, self.metric, self.deterministic, *self.hyperparameters, *roles):
             if not isinstance(text, str):
                 raise ValueError(f"{text!r} must be text")
+        if self.initial and not all(isinstance(self.initial.get(key), str) for key in ("run", "snapshot", "sha256")):
+            raise ValueError(f"initial must name run, snapshot and sha256, not {self.initial!r}")
         if not 1 <= self.size <= MEMBERS:
             raise ValueError(f"size must be in [1, {MEMBERS:,}], not {self.size:,}")
         for pair in (pair for bounds in self.bounds.values() for pair in bounds.values()):
@@ -117,7 +123,17 @@ class RunHeader:
 
     def population(self) -> Population:
         """Create the population in its initial state."""
-        return Population(self.size, self.seed, self.rule, roles=self.roles, candidate_roles=self.candidate_roles)
+        return Population(
+            self.size, self.seed, self.rule, roles=self.roles, candidate_roles=self.candidate_roles,
+            initial=INITIAL if self.initial else None,
+        )  # fmt: skip
+
+    @property
+    def origin(self) -> str:
+        """Where all members began, in words; empty for fresh weights."""
+        if not self.initial:
+            return ""
+        return f"all members began from {self.initial['snapshot']} of {self.initial['run']}"
 
     def to_line(self) -> Line:
         """Convert to the first line of a journal."""
@@ -160,5 +176,8 @@ def read_header(lines: Iterable[Line]) -> tuple[RunHeader, list[Line]]:
     for line in all_lines:
         if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
             parsed = replace(parsed, horizon=line["horizon"], total=line.get("total"))
+            parsed.check()
+        elif line["kind"] == "set" and isinstance(line.get("bounds"), dict):
+            parsed = replace(parsed, bounds=line["bounds"])
             parsed.check()
     return parsed, all_lines

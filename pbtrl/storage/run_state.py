@@ -28,7 +28,7 @@ def state(run: Path) -> State:
     - `running`: the lock is held.
     - `stale`: the lock is held, but nothing was written for ten minutes.
     - `finished`, `stopped`: the lock is free and the journal ends with that line.
-    - `crashed`: the lock is free and the journal ends with any other line.
+    - `crashed`: the lock is free and the journal ends with any other line. Lines of `pbtrl set` do not count.
     """
     if holder(run) is not None:
         return "stale" if heartbeat(run) > STALE_AFTER else "running"
@@ -47,15 +47,15 @@ def is_training(state: str) -> bool:
 
 
 def _last_kind(journal: Path) -> str | None:
-    """Kind of the last complete line, read from the end of the file."""
+    """Kind of the last complete line other than `set`, read from the end of the file."""
     try:
         with open_plain_file(journal) as file:
             file.seek(max(0, journal.stat().st_size - 65536))
             lines = file.read().split(b"\n")[:-1]
-        kind = json.loads(lines[-1])["kind"]
+        kinds = (json.loads(line)["kind"] for line in reversed(lines))
+        return next((str(kind) for kind in kinds if kind != "set"), None)
     except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
         return None
-    return str(kind)
 
 
 def modified_at(path: Path) -> float:

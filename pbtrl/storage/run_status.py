@@ -12,6 +12,7 @@ from typing import Any
 from pbtrl.core.population import Member, Population
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.storage.journal import Line, read_journal
+from pbtrl.storage.records import changes_made
 from pbtrl.storage.run_header import RunHeader, read_header
 from pbtrl.storage.run_lookup import SWEEP_FILE, run_directories, started_at, sweep_directories
 from pbtrl.storage.run_state import heartbeat, modified_at, state
@@ -55,8 +56,8 @@ def status(run: Path) -> dict[str, Any]:
     Raises:
         DamagedError: the journal is missing or damaged.
     """
-    header, _, population = load_run(run)
-    return summarize(run, header, population)
+    header, lines, population = load_run(run)
+    return {**summarize(run, header, population), "changes": changes_made(lines)}
 
 
 def summarize(run: Path, header: RunHeader, population: Population) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def summarize(run: Path, header: RunHeader, population: Population) -> dict[str,
         "name": run.name,
         "path": str(run),
         "state": state(run),
+        "origin": header.origin,
         "unit": header.unit,
         "metric": header.metric,
         "env_steps": population.step,

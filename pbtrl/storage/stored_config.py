@@ -42,8 +42,9 @@ def names_modules(run: Path) -> bool:
         tree = read(path).data
     except ConfigError:
         return False
-    env = tree.get("env")
-    return bool(code_modules(tree)) or ":" in str(env.get("id") if isinstance(env, dict) else "")
+    env, fitness = (section if isinstance(section := tree.get(key), dict) else {} for key in ("env", "fitness"))
+    named = str(env.get("id")), str(fitness.get("metric"))
+    return bool(code_modules(tree) or env.get("wrappers")) or any(":" in name for name in named)
 
 
 def load_stored_config(

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Member, Population
+from pbtrl.strategies import Strategy
+
+
+def decide(strategy: Strategy, population: Population) -> list[Assignment]:
+    """Ask a strategy for its decision; members that begin anew load the run's initial snapshot, if it has one."""
+    decided = strategy.decide(population)
+    return [replace(a, parent=population.initial) if a.parent is None else a for a in decided]
 
 
 def assign(

@@ -204,7 +204,8 @@ class PB2(PBT):
         return Trial(self._time(population, parent), fitness, position)
 
     def _time(self, population: Population, snapshot: str | None) -> float:
-        return 0.0 if snapshot is None else population.snapshot_origin[snapshot].stop / self.slice_steps
+        origin = population.snapshot_origin.get(snapshot or "")
+        return 0.0 if origin is None else origin.stop / self.slice_steps
 
 
 def _agent(a: Assignment) -> object:

@@ -74,7 +74,8 @@ class PBT(Strategy):
 
     def waiting(self, population: Population) -> list[Member]:
         """Return the members that have no assignment and may get one."""
-        waiting = [m for m in population.members.values() if not m.pending and m.step < self.horizon]
+        idle = [m for m in population.members.values() if not m.pending and not m.retired]
+        waiting = [m for m in idle if m.step < self.horizon]
         return [m for m in waiting if m.healthy or self._rescues(population, m)]
 
     def furthest_behind(self, members: Sequence[Member]) -> list[Member]:
@@ -188,8 +189,8 @@ class PBT(Strategy):
         return donor, f"exploit {donor.id}, rank {rank} of {len(ranked)}"
 
     def _peers(self, population: Population, member: Member) -> list[Member]:
-        """Return the members that this one is compared with, including itself: those of its role and agent."""
-        members = [m for m in population.members.values() if m.role == member.role]
+        """Return the members that this one is compared with, including itself: not retired, of its role and agent."""
+        members = [m for m in population.members.values() if m.role == member.role and not m.retired]
         if self.exploit.across_agents:
             return members
         return [m for m in members if m.hyperparameters.get(AGENT) == member.hyperparameters.get(AGENT)]

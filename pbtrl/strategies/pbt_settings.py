@@ -58,6 +58,11 @@ class PBTSettings(StrategySettings):
         return self.explore.method != "none"
 
     @property
+    def retires_on_request(self) -> bool:
+        """True: members that are retired get no assignment, and are not compared with."""
+        return True
+
+    @property
     def copies(self) -> bool:
         """True unless the exploit method is `none`."""
         return self.exploit.method != "none"

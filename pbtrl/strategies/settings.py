@@ -69,6 +69,11 @@ class StrategySettings(SettingsSection):
         return True
 
     @property
+    def retires_on_request(self) -> bool:
+        """True if `pbtrl set RUN retire=MEMBER` may retire members: the strategy leaves out those that are retired."""
+        return False
+
+    @property
     def trials(self) -> int | None:
         """Number of trials, if members are trials that come and go; True if the budget determines it, else None.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from pbtrl.core.stopping import StopCriteria
 from pbtrl.execution import Executor
 from pbtrl.storage.journal import Journal, Line
 from pbtrl.strategies import Strategy
+from pbtrl.strategies.assigning import decide
 from pbtrl.training.recovery import RecoveryQueue
 
 SAVING = 7.0  # seconds that members have to save after a signal; the whole run should end within ten
@@ -42,6 +43,8 @@ class Controller:
     Attributes:
         previous_seconds: duration of all previous sessions of the run.
         interrupted: called in every round; True stops the run so that it can be resumed.
+        requests: called in every round; yields the changes that users asked for, as bodies of `set` lines, and the
+            strategy from then on.
         lost: newest snapshots of members that are missing or damaged; they are made again first.
     """
 
@@ -54,6 +57,7 @@ class Controller:
     previous_seconds: float = 0.0
     interrupted: Callable[[], bool] = lambda: False
     lost: Sequence[str] = ()
+    requests: Callable[[], Iterable[tuple[Line, Strategy]]] = tuple
     _started: float = field(default_factory=time.monotonic)
     _attempts: Counter[str] = field(default_factory=Counter)
     _recovery: RecoveryQueue = field(default_factory=RecoveryQueue)
@@ -76,6 +80,9 @@ class Controller:
 
     def step(self) -> str:
         """Run one round of the loop. Returns the reason for the end of the run, empty while it continues."""
+        for body, strategy in self.requests():
+            self._write("set", **body)
+            self.strategy = strategy
         limit = self.limits.reached(self.population, self.seconds)
         if self._reason != "interrupted" and self.interrupted():
             self._reason = "interrupted"
@@ -97,7 +104,7 @@ class Controller:
         """Write and submit the decision of the strategy, if it makes one."""
         population = self.population
         population.free = max(0, population.size - len(population.pending))
-        assignments = self.strategy.decide(population)
+        assignments = decide(self.strategy, population)
         retired = [m for m in self.strategy.retired(population) if not population.members[m].retired]
         if assignments or retired:
             bodies = [a.to_json() for a in assignments]

@@ -133,6 +133,8 @@ class Replay:
         }[arm]
         tree = self._single.to_dict()
         tree.pop("name", None)
+        if tree.get("init_from"):  # the other run may be gone
+            tree["init_from"] = f"{self.original.run.resolve()}/initial"
         return {
             **tree,
             "seed": evaluation_seed(self.config, "replay training"),

@@ -25,6 +25,7 @@ from pbtrl.build.factory import (
 )
 from pbtrl.build.placement import describe_placement
 from pbtrl.config.schema import Config
+from pbtrl.core.naming import INITIAL
 from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.execution import Executor
@@ -46,6 +47,7 @@ from pbtrl.system import isolated_call
 from pbtrl.system.files import is_disk_error, reason
 from pbtrl.system.signals import Interrupted, Signals
 from pbtrl.training import final_choice, scoring
+from pbtrl.training.adjusting import Requests
 from pbtrl.training.controller import Controller, Listener
 
 CHOICE_SECONDS = 60.0  # by which the final choice may exceed the wall clock at least
@@ -89,6 +91,7 @@ class Session:
     """One session of a run.
 
     Attributes:
+        config: config of the run, with all changes by `pbtrl set`.
         lines: journal of previous sessions.
         previous_seconds: duration of previous sessions.
     """
@@ -181,6 +184,7 @@ class Session:
             limits=stop_criteria(self.config),
             listeners=[retention, board],
             lost=lost,
+            requests=Requests(self.run_directory, self.config, self.population, self.lines, self.hooks.presenter.warn),
             previous_seconds=self.previous_seconds,
         )
 
@@ -193,11 +197,19 @@ class Session:
             One line of text per member that may train, and the names of the snapshots that must be made again.
         """
         store = SnapshotStore(self.run_directory / "members")
-        texts, lost = [], []
+        texts, lost, checked = [], [], set[str]()
         for m in (m for m in self.population.members.values() if not m.retired):
             parent = m.pending.parent if m.pending else m.snapshot
             unreported = m.pending.id if m.pending and store.state(m.pending.id) is not None else None
-            if parent and parent not in lost and not store.is_at(parent, self.population.snapshot_origin[parent].stop):
+            if parent == INITIAL and parent not in checked:
+                store.load(parent)  # it cannot be made again
+                checked.add(parent)
+            if (
+                parent
+                and parent not in lost
+                and parent != INITIAL
+                and not store.is_at(parent, self.population.snapshot_origin[parent].stop)
+            ):
                 store.quarantine(parent)
                 lost += [] if unreported else [parent]
             name = unreported or parent

@@ -13,12 +13,14 @@ from pbtrl.build.factory import (
     snapshot_bytes,
 )
 from pbtrl.build.placement import torch_threads
+from pbtrl.build.warm_start import WarmStart, find_warm_start
+from pbtrl.config.adjust import adjusted
 from pbtrl.config.load import check, read, to_yaml, with_setting
 from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
-from pbtrl.errors import RunError
+from pbtrl.errors import ConfigProblem, RunError
 from pbtrl.storage import run_directory
 from pbtrl.storage.journal import Journal, Line
 from pbtrl.storage.json_files import SCHEMA
@@ -50,12 +52,14 @@ def start(
         command: command line, which is stored.
 
     Raises:
-        ConfigError: the env cannot be made, or an agent cannot act in it.
+        ConfigError: the env cannot be made, an agent cannot act in it, or `init_from` does not fit.
         RunError: the run exists, is in use or cannot be written; or multiprocessing is importing the main module.
     """
     _refuse_while_importing_main()
     streams.reopen()
     prepared = prepare(config, source)
+    begun = name is not None and if_exists == "resume" and run_directory.has_begun(root / name)
+    warm = None if begun else check_warm_start(prepared, source, root)
     if name is None and (name := config.name) is None:
         name, if_exists = run_directory.default_name(config.label), "suffix"
     if if_exists != "resume" or not run_directory.has_begun(root / name):
@@ -71,10 +75,18 @@ def start(
         record_start(run, command, torch_threads(prepared))
         write_atomically(run / "config.yaml", source.text)
         write_atomically(run / "config.resolved.yaml", to_yaml(prepared))
-        header = make_header(prepared, run.name)
+        header = make_header(prepared, run.name, warm.copy_to(run) if warm else None)
         journal = Journal(run / "journal.jsonl")
         journal.append(header.to_line())
         return Session(prepared, run, header, header.population(), journal, signals, hooks).run()
+
+
+def check_warm_start(config: Config, source: ConfigSource, root: Path) -> WarmStart | None:
+    """Load what `init_from` names, if a prepared config has it; ConfigError if there is none, or if it does not fit."""
+    try:
+        return find_warm_start(config, root)
+    except ConfigProblem as problem:
+        raise source.error([problem]) from problem
 
 
 def start_part(
@@ -124,7 +136,8 @@ def resume(
         _check_space(run, config, 1)
         for warning in record_start(run, command, torch_threads(config)):
             hooks.presenter.warn(warning)
-        header = make_header(config, stored_header.name)
+        changed = adjusted(config, lines)
+        header = make_header(changed, stored_header.name, stored_header.initial)
         journal = Journal(run / "journal.jsonl")
         changes = config_changes(stored, config)
         resumed = {
@@ -138,7 +151,7 @@ def resume(
         write_atomically(
             run / "config.resolved.yaml", to_yaml(config)
         )  # after the journal says that the run is no longer finished
-        return Session(config, run, header, population, journal, signals, hooks, lines, previous).run()
+        return Session(changed, run, header, population, journal, signals, hooks, lines, previous).run()
 
 
 def _refuse_while_importing_main() -> None:

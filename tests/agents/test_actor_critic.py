@@ -621,6 +621,8 @@ MIXED = {
         ("clip", 3, {"name": "a3c"}),
         ("squash", 5, {"name": "a3c"}),
         ("categorical", 5, {"name": "vmpo"}),
+        ("several", 5, {"name": "vmpo", "core": "lstm", "core_units": 8, "use_last_action_reward": True}),
+        ("several", 5, {"reduction": "mean"}),
         ("clip", 3, {"name": "vmpo"}),
         ("image", 4, {"name": "vmpo", "minibatches": 3}),
         ("categorical", 5, {"name": "ppo"}),

@@ -8,10 +8,19 @@ import torch
 from gymnasium import spaces
 from torch import distributions as td
 
-from pbtrl.agents.distributions import Categorical, Gaussian, SquashedGaussian, distribution
+from pbtrl.agents.distributions import Categorical, Gaussian, MultiCategorical, SquashedGaussian, distribution
 from pbtrl.agents.settings import NetworkSettings
 
-ALL = [Categorical(5), Categorical(2), Gaussian(1), Gaussian(3), SquashedGaussian(3), Gaussian(2, start=0.5)]
+ALL = [
+    Categorical(5),
+    Categorical(2),
+    MultiCategorical((3, 1, 4)),
+    MultiCategorical((5,)),
+    Gaussian(1),
+    Gaussian(3),
+    SquashedGaussian(3),
+    Gaussian(2, start=0.5),
+]
 
 
 def draw(dist, *shape, seed=0):
@@ -21,9 +30,25 @@ def draw(dist, *shape, seed=0):
     return params, dist.sample(params, dist.draw_noise(g, (*shape, *dist.noise_shape)))
 
 
+class Slots:
+    """Independent torch distributions, of positions among the logits of all."""
+
+    def __init__(self, slots):
+        self.slots = slots
+
+    def log_prob(self, positions):
+        starts = np.cumsum([0, *(slot.logits.shape[-1] for slot in self.slots)])
+        return sum(slot.log_prob(positions[..., i] - int(starts[i])) for i, slot in enumerate(self.slots))
+
+    def entropy(self):
+        return sum(slot.entropy() for slot in self.slots)
+
+
 def reference(dist, params):
     if isinstance(dist, Categorical):
         return td.Categorical(logits=params)
+    if isinstance(dist, MultiCategorical):
+        return Slots([td.Categorical(logits=slot) for slot in params.split(dist.sizes, -1)])
     mean, log_std = params.chunk(2, -1)
     return td.Independent(td.Normal(mean, log_std.exp()), 1)
 
@@ -48,6 +73,51 @@ def test_gradients_agree(dist):
     expected = reference(dist, theirs)
     (expected.log_prob(actions) + 0.3 * expected.entropy()).sum().backward()
     torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dist", ALL, ids=str)
+def test_gradient_equals_autograds(dist):
+    params, actions = draw(dist, 6)
+    by_log_prob, by_entropy = torch.randn(6), torch.randn(6)
+    leaf = params.clone().requires_grad_()
+    (by_log_prob * dist.log_prob(leaf, actions) + by_entropy * dist.entropy(leaf)).sum().backward()
+    torch.testing.assert_close(dist.gradient(params, actions, by_log_prob, by_entropy), leaf.grad)
+
+
+def test_multi_categorical_is_a_product_over_all_joint_actions():
+    """Literally: a joint action's probability is the product of its choices'; the entropy sums over all of them."""
+    dist, logits = MultiCategorical((2, 3)), torch.tensor([0.3, -1.0, 2.0, 0.1, -0.7], dtype=torch.float64)
+    one = [math.exp(x) for x in logits[:2].tolist()]
+    two = [math.exp(x) for x in logits[2:].tolist()]
+    joint = {(i, j): one[i] / sum(one) * two[j] / sum(two) for i in range(2) for j in range(3)}
+    for (i, j), p in joint.items():
+        assert dist.log_prob(logits, torch.tensor([i, 2 + j])).item() == pytest.approx(math.log(p))
+    assert dist.entropy(logits).item() == pytest.approx(-sum(p * math.log(p) for p in joint.values()))
+    assert dist.mode(logits).tolist() == [0, 2]
+    assert dist.to_env(dist.mode(logits)).tolist() == [0, 0]
+
+
+def test_slots_are_independent():
+    """A slot's logits change neither what another slot samples nor its gradient."""
+    dist, g = MultiCategorical((3, 4)), torch.Generator().manual_seed(0)
+    params, noise = torch.randn(50, 7, generator=g), dist.draw_noise(g, (50, 7))
+    other = torch.cat([params[:, :3], torch.randn(50, 4, generator=g)], -1)
+    actions = dist.sample(params, noise)
+    assert torch.equal(actions[:, 0], dist.sample(other, noise)[:, 0])
+    assert torch.equal(actions[:, 0], Categorical(3).sample(params[:, :3], noise[:, :3]))
+    weights = torch.randn(2, 50, generator=g)
+    mine, theirs = (dist.gradient(x, actions, *weights)[:, :3] for x in (params, other))
+    assert torch.equal(mine, theirs)
+
+
+def test_multi_categorical_frequencies():
+    """100,000 draws of two slots, four standard errors; also of joint choices."""
+    dist, n = MultiCategorical((2, 3)), 100_000
+    logits = torch.tensor([0.4, -0.4, 1.0, 0.0, -1.0])
+    choices = dist.to_env(dist.sample(logits, dist.draw_noise(torch.Generator().manual_seed(0), (n, 5))))
+    p = (logits[:2].softmax(-1)[:, None] * logits[2:].softmax(-1)).flatten()
+    observed = (3 * choices[:, 0] + choices[:, 1]).bincount(minlength=6) / n
+    assert ((observed - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all()
 
 
 def test_closed_forms():
@@ -118,7 +188,13 @@ def test_to_env():
 @pytest.mark.parametrize("actions", ["clip", "squash"])
 @pytest.mark.parametrize(
     "space",
-    [spaces.Discrete(3), spaces.Discrete(4, start=7), spaces.Box(-1, 2, (3,)), spaces.Box(-0.4, 0.4, (1,))],
+    [
+        spaces.MultiDiscrete([3, 1, 4]),
+        spaces.Discrete(3),
+        spaces.Discrete(4, start=7),
+        spaces.Box(-1, 2, (3,)),
+        spaces.Box(-0.4, 0.4, (1,)),
+    ],
     ids=str,
 )
 def test_every_action_is_in_the_space(space, actions):
@@ -143,7 +219,8 @@ def test_settings_choose_the_distribution():
     [
         (spaces.Box(-np.inf, np.inf, (2,)), "squash"),
         (spaces.Box(-1, 1, (2, 2)), "clip"),
-        (spaces.MultiDiscrete([2, 3]), "clip"),
+        (spaces.MultiDiscrete([2, 3], start=[0, 1]), "clip"),
+        (spaces.MultiBinary(3), "clip"),
     ],
     ids=str,
 )

@@ -29,7 +29,13 @@ def gradients(learner, data, h):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize(
     ("kind", "std"),
-    [("categorical", "free"), ("clip", "free"), ("clip", "softplus"), ("squash", "softplus_variance")],
+    [
+        ("categorical", "free"),
+        ("several", "free"),
+        ("clip", "free"),
+        ("clip", "softplus"),
+        ("squash", "softplus_variance"),
+    ],
 )
 def test_closed_form_equals_autograd(kind, std, reduction, masked, monkeypatch):
     """Within 1e-6 of the norm, also if all steps of a member are dead."""

@@ -50,17 +50,35 @@ def test_multipliers_have_a_learning_rate_of_their_own():
     assert learner.layout.views(state.tensors["params"])["alpha_mean"].item() == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("kind", ["categorical", "clip"])
+@pytest.mark.parametrize("kind", ["categorical", "several", "clip"])
 def test_divergence_is_between_target_and_online(kind):
     """With the online policy on both sides it would be zero for ever, and there would be no constraint."""
     learner = agent(kind, "vmpo", observations="raw")
     state, h = fresh(learner, [0]), live(learner, 1, learning_rate=0.01, target_period=100)
     data = acted(learner, state, block(learner, [0]))
-    names = ["loss/kl"] if kind == "categorical" else ["loss/kl_mean", "loss/kl_covariance"]
+    names = ["loss/kl"] if kind != "clip" else ["loss/kl_mean", "loss/kl_covariance"]
     before, after = (learner.learn(state, data, h).metrics for _ in range(2))
     for name in names:
         assert before[name].item() == pytest.approx(0, abs=1e-6)
         assert after[name].item() > 1e-6
+
+
+def test_divergence_of_slots_is_the_sum_of_theirs():
+    """Literally, as torch.distributions has it; that of all logits at once would be another number."""
+    from torch.distributions import Categorical, kl_divergence
+
+    learner = agent("several", "vmpo", observations="raw")
+    state, h = fresh(learner, [0]), live(learner, 1, learning_rate=0.03, target_period=100)
+    data = acted(learner, state, block(learner, [0]))
+    learner.learn(state, data, h)
+    with torch.no_grad():
+        inputs = data.inputs(slice(None), slice(None))
+        online = learner.net.unroll(state.params[0], inputs, data.rnn_state)[0][:, :-1]
+    slots = zip(data.policy.split((3, 2), -1), online.split((3, 2), -1), strict=True)
+    kl = sum(kl_divergence(Categorical(logits=old), Categorical(logits=new)) for old, new in slots)
+    live_steps = ~data.is_reset_step
+    expected = (kl * live_steps).sum() / live_steps.sum()
+    assert learner.learn(state, data, h).metrics["loss/kl"].item() == pytest.approx(expected.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize(("bound", "rises"), [(1e-7, True), (10.0, False)])

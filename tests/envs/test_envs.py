@@ -6,7 +6,7 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
 from pbtrl import envs
 from pbtrl.envs import maze
@@ -390,9 +390,9 @@ class TestErrors:
             (f"{__name__}:no_such", {}, "has no function no_such"),
             ("os:getcwd", {}, "returned a str, not a gymnasium.Env"),
             (f"{__name__}:walk", {"kwargs": {"legs": 2}}, "could not be made: TypeError"),
-            (f"{__name__}:odd", {"kwargs": {"actions": MultiDiscrete([2, 3])}}, "type MultiDiscrete"),
+            (f"{__name__}:odd", {"kwargs": {"actions": MultiBinary(3)}}, "type MultiBinary"),
             (f"{__name__}:odd", {"kwargs": {"actions": Box(-1, 1, (2, 2))}}, "one-dimensional float Box"),
-            (f"{__name__}:odd", {"kwargs": {"observations": Dict(a=Discrete(2))}}, "FlattenObservation"),
+            (f"{__name__}:odd", {"kwargs": {"observations": Dict(a=Discrete(2))}}, "env.flatten_observations=true"),
             ("Blackjack-v1", {"backend": "gymnasium"}, "type Tuple"),
             ("CartPole-v1", {"backend": "gymnasium", "kwargs": {"wings": 2}}, "wings"),
             ("CartPole-v1", {"backend": "envpool", "kwargs": {"wings": 2}}, "has no option wings"),

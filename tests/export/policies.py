@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 
 from pbtrl.agents.settings import AGENTS
 from pbtrl.envs.vector import Spaces, present
@@ -21,6 +21,8 @@ OBSERVATIONS: dict[str, Space[Any]] = {
 ACTIONS: dict[str, Space[Any]] = {
     "discrete": Discrete(3, start=1),
     "box": Box(np.array([-0.1, 0.0]), np.array([1.0, 30.0]), dtype=np.float64),
+    "several": MultiDiscrete([3, 2, 4], start=[0, -1, 5]),
+    "grid": MultiDiscrete([[2, 3], [4, 2]], dtype=np.int32),
     "open": Box(-np.inf, np.inf, (2,), np.float32),
 }
 FEUDAL = {"goal_units": 16, "embedding": 8, "horizon": 3}
@@ -37,6 +39,8 @@ CASES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "shallow": ("a3c", "image", "discrete", {"core": "lstm", "core_units": 16, "use_last_action_reward": True}),
     "nature": ("impala", "stack", "discrete", {"network": "nature"}),
     "deep": ("vmpo", "images", "box", {"network": "deep", "actions": "squash"}),
+    "several": ("vmpo", "vector", "several", {"hidden": (10,), "use_last_action_reward": True}),
+    "several slots": ("ppo", "states", "grid", {"hidden": (10,)}),
     "unreal": ("unreal", "vector", "discrete", {"core_units": 10}),
     "unreal image": ("unreal", "image", "discrete", {"core_units": 10}),
     "feudal": ("feudal", "vector", "discrete", {**FEUDAL, "use_last_action_reward": True}),

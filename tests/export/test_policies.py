@@ -25,7 +25,14 @@ from tests.export.policies import CASES, make
 
 torch.set_num_threads(1)
 LINES = {"impala": 60, "ppo": 60, "nature": 60, "lstm": 75, "shallow": 75, "deep": 75, "feudal": 90, "feudal image": 90}
-QUICK = ("vmpo", "shallow", "unreal image", "feudal", "lstm")  # of the graphs, each of which takes a second or more
+QUICK = (
+    "vmpo",
+    "several",
+    "shallow",
+    "unreal image",
+    "feudal",
+    "lstm",
+)  # of the graphs, each of which takes a second or more
 ONNX = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 
 
@@ -69,7 +76,7 @@ def test_policy_is_short_and_needs_numpy_alone(case: str) -> None:
     assert len((ast.get_docstring(tree) or "").splitlines()[2:]) == 5
 
 
-@pytest.mark.parametrize("case", ["impala", "vmpo", "feudal"])
+@pytest.mark.parametrize("case", ["impala", "vmpo", "feudal", "several"])
 def test_bundle_plays_an_episode_like_the_policy(case: str, tmp_path: Path) -> None:
     """One observation at a time, with rewards; not by the code of the self-check."""
     policy, rng = make(case), np.random.default_rng(3)

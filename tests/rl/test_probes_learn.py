@@ -124,6 +124,15 @@ def test_bandit(name):
     check_bandit(name, "adam")
 
 
+@small
+def test_switches(name):
+    """Every slot of a MultiDiscrete action is learned."""
+    trained = Trained(name, "probe/Switches-v0", 200)
+    slots = trained.policy([1])[0].split((2, 3, 2), -1)
+    assert min(slot.softmax(-1)[i].item() for slot, i in zip(slots, (1, 2, 0), strict=True)) > 0.9
+    assert trained.values([1]) == close(1)
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "impala")) for n in AGENTS])
 def test_bandit_with_rmsprop(name):
     """Optimizers know nothing of agents."""

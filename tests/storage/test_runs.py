@@ -307,6 +307,8 @@ def test_status(tmp_path: Path):
         "name": "pong",
         "path": str(w.run),
         "state": "crashed",
+        "origin": "",
+        "changes": [],
         "unit": "env_steps",
         "metric": "fitness",
         "env_steps": 200,

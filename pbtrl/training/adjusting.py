@@ -1,0 +1,134 @@
+"""`pbtrl set`: requests to change a run that is stopped or that another process trains.
+
+pbtrl set -> journal                             of a stopped run, under its lock
+pbtrl set -> requests/*.json -> controller -> journal    of a run that trains, whose controller alone writes lines
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pbtrl.build.factory import exploration_bounds, make_strategy
+from pbtrl.config.adjust import adjust, adjusted
+from pbtrl.config.schema import Config
+from pbtrl.core.population import Population
+from pbtrl.errors import RunError
+from pbtrl.storage.journal import Journal, Line
+from pbtrl.storage.json_files import read_json
+from pbtrl.storage.records import describe_change
+from pbtrl.storage.run_directory import check_links
+from pbtrl.storage.run_lock import RunLock, holder
+from pbtrl.storage.run_status import check_member, load_run
+from pbtrl.storage.stored_config import load_stored_config
+from pbtrl.strategies import Strategy
+from pbtrl.system.files import make_directory, write_atomically
+from pbtrl.system.strict_json import to_json
+
+FOLDER = "requests"
+PATIENCE = 10.0  # seconds to wait for a run to read a request
+
+
+def set_run(run: Path, items: Sequence[str], *, trusted: bool = False) -> str:
+    """Change a run from its next decision on. Returns what was done, in words.
+
+    Args:
+        run: run directory.
+        items: `key=value` as in `config.adjust.adjustable`, or `retire=m03,m04`.
+        trusted: import modules that the run directory names.
+
+    Raises:
+        RunError: a key may not change, a value is invalid, or the run is finished; nothing was changed.
+    """
+    check_links(run)
+    config = load_stored_config(run, trusted=trusted)
+    if holder(run) is None:
+        with RunLock(run):
+            lines, body, _ = _checked(run, config, items)
+            elapsed = max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)
+            journal = Journal(run / "journal.jsonl")
+            try:
+                line = journal.append({"kind": "set", **body, "timing": {"time": time.time(), "elapsed": elapsed}})
+            finally:
+                journal.close()
+        return f"{describe_change(line)}: read by the first decision after a resume"
+    _, body, _ = _checked(run, config, items)
+    make_directory(run / FOLDER)
+    request = run / FOLDER / f"{time.time_ns()}-{os.getpid()}.json"
+    write_atomically(request, to_json({"items": list(items)}))
+    deadline = time.monotonic() + PATIENCE
+    while request.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if request.exists():
+        return f"{describe_change(body)}: requested; the run has not read it yet"
+    return f"{describe_change(body)}: read by the next decision"
+
+
+class Requests:
+    """Requests to a run that trains, in their order.
+
+    Args:
+        run: run directory.
+        config: config with the changes so far.
+        population: live population.
+        lines: journal of earlier sessions; requests in it were answered.
+        warn: called with one line for a request that came too late to be possible.
+    """
+
+    def __init__(
+        self, run: Path, config: Config, population: Population, lines: Sequence[Line], warn: Callable[[str], None]
+    ) -> None:  # fmt: skip
+        self._run, self._config, self._population, self._warn = run, config, population, warn
+        self._answered = {line.get("request") for line in lines if line["kind"] == "set"}
+
+    def __call__(self) -> Iterator[tuple[Line, Strategy]]:
+        """Yield the body of a `set` line, which must then be written, and the strategy from then on."""
+        for path in sorted((self._run / FOLDER).glob("*.json")):
+            if path.name not in self._answered:
+                try:
+                    items = [str(item) for item in read_json(path)["items"]]
+                    body, self._config = _resolved(self._run, self._config, self._population, items)
+                except (RunError, KeyError, TypeError) as error:
+                    self._warn(f"a request was refused: {error}")
+                else:
+                    yield {**body, "request": path.name}, make_strategy(self._config)
+            path.unlink(missing_ok=True)
+
+
+def _checked(run: Path, stored: Config, items: Sequence[str]) -> tuple[list[Line], dict[str, Any], Config]:
+    _, lines, population = load_run(run)
+    if lines[-1]["kind"] == "finish":
+        raise RunError(f"{run} is finished: no decision would read it")
+    return lines, *_resolved(run, adjusted(stored, lines), population, items)
+
+
+def _resolved(
+    run: Path, config: Config, population: Population, items: Sequence[str]
+) -> tuple[dict[str, Any], Config]:  # fmt: skip
+    """Return the body of the line that these items ask for, and the config from then on."""
+    if not items:
+        raise RunError("nothing to set: write key=value, or retire=MEMBER")
+    chosen = [item.partition("=")[2] for item in items if item.partition("=")[0].strip() == "retire"]
+    retired = [member.strip() for text in chosen for member in text.split(",")]
+    _check_retired(run, config, population, retired)
+    changed, settings = adjust(config, [item for item in items if item.partition("=")[0].strip() != "retire"])
+    body: dict[str, Any] = {"settings": settings, "retired": retired}
+    if settings:
+        body["bounds"] = exploration_bounds(changed)
+    return body, changed
+
+
+def _check_retired(run: Path, config: Config, population: Population, retired: Sequence[str]) -> None:
+    if not retired:
+        return
+    if not config.strategy.retires_on_request:
+        raise RunError(f"the strategy {config.strategy.name} retires no members on request; pbt does")
+    for member in retired:
+        check_member(run, population, member)
+        if population.members[member].retired:
+            raise RunError(f"{member} is retired already")
+    if all(m.retired or m.id in retired for m in population.members.values()):
+        raise RunError("one member must go on: to end the run, stop it with Ctrl-C")
