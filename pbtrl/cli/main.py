@@ -92,7 +92,7 @@ def _exit_code(error: Exception) -> int | None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse arguments; overrides may stand between options, which argparse alone does not allow."""
-    parser = _parser()
+    parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if "command" not in arguments:
         parser.print_help()
@@ -104,7 +104,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="pbtrl",
         description="Deep RL with population based training built in.",
