@@ -21,6 +21,7 @@ from pbtrl.cli.arguments import (
     parse_seconds,
 )
 from pbtrl.cli.compare import add_compare
+from pbtrl.cli.completion import add_completion, answer
 from pbtrl.cli.exit_codes import CORRUPT, FAILED, FULL, INTERRUPTED, USAGE
 from pbtrl.cli.export import add_export
 from pbtrl.cli.runs import (
@@ -93,6 +94,7 @@ def _exit_code(error: Exception) -> int | None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse arguments; overrides may stand between options, which argparse alone does not allow."""
     parser = build_parser()
+    answer(parser)
     arguments, rest = parser.parse_known_args(argv)
     if "command" not in arguments:
         parser.print_help()
@@ -284,4 +286,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="a resolved config (without a name, the list of shipped ones), or the JSON schema",
     )
     add_config(config, nargs="?")
+
+    add_completion(commands)
     return parser
