@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -59,7 +60,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     """The arguments of every `pbtrl` command in a shell block, and of those in a line of text that name a config."""
     lines = [line for code in blocks(page, "sh") for line in code.splitlines() if line.startswith("pbtrl ")]
     for words in (shlex.split(line, comments=True) for line in lines):
-        yield words[1:]
+        yield [*takewhile(lambda word: word not in (">", "|"), words[1:])]
     for text in INLINE.findall(BLOCK.sub("", page.read_text())):
         words = shlex.split(text)
         if not any(word.isupper() for word in words):  # `pbtrl train CONFIG`
