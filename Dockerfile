@@ -1,6 +1,6 @@
-# docker build -t pbtrl --build-arg VERSION="$(git describe --tags --always)" .    (docs/guides/docker.md)
+# docker build -t pbtrl .    (docs/guides/docker.md)
 FROM python:3.12-slim-bookworm
-ARG VERSION=0
+ARG VERSION=0.0
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 # EGL draws MuJoCo's frames for `pbtrl eval --video`.
 RUN apt-get update \

@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pbtrl import __version__
+from typing_extensions import override
+
+import pbtrl
 from pbtrl.cli.arguments import (
     add_command,
     add_config,
@@ -106,6 +108,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+class _Version(argparse.Action):
+    """Option that prints the version and exits; argparse's own looks it up for every command."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="show the version and exit")
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(message=f"pbtrl {pbtrl.__version__}\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -114,7 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=FIRST_STEPS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"pbtrl {__version__}")
+    parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     train = add_command(commands, "train", run_train, "train a population and choose its best member")
