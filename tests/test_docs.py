@@ -263,7 +263,7 @@ def test_config_keys_are_complete(reference: ModuleType) -> None:
     schema = json_schema()
     keys = {key for definition in [schema, *schema["$defs"].values()] for key in definition.get("properties", ())}
     assert {key for key in keys if f"`{key}`" not in text and f".{key}`" not in text} == set()
-    assert "| `gamma` | number | `0.99` | live | discount per env step. |" in text
+    assert "| `gamma` | number | `0.99` | **live**; discount per env step. |" in text
     assert "number of members; with a mix the sum of its counts." in text
 
 

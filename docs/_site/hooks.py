@@ -37,6 +37,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Fill in tables of settings, and correct links that lead out of docs/."""
     uri = page.file.src_uri
+    if uri == MOVED["README.md"]:
+        page.meta["hide"] = ["navigation"]  # the front page stands for itself
     origin = next((source for source, moved in MOVED.items() if moved == uri), f"docs/{uri}")
     text = SETTINGS.sub(lambda match: reference.settings_table(*match.groups()), markdown)
     parts = CODE.split(text)

@@ -85,12 +85,12 @@ def _tables(title: str, settings: type) -> Iterator[str]:
         if section := _section(settings, key):
             sections.append((f"{title}.{key}".lstrip("."), section))
             continue
-        rows.append(f"| `{key}` | {_type(spec)} | {_default(spec)} | {'live' if key in live else ''} | "
-                    f"{_cell(meanings.get(key, ''))} |")  # fmt: skip
+        meaning = ("**live**; " if key in live else "") + meanings.get(key, "")
+        rows.append(f"| `{key}` | {_type(spec)} | {_default(spec)} | {_cell(meaning.removesuffix('; '))} |")
     if summary := _summary(settings):
         yield summary
     if rows:
-        head = "| key | type | default | | meaning |\n| --- | --- | --- | --- | --- |\n"
+        head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
         yield head + "\n".join(rows)
     for name, section in sections:
         yield f"**`{name}`**"

@@ -116,7 +116,8 @@ class _Version(argparse.Action):
 
     @override
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.exit(message=f"pbtrl {pbtrl.__version__}\n")
+        tell(f"pbtrl {pbtrl.__version__}")
+        parser.exit()
 
 
 def build_parser() -> argparse.ArgumentParser:
