@@ -291,7 +291,10 @@ def test_site_is_built_without_warnings_and_fetches_nothing(tmp_path: Path) -> N
         assert not re.search(r"url\(['\"]?(https?:)?//|@import", sheet.read_text()), sheet
     tags = (tmp_path / "reference/tensorboard/index.html").read_text()
     assert all(tag in tags for tag in ("population/fitness_max", "loss/pixel_control", "final/score"))
-    assert "class Run" in re.sub("<[^>]+>", "", (tmp_path / "reference/python/index.html").read_text())
+    python = (tmp_path / "reference/python/index.html").read_text()
+    assert all(f'id="pbtrl.{name}"' in python for name in ("api.train", "api.Run.evaluate", "errors.ConfigError"))
+    assert "target_kl" in (tmp_path / "agents/ppo/index.html").read_text().partition("Live hyperparameters")[0]
+    assert (tmp_path / "configs/reference.yaml").read_text() == (ROOT / "configs/reference.yaml").read_text()
 
 
 # Examples

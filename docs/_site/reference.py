@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import tempfile
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -251,8 +252,9 @@ def _run_directory() -> str:
     from pbtrl.storage import journal, run_directory
 
     def text(module: Any) -> str:
-        head, _, block = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
-        return f"{head}\n\n```\n{inspect.cleandoc(block)}\n```"
+        """Return a docstring whose indented paragraphs become blocks of code."""
+        paragraphs = inspect.cleandoc(module.__doc__ or "").split("\n\n")
+        return "\n\n".join(f"```\n{textwrap.dedent(p)}\n```" if p.startswith("    ") else p for p in paragraphs)
 
     parts = [f"# Run directory and journal\n\n{GENERATED}", text(run_directory)]
     parts.append("[Architecture](../architecture.md#a-run-directory) explains each file.\n\n## Journal")
@@ -262,15 +264,15 @@ def _run_directory() -> str:
         "Messages": [f"pbtrl.core.messages.{n}" for n in ("Assignment", "Report", "Failure")],
         "Typed records": ["pbtrl.storage.records"],
     }.items():
-        parts += [f"### {title}", *(_directive(name) for name in names)]
+        parts += [f"### {title}", *(_directive(name, 4) for name in names)]
     return "\n\n".join(parts)
 
 
 def _python() -> str:
     lines = [f"# Python API\n\n{GENERATED}`import pbtrl` exports these names."]
     names = [name for name in pbtrl.__all__ if not name.endswith("Error")]
-    lines += [_directive(f"{_home(name)}.{name}") for name in names]
-    lines += ["## Errors", *(_directive(f"pbtrl.errors.{name}") for name in pbtrl.__all__ if name.endswith("Error"))]
+    lines += [_directive(f"{_home(name)}.{name}", 2) for name in names]
+    lines += ["## Errors", *(_directive(f"pbtrl.errors.{name}", 3) for name in pbtrl.__all__ if name.endswith("Error"))]
     return "\n\n".join(lines)
 
 
@@ -278,5 +280,6 @@ def _home(name: str) -> str:
     return str(getattr(pbtrl, name).__module__)
 
 
-def _directive(name: str) -> str:
-    return f"::: {name}"
+def _directive(name: str, level: int) -> str:
+    """Return the place at which mkdocstrings puts the documentation of a name, under a heading of a level."""
+    return f"::: {name}\n    options:\n      heading_level: {level}"
