@@ -219,6 +219,7 @@ def test_message_still_exists(message: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_slurm_job_is_requeued_until_it_is_finished(tmp_path: Path) -> None:
     """`srun` sends SIGTERM to its first step, as SLURM does before the time limit; `scontrol` only notes its call."""
     script = next(code for code in blocks(DOCS / "guides/slurm.md", "bash") if code.startswith("#!"))
@@ -277,6 +278,7 @@ def test_commands_and_exit_codes_are_complete(reference: ModuleType) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_site_is_built_without_warnings_and_fetches_nothing(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path)]

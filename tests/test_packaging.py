@@ -266,6 +266,7 @@ def test_commands_in_an_empty_directory(tmp_path: Path, installed: Environment):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_installed_sdist_and_wheel_train(tmp_path: Path, base: Path, sdist: Path, installed: Environment):
     for environment in (installed, install(base / "from sdist", sdist)):
         where = tmp_path / environment.path.name
