@@ -295,7 +295,7 @@ def test_site_is_built_without_warnings_and_fetches_nothing(tmp_path: Path) -> N
     assert all(tag in tags for tag in ("population/fitness_max", "loss/pixel_control", "final/score"))
     python = (tmp_path / "reference/python/index.html").read_text()
     assert all(f'id="pbtrl.{name}"' in python for name in ("api.train", "api.Run.evaluate", "errors.ConfigError"))
-    assert "target_kl" in (tmp_path / "agents/ppo/index.html").read_text().partition("Live hyperparameters")[0]
+    assert "<td><code>target_kl</code></td>" in (tmp_path / "agents/ppo/index.html").read_text()
     assert (tmp_path / "configs/reference.yaml").read_text() == (ROOT / "configs/reference.yaml").read_text()
 
 
