@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PBTRL := .venv/bin/pbtrl
 
-.PHONY: train test test-all chaos scores lint check install clean
+.PHONY: train test test-all chaos scores lint check docs install clean
 
 train: install
 	$(PBTRL) train configs/quickstart.yaml --suffix
@@ -29,6 +29,10 @@ lint: install
 
 check: lint test
 
+docs: install
+	.venv/bin/python -m pip install -q -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict -q -d site
+
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -37,4 +41,4 @@ install: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache

@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
 _EXPORTS = {
     "Callback": "pbtrl.training.callbacks",
     "Policy": "pbtrl.rl.policy",
@@ -60,6 +58,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    __version__: str
     from pbtrl.api import (
         Run,
         compare,
@@ -89,7 +88,20 @@ if TYPE_CHECKING:
     from pbtrl.training.sweep import Sweep
 
 
+def _version() -> str:
+    """Version that was installed: the latest tag in git, and the commits since then."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("pbtrl")
+    except metadata.PackageNotFoundError:  # a source tree that is not installed
+        return "0.0"
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        globals()[name] = _version()
+        return globals()[name]
     if name not in _EXPORTS:
         raise AttributeError(f"module 'pbtrl' has no attribute {name!r}")
     value = getattr(importlib.import_module(_EXPORTS[name]), name)

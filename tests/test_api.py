@@ -220,7 +220,9 @@ def test_run_attributes(toy: api.Run, pbtrl: Command) -> None:
 
 @pytest.mark.parametrize("kind", ["training", "lineage", "timeline", "speed"])
 def test_plots_are_figures(toy: api.Run, kind: Any) -> None:
-    assert toy.plot(kind).axes
+    figure = toy.plot(kind)
+    assert figure.axes
+    assert vars(figure)["_repr_png_"]().startswith(b"\x89PNG")  # as a notebook shows it
 
 
 def test_schedule_is_a_setting_of_its_replay(toy: api.Run, pbtrl: Command) -> None:

@@ -17,11 +17,12 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+import yaml
 
-import pbtrl
 from tests.command import ROOT
 
-DIST_INFO = f"pbtrl-{pbtrl.__version__}.dist-info"
+VERSION = "7.8.9"
+DIST_INFO = f"pbtrl-{VERSION}.dist-info"
 LINKED = ("agents", "envs", "configs")
 LARGE = {"torch", "matplotlib", "ale_py", "mujoco", "tensorboard", "envpool"}
 
@@ -100,7 +101,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def source(base: Path) -> Path:
-    """A copy of what git has or would add, with its symbolic links."""
+    """A clone of what git has or would add, with its symbolic links and a tag."""
     if not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout")
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -111,7 +112,13 @@ def source(base: Path) -> Path:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
     assert all((copy / "pbtrl" / name).is_symlink() for name in LINKED)
+    for command in (["init", "-q"], ["add", "--all"], ["commit", "-q", "-m", "all"], ["tag", f"v{VERSION}"]):
+        succeed(git(copy, *command))
     return copy
+
+
+def git(where: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    return run(where, "git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false", *argv)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +196,7 @@ def test_metadata(wheel: Path):
         metadata = message_from_bytes(archive.read(f"{DIST_INFO}/METADATA"))
         entry_points = archive.read(f"{DIST_INFO}/entry_points.txt").decode()
         assert archive.read(f"{DIST_INFO}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
-    assert (metadata["Name"], metadata["Version"]) == ("pbtrl", pbtrl.__version__)
+    assert (metadata["Name"], metadata["Version"]) == ("pbtrl", VERSION)
     assert (metadata["License-Expression"], metadata.get_all("License-File")) == ("Apache-2.0", ["LICENSE"])
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["Description-Content-Type"] == "text/markdown"
@@ -199,7 +206,39 @@ def test_metadata(wheel: Path):
     assert entry_points.split("\n")[:2] == ["[console_scripts]", "pbtrl = pbtrl.cli.main:main"]
 
 
+def test_version_is_that_of_git(tmp_path: Path, source: Path, unpacked: Path):
+    """The tag; the commits since then; without a tag the commits alone; and in an sdist what git had said."""
+
+    def version(where: Path) -> str:
+        return succeed(run(where, sys.executable, "-m", "hatchling", "version")).strip()
+
+    assert version(source) == version(unpacked) == VERSION
+    clone = tmp_path / "clone"
+    succeed(git(tmp_path, "clone", "-q", str(source), str(clone)))
+    succeed(git(clone, "commit", "-q", "--allow-empty", "-m", "more"))
+    assert version(clone).startswith("7.8.10.dev1+g")
+    succeed(git(clone, "tag", "-d", f"v{VERSION}"))
+    assert version(clone).startswith("0.1.dev2+g")
+    shutil.rmtree(clone / ".git")
+    assert version(clone) == "0.0"
+
+
+def test_citation_names_the_software_and_its_license():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["cff-version"], citation["type"], citation["license"]) == ("1.2.0", "software", "Apache-2.0")
+    assert citation["title"].startswith("pbtrl")
+    assert {"message", "authors"} <= citation.keys()
+
+
 # Installed
+
+
+def test_version_of_the_installed_one(tmp_path: Path, installed: Environment, editable: Environment):
+    for environment in (installed, editable):
+        assert succeed(environment.script(tmp_path, "--version")) == f"pbtrl {VERSION}\n"
+    code = "import sys, pbtrl, pbtrl.cli.main as cli; cli.build_parser(); sys.exit('importlib.metadata' in sys.modules)"
+    succeed(installed.python(tmp_path, "-c", code))
+    assert succeed(installed.python(tmp_path, "-c", "import pbtrl; print(pbtrl.__version__)")) == f"{VERSION}\n"
 
 
 def test_tested_pbtrl_is_the_installed_one(tmp_path: Path, installed: Environment):
@@ -227,10 +266,12 @@ def test_commands_in_an_empty_directory(tmp_path: Path, installed: Environment):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_installed_sdist_and_wheel_train(tmp_path: Path, base: Path, sdist: Path, installed: Environment):
     for environment in (installed, install(base / "from sdist", sdist)):
         where = tmp_path / environment.path.name
         where.mkdir()
+        succeed(environment.script(where, "doctor", "cartpole"))
         succeed(environment.script(where, "train", "cartpole", *TINY))
         succeed(environment.script(where, "eval", "last", "--episodes", "2"))
         assert not any(log.read_text() for log in where.rglob("log.txt"))

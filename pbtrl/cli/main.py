@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pbtrl import __version__
+from typing_extensions import override
+
+import pbtrl
 from pbtrl.cli.arguments import (
     add_command,
     add_config,
@@ -21,6 +23,7 @@ from pbtrl.cli.arguments import (
     parse_seconds,
 )
 from pbtrl.cli.compare import add_compare
+from pbtrl.cli.completion import add_completion, answer
 from pbtrl.cli.exit_codes import CORRUPT, FAILED, FULL, INTERRUPTED, USAGE
 from pbtrl.cli.export import add_export
 from pbtrl.cli.runs import (
@@ -92,7 +95,8 @@ def _exit_code(error: Exception) -> int | None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse arguments; overrides may stand between options, which argparse alone does not allow."""
-    parser = _parser()
+    parser = build_parser()
+    answer(parser)
     arguments, rest = parser.parse_known_args(argv)
     if "command" not in arguments:
         parser.print_help()
@@ -104,14 +108,27 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Version(argparse.Action):
+    """Option that prints the version and exits; argparse's own looks it up for every command."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="show the version and exit")
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        tell(f"pbtrl {pbtrl.__version__}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="pbtrl",
         description="Deep RL with population based training built in.",
         epilog=FIRST_STEPS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"pbtrl {__version__}")
+    parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     train = add_command(commands, "train", run_train, "train a population and choose its best member")
@@ -291,4 +308,6 @@ def _parser() -> argparse.ArgumentParser:
         help="a resolved config (without a name, the list of shipped ones), or the JSON schema",
     )
     add_config(config, nargs="?")
+
+    add_completion(commands)
     return parser

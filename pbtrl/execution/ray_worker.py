@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pbtrl import __version__
+import pbtrl
 from pbtrl.errors import DiskFullError
 from pbtrl.execution.remote_store import RemoteStore, Transport
 from pbtrl.execution.worker import Station, WorkerSpec, build
@@ -81,7 +81,8 @@ class RemoteWorker:
 def facts(probe: Path | None = None) -> dict[str, Any]:
     """Return what the driver compares with itself: versions, host, niceness, and the text of a file (None: no file)."""
     return {
-        "versions": {"python": platform.python_version(), "pbtrl": __version__} | {p: _version(p) for p in PACKAGES},
+        "versions": {"python": platform.python_version(), "pbtrl": pbtrl.__version__}
+        | {p: _version(p) for p in PACKAGES},
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "nice": os.nice(0),

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from pbtrl import __version__
+import pbtrl
 from pbtrl.build.policies import LoadedPolicy, load_policy
 from pbtrl.config.load import to_yaml
 from pbtrl.config.schema import Config
@@ -102,7 +102,7 @@ def _origin(run: Path, config: Config, loaded: LoadedPolicy, form: str) -> dict[
     assert own.agent
     return {
         "schema": SCHEMA,
-        "pbtrl": __version__,
+        "pbtrl": pbtrl.__version__,
         "format": form,
         "run": run.resolve().name,
         "snapshot": loaded.snapshot,

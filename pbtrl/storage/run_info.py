@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pbtrl import __version__
+import pbtrl
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, RunError
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
 from pbtrl.system.files import reason, write_atomically
@@ -102,7 +102,7 @@ def _write(run: Path, content: Mapping[str, Any]) -> None:
 
 
 def _versions() -> dict[str, str | None]:
-    ours = {"pbtrl": __version__, "python": platform.python_version(), "processor": _processor()}
+    ours = {"pbtrl": pbtrl.__version__, "python": platform.python_version(), "processor": _processor()}
     return {**ours, **{p: _version(p) for p in PACKAGES}}
 
 

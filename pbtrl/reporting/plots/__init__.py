@@ -44,13 +44,20 @@ PLOTS: dict[str, Callable[[RunData], Figure]] = {
 
 
 def make_figure(data: RunData, plot: str) -> Figure:
-    """Draw one of PLOTS as a figure, for example for a notebook.
+    """Draw one of PLOTS as a figure, which a notebook shows also without `%matplotlib inline`.
 
     Raises:
         ValueError: a number in the journal is impossible.
     """
+
+    def png() -> bytes:
+        with style():
+            return content(figure, "png")
+
     with style():
-        return PLOTS[plot](data)
+        figure = PLOTS[plot](data)
+    vars(figure)["_repr_png_"] = png
+    return figure
 
 
 def draw(data: RunData, plot: str, form: Format = "svg") -> bytes:
