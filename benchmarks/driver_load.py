@@ -5,9 +5,9 @@
     python benchmarks/driver_load.py --profile 1000   # where the time goes
 
 The session is the real one: strategy, journal, TensorBoard, retention of snapshots and progress in plain lines. Only
-its executor is replaced. What that does for the workers (metrics, snapshots) is taken off. `cores` is the share of a core
-that the driver needs for slices of 15 s. All workers on Ray are one process, behind the real pool: each has its own
-call in flight, and answers every turn.
+its executor is replaced. What that does for the workers (metrics, snapshots) is taken off. `cores` is the share of a
+core that the driver needs for slices of 15 s. All workers on Ray are one process, behind the real pool: each has its
+own call in flight, and answers every turn.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ from pbtrl.system.signals import EXIT
 from pbtrl.system.strict_json import to_json
 
 TURN = 0.5  # seconds after which a worker without news answers, so that it can take messages
+LONGEST = 4.0  # the same when there are many workers; a stop must not take longer than members have to save
 ANSWERS = 250  # such answers per second that all workers together may give
 TOGETHER = 50  # one of so many workers is waited for at a time, so that rounds of the controller do not follow answers
 PATIENCE = 60.0  # seconds that a replacement may wait for room before its members move
@@ -253,7 +254,7 @@ class RayPool(WorkerPool["_Worker"]):
     def __init__(self, cluster: Cluster, specs: Sequence[WorkerSpec], probe: Path | None = None) -> None:
         self.cluster, self.probe = cluster, probe
         self.store = None if probe else cluster.store(specs[0].members)
-        self.turn = max(TURN, len(specs) / ANSWERS)
+        self.turn = min(LONGEST, max(TURN, len(specs) / ANSWERS))
         self.here = facts(probe)
         super().__init__(specs)
         self.notes = [f"{cluster.describe()}; {len(specs)} worker{'' if len(specs) == 1 else 's'}"]

@@ -9,6 +9,7 @@ compared, and a member that copies takes over the agent of its donor.
 """
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,12 +34,14 @@ class Ranking:
         members: those with a `rank_fitness`.
         order: the same, worst first. Equal members are ordered by a draw that does not depend on the receiver, so that
             all receivers of a decision see the same ranking.
+        fitness: their `rank_fitness`, in the same order.
         place: index in `order`, by id.
         unreported: number of healthy members that have not trained yet.
     """
 
     members: Sequence[Member]
     order: Sequence[Member]
+    fitness: Sequence[float]
     place: Mapping[str, int]
     unreported: int
 
@@ -201,7 +204,7 @@ class PBT(Strategy):
         gap = self.exploit.min_gap
         if donor is None or (gap > 0 and _fitness(donor) - _fitness(member) <= gap):
             return None, ""
-        rank = 1 + sum(_rank_fitness(m) > _fitness(donor) for m in ranked)
+        rank = 1 + len(ranked) - bisect_right(ranking.fitness, _fitness(donor))
         return donor, f"exploit {donor.id}, rank {rank} of {len(ranked)}"
 
     def _peers(self, population: Population, member: Member) -> list[Member]:
@@ -227,7 +230,7 @@ class PBT(Strategy):
             order = sorted(ranked, key=place_of)
             place = {m.id: index for index, m in enumerate(order)}
             unreported = sum(m.snapshot is None for m in peers)
-            population.memo[key] = Ranking(ranked, order, place, unreported)
+            population.memo[key] = Ranking(ranked, order, [fitness[m.id] for m in order], place, unreported)
         found: Ranking = population.memo[key]
         return found
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader as EventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -48,6 +49,15 @@ def test_equals_torchs_writer(tmp_path: Path) -> None:
     theirs.close()
     assert contents(tmp_path / "ours") == contents(tmp_path / "theirs")
     assert table(tmp_path / "ours") == table(tmp_path / "theirs")
+
+
+def test_points_of_a_step_are_one_record(tmp_path: Path) -> None:
+    file = EventFile(tmp_path)
+    file.add_scalars({"a": 1.0, "b": 2.0}, 10)
+    file.add_scalars({}, 20)
+    file.close()
+    (path,) = tmp_path.iterdir()
+    assert len(list(EventFileLoader(str(path)).Load())) == 1 + 1  # the first one has the version
 
 
 @pytest.mark.parametrize("step", [15, 20])
