@@ -29,8 +29,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -237,7 +238,7 @@ def simulate(
     slices: int = 0,
 ) -> float:  # fmt: skip
     """Return the efficiency of a run; `slices` of each member, by default fewer for more workers."""
-    slices = slices or min(100, max(12, 2000 // workers))
+    slices = slices or min(100, max(8, 1500 // workers))
     cluster = SimulatedCluster(work, constants, workers, shared)
     population = Population(workers, SEED, FitnessRule(window=1, min_episodes=1))
     Controller(population, strategy(slices, sync=sync, copies=copies), cluster, MemoryJournal()).run()
@@ -245,19 +246,24 @@ def simulate(
 
 
 def knee(efficiency: Callable[[int], float]) -> str:
-    """Return the largest power of two, up to 1,024, of workers that are at least 90 % efficient."""
-    powers = [2**k for k in range(1, 11)]
-    found = bisect.bisect_left(powers, True, key=lambda n: efficiency(n) < KNEE)
-    return "none" if not found else f"{'>= ' if found == len(powers) else ''}{powers[found - 1]:,}"
+    """Return the largest number of workers that are at least 90 % efficient, of the powers of two and 1,000."""
+    counts = [*(2**k for k in range(1, 10)), WORKERS[-1]]
+    found = bisect.bisect_left(counts, True, key=lambda n: efficiency(n) < KNEE)
+    return "none" if not found else f"{'>= ' if found == len(counts) else ''}{counts[found - 1]:,}"
+
+
+def row(constants: Constants, work: Work, sync: bool, shared: bool) -> list[str]:
+    """Simulate a row of the table."""
+    run = functools.cache(lambda n: simulate(work, n, constants, sync=sync, shared=shared))
+    shown = [f"{run(n):.3f}" for n in WORKERS]
+    return [work.name, "sync" if sync else "async", "shared" if shared else "store", *shown, knee(run)]
 
 
 def table(constants: Constants) -> str:
     """Simulate everything."""
-    rows = []
-    for work, sync, shared in itertools.product(WORKS, (False, True), (False, True)):
-        run = functools.cache(lambda n, w=work, s=sync, f=shared: simulate(w, n, constants, sync=s, shared=f))
-        shown = [f"{run(n):.3f}" for n in WORKERS]
-        rows.append([work.name, "sync" if sync else "async", "shared" if shared else "store", *shown, knee(run)])
+    cases = itertools.product(WORKS, (False, True), (False, True))
+    with ProcessPoolExecutor() as processes:
+        rows = list(processes.map(functools.partial(row, constants), *zip(*cases, strict=True)))
     return aligned(["work", "mode", "snapshots", *(f"{n:,}" for n in WORKERS), "knee"], rows)
 
 
@@ -314,25 +320,30 @@ def _median(call: Callable[[], object], count: int) -> float:
 
 
 def observed(lines: Sequence[Line]) -> tuple[float, float, float]:
-    """Return efficiency, mean and spread of the slices of a real run's journal; as simulated, without first slices."""
-    reports: dict[str, list[tuple[float, float]]] = {}
+    """Return efficiency, mean and spread of the slices of a real run; as simulated, without first slices.
+
+    The spread is that within a generation: what slows all members alike, such as other jobs, lets nobody wait.
+    """
+    at, seconds = defaultdict[str, list[float]](list), defaultdict[int, list[float]](list)
     for line in lines:
         if line["kind"] == "report":
-            timing = line["timing"]
-            reports.setdefault(line["member"], []).append((timing["elapsed"], timing["seconds"]))
-    seconds = [s for told in reports.values() for _, s in told[1:]]
-    spent = sum(told[-1][0] - told[0][0] for told in reports.values())
-    mean = statistics.fmean(seconds)
-    return sum(seconds) / spent, mean, statistics.stdev(seconds) / mean
+            at[line["member"]].append(line["timing"]["elapsed"])
+            seconds[len(at[line["member"]])].append(line["timing"]["seconds"])
+    later = [seconds[generation] for generation in seconds if generation > 1]
+    mean = statistics.fmean(itertools.chain(*later))
+    variance = statistics.fmean(statistics.variance(s) for s in later if len(s) > 1)
+    trained, spent = sum(map(sum, later)), sum(times[-1] - times[0] for times in at.values())
+    return trained / spent, mean, math.sqrt(variance) / mean
 
 
-def compare_with_real(slices: int = 10) -> str:
+def compare_with_real(slices: int = 10, modes: Sequence[str] = ("async", "sync")) -> str:
     """Train two members on two workers, and predict the efficiency from the durations of their slices."""
     rows = []
-    for backend, mode in itertools.product(("processes", "ray"), ("async", "sync")):
+    for backend, mode in itertools.product(("processes", "ray"), modes):
         with tempfile.TemporaryDirectory() as root:
-            overrides = [f"population.mode={mode}", f"execution.backend={backend}", "population.size=2",
-                         "execution.workers=2", "execution.address=local", "strategy.ready.slice_steps=16_000",
+            address = ["execution.address=local"] if backend == "ray" else []
+            overrides = [*address, f"population.mode={mode}", f"execution.backend={backend}", "population.size=2",
+                         "execution.workers=2", "strategy.ready.slice_steps=16_000",
                          "strategy.ready.burn_in=16_000", f"budget.env_steps_per_member={16_000 * slices}",
                          "final.candidates=1", "final.episodes=2", "final.selection_episodes=1"]  # fmt: skip
             command = [sys.executable, "-m", "pbtrl", "train", "quickstart", "--runs", root, "--progress", "none"]

@@ -318,3 +318,14 @@ def test_signals_leave_no_process_and_a_run_to_resume(tmp_path: Path, number: in
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     lines = list(read_journal(reports))
     assert not [line for line in lines if line["kind"] == "failure"]
+
+
+def test_answers_of_many_workers_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle ones among a thousand answer hundreds of times a second, and each round costs the controller."""
+    from pbtrl.execution import ray as executor
+
+    asked: list[int] = []
+    monkeypatch.setattr(executor.ray, "wait", lambda calls, **how: (asked.append(how["num_returns"]) or calls[:1], []))
+    for workers in (1, 49, 1000):
+        assert executor.RayPool._wait(None, [object()] * workers, 0.1)
+    assert asked == [1, 1, 21]
