@@ -165,6 +165,7 @@ class Population:
             infinity after a divergence.
         best_at: highest fitness that was reported at each step of the members' clocks.
         lost_snapshots: snapshots that are lost and must be made again.
+        memo: what a strategy computed from this state and needs again in the same decision; every line empties it.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class Population:
         self.snapshot_fitness: dict[str, float | None] = {}
         self.best_at: dict[int, float] = {}
         self.lost_snapshots: set[str] = set()
+        self.memo: dict[object, Any] = {}
         self._agents: list[str] = []
 
     def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:
@@ -260,6 +262,7 @@ class Population:
 
     def record(self, line: Mapping[str, Any]) -> None:
         """Apply one journal line; kinds that do not concern members are ignored."""
+        self.memo.clear()
         match line["kind"]:
             case "decision":
                 self.decisions += 1

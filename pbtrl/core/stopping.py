@@ -26,11 +26,12 @@ class StopCriteria:
 
     def reached(self, population: Population, seconds: float) -> str | None:
         """Return the limit that is reached, in words, or None."""
-        best = population.best
         if self.wall_clock is not None and seconds >= self.wall_clock:
             return "wall clock"
         if self.total_steps is not None and population.step >= self.total_steps:
             return "total steps"
-        if self.until_fitness is not None and best and best.fitness is not None and best.fitness >= self.until_fitness:
-            return "fitness reached"
+        if self.until_fitness is not None:
+            best = population.best
+            if best and best.fitness is not None and best.fitness >= self.until_fitness:
+                return "fitness reached"
         return None

@@ -54,7 +54,9 @@ from pbtrl.system.signals import EXIT
 from pbtrl.system.strict_json import to_json
 
 TURN = 0.5  # seconds after which a worker without news answers, so that it can take messages
-ANSWERS = 500  # such answers per second that all workers together may give
+LONGEST = 4.0  # the same when there are many workers; a stop must not take longer than members have to save
+ANSWERS = 250  # such answers per second that all workers together may give
+TOGETHER = 50  # one of so many workers is waited for at a time, so that rounds of the controller do not follow answers
 PATIENCE = 60.0  # seconds that a replacement may wait for room before its members move
 CACHE = 128 * 2**20  # bytes of recently loaded snapshots that the store keeps in shared memory
 STORE_THREADS = 8
@@ -252,7 +254,7 @@ class RayPool(WorkerPool["_Worker"]):
     def __init__(self, cluster: Cluster, specs: Sequence[WorkerSpec], probe: Path | None = None) -> None:
         self.cluster, self.probe = cluster, probe
         self.store = None if probe else cluster.store(specs[0].members)
-        self.turn = max(TURN, len(specs) / ANSWERS)
+        self.turn = min(LONGEST, max(TURN, len(specs) / ANSWERS))
         self.here = facts(probe)
         super().__init__(specs)
         self.notes = [f"{cluster.describe()}; {len(specs)} worker{'' if len(specs) == 1 else 's'}"]
@@ -291,11 +293,16 @@ class RayPool(WorkerPool["_Worker"]):
         calls = {w.pending: w for w in self._workers if w.pending is not None}
         if not calls:
             time.sleep(timeout)
-        elif ray.wait(list(calls), timeout=timeout, fetch_local=False)[0]:
+        elif self._wait(list(calls), timeout):
             ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0, fetch_local=False)
             received = [(calls[call], answer) for call in ready for answer in calls[call].receive()]
             return self._pass_on(received)
         return [*self._pass_on([]), *self._without_late()]
+
+    def _wait(self, calls: list[Any], timeout: float) -> bool:
+        """Wait for a call to end, or for several if there are many; returns whether one has."""
+        count = 1 + len(calls) // TOGETHER
+        return bool(ray.wait(calls, num_returns=count, timeout=timeout, fetch_local=False)[0])
 
     def _without_late(self) -> list[Report | Failure]:
         """Give the members of workers that have waited too long for room to the others."""

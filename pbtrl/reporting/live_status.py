@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from pbtrl.storage.records import describe_change
 from pbtrl.storage.run_header import RunHeader
 
 ROUTINE = ("evaluation", "retired")  # kinds of events that only JSON output shows, because they occur all the time
+REFRESH = 0.2  # seconds
 RATE_WINDOW = 60.0  # seconds over which the population's steps per second are averaged
 
 
@@ -95,6 +97,7 @@ class LiveStatus:
         self._before: dict[str, Hyperparameters] = dict(self._values)
         self._pace: deque[tuple[float, int]] = deque([(clock(), population.step)])
         self._failures: dict[str, int] = {}
+        self._refreshed = -math.inf
         self._slice_told = self._unmeasured_told = False
 
     def event(self, line: Line) -> list[Event]:
@@ -139,9 +142,12 @@ class LiveStatus:
 
     def refresh(self) -> None:
         """Read along in the metrics and take the pace; call it as often as you like."""
+        now = self._clock()
+        if now - self._refreshed < REFRESH:  # reports and idle workers call it hundreds of times a second
+            return
+        self._refreshed = now
         for member, line in self._tail.poll():
             self._live[member] = line
-        now = self._clock()
         if self.step == self._pace[0][1]:  # workers are still starting; do not count that as slow training
             self._pace = deque([(now, self.step)])
         if now - self._pace[-1][0] >= 1.0:

@@ -101,8 +101,7 @@ def _write(folder: Path, summary: Any, points: Mapping[str, float] | None = None
     file = EventFile(folder, SUFFIX)
     try:
         file.add_summary(summary)
-        for tag, y in (points or {}).items():
-            file.add_scalar(tag, y, step)
+        file.add_scalars(points or {}, step)
     finally:
         file.close()
 

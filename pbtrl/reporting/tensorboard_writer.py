@@ -108,11 +108,11 @@ class TensorBoardWriter:
             self._write(a["member"], a.get("scalars", {}), a["start"], now)
         for member in line.get("retired", ()):
             self._close_if_retired(member)
-        for agent, members in self._population.agents.items():
-            self._all.add_scalar(f"population/members/{agent}", members, self._population.step, now)
+        counts = {f"population/members/{agent}": n for agent, n in self._population.agents.items()}
+        self._all.add_scalars(counts, self._population.step, now)
         self._copies(line, now)
         if retired := sum(m.retired for m in self._population.members.values()):
-            self._all.add_scalar("population/retired", retired, self._population.step, now)
+            self._all.add_scalars({"population/retired": retired}, self._population.step, now)
         self._count_before_copy(now)
 
     def _copies(self, line: Line, now: float) -> None:
@@ -134,7 +134,7 @@ class TensorBoardWriter:
             titles = ["member", "donor", self._header.steps, self._header.metric, "hyperparameters", "reason"]
             table = [titles, ["---"] * len(titles), *rows]
             text = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table)
-            self._all.add_scalar("population/exploits", self._population.copies, step, now)
+            self._all.add_scalars({"population/exploits": self._population.copies}, step, now)
             self._all.add_text("population/exploits", text, step, now)
 
     def _report(self, line: Line) -> None:
@@ -148,8 +148,7 @@ class TensorBoardWriter:
         self._write(member, points, step, now)
         already.clear()
         self._hyperparameters(member, line)
-        for tag, y in population_points(self._population).items():
-            self._all.add_scalar(tag, y, self._population.step, now)
+        self._all.add_scalars(population_points(self._population), self._population.step, now)
         self._count_before_copy(now)
 
     def _count_before_copy(self, now: float) -> None:
@@ -157,7 +156,7 @@ class TensorBoardWriter:
         number = sum(m.before_copy for m in self._population.members.values())
         if number != self._before_copy:
             self._before_copy = number
-            self._all.add_scalar("population/before_copy", number, self._population.step, now)
+            self._all.add_scalars({"population/before_copy": number}, self._population.step, now)
 
     def _hyperparameters(self, member: str, line: Line) -> None:
         """Write effective hyperparameters at both ends of the slice, so that a change is a step and not a slope."""
@@ -188,9 +187,7 @@ class TensorBoardWriter:
 
     def _write(self, member: str, points: Mapping[str, float], step: int, time: float | None) -> None:
         if points:
-            writer = self._writer_of(member)
-            for tag, y in points.items():
-                writer.add_scalar(tag, y, step, time)
+            self._writer_of(member).add_scalars(points, step, time)
 
     def _writer_of(self, member: str) -> EventFile:
         if member not in self._writers:

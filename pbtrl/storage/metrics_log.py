@@ -7,6 +7,7 @@ other key is a tag with a number. If there are several attempts, only the last o
 """
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -33,6 +34,7 @@ class MetricsTail:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._members, self._names = members, names
+        self._paths: dict[str, str] = {}
         self._read = {name: _size(self._path(name)) if from_end else 0 for name in names}
         self._every, self._clock, self._last = every, clock, float("-inf")
 
@@ -48,15 +50,17 @@ class MetricsTail:
         path, start = self._path(member), self._read.get(member, 0)
         if _size(path) <= start:
             return []
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             file.seek(start)
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
         self._read[member] = start + len(complete)
         return list(_objects(complete))
 
-    def _path(self, member: str) -> Path:
-        return self._members / member / "metrics.jsonl"
+    def _path(self, member: str) -> str:
+        if member not in self._paths:  # joined once, because a poll asks for all of them
+            self._paths[member] = os.path.join(self._members, member, "metrics.jsonl")
+        return self._paths[member]
 
 
 class SliceMetrics:
@@ -114,8 +118,8 @@ def _objects(data: bytes) -> Iterator[Metrics]:
             yield line
 
 
-def _size(path: Path) -> int:
+def _size(path: str | Path) -> int:
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size
     except OSError:
         return 0

@@ -9,8 +9,9 @@ compared, and a member that copies takes over the agent of its donor.
 """
 
 import math
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,27 @@ from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.rules import Exploit, Explore
 from pbtrl.strategies.stagnation import growth
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Healthy members that are compared with each other.
+
+    Attributes:
+        members: those with a `rank_fitness`.
+        order: the same, worst first. Equal members are ordered by a draw that does not depend on the receiver, so that
+            all receivers of a decision see the same ranking.
+        fitness: their `rank_fitness`, in the same order.
+        place: index in `order`, by id.
+        unreported: number of healthy members that have not trained yet.
+    """
+
+    members: Sequence[Member]
+    order: Sequence[Member]
+    fitness: Sequence[float]
+    place: Mapping[str, int]
+    unreported: int
+
 
 Select = Callable[[Population, Member], tuple[Member | None, str]]
 """Rule that chooses the member to copy, and says why."""
@@ -169,23 +191,21 @@ class PBT(Strategy):
         Every healthy member with a `rank_fitness` is ranked. Only members with a fitness since their last copy may
         receive or donate.
         """
-        peers = [m for m in self._peers(population, member) if m.healthy]
-        ranked = [m for m in peers if m.rank_fitness is not None]
-        if self.exploit.method == "none" or not member.ranked or len(ranked) < 2:
+        if self.exploit.method == "none" or not member.ranked:
+            return None, ""
+        ranking = self._ranking(population, member)
+        if len(ranked := ranking.members) < 2:
             return None, ""
         rng = population.rng(member.id, member.generation + 1, "exploit")
-        others = [m for m in ranked if m is not member]
         if self.exploit.method == "truncation":
-            unreported = sum(m.snapshot is None for m in peers)
-            donor = self._truncation(population, ranked, unreported, member, rng)
-        elif self.exploit.method == "t_test":
-            donor = self._t_test(others, member, rng)
+            donor = self._truncation(ranking, member, rng)
         else:
-            donor = self._tournament(others, member, rng)
+            others = [m for m in ranked if m is not member]
+            donor = (self._t_test if self.exploit.method == "t_test" else self._tournament)(others, member, rng)
         gap = self.exploit.min_gap
         if donor is None or (gap > 0 and _fitness(donor) - _fitness(member) <= gap):
             return None, ""
-        rank = 1 + sum(_rank_fitness(m) > _fitness(donor) for m in ranked)
+        rank = 1 + len(ranked) - bisect_right(ranking.fitness, _fitness(donor))
         return donor, f"exploit {donor.id}, rank {rank} of {len(ranked)}"
 
     def _peers(self, population: Population, member: Member) -> list[Member]:
@@ -195,30 +215,38 @@ class PBT(Strategy):
             return members
         return [m for m in members if m.hyperparameters.get(AGENT) == member.hyperparameters.get(AGENT)]
 
-    def _truncation(
-        self, population: Population, ranked: Sequence[Member], unreported: int, member: Member,
-        rng: np.random.Generator,
-    ) -> Member | None:  # fmt: skip
+    def _ranking(self, population: Population, member: Member) -> Ranking:
+        """Return the ranking of a member's peers, which is made once per decision."""
+        key = "ranking", member.role, None if self.exploit.across_agents else member.hyperparameters.get(AGENT)
+        if key not in population.memo:
+            peers = [m for m in self._peers(population, member) if m.healthy]
+            fitness = {m.id: y for m in peers if (y := m.rank_fitness) is not None}
+            ranked = [m for m in peers if m.id in fitness]
+            equals = Counter(fitness.values())
+
+            def place_of(m: Member) -> tuple[float, float]:
+                tied = equals[fitness[m.id]] > 1
+                return fitness[m.id], population.rng(m.id, m.generation, "tie").random() if tied else 0.0
+
+            order = sorted(ranked, key=place_of)
+            place = {m.id: index for index, m in enumerate(order)}
+            unreported = sum(m.snapshot is None for m in peers)
+            population.memo[key] = Ranking(ranked, order, [fitness[m.id] for m in order], place, unreported)
+        found: Ranking = population.memo[key]
+        return found
+
+    def _truncation(self, ranking: Ranking, member: Member, rng: np.random.Generator) -> Member | None:
         """Draw a donor from the top if the member is at the bottom.
 
-        While only k of n members are ranked, k/n of `bottom * n` members copy. Equal members are ordered by a draw that
-        does not depend on the receiver, so that all receivers of a decision see the same ranking.
+        While only k of n members are ranked, k/n of `bottom * n` members copy.
         """
-        equals = Counter(map(_rank_fitness, ranked))
-
-        def place_of(m: Member) -> tuple[float, float]:
-            tied = equals[_rank_fitness(m)] > 1
-            return _rank_fitness(m), population.rng(m.id, m.generation, "tie").random() if tied else 0.0
-
-        order = sorted(ranked, key=place_of)
-        k, n = len(order), len(order) + unreported
+        k, n = len(ranking.order), len(ranking.order) + ranking.unreported
         top = max(1, share(self.exploit.top, k))
         bottom = min(max(1, share(self.exploit.bottom, n)) * k // n, k - top)
-        place = order.index(member)
-        donors = [m for m in order[place + 1 :] if m.ranked][-top:]
-        if place >= bottom or not donors:
+        if (place := ranking.place[member.id]) >= bottom:
             return None
-        return donors[int(rng.integers(len(donors)))]
+        donors = [m for m in ranking.order[place + 1 :] if m.ranked][-top:]
+        return donors[int(rng.integers(len(donors)))] if donors else None
 
     def _t_test(self, others: Sequence[Member], member: Member, rng: np.random.Generator) -> Member | None:
         """Draw another member; return it if it has a fitness and its episodes are significantly better."""

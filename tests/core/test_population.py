@@ -13,6 +13,7 @@ from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.search_space import SearchSpace
+from pbtrl.core.stopping import StopCriteria
 from pbtrl.storage.journal import Line
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Exploit, Explore
@@ -412,3 +413,9 @@ def test_best_fitness_at_each_step_ignores_divergence_and_absence() -> None:
         population.record(decision(a))
         population.record(answer(trained(a, *returns, diverged=diverged)))
     assert population.best_at == {100: -1.0, 200: -8.0}
+
+
+def test_members_are_ranked_only_for_a_limit_of_fitness(monkeypatch: pytest.MonkeyPatch) -> None:
+    population = Population(1, 0)
+    monkeypatch.setattr(Population, "ranking", lambda self: pytest.fail("ranked"))
+    assert StopCriteria(wall_clock=10, total_steps=10).reached(population, 1.0) is None

@@ -143,9 +143,11 @@ def test_cartpole_on_two_nodes_equals_processes_and_inline(nodes: Nodes, tmp_pat
         assert done.returncode == 0, done.stderr
         assert "Ray" not in done.stderr
     assert journal(tmp_path, "inline") == journal(tmp_path, "processes") == journal(tmp_path, "ray")
-    assert len({json.dumps(weights(tmp_path / name / "members")) for name in backends}) == 1
+    found = [weights(tmp_path / name / "members") for name in backends]  # older ones depend on the order of reports
+    assert len({tuple(kept[f"m0{member}/000003"] for member in range(4)) for kept in found}) == 1
 
 
+@pytest.mark.timeout(400)
 def test_three_kills_and_a_lost_node_change_nothing(nodes: Nodes, tmp_path: Path) -> None:
     """Also a death of the store. The budget is exact and every snapshot is intact."""
     lost = nodes.add(num_cpus=2, resources={"short-lived": 2})
@@ -318,3 +320,14 @@ def test_signals_leave_no_process_and_a_run_to_resume(tmp_path: Path, number: in
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     lines = list(read_journal(reports))
     assert not [line for line in lines if line["kind"] == "failure"]
+
+
+def test_answers_of_many_workers_are_waited_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle ones among a thousand answer hundreds of times a second, and each round costs the controller."""
+    from pbtrl.execution import ray as executor
+
+    asked: list[int] = []
+    monkeypatch.setattr(executor.ray, "wait", lambda calls, **how: (asked.append(how["num_returns"]) or calls[:1], []))
+    for workers in (1, 49, 1000):
+        assert executor.RayPool._wait(None, [object()] * workers, 0.1)
+    assert asked == [1, 1, 21]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader as EventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -31,9 +32,12 @@ def table(folder: Path) -> dict[str, bytes]:
 def test_equals_torchs_writer(tmp_path: Path) -> None:
     values: dict[str, Any] = {"rate": 0.5, "length": 20, "agent": "impala"}
     ours, theirs = EventFile(tmp_path / "ours"), SummaryWriter(str(tmp_path / "theirs"))
+    for step, y in ((10, 0.5), (20, float("inf")), (30, 1e-9)):
+        points = {"loss/policy": y, "loss/value": 2 * y}
+        ours.add_scalars(points, step, 1000.0 + step)
+        for tag, value in points.items():
+            theirs.add_scalar(tag, value, step, 1000.0 + step)  # type: ignore[no-untyped-call]
     for writer in (ours, theirs):
-        for step, y in ((10, 0.5), (20, float("inf")), (30, 1e-9)):
-            writer.add_scalar("loss/policy", y, step, 1000.0 + step)
         writer.add_text("population/exploits", "m00 <- m01\n\nhä", 20, 1020.0)
     ours.add_layout({"members": {"fitness": ["^fitness$"], "both": ["a", "b"]}, "other": {}})
     charts = {"fitness": ["Multiline", ["^fitness$"]], "both": ["Multiline", ["a", "b"]]}
@@ -47,13 +51,22 @@ def test_equals_torchs_writer(tmp_path: Path) -> None:
     assert table(tmp_path / "ours") == table(tmp_path / "theirs")
 
 
+def test_points_of_a_step_are_one_record(tmp_path: Path) -> None:
+    file = EventFile(tmp_path)
+    file.add_scalars({"a": 1.0, "b": 2.0}, 10)
+    file.add_scalars({}, 20)
+    file.close()
+    (path,) = tmp_path.iterdir()
+    assert len(list(EventFileLoader(str(path)).Load())) == 1 + 1  # the first one has the version
+
+
 @pytest.mark.parametrize("step", [15, 20])
 def test_points_from_a_step_on_are_hidden(tmp_path: Path, step: int) -> None:
     first = EventFile(tmp_path)
     for x in (10, 20, 30):
-        first.add_scalar("loss", 1.0, x, 1000.0)
+        first.add_scalars({"loss": 1.0}, x, 1000.0)
     first.hide_after(step)
-    first.add_scalar("loss", 2.0, 25)
+    first.add_scalars({"loss": 2.0}, 25)
     first.close()
     assert [(x, y) for _, x, y in contents(tmp_path)["loss"]] == [(10, 1.0), (25, 2.0)]
 
@@ -61,7 +74,7 @@ def test_points_from_a_step_on_are_hidden(tmp_path: Path, step: int) -> None:
 def test_torch_is_not_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pbtrl.reporting.event_file import EventFile\n"
-        "file = EventFile(Path(sys.argv[1])); file.add_scalar('x', 1, 1); file.add_text('x', 'y', 1)\n"
+        "file = EventFile(Path(sys.argv[1])); file.add_scalars({'x': 1}, 1); file.add_text('x', 'y', 1)\n"
         "file.add_layout({'x': {'y': ['z']}}); file.hide_after(1); file.close(); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)

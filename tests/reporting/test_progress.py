@@ -92,6 +92,17 @@ def test_steps_and_rates_are_updated_from_metrics(tmp_path: Path):
     assert standings.left == pytest.approx(1750 / (250 / 4))
 
 
+def test_refreshing_often_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The controller does so after every report, hundreds of times a second in a large population."""
+    _, standings, clock = started(tmp_path)
+    polls = []
+    monkeypatch.setattr(standings._tail, "poll", lambda: polls.append(clock()) or [])
+    for _ in range(17):
+        standings.refresh()
+        clock.now += 0.0625
+    assert polls == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
 def test_wall_clock_budget_bounds_remaining_time(tmp_path: Path):
     w, clock = JournalWriter(tmp_path / "pong"), Clock()
     standings = LiveStatus(w.header, w.population, tmp_path, wall_clock=100.0, earlier=30.0, clock=clock)

@@ -13,7 +13,7 @@ from scipy.stats import ttest_ind
 
 from pbtrl.core.dimensions import Choice, IntUniform, LogUniform, Uniform
 from pbtrl.core.messages import Assignment
-from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.population import FitnessRule, Member, Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
@@ -100,6 +100,31 @@ def test_truncation_replaces_bottom_fifth_from_top_fifth() -> None:
     found = over_seeds(pbt(), *range(10))
     assert all(set(pairs) == {"m00", "m01"} for pairs in found)
     assert {donor for pairs in found for donor in pairs.values()} == {"m08", "m09"}
+
+
+def test_all_receivers_of_a_decision_share_one_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+    population, read = after_one_slice(*range(200)), Counter[str]()
+    rank_fitness = Member.rank_fitness.fget  # type: ignore[attr-defined]
+
+    def counted(member: Member) -> float | None:
+        read[member.id] += 1
+        found: float | None = rank_fitness(member)
+        return found
+
+    monkeypatch.setattr(Member, "rank_fitness", property(counted))
+    assert len(copies(pbt(), population)) == 40
+    assert max(read.values()) == 1
+    population.record({"kind": "resume"})  # as any line may change the ranking
+    copies(pbt(), population)
+    assert max(read.values()) == 2
+
+
+def test_a_copy_says_the_donors_rank() -> None:
+    first, second = (a.note for a in pbt(exploit=Exploit(top=0.1)).decide(after_one_slice(*range(10))) if a.donor)
+    assert first == second == "exploit m09, rank 1 of 10"
+    equals = after_one_slice(1.0, 5.0, 5.0, 5.0, 7.0)
+    notes = [a.note for a in pbt(exploit=Exploit(top=0.8)).decide(equals) if a.donor and a.donor != "m04"]
+    assert all("rank 2 of 5" in note for note in notes)
 
 
 def test_donors_are_drawn_evenly() -> None:
