@@ -122,9 +122,9 @@ def spaces(
     kwargs, wrapping = kwargs or {}, Wrapping(wrappers, flatten_observations)
     _check(protocol)
     chosen = resolve_backend(id, backend, kwargs, wrappers, flatten_observations)
-    key = (id, chosen, repr(sorted(kwargs.items())), repr(wrapping), gym.resolve(id) if ":" in id else None)
+    key = (id, chosen, protocol, repr(sorted(kwargs.items())), repr(wrapping), gym.resolve(id) if ":" in id else None)
     if key not in _known_spaces:
-        _known_spaces[key] = _look(id, chosen, kwargs, wrapping, f"env.id={id}{wrapping}")
+        _known_spaces[key] = _look(id, chosen, protocol, kwargs, wrapping, f"env.id={id}{wrapping}")
     return _known_spaces[key]
 
 
@@ -175,9 +175,11 @@ def describe_backend(id: str, backend: str, kwargs: Mapping[str, Any]) -> str:
     return backend
 
 
-def _look(id: str, backend: str, kwargs: Mapping[str, Any], wrapping: Wrapping, where: str) -> Spaces:
+def _look(
+    id: str, backend: str, protocol: Protocol, kwargs: Mapping[str, Any], wrapping: Wrapping, where: str
+) -> Spaces:
     if _is_atari(id):
-        return present(_atari(id).spaces(id, kwargs), where)
+        return present(_atari(id).spaces(id, protocol, kwargs), where)
     if backend == "envpool":
         return present(_envpool().spaces(id, kwargs), where)
     return gym.spaces(id, kwargs, wrapping, where)

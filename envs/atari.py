@@ -1,13 +1,12 @@
 """Atari games in ale_py's C++ vector env, under two protocols whose scores must never be compared.
 
-Both use 84 x 84 grayscale, a stack of 4 frames, an action repeat of 4 with the maximum over the last two frames, raw
-rewards, and the game's minimal action set (all 18 actions with `env.kwargs: {full_action_space: true}`). Games are
-truncated after 108,000 frames.
+Both use 84 x 84 grayscale, a stack of 4 frames, an action repeat of 4 with the maximum over the last two frames, and
+raw rewards. Games are truncated after 108,000 frames. `env.kwargs: {full_action_space: ...}` chooses the other actions.
 
-| protocol | sticky actions | no-ops at the start | FIRE at the start | losing a life                 |
-|----------|----------------|---------------------|-------------------|-------------------------------|
-| sticky   | 0.25           | none                | no                | nothing (Machado et al. 2018) |
-| classic  | none           | up to 30            | where it exists   | terminates, in training       |
+| protocol | sticky actions | actions       | no-ops at the start | FIRE at the start | losing a life                 |
+|----------|----------------|---------------|---------------------|-------------------|-------------------------------|
+| sticky   | 0.25           | all 18        | none                | no                | nothing (Machado et al. 2018) |
+| classic  | none           | of the game   | up to 30            | where it exists   | terminates, in training       |
 
 ale_py's `episodic_life` is not used: it starts a new game after every lost life, so later lives are never played, and
 no game gets a score. Nor is `life_loss_info`, which does not distinguish a lost life from a lost game. The number of
@@ -42,8 +41,8 @@ MAX_FRAMES = 108_000
 Protocol = Literal["sticky", "classic"]
 
 _PROTOCOLS: dict[str, dict[str, Any]] = {
-    "sticky": {"repeat_action_probability": 0.25, "noop_max": 0, "use_fire_reset": False},
-    "classic": {"repeat_action_probability": 0.0, "noop_max": 30, "use_fire_reset": True},
+    "sticky": {"repeat_action_probability": 0.25, "noop_max": 0, "use_fire_reset": False, "full_action_space": True},
+    "classic": {"repeat_action_probability": 0.0, "noop_max": 30, "use_fire_reset": True, "full_action_space": False},
 }
 _PICTURE = {"img_height": 210, "img_width": 160, "stack_num": 1}
 """Options of games that are shown."""
@@ -54,9 +53,10 @@ _OPTIONS = ("full_action_space", *_LARGEST)
 gymnasium.register_envs(ale_py)
 
 
-def spaces(id: str, kwargs: Mapping[str, Any]) -> Spaces:
+def spaces(id: str, protocol: Protocol, kwargs: Mapping[str, Any]) -> Spaces:
     """Return the spaces of one game; finding the number of actions means loading the ROM (0.1 s, cached)."""
-    return _spaces(_game(id), tuple(sorted(_checked(kwargs).items())))
+    options = {"full_action_space": _PROTOCOLS[protocol]["full_action_space"], **_checked(kwargs)}
+    return _spaces(_game(id), tuple(sorted(options.items())))
 
 
 def make(
@@ -93,8 +93,7 @@ def bare(
         frameskip=FRAMES_PER_STEP,
         reward_clipping=False,
         grayscale=grayscale,
-        **_PROTOCOLS[protocol],
-        **_checked(kwargs),
+        **{**_PROTOCOLS[protocol], **_checked(kwargs)},
     )
 
 

@@ -32,12 +32,17 @@ svg { fill: currentColor; stroke-linejoin: round; stroke-linecap: butt }
 img { background: #fff }
 .bar { display: flex; height: .8em; width: 12em }
 .warning { border-left: 4px solid #d62728; padding-left: .8em }
+@media screen and (max-width: 46em) {
+  figure::before { content: "wider than the screen: scroll sideways"; color: GrayText; font-size: .85em }
+}
 @media print {
   body { max-width: none; margin: 0; font-size: 10pt }
   h2 { break-after: avoid }
   tr { break-inside: avoid }
   svg, img { min-width: 0 }
   th, td { white-space: normal; padding: .15em .4em }
+  td.text { white-space: nowrap }
+  td.wide { white-space: pre-wrap }
 }
 """
 

@@ -31,12 +31,12 @@ LARGEST_SVG = 200_000  # bytes of a plot in the page; larger ones are PNG there
 EVERY = 10.0  # seconds between two reports of `watch`
 CAPTIONS = {
     "training": "Fitness of every member, and its values of each hyperparameter. Gray lines are copies, dotted lines "
-    "are bounds that a value reached. Black: the slices that led to the best member.",
+    "are bounds that a value reached. Thickest: the slices that led to the best member.",
     "episodes": "A dot is an episode that a member's fitness is the mean of. Boxes are quartiles, whiskers reach the "
     "farthest dot within 1.5 box lengths.",
     "population": "A line is a member, brighter the fitter it is. Red rings are values at a bound of their "
-    "hyperparameter. Black: the best member. Under PBT the values of members depend on each other.",
-    "lineage": "Descent of the weights. Each set of fresh weights has a color. Black: the lineage of the best member.",
+    "hyperparameter. Thickest: the best member. Under PBT the values of members depend on each other.",
+    "lineage": "Descent of the weights. Each set of fresh weights has a color. Thickest: that of the best member.",
     "timeline": "One bar per finished slice. Dotted lines show where the run was resumed.",
     "speed": "Speed of the whole population, averaged over each slice.",
 }

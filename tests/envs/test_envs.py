@@ -1,5 +1,6 @@
 """Envs: one conformance class for all backends, then the specifics of each."""
 
+import contextlib
 import importlib
 import sys
 
@@ -304,9 +305,14 @@ class StubConsole:
 
 class TestAtari:
     def test_action_sets(self):
-        assert envs.spaces("ALE/Pong-v5").single_action_space == Discrete(6)
-        full = envs.spaces("ALE/Pong-v5", kwargs={"full_action_space": True})
-        assert full.single_action_space == Discrete(18)
+        """`sticky` has all 18 actions (Machado et al. 2018), `classic` those of the game, if kwargs say nothing."""
+        for protocol, count in (("sticky", 18), ("classic", 6)):
+            for full in (None, True, False):
+                kwargs = {} if full is None else {"full_action_space": full}
+                expected = Discrete(count if full is None else 18 if full else 6)
+                assert envs.spaces("ALE/Pong-v5", protocol=protocol, kwargs=kwargs).single_action_space == expected
+                with contextlib.closing(envs.make("ALE/Pong-v5", [0], protocol=protocol, kwargs=kwargs)) as vector:
+                    assert vector.single_action_space == expected
 
     def test_rewards_are_raw(self):
         rewards = trajectory(envs.make("ALE/MsPacman-v5", [0]), [0], 100)[1]
@@ -316,7 +322,7 @@ class TestAtari:
         vector = envs.make("ALE/Pong-v5", [1, 2])
         obs = vector.reset()
         np.testing.assert_array_equal(obs[0], obs[1])
-        for action in actions_of(0, 40, vector.single_action_space):
+        for action in actions_of(0, 200, vector.single_action_space):
             obs = vector.step(np.full(2, action))[0]
         assert (obs[0] != obs[1]).any()
 
