@@ -20,21 +20,22 @@ exit_if_stopped() { [ "$1" -ge 128 ] && exit "$1"; }
 
 against_random='strategy.name=pbt,random_search'
 
-# FIRE's evaluators count: every strategy trains 10 members for 2.4M env steps in all. A curve point is a HalfCheetah
+# FIRE's evaluators count: every strategy trains 10 members for as many env steps in all. A curve point is a HalfCheetah
 # episode of each env, and an evaluation has up to twelve points.
 strategies() {
-  rl_strategies fire-impala-halfcheetah quickstart
-  rl_strategies fire-vmpo-halfcheetah vmpo
-  rl_strategies fire-vmpo-ant vmpo env.id=Ant-v5
+  rl_strategies fire-impala-halfcheetah 2_400_000 quickstart
+  rl_strategies fire-vmpo-halfcheetah 2_400_000 vmpo
+  rl_strategies fire-vmpo-ant 1_200_000 vmpo env.id=Ant-v5
 }
 
+# rl_strategies NAME STEPS CONFIG ARGUMENT...
 rl_strategies() {
-  name=$1
-  shift
+  name=$1 steps=$2
+  shift 2
   ready='ready: {slice_steps: 24_000, burn_in: 48_000}'
   rules='exploit: {bottom: 0.25, top: 0.25}, explore: {factors: [2, 0.5]}'
-  sweep "$name" 3 "$@" population.size=10 budget.total_steps=2_400_000 budget.env_steps_per_member=null \
-    fitness.curve_interval=8_000 --set "strategy=\
+  sweep "$name" 3 "$@" population.size=10 "budget.total_steps=$steps" \
+    budget.env_steps_per_member=null fitness.curve_interval=8_000 --set "strategy=\
 {name: pbt, $ready, $rules},\
 {name: random_search, $ready},\
 {name: fire, subpopulations: [4, 4], max_eval_steps: 96_000, $ready, $rules}"
