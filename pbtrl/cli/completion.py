@@ -18,6 +18,7 @@ from typing import Any
 from pbtrl.cli.arguments import add_command
 from pbtrl.errors import MissingPackageError, PbtrlError, RunError
 from pbtrl.system.streams import tell
+from pbtrl.system.strict_json import to_json
 
 PACKAGE = Path(__file__).parents[1]
 Keys = dict[str, list[str]]
@@ -108,7 +109,7 @@ def config_keys() -> Keys:
         for old in folder.glob("config-keys-*.json"):
             old.unlink(missing_ok=True)
         staged = folder / f".tmp-{os.getpid()}"
-        staged.write_text(json.dumps(keys))
+        staged.write_text(to_json(keys))
         staged.replace(cache)
     return keys
 
