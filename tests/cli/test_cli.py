@@ -452,7 +452,7 @@ def test_atari_game(pbtrl: Command):
         "strategy.ready.slice_steps=20", "final.candidates=1", "final.selection_episodes=1", "final.episodes=1",
     )  # fmt: skip
     assert found.code == 0
-    assert "ALE/Pong-v5, 4x84x84 -> 6 actions, sticky" in found.out
+    assert "ALE/Pong-v5, 4x84x84 -> 18 actions, sticky" in found.out
     assert "(320 frames)" in found.out
     score = pbtrl("eval", "pong", "--episodes", 1, "--json").json
     assert (score["protocol"], score["env_steps"], score["length_mean"], score["ci95"]) == ("sticky", 40, 60, None)
