@@ -102,7 +102,6 @@ class VMPO(ActorCritic):
         finite = torch.stack(list(new.values())).isfinite().all(0)
         new = {name: torch.where(finite, value, popart[name]) for name, value in new.items()}
         normalize.popart_preserve(*self.net.value_head(self.layout.views(state.tensors["params"])), popart, new)
-        state.refresh()
         state.tensors |= with_prefix("popart", new)
         scale, shift = (new[name].to(batch.mask.dtype)[:, None, None] for name in ("scale", "shift"))
         better = losses.better_half(advantages.flatten(1), batch.mask.flatten(1).bool()).view_as(batch.mask)
