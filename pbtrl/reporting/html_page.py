@@ -40,9 +40,9 @@ img { background: #fff }
   h2 { break-after: avoid }
   tr { break-inside: avoid }
   svg, img { min-width: 0 }
-  th, td { white-space: normal; padding: .15em .4em }
-  td.text { white-space: nowrap }
-  td.wide { white-space: pre-wrap }
+  figure, table { overflow: visible }
+  th, td { padding: .15em .4em }
+  th { white-space: normal }
 }
 """
 
