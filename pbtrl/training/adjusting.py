@@ -86,7 +86,7 @@ class Requests:
 
     def __call__(self) -> Iterator[tuple[Line, Strategy]]:
         """Yield the body of a `set` line, which must then be written, and the strategy from then on."""
-        for path in sorted((self._run / FOLDER).glob("*.json")):
+        for path in sorted((self._run / FOLDER).glob("[0-9]*.json")):
             if path.name not in self._answered:
                 try:
                     items = [str(item) for item in read_json(path)["items"]]

@@ -202,15 +202,16 @@ def test_live_run_reads_a_request_before_its_next_decision(pbtrl: Command) -> No
 
 
 def test_request_counts_once_and_impossible_ones_are_dropped(pbtrl: Command, stopped: Path) -> None:
-    """After a crash between the journal's line and the removal of the request."""
+    """After a crash between the journal's line and the removal of the request; one still being written waits."""
     (RUN / FOLDER).mkdir()
-    for name, items in (("1.json", ["retire=m03"]), ("2.json", ["seed=3"]), ("3.json", 3)):
+    staged = ".tmp-4.json"
+    for name, items in (("1.json", ["retire=m03"]), ("2.json", ["seed=3"]), ("3.json", 3), (staged, ["retire=m02"])):
         (RUN / FOLDER / name).write_text(json.dumps({"items": items}))
     api.resume("a", callbacks=[StopAt(2)], progress="none")
     (RUN / FOLDER / "1.json").write_text(json.dumps({"items": ["retire=m03"]}))
     api.resume("a", progress="none")
     assert [line["request"] for line in journal(RUN) if line["kind"] == "set"] == ["1.json"]
-    assert os.listdir(RUN / FOLDER) == []
+    assert os.listdir(RUN / FOLDER) == [staged]
 
 
 def test_only_searches_that_explore_change() -> None:
