@@ -2,8 +2,7 @@
 
 This is algorithm S3: a member updates on-policy every `unroll_length` (the paper's t_max) steps of all its envs. With
 inline acting it is A2C; `acting.mode: hogwild` runs it asynchronously, as published. V-trace corrects for the updates
-between the minibatches of a block, if there are several. The defaults are in
-`settings.A3CSettings`.
+between the minibatches of a block, if there are several. The defaults are in `settings.A3CSettings`.
 """
 
 from dataclasses import dataclass

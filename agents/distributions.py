@@ -1,9 +1,8 @@
 """Action distributions: frozen objects whose methods take parameter tensors `[..., K]`.
 
 The agent keeps the *stored action* (an index, one per slot, or a Gaussian's raw sample) and passes `to_env(stored)` to
-the env.
-`log_prob` always takes the stored action, so acting and learning agree. Randomness is an argument: noise is drawn once
-per rollout, and `sample` takes two or three tensor operations.
+the env. `log_prob` always takes the stored action, so acting and learning agree. Randomness is an argument: noise is
+drawn once per rollout, and `sample` takes two or three tensor operations.
 
 Only functions whose vectorized and scalar kernels agree bit for bit are used (exp, log, tanh and logsigmoid, but not
 softplus or sigmoid), so a member's results do not depend on its slot in the cohort.

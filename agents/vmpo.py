@@ -138,8 +138,9 @@ class VMPO(ActorCritic):
     @override
     def clip(self, grads: Tensor, h: Hyperparameters) -> Tensor:
         """Clip the gradients of the weights only: those of the multipliers have another scale."""
-        norms = super().clip(grads[:, : self._first_multiplier], h)
-        return torch.where(grads[:, self._first_multiplier :].isfinite().all(-1), norms, torch.inf)
+        cut = self._first_multiplier
+        norms = super().clip(grads[:, :cut], h)
+        return torch.where(grads[:, cut:].isfinite().all(-1), norms, torch.inf)
 
     @override
     def step_optimizer(self, state: State, h: Hyperparameters, active: Tensor) -> None:

@@ -201,14 +201,12 @@ class Session:
         for m in (m for m in self.population.members.values() if not m.retired):
             parent = m.pending.parent if m.pending else m.snapshot
             unreported = m.pending.id if m.pending and store.state(m.pending.id) is not None else None
-            if parent == INITIAL and parent not in checked:
-                store.load(parent)  # it cannot be made again
-                checked.add(parent)
-            if (
-                parent
-                and parent not in lost
-                and parent != INITIAL
-                and not store.is_at(parent, self.population.snapshot_origin[parent].stop)
+            if parent == INITIAL:
+                if parent not in checked:
+                    store.load(parent)  # it cannot be made again
+                    checked.add(parent)
+            elif (
+                parent and parent not in lost and not store.is_at(parent, self.population.snapshot_origin[parent].stop)
             ):
                 store.quarantine(parent)
                 lost += [] if unreported else [parent]
