@@ -166,6 +166,7 @@ class Population:
         best_at: highest fitness that was reported at each step of the members' clocks.
         lost_snapshots: snapshots that are lost and must be made again.
         memo: what a strategy computed from this state and needs again in the same decision; every line empties it.
+        folds: what a strategy, the key, computed from the lines so far and brings up to date itself.
     """
 
     def __init__(
@@ -185,6 +186,7 @@ class Population:
         self.best_at: dict[int, float] = {}
         self.lost_snapshots: set[str] = set()
         self.memo: dict[object, Any] = {}
+        self.folds: dict[object, Any] = {}
         self._agents: list[str] = []
 
     def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:

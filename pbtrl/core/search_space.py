@@ -82,6 +82,9 @@ class MixedSearchSpace:
     spaces: Mapping[str, SearchSpace]
     counts: Mapping[str, int]
 
+    def __hash__(self) -> int:
+        return hash((frozenset(self.spaces.items()), frozenset(self.counts.items())))
+
     @property
     def names(self) -> tuple[str, ...]:
         """Hyperparameter names of all agents, without duplicates, in the order of the config."""

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ LENGTHS = (0.03, 0.1, 0.3, 1.0)
 FORGETTING = (0.0, 0.03, 0.1, 0.25, 0.5)
 NOISE = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)  # as a fraction of the variance
 JITTER = 1e-6  # noise of an exact target, as a fraction of the variance; lets two of them be equal
-STARTS = 10
+CANDIDATES, NEARBY = 256, 32
+RADII = (0.3, 0.15, 0.08, 0.03, 0.01)
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,31 @@ class Kernel:
 
     def __call__(self, one: Floats, other: Floats) -> Floats:
         """Covariances of the values at two sets of points, [n, m]; without the noise."""
-        gaps = np.abs(one[:, None, 0] - other[None, :, 0])
-        squares = np.square(one[:, None, 1:] - other[None, :, 1:]).sum(axis=-1)
-        covariances: Floats = self.variance * np.exp(-squares / self.length) * (1.0 - self.forgetting) ** (gaps / 2.0)
-        return covariances
+        gaps, squares = _distances(one, other)
+        return self.variance * _nearness(squares, self.length) * _memory(gaps, self.forgetting)
 
 
-class Prediction(NamedTuple):
-    """Posterior mean and variance of a value, and their gradients by x, [d]."""
+def _cholesky(covariances: Floats) -> Floats:
+    """Return the lower factor, in the column order of LAPACK, in the memory of the symmetric `covariances`."""
+    from scipy.linalg import cholesky
 
-    mean: float
-    variance: float
-    mean_slope: Floats
-    variance_slope: Floats
+    factor: Floats = cholesky(covariances.T, lower=True, overwrite_a=True, check_finite=False)
+    return factor
+
+
+def _distances(one: Floats, other: Floats) -> tuple[Floats, Floats]:
+    """Return the gaps in time and the squared distances in x between two sets of points, each [n, m]."""
+    from scipy.spatial.distance import cdist
+
+    return np.abs(one[:, None, 0] - other[None, :, 0]), np.asarray(cdist(one[:, 1:], other[:, 1:], "sqeuclidean"))
+
+
+def _nearness(squares: Floats, length: float) -> Floats:
+    return np.asarray(np.exp(squares / -length))
+
+
+def _memory(gaps: Floats, forgetting: float) -> Floats:
+    return np.asarray(np.exp(gaps * (0.5 * math.log1p(-forgetting))))
 
 
 @dataclass(frozen=True)
@@ -65,43 +78,46 @@ class Process:
         kernel: kernel, with the noise of the targets.
         points: [n, 1 + d].
         targets: [n].
-        exact: number of the last targets that have no noise.
+        tried: further points, [m, 1 + d]. The variance is that after their values will be known without noise, whatever
+            they are; the mean does not know them.
     """
 
     kernel: Kernel
     points: Floats
     targets: Floats
-    exact: int = 0
+    tried: Floats | None = None
+
+    @cached_property
+    def places(self) -> Floats:
+        """Points, then those that are being tried, [n + m, 1 + d]."""
+        return self.points if self.tried is None else np.concatenate([self.points, self.tried])
 
     @cached_property
     def factor(self) -> Floats:
-        """Lower Cholesky factor of the targets' covariance, [n, n]."""
-        noise = np.full(len(self.points), self.kernel.noise)
-        noise[len(noise) - self.exact :] = JITTER * self.kernel.variance
-        return np.asarray(np.linalg.cholesky(self.kernel(self.points, self.points) + np.diag(noise)), np.float64)
+        """Lower Cholesky factor of the covariance at `places`, [n + m, n + m]."""
+        noise = np.full(len(self.places), JITTER * self.kernel.variance)
+        noise[: len(self.points)] = self.kernel.noise
+        covariances = self.kernel(self.places, self.places)
+        np.fill_diagonal(covariances, self.kernel.variance + noise)
+        return _cholesky(covariances)
 
     @cached_property
     def weights(self) -> Floats:
-        """Inverse covariance times targets, [n]."""
-        return self._solve(self.targets)
-
-    def predict(self, point: Floats) -> Prediction:
-        """Predict the value at one point, [1 + d]; without the noise."""
-        covariances = self.kernel(self.points, point[None])[:, 0]
-        slopes = covariances[:, None] * 2.0 * (self.points[:, 1:] - point[1:]) / self.kernel.length
-        solved = self._solve(covariances)
-        return Prediction(
-            float(covariances @ self.weights),
-            max(self.kernel.variance - float(covariances @ solved), 1e-12),
-            slopes.T @ self.weights,
-            -2.0 * slopes.T @ solved,
-        )
-
-    def _solve(self, values: Floats) -> Floats:
+        """Inverse covariance of the points times targets, [n]; the factor of the points is a corner of `factor`."""
         from scipy.linalg import cho_solve
 
-        solved: Floats = cho_solve((self.factor, True), values)
-        return solved
+        n = len(self.points)
+        weights: Floats = cho_solve((self.factor[:n, :n], True), self.targets, check_finite=False)
+        return weights
+
+    def predict(self, queries: Floats) -> tuple[Floats, Floats]:
+        """Predict the means and variances of the values at k points, [k, 1 + d]; without the noise."""
+        from scipy.linalg import solve_triangular
+
+        covariances = self.kernel(self.places, queries)
+        whitened = solve_triangular(self.factor, covariances, lower=True, check_finite=False)
+        variances = self.kernel.variance - np.square(whitened).sum(axis=0)
+        return covariances[: len(self.points)].T @ self.weights, np.maximum(variances, 1e-12)
 
 
 def fit(points: Floats, targets: Floats) -> Kernel:
@@ -112,9 +128,12 @@ def fit(points: Floats, targets: Floats) -> Kernel:
     """
     if len(targets) < 3 or np.ptp(targets) == 0.0:
         return Kernel()
+    gaps, squares = _distances(points, points)
+    near = {length: _nearness(squares, length) for length in LENGTHS}
+    remembered = {forgetting: _memory(gaps, forgetting) for forgetting in FORGETTING}
     best, kernel = -math.inf, Kernel()
     for length, forgetting in product(LENGTHS, FORGETTING):
-        correlations = Kernel(1.0, length, forgetting)(points, points)
+        correlations = near[length] * remembered[forgetting]
         for noise in NOISE:
             likelihood, variance = profile_likelihood(correlations, noise, targets)
             if likelihood > best:
@@ -132,8 +151,10 @@ def profile_likelihood(correlations: Floats, noise: float, targets: Floats) -> t
     """
     from scipy.linalg import solve_triangular
 
-    factor = np.linalg.cholesky(correlations + noise * np.eye(len(targets)))
-    whitened = solve_triangular(factor, targets, lower=True)
+    covariances = correlations.copy()
+    np.fill_diagonal(covariances, 1.0 + noise)
+    factor = _cholesky(covariances)
+    whitened = solve_triangular(factor, targets, lower=True, check_finite=False)
     variance = float(whitened @ whitened) / len(targets)
     volume = float(np.log(np.diag(factor)).sum())
     return -volume - 0.5 * len(targets) * (math.log(2.0 * math.pi * variance) + 1.0), variance
@@ -146,39 +167,39 @@ def beta(rows: int) -> float:
 
 @dataclass(frozen=True)
 class UpperBound:
-    """Upper confidence bound mean + kappa * spread, with its gradient.
+    """Upper confidence bound mean + kappa * spread.
 
     Attributes:
-        values: process of the mean, conditioned on the data.
-        spread: process of the spread, conditioned also on points that are being tried.
+        process: process of the values.
         kappa: weight of the spread.
         use: the spread is the standard deviation (`sd`), or the `variance`.
     """
 
-    values: Process
-    spread: Process
+    process: Process
     kappa: float
     use: Literal["sd", "variance"] = "sd"
 
-    def __call__(self, point: Floats) -> tuple[float, Floats]:
-        """Return the bound at one point, [1 + d], and its gradient by x, [d]."""
-        center, width = self.values.predict(point), self.spread.predict(point)
-        if self.use == "variance":
-            spread, slope = width.variance, width.variance_slope
-        else:
-            spread = math.sqrt(width.variance)
-            slope = width.variance_slope / (2.0 * spread)
-        return center.mean + self.kappa * spread, center.mean_slope + self.kappa * slope
+    def __call__(self, queries: Floats) -> Floats:
+        """Return the bound at k points, [k, 1 + d]."""
+        means, variances = self.process.predict(queries)
+        return means + self.kappa * (variances if self.use == "variance" else np.sqrt(variances))
 
     def argmax(self, fixed: Floats, free: int, rng: np.random.Generator) -> Floats:
-        """Maximize over the last `free` coordinates in [0, 1]; the first ones are `fixed`. Runs from random starts."""
-        from scipy.optimize import minimize
+        """Maximize over the last `free` coordinates in [0, 1]; the first ones are `fixed`.
 
-        def negative(x: Floats) -> tuple[float, Floats]:
-            bound, slope = self(np.concatenate([fixed, x]))
-            return -bound, -slope[-free:]
-
-        starts = rng.random((STARTS, free))
-        results = [minimize(negative, x, jac=True, method="L-BFGS-B", bounds=[(0.0, 1.0)] * free) for x in starts]
-        best: Floats = min(results, key=lambda result: float(result.fun)).x
+        Random candidates, then some around the best so far, ever closer. Unlike an optimizer that follows gradients,
+        the search does not amplify rounding errors.
+        """
+        best, bound = self._best(fixed, rng.random((CANDIDATES, free)))
+        for radius in RADII:
+            nearby = np.clip(best + radius * rng.standard_normal((NEARBY, free)), 0.0, 1.0)
+            better, higher = self._best(fixed, nearby)
+            if higher > bound:
+                best, bound = better, higher
         return best
+
+    def _best(self, fixed: Floats, candidates: Floats) -> tuple[Floats, float]:
+        """Return the candidate with the highest bound, [free], and its bound."""
+        bounds = self(np.concatenate([np.tile(fixed, (len(candidates), 1)), candidates], axis=1))
+        place = int(np.argmax(bounds))
+        return candidates[place], float(bounds[place])

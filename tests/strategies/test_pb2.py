@@ -16,9 +16,12 @@ from pbtrl.core.dimensions import AGENT, Choice, IntUniform, LogUniform, Uniform
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
-from pbtrl.strategies.pb2 import PB2, Model, Row, Trial
+from pbtrl.strategies.pb2 import PB2
+from pbtrl.strategies.pb2_model import Model, Row, Trial
+from pbtrl.strategies.pb2_rows import SliceRows
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Exploit, Explore
+from pbtrl.strategies.time_varying_gp import Kernel
 from pbtrl.testing.fakes import LAST, trained
 from pbtrl.testing.strategies import SPACE, PopulationConformance
 from pbtrl.trainables.drifting_bandit import DriftingBandit
@@ -66,7 +69,11 @@ def go_on(
 
 
 def rows(population: Population, **changes: Any) -> list[Row]:
-    return pb2(**changes).rows(population, next(iter(population.snapshot_origin.values())))
+    return rows_of(pb2(**changes), population)
+
+
+def rows_of(strategy: PB2, population: Population, agent: str | None = None) -> list[Row]:
+    return SliceRows.of(strategy, strategy.window, population).latest(agent)
 
 
 # Rows
@@ -145,6 +152,15 @@ def test_row_of_a_rescue_between_slices_begins_at_its_donor() -> None:
     assert rows(population)[-1].gain == pytest.approx(6.0 / 0.9)
 
 
+def test_row_of_a_rescue_begins_at_its_donor_that_was_stopped_between_slices() -> None:
+    population = after_one_slice(1.0, 2.0)
+    go_on(population, "m01", 5.0, step=130)
+    go_on(population, "m00", -math.inf, step=110)
+    go_on(population, "m00", 8.5, parent="m01/000001", donor="m01", start=130, stop=200)
+    assert rows(population)[-1].trial.fitness == 5.0
+    assert rows(population)[-1].gain == pytest.approx(3.5 / 0.7)
+
+
 def test_report_without_a_step_gives_no_row() -> None:
     population = after_one_slice(1.0)
     go_on(population, "m00", -math.inf, step=100)
@@ -168,8 +184,42 @@ def test_rows_are_those_of_one_agent() -> None:
         for fitness in (1.0, 2.0 if agent == "a" else 4.0):
             go_on(population, member, fitness, hyperparameters={AGENT: agent, "lr": 0.1})
     strategy = pb2(space=MixedSearchSpace(spaces, {"a": 1, "b": 1}))
-    for first, gain in (("m00/000000", 1.0), ("m01/000000", 3.0)):
-        assert [row.gain for row in strategy.rows(population, population.snapshot_origin[first])] == [gain]
+    for agent, gain in (("a", 1.0), ("b", 3.0)):
+        assert [row.gain for row in rows_of(strategy, population, agent)] == [gain]
+
+
+def test_rows_brought_up_to_date_equal_rows_of_the_whole_journal() -> None:
+    """Also if a slice in two parts lies between two decisions, and after a change of the bounds."""
+    population, strategy = after_one_slice(1.0, 2.0), pb2()
+    go_on(population, "m00", 50.0, step=130)
+    assert rows_of(strategy, population) == []
+    go_on(population, "m00", 4.0, every=70)
+    go_on(population, "m01", 3.0)
+    wider = pb2(space=SearchSpace({"lr": LogUniform(low=1e-4, high=10.0)}))
+    for each in (strategy, wider):
+        found = rows_of(each, population)
+        population.folds.clear()
+        assert found == rows_of(each, population)
+        assert [row.gain for row in found] == [3.0, 1.0]
+    assert rows_of(strategy, population) != rows_of(wider, population)
+
+
+def test_asynchronous_kernel_is_chosen_anew_when_each_member_gave_a_row() -> None:
+    population, strategy = after_one_slice(1.0, 2.0, 3.0, 4.0), pb2()
+    rng, kernels, counts = np.random.default_rng(0), [], []
+    for i in range(22):
+        go_on(population, f"m{i % 4:02d}", float(rng.random()), hyperparameters={"lr": float(10 ** rng.uniform(-3, 1))})
+        rows = SliceRows.of(strategy, strategy.window, population)
+        kernels.append(rows.model(None, "rounds", 1).kernel)
+        counts.append(len(rows.latest(None)))
+    assert kernels[:3] == [Kernel()] * 3
+    for i in range(3, 22):
+        size = counts[i] // 4 * 4
+        assert kernels[i] == Model.of(rows_of(strategy, population)[:size], "rounds", 1).kernel
+    assert len(set(kernels)) > 2
+    always = SliceRows.of(pb2(synchronous=True), 200, population)
+    assert always.model(None, "rounds", 1).kernel == Model.of(always.latest(None), "rounds", 1).kernel
+    assert len(always.latest(None)) % 4 != 0
 
 
 # Model
@@ -177,7 +227,7 @@ def test_rows_are_those_of_one_agent() -> None:
 
 def model(gains: Sequence[float], time: Any = "rounds", after: float = 0.0) -> Model:
     found = [Row(Trial(2.0 + i, 10.0 + i, (i / 10,)), after, gain) for i, gain in enumerate(gains)]
-    return Model.of(tuple(found), time, 1)
+    return Model.of(found, time, 1)
 
 
 def test_gains_are_standardized_and_clipped() -> None:
@@ -230,7 +280,7 @@ def test_two_proposals_of_a_round_differ(seed: int) -> None:
         Row(Trial(float(i // 6), 0.0, (h,)), 0.0, -((h - 0.5) ** 2) + 0.02 * rng.standard_normal())
         for i, h in enumerate(rng.random(36))
     ]
-    one, other = propose(Model.of(tuple(found), "rounds", 1), 2, seed=seed)
+    one, other = propose(Model.of(found, "rounds", 1), 2, seed=seed)
     assert abs(one - other) > 0.05
 
 
@@ -280,9 +330,15 @@ def test_open_assignments_repel_a_proposal() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_survivors_repel_a_proposal(seed: int) -> None:
-    first, *others = pb2(synchronous=True).decide(after_one_slice("diverged", 1.0, 3.0, 2.0, seed=seed))
-    proposed = LR["lr"].to_unit(first.hyperparameters["lr"])
-    assert all(abs(proposed - LR["lr"].to_unit(a.hyperparameters["lr"])) > 0.05 for a in others)
+    """Where a receiver would go, it does not go once the survivors are there."""
+    population, strategy = after_one_slice("diverged", 1.0, 3.0, 2.0, seed=seed), pb2(synchronous=True)
+    places = []
+    for _ in range(2):
+        first, *others = strategy.decide(population)
+        places.append(LR["lr"].to_unit(first.hyperparameters["lr"]))
+        for a in others:
+            population.members[a.member].hyperparameters = first.hyperparameters
+    assert abs(places[0] - places[1]) > 0.2
 
 
 @pytest.mark.parametrize("change", [{"time": "normalized"}, {"spread": "variance"}, {"window": 3}])
