@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -62,7 +63,7 @@ def pbtrl(
 def fork_server() -> Iterator[ForkServer]:
     """Run a command in its own process, to be killed at a crash point."""
     command = [sys.executable, "-m", "tests.fork_server"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env, numbers = {**os.environ, "PYTHONPATH": str(ROOT)}, itertools.count()
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
@@ -70,10 +71,13 @@ def fork_server() -> Iterator[ForkServer]:
         def run(where: Path, *argv: str, crash: str = "", stop: bool = False) -> dict[str, Any]:
             assert process.stdin
             assert process.stdout
-            task = {"where": str(where), "argv": argv, "crash": crash, "stop": stop}
+            number = next(numbers)
+            task = {"number": number, "where": str(where), "argv": argv, "crash": crash, "stop": stop}
             print(json.dumps(task), file=process.stdin, flush=True)
-            answer: dict[str, Any] = json.loads(process.stdout.readline())
-            return answer
+            while True:  # a test that was interrupted has left its answer
+                answer: dict[str, Any] = json.loads(process.stdout.readline())
+                if answer["number"] == number:
+                    return answer
 
         yield run
         process.stdin.close()

@@ -1,8 +1,8 @@
 """Run commands of pbtrl in forked processes, which need not import torch again.
 
-Each line of stdin is a JSON object {"where": directory, "argv": [...], "crash": "point:count" or "", "stop": send
-SIGTERM as soon as there is a journal}. Each line of stdout answers one: {"code": exit code, negative for a signal,
-"err": stderr}. Nothing here may run torch before it forks.
+Each line of stdin is a JSON object {"number": any, "where": directory, "argv": [...], "crash": "point:count" or "",
+"stop": send SIGTERM as soon as there is a journal}. Each line of stdout answers one: {"number": the same, "code": exit
+code, negative for a signal, "err": stderr}. Nothing here may run torch before it forks.
 """
 
 import importlib
@@ -59,7 +59,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         os.kill(pid, signal.SIGTERM)
     _, status = os.waitpid(pid, 0)
     with open(log) as file:
-        return {"code": os.waitstatus_to_exitcode(status), "err": file.read()}
+        return {"number": task["number"], "code": os.waitstatus_to_exitcode(status), "err": file.read()}
 
 
 if __name__ == "__main__":  # and not where a fork's workers import it again

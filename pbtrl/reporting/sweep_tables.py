@@ -12,7 +12,7 @@ from pbtrl.reporting.formatting import format_duration, format_fitness
 from pbtrl.reporting.tables import aligned
 
 Json = Mapping[str, Any]
-EQUAL = 0.01  # relative difference of steps that counts as equal compute; rounding to whole blocks stays below it
+EQUAL = 1.01  # largest ratio of steps that counts as equal compute; rounding to whole blocks stays below it
 
 
 def plan_table(description: Json) -> str:
@@ -74,7 +74,7 @@ def _range(numbers: Sequence[int]) -> str:
 def _unequal(steps: Mapping[str, Sequence[int]]) -> list[str]:
     """Return a remark on arms whose finished runs trained for different numbers of steps."""
     means = {arm: sum(numbers) / len(numbers) for arm, numbers in steps.items() if numbers}
-    if not means or max(means.values()) <= (1 + EQUAL) * min(means.values()):
+    if not means or max(means.values()) <= EQUAL * min(means.values()):
         return []
     most, least = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
     return [f"unequal: {most} trained {means[most] / max(1.0, means[least]):.2f} times as many steps as {least}"]

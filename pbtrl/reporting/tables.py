@@ -22,6 +22,7 @@ from pbtrl.reporting.formatting import (
 from pbtrl.reporting.labels import labeled
 from pbtrl.storage.records import describe_change
 from pbtrl.storage.run_header import RunHeader
+from pbtrl.storage.run_state import is_training
 
 Json = Mapping[str, Any]
 MOST_MEMBERS = 40  # rows of a status table
@@ -46,7 +47,7 @@ def status(result: Json, reference: str, reason: str = "") -> str:
     """
     state = result["state"]
     head = f"{progress(result)}, {format_bytes(result['bytes'])} in {result['path']}"
-    if state in ("running", "stale"):
+    if is_training(state):
         head += f", last activity {format_duration(result['heartbeat_age'])} ago"
     table = members(result)
     lines = [head, *filter(None, [result.get("origin")]), aligned(table.titles, table.rows, table.left), *table.notes]

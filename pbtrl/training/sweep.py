@@ -144,6 +144,7 @@ class Sweep:
         """
         self._save()
         failed: dict[str, str] = {}
+        seconds: dict[Path, float] = {}
         runs = self.runs
         with Signals() as signals:
             own_request = hooks.stop_requested
@@ -153,7 +154,7 @@ class Sweep:
                     return SweepOutcome(failed, SessionResult(self.folder, "stopped", signal_exit=signals.code))
                 if run.is_finished or run.is_busy:
                     continue
-                place = {"number": number, "of": len(runs), "left": self._seconds_left()}
+                place = {"number": number, "of": len(runs), "left": self._seconds_left(seconds)}
                 announce({"kind": "run", "run": run.path.name, "arm": run.arm.name, "seed": run.seed, **place})
                 result = self._train_one(run, hooks, command)
                 if result.outcome == "failed" and not run.is_busy:
@@ -202,17 +203,21 @@ class Sweep:
             hooks.presenter.warn(traceback.format_exc().rstrip())
             return SessionResult(run.path, "failed", f"{type(error).__name__}: {error}")
 
-    def _seconds_left(self) -> float | None:
-        """Estimate the seconds of all runs that are not finished, from those that are; None before the first one."""
+    def _seconds_left(self, known: dict[Path, float]) -> float | None:
+        """Estimate the seconds of all runs that are not finished, from those that are; None before the first one.
+
+        Args:
+            known: seconds of finished runs, to which those of others are added.
+        """
         finished = [run for run in self.runs if run.is_finished]
-        seconds = {arm.name: [run.row()["seconds"] for run in finished if run.arm is arm] for arm in self.arms}
-        spent, steps = sum(map(sum, seconds.values())), sum(run.arm.steps for run in finished)
         if not finished:
             return None
-        each = {
-            arm.name: sum(known) / len(known) if (known := seconds[arm.name]) else arm.steps * spent / steps
-            for arm in self.arms
-        }
+        known |= {run.path: run.row()["seconds"] for run in finished if run.path not in known}
+        per_step = sum(known[run.path] for run in finished) / sum(run.arm.steps for run in finished)
+        each = {}
+        for arm in self.arms:
+            seconds = [known[run.path] for run in finished if run.arm is arm]
+            each[arm.name] = sum(seconds) / len(seconds) if seconds else arm.steps * per_step
         return sum(each[run.arm.name] for run in self.runs if run not in finished)
 
     def _save(self) -> None:
@@ -307,7 +312,7 @@ def _other(folder: Path, why: str) -> RunError:
 def _check_equal(sweep: Sweep) -> None:
     """Check that all arms are planned to train for as many steps."""
     steps = [arm.steps for arm in sweep.arms]
-    if sweep.unequal or max(steps) <= (1 + EQUAL) * min(steps):
+    if sweep.unequal or max(steps) <= EQUAL * min(steps):
         return
     raise RunError(
         f"the arms would train for different numbers of steps:\n{plan_table(sweep.description())}\n"

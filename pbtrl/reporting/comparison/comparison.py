@@ -22,9 +22,9 @@ from pbtrl.reporting.comparison.groups import differences, group_runs, labels
 from pbtrl.reporting.comparison.metrics import Metric
 from pbtrl.reporting.comparison.runs import ComparedRun, LeftOut, check_comparable, find_runs, load
 from pbtrl.reporting.formatting import format_count
+from pbtrl.reporting.sweep_tables import EQUAL
 from pbtrl.storage.json_files import SCHEMA
 
-EQUAL = 1.01  # largest ratio of steps at which compute counts as equal
 ENOUGH = 10  # runs from which on bootstrap intervals are not remarked on
 
 
