@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from typing_extensions import override
+
 from pbtrl.config.load import check, read
 from pbtrl.config.schema import Config
 from pbtrl.core import registry
@@ -245,6 +247,7 @@ class Run:
         self.path = Path(path)
         self._trusted = trust_imports
 
+    @override
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 

@@ -28,6 +28,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 
 class PbtrlError(Exception):
     """Base of every error that pbtrl raises on purpose."""
@@ -65,6 +67,7 @@ class ConfigProblem(PbtrlError, ValueError):  # noqa: N818, a ConfigError is mad
         super().__init__(message)
         self.message, self.paths, self.at_key = message, paths, at_key
 
+    @override
     def __str__(self) -> str:
         return f"{'.'.join(map(str, self.paths[0]))}: {self.message}" if self.paths else self.message
 
@@ -91,9 +94,11 @@ class EnvError(ConfigProblem):
         )
         self.setting, self.problem = setting, problem
 
+    @override
     def __str__(self) -> str:
         return f"{self.setting}: {self.problem}"
 
+    @override
     def __reduce__(self) -> tuple[type[EnvError], tuple[str, str]]:
         return type(self), (self.setting, self.problem)
 

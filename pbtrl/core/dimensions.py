@@ -199,9 +199,11 @@ class _Interval:
 
 
 class _Log(_Interval):
+    @override
     def _to_scale(self, value: float) -> float:
         return math.log(value)
 
+    @override
     def _from_scale(self, position: float) -> float:
         return math.exp(min(position, 709.0))
 
@@ -275,6 +277,7 @@ class LogUniform(_Log):
 
     natural: ClassVar[tuple[float, float]] = (sys.float_info.min, sys.float_info.max)
 
+    @override
     def _check_natural(self, name: str, value: float) -> None:
         if value <= 0.0:
             raise DimensionError(f"log_uniform needs {name} > 0", name)
@@ -291,12 +294,14 @@ class OneMinusLogUniform(_Interval):
 
     natural: ClassVar[tuple[float, float]] = (0.0, math.nextafter(1.0, 0.0))
 
+    @override
     def _check_natural(self, name: str, value: float) -> None:
         if name == "bounds" and not 0.0 <= value < 1.0:
             raise DimensionError("one_minus_log_uniform needs bounds in [0, 1)", name)
         if name != "bounds" and not 0.0 < value < 1.0:
             raise DimensionError(f"one_minus_log_uniform needs 0 < {name} < 1", name)
 
+    @override
     def _times(self, value: float, factor: float) -> float:
         return 1.0 - (1.0 - value) * factor
 
@@ -304,9 +309,11 @@ class OneMinusLogUniform(_Interval):
     def rounded(self, value: float) -> float:
         return 1.0 - super().rounded(1.0 - value)
 
+    @override
     def _to_scale(self, value: float) -> float:
         return -math.log1p(-value)
 
+    @override
     def _from_scale(self, position: float) -> float:
         return -math.expm1(min(-position, 709.0))
 
@@ -336,6 +343,7 @@ class IntLogUniform(_Integer, _Log):
 
     natural: ClassVar[tuple[float, float]] = (1, LARGEST_INTEGER)
 
+    @override
     def _check_natural(self, name: str, value: float) -> None:
         if value < 1:
             raise DimensionError(f"int_log_uniform needs {name} >= 1", name)

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from typing_extensions import override
+
 from pbtrl.core.messages import Assignment
 from pbtrl.core.naming import EVALUATOR
 from pbtrl.core.population import Member, Population
@@ -60,6 +62,7 @@ class FIRE(Strategy):
     min_steps_before_eval: int
     p_value: float = 0.01
 
+    @override
     def decide(self, population: Population) -> list[Assignment]:
         """Return assignments: promotions first, then the sub-populations, then the evaluators."""
         if self.pbt.synchronous and population.pending:
@@ -68,6 +71,7 @@ class FIRE(Strategy):
             return []
         return _Decision(self, population).assignments()
 
+    @override
     def retired(self, population: Population) -> list[str]:
         """Return the members that failed too often in a row."""
         return self.pbt.retired(population)

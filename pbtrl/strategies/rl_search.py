@@ -54,6 +54,7 @@ class RLSearch(Strategy):
     synchronous: bool = False
     _cache: LearnerCache = field(default_factory=LearnerCache, init=False, repr=False, compare=False)
 
+    @override
     def decide(self, population: Population) -> list[Assignment]:
         """Continue trials of the open batch, then start new ones; the next batch when all of it have ended."""
         if self.synchronous and population.pending:

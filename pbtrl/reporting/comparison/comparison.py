@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.comparison.group_curves import AXES, group_curve
 from pbtrl.reporting.comparison.group_statistics import Group, Pair
@@ -124,6 +126,7 @@ class Comparison:
             "notes": self.notes,
         }
 
+    @override
     def __str__(self) -> str:
         from pbtrl.reporting.comparison.tables import text
 
