@@ -135,7 +135,7 @@ class Env(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of `envs.make`, `envs.spaces` and `envs.bare` beyond the id."""
+        """Arguments of `envs.make`, `envs.spaces` and `envs.make_unwrapped` beyond the id."""
         return {
             "backend": self.backend,
             "protocol": self.protocol,
