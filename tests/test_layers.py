@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -154,3 +155,13 @@ def test_no_module_has_two_names() -> None:
     """`agents`, `envs` and `configs` are importable from the root too, and must not be."""
     for path in [*ALL, *ROOT.glob("tests/**/*.py")]:
         assert not {other.partition(".")[0] for other in imports(path)} & {"agents", "envs"}, path
+
+
+SHARED_CLASS_NAMES = {
+    "Policy": "the export's copy is a file of its own, which people use as rl/policy.py's without pbtrl",
+}
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    names = [n.name for path in ALL for n in parsed(path).body if isinstance(n, ast.ClassDef) and n.name[0] != "_"]
+    assert {n for n, count in Counter(names).items() if count > 1} == SHARED_CLASS_NAMES.keys()

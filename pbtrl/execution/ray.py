@@ -49,7 +49,7 @@ from pbtrl.execution.ray_worker import RemoteWorker, facts, version_differences
 from pbtrl.execution.remote_store import Answer, StoreDesk
 from pbtrl.execution.worker import WorkerSpec
 from pbtrl.execution.worker_messages import ToWorker, decode, encode
-from pbtrl.execution.worker_pool import PoolWorker, WorkerPool
+from pbtrl.execution.worker_pool import ExecutorWorker, PooledExecutor
 from pbtrl.system.signals import EXIT
 from pbtrl.system.strict_json import to_json
 
@@ -239,7 +239,7 @@ class Cluster:
         ).remote(to_json(asdict(spec)), store)  # fmt: skip
 
 
-class RayPool(WorkerPool["_Worker"]):
+class RayPool(PooledExecutor["_Worker"]):
     """Executor on a cluster, which it leaves when it is closed.
 
     Args:
@@ -332,7 +332,7 @@ class RayPool(WorkerPool["_Worker"]):
         self.cluster.close()
 
 
-class _Worker(PoolWorker):
+class _Worker(ExecutorWorker):
     """Controller's handle of one worker actor, and of its replacements.
 
     Attributes:

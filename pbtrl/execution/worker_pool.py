@@ -37,7 +37,7 @@ from pbtrl.execution.worker_messages import (
 )
 
 
-class PoolWorker(ABC):
+class ExecutorWorker(ABC):
     """Controller's handle of one worker, and of its replacements.
 
     Attributes:
@@ -139,10 +139,10 @@ class PoolWorker(ABC):
             self.kill()
 
 
-W = TypeVar("W", bound=PoolWorker)
+W = TypeVar("W", bound=ExecutorWorker)
 
 
-class WorkerPool(Executor, ABC, Generic[W]):
+class PooledExecutor(Executor, ABC, Generic[W]):
     """Executor with several workers; a subclass starts them and collects their messages."""
 
     def __init__(self, specs: Sequence[WorkerSpec]) -> None:

@@ -42,7 +42,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Row:
+class MemberRow:
     """Row of a member in the live table.
 
     Attributes:
@@ -186,15 +186,15 @@ class LiveStatus:
         """Highest generation of all members."""
         return max((m.generation for m in self.population.members.values()), default=-1)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[MemberRow]:
         """Rows of all members by role, best first; those without a fitness last."""
         rows, order = [self._row(m) for m in self.population.members.values()], ["", *self.population.roles]
         return sorted(rows, key=lambda r: (order.index(r.role), r.fitness is None, -(r.fitness or 0.0), r.member))
 
-    def _row(self, member: Member) -> Row:
+    def _row(self, member: Member) -> MemberRow:
         before = self._before.get(member.id, {})
         current = self._current(member)
-        return Row(
+        return MemberRow(
             member=member.id,
             fitness=member.rank_fitness,
             before_copy=member.before_copy,

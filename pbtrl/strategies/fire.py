@@ -23,7 +23,7 @@ from pbtrl.core.naming import EVALUATOR
 from pbtrl.core.population import Member, Population
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
-from pbtrl.strategies.fire_curves import Comparison, compare
+from pbtrl.strategies.fire_curves import CurveComparison, compare
 from pbtrl.strategies.pbt import PBT, share
 
 FEWEST = 3  # points of an evaluation's curve that can give a score
@@ -40,7 +40,7 @@ class Verdict:
     """
 
     kind: Literal["none", "lost", "success", "stop", "continue"]
-    comparison: Comparison | None = None
+    comparison: CurveComparison | None = None
     why: str = ""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pbtrl.core.population import FitnessRule
-from pbtrl.reporting.comparison.run_curves import Curve, RunCurves, run_curves
+from pbtrl.reporting.comparison.run_curves import RunCurve, RunCurves, run_curves
 from pbtrl.storage.run_status import load_run
 from tests.journal_writer import JournalWriter
 
@@ -19,7 +19,7 @@ def curves(w: JournalWriter, score: float | None = None, best: Any = None) -> Ru
     return run_curves(header, lines, best or {}, score)
 
 
-def points(curve: Curve) -> list[tuple[int, float]]:
+def points(curve: RunCurve) -> list[tuple[int, float]]:
     return list(zip(curve.steps, curve.values, strict=True))
 
 
@@ -158,7 +158,7 @@ def test_values_that_are_not_finite_are_no_points(tmp_path: Path) -> None:
 
 
 def test_curve_is_a_step_function() -> None:
-    curve = Curve([100, 200], [1.0, 2.0], [5.0, 7.0])
+    curve = RunCurve([100, 200], [1.0, 2.0], [5.0, 7.0])
     assert math.isnan(curve.at(99))
     assert [curve.at(x) for x in (100, 199, 200, 1000)] == [5.0, 5.0, 7.0, 7.0]
     assert [curve.at(x, "seconds") for x in (1.5, 2.0)] == [5.0, 7.0]

@@ -15,7 +15,7 @@ from pbtrl.reporting.comparison.runs import ComparedRun
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Replications of one config.
 
     Attributes:
@@ -91,8 +91,8 @@ def _run_json(run: ComparedRun, value: float) -> dict[str, Any]:
 class Pair:
     """Comparison of two groups, of which `a` has the better interquartile mean."""
 
-    a: Group
-    b: Group
+    a: RunGroup
+    b: RunGroup
     metric: Metric
 
     @cached_property
