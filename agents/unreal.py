@@ -130,7 +130,7 @@ class Unreal(A3C):
     @property
     @override
     def unused(self) -> frozenset[str]:
-        """Those of pixel control, if observations are not images or actions not one Discrete."""
+        """Hyperparameters of pixel control, if observations are not images or actions not one Discrete."""
         return frozenset() if self.net.cells else frozenset({"pixel_control_cost", "pixel_control_gamma"})
 
     @override

@@ -22,7 +22,7 @@ Wrappers: TypeAlias = Sequence[tuple[str, Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Wrapping:
-    """What is put around each env.
+    """Wrappers of each env.
 
     Attributes:
         wrappers: the user's own wrappers.

@@ -178,7 +178,7 @@ class Cluster:
 
     @property
     def demand(self) -> dict[str, float]:
-        """What a worker needs of one node."""
+        """Resources that a worker needs on one node."""
         gpus = {"GPU": self.settings.gpus_per_worker} if self.settings.gpus_per_worker else {}
         return {"CPU": float(self.settings.cores_per_worker), **gpus, **self.settings.resources}
 

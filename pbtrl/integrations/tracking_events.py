@@ -100,7 +100,7 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker needs to know in advance.
+    """Facts of a run that a tracker gets in advance.
 
     Attributes:
         group: name of the group of all tracked runs, unique.

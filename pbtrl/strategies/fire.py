@@ -216,7 +216,7 @@ class _Decision:
         )  # fmt: skip
 
     def _idle_parents(self, level: int) -> list[Member]:
-        """Parents that nobody evaluates, and whose newest snapshot is of their present weights."""
+        """Parents without an evaluator whose newest snapshot has their current weights."""
         active = {e.copy.donor for e in self._evaluators if e.copy and self._verdict(e).kind in ("continue", "success")}
         return [
             m

@@ -51,7 +51,7 @@ class SliceRows:
     def model(self, agent: object, time: Time, dimensions: int) -> Model:
         """Return the model of an agent's latest rows.
 
-        In asynchronous mode its kernel is chosen anew after as many rows as the population has members.
+        In asynchronous mode its kernel is fitted again after as many rows as the population has members.
         """
         rows = self.latest(agent)
         if self._strategy.synchronous:

@@ -20,7 +20,7 @@ PAUSES = (0.5, 2.0)  # seconds between attempts, in which space may be freed
 
 
 def reason(error: OSError) -> str:
-    """What the system says of an error, without its number and file."""
+    """Return the system's message for an error, without its number and file."""
     return error.strerror or str(error)
 
 

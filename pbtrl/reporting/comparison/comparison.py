@@ -67,7 +67,7 @@ class Comparison:
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the comparison doubtful, in words."""
+        """Sentences about what makes the comparison doubtful."""
         found = []
         if self.largest_ratio > EQUAL:
             least, most = (f(self.runs, key=lambda run: run.steps) for f in (min, max))
@@ -94,7 +94,7 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """How to read the numbers, in words."""
+        """Sentences on reading the numbers: the metric, compute, and whether there are enough runs."""
         found = [f"compared: {self.metric.title}; the replication unit is a whole run, never a member"]
         if self.runs and self.largest_ratio <= EQUAL:
             found.append(f"compute is equal: the largest ratio of total steps is {self.largest_ratio:.4g}")

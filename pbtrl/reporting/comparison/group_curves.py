@@ -12,7 +12,7 @@ from pbtrl.reporting.comparison import statistics
 from pbtrl.reporting.comparison.group_statistics import RunGroup
 
 AXES = ("steps", "seconds")
-"""What curves are drawn against."""
+"""Horizontal axes of the curves."""
 POSITIONS = 200
 BANDED = 5  # runs from which on the band is a bootstrap interval
 RESAMPLES = 2000
