@@ -203,7 +203,9 @@ class Unreal(A3C):
         )
         taken = run["actions"][:, 1:-1, :, None, None, None].expand(-1, -1, -1, 1, *self.net.cells)
         chosen = q[:, :-1].gather(3, taken).squeeze(3)
-        terms["pixel_control"] = losses.value_loss(chosen, targets.movedim(0, 1), mask[..., None, None])
+        terms["pixel_control"] = losses.value_loss(
+            chosen, targets.movedim(0, 1), mask[..., None, None].expand_as(chosen)
+        )
         return terms
 
     def _changes(self, observations: Tensor) -> Tensor:
