@@ -1,4 +1,4 @@
-"""Action distributions: frozen objects whose methods take parameter tensors `[..., K]`.
+"""Action distributions: frozen objects whose methods take parameter tensors `[..., K]`, K = size + free_size.
 
 The agent keeps the *stored action* (an index, one per slot, or a Gaussian's raw sample) and passes `to_env(stored)` to
 the env. `log_prob` always takes the stored action, so acting and learning agree. Randomness is an argument: noise is
@@ -39,11 +39,6 @@ class Categorical:
     size: int
     start: int = 0
     free_size: int = 0
-
-    @property
-    def param_size(self) -> int:
-        """K, the last axis of `params`."""
-        return self.size + self.free_size
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -117,11 +112,6 @@ class MultiCategorical:
     def size(self) -> int:
         """Network outputs per state."""
         return sum(self.sizes)
-
-    @property
-    def param_size(self) -> int:
-        """K, the last axis of `params`."""
-        return self.size + self.free_size
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -221,11 +211,6 @@ class Gaussian:
     def free_size(self) -> int:
         """State-independent parameters per member: the log standard deviations, unless the network predicts them."""
         return self.actions if self.start is None else 0
-
-    @property
-    def param_size(self) -> int:
-        """K, the last axis of `params`."""
-        return 2 * self.actions
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

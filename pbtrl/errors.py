@@ -3,6 +3,7 @@
     PbtrlError
     ├── ConfigError            a config that cannot run                              exit code 2
     ├── ConfigProblem          one mistake in a config, before it is placed in its file
+    │   ├── MissingPackageError  a setting needs an optional package
     │   └── EnvError           an env that cannot be made, or breaks its contract    exit code 3
     │       └── RenderError    an env that cannot render                             exit code 2
     ├── RunError               a run directory cannot be created, found, locked or read   2

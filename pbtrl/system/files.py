@@ -43,7 +43,7 @@ def translate_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in FAULTY:
-            raise DiskFullError(f"cannot write {path}: {error.strerror}") from error
+            raise DiskFullError(f"cannot write {path}: {reason(error)}") from error
         if error.errno not in FULL:
             raise
         needed = f"{size:,} bytes are needed" if size else "more is needed"
