@@ -178,3 +178,11 @@ def test_prose_is_plain(path: Path) -> None:
         match node:  # docstrings, also those of attributes and constants
             case ast.Expr(value=ast.Constant(value=str(docstring))):
                 assert not BANNED_OPENINGS.match(docstring.strip()), docstring
+
+
+def test_names_of_tests_are_short() -> None:
+    """At most 70 characters; the reason for a test belongs in its docstring."""
+    defined = (node for path in ROOT.glob("tests/**/*.py") for node in ast.walk(parsed(path)))
+    names = [node.name for node in defined if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
+    assert len(names) > 1000
+    assert [name for name in names if len(name) > 70] == []

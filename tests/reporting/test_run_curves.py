@@ -48,7 +48,7 @@ def test_best_member_is_scored_by_its_next_report_alone(tmp_path: Path) -> None:
     assert found.median.seconds == [40.0, 70.0, 90.0]
 
 
-def test_member_that_is_copied_over_is_not_scored_as_the_one_that_ranked_best(tmp_path: Path) -> None:
+def test_overwritten_member_is_not_scored_as_the_best_one(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a")
     first_slices(w, 5.0, 1.0)
     w.decide(w.next("m00", donor="m01"), w.next("m01"))  # an unusual strategy
@@ -105,7 +105,7 @@ def test_evaluation_episodes_count_where_they_are_the_fitness(tmp_path: Path) ->
     assert points(curves(w).best) == [(200, 7.0)]
 
 
-def test_evaluators_are_neither_best_nor_in_the_median_but_their_steps_count(tmp_path: Path) -> None:
+def test_evaluators_are_not_ranked_but_their_steps_count(tmp_path: Path) -> None:
     roles = {"m00": "p1", "m01": "p2", "m02": "evaluator"}
     w = JournalWriter(tmp_path / "a", size=3, roles=roles, candidate_roles=("p1",))
     first_slices(w, 1.0, 2.0, 99.0)

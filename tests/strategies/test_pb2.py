@@ -152,7 +152,7 @@ def test_row_of_a_rescue_between_slices_begins_at_its_donor() -> None:
     assert rows(population)[-1].gain == pytest.approx(6.0 / 0.9)
 
 
-def test_row_of_a_rescue_begins_at_its_donor_that_was_stopped_between_slices() -> None:
+def test_row_of_a_rescue_begins_at_its_stopped_donor() -> None:
     population = after_one_slice(1.0, 2.0)
     go_on(population, "m01", 5.0, step=130)
     go_on(population, "m00", -math.inf, step=110)
