@@ -74,8 +74,7 @@ def train(
     """
     from pbtrl.training.start import start
 
-    source = read(config, overrides)
-    listener = CallbackListener(callbacks)
+    source, listener = read(config, overrides), CallbackListener(callbacks)
     checked = check(source)
     return _finish(
         start(

@@ -107,8 +107,7 @@ class _Interval:
             for bound in self.bounds:
                 self._check_natural("bounds", bound)
             if not (self.bounds[0] <= self.low and self.high <= self.bounds[1]):
-                held, prior = list(self.bounds), [self.low, self.high]
-                text = f"bounds {held} must contain the prior's range, {prior}"
+                text = f"bounds {list(self.bounds)} must contain the prior's range, {[self.low, self.high]}"
                 raise DimensionError(text, "bounds", "low", "high")
         elif self.bounds not in (None, "none"):
             raise DimensionError("must be none or [low, high]", "bounds")
@@ -137,10 +136,8 @@ class _Interval:
         if self.bounds != "none":
             return self
         least, most = self.limits
-        return replace(
-            self,
-            bounds=(least if low is None else max(least, low), most if high is None else min(most, high)),
-        )
+        bounds = (least if low is None else max(least, low), most if high is None else min(most, high))
+        return replace(self, bounds=bounds)
 
     def clip(self, value: Value) -> float:
         """Clip to the limits."""
@@ -214,7 +211,6 @@ class _Integer(_Interval):
     @property
     @override
     def domain(self) -> str:
-        """Values that it can have, in words."""
         return f"an integer {super().domain}"
 
     @property
@@ -240,8 +236,7 @@ class _Integer(_Interval):
     def perturb(self, value: Value, factor: float, rng: "np.random.Generator") -> int:
         """Multiply by `factor`, round, move by at least one, clip. Zero moves up for a factor above 1."""
         start = self.clip(value)
-        upwards = (factor - 1.0) * (start if start != 0 else 1)
-        return self._moved(start, self._times(start, factor), upwards)
+        return self._moved(start, self._times(start, factor), upwards=(factor - 1.0) * (start or 1))
 
     @override
     def gaussian(self, value: Value, sd: float, rng: "np.random.Generator") -> int:
