@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Assignment
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Cohort
+from pbtrl.system.child_process import is_supervised
 from pbtrl.system.malloc import retain_freed_memory
 
 if TYPE_CHECKING:
@@ -207,11 +207,7 @@ class RLBuilder:
 
 def _env_timeout(config: Config) -> float | None:
     """Return the seconds for a step of envs; None in the main process, which no supervisor could replace."""
-    return config.failure.env_step_timeout if _in_worker() else None
-
-
-def _in_worker() -> bool:
-    return multiprocessing.parent_process() is not None
+    return config.failure.env_step_timeout if is_supervised() else None
 
 
 def env_spaces(config: Config) -> envs.Spaces:
@@ -225,6 +221,6 @@ def env_spaces(config: Config) -> envs.Spaces:
     look = functools.partial(envs.spaces, env.id, **env.options)
     late = f"a first look at one env took longer than failure.env_step_timeout ({seconds:g} s)"
     spaces: envs.Spaces = envs.within(
-        seconds, look, None if _in_worker() else envs.EnvError(f"env.id={env.id}", late)
+        seconds, look, None if is_supervised() else envs.EnvError(f"env.id={env.id}", late)
     )()
     return spaces

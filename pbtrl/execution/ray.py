@@ -45,12 +45,21 @@ from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.errors import WorkerError
 from pbtrl.execution.ray_acting import in_bundle, release, reserve
 from pbtrl.execution.ray_checks import cluster_address, token_file
-from pbtrl.execution.ray_text import classify_death, count_room, describe_death, last_line, listed, quiet
-from pbtrl.execution.ray_worker import RemoteWorker, facts, version_differences
+from pbtrl.execution.ray_text import (
+    classify_death,
+    count_workers,
+    describe_death,
+    describe_shortage,
+    last_line,
+    listed,
+    quiet,
+)
+from pbtrl.execution.ray_worker import RemoteWorker, check_versions, facts
 from pbtrl.execution.remote_store import Answer, StoreDesk
 from pbtrl.execution.worker import WorkerSpec
 from pbtrl.execution.worker_messages import ToWorker, decode, encode
 from pbtrl.execution.worker_pool import PoolWorker, WorkerPool
+from pbtrl.system.child_process import declare_supervised
 from pbtrl.system.signals import EXIT
 from pbtrl.system.strict_json import to_json
 
@@ -92,6 +101,7 @@ class WorkerActor(RemoteWorker):
     """Worker that reaches the run directory through a store actor, unless its node sees the directory itself."""
 
     def __init__(self, spec: str, store: Any) -> None:
+        declare_supervised()
         super().__init__(spec, None if store is None else partial(_ask, store))
 
 
@@ -186,11 +196,7 @@ class Cluster:
 
     def room(self) -> int:
         """Return the number of workers that all nodes together have room for, with their actors."""
-        room = sum(count_room(node["Resources"], self.demand) for node in self.nodes())
-        return min(room, self._cores() // (self.settings.cores_per_worker + self._actors)) if self._actors else room
-
-    def _cores(self) -> int:
-        return sum(int(node["Resources"].get("CPU", 0)) for node in self.nodes())
+        return count_workers([node["Resources"] for node in self.nodes()], self.demand, self._actors)
 
     def describe(self) -> str:
         """Describe the cluster in one line."""
@@ -203,14 +209,7 @@ class Cluster:
 
     def shortage(self) -> str | None:
         """Return which resources the nodes do not have in total; None if there is room for a worker."""
-        if self.room():
-            return None
-        if any(count_room(node["Resources"], self.demand) for node in self.nodes()):
-            own, have = self.settings.cores_per_worker, self._cores()
-            need = f"a worker and its {self._actors} actors (acting.processes) need {own + self._actors} cores"
-            return f"{need}, and all nodes together have {have}"
-        table = ", ".join(listed({k: n["Resources"].get(k, 0) for k in self.demand}) for n in self.nodes())
-        return f"no node has {listed(self.demand)} for a worker (the nodes have {table})"
+        return describe_shortage([node["Resources"] for node in self.nodes()], self.demand, self._actors)
 
     def survey(self, probe: Path | None = None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return each node, as in `nodes`, with the `facts` of a process on it.
@@ -400,11 +399,8 @@ class _Worker(PoolWorker):
     def _check(self, there: dict[str, Any]) -> None:
         """Refuse a node that has other packages or does not see the run directory."""
         here, settings = self._pool.here, self._pool.cluster.settings
-        if (other := version_differences(here, there)) and not settings.allow_mixed:
-            raise WorkerError(
-                f"node {there['host']} has {', '.join(other)}: install the same versions, or set "
-                "execution.allow_mixed: true"
-            )
+        if not settings.allow_mixed:
+            check_versions(here, there)
         if there["probe"] != here["probe"]:
             raise WorkerError(
                 f"node {there['host']} does not see {self._pool.probe}: execution.shared needs a file system that all "

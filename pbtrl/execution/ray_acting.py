@@ -2,8 +2,9 @@
 
     group: {CPU: cores_per_worker, ...} {CPU: 1} {CPU: 1} ...      bundle 0 is the worker's, bundle 1 + i actor i's
 
-Ray spreads the bundles over as many nodes as it can. The worker starts the actors, so they die with it. The cohorts of a worker train in turn, and share the bundles: actors
-reserve nothing of their own. Only bytes pass through Ray.
+Ray spreads the bundles over as many nodes as it can. The worker starts the actors, so they die with it. The cohorts of
+a worker train in turn, so their actors share the bundles, and reserve nothing of their own. Only bytes pass through
+Ray.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pbtrl.config.sections import Execution
 from pbtrl.core.registry import import_object
-from pbtrl.errors import WorkerError
 from pbtrl.execution.ray_text import classify_death, describe_death
-from pbtrl.execution.ray_worker import facts, version_differences
+from pbtrl.execution.ray_worker import check_versions, facts
+from pbtrl.system.child_process import declare_supervised
 
 
 def reserve(demand: Mapping[str, float], actors: int) -> Any:
@@ -46,9 +47,9 @@ class ActingActor:
 
     def __init__(self, entry: str, argument: str, paths: Sequence[str], expected: dict[str, Any] | None) -> None:
         sys.path.extend(path for path in paths if path not in sys.path)
-        there = facts()
-        if expected is not None and (other := version_differences(expected, there)):
-            raise WorkerError(f"node {there['host']} has {', '.join(other)}")
+        if expected is not None:
+            check_versions(expected, facts())
+        declare_supervised()
         self._actor = import_object(entry)(argument)
 
     def work(self, message: bytes, data: bytes | None) -> bytes:
@@ -89,8 +90,8 @@ class RayWire:
         first, _ = ray.wait(list(calls), timeout=timeout)
         if not first:
             return []
-        ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
-        return ready or first
+        ended: list[Any] = ray.wait(list(calls), num_returns=len(calls), timeout=0)[0] or first
+        return ended
 
     def result(self, call: Any) -> bytes:
         """Return the bytes of a result."""

@@ -103,3 +103,20 @@ def test_too_few_cores_are_one_line(nodes: Nodes, tmp_path: Path) -> None:
     checked = run(command("doctor", nodes, tmp_path, "acting.processes=8"))
     assert need in checked.stdout
     assert checked.returncode == 3
+
+
+def test_actor_whose_envs_hang_is_replaced(nodes: Nodes, tmp_path: Path) -> None:
+    env = f"env={{id: tests.faulty_envs:Fatal, num_envs: 2, kwargs: {{marker: {tmp_path / 'wrong'}, after: 100}}}}"
+    train = command("train", nodes, tmp_path, env, "acting.processes=1", "execution.workers=1", "--name", "run",
+                    "budget.env_steps_per_member=2000", "failure.env_step_timeout=3s")  # fmt: skip
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        train, env={**os.environ, **ray_cluster.ENVIRONMENT, **path}, cwd="/", capture_output=True, text=True,
+        timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = list(read_journal(tmp_path / "run" / "journal.jsonl"))
+    reports = [line for line in lines if line["kind"] == "report"]
+    assert not [line for line in lines if line["kind"] == "failure"]
+    assert sum(r["scalars"].get("acting/deaths", 0) for r in reports if r["member"] == "m00") == 1
+    assert {r["member"]: r["step"] for r in reports} == dict.fromkeys(("m00", "m01"), lines[0]["horizon"])
