@@ -115,8 +115,7 @@ class _RemoteLink(Link):
 
     @override
     def send(self, message: Message) -> None:
-        weights = self.weights if "steps" in message else None
-        self._calls.append(self._wire.call(self._actor, to_json(message).encode(), weights))
+        self._calls.append(self._wire.call(self._actor, to_json(message).encode(), self.weights))
 
     @override
     def receive(self) -> Message | None:

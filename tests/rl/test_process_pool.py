@@ -100,6 +100,10 @@ def test_replacement_gets_its_own_init_message(kind: str) -> None:
     assert echo(pool, 0).greeting == {"who": 0, "life": 0}
     assert lost == [(1, [{"steps": 3}, {"steps": 4}])]
     assert not pool._answers
+    come_up(pool)
+    pool.ask(1, {"steps": 1})
+    pool.settle()
+    assert pool.take() == (1, {"steps": 1})
     assert pool.tally(10, dropped=5) == {"acting/deaths": 1.0, "acting/dropped_steps": 75.0}
     pool.clear()
     assert pool.tally(10) == {}
@@ -169,8 +173,11 @@ def test_wait_for_a_first_worker_has_an_end(monkeypatch: pytest.MonkeyPatch) -> 
     pool = pool_of("remote", 2)
     monkeypatch.setattr(EchoWire, "wait", lambda self, calls, timeout: [])
     for link in pool._links:
+        for _ in range(3):
+            assert not pool.answered(30.0)  # one is up
         link.start()
         link.send({"envs": []})
+    pool._silent = 0.0
     for _ in range(2):
         assert not pool.answered(30.0)
     with pytest.raises(WorkerPoolError, match="none of the 2 processes came up within 60 s"):

@@ -94,7 +94,6 @@ def test_request_carries_the_newest_weights_which_are_put_once_per_version() -> 
     weights = unpack(wire.references[-1])[1]
     assert weights.keys() == set(cohort._spec.agent.acting_tensors)
     assert all(torch.equal(value, cohort._state.tensors[name]) for name, value in weights.items())
-    assert all(reference is None for message, reference in wire.sent if "steps" not in message)
     assert wire.places == [0, 1]
     cohort.close()
 
@@ -141,6 +140,25 @@ def test_learner_goes_on_while_a_dead_actor_is_replaced() -> None:
     assert cohort._actors.pool._links[0].begun  # it acts again
     cohort.close()
     assert not any(actor.alive for actor in wire.hired)
+
+
+def test_actor_that_cannot_be_reached_is_ended_before_another_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = MemoryWire()
+    cohort = cohort_of(wire, 1)
+    begin(cohort, 8)
+    while not cohort._done:
+        cohort.advance()
+    result = MemoryWire.result
+
+    def unreachable(self: MemoryWire, call: Call) -> bytes:
+        monkeypatch.setattr(MemoryWire, "result", result)
+        raise ConnectionError("node 10.0.0.7 cannot be reached")
+
+    monkeypatch.setattr(MemoryWire, "result", unreachable)
+    outcome = train(cohort)
+    assert (outcome.steps, outcome.scalars["acting/deaths"]) == (ENVS * STEPS * 8, 1)
+    assert [actor.alive for actor in wire.hired] == [False, True]
+    cohort.close()
 
 
 def test_frames_travel_unstacked() -> None:
