@@ -10,8 +10,8 @@ softplus or sigmoid), so a member's results do not depend on its slot in the coh
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from gymnasium import spaces
@@ -24,6 +24,22 @@ from pbtrl.errors import ConfigProblem
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 SMALLEST_STD = 1e-6  # keeps the logarithm finite
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a loss needs of a distribution.
+
+    Attributes:
+        log_prob: log-probabilities of stored actions, `[...]`.
+        entropy: entropies in nats, `[...]`.
+        gradient: function from by_log_prob and by_entropy `[...]` to the gradient by `params` `[..., K]` of the sum of
+            by_log_prob x log_prob + by_entropy x entropy.
+    """
+
+    log_prob: Tensor
+    entropy: Tensor
+    gradient: Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,14 +104,22 @@ class Categorical:
         log_probs = params.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
-    def gradient(self, params: Tensor, action: Tensor, by_log_prob: Tensor, by_entropy: Tensor) -> Tensor:
-        """Gradient by `params` of the sum of by_log_prob x log_prob + by_entropy x entropy."""
-        log_probs = params.log_softmax(-1)
+    def evaluate(self, params: Tensor, action: Tensor) -> Evaluation:
+        """Log-probabilities of stored actions, entropies, and their gradient."""
+        log_probs, index = params.log_softmax(-1), action[..., None]
         probs = log_probs.exp()
         entropy = -(probs * log_probs).sum(-1, keepdim=True)
-        by_log_prob, by_entropy = by_log_prob[..., None], by_entropy[..., None]
-        grad = probs * -(by_log_prob + by_entropy * (log_probs + entropy))
-        return grad.scatter_add_(-1, action[..., None], by_log_prob)
+
+        def gradient(by_log_prob: Tensor, by_entropy: Tensor) -> Tensor:
+            by_log_prob = by_log_prob[..., None]
+            grad = torch.addcmul(by_log_prob, by_entropy[..., None], log_probs + entropy).mul_(probs).neg_()
+            return grad.scatter_add_(-1, index, by_log_prob)
+
+        return Evaluation(log_probs.gather(-1, index).squeeze(-1), entropy.squeeze(-1), gradient)
+
+    def join_gradient(self, head: Tensor, by_params: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gradients by `head` and by `free`, of which there is none, from that by `join`'s result."""
+        return by_params, None
 
 
 @dataclass(frozen=True)
@@ -180,10 +204,15 @@ class MultiCategorical:
         """sum_i H(p_i) in nats, `[...]`."""
         return self._sum(slot.entropy(p) for slot, p in zip(self.slots, self.split(params), strict=True))
 
-    def gradient(self, params: Tensor, action: Tensor, by_log_prob: Tensor, by_entropy: Tensor) -> Tensor:
-        """Gradient by `params` of the sum of by_log_prob x log_prob + by_entropy x entropy."""
-        each = self._each(params, action)
-        return torch.cat([slot.gradient(p, a, by_log_prob, by_entropy) for slot, p, a in each], -1)
+    def evaluate(self, params: Tensor, action: Tensor) -> Evaluation:
+        """Log-probabilities of stored actions, entropies, and their gradient."""
+        each = [slot.evaluate(p, a) for slot, p, a in self._each(params, action)]
+        log_prob, entropy = (self._sum(terms) for terms in zip(*((e.log_prob, e.entropy) for e in each), strict=True))
+        return Evaluation(log_prob, entropy, lambda *by: torch.cat([e.gradient(*by) for e in each], -1))
+
+    def join_gradient(self, head: Tensor, by_params: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gradients by `head` and by `free`, of which there is none, from that by `join`'s result."""
+        return by_params, None
 
     def _each(self, params: Tensor, action: Tensor) -> Iterator[tuple[Categorical, Tensor, Tensor]]:
         """Yield distribution, logits and choice of each slot."""
@@ -274,22 +303,35 @@ class Gaussian:
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """log N(action; mean, std), summed over A."""
-        mean, log_std = params.chunk(2, -1)
-        z = (action - mean) * (-log_std).exp()
-        return -torch.addcmul(log_std, z, z, value=0.5).sum(-1) - self.actions * LOG_SQRT_2PI
+        return self.evaluate(params, action).log_prob
 
     def entropy(self, params: Tensor) -> Tensor:
         """log std + 1/2 log(2 pi e), summed over A."""
         return params[..., self.actions :].sum(-1) + self.actions * (LOG_SQRT_2PI + 0.5)
 
-    def gradient(self, params: Tensor, action: Tensor, by_log_prob: Tensor, by_entropy: Tensor) -> Tensor:
-        """Gradient by `params` of the sum of by_log_prob x log_prob + by_entropy x entropy."""
+    def evaluate(self, params: Tensor, action: Tensor) -> Evaluation:
+        """Log-probabilities of stored actions, entropies, and their gradient."""
         mean, log_std = params.chunk(2, -1)
         inverse = (-log_std).exp()
         z = (action - mean).mul_(inverse)
-        scaled = z * by_log_prob[..., None]
-        by_log_std = torch.addcmul((by_entropy - by_log_prob)[..., None], scaled, z)
-        return torch.cat([scaled.mul_(inverse), by_log_std], -1)
+
+        def gradient(by_log_prob: Tensor, by_entropy: Tensor) -> Tensor:
+            scaled = z * by_log_prob[..., None]
+            by_log_std = torch.addcmul((by_entropy - by_log_prob)[..., None], scaled, z)
+            return torch.cat([scaled.mul_(inverse), by_log_std], -1)
+
+        log_prob = -torch.addcmul(log_std, z, z, value=0.5).sum(-1) - self.actions * LOG_SQRT_2PI
+        return Evaluation(log_prob, self.entropy(params), gradient)
+
+    def join_gradient(self, head: Tensor, by_params: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gradients by `head` and by `free`, None if the network predicts all, from that by `join`'s result."""
+        by_mean, by_log_std = by_params.chunk(2, -1)
+        if self.start is None:
+            return by_mean, by_log_std.flatten(1, -2).sum(1)
+        x = head[..., self.actions :] + math.log(math.expm1(self.start**self.power))
+        softplus = -logsigmoid(-x)
+        slope = logsigmoid(x).exp() / (self.power * softplus) * (softplus >= SMALLEST_STD**self.power)
+        return torch.cat([by_mean, by_log_std * slope], -1), None
 
 
 @dataclass(frozen=True)
@@ -309,10 +351,11 @@ class SquashedGaussian(Gaussian):
         return torch.lerp(low, high, 0.5 * action.tanh() + 0.5)
 
     @override
-    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+    def evaluate(self, params: Tensor, action: Tensor) -> Evaluation:
         """log N(u) - sum log(1 - tanh(u)^2), where 1 - tanh(u)^2 = 4 sigmoid(2u) sigmoid(-2u)."""
         log_slope = logsigmoid(2.0 * action) + logsigmoid(-2.0 * action) + math.log(4.0)
-        return super().log_prob(params, action) - log_slope.sum(-1)
+        evaluation = super().evaluate(params, action)
+        return replace(evaluation, log_prob=evaluation.log_prob - log_slope.sum(-1))
 
 
 Distribution = Categorical | MultiCategorical | Gaussian
