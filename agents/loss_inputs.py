@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pbtrl.agents.distributions import Evaluation
+from pbtrl.agents.shapes import Array
 from pbtrl.agents.types import State, Tensors, Views
 
 
@@ -18,6 +20,7 @@ class Evaluated:
     Attributes:
         policy: [p, T, B, K] distribution parameters.
         log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
+        evaluation: `policy` evaluated for the actions taken; None where autograd differentiates the loss.
         log_rhos: [p, T, B] log importance ratios between `policy` and the behavior policy, without gradient.
         values: [p, T, B] outputs of the value head.
         mask: [p, T, B] 1 for live transitions, 0 for dead ones.
@@ -27,11 +30,18 @@ class Evaluated:
 
     policy: Tensor
     log_probs: Tensor
+    evaluation: Evaluation | None
     log_rhos: Tensor
     values: Tensor
     mask: Tensor
     live: Tensor
     extra_loss_inputs: Tensors
+
+    @property
+    def evaluated(self) -> Evaluation:
+        """`evaluation` where it is known to exist."""
+        assert self.evaluation is not None
+        return self.evaluation
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,21 @@ class LossOutput:
 
     total: Tensor
     sums: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Derivatives of a loss's total, as numpy arrays.
+
+    Attributes:
+        sums: as `LossOutput.sums`.
+        by_policy: [p, T, B, K] by `policy`.
+        by_values: [p, T, B] by `values`; the value of a block's last observation has none.
+    """
+
+    sums: dict[str, Array]
+    by_policy: Array
+    by_values: Array
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

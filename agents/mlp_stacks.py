@@ -93,17 +93,23 @@ def forward(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     return values
 
 
-def backward(stack: Stack, grad: Tensor, values: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
-    """Return the gradients by the parameters, given that by the outputs [P, M, size] and `forward`'s result."""
-    f, found = ACTIVATIONS[stack.activation], list[Tensor]()
+def backward(
+    stack: Stack, grad: Tensor, values: Sequence[Tensor], params: Sequence[Tensor], out: Sequence[Tensor]
+) -> None:
+    """Write the gradients by the parameters into `out`, given that by the outputs [P, M, size] and `forward`'s result.
+
+    If the gradient has fewer rows than the outputs, the remaining rows have none.
+    """
+    f, rows = ACTIVATIONS[stack.activation], grad.shape[1]
+    values = [x[:, :rows] for x in values]
     grad = F.pad(grad, (0, values[-1].shape[-1] - stack.size))  # always a copy
     if not stack.linear:
         grad = f.backward_(grad, values[-1])
     for i in reversed(range(len(params) // 2)):
-        found = [torch.bmm(values[i].mT, grad), grad.sum(1, keepdim=True), *found]
+        torch.bmm(values[i].mT, grad, out=out[2 * i])
+        torch.sum(grad, 1, keepdim=True, out=out[2 * i + 1])
         if i:
             grad = f.backward_(torch.bmm(grad, params[2 * i].mT), values[i])
-    return found
 
 
 def run_stack(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> Tensor:
@@ -130,4 +136,7 @@ class _Stack(torch.autograd.Function):
     @override
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved, count = ctx.saved_tensors, len(ctx.saved_tensors) // 3 + 1
-        return None, None, *backward(ctx.stack, grads[0], saved[:count], saved[count:])
+        params = saved[count:]
+        found = [torch.empty_like(x) for x in params]
+        backward(ctx.stack, grads[0], saved[:count], params, found)
+        return None, None, *found
