@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
+from pbtrl.agents.arrays import Array
 from pbtrl.agents.settings import NetworkSettings
-from pbtrl.agents.shapes import Array
 from pbtrl.errors import ConfigProblem
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from pbtrl.agents.arrays import Array
 from pbtrl.agents.distributions import Evaluation
-from pbtrl.agents.shapes import Array
 from pbtrl.agents.types import State, Tensors, Views
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """Outputs of the current network for some transitions of p members.
 
@@ -30,7 +30,7 @@ class Evaluated:
 
     policy: Tensor
     log_probs: Tensor
-    evaluation: Evaluation | None
+    evaluation: Evaluation | None = None
     log_rhos: Tensor
     values: Tensor
     mask: Tensor
@@ -44,7 +44,7 @@ class Evaluated:
         return self.evaluation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossInputs(Evaluated):
     """Tensors that a loss is computed from, for p members of a cohort and some of their envs.
 

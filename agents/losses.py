@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pbtrl.agents.shapes import Array, check_same_shape
+from pbtrl.agents.arrays import Array
+from pbtrl.agents.shapes import check_same_shape
 
 
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:

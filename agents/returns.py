@@ -4,7 +4,7 @@ Axes: `[T time, ...]`, and with a population `[T time, P member, B env]`. All ax
 never mix. `discounts` is gamma while an episode continues and 0 after its last step. `V_t` is the value of the state
 *before* step t; `r_t` and `discount_t` result from step t.
 
-The arithmetic is numpy's, whose operations on some hundred floats cost a third of torch's. There are no gradients.
+The arithmetic is numpy's (see `arrays`), so there are no gradients.
 """
 
 from typing import Any
@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pbtrl.agents.arrays import Array, quiet
 from pbtrl.agents.shapes import check_leading, check_same_shape
-
-quiet = np.errstate(all="ignore")  # an update with a gradient that is not finite is skipped
 
 
 @quiet
@@ -161,7 +160,7 @@ def _array(x: Tensor | float) -> Any:
     return x.detach().numpy() if isinstance(x, Tensor) else x
 
 
-def _spread(cuts: Tensor, x: Tensor) -> np.ndarray:
+def _spread(cuts: Tensor, x: Tensor) -> Array:
     """Append axes of size 1 to `cuts` until it has as many axes as `x`."""
     return cuts.numpy().reshape(cuts.shape + (1,) * (x.ndim - cuts.ndim))
 
@@ -173,7 +172,7 @@ def _ahead(
     bootstrap_value: Tensor,
     lambda_: Tensor | float,
     cuts: Tensor | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Array, Array, Array]:
     """V_t, r_t + discount_t V_{t+1}, and the factor by which a change in v_{t+1} reaches t, `[T, ...]` each."""
     v, d = _array(values), _array(discounts)
     passed = d * _array(lambda_)
@@ -182,7 +181,7 @@ def _ahead(
     return v, _array(rewards) + d * np.concatenate([v[1:], _array(bootstrap_value)[None]]), passed
 
 
-def _backwards(terms: np.ndarray, passed: np.ndarray) -> np.ndarray:
+def _backwards(terms: Array, passed: Array) -> Array:
     """Compute x_t = term_t + passed_t x_{t+1} for t from T-1 down to 0, with x_T = 0: `[T, ...]`."""
     rows = (len(terms), -1)
     x, factors = terms.reshape(rows), np.broadcast_to(passed, terms.shape).reshape(rows)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from numpy.typing import NDArray
 from torch import Tensor
-
-Array = NDArray[Any]
-"""Array of numpy. The arithmetic of some hundred floats is numpy's, whose operations cost a third of torch's."""
 
 
 def check_same_shape(**tensors: Tensor | None) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pbtrl.agents.arrays import quiet
 from pbtrl.agents.returns import gae
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 
@@ -113,6 +114,7 @@ def gradients(agent: ActorCritic, state: State, groups: Iterable[Group]) -> Tens
     return metrics
 
 
+@quiet
 def _by_formula(agent: ActorCritic, params: Views, h: Hyperparameters, part: Part, grads: Views) -> Tensors:
     """Add the gradients of a part, whose loss has a closed form, to `grads`; return the metrics."""
     steps, network = part.actions.shape[1], agent.recorded
@@ -162,7 +164,6 @@ def _by_autograd(agent: ActorCritic, params: Views, h: Hyperparameters, part: Pa
     inputs = part.loss_inputs(
         policy=policy,
         log_probs=log_probs,
-        evaluation=None,
         log_rhos=log_probs.detach() - part.log_probs,
         values=values,
         extra_loss_inputs=part.extra | extra_outputs,
