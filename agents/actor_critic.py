@@ -302,8 +302,8 @@ class ActorCritic(ABC):
         cuts = unroll_cuts(h["unroll_length"], time)
         return Batch(
             block=block,
-            rewards=self.transform_rewards(state, block.rewards),
-            discounts=_rows(h["gamma"], 3) * ~block.terminated,
+            rewards=_time_major(self.transform_rewards(state, block.rewards)),
+            discounts=_time_major(_rows(h["gamma"], 3) * ~block.terminated),
             cuts=cuts[:, :, None] | block.done.movedim(1, 0),
             unroll_cuts=cuts,
             starts=unroll_starts(cuts),
@@ -413,6 +413,11 @@ class ActorCritic(ABC):
         frames = None if self.needs_full_batch else self.net.frames
         width = envs.stop - envs.start if frames is None else max(1, frames // steps)
         return (slice(i, min(envs.stop, i + width)) for i in range(envs.start, envs.stop, width))
+
+
+def _time_major(x: Tensor) -> Tensor:
+    """Copy [P, T, ...] into memory in the order [T, P, ...], in which returns are computed fastest."""
+    return x.movedim(1, 0).contiguous().movedim(0, 1)
 
 
 def _rows(values: Tensor, ndim: int) -> Tensor:

@@ -33,15 +33,15 @@ class Evaluation:
     """What the closed form of a loss needs of a distribution, in numpy, whose operations cost a third of torch's.
 
     Attributes:
-        log_prob: log-probabilities of stored actions, `[...]`.
-        entropy: entropies in nats, `[...]`.
-        gradient: function from by_log_prob and by_entropy `[...]` to the gradient by `params` `[..., K]` of the sum of
-            by_log_prob x log_prob + by_entropy x entropy.
+        log_prob: log-probabilities of stored actions, `[P, T, B]`.
+        entropy: entropies in nats, `[P, T, B]`.
+        gradient: function from by_log_prob and by_entropy `[P, T, B]` to the gradients by `head` and by `free`, None if
+            there is none, of the sum of by_log_prob x log_prob + by_entropy x entropy.
     """
 
     log_prob: Array
     entropy: Array
-    gradient: Callable[[Array, Array], Array]
+    gradient: Callable[[Array, Array], tuple[Array, Array | None]]
 
 
 @dataclass(frozen=True)
@@ -106,26 +106,22 @@ class Categorical:
         log_probs = params.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
-    def evaluate(self, params: Array, action: Array) -> Evaluation:
-        """Log-probabilities of stored actions, entropies, and their gradient."""
+    def evaluate(self, head: Array, free: Array | None, action: Array) -> Evaluation:
+        """Log-probabilities of stored actions, entropies, and their gradients by what `join` takes."""
         chosen = np.arange(action.size), action.ravel()
-        log_probs = params - params.max(-1, keepdims=True)
+        log_probs = head - head.max(-1, keepdims=True)
         probs = np.exp(log_probs)
         total = probs.sum(-1, keepdims=True)
         log_probs -= np.log(total)
         probs /= total
         entropy = -(probs * log_probs).sum(-1)
 
-        def gradient(by_log_prob: Array, by_entropy: Array) -> Array:
-            grad: Array = probs * -(by_log_prob[..., None] + by_entropy[..., None] * (log_probs + entropy[..., None]))
+        def gradient(by_log_prob: Array, by_entropy: Array) -> tuple[Array, None]:
+            grad = probs * -(by_log_prob[..., None] + by_entropy[..., None] * (log_probs + entropy[..., None]))
             grad.reshape(-1, self.size)[chosen] += by_log_prob.ravel()
-            return grad
+            return grad, None
 
         return Evaluation(log_probs.reshape(-1, self.size)[chosen].reshape(action.shape), entropy, gradient)
-
-    def join_gradient(self, head: Tensor, by_params: Array) -> tuple[Array, Array | None]:
-        """Gradients by `head` and by `free`, of which there is none, from that by `join`'s result."""
-        return by_params, None
 
 
 @dataclass(frozen=True)
@@ -210,22 +206,18 @@ class MultiCategorical:
         """sum_i H(p_i) in nats, `[...]`."""
         return self._sum(slot.entropy(p) for slot, p in zip(self.slots, self.split(params), strict=True))
 
-    def evaluate(self, params: Array, action: Array) -> Evaluation:
-        """Log-probabilities of stored actions, entropies, and their gradient."""
-        ends = np.cumsum(self.sizes)
+    def evaluate(self, head: Array, free: Array | None, action: Array) -> Evaluation:
+        """Log-probabilities of stored actions, entropies, and their gradients by what `join` takes."""
+        starts = np.cumsum((0, *self.sizes))
         each = [
-            slot.evaluate(params[..., end - slot.size : end], action[..., i] - (end - slot.size))
-            for i, (slot, end) in enumerate(zip(self.slots, ends, strict=True))
+            slot.evaluate(head[..., start : start + slot.size], free, action[..., i] - start)
+            for i, (slot, start) in enumerate(zip(self.slots, starts, strict=False))
         ]
         return Evaluation(
             functools.reduce(np.add, (e.log_prob for e in each)),
             functools.reduce(np.add, (e.entropy for e in each)),
-            lambda *by: np.concatenate([e.gradient(*by) for e in each], -1),
+            lambda *by: (np.concatenate([e.gradient(*by)[0] for e in each], -1), None),
         )
-
-    def join_gradient(self, head: Tensor, by_params: Array) -> tuple[Array, Array | None]:
-        """Gradients by `head` and by `free`, of which there is none, from that by `join`'s result."""
-        return by_params, None
 
     def _each(self, params: Tensor, action: Tensor) -> Iterator[tuple[Categorical, Tensor, Tensor]]:
         """Yield distribution, logits and choice of each slot."""
@@ -291,9 +283,7 @@ class Gaussian:
         """
         if self.start is not None:
             mean, x = head[..., : self.actions], head[..., self.actions :]
-            c = math.log(math.expm1(self.start**self.power))
-            log_std = (-logsigmoid(-x - c)).clamp_min(SMALLEST_STD**self.power).log() / self.power
-            return torch.cat([mean, log_std], -1)
+            return torch.cat([mean, self._log_std(x)[0]], -1)
         assert free is not None
         log_std = free.reshape(len(free), *(1,) * (head.ndim - 2), self.actions)
         return torch.cat([head, log_std.expand_as(head)], -1)
@@ -324,28 +314,33 @@ class Gaussian:
         """log std + 1/2 log(2 pi e), summed over A."""
         return params[..., self.actions :].sum(-1) + self.actions * (LOG_SQRT_2PI + 0.5)
 
-    def evaluate(self, params: Array, action: Array) -> Evaluation:
-        """Log-probabilities of stored actions, entropies, and their gradient."""
-        mean, log_std = params[..., : self.actions], params[..., self.actions :]
+    def evaluate(self, head: Array, free: Array | None, action: Array) -> Evaluation:
+        """Log-probabilities of stored actions, entropies, and their gradients by what `join` takes."""
+        mean = head[..., : self.actions]
+        if free is None:
+            log_std, slope = (x.numpy() for x in self._log_std(torch.from_numpy(head[..., self.actions :])))
+        else:
+            log_std = free[:, None, None]
         inverse = np.exp(-log_std)
         z = (action - mean) * inverse
+        total = log_std.sum(-1) + self.actions * LOG_SQRT_2PI
 
-        def gradient(by_log_prob: Array, by_entropy: Array) -> Array:
-            scaled = z * by_log_prob[..., None]
-            return np.concatenate([scaled * inverse, scaled * z + (by_entropy - by_log_prob)[..., None]], -1)
+        def gradient(by_log_prob: Array, by_entropy: Array) -> tuple[Array, Array | None]:
+            scaled, both = z * by_log_prob[..., None], by_entropy - by_log_prob
+            if free is None:
+                return np.concatenate([scaled * inverse, (scaled * z + both[..., None]) * slope], -1), None
+            return scaled * inverse, np.einsum("ptba,ptba->pa", scaled, z) + both.sum((1, 2))[:, None]
 
-        log_prob = -(log_std + 0.5 * z * z).sum(-1) - self.actions * LOG_SQRT_2PI
-        return Evaluation(log_prob, log_std.sum(-1) + self.actions * (LOG_SQRT_2PI + 0.5), gradient)
+        log_prob = -0.5 * np.einsum("...a,...a->...", z, z) - total
+        return Evaluation(log_prob, np.broadcast_to(total + 0.5 * self.actions, log_prob.shape), gradient)
 
-    def join_gradient(self, head: Tensor, by_params: Array) -> tuple[Array, Array | None]:
-        """Gradients by `head` and by `free`, None if the network predicts all, from that by `join`'s result."""
-        by_mean, by_log_std = by_params[..., : self.actions], by_params[..., self.actions :]
-        if self.start is None:
-            return by_mean, by_log_std.sum(tuple(range(1, by_params.ndim - 1)))
-        x = head[..., self.actions :] + math.log(math.expm1(self.start**self.power))
-        softplus = -logsigmoid(-x)
-        slope = logsigmoid(x).exp() / (self.power * softplus) * (softplus >= SMALLEST_STD**self.power)
-        return np.concatenate([by_mean, by_log_std * slope.numpy()], -1), None
+    def _log_std(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log standard deviations that the network predicts as x, and their derivatives."""
+        assert self.start is not None
+        x = x + math.log(math.expm1(self.start**self.power))
+        softplus, smallest = -logsigmoid(-x), SMALLEST_STD**self.power
+        slope = logsigmoid(x).exp() / (self.power * softplus) * (softplus >= smallest)
+        return softplus.clamp_min(smallest).log() / self.power, slope
 
 
 @dataclass(frozen=True)
@@ -370,9 +365,9 @@ class SquashedGaussian(Gaussian):
         return super().log_prob(params, action) - self._log_slope(action)
 
     @override
-    def evaluate(self, params: Array, action: Array) -> Evaluation:
+    def evaluate(self, head: Array, free: Array | None, action: Array) -> Evaluation:
         """As of the Gaussian, with this log-probability."""
-        evaluation = super().evaluate(params, action)
+        evaluation = super().evaluate(head, free, action)
         return replace(evaluation, log_prob=evaluation.log_prob - self._log_slope(torch.from_numpy(action)).numpy())
 
     def _log_slope(self, action: Tensor) -> Tensor:

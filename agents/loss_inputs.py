@@ -18,7 +18,7 @@ class Evaluated:
     """Outputs of the current network for some transitions of p members.
 
     Attributes:
-        policy: [p, T, B, K] distribution parameters.
+        join: returns `policy`.
         log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
         evaluation: `policy` evaluated for the actions taken; None where autograd differentiates the loss.
         log_rhos: [p, T, B] log importance ratios between `policy` and the behavior policy, without gradient.
@@ -28,7 +28,7 @@ class Evaluated:
         extra_loss_inputs: additional tensors of the agent.
     """
 
-    policy: Tensor
+    join: Callable[[], Tensor]
     log_probs: Tensor
     evaluation: Evaluation | None = None
     log_rhos: Tensor
@@ -36,6 +36,11 @@ class Evaluated:
     mask: Tensor
     live: Tensor
     extra_loss_inputs: Tensors
+
+    @property
+    def policy(self) -> Tensor:
+        """Distribution parameters, [p, T, B, K]."""
+        return self.join()
 
     @property
     def evaluated(self) -> Evaluation:
@@ -101,12 +106,14 @@ class Derivatives:
 
     Attributes:
         sums: as `LossOutput.sums`.
-        by_policy: [p, T, B, K] by `policy`.
+        by_log_probs: [p, T, B] by `log_probs`.
+        by_entropies: [p, T, B] by the policy's entropies.
         by_values: [p, T, B] by `values`; the value of a block's last observation has none.
     """
 
     sums: dict[str, Array]
-    by_policy: Array
+    by_log_probs: Array
+    by_entropies: Array
     by_values: Array
 
 

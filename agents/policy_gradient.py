@@ -68,8 +68,8 @@ class PolicyGradient(ActorCritic):
         }
         scale = 1.0 / batch.live.numpy() if self.settings.reduction == "mean" else np.ones(len(mask), mask.dtype)
         value_cost, entropy_cost = (scale * h[name].numpy() for name in ("value_cost", "entropy_cost"))
-        by_policy = evaluated.gradient(weights * -scale[:, None, None], mask * -entropy_cost[:, None, None])
-        return Derivatives(sums, by_policy, errors * value_cost[:, None, None])
+        weights *= -scale[:, None, None]
+        return Derivatives(sums, weights, mask * -entropy_cost[:, None, None], errors * value_cost[:, None, None])
 
     def maybe_normalize(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Normalize advantages [p, T, B] if configured."""

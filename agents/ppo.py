@@ -92,12 +92,7 @@ class PPO(ActorCritic):
     def derivatives(self, batch: Evaluated, h: Hyperparameters) -> Derivatives:
         """Compute the derivatives of `loss`, for which autograd would need twice as many operations."""
         old = {name: x.numpy() for name, x in batch.extra_loss_inputs.items()}
-        mask, values, evaluated, advantages = (
-            batch.mask.numpy(),
-            batch.values.numpy(),
-            batch.evaluated,
-            old["advantages"],
-        )
+        mask, values, evaluated = batch.mask.numpy(), batch.values.numpy(), batch.evaluated
         clip, value_cost, entropy_cost, live = (
             x.numpy()[:, None, None] for x in (h["clip"], h["value_cost"], h["entropy_cost"], batch.live)
         )
@@ -118,9 +113,12 @@ class PPO(ActorCritic):
             "kl": ratios - 1.0 - moved,
             "clipped": abs(ratios - 1.0) > clip,
         }
-        by_policy = evaluated.gradient(-free * (free <= bound) * mask / live, -entropy_cost * mask / live)
-        sums = {name: x.sum((1, 2), dtype=mask.dtype) for name, x in each.items()}
-        return Derivatives(sums, by_policy, by_values * value_cost / live)
+        return Derivatives(
+            sums={name: x.sum((1, 2), dtype=mask.dtype) for name, x in each.items()},
+            by_log_probs=-free * (free <= bound) * mask / live,
+            by_entropies=-entropy_cost * mask / live,
+            by_values=by_values * value_cost / live,
+        )
 
     @override
     def minibatches(

@@ -60,7 +60,7 @@ def vtrace(
     """
     _check(discounts, rewards, values, bootstrap_value, cuts)
     check_same_shape(rewards=rewards, log_rhos=log_rhos)
-    rhos = log_rhos.detach().exp().numpy()
+    rhos = np.exp(np.ascontiguousarray(_array(log_rhos)))
     rho, c, pg_rho = (_array(x) for x in (rho_bar, c_bar, pg_rho_bar))
     v, ahead, passed = _ahead(discounts, rewards, values, bootstrap_value, lambda_, cuts)
     errors = _backwards(np.minimum(rhos, rho) * (ahead - v), passed * np.minimum(rhos, c))
@@ -174,11 +174,11 @@ def _ahead(
     cuts: Tensor | None,
 ) -> tuple[Array, Array, Array]:
     """V_t, r_t + discount_t V_{t+1}, and the factor by which a change in v_{t+1} reaches t, `[T, ...]` each."""
-    v, d = _array(values), _array(discounts)
+    v, d = np.concatenate([_array(values), _array(bootstrap_value)[None]]), _array(discounts)
     passed = d * _array(lambda_)
     if cuts is not None:
         passed = np.where(_spread(cuts, discounts), 0.0, passed)
-    return v, _array(rewards) + d * np.concatenate([v[1:], _array(bootstrap_value)[None]]), passed
+    return v[:-1], _array(rewards) + d * v[1:], passed
 
 
 def _backwards(terms: Array, passed: Array) -> Array:

@@ -126,11 +126,13 @@ def _by_formula(agent: ActorCritic, params: Views, h: Hyperparameters, part: Par
         head = head[:, :steps]
     ends = [head, values[:, :steps]]
     with torch.no_grad():
-        policy = agent.policy.join(head, params.get("free"))
-        evaluation = agent.policy.evaluate(policy.numpy(), part.actions.numpy())
+        free = params["free"].detach() if "free" in params else None
+        evaluation = agent.policy.evaluate(
+            head.detach().numpy(), None if free is None else free.numpy(), part.actions.numpy()
+        )
         log_rhos = evaluation.log_prob - part.log_probs.numpy()
         inputs = part.loss_inputs(
-            policy=policy,
+            join=lambda: agent.policy.join(head.detach(), free),
             log_probs=torch.from_numpy(evaluation.log_prob),
             evaluation=evaluation,
             log_rhos=torch.from_numpy(log_rhos),
@@ -138,7 +140,7 @@ def _by_formula(agent: ActorCritic, params: Views, h: Hyperparameters, part: Par
             extra_loss_inputs=part.extra,
         )
         found, live = agent.derivatives(inputs, h), inputs.live.numpy()
-        by_head, by_free = agent.policy.join_gradient(head, found.by_policy)
+        by_head, by_free = evaluation.gradient(found.by_log_probs, found.by_entropies)
         slopes = torch.from_numpy(by_head), torch.from_numpy(found.by_values)
         if network:
             write_gradients(*slopes, grads)
@@ -162,7 +164,7 @@ def _by_autograd(agent: ActorCritic, params: Views, h: Hyperparameters, part: Pa
     policy = agent.policy.join(head[:, :steps], params.get("free"))
     log_probs = agent.policy.log_prob(policy, part.actions)
     inputs = part.loss_inputs(
-        policy=policy,
+        join=lambda: policy,
         log_probs=log_probs,
         log_rhos=log_probs.detach() - part.log_probs,
         values=values,

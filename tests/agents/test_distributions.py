@@ -76,31 +76,23 @@ def test_gradients_agree(dist):
 
 
 @pytest.mark.parametrize("dist", ALL, ids=str)
-def test_gradient_equals_autograds(dist):
-    params, actions = draw(dist, 6)
-    by_log_prob, by_entropy = torch.randn(6), torch.randn(6)
-    leaf = params.clone().requires_grad_()
-    (by_log_prob * dist.log_prob(leaf, actions) + by_entropy * dist.entropy(leaf)).sum().backward()
-    evaluation = dist.evaluate(params.numpy(), actions.numpy())
-    found = evaluation.gradient(by_log_prob.numpy(), by_entropy.numpy()), evaluation.log_prob, evaluation.entropy
-    expected = leaf.grad, dist.log_prob(params, actions), dist.entropy(params)
-    for x, y in zip(found, expected, strict=True):
-        torch.testing.assert_close(torch.from_numpy(x), y)
-
-
-@pytest.mark.parametrize("dist", ALL, ids=str)
-def test_gradient_of_join_equals_autograds(dist):
+def test_evaluation_equals_autograds(dist):
     """Also where the standard deviation is at its lower bound."""
-    head, free = torch.randn(3, 5, dist.size), torch.randn(3, dist.free_size)
-    head[0, 0] = -60.0
-    by_params = torch.randn(3, 5, dist.param_size)
+    head, free = torch.randn(2, 3, 5, dist.size), torch.randn(2, dist.free_size)
+    head[0, 0, 0] = -60.0
+    actions = dist.sample(dist.join(head, free), dist.draw_noise(torch.Generator(), (2, 3, 5, *dist.noise_shape)))
+    by_log_prob, by_entropy = torch.randn(2, 2, 3, 5)
     leaves = [x.clone().requires_grad_() for x in (head, free)]
-    dist.join(*leaves).backward(by_params)
-    by_head, by_free = dist.join_gradient(head, by_params.numpy())
-    torch.testing.assert_close(torch.from_numpy(by_head), leaves[0].grad)
-    assert (by_free is None) == (not dist.free_size)
-    if by_free is not None:
-        torch.testing.assert_close(torch.from_numpy(by_free), leaves[1].grad)
+    params = dist.join(*leaves)
+    (by_log_prob * dist.log_prob(params, actions) + by_entropy * dist.entropy(params)).sum().backward()
+    evaluation = dist.evaluate(head.numpy(), free.numpy() if dist.free_size else None, actions.numpy())
+    by_head, by_free = evaluation.gradient(by_log_prob.numpy(), by_entropy.numpy())
+    found = [evaluation.log_prob, evaluation.entropy, by_head]
+    expected = [dist.log_prob(params, actions), dist.entropy(params), leaves[0].grad]
+    if dist.free_size:
+        found, expected = [*found, by_free], [*expected, leaves[1].grad]
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.tensor(x), y.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_multi_categorical_is_a_product_over_all_joint_actions():
@@ -126,7 +118,7 @@ def test_slots_are_independent():
     assert torch.equal(actions[:, 0], Categorical(3).sample(params[:, :3], noise[:, :3]))
     weights = torch.randn(2, 50, generator=g)
     mine, theirs = (
-        dist.evaluate(x.numpy(), actions.numpy()).gradient(*weights.numpy())[:, :3] for x in (params, other)
+        dist.evaluate(x.numpy(), None, actions.numpy()).gradient(*weights.numpy())[0][:, :3] for x in (params, other)
     )
     assert (mine == theirs).all()
 
