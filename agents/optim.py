@@ -10,13 +10,17 @@ bit, even if their gradient contains NaN.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from pbtrl.agents.arrays import quiet
 
 # Avoids 0 / 0 for dead units if a search sets epsilon to 0.
 TINY = 1e-30
 
 
+@quiet
 def clip_by_global_norm(grads: Tensor, max_norm: Tensor) -> Tensor:
     """Scale each member's row of `grads` `[k, D]` so that its L2 norm is at most `max_norm` `[k]`, in place.
 
@@ -24,7 +28,8 @@ def clip_by_global_norm(grads: Tensor, max_norm: Tensor) -> Tensor:
         The norms `[k]` before clipping; not finite if a gradient is not finite, or overflows when squared.
     """
     norms: Tensor = torch.linalg.vector_norm(grads, dim=-1)
-    grads.mul_((max_norm / norms.clamp_min(TINY)).clamp_max(1.0)[:, None])
+    scales = np.minimum(max_norm.numpy() / np.maximum(norms.numpy(), TINY), 1.0)
+    grads.mul_(torch.from_numpy(scales[:, None]))
     return norms
 
 
@@ -74,11 +79,13 @@ def adam(
     """
     steps.add_(active)
     values = (_numbers(value, params) for value in (learning_rate, beta1, beta2, epsilon))
-    for row, (on, rate, decay1, decay2, e) in enumerate(zip(active.tolist(), *values, strict=True)):
+    tensors = (x.unbind() for x in (params, grads, m, v, steps))
+    for on, rate, decay1, decay2, e, *rows in zip(active.tolist(), *values, *tensors, strict=True):
         if on:  # torch.optim's kernel: one pass over memory in place of eight
+            own, grad, mean, square, count = ([row] for row in rows)
             torch._fused_adam_(
-                [params[row]], [grads[row]], [m[row]], [v[row]], [], [steps[row]], lr=rate, beta1=decay1, beta2=decay2,
-                weight_decay=0.0, eps=max(e, TINY), amsgrad=False, maximize=False,
+                own, grad, mean, square, [], count, lr=rate, beta1=decay1, beta2=decay2, weight_decay=0.0,
+                eps=max(e, TINY), amsgrad=False, maximize=False,
             )  # fmt: skip
 
 

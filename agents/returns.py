@@ -131,8 +131,8 @@ def unroll_cuts(unroll_length: Tensor, block_length: int) -> Tensor:
     Returns:
         bool `[L, k]`, for `vtrace`.
     """
-    steps = torch.arange(1, block_length + 1, device=unroll_length.device)[:, None]
-    return (steps % unroll_length.long() == 0) | (steps == block_length)
+    steps = np.arange(1, block_length + 1)[:, None]
+    return torch.from_numpy((steps % unroll_length.numpy().astype(np.int64) == 0) | (steps == block_length))
 
 
 def unroll_starts(cuts: Tensor) -> Tensor:
@@ -142,9 +142,10 @@ def unroll_starts(cuts: Tensor) -> Tensor:
 
 def effective_unroll(cuts: Tensor) -> Tensor:
     """Measure the unroll length in use, `[k]`: the largest number of steps between two cuts of `[L, k]`."""
-    steps = torch.arange(1, len(cuts) + 1, device=cuts.device)[:, None]
-    last = torch.where(cuts, steps, 0).cummax(0).values
-    return (steps - torch.cat([torch.zeros_like(last[:1]), last[:-1]])).amax(0)
+    steps = np.arange(1, len(cuts) + 1)[:, None]
+    last = np.maximum.accumulate(np.where(cuts.numpy(), steps, 0))
+    last[1:], last[0] = last[:-1].copy(), 0
+    return torch.from_numpy((steps - last).max(0))
 
 
 def _check(discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: Tensor, cuts: Tensor | None) -> None:
