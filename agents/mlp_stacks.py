@@ -103,8 +103,9 @@ def backward(
     """
     f, rows = ACTIVATIONS[stack.activation], grad.shape[1]
     values = values if rows == values[0].shape[1] else [x[:, :rows] for x in values]
-    padded = np.zeros((*grad.shape[:2], values[-1].shape[-1]), np.float32)  # torch's padding takes four times as long
-    padded[..., : stack.size] = grad.numpy()
+    unpadded = grad.numpy()
+    padded = np.zeros((*grad.shape[:2], values[-1].shape[-1]), unpadded.dtype)  # torch's padding takes far longer
+    padded[..., : stack.size] = unpadded
     grad = torch.from_numpy(padded)
     if not stack.linear:
         grad = f.backward_(grad, values[-1])
