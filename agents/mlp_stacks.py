@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from torch import Tensor
 from typing_extensions import override
 
+FEW = 4096  # floats of which torch's tanh takes no longer than two operations
 VECTOR = 32  # floats that sigmoid's kernel takes at once; the rest of a tensor gets other bits
 MINUS_ONE = torch.tensor(-1.0)
 aten = torch.ops.aten
@@ -44,9 +45,6 @@ class Activation:
 
 
 def _tanh(doubled: Tensor) -> Tensor:
-    _, rows, width = doubled.shape
-    if rows * width % VECTOR:  # the bits would depend on the member's slot
-        return doubled.mul_(0.5).tanh_()
     return torch.add(MINUS_ONE, doubled.sigmoid_(), alpha=2.0, out=doubled)
 
 
@@ -56,8 +54,12 @@ def _elu(x: Tensor) -> Tensor:
     return x.clamp_max_(0.0).exp_().sub_(1.0).add_(positive)
 
 
+_PLAIN_TANH = Activation(
+    math.sqrt(2.0), 1.0, torch.tanh_, lambda g, y: aten.tanh_backward.grad_input(g, y, grad_input=g)
+)
+
 ACTIVATIONS = {
-    "tanh": Activation(math.sqrt(2.0), 2.0, _tanh, lambda g, y: aten.tanh_backward.grad_input(g, y, grad_input=g)),
+    "tanh": replace(_PLAIN_TANH, scale=2.0, apply_=_tanh),
     "relu": Activation(
         math.sqrt(2.0), 1.0, torch.relu_, lambda g, y: aten.threshold_backward.grad_input(g, y, 0.0, grad_input=g)
     ),
@@ -66,6 +68,13 @@ ACTIVATIONS = {
     ),
 }
 """Activation functions by name. The gains of ReLU and ELU preserve the mean square of normal inputs."""
+
+
+def _for_floats(name: str, floats: int) -> Activation:
+    """Choose the form of an activation function by the number of a member's outputs."""
+    if name == "tanh" and (floats <= FEW or floats % VECTOR):  # else the bits would depend on the member's slot
+        return _PLAIN_TANH
+    return ACTIVATIONS[name]
 
 
 @dataclass(frozen=True)
@@ -85,9 +94,10 @@ class Stack:
 
 def forward(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     """Return the inputs [P, M, in] and each layer's outputs, from weight [P, in, out] and bias [P, 1, out] of each."""
-    f, values = ACTIVATIONS[stack.activation], [x]
+    values = [x]
     for i in range(0, len(params), 2):
         linear = stack.linear and i == len(params) - 2
+        f = _for_floats(stack.activation, x.shape[1] * params[i].shape[2])
         scale = 1.0 if linear else f.scale
         x = torch.baddbmm(params[i + 1], x, params[i], beta=scale, alpha=scale)
         values.append(x if linear else f.apply_(x))
