@@ -8,11 +8,11 @@ update with a non-finite gradient is skipped and counted.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -93,7 +93,7 @@ class ActorCritic(ABC):
         """Live hyperparameters that have no effect in this env."""
         return frozenset()
 
-    @property
+    @functools.cached_property
     def layout(self) -> Layout:
         """Layout of the network's parameters, followed by `extra_parameters`."""
         return Layout(
@@ -343,7 +343,7 @@ class ActorCritic(ABC):
             for chunk in self._chunks(block.observations.shape[1], envs):
                 at = members, slice(None), chunk
                 starts, actions = batch.starts[members], block.actions[at]
-                loss_inputs = partial(
+                loss_inputs = functools.partial(
                     LossInputs,
                     state=state,
                     members=members,

@@ -166,8 +166,14 @@ class MLP:
         policy, value = (Stack(self.activation, outputs, linear=True) for outputs in (self.outputs, 1))
         return ("policy", policy), ("value", value)
 
+    @functools.cached_property
+    def _names(self) -> dict[str, list[str]]:
+        """Names of each stack's parameters."""
+        each = [f"{i}.{kind}" for i in range(len(self.hidden) + 1) for kind in ("weight", "bias")]
+        return {stack: [f"{stack}.{name}" for name in each] for stack, _ in self._stacks}
+
     def _own(self, params: Views, stack: str) -> list[Tensor]:
-        return [params[f"{stack}.{i}.{kind}"] for i in range(len(self.hidden) + 1) for kind in ("weight", "bias")]
+        return [params[name] for name in self._names[stack]]
 
 
 @dataclass(frozen=True)
