@@ -287,7 +287,12 @@ def test_member_is_bit_identical_alone_and_in_slot(dist, members):
         outputs = dist.log_prob(params, actions), dist.entropy(params)
         sum(x.sum() for x in outputs).backward()
         grads = [h.grad, f.grad if f.grad is not None else f]
-        return [x.detach() for x in (params, actions, *outputs, *grads)]
+        known = f.detach().numpy() if dist.free_size else None
+        inner = (x[:, :, None] for x in (h.detach(), actions))  # [P, T, B = 1, ...]
+        evaluation = dist.evaluate(next(inner).numpy(), known, next(inner).numpy())
+        slopes = evaluation.gradient(evaluation.log_prob, np.ascontiguousarray(evaluation.entropy))
+        closed = [torch.tensor(x) for x in (evaluation.log_prob, evaluation.entropy, *slopes) if x is not None]
+        return [x.detach() for x in (params, actions, *outputs, *grads, *closed)]
 
     whole = everything(slice(0, 4))
     for start in range(0, 4, members):
