@@ -233,7 +233,7 @@ def _make_ray_pool(config: Config, run: Path, members: Sequence[str]) -> Executo
 
     execution = config.execution
     check_run_directory(run)
-    cluster = Cluster(execution, run / "ray.log")
+    cluster = Cluster(execution, run / "ray.log", config.spread_actors)
     try:
         specs = [
             _worker_spec(config, run, groups, (), execution.cores_per_worker)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pbtrl.strategies.time_varying_gp import Floats, Kernel, Process, UpperBound, beta, fit
+from pbtrl.strategies.time_varying_gp import Floats, GaussianProcess, Kernel, UpperBound, beta, fit
 
 Time = Literal["rounds", "normalized"]
 
@@ -88,7 +88,7 @@ class Model:
 
         The spread is that after the gains of the open trials would be known, without noise: so proposals differ.
         """
-        process = Process(self.kernel, self.points, self.targets, self.scaled(tried))
+        process = GaussianProcess(self.kernel, self.points, self.targets, self.scaled(tried))
         bound = UpperBound(process, math.sqrt(beta(len(self.points))), spread)
         return bound.argmax(self.scaled([now])[0, :2], len(now.position), rng)
 
