@@ -14,6 +14,7 @@ from pbtrl.strategies.time_varying_gp import (
     JITTER,
     LENGTHS,
     NOISE,
+    GaussianProcess,
     Kernel,
     UpperBound,
     beta,
