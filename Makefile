@@ -27,7 +27,7 @@ lint: install
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-check: lint test
+check: test lint
 
 docs: install
 	.venv/bin/python -m pip install -q -c constraints.txt -e ".[docs]"

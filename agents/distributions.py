@@ -1,4 +1,4 @@
-"""Action distributions: frozen objects whose methods take parameter tensors `[..., K]`.
+"""Action distributions: frozen objects whose methods take parameter tensors `[..., K]`, K = size + free_size.
 
 The agent keeps the *stored action* (an index, one per slot, or a Gaussian's raw sample) and passes `to_env(stored)` to
 the env. `log_prob` always takes the stored action, so acting and learning agree. Randomness is an argument: noise is
@@ -30,7 +30,7 @@ SMALLEST_STD = 1e-6  # keeps the logarithm finite
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the closed form of a loss needs of a distribution, in numpy, whose operations cost a third of torch's.
+    """Terms of a distribution for the closed form of a loss, in numpy, whose operations cost a third of torch's.
 
     Attributes:
         log_prob: log-probabilities of stored actions, `[P, T, B]`.
@@ -57,11 +57,6 @@ class Categorical:
     size: int
     start: int = 0
     free_size: int = 0
-
-    @property
-    def param_size(self) -> int:
-        """K, the last axis of `params`."""
-        return self.size + self.free_size
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -143,11 +138,6 @@ class MultiCategorical:
     def size(self) -> int:
         """Network outputs per state."""
         return sum(self.sizes)
-
-    @property
-    def param_size(self) -> int:
-        """K, the last axis of `params`."""
-        return self.size + self.free_size
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -255,11 +245,6 @@ class Gaussian:
     def free_size(self) -> int:
         """State-independent parameters per member: the log standard deviations, unless the network predicts them."""
         return self.actions if self.start is None else 0
-
-    @property
-    def param_size(self) -> int:
-        """K, the last axis of `params`."""
-        return 2 * self.actions
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pbtrl.agents.arrays import Array
-from pbtrl.agents.shapes import check_same_shape
+from pbtrl.agents.shapes import check_per_member, check_same_shape
 
 
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, mask: Tensor) ->
 
 def value_loss(values: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """1/2 sum_t (v_t - V(x_t))^2; the targets v_t are held constant."""
-    check_same_shape(values=values, targets=targets)
+    check_same_shape(values=values, targets=targets, mask=mask)
     return 0.5 * _sum((targets.detach() - values).square() * mask)
 
 
@@ -42,6 +42,7 @@ def clipped_policy_loss(log_ratios: Tensor, advantages: Tensor, mask: Tensor, cl
         clip: `[P]`, c.
     """
     check_same_shape(log_ratios=log_ratios, advantages=advantages, mask=mask)
+    check_per_member(clip, "clip", log_ratios)
     ratios, bound = log_ratios.masked_fill(mask == 0, 0.0).exp(), _rows(clip, log_ratios)
     clipped = ratios.clamp(1.0 - bound, 1.0 + bound)
     return -_sum(torch.minimum(ratios * advantages.detach(), clipped * advantages.detach()) * mask)
@@ -58,6 +59,7 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, targets: Tensor, mask
         clip: `[P]`, c, in units of value.
     """
     check_same_shape(values=values, old_values=old_values, targets=targets, mask=mask)
+    check_per_member(clip, "clip", values)
     bound = _rows(clip, values)
     clipped = old_values.detach() + (values - old_values.detach()).clamp(-bound, bound)
     errors = torch.maximum((values - targets.detach()).square(), (clipped - targets.detach()).square())
@@ -105,7 +107,6 @@ def vmpo_weights_and_temperature(
         (psi `[P, M]`, without gradient; L_eta `[P]`, with a gradient for eta only). Rows without live samples are 0.
     """
     check_same_shape(advantages=advantages, mask=mask)
-    check_same_shape(**{"advantages[..., 0]": advantages[..., 0], "temperature": temperature})
     live = torch.ones_like(advantages, dtype=torch.bool) if mask is None else mask.bool()
     return weights_and_temperature(advantages, temperature, eps_temperature, better_half(advantages, live))
 
@@ -120,6 +121,7 @@ def better_half(advantages: Tensor, live: Tensor) -> Tensor:
     Returns:
         `[..., M]` bool.
     """
+    check_same_shape(advantages=advantages, live=live)
     order = torch.where(live, advantages.detach(), -torch.inf).argsort(dim=-1, descending=True, stable=True)
     half = (live.sum(-1, keepdim=True) // 2).clamp_min(1)
     better = torch.arange(live.shape[-1], device=live.device) < half
@@ -130,7 +132,10 @@ def weights_and_temperature(
     advantages: Tensor, temperature: Tensor, eps_temperature: Tensor | float, chosen: Tensor
 ) -> tuple[Tensor, Tensor]:
     """V-MPO's E-step over chosen samples, [..., M] bool; see `vmpo_weights_and_temperature`. Rows may have none."""
+    check_same_shape(advantages=advantages, chosen=chosen)
     advantages, some = advantages.detach(), chosen.any(-1)
+    check_same_shape(**{"advantages[..., 0]": some, "temperature": temperature})
+    check_per_member(eps_temperature, "eps_temperature", advantages)
     best = torch.where(some, advantages.masked_fill(~chosen, -torch.inf).amax(-1), 0.0)
     below = torch.where(chosen, advantages - best[..., None], 0.0)
     terms = (below / temperature[..., None]).exp() * chosen
@@ -184,6 +189,8 @@ def lagrange_loss(multiplier: Tensor, epsilon: Tensor | float, kl: Tensor, mask:
         mask: as `kl`, 0 (or False) for samples to ignore.
     """
     check_same_shape(kl=kl, mask=mask)
+    check_per_member(multiplier, "multiplier", kl)
+    check_per_member(epsilon, "epsilon", kl)
     count = _sum(mask)
     mean = _sum(kl * mask) / count.clamp_min(1)
     return multiplier * (epsilon - mean.detach()) * (count > 0) + multiplier.detach() * mean

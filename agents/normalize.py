@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pbtrl.agents.shapes import check_leading, check_same_shape
+from pbtrl.agents.shapes import check_leading, check_per_member, check_same_shape
 
 Moments = dict[str, Tensor]
 
@@ -33,6 +33,8 @@ def update_moments(state: Moments, x: Tensor, mask: Tensor | None = None) -> Mom
     Returns:
         The new state. A member without any remaining samples keeps its old state bit for bit.
     """
+    if (shape := (*x.shape[:1], *x.shape[2:])) != state["mean"].shape:
+        raise ValueError(f"x has shape {shape} without its samples, but the state has {tuple(state['mean'].shape)}")
     if mask is not None:
         check_leading(mask, "mask", x, "x")
     inner = (1,) * (x.ndim - 2)
@@ -77,6 +79,7 @@ def update_return_scale(
         mask: `[P, T, B]`, false for dead transitions, which are ignored, as are non-finite rewards.
     """
     check_same_shape(rewards=rewards, ends=ends, mask=mask)
+    check_per_member(gamma, "gamma", rewards)
     live = np.isfinite(rewards.numpy())
     if mask is not None:
         live &= mask.numpy().astype(np.bool_)
@@ -128,6 +131,7 @@ def popart_update(
         The new state. A member without any live targets keeps its old state bit for bit.
     """
     check_same_shape(targets=targets, mask=mask)
+    check_per_member(rate, "rate", targets)
     live = mask.bool().flatten(1)
     samples = torch.where(live, targets.detach().flatten(1).double(), 0.0).contiguous()
     count = live.sum(-1)
@@ -151,6 +155,9 @@ def popart_preserve(weight: Tensor, bias: Tensor, old: Moments, new: Moments) ->
         old: the state before `popart_update`.
         new: the state after it.
     """
+    for name, x in {"old": old["scale"], "new": new["scale"]}.items():
+        check_per_member(x, name, weight)
+        check_per_member(x, name, bias)
     ratio, offset = old["scale"] / new["scale"], (old["shift"] - new["shift"]) / new["scale"]
     inner = (-1, *(1,) * (bias.ndim - 1))
     weight.mul_(ratio.view(-1, *(1,) * (weight.ndim - 1)))

@@ -32,7 +32,7 @@ SEEDS = 2**24  # all float32 in [0, 1) that torch draws are multiples of 1 / SEE
 
 @dataclass(frozen=True)
 class Units:
-    """What minibatches are gathered from: the units of a block, [P x units, T, ...] each, member after member.
+    """Units of a block, from which minibatches are gathered: [P x units, T, ...] each, member after member.
 
     `scalars` holds, along its last axis, log-probabilities, advantages, value targets, values and the mask.
     """

@@ -27,3 +27,13 @@ def check_leading(tensor: Tensor, name: str, like: Tensor, like_name: str) -> No
     shape, other = tuple(tensor.shape), tuple(like.shape)
     if other[: len(shape)] != shape:
         raise ValueError(f"{name} has shape {shape}, which is no prefix of {like_name}'s {other}")
+
+
+def check_per_member(x: Tensor | float, name: str, like: Tensor) -> None:
+    """Check that `x` is a number, or has one value per member: `[P]`, where `like` is `[P, ...]`.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    if isinstance(x, Tensor) and x.ndim and x.shape != like.shape[:1]:
+        raise ValueError(f"{name} has shape {tuple(x.shape)} in place of ({len(like)},), one value per member")

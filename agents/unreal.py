@@ -130,7 +130,7 @@ class Unreal(A3C):
     @property
     @override
     def unused(self) -> frozenset[str]:
-        """Those of pixel control, if observations are not images or actions not one Discrete."""
+        """Hyperparameters of pixel control, if observations are not images or actions not one Discrete."""
         return frozenset() if self.net.cells else frozenset({"pixel_control_cost", "pixel_control_gamma"})
 
     @override
@@ -203,7 +203,9 @@ class Unreal(A3C):
         )
         taken = run["actions"][:, 1:-1, :, None, None, None].expand(-1, -1, -1, 1, *self.net.cells)
         chosen = q[:, :-1].gather(3, taken).squeeze(3)
-        terms["pixel_control"] = losses.value_loss(chosen, targets.movedim(0, 1), mask[..., None, None])
+        terms["pixel_control"] = losses.value_loss(
+            chosen, targets.movedim(0, 1), mask[..., None, None].expand_as(chosen)
+        )
         return terms
 
     def _changes(self, observations: Tensor) -> Tensor:

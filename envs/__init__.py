@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from pbtrl.envs import gym, maze, probes
 from pbtrl.envs.errors import named
-from pbtrl.envs.vector import SEED_LIMIT, Spaces, Vector, impatient, present, within
+from pbtrl.envs.vector import SEED_LIMIT, Spaces, Vector, convert_spaces, with_step_timeout, with_timeout
 from pbtrl.envs.wrapping import Wrappers, Wrapping
 from pbtrl.errors import EnvError
 
@@ -18,16 +18,16 @@ __all__ = [
     "EnvError",
     "Spaces",
     "Vector",
-    "bare",
     "describe_backend",
-    "impatient",
     "make",
+    "make_unwrapped",
     "maze",
     "named",
     "probes",
     "resolve_backend",
     "spaces",
-    "within",
+    "with_step_timeout",
+    "with_timeout",
 ]
 
 Backend = Literal["auto", "gymnasium", "envpool"]
@@ -82,7 +82,7 @@ def make(
     return vector
 
 
-def bare(
+def make_unwrapped(
     id: str,
     seeds: Sequence[int],
     *,
@@ -97,10 +97,10 @@ def bare(
     kwargs, wrapping = kwargs or {}, Wrapping(wrappers, flatten_observations)
     chosen = resolve_backend(id, backend, kwargs, wrappers, flatten_observations)
     if _is_atari(id):
-        return _atari(id).bare(id, seeds, threads, protocol, kwargs)
+        return _atari(id).make_unwrapped(id, seeds, threads, protocol, kwargs)
     if chosen == "envpool":
-        return _envpool().bare(id, seeds, threads, kwargs)
-    return gym.bare(id, seeds, kwargs, wrapping)
+        return _envpool().make_unwrapped(id, seeds, threads, kwargs)
+    return gym.make_unwrapped(id, seeds, kwargs, wrapping)
 
 
 def spaces(
@@ -158,7 +158,7 @@ def resolve_backend(
         if backend == "auto":
             return "gymnasium"
         raise EnvError("env.backend", f"envpool cannot run env.id={id}; set env.backend=auto")
-    if backend == "auto" and not gym.ships(id):
+    if backend == "auto" and not gym.is_builtin(id):
         return "gymnasium"
     pool = _envpool(required=backend == "envpool")
     same = backend == "envpool" or (pool and pool.has(id) and not pool.unlike(id, kwargs or {}))
@@ -167,7 +167,7 @@ def resolve_backend(
 
 def describe_backend(id: str, backend: str, kwargs: Mapping[str, Any]) -> str:
     """Describe the resolved backend, with the reason if envpool has the env but interprets some kwargs differently."""
-    if backend == "gymnasium" and kwargs and ":" not in id and gym.ships(id):
+    if backend == "gymnasium" and kwargs and ":" not in id and gym.is_builtin(id):
         pool = _envpool(required=False)
         if pool and pool.has(id) and (unlike := pool.unlike(id, kwargs)):
             names = ", ".join(f"env.kwargs.{name}" for name in unlike)
@@ -179,9 +179,9 @@ def _look(
     id: str, backend: str, protocol: Protocol, kwargs: Mapping[str, Any], wrapping: Wrapping, where: str
 ) -> Spaces:
     if _is_atari(id):
-        return present(_atari(id).spaces(id, protocol, kwargs), where)
+        return convert_spaces(_atari(id).spaces(id, protocol, kwargs), where)
     if backend == "envpool":
-        return present(_envpool().spaces(id, kwargs), where)
+        return convert_spaces(_envpool().spaces(id, kwargs), where)
     return gym.spaces(id, kwargs, wrapping, where)
 
 

@@ -73,16 +73,16 @@ def make(
 
     The first `rendered` games are played twice, because their pictures are in color and of the console's size.
     """
-    pool = bare(id, seeds, threads, protocol, kwargs)
+    pool = make_unwrapped(id, seeds, threads, protocol, kwargs)
     own = Spaces(pool.single_observation_space, pool.single_action_space)
-    twin = bare(id, seeds[:rendered], threads, protocol, {**kwargs, **_PICTURE}, False) if rendered else None
+    twin = make_unwrapped(id, seeds[:rendered], threads, protocol, {**kwargs, **_PICTURE}, False) if rendered else None
     vector = AtariVector(pool, own, seeds, where, lives_end=protocol == "classic" and training, twin=twin)
     vector.fps = CONSOLE_FPS / FRAMES_PER_STEP
     vector.max_episode_steps = kwargs.get("max_num_frames_per_episode", MAX_FRAMES) // FRAMES_PER_STEP
     return vector
 
 
-def bare(
+def make_unwrapped(
     id: str, seeds: Sequence[int], threads: int, protocol: Protocol, kwargs: Mapping[str, Any], grayscale: bool = True
 ) -> Any:
     """Create ale_py's own vector env for a protocol."""

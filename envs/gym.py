@@ -63,7 +63,7 @@ def make(
     return vector
 
 
-def bare(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], wrapping: Wrapping) -> Any:
+def make_unwrapped(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], wrapping: Wrapping) -> Any:
     """Create gymnasium's own SyncVectorEnv."""
     constructor = _constructor(id, kwargs)
     with quiet_spaces():
@@ -249,7 +249,7 @@ def _constructor(id: str, kwargs: Mapping[str, Any]) -> Callable[[], Env]:
         return lambda: creator(**given)
     name = id.rpartition(":")[2]
     given = with_integers(kwargs, options(name))
-    if ships(name) and isinstance(skip := given.get("frame_skip"), int) and skip < 1:
+    if is_builtin(name) and isinstance(skip := given.get("frame_skip"), int) and skip < 1:
         raise EnvError(f"env.kwargs.frame_skip={skip}", "must be at least 1")
     return lambda: gymnasium.make(name, disable_env_checker=True, **given)
 
@@ -342,7 +342,7 @@ def check_known(id: str) -> None:
         raise EnvError(f"env.id={id}", f"no such env{_nearest(id)}")
 
 
-def ships(id: str) -> bool:
+def is_builtin(id: str) -> bool:
     """Return whether this id is one of Gymnasium's own envs, rather than registered by another package."""
     return id in gymnasium.registry and str(gymnasium.registry[id].entry_point).startswith("gymnasium.envs.")
 

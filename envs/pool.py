@@ -81,7 +81,7 @@ def spaces(id: str, kwargs: Mapping[str, Any]) -> Spaces:
 def make(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any], where: str) -> Vector:
     """Create `len(seeds)` envs on `threads` C++ threads."""
     with named(id, NOT_MADE):
-        pool = bare(id, seeds, threads, _checked(id, kwargs))
+        pool = make_unwrapped(id, seeds, threads, _checked(id, kwargs))
     with quiet_spaces():
         own = Spaces(pool.observation_space, pool.action_space)
     vector = PoolVector(pool, own, seeds, where)
@@ -90,7 +90,7 @@ def make(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any],
     return vector
 
 
-def bare(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any]) -> Any:
+def make_unwrapped(id: str, seeds: Sequence[int], threads: int, kwargs: Mapping[str, Any]) -> Any:
     """Create envpool's own pool."""
     given = _given(id, kwargs)
     with quiet_spaces():

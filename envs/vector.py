@@ -211,7 +211,7 @@ def closed(env: Any, where: str) -> None:
         warn(f"{where}: close() raised {brief(error)}")
 
 
-def within(seconds: float, function: Callable[..., Any], error: Exception | None = None) -> Callable[..., Any]:
+def with_timeout(seconds: float, function: Callable[..., Any], error: Exception | None = None) -> Callable[..., Any]:
     """Wrap a function with a timeout after which SIGALRM kills this process, even while native code hangs.
 
     With `error`, Python raises it instead of dying, but only once native code has returned. There is no timeout on
@@ -239,14 +239,14 @@ def within(seconds: float, function: Callable[..., Any], error: Exception | None
     return run
 
 
-def impatient(vector: Vector, seconds: float) -> Vector:
-    """Add a timeout to `step`, `reset` and `close` of a vector; see `within`."""
+def with_step_timeout(vector: Vector, seconds: float) -> Vector:
+    """Add a timeout to `step`, `reset` and `close` of a vector; see `with_timeout`."""
     for name in ("step", "reset", "close"):
-        setattr(vector, name, within(seconds, getattr(vector, name)))
+        setattr(vector, name, with_timeout(seconds, getattr(vector, name)))
     return vector
 
 
-def present(spaces: Spaces, where: str) -> Spaces:
+def convert_spaces(spaces: Spaces, where: str) -> Spaces:
     """Convert an env's own spaces to those of a `Vector`; raise EnvError for spaces that no agent supports."""
     observations = adapt_observations(spaces.single_observation_space, where)
     actions = adapt_actions(spaces.single_action_space, where)

@@ -22,7 +22,7 @@ Wrappers: TypeAlias = Sequence[tuple[str, Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Wrapping:
-    """What is put around each env.
+    """Wrappers of each env.
 
     Attributes:
         wrappers: the user's own wrappers.
@@ -35,6 +35,7 @@ class Wrapping:
     def __bool__(self) -> bool:
         return bool(self.wrappers) or self.flatten
 
+    @override
     def __str__(self) -> str:
         names = [*(name for name, _ in self.wrappers), *(["flatten_observations"] if self.flatten else [])]
         return f" in {', '.join(names)}" if names else ""

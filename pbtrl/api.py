@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from typing_extensions import override
+
 from pbtrl.config.load import check, read
 from pbtrl.config.schema import Config
 from pbtrl.core import registry
@@ -72,8 +74,7 @@ def train(
     """
     from pbtrl.training.start import start
 
-    source = read(config, overrides)
-    listener = CallbackListener(callbacks)
+    source, listener = read(config, overrides), CallbackListener(callbacks)
     checked = check(source)
     return _finish(
         start(
@@ -245,6 +246,7 @@ class Run:
         self.path = Path(path)
         self._trusted = trust_imports
 
+    @override
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 

@@ -3,6 +3,7 @@
     PbtrlError
     ├── ConfigError            a config that cannot run                              exit code 2
     ├── ConfigProblem          one mistake in a config, before it is placed in its file
+    │   ├── MissingPackageError  a setting needs an optional package
     │   └── EnvError           an env that cannot be made, or breaks its contract    exit code 3
     │       └── RenderError    an env that cannot render                             exit code 2
     ├── RunError               a run directory cannot be created, found, locked or read   2
@@ -27,6 +28,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from typing_extensions import override
 
 
 class PbtrlError(Exception):
@@ -65,6 +68,7 @@ class ConfigProblem(PbtrlError, ValueError):  # noqa: N818, a ConfigError is mad
         super().__init__(message)
         self.message, self.paths, self.at_key = message, paths, at_key
 
+    @override
     def __str__(self) -> str:
         return f"{'.'.join(map(str, self.paths[0]))}: {self.message}" if self.paths else self.message
 
@@ -91,9 +95,11 @@ class EnvError(ConfigProblem):
         )
         self.setting, self.problem = setting, problem
 
+    @override
     def __str__(self) -> str:
         return f"{self.setting}: {self.problem}"
 
+    @override
     def __reduce__(self) -> tuple[type[EnvError], tuple[str, str]]:
         return type(self), (self.setting, self.problem)
 

@@ -108,7 +108,8 @@ def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:
         observations = torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)
     else:
         observations = torch.randn(1, time + 1, envs, *agent.shape, generator=g) * 2 + 0.5
-    policy = 0.7 * torch.randn(1, time, envs, agent.policy.param_size, generator=g)
+    size = agent.policy.size + agent.policy.free_size
+    policy = 0.7 * torch.randn(1, time, envs, size, generator=g)
     actions = agent.policy.sample(policy, agent.policy.draw_noise(g, (1, time, envs, *agent.policy.noise_shape)))
     rewards = 2 * torch.randn(1, time, envs, generator=g)
     terminated, over, dead = (torch.zeros(1, time, envs, dtype=torch.bool) for _ in range(3))

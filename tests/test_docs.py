@@ -332,6 +332,13 @@ SMALL = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("page", "name", "most"), [("own-agent.md", "my_agent.py", 60), ("own-trainable.md", "my_model.py", 40)]
+)
+def test_examples_are_short(page: str, name: str, most: int) -> None:
+    assert len(files(DOCS / page)[name].splitlines()) <= most
+
+
 @pytest.mark.parametrize("page", SMALL)
 def test_own_code_is_trained_by_its_config(pbtrl: Command, shown: Callable[[str], None], page: str) -> None:
     """Also in workers; commands on the run directory ask for trust."""

@@ -2,8 +2,10 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -32,6 +34,8 @@ FLOORS = [
 TORCHLESS = ("cli", "config", "core", "storage", "strategies", "system", "training", "diagnostics", "errors")
 EXECUTING_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 EXECUTING_CALLS = {"eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "np.load"}
+BANNED_WORDS = re.compile(r"\b(nobody|anew|told|lest|gone on with)\b", re.IGNORECASE)
+BANNED_OPENINGS = re.compile(r"(What|How|Where|Who|Whom|Whose|Why|Those)\b")  # of docstrings
 LONGEST = 450  # lines; a longer file says why in its docstring
 
 
@@ -156,3 +160,31 @@ def test_no_module_has_two_names() -> None:
     """`agents`, `envs` and `configs` are importable from the root too, and must not be."""
     for path in [*ALL, *ROOT.glob("tests/**/*.py")]:
         assert not {other.partition(".")[0] for other in imports(path)} & {"agents", "envs"}, path
+
+
+SHARED_CLASS_NAMES = {
+    "Policy": "the export's copy is a file of its own, which people use as rl/policy.py's without pbtrl",
+}
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    names = [n.name for path in ALL for n in parsed(path).body if isinstance(n, ast.ClassDef) and n.name[0] != "_"]
+    assert {n for n, count in Counter(names).items() if count > 1} == SHARED_CLASS_NAMES.keys()
+
+
+@pytest.mark.parametrize("path", ALL, ids=name)
+def test_prose_is_plain(path: Path) -> None:
+    text = path.read_text()
+    assert not BANNED_WORDS.findall(text)
+    for node in ast.walk(parsed(path)):
+        match node:  # docstrings, also those of attributes and constants
+            case ast.Expr(value=ast.Constant(value=str(docstring))):
+                assert not BANNED_OPENINGS.match(docstring.strip()), docstring
+
+
+def test_names_of_tests_are_short() -> None:
+    """At most 70 characters; the reason for a test belongs in its docstring."""
+    defined = (node for path in ROOT.glob("tests/**/*.py") for node in ast.walk(parsed(path)))
+    names = [node.name for node in defined if isinstance(node, ast.FunctionDef) and node.name.startswith("test")]
+    assert len(names) > 1000
+    assert [name for name in names if len(name) > 70] == []

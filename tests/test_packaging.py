@@ -75,16 +75,22 @@ def build(source: Path, kind: str) -> Path:
     return built
 
 
-def install(path: Path, built: Path, *options: str) -> Environment:
+def install(path: Path, built: Path) -> Environment:
     """Install into a fresh environment, whose other packages are those of the running one."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", path], check=True)
     environment = Environment(path)
     # Reading a directory from a .pth file does not read the .pth files in it, such as that of an editable pbtrl.
     lines = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     (environment.site / "dependencies.pth").write_text("\n".join(lines))
-    pip = [sys.executable, "-m", "pip", "--python", str(path / "bin/python"), "install", "-q", "--ignore-installed"]
-    succeed(run(path, *pip, "--no-deps", "--no-index", "--no-build-isolation", *options, str(built)))
+    add(environment, built)
     return environment
+
+
+def add(environment: Environment, built: Path) -> None:
+    """Install into an environment, without dependencies."""
+    python = str(environment.path / "bin/python")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--ignore-installed"]
+    succeed(run(environment.path, *pip, "--no-deps", "--no-index", "--no-build-isolation", str(built)))
 
 
 def files(wheel: Path) -> dict[str, int]:
@@ -275,6 +281,43 @@ def test_installed_sdist_and_wheel_train(tmp_path: Path, base: Path, sdist: Path
         succeed(environment.script(where, "train", "cartpole", *TINY))
         succeed(environment.script(where, "eval", "last", "--episodes", "2"))
         assert not any(log.read_text() for log in where.rglob("log.txt"))
+
+
+OWN_PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "own-things"
+version = "1.0"
+[project.entry-points."pbtrl.agents"]
+clipped = "my_agent:MyAgentSettings"
+[project.entry-points."pbtrl.trainables"]
+mine = "my_model:MyModel"
+[tool.hatch.build.targets.wheel]
+only-include = ["my_agent.py", "my_model.py"]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_examples_of_the_docs_as_a_package_with_entry_points(tmp_path: Path, wheel: Path):
+    """Installed beside pbtrl, and trained by their bare names from a directory without their code."""
+    from tests.test_docs import DOCS, SMALL, files
+
+    environment, own, where = install(tmp_path / "environment", wheel), tmp_path / "own", tmp_path / "elsewhere"
+    own.mkdir()
+    where.mkdir()
+    (own / "pyproject.toml").write_text(OWN_PROJECT)
+    for page in ("own-agent.md", "own-trainable.md"):
+        for name, text in files(DOCS / page).items():
+            (where if name.endswith(".yaml") else own).joinpath(name).write_text(text)
+    add(environment, build(own, "wheel"))
+    for page, setting in (("own-agent.md", "agent.name=clipped"), ("own-trainable.md", "trainable.name=mine")):
+        config, overrides = SMALL[page]
+        succeed(environment.script(where, "train", config, *overrides, setting, "--name", page))
+        assert "finished" in succeed(environment.script(where, "status", page))
+        succeed(environment.script(where, "eval", page, "--episodes", "1"))
 
 
 # Beside a user's own folders `agents` and `envs`

@@ -27,7 +27,7 @@ def make_evaluator(config: Config) -> Evaluator:
 
     `rows` are the tensors of each snapshot, `hyperparameters` those of its report. A trainable is scored on its own
     held-out data with `held_out=True`. The result has one object per snapshot, with the attributes of
-    `rl.evaluation.Episodes`.
+    `rl.evaluation.EvaluationEpisodes`.
     """
     if config.env is None:
         return functools.partial(_evaluate_trainables, trainable_builder(config))

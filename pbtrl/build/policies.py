@@ -13,7 +13,7 @@ from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs.space_json import space_from_json
-from pbtrl.envs.vector import present
+from pbtrl.envs.vector import convert_spaces
 from pbtrl.errors import RunError
 from pbtrl.storage.best_member import snapshots_to_evaluate
 from pbtrl.storage.run_header import RunHeader
@@ -90,7 +90,7 @@ def make_policy(
 
     if spaces:
         own = envs.Spaces(space_from_json(spaces["observation"]), space_from_json(spaces["action"]))
-        presented = present(own, "policy")
+        presented = convert_spaces(own, "policy")
     else:
         presented = env_spaces(config)
     builder = RLBuilder(config, agent, presented)

@@ -199,8 +199,8 @@ class RLBuilder:
             )
             if timeout is None:
                 return make_envs()
-            vector: envs.Vector = envs.within(timeout + len(seeds), make_envs)()  # one more second for each env
-            return envs.impatient(vector, timeout)
+            vector: envs.Vector = envs.with_timeout(timeout + len(seeds), make_envs)()  # one more second for each env
+            return envs.with_step_timeout(vector, timeout)
 
         return make
 
@@ -220,7 +220,7 @@ def env_spaces(config: Config) -> envs.Spaces:
     assert env is not None
     look = functools.partial(envs.spaces, env.id, **env.options)
     late = f"a first look at one env took longer than failure.env_step_timeout ({seconds:g} s)"
-    spaces: envs.Spaces = envs.within(
+    spaces: envs.Spaces = envs.with_timeout(
         seconds, look, None if is_supervised() else envs.EnvError(f"env.id={env.id}", late)
     )()
     return spaces

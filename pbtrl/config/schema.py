@@ -20,14 +20,14 @@ from pbtrl.config.sections import (
     Budget,
     Env,
     Execution,
-    Failure,
+    FailureSettings,
     Final,
     Fitness,
-    Population,
+    PopulationSettings,
     Searched,
     Section,
     Snapshots,
-    Trainable,
+    TrainableSettings,
 )
 from pbtrl.core import registry
 from pbtrl.core.dimensions import Whole
@@ -81,8 +81,8 @@ class Config(Section):
     agent: Annotated[AgentSettings, TaggedUnion("name", AGENTS, default="impala", what="agent")] | None = None
     agents: dict[str, Annotated[AgentEntry, TaggedUnion("name", AGENT_ENTRIES, what="agent")]] | None = None
     acting: Acting | None = None
-    trainable: Trainable | None = None
-    population: Population = Population()
+    trainable: TrainableSettings | None = None
+    population: PopulationSettings = PopulationSettings()
     execution: Execution = Execution()
     budget: Budget = Budget()
     hparams: Searched = {}  # noqa: RUF012, pydantic copies it
@@ -91,7 +91,7 @@ class Config(Section):
         PBTSettings()
     )
     snapshots: Snapshots = Snapshots()
-    failure: Failure = Failure()
+    failure: FailureSettings = FailureSettings()
     final: Final = Final()
 
     @model_validator(mode="before")

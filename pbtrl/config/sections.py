@@ -135,7 +135,7 @@ class Env(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of `envs.make`, `envs.spaces` and `envs.bare` beyond the id."""
+        """Arguments of `envs.make`, `envs.spaces` and `envs.make_unwrapped` beyond the id."""
         return {
             "backend": self.backend,
             "protocol": self.protocol,
@@ -171,7 +171,7 @@ class Env(Section):
     flatten_observations: bool = False
 
 
-class Trainable(BaseModel):
+class TrainableSettings(BaseModel):
     """Model other than RL, in place of env, agent and acting: its name, and its own keys."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -183,7 +183,7 @@ class Trainable(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Population(Section):
+class PopulationSettings(Section):
     """Size and composition of the population.
 
     Attributes:
@@ -336,7 +336,7 @@ class Snapshots(Section):
     milestones_every: Count | None = None
 
 
-class Failure(Section):
+class FailureSettings(Section):
     """Handling of failures.
 
     Attributes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from typing_extensions import override
 
 from pbtrl.config.wording import Path, dotted, shortened, shown
 from pbtrl.errors import ConfigError, ConfigProblem
@@ -38,6 +39,7 @@ class _Loader(yaml.SafeLoader):
 
     depth = 0
 
+    @override
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a node; refuse deep nesting, on which PyYAML would spend seconds and then exhaust the stack."""
         if self.depth > DEEPEST:
@@ -162,8 +164,8 @@ class ConfigSource:
         if data is not None and not isinstance(data, dict):
             raise ConfigError([f"{file}:1:1: a config is a mapping of keys to values, not {shown(data)}"])
         self.data = data or {}
-        for override in overrides:
-            self.override(override)
+        for text in overrides:
+            self.override(text)
 
     def _build(
         self,

@@ -107,8 +107,7 @@ class _Interval:
             for bound in self.bounds:
                 self._check_natural("bounds", bound)
             if not (self.bounds[0] <= self.low and self.high <= self.bounds[1]):
-                held, prior = list(self.bounds), [self.low, self.high]
-                text = f"bounds {held} must contain the prior's range, {prior}"
+                text = f"bounds {list(self.bounds)} must contain the prior's range, {[self.low, self.high]}"
                 raise DimensionError(text, "bounds", "low", "high")
         elif self.bounds not in (None, "none"):
             raise DimensionError("must be none or [low, high]", "bounds")
@@ -137,10 +136,8 @@ class _Interval:
         if self.bounds != "none":
             return self
         least, most = self.limits
-        return replace(
-            self,
-            bounds=(least if low is None else max(least, low), most if high is None else min(most, high)),
-        )
+        bounds = (least if low is None else max(least, low), most if high is None else min(most, high))
+        return replace(self, bounds=bounds)
 
     def clip(self, value: Value) -> float:
         """Clip to the limits."""
@@ -199,9 +196,11 @@ class _Interval:
 
 
 class _Log(_Interval):
+    @override
     def _to_scale(self, value: float) -> float:
         return math.log(value)
 
+    @override
     def _from_scale(self, position: float) -> float:
         return math.exp(min(position, 709.0))
 
@@ -212,7 +211,6 @@ class _Integer(_Interval):
     @property
     @override
     def domain(self) -> str:
-        """Values that it can have, in words."""
         return f"an integer {super().domain}"
 
     @property
@@ -238,8 +236,7 @@ class _Integer(_Interval):
     def perturb(self, value: Value, factor: float, rng: "np.random.Generator") -> int:
         """Multiply by `factor`, round, move by at least one, clip. Zero moves up for a factor above 1."""
         start = self.clip(value)
-        upwards = (factor - 1.0) * (start if start != 0 else 1)
-        return self._moved(start, self._times(start, factor), upwards)
+        return self._moved(start, self._times(start, factor), upwards=(factor - 1.0) * (start or 1))
 
     @override
     def gaussian(self, value: Value, sd: float, rng: "np.random.Generator") -> int:
@@ -275,6 +272,7 @@ class LogUniform(_Log):
 
     natural: ClassVar[tuple[float, float]] = (sys.float_info.min, sys.float_info.max)
 
+    @override
     def _check_natural(self, name: str, value: float) -> None:
         if value <= 0.0:
             raise DimensionError(f"log_uniform needs {name} > 0", name)
@@ -291,12 +289,14 @@ class OneMinusLogUniform(_Interval):
 
     natural: ClassVar[tuple[float, float]] = (0.0, math.nextafter(1.0, 0.0))
 
+    @override
     def _check_natural(self, name: str, value: float) -> None:
         if name == "bounds" and not 0.0 <= value < 1.0:
             raise DimensionError("one_minus_log_uniform needs bounds in [0, 1)", name)
         if name != "bounds" and not 0.0 < value < 1.0:
             raise DimensionError(f"one_minus_log_uniform needs 0 < {name} < 1", name)
 
+    @override
     def _times(self, value: float, factor: float) -> float:
         return 1.0 - (1.0 - value) * factor
 
@@ -304,9 +304,11 @@ class OneMinusLogUniform(_Interval):
     def rounded(self, value: float) -> float:
         return 1.0 - super().rounded(1.0 - value)
 
+    @override
     def _to_scale(self, value: float) -> float:
         return -math.log1p(-value)
 
+    @override
     def _from_scale(self, position: float) -> float:
         return -math.expm1(min(-position, 709.0))
 
@@ -336,6 +338,7 @@ class IntLogUniform(_Integer, _Log):
 
     natural: ClassVar[tuple[float, float]] = (1, LARGEST_INTEGER)
 
+    @override
     def _check_natural(self, name: str, value: float) -> None:
         if value < 1:
             raise DimensionError(f"int_log_uniform needs {name} >= 1", name)

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from typing_extensions import override
+
 if TYPE_CHECKING:  # only annotations need numpy; without its import config errors appear faster
     import numpy as np
 from pbtrl.core.dimensions import AGENT, Dimension, Value
@@ -20,18 +22,23 @@ class SearchSpace(Mapping[str, Dimension]):
         self._dimensions = dict(dimensions)
         self.agent = agent
 
+    @override
     def __getitem__(self, name: str) -> Dimension:
         return self._dimensions[name]
 
+    @override
     def __iter__(self) -> Iterator[str]:
         return iter(self._dimensions)
 
+    @override
     def __len__(self) -> int:
         return len(self._dimensions)
 
+    @override
     def __hash__(self) -> int:
         return hash(tuple(self._dimensions.items()))
 
+    @override
     def __repr__(self) -> str:
         return f"SearchSpace({self._dimensions!r})"
 
@@ -82,6 +89,7 @@ class MixedSearchSpace:
     spaces: Mapping[str, SearchSpace]
     counts: Mapping[str, int]
 
+    @override
     def __hash__(self) -> int:
         return hash((frozenset(self.spaces.items()), frozenset(self.counts.items())))
 

@@ -152,7 +152,7 @@ class BenchWorker:
     def _bare(self, members: int) -> Any:
         env = self._config.env
         assert env is not None
-        pool = envs.bare(env.id, range(members * env.num_envs), threads=self._threads, **env.options)
+        pool = envs.make_unwrapped(env.id, range(members * env.num_envs), threads=self._threads, **env.options)
         with envs.named(env.id):
             pool.reset()
         return pool

@@ -23,6 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from pbtrl import envs
 from pbtrl.errors import ChildDiedError
 from pbtrl.system import cgroups
@@ -116,13 +118,12 @@ def _memory(config: Config | None) -> str:
     if config is None:
         import torch  # noqa: F401, the largest library: with it this process is as large as a worker at its start
 
-        workers, each, what = usable_cores(), _resident(os.getpid()), "before they have members and envs"
+        own: int = psutil.Process().memory_info().rss
+        workers, each, what = usable_cores(), own, "before they have members and envs"
     else:
         on_ray = config.execution.backend == "ray"  # how many there are on a node is its affair
         workers, each, what = 1 if on_ray else worker_count(config), _measured(config), "with members and envs"
     free, limit = _free_memory()
-    if free is None or each is None:
-        return "unknown on this system"
     need = "1 worker needs" if workers == 1 else f"{workers} workers need {_size(workers * each)},"
     text = f"{_size(free)} free{limit}; {need} {_size(each)}{'' if workers == 1 else ' each'} {what}"
     if workers * each > free:
@@ -130,7 +131,7 @@ def _memory(config: Config | None) -> str:
     return text
 
 
-def _measured(config: Config) -> int | None:
+def _measured(config: Config) -> int:
     """Resident bytes of one worker and its acting processes after one block of training."""
     from pbtrl.build.placement import worker_shares
     from pbtrl.core.naming import member_ids
@@ -141,11 +142,11 @@ def _measured(config: Config) -> int | None:
         answer = json.loads(call_in_child(_live, config.to_json(), share.groups, share.threads))
     except ChildDiedError as error:
         free, limit = _free_memory()
-        left = f"; {_size(free)} free{limit}" if free and limit else ""
+        left = f"; {_size(free)} free{limit}" if limit else ""
         raise ChildProcessError(f"a worker of this config: {error}{left}") from None
     if "error" in answer:
         raise ChildProcessError(f"a worker of this config: {answer['error']}")
-    resident: int | None = answer["resident"]
+    resident: int = answer["resident"]
     return resident
 
 
@@ -160,19 +161,15 @@ def _live(pipe: Connection, parent: int, config: str, groups: list[list[str]], t
     except envs.EnvError as error:
         pipe.send_bytes(to_json({"error": str(error)}).encode())
         return
-    each = [_resident(pid) for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children()))]
-    pipe.send_bytes(to_json({"resident": None if None in each else sum(each)}).encode())
+    pids = os.getpid(), *(child.pid for child in multiprocessing.active_children())
+    pipe.send_bytes(to_json({"resident": sum(psutil.Process(pid).memory_info().rss for pid in pids)}).encode())
     worker.close()
 
 
-def _resident(pid: int | None) -> int | None:
-    return _kilobytes(Path(f"/proc/{pid}/status"), "VmRSS")
-
-
-def _free_memory() -> tuple[int | None, str]:
+def _free_memory() -> tuple[int, str]:
     """Free bytes for this job, and the job's limit in words if it is lower than the machine's free memory."""
-    free, job = _kilobytes(Path("/proc/meminfo"), "MemAvailable"), cgroups.memory_limit()
-    if job is None or (free is not None and free <= job.free):
+    free, job = psutil.virtual_memory().available, cgroups.memory_limit()
+    if job is None or free <= job.free:
         return free, ""
     return job.free, f" of the job's limit of {_size(job.limit)}"
 
@@ -180,15 +177,6 @@ def _free_memory() -> tuple[int | None, str]:
 def _size(memory: int) -> str:
     """Format bytes as `812 MiB` or `22.7 GiB`."""
     return f"{memory / 2**30:.1f} GiB" if memory >= 2**30 else f"{memory / 2**20:.0f} MiB"
-
-
-def _kilobytes(path: Path, key: str) -> int | None:
-    """Read a line of a /proc file in bytes; None if it is missing."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), None)
 
 
 def _steps(env: str, **options: Any) -> str:

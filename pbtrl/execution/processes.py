@@ -25,14 +25,14 @@ from pbtrl.core.messages import Failure, Report
 from pbtrl.errors import WorkerError
 from pbtrl.execution.worker import WorkerSpec, run_worker
 from pbtrl.execution.worker_messages import Close, ToWorker, decode, encode
-from pbtrl.execution.worker_pool import PoolWorker, WorkerPool
+from pbtrl.execution.worker_pool import ExecutorWorker, PooledExecutor
 from pbtrl.system.child_process import TIMEOUT_EXIT, join_or_kill, start_child
 from pbtrl.system.files import reason
 
 GAP = 5.0  # seconds between two `collect` calls, beyond their timeout, that indicate a suspended process
 
 
-class Processes(WorkerPool["_Worker"]):
+class Processes(PooledExecutor["_Worker"]):
     """Executor with `len(specs)` worker processes."""
 
     def __init__(self, specs: Sequence[WorkerSpec]) -> None:
@@ -72,7 +72,7 @@ def _close(workers: Sequence[_Worker]) -> None:
         worker.close()
 
 
-class _Worker(PoolWorker):
+class _Worker(ExecutorWorker):
     """Controller's handle of one worker process, and of its replacements."""
 
     def __init__(self, spec: WorkerSpec) -> None:

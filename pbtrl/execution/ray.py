@@ -58,7 +58,7 @@ from pbtrl.execution.ray_worker import RemoteWorker, check_versions, facts
 from pbtrl.execution.remote_store import Answer, StoreDesk
 from pbtrl.execution.worker import WorkerSpec
 from pbtrl.execution.worker_messages import ToWorker, decode, encode
-from pbtrl.execution.worker_pool import PoolWorker, WorkerPool
+from pbtrl.execution.worker_pool import ExecutorWorker, PooledExecutor
 from pbtrl.system.child_process import declare_supervised
 from pbtrl.system.signals import EXIT
 from pbtrl.system.strict_json import to_json
@@ -190,7 +190,7 @@ class Cluster:
 
     @property
     def demand(self) -> dict[str, float]:
-        """What a worker needs of one node; its actors need a core each, of any node."""
+        """Resources that a worker needs on one node; its actors need a core each, on any node."""
         gpus = {"GPU": self.settings.gpus_per_worker} if self.settings.gpus_per_worker else {}
         return {"CPU": float(self.settings.cores_per_worker), **gpus, **self.settings.resources}
 
@@ -252,7 +252,7 @@ class Cluster:
         ).remote(to_json(asdict(spec)), store)  # fmt: skip
 
 
-class RayPool(WorkerPool["_Worker"]):
+class RayPool(PooledExecutor["_Worker"]):
     """Executor on a cluster, which it leaves when it is closed.
 
     Args:
@@ -345,7 +345,7 @@ class RayPool(WorkerPool["_Worker"]):
         self.cluster.close()
 
 
-class _Worker(PoolWorker):
+class _Worker(ExecutorWorker):
     """Controller's handle of one worker actor, and of its replacements.
 
     Attributes:

@@ -23,7 +23,7 @@ def check_settings(settings: Execution) -> None:
     """Check what can be known without Ray.
 
     Raises:
-        ConfigProblem: Ray is not installed, nobody answers at the address, or the cluster has no token login.
+        ConfigProblem: Ray is not installed, nothing answers at the address, or the cluster has no token login.
     """
     if importlib.util.find_spec("ray") is None:
         raise MissingPackageError("execution.backend: ray", "ray", "ray", ("execution", "backend"))

@@ -1,4 +1,4 @@
-"""What Ray says, put into few words or into a file, and what a node has room for; all without importing Ray."""
+"""Ray's messages shortened or written to a file, and the capacity of nodes; all without importing Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all executors with several workers share: which worker trains a member, who is blamed for a death, and merging.
+"""Base of the executors with several workers: placement of members, blame for deaths, and merging of workers.
 
 - Place: a member trains in the worker that held it last, unless all places there are taken. A new member, such as a
   later trial, trains where most places are free.
@@ -37,7 +37,7 @@ from pbtrl.execution.worker_messages import (
 )
 
 
-class PoolWorker(ABC):
+class ExecutorWorker(ABC):
     """Controller's handle of one worker, and of its replacements.
 
     Attributes:
@@ -127,7 +127,7 @@ class PoolWorker(ABC):
             self.kill_if_busy()
 
     def terminate(self, why: str) -> list[Failure]:
-        """Kill the worker for good; returns its unfinished assignments as failures that nobody is blamed for."""
+        """Kill the worker for good; returns its unfinished assignments as failures without blame."""
         unfinished = self.queue.unfinished()
         self.kill()
         return [Failure(a.id, a.member, why, alone=False) for a in unfinished]
@@ -139,10 +139,10 @@ class PoolWorker(ABC):
             self.kill()
 
 
-W = TypeVar("W", bound=PoolWorker)
+W = TypeVar("W", bound=ExecutorWorker)
 
 
-class WorkerPool(Executor, ABC, Generic[W]):
+class PooledExecutor(Executor, ABC, Generic[W]):
     """Executor with several workers; a subclass starts them and collects their messages."""
 
     def __init__(self, specs: Sequence[WorkerSpec]) -> None:

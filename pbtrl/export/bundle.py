@@ -39,7 +39,7 @@ import numpy as np
 
 
 class Description:
-    """What policy.py consists of, and the data that it reads.
+    """Parts of policy.py, and the data that it reads.
 
     Attributes:
         config: its numbers, as JSON.

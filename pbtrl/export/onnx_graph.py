@@ -26,6 +26,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import override
 
 from pbtrl.agents.types import Inputs, State
 from pbtrl.envs.adapters import image_axes
@@ -58,6 +59,7 @@ class PolicyModule(torch.nn.Module):
         self.last = getattr(agent.net, "action_reward_size", 0)
         self.memory = agent.net.rnn_state_size
 
+    @override
     def forward(self, observation: Tensor, state: Tensor | None = None, reward: Tensor | None = None) -> Any:
         """Compute action, distribution and, with a `state`, the next one; shapes as in the table above."""
         agent = self._agent

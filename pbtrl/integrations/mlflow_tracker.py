@@ -26,9 +26,9 @@ from pbtrl.integrations.tracking_events import (
     POPULATION,
     Ended,
     Event,
-    Exploit,
-    Outcome,
-    Points,
+    ExploitEvent,
+    MetricPoints,
+    RunOutcome,
     Started,
     TrackedRun,
     Tracker,
@@ -72,9 +72,9 @@ class MlflowTracker(Tracker):
                 case Started(member, role, hyperparameters):
                     initial = {f"initial.{name}": value for name, value in hyperparameters.items()}
                     self._params(member, {"member": member, **({"role": role} if role else {}), **initial})
-                case Points(name, step, time, values):
+                case MetricPoints(name, step, time, values):
                     metrics.setdefault(name, []).extend(_metrics(step, time, values))
-                case Exploit(member, _, step, time, number):
+                case ExploitEvent(member, _, step, time, number):
                     metrics.setdefault(member, []).extend(_metrics(step, time, {"exploit": float(number)}))
                     self._call("set_tag", member, f"exploit.{step}", event.text[:5000])
                 case Ended(member):
@@ -84,7 +84,7 @@ class MlflowTracker(Tracker):
                 self._call("log_batch", name, metrics=own[first : first + BATCH])
 
     @override
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: RunOutcome) -> None:
         exploits = [{**vars(e), "text": e.text} for e in outcome.exploits]
         self._call("log_text", POPULATION, to_json(outcome.members, indent=2), "members.json")
         self._call("log_text", POPULATION, to_json(exploits, indent=2), "exploits.json")

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
 from pbtrl.core.dimensions import Dimension, IntLogUniform, IntUniform, LogUniform, Uniform, Value
-from pbtrl.strategies.rl_learner import Learner, LearnerCache, Trial
+from pbtrl.strategies.rl_learner import FinishedTrial, Learner, LearnerCache
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -87,7 +87,7 @@ class RLSampler(BaseSampler):
     def _rng(self, number: int, purpose: str) -> np.random.Generator:
         return np.random.default_rng([self._seed, number, zlib.crc32(purpose.encode())])
 
-    def _batches(self, study: Study, space: Mapping[str, BaseDistribution]) -> list[tuple[Trial, ...]]:
+    def _batches(self, study: Study, space: Mapping[str, BaseDistribution]) -> list[tuple[FinishedTrial, ...]]:
         """Return the full batches of finished trials, in the order of their ends, to which new ones only append."""
         sign = -1.0 if study.direction == StudyDirection.MINIMIZE else 1.0
         trials = [
@@ -96,7 +96,7 @@ class RLSampler(BaseSampler):
         ]  # fmt: skip
         trials.sort(key=lambda t: (t.datetime_complete or datetime.datetime.max, t.number))
         results = [
-            Trial(
+            FinishedTrial(
                 t.number,
                 tuple(_internal(distribution, t.params[name]) for name, distribution in space.items()),
                 sign * t.value if t.state == TrialState.COMPLETE and t.value is not None else None,

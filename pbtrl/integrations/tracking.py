@@ -1,6 +1,6 @@
 """Tracking of a run by an experiment tracker (`pbtrl track`): events are sent to a tracker, and none twice.
 
-    journal.jsonl, members/*/metrics.jsonl -> RunEvents -> [Started | Points | Exploit | Ended] -> Tracker
+    journal.jsonl, members/*/metrics.jsonl -> RunEvents -> [Started | MetricPoints | ExploitEvent | Ended] -> Tracker
 
 The reader stands beside the run, which may be finished or under way, and never slows it. The position in the journal is
 kept in `track-<tracker>.json` of the run directory. It is written before the lines are sent, so that a killed tracker
@@ -19,7 +19,7 @@ from typing import Any
 from pbtrl.config.defaults import flatten
 from pbtrl.config.load import read
 from pbtrl.errors import ConfigError, RunError
-from pbtrl.integrations.tracking_events import Outcome, Points, RunEvents, TrackedRun, Tracker
+from pbtrl.integrations.tracking_events import MetricPoints, RunEvents, RunOutcome, TrackedRun, Tracker
 from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
 from pbtrl.storage.run_points import fitness_tag
@@ -151,9 +151,9 @@ class Tracking:
             self._position.save()
             raise
         self.lines += self._seen - before
-        self.points += sum(len(event.values) for event in new if isinstance(event, Points))
+        self.points += sum(len(event.values) for event in new if isinstance(event, MetricPoints))
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> RunOutcome:
         with corruption_as_error(self._run):
             status = summarize(self._run, self._reader.header, self._reader.population)
             rows = [
@@ -162,7 +162,7 @@ class Tracking:
                 for m in status["members"]
             ]  # fmt: skip
         best = read_json_if_exists(self._run / "best.json")
-        return Outcome(rows, self._reader.exploits, best, self._files())
+        return RunOutcome(rows, self._reader.exploits, best, self._files())
 
 
 def stored_settings(run: Path) -> dict[str, Any]:

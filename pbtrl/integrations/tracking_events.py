@@ -28,7 +28,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Points:
+class MetricPoints:
     """Numbers by tag, of a member or of the population.
 
     Attributes:
@@ -44,7 +44,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Exploit:
+class ExploitEvent:
     """Copy of another member.
 
     Attributes:
@@ -78,11 +78,11 @@ class Ended:
     member: str
 
 
-Event = Started | Points | Exploit | Ended
+Event = Started | MetricPoints | ExploitEvent | Ended
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """Result of a finished run.
 
     Attributes:
@@ -93,14 +93,14 @@ class Outcome:
     """
 
     members: Sequence[Mapping[str, Any]]
-    exploits: Sequence[Exploit]
+    exploits: Sequence[ExploitEvent]
     best: Mapping[str, Any]
     files: Sequence[Path]
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker needs to know in advance.
+    """Facts of a run that a tracker gets in advance.
 
     Attributes:
         group: name of the group of all tracked runs, unique.
@@ -135,7 +135,7 @@ class Tracker(Protocol):
     def take(self, events: Sequence[Event]) -> None:
         """Track events; all of them are sent, or on their way, when this returns."""
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: RunOutcome) -> None:
         """Track the result of the run; called again if the run was continued."""
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class RunEvents:
             raise RunError(f"{run} has no journal: the run never started")
         self.header = RunHeader.from_line(self._lines[0])
         self.population: Population = self.header.population()
-        self.exploits: list[Exploit] = []
+        self.exploits: list[ExploitEvent] = []
         self._metrics = SliceMetrics(run / "members", self.population.members)
         self._values: dict[str, Hyperparameters] = {}
         self._shown: dict[str, dict[str, float]] = {}
@@ -193,7 +193,7 @@ class RunEvents:
             if former is None:
                 yield Started(member, self.population.members[member].role, a["hyperparameters"])
             if scalars := a.get("scalars"):
-                yield Points(member, a["start"], now, dict(scalars))
+                yield MetricPoints(member, a["start"], now, dict(scalars))
             if self._is_exploit(a):
                 before += 1
                 yield self._exploit(a, former or {}, before, now)
@@ -202,16 +202,16 @@ class RunEvents:
         counts = {"population/exploits": self.population.copies} if self.population.copies else {}
         counts |= {f"population/members/{agent}": n for agent, n in self.population.agents.items()}
         if counts:
-            yield Points(POPULATION, self.population.step, now, {tag: float(n) for tag, n in counts.items()})
+            yield MetricPoints(POPULATION, self.population.step, now, {tag: float(n) for tag, n in counts.items()})
 
     def _is_exploit(self, a: Mapping[str, Any]) -> bool:
         return bool(a["donor"] or a.get("hparams_donor")) and not self.population.members[a["member"]].is_evaluator
 
-    def _exploit(self, a: Mapping[str, Any], before: Hyperparameters, number: int, now: float) -> Exploit:
+    def _exploit(self, a: Mapping[str, Any], before: Hyperparameters, number: int, now: float) -> ExploitEvent:
         known, donor = self.population.members, a["donor"] or a["hparams_donor"]
         changes = {k: (before[k], v) for k, v in a["hyperparameters"].items() if k in before and before[k] != v}
         fitness = (known[a["member"]].last_fitness, known[donor].last_fitness)
-        exploit = Exploit(a["member"], donor, a["start"], now, number, a.get("note", ""), fitness, changes)
+        exploit = ExploitEvent(a["member"], donor, a["start"], now, number, a.get("note", ""), fitness, changes)
         self.exploits.append(exploit)
         return exploit
 
@@ -222,14 +222,16 @@ class RunEvents:
         changed = {k: v for k, v in numbers.items() if self._shown.get(member, {}).get(k) != v}
         self._shown[member] = numbers
         if changed:  # both ends of the slice, so that a change is a step and not a slope
-            yield Points(member, start, decided, changed)
+            yield MetricPoints(member, start, decided, changed)
         streamed: set[str] = set()
         for row in self._metrics.take(member, line["assignment"], now):
             if values := tags(row):
                 streamed |= values.keys()
-                yield Points(member, int(row.get("step", stop)), float(row.get("time", now)), values)
+                yield MetricPoints(member, int(row.get("step", stop)), float(row.get("time", now)), values)
         values = {k: y for k, y in report_points(self.header, line).items() if k not in streamed} | numbers
         fitness = self.population.members[member].fitness
-        yield Points(member, step, now, values if fitness is None else {**values, fitness_tag(self.header): fitness})
+        yield MetricPoints(
+            member, step, now, values if fitness is None else {**values, fitness_tag(self.header): fitness}
+        )
         if summary := population_points(self.population):
-            yield Points(POPULATION, self.population.step, now, summary)
+            yield MetricPoints(POPULATION, self.population.step, now, summary)

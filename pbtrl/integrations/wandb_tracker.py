@@ -21,9 +21,9 @@ from pbtrl.integrations.tracking_events import (
     POPULATION,
     Ended,
     Event,
-    Exploit,
-    Outcome,
-    Points,
+    ExploitEvent,
+    MetricPoints,
+    RunOutcome,
     Started,
     TrackedRun,
     Tracker,
@@ -60,9 +60,9 @@ class WandbTracker(Tracker):
                 case Started(member, role, hyperparameters):
                     values = {"member": member, "role": role, "initial": hyperparameters, **self._about.config}
                     self._run(member).config.update(values, allow_val_change=True)
-                case Points(name, step, time, values):
+                case MetricPoints(name, step, time, values):
                     self._log(name, step, time, values)
-                case Exploit(member, donor, step, time, number):
+                case ExploitEvent(member, donor, step, time, number):
                     text = {"exploit/event": event.text, "exploit/donor": donor, "exploit/number": number}
                     self._log(member, step, time, text)
                 case Ended(member):
@@ -70,7 +70,7 @@ class WandbTracker(Tracker):
                         self._runs.pop(member).finish()
 
     @override
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: RunOutcome) -> None:
         run = self._run(POPULATION)
         run.log({"members": _table(outcome.members), "exploits": _table([_row(e) for e in outcome.exploits])})
         if evaluation := outcome.best.get("evaluation"):
@@ -129,7 +129,7 @@ def _table(rows: Any) -> Any:
     )
 
 
-def _row(exploit: Exploit) -> dict[str, Any]:
+def _row(exploit: ExploitEvent) -> dict[str, Any]:
     before, after = exploit.fitness
     row = {"number": exploit.number, "member": exploit.member, "donor": exploit.donor, "step": exploit.step}
     return {**row, "fitness": before, "donor's fitness": after, "event": exploit.text}

@@ -82,7 +82,7 @@ def write_report(
 
 
 def watch(run: Path, write: Callable[[int | None], object], every: float = EVERY) -> None:
-    """Write the report of a run whenever its journal has grown, until nobody trains the run.
+    """Write the report of a run whenever its journal has grown, until no process trains the run.
 
     Args:
         run: run directory.

@@ -42,7 +42,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Row:
+class MemberRow:
     """Row of a member in the live table.
 
     Attributes:
@@ -98,7 +98,7 @@ class LiveStatus:
         self._pace: deque[tuple[float, int]] = deque([(clock(), population.step)])
         self._failures: dict[str, int] = {}
         self._refreshed = -math.inf
-        self._slice_told = self._unmeasured_told = False
+        self._slice_reported = self._unmeasured_reported = False
 
     def event(self, line: Line) -> list[Event]:
         """Apply a journal line; returns the events to print."""
@@ -128,14 +128,14 @@ class LiveStatus:
             text = f"{member} skipped {skipped} of {updates} updates at {format_count(step)} {self.header.steps}"
             facts = {"skipped_updates": skipped, "updates": updates}
             yield self._event("skipped", line, text, member=member, step=step, **facts)
-        if (count := line["scalars"].get(UNMEASURED)) and not self._unmeasured_told:
-            self._unmeasured_told = True
+        if (count := line["scalars"].get(UNMEASURED)) and not self._unmeasured_reported:
+            self._unmeasured_reported = True
             text = f"{member}: {count:,.0f} finished episodes have no {self.header.metric}, and do not count"
             yield self._event("unmeasured", line, text, member=member, step=step, episodes=int(count))
         if line["diverged"]:
             yield self._event("diverged", line, f"{member} diverged at {format_count(step)}", member=member, step=step)
-        elif not self._slice_told:
-            self._slice_told, seconds = True, line["timing"].get("seconds", 0.0)
+        elif not self._slice_reported:
+            self._slice_reported, seconds = True, line["timing"].get("seconds", 0.0)
             if seconds >= 1.0:
                 text = f"a slice takes {format_duration(seconds)}; a crash loses at most that much"
                 yield self._event("slice", line, text, seconds=seconds)
@@ -186,15 +186,15 @@ class LiveStatus:
         """Highest generation of all members."""
         return max((m.generation for m in self.population.members.values()), default=-1)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[MemberRow]:
         """Rows of all members by role, best first; those without a fitness last."""
         rows, order = [self._row(m) for m in self.population.members.values()], ["", *self.population.roles]
         return sorted(rows, key=lambda r: (order.index(r.role), r.fitness is None, -(r.fitness or 0.0), r.member))
 
-    def _row(self, member: Member) -> Row:
+    def _row(self, member: Member) -> MemberRow:
         before = self._before.get(member.id, {})
         current = self._current(member)
-        return Row(
+        return MemberRow(
             member=member.id,
             fitness=member.rank_fitness,
             before_copy=member.before_copy,

@@ -21,7 +21,7 @@ from pbtrl.reporting.formatting import (
     format_rank_fitness,
     format_value,
 )
-from pbtrl.reporting.live_status import Event, LiveStatus, Row
+from pbtrl.reporting.live_status import Event, LiveStatus, MemberRow
 from pbtrl.storage.run_header import RunHeader
 
 MANY = 20  # largest number of members that the table shows completely
@@ -123,7 +123,7 @@ def _head(status: LiveStatus, width: int) -> Text:
     return Text(printable(text), style="bold", no_wrap=True, overflow="ellipsis")
 
 
-def _selection(rows: Sequence[Row], room: int) -> list[int | None]:
+def _selection(rows: Sequence[MemberRow], room: int) -> list[int | None]:
     """Indices of the rows to show; None stands for the rows left out.
 
     Where members come and go, the bottom ones have retired; those that train are shown instead.
@@ -139,7 +139,7 @@ def _selection(rows: Sequence[Row], room: int) -> list[int | None]:
     return [*range(top), None, *range(len(rows) - bottom, len(rows))]
 
 
-def _scale(rows: Sequence[Row]) -> tuple[float, float]:
+def _scale(rows: Sequence[MemberRow]) -> tuple[float, float]:
     known = [x for row in rows for x in row.history if x is not None]
     return min(known, default=0.0), max(known, default=0.0)
 
@@ -175,7 +175,7 @@ def _lines(columns: Sequence[_Column], gap: int) -> list[Text]:
 
 
 def _columns(
-    rows: Sequence[Row], indices: Sequence[int | None], names: Sequence[str], header: RunHeader, *, narrow: bool
+    rows: Sequence[MemberRow], indices: Sequence[int | None], names: Sequence[str], header: RunHeader, *, narrow: bool
 ) -> list[_Column]:
     scale, hidden = _scale(rows), [row for i, row in enumerate(rows) if i not in indices]
     medians = [(text, "dim") for text in _medians(hidden, names, narrow=narrow)] if hidden else []
@@ -189,12 +189,12 @@ def _columns(
     return [_Column(t, [line[i] for line in table], left=t in left) for i, t in enumerate(titles)]
 
 
-def _roles(rows: Sequence[Row], indices: Sequence[int | None]) -> _Column:
+def _roles(rows: Sequence[MemberRow], indices: Sequence[int | None]) -> _Column:
     """Column of the members' roles: sub-populations and evaluators."""
     return _Column("role", [("" if place is None else rows[place].role, "") for place in indices], left=True)
 
 
-def _agents(rows: Sequence[Row], indices: Sequence[int | None]) -> _Column:
+def _agents(rows: Sequence[MemberRow], indices: Sequence[int | None]) -> _Column:
     """Column of the members' agents in a mixed population."""
     cells = []
     for place in indices:
@@ -204,7 +204,9 @@ def _agents(rows: Sequence[Row], indices: Sequence[int | None]) -> _Column:
     return _Column(AGENT, cells, left=True)
 
 
-def _cells(place: int, row: Row, names: Sequence[str], scale: tuple[float, float], width: int) -> list[tuple[str, str]]:
+def _cells(
+    place: int, row: MemberRow, names: Sequence[str], scale: tuple[float, float], width: int
+) -> list[tuple[str, str]]:
     return [
         (str(place + 1), ""),
         (row.member, "bold"),
@@ -218,7 +220,7 @@ def _cells(place: int, row: Row, names: Sequence[str], scale: tuple[float, float
     ]
 
 
-def _hyperparameter(row: Row, name: str) -> tuple[str, str]:
+def _hyperparameter(row: MemberRow, name: str) -> tuple[str, str]:
     """Format a value with an arrow if it changed, or with blanks in its place so that the digits are aligned."""
     if name not in row.hyperparameters:
         return "-  ", "dim"
@@ -230,7 +232,7 @@ def _hyperparameter(row: Row, name: str) -> tuple[str, str]:
     return f"{format_value(new)} {arrow}", "yellow"
 
 
-def _medians(rows: Sequence[Row], names: Sequence[str], *, narrow: bool) -> list[str]:
+def _medians(rows: Sequence[MemberRow], names: Sequence[str], *, narrow: bool) -> list[str]:
     """Row for the members left out: medians of all columns, and the quartiles of their fitness."""
     known = sorted(row.fitness for row in rows if row.fitness is not None)
     first, _, third = statistics.quantiles(known, n=4) if len(known) > 1 else [*known, 0.0][:1] * 3

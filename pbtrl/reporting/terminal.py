@@ -70,6 +70,7 @@ def make_view(
 class _Terminal(Console):
     """Console that survives a closed pipe; Rich's own console ends the process."""
 
+    @override
     def on_broken_pipe(self) -> None:
         """Raise the error that Rich caught, as for other failures of a terminal."""
         raise BrokenPipeError
@@ -111,12 +112,14 @@ class LinesView(View):
         self._line, self._event, self._stopping = line, event, stopping
         self._last_line, self._closed = now(), False
 
+    @override
     def event(self, line: Line) -> None:
         """Print the events of a journal line."""
         for event in self._standings.event(line):
             if text := self._event(event):
                 self._print(text)
 
+    @override
     def tick(self) -> None:
         """Print the status of the run every 30 s."""
         self._standings.refresh()
@@ -124,10 +127,11 @@ class LinesView(View):
             self._last_line = self._now()
             self._print(self._line(self._standings))
 
+    @override
     def stopping(self) -> None:
-        """Show that the members are being saved."""
         self._print(self._stopping)
 
+    @override
     def close(self) -> None:
         """Print the final status of the run."""
         if not self._closed:
@@ -152,11 +156,13 @@ class LiveView(View):
         self._live = Live(console=console, auto_refresh=False)
         self._closed = False
 
+    @override
     def event(self, line: Line) -> None:
         """Keep the events of a journal line for the next frame."""
         events = [event for event in self._standings.event(line) if event.kind not in ROUTINE]
         self._events = (self._events + events)[-EVENTS:]
 
+    @override
     def tick(self) -> None:
         """Redraw the table, at most four times a second."""
         self._standings.refresh()
@@ -168,11 +174,12 @@ class LiveView(View):
             except OSError:  # the terminal is closed, and Rich would buffer all frames
                 self._drawn = math.inf
 
+    @override
     def stopping(self) -> None:
-        """Show that the members are being saved."""
         self._hint, self._drawn = STOPPING, -math.inf
         self.tick()
 
+    @override
     def close(self) -> None:
         """Leave the last state of the table on the screen."""
         if not self._closed:

@@ -28,7 +28,7 @@ ENVS = 16  # largest number of envs per member
 
 
 @dataclass(frozen=True)
-class Episodes:
+class EvaluationEpisodes:
     """Evaluation episodes of one member.
 
     Attributes:
@@ -61,7 +61,7 @@ def evaluate(
     max_steps: int | None = None, fallback: int | None = None, seconds: float | None = None,
     camera: Camera | None = None,
     metric: EpisodeMetric | None = None,
-) -> list[Episodes]:  # fmt: skip
+) -> list[EvaluationEpisodes]:  # fmt: skip
     """Play `episodes` with each snapshot in `rows`, all on the same env seeds, which are derived from `seed`.
 
     Args:
@@ -97,7 +97,7 @@ def evaluate(
         vector.close()
     played = ([e for j in range(i * envs, (i + 1) * envs) for e in finished[j]] for i in range(len(rows)))
     return [
-        Episodes(
+        EvaluationEpisodes(
             returns=[e.result for e in member],
             lengths=[e.length for e in member],
             seeds=seeds,

@@ -117,7 +117,7 @@ class Peers(Source):
 
     @override
     def instrument(self, wrap: Instrument) -> None:
-        pass  # what its processes do cannot be told apart from outside
+        pass  # its processes cannot be measured from outside
 
     def ask(self, left: int, block: int) -> None:
         """Request updates from blocks of up to `block` steps, but not more than `left` steps in total."""

@@ -155,7 +155,7 @@ class _RemoteLink(Link):
 
 
 class RemoteActor:
-    """What runs on the other machine: an actor that is called with bytes and answers with bytes.
+    """Actor on the other machine, which is called with bytes and answers with bytes.
 
     Args:
         argument: as JSON, `origin` (a `CohortSpecRef`) and the number of `members`.

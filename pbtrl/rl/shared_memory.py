@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from pbtrl.agents.types import Inputs, Trajectory
 
@@ -39,6 +40,7 @@ class SharedTensors:
             start += _room(dtype, shape)
         return views
 
+    @override
     def __getstate__(self) -> dict[str, Any]:
         return {"_kinds": self._kinds, "_memory": self._memory}
 

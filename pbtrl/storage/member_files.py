@@ -13,7 +13,7 @@ from pbtrl.system.strict_json import to_json
 
 
 class MemberSink(Protocol):
-    """Where a worker's metrics and logs go: files here, the controller's node on a cluster."""
+    """Destination of a worker's metrics and logs: files here, or the controller's node on a cluster."""
 
     def write_metrics(self, member: str, line: Mapping[str, Any]) -> None:
         """Append one line of metrics of a slice under way."""

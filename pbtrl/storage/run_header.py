@@ -130,7 +130,7 @@ class RunHeader:
 
     @property
     def origin(self) -> str:
-        """Where all members began, in words; empty for fresh weights."""
+        """Origin of the initial weights of all members, in words; empty for fresh weights."""
         if not self.initial:
             return ""
         return f"all members began from {self.initial['snapshot']} of {self.initial['run']}"

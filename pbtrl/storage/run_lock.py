@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from pbtrl.errors import RunError
 from pbtrl.system.child_process import close_in_forks
-from pbtrl.system.files import is_same_file
+from pbtrl.system.files import is_same_file, reason
 from pbtrl.system.strict_json import to_json
 
 try:
@@ -48,7 +48,7 @@ class RunLock:
         try:
             file = open(self._path, "a+b", opener=_open)  # noqa: SIM115, held until `release`
         except OSError as error:
-            raise RunError(f"cannot write to {self._path.parent}: {error.strerror}") from error
+            raise RunError(f"cannot write to {self._path.parent}: {reason(error)}") from error
         if not _is_plain(file):
             file.close()
             raise RunError(f"{self._path} is not a regular file")

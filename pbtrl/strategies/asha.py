@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from typing_extensions import override
+
 from pbtrl.core.population import Member, Population
 from pbtrl.strategies.rungs import Trial, ranked, started, target, trial
 from pbtrl.strategies.trials import TrialSearch, is_idle, unstarted
@@ -40,6 +42,7 @@ class ASHA(TrialSearch):
     eta: int = 4
     form: Form = "promote"
 
+    @override
     def wanted(self, population: Population) -> Iterator[tuple[Member, int]]:
         """Yield trials between two rungs, then those that go on from one, then new ones."""
         trials = self.trials(population)
@@ -51,6 +54,7 @@ class ASHA(TrialSearch):
         yield from ((t.member, target(t, self.rungs, self.slice_steps)) for t in chosen)
         yield from ((m, self.rungs[0]) for m in fresh)
 
+    @override
     def retired(self, population: Population) -> list[str]:
         """Return the trials that are finished, diverged, given up, or stopped or never to be promoted."""
         trials = self.trials(population)

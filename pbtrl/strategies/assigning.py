@@ -11,7 +11,7 @@ from pbtrl.strategies import Strategy
 
 
 def decide(strategy: Strategy, population: Population) -> list[Assignment]:
-    """Ask a strategy for its decision; members that begin anew load the run's initial snapshot, if it has one."""
+    """Ask a strategy for its decision; members without a parent load the run's initial snapshot, if it has one."""
     decided = strategy.decide(population)
     return [replace(a, parent=population.initial) if a.parent is None else a for a in decided]
 

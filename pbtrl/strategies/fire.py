@@ -16,12 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from typing_extensions import override
+
 from pbtrl.core.messages import Assignment
 from pbtrl.core.naming import EVALUATOR
 from pbtrl.core.population import Member, Population
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
-from pbtrl.strategies.fire_curves import Comparison, compare
+from pbtrl.strategies.fire_curves import CurveComparison, compare
 from pbtrl.strategies.pbt import PBT, share
 
 FEWEST = 3  # points of an evaluation's curve that can give a score
@@ -38,7 +40,7 @@ class Verdict:
     """
 
     kind: Literal["none", "lost", "success", "stop", "continue"]
-    comparison: Comparison | None = None
+    comparison: CurveComparison | None = None
     why: str = ""
 
 
@@ -60,6 +62,7 @@ class FIRE(Strategy):
     min_steps_before_eval: int
     p_value: float = 0.01
 
+    @override
     def decide(self, population: Population) -> list[Assignment]:
         """Return assignments: promotions first, then the sub-populations, then the evaluators."""
         if self.pbt.synchronous and population.pending:
@@ -68,6 +71,7 @@ class FIRE(Strategy):
             return []
         return _Decision(self, population).assignments()
 
+    @override
     def retired(self, population: Population) -> list[str]:
         """Return the members that failed too often in a row."""
         return self.pbt.retired(population)
@@ -212,7 +216,7 @@ class _Decision:
         )  # fmt: skip
 
     def _idle_parents(self, level: int) -> list[Member]:
-        """Parents that nobody evaluates, and whose newest snapshot is of their present weights."""
+        """Parents without an evaluator whose newest snapshot has their current weights."""
         active = {e.copy.donor for e in self._evaluators if e.copy and self._verdict(e).kind in ("continue", "success")}
         return [
             m

@@ -44,7 +44,7 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CurveComparison:
     """Result of comparing curve a with curve b.
 
     Attributes:
@@ -78,24 +78,24 @@ def regular(curve: Curve, spacing: int) -> Points:
     return Points(tuple(values), tuple(cell in found for cell in cells))
 
 
-def compare(a: Curve, b: Curve, interval: int) -> Comparison:
+def compare(a: Curve, b: Curve, interval: int) -> CurveComparison:
     """Compare two curves that have a point every `interval` steps, except for holes and dropped points."""
     spacing = interval * max(a.stride, b.stride)
     return compare_points(regular(a, spacing), regular(b, spacing))
 
 
 @lru_cache(maxsize=4096)
-def compare_points(a: Points, b: Points) -> Comparison:
+def compare_points(a: Points, b: Points) -> CurveComparison:
     """Compare two curves on the same grid; without any point of a or b nothing is known: `p` is 1."""
     if not len(a) or not len(b):
-        return Comparison(0.0, 1.0, 0, 0, overlap=False)
+        return CurveComparison(0.0, 1.0, 0, 0, overlap=False)
     window = overlap(smooth(a.values), smooth(b.values))
     above, below = min(a.values) > max(b.values), max(a.values) < min(b.values)
     wins, points = _wins(a, b, window or (0, 0, min(len(a), len(b))))
     if window is not None:
-        return Comparison(_lead(a.values, b.values, window), _tail(wins, points), wins, points, overlap=True)
+        return CurveComparison(_lead(a.values, b.values, window), _tail(wins, points), wins, points, overlap=True)
     p = 0.0 if above else 2.0 if below else _tail(wins, points)
-    return Comparison(_lead_from_above(a, b) if above else 0.0, p, wins, points, overlap=False)
+    return CurveComparison(_lead_from_above(a, b) if above else 0.0, p, wins, points, overlap=False)
 
 
 def overlap(a: Values, b: Values) -> tuple[int, int, int] | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from pbtrl.core.dimensions import Real
 from pbtrl.core.naming import EVALUATOR, member_ids
@@ -46,10 +47,12 @@ class FireSettings(StrategySettings):
     p_value: Annotated[Real, Field(gt=0, lt=1)] = 0.01
 
     @property
+    @override
     def candidate_roles(self) -> tuple[str, ...]:
         """P1 alone: only its members are ranked by their fitness."""
         return ("p1",)
 
+    @override
     def curve_interval(self, slice_steps: int) -> int:
         """Return a tenth of a slice: the curves must have enough points for the test."""
         return math.ceil(slice_steps / POINTS)
@@ -68,6 +71,7 @@ class FireSettings(StrategySettings):
         ends = [free * sum(parents[: i + 1]) // whole for i in range(len(parents))]
         return tuple(end - start for start, end in zip([0, *ends], ends, strict=False))
 
+    @override
     def roles(self, size: int) -> dict[str, str]:
         """Return `p1`, `p2`, ... and `evaluator` by member; of several kinds of evaluators `evaluator p2`, ..."""
         counts = {f"p{i}": n for i, n in enumerate(self.sizes(size), 1)}
@@ -77,6 +81,7 @@ class FireSettings(StrategySettings):
         roles = [role for role, n in counts.items() for _ in range(n)]
         return dict(zip(member_ids(size), roles, strict=False))
 
+    @override
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between sub-populations, evaluators and curves."""
         population, where = config.population, ("strategy", "subpopulations")
@@ -130,6 +135,7 @@ class FireSettings(StrategySettings):
         """Return the points of a curve in the longest evaluation."""
         return int(self.steps_of_evaluation(config.slice_steps) // config.curve_interval)
 
+    @override
     def warnings(self, config: Any) -> Iterator[str]:
         """Yield that the curves have few points, or holes."""
         if (points := self.points(config)) < ENOUGH_POINTS:
@@ -148,8 +154,8 @@ class FireSettings(StrategySettings):
                 "have holes"
             )
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
-        """Make FIRE with these rules."""
         from pbtrl.strategies.fire import FIRE
         from pbtrl.strategies.pbt import PBT
 

@@ -13,7 +13,7 @@ from pbtrl.strategies.trials import IndependentTrials, space_of
 
 
 @dataclass(frozen=True)
-class Constant:
+class FixedValues:
     """The same values for every trial.
 
     Attributes:
@@ -38,5 +38,9 @@ def fixed(
 ) -> IndependentTrials:  # fmt: skip
     """Make a strategy that trains `trials` seeds of one setting, by default one per member."""
     return IndependentTrials(
-        propose=Constant(space, values), count=trials, slice_steps=slice_steps, horizon=horizon, synchronous=synchronous
+        propose=FixedValues(space, values),
+        count=trials,
+        slice_steps=slice_steps,
+        horizon=horizon,
+        synchronous=synchronous,
     )

@@ -17,7 +17,7 @@ from typing_extensions import override
 from pbtrl.core.dimensions import Choice
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Population
-from pbtrl.strategies.pb2_model import Model, Time, Trial
+from pbtrl.strategies.pb2_model import Model, SliceStart, Time
 from pbtrl.strategies.pb2_rows import SliceRows, agent_of, trial_of
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Explore
@@ -48,7 +48,7 @@ class PB2(PBT):
             return decided
         rows = SliceRows.of(self, self.window, population)
         models: dict[object, Model] = {}
-        tried: dict[object, list[Trial]] = defaultdict(list)
+        tried: dict[object, list[SliceStart]] = defaultdict(list)
         for a in [*population.pending, *(a for a in decided if a.donor is None)]:
             tried[agent_of(a)].append(trial_of(self, population, a.parent, a.hyperparameters))
         assignments = []
@@ -63,7 +63,7 @@ class PB2(PBT):
         return assignments
 
     def _values(
-        self, population: Population, a: Assignment, model: Model, tried: Sequence[Trial]
+        self, population: Population, a: Assignment, model: Model, tried: Sequence[SliceStart]
     ) -> Hyperparameters:  # fmt: skip
         """Return the receiver's hyperparameters, given the donor's and the open trials."""
         rng = population.rng(a.member, a.generation, "pb2")

@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from pbtrl.strategies.time_varying_gp import Floats, Kernel, Process, UpperBound, beta, fit
+from pbtrl.strategies.time_varying_gp import Floats, GaussianProcess, Kernel, UpperBound, beta, fit
 
 Time = Literal["rounds", "normalized"]
 
 
-class Trial(NamedTuple):
+class SliceStart(NamedTuple):
     """Hyperparameters under which weights train from some moment on.
 
     Attributes:
@@ -31,7 +31,7 @@ class Trial(NamedTuple):
 class Row(NamedTuple):
     """Trained slice: its trial, the fitness after it, and the fitness gained per slice; -inf after a divergence."""
 
-    trial: Trial
+    trial: SliceStart
     after: float
     gain: float
 
@@ -74,7 +74,7 @@ class Model:
         points = model.scaled([row.trial for row in rows])
         return replace(model, points=points, kernel=kernel or fit(points, model.targets))
 
-    def scaled(self, trials: Sequence[Trial]) -> Floats:
+    def scaled(self, trials: Sequence[SliceStart]) -> Floats:
         """Return trials as points, [n, 2 + d]: time, fitness and positions."""
         values = [(t.time, self.middle if t.fitness is None else t.fitness, *t.position) for t in trials]
         points = np.array(values, float).reshape(len(trials), self.points.shape[1])
@@ -82,13 +82,13 @@ class Model:
         return points
 
     def propose(
-        self, now: Trial, tried: Sequence[Trial], spread: Literal["sd", "variance"], rng: np.random.Generator
+        self, now: SliceStart, tried: Sequence[SliceStart], spread: Literal["sd", "variance"], rng: np.random.Generator
     ) -> Floats:
         """Return the position with the highest upper confidence bound at the time and fitness of `now`.
 
         The spread is that after the gains of the open trials would be known, without noise: so proposals differ.
         """
-        process = Process(self.kernel, self.points, self.targets, self.scaled(tried))
+        process = GaussianProcess(self.kernel, self.points, self.targets, self.scaled(tried))
         bound = UpperBound(process, math.sqrt(beta(len(self.points))), spread)
         return bound.argmax(self.scaled([now])[0, :2], len(now.position), rng)
 

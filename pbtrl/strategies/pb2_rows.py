@@ -14,7 +14,7 @@ from itertools import islice
 from pbtrl.core.dimensions import AGENT, Choice
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Population
-from pbtrl.strategies.pb2_model import Model, Row, Time, Trial
+from pbtrl.strategies.pb2_model import Model, Row, SliceStart, Time
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.time_varying_gp import Kernel
 
@@ -51,7 +51,7 @@ class SliceRows:
     def model(self, agent: object, time: Time, dimensions: int) -> Model:
         """Return the model of an agent's latest rows.
 
-        In asynchronous mode its kernel is chosen anew after as many rows as the population has members.
+        In asynchronous mode its kernel is fitted again after as many rows as the population has members.
         """
         rows = self.latest(agent)
         if self._strategy.synchronous:
@@ -97,14 +97,14 @@ class SliceRows:
         return Row(trial, after, (after - before) * slice_steps / steps)
 
 
-def trial_of(strategy: PBT, population: Population, parent: str | None, values: Hyperparameters) -> Trial:
+def trial_of(strategy: PBT, population: Population, parent: str | None, values: Hyperparameters) -> SliceStart:
     """Return the trial that begins with a snapshot, or with fresh weights."""
     origin = population.snapshot_origin.get(parent or "")
     time = 0.0 if origin is None else origin.stop / strategy.slice_steps
     space = strategy.space.of(values)
     numeric = ((name, dimension) for name, dimension in space.items() if not isinstance(dimension, Choice))
     position = tuple(dimension.to_unit(values[name]) for name, dimension in numeric)
-    return Trial(time, population.snapshot_fitness.get(parent or ""), position)
+    return SliceStart(time, population.snapshot_fitness.get(parent or ""), position)
 
 
 def agent_of(a: Assignment) -> object:

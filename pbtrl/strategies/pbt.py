@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from typing_extensions import override
 
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Assignment, Hyperparameters
@@ -84,6 +85,7 @@ class PBT(Strategy):
     grow: int = 1
     patience: int = 3
 
+    @override
     def decide(self, population: Population) -> list[Assignment]:
         """Return assignments for all members without one; in synchronous mode only when no member has one."""
         if self.synchronous and population.pending:
@@ -105,6 +107,7 @@ class PBT(Strategy):
         fewest = min((m.step // self.slice_steps for m in members), default=0)
         return [m for m in members if m.step // self.slice_steps == fewest]
 
+    @override
     def retired(self, population: Population) -> list[str]:
         """Return the members that failed and do not copy another one."""
         failed = [m for m in population.members.values() if not m.healthy and not m.pending]

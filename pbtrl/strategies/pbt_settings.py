@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.rules import Exploit, Explore, GrowingReady
@@ -53,20 +54,24 @@ class PBTSettings(StrategySettings):
     copy: Annotated[tuple[Literal["weights", "hparams"], ...], Field(min_length=1)] = ("weights", "hparams")
 
     @property
+    @override
     def explores(self) -> bool:
         """True unless the explore method is `none`."""
         return self.explore.method != "none"
 
     @property
+    @override
     def retires_on_request(self) -> bool:
         """True: members that are retired get no assignment, and are not compared with."""
         return True
 
     @property
+    @override
     def copies(self) -> bool:
         """True unless the exploit method is `none`."""
         return self.exploit.method != "none"
 
+    @override
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between the rules, the fitness and the population."""
         yield from exploit_problems(self.exploit, config)
@@ -76,6 +81,7 @@ class PBTSettings(StrategySettings):
             text = "needs copy: [weights, hparams], because another agent can use neither without the other"
             yield ConfigProblem(text, ("strategy", "exploit", "across_agents"), ("strategy", "copy"))
 
+    @override
     def warnings(self, config: Any) -> Iterator[str]:
         """Yield the members of a mix that have no other one to copy."""
         if not self.copies or self.exploit.across_agents:
@@ -86,8 +92,8 @@ class PBTSettings(StrategySettings):
                 "without strategy.exploit.across_agents"
             )
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
-        """Make PBT with these rules."""
         from pbtrl.strategies.pbt import PBT
 
         return PBT(

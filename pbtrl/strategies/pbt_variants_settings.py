@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from pbtrl.core.dimensions import Choice, Real, Whole
 from pbtrl.core.naming import member_ids
@@ -44,6 +45,7 @@ class PB2Settings(StrategySettings):
     spread: Literal["sd", "variance"] = "sd"
     window: Annotated[Whole, Field(ge=1, le=1000)] = 200
 
+    @override
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between the rules, the fitness, the population and the search space."""
         yield from exploit_problems(self.exploit, config)
@@ -60,8 +62,8 @@ class PB2Settings(StrategySettings):
                 text = f"pb2 needs a searched hyperparameter{of} that is a number, not a choice"
                 yield ConfigProblem(text, ("strategy", "name"), ("hparams",))
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
-        """Make PB2 with these rules."""
         from pbtrl.strategies.pb2 import PB2
 
         return PB2(
@@ -96,15 +98,18 @@ class MFPBTSettings(StrategySettings):
     frequencies: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 5)
 
     @property
+    @override
     def explores(self) -> bool:
         """True unless the explore method is `none`."""
         return self.explore.method != "none"
 
+    @override
     def roles(self, size: int) -> dict[str, str]:
         """Return the sub-population of each member: `p1` for the first ones, and so on."""
         each = size // len(self.frequencies)
         return {name: f"p{1 + place // each}" for place, name in enumerate(member_ids(size))}
 
+    @override
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between the frequencies, the population and the budget."""
         population, key = config.population, ("strategy", "frequencies")
@@ -132,8 +137,8 @@ class MFPBTSettings(StrategySettings):
                 text += f" ({steps:,} steps in slices of {slice_steps:,}): most members would hardly evolve"
                 yield ConfigProblem(text, (*key, place), ("strategy", "ready", "slice_steps"))
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
-        """Make MF-PBT with these rules."""
         from pbtrl.strategies.mf_pbt import MFPBT
 
         return MFPBT(

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import override
 
 from pbtrl.core.dimensions import Whole
 from pbtrl.errors import ConfigProblem, DimensionError
@@ -48,15 +49,18 @@ class ScheduleReplaySettings(StrategySettings):
     schedule: Annotated[tuple[SchedulePoint, ...], Field(min_length=1)]
 
     @property
+    @override
     def explores(self) -> bool:
         """False: hyperparameters follow the schedule."""
         return False
 
     @property
+    @override
     def copies(self) -> bool:
         """False: members never copy."""
         return False
 
+    @override
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes in the order of the points, and between them and the searched hyperparameters."""
         if config.agents is not None:
@@ -87,6 +91,7 @@ class ScheduleReplaySettings(StrategySettings):
                     text = f"must be {dimension.domain}, as hparams says, not {_shown(value)}"
                     yield ConfigProblem(text, _path(place, name))
 
+    @override
     def warnings(self, config: Any) -> Iterator[str]:
         """Yield points beyond the budget."""
         if late := [point.at for point in self.schedule if point.at >= config.steps_per_member]:
@@ -95,6 +100,7 @@ class ScheduleReplaySettings(StrategySettings):
                 f"points from {late[0]:,} on are never reached"
             )
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
         """Make the strategy, with the points in whole blocks."""
         from pbtrl.core.search_space import SearchSpace

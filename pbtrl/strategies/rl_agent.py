@@ -25,7 +25,7 @@ INPUT_GAIN = 2.0  # weights of the embedding: a draw must move the distributions
 
 
 @dataclass(frozen=True)
-class Episodes:
+class DrawnEpisodes:
     """Episodes as the agent that drew them saw them.
 
     Attributes:
@@ -88,7 +88,7 @@ def ppo_loss(
     return -torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip) * a).mean()
 
 
-class Agent:
+class SearchAgent:
     """Gaussian policy over n hyperparameters, each scaled to [-1, 1].
 
     Args:
@@ -114,11 +114,11 @@ class Agent:
         with torch.no_grad():
             return self._distribution(inputs)
 
-    def draw(self, noise: np.ndarray) -> Episodes:
+    def draw(self, noise: np.ndarray) -> DrawnEpisodes:
         """Draw episodes by standard normal `noise` [B, n]."""
         return self._roll(noise, lambda mean, sd, eps: mean + sd * eps)
 
-    def follow(self, actions: np.ndarray) -> Episodes:
+    def follow(self, actions: np.ndarray) -> DrawnEpisodes:
         """Return the episodes in which these actions [B, n] were drawn."""
         return self._roll(actions, lambda mean, sd, action: action)
 
@@ -132,7 +132,7 @@ class Agent:
         mean, raw = self._net["head"](out).reshape(len(out), -1, 2).unbind(-1)
         return mean.tanh(), self.rules.min_sd + (MAX_SD - self.rules.min_sd) * raw.sigmoid()
 
-    def _roll(self, given: np.ndarray, choose: Callable[..., torch.Tensor]) -> Episodes:
+    def _roll(self, given: np.ndarray, choose: Callable[..., torch.Tensor]) -> DrawnEpisodes:
         """Play episodes step by step; `choose` makes the actions of mean, sd and the column of `given`."""
         import torch
 
@@ -141,7 +141,7 @@ class Agent:
             inputs = torch.zeros(*columns.shape, 3)
             mean, sd = self.distribution(inputs)
             actions = choose(mean.expand_as(columns), sd, columns)
-            return Episodes(inputs, actions, gaussian_log_prob(actions, mean, sd))
+            return DrawnEpisodes(inputs, actions, gaussian_log_prob(actions, mean, sd))
         x, state = torch.zeros(len(columns), 3), None
         steps: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         with torch.no_grad():
@@ -151,9 +151,9 @@ class Agent:
                 action = choose(mean, sd, column)
                 steps.append((x, action, gaussian_log_prob(action, mean, sd)))
                 x = torch.stack([action, mean, sd], -1)
-        return Episodes(*(torch.stack(column, 1) for column in zip(*steps, strict=True)))
+        return DrawnEpisodes(*(torch.stack(column, 1) for column in zip(*steps, strict=True)))
 
-    def update(self, episodes: Episodes, rewards: np.ndarray, entropy_cost: float) -> None:
+    def update(self, episodes: DrawnEpisodes, rewards: np.ndarray, entropy_cost: float) -> None:
         """Improve the policy by PPO; the baseline is the mean reward of the batch.
 
         Epochs end early once the policy has moved by `target_kl`: without this limit, a policy that is nearly

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pbtrl.core.dimensions import Dimension, Value
-from pbtrl.strategies.rl_agent import Agent, gaussian_kl, single_thread
+from pbtrl.strategies.rl_agent import SearchAgent, gaussian_kl, single_thread
 from pbtrl.strategies.rl_model import fit_model
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 
@@ -25,7 +25,7 @@ Randomness = Callable[[int, str], np.random.Generator]
 
 
 @dataclass(frozen=True)
-class Trial:
+class FinishedTrial:
     """Finished trial.
 
     Attributes:
@@ -72,7 +72,7 @@ class Learner:
         """Return the hyperparameters of new trials, in the order of the search space."""
         return [self._decoded(row) for row in self._draw(numbers)]
 
-    def learn(self, batch: Sequence[Trial]) -> None:
+    def learn(self, batch: Sequence[FinishedTrial]) -> None:
         """Update the agent by one batch of trials, then by batches that the predictive model scores."""
         actions = self._taken(batch)
         worst = min([t.reward for t in batch if t.reward is not None], default=math.inf)
@@ -88,9 +88,9 @@ class Learner:
         self._restart_if_stuck(rewards, spread)
         self.model_batches.append(self._model_phase(len(batch)))
 
-    def _new_agent(self, batch: int) -> Agent:
+    def _new_agent(self, batch: int) -> SearchAgent:
         n = len(self._dimensions)
-        return Agent(n, self._agent_rules, self._rng(batch, "agent"), sequential=self._sequential)
+        return SearchAgent(n, self._agent_rules, self._rng(batch, "agent"), sequential=self._sequential)
 
     def _draw(self, numbers: Sequence[int]) -> np.ndarray:
         n = len(self._dimensions)
@@ -104,7 +104,7 @@ class Learner:
         }
         return tuple(values[place] for place in range(len(values)))
 
-    def _taken(self, batch: Sequence[Trial]) -> np.ndarray:
+    def _taken(self, batch: Sequence[FinishedTrial]) -> np.ndarray:
         """Return the actions of trials: the agent's own draws, or the trials' positions if the values differ.
 
         A draw beyond [-1, 1] or between two integers can only be drawn again. Values differ if they came from another
@@ -156,12 +156,16 @@ class LearnerCache:
     def __init__(self) -> None:
         self._key: Hashable = None
         self._learner: Learner | None = None
-        self._batches: list[tuple[Trial, ...]] = []
+        self._batches: list[tuple[FinishedTrial, ...]] = []
         self._proposals: dict[tuple[int, ...], list[tuple[Value, ...]]] = {}
 
     def propose(
-        self, key: Hashable, make: Callable[[], Learner], batches: Sequence[tuple[Trial, ...]], numbers: Sequence[int]
-    ) -> list[tuple[Value, ...]]:  # fmt: skip
+        self,
+        key: Hashable,
+        make: Callable[[], Learner],
+        batches: Sequence[tuple[FinishedTrial, ...]],
+        numbers: Sequence[int],
+    ) -> list[tuple[Value, ...]]:
         """Return the proposals for the trials `numbers` after the finished `batches`.
 
         `make` makes a learner that has seen nothing, a function of `key`.

@@ -20,7 +20,7 @@ from pbtrl.core.population import Member, Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
-from pbtrl.strategies.rl_learner import Learner, LearnerCache, Trial
+from pbtrl.strategies.rl_learner import FinishedTrial, Learner, LearnerCache
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.rungs import started
 
@@ -54,6 +54,7 @@ class RLSearch(Strategy):
     synchronous: bool = False
     _cache: LearnerCache = field(default_factory=LearnerCache, init=False, repr=False, compare=False)
 
+    @override
     def decide(self, population: Population) -> list[Assignment]:
         """Continue trials of the open batch, then start new ones; the next batch when all of it have ended."""
         if self.synchronous and population.pending:
@@ -95,7 +96,9 @@ class RLSearch(Strategy):
     def _proposals(self, population: Population, ended: list[Member], size: int) -> list[tuple[object, ...]]:
         """Return the proposals of a whole batch, so that they do not depend on how many trials start at once."""
         results = [
-            Trial(number, tuple(m.hyperparameters[name] for name in self.space.names), m.fitness if m.ranked else None)
+            FinishedTrial(
+                number, tuple(m.hyperparameters[name] for name in self.space.names), m.fitness if m.ranked else None
+            )
             for number, m in enumerate(ended)
         ]
         batches = [tuple(results[i : i + self.batch_size]) for i in range(0, len(results), self.batch_size)]

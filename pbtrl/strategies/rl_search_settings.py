@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from pbtrl.core.dimensions import MEMBERS, Whole
 from pbtrl.core.search_space import SearchSpace
@@ -40,10 +41,11 @@ class RLSearchSettings(TrialSettings):
     agent: AgentRules = field(default_factory=AgentRules)
     model: ModelRules = field(default_factory=ModelRules)
 
+    @override
     def count(self, config: Any) -> int:
-        """Return the number of trials."""
         return self.trials
 
+    @override
     def check(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between the trials, the batches, the population and the search space."""
         size, budget = config.population.size, config.budget
@@ -64,8 +66,8 @@ class RLSearchSettings(TrialSettings):
             text = f"{budget.total_steps:,} is no more than a batch, {self.batch_size} trials of {steps:,}: the agent "
             yield ConfigProblem(text + "would never learn", ("budget", "total_steps"), ("strategy", "batch_size"))
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
-        """Make the strategy."""
         from pbtrl.strategies.rl_search import RLSearch
 
         assert isinstance(context.space, SearchSpace)

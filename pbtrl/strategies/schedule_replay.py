@@ -7,6 +7,8 @@ trained from scratch with several seeds shows what the schedule alone is worth.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Member, Population
 from pbtrl.strategies import Strategy
@@ -27,12 +29,14 @@ class ScheduleReplay(Strategy):
     slice_steps: int
     horizon: int
 
+    @override
     def decide(self, population: Population) -> list[Assignment]:
         """Return assignments for all members without one."""
         members = population.members.values()
         waiting = [m for m in members if m.healthy and not m.pending and m.step < self.horizon]
         return [self._next(population, m) for m in waiting]
 
+    @override
     def retired(self, population: Population) -> list[str]:
         """Return the members that failed."""
         return [m.id for m in population.members.values() if not m.healthy]

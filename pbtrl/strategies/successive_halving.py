@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from pbtrl.core.population import Member, Population
 from pbtrl.strategies.brackets import Bracket
 from pbtrl.strategies.rungs import Trial, bracket_trials, ranked, started, target
@@ -27,6 +29,7 @@ class SuccessiveHalving(TrialSearch):
 
     brackets: tuple[Bracket, ...]
 
+    @override
     def wanted(self, population: Population) -> Iterator[tuple[Member, int]]:
         """Yield the trials of each bracket that have not completed its rung."""
         total = sum(bracket.sizes[0] for bracket in self.brackets)
@@ -38,6 +41,7 @@ class SuccessiveHalving(TrialSearch):
                     yield t.member, target(t, bracket.rungs, self.slice_steps)
             yield from ((m, bracket.rungs[0]) for m in itertools.islice(fresh, bracket.sizes[0] - len(trials)))
 
+    @override
     def retired(self, population: Population) -> list[str]:
         """Return the trials that are below a cut, finished, diverged or were given up.
 

@@ -71,7 +71,7 @@ def _memory(gaps: Floats, forgetting: float) -> Floats:
 
 
 @dataclass(frozen=True)
-class Process:
+class GaussianProcess:
     """Gaussian process, conditioned on targets at points.
 
     Attributes:
@@ -175,7 +175,7 @@ class UpperBound:
         use: the spread is the standard deviation (`sd`), or the `variance`.
     """
 
-    process: Process
+    process: GaussianProcess
     kappa: float
     use: Literal["sd", "variance"] = "sd"
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from pbtrl.core.dimensions import Choice, Value, Whole
 from pbtrl.errors import ConfigProblem, MissingPackageError
@@ -28,18 +29,20 @@ class TrialSettings(StrategySettings):
     """Base of the settings of searches over trials, which never copy and keep their hyperparameters."""
 
     @property
+    @override
     def explores(self) -> bool:
         """False: hyperparameters never change."""
         return False
 
     @property
+    @override
     def copies(self) -> bool:
         """False: trials never copy."""
         return False
 
     @property
+    @override
     def trials(self) -> int | None:
-        """Number of trials; see `StrategySettings.trials`."""
         return True
 
     def count(self, config: Any) -> int:
@@ -51,6 +54,7 @@ class TrialSettings(StrategySettings):
         steps: int = config.steps_per_member
         return self.count(config) * steps
 
+    @override
     def total_steps(self, config: Any) -> int | None:
         """Return the planned env steps, or `budget.total_steps` if that is less."""
         if not self.trials:
@@ -58,6 +62,7 @@ class TrialSettings(StrategySettings):
         cap = config.budget.total_steps
         return self.planned(config) if cap is None else min(cap, self.planned(config))
 
+    @override
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between the number of trials, their budget and the number of places."""
         if not self.trials or config.budget.env_steps_per_member is None:
@@ -91,12 +96,13 @@ class RandomSearchSettings(TrialSettings):
     name: Literal["random_search"] = "random_search"
     trials: Count | None = None
 
+    @override
     def count(self, config: Any) -> int:
         """Return the number of draws."""
         return self.trials or int(config.population.size)
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
-        """Make random search."""
         from pbtrl.strategies.random_search import random_search, random_trials
 
         if self.trials is None:
@@ -111,12 +117,14 @@ class GridSettings(TrialSettings):
     name: Literal["grid"] = "grid"
     points: Annotated[Count, Field(le=LARGEST_GRID)] = 3
 
+    @override
     def count(self, config: Any) -> int:
         """Return the number of points of the grid."""
         from pbtrl.strategies.grid import grid_size
 
         return grid_size(config.space, self.points)[0]
 
+    @override
     def check(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield a grid that is too large."""
         from pbtrl.strategies.grid import grid_size
@@ -126,8 +134,8 @@ class GridSettings(TrialSettings):
             text = f"{self.points} points per dimension are {product} = {size:,} trials, more than {LARGEST_GRID:,}"
             yield ConfigProblem(text, ("strategy", "points"))
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
-        """Make grid search."""
         from pbtrl.strategies.grid import grid
 
         return grid(context.space, points=self.points, **trial_arguments(context))
@@ -146,10 +154,11 @@ class FixedSettings(TrialSettings):
     values: dict[str, Value] = field(default_factory=dict)
     trials: Count | None = None
 
+    @override
     def count(self, config: Any) -> int:
-        """Return the number of trials."""
         return self.trials or int(config.population.size)
 
+    @override
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield values of hyperparameters that are not searched, and values outside their dimension."""
         yield from super().validate(config)
@@ -162,8 +171,8 @@ class FixedSettings(TrialSettings):
             elif not all(dimension.contains(value) for dimension in dimensions):
                 yield ConfigProblem(f"must be {dimensions[0].domain}, not {value!r}", path, ("hparams", name))
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
-        """Make constant hyperparameters."""
         from pbtrl.strategies.fixed import fixed
 
         return fixed(context.space, self.values, trials=self.trials, **trial_arguments(context))
@@ -185,10 +194,11 @@ class BayesianSettings(TrialSettings):
     trials: Count = 50
     startup_trials: Count = 10
 
+    @override
     def count(self, config: Any) -> int:
-        """Return the number of trials."""
         return self.trials
 
+    @override
     def check(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield a space that CMA-ES cannot search."""
         counts = [sum(not isinstance(d, Choice) for d in space.values()) for space in config.space.parts]
@@ -196,6 +206,7 @@ class BayesianSettings(TrialSettings):
             text = f"cmaes needs at least 2 numeric hyperparameters, not {min(counts)}"
             yield ConfigProblem(text, ("strategy", "sampler"), ("hparams",))
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
         """Make Bayesian optimization.
 
@@ -237,14 +248,17 @@ class RungSettings(TrialSettings):
         """Return the planned brackets."""
         raise NotImplementedError
 
+    @override
     def count(self, config: Any) -> int:
         """Return the number of trials of all brackets."""
         return sum(bracket.sizes[0] for bracket in self._planned(config))
 
+    @override
     def planned(self, config: Any) -> int:
         """Return the env steps of all brackets."""
         return sum(bracket.steps for bracket in self._planned(config))
 
+    @override
     def check(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield a budget without a rung below it, and fewer trials than ever go on."""
         horizon, lowest = config.steps_per_member, self._lowest(config.steps_per_member, config.block)
@@ -271,12 +285,13 @@ class SuccessiveHalvingSettings(RungSettings):
     name: Literal["successive_halving"] = "successive_halving"
     trials: Count = 81
 
+    @override
     def brackets(self, rungs: tuple[int, ...]) -> tuple[Bracket, ...]:
         """Return the single bracket."""
         return (halving(self.trials, rungs, self.eta),)
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
-        """Make successive halving."""
         from pbtrl.strategies.successive_halving import SuccessiveHalving
         from pbtrl.strategies.trials import Prior
 
@@ -334,10 +349,12 @@ class HyperbandSettings(ModelSettings):
     name: Literal["hyperband"] = "hyperband"
     sizes: Sizes = "formula"
 
+    @override
     def brackets(self, rungs: tuple[int, ...]) -> tuple[Bracket, ...]:
         """Return all brackets."""
         return hyperband(rungs, self.eta, self.sizes)
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
         """Make Hyperband.
 
@@ -370,10 +387,12 @@ class ASHASettings(ModelSettings):
     eta: Eta = 4
     trials: Count = 64
 
+    @override
     def brackets(self, rungs: tuple[int, ...]) -> tuple[Bracket, ...]:
         """Return the bracket in which exactly 1/eta of each rung goes on; `promote` and `stop` may let more go on."""
         return (halving(self.trials, rungs, self.eta),)
 
+    @override
     def build(self, context: StrategyContext) -> "Strategy":
         """Make ASHA.
 

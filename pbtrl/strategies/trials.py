@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from typing_extensions import override
+
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Member, Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
@@ -49,6 +51,7 @@ class TrialSearch(Strategy):
     horizon: int
     synchronous: bool = False
 
+    @override
     def decide(self, population: Population) -> list[Assignment]:
         """Return assignments for the first wanted trials, as many as may start."""
         if self.waits(population):
@@ -83,6 +86,7 @@ class IndependentTrials(TrialSearch):
 
     count: int | None = None
 
+    @override
     def wanted(self, population: Population) -> Iterator[tuple[Member, int]]:
         """Yield trials that have begun, then new ones."""
         trials = started(population)
@@ -90,6 +94,7 @@ class IndependentTrials(TrialSearch):
         count = population.size if self.count is None else self.count
         yield from ((m, self.horizon) for m in unstarted(population, count - len(trials)))
 
+    @override
     def retired(self, population: Population) -> list[str]:
         """Return the trials that diverged, were given up or are finished.
 

@@ -20,7 +20,7 @@ PAUSES = (0.5, 2.0)  # seconds between attempts, in which space may be freed
 
 
 def reason(error: OSError) -> str:
-    """What the system says of an error, without its number and file."""
+    """Return the system's message for an error, without its number and file."""
     return error.strerror or str(error)
 
 
@@ -43,7 +43,7 @@ def translate_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in FAULTY:
-            raise DiskFullError(f"cannot write {path}: {error.strerror}") from error
+            raise DiskFullError(f"cannot write {path}: {reason(error)}") from error
         if error.errno not in FULL:
             raise
         needed = f"{size:,} bytes are needed" if size else "more is needed"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from typing_extensions import override
 
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule
@@ -59,10 +60,12 @@ class FakeExecutor(Executor):
     _open: list[Assignment] = field(default_factory=list)
     _stopped: list[Report | Failure] = field(default_factory=list)
 
+    @override
     def submit(self, assignments: Sequence[Assignment]) -> None:
         self.submitted += assignments
         self._open += assignments
 
+    @override
     def collect(self, timeout: float) -> list[Report | Failure]:
         if self._stopped:
             return [self._stopped.pop()]
@@ -71,14 +74,17 @@ class FakeExecutor(Executor):
         a = self._open.pop(0 if self.order is None else int(self.order.integers(len(self._open))))
         return [self.script(a, Counter(s.id for s in self.submitted)[a.id])]
 
+    @override
     def busy(self) -> bool:
         return bool(self._open or self._stopped)
 
+    @override
     def stop(self, within: float | None = None) -> None:
         if self.partial:
             self._stopped = [trained(a, 0.0, step=between(a, self.partial)) for a in self._open]
         self._open = []
 
+    @override
     def close(self) -> None:
         self.closed = True
 

@@ -1,6 +1,6 @@
 """Gradient boosting of decision trees, for searches over trials (Wu et al. 2020 use XGBoost; this is scikit-learn's).
 
-A step is a tree. All trees are fitted anew with the current hyperparameters when the model is evaluated, so the state
+A step is a tree. Each evaluation fits all trees from scratch with the current hyperparameters, so the state
 is the number of trees, the hyperparameters and a seed; no estimator is stored.
 """
 

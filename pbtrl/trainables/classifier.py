@@ -115,6 +115,7 @@ class ResNet(nn.Module):
         self.dropout = nn.Dropout(0.0)
         self.head = nn.Linear(2 * channels, CLASSES)
 
+    @override
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits [N, 10] of inputs [N, 1, ...]."""
         features: Tensor = self.blocks(inputs)
@@ -133,6 +134,7 @@ class _Residual(nn.Module):
         )  # fmt: skip
         self.skip = nn.Identity() if inputs == outputs else convolution(inputs, outputs, 1)
 
+    @override
     def forward(self, inputs: Tensor) -> Tensor:
         out: Tensor = self.skip(inputs) + self.body(inputs)
         return out

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
+from typing_extensions import override
 
 HEADS = 4
 LONGEST = 64  # tokens of a sentence
@@ -64,6 +65,7 @@ class Transformer(nn.Module):
         """Logits of the target words."""
         return linear(decoded, self.target_embedding)
 
+    @override
     def forward(self, source: Tensor, real: Tensor, target: Tensor) -> Tensor:
         """Logits [N, T, target words] of the token after each of the target tokens [N, T]."""
         return self.logits(self.decode(target, self.encode(source, real), real))
@@ -90,6 +92,7 @@ class _Layer(nn.Module):
         )
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(3 if reads_source else 2)])
 
+    @override
     def forward(self, x: Tensor, mask: Tensor, encoded: Tensor | None = None, real: Tensor | None = None) -> Tensor:
         normed = self.norms[0](x)
         x = x + self.residual_dropout(self.among(normed, normed, mask))
@@ -107,6 +110,7 @@ class _Attention(nn.Module):
         self.dropout = dropout
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
+    @override
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         """Let each of x [N, T, width] read those of memory [N, S, width] that the mask [.., T or 1, S] allows."""
         query, key, value = (

@@ -109,7 +109,7 @@ class Replay:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What is replayed, as in replay.json."""
+        """Content of replay.json: the original run and the schedule."""
         return {
             "schema": SCHEMA,
             **self.original.to_json(),

@@ -26,7 +26,7 @@ ALL = [
 def draw(dist, *shape, seed=0):
     """Parameters and stored actions `[*shape, ...]`."""
     g = torch.Generator().manual_seed(seed)
-    params = torch.randn(*shape, dist.param_size, generator=g)
+    params = torch.randn(*shape, dist.size + dist.free_size, generator=g)
     return params, dist.sample(params, dist.draw_noise(g, (*shape, *dist.noise_shape)))
 
 
@@ -246,7 +246,7 @@ def test_refusals_are_one_line(space, actions):
 def test_join():
     dist, heads, log_std = Gaussian(2), torch.randn(3, 5, 7, 2), torch.randn(3, 2)
     params = dist.join(heads, log_std)
-    assert params.shape == (3, 5, 7, dist.param_size)
+    assert params.shape == (3, 5, 7, dist.size + dist.free_size)
     assert torch.equal(params[..., :2], heads)
     assert torch.equal(params[1, 4, 6, 2:], log_std[1])
     logits = torch.randn(3, 5, 4)

@@ -104,7 +104,7 @@ def test_mlp_outside_autograd_equals_autograd(name, std, monkeypatch):
     assert metrics.keys() == expected.keys()
 
 
-def test_only_an_mlp_that_the_agent_unrolls_as_it_is_stays_outside_autograd():
+def test_only_a_plain_mlp_stays_outside_autograd():
     class Own(Impala):
         def unroll(self, params, inputs, rnn_state, starts, extra_loss_inputs):
             head, values, extra = super().unroll(params, inputs, rnn_state, starts, extra_loss_inputs)

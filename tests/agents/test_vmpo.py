@@ -32,7 +32,7 @@ def test_target_network_acts_and_updates_per_member_period():
     assert equal == [[False, False], [True, False], [False, True], [True, False], [False, False], [True, True]]
 
 
-def test_target_period_counts_gradient_steps_and_waits_for_the_end_of_the_block():
+def test_target_period_counts_gradient_steps_in_whole_blocks():
     learner, members = agent(name="vmpo", minibatches=2), [0, 1, 2]
     state, h = fresh(learner, members), live(learner, 3, target_period=[5, 5, 12], epochs=[1, 3, 3], learning_rate=0.01)
     data, equal = block(learner, members), []

@@ -431,7 +431,7 @@ def test_envs_time_out_where_somebody_replaces_the_process(monkeypatch: pytest.M
     """Also in a process that multiprocessing has not started, such as a worker on Ray."""
     limits: list[float] = []
     monkeypatch.setattr(child_process, "_supervised", False)
-    monkeypatch.setattr(rl.envs, "impatient", lambda vector, seconds: limits.append(seconds) or vector)
+    monkeypatch.setattr(rl.envs, "with_step_timeout", lambda vector, seconds: limits.append(seconds) or vector)
     builder = rl.RLBuilder(cart("failure.env_step_timeout=7s"))
     builder._maker(training=True)([1], 1).close()
     assert limits == []

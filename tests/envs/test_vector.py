@@ -6,12 +6,12 @@ from gymnasium.spaces import Box, Discrete
 
 from pbtrl import envs
 from pbtrl.envs.atari import AtariVector
-from pbtrl.envs.vector import Spaces, Vector, present
+from pbtrl.envs.vector import Spaces, Vector, convert_spaces
 
 
 @pytest.mark.parametrize("backend_space", [Box(3, 250, (32, 40, 3), np.uint8), Box(3, 250, (3, 32, 40), np.uint8)])
 def test_image_bounds_follow_the_env(backend_space):
-    shown = present(Spaces(backend_space, Discrete(2)), "here").single_observation_space
+    shown = convert_spaces(Spaces(backend_space, Discrete(2)), "here").single_observation_space
     assert shown == Box(3, 250, (3, 32, 40), np.uint8)
 
 

@@ -7,7 +7,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 
 from pbtrl.agents.settings import AGENTS
-from pbtrl.envs.vector import Spaces, present
+from pbtrl.envs.vector import Spaces, convert_spaces
 from pbtrl.rl.policy import Policy
 
 OBSERVATIONS: dict[str, Space[Any]] = {
@@ -51,7 +51,7 @@ CASES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 def make(case: str, seed: int = 0) -> Policy:
     name, observation, action, settings = CASES[case]
     own = Spaces(OBSERVATIONS[observation], ACTIONS[action])
-    spaces = present(own, "policy")
+    spaces = convert_spaces(own, "policy")
     agent = AGENTS[name](**settings).build(spaces.single_observation_space, spaces.single_action_space)
     state = agent.init([torch.Generator().manual_seed(seed)])
     generator, rng = torch.Generator().manual_seed(seed + 1), np.random.default_rng(seed)

@@ -20,10 +20,10 @@ from pbtrl.integrations.tracking_events import (
     POPULATION,
     Ended,
     Event,
-    Exploit,
-    Outcome,
-    Points,
+    ExploitEvent,
+    MetricPoints,
     RunEvents,
+    RunOutcome,
     Started,
     TrackedRun,
 )
@@ -40,7 +40,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[RunOutcome] = []
         self.abouts: list[TrackedRun] = []
         self.closed = 0
         self.where = "a list"
@@ -55,14 +55,14 @@ class Recorder:
             raise TrackingError("no route to the service")
         self.events += events
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: RunOutcome) -> None:
         self.outcomes.append(outcome)
 
     def close(self) -> None:
         self.closed += 1
 
     def curve(self, name: str, tag: str) -> list[tuple[int, float]]:
-        points = [e for e in self.events if isinstance(e, Points) and e.name == name]
+        points = [e for e in self.events if isinstance(e, MetricPoints) and e.name == name]
         return [(e.step, e.values[tag]) for e in points if tag in e.values]
 
 
@@ -75,7 +75,7 @@ def session(w: JournalWriter, recorder: Recorder) -> Tracking:
 
 def doubled(recorder: Recorder) -> list[Any]:
     """Points that were sent twice: same run, tag, step, time and value."""
-    points = (e for e in recorder.events if isinstance(e, Points))
+    points = (e for e in recorder.events if isinstance(e, MetricPoints))
     count = Counter((e.name, e.step, e.time, tag, y) for e in points for tag, y in e.values.items())
     return [key for key, number in count.items() if number > 1]
 
@@ -104,7 +104,7 @@ def test_members_population_and_schedules_are_series(tmp_path: Path) -> None:
 def test_exploit_has_donor_change_and_time(tmp_path: Path) -> None:
     seen = Recorder()
     session(one_copy(tmp_path / "a"), seen)
-    (exploit,) = [e for e in seen.events if isinstance(e, Exploit)]
+    (exploit,) = [e for e in seen.events if isinstance(e, ExploitEvent)]
     assert (exploit.member, exploit.donor, exploit.step, exploit.number) == ("m01", "m00", 100, 1)
     assert exploit.fitness == (-5.0, 3.0)
     assert exploit.changes == {"learning_rate": (0.1, 0.005), "unroll_length": (5, 20)}
@@ -120,7 +120,7 @@ def test_several_copies_in_a_decision_are_counted_one_by_one(tmp_path: Path) -> 
     w.decide(w.next("m01", donor="m00"), w.next("m02", donor="m00"))
     seen = Recorder()
     session(w, seen)
-    assert [e.number for e in seen.events if isinstance(e, Exploit)] == [1, 2]
+    assert [e.number for e in seen.events if isinstance(e, ExploitEvent)] == [1, 2]
 
 
 def test_live_metrics_come_with_the_report_and_only_of_its_attempt(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_retired_members_end_and_evaluations_are_no_exploits(tmp_path: Path) -> 
     w.retire("m00")
     seen = Recorder()
     session(w, seen)
-    assert [e for e in seen.events if isinstance(e, Exploit)] == []
+    assert [e for e in seen.events if isinstance(e, ExploitEvent)] == []
     assert [e.member for e in seen.events if isinstance(e, Ended)] == ["m00"]
     assert [e.role for e in seen.events if isinstance(e, Started)] == ["", "evaluator"]
     assert seen.curve("m01", "fire/score") == [(0, 0.5)]

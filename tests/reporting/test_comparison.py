@@ -13,10 +13,10 @@ import yaml
 import pbtrl
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.comparison.group_curves import group_curve
-from pbtrl.reporting.comparison.group_statistics import Group, Pair
+from pbtrl.reporting.comparison.group_statistics import Pair, RunGroup
 from pbtrl.reporting.comparison.groups import differences, labels
 from pbtrl.reporting.comparison.page import check_target
-from pbtrl.reporting.comparison.run_curves import Curve, RunCurves
+from pbtrl.reporting.comparison.run_curves import RunCurve, RunCurves
 from pbtrl.reporting.comparison.runs import load, read_settings
 from tests.command import Command
 from tests.journal_writer import JournalWriter
@@ -110,7 +110,7 @@ def test_verdict_follows_the_probability_of_improvement(tmp_path: Path) -> None:
     """Here the group with the better interquartile mean wins less often."""
     found = pbtrl.compare(write_run(tmp_path, "a", 1.0))
     runs = found.groups[0].runs * 60
-    a, b = Group("rare", runs, (5.0,) * 40 + (90.0,) * 20), Group("steady", runs, (6.0,) * 60)
+    a, b = RunGroup("rare", runs, (5.0,) * 40 + (90.0,) * 20), RunGroup("steady", runs, (6.0,) * 60)
     assert (a.iqm or 0) > (b.iqm or 0)
     assert Pair(a, b, found.metric).verdict == "steady is better"
     assert Pair(b, a, found.metric).verdict == "steady is better"
@@ -415,13 +415,13 @@ def test_band_of_few_runs_is_their_range(tmp_path: Path) -> None:
 
 
 def test_curve_begins_where_all_runs_have_a_value() -> None:
-    curves = (Curve([100, 300], [1.0, 3.0], [5.0, 6.0]), Curve([200], [2.0], [8.0]))
-    runs: Any = tuple(SimpleNamespace(curves=RunCurves(c, Curve())) for c in curves)
-    curve = group_curve(Group("a", runs, (1.0, 2.0)), "best", "steps")
+    curves = (RunCurve([100, 300], [1.0, 3.0], [5.0, 6.0]), RunCurve([200], [2.0], [8.0]))
+    runs: Any = tuple(SimpleNamespace(curves=RunCurves(c, RunCurve())) for c in curves)
+    curve = group_curve(RunGroup("a", runs, (1.0, 2.0)), "best", "steps")
     assert curve
     assert (curve.x[0], curve.x[-1]) == (200.0, 300.0)
     assert (curve.iqm[0], curve.iqm[-1]) == (6.5, 7.0)
-    assert group_curve(Group("a", runs, (1.0, 2.0)), "median", "steps") is None
+    assert group_curve(RunGroup("a", runs, (1.0, 2.0)), "median", "steps") is None
 
 
 # Output

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pbtrl.core.population import FitnessRule
-from pbtrl.reporting.comparison.run_curves import Curve, RunCurves, run_curves
+from pbtrl.reporting.comparison.run_curves import RunCurve, RunCurves, run_curves
 from pbtrl.storage.run_status import load_run
 from tests.journal_writer import JournalWriter
 
@@ -19,7 +19,7 @@ def curves(w: JournalWriter, score: float | None = None, best: Any = None) -> Ru
     return run_curves(header, lines, best or {}, score)
 
 
-def points(curve: Curve) -> list[tuple[int, float]]:
+def points(curve: RunCurve) -> list[tuple[int, float]]:
     return list(zip(curve.steps, curve.values, strict=True))
 
 
@@ -48,7 +48,7 @@ def test_best_member_is_scored_by_its_next_report_alone(tmp_path: Path) -> None:
     assert found.median.seconds == [40.0, 70.0, 90.0]
 
 
-def test_member_that_is_copied_over_is_not_scored_as_the_one_that_ranked_best(tmp_path: Path) -> None:
+def test_overwritten_member_is_not_scored_as_the_best_one(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a")
     first_slices(w, 5.0, 1.0)
     w.decide(w.next("m00", donor="m01"), w.next("m01"))  # an unusual strategy
@@ -105,7 +105,7 @@ def test_evaluation_episodes_count_where_they_are_the_fitness(tmp_path: Path) ->
     assert points(curves(w).best) == [(200, 7.0)]
 
 
-def test_evaluators_are_neither_best_nor_in_the_median_but_their_steps_count(tmp_path: Path) -> None:
+def test_evaluators_are_not_ranked_but_their_steps_count(tmp_path: Path) -> None:
     roles = {"m00": "p1", "m01": "p2", "m02": "evaluator"}
     w = JournalWriter(tmp_path / "a", size=3, roles=roles, candidate_roles=("p1",))
     first_slices(w, 1.0, 2.0, 99.0)
@@ -158,7 +158,7 @@ def test_values_that_are_not_finite_are_no_points(tmp_path: Path) -> None:
 
 
 def test_curve_is_a_step_function() -> None:
-    curve = Curve([100, 200], [1.0, 2.0], [5.0, 7.0])
+    curve = RunCurve([100, 200], [1.0, 2.0], [5.0, 7.0])
     assert math.isnan(curve.at(99))
     assert [curve.at(x) for x in (100, 199, 200, 1000)] == [5.0, 5.0, 7.0, 7.0]
     assert [curve.at(x, "seconds") for x in (1.5, 2.0)] == [5.0, 7.0]

@@ -16,7 +16,7 @@ from pbtrl.core.seeding import env_seeds
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
 from pbtrl.rl import evaluation
-from pbtrl.rl.evaluation import Episodes, evaluate
+from pbtrl.rl.evaluation import EvaluationEpisodes, evaluate
 from tests.rl.scripted_envs import CountingAgent, scripted_envs
 
 torch.set_num_threads(1)  # as in every worker
@@ -59,7 +59,7 @@ def play(
     seed: int = 3,
     agent: Any = None,
     **options: Any,
-) -> tuple[list[Episodes], list[Vector]]:
+) -> tuple[list[EvaluationEpisodes], list[Vector]]:
     """Evaluate members in envs with episodes of these lengths."""
     made: list[Vector] = []
 

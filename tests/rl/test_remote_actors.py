@@ -142,7 +142,7 @@ def test_learner_goes_on_while_a_dead_actor_is_replaced() -> None:
     assert not any(actor.alive for actor in wire.hired)
 
 
-def test_actor_that_cannot_be_reached_is_ended_before_another_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_actor_is_ended_before_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = MemoryWire()
     cohort = cohort_of(wire, 1)
     begin(cohort, 8)

@@ -59,9 +59,7 @@ class Synchronous(BaseConformance):
         copies = [a for _, assignments in self.moments(lines) for a in assignments if a.donor]
         assert any(a.hparams_donor for a in copies)
 
-    def test_copies_stay_inside_their_sub_population_but_for_evaluations_and_promotions(
-        self, lines: list[Line]
-    ) -> None:
+    def test_only_evaluations_and_promotions_leave_a_sub_population(self, lines: list[Line]) -> None:
         for before, assignments in self.moments(lines):
             for a in (a for a in assignments if a.donor):
                 receiver, donor = before.members[a.member], before.members[a.donor or ""]
@@ -173,7 +171,7 @@ def test_evaluators_wait_for_the_first_slice_of_the_parents() -> None:
     assert set(Story().decided) == {f"m0{i}" for i in range(6)}
 
 
-def test_evaluator_takes_the_weights_of_a_parent_and_the_hyperparameters_of_the_best_child() -> None:
+def test_evaluator_combines_a_parents_weights_and_a_childs_hparams() -> None:
     story = evaluating()
     assert story.decided["m06"].parent == "m04/000000"
     assert story.decided["m06"].hyperparameters == story.population.members["m00"].snapshot_hparams

@@ -61,7 +61,7 @@ def test_the_lower_curve_is_advanced_to_the_start_of_the_other() -> None:
     assert compare_points(points(late), points(SLOW)).diff == pytest.approx(window, abs=0.05)
 
 
-def test_curves_of_different_length_are_compared_in_windows_of_equal_length() -> None:
+def test_curves_of_different_length_share_their_windows() -> None:
     assert overlap(tuple(FAST[:7]), tuple(SLOW)) == (0, 0, 7)
     assert compare_points(points(FAST[:7] - 0.01), points(SLOW)).points < 7
 
@@ -130,7 +130,7 @@ def test_curves_count_from_their_own_starts() -> None:
     assert compare(curve(FAST, start=1000), curve(SLOW), 10) == compare(curve(FAST), curve(SLOW), 10)
 
 
-def test_long_curve_keeps_every_second_point_and_is_compared_at_that_spacing() -> None:
+def test_long_curve_is_compared_at_every_second_point() -> None:
     long = curve(np.arange(300.0))
     assert long.stride == 2
     assert len(long.points) <= MOST

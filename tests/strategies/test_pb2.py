@@ -17,7 +17,7 @@ from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies.pb2 import PB2
-from pbtrl.strategies.pb2_model import Model, Row, Trial
+from pbtrl.strategies.pb2_model import Model, Row, SliceStart
 from pbtrl.strategies.pb2_rows import SliceRows
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Exploit, Explore
@@ -86,8 +86,8 @@ def test_row_is_the_gain_from_parent_to_snapshot() -> None:
     go_on(population, "m00", 4.0, hyperparameters={"lr": 0.1})
     go_on(population, "m00", 3.0, hyperparameters={"lr": 10.0})
     assert rows(population) == [
-        Row(Trial(1.0, 1.0, (pytest.approx(0.5),)), 4.0, 3.0),
-        Row(Trial(2.0, 4.0, (1.0,)), 3.0, -1.0),
+        Row(SliceStart(1.0, 1.0, (pytest.approx(0.5),)), 4.0, 3.0),
+        Row(SliceStart(2.0, 4.0, (1.0,)), 3.0, -1.0),
     ]
 
 
@@ -95,7 +95,7 @@ def test_row_of_a_receiver_begins_at_its_donor() -> None:
     population = after_one_slice(1.0, 2.0)
     go_on(population, "m01", 7.0)
     go_on(population, "m00", 7.5, parent="m01/000001", donor="m01", hyperparameters={"lr": 1e-3})
-    assert rows(population)[-1] == Row(Trial(2.0, 7.0, (0.0,)), 7.5, 0.5)
+    assert rows(population)[-1] == Row(SliceStart(2.0, 7.0, (0.0,)), 7.5, 0.5)
 
 
 def test_slice_in_two_parts_is_one_row() -> None:
@@ -152,7 +152,7 @@ def test_row_of_a_rescue_between_slices_begins_at_its_donor() -> None:
     assert rows(population)[-1].gain == pytest.approx(6.0 / 0.9)
 
 
-def test_row_of_a_rescue_begins_at_its_donor_that_was_stopped_between_slices() -> None:
+def test_row_of_a_rescue_begins_at_its_stopped_donor() -> None:
     population = after_one_slice(1.0, 2.0)
     go_on(population, "m01", 5.0, step=130)
     go_on(population, "m00", -math.inf, step=110)
@@ -226,7 +226,7 @@ def test_asynchronous_kernel_is_chosen_anew_when_each_member_gave_a_row() -> Non
 
 
 def model(gains: Sequence[float], time: Any = "rounds", after: float = 0.0) -> Model:
-    found = [Row(Trial(2.0 + i, 10.0 + i, (i / 10,)), after, gain) for i, gain in enumerate(gains)]
+    found = [Row(SliceStart(2.0 + i, 10.0 + i, (i / 10,)), after, gain) for i, gain in enumerate(gains)]
     return Model.of(found, time, 1)
 
 
@@ -246,21 +246,21 @@ def test_time_and_fitness_are_scaled(time: Any, times: list[float]) -> None:
 
 
 def test_unknown_fitness_is_in_the_middle() -> None:
-    (point,) = model([1.0, 2.0, 3.0], after=15.0).scaled([Trial(3.0, None, (0.5,))])
+    (point,) = model([1.0, 2.0, 3.0], after=15.0).scaled([SliceStart(3.0, None, (0.5,))])
     assert point.tolist() == pytest.approx([3.0, (13.0 - 10.0) / 5.0, 0.5])
 
 
 def propose(m: Model, count: int, spread: Any = "sd", seed: int = 0) -> list[float]:
     """Proposals of one round, one after another."""
-    tried: list[Trial] = []
+    tried: list[SliceStart] = []
     for i in range(count):
-        now = Trial(6.0, 12.0, (0.5,))
+        now = SliceStart(6.0, 12.0, (0.5,))
         (x,) = m.propose(now, tried, spread, np.random.default_rng([seed, i]))
         tried.append(replace_position(now, x))
     return [trial.position[0] for trial in tried]
 
 
-def replace_position(trial: Trial, x: float) -> Trial:
+def replace_position(trial: SliceStart, x: float) -> SliceStart:
     return trial._replace(position=(float(x),))
 
 
@@ -277,7 +277,7 @@ def test_batch_of_eight_spreads_over_a_flat_space(gains: list[float], spread: An
 def test_two_proposals_of_a_round_differ(seed: int) -> None:
     rng = np.random.default_rng(seed)
     found = [
-        Row(Trial(float(i // 6), 0.0, (h,)), 0.0, -((h - 0.5) ** 2) + 0.02 * rng.standard_normal())
+        Row(SliceStart(float(i // 6), 0.0, (h,)), 0.0, -((h - 0.5) ** 2) + 0.02 * rng.standard_normal())
         for i, h in enumerate(rng.random(36))
     ]
     one, other = propose(Model.of(found, "rounds", 1), 2, seed=seed)

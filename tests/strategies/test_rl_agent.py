@@ -9,13 +9,20 @@ import pytest
 import torch
 
 from pbtrl.strategies import rl_agent
-from pbtrl.strategies.rl_agent import Agent, gaussian_entropy, gaussian_kl, gaussian_log_prob, ppo_loss, standardize
+from pbtrl.strategies.rl_agent import (
+    SearchAgent,
+    gaussian_entropy,
+    gaussian_kl,
+    gaussian_log_prob,
+    ppo_loss,
+    standardize,
+)
 from pbtrl.strategies.rl_model import fit_model
 from pbtrl.strategies.rl_rules import AgentRules
 
 
-def agent(n: int = 3, *, sequential: bool = True, seed: int = 0, **rules: float) -> Agent:
-    return Agent(n, AgentRules(**rules), np.random.default_rng(seed), sequential=sequential)  # type: ignore[arg-type]
+def agent(n: int = 3, *, sequential: bool = True, seed: int = 0, **rules: float) -> SearchAgent:
+    return SearchAgent(n, AgentRules(**rules), np.random.default_rng(seed), sequential=sequential)  # type: ignore[arg-type]
 
 
 def noise(count: int, n: int = 3, seed: int = 1) -> np.ndarray:

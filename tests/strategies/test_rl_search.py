@@ -18,7 +18,7 @@ from pbtrl.core.search_space import SearchSpace
 from pbtrl.storage.journal import digest
 from pbtrl.strategies import rl_learner
 from pbtrl.strategies.rl_agent import single_thread
-from pbtrl.strategies.rl_learner import Learner, Trial
+from pbtrl.strategies.rl_learner import FinishedTrial, Learner
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.rl_search import RLSearch
 from pbtrl.testing import SearchConformance
@@ -201,7 +201,7 @@ def train(one: Learner, reward: Callable[..., float], batches: int, first: int =
     means = []
     for batch in range(first, first + batches):
         numbers = range(16 * batch, 16 * batch + 16)
-        trials = [Trial(k, v, reward(*v)) for k, v in zip(numbers, one.propose(numbers), strict=True)]
+        trials = [FinishedTrial(k, v, reward(*v)) for k, v in zip(numbers, one.propose(numbers), strict=True)]
         means.append(float(np.mean([t.reward for t in trials])))
         one.learn(trials)
     return means
@@ -267,7 +267,7 @@ def test_trials_of_another_source_teach_too() -> None:
     before = np.mean(one.propose(range(64)))
     for batch in range(6):
         drawn = rng.uniform(0, 1, 16)
-        one.learn([Trial(16 * batch + i, (float(x),), float(x)) for i, x in enumerate(drawn)])
+        one.learn([FinishedTrial(16 * batch + i, (float(x),), float(x)) for i, x in enumerate(drawn)])
     assert np.mean(one.propose(range(64))) > before + 0.1
 
 
@@ -277,8 +277,10 @@ def test_rounded_journal_gives_the_same_learner() -> None:
     for k in range(3):
         numbers = range(16 * k, 16 * k + 16)
         drawn = one.propose(numbers)
-        one.learn([Trial(n, v, v[0]) for n, v in zip(numbers, drawn, strict=True)])
-        other.learn([Trial(n, tuple(x * (1 + 1e-6) for x in v), v[0]) for n, v in zip(numbers, drawn, strict=True)])
+        one.learn([FinishedTrial(n, v, v[0]) for n, v in zip(numbers, drawn, strict=True)])
+        other.learn(
+            [FinishedTrial(n, tuple(x * (1 + 1e-6) for x in v), v[0]) for n, v in zip(numbers, drawn, strict=True)]
+        )
     assert one.propose(range(64)) == other.propose(range(64))
 
 

@@ -14,8 +14,8 @@ from pbtrl.strategies.time_varying_gp import (
     JITTER,
     LENGTHS,
     NOISE,
+    GaussianProcess,
     Kernel,
-    Process,
     UpperBound,
     beta,
     fit,
@@ -49,7 +49,7 @@ def test_beta_of_few_rows() -> None:
 @pytest.mark.parametrize("problem", SKLEARN, ids=["2 inputs", "4 inputs"])
 def test_posterior_equals_scikit_learns(problem: dict[str, Any]) -> None:
     points, targets = np.array(problem["points"]), np.array(problem["targets"])
-    process = Process(Kernel(**problem["kernel"]), points, targets)
+    process = GaussianProcess(Kernel(**problem["kernel"]), points, targets)
     means, variances = process.predict(np.array(problem["queries"]))
     assert means == pytest.approx(problem["mean"], abs=1e-6)
     assert np.sqrt(variances) == pytest.approx(problem["sd"], abs=1e-6)
@@ -109,7 +109,7 @@ def test_targets_without_information_leave_the_default(targets: list[float]) -> 
 def bound(use: Any = "sd", tried: int = 3) -> UpperBound:
     rng = np.random.default_rng(1)
     points, kernel, open_now = rng.random((9, 4)), Kernel(1.3, 0.4, 0.3, 0.2), rng.random((tried, 4))
-    return UpperBound(Process(kernel, points, rng.standard_normal(9), open_now), 1.7, use)
+    return UpperBound(GaussianProcess(kernel, points, rng.standard_normal(9), open_now), 1.7, use)
 
 
 @pytest.mark.parametrize("use", ["sd", "variance"])
@@ -117,7 +117,7 @@ def test_bound_adds_the_spread_after_the_points_being_tried(use: Any) -> None:
     """The mean is that of the data alone; of the points being tried, none has noise."""
     process, queries = bound(use).process, np.random.default_rng(4).random((5, 4))
     assert process.tried is not None
-    alone = Process(process.kernel, process.points, process.targets)
+    alone = GaussianProcess(process.kernel, process.points, process.targets)
     places = np.concatenate([process.points, process.tried])
     noise = np.diag([0.2] * 9 + [JITTER * 1.3] * 3)
     covariances = process.kernel(places, queries)
@@ -150,6 +150,6 @@ def test_finds_the_drifting_optimum(seed: int, rounds: int, normalized: bool) ->
     if normalized:
         times = times / times[-1]
     points = np.column_stack([times, arms])
-    process = Process(fit(points, targets), points, targets)
+    process = GaussianProcess(fit(points, targets), points, targets)
     best = UpperBound(process, 0.0).argmax(times[-1:], 1, rng)
     assert best[0] == pytest.approx(0.8 - 0.6 / rounds, abs=0.1)

@@ -62,7 +62,7 @@ def test_inception_score_is_the_published_one(scale: float) -> None:
     assert inception_score(logits) == pytest.approx(slow_inception_score(logits), rel=1e-5)
 
 
-def test_inception_score_of_certain_answers_is_the_number_of_classes_among_them() -> None:
+def test_inception_score_of_certain_answers_is_their_class_count() -> None:
     certain = 1000.0 * torch.eye(10)
     assert inception_score(certain) == pytest.approx(10.0, rel=1e-5)
     assert inception_score(certain[:3].repeat(5, 1)) == pytest.approx(3.0, rel=1e-5)

@@ -100,7 +100,7 @@ def test_verbs_govern_the_case_of_their_object() -> None:
     assert behind["accusative"] & articles == {"den", "die", "das", "einen", "eine", "ein"}
 
 
-def test_weil_clauses_end_with_their_finite_verb_and_perfects_with_the_participle() -> None:
+def test_weil_clauses_and_perfects_end_with_their_verb() -> None:
     language = Language()
     finite = {v.stems[1] + e for v in language._verbs for e in ("t", "en")} | {"hat", "haben"}
     participles = {f"ge{v.stems[1]}{v.participle}" for v in language._verbs}

@@ -15,7 +15,7 @@ import pytest
 from pbtrl.build import evaluators, rl
 from pbtrl.config.load import config_from_dict, with_setting
 from pbtrl.core.tensors import Tensors
-from pbtrl.rl.evaluation import Episodes
+from pbtrl.rl.evaluation import EvaluationEpisodes
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.training import final_choice, scoring
 from tests.fakes import after_one_slice, assign, decision
@@ -47,9 +47,11 @@ class Evaluator:
 
     noise: float = 0.1
     calls: list[tuple[list[float], dict[str, Any]]] = field(default_factory=list)
-    played: list[list[Episodes]] = field(default_factory=list)
+    played: list[list[EvaluationEpisodes]] = field(default_factory=list)
 
-    def __call__(self, rows: Sequence[Tensors], agents: Sequence[str | None], **options: Any) -> list[Episodes]:
+    def __call__(
+        self, rows: Sequence[Tensors], agents: Sequence[str | None], **options: Any
+    ) -> list[EvaluationEpisodes]:
         qualities = [float(row["params"][0]) for row in rows]
         self.calls.append((qualities, options))
         rng, count = np.random.default_rng(options["seed"]), options["episodes"]

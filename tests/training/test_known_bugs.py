@@ -58,7 +58,7 @@ def test_27170_and_28509_a_donor_has_a_snapshot_and_gives_its_newest(lines: list
         assert a["parent"] == newest[a["donor"]]["assignment"]
 
 
-def test_62173_explored_values_are_not_overwritten_by_the_restored_snapshot(lines: list[Line]) -> None:
+def test_62173_restored_snapshot_keeps_explored_values(lines: list[Line]) -> None:
     used = {line["assignment"]: line["hyperparameters"] for line in lines if line["kind"] == "report"}
     explored = [(a, newest) for a, newest in copies(lines) if a["id"] in used]
     assert all(used[a["id"]] == pytest.approx(a["hyperparameters"]) for a, _ in explored)

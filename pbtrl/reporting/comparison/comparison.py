@@ -15,9 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.comparison.group_curves import AXES, group_curve
-from pbtrl.reporting.comparison.group_statistics import Group, Pair
+from pbtrl.reporting.comparison.group_statistics import Pair, RunGroup
 from pbtrl.reporting.comparison.groups import differences, group_runs, labels
 from pbtrl.reporting.comparison.metrics import Metric
 from pbtrl.reporting.comparison.runs import ComparedRun, LeftOut, check_comparable, find_runs, load
@@ -41,7 +43,7 @@ class Comparison:
     """
 
     metric: Metric
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
     left_out: tuple[LeftOut, ...]
     differences: dict[str, list[Any]]
     folder: Path | None = None
@@ -65,7 +67,7 @@ class Comparison:
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the comparison doubtful, in words."""
+        """Sentences about what makes the comparison doubtful."""
         found = []
         if self.largest_ratio > EQUAL:
             least, most = (f(self.runs, key=lambda run: run.steps) for f in (min, max))
@@ -92,7 +94,7 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """How to read the numbers, in words."""
+        """Sentences on reading the numbers: the metric, compute, and whether there are enough runs."""
         found = [f"compared: {self.metric.title}; the replication unit is a whole run, never a member"]
         if self.runs and self.largest_ratio <= EQUAL:
             found.append(f"compute is equal: the largest ratio of total steps is {self.largest_ratio:.4g}")
@@ -124,6 +126,7 @@ class Comparison:
             "notes": self.notes,
         }
 
+    @override
     def __str__(self) -> str:
         from pbtrl.reporting.comparison.tables import text
 
@@ -146,7 +149,7 @@ class Comparison:
         return save(self, None if path is None else Path(path), command)
 
 
-def _curves(group: Group) -> dict[str, Any]:
+def _curves(group: RunGroup) -> dict[str, Any]:
     """Curves of a group by name and axis, as JSON."""
     found = {name: {axis: group_curve(group, name, axis) for axis in AXES} for name in ("best", "median")}
     return {name: {axis: c and c.to_json() for axis, c in curves.items()} for name, curves in found.items()}
@@ -187,7 +190,7 @@ def _grouped(runs: Sequence[ComparedRun], left_out: list[LeftOut], metric: Metri
     grouped = group_runs(runs)
     settings = [members[0].settings for members in grouped]
     names = labels(settings, [[run.path.name for run in members] for members in grouped])
-    groups: list[tuple[Group, int]] = []
+    groups: list[tuple[RunGroup, int]] = []
     for place, (label, members) in enumerate(zip(names, grouped, strict=True)):
         values: list[tuple[ComparedRun, float]] = []
         for run in sorted(members, key=lambda r: (r.header.seed, r.path.name)):
@@ -196,7 +199,7 @@ def _grouped(runs: Sequence[ComparedRun], left_out: list[LeftOut], metric: Metri
                 left_out.append(LeftOut(run.path, run.unfinished or f"it has no finite {metric.text}"))
             else:
                 values.append((run, value))
-        groups.append((Group(label, tuple(r for r, _ in values), tuple(v for _, v in values)), place))
+        groups.append((RunGroup(label, tuple(r for r, _ in values), tuple(v for _, v in values)), place))
     sign = -1.0 if metric.higher_is_better else 1.0
     groups.sort(key=lambda pair: math.inf if pair[0].iqm is None else sign * pair[0].iqm)
     order = [place for _, place in groups]

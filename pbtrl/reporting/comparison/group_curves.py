@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbtrl.reporting.comparison import statistics
-from pbtrl.reporting.comparison.group_statistics import Group
+from pbtrl.reporting.comparison.group_statistics import RunGroup
 
 AXES = ("steps", "seconds")
-"""What curves are drawn against."""
+"""Horizontal axes of the curves."""
 POSITIONS = 200
 BANDED = 5  # runs from which on the band is a bootstrap interval
 RESAMPLES = 2000
@@ -40,7 +40,7 @@ class GroupCurve:
         return {key: value if isinstance(value, str) else value.tolist() for key, value in vars(self).items()}
 
 
-def group_curve(group: Group, name: str, axis: str) -> GroupCurve | None:
+def group_curve(group: RunGroup, name: str, axis: str) -> GroupCurve | None:
     """Compute the curve `best` or `median` of a group against `steps` or `seconds`.
 
     It begins where all runs have a value and ends with the longest; a run that has ended keeps its last value.

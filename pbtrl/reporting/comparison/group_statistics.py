@@ -15,7 +15,7 @@ from pbtrl.reporting.comparison.runs import ComparedRun
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Replications of one config.
 
     Attributes:
@@ -91,8 +91,8 @@ def _run_json(run: ComparedRun, value: float) -> dict[str, Any]:
 class Pair:
     """Comparison of two groups, of which `a` has the better interquartile mean."""
 
-    a: Group
-    b: Group
+    a: RunGroup
+    b: RunGroup
     metric: Metric
 
     @cached_property
@@ -142,7 +142,7 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """What the runs show, in words."""
+        """Conclusion in words: one group is better, no difference is shown, or there are too few runs."""
         if self.is_too_small or self.interval is None:
             return "too few runs to conclude"
         if self.interval[0] > 0.5 or self.interval[1] < 0.5:
@@ -151,7 +151,7 @@ class Pair:
 
     @property
     def arithmetic(self) -> str:
-        """Why the runs are too few, in numbers; empty if they are not."""
+        """Smallest p that so few runs can reach, in words; empty if there are enough runs."""
         n, m, pairs = len(self.a.runs), len(self.b.runs), len(self.paired)
         p = statistics.smallest_rank_p(n, m)
         ranks = f"with {n} and {m} runs a rank test cannot go below p = {p:.2g}"

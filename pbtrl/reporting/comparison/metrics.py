@@ -68,7 +68,7 @@ class Metric:
 
     @property
     def bias(self) -> str:
-        """What is wrong with the metric, in words; empty if nothing is."""
+        """Bias of the metric, in words; empty if it has none."""
         if self.name == "fitness":
             return "training fitness is the largest of many noisy numbers, so it is biased upwards: prefer score"
         return ""

@@ -21,7 +21,7 @@ from pbtrl.reporting.plots.style import COLORS, can_be_drawn, in_time, short, st
 
 if TYPE_CHECKING:
     from pbtrl.reporting.comparison.comparison import Comparison
-    from pbtrl.reporting.comparison.group_statistics import Group
+    from pbtrl.reporting.comparison.group_statistics import RunGroup
 
 CURVES = {"best": "best member, re-evaluated", "median": "median of the population"}
 
@@ -78,7 +78,7 @@ def _axis(panel: Axes, c: Comparison, axis: str) -> None:
     panel.set_xlabel(short(f"total {c.runs[0].header.steps}"))
 
 
-def _curve(panel: Axes, group: Group, name: str, axis: str, color: str) -> None:
+def _curve(panel: Axes, group: RunGroup, name: str, axis: str, color: str) -> None:
     curve = group_curve(group, name, axis)
     if curve is None or not all(map(can_be_drawn, (curve.low.min(), curve.high.max(), curve.x.max()))):
         return

@@ -25,7 +25,7 @@ from pbtrl.storage.run_header import RunHeader
 
 
 @dataclass
-class Curve:
+class RunCurve:
     """Step curve: each value holds until the next point.
 
     Attributes:
@@ -68,8 +68,8 @@ class RunCurves:
             retired count with their last fitness, diverged ones as minus infinity, evaluators not at all.
     """
 
-    best: Curve
-    median: Curve
+    best: RunCurve
+    median: RunCurve
 
 
 def run_curves(header: RunHeader, lines: Sequence[Line], best: Mapping[str, Any], score: float | None) -> RunCurves:
@@ -80,7 +80,7 @@ def run_curves(header: RunHeader, lines: Sequence[Line], best: Mapping[str, Any]
         best: content of best.json; empty before there is one.
         score: the run's score on fresh seeds, None if it has no valid one.
     """
-    curves, population = RunCurves(Curve(), Curve()), header.population()
+    curves, population = RunCurves(RunCurve(), RunCurve()), header.population()
     last_report = {line["member"]: i for i, line in enumerate(lines) if line["kind"] == "report"}
     played = _played_after_the_end(best)
     ranked: dict[str, int] = {}  # number of the last decision at which a member ranked best, until it reports

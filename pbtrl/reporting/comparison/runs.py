@@ -129,7 +129,7 @@ def load(path: Path) -> ComparedRun:
 
 
 def _unfinished(path: Path, info: Mapping[str, Any], steps: int, header: RunHeader) -> str:
-    """Why a run has no final result; empty if it has finished."""
+    """Return the reason that a run has no final result; empty if it has finished."""
     if (now := state(path)) == "finished":
         return ""
     why = str(info.get("reason") or "").partition("\n")[0] if now in ("stopped", "crashed") else ""
