@@ -1,4 +1,4 @@
-"""Loading a run's population from its journal, and its status as JSON."""
+"""Status of runs and sweeps as JSON."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.errors import ConfigProblem, RunError
+from pbtrl.storage import run_creation
 from pbtrl.storage.journal import Journal, Line
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.references import cli_reference
-from pbtrl.storage.run_creation import IfExists, create, default_name
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_info import record_start
 from pbtrl.storage.stored_config import check_imports, load_stored_config
@@ -37,7 +37,7 @@ from pbtrl.training.session import Session, SessionHooks, SessionResult
 
 def start(
     config: Config, source: ConfigSource, hooks: SessionHooks, *, root: Path, name: str | None = None,
-    if_exists: IfExists = "error", command: Sequence[str] = (),
+    if_exists: run_creation.IfExists = "error", command: Sequence[str] = (),
 ) -> SessionResult:  # fmt: skip
     """Train a new run, or resume an old one with `if_exists="resume"`.
 
@@ -60,10 +60,10 @@ def start(
     begun = name is not None and if_exists == "resume" and RunDirectory(root / name).has_begun()
     warm = None if begun else check_warm_start(prepared, source, root)
     if name is None and (name := config.name) is None:
-        name, if_exists = default_name(config.label), "suffix"
+        name, if_exists = run_creation.default_name(config.label), "suffix"
     if if_exists != "resume" or not RunDirectory(root / name).has_begun():
         _check_space(RunDirectory(root / name), prepared, 2)
-    run = create(root, name, if_exists)
+    run = run_creation.create(root, name, if_exists)
     if run.has_begun():
         return resume(run, hooks, command=command, asked=config)
     for warning in [*source.notes, *collect_warnings(prepared)]:
