@@ -8,13 +8,14 @@ update with a non-finite gradient is skipped and counted.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch import Tensor
 from pbtrl.agents import normalize, optim
 from pbtrl.agents.distributions import Distribution, distribution
 from pbtrl.agents.layers import Layout
-from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
+from pbtrl.agents.loss_inputs import Derivatives, LossInputs, LossOutput, with_prefix, without_prefix
 from pbtrl.agents.networks import MLP, Net, make_network
 from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
@@ -83,8 +84,8 @@ class ActorCritic(ABC):
         """True if the agent has `derivatives` of its loss; otherwise autograd computes them."""
         return False
 
-    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[Tensors, Tensor, Tensor]:
-        """Compute `LossOutput.sums`, and the derivatives of the total by `batch.policy` and `batch.values`."""
+    def derivatives(self, batch: Any, h: Hyperparameters) -> Derivatives:
+        """Compute the derivatives of `loss`."""
         raise NotImplementedError
 
     @property
@@ -92,7 +93,7 @@ class ActorCritic(ABC):
         """Live hyperparameters that have no effect in this env."""
         return frozenset()
 
-    @property
+    @functools.cached_property
     def layout(self) -> Layout:
         """Layout of the network's parameters, followed by `extra_parameters`."""
         return Layout(
@@ -222,38 +223,39 @@ class ActorCritic(ABC):
         batch = self._batch(state, block, h)
         minibatches = self.minibatches(state, batch, h)
         metrics: Tensors = {}
-        max_epochs = h.get("epochs", torch.ones_like(h["unroll_length"]))
-        epochs, continuing = torch.zeros_like(max_epochs), torch.ones_like(max_epochs, dtype=torch.bool)
-        updates, skips = torch.zeros_like(max_epochs), torch.zeros_like(max_epochs)
-        for i in range(int(max_epochs.max())):
+        max_epochs = h["epochs"].numpy() if "epochs" in h else np.ones(len(state.grads), np.int64)
+        epochs, updates, skips = (np.zeros_like(max_epochs) for _ in range(3))
+        continuing, skipped = max_epochs > 0, tensors["skipped"].numpy()
+        for i in range(max_epochs.max()):
             active = continuing & (max_epochs > i)
             if not active.any():
                 break
             epochs += active
-            for learning, groups in minibatches(i, active):
+            for learners, groups in minibatches(i, torch.from_numpy(active)):
                 latest = gradients(self, state, groups)
-                norms = self.clip(state.grads, h)
-                finite = norms < torch.inf
-                stepping = learning & finite
+                norms, learning = self.clip(state.grads, h), learners.numpy()
+                finite = norms.numpy() < np.inf
+                stepping = torch.from_numpy(learning & finite)
                 updates += learning
                 skips += learning & ~finite
-                latest |= {"loss/gradient_norm": norms, "loss/epochs": epochs.float()}
+                skipped = np.where(learning, np.where(finite, 0, skipped + 1), skipped)
+                latest |= {"loss/gradient_norm": norms, "loss/epochs": torch.from_numpy(epochs.astype(np.float32))}
                 if stepping.all():
                     metrics = latest
                 else:
                     metrics = {k: torch.where(stepping, v, metrics.get(k, math.nan)) for k, v in latest.items()}
                 self.step_optimizer(state, h, stepping)
                 state.refresh()
-                skipped = tensors["skipped"]
-                tensors["skipped"] = torch.where(learning, torch.where(finite, 0, skipped + 1), skipped)
-                continuing = torch.where(learning, self.continues(continuing, latest, h), continuing)
+                continues = self.continues(torch.from_numpy(continuing), latest, h).numpy()
+                continuing = np.where(learning, continues, continuing)
+        tensors["skipped"] = torch.from_numpy(skipped)
         if self.normalizes:
             samples = block.observations[:, :-1].flatten(3).flatten(1, 2)
             moments = normalize.update_moments(without_prefix("observation", tensors), samples, batch.fresh.flatten(1))
             mean, variance = normalize.mean_and_variance(moments)
             tensors |= {**with_prefix("observation", moments), "shift": mean, "scale": (variance + 1e-8).rsqrt()}
         consumed = {**h, "unroll_length": effective_unroll(batch.unroll_cuts)}
-        return UpdateResult(metrics, consumed, updates, skips)
+        return UpdateResult(metrics, consumed, torch.from_numpy(updates), torch.from_numpy(skips))
 
     def minibatches(
         self, state: State, batch: Batch, h: Hyperparameters
@@ -300,8 +302,8 @@ class ActorCritic(ABC):
         cuts = unroll_cuts(h["unroll_length"], time)
         return Batch(
             block=block,
-            rewards=self.transform_rewards(state, block.rewards),
-            discounts=_rows(h["gamma"], 3) * ~block.terminated,
+            rewards=_time_major(self.transform_rewards(state, block.rewards)),
+            discounts=_time_major(_rows(h["gamma"], 3) * ~block.terminated),
             cuts=cuts[:, :, None] | block.done.movedim(1, 0),
             unroll_cuts=cuts,
             starts=unroll_starts(cuts),
@@ -341,7 +343,7 @@ class ActorCritic(ABC):
             for chunk in self._chunks(block.observations.shape[1], envs):
                 at = members, slice(None), chunk
                 starts, actions = batch.starts[members], block.actions[at]
-                loss_inputs = partial(
+                loss_inputs = functools.partial(
                     LossInputs,
                     state=state,
                     members=members,
@@ -411,6 +413,11 @@ class ActorCritic(ABC):
         frames = None if self.needs_full_batch else self.net.frames
         width = envs.stop - envs.start if frames is None else max(1, frames // steps)
         return (slice(i, min(envs.stop, i + width)) for i in range(envs.start, envs.stop, width))
+
+
+def _time_major(x: Tensor) -> Tensor:
+    """Copy [P, T, ...] into memory in the order [T, P, ...], in which returns are computed fastest."""
+    return x.movedim(1, 0).contiguous().movedim(0, 1)
 
 
 def _rows(values: Tensor, ndim: int) -> Tensor:

@@ -8,16 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
+from pbtrl.agents.arrays import Array
+from pbtrl.agents.distributions import Evaluation
 from pbtrl.agents.types import State, Tensors, Views
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """Outputs of the current network for some transitions of p members.
 
     Attributes:
-        policy: [p, T, B, K] distribution parameters.
+        join: returns `policy`.
         log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
+        evaluation: `policy` evaluated for the actions taken; None where autograd differentiates the loss.
         log_rhos: [p, T, B] log importance ratios between `policy` and the behavior policy, without gradient.
         values: [p, T, B] outputs of the value head.
         mask: [p, T, B] 1 for live transitions, 0 for dead ones.
@@ -25,16 +28,28 @@ class Evaluated:
         extra_loss_inputs: additional tensors of the agent.
     """
 
-    policy: Tensor
+    join: Callable[[], Tensor]
     log_probs: Tensor
+    evaluation: Evaluation | None = None
     log_rhos: Tensor
     values: Tensor
     mask: Tensor
     live: Tensor
     extra_loss_inputs: Tensors
 
+    @property
+    def policy(self) -> Tensor:
+        """Distribution parameters, [p, T, B, K]."""
+        return self.join()
 
-@dataclass(frozen=True)
+    @property
+    def evaluated(self) -> Evaluation:
+        """`evaluation` where it is known to exist."""
+        assert self.evaluation is not None
+        return self.evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossInputs(Evaluated):
     """Tensors that a loss is computed from, for p members of a cohort and some of their envs.
 
@@ -83,6 +98,23 @@ class LossOutput:
 
     total: Tensor
     sums: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """Derivatives of a loss's total, as numpy arrays.
+
+    Attributes:
+        sums: as `LossOutput.sums`.
+        by_log_probs: [p, T, B] by `log_probs`.
+        by_entropies: [p, T, B] by the policy's entropies.
+        by_values: [p, T, B] by `values`; the value of a block's last observation has none.
+    """
+
+    sums: dict[str, Array]
+    by_log_probs: Array
+    by_entropies: Array
+    by_values: Array
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,9 +10,11 @@ V-MPO's terms (Song et al. 2019, arXiv 1909.12238) come last. They are means, as
 distribution of a KL divergence is held constant.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pbtrl.agents.arrays import Array
 from pbtrl.agents.shapes import check_same_shape
 
 
@@ -71,10 +73,15 @@ def entropy_bonus(entropies: Tensor, mask: Tensor) -> Tensor:
 def normalize_advantages(advantages: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
     """Scale each row of `[P, M]` to mean 0 and variance 1 over its live transitions; the others become 0."""
     check_same_shape(advantages=advantages, mask=mask)
-    count = mask.to(advantages.dtype).sum(-1, keepdim=True).clamp_min(1.0)
-    centered = (advantages - (advantages * mask).sum(-1, keepdim=True) / count) * mask
-    variance = centered.square().sum(-1, keepdim=True) / count
-    return centered / (variance.sqrt() + epsilon)
+    return torch.from_numpy(normalized(advantages.detach().numpy(), mask.numpy(), epsilon))
+
+
+def normalized(advantages: Array, mask: Array, epsilon: float = 1e-8) -> Array:
+    """Do what `normalize_advantages` does, for numpy arrays."""
+    count = np.maximum(mask.sum(-1, keepdims=True), 1)
+    centered = (advantages - (advantages * mask).sum(-1, keepdims=True) / count) * mask
+    scaled: Array = centered / (np.sqrt((centered * centered).sum(-1, keepdims=True) / count) + epsilon)
+    return scaled
 
 
 def vmpo_weights_and_temperature(

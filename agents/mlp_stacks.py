@@ -5,21 +5,23 @@ Everything elementwise happens in place. For 64 observations of one member, both
 
 tanh is 2 sigmoid(2x) - 1, which differs by at most 2e-7, because torch's own tanh is fast only where MKL runs its
 kernels for AVX-512. There, 86k floats take 27 microseconds and the sigmoid form 49. With MKL limited to AVX2, they take
-132 and 47.
+132 and 47. For the few floats of an acting step, one operation is faster than two.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from torch import Tensor
 from typing_extensions import override
 
+FEW = 4096  # floats of which torch's tanh takes no longer than two operations
 VECTOR = 32  # floats that sigmoid's kernel takes at once; the rest of a tensor gets other bits
 MINUS_ONE = torch.tensor(-1.0)
 aten = torch.ops.aten
@@ -43,9 +45,6 @@ class Activation:
 
 
 def _tanh(doubled: Tensor) -> Tensor:
-    _, rows, width = doubled.shape
-    if rows * width % VECTOR:  # the bits would depend on the member's slot
-        return doubled.mul_(0.5).tanh_()
     return torch.add(MINUS_ONE, doubled.sigmoid_(), alpha=2.0, out=doubled)
 
 
@@ -55,8 +54,12 @@ def _elu(x: Tensor) -> Tensor:
     return x.clamp_max_(0.0).exp_().sub_(1.0).add_(positive)
 
 
+_PLAIN_TANH = Activation(
+    math.sqrt(2.0), 1.0, torch.tanh_, lambda g, y: aten.tanh_backward.grad_input(g, y, grad_input=g)
+)
+
 ACTIVATIONS = {
-    "tanh": Activation(math.sqrt(2.0), 2.0, _tanh, lambda g, y: aten.tanh_backward.grad_input(g, y, grad_input=g)),
+    "tanh": replace(_PLAIN_TANH, scale=2.0, apply_=_tanh),
     "relu": Activation(
         math.sqrt(2.0), 1.0, torch.relu_, lambda g, y: aten.threshold_backward.grad_input(g, y, 0.0, grad_input=g)
     ),
@@ -65,6 +68,13 @@ ACTIVATIONS = {
     ),
 }
 """Activation functions by name. The gains of ReLU and ELU preserve the mean square of normal inputs."""
+
+
+def _for_floats(name: str, floats: int) -> Activation:
+    """Choose the form of an activation function by the number of a member's outputs."""
+    if name == "tanh" and (floats <= FEW or floats % VECTOR):  # else the bits would depend on the member's slot
+        return _PLAIN_TANH
+    return ACTIVATIONS[name]
 
 
 @dataclass(frozen=True)
@@ -84,26 +94,36 @@ class Stack:
 
 def forward(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
     """Return the inputs [P, M, in] and each layer's outputs, from weight [P, in, out] and bias [P, 1, out] of each."""
-    f, values = ACTIVATIONS[stack.activation], [x]
+    values = [x]
     for i in range(0, len(params), 2):
         linear = stack.linear and i == len(params) - 2
+        f = _for_floats(stack.activation, x.shape[1] * params[i].shape[2])
         scale = 1.0 if linear else f.scale
         x = torch.baddbmm(params[i + 1], x, params[i], beta=scale, alpha=scale)
         values.append(x if linear else f.apply_(x))
     return values
 
 
-def backward(stack: Stack, grad: Tensor, values: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
-    """Return the gradients by the parameters, given that by the outputs [P, M, size] and `forward`'s result."""
-    f, found = ACTIVATIONS[stack.activation], list[Tensor]()
-    grad = F.pad(grad, (0, values[-1].shape[-1] - stack.size))  # always a copy
+def backward(
+    stack: Stack, grad: Tensor, values: Sequence[Tensor], params: Sequence[Tensor], out: Sequence[Tensor]
+) -> None:
+    """Write the gradients by the parameters into `out`, given that by the outputs [P, M, size] and `forward`'s result.
+
+    If the gradient has fewer rows than the outputs, the remaining rows have none.
+    """
+    f, rows = ACTIVATIONS[stack.activation], grad.shape[1]
+    values = values if rows == values[0].shape[1] else [x[:, :rows] for x in values]
+    unpadded = grad.numpy()
+    padded = np.zeros((*grad.shape[:2], values[-1].shape[-1]), unpadded.dtype)  # torch's padding takes far longer
+    padded[..., : stack.size] = unpadded
+    grad = torch.from_numpy(padded)
     if not stack.linear:
         grad = f.backward_(grad, values[-1])
     for i in reversed(range(len(params) // 2)):
-        found = [torch.bmm(values[i].mT, grad), grad.sum(1, keepdim=True), *found]
+        torch.bmm(values[i].mT, grad, out=out[2 * i])
+        torch.sum(grad, 1, keepdim=True, out=out[2 * i + 1])
         if i:
             grad = f.backward_(torch.bmm(grad, params[2 * i].mT), values[i])
-    return found
 
 
 def run_stack(stack: Stack, x: Tensor, params: Sequence[Tensor]) -> Tensor:
@@ -130,4 +150,7 @@ class _Stack(torch.autograd.Function):
     @override
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved, count = ctx.saved_tensors, len(ctx.saved_tensors) // 3 + 1
-        return None, None, *backward(ctx.stack, grads[0], saved[:count], saved[count:])
+        params = saved[count:]
+        found = [torch.empty_like(x) for x in params]
+        backward(ctx.stack, grads[0], saved[:count], params, found)
+        return None, None, *found

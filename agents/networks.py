@@ -126,24 +126,27 @@ class MLP:
         head, values = (run_stack(stack, x, self._own(params, name)) for name, stack in self._stacks)
         return head.view(*steps, -1), values.view(steps)
 
-    def record(self, params: Views, inputs: Inputs) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], Views]]:
-        """Do what `unroll` does, without autograd.
+    def record(
+        self, params: Views, inputs: Inputs, steps: int
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor, Views], None]]:
+        """Do what `unroll` does, without autograd; the policy's outputs are those of the first `steps` steps only.
 
-        The third result is a function from the gradients by both outputs to those by the parameters.
+        The third result is a procedure that takes the gradients by both outputs, those by the values perhaps of the
+        first steps only, and writes those by the parameters into views.
         """
-        steps, x = inputs.first.shape, inputs.observations.flatten(3).flatten(1, 2)
+        p, _, envs = inputs.first.shape
+        x = inputs.observations.flatten(3).flatten(1, 2)
         own = [self._own(params, name) for name, _ in self._stacks]
-        outputs = [forward(stack, x, layers) for layers, (_, stack) in zip(own, self._stacks, strict=True)]
+        xs = x[:, : steps * envs], x
+        outputs = [forward(stack, x, layers) for x, layers, (_, stack) in zip(xs, own, self._stacks, strict=True)]
 
-        def gradients(by_head: Tensor, by_values: Tensor) -> Views:
-            found: list[Tensor] = []
+        def write_gradients(by_head: Tensor, by_values: Tensor, out: Views) -> None:
             by_output = by_head.flatten(1, 2), by_values.flatten(1)[..., None]
-            for grad, values, layers, (_, stack) in zip(by_output, outputs, own, self._stacks, strict=True):
-                found += backward(stack, grad, values, layers)
-            return dict(zip(params, found, strict=False))
+            for grad, values, layers, (name, stack) in zip(by_output, outputs, own, self._stacks, strict=True):
+                backward(stack, grad, values, layers, self._own(out, name))
 
         head, values = outputs[0][-1][..., : self.outputs], outputs[1][-1][..., 0]
-        return head.view(*steps, -1), values.view(steps), gradients
+        return head.view(p, steps, envs, -1), values.view(inputs.first.shape), write_gradients
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
         """First column of the value stack's last layer."""
@@ -163,8 +166,14 @@ class MLP:
         policy, value = (Stack(self.activation, outputs, linear=True) for outputs in (self.outputs, 1))
         return ("policy", policy), ("value", value)
 
+    @functools.cached_property
+    def _names(self) -> dict[str, list[str]]:
+        """Names of each stack's parameters."""
+        each = [f"{i}.{kind}" for i in range(len(self.hidden) + 1) for kind in ("weight", "bias")]
+        return {stack: [f"{stack}.{name}" for name in each] for stack, _ in self._stacks}
+
     def _own(self, params: Views, stack: str) -> list[Tensor]:
-        return [params[f"{stack}.{i}.{kind}"] for i in range(len(self.hidden) + 1) for kind in ("weight", "bias")]
+        return [params[name] for name in self._names[stack]]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ in snapshots and copied by exploit, like a weight. Sums run in float64 over a co
 statistics do not depend on the other members of its cohort.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,17 +77,19 @@ def update_return_scale(
         mask: `[P, T, B]`, false for dead transitions, which are ignored, as are non-finite rewards.
     """
     check_same_shape(rewards=rewards, ends=ends, mask=mask)
-    live = rewards.isfinite()
+    live = np.isfinite(rewards.numpy())
     if mask is not None:
-        live &= mask.bool()
-    rewards, kept = rewards.double().masked_fill(~live, 0.0), (~ends).double()
-    factors = torch.where(live, gamma.double()[:, None, None], 1.0)
+        live &= mask.numpy().astype(np.bool_)
+    kept = ~ends.numpy()
+    factors = np.where(live, gamma.numpy().astype(np.float64)[:, None, None], 1.0)
     factors[:, 1:] *= kept[:, :-1]
-    returns = [state["running"]]
-    for reward, factor in zip(rewards.unbind(1), factors.unbind(1), strict=True):
-        returns.append(torch.addcmul(reward, factor, returns[-1]))
-    moments = update_moments(state, torch.stack(returns[1:], 1).flatten(1), live.flatten(1))
-    return {**moments, "running": returns[-1] * kept[:, -1]}
+    returns, latest = np.where(live, rewards.numpy(), 0.0).astype(np.float64), state["running"].numpy()
+    for t in range(returns.shape[1]):
+        returns[:, t] += factors[:, t] * latest
+        latest = returns[:, t]
+    rows = (len(live), -1)
+    moments = update_moments(state, torch.from_numpy(returns.reshape(rows)), torch.from_numpy(live.reshape(rows)))
+    return {**moments, "running": torch.from_numpy(latest * kept[:, -1])}
 
 
 def return_scale(state: Moments, epsilon: float = 1e-8) -> Tensor:

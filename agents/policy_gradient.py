@@ -6,16 +6,15 @@ A subclass defines the return targets.
 from abc import abstractmethod
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F  # noqa: N812 (conventional alias)
+import numpy as np
 from torch import Tensor
 from typing_extensions import override
 
 from pbtrl.agents import losses
 from pbtrl.agents.actor_critic import ActorCritic
-from pbtrl.agents.loss_inputs import LossInputs, LossOutput
+from pbtrl.agents.loss_inputs import Derivatives, LossInputs, LossOutput
 from pbtrl.agents.settings import PolicyGradientSettings
-from pbtrl.agents.types import Hyperparameters, Tensors
+from pbtrl.agents.types import Hyperparameters
 
 
 @dataclass(frozen=True)
@@ -54,25 +53,23 @@ class PolicyGradient(ActorCritic):
         return type(self).loss is PolicyGradient.loss
 
     @override
-    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> tuple[Tensors, Tensor, Tensor]:
+    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> Derivatives:
         """Compute the derivatives of `loss`, for which autograd would need twice as many operations."""
-        mask = batch.mask
-        targets, advantages = self.targets(batch, h)
-        weights = self.maybe_normalize(advantages, mask) * mask
-        errors = (batch.values[:, :-1] - targets) * mask
-        entropies = self.policy.entropy(batch.policy) * mask
-        terms = {
-            "policy": -(batch.log_probs * weights).flatten(1).sum(-1),
-            "value": 0.5 * errors.square().flatten(1).sum(-1),
-            "entropy": entropies.flatten(1).sum(-1),
+        mask, values, evaluated = batch.mask.numpy(), batch.values[:, :-1].numpy(), batch.evaluated
+        targets, weights = (x.numpy() for x in self.targets(batch, h))
+        if self.settings.advantages == "normalize":
+            rows = (len(mask), -1)
+            weights = losses.normalized(weights.reshape(rows), mask.reshape(rows)).reshape(mask.shape)
+        weights, errors = weights * mask, (values - targets) * mask
+        sums = {
+            "policy": -(evaluated.log_prob * weights).sum((1, 2)),
+            "value": 0.5 * (errors * errors).sum((1, 2)),
+            "entropy": (evaluated.entropy * mask).sum((1, 2)),
         }
-        scale, value_cost, entropy_cost = (
-            self.reduce(cost, batch)[:, None, None]
-            for cost in (torch.ones_like(batch.live), h["value_cost"], h["entropy_cost"])
-        )
-        by_policy = self.policy.gradient(batch.policy, batch.actions, weights * -scale, mask * -entropy_cost)
-        by_values = F.pad(errors * value_cost, (0, 0, 0, 1))
-        return terms, by_policy, by_values
+        scale = 1.0 / batch.live.numpy() if self.settings.reduction == "mean" else np.ones(len(mask), mask.dtype)
+        value_cost, entropy_cost = (scale * h[name].numpy() for name in ("value_cost", "entropy_cost"))
+        weights *= -scale[:, None, None]
+        return Derivatives(sums, weights, mask * -entropy_cost[:, None, None], errors * value_cost[:, None, None])
 
     def maybe_normalize(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Normalize advantages [p, T, B] if configured."""

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from pbtrl.agents import losses
 from pbtrl.agents.actor_critic import ActorCritic
-from pbtrl.agents.loss_inputs import Evaluated, LossOutput
+from pbtrl.agents.loss_inputs import Derivatives, Evaluated, LossOutput
 from pbtrl.agents.settings import PPOSettings
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors
 from pbtrl.agents.updates import Batch, Group, Part, shares
@@ -80,6 +81,44 @@ class PPO(ActorCritic):
         }
         total = sums["policy"] + h["value_cost"] * sums["value"] - h["entropy_cost"] * sums["entropy"]
         return LossOutput(total / batch.live, sums)
+
+    @property
+    @override
+    def closed_form(self) -> bool:
+        """True unless a subclass overrides `loss`."""
+        return type(self).loss is PPO.loss
+
+    @override
+    def derivatives(self, batch: Evaluated, h: Hyperparameters) -> Derivatives:
+        """Compute the derivatives of `loss`, for which autograd would need twice as many operations."""
+        old = {name: x.numpy() for name, x in batch.extra_loss_inputs.items()}
+        mask, values, evaluated = batch.mask.numpy(), batch.values.numpy(), batch.evaluated
+        clip, value_cost, entropy_cost, live = (
+            x.numpy()[:, None, None] for x in (h["clip"], h["value_cost"], h["entropy_cost"], batch.live)
+        )
+        moved = np.where(mask, evaluated.log_prob - old["log_probs"], 0.0)
+        ratios = np.exp(moved)
+        free, bound = ratios * old["advantages"], ratios.clip(1.0 - clip, 1.0 + clip) * old["advantages"]
+        errors = values - old["targets"]
+        squares, by_values = errors * errors, errors * mask
+        if self.settings.value_clip:
+            change = values - old["values"]
+            clipped = (old["values"] + change.clip(-clip, clip) - old["targets"]) ** 2
+            by_values = np.where((abs(change) > clip) & (clipped > squares), 0.0, by_values)
+            squares = np.maximum(squares, clipped)
+        each = {
+            "policy": -np.minimum(free, bound) * mask,
+            "value": 0.5 * squares * mask,
+            "entropy": evaluated.entropy * mask,
+            "kl": ratios - 1.0 - moved,
+            "clipped": abs(ratios - 1.0) > clip,
+        }
+        return Derivatives(
+            sums={name: x.sum((1, 2), dtype=mask.dtype) for name, x in each.items()},
+            by_log_probs=-free * (free <= bound) * mask / live,
+            by_entropies=-entropy_cost * mask / live,
+            by_values=by_values * value_cost / live,
+        )
 
     @override
     def minibatches(

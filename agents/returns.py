@@ -3,14 +3,21 @@
 Axes: `[T time, ...]`, and with a population `[T time, P member, B env]`. All axes but T are elementwise, so members
 never mix. `discounts` is gamma while an episode continues and 0 after its last step. `V_t` is the value of the state
 *before* step t; `r_t` and `discount_t` result from step t.
+
+The arithmetic is numpy's (see `arrays`), so there are no gradients.
 """
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from pbtrl.agents.arrays import Array, quiet
 from pbtrl.agents.shapes import check_leading, check_same_shape
 
 
+@quiet
 def vtrace(
     log_rhos: Tensor,
     discounts: Tensor,
@@ -53,17 +60,15 @@ def vtrace(
     """
     _check(discounts, rewards, values, bootstrap_value, cuts)
     check_same_shape(rewards=rewards, log_rhos=log_rhos)
-    with torch.no_grad():
-        rhos = log_rhos.exp()
-        next_values = torch.cat([values[1:], bootstrap_value[None]])
-        ahead = torch.addcmul(rewards, discounts, next_values)
-        deltas = rhos.clamp(max=rho_bar) * (ahead - values)
-        passed = _uncut(discounts * lambda_, cuts)  # the factor by which a change in v_{t+1} reaches t
-        errors = _backwards(deltas, passed * rhos.clamp(max=c_bar), torch.zeros_like(bootstrap_value))
-        q = torch.addcmul(ahead, passed, errors[1:])
-        return values + errors[:-1], rhos.clamp(max=pg_rho_bar) * (q - values)
+    rhos = np.exp(np.ascontiguousarray(_array(log_rhos)))
+    rho, c, pg_rho = (_array(x) for x in (rho_bar, c_bar, pg_rho_bar))
+    v, ahead, passed = _ahead(discounts, rewards, values, bootstrap_value, lambda_, cuts)
+    errors = _backwards(np.minimum(rhos, rho) * (ahead - v), passed * np.minimum(rhos, c))
+    ahead[:-1] += passed[:-1] * errors[1:]
+    return torch.from_numpy(v + errors), torch.from_numpy(np.minimum(rhos, pg_rho) * (ahead - v))
 
 
+@quiet
 def gae(
     discounts: Tensor,
     rewards: Tensor,
@@ -87,12 +92,12 @@ def gae(
         (target, A), both `[T, ...]`, without gradient.
     """
     _check(discounts, rewards, values, bootstrap_value, cuts)
-    with torch.no_grad():
-        deltas = torch.addcmul(rewards, discounts, torch.cat([values[1:], bootstrap_value[None]])) - values
-        advantages = _backwards(deltas, _uncut(discounts * lambda_, cuts), torch.zeros_like(bootstrap_value))[:-1]
-        return values + advantages, advantages
+    v, ahead, passed = _ahead(discounts, rewards, values, bootstrap_value, lambda_, cuts)
+    advantages = _backwards(ahead - v, passed)
+    return torch.from_numpy(v + advantages), torch.from_numpy(advantages)
 
 
+@quiet
 def n_step_returns(discounts: Tensor, rewards: Tensor, bootstraps: Tensor, cuts: Tensor) -> Tensor:
     """Compute n-step returns up to the next cut (Mnih et al. 2016, arXiv 1602.01783, algorithm S3).
 
@@ -110,9 +115,10 @@ def n_step_returns(discounts: Tensor, rewards: Tensor, bootstraps: Tensor, cuts:
     """
     check_same_shape(rewards=rewards, bootstraps=bootstraps)
     check_leading(cuts, "cuts", rewards, "rewards")
-    with torch.no_grad():
-        ends = bootstraps.masked_fill(~_spread(cuts, bootstraps), 0.0)
-        return _backwards(rewards + discounts * ends, _uncut(discounts, cuts), bootstraps[-1])[:-1]
+    d, after, cut = _array(discounts), _array(bootstraps), _spread(cuts, rewards)
+    ends = np.where(cut, after, 0.0)
+    ends[-1] = after[-1]
+    return torch.from_numpy(_backwards(_array(rewards) + d * ends, np.where(cut, 0.0, d)))
 
 
 def unroll_cuts(unroll_length: Tensor, block_length: int) -> Tensor:
@@ -125,8 +131,8 @@ def unroll_cuts(unroll_length: Tensor, block_length: int) -> Tensor:
     Returns:
         bool `[L, k]`, for `vtrace`.
     """
-    steps = torch.arange(1, block_length + 1, device=unroll_length.device)[:, None]
-    return (steps % unroll_length.long() == 0) | (steps == block_length)
+    steps = np.arange(1, block_length + 1)[:, None]
+    return torch.from_numpy((steps % unroll_length.numpy().astype(np.int64) == 0) | (steps == block_length))
 
 
 def unroll_starts(cuts: Tensor) -> Tensor:
@@ -136,9 +142,10 @@ def unroll_starts(cuts: Tensor) -> Tensor:
 
 def effective_unroll(cuts: Tensor) -> Tensor:
     """Measure the unroll length in use, `[k]`: the largest number of steps between two cuts of `[L, k]`."""
-    steps = torch.arange(1, len(cuts) + 1, device=cuts.device)[:, None]
-    last = torch.where(cuts, steps, 0).cummax(0).values
-    return (steps - torch.cat([torch.zeros_like(last[:1]), last[:-1]])).amax(0)
+    steps = np.arange(1, len(cuts) + 1)[:, None]
+    last = np.maximum.accumulate(np.where(cuts.numpy(), steps, 0))
+    last[1:], last[0] = last[:-1].copy(), 0
+    return torch.from_numpy((steps - last).max(0))
 
 
 def _check(discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: Tensor, cuts: Tensor | None) -> None:
@@ -149,19 +156,36 @@ def _check(discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: 
         check_leading(cuts, "cuts", rewards, "rewards")
 
 
-def _spread(cuts: Tensor, x: Tensor) -> Tensor:
+def _array(x: Tensor | float) -> Any:
+    """View a tensor as an array; numbers stay numbers, which have no precision of their own."""
+    return x.detach().numpy() if isinstance(x, Tensor) else x
+
+
+def _spread(cuts: Tensor, x: Tensor) -> Array:
     """Append axes of size 1 to `cuts` until it has as many axes as `x`."""
-    return cuts.reshape(cuts.shape + (1,) * (x.ndim - cuts.ndim))
+    return cuts.numpy().reshape(cuts.shape + (1,) * (x.ndim - cuts.ndim))
 
 
-def _uncut(passed: Tensor, cuts: Tensor | None) -> Tensor:
-    """Set `passed` `[T, ...]` to 0 at the cuts."""
-    return passed if cuts is None else passed.masked_fill(_spread(cuts, passed), 0.0)
+def _ahead(
+    discounts: Tensor,
+    rewards: Tensor,
+    values: Tensor,
+    bootstrap_value: Tensor,
+    lambda_: Tensor | float,
+    cuts: Tensor | None,
+) -> tuple[Array, Array, Array]:
+    """V_t, r_t + discount_t V_{t+1}, and the factor by which a change in v_{t+1} reaches t, `[T, ...]` each."""
+    v, d = np.concatenate([_array(values), _array(bootstrap_value)[None]]), _array(discounts)
+    passed = d * _array(lambda_)
+    if cuts is not None:
+        passed = np.where(_spread(cuts, discounts), 0.0, passed)
+    return v[:-1], _array(rewards) + d * v[1:], passed
 
 
-def _backwards(terms: Tensor, passed: Tensor, last: Tensor) -> Tensor:
-    """Compute x_t = term_t + passed_t x_{t+1} for t from T-1 down to 0, with x_T = `last`: `[T+1, ...]`."""
-    results = [last]
-    for term, factor in zip(reversed(terms.unbind()), reversed(passed.unbind()), strict=True):
-        results.append(torch.addcmul(term, factor, results[-1]))
-    return torch.stack(results[::-1])
+def _backwards(terms: Array, passed: Array) -> Array:
+    """Compute x_t = term_t + passed_t x_{t+1} for t from T-1 down to 0, with x_T = 0: `[T, ...]`."""
+    rows = (len(terms), -1)
+    x, factors = terms.reshape(rows), np.broadcast_to(passed, terms.shape).reshape(rows)
+    for now, factor, after in zip(x[-2::-1], factors[-2::-1], x[:0:-1], strict=True):
+        now += factor * after
+    return x.reshape(terms.shape)

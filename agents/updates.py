@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pbtrl.agents.arrays import quiet
 from pbtrl.agents.returns import gae
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 
@@ -99,53 +100,94 @@ def gradients(agent: ActorCritic, state: State, groups: Iterable[Group]) -> Tens
     state.grads.zero_()
     metrics: Tensors = {}
     for group in groups:
-        sums: Tensors = {}
+        p, sums = len(group.h["learning_rate"]), Tensors()
+        whole = p == len(state.grads)
+        flat = state.grads if whole else torch.zeros(p, state.grads.shape[1])
+        grads = state.grad_views if whole else agent.layout.views(flat)
+        differentiate = _by_formula if agent.closed_form else _by_autograd
         for part in group.parts:
-            terms, found = _differentiate(agent, group.params, group.h, part)
+            terms = differentiate(agent, group.params, group.h, part, grads)
             sums = {name: sums[name] + value for name, value in terms.items()} if sums else terms
-            for name, grad in found.items():
-                if isinstance(group.members, slice):
-                    state.grad_views[name][group.members].add_(grad)
-                else:
-                    state.grad_views[name].index_add_(0, group.members, grad)
+        if not whole:
+            state.grads[group.members] = flat
         _place(metrics, sums, group.members, len(state.grads))
     return metrics
 
 
-def _differentiate(agent: ActorCritic, params: Views, h: Hyperparameters, part: Part) -> tuple[Tensors, Views]:
-    """Return the metrics of a part, and the gradients; those that are missing are 0."""
-    extra_outputs, ends = Tensors(), list[Tensor]()
+@quiet
+def _by_formula(agent: ActorCritic, params: Views, h: Hyperparameters, part: Part, grads: Views) -> Tensors:
+    """Add the gradients of a part, whose loss has a closed form, to `grads`; return the metrics."""
+    steps, network = part.actions.shape[1], agent.recorded
+    if network:
+        with torch.no_grad():
+            head, values, write_gradients = network.record(params, part.inputs, steps)
+    else:
+        head, values, _ = agent.unroll(params, part.inputs, part.rnn_state, part.starts, part.extra)
+        head = head[:, :steps]
+    ends = [head, values[:, :steps]]
+    with torch.no_grad():
+        free = params["free"].detach() if "free" in params else None
+        evaluation = agent.policy.evaluate(
+            head.detach().numpy(), None if free is None else free.numpy(), part.actions.numpy()
+        )
+        log_rhos = evaluation.log_prob - part.log_probs.numpy()
+        inputs = part.loss_inputs(
+            join=lambda: agent.policy.join(head.detach(), free),
+            log_probs=torch.from_numpy(evaluation.log_prob),
+            evaluation=evaluation,
+            log_rhos=torch.from_numpy(log_rhos),
+            values=values.detach(),
+            extra_loss_inputs=part.extra,
+        )
+        found, live = agent.derivatives(inputs, h), inputs.live.numpy()
+        by_head, by_free = evaluation.gradient(found.by_log_probs, found.by_entropies)
+        slopes = torch.from_numpy(by_head), torch.from_numpy(found.by_values)
+        if network:
+            write_gradients(*slopes, grads)
+        else:
+            _add(grads, params, torch.autograd.grad(ends, list(params.values()), slopes, allow_unused=True))
+        if by_free is not None:
+            grads["free"].add_(torch.from_numpy(by_free))
+    metrics = {f"loss/{name}": torch.from_numpy(value / live) for name, value in found.sums.items()}
+    return {**metrics, "loss/log_ratio": torch.from_numpy((abs(log_rhos) * part.weights.numpy()).sum((1, 2)))}
+
+
+def _by_autograd(agent: ActorCritic, params: Views, h: Hyperparameters, part: Part, grads: Views) -> Tensors:
+    """Add the gradients of a part to `grads`; return the metrics."""
+    ends, extra_outputs, steps = list[Tensor](), Tensors(), part.actions.shape[1]
     if agent.recorded:
         with torch.no_grad():
-            head, values, backward = agent.recorded.record(params, part.inputs)
+            head, values, write_gradients = agent.recorded.record(params, part.inputs, steps)
         ends = [head.requires_grad_(), values.requires_grad_()]
     else:
         head, values, extra_outputs = agent.unroll(params, part.inputs, part.rnn_state, part.starts, part.extra)
-    policy = agent.policy.join(head[:, : part.actions.shape[1]], params.get("free"))
-    with torch.set_grad_enabled(not agent.closed_form):
-        log_probs = agent.policy.log_prob(policy, part.actions)
-        inputs = part.loss_inputs(
-            policy=policy,
-            log_probs=log_probs,
-            log_rhos=log_probs.detach() - part.log_probs,
-            values=values,
-            extra_loss_inputs=part.extra | extra_outputs,
-        )
-        if agent.closed_form:
-            sums, *slopes = agent.derivatives(inputs, h)
-            outputs = [policy, values]
-        else:
-            loss = agent.loss(inputs, h)
-            sums, outputs, slopes = loss.sums, [loss.total], [torch.ones_like(loss.total)]
-    found = torch.autograd.grad(outputs, [*ends, *params.values()], slopes, allow_unused=True)
-    grads = {name: grad for name, grad in zip(params, found[len(ends) :], strict=True) if grad is not None}
-    if ends:  # the gradients found so far are those of a loss that reads parameters itself
+    policy = agent.policy.join(head[:, :steps], params.get("free"))
+    log_probs = agent.policy.log_prob(policy, part.actions)
+    inputs = part.loss_inputs(
+        join=lambda: policy,
+        log_probs=log_probs,
+        log_rhos=log_probs.detach() - part.log_probs,
+        values=values,
+        extra_loss_inputs=part.extra | extra_outputs,
+    )
+    loss = agent.loss(inputs, h)
+    found = torch.autograd.grad(loss.total, [*ends, *params.values()], torch.ones_like(loss.total), allow_unused=True)
+    if ends:  # the gradients by the parameters are those of a loss that reads them itself
         with torch.no_grad():
-            own = backward(*(torch.zeros_like(x) if g is None else g for x, g in zip(ends, found, strict=False)))
-        grads |= {name: grad + grads[name] if name in grads else grad for name, grad in own.items()}
-    metrics = {f"loss/{name}": value.detach() / inputs.live for name, value in sums.items()}
-    metrics["loss/log_ratio"] = (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)
-    return metrics, grads
+            by_head, by_values = (
+                torch.zeros_like(x) if grad is None else grad for x, grad in zip(ends, found, strict=False)
+            )
+            write_gradients(by_head, by_values, grads)
+    _add(grads, params, found[len(ends) :])
+    metrics = {f"loss/{name}": value.detach() / inputs.live for name, value in loss.sums.items()}
+    return {**metrics, "loss/log_ratio": (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)}
+
+
+def _add(grads: Views, names: Iterable[str], found: Iterable[Tensor | None]) -> None:
+    """Add the gradients by some parameters; those that are missing are 0."""
+    for name, grad in zip(names, found, strict=True):
+        if grad is not None:
+            grads[name].add_(grad)
 
 
 def _place(tensors: Tensors, rows: Tensors, members: slice | Tensor, size: int) -> None:

@@ -172,7 +172,7 @@ def measure_ray(members: int, seconds: float = SLICE, duration: float = 60.0) ->
 
         started = 0
 
-        def worker(self, spec: WorkerSpec, store: Any, node: str | None = None) -> Any:
+        def worker(self, spec: WorkerSpec, store: Any, group: Any = None) -> Any:
             if not self.started:
                 actor: Any = pool.ray.remote(CannedWorkers)
                 self._all = actor.options(num_cpus=0, max_concurrency=2 * members).remote(spec.members, seconds)

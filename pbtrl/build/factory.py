@@ -233,7 +233,7 @@ def _make_ray_pool(config: Config, run: RunDirectory, members: Sequence[str]) ->
 
     execution = config.execution
     check_run_directory(run.path)
-    cluster = Cluster(execution, run.ray_log)
+    cluster = Cluster(execution, run.ray_log, config.spread_actors)
     try:
         specs = [
             _worker_spec(config, run, groups, (), execution.cores_per_worker)

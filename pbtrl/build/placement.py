@@ -105,7 +105,7 @@ def _acting(config: Config) -> str:
         return ""
     named = {"actors": "actor", "hogwild": "hogwild process"}[acting.mode]
     plural = ("s" if acting.mode == "actors" else "es") if acting.processes > 1 else ""
-    return f" in {acting.processes} {named}{plural}"
+    return f" in {acting.processes} {named}{plural}{' on any node' if config.spread_actors else ''}"
 
 
 def available_cores() -> list[int]:

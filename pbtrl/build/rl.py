@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,27 +14,37 @@ from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Assignment
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Cohort
+from pbtrl.system.child_process import is_supervised
 from pbtrl.system.malloc import retain_freed_memory
 
 if TYPE_CHECKING:
     from pbtrl.agents.actor_critic import ActorCritic
+    from pbtrl.rl.actors import TransportFactory
     from pbtrl.rl.cohort_spec import CohortSpec
     from pbtrl.rl.episode_metric import EpisodeMetric
+    from pbtrl.rl.remote_actors import Wire
     from pbtrl.rl.video import Camera
 from pbtrl.build.determinism import DETERMINISTIC, determinism
 from pbtrl.build.placement import torch_threads
 
+WireFactory = Callable[[], "Wire"]
 
-def rl_builder(config: Config) -> RLBuilder | MixedBuilder:
-    """Make the builder of cohorts for a config with an env."""
-    return RLBuilder(config) if config.agents is None else MixedBuilder(config)
+
+def rl_builder(config: Config, wire: WireFactory | None = None) -> RLBuilder | MixedBuilder:
+    """Make the builder of cohorts for a config with an env.
+
+    Args:
+        config: config of the run.
+        wire: makes the way to actors on other machines; None if they are processes of this one.
+    """
+    return RLBuilder(config, wire=wire) if config.agents is None else MixedBuilder(config, wire)
 
 
 class MixedBuilder:
     """Builder of RL cohorts for a mixed population; it has one `RLBuilder` per agent."""
 
-    def __init__(self, config: Config) -> None:
-        self._builders = {name: RLBuilder(config, name) for name in config.per_agent_configs}
+    def __init__(self, config: Config, wire: WireFactory | None = None) -> None:
+        self._builders = {name: RLBuilder(config, name, wire=wire) for name in config.per_agent_configs}
 
     def structure(self, assignment: Assignment) -> object:
         """Return the agent; with exact unrolls also the member, because the length of its updates is its own."""
@@ -49,15 +58,18 @@ class MixedBuilder:
 
 
 class RLBuilder:
-    """Builder of RL cohorts of one agent; `name` is its entry in a mix."""
+    """Builder of RL cohorts of one agent; `name` is its entry in a mix, `wire` as in `rl_builder`."""
 
-    def __init__(self, config: Config, name: str | None = None, spaces: envs.Spaces | None = None) -> None:
+    def __init__(
+        self, config: Config, name: str | None = None, spaces: envs.Spaces | None = None,
+        wire: WireFactory | None = None,
+    ) -> None:  # fmt: skip
         own = config.per_agent_configs[name]
         assert own.env is not None
         assert own.agent is not None
         assert own.acting is not None
         self._config, self._env, self._agent, self._acting = own, own.env, own.agent, own.acting
-        self._run_config, self._name, self._given_spaces = config, name, spaces
+        self._run_config, self._name, self._given_spaces, self._wire = config, name, spaces, wire
 
     @property
     def _spaces(self) -> envs.Spaces:
@@ -89,8 +101,17 @@ class RLBuilder:
         deterministic = determinism(self._run_config) == DETERMINISTIC
         torch.set_deterministic_debug_mode("error" if deterministic else "default")  # `use_...` imports the compiler
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        cohorts = {"inline": RLCohort, "actors": ActorsCohort, "hogwild": HogwildCohort}
+        if self._acting.mode == "actors":
+            return ActorsCohort(members, self.spec, threads, self._transport())
+        cohorts = {"inline": RLCohort, "hogwild": HogwildCohort}
         return cohorts[self._acting.mode](members, self.spec, threads)
+
+    def _transport(self) -> TransportFactory:
+        """Way to the actors."""
+        from pbtrl.rl.local_actors import LocalActors
+        from pbtrl.rl.remote_actors import RemoteActors
+
+        return LocalActors if self._wire is None else functools.partial(RemoteActors, self._wire())
 
     def evaluate(
         self, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False, threads: int = 1,
@@ -186,11 +207,7 @@ class RLBuilder:
 
 def _env_timeout(config: Config) -> float | None:
     """Return the seconds for a step of envs; None in the main process, which no supervisor could replace."""
-    return config.failure.env_step_timeout if _in_worker() else None
-
-
-def _in_worker() -> bool:
-    return multiprocessing.parent_process() is not None
+    return config.failure.env_step_timeout if is_supervised() else None
 
 
 def env_spaces(config: Config) -> envs.Spaces:
@@ -204,6 +221,6 @@ def env_spaces(config: Config) -> envs.Spaces:
     look = functools.partial(envs.spaces, env.id, **env.options)
     late = f"a first look at one env took longer than failure.env_step_timeout ({seconds:g} s)"
     spaces: envs.Spaces = envs.within(
-        seconds, look, None if _in_worker() else envs.EnvError(f"env.id={env.id}", late)
+        seconds, look, None if is_supervised() else envs.EnvError(f"env.id={env.id}", late)
     )()
     return spaces

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pbtrl.config.load import config_from_json
+from pbtrl.config.schema import Config
 from pbtrl.core.trainable import Builder
 
 if TYPE_CHECKING:
     from pbtrl.rl.cohort_spec import CohortSpec
+    from pbtrl.rl.remote_actors import Wire
 from pbtrl.build.rl import RLBuilder, rl_builder
 from pbtrl.build.trainables import trainable_builder
 
@@ -21,4 +24,13 @@ def cohort_spec(config: str, agent: str | None) -> CohortSpec:
 def make_builder(config: str) -> Builder:
     """Make a worker's builder of cohorts from the resolved config as JSON."""
     parsed = config_from_json(config)
-    return trainable_builder(parsed) if parsed.env is None else rl_builder(parsed)
+    if parsed.env is None:
+        return trainable_builder(parsed)
+    return rl_builder(parsed, partial(_wire, parsed) if parsed.spread_actors else None)
+
+
+def _wire(config: Config) -> Wire:
+    """Make this worker's way to its actors on other nodes."""
+    from pbtrl.execution.ray_acting import RayWire
+
+    return RayWire(config.execution)

@@ -12,6 +12,8 @@ from pbtrl.errors import RunError
 FREE = ("budget", "execution", "final", "snapshots", "failure")
 """Sections that may change on resume; any other would make it a different experiment."""
 
+PLACEMENT = "acting.placement"  # goes with execution.backend
+
 Settings = dict[str, Any]
 
 
@@ -28,20 +30,22 @@ def merge_resume_config(stored: Config, wanted: Config) -> Config:
     changed = [
         f"{name} ({kept.get(name, 'unset')} -> {resolved.get(name, 'unset')})"
         for name in sorted(kept.keys() | resolved.keys())
-        if name not in left_open and name.split(".")[0] not in (*FREE, "name")
+        if name not in left_open and name.split(".")[0] not in (*FREE, "name") and name != PLACEMENT
         if kept.get(name) != resolved.get(name)
     ]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise RunError(
             f"cannot change on resume: {', '.join(changed[:3])}{more}. "
-            f"Only {', '.join(FREE)} can; for other changes train a new run"
+            f"Only {', '.join(FREE)} and {PLACEMENT} can; for other changes train a new run"
         )
     if stored.strategy.trials and wanted.steps_per_member > stored.steps_per_member:
         old, more = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
         raise RunError(f"the budget of a trial of {stored.strategy.name} cannot change on resume ({old} -> {more})")
     tree, new = stored.to_dict(), wanted.to_dict()
     tree |= {section: new[section] for section in FREE}
+    if stored.acting is not None and wanted.acting is not None:
+        tree["acting"] = stored.acting.model_copy(update={"placement": wanted.acting.placement}).model_dump()
     if wanted.steps_per_member < stored.steps_per_member:
         tree["budget"] = stored.to_dict()["budget"]
     return resolve(config_from_dict(tree))

@@ -143,6 +143,12 @@ class Config(Section):
         )
 
     @property
+    def spread_actors(self) -> int:
+        """Number of actors of a cohort on other nodes than its learner; 0 if there are none."""
+        acting = self.acting
+        return acting.processes if acting is not None and acting.placement == "spread" else 0
+
+    @property
     def block_length(self) -> int:
         """Env steps per env in a block: as configured, or the largest possible unroll; 1 for a trainable.
 

@@ -264,12 +264,15 @@ class Acting(Section):
         mode: `inline`: the learner acts itself. `actors`: processes act ahead of the learner, as in IMPALA. `hogwild`:
             processes act and learn, and share weights without locks, as in A3C.
         processes: processes per cohort, each with its own `env.num_envs` envs per member; not used inline.
+        placement: where `actors` act: `local`, beside the learner in its worker, or `spread` over the nodes of a Ray
+            cluster (`execution.backend: ray`), which reserves a core for each.
         replay: share of past unrolls in the batch of an update with `actors`; they are added to the new ones.
         replay_size: number of newest past unrolls of a member that are kept for replay (20 steps of Atari are 0.6 MB).
     """
 
     mode: Literal["inline", "actors", "hogwild"] = "inline"
     processes: Count = 1
+    placement: Literal["local", "spread"] = "local"
     replay: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     replay_size: Count = 1000
 

@@ -194,7 +194,7 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
     if config.trainable is None:
         yield from _mix(config)
     if config.acting is not None:
-        yield from _acting(config.acting)
+        yield from _acting(config.acting, config.execution.backend)
     if "__main__" in config.imports:
         text = "worker processes do not import the main module: put the function into a module of its own"
         main: Path = ("env", "wrappers") if config.env and not config.env.id.startswith("__main__:") else ("env", "id")
@@ -206,13 +206,19 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
         yield from _agent(agent_config, at, searched)
 
 
-def _acting(acting: "Acting") -> Iterator[ConfigProblem]:
+def _acting(acting: "Acting", backend: str) -> Iterator[ConfigProblem]:
     if acting.mode == "inline" and acting.processes > 1:
         text = "inline has no processes of its own: set mode to actors or hogwild"
         yield ConfigProblem(text, ("acting", "processes"))
     if acting.replay and acting.mode != "actors":
         text = f"only mode actors can replay, not {acting.mode}"
         yield ConfigProblem(text, ("acting", "replay"), ("acting", "mode"))
+    if acting.placement == "spread" and acting.mode != "actors":
+        text = f"only actors can be spread over nodes, and mode is {acting.mode}: set it to actors"
+        yield ConfigProblem(text, ("acting", "placement"), ("acting", "mode"))
+    elif acting.placement == "spread" and backend != "ray":
+        text = f"needs execution.backend: ray, whose nodes the actors are spread over, not {backend}"
+        yield ConfigProblem(text, ("acting", "placement"), ("execution", "backend"))
 
 
 def _may_act(acting: "Acting", agent: AgentSettings, at: Path) -> Iterator[ConfigProblem]:

@@ -18,6 +18,7 @@ from pbtrl.build.placement import WorkerShare
 from pbtrl.config.load import config_from_json
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
+from pbtrl.diagnostics.still_vector import StillVector
 from pbtrl.system.child_process import init_child
 
 PHASES = {
@@ -157,8 +158,9 @@ class BenchWorker:
         return pool
 
     def act(self, seconds: float) -> float:
-        """Run the policies on the current observations."""
-        return _rate(lambda: sum(c.act_once() for c in self._cohorts), seconds)
+        """Collect blocks from envs that stand still at the current observations."""
+        rollouts = [c.prepare_rollout(StillVector) for c in self._cohorts]
+        return _rate(lambda: sum(collect() for collect in rollouts), seconds)
 
     def learn(self, seconds: float) -> float:
         """Update from one block, with the numbers of passes of training's latest updates in turn."""
@@ -178,7 +180,7 @@ class BenchWorker:
                 type(cohort).learn(cohort, block)  # the class's method, which is not timed
         return done / spent
 
-    def learn_by_one(self, seconds: float) -> float:
+    def learn_one_thread(self, seconds: float) -> float:
         """Measure `learn` with one thread."""
         import torch
 

@@ -2,7 +2,8 @@
 
 It measures on the same processes and cores: env stepping alone (the library's bare pool under random actions, without
 our wrappers), acting alone, learning alone, full training, and env stepping alone under the actions of training,
-because some envs take longer over a policy's actions than over random ones (`replay`).
+because some envs take longer over a policy's actions than over random ones (`replay`). Acting alone fills whole blocks,
+as training does, from envs that stand still.
 
     roofline   = 1 / (1 / replay + 1 / act + 1 / learn)     speed without overlap and overhead
     efficiency = full training / roofline
@@ -37,7 +38,7 @@ from pbtrl.diagnostics.bench_worker import PARTS, PHASES, ROUNDS, run_bench_work
 from pbtrl.errors import ConfigError, WorkerError
 from pbtrl.system.child_process import start_child
 
-BESIDE = {"actors": ("train", "learn", "learn_by_one"), "hogwild": ("train",)}
+BESIDE = {"actors": ("train", "learn", "learn_one_thread"), "hogwild": ("train",)}
 """Additional inline measurements of a config with another acting mode."""
 
 
@@ -50,7 +51,7 @@ def measure(config: Config, seconds: float) -> dict[str, Any]:
     - inline: env_replay_steps_per_s (under training's actions), env_replay_ratio, act_only_steps_per_s,
       learn_only_steps_per_s, roofline_env_steps_per_s, efficiency, shares {env, act, learn, other} of training time.
     - actors: learn_only_steps_per_s, lag (updates), shares {learn, wait, other} of the learner's time, inline_ratio,
-      inline {env_steps_per_s, epochs, workers, learn_only_steps_per_s, learn_by_one_only_steps_per_s (one thread),
+      inline {env_steps_per_s, epochs, workers, learn_only_steps_per_s, learn_one_thread_only_steps_per_s (one thread),
       threads}: results of the same config with inline acting.
     - hogwild: inline_ratio, inline {env_steps_per_s, epochs, workers}.
 
@@ -122,7 +123,7 @@ def _mean(workers: Sequence[dict[str, Any]], key: str) -> float:
 
 def _alone(totals: Mapping[str, float]) -> dict[str, float]:
     """Rates of acting and learning alone, under their public keys."""
-    return {f"{p}_only_steps_per_s": totals[p] for p in ("act", "learn", "learn_by_one") if p in totals}
+    return {f"{p}_only_steps_per_s": totals[p] for p in ("act", "learn", "learn_one_thread") if p in totals}
 
 
 def _measured(sides: Sequence[_BenchVariant], seconds: float) -> list[list[dict[str, Any]]]:
@@ -203,6 +204,6 @@ def _learners(result: Mapping[str, Any]) -> str:
     """Format the learner's cost per env step with actors and with inline acting."""
     inline = result["inline"]
     ours = 1e3 * result["workers"] / result["learn_only_steps_per_s"]
-    same, own = (1e3 * inline["workers"] / inline[f"{p}_only_steps_per_s"] for p in ("learn_by_one", "learn"))
+    same, own = (1e3 * inline["workers"] / inline[f"{p}_only_steps_per_s"] for p in ("learn_one_thread", "learn"))
     text = f"learner    {ours:>10.3f} ms per env step with one thread; {same:.3f} where the learner acts"
     return text + (f", {own:.3f} with its {inline['threads']} threads" if inline["threads"] > 1 else "")

@@ -69,7 +69,7 @@ def _examine_cluster(config: Config, runs: Path) -> list[dict[str, Any]]:
     from pbtrl.execution.ray import Cluster
 
     try:
-        cluster = Cluster(config.execution, Path(os.devnull))
+        cluster = Cluster(config.execution, Path(os.devnull), config.spread_actors)
     except Exception as error:
         return [{"check": "cluster", "ok": False, "what": str(error)}]
     with contextlib.closing(cluster):

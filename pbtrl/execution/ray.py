@@ -43,13 +43,23 @@ from typing_extensions import override
 from pbtrl.config.sections import Execution
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.errors import WorkerError
+from pbtrl.execution.ray_acting import in_bundle, release, reserve
 from pbtrl.execution.ray_checks import cluster_address, token_file
-from pbtrl.execution.ray_text import classify_death, count_room, describe_death, last_line, listed, quiet
-from pbtrl.execution.ray_worker import RemoteWorker, facts, version_differences
+from pbtrl.execution.ray_text import (
+    classify_death,
+    count_workers,
+    describe_death,
+    describe_shortage,
+    last_line,
+    listed,
+    quiet,
+)
+from pbtrl.execution.ray_worker import RemoteWorker, check_versions, facts
 from pbtrl.execution.remote_store import Answer, StoreDesk
 from pbtrl.execution.worker import WorkerSpec
 from pbtrl.execution.worker_messages import ToWorker, decode, encode
 from pbtrl.execution.worker_pool import PoolWorker, WorkerPool
+from pbtrl.system.child_process import declare_supervised
 from pbtrl.system.signals import EXIT
 from pbtrl.system.strict_json import to_json
 
@@ -91,6 +101,7 @@ class WorkerActor(RemoteWorker):
     """Worker that reaches the run directory through a store actor, unless its node sees the directory itself."""
 
     def __init__(self, spec: str, store: Any) -> None:
+        declare_supervised()
         super().__init__(spec, None if store is None else partial(_ask, store))
 
 
@@ -117,14 +128,15 @@ class Cluster:
     Args:
         settings: `execution` of the config.
         log: file for what Ray prints.
+        actors: number of actors that each worker has on other nodes.
 
     Raises:
         ConfigProblem: RAY_ADDRESS is invalid.
         WorkerError: there is no such cluster, or it refuses this process.
     """
 
-    def __init__(self, settings: Execution, log: Path) -> None:
-        self.settings, self.address = settings, cluster_address(settings)
+    def __init__(self, settings: Execution, log: Path, actors: int = 0) -> None:
+        self.settings, self.address, self._actors = settings, cluster_address(settings), actors
         self._folder: Path | None = None
         self._joined = not ray.is_initialized()  # else the caller's script has done so, and goes on with Ray after us
         with contextlib.ExitStack() as undo:
@@ -146,7 +158,7 @@ class Cluster:
                 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             self._folder = Path(tempfile.mkdtemp(prefix="pbtrl-ray-"))
             count = settings.workers if isinstance(settings.workers, int) else 1
-            cores = max(len(os.sched_getaffinity(0)), count * settings.cores_per_worker)
+            cores = max(len(os.sched_getaffinity(0)), count * (settings.cores_per_worker + self._actors))
             options = {"num_cpus": cores, "resources": {k: v * count for k, v in settings.resources.items()},
                        "_temp_dir": str(self._folder), "include_dashboard": False}  # fmt: skip
         if settings.ship:
@@ -178,13 +190,13 @@ class Cluster:
 
     @property
     def demand(self) -> dict[str, float]:
-        """What a worker needs of one node."""
+        """What a worker needs of one node; its actors need a core each, of any node."""
         gpus = {"GPU": self.settings.gpus_per_worker} if self.settings.gpus_per_worker else {}
         return {"CPU": float(self.settings.cores_per_worker), **gpus, **self.settings.resources}
 
     def room(self) -> int:
-        """Return the number of workers that all nodes together have room for."""
-        return sum(count_room(node["Resources"], self.demand) for node in self.nodes())
+        """Return the number of workers that all nodes together have room for, with their actors."""
+        return count_workers([node["Resources"] for node in self.nodes()], self.demand, self._actors)
 
     def describe(self) -> str:
         """Describe the cluster in one line."""
@@ -196,11 +208,8 @@ class Cluster:
         return f"Ray {ray.__version__} ({where}): {count}, {cores:.0f} cores, {login}; it listens on all interfaces"
 
     def shortage(self) -> str | None:
-        """Return which resources no node has in total; None if a node has room for a worker."""
-        if self.room():
-            return None
-        table = ", ".join(listed({k: n["Resources"].get(k, 0) for k in self.demand}) for n in self.nodes())
-        return f"no node has {listed(self.demand)} for a worker (the nodes have {table})"
+        """Return which resources the nodes do not have in total; None if there is room for a worker."""
+        return describe_shortage([node["Resources"] for node in self.nodes()], self.demand, self._actors)
 
     def survey(self, probe: Path | None = None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return each node, as in `nodes`, with the `facts` of a process on it.
@@ -229,10 +238,14 @@ class Cluster:
             num_cpus=0, max_concurrency=STORE_THREADS, max_restarts=-1, max_task_retries=3, scheduling_strategy=here
         ).remote(members)
 
-    def worker(self, spec: WorkerSpec, store: Any, node: str | None = None) -> Any:
-        """Start a worker where there is room, or on a node."""
+    def group(self) -> Any:
+        """Reserve room for a worker with actors on other nodes; None if it has none."""
+        return reserve(self.demand, self._actors) if self._actors else None
+
+    def worker(self, spec: WorkerSpec, store: Any, group: Any = None) -> Any:
+        """Start a worker where there is room, or in its group."""
         actor: Any = ray.remote(WorkerActor)
-        placed = "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=False)
+        placed = "SPREAD" if group is None else in_bundle(group, 0)
         return actor.options(
             num_cpus=self.settings.cores_per_worker, num_gpus=self.settings.gpus_per_worker or None,
             resources=self.settings.resources or None, max_restarts=0, max_task_retries=0, scheduling_strategy=placed,
@@ -343,6 +356,7 @@ class _Worker(PoolWorker):
     def __init__(self, spec: WorkerSpec, pool: RayPool) -> None:
         super().__init__(spec)
         self._pool = pool
+        self._group = pool.cluster.group()
         self._replaces = False
         self._since = time.monotonic()
         self.start()
@@ -351,7 +365,7 @@ class _Worker(PoolWorker):
     def start(self) -> None:
         self.began = self.up = False
         self._messages: list[bytes] = []
-        self._actor = self._pool.cluster.worker(self.spec, self._pool.store)
+        self._actor = self._pool.cluster.worker(self.spec, self._pool.store, self._group)
         self.pending = self._actor.hello.remote(sys.path, str(self._pool.probe or ""))
 
     @override
@@ -385,11 +399,8 @@ class _Worker(PoolWorker):
     def _check(self, there: dict[str, Any]) -> None:
         """Refuse a node that has other packages or does not see the run directory."""
         here, settings = self._pool.here, self._pool.cluster.settings
-        if (other := version_differences(here, there)) and not settings.allow_mixed:
-            raise WorkerError(
-                f"node {there['host']} has {', '.join(other)}: install the same versions, or set "
-                "execution.allow_mixed: true"
-            )
+        if not settings.allow_mixed:
+            check_versions(here, there)
         if there["probe"] != here["probe"]:
             raise WorkerError(
                 f"node {there['host']} does not see {self._pool.probe}: execution.shared needs a file system that all "
@@ -419,6 +430,8 @@ class _Worker(PoolWorker):
     def kill(self) -> None:
         self.pending, self._messages = None, []
         _kill(self._actor)
+        if self._group is not None:
+            release(self._group)
 
 
 def _kill(actor: Any) -> None:

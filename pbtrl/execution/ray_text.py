@@ -6,7 +6,7 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,28 @@ def last_line(text: str) -> str:
 def count_room(resources: Mapping[str, float], demand: Mapping[str, float]) -> int:
     """Return how many workers a node has room for."""
     return int(min(resources.get(name, 0) // amount for name, amount in demand.items()))
+
+
+def count_workers(nodes: Sequence[Mapping[str, float]], demand: Mapping[str, float], actors: int) -> int:
+    """Return how many workers nodes with these resources have room for, if the actors of each need a core of any."""
+    room = sum(count_room(resources, demand) for resources in nodes)
+    return min(room, _cores(nodes) // (int(demand["CPU"]) + actors)) if actors else room
+
+
+def describe_shortage(nodes: Sequence[Mapping[str, float]], demand: Mapping[str, float], actors: int) -> str | None:
+    """Say what nodes with these resources lack for one worker; None if there is room."""
+    if count_workers(nodes, demand, actors):
+        return None
+    if count_workers(nodes, demand, 0):
+        whose = f"its {actors} actors" if actors > 1 else "its actor"
+        need = f"a worker and {whose} (acting.processes) need {demand['CPU'] + actors:g} cores"
+        return f"{need}, and all nodes together have {_cores(nodes)}"
+    table = ", ".join(listed({name: resources.get(name, 0) for name in demand}) for resources in nodes)
+    return f"no node has {listed(demand)} for a worker (the nodes have {table})"
+
+
+def _cores(nodes: Sequence[Mapping[str, float]]) -> int:
+    return sum(int(resources.get("CPU", 0)) for resources in nodes)
 
 
 def listed(resources: Mapping[str, float]) -> str:

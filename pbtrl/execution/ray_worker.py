@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pbtrl
-from pbtrl.errors import DiskFullError
+from pbtrl.errors import DiskFullError, WorkerError
 from pbtrl.execution.remote_store import RemoteStore, Transport
 from pbtrl.execution.worker import Station, WorkerSpec, build
 from pbtrl.execution.worker_messages import DiskFull, FromWorker, StartFailed, decode, encode
@@ -94,6 +94,15 @@ def version_differences(here: dict[str, Any], there: dict[str, Any]) -> list[str
     """Describe the packages of another node's facts that differ, as `torch 2.12 (here 2.13)`."""
     versions = [(name, there["versions"].get(name), v) for name, v in here["versions"].items()]
     return [f"{name} {other or 'missing'} (here {own or 'missing'})" for name, other, own in versions if other != own]
+
+
+def check_versions(here: dict[str, Any], there: dict[str, Any]) -> None:
+    """Raise WorkerError if another node has other packages than this one, by the facts of both."""
+    if other := version_differences(here, there):
+        raise WorkerError(
+            f"node {there['host']} has {', '.join(other)}: install the same versions, or set "
+            "execution.allow_mixed: true"
+        )
 
 
 def _version(package: str) -> str | None:

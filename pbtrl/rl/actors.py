@@ -1,43 +1,70 @@
-"""Decoupled acting (Espeholt et al. 2018, section 3): processes act ahead of one learner, with the newest weights.
+"""Decoupled acting (Espeholt et al. 2018, section 3): actors act ahead of one learner, with the newest weights.
 
     actor 0 .. n-1                                        learner
       wait for a request  <-------------- free slot -----   ask for up to SLOTS blocks per actor within the slice
-      copy the newest weights  <--- WeightMailbox -------   write after every update
+      copy the newest weights  <-------------------------   publish after every update
       act; block -> slot  ------- version, episodes ----->   take the oldest block, learn, free its slot
 
 Every actor steps its own envs, num_envs per member, for all members at once. A block contains the action distributions
 of the policy that acted, so V-trace can correct for the lag: the number of updates between the acting weights and the
 update that learns from the block. Slots form the queue: if the learner is slow, actors wait for a free one
 (back-pressure). No block outlives its slice, so no update learns from the data of a replaced policy.
+
+A transport carries weights and blocks: `local_actors` to processes through shared memory, `remote_actors` to other
+machines as bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from pbtrl.agents.types import Agent, Inputs, State, Trajectory, UpdateResult
+from pbtrl.agents.types import State, Trajectory, UpdateResult
 from pbtrl.core.messages import Assignment
 from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
-from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
-from pbtrl.rl.process_pool import WAIT, Message, PoolWorker, WorkerPool
-from pbtrl.rl.rollout import Episodes, Instrument, Rollout, Source
-from pbtrl.rl.shared_memory import SharedTensors, WeightMailbox, from_dict, to_dict, truncate
+from pbtrl.rl.cohort_spec import CohortSpec
+from pbtrl.rl.process_pool import WAIT, Link, Message, WorkerPool
+from pbtrl.rl.rollout import Episodes, Instrument, Source
+from pbtrl.rl.shared_memory import from_dict
 from pbtrl.rl.unroll_replay import UnrollReplay
 
 SLOTS = 2  # per actor: one to write while the other one waits or is learned from
 GRACE = 2.0  # seconds for an actor to finish a block that will be discarded
 
 
+class Transport(Protocol):
+    """Way between a learner and its actors.
+
+    Attributes:
+        links: one per actor.
+    """
+
+    links: Sequence[Link]
+
+    def publish(self, tensors: Mapping[str, Tensor], version: int) -> None:
+        """Replace the weights, which the actors use from their next block on."""
+
+    def block(self, i: int, answer: Message) -> dict[str, Tensor]:
+        """Return the block of an answer of actor i; it is valid until its slot is asked for again."""
+
+
+TransportFactory = Callable[[CohortSpec, State, int, int], Transport]
+"""Makes a transport of: a cohort's specification, its state, its number of members, the threads of all simulators."""
+
+
 class ActorsCohort(RLCohort):
     """Cohort of k members for which other processes act; implements `pbtrl.core.trainable.Cohort`."""
+
+    def __init__(self, members: Sequence[str], spec: CohortSpec, threads: int, transport: TransportFactory) -> None:
+        super().__init__(members, spec, threads)
+        self._transport = transport
 
     @property
     def _actors(self) -> Actors:
@@ -81,7 +108,8 @@ class ActorsCohort(RLCohort):
     @override
     def _reset_envs(self) -> None:
         if self.rollout is None:
-            self.rollout = Actors(self._spec, self.members, self._state, self._threads)
+            transport = self._transport(self._spec, self._state, len(self.members), self._threads)
+            self.rollout = Actors(self._spec, self.members, self._state, transport)
         replaced = [slot for slot, new in enumerate(self._new_policy) if new]
         self._actors.renew([seed_for(a.seed, "envs") for a in self._assignments], replaced)
 
@@ -93,26 +121,18 @@ class Actors(Source):
         episodes: as `Rollout.episodes`, of the blocks that were taken.
     """
 
-    def __init__(self, spec: CohortSpec, members: Sequence[str], state: State, threads: int) -> None:
+    def __init__(self, spec: CohortSpec, members: Sequence[str], state: State, transport: Transport) -> None:
         self.episodes = [Episodes() for _ in members]
         self._envs, self._version, self._dropped = spec.envs, 0, 0
-        self._weights = WeightMailbox({name: state.tensors[name] for name in spec.agent.acting_tensors})
-        like = to_dict(_blank(spec.agent, state, len(members), spec.block, spec.envs))
-        self._slots = [[SharedTensors(like) for _ in range(SLOTS)] for _ in range(spec.processes)]
-        self._free = [list(range(SLOTS)) for _ in self._slots]
-        self._running = torch.zeros(len(self._slots), len(members), self._envs, dtype=torch.float64)
+        self._transport, self._acting = transport, spec.agent.acting_tensors
+        self._free = [list(range(SLOTS)) for _ in transport.links]
+        self._running = torch.zeros(len(self._free), len(members), self._envs, dtype=torch.float64)
         self._scaled = "return.mean" in state.tensors
         past = spec.replay / (1.0 - spec.replay) * self._envs
         self._replayed = max(1, round(past)) if past else 0
         self._replay = UnrollReplay(spec.replay_size, self._envs)
         self._taken: _InFlightBlock | None = None
-        each = max(1, threads // spec.processes)
-        self.pool = WorkerPool(
-            spec.processes,
-            worker_factory=lambda i: (_Actor, (spec.origin, len(members), each, self._weights, self._slots[i])),
-            init_message=self._init_message,
-            died=self._died,
-        )
+        self.pool = WorkerPool(transport.links, self._init_message, self._died)
         self.answered = self.pool.answered
 
     def renew(self, seeds: Sequence[int], replaced: Sequence[int]) -> None:
@@ -138,7 +158,7 @@ class Actors(Source):
 
     def publish(self, state: State) -> None:
         """Publish weights, which the actors use from their next block on."""
-        self._weights.write(state.tensors, self._version)
+        self._transport.publish({name: state.tensors[name] for name in self._acting}, self._version)
 
     @override
     def instrument(self, wrap: Instrument) -> None:
@@ -158,7 +178,8 @@ class Actors(Source):
         for episodes, finished in zip(self.episodes, answer["episodes"], strict=True):
             episodes.extend(*finished)
         self._reset_returns(i, answer)
-        block = truncate(self._slots[i][answer["slot"]].tensors, answer["steps"])
+        block = self._transport.block(i, answer)
+        self._running[i][block["before.first"]] = 0.0  # a block that was dropped may have ended the episode before
         mixed, past = self._replay.mixed(block, self._replayed, generator)
         own = torch.arange(self._envs) if past is None else (~past).nonzero()[:, 0]
         self._taken = _InFlightBlock(i, answer["slot"], self._version - answer["version"], block, own)
@@ -228,70 +249,3 @@ class _InFlightBlock:
     lag: int
     block: dict[str, Tensor]
     own: Tensor
-
-
-class _Actor(PoolWorker):
-    """Actor in its process: acts with the newest weights into shared slots."""
-
-    def __init__(
-        self, origin: CohortSpecRef, members: int, threads: int, weights: WeightMailbox, slots: Sequence[SharedTensors]
-    ) -> None:
-        self._spec = origin.spec()
-        self._members, self._threads, self._weights, self._slots = members, threads, weights, slots
-        self._state = self._spec.agent.init([torch.Generator().manual_seed(0) for _ in range(members)])
-        self._rollout: Rollout | None = None
-        self._new = False
-
-    @override
-    def answer(self, message: Message) -> Message | None:
-        """Create `envs`, `forget` a slot's policy, or act for `steps` into a slot."""
-        if "envs" in message:
-            self.close()
-            self._new = True
-            vector = self._spec.make(message["envs"], self._threads)
-            self._rollout = Rollout(vector, self._members, self._spec.agent, self._spec.to_env, self._spec.metric)
-        assert self._rollout is not None
-        if "forget" in message:
-            self._rollout.forget(message["forget"])
-        return self._act(self._rollout, **message) if "steps" in message else None
-
-    @override
-    def close(self) -> None:
-        if self._rollout:
-            self._rollout.close()
-
-    def _act(self, rollout: Rollout, slot: int, steps: int, noise: Sequence[int]) -> dict[str, Any]:
-        version = self._weights.read(self._state.tensors)
-        block = rollout.collect(self._state, [torch.Generator().manual_seed(seed) for seed in noise], steps)
-        target = truncate(self._slots[slot].tensors, steps)
-        for name, value in to_dict(block).items():
-            target[name].copy_(value)
-        episodes = [e.packed() for e in rollout.episodes]
-        rollout.clear()
-        new, self._new = self._new, False
-        return {"slot": slot, "steps": steps, "version": version, "episodes": episodes, "new": new}
-
-
-def _blank(agent: Agent, state: State, members: int, time: int, envs: int) -> Trajectory:
-    """Create a block of zeros with the shapes and types of a real one."""
-    actions, rnn_state = agent.begin(members, envs)
-    noise = agent.noise([torch.Generator() for _ in range(members)], 1, envs)[0]
-    observations = torch.zeros(members, envs, *agent.shape, dtype=torch.uint8 if agent.image else torch.float32)
-    inputs = Inputs(observations, actions, torch.zeros(members, envs), torch.ones(members, envs, dtype=torch.bool))
-    acted = agent.act(state, inputs, rnn_state, None)
-
-    def over_time(value: Tensor, steps: int = time) -> Tensor:
-        return torch.zeros(1, dtype=value.dtype).expand(members, steps, *value.shape[1:])
-
-    return Trajectory(
-        observations=over_time(observations, time + 1),
-        actions=over_time(acted.actions),
-        rewards=over_time(inputs.rewards),
-        terminated=over_time(inputs.first),
-        done=over_time(inputs.first),
-        is_reset_step=over_time(inputs.first),
-        policy=over_time(acted.policy),
-        noise=over_time(noise),
-        initial_inputs=inputs,
-        rnn_state=rnn_state,
-    )

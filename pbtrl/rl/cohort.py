@@ -21,6 +21,7 @@ from pbtrl.core.messages import SKIPPED_UPDATES, UNMEASURED, UPDATES, Assignment
 from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Cohort, Outcome
+from pbtrl.envs import Vector
 from pbtrl.rl.cohort_spec import CohortSpec, fill, generator
 from pbtrl.rl.rollout import Instrument, Rollout, Source, stopwatch
 
@@ -122,11 +123,24 @@ class RLCohort(Cohort):
         fixed = {"epochs": epochs, "max_log_ratio": unlimited, "target_kl": unlimited}
         return functools.partial(self._spec.agent.learn, state, block, {**self._hyperparameters, **fixed})
 
-    def act_once(self) -> int:
-        """Act on the newest observations without stepping the envs; returns the number of actions."""
-        noise = self._spec.agent.noise(self._generators, 1, self._spec.envs)[0]
-        self._spec.agent.act(self._state, self._inline.inputs, self._inline.rnn_state, noise)
-        return len(self.members) * self._spec.envs
+    def prepare_rollout(self, make: Callable[[Vector, np.ndarray], Vector]) -> Callable[[], int]:
+        """Prepare the collection of blocks from other envs, which do not change the policies or their streams.
+
+        Args:
+            make: makes of the cohort's envs and their newest observations [P * B, ...] the other envs.
+
+        Returns:
+            A function that collects one block and returns its number of env steps.
+        """
+        spec, generators = self._spec, [g.clone_state() for g in self._generators]
+        observations = self._inline.inputs.observations.flatten(0, 1).numpy().copy()
+        vector = make(self._inline.vector, observations)
+        rollout = Rollout(vector, len(self.members), spec.agent, spec.to_env, spec.metric)
+
+        def collect() -> int:
+            return rollout.collect(self._state, generators, self.block).rewards.numel()
+
+        return collect
 
     @property
     def block(self) -> int:

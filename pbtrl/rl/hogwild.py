@@ -26,7 +26,7 @@ from pbtrl.core.seeding import seed_for
 from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
-from pbtrl.rl.process_pool import DEATHS, WAIT, Message, WorkerPool
+from pbtrl.rl.process_pool import DEATHS, WAIT, Message, Process, WorkerPool
 from pbtrl.rl.rollout import Episodes, Instrument, Source
 from pbtrl.rl.shared_memory import SharedTensors
 
@@ -96,8 +96,7 @@ class Peers(Source):
         self._envs = spec.envs
         each = max(1, threads // spec.processes)
         self.pool = WorkerPool(
-            spec.processes,
-            worker_factory=lambda i: (_Peer, (spec.origin, tuple(members), each, shared)),
+            [Process(_Peer, spec.origin, tuple(members), each, shared) for _ in range(spec.processes)],
             init_message=self._init_message,
             deaths=DEATHS if spec.processes > 1 else 1,  # with one process, fail and retry the slice as a serial run
         )

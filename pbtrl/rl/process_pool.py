@@ -5,24 +5,27 @@
       answered <- pipe: JSON ----------   tensors pass through shared memory only
 
 A process that dies, or does not answer for too long, is replaced and counted; its requests must be repeated. An
-exception in a process, or repeated deaths, raise WorkerPoolError in the learner.
+exception in a process, or repeated deaths, raise WorkerPoolError in the learner. The pool reaches its workers through
+links; `Process` is one to a process of this machine, and `remote_actors` has those to other machines.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
 import torch
+from typing_extensions import override
 
 from pbtrl.errors import WorkerPoolError
 from pbtrl.system.child_process import init_child, join_or_kill, start_child
@@ -46,8 +49,62 @@ class PoolWorker(Protocol):
         """Close the envs."""
 
 
+class Link(ABC):
+    """Learner's handle of one worker, and of its replacements.
+
+    Attributes:
+        asked: unanswered requests, oldest first.
+        restarts: number of times that it was replaced.
+        deaths: number of deaths since the last answer.
+        begun: whether the current worker has answered a request; otherwise it may still be importing.
+        up: whether the current worker takes requests.
+        patience: seconds that a worker has to come up while no other one is.
+    """
+
+    up = True
+    patience = math.inf
+
+    def __init__(self) -> None:
+        self.asked: list[Message] = []
+        self.restarts = self.deaths = 0
+        self.begun = False
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the worker, the first or a replacement, without waiting for it."""
+
+    @abstractmethod
+    def send(self, message: Message) -> None:
+        """Send a message; one that is dead gets nothing, which a later `receive` notices."""
+
+    @abstractmethod
+    def receive(self) -> Message | None:
+        """Receive the answer that is there; None if it is none to a request.
+
+        Raises:
+            EOFError, OSError: the worker has died.
+        """
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Kill the worker."""
+
+    @abstractmethod
+    def hang_up(self) -> None:
+        """Tell the worker to end."""
+
+    @abstractmethod
+    def end(self, patience: float = 5.0) -> str:
+        """Wait up to `patience` seconds for its end, then kill it; returns in words how it ended."""
+
+    @staticmethod
+    @abstractmethod
+    def ready(links: Sequence[Link], timeout: float) -> Sequence[int]:
+        """Wait up to `timeout` seconds for links that can receive; returns their indices."""
+
+
 class WorkerPool:
-    """Pool of n processes.
+    """Pool of n workers.
 
     Attributes:
         deaths: number of deaths since `clear`.
@@ -55,35 +112,27 @@ class WorkerPool:
 
     def __init__(
         self,
-        count: int,
-        worker_factory: Callable[[int], tuple[Callable[..., PoolWorker], tuple[Any, ...]]],
+        links: Sequence[Link],
         init_message: Callable[[int, int], Message],
         died: Callable[[int, Sequence[Message]], None] | None = None,
         deaths: int = DEATHS,
     ) -> None:
-        """Start the processes, which then wait for their first message.
+        """Start the workers, which then wait for their first message.
 
         Args:
-            count: number of processes n.
-            worker_factory: i -> importable factory of process i's PoolWorker, and its arguments.
-            init_message: (i, restarts so far) -> first message to process i.
-            died: callback (i, unanswered messages with `steps`) after a death of process i.
-            deaths: number of consecutive deaths of one process, without an answer in between, that raises.
+            links: to n workers, all of one kind.
+            init_message: (i, restarts so far) -> first message to worker i.
+            died: callback (i, unanswered messages with `steps`) after a death of worker i.
+            deaths: number of consecutive deaths of one worker, without an answer in between, that raises.
         """
-        self._worker_factory, self._init_message, self._on_death, self._most = (
-            worker_factory,
-            init_message,
-            died,
-            deaths,
-        )
+        self._links, self._init_message, self._on_death, self._most = links, init_message, died, deaths
         self._answers: deque[tuple[int, Message]] = deque()
         self._silent = 0.0
         self.deaths, self._lost = 0, 0
-        self._processes = [_Process() for _ in range(count)]
         # At exit multiprocessing sends daemons SIGTERM, which these ignore, and waits for them: end them first.
-        self._at_exit = Finalize(self, _close, (self._processes,), exitpriority=10)
-        for i, process in enumerate(self._processes):
-            process.start(*worker_factory(i))
+        self._at_exit = Finalize(self, _close, (links,), exitpriority=10)
+        for link in links:
+            link.start()
 
     def clear(self) -> None:
         """Reset the counters."""
@@ -95,21 +144,21 @@ class WorkerPool:
         return {name: float(value) for name, value in counters.items() if value}
 
     def send_init_message(self) -> None:
-        """Send every process its first message, also to start over."""
-        for i, process in enumerate(self._processes):
-            process.send(self._init_message(i, process.restarts))
+        """Send every worker its first message, also to start over."""
+        for i, link in enumerate(self._links):
+            link.send(self._init_message(i, link.restarts))
 
     def tell(self, message: Message) -> None:
-        """Send a message to all processes."""
-        for process in self._processes:
-            process.send(message)
+        """Send a message to all workers."""
+        for link in self._links:
+            link.send(message)
 
     def ask(self, i: int, message: Message) -> None:
-        """Send process i a request for `steps` steps per env."""
+        """Send worker i a request for `steps` steps per env."""
         if not self._asked:
             self._silent = 0.0
-        self._processes[i].asked.append(message)
-        self._processes[i].send(message)
+        self._links[i].asked.append(message)
+        self._links[i].send(message)
 
     @property
     def pending(self) -> int:
@@ -117,13 +166,13 @@ class WorkerPool:
         return sum(message["steps"] for message in [*self._asked, *(answer for _, answer in self._answers)])
 
     def least_loaded(self, most: int) -> list[int]:
-        """Indices of processes with fewer than `most` open requests, once per free place, least loaded first."""
-        loads = sorted((n, i) for i, p in enumerate(self._processes) for n in range(len(p.asked), most))
+        """Indices of workers that are up, once per free place of `most` open requests, least loaded first."""
+        loads = sorted((n, i) for i, link in enumerate(self._links) if link.up for n in range(len(link.asked), most))
         return [i for _, i in loads]
 
     @property
     def _asked(self) -> list[Message]:
-        return [message for process in self._processes for message in process.asked]
+        return [message for link in self._links for message in link.asked]
 
     def answered(self, timeout: float) -> bool:
         """Return whether there is an answer to take; waits up to `timeout` seconds for one."""
@@ -131,7 +180,7 @@ class WorkerPool:
         return bool(self._answers)
 
     def take(self) -> tuple[int, Message]:
-        """Take the oldest answer; returns the process's index and the answer."""
+        """Take the oldest answer; returns the worker's index and the answer."""
         return self._answers.popleft()
 
     def settle(self) -> None:
@@ -140,7 +189,7 @@ class WorkerPool:
             self._receive(1.0)
 
     def drain(self, grace: float) -> Iterator[tuple[int, Message]]:
-        """Yield the answers to all open requests; a process that takes longer than `grace` seconds is killed."""
+        """Yield the answers to all open requests; a worker that takes longer than `grace` seconds is killed."""
         deadline = time.monotonic() + grace
         while self._asked or self._answers:
             if self.answered(1.0):
@@ -149,94 +198,107 @@ class WorkerPool:
                 self._kill()
 
     def close(self) -> None:
-        """End all processes."""
+        """End all workers."""
         self._at_exit()
 
     def _receive(self, timeout: float) -> None:
-        pipes = {process.pipe: i for i, process in enumerate(self._processes)}
-        ready = wait(list(pipes), timeout)
-        for pipe in ready:
-            self._read(pipes[pipe])  # type: ignore[index]
+        ready = self._links[0].ready(self._links, timeout)
+        for i in ready:
+            self._read(i)
         self._silent = 0.0 if ready else self._silent + timeout  # not by the clock: this process may be suspended
         if self._asked and self._silent > PATIENCE:
             self._silent = 0.0
             self._kill()
+        elif self._silent > (patience := self._links[0].patience) and not any(link.up for link in self._links):
+            raise WorkerPoolError(f"none of the {len(self._links)} processes came up within {patience:.0f} s")
 
     def _kill(self) -> None:
-        """Kill all busy processes; they are replaced when their death is noticed."""
-        for process in self._processes:
-            if process.asked:
-                process.kill()
+        """Kill all busy workers; they are replaced when their death is noticed."""
+        for link in self._links:
+            if link.asked:
+                link.kill()
 
     def _read(self, i: int) -> None:
-        process = self._processes[i]
+        link = self._links[i]
         try:
-            message = json.loads(process.pipe.recv_bytes())
+            message = link.receive()
         except (EOFError, OSError):
             self._died(i)
+            return
+        if message is None:
             return
         if error := message.get("error"):
             raised = WorkerPoolError(f"process {i} raised {error}")
             raised.add_note(message["traceback"])
             raise raised
-        process.asked.pop(0)
-        process.deaths, process.begun = 0, True
+        link.asked.pop(0)
+        link.deaths, link.begun = 0, True
         self._answers.append((i, message))
 
     def _died(self, i: int) -> None:
-        process = self._processes[i]
-        how = process.end()
+        link = self._links[i]
+        how = link.end()
         self.deaths += 1
-        process.deaths += 1
-        process.restarts += 1
-        unanswered, process.asked = process.asked, []
+        link.deaths += 1
+        link.restarts += 1
+        unanswered, link.asked = link.asked, []
         self._lost += sum(message["steps"] for message in unanswered)
-        if process.deaths >= self._most:
-            repeated = f" {process.deaths} times without finishing a block" if process.deaths > 1 else ""
+        if link.deaths >= self._most:
+            repeated = f" {link.deaths} times without finishing a block" if link.deaths > 1 else ""
             raise WorkerPoolError(f"process {i} died{repeated}: {how}")
         if self._on_death:
             self._on_death(i, unanswered)
-        process.start(*self._worker_factory(i))
-        process.send(self._init_message(i, process.restarts))
+        link.start()
+        link.send(self._init_message(i, link.restarts))
 
 
-@dataclass
-class _Process:
-    """Handle of one process and its replacements.
+class Process(Link):
+    """Link to a process of this machine.
 
-    Attributes:
-        asked: unanswered requests, oldest first.
-        restarts: number of times that it was replaced.
-        deaths: number of deaths since the last answer.
-        begun: whether the current process has answered a request; otherwise it may still be importing.
+    Args:
+        make: importable factory of its PoolWorker.
+        arguments: arguments of the factory.
     """
 
-    asked: list[Message] = field(default_factory=list)
-    restarts: int = 0
-    deaths: int = 0
-    begun: bool = False
-    _running: tuple[BaseProcess, Connection] | None = None
+    def __init__(self, make: Callable[..., PoolWorker], *arguments: Any) -> None:
+        super().__init__()
+        self._make, self._arguments = make, arguments
+        self._running: tuple[BaseProcess, Connection] | None = None
 
     @property
     def pipe(self) -> Connection:
+        """Our end of its pipe."""
         assert self._running
         return self._running[1]
 
-    def start(self, make: Callable[..., PoolWorker], arguments: tuple[Any, ...]) -> None:
-        self._running, self.begun = start_child(_work, make, arguments, daemon=True), False
+    @override
+    def start(self) -> None:
+        self._running, self.begun = start_child(_work, self._make, self._arguments, daemon=True), False
 
+    @override
     def send(self, message: Message) -> None:
         try:
             self.pipe.send_bytes(to_json(message).encode())
         except OSError:
             return  # dead; the next read will notice
 
+    @override
+    def receive(self) -> Message:
+        message: Message = json.loads(self.pipe.recv_bytes())
+        return message
+
+    @override
     def kill(self) -> None:
         assert self._running
         self._running[0].kill()
 
+    @override
+    def hang_up(self) -> None:
+        if self._running:
+            self.pipe.close()
+
+    @override
     def end(self, patience: float = 5.0) -> str:
-        """Wait up to `patience` seconds for its end, then kill it; returns in words how it ended."""
         if self._running is None:
             return "it never started"
         process, pipe = self._running
@@ -244,14 +306,24 @@ class _Process:
         self._running = None
         return join_or_kill(process, patience)
 
+    @staticmethod
+    @override
+    def ready(links: Sequence[Link], timeout: float) -> Sequence[int]:
+        pipes = {link.pipe: i for i, link in enumerate(links) if isinstance(link, Process)}
+        return [pipes[pipe] for pipe in wait(list(pipes), timeout)]  # type: ignore[index]
 
-def _close(processes: Sequence[_Process]) -> None:
-    """End all processes: close all pipes, at which they exit, then wait for them."""
-    for process in processes:
-        if process._running:
-            process.pipe.close()
-    for process in processes:
-        process.end(5.0 if process.begun else 0.0)
+
+def _close(links: Sequence[Link]) -> None:
+    """End all workers: tell them, then wait for them."""
+    for link in links:
+        link.hang_up()
+    for link in links:
+        link.end(5.0 if link.begun else 0.0)
+
+
+def describe_error(error: Exception) -> Message:
+    """Describe an exception of a worker as its answer."""
+    return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
 def _work(pipe: Connection, parent: int, make: Callable[..., PoolWorker], arguments: tuple[Any, ...]) -> None:
@@ -269,8 +341,7 @@ def _work(pipe: Connection, parent: int, make: Callable[..., PoolWorker], argume
     except BrokenPipeError:
         return
     except Exception as error:
-        failure = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        pipe.send_bytes(to_json(failure).encode())
+        pipe.send_bytes(to_json(describe_error(error)).encode())
     finally:
         if worker:
             worker.close()

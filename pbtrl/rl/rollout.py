@@ -163,20 +163,19 @@ class Rollout(Source):
         before = Inputs(buffers.observations[0], self._actions, self._rewards, self._first)
         rnn_state, acted = self._memory, []
         for t in range(time):
-            inputs = Inputs(buffers.observations[t], self._actions, self._rewards, self._first)
+            inputs = Inputs(buffers.seen[t], self._actions, self._rewards, self._first)
             acted.append(self.act(state, inputs, self._memory, noise[t]))
             self._actions, self._memory = acted[t].actions, acted[t].rnn_state
             outside = self._to_env(self._actions).flatten(0, 1).numpy()
             obs, rewards, terminated, truncated = self._step(outside)
-            buffers.observations[t + 1].view(p * b, *self._shape).copy_(torch.from_numpy(obs))
+            buffers.rows[t + 1] = obs
             buffers.rewards[t] = rewards
             buffers.terminated[t] = terminated
             np.logical_or(terminated, truncated, out=buffers.done[t])
             buffers.is_reset_step[t] = self.vector.is_reset_step
-            self._rewards = torch.from_numpy(buffers.rewards[t]).view(p, b)
-            self._first = torch.from_numpy(buffers.is_reset_step[t]).view(p, b)
+            self._rewards, self._first = buffers.last_rewards[t], buffers.first[t]
             self._count(rewards)
-        self._last = buffers.observations[time].view(p * b, *self._shape)
+        self._last = buffers.observations[time]
         return Trajectory(
             observations=buffers.observations[: time + 1].transpose(0, 1),
             actions=torch.stack([a.actions for a in acted], 1),
@@ -227,7 +226,14 @@ class Rollout(Source):
 
 
 class _Buffers:
-    """Buffers for a block of up to `room` steps."""
+    """Buffers for a block of up to `room` steps, and views of them, because those take longer to make than to fill.
+
+    Attributes:
+        rows: all observations, one row per env.
+        seen: observations [P, B, ...] of each step.
+        last_rewards: rewards [P, B] of each step.
+        first: `is_reset_step` [P, B] of each step.
+    """
 
     def __init__(self, time: int, members: int, envs: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.room, self._split = time, (-1, members, envs)
@@ -236,6 +242,10 @@ class _Buffers:
         self.terminated = np.empty((time, members * envs), np.bool_)
         self.done = np.empty_like(self.terminated)
         self.is_reset_step = np.empty_like(self.terminated)
+        self.rows, self.seen = self.observations.flatten(1, 2).numpy(), self.observations.unbind()
+        self.last_rewards, self.first = (
+            torch.from_numpy(x).view(time, members, envs).unbind() for x in (self.rewards, self.is_reset_step)
+        )
 
     def member_major(self, rows: np.ndarray) -> Tensor:
         """Convert [T, P * B] to a contiguous [P, T, B]."""

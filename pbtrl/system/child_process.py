@@ -25,6 +25,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TIMEOUT_EXIT = -signal.SIGALRM
 SAFE, OURS = "PYTHONSAFEPATH", "pbtrl"
 _one_start = threading.Lock()
+_supervised = False
 
 
 def start_child(
@@ -157,6 +158,17 @@ def _restore_safe_path(safe: str | None) -> None:
         os.environ.pop(SAFE, None)
     else:
         os.environ[SAFE] = safe
+
+
+def declare_supervised() -> None:
+    """Say that somebody replaces this process if it dies, although multiprocessing has not started it."""
+    global _supervised
+    _supervised = True
+
+
+def is_supervised() -> bool:
+    """Return whether this process is replaced if it dies."""
+    return _supervised or multiprocessing.parent_process() is not None
 
 
 def redirect_output(log: Path) -> None:

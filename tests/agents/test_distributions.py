@@ -76,12 +76,23 @@ def test_gradients_agree(dist):
 
 
 @pytest.mark.parametrize("dist", ALL, ids=str)
-def test_gradient_equals_autograds(dist):
-    params, actions = draw(dist, 6)
-    by_log_prob, by_entropy = torch.randn(6), torch.randn(6)
-    leaf = params.clone().requires_grad_()
-    (by_log_prob * dist.log_prob(leaf, actions) + by_entropy * dist.entropy(leaf)).sum().backward()
-    torch.testing.assert_close(dist.gradient(params, actions, by_log_prob, by_entropy), leaf.grad)
+def test_evaluation_equals_autograds(dist):
+    """Also where the standard deviation is at its lower bound."""
+    head, free = torch.randn(2, 3, 5, dist.size), torch.randn(2, dist.free_size)
+    head[0, 0, 0] = -60.0
+    actions = dist.sample(dist.join(head, free), dist.draw_noise(torch.Generator(), (2, 3, 5, *dist.noise_shape)))
+    by_log_prob, by_entropy = torch.randn(2, 2, 3, 5)
+    leaves = [x.clone().requires_grad_() for x in (head, free)]
+    params = dist.join(*leaves)
+    (by_log_prob * dist.log_prob(params, actions) + by_entropy * dist.entropy(params)).sum().backward()
+    evaluation = dist.evaluate(head.numpy(), free.numpy() if dist.free_size else None, actions.numpy())
+    by_head, by_free = evaluation.gradient(by_log_prob.numpy(), by_entropy.numpy())
+    found = [evaluation.log_prob, evaluation.entropy, by_head]
+    expected = [dist.log_prob(params, actions), dist.entropy(params), leaves[0].grad]
+    if dist.free_size:
+        found, expected = [*found, by_free], [*expected, leaves[1].grad]
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.tensor(x), y.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_multi_categorical_is_a_product_over_all_joint_actions():
@@ -106,8 +117,10 @@ def test_slots_are_independent():
     assert torch.equal(actions[:, 0], dist.sample(other, noise)[:, 0])
     assert torch.equal(actions[:, 0], Categorical(3).sample(params[:, :3], noise[:, :3]))
     weights = torch.randn(2, 50, generator=g)
-    mine, theirs = (dist.gradient(x, actions, *weights)[:, :3] for x in (params, other))
-    assert torch.equal(mine, theirs)
+    mine, theirs = (
+        dist.evaluate(x.numpy(), None, actions.numpy()).gradient(*weights.numpy())[0][:, :3] for x in (params, other)
+    )
+    assert (mine == theirs).all()
 
 
 def test_multi_categorical_frequencies():
@@ -274,7 +287,12 @@ def test_member_is_bit_identical_alone_and_in_slot(dist, members):
         outputs = dist.log_prob(params, actions), dist.entropy(params)
         sum(x.sum() for x in outputs).backward()
         grads = [h.grad, f.grad if f.grad is not None else f]
-        return [x.detach() for x in (params, actions, *outputs, *grads)]
+        known = f.detach().numpy() if dist.free_size else None
+        inner = (x[:, :, None] for x in (h.detach(), actions))  # [P, T, B = 1, ...]
+        evaluation = dist.evaluate(next(inner).numpy(), known, next(inner).numpy())
+        slopes = evaluation.gradient(evaluation.log_prob, np.ascontiguousarray(evaluation.entropy))
+        closed = [torch.tensor(x) for x in (evaluation.log_prob, evaluation.entropy, *slopes) if x is not None]
+        return [x.detach() for x in (params, actions, *outputs, *grads, *closed)]
 
     whole = everything(slice(0, 4))
     for start in range(0, 4, members):

@@ -181,7 +181,7 @@ def test_losses_and_gradients_agree_with_cleanrl():
 
 def evaluated(learner, policy, actions, values, mask, inputs):
     return Evaluated(
-        policy=policy,
+        join=lambda: policy,
         log_probs=(log_probs := learner.policy.log_prob(policy, actions.flatten(0, 1)[None, :, None])),
         log_rhos=log_probs.detach() - inputs["log_probs"],
         values=values.reshape(1, -1, 1),

@@ -9,6 +9,7 @@ from pbtrl.agents.impala import Impala
 from pbtrl.agents.loss_inputs import LossOutput
 from pbtrl.agents.mlp_stacks import ACTIVATIONS
 from pbtrl.agents.policy_gradient import PolicyGradient
+from pbtrl.agents.ppo import PPO
 from tests.agent_fixtures import agent, block, fresh, live
 
 torch.set_num_threads(1)  # as in every worker
@@ -41,12 +42,30 @@ def test_closed_form_equals_autograd(kind, std, reduction, masked, monkeypatch):
     """Within 1e-6 of the norm, also if all steps of a member are dead."""
     learner = agent(kind, advantages="normalize" if reduction == "mean" else "raw", reduction=reduction, std=std)
     data, h = block(learner, MEMBERS), live(learner, 3, entropy_cost=0.1)
+    compare_with_autograd(learner, data, h, PolicyGradient, masked, monkeypatch)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("value_clip", [False, True])
+@pytest.mark.parametrize(("kind", "std"), [("categorical", "free"), ("clip", "free"), ("squash", "softplus")])
+def test_closed_form_of_ppo_equals_autograd(kind, std, value_clip, masked, monkeypatch):
+    """With ratios and values on both sides of the clip, and members whose minibatches have other sizes."""
+    learner = agent(kind, "ppo", value_clip=value_clip, std=std)
+    data = block(learner, MEMBERS)
+    h = live(learner, 3, entropy_cost=0.1, clip=[0.1, 0.5, 1.0], minibatches=[2, 3, 3])
+    if not masked:  # values that the network has left since
+        far = lambda *_: 0.5 * torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(0))  # noqa: E731
+        monkeypatch.setattr(PPO, "values", far)
+    compare_with_autograd(learner, data, h, PPO, masked, monkeypatch)
+
+
+def compare_with_autograd(learner, data, h, own, masked, monkeypatch):
     if masked:
         data.is_reset_step[0] = True
         data.is_reset_step[1, ::2] = True
     found, metrics = gradients(learner, data, h)
     assert learner.closed_form
-    monkeypatch.setattr(PolicyGradient, "closed_form", False)
+    monkeypatch.setattr(own, "closed_form", False)
     exact, expected = gradients(learner, data, h)
     norms = exact.norm(dim=-1)
     assert norms[1:].all()

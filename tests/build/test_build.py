@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from pbtrl.build import describe, determinism, factory, placement, rl
+from pbtrl.build import describe, determinism, factory, placement, rl, worker_entry
 from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.load import config_from_json, load, parse, resolve, with_setting
+from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
-from pbtrl.errors import ConfigError
+from pbtrl.errors import ConfigError, RunError
 from pbtrl.execution.inline import Inline
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.strategies.pbt import PBT
-from pbtrl.system import cgroups
+from pbtrl.system import cgroups, child_process
 from pbtrl.trainables import builder as builder_module
 from pbtrl.trainables import datasets
 from tests.command import CART
@@ -153,6 +154,8 @@ def test_placement_description():
     assert placement.describe_placement(toy("population.size=1")) == "1 member on 1 worker"
     actors = cart("execution.backend=processes", "acting={mode: actors, processes: 2}")
     assert placement.describe_placement(actors) == "4 members on 2 workers, 4 envs each in 2 actors"
+    spread = cart("execution.backend=ray", "acting={mode: actors, placement: spread}")
+    assert placement.describe_placement(spread) == "4 members on Ray, 4 envs each in 1 actor on any node"
     hogwild = cart("acting={mode: hogwild}")
     assert placement.describe_placement(hogwild) == "4 members in this process, 4 envs each in 1 hogwild process"
     assert placement.describe_placement(toy("population.size=9")) == "9 members on 4 workers"
@@ -397,3 +400,42 @@ def test_env_backend_is_resolved():
     assert prepared.env is not None
     assert prepared.env.backend in ("gymnasium", "envpool")
     assert config_from_json(prepared.to_json()) == prepared
+
+
+# Actors on other nodes
+
+
+def test_only_a_workers_actors_are_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tools such as bench measure the same config with processes."""
+    config = cart("execution.backend=ray", "acting={mode: actors, placement: spread, processes: 3}")
+    assert config.spread_actors == 3
+    assert worker_entry.make_builder(config.to_json())._wire is not None
+    assert rl.rl_builder(config)._wire is None
+    local = cart("execution.backend=ray", "acting={mode: actors, processes: 3}")
+    assert local.spread_actors == toy().spread_actors == 0
+    assert worker_entry.make_builder(local.to_json())._wire is None
+
+
+def test_placement_of_actors_may_change_on_resume() -> None:
+    """It goes with the back end; how many there are does not."""
+    stored = resolve(cart("execution.backend=ray", "acting={mode: actors, placement: spread, processes: 3}"))
+    merged = merge_resume_config(stored, cart("acting={mode: actors, processes: 3}"))
+    assert merged.acting == cart("acting={mode: actors, processes: 3}").acting
+    assert merged.execution.backend != "ray"
+    with pytest.raises(
+        RunError, match=r"cannot change on resume: acting.processes \(3 -> 2\). Only budget.* and acting"
+    ):
+        merge_resume_config(stored, cart("acting={mode: actors, processes: 2}"))
+
+
+def test_envs_time_out_where_somebody_replaces_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a process that multiprocessing has not started, such as a worker on Ray."""
+    limits: list[float] = []
+    monkeypatch.setattr(child_process, "_supervised", False)
+    monkeypatch.setattr(rl.envs, "impatient", lambda vector, seconds: limits.append(seconds) or vector)
+    builder = rl.RLBuilder(cart("failure.env_step_timeout=7s"))
+    builder._maker(training=True)([1], 1).close()
+    assert limits == []
+    child_process.declare_supervised()
+    builder._maker(training=True)([1], 1).close()
+    assert limits == [7.0]

@@ -509,7 +509,9 @@ def test_bench_with_actors(pbtrl: Command, acting: str, more: set[str]):
     assert all(found[key] > 0 for key in common)
     assert found["inline_ratio"] == found["env_steps_per_s"] / found["inline"]["env_steps_per_s"]
     assert all(value > 0 for value in found["inline"].values())
-    learning = {"learn_only_steps_per_s", "learn_by_one_only_steps_per_s", "threads"} if acting == "actors" else set()
+    learning = (
+        {"learn_only_steps_per_s", "learn_one_thread_only_steps_per_s", "threads"} if acting == "actors" else set()
+    )
     assert found["inline"].keys() == rates | learning
     if acting == "actors":
         assert found["lag"] > 0

@@ -18,10 +18,18 @@ import pytest
 
 from pbtrl.config.sections import Execution
 from pbtrl.core.messages import Assignment, Report
-from pbtrl.errors import ConfigProblem, DiskFullError, NewerError, RunError, SnapshotError
+from pbtrl.errors import ConfigProblem, DiskFullError, NewerError, RunError, SnapshotError, WorkerError
 from pbtrl.execution import ray_checks
-from pbtrl.execution.ray_text import classify_death, count_room, describe_death, listed, quiet
-from pbtrl.execution.ray_worker import RemoteWorker, facts, version_differences
+from pbtrl.execution.ray_text import (
+    classify_death,
+    count_room,
+    count_workers,
+    describe_death,
+    describe_shortage,
+    listed,
+    quiet,
+)
+from pbtrl.execution.ray_worker import RemoteWorker, check_versions, facts, version_differences
 from pbtrl.execution.remote_store import RemoteStore, StoreDesk
 from pbtrl.execution.worker import WorkerSpec
 from pbtrl.execution.worker_messages import Answers, Began, DiskFull, StartFailed, Stop, Stopped, Submit, decode, encode
@@ -187,6 +195,9 @@ def test_facts_name_what_differs(tmp_path: Path) -> None:
         f"torch 2.12 (here {here['versions']['torch']})",
         f"ale-py missing (here {here['versions']['ale-py']})",
     ]
+    check_versions(here, here)
+    with pytest.raises(WorkerError, match=r"node \S+ has torch 2.12 \(here .*\), ale-py missing .*: install the same"):
+        check_versions(here, there)
 
 
 # Checks before Ray is imported
@@ -333,6 +344,30 @@ def test_room_is_counted_over_all_that_a_worker_needs() -> None:
     assert count_room({"CPU": 8}, {"CPU": 3}) == 2
     assert count_room({"CPU": 8}, {"CPU": 1, "trainer": 1}) == 0
     assert listed({"CPU": 2, "trainer": 0.5}) == "{CPU: 2, trainer: 0.5}"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "actors", "workers"),
+    [([8, 8], 0, 8), ([8, 8], 2, 4), ([2, 1, 1, 1], 3, 1), ([1, 9], 2, 2), ([3, 2.9], 3, 1), ([2], 1, 0), ([], 1, 0)],
+)
+def test_actors_may_be_on_any_node(nodes: list[float], actors: int, workers: int) -> None:
+    """A worker needs two cores of one node."""
+    resources: list[dict[str, float]] = [{"CPU": cores} for cores in nodes]
+    assert count_workers(resources, {"CPU": 2.0}, actors) == workers
+
+
+def test_shortage_names_what_is_missing() -> None:
+    nodes: list[dict[str, float]] = [{"CPU": 2}, {"CPU": 3}]
+    assert describe_shortage(nodes, {"CPU": 2.0}, 3) is None
+    need = "a worker and its 4 actors (acting.processes) need 6 cores, and all nodes together have 5"
+    assert describe_shortage(nodes, {"CPU": 2.0}, 4) == need
+    assert describe_shortage([{"CPU": 1}], {"CPU": 1.0}, 1) == (
+        "a worker and its actor (acting.processes) need 2 cores, and all nodes together have 1"
+    )
+    missing = (
+        "no node has {CPU: 1, trainer: 1} for a worker (the nodes have {CPU: 2, trainer: 0}, {CPU: 3, trainer: 0})"
+    )
+    assert describe_shortage(nodes, {"CPU": 1.0, "trainer": 1}, 4) == missing
 
 
 def test_what_ray_logs_goes_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,12 @@
-"""Actor and Hogwild processes, simulated in this process: their draws, their state and their traces."""
+"""Actors and Hogwild processes, simulated in this process: their draws, their state and their traces.
+
+Actors are tested as processes of this machine and, `remote`, as those behind a wire that carries bytes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +19,7 @@ from pbtrl.rl.actors import ActorsCohort
 from pbtrl.rl.hogwild import HogwildCohort
 from pbtrl.rl.rollout import Rollout
 from pbtrl.rl.shared_memory import TIMED, to_dict
-from tests.rl.conftest import SimulatedProcess
+from tests.rl.conftest import MemoryWire
 from tests.rl.test_cohort import CARTPOLE, UNREAL, builder, slice_of
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -25,17 +30,22 @@ STEPS = 10  # of a block
 
 def cohort_of(mode: str, processes: int = 2, env: Any = CARTPOLE, agent: Any = None, **acting: Any) -> Any:
     """Two fresh members, with 4 envs each in every process."""
-    acting = {} if mode == "inline" else {"mode": mode, "processes": processes, **acting}
-    cohort = builder(env, 4, agent, acting=acting).cohort(TWO, 1)
+    named = "actors" if mode == "remote" else mode
+    acting = {} if mode == "inline" else {"mode": named, "processes": processes, **acting}
+    build = builder(env, 4, agent, acting=acting)
+    build._wire = MemoryWire if mode == "remote" else None
+    cohort = build.cohort(TWO, 1)
     for slot in range(2):
         cohort.init(slot, 10 + slot)
     return cohort
 
 
-def actors(*how: Any, **more: Any) -> ActorsCohort:
-    cohort = cohort_of("actors", *how, **more)
-    assert isinstance(cohort, ActorsCohort)
-    return cohort
+Actors = Callable[..., ActorsCohort]
+
+
+@pytest.fixture(params=["actors", "remote"])
+def actors(request: pytest.FixtureRequest) -> Actors:
+    return partial(cohort_of, request.param)
 
 
 def hogwild(*how: Any, **more: Any) -> HogwildCohort:
@@ -46,29 +56,43 @@ def hogwild(*how: Any, **more: Any) -> HogwildCohort:
 
 def begin(cohort: Any, generation: int = 0, blocks: int = 500) -> None:
     cohort.begin([slice_of(m, 4 * STEPS * blocks, generation) for m in TWO])
+    if isinstance(cohort, ActorsCohort):
+        come_up(cohort)
 
 
-def processes(cohort: Any) -> list[SimulatedProcess]:
-    found: list[SimulatedProcess] = cohort.rollout.pool._processes
+def come_up(cohort: Any) -> None:
+    while not all(link.up for link in links(cohort)):
+        cohort.rollout.pool._receive(0.0)
+
+
+def links(cohort: Any) -> list[Any]:
+    found: list[Any] = cohort.rollout.pool._links
     return found
+
+
+def workers(cohort: Any) -> list[Any]:
+    return [link._actor.remote._actor if hasattr(link, "_actor") else link.worker for link in links(cohort)]
 
 
 def kill_all(cohort: Any) -> None:
     """Kill all processes, which are replaced."""
-    for process in processes(cohort):
-        process.kill()
-    cohort.rollout.pool._receive(0.0)
+    before = [link.restarts for link in links(cohort)]
+    for link in links(cohort):
+        link.kill()
+    cohort.rollout.pool.tell({"forget": 0})  # the death behind a wire is noticed by a call
+    while [link.restarts for link in links(cohort)] != [n + 1 for n in before]:
+        cohort.rollout.pool._receive(0.0)
+    come_up(cohort)
 
 
 def rollouts(cohort: Any) -> list[Rollout]:
-    workers = [process.worker for process in processes(cohort)]
-    return [worker.rollout if isinstance(cohort, HogwildCohort) else worker._rollout for worker in workers]
+    return [w.rollout if isinstance(cohort, HogwildCohort) else w._rollout for w in workers(cohort)]
 
 
 # What is drawn
 
 
-@pytest.mark.parametrize("mode", ["actors", "hogwild"])
+@pytest.mark.parametrize("mode", ["actors", "remote", "hogwild"])
 def test_all_envs_of_a_cohort_have_different_seeds(mode: str) -> None:
     """Across processes, members, restarted processes and slices."""
     cohort = cohort_of(mode, env={**CARTPOLE, "between_slices": "reset"})
@@ -82,7 +106,7 @@ def test_all_envs_of_a_cohort_have_different_seeds(mode: str) -> None:
     cohort.close()
 
 
-def test_blocks_of_actors_have_different_noise() -> None:
+def test_blocks_of_actors_have_different_noise(actors: Actors) -> None:
     cohort = actors()
     begin(cohort)
     noise = []
@@ -97,10 +121,10 @@ def test_blocks_of_actors_have_different_noise() -> None:
 def test_hogwild_processes_have_different_noise() -> None:
     cohort = hogwild()
     begin(cohort)
-    workers = [process.worker for process in processes(cohort)]
+    found = workers(cohort)
     kill_all(cohort)
-    workers += [process.worker for process in processes(cohort)]
-    assert len({g.initial_seed() for worker in workers for g in worker._generators}) == 4 * len(TWO)
+    found += workers(cohort)
+    assert len({g.initial_seed() for worker in found for g in worker._generators}) == 4 * len(TWO)
     cohort.close()
 
 
@@ -119,7 +143,7 @@ def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Traj
 
 
 @pytest.mark.parametrize(("count", "lags"), [(1, [0, 1, 1, 1, 1, 1, 1]), (2, [0, 1, 2, 3, 3, 3, 3])])
-def test_block_carries_its_policy_lag(count: int, lags: list[int]) -> None:
+def test_block_carries_its_policy_lag(actors: Actors, count: int, lags: list[int]) -> None:
     """Weights and the statistics that normalize observations go to the actors with every update."""
     cohort = actors(count, agent={"learning_rate": 0.01})
     begin(cohort)
@@ -136,7 +160,7 @@ def test_block_carries_its_policy_lag(count: int, lags: list[int]) -> None:
     cohort.close()
 
 
-def test_slice_starts_with_its_given_weights() -> None:
+def test_slice_starts_with_its_given_weights(actors: Actors) -> None:
     cohort = actors()
     fresh = [cohort.save(slot) for slot in range(2)]
     begin(cohort)
@@ -153,7 +177,7 @@ def test_slice_starts_with_its_given_weights() -> None:
 # Actors: what is kept of the past
 
 
-def test_running_returns_are_kept_per_actor() -> None:
+def test_running_returns_are_kept_per_actor(actors: Actors) -> None:
     """The reward scale equals that of returns added up by hand, also with replay, deaths and several slices."""
     cohort = actors(agent={"rewards": "normalize", "learning_rate": 0.0}, replay=0.5)
     returns: list[list[float]] = [[] for _ in TWO]
@@ -174,8 +198,8 @@ def test_running_returns_are_kept_per_actor() -> None:
                 mine[over] = 0.0
             cohort.learn(block)
             if n == 5:
-                processes(cohort)[0].kill()
-        assert processes(cohort)[0].restarts == generation + 1
+                links(cohort)[0].kill()
+        assert links(cohort)[0].restarts == generation + 1
     assert {*whose} == {0, 1}
     tensors = cohort._state.tensors
     assert tensors["return.count"].tolist() == [len(mine) for mine in returns]
@@ -185,7 +209,7 @@ def test_running_returns_are_kept_per_actor() -> None:
     cohort.close()
 
 
-def test_replay_has_learned_unrolls_in_the_configured_share() -> None:
+def test_replay_has_learned_unrolls_in_the_configured_share(actors: Actors) -> None:
     cohort = actors(replay=0.75)
     begin(cohort)
     lived: set[tuple[bytes, ...]] = set()
@@ -203,7 +227,7 @@ def test_replay_has_learned_unrolls_in_the_configured_share() -> None:
 
 
 @pytest.mark.parametrize("between", ["continue", "reset"])
-def test_copied_weights_start_with_an_empty_replay(between: str) -> None:
+def test_copied_weights_start_with_an_empty_replay(actors: Actors, between: str) -> None:
     cohort = actors(env={**CARTPOLE, "between_slices": between}, replay=0.5)
     begin(cohort, blocks=6)
     while not cohort.advance():
@@ -219,7 +243,7 @@ def test_copied_weights_start_with_an_empty_replay(between: str) -> None:
     cohort.close()
 
 
-@pytest.mark.parametrize("mode", ["actors", "hogwild"])
+@pytest.mark.parametrize("mode", ["actors", "remote", "hogwild"])
 def test_requests_do_not_exceed_the_rest_of_a_slice(mode: str) -> None:
     cohort = cohort_of(mode)
     cohort.begin([slice_of(m, 4 * STEPS * 5 + 4 * 3) for m in TWO])
@@ -231,7 +255,7 @@ def test_requests_do_not_exceed_the_rest_of_a_slice(mode: str) -> None:
     cohort.close()
 
 
-def test_dropped_steps_are_counted_without_their_episodes() -> None:
+def test_dropped_steps_are_counted_without_their_episodes(actors: Actors) -> None:
     cohort = actors(1, env={"id": "probe/Bandit-v0"})
     begin(cohort)
     cohort.advance()
@@ -242,17 +266,17 @@ def test_dropped_steps_are_counted_without_their_episodes() -> None:
     cohort.close()
 
 
-def test_new_actor_starts_without_running_returns() -> None:
+def test_new_actor_starts_without_running_returns(actors: Actors) -> None:
     """Also where its first block was dropped."""
     cohort = actors(1, agent={"rewards": "normalize"})
     begin(cohort)
     cohort.advance()
-    processes(cohort)[0].kill()
+    links(cohort)[0].kill()
     cohort.advance()  # what it had answered before
     assert cohort._state.running["return"].any()
     while not cohort._ready():
         pass
-    assert processes(cohort)[0].restarts == 1
+    assert links(cohort)[0].restarts == 1
     cohort.outcome(0)
     begin(cohort, 1)
     cohort.collect()
@@ -285,7 +309,7 @@ def test_concurrent_updates_keep_weights_and_moments(optimizer: str) -> None:
     for who in ("nobody", "first", "second", "both"):
         cohort = hogwild(agent=agent)
         begin(cohort)
-        first, second = (process.worker for process in processes(cohort))
+        first, second = workers(cohort)
         if who == "both":
             interleaved(cohort, first, second)
         elif who != "nobody":
@@ -307,9 +331,9 @@ def test_process_starts_a_block_with_the_shared_weights() -> None:
     begin(cohort)
     shared = cohort._shared.tensors
     start = {name: value.clone() for name, value in shared.items()}
-    workers, live = [process.worker for process in processes(cohort)], torch.zeros(len(TWO), dtype=torch.float64)
+    live = torch.zeros(len(TWO), dtype=torch.float64)
     for turn in range(4):
-        worker = workers[turn % 2]
+        worker = workers(cohort)[turn % 2]
         collect, now = worker.rollout.collect, {name: value.clone() for name, value in shared.items()}
 
         def looked(state: State, *how: Any, collect: Any = collect, now: Any = now) -> Trajectory:
@@ -348,7 +372,7 @@ def test_agent_replay_of_a_replaced_policy_is_unused(mode: str) -> None:
         pass
     cohort.load(1, cohort.save(0))
     begin(cohort, 1)
-    for state in [cohort._state] if mode == "inline" else [process.worker._state for process in processes(cohort)]:
+    for state in [cohort._state] if mode == "inline" else [w._state for w in workers(cohort)]:
         assert state.running["replay.is_reset_step"][1].all()
         assert not state.running["replay.is_reset_step"][0].all()
     cohort.close()

@@ -23,6 +23,7 @@ from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.rollout import Rollout
 from pbtrl.rl.shared_memory import to_dict
 from tests.execution.test_executors import ended
+from tests.rl.conftest import MemoryWire
 from tests.rl.test_cohort import CARTPOLE, LONG, Workplace, builder, slice_of
 
 pytestmark = pytest.mark.usefixtures("quick_disk", "warm_workers")
@@ -35,7 +36,7 @@ def acting(processes: int = 2, **more: Any) -> dict[str, Any]:
 
 
 def pids(cohort: ActorsCohort) -> list[int]:
-    return [p._running[0].pid for p in cohort._actors.pool._processes]  # type: ignore[index, misc]
+    return [p._running[0].pid for p in cohort._actors.pool._links]  # type: ignore[index, misc]
 
 
 def train(cohort: RLCohort) -> None:
@@ -44,16 +45,20 @@ def train(cohort: RLCohort) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "agent"),
+    ("env", "agent", "wire"),
     [
-        (CARTPOLE, {"core": "lstm", "core_units": 8, "use_last_action_reward": True}),
-        ({"id": "probe/BrightSide-v0"}, {}),
+        (CARTPOLE, {"core": "lstm", "core_units": 8, "use_last_action_reward": True}, None),
+        ({"id": "probe/BrightSide-v0"}, {}, None),
+        (CARTPOLE, {"core": "lstm", "core_units": 8, "use_last_action_reward": True}, MemoryWire),
+        ({"id": "probe/BrightSide-v0"}, {}, MemoryWire),
+        ({"id": "ALE/Pong-v5", "kwargs": {"max_num_frames_per_episode": 32}}, {}, MemoryWire),
     ],
-    ids=["lstm", "images"],
+    ids=["lstm", "images", "lstm behind a wire", "images behind a wire", "stacked frames behind a wire"],
 )
-def test_block_equals_a_rollout(env: dict[str, Any], agent: dict[str, Any]) -> None:
+def test_block_equals_a_rollout(env: dict[str, Any], agent: dict[str, Any], wire: Any) -> None:
     """Of the same envs, weights and noise in every part, also where it is shorter than a slot."""
     build = builder(env, 3, agent, acting=acting(1))
+    build._wire = wire
     cohort = build.cohort(TWO, 1)
     assert isinstance(cohort, ActorsCohort)
     assignments = [slice_of(m, 39) for m in TWO]
@@ -164,7 +169,7 @@ def test_member_learns_although_actors_wait_die_and_hang(monkeypatch: pytest.Mon
     over = False
     while not over:
         cohort._actors.ask(cohort.left, cohort.block, cohort._generators)
-        one, other = team._processes
+        one, other = team._links
         only_the_silent = other.restarts == 0 and other.asked and not one.asked and not team._answers
         monkeypatch.setattr(process_pool, "PATIENCE", 0.0 if only_the_silent else 1800.0)
         over = cohort.advance()
@@ -219,7 +224,7 @@ class Mortal:
 def test_process_that_keeps_dying_is_given_up() -> None:
     others: list[Any] = []
     mortals = process_pool.WorkerPool(
-        1, lambda i: (Mortal, ()), lambda i, life: {}, lambda i, lost: others.extend(lost), deaths=2
+        [process_pool.Process(Mortal)], lambda i, life: {}, lambda i, lost: others.extend(lost), deaths=2
     )
     mortals.ask(0, {"steps": 1})
     mortals.settle()

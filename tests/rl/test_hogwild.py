@@ -63,7 +63,7 @@ def test_one_process_equals_the_serial_run(env: dict[str, Any], agent: dict[str,
     assert rows[0] == rows[1]
     # and where it dies, the slice is to be run again, not to be gone on with
     shared.begin([slice_of(m, 340, 2) for m in TWO])
-    os.kill(shared._peers.pool._processes[0]._running[0].pid, signal.SIGKILL)
+    os.kill(shared._peers.pool._links[0]._running[0].pid, signal.SIGKILL)
     with pytest.raises(WorkerPoolError, match="process 0 died: killed by signal 9"):
         shared.advance()
     shared.close()
@@ -134,7 +134,7 @@ def test_processes_learn_and_a_killed_one_is_replaced() -> None:
         return found
 
     pool.take = counted  # type: ignore[method-assign]
-    os.kill(pool._processes[1]._running[0].pid, signal.SIGKILL)
+    os.kill(pool._links[1]._running[0].pid, signal.SIGKILL)
     while not cohort.advance():
         pass
     assert heard == {0, 1}
@@ -143,7 +143,7 @@ def test_processes_learn_and_a_killed_one_is_replaced() -> None:
     assert outcome.scalars["acting/deaths"] == 1
     assert outcome.scalars["acting/dropped_steps"] in (20, 40)
     assert np.mean(outcome.returns[-200:]) > 0.9
-    assert pool._processes[1].restarts == 1
+    assert pool._links[1].restarts == 1
     # a slice that is stopped in the middle counts what was applied
     cohort.begin([slice_of("m00", steps, 1, hyperparameters={})])
     while not cohort._done:

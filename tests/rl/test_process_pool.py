@@ -1,7 +1,8 @@
-"""The process pool's bookkeeping, with processes simulated in this process: load, losses, timeouts."""
+"""The pool's bookkeeping, with workers simulated in this process, also behind a wire: load, losses, timeouts."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,9 +10,8 @@ import pytest
 from pbtrl.errors import WorkerPoolError
 from pbtrl.rl import process_pool
 from pbtrl.rl.process_pool import PATIENCE, Message, WorkerPool
-from tests.rl.conftest import SimulatedProcess
-
-pytestmark = pytest.mark.usefixtures("one_process")
+from pbtrl.rl.remote_actors import _RemoteLink, pack
+from tests.rl.conftest import MemoryActor, MemoryWire, SimulatedProcess
 
 
 class Echo:
@@ -27,20 +27,43 @@ class Echo:
         pass
 
 
-def pool_of(count: int, **more: Any) -> WorkerPool:
-    pool = WorkerPool(count, lambda i: (Echo, ()), lambda i, life: {"who": i, "life": life}, **more)
+class EchoWire(MemoryWire):
+    """Wire to such workers."""
+
+    def hire(self, place: int, entry: str, argument: str) -> MemoryActor:
+        echo: Any = Echo()
+        echo.work = lambda message, weights: pack(echo.answer(json.loads(message)) or {}, {})
+        return MemoryActor(echo)
+
+
+@pytest.fixture(params=["process", "remote"])
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def pool_of(kind: str, count: int, **more: Any) -> WorkerPool:
+    wire = EchoWire()
+    links = [_RemoteLink(wire, i, "") if kind == "remote" else SimulatedProcess(Echo) for i in range(count)]
+    pool = WorkerPool(links, lambda i, life: {"who": i, "life": life}, **more)
     pool.send_init_message()
+    come_up(pool)
     return pool
 
 
-def process(pool: WorkerPool, i: int) -> SimulatedProcess:
-    found = pool._processes[i]
-    assert isinstance(found, SimulatedProcess)
+def come_up(pool: WorkerPool) -> None:
+    while not all(link.up for link in pool._links):
+        assert not pool.answered(0.0)
+
+
+def echo(pool: WorkerPool, i: int) -> Echo:
+    link: Any = pool._links[i]
+    found: Echo = link.worker if isinstance(link, SimulatedProcess) else link._actor.remote
     return found
 
 
-def test_least_loaded_worker_is_asked_first() -> None:
-    pool = pool_of(3)
+def test_least_loaded_worker_is_asked_first(kind: str) -> None:
+    pool = pool_of(kind, 3)
     assert pool.least_loaded(2) == [0, 1, 2, 0, 1, 2]
     pool.ask(0, {"steps": 1})
     pool.ask(2, {"steps": 1})
@@ -51,9 +74,9 @@ def test_least_loaded_worker_is_asked_first() -> None:
     pool.close()
 
 
-def test_answers_are_taken_in_order() -> None:
+def test_answers_are_taken_in_order(kind: str) -> None:
     """They count as pending until then."""
-    pool, pending = pool_of(2), [6, 4, 3]
+    pool, pending = pool_of(kind, 2), [6, 4, 3]
     for i, steps in ((1, 2), (0, 1), (1, 3)):
         pool.ask(i, {"steps": steps})
         assert pool.answered(0.0)
@@ -65,29 +88,33 @@ def test_answers_are_taken_in_order() -> None:
     pool.close()
 
 
-def test_replacement_gets_its_own_init_message() -> None:
+def test_replacement_gets_its_own_init_message(kind: str) -> None:
     """With the number of its restart; the lost requests are counted once."""
     lost: list[tuple[int, Any]] = []
-    pool = pool_of(2, died=lambda i, unanswered: lost.append((i, list(unanswered))))
-    process(pool, 1).kill()
+    pool = pool_of(kind, 2, died=lambda i, unanswered: lost.append((i, list(unanswered))))
+    pool._links[1].kill()
     for steps in (3, 4):
         pool.ask(1, {"steps": steps})
     pool.settle()
-    assert process(pool, 1).worker.greeting == {"who": 1, "life": 1}
-    assert process(pool, 0).worker.greeting == {"who": 0, "life": 0}
+    assert echo(pool, 1).greeting == {"who": 1, "life": 1}
+    assert echo(pool, 0).greeting == {"who": 0, "life": 0}
     assert lost == [(1, [{"steps": 3}, {"steps": 4}])]
     assert not pool._answers
+    come_up(pool)
+    pool.ask(1, {"steps": 1})
+    pool.settle()
+    assert pool.take() == (1, {"steps": 1})
     assert pool.tally(10, dropped=5) == {"acting/deaths": 1.0, "acting/dropped_steps": 75.0}
     pool.clear()
     assert pool.tally(10) == {}
     pool.close()
 
 
-def test_only_consecutive_deaths_give_up() -> None:
-    pool = pool_of(1, deaths=2)
+def test_only_consecutive_deaths_give_up(kind: str) -> None:
+    pool = pool_of(kind, 1, deaths=2)
 
     def die() -> None:
-        process(pool, 0).kill()
+        pool._links[0].kill()
         pool.ask(0, {"steps": 1})
         pool.settle()
 
@@ -104,7 +131,7 @@ def test_only_consecutive_deaths_give_up() -> None:
 
 def test_only_consecutive_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only workers with pending requests can time out."""
-    pool, killed = pool_of(2), []
+    pool, killed = pool_of("process", 2), []
     monkeypatch.setattr(SimulatedProcess, "kill", lambda self: killed.append(self))
     quiet = 0.6 * PATIENCE
     says: list[bool] = []
@@ -121,7 +148,38 @@ def test_only_consecutive_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) 
     pool.ask(1, {"steps": 1})
     assert hear(False, True, False) == 0
     assert hear(False) == 1
-    assert killed == [process(pool, 1)]
+    assert killed == [pool._links[1]]
     assert hear(False) == 1  # those who take their places have time again
     monkeypatch.undo()
+    pool.close()
+
+
+def test_replacement_is_asked_for_nothing_until_it_has_come_up() -> None:
+    """The others go on meanwhile, and what it would have done does not count as pending."""
+    pool = pool_of("remote", 2)
+    pool._links[1].kill()
+    pool.ask(1, {"steps": 3})
+    assert pool.pending == 3
+    assert not pool.answered(0.0)
+    assert (pool.deaths, pool.pending, pool._links[1].up) == (1, 0, False)
+    assert pool.least_loaded(2) == [0, 0]
+    pool.ask(0, {"steps": 1})
+    assert pool.answered(0.0)
+    assert pool.least_loaded(2) == [0, 1, 0, 1]
+    pool.close()
+
+
+def test_wait_for_a_first_worker_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pool_of("remote", 2)
+    monkeypatch.setattr(EchoWire, "wait", lambda self, calls, timeout: [])
+    for link in pool._links:
+        for _ in range(3):
+            assert not pool.answered(30.0)  # one is up
+        link.start()
+        link.send({"envs": []})
+    pool._silent = 0.0
+    for _ in range(2):
+        assert not pool.answered(30.0)
+    with pytest.raises(WorkerPoolError, match="none of the 2 processes came up within 60 s"):
+        pool.answered(30.0)
     pool.close()
