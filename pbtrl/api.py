@@ -24,9 +24,9 @@ from pbtrl.core.population import Member
 from pbtrl.errors import RunError, TrainingError
 from pbtrl.storage import run_status
 from pbtrl.storage.best_member import best_snapshot, save_evaluation, snapshots_to_evaluate
-from pbtrl.storage.json_files import read_json_if_exists
 from pbtrl.storage.records import Record, parse_record
-from pbtrl.storage.run_directory import IfExists, check_links
+from pbtrl.storage.run_creation import IfExists
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import find, run_directories
 from pbtrl.storage.stored_config import check_imports, load_stored_config
 from pbtrl.system.strict_json import to_json
@@ -163,12 +163,12 @@ def load_run(run: str | Path = "last", *, runs: str | Path = "runs", trust_impor
     Raises:
         RunError: there is no such run, or there are several.
     """
-    return Run(find(str(run), Path(runs)), trust_imports=trust_imports)
+    return Run(find(str(run), Path(runs)).path, trust_imports=trust_imports)
 
 
 def list_runs(runs: str | Path = "runs") -> list[Run]:
     """List all runs in a directory, sorted by name."""
-    return [Run(path) for path in sorted(run_directories(Path(runs)))]
+    return [Run(run.path) for run in sorted(run_directories(Path(runs)))]
 
 
 def compare(
@@ -244,6 +244,7 @@ class Run:
 
     def __init__(self, path: str | Path, *, trust_imports: bool = False) -> None:
         self.path = Path(path)
+        self._run = RunDirectory(self.path)
         self._trusted = trust_imports
 
     @override
@@ -258,34 +259,34 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """Resolved config."""
-        return load_stored_config(self.path, trusted=self._trusted)
+        return load_stored_config(self._run, trusted=self._trusted)
 
     @property
     def members(self) -> dict[str, Member]:
         """Current state of every member, by id, from the journal."""
-        return run_status.load_run(self.path)[2].members
+        return self._run.load()[2].members
 
     @property
     def journal(self) -> list[Record]:
         """Journal as typed records, oldest first."""
-        lines = run_status.load_run(self.path)[1]
+        lines = self._run.load()[1]
         return [record for line in lines if (record := parse_record(line)) is not None]
 
     @property
     def best(self) -> dict[str, Any] | None:
         """Content of best.json: the chosen member, its hyperparameters and its score; None before the choice."""
-        return read_json_if_exists(self.path / "best.json") or None
+        return self._run.best() or None
 
     def status(self) -> dict[str, Any]:
         """Return state, steps and members of the run, as `pbtrl status --json` prints them."""
-        return run_status.status(self.path)
+        return run_status.status(self._run)
 
     def lineage(self) -> list[dict[str, Any]]:
         """Return all copies, oldest first, as `pbtrl lineage --json` prints them."""
         from pbtrl.reporting.lineage import copies
 
-        lines = run_status.load_run(self.path)[1]
-        with run_status.corruption_as_error(self.path):
+        lines = self._run.load()[1]
+        with self._run.corruption_as_error():
             return copies(lines)
 
     def schedule(self, member: str = "best") -> list[dict[str, Any]]:
@@ -300,7 +301,7 @@ class Run:
         """
         from pbtrl.reporting.schedule import discover
 
-        return discover(self.path, member).setting()
+        return discover(self._run, member).setting()
 
     def set(self, settings: Mapping[str, Any] | None = None, *, retire: Sequence[str] = ()) -> str:
         """Change the run from its next decision on, also while another process trains it; see `pbtrl set`.
@@ -318,7 +319,7 @@ class Run:
         from pbtrl.training.adjusting import set_run
 
         items = [f"{key}={to_json(value)}" for key, value in (settings or {}).items()]
-        return set_run(self.path, [*items, *(f"retire={member}" for member in retire)], trusted=self._trusted)
+        return set_run(self._run, [*items, *(f"retire={member}" for member in retire)], trusted=self._trusted)
 
     def fitness(self) -> Any:
         """Return one row per report.
@@ -336,7 +337,7 @@ class Run:
         return pd.DataFrame(rows)
 
     def _fitness_rows(self) -> list[dict[str, Any]]:
-        header, lines, _ = run_status.load_run(self.path)
+        header, lines, _ = self._run.load()
         population = header.population()
         rows: list[dict[str, Any]] = []
         for line in lines:
@@ -371,11 +372,11 @@ class Run:
         from pbtrl.training.scoring import evaluate
 
         self._check_trust()
-        snapshots = snapshots_to_evaluate(self.path, member)
+        snapshots = snapshots_to_evaluate(self._run, member)
         results = evaluate(
-            self.config, self.path, snapshots, episodes=episodes, seed=seed, deterministic=deterministic, video=video
+            self.config, self._run, snapshots, episodes=episodes, seed=seed, deterministic=deterministic, video=video
         )
-        save_evaluation(self.path, results)
+        save_evaluation(self._run, results)
         return results if member == "all" else results[0]
 
     def load_policy(self, member: str = "best", *, seed: int = 0) -> Policy:
@@ -390,7 +391,7 @@ class Run:
         """
         from pbtrl.build.policies import load_policy
 
-        return load_policy(self.path, self.config, member, self._check_trust, seed).policy
+        return load_policy(self._run, self.config, member, self._check_trust, seed).policy
 
     def export(self, member: str = "best", *, format: str = "bundle", out: str | Path | None = None) -> Path:
         """Write the policy of a member's newest snapshot for use without pbtrl, as `pbtrl export` does.
@@ -411,7 +412,7 @@ class Run:
         from pbtrl.export.export import export
 
         return export(
-            self.path, self.config, member, format, None if out is None else Path(out), self._check_trust
+            self._run, self.config, member, format, None if out is None else Path(out), self._check_trust
         ).folder
 
     def plot(self, kind: Plot = "training") -> Figure:
@@ -420,14 +421,14 @@ class Run:
 
         if kind not in PLOTS:
             raise RunError(f"unknown plot {kind!r}. Known: {', '.join(PLOTS)}")
-        header, lines, population = run_status.load_run(self.path)
+        header, lines, population = self._run.load()
         leader = population.best.snapshot if population.best else None
-        with run_status.corruption_as_error(self.path):
-            return make_figure(RunData(header, lines, population, best_snapshot(self.path) or leader), kind)
+        with self._run.corruption_as_error():
+            return make_figure(RunData(header, lines, population, best_snapshot(self._run) or leader), kind)
 
     def _check_trust(self) -> None:
-        check_links(self.path)
-        check_imports(self.path, self.config, allowed=self._trusted)
+        self._run.check_links()
+        check_imports(self._run, self.config, allowed=self._trusted)
 
 
 def _hooks(progress: Progress, listener: CallbackListener, kind: type[TerminalPresenter] | None = None) -> SessionHooks:

@@ -16,6 +16,7 @@ from pbtrl.cli import main as cli
 from pbtrl.config.load import parse, resolve, to_yaml
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.storage import run_info, run_status
+from pbtrl.storage.run_directory import RunDirectory
 from tests.command import Command
 
 HEAD = "trainable: {name: quadratic}\nbudget: {env_steps_per_member: 10}\n"
@@ -172,11 +173,11 @@ def test_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str, v
     found = pbtrl("verify", "toy_quadratic")
     assert found.code in (0, 4)
     try:
-        run_info.read_run_info(run)
+        run_info.read_run_info(RunDirectory(run))
     except RunError:
         assert found.code == 4
         assert f"damaged   run.json: {run}/run.json cannot be read: " in found.out
-    warnings = run_info.record_start(run, [])
+    warnings = run_info.record_start(RunDirectory(run), [])
     assert len(warnings) == (found.code == 4)
 
 
@@ -256,7 +257,7 @@ def test_any_journal_is_read_or_reported_damaged(finished: Path, tmp_path: Path,
     (told,) = run_status.listing(tmp_path)
     json.dumps(told)
     try:
-        with run_status.corruption_as_error(run):
-            run_status.status(run)
+        with RunDirectory(run).corruption_as_error():
+            run_status.status(RunDirectory(run))
     except RunError:
         assert told["error"]

@@ -14,6 +14,7 @@ from pbtrl import api
 from pbtrl.config.load import parse
 from pbtrl.core import registry
 from pbtrl.errors import ConfigError, RunError
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.stored_config import load_stored_config, names_modules
 from tests.command import ROOT, Command
 
@@ -175,9 +176,9 @@ def test_untrusted_run_imports_nothing(pbtrl: Command) -> None:
     for name in ("status", "verify", "lineage", "report", "compare"):
         assert pbtrl(name, "a").code == 0
     assert pbtrl("list").code == 0
-    assert names_modules(run.path)
+    assert names_modules(RunDirectory(run.path))
     with pytest.raises(RunError, match="asks to import 'own_things', which runs its code"):
-        load_stored_config(run.path)
+        load_stored_config(RunDirectory(run.path))
     for command in (["eval", "a"], ["resume", "a", "budget.env_steps_per_member=40"]):
         refused = pbtrl(*command)
         assert (refused.code, "--trust-imports" in refused.err) == (2, True)

@@ -156,6 +156,28 @@ def test_nothing_executes_a_file_that_it_reads(path: Path) -> None:
     assert not calls & EXECUTING_CALLS
 
 
+RUN_FILES = {
+    "run.json", "config.resolved.yaml", "journal.jsonl", "LOCK", "best.json", "metrics.jsonl", "log.txt", "ray.log",
+    "report.html", "MANIFEST.json",
+}  # fmt: skip
+RUN_FOLDERS = {"members", "tb", "eval", "requests", "plots", "export", "snapshots", "config.yaml"}
+"""Names that mean other things too, and so count only as a part of a path."""
+
+
+@pytest.mark.parametrize("path", [p for p in ALL if room(name(p)) != "storage"], ids=name)
+def test_only_storage_knows_the_files_of_a_run(path: Path) -> None:
+    """All others ask `RunDirectory`."""
+
+    def parts(tree: ast.AST) -> set[str]:
+        texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        return {part for text in texts if " " not in text for part in text.split("/")}
+
+    tree = parsed(path)
+    divided = [n.right for n in ast.walk(tree) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)]
+    assert not parts(tree) & RUN_FILES
+    assert not set().union(*map(parts, divided)) & RUN_FOLDERS
+
+
 def test_no_module_has_two_names() -> None:
     """`agents`, `envs` and `configs` are importable from the root too, and must not be."""
     for path in [*ALL, *ROOT.glob("tests/**/*.py")]:

@@ -12,6 +12,7 @@ import pytest
 from pbtrl.build import placement
 from pbtrl.errors import RunError
 from pbtrl.storage.journal import canonical
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.stored_config import load_stored_config
 from tests.command import CART, ROOT, Command, journal
 
@@ -104,7 +105,7 @@ strategy: {ready: {every: 320}}
 
 def test_stored_config_is_read_with_its_old_keys(tmp_path: Path) -> None:
     (tmp_path / "config.resolved.yaml").write_text(OLD_KEYS)
-    config = load_stored_config(tmp_path, ["agent.epochs=3"])
+    config = load_stored_config(RunDirectory(tmp_path), ["agent.epochs=3"])
     assert config.agent is not None
     found = config.agent
     assert found.use_last_action_reward
@@ -120,4 +121,4 @@ def test_renamed_hyperparameter_cannot_be_resumed(tmp_path: Path) -> None:
     )
     (tmp_path / "config.resolved.yaml").write_text(searched)
     with pytest.raises(RunError, match="searches 'passes', which is now called 'epochs'"):
-        load_stored_config(tmp_path)
+        load_stored_config(RunDirectory(tmp_path))

@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pbtrl.reporting.html_report as reports
+from pbtrl.storage.run_directory import RunDirectory
 
 IMAGES = Path(__file__).parents[1] / "images"
 PORT = 6123
@@ -36,7 +37,7 @@ def main() -> None:
     """Take all of them."""
     run = Path(sys.argv[1]).resolve()
     IMAGES.mkdir(exist_ok=True)
-    report, *_ = reports.write_report(run)
+    report, *_ = reports.write_report(RunDirectory(run))
     take("report", report.as_uri(), 1200, 1500)
     command = [sys.executable, "-m", "pbtrl", "tb", str(run), "--port", str(PORT)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

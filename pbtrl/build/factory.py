@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from pbtrl.envs.space_json import space_to_json
 from pbtrl.errors import ConfigProblem
 from pbtrl.execution import Executor
 from pbtrl.execution.ray_checks import check_run_directory, check_settings
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.settings import StrategyContext
@@ -183,7 +183,7 @@ def initial_tensors(config: Config) -> list[Tensors]:
     return [{name: values[0].numpy() for name, values in state.tensors.items()} for state in states]
 
 
-def make_executor(config: Config, run: Path) -> Executor:
+def make_executor(config: Config, run: RunDirectory) -> Executor:
     """Make the executor that the config names, for the members of a run directory."""
     from pbtrl.execution.host import Host
     from pbtrl.execution.inline import Inline
@@ -196,7 +196,7 @@ def make_executor(config: Config, run: Path) -> Executor:
         (share,) = worker_shares(config, members)
         host = Host.local(
             make_builder(config.to_json()),
-            run / "members",
+            run.members,
             share.groups,
             threads=share.threads,
             discard_on_stop=_discards_on_stop(config),
@@ -207,7 +207,7 @@ def make_executor(config: Config, run: Path) -> Executor:
 
 
 def _worker_spec(
-    config: Config, run: Path, groups: Sequence[Sequence[str]], cores: tuple[int, ...], threads: int
+    config: Config, run: RunDirectory, groups: Sequence[Sequence[str]], cores: tuple[int, ...], threads: int
 ) -> WorkerSpec:
     """Make the start parameters of a worker; a process elsewhere needs them with absolute paths."""
     from pbtrl.execution.worker import WorkerSpec
@@ -215,7 +215,7 @@ def _worker_spec(
     return WorkerSpec(
         builder="pbtrl.build.worker_entry:make_builder",
         config=config.to_json(),
-        members=str((run / "members").resolve()),
+        members=str(run.members.resolve()),
         groups=tuple(tuple(g) for g in groups),
         cores=cores,
         threads=threads,
@@ -228,18 +228,18 @@ def _discards_on_stop(config: Config) -> bool:
     return config.env is not None and config.env.between_slices == "reset"
 
 
-def _make_ray_pool(config: Config, run: Path, members: Sequence[str]) -> Executor:
+def _make_ray_pool(config: Config, run: RunDirectory, members: Sequence[str]) -> Executor:
     from pbtrl.execution.ray import Cluster, RayPool
 
     execution = config.execution
-    check_run_directory(run)
-    cluster = Cluster(execution, run / "ray.log", config.spread_actors)
+    check_run_directory(run.path)
+    cluster = Cluster(execution, run.ray_log, config.spread_actors)
     try:
         specs = [
             _worker_spec(config, run, groups, (), execution.cores_per_worker)
             for groups in cluster_groups(config, members, cluster.room())
         ]
-        return RayPool(cluster, specs, run.resolve() / "journal.jsonl" if execution.shared else None)
+        return RayPool(cluster, specs, run.journal_path.resolve() if execution.shared else None)
     except BaseException:
         cluster.close()
         raise

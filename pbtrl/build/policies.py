@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbtrl import envs
@@ -16,9 +15,8 @@ from pbtrl.envs.space_json import space_from_json
 from pbtrl.envs.vector import convert_spaces
 from pbtrl.errors import RunError
 from pbtrl.storage.best_member import snapshots_to_evaluate
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
-from pbtrl.storage.run_status import load_run
-from pbtrl.storage.snapshot_store import SnapshotStore
 
 if TYPE_CHECKING:
     from pbtrl.rl.policy import Policy
@@ -47,7 +45,9 @@ class LoadedPolicy:
         return entry
 
 
-def load_policy(run: Path, config: Config, member: str, check_trust: Callable[[], None], seed: int = 0) -> LoadedPolicy:
+def load_policy(
+    run: RunDirectory, config: Config, member: str, check_trust: Callable[[], None], seed: int = 0
+) -> LoadedPolicy:
     """Load the policy of a member's newest snapshot.
 
     Args:
@@ -64,11 +64,11 @@ def load_policy(run: Path, config: Config, member: str, check_trust: Callable[[]
         raise RunError(f"{run} trains {config.label}, which has no policy")
     if member == "all":
         raise RunError("a policy is of one member: best, or an id such as m03")
-    header = load_run(run)[0]
+    header = run.load()[0]
     if not header.spaces:
         check_trust()
     (snapshot,) = snapshots_to_evaluate(run, member)
-    tensors, state = SnapshotStore(run / "members").load(snapshot)
+    tensors, state = run.snapshots.load(snapshot)
     agent = state["report"]["hyperparameters"].get(AGENT)
     policy = make_policy(config, agent, tensors, header.spaces, seed)
     return LoadedPolicy(policy, snapshot, state["report"], header)

@@ -25,10 +25,9 @@ from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.errors import ConfigProblem, DamagedError, RunError, SnapshotError
 from pbtrl.storage.best_member import snapshot_digest, snapshots_to_evaluate
 from pbtrl.storage.json_files import SCHEMA
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_lookup import find, is_run_group
-from pbtrl.storage.run_status import load_run
-from pbtrl.storage.snapshot_store import SnapshotStore
 
 OPTIMIZER = ("adam.", "rmsprop.")
 """Beginnings of the names of tensors that only one optimizer has."""
@@ -52,10 +51,10 @@ class WarmStart:
     snapshot: str
     step: int
 
-    def copy_to(self, run: Path) -> dict[str, Any]:
+    def copy_to(self, run: RunDirectory) -> dict[str, Any]:
         """Write the copy of a new run. Returns `RunHeader.initial`."""
         origin = {"run": self.run, "snapshot": self.snapshot, "step": self.step}
-        SnapshotStore(run / "members").commit(INITIAL, self.tensors, {"schema": SCHEMA, "origin": origin})
+        run.snapshots.commit(INITIAL, self.tensors, {"schema": SCHEMA, "origin": origin})
         return {**origin, "sha256": snapshot_digest(run, INITIAL)}
 
 
@@ -73,25 +72,25 @@ def find_warm_start(config: Config, root: Path) -> WarmStart | None:
         return None
     try:
         run, member = _source(config.init_from, root)
-        header = load_run(run)[0]
+        header = run.load()[0]
         snapshot = INITIAL if member == "initial" else snapshots_to_evaluate(run, member)[0]
-        tensors, state = SnapshotStore(run / "members").load(snapshot)
-        tree = modernize(read(run / "config.resolved.yaml").data)
+        tensors, state = run.snapshots.load(snapshot)
+        tree = modernize(read(run.resolved_config).data)
         step, agent = _origin(state)
         fitting = _fitted(config, header, tree, agent, tensors)
     except ConfigProblem:
         raise
     except RunError as error:
         raise ConfigProblem(str(error), ("init_from",)) from error
-    return WarmStart(fitting, str(run.resolve()), snapshot, step)
+    return WarmStart(fitting, str(run.path.resolve()), snapshot, step)
 
 
-def _source(text: str, root: Path) -> tuple[Path, str]:
+def _source(text: str, root: Path) -> tuple[RunDirectory, str]:
     """Split `RUN/member`; the member is `best` unless given."""
-    run, _, member = text.rpartition("/")
-    if not run or not re.fullmatch(r"m\d+|best|initial", member):
-        run, member = text, "best"
-    return find(run, root.parent if is_run_group(root) else root), member
+    name, _, member = text.rpartition("/")
+    if not name or not re.fullmatch(r"m\d+|best|initial", member):
+        name, member = text, "best"
+    return find(name, root.parent if is_run_group(root) else root), member
 
 
 def _origin(state: Mapping[str, Any]) -> tuple[int, str | None]:

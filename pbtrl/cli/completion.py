@@ -82,7 +82,7 @@ def _members(a: argparse.Namespace) -> list[str]:
     from pbtrl.storage.run_lookup import find
 
     with suppress(PbtrlError, OSError):  # no such run, or none yet
-        return ["best", "all", *sorted(path.name for path in (find(a.run, a.runs) / "members").iterdir())]
+        return ["best", "all", *sorted(path.name for path in find(a.run, a.runs).members.iterdir())]
     return []
 
 

@@ -31,12 +31,11 @@ def add_export(commands: Any) -> None:
 
 def run_export(a: argparse.Namespace) -> int:
     """Export a policy."""
-    from pbtrl.storage.run_directory import check_links
     from pbtrl.storage.run_lookup import find
     from pbtrl.storage.stored_config import check_imports, load_stored_config
 
     run = find(a.run, a.runs)
-    check_links(run)
+    run.check_links()
     config = load_stored_config(run, trusted=a.trust_imports)
     from pbtrl.export.export import export
     from pbtrl.export.self_check import OBSERVATIONS

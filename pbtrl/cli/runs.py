@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pbtrl.cli.exit_codes import CORRUPT, FAILED
 from pbtrl.system import streams
@@ -13,19 +13,21 @@ from pbtrl.system.files import reason
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
 
+if TYPE_CHECKING:
+    from pbtrl.storage.run_directory import RunDirectory
+
 
 def run_eval(a: argparse.Namespace) -> int:
     """Evaluate snapshots on fresh episodes."""
     from pbtrl.errors import SnapshotError
     from pbtrl.reporting import tables
     from pbtrl.storage.best_member import save_evaluation, snapshots_to_evaluate
-    from pbtrl.storage.run_directory import check_links
     from pbtrl.storage.run_lookup import find
     from pbtrl.storage.stored_config import check_imports, load_stored_config
     from pbtrl.training import scoring
 
     run = find(a.run, a.runs)
-    check_links(run)
+    run.check_links()
     snapshots = snapshots_to_evaluate(run, a.member)
     config = load_stored_config(run, trusted=a.trust_imports)
     check_imports(run, config, allowed=a.trust_imports)
@@ -41,7 +43,7 @@ def run_eval(a: argparse.Namespace) -> int:
     try:
         save_evaluation(run, results)
     except OSError as error:
-        tell(f"warning: results not saved in {run / 'eval'}: {reason(error)}", sys.stderr)
+        tell(f"warning: results not saved in {run.evaluations}: {reason(error)}", sys.stderr)
     printed = results if a.member == "all" else results[0]
     tell(to_json(printed) if a.json else tables.evaluations(results, run))
     if unscored := scoring.unscored(config, results):
@@ -56,10 +58,10 @@ def run_status(a: argparse.Namespace) -> int:
     from pbtrl.storage.references import cli_reference
     from pbtrl.storage.run_info import read_run_info
     from pbtrl.storage.run_lookup import find
-    from pbtrl.storage.run_status import corruption_as_error, status
+    from pbtrl.storage.run_status import status
 
     run = find(a.run, a.runs)
-    with corruption_as_error(run):
+    with run.corruption_as_error():
         state = status(run)
         reason = read_run_info(run).get("reason", "") if state["state"] == "crashed" else ""
         tell(to_json(state) if a.json else tables.status(state, cli_reference(run), reason))
@@ -101,7 +103,7 @@ def run_verify(a: argparse.Namespace) -> int:
     return 0 if result["ok"] else CORRUPT
 
 
-def _rederive(run: Path, a: argparse.Namespace) -> int:
+def _rederive(run: RunDirectory, a: argparse.Namespace) -> int:
     """Ask the strategy again at every decision of the run."""
     from pbtrl.diagnostics import rederivation
     from pbtrl.storage.stored_config import load_stored_config
@@ -116,11 +118,10 @@ def run_lineage(a: argparse.Namespace) -> int:
     from pbtrl.reporting import lineage, tables
     from pbtrl.storage.records import changes_made
     from pbtrl.storage.run_lookup import find
-    from pbtrl.storage.run_status import corruption_as_error, load_run
 
     run = find(a.run, a.runs)
-    header, lines, _ = load_run(run)
-    with corruption_as_error(run):
+    header, lines, _ = run.load()
+    with run.corruption_as_error():
         copies = lineage.copies(lines)
         if a.json:
             tell(to_json({"initial": header.initial, "changes": changes_made(lines), "copies": copies}))
@@ -152,7 +153,7 @@ def run_report(a: argparse.Namespace) -> int:
         for path in write():
             tell(str(path))
         return 0
-    tell(f"{run / 'report.html'}, again every {html_report.EVERY:.0f} seconds while the run trains (Ctrl-C ends it)")
+    tell(f"{run.report_file}, again every {html_report.EVERY:.0f} seconds while the run trains (Ctrl-C ends it)")
     streams.flush()
     html_report.watch(run, lambda refresh: write(refresh=refresh))
     return 0
@@ -164,7 +165,7 @@ def run_tensorboard(a: argparse.Namespace) -> int:
     from pbtrl.reporting import tensorboard_server
     from pbtrl.storage.run_lookup import find
 
-    logs = find(a.run, a.runs) / "tb"
+    logs = find(a.run, a.runs).tensorboard
     if not logs.is_dir():
         raise DamagedError(f"there is no {logs}: the run never began")
     return tensorboard_server.serve(logs, a.port, expose=a.expose)

@@ -17,6 +17,7 @@ from pbtrl.system.streams import tell
 
 if TYPE_CHECKING:
     from pbtrl.integrations.tracking_events import Tracker
+    from pbtrl.storage.run_directory import RunDirectory
 
 EVERY = 5.0  # seconds between two looks at the journal
 PROJECTS = {"wandb": "WANDB_PROJECT", "mlflow": "MLFLOW_EXPERIMENT_NAME"}
@@ -38,17 +39,15 @@ def add_track(commands: Any) -> None:
 def run_track(a: argparse.Namespace) -> int:
     """Send what is new in a run to a tracker."""
     from pbtrl.integrations.tracking import Tracking
-    from pbtrl.storage.run_directory import check_links
-    from pbtrl.storage.run_lock import RunLock
     from pbtrl.storage.run_lookup import find
     from pbtrl.storage.run_state import is_training, state
     from pbtrl.system.signals import Interrupted, Signals
 
     run = find(a.run, a.runs)
-    check_links(run)
+    run.check_links()
     connect = _tracker(a.to)
     project = a.project or os.environ.get(PROJECTS[a.to]) or "pbtrl"
-    with RunLock(run, f"track-{a.to}.lock"), Signals() as signals:
+    with run.lock(f"track-{a.to}.lock"), Signals() as signals:
         tracking = Tracking(run, a.to, partial(connect, project=project), partial(_files, run))
         with contextlib.closing(tracking):
             training, shown = True, False
@@ -85,11 +84,11 @@ def _tracker(name: str) -> Callable[..., Tracker]:
     return MlflowTracker
 
 
-def _files(run: Path) -> Sequence[Path]:
+def _files(run: RunDirectory) -> Sequence[Path]:
     """Files to keep with a finished run: a new report, the config, the best member and the newest video."""
     from pbtrl.reporting.html_report import write_report
     from pbtrl.storage.video_files import newest_video
 
     report, *_ = write_report(run)
-    rest = [run / "config.resolved.yaml", run / "best.json", newest_video(run)]
+    rest = [run.resolved_config, run.best_file, newest_video(run)]
     return [report, *(path for path in rest if path is not None and path.is_file())]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def run_train(a: argparse.Namespace) -> int:
     """Train a new run."""
     from pbtrl.config.load import check, read, to_yaml
-    from pbtrl.storage.run_directory import check_free
+    from pbtrl.storage.run_creation import check_free
 
     source = read(a.config, a.overrides)
     config = check(source)

@@ -7,15 +7,14 @@ version of the strategy, or of a library that it uses, decided then.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from pbtrl.build.factory import make_strategy
 from pbtrl.config.adjust import adjusted
 from pbtrl.config.load import with_setting
 from pbtrl.config.schema import Config
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import read_header
-from pbtrl.storage.run_status import corruption_as_error, load_run
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import decide
 
@@ -37,18 +36,18 @@ class Difference:
     derived: dict[str, Any] | None
 
 
-def rederive(run: Path, config: Config) -> dict[str, Any]:
+def rederive(run: RunDirectory, config: Config) -> dict[str, Any]:
     """Ask the strategy of a run's config again at every decision; returns the result as JSON values.
 
     Keys: decisions (number of decisions that came out the same), and difference (see `Difference`; null if there is
     none). A longer budget of a later session applies from its first line on,
     and a change by `pbtrl set` from its line on.
     """
-    _, lines, _ = load_run(run)
+    _, lines, _ = run.load()
     header, _ = read_header(lines[:1])
     population, horizon, decisions = header.population(), header.horizon, 0
     strategy = _strategy(config, horizon)
-    with corruption_as_error(run):
+    with run.corruption_as_error():
         for number, line in enumerate(lines, 1):
             if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
                 horizon = line["horizon"]

@@ -13,13 +13,12 @@ from typing import Any, Literal
 from pbtrl.core.naming import INITIAL
 from pbtrl.core.population import Population
 from pbtrl.errors import ConfigError, DamagedError, NewerError, RunError, SnapshotError
-from pbtrl.storage import journal, run_directory
+from pbtrl.storage import journal
 from pbtrl.storage.best_member import best_snapshot, snapshot_digest
 from pbtrl.storage.references import cli_reference
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import read_run_info
-from pbtrl.storage.run_lock import RunLock, holder
-from pbtrl.storage.run_status import load_run
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.storage.stored_config import load_stored_config
 
@@ -44,7 +43,7 @@ class Finding:
     text: str
 
 
-def examine(run: Path) -> dict[str, Any]:
+def examine(run: RunDirectory) -> dict[str, Any]:
     """Verify a run directory; returns the result as JSON values.
 
     Keys: run, ok (no errors), digest (of the canonical journal; null if unreadable), lines, snapshots (number of hashed
@@ -54,38 +53,35 @@ def examine(run: Path) -> dict[str, Any]:
     reported.
     """
     result = _examined(run)
-    if result["findings"] and holder(run) is not None:
+    if result["findings"] and run.holder() is not None:
         again = [] if result["ok"] else _examined(run)["findings"]
         result["findings"] = [f for f in result["findings"] if f["kind"] in ERRORS and f in again]
         result["ok"] = not result["findings"]
     return result
 
 
-def _examined(run: Path) -> dict[str, Any]:
+def _examined(run: RunDirectory) -> dict[str, Any]:
     findings: list[Finding] = []
     lines: list[journal.Line] = []
     population: Population | None = None
     try:
-        header, lines, population = load_run(run)
+        header, lines, population = run.load()
         findings += _initial(run, header)
     except DamagedError as error:
-        findings.append(_unreadable("journal.jsonl", error))
-    store = SnapshotStore(run / "members")
+        findings.append(_unreadable(run.journal_path.name, error))
+    store = run.snapshots
     reports = {line["assignment"]: line for line in lines if line["kind"] == "report"}
     voided = [line["snapshot"] for line in lines if line["kind"] == "void"]  # a remade snapshot has another report
     reports |= {name: {"step": reports[name]["step"]} for name in voided if name in reports}
-    names = [name for member in _folders(run / "members") for name in store.names(member)]
+    names = [name for member in _folders(run.members) for name in store.names(member)]
     for name in names:
         findings += _snapshot(run, store, name, reports, population)
     if population:
         findings += _missing(run, store, population)
     findings += _small_files(run)
-    findings += [
-        Finding("leftover", str(p.relative_to(run)), "left behind by a killed process")
-        for p in run_directory.leftovers(run)
-    ]
-    if journal.is_torn(run / "journal.jsonl"):
-        findings.append(Finding("torn", "journal.jsonl", "the last line is incomplete and does not count"))
+    findings += [Finding("leftover", run.relative(p), "left behind by a killed process") for p in run.leftovers()]
+    if journal.is_torn(run.journal_path):
+        findings.append(Finding("torn", run.journal_path.name, "the last line is incomplete and does not count"))
     return {
         "run": str(run),
         "ok": not any(f.kind in ERRORS for f in findings),
@@ -96,7 +92,7 @@ def _examined(run: Path) -> dict[str, Any]:
     }
 
 
-def repair(run: Path) -> list[str]:
+def repair(run: RunDirectory) -> list[str]:
     """Move damaged and orphaned snapshots to quarantine and delete leftovers; returns one line per action.
 
     `pbtrl resume` makes missing snapshots again if the run needs them.
@@ -105,11 +101,11 @@ def repair(run: Path) -> list[str]:
         RunError: the run is in use, or contains a symbolic link.
     """
     done: list[str] = []
-    run_directory.check_links(run)
-    with RunLock(run):
-        store = SnapshotStore(run / "members")
+    run.check_links()
+    with run.lock():
+        store = run.snapshots
         for finding in _examined(run)["findings"]:
-            path = run / finding["where"]
+            path = run.path / finding["where"]
             match finding["kind"]:
                 case "damaged" | "orphan" if path.parent.name == "snapshots":
                     store.quarantine(f"{path.parent.parent.name}/{path.name}")
@@ -117,7 +113,7 @@ def repair(run: Path) -> list[str]:
                 case "torn":
                     journal.Journal(path).close()
                     done.append(f"{finding['where']}: incomplete last line removed")
-        done += [f"{path.relative_to(run)}: deleted" for path in run_directory.delete_leftovers(run)]
+        done += [f"{run.relative(path)}: deleted" for path in run.delete_leftovers()]
     return done
 
 
@@ -130,9 +126,9 @@ def text(found: dict[str, Any]) -> str:
 
 
 def _snapshot(
-    run: Path, store: SnapshotStore, name: str, reports: dict[str, journal.Line], population: Population | None
+    run: RunDirectory, store: SnapshotStore, name: str, reports: dict[str, journal.Line], population: Population | None
 ) -> Iterator[Finding]:
-    where = str(store.path(name).relative_to(run))
+    where = run.relative(store.path(name))
     try:
         _, state = store.load(name)
     except DamagedError as error:
@@ -153,11 +149,11 @@ def _snapshot(
         yield Finding("orphan", where, "the journal has no report of it")
 
 
-def _initial(run: Path, header: RunHeader) -> Iterator[Finding]:
+def _initial(run: RunDirectory, header: RunHeader) -> Iterator[Finding]:
     """Compare the snapshot that all members began from with the header."""
     if not header.initial:
         return
-    where = str(SnapshotStore(run / "members").path(INITIAL).relative_to(run))
+    where = run.relative(run.snapshots.path(INITIAL))
     try:
         if snapshot_digest(run, INITIAL) != header.initial["sha256"]:
             yield Finding("damaged", where, "it is not the one that the journal's first line names")
@@ -165,13 +161,13 @@ def _initial(run: Path, header: RunHeader) -> Iterator[Finding]:
         yield Finding("missing", where, f"members that have not begun cannot begin; it was a copy: {header.origin}")
 
 
-def _missing(run: Path, store: SnapshotStore, population: Population) -> Iterator[Finding]:
+def _missing(run: RunDirectory, store: SnapshotStore, population: Population) -> Iterator[Finding]:
     """Find missing snapshots among those that the run continues from: each member's newest, and open parents."""
     needed = {m.snapshot for m in population.members.values() if not m.retired} | {a.parent for a in population.pending}
     needed.discard(population.initial)
     for name in sorted(n for n in needed if n):
         if not store.path(name).exists():
-            where = str(store.path(name).relative_to(run))
+            where = run.relative(store.path(name))
             yield Finding(
                 "missing",
                 where,
@@ -179,18 +175,18 @@ def _missing(run: Path, store: SnapshotStore, population: Population) -> Iterato
             )
 
 
-def _small_files(run: Path) -> Iterator[Finding]:
+def _small_files(run: RunDirectory) -> Iterator[Finding]:
     try:
         load_stored_config(run)
     except (ConfigError, DamagedError) as error:
-        yield Finding("damaged", "config.resolved.yaml", str(error).splitlines()[0])
+        yield Finding("damaged", run.resolved_config.name, str(error).splitlines()[0])
     except RunError:  # it names modules, which `verify` does not import
         pass
-    for name, reader in (("run.json", read_run_info), ("best.json", best_snapshot)):
+    for file, reader in ((run.info_file, read_run_info), (run.best_file, best_snapshot)):
         try:
             reader(run)
         except DamagedError as error:
-            yield _unreadable(name, error)
+            yield _unreadable(file.name, error)
 
 
 def _unreadable(where: str, error: DamagedError) -> Finding:

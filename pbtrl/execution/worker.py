@@ -27,7 +27,7 @@ from pbtrl.execution.worker_messages import (
     decode,
     encode,
 )
-from pbtrl.storage.member_files import MemberFiles, MemberSink
+from pbtrl.storage.member_files import LOG, MemberFiles, MemberSink
 from pbtrl.storage.snapshot_store import SnapshotStore, Store
 from pbtrl.system.child_process import init_child, redirect_output
 from pbtrl.system.files import make_directory
@@ -146,7 +146,7 @@ def _log_output(member: Path) -> None:
     """Redirect the output of libraries and envs to the log of the worker's first member."""
     make_directory(member.parent)
     make_directory(member)
-    redirect_output(member / "log.txt")
+    redirect_output(member / LOG)
 
 
 def run_worker(pipe: Connection, parent: int, spec: WorkerSpec) -> None:

@@ -33,6 +33,7 @@ from pbtrl.export.model_card import card_files
 from pbtrl.export.self_check import Act, largest_difference
 from pbtrl.storage.best_member import stored_evaluation
 from pbtrl.storage.json_files import SCHEMA, read_json
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.system.files import reason, sync_directory, translate_disk_errors, write_durably
 from pbtrl.system.strict_json import to_json
 
@@ -54,7 +55,7 @@ class Export:
 
 
 def export(
-    run: Path, config: Config, member: str, form: str, out: Path | None, check_trust: Callable[[], None]
+    run: RunDirectory, config: Config, member: str, form: str, out: Path | None, check_trust: Callable[[], None]
 ) -> Export:
     """Export the policy of a member's newest snapshot, after a check against pbtrl's own policy.
 
@@ -79,9 +80,9 @@ def export(
         loaded = load_policy(run, config, member, check_trust)
     except RunError as error:
         if config.env is None:
-            raise RunError(f"{error}; its weights are {run}/members/ID/snapshots/*/tensors.safetensors") from None
+            raise RunError(f"{error}; its weights are {run.members}/ID/snapshots/*/tensors.safetensors") from None
         raise
-    folder = out or run / "export" / f"{loaded.snapshot.partition('/')[0]}-{form}"
+    folder = out or run.exports / f"{loaded.snapshot.partition('/')[0]}-{form}"
     _check_replaceable(folder)
     info = _origin(run, config, loaded, form)
     files, act = _onnx(loaded, info) if form == "onnx" else _bundle(loaded, info)
@@ -95,7 +96,7 @@ def export(
     return Export(folder, info)
 
 
-def _origin(run: Path, config: Config, loaded: LoadedPolicy, form: str) -> dict[str, Any]:
+def _origin(run: RunDirectory, config: Config, loaded: LoadedPolicy, form: str) -> dict[str, Any]:
     """Describe what is exported, for export.json."""
     assert config.env
     own, policy = config.per_agent_configs[loaded.agent], loaded.policy
@@ -104,7 +105,7 @@ def _origin(run: Path, config: Config, loaded: LoadedPolicy, form: str) -> dict[
         "schema": SCHEMA,
         "pbtrl": pbtrl.__version__,
         "format": form,
-        "run": run.resolve().name,
+        "run": run.path.resolve().name,
         "snapshot": loaded.snapshot,
         "member": loaded.snapshot.partition("/")[0],
         "env": config.env.id,

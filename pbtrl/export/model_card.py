@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pbtrl.build.policies import LoadedPolicy
@@ -19,8 +18,7 @@ from pbtrl.reporting import plots
 from pbtrl.reporting.formatting import format_count, format_fitness, format_value
 from pbtrl.reporting.lineage import copies
 from pbtrl.reporting.schedule import discover
-from pbtrl.storage.json_files import read_json_if_exists
-from pbtrl.storage.run_status import corruption_as_error, load_run
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.video_files import newest_video
 
 ROWS = 30  # of the schedule
@@ -33,12 +31,12 @@ observation, reward, terminated, truncated, _ = env.step(action)
 """
 
 
-def card_files(run: Path, config: Config, loaded: LoadedPolicy, info: Mapping[str, Any]) -> dict[str, bytes]:
+def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files that the hub wants beside a bundle; `info` is the content of export.json."""
     assert config.env
-    header, lines, population = load_run(run)
-    best = read_json_if_exists(run / "best.json")
-    with corruption_as_error(run):
+    header, lines, population = run.load()
+    best = run.best()
+    with run.corruption_as_error():
         lineage = plots.draw(plots.RunData(header, lines, population, loaded.snapshot), "lineage", "png")
         copied = len(copies(lines))
     files = {"lineage.png": lineage}
@@ -105,7 +103,7 @@ def _score(info: Mapping[str, Any]) -> str:
     return f"{text}, over {score['episodes']} fresh episodes with {kind} and raw rewards{protocol}."
 
 
-def _schedule(run: Path, member: str) -> str:
+def _schedule(run: RunDirectory, member: str) -> str:
     """Format the discovered schedule as a Markdown table; of many rows the middle ones are left out."""
     found = discover(run, member)
     rows: list[Sequence[str]] = [

@@ -22,8 +22,9 @@ from pbtrl.errors import ConfigError, RunError
 from pbtrl.integrations.tracking_events import MetricPoints, RunEvents, RunOutcome, TrackedRun, Tracker
 from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_points import fitness_tag
-from pbtrl.storage.run_status import corruption_as_error, summarize
+from pbtrl.storage.run_status import summarize
 from pbtrl.system.files import reason, write_atomically
 from pbtrl.system.strict_json import to_json
 
@@ -46,13 +47,13 @@ class Position:
     finished: int = 0
 
     @classmethod
-    def load(cls, run: Path, tracker: str) -> Position:
+    def load(cls, run: RunDirectory, tracker: str) -> Position:
         """Read the position of a tracker; a new one if the run was never tracked.
 
         Raises:
             RunError: the file is damaged.
         """
-        path = run / f"track-{tracker}.json"
+        path = run.tracking_file(tracker)
         content = read_json_if_exists(path)
         if not content:
             return cls(path)
@@ -89,11 +90,12 @@ class Tracking:
     """
 
     def __init__(
-        self, run: Path, name: str, connect: Callable[[TrackedRun], Tracker], files: Callable[[], Sequence[Path]]
-    ) -> None:
+        self, run: RunDirectory, name: str, connect: Callable[[TrackedRun], Tracker],
+        files: Callable[[], Sequence[Path]],
+    ) -> None:  # fmt: skip
         self._run, self._connect, self._files = run, connect, files
         self._position = Position.load(run, name)
-        with corruption_as_error(run):
+        with run.corruption_as_error():
             self._reader = RunEvents(run)
         self._seen = 0
         self.points = self.lines = 0
@@ -133,7 +135,7 @@ class Tracking:
 
     def _send(self, lines: Sequence[Line]) -> None:
         before, new = self._position.lines, []
-        with corruption_as_error(self._run):
+        with self._run.corruption_as_error():
             for line in lines:
                 events = self._reader.events(line)
                 self._seen += 1
@@ -154,20 +156,20 @@ class Tracking:
         self.points += sum(len(event.values) for event in new if isinstance(event, MetricPoints))
 
     def _outcome(self) -> RunOutcome:
-        with corruption_as_error(self._run):
+        with self._run.corruption_as_error():
             status = summarize(self._run, self._reader.header, self._reader.population)
             rows = [
                 {"member": m["id"], "role": m["role"], "state": m["state"], self._reader.header.unit: m["env_steps"],
                  self._reader.header.metric: m["fitness"], **m["hyperparameters"]}
                 for m in status["members"]
             ]  # fmt: skip
-        best = read_json_if_exists(self._run / "best.json")
+        best = self._run.best()
         return RunOutcome(rows, self._reader.exploits, best, self._files())
 
 
-def stored_settings(run: Path) -> dict[str, Any]:
+def stored_settings(run: RunDirectory) -> dict[str, Any]:
     """Settings of config.resolved.yaml by dotted name, without importing anything; empty if it cannot be read."""
-    path = run / "config.resolved.yaml"
+    path = run.resolved_config
     try:
         return dict(flatten(read(path).data)) if path.is_file() else {}
     except ConfigError:

@@ -12,6 +12,7 @@ from pbtrl.core.population import Population
 from pbtrl.errors import RunError
 from pbtrl.storage.journal import JournalTail, Line
 from pbtrl.storage.metrics_log import SliceMetrics, tags
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_points import fitness_tag, hyperparameter_points, population_points, report_points
 
@@ -151,8 +152,8 @@ class RunEvents:
         exploits: all exploits that were read.
     """
 
-    def __init__(self, run: Path) -> None:
-        self._tail = JournalTail(run / "journal.jsonl")
+    def __init__(self, run: RunDirectory) -> None:
+        self._tail = JournalTail(run.journal_path)
         try:
             self._lines = self._tail.read()
         except FileNotFoundError:
@@ -162,7 +163,7 @@ class RunEvents:
         self.header = RunHeader.from_line(self._lines[0])
         self.population: Population = self.header.population()
         self.exploits: list[ExploitEvent] = []
-        self._metrics = SliceMetrics(run / "members", self.population.members)
+        self._metrics = SliceMetrics(run.members, self.population.members)
         self._values: dict[str, Hyperparameters] = {}
         self._shown: dict[str, dict[str, float]] = {}
         self._decided: dict[str, tuple[int, int, float]] = {}

@@ -18,11 +18,10 @@ from pbtrl.reporting import html_page, plots, report_tables, tables
 from pbtrl.reporting.plots.embedding import png_element, svg_element
 from pbtrl.reporting.summary import outcome_rows
 from pbtrl.reporting.tables import Table
-from pbtrl.storage import run_directory
-from pbtrl.storage.json_files import read_json_if_exists
 from pbtrl.storage.references import cli_reference
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_state import is_training, state
-from pbtrl.storage.run_status import corruption_as_error, load_run, summarize
+from pbtrl.storage.run_status import summarize
 from pbtrl.storage.video_files import newest_video, preview
 from pbtrl.system.files import make_directory, reason, write_atomically
 
@@ -43,7 +42,7 @@ CAPTIONS = {
 
 
 def write_report(
-    run: Path, *, only: Sequence[str] | None = None, form: plots.Format = "svg", video: bool = False,
+    run: RunDirectory, *, only: Sequence[str] | None = None, form: plots.Format = "svg", video: bool = False,
     refresh: int | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write a run's page and plots, all or `only` some; returns the files, the page first.
@@ -59,19 +58,19 @@ def write_report(
         DamagedError: the journal, run.json or best.json cannot be read.
         RunError: the directory cannot be written to, contains a symbolic link, or has no `video`.
     """
-    run_directory.check_links(run)
+    run.check_links()
     shown = _video(run) if video else ""
-    header, lines, population = load_run(run)
-    best = read_json_if_exists(run / "best.json")
+    header, lines, population = run.load()
+    best = run.best()
     leader = population.best.snapshot if population.best else None
-    with corruption_as_error(run):
+    with run.corruption_as_error():
         data = plots.RunData(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
         drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
         body = _body(run, best, data, [_plot(data, name, content, form) for name, content in drawn.items()])
-    files: dict[Path, str | bytes] = {run / "report.html": html_page.page(header.name, body + shown, refresh)}
-    files |= {run / "plots" / f"{name}.{form}": content for name, content in drawn.items()}
+    files: dict[Path, str | bytes] = {run.report_file: html_page.page(header.name, body + shown, refresh)}
+    files |= {run.plots / f"{name}.{form}": content for name, content in drawn.items()}
     try:
-        make_directory(run / "plots")
+        make_directory(run.plots)
         for path, text in files.items():
             write_atomically(path, text)
     except DiskFullError:
@@ -81,7 +80,7 @@ def write_report(
     return list(files)
 
 
-def watch(run: Path, write: Callable[[int | None], object], every: float = EVERY) -> None:
+def watch(run: RunDirectory, write: Callable[[int | None], object], every: float = EVERY) -> None:
     """Write the report of a run whenever its journal has grown, until no process trains the run.
 
     Args:
@@ -91,7 +90,7 @@ def watch(run: Path, write: Callable[[int | None], object], every: float = EVERY
     """
     written = -1
     while is_training(state(run)):
-        size = (run / "journal.jsonl").stat().st_size
+        size = run.journal_path.stat().st_size
         if size != written:
             write(round(every))
             written = size
@@ -99,7 +98,7 @@ def watch(run: Path, write: Callable[[int | None], object], every: float = EVERY
     write(None)
 
 
-def _body(run: Path, best: dict[str, Any], data: plots.RunData, figures: Sequence[str]) -> str:
+def _body(run: RunDirectory, best: dict[str, Any], data: plots.RunData, figures: Sequence[str]) -> str:
     status = summarize(run, data.header, data.population)
     section, facts = html_page.section, html_page.facts
     parts = [html_page.note(tables.progress(status))]
@@ -127,11 +126,11 @@ def _title_of_best(data: plots.RunData) -> str:
     return "Best member" + (", before the run was continued" if continued else "")
 
 
-def _outcome(run: Path, best: dict[str, Any], data: plots.RunData) -> dict[str, str]:
+def _outcome(run: RunDirectory, best: dict[str, Any], data: plots.RunData) -> dict[str, str]:
     try:
         return outcome_rows(best, data.header, data.lines)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise DamagedError(f"{run / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
+        raise DamagedError(f"{run.best_file} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _table(table: Table, wide: Sequence[int] = ()) -> str:
@@ -143,12 +142,12 @@ def _table(table: Table, wide: Sequence[int] = ()) -> str:
     return "\n".join([rows, *map(html_page.note, notes)])
 
 
-def _video(run: Path) -> str:
+def _video(run: RunDirectory) -> str:
     """Format the first seconds of the newest video."""
     if (path := newest_video(run)) is None:
         raise RunError(f"{run} has no video: make one with pbtrl eval {cli_reference(run)} --video")
     image = f'<img alt="video" src="data:image/gif;base64,{base64.b64encode(preview(path)).decode()}">'
-    caption = f"First seconds of {path.relative_to(run)}."
+    caption = f"First seconds of {run.relative(path)}."
     return html_page.section("Video", html_page.figure(image, caption))
 
 

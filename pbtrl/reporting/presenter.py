@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from typing_extensions import override
@@ -13,6 +12,7 @@ from typing_extensions import override
 from pbtrl.errors import DiskFullError
 from pbtrl.reporting.live_status import LiveStatus
 from pbtrl.reporting.terminal import Mode, SilentView, View, make_view
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
 
@@ -28,7 +28,7 @@ class Presenter(Protocol):
     def warn(self, text: str) -> None:
         """Show a warning."""
 
-    def finish(self, run: Path, best: dict[str, Any], text: str) -> None:
+    def finish(self, run: RunDirectory, best: dict[str, Any], text: str) -> None:
         """Show the result of a run: `best` is the content of best.json, `text` the same for people."""
 
     def view(self, status: LiveStatus, workers: str) -> View:
@@ -58,7 +58,7 @@ class TerminalPresenter(Presenter):
         _print(f"warning: {text}", sys.stderr)
 
     @override
-    def finish(self, run: Path, best: dict[str, Any], text: str) -> None:
+    def finish(self, run: RunDirectory, best: dict[str, Any], text: str) -> None:
         """Print the result of a run as text, or as JSON in the mode `json`."""
         if self._mode == "json":
             _print(to_json({"kind": "finish", "run": str(run), "best": best}))
@@ -83,7 +83,7 @@ class PartPresenter(TerminalPresenter):
             super().warn(text)
 
     @override
-    def finish(self, run: Path, best: dict[str, Any], text: str) -> None:
+    def finish(self, run: RunDirectory, best: dict[str, Any], text: str) -> None:
         pass
 
 
@@ -99,7 +99,7 @@ class SilentPresenter(Presenter):
         LOGGER.warning(text)
 
     @override
-    def finish(self, run: Path, best: dict[str, Any], text: str) -> None:
+    def finish(self, run: RunDirectory, best: dict[str, Any], text: str) -> None:
         pass
 
     @override

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pbtrl.config.defaults import differences
@@ -15,6 +14,7 @@ from pbtrl.reporting.tables import MOST_MEMBERS, Table, changes
 from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import read_plain_file
 from pbtrl.storage.records import changes_made
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.strict_json import to_json
@@ -78,7 +78,7 @@ def _failures(line: Line) -> Iterator[list[str]]:
         yield [format_duration(line["timing"]["elapsed"]), where, text]
 
 
-def settings(run: Path) -> Table:
+def settings(run: RunDirectory) -> Table:
     """Settings of the run that differ from the defaults."""
     titles = ["setting", "value", "default"]
     try:
@@ -89,7 +89,7 @@ def settings(run: Path) -> Table:
     return Table(titles, rows, left=(0, 1, 2))
 
 
-def run_facts(run: Path, data: RunData) -> dict[str, str]:
+def run_facts(run: RunDirectory, data: RunData) -> dict[str, str]:
     """Seed, command, versions and so on, by label."""
     known = read_run_info(run)
     versions, command = known.get("versions"), known.get("command")
@@ -104,10 +104,10 @@ def run_facts(run: Path, data: RunData) -> dict[str, str]:
     }
 
 
-def config_text(run: Path) -> str:
+def config_text(run: RunDirectory) -> str:
     """Resolved config as it is stored; empty if there is none."""
     try:
-        return read_plain_file(run / "config.resolved.yaml", LARGEST).decode(errors="replace")
+        return read_plain_file(run.resolved_config, LARGEST).decode(errors="replace")
     except (FileNotFoundError, RunError):
         return ""
 

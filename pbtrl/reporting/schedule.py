@@ -10,7 +10,6 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pbtrl.config.yaml_source import dump_yaml
@@ -20,8 +19,8 @@ from pbtrl.core.population import Population
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
 from pbtrl.storage.journal import Line
-from pbtrl.storage.json_files import read_json_if_exists
-from pbtrl.storage.run_status import check_member, corruption_as_error, load_run
+from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.storage.run_status import check_member
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class DiscoveredSchedule:
         agent: in a mixed population the entry of `agents`, which is the same in the whole ancestry.
     """
 
-    run: Path
+    run: RunDirectory
     snapshot: str
     steps: int
     unit: str
@@ -85,7 +84,7 @@ class DiscoveredSchedule:
         return text.getvalue()
 
 
-def discover(run: Path, member: str = "best") -> DiscoveredSchedule:
+def discover(run: RunDirectory, member: str = "best") -> DiscoveredSchedule:
     """Return the schedule of a member's newest snapshot, from the journal alone.
 
     Args:
@@ -96,9 +95,9 @@ def discover(run: Path, member: str = "best") -> DiscoveredSchedule:
         RunError: there is no such member, or no snapshot of it.
         DamagedError: the journal or best.json is damaged.
     """
-    header, lines, population = load_run(run)
+    header, lines, population = run.load()
     snapshot = _snapshot(run, population, member)
-    with corruption_as_error(run):
+    with run.corruption_as_error():
         path = ancestry(trained_slices(lines), snapshot)
         if not path:
             raise DamagedError(f"{run}: its journal has no report of {snapshot}")
@@ -126,10 +125,10 @@ def constant_settings(
     return settings
 
 
-def _snapshot(run: Path, population: Population, member: str) -> str:
+def _snapshot(run: RunDirectory, population: Population, member: str) -> str:
     if member == "best":
         leader = population.best
-        snapshot = read_json_if_exists(run / "best.json").get("snapshot", leader and leader.snapshot)
+        snapshot = run.best().get("snapshot", leader and leader.snapshot)
         if snapshot is None:
             raise RunError(f"{run} has no best member yet: name one of {', '.join(population.members)} with --member")
         return str(snapshot)

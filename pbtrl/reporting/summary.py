@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pbtrl.core.population import Population
@@ -17,11 +16,12 @@ from pbtrl.reporting.labels import labeled
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
 from pbtrl.reporting.tables import HELD_OUT, truncation
 from pbtrl.storage.journal import Line, read_journal
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader, read_header
 
 
 def opening_text(
-    run: Path,
+    run: RunDirectory,
     header: RunHeader,
     *,
     trains: str,
@@ -76,7 +76,7 @@ def _left_off(population: Population, header: RunHeader) -> str:
     return f"{done}; {again} open slice{'s start' if again > 1 else ' starts'} again" if again else done
 
 
-def closing_text(best: Mapping[str, Any], run: Path, name: str = "last", reference: str = "last") -> str:
+def closing_text(best: Mapping[str, Any], run: RunDirectory, name: str = "last", reference: str = "last") -> str:
     """Format the lines after a run: its result and commands to continue with.
 
     Args:
@@ -86,7 +86,7 @@ def closing_text(best: Mapping[str, Any], run: Path, name: str = "last", referen
         name: name of the run on the command line.
         reference: name of the run with the options that are needed, for commands that run the run's env.
     """
-    header, lines = read_header(read_journal(run / "journal.jsonl"))
+    header, lines = read_header(read_journal(run.journal_path))
     commands = f"pbtrl tb {name} | pbtrl eval {reference} | pbtrl report {name}"
     return f"{labeled({'run': str(run)})}\n{outcome_text(best, header, lines)}\n{labeled({'next': commands})}"
 

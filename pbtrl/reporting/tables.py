@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pbtrl.reporting.formatting import (
@@ -21,6 +20,7 @@ from pbtrl.reporting.formatting import (
 )
 from pbtrl.reporting.labels import labeled
 from pbtrl.storage.records import describe_change
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_state import is_training
 
@@ -161,7 +161,7 @@ def listing(result: Sequence[Json]) -> str:
     return aligned(["name", "state", "best", "member", "steps", "", "age", "size"], rows, left=(0, 1, 7))
 
 
-def evaluations(result: Sequence[Json], run: Path) -> str:
+def evaluations(result: Sequence[Json], run: RunDirectory) -> str:
     """Format evaluations, one line per member, as stored in the run's `eval/`, and the videos in it."""
     metric = result[0].get("metric", "return")
     if result[0]["agent"] is None:  # outside RL
@@ -193,7 +193,7 @@ def evaluations(result: Sequence[Json], run: Path) -> str:
     return "\n".join([aligned(titles, rows), played, *cuts, *videos])
 
 
-def _video(video: Json, run: Path) -> str:
+def _video(video: Json, run: RunDirectory) -> str:
     """Format where a video is, and its episodes."""
     episodes = [f"{format_fitness(r)} in {n:,} steps" for r, n in zip(video["returns"], video["lengths"], strict=True)]
     hint = '; for MP4: pip install "pbtrl[video]"' if video["file"].endswith(".gif") else ""

@@ -21,6 +21,7 @@ from pbtrl.reporting.formatting import format_changes, format_count, format_fitn
 from pbtrl.reporting.tensorboard_hparams import layout, write_hparams
 from pbtrl.storage.journal import Line, read_journal
 from pbtrl.storage.metrics_log import Metrics, MetricsTail, tags
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_points import fitness_tag, hyperparameter_points, population_points, report_points
 from pbtrl.system.files import is_disk_error
@@ -36,14 +37,14 @@ class TensorBoardWriter:
         resume: whether to hide points of earlier sessions beyond each member's last reported step.
     """
 
-    def __init__(self, run: Path, header: RunHeader, population: Population, *, resume: bool = False) -> None:
+    def __init__(self, run: RunDirectory, header: RunHeader, population: Population, *, resume: bool = False) -> None:
         self._run, self._header, self._population = run, header, population
-        self._tail = MetricsTail(run / "members", population.members, from_end=resume)
+        self._tail = MetricsTail(run.members, population.members, from_end=resume)
         self._writers: dict[str, EventFile] = {}
         for m in population.members.values():
             if not m.retired:
                 self._writers[m.id] = self._new_writer(m.id, m.step + 1 if resume else None)
-        self._all = _writer(run / "tb" / "population", population.step + 1 if resume else None)
+        self._all = _writer(run.tensorboard / "population", population.step + 1 if resume else None)
         if not resume:
             self._all.add_layout(layout(header))
         self._values = {m.id: m.hyperparameters for m in population.members.values()}
@@ -90,8 +91,8 @@ class TensorBoardWriter:
                 writer.close()
             if self._best is not None:
                 folders = {m: self._folder_of(m) for m in self._population.members}
-                lines = read_journal(self._run / "journal.jsonl")
-                shared = self._run / "tb" / "population"
+                lines = read_journal(self._run.journal_path)
+                shared = self._run.tensorboard / "population"
                 write_hparams(folders, shared, self._header, self._population, lines, self._best)
         finally:
             threading.excepthook = self._hook
@@ -200,7 +201,7 @@ class TensorBoardWriter:
     def _folder_of(self, member: str) -> Path:
         """Folder of a member; a role is part of its name, as in `m16-evaluator`."""
         role = self._population.members[member].role.replace(" ", "-")
-        return self._run / "tb" / (f"{member}-{role}" if role else member)
+        return self._run.tensorboard / (f"{member}-{role}" if role else member)
 
     def _close_if_retired(self, member: str) -> None:
         """Close the writer of a member that will not train again; each open one has a thread and a file."""

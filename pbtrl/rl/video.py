@@ -9,13 +9,13 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pbtrl.envs import Vector
 from pbtrl.errors import RenderError
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.video_files import Frame, caption, has_encoder, write_video
 
 SMALLEST = 300  # pixels of the longer side, up to which frames are enlarged
@@ -72,7 +72,7 @@ class Camera:
         if index < self.episodes and self.takes[index].result is None:
             self.takes[index].result, self.takes[index].length = result, length
 
-    def save(self, run: Path, snapshot: str, show: Callable[[float], str]) -> dict[str, Any]:
+    def save(self, run: RunDirectory, snapshot: str, show: Callable[[float], str]) -> dict[str, Any]:
         """Write the video to the run's `eval/`, with captions in which `show` formats the returns.
 
         Returns:
@@ -87,13 +87,13 @@ class Camera:
             raise RenderError(self._where, f"cannot render: all {count} frames are black")
         if len({frame for take in self.takes for frame in take.frames}) == 1:
             raise RenderError(self._where, f"cannot render: all {count} frames are equal")
-        folder, suffix = run / "eval", ".mp4" if has_encoder() else ".gif"
+        folder, suffix = run.evaluations, ".mp4" if has_encoder() else ".gif"
         folder.mkdir(exist_ok=True)
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{len(list(folder.iterdir()))}"
         path = folder / f"{stamp}-{snapshot.replace('/', '-')}{suffix}"
         write_video(path, self.frames(show), self._fps)
         results, lengths = [take.result for take in self.takes], [take.length for take in self.takes]
-        return {"file": str(path.relative_to(run)), "returns": results, "lengths": lengths}
+        return {"file": run.relative(path), "returns": results, "lengths": lengths}
 
     def frames(self, show: Callable[[float], str]) -> Iterator[Frame]:
         """Yield all frames; every episode begins with a caption, which stays for a second."""

@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.errors import DamagedError, NewerError, RunError, SnapshotError
-from pbtrl.storage.json_files import read_json, read_json_if_exists, read_json_list
-from pbtrl.storage.run_status import check_member, load_run
-from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.storage.json_files import read_json, read_json_list
+from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.storage.run_status import check_member
+from pbtrl.storage.snapshot_store import MANIFEST
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
 
 
-def snapshots_to_evaluate(run: Path, member: str) -> list[str]:
+def snapshots_to_evaluate(run: RunDirectory, member: str) -> list[str]:
     """List the snapshots to evaluate for a member's id, for `all` members, or for the `best` one in best.json.
 
     Raises:
         RunError: there is no such member, or no snapshot of it.
     """
-    _, _, population = load_run(run)
-    store = SnapshotStore(run / "members")
+    _, _, population = run.load()
+    store = run.snapshots
     newest = {
         m.id: m.snapshot
         for m in population.members.values()
@@ -46,25 +47,25 @@ def snapshots_to_evaluate(run: Path, member: str) -> list[str]:
     return chosen
 
 
-def best_snapshot(run: Path) -> str | None:
+def best_snapshot(run: RunDirectory) -> str | None:
     """Name of the snapshot in best.json; None before there is one.
 
     Raises:
         DamagedError: best.json cannot be read, or the snapshot has changed since.
     """
     try:
-        best = read_json(run / "best.json")
+        best = read_json(run.best_file)
         name, sha256 = str(best["snapshot"]), str(best["sha256"])
     except FileNotFoundError:
         return None
     except KeyError as error:
-        raise DamagedError(f"{run / 'best.json'} cannot be read: {error}") from None
+        raise DamagedError(f"{run.best_file} cannot be read: {error}") from None
     if snapshot_digest(run, name) != sha256:
-        raise SnapshotError(f"snapshot {name} is not the one that {run / 'best.json'} names")
+        raise SnapshotError(f"snapshot {name} is not the one that {run.best_file} names")
     return name
 
 
-def referenced_snapshots(run: Path) -> list[str]:
+def referenced_snapshots(run: RunDirectory) -> list[str]:
     """Snapshots that retention must keep: the best one of an earlier session."""
     try:
         best = best_snapshot(run)
@@ -75,26 +76,24 @@ def referenced_snapshots(run: Path) -> list[str]:
     return [best] if best else []
 
 
-def snapshot_digest(run: Path, snapshot: str) -> str:
+def snapshot_digest(run: RunDirectory, snapshot: str) -> str:
     """SHA-256 of a snapshot's manifest, which contains the hashes of its files.
 
     Raises:
         SnapshotError: there is no such snapshot.
     """
     try:
-        return hashlib.sha256(
-            (SnapshotStore(run / "members").path(snapshot) / "MANIFEST.json").read_bytes()
-        ).hexdigest()
+        return hashlib.sha256((run.snapshots.path(snapshot) / MANIFEST).read_bytes()).hexdigest()
     except (OSError, ValueError):
         raise SnapshotError(f"snapshot {snapshot} is missing or incomplete ({run})") from None
 
 
-def stored_evaluation(run: Path, snapshot: str) -> dict[str, Any] | None:
+def stored_evaluation(run: RunDirectory, snapshot: str) -> dict[str, Any] | None:
     """Return the score of a snapshot in best.json, or else its newest one in `eval/`; None if there is none."""
-    best = read_json_if_exists(run / "best.json")
+    best = run.best()
     if best.get("snapshot") == snapshot and isinstance(best.get("evaluation"), dict):
         return dict(best["evaluation"])
-    for path in sorted((run / "eval").glob("*.json"), reverse=True):
+    for path in sorted(run.evaluations.glob("*.json"), reverse=True):
         with contextlib.suppress(OSError, DamagedError):
             for result in read_json_list(path):
                 if result.get("snapshot") == snapshot:
@@ -102,9 +101,9 @@ def stored_evaluation(run: Path, snapshot: str) -> dict[str, Any] | None:
     return None
 
 
-def save_evaluation(run: Path, results: Sequence[dict[str, Any]]) -> Path:
+def save_evaluation(run: RunDirectory, results: Sequence[dict[str, Any]]) -> Path:
     """Write results of an evaluation to the run's `eval/`; returns the file."""
-    folder = run / "eval"
+    folder = run.evaluations
     folder.mkdir(exist_ok=True)
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{len(list(folder.iterdir()))}.json"
     write_atomically(path, to_json(list(results), indent=2))

@@ -11,6 +11,8 @@ from typing_extensions import override
 from pbtrl.system.files import make_directory, translate_disk_errors
 from pbtrl.system.strict_json import to_json
 
+METRICS, LOG = "metrics.jsonl", "log.txt"
+
 
 class MemberSink(Protocol):
     """Destination of a worker's metrics and logs: files here, or the controller's node on a cluster."""
@@ -38,11 +40,11 @@ class MemberFiles(MemberSink):
 
     @override
     def write_metrics(self, member: str, line: Mapping[str, Any]) -> None:
-        self._append(member, "metrics.jsonl", to_json(line) + "\n")
+        self._append(member, METRICS, to_json(line) + "\n")
 
     @override
     def write_log(self, member: str, text: str) -> None:
-        self._append(member, "log.txt", text)
+        self._append(member, LOG, text)
 
     def _make(self, member: str) -> None:
         if member not in self._made:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from pbtrl.storage.member_files import METRICS
+
 Metrics = dict[str, Any]
 NOT_TAGS = frozenset({"assignment", "attempt", "time", "step"})
 
@@ -59,7 +61,7 @@ class MetricsTail:
 
     def _path(self, member: str) -> str:
         if member not in self._paths:  # joined once, because a poll asks for all of them
-            self._paths[member] = os.path.join(self._members, member, "metrics.jsonl")
+            self._paths[member] = os.path.join(self._members, member, METRICS)
         return self._paths[member]
 
 

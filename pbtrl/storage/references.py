@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import RUN_NAME, is_run_group
 from pbtrl.storage.stored_config import names_modules
 
 
-def run_reference(run: Path) -> str:
+def run_reference(run: RunDirectory) -> str:
     """Run argument of a command: the name, with `--runs` if the run is not in `runs/`; the path if that is no name.
 
     For a run of a sweep or a replay the name is `directory/name`.
     """
-    group = run.parent
+    group = run.path.parent
     if RUN_NAME.fullmatch(run.name) and RUN_NAME.fullmatch(group.name) and is_run_group(group):
         return f"{group.name}/{run.name}{root_option(group.parent)}"
-    return f"{run.name}{root_option(run.parent)}" if RUN_NAME.fullmatch(run.name) else _word(run)
+    return f"{run.name}{root_option(group)}" if RUN_NAME.fullmatch(run.name) else _word(run.path)
 
 
 def root_option(root: Path) -> str:
@@ -34,7 +35,7 @@ def _word(path: Path) -> str:
     return shlex.quote(f"./{text}" if text.startswith(("-", "~")) else text)
 
 
-def cli_reference(run: Path, known: Config | None = None) -> str:
+def cli_reference(run: RunDirectory, known: Config | None = None) -> str:
     """Run argument of a command that runs the env, with `--trust-imports` if needed; `known` is the run's config."""
     imports = names_modules(run) if known is None else bool(known.imports)
     return run_reference(run) + (" --trust-imports" if imports else "")

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import pbtrl
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, RunError
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.system.files import reason, write_atomically
 from pbtrl.system.strict_json import to_json
 
@@ -36,7 +37,7 @@ _SECRET = re.compile(_SECRETS)
 _INLINE = re.compile(_SECRETS + r"""["']?\s*[=:]\s*(?P<value>"[^"]*"|'[^']*'|[^\s,}\]]+)|://(?P<user>[^/@\s]+)@""")
 
 
-def record_start(run: Path, command: Sequence[str], threads: int = 1) -> list[str]:
+def record_start(run: RunDirectory, command: Sequence[str], threads: int = 1) -> list[str]:
     """Write `run.json` at the start of a session, new or resumed; `threads` is the number of torch threads per worker.
 
     Returns:
@@ -63,26 +64,26 @@ def record_start(run: Path, command: Sequence[str], threads: int = 1) -> list[st
     return [*unreadable, *(f"{change} since the last session: not bit-exact from here on" for change in changed)]
 
 
-def record_end(run: Path, status: Status, reason: str = "") -> None:
+def record_end(run: RunDirectory, status: Status, reason: str = "") -> None:
     """Record in `run.json` how a session ended; the journal's last line, which is authoritative, says so too."""
     _write(run, {**_readable(run)[0], "status": status, "reason": reason, "ended": time.time()})
 
 
-def read_run_info(run: Path) -> dict[str, Any]:
+def read_run_info(run: RunDirectory) -> dict[str, Any]:
     """Read `run.json`; empty if there is none.
 
     Raises:
         DamagedError: it is not a JSON object, has invalid values, or a newer pbtrl wrote it.
     """
-    content = read_json_if_exists(run / "run.json")
+    content = read_json_if_exists(run.info_file)
     for key, value in content.items():
         known = isinstance(value, KINDS.get(key, object))
         if not known or (isinstance(value, int | float) and not 0 <= value < LATEST):
-            raise DamagedError(f"{run / 'run.json'} cannot be read: invalid value of {key!r}")
+            raise DamagedError(f"{run.info_file} cannot be read: invalid value of {key!r}")
     return content
 
 
-def _readable(run: Path) -> tuple[dict[str, Any], list[str]]:
+def _readable(run: RunDirectory) -> tuple[dict[str, Any], list[str]]:
     """Content of `run.json` before a rewrite, and warnings; empty with a warning if it is damaged."""
     try:
         return read_run_info(run), []
@@ -92,9 +93,9 @@ def _readable(run: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"{error}; it will be rewritten"]
 
 
-def _write(run: Path, content: Mapping[str, Any]) -> None:
+def _write(run: RunDirectory, content: Mapping[str, Any]) -> None:
     try:
-        write_atomically(run / "run.json", to_json(content, indent=2) + "\n")
+        write_atomically(run.info_file, to_json(content, indent=2) + "\n")
     except DiskFullError:
         raise
     except OSError as error:

@@ -27,15 +27,18 @@ except ImportError:  # pragma: no cover
     fcntl = None  # type: ignore[assignment]
 
 
+LOCK = "LOCK"
+
+
 class RunLock:
     """Lock of a run directory; use it as a context manager, or call `acquire` and `release`.
 
     Args:
-        run: run directory.
+        run: path of the run directory.
         name: file of the lock; another one than LOCK is for something else than training.
     """
 
-    def __init__(self, run: Path, name: str = "LOCK") -> None:
+    def __init__(self, run: Path, name: str = LOCK) -> None:
         self._path = run / name
         self._file: IO[bytes] | None = None
 
@@ -90,7 +93,7 @@ class RunLock:
 def holder(run: Path) -> dict[str, Any] | None:
     """Holder of a run's lock, as far as known: `pid`, `host`, `start`; None if the lock is free."""
     try:
-        with open(run / "LOCK", "rb", opener=_open) as file:
+        with open(run / LOCK, "rb", opener=_open) as file:
             owner = _text(file) if _is_plain(file) else {}
             return owner if _is_held(file) and (owner or fcntl) else None
     except OSError:
@@ -142,4 +145,4 @@ def _text(file: IO[bytes]) -> dict[str, Any]:
 def _busy(path: Path, owner: dict[str, Any]) -> str:
     name = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('start', '?')}"
     hint = "" if fcntl else f"; if that process is gone, delete {path}"
-    return f"{path.parent if path.name == 'LOCK' else path} is in use by {name}{hint}"
+    return f"{path.parent if path.name == LOCK else path} is in use by {name}{hint}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pbtrl.errors import RunError
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_state import modified_at
 from pbtrl.system.files import reason
@@ -17,7 +18,7 @@ REPLAY_FILE = "replay.json"
 SWEEP_FILE = "sweep.json"
 
 
-def find(text: str, root: Path) -> Path:
+def find(text: str, root: Path) -> RunDirectory:
     """Find a run by `last` (the one started or resumed last), name, unique prefix of a name, or path.
 
     Runs of a sweep or a replay are found by `directory/name`, also by `directory/last` and `directory/prefix`.
@@ -33,7 +34,7 @@ def find(text: str, root: Path) -> Path:
     if text in runs:
         return runs[text]
     if "\0" not in text and is_run(path := Path(os.path.expanduser(text))):  # `.`, `..` and links have other names
-        return path.resolve() if path.name in ("", "..") or path.is_symlink() else path
+        return RunDirectory(path.resolve() if path.name in ("", "..") or path.is_symlink() else path)
     group, slash, name = text.rpartition("/")
     if slash and is_run_group(root / group):
         return find(name, root / group)
@@ -52,7 +53,8 @@ def find(text: str, root: Path) -> Path:
 
 def is_run(path: Path) -> bool:
     """Return whether this is a run directory."""
-    return any(os.path.isfile(path / name) for name in ("journal.jsonl", "run.json"))  # unlike Path's, never raises
+    run = RunDirectory(path)
+    return any(map(os.path.isfile, (run.journal_path, run.info_file)))  # unlike Path's, never raises
 
 
 def is_run_group(path: Path) -> bool:
@@ -60,9 +62,11 @@ def is_run_group(path: Path) -> bool:
     return any(os.path.isfile(path / name) for name in (SWEEP_FILE, REPLAY_FILE)) and not is_run(path)
 
 
-def run_directories(root: Path) -> Iterator[Path]:
+def run_directories(root: Path) -> Iterator[RunDirectory]:
     """Yield the run directories directly below `root`, except links that lead out of it and runs being deleted."""
-    yield from (path for path in _entries(root) if is_run(path) and path.resolve().is_relative_to(root.resolve()))
+    yield from (
+        RunDirectory(path) for path in _entries(root) if is_run(path) and path.resolve().is_relative_to(root.resolve())
+    )
 
 
 def sweep_directories(root: Path) -> Iterator[Path]:
@@ -78,12 +82,12 @@ def _entries(root: Path) -> list[Path]:
         raise RunError(f"cannot read {root}: {reason(error)}") from error
 
 
-def started_at(run: Path) -> tuple[float, str]:
+def started_at(run: RunDirectory) -> tuple[float, str]:
     """Sort key of a run: start of its latest session (Unix seconds), then its name."""
     try:
         return float(read_run_info(run)["started"]), run.name
     except (RunError, KeyError, TypeError, ValueError, OverflowError):
-        return modified_at(run / "journal.jsonl"), run.name
+        return modified_at(run.journal_path), run.name
 
 
 def _several(names: Sequence[str]) -> str:

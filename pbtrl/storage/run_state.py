@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from pbtrl.storage.json_files import open_plain_file
-from pbtrl.storage.run_lock import holder
+from pbtrl.storage.member_files import METRICS
+from pbtrl.storage.run_directory import RunDirectory
 
 State = Literal["running", "finished", "stopped", "crashed", "stale"]
 
@@ -16,13 +17,13 @@ State = Literal["running", "finished", "stopped", "crashed", "stale"]
 STALE_AFTER = 600.0  # seconds without a new line while the lock is held
 
 
-def heartbeat(run: Path) -> float:
+def heartbeat(run: RunDirectory) -> float:
     """Seconds since the run last wrote a journal line, a metrics line or its lock."""
-    written = [run / "journal.jsonl", run / "LOCK", *run.glob("members/*/metrics.jsonl")]
+    written = [run.journal_path, run.lock_file, *run.members.glob(f"*/{METRICS}")]
     return max(0.0, time.time() - max((modified_at(p) for p in written), default=0.0))
 
 
-def state(run: Path) -> State:
+def state(run: RunDirectory) -> State:
     """State of a run.
 
     - `running`: the lock is held.
@@ -30,9 +31,9 @@ def state(run: Path) -> State:
     - `finished`, `stopped`: the lock is free and the journal ends with that line.
     - `crashed`: the lock is free and the journal ends with any other line. Lines of `pbtrl set` do not count.
     """
-    if holder(run) is not None:
+    if run.holder() is not None:
         return "stale" if heartbeat(run) > STALE_AFTER else "running"
-    match _last_kind(run / "journal.jsonl"):
+    match _last_kind(run.journal_path):
         case "finish":
             return "finished"
         case "stop":

@@ -1,66 +1,39 @@
-"""Loading a run's population from its journal, and its status as JSON."""
+"""Status of runs and sweeps as JSON."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pbtrl.core.population import Member, Population
-from pbtrl.errors import DamagedError, RunError
-from pbtrl.storage.journal import Line, read_journal
+from pbtrl.errors import RunError
 from pbtrl.storage.records import changes_made
-from pbtrl.storage.run_header import RunHeader, read_header
+from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_lookup import SWEEP_FILE, run_directories, started_at, sweep_directories
 from pbtrl.storage.run_state import heartbeat, modified_at, state
 from pbtrl.storage.sweep_directory import sweep_status
 
 
-def load_run(run: Path) -> tuple[RunHeader, list[Line], Population]:
-    """Load a run: its header, all journal lines, and the population computed from them.
-
-    Raises:
-        DamagedError: the journal is missing or inconsistent.
-    """
-    try:
-        with corruption_as_error(run):
-            header, lines = read_header(read_journal(run / "journal.jsonl"))
-            return header, lines, header.population().replay(lines)
-    except FileNotFoundError:
-        raise DamagedError(f"{run} has no journal: the run never started") from None
-
-
-def check_member(run: Path, population: Population, member: str) -> None:
+def check_member(run: RunDirectory, population: Population, member: str) -> None:
     """Raise RunError unless the run has the member."""
     if member not in population.members:
         raise RunError(f"no member {member!r} in {run}: there are {', '.join(population.members)}")
 
 
-@contextlib.contextmanager
-def corruption_as_error(run: Path) -> Iterator[None]:
-    """Turn errors from processing a run's journal into DamagedError: it holds lines that pbtrl never wrote."""
-    try:
-        yield
-    except RunError:
-        raise
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise DamagedError(f"{run / 'journal.jsonl'} is damaged: {type(error).__name__}: {error}") from error
-
-
-def status(run: Path) -> dict[str, Any]:
+def status(run: RunDirectory) -> dict[str, Any]:
     """Status of a run and its members as JSON; steps are in `unit`, ages in seconds, sizes in bytes.
 
     Raises:
         DamagedError: the journal is missing or damaged.
     """
-    header, lines, population = load_run(run)
+    header, lines, population = run.load()
     return {**summarize(run, header, population), "changes": changes_made(lines)}
 
 
-def summarize(run: Path, header: RunHeader, population: Population) -> dict[str, Any]:
+def summarize(run: RunDirectory, header: RunHeader, population: Population) -> dict[str, Any]:
     """Compute `status` from a journal that is already loaded."""
     best = population.best
     return {
@@ -76,7 +49,7 @@ def summarize(run: Path, header: RunHeader, population: Population) -> dict[str,
         "generation": max((m.generation for m in population.members.values()), default=-1),
         "best": best and {"member": best.id, "fitness": best.fitness},
         "heartbeat_age": heartbeat(run),
-        "bytes": _bytes(run),
+        "bytes": _bytes(run.path),
         "roles": population.roles,
         "retired": sum(m.retired for m in population.members.values()),
         "members": [_member(m, header) for m in population.members.values()],
@@ -93,9 +66,9 @@ def listing(root: Path) -> list[dict[str, Any]]:
     return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
 
-def _listed_run(run: Path) -> dict[str, Any]:
+def _listed_run(run: RunDirectory) -> dict[str, Any]:
     try:
-        with corruption_as_error(run):
+        with run.corruption_as_error():
             return status(run)
     except RunError as error:
         return {"name": run.name, "path": str(run), "state": state(run), "error": str(error)}
@@ -146,8 +119,8 @@ def _state(member: Member, header: RunHeader) -> str:
     return "done" if member.step >= header.horizon else "waiting"
 
 
-def _bytes(run: Path) -> int:
-    paths = (Path(folder, name) for folder, _, names in os.walk(run) for name in names)
+def _bytes(top: Path) -> int:
+    paths = (Path(folder, name) for folder, _, names in os.walk(top) for name in names)
     return sum(_length(path) for path in paths)
 
 

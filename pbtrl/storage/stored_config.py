@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbtrl.errors import ConfigError, DamagedError, RunError
+from pbtrl.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
 
 
-def check_imports(run: Path, config: Config, *, allowed: bool) -> None:
+def check_imports(run: RunDirectory, config: Config, *, allowed: bool) -> None:
     """Check that the user allows the imports of a run's config, which may come from an untrusted source.
 
     Raises:
@@ -21,7 +22,7 @@ def check_imports(run: Path, config: Config, *, allowed: bool) -> None:
     _check(run, config.imports, allowed)
 
 
-def _check(run: Path, modules: Sequence[str], allowed: bool) -> None:
+def _check(run: object, modules: Sequence[str], allowed: bool) -> None:
     if modules and not allowed:
         named = ", ".join(map(repr, modules))
         raise RunError(
@@ -30,12 +31,12 @@ def _check(run: Path, modules: Sequence[str], allowed: bool) -> None:
         )
 
 
-def names_modules(run: Path) -> bool:
+def names_modules(run: RunDirectory) -> bool:
     """Return whether a run's config names modules to import; imports and raises nothing."""
     from pbtrl.config.load import read
     from pbtrl.config.open_names import code_modules
 
-    path = run / "config.resolved.yaml"
+    path = run.resolved_config
     if not path.is_file():  # a pipe would block
         return False
     try:
@@ -48,7 +49,7 @@ def names_modules(run: Path) -> bool:
 
 
 def load_stored_config(
-    run: Path, overrides: Sequence[str] = (), *, trusted: bool = False, known: Collection[str] = ()
+    run: RunDirectory, overrides: Sequence[str] = (), *, trusted: bool = False, known: Collection[str] = ()
 ) -> Config:
     """Load the resolved config of a run; keys that were renamed since an earlier pbtrl are translated.
 
@@ -67,7 +68,7 @@ def load_stored_config(
     from pbtrl.config.open_names import code_modules
     from pbtrl.config.renamed_keys import RENAMED, modernize
 
-    path = run / "config.resolved.yaml"
+    path = run.resolved_config
     if not path.is_file():
         raise DamagedError(f"{path} is missing; restore it or start a new run")
     source = read(path)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from pbtrl.core.dimensions import Whole
 from pbtrl.errors import DamagedError, RunError, printable
 from pbtrl.storage.json_files import SCHEMA, read_json
-from pbtrl.storage.run_directory import has_begun
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import RUN_NAME, SWEEP_FILE
 from pbtrl.storage.run_state import State, state
 from pbtrl.system.files import write_atomically
@@ -72,9 +72,9 @@ def run_name(arm: str, seed: int) -> str:
     return f"{arm}-s{seed}"
 
 
-def state_in_sweep(run: Path) -> State | Literal["not started"]:
+def state_in_sweep(run: RunDirectory) -> State | Literal["not started"]:
     """Return the state of a run of a sweep; `not started` before its first line."""
-    return state(run) if has_begun(run) else "not started"
+    return state(run) if run.has_begun() else "not started"
 
 
 def sweep_status(folder: Path) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def sweep_status(folder: Path) -> dict[str, Any]:
     Raises:
         DamagedError: sweep.json is damaged.
     """
-    states = Counter(state_in_sweep(folder / name) for name in read_sweep(folder).run_names)
+    states = Counter(state_in_sweep(RunDirectory(folder / name)) for name in read_sweep(folder).run_names)
     order = ("running", "stale", "crashed")
     overall = "finished" if set(states) == {"finished"} else next((s for s in order if s in states), "stopped")
     return {"state": overall, "runs": dict(states)}

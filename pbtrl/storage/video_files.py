@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbtrl.errors import DamagedError, MissingPackageError, RunError
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.system.files import translate_disk_errors
 
 Frame = NDArray[np.uint8]
@@ -57,10 +58,10 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
         staged.unlink(missing_ok=True)
 
 
-def newest_video(run: Path, snapshot: str = "") -> Path | None:
+def newest_video(run: RunDirectory, snapshot: str = "") -> Path | None:
     """Return the newest video of a run, or of one of its snapshots; None if there is none."""
     named = f"*-{snapshot.replace('/', '-')}.*" if snapshot else "*"
-    found = (path for path in (run / "eval").glob(named) if path.suffix in (".mp4", ".gif") and path.is_file())
+    found = (path for path in run.evaluations.glob(named) if path.suffix in (".mp4", ".gif") and path.is_file())
     return max((path for path in found if not path.name.startswith(".")), key=lambda path: path.name, default=None)
 
 

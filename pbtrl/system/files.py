@@ -50,12 +50,13 @@ def translate_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
         raise DiskFullError(f"no space on the disk for {path}: {needed}, {_free(path):,} are free") from error
 
 
-def check_free_space(run: Path, size: int, what: str) -> None:
-    """Raise DiskFullError before a run starts if there is no space for its `size` bytes.
+def check_free_space(members: Path, size: int, what: str) -> None:
+    """Raise DiskFullError before a run starts if there is no space for the `size` bytes of its `members`.
 
     File systems of total size 0, such as /proc, are not checked; writing to them raises a clearer error.
     """
-    if shutil.disk_usage(_existing(run)).total and (free := _free(run / "members")) < size:
+    run = members.parent
+    if shutil.disk_usage(_existing(run)).total and (free := _free(members)) < size:
         raise DiskFullError(f"no space on the disk for {run}: {size:,} bytes are needed for {what}, {free:,} are free")
 
 

@@ -18,6 +18,7 @@ from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.storage.journal import Journal, Line, dumps, read_journal
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.strategies import Strategy
 from pbtrl.testing.fakes import LAST, FakeExecutor, died, trained
 from pbtrl.training.controller import Controller
@@ -80,7 +81,7 @@ class BaseConformance:
     @classmethod
     def lines(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
         """Journal of a whole run."""
-        path = tmp_path_factory.mktemp("run") / "journal.jsonl"
+        path = RunDirectory(tmp_path_factory.mktemp("run")).journal_path
         script, order = request.param
         executor = FakeExecutor(script, None if order is None else np.random.default_rng(order))
         population, journal = cls.population(), Journal(path)

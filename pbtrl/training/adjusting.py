@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pbtrl.build.factory import exploration_bounds, make_strategy
@@ -20,19 +19,17 @@ from pbtrl.errors import RunError
 from pbtrl.storage.journal import Journal, Line
 from pbtrl.storage.json_files import read_json
 from pbtrl.storage.records import describe_change
-from pbtrl.storage.run_directory import check_links
-from pbtrl.storage.run_lock import RunLock, holder
-from pbtrl.storage.run_status import check_member, load_run
+from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.storage.run_status import check_member
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.strategies import Strategy
 from pbtrl.system.files import make_directory, write_atomically
 from pbtrl.system.strict_json import to_json
 
-FOLDER = "requests"
 PATIENCE = 10.0  # seconds to wait for a run to read a request
 
 
-def set_run(run: Path, items: Sequence[str], *, trusted: bool = False) -> str:
+def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -> str:
     """Change a run from its next decision on. Returns what was done, in words.
 
     Args:
@@ -43,21 +40,21 @@ def set_run(run: Path, items: Sequence[str], *, trusted: bool = False) -> str:
     Raises:
         RunError: a key may not change, a value is invalid, or the run is finished; nothing was changed.
     """
-    check_links(run)
+    run.check_links()
     config = load_stored_config(run, trusted=trusted)
-    if holder(run) is None:
-        with RunLock(run):
+    if run.holder() is None:
+        with run.lock():
             lines, body, _ = _checked(run, config, items)
             elapsed = max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)
-            journal = Journal(run / "journal.jsonl")
+            journal = Journal(run.journal_path)
             try:
                 line = journal.append({"kind": "set", **body, "timing": {"time": time.time(), "elapsed": elapsed}})
             finally:
                 journal.close()
         return f"{describe_change(line)}: read by the first decision after a resume"
     _, body, _ = _checked(run, config, items)
-    make_directory(run / FOLDER)
-    request = run / FOLDER / f"{time.time_ns()}-{os.getpid()}.json"
+    make_directory(run.requests)
+    request = run.requests / f"{time.time_ns()}-{os.getpid()}.json"
     write_atomically(request, to_json({"items": list(items)}))
     deadline = time.monotonic() + PATIENCE
     while request.exists() and time.monotonic() < deadline:
@@ -79,14 +76,15 @@ class Requests:
     """
 
     def __init__(
-        self, run: Path, config: Config, population: Population, lines: Sequence[Line], warn: Callable[[str], None]
+        self, run: RunDirectory, config: Config, population: Population, lines: Sequence[Line],
+        warn: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._run, self._config, self._population, self._warn = run, config, population, warn
         self._answered = {line.get("request") for line in lines if line["kind"] == "set"}
 
     def __call__(self) -> Iterator[tuple[Line, Strategy]]:
         """Yield the body of a `set` line, which must then be written, and the strategy from then on."""
-        for path in sorted((self._run / FOLDER).glob("[0-9]*.json")):
+        for path in sorted(self._run.requests.glob("[0-9]*.json")):
             if path.name not in self._answered:
                 try:
                     items = [str(item) for item in read_json(path)["items"]]
@@ -98,15 +96,15 @@ class Requests:
             path.unlink(missing_ok=True)
 
 
-def _checked(run: Path, stored: Config, items: Sequence[str]) -> tuple[list[Line], dict[str, Any], Config]:
-    _, lines, population = load_run(run)
+def _checked(run: RunDirectory, stored: Config, items: Sequence[str]) -> tuple[list[Line], dict[str, Any], Config]:
+    _, lines, population = run.load()
     if lines[-1]["kind"] == "finish":
         raise RunError(f"{run} is finished: no decision would read it")
     return lines, *_resolved(run, adjusted(stored, lines), population, items)
 
 
 def _resolved(
-    run: Path, config: Config, population: Population, items: Sequence[str]
+    run: RunDirectory, config: Config, population: Population, items: Sequence[str]
 ) -> tuple[dict[str, Any], Config]:  # fmt: skip
     """Return the body of the line that these items ask for, and the config from then on."""
     if not items:
@@ -121,7 +119,7 @@ def _resolved(
     return body, changed
 
 
-def _check_retired(run: Path, config: Config, population: Population, retired: Sequence[str]) -> None:
+def _check_retired(run: RunDirectory, config: Config, population: Population, retired: Sequence[str]) -> None:
     if not retired:
         return
     if not config.strategy.retires_on_request:

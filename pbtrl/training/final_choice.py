@@ -18,8 +18,7 @@ from pbtrl.core.population import Population
 from pbtrl.errors import SnapshotError
 from pbtrl.storage.best_member import snapshot_digest
 from pbtrl.storage.json_files import SCHEMA
-from pbtrl.storage.run_status import load_run
-from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
@@ -27,7 +26,7 @@ from pbtrl.training import scoring
 from pbtrl.training.scoring import is_scored
 
 
-def choose(config: Config, run: Path, population: Population, seconds: float | None = None) -> dict[str, Any]:
+def choose(config: Config, run: RunDirectory, population: Population, seconds: float | None = None) -> dict[str, Any]:
     """Choose the best member: candidates by training fitness, the choice on selection seeds, the score on others.
 
     The choice takes at most half of `seconds`, the score the rest; both may exceed it slightly.
@@ -63,17 +62,18 @@ def choose(config: Config, run: Path, population: Population, seconds: float | N
         "selection": [{k: s[k] for k in ("member", "return_mean", "ci95", "episodes", "truncated")} for s in selection],
     }
     if is_scored(score):
-        write_atomically(run / "best.json", to_json(best, indent=2))
+        write_atomically(run.best_file, to_json(best, indent=2))
     return best
 
 
 def choose_of(run: str, seconds: float | None) -> dict[str, Any]:
     """Choose the best member of the run in a directory; see `choose`."""
-    _, _, population = load_run(Path(run))
-    return choose(load_stored_config(Path(run), trusted=True), Path(run), population, seconds)
+    directory = RunDirectory(Path(run))
+    _, _, population = directory.load()
+    return choose(load_stored_config(directory, trusted=True), directory, population, seconds)
 
 
-def candidates(config: Config, run: Path, population: Population) -> list[str]:
+def candidates(config: Config, run: RunDirectory, population: Population) -> list[str]:
     """Return the snapshots of the fittest candidates, or of all candidates if none has a fitness.
 
     Missing and damaged snapshots are left out.
@@ -81,7 +81,7 @@ def candidates(config: Config, run: Path, population: Population) -> list[str]:
     Raises:
         SnapshotError: all of them are missing or damaged.
     """
-    store, ranked = SnapshotStore(run / "members"), population.ranking()
+    store, ranked = run.snapshots, population.ranking()
     names = [m.snapshot for m in ranked or population.candidates if m.snapshot]
     intact = (name for name in names if store.is_at(name, population.snapshot_origin[name].stop))
     chosen = list(islice(intact, config.final.candidates if ranked else None))

@@ -27,12 +27,10 @@ from pbtrl.core.messages import Hyperparameters
 from pbtrl.errors import RunError
 from pbtrl.reporting.schedule import DiscoveredSchedule, constant_settings, discover
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
-from pbtrl.storage.run_directory import check_links, group_folder
-from pbtrl.storage.run_lock import holder
+from pbtrl.storage.run_creation import group_folder
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import REPLAY_FILE
 from pbtrl.storage.run_state import state
-from pbtrl.storage.run_status import load_run
-from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.storage.stored_config import check_imports, load_stored_config
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
@@ -76,7 +74,7 @@ class Replay:
 
     def unfinished(self) -> list[str]:
         """List the new runs that are still to be trained."""
-        return [arm for arm in ARMS if state(self.folder / arm) != "finished"]
+        return [arm for arm in ARMS if state(RunDirectory(self.folder / arm)) != "finished"]
 
     def train(self, arm: str, hooks: SessionHooks, command: Sequence[str] = ()) -> SessionResult:
         """Train one of the new runs, or resume it. Scores from before are forgotten."""
@@ -99,8 +97,8 @@ class Replay:
         rows = [self._row("original", one.run, self.config, {one.member: one.snapshot})]
         rows[0]["steps"] = one.steps
         for arm in ARMS:
-            run = self.folder / arm
-            members = load_run(run)[2].members.values()
+            run = RunDirectory(self.folder / arm)
+            members = run.load()[2].members.values()
             row = self._row(arm, run, self._single, {m.id: m.snapshot for m in members})
             row["steps"] = max(m.step for m in members)
             row["incomplete"] = {m.id: m.step for m in members if m.step < one.steps}
@@ -134,7 +132,7 @@ class Replay:
         tree = self._single.to_dict()
         tree.pop("name", None)
         if tree.get("init_from"):  # the other run may be gone
-            tree["init_from"] = f"{self.original.run.resolve()}/initial"
+            tree["init_from"] = f"{self.original.run.path.resolve()}/initial"
         return {
             **tree,
             "seed": evaluation_seed(self.config, "replay training"),
@@ -148,7 +146,7 @@ class Replay:
             "final": {**tree["final"], "candidates": self.seeds},
         }
 
-    def _row(self, name: str, run: Path, config: Config, snapshots: Mapping[str, str | None]) -> dict[str, Any]:
+    def _row(self, name: str, run: RunDirectory, config: Config, snapshots: Mapping[str, str | None]) -> dict[str, Any]:
         """Evaluate members of one run, given by their snapshots."""
         results = scoring.evaluate(
             config, run, [s for s in snapshots.values() if s],
@@ -173,7 +171,9 @@ class Replay:
         return saved
 
 
-def plan(run: Path, *, seeds: int, member: str = "best", name: str | None = None, trusted: bool = False) -> Replay:
+def plan(
+    run: RunDirectory, *, seeds: int, member: str = "best", name: str | None = None, trusted: bool = False
+) -> Replay:
     """Plan the replay of a run's schedule; nothing is trained or written.
 
     Args:
@@ -187,23 +187,23 @@ def plan(run: Path, *, seeds: int, member: str = "best", name: str | None = None
         RunError: the run still trains, its schedule has a single point, or the folder holds something else.
         DamagedError: the run is damaged, or the member's snapshot was deleted.
     """
-    if holder(run) is not None:
+    if run.holder() is not None:
         raise RunError(f"{run} is training: replay it when it has ended")
-    check_links(run)
+    run.check_links()
     config = load_stored_config(run, trusted=trusted)
     check_imports(run, config, allowed=trusted)
     original = discover(run, member)
-    _, lines, population = load_run(run)
+    _, lines, population = run.load()
     if len(original.points) == 1:
         why = "its ancestors never changed them" if population.copies else "no member copied another one"
         raise RunError(
             f"{run} has no schedule to replay: the hyperparameters of {original.snapshot} were the same all along, "
             f"because {why}"
         )
-    SnapshotStore(run / "members").load(original.snapshot)
+    run.snapshots.load(original.snapshot)
     settings = constant_settings(lines, population, original.agent)
     constants_of, constants = next(iter(settings.items()), (None, original.points[0][1]))
-    folder = group_folder(run.parent, name or f"{run.name}-replay", REPLAY_FILE)
+    folder = group_folder(run.path.parent, name or f"{run.name}-replay", REPLAY_FILE)
     replay = Replay(original, config, seeds, folder, constants, constants_of)
     _check_unchanged(replay)
     return replay

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +14,15 @@ from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
 from pbtrl.errors import RunError, SnapshotError
 from pbtrl.reporting.formatting import format_fitness
-from pbtrl.storage.snapshot_store import SnapshotStore
+from pbtrl.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from pbtrl.rl.video import Camera
 
 
 def evaluate(
-    config: Config, run: Path, snapshots: Sequence[str], *, episodes: int, seed: int, deterministic: bool = False,
-    seconds: float | None = None, held_out: bool = True, video: int = 0,
+    config: Config, run: RunDirectory, snapshots: Sequence[str], *, episodes: int, seed: int,
+    deterministic: bool = False, seconds: float | None = None, held_out: bool = True, video: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Play fresh episodes with each snapshot. Returns one JSON object per snapshot.
 
@@ -46,7 +45,7 @@ def evaluate(
         RenderError: a video of an env that cannot render.
     """
     camera = _camera(config, run, snapshots, episodes, video) if video else None
-    store = SnapshotStore(run / "members")
+    store = run.snapshots
     loaded = [store.load(name) for name in snapshots]
     rows = [row for row, _ in loaded]
     try:
@@ -85,7 +84,7 @@ def evaluate(
     ]
 
 
-def _camera(config: Config, run: Path, snapshots: Sequence[str], episodes: int, video: int) -> Camera:
+def _camera(config: Config, run: RunDirectory, snapshots: Sequence[str], episodes: int, video: int) -> Camera:
     """Make the camera for a video of some episodes, if these can be recorded."""
     from pbtrl.rl.evaluation import ENVS
     from pbtrl.rl.video import Camera

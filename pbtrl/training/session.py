@@ -40,9 +40,9 @@ from pbtrl.storage.journal import read_journal as journal_lines
 from pbtrl.storage.metrics_log import last_reported_step
 from pbtrl.storage.references import cli_reference, run_reference
 from pbtrl.storage.retention import Retention
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import Status, record_end
-from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system import isolated_call
 from pbtrl.system.files import is_disk_error, reason
 from pbtrl.system.signals import Interrupted, Signals
@@ -73,7 +73,7 @@ class SessionResult:
     """Result of a session.
 
     Attributes:
-        run: the run directory.
+        run: path of the run directory.
         outcome: `finished`, `stopped` (can be resumed) or `failed`.
         message: message for the user; empty if the presenter has shown it.
         signal_exit: exit code of the first signal, as in a shell; None without a signal. One that comes when the run
@@ -97,7 +97,7 @@ class Session:
     """
 
     config: Config
-    run_directory: Path
+    run_directory: RunDirectory
     header: RunHeader
     population: Population
     journal: Journal
@@ -151,7 +151,7 @@ class Session:
         except DamagedError:
             raise
         except Exception as error:  # most likely from the user's env; the snapshots are safe, and resume tries again
-            log = run / "log.txt"
+            log = run.log()
             with log.open("a") as file:
                 file.write(traceback.format_exc())
             return self._failed(f"the final evaluation failed: {type(error).__name__}: {error}; see {log}")
@@ -163,12 +163,12 @@ class Session:
         board.describe(best)
         text = closing_text(best, run, run_reference(run), cli_reference(run, self.config))
         self.hooks.presenter.finish(run, best, text)
-        return SessionResult(run, "finished", signal_exit=self.signals.code)
+        return SessionResult(run.path, "finished", signal_exit=self.signals.code)
 
     def _controller(self, executor: Executor, board: TensorBoardWriter, lost: Sequence[str]) -> Controller:
         snapshots = self.config.snapshots
         retention = Retention(
-            SnapshotStore(self.run_directory / "members"),
+            self.run_directory.snapshots,
             self.population,
             keep_last=snapshots.keep_last,
             milestones_every=snapshots.milestones_every,
@@ -196,7 +196,7 @@ class Session:
         Returns:
             One line of text per member that may train, and the names of the snapshots that must be made again.
         """
-        store = SnapshotStore(self.run_directory / "members")
+        store = self.run_directory.snapshots
         texts, lost, checked = [], [], set[str]()
         for m in (m for m in self.population.members.values() if not m.retired):
             parent = m.pending.parent if m.pending else m.snapshot
@@ -213,13 +213,13 @@ class Session:
             name = unreported or parent
             state = "damaged: will be made again" if name in lost else "verified"
             text = f"{name}, {state}" if name else "fresh weights"
-            reached = last_reported_step(store.members / m.id / "metrics.jsonl", m.pending.id) if m.pending else None
+            reached = last_reported_step(self.run_directory.metrics(m.id), m.pending.id) if m.pending else None
             again = reached - m.pending.start if reached is not None and m.pending else 0
             texts.append(f"{m.id} from {text}" + (f"; {again:,} {self.header.steps} again" if again > 0 else ""))
         return texts, lost
 
     def _view(self) -> View:
-        members = self.run_directory / "members"
+        members = self.run_directory.members
         status = LiveStatus(
             self.header, self.population, members,
             wall_clock=self.config.budget.wall_clock, earlier=self.previous_seconds,
@@ -245,9 +245,7 @@ class Session:
             return final_choice.choose(self.config, self.run_directory, self.population, self._left(elapsed))
         run = self.run_directory
         arguments = (str(run), self._left(elapsed))
-        best: dict[str, Any] = isolated_call.call(
-            "pbtrl.training.final_choice:choose_of", *arguments, log=run / "log.txt"
-        )
+        best: dict[str, Any] = isolated_call.call("pbtrl.training.final_choice:choose_of", *arguments, log=run.log())
         return best
 
     def _left(self, elapsed: float) -> float | None:
@@ -258,11 +256,11 @@ class Session:
     def _stopped(self, controller: Controller) -> SessionResult:
         self._end("stop", "stopped", "interrupted", controller.seconds)
         message = f"stopped; resume with: pbtrl resume {cli_reference(self.run_directory, self.config)}"
-        return SessionResult(self.run_directory, "stopped", message, self.signals.code)
+        return SessionResult(self.run_directory.path, "stopped", message, self.signals.code)
 
     def _failed(self, why: str) -> SessionResult:
         record_end(self.run_directory, "failed", why)
-        return SessionResult(self.run_directory, "failed", why)
+        return SessionResult(self.run_directory.path, "failed", why)
 
     def _end(self, kind: str, status: Status, reason: str, elapsed: float) -> None:
         self.journal.append({"kind": kind, "reason": reason, "timing": {"elapsed": elapsed}})
@@ -270,9 +268,9 @@ class Session:
 
     def _last_error(self) -> str:
         """Return the error of the last failure, and the file with its details."""
-        failures = [line for line in journal_lines(self.run_directory / "journal.jsonl") if line["kind"] == "failure"]
+        failures = [line for line in journal_lines(self.run_directory.journal_path) if line["kind"] == "failure"]
         last = failures[-1]
-        log = self.run_directory / "members" / last["member"] / "log.txt"
+        log = self.run_directory.log(last["member"])
         return f"{last['error']}; see {log if log.exists() and log.stat().st_size else self.journal.path}"
 
     def _opening(self, starts: Sequence[str], cluster: Sequence[str]) -> str:

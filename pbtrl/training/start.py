@@ -21,13 +21,12 @@ from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.errors import ConfigProblem, RunError
-from pbtrl.storage import run_directory
+from pbtrl.storage import run_creation
 from pbtrl.storage.journal import Journal, Line
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.references import cli_reference
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_info import record_start
-from pbtrl.storage.run_lock import RunLock
-from pbtrl.storage.run_status import corruption_as_error, load_run
 from pbtrl.storage.stored_config import check_imports, load_stored_config
 from pbtrl.system import streams
 from pbtrl.system.child_process import is_importing_main
@@ -38,7 +37,7 @@ from pbtrl.training.session import Session, SessionHooks, SessionResult
 
 def start(
     config: Config, source: ConfigSource, hooks: SessionHooks, *, root: Path, name: str | None = None,
-    if_exists: run_directory.IfExists = "error", command: Sequence[str] = (),
+    if_exists: run_creation.IfExists = "error", command: Sequence[str] = (),
 ) -> SessionResult:  # fmt: skip
     """Train a new run, or resume an old one with `if_exists="resume"`.
 
@@ -58,25 +57,25 @@ def start(
     _refuse_while_importing_main()
     streams.reopen()
     prepared = prepare(config, source)
-    begun = name is not None and if_exists == "resume" and run_directory.has_begun(root / name)
+    begun = name is not None and if_exists == "resume" and RunDirectory(root / name).has_begun()
     warm = None if begun else check_warm_start(prepared, source, root)
     if name is None and (name := config.name) is None:
-        name, if_exists = run_directory.default_name(config.label), "suffix"
-    if if_exists != "resume" or not run_directory.has_begun(root / name):
-        _check_space(root / name, prepared, 2)
-    run = run_directory.create(root, name, if_exists)
-    if run_directory.has_begun(run):
+        name, if_exists = run_creation.default_name(config.label), "suffix"
+    if if_exists != "resume" or not RunDirectory(root / name).has_begun():
+        _check_space(RunDirectory(root / name), prepared, 2)
+    run = run_creation.create(root, name, if_exists)
+    if run.has_begun():
         return resume(run, hooks, command=command, asked=config)
     for warning in [*source.notes, *collect_warnings(prepared)]:
         hooks.presenter.warn(warning)
-    with Signals() as signals, RunLock(run):
-        if run_directory.has_begun(run):  # another process was faster
+    with Signals() as signals, run.lock():
+        if run.has_begun():  # another process was faster
             raise RunError(f"{run} has just been trained by another process: try again")
         record_start(run, command, torch_threads(prepared))
-        write_atomically(run / "config.yaml", source.text)
-        write_atomically(run / "config.resolved.yaml", to_yaml(prepared))
+        write_atomically(run.config_file, source.text)
+        write_atomically(run.resolved_config, to_yaml(prepared))
         header = make_header(prepared, run.name, warm.copy_to(run) if warm else None)
-        journal = Journal(run / "journal.jsonl")
+        journal = Journal(run.journal_path)
         journal.append(header.to_line())
         return Session(prepared, run, header, header.population(), journal, signals, hooks).run()
 
@@ -98,7 +97,7 @@ def start_part(
 
 
 def resume(
-    run: Path, hooks: SessionHooks, *, command: Sequence[str] = (), overrides: Sequence[str] = (),
+    run: RunDirectory, hooks: SessionHooks, *, command: Sequence[str] = (), overrides: Sequence[str] = (),
     asked: Config | None = None, trusted: bool = False,
 ) -> SessionResult:  # fmt: skip
     """Resume a run from its newest snapshots.
@@ -117,28 +116,28 @@ def resume(
     """
     _refuse_while_importing_main()
     streams.reopen()
-    run_directory.check_links(run)
-    if not run_directory.has_begun(run):
+    run.check_links()
+    if not run.has_begun():
         return _start_unbegun(run, hooks, command=command, overrides=overrides, trusted=trusted)
-    with Signals() as signals, RunLock(run):
-        run_directory.delete_leftovers(run)
-        stored_header, lines, _ = load_run(run)
-        with corruption_as_error(run):
+    with Signals() as signals, run.lock():
+        run.delete_leftovers()
+        stored_header, lines, _ = run.load()
+        with run.corruption_as_error():
             previous = float(_elapsed(lines))
         stored = load_stored_config(run, trusted=trusted, known=asked.imports if asked else ())
         known = asked is not None and asked.imports == stored.imports
         check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
-        config = prepare(merge_resume_config(stored, wanted), ConfigSource(file=str(run / "config.resolved.yaml")))
+        config = prepare(merge_resume_config(stored, wanted), ConfigSource(file=str(run.resolved_config)))
         if lines[-1]["kind"] == "finish" and config == stored:
             hooks.presenter.say(_nothing_to_do(run, config, lines[-1]["reason"]))
-            return SessionResult(run, "finished")
+            return SessionResult(run.path, "finished")
         _check_space(run, config, 1)
         for warning in record_start(run, command, torch_threads(config)):
             hooks.presenter.warn(warning)
         changed = adjusted(config, lines)
         header = make_header(changed, stored_header.name, stored_header.initial)
-        journal = Journal(run / "journal.jsonl")
+        journal = Journal(run.journal_path)
         changes = config_changes(stored, config)
         resumed = {
             "kind": "resume",
@@ -148,9 +147,7 @@ def resume(
             "changes": changes,
         }
         population = header.population().replay([*lines, journal.append(resumed)])
-        write_atomically(
-            run / "config.resolved.yaml", to_yaml(config)
-        )  # after the journal says that the run is no longer finished
+        write_atomically(run.resolved_config, to_yaml(config))  # after the journal says that the run goes on
         return Session(changed, run, header, population, journal, signals, hooks, lines, previous).run()
 
 
@@ -164,24 +161,24 @@ def _refuse_while_importing_main() -> None:
 
 
 def _start_unbegun(
-    run: Path, hooks: SessionHooks, *, command: Sequence[str], overrides: Sequence[str], trusted: bool
+    run: RunDirectory, hooks: SessionHooks, *, command: Sequence[str], overrides: Sequence[str], trusted: bool
 ) -> SessionResult:
     """Start a run that was killed before the first line of its journal, and so has nothing to resume."""
-    if not (run / "config.resolved.yaml").is_file():
+    if not run.resolved_config.is_file():
         raise RunError(f"{run} never began: train its config again, with --if-exists resume")
     config = load_stored_config(run, overrides, trusted=trusted)
     check_imports(run, config, allowed=trusted)
-    source = read(run / "config.resolved.yaml", overrides)
-    return start(config, source, hooks, root=run.parent, name=run.name, if_exists="resume", command=command)
+    source = read(run.resolved_config, overrides)
+    return start(config, source, hooks, root=run.path.parent, name=run.name, if_exists="resume", command=command)
 
 
-def _check_space(run: Path, config: Config, each: int) -> None:
+def _check_space(run: RunDirectory, config: Config, each: int) -> None:
     """Raise if the disk has no space for `each` snapshots of every member: two for a new run, one on resume."""
     what = f"{each} {'snapshots' if each > 1 else 'snapshot'} of each of {config.population.size} members"
-    check_free_space(run, each * config.population.size * snapshot_bytes(config), what)
+    check_free_space(run.members, each * config.population.size * snapshot_bytes(config), what)
 
 
-def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
+def _overridden(run: RunDirectory, stored: Config, overrides: Sequence[str]) -> Config:
     """Apply overrides to the stored config; if total_steps determined the members' budgets, it still does."""
     own = "budget.env_steps_per_member"
     shared = stored.budget.total_steps is not None and not stored.strategy.trials
@@ -195,7 +192,7 @@ def _overridden(run: Path, stored: Config, overrides: Sequence[str]) -> Config:
     return wanted
 
 
-def _nothing_to_do(run: Path, config: Config, reason: str) -> str:
+def _nothing_to_do(run: RunDirectory, config: Config, reason: str) -> str:
     budget = config.budget
     more = {
         "wall clock": f"budget.wall_clock={2 * (budget.wall_clock or 0):.0f}s",

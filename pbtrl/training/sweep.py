@@ -19,12 +19,12 @@ from pbtrl.build.factory import prepare
 from pbtrl.config.resume import differences
 from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
 from pbtrl.reporting.sweep_tables import EQUAL, plan_table
-from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
-from pbtrl.storage.run_directory import check_links, group_folder
+from pbtrl.storage.json_files import SCHEMA
+from pbtrl.storage.run_creation import group_folder
+from pbtrl.storage.run_directory import RunDirectory, check_links
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_lookup import SWEEP_FILE
 from pbtrl.storage.run_state import is_training
-from pbtrl.storage.run_status import corruption_as_error, load_run
 from pbtrl.storage.stored_config import parse_stored_config
 from pbtrl.storage.sweep_directory import (
     ArmRecord,
@@ -55,6 +55,11 @@ class SweepRun:
     path: Path
 
     @property
+    def directory(self) -> RunDirectory:
+        """The run directory."""
+        return RunDirectory(self.path)
+
+    @property
     def is_finished(self) -> bool:
         """Whether it has nothing left to train."""
         return self.state == "finished"
@@ -67,7 +72,7 @@ class SweepRun:
     @property
     def state(self) -> str:
         """State of the run; `not started` before its first line."""
-        return state_in_sweep(self.path)
+        return state_in_sweep(self.directory)
 
     def row(self) -> Row:
         """Return its result.
@@ -75,19 +80,20 @@ class SweepRun:
         `score` is the mean of the chosen member's fresh episodes (null before the run is finished), `steps` are those
         that were trained, and `seconds` the time of all sessions.
         """
+        run = self.directory
         row: Row = {"run": self.path.name, "path": str(self.path), "arm": self.arm.name, "seed": self.seed}
         row |= {"state": self.state, "score": None, "steps": 0, "seconds": 0.0, "reason": None}
         if row["state"] == "not started":
             return row
         try:
-            with corruption_as_error(self.path):
-                _, lines, population = load_run(self.path)
+            with run.corruption_as_error():
+                _, lines, population = run.load()
                 row["steps"] = population.step
                 row["seconds"] = max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)
                 if row["state"] == "finished":
-                    row["score"] = read_json_if_exists(self.path / "best.json")["evaluation"]["return_mean"]
+                    row["score"] = run.best()["evaluation"]["return_mean"]
                 else:
-                    row["reason"] = read_run_info(self.path).get("reason")
+                    row["reason"] = read_run_info(run).get("reason")
         except DamagedError as error:
             row |= {"state": "damaged", "reason": str(error)}
         return row

@@ -16,6 +16,7 @@ from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.execution.inline import Inline
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system import cgroups, child_process
 from pbtrl.trainables import builder as builder_module
@@ -262,7 +263,7 @@ def test_limits():
 
 
 def test_executor_creates_member_directories(tmp_path: Path):
-    executor = factory.make_executor(cart(), tmp_path)
+    executor = factory.make_executor(cart(), RunDirectory(tmp_path))
     assert isinstance(executor, Inline)
     assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["m00", "m01", "m02", "m03"]
     executor.close()

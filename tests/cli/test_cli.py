@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pbtrl.storage import best_member
+from pbtrl.storage.run_directory import RunDirectory
 from tests.command import ROOT, Command, contents, journal, spawn
 
 COMMANDS = [
@@ -323,7 +324,7 @@ def test_snapshot_deleted_while_read_falls_back_to_newer(pbtrl: Command, monkeyp
     assert pbtrl("train", "toy_quadratic").code == 0
     real, (gone, *_) = (
         best_member.snapshots_to_evaluate,
-        best_member.snapshots_to_evaluate(Path("runs/toy_quadratic"), "m00"),
+        best_member.snapshots_to_evaluate(RunDirectory(Path("runs/toy_quadratic")), "m00"),
     )
     old = gone[:-1] + str((int(gone[-1]) + 1) % 10)
     answers = iter([[old]])

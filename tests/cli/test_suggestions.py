@@ -11,7 +11,8 @@ import pytest
 
 from pbtrl.cli import main as cli
 from pbtrl.config.load import parse
-from pbtrl.storage import references, run_directory, run_lookup
+from pbtrl.storage import references, run_creation, run_lookup
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.training import scoring
 from tests.command import CART, Command, journal
 
@@ -24,7 +25,7 @@ def suggested(text: str) -> list[Path]:
     found = []
     for command in COMMAND.findall(text):
         arguments = cli.parse_arguments(shlex.split(command)[1:])
-        found.append(run_lookup.find(arguments.run, arguments.runs))
+        found.append(run_lookup.find(arguments.run, arguments.runs).path)
     return found
 
 
@@ -59,9 +60,10 @@ def test_suggested_commands_find_the_run(pbtrl: Command, monkeypatch: pytest.Mon
 def test_renamed_run_is_suggested_by_path(pbtrl: Command, name: str):
     assert pbtrl("train", "toy_quadratic").code == 0
     run = Path("runs/toy_quadratic").rename(Path("runs", name))
-    (found,) = suggested(f"pbtrl status {references.run_reference(run)}")
+    (found,) = suggested(f"pbtrl status {references.run_reference(RunDirectory(run))}")
     assert found.samefile(run)
-    assert suggested(f"pbtrl resume {references.cli_reference(run)} budget.env_steps_per_member=1")[0].samefile(run)
+    (found,) = suggested(f"pbtrl resume {references.cli_reference(RunDirectory(run))} budget.env_steps_per_member=1")
+    assert found.samefile(run)
 
 
 @pytest.mark.parametrize("where", [".", "./", "../toy_quadratic", "..", "tb/.."])
@@ -113,7 +115,7 @@ def test_folder_is_never_a_config(pbtrl: Command):
 )
 def test_generated_names_are_legal(env: str):
     config = parse(f"env: {{id: '{env}'}}\nbudget: {{total_steps: 1000}}")
-    name = run_directory.default_name(config.label)
+    name = run_creation.default_name(config.label)
     assert run_lookup.RUN_NAME.fullmatch(name)
     assert run_lookup.RUN_NAME.fullmatch(f"{name[:58]}-99999")
     assert name[:58] == name
@@ -122,7 +124,7 @@ def test_generated_names_are_legal(env: str):
 @pytest.mark.parametrize("option", [[], ["--overwrite"], ["--if-exists", "resume"], ["--suffix"]])
 def test_generated_names_are_unique(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, option: list[str]):
     """Two runs that start in the same second generate the same name first."""
-    monkeypatch.setattr(run_directory, "default_name", lambda _: "same")
+    monkeypatch.setattr(run_creation, "default_name", lambda _: "same")
     small = ["name=null", "budget.env_steps_per_member=20"]
     for name in ("same", "same-2", "same-3"):
         assert pbtrl("train", "toy_quadratic", *small, *option, f"seed={len(name)}").code == 0

@@ -19,7 +19,7 @@ import yaml
 from pbtrl import api
 from pbtrl.errors import RunError
 from pbtrl.export import export, onnx_graph
-from pbtrl.storage.run_directory import check_links
+from pbtrl.storage.run_directory import RunDirectory
 from tests.command import CART, Command, contents
 
 PLAY = """
@@ -91,7 +91,7 @@ def test_bundle_says_what_it_is(run: api.Run) -> None:
     run.evaluate("m01", episodes=2)
     info = json.loads((run.export("m01") / "export.json").read_text())
     assert info["score"]["episodes"] == 2 or member.snapshot == (run.best or {})["snapshot"]
-    check_links(run.path)
+    RunDirectory(run.path).check_links()
 
 
 def test_score_is_that_of_the_best_or_the_newest(run: api.Run) -> None:

@@ -22,7 +22,7 @@ def place(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     at(monkeypatch, f"file://{Path.cwd()}/store")
-    monkeypatch.setattr(command, "_files", lambda run: [run / "journal.jsonl"])
+    monkeypatch.setattr(command, "_files", lambda run: [run.journal_path])
 
 
 def at(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:

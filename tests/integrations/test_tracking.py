@@ -28,6 +28,7 @@ from pbtrl.integrations.tracking_events import (
     TrackedRun,
 )
 from pbtrl.storage.journal import JournalTail
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lock import RunLock
 from tests.command import Command
 from tests.journal_writer import START, JournalWriter, one_copy
@@ -67,7 +68,7 @@ class Recorder:
 
 
 def session(w: JournalWriter, recorder: Recorder) -> Tracking:
-    transfer = Tracking(w.run, "list", recorder.connect, lambda: [w.run / "journal.jsonl"])
+    transfer = Tracking(RunDirectory(w.run), "list", recorder.connect, lambda: [w.run / "journal.jsonl"])
     transfer.advance()
     transfer.close()
     return transfer
@@ -295,7 +296,7 @@ def test_damaged_position_is_one_line(tmp_path: Path, text: str) -> None:
 
 def test_run_that_never_started_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="the run never started"):
-        RunEvents(tmp_path)
+        RunEvents(RunDirectory(tmp_path))
 
 
 # The command
@@ -381,5 +382,5 @@ def test_files_are_the_report_config_and_newest_video(pbtrl: Command) -> None:
     (run / "eval").mkdir(exist_ok=True)
     for name in ("20260101-000000-m00-000001.mp4", "20260102-000000-m00-000002.mp4"):
         (run / "eval" / name).write_bytes(b"film")
-    names = [path.name for path in command._files(run)]
+    names = [path.name for path in command._files(RunDirectory(run))]
     assert names == ["report.html", "config.resolved.yaml", "best.json", "20260102-000000-m00-000002.mp4"]

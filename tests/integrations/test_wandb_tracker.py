@@ -31,7 +31,7 @@ def home(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("HOME", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR"):
         monkeypatch.setenv(name, str(Path.cwd()))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(command, "_files", lambda run: [run / "journal.jsonl"])
+    monkeypatch.setattr(command, "_files", lambda run: [run.journal_path])
     yield
     wandb.teardown()
 

@@ -18,6 +18,7 @@ from pbtrl.reporting.comparison.groups import differences, labels
 from pbtrl.reporting.comparison.page import check_target
 from pbtrl.reporting.comparison.run_curves import RunCurve, RunCurves
 from pbtrl.reporting.comparison.runs import load, read_settings
+from pbtrl.storage.run_directory import RunDirectory
 from tests.command import Command
 from tests.journal_writer import JournalWriter
 
@@ -194,7 +195,7 @@ def test_differences_name_all_settings() -> None:
 
 def test_searched_hyperparameter_has_the_name_of_its_fixed_value(tmp_path: Path) -> None:
     prior = {"prior": "uniform", "low": 0.1, "high": 0.2}
-    settings = read_settings(write_run(tmp_path, "a", 1.0, {**PBT, "hparams": {"learning_rate": prior}}))
+    settings = read_settings(RunDirectory(write_run(tmp_path, "a", 1.0, {**PBT, "hparams": {"learning_rate": prior}})))
     assert settings["agent.learning_rate"] == prior
     assert not any(name.startswith("hparams") for name in settings)
 
@@ -225,7 +226,7 @@ def test_run_that_was_continued_after_its_score_has_none(tmp_path: Path) -> None
     assert not found.runs
     assert found.left_out[0].reason.startswith("crashed")
     assert not pbtrl.compare(run, metric="fitness").runs
-    assert load(run).score is None
+    assert load(RunDirectory(run)).score is None
 
 
 def test_no_run_with_a_score(pbtrl: Command, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from pbtrl.core.population import FitnessRule
 from pbtrl.reporting import formatting, live_table, progress_lines, summary, terminal
 from pbtrl.reporting.live_status import LiveStatus
+from pbtrl.storage.run_directory import RunDirectory
 from tests.journal_writer import JournalWriter, many_trials, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -361,7 +362,7 @@ def test_closed_pipe_does_not_end_the_run(tmp_path: Path):
 def test_opening(tmp_path: Path):
     w = JournalWriter(tmp_path / "pong", size=8, horizon=20_000_000)
     told = {"trains": "ALE/Pong-v5", "agent": "impala", "workers": "8 members on 2 workers", "name": "runs/pong"}
-    first, *rest = summary.opening_text(w.run, w.header, wall_clock=21600, **told).splitlines()
+    first, *rest = summary.opening_text(RunDirectory(w.run), w.header, wall_clock=21600, **told).splitlines()
     assert first.split() == ["run", str(w.run)]
     assert rest == [
         "trains     ALE/Pong-v5",
@@ -377,7 +378,9 @@ def test_opening_of_a_resumed_run_shows_its_progress(tmp_path: Path):
     w = one_copy(tmp_path / "toy", unit="steps")
     told = {"trains": "quadratic", "agent": None, "workers": "2 members in this process"}
     found = ["m00 from m00/000000, verified", "m01 from m00/000000, verified; 31 steps again"]
-    text = summary.opening_text(w.run, w.header, resumed=w.population, found=found, slices="100 steps each", **told)
+    text = summary.opening_text(
+        RunDirectory(w.run), w.header, resumed=w.population, found=found, slices="100 steps each", **told
+    )
     assert "slices     100 steps each\n" in text
     assert "resumed    200 of 2.0k steps are done; 2 open slices start again\n" in text
     assert (
@@ -394,7 +397,7 @@ def test_summary_names_best_schedule_and_next_commands(tmp_path: Path):
         "snapshot": "m01/000001",
         "evaluation": {"return_mean": 3.5, "ci95": [3.1, 3.9], "episodes": 30},
     }
-    text = summary.closing_text(best, w.run)
+    text = summary.closing_text(best, RunDirectory(w.run))
     assert "m01 (m01/000001): mean return 3.50, 95 % interval 3.10 to 3.90, 30 fresh episodes" in text
     assert "learning_rate 0.01 -> 5.0e-3 from 100" in text
     assert "unroll_length 20\n" in text
@@ -402,7 +405,7 @@ def test_summary_names_best_schedule_and_next_commands(tmp_path: Path):
     assert "pbtrl tb last | pbtrl eval last | pbtrl report last" in text
     assert str(w.run) in text
     best["evaluation"] |= {"truncated": 3, "max_steps": 1000, "timed_out": False}
-    assert "30 fresh episodes; 3 of 30 episodes cut at 1,000 steps\n" in summary.closing_text(best, w.run)
+    assert "30 fresh episodes; 3 of 30 episodes cut at 1,000 steps\n" in summary.closing_text(best, RunDirectory(w.run))
 
 
 @pytest.mark.parametrize(
@@ -417,7 +420,7 @@ def test_summary_names_best_schedule_and_next_commands(tmp_path: Path):
 def test_summary_warns_if_best_lineage_ends_at_a_bound(tmp_path: Path, bounds, warning: str | None):
     w = one_copy(tmp_path / "pong", bounds={"": bounds})
     w.report("m01", 4.0)
-    text = summary.closing_text({"member": "m01", "snapshot": "m01/000001"}, w.run)
+    text = summary.closing_text({"member": "m01", "snapshot": "m01/000001"}, RunDirectory(w.run))
     assert (warning in text) if warning else ("bounds" not in text)
 
 
@@ -426,7 +429,7 @@ def test_long_schedule_is_abbreviated(tmp_path: Path):
     for i in range(9):
         w.decide(w.next("m00", hyperparameters={"learning_rate": 0.1 * (i + 1)}))
         w.report("m00", 1.0)
-    text = summary.closing_text({"member": "m00", "snapshot": "m00/000008"}, w.run)
+    text = summary.closing_text({"member": "m00", "snapshot": "m00/000008"}, RunDirectory(w.run))
     assert "learning_rate 0.1 -> 0.2 from 100 -> (6 more) -> 0.9 from 800" in text
 
 

@@ -17,7 +17,7 @@ from matplotlib.colors import to_hex
 from pbtrl import errors
 from pbtrl.reporting import html_report, plots
 from pbtrl.reporting.plots import PLOTS, RunData, draw
-from pbtrl.storage import run_status
+from pbtrl.storage.run_directory import RunDirectory
 from tests.command import Command, spawn
 from tests.journal_writer import JournalWriter, one_copy
 from tests.reporting.html_checks import checked
@@ -28,7 +28,7 @@ EVIL = "</pre><script>alert(1)</script>$\\frac$\x1b[2J\ud800"
 
 
 def story(w: JournalWriter, best: str | None = None) -> RunData:
-    header, lines, population = run_status.load_run(w.run)
+    header, lines, population = RunDirectory(w.run).load()
     return RunData(header, lines, population, best)
 
 
@@ -190,7 +190,7 @@ def test_text_from_a_run_is_escaped(tmp_path: Path) -> None:
     w.report("m00", 1.0)
     (run / "run.json").write_text(json.dumps({"command": [EVIL], "versions": {EVIL: EVIL}, "git": EVIL}))
     (run / "best.json").write_text(json.dumps({"member": "m00", "snapshot": EVIL, "evaluation": {"episodes": EVIL}}))
-    page = html_report.write_report(run)[0].read_text()
+    page = html_report.write_report(RunDirectory(run))[0].read_text()
     assert page.count("&lt;script&gt;alert(1)") >= 8
     assert "<script" not in page
     assert "\x1b" not in page
@@ -203,13 +203,13 @@ def test_malformed_best_json_is_reported_as_damage(tmp_path: Path, best: dict[st
     (w.run / "best.json").write_text(json.dumps(best))
     if best and best != {"member": 3}:
         with pytest.raises(errors.DamagedError, match=r"best\.json cannot be read"):
-            html_report.write_report(w.run)
+            html_report.write_report(RunDirectory(w.run))
     else:
-        html_report.write_report(w.run)
+        html_report.write_report(RunDirectory(w.run))
 
 
 def test_running_run_has_a_report_without_a_best_member(tmp_path: Path) -> None:
-    page = html_report.write_report(one_copy(tmp_path / "a").run)[0].read_text()
+    page = html_report.write_report(RunDirectory(one_copy(tmp_path / "a").run))[0].read_text()
     assert "Best member" not in page
     assert "m01 &lt;- m00" in page
 
@@ -219,7 +219,7 @@ def test_problems_are_listed_and_long_lists_are_cut(tmp_path: Path) -> None:
     w.decide(w.next("m00"))
     for i in range(250):
         w.fail("m00", f"failure {i}.\nand a traceback")
-    page = html_report.write_report(w.run)[0].read_text()
+    page = html_report.write_report(RunDirectory(w.run))[0].read_text()
     assert "Failures" in page
     assert "50 earlier ones are left out" in page
     assert "failure 49." not in page
@@ -259,7 +259,7 @@ def finished(run: Path, **timing: float) -> JournalWriter:
 def test_impossible_times_are_damage(tmp_path: Path, timing: dict[str, float]) -> None:
     finished(tmp_path / "a", **timing)
     with pytest.raises(errors.DamagedError, match=r"journal\.jsonl is damaged: ValueError: .* is not in \[0, 1e\+10\]"):
-        html_report.write_report(tmp_path / "a")
+        html_report.write_report(RunDirectory(tmp_path / "a"))
 
 
 @pytest.mark.parametrize("timing", [{"seconds": 1e9}, {"elapsed": 1e9}])
@@ -268,7 +268,7 @@ def test_slice_longer_than_the_run_starts_with_the_run(tmp_path: Path, timing: d
     w = finished(tmp_path / "a", **timing)
     (made,) = story(w).slices.values()
     assert made.begun == max(0.0, made.ended - timing.get("seconds", 5.0))
-    assert html_report.write_report(tmp_path / "a")
+    assert html_report.write_report(RunDirectory(tmp_path / "a"))
 
 
 def test_duplicate_assignment_is_refused(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_duplicate_assignment_is_refused(tmp_path: Path) -> None:
     with (w.run / "journal.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "decision", "assignments": [again], "timing": {"elapsed": 1.0}}) + "\n")
     with pytest.raises(errors.DamagedError, match="m00/000000 was already made"):
-        html_report.write_report(w.run)
+        html_report.write_report(RunDirectory(w.run))
 
 
 def test_huge_numbers_cause_no_warning(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_huge_numbers_cause_no_warning(tmp_path: Path) -> None:
     for rate in (1e308, 5e-324, 3):
         w.decide(w.next("m00", hyperparameters={"rate": rate}))
         w.report("m00", 1e308)
-    assert html_report.write_report(w.run)
+    assert html_report.write_report(RunDirectory(w.run))
 
 
 def test_thousands_of_slices_or_words_are_fast(tmp_path: Path) -> None:
@@ -329,10 +329,10 @@ def test_best_of_an_earlier_session_is_marked(tmp_path: Path) -> None:
     w.report("m00", 1.0)
     w.end("finish")
     (w.run / "best.json").write_text(json.dumps({"member": "m00", "snapshot": "m00/000000", "evaluation": {}}))
-    assert "<h2>Best member</h2>" in html_report.write_report(w.run)[0].read_text()
+    assert "<h2>Best member</h2>" in html_report.write_report(RunDirectory(w.run))[0].read_text()
     w.decide(w.next("m00", hyperparameters={"learning_rate": 0.777, "unroll_length": 3}))
     w.report("m00", 1.0)
-    page = html_report.write_report(w.run)[0].read_text()
+    page = html_report.write_report(RunDirectory(w.run))[0].read_text()
     assert "<h2>Best member, before the run was continued</h2>" in page
     assert "0.777" not in page.partition("<h2>Members")[0]
     assert [s.assignment for s in story(w, "m00/000000").ancestry] == ["m00/000000"]
@@ -357,5 +357,5 @@ def test_every_member_is_in_the_legend(tmp_path: Path, members: int) -> None:
 def test_skipped_updates_are_listed_as_problems(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.report("m01", 1.0, scalars={"learning/skipped_updates": 12.0, "learning/updates": 240.0})
-    page, *_ = html_report.write_report(w.run, only=["speed"])
+    page, *_ = html_report.write_report(RunDirectory(w.run), only=["speed"])
     assert "skipped 12 of 240 updates, whose gradient was not finite" in page.read_text()

@@ -19,7 +19,7 @@ from pbtrl.reporting.plots import PLOTS, RunData
 from pbtrl.reporting.plots.embedding import svg_element
 from pbtrl.reporting.plots.members import coordinates
 from pbtrl.reporting.tables import Table
-from pbtrl.storage import run_status
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lock import RunLock
 from tests.command import Command, spawn
 from tests.journal_writer import JournalWriter, one_copy
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 def data_of(w: JournalWriter, best: str | None = None) -> RunData:
-    header, lines, population = run_status.load_run(w.run)
+    header, lines, population = RunDirectory(w.run).load()
     return RunData(header, lines, population, best)
 
 
 def page_of(w: JournalWriter) -> str:
-    page = html_report.write_report(w.run, only=["speed"])[0].read_text()
+    page = html_report.write_report(RunDirectory(w.run), only=["speed"])[0].read_text()
     checked(page)
     return page
 
@@ -216,7 +216,7 @@ def test_pictures_take_the_colors_of_the_page() -> None:
 
 def test_large_pictures_are_png_in_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(html_report, "LARGEST_SVG", 1000)
-    assert html_report.write_report(one_copy(tmp_path / "a").run, only=["speed"])[1].suffix == ".svg"
+    assert html_report.write_report(RunDirectory(one_copy(tmp_path / "a").run), only=["speed"])[1].suffix == ".svg"
     assert checked((tmp_path / "a" / "report.html").read_text()).tags["img"] == 1
 
 
@@ -234,7 +234,7 @@ def test_large_run_has_a_small_page(tmp_path: Path) -> None:
         for m in members:
             w.report(m, *rng.random(10).tolist(), wait=0.1, timing={"seconds": 2.0})
     (w.run / "journal.jsonl").write_text("\n".join([json.dumps(w.header.to_line()), *lines, ""]))
-    page = html_report.write_report(w.run)[0].read_text()
+    page = html_report.write_report(RunDirectory(w.run))[0].read_text()
     found = checked(page)
     assert found.tags["img"] >= 1
     assert found.tags["svg"] >= 1
@@ -251,13 +251,13 @@ def test_watch_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     lock = RunLock(w.run).acquire()
     pauses = iter([lambda: None, lambda: w.report("m00", 1.0), lock.release])
     monkeypatch.setattr(html_report.time, "sleep", lambda seconds: next(pauses)())
-    html_report.watch(w.run, written.append)
+    html_report.watch(RunDirectory(w.run), written.append)
     assert written == [10, 10, None]
 
 
 def test_watched_page_loads_itself_again(tmp_path: Path) -> None:
     w = one_copy(tmp_path / "a")
-    page = html_report.write_report(w.run, only=["speed"], refresh=10)[0].read_text()
+    page = html_report.write_report(RunDirectory(w.run), only=["speed"], refresh=10)[0].read_text()
     assert '<meta http-equiv="refresh" content="10">' in page
     checked(page)
 

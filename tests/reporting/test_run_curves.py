@@ -8,14 +8,14 @@ import pytest
 
 from pbtrl.core.population import FitnessRule
 from pbtrl.reporting.comparison.run_curves import RunCurve, RunCurves, run_curves
-from pbtrl.storage.run_status import load_run
+from pbtrl.storage.run_directory import RunDirectory
 from tests.journal_writer import JournalWriter
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 def curves(w: JournalWriter, score: float | None = None, best: Any = None) -> RunCurves:
-    header, lines, _ = load_run(w.run)
+    header, lines, _ = RunDirectory(w.run).load()
     return run_curves(header, lines, best or {}, score)
 
 

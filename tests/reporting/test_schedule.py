@@ -12,6 +12,7 @@ import yaml
 from pbtrl.config.load import config_from_dict
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.schedule import constant_settings, discover
+from pbtrl.storage.run_directory import RunDirectory
 from tests.journal_writer import JournalWriter
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -40,7 +41,7 @@ def copied_late(run: Path, **fields: Any) -> JournalWriter:
 def test_steps_are_those_trained_and_values_those_assigned(tmp_path: Path) -> None:
     """The clock of m01 stands at 250 only, and its learner rounded the learning rate to single precision."""
     copied_late(tmp_path / "a")
-    found = discover(tmp_path / "a")
+    found = discover(RunDirectory(tmp_path / "a"))
     assert found.to_json() == {
         "run": str(tmp_path / "a"), "member": "m01", "snapshot": "m01/000002", "agent": None, "steps": 450,
         "unit": "env_steps",
@@ -50,7 +51,7 @@ def test_steps_are_those_trained_and_values_those_assigned(tmp_path: Path) -> No
 
 def test_formats_hold_every_digit(tmp_path: Path) -> None:
     copied_late(tmp_path / "a")
-    found = discover(tmp_path / "a")
+    found = discover(RunDirectory(tmp_path / "a"))
     text = found.to_yaml()
     assert text.splitlines()[:2] == [
         f"# m01/000002 of {tmp_path / 'a'}",
@@ -76,12 +77,12 @@ def test_formats_hold_every_digit(tmp_path: Path) -> None:
 
 def test_best_is_that_of_the_final_choice_or_else_the_fittest(tmp_path: Path) -> None:
     w = copied_late(tmp_path / "a")
-    assert discover(w.run).snapshot == "m01/000002"
+    assert discover(RunDirectory(w.run)).snapshot == "m01/000002"
     (w.run / "best.json").write_text(json.dumps({"snapshot": "m00/000001"}))
-    assert discover(w.run).points == [(0, FIRST)]
-    assert discover(w.run).steps == 200
-    assert discover(w.run, "m00").points == [(0, FIRST), (200, SECOND)]
-    assert discover(w.run, "m00").member == "m00"
+    assert discover(RunDirectory(w.run)).points == [(0, FIRST)]
+    assert discover(RunDirectory(w.run)).steps == 200
+    assert discover(RunDirectory(w.run), "m00").points == [(0, FIRST), (200, SECOND)]
+    assert discover(RunDirectory(w.run), "m00").member == "m00"
 
 
 def test_member_without_a_schedule_is_an_error(tmp_path: Path) -> None:
@@ -94,10 +95,10 @@ def test_member_without_a_schedule_is_an_error(tmp_path: Path) -> None:
         "all": "no member 'all' in",
     }.items():
         with pytest.raises(RunError, match=re.escape(said)):
-            discover(w.run, member)
+            discover(RunDirectory(w.run), member)
     (w.run / "best.json").write_text(json.dumps({"snapshot": "m00/000001"}))
     with pytest.raises(DamagedError, match="no report of m00/000001"):
-        discover(w.run)
+        discover(RunDirectory(w.run))
 
 
 def test_schedule_of_a_mix_names_its_agent(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_schedule_of_a_mix_names_its_agent(tmp_path: Path) -> None:
     w.report("m01", 2.0)
     w.decide(w.next("m01", hyperparameters={"agent": "slow", "eps": 2.0}))
     w.report("m01", 3.0)
-    found = discover(w.run)
+    found = discover(RunDirectory(w.run))
     assert (found.agent, found.points) == ("slow", [(0, {"eps": 1.0}), (100, {"eps": 2.0})])
     assert found.to_yaml().splitlines()[0].endswith(", agents.slow")
     assert w.population.members["m01"].hyperparameters["agent"] == "slow"

@@ -15,6 +15,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from pbtrl.reporting.tensorboard_hparams import layout
 from pbtrl.reporting.tensorboard_writer import TensorBoardWriter
 from pbtrl.storage import metrics_log
+from pbtrl.storage.run_directory import RunDirectory
 from tests.journal_writer import START, JournalWriter, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -27,7 +28,7 @@ def curves(run: Path, member: str) -> dict[str, list[tuple[int, float]]]:
 
 def pong_run(tmp_path: Path, **fields) -> JournalWriter:
     w = JournalWriter(tmp_path / "pong", **fields)
-    w.listener = TensorBoardWriter(w.run, w.header, w.population)
+    w.listener = TensorBoardWriter(RunDirectory(w.run), w.header, w.population)
     return w
 
 
@@ -141,7 +142,7 @@ def test_resume_hides_values_beyond_the_journal(tmp_path: Path):
     w.metrics("m00", 180, loss__policy=9.0)
     w.listener.close()
     w.metrics("m00", 190, loss__policy=9.0)
-    w.listener = TensorBoardWriter(w.run, w.header, w.population, resume=True)
+    w.listener = TensorBoardWriter(RunDirectory(w.run), w.header, w.population, resume=True)
     w.metrics("m00", 150, loss__policy=2.0)
     w.report("m00", 2.0)
     w.listener.close()
@@ -163,7 +164,7 @@ def hparams_of(run: Path, member: str) -> dict[str, object]:
 def described(tmp_path: Path, best: dict[str, Any]) -> JournalWriter:
     """m01 copied m00 and halved its learning rate; the run has ended."""
     w = one_copy(tmp_path / "pong")
-    w.listener = TensorBoardWriter(w.run, w.header, w.population)
+    w.listener = TensorBoardWriter(RunDirectory(w.run), w.header, w.population)
     w.report("m00", 3.0)
     w.report("m01", 9.0)
     w.end("finish")
@@ -214,7 +215,7 @@ def test_hparams_columns_are_described_once(tmp_path: Path):
 def test_hparams_of_a_continued_run_replace_the_first(tmp_path: Path):
     """TensorBoard shows only the first summary that it finds in a folder."""
     w = described(tmp_path, BEST)
-    w.listener = TensorBoardWriter(w.run, w.header, w.population, resume=True)
+    w.listener = TensorBoardWriter(RunDirectory(w.run), w.header, w.population, resume=True)
     w.decide(w.next("m01", hyperparameters={"learning_rate": 0.5, "unroll_length": 20}))
     w.report("m01", 1.0)
     w.listener.describe({**BEST, "evaluation": {"return_mean": 1.5}})
@@ -264,7 +265,7 @@ def test_layout_finds_the_curves(tmp_path: Path):
     w.report("m01", 1.0)
     w.decide(w.next("m01", donor="m00"))
     w.listener.close()
-    w.listener = TensorBoardWriter(w.run, w.header, w.population, resume=True)
+    w.listener = TensorBoardWriter(RunDirectory(w.run), w.header, w.population, resume=True)
     w.listener.close()
     found = EventAccumulator(str(w.run / "tb" / "population")).Reload()
     (event,) = found.Tensors("custom_scalars__config__")

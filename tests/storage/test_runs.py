@@ -17,7 +17,8 @@ import pytest
 
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting import tables
-from pbtrl.storage import run_directory, run_info, run_lock, run_lookup, run_state, run_status
+from pbtrl.storage import run_creation, run_info, run_lock, run_lookup, run_state, run_status
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.system import files
 from tests.command import Command, contents
@@ -36,7 +37,7 @@ time.sleep(60)
 
 
 def test_new_run_gets_its_directory(tmp_path: Path):
-    assert run_directory.create(tmp_path / "runs", "pong") == tmp_path / "runs" / "pong"
+    assert run_creation.create(tmp_path / "runs", "pong").path == tmp_path / "runs" / "pong"
     assert (tmp_path / "runs" / "pong").is_dir()
 
 
@@ -45,12 +46,12 @@ def test_taken_name_is_an_error_with_suggestions(tmp_path: Path):
     with pytest.raises(
         RunError, match=r"pong exists \(finished\).*`pbtrl resume pong --runs .*`.*--suffix.*--overwrite"
     ):
-        run_directory.create(tmp_path, "pong")
+        run_creation.create(tmp_path, "pong")
 
 
 def test_directory_of_a_run_that_never_started_is_new(tmp_path: Path):
-    run_info.record_start(run_directory.create(tmp_path, "pong"), ["pbtrl", "train"])
-    assert run_directory.create(tmp_path, "pong") == tmp_path / "pong"
+    run_info.record_start(run_creation.create(tmp_path, "pong"), ["pbtrl", "train"])
+    assert run_creation.create(tmp_path, "pong").path == tmp_path / "pong"
 
 
 def test_foreign_directory_is_unchanged(tmp_path: Path):
@@ -58,34 +59,34 @@ def test_foreign_directory_is_unchanged(tmp_path: Path):
     (tmp_path / "thesis" / "chapter1.tex").touch()
     for way in ("error", "overwrite"):
         with pytest.raises(RunError):
-            run_directory.create(tmp_path, "thesis", way)
+            run_creation.create(tmp_path, "thesis", way)
     assert (tmp_path / "thesis" / "chapter1.tex").exists()
 
 
 def test_concurrent_suffixes_are_unique(tmp_path: Path):
     gate = threading.Barrier(16)
 
-    def claim(_: int) -> Path:
+    def claim(_: int) -> RunDirectory:
         gate.wait()
-        return run_directory.create(tmp_path / "deep" / "runs", "pong", "suffix")
+        return run_creation.create(tmp_path / "deep" / "runs", "pong", "suffix")
 
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(claim, range(16)))
     assert len(set(found)) == 16
-    assert {path.name for path in found} == {"pong", *(f"pong-{n}" for n in range(2, 17))}
+    assert {run.name for run in found} == {"pong", *(f"pong-{n}" for n in range(2, 17))}
 
 
 def test_suffix_counts(tmp_path: Path):
     JournalWriter(tmp_path / "pong")
     JournalWriter(tmp_path / "pong-2")
-    assert run_directory.create(tmp_path, "pong", "suffix").name == "pong-3"
-    assert run_directory.create(tmp_path, "breakout", "suffix").name == "breakout"
+    assert run_creation.create(tmp_path, "pong", "suffix").name == "pong-3"
+    assert run_creation.create(tmp_path, "breakout", "suffix").name == "breakout"
 
 
 def test_resume_keeps_and_overwrite_empties_the_directory(tmp_path: Path):
     JournalWriter(tmp_path / "pong")
-    assert (run_directory.create(tmp_path, "pong", "resume") / "journal.jsonl").exists()
-    assert not any(run_directory.create(tmp_path, "pong", "overwrite").iterdir())
+    assert run_creation.create(tmp_path, "pong", "resume").journal_path.exists()
+    assert not any(run_creation.create(tmp_path, "pong", "overwrite").path.iterdir())
 
 
 def test_half_removed_run_is_not_listed_and_removed_later(tmp_path: Path):
@@ -93,7 +94,7 @@ def test_half_removed_run_is_not_listed_and_removed_later(tmp_path: Path):
     JournalWriter(tmp_path / "pong")
     JournalWriter(tmp_path / ".gone-pong")
     assert [run["name"] for run in run_status.listing(tmp_path)] == ["pong"]
-    run_directory.create(tmp_path, "pong", "overwrite")
+    run_creation.create(tmp_path, "pong", "overwrite")
     assert [p.name for p in tmp_path.iterdir()] == ["pong"]
 
 
@@ -104,7 +105,7 @@ def test_lock_of_a_removed_run_is_invalid(tmp_path: Path, monkeypatch):
 
     def removed(file: IO[bytes]) -> bool:
         monkeypatch.setattr(run_lock, "_take", take)
-        run_directory.create(tmp_path, "pong", "overwrite").rmdir()
+        run_creation.create(tmp_path, "pong", "overwrite").path.rmdir()
         JournalWriter(run)
         return take(file)
 
@@ -118,28 +119,28 @@ def test_lock_of_a_removed_run_is_invalid(tmp_path: Path, monkeypatch):
 def test_running_run_is_not_overwritten(tmp_path: Path):
     run = JournalWriter(tmp_path / "pong").run
     with run_lock.RunLock(run), pytest.raises(RunError, match=f"in use by process {os.getpid()} on"):
-        run_directory.create(tmp_path, "pong", "overwrite")
+        run_creation.create(tmp_path, "pong", "overwrite")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "/x", "a/b", "a\0b", "-x", ".x", "x" * 65, "a b"])
 def test_names_stay_below_the_root(tmp_path: Path, name):
     with pytest.raises(RunError, match="is not a run name"):
-        run_directory.create(tmp_path, name)
+        run_creation.create(tmp_path, name)
 
 
 def test_unwritable_root_is_one_line(tmp_path: Path):
     (tmp_path / "runs").touch()
     with pytest.raises(RunError, match=r"^cannot write to .*runs: [^\n]*$"):
-        run_directory.create(tmp_path / "runs", "pong")
+        run_creation.create(tmp_path / "runs", "pong")
     with pytest.raises(RunError, match=r"^cannot write to .*sub: [^\n]*$"):
-        run_directory.create(tmp_path / "runs" / "sub", "pong")
+        run_creation.create(tmp_path / "runs" / "sub", "pong")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_root_is_one_line(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(RunError, match="cannot write"):
-        run_directory.create(tmp_path, "pong")
+        run_creation.create(tmp_path, "pong")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system without room, to which nobody may write")
@@ -190,8 +191,8 @@ def test_clock_jumps_change_nothing(pbtrl: Command, monkeypatch: pytest.MonkeyPa
 
 def test_find_by_name_prefix_path_and_last(tmp_path: Path):
     for name in ("pong-a", "pong-b", "breakout"):
-        run_info.record_start(JournalWriter(tmp_path / name).run, [])
-    run_info.record_start(tmp_path / "pong-a", [])  # resumed last
+        run_info.record_start(RunDirectory(JournalWriter(tmp_path / name).run), [])
+    run_info.record_start(RunDirectory(tmp_path / "pong-a"), [])  # resumed last
     assert run_lookup.find("last", tmp_path).name == "pong-a"
     assert run_lookup.find("b", tmp_path).name == "breakout"
     assert run_lookup.find("pong-b", tmp_path).name == "pong-b"
@@ -223,7 +224,7 @@ def test_second_controller_is_told_the_first_ones_pid(tmp_path: Path):
     with run_lock.RunLock(run):
         with pytest.raises(RunError, match=rf"pong is in use by process {os.getpid()} on .+, since 20\d\d"):
             run_lock.RunLock(run).acquire()
-        assert run_state.state(run) == "running"
+        assert run_state.state(RunDirectory(run)) == "running"
     assert run_lock.holder(run) is None
     with run_lock.RunLock(run):
         pass
@@ -237,11 +238,11 @@ def test_killed_controller_leaves_no_lock(tmp_path: Path):
         try:
             assert process.stdout
             assert process.stdout.readline() == "held\n"
-            assert run_state.state(run) == "running"
+            assert run_state.state(RunDirectory(run)) == "running"
             assert (run_lock.holder(run) or {})["pid"] == process.pid
         finally:
             process.kill()
-    assert run_state.state(run) == "crashed"
+    assert run_state.state(RunDirectory(run)) == "crashed"
     with run_lock.RunLock(run):
         pass
 
@@ -256,22 +257,22 @@ def test_status_check_does_not_block_a_controller(tmp_path: Path):
 
 def test_state_follows_lock_journal_and_heartbeat(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
-    assert run_state.state(w.run) == "crashed"
+    assert run_state.state(RunDirectory(w.run)) == "crashed"
     w.end("stop")
-    assert run_state.state(w.run) == "stopped"
+    assert run_state.state(RunDirectory(w.run)) == "stopped"
     w.end("resume")
-    assert run_state.state(w.run) == "crashed"
+    assert run_state.state(RunDirectory(w.run)) == "crashed"
     w.end("finish")
-    assert run_state.state(w.run) == "finished"
+    assert run_state.state(RunDirectory(w.run)) == "finished"
     with run_lock.RunLock(w.run):
-        assert run_state.state(w.run) == "running"
+        assert run_state.state(RunDirectory(w.run)) == "running"
         w.metrics("m00", 120)
         long_ago = time.time() - 700
         for path in (w.run / "journal.jsonl", w.run / "LOCK"):
             os.utime(path, (long_ago, long_ago))
-        assert run_state.state(w.run) == "running"  # a metrics line is a heartbeat
+        assert run_state.state(RunDirectory(w.run)) == "running"  # a metrics line is a heartbeat
         os.utime(w.run / "members" / "m00" / "metrics.jsonl", (long_ago, long_ago))
-        assert run_state.state(w.run) == "stale"
+        assert run_state.state(RunDirectory(w.run)) == "stale"
 
 
 def test_lock_text_counts_without_fcntl(tmp_path: Path, monkeypatch):
@@ -279,7 +280,7 @@ def test_lock_text_counts_without_fcntl(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(run_lock, "fcntl", None)
     assert run_lock.holder(run) is None
     with run_lock.RunLock(run):
-        assert run_state.state(run) == "running"
+        assert run_state.state(RunDirectory(run)) == "running"
         with pytest.raises(RunError, match=r"if that process is gone, delete .*LOCK"):
             run_lock.RunLock(run).acquire()
     assert run_lock.holder(run) is None
@@ -287,9 +288,9 @@ def test_lock_text_counts_without_fcntl(tmp_path: Path, monkeypatch):
 
 def test_status_counts_skipped_updates(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
-    assert "skipped:" not in tables.status(run_status.status(w.run), "pong")
+    assert "skipped:" not in tables.status(run_status.status(RunDirectory(w.run)), "pong")
     w.report("m01", 1.0, scalars={"learning/skipped_updates": 12.0, "learning/updates": 240.0})
-    found = run_status.status(w.run)
+    found = run_status.status(RunDirectory(w.run))
     assert [m["skipped_updates"] for m in found["members"]] == [0, 12]
     _, titles, first, second, legend, *_ = tables.status(found, "pong").splitlines()
     assert titles.split()[:5] == ["member", "fitness", "gen", "steps", "skipped"]
@@ -300,7 +301,7 @@ def test_status_counts_skipped_updates(tmp_path: Path):
 def test_status(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.metrics("m00", 120)
-    found = run_status.status(w.run)
+    found = run_status.status(RunDirectory(w.run))
     assert found.pop("bytes") > 100
     assert 0 <= found.pop("heartbeat_age") < 60
     assert found == {
@@ -355,7 +356,7 @@ def test_status(tmp_path: Path):
 
 
 def test_status_of_many_trials_shows_the_best_and_those_that_train(tmp_path: Path):
-    found = run_status.status(many_trials(tmp_path / "search").run)
+    found = run_status.status(RunDirectory(many_trials(tmp_path / "search").run))
     assert len(found["members"]) == 100
     lines = tables.status(found, "search").splitlines()
     rows = [line.split() for line in lines if re.match(r"m\d", line)]
@@ -368,7 +369,7 @@ def test_status_of_many_trials_shows_the_best_and_those_that_train(tmp_path: Pat
 def test_status_marks_old_fitness_and_values_at_a_bound(tmp_path: Path):
     """A fitness from before the last copy counts as old."""
     w = one_copy(tmp_path / "pong", bounds={"": {"learning_rate": (0.005, 0.1)}})
-    found = run_status.status(w.run)
+    found = run_status.status(RunDirectory(w.run))
     assert [m["at_bound"] for m in found["members"]] == [{}, {"learning_rate": "min"}]
     lines = tables.status(found, "pong").splitlines()
     assert lines[3].split()[:6] == ["m01", "(-5.00)", "1", "100", "5.0e-3", "min"]
@@ -385,12 +386,12 @@ def test_bounds_in_a_journal_are_validated(tmp_path: Path, bounds: object):
     first = json.dumps({**json.loads(first), "bounds": bounds})
     (run / "journal.jsonl").write_text("\n".join([first, *rest, ""]))
     with pytest.raises(DamagedError, match=r"does not describe a run|is damaged"):
-        run_status.status(run)
+        run_status.status(RunDirectory(run))
 
 
 def test_frames_are_steps_outside_rl(tmp_path: Path):
     w = one_copy(tmp_path / "toy", frames_per_step=1, unit="steps")
-    found = run_status.status(w.run)
+    found = run_status.status(RunDirectory(w.run))
     assert (found["unit"], found["env_steps"], found["frames"]) == ("steps", 200, 200)
 
 
@@ -402,7 +403,7 @@ def test_listing_reports_unreadable_runs(tmp_path: Path):
     (tmp_path / "odd" / "journal.jsonl").write_text(
         json.dumps(RunHeader("odd", 1, 1, 10).to_line()) + '\n{"kind":"report","member":"m07"}\n'
     )
-    run_info.record_start(run_directory.create(tmp_path, "empty"), [])
+    run_info.record_start(run_creation.create(tmp_path, "empty"), [])
     found = {entry["name"]: entry for entry in run_status.listing(tmp_path)}
     assert "error" not in found["good"]
     assert "journal.jsonl:1: not a journal line" in found["bad"]["error"]
@@ -414,17 +415,23 @@ def test_listing_reports_unreadable_runs(tmp_path: Path):
 def test_run_json_keeps_identity_and_reports_new_versions(tmp_path: Path):
     run = JournalWriter(tmp_path / "pong").run
     command = ["pbtrl", "train", "pong.yaml", "hub.token=hunter2", "--api-key", "hunter3", "seed=2"]
-    assert run_info.record_start(run, command) == []
-    first = run_info.read_run_info(run)
+    assert run_info.record_start(RunDirectory(run), command) == []
+    first = run_info.read_run_info(RunDirectory(run))
     shown = ["pbtrl", "train", "pong.yaml", "hub.token=...", "--api-key", "...", "seed=2"]
     assert first["command"] == shown
     assert first["versions"]["torch"]
     assert first["status"] == "running"
-    run_info.record_end(run, "stopped", "interrupted")
-    assert (run_info.read_run_info(run)["status"], run_info.read_run_info(run)["reason"]) == ("stopped", "interrupted")
+    run_info.record_end(RunDirectory(run), "stopped", "interrupted")
+    assert (
+        run_info.read_run_info(RunDirectory(run))["status"],
+        run_info.read_run_info(RunDirectory(run))["reason"],
+    ) == (
+        "stopped",
+        "interrupted",
+    )
     (run / "run.json").write_text(json.dumps(first | {"versions": first["versions"] | {"torch": "1.0"}}))
-    (warning,) = run_info.record_start(run, command)
+    (warning,) = run_info.record_start(RunDirectory(run), command)
     assert warning.startswith(f"torch 1.0 -> {first['versions']['torch']} since the last session: ")
-    again = run_info.read_run_info(run)
+    again = run_info.read_run_info(RunDirectory(run))
     assert (again["id"], again["created"], again["sittings"]) == (first["id"], first["created"], 2)
     assert "hunter" not in (run / "run.json").read_text()

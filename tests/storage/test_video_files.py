@@ -14,6 +14,7 @@ from PIL import Image
 
 from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.storage import video_files
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.video_files import Frame, caption, has_encoder, newest_video, preview, read_video, write_video
 
 
@@ -105,14 +106,14 @@ def test_long_gif_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_newest_video(tmp_path: Path) -> None:
-    assert newest_video(tmp_path) is None
+    assert newest_video(RunDirectory(tmp_path)) is None
     (tmp_path / "eval").mkdir()
     for name in ("20260101-000000-0-m00-000002.mp4", "20260102-000000-1-m01-000002.gif", "20260103-000000-2.json",
                  ".tmp-20260104-000000-1-m01-000002.gif"):  # fmt: skip
         (tmp_path / "eval" / name).touch()
-    assert newest_video(tmp_path) == tmp_path / "eval/20260102-000000-1-m01-000002.gif"
-    assert newest_video(tmp_path, "m00/000002") == tmp_path / "eval/20260101-000000-0-m00-000002.mp4"
-    assert newest_video(tmp_path, "m00/000003") is None
+    assert newest_video(RunDirectory(tmp_path)) == tmp_path / "eval/20260102-000000-1-m01-000002.gif"
+    assert newest_video(RunDirectory(tmp_path), "m00/000002") == tmp_path / "eval/20260101-000000-0-m00-000002.mp4"
+    assert newest_video(RunDirectory(tmp_path), "m00/000003") is None
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])

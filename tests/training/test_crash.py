@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from pbtrl.storage.journal import digest
-from pbtrl.storage.run_status import load_run
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.command import CART, ROOT, ForkServer, journal, kinds, weights
 
@@ -144,7 +144,7 @@ def test_killed_async_runs_reach_the_same_fitness(fork_server: ForkServer, tmp_p
             argv = ["train", "cart.yaml", "--name", "a", "--if-exists", "resume", f"seed={seed}", *longer]
             assert fork_server(where, *argv, crash=point)["code"] == -signal.SIGKILL
         result(fork_server, where, f"seed={seed}", *longer)
-        _, _, population = load_run(where / "runs/a")
+        _, _, population = RunDirectory(where / "runs/a").load()
         assert {m.step for m in population.members.values()} == {8000}
         fitness[kills].append(float(np.mean([m.fitness for m in population.members.values() if m.fitness])))
     assert np.mean(fitness[0]) > 60  # a random policy's is 22: they learned
@@ -178,7 +178,7 @@ def test_lost_snapshots_are_made_again(
     (tmp_path / "cart.yaml").write_text(CART)
     assert fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash=crash)["code"] == -signal.SIGKILL
     run = tmp_path / "runs/a"
-    _, _, population = load_run(run)
+    _, _, population = RunDirectory(run).load()
     newest = [SnapshotStore(run / "members").path(m.snapshot) for m in population.members.values() if m.snapshot]
     assert len(newest) == 4
     for snapshot in newest:  # those of members that wait, that train, and that others are to copy
@@ -196,7 +196,7 @@ def test_killed_while_remaking_lost_snapshots(
 ) -> None:
     (tmp_path / "cart.yaml").write_text(CART)
     assert fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
-    _, _, population = load_run(tmp_path / "runs/a")
+    _, _, population = RunDirectory(tmp_path / "runs/a").load()
     store = SnapshotStore(tmp_path / "runs/a/members")
     for member in population.members.values():
         shutil.rmtree(store.path(str(member.snapshot)))
@@ -209,7 +209,7 @@ def test_partial_remade_snapshot_is_not_used(fork_server: ForkServer, golden: Go
     """A stop leaves it where episodes continue over it: hashes and name are right, but it ends too early."""
     (tmp_path / "cart.yaml").write_text(CART)
     assert fork_server(tmp_path, "train", "cart.yaml", "--name", "a", crash="journal.synced report:6")["code"] < 0
-    _, _, population = load_run(tmp_path / "runs/a")
+    _, _, population = RunDirectory(tmp_path / "runs/a").load()
     store = SnapshotStore(tmp_path / "runs/a/members")
     for name in sorted({str(m.snapshot) for m in population.members.values()}):
         tensors, state = store.load(name)
@@ -228,7 +228,7 @@ def test_killed_while_a_finished_run_is_extended(fork_server: ForkServer, tmp_pa
     assert fork_server(tmp_path, "resume", "a", more, crash=point)["code"] == -signal.SIGKILL
     done = fork_server(tmp_path, "resume", "a", more)
     assert done["code"] == 0, done["err"]
-    _, _, population = load_run(tmp_path / "runs/a")
+    _, _, population = RunDirectory(tmp_path / "runs/a").load()
     assert {m.step for m in population.members.values()} == {960}
     assert kinds(tmp_path / "runs/a")[-1] == "finish"
 
@@ -270,5 +270,5 @@ def test_strategy_decides_if_parents_are_lost_too(fork_server: ForkServer, tmp_p
     given_up = [line["member"] for line in journal(run) if line.get("given_up")]
     assert {member[-1] for member in given_up} <= set(gone)
     assert given_up
-    _, _, population = load_run(run)
+    _, _, population = RunDirectory(run).load()
     assert [m.step for m in population.members.values()] == [720] * 4

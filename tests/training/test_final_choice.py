@@ -16,6 +16,7 @@ from pbtrl.build import evaluators, rl
 from pbtrl.config.load import config_from_dict, with_setting
 from pbtrl.core.tensors import Tensors
 from pbtrl.rl.evaluation import EvaluationEpisodes
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.training import final_choice, scoring
 from tests.fakes import after_one_slice, assign, decision
@@ -92,7 +93,7 @@ def test_fittest_are_compared_and_best_is_scored_on_new_seeds(tmp_path: Path, ev
     store(tmp_path, 9.0, 3.0, 1.0, 2.0)
     population = after_one_slice(*FITNESS)
     population.record(decision(assign(population, "m01", hyperparameters={"lr": 9.0})))  # it has begun something else
-    best = final_choice.choose(CONFIG, tmp_path, population)
+    best = final_choice.choose(CONFIG, RunDirectory(tmp_path), population)
     (candidates, selecting), (chosen, scoring) = evaluator.calls
     assert candidates == [1.0, 3.0, 2.0]
     assert chosen == [3.0]
@@ -116,7 +117,7 @@ def test_fittest_are_compared_and_best_is_scored_on_new_seeds(tmp_path: Path, ev
 def test_another_run_is_scored_on_other_seeds(tmp_path: Path, evaluator: Evaluator) -> None:
     store(tmp_path, 9.0, 3.0, 1.0, 2.0)
     for config in (CONFIG, with_setting(CONFIG, "seed", 8), CONFIG):
-        final_choice.choose(config, tmp_path, after_one_slice(*FITNESS))
+        final_choice.choose(config, RunDirectory(tmp_path), after_one_slice(*FITNESS))
     seeds = [options["seed"] for _, options in evaluator.calls]
     assert len(set(seeds)) == 4
     assert seeds[:2] == seeds[4:]
@@ -125,7 +126,7 @@ def test_another_run_is_scored_on_other_seeds(tmp_path: Path, evaluator: Evaluat
 def test_fitter_member_is_chosen_among_equal_scores(tmp_path: Path, evaluator: Evaluator) -> None:
     evaluator.noise = 0.0
     store(tmp_path, 2.0, 1.0, 2.0, 2.0)
-    assert final_choice.choose(CONFIG, tmp_path, after_one_slice(3.0, 5.0, 4.0, 0.0))["member"] == "m02"
+    assert final_choice.choose(CONFIG, RunDirectory(tmp_path), after_one_slice(3.0, 5.0, 4.0, 0.0))["member"] == "m02"
 
 
 # Student's t at 0.975 and n - 1 degrees of freedom, from a printed table
@@ -135,7 +136,7 @@ T = {2: 12.706, 3: 4.303, 5: 2.776, 16: 2.131, 31: 2.042}
 @pytest.mark.parametrize("n", T)
 def test_interval_is_students_t(tmp_path: Path, evaluator: Evaluator, n: int) -> None:
     store(tmp_path, 3.0)
-    (score,) = scoring.evaluate(CONFIG, tmp_path, ["m00/000000"], episodes=n, seed=1)
+    (score,) = scoring.evaluate(CONFIG, RunDirectory(tmp_path), ["m00/000000"], episodes=n, seed=1)
     ((played,),) = evaluator.played
     mean = sum(played.returns) / n
     std = math.sqrt(sum((r - mean) ** 2 for r in played.returns) / (n - 1))
@@ -150,7 +151,7 @@ def test_interval_is_students_t(tmp_path: Path, evaluator: Evaluator, n: int) ->
 
 def test_one_episode_has_no_interval(tmp_path: Path, evaluator: Evaluator) -> None:
     store(tmp_path, 3.0)
-    (score,) = scoring.evaluate(CONFIG, tmp_path, ["m00/000000"], episodes=1, seed=1)
+    (score,) = scoring.evaluate(CONFIG, RunDirectory(tmp_path), ["m00/000000"], episodes=1, seed=1)
     assert (score["return_std"], score["ci95"]) == (0.0, None)
 
 
@@ -158,6 +159,6 @@ def test_one_episode_has_no_interval(tmp_path: Path, evaluator: Evaluator) -> No
 def test_deterministic_evaluation_takes_the_mode(tmp_path: Path, evaluator: Evaluator, deterministic: bool) -> None:
     store(tmp_path, 3.0)
     how: Any = {"episodes": 2, "seed": 1, "deterministic": deterministic}
-    (score,) = scoring.evaluate(CONFIG, tmp_path, ["m00/000000"], **how)
+    (score,) = scoring.evaluate(CONFIG, RunDirectory(tmp_path), ["m00/000000"], **how)
     ((_, options),) = evaluator.calls
     assert options["deterministic"] is score["deterministic"] is deterministic

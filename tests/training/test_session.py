@@ -23,10 +23,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pbtrl.build import evaluators
 from pbtrl.reporting.lineage import copies
-from pbtrl.storage import run_directory, run_lock, run_status
+from pbtrl.storage import run_lock
 from pbtrl.storage.journal import digest
 from pbtrl.storage.retention import Retention
-from pbtrl.storage.run_status import load_run
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.training import final_choice, scoring, session
 from pbtrl.training.controller import Controller
 from tests.command import ROOT, Command, contents, descendants, journal, kinds, spawn, weights
@@ -115,7 +115,7 @@ def test_snapshot_that_cannot_be_remade_is_not_chosen(pbtrl: Command, monkeypatc
         inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
         assert pbtrl("train", "toy_quadratic").code == 130
     run = Path("runs/toy_quadratic")
-    _, _, population = run_status.load_run(run)
+    _, _, population = RunDirectory(run).load()
     best = population.best
     assert best
     shutil.rmtree(run / "members" / best.id / "snapshots")
@@ -145,7 +145,7 @@ def test_nan_score_is_not_the_best(pbtrl: Command, monkeypatch):
 
 def test_two_controllers_cannot_start_the_same_run(pbtrl: Command, monkeypatch):
     asked = iter([False])
-    monkeypatch.setattr(run_directory, "has_begun", lambda _: next(asked, True))
+    monkeypatch.setattr(RunDirectory, "has_begun", lambda _: next(asked, True))
     refused = pbtrl("train", "toy_quadratic")
     assert (refused.code, refused.err) == (
         2,
@@ -425,7 +425,7 @@ def test_ctrl_c_at_random_times(pbtrl: Command, tmp_path: Path, seed):
                 time.sleep(delay)
                 terminal.communicate(b"\x03", timeout=10)
         assert terminal.returncode in ([0] if delay is None else [0, 130, BEFORE_PYTHON_BEGAN])
-        assert not run.exists() or not run_directory.has_begun(run) or pbtrl("status", "a").code == 0
+        assert not run.exists() or not RunDirectory(run).has_begun() or pbtrl("status", "a").code == 0
     assert canonical("a") == canonical("b")
     assert pbtrl("verify", "a").out.startswith("runs/a: clean")
 
@@ -787,11 +787,11 @@ def test_resume_retries_if_no_member_survived(pbtrl: Command, monkeypatch, tmp_p
         why = "EnvError: env.id=tests.faulty_envs:Breakable: step() raised RuntimeError: broken (env 0 of 4, step 1)"
         assert f"no member survived: {why}; see runs/a/members/" in found.err
         assert found.err.endswith("; when the cause is fixed: pbtrl resume a --trust-imports\n")
-        assert [m.step for m in load_run(run)[2].members.values()] == [240] * 2
+        assert [m.step for m in RunDirectory(run).load()[2].members.values()] == [240] * 2
     (tmp_path / "x").unlink()
     before = len(journal(run))
     assert pbtrl("resume", "a", "--trust-imports").code == 0
-    assert [m.step for m in load_run(run)[2].members.values()] == [720] * 2
+    assert [m.step for m in RunDirectory(run).load()[2].members.values()] == [720] * 2
     again = next(line["assignments"] for line in journal(run)[before:] if line["kind"] == "decision")
     assert [a["parent"] for a in again] == [a["id"] for a in first]
     assert [a["hyperparameters"] for a in again] == [a["hyperparameters"] for a in first]

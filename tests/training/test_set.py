@@ -15,8 +15,8 @@ from pbtrl import api
 from pbtrl.config.adjust import adjustable, adjusted
 from pbtrl.config.load import load, parse
 from pbtrl.errors import DamagedError, RunError
-from pbtrl.storage.run_status import load_run
-from pbtrl.training.adjusting import FOLDER, set_run
+from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.training.adjusting import set_run
 from tests.command import Command, journal
 
 TOY = """\
@@ -32,6 +32,7 @@ EVERYTHING = (
     "strategy.explore.factors, strategy.explore.sd, strategy.explore.probability, strategy.explore.resample_probability"
 )
 RUN = Path("runs/a")
+DIRECTORY = RunDirectory(RUN)
 
 
 class StopAt(api.Callback):
@@ -79,14 +80,14 @@ def test_bounds_apply_from_the_next_decision_on(pbtrl: Command, stopped: Path) -
         assert pbtrl(command, "a", "--json").json["changes"][0]["settings"]["hparams.h0.high"] == 0.1
     assert pbtrl("report", "a").code == 0
     assert "strategy.explore.factors [0.5, 0.4]" in Path("runs/a/report.html").read_text()
-    assert load_run(RUN)[0].bounds[""]["h0"] == [0.0, 0.1]
+    assert DIRECTORY.load()[0].bounds[""]["h0"] == [0.0, 0.1]
 
 
 def test_change_survives_another_resume(pbtrl: Command, stopped: Path) -> None:
     """Of the two sessions after it, both read it; a later change wins."""
-    set_run(RUN, ["hparams.h0.low=0.0", "hparams.h0.high=0.1"])
+    set_run(DIRECTORY, ["hparams.h0.low=0.0", "hparams.h0.high=0.1"])
     api.resume("a", callbacks=[StopAt(4)], progress="none")
-    set_run(RUN, ["hparams.h0.high=0.05"])
+    set_run(DIRECTORY, ["hparams.h0.high=0.05"])
     api.resume("a", overrides=["budget.env_steps_per_member=100"], progress="none")
     explored = [a for a in assignments(RUN, "set") if a["donor"]]
     assert explored
@@ -96,7 +97,7 @@ def test_change_survives_another_resume(pbtrl: Command, stopped: Path) -> None:
 
 def test_without_the_line_decisions_differ(pbtrl: Command, stopped: Path) -> None:
     """What `verify --decisions` finds if it does not read the line."""
-    set_run(RUN, ["strategy.explore.factors=[0.5]"])
+    set_run(DIRECTORY, ["strategy.explore.factors=[0.5]"])
     api.resume("a", progress="none")
     lines = [line for line in (RUN / "journal.jsonl").read_text().splitlines() if '"kind":"set"' not in line]
     (RUN / "journal.jsonl").write_text("\n".join([*lines, ""]))
@@ -104,7 +105,7 @@ def test_without_the_line_decisions_differ(pbtrl: Command, stopped: Path) -> Non
 
 
 def test_retired_member_gets_no_assignment_and_donates_none(pbtrl: Command, stopped: Path) -> None:
-    best = load_run(RUN)[2].best
+    best = DIRECTORY.load()[2].best
     assert best
     assert (
         pbtrl("set", "a", f"retire={best.id}").out == f"{best.id} retired: read by the first decision after a resume\n"
@@ -154,18 +155,18 @@ def test_other_strategies(pbtrl: Command, name: str, said: str) -> None:
     """They retire nobody on request."""
     api.train(name, name="a", callbacks=[StopAt(2)], progress="none")
     with pytest.raises(RunError, match=re.escape(said)):
-        set_run(RUN, ["seed=3"])
+        set_run(DIRECTORY, ["seed=3"])
     with pytest.raises(RunError, match="retires no members on request; pbt does"):
-        set_run(RUN, ["retire=m00"])
+        set_run(DIRECTORY, ["retire=m00"])
 
 
 def test_member_retires_once_and_finished_runs_do_not_change(pbtrl: Command, stopped: Path) -> None:
-    set_run(RUN, ["retire=m01"])
+    set_run(DIRECTORY, ["retire=m01"])
     with pytest.raises(RunError, match="m01 is retired already"):
-        set_run(RUN, ["retire=m01"])
+        set_run(DIRECTORY, ["retire=m01"])
     api.resume("a", progress="none")
     with pytest.raises(RunError, match="runs/a is finished: no decision would read it"):
-        set_run(RUN, ["retire=m02"])
+        set_run(DIRECTORY, ["retire=m02"])
 
 
 class Sets(api.Callback):
@@ -182,7 +183,7 @@ class Sets(api.Callback):
         self.reports += 1
         if self.reports == 2:
             self.thread.start()
-            while not any(RUN.glob(f"{FOLDER}/*.json")):
+            while not any(DIRECTORY.requests.glob("*.json")):
                 pass
         return False
 
@@ -196,22 +197,22 @@ def test_live_run_reads_a_request_before_its_next_decision(pbtrl: Command) -> No
     later = assignments(RUN, "set")
     assert "m03" not in {a["member"] for a in later}
     assert max(a["hyperparameters"]["h0"] for a in later if a["donor"]) <= 0.1
-    assert not any(RUN.glob(f"{FOLDER}/*.json"))
+    assert not any(DIRECTORY.requests.glob("*.json"))
     assert "all the same" in pbtrl("verify", "a", "--decisions").out
     assert pbtrl("verify", "a").code == 0
 
 
 def test_request_counts_once_and_impossible_ones_are_dropped(pbtrl: Command, stopped: Path) -> None:
     """After a crash between the journal's line and the removal of the request; one still being written waits."""
-    (RUN / FOLDER).mkdir()
+    DIRECTORY.requests.mkdir()
     staged = ".tmp-4.json"
     for name, items in (("1.json", ["retire=m03"]), ("2.json", ["seed=3"]), ("3.json", 3), (staged, ["retire=m02"])):
-        (RUN / FOLDER / name).write_text(json.dumps({"items": items}))
+        (DIRECTORY.requests / name).write_text(json.dumps({"items": items}))
     api.resume("a", callbacks=[StopAt(2)], progress="none")
-    (RUN / FOLDER / "1.json").write_text(json.dumps({"items": ["retire=m03"]}))
+    (DIRECTORY.requests / "1.json").write_text(json.dumps({"items": ["retire=m03"]}))
     api.resume("a", progress="none")
     assert [line["request"] for line in journal(RUN) if line["kind"] == "set"] == ["1.json"]
-    assert os.listdir(RUN / FOLDER) == [staged]
+    assert os.listdir(DIRECTORY.requests) == [staged]
 
 
 def test_only_searches_that_explore_change() -> None:

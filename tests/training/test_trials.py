@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl.storage.run_status import load_run
+from pbtrl.storage.run_directory import RunDirectory
 from tests.command import Command, journal, kinds
 from tests.training.test_session import canonical, signalled
 
@@ -57,7 +57,7 @@ def test_200_trials_on_8_places(pbtrl: Command, monkeypatch: pytest.MonkeyPatch)
     with signalled(monkeypatch, signal.SIGINT, report=150):
         assert pbtrl(*line).code == 130
     run = Path("runs/toy_halving")
-    _, _, population = load_run(run)
+    _, _, population = RunDirectory(run).load()
     waiting = [m for m in population.members.values() if m.snapshot and not m.retired]
     assert snapshots(run) <= 2 * len(waiting) + 3
     assert len(waiting) < 70
@@ -67,7 +67,7 @@ def test_200_trials_on_8_places(pbtrl: Command, monkeypatch: pytest.MonkeyPatch)
     assert re.search(r"^and \d+ members below them", status.out, re.MULTILINE)
 
     assert pbtrl("resume", "toy_halving").code == 0
-    _, _, population = load_run(run)
+    _, _, population = RunDirectory(run).load()
     trials = list(population.members.values())
     assert len(trials) == 200
     assert sum(m.retired for m in trials) >= 199

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pbtrl.storage.best_member import best_snapshot
-from pbtrl.storage.run_status import load_run
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.command import Command, journal
 
@@ -56,9 +56,9 @@ def cart(pbtrl: Command) -> Path:
 def test_every_member_begins_from_the_best(pbtrl: Command, first: Path) -> None:
     done = pbtrl("train", "toy_quadratic", TOY, "init_from=first", "--name", "second", "--progress", "plain")
     assert done.code == 0, done.err
-    run, best = Path("runs/second"), best_snapshot(first)
+    run, best = Path("runs/second"), best_snapshot(RunDirectory(first))
     assert best is not None
-    header, _, _ = load_run(run)
+    header, _, _ = RunDirectory(run).load()
     assert (header.initial["snapshot"], header.initial["run"]) == (best, str(first.resolve()))
     assert {a["parent"] for a in assignments(run) if a["start"] == 0} == {"initial/000000"}
     own, other = tensors(run, "initial/000000"), tensors(first, best)
@@ -96,7 +96,7 @@ def test_trials_that_begin_later_begin_from_it_too(pbtrl: Command) -> None:
     for name, more in (("first", []), ("second", ["init_from=first"])):
         assert pbtrl("train", "toy_halving", *more, "--name", name, "--progress", "none").code == 0
     begun = [a for a in assignments(Path("runs/second")) if a["start"] == 0]
-    assert len(begun) > load_run(Path("runs/second"))[0].size
+    assert len(begun) > RunDirectory(Path("runs/second")).load()[0].size
     assert {a["parent"] for a in begun} == {"initial/000000"}
 
 
@@ -113,7 +113,7 @@ def test_same_run_on_processes(pbtrl: Command, first: Path) -> None:
 def test_agent_begins_with_weights_normalizer_and_optimizer(pbtrl: Command, cart: Path) -> None:
     train = ["train", "c.yaml", "init_from=first", "--progress", "none"]
     assert pbtrl(*train, "--name", "same").code == 0
-    best = best_snapshot(cart)
+    best = best_snapshot(RunDirectory(cart))
     assert best is not None
     mine, theirs = tensors(Path("runs/same"), "initial/000000"), tensors(cart, best)
     assert mine.keys() == theirs.keys()

@@ -168,19 +168,18 @@ def compare(selected: Sequence[str], root: Path, metric: str = "score") -> Compa
         DamagedError: a run that was named is damaged; in a folder it is left out.
     """
     wanted = Metric.parse(metric)
-    paths, folder = find_runs(selected, root)
-    named = {path.resolve() for path in paths} if folder is None else set()
+    found, folder = find_runs(selected, root)
     runs: list[ComparedRun] = []
     left_out: list[LeftOut] = []
-    for path in paths:
+    for run in found:
         try:
-            runs.append(load(path))
+            runs.append(load(run))
         except DamagedError as error:
-            if path.resolve() in named:
+            if folder is None:
                 raise
-            left_out.append(LeftOut(path, str(error)))
+            left_out.append(LeftOut(run.path, str(error)))
     if not runs:
-        what = "; ".join(run.reason for run in left_out) or "no runs were given"
+        what = "; ".join(one.reason for one in left_out) or "no runs were given"
         raise DamagedError(what) if left_out else RunError(what)
     check_comparable(runs)
     return _grouped(runs, left_out, wanted.titled(runs[0]), folder)

@@ -18,12 +18,11 @@ from pbtrl.config.renamed_keys import modernize
 from pbtrl.config.wording import shown
 from pbtrl.errors import ConfigError, DamagedError, RunError
 from pbtrl.reporting.comparison.run_curves import RunCurves, run_curves
-from pbtrl.storage.json_files import read_json_if_exists
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_lookup import find, is_run, run_directories
 from pbtrl.storage.run_state import state
-from pbtrl.storage.run_status import corruption_as_error, load_run
 
 Settings = dict[str, Any]
 """Settings of a config by their dotted names: `{"strategy.name": "pbt", ...}`."""
@@ -75,7 +74,7 @@ class ComparedRun:
     unfinished: str
 
 
-def find_runs(selected: Sequence[str], root: Path) -> tuple[list[Path], Path | None]:
+def find_runs(selected: Sequence[str], root: Path) -> tuple[list[RunDirectory], Path | None]:
     """Find the runs to compare: each text is a run, as for `find`, or a folder that holds run directories.
 
     Returns:
@@ -84,11 +83,11 @@ def find_runs(selected: Sequence[str], root: Path) -> tuple[list[Path], Path | N
     Raises:
         RunError: there is no such run.
     """
-    found: list[Path] = []
+    found: list[RunDirectory] = []
     folders = [_folder(text, root) for text in selected]
     for text, folder in zip(selected, folders, strict=True):
         found += [find(text, root)] if folder is None else sorted(run_directories(folder))
-    unique = {path.resolve(): path for path in reversed(found)}
+    unique = {run.path.resolve(): run for run in reversed(found)}
     return list(unique.values())[::-1], folders[0] if len(folders) == 1 else None
 
 
@@ -104,39 +103,39 @@ def _folder(text: str, root: Path) -> Path | None:
     return None
 
 
-def load(path: Path) -> ComparedRun:
+def load(run: RunDirectory) -> ComparedRun:
     """Load a run's result and curves.
 
     Raises:
         DamagedError: a file of it is missing or damaged.
     """
-    settings = read_settings(path)
-    header, lines, population = load_run(path)
-    info, best = read_run_info(path), read_json_if_exists(path / "best.json")
-    with corruption_as_error(path):
-        unfinished = _unfinished(path, info, population.step, header)
-        score, chosen = (None, "") if unfinished else _score(path, best)
+    settings = read_settings(run)
+    header, lines, population = run.load()
+    info, best = read_run_info(run), run.best()
+    with run.corruption_as_error():
+        unfinished = _unfinished(run, info, population.step, header)
+        score, chosen = (None, "") if unfinished else _score(run, best)
         curves = run_curves(header, lines, best if not unfinished else {}, score)
         fitness = population.best.fitness if population.best else None
         seconds = max((float(line.get("timing", {}).get("elapsed", 0.0)) for line in lines), default=0.0)
         interval = best["evaluation"].get("ci95") if score is not None else None
         return ComparedRun(
-            path, header, settings, info,
+            run.path, header, settings, info,
             "return" if header.is_return else header.metric,
             score, (float(interval[0]), float(interval[1])) if interval else None, chosen, fitness, population.step,
             seconds, curves, unfinished,
         )  # fmt: skip
 
 
-def _unfinished(path: Path, info: Mapping[str, Any], steps: int, header: RunHeader) -> str:
+def _unfinished(run: RunDirectory, info: Mapping[str, Any], steps: int, header: RunHeader) -> str:
     """Return the reason that a run has no final result; empty if it has finished."""
-    if (now := state(path)) == "finished":
+    if (now := state(run)) == "finished":
         return ""
     why = str(info.get("reason") or "").partition("\n")[0] if now in ("stopped", "crashed") else ""
     return f"{now} after {steps:,} of {header.budget:,} {header.steps}" + (f": {why}" if why else "")
 
 
-def _score(path: Path, best: Mapping[str, Any]) -> tuple[float | None, str]:
+def _score(run: RunDirectory, best: Mapping[str, Any]) -> tuple[float | None, str]:
     """Return the score of the chosen member on fresh seeds and its id; None if there is no finite one."""
     if not best:
         return None, ""
@@ -144,10 +143,10 @@ def _score(path: Path, best: Mapping[str, Any]) -> tuple[float | None, str]:
         score, member = best["evaluation"]["return_mean"], str(best["member"])
         return (float(score), member) if score is not None and math.isfinite(score) else (None, member)
     except (LookupError, TypeError, ValueError) as error:
-        raise DamagedError(f"{path / 'best.json'} cannot be read: {type(error).__name__}: {error}") from error
+        raise DamagedError(f"{run.best_file} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def read_settings(run: Path) -> Settings:
+def read_settings(run: RunDirectory) -> Settings:
     """Read the settings of a run that make a difference, by their dotted names; absent ones are left out.
 
     A searched hyperparameter has its prior under the name that its fixed value would have.
@@ -155,7 +154,7 @@ def read_settings(run: Path) -> Settings:
     Raises:
         DamagedError: config.resolved.yaml is missing or damaged.
     """
-    path = run / "config.resolved.yaml"
+    path = run.resolved_config
     if not path.is_file():  # a pipe would block
         raise DamagedError(f"{path} is missing; restore it, or leave the run out")
     try:

@@ -1,0 +1,130 @@
+"""Creation of run directories, and their replacement."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+from pbtrl.errors import RunError
+from pbtrl.storage.references import cli_reference
+from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.storage.run_lookup import RUN_NAME, is_run
+from pbtrl.storage.run_state import state
+from pbtrl.system.files import reason, sync_directory
+
+IfExists = Literal["error", "resume", "overwrite", "suffix"]
+
+
+def create(root: Path, name: str, if_exists: IfExists = "error") -> RunDirectory:
+    """Create the directory of a new run; with `if_exists="resume"`, return that of an existing run.
+
+    A directory without a journal (its run never started) counts as new.
+
+    Raises:
+        RunError: the name is invalid or taken, the directory is not writable, or the run to overwrite is in use.
+    """
+    _check_name(name)
+    if if_exists == "suffix":
+        names = (name if n == 1 else f"{name[:58]}-{n}" for n in count(1))
+        return next(run for n in names if _make(run := RunDirectory(root / n)))
+    run = RunDirectory(root / name)
+    if if_exists == "overwrite" and run.path.exists():
+        _remove(run)
+    if _claim(run):
+        return run
+    if if_exists == "resume" and is_run(run.path):
+        if not os.access(run.path, os.W_OK):
+            raise RunError(f"cannot write to {run}: permission denied")
+        return run
+    raise _taken(run)
+
+
+def check_free(root: Path, name: str, if_exists: IfExists) -> None:
+    """Raise the errors of `create` that can be foreseen without creating anything."""
+    _check_name(name)
+    run = RunDirectory(root / name)
+    if if_exists == "error" and os.path.lexists(run.path) and not _is_blank(run):
+        raise _taken(run)
+
+
+def _check_name(name: str) -> None:
+    if not RUN_NAME.fullmatch(name):
+        raise RunError(f"{name[:80]!r} is not a run name: use up to 64 letters, digits, '.', '_' and '-', no '/'")
+
+
+def group_folder(root: Path, name: str, file: str) -> Path:
+    """Return the directory for several runs, which may exist if it is empty or has the `file` that describes them.
+
+    Raises:
+        RunError: the name is invalid, or the directory holds something else.
+    """
+    if not RUN_NAME.fullmatch(name):
+        raise RunError(
+            f"{name[:80]!r} is not a name of a folder: give --name up to 64 letters, digits, '.', '_' and '-'"
+        )
+    folder = root / name
+    blank = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+    if not blank and not (folder / file).is_file():
+        raise RunError(f"{folder} exists and is not a {Path(file).stem}: choose another --name")
+    return folder
+
+
+def default_name(label: str) -> str:
+    """Default name of a run, from what it trains and the time; not necessarily unique."""
+    return f"{label[:40]}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _taken(run: RunDirectory) -> RunError:
+    if not is_run(run.path):
+        return RunError(f"{run} exists and is not a run: choose another --name or --runs, or use --suffix")
+    hint = f"continue it with `pbtrl resume {cli_reference(run)}`, or start a new run with --suffix or --overwrite"
+    return RunError(f"{run} exists ({state(run)}): {hint}")
+
+
+def _claim(run: RunDirectory) -> bool:
+    """Create the directory, or accept that of a run that never started; False if it holds a run."""
+    return _make(run) or (_is_blank(run) and os.access(run.path, os.W_OK))
+
+
+def _make(run: RunDirectory) -> bool:
+    """Create the directory; False if it exists. Of several concurrent callers only one gets True."""
+    root = run.path.parent
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        run.path.mkdir()
+        sync_directory(root)
+    except FileExistsError:
+        if root.is_dir():
+            return False
+        raise RunError(f"cannot write to {root}: not a directory") from None
+    except OSError as error:
+        raise RunError(f"cannot write to {root}: {reason(error)}") from error
+    return True
+
+
+def _is_blank(run: RunDirectory) -> bool:
+    """Return whether the directory is that of a run that never started: unlocked, no journal line, no foreign files."""
+    if not run.path.is_dir() or run.holder() is not None:
+        return False
+    names = {p.name.removeprefix(".tmp-") for p in run.path.iterdir()}
+    snapshots = run.members.glob("*/snapshots/*")
+    trained = any(path.parent.parent.name != "initial" for path in snapshots)  # if so, the journal was lost
+    return not (run.has_begun() or trained) and names <= {path.name for path in run.entries}
+
+
+def _remove(run: RunDirectory) -> None:
+    """Delete a run. It is renamed first, so that no other process starts a run in a half-deleted directory."""
+    if run.path.is_symlink() or not (is_run(run.path) or _is_blank(run)):
+        raise RunError(f"{run} is not a run directory; it was not overwritten")
+    gone = run.path.with_name(f".gone-{run.name}")
+    try:
+        shutil.rmtree(gone, ignore_errors=True)  # left by a process that was killed here
+        with run.lock():
+            run.path.rename(gone)
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise RunError(f"cannot remove {run}: {reason(error)}") from error
