@@ -30,7 +30,7 @@ def main() -> None:
         f"--env-id={settings['env']}",
         f"--seed={settings['seed']}",
         f"--num-envs={settings['num_envs']}",
-        f"--num-steps={settings['steps']}",
+        f"--num-steps={settings['block_length']}",
         f"--update-epochs={settings['epochs']}",
         f"--num-minibatches={settings['minibatches']}",
         "--total-timesteps=1000000000",

@@ -71,9 +71,7 @@ def main() -> None:
         progress="plain",
     )
     seconds = max(record.elapsed for record in run.journal if isinstance(record, ReportRecord))
-    describe = subprocess.check_output(
-        ["git", "-C", Path(__file__).parent, "describe", "--tags", "--always", "--dirty"]
-    )
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--tags", "--always", "--dirty"]
     policy = run.load_policy()
 
     def act(observations: np.ndarray, deterministic: bool) -> np.ndarray:

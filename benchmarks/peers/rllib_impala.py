@@ -1,8 +1,8 @@
 """RLlib's IMPALA on two env runners and a learner in the main process; its other settings have their defaults.
 
 Observations are normalized by RLlib's `MeanStdFilter`, whose statistics it merges over the env runners. It does not
-normalize rewards. The clock starts with the first samples. Weights are pushed to the env runners, as in earlier versions:
-with 2.60's new state server, a busy machine delivered no sample within half a minute.
+normalize rewards. The clock starts with the first samples. Weights are pushed to the env runners, as in earlier
+versions: with 2.60's new state server, no sample came within half a minute on a busy machine.
 """
 
 from __future__ import annotations
