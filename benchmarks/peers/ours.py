@@ -54,14 +54,16 @@ def main() -> None:
     kind, size = settings["agent"], settings["population"]
     length = settings["block_length"]
     batch = {key: settings[key] for key in ("epochs", "minibatches") if key in settings}
+    hparams = SEARCH if size > 1 else {}
+    agent = {key: value for key, value in AGENTS[kind].items() if key not in hparams}
     run = pbtrl.train(
         {
             "seed": settings["seed"],
             "env": {"id": settings["env"], "num_envs": settings["num_envs"]},
-            "agent": {"name": kind, "unroll_length": length, "block_length": length, **batch, **AGENTS[kind]},
+            "agent": {"name": kind, "unroll_length": length, "block_length": length, **batch, **agent},
             "population": {"size": size},
             "budget": {"env_steps_per_member": 10**9, "wall_clock": settings["seconds"]},
-            "hparams": SEARCH if size > 1 else {},
+            "hparams": hparams,
             "fitness": {"window_episodes": settings["num_envs"], "min_episodes": settings["num_envs"]},
             "strategy": {
                 "name": "pbt",
