@@ -137,6 +137,7 @@ def test_learner_goes_on_while_a_dead_actor_is_replaced() -> None:
     outcome = train(cohort)
     assert (outcome.steps, outcome.scalars) == (ENVS * STEPS * 8, {})
     assert cohort._actors.pool._links[0].begun  # it acts again
+    assert [len(free) for free in cohort._actors._free] == [SLOTS, SLOTS]
     cohort.close()
     assert not any(actor.alive for actor in wire.hired)
 
