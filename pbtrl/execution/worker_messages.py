@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from pbtrl.core.messages import Assignment, Failure, Report
-from pbtrl.system.strict_json import to_json
+from pbtrl.system.typed_json import Codec
 
 
 @dataclass(frozen=True)
@@ -61,22 +59,8 @@ class DiskFull:
 
 ToWorker = Submit | Stop | Close
 FromWorker = Began | Answers | Stopped | StartFailed | DiskFull
-_KINDS: dict[str, type] = {
-    kind.__name__: kind for kind in (Submit, Stop, Close, Began, Answers, Stopped, StartFailed, DiskFull)
-}
-_PARTS: dict[str, type] = {"assignments": Assignment, "reports": Report, "failures": Failure}
 
-
-def encode(message: ToWorker | FromWorker) -> bytes:
-    """A message as bytes."""
-    return to_json({"kind": type(message).__name__, **asdict(message)}).encode()
-
-
-def decode(data: bytes) -> Any:
-    """The message in bytes that `encode` made."""
-    fields = json.loads(data)
-    kind = _KINDS[fields.pop("kind")]
-    for name, part in _PARTS.items():
-        if name in fields:
-            fields[name] = tuple(part(**values) for values in fields[name])
-    return kind(**fields)
+_codec = Codec[ToWorker | FromWorker](
+    ToWorker | FromWorker, parts={"assignments": Assignment, "reports": Report, "failures": Failure}
+)
+encode, decode = _codec.encode, _codec.decode

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from pbtrl.rl.cohort_spec import CohortSpecRef
-from pbtrl.rl.process_pool import Message, PoolWorker
+from pbtrl.rl.pool_messages import Act, Answer, Block, Forget, ResetEnvs, ToWorker
+from pbtrl.rl.process_pool import PoolWorker
 from pbtrl.rl.rollout import Rollout
 from pbtrl.rl.shared_memory import to_dict
 
@@ -40,28 +41,29 @@ class Actor(PoolWorker):
         """Put a block into a slot; its tensors are valid until the next block."""
 
     @override
-    def answer(self, message: Message) -> Message | None:
-        """Create `envs`, `forget` a slot's policy, or act for `steps` into a slot."""
-        if "envs" in message:
+    def answer(self, message: ToWorker) -> Answer | None:
+        """Create envs, forget a slot's policy, or act into a slot."""
+        if isinstance(message, ResetEnvs):
             self.close()
             self._new = True
-            vector = self._spec.make(message["envs"], self._threads)
+            vector = self._spec.make(message.seeds, self._threads)
             self._rollout = Rollout(vector, self._members, self._spec.agent, self._spec.to_env, self._spec.metric)
         assert self._rollout is not None
-        if "forget" in message:
-            self._rollout.forget(message["forget"])
-        return self._act(self._rollout, **message) if "steps" in message else None
+        if isinstance(message, Forget):
+            self._rollout.forget(message.slot)
+        return self._act(self._rollout, message) if isinstance(message, Act) else None
 
     @override
     def close(self) -> None:
         if self._rollout:
             self._rollout.close()
 
-    def _act(self, rollout: Rollout, slot: int, steps: int, noise: Sequence[int]) -> Message:
+    def _act(self, rollout: Rollout, request: Act) -> Block:
         version = self.pull(self._state.tensors)
-        block = rollout.collect(self._state, [torch.Generator().manual_seed(seed) for seed in noise], steps)
-        self.deliver(slot, to_dict(block))
+        generators = [torch.Generator().manual_seed(seed) for seed in request.noise]
+        block = rollout.collect(self._state, generators, request.steps)
+        self.deliver(request.slot, to_dict(block))
         episodes = [e.packed() for e in rollout.episodes]
         rollout.clear()
         new, self._new = self._new, False
-        return {"slot": slot, "steps": steps, "version": version, "episodes": episodes, "new": new}
+        return Block(request.slot, request.steps, version, episodes, new)

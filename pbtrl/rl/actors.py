@@ -30,7 +30,8 @@ from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.cohort_spec import CohortSpec
-from pbtrl.rl.process_pool import WAIT, Link, Message, WorkerPool
+from pbtrl.rl.pool_messages import Act, Block, Forget, Request, ResetEnvs
+from pbtrl.rl.process_pool import WAIT, Link, WorkerPool
 from pbtrl.rl.rollout import Episodes, Instrument, Source
 from pbtrl.rl.shared_memory import from_dict
 from pbtrl.rl.unroll_replay import UnrollReplay
@@ -51,7 +52,7 @@ class Transport(Protocol):
     def publish(self, tensors: Mapping[str, Tensor], version: int) -> None:
         """Replace the weights, which the actors use from their next block on."""
 
-    def block(self, i: int, answer: Message) -> dict[str, Tensor]:
+    def block(self, i: int, answer: Block) -> dict[str, Tensor]:
         """Return the block of an answer of actor i; it is valid until its slot is asked for again."""
 
 
@@ -153,7 +154,7 @@ class Actors(Source):
     @override
     def forget(self, slot: int) -> None:
         """Handle a new policy in a slot: open episodes will not count, and the old policy's data is not replayed."""
-        self.pool.tell({"forget": slot})
+        self.pool.tell(Forget(slot))
         self._replay.forget(slot)
 
     def publish(self, state: State) -> None:
@@ -170,19 +171,20 @@ class Actors(Source):
             if self._free[i] and left > self.pool.pending:
                 noise = [int(torch.randint(2**62, (), generator=g)) for g in generators]
                 steps = min(block, left - self.pool.pending)
-                self.pool.ask(i, {"slot": self._free[i].pop(0), "steps": steps, "noise": noise})
+                self.pool.ask(i, Act(self._free[i].pop(0), steps, noise))
 
     def take(self, state: State, generator: torch.Generator) -> Trajectory:
         """Take the oldest block, together with replayed unrolls; it is valid until `learned` is called."""
         i, answer = self.pool.take()
-        for episodes, finished in zip(self.episodes, answer["episodes"], strict=True):
+        assert isinstance(answer, Block)
+        for episodes, finished in zip(self.episodes, answer.episodes, strict=True):
             episodes.extend(*finished)
         self._reset_returns(i, answer)
         block = self._transport.block(i, answer)
         self._running[i][block["before.first"]] = 0.0  # a block that was dropped may have ended the episode before
         mixed, past = self._replay.mixed(block, self._replayed, generator)
         own = torch.arange(self._envs) if past is None else (~past).nonzero()[:, 0]
-        self._taken = _InFlightBlock(i, answer["slot"], self._version - answer["version"], block, own)
+        self._taken = _InFlightBlock(i, answer.slot, self._version - answer.version, block, own)
         if self._scaled:
             state.running["return"] = torch.zeros(mixed["rewards"].shape[::2], dtype=torch.float64)
             state.running["return"][:, own] = self._running[i]
@@ -205,9 +207,10 @@ class Actors(Source):
     def drop(self) -> None:
         """Wait for all blocks in flight and discard them."""
         for i, answer in self.pool.drain(GRACE):
+            assert isinstance(answer, Block)
             self._reset_returns(i, answer)
-            self._free[i].append(answer["slot"])
-            self._dropped += answer["steps"] * self._envs
+            self._free[i].append(answer.slot)
+            self._dropped += answer.steps * self._envs
 
     @override
     def tally(self) -> dict[str, float]:
@@ -218,17 +221,17 @@ class Actors(Source):
     def close(self) -> None:
         self.pool.close()
 
-    def _init_message(self, i: int, restarts: int) -> Message:
+    def _init_message(self, i: int, restarts: int) -> ResetEnvs:
         purpose = f"actor {i}, life {restarts}"
-        return {"envs": [s for seed in self._seeds for s in env_seeds(seed_for(seed, purpose), self._envs)]}
+        return ResetEnvs([s for seed in self._seeds for s in env_seeds(seed_for(seed, purpose), self._envs)])
 
-    def _died(self, i: int, unanswered: Sequence[Message]) -> None:
+    def _died(self, i: int, unanswered: Sequence[Request]) -> None:
         """Free the slots of a dead actor; its replacement has new envs."""
-        self._free[i] += [message["slot"] for message in unanswered]
+        self._free[i] += [message.slot for message in unanswered if isinstance(message, Act)]
 
-    def _reset_returns(self, i: int, answer: Message) -> None:
+    def _reset_returns(self, i: int, answer: Block) -> None:
         """Reset the running returns if the actor has new envs."""
-        if answer["new"]:
+        if answer.new:
             self._running[i] = 0.0
 
 

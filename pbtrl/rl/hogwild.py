@@ -26,7 +26,8 @@ from pbtrl.core.seeding import seed_for
 from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
-from pbtrl.rl.process_pool import DEATHS, WAIT, Message, Process, WorkerPool
+from pbtrl.rl.pool_messages import Answer, BeginSlice, LearnBlock, Learned, ToWorker
+from pbtrl.rl.process_pool import DEATHS, WAIT, Process, WorkerPool
 from pbtrl.rl.rollout import Episodes, Instrument, Source
 from pbtrl.rl.shared_memory import SharedTensors
 
@@ -69,13 +70,14 @@ class HogwildCohort(RLCohort):
             self._note(answer)
         return super().outcome(slot)
 
-    def _note(self, answer: Message) -> bool:
-        for episodes, finished in zip(self._peers.episodes, answer["episodes"], strict=True):
+    def _note(self, answer: Answer) -> bool:
+        assert isinstance(answer, Learned)
+        for episodes, finished in zip(self._peers.episodes, answer.episodes, strict=True):
             episodes.extend(*finished)
-        metrics = {k: torch.tensor(numbers(v)) for k, v in answer["metrics"].items()}
-        consumed = {k: torch.tensor(v) for k, v in answer["consumed"].items()}
-        counts = (torch.tensor(answer[key]) for key in ("updates", "skipped"))
-        return self._record(UpdateResult(metrics, consumed, *counts), answer["steps"])
+        metrics = {k: torch.tensor(numbers(v)) for k, v in answer.metrics.items()}
+        consumed = {k: torch.tensor(v) for k, v in answer.consumed.items()}
+        updates, skipped = torch.tensor(answer.updates), torch.tensor(answer.skipped)
+        return self._record(UpdateResult(metrics, consumed, updates, skipped), answer.steps)
 
     @override
     def _reset_envs(self) -> None:
@@ -123,7 +125,7 @@ class Peers(Source):
         """Request updates from blocks of up to `block` steps, but not more than `left` steps in total."""
         for i in self.pool.least_loaded(QUEUED):
             if left > self.pool.pending:
-                self.pool.ask(i, {"steps": min(block, left - self.pool.pending)})
+                self.pool.ask(i, LearnBlock(min(block, left - self.pool.pending)))
 
     @override
     def tally(self) -> dict[str, float]:
@@ -134,14 +136,14 @@ class Peers(Source):
     def close(self) -> None:
         self.pool.close()
 
-    def _init_message(self, i: int, restarts: int) -> Message:
+    def _init_message(self, i: int, restarts: int) -> BeginSlice:
         # Process 0 has the seed of the serial run.
         seeds = [
             a.seed if i == restarts == 0 else seed_for(a.seed, f"process {i}, life {restarts}")
             for a in self._assignments
         ]
-        own = [replace(a, seed=seed) for a, seed in zip(self._assignments, seeds, strict=True)]
-        return {"begin": [a.to_json() for a in own], "replaced": list(self._replaced)}
+        own = tuple(replace(a, seed=seed) for a, seed in zip(self._assignments, seeds, strict=True))
+        return BeginSlice(own, self._replaced)
 
 
 class _Peer(RLCohort):
@@ -154,15 +156,15 @@ class _Peer(RLCohort):
         self._copied = [name for name in self._shared if not name.startswith(IN_PLACE)]
         self._state.tensors = dict(self._shared)
 
-    def answer(self, message: Message) -> Message | None:
-        """Start a slice (`begin`), or learn from a block of `steps` steps per env."""
-        if "begin" in message:
-            for slot in message["replaced"]:
+    def answer(self, message: ToWorker) -> Answer | None:
+        """Begin a slice, or learn from a block."""
+        if isinstance(message, BeginSlice):
+            for slot in message.replaced:
                 self._new_policy[slot] = True
-            self.begin([Assignment(**a) for a in message["begin"]])
-        return self._learn_from(message["steps"]) if "steps" in message else None
+            self.begin(message.assignments)
+        return self._learn_from(message.steps) if isinstance(message, LearnBlock) else None
 
-    def _learn_from(self, steps: int) -> Message:
+    def _learn_from(self, steps: int) -> Learned:
         tensors, rollout = self._state.tensors, self._inline
         self._state.refresh()
         tensors |= {name: self._shared[name].clone() for name in self._copied}
@@ -172,5 +174,4 @@ class _Peer(RLCohort):
         episodes = [e.packed() for e in rollout.episodes]
         rollout.clear()
         metrics, consumed = ({k: v.tolist() for k, v in x.items()} for x in (learned.metrics, learned.consumed))
-        counts = {"updates": learned.updates.tolist(), "skipped": learned.skipped.tolist()}
-        return {"steps": steps, "metrics": metrics, "consumed": consumed, "episodes": episodes, **counts}
+        return Learned(steps, learned.updates.tolist(), learned.skipped.tolist(), metrics, consumed, episodes)

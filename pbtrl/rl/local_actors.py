@@ -12,7 +12,8 @@ from pbtrl.agents.types import Agent, Inputs, State, Trajectory
 from pbtrl.rl.acting import Actor
 from pbtrl.rl.actors import SLOTS, Transport
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
-from pbtrl.rl.process_pool import Message, Process
+from pbtrl.rl.pool_messages import Block
+from pbtrl.rl.process_pool import Process
 from pbtrl.rl.shared_memory import SharedTensors, WeightMailbox, to_dict, truncate
 
 
@@ -31,8 +32,8 @@ class LocalActors(Transport):
         self._weights.write(tensors, version)
 
     @override
-    def block(self, i: int, answer: Message) -> dict[str, Tensor]:
-        return truncate(self._slots[i][answer["slot"]].tensors, answer["steps"])
+    def block(self, i: int, answer: Block) -> dict[str, Tensor]:
+        return truncate(self._slots[i][answer.slot].tensors, answer.steps)
 
 
 class _Actor(Actor):

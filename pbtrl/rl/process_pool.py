@@ -11,7 +11,6 @@ links; `Process` is one to a process of this machine, and `remote_actors` has th
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -28,22 +27,20 @@ import torch
 from typing_extensions import override
 
 from pbtrl.errors import WorkerPoolError
+from pbtrl.rl.pool_messages import Answer, Raised, Request, ToWorker, decode, encode
 from pbtrl.system.child_process import init_child, join_or_kill, start_child
 from pbtrl.system.malloc import retain_freed_memory
-from pbtrl.system.strict_json import to_json
 
 WAIT = 0.5  # seconds to wait for an answer before the worker polls its own pipe
 PATIENCE = 1800.0  # seconds without any answer until busy processes are killed; hung envs have their own timeout
 DEATHS = 3  # consecutive deaths of a process that raise an error
 
-Message = dict[str, Any]
-
 
 class PoolWorker(Protocol):
     """Interface of the object that handles messages in a pool process."""
 
-    def answer(self, message: Message) -> Message | None:
-        """Handle a message; returns an answer to every message with `steps`."""
+    def answer(self, message: ToWorker) -> Answer | None:
+        """Handle a message; returns an answer to every request."""
 
     def close(self) -> None:
         """Close the envs."""
@@ -65,7 +62,7 @@ class Link(ABC):
     patience = math.inf
 
     def __init__(self) -> None:
-        self.asked: list[Message] = []
+        self.asked: list[Request] = []
         self.restarts = self.deaths = 0
         self.begun = False
 
@@ -74,11 +71,11 @@ class Link(ABC):
         """Start the worker, the first or a replacement, without waiting for it."""
 
     @abstractmethod
-    def send(self, message: Message) -> None:
+    def send(self, message: ToWorker) -> None:
         """Send a message; one that is dead gets nothing, which a later `receive` notices."""
 
     @abstractmethod
-    def receive(self) -> Message | None:
+    def receive(self) -> Answer | Raised | None:
         """Receive the answer that is there; None if it is none to a request.
 
         Raises:
@@ -113,8 +110,8 @@ class WorkerPool:
     def __init__(
         self,
         links: Sequence[Link],
-        init_message: Callable[[int, int], Message],
-        died: Callable[[int, Sequence[Message]], None] | None = None,
+        init_message: Callable[[int, int], ToWorker],
+        died: Callable[[int, Sequence[Request]], None] | None = None,
         deaths: int = DEATHS,
     ) -> None:
         """Start the workers, which then wait for their first message.
@@ -122,11 +119,11 @@ class WorkerPool:
         Args:
             links: to n workers, all of one kind.
             init_message: (i, restarts so far) -> first message to worker i.
-            died: callback (i, unanswered messages with `steps`) after a death of worker i.
+            died: callback (i, unanswered requests) after a death of worker i.
             deaths: number of consecutive deaths of one worker, without an answer in between, that raises.
         """
         self._links, self._init_message, self._on_death, self._most = links, init_message, died, deaths
-        self._answers: deque[tuple[int, Message]] = deque()
+        self._answers: deque[tuple[int, Answer]] = deque()
         self._silent = 0.0
         self.deaths, self._lost = 0, 0
         # At exit multiprocessing sends daemons SIGTERM, which these ignore, and waits for them: end them first.
@@ -148,13 +145,13 @@ class WorkerPool:
         for i, link in enumerate(self._links):
             link.send(self._init_message(i, link.restarts))
 
-    def tell(self, message: Message) -> None:
+    def tell(self, message: ToWorker) -> None:
         """Send a message to all workers."""
         for link in self._links:
             link.send(message)
 
-    def ask(self, i: int, message: Message) -> None:
-        """Send worker i a request for `steps` steps per env."""
+    def ask(self, i: int, message: Request) -> None:
+        """Send worker i a request."""
         if not self._asked:
             self._silent = 0.0
         self._links[i].asked.append(message)
@@ -163,7 +160,7 @@ class WorkerPool:
     @property
     def pending(self) -> int:
         """Steps per env that are requested and whose answers have not been taken yet."""
-        return sum(message["steps"] for message in [*self._asked, *(answer for _, answer in self._answers)])
+        return sum(message.steps for message in [*self._asked, *(answer for _, answer in self._answers)])
 
     def least_loaded(self, most: int) -> list[int]:
         """Indices of workers that are up, once per free place of `most` open requests, least loaded first."""
@@ -171,7 +168,7 @@ class WorkerPool:
         return [i for _, i in loads]
 
     @property
-    def _asked(self) -> list[Message]:
+    def _asked(self) -> list[Request]:
         return [message for link in self._links for message in link.asked]
 
     def answered(self, timeout: float) -> bool:
@@ -179,7 +176,7 @@ class WorkerPool:
         self._receive(0.0 if self._answers else timeout)
         return bool(self._answers)
 
-    def take(self) -> tuple[int, Message]:
+    def take(self) -> tuple[int, Answer]:
         """Take the oldest answer; returns the worker's index and the answer."""
         return self._answers.popleft()
 
@@ -188,7 +185,7 @@ class WorkerPool:
         while self._asked:
             self._receive(1.0)
 
-    def drain(self, grace: float) -> Iterator[tuple[int, Message]]:
+    def drain(self, grace: float) -> Iterator[tuple[int, Answer]]:
         """Yield the answers to all open requests; a worker that takes longer than `grace` seconds is killed."""
         deadline = time.monotonic() + grace
         while self._asked or self._answers:
@@ -227,9 +224,9 @@ class WorkerPool:
             return
         if message is None:
             return
-        if error := message.get("error"):
-            raised = WorkerPoolError(f"process {i} raised {error}")
-            raised.add_note(message["traceback"])
+        if isinstance(message, Raised):
+            raised = WorkerPoolError(f"process {i} raised {message.error}")
+            raised.add_note(message.traceback)
             raise raised
         link.asked.pop(0)
         link.deaths, link.begun = 0, True
@@ -242,7 +239,7 @@ class WorkerPool:
         link.deaths += 1
         link.restarts += 1
         unanswered, link.asked = link.asked, []
-        self._lost += sum(message["steps"] for message in unanswered)
+        self._lost += sum(message.steps for message in unanswered)
         if link.deaths >= self._most:
             repeated = f" {link.deaths} times without finishing a block" if link.deaths > 1 else ""
             raise WorkerPoolError(f"process {i} died{repeated}: {how}")
@@ -276,15 +273,15 @@ class Process(Link):
         self._running, self.begun = start_child(_work, self._make, self._arguments, daemon=True), False
 
     @override
-    def send(self, message: Message) -> None:
+    def send(self, message: ToWorker) -> None:
         try:
-            self.pipe.send_bytes(to_json(message).encode())
+            self.pipe.send_bytes(encode(message))
         except OSError:
             return  # dead; the next read will notice
 
     @override
-    def receive(self) -> Message:
-        message: Message = json.loads(self.pipe.recv_bytes())
+    def receive(self) -> Answer | Raised:
+        message: Answer | Raised = decode(self.pipe.recv_bytes())
         return message
 
     @override
@@ -321,9 +318,9 @@ def _close(links: Sequence[Link]) -> None:
         link.end(5.0 if link.begun else 0.0)
 
 
-def describe_error(error: Exception) -> Message:
+def describe_error(error: Exception) -> Raised:
     """Describe an exception of a worker as its answer."""
-    return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    return Raised(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def _work(pipe: Connection, parent: int, make: Callable[..., PoolWorker], arguments: tuple[Any, ...]) -> None:
@@ -337,23 +334,23 @@ def _work(pipe: Connection, parent: int, make: Callable[..., PoolWorker], argume
         while (message := _next(pipe, parent)) is not None:
             answer = worker.answer(message)
             if answer is not None:
-                pipe.send_bytes(to_json(answer).encode())
+                pipe.send_bytes(encode(answer))
     except BrokenPipeError:
         return
     except Exception as error:
-        pipe.send_bytes(to_json(describe_error(error)).encode())
+        pipe.send_bytes(encode(describe_error(error)))
     finally:
         if worker:
             worker.close()
 
 
-def _next(pipe: Connection, parent: int) -> Message | None:
+def _next(pipe: Connection, parent: int) -> ToWorker | None:
     """Wait for the next message; None if the parent is gone or closed the pipe."""
     while not pipe.poll(1.0):
         if os.getppid() != parent:
             return None
     try:
-        message: Message = json.loads(pipe.recv_bytes())
+        message: ToWorker = decode(pipe.recv_bytes())
     except (EOFError, OSError):
         return None
     return message

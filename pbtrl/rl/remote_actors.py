@@ -28,7 +28,8 @@ from pbtrl.rl.acting import Actor
 from pbtrl.rl.actors import Transport
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
 from pbtrl.rl.frame_stacks import restack, stacks, unstack
-from pbtrl.rl.process_pool import Link, Message, describe_error
+from pbtrl.rl.pool_messages import Answer, Block, Message, Raised, ToWorker, Weights, decode, encode
+from pbtrl.rl.process_pool import Link, describe_error
 from pbtrl.system.malloc import retain_freed_memory
 from pbtrl.system.strict_json import to_json
 
@@ -78,13 +79,13 @@ class RemoteActors(Transport):
 
     @override
     def publish(self, tensors: Mapping[str, Tensor], version: int) -> None:
-        weights = self._wire.put(pack({"version": version}, tensors))
+        weights = self._wire.put(pack(Weights(version), tensors))
         for link in self.links:
             link.weights = weights
 
     @override
-    def block(self, i: int, answer: Message) -> dict[str, Tensor]:
-        tensors = self.links[i].blocks.pop(answer["slot"])
+    def block(self, i: int, answer: Block) -> dict[str, Tensor]:
+        tensors = self.links[i].blocks.pop(answer.slot)
         if "frames" in tensors:
             tensors["observations"] = restack(tensors.pop("frames"), tensors.pop("repeats"))
         return tensors
@@ -114,20 +115,21 @@ class _RemoteLink(Link):
         self._actor = self._wire.hire(self._place, ENTRY, self._argument)
 
     @override
-    def send(self, message: Message) -> None:
-        self._calls.append(self._wire.call(self._actor, to_json(message).encode(), self.weights))
+    def send(self, message: ToWorker) -> None:
+        self._calls.append(self._wire.call(self._actor, encode(message), self.weights))
 
     @override
-    def receive(self) -> Message | None:
+    def receive(self) -> Answer | Raised | None:
+        answer: Answer | Raised | None
         try:
             answer, tensors = unpack(self._wire.result(self._calls.popleft()))
         except ConnectionError as error:
             self._how = str(error)
             raise
         self.up = True
-        if "slot" in answer:
-            self.blocks[answer["slot"]] = tensors
-        return answer or None
+        if isinstance(answer, Block):
+            self.blocks[answer.slot] = tensors
+        return answer
 
     @override
     def kill(self) -> None:
@@ -173,7 +175,7 @@ class RemoteActor:
                 torch.set_num_threads(1)
                 given = json.loads(self._argument)
                 self._actor = _Actor(CohortSpecRef(**given["origin"]), given["members"], THREADS)
-            return self._actor.work(json.loads(message), weights)
+            return self._actor.work(decode(message), weights)
         except Exception as error:
             return pack(describe_error(error), {})
 
@@ -187,9 +189,9 @@ class _Actor(Actor):
     _weights: bytes | None = None
     _block: Mapping[str, Tensor] = {}
 
-    def work(self, message: Message, weights: bytes | None) -> bytes:
+    def work(self, message: ToWorker, weights: bytes | None) -> bytes:
         self._weights, self._block = weights, {}
-        return pack(self.answer(message) or {}, self._block)
+        return pack(self.answer(message), self._block)
 
     @override
     def pull(self, tensors: dict[str, Tensor]) -> int:
@@ -197,7 +199,7 @@ class _Actor(Actor):
         header, newest = unpack(self._weights)
         for name, value in newest.items():
             tensors[name].copy_(value)
-        version: int = header["version"]
+        version: int = header.version
         return version
 
     @override
@@ -210,13 +212,13 @@ class _Actor(Actor):
         self._block = block
 
 
-def pack(header: Message, tensors: Mapping[str, Tensor]) -> bytes:
-    """Convert to bytes: the header as one line of JSON, then the tensors in the format of safetensors."""
+def pack(header: Message | None, tensors: Mapping[str, Tensor]) -> bytes:
+    """Convert to bytes: a message as one line of JSON, then the tensors in the format of safetensors."""
     arrays = {name: value.contiguous().numpy() for name, value in tensors.items()}
-    return to_json(header).encode() + b"\n" + safetensors.numpy.save(arrays)
+    return encode(header) + b"\n" + safetensors.numpy.save(arrays)
 
 
-def unpack(data: bytes) -> tuple[Message, dict[str, Tensor]]:
+def unpack(data: bytes) -> tuple[Any, dict[str, Tensor]]:
     """Restore what was packed."""
     header, _, body = data.partition(b"\n")
-    return json.loads(header), {name: torch.from_numpy(a) for name, a in safetensors.numpy.load(body).items()}
+    return decode(header), {name: torch.from_numpy(a) for name, a in safetensors.numpy.load(body).items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import pytest
 
 from pbtrl.core.registry import import_object
 from pbtrl.rl import hogwild, local_actors, process_pool
+from pbtrl.rl.pool_messages import ToWorker, decode, encode
 
 
 class SimulatedProcess(process_pool.Process):
@@ -33,11 +33,11 @@ class SimulatedProcess(process_pool.Process):
     def start(self) -> None:
         self.worker, self._pipes, self.begun = self._make(*self._arguments), multiprocessing.Pipe(), False
 
-    def send(self, message: process_pool.Message) -> None:
+    def send(self, message: ToWorker) -> None:
         assert self._pipes
-        answer = self.worker.answer(json.loads(json.dumps(message)))
+        answer = self.worker.answer(decode(encode(message)))
         if answer is not None and not self._pipes[1].closed:
-            self._pipes[1].send_bytes(json.dumps(answer).encode())
+            self._pipes[1].send_bytes(encode(answer))
 
     def kill(self) -> None:
         """Keep answers that were already sent."""

@@ -17,6 +17,7 @@ import torch
 from pbtrl.agents.types import State, Trajectory
 from pbtrl.rl.actors import ActorsCohort
 from pbtrl.rl.hogwild import HogwildCohort
+from pbtrl.rl.pool_messages import Forget, LearnBlock
 from pbtrl.rl.rollout import Rollout
 from pbtrl.rl.shared_memory import TIMED, to_dict
 from tests.rl.conftest import MemoryWire
@@ -79,7 +80,7 @@ def kill_all(cohort: Any) -> None:
     before = [link.restarts for link in links(cohort)]
     for link in links(cohort):
         link.kill()
-    cohort.rollout.pool.tell({"forget": 0})  # the death behind a wire is noticed by a call
+    cohort.rollout.pool.tell(Forget(0))  # the death behind a wire is noticed by a call
     while [link.restarts for link in links(cohort)] != [n + 1 for n in before]:
         cohort.rollout.pool._receive(0.0)
     come_up(cohort)
@@ -292,12 +293,12 @@ def interleaved(cohort: HogwildCohort, first: Any, second: Any) -> None:
     collect = first.rollout.collect
 
     def meanwhile(*how: Any) -> Trajectory:
-        second.answer({"steps": STEPS})
+        second.answer(LearnBlock(STEPS))
         block: Trajectory = collect(*how)
         return block
 
     first.rollout.collect = meanwhile
-    first.answer({"steps": STEPS})
+    first.answer(LearnBlock(STEPS))
     first.rollout.collect = collect
 
 
@@ -313,7 +314,7 @@ def test_concurrent_updates_keep_weights_and_moments(optimizer: str) -> None:
         if who == "both":
             interleaved(cohort, first, second)
         elif who != "nobody":
-            {"first": first, "second": second}[who].answer({"steps": STEPS})
+            {"first": first, "second": second}[who].answer(LearnBlock(STEPS))
         after[who] = {name: value.clone() for name, value in cohort._shared.tensors.items()}
         cohort.close()
     if optimizer == "rmsprop":
@@ -345,7 +346,7 @@ def test_process_starts_a_block_with_the_shared_weights() -> None:
             return block
 
         worker.rollout.collect = looked
-        worker.answer({"steps": STEPS})
+        worker.answer(LearnBlock(STEPS))
         worker.rollout.collect = collect
         assert torch.equal(shared["observation.count"], live)
     unchanged = {name for name in shared if torch.equal(shared[name], start[name])}

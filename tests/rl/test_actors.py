@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pbtrl.core.seeding import env_seeds, seed_for
 from pbtrl.rl import process_pool
 from pbtrl.rl.actors import SLOTS, ActorsCohort
 from pbtrl.rl.cohort import RLCohort
+from pbtrl.rl.pool_messages import Act, LearnBlock, ResetEnvs, ToWorker
 from pbtrl.rl.rollout import Rollout
 from pbtrl.rl.shared_memory import to_dict
 from tests.execution.test_executors import ended
@@ -65,11 +67,11 @@ def test_block_equals_a_rollout(env: dict[str, Any], agent: dict[str, Any], wire
     for slot in range(2):
         cohort.init(slot, 10 + slot)
     cohort.begin(assignments)
-    noise: list[list[int]] = []
+    noise: list[Sequence[int]] = []
     ask = cohort._actors.pool.ask
 
-    def noted(i: int, message: dict[str, Any]) -> None:
-        noise.append(message["noise"])
+    def noted(i: int, message: Act) -> None:
+        noise.append(message.noise)
         ask(i, message)
 
     cohort._actors.pool.ask = noted  # type: ignore[method-assign]
@@ -213,8 +215,8 @@ def test_stop_reports_learned_steps_and_logs_dropped_ones(tmp_path: Path) -> Non
 class Mortal:
     """Worker that dies at its first request."""
 
-    def answer(self, message: dict[str, Any]) -> None:
-        if "steps" in message:
+    def answer(self, message: ToWorker) -> None:
+        if isinstance(message, LearnBlock):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def close(self) -> None:
@@ -224,14 +226,14 @@ class Mortal:
 def test_process_that_keeps_dying_is_given_up() -> None:
     others: list[Any] = []
     mortals = process_pool.WorkerPool(
-        [process_pool.Process(Mortal)], lambda i, life: {}, lambda i, lost: others.extend(lost), deaths=2
+        [process_pool.Process(Mortal)], lambda i, life: ResetEnvs([]), lambda i, lost: others.extend(lost), deaths=2
     )
-    mortals.ask(0, {"steps": 1})
+    mortals.ask(0, LearnBlock(1))
     mortals.settle()
-    mortals.ask(0, {"steps": 1})
+    mortals.ask(0, LearnBlock(1))
     with pytest.raises(errors.WorkerPoolError, match=r"died 2 times without finishing a block: killed by signal 9"):
         mortals.settle()
-    assert others == [{"steps": 1}]
+    assert others == [LearnBlock(1)]
     assert mortals.tally(4) == {"acting/deaths": 2.0, "acting/dropped_steps": 8.0}
     mortals.close()
 

@@ -14,6 +14,7 @@ import torch
 from pbtrl.agents.optim import rmsprop
 from pbtrl.errors import WorkerPoolError
 from pbtrl.rl.hogwild import HogwildCohort
+from pbtrl.rl.pool_messages import Learned, decode, encode
 from pbtrl.rl.shared_memory import SharedTensors
 from pbtrl.testing.trainables import assert_equal
 from tests.rl.test_cohort import CARTPOLE, builder, run, slice_of
@@ -71,12 +72,12 @@ def test_one_process_equals_the_serial_run(env: dict[str, Any], agent: dict[str,
 
 def test_skipped_updates_of_a_process_are_counted() -> None:
     """Its message passes through JSON, where metrics of skipped updates are null."""
+    nan = float("nan")
     cohort = builder(CARTPOLE, 4, {"name": "a3c", "unroll_mode": "budget"}, acting=hogwild(1)).cohort(TWO, 1)
     cohort.begin([slice_of(m, 80) for m in TWO])
-    counts = {"updates": [2, 2], "skipped": [2, 1]}
     consumed = {"unroll_length": [5, 5], "learning_rate": [0.1, 0.1], "entropy_cost": [0.0, 0.0]}
-    answer = {"steps": 10, "metrics": {"loss/policy": [None, 0.5]}, "consumed": consumed, **counts}
-    cohort._note({**answer, "episodes": [[[None], [3], [None], 0], [[2.0], [3], [2.0], 0]]})
+    episodes = [([nan], [3], [nan], 0), ([2.0], [3], [2.0], 0)]
+    cohort._note(decode(encode(Learned(10, [2, 2], [2, 1], {"loss/policy": [nan, 0.5]}, consumed, episodes))))
     one, two = cohort.metrics()
     assert ("loss/policy" in one, two["loss/policy"]) == (False, 0.5)
     assert (one["learning/skipped_updates"], two["learning/skipped_updates"]) == (2.0, 1.0)

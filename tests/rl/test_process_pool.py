@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
 from pbtrl.errors import WorkerPoolError
 from pbtrl.rl import process_pool
-from pbtrl.rl.process_pool import PATIENCE, Message, WorkerPool
+from pbtrl.rl.pool_messages import LearnBlock, ResetEnvs, ToWorker, decode
+from pbtrl.rl.process_pool import PATIENCE, WorkerPool
 from pbtrl.rl.remote_actors import _RemoteLink, pack
 from tests.rl.conftest import MemoryActor, MemoryWire, SimulatedProcess
 
@@ -17,11 +17,11 @@ from tests.rl.conftest import MemoryActor, MemoryWire, SimulatedProcess
 class Echo:
     """Worker that answers with the request; `greeting` is its init message."""
 
-    greeting: Message | None = None
+    greeting: ToWorker | None = None
 
-    def answer(self, message: Message) -> Message | None:
+    def answer(self, message: ToWorker) -> Any:
         self.greeting = self.greeting or message
-        return message if "steps" in message else None
+        return message if isinstance(message, LearnBlock) else None
 
     def close(self) -> None:
         pass
@@ -32,7 +32,7 @@ class EchoWire(MemoryWire):
 
     def hire(self, place: int, entry: str, argument: str) -> MemoryActor:
         echo: Any = Echo()
-        echo.work = lambda message, weights: pack(echo.answer(json.loads(message)) or {}, {})
+        echo.work = lambda message, weights: pack(echo.answer(decode(message)), {})
         return MemoryActor(echo)
 
 
@@ -45,7 +45,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def pool_of(kind: str, count: int, **more: Any) -> WorkerPool:
     wire = EchoWire()
     links = [_RemoteLink(wire, i, "") if kind == "remote" else SimulatedProcess(Echo) for i in range(count)]
-    pool = WorkerPool(links, lambda i, life: {"who": i, "life": life}, **more)
+    pool = WorkerPool(links, lambda i, life: ResetEnvs([i, life]), **more)
     pool.send_init_message()
     come_up(pool)
     return pool
@@ -65,9 +65,9 @@ def echo(pool: WorkerPool, i: int) -> Echo:
 def test_least_loaded_worker_is_asked_first(kind: str) -> None:
     pool = pool_of(kind, 3)
     assert pool.least_loaded(2) == [0, 1, 2, 0, 1, 2]
-    pool.ask(0, {"steps": 1})
-    pool.ask(2, {"steps": 1})
-    pool.ask(2, {"steps": 1})
+    pool.ask(0, LearnBlock(1))
+    pool.ask(2, LearnBlock(1))
+    pool.ask(2, LearnBlock(1))
     assert pool.least_loaded(2) == [1, 0, 1]
     pool.settle()
     assert pool.least_loaded(1) == [0, 1, 2]
@@ -78,11 +78,11 @@ def test_answers_are_taken_in_order(kind: str) -> None:
     """They count as pending until then."""
     pool, pending = pool_of(kind, 2), [6, 4, 3]
     for i, steps in ((1, 2), (0, 1), (1, 3)):
-        pool.ask(i, {"steps": steps})
+        pool.ask(i, LearnBlock(steps))
         assert pool.answered(0.0)
     for i, steps, left in zip((1, 0, 1), (2, 1, 3), pending, strict=True):
         assert pool.pending == left
-        assert pool.take() == (i, {"steps": steps})
+        assert pool.take() == (i, LearnBlock(steps))
     assert pool.pending == 0
     assert not pool.answered(0.0)
     pool.close()
@@ -94,16 +94,16 @@ def test_replacement_gets_its_own_init_message(kind: str) -> None:
     pool = pool_of(kind, 2, died=lambda i, unanswered: lost.append((i, list(unanswered))))
     pool._links[1].kill()
     for steps in (3, 4):
-        pool.ask(1, {"steps": steps})
+        pool.ask(1, LearnBlock(steps))
     pool.settle()
-    assert echo(pool, 1).greeting == {"who": 1, "life": 1}
-    assert echo(pool, 0).greeting == {"who": 0, "life": 0}
-    assert lost == [(1, [{"steps": 3}, {"steps": 4}])]
+    assert echo(pool, 1).greeting == ResetEnvs([1, 1])
+    assert echo(pool, 0).greeting == ResetEnvs([0, 0])
+    assert lost == [(1, [LearnBlock(3), LearnBlock(4)])]
     assert not pool._answers
     come_up(pool)
-    pool.ask(1, {"steps": 1})
+    pool.ask(1, LearnBlock(1))
     pool.settle()
-    assert pool.take() == (1, {"steps": 1})
+    assert pool.take() == (1, LearnBlock(1))
     assert pool.tally(10, dropped=5) == {"acting/deaths": 1.0, "acting/dropped_steps": 75.0}
     pool.clear()
     assert pool.tally(10) == {}
@@ -115,12 +115,12 @@ def test_only_consecutive_deaths_give_up(kind: str) -> None:
 
     def die() -> None:
         pool._links[0].kill()
-        pool.ask(0, {"steps": 1})
+        pool.ask(0, LearnBlock(1))
         pool.settle()
 
     for _ in range(3):
         die()
-        pool.ask(0, {"steps": 1})
+        pool.ask(0, LearnBlock(1))
         pool.settle()
     assert pool.deaths == 3
     die()
@@ -144,8 +144,8 @@ def test_only_consecutive_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) 
         return len(killed)
 
     assert hear(False, False, False) == 0  # nobody has been asked
-    pool.ask(1, {"steps": 1})
-    pool.ask(1, {"steps": 1})
+    pool.ask(1, LearnBlock(1))
+    pool.ask(1, LearnBlock(1))
     assert hear(False, True, False) == 0
     assert hear(False) == 1
     assert killed == [pool._links[1]]
@@ -158,12 +158,12 @@ def test_replacement_is_asked_for_nothing_until_it_has_come_up() -> None:
     """The others go on meanwhile, and what it would have done does not count as pending."""
     pool = pool_of("remote", 2)
     pool._links[1].kill()
-    pool.ask(1, {"steps": 3})
+    pool.ask(1, LearnBlock(3))
     assert pool.pending == 3
     assert not pool.answered(0.0)
     assert (pool.deaths, pool.pending, pool._links[1].up) == (1, 0, False)
     assert pool.least_loaded(2) == [0, 0]
-    pool.ask(0, {"steps": 1})
+    pool.ask(0, LearnBlock(1))
     assert pool.answered(0.0)
     assert pool.least_loaded(2) == [0, 1, 0, 1]
     pool.close()
@@ -176,7 +176,7 @@ def test_wait_for_a_first_worker_has_an_end(monkeypatch: pytest.MonkeyPatch) -> 
         for _ in range(3):
             assert not pool.answered(30.0)  # one is up
         link.start()
-        link.send({"envs": []})
+        link.send(ResetEnvs([]))
     pool._silent = 0.0
     for _ in range(2):
         assert not pool.answered(30.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from pbtrl.errors import WorkerPoolError
 from pbtrl.rl.actors import SLOTS, ActorsCohort
+from pbtrl.rl.pool_messages import Act, Raised, ResetEnvs, ToWorker, decode
 from pbtrl.rl.remote_actors import pack, unpack
 from tests.rl.conftest import Call, MemoryActor, MemoryWire
 from tests.rl.test_cohort import CARTPOLE, builder, slice_of
@@ -31,7 +31,7 @@ class RecordingWire(MemoryWire):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sent: list[tuple[dict[str, Any], int | None]] = []
+        self.sent: list[tuple[ToWorker, int | None]] = []
         self.open: dict[int, list[Call]] = {}
         self.most, self.slow = 0, False
         self._stuck: set[int] = set()
@@ -44,9 +44,9 @@ class RecordingWire(MemoryWire):
 
     def call(self, actor: MemoryActor, message: bytes, reference: int | None) -> Call:
         call = super().call(actor, message, reference)
-        self.sent.append((json.loads(message), reference))
+        self.sent.append((decode(message), reference))
         self.open.setdefault(id(actor), []).append(call)
-        if "steps" in self.sent[-1][0]:
+        if isinstance(self.sent[-1][0], Act):
             self.most = max(self.most, len(self.open[id(actor)]))
         return call
 
@@ -87,9 +87,9 @@ def test_request_carries_the_newest_weights_which_are_put_once_per_version() -> 
     sent = 0
     while not cohort.advance():
         newest = len(wire.references) - 1
-        assert all(reference == newest - bool(cohort._done) for m, reference in wire.sent[sent:] if "steps" in m)
+        assert all(reference == newest - bool(cohort._done) for m, reference in wire.sent[sent:] if isinstance(m, Act))
         sent = len(wire.sent)
-    versions = [unpack(data)[0]["version"] for data in wire.references]
+    versions = [unpack(data)[0].version for data in wire.references]
     assert versions == list(range(13))
     weights = unpack(wire.references[-1])[1]
     assert weights.keys() == set(cohort._spec.agent.acting_tensors)
@@ -112,9 +112,8 @@ def test_at_most_two_requests_are_in_flight_and_none_at_the_end() -> None:
     outcome = cohort.outcome(0)  # stopped early
     assert not any(wire.open.values())
     assert outcome.scalars["acting/dropped_steps"] > 0
-    assert sum(message.get("steps", 0) for message, _ in wire.sent) * ENVS == ENVS * STEPS * 9 + outcome.steps + int(
-        outcome.scalars["acting/dropped_steps"]
-    )
+    asked = sum(message.steps for message, _ in wire.sent if isinstance(message, Act))
+    assert asked * ENVS == ENVS * STEPS * 9 + outcome.steps + outcome.scalars["acting/dropped_steps"]
     cohort.close()
 
 
@@ -131,13 +130,14 @@ def test_learner_goes_on_while_a_dead_actor_is_replaced() -> None:
     assert outcome.steps == ENVS * STEPS * 12
     assert outcome.scalars["acting/deaths"] == 1
     assert wire.places == [0, 1, 0]
-    assert [set(m) for m, _ in wire.sent if "envs" in m] == [{"envs"}] * 3  # the replacement has envs of its own
+    assert sum(isinstance(m, ResetEnvs) for m, _ in wire.sent) == 3  # the replacement has envs of its own
     wire.slow = False
     wire._stuck.clear()
     begin(cohort, 8, 1)
     outcome = train(cohort)
     assert (outcome.steps, outcome.scalars) == (ENVS * STEPS * 8, {})
     assert cohort._actors.pool._links[0].begun  # it acts again
+    assert [len(free) for free in cohort._actors._free] == [SLOTS, SLOTS]
     cohort.close()
     assert not any(actor.alive for actor in wire.hired)
 
@@ -193,8 +193,8 @@ def test_bytes_keep_every_kind_of_tensor() -> None:
         "odd": torch.arange(12, dtype=torch.uint8).view(3, 4).T,
         "double": torch.tensor([float("inf"), float("nan")], dtype=torch.float64),
     }
-    header, found = unpack(pack({"text": "two\nlines", "none": None}, tensors))
-    assert header == {"text": "two\nlines", "none": None}
+    header, found = unpack(pack(Raised("error", "two\nlines"), tensors))
+    assert header == Raised("error", "two\nlines")
     assert found.keys() == tensors.keys()
     for name, value in tensors.items():
         assert found[name].dtype == value.dtype
