@@ -16,9 +16,9 @@ _EXPORTS = {
     "compare": "pbtrl.api",
     "list_runs": "pbtrl.api",
     "load_run": "pbtrl.api",
-    "register_agent": "pbtrl.api",
-    "register_strategy": "pbtrl.api",
-    "register_trainable": "pbtrl.api",
+    "register_agent": "pbtrl.registration",
+    "register_strategy": "pbtrl.registration",
+    "register_trainable": "pbtrl.registration",
     "resume": "pbtrl.api",
     "sweep": "pbtrl.api",
     "train": "pbtrl.api",
@@ -64,9 +64,6 @@ if TYPE_CHECKING:
         compare,
         list_runs,
         load_run,
-        register_agent,
-        register_strategy,
-        register_trainable,
         resume,
         sweep,
         train,
@@ -83,6 +80,7 @@ if TYPE_CHECKING:
         TrainingError,
         WorkerError,
     )
+    from pbtrl.registration import register_agent, register_strategy, register_trainable
     from pbtrl.rl.policy import Policy
     from pbtrl.training.callbacks import Callback
     from pbtrl.training.sweep import Sweep

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pbtrl import api
+from pbtrl import api, registration
 from pbtrl.config.load import parse
 from pbtrl.core import registry
 from pbtrl.errors import ConfigError, RunError
@@ -130,10 +130,10 @@ def test_unavailable_names_are_one_line_with_position(text: str, said: str) -> N
 
 
 def test_registered_names_are_stored_as_importable_paths() -> None:
-    api.register_agent("mine", own("Agent"))
-    api.register_strategy("looking", own("Search"))
-    api.register_trainable("model", own("Model"))
-    api.register_trainable("model", own("Model"))  # as in a notebook's cell that runs again
+    registration.register_agent("mine", own("Agent"))
+    registration.register_strategy("looking", own("Search"))
+    registration.register_trainable("model", own("Model"))
+    registration.register_trainable("model", own("Model"))  # as in a notebook's cell that runs again
     config = {"trainable": {"name": "model", "size": 3}, "hparams": RATE, **BUDGET}
     config["strategy"] = {"name": "looking", "tries": 5, "ready": {"slice_steps": 10}}
     run = api.train(config, overrides=["execution.backend=processes", "execution.workers=1"], name="a")
@@ -145,15 +145,15 @@ def test_registered_names_are_stored_as_importable_paths() -> None:
 
 def test_names_that_cannot_be_registered() -> None:
     with pytest.raises(ValueError, match="the name 'impala' is taken"):
-        api.register_agent("impala", own("Agent"))
+        registration.register_agent("impala", own("Agent"))
     with pytest.raises(ValueError, match="is not a valid name: a colon"):
-        api.register_agent("a:b", own("Agent"))
+        registration.register_agent("a:b", own("Agent"))
 
     class Local:
         pass
 
     with pytest.raises(ValueError, match=r"cannot be imported from tests\.test_doors: move it to a module"):
-        api.register_trainable("local", Local)
+        registration.register_trainable("local", Local)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"testing"},
-    {"api"},
+    {"api", "registration"},
     {"training", "diagnostics", "export"},
     {"build"},
     {"reporting", "execution", "rl", "trainables", "integrations"},

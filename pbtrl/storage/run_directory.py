@@ -98,7 +98,7 @@ class RunDirectory:
         return self.members / member / METRICS
 
     def tracking_file(self, tracker: str) -> Path:
-        """What was sent to a tracker so far."""
+        """File that notes what a tracker has received."""
         return self.path / f"track-{tracker}.json"
 
     def relative(self, path: Path) -> str:
