@@ -212,7 +212,7 @@ def session(members: int, mode: str, executor: Callable[[Path], Executor], stop:
     source = read("quickstart", overrides)
     hooks = SessionHooks(TerminalPresenter("plain"), stop_requested=stop)
     with tempfile.TemporaryDirectory(dir=given_folder()) as root, redirect_stdout(io.StringIO()):
-        make = lambda config, run: executor(run / "members")  # noqa: E731
+        make = lambda config, run: executor(run.members)  # noqa: E731
         with mock.patch("pbtrl.training.session.make_executor", make):
             start.start(check(source), source, hooks, root=Path(root))
 

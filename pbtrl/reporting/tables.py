@@ -197,7 +197,7 @@ def _video(video: Json, run: RunDirectory) -> str:
     """Format where a video is, and its episodes."""
     episodes = [f"{format_fitness(r)} in {n:,} steps" for r, n in zip(video["returns"], video["lengths"], strict=True)]
     hint = '; for MP4: pip install "pbtrl[video]"' if video["file"].endswith(".gif") else ""
-    return f"{run / video['file']}: return {', '.join(episodes)}{hint}"
+    return f"{run.path / video['file']}: return {', '.join(episodes)}{hint}"
 
 
 def truncation(evaluation: Json) -> str:
