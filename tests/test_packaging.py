@@ -355,7 +355,7 @@ import importlib, importlib.util, os, pkgutil, sys
 import pbtrl
 
 for module in pkgutil.walk_packages(pbtrl.__path__, "pbtrl."):
-    if module.name not in ("pbtrl.__main__", "pbtrl.envs.pool", "pbtrl.execution.ray"):
+    if module.name not in ("pbtrl.__main__", "pbtrl.envs.pool", "pbtrl.execution.ray", "pbtrl.execution.ray_acting"):
         importlib.import_module(module.name)
 names = {}
 for name, module in sorted(sys.modules.items()):
