@@ -8,19 +8,20 @@ Members of one agent of a mix have a model of their own.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
 from typing_extensions import override
 
 from pbtrl.core.dimensions import Choice
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Population
 from pbtrl.strategies.pb2_model import Model, SliceStart, Time
-from pbtrl.strategies.pb2_rows import SliceRows, agent_of, trial_of
+from pbtrl.strategies.pb2_rows import SliceRows, agent_of, start_of
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Explore
+from pbtrl.strategies.time_varying_gp import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,33 +51,26 @@ class PB2(PBT):
         models: dict[object, Model] = {}
         tried: dict[object, list[SliceStart]] = defaultdict(list)
         for a in [*population.pending, *(a for a in decided if a.donor is None)]:
-            tried[agent_of(a)].append(trial_of(self, population, a.parent, a.hyperparameters))
+            tried[agent_of(a)].append(start_of(self, population, a.parent, a.hyperparameters))
         assignments = []
         for a in decided:
             if a.donor is not None:
-                agent = agent_of(a)
+                agent, now = agent_of(a), start_of(self, population, a.parent, a.hyperparameters)
                 if agent not in models:
-                    models[agent] = rows.model(agent, self.time, len(self._numeric(a)))
-                a = replace(a, hyperparameters=self._values(population, a, models[agent], tried[agent]))
-                tried[agent].append(trial_of(self, population, a.parent, a.hyperparameters))
+                    models[agent] = rows.model(agent, self.time, len(now.position))
+                rng = population.rng(a.member, a.generation, "pb2")
+                position = models[agent].propose(now, tried[agent], self.spread, rng)
+                a = replace(a, hyperparameters=self._values(a.hyperparameters, position, rng))
+                tried[agent].append(start_of(self, population, a.parent, a.hyperparameters))
             assignments.append(a)
         return assignments
 
-    def _values(
-        self, population: Population, a: Assignment, model: Model, tried: Sequence[SliceStart]
-    ) -> Hyperparameters:  # fmt: skip
-        """Return the receiver's hyperparameters, given the donor's and the open trials."""
-        rng = population.rng(a.member, a.generation, "pb2")
-        now = trial_of(self, population, a.parent, a.hyperparameters)
-        position = dict(zip(self._numeric(a), model.propose(now, tried, self.spread, rng), strict=True))
-        values = dict(a.hyperparameters)
-        for name, dimension in self.space.of(a.hyperparameters).items():
+    def _values(self, donors: Hyperparameters, position: Floats, rng: np.random.Generator) -> Hyperparameters:
+        """Return the donor's hyperparameters with the numeric ones at a position, and choices drawn."""
+        values, places = dict(donors), iter(position)
+        for name, dimension in self.space.of(donors).items():
             if isinstance(dimension, Choice):
                 values[name] = dimension.sample(rng)
             else:
-                values[name] = dimension.from_unit(float(position[name]))
+                values[name] = dimension.from_unit(float(next(places)))
         return values
-
-    def _numeric(self, a: Assignment) -> list[str]:
-        space = self.space.of(a.hyperparameters)
-        return [name for name, dimension in space.items() if not isinstance(dimension, Choice)]

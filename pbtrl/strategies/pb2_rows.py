@@ -93,12 +93,12 @@ class SliceRows:
         whole = (origin.stop % slice_steps == 0 or origin.stop == horizon) and 2 * steps >= slice_steps
         if not whole and after != -math.inf:
             return None
-        trial = trial_of(self._strategy, population, source, origin.hyperparameters)
+        trial = start_of(self._strategy, population, source, origin.hyperparameters)
         return Row(trial, after, (after - before) * slice_steps / steps)
 
 
-def trial_of(strategy: PBT, population: Population, parent: str | None, values: Hyperparameters) -> SliceStart:
-    """Return the trial that begins with a snapshot, or with fresh weights."""
+def start_of(strategy: PBT, population: Population, parent: str | None, values: Hyperparameters) -> SliceStart:
+    """Return the start of a slice from a snapshot, or from fresh weights."""
     origin = population.snapshot_origin.get(parent or "")
     time = 0.0 if origin is None else origin.stop / strategy.slice_steps
     space = strategy.space.of(values)
