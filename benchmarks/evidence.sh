@@ -23,7 +23,7 @@ against_random='strategy.name=pbt,random_search'
 # FIRE's evaluators count: every strategy trains 10 members for as many env steps in all. A curve point is a HalfCheetah
 # episode of each env, and an evaluation has up to twelve points.
 strategies() {
-  rl_strategies fire-impala-halfcheetah 2_400_000 quickstart
+  rl_strategies fire-impala-halfcheetah 2_400_000 impala
   rl_strategies fire-vmpo-halfcheetah 2_400_000 vmpo
   rl_strategies fire-vmpo-ant 1_200_000 vmpo env.id=Ant-v5
 }

@@ -13,9 +13,9 @@ from typing import Any, get_type_hints
 import numpy as np
 from pydantic import ConfigDict, with_config
 
+from pbtrl.config.aliases import ALIASES
 from pbtrl.config.pydantic_errors import find_problems
 from pbtrl.config.schema import Config
-from pbtrl.config.validation import ALIASES
 from pbtrl.config.wording import unknown
 from pbtrl.core import registry
 from pbtrl.core.dimensions import Choice, Dimension

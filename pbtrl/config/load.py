@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pbtrl.config.aliases import ALIASES
+from pbtrl.config.checks import check_config
 from pbtrl.config.open_names import adopt
 from pbtrl.config.pydantic_errors import validated
+from pbtrl.config.raw_checks import check_raw
 from pbtrl.config.replaced_names import drop_foreign_settings
 from pbtrl.config.schema import Config
-from pbtrl.config.validation import ALIASES, check_config, check_raw
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.errors import ConfigError
 from pbtrl.system.files import reason
