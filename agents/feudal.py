@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (conventional alias)
@@ -39,6 +40,30 @@ from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajecto
 from pbtrl.errors import ConfigProblem
 
 SMALLEST = 1e-8  # added to squared lengths, so that a vector of zeros has a finite direction
+
+
+class Memory(NamedTuple):
+    """Parts of the recurrent state.
+
+    Attributes:
+        outputs, cells: of the manager's c cores, [P, B, c, d] each.
+        goals, states: the last c of them, newest first, [P, B, c, d] each.
+        output, cell: of the worker, [P, B, K k] each.
+        phase: index of the manager's core that runs next, [P, B, 1].
+    """
+
+    outputs: Tensor
+    cells: Tensor
+    goals: Tensor
+    states: Tensor
+    output: Tensor
+    cell: Tensor
+    phase: Tensor
+
+    def joined(self) -> Tensor:
+        """All parts in one recurrent state, [P, B, H]."""
+        manager = (self.outputs, self.cells, self.goals, self.states)
+        return torch.cat([*(x.flatten(-2) for x in manager), self.output, self.cell, self.phase], -1)
 
 
 @dataclass(frozen=True)
@@ -100,10 +125,7 @@ class FeudalNet(SharedTorsoNet):
     @property
     @override
     def rnn_state_size(self) -> int:
-        """Size of the manager's outputs and cells, past goals and states, the worker's output and cell, and the phase.
-
-        The phase is the index of the manager's core that runs next.
-        """
+        """Size of all parts of `Memory`."""
         return sum(self._sizes)
 
     @property
@@ -178,36 +200,42 @@ class FeudalNet(SharedTorsoNet):
     ) -> Tensors:
         """Run one step of manager and worker, given the output of `_feedforward` for that step."""
         state, manager, worker = features
-        *manager_state, output, cell, phase = torch.split(rnn_state, self._sizes, -1)
-        outputs, cells, *past = (x.view(*x.shape[:2], self.horizon, self.units) for x in manager_state)
-        goals, states = (x.detach() for x in past)
-        turn = torch.arange(self.horizon)[:, None] == phase[..., None, :]  # [P, B, c, 1]
-        hidden, core_cell = (torch.where(turn, x, 0.0).sum(-2) for x in (outputs, cells))
+        memory = self._split(rnn_state)
+        goals, states = memory.goals.detach(), memory.states.detach()
+        turn = torch.arange(self.horizon)[:, None] == memory.phase[..., None, :]  # [P, B, c, 1]
+        hidden, core_cell = (torch.where(turn, x, 0.0).sum(-2) for x in (memory.outputs, memory.cells))
         hidden, core_cell = lstm(manager + torch.bmm(hidden, params["manager.hidden"]), core_cell)
-        outputs, cells = (torch.where(turn, new[..., None, :], x) for new, x in ((hidden, outputs), (core_cell, cells)))
+        outputs = torch.where(turn, hidden[..., None, :], memory.outputs)
         pooled = outputs.mean(-2)
         goal = direction(pooled)
         if random_goal is not None:
             goal = torch.where((random_goal != 0).any(-1, keepdim=True), random_goal, goal)
-        output, cell = lstm(worker + torch.bmm(output, params["worker.hidden"]), cell)
+        output, cell = lstm(worker + torch.bmm(memory.output, params["worker.hidden"]), memory.cell)
         embedded = torch.bmm(goals.sum(-2) + goal.detach(), params["embedding.weight"])
         head = (output.view(*embedded.shape[:2], -1, self.embedding) * embedded[..., None, :]).sum(-1)
         intrinsic = (direction(state.detach()[..., None, :] - states) * goals).sum(-1).sum(-1) / self.horizon
-        goals, states = (
-            torch.cat([new.detach()[..., None, :], old[..., :-1, :]], -2)
-            for new, old in ((goal, goals), (state, states))
+        memory = Memory(
+            outputs=outputs,
+            cells=torch.where(turn, core_cell[..., None, :], memory.cells),
+            goals=_pushed(goal, goals),
+            states=_pushed(state, states),
+            output=output,
+            cell=cell,
+            phase=torch.where(memory.phase == self.horizon - 1, 0.0, memory.phase + 1.0),
         )
-        phase = torch.where(phase == self.horizon - 1, 0.0, phase + 1.0)
-        kept = [x.flatten(-2) for x in (outputs, cells, goals, states)]
-        rnn_state = torch.cat([*kept, output, cell, phase], -1)
         return {
             "head": head,
-            "rnn_state": rnn_state,
+            "rnn_state": memory.joined(),
             "output": output,
             "pooled": pooled,
             "goals": goal,
             "intrinsic": intrinsic,
         }
+
+    def _split(self, rnn_state: Tensor) -> Memory:
+        *manager, output, cell, phase = torch.split(rnn_state, self._sizes, -1)
+        outputs, cells, goals, states = (x.view(*x.shape[:2], self.horizon, self.units) for x in manager)
+        return Memory(outputs, cells, goals, states, output, cell, phase)
 
 
 @dataclass(frozen=True)
@@ -301,6 +329,11 @@ def with_goals(net: SharedTorsoNet, settings: FeudalSettings) -> FeudalNet:
 def direction(x: Tensor) -> Tensor:
     """Normalize x [..., d] to length 1, and 0 to 0, so that dot products are cosines."""
     return x / (x.square().sum(-1, keepdim=True) + SMALLEST).sqrt()
+
+
+def _pushed(new: Tensor, old: Tensor) -> Tensor:
+    """Put `new` [P, B, d] before `old` [P, B, c, d], whose last one is dropped."""
+    return torch.cat([new.detach()[..., None, :], old[..., :-1, :]], -2)
 
 
 def _rows(values: Tensor) -> Tensor:
