@@ -1,6 +1,6 @@
 """Print the table of scores of a sweep over configs, such as `make scores` trains; it may be unfinished.
 
-    pbtrl sweep cartpole hopper ppo --unequal --seeds 3 --name scores
+    pbtrl sweep cartpole hopper vmpo --unequal --seeds 3 --name scores
     python benchmarks/scores.py runs/scores
 
 A score is the mean return of the chosen member's fresh episodes, with a 95 % interval; `deterministic` is the same of

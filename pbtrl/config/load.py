@@ -11,7 +11,7 @@ from pbtrl.config.checks import check_config
 from pbtrl.config.open_names import adopt
 from pbtrl.config.pydantic_errors import validated
 from pbtrl.config.raw_checks import check_raw
-from pbtrl.config.replaced_names import drop_foreign_settings
+from pbtrl.config.replaced_names import drop_foreign_settings, drop_other_form
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.errors import ConfigError
@@ -142,6 +142,7 @@ def to_yaml(config: Config) -> str:
 def _validate(source: ConfigSource) -> Config:
     adopt(source)
     drop_foreign_settings(source)
+    drop_other_form(source)
     return validated(Config, source, check_raw, check_config, ALIASES)
 
 

@@ -1,7 +1,10 @@
-"""Settings that an override made foreign: `strategy.name=random_search` on a config file that describes PBT.
+"""Settings of a config file that an override makes invalid; they are dropped with a note.
 
-Settings of the file that the old strategy or agent has and the new one lacks are dropped with a note, so that one file
-serves to compare strategies. Unknown keys are still mistakes, and so are foreign settings given by an override.
+- `strategy.name=random_search` on a file that describes PBT drops what random search lacks, so that one file serves to
+  compare strategies. `agent.name` does the same.
+- `agent.gamma=0.99` drops the search of `hparams.gamma`, and an override of `hparams.gamma` the fixed `agent.gamma`.
+
+Unknown keys are still mistakes, and so is what overrides alone contradict.
 """
 
 from __future__ import annotations
@@ -9,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from pbtrl.agents.settings import AGENTS
 from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.strategies.catalog import STRATEGIES
 
 KINDS: tuple[tuple[str, Mapping[str, type], str], ...] = (("strategy", STRATEGIES, "pbt"), ("agent", AGENTS, "impala"))
+
+Keys = tuple[str, ...]
 
 
 def drop_foreign_settings(source: ConfigSource) -> None:
@@ -31,6 +37,37 @@ def drop_foreign_settings(source: ConfigSource) -> None:
         if dropped:
             source.data[key] = {name: value for name, value in section.items() if name not in dropped}
             source.notes.append(f"{key}.name={new} does not use {', '.join(dropped)} of {Path(source.file).name}")
+
+
+def drop_other_form(source: ConfigSource) -> None:
+    """Drop a hyperparameter's fixed value if an override searches it, and its search if an override fixes it."""
+    agents = source.data.get("agents")
+    below = [("agents", name) for name in agents] if isinstance(agents, dict) else []
+    for section in [("agent",), *below]:
+        own = () if section == ("agent",) else section
+        _drop_pairs(source, fixed=section, searched=(*own, "hparams"))
+    for section in below:
+        _drop_pairs(source, fixed=section, searched=("hparams",), only_fixed=True)
+
+
+def _drop_pairs(source: ConfigSource, fixed: Keys, searched: Keys, *, only_fixed: bool = False) -> None:
+    for name in sorted(_section(source, fixed).keys() & _section(source, searched).keys()):
+        by_override = [_is_overridden(source, (*section, name)) for section in (fixed, searched)]
+        if by_override == [False, True]:
+            old, new = fixed, searched
+        elif by_override == [True, False] and not only_fixed:
+            old, new = searched, fixed
+        else:
+            continue
+        del _section(source, old)[name]
+        source.notes.append(f"{'.'.join((*new, name))} replaces {'.'.join((*old, name))} of {Path(source.file).name}")
+
+
+def _section(source: ConfigSource, path: Keys) -> dict[str, Any]:
+    found: Any = source.data
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _is_overridden(source: ConfigSource, path: tuple[str, ...]) -> bool:

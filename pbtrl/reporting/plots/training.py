@@ -26,8 +26,8 @@ from pbtrl.reporting.plots.style import (
 def training(data: RunData) -> Figure:
     """Draw a panel for the fitness and one for each hyperparameter."""
     names = data.header.hyperparameters[:PANELS]
-    across = min(4, 1 + len(names))
-    down = -(-(1 + len(names)) // across)
+    down = -(-(1 + len(names)) // 4)
+    across = -(-(1 + len(names)) // down)
     width = max(6.0, WIDTH * across / 4)
     figure = Figure(figsize=(width, 3.2 * down), layout="constrained")
     panels = list(figure.subplots(down, across, squeeze=False).flat)
