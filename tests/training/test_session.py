@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pbtrl.build import evaluators
 from pbtrl.reporting.lineage import copies
 from pbtrl.storage import run_lock
-from pbtrl.storage.journal import digest
+from pbtrl.storage.journal import digest, read_journal
 from pbtrl.storage.retention import Retention
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.training import final_choice, scoring, session
@@ -667,7 +667,7 @@ def test_lineage_and_curves_continue_after_a_stop(pbtrl: Command, monkeypatch):
     found = {}
     for name in ("whole", "toy_quadratic"):
         run = Path("runs") / name
-        told = [{k: v for k, v in c.items() if k != "time"} for c in copies(journal(run))]
+        told = [{k: v for k, v in c.items() if k != "time"} for c in copies(read_journal(run / "journal.jsonl"))]
         curves = {}
         for member in ("m00", "m01", "population"):
             events = EventAccumulator(str(run / "tb" / member)).Reload()
