@@ -26,7 +26,7 @@ def time_shares(data: RunData) -> Table | None:
     spent: dict[str, dict[str, float]] = {}
     for report in (record.report for record in data.records if isinstance(record, ReportRecord)):
         known = {part: report.timing[part] for part in ("seconds", *PARTS) if part in report.timing}
-        for who in ("all members", report.member) if len(known) > 1 else ():
+        for who in ("all members", report.member) if "seconds" in known and len(known) > 1 else ():
             total = spent.setdefault(who, {})
             for part, seconds in known.items():
                 total[part] = total.get(part, 0.0) + seconds

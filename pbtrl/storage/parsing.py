@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from pbtrl.core.dimensions import AGENT
@@ -30,6 +29,7 @@ Kind = TypeVar("Kind")
 
 LATEST = 1e10  # seconds, three centuries
 LARGEST = 2**53  # steps
+NUMBER = (int, float)
 
 
 class _Value(NamedTuple):
@@ -81,46 +81,40 @@ def _parse(kind: Callable[..., Kind], body: Mapping[str, Any], clock: Mapping[st
     return kind(**values)
 
 
-def _is_number(x: Any) -> bool:
-    return x is None or (isinstance(x, int | float) and abs(x) <= sys.float_info.max)  # false for NaN
-
-
-def _is_numbers(x: Any) -> bool:
-    if type(x) is list and set(map(type, x)) <= {float}:  # the usual case, five times as fast
-        return all(map(math.isfinite, x))
-    return type(x) is list and all(map(_is_number, x))
+def _are_finite(values: Iterable[Any]) -> bool:
+    """Check for finite numbers and nulls."""
+    try:
+        return all(map(math.isfinite, [v for v in values if v is not None]))
+    except (TypeError, OverflowError):
+        return False
 
 
 def _is_timing(x: Any) -> bool:
-    return type(x) is dict and all(isinstance(v, int | float) and 0 <= v <= LATEST for v in x.values())
+    return type(x) is dict and all(isinstance(v, NUMBER) and 0 <= v <= LATEST for v in x.values())
 
 
 def _is_step(x: Any) -> bool:
     return type(x) is int and 0 <= x <= LARGEST
 
 
-def _is_lengths(x: Any) -> bool:
-    return type(x) is list and (not x or (set(map(type, x)) == {int} and min(x) >= 0 and max(x) <= LARGEST))
+def _are_steps(values: Sequence[Any]) -> bool:
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= LARGEST)
 
 
 def _is_curve(x: Any) -> bool:
-    return type(x) is list and all(type(p) is list and len(p) == 2 and _is_step(p[0]) and _is_number(p[1]) for p in x)
+    if type(x) is not list or not set(map(type, x)) <= {list} or not set(map(len, x)) <= {2}:
+        return False
+    return _are_steps([step for step, _ in x]) and _are_finite([value for _, value in x])
 
 
-def _is_scalars(x: Any) -> bool:
-    return type(x) is dict and all(map(_is_number, x.values()))
-
-
-def _finite(x: dict[str, Any]) -> dict[str, Any]:
+def _without_nulls(x: dict[str, Any]) -> dict[str, Any]:
     return {tag: y for tag, y in x.items() if y is not None}
 
 
 def _is_hyperparameters(x: Any) -> bool:
-    return (
-        type(x) is dict
-        and all(not isinstance(v, int | float) or _is_number(v) for v in x.values())
-        and type(x.get(AGENT, "")) is str
-    )
+    if type(x) is not dict or type(x.get(AGENT, "")) is not str:
+        return False
+    return _are_finite([v for v in x.values() if isinstance(v, NUMBER)])
 
 
 def _is_slice(x: Any) -> bool:
@@ -137,8 +131,8 @@ _INTEGER = _Value(lambda x: type(x) is int, "an integer")
 _STEP = _Value(_is_step, f"an integer in [0, {LARGEST}]")
 _OBJECT = _Value(lambda x: type(x) is dict, "an object")
 _HYPERPARAMETERS = _Value(_is_hyperparameters, "finite values by hyperparameter")
-_NUMBERS = _Value(_is_numbers, "a list of finite numbers or nulls", tuple)
-_SCALARS = _Value(_is_scalars, "finite numbers or nulls by tag")
+_NUMBERS = _Value(lambda x: type(x) is list and _are_finite(x), "a list of finite numbers or nulls", tuple)
+_SCALARS = _Value(lambda x: type(x) is dict and _are_finite(x.values()), "finite numbers or nulls by tag")
 _ASSIGNMENTS = _Value(
     lambda x: type(x) is list and set(map(type, x)) <= {dict},
     "a list of assignments",
@@ -150,11 +144,12 @@ _KEYS: dict[Any, dict[str, _Value]] = {
     Assignment: {
         "id": _SLICE, "member": _TEXT, "parent": _OPTIONAL_TEXT, "start": _STEP, "stop": _STEP,
         "hyperparameters": _HYPERPARAMETERS, "seed": _INTEGER, "donor": _OPTIONAL_TEXT, "note": _TEXT,
-        "hparams_donor": _OPTIONAL_TEXT, "inherit": _FLAG, "scalars": _SCALARS._replace(convert=_finite),
+        "hparams_donor": _OPTIONAL_TEXT, "inherit": _FLAG, "scalars": _SCALARS._replace(convert=_without_nulls),
     },
     Report: {
         "assignment": _TEXT, "member": _TEXT, "step": _STEP, "hyperparameters": _HYPERPARAMETERS, "returns": _NUMBERS,
-        "lengths": _Value(_is_lengths, "a list of numbers of steps", tuple), "evaluation": _NUMBERS,
+        "lengths": _Value(lambda x: type(x) is list and _are_steps(x), "a list of numbers of steps", tuple),
+        "evaluation": _NUMBERS,
         "curve": _Value(_is_curve, "pairs of a step and a finite number or null", lambda x: tuple(map(tuple, x))),
         "scalars": _SCALARS, "diverged": _FLAG, "timing": _OBJECT, "assigned": _HYPERPARAMETERS,
     },

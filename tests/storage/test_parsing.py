@@ -104,7 +104,8 @@ def test_earlier_versions_wrote_fewer_keys() -> None:
 GARBAGE = [None, -1, 10**400, 1.5, float("nan"), float("inf"), True, "x", [3], [None, "x"], {"x": []}, {"x": 1e999}]
 ALLOWED: dict[str, list[Any]] = {  # by key: the values in GARBAGE that are valid
     "free": [None, -1, 10**400], "attempt": [-1, 10**400], "horizon": [-1, 10**400], "total": [None, -1, 10**400],
-    "snapshot": ["x"], "failure snapshot": [None, "x"], "error": ["x"], "reason": ["x"], "member": ["x"], "assignment": ["x"], "request": [None, "x"],
+    "failure snapshot": [None, "x"], "snapshot": ["x"], "error": ["x"], "reason": ["x"], "member": ["x"], "assignment": ["x"],
+    "request": [None, "x"],
     "fatal": [True], "alone": [True], "memory": [True], "given_up": [True], "diverged": [True],
     "settings": [{"x": []}, {"x": 1e999}], "bounds": [None, {"x": []}, {"x": 1e999}], "x": GARBAGE,
     "hyperparameters": [{"x": []}], "assigned": [{"x": []}], "lengths": [[3]], "returns": [[3]], "evaluation": [[3]],
