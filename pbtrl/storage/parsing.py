@@ -81,12 +81,13 @@ def _parse(kind: Callable[..., Kind], body: Mapping[str, Any], clock: Mapping[st
     return kind(**values)
 
 
-def _are_finite(values: Iterable[Any]) -> bool:
-    """Check for finite numbers and nulls."""
+def _are_numbers(values: Iterable[Any], *, finite: bool = False) -> bool:
+    """Check for numbers and nulls; earlier versions wrote NaN where there is null now."""
     try:
-        return all(map(math.isfinite, [v for v in values if v is not None]))
+        found = set(map(math.isfinite, [v for v in values if v is not None]))
     except (TypeError, OverflowError):
         return False
+    return not finite or False not in found
 
 
 def _is_timing(x: Any) -> bool:
@@ -104,17 +105,21 @@ def _are_steps(values: Sequence[Any]) -> bool:
 def _is_curve(x: Any) -> bool:
     if type(x) is not list or not set(map(type, x)) <= {list} or not set(map(len, x)) <= {2}:
         return False
-    return _are_steps([step for step, _ in x]) and _are_finite([value for _, value in x])
+    return _are_steps([step for step, _ in x]) and _are_numbers([value for _, value in x])
 
 
-def _without_nulls(x: dict[str, Any]) -> dict[str, Any]:
-    return {tag: y for tag, y in x.items() if y is not None}
+def _finite_or_null(x: dict[str, Any]) -> dict[str, Any]:
+    return {tag: y if y is not None and math.isfinite(y) else None for tag, y in x.items()}
+
+
+def _finite_only(x: dict[str, Any]) -> dict[str, Any]:
+    return {tag: y for tag, y in x.items() if y is not None and math.isfinite(y)}
 
 
 def _is_hyperparameters(x: Any) -> bool:
     if type(x) is not dict or type(x.get(AGENT, "")) is not str:
         return False
-    return _are_finite([v for v in x.values() if isinstance(v, NUMBER)])
+    return _are_numbers([v for v in x.values() if isinstance(v, NUMBER)], finite=True)
 
 
 def _is_slice(x: Any) -> bool:
@@ -131,8 +136,8 @@ _INTEGER = _Value(lambda x: type(x) is int, "an integer")
 _STEP = _Value(_is_step, f"an integer in [0, {LARGEST}]")
 _OBJECT = _Value(lambda x: type(x) is dict, "an object")
 _HYPERPARAMETERS = _Value(_is_hyperparameters, "finite values by hyperparameter")
-_NUMBERS = _Value(lambda x: type(x) is list and _are_finite(x), "a list of finite numbers or nulls", tuple)
-_SCALARS = _Value(lambda x: type(x) is dict and _are_finite(x.values()), "finite numbers or nulls by tag")
+_NUMBERS = _Value(lambda x: type(x) is list and _are_numbers(x), "a list of numbers or nulls", tuple)
+_SCALARS = _Value(lambda x: type(x) is dict and _are_numbers(x.values()), "numbers or nulls by tag", _finite_or_null)
 _ASSIGNMENTS = _Value(
     lambda x: type(x) is list and set(map(type, x)) <= {dict},
     "a list of assignments",
@@ -144,13 +149,13 @@ _KEYS: dict[Any, dict[str, _Value]] = {
     Assignment: {
         "id": _SLICE, "member": _TEXT, "parent": _OPTIONAL_TEXT, "start": _STEP, "stop": _STEP,
         "hyperparameters": _HYPERPARAMETERS, "seed": _INTEGER, "donor": _OPTIONAL_TEXT, "note": _TEXT,
-        "hparams_donor": _OPTIONAL_TEXT, "inherit": _FLAG, "scalars": _SCALARS._replace(convert=_without_nulls),
+        "hparams_donor": _OPTIONAL_TEXT, "inherit": _FLAG, "scalars": _SCALARS._replace(convert=_finite_only),
     },
     Report: {
         "assignment": _TEXT, "member": _TEXT, "step": _STEP, "hyperparameters": _HYPERPARAMETERS, "returns": _NUMBERS,
         "lengths": _Value(lambda x: type(x) is list and _are_steps(x), "a list of numbers of steps", tuple),
         "evaluation": _NUMBERS,
-        "curve": _Value(_is_curve, "pairs of a step and a finite number or null", lambda x: tuple(map(tuple, x))),
+        "curve": _Value(_is_curve, "pairs of a step and a number or null", lambda x: tuple(map(tuple, x))),
         "scalars": _SCALARS, "diverged": _FLAG, "timing": _OBJECT, "assigned": _HYPERPARAMETERS,
     },
     Failure: {

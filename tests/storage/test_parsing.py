@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,23 @@ def test_earlier_versions_wrote_fewer_keys() -> None:
     assert parse_record({"kind": "resume"}, "j:4") == RunResumed()
 
 
+def test_earlier_versions_wrote_nan() -> None:
+    """It is NaN where results are averaged, and null among the scalars, which are shown."""
+    line = line_of("report", returns=[math.nan, 1.0], curve=[[1, math.nan]], scalars={"x": math.nan, "y": 1.0})
+    record = parse_record(line, "j:2")
+    assert isinstance(record, ReportRecord)
+    assert repr((record.report.returns, record.report.curve)) == "((nan, 1.0), ((1, nan),))"
+    assert record.report.scalars == {"x": None, "y": 1.0}
+    decided = parse_record(line_of("decision", assignments=[{**GIVEN.to_json(), "scalars": {"x": None, "y": 1}}]), "j")
+    assert isinstance(decided, Decision)
+    assert decided.assignments[0].scalars == {"y": 1}
+
+
 GARBAGE = [None, -1, 10**400, 1.5, float("nan"), float("inf"), True, "x", [3], [None, "x"], {"x": []}, {"x": 1e999}]
 ALLOWED: dict[str, list[Any]] = {  # by key: the values in GARBAGE that are valid
     "free": [None, -1, 10**400], "attempt": [-1, 10**400], "horizon": [-1, 10**400], "total": [None, -1, 10**400],
-    "failure snapshot": [None, "x"], "snapshot": ["x"], "error": ["x"], "reason": ["x"], "member": ["x"], "assignment": ["x"],
+    "scalars": [{"x": 1e999}], "failure snapshot": [None, "x"], "snapshot": ["x"], "error": ["x"], "reason": ["x"], "member": ["x"],
+    "assignment": ["x"],
     "request": [None, "x"],
     "fatal": [True], "alone": [True], "memory": [True], "given_up": [True], "diverged": [True],
     "settings": [{"x": []}, {"x": 1e999}], "bounds": [None, {"x": []}, {"x": 1e999}], "x": GARBAGE,
@@ -142,7 +156,7 @@ ID_ERROR = "id must be a member and a number, as in m03/000012, not "
         ({"hyperparameters": {"agent": ["a"]}}, "hyperparameters must be finite values"),
         ({"hyperparameters": {"lr": 1e999}}, "hyperparameters must be finite values"),
         ({"inherit": 1}, "inherit must be true or false"),
-        ({"scalars": {"x": "y"}}, "scalars must be finite numbers or nulls by tag"),
+        ({"scalars": {"x": "y"}}, "scalars must be numbers or nulls by tag"),
     ],
 )
 def test_damaged_assignment(changes: dict[str, Any], said: str) -> None:

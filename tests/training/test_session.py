@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pbtrl.build import evaluators
+from pbtrl.core.records import Record, ReportRecord
 from pbtrl.reporting.lineage import copies
 from pbtrl.storage import run_lock
 from pbtrl.storage.journal import digest, read_journal
@@ -39,9 +40,9 @@ def signalled(patch: pytest.MonkeyPatch, number: signal.Signals, report: int) ->
     """Send a signal with the nth report of a session."""
     left, real = [report], Retention.event
 
-    def event(self: Retention, line: dict[str, object]) -> None:
-        real(self, line)  # type: ignore[arg-type]
-        left[0] -= line["kind"] == "report"
+    def event(self: Retention, record: Record) -> None:
+        real(self, record)
+        left[0] -= isinstance(record, ReportRecord)
         if left[0] == 0:
             left[0] = -1
             signal.raise_signal(number)
