@@ -117,7 +117,8 @@ def test_earlier_versions_wrote_nan() -> None:
 GARBAGE = [None, -1, 10**400, 1.5, float("nan"), float("inf"), True, "x", [3], [None, "x"], {"x": []}, {"x": 1e999}]
 ALLOWED: dict[str, list[Any]] = {  # by key: the values in GARBAGE that are valid
     "free": [None, -1, 10**400], "attempt": [-1, 10**400], "horizon": [-1, 10**400], "total": [None, -1, 10**400],
-    "scalars": [{"x": 1e999}], "failure snapshot": [None, "x"], "snapshot": ["x"], "error": ["x"], "reason": ["x"], "member": ["x"],
+    "scalars": [{"x": 1e999}], "failure snapshot": [None, "x"], "snapshot": ["x"], "error": ["x"], "reason": ["x"],
+    "member": ["x"],
     "assignment": ["x"],
     "request": [None, "x"],
     "fatal": [True], "alone": [True], "memory": [True], "given_up": [True], "diverged": [True],
