@@ -23,6 +23,7 @@ import bisect
 import functools
 import heapq
 import itertools
+import json
 import math
 import statistics
 import subprocess
@@ -40,11 +41,13 @@ import numpy as np
 from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.records import Record, ReportRecord
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.execution import Executor
 from pbtrl.execution.remote_store import StoreDesk
 from pbtrl.reporting.tables import aligned
-from pbtrl.storage.journal import Journal, Line, read_journal
+from pbtrl.storage.journal import Journal, Line, dumps, read_journal
+from pbtrl.storage.parsing import parse_record
 from pbtrl.storage.snapshot_store import pack
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Exploit
@@ -220,9 +223,9 @@ class MemoryJournal(Journal):
     def __init__(self) -> None:
         pass
 
-    def append(self, line: Line) -> Line:
-        """Return the line as it is."""
-        return line
+    def append(self, line: Line) -> Record:
+        """Return the record."""
+        return parse_record(json.loads(dumps(line)), "memory")
 
 
 def strategy(slices: int, *, sync: bool = False, copies: bool = True) -> PBT:
@@ -274,7 +277,7 @@ def measure() -> dict[str, str]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder, "journal.jsonl"))
-        sync = _median(lambda: journal.append({"kind": "report", "returns": [0.5] * 50}), 50)
+        sync = _median(lambda: journal.append({"kind": "set", "settings": {"returns": [0.5] * 50}}), 50)
         journal.close()
         for size in {work.size for work in WORKS}:
             packed, written = snapshot_seconds(Path(folder, f"members-{size}"), size)
@@ -319,16 +322,17 @@ def _median(call: Callable[[], object], count: int) -> float:
     return statistics.median(seconds)
 
 
-def observed(lines: Sequence[Line]) -> tuple[float, float, float]:
+def observed(records: Sequence[Record]) -> tuple[float, float, float]:
     """Return efficiency, mean and spread of the slices of a real run; as simulated, without first slices.
 
     The spread is that within a generation: what slows all members alike, such as other jobs, lets nobody wait.
     """
     at, seconds = defaultdict[str, list[float]](list), defaultdict[int, list[float]](list)
-    for line in lines:
-        if line["kind"] == "report":
-            at[line["member"]].append(line["timing"]["elapsed"])
-            seconds[len(at[line["member"]])].append(line["timing"]["seconds"])
+    for record in records:
+        if isinstance(record, ReportRecord):
+            member = record.report.member
+            at[member].append(record.elapsed)
+            seconds[len(at[member])].append(record.report.timing["seconds"])
     later = [seconds[generation] for generation in seconds if generation > 1]
     mean = statistics.fmean(itertools.chain(*later))
     variance = statistics.fmean(statistics.variance(s) for s in later if len(s) > 1)
@@ -348,8 +352,8 @@ def compare_with_real(slices: int = 10, modes: Sequence[str] = ("async", "sync")
                          "final.candidates=1", "final.episodes=2", "final.selection_episodes=1"]  # fmt: skip
             command = [sys.executable, "-m", "pbtrl", "train", "quickstart", "--runs", root, "--progress", "none"]
             subprocess.run([*command, "--name", "run", *overrides], check=True, stdout=subprocess.DEVNULL)
-            lines = list(read_journal(Path(root, "run", "journal.jsonl")))
-        real, mean, spread = observed(lines)
+            records = list(read_journal(Path(root, "run", "journal.jsonl")))
+        real, mean, spread = observed(records)
         constants = replace(Constants(), spread=spread, deaths=0.0)
         local = backend == "processes"
         if local:  # pipes, and a disk of this machine

@@ -23,6 +23,7 @@ from pbtrl.config.load import check, read
 from pbtrl.core.messages import Assignment, Report
 from pbtrl.core.population import Population
 from pbtrl.storage.journal import dumps
+from pbtrl.storage.parsing import parse_record
 
 SLICE = 15.0  # seconds
 PARTS = 10  # in which the cost is printed, as it may grow with the journal
@@ -30,7 +31,7 @@ PARTS = 10  # in which the cost is printed, as it may grow with the journal
 
 def record(population: Population, kind: str, body: dict[str, object]) -> None:
     """Record a line as if it had been read from a journal."""
-    population.record({**json.loads(dumps({"kind": kind, **body})), "timing": {"time": 0.0, "elapsed": 0.0}})
+    population.record(parse_record({**json.loads(dumps({"kind": kind, **body})), "timing": {}}, "memory"))
 
 
 def canned(a: Assignment, rng: np.random.Generator) -> Report:

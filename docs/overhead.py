@@ -11,15 +11,16 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from pbtrl.core.records import ReportRecord
 from pbtrl.storage.journal import read_journal
 
 
 def overhead(run: Path) -> None:
     """Print the share of the members' time, and how long a slice is."""
     slices: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for line in read_journal(run / "journal.jsonl"):
-        if line["kind"] == "report":
-            slices[line["member"]].append((line["timing"]["elapsed"], line["timing"]["seconds"]))
+    for record in read_journal(run / "journal.jsonl"):
+        if isinstance(record, ReportRecord):
+            slices[record.report.member].append((record.elapsed, record.report.timing["seconds"]))
     shares = []
     for member in slices.values():
         (first, begun), (last, _) = member[0], member[-1]

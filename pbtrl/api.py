@@ -20,10 +20,10 @@ from typing_extensions import override
 from pbtrl.config.load import check, read
 from pbtrl.config.schema import Config
 from pbtrl.core.population import Member
+from pbtrl.core.records import Record, ReportRecord, UnknownRecord
 from pbtrl.errors import RunError, TrainingError
 from pbtrl.storage import run_status
 from pbtrl.storage.best_member import best_snapshot, save_evaluation, snapshots_to_evaluate
-from pbtrl.storage.records import Record, parse_record
 from pbtrl.storage.run_creation import IfExists
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import find, run_directories
@@ -227,9 +227,8 @@ class Run:
 
     @property
     def journal(self) -> list[Record]:
-        """Journal as typed records, oldest first."""
-        lines = self._run.load()[1]
-        return [record for line in lines if (record := parse_record(line)) is not None]
+        """Journal as typed records, oldest first, without its header."""
+        return [r for r in self._run.load()[1][1:] if not isinstance(r, UnknownRecord)]
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -244,9 +243,7 @@ class Run:
         """Return all copies, oldest first, as `pbtrl lineage --json` prints them."""
         from pbtrl.reporting.lineage import copies
 
-        lines = self._run.load()[1]
-        with self._run.corruption_as_error():
-            return copies(lines)
+        return copies(self._run.load()[1])
 
     def schedule(self, member: str = "best") -> list[dict[str, Any]]:
         """Return the hyperparameters along the ancestry of a member's newest snapshot.
@@ -296,20 +293,20 @@ class Run:
         return pd.DataFrame(rows)
 
     def _fitness_rows(self) -> list[dict[str, Any]]:
-        header, lines, _ = self._run.load()
+        header, records, _ = self._run.load()
         population = header.population()
         rows: list[dict[str, Any]] = []
-        for line in lines:
-            population.record(line)
-            if line["kind"] == "report":
-                member = population.members[line["member"]]
+        for record in records:
+            population.record(record)
+            if isinstance(record, ReportRecord):
+                member = population.members[record.report.member]
                 rows.append({
                     "member": member.id,
                     "generation": member.generation,
                     "env_steps": member.step,
-                    "elapsed": line["timing"]["elapsed"],
+                    "elapsed": record.elapsed,
                     "fitness": member.fitness,
-                    **{f"hparams/{name}": value for name, value in line["hyperparameters"].items()},
+                    **{f"hparams/{name}": value for name, value in record.report.hyperparameters.items()},
                 })  # fmt: skip
         return rows
 
@@ -380,10 +377,9 @@ class Run:
 
         if kind not in PLOTS:
             raise RunError(f"unknown plot {kind!r}. Known: {', '.join(PLOTS)}")
-        header, lines, population = self._run.load()
+        header, records, population = self._run.load()
         leader = population.best.snapshot if population.best else None
-        with self._run.corruption_as_error():
-            return make_figure(RunData(header, lines, population, best_snapshot(self._run) or leader), kind)
+        return make_figure(RunData(header, records, population, best_snapshot(self._run) or leader), kind)
 
     def _check_trust(self) -> None:
         self._run.check_links()

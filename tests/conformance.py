@@ -16,7 +16,7 @@ from pbtrl.core.search_space import SearchSpace
 from pbtrl.execution import Executor
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
-from pbtrl.storage.journal import Journal, Line, digest, dumps, read_journal
+from pbtrl.storage.journal import Journal, Line, digest, dumps, read_lines
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
@@ -162,7 +162,7 @@ def run_toy(executor: Executor, path: Path) -> list[Line]:
     journal = Journal(path)
     assert Controller(Population(4, 1, LAST), strategy, executor, journal).run() == "budget"
     journal.close()
-    return list(read_journal(path))
+    return read_lines(path)
 
 
 def weights(members: Path) -> dict[str, str]:

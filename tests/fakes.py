@@ -14,8 +14,10 @@ import numpy as np
 
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.records import Record
 from pbtrl.core.trainable import Outcome
 from pbtrl.storage.journal import Line, dumps
+from pbtrl.storage.parsing import parse_record
 from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.trainables.builder import TrainableBuilder
 from pbtrl.trainables.quadratic import Quadratic
@@ -152,15 +154,23 @@ def as_read(line: Line) -> Line:
     return seen
 
 
-def decision(*assignments: Assignment) -> Line:
+def decision_line(*assignments: Assignment) -> Line:
     return as_read({"kind": "decision", "assignments": [a.to_json() for a in assignments], "timing": {}})
 
 
-def answer(message: Report | Failure, *, given_up: bool = True) -> Line:
+def answer_line(message: Report | Failure, *, given_up: bool = True) -> Line:
     body = message.to_json()
     if isinstance(message, Report):
         return as_read({"kind": "report", **body})
     return as_read({"kind": "failure", **body, "given_up": given_up, "timing": {}})
+
+
+def decision(*assignments: Assignment) -> Record:
+    return parse_record(decision_line(*assignments), "line")
+
+
+def answer(message: Report | Failure, *, given_up: bool = True) -> Record:
+    return parse_record(answer_line(message, given_up=given_up), "line")
 
 
 def assign(

@@ -8,6 +8,7 @@ from typing import Any
 
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule
+from pbtrl.core.records import Record
 from pbtrl.storage.journal import Journal, Line
 from pbtrl.storage.run_header import RunHeader
 
@@ -15,13 +16,13 @@ START = 1_700_000_000.0
 
 
 class Listening:
-    """Listener that keeps all lines."""
+    """Listener that keeps all records."""
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
+        self.records: list[Record] = []
 
-    def event(self, line: Line) -> None:
-        self.lines.append(line)
+    def event(self, record: Record) -> None:
+        self.records.append(record)
 
 
 class JournalWriter:
@@ -35,7 +36,7 @@ class JournalWriter:
         self.population = self.header.population()
         self.listener: Any = Listening()
         self.elapsed = 0.0
-        self.lines: list[Line] = []
+        self.records: list[Record] = []
         self._append(self.header.to_line())
 
     def decide(self, *assignments: Assignment, wait: float = 10.0) -> None:
@@ -90,12 +91,12 @@ class JournalWriter:
         line["timing"] = {**line.get("timing", {}), "time": START + self.elapsed, "elapsed": self.elapsed}
         self.listener.event(self._append(line))
 
-    def _append(self, line: Line) -> Line:
+    def _append(self, line: Line) -> Record:
         journal = Journal(self.run / "journal.jsonl")
         seen = journal.append(line)
         journal.close()
         self.population.record(seen)
-        self.lines.append(seen)
+        self.records.append(seen)
         return seen
 
 

@@ -17,8 +17,8 @@ import pytest
 import pbtrl as package
 from pbtrl import api
 from pbtrl.core.population import Member
+from pbtrl.core.records import Decision, ReportRecord, RunFinished
 from pbtrl.errors import CallbackError, ConfigError, PbtrlError, RunError, TrainingError
-from pbtrl.storage.records import Decision, ReportRecord, RunFinished
 from pbtrl.training import scoring
 from pbtrl.training.callbacks import Callback
 from tests.command import CART, ROOT, Command

@@ -15,6 +15,8 @@ from benchmarks.cluster_simulation import (
     observed,
     simulate,
 )
+from pbtrl.core.messages import Report
+from pbtrl.core.records import ReportRecord, RunResumed
 
 FREE = Constants(
     call=0.0, report=(0.0, 0.0), decision=(0.0, 0.0), sync=0.0, store=(0.0, 0.0), line=0.0, pack=(0.0, 0.0),
@@ -97,10 +99,11 @@ def test_the_knee_is_the_last_efficient_number_of_workers() -> None:
 
 def test_a_real_journal_is_observed_without_first_slices() -> None:
     told = [("m00", 50.0, 40.0), ("m01", 60.0, 50.0), ("m00", 60.0, 8.0), ("m01", 70.0, 8.0), ("m00", 70.0, 9.0)]
-    lines = [{"kind": "report", "member": m, "timing": {"elapsed": e, "seconds": s}} for m, e, s in told]
-    efficiency, mean, spread = observed([{"kind": "run"}, *lines])
+    reports = [(Report(f"{m}/000000", m, 1, {}, timing={"seconds": s}), e) for m, e, s in told]
+    records = [ReportRecord(report, elapsed=elapsed) for report, elapsed in reports]
+    efficiency, mean, spread = observed([RunResumed(), *records])
     assert efficiency == pytest.approx(25 / 30)
     assert mean == pytest.approx(25 / 3)
     assert spread == 0.0  # in the second generation both took 8 s
-    lines[3]["timing"]["seconds"] = 10.0
-    assert observed(lines)[2] == pytest.approx(math.sqrt(2) / 9)
+    records[3] = replace(records[3], report=replace(records[3].report, timing={"seconds": 10.0}))
+    assert observed(records)[2] == pytest.approx(math.sqrt(2) / 9)

@@ -15,7 +15,7 @@ import numpy as np
 from common import job, report
 
 import pbtrl
-from pbtrl.storage.records import ReportRecord
+from pbtrl.core.records import ReportRecord
 
 AGENTS: dict[str, dict[str, Any]] = {
     "ppo": {},  # the defaults of CleanRL and Stable-Baselines3

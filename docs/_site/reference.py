@@ -262,7 +262,7 @@ def _run_directory() -> str:
     for title, names in {
         "First line": ["pbtrl.storage.run_header.RunHeader"],
         "Messages": [f"pbtrl.core.messages.{n}" for n in ("Assignment", "Report", "Failure")],
-        "Typed records": ["pbtrl.storage.records"],
+        "Typed records": ["pbtrl.core.records"],
     }.items():
         parts += [f"### {title}", *(_directive(name, 4) for name in names)]
     return "\n\n".join(parts)

@@ -61,10 +61,9 @@ def run_status(a: argparse.Namespace) -> int:
     from pbtrl.storage.run_status import status
 
     run = find(a.run, a.runs)
-    with run.corruption_as_error():
-        state = status(run)
-        reason = read_run_info(run).get("reason", "") if state["state"] == "crashed" else ""
-        tell(to_json(state) if a.json else tables.status(state, cli_reference(run), reason))
+    state = status(run)
+    reason = read_run_info(run).get("reason", "") if state["state"] == "crashed" else ""
+    tell(to_json(state) if a.json else tables.status(state, cli_reference(run), reason))
     return 0
 
 
@@ -115,19 +114,17 @@ def _rederive(run: RunDirectory, a: argparse.Namespace) -> int:
 
 def run_lineage(a: argparse.Namespace) -> int:
     """Print all copies between members."""
+    from pbtrl.core.records import changes_made
     from pbtrl.reporting import lineage, tables
-    from pbtrl.storage.records import changes_made
     from pbtrl.storage.run_lookup import find
 
     run = find(a.run, a.runs)
-    header, lines, _ = run.load()
-    with run.corruption_as_error():
-        copies = lineage.copies(lines)
-        if a.json:
-            tell(to_json({"initial": header.initial, "changes": changes_made(lines), "copies": copies}))
-        else:
-            texts = [header.origin, tables.copies(copies, header), *tables.changes(changes_made(lines))]
-            tell("\n".join(filter(None, texts)))
+    header, records, _ = run.load()
+    copies, changes = lineage.copies(records), changes_made(records)
+    if a.json:
+        tell(to_json({"initial": header.initial, "changes": changes, "copies": copies}))
+    else:
+        tell("\n".join(filter(None, [header.origin, tables.copies(copies, header), *tables.changes(changes)])))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from pbtrl.config.load import check, config_from_dict
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource
+from pbtrl.core.records import Record, RunChanged
 from pbtrl.errors import ConfigError, DamagedError, RunError
 
 EXPLORE = ("factors", "sd", "probability", "resample_probability")
@@ -61,16 +62,16 @@ def adjust(config: Config, overrides: Sequence[str]) -> tuple[Config, Settings]:
     return changed, {key: _at(tree, key.split(".")) for key in keys}
 
 
-def adjusted(config: Config, lines: Iterable[Mapping[str, Any]]) -> Config:
-    """Apply the `set` lines of a journal to a config, in order.
+def adjusted(config: Config, records: Iterable[Record]) -> Config:
+    """Apply the changes in a journal to a config, in order.
 
     Raises:
         DamagedError: they hold what no `pbtrl set` wrote; the journal may come from an untrusted source.
     """
     settings: Settings = {}
-    for line in lines:
-        if line["kind"] == "set":
-            settings |= line["settings"]
+    for record in records:
+        if isinstance(record, RunChanged):
+            settings |= record.settings
     if not settings:
         return config
     tree, allowed = config.to_dict(), adjustable(config)

@@ -108,6 +108,12 @@ class Report:
     timing: Mapping[str, float] = field(default_factory=dict)
     assigned: Hyperparameters = field(default_factory=dict)
 
+    @property
+    def skips(self) -> tuple[int, int] | None:
+        """Number of skipped updates and of all updates; None if none was skipped."""
+        skipped, updates = (int(self.scalars.get(tag) or 0) for tag in (SKIPPED_UPDATES, UPDATES))
+        return (skipped, updates) if skipped else None
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
@@ -137,12 +143,6 @@ class Failure:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
-
-
-def skips(line: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Number of skipped updates and of all updates in a report's journal line; None if none was skipped."""
-    scalars = line.get("scalars", {})
-    return (int(scalars[SKIPPED_UPDATES]), int(scalars[UPDATES])) if scalars.get(SKIPPED_UPDATES) else None
 
 
 def numbers(values: Iterable[float | None]) -> list[float]:

@@ -1,7 +1,7 @@
 """State of the population, computed from the journal.
 
-`Population.record` takes journal lines one by one. Everything about a member follows from them, including its fitness,
-window, clock and lineage.
+`Population.record` takes the records of the journal one by one. Everything about a member follows from them, including
+its fitness, window, clock and lineage.
 """
 
 from __future__ import annotations
@@ -18,8 +18,18 @@ import numpy as np
 
 from pbtrl.core.curve import Curve
 from pbtrl.core.dimensions import AGENT, MEMBERS
-from pbtrl.core.messages import Assignment, Hyperparameters, numbers, skips
+from pbtrl.core.messages import Assignment, Failure, Hyperparameters, Report, numbers
 from pbtrl.core.naming import EVALUATOR, member_id, member_ids
+from pbtrl.core.records import (
+    Decision,
+    FailureRecord,
+    Record,
+    ReportRecord,
+    RunChanged,
+    RunResumed,
+    SnapshotLost,
+    SnapshotRemade,
+)
 
 
 def mean(returns: Iterable[float | None]) -> float:
@@ -49,6 +59,12 @@ class FitnessRule:
     min_episodes: int = 10
     share: float = 0.0
     cut_episodes: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError if a value is not of its type."""
+        for name, kind in (("source", str), ("window", int), ("min_episodes", int), ("share", int | float)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise ValueError(f"the fitness rule's {name} cannot be {value!r}")
 
 
 @dataclass
@@ -256,40 +272,58 @@ class Population:
         }
         return {n for n in names if n}
 
-    def replay(self, lines: Iterable[Mapping[str, Any]]) -> Population:
-        """Record every line; returns self."""
-        for line in lines:
-            self.record(line)
+    def replay(self, records: Iterable[Record]) -> Population:
+        """Apply every record; returns self."""
+        for record in records:
+            self.record(record)
         return self
 
-    def record(self, line: Mapping[str, Any]) -> None:
-        """Apply one journal line; kinds that do not concern members are ignored."""
+    def record(self, record: Record) -> None:
+        """Apply one record of the journal; kinds that do not concern members are ignored.
+
+        Raises:
+            ValueError: it contradicts the earlier ones.
+        """
         self.memo.clear()
-        match line["kind"]:
-            case "decision":
+        match record:
+            case Decision():
                 self.decisions += 1
-                for body in line["assignments"]:
-                    self._assigned(Assignment(**body))
-                for name in line.get("retired", ()):
-                    self.members[name].retired = True
-            case "report":
-                self._reported(line)
-            case "failure":
-                self._failed(line)
-            case "void":
-                self.lost_snapshots.add(line["snapshot"])
-            case "remade":
-                self.lost_snapshots.discard(line["snapshot"])
-            case "set":
-                for name in line["retired"]:
-                    self.members[name].retired = True
-            case "resume":
+                for assignment in record.assignments:
+                    self._assigned(assignment)
+                self._retire(record.retired)
+            case ReportRecord():
+                self._reported(record.report)
+            case FailureRecord():
+                self._failed(record)
+            case SnapshotLost():
+                if record.snapshot not in self.snapshot_origin:
+                    raise ValueError(f"{record.snapshot} is lost, which was never made")
+                self.lost_snapshots.add(record.snapshot)
+            case SnapshotRemade():
+                self.lost_snapshots.discard(record.snapshot)
+            case RunChanged():
+                self._retire(record.retired)
+            case RunResumed():
                 self._resumed()
+
+    def _retire(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._known(name).retired = True
+
+    def _known(self, name: str) -> Member:
+        if name not in self.members:
+            raise ValueError(f"there is no member {name}")
+        return self.members[name]
 
     def _assigned(self, assignment: Assignment) -> None:
         if assignment.member not in self.members:
             self._add(assignment.member)
+        for donor in (assignment.donor, assignment.hparams_donor):
+            if donor is not None:
+                self._known(donor)
         member = self.members[assignment.member]
+        if assignment.id.rpartition("/")[0] != member.id:
+            raise ValueError(f"{assignment.id} is not the name of a slice of {member.id}")
         if assignment.id in self.snapshot_origin:
             raise ValueError(f"{assignment.id} was already made")
         fresh = assignment.parent in (None, self.initial)
@@ -309,7 +343,7 @@ class Population:
         if copied:
             member.copy = assignment
             if member.is_evaluator:
-                self.members[assignment.donor or ""].evaluated_at = self.decisions
+                self._known(assignment.donor or "").evaluated_at = self.decisions
         self.copies += copied and not member.is_evaluator
 
     def _add(self, name: str) -> None:
@@ -321,7 +355,7 @@ class Population:
         """Forget the results of the weights before a copy or fresh start, or inherit the donor's."""
         member.diverged = member.lost = False
         if assignment.inherit:
-            donor = self.members[assignment.donor or ""]
+            donor = self._known(assignment.donor or "")
             ahead = assignment.start - donor.step
             member.window, member.fitness, member.placeholder = list(donor.window), donor.fitness, None
             member.window_start_step, member.counted_steps = donor.window_start_step + ahead, donor.counted_steps
@@ -332,23 +366,23 @@ class Population:
         member.window_start_step, member.counted_steps = assignment.start, 0
         member.curve = Curve(assignment.start)
 
-    def _reported(self, line: Mapping[str, Any]) -> None:
-        member, assignment = self._answered(line)
+    def _reported(self, report: Report) -> None:
+        member, assignment = self._answered(report)
         member.parent, member.snapshot = assignment.parent, assignment.id
-        self.snapshot_origin[assignment.id] = replace(assignment, stop=line["step"])
+        self.snapshot_origin[assignment.id] = replace(assignment, stop=report.step)
         member.snapshot_hparams, member.given_up = assignment.hyperparameters, 0
-        member.step, member.pending, member.diverged = line["step"], None, line["diverged"]
-        if counts := skips(line):
+        member.step, member.pending, member.diverged = report.step, None, report.diverged
+        if counts := report.skips:
             member.skipped_updates += counts[0]
-        member.curve.extend((step, value) for step, value in line["curve"])
+        member.curve.extend(report.curve)
         representative = True
         if self.rule.source == "training":
-            member.counted_steps += sum(length + 1 for length in line["lengths"])  # + 1: the env's reset is a step
+            member.counted_steps += sum(length + 1 for length in report.lengths)  # + 1: the env's reset is a step
             representative = member.counted_steps >= self.rule.share * (member.step - member.window_start_step)
             if representative or not self.rule.cut_episodes:
-                member.window = [*member.window, *numbers(line["returns"])][-self.rule.window :]
-        elif line["evaluation"]:  # empty after an early stop
-            member.window = numbers(line["evaluation"])
+                member.window = [*member.window, *numbers(report.returns)][-self.rule.window :]
+        elif report.evaluation:  # empty after an early stop
+            member.window = numbers(report.evaluation)
         enough = representative and len(member.window) >= self.rule.min_episodes
         fitness = mean(member.window) if enough else math.nan
         member.fitness = fitness if math.isfinite(fitness) else None
@@ -359,9 +393,9 @@ class Population:
         if member.ranked:
             self.best_at[member.step] = max(member.fitness or 0.0, self.best_at.get(member.step, -math.inf))
 
-    def _failed(self, line: Mapping[str, Any]) -> None:
-        member, _ = self._answered(line)
-        if line["given_up"]:
+    def _failed(self, record: FailureRecord) -> None:
+        member, _ = self._answered(record.failure)
+        if record.given_up:
             member.pending, member.lost = None, True
             member.given_up += 1
 
@@ -376,8 +410,8 @@ class Population:
                 member.lost, member.given_up, member.retired = False, 0, False
                 member.hyperparameters = member.snapshot_hparams or member.hyperparameters
 
-    def _answered(self, line: Mapping[str, Any]) -> tuple[Member, Assignment]:
-        member = self.members[line["member"]]
-        if member.pending is None or member.pending.id != line["assignment"]:
-            raise ValueError(f"{line['kind']} of {line['assignment']}, which is not open")
+    def _answered(self, message: Report | Failure) -> tuple[Member, Assignment]:
+        member = self._known(message.member)
+        if member.pending is None or member.pending.id != message.assignment:
+            raise ValueError(f"{type(message).__name__.lower()} of {message.assignment}, which is not open")
         return member, member.pending

@@ -13,6 +13,7 @@ from pbtrl.build.factory import make_strategy
 from pbtrl.config.adjust import adjusted
 from pbtrl.config.load import with_setting
 from pbtrl.config.schema import Config
+from pbtrl.core.records import Decision, RunChanged, RunResumed
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import read_header
 from pbtrl.strategies import Strategy
@@ -43,28 +44,29 @@ def rederive(run: RunDirectory, config: Config) -> dict[str, Any]:
     none). A longer budget of a later session applies from its first line on,
     and a change by `pbtrl set` from its line on.
     """
-    _, lines, _ = run.load()
-    header, _ = read_header(lines[:1])
+    _, records, _ = run.load()
+    header, _ = read_header(records[:1])
     population, horizon, decisions = header.population(), header.horizon, 0
     strategy = _strategy(config, horizon)
-    with run.corruption_as_error():
-        for number, line in enumerate(lines, 1):
-            if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
-                horizon = line["horizon"]
+    for number, record in enumerate(records, 1):
+        match record:
+            case RunResumed() if record.horizon:
+                horizon = record.horizon
                 strategy = _strategy(config, horizon)
-            if line["kind"] == "set":
-                config = adjusted(config, [line])
+            case RunChanged():
+                config = adjusted(config, [record])
                 strategy = _strategy(config, horizon)
-            if line["kind"] == "decision":
-                population.free = line.get("free", population.size - len(population.pending))
+            case Decision():
+                free = record.free
+                population.free = population.size - len(population.pending) if free is None else free
                 derived = {a.member: a.to_json() for a in decide(strategy, population)}
-                recorded = {a["member"]: a for a in line["assignments"]}
+                recorded = {a.member: a.to_json() for a in record.assignments}
                 for member in [*recorded, *derived]:
                     if recorded.get(member) != derived.get(member):
                         found = Difference(number, member, recorded.get(member), derived.get(member))
                         return {"decisions": decisions, "difference": asdict(found)}
                 decisions += 1
-            population.record(line)
+        population.record(record)
     return {"decisions": decisions, "difference": None}
 
 

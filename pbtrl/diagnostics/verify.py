@@ -65,7 +65,8 @@ def _examined(run: RunDirectory) -> dict[str, Any]:
     lines: list[journal.Line] = []
     population: Population | None = None
     try:
-        header, lines, population = run.load()
+        header, _, population = run.load()
+        lines = journal.read_lines(run.journal_path)  # not records: snapshots and the digest have all keys of a line
         findings += _initial(run, header)
     except DamagedError as error:
         findings.append(_unreadable(run.journal_path.name, error))

@@ -34,11 +34,10 @@ observation, reward, terminated, truncated, _ = env.step(action)
 def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the files that the hub wants beside a bundle; `info` is the content of export.json."""
     assert config.env
-    header, lines, population = run.load()
+    header, records, population = run.load()
     best = run.best()
-    with run.corruption_as_error():
-        lineage = plots.draw(plots.RunData(header, lines, population, loaded.snapshot), "lineage", "png")
-        copied = len(copies(lines))
+    lineage = plots.draw(plots.RunData(header, records, population, loaded.snapshot), "lineage", "png")
+    copied = len(copies(records))
     files = {"lineage.png": lineage}
     if video := newest_video(run, loaded.snapshot):
         files[f"replay{video.suffix}"] = video.read_bytes()

@@ -18,9 +18,9 @@ from typing import Any
 
 from pbtrl.config.defaults import flatten
 from pbtrl.config.load import read
+from pbtrl.core.records import Record, RunFinished
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.integrations.tracking_events import MetricPoints, RunEvents, RunOutcome, TrackedRun, Tracker
-from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_points import fitness_tag
@@ -95,8 +95,7 @@ class Tracking:
     ) -> None:  # fmt: skip
         self._run, self._connect, self._files = run, connect, files
         self._position = Position.load(run, name)
-        with run.corruption_as_error():
-            self._reader = RunEvents(run)
+        self._reader = RunEvents(run)
         self._seen = 0
         self.points = self.lines = 0
         self.where = ""
@@ -118,12 +117,12 @@ class Tracking:
             TrackingError: the service refused or cannot be reached; the next session sends the same lines again.
             DamagedError: the journal is damaged.
         """
-        lines = self._reader.read()
-        for first in range(0, len(lines), CHUNK):
+        records = self._reader.read()
+        for first in range(0, len(records), CHUNK):
             if interrupted():
                 return
-            self._send(lines[first : first + CHUNK])
-        if lines and lines[-1]["kind"] == "finish" and self._position.finished != self._seen:
+            self._send(records[first : first + CHUNK])
+        if records and isinstance(records[-1], RunFinished) and self._position.finished != self._seen:
             self._tracker.finish(self._outcome())
             self._position.finished = self._seen
             self._position.save()
@@ -133,14 +132,13 @@ class Tracking:
         if "_tracker" in vars(self):
             self._tracker.close()
 
-    def _send(self, lines: Sequence[Line]) -> None:
+    def _send(self, records: Sequence[Record]) -> None:
         before, new = self._position.lines, []
-        with self._run.corruption_as_error():
-            for line in lines:
-                events = self._reader.events(line)
-                self._seen += 1
-                if self._seen > before:
-                    new += events
+        for record in records:
+            events = self._reader.events(record)
+            self._seen += 1
+            if self._seen > before:
+                new += events
         if self._seen <= before:
             return
         tracker = self._tracker
@@ -156,13 +154,12 @@ class Tracking:
         self.points += sum(len(event.values) for event in new if isinstance(event, MetricPoints))
 
     def _outcome(self) -> RunOutcome:
-        with self._run.corruption_as_error():
-            status = summarize(self._run, self._reader.header, self._reader.population)
-            rows = [
-                {"member": m["id"], "role": m["role"], "state": m["state"], self._reader.header.unit: m["env_steps"],
-                 self._reader.header.metric: m["fitness"], **m["hyperparameters"]}
-                for m in status["members"]
-            ]  # fmt: skip
+        status = summarize(self._run, self._reader.header, self._reader.population)
+        rows = [
+            {"member": m["id"], "role": m["role"], "state": m["state"], self._reader.header.unit: m["env_steps"],
+             self._reader.header.metric: m["fitness"], **m["hyperparameters"]}
+            for m in status["members"]
+        ]  # fmt: skip
         best = self._run.best()
         return RunOutcome(rows, self._reader.exploits, best, self._files())
 

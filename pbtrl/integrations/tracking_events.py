@@ -1,4 +1,4 @@
-"""Events of a run for experiment trackers: journal lines and live metrics become points, exploits and results."""
+"""Events of a run for experiment trackers: the journal and live metrics become points, exploits and results."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pbtrl.core.messages import Hyperparameters
+from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Population
+from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.errors import RunError
-from pbtrl.storage.journal import JournalTail, Line
+from pbtrl.storage.journal import JournalTail
 from pbtrl.storage.metrics_log import SliceMetrics, tags
 from pbtrl.storage.run_directory import RunDirectory
-from pbtrl.storage.run_header import RunHeader
+from pbtrl.storage.run_header import read_header
 from pbtrl.storage.run_points import fitness_tag, hyperparameter_points, population_points, report_points
 
 POPULATION = "population"  # name of the tracked run for the whole population
@@ -153,14 +154,14 @@ class RunEvents:
     """
 
     def __init__(self, run: RunDirectory) -> None:
-        self._tail = JournalTail(run.journal_path)
+        self._run, self._tail, self._recorded = run, JournalTail(run.journal_path), 0
         try:
-            self._lines = self._tail.read()
+            self._records = self._tail.read()
         except FileNotFoundError:
-            self._lines = []
-        if not self._lines:
+            self._records = []
+        if not self._records:
             raise RunError(f"{run} has no journal: the run never started")
-        self.header = RunHeader.from_line(self._lines[0])
+        self.header, _ = read_header(self._records[:1])
         self.population: Population = self.header.population()
         self.exploits: list[ExploitEvent] = []
         self._metrics = SliceMetrics(run.members, self.population.members)
@@ -168,68 +169,72 @@ class RunEvents:
         self._shown: dict[str, dict[str, float]] = {}
         self._decided: dict[str, tuple[int, int, float]] = {}
 
-    def read(self) -> list[Line]:
-        """Return the new journal lines."""
-        lines, self._lines = self._lines or self._tail.read(), []
-        return lines
+    def read(self) -> list[Record]:
+        """Return the new records of the journal."""
+        records, self._records = self._records or self._tail.read(), []
+        return records
 
-    def events(self, line: Line) -> list[Event]:
-        """Record a line and return its events; all lines must be given, in order."""
-        self.population.record(line)
-        match line["kind"]:
-            case "decision":
-                return list(self._decision(line))
-            case "report":
-                return list(self._report(line))
+    def events(self, record: Record) -> list[Event]:
+        """Apply a record and return its events; all records must be given, in order."""
+        self._recorded += 1
+        self._run.replay(self.population, [record], self._recorded)
+        match record:
+            case Decision():
+                return list(self._decision(record))
+            case ReportRecord():
+                return list(self._report(record))
         return []
 
-    def _decision(self, line: Line) -> Iterator[Event]:
-        now = float(line["timing"]["time"])
-        before = self.population.copies - sum(self._is_exploit(a) for a in line["assignments"])
-        for a in line["assignments"]:
-            member = a["member"]
-            self._decided[a["id"]] = (a["start"], a["stop"], now)
-            former = self._values.get(member)
-            self._values[member] = a["hyperparameters"]
+    def _decision(self, decision: Decision) -> Iterator[Event]:
+        now = decision.time
+        before = self.population.copies - sum(self._donor(a) is not None for a in decision.assignments)
+        for a in decision.assignments:
+            self._decided[a.id] = (a.start, a.stop, now)
+            former = self._values.get(a.member)
+            self._values[a.member] = a.hyperparameters
             if former is None:
-                yield Started(member, self.population.members[member].role, a["hyperparameters"])
-            if scalars := a.get("scalars"):
-                yield MetricPoints(member, a["start"], now, dict(scalars))
-            if self._is_exploit(a):
+                yield Started(a.member, self.population.members[a.member].role, a.hyperparameters)
+            if a.scalars:
+                yield MetricPoints(a.member, a.start, now, a.scalars)
+            if donor := self._donor(a):
                 before += 1
-                yield self._exploit(a, former or {}, before, now)
-        for member in line.get("retired", ()):
+                yield self._exploit(a, donor, former or {}, before, now)
+        for member in decision.retired:
             yield Ended(member)
         counts = {"population/exploits": self.population.copies} if self.population.copies else {}
         counts |= {f"population/members/{agent}": n for agent, n in self.population.agents.items()}
         if counts:
             yield MetricPoints(POPULATION, self.population.step, now, {tag: float(n) for tag, n in counts.items()})
 
-    def _is_exploit(self, a: Mapping[str, Any]) -> bool:
-        return bool(a["donor"] or a.get("hparams_donor")) and not self.population.members[a["member"]].is_evaluator
+    def _donor(self, a: Assignment) -> str | None:
+        """Member that is copied; None also for an evaluator, whose copies are no exploits."""
+        return None if self.population.members[a.member].is_evaluator else a.donor or a.hparams_donor
 
-    def _exploit(self, a: Mapping[str, Any], before: Hyperparameters, number: int, now: float) -> ExploitEvent:
-        known, donor = self.population.members, a["donor"] or a["hparams_donor"]
-        changes = {k: (before[k], v) for k, v in a["hyperparameters"].items() if k in before and before[k] != v}
-        fitness = (known[a["member"]].last_fitness, known[donor].last_fitness)
-        exploit = ExploitEvent(a["member"], donor, a["start"], now, number, a.get("note", ""), fitness, changes)
+    def _exploit(self, a: Assignment, donor: str, before: Hyperparameters, number: int, now: float) -> ExploitEvent:
+        known = self.population.members
+        changes = {k: (before[k], v) for k, v in a.hyperparameters.items() if k in before and before[k] != v}
+        fitness = (known[a.member].last_fitness, known[donor].last_fitness)
+        exploit = ExploitEvent(a.member, donor, a.start, now, number, a.note, fitness, changes)
         self.exploits.append(exploit)
         return exploit
 
-    def _report(self, line: Line) -> Iterator[Event]:
-        member, step, now = line["member"], line["step"], float(line["timing"]["time"])
-        start, stop, decided = self._decided.pop(line["assignment"])
-        numbers = hyperparameter_points(line["hyperparameters"])
+    def _report(self, record: ReportRecord) -> Iterator[Event]:
+        report, now = record.report, record.time
+        member, step = report.member, report.step
+        start, stop, decided = self._decided.pop(report.assignment)
+        numbers = hyperparameter_points(report.hyperparameters)
         changed = {k: v for k, v in numbers.items() if self._shown.get(member, {}).get(k) != v}
         self._shown[member] = numbers
         if changed:  # both ends of the slice, so that a change is a step and not a slope
             yield MetricPoints(member, start, decided, changed)
         streamed: set[str] = set()
-        for row in self._metrics.take(member, line["assignment"], now):
+        for row in self._metrics.take(member, report.assignment, now):
             if values := tags(row):
                 streamed |= values.keys()
-                yield MetricPoints(member, int(row.get("step", stop)), float(row.get("time", now)), values)
-        values = {k: y for k, y in report_points(self.header, line).items() if k not in streamed} | numbers
+                at, time = row.get("step"), row.get("time")
+                at, time = at if isinstance(at, int) else stop, time if isinstance(time, float) else now
+                yield MetricPoints(member, at, time, values)
+        values = {k: y for k, y in report_points(self.header, report).items() if k not in streamed} | numbers
         fitness = self.population.members[member].fitness
         yield MetricPoints(
             member, step, now, values if fitness is None else {**values, fitness_tag(self.header): fitness}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pbtrl.core.records import ReportRecord, RunFinished
 from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.reporting import html_page, plots, report_tables, tables
 from pbtrl.reporting.plots.embedding import png_element, svg_element
@@ -60,13 +61,12 @@ def write_report(
     """
     run.check_links()
     shown = _video(run) if video else ""
-    header, lines, population = run.load()
+    header, records, population = run.load()
     best = run.best()
     leader = population.best.snapshot if population.best else None
-    with run.corruption_as_error():
-        data = plots.RunData(header, lines, population, str(best["snapshot"]) if "snapshot" in best else leader)
-        drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
-        body = _body(run, best, data, [_plot(data, name, content, form) for name, content in drawn.items()])
+    data = plots.RunData(header, records, population, str(best["snapshot"]) if "snapshot" in best else leader)
+    drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
+    body = _body(run, best, data, [_plot(data, name, content, form) for name, content in drawn.items()])
     files: dict[Path, str | bytes] = {run.report_file: html_page.page(header.name, body + shown, refresh)}
     files |= {run.plots / f"{name}.{form}": content for name, content in drawn.items()}
     try:
@@ -121,14 +121,17 @@ def _body(run: RunDirectory, best: dict[str, Any], data: plots.RunData, figures:
 
 
 def _title_of_best(data: plots.RunData) -> str:
-    kinds = [line["kind"] for line in data.lines]
-    continued = "finish" in kinds and "report" in kinds[::-1][: kinds[::-1].index("finish")]
+    ended, reported = (
+        max((i for i, record in enumerate(data.records) if isinstance(record, kind)), default=-1)
+        for kind in (RunFinished, ReportRecord)
+    )
+    continued = 0 <= ended < reported
     return "Best member" + (", before the run was continued" if continued else "")
 
 
 def _outcome(run: RunDirectory, best: dict[str, Any], data: plots.RunData) -> dict[str, str]:
     try:
-        return outcome_rows(best, data.header, data.lines)
+        return outcome_rows(best, data.header, data.records)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise DamagedError(f"{run.best_file} cannot be read: {type(error).__name__}: {error}") from error
 

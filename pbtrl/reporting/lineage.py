@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pbtrl.core.messages import Hyperparameters
-from pbtrl.core.population import Population
-from pbtrl.storage.journal import Line
+from pbtrl.core.messages import Assignment, Hyperparameters
+from pbtrl.core.population import Member, Population
+from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.storage.run_header import read_header
 
 
@@ -51,7 +51,7 @@ class TrainedSlice:
         return max(0.0, self.ended - self.seconds)
 
 
-def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
+def copies(records: Iterable[Record]) -> list[dict[str, Any]]:
     """List every copy, oldest first.
 
     Keys: `kind` (`exploit`, `promotion` of an evaluator, or `evaluation`, the start of one), `time` (seconds since the
@@ -60,29 +60,29 @@ def copies(lines: Iterable[Line]) -> list[dict[str, Any]]:
     `donor`, `hparams_donor` (if the hyperparameters are another member's), `hyperparameters_before` and
     `hyperparameters_after`.
     """
-    header, all_lines = read_header(lines)
+    header, all_records = read_header(records)
     population = header.population()
     rows: list[dict[str, Any]] = []
-    for line in all_lines:
-        if line["kind"] == "decision":
-            exploits = [a for a in line["assignments"] if a["donor"]]
-            rows += [_copy(population, a, line["timing"]["elapsed"]) for a in exploits]
-        population.record(line)
+    for record in all_records:
+        if isinstance(record, Decision):
+            copied = [(a, population.members[a.donor]) for a in record.assignments if a.donor]
+            rows += [_copy(population, a, donor, record.elapsed) for a, donor in copied]
+        population.record(record)
     return rows
 
 
-def trained_slices(lines: Iterable[Line]) -> dict[str, TrainedSlice]:
+def trained_slices(records: Iterable[Record]) -> dict[str, TrainedSlice]:
     """Map every reported slice's assignment id to the slice, in the order of the reports."""
-    decided: dict[str, dict[str, Any]] = {}
+    decided: dict[str, Assignment] = {}
     slices: dict[str, TrainedSlice] = {}
-    for line in lines:
-        if line["kind"] == "decision":
-            decided |= {a["id"]: a for a in line["assignments"]}
-        elif line["kind"] == "report":
-            a, timing = decided[line["assignment"]], line["timing"]
-            slices[a["id"]] = TrainedSlice(
-                a["id"], a["parent"], a["start"], line["step"], line["hyperparameters"],
-                a["hyperparameters"], timing["elapsed"], timing.get("seconds", 0.0),
+    for record in records:
+        if isinstance(record, Decision):
+            decided |= {a.id: a for a in record.assignments}
+        elif isinstance(record, ReportRecord):
+            report, a = record.report, decided[record.report.assignment]
+            slices[a.id] = TrainedSlice(
+                a.id, a.parent, a.start, report.step, report.hyperparameters, a.hyperparameters, record.elapsed,
+                report.timing.get("seconds", 0.0),
             )  # fmt: skip
     return slices
 
@@ -110,18 +110,18 @@ def schedule(path: Sequence[TrainedSlice]) -> list[tuple[int, Hyperparameters]]:
     return points
 
 
-def _copy(population: Population, a: dict[str, Any], elapsed: float) -> dict[str, Any]:
-    receiver, donor = population.members[a["member"]], population.members[a["donor"]]
+def _copy(population: Population, a: Assignment, donor: Member, elapsed: float) -> dict[str, Any]:
+    receiver = population.members[a.member]
     return {
         "time": elapsed,
-        "kind": "evaluation" if receiver.is_evaluator else "promotion" if a.get("inherit") else "exploit",
-        "env_steps": a["start"],
+        "kind": "evaluation" if receiver.is_evaluator else "promotion" if a.inherit else "exploit",
+        "env_steps": a.start,
         "member": receiver.id,
         "donor": donor.id,
-        "hparams_donor": a.get("hparams_donor"),
-        "weights": a["parent"] not in (None, population.initial) and a["parent"].rsplit("/", 1)[0] != receiver.id,
+        "hparams_donor": a.hparams_donor,
+        "weights": a.parent not in (None, population.initial) and (a.parent or "").rsplit("/", 1)[0] != receiver.id,
         "hyperparameters_before": receiver.hyperparameters,
-        "hyperparameters_after": a["hyperparameters"],
+        "hyperparameters_after": a.hyperparameters,
         "fitness_before": receiver.fitness,
         "fitness_after": donor.fitness,
     }

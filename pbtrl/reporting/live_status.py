@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pbtrl.core.messages import UNMEASURED, Hyperparameters, skips
+from pbtrl.core.messages import UNMEASURED, Assignment, Hyperparameters
 from pbtrl.core.population import Member, Population
+from pbtrl.core.records import Decision, FailureRecord, Record, ReportRecord, RunChanged, SnapshotLost
 from pbtrl.reporting.formatting import format_changes, format_count, format_duration, format_fitness
-from pbtrl.storage.journal import Line
 from pbtrl.storage.metrics_log import MetricsTail
-from pbtrl.storage.records import describe_change
 from pbtrl.storage.run_header import RunHeader
 
 ROUTINE = ("evaluation", "retired")  # kinds of events that only JSON output shows, because they occur all the time
@@ -67,11 +66,11 @@ class MemberRow:
 
 
 class LiveStatus:
-    """Live state of a run for the terminal, computed from journal lines and metrics.
+    """Live state of a run for the terminal, computed from the journal's records and metrics.
 
     Args:
         header: header of the run.
-        population: live population; it must record a line before `event` gets it.
+        population: live population; it must apply a record before `event` gets it.
         members: directory of `<id>/metrics.jsonl`.
         wall_clock: budget of all sessions in seconds, or None.
         earlier: duration of the previous sessions in seconds.
@@ -100,45 +99,46 @@ class LiveStatus:
         self._refreshed = -math.inf
         self._slice_reported = self._unmeasured_reported = False
 
-    def event(self, line: Line) -> list[Event]:
-        """Apply a journal line; returns the events to print."""
-        match line["kind"]:
-            case "decision":
-                events = [e for a in line["assignments"] if (e := self._assigned(a, line["timing"]["elapsed"]))]
-                events += [self._retired(line, member) for member in line.get("retired", ())]
-            case "report":
-                events = list(self._reported(line))
-            case "failure":
-                events = [self._failed(line)]
-            case "void":
-                error = _first_line(line["error"])
-                text = f"{line['snapshot']} is lost and will be made again: {error}"
-                events = [self._event("lost", line, text, snapshot=line["snapshot"], error=error)]
-            case "set":
-                text = f"changed by pbtrl set: {describe_change(line)}"
-                events = [self._event("set", line, text, settings=line["settings"], retired=line["retired"])]
+    def event(self, record: Record) -> list[Event]:
+        """Apply a record; returns the events to print."""
+        match record:
+            case Decision():
+                events = [e for a in record.assignments if (e := self._assigned(a, record.elapsed))]
+                events += [self._retired(record, member) for member in record.retired]
+            case ReportRecord():
+                events = list(self._reported(record))
+            case FailureRecord():
+                events = [self._failed(record)]
+            case SnapshotLost(snapshot=snapshot):
+                error = _first_line(record.error)
+                text = f"{snapshot} is lost and will be made again: {error}"
+                events = [_event("lost", record, text, snapshot=snapshot, error=error)]
+            case RunChanged():
+                text = f"changed by pbtrl set: {record.text}"
+                events = [_event("set", record, text, settings=record.settings, retired=record.retired)]
             case _:
                 events = []
         return events
 
-    def _reported(self, line: Line) -> Iterator[Event]:
-        member, step = line["member"], line["step"]
-        if counts := skips(line):
+    def _reported(self, record: ReportRecord) -> Iterator[Event]:
+        report = record.report
+        member, step = report.member, report.step
+        if counts := report.skips:
             skipped, updates = counts
             text = f"{member} skipped {skipped} of {updates} updates at {format_count(step)} {self.header.steps}"
             facts = {"skipped_updates": skipped, "updates": updates}
-            yield self._event("skipped", line, text, member=member, step=step, **facts)
-        if (count := line["scalars"].get(UNMEASURED)) and not self._unmeasured_reported:
+            yield _event("skipped", record, text, member=member, step=step, **facts)
+        if (count := report.scalars.get(UNMEASURED)) and not self._unmeasured_reported:
             self._unmeasured_reported = True
             text = f"{member}: {count:,.0f} finished episodes have no {self.header.metric}, and do not count"
-            yield self._event("unmeasured", line, text, member=member, step=step, episodes=int(count))
-        if line["diverged"]:
-            yield self._event("diverged", line, f"{member} diverged at {format_count(step)}", member=member, step=step)
+            yield _event("unmeasured", record, text, member=member, step=step, episodes=int(count))
+        if report.diverged:
+            yield _event("diverged", record, f"{member} diverged at {format_count(step)}", member=member, step=step)
         elif not self._slice_reported:
-            self._slice_reported, seconds = True, line["timing"].get("seconds", 0.0)
+            self._slice_reported, seconds = True, report.timing.get("seconds", 0.0)
             if seconds >= 1.0:
                 text = f"a slice takes {format_duration(seconds)}; a crash loses at most that much"
-                yield self._event("slice", line, text, seconds=seconds)
+                yield _event("slice", record, text, seconds=seconds)
 
     def refresh(self) -> None:
         """Read along in the metrics and take the pace; call it as often as you like."""
@@ -229,55 +229,55 @@ class LiveStatus:
     def _step(self, member: Member) -> int:
         return max(member.step, int(self._current(member).get("step", 0)))
 
-    def _assigned(self, a: dict[str, Any], elapsed: float) -> Event | None:
-        member = a["member"]
-        self._before[member] = before = self._values.get(member, {})
-        self._values[member] = a["hyperparameters"]
-        self._failures.pop(member, None)
-        if a["donor"] is None:
-            if a["parent"] is None and before:
-                return Event("fresh", elapsed, f"{member} {a['note']}", {"member": member, "note": a["note"]})
-            return None
-        return self._copied(a, before, elapsed)
+    def _assigned(self, a: Assignment, elapsed: float) -> Event | None:
+        self._before[a.member] = before = self._values.get(a.member, {})
+        self._values[a.member] = a.hyperparameters
+        self._failures.pop(a.member, None)
+        if a.donor is not None:
+            return self._copied(a, self.population.members[a.donor], before, elapsed)
+        if a.parent is None and before:
+            return Event("fresh", elapsed, f"{a.member} {a.note}", {"member": a.member, "note": a.note})
+        return None
 
-    def _copied(self, a: dict[str, Any], before: Hyperparameters, elapsed: float) -> Event:
-        receiver, donor = (self.population.members[a[k]] for k in ("member", "donor"))
+    def _copied(self, a: Assignment, donor: Member, before: Hyperparameters, elapsed: float) -> Event:
+        receiver = self.population.members[a.member]
         facts = {
             "member": receiver.id,
             "donor": donor.id,
-            "env_steps": a["start"],
-            "hparams_donor": a.get("hparams_donor"),
+            "env_steps": a.start,
+            "hparams_donor": a.hparams_donor,
             "fitness_before": receiver.last_fitness,
             "fitness_after": donor.last_fitness,
             "hyperparameters_before": before,
-            "hyperparameters_after": a["hyperparameters"],
+            "hyperparameters_after": a.hyperparameters,
         }
         if receiver.is_evaluator:
-            text = f"{receiver.id} evaluates {donor.id} under {a['hparams_donor']}"
+            text = f"{receiver.id} evaluates {donor.id} under {a.hparams_donor}"
             return Event("evaluation", elapsed, text, facts)
         parts = [
-            f"{receiver.id} <- {donor.id}" + (" (promotion)" if a.get("inherit") else ""),
+            f"{receiver.id} <- {donor.id}" + (" (promotion)" if a.inherit else ""),
             f"{self.header.metric} {format_fitness(receiver.last_fitness)} -> {format_fitness(donor.last_fitness)}",
         ]
-        parts += format_changes(before, a["hyperparameters"])
-        return Event("promotion" if a.get("inherit") else "copy", elapsed, "  ".join(parts), facts)
+        parts += format_changes(before, a.hyperparameters)
+        return Event("promotion" if a.inherit else "copy", elapsed, "  ".join(parts), facts)
 
-    def _retired(self, line: Line, member: str) -> Event:
+    def _retired(self, record: Decision, member: str) -> Event:
         m = self.population.members[member]
         text = f"{member} retired at {format_count(m.step)}, {self.header.metric} {format_fitness(m.last_fitness)}"
-        return self._event("retired", line, text, member=member, step=m.step, fitness=m.last_fitness)
+        return _event("retired", record, text, member=member, step=m.step, fitness=m.last_fitness)
 
-    def _failed(self, line: Line) -> Event:
-        member, why = line["member"], _first_line(line["error"])
+    def _failed(self, record: FailureRecord) -> Event:
+        member, why = record.failure.member, _first_line(record.failure.error)
         self._failures[member] = attempt = self._failures.get(member, 0) + 1
         at = format_count(self.population.members[member].step)
-        if line["given_up"]:
-            return self._event("given_up", line, f"{member} given up at {at}: {why}", member=member, error=why)
+        if record.given_up:
+            return _event("given_up", record, f"{member} given up at {at}: {why}", member=member, error=why)
         text = f"{member} failed at {at}, attempt {attempt}: {why}"
-        return self._event("failure", line, text, member=member, error=why, attempt=attempt)
+        return _event("failure", record, text, member=member, error=why, attempt=attempt)
 
-    def _event(self, kind: str, line: Line, text: str, **facts: object) -> Event:
-        return Event(kind, line["timing"]["elapsed"], text, facts)
+
+def _event(kind: str, record: Record, text: str, **facts: object) -> Event:
+    return Event(kind, record.elapsed, text, facts)
 
 
 def _first_line(text: str) -> str:

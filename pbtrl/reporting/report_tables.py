@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pbtrl.config.defaults import differences
-from pbtrl.core.messages import skips
+from pbtrl.core.records import FailureRecord, Record, ReportRecord, SnapshotLost, changes_made
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.reporting.formatting import format_duration
-from pbtrl.reporting.plots.run_data import LATEST, RunData, checked
+from pbtrl.reporting.plots.run_data import RunData
 from pbtrl.reporting.tables import MOST_MEMBERS, Table, changes
-from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import read_plain_file
-from pbtrl.storage.records import changes_made
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.stored_config import load_stored_config
@@ -26,10 +24,9 @@ PARTS = ("env", "act", "wait", "learn", "train", "evaluate")  # of a slice, in t
 def time_shares(data: RunData) -> Table | None:
     """Shares of the time of all slices, for the population and for each member; None if nothing was measured."""
     spent: dict[str, dict[str, float]] = {}
-    for line in data.lines:
-        timing = line["timing"] if line["kind"] == "report" else {}
-        known = {part: checked(timing[part], LATEST) for part in ("seconds", *PARTS) if part in timing}
-        for who in ("all members", line["member"]) if len(known) > 1 else ():
+    for report in (record.report for record in data.records if isinstance(record, ReportRecord)):
+        known = {part: report.timing[part] for part in ("seconds", *PARTS) if part in report.timing}
+        for who in ("all members", report.member) if "seconds" in known and len(known) > 1 else ():
             total = spent.setdefault(who, {})
             for part, seconds in known.items():
                 total[part] = total.get(part, 0.0) + seconds
@@ -56,26 +53,26 @@ def _shares(spent: Mapping[str, float], parts: list[str]) -> list[str]:
 
 def failures(data: RunData) -> Table:
     """Failures, lost snapshots, divergences and skipped updates, oldest first."""
-    rows = [row for line in data.lines for row in _failures(line)]
+    rows = [row for record in data.records for row in _failures(record)]
     return Table(["time", "slice", "event"], rows, left=(0, 1, 2))
 
 
-def _failures(line: Line) -> Iterator[list[str]]:
+def _failures(record: Record) -> Iterator[list[str]]:
     events = []
-    match line["kind"]:
-        case "failure":
-            error, end = line["error"].strip().partition("\n")[0], "; given up" if line["given_up"] else ""
-            events.append((line["assignment"], f"{error}{end}"))
-        case "void":
-            events.append((line["snapshot"], f"snapshot lost: {line['error'].partition(chr(10))[0]}"))
-        case "report":
-            if line["diverged"]:
-                events.append((line["assignment"], "diverged"))
-            if counts := skips(line):
+    match record:
+        case FailureRecord(failure=failure):
+            error, end = failure.error.strip().partition("\n")[0], "; given up" if record.given_up else ""
+            events.append((failure.assignment, f"{error}{end}"))
+        case SnapshotLost():
+            events.append((record.snapshot, f"snapshot lost: {record.error.partition(chr(10))[0]}"))
+        case ReportRecord(report=report):
+            if report.diverged:
+                events.append((report.assignment, "diverged"))
+            if counts := report.skips:
                 text = f"skipped {counts[0]} of {counts[1]} updates, whose gradient was not finite"
-                events.append((line["assignment"], text))
+                events.append((report.assignment, text))
     for where, text in events:
-        yield [format_duration(line["timing"]["elapsed"]), where, text]
+        yield [format_duration(record.elapsed), where, text]
 
 
 def settings(run: RunDirectory) -> Table:
@@ -95,7 +92,7 @@ def run_facts(run: RunDirectory, data: RunData) -> dict[str, str]:
     versions, command = known.get("versions"), known.get("command")
     return {
         **({"start": data.header.origin} if data.header.origin else {}),
-        **({"changes": "\n".join(made)} if (made := changes(changes_made(data.lines))) else {}),
+        **({"changes": "\n".join(made)} if (made := changes(changes_made(data.records))) else {}),
         "seed": f"{data.header.seed}; deterministic: {data.header.deterministic}",
         "sessions": str(known.get("sittings", "?")),
         "commit": str(known.get("git") or "none"),

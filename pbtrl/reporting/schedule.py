@@ -16,9 +16,9 @@ from pbtrl.config.yaml_source import dump_yaml
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Population
+from pbtrl.core.records import Record
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
-from pbtrl.storage.journal import Line
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_status import check_member
 
@@ -95,26 +95,25 @@ def discover(run: RunDirectory, member: str = "best") -> DiscoveredSchedule:
         RunError: there is no such member, or no snapshot of it.
         DamagedError: the journal or best.json is damaged.
     """
-    header, lines, population = run.load()
+    header, records, population = run.load()
     snapshot = _snapshot(run, population, member)
-    with run.corruption_as_error():
-        path = ancestry(trained_slices(lines), snapshot)
-        if not path:
-            raise DamagedError(f"{run}: its journal has no report of {snapshot}")
-        points = [(step, dict(values)) for step, values in schedule(path)]
-        agents = [values.pop(AGENT, None) for _, values in points]
-        return DiscoveredSchedule(run, snapshot, sum(s.stop - s.start for s in path), header.steps, points, agents[0])
+    path = ancestry(trained_slices(records), snapshot)
+    if not path:
+        raise DamagedError(f"{run}: its journal has no report of {snapshot}")
+    points = [(step, dict(values)) for step, values in schedule(path)]
+    agents = [values.pop(AGENT, None) for _, values in points]
+    return DiscoveredSchedule(run, snapshot, sum(s.stop - s.start for s in path), header.steps, points, agents[0])
 
 
 def constant_settings(
-    lines: Sequence[Line], population: Population, agent: str | None = None
+    records: Sequence[Record], population: Population, agent: str | None = None
 ) -> dict[str, Hyperparameters]:
     """Return the hyperparameters of the members that were trained under the same ones all along, fittest member first.
 
     They are constant in the whole ancestry of the member's newest snapshot. Evaluators, members without a fitness and,
     in a mixed population, members of other agents are left out.
     """
-    slices = trained_slices(lines)
+    slices = trained_slices(records)
     ranked = [m for m in population.members.values() if m.ranked and not m.is_evaluator]
     ranked.sort(key=lambda m: m.fitness or 0.0, reverse=True)
     settings = {}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pbtrl.core.population import Population
+from pbtrl.core.records import Record, duration
 from pbtrl.reporting.formatting import (
     format_count,
     format_duration,
@@ -15,7 +16,7 @@ from pbtrl.reporting.formatting import (
 from pbtrl.reporting.labels import labeled
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
 from pbtrl.reporting.tables import HELD_OUT, truncation
-from pbtrl.storage.journal import Line, read_journal
+from pbtrl.storage.journal import read_journal
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader, read_header
 
@@ -86,26 +87,25 @@ def closing_text(best: Mapping[str, Any], run: RunDirectory, name: str = "last",
         name: name of the run on the command line.
         reference: name of the run with the options that are needed, for commands that run the run's env.
     """
-    header, lines = read_header(read_journal(run.journal_path))
+    header, records = read_header(read_journal(run.journal_path))
     commands = f"pbtrl tb {name} | pbtrl eval {reference} | pbtrl report {name}"
-    return f"{labeled({'run': str(run)})}\n{outcome_text(best, header, lines)}\n{labeled({'next': commands})}"
+    return f"{labeled({'run': str(run)})}\n{outcome_text(best, header, records)}\n{labeled({'next': commands})}"
 
 
-def outcome_text(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Line]) -> str:
+def outcome_text(best: Mapping[str, Any], header: RunHeader, records: Sequence[Record]) -> str:
     """Format the best member, its fitness and schedule, and the run's duration; `best` is as in `closing_text`."""
-    return labeled(outcome_rows(best, header, lines))
+    return labeled(outcome_rows(best, header, records))
 
 
-def outcome_rows(best: Mapping[str, Any], header: RunHeader, lines: Sequence[Line]) -> dict[str, str]:
+def outcome_rows(best: Mapping[str, Any], header: RunHeader, records: Sequence[Record]) -> dict[str, str]:
     """Texts of `outcome_text` by label; further rows of one label have a blank one."""
-    elapsed = max((line["timing"]["elapsed"] for line in lines if "elapsed" in line.get("timing", {})), default=0.0)
     rows = {"best": _best(best, "mean return" if header.is_return else header.metric)}
-    points = schedule(ancestry(trained_slices(lines), best.get("snapshot")))
+    points = schedule(ancestry(trained_slices(records), best.get("snapshot")))
     for i, (tuned, values) in enumerate(_changes(points).items()):
         rows["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
     if points and (ends := header.at_bound(points[-1][1])):
         rows["bounds"] = "\n".join(_at_bound(name, points[-1][1][name], end) for name, end in ends.items())
-    rows["wall time"] = format_duration(elapsed)
+    rows["wall time"] = format_duration(duration(records))
     return rows
 
 

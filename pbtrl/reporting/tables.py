@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pbtrl.core.records import RunChanged
 from pbtrl.reporting.formatting import (
     format_bytes,
     format_changes,
@@ -19,7 +20,6 @@ from pbtrl.reporting.formatting import (
     format_value,
 )
 from pbtrl.reporting.labels import labeled
-from pbtrl.storage.records import describe_change
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_state import is_training
@@ -59,7 +59,10 @@ def status(result: Json, reference: str, reason: str = "") -> str:
 
 def changes(made: Sequence[Json]) -> list[str]:
     """Format the changes by `pbtrl set`, one line each."""
-    return [f"after {format_duration(c['elapsed'])} changed by pbtrl set: {describe_change(c)}" for c in made]
+    texts = [RunChanged(change["settings"], change["retired"]).text for change in made]
+    return [
+        f"after {format_duration(c['elapsed'])} changed by pbtrl set: {t}" for c, t in zip(made, texts, strict=True)
+    ]
 
 
 def progress(result: Json) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Population
+from pbtrl.core.records import Decision, Record
 from pbtrl.reporting.event_file import EventFile
 from pbtrl.reporting.formatting import format_value
-from pbtrl.storage.journal import Line
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_points import fitness_tag, score_tag
 
@@ -25,7 +25,7 @@ Layout = dict[str, dict[str, list[str]]]
 
 
 def write_hparams(
-    folders: Mapping[str, Path], shared: Path, header: RunHeader, population: Population, lines: Iterable[Line],
+    folders: Mapping[str, Path], shared: Path, header: RunHeader, population: Population, records: Iterable[Record],
     best: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Write the HParams table.
@@ -33,12 +33,12 @@ def write_hparams(
     Args:
         folders: folder of each member's curves.
         shared: folder of the population's curves, which gets the description of the columns.
-        header, population, lines: the run.
+        header, population, records: the run.
         best: content of best.json, or empty.
     """
     from tensorboard.plugins.hparams import summary_v2 as hp  # type: ignore[import-untyped]
 
-    rows = _rows(population, initial_values(lines))
+    rows = _rows(population, initial_values(records))
     metrics = {fitness_tag(header): f"{header.metric} in training", **_score_names(header)}
     named = [hp.Metric(tag, display_name=text) for tag, text in metrics.items()]
     _write(shared, _described(hp.hparams_config_pb(_columns(rows), named), rows))
@@ -48,12 +48,12 @@ def write_hparams(
         _write(folder, hp.hparams_pb(rows[member], trial_id=member), scores.get(member, {}), step)
 
 
-def initial_values(lines: Iterable[Line]) -> dict[str, Hyperparameters]:
+def initial_values(records: Iterable[Record]) -> dict[str, Hyperparameters]:
     """Hyperparameters of each member's first assignment."""
     first: dict[str, Hyperparameters] = {}
-    for line in lines:
-        for a in line["assignments"] if line["kind"] == "decision" else ():
-            first.setdefault(a["member"], a["hyperparameters"])
+    for record in records:
+        for a in record.assignments if isinstance(record, Decision) else ():
+            first.setdefault(a.member, a.hyperparameters)
     return first
 
 

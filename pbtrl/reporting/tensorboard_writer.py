@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pbtrl.core.messages import Assignment, Report
 from pbtrl.core.population import Population
+from pbtrl.core.records import Decision, FailureRecord, Record, ReportRecord
 from pbtrl.reporting.event_file import EventFile
 from pbtrl.reporting.formatting import format_changes, format_count, format_fitness
 from pbtrl.reporting.tensorboard_hparams import layout, write_hparams
-from pbtrl.storage.journal import Line, read_journal
+from pbtrl.storage.journal import read_journal
 from pbtrl.storage.metrics_log import Metrics, MetricsTail, tags
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
@@ -59,15 +61,15 @@ class TensorBoardWriter:
         self._before_copy = 0
         self._hook, threading.excepthook = threading.excepthook, self._ended
 
-    def event(self, line: Line) -> None:
-        """Write the points of a journal line."""
-        match line["kind"]:
-            case "decision":
-                self._decision(line)
-            case "report":
-                self._report(line)
-            case "failure":
-                self._failure(line)
+    def event(self, record: Record) -> None:
+        """Write the points of a record."""
+        match record:
+            case Decision():
+                self._decision(record)
+            case ReportRecord():
+                self._report(record.report, record.time)
+            case FailureRecord():
+                self._failure(record.failure.member)
 
     def tick(self) -> None:
         """Write new live metrics of the members."""
@@ -91,9 +93,9 @@ class TensorBoardWriter:
                 writer.close()
             if self._best is not None:
                 folders = {m: self._folder_of(m) for m in self._population.members}
-                lines = read_journal(self._run.journal_path)
+                records = read_journal(self._run.journal_path)
                 shared = self._run.tensorboard / "population"
-                write_hparams(folders, shared, self._header, self._population, lines, self._best)
+                write_hparams(folders, shared, self._header, self._population, records, self._best)
         finally:
             threading.excepthook = self._hook
 
@@ -102,35 +104,33 @@ class TensorBoardWriter:
         if thread.exc_value is None or not is_disk_error(thread.exc_value):
             self._hook(thread)
 
-    def _decision(self, line: Line) -> None:
-        now = line["timing"]["time"]
-        for a in line["assignments"]:
-            self._decided[a["id"]] = (a["start"], a["stop"], now)
-            self._write(a["member"], a.get("scalars", {}), a["start"], now)
-        for member in line.get("retired", ()):
+    def _decision(self, decision: Decision) -> None:
+        now = decision.time
+        for a in decision.assignments:
+            self._decided[a.id] = (a.start, a.stop, now)
+            self._write(a.member, a.scalars, a.start, now)
+        for member in decision.retired:
             self._close_if_retired(member)
         counts = {f"population/members/{agent}": n for agent, n in self._population.agents.items()}
         self._all.add_scalars(counts, self._population.step, now)
-        self._copies(line, now)
+        self._copies(decision.assignments, now)
         if retired := sum(m.retired for m in self._population.members.values()):
             self._all.add_scalars({"population/retired": retired}, self._population.step, now)
         self._count_before_copy(now)
 
-    def _copies(self, line: Line, now: float) -> None:
+    def _copies(self, assignments: Sequence[Assignment], now: float) -> None:
         """Write the copies of a decision as text: a table for the population, and a sentence for each receiver."""
         known, step, rows = self._population.members, self._population.step, []
-        for a in line["assignments"]:
-            before = self._values.get(a["member"], {})
-            self._values[a["member"]] = a["hyperparameters"]
-            if a["donor"] is None or known[a["member"]].is_evaluator:
+        for a in assignments:
+            before = self._values.get(a.member, {})
+            self._values[a.member] = a.hyperparameters
+            if a.donor is None or known[a.member].is_evaluator:
                 continue
-            fitness = " -> ".join(format_fitness(known[a[who]].last_fitness) for who in ("member", "donor"))
-            change = ", ".join(format_changes(before, a["hyperparameters"]))
-            rows.append([a["member"], a["donor"], format_count(a["start"]), fitness, change, a["note"]])
-            text = (
-                f"{a['member']} <- {a['donor']}: {self._header.metric} {fitness}; {change or 'no change'} ({a['note']})"
-            )
-            self._writer_of(a["member"]).add_text("exploit", text, a["start"], now)
+            fitness = " -> ".join(format_fitness(known[who].last_fitness) for who in (a.member, a.donor))
+            change = ", ".join(format_changes(before, a.hyperparameters))
+            rows.append([a.member, a.donor, format_count(a.start), fitness, change, a.note])
+            text = f"{a.member} <- {a.donor}: {self._header.metric} {fitness}; {change or 'no change'} ({a.note})"
+            self._writer_of(a.member).add_text("exploit", text, a.start, now)
         if rows:
             titles = ["member", "donor", self._header.steps, self._header.metric, "hyperparameters", "reason"]
             table = [titles, ["---"] * len(titles), *rows]
@@ -138,17 +138,17 @@ class TensorBoardWriter:
             self._all.add_scalars({"population/exploits": self._population.copies}, step, now)
             self._all.add_text("population/exploits", text, step, now)
 
-    def _report(self, line: Line) -> None:
-        member, step, now = line["member"], line["step"], line["timing"]["time"]
+    def _report(self, report: Report, now: float) -> None:
+        member, step = report.member, report.step
         for streamed in self._tail.read(member):
             self._stream(member, streamed)
         already = self._streamed[member]
-        points = {k: y for k, y in report_points(self._header, line).items() if k not in already}
+        points = {k: y for k, y in report_points(self._header, report).items() if k not in already}
         if (fitness := self._population.members[member].fitness) is not None:
             points[fitness_tag(self._header)] = fitness
         self._write(member, points, step, now)
         already.clear()
-        self._hyperparameters(member, line)
+        self._hyperparameters(report, now)
         self._all.add_scalars(population_points(self._population), self._population.step, now)
         self._count_before_copy(now)
 
@@ -159,19 +159,18 @@ class TensorBoardWriter:
             self._before_copy = number
             self._all.add_scalars({"population/before_copy": number}, self._population.step, now)
 
-    def _hyperparameters(self, member: str, line: Line) -> None:
+    def _hyperparameters(self, report: Report, now: float) -> None:
         """Write effective hyperparameters at both ends of the slice, so that a change is a step and not a slope."""
-        step, now = line["step"], line["timing"]["time"]
-        start, _, decided = self._decided.pop(line["assignment"], (step, step, now))
-        numbers = hyperparameter_points(line["hyperparameters"])
+        member, step = report.member, report.step
+        start, _, decided = self._decided.pop(report.assignment, (step, step, now))
+        numbers = hyperparameter_points(report.hyperparameters)
         changed = {k: v for k, v in numbers.items() if self._shown.setdefault(member, {}).get(k) != v}
         self._write(member, changed, start, decided or now)
         self._write(member, numbers, step, now)
         self._shown[member] = numbers
 
-    def _failure(self, line: Line) -> None:
+    def _failure(self, member: str) -> None:
         """Hide the live metrics of a failed slice, as on a resume."""
-        member = line["member"]
         for streamed in self._tail.read(member):
             self._stream(member, streamed)
         self._streamed[member].clear()

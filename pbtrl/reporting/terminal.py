@@ -13,11 +13,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from typing_extensions import override
 
+from pbtrl.core.records import Record
 from pbtrl.errors import printable
 from pbtrl.reporting.live_status import ROUTINE, Event, LiveStatus
 from pbtrl.reporting.live_table import EVENTS, HINT, STOPPING, live_table
 from pbtrl.reporting.progress_lines import json_event, json_line, plain_event, plain_line
-from pbtrl.storage.journal import Line
 
 Mode = Literal["auto", "live", "plain", "json", "none"]
 
@@ -28,7 +28,7 @@ LINE_EVERY = 30.0  # seconds between two progress lines of `plain` and `json`
 class View(Protocol):
     """Listener of the controller that shows progress and is closed at the end."""
 
-    def event(self, line: Line) -> None:
+    def event(self, record: Record) -> None:
         """Called after a line was written to the journal and recorded."""
 
     def tick(self) -> None:
@@ -80,7 +80,7 @@ class SilentView(View):
     """View that shows nothing."""
 
     @override
-    def event(self, line: Line) -> None:
+    def event(self, record: Record) -> None:
         pass
 
     @override
@@ -113,9 +113,9 @@ class LinesView(View):
         self._last_line, self._closed = now(), False
 
     @override
-    def event(self, line: Line) -> None:
-        """Print the events of a journal line."""
-        for event in self._standings.event(line):
+    def event(self, record: Record) -> None:
+        """Print the events of a record."""
+        for event in self._standings.event(record):
             if text := self._event(event):
                 self._print(text)
 
@@ -157,9 +157,9 @@ class LiveView(View):
         self._closed = False
 
     @override
-    def event(self, line: Line) -> None:
-        """Keep the events of a journal line for the next frame."""
-        events = [event for event in self._standings.event(line) if event.kind not in ROUTINE]
+    def event(self, record: Record) -> None:
+        """Keep the events of a record for the next frame."""
+        events = [event for event in self._standings.event(record) if event.kind not in ROUTINE]
         self._events = (self._events + events)[-EVENTS:]
 
     @override

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,43 @@ def snapshot_digest(run: RunDirectory, snapshot: str) -> str:
         return hashlib.sha256((run.snapshots.path(snapshot) / MANIFEST).read_bytes()).hexdigest()
     except (OSError, ValueError):
         raise SnapshotError(f"snapshot {snapshot} is missing or incomplete ({run})") from None
+
+
+@dataclass(frozen=True)
+class ChosenScore:
+    """Scores of the final choice.
+
+    Attributes:
+        member: the chosen member.
+        score: its mean on fresh seeds; None if it is not finite.
+        interval: 95 % interval of the score over episodes, or None.
+        played: mean of each candidate on selection seeds, and of the chosen one on fresh seeds.
+    """
+
+    member: str
+    score: float | None
+    interval: tuple[float, float] | None
+    played: Mapping[str, float | None]
+
+
+def chosen_score(run: RunDirectory) -> ChosenScore | None:
+    """Read the scores in best.json; None before the final choice.
+
+    Raises:
+        DamagedError: best.json cannot be read.
+    """
+    if not (best := run.best()):
+        return None
+    try:
+        evaluation = best["evaluation"]
+        played = {row["member"]: row["return_mean"] for row in (*best.get("selection", ()), evaluation)}
+        mean, interval = evaluation["return_mean"], evaluation.get("ci95")
+        return ChosenScore(
+            str(best["member"]), float(mean) if mean is not None and math.isfinite(mean) else None,
+            (float(interval[0]), float(interval[1])) if interval else None, played,
+        )  # fmt: skip
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise DamagedError(f"{run.best_file} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def stored_evaluation(run: RunDirectory, snapshot: str) -> dict[str, Any] | None:

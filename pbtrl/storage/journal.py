@@ -22,8 +22,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pbtrl.core.records import Record
 from pbtrl.errors import DiskFullError, JournalError, RunError
 from pbtrl.storage.json_files import check_version, open_plain_file, read_plain_file
+from pbtrl.storage.parsing import parse_record
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import is_same_file, reason, sync_directory, translate_disk_errors
 from pbtrl.system.strict_json import to_json
@@ -43,8 +45,8 @@ class Journal:
         with translate_disk_errors(path):
             sync_directory(path.parent)
 
-    def append(self, line: Line) -> Line:
-        """Write one line durably and return it as readers will parse it.
+    def append(self, line: Line) -> Record:
+        """Write one line durably and return its record, as readers will have it.
 
         Raises:
             DiskFullError: no space is left; the journal is unchanged.
@@ -66,8 +68,7 @@ class Journal:
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {reason(error)}") from error
         crash_point(f"journal.synced {line['kind']}")
-        parsed: Line = json.loads(data)
-        return parsed
+        return parse_record(json.loads(data), str(self.path))
 
     def _check_place(self) -> None:
         """Refuse to write if the run directory was moved: workers write to its path, the journal to the open file."""
@@ -93,15 +94,19 @@ def is_torn(path: Path) -> bool:
     return path.is_file() and not (b"\n" + read_plain_file(path)).endswith(b"\n")
 
 
-def read_journal(path: Path) -> Iterator[Line]:
-    """Yield every complete line of a journal; the writer may still be at work.
+def read_journal(path: Path) -> Iterator[Record]:
+    """Yield the record of every complete line of a journal; the writer may still be at work.
 
     Raises:
-        JournalError: a line is not a JSON object.
+        JournalError: a line is damaged; the message has its number.
         NewerError: a newer pbtrl began or resumed the run.
     """
-    for number, raw in enumerate(read_plain_file(path).split(b"\n")[:-1], 1):
-        yield _parse(raw, f"{path}:{number}")
+    yield from _records(read_plain_file(path), path, 0)
+
+
+def read_lines(path: Path) -> list[Line]:
+    """Read every complete line with all its keys, to compare journals; the errors are those of `read_journal`."""
+    return [line for line, _ in _parsed(read_plain_file(path), path, 0)]
 
 
 class JournalTail:
@@ -114,16 +119,27 @@ class JournalTail:
     def __init__(self, path: Path) -> None:
         self._path, self._start, self.count = path, 0, 0
 
-    def read(self) -> list[Line]:
-        """Return the new complete lines; the errors are those of `read_journal`."""
+    def read(self) -> list[Record]:
+        """Return the records of new complete lines; the errors are those of `read_journal`."""
         with open_plain_file(self._path) as file:
             file.seek(self._start)
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
-        lines = [_parse(raw, f"{self._path}:{self.count + i}") for i, raw in enumerate(complete.split(b"\n")[:-1], 1)]
+        records = list(_records(complete, self._path, self.count))
         self._start += len(complete)
-        self.count += len(lines)
-        return lines
+        self.count += len(records)
+        return records
+
+
+def _records(data: bytes, path: Path, before: int) -> Iterator[Record]:
+    """Yield the records in a part of a journal; `before` is the number of lines before it."""
+    return (parse_record(line, place) for line, place in _parsed(data, path, before))
+
+
+def _parsed(data: bytes, path: Path, before: int) -> Iterator[tuple[Line, str]]:
+    """Yield every complete line with its place."""
+    for number, raw in enumerate(data.split(b"\n")[:-1], before + 1):
+        yield _parse(raw, place := f"{path}:{number}"), place
 
 
 def _parse(raw: bytes, place: str) -> Line:

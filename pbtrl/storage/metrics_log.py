@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pbtrl.storage.member_files import METRICS
 
@@ -102,12 +102,16 @@ def last_reported_step(path: Path, assignment: str) -> int | None:
 
 def tags(line: Metrics) -> dict[str, float]:
     """Numbers of a line to plot, by tag."""
-    return {k: float(v) for k, v in line.items() if k not in NOT_TAGS and isinstance(v, int | float)}
+    return {k: float(v) for k, v in line.items() if k not in NOT_TAGS and _is_number(v)}
 
 
 def _number(line: Metrics, key: str) -> float:
     value = line.get(key)
-    return float(value) if isinstance(value, int | float) else 0.0
+    return float(value) if _is_number(value) else 0.0
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 1000)
 
 
 def _objects(data: bytes) -> Iterator[Metrics]:

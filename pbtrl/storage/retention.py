@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 
+from pbtrl.core.messages import Report
 from pbtrl.core.population import Population
-from pbtrl.storage.journal import Line
+from pbtrl.core.records import Decision, Record, ReportRecord, RunChanged
 from pbtrl.storage.snapshot_store import SnapshotStore
 
 
@@ -23,30 +24,31 @@ class Retention:
         keep_last: number of newest snapshots per member to keep.
         milestones_every: a member's steps between snapshots that are kept permanently; None keeps none.
         keep_retired: number of retired members, the fittest, that keep their newest snapshot.
-        lines: journal of earlier sessions.
+        records: journal of earlier sessions.
         always: snapshots to keep for other reasons.
     """
 
     def __init__(
         self, store: SnapshotStore, population: Population, *, keep_last: int, milestones_every: int | None = None,
-        keep_retired: int = 3, lines: Iterable[Line] = (), always: Collection[str] = (),
+        keep_retired: int = 3, records: Iterable[Record] = (), always: Collection[str] = (),
     ) -> None:  # fmt: skip
         self._store, self._population = store, population
         self._keep_last, self._every, self._keep_retired = keep_last, milestones_every, keep_retired
         self._retired_kept = self._fittest_retired()
         self._kept = set(always)
         self._steps: dict[str, int] = {}
-        for line in lines:
-            self._pass_milestones(line)
+        for record in records:
+            if isinstance(record, ReportRecord):
+                self._pass_milestones(record.report)
 
-    def event(self, line: Line) -> None:
+    def event(self, record: Record) -> None:
         """After a report or a retirement, delete the snapshots that are no longer needed."""
-        if line["kind"] == "report":
-            self._pass_milestones(line)
-            self._clean(line["member"])
-        elif line["kind"] in ("decision", "set") and line.get("retired"):
+        if isinstance(record, ReportRecord):
+            self._pass_milestones(record.report)
+            self._clean(record.report.member)
+        elif isinstance(record, Decision | RunChanged) and record.retired:
             kept = self._fittest_retired()
-            changed = {*line["retired"], *(self._retired_kept - kept)}
+            changed = {*record.retired, *(self._retired_kept - kept)}
             self._retired_kept = kept
             for member in sorted(changed):
                 self._clean(member)
@@ -71,9 +73,9 @@ class Retention:
     def tick(self) -> None:
         """Do nothing between events."""
 
-    def _pass_milestones(self, line: Line) -> None:
-        if self._every and line["kind"] == "report":
-            before = self._steps.get(line["member"], 0)
-            self._steps[line["member"]] = line["step"]
-            if before // self._every < line["step"] // self._every:
-                self._kept.add(line["assignment"])
+    def _pass_milestones(self, report: Report) -> None:
+        if self._every:
+            before = self._steps.get(report.member, 0)
+            self._steps[report.member] = report.step
+            if before // self._every < report.step // self._every:
+                self._kept.add(report.assignment)

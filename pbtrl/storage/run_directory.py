@@ -13,21 +13,21 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from pbtrl.errors import DamagedError, RunError
-from pbtrl.storage.journal import Line, read_journal
+from pbtrl.errors import DamagedError, JournalError, RunError
 from pbtrl.storage.json_files import open_plain_file, read_json_if_exists
 from pbtrl.storage.member_files import LOG, METRICS
 from pbtrl.storage.run_lock import LOCK, RunLock, holder
 
 if TYPE_CHECKING:  # imported when used: finding a run needs no numpy
     from pbtrl.core.population import Population
+    from pbtrl.core.records import Record
     from pbtrl.storage.run_header import RunHeader
     from pbtrl.storage.snapshot_store import SnapshotStore
 
@@ -136,30 +136,34 @@ class RunDirectory:
         except (OSError, DamagedError):
             return False
 
-    def load(self) -> tuple[RunHeader, list[Line], Population]:
-        """Load the header, all journal lines, and the population computed from them.
+    def load(self) -> tuple[RunHeader, list[Record], Population]:
+        """Load the header, all records of the journal, and the population computed from them.
 
         Raises:
-            DamagedError: the journal is missing or inconsistent.
+            DamagedError: the journal is missing, damaged or inconsistent.
         """
+        from pbtrl.storage.journal import read_journal
         from pbtrl.storage.run_header import read_header
 
         try:
-            with self.corruption_as_error():
-                header, lines = read_header(read_journal(self.journal_path))
-                return header, lines, header.population().replay(lines)
+            header, records = read_header(read_journal(self.journal_path))
         except FileNotFoundError:
             raise DamagedError(f"{self} has no journal: the run never started") from None
+        population = header.population()
+        self.replay(population, records)
+        return header, records, population
 
-    @contextlib.contextmanager
-    def corruption_as_error(self) -> Iterator[None]:
-        """Turn errors from processing the journal into DamagedError: it holds lines that pbtrl never wrote."""
-        try:
-            yield
-        except RunError:
-            raise
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            raise DamagedError(f"{self.journal_path} is damaged: {type(error).__name__}: {error}") from error
+    def replay(self, population: Population, records: Iterable[Record], first: int = 1) -> None:
+        """Apply records of the journal to a population, from line `first` on.
+
+        Raises:
+            JournalError: a record contradicts the earlier ones.
+        """
+        for number, record in enumerate(records, first):
+            try:
+                population.record(record)
+            except ValueError as error:
+                raise JournalError(f"{self.journal_path}:{number} is damaged: {error}") from error
 
     def best(self) -> dict[str, Any]:
         """Read best.json; empty before the final choice."""

@@ -13,15 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import chain
 from typing import Any, Literal
 
 from pbtrl.core.dimensions import AGENT, MEMBERS
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.naming import INITIAL
 from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.records import Record, RunChanged, RunResumed
 from pbtrl.errors import JournalError
-from pbtrl.storage.journal import Line
 from pbtrl.storage.json_files import SCHEMA
 
 BEYOND = 2**256  # larger than any seed or number of steps
@@ -80,6 +79,7 @@ class RunHeader:
                 raise ValueError(f"{f} must be an integer, not {getattr(self, f)!r}")
             if abs(getattr(self, f)) > BEYOND:
                 raise ValueError(f"{f} is larger than it can be")
+        self.rule.check()
         if self.total is not None and (type(self.total) is not int or not 0 < self.total <= BEYOND):
             raise ValueError(f"total must be a positive integer, not {self.total!r}")
         roles = (*self.roles, *self.roles.values(), *self.candidate_roles)
@@ -135,7 +135,7 @@ class RunHeader:
             return ""
         return f"all members began from {self.initial['snapshot']} of {self.initial['run']}"
 
-    def to_line(self) -> Line:
+    def to_line(self) -> dict[str, Any]:
         """Convert to the first line of a journal."""
         return {
             "kind": "run",
@@ -146,14 +146,12 @@ class RunHeader:
         }
 
     @classmethod
-    def from_line(cls, line: Line) -> RunHeader:
+    def from_line(cls, line: Mapping[str, Any]) -> RunHeader:
         """Parse the first line of a journal; unknown keys are ignored.
 
         Raises:
-            JournalError: this is not the first line of a journal.
+            JournalError: a value is missing or invalid.
         """
-        if line["kind"] != "run":
-            raise JournalError(f"a journal begins with a line of kind run, not {line['kind']}")
         try:
             known: dict[str, Any] = {f.name: line[f.name] for f in fields(cls) if f.name in line}
             known["rule"] = FitnessRule(**line.get("rule", {}))
@@ -162,22 +160,37 @@ class RunHeader:
             parsed = cls(**known)
             parsed.check()
             return parsed
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise JournalError(f"the first line of the journal does not describe a run: {error}") from error
 
 
-def read_header(lines: Iterable[Line]) -> tuple[RunHeader, list[Line]]:
-    """Parse the header of a journal as `header`; returns it with all lines."""
-    rest = iter(lines)
-    first = next(rest, None)
-    if first is None:
+@dataclass(frozen=True)
+class HeaderRecord(Record):
+    """First line of a journal."""
+
+    header: RunHeader
+
+
+def read_header(records: Iterable[Record]) -> tuple[RunHeader, list[Record]]:
+    """Return the header of a journal, with the changes by later lines, and all records.
+
+    Raises:
+        JournalError: the journal is empty, begins with another line, or changes the header to an invalid one.
+    """
+    all_records = list(records)
+    if not all_records:
         raise JournalError("the journal is empty")
-    parsed, all_lines = RunHeader.from_line(first), list(chain([first], rest))
-    for line in all_lines:
-        if line["kind"] == "resume" and isinstance(line.get("horizon"), int):
-            parsed = replace(parsed, horizon=line["horizon"], total=line.get("total"))
-            parsed.check()
-        elif line["kind"] == "set" and isinstance(line.get("bounds"), dict):
-            parsed = replace(parsed, bounds=line["bounds"])
-            parsed.check()
-    return parsed, all_lines
+    if not isinstance(first := all_records[0], HeaderRecord):
+        raise JournalError("a journal begins with a line of kind run")
+    header = first.header
+    try:
+        for record in all_records:
+            if isinstance(record, RunResumed) and record.horizon:
+                header = replace(header, horizon=record.horizon, total=record.total)
+                header.check()
+            elif isinstance(record, RunChanged) and record.bounds is not None:
+                header = replace(header, bounds=record.bounds)
+                header.check()
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise JournalError(f"the journal changes its header to an invalid one: {error}") from error
+    return header, all_records

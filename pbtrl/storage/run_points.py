@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from pbtrl.core.messages import Report
 from pbtrl.core.population import Population, mean
-from pbtrl.storage.journal import Line
 from pbtrl.storage.run_header import RunHeader
 
 
@@ -27,15 +27,15 @@ def score_tag(header: RunHeader) -> str:
     return f"{'episode' if header.unit == 'env_steps' else 'evaluation'}/{header.metric}"
 
 
-def report_points(header: RunHeader, line: Line) -> dict[str, float]:
+def report_points(header: RunHeader, report: Report) -> dict[str, float]:
     """Numbers of a report, except hyperparameters and fitness; those that are not finite are left out."""
-    points: dict[str, float | None] = dict(line["scalars"])
-    if line["lengths"]:
-        points[score_tag(header)] = mean(line["returns"])
+    points: dict[str, float | None] = dict(report.scalars)
+    if report.lengths:
+        points[score_tag(header)] = mean(report.returns)
         if header.unit == "env_steps":
-            points["episode/length_mean"] = mean(line["lengths"])
-    if header.rule.source == "evaluation" and line["evaluation"]:
-        points[score_tag(header).replace("episode/", "evaluation/")] = mean(line["evaluation"])
+            points["episode/length_mean"] = mean(report.lengths)
+    if header.rule.source == "evaluation" and report.evaluation:
+        points[score_tag(header).replace("episode/", "evaluation/")] = mean(report.evaluation)
     return {tag: y for tag, y in points.items() if y is not None and math.isfinite(y)}
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.core.population import Member, Population
+from pbtrl.core.records import changes_made
 from pbtrl.errors import RunError
-from pbtrl.storage.records import changes_made
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_lookup import SWEEP_FILE, run_directories, started_at, sweep_directories
@@ -29,8 +29,8 @@ def status(run: RunDirectory) -> dict[str, Any]:
     Raises:
         DamagedError: the journal is missing or damaged.
     """
-    header, lines, population = run.load()
-    return {**summarize(run, header, population), "changes": changes_made(lines)}
+    header, records, population = run.load()
+    return {**summarize(run, header, population), "changes": changes_made(records)}
 
 
 def summarize(run: RunDirectory, header: RunHeader, population: Population) -> dict[str, Any]:
@@ -68,8 +68,7 @@ def listing(root: Path) -> list[dict[str, Any]]:
 
 def _listed_run(run: RunDirectory) -> dict[str, Any]:
     try:
-        with run.corruption_as_error():
-            return status(run)
+        return status(run)
     except RunError as error:
         return {"name": run.name, "path": str(run), "state": state(run), "error": str(error)}
 

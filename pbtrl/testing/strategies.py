@@ -16,8 +16,9 @@ import pytest
 from pbtrl.core.dimensions import IntUniform, LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.records import Decision, Record
 from pbtrl.core.search_space import SearchSpace
-from pbtrl.storage.journal import Journal, Line, dumps, read_journal
+from pbtrl.storage.journal import Journal, dumps, read_journal
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.strategies import Strategy
 from pbtrl.testing.fakes import LAST, FakeExecutor, died, trained
@@ -79,7 +80,7 @@ class BaseConformance:
         ids=lambda p: f"{p[0].__name__}-{'in-order' if p[1] is None else 'any-order'}",
     )
     @classmethod
-    def lines(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
+    def records(cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
         """Journal of a whole run."""
         path = RunDirectory(tmp_path_factory.mktemp("run")).journal_path
         script, order = request.param
@@ -93,18 +94,18 @@ class BaseConformance:
         assert not population.pending
         return list(read_journal(path))
 
-    def moments(self, lines: list[Line]) -> Iterator[tuple[Population, list[Assignment]]]:
+    def moments(self, records: list[Record]) -> Iterator[tuple[Population, list[Assignment]]]:
         """Yield every decision, with the population at that time."""
         population = self.population()
-        for line in lines:
-            if line["kind"] == "decision":
-                population.free = line["free"]
-                yield population, [Assignment(**a) for a in line["assignments"]]
-            population.record(line)
+        for record in records:
+            if isinstance(record, Decision):
+                population.free = record.free or 0
+                yield population, list(record.assignments)
+            population.record(record)
 
-    def test_decides_the_same_from_the_same_history(self, lines: list[Line]) -> None:
+    def test_decides_the_same_from_the_same_history(self, records: list[Record]) -> None:
         fresh, moments = self.strategy(), 0
-        for before, assignments in self.moments(lines):
+        for before, assignments in self.moments(records):
             moments += 1
             state = repr(before.members)
             assert self.strategy().decide(before) == assignments
@@ -112,15 +113,15 @@ class BaseConformance:
             assert repr(before.members) == state
         assert moments >= self.horizon // self.slice_steps
 
-    def test_decides_nothing_more_until_a_decision_is_recorded(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_decides_nothing_more_until_a_decision_is_recorded(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             after = copy.deepcopy(before)
-            after.record({"kind": "decision", "assignments": [a.to_json() for a in assignments]})
+            after.record(Decision(tuple(assignments)))
             again = self.strategy().decide(after)
             assert not {a.member for a in again} & {a.member for a in assignments}
 
-    def test_assigns_to_free_members_from_where_they_stand(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_assigns_to_free_members_from_where_they_stand(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             assert len({a.member for a in assignments}) == len(assignments)
             new = {m.id: m for m in before.unstarted(before.free)}
             for a in assignments:
@@ -129,46 +130,45 @@ class BaseConformance:
                 assert a.start == member.step
                 assert a.id == f"{member.id}/{member.generation + 1:06d}"
 
-    def test_hyperparameters_stay_inside_their_bounds_and_pass_through_json(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_hyperparameters_stay_inside_their_bounds_and_pass_through_json(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             for a in assignments:
                 assert list(a.hyperparameters) == list(self.space.names)
                 assert self.space.contains(a.hyperparameters)
             for a in self.strategy().decide(before):
                 assert Assignment(**json.loads(dumps(a.to_json()))) == a
 
-    def test_retired_members_never_train_again(self, lines: list[Line]) -> None:
+    def test_retired_members_never_train_again(self, records: list[Record]) -> None:
         retired: set[str] = set()
-        for line in lines:
-            if line["kind"] == "decision":
-                assert not retired & {a["member"] for a in line["assignments"]}
-                retired |= set(line["retired"])
+        for decision in (record for record in records if isinstance(record, Decision)):
+            assert not retired & {a.member for a in decision.assignments}
+            retired |= set(decision.retired)
 
-    def test_no_more_members_train_at_once_than_there_are_places(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_no_more_members_train_at_once_than_there_are_places(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             assert len(assignments) <= before.free
 
     def test_different_seeds_start_differently(self) -> None:
         one, other = Population(self.size, 1, self.rule), Population(self.size, 2, self.rule)
         assert self.strategy().decide(one) != self.strategy().decide(other)
 
-    def test_no_slice_ends_beyond_the_horizon(self, lines: list[Line]) -> None:
-        for _, assignments in self.moments(lines):
+    def test_no_slice_ends_beyond_the_horizon(self, records: list[Record]) -> None:
+        for _, assignments in self.moments(records):
             assert all(a.start < a.stop <= self.horizon for a in assignments)
 
 
 class PopulationConformance(BaseConformance):
     """Tests of a strategy whose members all train to the horizon, such as PBT."""
 
-    def test_stops_on_the_grid_and_never_beyond_the_horizon(self, lines: list[Line]) -> None:
-        for _, assignments in self.moments(lines):
+    def test_stops_on_the_grid_and_never_beyond_the_horizon(self, records: list[Record]) -> None:
+        for _, assignments in self.moments(records):
             for a in assignments:
                 assert a.start < a.stop <= self.horizon
                 assert a.stop % self.slice_steps == 0 or a.stop == self.horizon
                 assert a.stop - a.start <= self.slice_steps
 
-    def test_donors_are_healthy_and_parents_committed(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_donors_are_healthy_and_parents_committed(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             for a in assignments:
                 if a.donor:
                     donor, receiver = before.members[a.donor], before.members[a.member]
@@ -180,8 +180,8 @@ class PopulationConformance(BaseConformance):
                 assert a.parent is None or a.parent in committed
                 assert a.parent is None or a.donor or a.parent.startswith(a.member)
 
-    def test_members_train_to_the_horizon_or_are_retired(self, lines: list[Line]) -> None:
-        end = self.population().replay(lines)
+    def test_members_train_to_the_horizon_or_are_retired(self, records: list[Record]) -> None:
+        end = self.population().replay(records)
         assert len(end.members) == self.size
         for member in end.members.values():
             assert member.step == self.horizon or not member.healthy
@@ -192,7 +192,7 @@ class PopulationConformance(BaseConformance):
 class SearchConformance(BaseConformance):
     """Tests of a search of independent trials, such as random search or ASHA; a trial may end before the horizon."""
 
-    def test_members_never_copy(self, lines: list[Line]) -> None:
-        assigned = [a for _, assignments in self.moments(lines) for a in assignments]
+    def test_members_never_copy(self, records: list[Record]) -> None:
+        assigned = [a for _, assignments in self.moments(records) for a in assignments]
         edges = [a for a in assigned if a.donor or (a.parent and not a.parent.startswith(a.member))]
         assert not edges

@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
 
 from pbtrl.build.factory import exploration_bounds, make_strategy
 from pbtrl.config.adjust import adjust, adjusted
 from pbtrl.config.schema import Config
 from pbtrl.core.population import Population
+from pbtrl.core.records import Record, RunChanged, RunFinished, duration
 from pbtrl.errors import RunError
-from pbtrl.storage.journal import Journal, Line
+from pbtrl.storage.journal import Journal
 from pbtrl.storage.json_files import read_json
-from pbtrl.storage.records import describe_change
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_status import check_member
 from pbtrl.storage.stored_config import load_stored_config
@@ -44,15 +44,15 @@ def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -
     config = load_stored_config(run, trusted=trusted)
     if run.holder() is None:
         with run.lock():
-            lines, body, _ = _checked(run, config, items)
-            elapsed = max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)
+            records, change = _checked(run, config, items)
+            timing = {"time": time.time(), "elapsed": duration(records)}
             journal = Journal(run.journal_path)
             try:
-                line = journal.append({"kind": "set", **body, "timing": {"time": time.time(), "elapsed": elapsed}})
+                journal.append({"kind": "set", **change.to_json(), "timing": timing})
             finally:
                 journal.close()
-        return f"{describe_change(line)}: read by the first decision after a resume"
-    _, body, _ = _checked(run, config, items)
+        return f"{change.text}: read by the first decision after a resume"
+    _, change = _checked(run, config, items)
     make_directory(run.requests)
     request = run.requests / f"{time.time_ns()}-{os.getpid()}.json"
     write_atomically(request, to_json({"items": list(items)}))
@@ -60,8 +60,8 @@ def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -
     while request.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     if request.exists():
-        return f"{describe_change(body)}: requested; the run has not read it yet"
-    return f"{describe_change(body)}: read by the next decision"
+        return f"{change.text}: requested; the run has not read it yet"
+    return f"{change.text}: read by the next decision"
 
 
 class Requests:
@@ -71,52 +71,50 @@ class Requests:
         run: run directory.
         config: config with the changes so far.
         population: live population.
-        lines: journal of earlier sessions; requests in it were answered.
+        records: journal of earlier sessions; requests in it were answered.
         warn: called with one line for a request that came too late to be possible.
     """
 
     def __init__(
-        self, run: RunDirectory, config: Config, population: Population, lines: Sequence[Line],
+        self, run: RunDirectory, config: Config, population: Population, records: Sequence[Record],
         warn: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._run, self._config, self._population, self._warn = run, config, population, warn
-        self._answered = {line.get("request") for line in lines if line["kind"] == "set"}
+        self._answered = {record.request for record in records if isinstance(record, RunChanged)}
 
-    def __call__(self) -> Iterator[tuple[Line, Strategy]]:
-        """Yield the body of a `set` line, which must then be written, and the strategy from then on."""
+    def __call__(self) -> Iterator[tuple[RunChanged, Strategy]]:
+        """Yield a change, which must then be written, and the strategy from then on."""
         for path in sorted(self._run.requests.glob("[0-9]*.json")):
             if path.name not in self._answered:
                 try:
                     items = [str(item) for item in read_json(path)["items"]]
-                    body, self._config = _resolved(self._run, self._config, self._population, items)
+                    change, self._config = _resolved(self._run, self._config, self._population, items)
                 except (RunError, KeyError, TypeError) as error:
                     self._warn(f"a request was refused: {error}")
                 else:
-                    yield {**body, "request": path.name}, make_strategy(self._config)
+                    yield replace(change, request=path.name), make_strategy(self._config)
             path.unlink(missing_ok=True)
 
 
-def _checked(run: RunDirectory, stored: Config, items: Sequence[str]) -> tuple[list[Line], dict[str, Any], Config]:
-    _, lines, population = run.load()
-    if lines[-1]["kind"] == "finish":
+def _checked(run: RunDirectory, stored: Config, items: Sequence[str]) -> tuple[list[Record], RunChanged]:
+    _, records, population = run.load()
+    if isinstance(records[-1], RunFinished):
         raise RunError(f"{run} is finished: no decision would read it")
-    return lines, *_resolved(run, adjusted(stored, lines), population, items)
+    change, _ = _resolved(run, adjusted(stored, records), population, items)
+    return records, change
 
 
 def _resolved(
     run: RunDirectory, config: Config, population: Population, items: Sequence[str]
-) -> tuple[dict[str, Any], Config]:  # fmt: skip
-    """Return the body of the line that these items ask for, and the config from then on."""
+) -> tuple[RunChanged, Config]:  # fmt: skip
+    """Return the change that these items ask for, and the config from then on."""
     if not items:
         raise RunError("nothing to set: write key=value, or retire=MEMBER")
     chosen = [item.partition("=")[2] for item in items if item.partition("=")[0].strip() == "retire"]
     retired = [member.strip() for text in chosen for member in text.split(",")]
     _check_retired(run, config, population, retired)
     changed, settings = adjust(config, [item for item in items if item.partition("=")[0].strip() != "retire"])
-    body: dict[str, Any] = {"settings": settings, "retired": retired}
-    if settings:
-        body["bounds"] = exploration_bounds(changed)
-    return body, changed
+    return RunChanged(settings, tuple(retired), exploration_bounds(changed) if settings else None), changed
 
 
 def _check_retired(run: RunDirectory, config: Config, population: Population, retired: Sequence[str]) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.errors import CallbackError
-from pbtrl.storage.journal import Line
-from pbtrl.storage.records import Decision, ReportRecord, parse_record
 
 
 class Callback:
@@ -37,11 +36,8 @@ class CallbackListener:
         self._callbacks = list(callbacks)
         self.stop_requested = False
 
-    def event(self, line: Line) -> None:
+    def event(self, record: Record) -> None:
         """Pass a decision or a report to the callbacks."""
-        if not self._callbacks or line["kind"] not in ("decision", "report"):
-            return
-        record = parse_record(line)
         for callback in self._callbacks:
             if isinstance(record, Decision):
                 self._call(callback.on_decision, record)

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import Population
+from pbtrl.core.records import Record, RunChanged
 from pbtrl.core.stopping import StopCriteria
 from pbtrl.execution import Executor
-from pbtrl.storage.journal import Journal, Line
+from pbtrl.storage.journal import Journal
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import decide
 from pbtrl.training.recovery import RecoveryQueue
@@ -29,8 +30,8 @@ SAVING = 7.0  # seconds that members have to save after a signal; the whole run 
 class Listener(Protocol):
     """Observer of a run: TensorBoard, the progress view, retention of snapshots."""
 
-    def event(self, line: Line) -> None:
-        """Called after a line was written to the journal and recorded."""
+    def event(self, record: Record) -> None:
+        """Called after a record was written to the journal and applied to the population."""
 
     def tick(self) -> None:
         """Called a few times a second."""
@@ -43,7 +44,7 @@ class Controller:
     Attributes:
         previous_seconds: duration of all previous sessions of the run.
         interrupted: called in every round; True stops the run so that it can be resumed.
-        requests: called in every round; yields the changes that users asked for, as bodies of `set` lines, and the
+        requests: called in every round; yields the changes that users asked for, which are then written, and the
             strategy from then on.
         lost: newest snapshots of members that are missing or damaged; they are made again first.
     """
@@ -57,7 +58,7 @@ class Controller:
     previous_seconds: float = 0.0
     interrupted: Callable[[], bool] = lambda: False
     lost: Sequence[str] = ()
-    requests: Callable[[], Iterable[tuple[Line, Strategy]]] = tuple
+    requests: Callable[[], Iterable[tuple[RunChanged, Strategy]]] = tuple
     _started: float = field(default_factory=time.monotonic)
     _attempts: Counter[str] = field(default_factory=Counter)
     _recovery: RecoveryQueue = field(default_factory=RecoveryQueue)
@@ -80,8 +81,8 @@ class Controller:
 
     def step(self) -> str:
         """Run one round of the loop. Returns the reason for the end of the run, empty while it continues."""
-        for body, strategy in self.requests():
-            self._write("set", **body)
+        for change, strategy in self.requests():
+            self._write("set", **change.to_json())
             self.strategy = strategy
         limit = self.limits.reached(self.population, self.seconds)
         if self._reason != "interrupted" and self.interrupted():
@@ -182,8 +183,8 @@ class Controller:
 
     def _write(self, kind: str, *, timing: dict[str, Any] | None = None, **body: Any) -> None:
         clock = {"time": time.time(), "elapsed": self.seconds}
-        line = self.journal.append({"kind": kind, **body, "timing": {**(timing or {}), **clock}})
-        self.population.record(line)
+        record = self.journal.append({"kind": kind, **body, "timing": {**(timing or {}), **clock}})
+        self.population.record(record)
         self._settled = False
         for listener in self.listeners:
-            listener.event(line)
+            listener.event(record)

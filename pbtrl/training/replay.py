@@ -193,7 +193,7 @@ def plan(
     config = load_stored_config(run, trusted=trusted)
     check_imports(run, config, allowed=trusted)
     original = discover(run, member)
-    _, lines, population = run.load()
+    _, records, population = run.load()
     if len(original.points) == 1:
         why = "its ancestors never changed them" if population.copies else "no member copied another one"
         raise RunError(
@@ -201,7 +201,7 @@ def plan(
             f"because {why}"
         )
     run.snapshots.load(original.snapshot)
-    settings = constant_settings(lines, population, original.agent)
+    settings = constant_settings(records, population, original.agent)
     constants_of, constants = next(iter(settings.items()), (None, original.points[0][1]))
     folder = group_folder(run.path.parent, name or f"{run.name}-replay", REPLAY_FILE)
     replay = Replay(original, config, seeds, folder, constants, constants_of)

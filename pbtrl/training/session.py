@@ -27,6 +27,7 @@ from pbtrl.build.placement import describe_placement
 from pbtrl.config.schema import Config
 from pbtrl.core.naming import INITIAL
 from pbtrl.core.population import Population
+from pbtrl.core.records import FailureRecord, Record
 from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.execution import Executor
 from pbtrl.reporting.live_status import LiveStatus
@@ -35,8 +36,7 @@ from pbtrl.reporting.summary import closing_text, opening_text
 from pbtrl.reporting.tensorboard_writer import TensorBoardWriter
 from pbtrl.reporting.terminal import View
 from pbtrl.storage.best_member import referenced_snapshots
-from pbtrl.storage.journal import Journal, Line
-from pbtrl.storage.journal import read_journal as journal_lines
+from pbtrl.storage.journal import Journal, read_journal
 from pbtrl.storage.metrics_log import last_reported_step
 from pbtrl.storage.references import cli_reference, run_reference
 from pbtrl.storage.retention import Retention
@@ -92,7 +92,7 @@ class Session:
 
     Attributes:
         config: config of the run, with all changes by `pbtrl set`.
-        lines: journal of previous sessions.
+        records: journal of previous sessions.
         previous_seconds: duration of previous sessions.
     """
 
@@ -103,7 +103,7 @@ class Session:
     journal: Journal
     signals: Signals
     hooks: SessionHooks
-    lines: Sequence[Line] = ()
+    records: Sequence[Record] = ()
     previous_seconds: float = 0.0
 
     def run(self) -> SessionResult:
@@ -113,7 +113,7 @@ class Session:
             with (
                 closing(self.journal),
                 closing(make_executor(self.config, run)) as executor,
-                closing(TensorBoardWriter(run, self.header, self.population, resume=bool(self.lines))) as board,
+                closing(TensorBoardWriter(run, self.header, self.population, resume=bool(self.records))) as board,
             ):
                 return self._train(executor, board)
         except Exception as error:
@@ -173,7 +173,7 @@ class Session:
             keep_last=snapshots.keep_last,
             milestones_every=snapshots.milestones_every,
             keep_retired=self.config.final.candidates,
-            lines=self.lines,
+            records=self.records,
             always=referenced_snapshots(self.run_directory),
         )
         return Controller(
@@ -184,7 +184,9 @@ class Session:
             limits=stop_criteria(self.config),
             listeners=[retention, board],
             lost=lost,
-            requests=Requests(self.run_directory, self.config, self.population, self.lines, self.hooks.presenter.warn),
+            requests=Requests(
+                self.run_directory, self.config, self.population, self.records, self.hooks.presenter.warn
+            ),
             previous_seconds=self.previous_seconds,
         )
 
@@ -268,10 +270,10 @@ class Session:
 
     def _last_error(self) -> str:
         """Return the error of the last failure, and the file with its details."""
-        failures = [line for line in journal_lines(self.run_directory.journal_path) if line["kind"] == "failure"]
-        last = failures[-1]
-        log = self.run_directory.log(last["member"])
-        return f"{last['error']}; see {log if log.exists() and log.stat().st_size else self.journal.path}"
+        records = read_journal(self.run_directory.journal_path)
+        *_, last = (record.failure for record in records if isinstance(record, FailureRecord))
+        log = self.run_directory.log(last.member)
+        return f"{last.error}; see {log if log.exists() and log.stat().st_size else self.journal.path}"
 
     def _opening(self, starts: Sequence[str], cluster: Sequence[str]) -> str:
         config = self.config
@@ -285,7 +287,7 @@ class Session:
             cluster=cluster,
             slices=describe_slices(config),
             wall_clock=config.budget.wall_clock,
-            resumed=self.population if self.lines else None,
+            resumed=self.population if self.records else None,
             found=starts,
             name=run_reference(self.run_directory),
         )

@@ -20,9 +20,10 @@ from pbtrl.config.resume import changes as config_changes
 from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
+from pbtrl.core.records import RunFinished, duration
 from pbtrl.errors import ConfigProblem, RunError
 from pbtrl.storage import run_creation
-from pbtrl.storage.journal import Journal, Line
+from pbtrl.storage.journal import Journal
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
@@ -121,21 +122,19 @@ def resume(
         return _start_unbegun(run, hooks, command=command, overrides=overrides, trusted=trusted)
     with Signals() as signals, run.lock():
         run.delete_leftovers()
-        stored_header, lines, _ = run.load()
-        with run.corruption_as_error():
-            previous = float(_elapsed(lines))
+        stored_header, records, _ = run.load()
         stored = load_stored_config(run, trusted=trusted, known=asked.imports if asked else ())
         known = asked is not None and asked.imports == stored.imports
         check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
         config = prepare(merge_resume_config(stored, wanted), ConfigSource(file=str(run.resolved_config)))
-        if lines[-1]["kind"] == "finish" and config == stored:
-            hooks.presenter.say(_nothing_to_do(run, config, lines[-1]["reason"]))
+        if isinstance(last := records[-1], RunFinished) and config == stored:
+            hooks.presenter.say(_nothing_to_do(run, config, last.reason))
             return SessionResult(run.path, "finished")
         _check_space(run, config, 1)
         for warning in record_start(run, command, torch_threads(config)):
             hooks.presenter.warn(warning)
-        changed = adjusted(config, lines)
+        changed = adjusted(config, records)
         header = make_header(changed, stored_header.name, stored_header.initial)
         journal = Journal(run.journal_path)
         changes = config_changes(stored, config)
@@ -146,9 +145,11 @@ def resume(
             "total": header.total,
             "changes": changes,
         }
-        population = header.population().replay([*lines, journal.append(resumed)])
+        population = header.population().replay([*records, journal.append(resumed)])
         write_atomically(run.resolved_config, to_yaml(config))  # after the journal says that the run goes on
-        return Session(changed, run, header, population, journal, signals, hooks, lines, previous).run()
+        return Session(
+            changed, run, header, population, journal, signals, hooks, records, duration(records)
+        ).run()  # fmt: skip
 
 
 def _refuse_while_importing_main() -> None:
@@ -202,8 +203,3 @@ def _nothing_to_do(run: RunDirectory, config: Config, reason: str) -> str:
     if more is None:
         return f"{run} is finished ({reason}): nothing to do"
     return f"{run} is finished ({reason}): nothing to do. To continue: pbtrl resume {cli_reference(run, config)} {more}"
-
-
-def _elapsed(lines: Sequence[Line]) -> float:
-    """Return the duration of previous sessions, in seconds."""
-    return max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)

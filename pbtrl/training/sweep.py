@@ -17,8 +17,10 @@ from typing import Any
 
 from pbtrl.build.factory import prepare
 from pbtrl.config.resume import differences
+from pbtrl.core.records import duration
 from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
 from pbtrl.reporting.sweep_tables import EQUAL, plan_table
+from pbtrl.storage.best_member import chosen_score
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.run_creation import group_folder
 from pbtrl.storage.run_directory import RunDirectory, check_links
@@ -86,14 +88,12 @@ class SweepRun:
         if row["state"] == "not started":
             return row
         try:
-            with run.corruption_as_error():
-                _, lines, population = run.load()
-                row["steps"] = population.step
-                row["seconds"] = max((line["timing"]["elapsed"] for line in lines if "timing" in line), default=0.0)
-                if row["state"] == "finished":
-                    row["score"] = run.best()["evaluation"]["return_mean"]
-                else:
-                    row["reason"] = read_run_info(run).get("reason")
+            _, records, population = run.load()
+            row["steps"], row["seconds"] = population.step, duration(records)
+            if row["state"] == "finished":
+                row["score"] = chosen.score if (chosen := chosen_score(run)) else None
+            else:
+                row["reason"] = read_run_info(run).get("reason")
         except DamagedError as error:
             row |= {"state": "damaged", "reason": str(error)}
         return row

@@ -12,9 +12,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.records import (
+    Decision,
+    Record,
+    RunChanged,
+    RunFinished,
+    RunResumed,
+    RunStopped,
+    SnapshotLost,
+    UnknownRecord,
+)
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.core.stopping import StopCriteria
-from pbtrl.storage.journal import Line
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Exploit, Explore
 from pbtrl.testing.fakes import LAST, between, died, trained
@@ -64,8 +73,8 @@ def test_null_return_is_nan(source: str) -> None:
     for returns in ([1.0, None], [2.0, 4.0]):
         a = assign(population, "m00")
         population.record(decision(a))
-        line = {**answer(trained(a)), "returns": returns, "evaluation": returns, "lengths": [1, 1]}
-        population.record(line)
+        report = replace(trained(a), returns=tuple(returns), evaluation=tuple(returns), lengths=(1, 1))
+        population.record(answer(report))
         fitness.append(population.members["m00"].fitness)
         assert all(isinstance(value, float) for value in population.members["m00"].window)
     assert fitness == [None, 3.0]
@@ -79,7 +88,7 @@ def test_skipped_updates_are_counted() -> None:
         a = assign(population, "m00", **changes)
         population.record(decision(a))
         scalars = {"learning/skipped_updates": skipped, "learning/updates": 9.0} if skipped else {}
-        population.record({**answer(trained(a, 1.0)), "scalars": scalars})
+        population.record(answer(replace(trained(a, 1.0), scalars=scalars)))
     assert [m.skipped_updates for m in population.members.values()] == [7, 0]
 
 
@@ -96,8 +105,8 @@ def test_answer_without_pending_assignment_is_refused() -> None:
 def test_lines_about_other_things_are_ignored() -> None:
     population = after_one_slice(1.0)
     before = repr(population.members)
-    for kind in ("run", "resume", "stop", "finish"):
-        population.record({"kind": kind, "timing": {}})
+    for record in (RunResumed(), RunStopped(), RunFinished(), UnknownRecord("new")):
+        population.record(record)
     assert repr(population.members) == before
 
 
@@ -176,6 +185,23 @@ def test_fitness_needs_half_of_the_steps_since_the_last_copy() -> None:
     assert played(population, 1, 3) == (5 * SHORT + 3 * LONG) / 8
 
 
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (Decision((Assignment("m07/000001", "m07", None, 0, 100, {}, 1),)), "m07 is not the next new member"),
+        (Decision((Assignment("m00/000001", "m01", None, 0, 100, {}, 1),)), "not the name of a slice of m01"),
+        (Decision((Assignment("m01/000001", "m01", None, 0, 100, {}, 1, "m07"),)), "there is no member m07"),
+        (Decision((Assignment("m01/000001", "m01", None, 0, 100, {}, 1, inherit=True),)), "there is no member"),
+        (Decision((), ("m07",)), "there is no member m07"),
+        (RunChanged({}, ("m07",)), "there is no member m07"),
+        (SnapshotLost("m01/000007", "missing"), "m01/000007 is lost, which was never made"),
+    ],
+)
+def test_contradiction_to_earlier_records_is_refused(record: Record, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        after_one_slice(1.0, 2.0).record(record)
+
+
 def test_copy_or_fresh_start_clears_the_members_history() -> None:
     for changes in ({"donor": "m01", "parent": "m01/000000"}, {"parent": None}):
         population = after_one_slice("diverged", 1.0)
@@ -221,16 +247,16 @@ def test_early_stop_sets_the_slices_last_step() -> None:
 
 def test_resume_checks_lost_snapshots_again() -> None:
     population = after_one_slice(1.0)
-    population.record({"kind": "void", "snapshot": "m00/000000", "error": "missing"})
+    population.record(SnapshotLost("m00/000000", "missing"))
     assert population.lost_snapshots == {"m00/000000"}
-    population.record({"kind": "resume"})
+    population.record(RunResumed())
     assert population.lost_snapshots == set()
 
 
 @pytest.mark.parametrize(("fates", "lost"), [(("lost", 1.0), [True, False]), (("lost", "lost"), [False, False])])
 def test_resume_revives_members_only_if_none_survived(fates: Any, lost: list[bool]) -> None:
     population = after_one_slice(*fates)
-    population.record({"kind": "resume"})
+    population.record(RunResumed())
     assert [m.lost for m in population.members.values()] == lost
 
 
@@ -292,7 +318,7 @@ class AnyHistory(RuleBasedStateMachine):
     )
     def start(self, size: int, seed: int, exploit: Exploit, synchronous: bool, references: int, when: Any) -> None:
         self.size, self.seed = size, seed
-        self.lines: list[Line] = []
+        self.records: list[Record] = []
         self.committed: dict[str, int] = {}
         self.trained_steps = 0
         self.population = Population(size, seed, FitnessRule(window=2, min_episodes=1))
@@ -306,9 +332,9 @@ class AnyHistory(RuleBasedStateMachine):
             references=references,
         )
 
-    def write(self, line: Line) -> None:
-        self.lines.append(line)
-        self.population.record(line)
+    def write(self, record: Record) -> None:
+        self.records.append(record)
+        self.population.record(record)
 
     @rule()
     def decide(self) -> None:
@@ -332,7 +358,7 @@ class AnyHistory(RuleBasedStateMachine):
     def answer(self, message: Report | Failure, *, given_up: bool = True) -> None:
         if isinstance(message, Report):
             self.trained_steps += message.step - self.population.members[message.member].step
-            self.committed[message.assignment] = len(self.lines)
+            self.committed[message.assignment] = len(self.records)
         self.write(answer(message, given_up=given_up))
 
     def drawn(self, data: st.DataObject) -> Assignment:
@@ -374,15 +400,14 @@ class AnyHistory(RuleBasedStateMachine):
 
     @invariant()
     def the_lineage_runs_forward_in_time(self) -> None:
-        for line in self.lines:
-            if line["kind"] == "decision":
-                for a in line["assignments"]:
-                    if a["parent"] and a["id"] in self.committed:
-                        assert self.committed[a["parent"]] < self.committed[a["id"]]
+        decisions = (record for record in self.records if isinstance(record, Decision))
+        for a in (a for decided in decisions for a in decided.assignments):
+            if a.parent and a.id in self.committed:
+                assert self.committed[a.parent] < self.committed[a.id]
 
     @invariant()
     def replaying_the_journal_gives_the_same_state(self) -> None:
-        again = Population(self.size, self.seed, FitnessRule(window=2, min_episodes=1)).replay(self.lines)
+        again = Population(self.size, self.seed, FitnessRule(window=2, min_episodes=1)).replay(self.records)
         assert repr(again.members) == repr(self.population.members)
         assert again.copies == self.population.copies
 

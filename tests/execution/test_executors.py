@@ -28,7 +28,7 @@ from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.execution.processes import Processes
 from pbtrl.execution.worker import WorkerSpec
-from pbtrl.storage.journal import Journal, Line, digest, read_journal
+from pbtrl.storage.journal import Journal, Line, digest, read_lines
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system import child_process
 from pbtrl.system.child_process import describe_exit
@@ -108,7 +108,7 @@ def test_worker_killed_in_a_slice_changes_nothing(tmp_path: Path, workers: int) 
         assert Controller(Population(4, 1, LAST), strategy, executor, journal).run() == "budget"
         executor.close()
         journal.close()
-        found.append(list(read_journal(path)))
+        found.append(read_lines(path))
     failures = [line for line in found[1] if line["kind"] == "failure"]
     assert (tmp_path / "died").exists()
     assert {"m00/000001", "m01/000001"} <= {f["assignment"] for f in failures}
@@ -259,7 +259,7 @@ def trained(where: Path, executor: Executor | None = None) -> tuple[Population, 
     assert Controller(population, strategy, executor, journal, StopCriteria(max_attempts=2)).run() == "budget"
     executor.close()
     journal.close()
-    return population, list(read_journal(where / "j"))
+    return population, read_lines(where / "j")
 
 
 def test_out_of_memory_group_is_trained_alone(

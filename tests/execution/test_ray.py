@@ -27,7 +27,7 @@ from pbtrl.errors import SnapshotError, WorkerError
 from pbtrl.execution import Executor
 from pbtrl.execution.remote_store import RemoteStore
 from pbtrl.execution.worker import WorkerSpec
-from pbtrl.storage.journal import digest, read_journal
+from pbtrl.storage.journal import digest, read_lines
 from tests.conformance import ExecutorConformance, drain, run_toy, weights
 from tests.execution import ray_cluster
 from tests.execution.ray_cluster import Nodes, kill_one, left_behind, raylet, wait_for
@@ -129,7 +129,7 @@ def run(command: list[str], **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def journal(where: Path, name: str) -> str:
-    return digest(list(read_journal(where / name / "journal.jsonl")))
+    return digest(read_lines(where / name / "journal.jsonl"))
 
 
 def test_cartpole_on_two_nodes_equals_processes_and_inline(nodes: Nodes, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_three_kills_and_a_lost_node_change_nothing(nodes: Nodes, tmp_path: Path
         wait_for(lambda: slices() >= 12)
         os.kill(raylet(lost), signal.SIGKILL)
         assert process.wait(120) == 0
-    lines = list(read_journal(reports))
+    lines = read_lines(reports)
     failures = [line for line in lines if line["kind"] == "failure"]
     deaths = [f["error"] for f in failures]
     assert sum("its process on node" in d for d in deaths) >= 3, deaths
@@ -318,7 +318,7 @@ def test_signals_leave_no_process_and_a_run_to_resume(tmp_path: Path, number: in
     resumed = run([sys.executable, "-m", "pbtrl", "resume", "run", "--runs", str(tmp_path), "execution.backend=inline",
                    "budget.wall_clock=1s"])  # fmt: skip
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    lines = list(read_journal(reports))
+    lines = read_lines(reports)
     assert not [line for line in lines if line["kind"] == "failure"]
 
 

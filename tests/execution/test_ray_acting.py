@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pbtrl.storage.journal import read_journal
+from pbtrl.storage.journal import read_lines
 from tests.execution import ray_cluster
 from tests.execution.ray_cluster import Nodes, children, raylet, wait_for
 
@@ -81,7 +81,7 @@ def test_learner_goes_on_when_an_actor_on_another_node_dies(nodes: Nodes, tmp_pa
         os.kill(learner[0], signal.SIGKILL)
         wait_for(lambda: not placed(nodes, ACTOR).keys() & actors.keys())
         assert process.wait(200) == 0
-    lines = list(read_journal(journal))
+    lines = read_lines(journal)
     (failures, reports) = ([line for line in lines if line["kind"] == kind] for kind in ("failure", "report"))
     assert {f["error"].partition(":")[0] for f in failures} == {"worker died"}
     assert sum(r["scalars"].get("acting/deaths", 0) for r in reports if r["member"] == "m00") == 1
@@ -115,7 +115,7 @@ def test_actor_whose_envs_hang_is_replaced(nodes: Nodes, tmp_path: Path) -> None
         timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    lines = list(read_journal(tmp_path / "run" / "journal.jsonl"))
+    lines = read_lines(tmp_path / "run" / "journal.jsonl")
     reports = [line for line in lines if line["kind"] == "report"]
     assert not [line for line in lines if line["kind"] == "failure"]
     assert sum(r["scalars"].get("acting/deaths", 0) for r in reports if r["member"] == "m00") == 1

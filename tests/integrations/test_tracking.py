@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pbtrl.cli import track as command
+from pbtrl.core.records import UnknownRecord
 from pbtrl.errors import JournalError, RunError, TrackingError
 from pbtrl.integrations import tracking
 from pbtrl.integrations.tracking import Tracking
@@ -188,14 +189,14 @@ def test_tail_reads_each_line_once_and_waits_for_its_end(tmp_path: Path) -> None
     path = tmp_path / "journal.jsonl"
     path.write_text('{"kind": "a"}\n{"kind": ')
     tail = JournalTail(path)
-    assert [line["kind"] for line in tail.read()] == ["a"]
+    assert tail.read() == [UnknownRecord("a")]
     assert tail.read() == []
     with path.open("a") as file:
         file.write('"b"}\n[]\n')
     with pytest.raises(JournalError, match=r"journal\.jsonl:3: not a journal line"):
         tail.read()
     path.write_text('{"kind": "a"}\n{"kind": "b"}\n')
-    assert [line["kind"] for line in tail.read()] == ["b"]
+    assert tail.read() == [UnknownRecord("b")]
     assert tail.count == 2
 
 

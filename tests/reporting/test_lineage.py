@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from pbtrl.core.records import RunResumed
 from pbtrl.errors import JournalError
 from pbtrl.reporting.lineage import ancestry, copies, schedule, trained_slices
 from pbtrl.storage.journal import read_journal
+from pbtrl.storage.parsing import parse_record
 from pbtrl.storage.run_header import RunHeader, read_header
 from tests.journal_writer import JournalWriter, one_copy
 
@@ -37,8 +39,8 @@ def test_donor_without_weights_gave_hyperparameters_only(tmp_path: Path):
     w = one_copy(tmp_path / "a")
     w.report("m01", 0.0)
     w.decide(w.next("m01", donor="m00", parent="m01/000001"))
-    assert [c["weights"] for c in copies(w.lines)] == [True, False]
-    assert [s.assignment for s in ancestry(trained_slices(w.lines), "m01/000001")] == ["m00/000000", "m01/000001"]
+    assert [c["weights"] for c in copies(w.records)] == [True, False]
+    assert [s.assignment for s in ancestry(trained_slices(w.records), "m01/000001")] == ["m00/000000", "m01/000001"]
 
 
 def test_mutual_copies_use_the_fitness_before_the_decision(tmp_path: Path):
@@ -47,16 +49,16 @@ def test_mutual_copies_use_the_fitness_before_the_decision(tmp_path: Path):
     w.report("m00", 1.0)
     w.report("m01", 2.0)
     w.decide(w.next("m00", donor="m01"), w.next("m01", donor="m00"))
-    assert [(c["fitness_before"], c["fitness_after"]) for c in copies(w.lines)] == [(1.0, 2.0), (2.0, 1.0)]
+    assert [(c["fitness_before"], c["fitness_after"]) for c in copies(w.records)] == [(1.0, 2.0), (2.0, 1.0)]
 
 
 def test_ancestry_walks_from_a_snapshot_to_a_root(tmp_path: Path):
     w = one_copy(tmp_path / "a")
-    assert [s.assignment for s in ancestry(trained_slices(w.lines), "m01/000000")] == ["m01/000000"]
+    assert [s.assignment for s in ancestry(trained_slices(w.records), "m01/000000")] == ["m01/000000"]
     w.report("m01", 4.0, step=150)  # stopped early
     w.decide(w.next("m01", every=50))
     w.report("m01", 4.0)
-    path = ancestry(trained_slices(w.lines), "m01/000002")
+    path = ancestry(trained_slices(w.records), "m01/000002")
     told = [(s.assignment, s.start, s.stop, s.hyperparameters["learning_rate"]) for s in path]
     assert told == [
         ("m00/000000", 0, 100, 0.01),
@@ -70,8 +72,8 @@ def test_ancestry_of_a_member_without_a_report_is_empty(tmp_path: Path):
     w = JournalWriter(tmp_path / "a")
     w.decide(w.next("m00"))
     assert (
-        ancestry(trained_slices(w.lines), w.population.members["m00"].snapshot)
-        == ancestry(trained_slices(w.lines), "m00/000000")
+        ancestry(trained_slices(w.records), w.population.members["m00"].snapshot)
+        == ancestry(trained_slices(w.records), "m00/000000")
         == []
     )
     assert schedule([]) == []
@@ -80,17 +82,17 @@ def test_ancestry_of_a_member_without_a_report_is_empty(tmp_path: Path):
 def test_header_round_trips_through_json(tmp_path: Path):
     w = one_copy(tmp_path / "a")
     assert read_header(read_journal(w.run / "journal.jsonl"))[0] == w.header
-    assert w.header.population().replay(w.lines).members == w.population.members
+    assert w.header.population().replay(w.records).members == w.population.members
     assert RunHeader.from_line({**w.header.to_line(), "new": 1}) == w.header
 
 
 def test_resume_may_extend_the_horizon(tmp_path: Path):
     w = one_copy(tmp_path / "a", horizon=200)
-    assert read_header([*w.lines, {"kind": "resume", "horizon": 500}])[0].horizon == 500
-    assert read_header([*w.lines, {"kind": "resume"}])[0].horizon == 200
+    assert read_header([*w.records, RunResumed(500)])[0].horizon == 500
+    assert read_header([*w.records, RunResumed()])[0].horizon == 200
 
 
-@pytest.mark.parametrize("lines", [[], [{"kind": "report"}], [{"kind": "run", "schema": 1, "rule": {"x": 1}}]])
+@pytest.mark.parametrize("lines", [[], [{"kind": "stop"}], [{"kind": "run", "schema": 1, "rule": {"x": 1}}]])
 def test_journal_without_a_header_is_refused(lines):
     with pytest.raises(JournalError):
-        read_header(lines)
+        read_header(parse_record(line, "line") for line in lines)

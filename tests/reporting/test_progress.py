@@ -46,7 +46,7 @@ def copied(tmp_path: Path) -> tuple[JournalWriter, LiveStatus, list, Clock]:
     source = one_copy(tmp_path / "source")
     w, standings, clock = started(tmp_path)
     events = []
-    for line in source.lines[1:]:
+    for line in source.records[1:]:
         w.population.record(line)
         events += standings.event(line)
     return w, standings, events, clock
@@ -66,7 +66,7 @@ def test_rows_are_sorted_by_fitness_and_copies_name_their_donor(tmp_path: Path):
 def test_fitness_from_before_a_copy_is_in_parentheses(tmp_path: Path):
     """Until there is a new one."""
     w, standings, _ = started(tmp_path, rule=FitnessRule(window=10, min_episodes=2))
-    for line in one_copy(tmp_path / "source").lines[1:]:
+    for line in one_copy(tmp_path / "source").records[1:]:
         w.population.record(line)
     shown = []
     for returns in ((7.0,), (8.0, 9.0)):
@@ -318,7 +318,7 @@ def lines_of(mode: terminal.Mode, tmp_path: Path, monkeypatch) -> list[str]:
     if isinstance(v, terminal.LinesView):
         v._now, v._last_line = clock, 0.0
     source = one_copy(tmp_path / "source")
-    for line in source.lines[1:]:
+    for line in source.records[1:]:
         w.population.record(line)
         v.event(line)
     for _ in range(70):

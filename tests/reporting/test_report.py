@@ -28,8 +28,8 @@ EVIL = "</pre><script>alert(1)</script>$\\frac$\x1b[2J\ud800"
 
 
 def story(w: JournalWriter, best: str | None = None) -> RunData:
-    header, lines, population = RunDirectory(w.run).load()
-    return RunData(header, lines, population, best)
+    header, records, population = RunDirectory(w.run).load()
+    return RunData(header, records, population, best)
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def finished(run: Path, **timing: float) -> JournalWriter:
 @pytest.mark.parametrize("timing", [{"seconds": -1.0}, {"elapsed": -1e9}, {"elapsed": 1e300}, {"elapsed": np.nan}])
 def test_impossible_times_are_damage(tmp_path: Path, timing: dict[str, float]) -> None:
     finished(tmp_path / "a", **timing)
-    with pytest.raises(errors.DamagedError, match=r"journal\.jsonl is damaged: ValueError: .* is not in \[0, 1e\+10\]"):
+    with pytest.raises(errors.DamagedError, match=r"journal\.jsonl:3 is damaged: timing must .*\[0, 1e\+10\], not "):
         html_report.write_report(RunDirectory(tmp_path / "a"))
 
 

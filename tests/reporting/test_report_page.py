@@ -19,6 +19,8 @@ from pbtrl.reporting.plots import PLOTS, RunData
 from pbtrl.reporting.plots.embedding import svg_element
 from pbtrl.reporting.plots.members import coordinates
 from pbtrl.reporting.tables import Table
+from pbtrl.storage.journal import Line
+from pbtrl.storage.parsing import parse_record
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lock import RunLock
 from tests.command import Command, spawn
@@ -29,8 +31,8 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 def data_of(w: JournalWriter, best: str | None = None) -> RunData:
-    header, lines, population = RunDirectory(w.run).load()
-    return RunData(header, lines, population, best)
+    header, records, population = RunDirectory(w.run).load()
+    return RunData(header, records, population, best)
 
 
 def page_of(w: JournalWriter) -> str:
@@ -227,7 +229,12 @@ def test_large_run_has_a_small_page(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a", size=40, horizon=10**6, hyperparameters=names)
     rng = np.random.default_rng(0)
     lines = []
-    w._append = lambda line: w.population.record(line) or lines.append(json.dumps(line)) or line  # fast
+
+    def append(line: Line) -> None:  # fast
+        w.population.record(parse_record(json.loads(json.dumps(line)), "line"))
+        lines.append(json.dumps(line))
+
+    w._append = append
     for _ in range(60):
         members = list(w.population.members)
         w.decide(*(w.next(m, hyperparameters=dict(zip(names, rng.random(12), strict=True))) for m in members))

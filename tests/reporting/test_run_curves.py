@@ -1,5 +1,6 @@
 """Curves of hand-written journals: the best member is judged by episodes that its ranking had not seen."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,16 @@ import pytest
 
 from pbtrl.core.population import FitnessRule
 from pbtrl.reporting.comparison.run_curves import RunCurve, RunCurves, run_curves
+from pbtrl.storage.best_member import chosen_score
 from pbtrl.storage.run_directory import RunDirectory
 from tests.journal_writer import JournalWriter
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
-def curves(w: JournalWriter, score: float | None = None, best: Any = None) -> RunCurves:
-    header, lines, _ = RunDirectory(w.run).load()
-    return run_curves(header, lines, best or {}, score)
+def curves(w: JournalWriter, score: float | None = None, played: Any = None) -> RunCurves:
+    header, records, _ = RunDirectory(w.run).load()
+    return run_curves(header, records, played or {}, score)
 
 
 def points(curve: RunCurve) -> list[tuple[int, float]]:
@@ -143,8 +145,11 @@ def test_finished_trial_is_scored_by_the_final_choice(tmp_path: Path) -> None:
         w.report(f"m{place:02d}", value)
         w.retire(f"m{place:02d}")
     selection = [{"member": "m01", "return_mean": 7.5}, {"member": "m00", "return_mean": 4.5}]
-    best = {"selection": selection, "evaluation": {"member": "m01", "return_mean": 7.0}}
-    found = curves(w, 7.0, best)
+    best = {"member": "m01", "selection": selection, "evaluation": {"member": "m01", "return_mean": 7.0}}
+    (w.run / "best.json").write_text(json.dumps(best))
+    chosen = chosen_score(RunDirectory(w.run))
+    assert chosen
+    found = curves(w, chosen.score, chosen.played)
     assert points(found.best) == [(100, 4.5), (200, 7.0), (300, 7.0)]
     assert points(found.median) == [(100, 5.0), (200, 6.5), (300, 6.0)]  # dead trials count
 

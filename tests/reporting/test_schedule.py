@@ -115,8 +115,8 @@ def test_schedule_of_a_mix_names_its_agent(tmp_path: Path) -> None:
     assert (found.agent, found.points) == ("slow", [(0, {"eps": 1.0}), (100, {"eps": 2.0})])
     assert found.to_yaml().splitlines()[0].endswith(", agents.slow")
     assert w.population.members["m01"].hyperparameters["agent"] == "slow"
-    assert constant_settings(w.lines, w.population, "fast") == {"m00": FIRST}
-    assert constant_settings(w.lines, w.population, "slow") == {}
+    assert constant_settings(w.records, w.population, "fast") == {"m00": FIRST}
+    assert constant_settings(w.records, w.population, "slow") == {}
 
 
 def test_constant_settings_are_those_of_whole_ancestries(tmp_path: Path) -> None:
@@ -129,6 +129,6 @@ def test_constant_settings_are_those_of_whole_ancestries(tmp_path: Path) -> None
     w.decide(w.next("m00", hyperparameters=THIRD), w.next("m02", donor="m01", hyperparameters=SECOND))
     w.report("m00", 9.0)
     w.report("m02", 8.0)
-    assert list(constant_settings(w.lines, w.population).items()) == [("m02", SECOND), ("m01", SECOND)]
+    assert list(constant_settings(w.records, w.population).items()) == [("m02", SECOND), ("m01", SECOND)]
     w.decide(w.next("m01", hyperparameters=THIRD))  # is not part of its newest snapshot yet
-    assert list(constant_settings(w.lines, w.population)) == ["m02", "m01"]
+    assert list(constant_settings(w.records, w.population)) == ["m02", "m01"]

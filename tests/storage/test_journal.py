@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbtrl.core.population import Population
+from pbtrl.core.records import RunChanged
 from pbtrl.errors import DiskFullError, JournalError, NewerError, RunError
-from pbtrl.storage.journal import Journal, Line, canonical, digest, dumps, read_journal
+from pbtrl.storage.journal import Journal, Line, canonical, digest, dumps, read_journal, read_lines
 from pbtrl.storage.json_files import SCHEMA
+from pbtrl.storage.parsing import parse_record
 from pbtrl.testing.fakes import LAST, died, trained
-from tests.fakes import answer, assign, decision
+from tests.fakes import answer_line, assign, decision_line
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
-RUN: Line = {"kind": "run", "schema": SCHEMA, "name": "té\nst", "seed": 0, "size": 3}
+RUN: Line = {"kind": "run", "schema": SCHEMA, "name": "té\nst", "seed": 0, "size": 3, "horizon": 200}
 
 
 def journal_of(path: Path, *lines: Line) -> Path:
@@ -39,14 +41,14 @@ def short_run(*, order: int = 0, retries: int = 0, seconds: float = 1.0) -> list
         assignments = [assign(population, m) for m in population.members]
         shuffle.shuffle(assignments)
         if order:
-            lines += [decision(a) for a in assignments]
+            lines += [decision_line(a) for a in assignments]
         else:
-            lines.append(decision(*assignments))
+            lines.append(decision_line(*assignments))
         shuffle.shuffle(assignments)
         for a in assignments:
-            lines += [answer(died(a), given_up=False)] * retries
-            lines.append(answer(trained(a, 10.0 * generation + int(a.member[1:]))))
-        population = Population(3, 0, LAST).replay(lines)
+            lines += [answer_line(died(a), given_up=False)] * retries
+            lines.append(answer_line(trained(a, 10.0 * generation + int(a.member[1:]))))
+        population = Population(3, 0, LAST).replay(parse_record(line, "j") for line in lines)
     return [{**line, "timing": {"elapsed": seconds * i}} for i, line in enumerate(lines)]
 
 
@@ -55,14 +57,16 @@ def short_run(*, order: int = 0, retries: int = 0, seconds: float = 1.0) -> list
 
 def test_journal_round_trips(tmp_path: Path) -> None:
     lines = short_run()
-    assert list(read_journal(journal_of(tmp_path / "j", *lines))) == lines
+    path = journal_of(tmp_path / "j", *lines)
+    assert read_lines(path) == lines
+    assert list(read_journal(path)) == [parse_record(line, "j") for line in lines]
 
 
-def test_append_returns_the_line_as_read(tmp_path: Path) -> None:
+def test_append_returns_the_record_as_read(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
-    seen = journal.append({"kind": "stop", "pair": (1, 2.5)})
+    seen = journal.append({"kind": "set", "settings": {"pair": (1, 2.5)}, "timing": {"elapsed": 3.0}})
     journal.close()
-    assert seen == {"kind": "stop", "pair": [1, 2.5]}
+    assert seen == RunChanged({"pair": [1, 2.5]}, elapsed=3.0)
     assert list(read_journal(journal.path)) == [seen]
 
 
@@ -99,7 +103,7 @@ def test_torn_last_line_is_ignored(tmp_path: Path) -> None:
     torn = tmp_path / "torn"
     for end in range(last, len(whole)):
         torn.write_bytes(whole[:end])
-        assert list(read_journal(torn)) == lines[:2]
+        assert read_lines(torn) == lines[:2]
         journal = Journal(torn)
         journal.append(lines[2])
         journal.close()
@@ -148,7 +152,7 @@ def test_moved_or_deleted_run_is_not_recreated(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="was moved or deleted"):
         journal.append({"kind": "stop"})
     journal.close()
-    assert list(read_journal(tmp_path / "b/journal.jsonl")) == [RUN]
+    assert read_lines(tmp_path / "b/journal.jsonl") == [RUN]
 
 
 def test_read_only_file_system_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from pbtrl.core.population import Population
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Trainable
 from pbtrl.storage.journal import Line, dumps
+from pbtrl.storage.parsing import parse_record
 from pbtrl.strategies import Strategy
 from pbtrl.testing.fakes import trained
 from pbtrl.trainables.sequential import SequentialCohort
@@ -80,7 +81,7 @@ class Simulation:
     def record(self, line: Line) -> None:
         parsed: Line = json.loads(dumps({**line, "timing": {"elapsed": 0.0, "time": 0.0}}))
         self.lines.append(parsed)
-        self.population.record(parsed)
+        self.population.record(parse_record(parsed, "line"))
 
 
 def simulate(

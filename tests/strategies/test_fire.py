@@ -15,7 +15,8 @@ from pbtrl.config.load import load
 from pbtrl.config.schema import Config
 from pbtrl.core.messages import Assignment, Report
 from pbtrl.core.population import Population
-from pbtrl.storage.journal import Line, digest
+from pbtrl.core.records import Record
+from pbtrl.storage.journal import digest
 from pbtrl.strategies.fire import FIRE, _Decision
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Exploit, Explore
@@ -23,6 +24,7 @@ from pbtrl.testing.fakes import LAST
 from pbtrl.testing.strategies import SPACE, BaseConformance
 from pbtrl.trainables.chebykin import Chebykin
 from pbtrl.trainables.noisy_quadratic import NoisyQuadratic
+from tests.fakes import answer, decision
 from tests.strategies.simulation import Simulation, simulate
 
 ROLES = {
@@ -55,12 +57,12 @@ class Synchronous(BaseConformance):
     def population(cls) -> Population:
         return Population(cls.size, 3, cls.rule, roles=ROLES, candidate_roles=("p1",))
 
-    def test_evaluations_and_promotions_occur(self, lines: list[Line]) -> None:
-        copies = [a for _, assignments in self.moments(lines) for a in assignments if a.donor]
+    def test_evaluations_and_promotions_occur(self, records: list[Record]) -> None:
+        copies = [a for _, assignments in self.moments(records) for a in assignments if a.donor]
         assert any(a.hparams_donor for a in copies)
 
-    def test_only_evaluations_and_promotions_leave_a_sub_population(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_only_evaluations_and_promotions_leave_a_sub_population(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             for a in (a for a in assignments if a.donor):
                 receiver, donor = before.members[a.member], before.members[a.donor or ""]
                 if receiver.is_evaluator:
@@ -73,16 +75,16 @@ class Synchronous(BaseConformance):
                 else:
                     assert receiver.role == donor.role
 
-    def test_an_evaluator_never_explores(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_an_evaluator_never_explores(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             for a in assignments:
                 member = before.members[a.member]
                 if member.is_evaluator and not a.donor:
                     assert a.hyperparameters == member.hyperparameters
                     assert a.parent == member.snapshot
 
-    def test_at_most_one_evaluator_per_parent(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_at_most_one_evaluator_per_parent(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             under_way = {
                 e.id: e.copy.donor
                 for e in before.members.values()
@@ -125,7 +127,7 @@ class Story:
 
     def decide(self) -> dict[str, Assignment]:
         assignments = self.strategy.decide(self.population)
-        self.population.record({"kind": "decision", "assignments": [a.to_json() for a in assignments]})
+        self.population.record(decision(*assignments))
         self.decided = {a.member: a for a in assignments}
         return self.decided
 
@@ -140,7 +142,7 @@ class Story:
                 a.id, name, a.stop, a.hyperparameters, returns=(float(values[-1]),), lengths=(1,), curve=curve,
                 diverged=name in diverged,
             )  # fmt: skip
-            self.population.record({"kind": "report", **message.to_json()})
+            self.population.record(answer(message))
 
     def turn(self, curves: Mapping[str, Sequence[float] | float], **kwargs: Any) -> dict[str, Assignment]:
         """Report for all members that train, then decide. Members that are not named stay at 0."""

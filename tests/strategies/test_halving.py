@@ -14,6 +14,7 @@ import pytest
 from pbtrl.core.dimensions import Uniform
 from pbtrl.core.messages import Assignment, Report
 from pbtrl.core.population import Population
+from pbtrl.core.records import Decision
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.strategies.asha import ASHA, Form
 from pbtrl.strategies.brackets import halving, rung_steps
@@ -141,7 +142,7 @@ def arrive(form: Form, order: Sequence[int], fitness: Sequence[float]) -> list[t
     for place in order:
         slices(population, f"m{place:02d}", (10, fitness[place]))
         retired = strategy.retired(population)
-        population.record({"kind": "decision", "assignments": [], "retired": retired})
+        population.record(Decision((), tuple(retired)))
     return [(a.member, a.stop) for a in strategy.decide(population)]
 
 
@@ -164,7 +165,7 @@ def test_stopped_trial_never_returns() -> None:
     slices(population, "m00", (10, 5.0))
     slices(population, "m01", (10, 4.0))
     assert strategy.retired(population) == ["m01"]
-    population.record({"kind": "decision", "assignments": [], "retired": ["m01"]})
+    population.record(Decision((), ("m01",)))
     for place in (2, 3, 4, 5):  # now the top half, three, has room for it
         slices(population, f"m{place:02d}", (10, 0.0))
     assert {a.member for a in strategy.decide(population)} == {"m00", "m02", "m06", "m07"}

@@ -11,8 +11,8 @@ from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment
 from pbtrl.core.naming import member_id
 from pbtrl.core.population import Population
+from pbtrl.core.records import Record
 from pbtrl.core.search_space import SearchSpace
-from pbtrl.storage.journal import Line
 from pbtrl.strategies.mf_pbt import MFPBT
 from pbtrl.strategies.pbt_variants_settings import MFPBTSettings
 from pbtrl.strategies.rules import Explore
@@ -38,8 +38,8 @@ class TestMFPBT(PopulationConformance):
     def population(cls) -> Population:
         return Population(cls.size, 3, cls.rule, roles=MFPBTSettings(frequencies=(1, 2)).roles(cls.size))
 
-    def test_hyperparameters_come_from_their_donor_or_are_kept(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_hyperparameters_come_from_their_donor_or_are_kept(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             for a in assignments:
                 if a.hparams_donor:
                     assert a.hparams_donor not in (a.donor, a.member)
@@ -47,8 +47,8 @@ class TestMFPBT(PopulationConformance):
                     assert donor.ranked
                     assert a.hyperparameters == donor.snapshot_hparams
 
-    def test_rescues_stay_inside_a_sub_population(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_rescues_stay_inside_a_sub_population(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             for a in assignments:
                 receiver = before.members[a.member]
                 if a.donor and not receiver.healthy:

@@ -7,8 +7,8 @@ import pytest
 from pbtrl.core.dimensions import AGENT, LogUniform, Uniform
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import FitnessRule, Population
+from pbtrl.core.records import Record
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
-from pbtrl.storage.journal import Line
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
 from pbtrl.strategies.rules import Exploit, Explore
@@ -63,17 +63,17 @@ class Mixed(PopulationConformance):
 
     mix = MixedSearchSpace({"a": SearchSpace(SPACE, "a"), "b": SearchSpace({"lr": SPACE["lr"]}, "b")}, {"a": 3, "b": 3})
 
-    def test_hyperparameters_stay_inside_their_bounds_and_pass_through_json(self, lines: list[Line]) -> None:
-        for _, assignments in self.moments(lines):
+    def test_hyperparameters_stay_inside_their_bounds_and_pass_through_json(self, records: list[Record]) -> None:
+        for _, assignments in self.moments(records):
             for a in assignments:
                 space = self.mix.of(a.hyperparameters)
                 assert list(a.hyperparameters) == [AGENT, *space.names]
                 assert space.contains(a.hyperparameters)
 
-    def kinds(self, lines: list[Line]) -> list[list[str]]:
+    def kinds(self, records: list[Record]) -> list[list[str]]:
         """What each member was, one after the other."""
         found: dict[str, list[str]] = {}
-        for _, assignments in self.moments(lines):
+        for _, assignments in self.moments(records):
             for a in assignments:
                 found.setdefault(a.member, []).append(a.hyperparameters[AGENT])
         return [found[f"m{i:02d}"] for i in range(6)]
@@ -84,8 +84,8 @@ class TestWithin(Mixed):
     def strategy(cls) -> PBT:
         return PBT(space=cls.mix, slice_steps=100, horizon=600, exploit=Exploit(bottom=0.4, top=0.4))
 
-    def test_no_member_changes_its_agent(self, lines: list[Line]) -> None:
-        assert [set(kinds) for kinds in self.kinds(lines)] == [{"a"}] * 3 + [{"b"}] * 3
+    def test_no_member_changes_its_agent(self, records: list[Record]) -> None:
+        assert [set(kinds) for kinds in self.kinds(records)] == [{"a"}] * 3 + [{"b"}] * 3
 
 
 class TestAcross(Mixed):
@@ -94,8 +94,8 @@ class TestAcross(Mixed):
         exploit = Exploit(method="binary_tournament", ties="copy", across_agents=True)
         return PBT(space=cls.mix, slice_steps=100, horizon=600, exploit=exploit)
 
-    def test_some_member_changes_its_agent(self, lines: list[Line]) -> None:
-        kinds = self.kinds(lines)
+    def test_some_member_changes_its_agent(self, records: list[Record]) -> None:
+        kinds = self.kinds(records)
         assert [k[0] for k in kinds] == ["a"] * 3 + ["b"] * 3
         assert any(len(set(k)) > 1 for k in kinds)
 
@@ -105,8 +105,8 @@ class TestRandomSearch(Mixed, SearchConformance):
     def strategy(cls) -> PBT:
         return random_search(cls.mix, slice_steps=100, horizon=600)
 
-    def test_members_keep_their_hyperparameters(self, lines: list[Line]) -> None:
-        for before, assignments in self.moments(lines):
+    def test_members_keep_their_hyperparameters(self, records: list[Record]) -> None:
+        for before, assignments in self.moments(records):
             for a in assignments:
                 held = before.members[a.member].hyperparameters
                 assert a.hyperparameters == held or not held

@@ -14,6 +14,7 @@ from scipy.stats import ttest_ind
 from pbtrl.core.dimensions import Choice, IntUniform, LogUniform, Uniform
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import FitnessRule, Member, Population
+from pbtrl.core.records import RunResumed
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
@@ -114,7 +115,7 @@ def test_all_receivers_of_a_decision_share_one_ranking(monkeypatch: pytest.Monke
     monkeypatch.setattr(Member, "rank_fitness", property(counted))
     assert len(copies(pbt(), population)) == 40
     assert max(read.values()) == 1
-    population.record({"kind": "resume"})  # as any line may change the ranking
+    population.record(RunResumed())  # as any line may change the ranking
     copies(pbt(), population)
     assert max(read.values()) == 2
 

@@ -9,8 +9,8 @@ import pytest
 
 from pbtrl.core.dimensions import AGENT, Choice, IntLogUniform, IntUniform, LogUniform, OneMinusLogUniform, Uniform
 from pbtrl.core.population import Population
+from pbtrl.core.records import Record, RunResumed
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
-from pbtrl.storage.journal import Line
 from pbtrl.strategies.asha import ASHA
 from pbtrl.strategies.bayesian import bayesian
 from pbtrl.strategies.brackets import halving
@@ -39,21 +39,21 @@ class TrialConformance(SearchConformance):
 
     steps: ClassVar[int | None] = None
 
-    def test_trials_end_retired(self, lines: list[Line]) -> None:
-        end = self.population().replay(lines)
+    def test_trials_end_retired(self, records: list[Record]) -> None:
+        end = self.population().replay(records)
         begun = [m for m in end.members.values() if m.generation >= 0]
         assert list(end.members)[: len(begun)] == [m.id for m in begun]
         assert self.strategy().decide(end) == []
         finished = [m for m in begun if m.step == self.horizon or not m.healthy]
         assert all(m.retired for m in finished)
 
-    def test_steps_are_exact_without_failures(self, lines: list[Line], request: pytest.FixtureRequest) -> None:
+    def test_steps_are_exact_without_failures(self, records: list[Record], request: pytest.FixtureRequest) -> None:
         if "rough" in request.node.name or self.steps is None:
             return
-        assert self.population().replay(lines).step == self.steps
+        assert self.population().replay(records).step == self.steps
 
-    def test_slices_end_on_the_grid_or_at_a_rung(self, lines: list[Line]) -> None:
-        for _, assignments in self.moments(lines):
+    def test_slices_end_on_the_grid_or_at_a_rung(self, records: list[Record]) -> None:
+        for _, assignments in self.moments(records):
             for a in assignments:
                 assert a.stop - a.start <= self.slice_steps
                 assert a.parent == (f"{a.member}/{a.generation - 1:06d}" if a.generation else None) or a.start == 0
@@ -82,9 +82,9 @@ class TestFixed(TrialConformance):
     def strategy(cls) -> IndependentTrials:
         return fixed(SPACE, {"unroll": 20}, **COMMON)
 
-    def test_trials_end_retired(self, lines: list[Line]) -> None:
+    def test_trials_end_retired(self, records: list[Record]) -> None:
         """Only those that failed: the others may continue with a longer budget."""
-        end = self.population().replay(lines)
+        end = self.population().replay(records)
         assert {m.retired for m in end.members.values() if m.healthy} <= {False}
         assert all(m.retired for m in end.members.values() if not m.healthy)
 
@@ -173,7 +173,7 @@ def test_members_that_all_failed_try_again_after_a_resume(tmp_path: Path) -> Non
     strategy = random_trials(SPACE, trials=2, **COMMON)
     end = run(strategy, tmp_path, lambda a, attempt: died(a, fatal=True), size=2)
     assert [m.retired for m in end.members.values()] == [True, True]
-    end.record({"kind": "resume"})
+    end.record(RunResumed())
     assert [a.hyperparameters for a in strategy.decide(end)] == [m.hyperparameters for m in end.members.values()]
 
 

@@ -11,9 +11,10 @@ import pytest
 from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import Population
+from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.core.stopping import StopCriteria
-from pbtrl.storage.journal import Journal, Line, digest, read_journal
+from pbtrl.storage.journal import Journal, Line, digest, read_journal, read_lines
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.random_search import random_search
@@ -59,7 +60,7 @@ def run_session(
     executor, journal = FakeExecutor(script, order=rng, partial=partial), Journal(path)
     reason = Controller(population, strategy or pbt(), executor, journal, **settings).run()
     journal.close()
-    return Session(reason, population, executor, list(read_journal(path)))
+    return Session(reason, population, executor, read_lines(path))
 
 
 def after(rounds: int) -> Any:
@@ -84,7 +85,7 @@ def test_every_member_trains_exactly_its_budget(tmp_path: Path, synchronous: boo
 
 def test_population_equals_the_journal(tmp_path: Path) -> None:
     done = run_session(tmp_path / "j")
-    assert repr(Population(SIZE, 5, LAST).replay(done.lines).members) == repr(done.population.members)
+    assert repr(Population(SIZE, 5, LAST).replay(read_journal(tmp_path / "j")).members) == repr(done.population.members)
 
 
 def test_sync_run_does_not_depend_on_arrival_order(tmp_path: Path) -> None:
@@ -97,8 +98,8 @@ def test_decision_is_written_before_it_is_submitted(tmp_path: Path) -> None:
 
     class Looking(FakeExecutor):
         def submit(self, assignments: Any) -> None:
-            decided = [line for line in read_journal(tmp_path / "j") if line["kind"] == "decision"]
-            assert [a["id"] for a in decided[-1]["assignments"]] == [a.id for a in assignments]
+            decided = [record for record in read_journal(tmp_path / "j") if isinstance(record, Decision)]
+            assert decided[-1].assignments == tuple(assignments)
             seen.append(len(decided))
             super().submit(assignments)
 
@@ -108,17 +109,17 @@ def test_decision_is_written_before_it_is_submitted(tmp_path: Path) -> None:
     assert seen == [1, 2, 3, 4, 5]
 
 
-def test_listeners_get_lines_after_they_are_recorded(tmp_path: Path) -> None:
+def test_listeners_get_records_after_they_are_applied(tmp_path: Path) -> None:
     @dataclass
     class Reader:
         population: Population
-        lines: list[Line] = field(default_factory=list)
+        records: list[Record] = field(default_factory=list)
         ticks: int = 0
 
-        def event(self, line: Line) -> None:
-            self.lines.append(line)
-            if line["kind"] == "report":
-                assert self.population.members[line["member"]].step == line["step"]
+        def event(self, record: Record) -> None:
+            self.records.append(record)
+            if isinstance(record, ReportRecord):
+                assert self.population.members[record.report.member].step == record.report.step
 
         def tick(self) -> None:
             self.ticks += 1
@@ -127,7 +128,7 @@ def test_listeners_get_lines_after_they_are_recorded(tmp_path: Path) -> None:
     journal, reader = Journal(tmp_path / "j"), Reader(population)
     Controller(population, pbt(), FakeExecutor(steady), journal, listeners=[reader]).run()
     journal.close()
-    assert reader.lines == list(read_journal(tmp_path / "j"))
+    assert reader.records == list(read_journal(tmp_path / "j"))
     assert reader.ticks == 20
 
 

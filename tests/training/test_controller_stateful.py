@@ -19,10 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pbtrl.core.dimensions import LogUniform
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.population import Population
+from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.core.stopping import StopCriteria
 from pbtrl.storage import journal, snapshot_store
-from pbtrl.storage.journal import Journal, Line, read_journal
+from pbtrl.storage.journal import Journal, read_journal
 from pbtrl.storage.retention import Retention
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system.child_process import TIMEOUT_EXIT, describe_exit
@@ -123,10 +124,10 @@ class Machine(RuleBasedStateMachine):
     def run_session(self) -> None:
         """A new controller, from what the journal says."""
         population = Population(SIZE, self.seed, LAST)
-        lines = list(read_journal(self.path)) if self.path.exists() else []
-        population.replay(lines)
+        records = list(read_journal(self.path)) if self.path.exists() else []
+        population.replay(records)
         self.journal = Journal(self.path)
-        if lines:
+        if records:
             population.record(self.journal.append({"kind": "resume"}))
         if population.best and population.best.snapshot in self.shelf.disk:  # of an earlier session, in its best.json
             self.best = {population.best.snapshot}
@@ -135,7 +136,7 @@ class Machine(RuleBasedStateMachine):
             population,
             keep_last=1,
             milestones_every=MILESTONES,
-            lines=lines,
+            records=records,
             always=self.best,  # type: ignore[arg-type]
         )
         space = SearchSpace({"lr": LogUniform(low=1e-4, high=1e-1)})
@@ -255,10 +256,10 @@ class Machine(RuleBasedStateMachine):
             again.replay(read_journal(self.path))
         assert repr(again.members) == repr(self.controller.population.members)  # NaN is not equal to itself
 
-    def event(self, line: Line) -> None:
+    def event(self, record: Record) -> None:
         """A listener of the controller, after retention: of the reporter's snapshots only the needed are left."""
-        if line["kind"] == "report":
-            *older, _ = self.shelf.names(line["member"])
+        if isinstance(record, ReportRecord):
+            *older, _ = self.shelf.names(record.report.member)
             assert set(older) <= self.needed()
 
     def tick(self) -> None:
@@ -275,21 +276,22 @@ class Machine(RuleBasedStateMachine):
         """What somebody trains from, the best one, and the milestones."""
         found = self.controller.population.needed() | self.best
         clocks = dict.fromkeys(self.steps, 0)
-        for line in read_journal(self.path) if self.path.exists() else ():
-            if line["kind"] == "report":
-                before, clocks[line["member"]] = clocks[line["member"]], line["step"]
-                found |= {line["assignment"]} if before // MILESTONES < line["step"] // MILESTONES else set()
+        for record in read_journal(self.path) if self.path.exists() else ():
+            if isinstance(record, ReportRecord):
+                report = record.report
+                before, clocks[report.member] = clocks[report.member], report.step
+                found |= {report.assignment} if before // MILESTONES < report.step // MILESTONES else set()
         return found
 
     @invariant()
     def parents_were_reported_before(self) -> None:
         reported: set[str] = set()
-        for line in read_journal(self.path) if self.path.exists() else ():
-            if line["kind"] == "report":
-                reported.add(line["assignment"])
-            for a in line["assignments"] if line["kind"] == "decision" else ():
-                assert a["parent"] is None or a["parent"] in reported
-                assert a["id"] not in reported
+        for record in read_journal(self.path) if self.path.exists() else ():
+            if isinstance(record, ReportRecord):
+                reported.add(record.report.assignment)
+            for a in record.assignments if isinstance(record, Decision) else ():
+                assert a.parent is None or a.parent in reported
+                assert a.id not in reported
 
     def teardown(self) -> None:
         """From wherever it is, the run comes to its end when nothing more goes wrong."""

@@ -11,7 +11,7 @@ from pbtrl.core.population import Population
 from pbtrl.core.stopping import StopCriteria
 from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
-from pbtrl.storage.journal import Journal, Line, read_journal
+from pbtrl.storage.journal import Journal, Line, read_lines
 from pbtrl.storage.retention import Retention
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.strategies.pbt import PBT
@@ -33,7 +33,7 @@ def train(folder: Path, config: str, *, synchronous: bool) -> list[Line]:
     assert Controller(population, strategy, executor, journal, limits, [retention]).run() == "budget"
     executor.close()
     journal.close()
-    return list(read_journal(folder / "journal.jsonl"))
+    return read_lines(folder / "journal.jsonl")
 
 
 @pytest.fixture(params=[True, False], ids=["sync", "async"])

@@ -22,9 +22,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pbtrl.build import evaluators
+from pbtrl.core.records import Record, ReportRecord
 from pbtrl.reporting.lineage import copies
 from pbtrl.storage import run_lock
-from pbtrl.storage.journal import digest
+from pbtrl.storage.journal import digest, read_journal
 from pbtrl.storage.retention import Retention
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.training import final_choice, scoring, session
@@ -39,9 +40,9 @@ def signalled(patch: pytest.MonkeyPatch, number: signal.Signals, report: int) ->
     """Send a signal with the nth report of a session."""
     left, real = [report], Retention.event
 
-    def event(self: Retention, line: dict[str, object]) -> None:
-        real(self, line)  # type: ignore[arg-type]
-        left[0] -= line["kind"] == "report"
+    def event(self: Retention, record: Record) -> None:
+        real(self, record)
+        left[0] -= isinstance(record, ReportRecord)
         if left[0] == 0:
             left[0] = -1
             signal.raise_signal(number)
@@ -667,7 +668,7 @@ def test_lineage_and_curves_continue_after_a_stop(pbtrl: Command, monkeypatch):
     found = {}
     for name in ("whole", "toy_quadratic"):
         run = Path("runs") / name
-        told = [{k: v for k, v in c.items() if k != "time"} for c in copies(journal(run))]
+        told = [{k: v for k, v in c.items() if k != "time"} for c in copies(read_journal(run / "journal.jsonl"))]
         curves = {}
         for member in ("m00", "m01", "population"):
             events = EventAccumulator(str(run / "tb" / member)).Reload()

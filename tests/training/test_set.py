@@ -14,6 +14,7 @@ import pytest
 from pbtrl import api
 from pbtrl.config.adjust import adjustable, adjusted
 from pbtrl.config.load import load, parse
+from pbtrl.core.records import RunChanged
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.training.adjusting import set_run
@@ -228,4 +229,4 @@ def test_journal_of_others_sets_nothing_else() -> None:
     config = parse(TOY)
     for settings in ({"trainable.name": "os:getcwd"}, {"hparams.h0.low": "x"}, {"hparams.h0.low": 7}):
         with pytest.raises(DamagedError, match="the journal sets"):
-            adjusted(config, [{"kind": "set", "settings": settings, "retired": []}])
+            adjusted(config, [RunChanged(settings)])

@@ -16,11 +16,10 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from pbtrl.core.messages import numbers
+from pbtrl.core.messages import Report, numbers
 from pbtrl.core.population import FitnessRule, Member, Population, mean
-from pbtrl.storage.journal import Line
+from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.storage.run_header import RunHeader
 
 
@@ -72,34 +71,35 @@ class RunCurves:
     median: RunCurve
 
 
-def run_curves(header: RunHeader, lines: Sequence[Line], best: Mapping[str, Any], score: float | None) -> RunCurves:
+def run_curves(
+    header: RunHeader, records: Sequence[Record], played: Mapping[str, float | None], score: float | None
+) -> RunCurves:
     """Compute the curves of a run.
 
     Args:
-        header, lines: the run's journal.
-        best: content of best.json; empty before there is one.
+        header, records: the run's journal.
+        played: scores of the final choice by member; empty before it.
         score: the run's score on fresh seeds, None if it has no valid one.
     """
     curves, population = RunCurves(RunCurve(), RunCurve()), header.population()
-    last_report = {line["member"]: i for i, line in enumerate(lines) if line["kind"] == "report"}
-    played = _played_after_the_end(best)
+    last_report = {r.report.member: i for i, r in enumerate(records) if isinstance(r, ReportRecord)}
     ranked: dict[str, int] = {}  # number of the last decision at which a member ranked best, until it reports
     newest = 0  # number of the decision whose point is the newest
     seconds = 0.0
-    for i, line in enumerate(lines):
-        if line["kind"] == "report":
-            member = population.members[line["member"]]
+    for i, record in enumerate(records):
+        if isinstance(record, ReportRecord):
+            member = population.members[record.report.member]
             start = member.step
-            population.record(line)
-            seconds = _seconds(line)
-            if member.id in ranked and (episodes := _new_episodes(line, start, header.rule)):
+            population.record(record)
+            seconds = record.elapsed
+            if member.id in ranked and (episodes := _new_episodes(record.report, start, header.rule)):
                 number = ranked.pop(member.id)
                 if number > newest:
                     newest = number
                     curves.best.add(population.step, seconds, mean(episodes))
-        elif line["kind"] == "decision":
-            curves.median.add(population.step, _seconds(line), _median(population))
-            population.record(line)
+        elif isinstance(record, Decision):
+            curves.median.add(population.step, record.elapsed, _median(population))
+            population.record(record)
             for name in [m for m in ranked if population.members[m].copied_at == population.decisions]:
                 del ranked[name]
             if (leader := population.best) is None:
@@ -108,28 +108,20 @@ def run_curves(header: RunHeader, lines: Sequence[Line], best: Mapping[str, Any]
                 ranked[leader.id] = population.decisions
             elif leader.id in played:  # it has finished: its score is known from the final choice
                 newest = population.decisions
-                curves.best.add(population.step, _seconds(line), played[leader.id])
+                curves.best.add(population.step, record.elapsed, played[leader.id])
         else:
-            population.record(line)
+            population.record(record)
     curves.median.add(population.step, seconds, _median(population))
     curves.best.add(population.step, seconds, score)
     return curves
 
 
-def _played_after_the_end(best: Mapping[str, Any]) -> dict[str, float | None]:
-    """Scores of the final choice: of the candidates on selection seeds, of the chosen one on fresh seeds."""
-    if not best:
-        return {}
-    played = {row["member"]: row["return_mean"] for row in best.get("selection", ())}
-    return {**played, best["evaluation"]["member"]: best["evaluation"]["return_mean"]}
-
-
-def _new_episodes(line: Line, start: int, rule: FitnessRule) -> list[float]:
+def _new_episodes(report: Report, start: int, rule: FitnessRule) -> list[float]:
     """Episodes of a report by which it may be judged; none if they cover too little of the slice, as for a fitness."""
     if rule.source != "training":
-        return numbers(line["evaluation"])
-    counted = sum(length + 1 for length in line["lengths"])
-    return numbers(line["returns"]) if counted >= rule.share * (line["step"] - start) else []
+        return numbers(report.evaluation)
+    counted = sum(length + 1 for length in report.lengths)
+    return numbers(report.returns) if counted >= rule.share * (report.step - start) else []
 
 
 def _median(population: Population) -> float | None:
@@ -139,10 +131,3 @@ def _median(population: Population) -> float | None:
 
 def _standing(member: Member) -> float | None:
     return -math.inf if member.diverged else member.rank_fitness
-
-
-def _seconds(line: Line) -> float:
-    seconds = float(line["timing"]["elapsed"])
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"elapsed must be a number of seconds, not {seconds!r}")
-    return seconds

@@ -5,7 +5,6 @@ Nothing of a run is imported or executed: its config is read as plain values. So
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from pbtrl.config.defaults import flatten
 from pbtrl.config.load import read
 from pbtrl.config.renamed_keys import modernize
 from pbtrl.config.wording import shown
+from pbtrl.core.records import duration
 from pbtrl.errors import ConfigError, DamagedError, RunError
 from pbtrl.reporting.comparison.run_curves import RunCurves, run_curves
+from pbtrl.storage.best_member import ChosenScore, chosen_score
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import read_run_info
@@ -110,21 +111,18 @@ def load(run: RunDirectory) -> ComparedRun:
         DamagedError: a file of it is missing or damaged.
     """
     settings = read_settings(run)
-    header, lines, population = run.load()
-    info, best = read_run_info(run), run.best()
-    with run.corruption_as_error():
-        unfinished = _unfinished(run, info, population.step, header)
-        score, chosen = (None, "") if unfinished else _score(run, best)
-        curves = run_curves(header, lines, best if not unfinished else {}, score)
-        fitness = population.best.fitness if population.best else None
-        seconds = max((float(line.get("timing", {}).get("elapsed", 0.0)) for line in lines), default=0.0)
-        interval = best["evaluation"].get("ci95") if score is not None else None
-        return ComparedRun(
-            run.path, header, settings, info,
-            "return" if header.is_return else header.metric,
-            score, (float(interval[0]), float(interval[1])) if interval else None, chosen, fitness, population.step,
-            seconds, curves, unfinished,
-        )  # fmt: skip
+    header, records, population = run.load()
+    info = read_run_info(run)
+    unfinished = _unfinished(run, info, population.step, header)
+    chosen = (None if unfinished else chosen_score(run)) or ChosenScore("", None, None, {})
+    curves = run_curves(header, records, chosen.played, chosen.score)
+    fitness = population.best.fitness if population.best else None
+    return ComparedRun(
+        run.path, header, settings, info,
+        "return" if header.is_return else header.metric,
+        chosen.score, chosen.interval if chosen.score is not None else None, chosen.member, fitness, population.step,
+        duration(records), curves, unfinished,
+    )  # fmt: skip
 
 
 def _unfinished(run: RunDirectory, info: Mapping[str, Any], steps: int, header: RunHeader) -> str:
@@ -133,17 +131,6 @@ def _unfinished(run: RunDirectory, info: Mapping[str, Any], steps: int, header: 
         return ""
     why = str(info.get("reason") or "").partition("\n")[0] if now in ("stopped", "crashed") else ""
     return f"{now} after {steps:,} of {header.budget:,} {header.steps}" + (f": {why}" if why else "")
-
-
-def _score(run: RunDirectory, best: Mapping[str, Any]) -> tuple[float | None, str]:
-    """Return the score of the chosen member on fresh seeds and its id; None if there is no finite one."""
-    if not best:
-        return None, ""
-    try:
-        score, member = best["evaluation"]["return_mean"], str(best["member"])
-        return (float(score), member) if score is not None and math.isfinite(score) else (None, member)
-    except (LookupError, TypeError, ValueError) as error:
-        raise DamagedError(f"{run.best_file} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def read_settings(run: RunDirectory) -> Settings:

@@ -9,13 +9,10 @@ from typing import Any
 
 from pbtrl.core.messages import numbers
 from pbtrl.core.population import Population
+from pbtrl.core.records import Record, ReportRecord, duration
 from pbtrl.reporting.lineage import TrainedSlice, ancestry, copies, trained_slices
 from pbtrl.reporting.plots.style import COLORS
-from pbtrl.storage.journal import Line
 from pbtrl.storage.run_header import RunHeader
-
-LATEST = 1e10  # seconds, three centuries
-LARGEST = 2**53  # steps
 
 
 @dataclass(frozen=True)
@@ -23,32 +20,24 @@ class RunData:
     """Run to draw.
 
     Attributes:
-        header, lines, population: the run, as returned by `run_status.load_run`.
+        header, records, population: the run, as returned by `RunDirectory.load`.
         best: snapshot whose ancestry is drawn in black, or None.
     """
 
     header: RunHeader
-    lines: Sequence[Line]
+    records: Sequence[Record]
     population: Population
     best: str | None
 
     @cached_property
     def slices(self) -> dict[str, TrainedSlice]:
-        """Slices by id, in the order in which they ended.
-
-        Raises:
-            ValueError: a time or step is impossible.
-        """
-        slices = trained_slices(self.lines)
-        for s in slices.values():
-            for number, most in ((s.start, LARGEST), (s.stop, LARGEST), (s.ended, LATEST), (s.seconds, LATEST)):
-                checked(number, most)
-        return slices
+        """Slices by id, in the order in which they ended."""
+        return trained_slices(self.records)
 
     @cached_property
     def end(self) -> float:
         """Duration of the run so far (seconds)."""
-        return max((elapsed(line) for line in self.lines if "elapsed" in line.get("timing", {})), default=0.0)
+        return duration(self.records)
 
     @cached_property
     def ancestry(self) -> list[TrainedSlice]:
@@ -58,16 +47,15 @@ class RunData:
     @cached_property
     def copies(self) -> list[dict[str, Any]]:
         """All exploits, as `lineage.copies`."""
-        return copies(self.lines)
+        return copies(self.records)
 
     @cached_property
     def final_episodes(self) -> dict[str, list[float]]:
         """Results that each member's fitness is the mean of; after a copy those of its last report."""
-        last = {line["member"]: line for line in self.lines if line["kind"] == "report"}
-        reported = "evaluation" if self.header.rule.source == "evaluation" else "returns"
-        found = {
-            m.id: m.window or numbers(last[m.id][reported]) for m in self.population.members.values() if m.id in last
-        }
+        reports = [record.report for record in self.records if isinstance(record, ReportRecord)]
+        evaluated = self.header.rule.source == "evaluation"
+        last = {report.member: report.evaluation if evaluated else report.returns for report in reports}
+        found = {m.id: m.window or numbers(last[m.id]) for m in self.population.members.values() if m.id in last}
         return {member: values for member, values in found.items() if values}
 
     @cached_property
@@ -92,15 +80,3 @@ class RunData:
     def color(self, member: str) -> str:
         """Color of a member, the same in all plots."""
         return COLORS[self.rows[member] % len(COLORS)]
-
-
-def elapsed(line: Line) -> float:
-    """Time of a journal line (seconds since the run's start)."""
-    return checked(line["timing"]["elapsed"], LATEST)
-
-
-def checked(number: Any, most: float) -> float:
-    """Return a number of the journal; raises ValueError if it is negative, larger than possible or not finite."""
-    if not 0 <= number <= most:
-        raise ValueError(f"{number!r} is not in [0, {most:.0e}]")
-    return float(number)

@@ -13,9 +13,10 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from pbtrl.core.records import Decision, FailureRecord, RunResumed, SnapshotLost
 from pbtrl.reporting.formatting import format_count
 from pbtrl.reporting.lineage import TrainedSlice
-from pbtrl.reporting.plots.run_data import RunData, elapsed
+from pbtrl.reporting.plots.run_data import RunData
 from pbtrl.reporting.plots.style import COLORS, NAMED, WIDTH, Point, in_steps, in_time, short
 
 BINS = 120  # bins of the speed
@@ -52,18 +53,17 @@ def timeline(data: RunData) -> Figure:
     figure, panel = _rows(data)
     now = 0.0
     copied, failed, lost = [], [], []
-    for line in data.lines:
-        if line["kind"] == "resume":
-            panel.axvline(now, color="0.6", lw=0.8, ls=":")
-        now = elapsed(line) if "elapsed" in line.get("timing", {}) else now
-        match line["kind"]:
-            case "decision":
-                exploits = [a for a in line["assignments"] if a["donor"]]
-                copied += [(now, data.rows[a["member"]], data.color(a["donor"])) for a in exploits]
-            case "failure":
-                failed.append((now, data.rows[line["member"]]))
-            case "void":
-                lost.append((now, data.rows[line["snapshot"].split("/")[0]]))
+    for record in data.records:
+        now = record.elapsed or now
+        match record:
+            case RunResumed():
+                panel.axvline(now, color="0.6", lw=0.8, ls=":")
+            case Decision():
+                copied += [(now, data.rows[a.member], data.color(a.donor)) for a in record.assignments if a.donor]
+            case FailureRecord():
+                failed.append((now, data.rows[record.failure.member]))
+            case SnapshotLost():
+                lost.append((now, data.rows[record.snapshot.split("/")[0]]))
     bars, colors, nth = [], [], dict.fromkeys(data.rows, 0)
     for s in data.slices.values():
         low, high = data.rows[s.member] - 0.35, data.rows[s.member] + 0.35

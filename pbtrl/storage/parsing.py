@@ -1,0 +1,180 @@
+"""Parsing of journal lines: every value is checked here, once, so that readers need not."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from pbtrl.core.dimensions import AGENT
+from pbtrl.core.messages import Assignment, Failure, Report
+from pbtrl.core.records import (
+    Decision,
+    FailureRecord,
+    Record,
+    ReportRecord,
+    RunChanged,
+    RunFinished,
+    RunResumed,
+    RunStopped,
+    SnapshotLost,
+    SnapshotRemade,
+    UnknownRecord,
+)
+from pbtrl.errors import JournalError
+from pbtrl.storage.run_header import HeaderRecord, RunHeader
+
+Kind = TypeVar("Kind")
+
+LATEST = 1e10  # seconds, three centuries
+LARGEST = 2**53  # steps
+NUMBER = (int, float)
+
+
+class _Value(NamedTuple):
+    """Valid values of a key, in words, and their conversion from JSON."""
+
+    valid: Callable[[Any], bool]
+    text: str
+    convert: Callable[[Any], Any] | None = None
+
+
+def parse_record(line: Mapping[str, Any], place: str) -> Record:
+    """Parse a journal line; unknown keys are ignored.
+
+    Args:
+        line: the line, which has a `kind`.
+        place: file and number of the line, for errors.
+
+    Raises:
+        JournalError: a key is missing or has an invalid value.
+    """
+    try:
+        timing = line.get("timing", {})
+        if not _is_timing(timing):
+            raise ValueError(f"timing must consist of numbers in [0, {LATEST:.0e}], not {reprlib.repr(timing)}")
+        clock = {"elapsed": timing.get("elapsed", 0.0), "time": timing.get("time", 0.0)}
+        match line["kind"]:
+            case "run":
+                return HeaderRecord(RunHeader.from_line(line))
+            case "report":
+                return ReportRecord(_parse(Report, line), **clock)
+            case "failure":
+                return _parse(FailureRecord, {**line, "failure": _parse(Failure, line)}, clock)
+            case kind if kind in _KINDS:
+                return _parse(_KINDS[kind], line, clock)
+            case kind:
+                return UnknownRecord(str(kind), **clock)
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise JournalError(f"{place} is damaged: {error}") from error
+
+
+def _parse(kind: Callable[..., Kind], body: Mapping[str, Any], clock: Mapping[str, float] | None = None) -> Kind:
+    values: dict[str, Any] = dict(clock or {})
+    for name, expected in _KEYS[kind].items():
+        if name in body:
+            value = body[name]
+            if not expected.valid(value):
+                raise ValueError(f"{name} must be {expected.text}, not {reprlib.repr(value)}")
+            values[name] = expected.convert(value) if expected.convert else value
+    return kind(**values)
+
+
+def _are_numbers(values: Iterable[Any], *, finite: bool = False) -> bool:
+    """Check for numbers and nulls; earlier versions wrote NaN where there is null now."""
+    try:
+        found = set(map(math.isfinite, [v for v in values if v is not None]))
+    except (TypeError, OverflowError):
+        return False
+    return not finite or False not in found
+
+
+def _is_timing(x: Any) -> bool:
+    return type(x) is dict and all(isinstance(v, NUMBER) and 0 <= v <= LATEST for v in x.values())
+
+
+def _is_step(x: Any) -> bool:
+    return type(x) is int and 0 <= x <= LARGEST
+
+
+def _are_steps(values: Sequence[Any]) -> bool:
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= LARGEST)
+
+
+def _is_curve(x: Any) -> bool:
+    if type(x) is not list or not set(map(type, x)) <= {list} or not set(map(len, x)) <= {2}:
+        return False
+    return _are_steps([step for step, _ in x]) and _are_numbers([value for _, value in x])
+
+
+def _finite_or_null(x: dict[str, Any]) -> dict[str, Any]:
+    return {tag: y if y is not None and math.isfinite(y) else None for tag, y in x.items()}
+
+
+def _finite_only(x: dict[str, Any]) -> dict[str, Any]:
+    return {tag: y for tag, y in x.items() if y is not None and math.isfinite(y)}
+
+
+def _is_hyperparameters(x: Any) -> bool:
+    if type(x) is not dict or type(x.get(AGENT, "")) is not str:
+        return False
+    return _are_numbers([v for v in x.values() if isinstance(v, NUMBER)], finite=True)
+
+
+def _is_slice(x: Any) -> bool:
+    """Check for a name such as `m03/000012`."""
+    return type(x) is str and (number := x.rpartition("/")[2]).isascii() and number.isdigit() and len(number) < 19
+
+
+_TEXT = _Value(lambda x: type(x) is str, "text")
+_OPTIONAL_TEXT = _Value(lambda x: x is None or type(x) is str, "text or null")
+_TEXTS = _Value(lambda x: type(x) is list and set(map(type, x)) <= {str}, "a list of text", tuple)
+_SLICE = _Value(_is_slice, "a member and a number, as in m03/000012")
+_FLAG = _Value(lambda x: type(x) is bool, "true or false")
+_INTEGER = _Value(lambda x: type(x) is int, "an integer")
+_STEP = _Value(_is_step, f"an integer in [0, {LARGEST}]")
+_OBJECT = _Value(lambda x: type(x) is dict, "an object")
+_HYPERPARAMETERS = _Value(_is_hyperparameters, "finite values by hyperparameter")
+_NUMBERS = _Value(lambda x: type(x) is list and _are_numbers(x), "a list of numbers or nulls", tuple)
+_SCALARS = _Value(lambda x: type(x) is dict and _are_numbers(x.values()), "numbers or nulls by tag", _finite_or_null)
+_ASSIGNMENTS = _Value(
+    lambda x: type(x) is list and set(map(type, x)) <= {dict},
+    "a list of assignments",
+    lambda x: tuple(_parse(Assignment, body) for body in x),
+)
+_OPTIONAL_INTEGER = _Value(lambda x: x is None or type(x) is int, "an integer or null")
+
+_KEYS: dict[Any, dict[str, _Value]] = {
+    Assignment: {
+        "id": _SLICE, "member": _TEXT, "parent": _OPTIONAL_TEXT, "start": _STEP, "stop": _STEP,
+        "hyperparameters": _HYPERPARAMETERS, "seed": _INTEGER, "donor": _OPTIONAL_TEXT, "note": _TEXT,
+        "hparams_donor": _OPTIONAL_TEXT, "inherit": _FLAG, "scalars": _SCALARS._replace(convert=_finite_only),
+    },
+    Report: {
+        "assignment": _TEXT, "member": _TEXT, "step": _STEP, "hyperparameters": _HYPERPARAMETERS, "returns": _NUMBERS,
+        "lengths": _Value(lambda x: type(x) is list and _are_steps(x), "a list of numbers of steps", tuple),
+        "evaluation": _NUMBERS,
+        "curve": _Value(_is_curve, "pairs of a step and a number or null", lambda x: tuple(map(tuple, x))),
+        "scalars": _SCALARS, "diverged": _FLAG, "timing": _OBJECT, "assigned": _HYPERPARAMETERS,
+    },
+    Failure: {
+        "assignment": _TEXT, "member": _TEXT, "error": _TEXT, "fatal": _FLAG, "alone": _FLAG,
+        "snapshot": _OPTIONAL_TEXT, "memory": _FLAG,
+    },
+    Decision: {"assignments": _ASSIGNMENTS, "retired": _TEXTS, "free": _OPTIONAL_INTEGER},
+    FailureRecord: {"failure": _Value(lambda x: True, ""), "attempt": _INTEGER, "given_up": _FLAG},
+    SnapshotLost: {"snapshot": _TEXT, "error": _TEXT},
+    SnapshotRemade: {"snapshot": _TEXT, "member": _TEXT, "step": _STEP},
+    RunResumed: {"horizon": _INTEGER, "total": _OPTIONAL_INTEGER, "changes": _TEXTS},
+    RunChanged: {
+        "settings": _OBJECT, "retired": _TEXTS, "request": _OPTIONAL_TEXT,
+        "bounds": _Value(lambda x: x is None or type(x) is dict, "an object or null"),
+    },
+    RunStopped: {"reason": _TEXT},
+    RunFinished: {"reason": _TEXT},
+}  # fmt: skip
+_KINDS: dict[str, Callable[..., Record]] = {
+    "decision": Decision, "void": SnapshotLost, "remade": SnapshotRemade, "resume": RunResumed, "set": RunChanged,
+    "stop": RunStopped, "finish": RunFinished,
+}  # fmt: skip
