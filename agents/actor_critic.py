@@ -286,13 +286,13 @@ class ActorCritic(ABC):
     @torch.no_grad()
     def values(self, state: State, batch: Batch) -> Tensor:
         """Outputs of the value head over a block, [P, T+1, B]."""
-        block, found = batch.block, torch.empty(batch.block.done.shape[0], batch.starts.shape[1], batch.mask.shape[2])
-        for params, members in zip(state.params, self._groups(len(found)), strict=True):
-            for envs in self._chunks(found.shape[1], slice(0, found.shape[2])):
+        block, result = batch.block, torch.empty(batch.block.done.shape[0], batch.starts.shape[1], batch.mask.shape[2])
+        for params, members in zip(state.params, self._groups(len(result)), strict=True):
+            for envs in self._chunks(result.shape[1], slice(0, result.shape[2])):
                 inputs = self.preprocess(state, block.inputs(members, envs), members)
                 _, values = self.net.unroll(params, inputs, block.rnn_state[members, envs], batch.starts[members])
-                found[members, :, envs] = values
-        return found
+                result[members, :, envs] = values
+        return result
 
     def _batch(self, state: State, block: Trajectory, h: Hyperparameters) -> Batch:
         """Compute the tensors that all passes share."""

@@ -151,6 +151,6 @@ class _Stack(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         saved, count = ctx.saved_tensors, len(ctx.saved_tensors) // 3 + 1
         params = saved[count:]
-        found = [torch.empty_like(x) for x in params]
-        backward(ctx.stack, grads[0], saved[:count], params, found)
-        return None, None, *found
+        result = [torch.empty_like(x) for x in params]
+        backward(ctx.stack, grads[0], saved[:count], params, result)
+        return None, None, *result

@@ -44,8 +44,8 @@ class Batch:
     def gae(self, values: Tensor, lambda_: Tensor) -> tuple[Tensor, Tensor]:
         """Value targets and advantages [P, T, B] by `returns.gae`, from values [P, T+1, B] and `lambda_` [P]."""
         discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values))
-        found = gae(discounts, rewards, values[:-1], values[-1], lambda_=lambda_[:, None], cuts=self.cuts)
-        targets, advantages = (x.movedim(0, 1) for x in found)
+        result = gae(discounts, rewards, values[:-1], values[-1], lambda_=lambda_[:, None], cuts=self.cuts)
+        targets, advantages = (x.movedim(0, 1) for x in result)
         return targets, advantages
 
 
@@ -139,16 +139,16 @@ def _by_formula(agent: ActorCritic, params: Views, h: Hyperparameters, part: Par
             values=values.detach(),
             extra_loss_inputs=part.extra,
         )
-        found, live = agent.derivatives(inputs, h), inputs.live.numpy()
-        by_head, by_free = evaluation.gradient(found.by_log_probs, found.by_entropies)
-        slopes = torch.from_numpy(by_head), torch.from_numpy(found.by_values)
+        result, live = agent.derivatives(inputs, h), inputs.live.numpy()
+        by_head, by_free = evaluation.gradient(result.by_log_probs, result.by_entropies)
+        slopes = torch.from_numpy(by_head), torch.from_numpy(result.by_values)
         if network:
             write_gradients(*slopes, grads)
         else:
             _add(grads, params, torch.autograd.grad(ends, list(params.values()), slopes, allow_unused=True))
         if by_free is not None:
             grads["free"].add_(torch.from_numpy(by_free))
-    metrics = {f"loss/{name}": torch.from_numpy(value / live) for name, value in found.sums.items()}
+    metrics = {f"loss/{name}": torch.from_numpy(value / live) for name, value in result.sums.items()}
     return {**metrics, "loss/log_ratio": torch.from_numpy((abs(log_rhos) * part.weights.numpy()).sum((1, 2)))}
 
 
@@ -171,14 +171,14 @@ def _by_autograd(agent: ActorCritic, params: Views, h: Hyperparameters, part: Pa
         extra_loss_inputs=part.extra | extra_outputs,
     )
     loss = agent.loss(inputs, h)
-    found = torch.autograd.grad(loss.total, [*ends, *params.values()], torch.ones_like(loss.total), allow_unused=True)
+    result = torch.autograd.grad(loss.total, [*ends, *params.values()], torch.ones_like(loss.total), allow_unused=True)
     if ends:  # the gradients by the parameters are those of a loss that reads them itself
         with torch.no_grad():
             by_head, by_values = (
-                torch.zeros_like(x) if grad is None else grad for x, grad in zip(ends, found, strict=False)
+                torch.zeros_like(x) if grad is None else grad for x, grad in zip(ends, result, strict=False)
             )
             write_gradients(by_head, by_values, grads)
-    _add(grads, params, found[len(ends) :])
+    _add(grads, params, result[len(ends) :])
     metrics = {f"loss/{name}": value.detach() / inputs.live for name, value in loss.sums.items()}
     return {**metrics, "loss/log_ratio": (inputs.log_rhos.abs() * part.weights).flatten(1).sum(-1)}
 

@@ -58,7 +58,7 @@ def _works(backend: str) -> bool:
     env = {**os.environ, "MUJOCO_GL": backend}
     env.pop("PYOPENGL_PLATFORM", None)
     try:
-        found = subprocess.run([sys.executable, "-c", _PROBE], env=env, capture_output=True, timeout=60, check=False)
+        result = subprocess.run([sys.executable, "-c", _PROBE], env=env, capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return found.returncode == 0
+    return result.returncode == 0

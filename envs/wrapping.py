@@ -122,8 +122,8 @@ def _values(space: Space[Any], value: Any, name: str = "the observation") -> Ite
         yield name, space, value
         return
     parts: dict[Any, Space[Any]] = dict(space.spaces if isinstance(space, Dict) else enumerate(space.spaces))
-    found = dict(value if isinstance(value, Mapping) else enumerate(value) if isinstance(value, tuple) else {})
-    if found.keys() != parts.keys():
+    result = dict(value if isinstance(value, Mapping) else enumerate(value) if isinstance(value, tuple) else {})
+    if result.keys() != parts.keys():
         raise ValueError(f"{name} is {described(value)}, which is not in {space}")
     for key, part in parts.items():
-        yield from _values(part, found[key], f"{name}[{key!r}]")
+        yield from _values(part, result[key], f"{name}[{key!r}]")

@@ -58,13 +58,13 @@ def fresh(agent: ActorCritic, members: list[int]) -> State:
 
 def live(agent: ActorCritic, members: int, **values: Any) -> dict[str, torch.Tensor]:
     """Every live hyperparameter as [P member]: its default, one value for all, or a list."""
-    found = {}
+    result = {}
     for name, default in live_hyperparameters(agent.settings).items():
         kind = torch.int64 if isinstance(default, int) else torch.float32
         value = values.pop(name, default)
-        found[name] = torch.tensor(value if isinstance(value, list) else [value] * members, dtype=kind)
+        result[name] = torch.tensor(value if isinstance(value, list) else [value] * members, dtype=kind)
     assert not values
-    return found
+    return result
 
 
 def block(agent: ActorCritic, members: list[int], time: int = 8, envs: int = 5, seed: int = 0) -> Trajectory:
@@ -96,9 +96,9 @@ def first_inputs(agent: ActorCritic, observations: torch.Tensor) -> tuple[Inputs
 
 def differences(one: State, slot: int, other: State, other_slot: int) -> list[str]:
     """Names of the tensors that are not equal bit for bit in two members."""
-    mine, theirs = {**one.tensors, **one.running}, {**other.tensors, **other.running}
-    assert set(mine) == set(theirs)
-    return [k for k, v in mine.items() if not torch.equal(v[slot], theirs[k][other_slot])]
+    own, theirs = {**one.tensors, **one.running}, {**other.tensors, **other.running}
+    assert set(own) == set(theirs)
+    return [k for k, v in own.items() if not torch.equal(v[slot], theirs[k][other_slot])]
 
 
 def _row(agent: ActorCritic, time: int, envs: int, seed: int) -> Trajectory:

@@ -134,8 +134,8 @@ class Soak:
 
     def status(self) -> dict:  # type: ignore[type-arg]
         out, _ = self.pbtrl("status", "chaos", "--json").communicate()
-        found: dict = json.loads(out)  # type: ignore[type-arg]
-        return found
+        result: dict = json.loads(out)  # type: ignore[type-arg]
+        return result
 
 
 def steps_again(run: Path) -> int:
@@ -155,15 +155,15 @@ def steps_again(run: Path) -> int:
 
 def marked(mark: str) -> list[int]:
     """Living processes that carry a mark."""
-    found = []
+    result = []
     for folder in Path("/proc").iterdir():
         try:
             alive = folder.name.isdigit() and (folder / "stat").read_text().rsplit(") ", 1)[1][0] not in "ZX"
             if alive and f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
+                result.append(int(folder.name))
         except OSError:
             continue
-    return found
+    return result
 
 
 def parent(pid: int) -> int:

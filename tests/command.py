@@ -99,7 +99,9 @@ def contents(run: Path) -> dict[str, bytes]:
 
 def weights(run: Path) -> dict[str, str]:
     """SHA-256 of the tensors of every snapshot, from its manifest."""
-    found = {}
+    result = {}
     for manifest in sorted(run.glob("members/*/snapshots/*/MANIFEST.json")):
-        found[str(manifest.parent)[len(str(run)) :]] = json.loads(manifest.read_text())["tensors.safetensors"]["sha256"]
-    return found
+        result[str(manifest.parent)[len(str(run)) :]] = json.loads(manifest.read_text())["tensors.safetensors"][
+            "sha256"
+        ]
+    return result

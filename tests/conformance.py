@@ -89,9 +89,9 @@ class ExecutorConformance:
     ) -> None:
         here = Inline(Host.local(build('{"toy": true}'), tmp_path / "inline", [("m00", "m01", "m02", "m03")]))
         expected = run_toy(here, tmp_path / "inline.jsonl")
-        found = run_toy(start(toy=True), tmp_path / "found.jsonl")
-        assert digest(found) == digest(expected)
-        assert any(a["donor"] for line in found if line["kind"] == "decision" for a in line["assignments"])
+        result = run_toy(start(toy=True), tmp_path / "found.jsonl")
+        assert digest(result) == digest(expected)
+        assert any(a["donor"] for line in result if line["kind"] == "decision" for a in line["assignments"])
         assert weights(tmp_path / "members") == weights(tmp_path / "inline")
         assert len(weights(tmp_path / "inline")) == 4 * 5
 

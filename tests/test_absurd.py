@@ -56,18 +56,18 @@ CONFIGS = {
 
 @pytest.mark.parametrize("what", CONFIGS)
 def test_absurd_config_is_one_line(pbtrl: Command, what: str):
-    text, said = CONFIGS[what]
+    text, message = CONFIGS[what]
     Path("c.yaml").write_text(HEAD + text)
-    found = pbtrl("train", "c.yaml", "--dry-run")
-    assert (found.code, found.out) == (2, "")
-    first, *rest = found.err.splitlines()
-    assert first.startswith(f"c.yaml{said}")
+    result = pbtrl("train", "c.yaml", "--dry-run")
+    assert (result.code, result.out) == (2, "")
+    first, *rest = result.err.splitlines()
+    assert first.startswith(f"c.yaml{message}")
     assert len(first) < 400
     assert rest == ["1 error. Nothing was started."]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "c.yaml: budget: needs env_steps_per_member or total_steps"),
         ("# nothing", "c.yaml: budget: needs env_steps_per_member or total_steps"),
@@ -77,15 +77,15 @@ def test_absurd_config_is_one_line(pbtrl: Command, what: str):
         ("a: 1\n---\nb: 2", "c.yaml:2:1: expected a single document"),
     ],
 )
-def test_other_files_are_refused_as_config(pbtrl: Command, text: str, said: str):
+def test_other_files_are_refused_as_config(pbtrl: Command, text: str, message: str):
     Path("c.yaml").write_text(text)
-    found = pbtrl("train", "c.yaml")
-    assert (found.code, found.out) == (2, "")
-    assert found.err.startswith(said)
+    result = pbtrl("train", "c.yaml")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("=x", "write it as key=value"),
         ("a..b=1", "write it as key=value"),
@@ -99,12 +99,12 @@ def test_other_files_are_refused_as_config(pbtrl: Command, text: str, said: str)
         ("budget.wall_clock=\u0663h", "must be a time such as 6h"),
     ],
 )
-def test_absurd_override_is_one_line(pbtrl: Command, override: str, said: str):
-    found = pbtrl("train", "toy_quadratic", override)
-    assert (found.code, found.out) == (2, "")
-    first, *rest = found.err.splitlines()
+def test_absurd_override_is_one_line(pbtrl: Command, override: str, message: str):
+    result = pbtrl("train", "toy_quadratic", override)
+    assert (result.code, result.out) == (2, "")
+    first, *rest = result.err.splitlines()
     assert first.startswith("override '")
-    assert said in first
+    assert message in first
     assert len(first) < 250
     assert rest == ["1 error. Nothing was started."]
     assert not Path("runs").exists()
@@ -136,10 +136,10 @@ def test_absurd_override_is_one_line(pbtrl: Command, override: str, said: str):
     ids=lambda argv: " ".join(argv)[:40].replace("\0", "0"),
 )
 def test_absurd_argument_is_one_line(pbtrl: Command, argv: list[str]):
-    found = pbtrl(*argv)
-    assert (found.code, found.out) == (2, "")
-    said = [line for line in found.err.splitlines() if not line.startswith(("usage:", " ", "1 error."))]
-    assert len(said) == 1, found.err
+    result = pbtrl(*argv)
+    assert (result.code, result.out) == (2, "")
+    message = [line for line in result.err.splitlines() if not line.startswith(("usage:", " ", "1 error."))]
+    assert len(message) == 1, result.err
     assert not Path("runs").exists()
 
 
@@ -158,9 +158,9 @@ def test_absurd_config_in_an_untrusted_run_is_one_line(pbtrl: Command, finished:
     run = Path(shutil.copytree(finished, "runs/toy_quadratic"))
     (run / "config.resolved.yaml").write_text(HEAD + text)
     for command in ("eval", "resume"):
-        found = pbtrl(command, "toy_quadratic")
-        assert (found.code, found.out, len(found.err.splitlines())) == (2, "", 2)
-        assert "runs/toy_quadratic/config.resolved.yaml" in found.err
+        result = pbtrl(command, "toy_quadratic")
+        assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 2)
+        assert "runs/toy_quadratic/config.resolved.yaml" in result.err
     assert pbtrl("verify", "toy_quadratic").code == 4
     assert pbtrl("list").code == pbtrl("status", "toy_quadratic").code == 0
 
@@ -175,15 +175,15 @@ def test_absurd_run_json_is_one_line(pbtrl: Command, finished: Path, key: str, v
     text = json.dumps(json.loads((run / "run.json").read_text()) | {key: "HERE"})
     (run / "run.json").write_text(text.replace('"HERE"', value))
     assert pbtrl("list").code == pbtrl("status", "last").code == 0
-    found = pbtrl("verify", "toy_quadratic")
-    assert found.code in (0, 4)
+    result = pbtrl("verify", "toy_quadratic")
+    assert result.code in (0, 4)
     try:
         run_info.read_run_info(RunDirectory(run))
     except RunError:
-        assert found.code == 4
-        assert f"damaged   run.json: {run}/run.json cannot be read: " in found.out
+        assert result.code == 4
+        assert f"damaged   run.json: {run}/run.json cannot be read: " in result.out
     warnings = run_info.record_start(RunDirectory(run), [])
-    assert len(warnings) == (found.code == 4)
+    assert len(warnings) == (result.code == 4)
 
 
 @pytest.mark.parametrize("value", ABSURD, ids=lambda value: value[:10])
@@ -194,9 +194,9 @@ def test_absurd_header_is_one_line(pbtrl: Command, finished: Path, key: str, val
     line = json.dumps(json.loads(first) | {key: "HERE"}).replace('"HERE"', value)
     (run / "journal.jsonl").write_text("".join([f"{line}\n", *rest]))
     for command in ("list", "status", "lineage", "verify"):
-        found = pbtrl(command, *(() if command == "list" else ("toy_quadratic",)))
-        assert found.code in (0, 4), command
-        assert len(found.err.splitlines()) == (found.code == 4 and command != "verify")
+        result = pbtrl(command, *(() if command == "list" else ("toy_quadratic",)))
+        assert result.code in (0, 4), command
+        assert len(result.err.splitlines()) == (result.code == 4 and command != "verify")
 
 
 # Whatever comes in
@@ -259,18 +259,18 @@ def test_any_journal_is_read_or_reported_damaged(finished: Path, tmp_path: Path,
     run = tmp_path / "run"
     run.mkdir(exist_ok=True)
     (run / "journal.jsonl").write_bytes(content)
-    (told,) = run_status.listing(tmp_path)
-    json.dumps(told)
+    (received,) = run_status.listing(tmp_path)
+    json.dumps(received)
     try:
         run_status.status(RunDirectory(run))
     except RunError:
-        assert told["error"]
+        assert received["error"]
         return
     header, records, population = RunDirectory(run).load()
     json.dumps(copies(records))
     run_curves(header, records, {}, None)
     tracked = RunEvents(RunDirectory(run))
     assert len([tracked.events(record) for record in tracked.read()]) == len(records)
-    shown = RunData(header, records, population, None)
-    report_tables.time_shares(shown)
-    report_tables.failures(shown)
+    text = RunData(header, records, population, None)
+    report_tables.time_shares(text)
+    report_tables.failures(text)

@@ -144,11 +144,11 @@ def test_ctrl_c_stops_a_run_that_can_be_resumed() -> None:
 
 
 def test_train_in_a_thread() -> None:
-    found: list[api.Run] = []
-    thread = threading.Thread(target=lambda: found.append(api.train(TOY, name="a")))
+    result: list[api.Run] = []
+    thread = threading.Thread(target=lambda: result.append(api.train(TOY, name="a")))
     thread.start()
     thread.join()
-    assert found[0].status()["state"] == "finished"
+    assert result[0].status()["state"] == "finished"
 
 
 # --- callbacks ---

@@ -67,8 +67,8 @@ def test_a_store_serves_one_after_the_other(workers: int, round_trip: float) -> 
 def test_copies_load_their_donors() -> None:
     """Loading takes a second round through the worker."""
     slow = replace(FREE, store=(1e-9, 0.0), pack=(0.5, 0.0))
-    found = simulate(WORK, 10, slow, sync=True, slices=20)
-    assert found == pytest.approx(9 / 10, abs=0.005)  # the others wait for them
+    result = simulate(WORK, 10, slow, sync=True, slices=20)
+    assert result == pytest.approx(9 / 10, abs=0.005)  # the others wait for them
     assert simulate(WORK, 10, slow, copies=False, slices=20) == pytest.approx(9 / 9.5)
 
 
@@ -83,8 +83,8 @@ def test_deaths_lose_half_a_slice_and_a_restart() -> None:
     """Of 9 s, half are lost on average, 7 s until the death is seen, and 10 s until there is a new worker."""
     deadly = replace(FREE, deaths=40.0, detect=(0.0, 14.0), restart=10.0)
     per_slice = math.expm1(0.1)  # deaths per slice that ends well
-    found = simulate(WORK, 20, deadly, slices=60)
-    assert found == pytest.approx(9 / (9 + per_slice * 21.5), abs=0.03)
+    result = simulate(WORK, 20, deadly, slices=60)
+    assert result == pytest.approx(9 / (9 + per_slice * 21.5), abs=0.03)
 
 
 def test_the_same_seed_gives_the_same_number() -> None:
@@ -98,8 +98,8 @@ def test_the_knee_is_the_last_efficient_number_of_workers() -> None:
 
 
 def test_a_real_journal_is_observed_without_first_slices() -> None:
-    told = [("m00", 50.0, 40.0), ("m01", 60.0, 50.0), ("m00", 60.0, 8.0), ("m01", 70.0, 8.0), ("m00", 70.0, 9.0)]
-    reports = [(Report(f"{m}/000000", m, 1, {}, timing={"seconds": s}), e) for m, e, s in told]
+    received = [("m00", 50.0, 40.0), ("m01", 60.0, 50.0), ("m00", 60.0, 8.0), ("m01", 70.0, 8.0), ("m00", 70.0, 9.0)]
+    reports = [(Report(f"{m}/000000", m, 1, {}, timing={"seconds": s}), e) for m, e, s in received]
     records = [ReportRecord(report, elapsed=elapsed) for report, elapsed in reports]
     efficiency, mean, spread = observed([RunResumed(), *records])
     assert efficiency == pytest.approx(25 / 30)

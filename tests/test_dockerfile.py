@@ -63,8 +63,8 @@ def test_pip_step_is_that_of_the_install_page() -> None:
 def test_commands_are_commands() -> None:
     assert json.loads(arguments("ENTRYPOINT")[0]) == ["pbtrl"]
     assert json.loads(arguments("CMD")[0]) == ["--help"]
-    shown = (ROOT / "docs/guides/docker.md").read_text()
-    commands = re.findall(r"^docker run .*? pbtrl (.+)$", shown, re.MULTILINE)
+    text = (ROOT / "docs/guides/docker.md").read_text()
+    commands = re.findall(r"^docker run .*? pbtrl (.+)$", text, re.MULTILINE)
     assert len(commands) >= 3
     for command in commands:
         parse_arguments(shlex.split(command))

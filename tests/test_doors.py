@@ -106,7 +106,7 @@ def test_own_agent_in_a_mix() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("agent: {name: 'own_things:Nothing'}", "own_things:Nothing cannot be imported: AttributeError"),
         ("agent: {name: 'no_such_module:Agent'}", "no_such_module:Agent cannot be imported: ModuleNotFoundError"),
@@ -120,13 +120,13 @@ def test_own_agent_in_a_mix() -> None:
         ("agent: {name: impalla}", "unknown agent 'impalla'. Did you mean 'impala'?"),
     ],
 )
-def test_unavailable_names_are_one_line_with_position(text: str, said: str) -> None:
+def test_unavailable_names_are_one_line_with_position(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(CART + text, "own.yaml")
     kind, _, _ = text.partition(":")
     assert len(caught.value.messages) == 1
     assert caught.value.messages[0].startswith(f"own.yaml:3:{len(kind) + 10}: {kind}.name: ")
-    assert said in caught.value.messages[0]
+    assert message in caught.value.messages[0]
 
 
 def test_registered_names_are_stored_as_importable_paths() -> None:
@@ -157,15 +157,15 @@ def test_names_that_cannot_be_registered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trainable", "said"),
+    ("trainable", "message"),
     [
         ("{name: 'own_things:Model', sise: 2}", r"trainable.sise: unknown key. Did you mean 'size'\?"),
         ("{name: 'own_things:Model', size: [a]}", "trainable.size: must be an integer, not"),
         ("{name: 'own_things:Nothing'}", "trainable.name: own_things:Nothing cannot be imported"),
     ],
 )
-def test_failing_trainable_constructor(trainable: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_failing_trainable_constructor(trainable: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         api.train({**BUDGET, "hparams": RATE}, overrides=[f"trainable={trainable}"])
 
 

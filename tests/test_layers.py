@@ -76,9 +76,9 @@ def room(module: str) -> str:
 
 
 def floor(module: str) -> int:
-    found = [number for number, rooms in enumerate(FLOORS) if room(module) in rooms]
-    assert found, f"{module} has no floor in {__file__}"
-    return found[0]
+    result = [number for number, rooms in enumerate(FLOORS) if room(module) in rooms]
+    assert result, f"{module} has no floor in {__file__}"
+    return result[0]
 
 
 @pytest.mark.parametrize("path", ALL, ids=name)

@@ -86,8 +86,8 @@ def run(where: Path, argv: list[str]) -> subprocess.CompletedProcess[str]:
 )
 def test_script_without_a_guard_trains_once(tmp_path: Path, text: str, how: Callable[[Path, str], list[str]]):
     """Worker, actor and final choice do not import the script."""
-    found = run(tmp_path, how(tmp_path, text))
-    assert (found.returncode, found.stdout.count("imported")) == (0, 1), found.stderr
+    result = run(tmp_path, how(tmp_path, text))
+    assert (result.returncode, result.stdout.count("imported")) == (0, 1), result.stderr
     (only,) = (tmp_path / "runs").iterdir()
     assert kinds(only)[-1] == "finish"
     assert "failure" not in kinds(only)
@@ -95,8 +95,8 @@ def test_script_without_a_guard_trains_once(tmp_path: Path, text: str, how: Call
 
 
 def test_bench_does_not_import_the_script(tmp_path: Path):
-    found = run(tmp_path, script(tmp_path, BENCH))
-    assert (found.returncode, found.stdout.count("imported")) == (0, 1), found.stderr
+    result = run(tmp_path, script(tmp_path, BENCH))
+    assert (result.returncode, result.stdout.count("imported")) == (0, 1), result.stderr
 
 
 OWN_CHILDREN = """
@@ -119,8 +119,8 @@ if __name__ == "__main__":
 def test_training_during_import_in_a_child_is_refused(tmp_path: Path):
     """In a child of another library: the command prints an error and continues, the library raises."""
     train = f"from pbtrl.cli import main as cli; cli.main({['train', 'toy_quadratic', '--progress', 'none', *TOY]!r})"
-    found = run(tmp_path, script(tmp_path, OWN_CHILDREN.replace("TRAIN", train)))
-    assert (found.returncode, found.stdout, found.stderr) == (0, "worked\n", f"{REFUSED}\n")
+    result = run(tmp_path, script(tmp_path, OWN_CHILDREN.replace("TRAIN", train)))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "worked\n", f"{REFUSED}\n")
     assert len(list((tmp_path / "runs").iterdir())) == 1
     assert run(
         tmp_path, script(tmp_path, OWN_CHILDREN.replace("TRAIN", SESSION.replace("raise", "#")))
@@ -149,8 +149,8 @@ if __name__ == "__main__":
         thread.join()
     start()
 """
-    found = run(tmp_path, script(tmp_path, text))
-    assert (found.stdout, found.stderr) == ("worked\nworked\n", "")
+    result = run(tmp_path, script(tmp_path, text))
+    assert (result.stdout, result.stderr) == ("worked\nworked\n", "")
 
 
 # Threads

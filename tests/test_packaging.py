@@ -178,7 +178,7 @@ def test_wheel_holds_nothing_but_pbtrl(source: Path, wheel: Path):
     names = set(files(wheel))
     assert {name.partition("/")[0] for name in names} == {"pbtrl", DIST_INFO}
     folder = source / "pbtrl"
-    walked = {Path(at, name) for at, _, found in os.walk(folder, followlinks=True) for name in found}
+    walked = {Path(at, name) for at, _, result in os.walk(folder, followlinks=True) for name in result}
     package = {str(path.relative_to(source)) for path in walked}
     assert {"pbtrl/py.typed", "pbtrl/agents/impala.py", "pbtrl/envs/gym.py", "pbtrl/configs/pong.yaml"} <= package
     assert {Path(name).suffix for name in package} == {".py", ".yaml", ".typed"}

@@ -69,9 +69,9 @@ class Bomb:
 @pytest.mark.parametrize("command", [["eval", "last", "--member", "m00"], ["verify", "last"]])
 def test_pickle_named_safetensors_is_not_unpickled(pbtrl: Command, run: Path, command: list[str]) -> None:
     forged(newest(), tensors__safetensors=pickle.dumps(Bomb()))
-    found = pbtrl(*command)
-    assert found.code == 4
-    assert "snapshot m00/000019: tensors.safetensors holds no tensors" in found.out + found.err
+    result = pbtrl(*command)
+    assert result.code == 4
+    assert "snapshot m00/000019: tensors.safetensors holds no tensors" in result.out + result.err
     assert not Path("boom").exists()
     pickle.loads(pickle.dumps(Bomb()))
     assert Path("boom").exists(), "the bomb is none"
@@ -87,14 +87,14 @@ def test_run_continues_despite_a_forged_snapshot(pbtrl: Command, run: Path) -> N
 @pytest.mark.parametrize("state", [DEEP, b"{", b"[]", b"{}", b'{"report": 3}', b"\xff"])
 def test_malformed_state_is_one_line(pbtrl: Command, run: Path, state: bytes) -> None:
     forged(newest(), state__json=state)
-    found = pbtrl("eval", "last", "--member", "m00")
-    assert (found.code, found.out, len(found.err.splitlines())) == (4, "", 1)
+    result = pbtrl("eval", "last", "--member", "m00")
+    assert (result.code, result.out, len(result.err.splitlines())) == (4, "", 1)
     assert pbtrl("verify", "last").code == 4
 
 
 def test_tensors_of_wrong_shape_are_refused_before_copying(pbtrl: Command, run: Path) -> None:
     theta, more = np.zeros(2), np.zeros(1)
-    for tensors, said in (
+    for tensors, message in (
         ({"theta": np.zeros((9, 9))}, "theta is float64 (9, 9), expected float64 (2,)"),
         ({"theta": theta.astype(np.float32)}, "theta is float32 (2,), expected float64 (2,)"),
         ({"theta": theta, "more": more}, "more is float64 (1,), expected missing"),
@@ -102,25 +102,25 @@ def test_tensors_of_wrong_shape_are_refused_before_copying(pbtrl: Command, run: 
         ({}, "theta is missing, expected float64 (2,)"),
     ):
         forged(newest(), tensors__safetensors=safetensors.numpy.save(tensors))
-        found = pbtrl("eval", "last", "--member", "m00")
-        assert (found.code, found.err) == (4, f"the snapshot does not fit this agent: {said}\n")
+        result = pbtrl("eval", "last", "--member", "m00")
+        assert (result.code, result.err) == (4, f"the snapshot does not fit this agent: {message}\n")
 
 
 @pytest.mark.parametrize("file", ["journal.jsonl", "run.json", "best.json"])
 def test_deeply_nested_json_is_one_line(pbtrl: Command, run: Path, file: str) -> None:
     (run / file).write_bytes(DEEP + b"\n")
-    found = pbtrl("verify", "last", "--runs", "runs")
-    assert found.code == 4
-    assert f"damaged   {file}" in found.out
+    result = pbtrl("verify", "last", "--runs", "runs")
+    assert result.code == 4
+    assert f"damaged   {file}" in result.out
 
 
 @pytest.mark.parametrize("file", ["run.json", "best.json", "members/m00/snapshots/000019/MANIFEST.json"])
 def test_oversized_files_are_not_read(pbtrl: Command, run: Path, file: str) -> None:
     os.truncate(run / file, LARGEST + 1)  # zeros, which would be read as no JSON: that is another message
-    found = pbtrl("verify", "last", "--json")
-    assert found.code == 4
+    result = pbtrl("verify", "last", "--json")
+    assert result.code == 4
     where = file.removesuffix("/MANIFEST.json")
-    (text,) = [f["text"] for f in json.loads(found.out)["findings"] if f["where"] == where]
+    (text,) = [f["text"] for f in json.loads(result.out)["findings"] if f["where"] == where]
     assert ("larger than 64 MiB" if where == file else "missing or incomplete") in text
 
 
@@ -134,16 +134,16 @@ LAUGHS = "\n".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}' if n else 'ha'] * 9)}
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         (LAUGHS, ":1:14: more than 100,000 values, those of aliases counted wherever they are used"),
         ("x" * 2**20 + "x", ": larger than 1 MiB, which no config is"),
     ],
 )
-def test_config_cannot_fill_the_memory(pbtrl: Command, run: Path, config: str, said: str) -> None:
+def test_config_cannot_fill_the_memory(pbtrl: Command, run: Path, config: str, message: str) -> None:
     (run / "config.resolved.yaml").write_text(config)
-    found = pbtrl("eval", "last", "--member", "m00")
-    assert (found.code, found.err.splitlines()[0]) == (2, f"runs/toy_quadratic/config.resolved.yaml{said}")
+    result = pbtrl("eval", "last", "--member", "m00")
+    assert (result.code, result.err.splitlines()[0]) == (2, f"runs/toy_quadratic/config.resolved.yaml{message}")
 
 
 def test_swapped_snapshots_are_detected(pbtrl: Command, run: Path) -> None:
@@ -153,8 +153,8 @@ def test_swapped_snapshots_are_detected(pbtrl: Command, run: Path) -> None:
     (run / "aside").rename(other)
     with pytest.raises(SnapshotError, match=r"snapshot m00/000019 holds 'm01/000019'"):
         SnapshotStore(run / "members").load("m00/000019")
-    found = pbtrl("resume", "last", "budget.env_steps_per_member=230")
-    assert found.code == 0
+    result = pbtrl("resume", "last", "budget.env_steps_per_member=230")
+    assert result.code == 0
     assert sum(line["kind"] == "void" for line in journal(run)) == 2
 
 
@@ -192,10 +192,10 @@ def test_invalid_journal_is_one_line_and_others_are_listed(pbtrl: Command, run: 
         ["report", "toy_quadratic"],
         ["compare", "toy_quadratic"],
     ):
-        found = pbtrl(*command)
-        assert "Traceback" not in found.err
+        result = pbtrl(*command)
+        assert "Traceback" not in result.err
         if what not in ("timing", "donor") or command[0] in ("lineage", "report"):
-            assert found.code == 4, command
+            assert result.code == 4, command
 
 
 @pytest.mark.parametrize("file", ["journal.jsonl", "run.json", "LOCK", "config.resolved.yaml", "best.json"])
@@ -221,9 +221,9 @@ def test_control_characters_are_escaped(pbtrl: Command, run: Path) -> None:
     run.rename(run.with_name(f"q{evil.replace('/', '')}"))
     last = [[name, "last"] for name in ("status", "lineage", "verify", "compare", "resume")]
     for command in (["list"], *last):
-        found = pbtrl(*command)
-        assert "\x1b" not in found.out + found.err
-        assert "\x07" not in found.out + found.err
+        result = pbtrl(*command)
+        assert "\x1b" not in result.out + result.err
+        assert "\x07" not in result.out + result.err
     assert "h0\\x1b]0;owned\\x07" in pbtrl("status", "last").out
 
 
@@ -252,9 +252,9 @@ def test_children_import_nothing_from_the_working_directory(run: Path, tmp_path:
 def test_journal_cannot_name_outside_files(pbtrl: Command, run: Path, name: str) -> None:
     best = json.loads((run / "best.json").read_text())
     (run / "best.json").write_text(json.dumps({**best, "snapshot": name}))
-    found = pbtrl("eval", "last")
-    assert (found.code, found.out) == (4, "")
-    assert "is not a snapshot name" in found.err or "is missing or incomplete" in found.err
+    result = pbtrl("eval", "last")
+    assert (result.code, result.out) == (4, "")
+    assert "is not a snapshot name" in result.err or "is missing or incomplete" in result.err
     with pytest.raises(SnapshotError, match="is not a snapshot name"):
         SnapshotStore(run / "members").path(name)
 
@@ -309,14 +309,14 @@ def bumped(path: Path) -> None:
 def test_newer_schema_is_refused_and_unchanged(pbtrl: Command, run: Path, file: str) -> None:
     bumped(run / file)
     before = contents(run / "members")
-    said = f"runs/toy_quadratic/{file}{':1' if file == 'journal.jsonl' else ''}: written by a newer pbtrl "
+    message = f"runs/toy_quadratic/{file}{':1' if file == 'journal.jsonl' else ''}: written by a newer pbtrl "
     commands = [["verify", "last"], ["verify", "last", "--repair"]]
     commands += [["resume", "last", "budget.env_steps_per_member=230"]] if file != "best.json" else []
     commands += [["eval", "last", "--member", "m00" if "m00" in file else "best"]] if file != "run.json" else []
     for command in commands:
         refused = pbtrl(*command)
         assert refused.code == 4, command
-        assert said in refused.out + refused.err
+        assert message in refused.out + refused.err
     assert "newer     " in pbtrl("verify", "last").out
     assert contents(run / "members") == before
 
@@ -330,28 +330,28 @@ def test_secrets_are_not_stored(pbtrl: Command, tmp_path: Path, monkeypatch: pyt
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["pbtrl", "train", "x", "hub.api_key=hunter2-argv", "--token", "hunter2-option"])
-    told = 'env.kwargs={api_key: hunter2-a, "auth_token": "hunter2-b", url: "https://me:hunter2-c@x"}'
-    monkeypatch.setattr(sys, "argv", [*sys.argv, told, "db_password=hunter2-d"])
+    received = 'env.kwargs={api_key: hunter2-a, "auth_token": "hunter2-b", url: "https://me:hunter2-c@x"}'
+    monkeypatch.setattr(sys, "argv", [*sys.argv, received, "db_password=hunter2-d"])
     broken = ["env.id=tests.faulty_envs:Raising", "env.kwargs={after: 9}", "population.size=2"]
     assert pbtrl("train", "cart.yaml", "--name", "a", *broken).code == 3
     assert pbtrl("train", "toy_quadratic").code == 0
-    (shown,) = (w for w in json.loads((RUN / "run.json").read_text())["command"] if w.startswith("env.kwargs"))
-    assert shown == 'env.kwargs={api_key: ..., "auth_token": ..., url: "https://...@x"}'
-    found = contents(Path("runs"))
-    assert not [path for path, data in found.items() if b"hunter2" in data]
+    (text,) = (w for w in json.loads((RUN / "run.json").read_text())["command"] if w.startswith("env.kwargs"))
+    assert text == 'env.kwargs={api_key: ..., "auth_token": ..., url: "https://...@x"}'
+    result = contents(Path("runs"))
+    assert not [path for path, data in result.items() if b"hunter2" in data]
 
 
 def listening(pid: int) -> set[str]:
     """Addresses at which a process and its threads accept connections, as the kernel writes them."""
-    mine = set()
+    own = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            mine.add(os.readlink(link))
+            own.add(os.readlink(link))
         except OSError:
             continue
     tables = (Path(f"/proc/{pid}/net/{kind}") for kind in ("tcp", "tcp6", "udp", "udp6"))
     rows = [row.split() for table in tables if table.exists() for row in table.read_text().splitlines()[1:]]
-    return {row[1] for row in rows if row[3] in ("0A", "07") and f"socket:[{row[9]}]" in mine}
+    return {row[1] for row in rows if row[3] in ("0A", "07") and f"socket:[{row[9]}]" in own}
 
 
 LOCAL = ("0100007F:", "00000000000000000000000001000000:")  # 127.0.0.1 and ::1

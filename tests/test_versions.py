@@ -28,9 +28,9 @@ def run(request: pytest.FixtureRequest, pbtrl: Command) -> Path:
 
 
 def said(pbtrl: Command, *argv: object) -> str:
-    found = pbtrl(*argv)
-    assert found.code == 0, found.err
-    return found.out
+    result = pbtrl(*argv)
+    assert result.code == 0, result.err
+    return result.out
 
 
 def test_runs_of_every_version_are_read_and_resumed(pbtrl: Command, run: Path) -> None:
@@ -74,8 +74,8 @@ def test_warning_for_another_version_or_machine(pbtrl: Command, run: Path) -> No
     now = dict(card["versions"])
     card["versions"] |= {"torch": "1.0", "processor": "an abacus"}
     (run / "run.json").write_text(json.dumps(card))
-    found = pbtrl("resume", run.name, "budget.env_steps_per_member=70")
-    assert (found.code, found.err.splitlines()) == (
+    result = pbtrl("resume", run.name, "budget.env_steps_per_member=70")
+    assert (result.code, result.err.splitlines()) == (
         0,
         [
             f"warning: {what} -> {now[key]} since the last session: not bit-exact from here on"
@@ -89,8 +89,8 @@ def test_warning_for_another_number_of_threads(pbtrl: Command, monkeypatch: pyte
     monkeypatch.setattr(placement, "usable_cores", lambda: 3)
     said(pbtrl, "train", "c.yaml", "population.size=1", "--name", "one", "--progress", "none")
     monkeypatch.setattr(placement, "usable_cores", lambda: 1)
-    found = pbtrl("resume", "one", "budget.env_steps_per_member=960", "--progress", "none")
-    assert found.err == "warning: torch threads 3 -> 1 since the last session: not bit-exact from here on\n"
+    result = pbtrl("resume", "one", "budget.env_steps_per_member=960", "--progress", "none")
+    assert result.err == "warning: torch threads 3 -> 1 since the last session: not bit-exact from here on\n"
 
 
 OLD_KEYS = """
@@ -107,9 +107,9 @@ def test_stored_config_is_read_with_its_old_keys(tmp_path: Path) -> None:
     (tmp_path / "config.resolved.yaml").write_text(OLD_KEYS)
     config = load_stored_config(RunDirectory(tmp_path), ["agent.epochs=3"])
     assert config.agent is not None
-    found = config.agent
-    assert found.use_last_action_reward
-    assert (found.epochs, found.max_log_ratio, found.optimizer, found.rewards) == (3, 0.5, "adam", "normalize")
+    result = config.agent
+    assert result.use_last_action_reward
+    assert (result.epochs, result.max_log_ratio, result.optimizer, result.rewards) == (3, 0.5, "adam", "normalize")
     assert config.hparams["adam_epsilon"].mutate == "neighbor"
     assert config.fitness.curve_interval == config.strategy.ready.slice_steps == 320
 

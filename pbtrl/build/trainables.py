@@ -99,16 +99,16 @@ def _problems(config: Config, cls: Any, kwargs: Mapping[str, Any]) -> Iterator[C
 def _keys(cls: Any) -> Any:
     """Make a dataclass of the keys that a class takes from the config, for pydantic to check them against."""
     prepare = getattr(cls, "prepare", None)
-    found = parameters(cls, 1 if prepare is None else 2)
+    result = parameters(cls, 1 if prepare is None else 2)
     hints = _hints(cls)
     if prepare is not None:
-        found, hints = {**parameters(prepare, 1), **found}, {**_hints(prepare), **hints}
+        result, hints = {**parameters(prepare, 1), **result}, {**_hints(prepare), **hints}
     fields: list[Any] = []
-    for name, parameter in found.items():
+    for name, parameter in result.items():
         if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             optional = [] if parameter.default is parameter.empty else [field(default=None)]
             fields.append((name, hints.get(name, Any), *optional))
-    extra: Any = "allow" if any(p.kind == p.VAR_KEYWORD for p in found.values()) else "forbid"
+    extra: Any = "allow" if any(p.kind == p.VAR_KEYWORD for p in result.values()) else "forbid"
     keys = make_dataclass("Keys", fields, kw_only=True)
     with_config(ConfigDict(extra=extra, allow_inf_nan=False, arbitrary_types_allowed=True))(keys)
     return keys

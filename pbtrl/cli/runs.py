@@ -133,8 +133,10 @@ def run_schedule(a: argparse.Namespace) -> int:
     from pbtrl.reporting.schedule import discover
     from pbtrl.storage.run_lookup import find
 
-    found = discover(find(a.run, a.runs), a.member)
-    text = to_json(found.to_json()) if a.format == "json" else found.to_csv() if a.format == "csv" else found.to_yaml()
+    result = discover(find(a.run, a.runs), a.member)
+    text = (
+        to_json(result.to_json()) if a.format == "json" else result.to_csv() if a.format == "csv" else result.to_yaml()
+    )
     tell(text.rstrip())
     return 0
 

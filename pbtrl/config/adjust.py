@@ -94,7 +94,7 @@ def _listed(config: Config, allowed: Sequence[str]) -> str:
 
 
 def _at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
-    found: Any = tree
+    result: Any = tree
     for key in path:
-        found = found[key]
-    return found
+        result = result[key]
+    return result

@@ -64,10 +64,10 @@ def _drop_pairs(source: ConfigSource, fixed: Keys, searched: Keys, *, only_fixed
 
 
 def _section(source: ConfigSource, path: Keys) -> dict[str, Any]:
-    found: Any = source.data
+    result: Any = source.data
     for key in path:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
+        result = result.get(key) if isinstance(result, dict) else None
+    return result if isinstance(result, dict) else {}
 
 
 def _is_overridden(source: ConfigSource, path: tuple[str, ...]) -> bool:

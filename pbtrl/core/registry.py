@@ -128,10 +128,10 @@ def modules_of(names: Iterable[str]) -> tuple[str, ...]:
 def import_object(path: str) -> Any:
     """Import what `module:name` names."""
     module, _, qualified = path.partition(":")
-    found: Any = importlib.import_module(module)
+    result: Any = importlib.import_module(module)
     for part in qualified.split("."):
-        found = getattr(found, part)
-    return found
+        result = getattr(result, part)
+    return result
 
 
 def _path(target: type) -> str:

@@ -67,10 +67,10 @@ def _shared(runs: Path, cluster: Cluster) -> str:
         probe = Path(folder).resolve() / "nonce"
         probe.write_text(nonce)
         os.chmod(folder, 0o755)
-        found: list[tuple[dict[str, Any], dict[str, Any]]] = cluster.survey(probe)
-    blind = [there["host"] for _, there in found if there["probe"] != nonce]
+        result: list[tuple[dict[str, Any], dict[str, Any]]] = cluster.survey(probe)
+    blind = [there["host"] for _, there in result if there["probe"] != nonce]
     if blind:
         raise RuntimeError(
             f"{', '.join(blind)} cannot read what was written in {runs.resolve()}: set execution.shared: false"
         )
-    return f"all {len(found)} nodes read what was written in {runs.resolve()}"
+    return f"all {len(result)} nodes read what was written in {runs.resolve()}"

@@ -62,8 +62,8 @@ def examine(runs: Path, config: Config | None = None) -> list[dict[str, Any]]:
         ("file system", lambda: _file_system(runs)),
         ("terminal", lambda: f"{'yes' if sys.stdout.isatty() else 'no'}, {shutil.get_terminal_size().columns} columns"),
     ]
-    found = [_check(name, function) for name, function in checks]
-    return [*found, *(_examine_cluster(config, runs) if config is not None and on_ray else [])]
+    result = [_check(name, function) for name, function in checks]
+    return [*result, *(_examine_cluster(config, runs) if config is not None and on_ray else [])]
 
 
 def _examine_cluster(config: Config, runs: Path) -> list[dict[str, Any]]:

@@ -63,8 +63,8 @@ def rederive(run: RunDirectory, config: Config) -> dict[str, Any]:
                 recorded = {a.member: a.to_json() for a in record.assignments}
                 for member in [*recorded, *derived]:
                     if recorded.get(member) != derived.get(member):
-                        found = Difference(number, member, recorded.get(member), derived.get(member))
-                        return {"decisions": decisions, "difference": asdict(found)}
+                        result = Difference(number, member, recorded.get(member), derived.get(member))
+                        return {"decisions": decisions, "difference": asdict(result)}
                 decisions += 1
         population.record(record)
     return {"decisions": decisions, "difference": None}

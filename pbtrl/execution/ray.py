@@ -222,13 +222,13 @@ class Cluster:
         for node in self.nodes():
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked.append((node, task.options(num_cpus=0, scheduling_strategy=there).remote(str(probe or ""))))
-        found = []
+        result = []
         for node, call in asked:
             try:
-                found.append((node, json.loads(ray.get(call, timeout=SURVEY))))
+                result.append((node, json.loads(ray.get(call, timeout=SURVEY))))
             except RayError as error:
                 raise WorkerError(f"node {node['NodeManagerAddress']}: {last_line(str(error))}") from error
-        return found
+        return result
 
     def store(self, members: str) -> Any:
         """Start the store on this node."""
@@ -394,7 +394,7 @@ class _Worker(ExecutorWorker):
             self._check(json.loads(answer))
             self.up = True
             return []
-        return [found for news in answer for found in self.take(decode(news))]
+        return [result for news in answer for result in self.take(decode(news))]
 
     def _check(self, there: dict[str, Any]) -> None:
         """Refuse a node that has other packages or does not see the run directory."""

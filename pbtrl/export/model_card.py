@@ -73,7 +73,7 @@ def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return the header that the hub reads."""
     score = info["score"] or {}
     tags = ["deep-reinforcement-learning", "reinforcement-learning", "population-based-training"]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "library_name": "pbtrl",
         "pipeline_tag": "reinforcement-learning",
         "tags": [*tags, info["agent"], info["env"]],
@@ -83,10 +83,10 @@ def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
         value = f"{score['return_mean']:.2f} +/- {score['return_std']:.2f}"
         metric = {"type": "mean_reward", "value": value, "name": "mean_reward", "verified": False}
         dataset = {"name": info["env"], "type": info["env"]}
-        found["model-index"] = [
+        result["model-index"] = [
             {"name": info["agent"], "results": [{"task": task, "dataset": dataset, "metrics": [metric]}]}
         ]
-    return found
+    return result
 
 
 def _score(info: Mapping[str, Any]) -> str:
@@ -104,13 +104,13 @@ def _score(info: Mapping[str, Any]) -> str:
 
 def _schedule(run: RunDirectory, member: str) -> str:
     """Format the discovered schedule as a Markdown table; of many rows the middle ones are left out."""
-    found = discover(run, member)
+    result = discover(run, member)
     rows: list[Sequence[str]] = [
-        [f"{step:,}", *(_text(format_value(value)) for value in values.values())] for step, values in found.points
+        [f"{step:,}", *(_text(format_value(value)) for value in values.values())] for step, values in result.points
     ]
     if len(rows) > ROWS:
         rows = [*rows[: ROWS // 2], ["..."] * len(rows[0]), *rows[-ROWS // 2 :]]
-    titles = [f"from ({found.unit})", *map(_text, found.points[0][1])]
+    titles = [f"from ({result.unit})", *map(_text, result.points[0][1])]
     return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))
 
 

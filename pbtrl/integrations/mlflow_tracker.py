@@ -57,8 +57,8 @@ class MlflowTracker(Tracker):
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         try:
             self._client = MlflowClient()
-            found = self._client.get_experiment_by_name(project)
-            self._experiment = found.experiment_id if found else self._client.create_experiment(project)
+            result = self._client.get_experiment_by_name(project)
+            self._experiment = result.experiment_id if result else self._client.create_experiment(project)
             self._params(POPULATION, about.config)
         except (MlflowException, OSError) as error:
             raise _refused(error) from error
@@ -119,8 +119,8 @@ class MlflowTracker(Tracker):
         if name not in self._ids:
             mark = self._about.id_of(name)
             query = f"tags.`{IDENTIFIER}` = '{mark}'"
-            found = self._client.search_runs([self._experiment], query, max_results=1) if self._about.continued else []
-            self._ids[name] = found[0].info.run_id if found else self._create(name, mark)
+            result = self._client.search_runs([self._experiment], query, max_results=1) if self._about.continued else []
+            self._ids[name] = result[0].info.run_id if result else self._create(name, mark)
         return self._ids[name]
 
     def _create(self, name: str, mark: str) -> str:

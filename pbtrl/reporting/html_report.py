@@ -60,14 +60,14 @@ def write_report(
         RunError: the directory cannot be written to, contains a symbolic link, or has no `video`.
     """
     run.check_links()
-    shown = _video(run) if video else ""
+    output = _video(run) if video else ""
     header, records, population = run.load()
     best = run.best()
     leader = population.best.snapshot if population.best else None
     data = plots.RunData(header, records, population, str(best["snapshot"]) if "snapshot" in best else leader)
     drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
     body = _body(run, best, data, [_plot(data, name, content, form) for name, content in drawn.items()])
-    files: dict[Path, str | bytes] = {run.report_file: html_page.page(header.name, body + shown, refresh)}
+    files: dict[Path, str | bytes] = {run.report_file: html_page.page(header.name, body + output, refresh)}
     files |= {run.plots / f"{name}.{form}": content for name, content in drawn.items()}
     try:
         make_directory(run.plots)

@@ -84,10 +84,10 @@ def _parse(kind: Callable[..., Kind], body: Mapping[str, Any], clock: Mapping[st
 def _are_numbers(values: Iterable[Any], *, finite: bool = False) -> bool:
     """Check for numbers and nulls; earlier versions wrote NaN where there is null now."""
     try:
-        found = set(map(math.isfinite, [v for v in values if v is not None]))
+        result = set(map(math.isfinite, [v for v in values if v is not None]))
     except (TypeError, OverflowError):
         return False
-    return not finite or False not in found
+    return not finite or False not in result
 
 
 def _is_timing(x: Any) -> bool:

@@ -49,8 +49,8 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
     try:
         with translate_disk_errors(path):
             if path.suffix == ".gif":
-                shown = itertools.islice(frames, MOST_GIF_FRAMES)
-                staged.write_bytes(_gif((_shrunk(frame, GIF_SIDE) for frame in shown), fps))
+                text = itertools.islice(frames, MOST_GIF_FRAMES)
+                staged.write_bytes(_gif((_shrunk(frame, GIF_SIDE) for frame in text), fps))
             else:
                 _write_mp4(staged, frames, fps)
             staged.replace(path)
@@ -61,8 +61,8 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
 def newest_video(run: RunDirectory, snapshot: str = "") -> Path | None:
     """Return the newest video of a run, or of one of its snapshots; None if there is none."""
     named = f"*-{snapshot.replace('/', '-')}.*" if snapshot else "*"
-    found = (path for path in run.evaluations.glob(named) if path.suffix in (".mp4", ".gif") and path.is_file())
-    return max((path for path in found if not path.name.startswith(".")), key=lambda path: path.name, default=None)
+    result = (path for path in run.evaluations.glob(named) if path.suffix in (".mp4", ".gif") and path.is_file())
+    return max((path for path in result if not path.name.startswith(".")), key=lambda path: path.name, default=None)
 
 
 def preview(path: Path, seconds: float = 5.0) -> bytes:

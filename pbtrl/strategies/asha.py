@@ -95,13 +95,13 @@ class ASHA(TrialSearch):
 
     def _hopeless(self, trials: list[Trial]) -> list[Trial]:
         """Return the paused trials that are below the cut of their rung even if all that can come to it are worse."""
-        found: list[Trial] = []
+        result: list[Trial] = []
         for rung in range(len(self.rungs) - 1):
             completed = ranked(trials, rung)
             active = [t for t in trials if len(t.results) <= rung and t.member.healthy and not t.member.retired]
             most = len(completed) + len(active) + self.count - len(trials)
-            found += [t for t in completed[max(1, most // self.eta) :] if _waits_at(t, rung)]
-        return found
+            result += [t for t in completed[max(1, most // self.eta) :] if _waits_at(t, rung)]
+        return result
 
     def _stopped(self, trials: list[Trial]) -> list[Trial]:
         passing = {t.member.id for t in self._passing(trials)}

@@ -64,18 +64,18 @@ class CurveComparison:
 
 def regular(curve: Curve, spacing: int) -> Points:
     """Put a curve on a grid of `spacing` steps from its start. The last point of a cell counts."""
-    found: dict[int, float] = {}
+    result: dict[int, float] = {}
     for steps, value in curve.points:
         if value is not None and math.isfinite(value):
-            found[max(0, steps - 1) // spacing] = value
-    if not found:
+            result[max(0, steps - 1) // spacing] = value
+    if not result:
         return Points((), ())
-    values, last = [], found[min(found)]
-    cells = range(max(found) + 1)
+    values, last = [], result[min(result)]
+    cells = range(max(result) + 1)
     for cell in cells:
-        last = found.get(cell, last)
+        last = result.get(cell, last)
         values.append(last)
-    return Points(tuple(values), tuple(cell in found for cell in cells))
+    return Points(tuple(values), tuple(cell in result for cell in cells))
 
 
 def compare(a: Curve, b: Curve, interval: int) -> CurveComparison:

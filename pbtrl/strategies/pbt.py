@@ -235,8 +235,8 @@ class PBT(Strategy):
             place = {m.id: index for index, m in enumerate(order)}
             unreported = sum(m.snapshot is None for m in peers)
             population.memo[key] = Ranking(ranked, order, [fitness[m.id] for m in order], place, unreported)
-        found: Ranking = population.memo[key]
-        return found
+        result: Ranking = population.memo[key]
+        return result
 
     def _truncation(self, ranking: Ranking, member: Member, rng: np.random.Generator) -> Member | None:
         """Draw a donor from the top if the member is at the bottom.

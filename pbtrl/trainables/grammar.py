@@ -117,12 +117,12 @@ class Language:
 
     def pairs(self, count: int, rng: np.random.Generator, without: Collection[Words] = ()) -> list[Pair]:
         """Draw pairs with `count` different English-like sentences, none of which is in `without`."""
-        found: dict[Words, Words] = {}
-        while len(found) < count:
+        result: dict[Words, Words] = {}
+        while len(result) < count:
             english, german = self._sentence(rng)
             if english not in without:
-                found[english] = german
-        return list(found.items())
+                result[english] = german
+        return list(result.items())
 
     def _sentence(self, rng: np.random.Generator) -> Pair:
         english, german = self._clause(rng, subordinate=False)

@@ -24,11 +24,13 @@ class ReferenceAgent:
 
     def joined(self, observation, action, reward, first):
         """Features, with the last action and reward if the network uses them."""
-        told = torch.zeros(self.net.action_reward_size + 1 if self.net.action_reward_size else 0, dtype=torch.float64)
+        received = torch.zeros(
+            self.net.action_reward_size + 1 if self.net.action_reward_size else 0, dtype=torch.float64
+        )
         if self.net.action_reward_size and not first:
-            told[:-1] = action if action.ndim else torch.eye(self.net.action_reward_size)[action]
-            told[-1] = max(-1.0, min(1.0, reward.item()))
-        return torch.cat([self.features(observation), told])
+            received[:-1] = action if action.ndim else torch.eye(self.net.action_reward_size)[action]
+            received[-1] = max(-1.0, min(1.0, reward.item()))
+        return torch.cat([self.features(observation), received])
 
     def lstm(self, name, x, memory):
         """Output and cell after one step."""

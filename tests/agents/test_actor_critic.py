@@ -327,10 +327,10 @@ def test_update_equals_reference(name, kind, settings, values):
             reference[slot].learn(pick(data, [slot]), numbers(h, slot))
     views = learner.layout.views(state.tensors["params"])
     for slot in members:
-        found = np.concatenate([views[name][slot].numpy().ravel() for name in views])
+        result = np.concatenate([views[name][slot].numpy().ravel() for name in views])
         moved = np.abs(reference[slot].params - reference[slot].first).max()
         assert moved > 1e-3
-        np.testing.assert_allclose(found, reference[slot].params, rtol=0, atol=1e-3 * moved)
+        np.testing.assert_allclose(result, reference[slot].params, rtol=0, atol=1e-3 * moved)
         assert learned.metrics["loss/log_ratio"][slot].item() == pytest.approx(reference[slot].log_rho, rel=1e-3)
     assert not state.tensors["skipped"].any()
     assert set(learned.consumed) == set(h)
@@ -355,8 +355,8 @@ def test_outlier_is_clipped_as_in_reference_update(sign):
         reference.learn(data, numbers(h, 0))
     assert 10 * np.std(reference.returns) < 1e4
     views = learner.layout.views(state.tensors["params"])
-    found = np.concatenate([views[name][0].numpy().ravel() for name in views])
-    np.testing.assert_allclose(found, reference.params, rtol=0, atol=1e-3 * np.abs(reference.params - previous).max())
+    result = np.concatenate([views[name][0].numpy().ravel() for name in views])
+    np.testing.assert_allclose(result, reference.params, rtol=0, atol=1e-3 * np.abs(reference.params - previous).max())
 
 
 def learnt(learner, members, data, h):
@@ -392,7 +392,7 @@ def test_on_policy_gradient_equals_a2c(kind):
     before = state.tensors["params"].clone()
     h = live(learner, 1, **PLAIN, gamma=gamma, unroll_length=unroll, entropy_cost=0.1)
     learned = learner.learn(state, data, h)
-    found = before - state.tensors["params"]
+    result = before - state.tensors["params"]
 
     leaves = learner.layout.leaves(before)
     time, envs = data.rewards.shape[1:]
@@ -418,7 +418,7 @@ def test_on_policy_gradient_equals_a2c(kind):
     expected = torch.zeros_like(before)
     for view, grad in zip(learner.layout.views(expected).values(), grads, strict=True):
         view.copy_(grad)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(learned.metrics["loss/gradient_norm"], expected.norm()[None])
 
 
@@ -433,16 +433,16 @@ def test_reset_steps_do_not_affect_the_update(kind):
     other = block(learner, [8, 9], seed=1)
 
     def swap(name):
-        mine, dead = getattr(data, name), data.is_reset_step
-        return torch.where(dead.reshape(*dead.shape, *(1,) * (mine.ndim - 3)), getattr(other, name), mine)
+        own, dead = getattr(data, name), data.is_reset_step
+        return torch.where(dead.reshape(*dead.shape, *(1,) * (own.ndim - 3)), getattr(other, name), own)
 
     expected, _ = learnt(learner, [0, 1], data, h)
     dirty = changed(
         data, rewards=data.rewards + 5.0 * data.is_reset_step, actions=swap("actions"), policy=swap("policy")
     )
     assert (dirty.policy != data.policy).any()
-    found, _ = learnt(learner, [0, 1], dirty, h)
-    assert [differences(found, slot, expected, slot) for slot in (0, 1)] == [[], []]
+    result, _ = learnt(learner, [0, 1], dirty, h)
+    assert [differences(result, slot, expected, slot) for slot in (0, 1)] == [[], []]
     alive, _ = learnt(learner, [0, 1], changed(data, rewards=data.rewards + 0.1 * ~data.is_reset_step), h)
     assert differences(alive, 0, expected, 0)
 
@@ -458,8 +458,8 @@ def test_only_truncation_bootstraps_from_last_observation(env, index, matters):
     observations = data.observations.clone()
     observations[:, index, env] += 1.0
     expected, _ = learnt(learner, [0], data, h)
-    found, _ = learnt(learner, [0], changed(data, observations=observations), h)
-    assert bool(differences(found, 0, expected, 0)) == matters
+    result, _ = learnt(learner, [0], changed(data, observations=observations), h)
+    assert bool(differences(result, 0, expected, 0)) == matters
 
 
 @pytest.mark.parametrize(
@@ -501,15 +501,15 @@ def test_non_finite_gradient_skips_only_that_member(optimizer, poison):
     rewards = data.rewards.clone()
     rewards[1, 5, 3] = poison
     expected, _ = learnt(learner, members, data, h)
-    found, learned = learnt(learner, members, changed(data, rewards=rewards), h)
+    result, learned = learnt(learner, members, changed(data, rewards=rewards), h)
     assert not torch.isfinite(learned.metrics["loss/gradient_norm"][1])
-    assert found.tensors["skipped"].tolist() == [0, 2, 0]
-    assert [differences(found, slot, expected, slot) for slot in (0, 2)] == [[], []]
-    untouched = {k for k in found.tensors if k == "params" or k.startswith(optimizer)}
-    assert not untouched & set(differences(found, 1, fresh(learner, members), 1))
-    learner.learn(found, data, h)
-    assert found.tensors["skipped"].tolist() == [0, 0, 0]
-    assert "params" in differences(found, 1, fresh(learner, members), 1)
+    assert result.tensors["skipped"].tolist() == [0, 2, 0]
+    assert [differences(result, slot, expected, slot) for slot in (0, 2)] == [[], []]
+    untouched = {k for k in result.tensors if k == "params" or k.startswith(optimizer)}
+    assert not untouched & set(differences(result, 1, fresh(learner, members), 1))
+    learner.learn(result, data, h)
+    assert result.tensors["skipped"].tolist() == [0, 0, 0]
+    assert "params" in differences(result, 1, fresh(learner, members), 1)
 
 
 def test_statistics_ignore_non_finite_updates():
@@ -525,7 +525,7 @@ def test_statistics_ignore_non_finite_updates():
 @pytest.mark.parametrize("name", ["impala", "a3c", "unreal", "feudal"])
 def test_mean_reduction_divides_by_live_steps(name):
     """The gradient of `mean` is that of `sum` divided by the live steps, in every term of every agent."""
-    found = {}
+    result = {}
     for reduction in ("sum", "mean"):
         learner = agent(name=name, reduction=reduction)
         data, h = block(learner, [0, 1], envs=4), live(learner, 2, **PLAIN)
@@ -534,9 +534,9 @@ def test_mean_reduction_divides_by_live_steps(name):
             before = state.tensors["params"].clone()
             learner.learn(state, data, {**h, "learning_rate": torch.zeros(2)})
         learner.learn(state, data, h)
-        found[reduction] = before - state.tensors["params"]
+        result[reduction] = before - state.tensors["params"]
     count = (~data.is_reset_step).flatten(1).sum(-1, keepdim=True)
-    torch.testing.assert_close(found["mean"] * count, found["sum"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(result["mean"] * count, result["sum"], rtol=1e-3, atol=1e-4)
 
 
 # Acting
@@ -552,9 +552,9 @@ def test_acting_reads_only_acting_tensors(name):
     for key, value in state.tensors.items():
         if key not in learner.acting_tensors and value.is_floating_point():
             value.fill_(math.nan)
-    found = learner.act(state, *seen)
-    assert torch.equal(found.policy, expected.policy)
-    assert torch.equal(found.actions, expected.actions)
+    result = learner.act(state, *seen)
+    assert torch.equal(result.policy, expected.policy)
+    assert torch.equal(result.actions, expected.actions)
 
 
 @pytest.mark.parametrize("kind", ["categorical", "clip", "squash"])
@@ -710,9 +710,9 @@ def test_live_hyperparameters_affect_only_their_member(kind, name):
     base, _ = learnt(learner, [0, 1], data, live(learner, 2, **same))
     default = live_hyperparameters(learner.settings)[name]
     h = live(learner, 2, **{**same, name: [OTHER[name], same.get(name, default)]})
-    found, learned = learnt(learner, [0, 1], data, h)
-    assert ("target" if name == "target_period" else "params") in differences(found, 0, base, 0)
-    assert differences(found, 1, base, 1) == []
+    result, learned = learnt(learner, [0, 1], data, h)
+    assert ("target" if name == "target_period" else "params") in differences(result, 0, base, 0)
+    assert differences(result, 1, base, 1) == []
     assert learned.consumed[name][0] == h[name][0]
 
 
@@ -735,9 +735,9 @@ def test_no_further_epoch_after_max_log_ratio():
     twice, _ = learnt(learner, members, data, live(learner, 3, **h, epochs=2))
     often, moved = learnt(learner, members, data, live(learner, 3, **h, epochs=5, max_log_ratio=math.inf))
     limits = [1e-6, math.inf, moved.metrics["loss/log_ratio"][2].item() / 2]  # acting may round otherwise than learning
-    found, learned = learnt(learner, members, data, live(learner, 3, **h, epochs=5, max_log_ratio=limits))
-    assert differences(found, 0, twice, 0) == []  # in the first pass nothing had moved
-    assert differences(found, 1, often, 1) == []
+    result, learned = learnt(learner, members, data, live(learner, 3, **h, epochs=5, max_log_ratio=limits))
+    assert differences(result, 0, twice, 0) == []  # in the first pass nothing had moved
+    assert differences(result, 1, often, 1) == []
     first, last, between = learned.metrics["loss/epochs"].tolist()
     assert (first, last) == (2, 5)
     assert 1 < between < 5
@@ -762,14 +762,14 @@ def test_replayed_unrolls_do_not_enter_statistics():
     pairs = ([getattr(b.initial_inputs, f.name) for b in (new, old)] for f in fields(Inputs))
     before = Inputs(*(torch.stack(pair, 2).flatten(1, 2) for pair in pairs))
     h = live(learner, 2, learning_rate=1e-6, epochs=3, max_log_ratio=0.1)
-    found, learned = learnt(learner, members, Trajectory(**both, initial_inputs=before, from_replay=past), h)
+    result, learned = learnt(learner, members, Trajectory(**both, initial_inputs=before, from_replay=past), h)
     alone, _ = learnt(learner, members, new, h)
     assert learned.metrics["loss/epochs"].tolist() == [3, 3]
     assert learned.metrics["loss/log_ratio"].max() < 0.01
-    assert "params" in differences(found, 0, alone, 0)
-    for name in ("shift", "scale", *(n for n in found.tensors if n.startswith(("observation.", "return.")))):
-        assert torch.allclose(found.tensors[name], alone.tensors[name], rtol=1e-5), name
-    assert torch.allclose(found.running["return"][:, ~past], alone.running["return"], rtol=1e-5)
+    assert "params" in differences(result, 0, alone, 0)
+    for name in ("shift", "scale", *(n for n in result.tensors if n.startswith(("observation.", "return.")))):
+        assert torch.allclose(result.tensors[name], alone.tensors[name], rtol=1e-5), name
+    assert torch.allclose(result.running["return"][:, ~past], alone.running["return"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

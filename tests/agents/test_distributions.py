@@ -68,11 +68,11 @@ def test_log_prob_and_entropy(dist):
 @pytest.mark.parametrize("dist", ALL, ids=str)
 def test_gradients_agree(dist):
     params, actions = draw(dist, 6)
-    mine, theirs = params.clone().requires_grad_(), params.clone().requires_grad_()
-    (dist.log_prob(mine, actions) + 0.3 * dist.entropy(mine)).sum().backward()
+    own, theirs = params.clone().requires_grad_(), params.clone().requires_grad_()
+    (dist.log_prob(own, actions) + 0.3 * dist.entropy(own)).sum().backward()
     expected = reference(dist, theirs)
     (expected.log_prob(actions) + 0.3 * expected.entropy()).sum().backward()
-    torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dist", ALL, ids=str)
@@ -87,11 +87,11 @@ def test_evaluation_equals_autograds(dist):
     (by_log_prob * dist.log_prob(params, actions) + by_entropy * dist.entropy(params)).sum().backward()
     evaluation = dist.evaluate(head.numpy(), free.numpy() if dist.free_size else None, actions.numpy())
     by_head, by_free = evaluation.gradient(by_log_prob.numpy(), by_entropy.numpy())
-    found = [evaluation.log_prob, evaluation.entropy, by_head]
+    result = [evaluation.log_prob, evaluation.entropy, by_head]
     expected = [dist.log_prob(params, actions), dist.entropy(params), leaves[0].grad]
     if dist.free_size:
-        found, expected = [*found, by_free], [*expected, leaves[1].grad]
-    for x, y in zip(found, expected, strict=True):
+        result, expected = [*result, by_free], [*expected, leaves[1].grad]
+    for x, y in zip(result, expected, strict=True):
         torch.testing.assert_close(torch.tensor(x), y.detach(), rtol=1e-5, atol=1e-5)
 
 
@@ -117,10 +117,10 @@ def test_slots_are_independent():
     assert torch.equal(actions[:, 0], dist.sample(other, noise)[:, 0])
     assert torch.equal(actions[:, 0], Categorical(3).sample(params[:, :3], noise[:, :3]))
     weights = torch.randn(2, 50, generator=g)
-    mine, theirs = (
+    own, theirs = (
         dist.evaluate(x.numpy(), None, actions.numpy()).gradient(*weights.numpy())[0][:, :3] for x in (params, other)
     )
-    assert (mine == theirs).all()
+    assert (own == theirs).all()
 
 
 def test_multi_categorical_frequencies():

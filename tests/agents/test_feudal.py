@@ -38,15 +38,15 @@ class ReferenceFeudal(ReferenceAgent):
         flat = data.rnn_state[0, b].double()
         outputs, cells, goals, states = (list(flat[i * c * d : (i + 1) * c * d].view(c, d)) for i in range(4))
         worker = list(flat[4 * c * d : -1].chunk(2))
-        phase, inputs, found = int(flat[-1]), data.inputs(*EVERYWHERE), []
+        phase, inputs, result = int(flat[-1]), data.inputs(*EVERYWHERE), []
         for t in range(data.rewards.shape[1] + 1):
             outputs, cells, worker = (self.unroll_memory(x, t) for x in (outputs, cells, worker))
-            told = [getattr(inputs, k)[0, t, b] for k in ("observations", "actions", "rewards", "first")]
-            if told[-1]:
+            received = [getattr(inputs, k)[0, t, b] for k in ("observations", "actions", "rewards", "first")]
+            if received[-1]:
                 nothing = [torch.zeros(d, dtype=torch.float64)] * c
                 outputs, cells, goals, states = (list(nothing) for _ in range(4))
                 worker, phase = [torch.zeros(net.worker, dtype=torch.float64)] * 2, 0
-            z = self.joined(*told)
+            z = self.joined(*received)
             s = self.head("state", z).relu()
             outputs[phase], cells[phase] = self.lstm("manager", s, [outputs[phase], cells[phase]])
             pooled = sum(outputs) / c
@@ -59,7 +59,7 @@ class ReferenceFeudal(ReferenceAgent):
             intrinsic = sum(cosine(s.detach() - states[i], goals[i]) for i in range(c)) / c
             worker = self.lstm("worker", z, worker)
             w = (sum(goals) + goal.detach()) @ self.leaves["embedding.weight"]
-            found.append(
+            result.append(
                 {
                     "head": worker[0].view(-1, net.embedding) @ w,
                     "value": self.head("value", worker[0])[0],
@@ -71,7 +71,7 @@ class ReferenceFeudal(ReferenceAgent):
             )
             goals, states = [goal.detach(), *goals[:-1]], [s.detach(), *states[:-1]]
             phase = (phase + 1) % c
-        return found
+        return result
 
     def losses(self, data):
         """The terms by the metrics' names, and the whole."""
@@ -178,8 +178,8 @@ def test_goals_are_unit_vectors_with_random_share():
     assert drawn.float().mean() == pytest.approx(0.1, abs=0.02)
     torch.testing.assert_close(goals[drawn].norm(dim=-1), torch.ones(int(drawn.sum())))
     assert goals[drawn].mean(0).abs().max() < 0.06
-    said = unrolled(learner, fresh(learner, [0]), block(learner, [0]))[2]
-    torch.testing.assert_close(said["goals"].norm(dim=-1), torch.ones(1, 9, 5), rtol=1e-4, atol=0)
+    message = unrolled(learner, fresh(learner, [0]), block(learner, [0]))[2]
+    torch.testing.assert_close(message["goals"].norm(dim=-1), torch.ones(1, 9, 5), rtol=1e-4, atol=0)
 
 
 def test_cores_alternate_and_reset_at_episode_start():
@@ -258,10 +258,10 @@ def test_manager_gradient_does_not_reach_target_states():
     state, data = fresh(learner, [0]), block(learner, [0])
     inputs = data.inputs(*EVERYWHERE)
     extra_loss_inputs = learner.extra_loss_inputs(state, data, live(learner, 1))
-    said = learner.unroll(state.params[0], inputs, data.rnn_state, None, extra_loss_inputs)[2]
-    assert not said["states"].requires_grad
-    assert not said["intrinsic"].requires_grad
-    assert said["goals"].requires_grad
+    message = learner.unroll(state.params[0], inputs, data.rnn_state, None, extra_loss_inputs)[2]
+    assert not message["states"].requires_grad
+    assert not message["intrinsic"].requires_grad
+    assert message["goals"].requires_grad
 
 
 def test_zero_goals_give_the_uniform_policy():
@@ -273,8 +273,8 @@ def test_zero_goals_give_the_uniform_policy():
         views["manager.hidden"].detach().zero_()
         views["manager.bias"].detach().zero_()
     silent = changed(data, rnn_state=torch.zeros_like(data.rnn_state))
-    head, _, said = unrolled(learner, state, silent)
-    assert not said["goals"].any()
+    head, _, message = unrolled(learner, state, silent)
+    assert not message["goals"].any()
     assert not head.any()
 
 

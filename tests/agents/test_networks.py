@@ -175,7 +175,7 @@ def test_mlp_gradients_equal_those_of_plain_operations(net, dtype):
     inputs = Inputs(x.to(dtype), *[torch.zeros(3, 4, 5)] * 2, torch.zeros(3, 4, 5, dtype=torch.bool))
     head, values = net.unroll(params, inputs, torch.zeros(3, 5, 0))
     grads = torch.autograd.grad([head, values], list(params.values()), [w.to(dtype) for w in weights])
-    found = dict(zip(params, grads, strict=True))
+    result = dict(zip(params, grads, strict=True))
     leaves, plain = net.layout.leaves(flat.double()), {}
     function = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}[net.activation]
     for name in ("policy", "value"):
@@ -189,7 +189,7 @@ def test_mlp_gradients_equal_those_of_plain_operations(net, dtype):
         torch.testing.assert_close(output.double(), reference, rtol=0, atol=1e-6 * reference.abs().max().item())
     total = sum((w.double() * reference).sum() for w, reference in zip(weights, exact, strict=True))
     for name, grad in zip(leaves, torch.autograd.grad(total, leaves.values()), strict=True):
-        torch.testing.assert_close(found[name].double(), grad, rtol=0, atol=1e-6 * grad.abs().max().item())
+        torch.testing.assert_close(result[name].double(), grad, rtol=0, atol=1e-6 * grad.abs().max().item())
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -202,10 +202,10 @@ def test_dense_torso_equals_plain_operations(activation):
     plain = x
     for i in range(2):
         plain = function(plain @ leaves[f"torso.{i}.weight"] + leaves[f"torso.{i}.bias"])
-    found = torso.features(leaves, x, learning=True)
-    torch.testing.assert_close(found, plain[..., : torso.units])
+    result = torso.features(leaves, x, learning=True)
+    torch.testing.assert_close(result, plain[..., : torso.units])
     for grads in zip(
-        *(torch.autograd.grad(y[..., : torso.units].square().sum(), leaves.values()) for y in (found, plain)),
+        *(torch.autograd.grad(y[..., : torso.units].square().sum(), leaves.values()) for y in (result, plain)),
         strict=True,
     ):
         torch.testing.assert_close(*grads)
@@ -359,8 +359,8 @@ def test_no_gradient_across_unroll_starts(net):
     plain = net.unroll(leaves, inputs, memory)
     assert torch.equal(policy, plain[0])
     assert torch.equal(values, plain[1])
-    found = torch.autograd.grad(policy.square().sum() + values.square().sum(), leaves.values())
-    expected = [torch.zeros_like(g) for g in found]
+    result = torch.autograd.grad(policy.square().sum() + values.square().sum(), leaves.values())
+    expected = [torch.zeros_like(g) for g in result]
     for slot, start in ((0, 4), (1, 2)):
         remembered = memory[[slot]]
         for part in (slice(0, start), slice(start, 6)):
@@ -371,7 +371,7 @@ def test_no_gradient_across_unroll_starts(net):
                 total[slot] += gradient[0]
             for t in range(part.start, part.stop):
                 remembered = net.step({k: v.detach() for k, v in own.items()}, inputs[[slot], t], remembered)[1]
-    for gradient, exact in zip(found, expected, strict=True):
+    for gradient, exact in zip(result, expected, strict=True):
         torch.testing.assert_close(gradient, exact, rtol=1e-4, atol=1e-5)
 
 

@@ -118,8 +118,8 @@ def test_member_is_bit_identical_alone_and_in_slot(name, members):
     whole, state = run(name, params, gradients, **changes)
     for start in range(0, 4, members):
         slots = slice(start, start + members)
-        mine = {key: value[slots] for key, value in changes.items()}
-        part, part_state = run(name, params[slots], gradients[:, slots], **mine)
+        own = {key: value[slots] for key, value in changes.items()}
+        part, part_state = run(name, params[slots], gradients[:, slots], **own)
         assert torch.equal(whole[slots], part)
         for key, value in state.items():
             assert torch.equal(value[slots], part_state[key])

@@ -128,10 +128,10 @@ def test_update_equals_reference(kind, settings, values):
             reference[slot].learn(pick(data, [slot]), numbers(h, slot))
     views = learner.layout.views(state.tensors["params"])
     for slot in members:
-        found = np.concatenate([views[name][slot].numpy().ravel() for name in views])
+        result = np.concatenate([views[name][slot].numpy().ravel() for name in views])
         moved = np.abs(reference[slot].params - reference[slot].first).max()
         assert moved > 1e-3
-        np.testing.assert_allclose(found, reference[slot].params, rtol=0, atol=1e-3 * moved)
+        np.testing.assert_allclose(result, reference[slot].params, rtol=0, atol=1e-3 * moved)
     assert learned.metrics["loss/epochs"].tolist() == [r.epochs for r in reference]
     assert learned.updates.tolist() == [r.epochs * n for r, n in zip(reference, h["minibatches"].tolist(), strict=True)]
     assert not state.tensors["skipped"].any()
@@ -168,10 +168,10 @@ def test_losses_and_gradients_agree_with_cleanrl():
             evaluated(learner, policy, actions, new_values, mask, {k: v[..., None] for k, v in inputs.items()}),
             {k: v.double() for k, v in h.items()},
         )
-        found = {k: v.item() / 10 for k, v in loss.sums.items()}
+        result = {k: v.item() / 10 for k, v in loss.sums.items()}
         expected = {"policy": "policy_loss", "value": name, "entropy": "entropy", "kl": "kl", "clipped": "clipped"}
-        for mine, theirs in expected.items():
-            assert found[mine] == pytest.approx(GOLDEN[theirs], rel=1e-6), mine
+        for own, theirs in expected.items():
+            assert result[own] == pytest.approx(GOLDEN[theirs], rel=1e-6), own
         if value_clip:
             assert loss.total.item() == pytest.approx(GOLDEN["loss"], rel=1e-6)
             grads = torch.autograd.grad(loss.total.sum(), [mean, log_std, new_values])
@@ -196,8 +196,8 @@ def test_advantages_agree_with_cleanrl():
     rewards, dones, values, last = golden("rewards", "dones", "values", "next_value")
     discounts = GOLDEN["gamma"] * (1 - dones)
     returns, advantages = gae(discounts, rewards, values, last, lambda_=GOLDEN["lambda_"])
-    for found, name in ((returns, "returns"), (advantages, "advantages")):
-        torch.testing.assert_close(found, *golden(name), rtol=1e-8, atol=1e-9)
+    for result, name in ((returns, "returns"), (advantages, "advantages")):
+        torch.testing.assert_close(result, *golden(name), rtol=1e-8, atol=1e-9)
     normalized = losses.normalize_advantages(row(advantages), torch.ones(1, 10))
     torch.testing.assert_close(normalized * math.sqrt(9 / 10), *map(row, golden("normalized")), rtol=1e-6, atol=1e-8)
 
@@ -236,7 +236,7 @@ def orders(learner, data, h, active=None, epochs=2):
     batch = learner._batch(state, data, h)
     known = batch.log_probs.transpose(1, 2) if learner.net.rnn_state_size else batch.log_probs.flatten(1)[..., None]
     numbers = [{tuple(unit): i for i, unit in enumerate(own)} for own in known.tolist()]
-    minibatches, found = learner.minibatches(state, batch, h), []
+    minibatches, result = learner.minibatches(state, batch, h), []
     for epoch in range(epochs):
         updates = []
         for learning, groups in minibatches(epoch, active):
@@ -251,8 +251,8 @@ def orders(learner, data, h, active=None, epochs=2):
                 chosen |= {m: [numbers[m][tuple(unit)] for unit in own] for m, own in rows}
             assert sorted(chosen) == learning.nonzero().flatten().tolist()
             updates.append(chosen)
-        found.append(updates)
-    return found
+        result.append(updates)
+    return result
 
 
 @pytest.mark.parametrize(("settings", "units"), [({}, 40), ({"core": "lstm", "core_units": 8}, 5)])
@@ -264,10 +264,10 @@ def test_every_pass_has_all_units_once_in_a_new_order(settings, units):
     for updates in passes:
         assert [sorted(u) for u in updates] == [[0, 1, 2]] * 2 + [[1, 2]] * 2
         for member in range(3):
-            mine = [u[member] for u in updates if member in u]
-            sizes = [len(m) for m in mine]
+            own = [u[member] for u in updates if member in u]
+            sizes = [len(m) for m in own]
             assert max(sizes) - min(sizes) <= 1
-            flat.append([i for m in mine for i in m])
+            flat.append([i for m in own for i in m])
     assert all(sorted(order) == list(range(units)) for order in flat)
     assert len({tuple(order) for order in flat}) == 6
     again = orders(learner, block(learner, [0, 1, 2], seed=1), h)
@@ -314,9 +314,9 @@ def test_no_further_pass_beyond_target_kl():
     learner, members = agent(name="ppo"), [0, 1]
     data = on_policy(learner, fresh(learner, members), block(learner, members))
     h = live(learner, 2, epochs=5, minibatches=2, learning_rate=0.01, target_kl=[1e6, 1e-4])
-    found, learned = learnt(learner, members, data, h)
+    result, learned = learnt(learner, members, data, h)
     full, _ = learnt(learner, members, data, live(learner, 2, epochs=5, minibatches=2, learning_rate=0.01))
-    assert differences(found, 0, full, 0) == []
+    assert differences(result, 0, full, 0) == []
     assert learned.metrics["loss/epochs"].tolist() == [5, 1]
     assert learned.updates.tolist() == [10, 2]
     assert learned.consumed["epochs"].tolist() == [5, 5]

@@ -17,7 +17,7 @@ CUTS = torch.zeros(5, 3, dtype=torch.bool)
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: returns.vtrace(Y, X, X, X, LAST), "log_rhos has shape (5, 2, 1), but rewards has shape (5, 2, 3)"),
         (lambda: returns.vtrace(X, X, X, Y, LAST), "values has shape (5, 2, 1), but rewards has shape (5, 2, 3)"),
@@ -64,7 +64,7 @@ CUTS = torch.zeros(5, 3, dtype=torch.bool)
         ),
     ],
 )
-def test_wrong_shape_is_named(call: Callable[[], Any], said: str) -> None:
+def test_wrong_shape_is_named(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         call()
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)

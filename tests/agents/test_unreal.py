@@ -31,11 +31,11 @@ class ReferenceUnreal(ReferenceAgent):
     def a3c(self, data):
         """Mnih et al. 2016 over one block of one member."""
         loss, time = 0.0, data.rewards.shape[1]
-        shown = data.inputs(slice(None), slice(None))
+        text = data.inputs(slice(None), slice(None))
         for b in range(data.rewards.shape[2]):
             memory, outputs = list(data.rnn_state[0, b].double().chunk(2)), []
             for t in range(time + 1):
-                memory = self.lstm(*(getattr(shown, k)[0, t, b] for k in FIELDS), self.unroll_memory(memory, t))
+                memory = self.lstm(*(getattr(text, k)[0, t, b] for k in FIELDS), self.unroll_memory(memory, t))
                 outputs.append(memory[0])
             values = [self.head("value", x)[0] for x in outputs]
             targets, advantages = oracles.gae(
@@ -55,7 +55,7 @@ class ReferenceUnreal(ReferenceAgent):
 
     def tasks(self, run, frames):
         """The three losses (section 3.4 of the paper), from what was drawn for one member."""
-        found = dict.fromkeys(TASKS, 0.0)
+        result = dict.fromkeys(TASKS, 0.0)
         time, envs = run["is_reset_step"].shape[1] - 2, run["is_reset_step"].shape[2]
         for b in range(envs):
             memory, outputs = [torch.zeros(self.net.width, dtype=torch.float64)] * 2, []
@@ -72,10 +72,10 @@ class ReferenceUnreal(ReferenceAgent):
             )
             for t in range(time):
                 if not own["is_reset_step"][t]:
-                    found["value_replay"] = found["value_replay"] + 0.5 * (returns[t] - values[t]) ** 2
+                    result["value_replay"] = result["value_replay"] + 0.5 * (returns[t] - values[t]) ** 2
             if self.net.cells:
                 pictures = run["observations"][0, 1:, b].double().numpy() / 255
-                found["pixel_control"] = found["pixel_control"] + self.pixel_control(
+                result["pixel_control"] = result["pixel_control"] + self.pixel_control(
                     pictures,
                     own["actions"],
                     ~own["is_reset_step"],
@@ -83,10 +83,10 @@ class ReferenceUnreal(ReferenceAgent):
                     self.h["pixel_control_gamma"] * continues,
                     cuts,
                 )
-            found["reward_prediction"] = found["reward_prediction"] + self.reward_prediction(
+            result["reward_prediction"] = result["reward_prediction"] + self.reward_prediction(
                 *(frames[k][0, :, b] for k in ("observations", "rewards", "done", "is_reset_step"))
             )
-        return found
+        return result
 
     def pixel_control(self, pictures, actions, live, outputs, discounts, cuts):
         (h, w), size = self.net.cells, self.learner.settings.cell_size
@@ -156,14 +156,14 @@ def test_losses_and_gradients_equal_reference(kind, settings, values):
     learner = agent(kind, "unreal", observations="raw" if kind == "categorical" else "auto", **settings)
     h = live(learner, 2, **{**PLAIN, **COSTS, "gamma": [0.9, 0.97], "entropy_cost": 0.1, **values})
     state, data = filled(learner, [0, 1], h), sparse(block(learner, [0, 1], envs=4, seed=9))
-    found = drawn(learner, state, data, h)
-    assert any(found[f"run.{name}"].any() for name in ("is_reset_step", "done", "terminated"))
+    result = drawn(learner, state, data, h)
+    assert any(result[f"run.{name}"].any() for name in ("is_reset_step", "done", "terminated"))
     references = [ReferenceUnreal(learner, state, slot, h) for slot in range(2)]
     before = state.tensors["params"].clone()
     metrics = learner.learn(state, data, h).metrics
     gradients = learner.layout.views(before - state.tensors["params"])
     for slot, reference in enumerate(references):
-        own = {name: value[slot : slot + 1] for name, value in found.items()}
+        own = {name: value[slot : slot + 1] for name, value in result.items()}
         tasks = reference.tasks(
             *({k.split(".")[1]: v for k, v in own.items() if k.startswith(p)} for p in ("run", "fr"))
         )
@@ -284,9 +284,9 @@ def test_replay_keeps_the_last_steps_in_order():
         last = (4, 8, 11, 15)[i]
         assert replay.length(kept) == min(10, last)
         oldest = torch.zeros(2, 3, dtype=torch.int64)
-        found = replay.fetch(kept, oldest, torch.arange(3).expand(2, -1), replay.length(kept))
-        assert found["observations"][0, :, 0, 0].tolist() == list(range(max(0, last - 10), last))
-        assert found["observations"][1, :, 2, 0].tolist() == [2000 + n for n in range(max(0, last - 10), last)]
+        result = replay.fetch(kept, oldest, torch.arange(3).expand(2, -1), replay.length(kept))
+        assert result["observations"][0, :, 0, 0].tolist() == list(range(max(0, last - 10), last))
+        assert result["observations"][1, :, 2, 0].tolist() == [2000 + n for n in range(max(0, last - 10), last)]
     assert replay.length(replay.append(kept, steps(1), 8)) == 10
     assert replay.length(replay.append(kept, steps(4), 20)) == 4
 
@@ -309,8 +309,8 @@ def test_half_of_predicted_rewards_are_nonzero(sign):
     """However rare nonzero rewards are, half of the frames for reward prediction have one."""
     kept = filled_by(steps(6, rewarded=[5]), steps(6, start=6, rewarded=[5, 1009]))
     kept["rewards"] *= sign
-    found = replay.rewarding(kept, uniform(2, 4000, 2), 3)
-    numbers, rewards = found["observations"][..., 0], found["rewards"]
+    result = replay.rewarding(kept, uniform(2, 4000, 2), 3)
+    numbers, rewards = result["observations"][..., 0], result["rewards"]
     assert (numbers[:, 1:] == numbers[:, :-1] + 1).all()
     assert (rewards[:, -1] != 0).float().mean() == pytest.approx(0.5, abs=0.03)
     paid = numbers[:, -1][rewards[:, -1] != 0]
@@ -324,17 +324,17 @@ def test_half_of_predicted_rewards_are_nonzero(sign):
 @pytest.mark.parametrize("rewarded", [[], range(6000)])
 def test_equal_rewards_are_all_drawn_from(rewarded):
     kept = filled_by(steps(6, rewarded=list(rewarded)), steps(6, start=6, rewarded=list(rewarded)))
-    found = replay.rewarding(kept, uniform(2, 1000, 2), 3)
-    assert len(found["observations"][:, -1, :, 0].unique()) == 24
-    assert not found["is_reset_step"].any()
+    result = replay.rewarding(kept, uniform(2, 1000, 2), 3)
+    assert len(result["observations"][:, -1, :, 0].unique()) == 24
+    assert not result["is_reset_step"].any()
 
 
 def test_reset_steps_are_not_predicted():
     data = steps(8, rewarded=[4, 5])
     dead = data.is_reset_step.clone()
     dead[:, 4:, 0] = True
-    found = replay.rewarding(filled_by(changed(data, is_reset_step=dead)), uniform(2, 1000, 2), 3)
-    assert not found["is_reset_step"][:, -1].any()
+    result = replay.rewarding(filled_by(changed(data, is_reset_step=dead)), uniform(2, 1000, 2), 3)
+    assert not result["is_reset_step"][:, -1].any()
     nothing = replay.rewarding(filled_by(changed(data, is_reset_step=torch.ones_like(dead))), uniform(2, 9, 2), 3)
     assert nothing["is_reset_step"].all()
 
@@ -348,20 +348,20 @@ def draws(learner, blocks, time=4, envs=3, rewarded=()):
     for i in range(blocks):
         data = steps(time, envs, start=i * time, rewarded=rewarded)
         noise = learner.noise([torch.Generator().manual_seed(10 * i + m) for m in range(2)], time, envs)
-        found = learner.extra_loss_inputs(state, changed(data, noise=noise.transpose(0, 1)), h)
-    return found
+        result = learner.extra_loss_inputs(state, changed(data, noise=noise.transpose(0, 1)), h)
+    return result
 
 
 def test_update_draws_from_last_steps_before_its_block():
     """Twelve of each env; the eighth block of four steps begins after step 27."""
     learner = agent("categorical", "unreal", replay=12 * 40)
     for blocks in (8, 9):
-        found = draws(learner, blocks, envs=40)
+        result = draws(learner, blocks, envs=40)
         for name in ("run", "frames"):
-            seen = found[f"{name}.observations"][..., 0]
+            seen = result[f"{name}.observations"][..., 0]
             assert (seen[:, 1:] == seen[:, :-1] + 1).all()
             assert set((seen % 1000).unique().tolist()) == set(range(4 * blocks - 16, 4 * blocks - 4))
-    assert found["run.observations"].shape == (2, 6, 40, 3)
+    assert result["run.observations"].shape == (2, 6, 40, 3)
 
 
 def test_update_draws_once_a_run_fits():
@@ -372,9 +372,9 @@ def test_update_draws_once_a_run_fits():
 
 def test_runs_and_frames_are_drawn_independently_per_env():
     learner, envs = agent("categorical", "unreal", replay=40 * 600), 600
-    found = draws(learner, 8, envs=envs, rewarded=[n + 1000 * b for b in range(envs) for n in range(0, 40, 2)])
-    run, frame = found["run.observations"][:, 0, :, 0], found["frames.observations"][:, 0, :, 0]
-    paid = found["frames.rewards"][:, -1]
+    result = draws(learner, 8, envs=envs, rewarded=[n + 1000 * b for b in range(envs) for n in range(0, 40, 2)])
+    run, frame = result["run.observations"][:, 0, :, 0], result["frames.observations"][:, 0, :, 0]
+    paid = result["frames.rewards"][:, -1]
     for one, other in ((run % 1000, frame % 1000), (run // 1000, paid), (run % 1000, paid), (run // 1000, run % 1000)):
         for slot in range(2):
             assert abs(np.corrcoef(one[slot], other[slot])[0, 1]) < 0.2

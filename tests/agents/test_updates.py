@@ -63,13 +63,13 @@ def compare_with_autograd(learner, data, h, own, masked, monkeypatch):
     if masked:
         data.is_reset_step[0] = True
         data.is_reset_step[1, ::2] = True
-    found, metrics = gradients(learner, data, h)
+    result, metrics = gradients(learner, data, h)
     assert learner.closed_form
     monkeypatch.setattr(own, "closed_form", False)
     exact, expected = gradients(learner, data, h)
     norms = exact.norm(dim=-1)
     assert norms[1:].all()
-    assert ((found - exact).norm(dim=-1) <= 1e-6 * norms).all()
+    assert ((result - exact).norm(dim=-1) <= 1e-6 * norms).all()
     for name, value in expected.items():
         torch.testing.assert_close(metrics[name], value, rtol=1e-5, atol=1e-6)
 
@@ -95,12 +95,12 @@ def test_mlp_outside_autograd_equals_autograd(name, std, monkeypatch):
     if name == "decayed":
         learner = Decayed(learner.settings, learner.shape, learner.image, learner.net, learner.policy)
     data, h = block(learner, MEMBERS), live(learner, 3, **({"minibatches": [2, 3, 3]} if name == "ppo" else {}))
-    found, metrics = gradients(learner, data, h)
+    result, metrics = gradients(learner, data, h)
     assert learner.recorded
     monkeypatch.setattr(ActorCritic, "recorded", None)
     exact, expected = gradients(learner, data, h)
     assert exact.norm(dim=-1).all()
-    assert ((found - exact).norm(dim=-1) <= 1e-6 * exact.norm(dim=-1)).all()
+    assert ((result - exact).norm(dim=-1) <= 1e-6 * exact.norm(dim=-1)).all()
     assert metrics.keys() == expected.keys()
 
 

@@ -192,28 +192,33 @@ def test_training_is_deterministic_where_the_header_says_so(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "torch._inductor", None)
     before = torch.get_deterministic_debug_mode()
     rl.rl_builder(cart(f"population.mode={mode}")).cohort(["m00"], 1).close()
-    found = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    result = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_deterministic_debug_mode(before)
-    assert found == (expected, False)
+    assert result == (expected, False)
 
 
 def test_header_has_what_readers_need():
     rounded = "budget.env_steps_per_member=701"
-    found = factory.make_header(cart(rounded), "cart")
-    assert (found.horizon, found.size, found.budget, found.unit) == (720, 4, 2880, "env_steps")
-    assert (found.rule.window, found.rule.min_episodes, found.rule.share, found.rule.cut_episodes) == (20, 1, 0.5, True)
-    assert found.hyperparameters == ("learning_rate", "unroll_length")
-    assert found.deterministic == determinism.DETERMINISTIC
+    result = factory.make_header(cart(rounded), "cart")
+    assert (result.horizon, result.size, result.budget, result.unit) == (720, 4, 2880, "env_steps")
+    assert (result.rule.window, result.rule.min_episodes, result.rule.share, result.rule.cut_episodes) == (
+        20,
+        1,
+        0.5,
+        True,
+    )
+    assert result.hyperparameters == ("learning_rate", "unroll_length")
+    assert result.deterministic == determinism.DETERMINISTIC
     assert factory.make_header(cart("env.id=ALE/Pong-v5"), "pong").frames_per_step == 4
     assert "population.mode: async" in factory.make_header(cart("population.mode=async"), "cart").deterministic
     assert "between_slices: continue" in factory.make_header(cart("env.between_slices=continue"), "cart").deterministic
-    for acting, said in (
+    for acting, message in (
         ("hogwild", determinism.DETERMINISTIC),
         ("actors", "no, because actors act with whatever weights are newest (acting.mode: actors)"),
         ("hogwild, processes: 2", "no, because processes change the weights without locks (acting.mode: hogwild)"),
     ):
-        assert factory.make_header(cart(f"acting={{mode: {acting}}}"), "cart").deterministic == said
-    assert found.bounds == {"": {"learning_rate": (1e-4, 1e-2), "unroll_length": (5, 10)}}
+        assert factory.make_header(cart(f"acting={{mode: {acting}}}"), "cart").deterministic == message
+    assert result.bounds == {"": {"learning_rate": (1e-4, 1e-2), "unroll_length": (5, 10)}}
     for still in ("strategy.name=random_search", "strategy.explore.method=none"):
         assert factory.make_header(cart(still), "cart").bounds == {}
     evaluated = factory.make_header(cart("fitness={source: evaluation, episodes: 5}"), "cart").rule
@@ -236,8 +241,8 @@ def test_warning_for_hyperparameter_unused_in_env(env, agent, unused):
     ]  # fmt: skip
     searched = [f"hparams.{name}={{prior: uniform, low: 0.1, high: 0.2}}" for name in names]
     config = factory.prepare(cart(f"env.id={env}", f"agent={{name: {agent}}}", *searched))
-    said = [f"hparams.{name} has no effect: {agent} does not use it in {env}" for name in unused]
-    assert [line for line in factory.collect_warnings(config) if "no effect" in line] == said
+    message = [f"hparams.{name} has no effect: {agent} does not use it in {env}" for name in unused]
+    assert [line for line in factory.collect_warnings(config) if "no effect" in line] == message
 
 
 def test_strategy_follows_the_config():
@@ -246,11 +251,11 @@ def test_strategy_follows_the_config():
         "copy: [weights]}",
         "population.reference_members=1",
     )
-    found = factory.make_strategy(config)
-    assert isinstance(found, PBT)
-    assert (found.slice_steps, found.horizon, found.burn_in) == (120, 720, 80)
-    assert (found.exploit.method, found.exploit.alpha, found.explore.sd) == ("t_test", 0.01, 0.3)
-    assert (found.copy, found.synchronous, found.references) == (frozenset({"weights"}), True, 1)
+    result = factory.make_strategy(config)
+    assert isinstance(result, PBT)
+    assert (result.slice_steps, result.horizon, result.burn_in) == (120, 720, 80)
+    assert (result.exploit.method, result.exploit.alpha, result.explore.sd) == ("t_test", 0.01, 0.3)
+    assert (result.copy, result.synchronous, result.references) == (frozenset({"weights"}), True, 1)
     search = factory.make_strategy(cart("strategy={name: random_search}"))
     assert isinstance(search, PBT)
     assert (search.exploit.method, search.explore.method) == ("none", "none")
@@ -258,8 +263,8 @@ def test_strategy_follows_the_config():
 
 def test_limits():
     config = cart("budget.wall_clock=1m", "budget.until_fitness=9", "failure.max_restarts_per_member=5")
-    found = factory.stop_criteria(config)
-    assert (found.wall_clock, found.total_steps, found.until_fitness, found.max_attempts) == (60.0, None, 9.0, 5)
+    result = factory.stop_criteria(config)
+    assert (result.wall_clock, result.total_steps, result.until_fitness, result.max_attempts) == (60.0, None, 9.0, 5)
 
 
 def test_executor_creates_member_directories(tmp_path: Path):
@@ -273,8 +278,8 @@ def test_spec_reference_rebuilds_the_same_agent():
     mixed = factory.prepare(with_setting(load("mixed"), "env.backend", "gymnasium"))
     for name in ("impala", "vmpo"):
         own = rl.RLBuilder(mixed, name).spec
-        found = own.origin.spec()
-        assert (found.agent, found.block, found.live, found.structural) == (
+        result = own.origin.spec()
+        assert (result.agent, result.block, result.live, result.structural) == (
             own.agent,
             own.block,
             own.live,
@@ -295,22 +300,22 @@ def test_env_and_agent_descriptions():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["env.id=Nothing-v9"], "config: env.id: Nothing-v9: no such env"),
         (["env.id=HalfCheetah-v5", "agent.network=shallow"], "config: agent.network: shallow cannot read observations"),
         (["env.id=ALE/Pong-v5", "agent.network=mlp"], "config: agent.network: mlp cannot read observations that are"),
     ],
 )
-def test_unfit_env_and_agent_are_one_line(overrides, said):
+def test_unfit_env_and_agent_are_one_line(overrides, message):
     with pytest.raises(ConfigError) as caught:
         factory.prepare(cart(*overrides))
     assert len(caught.value.messages) == 1
-    assert caught.value.messages[0].startswith(said)
+    assert caught.value.messages[0].startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "text"),
     [
         ("trainable={name: cubic}", "trainable.name: unknown trainable 'cubic'. Known: quadratic"),
         ("trainable={name: quadratic, depth: 3}", "trainable.depth: unknown key. Known: start, learning_rate, clamp"),
@@ -322,11 +327,11 @@ def test_unfit_env_and_agent_are_one_line(overrides, said):
         ("trainable={name: 'tests.build.test_build:Unresolved', size: x}", "trainable: cannot be made: TypeError: "),
     ],
 )
-def test_missing_trainable_or_wrong_keys(override, said):
+def test_missing_trainable_or_wrong_keys(override, text):
     with pytest.raises(ConfigError) as caught:
         factory.prepare(toy(override))
     (message,) = caught.value.messages
-    assert said in message
+    assert text in message
 
 
 class Needs:
@@ -347,7 +352,7 @@ CLASSIFIER = "trainable={name: classifier, data: digits}"
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "text"),
     [
         (["hparams={momentun: {prior: uniform, low: 0, high: 0.9}}"],
          "hparams.momentun: classifier has no such hyperparameter. Did you mean 'momentum'?"),
@@ -368,12 +373,12 @@ CLASSIFIER = "trainable={name: classifier, data: digits}"
         (["trainable.chanels=8"], "trainable.chanels: unknown key. Did you mean 'channels'?"),
     ],
 )  # fmt: skip
-def test_hyperparameters_that_a_trainable_does_not_accept(overrides, said):
+def test_hyperparameters_that_a_trainable_does_not_accept(overrides, text):
     empty = [] if any(o.startswith("hparams") for o in overrides) else ["hparams={}"]
     with pytest.raises(ConfigError) as caught:
         factory.prepare(toy(CLASSIFIER, *empty, *overrides))
     (message,) = caught.value.messages
-    assert said in message
+    assert text in message
 
 
 def test_structural_hyperparameters_can_be_searched_by_fresh_trials():

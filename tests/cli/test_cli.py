@@ -34,9 +34,9 @@ SCORES = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(pbtrl: Command, command: str):
-    found = pbtrl(command, "--help")
-    assert found.code == 0
-    assert f"usage: pbtrl {command}" in found.out
+    result = pbtrl(command, "--help")
+    assert result.code == 0
+    assert f"usage: pbtrl {command}" in result.out
     overview = pbtrl("--help").out
     assert f"\n    {command} " in overview
     assert "pbtrl train quickstart" in overview
@@ -58,8 +58,8 @@ def test_quick_commands_import_no_large_library():
         "large = {'torch', 'gymnasium', 'envpool', 'scipy', 'tensorboard', 'ale_py', 'mujoco'} & sys.modules.keys()\n"
         "sys.exit(' '.join(large) or 0)"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_unknown_env_is_reported_before_torch_is_imported():
@@ -68,9 +68,9 @@ def test_unknown_env_is_reported_before_torch_is_imported():
         "assert cli.main(['train', 'quickstart', 'env.id=HalfCheetah-v9', '--dry-run']) == 2\n"
         "sys.exit('torch' in sys.modules)"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    assert "nearest: HalfCheetah-v5" in found.stderr
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "nearest: HalfCheetah-v5" in result.stderr
 
 
 # Bad input: one line, exit code 2, nothing begun
@@ -95,10 +95,10 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_bad_input_is_one_line_and_starts_nothing(pbtrl: Command, what: str):
     overrides, line = BAD[what]
-    found = pbtrl("train", "cart.yaml", "--name", "x", *overrides)
-    assert found.code == 2
-    assert found.out == ""
-    lines = found.err.splitlines()
+    result = pbtrl("train", "cart.yaml", "--name", "x", *overrides)
+    assert result.code == 2
+    assert result.out == ""
+    lines = result.err.splitlines()
     assert lines[1:] == ["1 error. Nothing was started."]
     assert re.fullmatch(line, lines[0]), lines[0]
     assert not Path("runs").exists()
@@ -107,8 +107,8 @@ def test_bad_input_is_one_line_and_starts_nothing(pbtrl: Command, what: str):
 def test_all_mistakes_are_reported_with_positions(pbtrl: Command):
     text = Path("cart.yaml").read_text().replace("size: 4", "sise: 4")
     Path("cart.yaml").write_text(text)
-    found = pbtrl("train", "cart.yaml", "seed=-1")
-    assert found.err.splitlines() == [
+    result = pbtrl("train", "cart.yaml", "seed=-1")
+    assert result.err.splitlines() == [
         "cart.yaml:3:14: population.sise: unknown key. Did you mean 'size'?",
         "override 'seed=-1': must be >= 0, not -1",
         "2 errors. Nothing was started.",
@@ -127,27 +127,27 @@ def test_env_that_hangs_when_made_is_reported_before_start(pbtrl: Command, when:
         f"Slow.{when} = slowly\n"
     )
     before = signal.getsignal(signal.SIGALRM)
-    found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=slow:make", "failure.env_step_timeout=0.5s")
+    result = pbtrl("train", "cart.yaml", "--name", "a", "env.id=slow:make", "failure.env_step_timeout=0.5s")
     del sys.modules["slow"]
-    assert found.code == 2
+    assert result.code == 2
     why = "slow:make: a first look at one env took longer than failure.env_step_timeout (0.5 s)"
-    assert why in found.err
-    assert found.err.endswith("1 error. Nothing was started.\n")
+    assert why in result.err
+    assert result.err.endswith("1 error. Nothing was started.\n")
     assert not Path("runs").exists()
     assert signal.getsignal(signal.SIGALRM) == before
 
 
 def test_unfit_agent_is_reported_with_position(pbtrl: Command):
     Path("pong.yaml").write_text("env: {id: ALE/Pong-v5}\nagent:\n  network: mlp\nbudget: {total_steps: 1000}\n")
-    found = pbtrl("train", "pong.yaml")
-    assert found.code == 2
-    assert found.err.startswith("pong.yaml:3:12: agent.network: mlp cannot read observations that are images")
+    result = pbtrl("train", "pong.yaml")
+    assert result.code == 2
+    assert result.err.startswith("pong.yaml:3:12: agent.network: mlp cannot read observations that are images")
 
 
 def test_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pbtrl.envs.pool", None)  # as where envpool cannot be imported
-    found = pbtrl("train", "cart.yaml", "env.backend=envpool")
-    assert (found.code, found.err) == (
+    result = pbtrl("train", "cart.yaml", "env.backend=envpool")
+    assert (result.code, result.err) == (
         2,
         "override 'env.backend=envpool': envpool needs envpool: pip install \"pbtrl[fast]\"\n"
         "1 error. Nothing was started.\n",
@@ -158,25 +158,25 @@ def test_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPatc
 
 def test_unwritable_runs_directory(pbtrl: Command):
     Path("file").touch()
-    found = pbtrl("train", "toy_quadratic", "--runs", "file")
-    assert (found.code, found.err) == (2, "cannot write to file: not a directory\n")
+    result = pbtrl("train", "toy_quadratic", "--runs", "file")
+    assert (result.code, result.err) == (2, "cannot write to file: not a directory\n")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".x", "x" * 65])
 def test_run_names_stay_below_the_root(pbtrl: Command, name: str):
-    found = pbtrl("train", "toy_quadratic", "--name", name)
-    assert found.code == 2
-    assert "is not a run name" in found.err
+    result = pbtrl("train", "toy_quadratic", "--name", name)
+    assert result.code == 2
+    assert "is not a run name" in result.err
     assert not Path("runs").exists()
 
 
 def test_taken_name_is_refused_and_run_unchanged(pbtrl: Command):
     assert pbtrl("train", "toy_quadratic").code == 0
     before = contents(Path("runs/toy_quadratic"))
-    found = pbtrl("train", "toy_quadratic", "seed=2")
-    assert found.code == 2
+    result = pbtrl("train", "toy_quadratic", "seed=2")
+    assert result.code == 2
     ways = "continue it with `pbtrl resume toy_quadratic`, or start a new run with --suffix or --overwrite"
-    assert found.err == f"runs/toy_quadratic exists (finished): {ways}\n"
+    assert result.err == f"runs/toy_quadratic exists (finished): {ways}\n"
     assert contents(Path("runs/toy_quadratic")) == before
     assert pbtrl("train", "toy_quadratic", "--suffix").code == 0
     assert Path("runs/toy_quadratic-2/best.json").exists()
@@ -186,9 +186,9 @@ def test_taken_name_is_refused_and_run_unchanged(pbtrl: Command):
 
 
 def test_dry_run_prints_resolved_config_and_starts_nothing(pbtrl: Command):
-    found = pbtrl("train", "cart.yaml", "strategy.ready.slice_steps=250", "--dry-run")
-    assert found.code == 0
-    assert "slice_steps: 280" in found.out  # whole blocks of 4 envs x 10 steps
+    result = pbtrl("train", "cart.yaml", "strategy.ready.slice_steps=250", "--dry-run")
+    assert result.code == 0
+    assert "slice_steps: 280" in result.out  # whole blocks of 4 envs x 10 steps
     assert not Path("runs").exists()
 
 
@@ -246,9 +246,9 @@ def test_commands_on_a_finished_run(pbtrl: Command):
     assert [e["member"] for e in everybody] == ["m00", "m01"]
     (evaluated,) = Path("runs/toy_quadratic/eval").glob("*-0.json")
     assert json.loads(evaluated.read_text()) == [score]
-    shown = pbtrl("eval", "last", "--member", "m00").out.splitlines()
-    assert shown[0].split() == ["member", "snapshot", "fitness"]
-    assert shown[1].split()[0] == "m00"
+    output = pbtrl("eval", "last", "--member", "m00").out.splitlines()
+    assert output[0].split() == ["member", "snapshot", "fitness"]
+    assert output[1].split()[0] == "m00"
 
 
 def test_list_without_runs_suggests_train(pbtrl: Command):
@@ -258,10 +258,10 @@ def test_list_without_runs_suggests_train(pbtrl: Command):
 
 
 def test_run_elsewhere_is_suggested_with_name_and_root(pbtrl: Command, tmp_path: Path):
-    found = pbtrl("train", "toy_quadratic", "--runs", tmp_path / "else")
+    result = pbtrl("train", "toy_quadratic", "--runs", tmp_path / "else")
     path = tmp_path / "else" / "toy_quadratic"
     assert (
-        f"pbtrl status toy_quadratic --runs {path.parent} | pbtrl tb toy_quadratic --runs {path.parent};" in found.out
+        f"pbtrl status toy_quadratic --runs {path.parent} | pbtrl tb toy_quadratic --runs {path.parent};" in result.out
     )
     assert pbtrl("status", path).code == 0
 
@@ -276,8 +276,8 @@ def test_config_show_and_schema(pbtrl: Command):
 
 
 def test_doctor(pbtrl: Command):
-    found = pbtrl("doctor", "--json")
-    assert {c["check"] for c in found.json} >= {
+    result = pbtrl("doctor", "--json")
+    assert {c["check"] for c in result.json} >= {
         "python",
         "packages",
         "cores",
@@ -287,32 +287,32 @@ def test_doctor(pbtrl: Command):
         "disk",
         "file system",
     }
-    assert found.code == (0 if all(c["ok"] for c in found.json) else 3)
+    assert result.code == (0 if all(c["ok"] for c in result.json) else 3)
     assert not list(Path().glob(".pbtrl*"))
 
 
 def test_doctor_examines_a_config(pbtrl: Command):
-    found = pbtrl("doctor", "cartpole", "population.size=2", "execution.workers=2", "--json")
-    told = {c["check"]: c for c in found.json}
-    assert told["env"]["what"].startswith("CartPole-v1 with ")
-    needed = re.search(r"2 workers need .*, (\d+) MiB each with members and envs", told["memory"]["what"])
+    result = pbtrl("doctor", "cartpole", "population.size=2", "execution.workers=2", "--json")
+    received = {c["check"]: c for c in result.json}
+    assert received["env"]["what"].startswith("CartPole-v1 with ")
+    needed = re.search(r"2 workers need .*, (\d+) MiB each with members and envs", received["memory"]["what"])
     assert needed
     assert 150 < int(needed[1]) < 2000
 
 
 def test_doctor_reports_a_failing_env_and_its_workers(pbtrl: Command):
-    found = pbtrl("doctor", "cartpole", "env.id=tests.faulty_envs:Raising", "env.kwargs={after: 3}", "--json")
-    told = {c["check"]: c for c in found.json}
-    assert found.code == 3
-    assert not told["env"]["ok"]
+    result = pbtrl("doctor", "cartpole", "env.id=tests.faulty_envs:Raising", "env.kwargs={after: 3}", "--json")
+    received = {c["check"]: c for c in result.json}
+    assert result.code == 3
+    assert not received["env"]["ok"]
     why = r"env.id=tests.faulty_envs:Raising: step\(\) raised RuntimeError: no more \(env 0 of \d+, step 3\)"
-    assert re.fullmatch(f"EnvError: {why}", told["env"]["what"])
-    assert re.fullmatch(f"ChildProcessError: a worker of this config: {why}", told["memory"]["what"])
+    assert re.fullmatch(f"EnvError: {why}", received["env"]["what"])
+    assert re.fullmatch(f"ChildProcessError: a worker of this config: {why}", received["memory"]["what"])
 
 
 def test_json_progress(pbtrl: Command):
-    found = pbtrl("train", "toy_quadratic", "--progress", "json")
-    lines = [json.loads(line) for line in found.out.splitlines()]
+    result = pbtrl("train", "toy_quadratic", "--progress", "json")
+    lines = [json.loads(line) for line in result.out.splitlines()]
     assert {line["kind"] for line in lines} == {"copy", "progress", "finish"}
     assert lines[-1]["best"]["evaluation"].keys() >= SCORES
     silent = pbtrl("train", "toy_quadratic", "--progress", "none", "--overwrite")
@@ -342,8 +342,8 @@ def test_snapshot_deleted_while_read_falls_back_to_newer(pbtrl: Command, monkeyp
 def test_eval_without_a_best_member(pbtrl: Command):
     pbtrl("train", "toy_quadratic")
     Path("runs/toy_quadratic/best.json").unlink()
-    found = pbtrl("eval", "last")
-    assert (found.code, found.err) == (
+    result = pbtrl("eval", "last")
+    assert (result.code, result.err) == (
         2,
         "runs/toy_quadratic has no best member yet: try --member all, or one of m00, m01\n",
     )
@@ -356,18 +356,18 @@ def test_damaged_snapshot_is_named(pbtrl: Command):
     data = bytearray(newest.read_bytes())
     data[-1] ^= 1
     newest.write_bytes(data)
-    found = pbtrl("eval", "last", "--member", "m00")
-    assert found.code == 4
-    assert found.err.startswith("snapshot m00/000019: tensors.safetensors is damaged")
+    result = pbtrl("eval", "last", "--member", "m00")
+    assert result.code == 4
+    assert result.err.startswith("snapshot m00/000019: tensors.safetensors is damaged")
 
 
 def test_snapshot_of_another_agent_is_refused(pbtrl: Command):
     assert pbtrl("train", "cart.yaml", "--name", "small", "agent.hidden=[8]").code == 0
     resolved = Path("runs/small/config.resolved.yaml")
     resolved.write_text(resolved.read_text().replace("hidden: [8]", "hidden: [16]"))
-    found = pbtrl("eval", "small")
-    assert found.code == 4
-    assert "the snapshot does not fit this agent" in found.err
+    result = pbtrl("eval", "small")
+    assert result.code == 4
+    assert "the snapshot does not fit this agent" in result.err
 
 
 @pytest.mark.parametrize("command", ["status", "eval", "lineage", "resume"])
@@ -378,9 +378,9 @@ def test_damaged_journal_is_named(pbtrl: Command, command: str):
     lines[4] = "garbage"
     path.write_text("\n".join(lines) + "\n")
     before = contents(Path("runs/toy_quadratic"))
-    found = pbtrl(command, "last")
-    assert (found.code, found.out) == (4, "")
-    assert found.err == "runs/toy_quadratic/journal.jsonl:5: not a journal line\n"
+    result = pbtrl(command, "last")
+    assert (result.code, result.out) == (4, "")
+    assert result.err == "runs/toy_quadratic/journal.jsonl:5: not a journal line\n"
     assert contents(Path("runs/toy_quadratic")) == before
 
 
@@ -390,9 +390,9 @@ def test_untrusted_run_imports_nothing_without_flag(pbtrl: Command, tmp_path: Pa
         f"pathlib.Path({str(tmp_path / 'marker')!r}).touch()\n"
         "def make(): return gymnasium.make('CartPole-v1')\n"
     )
-    found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=theirs:make")
-    assert found.code == 0
-    assert found.out.endswith("pbtrl tb a | pbtrl eval a --trust-imports | pbtrl report a\n")
+    result = pbtrl("train", "cart.yaml", "--name", "a", "env.id=theirs:make")
+    assert result.code == 0
+    assert result.out.endswith("pbtrl tb a | pbtrl eval a --trust-imports | pbtrl report a\n")
     again = pbtrl("train", "cart.yaml", "--name", "a")
     assert "continue it with `pbtrl resume a --trust-imports`, or start a new run" in again.err
     del sys.modules["theirs"]
@@ -420,8 +420,8 @@ def test_module_named_by_own_config_needs_no_trust_flag(pbtrl: Command):
     line = ["train", "cart.yaml", "--name", "a", "--if-exists", "resume", "env.id=tests.faulty_envs:cart"]
     assert pbtrl(*line).code == 0
     assert pbtrl(*line, "budget.env_steps_per_member=960").code == 0
-    said = pbtrl(*line).out
-    assert "To continue: pbtrl resume a --trust-imports budget.env_steps_per_member=1920" in said
+    message = pbtrl(*line).out
+    assert "To continue: pbtrl resume a --trust-imports budget.env_steps_per_member=1920" in message
 
 
 # Real envs
@@ -429,16 +429,16 @@ def test_module_named_by_own_config_needs_no_trust_flag(pbtrl: Command):
 
 def test_mujoco_in_worker_processes(pbtrl: Command):
     """Library output goes to the members' logs and not to the console."""
-    found = pbtrl(
+    result = pbtrl(
         "train", "cart.yaml", "--name", "cheetah", "env.id=HalfCheetah-v5", "env.backend=auto",
         "env.between_slices=continue", "population.size=2", "population.mode=async", "execution.backend=processes",
         "execution.workers=1", "final.candidates=1", "final.selection_episodes=1", "final.episodes=2",
     )  # fmt: skip
-    assert found.code == 0
-    told = [line for line in found.err.splitlines() if not line.startswith("warning: a slice of 240 env steps")]
-    assert told == []
-    assert "HalfCheetah-v5, 17 -> 6 continuous actions" in found.out
-    assert "2 members on 1 worker, 4 envs each" in found.out
+    assert result.code == 0
+    received = [line for line in result.err.splitlines() if not line.startswith("warning: a slice of 240 env steps")]
+    assert received == []
+    assert "HalfCheetah-v5, 17 -> 6 continuous actions" in result.out
+    assert "2 members on 1 worker, 4 envs each" in result.out
     score = pbtrl("eval", "cheetah", "--episodes", 2, "--deterministic", "--json").json
     assert (score["episodes"], score["length_mean"], score["deterministic"]) == (2, 1000, True)
     assert len(score["ci95"]) == 2
@@ -447,26 +447,26 @@ def test_mujoco_in_worker_processes(pbtrl: Command):
 
 
 def test_atari_game(pbtrl: Command):
-    found = pbtrl(
+    result = pbtrl(
         "train", "cart.yaml", "--name", "pong", "env.id=ALE/Pong-v5", "env.num_envs=1", "population.size=2",
         "env.kwargs.max_num_frames_per_episode=240", "env.between_slices=continue", "budget.env_steps_per_member=40",
         "strategy.ready.slice_steps=20", "final.candidates=1", "final.selection_episodes=1", "final.episodes=1",
     )  # fmt: skip
-    assert found.code == 0
-    assert "ALE/Pong-v5, 4x84x84 -> 18 actions, sticky" in found.out
-    assert "(320 frames)" in found.out
+    assert result.code == 0
+    assert "ALE/Pong-v5, 4x84x84 -> 18 actions, sticky" in result.out
+    assert "(320 frames)" in result.out
     score = pbtrl("eval", "pong", "--episodes", 1, "--json").json
     assert (score["protocol"], score["env_steps"], score["length_mean"], score["ci95"]) == ("sticky", 40, 60, None)
     assert [m["frames"] for m in pbtrl("status", "pong", "--json").json["members"]] == [160, 160]
 
 
 def test_workers_with_actors(pbtrl: Command, tmp_path: Path):
-    found = pbtrl(
+    result = pbtrl(
         "train", "cart.yaml", "--name", "far", "population.size=1", "execution.backend=processes",
         "acting={mode: actors, processes: 2}",
     )  # fmt: skip
-    assert found.code == 0
-    assert "1 member on 1 worker, 4 envs each in 2 actors" in found.out
+    assert result.code == 0
+    assert "1 member on 1 worker, 4 envs each in 2 actors" in result.out
     header, *_, last = journal(tmp_path / "runs" / "far")
     assert header["deterministic"].startswith("no, because actors")
     assert last["kind"] == "finish"
@@ -475,18 +475,18 @@ def test_workers_with_actors(pbtrl: Command, tmp_path: Path):
 
 
 def test_bench_measures_all_parts(pbtrl: Command):
-    found = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2, "--json")
+    result = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2, "--json")
     asked = {
         "env_steps_per_s", "frames_per_s", "env_only_steps_per_s", "roofline_env_steps_per_s", "efficiency", "shares",
         "epochs", "workers", "members",
     }  # fmt: skip
-    assert found.json.keys() >= asked
-    assert found.json["shares"].keys() == {"env", "act", "learn", "other"}
-    assert sum(found.json["shares"].values()) == pytest.approx(1.0)
-    assert all(found.json[key] > 0 for key in asked - {"shares"})
-    rates = [found.json[f"{part}_steps_per_s"] for part in ("env_replay", "act_only", "learn_only")]
-    assert found.json["roofline_env_steps_per_s"] == pytest.approx(1 / sum(1 / rate for rate in rates))
-    assert found.json["efficiency"] == found.json["env_steps_per_s"] / found.json["roofline_env_steps_per_s"]
+    assert result.json.keys() >= asked
+    assert result.json["shares"].keys() == {"env", "act", "learn", "other"}
+    assert sum(result.json["shares"].values()) == pytest.approx(1.0)
+    assert all(result.json[key] > 0 for key in asked - {"shares"})
+    rates = [result.json[f"{part}_steps_per_s"] for part in ("env_replay", "act_only", "learn_only")]
+    assert result.json["roofline_env_steps_per_s"] == pytest.approx(1 / sum(1 / rate for rate in rates))
+    assert result.json["efficiency"] == result.json["env_steps_per_s"] / result.json["roofline_env_steps_per_s"]
     text = pbtrl("bench", "cart.yaml", "execution.workers=1", "population.size=2", "--seconds", 0.2).out
     parts = ["training", "env only", "env replay", "roofline", "time"]
     assert [line[:10].rstrip() for line in text.splitlines()[:5]] == parts
@@ -499,24 +499,24 @@ def test_bench_measures_all_parts(pbtrl: Command):
     [("actors", {"learn_only_steps_per_s", "lag", "shares"}), ("hogwild", set())],
 )
 def test_bench_with_actors(pbtrl: Command, acting: str, more: set[str]):
-    found = pbtrl(
+    result = pbtrl(
         "bench", "cart.yaml", "execution.workers=1", "population.size=2", f"acting={{mode: {acting}, processes: 2}}",
         "--seconds", 1, "--json",
     ).json  # fmt: skip
     rates = {"env_steps_per_s", "epochs", "workers"}
     common = rates | {"frames_per_s", "env_only_steps_per_s", "env_only_ratio", "members", "inline_ratio"}
-    assert found.keys() == common | more | {"acting", "backend", "inline"}
-    assert all(found[key] > 0 for key in common)
-    assert found["inline_ratio"] == found["env_steps_per_s"] / found["inline"]["env_steps_per_s"]
-    assert all(value > 0 for value in found["inline"].values())
+    assert result.keys() == common | more | {"acting", "backend", "inline"}
+    assert all(result[key] > 0 for key in common)
+    assert result["inline_ratio"] == result["env_steps_per_s"] / result["inline"]["env_steps_per_s"]
+    assert all(value > 0 for value in result["inline"].values())
     learning = (
         {"learn_only_steps_per_s", "learn_one_thread_only_steps_per_s", "threads"} if acting == "actors" else set()
     )
-    assert found["inline"].keys() == rates | learning
+    assert result["inline"].keys() == rates | learning
     if acting == "actors":
-        assert found["lag"] > 0
-        assert found["shares"].keys() == {"learn", "wait", "other"}
-        assert sum(found["shares"].values()) == pytest.approx(1.0)
+        assert result["lag"] > 0
+        assert result["shares"].keys() == {"learn", "wait", "other"}
+        assert sum(result["shares"].values()) == pytest.approx(1.0)
 
 
 def test_bench_compares_actors_with_inline(pbtrl: Command):

@@ -22,11 +22,11 @@ ROOTS = ["runs", "my runs", "it's", "a/b", "./~", "./-r", "."]
 
 def suggested(text: str) -> list[Path]:
     """Runs of the commands in a text, as the command line finds them."""
-    found = []
+    result = []
     for command in COMMAND.findall(text):
         arguments = cli.parse_arguments(shlex.split(command)[1:])
-        found.append(run_lookup.find(arguments.run, arguments.runs).path)
-    return found
+        result.append(run_lookup.find(arguments.run, arguments.runs).path)
+    return result
 
 
 @pytest.mark.parametrize("root", ROOTS)
@@ -37,11 +37,11 @@ def test_suggested_commands_find_the_run(pbtrl: Command, monkeypatch: pytest.Mon
     assert cli.parse_arguments(shlex.split(begin)[1:]).runs == Path(root)
 
     def about_it(*argv: str) -> int:
-        found = pbtrl(*argv, *where)
-        paths = suggested(found.out + found.err)
+        result = pbtrl(*argv, *where)
+        paths = suggested(result.out + result.err)
         assert paths, argv
         assert all(path.samefile(run) for path in paths)
-        return found.code
+        return result.code
 
     with monkeypatch.context() as inside:
         inside.setattr(scoring, "evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
@@ -60,10 +60,10 @@ def test_suggested_commands_find_the_run(pbtrl: Command, monkeypatch: pytest.Mon
 def test_renamed_run_is_suggested_by_path(pbtrl: Command, name: str):
     assert pbtrl("train", "toy_quadratic").code == 0
     run = Path("runs/toy_quadratic").rename(Path("runs", name))
-    (found,) = suggested(f"pbtrl status {references.run_reference(RunDirectory(run))}")
-    assert found.samefile(run)
-    (found,) = suggested(f"pbtrl resume {references.cli_reference(RunDirectory(run))} budget.env_steps_per_member=1")
-    assert found.samefile(run)
+    (result,) = suggested(f"pbtrl status {references.run_reference(RunDirectory(run))}")
+    assert result.samefile(run)
+    (result,) = suggested(f"pbtrl resume {references.cli_reference(RunDirectory(run))} budget.env_steps_per_member=1")
+    assert result.samefile(run)
 
 
 @pytest.mark.parametrize("where", [".", "./", "../toy_quadratic", "..", "tb/.."])
@@ -71,8 +71,8 @@ def test_run_is_found_from_inside_its_directory(pbtrl: Command, monkeypatch: pyt
     assert pbtrl("train", "toy_quadratic").code == 0
     run = Path("runs/toy_quadratic").resolve()
     monkeypatch.chdir(run / "tb" if where == ".." else run)
-    found = pbtrl("status", where)
-    assert (found.code, found.out.split(":")[0]) == (0, "toy_quadratic")
+    result = pbtrl("status", where)
+    assert (result.code, result.out.split(":")[0]) == (0, "toy_quadratic")
     assert pbtrl("status", where, "--json").json["name"] == "toy_quadratic"
     assert suggested(f"pbtrl status {references.run_reference(run_lookup.find(where, Path('runs')))}")[0].samefile(run)
 
@@ -83,8 +83,8 @@ def test_run_behind_a_link_or_in_home_directory(pbtrl: Command, monkeypatch: pyt
     assert pbtrl("train", "toy_quadratic").code == 0
     Path("link").symlink_to("runs")
     Path("direct").symlink_to("runs/toy_quadratic")
-    found = pbtrl("status", text)
-    assert (found.code, found.out.split(":")[0]) == (0, "toy_quadratic")
+    result = pbtrl("status", text)
+    assert (result.code, result.out.split(":")[0]) == (0, "toy_quadratic")
     assert suggested(f"pbtrl status {references.run_reference(run_lookup.find(text, Path('runs')))}")[0].samefile(
         "runs/toy_quadratic"
     )

@@ -270,12 +270,12 @@ def test_any_text_is_a_config_or_a_config_error(name, data):
     try:
         config = config_from_dict(tree)
     except ConfigError as error:
-        said = error.messages
+        message = error.messages
     else:
-        said = (config.to_json(),)
-        assert config_from_json(said[0]) == config
+        message = (config.to_json(),)
+        assert config_from_json(message[0]) == config
         assert set(config.space.names) == {h for kind in config.per_agent_configs.values() for h in kind.hparams}
-    assert said
+    assert message
 
 
 # --- text and back ---
@@ -356,14 +356,14 @@ def test_warnings(overrides, warning):
 
 def test_warning_for_hyperparameter_without_effect():
     searched = "hparams.rmsprop_epsilon={prior: log_uniform, low: 1e-5, high: 1e-1}"
-    said = "hparams.rmsprop_epsilon has no effect: the optimizer of impala is adam"
+    message = "hparams.rmsprop_epsilon has no effect: the optimizer of impala is adam"
     assert list(find_warnings(parse(FIVE_LINES, overrides=[searched]))) == []
-    assert list(find_warnings(parse(FIVE_LINES, overrides=[searched, "agent.optimizer=adam"]))) == [said]
+    assert list(find_warnings(parse(FIVE_LINES, overrides=[searched, "agent.optimizer=adam"]))) == [message]
 
 
 def test_warning_for_a_single_member_of_an_agent():
-    said = "population.mix has one vmpo, which has no other member to copy without strategy.exploit.across_agents"
-    assert list(find_warnings(parse(MIXED))) == [said]
+    message = "population.mix has one vmpo, which has no other member to copy without strategy.exploit.across_agents"
+    assert list(find_warnings(parse(MIXED))) == [message]
     for override in ("strategy.exploit.across_agents=true", "strategy.exploit.method=none", "population.mix.vmpo=2"):
         assert list(find_warnings(parse(MIXED, overrides=[override]))) == []
 

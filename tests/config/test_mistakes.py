@@ -69,11 +69,11 @@ def test_mistake_is_reported_with_position(mistake: Mistake) -> None:
 
 def main() -> None:
     """Write the messages of today into mistakes.txt."""
-    found, texts = mistakes(), []
+    result, texts = mistakes(), []
     for paragraph in paragraphs():
         lines = [line for line in paragraph.split("\n") if not line.startswith("-> ")]
-        said = next(found).report() if lines[0][:2] in ("+ ", "$ ") else ()
-        texts.append("\n".join([*lines, *(f"-> {message}" for message in said)]))
+        text = next(result).report() if lines[0][:2] in ("+ ", "$ ") else ()
+        texts.append("\n".join([*lines, *(f"-> {message}" for message in text)]))
     FILE.write_text("\n\n".join(texts) + "\n", "utf-8")
 
 

@@ -186,7 +186,7 @@ def test_fitness_needs_half_of_the_steps_since_the_last_copy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
         (Decision((Assignment("m07/000001", "m07", None, 0, 100, {}, 1),)), "m07 is not the next new member"),
         (Decision((Assignment("m00/000001", "m01", None, 0, 100, {}, 1),)), "not the name of a slice of m01"),
@@ -197,8 +197,8 @@ def test_fitness_needs_half_of_the_steps_since_the_last_copy() -> None:
         (SnapshotLost("m01/000007", "missing"), "m01/000007 is lost, which was never made"),
     ],
 )
-def test_contradiction_to_earlier_records_is_refused(record: Record, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_contradiction_to_earlier_records_is_refused(record: Record, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         after_one_slice(1.0, 2.0).record(record)
 
 

@@ -61,8 +61,8 @@ def test_values_stay_in_the_prior_and_positions_return(dimension: Dimension) -> 
 )
 def test_ends_and_middle(dimension: Dimension, ends: tuple[Value, Value], middle: Value) -> None:
     assert (from_unit(dimension, 0.0), from_unit(dimension, 1.0)) == ends
-    found = from_unit(dimension, 0.5)
-    assert found == (pytest.approx(middle, rel=1e-12) if isinstance(middle, float) else middle)
+    result = from_unit(dimension, 0.5)
+    assert result == (pytest.approx(middle, rel=1e-12) if isinstance(middle, float) else middle)
     assert dimension.to_unit(middle, of_prior=True) == pytest.approx(0.5, abs=1e-9)
 
 

@@ -63,6 +63,6 @@ def test_doctor_checks_whether_workers_fit(
     monkeypatch.setattr(cgroups, "memory_limit", lambda: limit)
     config = load("cartpole", overrides=[f"execution.workers={workers}"])
     advice = ": set execution.workers lower" if workers > 1 else ": the job needs more memory"
-    found = doctor._check("memory", lambda: doctor._memory(config))
+    result = doctor._check("memory", lambda: doctor._memory(config))
     text = f"{what} with members and envs"
-    assert found == {"check": "memory", "ok": ok, "what": text if ok else f"MemoryError: {text}{advice}"}
+    assert result == {"check": "memory", "ok": ok, "what": text if ok else f"MemoryError: {text}{advice}"}

@@ -23,8 +23,8 @@ def rewrite(run: Path, lines: list[dict[str, object]]) -> None:
 def test_all_decisions_are_derived_again(pbtrl: Command, name: str) -> None:
     assert pbtrl("train", *SMALL[name], "--name", "a").code == 0
     decisions = sum(line["kind"] == "decision" for line in journal(Path("runs/a")))
-    found = pbtrl("verify", "a", "--decisions")
-    assert (found.code, found.out) == (0, f"{decisions} decisions derived again from the journal, all the same\n")
+    result = pbtrl("verify", "a", "--decisions")
+    assert (result.code, result.out) == (0, f"{decisions} decisions derived again from the journal, all the same\n")
     assert pbtrl("verify", "a", "--decisions", "--json").json == {"decisions": decisions, "difference": None}
 
 
@@ -41,11 +41,11 @@ def test_changed_journal_is_found(pbtrl: Command) -> None:
     changed = lines[number]["assignments"][1]
     changed["hyperparameters"]["h0"] += 0.25
     rewrite(Path("runs/a"), lines)
-    found = pbtrl("verify", "a", "--decisions")
-    assert found.code == 4
-    assert found.out.startswith(f"journal line {number + 1}: the decision about m01 comes out differently\n")
-    assert f"recorded: {changed['id']}" in found.out
-    assert f"derived: {changed['id']}" in found.out
+    result = pbtrl("verify", "a", "--decisions")
+    assert result.code == 4
+    assert result.out.startswith(f"journal line {number + 1}: the decision about m01 comes out differently\n")
+    assert f"recorded: {changed['id']}" in result.out
+    assert f"derived: {changed['id']}" in result.out
     del lines[number]["assignments"][1]
     rewrite(Path("runs/a"), lines[: number + 1])
     assert "recorded: nothing" in pbtrl("verify", "a", "--decisions").out

@@ -329,7 +329,7 @@ class TestAtari:
 
 class TestPresentation:
     @pytest.mark.parametrize(
-        ("shape", "shown"),
+        ("shape", "text"),
         [
             ((96, 96, 3), (3, 96, 96)),
             ((4, 84, 84), (4, 84, 84)),
@@ -337,12 +337,12 @@ class TestPresentation:
             ((8, 8, 8), (8, 8, 8)),
         ],
     )
-    def test_images_are_channels_first(self, shape, shown):
+    def test_images_are_channels_first(self, shape, text):
         vector = Vector(None, Spaces(Box(0, 255, shape, np.uint8), Discrete(2)), [0], "here")
         picture = np.random.default_rng(0).integers(0, 255, (1, *shape)).astype(np.uint8)
-        assert vector.single_observation_space.shape == shown
-        assert vector._convert_observations(picture).shape == (1, *shown)
-        if shape != shown:
+        assert vector.single_observation_space.shape == text
+        assert vector._convert_observations(picture).shape == (1, *text)
+        if shape != text:
             np.testing.assert_array_equal(vector._convert_observations(picture)[0, 1], picture[0, :, :, 1])
 
     def test_float_grids_are_unchanged(self):
@@ -434,8 +434,8 @@ class TestErrors:
         vector.reset()
         for _ in range(2):
             vector.step(np.zeros(1, np.int64))
-        said = r"env.id=probe/Raising-v0: step\(\) raised RuntimeError: .* asked to \(env 0 of 1, step 3\)"
-        with pytest.raises(envs.EnvError, match=said) as caught:
+        message = r"env.id=probe/Raising-v0: step\(\) raised RuntimeError: .* asked to \(env 0 of 1, step 3\)"
+        with pytest.raises(envs.EnvError, match=message) as caught:
             vector.step(np.zeros(1, np.int64))
         assert isinstance(caught.value.__cause__, RuntimeError)
 
@@ -471,14 +471,14 @@ def returns(id, policy, gamma, kwargs=None, episodes=1):
 
 def distances(walls, goal):
     """Steps to the goal from every cell that can reach it."""
-    found, edge = {goal: 0}, [goal]
+    result, edge = {goal: 0}, [goal]
     for y, x in edge:
         for dy, dx in maze.MOVES:
             there = y + dy, x + dx
-            if not walls[there] and there not in found:
-                found[there] = found[y, x] + 1
+            if not walls[there] and there not in result:
+                result[there] = result[y, x] + 1
                 edge.append(there)
-    return found
+    return result
 
 
 class TestForaging:

@@ -125,9 +125,9 @@ def train(pbtrl: Command):
     Path("odd.yaml").write_text(ODD)
 
     def command(name: str, *overrides: str) -> Result:
-        found = pbtrl("train", "odd.yaml", "--name", "a", f'env.kwargs={{name: "{name}"}}', *overrides)
-        assert "Traceback" not in found.out + found.err
-        return found
+        result = pbtrl("train", "odd.yaml", "--name", "a", f'env.kwargs={{name: "{name}"}}', *overrides)
+        assert "Traceback" not in result.out + result.err
+        return result
 
     return command
 
@@ -145,17 +145,17 @@ def test_every_odd_env_is_in_exactly_one_table():
 
 @pytest.mark.parametrize("name", TRAINS)
 def test_odd_env_trains_to_a_finite_score(train, name: str):
-    found = train(name)
-    assert found.code == 0, found.err
+    result = train(name)
+    assert result.code == 0, result.err
     assert finite(RUN)
     assert "failure" not in kinds(RUN)
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_odd_env_is_refused_before_start(train, name: str):
-    found = train(name)
-    assert found.code == 2
-    line, last = found.err.splitlines()
+    result = train(name)
+    assert result.code == 2
+    line, last = result.err.splitlines()
     assert "tests.odd_envs:make" in line or name == "small picture"
     assert REFUSED[name] in line
     assert last == "1 error. Nothing was started."
@@ -164,9 +164,9 @@ def test_odd_env_is_refused_before_start(train, name: str):
 
 @pytest.mark.parametrize("name", FAILS)
 def test_odd_env_ends_the_run_in_one_line(train, name: str):
-    found = train(name)
-    assert found.code == 3
-    *warnings, line = found.err.splitlines()
+    result = train(name)
+    assert result.code == 3
+    *warnings, line = result.err.splitlines()
     assert all(w.startswith("warning: a slice of 40 env steps holds about 0 episodes") for w in warnings)
     assert line.startswith("no member survived: EnvError: env.id=tests.odd_envs:make: ")
     assert FAILS[name] in line
@@ -175,17 +175,17 @@ def test_odd_env_ends_the_run_in_one_line(train, name: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "said"),
+    ("name", "code", "message"),
     [
         ("close raises", 0, ""),
         ("exits in a step", 3, "step() raised SystemExit: 0 (env "),
         ("hangs", 3, "its envs took longer than failure.env_step_timeout"),
     ],
 )
-def test_odd_env_in_worker_processes(train, name: str, code: int, said: str):
-    found = train(name, "execution={backend: processes, workers: 1}", "failure.env_step_timeout=0.5s")
-    assert found.code == code, found.err
-    assert said in found.err
+def test_odd_env_in_worker_processes(train, name: str, code: int, message: str):
+    result = train(name, "execution={backend: processes, workers: 1}", "failure.env_step_timeout=0.5s")
+    assert result.code == code, result.err
+    assert message in result.err
     if name == "close raises":
         log = (RUN / "members/m00/log.txt").read_text()
         assert log.startswith("warning: env.id=tests.odd_envs:make: close() raised RuntimeError: the simulator is gone")
@@ -194,24 +194,24 @@ def test_odd_env_in_worker_processes(train, name: str, code: int, said: str):
 def test_env_that_fails_in_eval_is_one_line(train, pbtrl: Command, monkeypatch: pytest.MonkeyPatch):
     assert train("discrete").code == 0
     monkeypatch.setitem(ENVS, "discrete", ENVS["shows 5 of Discrete(5)"])
-    found = pbtrl("eval", "a", "--trust-imports", "--episodes", 40)
-    assert found.code == 3
-    (line,) = found.err.splitlines()
+    result = pbtrl("eval", "a", "--trust-imports", "--episodes", 40)
+    assert result.code == 3
+    (line,) = result.err.splitlines()
     assert "env.id=tests.odd_envs:make: the observation 5 is not in the observation space Discrete(5) (env " in line
 
 
 def test_env_that_fails_in_bench_is_one_line(pbtrl: Command):
     Path("odd.yaml").write_text(ODD)
-    found = pbtrl("bench", "odd.yaml", 'env.kwargs={name: "pays NaN once"}', "--seconds", 0.1)
-    said = (
+    result = pbtrl("bench", "odd.yaml", 'env.kwargs={name: "pays NaN once"}', "--seconds", 0.1)
+    message = (
         r"a worker of the bench failed: env.id=tests.odd_envs:make: the reward is not finite: nan \(env \d of 2, .*\n"
     )
-    assert found.code == 3
-    assert re.fullmatch(said, found.err)
+    assert result.code == 3
+    assert re.fullmatch(message, result.err)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("gray", "1x20x24 -> 2 actions, images of 20x24 as 1x20x24, gymnasium"),
         ("stacked", "6x20x24 -> 2 actions, images of 2x20x24x3 as 6x20x24, gymnasium"),
@@ -220,24 +220,24 @@ def test_env_that_fails_in_bench_is_one_line(pbtrl: Command):
         ("zero-d", "1 -> 2 actions, gymnasium"),
     ],
 )
-def test_changes_to_observations_are_described(name: str, said: str):
+def test_changes_to_observations_are_described(name: str, message: str):
     config = factory.prepare(parse(ODD, overrides=[f'env.kwargs={{name: "{name}"}}']))
-    assert describe.describe_env(config) == f"tests.odd_envs:make, {said}"
+    assert describe.describe_env(config) == f"tests.odd_envs:make, {message}"
 
 
 def test_stacked_images_are_merged_plane_by_plane():
     pictures = np.random.default_rng(0).integers(0, 255, (2, 4, 20, 24, 3), dtype=np.uint8)
     adapter = adapt_observations(Box(0, 255, pictures.shape[1:], np.uint8), "here")
-    shown = adapter.convert(pictures)
+    text = adapter.convert(pictures)
     assert adapter.space == Box(0, 255, (12, 20, 24), np.uint8)
     for place, (layer, color) in enumerate(np.ndindex(4, 3)):
-        np.testing.assert_array_equal(shown[:, place], pictures[:, layer, :, :, color])
+        np.testing.assert_array_equal(text[:, place], pictures[:, layer, :, :, color])
 
 
 def test_actions_too_wide_for_float32_are_not_squashed():
-    for bound, said in ((1e38, None), (3e38, "squash needs finite bounds")):
+    for bound, message in ((1e38, None), (3e38, "squash needs finite bounds")):
         space, settings = Box(-bound, bound, (2,), np.float32), ImpalaSettings(actions="squash")
-        with pytest.raises(ValueError, match=said) if said else nullcontext():
+        with pytest.raises(ValueError, match=message) if message else nullcontext():
             distribution(space, settings)
 
 
@@ -245,7 +245,7 @@ def test_actions_too_wide_for_float32_are_not_squashed():
 
 
 @pytest.mark.parametrize(
-    ("id", "backend", "kwargs", "said"),
+    ("id", "backend", "kwargs", "message"),
     [
         ("CartPole-v1", "auto", {"max_episode_steps": 0}, "Expect the `max_episode_steps` to be positive"),
         ("CartPole-v1", "auto", {"max_episode_steps": "0.1"}, "Expect the `max_episode_steps` to be an integer"),
@@ -267,10 +267,10 @@ def test_actions_too_wide_for_float32_are_not_squashed():
         ("ALE/Pong-v5", "auto", {"full_action_space": 2}, "env.kwargs.full_action_space=2: must be true or false"),
     ],
 )
-def test_invalid_values_are_refused(id, backend, kwargs, said):
+def test_invalid_values_are_refused(id, backend, kwargs, message):
     with pytest.raises(envs.EnvError) as caught:
         envs.spaces(id, backend=backend, kwargs=kwargs)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -307,8 +307,8 @@ def test_auto_uses_envpool_only_for_equivalent_options():
 
 def test_reason_against_envpool_is_described():
     config = load("cartpole", ["env.kwargs={max_episode_steps: -1}"])
-    said = describe.describe_env(factory.prepare(config))
-    assert said.endswith(", gymnasium, because envpool interprets env.kwargs.max_episode_steps differently")
+    message = describe.describe_env(factory.prepare(config))
+    assert message.endswith(", gymnasium, because envpool interprets env.kwargs.max_episode_steps differently")
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_model_beside_the_config_is_found_from_elsewhere(pbtrl: Command, tmp_pat
     Path("own.yaml").write_text(
         text.replace("selection_episodes: 1, episodes: 1", "selection_episodes: 1, episodes: 1")
     )
-    found = pbtrl("train", "own.yaml", "--dry-run")
-    assert found.code == 0, found.err
-    assert f"xml_file: {tmp_path / 'own.xml'}" in found.out
-    assert "backend: gymnasium" in found.out
+    result = pbtrl("train", "own.yaml", "--dry-run")
+    assert result.code == 0, result.err
+    assert f"xml_file: {tmp_path / 'own.xml'}" in result.out
+    assert "backend: gymnasium" in result.out

@@ -57,7 +57,7 @@ def test_function_with_a_render_mode_is_rendered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "said"),
+    ("picture", "message"),
     [
         (None, r"render\(\) must return a uint8 array \[H, W, 3\], not None"),
         (np.zeros((4, 4, 3)), "not an array of shape .* and type float64"),
@@ -66,9 +66,9 @@ def test_function_with_a_render_mode_is_rendered() -> None:
         (RuntimeError("no\nscreen"), "cannot render: RuntimeError: no screen$"),
     ],
 )
-def test_wrong_picture_is_one_line(monkeypatch: pytest.MonkeyPatch, picture: Any, said: str) -> None:
+def test_wrong_picture_is_one_line(monkeypatch: pytest.MonkeyPatch, picture: Any, message: str) -> None:
     monkeypatch.setattr(Drawn, "picture", picture)
-    with pytest.raises(RenderError, match=said) as error:
+    with pytest.raises(RenderError, match=message) as error:
         shown(f"{__name__}:Drawn").render(0)
     assert "\n" not in str(error.value)
 

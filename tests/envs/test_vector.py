@@ -11,8 +11,8 @@ from pbtrl.envs.vector import Spaces, Vector, convert_spaces
 
 @pytest.mark.parametrize("backend_space", [Box(3, 250, (32, 40, 3), np.uint8), Box(3, 250, (3, 32, 40), np.uint8)])
 def test_image_bounds_follow_the_env(backend_space):
-    shown = convert_spaces(Spaces(backend_space, Discrete(2)), "here").single_observation_space
-    assert shown == Box(3, 250, (3, 32, 40), np.uint8)
+    text = convert_spaces(Spaces(backend_space, Discrete(2)), "here").single_observation_space
+    assert text == Box(3, 250, (3, 32, 40), np.uint8)
 
 
 def test_discrete_states_with_an_offset_are_one_hot():
@@ -69,11 +69,11 @@ def test_lives_are_read_again_after_reset(lives, lost):
     spaces = Spaces(Box(0, 255, (4, 8, 8), np.uint8), Discrete(2))
     still = Still(np.zeros((1, 4, 8, 8), np.uint8), lives)
     vector = AtariVector(still, spaces, [0], "here", lives_end=True)
-    found = []
+    result = []
     for _ in lost:
         vector.reset()
-        found.append(bool(vector.step(np.zeros(1, np.int64))[2][0]))
-    assert found == lost
+        result.append(bool(vector.step(np.zeros(1, np.int64))[2][0]))
+    assert result == lost
 
 
 @pytest.mark.parametrize("steps", [1, 2])

@@ -144,7 +144,7 @@ def test_wrapped_envs_run_in_gymnasium() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrapper", "said"),
+    ("wrapper", "message"),
     [
         ("no_such:Thing", r"env.wrappers.1=no_such:Thing: cannot import no_such: ModuleNotFoundError: "),
         (f"{HERE}:Nothing", f"env.wrappers.1={HERE}:Nothing: module {HERE} has no class or function Nothing"),
@@ -156,8 +156,8 @@ def test_wrapped_envs_run_in_gymnasium() -> None:
         (f"{HERE}:Longer", f"env.id={CART} in {HERE}:Scaled, {HERE}:Longer: the observation has shape (8,), but the"),
     ],
 )
-def test_faulty_wrapper_is_one_line(wrapper: str, said: str) -> None:
-    with pytest.raises(EnvError, match=f"^{re.escape(said)}"):
+def test_faulty_wrapper_is_one_line(wrapper: str, message: str) -> None:
+    with pytest.raises(EnvError, match=f"^{re.escape(message)}"):
         envs.spaces(CART, wrappers=[(f"{HERE}:Scaled", {}), (wrapper, {})])
 
 
@@ -201,7 +201,7 @@ def test_flattening_follows_the_wrappers_and_leaves_vectors_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("id", "name", "said"),
+    ("id", "name", "message"),
     [
         ("shown", "image", "env.flatten_observations: the observation['a']['camera'] is an image of 24x24x3, which"),
         ("shown", "picture", "env.flatten_observations: the observation is an image of 24x24, which no vector should"),
@@ -213,9 +213,9 @@ def test_flattening_follows_the_wrappers_and_leaves_vectors_alone() -> None:
          "observation['to'][0] is 0 (int), which is not in Discrete(3, start=1)"),
     ],
 )  # fmt: skip
-def test_what_no_vector_holds_is_one_line(id: str, name: str, said: str) -> None:
+def test_what_no_vector_holds_is_one_line(id: str, name: str, message: str) -> None:
     kwargs = {"shows" if id == "nested" else "space": name}
-    with pytest.raises(EnvError, match=f"^{re.escape(said)}"):
+    with pytest.raises(EnvError, match=f"^{re.escape(message)}"):
         envs.spaces(f"{HERE}:{id}", kwargs=kwargs, flatten_observations=True)
 
 

@@ -58,7 +58,7 @@ def raylet(node: Any) -> int:
 
 def children(pid: int, title: str = "") -> list[int]:
     """Children of a process whose command line contains `title`."""
-    found = []
+    result = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -66,8 +66,8 @@ def children(pid: int, title: str = "") -> list[int]:
             except OSError:
                 continue
             if int(stat.rpartition(")")[2].split()[1]) == pid and title in line:
-                found.append(int(folder.name))
-    return found
+                result.append(int(folder.name))
+    return result
 
 
 def left_behind(mark: str, driver: int) -> list[str]:
@@ -90,10 +90,10 @@ def left_behind(mark: str, driver: int) -> list[str]:
 def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait until a function returns something true, and return that."""
     until = time.monotonic() + seconds
-    while not (found := what()):
+    while not (result := what()):
         assert time.monotonic() < until, f"not within {seconds} s: {what}"
         time.sleep(0.05)
-    return found
+    return result
 
 
 def kill_one(raylets: list[int], title: str = "ray::WorkerActor") -> None:

@@ -87,9 +87,9 @@ def test_one_worker_equals_inline(tmp_path: Path, quick_disk: None) -> None:
     """Journal and weights are the same."""
     expected = run_toy(inline(tmp_path / "inline", {"toy": True}), tmp_path / "inline.jsonl")
     worker = processes(tmp_path / "worker", {"toy": True}, 1)
-    found = run_toy(worker, tmp_path / "worker.jsonl")
+    result = run_toy(worker, tmp_path / "worker.jsonl")
     worker.close()
-    assert digest(found) == digest(expected)
+    assert digest(result) == digest(expected)
     assert weights(tmp_path / "worker") == weights(tmp_path / "inline")
 
 
@@ -101,19 +101,19 @@ def test_worker_killed_in_a_slice_changes_nothing(tmp_path: Path, workers: int) 
     quiet = inline(tmp_path / "quiet", {})
     config = {"die_once": "m01/000001", "died": str(tmp_path / "died")}
     killed = processes(tmp_path / "killed", config, workers)
-    found = []
+    result = []
     for executor, path in ((quiet, tmp_path / "quiet.jsonl"), (killed, tmp_path / "killed.jsonl")):
         strategy = PBT(space=toy_space(), slice_steps=8, horizon=24, synchronous=True)
         journal = Journal(path)
         assert Controller(Population(4, 1, LAST), strategy, executor, journal).run() == "budget"
         executor.close()
         journal.close()
-        found.append(read_lines(path))
-    failures = [line for line in found[1] if line["kind"] == "failure"]
+        result.append(read_lines(path))
+    failures = [line for line in result[1] if line["kind"] == "failure"]
     assert (tmp_path / "died").exists()
     assert {"m00/000001", "m01/000001"} <= {f["assignment"] for f in failures}
     assert all("killed by signal 9" in f["error"] and not f["given_up"] for f in failures)
-    assert digest(found[1]) == digest(found[0])
+    assert digest(result[1]) == digest(result[0])
     assert weights(tmp_path / "killed") == weights(tmp_path / "quiet")
 
 
@@ -127,12 +127,12 @@ def test_workers_that_keep_dying_change_nothing(tmp_path: Path, monkeypatch: pyt
     expected = run_toy(inline(tmp_path / "quiet", {"toy": True}), tmp_path / "quiet.jsonl")
     monkeypatch.setenv("PBTRL_CRASH_AT", point)
     killed = processes(tmp_path / "killed", {"toy": True}, 2)
-    found = run_toy(killed, tmp_path / "killed.jsonl")
+    result = run_toy(killed, tmp_path / "killed.jsonl")
     killed.close()
-    failures = [line for line in found if line["kind"] == "failure"]
+    failures = [line for line in result if line["kind"] == "failure"]
     assert failures
     assert all("killed by signal 9" in f["error"] and not f["given_up"] for f in failures)
-    assert digest(found) == digest(expected)
+    assert digest(result) == digest(expected)
     assert weights(tmp_path / "killed") == weights(tmp_path / "quiet")
 
 
@@ -206,9 +206,9 @@ def test_timeout_while_suspended_is_excused_once(tmp_path: Path, monkeypatch: py
 def test_death_reports_peak_memory() -> None:
     script = "import os; x = bytearray(300 << 20); os.kill(os.getpid(), 9)"
     code = subprocess.run([sys.executable, "-c", script], check=False).returncode
-    found = re.fullmatch(r"killed by signal 9 \(out of memory\? it had at most ([\d,]+) MiB\)", describe_exit(code))
-    assert found
-    assert 300 < int(found[1].replace(",", "")) < 100_000
+    result = re.fullmatch(r"killed by signal 9 \(out of memory\? it had at most ([\d,]+) MiB\)", describe_exit(code))
+    assert result
+    assert 300 < int(result[1].replace(",", "")) < 100_000
     assert (describe_exit(3), describe_exit(-11)) == ("exit code 3", "killed by signal 11")
 
 
@@ -324,16 +324,16 @@ def test_merged_worker_does_not_end_another(tmp_path: Path) -> None:
         return Failure(f"{m}/000001", m, "MemoryError", memory=True)
 
     for worker, member in ((one, "m00"), (other, "m01"), (one, "m00")):
-        (told,) = executor._merge_on_oom(worker, short(member))
-        assert isinstance(told, Failure)
-        assert not told.alone
+        (received,) = executor._merge_on_oom(worker, short(member))
+        assert isinstance(received, Failure)
+        assert not received.alone
     assert executor._home["m00"] is executor._home["m01"]
     assert len(executor._workers) == 3
-    (told,) = executor._merge_on_oom(other, short("m01"))
-    assert told == replace(short("m01"), alone=False)
+    (received,) = executor._merge_on_oom(other, short("m01"))
+    assert received == replace(short("m01"), alone=False)
     assert len(executor._workers) == 3
-    (told,) = executor._merge_on_oom(executor._home["m00"], short("m00"))
-    assert told == short("m00")  # merging did not help
+    (received,) = executor._merge_on_oom(executor._home["m00"], short("m00"))
+    assert received == short("m00")  # merging did not help
     executor.close()
 
 

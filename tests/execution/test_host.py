@@ -145,8 +145,16 @@ def test_changed_structure_moves_the_member_to_another_cohort(place: Workplace) 
     place.calls()
     joins = slice_of("m01", 1, parent="m02/000000", donor="m02", hyperparameters=wide)
     place.run(slice_of("m00", 1), joins, slice_of("m02", 1, hyperparameters=wide))
-    told = [line for line in place.calls() if not line.startswith("begin")]
-    assert told == ["close m00 m01", "cohort m00", "load m00", "close m02", "cohort m01 m02", "load m01", "load m02"]
+    received = [line for line in place.calls() if not line.startswith("begin")]
+    assert received == [
+        "close m00 m01",
+        "cohort m00",
+        "load m00",
+        "close m02",
+        "cohort m01 m02",
+        "load m01",
+        "load m02",
+    ]
     assert [place.store.load(f"m0{i}/000001")[0]["steps"] for i in range(3)] == [[16.0]] * 3
 
 
@@ -392,11 +400,11 @@ def cramped(monkeypatch: pytest.MonkeyPatch, members: int, error: Exception, whe
     live: dict[int, int] = {}
     real, real_close = getattr(FakeCohort, when), FakeCohort.close
 
-    def needs_memory(self: FakeCohort, *told: Any) -> Any:
+    def needs_memory(self: FakeCohort, *received: Any) -> Any:
         live[id(self)] = len(self.members)
         if sum(live.values()) > members:
             raise error
-        return real(self, *told)
+        return real(self, *received)
 
     def close(self: FakeCohort) -> None:
         live.pop(id(self), None)
@@ -435,7 +443,7 @@ def test_out_of_memory_cohort_is_split_in_halves(
     reports = place.run(*(slice_of(m) for m in MEMBERS))
     assert all(isinstance(r, Report) for r in reports.values())
     cohorts = ["cohort m00 m01", "close m00 m01", "cohort m02 m03"]
-    assert [told for told in place.calls() if told.startswith(("cohort", "close"))] == cohorts
+    assert [received for received in place.calls() if received.startswith(("cohort", "close"))] == cohorts
     again = place.run(*(slice_of(m, 1) for m in MEMBERS))  # the first two were given back, and are loaded again
     assert all(isinstance(r, Report) and r.step == 16 for r in again.values())
     assert place.store.load("m00/000001")[0]["steps"] == [16.0]

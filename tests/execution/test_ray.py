@@ -81,11 +81,11 @@ class TestRay(ExecutorConformance):
 
     def wait_for_the_middle(self, executor: Executor, fifo: Path) -> None:
         """Collect meanwhile: a worker has something to do only while the controller asks."""
-        pipe, told = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), b""
-        while told != b"half way":
+        pipe, received = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), b""
+        while received != b"half way":
             assert executor.collect(0.1) == []
             with contextlib.suppress(BlockingIOError):
-                told += os.read(pipe, 100)
+                received += os.read(pipe, 100)
         os.close(pipe)
 
 
@@ -143,8 +143,8 @@ def test_cartpole_on_two_nodes_equals_processes_and_inline(nodes: Nodes, tmp_pat
         assert done.returncode == 0, done.stderr
         assert "Ray" not in done.stderr
     assert journal(tmp_path, "inline") == journal(tmp_path, "processes") == journal(tmp_path, "ray")
-    found = [weights(tmp_path / name / "members") for name in backends]  # older ones depend on the order of reports
-    assert len({tuple(kept[f"m0{member}/000003"] for member in range(4)) for kept in found}) == 1
+    result = [weights(tmp_path / name / "members") for name in backends]  # older ones depend on the order of reports
+    assert len({tuple(kept[f"m0{member}/000003"] for member in range(4)) for kept in result}) == 1
 
 
 @pytest.mark.timeout(400)
@@ -194,11 +194,11 @@ def test_members_of_a_worker_without_room_move(tmp_path: Path) -> None:
     expected = run_toy(inline(tmp_path / "quiet", {"toy": True}), tmp_path / "quiet.jsonl")
     executor = pool(tmp_path / "run/members", {"toy": True}, resources={"second": 1}, wait_for_workers=6)
     assert executor.notes[0].endswith("; 2 workers")
-    found = run_toy(executor, tmp_path / "found.jsonl")
+    result = run_toy(executor, tmp_path / "found.jsonl")
     executor.close()
-    errors = {line["error"] for line in found if line["kind"] == "failure"}
+    errors = {line["error"] for line in result if line["kind"] == "failure"}
     assert errors == {"no node has room for its worker; continuing with 1 worker"}
-    assert digest(found) == digest(expected)
+    assert digest(result) == digest(expected)
     assert weights(tmp_path / "run/members") == weights(tmp_path / "quiet")
 
 

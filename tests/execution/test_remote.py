@@ -334,8 +334,8 @@ The actor is dead because its {}"""
     ],
 )  # fmt: skip
 def test_deaths_are_told_in_one_line(kind: str, text: str, death: str, described: str) -> None:
-    found = classify_death(text, kind)
-    assert (found, describe_death(found, text)) == (death, described)
+    result = classify_death(text, kind)
+    assert (result, describe_death(result, text)) == (death, described)
     assert classify_death(text, kind, preempted=True) == "preempted"
 
 

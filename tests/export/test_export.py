@@ -53,16 +53,16 @@ def run(trained: Path, tmp_path: Path, pbtrl: Command) -> api.Run:
 
 
 def said(pbtrl: Command, *argv: object) -> str:
-    found = pbtrl(*argv)
-    assert found.code == 0, found.err
-    return found.out
+    result = pbtrl(*argv)
+    assert result.code == 0, result.err
+    return result.out
 
 
 def refused(pbtrl: Command, *argv: object, code: int = 2) -> str:
-    found = pbtrl(*argv)
-    assert (found.code, found.out) == (code, "")
-    assert len(found.err.splitlines()) == 1
-    return found.err
+    result = pbtrl(*argv)
+    assert (result.code, result.out) == (code, "")
+    assert len(result.err.splitlines()) == 1
+    return result.err
 
 
 def test_bundle_plays_where_pbtrl_is_not_importable(pbtrl: Command, run: api.Run, tmp_path: Path) -> None:

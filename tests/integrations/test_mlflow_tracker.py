@@ -31,9 +31,9 @@ def at(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
 
 
 def tracked(pbtrl: Command) -> str:
-    shown = pbtrl("track", "a", "--to", "mlflow")
-    assert shown.code == 0, shown.err
-    return shown.out
+    text = pbtrl("track", "a", "--to", "mlflow")
+    assert text.code == 0, text.err
+    return text.out
 
 
 def check_sessions(pbtrl: Command) -> JournalWriter:

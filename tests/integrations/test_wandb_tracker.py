@@ -89,9 +89,9 @@ class Offline:
 
 
 def tracked(pbtrl: Command, w: JournalWriter) -> str:
-    shown = pbtrl("track", "a", "--to", "wandb", "--project", "lab")
-    assert (shown.code, shown.err) == (0, "")
-    return shown.out
+    text = pbtrl("track", "a", "--to", "wandb", "--project", "lab")
+    assert (text.code, text.err) == (0, "")
+    return text.out
 
 
 def test_sessions_make_one_run_per_member(pbtrl: Command) -> None:
@@ -106,23 +106,23 @@ def test_sessions_make_one_run_per_member(pbtrl: Command) -> None:
     (w.run / "best.json").write_text(json.dumps({"member": "m01", "evaluation": {"return_mean": 6.5}}))
     tracked(pbtrl, w)
     assert tracked(pbtrl, w) == "nothing is new\n"
-    found = Offline()
-    assert set(found.runs) == {"m00", "m01", "population"}
-    assert {run.run_group for run in found.runs.values()} == {f"a-{group}"}
-    assert {run.project for run in found.runs.values()} == {"lab"}
-    assert found.runs["m01"].run_id == f"a-{group}-m01"
-    assert (found.runs["m01"].display_name, found.runs["m01"].job_type) == ("m01", "member")
-    assert found.config["m01"]["initial"] == {"learning_rate": 0.1, "unroll_length": 5}
-    assert found.config["m01"]["seed"] == found.config["population"]["seed"] == 5
-    assert found.curve("m01", "fitness") == [(100, -5), (200, 7)]
-    assert found.curve("m01", "hparams/learning_rate") == [(0, 0.1), (100, 0.1), (100, 0.005), (200, 0.005)]
-    assert found.curve("population", "population/fitness_max") == [(100, 3), (200, 3), (300, 7)]
-    assert found.curve("m01", "exploit/donor") == [(100, "m00")]
-    assert [row["_timestamp"] for row in found.history["m01"] if "fitness" in row] == [START + 30, START + 50]
-    assert found.summary["population"]["best/score"] == 6.5
-    tables = {key.partition(".")[0] for row in found.history["population"] for key in row}
+    result = Offline()
+    assert set(result.runs) == {"m00", "m01", "population"}
+    assert {run.run_group for run in result.runs.values()} == {f"a-{group}"}
+    assert {run.project for run in result.runs.values()} == {"lab"}
+    assert result.runs["m01"].run_id == f"a-{group}-m01"
+    assert (result.runs["m01"].display_name, result.runs["m01"].job_type) == ("m01", "member")
+    assert result.config["m01"]["initial"] == {"learning_rate": 0.1, "unroll_length": 5}
+    assert result.config["m01"]["seed"] == result.config["population"]["seed"] == 5
+    assert result.curve("m01", "fitness") == [(100, -5), (200, 7)]
+    assert result.curve("m01", "hparams/learning_rate") == [(0, 0.1), (100, 0.1), (100, 0.005), (200, 0.005)]
+    assert result.curve("population", "population/fitness_max") == [(100, 3), (200, 3), (300, 7)]
+    assert result.curve("m01", "exploit/donor") == [(100, "m00")]
+    assert [row["_timestamp"] for row in result.history["m01"] if "fitness" in row] == [START + 30, START + 50]
+    assert result.summary["population"]["best/score"] == 6.5
+    tables = {key.partition(".")[0] for row in result.history["population"] for key in row}
     assert {"members", "exploits"} <= tables
-    assert found.artifacts.count("journal.jsonl") == 1
+    assert result.artifacts.count("journal.jsonl") == 1
 
 
 def test_no_key_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,19 +61,19 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_runs_of_a_folder_are_grouped_by_what_differs(sweep: Path) -> None:
-    found = pbtrl.compare(sweep)
-    assert [(g.label, g.values) for g in found.groups] == [
+    result = pbtrl.compare(sweep)
+    assert [(g.label, g.values) for g in result.groups] == [
         ("pbt", (10.0, 12.0, 14.0, 16.0)),
         ("random_search", (4.0, 5.0, 11.0, 7.0)),
     ]
-    assert found.differences == {"strategy.name": ["pbt", "random_search"]}
-    (pair,) = found.pairs
+    assert result.differences == {"strategy.name": ["pbt", "random_search"]}
+    (pair,) = result.pairs
     assert pair.probability == 15 / 16
     assert pair.paired == (6.0, 7.0, 3.0, 9.0)
     assert pair.difference == 6.25
-    assert found.groups[0].iqm == 13.0
-    assert found.groups[0].average("steps") == 400
-    assert found.groups[0].average("seconds") == 70.0
+    assert result.groups[0].iqm == 13.0
+    assert result.groups[0].average("steps") == 400
+    assert result.groups[0].average("seconds") == 70.0
 
 
 def test_name_seed_and_machine_make_no_difference(tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_name_seed_and_machine_make_no_difference(tmp_path: Path) -> None:
 
 def test_one_group_has_no_pairs_and_one_run_no_interval(tmp_path: Path) -> None:
     run = write_run(tmp_path, "a", 1.0)
-    found = pbtrl.compare(run)
-    assert not found.pairs
-    assert found.groups[0].interval is None
-    assert "pbt" in str(found)
+    result = pbtrl.compare(run)
+    assert not result.pairs
+    assert result.groups[0].interval is None
+    assert "pbt" in str(result)
     two = pbtrl.compare([run, write_run(tmp_path, "b", 0.0, SEARCH)])
     assert two.pairs[0].probability == 1.0
     assert two.pairs[0].interval is None
@@ -100,21 +100,21 @@ def test_zero_variance(tmp_path: Path) -> None:
     for seed in range(5):
         write_run(tmp_path, f"a{seed}", 2.0, seed=seed)
         write_run(tmp_path, f"b{seed}", 2.0, SEARCH, seed=seed)
-    found = pbtrl.compare(tmp_path)
-    assert found.groups[0].interval == (2.0, 2.0)
-    assert found.pairs[0].probability == 0.5
-    assert found.pairs[0].interval == (0.5, 0.5)
-    assert found.pairs[0].verdict == "no difference shown"
+    result = pbtrl.compare(tmp_path)
+    assert result.groups[0].interval == (2.0, 2.0)
+    assert result.pairs[0].probability == 0.5
+    assert result.pairs[0].interval == (0.5, 0.5)
+    assert result.pairs[0].verdict == "no difference shown"
 
 
 def test_verdict_follows_the_probability_of_improvement(tmp_path: Path) -> None:
     """Here the group with the better interquartile mean wins less often."""
-    found = pbtrl.compare(write_run(tmp_path, "a", 1.0))
-    runs = found.groups[0].runs * 60
+    result = pbtrl.compare(write_run(tmp_path, "a", 1.0))
+    runs = result.groups[0].runs * 60
     a, b = RunGroup("rare", runs, (5.0,) * 40 + (90.0,) * 20), RunGroup("steady", runs, (6.0,) * 60)
     assert (a.iqm or 0) > (b.iqm or 0)
-    assert Pair(a, b, found.metric).verdict == "steady is better"
-    assert Pair(b, a, found.metric).verdict == "steady is better"
+    assert Pair(a, b, result.metric).verdict == "steady is better"
+    assert Pair(b, a, result.metric).verdict == "steady is better"
 
 
 @pytest.mark.parametrize(("low", "high", "verdict"), [
@@ -126,9 +126,9 @@ def test_verdict(tmp_path: Path, low: tuple[int], high: tuple[int], verdict: str
     for seed, (a, b) in enumerate(zip(low, high, strict=True)):
         write_run(tmp_path, f"a{seed}", a, seed=seed)
         write_run(tmp_path, f"b{seed}", b, SEARCH, seed=seed)
-    found = pbtrl.compare(tmp_path)
-    assert found.pairs[0].verdict == verdict
-    assert found.differences["strategy.name"] == [group.label for group in found.groups]
+    result = pbtrl.compare(tmp_path)
+    assert result.pairs[0].verdict == verdict
+    assert result.differences["strategy.name"] == [group.label for group in result.groups]
 
 
 def test_seeds_that_are_not_shared_are_not_paired(tmp_path: Path) -> None:
@@ -137,14 +137,14 @@ def test_seeds_that_are_not_shared_are_not_paired(tmp_path: Path) -> None:
         write_run(tmp_path, f"b{seed}", 2 * seed + 1, SEARCH, seed=seed + 1)
     assert pbtrl.compare(tmp_path).pairs[0].paired == (0.0, 1.0)  # of the seeds 1 and 2
     write_run(tmp_path, "twice", 9.0, seed=2)
-    found = pbtrl.compare(tmp_path)
-    assert found.pairs[0].paired == ()
-    assert any("pbt: several runs have the seed 2" in line for line in found.warnings)
+    result = pbtrl.compare(tmp_path)
+    assert result.pairs[0].paired == ()
+    assert any("pbt: several runs have the seed 2" in line for line in result.warnings)
 
 
 def test_a_run_that_is_given_twice_counts_once(sweep: Path) -> None:
-    found = pbtrl.compare(["pbt-1", "pbt-1", str(sweep), pbtrl.load_run("pbt-2", runs=sweep)], runs=sweep)
-    assert [len(g.runs) for g in found.groups] == [4, 4]
+    result = pbtrl.compare(["pbt-1", "pbt-1", str(sweep), pbtrl.load_run("pbt-2", runs=sweep)], runs=sweep)
+    assert [len(g.runs) for g in result.groups] == [4, 4]
 
 
 # Labels
@@ -189,8 +189,8 @@ def test_labels_are_unique_and_short() -> None:
 
 
 def test_differences_name_all_settings() -> None:
-    found = differences([config(**{"population.size": 4, "agent.x": 1}), config(**{"agent.x": 2})])
-    assert found == {"agent.x": [1, 2], "population.size": [4, None]}
+    result = differences([config(**{"population.size": 4, "agent.x": 1}), config(**{"agent.x": 2})])
+    assert result == {"agent.x": [1, 2], "population.size": [4, None]}
 
 
 def test_searched_hyperparameter_has_the_name_of_its_fixed_value(tmp_path: Path) -> None:
@@ -209,22 +209,22 @@ def test_runs_without_a_score_are_listed(sweep: Path, capsys: pytest.CaptureFixt
     write_run(sweep, "infinite", math.inf, seed=9)
     (write_run(sweep, "damaged", 5.0, seed=10) / "journal.jsonl").write_text("nonsense\n")
     (write_run(sweep, "configless", 5.0, seed=11) / "config.resolved.yaml").unlink()
-    found = pbtrl.compare(sweep)
-    assert [len(g.runs) for g in found.groups] == [4, 4]
-    assert {run.path.name for run in found.left_out} == {"stopped", "unscored", "infinite", "damaged", "configless"}
-    (why,) = (run.reason for run in found.left_out if run.path.name == "stopped")
+    result = pbtrl.compare(sweep)
+    assert [len(g.runs) for g in result.groups] == [4, 4]
+    assert {run.path.name for run in result.left_out} == {"stopped", "unscored", "infinite", "damaged", "configless"}
+    (why,) = (run.reason for run in result.left_out if run.path.name == "stopped")
     assert why.startswith("stopped after 400 of 2,000 env steps")
-    for text in (str(found), found.markdown(), found.save().read_text()):
-        assert all(run.path.name in text for run in found.left_out)
+    for text in (str(result), result.markdown(), result.save().read_text()):
+        assert all(run.path.name in text for run in result.left_out)
 
 
 def test_run_that_was_continued_after_its_score_has_none(tmp_path: Path) -> None:
     run = write_run(tmp_path, "a", 5.0)
     with (run / "journal.jsonl").open("a") as file:
         file.write(json.dumps({"kind": "resume", "schema": 1, "horizon": 9000, "timing": {"elapsed": 99.0}}) + "\n")
-    found = pbtrl.compare(run)
-    assert not found.runs
-    assert found.left_out[0].reason.startswith("crashed")
+    result = pbtrl.compare(run)
+    assert not result.runs
+    assert result.left_out[0].reason.startswith("crashed")
     assert not pbtrl.compare(run, metric="fitness").runs
     assert load(RunDirectory(run)).score is None
 
@@ -289,9 +289,9 @@ def test_trainables_by_the_metric_that_their_journal_names(tmp_path: Path) -> No
     lines = (run / "journal.jsonl").read_text().splitlines()
     lines[0] = json.dumps({**json.loads(lines[0]), "metric": "accuracy"})
     (run / "journal.jsonl").write_text("\n".join(lines) + "\n")
-    found = pbtrl.compare(run)
-    assert found.metric.title == "accuracy of the chosen member on fresh seeds"
-    assert "total steps" in str(found)
+    result = pbtrl.compare(run)
+    assert result.metric.title == "accuracy of the chosen member on fresh seeds"
+    assert "total steps" in str(result)
     other = write_run(tmp_path, "b", 0.9, trainable, unit="steps")
     with pytest.raises(RunError, match="metric, 'accuracy' and 'fitness'"):
         pbtrl.compare([run, other])
@@ -312,15 +312,15 @@ def test_steps_to_a_value_ranks_runs_that_never_reach_it_last(tmp_path: Path) ->
     for seed, (a, b) in enumerate(((5.0, 1.0), (2.0, 1.0), (6.0, 1.0), (6.0, 2.0))):
         write_run(tmp_path, f"a{seed}", a, seed=seed, slices=1)
         write_run(tmp_path, f"b{seed}", b, SEARCH, seed=seed, slices=1)
-    found = pbtrl.compare(tmp_path, metric="steps_to=4")
-    assert [(g.label, g.values) for g in found.groups] == [
+    result = pbtrl.compare(tmp_path, metric="steps_to=4")
+    assert [(g.label, g.values) for g in result.groups] == [
         ("pbt", (200.0, math.inf, 200.0, 200.0)),
         ("random_search", (math.inf,) * 4),
     ]
-    assert found.pairs[0].probability == (12 + 4 * 0.5) / 16
-    assert found.pairs[0].difference is None
-    assert "never" in str(found)
-    assert "never to never" in found.save().read_text()
+    assert result.pairs[0].probability == (12 + 4 * 0.5) / 16
+    assert result.pairs[0].difference is None
+    assert "never" in str(result)
+    assert "never to never" in result.save().read_text()
 
 
 @pytest.mark.parametrize(("metric", "hint"), [
@@ -346,9 +346,9 @@ def test_unknown_metric(pbtrl: Command, sweep: Path, metric: str, hint: str) -> 
 def test_unequal_compute_is_a_warning(tmp_path: Path) -> None:
     write_run(tmp_path, "a", 5.0, slices=100)
     write_run(tmp_path, "b", 5.0, SEARCH, slices=101)
-    found = pbtrl.compare(tmp_path)
-    assert found.largest_ratio == pytest.approx(1.01)
-    assert not found.warnings
+    result = pbtrl.compare(tmp_path)
+    assert result.largest_ratio == pytest.approx(1.01)
+    assert not result.warnings
     write_run(tmp_path, "c", 5.0, SEARCH, slices=99, seed=2)
     (warning,) = pbtrl.compare(tmp_path).warnings
     assert "compute is not equal: the largest ratio of total steps is 1.02, 20.2k env steps (b)" in warning
@@ -367,10 +367,10 @@ def test_other_env_kwargs_and_machines_are_warnings(tmp_path: Path) -> None:
 def test_pairs_of_many_groups_are_cut_in_the_table(tmp_path: Path) -> None:
     for i in range(7):
         write_run(tmp_path, f"a{i}", float(i), {**PBT, "population": {"size": i}})
-    found = pbtrl.compare(tmp_path)
-    assert len(found.to_json()["pairs"]) == 21
-    assert "6 more comparisons" in str(found)
-    assert str(found).count("too few runs to conclude\n") == 15
+    result = pbtrl.compare(tmp_path)
+    assert len(result.to_json()["pairs"]) == 21
+    assert "6 more comparisons" in str(result)
+    assert str(result).count("too few runs to conclude\n") == 15
 
 
 def test_too_few_runs_are_explained_by_arithmetic(tmp_path: Path) -> None:
@@ -383,9 +383,9 @@ def test_too_few_runs_are_explained_by_arithmetic(tmp_path: Path) -> None:
     for seed in range(3, 6):
         write_run(tmp_path, f"a{seed}", 5.0 + seed, seed=seed)
         write_run(tmp_path, f"b{seed}", seed, SEARCH, seed=seed)
-    found = pbtrl.compare(tmp_path)
-    assert "cannot go below" not in str(found)
-    assert found.pairs[0].signed_rank_p == pytest.approx(2 / 2**6)
+    result = pbtrl.compare(tmp_path)
+    assert "cannot go below" not in str(result)
+    assert result.pairs[0].signed_rank_p == pytest.approx(2 / 2**6)
 
 
 # Curves
@@ -438,12 +438,12 @@ def test_command_prints_a_table_and_writes_the_page(pbtrl: Command, sweep: Path)
 
 
 def test_json_has_everything(pbtrl: Command, sweep: Path) -> None:
-    found = pbtrl("compare", sweep, "--json").json
-    assert found["groups"][0]["iqm"] == 13.0
-    assert found["groups"][0]["runs"][0]["curves"]["best"]["values"][-1] == 10.0
-    assert found["groups"][0]["curves"]["best"]["steps"]["iqm"][-1] == 13.0
-    assert found["pairs"][0]["probability_of_improvement"] == 15 / 16
-    assert Path(found["page"]).is_file()
+    result = pbtrl("compare", sweep, "--json").json
+    assert result["groups"][0]["iqm"] == 13.0
+    assert result["groups"][0]["runs"][0]["curves"]["best"]["values"][-1] == 10.0
+    assert result["groups"][0]["curves"]["best"]["steps"]["iqm"][-1] == 13.0
+    assert result["pairs"][0]["probability_of_improvement"] == 15 / 16
+    assert Path(result["page"]).is_file()
     never = pbtrl("compare", sweep, "--json", "--metric", "steps_to=1000").json
     assert never["groups"][0]["iqm"] is None
 
@@ -464,8 +464,8 @@ def test_markdown_is_a_table_with_provenance(pbtrl: Command, sweep: Path) -> Non
 def test_page_is_self_contained_and_escaped(sweep: Path, tmp_path: Path) -> None:
     evil = "</td><script>alert(1)</script>-->$\\frac$\x1b"
     write_run(sweep, "evil", 3.0, {**PBT, "agent": {"name": "impala", "gamma": evil}})
-    found = pbtrl.compare(sweep)
-    page = found.save(tmp_path / "page.html").read_text()
+    result = pbtrl.compare(sweep)
+    page = result.save(tmp_path / "page.html").read_text()
     assert "<script" not in page
     assert "\x1b" not in page
     assert "default-src 'none'" in page

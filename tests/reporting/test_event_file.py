@@ -15,11 +15,11 @@ from pbtrl.reporting.event_file import EventFile
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    found = EventAccumulator(str(folder)).Reload()
-    tags = found.Tags()
-    scalars = {tag: [(e.wall_time, e.step, e.value) for e in found.Scalars(tag)] for tag in tags["scalars"]}
-    tensors = {tag: [(e.step, e.tensor_proto) for e in found.Tensors(tag)] for tag in tags["tensors"]}
-    about = {tag: found.SummaryMetadata(tag) for tag in tags["tensors"]}
+    result = EventAccumulator(str(folder)).Reload()
+    tags = result.Tags()
+    scalars = {tag: [(e.wall_time, e.step, e.value) for e in result.Scalars(tag)] for tag in tags["scalars"]}
+    tensors = {tag: [(e.step, e.tensor_proto) for e in result.Tensors(tag)] for tag in tags["tensors"]}
+    about = {tag: result.SummaryMetadata(tag) for tag in tags["tensors"]}
     return {**scalars, **tensors, "about": about}
 
 

@@ -68,12 +68,12 @@ def test_fitness_from_before_a_copy_is_in_parentheses(tmp_path: Path):
     w, standings, _ = started(tmp_path, rule=FitnessRule(window=10, min_episodes=2))
     for line in one_copy(tmp_path / "source").records[1:]:
         w.population.record(line)
-    shown = []
+    text = []
     for returns in ((7.0,), (8.0, 9.0)):
-        shown.append([(r.member, r.fitness, r.before_copy) for r in standings.rows()])
+        text.append([(r.member, r.fitness, r.before_copy) for r in standings.rows()])
         w.report("m01", *returns)
         w.decide(w.next("m01"))
-    assert shown == [[("m00", 3.0, False), ("m01", -5.0, True)]] * 2
+    assert text == [[("m00", 3.0, False), ("m01", -5.0, True)]] * 2
     assert [(r.member, r.fitness, r.before_copy) for r in standings.rows()] == [
         ("m01", 8.0, False),
         ("m00", 3.0, False),
@@ -125,15 +125,15 @@ def test_states(tmp_path: Path):
 
 def test_failures_and_divergence_are_shown(tmp_path: Path):
     w, standings, _ = started(tmp_path)
-    told = []
-    w.listener = type("Listener", (), {"event": lambda self, line: told.extend(standings.event(line))})()
+    received = []
+    w.listener = type("Listener", (), {"event": lambda self, line: received.extend(standings.event(line))})()
     w.decide(w.next("m00"), w.next("m01"))
     w.fail("m00")
     w.fail("m00", "ValueError: bad\nTraceback")
     w.fail("m00", given_up=True)
     w.report("m01", diverged=True)
     w.decide(w.next("m00", parent=None, note="given up, starts afresh"))
-    assert [(e.kind, e.text) for e in told] == [
+    assert [(e.kind, e.text) for e in received] == [
         ("failure", "m00 failed at 0, attempt 1: worker killed by signal 9"),
         ("failure", "m00 failed at 0, attempt 2: ValueError: bad"),
         ("given_up", "m00 given up at 0: worker killed by signal 9"),
@@ -144,18 +144,18 @@ def test_failures_and_divergence_are_shown(tmp_path: Path):
 
 def test_skipped_updates_are_shown(tmp_path: Path):
     w, standings, _ = started(tmp_path)
-    told = []
-    w.listener = type("Listener", (), {"event": lambda self, line: told.extend(standings.event(line))})()
+    received = []
+    w.listener = type("Listener", (), {"event": lambda self, line: received.extend(standings.event(line))})()
     w.decide(w.next("m00"), w.next("m01"))
     scalars = {"learning/skipped_updates": 12.0, "learning/updates": 240.0}
     w.report("m00", 1.0, scalars=scalars)
     w.report("m01", scalars=scalars, diverged=True)
-    assert [(e.kind, e.text) for e in told] == [
+    assert [(e.kind, e.text) for e in received] == [
         ("skipped", "m00 skipped 12 of 240 updates at 100 env steps"),
         ("skipped", "m01 skipped 12 of 240 updates at 100 env steps"),
         ("diverged", "m01 diverged at 100"),
     ]
-    facts = json.loads(progress_lines.json_event(told[0]))
+    facts = json.loads(progress_lines.json_event(received[0]))
     assert (facts["member"], facts["step"], facts["skipped_updates"], facts["updates"]) == ("m00", 100, 12, 240)
 
 
@@ -181,8 +181,8 @@ def test_many_members_are_cut_to_first_last_and_median(tmp_path: Path):
     for i, m in enumerate(w.population.members):
         w.report(m, 100.0 - i)
     lines = drawn(standings, height=60).splitlines()
-    shown = [line.split()[1] for line in lines if re.match(r" *(\d+|…)  ", line)]
-    assert shown == [*(f"m{i:02d}" for i in range(8)), "+18", *(f"m{i:02d}" for i in range(26, 30))]
+    text = [line.split()[1] for line in lines if re.match(r" *(\d+|…)  ", line)]
+    assert text == [*(f"m{i:02d}" for i in range(8)), "+18", *(f"m{i:02d}" for i in range(26, 30))]
     (medians,) = [line for line in lines if line.startswith(" …")]
     assert "83.5" in medians
     assert "78.8 … 88.2" in medians
@@ -361,8 +361,8 @@ def test_closed_pipe_does_not_end_the_run(tmp_path: Path):
 
 def test_opening(tmp_path: Path):
     w = JournalWriter(tmp_path / "pong", size=8, horizon=20_000_000)
-    told = {"trains": "ALE/Pong-v5", "agent": "impala", "workers": "8 members on 2 workers", "name": "runs/pong"}
-    first, *rest = summary.opening_text(RunDirectory(w.run), w.header, wall_clock=21600, **told).splitlines()
+    received = {"trains": "ALE/Pong-v5", "agent": "impala", "workers": "8 members on 2 workers", "name": "runs/pong"}
+    first, *rest = summary.opening_text(RunDirectory(w.run), w.header, wall_clock=21600, **received).splitlines()
     assert first.split() == ["run", str(w.run)]
     assert rest == [
         "trains     ALE/Pong-v5",
@@ -376,10 +376,10 @@ def test_opening(tmp_path: Path):
 
 def test_opening_of_a_resumed_run_shows_its_progress(tmp_path: Path):
     w = one_copy(tmp_path / "toy", unit="steps")
-    told = {"trains": "quadratic", "agent": None, "workers": "2 members in this process"}
+    received = {"trains": "quadratic", "agent": None, "workers": "2 members in this process"}
     found = ["m00 from m00/000000, verified", "m01 from m00/000000, verified; 31 steps again"]
     text = summary.opening_text(
-        RunDirectory(w.run), w.header, resumed=w.population, found=found, slices="100 steps each", **told
+        RunDirectory(w.run), w.header, resumed=w.population, found=found, slices="100 steps each", **received
     )
     assert "slices     100 steps each\n" in text
     assert "resumed    200 of 2.0k steps are done; 2 open slices start again\n" in text

@@ -59,10 +59,10 @@ def test_fitness_plot_matches_the_journal(copied: JournalWriter) -> None:
 
 
 def test_ancestry_of_the_best_is_black_in_every_panel(copied: JournalWriter) -> None:
-    found = story(copied, "m01/000001")
-    black = [line for line in panel(found, "training").lines if line.get_color() == "black"]
+    result = story(copied, "m01/000001")
+    black = [line for line in panel(result, "training").lines if line.get_color() == "black"]
     assert [points(line) for line in black] == [[(100.0, 3.0), (200.0, 5.0)]]  # m00's slice, then its own
-    (rates,) = [line for line in panel(found, "training", 1).lines if line.get_color() == "black"]
+    (rates,) = [line for line in panel(result, "training", 1).lines if line.get_color() == "black"]
     assert points(rates) == [(0.0, 0.01), (100.0, 0.01), (100.0, 0.005), (200.0, 0.005)]
     assert not [line for line in panel(story(copied), "training").lines if line.get_color() == "black"]
 
@@ -91,8 +91,8 @@ def test_text_choices_are_plotted(tmp_path: Path) -> None:
 
 
 def test_lineage_arrows_lead_from_donor_to_receiver(copied: JournalWriter) -> None:
-    found = panel(story(copied, "m01/000001"), "lineage")
-    every, best = [c for c in found.collections if isinstance(c, LineCollection)]
+    result = panel(story(copied, "m01/000001"), "lineage")
+    every, best = [c for c in result.collections if isinstance(c, LineCollection)]
     own, slice_of_it, copy = [[0.0, 0.0], [100.0, 0.0]], [[100.0, 1.0], [200.0, 1.0]], [[100.0, 0.0], [100.0, 1.0]]
     other = [[0.0, 1.0], [100.0, 1.0]]
     colors = {
@@ -104,16 +104,16 @@ def test_lineage_arrows_lead_from_donor_to_receiver(copied: JournalWriter) -> No
 
 
 def test_timeline_has_a_bar_per_slice_and_a_mark_per_event(copied: JournalWriter) -> None:
-    found = story(copied, "m01/000001")
-    shown = panel(found, "timeline")
-    marks = {c.get_label(): c for c in shown.collections if isinstance(c, PathCollection)}
-    (bars,) = [c for c in shown.collections if isinstance(c, PolyCollection)]
+    result = story(copied, "m01/000001")
+    text = panel(result, "timeline")
+    marks = {c.get_label(): c for c in text.collections if isinstance(c, PathCollection)}
+    (bars,) = [c for c in text.collections if isinstance(c, PolyCollection)]
     spans = [(p.vertices[:, 0].min(), p.vertices[:, 0].max()) for p in bars.get_paths()]
     assert spans == [(20.0, 20.0), (30.0, 30.0), (50.0, 60.0)]
     assert set(marks) == {"copy, in the donor's color", "failure"}
     offsets = np.asarray(marks["copy, in the donor's color"].get_offsets()).tolist()
     assert offsets == [[40.0, 1.0]]
-    assert to_hex(marks["copy, in the donor's color"].get_facecolor()[0]) == found.color("m00")
+    assert to_hex(marks["copy, in the donor's color"].get_facecolor()[0]) == result.color("m00")
 
 
 def test_speed_plot_counts_every_step(tmp_path: Path) -> None:
@@ -152,9 +152,9 @@ def text_of(page: str) -> str:
 
 def test_page_is_self_contained(pbtrl: Command) -> None:
     assert pbtrl("train", "toy_quadratic").code == 0
-    told = pbtrl("report", "last").out.splitlines()
-    assert told == ["runs/toy_quadratic/report.html", *(f"runs/toy_quadratic/plots/{p}.svg" for p in PLOTS)]
-    page = Path(told[0]).read_text()
+    received = pbtrl("report", "last").out.splitlines()
+    assert received == ["runs/toy_quadratic/report.html", *(f"runs/toy_quadratic/plots/{p}.svg" for p in PLOTS)]
+    page = Path(received[0]).read_text()
     assert re.findall(r"<h2>(.*)</h2>", page) == [
         "Best member", "Members", "Training", "Episodes", "Population", "Lineage", "Timeline", "Speed", "Time",
         "Copies", "Settings that differ from the defaults", "Environment",
@@ -168,10 +168,10 @@ def test_page_is_self_contained(pbtrl: Command) -> None:
 
 def test_selected_plots_in_another_format(pbtrl: Command) -> None:
     pbtrl("train", "toy_quadratic")
-    told = pbtrl("report", "last", "--only", "speed", "--only", "lineage", "--format", "png").out.splitlines()
-    assert told[1:] == ["runs/toy_quadratic/plots/speed.png", "runs/toy_quadratic/plots/lineage.png"]
-    assert Path(told[1]).read_bytes().startswith(b"\x89PNG")
-    assert Path(told[0]).read_text().count("data:image/png;base64,") == 2
+    received = pbtrl("report", "last", "--only", "speed", "--only", "lineage", "--format", "png").out.splitlines()
+    assert received[1:] == ["runs/toy_quadratic/plots/speed.png", "runs/toy_quadratic/plots/lineage.png"]
+    assert Path(received[1]).read_bytes().startswith(b"\x89PNG")
+    assert Path(received[0]).read_text().count("data:image/png;base64,") == 2
     wrong = pbtrl("report", "last", "--only", "curves")
     assert wrong.code == 2
     assert "invalid choice: 'curves'" in wrong.err

@@ -242,9 +242,9 @@ def test_large_run_has_a_small_page(tmp_path: Path) -> None:
             w.report(m, *rng.random(10).tolist(), wait=0.1, timing={"seconds": 2.0})
     (w.run / "journal.jsonl").write_text("\n".join([json.dumps(w.header.to_line()), *lines, ""]))
     page = html_report.write_report(RunDirectory(w.run))[0].read_text()
-    found = checked(page)
-    assert found.tags["img"] >= 1
-    assert found.tags["svg"] >= 1
+    result = checked(page)
+    assert result.tags["img"] >= 1
+    assert result.tags["svg"] >= 1
     assert len(page) < 1_500_000
 
 
@@ -271,9 +271,9 @@ def test_watched_page_loads_itself_again(tmp_path: Path) -> None:
 
 def test_watch_of_a_finished_run_writes_once(pbtrl: Command) -> None:
     pbtrl("train", "toy_quadratic")
-    shown = pbtrl("report", "last", "--watch", "--only", "speed")
-    assert shown.code == 0
-    assert shown.out.startswith("runs/toy_quadratic/report.html, again every 10 seconds")
+    text = pbtrl("report", "last", "--watch", "--only", "speed")
+    assert text.code == 0
+    assert text.out.startswith("runs/toy_quadratic/report.html, again every 10 seconds")
     assert "refresh" not in Path("runs/toy_quadratic/report.html").read_text()
 
 

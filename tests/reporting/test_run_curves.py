@@ -42,12 +42,12 @@ def test_best_member_is_scored_by_its_next_report_alone(tmp_path: Path) -> None:
     w.decide(w.next("m00"), w.next("m01"))
     w.report("m00", 7.0)
     w.report("m01", 4.0)  # m01 ranked best with 5.0
-    found = curves(w, score=3.0)
-    assert points(found.best) == [(400, 2.0), (600, 3.0)]  # 4.0 and the score are at the same step
+    result = curves(w, score=3.0)
+    assert points(result.best) == [(400, 2.0), (600, 3.0)]  # 4.0 and the score are at the same step
     assert points(curves(w).best) == [(400, 2.0), (600, 4.0)]
-    assert found.best.seconds == [60.0, 90.0]
-    assert points(found.median) == [(200, 3.0), (400, 4.25), (600, (14 / 3 + 14 / 3) / 2)]
-    assert found.median.seconds == [40.0, 70.0, 90.0]
+    assert result.best.seconds == [60.0, 90.0]
+    assert points(result.median) == [(200, 3.0), (400, 4.25), (600, (14 / 3 + 14 / 3) / 2)]
+    assert result.median.seconds == [40.0, 70.0, 90.0]
 
 
 def test_overwritten_member_is_not_scored_as_the_best_one(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_evaluators_are_not_ranked_but_their_steps_count(tmp_path: Path) -> None
     w.decide(*(w.next(name) for name in roles))
     for name, value in (("m00", 3.0), ("m01", 4.0), ("m02", 99.0)):
         w.report(name, value)
-    found = curves(w)
-    assert points(found.best) == [(400, 3.0)]
-    assert points(found.median) == [(300, 1.5), (600, 2.5)]
+    result = curves(w)
+    assert points(result.best) == [(400, 3.0)]
+    assert points(result.median) == [(300, 1.5), (600, 2.5)]
 
 
 def test_copy_counts_in_the_median_with_its_placeholder(tmp_path: Path) -> None:
@@ -149,9 +149,9 @@ def test_finished_trial_is_scored_by_the_final_choice(tmp_path: Path) -> None:
     (w.run / "best.json").write_text(json.dumps(best))
     chosen = chosen_score(RunDirectory(w.run))
     assert chosen
-    found = curves(w, chosen.score, chosen.played)
-    assert points(found.best) == [(100, 4.5), (200, 7.0), (300, 7.0)]
-    assert points(found.median) == [(100, 5.0), (200, 6.5), (300, 6.0)]  # dead trials count
+    result = curves(w, chosen.score, chosen.played)
+    assert points(result.best) == [(100, 4.5), (200, 7.0), (300, 7.0)]
+    assert points(result.median) == [(100, 5.0), (200, 6.5), (300, 6.0)]  # dead trials count
 
 
 def test_values_that_are_not_finite_are_no_points(tmp_path: Path) -> None:

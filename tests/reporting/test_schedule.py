@@ -41,8 +41,8 @@ def copied_late(run: Path, **fields: Any) -> JournalWriter:
 def test_steps_are_those_trained_and_values_those_assigned(tmp_path: Path) -> None:
     """The clock of m01 stands at 250 only, and its learner rounded the learning rate to single precision."""
     copied_late(tmp_path / "a")
-    found = discover(RunDirectory(tmp_path / "a"))
-    assert found.to_json() == {
+    result = discover(RunDirectory(tmp_path / "a"))
+    assert result.to_json() == {
         "run": str(tmp_path / "a"), "member": "m01", "snapshot": "m01/000002", "agent": None, "steps": 450,
         "unit": "env_steps",
         "schedule": [{"at": 0, **FIRST}, {"at": 200, **SECOND}, {"at": 300, **THIRD}],
@@ -51,14 +51,14 @@ def test_steps_are_those_trained_and_values_those_assigned(tmp_path: Path) -> No
 
 def test_formats_hold_every_digit(tmp_path: Path) -> None:
     copied_late(tmp_path / "a")
-    found = discover(RunDirectory(tmp_path / "a"))
-    text = found.to_yaml()
+    result = discover(RunDirectory(tmp_path / "a"))
+    text = result.to_yaml()
     assert text.splitlines()[:2] == [
         f"# m01/000002 of {tmp_path / 'a'}",
         "# trained for 450 env steps: budget.env_steps_per_member=450",
     ]
     section = yaml.safe_load(text)["strategy"]
-    assert section == {"name": "schedule_replay", "schedule": found.setting()}
+    assert section == {"name": "schedule_replay", "schedule": result.setting()}
     prior = {
         "learning_rate": {"prior": "log_uniform", "low": 1e-6, "high": 1.0},
         "unroll_length": {"prior": "choice", "values": [10, 20]},
@@ -68,11 +68,11 @@ def test_formats_hold_every_digit(tmp_path: Path) -> None:
         "strategy": section,
     })  # fmt: skip
     assert [(p.at, p.values) for p in config.strategy.schedule] == [(0, FIRST), (200, SECOND), (300, THIRD)]
-    rows = list(csv.DictReader(found.to_csv().splitlines()))
+    rows = list(csv.DictReader(result.to_csv().splitlines()))
     assert [(int(r["at"]), float(r["learning_rate"]), r["unroll_length"]) for r in rows] == [
         (0, 0.01, "20"), (200, 0.1 + 0.2, "20"), (300, 1e-05, "20"),
     ]  # fmt: skip
-    assert json.loads(json.dumps(found.to_json())) == found.to_json()
+    assert json.loads(json.dumps(result.to_json())) == result.to_json()
 
 
 def test_best_is_that_of_the_final_choice_or_else_the_fittest(tmp_path: Path) -> None:
@@ -88,13 +88,13 @@ def test_best_is_that_of_the_final_choice_or_else_the_fittest(tmp_path: Path) ->
 def test_member_without_a_schedule_is_an_error(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a", size=3)
     w.decide(w.next("m00"), w.next("m01"))
-    for member, said in {
+    for member, message in {
         "best": "has no best member yet: name one of m00, m01, m02 with --member",
         "m00": "m00 has no snapshot yet",
         "m07": "no member 'm07' in",
         "all": "no member 'all' in",
     }.items():
-        with pytest.raises(RunError, match=re.escape(said)):
+        with pytest.raises(RunError, match=re.escape(message)):
             discover(RunDirectory(w.run), member)
     (w.run / "best.json").write_text(json.dumps({"snapshot": "m00/000001"}))
     with pytest.raises(DamagedError, match="no report of m00/000001"):
@@ -111,9 +111,9 @@ def test_schedule_of_a_mix_names_its_agent(tmp_path: Path) -> None:
     w.report("m01", 2.0)
     w.decide(w.next("m01", hyperparameters={"agent": "slow", "eps": 2.0}))
     w.report("m01", 3.0)
-    found = discover(RunDirectory(w.run))
-    assert (found.agent, found.points) == ("slow", [(0, {"eps": 1.0}), (100, {"eps": 2.0})])
-    assert found.to_yaml().splitlines()[0].endswith(", agents.slow")
+    result = discover(RunDirectory(w.run))
+    assert (result.agent, result.points) == ("slow", [(0, {"eps": 1.0}), (100, {"eps": 2.0})])
+    assert result.to_yaml().splitlines()[0].endswith(", agents.slow")
     assert w.population.members["m01"].hyperparameters["agent"] == "slow"
     assert constant_settings(w.records, w.population, "fast") == {"m00": FIRST}
     assert constant_settings(w.records, w.population, "slow") == {}

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 def curves(run: Path, member: str) -> dict[str, list[tuple[int, float]]]:
-    found = EventAccumulator(str(run / "tb" / member)).Reload()
-    return {tag: [(e.step, round(e.value, 6)) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    result = EventAccumulator(str(run / "tb" / member)).Reload()
+    return {tag: [(e.step, round(e.value, 6)) for e in result.Scalars(tag)] for tag in result.Tags()["scalars"]}
 
 
 def pong_run(tmp_path: Path, **fields) -> JournalWriter:
@@ -39,8 +39,8 @@ def test_mix_is_counted_at_every_decision(tmp_path: Path):
     w.report("m01", 2.0)
     w.decide(w.next("m00", donor="m01", hyperparameters={"agent": "vmpo"}))
     w.listener.close()
-    found = {tag: points for tag, points in curves(w.run, "population").items() if "members" in tag}
-    assert found == {
+    result = {tag: points for tag, points in curves(w.run, "population").items() if "members" in tag}
+    assert result == {
         "population/members/impala": [(0, 1.0), (200, 0.0)],
         "population/members/vmpo": [(0, 1.0), (200, 2.0)],
     }
@@ -94,9 +94,9 @@ def test_points_carry_the_time_of_their_line(tmp_path: Path):
     w.metrics("m00", 50, loss__policy=0.5)
     w.report("m00", 1.0, wait=20)
     w.listener.close()
-    found = EventAccumulator(str(w.run / "tb" / "m00")).Reload()
-    assert [e.wall_time for e in found.Scalars("loss/policy")] == [START + 10]
-    assert [e.wall_time for e in found.Scalars("hparams/learning_rate")] == [START + 10, START + 30]
+    result = EventAccumulator(str(w.run / "tb" / "m00")).Reload()
+    assert [e.wall_time for e in result.Scalars("loss/policy")] == [START + 10]
+    assert [e.wall_time for e in result.Scalars("hparams/learning_rate")] == [START + 10, START + 30]
 
 
 def test_report_does_not_repeat_streamed_values(tmp_path: Path):
@@ -105,9 +105,9 @@ def test_report_does_not_repeat_streamed_values(tmp_path: Path):
     w.metrics("m00", 100, episode__return_mean=2.5, loss=0.5)
     w.report("m00", 1.0, 5.0, scalars={"loss": 0.5, "other": 7.0})
     w.listener.close()
-    found = curves(w.run, "m00")
-    assert found["episode/return_mean"] == [(100, 2.5)]
-    assert (found["loss"], found["other"]) == ([(100, 0.5)], [(100, 7.0)])
+    result = curves(w.run, "m00")
+    assert result["episode/return_mean"] == [(100, 2.5)]
+    assert (result["loss"], result["other"]) == ([(100, 0.5)], [(100, 7.0)])
 
 
 def test_metrics_without_a_step_use_the_slices_end(tmp_path: Path):
@@ -146,9 +146,9 @@ def test_resume_hides_values_beyond_the_journal(tmp_path: Path):
     w.metrics("m00", 150, loss__policy=2.0)
     w.report("m00", 2.0)
     w.listener.close()
-    found = curves(w.run, "m00")
-    assert found["loss/policy"] == [(100, 1.0), (150, 2.0)]
-    assert found["hparams/learning_rate"][-1] == (200, 0.01)
+    result = curves(w.run, "m00")
+    assert result["loss/policy"] == [(100, 1.0), (150, 2.0)]
+    assert result["hparams/learning_rate"][-1] == (200, 0.01)
     assert curves(w.run, "population")["population/fitness_max"] == [(100, 1.0), (200, 1.5)]
 
 
@@ -189,9 +189,9 @@ def test_hparams_tab_has_first_and_last_values_and_scores(tmp_path: Path):
         "unroll_length (initial)": 5, "unroll_length (final)": 20,
     }  # fmt: skip
     assert hparams_of(w.run, "m00")["learning_rate (initial)"] == 0.01
-    found = curves(w.run, "m01")
-    assert (found["final/score"], found["final/selection_score"]) == ([(200, 8.5)], [(200, 7.0)])
-    assert found["fitness"] == [(200, 9.0)]
+    result = curves(w.run, "m01")
+    assert (result["final/score"], result["final/selection_score"]) == ([(200, 8.5)], [(200, 7.0)])
+    assert result["fitness"] == [(200, 9.0)]
     assert not [tag for tag in curves(w.run, "m00") if tag.startswith("final/")]
 
 
@@ -232,8 +232,8 @@ def test_interrupted_run_has_no_hparams(tmp_path: Path):
 
 
 def texts(run: Path, name: str, tag: str) -> list[tuple[int, str]]:
-    found = EventAccumulator(str(run / "tb" / name)).Reload()
-    return [(e.step, e.tensor_proto.string_val[0].decode()) for e in found.Tensors(f"{tag}/text_summary")]
+    result = EventAccumulator(str(run / "tb" / name)).Reload()
+    return [(e.step, e.tensor_proto.string_val[0].decode()) for e in result.Tensors(f"{tag}/text_summary")]
 
 
 def test_copies_are_text_with_donor_and_change(tmp_path: Path):
@@ -267,8 +267,8 @@ def test_layout_finds_the_curves(tmp_path: Path):
     w.listener.close()
     w.listener = TensorBoardWriter(RunDirectory(w.run), w.header, w.population, resume=True)
     w.listener.close()
-    found = EventAccumulator(str(w.run / "tb" / "population")).Reload()
-    (event,) = found.Tensors("custom_scalars__config__")
+    result = EventAccumulator(str(w.run / "tb" / "population")).Reload()
+    (event,) = result.Tensors("custom_scalars__config__")
     chosen = Layout.FromString(event.tensor_proto.string_val[0])
     assert [c.title for c in chosen.category] == ["population", "members", "hyperparameters"]
     assert [c.title for c in chosen.category[2].chart] == ["learning_rate", "unroll_length"]
@@ -283,8 +283,8 @@ def test_trainables_name_their_fitness(tmp_path: Path):
     w.decide(w.next("m00"))
     w.report("m00", 0.75)
     w.listener.close()
-    found = curves(w.run, "m00")
-    assert (found["fitness/accuracy"], found["evaluation/accuracy"]) == ([(100, 0.75)], [(100, 0.75)])
+    result = curves(w.run, "m00")
+    assert (result["fitness/accuracy"], result["evaluation/accuracy"]) == ([(100, 0.75)], [(100, 0.75)])
     charts = layout(w.header)["members"]
     assert charts["accuracy of each member"] == ["^fitness/accuracy$"]
     assert "perf/steps_per_s" in charts
@@ -302,9 +302,9 @@ def test_odd_values_are_skipped_or_written(tmp_path: Path):
     w.listener.close()
     assert hparams_of(w.run, "m00")["network (final)"] == "deep"
     assert hparams_of(w.run, "m00")["flag (final)"] == "True"
-    found = curves(w.run, "m00")
-    assert [step for step, _ in found["loss/policy"]] == [10]
-    assert [tag for tag in found if tag.startswith("hparams")] == ["hparams/rate"]
+    result = curves(w.run, "m00")
+    assert [step for step, _ in result["loss/policy"]] == [10]
+    assert [tag for tag in result if tag.startswith("hparams")] == ["hparams/rate"]
 
 
 def test_null_values_give_no_points(tmp_path: Path):
@@ -320,10 +320,10 @@ def test_null_values_give_no_points(tmp_path: Path):
     )
     w.report("m01", 1.0, evaluation=[None])
     w.listener.close()
-    found = curves(w.run, "m00")
-    assert found["x"] == [(10, 1.0)]
-    assert found["learning/skipped_updates"] == [(100, 2.0)]
-    assert not {"a", "loss/policy", "episode/return_mean"} & found.keys()
+    result = curves(w.run, "m00")
+    assert result["x"] == [(10, 1.0)]
+    assert result["learning/skipped_updates"] == [(100, 2.0)]
+    assert not {"a", "loss/policy", "episode/return_mean"} & result.keys()
 
 
 def test_tail_reads_each_line_once_and_seldom(tmp_path: Path):
@@ -342,14 +342,14 @@ def test_tail_reads_each_line_once_and_seldom(tmp_path: Path):
 
 
 def test_threads_ended_by_a_full_disk_print_nothing(tmp_path: Path, monkeypatch):
-    told: list[object] = []
-    monkeypatch.setattr(threading, "excepthook", told.append)
+    received: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", received.append)
     w = pong_run(tmp_path)
     for error in (OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken"), ValueError("a bug")):
         threading.excepthook(threading.ExceptHookArgs((type(error), error, None, None)))
-    assert [type(args.exc_value) for args in told] == [ValueError]
+    assert [type(args.exc_value) for args in received] == [ValueError]
     w.listener.close()
-    assert threading.excepthook == told.append
+    assert threading.excepthook == received.append
 
 
 def test_roles_scores_and_retirements_are_written(tmp_path: Path):

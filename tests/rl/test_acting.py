@@ -67,8 +67,8 @@ def come_up(cohort: Any) -> None:
 
 
 def links(cohort: Any) -> list[Any]:
-    found: list[Any] = cohort.rollout.pool._links
-    return found
+    result: list[Any] = cohort.rollout.pool._links
+    return result
 
 
 def workers(cohort: Any) -> list[Any]:
@@ -122,10 +122,10 @@ def test_blocks_of_actors_have_different_noise(actors: Actors) -> None:
 def test_hogwild_processes_have_different_noise() -> None:
     cohort = hogwild()
     begin(cohort)
-    found = workers(cohort)
+    result = workers(cohort)
     kill_all(cohort)
-    found += workers(cohort)
-    assert len({g.initial_seed() for worker in found for g in worker._generators}) == 4 * len(TWO)
+    result += workers(cohort)
+    assert len({g.initial_seed() for worker in result for g in worker._generators}) == 4 * len(TWO)
     cohort.close()
 
 
@@ -139,8 +139,8 @@ def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Traj
     for name, value in tensors.items():
         state.tensors[name].copy_(value)
     inputs = block.inputs(slice(None), slice(None))
-    said = [agent.act(state, inputs[:, t], block.rnn_state, None).policy for t in range(STEPS)]
-    return torch.allclose(torch.stack(said, 1), block.policy, atol=1e-5)
+    message = [agent.act(state, inputs[:, t], block.rnn_state, None).policy for t in range(STEPS)]
+    return torch.allclose(torch.stack(message, 1), block.policy, atol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "lags"), [(1, [0, 1, 1, 1, 1, 1, 1]), (2, [0, 1, 2, 3, 3, 3, 3])])
@@ -149,14 +149,14 @@ def test_block_carries_its_policy_lag(actors: Actors, count: int, lags: list[int
     cohort = actors(count, agent={"learning_rate": 0.01})
     begin(cohort)
     names = ("params", "shift", "scale")
-    versions, found = [{name: cohort._state.tensors[name].clone() for name in names}], []
+    versions, result = [{name: cohort._state.tensors[name].clone() for name in names}], []
     for n in range(len(lags)):
         block = cohort.collect()
         fits = [v for v, tensors in enumerate(versions) if acted_by(cohort, tensors, block)]
         learned = cohort.learn(block)
         versions.append({name: cohort._state.tensors[name].clone() for name in names})
-        found.append((n - fits[0] if len(fits) == 1 else fits, learned.metrics["acting/lag"].tolist()))
-    assert found == [(lag, [lag, lag]) for lag in lags]
+        result.append((n - fits[0] if len(fits) == 1 else fits, learned.metrics["acting/lag"].tolist()))
+    assert result == [(lag, [lag, lag]) for lag in lags]
     assert all((a["shift"] != b["shift"]).all() for a, b in pairwise(versions))
     cohort.close()
 
@@ -189,24 +189,24 @@ def test_running_returns_are_kept_per_actor(actors: Actors) -> None:
             block = cohort.collect()
             whose.append(cohort._actors._taken.actor)  # type: ignore[union-attr]
             own = torch.ones(4, dtype=torch.bool) if block.from_replay is None else ~block.from_replay
-            mine = so_far[whose[-1]]
-            mine[block.initial_inputs.first[:, own].numpy()] = 0.0
+            first = so_far[whose[-1]]
+            first[block.initial_inputs.first[:, own].numpy()] = 0.0
             for t in range(STEPS):
                 live, over = ~block.is_reset_step[:, t, own].numpy(), block.done[:, t, own].numpy()
-                mine[live] = block.rewards[:, t, own].numpy()[live] + 0.99 * mine[live]
+                first[live] = block.rewards[:, t, own].numpy()[live] + 0.99 * first[live]
                 for slot in range(2):
-                    returns[slot] += mine[slot][live[slot]].tolist()
-                mine[over] = 0.0
+                    returns[slot] += first[slot][live[slot]].tolist()
+                first[over] = 0.0
             cohort.learn(block)
             if n == 5:
                 links(cohort)[0].kill()
         assert links(cohort)[0].restarts == generation + 1
     assert {*whose} == {0, 1}
     tensors = cohort._state.tensors
-    assert tensors["return.count"].tolist() == [len(mine) for mine in returns]
-    np.testing.assert_allclose(tensors["return.mean"], [np.mean(mine) for mine in returns], rtol=1e-5)
+    assert tensors["return.count"].tolist() == [len(first) for first in returns]
+    np.testing.assert_allclose(tensors["return.mean"], [np.mean(first) for first in returns], rtol=1e-5)
     variance = tensors["return.m2"] / tensors["return.count"]
-    np.testing.assert_allclose(variance, [np.var(mine) for mine in returns], rtol=1e-5)
+    np.testing.assert_allclose(variance, [np.var(first) for first in returns], rtol=1e-5)
     cohort.close()
 
 

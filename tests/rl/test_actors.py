@@ -261,6 +261,6 @@ def test_no_actor_outlives_a_killed_learner(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
-    found = [int(pid) for pid in done.stdout.split()]
-    assert len(found) == 2
-    assert all(ended(pid) for pid in found)
+    result = [int(pid) for pid in done.stdout.split()]
+    assert len(result) == 2
+    assert all(ended(pid) for pid in result)

@@ -90,9 +90,9 @@ class Workplace:
 
     def reports(self, *assignments: Assignment) -> list[Report]:
         answers = self.run(*assignments)
-        found = [answers[a.id] for a in assignments]
-        assert all(isinstance(r, Report) for r in found), found
-        return found  # type: ignore[return-value]
+        result = [answers[a.id] for a in assignments]
+        assert all(isinstance(r, Report) for r in result), result
+        return result  # type: ignore[return-value]
 
     def tensors(self, name: str) -> Tensors:
         return self.store.load(name)[0]
@@ -128,8 +128,8 @@ def test_member_is_bit_identical_in_every_slot_and_cohort(
     for members in (ALL, ("m00",), ("m01",), ("m02",), ("m03",), ("m01", "m00"), ("m02", "m03"), ALL[::-1]):
         cohort = build.cohort(members, threads=1)
         for generation in range(2):
-            found = run(cohort, [slice_of(m, steps, generation) for m in members])
-        for member, tensors in zip(members, found, strict=True):
+            result = run(cohort, [slice_of(m, steps, generation) for m in members])
+        for member, tensors in zip(members, result, strict=True):
             trained[member].append(tensors)
         cohort.close()
     for first, *others in trained.values():
@@ -156,9 +156,9 @@ def test_groups_and_threads_change_no_number(tmp_path: Path) -> None:
         place.host = host
         for generation in range(2):
             reports.append(place.reports(*(slice_of(m, 300, generation) for m in ALL)))
-    for found in (reports[2:4], reports[4:6]):
+    for result in (reports[2:4], reports[4:6]):
         assert all(
-            same(a, b) for mine, theirs in zip(found, reports, strict=False) for a, b in zip(mine, theirs, strict=True)
+            same(a, b) for own, theirs in zip(result, reports, strict=False) for a, b in zip(own, theirs, strict=True)
         )
     for name in ("m00/000001", "m03/000001"):
         files = [tmp_path / x / name.replace("/", "/snapshots/") / "tensors.safetensors" for x in "abc"]
@@ -214,9 +214,9 @@ def test_hyperparameters_apply_after_load_and_are_read_back(tmp_path: Path) -> N
     copied = slice_of("m01", 400, 1, parent="m00/000000", donor="m00", hyperparameters=values)
     (report,) = place.reports(copied)
     assert report.hyperparameters == {**values, "gamma": 0.1234568}
-    donor, found = place.tensors("m00/000000"), place.tensors("m01/000001")
-    np.testing.assert_array_equal(found["params"], donor["params"])
-    assert not np.array_equal(found["rmsprop.mean_square"], donor["rmsprop.mean_square"])
+    donor, result = place.tensors("m00/000000"), place.tensors("m01/000001")
+    np.testing.assert_array_equal(result["params"], donor["params"])
+    assert not np.array_equal(result["rmsprop.mean_square"], donor["rmsprop.mean_square"])
     assert not np.array_equal(place.tensors("m01/000000")["params"], donor["params"])
 
 
@@ -490,7 +490,7 @@ def test_evaluation_does_not_affect_training() -> None:
     plain, build = builder("CartPole-v1"), builder("CartPole-v1", fitness={"source": "evaluation", "episodes": 5})
     cohort, other = (b.cohort(ALL[:2], 1) for b in (build, plain))
     assignments = [slice_of(m, 400) for m in ALL[:2]]
-    found, expected = run(cohort, assignments), run(other, assignments)
+    result, expected = run(cohort, assignments), run(other, assignments)
     outcomes = [cohort.outcome(slot) for slot in range(2)]
     for slot, a in enumerate(assignments):
         seed = seed_for(a.seed, "evaluation")
@@ -499,7 +499,7 @@ def test_evaluation_does_not_affect_training() -> None:
         assert len(played.returns) == 5
         assert outcomes[slot].returns == other.outcome(slot).returns
         assert other.outcome(slot).evaluation == []
-        assert_equal(found[slot], expected[slot])
+        assert_equal(result[slot], expected[slot])
     later = [slice_of(m, 400, 1) for m in ALL[:2]]
     for one, two in zip(run(cohort, later), run(other, later), strict=True):
         assert_equal(one, two)

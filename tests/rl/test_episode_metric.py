@@ -134,9 +134,9 @@ def test_run_maximizes_the_metric_under_its_own_name(goal: Command) -> None:
     best = json.loads(Path("runs/goal/best.json").read_text())["evaluation"]
     assert (best["metric"], best["episodes"]) == ("success", 8)
     assert best["return_mean"] * 8 == int(best["return_mean"] * 8)
-    shown = goal("eval", "goal", "--episodes", "4", "--trust-imports").out.split("\n")
-    assert shown[0].split()[:4] == ["member", "snapshot", "episodes", "success"]
-    assert "raw returns" not in shown[2]
+    text = goal("eval", "goal", "--episodes", "4", "--trust-imports").out.split("\n")
+    assert text[0].split()[:4] == ["member", "snapshot", "episodes", "success"]
+    assert "raw returns" not in text[2]
     tags = b"".join(path.read_bytes() for path in Path("runs/goal/tb").rglob("events*"))
     assert b"episode/success" in tags
 
@@ -158,7 +158,7 @@ def test_own_function_is_code_of_the_run(goal: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "said"),
+    ("metric", "message"),
     [
         ("success", "must be episode/return_mean, episode/info/KEY or module:function, not 'success'"),
         ("episode/info/", "must be episode/return_mean, episode/info/KEY or module:function"),
@@ -166,10 +166,10 @@ def test_own_function_is_code_of_the_run(goal: Command) -> None:
         ("goals:np.pi", "goals:np.pi is not a function"),
     ],
 )
-def test_wrong_metric_is_refused_before_the_start(goal: Command, metric: str, said: str) -> None:
+def test_wrong_metric_is_refused_before_the_start(goal: Command, metric: str, message: str) -> None:
     refused = goal("train", "goal.yaml", f"fitness.metric={metric}")
     assert refused.code == 2
-    assert f"override 'fitness.metric={metric}': {said}" in refused.err
+    assert f"override 'fitness.metric={metric}': {message}" in refused.err
     assert not Path("runs").exists()
 
 

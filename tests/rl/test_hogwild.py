@@ -46,15 +46,15 @@ def test_one_process_equals_the_serial_run(env: dict[str, Any], agent: dict[str,
     """Bit for bit, also where a slice ends with a short block or a member continues from copied weights."""
     serial = builder(env, 4, agent).cohort(TWO, 1)
     shared = builder(env, 4, agent, acting=hogwild(1)).cohort(TWO, 1)
-    expected, found = ([run(cohort, [slice_of(m, 340) for m in TWO])] for cohort in (serial, shared))
+    expected, result = ([run(cohort, [slice_of(m, 340) for m in TWO])] for cohort in (serial, shared))
     expected_outcomes, found_outcomes = outcomes(serial), outcomes(shared)
     later = [slice_of(m, 340, 1) for m in TWO]
-    for cohort, tensors in ((serial, expected), (shared, found)):
+    for cohort, tensors in ((serial, expected), (shared, result)):
         cohort.load(1, tensors[0][0])
         tensors.append(run(cohort, later))
-    for one, two in zip(expected, found, strict=True):
-        for mine, theirs in zip(one, two, strict=True):
-            assert_equal(theirs, mine)
+    for one, two in zip(expected, result, strict=True):
+        for own, theirs in zip(one, two, strict=True):
+            assert_equal(theirs, own)
     assert found_outcomes == expected_outcomes
     assert outcomes(shared) == outcomes(serial)
     assert outcomes(shared)[0].returns
@@ -97,8 +97,8 @@ def descend(slope: SharedTensors, parabola: SharedTensors, gate: Any) -> None:
     for tensors, gradient in ((slope.tensors, torch.ones_like), (parabola.tensors, lambda x: x - TARGET)):
         gate.wait()
         for _ in range(UPDATES):
-            mine = gradient(tensors["params"].clone())
-            rmsprop(tensors["params"], mine, tensors["rms"], learning_rate=rate, decay=0.99, epsilon=0.1, active=on)
+            own = gradient(tensors["params"].clone())
+            rmsprop(tensors["params"], own, tensors["rms"], learning_rate=rate, decay=0.99, epsilon=0.1, active=on)
 
 
 def test_lock_free_processes_lose_few_updates() -> None:
@@ -131,8 +131,8 @@ def test_processes_learn_and_a_killed_one_is_replaced() -> None:
     take, heard = pool.take, set()
 
     def counted() -> Any:
-        heard.add((found := take())[0])
-        return found
+        heard.add((result := take())[0])
+        return result
 
     pool.take = counted  # type: ignore[method-assign]
     os.kill(pool._links[1]._running[0].pid, signal.SIGKILL)

@@ -58,8 +58,8 @@ def come_up(pool: WorkerPool) -> None:
 
 def echo(pool: WorkerPool, i: int) -> Echo:
     link: Any = pool._links[i]
-    found: Echo = link.worker if isinstance(link, SimulatedProcess) else link._actor.remote
-    return found
+    result: Echo = link.worker if isinstance(link, SimulatedProcess) else link._actor.remote
+    return result
 
 
 def test_least_loaded_worker_is_asked_first(kind: str) -> None:

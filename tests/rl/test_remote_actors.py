@@ -193,9 +193,9 @@ def test_bytes_keep_every_kind_of_tensor() -> None:
         "odd": torch.arange(12, dtype=torch.uint8).view(3, 4).T,
         "double": torch.tensor([float("inf"), float("nan")], dtype=torch.float64),
     }
-    header, found = unpack(pack(Raised("error", "two\nlines"), tensors))
+    header, result = unpack(pack(Raised("error", "two\nlines"), tensors))
     assert header == Raised("error", "two\nlines")
-    assert found.keys() == tensors.keys()
+    assert result.keys() == tensors.keys()
     for name, value in tensors.items():
-        assert found[name].dtype == value.dtype
-        assert torch.equal(found[name].nan_to_num(), value.nan_to_num())
+        assert result[name].dtype == value.dtype
+        assert torch.equal(result[name].nan_to_num(), value.nan_to_num())

@@ -38,8 +38,8 @@ def test_block_equals_what_the_envs_did():
     assert steps[0, :, 0].tolist() == [0, 1, 2, 3, 0, 1, 2]
     assert steps[1, :, 1].tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert steps[0, :, 2].tolist() == [0, 1, 2, 3, 4, 5, 6]
-    told = np.stack(vector._pool.actions).reshape(6, 2, 3)
-    assert torch.equal(block.actions, torch.from_numpy(told).transpose(0, 1))
+    received = np.stack(vector._pool.actions).reshape(6, 2, 3)
+    assert torch.equal(block.actions, torch.from_numpy(received).transpose(0, 1))
     assert torch.equal(block.actions, block.noise)  # every step's own
     assert len(block.noise.unique()) == 6 * 6
     assert torch.equal(block.policy, block.observations[:, :-1])

@@ -26,11 +26,11 @@ def test_tensors_keep_shape_and_dtype_without_overlap() -> None:
 
 
 def test_weights_carry_their_version() -> None:
-    weights, found = WeightMailbox(tensors(0.0)), tensors(9.0)
-    assert weights.read(found) == 0
+    weights, result = WeightMailbox(tensors(0.0)), tensors(9.0)
+    assert weights.read(result) == 0
     weights.write(tensors(5.0), version=7)
-    assert weights.read(found) == 7
-    assert all((value == 5).all() for value in found.values())
+    assert weights.read(result) == 7
+    assert all((value == 5).all() for value in result.values())
 
 
 def test_no_reader_gets_weights_of_two_versions() -> None:
@@ -48,9 +48,9 @@ def test_no_reader_gets_weights_of_two_versions() -> None:
     try:
         seen = set()
         while len(seen) < 50:
-            found = {name: torch.zeros(50_000) for name in like}
-            version = weights.read(found)
-            assert {float(x) for value in found.values() for x in value.unique()} == {float(version)}
+            result = {name: torch.zeros(50_000) for name in like}
+            version = weights.read(result)
+            assert {float(x) for value in result.values() for x in value.unique()} == {float(version)}
             seen.add(version)
     finally:
         over.set()
@@ -58,17 +58,17 @@ def test_no_reader_gets_weights_of_two_versions() -> None:
 
 
 def test_reader_waits_for_a_writer_in_the_middle() -> None:
-    weights, found = WeightMailbox(tensors(0.0)), tensors(9.0)
+    weights, result = WeightMailbox(tensors(0.0)), tensors(9.0)
     sequence = weights._shared.tensors["sequence"]
     sequence[0] += 1
-    reader = threading.Thread(target=weights.read, args=(found,))
+    reader = threading.Thread(target=weights.read, args=(result,))
     reader.start()
     reader.join(0.05)
     assert reader.is_alive()
     weights._shared.tensors["a"].fill_(3.0)
     sequence[0] += 1
     reader.join(5)
-    assert (found["a"] == 3).all()
+    assert (result["a"] == 3).all()
 
 
 def test_block_round_trips_and_truncates() -> None:

@@ -37,10 +37,10 @@ def run(pbtrl: Command) -> api.Run:
 
 
 def refused(pbtrl: Command, *argv: object) -> str:
-    found = pbtrl(*argv)
-    assert (found.code, found.out) == (2, "")
-    assert len(found.err.splitlines()) == 1
-    return found.err
+    result = pbtrl(*argv)
+    assert (result.code, result.out) == (2, "")
+    assert len(result.err.splitlines()) == 1
+    return result.err
 
 
 def test_recorded_episodes_are_those_of_the_evaluation(
@@ -50,27 +50,27 @@ def test_recorded_episodes_are_those_of_the_evaluation(
     monkeypatch.setattr(video, "caption", lambda frame, lines: (captions.append(lines), frame)[1])
     plain = json.loads(pbtrl("eval", "maze", "--episodes", 3, "--json").out)
     filmed = json.loads(pbtrl("eval", "maze", "--episodes", 3, "--json", "--video", 3).out)
-    shown = filmed.pop("video")
+    output = filmed.pop("video")
     assert filmed == plain
-    assert np.mean(shown["returns"]) == plain["return_mean"]
-    assert (max(shown["returns"]), min(shown["returns"])) == (plain["return_max"], plain["return_min"])
-    assert shown["lengths"] == [12, 12, 12]
-    formatted = [f"{r:.2f}" if r else "0.000" for r in shown["returns"]]
+    assert np.mean(output["returns"]) == plain["return_mean"]
+    assert (max(output["returns"]), min(output["returns"])) == (plain["return_max"], plain["return_min"])
+    assert output["lengths"] == [12, 12, 12]
+    formatted = [f"{r:.2f}" if r else "0.000" for r in output["returns"]]
     assert captions == [[f"return {text}", "12 env steps"] for text in formatted]
-    frames, fps = video_files.read_video(run.path / shown["file"], 60)
+    frames, fps = video_files.read_video(run.path / output["file"], 60)
     assert (len(frames), fps) == (3 * (8 + 13), pytest.approx(8, rel=0.01))
-    found = pbtrl("eval", "maze", "--episodes", 3, "--video")
-    assert found.out.splitlines()[-1].startswith("runs/maze/eval/")
-    assert found.out.splitlines()[-1].endswith(f".mp4: return {formatted[0]} in 12 steps")
+    result = pbtrl("eval", "maze", "--episodes", 3, "--video")
+    assert result.out.splitlines()[-1].startswith("runs/maze/eval/")
+    assert result.out.splitlines()[-1].endswith(f".mp4: return {formatted[0]} in 12 steps")
     stored = json.loads(sorted((run.path / "eval").glob("*.json"))[-1].read_text())
-    assert stored[0]["video"]["returns"] == shown["returns"][:1]
+    assert stored[0]["video"]["returns"] == output["returns"][:1]
     assert "video" not in (run.best or {})["evaluation"]
 
 
 def test_first_frame_has_a_caption_and_the_others_have_none(run: api.Run) -> None:
     result: Any = run.evaluate(episodes=1, video=1)
-    shown, _ = video_files.read_video(run.path / result["video"]["file"], 60)
-    frames = [frame.astype(int) for frame in shown]
+    text, _ = video_files.read_video(run.path / result["video"]["file"], 60)
+    frames = [frame.astype(int) for frame in text]
     assert np.abs(frames[0] - frames[7]).max() < 60  # the caption stays
     assert np.abs(frames[7] - frames[8])[:60].mean() > 5
     assert np.abs(frames[7] - frames[8])[100:].mean() < 2
@@ -83,12 +83,12 @@ def test_gif_without_an_encoder(pbtrl: Command, run: api.Run, monkeypatch: pytes
     assert ".gif: return" in line
 
 
-@pytest.mark.parametrize(("picture", "said"), [(0, "all 13 frames are black"), (9, "all 13 frames are equal")])
+@pytest.mark.parametrize(("picture", "message"), [(0, "all 13 frames are black"), (9, "all 13 frames are equal")])
 def test_broken_renderer_leaves_nothing(
-    pbtrl: Command, run: api.Run, monkeypatch: pytest.MonkeyPatch, picture: int, said: str
+    pbtrl: Command, run: api.Run, monkeypatch: pytest.MonkeyPatch, picture: int, message: str
 ) -> None:
     monkeypatch.setattr(maze.Foraging, "render", lambda self: np.full((8, 8, 3), picture, np.uint8))
-    assert f"maze/Foraging-v0: cannot render: {said}" in refused(pbtrl, "eval", "maze", "--video", "--episodes", 1)
+    assert f"maze/Foraging-v0: cannot render: {message}" in refused(pbtrl, "eval", "maze", "--video", "--episodes", 1)
     assert not (run.path / "eval").exists()
 
 

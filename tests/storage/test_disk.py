@@ -103,7 +103,7 @@ def test_too_little_free_space_stops_a_run_before_start(pbtrl: Command, monkeypa
     assert pbtrl("train", "cart.yaml", "--name", "a").code == 0
     size = len(next(Path("runs/a").glob("members/*/snapshots/*/tensors.safetensors")).read_bytes())
     before = contents(Path("runs/a"))
-    for command, each, said in (
+    for command, each, message in (
         (["train", "cart.yaml", "--name", "b"], 2, "2 snapshots of each of 4 members"),
         (["train", "cart.yaml", "--name", "a", "--overwrite"], 2, "2 snapshots"),
         (["resume", "a", "budget.env_steps_per_member=960"], 1, "1 snapshot of each of 4 members"),
@@ -113,7 +113,7 @@ def test_too_little_free_space_stops_a_run_before_start(pbtrl: Command, monkeypa
             refused = pbtrl(*command)
         assert (refused.code, refused.out) == (75, "")
         assert re.match(r"no space on the disk for runs/[ab]: [\d,]+ bytes are needed for ", refused.err)
-        assert said in refused.err
+        assert message in refused.err
         assert len(refused.err.splitlines()) == 1
         assert not Path("runs/b").exists()
         assert contents(Path("runs/a")) == before
@@ -156,10 +156,10 @@ def test_failing_disk_is_not_blamed_on_a_member(pbtrl: Command, monkeypatch):
 
         with monkeypatch.context() as inside:
             inside.setattr(os, "fsync", fails)
-            found = pbtrl("train", "cart.yaml", "--name", "a", "--if-exists", "resume")
-        assert found.code == 75
-        assert "Traceback" not in found.err
-        assert os.strerror(kind) in found.err
+            result = pbtrl("train", "cart.yaml", "--name", "a", "--if-exists", "resume")
+        assert result.code == 75
+        assert "Traceback" not in result.err
+        assert os.strerror(kind) in result.err
         assert "failure" not in kinds(Path("runs/a"))
     assert pbtrl("resume", "a").code == 0
     assert digest(journal(Path("runs/a"))) == digest(journal(Path("runs/golden")))

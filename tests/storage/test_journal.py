@@ -202,8 +202,8 @@ def test_digest_changes_with_everything_else() -> None:
 
 
 def test_canonical_journal_is_sorted_by_generation_and_member() -> None:
-    found = canonical(short_run(order=3, retries=1))
-    assert [(x.get("id") or x["assignment"], "id" in x) for x in found] == [
+    result = canonical(short_run(order=3, retries=1))
+    assert [(x.get("id") or x["assignment"], "id" in x) for x in result] == [
         (f"m0{m}/00000{g}", decided) for g in range(2) for m in range(3) for decided in (True, False)
     ]
-    assert not any("timing" in x for x in found)
+    assert not any("timing" in x for x in result)

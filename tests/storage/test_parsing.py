@@ -144,7 +144,7 @@ ID_ERROR = "id must be a member and a number, as in m03/000012, not "
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"id": "m01"}, ID_ERROR + "'m01'"),
         ({"id": "m01/x"}, ID_ERROR),
@@ -160,8 +160,8 @@ ID_ERROR = "id must be a member and a number, as in m03/000012, not "
         ({"scalars": {"x": "y"}}, "scalars must be numbers or nulls by tag"),
     ],
 )
-def test_damaged_assignment(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(JournalError, match=f"j:2 is damaged: {said}"):
+def test_damaged_assignment(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(JournalError, match=f"j:2 is damaged: {message}"):
         parse_record(line_of("decision", assignments=[{**GIVEN.to_json(), **changes}]), "j:2")
 
 

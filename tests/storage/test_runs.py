@@ -71,9 +71,9 @@ def test_concurrent_suffixes_are_unique(tmp_path: Path):
         return run_creation.create(tmp_path / "deep" / "runs", "pong", "suffix")
 
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(claim, range(16)))
-    assert len(set(found)) == 16
-    assert {run.name for run in found} == {"pong", *(f"pong-{n}" for n in range(2, 17))}
+        result = list(pool.map(claim, range(16)))
+    assert len(set(result)) == 16
+    assert {run.name for run in result} == {"pong", *(f"pong-{n}" for n in range(2, 17))}
 
 
 def test_suffix_counts(tmp_path: Path):
@@ -164,15 +164,15 @@ def test_run_on_a_read_only_disk_is_one_line(pbtrl: Command, monkeypatch: pytest
     else:
         monkeypatch.setattr(files, "write_durably", refuses)
     if what == "eval":
-        found = pbtrl("eval", "last", "--json")
-        assert (found.code, found.json["member"]) == (0, json.loads(before["best.json"])["member"])
-        said = r"warning: results not saved in runs/toy_quadratic/eval: cannot write .+json: Read-only file system\n"
-        assert re.fullmatch(said, found.err)
+        result = pbtrl("eval", "last", "--json")
+        assert (result.code, result.json["member"]) == (0, json.loads(before["best.json"])["member"])
+        message = r"warning: results not saved in runs/toy_quadratic/eval: cannot write .+json: Read-only file system\n"
+        assert re.fullmatch(message, result.err)
     else:
-        found = pbtrl(*command)
-        assert (found.code, found.out) == (2 if what == "lock" else 75, "")
+        result = pbtrl(*command)
+        assert (result.code, result.out) == (2 if what == "lock" else 75, "")
         assert re.fullmatch(
-            r"cannot write (to )?runs/toy_quadratic\S*: Read-only file system", found.err.splitlines()[-1]
+            r"cannot write (to )?runs/toy_quadratic\S*: Read-only file system", result.err.splitlines()[-1]
         )
     assert contents(Path("runs/toy_quadratic")) == before
     assert pbtrl("status", "last").code == pbtrl("verify", "last").code == 0
@@ -290,9 +290,9 @@ def test_status_counts_skipped_updates(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     assert "skipped:" not in tables.status(run_status.status(RunDirectory(w.run)), "pong")
     w.report("m01", 1.0, scalars={"learning/skipped_updates": 12.0, "learning/updates": 240.0})
-    found = run_status.status(RunDirectory(w.run))
-    assert [m["skipped_updates"] for m in found["members"]] == [0, 12]
-    _, titles, first, second, legend, *_ = tables.status(found, "pong").splitlines()
+    result = run_status.status(RunDirectory(w.run))
+    assert [m["skipped_updates"] for m in result["members"]] == [0, 12]
+    _, titles, first, second, legend, *_ = tables.status(result, "pong").splitlines()
     assert titles.split()[:5] == ["member", "fitness", "gen", "steps", "skipped"]
     assert (first.split()[4], second.split()[4]) == ("0", "12")
     assert legend == "skipped: updates skipped because their gradient was not finite"
@@ -301,10 +301,10 @@ def test_status_counts_skipped_updates(tmp_path: Path):
 def test_status(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.metrics("m00", 120)
-    found = run_status.status(RunDirectory(w.run))
-    assert found.pop("bytes") > 100
-    assert 0 <= found.pop("heartbeat_age") < 60
-    assert found == {
+    result = run_status.status(RunDirectory(w.run))
+    assert result.pop("bytes") > 100
+    assert 0 <= result.pop("heartbeat_age") < 60
+    assert result == {
         "name": "pong",
         "path": str(w.run),
         "state": "crashed",
@@ -352,13 +352,13 @@ def test_status(tmp_path: Path):
             },
         ],
     }
-    json.dumps(found)
+    json.dumps(result)
 
 
 def test_status_of_many_trials_shows_the_best_and_those_that_train(tmp_path: Path):
-    found = run_status.status(RunDirectory(many_trials(tmp_path / "search").run))
-    assert len(found["members"]) == 100
-    lines = tables.status(found, "search").splitlines()
+    result = run_status.status(RunDirectory(many_trials(tmp_path / "search").run))
+    assert len(result["members"]) == 100
+    lines = tables.status(result, "search").splitlines()
     rows = [line.split() for line in lines if re.match(r"m\d", line)]
     assert [row[0] for row in rows] == [f"m{place}" for place in (*range(95, 55, -1), 96, 97, 98, 99)]
     assert {row[-1] for row in rows[:40]} == {"retired"}
@@ -369,9 +369,9 @@ def test_status_of_many_trials_shows_the_best_and_those_that_train(tmp_path: Pat
 def test_status_marks_old_fitness_and_values_at_a_bound(tmp_path: Path):
     """A fitness from before the last copy counts as old."""
     w = one_copy(tmp_path / "pong", bounds={"": {"learning_rate": (0.005, 0.1)}})
-    found = run_status.status(RunDirectory(w.run))
-    assert [m["at_bound"] for m in found["members"]] == [{}, {"learning_rate": "min"}]
-    lines = tables.status(found, "pong").splitlines()
+    result = run_status.status(RunDirectory(w.run))
+    assert [m["at_bound"] for m in result["members"]] == [{}, {"learning_rate": "min"}]
+    lines = tables.status(result, "pong").splitlines()
     assert lines[3].split()[:6] == ["m01", "(-5.00)", "1", "100", "5.0e-3", "min"]
     assert lines[4].startswith("in parentheses: fitness from before a copy")
     assert lines[5].startswith("min, max: the value is at a bound")
@@ -391,8 +391,8 @@ def test_bounds_in_a_journal_are_validated(tmp_path: Path, bounds: object):
 
 def test_frames_are_steps_outside_rl(tmp_path: Path):
     w = one_copy(tmp_path / "toy", frames_per_step=1, unit="steps")
-    found = run_status.status(RunDirectory(w.run))
-    assert (found["unit"], found["env_steps"], found["frames"]) == ("steps", 200, 200)
+    result = run_status.status(RunDirectory(w.run))
+    assert (result["unit"], result["env_steps"], result["frames"]) == ("steps", 200, 200)
 
 
 def test_listing_reports_unreadable_runs(tmp_path: Path):
@@ -404,11 +404,11 @@ def test_listing_reports_unreadable_runs(tmp_path: Path):
         json.dumps(RunHeader("odd", 1, 1, 10).to_line()) + '\n{"kind":"report","member":"m07"}\n'
     )
     run_info.record_start(run_creation.create(tmp_path, "empty"), [])
-    found = {entry["name"]: entry for entry in run_status.listing(tmp_path)}
-    assert "error" not in found["good"]
-    assert "journal.jsonl:1: not a journal line" in found["bad"]["error"]
-    assert "is damaged" in found["odd"]["error"]
-    assert "never started" in found["empty"]["error"]
+    result = {entry["name"]: entry for entry in run_status.listing(tmp_path)}
+    assert "error" not in result["good"]
+    assert "journal.jsonl:1: not a journal line" in result["bad"]["error"]
+    assert "is damaged" in result["odd"]["error"]
+    assert "never started" in result["empty"]["error"]
     assert run_status.listing(tmp_path / "none") == []
 
 
@@ -417,8 +417,8 @@ def test_run_json_keeps_identity_and_reports_new_versions(tmp_path: Path):
     command = ["pbtrl", "train", "pong.yaml", "hub.token=hunter2", "--api-key", "hunter3", "seed=2"]
     assert run_info.record_start(RunDirectory(run), command) == []
     first = run_info.read_run_info(RunDirectory(run))
-    shown = ["pbtrl", "train", "pong.yaml", "hub.token=...", "--api-key", "...", "seed=2"]
-    assert first["command"] == shown
+    text = ["pbtrl", "train", "pong.yaml", "hub.token=...", "--api-key", "...", "seed=2"]
+    assert first["command"] == text
     assert first["versions"]["torch"]
     assert first["status"] == "running"
     run_info.record_end(RunDirectory(run), "stopped", "interrupted")

@@ -42,9 +42,9 @@ def without_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_frames_come_back(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     write_video(path, frames(), 20.0)
-    shown, fps = read_video(path, 60)
-    assert (len(shown), fps) == (12, pytest.approx(20))
-    for one, other in zip(shown, frames(), strict=True):
+    text, fps = read_video(path, 60)
+    assert (len(text), fps) == (12, pytest.approx(20))
+    for one, other in zip(text, frames(), strict=True):
         assert one.shape == other.shape
         assert np.abs(one.astype(int) - other).mean() < 8
     assert [p.name for p in tmp_path.iterdir()] == [name]
@@ -63,7 +63,7 @@ def test_failure_leaves_nothing(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "error", "text"),
+    ("message", "error", "text"),
     [
         ("Unknown\nencoder", RunError, r"ffmpeg cannot write .*a\.mp4: Unknown encoder"),
         ("av_write: No space left on device", DiskFullError, r"no space on the disk for .*a\.mp4"),
@@ -71,16 +71,16 @@ def test_failure_leaves_nothing(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_failing_encoder_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, error: type[Exception], text: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, error: type[Exception], text: str
 ) -> None:
     class Broken:
         @staticmethod
         def write_frames(path: str, *_: Any, **__: Any) -> Iterator[None]:
             Path(path).touch()
             yield
-            while not said:
+            while not message:
                 yield
-            raise OSError(said)
+            raise OSError(message)
 
         @staticmethod
         def count_frames_and_secs(path: str) -> tuple[int, float]:

@@ -54,13 +54,14 @@ def peak(values: Mapping[str, Any]) -> float:
 
 def search(sampler: Sampler, count: int, seed: int, *, behind: int = 3) -> list[dict[str, Any]]:
     """Suggest points one by one; the last `behind` of them are still training."""
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     for i in range(count):
         history = [
-            (tuple(values.values()), peak(values) if place < i - behind else None) for place, values in enumerate(found)
+            (tuple(values.values()), peak(values) if place < i - behind else None)
+            for place, values in enumerate(result)
         ]
-        found.append(suggest(sampler, PLANE, tuple(history), 5, seed, 100 * seed + i))
-    return found
+        result.append(suggest(sampler, PLANE, tuple(history), 5, seed, 100 * seed + i))
+    return result
 
 
 def test_samplers_are_all_there() -> None:
@@ -107,14 +108,14 @@ def test_same_history_and_seed_give_the_same_suggestion(sampler: Sampler) -> Non
         (tuple(d.from_unit(i / 16, of_prior=True) for d in DIMENSIONS), float(i * 7 % 5) if i < 12 else None)
         for i in range(16)
     )
-    found = []
+    result = []
     for _ in range(2):
         suggest.cache_clear()
-        found.append(suggest(sampler, SPACE, history, 5, 1, 2))
-    assert found[0] == found[1]
-    assert SPACE.contains(found[0])
+        result.append(suggest(sampler, SPACE, history, 5, 1, 2))
+    assert result[0] == result[1]
+    assert SPACE.contains(result[0])
     others = [suggest(sampler, SPACE, history, 5, 3, 4), suggest(sampler, SPACE, history[:-1], 5, 1, 3)]
-    assert found[0] not in others
+    assert result[0] not in others
 
 
 def test_gaussian_process_suggests_inside_the_space() -> None:
@@ -153,8 +154,8 @@ def test_training_trials_keep_suggestions_apart() -> None:
     training = [((0.3, 0.8), None)] * 10
 
     def distance(trials: Sequence[Any]) -> float:
-        found = [suggest("tpe", PLANE, tuple(trials), 5, 1, seed) for seed in range(20)]
-        return sum(math.hypot(v["x"] - 0.3, v["y"] - 0.8) for v in found) / 20
+        result = [suggest("tpe", PLANE, tuple(trials), 5, 1, seed) for seed in range(20)]
+        return sum(math.hypot(v["x"] - 0.3, v["y"] - 0.8) for v in result) / 20
 
     assert distance([*history, *training]) > 1.5 * distance(history)
 

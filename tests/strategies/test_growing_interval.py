@@ -102,9 +102,9 @@ def test_slices_keep_their_length() -> None:
 
 
 def test_interval_grows_asynchronously() -> None:
-    found = copies(pbt(grow=2, synchronous=False), flat, order=3)
-    assert len([step for step in found if step <= 60]) >= 5
-    assert {step % 20 for step in found if step > 150} == {0}
+    result = copies(pbt(grow=2, synchronous=False), flat, order=3)
+    assert len([step for step in result if step <= 60]) >= 5
+    assert {step % 20 for step in result if step > 150} == {0}
 
 
 def test_round_counts_when_all_members_have_reached_it() -> None:

@@ -264,8 +264,8 @@ def standing(*results: tuple[int, Any], slice_steps: int = 5) -> Trial:
     ],
 )
 def test_results_at_rungs(history: list[tuple[int, Any]], results: tuple[float, ...], ahead: bool) -> None:
-    found = standing(*history)
-    assert (found.results, found.ahead) == (results, ahead)
+    result = standing(*history)
+    assert (result.results, result.ahead) == (results, ahead)
 
 
 def test_retry_is_one_slice_but_no_longer_than_the_lowest_rung() -> None:

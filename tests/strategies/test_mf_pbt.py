@@ -118,8 +118,8 @@ def test_tables_of_donors(
 ) -> None:
     """The first three from search.md, run through the authors' function."""
     strategy = mf_pbt(*frequencies)
-    found = table(strategy, after_rounds(strategy, rounds, REWARDS))
-    assert found == (hyperparameters, weights or hyperparameters, explore)
+    result = table(strategy, after_rounds(strategy, rounds, REWARDS))
+    assert result == (hyperparameters, weights or hyperparameters, explore)
 
 
 def test_equal_frequencies_keep_the_hyperparameters() -> None:
@@ -141,14 +141,14 @@ def test_each_sub_population_has_its_own_migrants() -> None:
     """One migrant may move to two sub-populations; within one it moves once."""
     strategy = mf_pbt(1, 1, 1)
     rewards = [*range(8), *range(10, 18), *range(20, 28)]
-    found = {a.member: a.donor for a in strategy.decide(after_rounds(strategy, 1, rewards)) if "migrant" in a.note}
-    assert found == {"m03": "m23", "m02": "m22", "m11": "m23", "m10": "m22"}
+    result = {a.member: a.donor for a in strategy.decide(after_rounds(strategy, 1, rewards)) if "migrant" in a.note}
+    assert result == {"m03": "m23", "m02": "m22", "m11": "m23", "m10": "m22"}
 
 
 def test_single_sub_population_has_no_migrants() -> None:
     strategy = mf_pbt(1)
-    found = {a.member: a.donor for a in strategy.decide(after_rounds(strategy, 1, REWARDS[:8])) if a.donor}
-    assert found == {"m05": "m02", "m01": "m06"}
+    result = {a.member: a.donor for a in strategy.decide(after_rounds(strategy, 1, REWARDS[:8])) if a.donor}
+    assert result == {"m05": "m02", "m01": "m06"}
 
 
 def test_equal_fitness_does_not_migrate() -> None:
@@ -180,10 +180,10 @@ def test_failed_member_copies_the_best_of_its_sub_population(broken: str, why: s
     """
     strategy = mf_pbt(1, 10)
     population = after_rounds(strategy, 1, [broken, *range(2, 9), *range(20, 27), broken])
-    found = {a.member: a for a in strategy.decide(population)}
-    assert {m: a.donor for m, a in found.items() if a.donor} == {"m00": "m07", "m15": "m14", **others}
-    assert found["m15"].note == f"{why}, exploit m14"
-    assert found["m15"].hyperparameters != {"lr": pytest.approx(1.5)}
+    result = {a.member: a for a in strategy.decide(population)}
+    assert {m: a.donor for m, a in result.items() if a.donor} == {"m00": "m07", "m15": "m14", **others}
+    assert result["m15"].note == f"{why}, exploit m14"
+    assert result["m15"].hyperparameters != {"lr": pytest.approx(1.5)}
 
 
 def test_members_without_fitness_continue() -> None:
@@ -191,8 +191,8 @@ def test_members_without_fitness_continue() -> None:
     population = after_rounds(strategy, 1, [4, 3, 2, 1, 0, None, None, None])
     assert {a.member: a.donor for a in strategy.decide(population) if a.donor} == {"m03": "m00"}
     population = after_rounds(strategy, 1, [9, 8, 7, 6, 5, 4, 3, None, *REWARDS[8:]])
-    found = {a.member: a.donor for a in strategy.decide(population) if a.donor}
-    assert {m: d for m, d in found.items() if m < "m08"} == {"m06": "m00", "m05": "m08"}
+    result = {a.member: a.donor for a in strategy.decide(population) if a.donor}
+    assert {m: d for m, d in result.items() if m < "m08"} == {"m06": "m00", "m05": "m08"}
 
 
 TOY = [

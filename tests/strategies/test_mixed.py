@@ -72,11 +72,11 @@ class Mixed(PopulationConformance):
 
     def kinds(self, records: list[Record]) -> list[list[str]]:
         """What each member was, one after the other."""
-        found: dict[str, list[str]] = {}
+        result: dict[str, list[str]] = {}
         for _, assignments in self.moments(records):
             for a in assignments:
-                found.setdefault(a.member, []).append(a.hyperparameters[AGENT])
-        return [found[f"m{i:02d}"] for i in range(6)]
+                result.setdefault(a.member, []).append(a.hyperparameters[AGENT])
+        return [result[f"m{i:02d}"] for i in range(6)]
 
 
 class TestWithin(Mixed):
@@ -131,19 +131,19 @@ def test_shared_hyperparameters_are_drawn_as_without_a_mix() -> None:
 
 
 def test_worst_of_an_agent_copies_its_best() -> None:
-    found = decided(pbt(), 1, 2, 3, 100, 200)
-    assert {m: a.donor for m, a in found.items() if a.donor} == {"m00": "m02", "m03": "m04"}
-    assert found["m00"].note == "exploit m02, rank 1 of 3"
-    assert found["m03"].note == "exploit m04, rank 1 of 2"
+    result = decided(pbt(), 1, 2, 3, 100, 200)
+    assert {m: a.donor for m, a in result.items() if a.donor} == {"m00": "m02", "m03": "m04"}
+    assert result["m00"].note == "exploit m02, rank 1 of 3"
+    assert result["m03"].note == "exploit m04, rank 1 of 2"
 
 
 @pytest.mark.parametrize("method", ["binary_tournament", "t_test"])
 def test_only_members_of_the_same_agent_are_compared(method: str) -> None:
     rule, strategy = FitnessRule(window=10, min_episodes=1), pbt(exploit={"method": method})
     for seed in range(20):
-        found = copies(strategy, [1, 2], [1, 2], [1, 2], [101, 102], [1, 2], rule=rule, seed=seed)
-        assert all(receiver == "m04" for receiver, donor in found.items() if donor == "m03")
-        assert not {(r, d) for r, d in found.items() if (int(r[1:]) < 3) != (int(d[1:]) < 3)}
+        result = copies(strategy, [1, 2], [1, 2], [1, 2], [101, 102], [1, 2], rule=rule, seed=seed)
+        assert all(receiver == "m04" for receiver, donor in result.items() if donor == "m03")
+        assert not {(r, d) for r, d in result.items() if (int(r[1:]) < 3) != (int(d[1:]) < 3)}
 
 
 def test_only_member_of_an_agent_continues() -> None:
@@ -163,19 +163,19 @@ def test_exploring_never_changes_the_agent() -> None:
 
 @pytest.mark.parametrize("broken", ["diverged", "lost"])
 def test_rescue_uses_the_same_agent_or_a_fresh_start(broken: str) -> None:
-    found = decided(pbt(), broken, 2, 3, broken, broken)
-    assert (found["m00"].donor, found["m00"].parent) == ("m02", "m02/000000")
+    result = decided(pbt(), broken, 2, 3, broken, broken)
+    assert (result["m00"].donor, result["m00"].parent) == ("m02", "m02/000000")
     for m in ("m03", "m04"):
-        assert (found[m].donor, found[m].parent) == (None, None)
-        assert found[m].note.endswith("starts afresh")
-        assert list(found[m].hyperparameters) == NAMES["b"]
-        assert found[m].hyperparameters[AGENT] == "b"
+        assert (result[m].donor, result[m].parent) == (None, None)
+        assert result[m].note.endswith("starts afresh")
+        assert list(result[m].hyperparameters) == NAMES["b"]
+        assert result[m].hyperparameters[AGENT] == "b"
 
 
 def test_tournament_stays_within_an_agent() -> None:
-    found = decided(pbt(copy=frozenset({"hparams"}), explore=Explore(method="none")), 1, 2, 3, 100, 200)
-    assert (found["m00"].parent, found["m00"].hyperparameters[AGENT]) == ("m00/000000", "a")
-    assert found["m03"].hyperparameters == found["m04"].hyperparameters
+    result = decided(pbt(copy=frozenset({"hparams"}), explore=Explore(method="none")), 1, 2, 3, 100, 200)
+    assert (result["m00"].parent, result["m00"].hyperparameters[AGENT]) == ("m00/000000", "a")
+    assert result["m03"].hyperparameters == result["m04"].hyperparameters
 
 
 # Kinds that compete
@@ -184,9 +184,9 @@ def test_tournament_stays_within_an_agent() -> None:
 def test_across_agents_the_worst_takes_the_best_agent() -> None:
     strategy = pbt(across=True, exploit={"bottom": 0.2, "top": 0.2}, explore=Explore(method="none"))
     before = after(strategy, 1, 2, 3, 100, 200)
-    found = {a.member: a for a in strategy.decide(before)}
-    assert {m: a.donor for m, a in found.items() if a.donor} == {"m00": "m04"}
-    copied, given = found["m00"], before.members["m04"].snapshot_hparams
+    result = {a.member: a for a in strategy.decide(before)}
+    assert {m: a.donor for m, a in result.items() if a.donor} == {"m00": "m04"}
+    copied, given = result["m00"], before.members["m04"].snapshot_hparams
     assert (copied.parent, copied.note) == ("m04/000000", "exploit m04, rank 1 of 5")
     assert (copied.hyperparameters, given[AGENT]) == (given, "b")
 
@@ -210,9 +210,9 @@ def test_member_continues_as_its_new_agent() -> None:
 
 
 def test_across_agents_any_healthy_member_rescues() -> None:
-    found = decided(pbt(across=True), "diverged", "lost", "diverged", "lost", 5)
-    assert {a.donor for m, a in found.items() if m != "m04"} == {"m04"}
-    assert {a.hyperparameters[AGENT] for a in found.values()} == {"b"}
+    result = decided(pbt(across=True), "diverged", "lost", "diverged", "lost", 5)
+    assert {a.donor for m, a in result.items() if m != "m04"} == {"m04"}
+    assert {a.hyperparameters[AGENT] for a in result.values()} == {"b"}
 
 
 def test_reference_members_donate_but_never_change_agent() -> None:

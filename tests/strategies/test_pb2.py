@@ -129,9 +129,9 @@ def test_divergence_is_the_worst_gain() -> None:
     population = after_one_slice(1.0, 2.0)
     go_on(population, "m00", 4.0)
     go_on(population, "m01", -math.inf)
-    found = tuple(rows(population))
-    assert [row.gain for row in found] == [3.0, -math.inf]
-    assert Model.of(found, "rounds", 1).targets.tolist() == [0.0, -2.0]
+    result = tuple(rows(population))
+    assert [row.gain for row in result] == [3.0, -math.inf]
+    assert Model.of(result, "rounds", 1).targets.tolist() == [0.0, -2.0]
 
 
 def test_gains_of_divergences_alone() -> None:
@@ -197,10 +197,10 @@ def test_rows_brought_up_to_date_equal_rows_of_the_whole_journal() -> None:
     go_on(population, "m01", 3.0)
     wider = pb2(space=SearchSpace({"lr": LogUniform(low=1e-4, high=10.0)}))
     for each in (strategy, wider):
-        found = rows_of(each, population)
+        result = rows_of(each, population)
         population.folds.clear()
-        assert found == rows_of(each, population)
-        assert [row.gain for row in found] == [3.0, 1.0]
+        assert result == rows_of(each, population)
+        assert [row.gain for row in result] == [3.0, 1.0]
     assert rows_of(strategy, population) != rows_of(wider, population)
 
 
@@ -226,8 +226,8 @@ def test_asynchronous_kernel_is_chosen_anew_when_each_member_gave_a_row() -> Non
 
 
 def model(gains: Sequence[float], time: Any = "rounds", after: float = 0.0) -> Model:
-    found = [Row(SliceStart(2.0 + i, 10.0 + i, (i / 10,)), after, gain) for i, gain in enumerate(gains)]
-    return Model.of(found, time, 1)
+    result = [Row(SliceStart(2.0 + i, 10.0 + i, (i / 10,)), after, gain) for i, gain in enumerate(gains)]
+    return Model.of(result, time, 1)
 
 
 def test_gains_are_standardized_and_clipped() -> None:
@@ -267,20 +267,20 @@ def replace_position(trial: SliceStart, x: float) -> SliceStart:
 @pytest.mark.parametrize("spread", ["sd", "variance"])
 @pytest.mark.parametrize("gains", [[], [1.0] * 5])
 def test_batch_of_eight_spreads_over_a_flat_space(gains: list[float], spread: Any) -> None:
-    found = sorted(propose(model(gains), 8, spread))
-    edges = [0.0, *found, 1.0]
+    result = sorted(propose(model(gains), 8, spread))
+    edges = [0.0, *result, 1.0]
     assert max(b - a for a, b in pairwise(edges)) < 0.3
-    assert min(b - a for a, b in pairwise(found)) > 0.05
+    assert min(b - a for a, b in pairwise(result)) > 0.05
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_two_proposals_of_a_round_differ(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    found = [
+    result = [
         Row(SliceStart(float(i // 6), 0.0, (h,)), 0.0, -((h - 0.5) ** 2) + 0.02 * rng.standard_normal())
         for i, h in enumerate(rng.random(36))
     ]
-    one, other = propose(Model.of(found, "rounds", 1), 2, seed=seed)
+    one, other = propose(Model.of(result, "rounds", 1), 2, seed=seed)
     assert abs(one - other) > 0.05
 
 
@@ -299,17 +299,19 @@ def decision_after(population: Population, strategy: PB2, rounds: int = 2) -> li
 
 def test_copies_are_those_of_pbt() -> None:
     population, rules = Population(8, 1, LAST), {"space": LR, "slice_steps": 100, "horizon": 1000, "synchronous": True}
-    found = decision_after(population, PB2(**rules, exploit=QUARTER))
+    result = decision_after(population, PB2(**rules, exploit=QUARTER))
     expected = PBT(**rules, exploit=QUARTER, explore=Explore(method="none")).decide(population)
-    assert [replace(a, hyperparameters={}) for a in found] == [replace(a, hyperparameters={}) for a in expected]
-    changed = {a.member for a, b in zip(found, expected, strict=True) if a.hyperparameters != b.hyperparameters}
-    assert changed == {a.member for a in found if a.donor} != set()
+    assert [replace(a, hyperparameters={}) for a in result] == [replace(a, hyperparameters={}) for a in expected]
+    changed = {a.member for a, b in zip(result, expected, strict=True) if a.hyperparameters != b.hyperparameters}
+    assert changed == {a.member for a in result if a.donor} != set()
 
 
 def test_receivers_of_one_decision_get_different_values() -> None:
-    found = [a.hyperparameters["lr"] for a in decision_after(Population(16, 1, LAST), pb2(synchronous=True)) if a.donor]
-    positions = [LR["lr"].to_unit(value) for value in found]
-    assert len(found) == 4
+    result = [
+        a.hyperparameters["lr"] for a in decision_after(Population(16, 1, LAST), pb2(synchronous=True)) if a.donor
+    ]
+    positions = [LR["lr"].to_unit(value) for value in result]
+    assert len(result) == 4
     assert all(abs(a - b) > 0.05 for a, b in combinations(positions, 2))
 
 
@@ -317,15 +319,15 @@ def test_open_assignments_repel_a_proposal() -> None:
     """Asynchronously: what another member is trying is not tried a second time."""
     decided = decision_after(Population(8, 1, LAST), pb2())
     first = next(a for a in decided if a.donor)
-    found = []
+    result = []
     for tried in (first.hyperparameters, {"lr": 1e-3 if first.hyperparameters["lr"] > 0.1 else 10.0}):
         population = Population(8, 1, LAST)
         decision_after(population, pb2())
         population.record(decision(replace(assign(population, "m07"), hyperparameters=tried)))
         again = next(a for a in pb2().decide(population) if a.member == first.member)
-        found.append(LR["lr"].to_unit(again.hyperparameters["lr"]))
-    assert abs(found[0] - LR["lr"].to_unit(first.hyperparameters["lr"])) > 0.05
-    assert found[0] != found[1]
+        result.append(LR["lr"].to_unit(again.hyperparameters["lr"]))
+    assert abs(result[0] - LR["lr"].to_unit(first.hyperparameters["lr"])) > 0.05
+    assert result[0] != result[1]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -389,9 +391,9 @@ RULES: dict[str, Any] = {"space": ARM, "slice_steps": 10, "horizon": 200, "explo
 
 
 def test_follows_the_drifting_bandit_better_than_draws_from_the_prior() -> None:
-    found, drawn = bandit(PB2(**RULES), 1), bandit(PBT(**RULES, explore=Explore(method="resample")), 1)
-    assert found[0] > 0.97 > drawn[0]
-    assert found[1] < 0.16 < drawn[1]
+    result, drawn = bandit(PB2(**RULES), 1), bandit(PBT(**RULES, explore=Explore(method="resample")), 1)
+    assert result[0] > 0.97 > drawn[0]
+    assert result[1] < 0.16 < drawn[1]
 
 
 TOY = ["toy_pb2", "budget.env_steps_per_member=60"]

@@ -98,9 +98,9 @@ def over_seeds(strategy: PBT, *results: SliceResult, rule: FitnessRule = LAST, s
 
 
 def test_truncation_replaces_bottom_fifth_from_top_fifth() -> None:
-    found = over_seeds(pbt(), *range(10))
-    assert all(set(pairs) == {"m00", "m01"} for pairs in found)
-    assert {donor for pairs in found for donor in pairs.values()} == {"m08", "m09"}
+    result = over_seeds(pbt(), *range(10))
+    assert all(set(pairs) == {"m00", "m01"} for pairs in result)
+    assert {donor for pairs in result for donor in pairs.values()} == {"m08", "m09"}
 
 
 def test_all_receivers_of_a_decision_share_one_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +109,8 @@ def test_all_receivers_of_a_decision_share_one_ranking(monkeypatch: pytest.Monke
 
     def counted(member: Member) -> float | None:
         read[member.id] += 1
-        found: float | None = rank_fitness(member)
-        return found
+        result: float | None = rank_fitness(member)
+        return result
 
     monkeypatch.setattr(Member, "rank_fitness", property(counted))
     assert len(copies(pbt(), population)) == 40
@@ -134,13 +134,13 @@ def test_donors_are_drawn_evenly() -> None:
 
 
 def test_each_receiver_draws_its_own_donor() -> None:
-    pairs = {(found["m00"], found["m01"]) for found in over_seeds(pbt(), *range(10))}
+    pairs = {(result["m00"], result["m01"]) for result in over_seeds(pbt(), *range(10))}
     assert len(pairs) == 4
 
 
 def test_fraction_of_members_has_no_rounding_error() -> None:
-    (found,) = over_seeds(pbt(exploit=Exploit(bottom=0.29, top=0.2)), *range(100), seeds=1)
-    assert len(found) == 29  # 0.29 * 100 is 28.999999999999996
+    (result,) = over_seeds(pbt(exploit=Exploit(bottom=0.29, top=0.2)), *range(100), seeds=1)
+    assert len(result) == 29  # 0.29 * 100 is 28.999999999999996
 
 
 def test_three_members_have_one_receiver_and_one_donor() -> None:
@@ -168,23 +168,23 @@ def test_two_fractions_never_overlap(bottom: float, top: float, size: int) -> No
 
 def test_ties_are_truncated_at_random() -> None:
     """Never more members than the fraction."""
-    found = over_seeds(pbt(), *[1.0] * 10, seeds=100)
-    assert all(len(pairs) == 2 and not set(pairs) & set(pairs.values()) for pairs in found)
-    assert len({m for pairs in found for m in pairs}) == 10
+    result = over_seeds(pbt(), *[1.0] * 10, seeds=100)
+    assert all(len(pairs) == 2 and not set(pairs) & set(pairs.values()) for pairs in result)
+    assert len({m for pairs in result for m in pairs}) == 10
 
 
 def test_tournament_goes_to_the_fitter_of_two() -> None:
-    found = over_seeds(pbt(exploit=Exploit(method="binary_tournament")), 1.0, 2.0, 3.0, seeds=200)
-    assert not any("m02" in pairs for pairs in found)
-    assert {pairs.get("m00") for pairs in found} == {"m01", "m02"}
-    share = sum("m01" in pairs for pairs in found) / 200  # loses to one of the two others
+    result = over_seeds(pbt(exploit=Exploit(method="binary_tournament")), 1.0, 2.0, 3.0, seeds=200)
+    assert not any("m02" in pairs for pairs in result)
+    assert {pairs.get("m00") for pairs in result} == {"m01", "m02"}
+    share = sum("m01" in pairs for pairs in result) / 200  # loses to one of the two others
     assert share == pytest.approx(0.5, abs=0.18)
 
 
 @pytest.mark.parametrize(("ties", "expected"), [("random", 0.5), ("copy", 1.0)])
 def test_tournament_between_equals(ties: Any, expected: float) -> None:
-    found = over_seeds(pbt(exploit=Exploit(method="binary_tournament", ties=ties)), 1.0, 1.0, seeds=200)
-    share = sum(len(pairs) for pairs in found) / 400
+    result = over_seeds(pbt(exploit=Exploit(method="binary_tournament", ties=ties)), 1.0, 1.0, seeds=200)
+    share = sum(len(pairs) for pairs in result) / 400
     assert share == pytest.approx(expected, abs=0.13 if ties == "random" else 0)
 
 
@@ -227,8 +227,8 @@ def test_broken_members_do_not_count_in_fractions(broken: str) -> None:
 
 
 def test_absent_fitness_counts_neither_below_nor_above() -> None:
-    found = over_seeds(pbt(), *[None] * 10, *range(10))
-    assert all(set(pairs) == {"m10", "m11"} for pairs in found)
+    result = over_seeds(pbt(), *[None] * 10, *range(10))
+    assert all(set(pairs) == {"m10", "m11"} for pairs in result)
 
 
 # The t-test
@@ -238,19 +238,19 @@ def test_t_test_agrees_with_scipy() -> None:
     rng, rule, decided = np.random.default_rng(0), FitnessRule(window=100, min_episodes=2), Counter[bool]()
     strategy = pbt(exploit=Exploit(method="t_test", alpha=0.05, episodes=10))
     for _ in range(60):
-        mine, theirs = rng.normal(0, 1, 10).tolist(), rng.normal(0.7, 3, 10).tolist()
-        pvalue = ttest_ind(theirs, mine, equal_var=False, alternative="greater").pvalue
+        own, theirs = rng.normal(0, 1, 10).tolist(), rng.normal(0.7, 3, 10).tolist()
+        pvalue = ttest_ind(theirs, own, equal_var=False, alternative="greater").pvalue
         expected = bool(pvalue < 0.05)
-        assert ("m00" in copies(strategy, after_one_slice(mine, theirs, rule=rule))) == expected
+        assert ("m00" in copies(strategy, after_one_slice(own, theirs, rule=rule))) == expected
         decided[expected] += 1
     assert min(decided[True], decided[False]) > 5
 
 
-@pytest.mark.parametrize("mine", [[0.0, 1.0, 5.0], [0.0, 0.1]], ids=["wide", "narrow"])
+@pytest.mark.parametrize("own", [[0.0, 1.0, 5.0], [0.0, 0.1]], ids=["wide", "narrow"])
 @pytest.mark.parametrize("theirs", [[4.0, 5.0, 9.0, 9.5], [3.0, 3.1]], ids=["wide", "narrow"])
-def test_t_test_copies_exactly_below_its_level(mine: list[float], theirs: list[float]) -> None:
-    population = after_one_slice(mine, theirs, rule=FitnessRule(window=100, min_episodes=2))
-    pvalue = float(ttest_ind(theirs, mine, equal_var=False, alternative="greater").pvalue)
+def test_t_test_copies_exactly_below_its_level(own: list[float], theirs: list[float]) -> None:
+    population = after_one_slice(own, theirs, rule=FitnessRule(window=100, min_episodes=2))
+    pvalue = float(ttest_ind(theirs, own, equal_var=False, alternative="greater").pvalue)
     for alpha, expected in ((pvalue * (1 - 1e-6), {}), (pvalue * (1 + 1e-6), {"m00": "m01"})):
         assert copies(pbt(exploit=Exploit(method="t_test", alpha=alpha)), population) == expected
 
@@ -363,11 +363,11 @@ def test_values_taken_over_by_a_copy(what: set[str], parent: str, lr: float) -> 
 @pytest.mark.parametrize(("what", "base"), [({"weights", "hparams"}, 0.2), ({"weights"}, 0.1), ({"hparams"}, 0.2)])
 def test_exploring_starts_from_the_kept_or_copied_values(what: set[str], base: float) -> None:
     strategy = pbt(copy=frozenset(what), explore=Explore(factors=(1.2, 0.8)))
-    found = {
+    result = {
         round(strategy.decide(after_one_slice(1.0, 2.0, seed=seed))[0].hyperparameters["lr"] / base, 6)
         for seed in range(20)
     }
-    assert found == {1.2, 0.8}
+    assert result == {1.2, 0.8}
 
 
 def test_donor_gives_hyperparameters_of_its_snapshot() -> None:
@@ -395,12 +395,12 @@ def test_copy_empties_the_fitness_window() -> None:
 def explored(rule: Explore, space: SearchSpace, start: dict[str, Any], seeds: int) -> list[dict[str, Any]]:
     population = after_one_slice(1.0)
     strategy = pbt(space=space, explore=replace(rule, when="always"), exploit=Exploit(method="none"))
-    found = []
+    result = []
     for seed in range(seeds):
         population.seed = seed
         population.members["m00"].hyperparameters = start
-        found.append(strategy.decide(population)[0].hyperparameters)
-    return found
+        result.append(strategy.decide(population)[0].hyperparameters)
+    return result
 
 
 def test_no_exploring_without_a_copy_unless_configured() -> None:
@@ -411,44 +411,44 @@ def test_no_exploring_without_a_copy_unless_configured() -> None:
 
 def test_dimensions_change_independently() -> None:
     space = SearchSpace({n: LogUniform(low=1e-9, high=1e9) for n in "ab"})
-    found = explored(Explore(probability=1 / 3), space, {"a": 1.0, "b": 1.0}, 1200)
-    changed = [(v["a"] != 1.0, v["b"] != 1.0) for v in found]
+    result = explored(Explore(probability=1 / 3), space, {"a": 1.0, "b": 1.0}, 1200)
+    changed = [(v["a"] != 1.0, v["b"] != 1.0) for v in result]
     assert statistics.mean(a for a, _ in changed) == pytest.approx(1 / 3, abs=0.06)
     assert statistics.mean(a and b for a, b in changed) == pytest.approx(1 / 9, abs=0.04)
 
 
 def test_each_dimension_draws_its_own_factor() -> None:
     space = SearchSpace({n: LogUniform(low=1e-9, high=1e9) for n in "ab"})
-    found = explored(Explore(factors=(2.0, 0.5)), space, {"a": 1.0, "b": 1.0}, 60)
-    assert {(v["a"], v["b"]) for v in found} == {(2.0, 2.0), (2.0, 0.5), (0.5, 2.0), (0.5, 0.5)}
+    result = explored(Explore(factors=(2.0, 0.5)), space, {"a": 1.0, "b": 1.0}, 60)
+    assert {(v["a"], v["b"]) for v in result} == {(2.0, 2.0), (2.0, 0.5), (0.5, 2.0), (0.5, 0.5)}
 
 
 def test_resample_probability_applies_per_changed_dimension() -> None:
-    found = explored(Explore(resample_probability=0.25), LR, {"lr": 1.0}, 1200)
-    perturbed = sum(v["lr"] in (1.2, 1 / 1.2) for v in found) / len(found)
+    result = explored(Explore(resample_probability=0.25), LR, {"lr": 1.0}, 1200)
+    perturbed = sum(v["lr"] in (1.2, 1 / 1.2) for v in result) / len(result)
     assert perturbed == pytest.approx(0.75, abs=0.06)
 
 
 def test_resampling_draws_from_the_prior() -> None:
-    found = [math.log10(v["lr"]) for v in explored(Explore(method="resample"), LR, {"lr": 1.0}, 800)]
-    assert min(found) >= -3
-    assert max(found) <= 1
-    assert statistics.mean(found) == pytest.approx(-1, abs=0.2)
+    result = [math.log10(v["lr"]) for v in explored(Explore(method="resample"), LR, {"lr": 1.0}, 800)]
+    assert min(result) >= -3
+    assert max(result) <= 1
+    assert statistics.mean(result) == pytest.approx(-1, abs=0.2)
 
 
 def test_gaussian_steps_have_the_configured_width() -> None:
     space = SearchSpace({"x": Uniform(low=0.0, high=2.0, bounds="none")})
-    found = [v["x"] for v in explored(Explore(method="gaussian", sd=0.1), space, {"x": 5.0}, 800)]
-    assert statistics.mean(found) == pytest.approx(5.0, abs=0.04)
-    assert statistics.stdev(found) == pytest.approx(0.2, abs=0.03)
+    result = [v["x"] for v in explored(Explore(method="gaussian", sd=0.1), space, {"x": 5.0}, 800)]
+    assert statistics.mean(result) == pytest.approx(5.0, abs=0.04)
+    assert statistics.stdev(result) == pytest.approx(0.2, abs=0.03)
 
 
 @pytest.mark.parametrize(("factors", "drift"), [((1.2, 0.8), math.log(0.96) / 2), ((1.2, 1 / 1.2), 0.0)])
 def test_paper_factors_drift_and_default_ones_do_not(factors: tuple[float, ...], drift: float) -> None:
     space = SearchSpace({"x": LogUniform(low=1e-9, high=1e9)})
-    found = [math.log(v["x"]) for v in explored(Explore(factors=factors), space, {"x": 1.0}, 3000)]
-    assert statistics.mean(found) == pytest.approx(drift, abs=5 * statistics.stdev(found) / 3000**0.5)
-    assert {round(math.exp(x), 9) for x in found} == {round(f, 9) for f in factors}
+    result = [math.log(v["x"]) for v in explored(Explore(factors=factors), space, {"x": 1.0}, 3000)]
+    assert statistics.mean(result) == pytest.approx(drift, abs=5 * statistics.stdev(result) / 3000**0.5)
+    assert {round(math.exp(x), 9) for x in result} == {round(f, 9) for f in factors}
 
 
 def test_bounds_hold_over_many_perturbations() -> None:
@@ -621,14 +621,14 @@ def toy(folder: Path, *, seed: int = 0, slice_steps: int, clamp: bool = True, **
 @pytest.mark.usefixtures("quick_disk")
 class TestToy:
     def test_grid_search(self, tmp_path: Path) -> None:
-        found = toy(tmp_path / "run", slice_steps=20, exploit=Exploit(method="none"), explore=STILL)
-        assert found == pytest.approx((0.3897, 0.3897), abs=5e-5)
+        result = toy(tmp_path / "run", slice_steps=20, exploit=Exploit(method="none"), explore=STILL)
+        assert result == pytest.approx((0.3897, 0.3897), abs=5e-5)
 
     @pytest.mark.parametrize("slice_steps", [5, 10])
     @pytest.mark.parametrize(("ties", "expected"), [("copy", 1.1715), ("strict", 0.3897)])
     def test_exploit_only(self, tmp_path: Path, slice_steps: int, ties: str, expected: float) -> None:
-        found = toy(tmp_path / "run", slice_steps=slice_steps, exploit=TOURNAMENT[ties], explore=STILL)
-        assert max(found) == pytest.approx(expected, abs=5e-5)
+        result = toy(tmp_path / "run", slice_steps=slice_steps, exploit=TOURNAMENT[ties], explore=STILL)
+        assert max(result) == pytest.approx(expected, abs=5e-5)
 
     @pytest.mark.parametrize("clamp", [False, True])
     def test_pbt_beats_everything_else(self, tmp_path: Path, clamp: bool) -> None:

@@ -51,11 +51,11 @@ def test_kl_and_loss_equal_literal_transcriptions() -> None:
             terms.append(min(ratio * advantages[b], limited * advantages[b]))
             clipped += ratio != limited
     assert 0 < clipped < 15
-    found = ppo_loss(torch.tensor(new), torch.tensor(old), torch.tensor(advantages), clip)
-    assert float(found) == pytest.approx(-sum(terms) / 15, rel=1e-12)
+    result = ppo_loss(torch.tensor(new), torch.tensor(old), torch.tensor(advantages), clip)
+    assert float(result) == pytest.approx(-sum(terms) / 15, rel=1e-12)
     kl = math.log(0.5 / 0.2) + (0.2**2 + (0.3 - 0.1) ** 2) / (2 * 0.5**2) - 1 / 2
-    found = gaussian_kl(*(torch.tensor(x, dtype=torch.float64) for x in (0.3, 0.2, 0.1, 0.5)))
-    assert float(found) == pytest.approx(kl, rel=1e-12)
+    result = gaussian_kl(*(torch.tensor(x, dtype=torch.float64) for x in (0.3, 0.2, 0.1, 0.5)))
+    assert float(result) == pytest.approx(kl, rel=1e-12)
 
 
 def test_advantages_have_mean_zero_and_sd_one() -> None:

@@ -149,16 +149,16 @@ def test_only_the_last_slice_is_a_reward() -> None:
 @pytest.mark.parametrize("bad", [trained, lambda a: died(a, fatal=True), lambda a: trained(a, diverged=True)])
 def test_failed_trials_count_as_the_worst(bad: Result) -> None:
     strategy = search(slice_steps=600)
-    found = values(play(strategy, lambda a: bad(a) if a.member in ("m01", "m05") else by_lr(a))[0])
+    result = values(play(strategy, lambda a: bad(a) if a.member in ("m01", "m05") else by_lr(a))[0])
     worst = {**dict.fromkeys(("m01",), slice(0, 4)), **dict.fromkeys(("m05",), slice(0, 8))}
 
     def scored(a: Assignment) -> Report:
         if a.member not in worst:
             return by_lr(a)
-        others = [v["lr"] for i, v in enumerate(found[worst[a.member]]) if i not in (1, 5)]
+        others = [v["lr"] for i, v in enumerate(result[worst[a.member]]) if i not in (1, 5)]
         return trained(a, math.log10(min(others)))
 
-    assert values(play(strategy, scored)[0]) == found
+    assert values(play(strategy, scored)[0]) == result
 
 
 def test_run_in_which_everything_fails_ends() -> None:

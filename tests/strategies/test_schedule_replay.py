@@ -121,11 +121,11 @@ def test_points_beyond_the_budget_are_warned_of() -> None:
         config = configured(*({"at": step, "unroll_length": 5, "learning_rate": 0.1} for step in steps))
         return [line for line in find_warnings(config) if "schedule" in line]
 
-    said = (
+    message = (
         "strategy.schedule is longer than a member's budget (1,000 env steps): points from 1,000 on are never reached"
     )
     assert about_schedule(0, 999) == []
-    assert about_schedule(0, 1000, 2000) == [said]
+    assert about_schedule(0, 1000, 2000) == [message]
 
 
 STRATEGY = (

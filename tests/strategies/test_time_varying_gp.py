@@ -79,20 +79,20 @@ def test_fit_is_the_argmax_over_the_grid() -> None:
         covariances = kernel(points, points) + kernel.noise * np.eye(12)
         return float(multivariate_normal(cov=covariances).logpdf(targets))
 
-    found = fit(points, targets)
+    result = fit(points, targets)
     for length in LENGTHS:
         for forgetting in FORGETTING:
             for noise in NOISE:
-                v = found.variance
-                assert likelihood(Kernel(v, length, forgetting, noise * v)) <= likelihood(found) + 1e-9
+                v = result.variance
+                assert likelihood(Kernel(v, length, forgetting, noise * v)) <= likelihood(result) + 1e-9
 
 
 def test_fit_learns_noise_and_drift() -> None:
     rng = np.random.default_rng(0)
     points = np.column_stack([np.repeat(np.arange(20), 4), rng.random(80)])
     noisy = rng.standard_normal(80)
-    found = fit(points, noisy)
-    assert found.noise > found.variance
+    result = fit(points, noisy)
+    assert result.noise > result.variance
     steady = np.sin(6 * points[:, 1])
     assert fit(points, steady).noise < 0.05
     assert fit(points, steady).forgetting == 0.0

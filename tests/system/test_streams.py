@@ -37,9 +37,9 @@ def shell(where: Path, line: str, *argv: str) -> subprocess.CompletedProcess[str
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_run_trains_with_closed_streams(tmp_path: Path, closed: str):
     """Its worker and its final choice are processes that inherit them."""
-    found = shell(tmp_path, f'exec "$@" {closed}', *TRAIN)
-    assert (found.returncode, found.stderr) == (0, "")
-    assert bool(found.stdout) == (">&-" not in closed.split())
+    result = shell(tmp_path, f'exec "$@" {closed}', *TRAIN)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert bool(result.stdout) == (">&-" not in closed.split())
     assert "failure" not in kinds(tmp_path / "runs/toy_quadratic")
     assert (tmp_path / "runs/toy_quadratic/best.json").exists()
 
@@ -52,8 +52,8 @@ def test_run_trains_with_closed_streams(tmp_path: Path, closed: str):
 def test_library_trains_without_streams(tmp_path: Path, change: str, redirection: str):
     """As under pythonw, where all three are None."""
     (tmp_path / "script.py").write_text(LIBRARY.replace("CHANGE", change))
-    found = shell(tmp_path, f'exec "$@" {redirection}', sys.executable, "script.py")
-    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    result = shell(tmp_path, f'exec "$@" {redirection}', sys.executable, "script.py")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert "failure" not in kinds(tmp_path / "runs/toy_quadratic")
 
 
@@ -64,8 +64,8 @@ def test_closed_descriptors_become_inheritable_null_devices(tmp_path: Path):
         "subprocess.run(['sh', '-c', 'ls -l /proc/$$/fd | grep -c \"[012] -> /dev/null\" >&3; :'], pass_fds=[3])\n"
         "print('x'); print('y', file=sys.stderr); sys.stdin.read()"
     )
-    found = shell(tmp_path, 'exec "$@" 3>told <&- >&- 2>&-', sys.executable, "-c", code)
-    assert found.returncode == 0
+    result = shell(tmp_path, 'exec "$@" 3>told <&- >&- 2>&-', sys.executable, "-c", code)
+    assert result.returncode == 0
     assert (tmp_path / "told").read_text() == "3\n"
 
 
@@ -80,17 +80,17 @@ def test_open_streams_are_unchanged(capfd: pytest.CaptureFixture[str]):
 )
 def test_closed_reader_is_no_error(tmp_path: Path, command: str):
     line = f'{{ "$0" -m pbtrl {command}; echo $? >code; }} | true'
-    found = subprocess.run(
+    result = subprocess.run(
         ["sh", "-c", line, sys.executable],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
-    assert ((tmp_path / "code").read_text(), found.stderr) == ("0\n", "")
+    assert ((tmp_path / "code").read_text(), result.stderr) == ("0\n", "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device without room")
 def test_output_on_a_full_disk_is_reported(tmp_path: Path):
-    found = shell(tmp_path, 'exec "$@" >/dev/full', sys.executable, "-m", "pbtrl", "list", "--json")
-    assert (found.returncode, found.stderr) == (75, "standard output: No space left on device\n")
+    result = shell(tmp_path, 'exec "$@" >/dev/full', sys.executable, "-m", "pbtrl", "list", "--json")
+    assert (result.returncode, result.stderr) == (75, "standard output: No space left on device\n")
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "gone"), OSError(errno.EIO, "gone")])

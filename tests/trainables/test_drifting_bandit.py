@@ -20,10 +20,10 @@ RNG = np.random.default_rng(0)
 
 
 def test_optimum_drifts_and_stays() -> None:
-    toy, found = DriftingBandit(RNG, duration=40), []
+    toy, result = DriftingBandit(RNG, duration=40), []
     for steps in (20, 10, 10, 30):
-        found.append(toy.train(steps, {"h": 0.5}, RNG)["optimum"])
-    assert found == pytest.approx([0.5, 0.65, 0.8, 0.8])
+        result.append(toy.train(steps, {"h": 0.5}, RNG)["optimum"])
+    assert result == pytest.approx([0.5, 0.65, 0.8, 0.8])
 
 
 def test_best_arm_scores_one_and_a_constant_less() -> None:
@@ -39,6 +39,6 @@ def test_best_arm_scores_one_and_a_constant_less() -> None:
 def test_noise_is_that_of_evaluations() -> None:
     toy = DriftingBandit(RNG, noise=0.5)
     toy.train(10, {"h": 0.2}, RNG)
-    found = [toy.evaluate(np.random.default_rng(seed)) for seed in range(400)]
-    assert np.std(found) == pytest.approx(0.5, rel=0.15)
-    assert np.mean(found) == pytest.approx(0.05, abs=0.1)
+    result = [toy.evaluate(np.random.default_rng(seed)) for seed in range(400)]
+    assert np.std(result) == pytest.approx(0.5, rel=0.15)
+    assert np.mean(result) == pytest.approx(0.05, abs=0.1)

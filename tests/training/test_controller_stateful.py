@@ -274,14 +274,14 @@ class Machine(RuleBasedStateMachine):
 
     def needed(self) -> set[str]:
         """What somebody trains from, the best one, and the milestones."""
-        found = self.controller.population.needed() | self.best
+        result = self.controller.population.needed() | self.best
         clocks = dict.fromkeys(self.steps, 0)
         for record in read_journal(self.path) if self.path.exists() else ():
             if isinstance(record, ReportRecord):
                 report = record.report
                 before, clocks[report.member] = clocks[report.member], report.step
-                found |= {report.assignment} if before // MILESTONES < report.step // MILESTONES else set()
-        return found
+                result |= {report.assignment} if before // MILESTONES < report.step // MILESTONES else set()
+        return result
 
     @invariant()
     def parents_were_reported_before(self) -> None:

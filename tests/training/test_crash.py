@@ -56,9 +56,9 @@ def golden_toy(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory
 
 def undisturbed(fork_server: ForkServer, where: Path, config: str) -> Golden:
     (where / "cart.yaml").write_text(config)
-    found = result(fork_server, where)
+    results = result(fork_server, where)
     assert any(line["donor"] for d in journal(where / "runs/a") if d["kind"] == "decision" for line in d["assignments"])
-    return found
+    return results
 
 
 def result(fork_server: ForkServer, where: Path, *argv: str) -> Golden:
@@ -73,7 +73,7 @@ def result(fork_server: ForkServer, where: Path, *argv: str) -> Golden:
 
 def test_every_crash_point_is_listed() -> None:
     source = "".join(path.read_text() for path in (ROOT / "pbtrl").rglob("*.py"))
-    patterns = [re.sub(r"\{[^}]*\}", ".+", found) for found in re.findall(r'crash_point\(f?"([^"]+)"\)', source)]
+    patterns = [re.sub(r"\{[^}]*\}", ".+", results) for results in re.findall(r'crash_point\(f?"([^"]+)"\)', source)]
     assert patterns
     for pattern in patterns:
         assert any(re.fullmatch(pattern, point) for point in POINTS), pattern

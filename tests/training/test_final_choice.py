@@ -74,9 +74,9 @@ REAL = evaluators.make_evaluator
 
 @pytest.fixture
 def evaluator(monkeypatch: pytest.MonkeyPatch) -> Evaluator:
-    found = Evaluator()
-    monkeypatch.setattr(scoring, "make_evaluator", lambda config: found)
-    return found
+    result = Evaluator()
+    monkeypatch.setattr(scoring, "make_evaluator", lambda config: result)
+    return result
 
 
 def store(run: Path, *qualities: float) -> None:

@@ -43,14 +43,14 @@ def lines(request: Any, tmp_path: Path, quick_disk: None) -> list[Line]:
 
 def copies(lines: list[Line]) -> list[tuple[Line, dict[str, Line]]]:
     """Every assignment with a donor, and the last report of each member before it."""
-    found, newest = [], dict[str, Line]()
+    result, newest = [], dict[str, Line]()
     for line in lines:
         if line["kind"] == "report":
             newest[line["member"]] = line
         elif line["kind"] == "decision":
-            found += [(a, dict(newest)) for a in line["assignments"] if a["donor"]]
-    assert found
-    return found
+            result += [(a, dict(newest)) for a in line["assignments"] if a["donor"]]
+    assert result
+    return result
 
 
 def test_27170_and_28509_a_donor_has_a_snapshot_and_gives_its_newest(lines: list[Line]) -> None:

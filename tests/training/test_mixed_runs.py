@@ -105,8 +105,8 @@ def test_ppo_mixes_with_the_others(mixed: Command, across):
         mix.append("strategy.exploit.method=none")
     run = train(mixed, "together", *mix)
     assert canonical(train(mixed, "apart", "execution.cohort=1", *mix)) == canonical(run)
-    found = {a["hyperparameters"]["minibatches"] for m in ("m03", "m04", "m05") for a in assigned(run, m)[:1]}
-    assert found == {2, 5}
+    result = {a["hyperparameters"]["minibatches"] for m in ("m03", "m04", "m05") for a in assigned(run, m)[:1]}
+    assert result == {2, 5}
 
 
 # The same journal
@@ -148,13 +148,13 @@ def test_stopped_slices_of_continuing_envs_finish_later(mixed: Command, monkeypa
 
 def test_across_agents_a_changed_member_trains_and_is_evaluated(mixed: Command, finished: Callable[..., Path]):
     run = finished(ACROSS)
-    found = {m: agents(run, m) for m in ("m00", "m01", "m02", "m03")}
-    changed = [m for m, kind in found.items() if kind[0] != kind[-1] and kind[-1] == kind[-2]]
-    assert changed, found
+    result = {m: agents(run, m) for m in ("m00", "m01", "m02", "m03")}
+    changed = [m for m, kind in result.items() if kind[0] != kind[-1] and kind[-1] == kind[-2]]
+    assert changed, result
     member = changed[0]
-    before, after = found[member][0], found[member][-1]
+    before, after = result[member][0], result[member][-1]
     slices = assigned(run, member)
-    first = next(i for i, kind in enumerate(found[member]) if kind == after)
+    first = next(i for i, kind in enumerate(result[member]) if kind == after)
     donor = slices[first]["donor"]
     assert slices[first]["parent"].startswith(donor)
     assert slices[first + 1]["parent"] == slices[first]["id"]  # goes on with what it made of it
@@ -181,8 +181,8 @@ def test_across_agents_a_changed_member_trains_and_is_evaluated(mixed: Command, 
 
 def test_status_names_every_agent_and_hyperparameter(mixed: Command, finished: Callable[..., Path]):
     finished()
-    found = mixed("status", "a", "--json").json["members"]
-    assert [m["hyperparameters"]["agent"] for m in found] == DEALT
+    result = mixed("status", "a", "--json").json["members"]
+    assert [m["hyperparameters"]["agent"] for m in result] == DEALT
     titles, *rows = mixed("status", "a").out.splitlines()[1:6]
     assert titles.split()[4:] == ["agent", "learning_rate", "unroll_length", "rho_bar", "target_period"]
     assert {row.split()[0]: row.split()[4] for row in rows} == dict(
@@ -229,9 +229,9 @@ def test_opening_and_plain_lines_show_the_mix(mixed: Command):
 
 
 def test_bench_measures_all_agents(mixed: Command):
-    found = mixed("bench", "mixed.yaml", "execution.workers=1", "--seconds", 0.2, "--json").json
-    assert (found["members"], found["workers"]) == (4, 1)
-    assert found["env_steps_per_s"] > 0
+    result = mixed("bench", "mixed.yaml", "execution.workers=1", "--seconds", 0.2, "--json").json
+    assert (result["members"], result["workers"]) == (4, 1)
+    assert result["env_steps_per_s"] > 0
 
 
 @pytest.mark.parametrize(
@@ -260,11 +260,11 @@ def test_other_strategies_and_fitness_sources(mixed: Command, overrides: list[st
 
 def test_mix_cannot_change_on_resume(mixed: Command, finished: Callable[..., Path]):
     finished()
-    for overrides, said in (
+    for overrides, message in (
         (["population.mix.vmpo=2", "population.size=5"], "population.mix.vmpo (1 -> 2), population.size (4 -> 5)"),
         (["agents.a3c.hidden=[9]"], "agents.a3c.hidden ([8] -> [9])"),
     ):
-        assert f"cannot change on resume: {said}." in mixed("resume", "a", *overrides).err
+        assert f"cannot change on resume: {message}." in mixed("resume", "a", *overrides).err
     assert mixed("resume", "a", "budget.env_steps_per_member=1200").code == 0
     assert mixed("train", "mixed.yaml", "--name", "a", "--if-exists", "resume").code == 0
 
@@ -282,7 +282,7 @@ def test_every_unfit_agent_is_named():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "text"),
     [
         (
             ["env.id=tests.faulty_envs:tuples"],
@@ -295,22 +295,22 @@ def test_every_unfit_agent_is_named():
         ),
     ],
 )
-def test_unsupported_actions_are_one_error(overrides, said):
+def test_unsupported_actions_are_one_error(overrides, text):
     """Whether no agent or only one agent cannot take them."""
     source = ConfigSource(MIXED, overrides=overrides)
     with pytest.raises(ConfigError) as caught:
         factory.prepare(check(source), source)
     (message,) = caught.value.messages
-    assert message.startswith(said)
+    assert message.startswith(text)
 
 
 def test_cohort_has_one_agent_and_exact_members_train_alone():
     config = factory.prepare(load("mixed"))
     made = rl.MixedBuilder(config)
     first = factory.make_strategy(config).decide(factory.make_header(config, "a").population())
-    found = [made.structure(a) for a in first]
-    assert found == [*[("impala", None)] * 3, ("a3c", "m03"), ("a3c", "m04"), *[("vmpo", None)] * 3]
-    cohort = made.cohort(["m05", "m06"], 1, found[5])
+    result = [made.structure(a) for a in first]
+    assert result == [*[("impala", None)] * 3, ("a3c", "m03"), ("a3c", "m04"), *[("vmpo", None)] * 3]
+    cohort = made.cohort(["m05", "m06"], 1, result[5])
     assert cohort.members == ("m05", "m06")
 
 

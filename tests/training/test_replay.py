@@ -67,8 +67,8 @@ def test_printed_schedule_trains_the_same_steps(quadratic: Command) -> None:
 
 def test_replay_compares_schedule_and_constants(quadratic: Command) -> None:
     before = contents(RUN)
-    found = quadratic("replay", "last", "--seeds", "3", "--progress", "plain")
-    assert (found.code, found.err) == (0, "")
+    result = quadratic("replay", "last", "--seeds", "3", "--progress", "plain")
+    assert (result.code, result.err) == (0, "")
     assert contents(RUN) == before
     points = quadratic("schedule", "toy_quadratic", "--format", "json").json["schedule"]
     assert len(points) > 1
@@ -82,7 +82,7 @@ def test_replay_compares_schedule_and_constants(quadratic: Command) -> None:
         assert config.seed != original.seed
         seeds = [{a["seed"] for a in line["assignments"]} for line in journal(NEW / arm)[1:] if "assignments" in line]
         assert len(seeds[0]) == 3
-    table = found.out.splitlines()[-10:]
+    table = result.out.splitlines()[-10:]
     rows = {row["name"]: row for row in json.loads((NEW / "replay.json").read_text())["rows"]}
     assert [line[:26].strip() for line in table[1:5]] == [
         "original best member", "replayed schedule", "final values held constant", "best constants",
@@ -131,11 +131,11 @@ def test_stopped_replay_continues_with_the_same_command(quadratic: Command, monk
         inside.setattr(Replay, "scores", lambda self: signal.raise_signal(signal.SIGINT))
         assert quadratic(*command).code == 130
     before = {arm: contents(NEW / arm) for arm in ("schedule", "final", "constant")}
-    found = quadratic(*command)
-    assert found.code == 0
+    result = quadratic(*command)
+    assert result.code == 0
     assert {arm: contents(NEW / arm) for arm in before} == before
-    assert [row["return_mean"] for row in found.json["rows"]] == [row["return_mean"] for row in whole["rows"]]
-    assert [row["steps"] for row in found.json["rows"]] == [200] * 4
+    assert [row["return_mean"] for row in result.json["rows"]] == [row["return_mean"] for row in whole["rows"]]
+    assert [row["steps"] for row in result.json["rows"]] == [200] * 4
 
 
 def test_fittest_member_that_never_changed_gives_the_best_constants(pbtrl: Command) -> None:
@@ -145,35 +145,35 @@ def test_fittest_member_that_never_changed_gives_the_best_constants(pbtrl: Comma
     never = [m for m in pbtrl("status", "last", "--json").json["members"] if m["id"] not in copied]
     assert len(never) > 1
     fittest = max(never, key=lambda m: m["fitness"])
-    found = pbtrl("replay", "last", "--seeds", "2", "--member", min(copied), "--json").json
-    assert found["constants_of"] == fittest["id"]
-    assert found["constants"] == fittest["hyperparameters"]
+    result = pbtrl("replay", "last", "--seeds", "2", "--member", min(copied), "--json").json
+    assert result["constants_of"] == fittest["id"]
+    assert result["constants"] == fittest["hyperparameters"]
     assert changes(NEW / "constant") == [{"at": 0, **fittest["hyperparameters"]}]
-    assert found["rows"][3]["return_mean"] == pytest.approx(fittest["fitness"])
-    shown = pbtrl("replay", "last", "--seeds", "2", "--member", min(copied)).out
-    assert f"those of {fittest['id']}, the fittest member whose hyperparameters never changed" in shown
-    assert "episodes" not in shown
+    assert result["rows"][3]["return_mean"] == pytest.approx(fittest["fitness"])
+    text = pbtrl("replay", "last", "--seeds", "2", "--member", min(copied)).out
+    assert f"those of {fittest['id']}, the fittest member whose hyperparameters never changed" in text
+    assert "episodes" not in text
 
 
 def test_agent_of_a_mix_is_replayed_alone(pbtrl: Command) -> None:
     Path("mixed.yaml").write_text(MIXED)
     changed = ["strategy.explore.when=always", "budget.env_steps_per_member=480"]
     assert pbtrl("train", "mixed.yaml", "--name", "mixed", *changed).code == 0
-    found = pbtrl("replay", "mixed", "--seeds", "2", "--member", "m03", "--json").json
-    assert found["agent"] == "vmpo"
+    result = pbtrl("replay", "mixed", "--seeds", "2", "--member", "m03", "--json").json
+    assert result["agent"] == "vmpo"
     config = load("runs/mixed-replay/schedule/config.resolved.yaml")
     assert config.agents is None
     assert config.agent
     assert (config.agent.name, list(config.hparams)) == (
         "vmpo", ["learning_rate", "unroll_length", "target_period"],
     )  # fmt: skip
-    assert [row["steps"] for row in found["rows"]] == [480] * 4
-    evaluations = [e for row in found["rows"] for e in row["members"]]
+    assert [row["steps"] for row in result["rows"]] == [480] * 4
+    evaluations = [e for row in result["rows"] for e in row["members"]]
     assert [e["episodes"] for e in evaluations] == [3] * 7
     assert all(e["seeds"] == evaluations[0]["seeds"] for e in evaluations)
     assert [e["agent"] for e in evaluations] == ["vmpo"] * 7
-    shown = pbtrl("replay", "mixed", "--seeds", "2", "--member", "m03").out
-    assert "the same 3 fresh episodes for every member, raw returns" in shown
+    text = pbtrl("replay", "mixed", "--seeds", "2", "--member", "m03").out
+    assert "the same 3 fresh episodes for every member, raw returns" in text
 
 
 def test_replay_trains_as_long_as_the_ancestry_whatever_the_budget(pbtrl: Command) -> None:
@@ -181,9 +181,9 @@ def test_replay_trains_as_long_as_the_ancestry_whatever_the_budget(pbtrl: Comman
     assert pbtrl("train", "toy_quadratic", "budget={env_steps_per_member: 200, until_fitness: 1.0}").code == 0
     steps = pbtrl("schedule", "last", "--format", "json").json["steps"]
     assert steps < 200
-    found = pbtrl("replay", "last", "--seeds", "1", "--json").json
-    assert [row["steps"] for row in found["rows"]] == [steps] * 4
-    assert [row["incomplete"] for row in found["rows"]] == [{}] * 4
+    result = pbtrl("replay", "last", "--seeds", "1", "--json").json
+    assert [row["steps"] for row in result["rows"]] == [steps] * 4
+    assert [row["incomplete"] for row in result["rows"]] == [{}] * 4
     assert load(NEW / "schedule/config.resolved.yaml").budget.until_fitness is None
 
 
@@ -223,8 +223,8 @@ def test_members_that_fail_are_named(pbtrl: Command) -> None:
     refused = pbtrl("replay", "a", "--seeds", "8")
     assert (refused.code, refused.err.startswith("runs/a asks to import 'flaky'")) == (2, True)
     assert not Path("runs/a-replay").exists()
-    found = pbtrl("replay", "a", "--seeds", "8", "--trust-imports", "--progress", "none")
-    assert found.code == 0, found.err
+    result = pbtrl("replay", "a", "--seeds", "8", "--trust-imports", "--progress", "none")
+    assert result.code == 0, result.err
     row = json.loads(Path("runs/a-replay/replay.json").read_text())["rows"][1]
     given_up, diverged = (
         sorted(m for m, step in row["incomplete"].items() if (step == 100) == early) for early in (True, False)
@@ -239,9 +239,9 @@ def test_members_that_fail_are_named(pbtrl: Command) -> None:
     assert row["return_mean"] == pytest.approx(np.mean(scores))
     assert row["ci95"] == pytest.approx([np.mean(scores) - half, np.mean(scores) + half])
     assert (row["return_min"], row["return_max"]) == (min(scores), max(scores))
-    assert f"replayed schedule: no finite score of {', '.join(diverged)}\n" in found.out
+    assert f"replayed schedule: no finite score of {', '.join(diverged)}\n" in result.out
     ended = ", ".join(f"{m} at {step}" for m, step in row["incomplete"].items())
-    assert f"replayed schedule: ended early and scored there: {ended}\n" in found.out
+    assert f"replayed schedule: ended early and scored there: {ended}\n" in result.out
 
 
 # Refusals

@@ -311,11 +311,11 @@ def test_closed_terminal_saves_the_run(pbtrl: Command, tmp_path: Path, mode: str
     command = [sys.executable, "-m", "pbtrl", *telling(tmp_path), "execution.backend=processes", "--progress", mode]
     closing = CLOSING if mode == "live" else CLOSING.replace("fitness", "Ctrl-C")
     path = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "TERM": "xterm"}
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", closing, tmp_path / "fifo", *command],
         cwd=tmp_path, env=path, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert (found.stdout, found.stderr) == ("129\n", "")
+    assert (result.stdout, result.stderr) == ("129\n", "")
     assert kinds(Path("runs/a"))[-1] == "stop"
     assert json.loads(Path("runs/a/run.json").read_text())["status"] == "stopped"
 
@@ -363,8 +363,8 @@ def test_moved_run_ends_and_is_intact_at_its_new_path(pbtrl: Command, tmp_path: 
         Path("runs/a").rename("runs/b")
         _, err = process.communicate(timeout=60)
         assert process.returncode == 2
-        said = "runs/a was moved or deleted during training; resume it at its new place"
-        assert [line for line in err.splitlines() if not line.startswith("warning: ")] == [said]
+        message = "runs/a was moved or deleted during training; resume it at its new place"
+        assert [line for line in err.splitlines() if not line.startswith("warning: ")] == [message]
         assert all(map(ended, family))
     assert not Path("runs/a").exists()
     assert pbtrl("verify", "b").code == 0
@@ -539,13 +539,13 @@ def test_executor_and_stops_change_nothing(pbtrl: Command, monkeypatch):
 def test_resume_of_a_finished_run_changes_nothing(pbtrl: Command):
     pbtrl("train", "toy_quadratic")
     before = contents(Path("runs/toy_quadratic"))
-    said = (
+    message = (
         "runs/toy_quadratic is finished (budget): nothing to do. "
         "To continue: pbtrl resume toy_quadratic budget.env_steps_per_member=400\n"
     )
     for command in (["resume", "last"], ["train", "toy_quadratic", "--if-exists", "resume"]):
-        found = pbtrl(*command)
-        assert (found.code, found.out, found.err) == (0, said, "")
+        result = pbtrl(*command)
+        assert (result.code, result.out, result.err) == (0, message, "")
     assert contents(Path("runs/toy_quadratic")) == before
 
 
@@ -565,9 +565,9 @@ def test_same_command_starts_resumes_and_finishes(pbtrl: Command, monkeypatch):
 def test_longer_budget_extends_a_finished_run(pbtrl: Command):
     pbtrl("train", "toy_quadratic")
     first = json.loads(Path("runs/toy_quadratic/best.json").read_text())
-    found = pbtrl("resume", "toy_quadratic", "budget.env_steps_per_member=230")
-    assert found.code == 0
-    assert "400 of 460 steps are done" in found.out
+    result = pbtrl("resume", "toy_quadratic", "budget.env_steps_per_member=230")
+    assert result.code == 0
+    assert "400 of 460 steps are done" in result.out
     run = Path("runs/toy_quadratic")
     status = pbtrl("status", "toy_quadratic", "--json").json
     assert (status["steps_budget"], [m["env_steps"] for m in status["members"]]) == (460, [230, 230])
@@ -620,29 +620,29 @@ def test_fixed_settings_cannot_change_on_resume(pbtrl: Command, override: str):
     pbtrl("train", "toy_quadratic")
     before = contents(Path("runs/toy_quadratic"))
     for command in (["resume", "toy_quadratic"], ["train", "toy_quadratic", "--if-exists", "resume"]):
-        found = pbtrl(*command, override)
-        assert (found.code, found.out) == (2, "")
-        assert found.err.startswith(f"cannot change on resume: {CHANGED[override]}")
-        assert len(found.err.splitlines()) == 1
+        result = pbtrl(*command, override)
+        assert (result.code, result.out) == (2, "")
+        assert result.err.startswith(f"cannot change on resume: {CHANGED[override]}")
+        assert len(result.err.splitlines()) == 1
     assert contents(Path("runs/toy_quadratic")) == before
 
 
 def test_env_and_agent_cannot_change_on_resume(pbtrl: Command):
     pbtrl("train", "cart.yaml", "--name", "a")
-    for override, said in (
+    for override, message in (
         ("env.id=Acrobot-v1", "env.id (CartPole-v1 -> Acrobot-v1)"),
         ("agent.optimizer=adam", "agent.optimizer (rmsprop -> adam)"),
         ("env.backend=envpool", "env.backend (gymnasium -> envpool)"),
     ):
-        assert f"cannot change on resume: {said}." in pbtrl("resume", "a", override).err
+        assert f"cannot change on resume: {message}." in pbtrl("resume", "a", override).err
     assert pbtrl("train", "cart.yaml", "--name", "a", "env.backend=auto", "--if-exists", "resume").code == 0
 
 
 def test_budget_cannot_shrink(pbtrl: Command):
     pbtrl("train", "toy_quadratic")
-    found = pbtrl("resume", "toy_quadratic", "budget.env_steps_per_member=100")
-    assert found.code == 2
-    assert found.err == "a budget can only grow: this run's is 200 steps per member, more than 100 steps\n"
+    result = pbtrl("resume", "toy_quadratic", "budget.env_steps_per_member=100")
+    assert result.code == 2
+    assert result.err == "a budget can only grow: this run's is 200 steps per member, more than 100 steps\n"
 
 
 def test_one_controller_at_a_time(pbtrl: Command):
@@ -654,9 +654,9 @@ def test_one_controller_at_a_time(pbtrl: Command):
             ["train", "toy_quadratic", "--if-exists", "resume"],
             ["train", "toy_quadratic", "--overwrite"],
         ):
-            found = pbtrl(*command)
-            assert found.code == 2
-            assert f"in use by process {os.getpid()} on" in found.err
+            result = pbtrl(*command)
+            assert result.code == 2
+            assert f"in use by process {os.getpid()} on" in result.err
     assert contents(Path("runs/toy_quadratic")) == before
 
 
@@ -665,16 +665,16 @@ def test_lineage_and_curves_continue_after_a_stop(pbtrl: Command, monkeypatch):
     with signalled(monkeypatch, signal.SIGINT, report=13):
         pbtrl("train", "toy_quadratic")
     pbtrl("resume", "toy_quadratic")
-    found = {}
+    result = {}
     for name in ("whole", "toy_quadratic"):
         run = Path("runs") / name
-        told = [{k: v for k, v in c.items() if k != "time"} for c in copies(read_journal(run / "journal.jsonl"))]
+        received = [{k: v for k, v in c.items() if k != "time"} for c in copies(read_journal(run / "journal.jsonl"))]
         curves = {}
         for member in ("m00", "m01", "population"):
             events = EventAccumulator(str(run / "tb" / member)).Reload()
             curves[member] = {t: [(e.step, e.value) for e in events.Scalars(t)] for t in events.Tags()["scalars"]}
-        found[name] = told, curves
-    assert found["toy_quadratic"] == found["whole"]
+        result[name] = received, curves
+    assert result["toy_quadratic"] == result["whole"]
 
 
 def test_default_hyperparameters_are_always_shown(pbtrl: Command):
@@ -705,10 +705,10 @@ def test_default_hyperparameters_are_always_shown(pbtrl: Command):
 def test_env_failing_the_final_choice_loses_nothing(pbtrl: Command, how, why):
     env = f"env={{id: tests.faulty_envs:Odd, num_envs: 4, kwargs: {{how: {how}}}}}"
     processes = ["execution.backend=processes", "execution.workers=1", "failure.env_step_timeout=1"]
-    found = pbtrl("train", "cart.yaml", "--name", "a", env, *processes)
-    assert found.code == 3
-    assert found.err.splitlines()[-1].startswith(f"the final evaluation failed: {why}")
-    assert "see runs/a/log.txt" in found.err
+    result = pbtrl("train", "cart.yaml", "--name", "a", env, *processes)
+    assert result.code == 3
+    assert result.err.splitlines()[-1].startswith(f"the final evaluation failed: {why}")
+    assert "see runs/a/log.txt" in result.err
     assert ("not now" in Path("runs/a/log.txt").read_text()) == (how == "raise")
     assert [m["env_steps"] for m in pbtrl("status", "a", "--json").json["members"]] == [720] * 4
     assert pbtrl("eval", "a", "--member", "m00", "--episodes", 2, "--trust-imports").code == 0
@@ -723,21 +723,21 @@ def test_env_failing_the_final_choice_loses_nothing(pbtrl: Command, how, why):
 )
 def test_env_errors_are_reported(pbtrl: Command, how, why):
     env = f"env={{id: tests.faulty_envs:Odd, num_envs: 1, kwargs: {{how: {how}}}}}"
-    found = pbtrl("train", "cart.yaml", "--name", "a", env, "population.size=1")
-    said = f"no member survived: EnvError: env.id=tests.faulty_envs:Odd: {why}"
-    assert (found.code, found.err.splitlines()[-1].startswith(said)) == (3, True), found.err
+    result = pbtrl("train", "cart.yaml", "--name", "a", env, "population.size=1")
+    message = f"no member survived: EnvError: env.id=tests.faulty_envs:Odd: {why}"
+    assert (result.code, result.err.splitlines()[-1].startswith(message)) == (3, True), result.err
 
 
 def test_failing_env_is_retried_then_given_up(pbtrl: Command):
-    found = pbtrl("train", "cart.yaml", "--name", "a", "env.id=probe/Raising-v0", "population.size=2")
-    assert found.code == 3
+    result = pbtrl("train", "cart.yaml", "--name", "a", "env.id=probe/Raising-v0", "population.size=2")
+    assert result.code == 3
     why = (
         "EnvError: env.id=probe/Raising-v0: step() raised RuntimeError: probe/Raising-v0 raised, as it was asked to "
         "(env 0 of 4, step 11)"
     )
     again = "see runs/a/members/m01/log.txt; when the cause is fixed: pbtrl resume a"
-    assert found.err.splitlines()[-1] == f"no member survived: {why}; {again}"
-    assert "Traceback" not in found.out + found.err
+    assert result.err.splitlines()[-1] == f"no member survived: {why}; {again}"
+    assert "Traceback" not in result.out + result.err
     assert "Traceback" in Path("runs/a/members/m01/log.txt").read_text()
     failures = [line for line in journal(Path("runs/a")) if line["kind"] == "failure"]
     first = [(f["alone"], f["given_up"]) for f in failures if f["member"] == "m00"][:4]
@@ -783,11 +783,11 @@ def test_resume_retries_if_no_member_survived(pbtrl: Command, monkeypatch, tmp_p
     first = next(line["assignments"] for line in journal(run) if line["kind"] == "decision")
     (tmp_path / "x").touch()
     for _ in range(2):
-        found = pbtrl("resume", "a", "--trust-imports")
-        assert found.code == 3
+        result = pbtrl("resume", "a", "--trust-imports")
+        assert result.code == 3
         why = "EnvError: env.id=tests.faulty_envs:Breakable: step() raised RuntimeError: broken (env 0 of 4, step 1)"
-        assert f"no member survived: {why}; see runs/a/members/" in found.err
-        assert found.err.endswith("; when the cause is fixed: pbtrl resume a --trust-imports\n")
+        assert f"no member survived: {why}; see runs/a/members/" in result.err
+        assert result.err.endswith("; when the cause is fixed: pbtrl resume a --trust-imports\n")
         assert [m.step for m in RunDirectory(run).load()[2].members.values()] == [240] * 2
     (tmp_path / "x").unlink()
     before = len(journal(run))
@@ -804,12 +804,12 @@ def test_failed_final_choice_can_be_repeated(pbtrl: Command, monkeypatch):
 
     with monkeypatch.context() as inside:
         inside.setattr(scoring, "evaluate", raises)
-        found = pbtrl("train", "toy_quadratic")
-    assert found.code == 3
-    said = "the final evaluation failed: RuntimeError: no such luck; see runs/toy_quadratic/log.txt"
-    assert found.err.splitlines()[-1] == said
+        result = pbtrl("train", "toy_quadratic")
+    assert result.code == 3
+    message = "the final evaluation failed: RuntimeError: no such luck; see runs/toy_quadratic/log.txt"
+    assert result.err.splitlines()[-1] == message
     assert "Traceback" in Path("runs/toy_quadratic/log.txt").read_text()
-    assert pbtrl("status", "toy_quadratic").out.splitlines()[-1].startswith(said)
+    assert pbtrl("status", "toy_quadratic").out.splitlines()[-1].startswith(message)
     assert pbtrl("resume", "toy_quadratic").code == 0
 
 
@@ -829,8 +829,8 @@ def test_endless_env_is_trained_evaluated_and_resumed(pbtrl: Command, backend: s
     best = json.loads(Path("runs/a/best.json").read_text())
     assert (best["evaluation"]["truncated"], best["evaluation"]["max_steps"]) == (3, 1000)
     assert [s["truncated"] for s in best["selection"]] == [2] * 2
-    shown = pbtrl("eval", "a", "--episodes", 20, "--trust-imports")
-    assert (shown.code, shown.out.splitlines()[-1]) == (0, f"{best['member']}: 20 of 20 episodes cut at 1,000 steps")
+    text = pbtrl("eval", "a", "--episodes", 20, "--trust-imports")
+    assert (text.code, text.out.splitlines()[-1]) == (0, f"{best['member']}: 20 of 20 episodes cut at 1,000 steps")
     resumed = pbtrl("resume", "a", "final.max_steps=7", "--trust-imports")
     assert (resumed.code, "3 of 3 episodes cut at 7 steps" in resumed.out) == (0, True)
     played = pbtrl("eval", "a", "--json", "--trust-imports").json
@@ -879,12 +879,12 @@ def test_ctrl_c_ends_an_evaluation(pbtrl: Command, tmp_path: Path, command: str,
     """It waits for no episode's end, and the run can be resumed."""
     os.mkfifo(tmp_path / "fifo")
     slow, quick = (f"final={{selection_episodes: 1, episodes: 1, max_steps: {n}}}" for n in (10**8, 3))
-    told, silent = (
+    received, silent = (
         f"env={{id: tests.faulty_envs:Endless, num_envs: 2, kwargs: {{fifo: {f}}}}}"
         for f in (tmp_path / "fifo", "null")
     )
     small = ["population.size=1", "budget.env_steps_per_member=40", "strategy.ready.slice_steps=40"]
-    argv = ["train", "cart.yaml", "--name", "a", told, slow, *small, f"execution.backend={backend}"]
+    argv = ["train", "cart.yaml", "--name", "a", received, slow, *small, f"execution.backend={backend}"]
     if command == "eval":
         assert pbtrl("train", "cart.yaml", "--name", "a", silent, quick, *small).code == 0
         path = Path("runs/a/config.resolved.yaml")
@@ -932,9 +932,9 @@ def test_run_without_a_finite_score_fails(pbtrl: Command, monkeypatch):
         assert not Path("runs/a/best.json").exists()
         assert kinds(Path("runs/a"))[-1] == "report"
         assert why in pbtrl("status", "a").out
-        shown = pbtrl("eval", "a", "--member", "m00", "--episodes", 2)
-        assert (shown.code, shown.err) == (3, f"{why}\n")
-        assert shown.out.splitlines()[1].split()[:7] == ["m00", "m00/000002", "2", "-", "-", "-", "-"]
+        text = pbtrl("eval", "a", "--member", "m00", "--episodes", 2)
+        assert (text.code, text.err) == (3, f"{why}\n")
+        assert text.out.splitlines()[1].split()[:7] == ["m00", "m00/000002", "2", "-", "-", "-", "-"]
         printed = pbtrl("eval", "a", "--member", "m00", "--json")
         assert printed.code == 3
         assert [printed.json[k] for k in ("return_mean", "return_std", "ci95", "return_min")] == [None] * 4
@@ -946,8 +946,8 @@ def test_run_that_ends_before_its_first_slice_fails(pbtrl: Command, monkeypatch)
     monkeypatch.setattr(Controller, "seconds", 1.0)
     done = pbtrl("train", "cart.yaml", "--name", "a", "budget.wall_clock=1s")
     assert done.code == 3
-    said = "no score: the run ended (wall clock) before any member came to the end of a slice"
-    assert done.err.splitlines()[-1].startswith(said)
+    message = "no score: the run ended (wall clock) before any member came to the end of a slice"
+    assert done.err.splitlines()[-1].startswith(message)
 
 
 def test_journals_with_null_or_nan_can_be_read(pbtrl: Command):

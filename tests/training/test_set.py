@@ -66,8 +66,8 @@ def assignments(run: Path, after: str) -> list[dict[str, Any]]:
 def test_bounds_apply_from_the_next_decision_on(pbtrl: Command, stopped: Path) -> None:
     done = pbtrl("set", "a", "hparams.h0.low=0.0", "hparams.h0.high=0.1", "strategy.explore.factors=[0.5, 0.4]")
     assert (done.code, done.err) == (0, "")
-    said = "hparams.h0.low 0.0, hparams.h0.high 0.1, strategy.explore.factors [0.5, 0.4]"
-    assert done.out == f"{said}: read by the first decision after a resume\n"
+    message = "hparams.h0.low 0.0, hparams.h0.high 0.1, strategy.explore.factors [0.5, 0.4]"
+    assert done.out == f"{message}: read by the first decision after a resume\n"
     assert pbtrl("status", "a").out.splitlines()[0].startswith("a: stopped")
     assert pbtrl("resume", "a", "--progress", "none").code == 0
     explored = [a for a in assignments(RUN, "set") if a["donor"]]
@@ -77,7 +77,7 @@ def test_bounds_apply_from_the_next_decision_on(pbtrl: Command, stopped: Path) -
     assert min(a["hyperparameters"]["h0"] for a in before) >= 0.2
     assert "all the same" in pbtrl("verify", "a", "--decisions").out
     for command in ("status", "lineage"):
-        assert f"changed by pbtrl set: {said}" in pbtrl(command, "a").out
+        assert f"changed by pbtrl set: {message}" in pbtrl(command, "a").out
         assert pbtrl(command, "a", "--json").json["changes"][0]["settings"]["hparams.h0.high"] == 0.1
     assert pbtrl("report", "a").code == 0
     assert "strategy.explore.factors [0.5, 0.4]" in Path("runs/a/report.html").read_text()
@@ -121,7 +121,7 @@ def test_retired_member_gets_no_assignment_and_donates_none(pbtrl: Command, stop
 
 
 @pytest.mark.parametrize(
-    ("items", "said"),
+    ("items", "message"),
     [
         (["seed=3"], f"'seed' cannot change while a run lives. What can: {EVERYTHING}, hparams.h0.low, hparams.h0."),
         (["strategy.explore.method=none"], "'strategy.explore.method' cannot change while a run lives. What can: "),
@@ -136,26 +136,26 @@ def test_retired_member_gets_no_assignment_and_donates_none(pbtrl: Command, stop
     ],
 )  # fmt: skip
 def test_invalid_changes_are_one_line_and_change_nothing(
-    pbtrl: Command, stopped: Path, items: list[str], said: str
+    pbtrl: Command, stopped: Path, items: list[str], message: str
 ) -> None:  # fmt: skip
     before = (RUN / "journal.jsonl").read_bytes()
     refused = pbtrl("set", "a", *items)
     assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
-    assert said in refused.err
+    assert message in refused.err
     assert (RUN / "journal.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("toy_halving", "'seed' cannot change while a run lives. Nothing can with the strategy asha"),
         ("toy_pb2", "'seed' cannot change while a run lives. What can: hparams."),
     ],
 )
-def test_other_strategies(pbtrl: Command, name: str, said: str) -> None:
+def test_other_strategies(pbtrl: Command, name: str, message: str) -> None:
     """They retire nobody on request."""
     api.train(name, name="a", callbacks=[StopAt(2)], progress="none")
-    with pytest.raises(RunError, match=re.escape(said)):
+    with pytest.raises(RunError, match=re.escape(message)):
         set_run(DIRECTORY, ["seed=3"])
     with pytest.raises(RunError, match="retires no members on request; pbt does"):
         set_run(DIRECTORY, ["retire=m00"])

@@ -90,11 +90,11 @@ def test_arms_are_named_after_what_varies(labels: list[str], settings: list[dict
 
 def test_planned_steps_count_everything_that_trains() -> None:
     arms = make_arms(["toy_halving"], ["population.size=9"], {"strategy.name": ["asha", "pbt", "fire", "rl_search"]})
-    found = {arm.name: (arm.trains, arm.steps) for arm in arms}
-    assert found["pbt"] == ("9 members", 9 * 64)
-    assert found["fire"] == ("9 members (2 evaluators)", 9 * 64)
-    assert found["rl_search"] == ("64 trials", 64 * 64)
-    assert found["asha"] == ("64 trials", 64 * 1 + 16 * 3 + 4 * 12 + 1 * 48)
+    result = {arm.name: (arm.trains, arm.steps) for arm in arms}
+    assert result["pbt"] == ("9 members", 9 * 64)
+    assert result["fire"] == ("9 members (2 evaluators)", 9 * 64)
+    assert result["rl_search"] == ("64 trials", 64 * 64)
+    assert result["asha"] == ("64 trials", 64 * 1 + 16 * 3 + 4 * 12 + 1 * 48)
     capped = make_arms(["toy_halving"], ["budget.total_steps=200"], {"strategy.name": ["asha", "pbt"]})
     assert [arm.steps for arm in capped] == [200, 200]
 
@@ -110,12 +110,12 @@ def test_arm_survives_its_text() -> None:
 
 
 def test_sweep_trains_arms_times_seeds_in_balanced_order(pbtrl: Command) -> None:
-    found = pbtrl(*COMMAND, "--progress", "plain")
-    assert found.code == 0
+    result = pbtrl(*COMMAND, "--progress", "plain")
+    assert result.code == 0
     assert begun() == ["pbt-s1", "random_search-s1", "pbt-s2", "random_search-s2"]
-    assert found.err == "warning: strategy.name=random_search does not use exploit, explore of toy_quadratic.yaml\n"
-    assert "4 runs in runs/toy_quadratic-sweep, seeds 1, 2" in found.out
-    lines = [line for line in found.out.splitlines() if line.startswith("run ") and " of " in line]
+    assert result.err == "warning: strategy.name=random_search does not use exploit, explore of toy_quadratic.yaml\n"
+    assert "4 runs in runs/toy_quadratic-sweep, seeds 1, 2" in result.out
+    lines = [line for line in result.out.splitlines() if line.startswith("run ") and " of " in line]
     assert ["left for all runs" in line for line in lines] == [False, True, True, True]
     assert [line.partition(";")[0] for line in lines] == [
         "run 1 of 4: pbt, seed 1", "run 2 of 4: random_search, seed 1", "run 3 of 4: pbt, seed 2",
@@ -134,7 +134,7 @@ def test_sweep_trains_arms_times_seeds_in_balanced_order(pbtrl: Command) -> None
     ]
     assert all(row["seconds"] > 0 for row in again["runs"])
     assert again["grid"] == {"strategy.name": ["pbt", "random_search"]}
-    table = found.out.splitlines()[-5:]
+    table = result.out.splitlines()[-5:]
     assert table[1].split()[:4] == ["pbt", "2", "of", "2"]
     mean = (best["pbt-s1"] + best["pbt-s2"]) / 2
     assert float(table[1].split()[4]) == pytest.approx(mean, abs=1e-3)
@@ -183,16 +183,16 @@ def test_replications_are_paired(pbtrl: Command) -> None:
 
 
 def test_agents_of_one_replication_are_paired(pbtrl: Command) -> None:
-    found = pbtrl(
+    result = pbtrl(
         "sweep", "cart.yaml", "budget.env_steps_per_member=240", "--set", "agent.name=impala,a3c", "--seeds", "1",
         "--json",
     )  # fmt: skip
-    assert found.code == 0, found.err
-    assert [run["run"] for run in found.json["runs"]] == ["impala-s3", "a3c-s3"]
+    assert result.code == 0, result.err
+    assert [run["run"] for run in result.json["runs"]] == ["impala-s3", "a3c-s3"]
     decisions = [journal(Path("runs/CartPole-v1-sweep") / f"{name}-s3")[1] for name in ("impala", "a3c")]
     impala, a3c = ([(a["hyperparameters"], a["seed"]) for a in d["assignments"]] for d in decisions)
     assert impala == a3c
-    assert [run["steps"] for run in found.json["runs"]] == [arm["steps"] for arm in found.json["arms"]] == [960, 960]
+    assert [run["steps"] for run in result.json["runs"]] == [arm["steps"] for arm in result.json["arms"]] == [960, 960]
 
 
 def test_progress_as_json_names_the_runs(pbtrl: Command) -> None:
@@ -211,8 +211,8 @@ def test_progress_as_json_names_the_runs(pbtrl: Command) -> None:
 
 
 def test_dry_run_writes_nothing(pbtrl: Command) -> None:
-    found = pbtrl(*COMMAND, "--dry-run")
-    assert (found.code, found.out.splitlines()) == (0, [
+    result = pbtrl(*COMMAND, "--dry-run")
+    assert (result.code, result.out.splitlines()) == (0, [
         "arm            trains     steps per run",
         "pbt            2 members             40",
         "random_search  2 members             40",
@@ -240,10 +240,10 @@ def test_stopped_sweep_continues_where_it_was(
     assert runs() == ["pbt-s1", "random_search-s1"]
     before = contents(SWEEP / "pbt-s1")
     command = COMMAND if code == 130 else ["sweep", "--name", "toy_quadratic-sweep"]
-    found = pbtrl(*command, "--json")
-    assert found.code == 0
+    result = pbtrl(*command, "--json")
+    assert result.code == 0
     assert contents(SWEEP / "pbt-s1") == before
-    assert [(row["run"], row["score"]) for row in found.json["runs"]] == [
+    assert [(row["run"], row["score"]) for row in result.json["runs"]] == [
         (row["run"], row["score"]) for row in whole["runs"]
     ]
 
@@ -316,15 +316,15 @@ def test_failed_run_does_not_end_the_sweep(pbtrl: Command) -> None:
     Path("broken_model.py").write_text(BROKEN)
     fails = ["toy_quadratic", SHORT, "trainable={name: 'broken_model:Broken', fails: false}", "--seeds", "2"]
     command = ["sweep", *fails, "--set", "trainable.fails=true,false", "failure.max_restarts_per_member=1"]
-    found = pbtrl(*command, "--json")
-    assert found.code == 3
-    assert [(row["run"], row["state"]) for row in found.json["runs"]] == [
+    result = pbtrl(*command, "--json")
+    assert result.code == 3
+    assert [(row["run"], row["state"]) for row in result.json["runs"]] == [
         ("fails-true-s1", "crashed"), ("fails-false-s1", "finished"), ("fails-true-s2", "crashed"),
         ("fails-false-s2", "finished"),
     ]  # fmt: skip
-    assert [row["score"] is None for row in found.json["runs"]] == [True, False, True, False]
-    assert "bad luck" in found.json["runs"][0]["reason"]
-    lines = found.err.splitlines()[-3:]
+    assert [row["score"] is None for row in result.json["runs"]] == [True, False, True, False]
+    assert "bad luck" in result.json["runs"][0]["reason"]
+    lines = result.err.splitlines()[-3:]
     assert [line.split(": ")[1] for line in lines[:2]] == ["fails-true-s1", "fails-true-s2"]
     assert lines[2] == "2 of 4 runs failed; to try them again: pbtrl sweep toy_quadratic-sweep"
     refused = pbtrl("sweep", "toy_quadratic-sweep")
@@ -348,10 +348,10 @@ def test_unexpected_error_fails_one_run(pbtrl: Command, monkeypatch: pytest.Monk
         return real(tree, *given, **options)
 
     monkeypatch.setattr(sweep_module, "start_part", start_part)
-    found = pbtrl(*COMMAND)
-    assert found.code == 3
-    assert "failed: pbt-s1: ZeroDivisionError: a bug" in found.err
-    assert "Traceback" in found.err
+    result = pbtrl(*COMMAND)
+    assert result.code == 3
+    assert "failed: pbt-s1: ZeroDivisionError: a bug" in result.err
+    assert "Traceback" in result.err
     assert runs() == ["pbt-s2", "random_search-s1", "random_search-s2"]
     with pytest.raises(TrainingError, match="1 of 4 runs failed: pbt-s1: ZeroDivisionError"):
         library.sweep(name="toy_quadratic-sweep")
@@ -363,9 +363,9 @@ def test_run_of_another_process_is_left_alone(pbtrl: Command) -> None:
     text = (SWEEP / "pbt-s1/journal.jsonl").read_text()
     (SWEEP / "pbt-s1/journal.jsonl").write_text("".join(text.splitlines(keepends=True)[:3]))
     with RunLock(SWEEP / "pbt-s1"):
-        found = pbtrl(*COMMAND, "--json")
-    assert found.code == 0
-    assert [row["state"] for row in found.json["runs"]] == ["running", "finished", "finished", "finished"]
+        result = pbtrl(*COMMAND, "--json")
+    assert result.code == 0
+    assert [row["state"] for row in result.json["runs"]] == ["running", "finished", "finished", "finished"]
     assert pbtrl(*COMMAND, "--json").json["runs"][0]["state"] == "finished"
 
 
@@ -381,19 +381,19 @@ def test_run_that_another_process_begins_first_is_no_failure(pbtrl: Command, mon
         return real(tree, *given, **options)
 
     monkeypatch.setattr(sweep_module, "start_part", start_part)
-    found = pbtrl(*COMMAND, "--json")
+    result = pbtrl(*COMMAND, "--json")
     locks[0].__exit__(None, None, None)
-    assert (found.code, locks != []) == (0, True)
-    assert found.json["runs"][0]["state"] == "running"
+    assert (result.code, locks != []) == (0, True)
+    assert result.json["runs"][0]["state"] == "running"
 
 
 def test_damaged_run_is_reported(pbtrl: Command) -> None:
     assert pbtrl(*COMMAND).code == 0
     (SWEEP / "pbt-s1/journal.jsonl").write_text('{"kind": "nothing"}\n')
-    found = pbtrl(*COMMAND, "--json")
-    assert found.code == 3
-    assert found.json["runs"][0]["state"] == "damaged"
-    assert "failed: pbt-s1: a journal begins with a line of kind run" in found.err
+    result = pbtrl(*COMMAND, "--json")
+    assert result.code == 3
+    assert result.json["runs"][0]["state"] == "damaged"
+    assert "failed: pbt-s1: a journal begins with a line of kind run" in result.err
 
 
 # Seeds
@@ -428,7 +428,7 @@ def test_five_seeds_by_default_and_a_single_one_as_list(pbtrl: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         (["--set", "strategy.name=pbt"], "its arms are pbt, random_search, not toy_quadratic"),
         (["--set", "strategy.name=pbt,fixed"], "its arms are pbt, random_search, not pbt, fixed"),
@@ -436,12 +436,12 @@ def test_five_seeds_by_default_and_a_single_one_as_list(pbtrl: Command) -> None:
         (["--set", STRATEGIES, "final.episodes=3"], "final.episodes of pbt is 30, not 3"),
     ],
 )
-def test_another_sweep_of_the_name_is_refused(pbtrl: Command, changed: list[str], said: str) -> None:
+def test_another_sweep_of_the_name_is_refused(pbtrl: Command, changed: list[str], message: str) -> None:
     assert pbtrl(*COMMAND, "--progress", "none").code == 0
     before = contents(SWEEP)
     refused = pbtrl("sweep", "toy_quadratic", SHORT, *changed)
     assert (refused.code, refused.out) == (2, "")
-    assert refused.err.splitlines()[-1] == f"{SWEEP} is another sweep ({said}): choose another --name"
+    assert refused.err.splitlines()[-1] == f"{SWEEP} is another sweep ({message}): choose another --name"
     assert contents(SWEEP) == before
 
 
@@ -490,7 +490,7 @@ def test_one_percent_is_equal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["toy_quadratic", "--set", "strategy.name=pbt,pbd"], "pbd: override 'strategy.name=pbd': unknown strategy"),
         (["toy_quadratic", "toy_nothing"], "toy_nothing: toy_nothing: no such file"),
@@ -505,15 +505,15 @@ def test_one_percent_is_equal() -> None:
         (["--name", "nothing", "--set", "a=1,2"], "a sweep continues as it began"),
     ],
 )
-def test_mistakes_name_the_arm_before_anything_starts(pbtrl: Command, arguments: list[str], said: str) -> None:
+def test_mistakes_name_the_arm_before_anything_starts(pbtrl: Command, arguments: list[str], message: str) -> None:
     refused = pbtrl("sweep", *arguments)
     assert (refused.code, refused.out) == (2, "")
-    assert refused.err.startswith(said), refused.err
+    assert refused.err.startswith(message), refused.err
     assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda sweep: "{", "cannot be read"),
         (lambda sweep: json.dumps({**sweep, "seeds": []}), "seeds"),
@@ -523,7 +523,7 @@ def test_mistakes_name_the_arm_before_anything_starts(pbtrl: Command, arguments:
         (lambda sweep: json.dumps({**sweep, "schema": 99}), "newer pbtrl"),
     ],
 )
-def test_damaged_sweep_is_one_line(pbtrl: Command, change: Any, said: str) -> None:
+def test_damaged_sweep_is_one_line(pbtrl: Command, change: Any, message: str) -> None:
     assert pbtrl(*COMMAND[:-1], "1", "--progress", "none").code == 0
     path = SWEEP / "sweep.json"
     path.write_text(change(json.loads(path.read_text())))
@@ -532,9 +532,9 @@ def test_damaged_sweep_is_one_line(pbtrl: Command, change: Any, said: str) -> No
         refused = pbtrl(*command)
         assert refused.code == 4
         assert len(refused.err.splitlines()) == 1
-        assert said in refused.err
+        assert message in refused.err
     listed = pbtrl("list")
-    assert (listed.code, said in listed.out) == (0, True)
+    assert (listed.code, message in listed.out) == (0, True)
     assert contents(SWEEP) == before
 
 
@@ -551,9 +551,9 @@ def test_link_in_a_stored_sweep_is_refused(pbtrl: Command) -> None:
 def test_sweep_in_python(pbtrl: Command) -> None:
     configs = [{"name": "mine", **load("toy_quadratic", [SHORT]).to_dict(), "seed": 5}]
     grid = {"strategy.copy": [["weights"], ["weights", "hparams"]]}
-    found = library.sweep(configs, grid=grid, seeds=[2], progress="none")
-    assert found.folder == Path("runs/toy_quadratic-sweep")
-    result = found.result()
+    results = library.sweep(configs, grid=grid, seeds=[2], progress="none")
+    assert results.folder == Path("runs/toy_quadratic-sweep")
+    result = results.result()
     assert [run["run"] for run in result["runs"]] == ["copy-weights-s2", "copy-weights-hparams-s2"]
     assert [library.load_run(run["path"]).status()["state"] for run in result["runs"]] == ["finished"] * 2
     assert result["grid"] == grid

@@ -115,20 +115,20 @@ def test_agent_begins_with_weights_normalizer_and_optimizer(pbtrl: Command, cart
     assert pbtrl(*train, "--name", "same").code == 0
     best = best_snapshot(RunDirectory(cart))
     assert best is not None
-    mine, theirs = tensors(Path("runs/same"), "initial/000000"), tensors(cart, best)
-    assert mine.keys() == theirs.keys()
-    assert all((mine[name] == theirs[name]).all() for name in mine)
-    assert mine["adam.steps"] > 0
-    assert mine["shift"].any()
+    own, theirs = tensors(Path("runs/same"), "initial/000000"), tensors(cart, best)
+    assert own.keys() == theirs.keys()
+    assert all((own[name] == theirs[name]).all() for name in own)
+    assert own["adam.steps"] > 0
+    assert own["shift"].any()
     assert pbtrl(*train, "--name", "other", "agent.optimizer=rmsprop").code == 0
-    mine = tensors(Path("runs/other"), "initial/000000")
-    assert (mine["params"] == theirs["params"]).all()
-    assert (mine["rmsprop.mean_square"] == 1).all()
-    assert not [name for name in mine if name.startswith("adam")]
+    own = tensors(Path("runs/other"), "initial/000000")
+    assert (own["params"] == theirs["params"]).all()
+    assert (own["rmsprop.mean_square"] == 1).all()
+    assert not [name for name in own if name.startswith("adam")]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "text"),
     [
         (["init_from=nothing"], "no run 'nothing' in runs: there are first"),
         (["init_from=''"], "no run '' in runs: there are first"),
@@ -141,13 +141,13 @@ def test_agent_begins_with_weights_normalizer_and_optimizer(pbtrl: Command, cart
         (["agent.rewards=clip"], "first does not fit: return.count is float64"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_one_line(pbtrl: Command, cart: Path, overrides: list[str], said: str) -> None:
+def test_what_does_not_fit_is_one_line(pbtrl: Command, cart: Path, overrides: list[str], text: str) -> None:
     given = [] if overrides[0].startswith("init_from") else ["init_from=first"]
     for more in ([], ["--dry-run"]):
         refused = pbtrl("train", "c.yaml", "--name", "second", "--progress", "none", *given, *overrides, *more)
         assert (refused.code, refused.out) == (2, "")
         message, closing = refused.err.splitlines()
-        assert said in message
+        assert text in message
         assert message.startswith("override 'init_from=")
         assert closing == "1 error. Nothing was started."
     assert not Path("runs/second").exists()
@@ -166,8 +166,8 @@ def test_damaged_copy(pbtrl: Command, first: Path) -> None:
     assert pbtrl("train", "toy_quadratic", TOY, "init_from=first", "--name", "second", "--progress", "none").code == 0
     file = Path("runs/second/members/initial/snapshots/000000/tensors.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    found = pbtrl("verify", "second")
-    assert (found.code, "initial" in found.out) == (4, True)
+    result = pbtrl("verify", "second")
+    assert (result.code, "initial" in result.out) == (4, True)
     assert pbtrl("resume", "second", "budget.env_steps_per_member=230", "--progress", "none").code == 0
     shutil.rmtree(file.parent)
     assert "missing   members/initial/snapshots/000000" in pbtrl("verify", "second").out

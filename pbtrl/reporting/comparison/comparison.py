@@ -68,47 +68,47 @@ class Comparison:
     @property
     def warnings(self) -> list[str]:
         """Sentences about what makes the comparison doubtful."""
-        found = []
+        result = []
         if self.largest_ratio > EQUAL:
             least, most = (f(self.runs, key=lambda run: run.steps) for f in (min, max))
             counts = " and ".join(f"{format_count(r.steps)} {r.header.steps} ({r.path.name})" for r in (most, least))
-            found.append(
+            result.append(
                 f"compute is not equal: the largest ratio of total steps is {self.largest_ratio:.3g}, {counts}"
             )
         for group in self.groups:
             seeds = Counter(run.header.seed for run in group.runs)
             if twice := [seed for seed, count in seeds.items() if count > 1]:
                 seeds_text = ", ".join(map(str, twice))
-                found.append(f"{group.label}: several runs have the seed {seeds_text}; they may not be independent")
-        found += [
+                result.append(f"{group.label}: several runs have the seed {seeds_text}; they may not be independent")
+        result += [
             f"{name} differs between the groups: their scores may not mean the same"
             for name in self.differences
             if name.startswith("env.kwargs.")
         ]
         if self.metric.bias:
-            found.append(self.metric.bias)
+            result.append(self.metric.bias)
         machines = {str(run.info.get("versions", {}).get("processor")) for run in self.runs}
         if len(machines) > 1:
-            found.append(f"the runs are from different machines, so times cannot be compared: {', '.join(machines)}")
-        return found
+            result.append(f"the runs are from different machines, so times cannot be compared: {', '.join(machines)}")
+        return result
 
     @property
     def notes(self) -> list[str]:
         """Sentences on reading the numbers: the metric, compute, and whether there are enough runs."""
-        found = [f"compared: {self.metric.title}; the replication unit is a whole run, never a member"]
+        result = [f"compared: {self.metric.title}; the replication unit is a whole run, never a member"]
         if self.runs and self.largest_ratio <= EQUAL:
-            found.append(f"compute is equal: the largest ratio of total steps is {self.largest_ratio:.4g}")
+            result.append(f"compute is equal: the largest ratio of total steps is {self.largest_ratio:.4g}")
         small = {pair.arithmetic: None for pair in self.pairs if pair.is_too_small}
-        found += [f"too few runs to conclude: {text}" for text in small]
-        found += list({pair.arithmetic: None for pair in self.pairs if not pair.is_too_small and pair.arithmetic})
+        result += [f"too few runs to conclude: {text}" for text in small]
+        result += list({pair.arithmetic: None for pair in self.pairs if not pair.is_too_small and pair.arithmetic})
         if any(1 < len(group.runs) < ENOUGH for group in self.groups):
-            found.append(
+            result.append(
                 f"bootstrap intervals of fewer than {ENOUGH} runs are too narrow: of normal scores, those of 3 runs "
                 "cover 75 %, those of 5 runs 91 %"
             )
         if len(self.pairs) > 1:
-            found.append(f"no correction was made for {len(self.pairs)} comparisons")
-        return found
+            result.append(f"no correction was made for {len(self.pairs)} comparisons")
+        return result
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object. A value that is infinite because a target was not reached becomes null in JSON text."""
@@ -151,8 +151,8 @@ class Comparison:
 
 def _curves(group: RunGroup) -> dict[str, Any]:
     """Curves of a group by name and axis, as JSON."""
-    found = {name: {axis: group_curve(group, name, axis) for axis in AXES} for name in ("best", "median")}
-    return {name: {axis: c and c.to_json() for axis, c in curves.items()} for name, curves in found.items()}
+    result = {name: {axis: group_curve(group, name, axis) for axis in AXES} for name in ("best", "median")}
+    return {name: {axis: c and c.to_json() for axis, c in curves.items()} for name, curves in result.items()}
 
 
 def compare(selected: Sequence[str], root: Path, metric: str = "score") -> Comparison:
@@ -168,10 +168,10 @@ def compare(selected: Sequence[str], root: Path, metric: str = "score") -> Compa
         DamagedError: a run that was named is damaged; in a folder it is left out.
     """
     wanted = Metric.parse(metric)
-    found, folder = find_runs(selected, root)
+    result, folder = find_runs(selected, root)
     runs: list[ComparedRun] = []
     left_out: list[LeftOut] = []
-    for run in found:
+    for run in result:
         try:
             runs.append(load(run))
         except DamagedError as error:

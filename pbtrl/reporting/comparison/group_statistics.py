@@ -47,8 +47,8 @@ class RunGroup:
     @property
     def by_seed(self) -> dict[int, float] | None:
         """Values by seed; None if a seed occurs twice."""
-        found = {run.header.seed: value for run, value in zip(self.runs, self.values, strict=True)}
-        return found if len(found) == len(self.runs) else None
+        result = {run.header.seed: value for run, value in zip(self.runs, self.values, strict=True)}
+        return result if len(result) == len(self.runs) else None
 
     def average(self, name: str) -> float | None:
         """Mean over the runs of `steps` or `seconds`."""

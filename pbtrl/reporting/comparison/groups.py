@@ -42,11 +42,11 @@ def labels(groups: Sequence[Settings], names: Sequence[Sequence[str]] = ()) -> l
     if len(groups) == 1:
         return [_word("strategy.name", groups[0].get("strategy.name", "all runs"))]
     chosen: list[str] = []
-    found = differences(groups)
-    for name in found:
-        if _count(found, [*chosen, name]) > _count(found, chosen):
+    result = differences(groups)
+    for name in result:
+        if _count(result, [*chosen, name]) > _count(result, chosen):
             chosen.append(name)
-    texts = [", ".join(word for n in chosen if (word := _word(n, found[n][i]))) for i in range(len(groups))]
+    texts = [", ".join(word for n in chosen if (word := _word(n, result[n][i]))) for i in range(len(groups))]
     stems = [_stem(group) for group in names]
     if len(set(stems)) == len(groups) and all(stems) and any(len(text) > LONGEST for text in texts):
         return stems

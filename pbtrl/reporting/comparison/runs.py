@@ -84,11 +84,11 @@ def find_runs(selected: Sequence[str], root: Path) -> tuple[list[RunDirectory], 
     Raises:
         RunError: there is no such run.
     """
-    found: list[RunDirectory] = []
+    result: list[RunDirectory] = []
     folders = [_folder(text, root) for text in selected]
     for text, folder in zip(selected, folders, strict=True):
-        found += [find(text, root)] if folder is None else sorted(run_directories(folder))
-    unique = {run.path.resolve(): run for run in reversed(found)}
+        result += [find(text, root)] if folder is None else sorted(run_directories(folder))
+    unique = {run.path.resolve(): run for run in reversed(result)}
     return list(unique.values())[::-1], folders[0] if len(folders) == 1 else None
 
 

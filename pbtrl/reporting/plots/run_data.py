@@ -55,8 +55,8 @@ class RunData:
         reports = [record.report for record in self.records if isinstance(record, ReportRecord)]
         evaluated = self.header.rule.source == "evaluation"
         last = {report.member: report.evaluation if evaluated else report.returns for report in reports}
-        found = {m.id: m.window or numbers(last[m.id]) for m in self.population.members.values() if m.id in last}
-        return {member: values for member, values in found.items() if values}
+        result = {m.id: m.window or numbers(last[m.id]) for m in self.population.members.values() if m.id in last}
+        return {member: values for member, values in result.items() if values}
 
     @cached_property
     def ranked(self) -> list[str]:
