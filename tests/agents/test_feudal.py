@@ -178,8 +178,8 @@ def test_goals_are_unit_vectors_with_random_share():
     assert drawn.float().mean() == pytest.approx(0.1, abs=0.02)
     torch.testing.assert_close(goals[drawn].norm(dim=-1), torch.ones(int(drawn.sum())))
     assert goals[drawn].mean(0).abs().max() < 0.06
-    message = unrolled(learner, fresh(learner, [0]), block(learner, [0]))[2]
-    torch.testing.assert_close(message["goals"].norm(dim=-1), torch.ones(1, 9, 5), rtol=1e-4, atol=0)
+    extra = unrolled(learner, fresh(learner, [0]), block(learner, [0]))[2]
+    torch.testing.assert_close(extra["goals"].norm(dim=-1), torch.ones(1, 9, 5), rtol=1e-4, atol=0)
 
 
 def test_cores_alternate_and_reset_at_episode_start():
@@ -258,10 +258,10 @@ def test_manager_gradient_does_not_reach_target_states():
     state, data = fresh(learner, [0]), block(learner, [0])
     inputs = data.inputs(*EVERYWHERE)
     extra_loss_inputs = learner.extra_loss_inputs(state, data, live(learner, 1))
-    message = learner.unroll(state.params[0], inputs, data.rnn_state, None, extra_loss_inputs)[2]
-    assert not message["states"].requires_grad
-    assert not message["intrinsic"].requires_grad
-    assert message["goals"].requires_grad
+    extra = learner.unroll(state.params[0], inputs, data.rnn_state, None, extra_loss_inputs)[2]
+    assert not extra["states"].requires_grad
+    assert not extra["intrinsic"].requires_grad
+    assert extra["goals"].requires_grad
 
 
 def test_zero_goals_give_the_uniform_policy():
@@ -273,8 +273,8 @@ def test_zero_goals_give_the_uniform_policy():
         views["manager.hidden"].detach().zero_()
         views["manager.bias"].detach().zero_()
     silent = changed(data, rnn_state=torch.zeros_like(data.rnn_state))
-    head, _, message = unrolled(learner, state, silent)
-    assert not message["goals"].any()
+    head, _, extra = unrolled(learner, state, silent)
+    assert not extra["goals"].any()
     assert not head.any()
 
 

@@ -139,8 +139,8 @@ def acted_by(cohort: ActorsCohort, tensors: dict[str, torch.Tensor], block: Traj
     for name, value in tensors.items():
         state.tensors[name].copy_(value)
     inputs = block.inputs(slice(None), slice(None))
-    message = [agent.act(state, inputs[:, t], block.rnn_state, None).policy for t in range(STEPS)]
-    return torch.allclose(torch.stack(message, 1), block.policy, atol=1e-5)
+    policies = [agent.act(state, inputs[:, t], block.rnn_state, None).policy for t in range(STEPS)]
+    return torch.allclose(torch.stack(policies, 1), block.policy, atol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "lags"), [(1, [0, 1, 1, 1, 1, 1, 1]), (2, [0, 1, 2, 3, 3, 3, 3])])

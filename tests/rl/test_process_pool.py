@@ -172,6 +172,7 @@ def test_replacement_is_asked_for_nothing_until_it_has_come_up() -> None:
 def test_wait_for_a_first_worker_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = pool_of("remote", 2)
     monkeypatch.setattr(EchoWire, "wait", lambda self, calls, timeout: [])
+    monkeypatch.setattr("pbtrl.rl.remote_actors.time.sleep", lambda seconds: None)
     for link in pool._links:
         for _ in range(3):
             assert not pool.answered(30.0)  # one is up
