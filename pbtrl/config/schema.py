@@ -30,8 +30,8 @@ from pbtrl.config.sections import (
     TrainableSettings,
 )
 from pbtrl.core import registry
-from pbtrl.core.dimensions import Whole
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
+from pbtrl.core.values import Whole
 from pbtrl.strategies.catalog import STRATEGIES
 from pbtrl.strategies.pbt_settings import PBTSettings
 from pbtrl.strategies.settings import StrategySettings

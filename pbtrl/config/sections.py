@@ -10,7 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from pbtrl.agents.settings import AGENTS, AgentSettings
 from pbtrl.config.pydantic_errors import TaggedUnion
-from pbtrl.core.dimensions import MEMBERS, PRIORS, Dimension, Real, Whole
+from pbtrl.core.dimensions import PRIORS, Dimension
+from pbtrl.core.values import MEMBERS, Real, Whole
 from pbtrl.strategies.rules import Count
 
 # Env steps at which evaluation episodes without a limit are cut; the longest is the limit of Atari games.

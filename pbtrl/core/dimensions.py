@@ -8,74 +8,19 @@ JSON unchanged. The entries of `hparams:` in a config parse into these classes.
 import math
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-from pydantic import BeforeValidator
-from pydantic_core import PydanticCustomError
 from typing_extensions import override
 
+from pbtrl.core.values import LARGEST_INTEGER, Bounds, Real, Value, Values, Whole
 from pbtrl.errors import DimensionError
 
 if TYPE_CHECKING:  # only annotations need numpy; without its import config errors appear faster
     import numpy as np
 
 
-Value = bool | int | float | str | None
-"""A hyperparameter's value: any JSON scalar."""
-
-
 AGENT = "agent"
 """Reserved hyperparameter name for a member's agent in a mixed population; exploring never changes it."""
-
-
-LARGEST_INTEGER = 2**53
-"""Largest integer that a double, and so every JSON reader, holds exactly."""
-
-
-def _real(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PydanticCustomError("float_type", "must be a number")
-    return value
-
-
-MEMBERS = 100_000  # largest population size
-
-
-LARGEST = 2**128  # largest integer in a config: seeds may have 128 bits
-
-
-def _whole(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise PydanticCustomError("int_type", "must be an integer")
-    if abs(value) > LARGEST:
-        raise PydanticCustomError("integer", "must be between -2^128 and 2^128")
-    return int(value)
-
-
-def _bounds(value: object) -> object:
-    if value is None or value == "none":
-        return value
-    if isinstance(value, list | tuple) and len(value) == 2 and all(type(x) in (int, float) for x in value):
-        return value
-    raise PydanticCustomError("bounds", "must be none or [low, high]")
-
-
-def _values(value: object) -> object:
-    if isinstance(value, list | tuple) and all(x is None or isinstance(x, bool | int | float | str) for x in value):
-        return value
-    raise PydanticCustomError("values", "must be a list of numbers, strings or true/false")
-
-
-Real = Annotated[float, BeforeValidator(_real)]
-"""A float; `true` and "0.1" are not numbers."""
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-"""An int, `3e6` included; `true` and "3" are not integers."""
-
-
-Bounds = Annotated[tuple[int | float, int | float] | Literal["none"] | None, BeforeValidator(_bounds)]
-"""None for the prior's range, "none" for everything that the scale and the agent allow, or [low, high]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,7 +309,7 @@ class Choice:
     """
 
     prior: Literal["choice"] = "choice"
-    values: Annotated[tuple[Value, ...], BeforeValidator(_values)]
+    values: Values
     mutate: Literal["neighbor", "resample"] = "resample"
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pbtrl.core.curve import Curve
-from pbtrl.core.dimensions import AGENT, MEMBERS
+from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Assignment, Failure, Hyperparameters, Report, numbers
 from pbtrl.core.naming import EVALUATOR, member_id, member_ids
 from pbtrl.core.records import (
@@ -30,6 +30,7 @@ from pbtrl.core.records import (
     SnapshotLost,
     SnapshotRemade,
 )
+from pbtrl.core.values import MEMBERS
 
 
 def mean(returns: Iterable[float | None]) -> float:

@@ -8,7 +8,8 @@ from typing_extensions import override
 
 if TYPE_CHECKING:  # only annotations need numpy; without its import config errors appear faster
     import numpy as np
-from pbtrl.core.dimensions import AGENT, Dimension, Value
+from pbtrl.core.dimensions import AGENT, Dimension
+from pbtrl.core.values import Value
 
 
 class SearchSpace(Mapping[str, Dimension]):

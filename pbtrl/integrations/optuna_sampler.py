@@ -18,7 +18,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from typing_extensions import override
 
-from pbtrl.core.dimensions import Dimension, IntLogUniform, IntUniform, LogUniform, Uniform, Value
+from pbtrl.core.dimensions import Dimension, IntLogUniform, IntUniform, LogUniform, Uniform
+from pbtrl.core.values import Value
 from pbtrl.strategies.rl_learner import FinishedTrial, Learner, LearnerCache
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from pbtrl.core.dimensions import AGENT, MEMBERS
+from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.naming import INITIAL
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.records import Record, RunChanged, RunResumed
+from pbtrl.core.values import MEMBERS
 from pbtrl.errors import JournalError
 from pbtrl.storage.json_files import SCHEMA
 

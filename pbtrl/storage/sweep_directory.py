@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
-from pbtrl.core.dimensions import Whole
+from pbtrl.core.values import Whole
 from pbtrl.errors import DamagedError, RunError, printable
 from pbtrl.storage.json_files import SCHEMA, read_json
 from pbtrl.storage.run_directory import RunDirectory

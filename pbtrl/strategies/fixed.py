@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pbtrl.core.dimensions import Value
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Member, Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
+from pbtrl.core.values import Value
 from pbtrl.strategies.trials import IndependentTrials, space_of
 
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pbtrl.core.dimensions import Choice, Dimension, Value
+from pbtrl.core.dimensions import Choice, Dimension
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Member, Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
+from pbtrl.core.values import Value
 from pbtrl.strategies.trials import IndependentTrials, place_of
 
 

@@ -18,17 +18,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from pbtrl.core.dimensions import (
-    Choice,
-    Dimension,
-    IntLogUniform,
-    IntUniform,
-    LogUniform,
-    OneMinusLogUniform,
-    Value,
-)
+from pbtrl.core.dimensions import Choice, Dimension, IntLogUniform, IntUniform, LogUniform, OneMinusLogUniform
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.search_space import SearchSpace
+from pbtrl.core.values import Value
 
 if TYPE_CHECKING:
     from pbtrl.strategies.suggestions import Sampler

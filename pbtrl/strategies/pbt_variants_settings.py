@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from pbtrl.core.dimensions import Choice, Real, Whole
+from pbtrl.core.dimensions import Choice
 from pbtrl.core.naming import member_ids
+from pbtrl.core.values import Real, Whole
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.pbt_settings import exploit_problems, pbt_arguments
 from pbtrl.strategies.rules import Count, Exploit, Explore, Fraction

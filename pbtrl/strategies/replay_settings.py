@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
-from pbtrl.core.dimensions import Whole
+from pbtrl.core.values import Whole
 from pbtrl.errors import ConfigProblem, DimensionError
 from pbtrl.strategies.settings import StrategyContext, StrategySettings
 from pbtrl.system.strict_json import to_json

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pbtrl.core.dimensions import Dimension, Value
+from pbtrl.core.dimensions import Dimension
+from pbtrl.core.values import Value
 from pbtrl.strategies.rl_agent import SearchAgent, gaussian_kl, single_thread
 from pbtrl.strategies.rl_model import fit_model
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pbtrl.core.dimensions import Real
+from pbtrl.core.values import Real
 from pbtrl.strategies.rules import Count, Probability, SettingsSection
 
 Positive = Annotated[Real, Field(gt=0)]

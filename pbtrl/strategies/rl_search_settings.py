@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from pbtrl.core.dimensions import MEMBERS, Whole
 from pbtrl.core.search_space import SearchSpace
+from pbtrl.core.values import MEMBERS, Whole
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.rules import Count

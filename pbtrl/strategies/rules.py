@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pbtrl.core.dimensions import Real, Whole
+from pbtrl.core.values import Real, Whole
 
 Count = Annotated[Whole, Field(ge=1)]
 Fraction = Annotated[Real, Field(gt=0, le=1)]

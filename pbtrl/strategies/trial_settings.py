@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from pbtrl.core.dimensions import Choice, Value, Whole
+from pbtrl.core.dimensions import Choice
+from pbtrl.core.values import Value, Whole
 from pbtrl.errors import ConfigProblem, MissingPackageError
 from pbtrl.strategies.brackets import Bracket, Sizes, halving, hyperband, rung_steps
 from pbtrl.strategies.rules import Count

@@ -7,16 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from pbtrl.core.dimensions import (
-    Choice,
-    Dimension,
-    IntLogUniform,
-    IntUniform,
-    LogUniform,
-    OneMinusLogUniform,
-    Uniform,
-    Value,
-)
+from pbtrl.core.dimensions import Choice, Dimension, IntLogUniform, IntUniform, LogUniform, OneMinusLogUniform, Uniform
+from pbtrl.core.values import Value
 
 
 def from_unit(dimension: Dimension, position: float) -> Value:
