@@ -81,8 +81,8 @@ class ActorCritic(ABC):
 
     @property
     def closed_form(self) -> bool:
-        """True if the agent has `derivatives` of its loss; otherwise autograd computes them."""
-        return False
+        """True if the class that defines `loss` also defines `derivatives`; otherwise autograd computes them."""
+        return "derivatives" in vars(next(cls for cls in type(self).__mro__ if "loss" in vars(cls)))
 
     def derivatives(self, batch: Any, h: Hyperparameters) -> Derivatives:
         """Compute the derivatives of `loss`."""

@@ -46,12 +46,6 @@ class PolicyGradient(ActorCritic):
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
         return LossOutput(self.reduce(loss, batch), terms)
 
-    @property
-    @override
-    def closed_form(self) -> bool:
-        """True unless a subclass overrides `loss`."""
-        return type(self).loss is PolicyGradient.loss
-
     @override
     def derivatives(self, batch: LossInputs, h: Hyperparameters) -> Derivatives:
         """Compute the derivatives of `loss`, for which autograd would need twice as many operations."""

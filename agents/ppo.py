@@ -82,12 +82,6 @@ class PPO(ActorCritic):
         total = sums["policy"] + h["value_cost"] * sums["value"] - h["entropy_cost"] * sums["entropy"]
         return LossOutput(total / batch.live, sums)
 
-    @property
-    @override
-    def closed_form(self) -> bool:
-        """True unless a subclass overrides `loss`."""
-        return type(self).loss is PPO.loss
-
     @override
     def derivatives(self, batch: Evaluated, h: Hyperparameters) -> Derivatives:
         """Compute the derivatives of `loss`, for which autograd would need twice as many operations."""
