@@ -3,7 +3,8 @@
 # ablations of the PBT paper, and the models that are not RL. A sweep that is finished is skipped and an interrupted one
 # continues, so the script can be stopped and started at any time. All of it takes most of a day on two cores.
 #
-#   benchmarks/evidence.sh [GROUP ...]      groups: strategies classifier boosting baselines ablations gan translator
+#   benchmarks/evidence.sh [GROUP ...]      groups: million strategies classifier boosting baselines
+#                                           ablations gan translator
 set -u
 PBTRL=${PBTRL:-.venv/bin/pbtrl}
 OUT=${OUT:-evidence}
@@ -45,7 +46,22 @@ baselines() {
   sweep acrobot 5 cartpole env.id=Acrobot-v1 population.size=8 --set "$against_random"
   sweep halfcheetah 5 quickstart --set "$against_random"
   sweep hopper 5 hopper --set "$against_random"
-  sweep walker2d 5 hopper env.id=Walker2d-v5 --set "$against_random"
+  sweep walker2d 5 walker2d --set "$against_random"
+}
+
+# One million env steps per member. PPO's settings are those of the env's own config.
+million() {
+  million_of halfcheetah quickstart HalfCheetah-v5
+  million_of hopper hopper Hopper-v5
+  million_of walker2d walker2d Walker2d-v5
+  million_of ant ant Ant-v5
+  million_of humanoid humanoid Humanoid-v5
+}
+
+# million_of NAME CONFIG ENV
+million_of() {
+  sweep "million-$1" 3 "$2" impala vmpo "env.id=$3" budget.env_steps_per_member=1_000_000
+  sweep "million-$1-random" 3 "$2" env.id="$3" budget.env_steps_per_member=1_000_000 strategy.name=random_search
 }
 
 ablations() {
