@@ -183,7 +183,7 @@ def test_recall(name, core):
         if core == "none":
             pytest.skip("it has always a memory")
         core = "none"
-    trained = Trained(name, "probe/Recall-v0", 150, time=20, core=core, core_units=16, lambda_=0.9)
+    trained = Trained(name, "probe/Recall-v0", 90, time=20, core=core, core_units=16, lambda_=0.9)
     mean = sum(trained.returns) / len(trained.returns)
     assert mean > 0.95 if trained.remembers else mean < 0.7
 
