@@ -501,7 +501,7 @@ def test_bench_measures_all_parts(pbtrl: Command):
 def test_bench_with_actors(pbtrl: Command, acting: str, more: set[str]):
     result = pbtrl(
         "bench", "cart.yaml", "execution.workers=1", "population.size=2", f"acting={{mode: {acting}, processes: 2}}",
-        "--seconds", 1, "--json",
+        "--seconds", 0.5, "--json",
     ).json  # fmt: skip
     rates = {"env_steps_per_s", "epochs", "workers"}
     common = rates | {"frames_per_s", "env_only_steps_per_s", "env_only_ratio", "members", "inline_ratio"}

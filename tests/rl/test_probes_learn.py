@@ -127,7 +127,7 @@ def test_bandit(name):
 @small
 def test_switches(name):
     """Every slot of a MultiDiscrete action is learned."""
-    trained = Trained(name, "probe/Switches-v0", 200)
+    trained = Trained(name, "probe/Switches-v0", 150)
     slots = trained.policy([1])[0].split((2, 3, 2), -1)
     assert min(slot.softmax(-1)[i].item() for slot, i in zip(slots, (1, 2, 0), strict=True)) > 0.9
     assert trained.values([1]) == close(1)
@@ -140,14 +140,14 @@ def test_bandit_with_rmsprop(name):
 
 
 def check_bandit(name, optimizer):
-    trained = Trained(name, "probe/Bandit-v0", 200, optimizer=optimizer, rmsprop_decay=0.9)
+    trained = Trained(name, "probe/Bandit-v0", 150, optimizer=optimizer, rmsprop_decay=0.9)
     assert trained.policy([1]).softmax(-1)[0, 2] > 0.95
     assert trained.values([1]) == close(1)
 
 
 @small
 def test_previous_action(name):
-    trained = Trained(name, "probe/PreviousAction-v0", 160)
+    trained = Trained(name, "probe/PreviousAction-v0", 120)
     for t in range(4):
         for a in [int(t > 0)] if trained.remembers else range(2):  # what is remembered was lived through
             assert trained.policy([t, a]).softmax(-1)[0, 1] > 0.9
@@ -183,7 +183,7 @@ def test_recall(name, core):
         if core == "none":
             pytest.skip("it has always a memory")
         core = "none"
-    trained = Trained(name, "probe/Recall-v0", 90, time=20, core=core, core_units=16, lambda_=0.9)
+    trained = Trained(name, "probe/Recall-v0", 80, time=20, core=core, core_units=16, lambda_=0.9)
     mean = sum(trained.returns) / len(trained.returns)
     assert mean > 0.95 if trained.remembers else mean < 0.7
 

@@ -61,7 +61,7 @@ class TestSynchronousWithModel(SearchConformance):
 
     @classmethod
     def strategy(cls) -> RLSearch:
-        return search(slice_steps=600, model=FEW, synchronous=True)
+        return search(slice_steps=600, model=FEW, synchronous=True, trials=8)
 
 
 class TestOneShot(SearchConformance):
