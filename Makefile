@@ -7,9 +7,8 @@ PBTRL := .venv/bin/pbtrl
 train: install
 	$(PBTRL) train configs/quickstart.yaml --suffix
 
-# The tests start hundreds of processes, each of which would compile pbtrl where no bytecode is kept.
 test: install
-	PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n 2 --dist worksteal
+	.venv/bin/python -m pytest -n 2 --dist worksteal
 
 test-all: install
 	.venv/bin/python -m pip install -q -c constraints.txt -e ".[ray]"
