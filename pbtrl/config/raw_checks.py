@@ -8,27 +8,28 @@ from pbtrl.agents.settings import AGENTS, AgentSettings, live_hyperparameters
 from pbtrl.config.aliases import ALIASES
 from pbtrl.config.sections import RAY_CLIENT, RETURN
 from pbtrl.config.wording import Path, dotted, listed, shown, unknown
+from pbtrl.config.yaml_source import section
 from pbtrl.core.dimensions import AGENT
 from pbtrl.errors import ConfigProblem
 
 
 def check_raw(raw: dict[str, Any]) -> Iterator[ConfigProblem]:
     """Yield mistakes that only the raw tree shows, before defaults are filled in."""
-    yield from _cluster(_section(raw, "execution"))
+    yield from _cluster(section(raw, "execution"))
     if raw.get("trainable") is not None:
         for key in ("env", "agent", "agents", "acting"):
             if raw.get(key) is not None:
                 yield ConfigProblem("not used with `trainable`: remove one of the two", (key,), at_key=True)
-        if _section(raw, "population").get("mix") is not None:
+        if section(raw, "population").get("mix") is not None:
             yield ConfigProblem("not used with `trainable`: remove one of the two", ("population", "mix"), at_key=True)
-        if _section(raw, "fitness").get("metric", RETURN) != RETURN:
+        if section(raw, "fitness").get("metric", RETURN) != RETURN:
             yield ConfigProblem("not used with `trainable`, which has its own", ("fitness", "metric"), at_key=True)
-        if AGENT in _section(raw, "hparams"):
+        if AGENT in section(raw, "hparams"):
             yield ConfigProblem("is reserved; choose another hyperparameter name", ("hparams", AGENT), at_key=True)
         return
     if raw.get("env") is None:
         yield ConfigProblem("missing; say which env, as in `env: {id: CartPole-v1}`", ("env",))
-    shared: dict[str, Path] = {name: ("hparams", name) for name in _section(raw, "hparams")}
+    shared: dict[str, Path] = {name: ("hparams", name) for name in section(raw, "hparams")}
     if raw.get("agents") is not None:
         if raw.get("init_from") is not None:
             yield ConfigProblem("not used with `agents`: a snapshot is of one agent", ("init_from",), at_key=True)
@@ -46,7 +47,7 @@ def _cluster(execution: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     if str(execution.get("address")).startswith("ray://"):
         yield ConfigProblem(RAY_CLIENT, ("execution", "address"))
     for name, setting in (("CPU", "cores_per_worker"), ("GPU", "gpus_per_worker")):
-        if name in _section(execution, "resources"):
+        if name in section(execution, "resources"):
             yield ConfigProblem(f"is set by execution.{setting}", ("execution", "resources", name), at_key=True)
 
 
@@ -55,14 +56,14 @@ def _entries(raw: dict[str, Any], shared: Mapping[str, Path]) -> Iterator[Config
     if raw.get("agent") is not None:
         yield ConfigProblem("not used with `agents`: remove one of the two", ("agent",), at_key=True)
     kinds: dict[str, type[AgentSettings]] = {}
-    for name, written in _section(raw, "agents").items():
+    for name, written in section(raw, "agents").items():
         entry = {} if written is None else written
         kind = AGENTS.get(str(entry.get("name", name))) if isinstance(entry, dict) else None
         if kind is None:
             continue
         kinds[name] = kind
         at: Path = ("agents", name)
-        own: dict[str, Path] = {h: (*at, "hparams", h) for h in _section(entry, "hparams")}
+        own: dict[str, Path] = {h: (*at, "hparams", h) for h in section(entry, "hparams")}
         yield from _fixed(kind, entry, at, {**shared, **own})
         yield from _searched(kind, own)
         for twice in own.keys() & shared.keys():
@@ -109,9 +110,3 @@ def _searched_by_all(kinds: Mapping[str, type[AgentSettings]], shared: Mapping[s
         else:
             text = unknown("no agent of the mix has such a hyperparameter", h, common, ALIASES)
         yield ConfigProblem(text, path, at_key=True)
-
-
-def _section(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return the section under a key of a raw tree; empty for anything else."""
-    below = raw.get(key)
-    return below if isinstance(below, dict) else {}

@@ -126,6 +126,14 @@ for _tag, _pattern in (("int", _INT), ("float", _FLOAT)):
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list("-+.0123456789"))
 
 
+def section(tree: Mapping[str, Any], *path: str) -> dict[str, Any]:
+    """Return the section at a path of a raw tree; empty for anything else."""
+    below: Any = tree
+    for key in path:
+        below = below.get(key) if isinstance(below, Mapping) else None
+    return below if isinstance(below, dict) else {}
+
+
 def dump_yaml(tree: Mapping[str, Any]) -> str:
     """Format a tree as YAML text that `ConfigSource` reads as an equal tree."""
     return str(yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110))
