@@ -45,10 +45,10 @@ def make(
 ) -> Vector:
     """Create `len(seeds)` envs in this thread, of which the first `rendered` can render."""
     constructor = _constructor(id, kwargs)
-    text = _constructor(id, _with_rendering(id, kwargs, where)) if rendered else constructor
+    rendering = _constructor(id, _with_rendering(id, kwargs, where)) if rendered else constructor
     envs: list[Env] = []
     try:
-        envs += (_make_one(id, text if i < rendered else constructor, wrapping) for i in range(len(seeds)))
+        envs += (_make_one(id, rendering if i < rendered else constructor, wrapping) for i in range(len(seeds)))
         _check_rendering(envs[:rendered], where)
         pool = Pool(envs, where)
         own = Spaces(pool.single_observation_space, pool.single_action_space)

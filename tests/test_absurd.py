@@ -138,8 +138,8 @@ def test_absurd_override_is_one_line(pbtrl: Command, override: str, message: str
 def test_absurd_argument_is_one_line(pbtrl: Command, argv: list[str]):
     result = pbtrl(*argv)
     assert (result.code, result.out) == (2, "")
-    message = [line for line in result.err.splitlines() if not line.startswith(("usage:", " ", "1 error."))]
-    assert len(message) == 1, result.err
+    messages = [line for line in result.err.splitlines() if not line.startswith(("usage:", " ", "1 error."))]
+    assert len(messages) == 1, result.err
     assert not Path("runs").exists()
 
 
@@ -259,18 +259,18 @@ def test_any_journal_is_read_or_reported_damaged(finished: Path, tmp_path: Path,
     run = tmp_path / "run"
     run.mkdir(exist_ok=True)
     (run / "journal.jsonl").write_bytes(content)
-    (received,) = run_status.listing(tmp_path)
-    json.dumps(received)
+    (row,) = run_status.listing(tmp_path)
+    json.dumps(row)
     try:
         run_status.status(RunDirectory(run))
     except RunError:
-        assert received["error"]
+        assert row["error"]
         return
     header, records, population = RunDirectory(run).load()
     json.dumps(copies(records))
     run_curves(header, records, {}, None)
     tracked = RunEvents(RunDirectory(run))
     assert len([tracked.events(record) for record in tracked.read()]) == len(records)
-    text = RunData(header, records, population, None)
-    report_tables.time_shares(text)
-    report_tables.failures(text)
+    run_data = RunData(header, records, population, None)
+    report_tables.time_shares(run_data)
+    report_tables.failures(run_data)

@@ -98,8 +98,8 @@ def test_the_knee_is_the_last_efficient_number_of_workers() -> None:
 
 
 def test_a_real_journal_is_observed_without_first_slices() -> None:
-    received = [("m00", 50.0, 40.0), ("m01", 60.0, 50.0), ("m00", 60.0, 8.0), ("m01", 70.0, 8.0), ("m00", 70.0, 9.0)]
-    reports = [(Report(f"{m}/000000", m, 1, {}, timing={"seconds": s}), e) for m, e, s in received]
+    slices = [("m00", 50.0, 40.0), ("m01", 60.0, 50.0), ("m00", 60.0, 8.0), ("m01", 70.0, 8.0), ("m00", 70.0, 9.0)]
+    reports = [(Report(f"{m}/000000", m, 1, {}, timing={"seconds": s}), e) for m, e, s in slices]
     records = [ReportRecord(report, elapsed=elapsed) for report, elapsed in reports]
     efficiency, mean, spread = observed([RunResumed(), *records])
     assert efficiency == pytest.approx(25 / 30)

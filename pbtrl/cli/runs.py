@@ -133,10 +133,14 @@ def run_schedule(a: argparse.Namespace) -> int:
     from pbtrl.reporting.schedule import discover
     from pbtrl.storage.run_lookup import find
 
-    result = discover(find(a.run, a.runs), a.member)
-    text = (
-        to_json(result.to_json()) if a.format == "json" else result.to_csv() if a.format == "csv" else result.to_yaml()
-    )
+    schedule = discover(find(a.run, a.runs), a.member)
+    match a.format:
+        case "json":
+            text = to_json(schedule.to_json())
+        case "csv":
+            text = schedule.to_csv()
+        case _:
+            text = schedule.to_yaml()
     tell(text.rstrip())
     return 0
 

@@ -50,14 +50,14 @@ def run_track(a: argparse.Namespace) -> int:
     with run.lock(f"track-{a.to}.lock"), Signals() as signals:
         tracking = Tracking(run, a.to, partial(connect, project=project), partial(_files, run))
         with contextlib.closing(tracking):
-            training, text = True, False
+            training, announced = True, False
             while training and signals.code is None:
                 training = a.follow and is_training(state(run))
                 tracking.advance(lambda: signals.code is not None)
-                if tracking.where and not text:
+                if tracking.where and not announced:
                     tell(tracking.where)
                     streams.flush()
-                    text = True
+                    announced = True
                 with contextlib.suppress(Interrupted), signals.raising():
                     time.sleep(EVERY if training else 0.0)
     tell(f"sent {tracking.points:,} points of {tracking.lines:,} journal lines" if tracking.lines else "nothing is new")

@@ -60,14 +60,14 @@ def write_report(
         RunError: the directory cannot be written to, contains a symbolic link, or has no `video`.
     """
     run.check_links()
-    output = _video(run) if video else ""
+    video_html = _video(run) if video else ""
     header, records, population = run.load()
     best = run.best()
     leader = population.best.snapshot if population.best else None
     data = plots.RunData(header, records, population, str(best["snapshot"]) if "snapshot" in best else leader)
     drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
     body = _body(run, best, data, [_plot(data, name, content, form) for name, content in drawn.items()])
-    files: dict[Path, str | bytes] = {run.report_file: html_page.page(header.name, body + output, refresh)}
+    files: dict[Path, str | bytes] = {run.report_file: html_page.page(header.name, body + video_html, refresh)}
     files |= {run.plots / f"{name}.{form}": content for name, content in drawn.items()}
     try:
         make_directory(run.plots)

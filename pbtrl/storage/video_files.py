@@ -49,8 +49,8 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
     try:
         with translate_disk_errors(path):
             if path.suffix == ".gif":
-                text = itertools.islice(frames, MOST_GIF_FRAMES)
-                staged.write_bytes(_gif((_shrunk(frame, GIF_SIDE) for frame in text), fps))
+                few = itertools.islice(frames, MOST_GIF_FRAMES)
+                staged.write_bytes(_gif((_shrunk(frame, GIF_SIDE) for frame in few), fps))
             else:
                 _write_mp4(staged, frames, fps)
             staged.replace(path)

@@ -73,7 +73,7 @@ def best_rung_results(
             training |= {t.member.id: None} if t.ahead else {}
             for rung, result in zip(bracket.rungs, t.results, strict=False):
                 results.setdefault(rung, {})[t.member.id] = result
-    rung = max((r for r, outcome in results.items() if len(outcome) >= enough), default=min(results, default=0))
+    rung = max((r for r, values in results.items() if len(values) >= enough), default=min(results, default=0))
     return training | results.get(rung, {})
 
 

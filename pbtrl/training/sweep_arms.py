@@ -104,7 +104,7 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
         unnamed = config_from_dict({key: value for key, value in prepared.to_dict().items() if key != "name"})
         arms.append(Arm(name, label, values, unnamed, prepared.label, tuple(source.notes)))
     if mistakes:
-        raise ConfigError([_in_arms(result, names) + message for message, result in mistakes.items()])
+        raise ConfigError([_in_arms(having, names) + message for message, having in mistakes.items()])
     _check_different(arms)
     return arms
 

@@ -31,11 +31,11 @@ class ReferenceUnreal(ReferenceAgent):
     def a3c(self, data):
         """Mnih et al. 2016 over one block of one member."""
         loss, time = 0.0, data.rewards.shape[1]
-        text = data.inputs(slice(None), slice(None))
+        inputs = data.inputs(slice(None), slice(None))
         for b in range(data.rewards.shape[2]):
             memory, outputs = list(data.rnn_state[0, b].double().chunk(2)), []
             for t in range(time + 1):
-                memory = self.lstm(*(getattr(text, k)[0, t, b] for k in FIELDS), self.unroll_memory(memory, t))
+                memory = self.lstm(*(getattr(inputs, k)[0, t, b] for k in FIELDS), self.unroll_memory(memory, t))
                 outputs.append(memory[0])
             values = [self.head("value", x)[0] for x in outputs]
             targets, advantages = oracles.gae(

@@ -117,11 +117,11 @@ def test_popart_preserves_values(kind):
     data = changed(data, rewards=100.0 * data.rewards + 7.0)
 
     def values():
-        message = [
+        heads = [
             learner.net.unroll(params, data.inputs(group, slice(None)), data.rnn_state[group])[1].flatten(1)
             for params, group in zip(state.params, learner._groups(2), strict=True)
         ]
-        return state.tensors["popart.scale"][:, None] * torch.cat(message) + state.tensors["popart.shift"][:, None]
+        return state.tensors["popart.scale"][:, None] * torch.cat(heads) + state.tensors["popart.shift"][:, None]
 
     before = values()
     learner.learn(state, data, h)

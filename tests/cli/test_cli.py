@@ -293,21 +293,21 @@ def test_doctor(pbtrl: Command):
 
 def test_doctor_examines_a_config(pbtrl: Command):
     result = pbtrl("doctor", "cartpole", "population.size=2", "execution.workers=2", "--json")
-    received = {c["check"]: c for c in result.json}
-    assert received["env"]["what"].startswith("CartPole-v1 with ")
-    needed = re.search(r"2 workers need .*, (\d+) MiB each with members and envs", received["memory"]["what"])
+    checks = {c["check"]: c for c in result.json}
+    assert checks["env"]["what"].startswith("CartPole-v1 with ")
+    needed = re.search(r"2 workers need .*, (\d+) MiB each with members and envs", checks["memory"]["what"])
     assert needed
     assert 150 < int(needed[1]) < 2000
 
 
 def test_doctor_reports_a_failing_env_and_its_workers(pbtrl: Command):
     result = pbtrl("doctor", "cartpole", "env.id=tests.faulty_envs:Raising", "env.kwargs={after: 3}", "--json")
-    received = {c["check"]: c for c in result.json}
+    checks = {c["check"]: c for c in result.json}
     assert result.code == 3
-    assert not received["env"]["ok"]
+    assert not checks["env"]["ok"]
     why = r"env.id=tests.faulty_envs:Raising: step\(\) raised RuntimeError: no more \(env 0 of \d+, step 3\)"
-    assert re.fullmatch(f"EnvError: {why}", received["env"]["what"])
-    assert re.fullmatch(f"ChildProcessError: a worker of this config: {why}", received["memory"]["what"])
+    assert re.fullmatch(f"EnvError: {why}", checks["env"]["what"])
+    assert re.fullmatch(f"ChildProcessError: a worker of this config: {why}", checks["memory"]["what"])
 
 
 def test_json_progress(pbtrl: Command):

@@ -270,12 +270,12 @@ def test_any_text_is_a_config_or_a_config_error(name, data):
     try:
         config = config_from_dict(tree)
     except ConfigError as error:
-        message = error.messages
+        outcome = error.messages
     else:
-        message = (config.to_json(),)
-        assert config_from_json(message[0]) == config
+        outcome = (config.to_json(),)
+        assert config_from_json(outcome[0]) == config
         assert set(config.space.names) == {h for kind in config.per_agent_configs.values() for h in kind.hparams}
-    assert message
+    assert outcome
 
 
 # --- text and back ---

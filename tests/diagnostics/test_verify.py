@@ -41,8 +41,8 @@ def newest(place: int = 0) -> Path:
 
 def test_intact_run_is_clean(pbtrl: Command, run: Path):
     assert found(pbtrl, 0) == []
-    received = pbtrl("verify", "a")
-    assert received.out == f"runs/a: clean ({len(journal(run))} journal lines, 8 snapshots hashed)\n"
+    result = pbtrl("verify", "a")
+    assert result.out == f"runs/a: clean ({len(journal(run))} journal lines, 8 snapshots hashed)\n"
     assert pbtrl("verify", "a", "--digest").out == digest(journal(run)) + "\n"
 
 

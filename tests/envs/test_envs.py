@@ -329,7 +329,7 @@ class TestAtari:
 
 class TestPresentation:
     @pytest.mark.parametrize(
-        ("shape", "text"),
+        ("shape", "expected"),
         [
             ((96, 96, 3), (3, 96, 96)),
             ((4, 84, 84), (4, 84, 84)),
@@ -337,12 +337,12 @@ class TestPresentation:
             ((8, 8, 8), (8, 8, 8)),
         ],
     )
-    def test_images_are_channels_first(self, shape, text):
+    def test_images_are_channels_first(self, shape, expected):
         vector = Vector(None, Spaces(Box(0, 255, shape, np.uint8), Discrete(2)), [0], "here")
         picture = np.random.default_rng(0).integers(0, 255, (1, *shape)).astype(np.uint8)
-        assert vector.single_observation_space.shape == text
-        assert vector._convert_observations(picture).shape == (1, *text)
-        if shape != text:
+        assert vector.single_observation_space.shape == expected
+        assert vector._convert_observations(picture).shape == (1, *expected)
+        if shape != expected:
             np.testing.assert_array_equal(vector._convert_observations(picture)[0, 1], picture[0, :, :, 1])
 
     def test_float_grids_are_unchanged(self):

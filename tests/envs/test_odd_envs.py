@@ -228,10 +228,10 @@ def test_changes_to_observations_are_described(name: str, message: str):
 def test_stacked_images_are_merged_plane_by_plane():
     pictures = np.random.default_rng(0).integers(0, 255, (2, 4, 20, 24, 3), dtype=np.uint8)
     adapter = adapt_observations(Box(0, 255, pictures.shape[1:], np.uint8), "here")
-    text = adapter.convert(pictures)
+    images = adapter.convert(pictures)
     assert adapter.space == Box(0, 255, (12, 20, 24), np.uint8)
     for place, (layer, color) in enumerate(np.ndindex(4, 3)):
-        np.testing.assert_array_equal(text[:, place], pictures[:, layer, :, :, color])
+        np.testing.assert_array_equal(images[:, place], pictures[:, layer, :, :, color])
 
 
 def test_actions_too_wide_for_float32_are_not_squashed():

@@ -11,8 +11,8 @@ from pbtrl.envs.vector import Spaces, Vector, convert_spaces
 
 @pytest.mark.parametrize("backend_space", [Box(3, 250, (32, 40, 3), np.uint8), Box(3, 250, (3, 32, 40), np.uint8)])
 def test_image_bounds_follow_the_env(backend_space):
-    text = convert_spaces(Spaces(backend_space, Discrete(2)), "here").single_observation_space
-    assert text == Box(3, 250, (3, 32, 40), np.uint8)
+    space = convert_spaces(Spaces(backend_space, Discrete(2)), "here").single_observation_space
+    assert space == Box(3, 250, (3, 32, 40), np.uint8)
 
 
 def test_discrete_states_with_an_offset_are_one_hot():

@@ -31,9 +31,9 @@ def at(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
 
 
 def tracked(pbtrl: Command) -> str:
-    text = pbtrl("track", "a", "--to", "mlflow")
-    assert text.code == 0, text.err
-    return text.out
+    result = pbtrl("track", "a", "--to", "mlflow")
+    assert result.code == 0, result.err
+    return result.out
 
 
 def check_sessions(pbtrl: Command) -> JournalWriter:

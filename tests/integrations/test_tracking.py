@@ -319,9 +319,9 @@ def naps(monkeypatch: pytest.MonkeyPatch, *actions: Callable[[], object]) -> Non
 
 def test_command_sends_what_is_new(pbtrl: Command, recorder: Recorder) -> None:
     pbtrl("train", "toy_quadratic")
-    text = pbtrl("track", "last", "--to", "wandb")
-    assert (text.code, text.err) == (0, "")
-    where, sent = text.out.splitlines()
+    result = pbtrl("track", "last", "--to", "wandb")
+    assert (result.code, result.err) == (0, "")
+    where, sent = result.out.splitlines()
     assert where == "a list"
     assert sent.startswith("sent ")
     assert pbtrl("track", "last", "--to", "wandb").out == "nothing is new\n"

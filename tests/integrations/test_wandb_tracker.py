@@ -89,9 +89,9 @@ class Offline:
 
 
 def tracked(pbtrl: Command, w: JournalWriter) -> str:
-    text = pbtrl("track", "a", "--to", "wandb", "--project", "lab")
-    assert (text.code, text.err) == (0, "")
-    return text.out
+    result = pbtrl("track", "a", "--to", "wandb", "--project", "lab")
+    assert (result.code, result.err) == (0, "")
+    return result.out
 
 
 def test_sessions_make_one_run_per_member(pbtrl: Command) -> None:

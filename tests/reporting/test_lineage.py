@@ -59,8 +59,8 @@ def test_ancestry_walks_from_a_snapshot_to_a_root(tmp_path: Path):
     w.decide(w.next("m01", every=50))
     w.report("m01", 4.0)
     path = ancestry(trained_slices(w.records), "m01/000002")
-    received = [(s.assignment, s.start, s.stop, s.hyperparameters["learning_rate"]) for s in path]
-    assert received == [
+    slices = [(s.assignment, s.start, s.stop, s.hyperparameters["learning_rate"]) for s in path]
+    assert slices == [
         ("m00/000000", 0, 100, 0.01),
         ("m01/000001", 100, 150, 0.005),
         ("m01/000002", 150, 200, 0.005),

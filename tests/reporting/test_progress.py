@@ -68,12 +68,12 @@ def test_fitness_from_before_a_copy_is_in_parentheses(tmp_path: Path):
     w, standings, _ = started(tmp_path, rule=FitnessRule(window=10, min_episodes=2))
     for line in one_copy(tmp_path / "source").records[1:]:
         w.population.record(line)
-    text = []
+    views = []
     for returns in ((7.0,), (8.0, 9.0)):
-        text.append([(r.member, r.fitness, r.before_copy) for r in standings.rows()])
+        views.append([(r.member, r.fitness, r.before_copy) for r in standings.rows()])
         w.report("m01", *returns)
         w.decide(w.next("m01"))
-    assert text == [[("m00", 3.0, False), ("m01", -5.0, True)]] * 2
+    assert views == [[("m00", 3.0, False), ("m01", -5.0, True)]] * 2
     assert [(r.member, r.fitness, r.before_copy) for r in standings.rows()] == [
         ("m01", 8.0, False),
         ("m00", 3.0, False),
@@ -181,8 +181,8 @@ def test_many_members_are_cut_to_first_last_and_median(tmp_path: Path):
     for i, m in enumerate(w.population.members):
         w.report(m, 100.0 - i)
     lines = drawn(standings, height=60).splitlines()
-    text = [line.split()[1] for line in lines if re.match(r" *(\d+|…)  ", line)]
-    assert text == [*(f"m{i:02d}" for i in range(8)), "+18", *(f"m{i:02d}" for i in range(26, 30))]
+    members = [line.split()[1] for line in lines if re.match(r" *(\d+|…)  ", line)]
+    assert members == [*(f"m{i:02d}" for i in range(8)), "+18", *(f"m{i:02d}" for i in range(26, 30))]
     (medians,) = [line for line in lines if line.startswith(" …")]
     assert "83.5" in medians
     assert "78.8 … 88.2" in medians
@@ -361,8 +361,8 @@ def test_closed_pipe_does_not_end_the_run(tmp_path: Path):
 
 def test_opening(tmp_path: Path):
     w = JournalWriter(tmp_path / "pong", size=8, horizon=20_000_000)
-    received = {"trains": "ALE/Pong-v5", "agent": "impala", "workers": "8 members on 2 workers", "name": "runs/pong"}
-    first, *rest = summary.opening_text(RunDirectory(w.run), w.header, wall_clock=21600, **received).splitlines()
+    facts = {"trains": "ALE/Pong-v5", "agent": "impala", "workers": "8 members on 2 workers", "name": "runs/pong"}
+    first, *rest = summary.opening_text(RunDirectory(w.run), w.header, wall_clock=21600, **facts).splitlines()
     assert first.split() == ["run", str(w.run)]
     assert rest == [
         "trains     ALE/Pong-v5",
@@ -376,10 +376,10 @@ def test_opening(tmp_path: Path):
 
 def test_opening_of_a_resumed_run_shows_its_progress(tmp_path: Path):
     w = one_copy(tmp_path / "toy", unit="steps")
-    received = {"trains": "quadratic", "agent": None, "workers": "2 members in this process"}
+    facts = {"trains": "quadratic", "agent": None, "workers": "2 members in this process"}
     found = ["m00 from m00/000000, verified", "m01 from m00/000000, verified; 31 steps again"]
     text = summary.opening_text(
-        RunDirectory(w.run), w.header, resumed=w.population, found=found, slices="100 steps each", **received
+        RunDirectory(w.run), w.header, resumed=w.population, found=found, slices="100 steps each", **facts
     )
     assert "slices     100 steps each\n" in text
     assert "resumed    200 of 2.0k steps are done; 2 open slices start again\n" in text

@@ -105,9 +105,9 @@ def test_lineage_arrows_lead_from_donor_to_receiver(copied: JournalWriter) -> No
 
 def test_timeline_has_a_bar_per_slice_and_a_mark_per_event(copied: JournalWriter) -> None:
     result = story(copied, "m01/000001")
-    text = panel(result, "timeline")
-    marks = {c.get_label(): c for c in text.collections if isinstance(c, PathCollection)}
-    (bars,) = [c for c in text.collections if isinstance(c, PolyCollection)]
+    timeline = panel(result, "timeline")
+    marks = {c.get_label(): c for c in timeline.collections if isinstance(c, PathCollection)}
+    (bars,) = [c for c in timeline.collections if isinstance(c, PolyCollection)]
     spans = [(p.vertices[:, 0].min(), p.vertices[:, 0].max()) for p in bars.get_paths()]
     assert spans == [(20.0, 20.0), (30.0, 30.0), (50.0, 60.0)]
     assert set(marks) == {"copy, in the donor's color", "failure"}
@@ -152,9 +152,9 @@ def text_of(page: str) -> str:
 
 def test_page_is_self_contained(pbtrl: Command) -> None:
     assert pbtrl("train", "toy_quadratic").code == 0
-    received = pbtrl("report", "last").out.splitlines()
-    assert received == ["runs/toy_quadratic/report.html", *(f"runs/toy_quadratic/plots/{p}.svg" for p in PLOTS)]
-    page = Path(received[0]).read_text()
+    lines = pbtrl("report", "last").out.splitlines()
+    assert lines == ["runs/toy_quadratic/report.html", *(f"runs/toy_quadratic/plots/{p}.svg" for p in PLOTS)]
+    page = Path(lines[0]).read_text()
     assert re.findall(r"<h2>(.*)</h2>", page) == [
         "Best member", "Members", "Training", "Episodes", "Population", "Lineage", "Timeline", "Speed", "Time",
         "Copies", "Settings that differ from the defaults", "Environment",
@@ -168,10 +168,10 @@ def test_page_is_self_contained(pbtrl: Command) -> None:
 
 def test_selected_plots_in_another_format(pbtrl: Command) -> None:
     pbtrl("train", "toy_quadratic")
-    received = pbtrl("report", "last", "--only", "speed", "--only", "lineage", "--format", "png").out.splitlines()
-    assert received[1:] == ["runs/toy_quadratic/plots/speed.png", "runs/toy_quadratic/plots/lineage.png"]
-    assert Path(received[1]).read_bytes().startswith(b"\x89PNG")
-    assert Path(received[0]).read_text().count("data:image/png;base64,") == 2
+    lines = pbtrl("report", "last", "--only", "speed", "--only", "lineage", "--format", "png").out.splitlines()
+    assert lines[1:] == ["runs/toy_quadratic/plots/speed.png", "runs/toy_quadratic/plots/lineage.png"]
+    assert Path(lines[1]).read_bytes().startswith(b"\x89PNG")
+    assert Path(lines[0]).read_text().count("data:image/png;base64,") == 2
     wrong = pbtrl("report", "last", "--only", "curves")
     assert wrong.code == 2
     assert "invalid choice: 'curves'" in wrong.err

@@ -271,9 +271,9 @@ def test_watched_page_loads_itself_again(tmp_path: Path) -> None:
 
 def test_watch_of_a_finished_run_writes_once(pbtrl: Command) -> None:
     pbtrl("train", "toy_quadratic")
-    text = pbtrl("report", "last", "--watch", "--only", "speed")
-    assert text.code == 0
-    assert text.out.startswith("runs/toy_quadratic/report.html, again every 10 seconds")
+    result = pbtrl("report", "last", "--watch", "--only", "speed")
+    assert result.code == 0
+    assert result.out.startswith("runs/toy_quadratic/report.html, again every 10 seconds")
     assert "refresh" not in Path("runs/toy_quadratic/report.html").read_text()
 
 

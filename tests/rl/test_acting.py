@@ -189,24 +189,24 @@ def test_running_returns_are_kept_per_actor(actors: Actors) -> None:
             block = cohort.collect()
             whose.append(cohort._actors._taken.actor)  # type: ignore[union-attr]
             own = torch.ones(4, dtype=torch.bool) if block.from_replay is None else ~block.from_replay
-            first = so_far[whose[-1]]
-            first[block.initial_inputs.first[:, own].numpy()] = 0.0
+            running = so_far[whose[-1]]
+            running[block.initial_inputs.first[:, own].numpy()] = 0.0
             for t in range(STEPS):
                 live, over = ~block.is_reset_step[:, t, own].numpy(), block.done[:, t, own].numpy()
-                first[live] = block.rewards[:, t, own].numpy()[live] + 0.99 * first[live]
+                running[live] = block.rewards[:, t, own].numpy()[live] + 0.99 * running[live]
                 for slot in range(2):
-                    returns[slot] += first[slot][live[slot]].tolist()
-                first[over] = 0.0
+                    returns[slot] += running[slot][live[slot]].tolist()
+                running[over] = 0.0
             cohort.learn(block)
             if n == 5:
                 links(cohort)[0].kill()
         assert links(cohort)[0].restarts == generation + 1
     assert {*whose} == {0, 1}
     tensors = cohort._state.tensors
-    assert tensors["return.count"].tolist() == [len(first) for first in returns]
-    np.testing.assert_allclose(tensors["return.mean"], [np.mean(first) for first in returns], rtol=1e-5)
+    assert tensors["return.count"].tolist() == [len(running) for running in returns]
+    np.testing.assert_allclose(tensors["return.mean"], [np.mean(running) for running in returns], rtol=1e-5)
     variance = tensors["return.m2"] / tensors["return.count"]
-    np.testing.assert_allclose(variance, [np.var(first) for first in returns], rtol=1e-5)
+    np.testing.assert_allclose(variance, [np.var(running) for running in returns], rtol=1e-5)
     cohort.close()
 
 

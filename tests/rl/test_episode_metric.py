@@ -134,9 +134,9 @@ def test_run_maximizes_the_metric_under_its_own_name(goal: Command) -> None:
     best = json.loads(Path("runs/goal/best.json").read_text())["evaluation"]
     assert (best["metric"], best["episodes"]) == ("success", 8)
     assert best["return_mean"] * 8 == int(best["return_mean"] * 8)
-    text = goal("eval", "goal", "--episodes", "4", "--trust-imports").out.split("\n")
-    assert text[0].split()[:4] == ["member", "snapshot", "episodes", "success"]
-    assert "raw returns" not in text[2]
+    lines = goal("eval", "goal", "--episodes", "4", "--trust-imports").out.split("\n")
+    assert lines[0].split()[:4] == ["member", "snapshot", "episodes", "success"]
+    assert "raw returns" not in lines[2]
     tags = b"".join(path.read_bytes() for path in Path("runs/goal/tb").rglob("events*"))
     assert b"episode/success" in tags
 

@@ -50,27 +50,27 @@ def test_recorded_episodes_are_those_of_the_evaluation(
     monkeypatch.setattr(video, "caption", lambda frame, lines: (captions.append(lines), frame)[1])
     plain = json.loads(pbtrl("eval", "maze", "--episodes", 3, "--json").out)
     filmed = json.loads(pbtrl("eval", "maze", "--episodes", 3, "--json", "--video", 3).out)
-    output = filmed.pop("video")
+    details = filmed.pop("video")
     assert filmed == plain
-    assert np.mean(output["returns"]) == plain["return_mean"]
-    assert (max(output["returns"]), min(output["returns"])) == (plain["return_max"], plain["return_min"])
-    assert output["lengths"] == [12, 12, 12]
-    formatted = [f"{r:.2f}" if r else "0.000" for r in output["returns"]]
+    assert np.mean(details["returns"]) == plain["return_mean"]
+    assert (max(details["returns"]), min(details["returns"])) == (plain["return_max"], plain["return_min"])
+    assert details["lengths"] == [12, 12, 12]
+    formatted = [f"{r:.2f}" if r else "0.000" for r in details["returns"]]
     assert captions == [[f"return {text}", "12 env steps"] for text in formatted]
-    frames, fps = video_files.read_video(run.path / output["file"], 60)
+    frames, fps = video_files.read_video(run.path / details["file"], 60)
     assert (len(frames), fps) == (3 * (8 + 13), pytest.approx(8, rel=0.01))
     result = pbtrl("eval", "maze", "--episodes", 3, "--video")
     assert result.out.splitlines()[-1].startswith("runs/maze/eval/")
     assert result.out.splitlines()[-1].endswith(f".mp4: return {formatted[0]} in 12 steps")
     stored = json.loads(sorted((run.path / "eval").glob("*.json"))[-1].read_text())
-    assert stored[0]["video"]["returns"] == output["returns"][:1]
+    assert stored[0]["video"]["returns"] == details["returns"][:1]
     assert "video" not in (run.best or {})["evaluation"]
 
 
 def test_first_frame_has_a_caption_and_the_others_have_none(run: api.Run) -> None:
     result: Any = run.evaluate(episodes=1, video=1)
-    text, _ = video_files.read_video(run.path / result["video"]["file"], 60)
-    frames = [frame.astype(int) for frame in text]
+    film, _ = video_files.read_video(run.path / result["video"]["file"], 60)
+    frames = [frame.astype(int) for frame in film]
     assert np.abs(frames[0] - frames[7]).max() < 60  # the caption stays
     assert np.abs(frames[7] - frames[8])[:60].mean() > 5
     assert np.abs(frames[7] - frames[8])[100:].mean() < 2

@@ -417,8 +417,8 @@ def test_run_json_keeps_identity_and_reports_new_versions(tmp_path: Path):
     command = ["pbtrl", "train", "pong.yaml", "hub.token=hunter2", "--api-key", "hunter3", "seed=2"]
     assert run_info.record_start(RunDirectory(run), command) == []
     first = run_info.read_run_info(RunDirectory(run))
-    text = ["pbtrl", "train", "pong.yaml", "hub.token=...", "--api-key", "...", "seed=2"]
-    assert first["command"] == text
+    redacted = ["pbtrl", "train", "pong.yaml", "hub.token=...", "--api-key", "...", "seed=2"]
+    assert first["command"] == redacted
     assert first["versions"]["torch"]
     assert first["status"] == "running"
     run_info.record_end(RunDirectory(run), "stopped", "interrupted")

@@ -42,9 +42,9 @@ def without_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_frames_come_back(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     write_video(path, frames(), 20.0)
-    text, fps = read_video(path, 60)
-    assert (len(text), fps) == (12, pytest.approx(20))
-    for one, other in zip(text, frames(), strict=True):
+    film, fps = read_video(path, 60)
+    assert (len(film), fps) == (12, pytest.approx(20))
+    for one, other in zip(film, frames(), strict=True):
         assert one.shape == other.shape
         assert np.abs(one.astype(int) - other).mean() < 8
     assert [p.name for p in tmp_path.iterdir()] == [name]

@@ -179,6 +179,6 @@ def test_doctor_follows_the_limits_of_a_real_group(job: list[Path]) -> None:
     enter = "".join(f"open({str(group / 'cgroup.procs')!r}, 'w').write('0');" for group in job)
     code = f"{enter} import sys; from pbtrl.cli.main import main; sys.exit(main(['doctor', '--json']))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    message = {c["check"]: c["what"] for c in json.loads(result.stdout)}
-    assert message["cores"] == f"1 of {os.cpu_count()} cores may be used (cgroup quota 0.9)"
-    assert " free of the job's limit of 1.5 GiB; 1 worker needs " in message["memory"]
+    checks = {c["check"]: c["what"] for c in json.loads(result.stdout)}
+    assert checks["cores"] == f"1 of {os.cpu_count()} cores may be used (cgroup quota 0.9)"
+    assert " free of the job's limit of 1.5 GiB; 1 worker needs " in checks["memory"]

@@ -829,8 +829,8 @@ def test_endless_env_is_trained_evaluated_and_resumed(pbtrl: Command, backend: s
     best = json.loads(Path("runs/a/best.json").read_text())
     assert (best["evaluation"]["truncated"], best["evaluation"]["max_steps"]) == (3, 1000)
     assert [s["truncated"] for s in best["selection"]] == [2] * 2
-    text = pbtrl("eval", "a", "--episodes", 20, "--trust-imports")
-    assert (text.code, text.out.splitlines()[-1]) == (0, f"{best['member']}: 20 of 20 episodes cut at 1,000 steps")
+    result = pbtrl("eval", "a", "--episodes", 20, "--trust-imports")
+    assert (result.code, result.out.splitlines()[-1]) == (0, f"{best['member']}: 20 of 20 episodes cut at 1,000 steps")
     resumed = pbtrl("resume", "a", "final.max_steps=7", "--trust-imports")
     assert (resumed.code, "3 of 3 episodes cut at 7 steps" in resumed.out) == (0, True)
     played = pbtrl("eval", "a", "--json", "--trust-imports").json
@@ -932,9 +932,9 @@ def test_run_without_a_finite_score_fails(pbtrl: Command, monkeypatch):
         assert not Path("runs/a/best.json").exists()
         assert kinds(Path("runs/a"))[-1] == "report"
         assert why in pbtrl("status", "a").out
-        text = pbtrl("eval", "a", "--member", "m00", "--episodes", 2)
-        assert (text.code, text.err) == (3, f"{why}\n")
-        assert text.out.splitlines()[1].split()[:7] == ["m00", "m00/000002", "2", "-", "-", "-", "-"]
+        result = pbtrl("eval", "a", "--member", "m00", "--episodes", 2)
+        assert (result.code, result.err) == (3, f"{why}\n")
+        assert result.out.splitlines()[1].split()[:7] == ["m00", "m00/000002", "2", "-", "-", "-", "-"]
         printed = pbtrl("eval", "a", "--member", "m00", "--json")
         assert printed.code == 3
         assert [printed.json[k] for k in ("return_mean", "return_std", "ci95", "return_min")] == [None] * 4

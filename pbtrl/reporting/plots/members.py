@@ -28,13 +28,13 @@ def episodes(data: RunData) -> Figure:
     known = data.final_episodes
     drawn = {m: [y for y in known[m] if can_be_drawn(y)][-DOTS:] for m in data.ranked if m in known}
     rows = {m: values for m, values in drawn.items() if values}
-    text = list(rows)[:NAMED]
-    figure = Figure(figsize=(WIDTH, 1.4 + 0.28 * max(1, len(text))), layout="constrained")
+    top = list(rows)[:NAMED]
+    figure = Figure(figsize=(WIDTH, 1.4 + 0.28 * max(1, len(top))), layout="constrained")
     panel = figure.subplots()
-    for row, member in enumerate(text):
+    for row, member in enumerate(top):
         offsets = np.linspace(-0.3, 0.3, 7)[np.arange(len(rows[member])) * 3 % 7] if len(rows[member]) > 1 else [0.0]
         panel.scatter(rows[member], row + np.asarray(offsets), s=9, color=data.color(member), alpha=0.55, lw=0)
-    boxed = [(row, rows[m]) for row, m in enumerate(text) if len(rows[m]) >= BOX]
+    boxed = [(row, rows[m]) for row, m in enumerate(top) if len(rows[m]) >= BOX]
     if boxed:
         places, values = zip(*boxed, strict=True)
         ink = {"color": "black", "lw": 1.0}
@@ -42,11 +42,11 @@ def episodes(data: RunData) -> Figure:
             values, positions=places, orientation="horizontal", widths=0.6, showfliers=False, manage_ticks=False,
             boxprops=ink, whiskerprops=ink, capprops=ink, medianprops={"color": "black", "lw": 2.0},
         )  # fmt: skip
-    panel.set_yticks(range(len(text)), [short(data.label(m)) for m in text])
-    panel.set_ylim(max(1, len(text)) - 0.4, -0.6)
+    panel.set_yticks(range(len(top)), [short(data.label(m)) for m in top])
+    panel.set_ylim(max(1, len(top)) - 0.4, -0.6)
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x) if abs(x) >= 10_000 else f"{x:g}"))
     result = "return" if data.header.unit == "env_steps" else data.header.metric
-    left_out = f" ({len(rows) - len(text)} more members are not drawn)" if len(rows) > len(text) else ""
+    left_out = f" ({len(rows) - len(top)} more members are not drawn)" if len(rows) > len(top) else ""
     panel.set(title="final episodes" + left_out, xlabel=short(result))
     return figure
 
