@@ -22,13 +22,13 @@ from pbtrl.core.records import (
     SnapshotRemade,
     UnknownRecord,
 )
+from pbtrl.core.values import LARGEST_INTEGER
 from pbtrl.errors import JournalError
 from pbtrl.storage.run_header import HeaderRecord, RunHeader
 
 Kind = TypeVar("Kind")
 
 LATEST = 1e10  # seconds, three centuries
-LARGEST = 2**53  # steps
 NUMBER = (int, float)
 
 
@@ -61,7 +61,7 @@ def parse_record(line: Mapping[str, Any], place: str) -> Record:
             case "report":
                 return ReportRecord(_parse(Report, line), **clock)
             case "failure":
-                return _parse(FailureRecord, {**line, "failure": _parse(Failure, line)}, clock)
+                return _parse(FailureRecord, line, {**clock, "failure": _parse(Failure, line)})
             case kind if kind in _KINDS:
                 return _parse(_KINDS[kind], line, clock)
             case kind:
@@ -70,8 +70,8 @@ def parse_record(line: Mapping[str, Any], place: str) -> Record:
         raise JournalError(f"{place} is damaged: {error}") from error
 
 
-def _parse(kind: Callable[..., Kind], body: Mapping[str, Any], clock: Mapping[str, float] | None = None) -> Kind:
-    values: dict[str, Any] = dict(clock or {})
+def _parse(kind: Callable[..., Kind], body: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Kind:
+    values: dict[str, Any] = dict(given or {})
     for name, expected in _KEYS[kind].items():
         if name in body:
             value = body[name]
@@ -95,11 +95,11 @@ def _is_timing(x: Any) -> bool:
 
 
 def _is_step(x: Any) -> bool:
-    return type(x) is int and 0 <= x <= LARGEST
+    return type(x) is int and 0 <= x <= LARGEST_INTEGER
 
 
 def _are_steps(values: Sequence[Any]) -> bool:
-    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= LARGEST)
+    return not values or (set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= LARGEST_INTEGER)
 
 
 def _is_curve(x: Any) -> bool:
@@ -133,7 +133,7 @@ _TEXTS = _Value(lambda x: type(x) is list and set(map(type, x)) <= {str}, "a lis
 _SLICE = _Value(_is_slice, "a member and a number, as in m03/000012")
 _FLAG = _Value(lambda x: type(x) is bool, "true or false")
 _INTEGER = _Value(lambda x: type(x) is int, "an integer")
-_STEP = _Value(_is_step, f"an integer in [0, {LARGEST}]")
+_STEP = _Value(_is_step, f"an integer in [0, {LARGEST_INTEGER}]")
 _OBJECT = _Value(lambda x: type(x) is dict, "an object")
 _HYPERPARAMETERS = _Value(_is_hyperparameters, "finite values by hyperparameter")
 _NUMBERS = _Value(lambda x: type(x) is list and _are_numbers(x), "a list of numbers or nulls", tuple)
@@ -163,7 +163,7 @@ _KEYS: dict[Any, dict[str, _Value]] = {
         "snapshot": _OPTIONAL_TEXT, "memory": _FLAG,
     },
     Decision: {"assignments": _ASSIGNMENTS, "retired": _TEXTS, "free": _OPTIONAL_INTEGER},
-    FailureRecord: {"failure": _Value(lambda x: True, ""), "attempt": _INTEGER, "given_up": _FLAG},
+    FailureRecord: {"attempt": _INTEGER, "given_up": _FLAG},
     SnapshotLost: {"snapshot": _TEXT, "error": _TEXT},
     SnapshotRemade: {"snapshot": _TEXT, "member": _TEXT, "step": _STEP},
     RunResumed: {"horizon": _INTEGER, "total": _OPTIONAL_INTEGER, "changes": _TEXTS},
