@@ -1,6 +1,7 @@
 """Imports point down, rooms on one floor do not import each other, and no file that is read is executed."""
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -56,8 +57,13 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def imports(path: Path, *, annotations: bool = True) -> Iterator[str]:
+@functools.cache
+def imports(path: Path, *, annotations: bool = True) -> list[str]:
     """Full names of all imports in a file, also inside functions, and optionally for annotations only."""
+    return list(_imports(path, annotations=annotations))
+
+
+def _imports(path: Path, *, annotations: bool) -> Iterator[str]:
     tree = parsed(path)
     typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
     ignored = {id(n) for block in typing for n in ast.walk(block)} if not annotations else set()

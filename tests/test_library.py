@@ -82,7 +82,14 @@ def run(where: Path, argv: list[str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("text", "how"),
-    [(SESSION, script), (SESSION, module), (SESSION, inline), (SESSION, heredoc), (COMMAND, script), (ACTORS, script)],
+    [
+        (SESSION, script),
+        (SESSION, inline),
+        (COMMAND, script),
+        (ACTORS, script),
+        pytest.param(SESSION, module, marks=pytest.mark.slow),
+        pytest.param(SESSION, heredoc, marks=pytest.mark.slow),
+    ],
 )
 def test_script_without_a_guard_trains_once(tmp_path: Path, text: str, how: Callable[[Path, str], list[str]]):
     """Worker, actor and final choice do not import the script."""

@@ -188,7 +188,7 @@ def test_recall(name, core):
     assert mean > 0.95 if trained.remembers else mean < 0.7
 
 
-@every
+@small
 def test_target(name):
     check_target(name, "clip")
 
