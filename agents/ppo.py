@@ -24,15 +24,12 @@ from pbtrl.agents.settings import PPOSettings
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors
 from pbtrl.agents.updates import Batch, Group, Part, shares
 
-Minibatch = list[tuple[Tensor, Tensor]]
-"""Members [p] and, for each, the indices [p, m] of its units. Members with equal m are together."""
-
 SEEDS = 2**24  # all float32 in [0, 1) that torch draws are multiples of 1 / SEEDS
 
 
 @dataclass(frozen=True)
 class Units:
-    """Units of a block, from which minibatches are gathered: [P x units, T, ...] each, member after member.
+    """Units of a block [P x units, T, ...], member after member, or some of p members in a new order [p, T, m, ...].
 
     `scalars` holds, along its last axis, log-probabilities, advantages, value targets, values and the mask.
     """
@@ -41,6 +38,25 @@ class Units:
     rnn_state: Tensor
     actions: Tensor
     scalars: Tensor
+
+    def take(self, rows: Tensor) -> Units:
+        """Gather the units in rows [p, m] of a block's."""
+
+        def gather(x: Tensor) -> Tensor:
+            return x.index_select(0, rows.flatten()).view(*rows.shape, *x.shape[1:])
+
+        inputs, actions, scalars = self.inputs.map(gather), gather(self.actions), gather(self.scalars)
+        return Units(
+            inputs.map(lambda x: x.transpose(1, 2)),
+            gather(self.rnn_state),
+            actions.transpose(1, 2),
+            scalars.transpose(1, 2),
+        )
+
+    def part(self, units: slice) -> Units:
+        """Return some of the units that were taken."""
+        at = slice(None), slice(None), units
+        return Units(self.inputs[at], self.rnn_state[:, units], self.actions[at], self.scalars[at])
 
 
 @dataclass(frozen=True)
@@ -118,31 +134,35 @@ class PPO(ActorCritic):
     def minibatches(
         self, state: State, batch: Batch, h: Hyperparameters
     ) -> Callable[[int, Tensor], Iterable[tuple[Tensor, Iterable[Group]]]]:
-        """Compute what all passes share; a pass gathers its minibatches one by one."""
+        """Compute what all passes share; a pass puts the units in a new order, of which minibatches are parts."""
         units, seeds = self._units(state, batch, h), self.split_extra_noise(batch.block.noise[:, 0, 0])[:, 0]
+        seeds, count = (seeds * SEEDS).long(), len(units.actions) // len(seeds)
+        counts = h["minibatches"].clamp_max(count)
 
         def updates(epoch: int, active: Tensor) -> Iterator[tuple[Tensor, Iterable[Group]]]:
-            count = len(units.actions) // len(active)
-            for learning, minibatch in self._shuffled((seeds * SEEDS).long(), count, h["minibatches"], epoch, active):
-                yield learning, (self._gather(state, batch, units, h, *members) for members in minibatch)
+            rows = self._order(seeds, count, epoch)
+            shuffled = [
+                (members, list(self._shuffled(units, rows[members], number)))
+                for number in sorted(set(counts[active].tolist()))
+                for members in self._together(active & (counts == number))
+            ]
+            for i in range(int(counts[active].max())):
+                groups = ((members, parts[i]) for members, parts in shuffled if i < len(parts))
+                yield active & (counts > i), (self._group(state, batch, h, m, minibatch()) for m, minibatch in groups)
 
         return updates
 
-    def _shuffled(
-        self, seeds: Tensor, units: int, counts: Tensor, epoch: int, active: Tensor
-    ) -> Iterator[tuple[Tensor, Minibatch]]:
-        """Yield the members [P] that take each update of a pass, and their minibatches."""
+    def _order(self, seeds: Tensor, count: int, epoch: int) -> Tensor:
+        """Rows [P, units] of the members' units in the random order of a pass."""
         generators = [torch.Generator().manual_seed(seed + SEEDS * epoch) for seed in seeds.tolist()]
-        orders = torch.stack([torch.randperm(units, generator=g) for g in generators])
-        counts = counts.clamp_max(units)
-        groups = [
-            (members, orders[members], shares(units, count))
-            for count in sorted(set(counts[active].tolist()))
-            for members in self._together(active & (counts == count))
-        ]
-        for i in range(int(counts[active].max())):
-            minibatch = [(members, order[:, parts[i]]) for members, order, parts in groups if i < len(parts)]
-            yield active & (counts > i), minibatch
+        starts = torch.arange(0, count * len(seeds), count)[:, None]
+        return torch.stack([torch.randperm(count, generator=g) for g in generators]) + starts
+
+    def _shuffled(self, units: Units, rows: Tensor, number: int) -> Iterator[Callable[[], Units]]:
+        """Yield what makes each of a pass's minibatches. Images are gathered when they are needed, to save memory."""
+        shuffled = units.take(rows) if self.net.frames is None else None
+        for part in shares(rows.shape[1], number):
+            yield partial(shuffled.part, part) if shuffled else partial(units.take, rows[:, part])
 
     @override
     def continues(self, continuing: Tensor, metrics: Tensors, h: Hyperparameters) -> Tensor:
@@ -175,29 +195,26 @@ class PPO(ActorCritic):
         (members,) = chosen.nonzero(as_tuple=True)
         return [members] if self.net.frames is None else [member[None] for member in members]
 
-    def _gather(
-        self, state: State, batch: Batch, units: Units, h: Hyperparameters, members: Tensor, chosen: Tensor
-    ) -> Group:
-        """Prepare the update of some members from the units [p, m] chosen for them."""
+    def _group(self, state: State, batch: Batch, h: Hyperparameters, members: Tensor, minibatch: Units) -> Group:
+        """Prepare the update of some members from their minibatch."""
         whole = len(members) == len(state.grads)
         own = {name: value if whole else value[members] for name, value in h.items()}
         if whole or self.net.frames is not None:
             params = state.params[0 if whole else int(members)]
         else:
             params = {name: x.detach()[members].requires_grad_() for name, x in state.params[0].items()}
-        rows = chosen + members[:, None] * (len(units.actions) // len(state.grads))
-        log_probs, advantages, targets, values, mask = _take(units.scalars, rows).unbind(-1)
+        log_probs, advantages, targets, values, mask = minibatch.scalars.unbind(-1)
         if self.settings.advantages == "normalize":
             advantages = losses.normalize_advantages(advantages.flatten(1), mask.flatten(1)).view_as(mask)
         live, parts = mask.flatten(1).sum(-1).clamp_min(1), []
         known = {"log_probs": log_probs, "advantages": advantages, "targets": targets, "values": values}
         for chunk in self._chunks(mask.shape[1], slice(0, mask.shape[2])):
-            at, take = (slice(None), slice(None), chunk), partial(_take, rows=rows[:, chunk])
+            at, units = (slice(None), slice(None), chunk), minibatch.part(chunk)
             part = Part(
-                inputs=units.inputs.map(take),
-                rnn_state=units.rnn_state[rows[:, chunk]],
+                inputs=units.inputs,
+                rnn_state=units.rnn_state,
                 starts=batch.starts[members],
-                actions=take(units.actions),
+                actions=units.actions,
                 log_probs=log_probs[at],
                 weights=mask[at] / live[:, None, None],
                 extra={name: x[at] for name, x in known.items()},
@@ -205,11 +222,6 @@ class PPO(ActorCritic):
             )
             parts.append(part)
         return Group(slice(0, len(members)) if whole else members, params, own, parts)
-
-
-def _take(units: Tensor, rows: Tensor) -> Tensor:
-    """Gather rows [p, m] of units [P x units, T, ...]: [p, T, m, ...]."""
-    return units.index_select(0, rows.flatten()).view(*rows.shape, *units.shape[1:]).transpose(1, 2)
 
 
 make = PPO.make
