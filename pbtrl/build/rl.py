@@ -134,7 +134,7 @@ class RLBuilder:
         from pbtrl.rl.episode_metric import EpisodeMetric
 
         fitness = self._config.fitness
-        return None if fitness.metric == RETURN else EpisodeMetric(fitness.metric)
+        return None if fitness.metric == RETURN else EpisodeMetric(fitness.metric, fitness.metric_name)
 
     @cached_property
     def agent(self) -> ActorCritic:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,9 +20,11 @@ class EpisodeMetric:
     Attributes:
         text: `episode/info/KEY`, a number of the episode's last info; or `module:function`, called with the raw return,
             the length (env steps) and the last info.
+        name: its name in tables and plots.
     """
 
     text: str
+    name: str
 
     def __call__(self, vector: Vector, row: int, episode_return: float, length: int) -> float | None:
         """Measure the episode of env `row` that the last step ended; None if it has no such number."""
@@ -39,8 +40,8 @@ class EpisodeMetric:
 
     @property
     def tag(self) -> str:
-        """Name in plots."""
-        return f"episode/{re.split('[/:]', self.text)[-1]}"
+        """Name among a member's metrics."""
+        return f"episode/{self.name}"
 
     @cached_property
     def _function(self) -> Callable[[float, int, Mapping[str, Any]], Any]:

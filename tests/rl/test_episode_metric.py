@@ -76,7 +76,7 @@ def vector(lengths: list[int]) -> Vector:
 
 
 def played(text: str) -> list[Episodes]:
-    rollout = Rollout(vector([3, 4, 2, 5]), 2, CountingAgent(), lambda action: action, EpisodeMetric(text))
+    rollout = Rollout(vector([3, 4, 2, 5]), 2, CountingAgent(), lambda action: action, EpisodeMetric(text, "score"))
     rollout.collect(None, [None] * 2, 8)
     return rollout.episodes
 
