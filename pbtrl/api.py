@@ -93,7 +93,7 @@ def resume(
     Args:
         run: `last`, the name of a run, a unique prefix of it, or a path.
         overrides: a longer budget, as in `budget.env_steps_per_member=2e6`, or settings of the sections `execution`,
-            `final`, `snapshots` and `failure`.
+            `final`, `snapshots` and `failure`, or `acting.placement`.
         runs, progress, callbacks: as in `train`.
         trust_imports: import the modules that the run's config names. This runs their code, so trust the author of the
             run.
