@@ -16,7 +16,7 @@ from pbtrl.cli import main as cli
 from pbtrl.config.load import parse, resolve, to_yaml
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.integrations.tracking_events import RunEvents
-from pbtrl.reporting import report_tables
+from pbtrl.reporting import report_tables, tables
 from pbtrl.reporting.comparison.run_curves import run_curves
 from pbtrl.reporting.lineage import copies
 from pbtrl.reporting.plots import RunData
@@ -262,10 +262,11 @@ def test_any_journal_is_read_or_reported_damaged(finished: Path, tmp_path: Path,
     (row,) = run_status.listing(tmp_path)
     json.dumps(row)
     try:
-        run_status.status(RunDirectory(run))
+        status = run_status.status(RunDirectory(run))
     except RunError:
         assert row["error"]
         return
+    assert tables.status(status, "run", "")
     header, records, population = RunDirectory(run).load()
     json.dumps(copies(records))
     run_curves(header, records, {}, None)

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from pbtrl.agents.settings import AGENTS, AgentSettings
 from pbtrl.config.pydantic_errors import TaggedUnion
 from pbtrl.core.dimensions import PRIORS, Dimension
-from pbtrl.core.values import MEMBERS, Real, Whole
+from pbtrl.core.values import MAX_MEMBERS, Real, Whole
 from pbtrl.strategies.rules import Count
 
 # Env steps at which evaluation episodes without a limit are cut; the longest is the limit of Atari games.
@@ -194,7 +194,7 @@ class PopulationSettings(Section):
         mix: number of members that begin as each entry of `agents`; members are assigned to entries in this order.
     """
 
-    size: Annotated[Count, Field(le=MEMBERS)] = 4
+    size: Annotated[Count, Field(le=MAX_MEMBERS)] = 4
     mode: Literal["async", "sync"] = "async"
     reference_members: Annotated[Whole, Field(ge=0)] = 0
     mix: Annotated[dict[str, Count], Field(min_length=1)] | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 from typing_extensions import override
 
-from pbtrl.core.values import LARGEST_INTEGER, Bounds, Real, Value, Values, Whole
+from pbtrl.core.values import LARGEST_EXACT_INTEGER, Bounds, Real, Value, Values, Whole
 from pbtrl.errors import DimensionError
 
 if TYPE_CHECKING:  # only annotations need numpy; without its import config errors appear faster
@@ -266,7 +266,7 @@ class IntUniform(_Integer):
     low: Whole
     high: Whole
 
-    natural: ClassVar[tuple[float, float]] = (-LARGEST_INTEGER, LARGEST_INTEGER)
+    natural: ClassVar[tuple[float, float]] = (-LARGEST_EXACT_INTEGER, LARGEST_EXACT_INTEGER)
 
     @override
     def sample(self, rng: "np.random.Generator") -> int:
@@ -281,7 +281,7 @@ class IntLogUniform(_Integer, _Log):
     low: Whole
     high: Whole
 
-    natural: ClassVar[tuple[float, float]] = (1, LARGEST_INTEGER)
+    natural: ClassVar[tuple[float, float]] = (1, LARGEST_EXACT_INTEGER)
 
     @override
     def _check_natural(self, name: str, value: float) -> None:

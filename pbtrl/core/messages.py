@@ -92,7 +92,8 @@ class Report:
         curve: points (step, mean return) inside the slice.
         scalars: further numbers to plot.
         diverged: too many consecutive updates were not finite; the snapshot holds the last finite weights.
-        timing: durations in seconds, not part of the canonical journal.
+        timing: durations in seconds, and in a journal also `elapsed` and `time` of its `Record`; not part of the
+            canonical journal.
     """
 
     assignment: str

@@ -30,7 +30,7 @@ from pbtrl.core.records import (
     SnapshotLost,
     SnapshotRemade,
 )
-from pbtrl.core.values import MEMBERS
+from pbtrl.core.values import MAX_MEMBERS
 
 
 def mean(returns: Iterable[float | None]) -> float:
@@ -256,7 +256,7 @@ class Population:
     def unstarted(self, count: int) -> list[Member]:
         """First `count` members that never had an assignment; those that do not exist yet are new objects."""
         waiting = [m for m in self.members.values() if m.generation < 0 and not m.retired][:count]
-        places = range(len(self.members), min(MEMBERS, len(self.members) + count - len(waiting)))
+        places = range(len(self.members), min(MAX_MEMBERS, len(self.members) + count - len(waiting)))
         return waiting + [self._new(member_id(place, self.size)) for place in places]
 
     def _new(self, name: str) -> Member:
@@ -344,11 +344,13 @@ class Population:
         if copied:
             member.copy = assignment
             if member.is_evaluator:
-                self._known(assignment.donor or "").evaluated_at = self.decisions
+                if assignment.donor is None:
+                    raise ValueError(f"{assignment.id} evaluates, but has no donor")
+                self._known(assignment.donor).evaluated_at = self.decisions
         self.copies += copied and not member.is_evaluator
 
     def _add(self, name: str) -> None:
-        if name != member_id(len(self.members), self.size) or len(self.members) >= MEMBERS:
+        if name != member_id(len(self.members), self.size) or len(self.members) >= MAX_MEMBERS:
             raise ValueError(f"{name} is not the next new member")
         self.members[name] = self._new(name)
 
@@ -356,7 +358,9 @@ class Population:
         """Forget the results of the weights before a copy or fresh start, or inherit the donor's."""
         member.diverged = member.lost = False
         if assignment.inherit:
-            donor = self._known(assignment.donor or "")
+            if assignment.donor is None:
+                raise ValueError(f"{assignment.id} inherits, but has no donor")
+            donor = self._known(assignment.donor)
             ahead = assignment.start - donor.step
             member.window, member.fitness, member.placeholder = list(donor.window), donor.fitness, None
             member.window_start_step, member.counted_steps = donor.window_start_step + ahead, donor.counted_steps

@@ -1,6 +1,7 @@
 """Records of a journal: a class for each kind of line, so that readers need not know the keys.
 
-`storage.parsing` makes them from lines and checks every value.
+That of the first line is `storage.run_header.HeaderRecord`. `storage.parsing` makes them from lines and checks every
+value.
 """
 
 from __future__ import annotations
@@ -83,11 +84,11 @@ class RunResumed(Record):
     """Start of a session that continues the run, with its config changes.
 
     Attributes:
-        horizon: budget of a member from then on; 0 in journals of earlier versions.
+        horizon: budget of a member from then on; None if it is the same.
         total: budget of the whole population, if it is not that of all members.
     """
 
-    horizon: int = 0
+    horizon: int | None = None
     total: int | None = None
     changes: tuple[str, ...] = ()
 
@@ -115,10 +116,8 @@ class RunChanged(Record):
 
     @property
     def text(self) -> str:
-        """The change in words: `strategy.explore.factors [1.5, 0.7], m03 retired`."""
-        settings = self.settings.items()
-        parts = [f"{key} {value if isinstance(value, str) else to_json(value)}" for key, value in settings]
-        return ", ".join([*parts, *(f"{member} retired" for member in self.retired)])
+        """The change in words."""
+        return describe_change(self.settings, self.retired)
 
 
 @dataclass(frozen=True)
@@ -140,6 +139,12 @@ class UnknownRecord(Record):
     """Line of a kind that this version does not know."""
 
     kind: str
+
+
+def describe_change(settings: Mapping[str, Any], retired: Iterable[str]) -> str:
+    """Describe a change by `pbtrl set`: `strategy.explore.factors [1.5, 0.7], m03 retired`."""
+    parts = [f"{key} {value if isinstance(value, str) else to_json(value)}" for key, value in settings.items()]
+    return ", ".join([*parts, *(f"{member} retired" for member in retired)])
 
 
 def duration(records: Iterable[Record]) -> float:

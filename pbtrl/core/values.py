@@ -5,10 +5,19 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-MEMBERS = 100_000  # largest population size
-LARGEST = 2**128  # largest integer in a config: seeds may have 128 bits
+MAX_MEMBERS = 100_000
+"""Largest population size."""
 
-LARGEST_INTEGER = 2**53
+MAX_COUNT = 10**15
+"""Largest number of steps, episodes and the like in a config."""
+
+LATEST = 1e10
+"""Largest time and duration in files (seconds, or Unix seconds), three centuries."""
+
+LARGEST_SEED = 2**128
+"""Largest integer in a config."""
+
+LARGEST_EXACT_INTEGER = 2**53
 """Largest integer that a double, and so every JSON reader, holds exactly."""
 
 Value = bool | int | float | str | None
@@ -24,7 +33,7 @@ def _real(value: object) -> object:
 def _whole(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         raise PydanticCustomError("int_type", "must be an integer")
-    if abs(value) > LARGEST:
+    if abs(value) > LARGEST_SEED:
         raise PydanticCustomError("integer", "must be between -2^128 and 2^128")
     return int(value)
 

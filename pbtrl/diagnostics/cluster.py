@@ -67,10 +67,10 @@ def _shared(runs: Path, cluster: Cluster) -> str:
         probe = Path(folder).resolve() / "nonce"
         probe.write_text(nonce)
         os.chmod(folder, 0o755)
-        result: list[tuple[dict[str, Any], dict[str, Any]]] = cluster.survey(probe)
-    blind = [there["host"] for _, there in result if there["probe"] != nonce]
+        answers: list[tuple[dict[str, Any], dict[str, Any]]] = cluster.survey(probe)
+    blind = [there["host"] for _, there in answers if there["probe"] != nonce]
     if blind:
         raise RuntimeError(
             f"{', '.join(blind)} cannot read what was written in {runs.resolve()}: set execution.shared: false"
         )
-    return f"all {len(result)} nodes read what was written in {runs.resolve()}"
+    return f"all {len(answers)} nodes read what was written in {runs.resolve()}"

@@ -50,7 +50,7 @@ def rederive(run: RunDirectory, config: Config) -> dict[str, Any]:
     strategy = _strategy(config, horizon)
     for number, record in enumerate(records, 1):
         match record:
-            case RunResumed() if record.horizon:
+            case RunResumed() if record.horizon is not None:
                 horizon = record.horizon
                 strategy = _strategy(config, horizon)
             case RunChanged():
@@ -63,8 +63,8 @@ def rederive(run: RunDirectory, config: Config) -> dict[str, Any]:
                 recorded = {a.member: a.to_json() for a in record.assignments}
                 for member in [*recorded, *derived]:
                     if recorded.get(member) != derived.get(member):
-                        result = Difference(number, member, recorded.get(member), derived.get(member))
-                        return {"decisions": decisions, "difference": asdict(result)}
+                        difference = Difference(number, member, recorded.get(member), derived.get(member))
+                        return {"decisions": decisions, "difference": asdict(difference)}
                 decisions += 1
         population.record(record)
     return {"decisions": decisions, "difference": None}

@@ -118,12 +118,12 @@ def repair(run: RunDirectory) -> list[str]:
     return done
 
 
-def text(found: dict[str, Any]) -> str:
+def text(result: dict[str, Any]) -> str:
     """Format the result of `examine`."""
-    lines = [f"{f['kind']:<9} {f['where']}: {f['text']}" for f in found["findings"]]
-    counts = f"{found['lines']} journal lines, {found['snapshots']} snapshots hashed"
-    verdict = "clean" if not lines else "nothing is lost" if found["ok"] else "damaged"
-    return "\n".join([*lines, f"{found['run']}: {verdict} ({counts})"])
+    lines = [f"{f['kind']:<9} {f['where']}: {f['text']}" for f in result["findings"]]
+    counts = f"{result['lines']} journal lines, {result['snapshots']} snapshots hashed"
+    verdict = "clean" if not lines else "nothing is lost" if result["ok"] else "damaged"
+    return "\n".join([*lines, f"{result['run']}: {verdict} ({counts})"])
 
 
 def _snapshot(

@@ -394,7 +394,7 @@ class _Worker(ExecutorWorker):
             self._check(json.loads(answer))
             self.up = True
             return []
-        return [result for news in answer for result in self.take(decode(news))]
+        return [message for news in answer for message in self.take(decode(news))]
 
     def _check(self, there: dict[str, Any]) -> None:
         """Refuse a node that has other packages or does not see the run directory."""

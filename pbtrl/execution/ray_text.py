@@ -34,8 +34,8 @@ def classify_death(text: str, kind: str, *, preempted: bool = False) -> Death:
 
 def describe_death(death: Death, text: str) -> str:
     """Describe a death in few words, with the address of the node as far as Ray's text has it."""
-    result = re.search(r"^\s*ip: (\S+)", text, re.MULTILINE)
-    where = f"node {result[1]}" if result else "its node"
+    address = re.search(r"^\s*ip: (\S+)", text, re.MULTILINE)
+    where = f"node {address[1]}" if address else "its node"
     return {
         "process": f"died: its process on {where} was killed, ran out of memory or crashed",
         "memory": f"killed: {where} ran out of memory",

@@ -104,13 +104,13 @@ def _score(info: Mapping[str, Any]) -> str:
 
 def _schedule(run: RunDirectory, member: str) -> str:
     """Format the discovered schedule as a Markdown table; of many rows the middle ones are left out."""
-    result = discover(run, member)
+    discovered = discover(run, member)
     rows: list[Sequence[str]] = [
-        [f"{step:,}", *(_text(format_value(value)) for value in values.values())] for step, values in result.points
+        [f"{step:,}", *(_text(format_value(value)) for value in values.values())] for step, values in discovered.points
     ]
     if len(rows) > ROWS:
         rows = [*rows[: ROWS // 2], ["..."] * len(rows[0]), *rows[-ROWS // 2 :]]
-    titles = [f"from ({result.unit})", *map(_text, result.points[0][1])]
+    titles = [f"from ({discovered.unit})", *map(_text, discovered.points[0][1])]
     return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))
 
 

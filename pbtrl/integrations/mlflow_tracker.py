@@ -57,8 +57,8 @@ class MlflowTracker(Tracker):
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         try:
             self._client = MlflowClient()
-            result = self._client.get_experiment_by_name(project)
-            self._experiment = result.experiment_id if result else self._client.create_experiment(project)
+            experiment = self._client.get_experiment_by_name(project)
+            self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(project)
             self._params(POPULATION, about.config)
         except (MlflowException, OSError) as error:
             raise _refused(error) from error
@@ -119,8 +119,8 @@ class MlflowTracker(Tracker):
         if name not in self._ids:
             mark = self._about.id_of(name)
             query = f"tags.`{IDENTIFIER}` = '{mark}'"
-            result = self._client.search_runs([self._experiment], query, max_results=1) if self._about.continued else []
-            self._ids[name] = result[0].info.run_id if result else self._create(name, mark)
+            runs = self._client.search_runs([self._experiment], query, max_results=1) if self._about.continued else []
+            self._ids[name] = runs[0].info.run_id if runs else self._create(name, mark)
         return self._ids[name]
 
     def _create(self, name: str, mark: str) -> str:

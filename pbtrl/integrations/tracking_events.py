@@ -12,7 +12,7 @@ from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.errors import RunError
 from pbtrl.storage.journal import JournalTail
-from pbtrl.storage.metrics_log import SliceMetrics, tags
+from pbtrl.storage.metrics_log import SliceMetrics, position, tags
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import read_header
 from pbtrl.storage.run_points import fitness_tag, hyperparameter_points, population_points, report_points
@@ -161,7 +161,7 @@ class RunEvents:
             self._records = []
         if not self._records:
             raise RunError(f"{run} has no journal: the run never started")
-        self.header, _ = read_header(self._records[:1])
+        self.header, _ = read_header(self._records[:1], run.journal_path)
         self.population: Population = self.header.population()
         self.exploits: list[ExploitEvent] = []
         self._metrics = SliceMetrics(run.members, self.population.members)
@@ -177,7 +177,7 @@ class RunEvents:
     def events(self, record: Record) -> list[Event]:
         """Apply a record and return its events; all records must be given, in order."""
         self._recorded += 1
-        self._run.replay(self.population, [record], self._recorded)
+        self._run.apply_records(self.population, [record], self._recorded)
         match record:
             case Decision():
                 return list(self._decision(record))
@@ -231,9 +231,7 @@ class RunEvents:
         for row in self._metrics.take(member, report.assignment, now):
             if values := tags(row):
                 streamed |= values.keys()
-                at, time = row.get("step"), row.get("time")
-                at, time = at if isinstance(at, int) else stop, time if isinstance(time, float) else now
-                yield MetricPoints(member, at, time, values)
+                yield MetricPoints(member, *position(row, stop, now), values)
         values = {k: y for k, y in report_points(self.header, report).items() if k not in streamed} | numbers
         fitness = self.population.members[member].fitness
         yield MetricPoints(

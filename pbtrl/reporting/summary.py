@@ -32,7 +32,7 @@ def opening_text(
     slices: str | None = None,
     wall_clock: float | None = None,
     resumed: Population | None = None,
-    found: Sequence[str] = (),
+    starts: Sequence[str] = (),
     name: str | None = None,
 ) -> str:
     """Format the lines before a run starts.
@@ -46,7 +46,7 @@ def opening_text(
         slices: "48,000 env steps each".
         wall_clock: limit in seconds, or None.
         resumed: population at the end of the previous session, or None.
-        found: snapshot from which each member continues, one line each.
+        starts: snapshot from which each member continues, one line each.
         name: name of the run on the command line; default: the directory's name.
     """
     name = name or run.name
@@ -64,7 +64,7 @@ def opening_text(
         "budget": budget,
         "slices": slices,
         "start": header.origin,
-        "resumed": "\n".join([_left_off(resumed, header), *found]) if resumed else None,
+        "resumed": "\n".join([_left_off(resumed, header), *starts]) if resumed else None,
         "seed": f"{header.seed}; deterministic: {header.deterministic}",
         "watch": f"pbtrl status {name} | pbtrl tb {name}; Ctrl-C saves and stops",
     }
@@ -87,7 +87,7 @@ def closing_text(best: Mapping[str, Any], run: RunDirectory, name: str = "last",
         name: name of the run on the command line.
         reference: name of the run with the options that are needed, for commands that run the run's env.
     """
-    header, records = read_header(read_journal(run.journal_path))
+    header, records = read_header(read_journal(run.journal_path), run.journal_path)
     commands = f"pbtrl tb {name} | pbtrl eval {reference} | pbtrl report {name}"
     return f"{labeled({'run': str(run)})}\n{outcome_text(best, header, records)}\n{labeled({'next': commands})}"
 

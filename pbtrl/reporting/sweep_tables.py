@@ -26,8 +26,8 @@ def plan_text(description: Json, folder: str) -> str:
     """Format the plan: the arms, and the number of runs."""
     seeds = description["seeds"]
     count = len(seeds) * len(description["arms"])
-    text = ", ".join(map(str, seeds))
-    runs = f"{count} {'runs' if count > 1 else 'run'} in {folder}, {'seeds' if len(seeds) > 1 else 'seed'} {text}"
+    seeds_text = ", ".join(map(str, seeds))
+    runs = f"{count} {'runs' if count > 1 else 'run'} in {folder}, {'seeds' if len(seeds) > 1 else 'seed'} {seeds_text}"
     return f"{plan_table(description)}\n{runs}"
 
 

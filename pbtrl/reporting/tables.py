@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pbtrl.core.records import RunChanged
+from pbtrl.core.records import describe_change
 from pbtrl.reporting.formatting import (
     format_bytes,
     format_changes,
@@ -59,9 +59,10 @@ def status(result: Json, reference: str, reason: str = "") -> str:
 
 def changes(made: Sequence[Json]) -> list[str]:
     """Format the changes by `pbtrl set`, one line each."""
-    texts = [RunChanged(change["settings"], change["retired"]).text for change in made]
     return [
-        f"after {format_duration(c['elapsed'])} changed by pbtrl set: {t}" for c, t in zip(made, texts, strict=True)
+        f"after {format_duration(change['elapsed'])} changed by pbtrl set: "
+        + describe_change(change["settings"], change["retired"])
+        for change in made
     ]
 
 

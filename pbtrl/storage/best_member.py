@@ -91,23 +91,23 @@ def snapshot_digest(run: RunDirectory, snapshot: str) -> str:
 
 
 @dataclass(frozen=True)
-class ChosenScore:
-    """Scores of the final choice.
+class FinalScores:
+    """Scores of the final choice; None where a score is not finite.
 
     Attributes:
         member: the chosen member.
-        score: its mean on fresh seeds; None if it is not finite.
-        interval: 95 % interval of the score over episodes, or None.
-        played: mean of each candidate on selection seeds, and of the chosen one on fresh seeds.
+        score: its mean on fresh seeds.
+        interval: 95 % interval of the score over episodes; None without a score or an interval.
+        means: mean of each candidate on selection seeds, and of the chosen one on fresh seeds.
     """
 
     member: str
     score: float | None
     interval: tuple[float, float] | None
-    played: Mapping[str, float | None]
+    means: Mapping[str, float | None]
 
 
-def chosen_score(run: RunDirectory) -> ChosenScore | None:
+def final_scores(run: RunDirectory) -> FinalScores | None:
     """Read the scores in best.json; None before the final choice.
 
     Raises:
@@ -117,14 +117,20 @@ def chosen_score(run: RunDirectory) -> ChosenScore | None:
         return None
     try:
         evaluation = best["evaluation"]
-        played = {row["member"]: row["return_mean"] for row in (*best.get("selection", ()), evaluation)}
-        mean, interval = evaluation["return_mean"], evaluation.get("ci95")
-        return ChosenScore(
-            str(best["member"]), float(mean) if mean is not None and math.isfinite(mean) else None,
-            (float(interval[0]), float(interval[1])) if interval else None, played,
-        )  # fmt: skip
+        rows = (*best.get("selection", ()), evaluation)
+        means = {str(row["member"]): _finite_or_none(row["return_mean"]) for row in rows}
+        score, interval = _finite_or_none(evaluation["return_mean"]), None
+        if score is not None and (ends := evaluation.get("ci95")):
+            low, high = map(_finite_or_none, ends)
+            interval = None if low is None or high is None else (low, high)
+        return FinalScores(str(best["member"]), score, interval, means)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise DamagedError(f"{run.best_file} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _finite_or_none(value: float | None) -> float | None:
+    """Replace a number that is not finite by None; raise TypeError for what is no number."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def stored_evaluation(run: RunDirectory, snapshot: str) -> dict[str, Any] | None:

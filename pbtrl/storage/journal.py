@@ -25,7 +25,7 @@ from typing import Any
 from pbtrl.core.records import Record
 from pbtrl.errors import DiskFullError, JournalError, RunError
 from pbtrl.storage.json_files import check_version, open_plain_file, read_plain_file
-from pbtrl.storage.parsing import parse_record
+from pbtrl.storage.parsing import parse_line, parse_record
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import is_same_file, reason, sync_directory, translate_disk_errors
 from pbtrl.system.strict_json import to_json
@@ -46,13 +46,17 @@ class Journal:
             sync_directory(path.parent)
 
     def append(self, line: Line) -> Record:
-        """Write one line durably and return its record, as readers will have it.
+        """Write one line durably and return its record, as readers will have it; after an error there is no new line.
 
         Raises:
-            DiskFullError: no space is left; the journal is unchanged.
-            RunError: the line cannot be written, or the run directory was moved.
+            DiskFullError: no space is left.
+            RunError: the line cannot be written, readers would refuse it, or the run directory was moved.
         """
         data = dumps(line).encode() + b"\n"
+        try:
+            record = parse_line(json.loads(data))
+        except ValueError as error:
+            raise RunError(f"{self.path} cannot hold this {line['kind']}: {error}") from error
         self._check_place()
         crash_point(f"journal.before {line['kind']}")
         before = os.fstat(self._file.fileno()).st_size
@@ -68,7 +72,7 @@ class Journal:
         except OSError as error:
             raise RunError(f"cannot write to {self.path}: {reason(error)}") from error
         crash_point(f"journal.synced {line['kind']}")
-        return parse_record(json.loads(data), str(self.path))
+        return record
 
     def _check_place(self) -> None:
         """Refuse to write if the run directory was moved: workers write to its path, the journal to the open file."""
@@ -105,7 +109,12 @@ def read_journal(path: Path) -> Iterator[Record]:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """Read every complete line with all its keys, to compare journals; the errors are those of `read_journal`."""
+    """Read every complete line with all its keys, to compare journals.
+
+    Raises:
+        JournalError: a line is no JSON object or has no kind; values are not checked.
+        NewerError: a newer pbtrl began or resumed the run.
+    """
     return [line for line, _ in _parsed(read_plain_file(path), path, 0)]
 
 

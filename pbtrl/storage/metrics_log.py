@@ -7,6 +7,7 @@ other key is a tag with a number. If there are several attempts, only the last o
 """
 
 import json
+import math
 import os
 import time
 from collections import defaultdict
@@ -14,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from pbtrl.core.values import LARGEST_EXACT_INTEGER
 from pbtrl.storage.member_files import METRICS
 
 Metrics = dict[str, Any]
@@ -105,13 +107,22 @@ def tags(line: Metrics) -> dict[str, float]:
     return {k: float(v) for k, v in line.items() if k not in NOT_TAGS and _is_number(v)}
 
 
+def position(line: Metrics, step: int, now: float) -> tuple[int, float]:
+    """Step and Unix time of a line; those given where it has none."""
+    own_step, own_time = (
+        x if _is_number(x) and math.isfinite(x) else None for x in (line.get("step"), line.get("time"))
+    )
+    return step if own_step is None else int(own_step), now if own_time is None else float(own_time)
+
+
 def _number(line: Metrics, key: str) -> float:
     value = line.get(key)
     return float(value) if _is_number(value) else 0.0
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 1000)
+    """Check for a number that a float can hold."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= LARGEST_EXACT_INTEGER)
 
 
 def _objects(data: bytes) -> Iterator[Metrics]:

@@ -146,14 +146,14 @@ class RunDirectory:
         from pbtrl.storage.run_header import read_header
 
         try:
-            header, records = read_header(read_journal(self.journal_path))
+            header, records = read_header(read_journal(self.journal_path), self.journal_path)
         except FileNotFoundError:
             raise DamagedError(f"{self} has no journal: the run never started") from None
         population = header.population()
-        self.replay(population, records)
+        self.apply_records(population, records)
         return header, records, population
 
-    def replay(self, population: Population, records: Iterable[Record], first: int = 1) -> None:
+    def apply_records(self, population: Population, records: Iterable[Record], first: int = 1) -> None:
         """Apply records of the journal to a population, from line `first` on.
 
         Raises:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pbtrl.core.dimensions import AGENT
@@ -20,11 +21,11 @@ from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.naming import INITIAL
 from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.records import Record, RunChanged, RunResumed
-from pbtrl.core.values import MEMBERS
+from pbtrl.core.values import LARGEST_EXACT_INTEGER, LARGEST_SEED, MAX_MEMBERS
 from pbtrl.errors import JournalError
 from pbtrl.storage.json_files import SCHEMA
 
-BEYOND = 2**256  # larger than any seed or number of steps
+MOST_STEPS = MAX_MEMBERS * LARGEST_EXACT_INTEGER  # of a population
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,13 @@ class RunHeader:
         for f in ("seed", "size", "horizon", "frames_per_step"):
             if type(getattr(self, f)) is not int:
                 raise ValueError(f"{f} must be an integer, not {getattr(self, f)!r}")
-            if abs(getattr(self, f)) > BEYOND:
-                raise ValueError(f"{f} is larger than it can be")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ValueError(f"seed must be in [0, 2^128], not {self.seed}")
+        for f in ("horizon", "frames_per_step"):
+            if not 1 <= getattr(self, f) <= LARGEST_EXACT_INTEGER:
+                raise ValueError(f"{f} must be in [1, 2^53], not {getattr(self, f)}")
         self.rule.check()
-        if self.total is not None and (type(self.total) is not int or not 0 < self.total <= BEYOND):
+        if self.total is not None and (type(self.total) is not int or not 0 < self.total <= MOST_STEPS):
             raise ValueError(f"total must be a positive integer, not {self.total!r}")
         roles = (*self.roles, *self.roles.values(), *self.candidate_roles)
         for text in (self.name, self.unit, self.metric, self.deterministic, *self.hyperparameters, *roles):
@@ -89,8 +93,8 @@ class RunHeader:
                 raise ValueError(f"{text!r} must be text")
         if self.initial and not all(isinstance(self.initial.get(key), str) for key in ("run", "snapshot", "sha256")):
             raise ValueError(f"initial must name run, snapshot and sha256, not {self.initial!r}")
-        if not 1 <= self.size <= MEMBERS:
-            raise ValueError(f"size must be in [1, {MEMBERS:,}], not {self.size:,}")
+        if not 1 <= self.size <= MAX_MEMBERS:
+            raise ValueError(f"size must be in [1, {MAX_MEMBERS:,}], not {self.size:,}")
         for pair in (pair for bounds in self.bounds.values() for pair in bounds.values()):
             if len(pair) != 2 or not all(isinstance(x, int | float) and math.isfinite(x) for x in pair):
                 raise ValueError(f"bounds must be pairs of numbers, not {pair!r}")
@@ -151,7 +155,7 @@ class RunHeader:
         """Parse the first line of a journal; unknown keys are ignored.
 
         Raises:
-            JournalError: a value is missing or invalid.
+            ValueError: a value is missing or invalid.
         """
         try:
             known: dict[str, Any] = {f.name: line[f.name] for f in fields(cls) if f.name in line}
@@ -160,9 +164,9 @@ class RunHeader:
                 known[name] = tuple(line.get(name, ()))
             parsed = cls(**known)
             parsed.check()
-            return parsed
         except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise JournalError(f"the first line of the journal does not describe a run: {error}") from error
+            raise ValueError(f"it does not describe a run: {error}") from error
+        return parsed
 
 
 @dataclass(frozen=True)
@@ -172,26 +176,29 @@ class HeaderRecord(Record):
     header: RunHeader
 
 
-def read_header(records: Iterable[Record]) -> tuple[RunHeader, list[Record]]:
-    """Return the header of a journal, with the changes by later lines, and all records.
+def read_header(records: Iterable[Record], path: Path | str = "the journal") -> tuple[RunHeader, list[Record]]:
+    """Return the header of the journal at `path`, with the changes by later lines, and all records.
 
     Raises:
-        JournalError: the journal is empty, begins with another line, or changes the header to an invalid one.
+        JournalError: the journal is empty, begins with another line, has a second header, or changes it to an invalid
+            one.
     """
     all_records = list(records)
     if not all_records:
-        raise JournalError("the journal is empty")
+        raise JournalError(f"{path} is empty")
     if not isinstance(first := all_records[0], HeaderRecord):
-        raise JournalError("a journal begins with a line of kind run")
+        raise JournalError(f"{path}:1 is damaged: a journal begins with a line of kind run")
     header = first.header
-    try:
-        for record in all_records:
-            if isinstance(record, RunResumed) and record.horizon:
+    for number, record in enumerate(all_records, 1):
+        try:
+            if isinstance(record, HeaderRecord) and number > 1:
+                raise ValueError("only the first line is of kind run")
+            if isinstance(record, RunResumed) and record.horizon is not None:
                 header = replace(header, horizon=record.horizon, total=record.total)
                 header.check()
             elif isinstance(record, RunChanged) and record.bounds is not None:
                 header = replace(header, bounds=record.bounds)
                 header.check()
-    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise JournalError(f"the journal changes its header to an invalid one: {error}") from error
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise JournalError(f"{path}:{number} is damaged: {error}") from error
     return header, all_records

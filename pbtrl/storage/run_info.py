@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pbtrl
+from pbtrl.core.values import LATEST
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, RunError
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
 from pbtrl.storage.run_directory import RunDirectory
@@ -30,7 +31,6 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "id": str, "status": str, "reason": str, "versions": dict, "sittings": int, "created": (int, float),
     "started": (int, float),
 }  # fmt: skip
-LATEST = 1e12  # Unix seconds, later than any clock
 PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool", "optuna", "cmaes")
 _SECRETS = r"(?i)[\w.-]*(?:key|token|secret|passw|credential|auth)[\w.-]*"
 _SECRET = re.compile(_SECRETS)
@@ -78,7 +78,7 @@ def read_run_info(run: RunDirectory) -> dict[str, Any]:
     content = read_json_if_exists(run.info_file)
     for key, value in content.items():
         known = isinstance(value, KINDS.get(key, object))
-        if not known or (isinstance(value, int | float) and not 0 <= value < LATEST):
+        if not known or (isinstance(value, int | float) and not 0 <= value <= LATEST):
             raise DamagedError(f"{run.info_file} cannot be read: invalid value of {key!r}")
     return content
 

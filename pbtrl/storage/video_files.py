@@ -49,8 +49,8 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
     try:
         with translate_disk_errors(path):
             if path.suffix == ".gif":
-                few = itertools.islice(frames, MOST_GIF_FRAMES)
-                staged.write_bytes(_gif((_shrunk(frame, GIF_SIDE) for frame in few), fps))
+                first_frames = itertools.islice(frames, MOST_GIF_FRAMES)
+                staged.write_bytes(_gif((_shrunk(frame, GIF_SIDE) for frame in first_frames), fps))
             else:
                 _write_mp4(staged, frames, fps)
             staged.replace(path)
@@ -60,9 +60,9 @@ def write_video(path: Path, frames: Iterable[Frame], fps: float) -> None:
 
 def newest_video(run: RunDirectory, snapshot: str = "") -> Path | None:
     """Return the newest video of a run, or of one of its snapshots; None if there is none."""
-    named = f"*-{snapshot.replace('/', '-')}.*" if snapshot else "*"
-    result = (path for path in run.evaluations.glob(named) if path.suffix in (".mp4", ".gif") and path.is_file())
-    return max((path for path in result if not path.name.startswith(".")), key=lambda path: path.name, default=None)
+    pattern = f"*-{snapshot.replace('/', '-')}.*" if snapshot else "*"
+    videos = (path for path in run.evaluations.glob(pattern) if path.suffix in (".mp4", ".gif") and path.is_file())
+    return max((path for path in videos if not path.name.startswith(".")), key=lambda path: path.name, default=None)
 
 
 def preview(path: Path, seconds: float = 5.0) -> bytes:

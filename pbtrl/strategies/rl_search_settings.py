@@ -8,7 +8,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from pbtrl.core.search_space import SearchSpace
-from pbtrl.core.values import MEMBERS, Whole
+from pbtrl.core.values import MAX_MEMBERS, Whole
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.rules import Count
@@ -53,8 +53,8 @@ class RLSearchSettings(TrialSettings):
             yield ConfigProblem("rl_search searches for one agent: remove the mix", ("population", "mix"))
         elif not config.hparams:
             yield ConfigProblem("rl_search needs at least one hyperparameter to search", ("hparams",))
-        if self.trials > MEMBERS:
-            yield ConfigProblem(f"must be <= {MEMBERS:,}, not {self.trials:,}", ("strategy", "trials"))
+        if self.trials > MAX_MEMBERS:
+            yield ConfigProblem(f"must be <= {MAX_MEMBERS:,}, not {self.trials:,}", ("strategy", "trials"))
         if self.trials < self.batch_size:
             text = f"{self.trials} trials are fewer than a batch of {self.batch_size}: the agent would never learn"
             yield ConfigProblem(text, ("strategy", "trials"), ("strategy", "batch_size"))

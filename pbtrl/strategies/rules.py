@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pbtrl.core.values import Real, Whole
+from pbtrl.core.values import MAX_COUNT, Real, Whole
 
-Count = Annotated[Whole, Field(ge=1)]
+Count = Annotated[Whole, Field(ge=1, le=MAX_COUNT)]
 Fraction = Annotated[Real, Field(gt=0, le=1)]
 Probability = Annotated[Real, Field(ge=0, le=1)]
 

@@ -288,6 +288,6 @@ class Session:
             slices=describe_slices(config),
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.records else None,
-            found=starts,
+            starts=starts,
             name=run_reference(self.run_directory),
         )

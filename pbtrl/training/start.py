@@ -147,9 +147,8 @@ def resume(
         }
         population = header.population().replay([*records, journal.append(resumed)])
         write_atomically(run.resolved_config, to_yaml(config))  # after the journal says that the run goes on
-        return Session(
-            changed, run, header, population, journal, signals, hooks, records, duration(records)
-        ).run()  # fmt: skip
+        seconds = duration(records)
+        return Session(changed, run, header, population, journal, signals, hooks, records, seconds).run()
 
 
 def _refuse_while_importing_main() -> None:

@@ -104,7 +104,7 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
         unnamed = config_from_dict({key: value for key, value in prepared.to_dict().items() if key != "name"})
         arms.append(Arm(name, label, values, unnamed, prepared.label, tuple(source.notes)))
     if mistakes:
-        raise ConfigError([_in_arms(having, names) + message for message, having in mistakes.items()])
+        raise ConfigError([_in_arms(affected, names) + message for message, affected in mistakes.items()])
     _check_different(arms)
     return arms
 
@@ -176,9 +176,9 @@ def _word(key: str, value: Any) -> str:
     return f"{name}-{text}" if text[:1].isalpha() else f"{name}{text}"
 
 
-def _in_arms(found: Sequence[str], names: Sequence[str]) -> str:
+def _in_arms(affected: Sequence[str], names: Sequence[str]) -> str:
     """Return the arms that have a mistake, with a colon; nothing if all have it."""
-    return "" if len(found) == len(names) else f"{', '.join(found)}: "
+    return "" if len(affected) == len(names) else f"{', '.join(affected)}: "
 
 
 def _check_different(arms: Sequence[Arm]) -> None:

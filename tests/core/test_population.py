@@ -191,7 +191,10 @@ def test_fitness_needs_half_of_the_steps_since_the_last_copy() -> None:
         (Decision((Assignment("m07/000001", "m07", None, 0, 100, {}, 1),)), "m07 is not the next new member"),
         (Decision((Assignment("m00/000001", "m01", None, 0, 100, {}, 1),)), "not the name of a slice of m01"),
         (Decision((Assignment("m01/000001", "m01", None, 0, 100, {}, 1, "m07"),)), "there is no member m07"),
-        (Decision((Assignment("m01/000001", "m01", None, 0, 100, {}, 1, inherit=True),)), "there is no member"),
+        (
+            Decision((Assignment("m01/000001", "m01", None, 0, 100, {}, 1, inherit=True),)),
+            "inherits, but has no donor",
+        ),
         (Decision((), ("m07",)), "there is no member m07"),
         (RunChanged({}, ("m07",)), "there is no member m07"),
         (SnapshotLost("m01/000007", "missing"), "m01/000007 is lost, which was never made"),

@@ -377,9 +377,9 @@ def test_opening(tmp_path: Path):
 def test_opening_of_a_resumed_run_shows_its_progress(tmp_path: Path):
     w = one_copy(tmp_path / "toy", unit="steps")
     facts = {"trains": "quadratic", "agent": None, "workers": "2 members in this process"}
-    found = ["m00 from m00/000000, verified", "m01 from m00/000000, verified; 31 steps again"]
+    starts = ["m00 from m00/000000, verified", "m01 from m00/000000, verified; 31 steps again"]
     text = summary.opening_text(
-        RunDirectory(w.run), w.header, resumed=w.population, found=found, slices="100 steps each", **facts
+        RunDirectory(w.run), w.header, resumed=w.population, starts=starts, slices="100 steps each", **facts
     )
     assert "slices     100 steps each\n" in text
     assert "resumed    200 of 2.0k steps are done; 2 open slices start again\n" in text

@@ -341,6 +341,17 @@ def test_tail_reads_each_line_once_and_seldom(tmp_path: Path):
     assert [line["step"] for line in tail.read("m01")] == [130]
 
 
+def test_position_of_a_line_without_numbers_is_that_given():
+    for line, expected in (
+        ({"step": 7, "time": 5}, (7, 5.0)),
+        ({"step": 7.0, "time": 5.5}, (7, 5.5)),
+        ({"step": "x", "time": float("nan")}, (3, 4.0)),
+        ({"step": 2**80}, (3, 4.0)),
+        ({}, (3, 4.0)),
+    ):
+        assert metrics_log.position(line, 3, 4.0) == expected
+
+
 def test_threads_ended_by_a_full_disk_print_nothing(tmp_path: Path, monkeypatch):
     received: list[object] = []
     monkeypatch.setattr(threading, "excepthook", received.append)

@@ -96,6 +96,27 @@ def test_append_syncs_before_it_returns(tmp_path: Path, monkeypatch: pytest.Monk
 # What a crash leaves
 
 
+REPORT = answer_line(trained(assign(Population(1, 0, LAST), "m00"), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"kind": "stop", "reason": 3}, "reason must be text, not 3"),
+        ({**REPORT, "scalars": {"phase": "warmup"}}, "scalars must be numbers"),
+        ({**REPORT, "lengths": [10.0]}, "lengths must be a list of numbers of steps"),
+    ],
+)
+def test_line_that_readers_would_refuse_is_not_written(tmp_path: Path, line: Line, message: str) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append({"kind": "stop", "reason": "x"})
+    before = journal.path.read_bytes()
+    with pytest.raises(RunError, match=f"journal.jsonl cannot hold this {line['kind']}: {message}"):
+        journal.append(line)
+    journal.close()
+    assert journal.path.read_bytes() == before
+
+
 def test_torn_last_line_is_ignored(tmp_path: Path) -> None:
     lines = short_run()[:3]
     whole = journal_of(tmp_path / "whole", *lines).read_bytes()

@@ -387,13 +387,21 @@ def test_run_that_another_process_begins_first_is_no_failure(pbtrl: Command, mon
     assert result.json["runs"][0]["state"] == "running"
 
 
+def test_finished_run_without_its_best_member_is_damaged(pbtrl: Command) -> None:
+    assert pbtrl(*COMMAND).code == 0
+    (SWEEP / "pbt-s1/best.json").unlink()
+    row = pbtrl(*COMMAND, "--json").json["runs"][0]
+    assert (row["state"], row["score"]) == ("damaged", None)
+    assert row["reason"].endswith("best.json is missing")
+
+
 def test_damaged_run_is_reported(pbtrl: Command) -> None:
     assert pbtrl(*COMMAND).code == 0
     (SWEEP / "pbt-s1/journal.jsonl").write_text('{"kind": "nothing"}\n')
     result = pbtrl(*COMMAND, "--json")
     assert result.code == 3
     assert result.json["runs"][0]["state"] == "damaged"
-    assert "failed: pbt-s1: a journal begins with a line of kind run" in result.err
+    assert "journal.jsonl:1 is damaged: a journal begins with a line of kind run" in result.err
 
 
 # Seeds

@@ -168,10 +168,10 @@ def compare(selected: Sequence[str], root: Path, metric: str = "score") -> Compa
         DamagedError: a run that was named is damaged; in a folder it is left out.
     """
     wanted = Metric.parse(metric)
-    result, folder = find_runs(selected, root)
+    selected_runs, folder = find_runs(selected, root)
     runs: list[ComparedRun] = []
     left_out: list[LeftOut] = []
-    for run in result:
+    for run in selected_runs:
         try:
             runs.append(load(run))
         except DamagedError as error:

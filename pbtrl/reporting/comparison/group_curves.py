@@ -48,12 +48,12 @@ def group_curve(group: RunGroup, name: str, axis: str) -> GroupCurve | None:
     Returns:
         The curve, or None if a run has no value at all.
     """
-    result = [getattr(run.curves, name) for run in group.runs]
-    if not result or not all(curve.values for curve in result):
+    run_curves = [getattr(run.curves, name) for run in group.runs]
+    if not run_curves or not all(curve.values for curve in run_curves):
         return None
-    ends = [getattr(curve, axis) for curve in result]
+    ends = [getattr(curve, axis) for curve in run_curves]
     x = np.linspace(max(end[0] for end in ends), max(end[-1] for end in ends), POSITIONS)
-    values = np.array([[curve.at(position, axis) for position in x] for curve in result])  # [N runs, X]
+    values = np.array([[curve.at(position, axis) for position in x] for curve in run_curves])  # [N runs, X]
     n = len(values)
     bounds = statistics.interval(statistics.iqm, values, axis=0, resamples=RESAMPLES) if n >= BANDED else None
     low, high = bounds or (values.min(0), values.max(0))

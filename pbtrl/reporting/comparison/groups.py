@@ -42,11 +42,11 @@ def labels(groups: Sequence[Settings], names: Sequence[Sequence[str]] = ()) -> l
     if len(groups) == 1:
         return [_word("strategy.name", groups[0].get("strategy.name", "all runs"))]
     chosen: list[str] = []
-    result = differences(groups)
-    for name in result:
-        if _count(result, [*chosen, name]) > _count(result, chosen):
+    varying = differences(groups)
+    for name in varying:
+        if _count(varying, [*chosen, name]) > _count(varying, chosen):
             chosen.append(name)
-    texts = [", ".join(word for n in chosen if (word := _word(n, result[n][i]))) for i in range(len(groups))]
+    texts = [", ".join(word for n in chosen if (word := _word(n, varying[n][i]))) for i in range(len(groups))]
     stems = [_stem(group) for group in names]
     if len(set(stems)) == len(groups) and all(stems) and any(len(text) > LONGEST for text in texts):
         return stems
@@ -62,9 +62,9 @@ def _stem(names: Sequence[str]) -> str:
     return printable(first[:same].rstrip("0123456789").rstrip("-_. ") if len(names) > 1 else first)
 
 
-def _count(found: Mapping[str, Sequence[Any]], names: Sequence[str]) -> int:
+def _count(varying: Mapping[str, Sequence[Any]], names: Sequence[str]) -> int:
     """Number of groups that these settings tell apart."""
-    return len({_key(row) for row in zip(*(found[name] for name in names), strict=True)}) if names else 1
+    return len({_key(row) for row in zip(*(varying[name] for name in names), strict=True)}) if names else 1
 
 
 def _priority(name: str) -> tuple[int, str]:

@@ -72,13 +72,13 @@ class RunCurves:
 
 
 def run_curves(
-    header: RunHeader, records: Sequence[Record], played: Mapping[str, float | None], score: float | None
+    header: RunHeader, records: Sequence[Record], means: Mapping[str, float | None], score: float | None
 ) -> RunCurves:
     """Compute the curves of a run.
 
     Args:
         header, records: the run's journal.
-        played: scores of the final choice by member; empty before it.
+        means: scores of the final choice by member; empty before it.
         score: the run's score on fresh seeds, None if it has no valid one.
     """
     curves, population = RunCurves(RunCurve(), RunCurve()), header.population()
@@ -106,9 +106,9 @@ def run_curves(
                 continue
             if last_report.get(leader.id, -1) > i:
                 ranked[leader.id] = population.decisions
-            elif leader.id in played:  # it has finished: its score is known from the final choice
+            elif leader.id in means:  # it has finished: its score is known from the final choice
                 newest = population.decisions
-                curves.best.add(population.step, record.elapsed, played[leader.id])
+                curves.best.add(population.step, record.elapsed, means[leader.id])
         else:
             population.record(record)
     curves.median.add(population.step, seconds, _median(population))
