@@ -63,8 +63,15 @@ class FitnessRule:
 
     def check(self) -> None:
         """Raise ValueError if a value is not of its type."""
-        for name, kind in (("source", str), ("window", int), ("min_episodes", int), ("share", int | float)):
-            if not isinstance(value := getattr(self, name), kind):
+        types = {
+            "source": (str,),
+            "window": (int,),
+            "min_episodes": (int,),
+            "share": (int, float),
+            "cut_episodes": (bool,),
+        }
+        for name, valid in types.items():
+            if type(value := getattr(self, name)) not in valid:
                 raise ValueError(f"the fitness rule's {name} cannot be {value!r}")
 
 

@@ -29,7 +29,7 @@ class View(Protocol):
     """Listener of the controller that shows progress and is closed at the end."""
 
     def event(self, record: Record) -> None:
-        """Called after a line was written to the journal and recorded."""
+        """Called after a line was written to the journal and applied to the population."""
 
     def tick(self) -> None:
         """Called a few times a second."""
@@ -42,13 +42,13 @@ class View(Protocol):
 
 
 def make_view(
-    mode: Mode, standings: LiveStatus, *, workers: str, console: Console | None = None, wide: bool = False
+    mode: Mode, status: LiveStatus, *, workers: str, console: Console | None = None, wide: bool = False
 ) -> View:
     """Make the view for `--progress`; `auto` is `live` on a terminal that can redraw, and `plain` elsewhere.
 
     Args:
         mode: `auto`, `live`, `plain`, `json` or `none`.
-        standings: status of the run.
+        status: status of the run.
         workers: "8 members on 2 workers".
         console: console to write to; by default standard output.
         wide: show all hyperparameters instead of the first three.
@@ -58,11 +58,11 @@ def make_view(
         mode = "live" if _can_redraw(console) else "plain"
     match mode:
         case "live":
-            return LiveView(standings, workers, console, wide=wide)
+            return LiveView(status, workers, console, wide=wide)
         case "plain":
-            return LinesView(standings, console, plain_line, plain_event, f"          {STOPPING}")
+            return LinesView(status, console, plain_line, plain_event, f"          {STOPPING}")
         case "json":
-            return LinesView(standings, console, json_line, json_event, '{"kind": "stopping"}')
+            return LinesView(status, console, json_line, json_event, '{"kind": "stopping"}')
         case _:
             return SilentView()
 
@@ -101,31 +101,31 @@ class LinesView(View):
 
     def __init__(
         self,
-        standings: LiveStatus,
+        status: LiveStatus,
         console: Console,
         line: Callable[[LiveStatus], str],
         event: Callable[[Event], str],
         stopping: str,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._standings, self._console, self._now = standings, console, now
+        self._status, self._console, self._now = status, console, now
         self._line, self._event, self._stopping = line, event, stopping
         self._last_line, self._closed = now(), False
 
     @override
     def event(self, record: Record) -> None:
         """Print the events of a record."""
-        for event in self._standings.event(record):
+        for event in self._status.event(record):
             if text := self._event(event):
                 self._print(text)
 
     @override
     def tick(self) -> None:
         """Print the status of the run every 30 s."""
-        self._standings.refresh()
+        self._status.refresh()
         if self._now() - self._last_line >= LINE_EVERY:
             self._last_line = self._now()
-            self._print(self._line(self._standings))
+            self._print(self._line(self._status))
 
     @override
     def stopping(self) -> None:
@@ -136,8 +136,8 @@ class LinesView(View):
         """Print the final status of the run."""
         if not self._closed:
             self._closed = True
-            self._standings.refresh()
-            self._print(self._line(self._standings))
+            self._status.refresh()
+            self._print(self._line(self._status))
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(OSError):  # training continues without a reader, as in `pbtrl train | head`
@@ -148,8 +148,8 @@ class LinesView(View):
 class LiveView(View):
     """View of a table that is redrawn four times a second, with the last events below."""
 
-    def __init__(self, standings: LiveStatus, workers: str, console: Console, *, wide: bool = False) -> None:
-        self._standings, self._workers, self._console, self._wide = standings, workers, console, wide
+    def __init__(self, status: LiveStatus, workers: str, console: Console, *, wide: bool = False) -> None:
+        self._status, self._workers, self._console, self._wide = status, workers, console, wide
         self._events: list[Event] = []
         self._hint = HINT
         self._drawn = -math.inf
@@ -159,13 +159,13 @@ class LiveView(View):
     @override
     def event(self, record: Record) -> None:
         """Keep the events of a record for the next frame."""
-        events = [event for event in self._standings.event(record) if event.kind not in ROUTINE]
+        events = [event for event in self._status.event(record) if event.kind not in ROUTINE]
         self._events = (self._events + events)[-EVENTS:]
 
     @override
     def tick(self) -> None:
         """Redraw the table, at most four times a second."""
-        self._standings.refresh()
+        self._status.refresh()
         if time.monotonic() - self._drawn >= REDRAW:
             self._drawn = time.monotonic()
             try:
@@ -189,7 +189,7 @@ class LiveView(View):
                 self._live.stop()
 
     def _picture(self) -> Group:
-        frame = self._standings, self._events, self._workers, self._console
+        frame = self._status, self._events, self._workers, self._console
         return live_table(*frame, wide=self._wide, hint=self._hint)
 
 

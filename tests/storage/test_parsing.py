@@ -198,7 +198,7 @@ def test_missing_key_is_damage() -> None:
     [
         ("size", 0), ("size", "2"), ("horizon", 1.5), ("seed", 2**300), ("name", 3), ("total", 0),
         ("rule", {"window": "x"}), ("rule", {"min_episodes": None}), ("rule", {"share": "x"}), ("rule", {"source": 3}),
-        ("seed", -1), ("horizon", 0), ("horizon", 2**60),
+        ("seed", -1), ("horizon", 0), ("horizon", 2**60), ("rule", {"cut_episodes": 1}),
         ("bounds", {"": {"lr": [0, 10**400]}}), ("bounds", {"": 3}), ("initial", {"run": "x"}),
         ("hyperparameters", [3]), ("roles", {"m00": 1}),
     ],
