@@ -25,6 +25,7 @@ from pbtrl.core.trainable import Builder, Cohort, Outcome
 from pbtrl.errors import DiskFullError, MismatchError, SnapshotError
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.member_files import MemberFiles, MemberSink
+from pbtrl.storage.parsing import parse_report
 from pbtrl.storage.snapshot_store import SnapshotStore, Store
 from pbtrl.system.crash_points import crash_point
 
@@ -262,6 +263,7 @@ class Host:
             timing={**outcome.timing, "seconds": seconds},
             assigned=a.hyperparameters,
         )
+        parse_report(report.to_json())  # what the journal could not hold fails this slice, and not the run
         state = {"schema": SCHEMA, "assignment": a.to_json(), "report": report.to_json()}
         self._store.commit(a.id, tensors, state)
         if not broken:
@@ -288,8 +290,8 @@ class Host:
             self._store.quarantine(a.id)
             return None
         try:
-            return Report(**state["report"])
-        except (KeyError, TypeError):
+            return parse_report(state["report"])
+        except (KeyError, TypeError, ValueError):
             return None
 
     def _failures(self, group: Sequence[Assignment], error: BaseException) -> list[Report | Failure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import reprlib
 import sys
@@ -27,6 +28,7 @@ from pbtrl.core.records import (
 from pbtrl.core.values import LARGEST_EXACT_INTEGER, LATEST
 from pbtrl.errors import JournalError
 from pbtrl.storage.run_header import HeaderRecord, RunHeader
+from pbtrl.system.strict_json import to_json
 
 Parsed = TypeVar("Parsed")
 
@@ -56,6 +58,16 @@ def parse_record(line: Mapping[str, Any], place: str) -> Record:
         return parse_line(line)
     except ValueError as error:
         raise JournalError(f"{place} is damaged: {error}") from error
+
+
+def parse_report(body: Mapping[str, Any]) -> Report:
+    """Parse a report, as JSON has it or as `Report.to_json` returns it.
+
+    Raises:
+        ValueError: a key is missing or has an invalid value.
+        TypeError: a value cannot be expressed in JSON.
+    """
+    return _parse(Report, json.loads(to_json(body)))
 
 
 def parse_line(line: Mapping[str, Any]) -> Record:

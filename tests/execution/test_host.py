@@ -255,6 +255,17 @@ def test_used_hyperparameters_must_equal_assigned_ones(
         assert place.store.names("m00") == []
 
 
+@pytest.mark.parametrize("scalars", [{"phase": "warmup"}, {"x": {1}}])
+def test_result_that_the_journal_could_not_hold_fails_its_slice(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, scalars: dict[str, Any]
+) -> None:
+    real = FakeCohort.outcome
+    monkeypatch.setattr(FakeCohort, "outcome", lambda self, slot: replace(real(self, slot), scalars=scalars))
+    (failure,) = place.run(slice_of("m00")).values()
+    assert isinstance(failure, Failure)
+    assert place.store.names("m00") == []
+
+
 # Again after a crash
 
 
