@@ -58,6 +58,11 @@ class FakeCohort:
         self.calls.append(f"begin {' '.join(a.id for a in assignments)}")
         self._assignments, self._turns = assignments, 0
 
+    @property
+    def steps_done(self) -> float:
+        a = self._assignments[0]
+        return self._turns * (a.stop - a.start) / 4
+
     def advance(self) -> bool:
         if "endless" in self.config and self._turns == 2:
             self._tell()

@@ -80,6 +80,10 @@ class Cohort(Protocol):
 
     members: tuple[str, ...]
 
+    @property
+    def steps_done(self) -> float:
+        """Steps of the slice so far, as a mean over the slots."""
+
     def init(self, slot: int, seed: int) -> None:
         """Initialize fresh weights."""
 

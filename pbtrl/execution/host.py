@@ -37,10 +37,15 @@ METRICS_EVERY = 2.0  # seconds between two lines of a member's metrics.jsonl
 
 @dataclass
 class _Slice:
-    """Open slice of a cohort, with its assignments by slot."""
+    """Open slice of a cohort, with its assignments by slot.
+
+    Attributes:
+        waits: its last turn trained nothing, because other processes act.
+    """
 
     cohort: Cohort
     assignments: list[Assignment]
+    waits: bool = False
     started_at: float = field(default_factory=time.monotonic)
     last_metrics_at: float = field(default_factory=time.monotonic)
     attempt: float = field(default_factory=time.time)
@@ -121,16 +126,25 @@ class Host:
         return bool(self._slices or self._waiting or self._early)
 
     def advance(self) -> list[Report | Failure]:
-        """Train the next cohort for a short while; returns the answers if that ends its slice."""
+        """Train a cohort for a short while; returns the answers if that ends its slice.
+
+        It is the one with the fewest steps of its slice, so that members whose blocks are short keep up. Of those with
+        as many, and of those that wait for other processes, each has its turn.
+        """
         if self._early:
             early, self._early = self._early, []
             return early
         self._start_waiting()
         if not self._slices:
             return []
-        current = self._slices.pop(0)
+        rank = [(s.waits, s.cohort.steps_done) for s in self._slices]
+        current = self._slices.pop(rank.index(min(rank)))
         try:
+            before = current.cohort.steps_done
             over = current.cohort.advance()
+            for other in self._slices:
+                other.waits = False
+            current.waits = current.cohort.steps_done == before
             if time.monotonic() - current.last_metrics_at > METRICS_EVERY or over:
                 self._write_metrics(current)
             if over:

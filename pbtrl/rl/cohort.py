@@ -82,6 +82,12 @@ class RLCohort(Cohort):
         self._skipped = torch.zeros_like(self._updates)
         self._clear_metrics()
 
+    @property
+    @override
+    def steps_done(self) -> float:
+        """Env steps of the slice so far."""
+        return self._done
+
     @override
     def advance(self) -> bool:
         """Collect one block and learn from it."""

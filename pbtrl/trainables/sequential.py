@@ -63,6 +63,12 @@ class SequentialCohort(Cohort):
         self._current = 0
         self._seconds = {"train": 0.0, "evaluate": 0.0}
 
+    @property
+    @override
+    def steps_done(self) -> float:
+        """Steps of the slice so far, as a mean over the members."""
+        return sum(now.steps for now in self._progress) / len(self.members)
+
     @override
     def advance(self) -> bool:
         """Train the current member until its next evaluation, or for the most steps of one call if that is shorter."""

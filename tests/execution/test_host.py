@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -166,11 +167,33 @@ def test_new_structure_of_all_members_is_another_cohort(place: Workplace) -> Non
     assert cohorts == ["cohort m00", *["close m00", "cohort m00", "load m00"] * 2]
 
 
-def test_cohorts_take_turns(place: Workplace) -> None:
+def test_cohort_with_the_fewest_steps_has_its_turn(place: Workplace) -> None:
+    """A turn of m00 is two steps long, and one of m01 is one; each has four."""
     place.host.submit([slice_of("m00"), slice_of("m01", stop=4)])
     finished = [[r.assignment for r in place.host.advance()] for _ in range(8)]
-    assert finished == [[]] * 6 + [["m00/000000"], ["m01/000000"]]
+    assert finished == [[]] * 5 + [["m01/000000"], [], ["m00/000000"]]
     assert not place.host.busy()
+
+
+def test_cohorts_with_as_many_steps_take_turns(place: Workplace) -> None:
+    place.host.submit([slice_of("m00"), slice_of("m01", hyperparameters={"lr": 0.5, "structure": "wide"})])
+    finished = [[r.assignment for r in place.host.advance()] for _ in range(8)]
+    assert finished == [[]] * 6 + [["m00/000000"], ["m01/000000"]]
+
+
+def test_cohort_that_waits_for_others_does_not_keep_the_worker(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, real = Counter[str](), FakeCohort.advance
+
+    def waiting(cohort: FakeCohort) -> bool:
+        turns[cohort.members[0]] += 1
+        return real(cohort) if cohort.members != ("m00",) else False
+
+    monkeypatch.setattr(FakeCohort, "advance", waiting)
+    place.host.submit([slice_of("m00"), slice_of("m01", stop=4)])
+    finished = [r.assignment for _ in range(8) for r in place.host.advance()]
+    assert (finished, turns) == (["m01/000000"], {"m00": 4, "m01": 4})
 
 
 def test_member_keeps_its_weights_in_a_new_cohort(place: Workplace) -> None:
