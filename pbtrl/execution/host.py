@@ -40,15 +40,22 @@ class _Slice:
     """Open slice of a cohort, with its assignments by slot.
 
     Attributes:
+        head_start: smallest `progress` of the other slices when this one began.
         waits: its last turn trained nothing, because other processes act.
     """
 
     cohort: Cohort
     assignments: list[Assignment]
+    head_start: float = 0.0
     waits: bool = False
     started_at: float = field(default_factory=time.monotonic)
     last_metrics_at: float = field(default_factory=time.monotonic)
     attempt: float = field(default_factory=time.time)
+
+    @property
+    def progress(self) -> float:
+        """Steps by which turns are given; those of all open slices grow at the same rate."""
+        return self.head_start + self.cohort.steps_done
 
 
 class _OrphanError(Exception):
@@ -128,8 +135,8 @@ class Host:
     def advance(self) -> list[Report | Failure]:
         """Train a cohort for a short while; returns the answers if that ends its slice.
 
-        It is the one with the fewest steps of its slice, so that members whose blocks are short keep up. Of those with
-        as many, and of those that wait for other processes, each has its turn.
+        All train the same number of steps in the meantime, so that members whose blocks are short keep up. Cohorts that
+        wait for other processes have a turn each.
         """
         if self._early:
             early, self._early = self._early, []
@@ -137,14 +144,14 @@ class Host:
         self._start_waiting()
         if not self._slices:
             return []
-        rank = [(s.waits, s.cohort.steps_done) for s in self._slices]
+        rank = [(s.waits, s.progress) for s in self._slices]
         current = self._slices.pop(rank.index(min(rank)))
         try:
-            before = current.cohort.steps_done
+            before = current.progress
             over = current.cohort.advance()
             for other in self._slices:
                 other.waits = False
-            current.waits = current.cohort.steps_done == before
+            current.waits = current.progress == before
             if time.monotonic() - current.last_metrics_at > METRICS_EVERY or over:
                 self._write_metrics(current)
             if over:
@@ -214,7 +221,7 @@ class Host:
                 crash_point("host.loaded")
         cohort.begin(group)
         crash_point("host.began")
-        return _Slice(cohort, group)
+        return _Slice(cohort, group, min((s.progress for s in self._slices), default=0.0))
 
     def _parent(self, a: Assignment) -> Tensors:
         assert a.parent is not None

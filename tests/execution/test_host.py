@@ -175,6 +175,18 @@ def test_cohort_with_the_fewest_steps_has_its_turn(place: Workplace) -> None:
     assert not place.host.busy()
 
 
+def test_new_slice_does_not_catch_up_first(place: Workplace) -> None:
+    """When the second slice of m01 begins, m00 has eight of its 16 steps."""
+    place.host.submit([slice_of("m00", stop=16), slice_of("m01")])
+    finished: list[str] = []
+    while place.host.busy():
+        answers = [r.assignment for r in place.host.advance()]
+        finished += answers
+        if answers == ["m01/000000"]:
+            place.host.submit([slice_of("m01", 1)])
+    assert finished == ["m01/000000", "m00/000000", "m01/000001"]
+
+
 def test_cohorts_with_as_many_steps_take_turns(place: Workplace) -> None:
     place.host.submit([slice_of("m00"), slice_of("m01", hyperparameters={"lr": 0.5, "structure": "wide"})])
     finished = [[r.assignment for r in place.host.advance()] for _ in range(8)]
