@@ -144,14 +144,14 @@ class Host:
         self._start_waiting()
         if not self._slices:
             return []
-        rank = [(s.waits, s.progress) for s in self._slices]
-        current = self._slices.pop(rank.index(min(rank)))
+        ranks = [(s.waits, s.progress) for s in self._slices]
+        first = min(ranks)
+        current = self._slices.pop(ranks.index(first))
         try:
-            before = current.progress
             over = current.cohort.advance()
             for other in self._slices:
                 other.waits = False
-            current.waits = current.progress == before
+            current.waits = current.progress == first[1]
             if time.monotonic() - current.last_metrics_at > METRICS_EVERY or over:
                 self._write_metrics(current)
             if over:
@@ -284,9 +284,9 @@ class Host:
             timing={**outcome.timing, "seconds": seconds},
             assigned=a.hyperparameters,
         )
-        parse_report(report.to_json())  # what the journal could not hold fails this slice, and not the run
-        state = {"schema": SCHEMA, "assignment": a.to_json(), "report": report.to_json()}
-        self._store.commit(a.id, tensors, state)
+        body = report.to_json()
+        parse_report(body)  # what the journal could not hold fails this slice, and not the run
+        self._store.commit(a.id, tensors, {"schema": SCHEMA, "assignment": a.to_json(), "report": body})
         if not broken:
             self._live_snapshot[a.member] = a.id
         crash_point("host.reports")

@@ -107,7 +107,7 @@ class FinalScores:
     means: Mapping[str, float | None]
 
 
-def final_scores(run: RunDirectory) -> FinalScores | None:
+def read_final_scores(run: RunDirectory) -> FinalScores | None:
     """Read the scores in best.json; None before the final choice.
 
     Raises:

@@ -109,10 +109,11 @@ def tags(line: Metrics) -> dict[str, float]:
 
 def position(line: Metrics, step: int, now: float) -> tuple[int, float]:
     """Step and Unix time of a line; those given where it has none."""
-    own_step, own_time = (
-        x if _is_number(x) and math.isfinite(x) else None for x in (line.get("step"), line.get("time"))
+    own_step, own_time = line.get("step"), line.get("time")
+    return (
+        int(own_step) if _is_number(own_step) and math.isfinite(own_step) else step,
+        float(own_time) if _is_number(own_time) and math.isfinite(own_time) else now,
     )
-    return step if own_step is None else int(own_step), now if own_time is None else float(own_time)
 
 
 def _number(line: Metrics, key: str) -> float:

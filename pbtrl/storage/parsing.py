@@ -61,13 +61,15 @@ def parse_record(line: Mapping[str, Any], place: str) -> Record:
 
 
 def parse_report(body: Mapping[str, Any]) -> Report:
-    """Parse a report, as JSON has it or as `Report.to_json` returns it.
+    """Parse a report, as JSON has it or as `Report.to_json` returns it, as if it were a line of a journal.
 
     Raises:
         ValueError: a key is missing or has an invalid value.
         TypeError: a value cannot be expressed in JSON.
     """
-    return _parse(Report, json.loads(to_json(body)))
+    record = parse_line({**json.loads(to_json(body)), "kind": "report"})
+    assert isinstance(record, ReportRecord)
+    return record.report
 
 
 def parse_line(line: Mapping[str, Any]) -> Record:

@@ -20,7 +20,7 @@ from pbtrl.config.resume import differences
 from pbtrl.core.records import duration
 from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
 from pbtrl.reporting.sweep_tables import EQUAL, plan_table
-from pbtrl.storage.best_member import final_scores
+from pbtrl.storage.best_member import read_final_scores
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.run_creation import group_folder
 from pbtrl.storage.run_directory import RunDirectory, check_links
@@ -91,7 +91,7 @@ class SweepRun:
             _, records, population = run.load()
             row["steps"], row["seconds"] = population.step, duration(records)
             if row["state"] == "finished":
-                if (chosen := final_scores(run)) is None:
+                if (chosen := read_final_scores(run)) is None:
                     raise DamagedError(f"{run.best_file} is missing")
                 row["score"] = chosen.score
             else:

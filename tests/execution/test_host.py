@@ -290,12 +290,14 @@ def test_used_hyperparameters_must_equal_assigned_ones(
         assert place.store.names("m00") == []
 
 
-@pytest.mark.parametrize("scalars", [{"phase": "warmup"}, {"x": {1}}])
+@pytest.mark.parametrize(
+    "odd", [{"scalars": {"phase": "warmup"}}, {"scalars": {"x": {1}}}, {"timing": {"bytes": 2e10}}, {"lengths": [10.0]}]
+)
 def test_result_that_the_journal_could_not_hold_fails_its_slice(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch, scalars: dict[str, Any]
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, odd: dict[str, Any]
 ) -> None:
     real = FakeCohort.outcome
-    monkeypatch.setattr(FakeCohort, "outcome", lambda self, slot: replace(real(self, slot), scalars=scalars))
+    monkeypatch.setattr(FakeCohort, "outcome", lambda self, slot: replace(real(self, slot), **odd))
     (failure,) = place.run(slice_of("m00")).values()
     assert isinstance(failure, Failure)
     assert place.store.names("m00") == []

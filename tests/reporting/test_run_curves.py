@@ -10,7 +10,7 @@ import pytest
 from pbtrl.core.population import FitnessRule
 from pbtrl.errors import DamagedError
 from pbtrl.reporting.comparison.run_curves import RunCurve, RunCurves, run_curves
-from pbtrl.storage.best_member import final_scores
+from pbtrl.storage.best_member import read_final_scores
 from pbtrl.storage.run_directory import RunDirectory
 from tests.journal_writer import JournalWriter
 
@@ -148,7 +148,7 @@ def test_finished_trial_is_scored_by_the_final_choice(tmp_path: Path) -> None:
     selection = [{"member": "m01", "return_mean": 7.5}, {"member": "m00", "return_mean": 4.5}]
     best = {"member": "m01", "selection": selection, "evaluation": {"member": "m01", "return_mean": 7.0}}
     (w.run / "best.json").write_text(json.dumps(best))
-    chosen = final_scores(RunDirectory(w.run))
+    chosen = read_final_scores(RunDirectory(w.run))
     assert chosen
     result = curves(w, chosen.score, chosen.means)
     assert points(result.best) == [(100, 4.5), (200, 7.0), (300, 7.0)]
@@ -170,7 +170,7 @@ def test_damaged_scores_are_one_error(tmp_path: Path, damaged: dict[str, object]
     w = JournalWriter(tmp_path / "a", size=2)
     (w.run / "best.json").write_text(json.dumps(damaged))
     with pytest.raises(DamagedError, match=r"best\.json cannot be read"):
-        final_scores(RunDirectory(w.run))
+        read_final_scores(RunDirectory(w.run))
 
 
 def test_values_that_are_not_finite_are_no_points(tmp_path: Path) -> None:

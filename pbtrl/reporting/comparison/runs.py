@@ -18,7 +18,7 @@ from pbtrl.config.wording import shown
 from pbtrl.core.records import duration
 from pbtrl.errors import ConfigError, DamagedError, RunError
 from pbtrl.reporting.comparison.run_curves import RunCurves, run_curves
-from pbtrl.storage.best_member import FinalScores, final_scores
+from pbtrl.storage.best_member import FinalScores, read_final_scores
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import read_run_info
@@ -114,7 +114,7 @@ def load(run: RunDirectory) -> ComparedRun:
     header, records, population = run.load()
     info = read_run_info(run)
     unfinished = _unfinished(run, info, population.step, header)
-    chosen = (None if unfinished else final_scores(run)) or FinalScores("", None, None, {})
+    chosen = (None if unfinished else read_final_scores(run)) or FinalScores("", None, None, {})
     curves = run_curves(header, records, chosen.means, chosen.score)
     fitness = population.best.fitness if population.best else None
     return ComparedRun(
