@@ -209,7 +209,7 @@ def test_entry_points_of_an_installed_package(tmp_path: Path) -> None:
     toy = ["trainable={name: model}", "hparams={rate: {prior: uniform, low: 0, high: 1}}", "strategy.name=looking",
            "budget.env_steps_per_member=20", "population={size: 2, mode: sync}", "execution.workers=1"]  # fmt: skip
     (tmp_path / "elsewhere/empty.yaml").write_text("")
-    for argv in (["train", "empty.yaml", *toy, "--name", "a"], ["resume", "a"],
+    for argv in (["train", "empty.yaml", *toy, "--name", "a"], ["eval", "a"], ["resume", "a"],
                  ["config", "show", "cartpole", "agent={name: mine, bonus: 0.75}"]):  # fmt: skip
         done = subprocess.run(
             [*command, *argv], cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False

@@ -301,13 +301,21 @@ def test_thousands_of_slices_or_words_are_fast(tmp_path: Path) -> None:
     assert len(panel(story(w), "timeline").collections) == 1
 
 
-def test_matplotlibrc_in_working_directory_is_not_read(pbtrl: Command) -> None:
-    """It may come from an untrusted run, and matplotlib would run LaTeX for it. Who opens this one hangs."""
+def matplotlibrc_of(kind: str, path: Path) -> None:
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes({"latex": b"text.usetex: True\nfont.size: 40\n", "bytes": b"\xff\xfe\xff"}[kind])
+
+
+@pytest.mark.parametrize("kind", ["pipe", *(pytest.param(k, marks=pytest.mark.slow) for k in ("latex", "bytes"))])
+def test_matplotlibrc_in_working_directory_is_not_read(pbtrl: Command, kind: str) -> None:
+    """It may come from an untrusted run, and matplotlib would run LaTeX for it."""
     assert pbtrl("train", "toy_quadratic").code == 0
     pbtrl("report", "last")
     expected = Path("runs/toy_quadratic/plots/training.svg").read_bytes()
     Path("runs/toy_quadratic/plots/training.svg").unlink()
-    os.mkfifo("matplotlibrc")
+    matplotlibrc_of(kind, Path("matplotlibrc"))
     process = spawn(Path(), "report", "last")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")

@@ -34,7 +34,10 @@ def shell(where: Path, line: str, *argv: str) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed",
+    [">&-", "<&- >&- 2>&-", *(pytest.param(one, marks=pytest.mark.slow) for one in ("<&-", "2>&-"))],
+)
 def test_run_trains_with_closed_streams(tmp_path: Path, closed: str):
     """Its worker and its final choice are processes that inherit them."""
     result = shell(tmp_path, f'exec "$@" {closed}', *TRAIN)
