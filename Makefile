@@ -18,9 +18,10 @@ chaos: install
 	.venv/bin/python -m tests.chaos
 
 # Trains every shipped config, which takes hours; what is finished is skipped, and an interrupted run continues.
+# The results go to docs/results.md.
 scores: install
 	$(PBTRL) sweep $(filter-out reference,$(basename $(notdir $(wildcard configs/*.yaml)))) --unequal --seeds 1 --name scores
-	.venv/bin/python benchmarks/scores.py runs/scores
+	.venv/bin/python benchmarks/results.py runs/scores
 
 lint: install
 	.venv/bin/ruff format --check .

@@ -101,7 +101,7 @@ def resume(
     run: RunDirectory, hooks: SessionHooks, *, command: Sequence[str] = (), overrides: Sequence[str] = (),
     asked: Config | None = None, trusted: bool = False,
 ) -> SessionResult:  # fmt: skip
-    """Resume a run from its newest snapshots.
+    """Resume a run from its newest snapshots. A finished one without best.json only chooses its best member again.
 
     Args:
         run: run directory.
@@ -128,7 +128,7 @@ def resume(
         check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
         config = prepare(merge_resume_config(stored, wanted), ConfigSource(file=str(run.resolved_config)))
-        if isinstance(last := records[-1], RunFinished) and config == stored:
+        if isinstance(last := records[-1], RunFinished) and config == stored and run.best_file.exists():
             hooks.presenter.say(_nothing_to_do(run, config, last.reason))
             return SessionResult(run.path, "finished")
         _check_space(run, config, 1)

@@ -22,6 +22,7 @@ from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
 from pbtrl.reporting.sweep_tables import EQUAL, plan_table
 from pbtrl.storage.best_member import read_final_scores
 from pbtrl.storage.json_files import SCHEMA
+from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_creation import group_folder
 from pbtrl.storage.run_directory import RunDirectory, check_links
 from pbtrl.storage.run_info import read_run_info
@@ -92,7 +93,8 @@ class SweepRun:
             row["steps"], row["seconds"] = population.step, duration(records)
             if row["state"] == "finished":
                 if (chosen := read_final_scores(run)) is None:
-                    raise DamagedError(f"{run.best_file} is missing")
+                    again = f"pbtrl resume {cli_reference(run, self.arm.config)}"
+                    raise DamagedError(f"{run.best_file} is missing: `{again}` chooses again")
                 row["score"] = chosen.score
             else:
                 row["reason"] = read_run_info(run).get("reason")

@@ -550,6 +550,18 @@ def test_resume_of_a_finished_run_changes_nothing(pbtrl: Command):
     assert contents(Path("runs/toy_quadratic")) == before
 
 
+def test_resume_of_a_finished_run_without_best_json_chooses_again(pbtrl: Command):
+    pbtrl("train", "toy_quadratic")
+    run = RunDirectory(Path("runs/toy_quadratic"))
+    best, steps = run.best_file.read_text(), run.load()[2].step
+    run.best_file.unlink()
+    result = pbtrl("resume", "last")
+    assert result.code == 0
+    assert run.best_file.read_text() == best
+    assert run.load()[2].step == steps
+    assert kinds(run.path)[-2:] == ["resume", "finish"]
+
+
 def test_same_command_starts_resumes_and_finishes(pbtrl: Command, monkeypatch):
     """For clusters that start a job again until it is done."""
     line = ["train", "toy_quadratic", "--if-exists", "resume"]

@@ -392,7 +392,7 @@ def test_finished_run_without_its_best_member_is_damaged(pbtrl: Command) -> None
     (SWEEP / "pbt-s1/best.json").unlink()
     row = pbtrl(*COMMAND, "--json").json["runs"][0]
     assert (row["state"], row["score"]) == ("damaged", None)
-    assert row["reason"].endswith("best.json is missing")
+    assert row["reason"].endswith("best.json is missing: `pbtrl resume toy_quadratic-sweep/pbt-s1` chooses again")
 
 
 def test_damaged_run_is_reported(pbtrl: Command) -> None:
