@@ -3,8 +3,10 @@
 # ablations of the PBT paper, and the models that are not RL. A sweep that is finished is skipped and an interrupted one
 # continues, so the script can be stopped and started at any time. All of it takes most of a day on two cores.
 #
-#   benchmarks/evidence.sh [GROUP ...]      groups: million strategies classifier boosting baselines
-#                                           ablations gan translator
+#   benchmarks/evidence.sh [GROUP ...]      groups: million million_others strategies classifier boosting
+#                                           baselines ablations gan translator
+#
+# `python benchmarks/results.py evidence/*` then keeps the results.
 set -u
 PBTRL=${PBTRL:-.venv/bin/pbtrl}
 OUT=${OUT:-evidence}
@@ -49,19 +51,35 @@ baselines() {
   sweep walker2d 5 walker2d --set "$against_random"
 }
 
-# One million env steps per member. PPO's settings are those of the env's own config.
+# One million env steps per member: PPO by PBT and by random search, with the settings of the env's own config.
 million() {
-  million_of halfcheetah quickstart HalfCheetah-v5
-  million_of hopper hopper Hopper-v5
-  million_of walker2d walker2d Walker2d-v5
-  million_of ant ant Ant-v5
-  million_of humanoid humanoid Humanoid-v5
+  million_of halfcheetah quickstart --set "$against_random"
+  million_of hopper hopper --set "$against_random"
+  million_of walker2d walker2d --set "$against_random"
+  million_of ant ant --set "$against_random"
+  million_of humanoid humanoid --set "$against_random"
 }
 
-# million_of NAME CONFIG ENV
+# The same by the other agents, with their settings for HalfCheetah.
+million_others() {
+  for agent in impala vmpo; do
+    million_of "halfcheetah-$agent" "$agent"
+    million_of "hopper-$agent" "$agent" env.id=Hopper-v5
+    million_of "walker2d-$agent" "$agent" env.id=Walker2d-v5
+    million_of "ant-$agent" "$agent" env.id=Ant-v5
+    million_of "humanoid-$agent" "$agent" env.id=Humanoid-v5
+  done
+  a3c='agent={name: a3c, optimizer: adam, reduction: mean, advantages: normalize, log_std: -1.5, gamma: 0.98,
+    lambda_: 0.92, max_grad_norm: 0.5, minibatches: 4, block_length: 20}'
+  million_of halfcheetah-a3c impala "$a3c"
+  million_of hopper-a3c impala "$a3c" env.id=Hopper-v5
+}
+
+# million_of NAME CONFIG ARGUMENT...
 million_of() {
-  sweep "million-$1" 3 "$2" impala vmpo "env.id=$3" budget.env_steps_per_member=1_000_000
-  sweep "million-$1-random" 3 "$2" env.id="$3" budget.env_steps_per_member=1_000_000 strategy.name=random_search
+  name=$1
+  shift
+  sweep "million-$name" 3 "$@" budget.env_steps_per_member=1_000_000
 }
 
 ablations() {
