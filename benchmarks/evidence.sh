@@ -1,13 +1,13 @@
 #!/bin/sh
 # Trains every comparison of docs/benchmarks.md, one run after another: PBT against its baselines, FIRE against PBT, the
 # ablations of the PBT paper, and the models that are not RL. A sweep that is finished is skipped and an interrupted one
-# continues, so the script can be stopped and started at any time. All of it takes most of a day on two cores.
+# continues, so the script can be stopped and started at any time. All of it takes more than a day on two cores. Results go
+# to benchmarks/results.jsonl and docs/results.md.
 #
-#   benchmarks/evidence.sh [GROUP ...]      groups: million million_others strategies classifier boosting
+#   benchmarks/evidence.sh [GROUP ...]      groups: million million_others atari strategies classifier boosting
 #                                           baselines ablations gan translator
-#
-# `python benchmarks/results.py evidence/*` then keeps the results.
 set -u
+PYTHON=${PYTHON:-.venv/bin/python}
 PBTRL=${PBTRL:-.venv/bin/pbtrl}
 OUT=${OUT:-evidence}
 
@@ -17,6 +17,7 @@ sweep() {
   shift 2
   "$PBTRL" sweep "$@" --seeds "$seeds" --name "$name" --runs "$OUT" --progress plain || exit_if_stopped $?
   "$PBTRL" compare "$OUT/$name"
+  "$PYTHON" benchmarks/results.py "$OUT/$name"
 }
 
 exit_if_stopped() { [ "$1" -ge 128 ] && exit "$1"; }
@@ -47,39 +48,50 @@ rl_strategies() {
 baselines() {
   sweep acrobot 5 cartpole env.id=Acrobot-v1 population.size=8 --set "$against_random"
   sweep halfcheetah 5 quickstart --set "$against_random"
-  sweep hopper 5 hopper --set "$against_random"
-  sweep walker2d 5 walker2d --set "$against_random"
+  million_of hopper 5 hopper --set "$against_random"
+  million_of walker2d 5 walker2d --set "$against_random"
 }
 
 # One million env steps per member: PPO by PBT and by random search, with the settings of the env's own config.
 million() {
-  million_of halfcheetah quickstart --set "$against_random"
-  million_of hopper hopper --set "$against_random"
-  million_of walker2d walker2d --set "$against_random"
-  million_of ant ant --set "$against_random"
-  million_of humanoid humanoid --set "$against_random"
+  million_of halfcheetah 3 quickstart --set "$against_random"
+  million_of hopper 3 hopper --set "$against_random"
+  million_of walker2d 3 walker2d --set "$against_random"
+  million_of ant 3 ant --set "$against_random"
+  million_of humanoid 3 humanoid --set "$against_random"
 }
 
 # The same by the other agents, with their settings for HalfCheetah.
 million_others() {
   for agent in impala vmpo; do
-    million_of "halfcheetah-$agent" "$agent"
-    million_of "hopper-$agent" "$agent" env.id=Hopper-v5
-    million_of "walker2d-$agent" "$agent" env.id=Walker2d-v5
-    million_of "ant-$agent" "$agent" env.id=Ant-v5
-    million_of "humanoid-$agent" "$agent" env.id=Humanoid-v5
+    million_of "halfcheetah-$agent" 3 "$agent"
+    million_of "hopper-$agent" 3 "$agent" env.id=Hopper-v5
+    million_of "walker2d-$agent" 3 "$agent" env.id=Walker2d-v5
+    million_of "ant-$agent" 3 "$agent" env.id=Ant-v5
+    million_of "humanoid-$agent" 3 "$agent" env.id=Humanoid-v5
   done
   a3c='agent={name: a3c, optimizer: adam, reduction: mean, advantages: normalize, log_std: -1.5, gamma: 0.98,
     lambda_: 0.92, max_grad_norm: 0.5, minibatches: 4, block_length: 20}'
-  million_of halfcheetah-a3c impala "$a3c"
-  million_of hopper-a3c impala "$a3c" env.id=Hopper-v5
+  million_of halfcheetah-a3c 3 impala "$a3c"
+  million_of hopper-a3c 3 impala "$a3c" env.id=Hopper-v5
 }
 
-# million_of NAME CONFIG ARGUMENT...
+# million_of NAME SEEDS CONFIG ARGUMENT...
 million_of() {
-  name=$1
-  shift
-  sweep "million-$name" 3 "$@" budget.env_steps_per_member=1_000_000
+  name=$1 seeds=$2
+  shift 2
+  sweep "million-$name" "$seeds" "$@" budget.env_steps_per_member=1_000_000
+}
+
+# Two games until a fitness, and others for 2M env steps (8M frames) per member.
+atari() {
+  sweep pong 1 pong
+  sweep breakout 1 breakout
+  for game in Boxing Freeway SpaceInvaders; do
+    sweep "atari-$game" 1 breakout "env.id=ALE/$game-v5" \
+      budget.env_steps_per_member=2_000_000 budget.until_fitness=null
+  done
+  sweep mixed-breakout 1 mixed-breakout
 }
 
 ablations() {
@@ -125,7 +137,7 @@ boosting() {
 {name: rl_search, trials: 60, batch_size: 10},\
 {name: rl_search, trials: 60, batch_size: 10, model: {method: none}}"
   done
-  .venv/bin/python benchmarks/ranks.py "$OUT"/boosting-*
+  "$PYTHON" benchmarks/ranks.py "$OUT"/boosting-*
 }
 
 for group in "${@:-classifier}"; do
