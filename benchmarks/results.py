@@ -42,7 +42,22 @@ command of each sweep; [benchmarks.md](benchmarks.md) has what they mean, older 
 - *Most likely actions*: the same of 30 episodes without sampled actions.
 - *Median member*: median of the population's fitness at the end.
 - *Config*: hash of all settings but the seed, and those that make no difference to a result.
+
+Published scores are those of the tables of [CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/),
+[Tianshou](https://github.com/thu-ml/tianshou/tree/master/examples/mujoco) (maximum of an averaged curve) and the
+[SB3 zoo](https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md) (one run). Some versions of an env differ.
 """
+MUJOCO = "published, PPO of one agent after 1M steps: CleanRL (v4) {}, Tianshou (v3) {}, SB3 zoo (v3, tuned) {}"
+ATARI = "published, PPO of one agent after 10M steps: CleanRL {}, SB3 zoo {}"
+PUBLISHED = {
+    "million-halfcheetah": MUJOCO.format(1443, 5784, 5819),
+    "million-hopper": MUJOCO.format(2383, 2609, 2410),
+    "million-walker2d": MUJOCO.format(2288, 3589, 3479),
+    "million-ant": MUJOCO.format("none", 3258, 1327),
+    "million-humanoid": MUJOCO.format(716, 787, "none"),
+    "pong": ATARI.format(20.4, 21.0),
+    "breakout": ATARI.format(415, 398),
+}
 Interval = list[float] | None  # as JSON has it
 
 
@@ -169,7 +184,9 @@ def section(name: str, results: list[Result]) -> str:
         scores = [result.score for result in group]
         bounds = statistics.interval(statistics.iqm, scores)
         mean = score(statistics.iqm(scores), list(bounds) if bounds else None)
-        lines += [f"- {arm}: interquartile mean {mean}, seeds: {len(scores)}"]
+        lines.append(f"- {arm}: interquartile mean {mean}, seeds: {len(scores)}")
+    if name in PUBLISHED:
+        lines.append(f"- {PUBLISHED[name]}")
     rows = [HEADER, ["---"] * len(HEADER), *(result.cells() for result in results)]
     return "\n".join([*lines, "", *(f"| {' | '.join(cells)} |" for cells in rows), ""])
 

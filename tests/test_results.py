@@ -45,6 +45,11 @@ def test_page_has_a_row_per_run_and_a_mean_per_arm() -> None:
     assert f"\n{row}\n" in text
 
 
+def test_page_has_published_scores_of_the_same_task() -> None:
+    assert "CleanRL (v4) 2383" in results.page([replace(FIRST, sweep="million-hopper")])
+    assert "CleanRL (v4)" not in results.page([FIRST])
+
+
 def test_finished_runs_of_a_sweep(kept: Path, tmp_path: Path) -> None:
     grid = {"strategy.name": ["pbt", "random_search"]}
     pbtrl.sweep(
