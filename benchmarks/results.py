@@ -45,7 +45,7 @@ command of each sweep; [benchmarks.md](benchmarks.md) has what they mean, older 
 
 Published scores are those of the tables of [CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/),
 [Tianshou](https://github.com/thu-ml/tianshou/tree/master/examples/mujoco) (maximum of an averaged curve) and the
-[SB3 zoo](https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md) (one run). Versions of an env may differ.
+[SB3 zoo](https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md) (one run). Env versions may differ.
 """
 MUJOCO = "published, PPO of one agent after 1M steps: CleanRL (v4) {}, Tianshou (v3) {}, SB3 zoo (v3, tuned) {}"
 ATARI = "published, PPO of one agent after 10M steps: CleanRL {}, SB3 zoo {}"
