@@ -178,9 +178,10 @@ def keep(new: Iterable[Result]) -> list[Result]:
 
 
 def section(name: str, results: list[Result]) -> str:
-    """Write the part of the page about a sweep."""
+    """Write the part of the page about a sweep; runs of an arm whose config has changed have a mean of their own."""
     lines = [f"## {name}", ""]
-    for arm, group in groupby(results, key=lambda result: result.arm):
+    results = sorted(results, key=lambda result: (result.arm, result.config, result.seed))
+    for (arm, _), group in groupby(results, key=lambda result: (result.arm, result.config)):
         scores = [result.score for result in group]
         bounds = statistics.interval(statistics.iqm, scores)
         mean = score(statistics.iqm(scores), list(bounds) if bounds else None)

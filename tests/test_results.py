@@ -45,6 +45,15 @@ def test_page_has_a_row_per_run_and_a_mean_per_arm() -> None:
     assert f"\n{row}\n" in text
 
 
+def test_runs_of_a_changed_config_have_a_mean_of_their_own() -> None:
+    text = results.page([FIRST, replace(FIRST, seed=2, config="x"), replace(FIRST, seed=3, score=2000.0)])
+    means = [line for line in text.splitlines() if line.startswith("- pbt")]
+    assert means == [
+        "- pbt: interquartile mean 2533 [2000, 3066], seeds: 2",
+        "- pbt: interquartile mean 3066, seeds: 1",
+    ]
+
+
 def test_page_has_published_scores_of_the_same_task() -> None:
     assert "CleanRL (v4) 2383" in results.page([replace(FIRST, sweep="million-hopper")])
     assert "CleanRL (v4)" not in results.page([FIRST])
