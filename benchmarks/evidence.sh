@@ -83,13 +83,13 @@ million_of() {
   sweep "million-$name" "$seeds" "$@" budget.env_steps_per_member=1_000_000
 }
 
-# Two games until a fitness, and others for 2M env steps (8M frames) per member.
+# Pong until a fitness, Breakout for an hour, and others for 2M env steps (8M frames) per member.
 atari() {
   sweep pong 1 pong
   sweep breakout 1 breakout
   for game in Boxing Freeway SpaceInvaders; do
     sweep "atari-$game" 1 breakout "env.id=ALE/$game-v5" \
-      budget.env_steps_per_member=2_000_000 budget.until_fitness=null
+      budget.env_steps_per_member=2_000_000 budget.until_fitness=null budget.wall_clock=null
   done
   sweep mixed-breakout 1 mixed-breakout
 }
