@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,20 +22,26 @@ from pbtrl.errors import RunError
 from pbtrl.export import standalone
 from pbtrl.rl.policy import Policy
 
-HEADER = '''"""{title}
-
-policy, state = Policy(), None  # of this folder; needs numpy alone
+USAGE = """policy, state = Policy(), None  # needs numpy alone
 observation, _ = env.reset()
 action, state = policy.predict(observation, state)  # None at the start of an episode
 observation, reward, terminated, truncated, _ = env.step(action)
 action, state = policy.predict(observation, state{reward})
 """
+HEADER = '''"""{title}
+
+{usage}"""
 import json
 from pathlib import Path
 
 import numpy as np
 
 '''
+
+
+def usage(config: Mapping[str, int]) -> str:
+    """Show how a policy acts, given its numbers: only one that observes its last action and reward takes the reward."""
+    return USAGE.format(reward=", reward=reward" if config["state"] > config["memory"] else "")
 
 
 class Description:
@@ -75,11 +81,10 @@ class Description:
 
     def source(self, title: str) -> str:
         """Return the text of policy.py; `title` is its first line."""
-        reward = ", reward=reward" if self._last else ""
         names = ", ".join("np.tanh" if part is np.tanh else part.__name__ for part in self.slots.values())
         parts = [*map(inspect.getsource, self.parts), inspect.getsource(standalone.Policy)]
         parts.insert(-1, f"{', '.join(self.slots)} = {names}\n")
-        return HEADER.format(title=textwrap.shorten(title, 110), reward=reward) + "\n".join(parts)
+        return HEADER.format(title=textwrap.shorten(title, 110), usage=usage(self.config)) + "\n".join(parts)
 
     def _take(self, *names: str) -> None:
         """Take parameters under their own names, as float32 without the axis of a bias."""

@@ -14,6 +14,8 @@ from pbtrl.config.load import to_yaml
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import dump_yaml
 from pbtrl.errors import printable
+from pbtrl.export.bundle import usage
+from pbtrl.export.self_check import OBSERVATIONS
 from pbtrl.reporting import plots
 from pbtrl.reporting.formatting import format_count, format_fitness, format_value
 from pbtrl.reporting.lineage import copies
@@ -22,13 +24,6 @@ from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.video_files import newest_video
 
 ROWS = 30  # of the schedule
-USAGE = """from policy import Policy  # in this folder; needs numpy alone
-
-policy, state = Policy(), None
-observation, _ = env.reset()
-action, state = policy.predict(observation, state)  # None at the start of an episode
-observation, reward, terminated, truncated, _ = env.step(action)
-"""
 
 
 def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Mapping[str, Any]) -> dict[str, bytes]:
@@ -48,11 +43,12 @@ def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Ma
         _score(info),
         *(f"![A recorded episode](replay{video.suffix})" for video in [video] if video and video.suffix == ".gif"),
         "## Usage",
-        f"```python\n{USAGE}```",
+        f"```python\nfrom policy import Policy\n\n{usage(info['policy'])}```",
         "The actions are those that `env.step` takes, the most likely ones by default; "
         "`predict(..., deterministic=False)` draws samples. `policy.parameters` are then the parameters of their "
         "distribution: logits, or means and logarithms of standard deviations before clipping or squashing. "
-        f"The largest difference from pbtrl's own policy on 64 observations was {info['largest_difference']:.1e}.",
+        f"The largest difference from pbtrl's own policy on {OBSERVATIONS} observations was "
+        f"{info['largest_difference']:.1e}.",
         "## Training",
         f"- env {_text(config.env.described)}\n"
         f"- {format_count(loaded.report['step'])} {header.steps} of this member, {format_count(population.step)} of "

@@ -135,6 +135,8 @@ def test_model_card(pbtrl: Command, run: api.Run) -> None:
     for point in run.schedule():
         assert f"| {point['at']:,} | " in card
     assert "learning_rate: {prior: log_uniform" in card
+    _, usage, _ = (folder / "policy.py").read_text().split("\n\n", 2)
+    assert usage.split('"""')[0] in card
 
 
 def test_unscored_member_has_a_card(run: api.Run) -> None:

@@ -25,14 +25,8 @@ from tests.export.policies import CASES, make
 
 torch.set_num_threads(1)
 LINES = {"impala": 60, "ppo": 60, "nature": 60, "lstm": 75, "shallow": 75, "deep": 75, "feudal": 90, "feudal image": 90}
-QUICK = (
-    "vmpo",
-    "several",
-    "shallow",
-    "unreal image",
-    "feudal",
-    "lstm",
-)  # of the graphs, each of which takes a second or more
+# Of the graphs, each of which takes a second or more.
+QUICK = ("vmpo", "several", "shallow", "unreal image", "feudal", "lstm")
 ONNX = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 
 
@@ -66,14 +60,17 @@ def test_bundle_equals_the_policy(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", LINES)
 def test_policy_is_short_and_needs_numpy_alone(case: str) -> None:
-    source = Description(make(case)).source("A policy.")
+    policy = make(case)
+    source = Description(policy).source("A policy.")
     assert len(source.splitlines()) < LINES[case]
     assert max(map(len, source.splitlines())) <= 120
     tree = ast.parse(source)
     imported = {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
     imported |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     assert imported == {"json", "pathlib", "numpy"}
-    assert len((ast.get_docstring(tree) or "").splitlines()[2:]) == 5
+    usage = (ast.get_docstring(tree) or "").splitlines()[2:]
+    assert len(usage) == 5
+    assert ("reward=reward" in usage[-1]) == policy.agent.settings.use_last_action_reward
 
 
 @pytest.mark.parametrize("case", ["impala", "vmpo", "feudal", "several"])
