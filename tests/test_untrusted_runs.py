@@ -95,15 +95,15 @@ def test_malformed_state_is_one_line(pbtrl: Command, run: Path, state: bytes) ->
 def test_tensors_of_wrong_shape_are_refused_before_copying(pbtrl: Command, run: Path) -> None:
     theta, more = np.zeros(2), np.zeros(1)
     for tensors, message in (
-        ({"theta": np.zeros((9, 9))}, "theta is float64 (9, 9), expected float64 (2,)"),
-        ({"theta": theta.astype(np.float32)}, "theta is float32 (2,), expected float64 (2,)"),
-        ({"theta": theta, "more": more}, "more is float64 (1,), expected missing"),
-        ({"more": more}, "more is float64 (1,), expected missing"),
-        ({}, "theta is missing, expected float64 (2,)"),
+        ({"theta": np.zeros((9, 9))}, "theta is float64 (9, 9), not float64 (2,)"),
+        ({"theta": theta.astype(np.float32)}, "theta is float32 (2,), not float64 (2,)"),
+        ({"theta": theta, "more": more}, "more is unknown"),
+        ({"more": more}, "more is unknown"),
+        ({}, "theta is missing"),
     ):
         forged(newest(), tensors__safetensors=safetensors.numpy.save(tensors))
         result = pbtrl("eval", "last", "--member", "m00")
-        assert (result.code, result.err) == (4, f"the snapshot does not fit this agent: {message}\n")
+        assert (result.code, result.err) == (4, f"the snapshot does not fit this config: {message}\n")
 
 
 @pytest.mark.parametrize("file", ["journal.jsonl", "run.json", "best.json"])

@@ -21,7 +21,7 @@ from pbtrl.config.renamed_keys import modernize
 from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.naming import INITIAL
-from pbtrl.core.tensors import Tensors, check_fit
+from pbtrl.core.tensors import Tensors, mismatch
 from pbtrl.errors import ConfigProblem, DamagedError, RunError, SnapshotError
 from pbtrl.storage.best_member import snapshot_digest, snapshots_to_evaluate
 from pbtrl.storage.json_files import SCHEMA
@@ -108,21 +108,19 @@ def _fitted(
 ) -> Tensors:  # fmt: skip
     """Check that a snapshot fits, and return it with the optimizer's state that the config's agent has."""
     try:
-        mismatch = next(_mismatches(config, header, tree, agent), None)
+        difference = next(_mismatches(config, header, tree, agent), None)
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"its config cannot be read: {error!r}") from error
-    if mismatch is None:
+    if difference is None:
         own = initial_tensors(config)[0]
         moments = {name for name in own if name.startswith(OPTIMIZER)}
         if not moments <= tensors.keys():
             tensors = {**tensors, **{name: own[name] for name in moments}}
-        fitting = {name: x for name, x in tensors.items() if name in own or not name.startswith(OPTIMIZER)}
-        try:
-            check_fit(own, fitting)
-            return fitting
-        except SnapshotError as error:
-            mismatch = str(error).removeprefix("the snapshot does not fit this agent: ")
-    raise ConfigProblem(f"{config.init_from} does not fit: {mismatch}", ("init_from",))
+        tensors = {name: x for name, x in tensors.items() if name in own or not name.startswith(OPTIMIZER)}
+        difference = mismatch(own, tensors)
+    if difference:
+        raise ConfigProblem(f"{config.init_from} does not fit: {difference}", ("init_from",))
+    return tensors
 
 
 def _mismatches(

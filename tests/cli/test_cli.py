@@ -367,7 +367,7 @@ def test_snapshot_of_another_agent_is_refused(pbtrl: Command):
     resolved.write_text(resolved.read_text().replace("hidden: [8]", "hidden: [16]"))
     result = pbtrl("eval", "small")
     assert result.code == 4
-    assert "the snapshot does not fit this agent" in result.err
+    assert "the snapshot does not fit this config" in result.err
 
 
 @pytest.mark.parametrize("command", ["status", "eval", "lineage", "resume"])

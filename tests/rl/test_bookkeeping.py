@@ -101,7 +101,7 @@ def test_saved_snapshot_does_not_change_with_training() -> None:
 def test_snapshot_of_another_network_is_refused() -> None:
     cohort, wider = begun(builder(CARTPOLE)), begun(builder(CARTPOLE, agent={"hidden": [32]}))
     before = cohort.save(0)
-    with pytest.raises(SnapshotError, match="does not fit this agent: params is"):
+    with pytest.raises(SnapshotError, match="does not fit this config: params is"):
         cohort.load(0, wider.save(0))
     np.testing.assert_array_equal(cohort.save(0)["params"], before["params"])
     for one in (cohort, wider):
