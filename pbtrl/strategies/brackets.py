@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 Sizes = Literal["formula", "table"]
@@ -32,8 +33,11 @@ class Bracket:
         return sum(size * length for size, length in zip(self.sizes, lengths, strict=True))
 
 
-def rung_steps(horizon: int, lowest: int, eta: int, block: int = 1) -> tuple[int, ...]:
-    """Return the rungs R eta^-k down to the last one that is not below `lowest`, in ascending order."""
+def rung_steps(horizon: int, lowest: int | Fraction, eta: int, block: int = 1) -> tuple[int, ...]:
+    """Return the rungs R eta^-k down to the last one that is not below `lowest`, in ascending order.
+
+    Each is rounded up to whole blocks, of which `lowest` is at least one.
+    """
     count = 0
     while lowest * eta ** (count + 1) <= horizon:
         count += 1

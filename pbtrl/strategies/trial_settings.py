@@ -4,6 +4,7 @@ import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -262,8 +263,9 @@ class RungSettings(TrialSettings):
     @override
     def check(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield a budget without a rung below it, and fewer trials than ever go on."""
-        horizon, lowest = config.steps_per_member, self._lowest(config.steps_per_member, config.block)
-        if lowest * self.eta > horizon:
+        horizon = config.steps_per_member
+        lowest = math.ceil(self._lowest(horizon, config.block))
+        if len(self.rungs(horizon, config.block)) == 1:
             text = f"eta {self.eta} x min_steps {lowest:,} = {self.eta * lowest:,} is more than the budget of a trial, "
             text += f"{horizon:,}: there is no rung below it"
             where = ("eta",) if self.min_steps is None else ("min_steps",)
@@ -272,8 +274,9 @@ class RungSettings(TrialSettings):
             text = f"{self.trials} trials are fewer than eta ({self.eta}): none would ever go on"
             yield ConfigProblem(text, ("strategy", "trials"), ("strategy", "eta"))
 
-    def _lowest(self, horizon: int, block: int) -> int:
-        return -(-(self.min_steps or math.ceil(horizon / 81)) // block) * block
+    def _lowest(self, horizon: int, block: int) -> int | Fraction:
+        """Return the smallest number of steps of a trial, a fraction so that no default rung is lost by rounding."""
+        return max(self.min_steps or Fraction(horizon, 81), block)
 
     def _planned(self, config: Any) -> tuple[Bracket, ...]:
         return self.brackets(self.rungs(config.steps_per_member, config.block))

@@ -64,6 +64,16 @@ def test_rungs_are_whole_blocks_down_to_an_81st_of_the_budget() -> None:
     assert made.rungs == (1260, 5000, 20_000, 80_000)
 
 
+def test_rounding_costs_no_default_rung() -> None:
+    text = (
+        "env: {id: CartPole-v1, num_envs: 4}\nbudget: {env_steps_per_member: 1e6}\nstrategy: {name: hyperband}\n"
+        "agent: {unroll_length: 5}\n"
+    )
+    made = make_strategy(parse(text, "c.yaml"))
+    assert isinstance(made, SuccessiveHalving)
+    assert [b.rungs[0] for b in made.brackets] == [12_360, 37_040, 111_120, 333_340, 1_000_000]
+
+
 def test_lowest_rung_of_a_small_budget_is_one_block() -> None:
     made = make_strategy(config("{name: successive_halving, min_steps: 1, trials: 9}", "env_steps_per_member: 10"))
     assert isinstance(made, SuccessiveHalving)
