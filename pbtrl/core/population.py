@@ -95,7 +95,8 @@ class Member:
         curve: fitness curve since its start or last copy.
         copy: last assignment that copied another member, or None.
         copied_at: number of the decision, counted from 1, that gave the member other weights: a copy or a fresh start.
-        evaluated_at: number of the decision in which an evaluator copied the member last; 0 if there is none.
+        evaluated_at: number of the decision in which its last evaluation began or, once its evaluator evaluates another
+            member, ended; 0 if there is none.
     """
 
     id: str
@@ -349,11 +350,13 @@ class Population:
         if self.rule.cut_episodes:
             member.window_start_step, member.counted_steps = assignment.start, 0
         if copied:
-            member.copy = assignment
             if member.is_evaluator:
                 if assignment.donor is None:
                     raise ValueError(f"{assignment.id} evaluates, but has no donor")
-                self._known(assignment.donor).evaluated_at = self.decisions
+                for parent in (member.copy and member.copy.donor, assignment.donor):
+                    if parent:
+                        self._known(parent).evaluated_at = self.decisions
+            member.copy = assignment
         self.copies += copied and not member.is_evaluator
 
     def _add(self, name: str) -> None:

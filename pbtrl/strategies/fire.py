@@ -26,7 +26,7 @@ from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.fire_curves import CurveComparison, compare
 from pbtrl.strategies.pbt import PBT, share
 
-FEWEST = 3  # points of an evaluation's curve that can give a score
+FEWEST = 3  # points of an evaluation's curve that can give a score or a promotion
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,8 @@ class _Decision:
         children = [m for m in self._of(_level(evaluator) - 1) if m.ranked and m.id not in self._copied]
         if not parents or not children:
             return None
-        parent = min(parents, key=lambda m: (m.evaluated_at, m.id))
+        released = {e.copy.donor for e in self._evaluators if e.copy and self._verdict(e).kind in ("stop", "lost")}
+        parent = min(parents, key=lambda m: (m.id in released, m.evaluated_at, m.id))
         child = max(children, key=lambda m: m.fitness or 0.0)
         note = f"evaluates {parent.id} under {child.id}"
         if evaluator.copy and last.kind in ("stop", "lost"):
@@ -246,7 +247,7 @@ class _Decision:
         if evaluator.pending:
             return Verdict("continue")
         steps, c = evaluator.step - began.start, compare(evaluator.curve, child.curve, fire.interval)
-        if c.diff > 0 and c.p < fire.p_value:
+        if c.diff > 0 and c.p < fire.p_value and len(evaluator.curve.points) >= FEWEST:
             if fire.is_over(child):
                 return Verdict("stop", c, f"{child.id} has finished")
             return Verdict("success", c)

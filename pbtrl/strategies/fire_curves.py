@@ -49,7 +49,7 @@ class CurveComparison:
 
     Attributes:
         diff: best value of a minus best value of b.
-        p: probability of at least as many wins of a if both were equally good; 2 if a lies below b.
+        p: probability of at least as many wins of a if both were equally good; 0 if all of a lies above b, 2 if below.
         wins: points at which a is above b.
         points: points that were compared.
         overlap: whether the curves have values in common.

@@ -92,6 +92,9 @@ class FireSettings(StrategySettings):
             yield ConfigProblem(text, ("population", "reference_members"), ("strategy", "name"))
         if self.exploit.method not in ("truncation", "none"):
             yield ConfigProblem("fire needs truncation, or none", ("strategy", "exploit", "method"))
+        if self.explore.when == "always":
+            text = "fire needs after_copy: an evaluation compares curves of constant hyperparameters"
+            yield ConfigProblem(text, ("strategy", "explore", "when"), ("strategy", "name"))
         yield from exploit_problems(self.exploit, config)
         yield from self._parts(population.size, where)
         evaluation, points = self.steps_of_evaluation(config.slice_steps), self.points(config)

@@ -17,18 +17,29 @@ if TYPE_CHECKING:
 
 def exploit_problems(exploit: Exploit, config: Any) -> Iterator[ConfigProblem]:
     """Yield mistakes between the exploit rule, the fitness and the population."""
-    fitness, where = config.fitness, ("strategy", "exploit")
+    where = ("strategy", "exploit")
     if exploit.bottom + exploit.top > 1.0:
         text = f"bottom {exploit.bottom:g} and top {exploit.top:g} are more than the whole population"
         yield ConfigProblem(text, (*where, "bottom"), (*where, "top"))
-    if exploit.method == "t_test" and exploit.episodes < 2:
-        yield ConfigProblem("t_test needs at least 2 episodes, not 1", (*where, "episodes"), (*where, "method"))
-    if exploit.method == "t_test" and fitness.source == "evaluation" and fitness.episodes < 2:
-        text = "t_test needs at least 2 episodes of each member, not 1"
-        yield ConfigProblem(text, ("fitness", "episodes"), (*where, "method"))
+    if exploit.method == "t_test":
+        yield from _t_test_problems(exploit, config)
     if exploit.across_agents and config.population.mix is None:
         text = "needs several agents, which population.mix counts"
         yield ConfigProblem(text, (*where, "across_agents"), ("population", "mix"))
+
+
+def _t_test_problems(exploit: Exploit, config: Any) -> Iterator[ConfigProblem]:
+    """Yield what leaves a member without the two episodes that a variance needs."""
+    where = ("strategy", "exploit", "method")
+    if config.env is None:
+        text = "t_test compares episodes, and a trainable has one fitness: use truncation or binary_tournament"
+        yield ConfigProblem(text, where, ("trainable",))
+        return
+    if exploit.episodes < 2:
+        yield ConfigProblem("t_test needs at least 2 episodes, not 1", ("strategy", "exploit", "episodes"), where)
+    key = "episodes" if config.fitness.source == "evaluation" else "window_episodes"
+    if getattr(config.fitness, key) < 2:
+        yield ConfigProblem("t_test needs at least 2 episodes of each member, not 1", ("fitness", key), where)
 
 
 def pbt_arguments(context: StrategyContext) -> dict[str, Any]:

@@ -197,6 +197,13 @@ def test_a_child_takes_over_an_evaluator_that_leads_significantly() -> None:
     assert evaluator.pending.hparams_donor, "it begins another evaluation at once"
 
 
+@pytest.mark.parametrize(("points", "promoted"), [([8.0, 12.0], None), ([8.0, 12.0, 16.0], "m06")])
+def test_two_points_above_the_child_are_no_success_yet(points: list[float], promoted: str | None) -> None:
+    story = evaluating()
+    story.turn({"m00": [0.8, 1.2] * 5, "m01": 0.7, "m06": points, "m07": 0.4})
+    assert story.decided["m00"].donor == promoted
+
+
 def test_an_evaluation_with_overlap_stops_when_it_loses() -> None:
     story = evaluating()
     story.turn({"m00": ramp(1.1, 2.0), "m01": 0.9, "m06": ramp(1.05, 1.0), "m07": 0.4})
@@ -270,6 +277,20 @@ def test_longest_waiting_parent_is_next() -> None:
         story.turn({"m00": 5.0, "m01": 4.0})
         order.append(story.decided["m06"].donor)
     assert order == ["m02", "m03", "m04", "m05", "m02"]
+
+
+def test_parent_waits_from_the_end_of_its_evaluation() -> None:
+    """The evaluation of m02 is as long as three of its rivals' and was the first to begin."""
+    roles = {"m00": "p1", "m01": "p1", **{f"m0{i}": "p2" for i in (2, 3, 4)}, "m05": "evaluator", "m06": "evaluator"}
+    story = Story(roles=roles)
+    story.turn({"m00": 1.0, "m01": 0.9})
+    assert [story.decided[e].donor for e in ("m05", "m06")] == ["m02", "m03"]
+    for other in ("m04", "m03"):
+        story.turn({"m00": ramp(1.1, 2.0), "m01": 0.9, "m05": 0.5, "m06": ramp(1.05, 1.0)})
+        assert [story.decided[e].donor for e in ("m05", "m06")] == [None, other]
+    story.turn({"m00": ramp(1.1, 2.0), "m01": 0.9, "m05": 0.5, "m06": ramp(1.05, 1.0)})
+    assert [story.decided[e].donor for e in ("m05", "m06")] == ["m04", "m02"]
+    assert story.population.members["m03"].evaluated_at == story.population.decisions
 
 
 def test_ranking_and_best_are_of_the_first_sub_population() -> None:
