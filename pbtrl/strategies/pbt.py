@@ -241,7 +241,8 @@ class PBT(Strategy):
     def _truncation(self, ranking: Ranking, member: Member, rng: np.random.Generator) -> Member | None:
         """Draw a donor from the top if the member is at the bottom.
 
-        While only k of n members are ranked, k/n of `bottom * n` members copy.
+        While only k members are ranked, and n - k have not reported, k/n of `bottom * n` members copy. A member whose
+        fitness is absent for other reasons does not count: it could hold up the others for ever.
         """
         k, n = len(ranking.order), len(ranking.order) + ranking.unreported
         top = max(1, share(self.exploit.top, k))

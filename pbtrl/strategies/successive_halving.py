@@ -64,5 +64,6 @@ def _stage(bracket: Bracket, trials: list[Trial]) -> tuple[int, list[Trial]]:
     for rung, size in enumerate(bracket.sizes[1:]):
         if any(len(t.results) <= rung for t in trials):
             return rung, trials
-        trials = [t for t in ranked(trials, rung) if not t.broke_at(rung)][:size]
+        kept = {t.member.id for t in [t for t in ranked(trials, rung) if not t.broke_at(rung)][:size]}
+        trials = [t for t in trials if t.member.id in kept]
     return len(bracket.sizes) - 1, trials

@@ -100,6 +100,14 @@ def test_ties_are_cut_by_member_id(tmp_path: Path) -> None:
     assert reached(end, (1, 3, 9))[1:] == [{"m00", "m01", "m02"}, {"m00"}]
 
 
+def test_ties_of_later_rungs_are_cut_by_member_id_too(tmp_path: Path) -> None:
+    def rising_then_equal(a: Assignment, attempt: int) -> Report:
+        return trained(a, float(a.member.removeprefix("m")) if a.stop == 1 else 1.0)
+
+    end = run(sha(9, (1, 3, 9), 3), tmp_path, rising_then_equal)
+    assert reached(end, (1, 3, 9))[1:] == [{"m06", "m07", "m08"}, {"m06"}]
+
+
 def test_failed_trials_fill_their_rung_but_never_go_on() -> None:
     population = Population(4, 0, LAST)
     slices(population, "m00", (10, "diverged"))

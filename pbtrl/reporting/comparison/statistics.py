@@ -1,7 +1,8 @@
 """Statistics of independent runs: interquartile mean, bootstrap intervals, probability of improvement and paired tests.
 
-The estimators are those of Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
-(arXiv 2108.13264). Their bootstrap is stratified by task; here there is one task, so each group of runs is a stratum.
+The estimators are those that Agarwal et al. 2021 recommend, "Deep Reinforcement Learning at the Edge of the Statistical
+Precipice" (arXiv 2108.13264). Their bootstrap is stratified by task; here there is one task, so each group of runs is a
+stratum.
 The random generator of the bootstrap is fixed: the same scores always give the same interval.
 """
 
@@ -25,7 +26,7 @@ def iqm(scores: ArrayLike, axis: int = -1) -> Any:
     """Interquartile mean: the mean of the middle half, in which scores at its ends count by the part that lies inside.
 
     The score of rank i (from 0) of n covers [i, i + 1] and counts by its overlap with [n / 4, 3 n / 4]. If 4 divides n,
-    this is the 25 % trimmed mean. Infinite scores are allowed.
+    this is the 25 % trimmed mean, which rliable computes for every n. Infinite scores are allowed.
     """
     ordered = np.sort(np.moveaxis(np.asarray(scores, float), axis, -1), axis=-1)
     n = ordered.shape[-1]
