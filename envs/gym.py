@@ -19,7 +19,7 @@ from typing_extensions import override
 from pbtrl.envs.errors import NOT_MADE, RAISED, SubEnvError, brief, described, named, of_the_machine
 from pbtrl.envs.importing import imported
 from pbtrl.envs.rendering import FPS, MODE, take_picture
-from pbtrl.envs.vector import Array, Floats, Spaces, Vector, closed, quiet_spaces
+from pbtrl.envs.vector import Array, Spaces, Vector, closed, quiet_spaces
 from pbtrl.envs.wrapping import Env, Wrapping
 from pbtrl.errors import EnvError, RenderError
 
@@ -72,10 +72,6 @@ def make_unwrapped(id: str, seeds: Sequence[int], kwargs: Mapping[str, Any], wra
 
 class GymVector(Vector):
     """A `Pool` as a `Vector`."""
-
-    @override
-    def info(self, key: str) -> Floats:
-        return np.array([latest.get(key, np.nan) for latest in self._pool.latest], np.float32)
 
     @override
     def render(self, index: int) -> NDArray[np.uint8]:

@@ -153,13 +153,6 @@ class Vector:
         except SubEnvError as error:
             raise self._env_error(error) from error.__cause__
 
-    def info(self, key: str) -> Floats:
-        """Return the envs' info under `key` at the last step, [N] float32; NaN for envs without it."""
-        values = np.full(self.num_envs, np.nan, np.float32)
-        if key in self._infos:
-            values[:] = self._infos[key]
-        return values
-
     def render(self, index: int) -> NDArray[np.uint8]:
         """Return a picture [H, W, 3] of an env as it is now, if it was made with `rendered` > index.
 
@@ -169,7 +162,7 @@ class Vector:
         raise RenderError(self.where, "cannot render")
 
     def last_info(self, row: int) -> dict[str, Any]:
-        """Return the info of one env at the last step."""
+        """Return the info of one env at the last step or reset."""
         everywhere = np.ones(self.num_envs, np.bool_)
         return {
             key: values[row]

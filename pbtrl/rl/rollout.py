@@ -195,11 +195,6 @@ class Rollout(Source):
         observations = self._last.view(self.members, self.envs, *self._shape)
         return Inputs(observations, self._actions, self._rewards, self._first)
 
-    @property
-    def rnn_state(self) -> Tensor:
-        """RNN state of the policies, [P, B, H]."""
-        return self._memory
-
     @override
     def tally(self) -> dict[str, float]:
         """Return no losses."""
