@@ -46,9 +46,15 @@ class PolicyGradient(ActorCritic):
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
         return LossOutput(self.reduce(loss, batch), terms)
 
+    @property
+    @override
+    def closed_form(self) -> bool:
+        """True, except for a subclass with a loss of its own."""
+        return type(self).loss is PolicyGradient.loss
+
     @override
     def derivatives(self, batch: LossInputs, h: Hyperparameters) -> Derivatives:
-        """Compute the derivatives of `loss`, for which autograd would need twice as many operations."""
+        """Compute the derivatives of `loss`, with half of autograd's operations; this trains, `loss` does not."""
         mask, values, evaluated = batch.mask.numpy(), batch.values[:, :-1].numpy(), batch.evaluated
         targets, weights = (x.numpy() for x in self.targets(batch, h))
         if self.settings.advantages == "normalize":
