@@ -21,6 +21,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pbtrl.agents import normalize, optim
+from pbtrl.agents.arrays import Array
 from pbtrl.agents.distributions import Distribution, distribution
 from pbtrl.agents.layers import Layout
 from pbtrl.agents.loss_inputs import Derivatives, LossInputs, LossOutput, with_prefix, without_prefix
@@ -88,8 +89,8 @@ class ActorCritic(ABC):
         """True if `derivatives` belongs to this class's `loss`, and trains in its place."""
         return False
 
-    def derivatives(self, batch: Any, h: Hyperparameters) -> Derivatives:
-        """Compute the derivatives of `loss`; called only if `closed_form` is true."""
+    def derivatives(self, batch: Any, entropies: Array, h: Hyperparameters) -> Derivatives:
+        """Compute the derivatives of `loss`, given the policy's entropies [p, T, B]; only if `closed_form` is true."""
         raise NotImplementedError
 
     @property

@@ -9,18 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from pbtrl.agents.arrays import Array
-from pbtrl.agents.distributions import Evaluation
 from pbtrl.agents.types import State, Tensors, Views
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
+class NetworkOutputs:
     """Outputs of the current network for some transitions of p members.
 
     Attributes:
         join: returns `policy`.
         log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
-        evaluation: `policy` evaluated for the actions taken; None where autograd differentiates the loss.
         log_rhos: [p, T, B] log importance ratios between `policy` and the behavior policy, without gradient.
         values: [p, T, B] outputs of the value head.
         mask: [p, T, B] 1 for live transitions, 0 for dead ones.
@@ -30,7 +28,6 @@ class Evaluated:
 
     join: Callable[[], Tensor]
     log_probs: Tensor
-    evaluation: Evaluation | None = None
     log_rhos: Tensor
     values: Tensor
     mask: Tensor
@@ -42,15 +39,9 @@ class Evaluated:
         """Distribution parameters, [p, T, B, K]."""
         return self.join()
 
-    @property
-    def evaluated(self) -> Evaluation:
-        """`evaluation` where it is known to exist."""
-        assert self.evaluation is not None
-        return self.evaluation
-
 
 @dataclass(frozen=True, kw_only=True)
-class LossInputs(Evaluated):
+class LossInputs(NetworkOutputs):
     """Tensors that a loss is computed from, for p members of a cohort and some of their envs.
 
     Attributes:

@@ -19,7 +19,8 @@ from typing_extensions import override
 
 from pbtrl.agents import losses
 from pbtrl.agents.actor_critic import ActorCritic
-from pbtrl.agents.loss_inputs import Derivatives, Evaluated, LossOutput
+from pbtrl.agents.arrays import Array
+from pbtrl.agents.loss_inputs import Derivatives, LossOutput, NetworkOutputs
 from pbtrl.agents.settings import PPOSettings
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors
 from pbtrl.agents.updates import Batch, Group, Part, shares
@@ -80,7 +81,7 @@ class PPO(ActorCritic):
         return [torch.rand(time, envs, 1, generator=generator)]
 
     @override
-    def loss(self, batch: Evaluated, h: Hyperparameters) -> LossOutput:
+    def loss(self, batch: NetworkOutputs, h: Hyperparameters) -> LossOutput:
         """Compute equation 9, negated, all means: the clipped surrogate, value loss and entropy (equation 7 and 9)."""
         old, mask, clip = batch.extra_loss_inputs, batch.mask, h["clip"]
         log_ratios = (batch.log_probs - old["log_probs"]).masked_fill(mask == 0, 0.0)
@@ -105,14 +106,14 @@ class PPO(ActorCritic):
         return type(self).loss is PPO.loss
 
     @override
-    def derivatives(self, batch: Evaluated, h: Hyperparameters) -> Derivatives:
+    def derivatives(self, batch: NetworkOutputs, entropies: Array, h: Hyperparameters) -> Derivatives:
         """Compute the derivatives of `loss`, with half of autograd's operations; this trains, `loss` does not."""
         old = {name: x.numpy() for name, x in batch.extra_loss_inputs.items()}
-        mask, values, evaluated = batch.mask.numpy(), batch.values.numpy(), batch.evaluated
+        mask, values, log_probs = batch.mask.numpy(), batch.values.numpy(), batch.log_probs.numpy()
         clip, value_cost, entropy_cost, live = (
             x.numpy()[:, None, None] for x in (h["clip"], h["value_cost"], h["entropy_cost"], batch.live)
         )
-        moved = np.where(mask, evaluated.log_prob - old["log_probs"], 0.0)
+        moved = np.where(mask, log_probs - old["log_probs"], 0.0)
         ratios = np.exp(moved)
         free, bound = ratios * old["advantages"], ratios.clip(1.0 - clip, 1.0 + clip) * old["advantages"]
         errors = values - old["targets"]
@@ -125,7 +126,7 @@ class PPO(ActorCritic):
         each = {
             "policy": -np.minimum(free, bound) * mask,
             "value": 0.5 * squares * mask,
-            "entropy": evaluated.entropy * mask,
+            "entropy": entropies * mask,
             "kl": ratios - 1.0 - moved,
             "clipped": abs(ratios - 1.0) > clip,
         }
@@ -224,7 +225,7 @@ class PPO(ActorCritic):
                 log_probs=log_probs[at],
                 weights=mask[at] / live[:, None, None],
                 extra={name: x[at] for name, x in known.items()},
-                loss_inputs=partial(Evaluated, mask=mask[at], live=live),
+                loss_inputs=partial(NetworkOutputs, mask=mask[at], live=live),
             )
             parts.append(part)
         return Group(slice(0, len(members)) if whole else members, params, own, parts)

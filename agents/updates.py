@@ -127,20 +127,17 @@ def _by_formula(agent: ActorCritic, params: Views, h: Hyperparameters, part: Par
     ends = [head, values[:, :steps]]
     with torch.no_grad():
         free = params["free"].detach() if "free" in params else None
-        evaluation = agent.policy.evaluate(
-            head.detach().numpy(), None if free is None else free.numpy(), part.actions.numpy()
-        )
-        log_rhos = evaluation.log_prob - part.log_probs.numpy()
+        policy = agent.policy.terms(head.detach().numpy(), None if free is None else free.numpy(), part.actions.numpy())
+        log_rhos = policy.log_prob - part.log_probs.numpy()
         inputs = part.loss_inputs(
             join=lambda: agent.policy.join(head.detach(), free),
-            log_probs=torch.from_numpy(evaluation.log_prob),
-            evaluation=evaluation,
+            log_probs=torch.from_numpy(policy.log_prob),
             log_rhos=torch.from_numpy(log_rhos),
             values=values.detach(),
             extra_loss_inputs=part.extra,
         )
-        result, live = agent.derivatives(inputs, h), inputs.live.numpy()
-        by_head, by_free = evaluation.gradient(result.by_log_probs, result.by_entropies)
+        result, live = agent.derivatives(inputs, policy.entropy, h), inputs.live.numpy()
+        by_head, by_free = policy.gradient(result.by_log_probs, result.by_entropies)
         slopes = torch.from_numpy(by_head), torch.from_numpy(result.by_values)
         if network:
             write_gradients(*slopes, grads)
