@@ -308,7 +308,7 @@ class ActorCritic(ABC):
         return Batch(
             block=block,
             rewards=_time_major(self.transform_rewards(state, block.rewards)),
-            discounts=_time_major(_rows(h["gamma"], 3) * ~block.terminated),
+            discounts=_time_major(h["gamma"][:, None, None] * ~block.terminated),
             cuts=cuts[:, :, None] | block.done.movedim(1, 0),
             unroll_cuts=cuts,
             starts=unroll_starts(cuts),
@@ -329,7 +329,7 @@ class ActorCritic(ABC):
         if self.rewards == "asymmetric_figure":
             return torch.where(rewards < 0, 0.3, 5.0) * torch.tanh(rewards)
         scale = normalize.return_scale(without_prefix("return", state.tensors))
-        return (rewards / _rows(scale, 3)).clamp(-REWARD_CLIP, REWARD_CLIP)
+        return (rewards / scale[:, None, None]).clamp(-REWARD_CLIP, REWARD_CLIP)
 
     def _count_returns(self, state: State, block: Trajectory, gamma: Tensor) -> None:
         zeros = torch.zeros(block.rewards.shape[::2], dtype=torch.float64)
@@ -423,8 +423,3 @@ class ActorCritic(ABC):
 def _time_major(x: Tensor) -> Tensor:
     """Copy [P, T, ...] into memory in the order [T, P, ...], in which returns are computed fastest."""
     return x.movedim(1, 0).contiguous().movedim(0, 1)
-
-
-def _rows(values: Tensor, ndim: int) -> Tensor:
-    """Reshape [P] to [P, 1, ...] with `ndim` axes."""
-    return values.view(-1, *(1,) * (ndim - 1))

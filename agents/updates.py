@@ -15,38 +15,28 @@ import torch
 from torch import Tensor
 
 from pbtrl.agents.arrays import quiet
-from pbtrl.agents.returns import gae
+from pbtrl.agents.loss_inputs import ReturnInputs
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 
 if TYPE_CHECKING:
     from pbtrl.agents.actor_critic import ActorCritic
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, kw_only=True)
+class Batch(ReturnInputs):
     """A block and the tensors derived from it that do not change between passes, [P, T, B, ...].
 
-    `cuts` is [T, P, B], `unroll_cuts` [T, P] and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also
-    0 for replayed ones.
+    `unroll_cuts` is [T, P], and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also 0 for
+    replayed ones.
     """
 
     block: Trajectory
-    rewards: Tensor
-    discounts: Tensor
-    cuts: Tensor
     unroll_cuts: Tensor
     starts: Tensor
     mask: Tensor
     fresh: Tensor
     log_probs: Tensor
     extra_loss_inputs: Tensors
-
-    def gae(self, values: Tensor, lambda_: Tensor) -> tuple[Tensor, Tensor]:
-        """Value targets and advantages [P, T, B] by `returns.gae`, from values [P, T+1, B] and `lambda_` [P]."""
-        discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values))
-        result = gae(discounts, rewards, values[:-1], values[-1], lambda_=lambda_[:, None], cuts=self.cuts)
-        targets, advantages = (x.movedim(0, 1) for x in result)
-        return targets, advantages
 
 
 @dataclass(frozen=True)
