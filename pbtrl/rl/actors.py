@@ -41,7 +41,7 @@ GRACE = 2.0  # seconds for an actor to finish a block that will be discarded
 
 
 class Transport(Protocol):
-    """Way between a learner and its actors.
+    """Transport of weights and blocks between a learner and its actors.
 
     Attributes:
         links: one per actor.

@@ -38,7 +38,7 @@ THREADS = 1  # of an actor's simulator, for which one core is reserved
 
 
 class Wire(Protocol):
-    """Way of bytes to actors on other machines.
+    """Transport of bytes to actors on other machines.
 
     Attributes:
         patience: seconds that an actor has to come up while no other one is.
