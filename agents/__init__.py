@@ -1,4 +1,4 @@
 """RL algorithms as functions of [P member, T time, B env] tensors.
 
-This package imports torch and gymnasium.spaces, and nothing from the rest of pbtrl.
+This package imports torch and gymnasium.spaces, and only `pbtrl.errors` from the rest of pbtrl.
 """

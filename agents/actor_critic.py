@@ -21,6 +21,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from pbtrl.agents import normalize, optim
+from pbtrl.agents.arrays import Array
 from pbtrl.agents.distributions import Distribution, distribution
 from pbtrl.agents.layers import Layout
 from pbtrl.agents.loss_inputs import Derivatives, LossInputs, LossOutput, with_prefix, without_prefix
@@ -71,7 +72,11 @@ class ActorCritic(ABC):
 
     @abstractmethod
     def loss(self, batch: LossInputs, h: Hyperparameters) -> LossOutput:
-        """Compute the loss of some members on some of their envs."""
+        """Compute the loss of some members on some of their envs.
+
+        Autograd differentiates it, unless `closed_form` is true: then `derivatives` trains, and `loss` defines what the
+        tests compare it with.
+        """
 
     @property
     def recorded(self) -> MLP | None:
@@ -81,11 +86,11 @@ class ActorCritic(ABC):
 
     @property
     def closed_form(self) -> bool:
-        """True if the class that defines `loss` also defines `derivatives`; otherwise autograd computes them."""
-        return "derivatives" in vars(next(cls for cls in type(self).__mro__ if "loss" in vars(cls)))
+        """True if `derivatives` belongs to this class's `loss`, and trains in its place."""
+        return False
 
-    def derivatives(self, batch: Any, h: Hyperparameters) -> Derivatives:
-        """Compute the derivatives of `loss`."""
+    def derivatives(self, batch: Any, entropies: Array, h: Hyperparameters) -> Derivatives:
+        """Compute the derivatives of `loss`, given the policy's entropies [p, T, B]; only if `closed_form` is true."""
         raise NotImplementedError
 
     @property
@@ -303,7 +308,7 @@ class ActorCritic(ABC):
         return Batch(
             block=block,
             rewards=_time_major(self.transform_rewards(state, block.rewards)),
-            discounts=_time_major(_rows(h["gamma"], 3) * ~block.terminated),
+            discounts=_time_major(h["gamma"][:, None, None] * ~block.terminated),
             cuts=cuts[:, :, None] | block.done.movedim(1, 0),
             unroll_cuts=cuts,
             starts=unroll_starts(cuts),
@@ -324,7 +329,7 @@ class ActorCritic(ABC):
         if self.rewards == "asymmetric_figure":
             return torch.where(rewards < 0, 0.3, 5.0) * torch.tanh(rewards)
         scale = normalize.return_scale(without_prefix("return", state.tensors))
-        return (rewards / _rows(scale, 3)).clamp(-REWARD_CLIP, REWARD_CLIP)
+        return (rewards / scale[:, None, None]).clamp(-REWARD_CLIP, REWARD_CLIP)
 
     def _count_returns(self, state: State, block: Trajectory, gamma: Tensor) -> None:
         zeros = torch.zeros(block.rewards.shape[::2], dtype=torch.float64)
@@ -418,8 +423,3 @@ class ActorCritic(ABC):
 def _time_major(x: Tensor) -> Tensor:
     """Copy [P, T, ...] into memory in the order [T, P, ...], in which returns are computed fastest."""
     return x.movedim(1, 0).contiguous().movedim(0, 1)
-
-
-def _rows(values: Tensor, ndim: int) -> Tensor:
-    """Reshape [P] to [P, 1, ...] with `ndim` axes."""
-    return values.view(-1, *(1,) * (ndim - 1))

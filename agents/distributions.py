@@ -29,7 +29,7 @@ SMALLEST_STD = 1e-6  # keeps the logarithm finite
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class PolicyTerms:
     """Terms of a distribution for the closed form of a loss, in numpy, whose operations cost a third of torch's.
 
     Attributes:
@@ -101,7 +101,7 @@ class Categorical:
         log_probs = params.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
-    def evaluate(self, head: Array, free: Array | None, action: Array) -> Evaluation:
+    def terms(self, head: Array, free: Array | None, action: Array) -> PolicyTerms:
         """Log-probabilities of stored actions, entropies, and their gradients by what `join` takes."""
         chosen = np.arange(action.size), action.ravel()
         log_probs = head - head.max(-1, keepdims=True)
@@ -116,7 +116,7 @@ class Categorical:
             grad.reshape(-1, self.size)[chosen] += by_log_prob.ravel()
             return grad, None
 
-        return Evaluation(log_probs.reshape(-1, self.size)[chosen].reshape(action.shape), entropy, gradient)
+        return PolicyTerms(log_probs.reshape(-1, self.size)[chosen].reshape(action.shape), entropy, gradient)
 
 
 @dataclass(frozen=True)
@@ -196,14 +196,14 @@ class MultiCategorical:
         """sum_i H(p_i) in nats, `[...]`."""
         return self._sum(slot.entropy(p) for slot, p in zip(self.slots, self.split(params), strict=True))
 
-    def evaluate(self, head: Array, free: Array | None, action: Array) -> Evaluation:
+    def terms(self, head: Array, free: Array | None, action: Array) -> PolicyTerms:
         """Log-probabilities of stored actions, entropies, and their gradients by what `join` takes."""
         starts = np.cumsum((0, *self.sizes))
         each = [
-            slot.evaluate(head[..., start : start + slot.size], free, action[..., i] - start)
+            slot.terms(head[..., start : start + slot.size], free, action[..., i] - start)
             for i, (slot, start) in enumerate(zip(self.slots, starts, strict=False))
         ]
-        return Evaluation(
+        return PolicyTerms(
             functools.reduce(np.add, (e.log_prob for e in each)),
             functools.reduce(np.add, (e.entropy for e in each)),
             lambda *by: (np.concatenate([e.gradient(*by)[0] for e in each], -1), None),
@@ -299,7 +299,7 @@ class Gaussian:
         """log std + 1/2 log(2 pi e), summed over A."""
         return params[..., self.actions :].sum(-1) + self.actions * (LOG_SQRT_2PI + 0.5)
 
-    def evaluate(self, head: Array, free: Array | None, action: Array) -> Evaluation:
+    def terms(self, head: Array, free: Array | None, action: Array) -> PolicyTerms:
         """Log-probabilities of stored actions, entropies, and their gradients by what `join` takes."""
         mean = head[..., : self.actions]
         if free is None:
@@ -317,7 +317,7 @@ class Gaussian:
             return scaled * inverse, np.einsum("ptba,ptba->pa", scaled, z) + both.sum((1, 2))[:, None]
 
         log_prob = -0.5 * np.einsum("...a,...a->...", z, z) - total
-        return Evaluation(log_prob, np.broadcast_to(total + 0.5 * self.actions, log_prob.shape), gradient)
+        return PolicyTerms(log_prob, np.broadcast_to(total + 0.5 * self.actions, log_prob.shape), gradient)
 
     def _log_std(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Log standard deviations that the network predicts as x, and their derivatives."""
@@ -350,10 +350,10 @@ class SquashedGaussian(Gaussian):
         return super().log_prob(params, action) - self._log_slope(action)
 
     @override
-    def evaluate(self, head: Array, free: Array | None, action: Array) -> Evaluation:
+    def terms(self, head: Array, free: Array | None, action: Array) -> PolicyTerms:
         """As of the Gaussian, with this log-probability."""
-        evaluation = super().evaluate(head, free, action)
-        return replace(evaluation, log_prob=evaluation.log_prob - self._log_slope(torch.from_numpy(action)).numpy())
+        terms = super().terms(head, free, action)
+        return replace(terms, log_prob=terms.log_prob - self._log_slope(torch.from_numpy(action)).numpy())
 
     def _log_slope(self, action: Tensor) -> Tensor:
         """Sum of log(1 - tanh(u)^2), where 1 - tanh(u)^2 = 4 sigmoid(2u) sigmoid(-2u)."""

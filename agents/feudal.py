@@ -304,9 +304,10 @@ class Feudal(A3C):
         extra, mask = batch.extra_loss_inputs, batch.mask
         intrinsic = extra["intrinsic"][:, 1:].detach()
         if self.rewards == "normalize":
-            intrinsic = intrinsic * _rows(1.0 - h["gamma"])
-        worker = super().loss(replace(batch, rewards=batch.rewards + _rows(h["intrinsic_cost"]) * intrinsic), h)
-        manager = replace(batch, discounts=_rows(h["manager_gamma"]) * extra["goes_on"])
+            intrinsic = intrinsic * (1.0 - h["gamma"])[:, None, None]
+        rewards = batch.rewards + h["intrinsic_cost"][:, None, None] * intrinsic
+        worker = super().loss(replace(batch, rewards=rewards), h)
+        manager = replace(batch, discounts=h["manager_gamma"][:, None, None] * extra["goes_on"])
         targets, advantages = self.estimate(manager, extra["manager"], h)
         steps = torch.arange(mask.shape[1])[:, None] + extra["goal_horizons"]
         ends = extra["states"].gather(1, steps[..., None].expand(-1, -1, -1, self.net.units))
@@ -334,10 +335,6 @@ def direction(x: Tensor) -> Tensor:
 def _pushed(new: Tensor, old: Tensor) -> Tensor:
     """Put `new` [P, B, d] before `old` [P, B, c, d], whose last one is dropped."""
     return torch.cat([new.detach()[..., None, :], old[..., :-1, :]], -2)
-
-
-def _rows(values: Tensor) -> Tensor:
-    return values[:, None, None]
 
 
 make = Feudal.make

@@ -7,8 +7,9 @@ product over all members.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (conventional alias)
@@ -47,6 +48,42 @@ class Layout:
     def leaves(self, flat: Tensor) -> Views:
         """Return the same views as autograd leaves."""
         return {name: view.detach().requires_grad_() for name, view in self.views(flat).items()}
+
+
+@dataclass(frozen=True)
+class DenseStack:
+    """Parameters of consecutive dense layers `name.0`, `name.1`, ...
+
+    Attributes:
+        name: name of the stack.
+        widths: number of inputs, then the outputs of each layer.
+        gains: gain of each layer's orthogonal initialization.
+    """
+
+    name: str
+    widths: Sequence[int]
+    gains: Sequence[float]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Weights [in, out] and biases [1, out]; widths after the inputs are rounded up to multiples of COLUMNS."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i, (fan_in, fan_out) in enumerate(pairwise(self.widths)):
+            rows, columns = padded(fan_in, COLUMNS) if i else fan_in, padded(fan_out, COLUMNS)
+            shapes |= {f"{self.name}.{i}.weight": (rows, columns), f"{self.name}.{i}.bias": (1, columns)}
+        return shapes
+
+    @property
+    def size(self) -> int:
+        """Number of learned parameters per member, without padding."""
+        return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(self.widths))
+
+    def initial(self, generator: torch.Generator) -> Views:
+        """Initial parameters of one member, without the member axis; biases and padding are 0."""
+        params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
+        for i, (shape, gain) in enumerate(zip(pairwise(self.widths), self.gains, strict=True)):
+            params[f"{self.name}.{i}.weight"][: shape[0], : shape[1]] = orthogonal(shape, generator, gain)
+        return params
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

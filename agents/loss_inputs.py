@@ -9,18 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from pbtrl.agents.arrays import Array
-from pbtrl.agents.distributions import Evaluation
 from pbtrl.agents.types import State, Tensors, Views
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
+class NetworkOutputs:
     """Outputs of the current network for some transitions of p members.
 
     Attributes:
         join: returns `policy`.
         log_probs: [p, T, B] log-probabilities of the actions taken, under `policy`.
-        evaluation: `policy` evaluated for the actions taken; None where autograd differentiates the loss.
         log_rhos: [p, T, B] log importance ratios between `policy` and the behavior policy, without gradient.
         values: [p, T, B] outputs of the value head.
         mask: [p, T, B] 1 for live transitions, 0 for dead ones.
@@ -30,7 +28,6 @@ class Evaluated:
 
     join: Callable[[], Tensor]
     log_probs: Tensor
-    evaluation: Evaluation | None = None
     log_rhos: Tensor
     values: Tensor
     mask: Tensor
@@ -42,15 +39,33 @@ class Evaluated:
         """Distribution parameters, [p, T, B, K]."""
         return self.join()
 
-    @property
-    def evaluated(self) -> Evaluation:
-        """`evaluation` where it is known to exist."""
-        assert self.evaluation is not None
-        return self.evaluation
+
+@dataclass(frozen=True, kw_only=True)
+class ReturnInputs:
+    """Inputs of the return targets of some transitions.
+
+    Attributes:
+        rewards: [p, T, B] transformed rewards.
+        discounts: [p, T, B] gamma, and 0 at termination.
+        cuts: [T, p, B] bool; true where nothing propagates back from the next step.
+    """
+
+    rewards: Tensor
+    discounts: Tensor
+    cuts: Tensor
+
+    def compute_targets(
+        self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any
+    ) -> list[Tensor]:
+        """Apply a function of `agents.returns` to values [p, T+1, B]; return targets and advantages, both [p, T, B]."""
+        discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values.detach()))
+        targets = returns(discounts=discounts, rewards=rewards, values=values[:-1], bootstrap_value=values[-1],
+                          cuts=self.cuts, **given)  # fmt: skip
+        return [x.movedim(0, 1) for x in targets]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossInputs(Evaluated):
+class LossInputs(ReturnInputs, NetworkOutputs):
     """Tensors that a loss is computed from, for p members of a cohort and some of their envs.
 
     Attributes:
@@ -60,9 +75,6 @@ class LossInputs(Evaluated):
         behavior: [p, T, B, K] distribution parameters of the behavior policy.
         actions: [p, T, B, ...] actions taken, as stored by the distribution.
         values: [p, T+1, B], also for the block's last observation.
-        rewards: [p, T, B] transformed rewards.
-        discounts: [p, T, B] gamma, and 0 at termination.
-        cuts: [T, p, B] bool; true where nothing propagates back from the next step.
         starts: [p, T+1] bool; true where an unroll begins.
         extra_loss_inputs: additional tensors from the agent's `extra_loss_inputs` and `unroll`.
     """
@@ -72,19 +84,7 @@ class LossInputs(Evaluated):
     params: Views
     behavior: Tensor
     actions: Tensor
-    rewards: Tensor
-    discounts: Tensor
-    cuts: Tensor
     starts: Tensor
-
-    def compute_targets(
-        self, returns: Callable[..., tuple[Tensor, Tensor]], values: Tensor, **given: Any
-    ) -> list[Tensor]:
-        """Apply a function of `agents.returns` to these transitions; return targets and advantages, both [p, T, B]."""
-        discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values.detach()))
-        targets = returns(discounts=discounts, rewards=rewards, values=values[:-1], bootstrap_value=values[-1],
-                          cuts=self.cuts, **given)  # fmt: skip
-        return [x.movedim(0, 1) for x in targets]
 
 
 @dataclass(frozen=True)

@@ -86,31 +86,6 @@ def normalized(advantages: Array, mask: Array, epsilon: float = 1e-8) -> Array:
     return scaled
 
 
-def vmpo_weights_and_temperature(
-    advantages: Tensor, temperature: Tensor, eps_temperature: Tensor | float, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """V-MPO's E-step over D~, the better half of each row's live samples: the top floor(live / 2), at least 1.
-
-        psi   = exp(A / eta) / sum_{D~} exp(A / eta)    in D~, 0 elsewhere
-        L_eta = eta eps_eta + eta log mean_{D~} exp(A / eta)
-
-    dL_eta / deta = eps_eta - KL(psi || uniform on D~). Ties in the ranking go to the earlier samples. The policy loss
-    is -sum psi log pi(a|s).
-
-    Args:
-        advantages: `[P, M]`, in units of return; or `[M]`, and then P is dropped from all other arguments and results.
-        temperature: `[P]`, eta > 0.
-        eps_temperature: `[P]` or a number, eps_eta in nats.
-        mask: `[P, M]`, false for samples to ignore, whatever their values.
-
-    Returns:
-        (psi `[P, M]`, without gradient; L_eta `[P]`, with a gradient for eta only). Rows without live samples are 0.
-    """
-    check_same_shape(advantages=advantages, mask=mask)
-    live = torch.ones_like(advantages, dtype=torch.bool) if mask is None else mask.bool()
-    return weights_and_temperature(advantages, temperature, eps_temperature, better_half(advantages, live))
-
-
 def better_half(advantages: Tensor, live: Tensor) -> Tensor:
     """D~ of V-MPO: the top floor(live / 2) of each row's live samples, at least 1; ties go to the earlier ones.
 
@@ -131,7 +106,22 @@ def better_half(advantages: Tensor, live: Tensor) -> Tensor:
 def weights_and_temperature(
     advantages: Tensor, temperature: Tensor, eps_temperature: Tensor | float, chosen: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """V-MPO's E-step over chosen samples, [..., M] bool; see `vmpo_weights_and_temperature`. Rows may have none."""
+    """V-MPO's E-step over D~, the chosen samples of each row; training chooses them by `better_half`.
+
+        psi   = exp(A / eta) / sum_{D~} exp(A / eta)    in D~, 0 elsewhere
+        L_eta = eta eps_eta + eta log mean_{D~} exp(A / eta)
+
+    dL_eta / deta = eps_eta - KL(psi || uniform on D~). The policy loss is -sum psi log pi(a|s).
+
+    Args:
+        advantages: `[P, M]`, in units of return; or `[M]`, and then P is dropped from all other arguments and results.
+        temperature: `[P]`, eta > 0.
+        eps_temperature: `[P]` or a number, eps_eta in nats.
+        chosen: `[P, M]` bool, D~.
+
+    Returns:
+        (psi `[P, M]`, without gradient; L_eta `[P]`, with a gradient for eta only). Rows without chosen samples are 0.
+    """
     check_same_shape(advantages=advantages, chosen=chosen)
     advantages, some = advantages.detach(), chosen.any(-1)
     check_same_shape(**{"advantages[..., 0]": some, "temperature": temperature})

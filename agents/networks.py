@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -19,7 +18,18 @@ import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from torch import Tensor
 
 from pbtrl.agents.distributions import Distribution
-from pbtrl.agents.layers import COLUMNS, Layout, dense, init_lstm, lstm, lstm_shapes, orthogonal, padded, rnn_state_at
+from pbtrl.agents.layers import (
+    COLUMNS,
+    DenseStack,
+    Layout,
+    dense,
+    init_lstm,
+    lstm,
+    lstm_shapes,
+    orthogonal,
+    padded,
+    rnn_state_at,
+)
 from pbtrl.agents.mlp_stacks import ACTIVATIONS, Stack, backward, forward, run_stack
 from pbtrl.agents.settings import NetworkSettings
 from pbtrl.agents.torsos import Convolutional, Dense, Torso, convolution_precision
@@ -92,25 +102,19 @@ class MLP:
 
     @property
     def layout(self) -> Layout:
-        """Weights [in, out] and biases [1, out]; widths are rounded up to multiples of COLUMNS, padding stays 0."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for name, fan_in, fan_out, _ in self._layers():
-            rows = fan_in if name.endswith(".0") else padded(fan_in, COLUMNS)
-            shapes[f"{name}.weight"] = (rows, padded(fan_out, COLUMNS))
-            shapes[f"{name}.bias"] = (1, padded(fan_out, COLUMNS))
-        return Layout(shapes)
+        """Parameters of the policy's layers, then of the value's."""
+        policy, value = self._layers
+        return Layout(policy.shapes | value.shapes)
 
     @property
     def size(self) -> int:
         """Number of learned parameters per member, without padding."""
-        return sum((fan_in + 1) * fan_out for _, fan_in, fan_out, _ in self._layers())
+        return sum(layers.size for layers in self._layers)
 
     def initial(self, generator: torch.Generator) -> Views:
         """Initial parameters of one member, without the member axis."""
-        params = {name: torch.zeros(shape) for name, shape in self.layout.shapes.items()}
-        for name, fan_in, fan_out, gain in self._layers():
-            params[f"{name}.weight"][:fan_in, :fan_out] = orthogonal((fan_in, fan_out), generator, gain)
-        return params
+        policy, value = self._layers
+        return policy.initial(generator) | value.initial(generator)
 
     def step(self, params: Views, inputs: Inputs, rnn_state: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the policy stack to the observations; all other inputs are ignored."""
@@ -153,13 +157,11 @@ class MLP:
         last = f"value.{len(self.hidden)}"
         return views[f"{last}.weight"][..., :1], views[f"{last}.bias"][..., :1]
 
-    def _layers(self) -> Iterator[tuple[str, int, int, float]]:
-        """Yield the name, inputs, outputs and initialization gain of each layer."""
-        for stack, last, gain in (("policy", self.outputs, 0.01), ("value", 1, 1.0)):
-            widths = [self.inputs, *self.hidden, last]
-            gains = [ACTIVATIONS[self.activation].gain] * len(self.hidden) + [gain]
-            for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
-                yield f"{stack}.{i}", fan_in, fan_out, gains[i]
+    @property
+    def _layers(self) -> tuple[DenseStack, DenseStack]:
+        gains = [ACTIVATIONS[self.activation].gain] * len(self.hidden)
+        policy, value = (self.inputs, *self.hidden, self.outputs), (self.inputs, *self.hidden, 1)
+        return DenseStack("policy", policy, [*gains, 0.01]), DenseStack("value", value, [*gains, 1.0])
 
     @functools.cached_property
     def _stacks(self) -> tuple[tuple[str, Stack], tuple[str, Stack]]:
@@ -169,8 +171,7 @@ class MLP:
     @functools.cached_property
     def _names(self) -> dict[str, list[str]]:
         """Names of each stack's parameters."""
-        each = [f"{i}.{kind}" for i in range(len(self.hidden) + 1) for kind in ("weight", "bias")]
-        return {stack: [f"{stack}.{name}" for name in each] for stack, _ in self._stacks}
+        return {layers.name: list(layers.shapes) for layers in self._layers}
 
     def _own(self, params: Views, stack: str) -> list[Tensor]:
         return [params[name] for name in self._names[stack]]

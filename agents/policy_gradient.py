@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from pbtrl.agents import losses
 from pbtrl.agents.actor_critic import ActorCritic
+from pbtrl.agents.arrays import Array
 from pbtrl.agents.loss_inputs import Derivatives, LossInputs, LossOutput
 from pbtrl.agents.settings import PolicyGradientSettings
 from pbtrl.agents.types import Hyperparameters
@@ -46,19 +47,25 @@ class PolicyGradient(ActorCritic):
         loss = terms["policy"] + h["value_cost"] * terms["value"] - h["entropy_cost"] * terms["entropy"]
         return LossOutput(self.reduce(loss, batch), terms)
 
+    @property
     @override
-    def derivatives(self, batch: LossInputs, h: Hyperparameters) -> Derivatives:
-        """Compute the derivatives of `loss`, for which autograd would need twice as many operations."""
-        mask, values, evaluated = batch.mask.numpy(), batch.values[:, :-1].numpy(), batch.evaluated
+    def closed_form(self) -> bool:
+        """True, except for a subclass with a loss of its own."""
+        return type(self).loss is PolicyGradient.loss
+
+    @override
+    def derivatives(self, batch: LossInputs, entropies: Array, h: Hyperparameters) -> Derivatives:
+        """Compute the derivatives of `loss`, with half of autograd's operations; this trains, `loss` does not."""
+        mask, values = batch.mask.numpy(), batch.values[:, :-1].numpy()
         targets, weights = (x.numpy() for x in self.targets(batch, h))
         if self.settings.advantages == "normalize":
             rows = (len(mask), -1)
             weights = losses.normalized(weights.reshape(rows), mask.reshape(rows)).reshape(mask.shape)
         weights, errors = weights * mask, (values - targets) * mask
         sums = {
-            "policy": -(evaluated.log_prob * weights).sum((1, 2)),
+            "policy": -(batch.log_probs.numpy() * weights).sum((1, 2)),
             "value": 0.5 * (errors * errors).sum((1, 2)),
-            "entropy": (evaluated.entropy * mask).sum((1, 2)),
+            "entropy": (entropies * mask).sum((1, 2)),
         }
         scale = 1.0 / batch.live.numpy() if self.settings.reduction == "mean" else np.ones(len(mask), mask.dtype)
         value_cost, entropy_cost = (scale * h[name].numpy() for name in ("value_cost", "entropy_cost"))

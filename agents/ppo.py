@@ -19,7 +19,9 @@ from typing_extensions import override
 
 from pbtrl.agents import losses
 from pbtrl.agents.actor_critic import ActorCritic
-from pbtrl.agents.loss_inputs import Derivatives, Evaluated, LossOutput
+from pbtrl.agents.arrays import Array
+from pbtrl.agents.loss_inputs import Derivatives, LossOutput, NetworkOutputs
+from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import PPOSettings
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors
 from pbtrl.agents.updates import Batch, Group, Part, shares
@@ -80,7 +82,7 @@ class PPO(ActorCritic):
         return [torch.rand(time, envs, 1, generator=generator)]
 
     @override
-    def loss(self, batch: Evaluated, h: Hyperparameters) -> LossOutput:
+    def loss(self, batch: NetworkOutputs, h: Hyperparameters) -> LossOutput:
         """Compute equation 9, negated, all means: the clipped surrogate, value loss and entropy (equation 7 and 9)."""
         old, mask, clip = batch.extra_loss_inputs, batch.mask, h["clip"]
         log_ratios = (batch.log_probs - old["log_probs"]).masked_fill(mask == 0, 0.0)
@@ -98,15 +100,21 @@ class PPO(ActorCritic):
         total = sums["policy"] + h["value_cost"] * sums["value"] - h["entropy_cost"] * sums["entropy"]
         return LossOutput(total / batch.live, sums)
 
+    @property
     @override
-    def derivatives(self, batch: Evaluated, h: Hyperparameters) -> Derivatives:
-        """Compute the derivatives of `loss`, for which autograd would need twice as many operations."""
+    def closed_form(self) -> bool:
+        """True, except for a subclass with a loss of its own."""
+        return type(self).loss is PPO.loss
+
+    @override
+    def derivatives(self, batch: NetworkOutputs, entropies: Array, h: Hyperparameters) -> Derivatives:
+        """Compute the derivatives of `loss`, with half of autograd's operations; this trains, `loss` does not."""
         old = {name: x.numpy() for name, x in batch.extra_loss_inputs.items()}
-        mask, values, evaluated = batch.mask.numpy(), batch.values.numpy(), batch.evaluated
+        mask, values, log_probs = batch.mask.numpy(), batch.values.numpy(), batch.log_probs.numpy()
         clip, value_cost, entropy_cost, live = (
             x.numpy()[:, None, None] for x in (h["clip"], h["value_cost"], h["entropy_cost"], batch.live)
         )
-        moved = np.where(mask, evaluated.log_prob - old["log_probs"], 0.0)
+        moved = np.where(mask, log_probs - old["log_probs"], 0.0)
         ratios = np.exp(moved)
         free, bound = ratios * old["advantages"], ratios.clip(1.0 - clip, 1.0 + clip) * old["advantages"]
         errors = values - old["targets"]
@@ -119,7 +127,7 @@ class PPO(ActorCritic):
         each = {
             "policy": -np.minimum(free, bound) * mask,
             "value": 0.5 * squares * mask,
-            "entropy": evaluated.entropy * mask,
+            "entropy": entropies * mask,
             "kl": ratios - 1.0 - moved,
             "clipped": abs(ratios - 1.0) > clip,
         }
@@ -172,7 +180,7 @@ class PPO(ActorCritic):
     def _units(self, state: State, batch: Batch, h: Hyperparameters) -> Units:
         """Compute advantages and value targets, and split the block into its units."""
         block, values = batch.block, self.values(state, batch)
-        targets, advantages = batch.gae(values, h["lambda_"])
+        targets, advantages = batch.compute_targets(gae, values, lambda_=h["lambda_"][:, None])
         inputs = self.preprocess(state, block.inputs(slice(None), slice(None))[:, :-1])
         actions = self._split(block.actions)
         return Units(
@@ -218,7 +226,7 @@ class PPO(ActorCritic):
                 log_probs=log_probs[at],
                 weights=mask[at] / live[:, None, None],
                 extra={name: x[at] for name, x in known.items()},
-                loss_inputs=partial(Evaluated, mask=mask[at], live=live),
+                loss_inputs=partial(NetworkOutputs, mask=mask[at], live=live),
             )
             parts.append(part)
         return Group(slice(0, len(members)) if whole else members, params, own, parts)

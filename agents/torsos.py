@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (conventional alias)
 from torch import Tensor
 
-from pbtrl.agents.layers import COLUMNS, orthogonal, padded
+from pbtrl.agents.layers import DenseStack, orthogonal
 from pbtrl.agents.mlp_stacks import ACTIVATIONS, Stack, run_stack
 from pbtrl.agents.types import Views
 
@@ -65,25 +64,22 @@ class Dense:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Weights [in, out] and biases [1, out], padded as in `MLP`."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for i, (fan_in, fan_out) in enumerate(pairwise([self.inputs, *self.hidden])):
-            rows, columns = fan_in if i == 0 else padded(fan_in, COLUMNS), padded(fan_out, COLUMNS)
-            shapes |= {f"torso.{i}.weight": (rows, columns), f"torso.{i}.bias": (1, columns)}
-        return shapes
+        """Shapes of the parameters, without the member axis."""
+        return self._layers.shapes
 
     @property
     def size(self) -> int:
         """Number of learned parameters per member, without padding."""
-        return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise([self.inputs, *self.hidden]))
+        return self._layers.size
 
     def initial(self, generator: torch.Generator) -> Views:
         """Initial parameters of one member, without the member axis."""
-        params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
-        gain = ACTIVATIONS[self.activation].gain
-        for i, (fan_in, fan_out) in enumerate(pairwise([self.inputs, *self.hidden])):
-            params[f"torso.{i}.weight"][:fan_in, :fan_out] = orthogonal((fan_in, fan_out), generator, gain)
-        return params
+        return self._layers.initial(generator)
+
+    @property
+    def _layers(self) -> DenseStack:
+        gains = [ACTIVATIONS[self.activation].gain] * len(self.hidden)
+        return DenseStack("torso", (self.inputs, *self.hidden), gains)
 
     def features(self, params: Views, x: Tensor, *, learning: bool) -> Tensor:
         """Observations [P, M, *shape] -> features [P, M, units]."""

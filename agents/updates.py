@@ -15,38 +15,28 @@ import torch
 from torch import Tensor
 
 from pbtrl.agents.arrays import quiet
-from pbtrl.agents.returns import gae
+from pbtrl.agents.loss_inputs import ReturnInputs
 from pbtrl.agents.types import Hyperparameters, Inputs, State, Tensors, Trajectory, Views
 
 if TYPE_CHECKING:
     from pbtrl.agents.actor_critic import ActorCritic
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, kw_only=True)
+class Batch(ReturnInputs):
     """A block and the tensors derived from it that do not change between passes, [P, T, B, ...].
 
-    `cuts` is [T, P, B], `unroll_cuts` [T, P] and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also
-    0 for replayed ones.
+    `unroll_cuts` is [T, P], and `starts` [P, T+1]. `mask` is 0 for dead transitions; `fresh` is also 0 for
+    replayed ones.
     """
 
     block: Trajectory
-    rewards: Tensor
-    discounts: Tensor
-    cuts: Tensor
     unroll_cuts: Tensor
     starts: Tensor
     mask: Tensor
     fresh: Tensor
     log_probs: Tensor
     extra_loss_inputs: Tensors
-
-    def gae(self, values: Tensor, lambda_: Tensor) -> tuple[Tensor, Tensor]:
-        """Value targets and advantages [P, T, B] by `returns.gae`, from values [P, T+1, B] and `lambda_` [P]."""
-        discounts, rewards, values = (x.movedim(1, 0) for x in (self.discounts, self.rewards, values))
-        result = gae(discounts, rewards, values[:-1], values[-1], lambda_=lambda_[:, None], cuts=self.cuts)
-        targets, advantages = (x.movedim(0, 1) for x in result)
-        return targets, advantages
 
 
 @dataclass(frozen=True)
@@ -127,20 +117,17 @@ def _by_formula(agent: ActorCritic, params: Views, h: Hyperparameters, part: Par
     ends = [head, values[:, :steps]]
     with torch.no_grad():
         free = params["free"].detach() if "free" in params else None
-        evaluation = agent.policy.evaluate(
-            head.detach().numpy(), None if free is None else free.numpy(), part.actions.numpy()
-        )
-        log_rhos = evaluation.log_prob - part.log_probs.numpy()
+        policy = agent.policy.terms(head.detach().numpy(), None if free is None else free.numpy(), part.actions.numpy())
+        log_rhos = policy.log_prob - part.log_probs.numpy()
         inputs = part.loss_inputs(
             join=lambda: agent.policy.join(head.detach(), free),
-            log_probs=torch.from_numpy(evaluation.log_prob),
-            evaluation=evaluation,
+            log_probs=torch.from_numpy(policy.log_prob),
             log_rhos=torch.from_numpy(log_rhos),
             values=values.detach(),
             extra_loss_inputs=part.extra,
         )
-        result, live = agent.derivatives(inputs, h), inputs.live.numpy()
-        by_head, by_free = evaluation.gradient(result.by_log_probs, result.by_entropies)
+        result, live = agent.derivatives(inputs, policy.entropy, h), inputs.live.numpy()
+        by_head, by_free = policy.gradient(result.by_log_probs, result.by_entropies)
         slopes = torch.from_numpy(by_head), torch.from_numpy(result.by_values)
         if network:
             write_gradients(*slopes, grads)

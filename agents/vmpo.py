@@ -22,6 +22,7 @@ from pbtrl.agents import losses, normalize
 from pbtrl.agents.actor_critic import ActorCritic
 from pbtrl.agents.distributions import Gaussian, MultiCategorical
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput, with_prefix, without_prefix
+from pbtrl.agents.returns import gae
 from pbtrl.agents.settings import VMPOSettings
 from pbtrl.agents.types import Hyperparameters, State, Trajectory, UpdateResult
 from pbtrl.agents.updates import Batch, Group
@@ -97,7 +98,8 @@ class VMPO(ActorCritic):
         """
         popart = without_prefix("popart", state.tensors)
         scale, shift = (popart[name].to(batch.mask.dtype)[:, None, None] for name in ("scale", "shift"))
-        targets, advantages = batch.gae(scale * self.values(state, batch) + shift, h["lambda_"])
+        values = scale * self.values(state, batch) + shift
+        targets, advantages = batch.compute_targets(gae, values, lambda_=h["lambda_"][:, None])
         new = normalize.popart_update(popart, targets, batch.mask, rate=h["popart_rate"])
         finite = torch.stack(list(new.values())).isfinite().all(0)
         new = {name: torch.where(finite, value, popart[name]) for name, value in new.items()}

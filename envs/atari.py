@@ -16,7 +16,7 @@ fitness sums the rewards of whole games.
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import ale_py
 import gymnasium
@@ -25,6 +25,7 @@ from ale_py.vector_env import AtariVectorEnv
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from pbtrl.envs import Protocol
 from pbtrl.envs.gym import with_integers
 from pbtrl.envs.vector import Array, Bools, Floats, Spaces, Vector, closed
 from pbtrl.errors import EnvError
@@ -37,8 +38,6 @@ CONSOLE_FPS = 60.0
 
 MAX_FRAMES = 108_000
 """Frames after which a game is truncated: half an hour, in both protocols."""
-
-Protocol = Literal["sticky", "classic"]
 
 _PROTOCOLS: dict[str, dict[str, Any]] = {
     "sticky": {"repeat_action_probability": 0.25, "noop_max": 0, "use_fire_reset": False, "full_action_space": True},

@@ -16,7 +16,7 @@ _SHORTAGES = {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 
 NOT_MADE = "could not be made: "
 
-RAISED = (Exception, SystemExit)
+ENV_EXCEPTIONS = (Exception, SystemExit)
 """Exceptions caught from an env's own code. An env that calls sys.exit must not end the run."""
 
 
@@ -50,7 +50,7 @@ def named(id: str, what: str = "") -> Iterator[None]:
         yield
     except EnvError:
         raise
-    except RAISED as error:
+    except ENV_EXCEPTIONS as error:
         if of_the_machine(error):
             raise
         raise EnvError(f"env.id={id}", f"{what}{brief(error)}") from error

@@ -16,10 +16,10 @@ from gymnasium.vector import SyncVectorEnv
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from pbtrl.envs.errors import NOT_MADE, RAISED, SubEnvError, brief, described, named, of_the_machine
+from pbtrl.envs.errors import ENV_EXCEPTIONS, NOT_MADE, SubEnvError, brief, described, named, of_the_machine
 from pbtrl.envs.importing import imported
 from pbtrl.envs.rendering import FPS, MODE, take_picture
-from pbtrl.envs.vector import Array, Floats, Spaces, Vector, closed, quiet_spaces
+from pbtrl.envs.vector import Array, Spaces, Vector, closed, quiet_spaces
 from pbtrl.envs.wrapping import Env, Wrapping
 from pbtrl.errors import EnvError, RenderError
 
@@ -74,10 +74,6 @@ class GymVector(Vector):
     """A `Pool` as a `Vector`."""
 
     @override
-    def info(self, key: str) -> Floats:
-        return np.array([latest.get(key, np.nan) for latest in self._pool.latest], np.float32)
-
-    @override
     def render(self, index: int) -> NDArray[np.uint8]:
         return take_picture(self._pool.envs[index], self.where)
 
@@ -130,7 +126,7 @@ class Pool:
                 continue
             try:
                 result = env.step(actions[index])
-            except RAISED as error:
+            except ENV_EXCEPTIONS as error:
                 _blame(index, "step", error)
             try:
                 (
@@ -156,7 +152,7 @@ class Pool:
     def _reset(self, index: int, seed: int | None = None) -> None:
         try:
             result = self.envs[index].reset(seed=seed)
-        except RAISED as error:
+        except ENV_EXCEPTIONS as error:
             _blame(index, "reset", error)
         if not isinstance(result, tuple) or len(result) != 2:
             raise _returned(index, "reset", result, "observation, info")
@@ -200,7 +196,7 @@ def _common_space(envs: Sequence[Env], name: str, where: str) -> Space[Any]:
     for env in envs:
         try:
             space = getattr(env, name)
-        except RAISED as error:
+        except ENV_EXCEPTIONS as error:
             raise EnvError(where, f"the env has no {name}: {brief(error)}") from error
         if not isinstance(space, Space):
             raise EnvError(where, f"the env's {name} is {described(space)}, not a gymnasium.spaces.Space")

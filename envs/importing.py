@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any
 
-from pbtrl.envs.errors import RAISED, brief
+from pbtrl.envs.errors import ENV_EXCEPTIONS, brief
 from pbtrl.errors import EnvError
 
 
@@ -16,7 +16,7 @@ def imported(setting: str, module: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         return importlib.import_module(module)
-    except RAISED as error:
+    except ENV_EXCEPTIONS as error:
         raise EnvError(
             setting,
             f"cannot import {module}: {brief(error)}; "

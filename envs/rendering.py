@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pbtrl.envs.errors import RAISED, brief, described
+from pbtrl.envs.errors import ENV_EXCEPTIONS, brief, described
 from pbtrl.errors import RenderError
 
 MODE = "rgb_array"
@@ -28,7 +28,7 @@ def take_picture(env: Any, where: str) -> NDArray[np.uint8]:
         choose_opengl(where)
     try:
         frame = env.render()
-    except RAISED as error:
+    except ENV_EXCEPTIONS as error:
         raise RenderError(where, f"cannot render: {brief(error)}") from error
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise RenderError(where, f"render() must return a uint8 array [H, W, 3], not {described(frame)}")

@@ -32,8 +32,8 @@ import numpy as np
 from gymnasium.spaces import Space
 from numpy.typing import NDArray
 
-from pbtrl.envs.adapters import adapt_actions, adapt_observations
-from pbtrl.envs.errors import RAISED, SubEnvError, brief, warn
+from pbtrl.envs.adapters import Convert, adapt_actions, adapt_observations
+from pbtrl.envs.errors import ENV_EXCEPTIONS, SubEnvError, brief, warn
 from pbtrl.envs.rendering import FPS
 from pbtrl.errors import EnvError, RenderError
 
@@ -101,19 +101,14 @@ class Vector:
         Raises:
             EnvError: no agent supports these spaces.
         """
-        observations = adapt_observations(spaces.single_observation_space, where)
-        actions = adapt_actions(spaces.single_action_space, where)
-        self.single_observation_space = observations.space
-        self.single_action_space = actions.space
-        self.remark = observations.remark
-        self.spaces = Spaces(observations.space, actions.space, observations.remark, *spaces[:2])
+        self.spaces, self._convert_observations, self._convert_actions = _adapt(spaces, where)
+        self.single_observation_space, self.single_action_space, self.remark, *_ = self.spaces
         self.num_envs = len(seeds)
         self.episode_over: Bools = np.zeros(self.num_envs, np.bool_)
         self.is_reset_step: Bools = np.zeros(self.num_envs, np.bool_)
         self._pool, self.where, self._steps = pool, where, 0
         self._infos: Mapping[str, Any] = {}
         self._seeds: list[int] | None = [int(seed) for seed in seeds]
-        self._convert_observations, self._convert_actions = observations.convert, actions.convert
 
     def reset(self) -> Array:
         """Start a new episode in every env; return observations [N, *observation]. Only the first reset uses the seeds.
@@ -153,13 +148,6 @@ class Vector:
         except SubEnvError as error:
             raise self._env_error(error) from error.__cause__
 
-    def info(self, key: str) -> Floats:
-        """Return the envs' info under `key` at the last step, [N] float32; NaN for envs without it."""
-        values = np.full(self.num_envs, np.nan, np.float32)
-        if key in self._infos:
-            values[:] = self._infos[key]
-        return values
-
     def render(self, index: int) -> NDArray[np.uint8]:
         """Return a picture [H, W, 3] of an env as it is now, if it was made with `rendered` > index.
 
@@ -169,7 +157,7 @@ class Vector:
         raise RenderError(self.where, "cannot render")
 
     def last_info(self, row: int) -> dict[str, Any]:
-        """Return the info of one env at the last step."""
+        """Return the info of one env at the last step or reset."""
         everywhere = np.ones(self.num_envs, np.bool_)
         return {
             key: values[row]
@@ -207,7 +195,7 @@ def closed(env: Any, where: str) -> None:
         env.close()
     except EnvError:  # it took too long
         raise
-    except RAISED as error:
+    except ENV_EXCEPTIONS as error:
         warn(f"{where}: close() raised {brief(error)}")
 
 
@@ -248,15 +236,15 @@ def with_step_timeout(vector: Vector, seconds: float) -> Vector:
 
 def convert_spaces(spaces: Spaces, where: str) -> Spaces:
     """Convert an env's own spaces to those of a `Vector`; raise EnvError for spaces that no agent supports."""
+    return _adapt(spaces, where)[0]
+
+
+def _adapt(spaces: Spaces, where: str) -> tuple[Spaces, Convert, Convert]:
+    """Return a `Vector`'s spaces, and the conversions of observations from and actions to the env's own."""
     observations = adapt_observations(spaces.single_observation_space, where)
     actions = adapt_actions(spaces.single_action_space, where)
-    return Spaces(
-        observations.space,
-        actions.space,
-        observations.remark,
-        spaces.single_observation_space,
-        spaces.single_action_space,
-    )
+    converted = Spaces(observations.space, actions.space, observations.remark, *spaces[:2])
+    return converted, observations.convert, actions.convert
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from gymnasium.wrappers import FlattenObservation
 from typing_extensions import override
 
 from pbtrl.envs.adapters import LARGEST_ONE_HOT, image_height
-from pbtrl.envs.errors import RAISED, brief, described, of_the_machine
+from pbtrl.envs.errors import ENV_EXCEPTIONS, brief, described, of_the_machine
 from pbtrl.envs.importing import imported
 from pbtrl.errors import EnvError
 
@@ -64,7 +64,7 @@ def _wrapped(env: Env, name: str, kwargs: Mapping[str, Any], where: str) -> Env:
     try:
         outer = wrapper(env, **kwargs)
         spaces = (outer.observation_space, outer.action_space) if isinstance(outer, gymnasium.Env) else ()
-    except RAISED as error:
+    except ENV_EXCEPTIONS as error:
         if of_the_machine(error):
             raise
         raise EnvError(where, f"raised {brief(error)}") from error

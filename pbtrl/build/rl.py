@@ -35,7 +35,7 @@ def rl_builder(config: Config, wire: WireFactory | None = None) -> RLBuilder | M
 
     Args:
         config: config of the run.
-        wire: makes the way to actors on other machines; None if they are processes of this one.
+        wire: makes the wire to actors on other machines; None if they are processes of this one.
     """
     return RLBuilder(config, wire=wire) if config.agents is None else MixedBuilder(config, wire)
 
@@ -107,7 +107,7 @@ class RLBuilder:
         return cohorts[self._acting.mode](members, self.spec, threads)
 
     def _transport(self) -> TransportFactory:
-        """Way to the actors."""
+        """Factory of the transport to the actors."""
         from pbtrl.rl.local_actors import LocalActors
         from pbtrl.rl.remote_actors import RemoteActors
 

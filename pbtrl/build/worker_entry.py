@@ -30,7 +30,7 @@ def make_builder(config: str) -> Builder:
 
 
 def _wire(config: Config) -> Wire:
-    """Make this worker's way to its actors on other nodes."""
+    """Make the wire from this worker to its actors on other nodes."""
     from pbtrl.execution.ray_acting import RayWire
 
     return RayWire(config.execution)

@@ -42,7 +42,7 @@ class Processes(PooledExecutor["_Worker"]):
         self._at_exit = Finalize(self, _close, (self._workers,), exitpriority=10)
 
     @override
-    def _hire(self, spec: WorkerSpec) -> _Worker:
+    def _start_worker(self, spec: WorkerSpec) -> _Worker:
         return _Worker(spec)
 
     @override

@@ -63,15 +63,15 @@ from pbtrl.system.child_process import declare_supervised
 from pbtrl.system.signals import EXIT
 from pbtrl.system.strict_json import to_json
 
-TURN = 0.5  # seconds after which a worker without news answers, so that it can take messages
-LONGEST = 4.0  # the same when there are many workers; a stop must not take longer than members have to save
-ANSWERS = 250  # such answers per second that all workers together may give
-TOGETHER = 50  # one of so many workers is waited for at a time, so that rounds of the controller do not follow answers
+CALL_SECONDS = 0.5  # after which a worker without news answers, so that it can take messages
+MAX_CALL_SECONDS = 4.0  # the same for many workers; a stop must not take longer than members have to save
+ANSWERS_PER_SECOND = 250  # without news, from all workers together
+CALLS_PER_ANSWER = 50  # a wait ends with one answer for every so many open calls, not with each answer
 PATIENCE = 60.0  # seconds that a replacement may wait for room before its members move
 CACHE = 128 * 2**20  # bytes of recently loaded snapshots that the store keeps in shared memory
 STORE_THREADS = 8
 SURVEY = 120.0  # seconds for a node's answer to doctor
-SHIPPED_NOT = ["runs/", ".git/", ".venv/", "__pycache__/"]
+EXCLUDED_FROM_UPLOAD = ["runs/", ".git/", ".venv/", "__pycache__/"]
 
 
 class StoreActor:
@@ -162,7 +162,7 @@ class Cluster:
             options = {"num_cpus": cores, "resources": {k: v * count for k, v in settings.resources.items()},
                        "_temp_dir": str(self._folder), "include_dashboard": False}  # fmt: skip
         if settings.ship:
-            options["runtime_env"] = {"working_dir": str(Path.cwd()), "excludes": SHIPPED_NOT}
+            options["runtime_env"] = {"working_dir": str(Path.cwd()), "excludes": EXCLUDED_FROM_UPLOAD}
         handlers = {number: signal.getsignal(number) for number in EXIT}
         try:
             # Workers would look for modules in the working directory first, which may be untrusted.
@@ -267,7 +267,7 @@ class RayPool(PooledExecutor["_Worker"]):
     def __init__(self, cluster: Cluster, specs: Sequence[WorkerSpec], probe: Path | None = None) -> None:
         self.cluster, self.probe = cluster, probe
         self.store = None if probe else cluster.store(specs[0].members)
-        self.turn = min(LONGEST, max(TURN, len(specs) / ANSWERS))
+        self.call_seconds = min(MAX_CALL_SECONDS, max(CALL_SECONDS, len(specs) / ANSWERS_PER_SECOND))
         self.here = facts(probe)
         super().__init__(specs)
         self.notes = [f"{cluster.describe()}; {len(specs)} worker{'' if len(specs) == 1 else 's'}"]
@@ -277,7 +277,7 @@ class RayPool(PooledExecutor["_Worker"]):
             self.notes.append(f"{shortage}: waiting {cluster.settings.wait_for_workers:.0f} s for one that has")
 
     @override
-    def _hire(self, spec: WorkerSpec) -> _Worker:
+    def _start_worker(self, spec: WorkerSpec) -> _Worker:
         return _Worker(spec, self)
 
     @override
@@ -314,7 +314,7 @@ class RayPool(PooledExecutor["_Worker"]):
 
     def _wait(self, calls: list[Any], timeout: float) -> bool:
         """Wait for a call to end, or for several if there are many; returns whether one has."""
-        count = 1 + len(calls) // TOGETHER
+        count = 1 + len(calls) // CALLS_PER_ANSWER
         return bool(ray.wait(calls, num_returns=count, timeout=timeout, fetch_local=False)[0])
 
     def _without_late(self) -> list[Report | Failure]:
@@ -376,7 +376,7 @@ class _Worker(ExecutorWorker):
         """Start a call if the worker has none, and there are messages for it or open assignments."""
         if self.pending is None and self.up and (self._messages or self.queue.open):
             messages, self._messages = self._messages, []
-            self.pending = self._actor.work.remote(messages, self._pool.turn)
+            self.pending = self._actor.work.remote(messages, self._pool.call_seconds)
 
     def is_late(self, patience: float | None) -> bool:
         """Return whether the worker has waited too long for room; a replacement gets only `patience` seconds."""

@@ -74,7 +74,7 @@ class RayWire:
         """Put the data into the shared memory of this node."""
         return ray.put(data)
 
-    def hire(self, place: int, entry: str, argument: str) -> Any:
+    def start(self, place: int, entry: str, argument: str) -> Any:
         """Start an actor in its bundle."""
         actor: Any = ray.remote(ActingActor)
         return actor.options(

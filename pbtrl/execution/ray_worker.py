@@ -1,4 +1,4 @@
-"""The worker's side of the executor on Ray, which itself does not import Ray: a station that is called again and again.
+"""The worker's side of the executor on Ray, which itself does not import Ray: a station behind remote calls.
 
     hello(paths, probe) -> facts about the node
     work(messages, seconds) -> messages: take them, then train until there is something to tell, or the time is over

@@ -146,13 +146,13 @@ class PooledExecutor(Executor, ABC, Generic[W]):
     """Executor with several workers; a subclass starts them and collects their messages."""
 
     def __init__(self, specs: Sequence[WorkerSpec]) -> None:
-        self._workers = [self._hire(spec) for spec in specs]
+        self._workers = [self._start_worker(spec) for spec in specs]
         self._home = {m: w for w in self._workers for group in w.spec.groups for m in group}
         self._short: dict[str, int] = {}  # per member: consecutive out-of-memory failures while alone in its worker
         self._stopping, self._until = False, math.inf
 
     @abstractmethod
-    def _hire(self, spec: WorkerSpec) -> W:
+    def _start_worker(self, spec: WorkerSpec) -> W:
         """Start a worker."""
 
     @override
@@ -197,7 +197,7 @@ class PooledExecutor(Executor, ABC, Generic[W]):
         other = min((w for w in self._workers if w is not worker), key=lambda w: len(w.queue.open))
         lost = [message, *(f for w in (worker, other) for f in w.terminate("ended to free memory"))]
         self._workers[:] = [w for w in self._workers if w not in (worker, other)]
-        merged = self._hire(worker.spec.merged(other.spec))
+        merged = self._start_worker(worker.spec.merged(other.spec))
         self._workers.append(merged)
         self._home = {m: merged if w in (worker, other) else w for m, w in self._home.items()}
         return [replace(f, error=f"{f.error}; {self._continuing()}", alone=False) for f in lost]

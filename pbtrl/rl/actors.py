@@ -41,13 +41,18 @@ GRACE = 2.0  # seconds for an actor to finish a block that will be discarded
 
 
 class Transport(Protocol):
-    """Way between a learner and its actors.
+    """Transport of weights and blocks between a learner and its actors.
 
     Attributes:
         links: one per actor.
+        patience: seconds that an actor has to come up while no other one is.
     """
 
     links: Sequence[Link]
+    patience: float
+
+    def wait(self, timeout: float) -> Sequence[int]:
+        """Wait up to `timeout` seconds for links that can receive; returns their indices."""
 
     def publish(self, tensors: Mapping[str, Tensor], version: int) -> None:
         """Replace the weights, which the actors use from their next block on."""
@@ -57,7 +62,7 @@ class Transport(Protocol):
 
 
 TransportFactory = Callable[[CohortSpec, State, int, int], Transport]
-"""Makes a transport of: a cohort's specification, its state, its number of members, the threads of all simulators."""
+"""Function that makes a transport from a cohort's specification, state, number of members and simulator threads."""
 
 
 class ActorsCohort(RLCohort):
@@ -133,7 +138,9 @@ class Actors(Source):
         self._replayed = max(1, round(past)) if past else 0
         self._replay = UnrollReplay(spec.replay_size, self._envs)
         self._taken: _InFlightBlock | None = None
-        self.pool = WorkerPool(transport.links, self._init_message, self._died)
+        self.pool = WorkerPool(
+            transport.links, transport.wait, self._init_message, self._died, patience=transport.patience
+        )
         self.answered = self.pool.answered
 
     def renew(self, seeds: Sequence[int], replaced: Sequence[int]) -> None:

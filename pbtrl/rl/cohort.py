@@ -77,7 +77,7 @@ class RLCohort(Cohort):
                 self._spec.agent.forget(self._state, slot)
         self._new_policy = [False] * len(self.members)
         self._curves: list[list[tuple[int, float]]] = [[] for _ in self.members]
-        self._told = [0] * len(self.members)
+        self._curve_episodes = [0] * len(self.members)
         self._updates = torch.zeros(len(self.members), dtype=torch.int64)
         self._skipped = torch.zeros_like(self._updates)
         self._clear_metrics()
@@ -133,7 +133,7 @@ class RLCohort(Cohort):
         """Prepare the collection of blocks from other envs, which do not change the policies or their streams.
 
         Args:
-            make: makes of the cohort's envs and their newest observations [P * B, ...] the other envs.
+            make: function of the cohort's envs and their newest observations [P * B, ...] that returns the other envs.
 
         Returns:
             A function that collects one block and returns its number of env steps.
@@ -261,9 +261,9 @@ class RLCohort(Cohort):
         self._curve_at += self._spec.curve_interval
         for slot, a in enumerate(self._assignments):
             scores = self.rollout.episodes[slot].scores
-            if recent := scores[self._told[slot] :]:
+            if recent := scores[self._curve_episodes[slot] :]:
                 self._curves[slot].append((a.start + self._done, float(np.mean(recent))))
-            self._told[slot] = len(scores)
+            self._curve_episodes[slot] = len(scores)
 
     def _skips(self, slot: int) -> dict[str, float]:
         """Skipped and all updates of the slice so far, by tag; empty if none was skipped."""

@@ -19,6 +19,7 @@ from pbtrl.agents.types import Agent, Inputs, State
 from pbtrl.core.seeding import env_seeds
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
+from pbtrl.envs.vector import Array, Bools, Floats
 from pbtrl.rl.cohort_spec import MakeEnvs, fill
 from pbtrl.rl.episode_metric import EpisodeMetric
 from pbtrl.rl.rollout import ToEnv
@@ -89,13 +90,13 @@ def evaluate(
     try:
         limit = max_steps or vector.max_episode_steps or fallback
         quota = np.tile([episodes // envs + (j < episodes % envs) for j in range(envs)], len(rows))
-        noise_seed = None if deterministic else seed
-        finished = _play(
-            agent, to_env, vector, state, len(rows), quota, noise_seed, limit or math.inf, deadline, metric, camera
-        )
+        generators = None if deterministic else [torch.Generator().manual_seed(seed) for _ in rows]
+        policies = _Policies(agent, to_env, state, (len(rows), envs), generators)
+        scores = _ScoreSheet(vector, quota, limit or math.inf, deadline, metric, camera)
+        _play(vector, policies, scores)
     finally:
         vector.close()
-    played = ([e for j in range(i * envs, (i + 1) * envs) for e in finished[j]] for i in range(len(rows)))
+    played = ([e for env in scores.finished[i * envs : (i + 1) * envs] for e in env] for i in range(len(rows)))
     return [
         EvaluationEpisodes(
             returns=[e.result for e in member],
@@ -109,54 +110,99 @@ def evaluate(
     ]
 
 
-def _play(
-    agent: Agent, to_env: ToEnv, vector: Vector, state: State, members: int, quota: np.ndarray, seed: int | None,
-    limit: float, deadline: float, metric: EpisodeMetric | None, camera: Camera | None = None,
-) -> list[list[_Episode]]:  # fmt: skip
-    """Play every env's quota of episodes; returns the episodes by env.
+def _play(vector: Vector, policies: _Policies, scores: _ScoreSheet) -> None:
+    """Play every env's quota of episodes.
 
-    They are played in rounds, because only all envs can be reset together: an env whose episode was cut at `limit`
-    steps waits for the end of the round. If no episode is cut, there is a single round.
+    They are played in rounds, because only all envs can be reset together: an env whose episode was cut waits for the
+    end of the round. If no episode is cut, there is a single round.
     """
-    generators = [torch.Generator().manual_seed(seed or 0) for _ in range(members)]
-    envs = vector.num_envs // members
-    finished: list[list[_Episode]] = [[] for _ in range(vector.num_envs)]
-    due, late = quota.copy(), False
-    while due.any() and not late:
-        returns, lengths = np.zeros(vector.num_envs), np.zeros(vector.num_envs, np.int64)
-        actions, rnn_state = agent.begin(members, envs)
+    while scores.due.any() and not scores.late:
         rewards, first = np.zeros(vector.num_envs, np.float32), np.ones(vector.num_envs, np.bool_)
-        playing = due > 0
-        obs = vector.reset()
-        if camera:
-            camera.shoot(vector)
-        image = obs.dtype == np.uint8 and obs.ndim == 4
-        while playing.any() and not late:
-            frames = torch.from_numpy(obs).to(torch.uint8 if image else torch.float32)
-            frames = frames.view(members, envs, *obs.shape[1:])
-            noise = None if seed is None else agent.noise(generators, 1, envs)[0]
-            reward_and_first = (torch.from_numpy(x).view(members, envs) for x in (rewards, first))
-            acted = agent.act(state, Inputs(frames, actions, *reward_and_first), rnn_state, noise)
-            actions, rnn_state = acted.actions, acted.rnn_state
-            obs, rewards, _, _ = vector.step(to_env(actions).flatten(0, 1).numpy())
-            if camera:
-                camera.shoot(vector)
-            first, done = vector.is_reset_step, vector.episode_over
-            returns += rewards
-            lengths += ~vector.is_reset_step
-            late = time.monotonic() >= deadline
-            cut = playing & ~done & (lengths > 0) & ((lengths >= limit) | late)
-            ended = playing & done | cut
-            for j in map(int, np.flatnonzero(ended)):
-                result, length = float(returns[j]), int(lengths[j])
-                if metric is not None:
-                    score = metric(vector, j, result, length)
-                    result = math.nan if score is None else score
-                finished[j].append(_Episode(result, length, bool(cut[j])))
-                if camera:
-                    camera.end(j, result, length)
-            due -= ended
-            playing &= (due > 0) & ~cut
-            returns[done] = 0.0
-            lengths[done] = 0
-    return finished
+        observations = vector.reset()
+        policies.begin()
+        scores.begin_round()
+        while scores.playing.any() and not scores.late:
+            observations, rewards, _, _ = vector.step(policies.act(observations, rewards, first))
+            first = vector.is_reset_step
+            scores.count(rewards)
+
+
+class _Policies:
+    """Policies of some members, each in as many envs; `shape` is (P, B). They take the mode without `generators`."""
+
+    def __init__(
+        self, agent: Agent, to_env: ToEnv, state: State, shape: tuple[int, int],
+        generators: Sequence[torch.Generator] | None,
+    ) -> None:  # fmt: skip
+        self._agent, self._to_env, self._state = agent, to_env, state
+        self._shape, self._generators = shape, generators
+
+    def begin(self) -> None:
+        """Start a new episode in every env: reset last actions and recurrent states."""
+        self._actions, self._rnn_state = self._agent.begin(*self._shape)
+
+    def act(self, observations: Array, rewards: Floats, first: Bools) -> Array:
+        """Choose the envs' actions [N, ...] from their last observations, rewards and `is_reset_step` [N, ...]."""
+        noise = None if self._generators is None else self._agent.noise(self._generators, 1, self._shape[1])[0]
+        seen, paid, begun = (
+            torch.from_numpy(x).view(*self._shape, *x.shape[1:]) for x in (observations, rewards, first)
+        )
+        acted = self._agent.act(self._state, Inputs(seen, self._actions, paid, begun), self._rnn_state, noise)
+        self._actions, self._rnn_state = acted.actions, acted.rnn_state
+        actions: Array = self._to_env(self._actions).flatten(0, 1).numpy()
+        return actions
+
+
+class _ScoreSheet:
+    """Scores of the envs' episodes.
+
+    Attributes:
+        finished: finished episodes by env.
+        due: [N] episodes that each env still has to finish.
+        playing: [N] bool, true where an episode counts in this round.
+        late: whether the deadline is over.
+    """
+
+    def __init__(
+        self, vector: Vector, quota: np.ndarray, limit: float, deadline: float, metric: EpisodeMetric | None,
+        camera: Camera | None,
+    ) -> None:  # fmt: skip
+        self._vector, self._limit, self._deadline = vector, limit, deadline
+        self._metric, self._camera = metric, camera
+        self.finished: list[list[_Episode]] = [[] for _ in quota]
+        self.due, self.late = quota.copy(), False
+
+    def begin_round(self) -> None:
+        """Start a new episode in every env, after a reset."""
+        self.playing = self.due > 0
+        self._returns, self._lengths = np.zeros(len(self.due)), np.zeros(len(self.due), np.int64)
+        self._shoot()
+
+    def count(self, rewards: Floats) -> None:
+        """Count the last step of the envs, and cut episodes at the limit or the deadline."""
+        self._shoot()
+        done, lengths = self._vector.episode_over, self._lengths
+        self._returns += rewards
+        lengths += ~self._vector.is_reset_step
+        self.late = time.monotonic() >= self._deadline
+        cut = self.playing & ~done & (lengths > 0) & ((lengths >= self._limit) | self.late)
+        ended = self.playing & done | cut
+        for index in map(int, np.flatnonzero(ended)):
+            self._finish(index, bool(cut[index]))
+        self.due -= ended
+        self.playing &= (self.due > 0) & ~cut
+        self._returns[done] = 0.0
+        lengths[done] = 0
+
+    def _finish(self, index: int, cut: bool) -> None:
+        result, length = float(self._returns[index]), int(self._lengths[index])
+        if self._metric is not None:
+            score = self._metric(self._vector, index, result, length)
+            result = math.nan if score is None else score
+        self.finished[index].append(_Episode(result, length, cut))
+        if self._camera:
+            self._camera.end(index, result, length)
+
+    def _shoot(self) -> None:
+        if self._camera:
+            self._camera.shoot(self._vector)

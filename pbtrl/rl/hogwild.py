@@ -14,6 +14,7 @@ the result equals the serial run bit for bit.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
 from pbtrl.rl.pool_messages import Answer, BeginSlice, LearnBlock, Learned, ToWorker
-from pbtrl.rl.process_pool import DEATHS, WAIT, Process, WorkerPool
+from pbtrl.rl.process_pool import DEATHS, WAIT, Process, WorkerPool, wait_for_processes
 from pbtrl.rl.rollout import Episodes, Instrument, Source
 from pbtrl.rl.shared_memory import SharedTensors
 
@@ -97,8 +98,10 @@ class Peers(Source):
         self.episodes = [Episodes() for _ in members]
         self._envs = spec.envs
         each = max(1, threads // spec.processes)
+        processes = [Process(_Peer, spec.origin, tuple(members), each, shared) for _ in range(spec.processes)]
         self.pool = WorkerPool(
-            [Process(_Peer, spec.origin, tuple(members), each, shared) for _ in range(spec.processes)],
+            processes,
+            functools.partial(wait_for_processes, processes),
             init_message=self._init_message,
             deaths=DEATHS if spec.processes > 1 else 1,  # with one process, fail and retry the slice as a serial run
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,19 +14,27 @@ from pbtrl.rl.acting import Actor
 from pbtrl.rl.actors import SLOTS, Transport
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
 from pbtrl.rl.pool_messages import Block
-from pbtrl.rl.process_pool import Process
+from pbtrl.rl.process_pool import Process, wait_for_processes
 from pbtrl.rl.shared_memory import SharedTensors, WeightMailbox, to_dict, truncate
 
 
 class LocalActors(Transport):
     """Transport to processes; the arguments are those of `pbtrl.rl.actors.TransportFactory`."""
 
+    patience = math.inf
+
     def __init__(self, spec: CohortSpec, state: State, members: int, threads: int) -> None:
         self._weights = WeightMailbox({name: state.tensors[name] for name in spec.agent.acting_tensors})
         like = to_dict(_blank(spec.agent, state, members, spec.block, spec.envs))
         self._slots = [[SharedTensors(like) for _ in range(SLOTS)] for _ in range(spec.processes)]
         each = max(1, threads // spec.processes)
-        self.links = [Process(_Actor, spec.origin, members, each, self._weights, own) for own in self._slots]
+        self.links: list[Process] = [
+            Process(_Actor, spec.origin, members, each, self._weights, own) for own in self._slots
+        ]
+
+    @override
+    def wait(self, timeout: float) -> Sequence[int]:
+        return wait_for_processes(self.links, timeout)
 
     @override
     def publish(self, tensors: Mapping[str, Tensor], version: int) -> None:

@@ -55,11 +55,9 @@ class Link(ABC):
         deaths: number of deaths since the last answer.
         begun: whether the current worker has answered a request; otherwise it may still be importing.
         up: whether the current worker takes requests.
-        patience: seconds that a worker has to come up while no other one is.
     """
 
     up = True
-    patience = math.inf
 
     def __init__(self) -> None:
         self.asked: list[Request] = []
@@ -87,17 +85,12 @@ class Link(ABC):
         """Kill the worker."""
 
     @abstractmethod
-    def hang_up(self) -> None:
-        """Tell the worker to end."""
+    def stop(self) -> None:
+        """Tell the worker to end, without waiting for it."""
 
     @abstractmethod
     def end(self, patience: float = 5.0) -> str:
         """Wait up to `patience` seconds for its end, then kill it; returns in words how it ended."""
-
-    @staticmethod
-    @abstractmethod
-    def ready(links: Sequence[Link], timeout: float) -> Sequence[int]:
-        """Wait up to `timeout` seconds for links that can receive; returns their indices."""
 
 
 class WorkerPool:
@@ -110,19 +103,24 @@ class WorkerPool:
     def __init__(
         self,
         links: Sequence[Link],
+        wait: Callable[[float], Sequence[int]],
         init_message: Callable[[int, int], ToWorker],
         died: Callable[[int, Sequence[Request]], None] | None = None,
         deaths: int = DEATHS,
+        patience: float = math.inf,
     ) -> None:
         """Start the workers, which then wait for their first message.
 
         Args:
-            links: to n workers, all of one kind.
+            links: to n workers.
+            wait: waits up to so many seconds for links that can receive; returns their indices.
             init_message: (i, restarts so far) -> first message to worker i.
             died: callback (i, unanswered requests) after a death of worker i.
             deaths: number of consecutive deaths of one worker, without an answer in between, that raises.
+            patience: seconds that a worker has to come up while no other one is.
         """
-        self._links, self._init_message, self._on_death, self._most = links, init_message, died, deaths
+        self._links, self._wait, self._init_message = links, wait, init_message
+        self._on_death, self._most, self._patience = died, deaths, patience
         self._answers: deque[tuple[int, Answer]] = deque()
         self._silent = 0.0
         self.deaths, self._lost = 0, 0
@@ -199,15 +197,15 @@ class WorkerPool:
         self._at_exit()
 
     def _receive(self, timeout: float) -> None:
-        ready = self._links[0].ready(self._links, timeout)
+        ready = self._wait(timeout)
         for i in ready:
             self._read(i)
         self._silent = 0.0 if ready else self._silent + timeout  # not by the clock: this process may be suspended
         if self._asked and self._silent > PATIENCE:
             self._silent = 0.0
             self._kill()
-        elif self._silent > (patience := self._links[0].patience) and not any(link.up for link in self._links):
-            raise WorkerPoolError(f"none of the {len(self._links)} processes came up within {patience:.0f} s")
+        elif self._silent > self._patience and not any(link.up for link in self._links):
+            raise WorkerPoolError(f"none of the {len(self._links)} processes came up within {self._patience:.0f} s")
 
     def _kill(self) -> None:
         """Kill all busy workers; they are replaced when their death is noticed."""
@@ -290,7 +288,7 @@ class Process(Link):
         self._running[0].kill()
 
     @override
-    def hang_up(self) -> None:
+    def stop(self) -> None:
         if self._running:
             self.pipe.close()
 
@@ -303,17 +301,17 @@ class Process(Link):
         self._running = None
         return join_or_kill(process, patience)
 
-    @staticmethod
-    @override
-    def ready(links: Sequence[Link], timeout: float) -> Sequence[int]:
-        pipes = {link.pipe: i for i, link in enumerate(links) if isinstance(link, Process)}
-        return [pipes[pipe] for pipe in wait(list(pipes), timeout)]  # type: ignore[index]
+
+def wait_for_processes(links: Sequence[Process], timeout: float) -> Sequence[int]:
+    """Wait up to `timeout` seconds for processes that have answered or died; returns their indices."""
+    pipes = {link.pipe: i for i, link in enumerate(links)}
+    return [pipes[pipe] for pipe in wait(list(pipes), timeout)]  # type: ignore[index]
 
 
 def _close(links: Sequence[Link]) -> None:
     """End all workers: tell them, then wait for them."""
     for link in links:
-        link.hang_up()
+        link.stop()
     for link in links:
         link.end(5.0 if link.begun else 0.0)
 

@@ -38,7 +38,7 @@ THREADS = 1  # of an actor's simulator, for which one core is reserved
 
 
 class Wire(Protocol):
-    """Way of bytes to actors on other machines.
+    """Transport of bytes to actors on other machines.
 
     Attributes:
         patience: seconds that an actor has to come up while no other one is.
@@ -49,7 +49,7 @@ class Wire(Protocol):
     def put(self, data: bytes) -> Any:
         """Return a reference that `call` passes on; the data goes to each machine once."""
 
-    def hire(self, place: int, entry: str, argument: str) -> Any:
+    def start(self, place: int, entry: str, argument: str) -> Any:
         """Start `entry(argument)`, given as `module:class`, at a place; does not wait for it."""
 
     def call(self, actor: Any, message: bytes, reference: Any) -> Any:
@@ -75,7 +75,11 @@ class RemoteActors(Transport):
     def __init__(self, wire: Wire, spec: CohortSpec, state: State, members: int, threads: int) -> None:
         argument = to_json({"origin": asdict(spec.origin), "members": members})
         self.links: list[_RemoteLink] = [_RemoteLink(wire, i, argument) for i in range(spec.processes)]
-        self._wire = wire
+        self._wire, self.patience = wire, wire.patience
+
+    @override
+    def wait(self, timeout: float) -> Sequence[int]:
+        return wait_for_calls(self._wire, self.links, timeout)
 
     @override
     def publish(self, tensors: Mapping[str, Tensor], version: int) -> None:
@@ -97,13 +101,14 @@ class _RemoteLink(Link):
     Attributes:
         weights: reference of the newest weights.
         blocks: received blocks by slot.
+        calls: calls whose results have not been received, oldest first.
     """
 
     def __init__(self, wire: Wire, place: int, argument: str) -> None:
         super().__init__()
         self._wire, self._place, self._argument = wire, place, argument
         self._actor: Any = None
-        self.patience, self.up = wire.patience, False
+        self.up = False
         self.weights: Any = None
         self.blocks: dict[int, dict[str, Tensor]] = {}
         self._how = "it never started"
@@ -111,18 +116,18 @@ class _RemoteLink(Link):
     @override
     def start(self) -> None:
         self.up = self.begun = False
-        self._calls: deque[Any] = deque()
-        self._actor = self._wire.hire(self._place, ENTRY, self._argument)
+        self.calls: deque[Any] = deque()
+        self._actor = self._wire.start(self._place, ENTRY, self._argument)
 
     @override
     def send(self, message: ToWorker) -> None:
-        self._calls.append(self._wire.call(self._actor, encode(message), self.weights))
+        self.calls.append(self._wire.call(self._actor, encode(message), self.weights))
 
     @override
     def receive(self) -> Answer | Raised | None:
         answer: Answer | Raised | None
         try:
-            answer, tensors = unpack(self._wire.result(self._calls.popleft()))
+            answer, tensors = unpack(self._wire.result(self.calls.popleft()))
         except ConnectionError as error:
             self._how = str(error)
             raise
@@ -137,7 +142,7 @@ class _RemoteLink(Link):
             self._wire.end(self._actor)
 
     @override
-    def hang_up(self) -> None:
+    def stop(self) -> None:
         self.kill()
 
     @override
@@ -145,15 +150,14 @@ class _RemoteLink(Link):
         self.kill()
         return self._how
 
-    @staticmethod
-    @override
-    def ready(links: Sequence[Link], timeout: float) -> Sequence[int]:
-        remote = [link for link in links if isinstance(link, _RemoteLink)]
-        calls = {link._calls[0]: i for i, link in enumerate(remote) if link._calls}
-        if not calls:
-            time.sleep(timeout)
-            return []
-        return [calls[call] for call in remote[0]._wire.wait(list(calls), timeout)]
+
+def wait_for_calls(wire: Wire, links: Sequence[_RemoteLink], timeout: float) -> Sequence[int]:
+    """Wait up to `timeout` seconds for links whose oldest call has ended; returns their indices."""
+    calls = {link.calls[0]: i for i, link in enumerate(links) if link.calls}
+    if not calls:
+        time.sleep(timeout)
+        return []
+    return [calls[call] for call in wire.wait(list(calls), timeout)]
 
 
 class RemoteActor:

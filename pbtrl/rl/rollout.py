@@ -23,7 +23,7 @@ from pbtrl.rl.episode_metric import EpisodeMetric
 
 ToEnv = Callable[[Tensor], Tensor]
 Instrument = Callable[[str, Callable[..., Any]], Callable[..., Any]]
-"""Makes of a part's name and its function another function, which also measures it."""
+"""Wrapper that takes a part's name and its function, and returns a function that also measures it."""
 
 
 def stopwatch(seconds: dict[str, float]) -> Instrument:
@@ -125,12 +125,9 @@ class Rollout(Source):
         self._actions, self._memory = agent.begin(self.members, self.envs)
         self._rewards = torch.zeros(self.members, self.envs)
         self._first = torch.ones(self.members, self.envs, dtype=torch.bool)
-        shape = vector.single_observation_space.shape or ()
-        image = vector.single_observation_space.dtype == np.uint8 and len(shape) == 3
-        self._dtype = torch.uint8 if image else torch.float32
-        self._shape = shape
-        self._buffers = _Buffers(0, members, self.envs, shape, self._dtype)
-        self._last = torch.as_tensor(vector.reset()).to(self._dtype).clone()
+        self._last = torch.as_tensor(vector.reset()).clone()
+        self._shape = self._last.shape[1:]
+        self._buffers = _Buffers(0, members, self.envs, self._shape, self._last.dtype)
         self._returns = np.zeros(vector.num_envs)
         self._lengths = np.zeros(vector.num_envs, np.int64)
         self._stale = np.zeros(vector.num_envs, np.bool_)
@@ -155,7 +152,7 @@ class Rollout(Source):
         """Step every env `time` times; the trajectory is valid until the next call."""
         p, b = self.members, self.envs
         if time > self._buffers.room:
-            self._buffers = _Buffers(time, p, b, self._shape, self._dtype)
+            self._buffers = _Buffers(time, p, b, self._shape, self._last.dtype)
         buffers = self._buffers
         noise = self._noise(generators, time, b)
         buffers.observations[0].copy_(self.inputs.observations)
@@ -194,11 +191,6 @@ class Rollout(Source):
         """Next inputs of the policies, [P, B, ...]."""
         observations = self._last.view(self.members, self.envs, *self._shape)
         return Inputs(observations, self._actions, self._rewards, self._first)
-
-    @property
-    def rnn_state(self) -> Tensor:
-        """RNN state of the policies, [P, B, H]."""
-        return self._memory
 
     @override
     def tally(self) -> dict[str, float]:

@@ -85,9 +85,9 @@ def test_evaluation_equals_autograds(dist):
     leaves = [x.clone().requires_grad_() for x in (head, free)]
     params = dist.join(*leaves)
     (by_log_prob * dist.log_prob(params, actions) + by_entropy * dist.entropy(params)).sum().backward()
-    evaluation = dist.evaluate(head.numpy(), free.numpy() if dist.free_size else None, actions.numpy())
-    by_head, by_free = evaluation.gradient(by_log_prob.numpy(), by_entropy.numpy())
-    result = [evaluation.log_prob, evaluation.entropy, by_head]
+    terms = dist.terms(head.numpy(), free.numpy() if dist.free_size else None, actions.numpy())
+    by_head, by_free = terms.gradient(by_log_prob.numpy(), by_entropy.numpy())
+    result = [terms.log_prob, terms.entropy, by_head]
     expected = [dist.log_prob(params, actions), dist.entropy(params), leaves[0].grad]
     if dist.free_size:
         result, expected = [*result, by_free], [*expected, leaves[1].grad]
@@ -118,7 +118,7 @@ def test_slots_are_independent():
     assert torch.equal(actions[:, 0], Categorical(3).sample(params[:, :3], noise[:, :3]))
     weights = torch.randn(2, 50, generator=g)
     own, theirs = (
-        dist.evaluate(x.numpy(), None, actions.numpy()).gradient(*weights.numpy())[0][:, :3] for x in (params, other)
+        dist.terms(x.numpy(), None, actions.numpy()).gradient(*weights.numpy())[0][:, :3] for x in (params, other)
     )
     assert (own == theirs).all()
 
@@ -289,9 +289,9 @@ def test_member_is_bit_identical_alone_and_in_slot(dist, members):
         grads = [h.grad, f.grad if f.grad is not None else f]
         known = f.detach().numpy() if dist.free_size else None
         inner = (x[:, :, None] for x in (h.detach(), actions))  # [P, T, B = 1, ...]
-        evaluation = dist.evaluate(next(inner).numpy(), known, next(inner).numpy())
-        slopes = evaluation.gradient(evaluation.log_prob, np.ascontiguousarray(evaluation.entropy))
-        closed = [torch.tensor(x) for x in (evaluation.log_prob, evaluation.entropy, *slopes) if x is not None]
+        terms = dist.terms(next(inner).numpy(), known, next(inner).numpy())
+        slopes = terms.gradient(terms.log_prob, np.ascontiguousarray(terms.entropy))
+        closed = [torch.tensor(x) for x in (terms.log_prob, terms.entropy, *slopes) if x is not None]
         return [x.detach() for x in (params, actions, *outputs, *grads, *closed)]
 
     whole = everything(slice(0, 4))

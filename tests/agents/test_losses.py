@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pbtrl.agents.losses import (
+    better_half,
     categorical_kl,
     entropy_bonus,
     gaussian_kl_decoupled,
@@ -15,7 +16,7 @@ from pbtrl.agents.losses import (
     normalize_advantages,
     policy_gradient_loss,
     value_loss,
-    vmpo_weights_and_temperature,
+    weights_and_temperature,
 )
 from tests.agents import oracles
 
@@ -110,6 +111,12 @@ def golden(kind):
     return [case for case in GOLDEN if case["kind"] == kind]
 
 
+def e_step(advantages, temperature, epsilon, mask=None):
+    """V-MPO's E-step over the better half of the live samples."""
+    live = torch.ones_like(advantages, dtype=torch.bool) if mask is None else mask.bool()
+    return weights_and_temperature(advantages, temperature, epsilon, better_half(advantages, live))
+
+
 def samples(members, count, seed=0):
     """Advantages with ties, and masks of which one leaves a single sample."""
     g = torch.Generator().manual_seed(seed)
@@ -122,7 +129,7 @@ def samples(members, count, seed=0):
 @pytest.mark.parametrize("case", golden("e_step"))
 def test_vmpo_e_step_agrees_with_rlax(case):
     advantages, temperature = double(case["advantages"], case["temperature"])
-    weights, loss = vmpo_weights_and_temperature(advantages, temperature, case["eps_temperature"])
+    weights, loss = e_step(advantages, temperature, case["eps_temperature"])
     loss.backward()
     close(weights, case["weights"], 1e-9)
     close(loss.detach(), case["loss"], 1e-9)
@@ -133,7 +140,7 @@ def test_vmpo_e_step_agrees_with_rlax(case):
 def test_vmpo_e_step_by_hand():
     """algorithms: A = (2, 1, 0, -1), eta 1, eps 0.1."""
     advantages, temperature = double([[2.0, 1.0, 0.0, -1.0]], [1.0])
-    weights, loss = vmpo_weights_and_temperature(advantages, temperature, 0.1)
+    weights, loss = e_step(advantages, temperature, 0.1)
     loss.sum().backward()
     close(weights, [[0.731059, 0.268941, 0.0, 0.0]], 1e-6)
     close(loss.detach(), [1.720115], 1e-6)
@@ -142,7 +149,7 @@ def test_vmpo_e_step_by_hand():
 
 def slope(advantages, temperature, epsilon):
     (eta,) = double(temperature)
-    weights, loss = vmpo_weights_and_temperature(advantages, eta, epsilon)
+    weights, loss = e_step(advantages, eta, epsilon)
     return torch.autograd.grad(loss, eta)[0].item(), weights
 
 
@@ -163,7 +170,7 @@ def test_vmpo_e_step_agrees_with_the_paper(count):
     advantages, temperature, mask = (x.double() for x in samples(4, count))
     epsilon = torch.tensor([0.01, 0.1, 0.5, 1.0], dtype=torch.float64)
     mask[:, 0] = 1
-    weights, loss = vmpo_weights_and_temperature(advantages, temperature, epsilon, mask)
+    weights, loss = e_step(advantages, temperature, epsilon, mask)
     for p in range(4):
         literal = oracles.vmpo(*(x[p].numpy() for x in (advantages, temperature, epsilon, mask)))
         close(weights[p], literal[0])
@@ -172,7 +179,7 @@ def test_vmpo_e_step_agrees_with_the_paper(count):
 
 def test_shifting_all_advantages_changes_no_weight():
     advantages, temperature, mask = (x.double() for x in samples(3, 20))
-    before, after = (vmpo_weights_and_temperature(advantages + c, temperature, 0.1, mask) for c in (0.0, 8.0))
+    before, after = (e_step(advantages + c, temperature, 0.1, mask) for c in (0.0, 8.0))
     close(after[0], before[0])
     close(after[1], before[1] + 8.0)
 
@@ -180,7 +187,7 @@ def test_shifting_all_advantages_changes_no_weight():
 @pytest.mark.parametrize("live", [1, 2, 3, 10, 11])
 def test_equal_advantages_select_half_of_live_samples(live):
     mask = torch.arange(16).roll(3) < live
-    weights, loss = vmpo_weights_and_temperature(torch.full((16,), 7.0), torch.tensor(2.0), 0.1, mask)
+    weights, loss = e_step(torch.full((16,), 7.0), torch.tensor(2.0), 0.1, mask)
     half = max(1, live // 2)
     assert torch.equal(weights.nonzero()[:, 0], mask.nonzero()[:half, 0])
     close(weights[weights > 0], torch.full((half,), 1 / half), 1e-6)
@@ -193,7 +200,7 @@ def test_vmpo_e_step_is_stable(temperature):
         torch.tensor([3e4, -3e4, 2e4, 1e4, -1.0, 0.0]),
         (torch.tensor(temperature, requires_grad=True),),
     )
-    weights, loss = vmpo_weights_and_temperature(advantages, eta, 0.1)
+    weights, loss = e_step(advantages, eta, 0.1)
     loss.backward()
     assert all(torch.isfinite(x).all() for x in (weights, loss, eta.grad))
     assert weights.sum().item() == pytest.approx(1.0)
@@ -203,9 +210,9 @@ def test_e_step_ignores_masked_samples():
     advantages, temperature, mask = samples(4, 20)
     mask[1] = False
     eta = temperature.requires_grad_()
-    expected = vmpo_weights_and_temperature(advantages, eta, 0.1, mask)
+    expected = e_step(advantages, eta, 0.1, mask)
     for junk in (99.0, float("nan"), float("inf")):
-        weights, loss = vmpo_weights_and_temperature(torch.where(mask, advantages, junk), eta, 0.1, mask.float())
+        weights, loss = e_step(torch.where(mask, advantages, junk), eta, 0.1, mask.float())
         assert torch.equal(weights, expected[0])
         assert torch.equal(loss, expected[1])
     eta.grad = None
@@ -220,7 +227,7 @@ def test_e_step_gradient_reaches_only_the_temperature():
     advantages, temperature, mask = samples(3, 20)
     advantages.requires_grad_()
     temperature.requires_grad_()
-    weights, loss = vmpo_weights_and_temperature(advantages, temperature, 0.1, mask)
+    weights, loss = e_step(advantages, temperature, 0.1, mask)
     loss.sum().backward()
     assert not weights.requires_grad
     assert advantages.grad is None
@@ -237,7 +244,7 @@ def test_vmpo_terms_are_bit_identical_alone_and_in_slot(members, count):
 
     def terms(slots):
         leaves = temperature[slots].clone().requires_grad_(), logits[slots].clone().requires_grad_()
-        weights, loss = vmpo_weights_and_temperature(advantages[slots], leaves[0], epsilon[slots], mask[slots])
+        weights, loss = e_step(advantages[slots], leaves[0], epsilon[slots], mask[slots])
         kl = categorical_kl(leaves[1], target[slots])
         parts = gaussian_kl_decoupled(leaves[1], (0.1 * leaves[1]).exp(), target[slots], (0.1 * target[slots]).exp())
         losses = [loss, *(lagrange_loss(leaves[0], epsilon[slots], x, mask[slots]) for x in (kl, *parts))]
@@ -350,7 +357,7 @@ def test_vmpo_bandit_finds_best_arm_at_its_epsilon():
         for _ in range(20):
             arms = torch.multinomial(target.softmax(-1), 400, replacement=True, generator=g)
             rewards = means[arms] + 0.3 * torch.randn(arms.shape, generator=g)
-            psi, loss = vmpo_weights_and_temperature(rewards - rewards.mean(-1, keepdim=True), eta, 0.1)
+            psi, loss = e_step(rewards - rewards.mean(-1, keepdim=True), eta, 0.1)
             kl = categorical_kl(logits, target)[:, None]
             loss = loss - (psi * logits.log_softmax(-1).gather(-1, arms)).sum(-1)
             loss = loss + lagrange_loss(alpha, torch.tensor(epsilon), kl, torch.ones_like(kl))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pbtrl.agents import losses
-from pbtrl.agents.loss_inputs import Evaluated
+from pbtrl.agents.loss_inputs import NetworkOutputs
 from pbtrl.agents.ppo import PPO
 from pbtrl.agents.returns import gae
 from tests.agent_fixtures import agent, block, changed, differences, fresh, live, pick
@@ -165,7 +165,7 @@ def test_losses_and_gradients_agree_with_cleanrl():
     for value_clip, name in ((True, "value_loss"), (False, "value_loss_unclipped")):
         learner = agent("clip", "ppo", value_clip=value_clip)
         loss = learner.loss(
-            evaluated(learner, policy, actions, new_values, mask, {k: v[..., None] for k, v in inputs.items()}),
+            network_outputs(learner, policy, actions, new_values, mask, {k: v[..., None] for k, v in inputs.items()}),
             {k: v.double() for k, v in h.items()},
         )
         result = {k: v.item() / 10 for k, v in loss.sums.items()}
@@ -179,8 +179,8 @@ def test_losses_and_gradients_agree_with_cleanrl():
                 torch.testing.assert_close(grad, theirs, rtol=1e-6, atol=1e-9)
 
 
-def evaluated(learner, policy, actions, values, mask, inputs):
-    return Evaluated(
+def network_outputs(learner, policy, actions, values, mask, inputs):
+    return NetworkOutputs(
         join=lambda: policy,
         log_probs=(log_probs := learner.policy.log_prob(policy, actions.flatten(0, 1)[None, :, None])),
         log_rhos=log_probs.detach() - inputs["log_probs"],

@@ -61,7 +61,10 @@ def test_game_equals_ale_frame_by_frame(id, game, protocol, kwargs, actions, ste
     classic = protocol == "classic"
     vector = envs.make(id, [7], protocol=protocol, training=True, kwargs=kwargs)
     observations, console = vector.reset(), Console(game, 7, stickiness=0.0 if classic else 0.25)
-    frames, fire = int(vector.info("episode_frame_number")[0]), [Action.FIRE] if classic and game == "breakout" else []
+    frames, fire = (
+        int(vector.last_info(0)["episode_frame_number"]),
+        [Action.FIRE] if classic and game == "breakout" else [],
+    )
     assert classic or frames == 0
     console.start([*fire, *[Action.NOOP] * (frames - len(fire))])
     for action in np.random.default_rng(1).integers(len(actions), size=steps):
@@ -84,7 +87,7 @@ def test_number_of_no_ops_follows_the_protocol(protocol, most):
     vector, frames = envs.make("ALE/MsPacman-v5", [0], protocol=protocol), []
     for _ in range(60):
         vector.reset()
-        frames.append(int(vector.info("episode_frame_number")[0]))
+        frames.append(int(vector.last_info(0)["episode_frame_number"]))
     vector.close()
     assert most - 6 <= max(frames) <= most
     assert min(frames) <= 6

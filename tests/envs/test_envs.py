@@ -353,15 +353,15 @@ class TestPresentation:
         vector = envs.make("FrozenLake-v1", [0, 1], backend="gymnasium")
         np.testing.assert_array_equal(vector.reset(), np.eye(16, dtype=np.float32)[[0, 0]])
 
-    def test_info_gathers_one_number_per_env(self):
+    def test_last_info_is_of_one_env(self):
         vector = envs.make("HalfCheetah-v5", [0, 1], backend="gymnasium")
         pool = envs.make("HalfCheetah-v5", [0, 1], backend="envpool")
         for each in (vector, pool):
             each.reset()
             each.step(np.ones((2, 6), np.float32))
-            assert each.info("x_velocity").shape == (2,)
-            assert np.isfinite(each.info("x_velocity")).all()
-            assert np.isnan(each.info("nothing")).all()
+            for row in range(2):
+                assert np.isfinite(each.last_info(row)["x_velocity"])
+                assert "nothing" not in each.last_info(row)
 
 
 class TestBackend:

@@ -44,7 +44,7 @@ class SimulatedProcess(process_pool.Process):
         assert self._pipes
         self._pipes[1].close()
 
-    def hang_up(self) -> None:
+    def stop(self) -> None:
         pass
 
     def end(self, patience: float = 5.0) -> str:
@@ -89,7 +89,7 @@ class MemoryWire:
 
     patience: float = 60.0
     references: list[bytes] = field(default_factory=list)
-    hired: list[MemoryActor] = field(default_factory=list)
+    started: list[MemoryActor] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
 
     def put(self, data: bytes) -> int:
@@ -97,10 +97,10 @@ class MemoryWire:
         self.references.append(data)
         return len(self.references) - 1
 
-    def hire(self, place: int, entry: str, argument: str) -> MemoryActor:
+    def start(self, place: int, entry: str, argument: str) -> MemoryActor:
         self.places.append(place)
-        self.hired.append(MemoryActor(import_object(entry)(argument)))
-        return self.hired[-1]
+        self.started.append(MemoryActor(import_object(entry)(argument)))
+        return self.started[-1]
 
     def call(self, actor: MemoryActor, message: bytes, reference: int | None) -> Call:
         assert type(message) is bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -225,8 +226,13 @@ class Mortal:
 
 def test_process_that_keeps_dying_is_given_up() -> None:
     others: list[Any] = []
+    processes = [process_pool.Process(Mortal)]
     mortals = process_pool.WorkerPool(
-        [process_pool.Process(Mortal)], lambda i, life: ResetEnvs([]), lambda i, lost: others.extend(lost), deaths=2
+        processes,
+        functools.partial(process_pool.wait_for_processes, processes),
+        lambda i, life: ResetEnvs([]),
+        lambda i, lost: others.extend(lost),
+        deaths=2,
     )
     mortals.ask(0, LearnBlock(1))
     mortals.settle()

@@ -171,7 +171,7 @@ def test_whole_games_are_played_despite_life_loss_ends(monkeypatch: pytest.Monke
 
         def watched(actions: Any) -> Any:
             result = step(actions)
-            lives.append(int(vector.info("lives")[0]))
+            lives.append(int(vector.last_info(0)["lives"]))
             ends.append(bool(result[2][0]))
             return result
 

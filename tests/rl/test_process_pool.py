@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from pbtrl.errors import WorkerPoolError
 from pbtrl.rl import process_pool
 from pbtrl.rl.pool_messages import LearnBlock, ResetEnvs, ToWorker, decode
-from pbtrl.rl.process_pool import PATIENCE, WorkerPool
-from pbtrl.rl.remote_actors import _RemoteLink, pack
+from pbtrl.rl.process_pool import PATIENCE, WorkerPool, wait_for_processes
+from pbtrl.rl.remote_actors import _RemoteLink, pack, wait_for_calls
 from tests.rl.conftest import MemoryActor, MemoryWire, SimulatedProcess
 
 
@@ -30,7 +31,7 @@ class Echo:
 class EchoWire(MemoryWire):
     """Wire to such workers."""
 
-    def hire(self, place: int, entry: str, argument: str) -> MemoryActor:
+    def start(self, place: int, entry: str, argument: str) -> MemoryActor:
         echo: Any = Echo()
         echo.work = lambda message, weights: pack(echo.answer(decode(message)), {})
         return MemoryActor(echo)
@@ -43,9 +44,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def pool_of(kind: str, count: int, **more: Any) -> WorkerPool:
-    wire = EchoWire()
-    links = [_RemoteLink(wire, i, "") if kind == "remote" else SimulatedProcess(Echo) for i in range(count)]
-    pool = WorkerPool(links, lambda i, life: ResetEnvs([i, life]), **more)
+    more["init_message"] = lambda i, life: ResetEnvs([i, life])
+    if kind == "remote":
+        wire = EchoWire()
+        links = [_RemoteLink(wire, i, "") for i in range(count)]
+        pool = WorkerPool(links, partial(wait_for_calls, wire, links), patience=wire.patience, **more)
+    else:
+        processes = [SimulatedProcess(Echo) for _ in range(count)]
+        pool = WorkerPool(processes, partial(wait_for_processes, processes), **more)
     pool.send_init_message()
     come_up(pool)
     return pool

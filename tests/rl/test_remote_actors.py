@@ -36,8 +36,8 @@ class RecordingWire(MemoryWire):
         self.most, self.slow = 0, False
         self._stuck: set[int] = set()
 
-    def hire(self, place: int, entry: str, argument: str) -> MemoryActor:
-        actor = super().hire(place, entry, argument)
+    def start(self, place: int, entry: str, argument: str) -> MemoryActor:
+        actor = super().start(place, entry, argument)
         if self.slow:
             self._stuck.add(id(actor))
         return actor
@@ -125,7 +125,7 @@ def test_learner_goes_on_while_a_dead_actor_is_replaced() -> None:
     while not cohort._done:
         cohort.advance()
     wire.slow = True
-    wire.end(wire.hired[0])
+    wire.end(wire.started[0])
     outcome = train(cohort)
     assert outcome.steps == ENVS * STEPS * 12
     assert outcome.scalars["acting/deaths"] == 1
@@ -139,7 +139,7 @@ def test_learner_goes_on_while_a_dead_actor_is_replaced() -> None:
     assert cohort._actors.pool._links[0].begun  # it acts again
     assert [len(free) for free in cohort._actors._free] == [SLOTS, SLOTS]
     cohort.close()
-    assert not any(actor.alive for actor in wire.hired)
+    assert not any(actor.alive for actor in wire.started)
 
 
 def test_unreachable_actor_is_ended_before_it_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_unreachable_actor_is_ended_before_it_is_replaced(monkeypatch: pytest.Mo
     monkeypatch.setattr(MemoryWire, "result", unreachable)
     outcome = train(cohort)
     assert (outcome.steps, outcome.scalars["acting/deaths"]) == (ENVS * STEPS * 8, 1)
-    assert [actor.alive for actor in wire.hired] == [False, True]
+    assert [actor.alive for actor in wire.started] == [False, True]
     cohort.close()
 
 

@@ -76,8 +76,9 @@ def test_policy_inputs_and_memory_per_step():
     assert torch.equal(inputs.first[:, 1:], second.is_reset_step[1:, :, :2])
     assert torch.equal(inputs.actions[:, 0], second.initial_inputs.actions[1:, :2])
     rollout.forget(1)
-    assert rollout.rnn_state[0].all()
-    assert not rollout.rnn_state[1].any()
+    third = collect(rollout, 1)
+    assert third.rnn_state[0].all()
+    assert not third.rnn_state[1].any()
 
 
 @pytest.mark.parametrize("times", [(4, 4, 4), (5, 2, 5), (1, 1, 10)])
