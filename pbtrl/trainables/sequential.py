@@ -12,6 +12,7 @@ import numpy as np
 from typing_extensions import override
 
 from pbtrl.core.messages import Assignment
+from pbtrl.core.seeding import seed_for
 from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.core.trainable import Cohort, Outcome, Trainable
 
@@ -49,7 +50,7 @@ class SequentialCohort(Cohort):
 
     @override
     def init(self, slot: int, seed: int) -> None:
-        self._trainables[slot] = self._make(np.random.default_rng(seed))
+        self._trainables[slot] = self._make(np.random.default_rng(seed_for(seed, "weights")))
 
     @override
     def load(self, slot: int, tensors: Tensors) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pbtrl.core.messages import Assignment
+from pbtrl.core.seeding import seed_for
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Outcome
 from pbtrl.errors import SnapshotError
@@ -54,11 +55,15 @@ def begun(assignments: list[Assignment]) -> SequentialCohort:
     return cohort
 
 
+def initial_weight(seed: int) -> float:
+    return np.random.default_rng(seed_for(seed, "weights")).random()
+
+
 def expected(slot: int, start: int, stop: int) -> Outcome:
     """Result of a fresh member."""
     rng = np.random.default_rng(5 + slot)
     draw = float(rng.random())
-    weight = np.random.default_rng(100 + slot).random() + (slot + 1.0) * (stop - start)
+    weight = initial_weight(100 + slot) + (slot + 1.0) * (stop - start)
     fitness = float(weight + rng.random())
     steps = stop - start
     return Outcome(
@@ -84,6 +89,16 @@ def test_each_turn_trains_one_slice_and_evaluates_it() -> None:
     assert cohort.advance()
     assert [cohort.outcome(slot) for slot in range(2)] == [expected(slot, 20, 30) for slot in range(2)]
     assert cohort.metrics() == [expected(slot, 20, 30).scalars for slot in range(2)]
+
+
+def test_initial_weights_and_training_do_not_share_random_numbers() -> None:
+    """A fresh member's weights have the seed of its first slice."""
+    cohort = SequentialCohort(["m00"], Noisy)
+    cohort.init(0, 5)
+    first = cohort.save(0)["weight"]
+    cohort.begin(slices()[:1])
+    cohort.advance()
+    assert cohort.outcome(0).scalars["draw"] != first
 
 
 class Counting(Noisy):
@@ -145,7 +160,7 @@ def test_slice_continues_from_trained_or_loaded_weights() -> None:
     assert cohort.advance()
     assert [cohort.save(slot) for slot in range(2)] == [learned[0]] * 2
     cohort.init(0, 100)
-    assert cohort.save(0) == {"weight": np.random.default_rng(100).random()}
+    assert cohort.save(0) == {"weight": initial_weight(100)}
     assert cohort.save(1) == learned[0]
 
 
