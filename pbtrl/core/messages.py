@@ -86,8 +86,9 @@ class Report:
         step: the member's clock (env steps); below the assignment's `stop` after an early stop.
         hyperparameters: the *effective* hyperparameters, read back from the learner.
         assigned: the assignment's hyperparameters, which the worker compared with the effective ones.
-        returns: raw returns of the training episodes that began after the last copy and ended in the slice.
-        lengths: lengths of these episodes (env steps).
+        returns: what `fitness.metric` measured, by default the raw return, in the training episodes that began after
+            the last copy and ended in the slice.
+        lengths: lengths of these episodes (env steps), including those that the metric could not measure.
         evaluation: raw returns of the evaluation episodes at the end of the slice, if the fitness uses them.
         curve: points (step, mean return) inside the slice.
         scalars: further numbers to plot.

@@ -174,11 +174,14 @@ class RLCohort(Cohort):
             row |= self._skips(slot)
             fixed = (TUNED & self._consumed.keys()) - a.hyperparameters.keys()
             row |= {f"hparams/{name}": self._used(name, slot) for name in sorted(fixed)}
-            if recent := self.rollout.episodes[slot].returns[-20:]:
-                row["episode/return_mean"] = float(np.mean(recent))
-                row["episode/length_mean"] = float(np.mean(self.rollout.episodes[slot].lengths[-20:]))
-                if self._spec.metric is not None:
-                    row[self._spec.metric.tag] = float(np.mean(self.rollout.episodes[slot].scores[-20:]))
+            episodes = self.rollout.episodes[slot]
+            recent: dict[str, Sequence[float]] = {
+                "episode/return_mean": episodes.returns,
+                "episode/length_mean": episodes.lengths,
+            }
+            if self._spec.metric is not None:
+                recent[self._spec.metric.tag] = episodes.scores
+            row |= {tag: float(np.mean(values[-20:])) for tag, values in recent.items() if values}
             rows.append(row)
         self._clear_metrics()
         return rows

@@ -48,8 +48,8 @@ class Episodes:
     Attributes:
         returns: raw return of each.
         lengths: length of each (env steps).
-        scores: what `fitness.metric` measured of each; by default the return.
-        unmeasured: number of episodes that had no such number, which are left out.
+        scores: what `fitness.metric` measured, by default the return; only of the episodes that have such a number.
+        unmeasured: number of episodes that have none.
     """
 
     returns: list[float] = field(default_factory=list)
@@ -59,12 +59,12 @@ class Episodes:
 
     def add(self, episode_return: float, length: int, score: float | None) -> None:
         """Append an episode."""
-        if score is None:
-            self.unmeasured += 1
-            return
         self.returns.append(episode_return)
         self.lengths.append(length)
-        self.scores.append(score)
+        if score is None:
+            self.unmeasured += 1
+        else:
+            self.scores.append(score)
 
     def packed(self) -> tuple[list[float], list[int], list[float], int]:
         """Return all fields as plain types, for `extend` in another process."""

@@ -30,10 +30,10 @@ def score_tag(header: RunHeader) -> str:
 def report_points(header: RunHeader, report: Report) -> dict[str, float]:
     """Numbers of a report, except hyperparameters and fitness; those that are not finite are left out."""
     points: dict[str, float | None] = dict(report.scalars)
-    if report.lengths:
+    if report.returns:
         points[score_tag(header)] = mean(report.returns)
-        if header.unit == "env_steps":
-            points["episode/length_mean"] = mean(report.lengths)
+    if report.lengths and header.unit == "env_steps":
+        points["episode/length_mean"] = mean(report.lengths)
     if header.rule.source == "evaluation" and report.evaluation:
         points[score_tag(header).replace("episode/", "evaluation/")] = mean(report.evaluation)
     return {tag: y for tag, y in points.items() if y is not None and math.isfinite(y)}

@@ -185,6 +185,14 @@ def test_fitness_needs_half_of_the_steps_since_the_last_copy() -> None:
     assert played(population, 1, 3) == (5 * SHORT + 3 * LONG) / 8
 
 
+def test_steps_of_episodes_that_the_metric_cannot_measure_count() -> None:
+    population = Population(1, 0, FitnessRule(window=10, min_episodes=1, share=0.5))
+    a = assign(population, "m00")
+    population.record(decision(a))
+    population.record(answer(Report(a.id, "m00", a.stop, {}, returns=(7.0,), lengths=(39, 39))))
+    assert population.members["m00"].fitness == 7.0
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [

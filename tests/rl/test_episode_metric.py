@@ -90,9 +90,9 @@ def test_number_of_the_last_info_is_the_score() -> None:
 
 
 @pytest.mark.parametrize("key", ["nothing", "word", "whole", "_score"])
-def test_episodes_without_the_number_do_not_count(key: str) -> None:
+def test_episodes_without_the_number_have_only_a_return_and_a_length(key: str) -> None:
     first, second = played(f"episode/info/{key}")
-    assert (first.scores, first.returns, first.lengths) == ([], [], [])
+    assert (first.scores, first.returns, first.lengths) == ([], [30.0, 80.0, 30.0], [3, 4, 3])
     assert (first.unmeasured, second.unmeasured) == (3, 4)
 
 
