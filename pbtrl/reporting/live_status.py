@@ -209,7 +209,7 @@ class LiveStatus:
         )
 
     def _state(self, member: Member) -> str:
-        if member.lost:
+        if member.given_up:
             return "given up"
         if member.retired:
             return "retired"

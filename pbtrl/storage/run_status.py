@@ -111,8 +111,8 @@ def _state(member: Member, header: RunHeader) -> str:
     """Return `train`, `waiting`, `done`, `retired`, `diverged` or `given up`."""
     if member.retired:
         return "retired"
-    if member.lost or member.diverged:
-        return "given up" if member.lost else "diverged"
+    if member.given_up or member.diverged:
+        return "given up" if member.given_up else "diverged"
     if member.pending:
         return "train"
     return "done" if member.step >= header.horizon else "waiting"
