@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from pbtrl.core.records import (
     SnapshotRemade,
 )
 from pbtrl.core.values import MAX_MEMBERS
+
+MemberState = Literal["retired", "given up", "diverged", "train", "done", "waiting"]
 
 
 def mean(returns: Iterable[float | None]) -> float:
@@ -145,6 +147,18 @@ class Member:
     def ranked(self) -> bool:
         """Whether the member may be compared with others: healthy, with a fitness."""
         return self.healthy and self.fitness is not None
+
+    def state(self, horizon: int) -> MemberState:
+        """State to show: `train` with an open assignment, `done` at the budget of `horizon` env steps."""
+        if self.retired:
+            return "retired"
+        if self.given_up:
+            return "given up"
+        if self.diverged:
+            return "diverged"
+        if self.pending:
+            return "train"
+        return "done" if self.step >= horizon else "waiting"
 
     @property
     def rank_fitness(self) -> float | None:

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from pbtrl.core.population import FitnessRule
-from pbtrl.reporting import formatting, live_table, progress_lines, summary, terminal
+from pbtrl.reporting import formatting, live_table, progress_lines, summary, tables, terminal
 from pbtrl.reporting.live_status import LiveStatus
+from pbtrl.storage import run_status
 from pbtrl.storage.run_directory import RunDirectory
 from tests.journal_writer import JournalWriter, many_trials, one_copy
 
@@ -121,6 +122,21 @@ def test_states(tmp_path: Path):
     w.fail("m03", given_up=True)
     states = {r.member: r.state for r in standings.rows()}
     assert states == {"m00": "done", "m01": "waiting", "m02": "diverged", "m03": "given up", "m04": "train"}
+    w.retire("m02", "m03")
+    states = {r.member: r.state for r in standings.rows()}
+    assert (states["m02"], states["m03"]) == ("retired", "retired")
+    assert {m["id"]: m["state"] for m in run_status.status(RunDirectory(w.run))["members"]} == states
+
+
+def test_evaluator_names_whom_it_evaluates(tmp_path: Path):
+    w, standings, _ = started(tmp_path, size=3, roles={"m02": "evaluator"})
+    w.decide(w.next("m00"), w.next("m01"))
+    w.report("m00", 1.0)
+    w.report("m01", 2.0)
+    w.decide(w.next("m02", donor="m01", hparams_donor="m00"))
+    (evaluator,) = (r for r in standings.rows() if r.role)
+    assert (evaluator.state, evaluator.activity) == ("train", "evaluates m01 under m00")
+    assert evaluator.activity in tables.members(run_status.status(RunDirectory(w.run))).rows[-1]
 
 
 def test_failures_and_divergence_are_shown(tmp_path: Path):
