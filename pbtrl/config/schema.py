@@ -170,7 +170,7 @@ class Config(Section):
     @property
     def steps_per_member(self) -> int:
         """Steps that each member trains for, in whole blocks."""
-        total = None if self.strategy.trials else self.budget.total_steps
+        total = None if self.strategy.runs_trials else self.budget.total_steps
         limits_per_member = [
             self.budget.env_steps_per_member,
             None if total is None else math.ceil(total / self.population.size),
