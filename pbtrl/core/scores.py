@@ -1,9 +1,33 @@
-"""Scores of snapshots on fresh episodes, and the best member of a run that was chosen by them."""
+"""Evaluations of snapshots on fresh episodes, their scores, and the best member of a run that was chosen by them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EvaluationEpisodes:
+    """Evaluation episodes of one member.
+
+    Attributes:
+        returns: raw return of each episode, or what the metric measured in its place; of a trainable its one score.
+        lengths: length of each episode (env steps).
+        seeds: seeds of the envs.
+        max_steps: env steps after which an episode was cut; None without a limit.
+        truncated: number of episodes that were cut at `max_steps` or at the deadline; the env's own time limit does not
+            count.
+        timed_out: whether the deadline came before all episodes ended.
+        held_out: whether a trainable was scored on data that nothing else uses.
+    """
+
+    returns: list[float]
+    lengths: list[int]
+    seeds: list[int]
+    max_steps: int | None = None
+    truncated: int = 0
+    timed_out: bool = False
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
