@@ -63,6 +63,10 @@ class FitnessRule:
     share: float = 0.0
     cut_episodes: bool = False
 
+    def is_representative(self, finished: int, steps: int) -> bool:
+        """Return whether training episodes with `finished` env steps cover enough of the `steps`."""
+        return finished >= self.share * steps
+
     def check(self) -> None:
         """Raise ValueError if a value is not of its type."""
         types = {
@@ -405,8 +409,8 @@ class Population:
         member.curve.extend(report.curve)
         representative = True
         if self.rule.source == "training":
-            member.counted_steps += sum(length + 1 for length in report.lengths)  # + 1: the env's reset is a step
-            representative = member.counted_steps >= self.rule.share * (member.step - member.window_start_step)
+            member.counted_steps += report.finished_steps
+            representative = self.rule.is_representative(member.counted_steps, member.step - member.window_start_step)
             if representative or not self.rule.cut_episodes:
                 member.window = [*member.window, *numbers(report.returns)][-self.rule.window :]
         elif report.evaluation:  # empty after an early stop
