@@ -198,7 +198,7 @@ def assign(
 
 
 SliceResult = float | None | str | Sequence[float]
-"""Fitness, None, "diverged", "lost", or the returns of all episodes."""
+"""Fitness, None, "diverged", "given up", or the returns of all episodes."""
 
 
 def after_one_slice(*results: SliceResult, rule: FitnessRule = LAST, every: int = 100, seed: int = 0) -> Population:
@@ -207,7 +207,7 @@ def after_one_slice(*results: SliceResult, rule: FitnessRule = LAST, every: int 
     for member, result in zip(list(population.members), results, strict=True):
         a = assign(population, member, every)
         population.record(decision(a))
-        if result == "lost":
+        if result == "given up":
             population.record(answer(died(a)))
         elif result == "diverged":
             population.record(answer(trained(a, diverged=True)))

@@ -25,6 +25,18 @@ class Listening:
         self.records.append(record)
 
 
+def best_json(member: str, score: float | None, *, snapshot: str = "", selection: Any = (), **evaluation: Any) -> Line:
+    """Content of best.json; `selection` has the mean of each candidate by its id."""
+    return {
+        "schema": 1,
+        "member": member,
+        "snapshot": snapshot or f"{member}/000000",
+        "sha256": "",
+        "evaluation": {"member": member, "return_mean": score, "episodes": 30, **evaluation},
+        "selection": [{"member": m, "return_mean": mean, "episodes": 16} for m, mean in dict(selection).items()],
+    }
+
+
 class JournalWriter:
     """Append lines by `decide`, `report` and `fail`, fold them and notify `listener`, as the controller does."""
 
@@ -74,6 +86,10 @@ class JournalWriter:
 
     def end(self, kind: str) -> None:
         self._write({"kind": kind, "reason": "budget"}, 10.0)
+
+    def choose(self, member: str, score: float | None, **changes: Any) -> None:
+        """Write best.json; arguments as of `best_json`."""
+        (self.run / "best.json").write_text(json.dumps(best_json(member, score, **changes)))
 
     def metrics(self, member: str, step: int | None = None, text: str = "", **values: float) -> None:
         """A line of the member's metrics; `loss__policy=` becomes `loss/policy`."""

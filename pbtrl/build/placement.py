@@ -84,7 +84,7 @@ def describe_placement(config: Config) -> str:
     """Describe the number of members, workers and envs: `8 members on 2 workers, 16 envs each`."""
     size = config.population.size
     text = "1 member" if size == 1 else f"{size} members"
-    if config.strategy.trials:
+    if config.strategy.runs_trials:
         text = f"{size} trial{'s' if size > 1 else ''} at once"
     count = worker_count(config)
     if config.execution.backend == "inline":

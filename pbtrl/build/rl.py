@@ -12,6 +12,7 @@ from pbtrl.config.schema import Config
 from pbtrl.config.sections import RETURN
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.messages import Assignment
+from pbtrl.core.scores import EvaluationEpisodes
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Cohort
 from pbtrl.system.child_process import is_supervised
@@ -116,7 +117,7 @@ class RLBuilder:
     def evaluate(
         self, rows: Sequence[Tensors], *, episodes: int, seed: int, deterministic: bool = False, threads: int = 1,
         seconds: float | None = None, camera: Camera | None = None,
-    ) -> list[Any]:  # fmt: skip
+    ) -> list[EvaluationEpisodes]:  # fmt: skip
         """Play fresh episodes with each snapshot; see `rl.evaluation.evaluate`."""
         from pbtrl.rl.evaluation import evaluate
 

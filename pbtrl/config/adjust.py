@@ -25,7 +25,7 @@ Settings = dict[str, Any]
 def adjustable(config: Config) -> list[str]:
     """List the settings that may change, by dotted key; none if the strategy does not explore."""
     strategy = config.strategy
-    if not strategy.explores or strategy.trials is not None:
+    if not strategy.explores or strategy.runs_trials:
         return []
     rule = getattr(strategy, "explore", None)
     keys = [f"strategy.explore.{name}" for name in EXPLORE if hasattr(rule, name)]

@@ -23,7 +23,7 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
         )
     if budget.env_steps_per_member is None and budget.total_steps is None:
         yield ConfigProblem("needs env_steps_per_member or total_steps", ("budget",))
-    elif budget.env_steps_per_member is None and strategy.trials:
+    elif budget.env_steps_per_member is None and strategy.runs_trials:
         text = f"needs env_steps_per_member, the budget of one trial of {strategy.name}"
         yield ConfigProblem(text, ("budget",))
     else:

@@ -39,7 +39,7 @@ def merge_resume_config(stored: Config, wanted: Config) -> Config:
             f"cannot change on resume: {', '.join(changed[:3])}{more}. "
             f"Only {', '.join(FREE)} and {PLACEMENT} can; for other changes train a new run"
         )
-    if stored.strategy.trials and wanted.steps_per_member > stored.steps_per_member:
+    if stored.strategy.runs_trials and wanted.steps_per_member > stored.steps_per_member:
         old, more = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
         raise RunError(f"the budget of a trial of {stored.strategy.name} cannot change on resume ({old} -> {more})")
     tree, new = stored.to_dict(), wanted.to_dict()

@@ -30,6 +30,7 @@ from pbtrl.config.sections import (
     TrainableSettings,
 )
 from pbtrl.core import registry
+from pbtrl.core.naming import RUN_NAME
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.core.values import Whole
 from pbtrl.strategies.catalog import STRATEGIES
@@ -48,7 +49,7 @@ for _settings in AGENTS.values():
 
 
 def _run_name(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+    if isinstance(value, str) and not RUN_NAME.fullmatch(value):
         raise PydanticCustomError("name", "must be a folder's name of letters, digits, '.', '_' and '-', at most 64")
     return value
 
@@ -170,7 +171,7 @@ class Config(Section):
     @property
     def steps_per_member(self) -> int:
         """Steps that each member trains for, in whole blocks."""
-        total = None if self.strategy.trials else self.budget.total_steps
+        total = None if self.strategy.runs_trials else self.budget.total_steps
         limits_per_member = [
             self.budget.env_steps_per_member,
             None if total is None else math.ceil(total / self.population.size),

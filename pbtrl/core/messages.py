@@ -111,6 +111,11 @@ class Report:
     assigned: Hyperparameters = field(default_factory=dict)
 
     @property
+    def finished_steps(self) -> int:
+        """Env steps in finished training episodes; the reset of an env is a step."""
+        return sum(length + 1 for length in self.lengths)
+
+    @property
     def skips(self) -> tuple[int, int] | None:
         """Number of skipped updates and of all updates; None if none was skipped."""
         skipped, updates = (int(self.scalars.get(tag) or 0) for tag in (SKIPPED_UPDATES, UPDATES))

@@ -1,4 +1,9 @@
-"""Ids and roles of members. Imports nothing, so that config errors appear fast."""
+"""Names of runs, and ids and roles of members. Imports nothing heavy, so that config errors appear fast."""
+
+import re
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Valid name of a run's directory; those of its members follow the same rule."""
 
 EVALUATOR = "evaluator"
 """Role of members that evaluate others (FIRE PBT). With several kinds of evaluators their roles begin with it."""

@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,8 @@ from pbtrl.core.records import (
     SnapshotRemade,
 )
 from pbtrl.core.values import MAX_MEMBERS
+
+MemberState = Literal["retired", "given up", "diverged", "train", "done", "waiting"]
 
 
 def mean(returns: Iterable[float | None]) -> float:
@@ -61,6 +63,10 @@ class FitnessRule:
     share: float = 0.0
     cut_episodes: bool = False
 
+    def is_representative(self, finished: int, steps: int) -> bool:
+        """Return whether training episodes with `finished` env steps cover enough of the `steps`."""
+        return finished >= self.share * steps
+
     def check(self) -> None:
         """Raise ValueError if a value is not of its type."""
         types = {
@@ -86,7 +92,9 @@ class Member:
             while it already tries other hyperparameters.
         fitness: a number, or None if absent; meaningless while `diverged`.
         placeholder: fitness from before the last copy, until there is a new one; see `rank_fitness`.
-        given_up: number of consecutive assignments that were given up.
+        diverged: its weights or gradients were not finite in the last slice. A copy or a fresh start clears it.
+        given_up: an assignment failed too often to be tried again. A copy or a fresh start clears it.
+        consecutive_failures: number of assignments given up since the last report.
         skipped_updates: updates skipped because their gradient was not finite, in all slices.
         window_start_step: the member's step at its start or last copy; if slices cut episodes, at the slice's start.
         counted_steps: env steps since `window_start_step` that lie in finished training episodes.
@@ -110,8 +118,8 @@ class Member:
     fitness: float | None = None
     placeholder: float | None = None
     diverged: bool = False
-    lost: bool = False
-    given_up: int = 0
+    given_up: bool = False
+    consecutive_failures: int = 0
     skipped_updates: int = 0
     window_start_step: int = 0
     counted_steps: int = 0
@@ -138,12 +146,24 @@ class Member:
     @property
     def healthy(self) -> bool:
         """Whether the member has neither diverged nor been given up after repeated failures."""
-        return not (self.diverged or self.lost)
+        return not (self.diverged or self.given_up)
 
     @property
     def ranked(self) -> bool:
         """Whether the member may be compared with others: healthy, with a fitness."""
         return self.healthy and self.fitness is not None
+
+    def state(self, horizon: int) -> MemberState:
+        """State to show: `train` with an open assignment, `done` at the budget of `horizon` env steps."""
+        if self.retired:
+            return "retired"
+        if self.given_up:
+            return "given up"
+        if self.diverged:
+            return "diverged"
+        if self.pending:
+            return "train"
+        return "done" if self.step >= horizon else "waiting"
 
     @property
     def rank_fitness(self) -> float | None:
@@ -366,7 +386,7 @@ class Population:
 
     def _restart(self, member: Member, assignment: Assignment) -> None:
         """Forget the results of the weights before a copy or fresh start, or inherit the donor's."""
-        member.diverged = member.lost = False
+        member.diverged = member.given_up = False
         if assignment.inherit:
             if assignment.donor is None:
                 raise ValueError(f"{assignment.id} inherits, but has no donor")
@@ -385,15 +405,15 @@ class Population:
         member, assignment = self._answered(report)
         member.parent, member.snapshot = assignment.parent, assignment.id
         self.snapshot_origin[assignment.id] = replace(assignment, stop=report.step)
-        member.snapshot_hparams, member.given_up = assignment.hyperparameters, 0
+        member.snapshot_hparams, member.consecutive_failures = assignment.hyperparameters, 0
         member.step, member.pending, member.diverged = report.step, None, report.diverged
         if counts := report.skips:
             member.skipped_updates += counts[0]
         member.curve.extend(report.curve)
         representative = True
         if self.rule.source == "training":
-            member.counted_steps += sum(length + 1 for length in report.lengths)  # + 1: the env's reset is a step
-            representative = member.counted_steps >= self.rule.share * (member.step - member.window_start_step)
+            member.counted_steps += report.finished_steps
+            representative = self.rule.is_representative(member.counted_steps, member.step - member.window_start_step)
             if representative or not self.rule.cut_episodes:
                 member.window = [*member.window, *numbers(report.returns)][-self.rule.window :]
         elif report.evaluation:  # empty after an early stop
@@ -411,8 +431,8 @@ class Population:
     def _failed(self, record: FailureRecord) -> None:
         member, _ = self._answered(record.failure)
         if record.given_up:
-            member.pending, member.lost = None, True
-            member.given_up += 1
+            member.pending, member.given_up = None, True
+            member.consecutive_failures += 1
 
     def _resumed(self) -> None:
         """Look for lost snapshots again; if every member was given up, let all of them try again.
@@ -420,9 +440,9 @@ class Population:
         A user who resumes such a run has presumably fixed the cause.
         """
         self.lost_snapshots.clear()
-        if all(m.lost for m in self.members.values()):
+        if all(m.given_up for m in self.members.values()):
             for member in self.members.values():
-                member.lost, member.given_up, member.retired = False, 0, False
+                member.given_up, member.consecutive_failures, member.retired = False, 0, False
                 member.hyperparameters = member.snapshot_hparams or member.hyperparameters
 
     def _answered(self, message: Report | Failure) -> tuple[Member, Assignment]:

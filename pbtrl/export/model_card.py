@@ -20,6 +20,7 @@ from pbtrl.reporting import plots
 from pbtrl.reporting.formatting import format_count, format_fitness, format_value
 from pbtrl.reporting.lineage import copies
 from pbtrl.reporting.schedule import discover
+from pbtrl.storage.best_member import read_best
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.video_files import newest_video
 
@@ -30,7 +31,7 @@ def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Ma
     """Return the files that the hub wants beside a bundle; `info` is the content of export.json."""
     assert config.env
     header, records, population = run.load()
-    best = run.best()
+    best = read_best(run)
     lineage = plots.draw(plots.RunData(header, records, population, loaded.snapshot), "lineage", "png")
     copied = len(copies(records))
     files = {"lineage.png": lineage}
@@ -56,7 +57,7 @@ def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Ma
         f"- seed {header.seed}; deterministic: {_text(header.deterministic)}\n"
         f"- pbtrl {info['pbtrl']}; `config.yaml` is the resolved config: `pbtrl train config.yaml`",
         "The hyperparameters that led to these weights:",
-        _schedule(run, "best" if loaded.snapshot == best.get("snapshot") else info["member"]),
+        _schedule(run, "best" if best and loaded.snapshot == best.snapshot else info["member"]),
         "Descent of the weights; black is the lineage of this member:",
         "![Lineage](lineage.png)",
         f"<details><summary>config.yaml</summary>\n\n<pre>{_text(to_yaml(config))}</pre>\n\n</details>",

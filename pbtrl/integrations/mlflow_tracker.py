@@ -90,10 +90,10 @@ class MlflowTracker(Tracker):
         self._call("log_text", POPULATION, to_json(exploits, indent=2), "exploits.json")
         for path in outcome.files:
             self._call("log_artifact", POPULATION, str(path))
-        if evaluation := outcome.best.get("evaluation"):
-            self._call("set_tag", POPULATION, "best.member", outcome.best["member"])
-            if evaluation.get("return_mean") is not None:
-                self._call("set_tag", POPULATION, "best.score", evaluation["return_mean"])
+        if best := outcome.best:
+            self._call("set_tag", POPULATION, "best.member", best.member)
+            if (score := best.evaluation.return_mean) is not None:
+                self._call("set_tag", POPULATION, "best.score", score)
         for row in outcome.members:
             if row["member"] in self._ids or row[self._about.unit]:
                 self._call("set_terminated", row["member"])

@@ -21,6 +21,7 @@ from pbtrl.config.load import read
 from pbtrl.core.records import Record, RunFinished
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.integrations.tracking_events import MetricPoints, RunEvents, RunOutcome, TrackedRun, Tracker
+from pbtrl.storage.best_member import read_best
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_points import fitness_tag
@@ -160,8 +161,7 @@ class Tracking:
              self._reader.header.metric: m["fitness"], **m["hyperparameters"]}
             for m in status["members"]
         ]  # fmt: skip
-        best = self._run.best()
-        return RunOutcome(rows, self._reader.exploits, best, self._files())
+        return RunOutcome(rows, self._reader.exploits, read_best(self._run), self._files())
 
 
 def stored_settings(run: RunDirectory) -> dict[str, Any]:

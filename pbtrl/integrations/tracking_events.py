@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, Record, ReportRecord
+from pbtrl.core.scores import BestMember
 from pbtrl.errors import RunError
 from pbtrl.storage.journal import JournalTail
 from pbtrl.storage.metrics_log import SliceMetrics, position, tags
@@ -90,13 +91,13 @@ class RunOutcome:
     Attributes:
         members: row of each member: id, state, steps, fitness and hyperparameters.
         exploits: all exploits.
-        best: content of best.json, or empty.
+        best: result of the final choice, or None.
         files: files to keep: report, config, videos.
     """
 
     members: Sequence[Mapping[str, Any]]
     exploits: Sequence[ExploitEvent]
-    best: Mapping[str, Any]
+    best: BestMember | None
     files: Sequence[Path]
 
 

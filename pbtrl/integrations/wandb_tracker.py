@@ -73,9 +73,8 @@ class WandbTracker(Tracker):
     def finish(self, outcome: RunOutcome) -> None:
         run = self._run(POPULATION)
         run.log({"members": _table(outcome.members), "exploits": _table([_row(e) for e in outcome.exploits])})
-        if evaluation := outcome.best.get("evaluation"):
-            best = {"best/member": outcome.best["member"], "best/score": evaluation.get("return_mean")}
-            run.summary.update(best)
+        if best := outcome.best:
+            run.summary.update({"best/member": best.member, "best/score": best.evaluation.return_mean})
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", self._about.group), type="pbtrl-run")
         for path in outcome.files:
             artifact.add_file(str(path), name=path.name)

@@ -48,6 +48,11 @@ def format_rank_fitness(fitness: float | None, *, before_copy: bool) -> str:
     return f"({format_fitness(fitness)})" if before_copy else format_fitness(fitness)
 
 
+def format_evaluation(member: str, under: str) -> str:
+    """Format an evaluation of one member under the hyperparameters of another: `evaluates m04 under m00`."""
+    return f"evaluates {member} under {under}"
+
+
 def format_mixture(counts: Mapping[str, int]) -> str:
     """Format the number of members per agent: `3 impala, 2 a3c, 3 vmpo`."""
     return ", ".join(f"{number} {name}" for name, number in counts.items())

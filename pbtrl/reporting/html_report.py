@@ -11,14 +11,15 @@ import base64
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pbtrl.core.records import ReportRecord, RunFinished
-from pbtrl.errors import DamagedError, DiskFullError, RunError
+from pbtrl.core.scores import BestMember
+from pbtrl.errors import DiskFullError, RunError
 from pbtrl.reporting import html_page, plots, report_tables, tables
 from pbtrl.reporting.plots.embedding import png_element, svg_element
 from pbtrl.reporting.summary import outcome_rows
 from pbtrl.reporting.tables import Table
+from pbtrl.storage.best_member import read_best
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_state import is_training, state
@@ -62,9 +63,9 @@ def write_report(
     run.check_links()
     video_html = _video(run) if video else ""
     header, records, population = run.load()
-    best = run.best()
+    best = read_best(run)
     leader = population.best.snapshot if population.best else None
-    data = plots.RunData(header, records, population, str(best["snapshot"]) if "snapshot" in best else leader)
+    data = plots.RunData(header, records, population, best.snapshot if best else leader)
     drawn = {name: plots.draw(data, name, form) for name in only or plots.PLOTS}
     body = _body(run, best, data, [_plot(data, name, content, form) for name, content in drawn.items()])
     files: dict[Path, str | bytes] = {run.report_file: html_page.page(header.name, body + video_html, refresh)}
@@ -98,12 +99,12 @@ def watch(run: RunDirectory, write: Callable[[int | None], object], every: float
     write(None)
 
 
-def _body(run: RunDirectory, best: dict[str, Any], data: plots.RunData, figures: Sequence[str]) -> str:
+def _body(run: RunDirectory, best: BestMember | None, data: plots.RunData, figures: Sequence[str]) -> str:
     status = summarize(run, data.header, data.population)
     section, facts = html_page.section, html_page.facts
     parts = [html_page.note(tables.progress(status))]
     if best:
-        parts.append(section(_title_of_best(data), facts(_outcome(run, best, data))))
+        parts.append(section(_title_of_best(data), facts(outcome_rows(best, data.header, data.records))))
     parts.append(section("Members", _table(tables.members(status))))
     parts += figures
     if shares := report_tables.time_shares(data):
@@ -127,13 +128,6 @@ def _title_of_best(data: plots.RunData) -> str:
     )
     continued = 0 <= ended < reported
     return "Best member" + (", before the run was continued" if continued else "")
-
-
-def _outcome(run: RunDirectory, best: dict[str, Any], data: plots.RunData) -> dict[str, str]:
-    try:
-        return outcome_rows(best, data.header, data.records)
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise DamagedError(f"{run.best_file} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _table(table: Table, wide: Sequence[int] = ()) -> str:

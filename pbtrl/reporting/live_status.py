@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.core.messages import UNMEASURED, Assignment, Hyperparameters
-from pbtrl.core.population import Member, Population
+from pbtrl.core.population import Member, MemberState, Population
 from pbtrl.core.records import Decision, FailureRecord, Record, ReportRecord, RunChanged, SnapshotLost
-from pbtrl.reporting.formatting import format_changes, format_count, format_duration, format_fitness
+from pbtrl.reporting.formatting import (
+    format_changes,
+    format_count,
+    format_duration,
+    format_evaluation,
+    format_fitness,
+)
 from pbtrl.storage.metrics_log import MetricsTail
 from pbtrl.storage.run_header import RunHeader
 
@@ -50,6 +56,7 @@ class MemberRow:
         changed: previous value of each hyperparameter that changed in this generation.
         step: env steps, including the open slice.
         rate: env steps per second; None if the member is not training.
+        activity: its state in words, with the members that it copied or evaluates.
     """
 
     member: str
@@ -61,7 +68,8 @@ class MemberRow:
     step: int
     rate: float | None
     generation: int
-    state: str
+    state: MemberState
+    activity: str
     role: str = ""
 
 
@@ -193,7 +201,7 @@ class LiveStatus:
 
     def _row(self, member: Member) -> MemberRow:
         before = self._before.get(member.id, {})
-        current = self._current(member)
+        current, state = self._current(member), member.state(self.header.horizon)
         return MemberRow(
             member=member.id,
             fitness=member.rank_fitness,
@@ -204,22 +212,10 @@ class LiveStatus:
             step=self._step(member),
             rate=current.get("perf/env_steps_per_s", current.get("perf/steps_per_s")),
             generation=member.generation,
-            state=self._state(member),
+            state=state,
+            activity=_activity(member, state),
             role=member.role,
         )
-
-    def _state(self, member: Member) -> str:
-        if member.lost:
-            return "given up"
-        if member.retired:
-            return "retired"
-        if member.evaluates:
-            return "{} under {}".format(*member.evaluates)
-        if member.pending:
-            return f"copied {member.pending.donor}" if member.pending.donor else "train"
-        if member.diverged:
-            return "diverged"
-        return "done" if member.step >= self.header.horizon else "waiting"
 
     def _current(self, member: Member) -> Mapping[str, Any]:
         """Last metrics line of the member's open slice; empty if there is none."""
@@ -252,7 +248,7 @@ class LiveStatus:
             "hyperparameters_after": a.hyperparameters,
         }
         if receiver.is_evaluator:
-            text = f"{receiver.id} evaluates {donor.id} under {a.hparams_donor}"
+            text = f"{receiver.id} {format_evaluation(donor.id, str(a.hparams_donor))}"
             return Event("evaluation", elapsed, text, facts)
         parts = [
             f"{receiver.id} <- {donor.id}" + (" (promotion)" if a.inherit else ""),
@@ -274,6 +270,14 @@ class LiveStatus:
             return _event("given_up", record, f"{member} given up at {at}: {why}", member=member, error=why)
         text = f"{member} failed at {at}, attempt {attempt}: {why}"
         return _event("failure", record, text, member=member, error=why, attempt=attempt)
+
+
+def _activity(member: Member, state: MemberState) -> str:
+    if state != "train":
+        return state
+    if member.evaluates:
+        return format_evaluation(*member.evaluates)
+    return f"copied {member.pending.donor}" if member.pending and member.pending.donor else state
 
 
 def _event(kind: str, record: Record, text: str, **facts: object) -> Event:

@@ -216,7 +216,7 @@ def _cells(
         (format_count(row.step), ""),
         ("-" if row.rate is None else format_count(row.rate), ""),
         (str(max(0, row.generation)), ""),
-        (row.state, STATES.get(row.state, "cyan")),
+        (row.activity, STATES.get(row.activity, "cyan")),
     ]
 
 

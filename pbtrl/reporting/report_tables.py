@@ -13,7 +13,7 @@ from pbtrl.reporting.plots.run_data import RunData
 from pbtrl.reporting.tables import MOST_MEMBERS, Table, changes
 from pbtrl.storage.json_files import read_plain_file
 from pbtrl.storage.run_directory import RunDirectory
-from pbtrl.storage.run_info import read_run_info
+from pbtrl.storage.run_info import SESSIONS, read_run_info
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.strict_json import to_json
 
@@ -94,7 +94,7 @@ def run_facts(run: RunDirectory, data: RunData) -> dict[str, str]:
         **({"start": data.header.origin} if data.header.origin else {}),
         **({"changes": "\n".join(made)} if (made := changes(changes_made(data.records))) else {}),
         "seed": f"{data.header.seed}; deterministic: {data.header.deterministic}",
-        "sessions": str(known.get("sittings", "?")),
+        "sessions": str(known.get(SESSIONS, "?")),
         "commit": str(known.get("git") or "none"),
         "command": " ".join(map(str, command)) if isinstance(command, list) else "?",
         "versions": "\n".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "?",

@@ -19,6 +19,7 @@ from pbtrl.core.population import Population
 from pbtrl.core.records import Record
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
+from pbtrl.storage.best_member import read_best
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_status import check_member
 
@@ -126,11 +127,12 @@ def constant_settings(
 
 def _snapshot(run: RunDirectory, population: Population, member: str) -> str:
     if member == "best":
-        leader = population.best
-        snapshot = run.best().get("snapshot", leader and leader.snapshot)
+        best = read_best(run)
+        leader = population.best.snapshot if population.best else None
+        snapshot = best.snapshot if best else leader
         if snapshot is None:
             raise RunError(f"{run} has no best member yet: name one of {', '.join(population.members)} with --member")
-        return str(snapshot)
+        return snapshot
     check_member(run, population, member)
     if (newest := population.members[member].snapshot) is None:
         raise RunError(f"{run}: {member} has no snapshot yet")

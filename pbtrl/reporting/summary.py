@@ -7,6 +7,7 @@ from typing import Any
 
 from pbtrl.core.population import Population
 from pbtrl.core.records import Record, duration
+from pbtrl.core.scores import BestMember
 from pbtrl.reporting.formatting import (
     format_count,
     format_duration,
@@ -77,30 +78,29 @@ def _left_off(population: Population, header: RunHeader) -> str:
     return f"{done}; {again} open slice{'s start' if again > 1 else ' starts'} again" if again else done
 
 
-def closing_text(best: Mapping[str, Any], run: RunDirectory, name: str = "last", reference: str = "last") -> str:
+def closing_text(best: BestMember, run: RunDirectory, name: str = "last", reference: str = "last") -> str:
     """Format the lines after a run: its result and commands to continue with.
 
     Args:
-        best: content of best.json: `member`, `snapshot` and `evaluation` with `return_mean`, `ci95` (low, high) and
-            `episodes`.
+        best: result of the final choice.
         run: run directory.
         name: name of the run on the command line.
         reference: name of the run with the options that are needed, for commands that run the run's env.
     """
     header, records = read_header(read_journal(run.journal_path), run.journal_path)
     commands = f"pbtrl tb {name} | pbtrl eval {reference} | pbtrl report {name}"
-    return f"{labeled({'run': str(run)})}\n{outcome_text(best, header, records)}\n{labeled({'next': commands})}"
+    return (
+        f"{labeled({'run': str(run)})}\n{labeled(outcome_rows(best, header, records))}\n{labeled({'next': commands})}"
+    )
 
 
-def outcome_text(best: Mapping[str, Any], header: RunHeader, records: Sequence[Record]) -> str:
-    """Format the best member, its fitness and schedule, and the run's duration; `best` is as in `closing_text`."""
-    return labeled(outcome_rows(best, header, records))
+def outcome_rows(best: BestMember, header: RunHeader, records: Sequence[Record]) -> dict[str, str]:
+    """Texts by label: the best member, its score and schedule, and the run's duration.
 
-
-def outcome_rows(best: Mapping[str, Any], header: RunHeader, records: Sequence[Record]) -> dict[str, str]:
-    """Texts of `outcome_text` by label; further rows of one label have a blank one."""
+    Further rows of one label have a blank one.
+    """
     rows = {"best": _best(best, "mean return" if header.is_return else header.metric)}
-    points = schedule(ancestry(trained_slices(records), best.get("snapshot")))
+    points = schedule(ancestry(trained_slices(records), best.snapshot))
     for i, (tuned, values) in enumerate(_changes(points).items()):
         rows["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
     if points and (ends := header.at_bound(points[-1][1])):
@@ -109,20 +109,14 @@ def outcome_rows(best: Mapping[str, Any], header: RunHeader, records: Sequence[R
     return rows
 
 
-def _best(best: Mapping[str, Any], measure: str) -> str:
+def _best(best: BestMember, measure: str) -> str:
     """Format `m03 (m03/000014): mean return 18.4, 95 % interval 17.9 to 19.0, 30 fresh episodes`."""
-    evaluation = best.get("evaluation") or {}
-    text = f"{best['member']} ({best.get('snapshot', '?')})"
-    if "return_mean" in evaluation:
-        text += f": {measure} {format_fitness(evaluation['return_mean'])}"
-    if evaluation.get("ci95"):
-        low, high = evaluation["ci95"]
-        text += f", 95 % interval {format_fitness(low)} to {format_fitness(high)}"
-    if evaluation.get("held_out"):
-        text += f", {HELD_OUT}"
-    elif "episodes" in evaluation:
-        text += f", {evaluation['episodes']} fresh episodes"
-    if cut := truncation(evaluation):
+    score = best.evaluation
+    text = f"{best.member} ({best.snapshot}): {measure} {format_fitness(score.return_mean)}"
+    if score.ci95:
+        text += ", 95 % interval {} to {}".format(*map(format_fitness, score.ci95))
+    text += f", {HELD_OUT}" if score.held_out else f", {score.episodes} fresh episodes"
+    if cut := truncation(vars(score)):
         text += f"; {cut}"
     return text
 

@@ -15,6 +15,7 @@ from pbtrl.reporting.formatting import (
     format_changes,
     format_count,
     format_duration,
+    format_evaluation,
     format_fitness,
     format_rank_fitness,
     format_value,
@@ -234,7 +235,7 @@ def copies_table(result: Sequence[Json], header: RunHeader) -> Table:
 
 def _copy(copy: Json) -> str:
     if copy["kind"] == "evaluation":
-        return f"{copy['member']} evaluates {copy['donor']} under {copy['hparams_donor']}"
+        return f"{copy['member']} {format_evaluation(copy['donor'], copy['hparams_donor'])}"
     others = f", hyperparameters of {copy['hparams_donor']}" if copy["hparams_donor"] else ""
     promotion = " (promotion)" if copy["kind"] == "promotion" else ""
     return f"{copy['member']} <- {copy['donor']}{others}{promotion}"
@@ -291,8 +292,8 @@ def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence
 
 
 def _state(member: Json) -> str:
-    if evaluates := member["evaluates"]:
-        return f"evaluates {evaluates['member']} under {evaluates['under']}"
+    if member["state"] == "train" and (evaluates := member["evaluates"]):
+        return format_evaluation(evaluates["member"], evaluates["under"])
     return str(member["state"])
 
 

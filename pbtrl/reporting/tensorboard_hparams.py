@@ -14,6 +14,7 @@ from typing import Any
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, Record
+from pbtrl.core.scores import BestMember
 from pbtrl.reporting.event_file import EventFile
 from pbtrl.reporting.formatting import format_value
 from pbtrl.storage.run_header import RunHeader
@@ -26,7 +27,7 @@ Layout = dict[str, dict[str, list[str]]]
 
 def write_hparams(
     folders: Mapping[str, Path], shared: Path, header: RunHeader, population: Population, records: Iterable[Record],
-    best: Mapping[str, Any],
+    best: BestMember,
 ) -> None:  # fmt: skip
     """Write the HParams table.
 
@@ -34,7 +35,7 @@ def write_hparams(
         folders: folder of each member's curves.
         shared: folder of the population's curves, which gets the description of the columns.
         header, population, records: the run.
-        best: content of best.json, or empty.
+        best: result of the final choice.
     """
     from tensorboard.plugins.hparams import summary_v2 as hp  # type: ignore[import-untyped]
 
@@ -57,14 +58,13 @@ def initial_values(records: Iterable[Record]) -> dict[str, Hyperparameters]:
     return first
 
 
-def final_scores(best: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Scores of the final choice by member and tag; `best` is the content of best.json."""
+def final_scores(best: BestMember) -> dict[str, dict[str, float]]:
+    """Finite scores of the final choice by member and tag."""
     scores: dict[str, dict[str, float]] = {}
-    for evaluation in best.get("selection", ()):
-        scores.setdefault(evaluation["member"], {})[SELECTION] = evaluation["return_mean"]
-    if best.get("evaluation"):
-        scores.setdefault(best["member"], {})[SCORE] = best["evaluation"]["return_mean"]
-    return {member: {t: y for t, y in by_tag.items() if y is not None} for member, by_tag in scores.items()}
+    for tag, score in [*((SELECTION, candidate) for candidate in best.selection), (SCORE, best.evaluation)]:
+        if score.return_mean is not None:
+            scores.setdefault(score.member, {})[tag] = score.return_mean
+    return scores
 
 
 def layout(header: RunHeader) -> Layout:

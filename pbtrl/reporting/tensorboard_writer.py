@@ -13,11 +13,11 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pbtrl.core.messages import Assignment, Report
 from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, FailureRecord, Record, ReportRecord
+from pbtrl.core.scores import BestMember
 from pbtrl.reporting.event_file import EventFile
 from pbtrl.reporting.formatting import format_changes, format_count, format_fitness
 from pbtrl.reporting.tensorboard_hparams import layout, write_hparams
@@ -57,7 +57,7 @@ class TensorBoardWriter:
         self._decided: dict[str, tuple[int, int, float]] = {}
         for a in population.pending:
             self._decided[a.id] = (a.start, a.stop, 0.0)
-        self._best: Mapping[str, Any] | None = None
+        self._best: BestMember | None = None
         self._before_copy = 0
         self._hook, threading.excepthook = threading.excepthook, self._ended
 
@@ -76,8 +76,8 @@ class TensorBoardWriter:
         for member, line in self._tail.poll():
             self._stream(member, line)
 
-    def describe(self, best: Mapping[str, Any]) -> None:
-        """Write the HParams tab when the writer is closed, since the run has ended; `best` is the content of best.json.
+    def describe(self, best: BestMember) -> None:
+        """Write the HParams tab when the writer is closed, since the run has ended.
 
         TensorBoard leaves a file when a newer one is there, so nothing may follow.
         """

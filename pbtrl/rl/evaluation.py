@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from pbtrl.agents.types import Agent, Inputs, State
+from pbtrl.core.scores import EvaluationEpisodes
 from pbtrl.core.seeding import env_seeds
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
@@ -26,28 +26,6 @@ from pbtrl.rl.rollout import ToEnv
 from pbtrl.rl.video import Camera
 
 ENVS = 16  # largest number of envs per member
-
-
-@dataclass(frozen=True)
-class EvaluationEpisodes:
-    """Evaluation episodes of one member.
-
-    Attributes:
-        returns: raw return of each episode, or what the metric measured in its place.
-        lengths: length of each episode (env steps).
-        seeds: seeds of the envs.
-        max_steps: env steps after which an episode was cut; None without a limit.
-        truncated: number of episodes that were cut at `max_steps` or at the deadline; the env's own time limit does not
-            count.
-        timed_out: whether the deadline came before all episodes ended.
-    """
-
-    returns: list[float]
-    lengths: list[int]
-    seeds: list[int]
-    max_steps: int | None = None
-    truncated: int = 0
-    timed_out: bool = False
 
 
 class _Episode(NamedTuple):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pbtrl.core.scores import BestMember
 from pbtrl.errors import DamagedError, NewerError, RunError, SnapshotError
 from pbtrl.storage.json_files import read_json, read_json_list
+from pbtrl.storage.parsing import parse_best
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_status import check_member
 from pbtrl.storage.snapshot_store import MANIFEST
@@ -49,22 +49,33 @@ def snapshots_to_evaluate(run: RunDirectory, member: str) -> list[str]:
     return chosen
 
 
+def read_best(run: RunDirectory) -> BestMember | None:
+    """Read best.json; None before the final choice.
+
+    Raises:
+        DamagedError: best.json cannot be read.
+    """
+    try:
+        content = read_json(run.best_file)
+    except FileNotFoundError:
+        return None
+    try:
+        return parse_best(content)
+    except ValueError as error:
+        raise DamagedError(f"{run.best_file} cannot be read: {error}") from error
+
+
 def best_snapshot(run: RunDirectory) -> str | None:
     """Name of the snapshot in best.json; None before there is one.
 
     Raises:
         DamagedError: best.json cannot be read, or the snapshot has changed since.
     """
-    try:
-        best = read_json(run.best_file)
-        name, sha256 = str(best["snapshot"]), str(best["sha256"])
-    except FileNotFoundError:
+    if (best := read_best(run)) is None:
         return None
-    except KeyError as error:
-        raise DamagedError(f"{run.best_file} cannot be read: {error}") from None
-    if snapshot_digest(run, name) != sha256:
-        raise SnapshotError(f"snapshot {name} is not the one that {run.best_file} names")
-    return name
+    if snapshot_digest(run, best.snapshot) != best.sha256:
+        raise SnapshotError(f"snapshot {best.snapshot} is not the one that {run.best_file} names")
+    return best.snapshot
 
 
 def referenced_snapshots(run: RunDirectory) -> list[str]:
@@ -88,49 +99,6 @@ def snapshot_digest(run: RunDirectory, snapshot: str) -> str:
         return hashlib.sha256((run.snapshots.path(snapshot) / MANIFEST).read_bytes()).hexdigest()
     except (OSError, ValueError):
         raise SnapshotError(f"snapshot {snapshot} is missing or incomplete ({run})") from None
-
-
-@dataclass(frozen=True)
-class FinalScores:
-    """Scores of the final choice; None where a score is not finite.
-
-    Attributes:
-        member: the chosen member.
-        score: its mean on fresh seeds.
-        interval: 95 % interval of the score over episodes; None without a score or an interval.
-        means: mean of each candidate on selection seeds, and of the chosen one on fresh seeds.
-    """
-
-    member: str
-    score: float | None
-    interval: tuple[float, float] | None
-    means: Mapping[str, float | None]
-
-
-def read_final_scores(run: RunDirectory) -> FinalScores | None:
-    """Read the scores in best.json; None before the final choice.
-
-    Raises:
-        DamagedError: best.json cannot be read.
-    """
-    if not (best := run.best()):
-        return None
-    try:
-        evaluation = best["evaluation"]
-        rows = (*best.get("selection", ()), evaluation)
-        means = {str(row["member"]): _finite_or_none(row["return_mean"]) for row in rows}
-        score, interval = _finite_or_none(evaluation["return_mean"]), None
-        if score is not None and (ends := evaluation.get("ci95")):
-            low, high = map(_finite_or_none, ends)
-            interval = None if low is None or high is None else (low, high)
-        return FinalScores(str(best["member"]), score, interval, means)
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise DamagedError(f"{run.best_file} cannot be read: {type(error).__name__}: {error}") from error
-
-
-def _finite_or_none(value: float | None) -> float | None:
-    """Replace a number that is not finite by None; raise TypeError for what is no number."""
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def stored_evaluation(run: RunDirectory, snapshot: str) -> dict[str, Any] | None:

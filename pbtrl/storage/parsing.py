@@ -1,4 +1,4 @@
-"""Parsing of journal lines: every value is checked here, once, so that readers need not."""
+"""Parsing of journal lines and best.json: every value is checked here, once, so that readers need not."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from pbtrl.core.records import (
     SnapshotRemade,
     UnknownRecord,
 )
+from pbtrl.core.scores import BestMember, Score
 from pbtrl.core.values import LARGEST_EXACT_INTEGER, LATEST
 from pbtrl.errors import JournalError
 from pbtrl.storage.run_header import HeaderRecord, RunHeader
@@ -72,6 +73,15 @@ def parse_report(body: Mapping[str, Any]) -> Report:
     return record.report
 
 
+def parse_best(content: Mapping[str, Any]) -> BestMember:
+    """Parse the content of best.json; unknown keys are ignored.
+
+    Raises:
+        ValueError: a key is missing or has an invalid value.
+    """
+    return _parse(BestMember, content)
+
+
 def parse_line(line: Mapping[str, Any]) -> Record:
     """Parse a journal line, which has a `kind`; unknown keys are ignored.
 
@@ -117,6 +127,15 @@ def _are_numbers_or_nulls(values: Iterable[Any]) -> bool:
     except (TypeError, OverflowError):
         return False
     return True
+
+
+def _is_interval(x: Any) -> bool:
+    return x is None or (type(x) is list and len(x) == 2 and _are_numbers_or_nulls(x))
+
+
+def _finite_interval(x: list[float | None] | None) -> tuple[float, ...] | None:
+    ends = [end for end in x or () if end is not None and math.isfinite(end)]
+    return tuple(ends) if len(ends) == 2 else None
 
 
 def _is_timing(x: Any) -> bool:
@@ -180,6 +199,12 @@ _ASSIGNMENTS = _Check(
     "a list of assignments",
     lambda x: tuple(_parse(Assignment, body) for body in x),
 )
+_SCORE = _Check(lambda x: type(x) is dict, "an object", lambda x: _parse(Score, x))
+_SCORES = _Check(
+    lambda x: type(x) is list and set(map(type, x)) <= {dict},
+    "a list of objects",
+    lambda x: tuple(_parse(Score, body) for body in x),
+)
 _OPTIONAL_INTEGER = _Check(lambda x: x is None or type(x) is int, "an integer or null")
 
 _KEYS: dict[Any, dict[str, _Check]] = {
@@ -210,6 +235,16 @@ _KEYS: dict[Any, dict[str, _Check]] = {
     },
     RunStopped: {"reason": _TEXT},
     RunFinished: {"reason": _TEXT},
+    Score: {
+        "member": _TEXT, "episodes": _INTEGER, "held_out": _FLAG, "truncated": _INTEGER, "timed_out": _FLAG,
+        "return_mean": _Check(
+            lambda x: _are_numbers_or_nulls([x]), "a number or null", lambda x: _finite_or_null({"": x})[""]
+        ),
+        "ci95": _Check(_is_interval, "two numbers or null", _finite_interval), "max_steps": _OPTIONAL_INTEGER,
+    },
+    BestMember: {
+        "member": _TEXT, "snapshot": _TEXT, "sha256": _TEXT, "evaluation": _SCORE, "selection": _SCORES,
+    },
 }  # fmt: skip
 _KINDS: dict[str, Callable[..., Record]] = {
     "decision": Decision, "void": SnapshotLost, "remade": SnapshotRemade, "resume": RunResumed, "set": RunChanged,

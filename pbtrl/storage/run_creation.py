@@ -9,10 +9,11 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
+from pbtrl.core.naming import RUN_NAME
 from pbtrl.errors import RunError
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
-from pbtrl.storage.run_lookup import RUN_NAME, is_run
+from pbtrl.storage.run_lookup import is_run
 from pbtrl.storage.run_state import state
 from pbtrl.system.files import reason, sync_directory
 

@@ -27,8 +27,9 @@ from pbtrl.system.strict_json import to_json
 
 Status = Literal["finished", "stopped", "failed"]
 
+SESSIONS = "sittings"  # key of the number of sessions, as in the files of existing runs
 KINDS: dict[str, type | tuple[type, ...]] = {
-    "id": str, "status": str, "reason": str, "versions": dict, "sittings": int, "created": (int, float),
+    "id": str, "status": str, "reason": str, "versions": dict, SESSIONS: int, "created": (int, float),
     "started": (int, float),
 }  # fmt: skip
 PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool", "optuna", "cmaes")
@@ -57,7 +58,7 @@ def record_start(run: RunDirectory, command: Sequence[str], threads: int = 1) ->
         "created": before.get("created", now),
         "started": now,
         "ended": None,
-        "sittings": before.get("sittings", 0) + 1,
+        SESSIONS: before.get(SESSIONS, 0) + 1,
     })  # fmt: skip
     earlier = before.get("versions", versions)
     changed = [f"{k} {earlier[k]} -> {v}" for k, v in versions.items() if k in earlier and earlier[k] != v]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_state import modified_at
 from pbtrl.system.files import reason
 
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 REPLAY_FILE = "replay.json"
 SWEEP_FILE = "sweep.json"
 

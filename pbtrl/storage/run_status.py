@@ -93,7 +93,7 @@ def _member(member: Member, header: RunHeader) -> dict[str, Any]:
     return {
         "id": member.id,
         "role": member.role,
-        "state": _state(member, header),
+        "state": member.state(header.horizon),
         "evaluates": member.evaluates and dict(zip(("member", "under"), member.evaluates, strict=True)),
         "env_steps": member.step,
         "frames": member.step * header.frames_per_step,
@@ -105,17 +105,6 @@ def _member(member: Member, header: RunHeader) -> dict[str, Any]:
         "hyperparameters": member.hyperparameters,
         "at_bound": header.at_bound(member.hyperparameters),
     }
-
-
-def _state(member: Member, header: RunHeader) -> str:
-    """Return `train`, `waiting`, `done`, `retired`, `diverged` or `given up`."""
-    if member.retired:
-        return "retired"
-    if member.lost or member.diverged:
-        return "given up" if member.lost else "diverged"
-    if member.pending:
-        return "train"
-    return "done" if member.step >= header.horizon else "waiting"
 
 
 def _bytes(top: Path) -> int:

@@ -21,6 +21,7 @@ import numpy as np
 import safetensors.numpy
 from typing_extensions import override
 
+from pbtrl.core.naming import RUN_NAME
 from pbtrl.core.tensors import Tensors
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, SnapshotError
 from pbtrl.storage.json_files import LARGEST, SCHEMA, parse_object, read_plain_file
@@ -37,7 +38,7 @@ from pbtrl.system.strict_json import to_json
 HASHED, MANIFEST = ("tensors.safetensors", "state.json"), "MANIFEST.json"
 FILES = (*HASHED, MANIFEST)
 Files = Mapping[str, bytes]  # content of a snapshot's files, by name
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9]{1,12}")
+NAME = re.compile(RUN_NAME.pattern + "/[0-9]{1,12}")
 
 
 class Store(Protocol):

@@ -16,11 +16,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
+from pbtrl.core.naming import RUN_NAME
 from pbtrl.core.values import Whole
 from pbtrl.errors import DamagedError, RunError, printable
 from pbtrl.storage.json_files import SCHEMA, read_json
 from pbtrl.storage.run_directory import RunDirectory
-from pbtrl.storage.run_lookup import RUN_NAME, SWEEP_FILE
+from pbtrl.storage.run_lookup import SWEEP_FILE
 from pbtrl.storage.run_state import State, state
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json

@@ -120,7 +120,7 @@ class PBT(Strategy):
         """
         if self.exploit.method == "none" or self._is_reference(population, member):
             return False
-        return member.given_up <= self.max_consecutive_failures
+        return member.consecutive_failures <= self.max_consecutive_failures
 
     def ready_interval(self, population: Population) -> int:
         """Return the env steps between two exploits of a member: a slice, multiplied at each stagnation by `grow`.

@@ -42,7 +42,7 @@ class RLSearchSettings(TrialSettings):
     model: ModelRules = field(default_factory=ModelRules)
 
     @override
-    def count(self, config: Any) -> int:
+    def count_trials(self, config: Any) -> int:
         return self.trials
 
     @override
@@ -62,7 +62,7 @@ class RLSearchSettings(TrialSettings):
             text = f"{size} members are more than a batch of {self.batch_size}, which is all that trains at once"
             yield ConfigProblem(text, ("population", "size"), ("strategy", "batch_size"))
         steps = budget.env_steps_per_member
-        if steps is not None and budget.total_steps is not None and budget.total_steps <= steps * self.batch_size:
+        if budget.total_steps is not None and budget.total_steps <= steps * self.batch_size:
             text = f"{budget.total_steps:,} is no more than a batch, {self.batch_size} trials of {steps:,}: the agent "
             yield ConfigProblem(text + "would never learn", ("budget", "total_steps"), ("strategy", "batch_size"))
 

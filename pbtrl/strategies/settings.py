@@ -74,12 +74,16 @@ class StrategySettings(SettingsSection):
         return False
 
     @property
-    def trials(self) -> int | None:
-        """Number of trials, if members are trials that come and go; True if the budget determines it, else None.
+    def runs_trials(self) -> bool:
+        """True if members are trials that come and go.
 
-        With trials, `population.size` is the number of members that train at once, and `budget.total_steps` ends the
-        run but is not shared among the members.
+        Then `population.size` is the number of members that train at once, and `budget.total_steps` ends the run but is
+        not shared among the members.
         """
+        return False
+
+    def count_trials(self, config: Any) -> int | None:
+        """Return the number of trials of the whole run; None if it is unknown. `config` is the whole `Config`."""
         return None
 
     def slice_steps(self, steps_per_member: int) -> int:

@@ -44,22 +44,23 @@ class TrialSettings(StrategySettings):
 
     @property
     @override
-    def trials(self) -> int | None:
+    def runs_trials(self) -> bool:
         return True
 
-    def count(self, config: Any) -> int:
+    @override
+    def count_trials(self, config: Any) -> int:
         """Return the number of trials of the whole run."""
         raise NotImplementedError
 
     def planned(self, config: Any) -> int:
         """Return the env steps of the whole run, if nothing ends it before; by default all trials train to the end."""
         steps: int = config.steps_per_member
-        return self.count(config) * steps
+        return self.count_trials(config) * steps
 
     @override
     def total_steps(self, config: Any) -> int | None:
         """Return the planned env steps, or `budget.total_steps` if that is less."""
-        if not self.trials:
+        if not self.runs_trials:
             return None
         cap = config.budget.total_steps
         return self.planned(config) if cap is None else min(cap, self.planned(config))
@@ -67,13 +68,13 @@ class TrialSettings(StrategySettings):
     @override
     def validate(self, config: Any) -> Iterator[ConfigProblem]:
         """Yield mistakes between the number of trials, their budget and the number of places."""
-        if not self.trials or config.budget.env_steps_per_member is None:
+        if not self.runs_trials:
             return
         problems = list(self.check(config))
         yield from problems
         if problems:
             return
-        size, count = config.population.size, self.count(config)
+        size, count = config.population.size, self.count_trials(config)
         if size > count:
             text = f"{size} is more than the number of trials, {count:,}: at most that many can train at once"
             yield ConfigProblem(text, ("population", "size"))
@@ -98,8 +99,14 @@ class RandomSearchSettings(TrialSettings):
     name: Literal["random_search"] = "random_search"
     trials: Count | None = None
 
+    @property
     @override
-    def count(self, config: Any) -> int:
+    def runs_trials(self) -> bool:
+        """True with `trials`; by default members stay."""
+        return self.trials is not None
+
+    @override
+    def count_trials(self, config: Any) -> int:
         """Return the number of draws."""
         return self.trials or int(config.population.size)
 
@@ -120,7 +127,7 @@ class GridSettings(TrialSettings):
     points: Annotated[Count, Field(le=LARGEST_GRID)] = 3
 
     @override
-    def count(self, config: Any) -> int:
+    def count_trials(self, config: Any) -> int:
         """Return the number of points of the grid."""
         from pbtrl.strategies.grid import grid_size
 
@@ -156,8 +163,14 @@ class FixedSettings(TrialSettings):
     values: dict[str, Value] = field(default_factory=dict)
     trials: Count | None = None
 
+    @property
     @override
-    def count(self, config: Any) -> int:
+    def runs_trials(self) -> bool:
+        """True with `trials`; by default members stay."""
+        return self.trials is not None
+
+    @override
+    def count_trials(self, config: Any) -> int:
         return self.trials or int(config.population.size)
 
     @override
@@ -197,7 +210,7 @@ class BayesianSettings(TrialSettings):
     startup_trials: Count = 10
 
     @override
-    def count(self, config: Any) -> int:
+    def count_trials(self, config: Any) -> int:
         return self.trials
 
     @override
@@ -251,7 +264,7 @@ class RungSettings(TrialSettings):
         raise NotImplementedError
 
     @override
-    def count(self, config: Any) -> int:
+    def count_trials(self, config: Any) -> int:
         """Return the number of trials of all brackets."""
         return sum(bracket.sizes[0] for bracket in self._planned(config))
 
@@ -270,8 +283,8 @@ class RungSettings(TrialSettings):
             text += f"{horizon:,}: there is no rung below it"
             where = ("eta",) if self.min_steps is None else ("min_steps",)
             yield ConfigProblem(text, ("strategy", *where), ("budget", "env_steps_per_member"))
-        if self.trials is not True and self.trials is not None and self.trials < self.eta:
-            text = f"{self.trials} trials are fewer than eta ({self.eta}): none would ever go on"
+        elif (count := self.count_trials(config)) < self.eta:
+            text = f"{count} trials are fewer than eta ({self.eta}): none would ever go on"
             yield ConfigProblem(text, ("strategy", "trials"), ("strategy", "eta"))
 
     def _lowest(self, horizon: int, block: int) -> int | Fraction:

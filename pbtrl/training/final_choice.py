@@ -6,7 +6,6 @@ evaluated on selection seeds, and the chosen one again on other seeds. Only that
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from itertools import islice
@@ -15,6 +14,7 @@ from typing import Any
 
 from pbtrl.config.schema import Config
 from pbtrl.core.population import Population
+from pbtrl.core.seeding import evaluation_seed
 from pbtrl.errors import SnapshotError
 from pbtrl.storage.best_member import snapshot_digest
 from pbtrl.storage.json_files import SCHEMA
@@ -41,14 +41,14 @@ def choose(config: Config, run: RunDirectory, population: Population, seconds: f
     final = config.final
     half = None if seconds is None else seconds / 2
     selection = scoring.evaluate(
-        config, run, names, episodes=final.selection_episodes, seed=evaluation_seed(config, "selection"), seconds=half,
-        held_out=False,
+        config, run, names, episodes=final.selection_episodes, seed=evaluation_seed(config.seed, "selection"),
+        seconds=half, held_out=False,
     )  # fmt: skip
     scores = [s["return_mean"] if is_scored(s) else -math.inf for s in selection]
     name = names[max(range(len(scores)), key=lambda i: (scores[i], -i))]
     left = None if seconds is None else seconds - (time.monotonic() - started)
     (score,) = scoring.evaluate(
-        config, run, [name], episodes=final.episodes, seed=evaluation_seed(config, "final"), seconds=left
+        config, run, [name], episodes=final.episodes, seed=evaluation_seed(config.seed, "final"), seconds=left
     )
     chosen = population.members[score["member"]]
     best = {
@@ -88,9 +88,3 @@ def candidates(config: Config, run: RunDirectory, population: Population) -> lis
     if names and not chosen:
         raise SnapshotError(f"{run}: no intact snapshot among the candidates for the best: {', '.join(names)}")
     return chosen
-
-
-def evaluation_seed(config: Config, purpose: str) -> int:
-    """Derive a seed from the run's that training never uses, one for each purpose."""
-    digest = hashlib.sha256(f"{config.seed}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")

@@ -24,6 +24,7 @@ from typing import Any
 
 from pbtrl.config.schema import Config
 from pbtrl.core.messages import Hyperparameters
+from pbtrl.core.seeding import evaluation_seed
 from pbtrl.errors import RunError
 from pbtrl.reporting.schedule import DiscoveredSchedule, constant_settings, discover
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
@@ -35,7 +36,6 @@ from pbtrl.storage.stored_config import check_imports, load_stored_config
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
 from pbtrl.training import scoring
-from pbtrl.training.final_choice import evaluation_seed
 from pbtrl.training.session import SessionHooks, SessionResult
 from pbtrl.training.start import start_part
 
@@ -135,7 +135,7 @@ class Replay:
             tree["init_from"] = f"{self.original.run.path.resolve()}/initial"
         return {
             **tree,
-            "seed": evaluation_seed(self.config, "replay training"),
+            "seed": evaluation_seed(self.config.seed, "replay training"),
             "population": {"size": self.seeds, "mode": self.config.population.mode},
             "budget": {"env_steps_per_member": self.original.steps},
             "strategy": {
@@ -150,7 +150,7 @@ class Replay:
         """Evaluate members of one run, given by their snapshots."""
         results = scoring.evaluate(
             config, run, [s for s in snapshots.values() if s],
-            episodes=self.config.final.episodes, seed=evaluation_seed(self.config, "replay"),
+            episodes=self.config.final.episodes, seed=evaluation_seed(self.config.seed, "replay"),
         )  # fmt: skip
         means = {r["member"]: r["return_mean"] for r in results if scoring.is_scored(r)}
         statistics = scoring.return_statistics(list(means.values())) if means else {}

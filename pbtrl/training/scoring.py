@@ -56,16 +56,16 @@ def evaluate(
     agents = [h.get(AGENT) for h in hyperparameters]
     play = make_evaluator(config)
     metric = fitness_name(config)
-    options: dict[str, Any] = {"deterministic": deterministic, "seconds": seconds, "held_out": held_out}
-    if camera:
-        options["camera"] = camera
-    played = play(rows, hyperparameters, episodes=episodes, seed=seed, **options)
+    played = play(
+        rows, hyperparameters, episodes=episodes, seed=seed, deterministic=deterministic, seconds=seconds,
+        held_out=held_out, camera=camera,
+    )  # fmt: skip
     return [
         {
             "member": name.split("/")[0],
             "agent": agent or (config.agent.name if config.agent else None),
             "metric": "return" if metric == "fitness" and config.env else metric,
-            "held_out": getattr(one, "held_out", False),
+            "held_out": one.held_out,
             "snapshot": name,
             "env_steps": step,
             "episodes": len(one.returns),

@@ -38,6 +38,7 @@ from pbtrl.reporting.terminal import View
 from pbtrl.storage.best_member import referenced_snapshots
 from pbtrl.storage.journal import Journal, read_journal
 from pbtrl.storage.metrics_log import last_reported_step
+from pbtrl.storage.parsing import parse_best
 from pbtrl.storage.references import cli_reference, run_reference
 from pbtrl.storage.retention import Retention
 from pbtrl.storage.run_directory import RunDirectory
@@ -140,7 +141,7 @@ class Session:
         executor.close()
         if reason == "interrupted":
             return self._stopped(controller)
-        if all(m.lost for m in self.population.members.values()):
+        if all(m.given_up for m in self.population.members.values()):
             again = f"when the cause is fixed: pbtrl resume {cli_reference(run, self.config)}"
             return self._failed(f"no member survived: {self._last_error()}; {again}")
         try:
@@ -160,8 +161,9 @@ class Session:
         if unscored := scoring.unscored(self.config, [best["evaluation"]]):
             return self._failed(f"{unscored}; to choose again: pbtrl resume {cli_reference(run, self.config)}")
         self._end("finish", "finished", reason, controller.seconds)
-        board.describe(best)
-        text = closing_text(best, run, run_reference(run), cli_reference(run, self.config))
+        result = parse_best(best)
+        board.describe(result)
+        text = closing_text(result, run, run_reference(run), cli_reference(run, self.config))
         self.hooks.presenter.finish(run, best, text)
         return SessionResult(run.path, "finished", signal_exit=self.signals.code)
 

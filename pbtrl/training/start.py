@@ -181,7 +181,7 @@ def _check_space(run: RunDirectory, config: Config, each: int) -> None:
 def _overridden(run: RunDirectory, stored: Config, overrides: Sequence[str]) -> Config:
     """Apply overrides to the stored config; if total_steps determined the members' budgets, it still does."""
     own = "budget.env_steps_per_member"
-    shared = stored.budget.total_steps is not None and not stored.strategy.trials
+    shared = stored.budget.total_steps is not None and not stored.strategy.runs_trials
     total = with_setting(stored, own, None).steps_per_member if shared else None
     if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
         overrides = [f"{own}=null", *overrides]
@@ -198,7 +198,7 @@ def _nothing_to_do(run: RunDirectory, config: Config, reason: str) -> str:
         "wall clock": f"budget.wall_clock={2 * (budget.wall_clock or 0):.0f}s",
         "fitness reached": "budget.until_fitness=null",
         "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
-    }.get(reason, None if config.strategy.trials else f"budget.env_steps_per_member={2 * config.steps_per_member}")
+    }.get(reason, None if config.strategy.runs_trials else f"budget.env_steps_per_member={2 * config.steps_per_member}")
     if more is None:
         return f"{run} is finished ({reason}): nothing to do"
     return f"{run} is finished ({reason}): nothing to do. To continue: pbtrl resume {cli_reference(run, config)} {more}"

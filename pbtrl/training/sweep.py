@@ -20,7 +20,7 @@ from pbtrl.config.resume import differences
 from pbtrl.core.records import duration
 from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
 from pbtrl.reporting.sweep_tables import EQUAL, plan_table
-from pbtrl.storage.best_member import read_final_scores
+from pbtrl.storage.best_member import read_best
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_creation import group_folder
@@ -92,10 +92,10 @@ class SweepRun:
             _, records, population = run.load()
             row["steps"], row["seconds"] = population.step, duration(records)
             if row["state"] == "finished":
-                if (chosen := read_final_scores(run)) is None:
+                if (best := read_best(run)) is None:
                     again = f"pbtrl resume {cli_reference(run, self.arm.config)}"
                     raise DamagedError(f"{run.best_file} is missing: `{again}` chooses again")
-                row["score"] = chosen.score
+                row["score"] = best.evaluation.return_mean
             else:
                 row["reason"] = read_run_info(run).get("reason")
         except DamagedError as error:

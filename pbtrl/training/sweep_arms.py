@@ -15,7 +15,6 @@ from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.core.naming import EVALUATOR
 from pbtrl.errors import ConfigError
-from pbtrl.strategies.trial_settings import TrialSettings
 
 ConfigInput = str | Path | Mapping[str, Any]
 """A YAML file, the name of a shipped config, or plain values."""
@@ -65,9 +64,9 @@ class Arm:
     def trains(self) -> str:
         """Number of its members or trials in words: `8 members`, `64 trials`, `22 members (6 evaluators)`."""
         strategy, size = self.config.strategy, self.config.population.size
-        if strategy.trials is not None:
-            count = strategy.count(self.config) if isinstance(strategy, TrialSettings) else strategy.trials
-            return "trials" if count is True else _counted(count, "trial")
+        if strategy.runs_trials:
+            count = strategy.count_trials(self.config)
+            return "trials" if count is None else _counted(count, "trial")
         evaluators = sum(role.startswith(EVALUATOR) for role in strategy.roles(size).values())
         return _counted(size, "member") + (f" ({_counted(evaluators, 'evaluator')})" if evaluators else "")
 

@@ -11,6 +11,7 @@ import pytest
 
 from pbtrl.cli import main as cli
 from pbtrl.config.load import parse
+from pbtrl.core.naming import RUN_NAME
 from pbtrl.storage import references, run_creation, run_lookup
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.training import scoring
@@ -116,8 +117,8 @@ def test_folder_is_never_a_config(pbtrl: Command):
 def test_generated_names_are_legal(env: str):
     config = parse(f"env: {{id: '{env}'}}\nbudget: {{total_steps: 1000}}")
     name = run_creation.default_name(config.label)
-    assert run_lookup.RUN_NAME.fullmatch(name)
-    assert run_lookup.RUN_NAME.fullmatch(f"{name[:58]}-99999")
+    assert RUN_NAME.fullmatch(name)
+    assert RUN_NAME.fullmatch(f"{name[:58]}-99999")
     assert name[:58] == name
 
 

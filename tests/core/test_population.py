@@ -49,7 +49,7 @@ def test_assignment_is_pending_until_answered() -> None:
     assert population.pending == [two]
     population.record(answer(died(two)))
     assert population.pending == []
-    assert population.members["m01"].lost
+    assert population.members["m01"].given_up
 
 
 def test_report_moves_the_member() -> None:
@@ -223,12 +223,12 @@ def test_copy_or_fresh_start_clears_the_members_history() -> None:
 
 
 def test_ranking_is_best_first_without_broken_members() -> None:
-    population = after_one_slice(2.0, "diverged", 3.0, None, "lost", 3.0, -1.0)
+    population = after_one_slice(2.0, "diverged", 3.0, None, "given up", 3.0, -1.0)
     assert [m.id for m in population.ranking()] == ["m02", "m05", "m00", "m06"]
     best = population.best
     assert best is not None
     assert best.id == "m02"
-    assert after_one_slice("lost", None).best is None
+    assert after_one_slice("given up", None).best is None
 
 
 # Snapshots that must stay
@@ -264,11 +264,13 @@ def test_resume_checks_lost_snapshots_again() -> None:
     assert population.lost_snapshots == set()
 
 
-@pytest.mark.parametrize(("fates", "lost"), [(("lost", 1.0), [True, False]), (("lost", "lost"), [False, False])])
-def test_resume_revives_members_only_if_none_survived(fates: Any, lost: list[bool]) -> None:
+@pytest.mark.parametrize(
+    ("fates", "given_up"), [(("given up", 1.0), [True, False]), (("given up",) * 2, [False, False])]
+)
+def test_resume_revives_members_only_if_none_survived(fates: Any, given_up: list[bool]) -> None:
     population = after_one_slice(*fates)
     population.record(RunResumed())
-    assert [m.lost for m in population.members.values()] == lost
+    assert [m.given_up for m in population.members.values()] == given_up
 
 
 def test_parent_of_a_pending_copy_is_needed() -> None:

@@ -43,7 +43,7 @@ def check_sessions(pbtrl: Command) -> JournalWriter:
     tracked(pbtrl)
     w.report("m01", 7.0)
     w.end("finish")
-    (w.run / "best.json").write_text(json.dumps({"member": "m01", "evaluation": {"return_mean": 6.5}}))
+    w.choose("m01", 6.5)
     tracked(pbtrl)
     assert tracked(pbtrl) == "nothing is new\n"
     client = mlflow.MlflowClient()

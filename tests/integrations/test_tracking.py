@@ -267,14 +267,14 @@ def test_killed_session_doubles_nothing(tmp_path: Path) -> None:
 def test_result_is_sent_again_if_the_run_was_continued(tmp_path: Path) -> None:
     w = one_copy(tmp_path / "a")
     w.end("finish")
-    (w.run / "best.json").write_text(json.dumps({"member": "m00", "evaluation": {"return_mean": 2.5}}))
+    w.choose("m00", 2.5)
     seen = Recorder()
     session(w, seen)
     w.report("m00", 9.0)
     w.end("finish")
     session(w, seen)
     assert [outcome.members[0]["fitness"] for outcome in seen.outcomes] == [3.0, pytest.approx(5.0)]
-    assert seen.outcomes[1].best["evaluation"]["return_mean"] == 2.5
+    assert seen.outcomes[1].best.evaluation.return_mean == 2.5
     assert [e.member for e in seen.outcomes[1].exploits] == ["m01"]  # also those of earlier sessions
     assert seen.outcomes[1].files == [w.run / "journal.jsonl"]
 

@@ -103,7 +103,7 @@ def test_sessions_make_one_run_per_member(pbtrl: Command) -> None:
     assert out.startswith(f"W&B project lab, group a-{group}, offline; to send it: wandb sync ")
     w.report("m01", 7.0)
     w.end("finish")
-    (w.run / "best.json").write_text(json.dumps({"member": "m01", "evaluation": {"return_mean": 6.5}}))
+    w.choose("m01", 6.5)
     tracked(pbtrl, w)
     assert tracked(pbtrl, w) == "nothing is new\n"
     result = Offline()

@@ -20,7 +20,7 @@ from pbtrl.reporting.comparison.run_curves import RunCurve, RunCurves
 from pbtrl.reporting.comparison.runs import load, read_settings
 from pbtrl.storage.run_directory import RunDirectory
 from tests.command import Command
-from tests.journal_writer import JournalWriter
+from tests.journal_writer import JournalWriter, best_json
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -41,9 +41,7 @@ def write_run(
     w.end(end)
     (w.run / "config.resolved.yaml").write_text(yaml.safe_dump({"name": name, "seed": seed, **config}))
     if score is not None:
-        evaluation = {"member": "m00", "return_mean": score, "ci95": [score - 1, score + 1]}
-        best = {"schema": 1, "member": "m00", "snapshot": "m00/000000", "evaluation": evaluation, "selection": []}
-        (w.run / "best.json").write_text(json.dumps(best))
+        w.choose("m00", score, ci95=[score - 1, score + 1])
     return w.run
 
 
@@ -242,10 +240,12 @@ def test_named_run_that_is_damaged_is_an_error(pbtrl: Command, sweep: Path) -> N
     assert result.code == 4
     assert result.err.count("\n") == 1
     (sweep / "pbt-2" / "best.json").write_text("{}")
-    (sweep / "pbt-3" / "best.json").write_text('{"evaluation": {"return_mean": "x"}, "member": "m00"}')
-    with pytest.raises(DamagedError, match="pbt-3"):
-        compare_one(sweep / "pbt-3")
-    assert not compare_one(sweep / "pbt-2").runs
+    (sweep / "pbt-3" / "best.json").write_text(json.dumps(best_json("m00", "x")))
+    for name in ("pbt-2", "pbt-3"):
+        with pytest.raises(DamagedError, match=rf"{name}/best\.json cannot be read"):
+            compare_one(sweep / name)
+    (sweep / "pbt-0" / "best.json").unlink()
+    assert not compare_one(sweep / "pbt-0").runs
 
 
 def compare_one(run: Path) -> Any:

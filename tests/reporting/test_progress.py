@@ -6,15 +6,18 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from pbtrl.core.population import FitnessRule
-from pbtrl.reporting import formatting, live_table, progress_lines, summary, terminal
+from pbtrl.reporting import formatting, live_table, progress_lines, summary, tables, terminal
 from pbtrl.reporting.live_status import LiveStatus
+from pbtrl.storage import run_status
+from pbtrl.storage.parsing import parse_best
 from pbtrl.storage.run_directory import RunDirectory
-from tests.journal_writer import JournalWriter, many_trials, one_copy
+from tests.journal_writer import JournalWriter, best_json, many_trials, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -121,6 +124,21 @@ def test_states(tmp_path: Path):
     w.fail("m03", given_up=True)
     states = {r.member: r.state for r in standings.rows()}
     assert states == {"m00": "done", "m01": "waiting", "m02": "diverged", "m03": "given up", "m04": "train"}
+    w.retire("m02", "m03")
+    states = {r.member: r.state for r in standings.rows()}
+    assert (states["m02"], states["m03"]) == ("retired", "retired")
+    assert {m["id"]: m["state"] for m in run_status.status(RunDirectory(w.run))["members"]} == states
+
+
+def test_evaluator_names_whom_it_evaluates(tmp_path: Path):
+    w, standings, _ = started(tmp_path, size=3, roles={"m02": "evaluator"})
+    w.decide(w.next("m00"), w.next("m01"))
+    w.report("m00", 1.0)
+    w.report("m01", 2.0)
+    w.decide(w.next("m02", donor="m01", hparams_donor="m00"))
+    (evaluator,) = (r for r in standings.rows() if r.role)
+    assert (evaluator.state, evaluator.activity) == ("train", "evaluates m01 under m00")
+    assert evaluator.activity in tables.members(run_status.status(RunDirectory(w.run))).rows[-1]
 
 
 def test_failures_and_divergence_are_shown(tmp_path: Path):
@@ -389,23 +407,23 @@ def test_opening_of_a_resumed_run_shows_its_progress(tmp_path: Path):
     assert "agent" not in text
 
 
+def closing_text(w: JournalWriter, member: str, score: float, **changes: Any) -> str:
+    return summary.closing_text(parse_best(best_json(member, score, **changes)), RunDirectory(w.run))
+
+
 def test_summary_names_best_schedule_and_next_commands(tmp_path: Path):
     w = one_copy(tmp_path / "pong")
     w.report("m01", 4.0)
-    best = {
-        "member": "m01",
-        "snapshot": "m01/000001",
-        "evaluation": {"return_mean": 3.5, "ci95": [3.1, 3.9], "episodes": 30},
-    }
-    text = summary.closing_text(best, RunDirectory(w.run))
+    score = {"member": "m01", "score": 3.5, "snapshot": "m01/000001", "ci95": [3.1, 3.9]}
+    text = closing_text(w, **score)
     assert "m01 (m01/000001): mean return 3.50, 95 % interval 3.10 to 3.90, 30 fresh episodes" in text
     assert "learning_rate 0.01 -> 5.0e-3 from 100" in text
     assert "unroll_length 20\n" in text
     assert "0:00:50" in text
     assert "pbtrl tb last | pbtrl eval last | pbtrl report last" in text
     assert str(w.run) in text
-    best["evaluation"] |= {"truncated": 3, "max_steps": 1000, "timed_out": False}
-    assert "30 fresh episodes; 3 of 30 episodes cut at 1,000 steps\n" in summary.closing_text(best, RunDirectory(w.run))
+    text = closing_text(w, **score, truncated=3, max_steps=1000, timed_out=False)
+    assert "30 fresh episodes; 3 of 30 episodes cut at 1,000 steps\n" in text
 
 
 @pytest.mark.parametrize(
@@ -420,7 +438,7 @@ def test_summary_names_best_schedule_and_next_commands(tmp_path: Path):
 def test_summary_warns_if_best_lineage_ends_at_a_bound(tmp_path: Path, bounds, warning: str | None):
     w = one_copy(tmp_path / "pong", bounds={"": bounds})
     w.report("m01", 4.0)
-    text = summary.closing_text({"member": "m01", "snapshot": "m01/000001"}, RunDirectory(w.run))
+    text = closing_text(w, "m01", 4.0, snapshot="m01/000001")
     assert (warning in text) if warning else ("bounds" not in text)
 
 
@@ -429,7 +447,7 @@ def test_long_schedule_is_abbreviated(tmp_path: Path):
     for i in range(9):
         w.decide(w.next("m00", hyperparameters={"learning_rate": 0.1 * (i + 1)}))
         w.report("m00", 1.0)
-    text = summary.closing_text({"member": "m00", "snapshot": "m00/000008"}, RunDirectory(w.run))
+    text = closing_text(w, "m00", 1.0, snapshot="m00/000008")
     assert "learning_rate 0.1 -> 0.2 from 100 -> (6 more) -> 0.9 from 800" in text
 
 

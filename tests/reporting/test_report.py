@@ -19,7 +19,7 @@ from pbtrl.reporting import html_report, plots
 from pbtrl.reporting.plots import PLOTS, RunData, draw
 from pbtrl.storage.run_directory import RunDirectory
 from tests.command import Command, spawn
-from tests.journal_writer import JournalWriter, one_copy
+from tests.journal_writer import JournalWriter, best_json, one_copy
 from tests.reporting.html_checks import checked
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
@@ -189,7 +189,7 @@ def test_text_from_a_run_is_escaped(tmp_path: Path) -> None:
     w.fail("m00", EVIL)
     w.report("m00", 1.0)
     (run / "run.json").write_text(json.dumps({"command": [EVIL], "versions": {EVIL: EVIL}, "git": EVIL}))
-    (run / "best.json").write_text(json.dumps({"member": "m00", "snapshot": EVIL, "evaluation": {"episodes": EVIL}}))
+    w.choose(EVIL, 1.0, snapshot=EVIL)
     page = html_report.write_report(RunDirectory(run))[0].read_text()
     assert page.count("&lt;script&gt;alert(1)") >= 8
     assert "<script" not in page
@@ -197,14 +197,14 @@ def test_text_from_a_run_is_escaped(tmp_path: Path) -> None:
     checked(page)
 
 
-@pytest.mark.parametrize("best", [{"member": 3}, {}, {"member": "m00", "evaluation": 3}, {"evaluation": {}}])
+@pytest.mark.parametrize("best", [
+    {}, {"member": 3}, {"evaluation": {}}, {**best_json("m00", 1.0), "evaluation": 3}, best_json("m00", "x"),
+    best_json("m00", 1.0, ci95=[1.0]), best_json("m00", 1.0, episodes="<b>"),
+])  # fmt: skip
 def test_malformed_best_json_is_reported_as_damage(tmp_path: Path, best: dict[str, Any]) -> None:
     w = one_copy(tmp_path / "a")
     (w.run / "best.json").write_text(json.dumps(best))
-    if best and best != {"member": 3}:
-        with pytest.raises(errors.DamagedError, match=r"best\.json cannot be read"):
-            html_report.write_report(RunDirectory(w.run))
-    else:
+    with pytest.raises(errors.DamagedError, match=r"best\.json cannot be read"):
         html_report.write_report(RunDirectory(w.run))
 
 
@@ -328,7 +328,7 @@ def test_best_of_an_earlier_session_is_marked(tmp_path: Path) -> None:
     w.decide(w.next("m00"))
     w.report("m00", 1.0)
     w.end("finish")
-    (w.run / "best.json").write_text(json.dumps({"member": "m00", "snapshot": "m00/000000", "evaluation": {}}))
+    w.choose("m00", 1.0)
     assert "<h2>Best member</h2>" in html_report.write_report(RunDirectory(w.run))[0].read_text()
     w.decide(w.next("m00", hyperparameters={"learning_rate": 0.777, "unroll_length": 3}))
     w.report("m00", 1.0)

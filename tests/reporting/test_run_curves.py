@@ -10,9 +10,9 @@ import pytest
 from pbtrl.core.population import FitnessRule
 from pbtrl.errors import DamagedError
 from pbtrl.reporting.comparison.run_curves import RunCurve, RunCurves, run_curves
-from pbtrl.storage.best_member import read_final_scores
+from pbtrl.storage.best_member import read_best
 from pbtrl.storage.run_directory import RunDirectory
-from tests.journal_writer import JournalWriter
+from tests.journal_writer import JournalWriter, best_json
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -145,12 +145,10 @@ def test_finished_trial_is_scored_by_the_final_choice(tmp_path: Path) -> None:
         w.start(f"m{place:02d}")
         w.report(f"m{place:02d}", value)
         w.retire(f"m{place:02d}")
-    selection = [{"member": "m01", "return_mean": 7.5}, {"member": "m00", "return_mean": 4.5}]
-    best = {"member": "m01", "selection": selection, "evaluation": {"member": "m01", "return_mean": 7.0}}
-    (w.run / "best.json").write_text(json.dumps(best))
-    chosen = read_final_scores(RunDirectory(w.run))
-    assert chosen
-    result = curves(w, chosen.score, chosen.means)
+    w.choose("m01", 7.0, selection={"m01": 7.5, "m00": 4.5})
+    best = read_best(RunDirectory(w.run))
+    assert best
+    result = curves(w, best.evaluation.return_mean, best.means)
     assert points(result.best) == [(100, 4.5), (200, 7.0), (300, 7.0)]
     assert points(result.median) == [(100, 5.0), (200, 6.5), (300, 6.0)]  # dead trials count
 
@@ -158,19 +156,15 @@ def test_finished_trial_is_scored_by_the_final_choice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damaged",
     [
-        {"member": "m00", "evaluation": {"member": "m00", "return_mean": 1.0, "ci95": ["0", "nan"]}},
-        {
-            "member": "m00",
-            "selection": [{"member": "m01", "return_mean": "x"}],
-            "evaluation": {"member": "m00", "return_mean": 1.0},
-        },
+        best_json("m00", 1.0, ci95=["0", "nan"]),
+        best_json("m00", 1.0, selection={"m01": "x"}),
     ],
 )
 def test_damaged_scores_are_one_error(tmp_path: Path, damaged: dict[str, object]) -> None:
     w = JournalWriter(tmp_path / "a", size=2)
     (w.run / "best.json").write_text(json.dumps(damaged))
     with pytest.raises(DamagedError, match=r"best\.json cannot be read"):
-        read_final_scores(RunDirectory(w.run))
+        read_best(RunDirectory(w.run))
 
 
 def test_values_that_are_not_finite_are_no_points(tmp_path: Path) -> None:

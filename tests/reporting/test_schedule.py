@@ -78,7 +78,7 @@ def test_formats_hold_every_digit(tmp_path: Path) -> None:
 def test_best_is_that_of_the_final_choice_or_else_the_fittest(tmp_path: Path) -> None:
     w = copied_late(tmp_path / "a")
     assert discover(RunDirectory(w.run)).snapshot == "m01/000002"
-    (w.run / "best.json").write_text(json.dumps({"snapshot": "m00/000001"}))
+    w.choose("m00", 1.0, snapshot="m00/000001")
     assert discover(RunDirectory(w.run)).points == [(0, FIRST)]
     assert discover(RunDirectory(w.run)).steps == 200
     assert discover(RunDirectory(w.run), "m00").points == [(0, FIRST), (200, SECOND)]
@@ -96,7 +96,7 @@ def test_member_without_a_schedule_is_an_error(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(RunError, match=re.escape(message)):
             discover(RunDirectory(w.run), member)
-    (w.run / "best.json").write_text(json.dumps({"snapshot": "m00/000001"}))
+    w.choose("m00", 1.0, snapshot="m00/000001")
     with pytest.raises(DamagedError, match="no report of m00/000001"):
         discover(RunDirectory(w.run))
 

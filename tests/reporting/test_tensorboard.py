@@ -5,18 +5,19 @@ import math
 import re
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from pbtrl.core.scores import BestMember
 from pbtrl.reporting.tensorboard_hparams import layout
 from pbtrl.reporting.tensorboard_writer import TensorBoardWriter
 from pbtrl.storage import metrics_log
+from pbtrl.storage.parsing import parse_best
 from pbtrl.storage.run_directory import RunDirectory
-from tests.journal_writer import START, JournalWriter, one_copy
+from tests.journal_writer import START, JournalWriter, best_json, one_copy
 
 pytestmark = pytest.mark.usefixtures("quick_disk")
 
@@ -161,7 +162,7 @@ def hparams_of(run: Path, member: str) -> dict[str, object]:
     return {name: getattr(v, v.WhichOneof("kind")) for name, v in start.hparams.items()}
 
 
-def described(tmp_path: Path, best: dict[str, Any]) -> JournalWriter:
+def described(tmp_path: Path, best: BestMember) -> JournalWriter:
     """m01 copied m00 and halved its learning rate; the run has ended."""
     w = one_copy(tmp_path / "pong")
     w.listener = TensorBoardWriter(RunDirectory(w.run), w.header, w.population)
@@ -173,11 +174,8 @@ def described(tmp_path: Path, best: dict[str, Any]) -> JournalWriter:
     return w
 
 
-BEST = {
-    "member": "m01",
-    "evaluation": {"return_mean": 8.5},
-    "selection": [{"member": "m01", "return_mean": 7.0}, {"member": "m00", "return_mean": None}],
-}
+SELECTION = {"m01": 7.0, "m00": None}
+BEST = parse_best(best_json("m01", 8.5, selection=SELECTION))
 
 
 def test_hparams_tab_has_first_and_last_values_and_scores(tmp_path: Path):
@@ -218,7 +216,7 @@ def test_hparams_of_a_continued_run_replace_the_first(tmp_path: Path):
     w.listener = TensorBoardWriter(RunDirectory(w.run), w.header, w.population, resume=True)
     w.decide(w.next("m01", hyperparameters={"learning_rate": 0.5, "unroll_length": 20}))
     w.report("m01", 1.0)
-    w.listener.describe({**BEST, "evaluation": {"return_mean": 1.5}})
+    w.listener.describe(parse_best(best_json("m01", 1.5, selection=SELECTION)))
     w.listener.close()
     assert hparams_of(w.run, "m01")["learning_rate (final)"] == 0.5
     assert curves(w.run, "m01")["final/score"] == [(300, 1.5)]
@@ -298,7 +296,7 @@ def test_odd_values_are_skipped_or_written(tmp_path: Path):
     w.metrics("m00", text='{"assignment": "m00/000000", "time": 1.0, "step": 20, "loss/policy": 1.0, "x')
     w.listener.tick()
     w.report("m00")
-    w.listener.describe({})
+    w.listener.describe(parse_best(best_json("m00", None)))
     w.listener.close()
     assert hparams_of(w.run, "m00")["network (final)"] == "deep"
     assert hparams_of(w.run, "m00")["flag (final)"] == "True"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pbtrl.agents.actor_critic import ActorCritic
-from pbtrl.core.seeding import env_seeds, seed_for
+from pbtrl.core.seeding import env_seeds, evaluation_seed, seed_for
 from pbtrl.envs import Vector
 from pbtrl.errors import SnapshotError
 from pbtrl.rl import cohort as module
@@ -82,6 +82,11 @@ def test_seeds_depend_on_root_and_purpose() -> None:
     assert len({*seeds}) > 990
     assert max(seeds) > 2**30
     assert min(seeds) >= 0
+
+
+def test_evaluation_seed_is_that_of_stored_runs() -> None:
+    """A repeated final choice plays the same episodes as that of tests/golden/run-0.1.0."""
+    assert evaluation_seed(1, "final") == 20583345126593592
 
 
 # Snapshots

@@ -12,11 +12,12 @@ from pbtrl import envs
 from pbtrl.agents.types import ActOutput, Inputs
 from pbtrl.build.rl import RLBuilder
 from pbtrl.config.load import config_from_dict
+from pbtrl.core.scores import EvaluationEpisodes
 from pbtrl.core.seeding import env_seeds
 from pbtrl.core.tensors import Tensors
 from pbtrl.envs import Vector
 from pbtrl.rl import evaluation
-from pbtrl.rl.evaluation import EvaluationEpisodes, evaluate
+from pbtrl.rl.evaluation import evaluate
 from tests.rl.scripted_envs import CountingAgent, scripted_envs
 
 torch.set_num_threads(1)  # as in every worker

@@ -27,8 +27,9 @@ from pbtrl.core.records import (
 )
 from pbtrl.errors import JournalError
 from pbtrl.storage.journal import JournalTail, Line, read_journal
-from pbtrl.storage.parsing import parse_record
+from pbtrl.storage.parsing import parse_best, parse_record
 from pbtrl.storage.run_header import RunHeader, read_header
+from tests.journal_writer import best_json
 
 HEADER = RunHeader("a", 1, 2, 1000, total=1500)
 GIVEN = Assignment(
@@ -240,3 +241,15 @@ def test_duration_and_changes() -> None:
     assert changes_made(records) == [{"elapsed": 3.0, "settings": {"a": 1}, "retired": ["m00"]}]
     assert RunChanged({"a": "x", "b": [1.5, 2]}, ("m00",)).text == "a x, b [1.5, 2], m00 retired"
     assert RunChanged({"a": 1}, request="r").to_json() == {"settings": {"a": 1}, "retired": (), "request": "r"}
+
+
+def test_best_json_of_an_older_version_is_read() -> None:
+    best = parse_best(json.loads(Path("tests/golden/run-0.1.0/best.json").read_text()))
+    assert (best.member, best.snapshot, best.evaluation.ci95) == ("m01", "m01/000002", None)
+    assert best.means == {"m01": 0.27354145023245935, "m00": 0.2499357643421959}
+
+
+def test_scores_that_are_not_finite_are_absent() -> None:
+    best = parse_best(best_json("m00", math.nan, ci95=[0.0, math.inf], selection={"m01": None}))
+    assert (best.evaluation.return_mean, best.evaluation.ci95) == (None, None)
+    assert best.means == {"m01": None, "m00": None}

@@ -433,5 +433,5 @@ def test_run_json_keeps_identity_and_reports_new_versions(tmp_path: Path):
     (warning,) = run_info.record_start(RunDirectory(run), command)
     assert warning.startswith(f"torch 1.0 -> {first['versions']['torch']} since the last session: ")
     again = run_info.read_run_info(RunDirectory(run))
-    assert (again["id"], again["created"], again["sittings"]) == (first["id"], first["created"], 2)
+    assert (again["id"], again["created"], again[run_info.SESSIONS]) == (first["id"], first["created"], 2)
     assert "hunter" not in (run / "run.json").read_text()

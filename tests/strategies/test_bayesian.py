@@ -230,7 +230,7 @@ def test_result_of_a_trial_is_its_fitness_at_the_horizon() -> None:
     slices(population, "m01", (10, 1.0))
     slices(population, "m02", (10, "diverged"))
     slices(population, "m03", (20, None))
-    slices(population, "m04", (10, "lost"))
+    slices(population, "m04", (10, "given up"))
     assert final_results(population, 20) == {"m00": 2.0, "m01": None, "m02": WORST, "m03": WORST, "m04": WORST}
 
 

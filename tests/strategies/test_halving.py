@@ -111,7 +111,7 @@ def test_ties_of_later_rungs_are_cut_by_member_id_too(tmp_path: Path) -> None:
 def test_failed_trials_fill_their_rung_but_never_go_on() -> None:
     population = Population(4, 0, LAST)
     slices(population, "m00", (10, "diverged"))
-    slices(population, "m01", (10, "lost"))
+    slices(population, "m01", (10, "given up"))
     slices(population, "m02", (10, None), (20, None))
     slices(population, "m03", (10, "diverged"))
     decided = sha(4, (10, 40), 2).decide(population)
@@ -205,11 +205,11 @@ def test_small_rungs_still_bring_one_trial_to_the_horizon(tmp_path: Path) -> Non
 
 
 def test_next_best_takes_the_place_of_one_that_broke() -> None:
-    """m03 was promoted and lost; m02 is the best one left."""
+    """m03 was promoted and given up; m02 is the best one left."""
     population = Population(4, 0, LAST)
     for place in range(4):
         slices(population, f"m{place:02d}", (10, float(place)))
-    slices(population, "m03", (40, "lost"))
+    slices(population, "m03", (40, "given up"))
     assert [(a.member, a.stop) for a in asha(4, (10, 40)).decide(population)] == [("m02", 40)]
 
 
@@ -267,7 +267,7 @@ def standing(*results: tuple[int, Any], slice_steps: int = 5) -> Trial:
         ([(10, None), (15, None), (30, None), (35, None), (90, None)], (WORST, WORST, WORST), False),
         ([(10, "diverged")], (WORST,), False),
         ([(5, 1.0), (10, 2.0), (15, "diverged")], (2.0, WORST), False),
-        ([(5, 1.0), (10, 2.0), (15, "lost")], (2.0, WORST), False),
+        ([(5, 1.0), (10, 2.0), (15, "given up")], (2.0, WORST), False),
         ([(10, math.nan), (15, 1.0)], (1.0,), False),
     ],
 )
@@ -296,7 +296,7 @@ def test_fitness_that_stays_absent_is_worse_than_any_other() -> None:
 
 def test_trial_that_broke_later_keeps_its_earlier_result() -> None:
     population = Population(2, 0, LAST)
-    slices(population, "m00", (10, 5.0), (20, "lost"))
+    slices(population, "m00", (10, 5.0), (20, "given up"))
     slices(population, "m01", (10, 4.0))
     trials = [trial(m, RUNGS, 10) for m in population.members.values()]
     assert [t.member.id for t in ranked(trials, 0)] == ["m00", "m01"]

@@ -39,7 +39,7 @@ def after(strategy: PBT, *results: SliceResult, seed: int = 0, rule: FitnessRule
     assignments = strategy.decide(population)
     population.record(decision(*assignments))
     for a, result in zip(assignments, results, strict=True):
-        if result == "lost":
+        if result == "given up":
             population.record(answer(died(a)))
         elif result == "diverged":
             population.record(answer(trained(a, diverged=True)))
@@ -161,7 +161,7 @@ def test_exploring_never_changes_the_agent() -> None:
             assert a.hyperparameters["lr"] != given["lr"]
 
 
-@pytest.mark.parametrize("broken", ["diverged", "lost"])
+@pytest.mark.parametrize("broken", ["diverged", "given up"])
 def test_rescue_uses_the_same_agent_or_a_fresh_start(broken: str) -> None:
     result = decided(pbt(), broken, 2, 3, broken, broken)
     assert (result["m00"].donor, result["m00"].parent) == ("m02", "m02/000000")
@@ -210,7 +210,7 @@ def test_member_continues_as_its_new_agent() -> None:
 
 
 def test_across_agents_any_healthy_member_rescues() -> None:
-    result = decided(pbt(across=True), "diverged", "lost", "diverged", "lost", 5)
+    result = decided(pbt(across=True), "diverged", "given up", "diverged", "given up", 5)
     assert {a.donor for m, a in result.items() if m != "m04"} == {"m04"}
     assert {a.hyperparameters[AGENT] for a in result.values()} == {"b"}
 

@@ -195,7 +195,7 @@ def test_minimum_gap_is_respected() -> None:
     assert copies(pbt(exploit=Exploit(min_gap=5.0)), after_one_slice(1.0, 5.9)) == {}
 
 
-BROKEN = [None, "diverged", "lost", math.nan]
+BROKEN = [None, "diverged", "given up", math.nan]
 
 
 @pytest.mark.parametrize("method", ["truncation", "binary_tournament", "t_test"])
@@ -217,11 +217,11 @@ def test_no_copies_without_any_fitness(results: list[SliceResult]) -> None:
     assert [(a.parent, a.donor) for a in decided] == [(f"m0{i}/000000", None) for i in range(4)]
 
 
-@pytest.mark.parametrize("broken", ["diverged", "lost"])
+@pytest.mark.parametrize("broken", ["diverged", "given up"])
 def test_broken_members_do_not_count_in_fractions(broken: str) -> None:
     population = after_one_slice(*range(100, 106))
     population.record(decision(a := assign(population, "m05")))
-    population.record(answer(died(a) if broken == "lost" else trained(a, 1.0, diverged=True)))
+    population.record(answer(died(a) if broken == "given up" else trained(a, 1.0, diverged=True)))
     strategy = pbt(exploit=Exploit(bottom=0.34, top=0.2))  # of five one, of six two
     assert {m: d for m, d in copies(strategy, population).items() if m != "m05"} == {"m00": "m04"}
 
@@ -336,7 +336,7 @@ def test_reference_members_only_donate() -> None:
     assert copies(strategy, after_one_slice(2.0, 1.0)) == {"m01": "m00"}
 
 
-@pytest.mark.parametrize("broken", ["diverged", "lost"])
+@pytest.mark.parametrize("broken", ["diverged", "given up"])
 def test_broken_reference_member_is_retired(broken: str) -> None:
     assert [a.member for a in pbt(references=1).decide(after_one_slice(broken, 1.0, 2.0))] == ["m01", "m02"]
 
@@ -470,14 +470,14 @@ def test_bounds_hold_over_many_perturbations() -> None:
 # What happens to the broken
 
 
-@pytest.mark.parametrize(("broken", "why"), [("diverged", "diverged"), ("lost", "given up")])
-def test_broken_member_copies_the_best(broken: str, why: str) -> None:
+@pytest.mark.parametrize("broken", ["diverged", "given up"])
+def test_broken_member_copies_the_best(broken: str) -> None:
     a = pbt(copy=frozenset({"weights"})).decide(after_one_slice(broken, 1.0, 3.0, 2.0))[0]
     assert (a.donor, a.parent, a.hyperparameters["lr"]) == ("m02", "m02/000000", pytest.approx(0.3))
-    assert a.note == f"{why}, exploit m02"
+    assert a.note == f"{broken}, exploit m02"
 
 
-@pytest.mark.parametrize("broken", ["diverged", "lost"])
+@pytest.mark.parametrize("broken", ["diverged", "given up"])
 def test_rescue_explores_from_the_donors_snapshot_values(broken: str) -> None:
     population = after_one_slice(broken, 1.0)
     population.record(decision(assign(population, "m01", hyperparameters={"lr": 9.0})))
@@ -519,7 +519,7 @@ def test_rescue_may_use_a_member_without_fitness() -> None:
 
 
 def test_all_members_restart_if_none_is_healthy() -> None:
-    population = after_one_slice("diverged", "lost")
+    population = after_one_slice("diverged", "given up")
     decided = pbt().decide(population)
     assert [(a.parent, a.donor) for a in decided] == [(None, None)] * 2
     assert [a.note for a in decided] == ["diverged, starts afresh", "given up, starts afresh"]
@@ -566,7 +566,7 @@ def test_random_search_starts_as_pbt_and_never_changes() -> None:
     ]
 
 
-@pytest.mark.parametrize("broken", ["diverged", "lost"])
+@pytest.mark.parametrize("broken", ["diverged", "given up"])
 def test_random_search_retires_broken_members(broken: str) -> None:
     search = random_search(LR, slice_steps=100, horizon=1000)
     assert [a.member for a in search.decide(after_one_slice(1.0, broken, 2.0))] == ["m00", "m02"]

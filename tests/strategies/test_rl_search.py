@@ -163,7 +163,7 @@ def test_failed_trials_count_as_the_worst(bad: Result) -> None:
 
 def test_run_in_which_everything_fails_ends() -> None:
     population, _ = play(search(slice_steps=600, model=FEW), lambda a: died(a, fatal=True))
-    assert [m.lost for m in population.members.values()] == [True] * 10
+    assert [m.given_up for m in population.members.values()] == [True] * 10
 
 
 def test_order_comes_from_the_seed_or_the_config() -> None:

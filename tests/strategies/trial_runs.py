@@ -37,12 +37,12 @@ def run(
 
 
 def slices(population: Population, member: str, *results: tuple[int, Any]) -> None:
-    """Record slices of a member: the step that each ends at, and its fitness, None, "diverged" or "lost"."""
+    """Record slices of a member: the step that each ends at, and its fitness, None, "diverged" or "given up"."""
     for stop, result in results:
         m = population.members[member]
         a = Assignment(f"{member}/{m.generation + 1:06d}", member, m.snapshot, m.step, stop, {"lr": 1e-3}, 1)
         population.record(decision(a))
-        if result == "lost":
+        if result == "given up":
             population.record(answer(died(a)))
             continue
         report: Report = trained(a) if result in (None, "diverged") else trained(a, result)

@@ -195,7 +195,7 @@ def test_search_continues_without_a_lost_member(tmp_path: Path) -> None:
 def test_run_ends_if_every_slice_fails(tmp_path: Path, fatal: bool) -> None:
     done = run_session(tmp_path / "j", lambda a, attempt: died(a, fatal=fatal))
     assert done.population.step == 0
-    assert all(m.lost for m in done.population.members.values())
+    assert all(m.given_up for m in done.population.members.values())
     assert len(done.of("failure")) == SIZE * (1 + 3) * (1 if fatal else 3)
 
 
@@ -281,7 +281,7 @@ def test_failure_while_stopping_leaves_the_assignment_open(tmp_path: Path) -> No
     assert controller.run() == "interrupted"
     journal.close()
     assert [a.member for a in population.pending] == ["m02", "m03"]
-    assert not any(m.lost for m in population.members.values())
+    assert not any(m.given_up for m in population.members.values())
 
 
 # Snapshots that were lost

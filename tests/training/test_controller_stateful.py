@@ -303,7 +303,7 @@ class Machine(RuleBasedStateMachine):
             else:
                 self.go()
         assert self.over == "budget"
-        assert all(m.step == HORIZON or m.lost for m in self.controller.population.members.values())
+        assert all(m.step == HORIZON or m.given_up for m in self.controller.population.members.values())
         self.journal.close()
         for one in self.quick:
             one.stop()

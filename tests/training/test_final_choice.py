@@ -14,8 +14,8 @@ import pytest
 
 from pbtrl.build import evaluators, rl
 from pbtrl.config.load import config_from_dict, with_setting
+from pbtrl.core.scores import EvaluationEpisodes
 from pbtrl.core.tensors import Tensors
-from pbtrl.rl.evaluation import EvaluationEpisodes
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.training import final_choice, scoring

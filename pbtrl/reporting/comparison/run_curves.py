@@ -120,8 +120,8 @@ def _new_episodes(report: Report, start: int, rule: FitnessRule) -> list[float]:
     """Episodes of a report by which it may be judged; none if they cover too little of the slice, as for a fitness."""
     if rule.source != "training":
         return numbers(report.evaluation)
-    counted = sum(length + 1 for length in report.lengths)
-    return numbers(report.returns) if counted >= rule.share * (report.step - start) else []
+    representative = rule.is_representative(report.finished_steps, report.step - start)
+    return numbers(report.returns) if representative else []
 
 
 def _median(population: Population) -> float | None:

@@ -18,7 +18,7 @@ from pbtrl.config.wording import shown
 from pbtrl.core.records import duration
 from pbtrl.errors import ConfigError, DamagedError, RunError
 from pbtrl.reporting.comparison.run_curves import RunCurves, run_curves
-from pbtrl.storage.best_member import FinalScores, read_final_scores
+from pbtrl.storage.best_member import read_best
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import read_run_info
@@ -114,13 +114,14 @@ def load(run: RunDirectory) -> ComparedRun:
     header, records, population = run.load()
     info = read_run_info(run)
     unfinished = _unfinished(run, info, population.step, header)
-    chosen = (None if unfinished else read_final_scores(run)) or FinalScores("", None, None, {})
-    curves = run_curves(header, records, chosen.means, chosen.score)
+    best = None if unfinished else read_best(run)
+    score = best.evaluation.return_mean if best else None
+    curves = run_curves(header, records, best.means if best else {}, score)
     fitness = population.best.fitness if population.best else None
     return ComparedRun(
         run.path, header, settings, info,
         "return" if header.is_return else header.metric,
-        chosen.score, chosen.interval, chosen.member, fitness, population.step,
+        score, best.evaluation.ci95 if best else None, best.member if best else "", fitness, population.step,
         duration(records), curves, unfinished,
     )  # fmt: skip
 
