@@ -10,7 +10,6 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Iterable
 from functools import cache
 from typing import Any, Literal
 
@@ -118,11 +117,6 @@ def load_path(path: str) -> Any:
         return import_object(path)
     except Exception as error:  # the module is the user's own code
         raise ImportError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def modules_of(names: Iterable[str]) -> tuple[str, ...]:
-    """List the modules of the names of the form `module:Class`, each once."""
-    return tuple(dict.fromkeys(name.partition(":")[0] for name in names if ":" in name))
 
 
 def import_object(path: str) -> Any:

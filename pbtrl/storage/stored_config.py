@@ -33,19 +33,16 @@ def _check(run: object, modules: Sequence[str], allowed: bool) -> None:
 
 def names_modules(run: RunDirectory) -> bool:
     """Return whether a run's config names modules to import; imports and raises nothing."""
+    from pbtrl.config.code_names import code_modules
     from pbtrl.config.load import read
-    from pbtrl.config.open_names import code_modules
 
     path = run.resolved_config
     if not path.is_file():  # a pipe would block
         return False
     try:
-        tree = read(path).data
+        return bool(code_modules(read(path).data))
     except ConfigError:
         return False
-    env, fitness = (section if isinstance(section := tree.get(key), dict) else {} for key in ("env", "fitness"))
-    named = str(env.get("id")), str(fitness.get("metric"))
-    return bool(code_modules(tree) or env.get("wrappers")) or any(":" in name for name in named)
 
 
 def load_stored_config(
@@ -64,8 +61,8 @@ def load_stored_config(
         ConfigError: the config or an override is invalid.
         RunError: it names a module that is not trusted, or searches hyperparameters that were renamed since.
     """
+    from pbtrl.config.code_names import ON_READING, code_modules
     from pbtrl.config.load import check, read
-    from pbtrl.config.open_names import code_modules
     from pbtrl.config.renamed_keys import RENAMED, modernize
 
     path = run.resolved_config
@@ -78,7 +75,7 @@ def load_stored_config(
             f"{run} searches {former!r}, which is now called {RENAMED[former]!r}: finish it with the pbtrl version "
             f"that created it (see run.json), or start a new run"
         )
-    _check(run, [module for module in code_modules(source.data) if module not in known], trusted)
+    _check(run, [module for module in code_modules(source.data, ON_READING) if module not in known], trusted)
     source.data = modernize(source.data)
     for override in overrides:
         source.override(override)
@@ -87,13 +84,13 @@ def load_stored_config(
 
 def parse_stored_config(folder: Path, text: str, *, trusted: bool = False, known: Collection[str] = ()) -> Config:
     """Load a resolved config that a file in `folder` holds as text; arguments and errors as of `load_stored_config`."""
+    from pbtrl.config.code_names import ON_READING, code_modules
     from pbtrl.config.load import check
-    from pbtrl.config.open_names import code_modules
     from pbtrl.config.renamed_keys import modernize
     from pbtrl.config.yaml_source import ConfigSource
 
     source = ConfigSource(text, str(folder))
-    _check(folder, [module for module in code_modules(source.data) if module not in known], trusted)
+    _check(folder, [module for module in code_modules(source.data, ON_READING) if module not in known], trusted)
     source.data = modernize(source.data)
     config = check(source)
     _check(folder, [module for module in config.imports if module not in known], trusted)
