@@ -23,14 +23,13 @@ def run_eval(a: argparse.Namespace) -> int:
     from pbtrl.reporting import tables
     from pbtrl.storage.best_member import save_evaluation, snapshots_to_evaluate
     from pbtrl.storage.run_lookup import find
-    from pbtrl.storage.stored_config import check_imports, load_stored_config
+    from pbtrl.storage.stored_config import load_stored_config
     from pbtrl.training import scoring
 
     run = find(a.run, a.runs)
     run.check_links()
     snapshots = snapshots_to_evaluate(run, a.member)
     config = load_stored_config(run, trusted=a.trust_imports)
-    check_imports(run, config, allowed=a.trust_imports)
     play = partial(
         scoring.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic, video=a.video
     )
@@ -107,7 +106,8 @@ def _rederive(run: RunDirectory, a: argparse.Namespace) -> int:
     from pbtrl.diagnostics import rederivation
     from pbtrl.storage.stored_config import load_stored_config
 
-    result = rederivation.rederive(run, load_stored_config(run, trusted=a.trust_imports))
+    config = load_stored_config(run, trusted=a.trust_imports, makes_envs=False)
+    result = rederivation.rederive(run, config)
     tell(to_json(result) if a.json else rederivation.text(result))
     return 0 if result["difference"] is None else CORRUPT
 

@@ -9,8 +9,8 @@ from pbtrl.config.wording import Path
 from pbtrl.config.yaml_source import section
 
 Kind = Literal["strategy", "env", "wrapper", "agent", "trainable", "metric"]
-ON_READING: tuple[Kind, ...] = ("strategy", "agent", "trainable")
-"""Kinds of code that reading a config may import; the others are imported when the run's envs are made."""
+WITHOUT_ENVS: tuple[Kind, ...] = ("strategy", "agent", "trainable")
+"""Kinds of code that are imported by callers that make no envs, in part by reading the config."""
 
 
 def code_names(tree: Mapping[str, Any]) -> Iterator[tuple[Kind, Path, str]]:

@@ -79,7 +79,7 @@ def settings(run: RunDirectory) -> Table:
     """Settings of the run that differ from the defaults."""
     titles = ["setting", "value", "default"]
     try:
-        differing = differences(load_stored_config(run))
+        differing = differences(load_stored_config(run, makes_envs=False))
     except (ConfigError, RunError) as error:
         return Table(titles, [], notes=[f"not compared with the defaults: {str(error).splitlines()[0]}"])
     rows = [[name, *("-" if v is None else _text(v) for v in values)] for name, *values in differing]
