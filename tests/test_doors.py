@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pbtrl import api, registration
+from pbtrl.config import registry
 from pbtrl.config.load import parse
-from pbtrl.core import registry
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.stored_config import load_stored_config, names_modules

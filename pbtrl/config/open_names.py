@@ -6,12 +6,12 @@ from dataclasses import is_dataclass, make_dataclass
 from typing import Any, Literal
 
 from pbtrl.agents.settings import AGENTS, ActorCriticSettings
+from pbtrl.config import registry
 from pbtrl.config.code_names import code_names
 from pbtrl.config.schema import Config, refuse_unknown_keys
 from pbtrl.config.sections import AGENT_ENTRIES, agent_entry
 from pbtrl.config.wording import Path
 from pbtrl.config.yaml_source import ConfigSource
-from pbtrl.core import registry
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.catalog import STRATEGIES
 from pbtrl.strategies.settings import StrategySettings
@@ -34,7 +34,7 @@ def adopt(source: ConfigSource) -> None:
         canonical = registry.canonical(kind, name)
         if canonical != name:
             source.data = _with(source.data, path, canonical)
-        if kind == "trainable" or canonical in (AGENTS if kind == "agent" else STRATEGIES):
+        if kind == "trainable" or canonical in registry.BUILT_IN[kind]:
             continue
         if ":" in canonical or canonical in registry.known(kind):
             try:
