@@ -39,8 +39,8 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
         yield from _mix(config)
     if config.acting is not None:
         yield from _acting(config.acting, config.execution.backend)
-    for _, path, name in code_names(config.to_dict()):
-        if name.startswith("__main__:"):
+    for _, path, code in code_names(config.to_dict()):
+        if code.startswith("__main__:"):
             text = "worker processes do not import the main module: put the function into a module of its own"
             yield ConfigProblem(text, path)
     for name, agent_config in config.per_agent_configs.items():
