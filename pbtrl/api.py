@@ -22,6 +22,7 @@ from pbtrl.config.schema import Config
 from pbtrl.core.population import Member
 from pbtrl.core.records import Record, ReportRecord, UnknownRecord
 from pbtrl.errors import RunError, TrainingError
+from pbtrl.reporting.plot_names import PLOT_NAMES, Plot
 from pbtrl.storage import run_status
 from pbtrl.storage.best_member import best_snapshot, save_evaluation, snapshots_to_evaluate
 from pbtrl.storage.run_creation import IfExists
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from pbtrl.training.sweep_arms import ConfigInput
 
 Progress = Literal["auto", "live", "plain", "json", "none"]
-Plot = Literal["training", "episodes", "population", "lineage", "timeline", "speed"]
 
 
 def train(
@@ -375,10 +375,10 @@ class Run:
 
     def plot(self, kind: Plot = "training") -> Figure:
         """Draw a figure of the run, one of those in `pbtrl report`."""
-        from pbtrl.reporting.plots import PLOTS, RunData, make_figure
+        from pbtrl.reporting.plots import RunData, make_figure
 
-        if kind not in PLOTS:
-            raise RunError(f"unknown plot {kind!r}. Known: {', '.join(PLOTS)}")
+        if kind not in PLOT_NAMES:
+            raise RunError(f"unknown plot {kind!r}. Known: {', '.join(PLOT_NAMES)}")
         header, records, population = self._run.load()
         leader = population.best.snapshot if population.best else None
         return make_figure(RunData(header, records, population, best_snapshot(self._run) or leader), kind)
