@@ -22,12 +22,13 @@ from pbtrl.config.schema import Config
 from pbtrl.core.population import Member
 from pbtrl.core.records import Record, ReportRecord, UnknownRecord
 from pbtrl.errors import RunError, TrainingError
+from pbtrl.reporting.plot_names import PLOT_NAMES, Plot
 from pbtrl.storage import run_status
 from pbtrl.storage.best_member import best_snapshot, save_evaluation, snapshots_to_evaluate
 from pbtrl.storage.run_creation import IfExists
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import find, run_directories
-from pbtrl.storage.stored_config import check_imports, load_stored_config
+from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.strict_json import to_json
 from pbtrl.training.callbacks import Callback, CallbackListener
 
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from pbtrl.training.sweep_arms import ConfigInput
 
 Progress = Literal["auto", "live", "plain", "json", "none"]
-Plot = Literal["training", "episodes", "population", "lineage", "timeline", "speed"]
 
 
 def train(
@@ -218,7 +218,7 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """Resolved config."""
-        return load_stored_config(self._run, trusted=self._trusted)
+        return load_stored_config(self._run, trusted=self._trusted, makes_envs=False)
 
     @property
     def members(self) -> dict[str, Member]:
@@ -327,10 +327,11 @@ class Run:
         """
         from pbtrl.training.scoring import evaluate
 
-        self._check_trust()
+        self._run.check_links()
+        config = load_stored_config(self._run, trusted=self._trusted)
         snapshots = snapshots_to_evaluate(self._run, member)
         results = evaluate(
-            self.config, self._run, snapshots, episodes=episodes, seed=seed, deterministic=deterministic, video=video
+            config, self._run, snapshots, episodes=episodes, seed=seed, deterministic=deterministic, video=video
         )
         save_evaluation(self._run, results)
         return results if member == "all" else results[0]
@@ -347,7 +348,7 @@ class Run:
         """
         from pbtrl.build.policies import load_policy
 
-        return load_policy(self._run, self.config, member, self._check_trust, seed).policy
+        return load_policy(self._run, self.config, member, trusted=self._trusted, seed=seed).policy
 
     def export(self, member: str = "best", *, format: str = "bundle", out: str | Path | None = None) -> Path:
         """Write the policy of a member's newest snapshot for use without pbtrl, as `pbtrl export` does.
@@ -367,23 +368,20 @@ class Run:
         """
         from pbtrl.export.export import export
 
+        self._run.check_links()
         return export(
-            self._run, self.config, member, format, None if out is None else Path(out), self._check_trust
+            self._run, self.config, member, format, None if out is None else Path(out), trusted=self._trusted
         ).folder
 
     def plot(self, kind: Plot = "training") -> Figure:
         """Draw a figure of the run, one of those in `pbtrl report`."""
-        from pbtrl.reporting.plots import PLOTS, RunData, make_figure
+        from pbtrl.reporting.plots import RunData, make_figure
 
-        if kind not in PLOTS:
-            raise RunError(f"unknown plot {kind!r}. Known: {', '.join(PLOTS)}")
+        if kind not in PLOT_NAMES:
+            raise RunError(f"unknown plot {kind!r}. Known: {', '.join(PLOT_NAMES)}")
         header, records, population = self._run.load()
         leader = population.best.snapshot if population.best else None
         return make_figure(RunData(header, records, population, best_snapshot(self._run) or leader), kind)
-
-    def _check_trust(self) -> None:
-        self._run.check_links()
-        check_imports(self._run, self.config, allowed=self._trusted)
 
 
 def _hooks(progress: Progress, listener: CallbackListener, kind: type[TerminalPresenter] | None = None) -> SessionHooks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pbtrl.core import registry
+from pbtrl.config import registry
 
 
 def register_agent(name: str, settings: type) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from pbtrl import api, registration
+from pbtrl.config import registry
 from pbtrl.config.load import parse
-from pbtrl.core import registry
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.stored_config import load_stored_config, names_modules
@@ -190,6 +190,27 @@ def test_untrusted_run_imports_nothing(pbtrl: Command) -> None:
         api.resume("a", overrides=["budget.env_steps_per_member=40"], trust_imports=True).status()["state"]
         == "finished"
     )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "env: {id: 'theirs:make'}",
+        "env: {id: CartPole-v1, wrappers: ['theirs:Wide']}",
+        "env: {id: CartPole-v1, wrappers: [{id: 'theirs:Wide', kwargs: {a: 1}}]}",
+        "env: {id: CartPole-v1}\nfitness: {metric: 'theirs:score'}",
+    ],
+)
+def test_stored_config_that_names_code_of_an_env_needs_trust(tmp_path: Path, code: str) -> None:
+    """Also where the caller says nothing, but not where it makes no envs."""
+    run = RunDirectory(tmp_path)
+    run.resolved_config.write_text(f"{code}\nbudget: {{env_steps_per_member: 1280}}\n")
+    assert names_modules(run)
+    with pytest.raises(RunError, match="asks to import 'theirs', which runs its code"):
+        load_stored_config(run)
+    configs = load_stored_config(run, trusted=True), load_stored_config(run, known=["theirs"])
+    assert {config.imports for config in (*configs, load_stored_config(run, makes_envs=False))} == {("theirs",)}
+    assert "theirs" not in sys.modules
 
 
 def test_entry_points_of_an_installed_package(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from pbtrl.config.load import resolve, with_setting
 from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
 from pbtrl.config.yaml_source import ConfigSource
-from pbtrl.core import registry
 from pbtrl.core.dimensions import Choice
 from pbtrl.core.naming import member_ids
 from pbtrl.core.population import FitnessRule
@@ -32,6 +31,7 @@ from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.settings import StrategyContext
+from pbtrl.system.imports import import_own_object
 
 if TYPE_CHECKING:
     from pbtrl.execution.worker import WorkerSpec
@@ -69,7 +69,7 @@ def _check_metric(metric: str) -> None:
     if ":" not in metric:
         return
     try:
-        function = registry.load_path(metric)
+        function = import_own_object(metric)
     except ImportError as error:
         raise ConfigProblem(str(error), ("fitness", "metric")) from error
     if not callable(function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from pbtrl.errors import RunError
 from pbtrl.storage.best_member import snapshots_to_evaluate
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
+from pbtrl.storage.stored_config import check_imports
 
 if TYPE_CHECKING:
     from pbtrl.rl.policy import Policy
@@ -45,20 +46,18 @@ class LoadedPolicy:
         return entry
 
 
-def load_policy(
-    run: RunDirectory, config: Config, member: str, check_trust: Callable[[], None], seed: int = 0
-) -> LoadedPolicy:
+def load_policy(run: RunDirectory, config: Config, member: str, *, trusted: bool, seed: int = 0) -> LoadedPolicy:
     """Load the policy of a member's newest snapshot.
 
     Args:
         run: run directory.
         config: config of the run.
         member: `best`, or an id.
-        check_trust: raises if code of the run may not be imported; called if the env must be made to get its spaces.
+        trusted: whether the modules that the config names may be imported, if the env must be made to get its spaces.
         seed: seed of sampled actions.
 
     Raises:
-        RunError: the run trains no policies, or there is no such member or snapshot.
+        RunError: the run trains no policies, there is no such member or snapshot, or a module is not trusted.
     """
     if config.env is None:
         raise RunError(f"{run} trains {config.label}, which has no policy")
@@ -66,7 +65,8 @@ def load_policy(
         raise RunError("a policy is of one member: best, or an id such as m03")
     header = run.load()[0]
     if not header.spaces:
-        check_trust()
+        run.check_links()
+        check_imports(run, config.imports, trusted=trusted)
     (snapshot,) = snapshots_to_evaluate(run, member)
     tensors, state = run.snapshots.load(snapshot)
     agent = state["report"]["hyperparameters"].get(AGENT)

@@ -13,11 +13,11 @@ from typing import Any, get_type_hints
 import numpy as np
 from pydantic import ConfigDict, with_config
 
+from pbtrl.config import registry
 from pbtrl.config.aliases import ALIASES
 from pbtrl.config.pydantic_errors import find_problems
 from pbtrl.config.schema import Config
 from pbtrl.config.wording import unknown
-from pbtrl.core import registry
 from pbtrl.core.dimensions import Choice, Dimension
 from pbtrl.errors import ConfigProblem
 from pbtrl.trainables.builder import TrainableBuilder, parameters

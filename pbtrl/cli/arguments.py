@@ -17,14 +17,17 @@ def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.
     return parser
 
 
-def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Add the arguments for a config and its overrides."""
     parser.add_argument(
         "config", nargs=nargs, help="a YAML file, or the name of a shipped config (`pbtrl config show`)"
     )
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="a.b=value", help="settings that override those of the file"
-    )
+    add_overrides(parser, "settings that override those of the file")
+
+
+def add_overrides(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the argument for overrides; `text` is its help."""
+    parser.add_argument("overrides", nargs="*", default=[], metavar="a.b=value", help=text)
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:

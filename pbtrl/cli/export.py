@@ -32,16 +32,16 @@ def add_export(commands: Any) -> None:
 def run_export(a: argparse.Namespace) -> int:
     """Export a policy."""
     from pbtrl.storage.run_lookup import find
-    from pbtrl.storage.stored_config import check_imports, load_stored_config
+    from pbtrl.storage.stored_config import load_stored_config
 
     run = find(a.run, a.runs)
     run.check_links()
-    config = load_stored_config(run, trusted=a.trust_imports)
+    config = load_stored_config(run, trusted=a.trust_imports, makes_envs=False)
     from pbtrl.export.export import export
     from pbtrl.export.self_check import OBSERVATIONS
     from pbtrl.reporting.labels import labeled
 
-    done = export(run, config, a.member, a.format, a.out, lambda: check_imports(run, config, allowed=a.trust_imports))
+    done = export(run, config, a.member, a.format, a.out, trusted=a.trust_imports)
     if a.json:
         tell(to_json({"folder": str(done.folder), **done.info}))
         return 0

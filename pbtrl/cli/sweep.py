@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pbtrl.cli.arguments import add_command, add_json, add_progress, add_root, add_trust
+from pbtrl.cli.arguments import add_command, add_json, add_overrides, add_progress, add_root, add_trust
 from pbtrl.cli.exit_codes import FAILED
 from pbtrl.cli.training import exit_code
 from pbtrl.errors import DiskFullError
@@ -30,9 +30,7 @@ def add_sweep(commands: Any) -> None:
         "config", nargs="*",
         help="YAML files or names of shipped configs; or the name of a sweep, which then continues",
     )  # fmt: skip
-    sweep.add_argument(
-        "overrides", nargs="*", default=[], metavar="a.b=value", help="settings that override those of every config"
-    )
+    add_overrides(sweep, "settings that override those of every config")
     sweep.add_argument(
         "--set",
         action="append",

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
+from pbtrl.cli.arguments import add_command, add_config_arguments, add_json, add_root, parse_seconds
 from pbtrl.cli.exit_codes import FAILED
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
+
+
+def add_bench(commands: Any) -> None:
+    """Add the command."""
+    bench = add_command(
+        commands, "bench", run_bench, "measure how fast a config trains, and how fast its simulator alone runs"
+    )
+    add_config_arguments(bench)
+    bench.add_argument(
+        "--seconds",
+        type=parse_seconds,
+        default=20.0,
+        metavar="S",
+        help="seconds per measurement, of which there are 3 to 6 (default: 20)",
+    )
+    add_json(bench)
 
 
 def run_bench(a: argparse.Namespace) -> int:
@@ -23,6 +41,14 @@ def run_bench(a: argparse.Namespace) -> int:
     return 0
 
 
+def add_doctor(commands: Any) -> None:
+    """Add the command."""
+    doctor = add_command(commands, "doctor", run_doctor, "check this machine, and whether a config can run on it")
+    add_config_arguments(doctor, nargs="?")
+    add_root(doctor)
+    add_json(doctor)
+
+
 def run_doctor(a: argparse.Namespace) -> int:
     """Check the machine, and whether a config can run on it."""
     from pbtrl.config.load import check, read
@@ -35,6 +61,17 @@ def run_doctor(a: argparse.Namespace) -> int:
     checks = doctor.examine(a.runs, config and prepare(config, source))
     tell(to_json(checks) if a.json else doctor.text(checks))
     return 0 if all(c["ok"] for c in checks) else FAILED
+
+
+def add_config(commands: Any) -> None:
+    """Add the command."""
+    config = add_command(commands, "config", run_config, "show configs")
+    config.add_argument(
+        "what",
+        choices=["show", "schema"],
+        help="a resolved config (without a name, the list of shipped ones), or the JSON schema",
+    )
+    add_config_arguments(config, nargs="?")
 
 
 def run_config(a: argparse.Namespace) -> int:

@@ -1,12 +1,24 @@
-"""Commands that train: `pbtrl train`, `pbtrl resume` and `pbtrl replay`."""
+"""Commands that train: `pbtrl train`, `pbtrl resume`, `pbtrl set` and `pbtrl replay`."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pbtrl.cli.arguments import (
+    add_command,
+    add_config_arguments,
+    add_json,
+    add_member,
+    add_overrides,
+    add_progress,
+    add_root,
+    add_run,
+    add_trust,
+    integer_between,
+)
 from pbtrl.cli.exit_codes import FAILED
 from pbtrl.errors import DiskFullError
 from pbtrl.system.streams import tell
@@ -14,6 +26,37 @@ from pbtrl.system.strict_json import to_json
 
 if TYPE_CHECKING:
     from pbtrl.training.session import SessionHooks, SessionResult
+
+
+def add_train(commands: Any) -> None:
+    """Add the command."""
+    train = add_command(commands, "train", run_train, "train a population and choose its best member")
+    add_config_arguments(train)
+    train.add_argument("--name", help="name of the run directory (default: the config's name, or env and time)")
+    exists = train.add_mutually_exclusive_group()
+    exists.add_argument(
+        "--if-exists", choices=["error", "resume", "overwrite"], default="error",
+        help="what to do if a run of that name exists (default: error); `resume` starts it if there is none",
+    )  # fmt: skip
+    exists.add_argument(
+        "--suffix",
+        action="store_const",
+        const="suffix",
+        dest="if_exists",
+        help="if the run exists, use NAME-2, NAME-3, ...",
+    )
+    exists.add_argument(
+        "--overwrite",
+        action="store_const",
+        const="overwrite",
+        dest="if_exists",
+        help="if the run exists, delete it first",
+    )
+    train.add_argument(
+        "--dry-run", action="store_true", help="check the config and its env, print the resolved config and stop"
+    )
+    add_root(train)
+    add_progress(train)
 
 
 def run_train(a: argparse.Namespace) -> int:
@@ -37,6 +80,15 @@ def run_train(a: argparse.Namespace) -> int:
     return exit_code(start(config, source, _hooks(a), **options))
 
 
+def add_resume(commands: Any) -> None:
+    """Add the command."""
+    resume = add_command(commands, "resume", run_resume, "resume a stopped run")
+    add_run(resume)
+    add_overrides(resume, "a longer budget, as in budget.env_steps_per_member=2e6")
+    add_trust(resume)
+    add_progress(resume)
+
+
 def run_resume(a: argparse.Namespace) -> int:
     """Resume a run."""
     from pbtrl.storage.run_lookup import find
@@ -47,6 +99,17 @@ def run_resume(a: argparse.Namespace) -> int:
     return exit_code(resume(run, _hooks(a), command=sys.argv, overrides=a.overrides, trusted=a.trust_imports))
 
 
+def add_set(commands: Any) -> None:
+    """Add the command."""
+    change = add_command(commands, "set", run_set, "change bounds or explore factors of a run, or retire members")
+    add_run(change)
+    change.add_argument(
+        "settings", nargs="+", metavar="key=value",
+        help="such as strategy.explore.factors=[1.5,0.7], hparams.learning_rate.high=1e-2, or retire=m03,m04",
+    )  # fmt: skip
+    add_trust(change)
+
+
 def run_set(a: argparse.Namespace) -> int:
     """Change what may change while a run lives."""
     from pbtrl.storage.run_lookup import find
@@ -54,6 +117,23 @@ def run_set(a: argparse.Namespace) -> int:
 
     tell(set_run(find(a.run, a.runs), a.settings, trusted=a.trust_imports))
     return 0
+
+
+def add_replay(commands: Any) -> None:
+    """Add the command."""
+    replay = add_command(
+        commands, "replay", run_replay,
+        "train a discovered schedule from scratch with fresh seeds, and compare it with constant hyperparameters",
+    )  # fmt: skip
+    add_run(replay)
+    add_member(replay)
+    replay.add_argument(
+        "--seeds", type=integer_between(1, 1000), default=5, metavar="K", help="members of each new run (default: 5)"
+    )
+    replay.add_argument("--name", help="folder of the new runs, beside the run (default: RUN-replay)")
+    add_trust(replay)
+    add_progress(replay)
+    add_json(replay)
 
 
 def run_replay(a: argparse.Namespace) -> int:

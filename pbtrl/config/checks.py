@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pbtrl.config.agent_checks import check_agent
+from pbtrl.config.code_names import code_names
 from pbtrl.config.wording import Path, unknown
 from pbtrl.errors import ConfigProblem
 
@@ -38,10 +39,10 @@ def check_config(config: "Config") -> Iterator[ConfigProblem]:
         yield from _mix(config)
     if config.acting is not None:
         yield from _acting(config.acting, config.execution.backend)
-    if "__main__" in config.imports:
-        text = "worker processes do not import the main module: put the function into a module of its own"
-        main: Path = ("env", "wrappers") if config.env and not config.env.id.startswith("__main__:") else ("env", "id")
-        yield ConfigProblem(text, main)
+    for _, path, code in code_names(config.to_dict()):
+        if code.startswith("__main__:"):
+            text = "worker processes do not import the main module: put the function into a module of its own"
+            yield ConfigProblem(text, path)
     for name, agent_config in config.per_agent_configs.items():
         at: Path = ("agent",) if name is None else ("agents", name)
         own = config.agents[name].hparams if config.agents is not None and name is not None else {}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass, make_dataclass
 from typing import Any, Literal
 
 from pbtrl.agents.settings import AGENTS, ActorCriticSettings
+from pbtrl.config import registry
+from pbtrl.config.code_names import code_names
 from pbtrl.config.schema import Config, refuse_unknown_keys
 from pbtrl.config.sections import AGENT_ENTRIES, agent_entry
+from pbtrl.config.wording import Path
 from pbtrl.config.yaml_source import ConfigSource
-from pbtrl.core import registry
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.catalog import STRATEGIES
 from pbtrl.strategies.settings import StrategySettings
@@ -27,11 +28,13 @@ def adopt(source: ConfigSource) -> None:
         ConfigError: a class cannot be imported, or is not of the kind that its key asks for.
     """
     problems, extended = [], False
-    for kind, path, name in list(_named(source.data)):
+    for kind, path, name in list(code_names(source.data)):
+        if kind not in ("agent", "strategy", "trainable"):
+            continue
         canonical = registry.canonical(kind, name)
         if canonical != name:
             source.data = _with(source.data, path, canonical)
-        if kind == "trainable" or canonical in (AGENTS if kind == "agent" else STRATEGIES):
+        if kind == "trainable" or canonical in registry.BUILT_IN[kind]:
             continue
         if ":" in canonical or canonical in registry.known(kind):
             try:
@@ -43,24 +46,6 @@ def adopt(source: ConfigSource) -> None:
         raise source.error(problems)
     if extended:
         Config.model_rebuild(force=True)
-
-
-def code_modules(tree: Mapping[str, Any]) -> tuple[str, ...]:
-    """List the modules of agents, strategies and trainables that a config names; reading the config imports them."""
-    return registry.modules_of(registry.canonical(kind, name) for kind, _, name in _named(tree))
-
-
-def _named(tree: Mapping[str, Any]) -> Iterator[tuple[registry.Kind, tuple[str, ...], str]]:
-    """Yield kind, path of the name and name of every agent, strategy and trainable in a raw config."""
-    kinds: tuple[registry.Kind, ...] = ("agent", "strategy", "trainable")
-    for kind in kinds:
-        section = tree.get(kind)
-        if isinstance(section, Mapping) and isinstance(name := section.get("name"), str):
-            yield kind, (kind, "name"), name
-    agents = tree.get("agents")
-    for entry, section in agents.items() if isinstance(agents, Mapping) else ():
-        if isinstance(section, Mapping) and isinstance(name := section.get("name"), str):
-            yield "agent", ("agents", entry, "name"), name
 
 
 def _add(kind: registry.Kind, name: str) -> None:
@@ -77,6 +62,6 @@ def _add(kind: registry.Kind, name: str) -> None:
         STRATEGIES[name] = named
 
 
-def _with(tree: dict[str, Any], path: tuple[str, ...], value: str) -> dict[str, Any]:
+def _with(tree: dict[Any, Any], path: Path, value: str) -> dict[Any, Any]:
     head, *rest = path
     return {**tree, head: _with(tree[head], tuple(rest), value) if rest else value}

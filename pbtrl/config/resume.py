@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from pbtrl.config.differences import changed_settings, flatten
 from pbtrl.config.load import config_from_dict, resolve
 from pbtrl.config.schema import Config
 from pbtrl.errors import RunError
@@ -13,8 +11,6 @@ FREE = ("budget", "execution", "final", "snapshots", "failure")
 """Sections that may change on resume; any other would make it a different experiment."""
 
 PLACEMENT = "acting.placement"  # goes with execution.backend
-
-Settings = dict[str, Any]
 
 
 def merge_resume_config(stored: Config, wanted: Config) -> Config:
@@ -25,7 +21,7 @@ def merge_resume_config(stored: Config, wanted: Config) -> Config:
     Raises:
         RunError: a setting outside the free sections differs.
     """
-    written, resolved, kept = (_flat(c) for c in (wanted.to_dict(), resolve(wanted).to_dict(), stored.to_dict()))
+    written, resolved, kept = (dict(flatten(c.to_dict(), split_priors=True)) for c in (wanted, resolve(wanted), stored))
     left_open = {name for name, value in written.items() if value is None or value == "auto"}
     changed = [
         f"{name} ({kept.get(name, 'unset')} -> {resolved.get(name, 'unset')})"
@@ -53,20 +49,4 @@ def merge_resume_config(stored: Config, wanted: Config) -> Config:
 
 def changes(before: Config, after: Config) -> list[str]:
     """Return the differences between two configs, as overrides that turn `before` into `after`."""
-    return [f"{name}={value}" for name, (_, value) in differences(before, after).items()]
-
-
-def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that differ, by their dotted names, with both values; None is also an absent one."""
-    old, new = _flat(before.to_dict()), _flat(after.to_dict())
-    names = sorted(old.keys() | new.keys())
-    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Settings:
-    """Flatten `{"env": {"id": x}}` to `{"env.id": x}`."""
-    flat: Settings = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
+    return [f"{name}={value}" for name, (_, value) in changed_settings(before, after).items()]

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from pbtrl.agents.settings import AGENTS, AgentSettings
 from pbtrl.config import limits
+from pbtrl.config.code_names import code_modules
 from pbtrl.config.pydantic_errors import TaggedUnion
 from pbtrl.config.sections import (
     AGENT_ENTRIES,
@@ -29,7 +30,6 @@ from pbtrl.config.sections import (
     Snapshots,
     TrainableSettings,
 )
-from pbtrl.core import registry
 from pbtrl.core.naming import RUN_NAME
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.core.values import Whole
@@ -219,11 +219,7 @@ class Config(Section):
     @property
     def imports(self) -> tuple[str, ...]:
         """Modules named in the config, whose code the run executes; entry points of installed packages do not count."""
-        named: list[str | None] = [self.strategy.name]
-        named += [] if self.env is None else [self.env.id, *(wrapper.id for wrapper in self.env.wrappers)]
-        named += [config.agent.name for config in self.per_agent_configs.values() if config.agent is not None]
-        named += [None if self.trainable is None else self.trainable.name, self.fitness.metric]
-        return registry.modules_of(name for name in named if name is not None)
+        return code_modules(self.to_dict())
 
     # --- text and back ---
 

@@ -8,7 +8,6 @@ available to this job, within CPU affinity and control groups.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -30,11 +29,11 @@ from pbtrl.errors import ChildDiedError
 from pbtrl.system import cgroups
 from pbtrl.system.child_process import call_in_child, init_child
 from pbtrl.system.strict_json import to_json
+from pbtrl.system.versions import PACKAGES, installed_version
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
 
-PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "envpool", "tensorboard", "pydantic", "rich")
 STEPS = 100
 
 
@@ -91,13 +90,9 @@ def _check(name: str, function: Callable[[], str]) -> dict[str, Any]:
 
 
 def _packages() -> str:
-    versions = []
-    for name in PACKAGES:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"{name} missing" + (' (pip install "pbtrl[fast]")' if name == "envpool" else ""))
-    return ", ".join(versions)
+    missing = {"envpool": 'missing (pip install "pbtrl[fast]")'}
+    names = (*PACKAGES, "tensorboard", "pydantic", "rich")
+    return ", ".join(f"{name} {installed_version(name) or missing.get(name, 'missing')}" for name in names)
 
 
 def _cores(config: Config | None) -> str:

@@ -178,7 +178,7 @@ def _missing(run: RunDirectory, store: SnapshotStore, population: Population) ->
 
 def _small_files(run: RunDirectory) -> Iterator[Finding]:
     try:
-        load_stored_config(run)
+        load_stored_config(run, makes_envs=False)
     except (ConfigError, DamagedError) as error:
         yield Finding("damaged", run.resolved_config.name, str(error).splitlines()[0])
     except RunError:  # it names modules, which `verify` does not import

@@ -20,10 +20,10 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from pbtrl.config.sections import Execution
-from pbtrl.core.registry import import_object
 from pbtrl.execution.ray_text import classify_death, describe_death
 from pbtrl.execution.ray_worker import check_versions, facts
 from pbtrl.system.child_process import declare_supervised
+from pbtrl.system.imports import import_object
 
 
 def reserve(demand: Mapping[str, float], actors: int) -> Any:

@@ -8,7 +8,6 @@ It has one call at a time, so it stays single-threaded like a worker process, an
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -25,8 +24,7 @@ from pbtrl.execution.remote_store import RemoteStore, Transport
 from pbtrl.execution.worker import Station, WorkerSpec, build
 from pbtrl.execution.worker_messages import DiskFull, FromWorker, StartFailed, decode, encode
 from pbtrl.system.strict_json import to_json
-
-PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "mujoco", "envpool", "safetensors")
+from pbtrl.system.versions import PACKAGES, installed_version
 
 
 class RemoteWorker:
@@ -82,7 +80,7 @@ def facts(probe: Path | None = None) -> dict[str, Any]:
     """Return what the driver compares with itself: versions, host, niceness, and the text of a file (None: no file)."""
     return {
         "versions": {"python": platform.python_version(), "pbtrl": pbtrl.__version__}
-        | {p: _version(p) for p in PACKAGES},
+        | {p: installed_version(p) for p in PACKAGES},
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "nice": os.nice(0),
@@ -103,13 +101,6 @@ def check_versions(here: dict[str, Any], there: dict[str, Any]) -> None:
             f"node {there['host']} has {', '.join(other)}: install the same versions, or set "
             "execution.allow_mixed: true"
         )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _text(path: Path) -> str | None:

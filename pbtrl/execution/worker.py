@@ -10,7 +10,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pbtrl.core.messages import Failure, Report
-from pbtrl.core.registry import import_object
 from pbtrl.errors import DiskFullError
 from pbtrl.execution.host import Host
 from pbtrl.execution.worker_messages import (
@@ -31,6 +30,7 @@ from pbtrl.storage.member_files import LOG, MemberFiles, MemberSink
 from pbtrl.storage.snapshot_store import SnapshotStore, Store
 from pbtrl.system.child_process import init_child, redirect_output
 from pbtrl.system.files import make_directory
+from pbtrl.system.imports import import_object
 
 
 @dataclass(frozen=True)

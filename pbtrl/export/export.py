@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,7 @@ class Export:
     info: Mapping[str, Any]
 
 
-def export(
-    run: RunDirectory, config: Config, member: str, form: str, out: Path | None, check_trust: Callable[[], None]
-) -> Export:
+def export(run: RunDirectory, config: Config, member: str, form: str, out: Path | None, *, trusted: bool) -> Export:
     """Export the policy of a member's newest snapshot, after a check against pbtrl's own policy.
 
     Args:
@@ -65,7 +63,7 @@ def export(
         member: `best`, or an id.
         form: `bundle`, `onnx` or `hub`.
         out: folder; by default `export/MEMBER-FORMAT` in the run directory.
-        check_trust: as of `load_policy`.
+        trusted: as of `load_policy`.
 
     Raises:
         RunError: the run trains no policies, there is no such member or snapshot, `out` is something else than an
@@ -77,7 +75,7 @@ def export(
     if out is not None:
         _check_replaceable(out)
     try:
-        loaded = load_policy(run, config, member, check_trust)
+        loaded = load_policy(run, config, member, trusted=trusted)
     except RunError as error:
         if config.env is None:
             raise RunError(f"{error}; its weights are {run.members}/ID/snapshots/*/tensors.safetensors") from None

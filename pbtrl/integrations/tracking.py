@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pbtrl.config.defaults import flatten
+from pbtrl.config.differences import flatten
 from pbtrl.config.load import read
 from pbtrl.core.records import Record, RunFinished
 from pbtrl.errors import ConfigError, RunError
@@ -165,9 +165,10 @@ class Tracking:
 
 
 def stored_settings(run: RunDirectory) -> dict[str, Any]:
-    """Settings of config.resolved.yaml by dotted name, without importing anything; empty if it cannot be read."""
+    """Set values of config.resolved.yaml by dotted name, without importing anything; empty if it cannot be read."""
     path = run.resolved_config
     try:
-        return dict(flatten(read(path).data)) if path.is_file() else {}
+        tree = read(path).data if path.is_file() else {}
     except ConfigError:
         return {}
+    return {name: value for name, value in flatten(tree) if value is not None}

@@ -16,6 +16,7 @@ from pbtrl.core.records import ReportRecord, RunFinished
 from pbtrl.core.scores import BestMember
 from pbtrl.errors import DiskFullError, RunError
 from pbtrl.reporting import html_page, plots, report_tables, tables
+from pbtrl.reporting.plot_names import Plot
 from pbtrl.reporting.plots.embedding import png_element, svg_element
 from pbtrl.reporting.summary import outcome_rows
 from pbtrl.reporting.tables import Table
@@ -44,7 +45,7 @@ CAPTIONS = {
 
 
 def write_report(
-    run: RunDirectory, *, only: Sequence[str] | None = None, form: plots.Format = "svg", video: bool = False,
+    run: RunDirectory, *, only: Sequence[Plot] | None = None, form: plots.Format = "svg", video: bool = False,
     refresh: int | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write a run's page and plots, all or `only` some; returns the files, the page first.
@@ -148,7 +149,7 @@ def _video(run: RunDirectory) -> str:
     return html_page.section("Video", html_page.figure(image, caption))
 
 
-def _plot(data: plots.RunData, name: str, content: bytes, form: plots.Format) -> str:
+def _plot(data: plots.RunData, name: Plot, content: bytes, form: plots.Format) -> str:
     if form == "svg" and len(content) <= LARGEST_SVG:
         picture = svg_element(content, name)
     else:

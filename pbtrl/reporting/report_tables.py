@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pbtrl.config.defaults import differences
+from pbtrl.config.differences import differences_from_defaults
 from pbtrl.core.records import FailureRecord, Record, ReportRecord, SnapshotLost, changes_made
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.reporting.formatting import format_duration
@@ -79,7 +79,7 @@ def settings(run: RunDirectory) -> Table:
     """Settings of the run that differ from the defaults."""
     titles = ["setting", "value", "default"]
     try:
-        differing = differences(load_stored_config(run))
+        differing = differences_from_defaults(load_stored_config(run, makes_envs=False))
     except (ConfigError, RunError) as error:
         return Table(titles, [], notes=[f"not compared with the defaults: {str(error).splitlines()[0]}"])
     rows = [[name, *("-" if v is None else _text(v) for v in values)] for name, *values in differing]

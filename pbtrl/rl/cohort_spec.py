@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from pbtrl.agents.types import Agent, State
-from pbtrl.core.registry import import_object
 from pbtrl.core.seeding import seed_for
 from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.envs import Vector
 from pbtrl.rl.episode_metric import EpisodeMetric
 from pbtrl.rl.rollout import ToEnv
+from pbtrl.system.imports import import_object
 
 MakeEnvs = Callable[[Sequence[int], int], Vector]
 """Factory of a vector env: (one seed per env, number of threads) -> Vector."""

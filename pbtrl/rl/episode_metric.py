@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pbtrl.core.registry import load_path
 from pbtrl.envs import Vector
+from pbtrl.system.imports import import_own_object
 
 INFO = "episode/info/"
 
@@ -45,5 +45,5 @@ class EpisodeMetric:
 
     @cached_property
     def _function(self) -> Callable[[float, int, Mapping[str, Any]], Any]:
-        function: Callable[[float, int, Mapping[str, Any]], Any] = load_path(self.text)
+        function: Callable[[float, int, Mapping[str, Any]], Any] = import_own_object(self.text)
         return function

@@ -6,7 +6,6 @@ The journal is authoritative. run.json is for people, and for the warning that a
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import platform
 import re
 import socket
@@ -24,6 +23,7 @@ from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.system.files import reason, write_atomically
 from pbtrl.system.strict_json import to_json
+from pbtrl.system.versions import PACKAGES, installed_version
 
 Status = Literal["finished", "stopped", "failed"]
 
@@ -32,7 +32,6 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "id": str, "status": str, "reason": str, "versions": dict, SESSIONS: int, "created": (int, float),
     "started": (int, float),
 }  # fmt: skip
-PACKAGES = ("torch", "gymnasium", "ale_py", "mujoco", "envpool", "optuna", "cmaes")
 _SECRETS = r"(?i)[\w.-]*(?:key|token|secret|passw|credential|auth)[\w.-]*"
 _SECRET = re.compile(_SECRETS)
 _INLINE = re.compile(_SECRETS + r"""["']?\s*[=:]\s*(?P<value>"[^"]*"|'[^']*'|[^\s,}\]]+)|://(?P<user>[^/@\s]+)@""")
@@ -105,7 +104,7 @@ def _write(run: RunDirectory, content: Mapping[str, Any]) -> None:
 
 def _versions() -> dict[str, str | None]:
     ours = {"pbtrl": pbtrl.__version__, "python": platform.python_version(), "processor": _processor()}
-    return {**ours, **{p: _version(p) for p in PACKAGES}}
+    return {**ours, **{p: installed_version(p) for p in (*PACKAGES, "optuna", "cmaes")}}
 
 
 def _processor() -> str:
@@ -115,13 +114,6 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _redacted(command: Sequence[str]) -> list[str]:

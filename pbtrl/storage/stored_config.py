@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,62 +11,62 @@ from pbtrl.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from pbtrl.config.schema import Config
+    from pbtrl.config.yaml_source import ConfigSource
 
 
-def check_imports(run: RunDirectory, config: Config, *, allowed: bool) -> None:
-    """Check that the user allows the imports of a run's config, which may come from an untrusted source.
+def check_imports(owner: object, modules: Iterable[str], *, trusted: bool, known: Collection[str] = ()) -> None:
+    """Check that the user allows the imports of a stored config, which may come from an untrusted source.
+
+    Args:
+        owner: run, or folder of a sweep, for the message.
+        modules: modules that its config names.
+        trusted: whether they may be imported.
+        known: modules that may be imported in any case, because the user named them too.
 
     Raises:
-        RunError: the config names a module, and imports are not allowed.
+        RunError: a module is neither trusted nor known.
     """
-    _check(run, config.imports, allowed)
-
-
-def _check(run: object, modules: Sequence[str], allowed: bool) -> None:
-    if modules and not allowed:
-        named = ", ".join(map(repr, modules))
+    if not trusted and (refused := [module for module in modules if module not in known]):
         raise RunError(
-            f"{run} asks to import {named}, which runs its code: allow it with --trust-imports "
-            "(in Python, trust_imports=True)"
+            f"{owner} asks to import {', '.join(map(repr, refused))}, which runs its code: allow it with "
+            "--trust-imports (in Python, trust_imports=True)"
         )
 
 
 def names_modules(run: RunDirectory) -> bool:
     """Return whether a run's config names modules to import; imports and raises nothing."""
+    from pbtrl.config.code_names import code_modules
     from pbtrl.config.load import read
-    from pbtrl.config.open_names import code_modules
 
     path = run.resolved_config
     if not path.is_file():  # a pipe would block
         return False
     try:
-        tree = read(path).data
+        return bool(code_modules(read(path).data))
     except ConfigError:
         return False
-    env, fitness = (section if isinstance(section := tree.get(key), dict) else {} for key in ("env", "fitness"))
-    named = str(env.get("id")), str(fitness.get("metric"))
-    return bool(code_modules(tree) or env.get("wrappers")) or any(":" in name for name in named)
 
 
 def load_stored_config(
-    run: RunDirectory, overrides: Sequence[str] = (), *, trusted: bool = False, known: Collection[str] = ()
-) -> Config:
+    run: RunDirectory, overrides: Sequence[str] = (), *, trusted: bool = False, known: Collection[str] = (),
+    makes_envs: bool = True,
+) -> Config:  # fmt: skip
     """Load the resolved config of a run; keys that were renamed since an earlier pbtrl are translated.
 
     Args:
         run: run directory.
         overrides: overrides as on the command line.
-        trusted: whether the modules of agents, strategies and trainables that it names may be imported.
+        trusted: whether the modules that it names may be imported.
         known: modules that may be imported in any case, because the user named them too.
+        makes_envs: False for callers that make no envs: those of env, wrappers and metric need no trust then.
 
     Raises:
         DamagedError: there is none.
         ConfigError: the config or an override is invalid.
         RunError: it names a module that is not trusted, or searches hyperparameters that were renamed since.
     """
-    from pbtrl.config.load import check, read
-    from pbtrl.config.open_names import code_modules
-    from pbtrl.config.renamed_keys import RENAMED, modernize
+    from pbtrl.config.load import read
+    from pbtrl.config.renamed_keys import RENAMED
 
     path = run.resolved_config
     if not path.is_file():
@@ -78,25 +78,31 @@ def load_stored_config(
             f"{run} searches {former!r}, which is now called {RENAMED[former]!r}: finish it with the pbtrl version "
             f"that created it (see run.json), or start a new run"
         )
-    _check(run, [module for module in code_modules(source.data) if module not in known], trusted)
-    source.data = modernize(source.data)
-    for override in overrides:
-        source.override(override)
-    return check(source)
+    return _load(run, source, overrides, trusted, known, makes_envs)
 
 
 def parse_stored_config(folder: Path, text: str, *, trusted: bool = False, known: Collection[str] = ()) -> Config:
     """Load a resolved config that a file in `folder` holds as text; arguments and errors as of `load_stored_config`."""
-    from pbtrl.config.load import check
-    from pbtrl.config.open_names import code_modules
-    from pbtrl.config.renamed_keys import modernize
     from pbtrl.config.yaml_source import ConfigSource
 
-    source = ConfigSource(text, str(folder))
-    _check(folder, [module for module in code_modules(source.data) if module not in known], trusted)
+    return _load(folder, ConfigSource(text, str(folder)), (), trusted, known, makes_envs=True)
+
+
+def _load(
+    owner: object, source: ConfigSource, overrides: Sequence[str], trusted: bool, known: Collection[str],
+    makes_envs: bool,
+) -> Config:  # fmt: skip
+    from pbtrl.config.code_names import WITHOUT_ENVS, code_modules
+    from pbtrl.config.load import check
+    from pbtrl.config.renamed_keys import modernize
+
+    check_imports(owner, code_modules(source.data, WITHOUT_ENVS), trusted=trusted, known=known)
     source.data = modernize(source.data)
+    for override in overrides:
+        source.override(override)
     config = check(source)
-    _check(folder, [module for module in config.imports if module not in known], trusted)
+    if makes_envs:
+        check_imports(owner, config.imports, trusted=trusted, known=known)
     return config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import traceback
 from multiprocessing.connection import Connection
@@ -11,6 +10,7 @@ from typing import Any
 
 from pbtrl.errors import ChildDiedError, DamagedError, DiskFullError, IsolatedCallError
 from pbtrl.system.child_process import call_in_child, init_child, redirect_output
+from pbtrl.system.imports import import_object
 from pbtrl.system.strict_json import to_json
 
 NAME = "apart"  # name of the process
@@ -43,9 +43,8 @@ def _answer(pipe: Connection, parent: int, task: str) -> None:
     init_child(parent, pipe)
     request = json.loads(task)
     redirect_output(Path(request["log"]))
-    module, function = request["function"].split(":")
     try:
-        answer = {"result": getattr(importlib.import_module(module), function)(*request["arguments"])}
+        answer = {"result": import_object(request["function"])(*request["arguments"])}
     except DamagedError as error:
         answer = {"damaged": str(error)}
     except DiskFullError as error:

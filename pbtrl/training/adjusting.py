@@ -41,7 +41,7 @@ def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -
         RunError: a key may not change, a value is invalid, or the run is finished; nothing was changed.
     """
     run.check_links()
-    config = load_stored_config(run, trusted=trusted)
+    config = load_stored_config(run, trusted=trusted, makes_envs=False)
     if run.holder() is None:
         with run.lock():
             records, change = _checked(run, config, items)

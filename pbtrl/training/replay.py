@@ -32,7 +32,7 @@ from pbtrl.storage.run_creation import group_folder
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import REPLAY_FILE
 from pbtrl.storage.run_state import state
-from pbtrl.storage.stored_config import check_imports, load_stored_config
+from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
 from pbtrl.training import scoring
@@ -191,7 +191,6 @@ def plan(
         raise RunError(f"{run} is training: replay it when it has ended")
     run.check_links()
     config = load_stored_config(run, trusted=trusted)
-    check_imports(run, config, allowed=trusted)
     original = discover(run, member)
     _, records, population = run.load()
     if len(original.points) == 1:

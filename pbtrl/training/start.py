@@ -28,7 +28,7 @@ from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_info import record_start
-from pbtrl.storage.stored_config import check_imports, load_stored_config
+from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system import streams
 from pbtrl.system.child_process import is_importing_main
 from pbtrl.system.files import check_free_space, write_atomically
@@ -124,8 +124,6 @@ def resume(
         run.delete_leftovers()
         stored_header, records, _ = run.load()
         stored = load_stored_config(run, trusted=trusted, known=asked.imports if asked else ())
-        known = asked is not None and asked.imports == stored.imports
-        check_imports(run, stored, allowed=trusted or known)
         wanted = asked or _overridden(run, stored, overrides)
         config = prepare(merge_resume_config(stored, wanted), ConfigSource(file=str(run.resolved_config)))
         if isinstance(last := records[-1], RunFinished) and config == stored and run.best_file.exists():
@@ -167,7 +165,6 @@ def _start_unbegun(
     if not run.resolved_config.is_file():
         raise RunError(f"{run} never began: train its config again, with --if-exists resume")
     config = load_stored_config(run, overrides, trusted=trusted)
-    check_imports(run, config, allowed=trusted)
     source = read(run.resolved_config, overrides)
     return start(config, source, hooks, root=run.path.parent, name=run.name, if_exists="resume", command=command)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.build.factory import prepare
-from pbtrl.config.resume import differences
+from pbtrl.config.differences import changed_settings
 from pbtrl.core.records import duration
 from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
 from pbtrl.reporting.sweep_tables import EQUAL, plan_table
@@ -310,7 +310,7 @@ def _check_same(folder: Path, stored: SweepRecord, arms: Sequence[Arm], trusted:
     texts = {arm.name: arm.text for arm in stored.arms}
     for arm in arms:
         config = parse_stored_config(folder, texts[arm.name], trusted=trusted, known=arm.config.imports)
-        for setting, (old, new) in differences(config, arm.config).items():
+        for setting, (old, new) in changed_settings(config, arm.config).items():
             if setting.split(".")[0] not in HARMLESS:
                 raise _other(folder, f"{setting} of {arm.name} is {old}, not {new}")
 

@@ -190,13 +190,13 @@ def test_facts_name_what_differs(tmp_path: Path) -> None:
     here = facts(probe)
     assert here["probe"] == "x"
     assert version_differences(here, here) == []
-    there = {**here, "versions": {**here["versions"], "torch": "2.12", "ale-py": None}}
+    there = {**here, "versions": {**here["versions"], "torch": "2.12", "ale_py": None}}
     assert version_differences(here, there) == [
         f"torch 2.12 (here {here['versions']['torch']})",
-        f"ale-py missing (here {here['versions']['ale-py']})",
+        f"ale_py missing (here {here['versions']['ale_py']})",
     ]
     check_versions(here, here)
-    with pytest.raises(WorkerError, match=r"node \S+ has torch 2.12 \(here .*\), ale-py missing .*: install the same"):
+    with pytest.raises(WorkerError, match=r"node \S+ has torch 2.12 \(here .*\), ale_py missing .*: install the same"):
         check_versions(here, there)
 
 

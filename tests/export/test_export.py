@@ -202,8 +202,8 @@ def test_different_policy_is_refused_and_leaves_nothing(
     before = contents(Path("kept"))
     real = export.load_policy
 
-    def other(*args: Any) -> Any:
-        loaded = real(*args)
+    def other(*args: Any, **options: Any) -> Any:
+        loaded = real(*args, **options)
         predict = loaded.policy.distribution
         monkeypatch.setattr(loaded.policy, "distribution", lambda *a, **k: predict(*a, **k) + 2e-5)
         return loaded

@@ -14,7 +14,7 @@ import pbtrl
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.comparison.group_curves import group_curve
 from pbtrl.reporting.comparison.group_statistics import Pair, RunGroup
-from pbtrl.reporting.comparison.groups import differences, labels
+from pbtrl.reporting.comparison.groups import labels, varying_settings
 from pbtrl.reporting.comparison.page import check_target
 from pbtrl.reporting.comparison.run_curves import RunCurve, RunCurves
 from pbtrl.reporting.comparison.runs import load, read_settings
@@ -187,7 +187,7 @@ def test_labels_are_unique_and_short() -> None:
 
 
 def test_differences_name_all_settings() -> None:
-    result = differences([config(**{"population.size": 4, "agent.x": 1}), config(**{"agent.x": 2})])
+    result = varying_settings([config(**{"population.size": 4, "agent.x": 1}), config(**{"agent.x": 2})])
     assert result == {"agent.x": [1, 2], "population.size": [4, None]}
 
 

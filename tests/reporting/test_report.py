@@ -16,6 +16,7 @@ from matplotlib.colors import to_hex
 
 from pbtrl import errors
 from pbtrl.reporting import html_report, plots
+from pbtrl.reporting.plot_names import PLOT_NAMES
 from pbtrl.reporting.plots import PLOTS, RunData, draw
 from pbtrl.storage.run_directory import RunDirectory
 from tests.command import Command, spawn
@@ -239,6 +240,7 @@ def test_unwritable_directory_is_one_line(pbtrl: Command, monkeypatch: pytest.Mo
 
 
 def test_drawn_plots_are_the_named_ones() -> None:
+    assert tuple(PLOTS) == PLOT_NAMES
     assert (plots.__doc__ or "").count("\n    ") == len(PLOTS)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from pbtrl.config.defaults import differences
+from pbtrl.config.differences import differences_from_defaults
 from pbtrl.config.load import config_from_dict, to_yaml
 from pbtrl.core.population import FitnessRule
 from pbtrl.reporting import html_report
@@ -123,8 +123,8 @@ def test_every_strategy_has_defaults() -> None:
     """FIRE PBT cannot stand without settings of its own; those are not compared."""
     from pbtrl.config.load import load
 
-    assert 0 < len(differences(load("toy_deceptive"))) < 20
-    names = [name for name, *_ in differences(load("mixed"))]
+    assert 0 < len(differences_from_defaults(load("toy_deceptive"))) < 20
+    names = [name for name, *_ in differences_from_defaults(load("mixed"))]
     assert "agents.vmpo.minibatches" in names
     assert "name" not in names
 

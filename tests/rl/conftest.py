@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pbtrl.core.registry import import_object
 from pbtrl.rl import hogwild, local_actors, process_pool
 from pbtrl.rl.pool_messages import ToWorker, decode, encode
+from pbtrl.system.imports import import_object
 
 
 class SimulatedProcess(process_pool.Process):

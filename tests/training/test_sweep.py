@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import pbtrl as library
+from pbtrl.config.differences import changed_settings
 from pbtrl.config.load import load, parse
-from pbtrl.config.resume import differences
 from pbtrl.errors import ConfigError, DiskFullError, RunError, TrainingError
 from pbtrl.storage.run_lock import RunLock
 from pbtrl.training import sweep as sweep_module
@@ -103,7 +103,7 @@ def test_arm_survives_its_text() -> None:
     """A sweep continues from the text in sweep.json."""
     for config in ("toy_deceptive", "cartpole"):
         (arm,) = make_arms([config], ["seed=4"], {})
-        assert not differences(parse(arm.text), arm.config)
+        assert not changed_settings(parse(arm.text), arm.config)
 
 
 # Runs

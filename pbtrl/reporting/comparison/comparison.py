@@ -20,7 +20,7 @@ from typing_extensions import override
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.comparison.group_curves import AXES, group_curve
 from pbtrl.reporting.comparison.group_statistics import Pair, RunGroup
-from pbtrl.reporting.comparison.groups import differences, group_runs, labels
+from pbtrl.reporting.comparison.groups import group_runs, labels, varying_settings
 from pbtrl.reporting.comparison.metrics import Metric
 from pbtrl.reporting.comparison.runs import ComparedRun, LeftOut, check_comparable, find_runs, load
 from pbtrl.reporting.formatting import format_count
@@ -202,5 +202,5 @@ def _grouped(runs: Sequence[ComparedRun], left_out: list[LeftOut], metric: Metri
     sign = -1.0 if metric.higher_is_better else 1.0
     groups.sort(key=lambda pair: math.inf if pair[0].iqm is None else sign * pair[0].iqm)
     order = [place for _, place in groups]
-    different = {name: [values[i] for i in order] for name, values in differences(settings).items()}
+    different = {name: [values[i] for i in order] for name, values in varying_settings(settings).items()}
     return Comparison(metric, tuple(group for group, _ in groups), tuple(left_out), different, folder)

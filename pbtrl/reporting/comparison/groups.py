@@ -25,7 +25,7 @@ def group_runs(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
     return list(groups.values())
 
 
-def differences(groups: Sequence[Settings]) -> dict[str, list[Any]]:
+def varying_settings(groups: Sequence[Settings]) -> dict[str, list[Any]]:
     """Map each setting that differs to its value in every group, None where it is absent; the telling ones first."""
     names = dict.fromkeys(name for settings in groups for name in settings)
     values = {name: [settings.get(name) for settings in groups] for name in names}
@@ -42,7 +42,7 @@ def labels(groups: Sequence[Settings], names: Sequence[Sequence[str]] = ()) -> l
     if len(groups) == 1:
         return [_word("strategy.name", groups[0].get("strategy.name", "all runs"))]
     chosen: list[str] = []
-    varying = differences(groups)
+    varying = varying_settings(groups)
     for name in varying:
         if _count(varying, [*chosen, name]) > _count(varying, chosen):
             chosen.append(name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pbtrl.config.defaults import flatten
+from pbtrl.config.differences import flatten
 from pbtrl.config.load import read
 from pbtrl.config.renamed_keys import modernize
 from pbtrl.config.wording import shown
@@ -156,7 +156,7 @@ def read_settings(run: RunDirectory) -> Settings:
             flat |= {f"{fixed}.{name}": prior for name, prior in value.items()}
         elif key not in OWN:
             flat |= flatten({str(key): value})
-    return flat
+    return {name: value for name, value in flat.items() if value is not None}
 
 
 def check_comparable(runs: Sequence[ComparedRun]) -> None:

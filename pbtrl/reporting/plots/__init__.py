@@ -23,6 +23,7 @@ with contextlib.chdir(Path(__file__).parent):  # else matplotlib reads a matplot
     import matplotlib  # noqa: F401, the modules of this folder find it loaded
 from matplotlib.figure import Figure
 
+from pbtrl.reporting.plot_names import Plot
 from pbtrl.reporting.plots.members import episodes, population
 from pbtrl.reporting.plots.run_data import RunData
 from pbtrl.reporting.plots.style import style
@@ -33,7 +34,7 @@ __all__ = ["PLOTS", "Format", "RunData", "content", "draw", "make_figure", "styl
 
 Format = Literal["svg", "png"]
 
-PLOTS: dict[str, Callable[[RunData], Figure]] = {
+PLOTS: dict[Plot, Callable[[RunData], Figure]] = {
     "training": training,
     "episodes": episodes,
     "population": population,
@@ -43,7 +44,7 @@ PLOTS: dict[str, Callable[[RunData], Figure]] = {
 }
 
 
-def make_figure(data: RunData, plot: str) -> Figure:
+def make_figure(data: RunData, plot: Plot) -> Figure:
     """Draw one of PLOTS as a figure, which a notebook shows also without `%matplotlib inline`.
 
     Raises:
@@ -60,7 +61,7 @@ def make_figure(data: RunData, plot: str) -> Figure:
     return figure
 
 
-def draw(data: RunData, plot: str, form: Format = "svg") -> bytes:
+def draw(data: RunData, plot: Plot, form: Format = "svg") -> bytes:
     """Draw one of PLOTS; returns the content of the file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Differences between a run's config and the defaults of what it trains."""
+"""Differences between two configs, and between a config and the defaults of what it trains."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from pbtrl.config.schema import Config
 from pbtrl.errors import ConfigError
 
 
-def differences(config: Config) -> list[tuple[str, Any, Any]]:
+def changed_settings(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """Map each setting that differs, by its dotted name, to both values; None is also an absent one."""
+    old, new = (dict(flatten(config.to_dict(), split_priors=True)) for config in (before, after))
+    names = sorted(old.keys() | new.keys())
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+
+
+def differences_from_defaults(config: Config) -> list[tuple[str, Any, Any]]:
     """List the settings that differ from the defaults, as (dotted name, value, default), with None for absent ones.
 
     The default of a setting is its value in a config with the same env, agents, trainable, strategy, searched
@@ -31,12 +38,12 @@ def _usual(tree: Mapping[str, Any]) -> dict[str, Any]:
     return dict(tree)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, value) of every setting that is not None; a prior is one value."""
+def flatten(tree: Mapping[str, Any], prefix: str = "", *, split_priors: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of every setting; a prior is one value, or with `split_priors` several settings."""
     for key, value in tree.items():
-        if isinstance(value, Mapping) and "prior" not in value:
-            yield from flatten(value, f"{prefix}{key}.")
-        elif value is not None:
+        if isinstance(value, Mapping) and (split_priors or "prior" not in value):
+            yield from flatten(value, f"{prefix}{key}.", split_priors=split_priors)
+        else:
             yield f"{prefix}{key}", value
 
 
