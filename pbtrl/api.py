@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from pbtrl.config.load import check, read
 from pbtrl.config.schema import Config
-from pbtrl.core.population import Member
+from pbtrl.core.member import Member
 from pbtrl.core.records import Record, ReportRecord, UnknownRecord
 from pbtrl.errors import RunError, TrainingError
 from pbtrl.reporting.plot_names import PLOT_NAMES, Plot

@@ -16,7 +16,7 @@ import pytest
 
 import pbtrl as package
 from pbtrl import api
-from pbtrl.core.population import Member
+from pbtrl.core.member import Member
 from pbtrl.core.records import Decision, ReportRecord, RunFinished
 from pbtrl.errors import CallbackError, ConfigError, PbtrlError, RunError, TrainingError
 from pbtrl.training import scoring

@@ -11,15 +11,16 @@ import statistics
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from pbtrl.core.curve import Curve
 from pbtrl.core.dimensions import AGENT
-from pbtrl.core.messages import Assignment, Failure, Hyperparameters, Report, numbers
-from pbtrl.core.naming import EVALUATOR, member_id, member_ids
+from pbtrl.core.member import Member
+from pbtrl.core.messages import Assignment, Failure, Report, numbers
+from pbtrl.core.naming import member_id, member_ids
 from pbtrl.core.records import (
     Decision,
     FailureRecord,
@@ -31,8 +32,6 @@ from pbtrl.core.records import (
     SnapshotRemade,
 )
 from pbtrl.core.values import MAX_MEMBERS
-
-MemberState = Literal["retired", "given up", "diverged", "train", "done", "waiting"]
 
 
 def mean(returns: Iterable[float | None]) -> float:
@@ -79,111 +78,6 @@ class FitnessRule:
         for name, valid in types.items():
             if type(value := getattr(self, name)) not in valid:
                 raise ValueError(f"the fitness rule's {name} cannot be {value!r}")
-
-
-@dataclass
-class Member:
-    """State of one member.
-
-    Attributes:
-        hyperparameters: hyperparameters of the open slice, or of the last one.
-        snapshot: newest snapshot.
-        snapshot_hparams: hyperparameters of the slice that made `snapshot`. A donor gives both, so that they match even
-            while it already tries other hyperparameters.
-        fitness: a number, or None if absent; meaningless while `diverged`.
-        placeholder: fitness from before the last copy, until there is a new one; see `rank_fitness`.
-        diverged: its weights or gradients were not finite in the last slice. A copy or a fresh start clears it.
-        given_up: an assignment failed too often to be tried again. A copy or a fresh start clears it.
-        consecutive_failures: number of assignments given up since the last report.
-        skipped_updates: updates skipped because their gradient was not finite, in all slices.
-        window_start_step: the member's step at its start or last copy; if slices cut episodes, at the slice's start.
-        counted_steps: env steps since `window_start_step` that lie in finished training episodes.
-        role: role in the strategy, such as `p1` or `evaluator`; empty if all members are alike.
-        retired: the strategy gives it no further assignment.
-        curve: fitness curve since its start or last copy.
-        copy: last assignment that copied another member, or None.
-        copied_at: number of the decision, counted from 1, that gave the member other weights: a copy or a fresh start.
-        evaluated_at: number of the decision in which its last evaluation began or, once its evaluator evaluates another
-            member, ended; 0 if there is none.
-    """
-
-    id: str
-    step: int = 0
-    generation: int = -1
-    hyperparameters: Hyperparameters = field(default_factory=dict)
-    snapshot: str | None = None
-    snapshot_hparams: Hyperparameters = field(default_factory=dict)
-    parent: str | None = None
-    window: list[float] = field(default_factory=list)
-    fitness: float | None = None
-    placeholder: float | None = None
-    diverged: bool = False
-    given_up: bool = False
-    consecutive_failures: int = 0
-    skipped_updates: int = 0
-    window_start_step: int = 0
-    counted_steps: int = 0
-    pending: Assignment | None = None
-    history: list[tuple[int, float | None]] = field(default_factory=list)
-    role: str = ""
-    retired: bool = False
-    curve: Curve = field(default_factory=Curve)
-    copy: Assignment | None = None
-    copied_at: int = 0
-    evaluated_at: int = 0
-
-    @property
-    def is_evaluator(self) -> bool:
-        """Whether the member evaluates others, and so is never a candidate for the best."""
-        return self.role.startswith(EVALUATOR)
-
-    @property
-    def evaluates(self) -> tuple[str, str] | None:
-        """Parent and child of an evaluation under way, or None."""
-        began = self.copy if self.is_evaluator and self.pending else None
-        return (began.donor or "", began.hparams_donor or "") if began else None
-
-    @property
-    def healthy(self) -> bool:
-        """Whether the member has neither diverged nor been given up after repeated failures."""
-        return not (self.diverged or self.given_up)
-
-    @property
-    def ranked(self) -> bool:
-        """Whether the member may be compared with others: healthy, with a fitness."""
-        return self.healthy and self.fitness is not None
-
-    def state(self, horizon: int) -> MemberState:
-        """State to show: `train` with an open assignment, `done` at the budget of `horizon` env steps."""
-        if self.retired:
-            return "retired"
-        if self.given_up:
-            return "given up"
-        if self.diverged:
-            return "diverged"
-        if self.pending:
-            return "train"
-        return "done" if self.step >= horizon else "waiting"
-
-    @property
-    def rank_fitness(self) -> float | None:
-        """Number that ranks the member: its fitness, or its placeholder if the fitness is absent.
-
-        A copy empties the fitness. Without a placeholder the member would leave the ranking, the others' ranks would
-        fall, and asynchronous truncation would select far more than the bottom fraction. A placeholder never makes a
-        member a donor.
-        """
-        return self.placeholder if self.fitness is None else self.fitness
-
-    @property
-    def last_fitness(self) -> float | None:
-        """Fitness at the last report; a copy has already emptied the receiver's `fitness`."""
-        return self.history[-1][1] if self.history else None
-
-    @property
-    def before_copy(self) -> bool:
-        """Whether `rank_fitness` is a placeholder."""
-        return self.fitness is None and self.placeholder is not None
 
 
 class Population:

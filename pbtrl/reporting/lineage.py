@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Assignment, Hyperparameters
-from pbtrl.core.population import Member, Population
+from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.storage.run_header import read_header
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pbtrl.core.member import Member, MemberState
 from pbtrl.core.messages import UNMEASURED, Assignment, Hyperparameters
-from pbtrl.core.population import Member, MemberState, Population
+from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, FailureRecord, Record, ReportRecord, RunChanged, SnapshotLost
 from pbtrl.reporting.formatting import (
     format_changes,

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pbtrl.core.population import Member, Population
+from pbtrl.core.member import Member
+from pbtrl.core.population import Population
 from pbtrl.core.records import changes_made
 from pbtrl.errors import RunError
 from pbtrl.storage.run_directory import RunDirectory

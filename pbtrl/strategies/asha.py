@@ -19,7 +19,8 @@ from typing import Literal
 
 from typing_extensions import override
 
-from pbtrl.core.population import Member, Population
+from pbtrl.core.member import Member
+from pbtrl.core.population import Population
 from pbtrl.strategies.rungs import Trial, ranked, started, target, trial
 from pbtrl.strategies.trials import TrialSearch, is_idle, unstarted
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Assignment, Hyperparameters
-from pbtrl.core.population import Member, Population
+from pbtrl.core.population import Population
 from pbtrl.strategies import Strategy
 
 

@@ -18,9 +18,10 @@ from typing import Literal
 
 from typing_extensions import override
 
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Assignment
 from pbtrl.core.naming import EVALUATOR
-from pbtrl.core.population import Member, Population
+from pbtrl.core.population import Population
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.fire_curves import CurveComparison, compare

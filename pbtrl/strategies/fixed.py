@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Hyperparameters
-from pbtrl.core.population import Member, Population
+from pbtrl.core.population import Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.core.values import Value
 from pbtrl.strategies.trials import IndependentTrials, space_of

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pbtrl.core.dimensions import Choice, Dimension
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Hyperparameters
-from pbtrl.core.population import Member, Population
+from pbtrl.core.population import Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.core.values import Value
 from pbtrl.strategies.trials import IndependentTrials, place_of

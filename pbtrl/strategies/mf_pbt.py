@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Assignment
-from pbtrl.core.population import Member, Population
+from pbtrl.core.population import Population
 from pbtrl.strategies.pbt import PBT, Select
 
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from typing_extensions import override
 
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.naming import member_id
-from pbtrl.core.population import Member, Population
+from pbtrl.core.population import Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop

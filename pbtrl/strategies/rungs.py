@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pbtrl.core.population import Member, Population
+from pbtrl.core.member import Member
+from pbtrl.core.population import Population
 from pbtrl.strategies.brackets import Bracket
 
 WORST = -math.inf

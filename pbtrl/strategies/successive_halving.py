@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from pbtrl.core.population import Member, Population
+from pbtrl.core.member import Member
+from pbtrl.core.population import Population
 from pbtrl.strategies.brackets import Bracket
 from pbtrl.strategies.rungs import Trial, bracket_trials, ranked, started, target
 from pbtrl.strategies.trials import TrialSearch, is_idle, unstarted

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pbtrl.core.dimensions import AGENT
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Hyperparameters
-from pbtrl.core.population import Member, Population
+from pbtrl.core.population import Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies.brackets import Bracket
 from pbtrl.strategies.rungs import bracket_trials

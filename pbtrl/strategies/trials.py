@@ -9,8 +9,9 @@ from typing import Protocol
 
 from typing_extensions import override
 
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Assignment, Hyperparameters
-from pbtrl.core.population import Member, Population
+from pbtrl.core.population import Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.assigning import assign, next_stop

@@ -12,8 +12,9 @@ import pytest
 from scipy.stats import ttest_ind
 
 from pbtrl.core.dimensions import Choice, IntUniform, LogUniform, Uniform
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Assignment
-from pbtrl.core.population import FitnessRule, Member, Population
+from pbtrl.core.population import FitnessRule, Population
 from pbtrl.core.records import RunResumed
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.execution.host import Host

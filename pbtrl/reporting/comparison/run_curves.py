@@ -17,8 +17,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pbtrl.core.member import Member
 from pbtrl.core.messages import Report, numbers
-from pbtrl.core.population import FitnessRule, Member, Population, mean
+from pbtrl.core.population import FitnessRule, Population, mean
 from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.storage.run_header import RunHeader
 

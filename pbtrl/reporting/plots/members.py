@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from pbtrl.core.dimensions import AGENT
-from pbtrl.core.population import Member
+from pbtrl.core.member import Member
 from pbtrl.reporting.formatting import format_count, format_fitness, format_value
 from pbtrl.reporting.plots.run_data import RunData
 from pbtrl.reporting.plots.style import NAMED, PANELS, WIDTH, WORDS, can_be_drawn, is_logarithmic, short
