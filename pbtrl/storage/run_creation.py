@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pbtrl.core.naming import RUN_NAME
-from pbtrl.errors import RunError
+from pbtrl.errors import DamagedError, RunError
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import is_run
@@ -27,6 +27,7 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> RunDirectory
 
     Raises:
         RunError: the name is invalid or taken, the directory is not writable, or the run to overwrite is in use.
+        DamagedError: the run to resume has lost its journal.
     """
     _check_name(name)
     if if_exists == "suffix":
@@ -40,6 +41,8 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> RunDirectory
     if if_exists == "resume" and is_run(run.path):
         if not os.access(run.path, os.W_OK):
             raise RunError(f"cannot write to {run}: permission denied")
+        if not run.has_begun() and _has_trained(run):
+            raise DamagedError(f"{run} has lost its journal: restore {run.journal_path}, or train anew with --overwrite")
         return run
     raise _taken(run)
 
@@ -112,9 +115,12 @@ def _is_blank(run: RunDirectory) -> bool:
     if not run.path.is_dir() or run.holder() is not None:
         return False
     names = {p.name.removeprefix(".tmp-") for p in run.path.iterdir()}
-    snapshots = run.members.glob("*/snapshots/*")
-    trained = any(path.parent.parent.name != "initial" for path in snapshots)  # if so, the journal was lost
-    return not (run.has_begun() or trained) and names <= {path.name for path in run.entries}
+    return not (run.has_begun() or _has_trained(run)) and names <= {path.name for path in run.entries}
+
+
+def _has_trained(run: RunDirectory) -> bool:
+    """Return whether there are snapshots of members; without a journal line, the journal was lost."""
+    return any(path.parent.parent.name != "initial" for path in run.members.glob("*/snapshots/*"))
 
 
 def _remove(run: RunDirectory) -> None:

@@ -52,6 +52,10 @@ def signalled(patch: pytest.MonkeyPatch, number: signal.Signals, report: int) ->
         yield
 
 
+def keep_lines(journal: Path, count: int) -> None:
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:count]))
+
+
 def canonical(run: str) -> tuple[str, dict[str, str]]:
     path = Path("runs") / run
     return digest(journal(path)), weights(path)
@@ -477,22 +481,40 @@ def test_run_with_a_torn_first_line_starts(pbtrl: Command, finished: Path, left,
     assert canonical("a") == before
 
 
-def test_run_without_its_journal_is_not_a_new_run(pbtrl: Command, finished: Path):
-    """Snapshots unknown to the journal are not used, except as results of the same assignments."""
-    before, hashes = canonical("a"), weights(finished)
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        (["train", "toy_quadratic", "--name", "a", "seed=7"], 2, "runs/a exists "),
+        (["train", "toy_quadratic", "--name", "a", "--if-exists", "resume"], 4, "runs/a has lost its journal: "),
+        (["resume", "a", "budget.env_steps_per_member=20"], 4, "runs/a has lost its journal: "),
+    ],
+)
+@pytest.mark.parametrize("empty", [False, True])
+def test_run_without_its_journal_is_left_alone(
+    pbtrl: Command, finished: Path, command: list[str], code: int, message: str, empty: bool
+):
     (finished / "journal.jsonl").unlink()
-    refused = pbtrl("train", "toy_quadratic", "--name", "a", "seed=7")
-    assert (refused.code, refused.err[:14]) == (2, "runs/a exists ")
-    assert weights(finished) == hashes
+    if empty:
+        (finished / "journal.jsonl").touch()
+    before = contents(finished)
+    refused = pbtrl(*command)
+    assert (refused.code, refused.err[: len(message)], refused.err.count("\n")) == (code, message, 1)
+    assert contents(finished) == before
+
+
+def test_snapshots_unknown_to_the_journal_serve_the_same_assignments(pbtrl: Command, finished: Path):
+    before, hashes = canonical("a"), weights(finished)
+    keep_lines(finished / "journal.jsonl", 1)
     assert pbtrl("resume", "a").code == 0
     assert (canonical("a"), weights(finished)) == (before, hashes)
     assert not list(finished.glob("members/*/quarantine"))
 
 
 def test_snapshots_of_another_history_are_quarantined(pbtrl: Command, finished: Path):
-    (finished / "journal.jsonl").unlink()
     assert pbtrl("train", "toy_quadratic", "--name", "b", "seed=7").code == 0
-    shutil.copy("runs/b/config.resolved.yaml", finished)
+    for file in ("config.resolved.yaml", "journal.jsonl"):
+        shutil.copy(Path("runs/b", file), finished)
+    keep_lines(finished / "journal.jsonl", 1)
     assert pbtrl("resume", "a").code == 0
     assert canonical("a") == canonical("b")
     assert weights(finished) == weights(Path("runs/b"))
