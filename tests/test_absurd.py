@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,10 +131,14 @@ def test_absurd_override_is_one_line(pbtrl: Command, override: str, message: str
         ["status", "x" * 5000],
         ["status", "a", "--runs", "x" * 5000],
         ["train", "toy_quadratic", "--runs", "x" * 5000],
+        ["train", "toy_quadratic", "--runs", os.fsdecode(b"r\xff")],
+        ["train", os.fsdecode(b"c\xff.yaml")],
+        ["sweep", os.fsdecode(b"c\xff.yaml"), "--name", "a"],
+        ["sweep", "toy_quadratic", "--seed", "7"],
         ["status", "~\0"],
         ["status", ""],
     ],
-    ids=lambda argv: " ".join(argv)[:40].replace("\0", "0"),
+    ids=lambda argv: ascii(" ".join(argv))[1:40],
 )
 def test_absurd_argument_is_one_line(pbtrl: Command, argv: list[str]):
     result = pbtrl(*argv)

@@ -12,8 +12,8 @@ from typing import Any
 def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
     """Add a command that calls `function`; `text` is its help."""
     description = text[0].upper() + text[1:] + "."
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description)
-    parser.set_defaults(command=function)
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
+    parser.set_defaults(command=function, parser=parser)
     return parser
 
 

@@ -28,6 +28,7 @@ from pbtrl.cli.sweep import add_sweep
 from pbtrl.cli.tools import add_bench, add_config, add_doctor
 from pbtrl.cli.track import add_track
 from pbtrl.cli.training import add_replay, add_resume, add_set, add_train
+from pbtrl.config.wording import did_you_mean
 from pbtrl.errors import (
     ConfigError,
     DamagedError,
@@ -98,8 +99,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if hasattr(arguments, "overrides") and all("=" in r and not r.startswith("-") for r in rest):
         arguments.overrides = [*arguments.overrides, *rest]
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        arguments.parser.error(f"unrecognized arguments: {' '.join(rest)}{_hint(arguments, rest)}")
     return arguments
+
+
+def _hint(arguments: argparse.Namespace, rest: Sequence[str]) -> str:
+    """Suggest what the first unrecognized argument may mean; empty if nothing is close."""
+    if rest[0].startswith("-"):
+        options = [option for action in arguments.parser._actions for option in action.option_strings]
+        near = did_you_mean(rest[0].partition("=")[0], options)
+        return f". {near}" if near else ""
+    return ". Write overrides as a.b=value" if hasattr(arguments, "overrides") else ""
 
 
 class _Version(argparse.Action):
@@ -121,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Deep RL with population based training built in.",
         epilog=FIRST_STEPS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")

@@ -13,9 +13,10 @@ from pbtrl.config.pydantic_errors import validated
 from pbtrl.config.raw_checks import check_raw
 from pbtrl.config.replaced_names import drop_foreign_settings, drop_other_form
 from pbtrl.config.schema import Config
+from pbtrl.config.wording import did_you_mean
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.errors import ConfigError
-from pbtrl.system.files import reason
+from pbtrl.system.files import is_text, reason
 
 LARGEST = 2**20  # bytes of a config file
 
@@ -49,6 +50,8 @@ def read(path_or_name: str | Path | Mapping[str, Any], overrides: Sequence[str] 
     if "\0" in str(path_or_name):
         raise ConfigError([f"{str(path_or_name)[:80]!r}: no path has a zero byte in it"])
     path = locate(path_or_name)
+    if not is_text(path):
+        raise ConfigError([f"{path}: the path is not UTF-8"])
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
@@ -56,7 +59,8 @@ def read(path_or_name: str | Path | Mapping[str, Any], overrides: Sequence[str] 
             raise ConfigError([f"{path}: larger than {LARGEST / 2**20:.0f} MiB, which no config is"])
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError([f"{path}: no such file. Shipped configs: {', '.join(shipped())}"]) from None
+        near = did_you_mean(path.stem, shipped()) or f"Shipped configs: {', '.join(shipped())}"
+        raise ConfigError([f"{path}: no such file. {near}"]) from None
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: not UTF-8 text"]) from None
     except OSError as error:

@@ -15,7 +15,7 @@ from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import is_run
 from pbtrl.storage.run_state import state
-from pbtrl.system.files import reason, sync_directory
+from pbtrl.system.files import is_text, reason, sync_directory
 
 IfExists = Literal["error", "resume", "overwrite", "suffix"]
 
@@ -42,7 +42,9 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> RunDirectory
         if not os.access(run.path, os.W_OK):
             raise RunError(f"cannot write to {run}: permission denied")
         if not run.has_begun() and _has_trained(run):
-            raise DamagedError(f"{run} has lost its journal: restore {run.journal_path}, or train anew with --overwrite")
+            raise DamagedError(
+                f"{run} has lost its journal: restore {run.journal_path}, or train anew with --overwrite"
+            )
         return run
     raise _taken(run)
 
@@ -97,6 +99,8 @@ def _claim(run: RunDirectory) -> bool:
 def _make(run: RunDirectory) -> bool:
     """Create the directory; False if it exists. Of several concurrent callers only one gets True."""
     root = run.path.parent
+    if not is_text(run.path):
+        raise RunError(f"cannot write to {run}: the path is not UTF-8")
     try:
         root.mkdir(parents=True, exist_ok=True)
         run.path.mkdir()

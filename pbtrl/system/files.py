@@ -70,6 +70,15 @@ def make_directory(path: Path) -> None:
         sync_directory(path.parent)
 
 
+def is_text(path: Path) -> bool:
+    """Return whether a path is valid UTF-8, which TensorBoard and JSON files need."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_same_file(path: Path, file: IO[bytes]) -> bool:
     """Return whether `path` still leads to this open file; its directory may have been moved, deleted or recreated."""
     try:

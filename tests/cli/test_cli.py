@@ -48,6 +48,22 @@ def test_missing_command_shows_help_and_wrong_one_choices(pbtrl: Command):
     assert "choose from 'train', 'resume'" in pbtrl("trian").err
 
 
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["sweep", "toy_quadratic", "--seed", "7"], "--seed 7. Did you mean '--seeds'?"),
+        (["train", "toy_quadratic", "--over"], "--over. Did you mean '--overwrite'?"),
+        (["train", "toy_quadratic", "--dry-run", "population.size"], "population.size. Write overrides as a.b=value"),
+        (["status", "last", "--zzz"], "--zzz"),
+    ],
+)
+def test_unknown_arguments_have_a_hint(pbtrl: Command, argv: list[str], hint: str):
+    """Options have no abbreviations: `--over` could be one of a destructive option."""
+    result = pbtrl(*argv)
+    assert result.code == 2
+    assert result.err.endswith(f"pbtrl {argv[0]}: error: unrecognized arguments: {hint}\n")
+
+
 def test_quick_commands_import_no_large_library():
     """0.5 s for --help and for config errors, of which pydantic takes 0.3; torch alone would take three seconds."""
     code = (

@@ -224,6 +224,10 @@ def test_files_that_cannot_be_read(tmp_path):
         with pytest.raises(ConfigError) as error:
             load(path)
         assert error.value.messages == (f"{path}: no such file. Shipped configs: {names}",)
+    for path in ("configs/toy_quadratc.yaml", "toy_quadratc"):
+        with pytest.raises(ConfigError) as error:
+            load(path)
+        assert error.value.messages == (f"{path}: no such file. Did you mean 'toy_quadratic'?",)
     with pytest.raises(ConfigError, match="is a directory"):
         load(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("name: ö".encode("latin-1"))

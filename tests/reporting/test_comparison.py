@@ -58,6 +58,13 @@ def sweep(tmp_path: Path) -> Path:
 # Groups
 
 
+def test_dot_is_the_working_directory(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(sweep / "runs", "other", 3.0)
+    monkeypatch.chdir(sweep)
+    assert [g.label for g in pbtrl.compare(".").groups] == ["pbt", "random_search"]
+    assert [g.label for g in pbtrl.compare("../sweep").groups] == ["pbt", "random_search"]
+
+
 def test_runs_of_a_folder_are_grouped_by_what_differs(sweep: Path) -> None:
     result = pbtrl.compare(sweep)
     assert [(g.label, g.values) for g in result.groups] == [

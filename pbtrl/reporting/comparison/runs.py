@@ -19,6 +19,7 @@ from pbtrl.core.records import duration
 from pbtrl.errors import ConfigError, DamagedError, RunError
 from pbtrl.reporting.comparison.run_curves import RunCurves, run_curves
 from pbtrl.storage.best_member import read_best
+from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import read_run_info
@@ -96,7 +97,10 @@ def _folder(text: str, root: Path) -> Path | None:
     """Return the folder of runs that a text names, or None if it must name a run."""
     if not text or "\0" in text:
         return None
-    for path in (root / text, Path(os.path.expanduser(text))):
+    places = [Path(os.path.expanduser(text))]
+    if not text.startswith("."):  # `.` is here, not below `root`
+        places.insert(0, root / text)
+    for path in places:
         if is_run(path):
             return None
         if os.path.isdir(path) and any(run_directories(path)):
@@ -115,6 +119,8 @@ def load(run: RunDirectory) -> ComparedRun:
     info = read_run_info(run)
     unfinished = _unfinished(run, info, population.step, header)
     best = None if unfinished else read_best(run)
+    if best is None and not unfinished:
+        unfinished = f"best.json is missing: `pbtrl resume {cli_reference(run)}` chooses again"
     score = best.evaluation.return_mean if best else None
     curves = run_curves(header, records, best.means if best else {}, score)
     fitness = population.best.fitness if population.best else None
