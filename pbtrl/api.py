@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from typing_extensions import override
 
@@ -21,7 +21,7 @@ from pbtrl.config.load import check, read
 from pbtrl.config.schema import Config
 from pbtrl.core.member import Member
 from pbtrl.core.records import Record, ReportRecord, UnknownRecord
-from pbtrl.errors import RunError, TrainingError
+from pbtrl.errors import TrainingError
 from pbtrl.reporting.plot_names import PLOT_NAMES, Plot
 from pbtrl.storage import run_status
 from pbtrl.storage.best_member import best_snapshot, save_evaluation, snapshots_to_evaluate
@@ -29,6 +29,7 @@ from pbtrl.storage.run_creation import IfExists
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import find, run_directories
 from pbtrl.storage.stored_config import load_stored_config
+from pbtrl.system.argument_checks import check_choice, check_texts, whole_number
 from pbtrl.system.strict_json import to_json
 from pbtrl.training.callbacks import Callback, CallbackListener
 
@@ -73,15 +74,12 @@ def train(
     """
     from pbtrl.training.start import start
 
+    check_choice("if_exists", if_exists, get_args(IfExists))
+    check_texts("overrides", overrides)
     source, listener = read(config, overrides), CallbackListener(callbacks)
-    checked = check(source)
-    return _finish(
-        start(
-            checked, source, _hooks(progress, listener), root=Path(runs), name=name, if_exists=if_exists,
-            command=sys.argv,
-        ),
-        listener,
-    )  # fmt: skip
+    checked, hooks = check(source), _hooks(progress, listener)
+    result = start(checked, source, hooks, root=Path(runs), name=name, if_exists=if_exists, command=sys.argv)
+    return _finish(result, listener)
 
 
 def resume(
@@ -104,6 +102,7 @@ def resume(
     """
     from pbtrl.training.start import resume as resume_run
 
+    check_texts("overrides", overrides)
     listener = CallbackListener(callbacks)
     result = resume_run(
         find(str(run), Path(runs)), _hooks(progress, listener), command=sys.argv, overrides=overrides,
@@ -141,6 +140,7 @@ def sweep(
     from pbtrl.reporting.sweep_tables import event_text
     from pbtrl.training.sweep import plan
 
+    check_texts("overrides", overrides)
     configs = [] if config is None else [config] if isinstance(config, str | Path | Mapping) else config
     planned = plan(
         configs, root=Path(runs), name=name, overrides=overrides, seeds=seeds, unequal=unequal, trusted=trust_imports,
@@ -327,6 +327,9 @@ class Run:
         """
         from pbtrl.training.scoring import evaluate
 
+        episodes = whole_number("episodes", episodes, 1, 1_000_000)
+        seed = whole_number("seed", seed, 0, 2**64 - 1)
+        video = whole_number("video", video, 0, 16)
         self._run.check_links()
         config = load_stored_config(self._run, trusted=self._trusted)
         snapshots = snapshots_to_evaluate(self._run, member)
@@ -348,6 +351,7 @@ class Run:
         """
         from pbtrl.build.policies import load_policy
 
+        seed = whole_number("seed", seed, 0, 2**64 - 1)
         return load_policy(self._run, self.config, member, trusted=self._trusted, seed=seed).policy
 
     def export(self, member: str = "best", *, format: str = "bundle", out: str | Path | None = None) -> Path:
@@ -377,8 +381,7 @@ class Run:
         """Draw a figure of the run, one of those in `pbtrl report`."""
         from pbtrl.reporting.plots import RunData, make_figure
 
-        if kind not in PLOT_NAMES:
-            raise RunError(f"unknown plot {kind!r}. Known: {', '.join(PLOT_NAMES)}")
+        check_choice("kind", kind, PLOT_NAMES)
         header, records, population = self._run.load()
         leader = population.best.snapshot if population.best else None
         return make_figure(RunData(header, records, population, best_snapshot(self._run) or leader), kind)
@@ -389,6 +392,7 @@ def _hooks(progress: Progress, listener: CallbackListener, kind: type[TerminalPr
     from pbtrl.reporting.presenter import SilentPresenter, TerminalPresenter
     from pbtrl.training.session import SessionHooks
 
+    check_choice("progress", progress, get_args(Progress))
     if progress == "auto":
         progress = "live" if sys.stdout is not None and sys.stdout.isatty() else "none"
     presenter = SilentPresenter() if progress == "none" else (kind or TerminalPresenter)(progress)

@@ -235,9 +235,43 @@ def test_schedule_is_a_setting_of_its_replay(toy: api.Run, pbtrl: Command) -> No
         toy.schedule("m09")
 
 
-def test_unknown_plot_is_an_error(toy: api.Run) -> None:
-    with pytest.raises(RunError, match="unknown plot 'curve'"):
-        toy.plot("curve")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        ("plot", {"kind": "curve"}, "kind must be one of training, .*, not 'curve'"),
+        ("evaluate", {"episodes": 0}, "episodes must be a whole number from 1 to 1,000,000, not 0"),
+        ("evaluate", {"episodes": 1.5}, "episodes must be a whole number from 1 to 1,000,000, not 1.5"),
+        ("evaluate", {"episodes": True}, "episodes must be a whole number"),
+        ("evaluate", {"seed": -1}, "seed must be a whole number from 0 to "),
+        ("evaluate", {"seed": "a"}, "seed must be a whole number from 0 to .*, not 'a'"),
+        ("evaluate", {"video": -1}, "video must be a whole number from 0 to 16, not -1"),
+        ("load_policy", {"seed": None}, "seed must be a whole number"),
+    ],
+)
+def test_invalid_argument_is_one_error(toy: api.Run, function: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=f"^{message}"):
+        getattr(toy, function)(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"if_exists": "replace"}, "if_exists must be one of error, resume, overwrite, suffix, not 'replace'"),
+        ({"progress": "verbose"}, "progress must be one of auto, live, plain, json, none, not 'verbose'"),
+        ({"progress": None}, "progress must be one of .*, not None"),
+        ({"overrides": "seed=2"}, "overrides must be a list of strings, not 'seed=2'"),
+        ({"overrides": [2]}, "overrides must be a list of strings"),
+        ({"callbacks": [print]}, "callbacks must be instances of subclasses of pbtrl.Callback, not <built-in function"),
+    ],
+)
+def test_invalid_argument_of_train_starts_nothing(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=f"^{message}"):
+        api.train("toy_quadratic", **arguments)
+    assert not Path("runs").exists()
+
+
+def test_numpy_integers_are_whole_numbers(toy: api.Run) -> None:
+    toy.evaluate(episodes=np.int64(1), seed=np.uint8(3))  # type: ignore[arg-type]
 
 
 def test_evaluation_is_kept(toy: api.Run) -> None:

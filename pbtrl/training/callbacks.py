@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pbtrl.core.records import Decision, Record, ReportRecord
-from pbtrl.errors import CallbackError
+from pbtrl.errors import CallbackError, RunError
 
 
 class Callback:
@@ -26,13 +26,15 @@ class Callback:
 
 
 class CallbackListener:
-    """Listener of the controller that calls the callbacks.
+    """Listener of the controller that calls the callbacks. Raises RunError if one is no `Callback`.
 
     Attributes:
         stop_requested: whether a callback requested a stop.
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
+        if others := [callback for callback in callbacks if not isinstance(callback, Callback)]:
+            raise RunError(f"callbacks must be instances of subclasses of pbtrl.Callback, not {others[0]!r:.80}")
         self._callbacks = list(callbacks)
         self.stop_requested = False
 
