@@ -10,7 +10,7 @@ import numpy as np
 
 from pbtrl.errors import EnvError
 
-LONGEST = 300
+MAX_MESSAGE_LENGTH = 300  # characters
 """Characters of an env's own error message that are shown."""
 _SHORTAGES = {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 
@@ -35,7 +35,7 @@ class SubEnvError(Exception):
 def brief(error: BaseException) -> str:
     """Format an exception as one line of limited length."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text if len(text) <= LONGEST else text[:LONGEST] + '...'}"
+    return f"{type(error).__name__}: {text if len(text) <= MAX_MESSAGE_LENGTH else text[:MAX_MESSAGE_LENGTH] + '...'}"
 
 
 def of_the_machine(error: BaseException) -> bool:

@@ -214,7 +214,7 @@ class Odd(gymnasium.Wrapper[Any, Any, Any, Any]):
         return seen[: 3 if self._begun > 1 and self._how == "shape" else 4], info
 
     def step(self, action: Any) -> Any:
-        if multiprocessing.current_process().name == isolated_call.NAME:
+        if multiprocessing.current_process().name == isolated_call.PROCESS_NAME:
             if self._how == "abort":
                 os.abort()
             if self._how == "hang":

@@ -27,7 +27,7 @@ from tests.command import Command
 
 HEAD = "trainable: {name: quadratic}\nbudget: {env_steps_per_member: 10}\n"
 DIGITS = "1" * 5000
-NUMBER = "a number of 5,000 characters, of which 100 are the most"
+NUMBER = "a number of 5,000 characters, more than the limit of 100"
 DEEP = "more than 64 levels of sections and lists"
 
 CONFIGS = {

@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from pbtrl.cli import main as cli
 from pbtrl.errors import SnapshotError
-from pbtrl.storage.json_files import LARGEST, SCHEMA
+from pbtrl.storage.json_files import MAX_BYTES, SCHEMA
 from pbtrl.storage.snapshot_store import SnapshotStore
 from tests.command import CART, Command, contents, descendants, journal, spawn
 
@@ -116,7 +116,7 @@ def test_deeply_nested_json_is_one_line(pbtrl: Command, run: Path, file: str) ->
 
 @pytest.mark.parametrize("file", ["run.json", "best.json", "members/m00/snapshots/000019/MANIFEST.json"])
 def test_oversized_files_are_not_read(pbtrl: Command, run: Path, file: str) -> None:
-    os.truncate(run / file, LARGEST + 1)  # zeros, which would be read as no JSON: that is another message
+    os.truncate(run / file, MAX_BYTES + 1)  # zeros, which would be read as no JSON: that is another message
     result = pbtrl("verify", "last", "--json")
     assert result.code == 4
     where = file.removesuffix("/MANIFEST.json")

@@ -155,7 +155,7 @@ def _mismatches(
 
 
 def _shape(kind: str, space: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must agree: of observations not the bounds."""
+    """Drop the bounds of observations, which may differ."""
     return {key: value for key, value in space.items() if kind == "action" or key not in ("low", "high")}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pbtrl.build.rl import RLBuilder, rl_builder
+from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.load import config_from_json
 from pbtrl.config.schema import Config
 from pbtrl.core.trainable import Builder
@@ -12,8 +14,6 @@ from pbtrl.core.trainable import Builder
 if TYPE_CHECKING:
     from pbtrl.rl.cohort_spec import CohortSpec
     from pbtrl.rl.remote_actors import Wire
-from pbtrl.build.rl import RLBuilder, rl_builder
-from pbtrl.build.trainables import trainable_builder
 
 
 def cohort_spec(config: str, agent: str | None) -> CohortSpec:

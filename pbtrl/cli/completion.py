@@ -53,7 +53,7 @@ def answer(parser: argparse.ArgumentParser) -> None:
         for action in command._actions:
             match action.dest:
                 case "config":
-                    several = action.nargs == "*"  # as of `sweep`, where argparse takes overrides for configs
+                    several = action.nargs == "*"  # as in `sweep`, where argparse takes overrides for configs
                     action.completer = lambda prefix, several=several, **_: [
                         *_shipped(), *configs(prefix), *(_settings(prefix) if several else ()),
                     ]  # fmt: skip

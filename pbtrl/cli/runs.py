@@ -260,7 +260,9 @@ def run_report(a: argparse.Namespace) -> int:
         for path in write():
             tell(str(path))
         return 0
-    tell(f"{run.report_file}, again every {html_report.EVERY:.0f} seconds while the run trains (Ctrl-C ends it)")
+    tell(
+        f"{run.report_file}, again every {html_report.WATCH_SECONDS:.0f} seconds while the run trains (Ctrl-C ends it)"
+    )
     streams.flush()
     html_report.watch(run, lambda refresh: write(refresh=refresh))
     return 0

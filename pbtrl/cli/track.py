@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pbtrl.integrations.tracking_events import Tracker
     from pbtrl.storage.run_directory import RunDirectory
 
-EVERY = 5.0  # seconds between two looks at the journal
+POLL_SECONDS = 5.0  # seconds between two looks at the journal
 PROJECTS = {"wandb": "WANDB_PROJECT", "mlflow": "MLFLOW_EXPERIMENT_NAME"}
 
 
@@ -59,7 +59,7 @@ def run_track(a: argparse.Namespace) -> int:
                     streams.flush()
                     announced = True
                 with contextlib.suppress(Interrupted), signals.raising():
-                    time.sleep(EVERY if training else 0.0)
+                    time.sleep(POLL_SECONDS if training else 0.0)
     tell(f"sent {tracking.points:,} points of {tracking.lines:,} journal lines" if tracking.lines else "nothing is new")
     return signals.code or 0
 

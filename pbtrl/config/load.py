@@ -18,7 +18,7 @@ from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.errors import ConfigError
 from pbtrl.system.files import is_text, reason
 
-LARGEST = 2**20  # bytes of a config file
+MAX_CONFIG_BYTES = 2**20  # bytes of a config file
 
 
 def _folder() -> Path:
@@ -54,9 +54,9 @@ def read(path_or_name: str | Path | Mapping[str, Any], overrides: Sequence[str] 
         raise ConfigError([f"{path}: the path is not UTF-8"])
     try:
         with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise ConfigError([f"{path}: larger than {LARGEST / 2**20:.0f} MiB, which no config is"])
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
+            raise ConfigError([f"{path}: larger than {MAX_CONFIG_BYTES / 2**20:.0f} MiB, which no config is"])
         text = data.decode("utf-8-sig")
     except FileNotFoundError:
         near = did_you_mean(path.stem, shipped()) or f"Shipped configs: {', '.join(shipped())}"

@@ -14,13 +14,13 @@ from typing_extensions import override
 from pbtrl.config.wording import Path, dotted, shortened, shown
 from pbtrl.errors import ConfigError, ConfigProblem
 
-MOST = 100_000  # values in a config; aliases of aliases can expand a few lines to billions
+MAX_VALUES = 100_000  # values in a config; aliases of aliases can expand a few lines to billions
 
 DEEPEST = 64  # levels of sections and lists
 
 TOO_DEEP = f"more than {DEEPEST} levels of sections and lists"
 
-DIGITS = 100  # characters of a number; Python refuses more than 4300
+MAX_NUMBER_LENGTH = 100  # characters of a number; Python refuses more than 4300
 
 CORE = "tag:yaml.org,2002:"
 
@@ -88,8 +88,8 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         raise _problem(node, f"unknown tag {shortened(node.tag)!r}")
     if not _SCALARS[kind][0].fullmatch(text):
         raise _problem(node, f"{shown(text)} is tagged as {kind}, which it is not")
-    if len(text) > DIGITS and kind in ("int", "float"):
-        raise _problem(node, f"a number of {len(text):,} characters, of which {DIGITS} are the most")
+    if len(text) > MAX_NUMBER_LENGTH and kind in ("int", "float"):
+        raise _problem(node, f"a number of {len(text):,} characters, more than the limit of {MAX_NUMBER_LENGTH}")
     if kind == "null":
         return None
     if kind == "bool":
@@ -185,8 +185,8 @@ class ConfigSource:
     ) -> Any:
         """Build the value of a node and record the locations of it and everything below; aliases are copied."""
         self._built += 1
-        if self._built > MOST:
-            raise _problem(node, f"more than {MOST:,} values, those of aliases counted wherever they are used")
+        if self._built > MAX_VALUES:
+            raise _problem(node, f"more than {MAX_VALUES:,} values, those of aliases counted wherever they are used")
         if len(path) > DEEPEST:
             raise _problem(node, TOO_DEEP)
         if node in above:

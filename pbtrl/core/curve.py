@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-MOST = 256  # points of a curve
+MAX_POINTS = 256  # points of a curve
 
 
 @dataclass
 class Curve:
-    """Points of a fitness curve; beyond MOST points every second one is dropped.
+    """Points of a fitness curve; beyond MAX_POINTS every second one is dropped.
 
     Attributes:
         start: the member's clock at the start of the curve (env steps).
@@ -30,7 +30,7 @@ class Curve:
             self.seen += 1
             if self.seen % self.stride == 0:
                 self.points.append((step - self.start, value))
-            if len(self.points) >= MOST:
+            if len(self.points) >= MAX_POINTS:
                 self.points, self.stride = self.points[1::2], 2 * self.stride
 
     def moved(self, steps: int) -> Curve:

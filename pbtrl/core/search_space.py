@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Self
 
 from typing_extensions import override
 
-if TYPE_CHECKING:  # only annotations need numpy; without its import config errors appear faster
-    import numpy as np
 from pbtrl.core.dimensions import AGENT, Dimension
 from pbtrl.core.values import Value
+
+if TYPE_CHECKING:  # only annotations need numpy; without its import config errors appear faster
+    import numpy as np
 
 
 class SearchSpace(Mapping[str, Dimension]):

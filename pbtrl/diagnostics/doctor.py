@@ -1,8 +1,7 @@
 """Checks of this machine: versions, cores, memory, envs, and the file system of the runs.
 
 With a config, also its env and the memory that its workers need, measured on one worker; with `execution.backend: ray`
-also the cluster. Cores and memory are those
-available to this job, within CPU affinity and control groups.
+also the cluster. Cores and memory are those available to this job, within CPU affinity and control groups.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def rederive(run: RunDirectory, config: Config) -> dict[str, Any]:
     """Ask the strategy of a run's config again at every decision; returns the result as JSON values.
 
     Keys: decisions (number of decisions that came out the same), and difference (see `Difference`; null if there is
-    none). A longer budget of a later session applies from its first line on,
-    and a change by `pbtrl set` from its line on.
+    none). A longer budget of a later session applies from its first line on, and a change by `pbtrl set` from its
+    line on.
     """
     _, records, _ = run.load()
     header, _ = read_header(records[:1])

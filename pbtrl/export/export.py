@@ -63,7 +63,7 @@ def export(run: RunDirectory, config: Config, member: str, form: str, out: Path 
         member: `best`, or an id.
         form: `bundle`, `onnx` or `hub`.
         out: folder; by default `export/MEMBER-FORMAT` in the run directory.
-        trusted: as of `load_policy`.
+        trusted: as in `load_policy`.
 
     Raises:
         RunError: the run trains no policies, there is no such member or snapshot, `out` is something else than an

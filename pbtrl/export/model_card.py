@@ -24,7 +24,7 @@ from pbtrl.storage.best_member import read_best
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.video_files import newest_video
 
-ROWS = 30  # of the schedule
+MAX_SCHEDULE_ROWS = 30  # of the schedule
 
 
 def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Mapping[str, Any]) -> dict[str, bytes]:
@@ -105,8 +105,8 @@ def _schedule(run: RunDirectory, member: str) -> str:
     rows: list[Sequence[str]] = [
         [f"{step:,}", *(_text(format_value(value)) for value in values.values())] for step, values in discovered.points
     ]
-    if len(rows) > ROWS:
-        rows = [*rows[: ROWS // 2], ["..."] * len(rows[0]), *rows[-ROWS // 2 :]]
+    if len(rows) > MAX_SCHEDULE_ROWS:
+        rows = [*rows[: MAX_SCHEDULE_ROWS // 2], ["..."] * len(rows[0]), *rows[-MAX_SCHEDULE_ROWS // 2 :]]
     titles = [f"from ({discovered.unit})", *map(_text, discovered.points[0][1])]
     return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))
 

@@ -14,7 +14,7 @@ from pbtrl.errors import RunError
 from pbtrl.rl.policy import Policy
 
 OBSERVATIONS = 64
-LARGEST = 1e-5
+TOLERANCE = 1e-5
 STEPS, ENVS = 8, 7
 
 Act = Callable[[NDArray[Any], Any, Any], tuple[NDArray[Any], NDArray[Any], Any]]
@@ -48,10 +48,10 @@ def largest_difference(policy: Policy, act: Act) -> float:
             others, chosen, other = act(x, other, reward)
             worst = max(worst, _difference(parameters, others), _action_difference(policy, parameters, actions, chosen))
             reward = rng.normal(size=len(x)).astype(np.float32)
-    if not worst <= LARGEST:
+    if not worst <= TOLERANCE:
         raise RunError(
             f"the exported policy differs from pbtrl's by {worst:.1e} on {OBSERVATIONS} observations, more than "
-            f"{LARGEST:.0e}; nothing was exported"
+            f"{TOLERANCE:.0e}; nothing was exported"
         )
     return worst
 

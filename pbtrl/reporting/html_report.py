@@ -28,9 +28,9 @@ from pbtrl.storage.run_status import summarize
 from pbtrl.storage.video_files import newest_video, preview
 from pbtrl.system.files import make_directory, reason, write_atomically
 
-MOST = 200  # rows per table
+MAX_TABLE_ROWS = 200  # rows per table
 LARGEST_SVG = 200_000  # bytes of a plot in the page; larger ones are PNG there
-EVERY = 10.0  # seconds between two reports of `watch`
+WATCH_SECONDS = 10.0  # seconds between two reports of `watch`
 CAPTIONS = {
     "training": "Fitness of every member, and its values of each hyperparameter. Gray lines are copies, dotted lines "
     "are bounds that a value reached. Thickest: the slices that led to the best member.",
@@ -82,7 +82,7 @@ def write_report(
     return list(files)
 
 
-def watch(run: RunDirectory, write: Callable[[int | None], object], every: float = EVERY) -> None:
+def watch(run: RunDirectory, write: Callable[[int | None], object], every: float = WATCH_SECONDS) -> None:
     """Write the report of a run whenever its journal has grown, until no process trains the run.
 
     Args:
@@ -132,8 +132,8 @@ def _title_of_best(data: plots.RunData) -> str:
 
 
 def _table(table: Table, wide: Sequence[int] = ()) -> str:
-    """Format a table with its last MOST rows, and its notes."""
-    skipped = max(0, len(table.rows) - MOST)
+    """Format a table with its last MAX_TABLE_ROWS rows, and its notes."""
+    skipped = max(0, len(table.rows) - MAX_TABLE_ROWS)
     marked = {(row - skipped, column) for row, column in table.marked}
     notes = [*([f"{skipped} earlier ones are left out"] if skipped else []), *table.notes]
     rows = html_page.table(table.titles, table.rows[skipped:], table.left, marked, wide) if table.rows else ""

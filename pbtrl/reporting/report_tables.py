@@ -17,7 +17,7 @@ from pbtrl.storage.run_info import SESSIONS, read_run_info
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.strict_json import to_json
 
-LARGEST = 100_000  # bytes of the config in a page
+MAX_CONFIG_BYTES = 100_000  # bytes of the config in a page
 PARTS = ("env", "act", "wait", "learn", "train", "evaluate")  # of a slice, in this order
 
 
@@ -104,7 +104,7 @@ def run_facts(run: RunDirectory, data: RunData) -> dict[str, str]:
 def config_text(run: RunDirectory) -> str:
     """Resolved config as it is stored; empty if there is none."""
     try:
-        return read_plain_file(run.resolved_config, LARGEST).decode(errors="replace")
+        return read_plain_file(run.resolved_config, MAX_CONFIG_BYTES).decode(errors="replace")
     except (FileNotFoundError, RunError):
         return ""
 

@@ -31,7 +31,7 @@ from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.cohort_spec import CohortSpec
 from pbtrl.rl.pool_messages import Act, Block, Forget, Request, ResetEnvs
-from pbtrl.rl.process_pool import WAIT, Link, WorkerPool
+from pbtrl.rl.process_pool import POLL_SECONDS, Link, WorkerPool
 from pbtrl.rl.rollout import Episodes, Instrument, Source
 from pbtrl.rl.shared_memory import from_dict
 from pbtrl.rl.unroll_replay import UnrollReplay
@@ -84,7 +84,7 @@ class ActorsCohort(RLCohort):
 
     @override
     def advance(self) -> bool:
-        """Learn from one block, if one arrives within WAIT seconds."""
+        """Learn from one block, if one arrives within POLL_SECONDS."""
         return self._ready() and super().advance()
 
     @override
@@ -109,7 +109,7 @@ class ActorsCohort(RLCohort):
 
     def _ready(self) -> bool:
         self._actors.ask(self.left, self.block, self._generators)
-        return self._actors.answered(WAIT)
+        return self._actors.answered(POLL_SECONDS)
 
     @override
     def _reset_envs(self) -> None:

@@ -28,7 +28,7 @@ from pbtrl.core.trainable import Outcome
 from pbtrl.rl.cohort import RLCohort
 from pbtrl.rl.cohort_spec import CohortSpec, CohortSpecRef
 from pbtrl.rl.pool_messages import Answer, BeginSlice, LearnBlock, Learned, ToWorker
-from pbtrl.rl.process_pool import DEATHS, WAIT, Process, WorkerPool, wait_for_processes
+from pbtrl.rl.process_pool import DEATHS, POLL_SECONDS, Process, WorkerPool, wait_for_processes
 from pbtrl.rl.rollout import Episodes, Instrument, Source
 from pbtrl.rl.shared_memory import SharedTensors
 
@@ -60,9 +60,9 @@ class HogwildCohort(RLCohort):
 
     @override
     def advance(self) -> bool:
-        """Record one block, if a process learns from one within WAIT seconds."""
+        """Record one block, if a process learns from one within POLL_SECONDS."""
         self._peers.ask(self.left, self.block)
-        return self._peers.pool.answered(WAIT) and self._note(self._peers.pool.take()[1])
+        return self._peers.pool.answered(POLL_SECONDS) and self._note(self._peers.pool.take()[1])
 
     @override
     def outcome(self, slot: int) -> Outcome:

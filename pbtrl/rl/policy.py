@@ -78,7 +78,7 @@ class Policy:
         return actions[0] if single else actions, PolicyState(acted.actions, acted.rnn_state)
 
     def distribution(self, observation: Any, state: PolicyState | None = None, *, reward: Any = 0.0) -> NDArray[Any]:
-        """Return the parameters of the next action's distribution, [K] or [B, K]; arguments as of `predict`.
+        """Return the parameters of the next action's distribution, [K] or [B, K]; arguments are those of `predict`.
 
         They are logits of the actions, or means and logarithms of standard deviations before clipping or squashing.
         """

@@ -31,7 +31,7 @@ from pbtrl.rl.pool_messages import Answer, Raised, Request, ToWorker, decode, en
 from pbtrl.system.child_process import init_child, join_or_kill, start_child
 from pbtrl.system.malloc import retain_freed_memory
 
-WAIT = 0.5  # seconds to wait for an answer before the worker polls its own pipe
+POLL_SECONDS = 0.5  # seconds to wait for an answer before the worker polls its own pipe
 PATIENCE = 1800.0  # seconds without any answer until busy processes are killed; hung envs have their own timeout
 DEATHS = 3  # consecutive deaths of a process that raise an error
 

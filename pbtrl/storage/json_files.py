@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from pbtrl.errors import DamagedError, NewerError
 
 SCHEMA = 1
-LARGEST = 64 * 2**20  # bytes; enough for a population of thousands with all its episodes
+MAX_BYTES = 64 * 2**20  # bytes; enough for a population of thousands with all its episodes
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedError: the file cannot be read, is too large, or holds no JSON object.
         NewerError: a newer pbtrl wrote it.
     """
-    return parse_object(read_plain_file(path, LARGEST + 1), path)
+    return parse_object(read_plain_file(path, MAX_BYTES + 1), path)
 
 
 def read_json_if_exists(path: Path) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def read_json_if_exists(path: Path) -> dict[str, Any]:
 
 def read_json_list(path: Path) -> list[dict[str, Any]]:
     """Read the JSON objects of a list in a file. Raises as `read_json`."""
-    data = read_plain_file(path, LARGEST + 1)
+    data = read_plain_file(path, MAX_BYTES + 1)
     try:
-        items = json.loads(data) if len(data) <= LARGEST else None
+        items = json.loads(data) if len(data) <= MAX_BYTES else None
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} cannot be read: {error}") from error
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
@@ -85,9 +85,9 @@ def _open_nonblocking(path: str, flags: int) -> int:
 
 
 def parse_object(data: bytes, where: object) -> dict[str, Any]:
-    """Parse the JSON object in a file's bytes; errors, as of `read_json`, call the file `where`."""
-    if len(data) > LARGEST:
-        raise DamagedError(f"{where} cannot be read: larger than {LARGEST / 2**20:.0f} MiB")
+    """Parse the JSON object in a file's bytes. Raises like `read_json`, with `where` as the file's name."""
+    if len(data) > MAX_BYTES:
+        raise DamagedError(f"{where} cannot be read: larger than {MAX_BYTES / 2**20:.0f} MiB")
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:

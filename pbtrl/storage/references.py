@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pbtrl.config.schema import Config
 from pbtrl.core.naming import RUN_NAME
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import is_run_group
 from pbtrl.storage.stored_config import names_modules
+
+if TYPE_CHECKING:
+    from pbtrl.config.schema import Config
 
 
 def run_reference(run: RunDirectory) -> str:

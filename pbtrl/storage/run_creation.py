@@ -43,7 +43,7 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> RunDirectory
             raise RunError(f"cannot write to {run}: permission denied")
         if not run.has_begun() and _has_trained(run):
             raise DamagedError(
-                f"{run} has lost its journal: restore {run.journal_path}, or train anew with --overwrite"
+                f"{run} has lost its journal: restore {run.journal_path}, or train it again with --overwrite"
             )
         return run
     raise _taken(run)

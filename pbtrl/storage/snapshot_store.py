@@ -24,7 +24,7 @@ from typing_extensions import override
 from pbtrl.core.naming import RUN_NAME
 from pbtrl.core.tensors import Tensors
 from pbtrl.errors import DamagedError, DiskFullError, NewerError, SnapshotError
-from pbtrl.storage.json_files import LARGEST, SCHEMA, parse_object, read_plain_file
+from pbtrl.storage.json_files import MAX_BYTES, SCHEMA, parse_object, read_plain_file
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import (
     make_directory,
@@ -38,7 +38,7 @@ from pbtrl.system.strict_json import to_json
 HASHED, MANIFEST = ("tensors.safetensors", "state.json"), "MANIFEST.json"
 FILES = (*HASHED, MANIFEST)
 Files = Mapping[str, bytes]  # content of a snapshot's files, by name
-NAME = re.compile(RUN_NAME.pattern + "/[0-9]{1,12}")
+SNAPSHOT_NAME = re.compile(RUN_NAME.pattern + "/[0-9]{1,12}")
 
 
 class Store(Protocol):
@@ -69,7 +69,7 @@ class SnapshotStore(Store):
         Raises:
             SnapshotError: the name is invalid; an untrusted journal may contain anything.
         """
-        if not NAME.fullmatch(name):
+        if not SNAPSHOT_NAME.fullmatch(name):
             raise SnapshotError(f"{name!r} is not a snapshot name")
         member, generation = name.split("/")
         return self.members / member / "snapshots" / generation
@@ -149,7 +149,7 @@ class SnapshotStore(Store):
         """Names of a member's committed snapshots, oldest first."""
         folder = self.members / member / "snapshots"
         entries = folder.iterdir() if folder.exists() else []
-        return sorted(name for p in entries if NAME.fullmatch(name := f"{member}/{p.name}"))
+        return sorted(name for p in entries if SNAPSHOT_NAME.fullmatch(name := f"{member}/{p.name}"))
 
     def remove(self, name: str) -> None:
         """Delete a snapshot. It is renamed first, so that no reader sees a half-deleted one."""
@@ -177,13 +177,13 @@ class SnapshotStore(Store):
         return sorted(p for kind in (".tmp-*", ".gone-*") for p in self.members.glob(f"*/snapshots/{kind}"))
 
     def read(self, name: str) -> dict[str, bytes]:
-        """Read the files of a snapshot and verify them; errors as of `load`."""
+        """Read the files of a snapshot and verify them. Raises like `load`."""
         path = self.path(name)
         own = self.members.resolve() / path.relative_to(self.members)
         if any((path / file).resolve() != own / file for file in FILES):
             raise SnapshotError(f"snapshot {name} is a symbolic link, or inside one ({path})")
         try:
-            manifest = read_plain_file(path / MANIFEST, LARGEST + 1)
+            manifest = read_plain_file(path / MANIFEST, MAX_BYTES + 1)
             hashes = _hashes(name, manifest, path / MANIFEST)
             return {MANIFEST: manifest, **{file: _read(name, path / file, **hashes[file]) for file in HASHED}}
         except (NewerError, SnapshotError):

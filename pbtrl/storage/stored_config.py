@@ -82,7 +82,7 @@ def load_stored_config(
 
 
 def parse_stored_config(folder: Path, text: str, *, trusted: bool = False, known: Collection[str] = ()) -> Config:
-    """Load a resolved config that a file in `folder` holds as text; arguments and errors as of `load_stored_config`."""
+    """Load a resolved config that a file in `folder` holds as text, with the errors of `load_stored_config`."""
     from pbtrl.config.yaml_source import ConfigSource
 
     return _load(folder, ConfigSource(text, str(folder)), (), trusted, known, makes_envs=True)

@@ -27,7 +27,7 @@ from pbtrl.strategies.assigning import assign, next_stop
 from pbtrl.strategies.fire_curves import CurveComparison, compare
 from pbtrl.strategies.pbt import PBT, share
 
-FEWEST = 3  # points of an evaluation's curve that can give a score or a promotion
+MIN_POINTS = 3  # points of an evaluation's curve that can give a score or a promotion
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class _Decision:
         curves = {
             e.copy.donor: e.curve
             for e in self._evaluators
-            if _level(e) == level and e.copy and e.copy.donor and len(e.curve.points) >= FEWEST
+            if _level(e) == level and e.copy and e.copy.donor and len(e.curve.points) >= MIN_POINTS
             if self._verdicts[e.id].kind not in ("none", "lost")
         }
         return {
@@ -248,7 +248,7 @@ class _Decision:
         if evaluator.pending:
             return Verdict("continue")
         steps, c = evaluator.step - began.start, compare(evaluator.curve, child.curve, fire.interval)
-        if c.diff > 0 and c.p < fire.p_value and len(evaluator.curve.points) >= FEWEST:
+        if c.diff > 0 and c.p < fire.p_value and len(evaluator.curve.points) >= MIN_POINTS:
             if fire.is_over(child):
                 return Verdict("stop", c, f"{child.id} has finished")
             return Verdict("success", c)

@@ -13,7 +13,7 @@ from pbtrl.system.child_process import call_in_child, init_child, redirect_outpu
 from pbtrl.system.imports import import_object
 from pbtrl.system.strict_json import to_json
 
-NAME = "apart"  # name of the process
+PROCESS_NAME = "apart"  # name of the process
 
 
 def call(function: str, *arguments: Any, log: Path) -> Any:
@@ -25,7 +25,7 @@ def call(function: str, *arguments: Any, log: Path) -> Any:
     """
     task = to_json({"function": function, "arguments": arguments, "log": str(log)})
     try:
-        answer = json.loads(call_in_child(_answer, task, name=NAME))
+        answer = json.loads(call_in_child(_answer, task, name=PROCESS_NAME))
     except ChildDiedError as death:
         raise IsolatedCallError(f"its process died ({death})") from None
     if text := answer.get("damaged"):

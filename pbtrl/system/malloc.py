@@ -7,7 +7,7 @@ which must then clear and map the pages again: at 2 microseconds per page, up to
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGEST = 2**30  # bytes; larger allocations still come from the kernel each time
+MAX_KEPT_BYTES = 2**30  # bytes; larger allocations still come from the kernel each time
 
 
 def retain_freed_memory() -> None:
@@ -16,5 +16,5 @@ def retain_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    if mallopt(_MMAP_THRESHOLD, LARGEST):  # the trim threshold alone would make it slower
+    if mallopt(_MMAP_THRESHOLD, MAX_KEPT_BYTES):  # the trim threshold alone would make it slower
         mallopt(_TRIM_THRESHOLD, -1)

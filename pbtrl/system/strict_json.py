@@ -18,7 +18,7 @@ def to_json(value: Any, **layout: Any) -> str:
 
     Args:
         value: mappings, lists, tuples, text, numbers, booleans and None.
-        layout: `indent` or `separators`, as of `json.dumps`.
+        layout: `indent` or `separators`, as in `json.dumps`.
     """
     try:
         return json.dumps(value, allow_nan=False, **layout)

@@ -14,7 +14,7 @@ from torch.nn.functional import embedding, linear
 from typing_extensions import override
 
 HEADS = 4
-LONGEST = 64  # tokens of a sentence
+MAX_TOKENS = 64  # tokens of a sentence
 
 
 class Transformer(nn.Module):
@@ -42,7 +42,7 @@ class Transformer(nn.Module):
         self.decoder = nn.ModuleList([_Layer(width, *dropouts, reads_source=True) for _ in range(layers)])
         self.encoder_norm, self.decoder_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.register_buffer("positions", _positions(width), persistent=False)
-        self.register_buffer("earlier", torch.ones(LONGEST, LONGEST, dtype=torch.bool).tril(), persistent=False)
+        self.register_buffer("earlier", torch.ones(MAX_TOKENS, MAX_TOKENS, dtype=torch.bool).tril(), persistent=False)
 
     def encode(self, source: Tensor, real: Tensor) -> Tensor:
         """Features [N, S, width] of source tokens [N, S], of which those that are not `real` [N, S] are padding."""
@@ -124,7 +124,7 @@ class _Attention(nn.Module):
 
 
 def _positions(width: int) -> Tensor:
-    """Sines and cosines [LONGEST, width] of wavelengths from 2 pi to 10000 * 2 pi (section 3.5)."""
+    """Sines and cosines [MAX_TOKENS, width] of wavelengths from 2 pi to 10000 * 2 pi (section 3.5)."""
     frequencies = 10000.0 ** (-torch.arange(0, width, 2) / width)
-    angles = torch.arange(LONGEST)[:, None] * frequencies
+    angles = torch.arange(MAX_TOKENS)[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)

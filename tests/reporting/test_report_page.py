@@ -78,7 +78,7 @@ def test_values_at_a_bound_are_marked(tmp_path: Path) -> None:
 
 
 def test_marks_stay_with_their_rows_when_others_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html_report, "MOST", 2)
+    monkeypatch.setattr(html_report, "MAX_TABLE_ROWS", 2)
     page = html_report._table(Table(["a"], [["1"], ["2"], ["3"]], marked=frozenset({(0, 0), (2, 0)}), notes=["n"]))
     assert re.findall(r"<td[^>]*>\d</td>", page) == ['<td class="text">2</td>', '<td class="text marked">3</td>']
     assert re.findall(r'"note">([^<]*)<', page) == ["1 earlier ones are left out", "n"]

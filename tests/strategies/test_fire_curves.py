@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from pbtrl.core.curve import MOST, Curve
+from pbtrl.core.curve import MAX_POINTS, Curve
 from pbtrl.strategies.fire_curves import LENGTHS, NOISES, Points, compare, compare_points, overlap, regular, smooth
 
 TIMES = np.arange(40)
@@ -133,7 +133,7 @@ def test_curves_count_from_their_own_starts() -> None:
 def test_long_curve_is_compared_at_every_second_point() -> None:
     long = curve(np.arange(300.0))
     assert long.stride == 2
-    assert len(long.points) <= MOST
+    assert len(long.points) <= MAX_POINTS
     assert long.points[0] == (20, 1.0)
     assert long.points[-1] == (3000, 299.0)
     assert regular(long, 20).values == tuple(range(1, 300, 2))
@@ -188,7 +188,7 @@ def test_curves_without_shape_are_left_as_they_are(values: tuple[float, ...]) ->
 
 
 def test_smoothing_copes_with_the_longest_curve() -> None:
-    assert np.isfinite(smooth(tuple(np.random.default_rng(0).normal(size=MOST)))).all()
+    assert np.isfinite(smooth(tuple(np.random.default_rng(0).normal(size=MAX_POINTS)))).all()
 
 
 floats = st.floats(-1e3, 1e3).map(lambda x: round(x, 3))

@@ -14,7 +14,7 @@ DERIVED = (
     "population.size", "budget.", "strategy.ready.slice_steps", "fitness.", "final.",
 )  # fmt: skip
 """Settings that name a group only if nothing else does, because they often follow from others."""
-LONGEST = 60  # characters of a label
+MAX_LABEL_LENGTH = 60  # characters of a label
 
 
 def group_runs(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
@@ -48,9 +48,9 @@ def labels(groups: Sequence[Settings], names: Sequence[Sequence[str]] = ()) -> l
             chosen.append(name)
     texts = [", ".join(word for n in chosen if (word := _word(n, varying[n][i]))) for i in range(len(groups))]
     stems = [_stem(group) for group in names]
-    if len(set(stems)) == len(groups) and all(stems) and any(len(text) > LONGEST for text in texts):
+    if len(set(stems)) == len(groups) and all(stems) and any(len(text) > MAX_LABEL_LENGTH for text in texts):
         return stems
-    short = [text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…" for text in texts]
+    short = [text if len(text) <= MAX_LABEL_LENGTH else f"{text[: MAX_LABEL_LENGTH - 1]}…" for text in texts]
     short = [text or "others" for text in short]
     return [text if short.count(text) == 1 else f"{text} ({short[:i].count(text) + 1})" for i, text in enumerate(short)]
 
