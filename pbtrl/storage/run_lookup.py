@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from pbtrl.errors import RunError
@@ -27,7 +27,7 @@ def find(text: str, root: Path) -> RunDirectory:
     runs = {run.name: run for run in run_directories(root)}
     if text == "last" and "last" not in runs:
         if not runs:
-            raise RunError(f"there are no runs in {root}")
+            raise RunError(f"there are no runs in {root}{_present(root, ())}")
         return max(runs.values(), key=started_at)
     if text in runs:
         return runs[text]
@@ -46,7 +46,7 @@ def find(text: str, root: Path) -> RunDirectory:
             inside = _several(sorted(run.name for run in run_directories(folder))) or "no run yet"
             more = f"; `pbtrl sweep {text}` continues it" if os.path.isfile(folder / SWEEP_FILE) else ""
             raise RunError(f"{folder} holds several runs, to be named as in {text}/NAME: {inside}{more}")
-    raise RunError(f"no run {text[:80]!r} in {root}" + (f": there are {_several(sorted(runs))}" if runs else ""))
+    raise RunError(f"no run {text[:80]!r} in {root}{_present(root, runs)}")
 
 
 def is_run(path: Path) -> bool:
@@ -86,6 +86,12 @@ def started_at(run: RunDirectory) -> tuple[float, str]:
         return float(read_run_info(run)["started"]), run.name
     except (RunError, KeyError, TypeError, ValueError, OverflowError):
         return modified_at(run.journal_path), run.name
+
+
+def _present(root: Path, runs: Collection[str]) -> str:
+    """List the runs below `root`, and the sweeps and replays with runs of their own."""
+    groups = sorted(f"{path.name}/NAME" for path in _entries(root) if is_run_group(path))
+    return f": there are {_several([*sorted(runs), *groups])}" if runs or groups else ""
 
 
 def _several(names: Sequence[str]) -> str:

@@ -199,7 +199,9 @@ def test_find_by_name_prefix_path_and_last(tmp_path: Path):
     assert run_lookup.find(str(tmp_path / "pong-b"), Path("elsewhere")).name == "pong-b"
     with pytest.raises(RunError, match=r"'pong' is ambiguous: it may mean pong-a, pong-b$"):
         run_lookup.find("pong", tmp_path)
-    with pytest.raises(RunError, match=r"no run 'x' in .*: there are breakout, pong-a, pong-b$"):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "sweep.json").write_text("{}")
+    with pytest.raises(RunError, match=r"no run 'x' in .*: there are breakout, pong-a, pong-b, s/NAME$"):
         run_lookup.find("x", tmp_path)
     with pytest.raises(RunError, match="there are no runs"):
         run_lookup.find("last", tmp_path / "none")
