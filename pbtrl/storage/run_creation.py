@@ -13,6 +13,7 @@ from pbtrl.core.naming import RUN_NAME
 from pbtrl.errors import RunError
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.storage.run_lock import LOCK, RunLock
 from pbtrl.storage.run_lookup import is_run
 from pbtrl.storage.run_state import state
 from pbtrl.system.files import reason, sync_directory
@@ -58,7 +59,7 @@ def _check_name(name: str) -> None:
 
 
 def group_folder(root: Path, name: str, file: str) -> Path:
-    """Return the directory for several runs, which may exist if it is empty or has the `file` that describes them.
+    """Return the directory for several runs, which may exist if it is new or has the `file` that describes them.
 
     Raises:
         RunError: the name is invalid, or the directory holds something else.
@@ -68,10 +69,21 @@ def group_folder(root: Path, name: str, file: str) -> Path:
             f"{name[:80]!r} is not a name of a folder: give --name up to 64 letters, digits, '.', '_' and '-'"
         )
     folder = root / name
-    blank = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+    unborn = {LOCK, f".tmp-{file}"}  # another process is about to write the file, or was killed before
+    blank = not os.path.lexists(folder) or (folder.is_dir() and all(path.name in unborn for path in folder.iterdir()))
     if not blank and not (folder / file).is_file():
         raise RunError(f"{folder} exists and is not a {Path(file).stem}: choose another --name")
     return folder
+
+
+def lock_group(folder: Path) -> RunLock:
+    """Return the lock under which the file of a `group_folder` is written; the directory is created if there is none.
+
+    Raises:
+        RunError: the directory cannot be created.
+    """
+    _make(RunDirectory(folder))
+    return RunLock(folder, patience=60.0)
 
 
 def default_name(label: str) -> str:

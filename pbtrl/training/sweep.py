@@ -23,11 +23,10 @@ from pbtrl.reporting.sweep_tables import EQUAL, plan_table
 from pbtrl.storage.best_member import read_best
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.references import cli_reference
-from pbtrl.storage.run_creation import group_folder
+from pbtrl.storage.run_creation import group_folder, lock_group
 from pbtrl.storage.run_directory import RunDirectory, check_links
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_lookup import SWEEP_FILE
-from pbtrl.storage.run_state import is_training
 from pbtrl.storage.stored_config import parse_stored_config
 from pbtrl.storage.sweep_directory import (
     ArmRecord,
@@ -38,7 +37,6 @@ from pbtrl.storage.sweep_directory import (
     text_digest,
     write_sweep,
 )
-from pbtrl.system.files import make_directory
 from pbtrl.system.signals import Signals
 from pbtrl.training.session import SessionHooks, SessionResult
 from pbtrl.training.start import start_part
@@ -70,7 +68,7 @@ class SweepRun:
     @property
     def is_busy(self) -> bool:
         """Whether a process trains it."""
-        return is_training(self.state)
+        return self.directory.holder() is not None
 
     @property
     def state(self) -> str:
@@ -150,6 +148,7 @@ class Sweep:
             command: command line, which every run stores.
 
         Raises:
+            RunError: the directory cannot be written, or another process has just begun another sweep in it.
             DiskFullError: no space left; the sweep can be continued.
         """
         self._save()
@@ -167,9 +166,11 @@ class Sweep:
                 place = {"number": number, "of": len(runs), "left": self._seconds_left(seconds)}
                 announce({"kind": "run", "run": run.path.name, "arm": run.arm.name, "seed": run.seed, **place})
                 result = self._train_one(run, hooks, command)
-                if result.outcome == "failed" and not run.is_busy:
-                    failed[run.path.name] = result.message
                 announce({"kind": "run_end", **run.row()})
+                if result is None:
+                    continue
+                if result.outcome == "failed":
+                    failed[run.path.name] = result.message
                 if result.outcome == "stopped" or result.signal_exit is not None:
                     code = result.signal_exit or signals.code
                     return SweepOutcome(failed, replace(result, outcome="stopped", signal_exit=code))
@@ -200,8 +201,8 @@ class Sweep:
             ],
         }
 
-    def _train_one(self, run: SweepRun, hooks: SessionHooks, command: Sequence[str]) -> SessionResult:
-        """Train or resume one run; errors other than a full disk fail it alone."""
+    def _train_one(self, run: SweepRun, hooks: SessionHooks, command: Sequence[str]) -> SessionResult | None:
+        """Train or resume one run, as `start_part`; errors other than a full disk fail it alone."""
         tree = {**run.arm.config.to_dict(), "seed": run.seed}
         try:
             return start_part(tree, hooks, folder=self.folder, name=run.path.name, command=command)
@@ -231,8 +232,7 @@ class Sweep:
         return sum(each[run.arm.name] for run in self.runs if run not in finished)
 
     def _save(self) -> None:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        make_directory(self.folder)
+        """Write sweep.json, also while other processes begin the same sweep, or another one of the same name."""
         arms = [
             ArmRecord(
                 name=arm.name, config=arm.label, settings=dict(arm.settings), steps=arm.steps,
@@ -241,7 +241,11 @@ class Sweep:
             for arm in self.arms
         ]  # fmt: skip
         grid = {key: list(values) for key, values in self.grid.items()}
-        write_sweep(self.folder, SweepRecord(grid=grid, seeds=list(self.seeds), unequal=self.unequal, arms=arms))
+        with lock_group(self.folder):
+            if (stored := _stored(self.folder)) is not None:
+                _check_same(self.folder, stored, self.arms)
+            seeds = dict.fromkeys([*(stored.seeds if stored else []), *self.seeds])
+            write_sweep(self.folder, SweepRecord(grid=grid, seeds=list(seeds), unequal=self.unequal, arms=arms))
 
 
 def plan(
@@ -270,9 +274,8 @@ def plan(
     if configs:
         arms = make_arms(configs, overrides, grid or {})
         folder = group_folder(root, f"{arms[0].experiment[:58]}-sweep" if name is None else name, SWEEP_FILE)
-        stored = read_sweep(folder) if (folder / SWEEP_FILE).is_file() else None
-        if stored is not None:
-            _check_same(folder, stored, arms, trusted)
+        if (stored := _stored(folder)) is not None:
+            _check_same(folder, stored, arms, trusted=trusted)
         values = {key: list({repr(v): v for v in (a.settings[key] for a in arms)}.values()) for key in grid or {}}
     else:
         folder = group_folder(root, name or "", SWEEP_FILE)
@@ -302,13 +305,18 @@ def _seeds(wanted: int | Sequence[int] | None, first: int, stored: Sequence[int]
     return tuple(dict.fromkeys([*stored, *new]))
 
 
-def _check_same(folder: Path, stored: SweepRecord, arms: Sequence[Arm], trusted: bool) -> None:
+def _stored(folder: Path) -> SweepRecord | None:
+    """Return what was stored of a sweep that was begun before."""
+    return read_sweep(folder) if (folder / SWEEP_FILE).is_file() else None
+
+
+def _check_same(folder: Path, stored: SweepRecord, arms: Sequence[Arm], *, trusted: bool = False) -> None:
     """Check that a sweep that was begun before has the same arms."""
     before, now = ([arm.name for arm in some] for some in (stored.arms, arms))
     if set(before) != set(now):
         raise _other(folder, f"its arms are {', '.join(before)}, not {', '.join(now)}")
     texts = {arm.name: arm.text for arm in stored.arms}
-    for arm in arms:
+    for arm in (arm for arm in arms if arm.text != texts[arm.name]):
         config = parse_stored_config(folder, texts[arm.name], trusted=trusted, known=arm.config.imports)
         for setting, (old, new) in changed_settings(config, arm.config).items():
             if setting.split(".")[0] not in HARMLESS:

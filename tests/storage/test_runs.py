@@ -103,11 +103,11 @@ def test_lock_of_a_removed_run_is_invalid(tmp_path: Path, monkeypatch):
     run = JournalWriter(tmp_path / "pong").run
     take = run_lock._take
 
-    def removed(file: IO[bytes]) -> bool:
+    def removed(file: IO[bytes], patience: float) -> bool:
         monkeypatch.setattr(run_lock, "_take", take)
         run_creation.create(tmp_path, "pong", "overwrite").path.rmdir()
         JournalWriter(run)
-        return take(file)
+        return take(file, patience)
 
     monkeypatch.setattr(run_lock, "_take", removed)
     with pytest.raises(RunError, match="removed by another process: try again"):

@@ -13,18 +13,25 @@ import pytest
 import pbtrl as library
 from pbtrl.config.differences import changed_settings
 from pbtrl.config.load import load, parse
+from pbtrl.config.schema import Config
 from pbtrl.errors import ConfigError, DiskFullError, RunError, TrainingError
+from pbtrl.reporting.presenter import SilentPresenter
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lock import RunLock
+from pbtrl.storage.run_state import state
+from pbtrl.training import start
 from pbtrl.training import sweep as sweep_module
+from pbtrl.training.session import SessionHooks
 from pbtrl.training.sweep import plan
 from pbtrl.training.sweep_arms import arm_names, make_arms, parse_grid
-from tests.command import Command, contents, journal
+from tests.command import Command, contents, journal, spawn
 from tests.training.test_session import signalled
 
 SWEEP = Path("runs/toy_quadratic-sweep")
 SHORT = "budget.env_steps_per_member=20"
 STRATEGIES = "strategy.name=pbt,random_search"
 COMMAND = ["sweep", "toy_quadratic", SHORT, "--set", STRATEGIES, "--seeds", "2"]
+SILENT = SessionHooks(SilentPresenter())
 DECEPTIVE = ["toy_deceptive", "population.size=9", "budget.env_steps_per_member=20", "strategy.ready.slice_steps=10"]
 
 
@@ -385,6 +392,65 @@ def test_run_that_another_process_begins_first_is_no_failure(pbtrl: Command, mon
     locks[0].__exit__(None, None, None)
     assert (result.code, locks != []) == (0, True)
     assert result.json["runs"][0]["state"] == "running"
+
+
+def test_run_that_another_process_has_just_claimed_is_left_alone(pbtrl: Command) -> None:
+    """It has a directory and the lock, but no file yet."""
+    assert pbtrl(*COMMAND).code == 0
+    shutil.rmtree(SWEEP / "pbt-s1")
+    (SWEEP / "pbt-s1").mkdir()
+    with RunLock(SWEEP / "pbt-s1"):
+        result = pbtrl(*COMMAND, "--json")
+    assert (result.code, result.err.splitlines()[1:]) == (0, [])
+    assert [row["state"] for row in result.json["runs"]] == ["not started", "finished", "finished", "finished"]
+    assert pbtrl(*COMMAND, "--json").json["runs"][0]["state"] == "finished"
+
+
+def test_run_that_another_process_has_just_trained_is_no_failure(
+    pbtrl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, began = start.collect_warnings, list[str]()
+
+    def trained_meanwhile(config: Config) -> list[str]:
+        if not began:
+            began.append("the other process")
+            plan([], root=SWEEP.parent, name=SWEEP.name).train(SILENT)
+        return list(real(config))
+
+    monkeypatch.setattr(start, "collect_warnings", trained_meanwhile)
+    result = pbtrl(*COMMAND, "--progress", "none")
+    assert (result.code, began) == (0, ["the other process"])
+    assert "failed" not in result.err
+
+
+def test_processes_that_start_together_share_a_sweep(tmp_path: Path) -> None:
+    """As the tasks of a Slurm array do."""
+    processes = [spawn(tmp_path, *COMMAND, "--name", "s", "--progress", "none") for _ in range(3)]
+    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+    assert [code for _, code in ends] == [0, 0, 0], ends
+    states = {name: state(RunDirectory(tmp_path / "runs/s" / name)) for name in runs(tmp_path / "runs/s")}
+    assert states == dict.fromkeys(["pbt-s1", "pbt-s2", "random_search-s1", "random_search-s2"], "finished")
+
+
+def test_sweeps_of_one_name_that_begin_together(pbtrl: Command) -> None:
+    """The same one gets the seeds of both; another one is refused before it trains."""
+    one, same, other = (
+        plan(["toy_quadratic"], root=SWEEP.parent, overrides=[SHORT, *more], seeds=seeds)
+        for more, seeds in (([], [1]), ([], [2]), (["population.size=3"], [1]))
+    )
+    one.train(SILENT)
+    same.train(SILENT)
+    with pytest.raises(RunError, match="is another sweep"):
+        other.train(SILENT)
+    assert [run["state"] for run in pbtrl("sweep", SWEEP.name, "--json").json["runs"]] == ["finished"] * 2
+    assert runs() == ["toy_quadratic-s1", "toy_quadratic-s2"]
+
+
+def test_sweep_that_was_killed_before_it_was_written_is_new(pbtrl: Command) -> None:
+    SWEEP.mkdir(parents=True)
+    for name in (".tmp-sweep.json", "LOCK"):
+        (SWEEP / name).touch()
+    assert pbtrl(*COMMAND, "--progress", "none").code == 0
 
 
 def test_finished_run_without_its_best_member_is_damaged(pbtrl: Command) -> None:
