@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from pbtrl.core.naming import RUN_NAME
-from pbtrl.errors import RunError
+from pbtrl.errors import DiskFullError, RunError
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lock import LOCK, RunLock
@@ -76,14 +78,21 @@ def group_folder(root: Path, name: str, file: str) -> Path:
     return folder
 
 
-def lock_group(folder: Path) -> RunLock:
-    """Return the lock under which the file of a `group_folder` is written; the directory is created if there is none.
+@contextmanager
+def lock_group(folder: Path) -> Iterator[None]:
+    """Hold the lock under which the file of a `group_folder` is written; the directory is created if there is none.
 
     Raises:
-        RunError: the directory cannot be created.
+        RunError: the directory cannot be created or written.
     """
     _make(RunDirectory(folder))
-    return RunLock(folder, patience=60.0)
+    with RunLock(folder, patience=60.0):
+        try:
+            yield
+        except DiskFullError:
+            raise
+        except OSError as error:
+            raise RunError(f"cannot write to {folder}: {reason(error)}") from error
 
 
 def default_name(label: str) -> str:

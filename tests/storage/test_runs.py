@@ -143,6 +143,23 @@ def test_read_only_root_is_one_line(tmp_path: Path):
         run_creation.create(tmp_path, "pong")
 
 
+@pytest.mark.parametrize("what", ["root", "folder"])
+def test_unwritable_folder_of_a_sweep_or_replay_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, what: str):
+    """Tested through the error, because permissions do not stop root."""
+    assert pbtrl("train", "toy_quadratic").code == 0
+    before = contents(Path("runs"))
+
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(*((os, "mkdir", refuse) if what == "root" else (files, "write_durably", refuse)))
+    for command, folder in (("sweep", "toy_quadratic-sweep"), ("replay", "toy_quadratic-replay")):
+        refused = pbtrl(command, "toy_quadratic", "--progress", "none")
+        place = "runs" if what == "root" else f"runs/{folder}"
+        assert (refused.code, refused.err) == (2, f"cannot write to {place}: Permission denied\n")
+    assert contents(Path("runs")) == before
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system without room, to which nobody may write")
 def test_invalid_root_is_not_reported_as_full_disk(pbtrl: Command):
     refused = pbtrl("train", "toy_quadratic", "--runs", "/proc/x")
