@@ -134,7 +134,7 @@ def sweep(
     Raises:
         ConfigError: an arm cannot run; nothing was started.
         RunError: another sweep has that name, or the arms would not train equally long; nothing was started.
-        TrainingError: runs failed; all others were trained, and the same call tries these again.
+        TrainingError: runs failed or are damaged; all others were trained, and the same call tries these again.
         DiskFullError: no space left; the sweep can be continued.
     """
     from pbtrl.reporting.presenter import PartPresenter

@@ -27,6 +27,7 @@ from pbtrl.storage.run_creation import group_folder, lock_group
 from pbtrl.storage.run_directory import RunDirectory, check_links
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_lookup import SWEEP_FILE
+from pbtrl.storage.run_state import is_complete
 from pbtrl.storage.stored_config import parse_stored_config
 from pbtrl.storage.sweep_directory import (
     ArmRecord,
@@ -61,9 +62,9 @@ class SweepRun:
         return RunDirectory(self.path)
 
     @property
-    def is_finished(self) -> bool:
-        """Whether it has nothing left to train."""
-        return self.state == "finished"
+    def is_complete(self) -> bool:
+        """Whether it has nothing left to train or to choose."""
+        return is_complete(self.directory)
 
     @property
     def is_busy(self) -> bool:
@@ -106,7 +107,7 @@ class SweepOutcome:
     """Outcome of training a sweep.
 
     Attributes:
-        failed: messages of the runs that failed, by name.
+        failed: messages of the runs that failed or are damaged, by name.
         stopped: result of the session that a signal stopped; None if every run was tried.
     """
 
@@ -142,6 +143,8 @@ class Sweep:
     ) -> SweepOutcome:
         """Train every run that is not finished, one after another. A run that fails does not keep the others back.
 
+        A finished run without best.json only chooses its best member again.
+
         Args:
             hooks: connections of every run to the caller.
             announce: called with an event before each run (`kind` is `run`) and after it (`run_end`, with its row).
@@ -161,7 +164,11 @@ class Sweep:
             for number, run in enumerate(runs, start=1):
                 if signals.code is not None or own_request():
                     return SweepOutcome(failed, SessionResult(self.folder, "stopped", signal_exit=signals.code))
-                if run.is_finished or run.is_busy:
+                if run.is_busy:
+                    continue
+                if run.is_complete:
+                    if (row := run.row())["state"] == "damaged":
+                        failed[run.path.name] = row["reason"]
                     continue
                 place = {"number": number, "of": len(runs), "left": self._seconds_left(seconds)}
                 announce({"kind": "run", "run": run.path.name, "arm": run.arm.name, "seed": run.seed, **place})
@@ -220,7 +227,7 @@ class Sweep:
         Args:
             known: seconds of finished runs, to which those of others are added.
         """
-        finished = [run for run in self.runs if run.is_finished]
+        finished = [run for run in self.runs if run.is_complete]
         if not finished:
             return None
         known |= {run.path: run.row()["seconds"] for run in finished if run.path not in known}

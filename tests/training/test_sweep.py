@@ -453,12 +453,28 @@ def test_sweep_that_was_killed_before_it_was_written_is_new(pbtrl: Command) -> N
     assert pbtrl(*COMMAND, "--progress", "none").code == 0
 
 
-def test_finished_run_without_its_best_member_is_damaged(pbtrl: Command) -> None:
-    assert pbtrl(*COMMAND).code == 0
+def test_finished_run_without_its_best_member_chooses_it_again(pbtrl: Command) -> None:
+    before = pbtrl(*COMMAND, "--json").json["runs"]
+    trained = journal(SWEEP / "pbt-s1")
     (SWEEP / "pbt-s1/best.json").unlink()
-    row = pbtrl(*COMMAND, "--json").json["runs"][0]
+    row = pbtrl(*COMMAND, "--dry-run", "--json").json["runs"][0]
     assert (row["state"], row["score"]) == ("damaged", None)
     assert row["reason"].endswith("best.json is missing: `pbtrl resume toy_quadratic-sweep/pbt-s1` chooses again")
+    after = pbtrl(*COMMAND, "--json").json["runs"]
+    assert [(row["state"], row["score"]) for row in after] == [(row["state"], row["score"]) for row in before]
+    assert [line["kind"] for line in journal(SWEEP / "pbt-s1")[len(trained) :]] == ["resume", "finish"]
+
+
+def test_finished_run_that_is_damaged_is_a_failure_with_its_reason(pbtrl: Command) -> None:
+    assert pbtrl(*COMMAND).code == 0
+    path = SWEEP / "pbt-s1/journal.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], "xx\n", *lines[3:]]))
+    result = pbtrl("sweep", SWEEP.name)
+    assert (result.code, "not finished: pbt-s1 (damaged)" in result.out) == (3, True)
+    assert result.err.splitlines()[0].startswith(f"failed: pbt-s1: {path}:3: not a journal line")
+    with pytest.raises(TrainingError, match=r"1 of 4 runs failed: pbt-s1: .*journal\.jsonl:3: not a journal line"):
+        library.sweep(name=SWEEP.name)
 
 
 def test_damaged_run_is_reported(pbtrl: Command) -> None:
