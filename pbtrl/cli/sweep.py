@@ -115,21 +115,15 @@ def run_sweep(a: argparse.Namespace) -> int:
 def _sweep_of(a: argparse.Namespace) -> tuple[list[str], Path, str | None]:
     """Return the configs, the directory of all runs and the name of the sweep.
 
-    A single word that is no config but names a sweep stands for it.
+    A single word that is no config but names a sweep, or is its path, stands for it.
     """
     from pbtrl.config.load import locate
-    from pbtrl.errors import RunError
     from pbtrl.storage.run_lookup import SWEEP_FILE
 
     configs = [word for word in a.config if "=" not in word]
     if len(configs) == 1 and a.name is None and not locate(configs[0]).is_file():
-        path = Path(os.path.expanduser(configs[0]))
-        if os.path.isfile(a.runs / configs[0] / SWEEP_FILE):
-            configs, a.name = [], configs[0].rstrip("/")
-        elif os.path.isfile(path / SWEEP_FILE):
-            configs, a.runs, a.name = [], path.parent, path.name
-    if not configs and (a.set or any("=" in word for word in [*a.config, *a.overrides])):
-        raise RunError("a sweep continues as it began: give its configs to change settings, and another --name")
-    if not configs and a.name is None:
-        raise RunError("name a config to sweep, or a sweep to continue: pbtrl sweep CONFIG --set a.b=x,y --seeds 5")
+        for folder in (a.runs / configs[0], Path(os.path.expanduser(configs[0]))):
+            if os.path.isfile(folder / SWEEP_FILE):
+                folder = folder.resolve() if folder.name in ("", "..") else folder
+                return [], folder.parent, folder.name
     return configs, a.runs, a.name

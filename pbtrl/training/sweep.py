@@ -284,8 +284,12 @@ def plan(
         if (stored := _stored(folder)) is not None:
             _check_same(folder, stored, arms, trusted=trusted)
         values = {key: list({repr(v): v for v in (a.settings[key] for a in arms)}.values()) for key in grid or {}}
+    elif name is None:
+        raise RunError("name a config to sweep, or a sweep to continue")
+    elif grid or overrides:
+        raise RunError("a sweep continues as it began: give its configs to change settings, and another --name")
     else:
-        folder = group_folder(root, name or "", SWEEP_FILE)
+        folder = group_folder(root, name, SWEEP_FILE)
         stored = read_sweep(folder)
         check_links(folder)
         arms = [

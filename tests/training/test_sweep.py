@@ -486,6 +486,22 @@ def test_damaged_run_is_reported(pbtrl: Command) -> None:
     assert "journal.jsonl:1 is damaged: a journal begins with a line of kind run" in result.err
 
 
+def test_sweep_is_continued_by_name_or_path(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pbtrl(*COMMAND, "--progress", "none").code == 0
+    before, folder = contents(SWEEP), SWEEP.absolute()
+    for word in (SWEEP.name, f"{SWEEP.name}/", str(SWEEP), str(folder), f"{folder}/"):
+        assert pbtrl("sweep", word, "--json").json["name"] == SWEEP.name
+    monkeypatch.chdir(SWEEP)
+    for word in (".", f"../{SWEEP.name}"):
+        result = pbtrl("sweep", word)
+        assert (result.code, result.out.splitlines()[-1].startswith(f"next  pbtrl compare {SWEEP.name} --runs ")) == (
+            0, True,
+        )  # fmt: skip
+    monkeypatch.chdir("pbt-s1")
+    assert pbtrl("sweep", "..", "--json").json["path"] == str(folder)
+    assert contents(folder) == before
+
+
 # Seeds
 
 
@@ -650,3 +666,11 @@ def test_sweep_in_python(pbtrl: Command) -> None:
     assert library.sweep(name="toy_quadratic-sweep", seeds=1).seeds == (2, 5)
     with pytest.raises(RunError, match="another sweep"):
         library.sweep("toy_quadratic", overrides=[SHORT], grid=grid, seeds=[2])
+
+
+def test_continued_sweep_in_python_needs_a_name_and_changes_nothing(pbtrl: Command) -> None:
+    with pytest.raises(RunError, match="name a config to sweep, or a sweep to continue"):
+        library.sweep()
+    for changed in ({"overrides": [SHORT]}, {"grid": {"population.size": [2, 3]}}):
+        with pytest.raises(RunError, match="continues as it began"):
+            library.sweep(name="nothing", **changed)
