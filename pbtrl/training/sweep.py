@@ -10,15 +10,17 @@ by replication, so that a sweep that is interrupted stays balanced. What is fini
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from pbtrl.build.factory import prepare
 from pbtrl.config.differences import changed_settings
+from pbtrl.config.wording import shown
 from pbtrl.core.records import duration
-from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
+from pbtrl.errors import ConfigError, DamagedError, DiskFullError, PbtrlError, RunError
 from pbtrl.reporting.sweep_tables import EQUAL, plan_table
 from pbtrl.storage.best_member import read_best
 from pbtrl.storage.json_files import SCHEMA
@@ -44,6 +46,8 @@ from pbtrl.training.start import start_part
 from pbtrl.training.sweep_arms import Arm, ConfigInput, make_arms
 
 DEFAULT_SEEDS = 5
+MOST_SEEDS = 1000
+SEED_DIGITS = 19  # that fit into the name of a run
 HARMLESS = ("execution", "snapshots", "failure")  # sections that may differ when a sweep is continued
 Row = dict[str, Any]
 
@@ -274,7 +278,7 @@ def plan(
         trusted: import modules that a stored sweep names and `configs` do not.
 
     Raises:
-        ConfigError: an arm cannot run.
+        ConfigError: an arm cannot run, or `seeds` are neither a number nor a list of different seeds.
         RunError: there is no such sweep, another one has that name, or the arms would not train equally long.
         DamagedError: sweep.json is damaged.
     """
@@ -311,9 +315,25 @@ def plan(
 def _seeds(wanted: int | Sequence[int] | None, first: int, stored: Sequence[int]) -> tuple[int, ...]:
     """Return the stored seeds and the wanted ones."""
     if wanted is None:
-        wanted = [] if stored else DEFAULT_SEEDS
-    new = range(first, first + wanted) if isinstance(wanted, int) else wanted
-    return tuple(dict.fromkeys([*stored, *new]))
+        return tuple(stored) or tuple(_new_seeds(DEFAULT_SEEDS, first))
+    return tuple(dict.fromkeys([*stored, *_new_seeds(wanted, first)]))
+
+
+def _new_seeds(wanted: Any, first: int) -> list[int]:
+    """Return the seeds of a list, or a number of them from `first` on; integers of numpy are integers too."""
+    seeds = range(first, first + int(wanted))[: MOST_SEEDS + 1] if _is_whole(wanted) else wanted
+    seeds = list(seeds) if isinstance(seeds, Iterable) else []
+    valid = [int(seed) for seed in seeds if _is_whole(seed) and 0 <= seed < 10**SEED_DIGITS]
+    if len(set(valid)) != len(seeds) or not 1 <= len(seeds) <= MOST_SEEDS:
+        raise ConfigError([
+            f"seeds: must be a number of seeds from 1 to {MOST_SEEDS:,}, or a list of different seeds of at most "
+            f"{SEED_DIGITS} digits such as 3,7,11, not {shown(wanted)}"
+        ])  # fmt: skip
+    return valid
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _stored(folder: Path) -> SweepRecord | None:

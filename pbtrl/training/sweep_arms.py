@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 from pbtrl.build.factory import prepare
 from pbtrl.config.load import check, config_from_dict, read
 from pbtrl.config.schema import Config
+from pbtrl.config.wording import shown
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.core.naming import EVALUATOR
 from pbtrl.errors import ConfigError
+from pbtrl.system.strict_json import to_json
 
 ConfigInput = str | Path | Mapping[str, Any]
 """A YAML file, the name of a shipped config, or plain values."""
@@ -142,6 +144,27 @@ def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
             raise ConfigError([f"--set {key}: given twice"])
         grid[key] = values
     return grid
+
+
+def grid_text(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    """Write the values of each setting as YAML text, as `parse_grid` returns them.
+
+    Raises:
+        ConfigError: a setting has no list of values, an empty one, or a value that YAML cannot hold.
+    """
+    if not isinstance(grid, Mapping):
+        raise ConfigError(["grid: must map settings to values, as in {'strategy.name': ['pbt', 'random_search']}"])
+    texts: dict[str, list[str]] = {}
+    for key, values in grid.items():
+        if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+            raise ConfigError([f"grid: {key}: must be a list of values, not {shown(values)}"])
+        try:
+            texts[str(key)] = [to_json(value) for value in values]
+        except TypeError as error:
+            raise ConfigError([f"grid: {key}: {error}"]) from error
+        if not texts[str(key)]:
+            raise ConfigError([f"grid: {key}: must be a list of values, not an empty one"])
+    return texts
 
 
 def _split(text: str) -> Iterator[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pbtrl as library
@@ -674,3 +676,38 @@ def test_continued_sweep_in_python_needs_a_name_and_changes_nothing(pbtrl: Comma
     for changed in ({"overrides": [SHORT]}, {"grid": {"population.size": [2, 3]}}):
         with pytest.raises(RunError, match="continues as it began"):
             library.sweep(name="nothing", **changed)
+
+
+@pytest.mark.parametrize(
+    "seeds", [0, -1, 1001, 10**30, True, 2.0, "3", [], [-1], [1.5], [1, 1], [True], ["1"], [10**19], np.arange(0)]
+)
+def test_other_seeds_are_refused_in_python(pbtrl: Command, seeds: Any) -> None:
+    with pytest.raises(ConfigError, match="seeds: must be a number of seeds from 1 to 1,000, or a list of different"):
+        library.sweep("toy_quadratic", seeds=seeds)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "result"),
+    [(np.int64(2), (1, 2)), (np.arange(2), (0, 1)), (range(3, 5), (3, 4)), ((7, np.uint8(0)), (7, 0))],
+)
+def test_seeds_of_other_integers(seeds: Any, result: tuple[int, ...]) -> None:
+    assert plan(["toy_quadratic"], root=Path("none"), seeds=seeds).seeds == result
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"population.size": 2}, "grid: population.size: must be a list of values, not 2"),
+        ({"strategy.name": []}, "grid: strategy.name: must be a list of values, not an empty one"),
+        ({"strategy.name": "pbt"}, "grid: strategy.name: must be a list of values, not 'pbt'"),
+        ({"strategy": {"name": "pbt"}}, "grid: strategy: must be a list of values, not a section"),
+        ({"population.size": [2, object()]}, "grid: population.size: Object of type object is not JSON"),
+        (["strategy.name=pbt,fire"], "grid: must map settings to values"),
+        ({7: [1]}, "7=1"),
+    ],
+)
+def test_malformed_grid_is_refused_in_python(pbtrl: Command, grid: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        library.sweep("toy_quadratic", grid=grid)
+    assert not Path("runs").exists()
