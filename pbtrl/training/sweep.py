@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.build.factory import prepare
-from pbtrl.config.differences import changed_settings
+from pbtrl.config.differences import NEUTRAL, changed_settings
 from pbtrl.config.wording import shown
 from pbtrl.core.records import duration
 from pbtrl.errors import ConfigError, DamagedError, DiskFullError, PbtrlError, RunError
@@ -48,7 +48,6 @@ from pbtrl.training.sweep_arms import Arm, ConfigInput, make_arms
 DEFAULT_SEEDS = 5
 MOST_SEEDS = 1000
 SEED_DIGITS = 19  # that fit into the name of a run
-HARMLESS = ("execution", "snapshots", "failure")  # sections that may differ when a sweep is continued
 Row = dict[str, Any]
 
 
@@ -350,7 +349,7 @@ def _check_same(folder: Path, stored: SweepRecord, arms: Sequence[Arm], *, trust
     for arm in (arm for arm in arms if arm.text != texts[arm.name]):
         config = parse_stored_config(folder, texts[arm.name], trusted=trusted, known=arm.config.imports)
         for setting, (old, new) in changed_settings(config, arm.config).items():
-            if setting.split(".")[0] not in HARMLESS:
+            if setting.split(".")[0] not in NEUTRAL:
                 raise _other(folder, f"{setting} of {arm.name} is {old}, not {new}")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.build.factory import prepare
+from pbtrl.config.differences import NEUTRAL
 from pbtrl.config.load import check, config_from_dict, read
 from pbtrl.config.schema import Config
 from pbtrl.config.wording import shown
@@ -23,7 +24,7 @@ ConfigInput = str | Path | Mapping[str, Any]
 
 NAME_LENGTH = 40  # characters of an arm's name; "-s" and a seed of 20 digits fit into a run's name behind them
 MOST_ARMS = 1000
-NOT_SWEPT = {"seed": "use --seeds", "name": "use --name"}
+NOT_SWEPT = {"seed": "use --seeds", "name": "use --name"} | dict.fromkeys(NEUTRAL, "it makes no difference to a result")
 TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
 PAIRS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
@@ -80,8 +81,8 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
         ConfigError: an arm cannot run; the messages name the arms. Or two arms are the same.
     """
     for key in grid:
-        if key in NOT_SWEPT:
-            raise ConfigError([f"--set {key}: not a setting to vary; {NOT_SWEPT[key]}"])
+        if why := NOT_SWEPT.get(key.partition(".")[0]):
+            raise ConfigError([f"--set {key}: not a setting to vary; {why}"])
     cells = [
         (config, dict(zip(grid, texts, strict=True)))
         for config in configs

@@ -606,6 +606,11 @@ def test_one_percent_is_equal() -> None:
         (["toy_quadratic", "--set", "strategy.name=pbt,random_search,pbt"], "pbt and pbt-2 are the same config"),
         (["toy_quadratic", "--set", "seed=1,2"], "--set seed: not a setting to vary; use --seeds"),
         (["toy_quadratic", "--set", "name=a,b"], "--set name: not a setting to vary; use --name"),
+        (
+            ["toy_quadratic", "--set", "execution.workers=1,2"],
+            "--set execution.workers: not a setting to vary; it makes",
+        ),
+        (["toy_quadratic", "--set", "snapshots={keep_last: 3},{}"], "--set snapshots: not a setting to vary"),
         (["cartpole", "--set", "env.id=CartPole-v1,Nothing-v1"], "Nothing-v1: override 'env.id=Nothing-v1'"),
         ([], "name a config to sweep"),
         (["nothing"], "nothing: no such file"),
