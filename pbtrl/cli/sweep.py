@@ -95,7 +95,7 @@ def run_sweep(a: argparse.Namespace) -> int:
         return code
     result = sweep.result()
     tell(to_json(result) if quiet else sweep_tables.result_text(result))
-    if not quiet:
+    if not quiet and len({arm.task for arm in sweep.arms}) == 1:
         tell(f"next  pbtrl compare {sweep.folder.name}{root_option(root)}")
     for run, message in outcome.failed.items():
         tell(f"failed: {run}: {message}", sys.stderr)

@@ -13,7 +13,7 @@ from pbtrl.build.factory import prepare
 from pbtrl.config.differences import NEUTRAL
 from pbtrl.config.load import check, config_from_dict, read
 from pbtrl.config.schema import Config
-from pbtrl.config.wording import shown
+from pbtrl.config.wording import shortened, shown
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.core.naming import EVALUATOR
 from pbtrl.errors import ConfigError
@@ -64,6 +64,12 @@ class Arm:
         return total if cap is None else min(cap, total)
 
     @property
+    def task(self) -> tuple[object, ...]:
+        """Env or trainable, and metric; `pbtrl compare` refuses arms that differ in them."""
+        env, trainable = self.config.env, self.config.trainable
+        return env and (env.id, env.protocol), trainable and trainable.name, self.config.fitness.metric
+
+    @property
     def trains(self) -> str:
         """Number of its members or trials in words: `8 members`, `64 trials`, `22 members (6 evaluators)`."""
         strategy, size = self.config.strategy, self.config.population.size
@@ -78,11 +84,16 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
     """Make and check every arm; `grid` has the values of each setting as YAML text.
 
     Raises:
-        ConfigError: an arm cannot run; the messages name the arms. Or two arms are the same.
+        ConfigError: an arm cannot run; the messages name the arms. Or two arms are the same, or a setting of the grid
+            is none to vary or is overridden.
     """
     for key in grid:
         if why := NOT_SWEPT.get(key.partition(".")[0]):
             raise ConfigError([f"--set {key}: not a setting to vary; {why}"])
+    for override in overrides:
+        name = override.partition("=")[0].strip()
+        if hidden := [key for key in grid if f"{name}.".startswith(f"{key}.")]:
+            raise ConfigError([f"override '{shortened(override)}': --set {hidden[0]} would replace it"])
     cells = [
         (config, dict(zip(grid, texts, strict=True)))
         for config in configs
@@ -205,10 +216,16 @@ def _in_arms(affected: Sequence[str], names: Sequence[str]) -> str:
 
 
 def _check_different(arms: Sequence[Arm]) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[str, Arm] = {}
     for arm in arms:
-        if (other := seen.setdefault(arm.text, arm.name)) != arm.name:
-            raise ConfigError([f"{other} and {arm.name} are the same config"])
+        if (other := seen.setdefault(arm.text, arm)) is not arm:
+            raise ConfigError([f"{_described(other)} and {_described(arm)} are the same config"])
+
+
+def _described(arm: Arm) -> str:
+    """Return the name and the values of an arm, as in `pbt-2 (strategy.name='pbt')`."""
+    values = ", ".join(f"{key}={shown(value)}" for key, value in arm.settings.items())
+    return f"{arm.name} ({values})" if values else arm.name
 
 
 def _counted(number: int, what: str) -> str:

@@ -590,6 +590,13 @@ def test_unequal_compute_is_refused_unless_allowed(pbtrl: Command) -> None:
     assert pbtrl("sweep", "allowed").code == 0
 
 
+def test_comparison_is_proposed_only_for_arms_of_one_task(pbtrl: Command) -> None:
+    short = [SHORT, "--seeds", "1", "--name", "two", "--progress", "none"]
+    result = pbtrl("sweep", "toy_quadratic", "toy_chebykin", *short, "--unequal")
+    assert (result.code, "next  pbtrl compare" in result.out) == (0, False)
+    assert pbtrl("compare", "two").code == 2
+
+
 def test_one_percent_is_equal() -> None:
     grid = {"budget.env_steps_per_member": ["1000", "1010"]}
     assert len(plan(["toy_quadratic"], root=Path("none"), grid=grid).arms) == 2
@@ -603,7 +610,19 @@ def test_one_percent_is_equal() -> None:
         (["toy_quadratic", "--set", "strategy.name=pbt,pbd"], "pbd: override 'strategy.name=pbd': unknown strategy"),
         (["toy_quadratic", "toy_nothing"], "toy_nothing: toy_nothing: no such file"),
         (["toy_quadratic", "budgets=1", "--set", STRATEGIES], "override 'budgets=1': unknown key"),
-        (["toy_quadratic", "--set", "strategy.name=pbt,random_search,pbt"], "pbt and pbt-2 are the same config"),
+        (
+            ["toy_quadratic", "--set", "strategy.name=pbt,random_search,pbt"],
+            "pbt (strategy.name='pbt') and pbt-2 (strategy.name='pbt') are the same config",
+        ),
+        (["toy_quadratic", "toy_quadratic"], "toy_quadratic and toy_quadratic-2 are the same config"),
+        (
+            ["toy_quadratic", "strategy.name=fire", "--set", STRATEGIES],
+            "override 'strategy.name=fire': --set strategy.name",
+        ),
+        (
+            ["toy_quadratic", "strategy.copy=[weights]", "--set", "strategy={name: pbt},{name: fire}"],
+            "override 'strategy.copy=[weights]': --set strategy would replace it",
+        ),
         (["toy_quadratic", "--set", "seed=1,2"], "--set seed: not a setting to vary; use --seeds"),
         (["toy_quadratic", "--set", "name=a,b"], "--set name: not a setting to vary; use --name"),
         (
