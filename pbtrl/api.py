@@ -133,7 +133,8 @@ def sweep(
 
     Raises:
         ConfigError: an arm cannot run, or `grid` or `seeds` are invalid; nothing was started.
-        RunError: another sweep has that name, or the arms would not train equally long; nothing was started.
+        RunError: another sweep has that name, its directory cannot be written, or the arms would not train equally
+            long; nothing was started.
         TrainingError: runs failed or are damaged; all others were trained, and the same call tries these again.
         DiskFullError: no space left; the sweep can be continued.
     """

@@ -128,6 +128,7 @@ class Sweep:
         seeds: seeds of the replications, in the order of training.
         grid: values of every setting that varies.
         unequal: whether arms may train for different numbers of steps.
+        stored: content of sweep.json when this was planned; None for a new sweep.
     """
 
     folder: Path
@@ -135,6 +136,7 @@ class Sweep:
     seeds: tuple[int, ...]
     grid: Mapping[str, Sequence[Any]]
     unequal: bool = False
+    stored: SweepRecord | None = None
 
     @property
     def runs(self) -> list[SweepRun]:
@@ -252,7 +254,8 @@ class Sweep:
         ]  # fmt: skip
         grid = {key: list(values) for key, values in self.grid.items()}
         with lock_group(self.folder):
-            if (stored := _stored(self.folder)) is not None:
+            stored = _stored(self.folder)
+            if stored is not None and stored != self.stored:
                 _check_same(self.folder, stored, self.arms)
             seeds = dict.fromkeys([*(stored.seeds if stored else []), *self.seeds])
             write_sweep(self.folder, SweepRecord(grid=grid, seeds=list(seeds), unequal=self.unequal, arms=arms))
@@ -306,6 +309,7 @@ def plan(
         _seeds(seeds, arms[0].config.seed, stored.seeds if stored else []),
         values,
         unequal or (stored is not None and stored.unequal),
+        stored,
     )
     _check_equal(sweep)
     return sweep
