@@ -131,20 +131,22 @@ def sweep(
         The sweep; `result()["runs"]` has state, score and path of each run. Some are not finished after Ctrl-C.
 
     Raises:
-        ConfigError: an arm cannot run; nothing was started.
-        RunError: another sweep has that name, or the arms would not train equally long; nothing was started.
-        TrainingError: runs failed; all others were trained, and the same call tries these again.
+        ConfigError: an arm cannot run, or `grid` or `seeds` are invalid; nothing was started.
+        RunError: another sweep has that name, its directory cannot be written, or the arms would not train equally
+            long; nothing was started.
+        TrainingError: runs failed or are damaged; all others were trained, and the same call tries these again.
         DiskFullError: no space left; the sweep can be continued.
     """
     from pbtrl.reporting.presenter import PartPresenter
     from pbtrl.reporting.sweep_tables import event_text
     from pbtrl.training.sweep import plan
+    from pbtrl.training.sweep_arms import grid_text
 
     check_texts("overrides", overrides)
     configs = [] if config is None else [config] if isinstance(config, str | Path | Mapping) else config
     planned = plan(
         configs, root=Path(runs), name=name, overrides=overrides, seeds=seeds, unequal=unequal, trusted=trust_imports,
-        grid={key: [to_json(value) for value in values] for key, values in (grid or {}).items()},
+        grid=grid_text(grid or {}),
     )  # fmt: skip
     hooks = _hooks(progress, CallbackListener(()), PartPresenter)
     for note in dict.fromkeys(note for arm in planned.arms for note in arm.notes):

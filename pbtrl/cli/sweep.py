@@ -18,8 +18,6 @@ from pbtrl.errors import DiskFullError
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
 
-MOST_SEEDS = 1000
-
 
 def add_sweep(commands: Any) -> None:
     """Add the command."""
@@ -52,17 +50,11 @@ def add_sweep(commands: Any) -> None:
 
 
 def parse_seeds(text: str) -> int | list[int]:
-    """Parse the number of seeds, or a list of seeds."""
+    """Parse the number of seeds, or a list of seeds; `plan` checks them."""
     if not re.fullmatch("[0-9]{1,19}(,[0-9]{1,19})*,?", text):
         raise argparse.ArgumentTypeError(f"must be a number of seeds, or seeds such as 3,7,11, not {text[:40]}")
     seeds = [int(seed) for seed in text.split(",") if seed]
-    if "," not in text:
-        if not 1 <= seeds[0] <= MOST_SEEDS:
-            raise argparse.ArgumentTypeError(f"must be a number of seeds from 1 to {MOST_SEEDS:,}, not {text}")
-        return seeds[0]
-    if len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f"lists a seed twice: {text[:40]}")
-    return seeds
+    return seeds if "," in text else seeds[0]
 
 
 def run_sweep(a: argparse.Namespace) -> int:
@@ -103,7 +95,7 @@ def run_sweep(a: argparse.Namespace) -> int:
         return code
     result = sweep.result()
     tell(to_json(result) if quiet else sweep_tables.result_text(result))
-    if not quiet:
+    if not quiet and len({arm.task for arm in sweep.arms}) == 1:
         tell(f"next  pbtrl compare {sweep.folder.name}{root_option(root)}")
     for run, message in outcome.failed.items():
         tell(f"failed: {run}: {message}", sys.stderr)
@@ -115,21 +107,15 @@ def run_sweep(a: argparse.Namespace) -> int:
 def _sweep_of(a: argparse.Namespace) -> tuple[list[str], Path, str | None]:
     """Return the configs, the directory of all runs and the name of the sweep.
 
-    A single word that is no config but names a sweep stands for it.
+    A single word that is no config but names a sweep, or is its path, stands for it.
     """
     from pbtrl.config.load import locate
-    from pbtrl.errors import RunError
     from pbtrl.storage.run_lookup import SWEEP_FILE
 
     configs = [word for word in a.config if "=" not in word]
     if len(configs) == 1 and a.name is None and not locate(configs[0]).is_file():
-        path = Path(os.path.expanduser(configs[0]))
-        if os.path.isfile(a.runs / configs[0] / SWEEP_FILE):
-            configs, a.name = [], configs[0].rstrip("/")
-        elif os.path.isfile(path / SWEEP_FILE):
-            configs, a.runs, a.name = [], path.parent, path.name
-    if not configs and (a.set or any("=" in word for word in [*a.config, *a.overrides])):
-        raise RunError("a sweep continues as it began: give its configs to change settings, and another --name")
-    if not configs and a.name is None:
-        raise RunError("name a config to sweep, or a sweep to continue: pbtrl sweep CONFIG --set a.b=x,y --seeds 5")
+        for folder in (a.runs / configs[0], Path(os.path.expanduser(configs[0]))):
+            if os.path.isfile(folder / SWEEP_FILE):
+                folder = folder.resolve() if folder.name in ("", "..") else folder
+                return [], folder.parent, folder.name
     return configs, a.runs, a.name

@@ -20,7 +20,7 @@ from pbtrl.cli.arguments import (
     integer_between,
 )
 from pbtrl.cli.exit_codes import FAILED
-from pbtrl.errors import DiskFullError
+from pbtrl.errors import DiskFullError, RunError
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
 
@@ -149,10 +149,14 @@ def run_replay(a: argparse.Namespace) -> int:
     for arm in replay.unfinished():
         presenter.say(f"run {1 + ARMS.index(arm)} of {len(ARMS)}: {tables.REPLAY_ROWS[arm]}")
         result = replay.train(arm, SessionHooks(presenter), sys.argv)
-        if result.outcome != "finished":
+        if result is not None and result.outcome != "finished":
             code = exit_code(result)
             tell("the same command continues the replay, without what is finished", sys.stderr)
             return code
+    if busy := replay.unfinished():
+        raise RunError(
+            f"another process trains {', '.join(busy)} of {replay.folder}: repeat the command when it has ended"
+        )
     if not replay.scored:
         presenter.say("evaluating all members on the same fresh episodes")
     scores = replay.scores()

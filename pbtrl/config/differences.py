@@ -9,6 +9,9 @@ from pbtrl.config.load import config_from_dict, resolve
 from pbtrl.config.schema import Config
 from pbtrl.errors import ConfigError
 
+NEUTRAL = ("execution", "snapshots", "failure")
+"""Sections that make no difference to the result of a run."""
+
 
 def changed_settings(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """Map each setting that differs, by its dotted name, to both values; None is also an absent one."""

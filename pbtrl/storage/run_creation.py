@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from pbtrl.core.naming import RUN_NAME
-from pbtrl.errors import DamagedError, RunError
+from pbtrl.errors import DamagedError, DiskFullError, RunError
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.storage.run_lock import LOCK, RunLock
 from pbtrl.storage.run_lookup import is_run
 from pbtrl.storage.run_state import state
 from pbtrl.system.files import is_text, reason, sync_directory
@@ -63,7 +66,7 @@ def _check_name(name: str) -> None:
 
 
 def group_folder(root: Path, name: str, file: str) -> Path:
-    """Return the directory for several runs, which may exist if it is empty or has the `file` that describes them.
+    """Return the directory for several runs, which may exist if it is new or has the `file` that describes them.
 
     Raises:
         RunError: the name is invalid, or the directory holds something else.
@@ -73,10 +76,28 @@ def group_folder(root: Path, name: str, file: str) -> Path:
             f"{name[:80]!r} is not a name of a folder: give --name up to 64 letters, digits, '.', '_' and '-'"
         )
     folder = root / name
-    blank = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+    unborn = {LOCK, f".tmp-{file}"}  # another process is about to write the file, or was killed before
+    blank = not os.path.lexists(folder) or (folder.is_dir() and all(path.name in unborn for path in folder.iterdir()))
     if not blank and not (folder / file).is_file():
         raise RunError(f"{folder} exists and is not a {Path(file).stem}: choose another --name")
     return folder
+
+
+@contextmanager
+def lock_group(folder: Path) -> Iterator[None]:
+    """Hold the lock under which the file of a `group_folder` is written; the directory is created if there is none.
+
+    Raises:
+        RunError: the directory cannot be created or written.
+    """
+    _make(RunDirectory(folder))
+    with RunLock(folder, patience=60.0):
+        try:
+            yield
+        except DiskFullError:
+            raise
+        except OSError as error:
+            raise RunError(f"cannot write to {folder}: {reason(error)}") from error
 
 
 def default_name(label: str) -> str:

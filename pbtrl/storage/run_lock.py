@@ -28,6 +28,7 @@ except ImportError:  # pragma: no cover
 
 
 LOCK = "LOCK"
+PATIENCE = 0.2  # seconds to try: status checks hold the lock briefly
 
 
 class RunLock:
@@ -36,10 +37,12 @@ class RunLock:
     Args:
         run: path of the run directory.
         name: file of the lock; another one than LOCK is for something else than training.
+        patience: seconds to wait for another holder.
     """
 
-    def __init__(self, run: Path, name: str = LOCK) -> None:
+    def __init__(self, run: Path, name: str = LOCK, *, patience: float = PATIENCE) -> None:
         self._path = run / name
+        self._patience = patience
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> RunLock:
@@ -55,7 +58,7 @@ class RunLock:
         if not _is_plain(file):
             file.close()
             raise RunError(f"{self._path} is not a regular file")
-        if not _take(file):
+        if not _take(file, self._patience):
             owner = _text(file)
             file.close()
             raise RunError(_busy(self._path, owner))
@@ -109,11 +112,11 @@ def _is_plain(file: IO[bytes]) -> bool:
     return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
 
 
-def _take(file: IO[bytes]) -> bool:
-    """Try to lock for 0.2 s: status checks hold the lock briefly."""
+def _take(file: IO[bytes], patience: float) -> bool:
+    """Try to lock for so many seconds."""
     if fcntl is None:
         return not _text(file)
-    for _ in range(20):
+    for _ in range(round(patience / 0.01)):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

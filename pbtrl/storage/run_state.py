@@ -42,6 +42,11 @@ def state(run: RunDirectory) -> State:
             return "crashed"
 
 
+def is_complete(run: RunDirectory) -> bool:
+    """Return whether a run is finished and has its best member. Without best.json, resuming it chooses again."""
+    return state(run) == "finished" and run.best_file.exists()
+
+
 def is_training(state: str) -> bool:
     """Return whether a run of this state has a process that trains it."""
     return state in ("running", "stale")

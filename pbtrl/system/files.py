@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -121,7 +121,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with translate_disk_errors(path, len(data)):
             write_durably(staged, data)
     except DiskFullError:
-        staged.unlink(missing_ok=True)
+        with suppress(OSError):  # the file system may be read-only, or the file missing
+            staged.unlink()
         raise
     crash_point(f"{path.name}.staged")
     staged.replace(path)

@@ -28,10 +28,10 @@ from pbtrl.core.seeding import evaluation_seed
 from pbtrl.errors import RunError
 from pbtrl.reporting.schedule import DiscoveredSchedule, constant_settings, discover
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
-from pbtrl.storage.run_creation import group_folder
+from pbtrl.storage.run_creation import group_folder, lock_group
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import REPLAY_FILE
-from pbtrl.storage.run_state import state
+from pbtrl.storage.run_state import is_complete
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
@@ -74,11 +74,20 @@ class Replay:
 
     def unfinished(self) -> list[str]:
         """List the new runs that are still to be trained."""
-        return [arm for arm in ARMS if state(RunDirectory(self.folder / arm)) != "finished"]
+        return [arm for arm in ARMS if not is_complete(RunDirectory(self.folder / arm))]
 
-    def train(self, arm: str, hooks: SessionHooks, command: Sequence[str] = ()) -> SessionResult:
-        """Train one of the new runs, or resume it. Scores from before are forgotten."""
-        self.folder.mkdir(exist_ok=True)
+    def train(self, arm: str, hooks: SessionHooks, command: Sequence[str] = ()) -> SessionResult | None:
+        """Train one of the new runs, or resume it. Scores from before are forgotten.
+
+        Returns:
+            The result; None if another process trains the run or has just finished it.
+
+        Raises:
+            RunError: the folder cannot be written, or another process has just begun another replay in it.
+            DiskFullError: no space left; the replay can be continued.
+        """
+        if arm not in self.unfinished():
+            return None
         self._save(self.description)
         return start_part(self._tree(arm), hooks, folder=self.folder, name=arm, command=command)
 
@@ -166,7 +175,9 @@ class Replay:
 
     def _save(self, content: Mapping[str, Any]) -> dict[str, Any]:
         text = to_json(content, indent=2)
-        write_atomically(self.folder / REPLAY_FILE, text + "\n")
+        with lock_group(self.folder):
+            _check_unchanged(self)
+            write_atomically(self.folder / REPLAY_FILE, text + "\n")
         saved: dict[str, Any] = json.loads(text)
         return saved
 

@@ -28,6 +28,7 @@ from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_info import record_start
+from pbtrl.storage.run_state import is_complete
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system import streams
 from pbtrl.system.child_process import is_importing_main
@@ -91,10 +92,19 @@ def check_warm_start(config: Config, source: ConfigSource, root: Path) -> WarmSt
 
 def start_part(
     tree: Mapping[str, Any], hooks: SessionHooks, *, folder: Path, name: str, command: Sequence[str] = ()
-) -> SessionResult:
-    """Train one of several runs in a folder of their own, or resume it; `tree` is its config."""
+) -> SessionResult | None:
+    """Train one of several runs in a folder of their own, or resume it; `tree` is its config.
+
+    Returns:
+        The result; None if another process trains the run or has just finished it.
+    """
     source = ConfigSource(dump_yaml(tree))
-    return start(check(source), source, hooks, root=folder, name=name, if_exists="resume", command=command)
+    try:
+        return start(check(source), source, hooks, root=folder, name=name, if_exists="resume", command=command)
+    except RunError:
+        if (run := RunDirectory(folder / name)).holder() is not None or is_complete(run):
+            return None
+        raise
 
 
 def resume(

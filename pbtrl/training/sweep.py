@@ -10,24 +10,26 @@ by replication, so that a sweep that is interrupted stays balanced. What is fini
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from pbtrl.build.factory import prepare
-from pbtrl.config.differences import changed_settings
+from pbtrl.config.differences import NEUTRAL, changed_settings
+from pbtrl.config.wording import shown
 from pbtrl.core.records import duration
-from pbtrl.errors import DamagedError, DiskFullError, PbtrlError, RunError
+from pbtrl.errors import ConfigError, DamagedError, DiskFullError, PbtrlError, RunError
 from pbtrl.reporting.sweep_tables import EQUAL, plan_table
 from pbtrl.storage.best_member import read_best
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.references import cli_reference
-from pbtrl.storage.run_creation import group_folder
+from pbtrl.storage.run_creation import group_folder, lock_group
 from pbtrl.storage.run_directory import RunDirectory, check_links
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_lookup import SWEEP_FILE
-from pbtrl.storage.run_state import is_training
+from pbtrl.storage.run_state import is_complete
 from pbtrl.storage.stored_config import parse_stored_config
 from pbtrl.storage.sweep_directory import (
     ArmRecord,
@@ -38,14 +40,14 @@ from pbtrl.storage.sweep_directory import (
     text_digest,
     write_sweep,
 )
-from pbtrl.system.files import make_directory
 from pbtrl.system.signals import Signals
 from pbtrl.training.session import SessionHooks, SessionResult
 from pbtrl.training.start import start_part
 from pbtrl.training.sweep_arms import Arm, ConfigInput, make_arms
 
 DEFAULT_SEEDS = 5
-HARMLESS = ("execution", "snapshots", "failure")  # sections that may differ when a sweep is continued
+MOST_SEEDS = 1000
+SEED_DIGITS = 19  # that fit into the name of a run
 Row = dict[str, Any]
 
 
@@ -63,14 +65,14 @@ class SweepRun:
         return RunDirectory(self.path)
 
     @property
-    def is_finished(self) -> bool:
-        """Whether it has nothing left to train."""
-        return self.state == "finished"
+    def is_complete(self) -> bool:
+        """Whether it has nothing left to train or to choose."""
+        return is_complete(self.directory)
 
     @property
     def is_busy(self) -> bool:
         """Whether a process trains it."""
-        return is_training(self.state)
+        return self.directory.holder() is not None
 
     @property
     def state(self) -> str:
@@ -108,7 +110,7 @@ class SweepOutcome:
     """Outcome of training a sweep.
 
     Attributes:
-        failed: messages of the runs that failed, by name.
+        failed: messages of the runs that failed or are damaged, by name.
         stopped: result of the session that a signal stopped; None if every run was tried.
     """
 
@@ -126,6 +128,7 @@ class Sweep:
         seeds: seeds of the replications, in the order of training.
         grid: values of every setting that varies.
         unequal: whether arms may train for different numbers of steps.
+        stored: content of sweep.json when this was planned; None for a new sweep.
     """
 
     folder: Path
@@ -133,6 +136,7 @@ class Sweep:
     seeds: tuple[int, ...]
     grid: Mapping[str, Sequence[Any]]
     unequal: bool = False
+    stored: SweepRecord | None = None
 
     @property
     def runs(self) -> list[SweepRun]:
@@ -144,12 +148,15 @@ class Sweep:
     ) -> SweepOutcome:
         """Train every run that is not finished, one after another. A run that fails does not keep the others back.
 
+        A finished run without best.json only chooses its best member again.
+
         Args:
             hooks: connections of every run to the caller.
             announce: called with an event before each run (`kind` is `run`) and after it (`run_end`, with its row).
             command: command line, which every run stores.
 
         Raises:
+            RunError: the directory cannot be written, or another process has just begun another sweep in it.
             DiskFullError: no space left; the sweep can be continued.
         """
         self._save()
@@ -162,14 +169,20 @@ class Sweep:
             for number, run in enumerate(runs, start=1):
                 if signals.code is not None or own_request():
                     return SweepOutcome(failed, SessionResult(self.folder, "stopped", signal_exit=signals.code))
-                if run.is_finished or run.is_busy:
+                if run.is_busy:
+                    continue
+                if run.is_complete:
+                    if (row := run.row())["state"] == "damaged":
+                        failed[run.path.name] = row["reason"]
                     continue
                 place = {"number": number, "of": len(runs), "left": self._seconds_left(seconds)}
                 announce({"kind": "run", "run": run.path.name, "arm": run.arm.name, "seed": run.seed, **place})
                 result = self._train_one(run, hooks, command)
-                if result.outcome == "failed" and not run.is_busy:
-                    failed[run.path.name] = result.message
                 announce({"kind": "run_end", **run.row()})
+                if result is None:
+                    continue
+                if result.outcome == "failed":
+                    failed[run.path.name] = result.message
                 if result.outcome == "stopped" or result.signal_exit is not None:
                     code = result.signal_exit or signals.code
                     return SweepOutcome(failed, replace(result, outcome="stopped", signal_exit=code))
@@ -200,8 +213,8 @@ class Sweep:
             ],
         }
 
-    def _train_one(self, run: SweepRun, hooks: SessionHooks, command: Sequence[str]) -> SessionResult:
-        """Train or resume one run; errors other than a full disk fail it alone."""
+    def _train_one(self, run: SweepRun, hooks: SessionHooks, command: Sequence[str]) -> SessionResult | None:
+        """Train or resume one run, as `start_part`; errors other than a full disk fail it alone."""
         tree = {**run.arm.config.to_dict(), "seed": run.seed}
         try:
             return start_part(tree, hooks, folder=self.folder, name=run.path.name, command=command)
@@ -219,7 +232,7 @@ class Sweep:
         Args:
             known: seconds of finished runs, to which those of others are added.
         """
-        finished = [run for run in self.runs if run.is_finished]
+        finished = [run for run in self.runs if run.is_complete]
         if not finished:
             return None
         known |= {run.path: run.row()["seconds"] for run in finished if run.path not in known}
@@ -231,8 +244,7 @@ class Sweep:
         return sum(each[run.arm.name] for run in self.runs if run not in finished)
 
     def _save(self) -> None:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        make_directory(self.folder)
+        """Write sweep.json, also while other processes begin the same sweep, or another one of the same name."""
         arms = [
             ArmRecord(
                 name=arm.name, config=arm.label, settings=dict(arm.settings), steps=arm.steps,
@@ -241,7 +253,12 @@ class Sweep:
             for arm in self.arms
         ]  # fmt: skip
         grid = {key: list(values) for key, values in self.grid.items()}
-        write_sweep(self.folder, SweepRecord(grid=grid, seeds=list(self.seeds), unequal=self.unequal, arms=arms))
+        with lock_group(self.folder):
+            stored = _stored(self.folder)
+            if stored is not None and stored != self.stored:
+                _check_same(self.folder, stored, self.arms)
+            seeds = dict.fromkeys([*(stored.seeds if stored else []), *self.seeds])
+            write_sweep(self.folder, SweepRecord(grid=grid, seeds=list(seeds), unequal=self.unequal, arms=arms))
 
 
 def plan(
@@ -263,19 +280,22 @@ def plan(
         trusted: import modules that a stored sweep names and `configs` do not.
 
     Raises:
-        ConfigError: an arm cannot run.
+        ConfigError: an arm cannot run, or `seeds` are neither a number nor a list of different seeds.
         RunError: there is no such sweep, another one has that name, or the arms would not train equally long.
         DamagedError: sweep.json is damaged.
     """
     if configs:
         arms = make_arms(configs, overrides, grid or {})
         folder = group_folder(root, f"{arms[0].experiment[:58]}-sweep" if name is None else name, SWEEP_FILE)
-        stored = read_sweep(folder) if (folder / SWEEP_FILE).is_file() else None
-        if stored is not None:
-            _check_same(folder, stored, arms, trusted)
+        if (stored := _stored(folder)) is not None:
+            _check_same(folder, stored, arms, trusted=trusted)
         values = {key: list({repr(v): v for v in (a.settings[key] for a in arms)}.values()) for key in grid or {}}
+    elif name is None:
+        raise RunError("name a config to sweep, or a sweep to continue")
+    elif grid or overrides:
+        raise RunError("a sweep continues as it began: give its configs to change settings, and another --name")
     else:
-        folder = group_folder(root, name or "", SWEEP_FILE)
+        folder = group_folder(root, name, SWEEP_FILE)
         stored = read_sweep(folder)
         check_links(folder)
         arms = [
@@ -289,6 +309,7 @@ def plan(
         _seeds(seeds, arms[0].config.seed, stored.seeds if stored else []),
         values,
         unequal or (stored is not None and stored.unequal),
+        stored,
     )
     _check_equal(sweep)
     return sweep
@@ -297,21 +318,42 @@ def plan(
 def _seeds(wanted: int | Sequence[int] | None, first: int, stored: Sequence[int]) -> tuple[int, ...]:
     """Return the stored seeds and the wanted ones."""
     if wanted is None:
-        wanted = [] if stored else DEFAULT_SEEDS
-    new = range(first, first + wanted) if isinstance(wanted, int) else wanted
-    return tuple(dict.fromkeys([*stored, *new]))
+        return tuple(stored) or tuple(_new_seeds(DEFAULT_SEEDS, first))
+    return tuple(dict.fromkeys([*stored, *_new_seeds(wanted, first)]))
 
 
-def _check_same(folder: Path, stored: SweepRecord, arms: Sequence[Arm], trusted: bool) -> None:
+def _new_seeds(wanted: Any, first: int) -> list[int]:
+    """Return the seeds of a list, or a number of them from `first` on; integers of numpy are integers too."""
+    seeds = range(first, first + int(wanted))[: MOST_SEEDS + 1] if _is_whole(wanted) else wanted
+    seeds = list(seeds) if isinstance(seeds, Iterable) else []
+    valid = [int(seed) for seed in seeds if _is_whole(seed) and 0 <= seed < 10**SEED_DIGITS]
+    if len(set(valid)) != len(seeds) or not 1 <= len(seeds) <= MOST_SEEDS:
+        raise ConfigError([
+            f"seeds: must be a number of seeds from 1 to {MOST_SEEDS:,}, or a list of different seeds of at most "
+            f"{SEED_DIGITS} digits such as 3,7,11, not {shown(wanted)}"
+        ])  # fmt: skip
+    return valid
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _stored(folder: Path) -> SweepRecord | None:
+    """Return what was stored of a sweep that was begun before."""
+    return read_sweep(folder) if (folder / SWEEP_FILE).is_file() else None
+
+
+def _check_same(folder: Path, stored: SweepRecord, arms: Sequence[Arm], *, trusted: bool = False) -> None:
     """Check that a sweep that was begun before has the same arms."""
     before, now = ([arm.name for arm in some] for some in (stored.arms, arms))
     if set(before) != set(now):
         raise _other(folder, f"its arms are {', '.join(before)}, not {', '.join(now)}")
     texts = {arm.name: arm.text for arm in stored.arms}
-    for arm in arms:
+    for arm in (arm for arm in arms if arm.text != texts[arm.name]):
         config = parse_stored_config(folder, texts[arm.name], trusted=trusted, known=arm.config.imports)
         for setting, (old, new) in changed_settings(config, arm.config).items():
-            if setting.split(".")[0] not in HARMLESS:
+            if setting.split(".")[0] not in NEUTRAL:
                 raise _other(folder, f"{setting} of {arm.name} is {old}, not {new}")
 
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pbtrl.build.factory import prepare
+from pbtrl.config.differences import NEUTRAL
 from pbtrl.config.load import check, config_from_dict, read
 from pbtrl.config.schema import Config
+from pbtrl.config.wording import shortened, shown
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.core.naming import EVALUATOR
 from pbtrl.errors import ConfigError
+from pbtrl.system.strict_json import to_json
 
 ConfigInput = str | Path | Mapping[str, Any]
 """A YAML file, the name of a shipped config, or plain values."""
 
 NAME_LENGTH = 40  # characters of an arm's name; "-s" and a seed of 20 digits fit into a run's name behind them
 MOST_ARMS = 1000
-NOT_SWEPT = {"seed": "use --seeds", "name": "use --name"}
+NOT_SWEPT = {"seed": "use --seeds", "name": "use --name"} | dict.fromkeys(NEUTRAL, "it makes no difference to a result")
 TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
 PAIRS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
@@ -61,6 +64,12 @@ class Arm:
         return total if cap is None else min(cap, total)
 
     @property
+    def task(self) -> tuple[object, ...]:
+        """Env or trainable, and metric; `pbtrl compare` refuses arms that differ in them."""
+        env, trainable = self.config.env, self.config.trainable
+        return env and (env.id, env.protocol), trainable and trainable.name, self.config.fitness.metric
+
+    @property
     def trains(self) -> str:
         """Number of its members or trials in words: `8 members`, `64 trials`, `22 members (6 evaluators)`."""
         strategy, size = self.config.strategy, self.config.population.size
@@ -75,11 +84,16 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
     """Make and check every arm; `grid` has the values of each setting as YAML text.
 
     Raises:
-        ConfigError: an arm cannot run; the messages name the arms. Or two arms are the same.
+        ConfigError: an arm cannot run; the messages name the arms. Or two arms are the same, or a setting of the grid
+            is none to vary or is overridden.
     """
     for key in grid:
-        if key in NOT_SWEPT:
-            raise ConfigError([f"--set {key}: not a setting to vary; {NOT_SWEPT[key]}"])
+        if why := NOT_SWEPT.get(key.partition(".")[0]):
+            raise ConfigError([f"--set {key}: not a setting to vary; {why}"])
+    for override in overrides:
+        name = override.partition("=")[0].strip()
+        if hidden := [key for key in grid if f"{name}.".startswith(f"{key}.")]:
+            raise ConfigError([f"override '{shortened(override)}': --set {hidden[0]} would replace it"])
     cells = [
         (config, dict(zip(grid, texts, strict=True)))
         for config in configs
@@ -144,6 +158,27 @@ def parse_grid(options: Sequence[str]) -> dict[str, list[str]]:
     return grid
 
 
+def grid_text(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    """Write the values of each setting as YAML text, as `parse_grid` returns them.
+
+    Raises:
+        ConfigError: a setting has no list of values, an empty one, or a value that YAML cannot hold.
+    """
+    if not isinstance(grid, Mapping):
+        raise ConfigError(["grid: must map settings to values, as in {'strategy.name': ['pbt', 'random_search']}"])
+    texts: dict[str, list[str]] = {}
+    for key, values in grid.items():
+        if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+            raise ConfigError([f"grid: {key}: must be a list of values, not {shown(values)}"])
+        try:
+            texts[str(key)] = [to_json(value) for value in values]
+        except TypeError as error:
+            raise ConfigError([f"grid: {key}: {error}"]) from error
+        if not texts[str(key)]:
+            raise ConfigError([f"grid: {key}: must be a list of values, not an empty one"])
+    return texts
+
+
 def _split(text: str) -> Iterator[str]:
     """Split YAML values at the commas between them."""
     depth, value = 0, ""
@@ -181,10 +216,16 @@ def _in_arms(affected: Sequence[str], names: Sequence[str]) -> str:
 
 
 def _check_different(arms: Sequence[Arm]) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[str, Arm] = {}
     for arm in arms:
-        if (other := seen.setdefault(arm.text, arm.name)) != arm.name:
-            raise ConfigError([f"{other} and {arm.name} are the same config"])
+        if (other := seen.setdefault(arm.text, arm)) is not arm:
+            raise ConfigError([f"{_described(other)} and {_described(arm)} are the same config"])
+
+
+def _described(arm: Arm) -> str:
+    """Return the name and the values of an arm, as in `pbt-2 (strategy.name='pbt')`."""
+    values = ", ".join(f"{key}={shown(value)}" for key, value in arm.settings.items())
+    return f"{arm.name} ({values})" if values else arm.name
 
 
 def _counted(number: int, what: str) -> str:

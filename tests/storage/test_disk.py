@@ -141,6 +141,16 @@ def test_other_errors_are_not_translated(tmp_path: Path):
     assert os.listdir(tmp_path) == ["members"]
 
 
+def test_read_only_disk_is_named_although_nothing_can_be_removed(tmp_path: Path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files, "write_durably", refuse)
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(DiskFullError, match=r"cannot write .*a\.json: Read-only file system"):
+        files.write_atomically(tmp_path / "a.json", "{}")
+
+
 def test_failing_disk_is_not_blamed_on_a_member(pbtrl: Command, monkeypatch):
     """It ends the run. The journal has only what is safely on the disk."""
     assert pbtrl("train", "cart.yaml", "--name", "golden").code == 0

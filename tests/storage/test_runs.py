@@ -103,11 +103,11 @@ def test_lock_of_a_removed_run_is_invalid(tmp_path: Path, monkeypatch):
     run = JournalWriter(tmp_path / "pong").run
     take = run_lock._take
 
-    def removed(file: IO[bytes]) -> bool:
+    def removed(file: IO[bytes], patience: float) -> bool:
         monkeypatch.setattr(run_lock, "_take", take)
         run_creation.create(tmp_path, "pong", "overwrite").path.rmdir()
         JournalWriter(run)
-        return take(file)
+        return take(file, patience)
 
     monkeypatch.setattr(run_lock, "_take", removed)
     with pytest.raises(RunError, match="removed by another process: try again"):
@@ -141,6 +141,23 @@ def test_read_only_root_is_one_line(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(RunError, match="cannot write"):
         run_creation.create(tmp_path, "pong")
+
+
+@pytest.mark.parametrize("what", ["root", "folder"])
+def test_unwritable_folder_of_a_sweep_or_replay_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch, what: str):
+    """Tested through the error, because permissions do not stop root."""
+    assert pbtrl("train", "toy_quadratic").code == 0
+    before = contents(Path("runs"))
+
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(*((os, "mkdir", refuse) if what == "root" else (files, "write_durably", refuse)))
+    for command, folder in (("sweep", "toy_quadratic-sweep"), ("replay", "toy_quadratic-replay")):
+        refused = pbtrl(command, "toy_quadratic", "--progress", "none")
+        place = "runs" if what == "root" else f"runs/{folder}"
+        assert (refused.code, refused.err) == (2, f"cannot write to {place}: Permission denied\n")
+    assert contents(Path("runs")) == before
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="a file system without room, to which nobody may write")

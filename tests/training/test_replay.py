@@ -14,10 +14,12 @@ import yaml
 from scipy.stats import t
 
 from pbtrl.config.load import load
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lock import RunLock
+from pbtrl.storage.run_state import state
 from pbtrl.training import scoring
 from pbtrl.training.replay import Replay
-from tests.command import Command, contents, journal
+from tests.command import Command, contents, journal, spawn
 from tests.training.test_mixed_runs import MIXED
 from tests.training.test_session import signalled
 
@@ -136,6 +138,30 @@ def test_stopped_replay_continues_with_the_same_command(quadratic: Command, monk
     assert {arm: contents(NEW / arm) for arm in before} == before
     assert [row["return_mean"] for row in result.json["rows"]] == [row["return_mean"] for row in whole["rows"]]
     assert [row["steps"] for row in result.json["rows"]] == [200] * 4
+
+
+def test_processes_share_a_replay(quadratic: Command) -> None:
+    """A second one trains what the first has not begun. Whoever comes last compares."""
+    command = ["replay", "toy_quadratic", "--seeds", "2", "--json"]
+    whole = quadratic(*command, "--name", "whole").json
+    assert quadratic(*command).code == 0
+    for arm in ("schedule", "final"):
+        shutil.rmtree(NEW / arm)
+    (NEW / "schedule").mkdir()
+    with RunLock(NEW / "schedule"):
+        result = quadratic(*command)
+    assert (result.code, result.out, state(RunDirectory(NEW / "final"))) == (2, "", "finished")
+    assert result.err == f"another process trains schedule of {NEW}: repeat the command when it has ended\n"
+    last = quadratic(*command)
+    assert [row["return_mean"] for row in last.json["rows"]] == [row["return_mean"] for row in whole["rows"]]
+
+
+def test_replays_that_start_together_train_each_run_once(quadratic: Command) -> None:
+    processes = [spawn(Path.cwd(), "replay", "last", "--seeds", "2", "--progress", "none") for _ in range(2)]
+    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+    for err, code in ends:
+        assert code == 0 or "another process trains" in err, ends
+    assert 0 in [code for _, code in ends], ends
 
 
 def test_fittest_member_that_never_changed_gives_the_best_constants(pbtrl: Command) -> None:

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pbtrl as library
 from pbtrl.config.differences import changed_settings
 from pbtrl.config.load import load, parse
+from pbtrl.config.schema import Config
 from pbtrl.errors import ConfigError, DiskFullError, RunError, TrainingError
+from pbtrl.reporting.presenter import SilentPresenter
+from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lock import RunLock
+from pbtrl.storage.run_state import state
+from pbtrl.training import start
 from pbtrl.training import sweep as sweep_module
+from pbtrl.training.session import SessionHooks
 from pbtrl.training.sweep import plan
 from pbtrl.training.sweep_arms import arm_names, make_arms, parse_grid
-from tests.command import Command, contents, journal
+from tests.command import Command, contents, journal, spawn
 from tests.training.test_session import signalled
 
 SWEEP = Path("runs/toy_quadratic-sweep")
 SHORT = "budget.env_steps_per_member=20"
 STRATEGIES = "strategy.name=pbt,random_search"
 COMMAND = ["sweep", "toy_quadratic", SHORT, "--set", STRATEGIES, "--seeds", "2"]
+SILENT = SessionHooks(SilentPresenter())
 DECEPTIVE = ["toy_deceptive", "population.size=9", "budget.env_steps_per_member=20", "strategy.ready.slice_steps=10"]
 
 
@@ -387,12 +396,87 @@ def test_run_that_another_process_begins_first_is_no_failure(pbtrl: Command, mon
     assert result.json["runs"][0]["state"] == "running"
 
 
-def test_finished_run_without_its_best_member_is_damaged(pbtrl: Command) -> None:
+def test_run_that_another_process_has_just_claimed_is_left_alone(pbtrl: Command) -> None:
+    """It has a directory and the lock, but no file yet."""
     assert pbtrl(*COMMAND).code == 0
+    shutil.rmtree(SWEEP / "pbt-s1")
+    (SWEEP / "pbt-s1").mkdir()
+    with RunLock(SWEEP / "pbt-s1"):
+        result = pbtrl(*COMMAND, "--json")
+    assert (result.code, result.err.splitlines()[1:]) == (0, [])
+    assert [row["state"] for row in result.json["runs"]] == ["not started", "finished", "finished", "finished"]
+    assert pbtrl(*COMMAND, "--json").json["runs"][0]["state"] == "finished"
+
+
+def test_run_that_another_process_has_just_trained_is_no_failure(
+    pbtrl: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, began = start.collect_warnings, list[str]()
+
+    def trained_meanwhile(config: Config) -> list[str]:
+        if not began:
+            began.append("the other process")
+            plan([], root=SWEEP.parent, name=SWEEP.name).train(SILENT)
+        return list(real(config))
+
+    monkeypatch.setattr(start, "collect_warnings", trained_meanwhile)
+    result = pbtrl(*COMMAND, "--progress", "none")
+    assert (result.code, began) == (0, ["the other process"])
+    assert "failed" not in result.err
+
+
+def test_processes_that_start_together_share_a_sweep(tmp_path: Path) -> None:
+    """As the tasks of a Slurm array do."""
+    processes = [spawn(tmp_path, *COMMAND, "--name", "s", "--progress", "none") for _ in range(3)]
+    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+    assert [code for _, code in ends] == [0, 0, 0], ends
+    states = {name: state(RunDirectory(tmp_path / "runs/s" / name)) for name in runs(tmp_path / "runs/s")}
+    assert states == dict.fromkeys(["pbt-s1", "pbt-s2", "random_search-s1", "random_search-s2"], "finished")
+
+
+def test_sweeps_of_one_name_that_begin_together(pbtrl: Command) -> None:
+    """The same one gets the seeds of both; another one is refused before it trains."""
+    one, same, other = (
+        plan(["toy_quadratic"], root=SWEEP.parent, overrides=[SHORT, *more], seeds=seeds)
+        for more, seeds in (([], [1]), ([], [2]), (["population.size=3"], [1]))
+    )
+    one.train(SILENT)
+    same.train(SILENT)
+    with pytest.raises(RunError, match="is another sweep"):
+        other.train(SILENT)
+    assert [run["state"] for run in pbtrl("sweep", SWEEP.name, "--json").json["runs"]] == ["finished"] * 2
+    assert runs() == ["toy_quadratic-s1", "toy_quadratic-s2"]
+
+
+def test_sweep_that_was_killed_before_it_was_written_is_new(pbtrl: Command) -> None:
+    SWEEP.mkdir(parents=True)
+    for name in (".tmp-sweep.json", "LOCK"):
+        (SWEEP / name).touch()
+    assert pbtrl(*COMMAND, "--progress", "none").code == 0
+
+
+def test_finished_run_without_its_best_member_chooses_it_again(pbtrl: Command) -> None:
+    before = pbtrl(*COMMAND, "--json").json["runs"]
+    trained = journal(SWEEP / "pbt-s1")
     (SWEEP / "pbt-s1/best.json").unlink()
-    row = pbtrl(*COMMAND, "--json").json["runs"][0]
+    row = pbtrl(*COMMAND, "--dry-run", "--json").json["runs"][0]
     assert (row["state"], row["score"]) == ("damaged", None)
     assert row["reason"].endswith("best.json is missing: `pbtrl resume toy_quadratic-sweep/pbt-s1` chooses again")
+    after = pbtrl(*COMMAND, "--json").json["runs"]
+    assert [(row["state"], row["score"]) for row in after] == [(row["state"], row["score"]) for row in before]
+    assert [line["kind"] for line in journal(SWEEP / "pbt-s1")[len(trained) :]] == ["resume", "finish"]
+
+
+def test_finished_run_that_is_damaged_is_a_failure_with_its_reason(pbtrl: Command) -> None:
+    assert pbtrl(*COMMAND).code == 0
+    path = SWEEP / "pbt-s1/journal.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], "xx\n", *lines[3:]]))
+    result = pbtrl("sweep", SWEEP.name)
+    assert (result.code, "not finished: pbt-s1 (damaged)" in result.out) == (3, True)
+    assert result.err.splitlines()[0].startswith(f"failed: pbt-s1: {path}:3: not a journal line")
+    with pytest.raises(TrainingError, match=r"1 of 4 runs failed: pbt-s1: .*journal\.jsonl:3: not a journal line"):
+        library.sweep(name=SWEEP.name)
 
 
 def test_damaged_run_is_reported(pbtrl: Command) -> None:
@@ -402,6 +486,22 @@ def test_damaged_run_is_reported(pbtrl: Command) -> None:
     assert result.code == 3
     assert result.json["runs"][0]["state"] == "damaged"
     assert "journal.jsonl:1 is damaged: a journal begins with a line of kind run" in result.err
+
+
+def test_sweep_is_continued_by_name_or_path(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pbtrl(*COMMAND, "--progress", "none").code == 0
+    before, folder = contents(SWEEP), SWEEP.absolute()
+    for word in (SWEEP.name, f"{SWEEP.name}/", str(SWEEP), str(folder), f"{folder}/"):
+        assert pbtrl("sweep", word, "--json").json["name"] == SWEEP.name
+    monkeypatch.chdir(SWEEP)
+    for word in (".", f"../{SWEEP.name}"):
+        result = pbtrl("sweep", word)
+        assert (result.code, result.out.splitlines()[-1].startswith(f"next  pbtrl compare {SWEEP.name} --runs ")) == (
+            0, True,
+        )  # fmt: skip
+    monkeypatch.chdir("pbt-s1")
+    assert pbtrl("sweep", "..", "--json").json["path"] == str(folder)
+    assert contents(folder) == before
 
 
 # Seeds
@@ -490,6 +590,13 @@ def test_unequal_compute_is_refused_unless_allowed(pbtrl: Command) -> None:
     assert pbtrl("sweep", "allowed").code == 0
 
 
+def test_comparison_is_proposed_only_for_arms_of_one_task(pbtrl: Command) -> None:
+    short = [SHORT, "--seeds", "1", "--name", "two", "--progress", "none"]
+    result = pbtrl("sweep", "toy_quadratic", "toy_chebykin", *short, "--unequal")
+    assert (result.code, "next  pbtrl compare" in result.out) == (0, False)
+    assert pbtrl("compare", "two").code == 2
+
+
 def test_one_percent_is_equal() -> None:
     grid = {"budget.env_steps_per_member": ["1000", "1010"]}
     assert len(plan(["toy_quadratic"], root=Path("none"), grid=grid).arms) == 2
@@ -503,9 +610,26 @@ def test_one_percent_is_equal() -> None:
         (["toy_quadratic", "--set", "strategy.name=pbt,pbd"], "pbd: override 'strategy.name=pbd': unknown strategy"),
         (["toy_quadratic", "toy_nothing"], "toy_nothing: toy_nothing: no such file"),
         (["toy_quadratic", "budgets=1", "--set", STRATEGIES], "override 'budgets=1': unknown key"),
-        (["toy_quadratic", "--set", "strategy.name=pbt,random_search,pbt"], "pbt and pbt-2 are the same config"),
+        (
+            ["toy_quadratic", "--set", "strategy.name=pbt,random_search,pbt"],
+            "pbt (strategy.name='pbt') and pbt-2 (strategy.name='pbt') are the same config",
+        ),
+        (["toy_quadratic", "toy_quadratic"], "toy_quadratic and toy_quadratic-2 are the same config"),
+        (
+            ["toy_quadratic", "strategy.name=fire", "--set", STRATEGIES],
+            "override 'strategy.name=fire': --set strategy.name",
+        ),
+        (
+            ["toy_quadratic", "strategy.copy=[weights]", "--set", "strategy={name: pbt},{name: fire}"],
+            "override 'strategy.copy=[weights]': --set strategy would replace it",
+        ),
         (["toy_quadratic", "--set", "seed=1,2"], "--set seed: not a setting to vary; use --seeds"),
         (["toy_quadratic", "--set", "name=a,b"], "--set name: not a setting to vary; use --name"),
+        (
+            ["toy_quadratic", "--set", "execution.workers=1,2"],
+            "--set execution.workers: not a setting to vary; it makes",
+        ),
+        (["toy_quadratic", "--set", "snapshots={keep_last: 3},{}"], "--set snapshots: not a setting to vary"),
         (["cartpole", "--set", "env.id=CartPole-v1,Nothing-v1"], "Nothing-v1: override 'env.id=Nothing-v1'"),
         ([], "name a config to sweep"),
         (["nothing"], "nothing: no such file"),
@@ -568,3 +692,46 @@ def test_sweep_in_python(pbtrl: Command) -> None:
     assert library.sweep(name="toy_quadratic-sweep", seeds=1).seeds == (2, 5)
     with pytest.raises(RunError, match="another sweep"):
         library.sweep("toy_quadratic", overrides=[SHORT], grid=grid, seeds=[2])
+
+
+def test_continued_sweep_in_python_needs_a_name_and_changes_nothing(pbtrl: Command) -> None:
+    with pytest.raises(RunError, match="name a config to sweep, or a sweep to continue"):
+        library.sweep()
+    for changed in ({"overrides": [SHORT]}, {"grid": {"population.size": [2, 3]}}):
+        with pytest.raises(RunError, match="continues as it began"):
+            library.sweep(name="nothing", **changed)
+
+
+@pytest.mark.parametrize(
+    "seeds", [0, -1, 1001, 10**30, True, 2.0, "3", [], [-1], [1.5], [1, 1], [True], ["1"], [10**19], np.arange(0)]
+)
+def test_other_seeds_are_refused_in_python(pbtrl: Command, seeds: Any) -> None:
+    with pytest.raises(ConfigError, match="seeds: must be a number of seeds from 1 to 1,000, or a list of different"):
+        library.sweep("toy_quadratic", seeds=seeds)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "result"),
+    [(np.int64(2), (1, 2)), (np.arange(2), (0, 1)), (range(3, 5), (3, 4)), ((7, np.uint8(0)), (7, 0))],
+)
+def test_seeds_of_other_integers(seeds: Any, result: tuple[int, ...]) -> None:
+    assert plan(["toy_quadratic"], root=Path("none"), seeds=seeds).seeds == result
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"population.size": 2}, "grid: population.size: must be a list of values, not 2"),
+        ({"strategy.name": []}, "grid: strategy.name: must be a list of values, not an empty one"),
+        ({"strategy.name": "pbt"}, "grid: strategy.name: must be a list of values, not 'pbt'"),
+        ({"strategy": {"name": "pbt"}}, "grid: strategy: must be a list of values, not a section"),
+        ({"population.size": [2, object()]}, "grid: population.size: Object of type object is not JSON"),
+        (["strategy.name=pbt,fire"], "grid: must map settings to values"),
+        ({7: [1]}, "7=1"),
+    ],
+)
+def test_malformed_grid_is_refused_in_python(pbtrl: Command, grid: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        library.sweep("toy_quadratic", grid=grid)
+    assert not Path("runs").exists()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pbtrl.config.differences import flatten
+from pbtrl.config.differences import NEUTRAL, flatten
 from pbtrl.config.load import read
 from pbtrl.config.renamed_keys import modernize
 from pbtrl.config.wording import shown
@@ -29,7 +29,7 @@ from pbtrl.storage.run_state import state
 Settings = dict[str, Any]
 """Settings of a config by their dotted names: `{"strategy.name": "pbt", ...}`."""
 
-OWN = ("name", "seed", "execution", "snapshots", "failure")
+OWN = ("name", "seed", *NEUTRAL)
 """Sections in which replications may differ: the run's own, and its machine's."""
 
 
