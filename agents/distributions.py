@@ -351,7 +351,7 @@ class SquashedGaussian(Gaussian):
 
     @override
     def terms(self, head: Array, free: Array | None, action: Array) -> PolicyTerms:
-        """As of the Gaussian, with this log-probability."""
+        """Like the Gaussian's, with the log-probability of the squashed action."""
         terms = super().terms(head, free, action)
         return replace(terms, log_prob=terms.log_prob - self._log_slope(torch.from_numpy(action)).numpy())
 

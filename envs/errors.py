@@ -10,8 +10,7 @@ import numpy as np
 
 from pbtrl.errors import EnvError
 
-MAX_MESSAGE_LENGTH = 300  # characters
-"""Characters of an env's own error message that are shown."""
+MAX_MESSAGE_LENGTH = 300  # characters of an env's own error message that are shown
 _SHORTAGES = {errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
 
 NOT_MADE = "could not be made: "

@@ -59,7 +59,7 @@ def make(
         raise
     vector.fps = float(envs[0].metadata.get("render_fps") or FPS)
     limit = getattr(envs[0].spec, "max_episode_steps", None)
-    vector.max_episode_steps = limit if limit and limit > 0 else None  # -1 asks gymnasium for no limit
+    vector.max_episode_steps = int(limit) if limit and limit > 0 else None  # -1 asks gymnasium for no limit
     return vector
 
 

@@ -21,7 +21,7 @@ from pbtrl.config.load import check, read
 from pbtrl.config.schema import Config
 from pbtrl.core.member import Member
 from pbtrl.core.records import Record, ReportRecord, UnknownRecord
-from pbtrl.errors import TrainingError
+from pbtrl.errors import RunError, TrainingError
 from pbtrl.reporting.plot_names import PLOT_NAMES, Plot
 from pbtrl.storage import run_status
 from pbtrl.storage.best_member import best_snapshot, save_evaluation, snapshots_to_evaluate
@@ -76,6 +76,8 @@ def train(
 
     check_choice("if_exists", if_exists, get_args(IfExists))
     check_texts("overrides", overrides)
+    if not isinstance(name, str | None):
+        raise RunError(f"name must be a string, not {name!r:.80}")
     source, listener = read(config, overrides), CallbackListener(callbacks)
     checked, hooks = check(source), _hooks(progress, listener)
     result = start(checked, source, hooks, root=Path(runs), name=name, if_exists=if_exists, command=sys.argv)
@@ -128,13 +130,15 @@ def sweep(
         trust_imports: import the modules that a stored sweep names, if it continues without `config`.
 
     Returns:
-        The sweep; `result()["runs"]` has state, score and path of each run. Some are not finished after Ctrl-C.
+        The sweep; `result()["runs"]` has state, score and path of each run. Some are not finished after Ctrl-C,
+        or while another process trains them.
 
     Raises:
         ConfigError: an arm cannot run, or `grid` or `seeds` are invalid; nothing was started.
         RunError: another sweep has that name, its directory cannot be written, or the arms would not train equally
             long; nothing was started.
-        TrainingError: runs failed or are damaged; all others were trained, and the same call tries these again.
+        TrainingError: runs failed or are damaged; all others were trained. Once the causes are removed, the same call
+            continues.
         DiskFullError: no space left; the sweep can be continued.
     """
     from pbtrl.reporting.presenter import PartPresenter

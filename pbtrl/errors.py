@@ -112,6 +112,10 @@ class RunError(PbtrlError, ValueError):
     """A run directory cannot be created, found, locked or read."""
 
 
+class BusyError(RunError):
+    """Another process trains the run, or has just trained it."""
+
+
 class DamagedError(RunError):
     """A file of a run is missing or holds something that pbtrl never wrote."""
 

@@ -100,7 +100,9 @@ def run_sweep(a: argparse.Namespace) -> int:
     for run, message in outcome.failed.items():
         tell(f"failed: {run}: {message}", sys.stderr)
     if outcome.failed:
-        tell(f"{len(outcome.failed)} of {len(sweep.runs)} runs failed; to try them again: {again}", sys.stderr)
+        tell(
+            f"{len(outcome.failed)} of {len(sweep.runs)} runs failed; once the causes are removed: {again}", sys.stderr
+        )
     return FAILED if outcome.failed else 0
 
 

@@ -8,23 +8,23 @@ from typing import Any, Literal, get_args
 from pbtrl.config.wording import Path
 from pbtrl.config.yaml_source import section
 
-Kind = Literal["strategy", "env", "wrapper", "agent", "trainable", "metric"]
-WITHOUT_ENVS: tuple[Kind, ...] = ("strategy", "agent", "trainable")
+CodeKind = Literal["strategy", "env", "wrapper", "agent", "trainable", "metric"]
+WITHOUT_ENVS: tuple[CodeKind, ...] = ("strategy", "agent", "trainable")
 """Kinds of code that are imported by callers that make no envs, in part by reading the config."""
 
 
-def code_names(tree: Mapping[str, Any]) -> Iterator[tuple[Kind, Path, str]]:
+def code_names(tree: Mapping[str, Any]) -> Iterator[tuple[CodeKind, Path, str]]:
     """Yield kind, path and name of everything in a raw config that may name code; other types than text are skipped."""
     yield from ((kind, path, value) for kind, path, value in _values(tree) if isinstance(value, str))
 
 
-def code_modules(tree: Mapping[str, Any], kinds: Collection[Kind] = get_args(Kind)) -> tuple[str, ...]:
+def code_modules(tree: Mapping[str, Any], kinds: Collection[CodeKind] = get_args(CodeKind)) -> tuple[str, ...]:
     """List the modules that a raw config names as `module:name` for some kinds of code, each once."""
     names = (name for kind, _, name in code_names(tree) if kind in kinds)
     return tuple(dict.fromkeys(name.partition(":")[0] for name in names if ":" in name))
 
 
-def _values(tree: Mapping[str, Any]) -> Iterator[tuple[Kind, Path, Any]]:
+def _values(tree: Mapping[str, Any]) -> Iterator[tuple[CodeKind, Path, Any]]:
     yield "strategy", ("strategy", "name"), section(tree, "strategy").get("name")
     env = section(tree, "env")
     yield "env", ("env", "id"), env.get("id")

@@ -10,7 +10,7 @@ from pbtrl.config.schema import Config
 from pbtrl.errors import ConfigError
 
 NEUTRAL = ("execution", "snapshots", "failure")
-"""Sections that make no difference to the result of a run."""
+"""Sections that belong to the machine, not to the experiment."""
 
 
 def changed_settings(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:

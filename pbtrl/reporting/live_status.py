@@ -139,7 +139,7 @@ class LiveStatus:
             yield _event("skipped", record, text, member=member, step=step, **facts)
         if (count := report.scalars.get(UNMEASURED)) and not self._unmeasured_reported:
             self._unmeasured_reported = True
-            text = f"{member}: {count:,.0f} finished episodes have no {self.header.metric}, and do not count"
+            text = f"{member}: {count:,.0f} finished episodes have no {self.header.metric}: not part of the fitness"
             yield _event("unmeasured", record, text, member=member, step=step, episodes=int(count))
         if report.diverged:
             yield _event("diverged", record, f"{member} diverged at {format_count(step)}", member=member, step=step)

@@ -122,10 +122,12 @@ class _Policies:
     def act(self, observations: Array, rewards: Floats, first: Bools) -> Array:
         """Choose the envs' actions [N, ...] from their last observations, rewards and `is_reset_step` [N, ...]."""
         noise = None if self._generators is None else self._agent.noise(self._generators, 1, self._shape[1])[0]
-        seen, paid, begun = (
-            torch.from_numpy(x).view(*self._shape, *x.shape[1:]) for x in (observations, rewards, first)
-        )
-        acted = self._agent.act(self._state, Inputs(seen, self._actions, paid, begun), self._rnn_state, noise)
+
+        def by_member(x: Array) -> torch.Tensor:
+            return torch.from_numpy(x).view(*self._shape, *x.shape[1:])
+
+        inputs = Inputs(by_member(observations), self._actions, by_member(rewards), by_member(first))
+        acted = self._agent.act(self._state, inputs, self._rnn_state, noise)
         self._actions, self._rnn_state = acted.actions, acted.rnn_state
         actions: Array = self._to_env(self._actions).flatten(0, 1).numpy()
         return actions

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pbtrl.core.naming import RUN_NAME
-from pbtrl.errors import DamagedError, DiskFullError, RunError
+from pbtrl.errors import BusyError, DamagedError, DiskFullError, RunError
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lock import LOCK, RunLock
@@ -46,7 +46,7 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> RunDirectory
             raise RunError(f"cannot write to {run}: permission denied")
         if not run.has_begun() and _has_trained(run):
             raise DamagedError(
-                f"{run} has lost its journal: restore {run.journal_path}, or train it again with --overwrite"
+                f"{run} has lost its journal: restore {run.journal_path}, or delete {run} to train it again"
             )
         return run
     raise _taken(run)
@@ -76,22 +76,23 @@ def group_folder(root: Path, name: str, file: str) -> Path:
             f"{name[:80]!r} is not a name of a folder: give --name up to 64 letters, digits, '.', '_' and '-'"
         )
     folder = root / name
-    unborn = {LOCK, f".tmp-{file}"}  # another process is about to write the file, or was killed before
-    blank = not os.path.lexists(folder) or (folder.is_dir() and all(path.name in unborn for path in folder.iterdir()))
+    early = {LOCK, f".tmp-{file}"}  # another process is about to write the file, or was killed before
+    blank = not os.path.lexists(folder) or (folder.is_dir() and all(path.name in early for path in folder.iterdir()))
     if not blank and not (folder / file).is_file():
         raise RunError(f"{folder} exists and is not a {Path(file).stem}: choose another --name")
     return folder
 
 
 @contextmanager
-def lock_group(folder: Path) -> Iterator[None]:
+def lock_group(folder: Path, file: str) -> Iterator[None]:
     """Hold the lock under which the file of a `group_folder` is written; the directory is created if there is none.
 
     Raises:
-        RunError: the directory cannot be created or written.
+        RunError: the directory cannot be created or written, or has become something else.
     """
     _make(RunDirectory(folder))
     with RunLock(folder, patience=60.0):
+        group_folder(folder.parent, folder.name, file)
         try:
             yield
         except DiskFullError:
@@ -107,6 +108,8 @@ def default_name(label: str) -> str:
 
 def _taken(run: RunDirectory) -> RunError:
     if not is_run(run.path):
+        if run.holder() is not None:
+            return BusyError(f"{run} has just been begun by another process")
         return RunError(f"{run} exists and is not a run: choose another --name or --runs, or use --suffix")
     hint = f"continue it with `pbtrl resume {cli_reference(run)}`, or start a new run with --suffix or --overwrite"
     return RunError(f"{run} exists ({state(run)}): {hint}")

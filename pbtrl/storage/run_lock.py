@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from pbtrl.errors import RunError
+from pbtrl.errors import BusyError, RunError
 from pbtrl.system.child_process import close_in_forks
 from pbtrl.system.files import is_same_file, reason
 from pbtrl.system.strict_json import to_json
@@ -37,7 +37,7 @@ class RunLock:
     Args:
         run: path of the run directory.
         name: file of the lock; another one than LOCK is for something else than training.
-        patience: seconds to wait for another holder.
+        patience: seconds to wait for another holder; without fcntl there is no waiting.
     """
 
     def __init__(self, run: Path, name: str = LOCK, *, patience: float = PATIENCE) -> None:
@@ -49,7 +49,8 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            RunError: another controller holds it; the message names its process and host.
+            BusyError: another controller holds it; the message names its process and host.
+            RunError: it cannot be created.
         """
         try:
             file = open(self._path, "a+b", opener=_open)  # noqa: SIM115, held until `release`
@@ -61,7 +62,7 @@ class RunLock:
         if not _take(file, self._patience):
             owner = _text(file)
             file.close()
-            raise RunError(_busy(self._path, owner))
+            raise BusyError(_busy(self._path, owner))
         if not is_same_file(self._path, file):
             file.close()
             raise RunError(f"{self._path.parent} was removed by another process: try again")

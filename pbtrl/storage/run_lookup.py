@@ -27,7 +27,8 @@ def find(text: str, root: Path) -> RunDirectory:
     runs = {run.name: run for run in run_directories(root)}
     if text == "last" and "last" not in runs:
         if not runs:
-            raise RunError(f"there are no runs in {root}{_present(root, ())}")
+            groups = _present(root, ())
+            raise RunError(f"no run lies directly in {root}{groups}" if groups else f"there are no runs in {root}")
         return max(runs.values(), key=started_at)
     if text in runs:
         return runs[text]

@@ -131,7 +131,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a file and sync it to disk."""
+    """Write a new file and sync it to disk. What is there, such as a link of a stranger's, is removed first."""
+    path.unlink(missing_ok=True)
     with path.open("wb") as file:
         file.write(data)
         file.flush()

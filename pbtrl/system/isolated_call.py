@@ -13,7 +13,7 @@ from pbtrl.system.child_process import call_in_child, init_child, redirect_outpu
 from pbtrl.system.imports import import_object
 from pbtrl.system.strict_json import to_json
 
-PROCESS_NAME = "apart"  # name of the process
+PROCESS_NAME = "isolated call"  # name of the process
 
 
 def call(function: str, *arguments: Any, log: Path) -> Any:

@@ -26,13 +26,15 @@ class Callback:
 
 
 class CallbackListener:
-    """Listener of the controller that calls the callbacks. Raises RunError if one is no `Callback`.
+    """Listener of the controller that calls the callbacks. Raises RunError if one is not a `Callback`.
 
     Attributes:
         stop_requested: whether a callback requested a stop.
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
+        if not isinstance(callbacks, Sequence):
+            raise RunError(f"callbacks must be a list, not {callbacks!r:.80}")
         if others := [callback for callback in callbacks if not isinstance(callback, Callback)]:
             raise RunError(f"callbacks must be instances of subclasses of pbtrl.Callback, not {others[0]!r:.80}")
         self._callbacks = list(callbacks)

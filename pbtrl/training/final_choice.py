@@ -6,6 +6,7 @@ evaluated on selection seeds, and the chosen one again on other seeds. Only that
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from itertools import islice
@@ -18,6 +19,7 @@ from pbtrl.core.seeding import evaluation_seed
 from pbtrl.errors import SnapshotError
 from pbtrl.storage.best_member import snapshot_digest
 from pbtrl.storage.json_files import SCHEMA
+from pbtrl.storage.parsing import parse_best
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system.files import write_atomically
@@ -62,7 +64,9 @@ def choose(config: Config, run: RunDirectory, population: Population, seconds: f
         "selection": [{k: s[k] for k in ("member", "return_mean", "ci95", "episodes", "truncated")} for s in selection],
     }
     if is_scored(score):
-        write_atomically(run.best_file, to_json(best, indent=2))
+        text = to_json(best, indent=2)
+        parse_best(json.loads(text))  # what its readers refuse is not written
+        write_atomically(run.best_file, text)
     return best
 
 

@@ -175,7 +175,7 @@ class Replay:
 
     def _save(self, content: Mapping[str, Any]) -> dict[str, Any]:
         text = to_json(content, indent=2)
-        with lock_group(self.folder):
+        with lock_group(self.folder, REPLAY_FILE):
             _check_unchanged(self)
             write_atomically(self.folder / REPLAY_FILE, text + "\n")
         saved: dict[str, Any] = json.loads(text)

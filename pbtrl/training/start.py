@@ -21,14 +21,13 @@ from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.core.records import RunFinished, duration
-from pbtrl.errors import ConfigProblem, RunError
+from pbtrl.errors import BusyError, ConfigProblem, RunError
 from pbtrl.storage import run_creation
 from pbtrl.storage.journal import Journal
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_info import record_start
-from pbtrl.storage.run_state import is_complete
 from pbtrl.storage.stored_config import load_stored_config
 from pbtrl.system import streams
 from pbtrl.system.child_process import is_importing_main
@@ -72,7 +71,7 @@ def start(
         hooks.presenter.warn(warning)
     with Signals() as signals, run.lock():
         if run.has_begun():  # another process was faster
-            raise RunError(f"{run} has just been trained by another process: try again")
+            raise BusyError(f"{run} has just been trained by another process: try again")
         record_start(run, command, torch_threads(prepared))
         write_atomically(run.config_file, source.text)
         write_atomically(run.resolved_config, to_yaml(prepared))
@@ -101,10 +100,8 @@ def start_part(
     source = ConfigSource(dump_yaml(tree))
     try:
         return start(check(source), source, hooks, root=folder, name=name, if_exists="resume", command=command)
-    except RunError:
-        if (run := RunDirectory(folder / name)).holder() is not None or is_complete(run):
-            return None
-        raise
+    except BusyError:
+        return None
 
 
 def resume(
@@ -139,13 +136,18 @@ def resume(
         if isinstance(last := records[-1], RunFinished) and config == stored and run.best_file.exists():
             hooks.presenter.say(_nothing_to_do(run, config, last.reason))
             return SessionResult(run.path, "finished")
+        changed, changes = adjusted(config, records), config_changes(stored, config)
+        header = make_header(changed, stored_header.name, stored_header.initial)
+        plans, before = config.strategy.runs_trials and config.budget.total_steps is None, stored_header.budget
+        if plans and not changes and header.budget != before:  # its rungs are others
+            raise RunError(
+                f"{run} was planned with {before:,} {header.steps} by another version of pbtrl, and would have "
+                f"{header.budget:,} by this one: finish it with that version (see run.json)"
+            )
         _check_space(run, config, 1)
         for warning in record_start(run, command, torch_threads(config)):
             hooks.presenter.warn(warning)
-        changed = adjusted(config, records)
-        header = make_header(changed, stored_header.name, stored_header.initial)
         journal = Journal(run.journal_path)
-        changes = config_changes(stored, config)
         resumed = {
             "kind": "resume",
             "schema": SCHEMA,

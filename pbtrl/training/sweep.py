@@ -46,8 +46,8 @@ from pbtrl.training.start import start_part
 from pbtrl.training.sweep_arms import Arm, ConfigInput, make_arms
 
 DEFAULT_SEEDS = 5
-MOST_SEEDS = 1000
-SEED_DIGITS = 19  # that fit into the name of a run
+MAX_SEEDS = 1000
+SEED_DIGITS = 20  # that fit into the name of a run
 Row = dict[str, Any]
 
 
@@ -253,7 +253,7 @@ class Sweep:
             for arm in self.arms
         ]  # fmt: skip
         grid = {key: list(values) for key, values in self.grid.items()}
-        with lock_group(self.folder):
+        with lock_group(self.folder, SWEEP_FILE):
             stored = _stored(self.folder)
             if stored is not None and stored != self.stored:
                 _check_same(self.folder, stored, self.arms)
@@ -324,12 +324,12 @@ def _seeds(wanted: int | Sequence[int] | None, first: int, stored: Sequence[int]
 
 def _new_seeds(wanted: Any, first: int) -> list[int]:
     """Return the seeds of a list, or a number of them from `first` on; integers of numpy are integers too."""
-    seeds = range(first, first + int(wanted))[: MOST_SEEDS + 1] if _is_whole(wanted) else wanted
+    seeds = range(first, first + int(wanted))[: MAX_SEEDS + 1] if _is_whole(wanted) else wanted
     seeds = list(seeds) if isinstance(seeds, Iterable) else []
     valid = [int(seed) for seed in seeds if _is_whole(seed) and 0 <= seed < 10**SEED_DIGITS]
-    if len(set(valid)) != len(seeds) or not 1 <= len(seeds) <= MOST_SEEDS:
+    if len(set(valid)) != len(seeds) or not 1 <= len(seeds) <= MAX_SEEDS:
         raise ConfigError([
-            f"seeds: must be a number of seeds from 1 to {MOST_SEEDS:,}, or a list of different seeds of at most "
+            f"seeds: must be a number of seeds from 1 to {MAX_SEEDS:,}, or a list of different seeds of at most "
             f"{SEED_DIGITS} digits such as 3,7,11, not {shown(wanted)}"
         ])  # fmt: skip
     return valid

@@ -23,8 +23,8 @@ ConfigInput = str | Path | Mapping[str, Any]
 """A YAML file, the name of a shipped config, or plain values."""
 
 NAME_LENGTH = 40  # characters of an arm's name; "-s" and a seed of 20 digits fit into a run's name behind them
-MOST_ARMS = 1000
-NOT_SWEPT = {"seed": "use --seeds", "name": "use --name"} | dict.fromkeys(NEUTRAL, "it makes no difference to a result")
+MAX_ARMS = 1000
+NOT_SWEPT = {"seed": "use --seeds", "name": "use --name"} | dict.fromkeys(NEUTRAL, "it belongs to the machine")
 TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*"|.""", re.DOTALL)
 PAIRS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
@@ -85,7 +85,7 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
 
     Raises:
         ConfigError: an arm cannot run; the messages name the arms. Or two arms are the same, or a setting of the grid
-            is none to vary or is overridden.
+            may not be varied or is overridden.
     """
     for key in grid:
         if why := NOT_SWEPT.get(key.partition(".")[0]):
@@ -99,8 +99,8 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
         for config in configs
         for texts in itertools.product(*grid.values())
     ]
-    if len(cells) > MOST_ARMS:
-        raise ConfigError([f"{len(cells):,} arms, more than {MOST_ARMS:,}"])
+    if len(cells) > MAX_ARMS:
+        raise ConfigError([f"{len(cells):,} arms, more than {MAX_ARMS:,}"])
     labels = ["config" if isinstance(config, Mapping) else str(config) for config, _ in cells]
     settings = [{key: _parsed(text) for key, text in cell.items()} for _, cell in cells]
     names = arm_names(labels, settings)

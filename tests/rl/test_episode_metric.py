@@ -143,7 +143,7 @@ def test_run_maximizes_the_metric_under_its_own_name(goal: Command) -> None:
 
 def test_missing_number_is_said_once(goal: Command) -> None:
     done = goal("train", "goal.yaml", "fitness.metric=episode/info/luck", "--progress", "plain")
-    assert done.out.count("finished episodes have no luck, and do not count") == 1
+    assert done.out.count("finished episodes have no luck: not part of the fitness") == 1
     assert done.code == 3
     assert "no score" in done.err
 

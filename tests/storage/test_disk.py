@@ -81,6 +81,17 @@ def test_full_disk_in_a_worker_exits_with_75(pbtrl: Command, tmp_path: Path):
     assert pbtrl("resume", "a").code == 0
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_staged_file_of_a_stranger_is_replaced(tmp_path: Path, kind: str):
+    (tmp_path / "target").write_text("mine")
+    staged = tmp_path / ".tmp-a.json"
+    staged.symlink_to("target") if kind == "link" else os.mkfifo(staged)
+    files.write_atomically(tmp_path / "a.json", "{}")
+    assert (tmp_path / "target").read_text() == "mine"
+    assert (tmp_path / "a.json").read_text() == "{}"
+    assert not (tmp_path / "a.json").is_symlink()
+
+
 def test_partial_journal_line_is_removed(tmp_path: Path):
     lines = Journal(tmp_path / "journal.jsonl")
     lines.append({"kind": "stop", "reason": "short"})

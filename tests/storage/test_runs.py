@@ -15,7 +15,7 @@ from typing import IO
 
 import pytest
 
-from pbtrl.errors import DamagedError, RunError
+from pbtrl.errors import BusyError, DamagedError, RunError
 from pbtrl.reporting import tables
 from pbtrl.storage import run_creation, run_info, run_lock, run_lookup, run_state, run_status
 from pbtrl.storage.run_directory import RunDirectory
@@ -120,6 +120,20 @@ def test_running_run_is_not_overwritten(tmp_path: Path):
     run = JournalWriter(tmp_path / "pong").run
     with run_lock.RunLock(run), pytest.raises(RunError, match=f"in use by process {os.getpid()} on"):
         run_creation.create(tmp_path, "pong", "overwrite")
+
+
+def test_run_that_another_process_begins_is_busy(tmp_path: Path):
+    (tmp_path / "pong").mkdir()
+    with run_lock.RunLock(tmp_path / "pong"), pytest.raises(BusyError, match="begun by another process"):
+        run_creation.create(tmp_path, "pong", "resume")
+
+
+def test_group_is_checked_again_under_its_lock(tmp_path: Path):
+    """Another process may have begun a run there meanwhile."""
+    folder = run_creation.group_folder(tmp_path, "s", "sweep.json")
+    JournalWriter(folder)
+    with pytest.raises(RunError, match="exists and is not a sweep"), run_creation.lock_group(folder, "sweep.json"):
+        pass
 
 
 @pytest.mark.parametrize("name", ["", "../x", "/x", "a/b", "a\0b", "-x", ".x", "x" * 65, "a b"])

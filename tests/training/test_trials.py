@@ -105,3 +105,16 @@ def test_search_that_total_steps_ended_continues_with_more(pbtrl: Command) -> No
     assert pbtrl("resume", "toy_halving", "budget.total_steps=1000").code == 0
     assert pbtrl("status", "toy_halving", "--json").json["env_steps"] == 9 * 64
     assert canonical("toy_halving")[0] == canonical("whole")[0]
+
+
+def test_run_with_the_plan_of_another_version_is_not_resumed(pbtrl: Command) -> None:
+    """Its trials would be compared at rungs that they never had."""
+    assert pbtrl("train", "toy_halving", "strategy.trials=9", "strategy.form=delay", "--name", "a").code == 0
+    path = Path("runs/a/journal.jsonl")
+    first, *lines = path.read_text().splitlines()
+    header = json.loads(first)
+    path.write_text("\n".join([json.dumps({**header, "total": header["total"] + 8}), *lines[:-3], ""]))
+    before = path.read_bytes()
+    refused = pbtrl("resume", "a")
+    assert (refused.code, path.read_bytes()) == (2, before)
+    assert f"was planned with {header['total'] + 8:,} steps by another version of pbtrl" in refused.err
