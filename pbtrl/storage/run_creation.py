@@ -30,6 +30,7 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> RunDirectory
 
     Raises:
         RunError: the name is invalid or taken, the directory is not writable, or the run to overwrite is in use.
+        BusyError: another process begins the run to resume.
         DamagedError: the run to resume has lost its journal.
     """
     _check_name(name)
@@ -49,6 +50,8 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> RunDirectory
                 f"{run} has lost its journal: restore {run.journal_path}, or delete {run} to train it again"
             )
         return run
+    if if_exists == "resume" and (run.holder() is not None or is_run(run.path)):
+        raise BusyError(f"{run} has just been begun by another process")
     raise _taken(run)
 
 
@@ -108,8 +111,6 @@ def default_name(label: str) -> str:
 
 def _taken(run: RunDirectory) -> RunError:
     if not is_run(run.path):
-        if run.holder() is not None:
-            return BusyError(f"{run} has just been begun by another process")
         return RunError(f"{run} exists and is not a run: choose another --name or --runs, or use --suffix")
     hint = f"continue it with `pbtrl resume {cli_reference(run)}`, or start a new run with --suffix or --overwrite"
     return RunError(f"{run} exists ({state(run)}): {hint}")
