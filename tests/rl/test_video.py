@@ -96,7 +96,7 @@ def test_bad_input(pbtrl: Command, run: api.Run) -> None:
     assert "a video is of one member" in refused(pbtrl, "eval", "maze", "--video", "--member", "all")
     assert "a video of 3 episodes needs as many" in refused(pbtrl, "eval", "maze", "--video", 3, "--episodes", 2)
     assert "must be a whole number from 1 to 16, not 0" in pbtrl("eval", "maze", "--video", 0).err
-    with pytest.raises(RunError, match="a video of 17 episodes needs as many, each in an env of its own, not 16"):
+    with pytest.raises(RunError, match="video must be a whole number from 0 to 16, not 17"):
         run.evaluate(episodes=30, video=17)
     Path("bandit.yaml").write_text(MAZE.replace("maze/Foraging-v0", "probe/Bandit-v0").replace("{length: 12}", "{}"))
     assert pbtrl("train", "bandit.yaml", "--name", "bandit").code == 0
