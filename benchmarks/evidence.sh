@@ -61,11 +61,12 @@ million() {
   million_of humanoid 3 humanoid --set "$against_random"
 }
 
-# The same by the other agents, with their settings for HalfCheetah.
+# The same by the other agents, with their settings for HalfCheetah; V-MPO has others for Hopper.
 million_others() {
+  million_of hopper-impala 3 impala env.id=Hopper-v5
+  million_of hopper-vmpo 3 vmpo-hopper
   for agent in impala vmpo; do
     million_of "halfcheetah-$agent" 3 "$agent"
-    million_of "hopper-$agent" 3 "$agent" env.id=Hopper-v5
     million_of "walker2d-$agent" 3 "$agent" env.id=Walker2d-v5
     million_of "ant-$agent" 3 "$agent" env.id=Ant-v5
     million_of "humanoid-$agent" 3 "$agent" env.id=Humanoid-v5
