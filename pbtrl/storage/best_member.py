@@ -7,17 +7,21 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pbtrl.core.scores import BestMember
 from pbtrl.errors import DamagedError, NewerError, RunError, SnapshotError
 from pbtrl.storage.json_files import read_json, read_json_list
 from pbtrl.storage.parsing import parse_best
+from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_status import check_member
 from pbtrl.storage.snapshot_store import MANIFEST
 from pbtrl.system.files import write_atomically
 from pbtrl.system.strict_json import to_json
+
+if TYPE_CHECKING:
+    from pbtrl.config.schema import Config
 
 
 def snapshots_to_evaluate(run: RunDirectory, member: str) -> list[str]:
@@ -47,6 +51,11 @@ def snapshots_to_evaluate(run: RunDirectory, member: str) -> list[str]:
         )
         raise RunError(f"{run}: {member} {why}; there are snapshots of {', '.join(newest)}")
     return chosen
+
+
+def without_best(run: RunDirectory, config: Config | None = None) -> str:
+    """Say what to do about a finished run that has lost best.json."""
+    return f"{run.best_file} is missing: `pbtrl resume {cli_reference(run, config)}` chooses again"
 
 
 def read_best(run: RunDirectory) -> BestMember | None:

@@ -119,6 +119,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     try:
         with translate_disk_errors(path, len(data)):
+            staged.unlink(missing_ok=True)  # it may be a link or a pipe of a stranger's
             write_durably(staged, data)
     except DiskFullError:
         with suppress(OSError):  # the file system may be read-only, or the file missing
@@ -131,8 +132,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a new file and sync it to disk. What is there, such as a link of a stranger's, is removed first."""
-    path.unlink(missing_ok=True)
+    """Write a file and sync it to disk."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()

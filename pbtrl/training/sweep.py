@@ -22,9 +22,8 @@ from pbtrl.config.wording import shown
 from pbtrl.core.records import duration
 from pbtrl.errors import ConfigError, DamagedError, DiskFullError, PbtrlError, RunError
 from pbtrl.reporting.sweep_tables import EQUAL, plan_table
-from pbtrl.storage.best_member import read_best
+from pbtrl.storage.best_member import read_best, without_best
 from pbtrl.storage.json_files import SCHEMA
-from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_creation import group_folder, lock_group
 from pbtrl.storage.run_directory import RunDirectory, check_links
 from pbtrl.storage.run_info import read_run_info
@@ -95,8 +94,7 @@ class SweepRun:
             row["steps"], row["seconds"] = population.step, duration(records)
             if row["state"] == "finished":
                 if (best := read_best(run)) is None:
-                    again = f"pbtrl resume {cli_reference(run, self.arm.config)}"
-                    raise DamagedError(f"{run.best_file} is missing: `{again}` chooses again")
+                    raise DamagedError(without_best(run, self.arm.config))
                 row["score"] = best.evaluation.return_mean
             else:
                 row["reason"] = read_run_info(run).get("reason")

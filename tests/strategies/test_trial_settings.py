@@ -8,6 +8,7 @@ from pbtrl.build.factory import make_header, make_strategy
 from pbtrl.config.load import parse
 from pbtrl.config.schema import Config
 from pbtrl.core.population import Population
+from pbtrl.strategies import Strategy
 from pbtrl.strategies.asha import ASHA
 from pbtrl.strategies.successive_halving import SuccessiveHalving
 
@@ -54,22 +55,22 @@ def test_total_steps_are_shared_where_members_stay() -> None:
     assert (made.steps_per_member, make_header(made, "run").budget) == (100, 400)
 
 
-def test_rungs_are_whole_blocks_down_to_an_81st_of_the_budget() -> None:
+def in_blocks_of_20(strategy: str, steps: str) -> Strategy:
     text = (
-        "env: {id: CartPole-v1, num_envs: 4}\nbudget: {env_steps_per_member: 8e4}\nstrategy: {name: asha}\n"
-        "agent: {unroll_length: 5}\n"
+        f"env: {{id: CartPole-v1, num_envs: 4}}\nbudget: {{env_steps_per_member: {steps}}}\n"
+        f"strategy: {{name: {strategy}}}\nagent: {{unroll_length: 5}}\n"
     )
-    made = make_strategy(parse(text, "c.yaml"))
+    return make_strategy(parse(text, "c.yaml"))
+
+
+def test_rungs_are_whole_blocks_down_to_an_81st_of_the_budget() -> None:
+    made = in_blocks_of_20("asha", "8e4")
     assert isinstance(made, ASHA)
     assert made.rungs == (1260, 5000, 20_000, 80_000)
 
 
 def test_rounding_costs_no_default_rung() -> None:
-    text = (
-        "env: {id: CartPole-v1, num_envs: 4}\nbudget: {env_steps_per_member: 1e6}\nstrategy: {name: hyperband}\n"
-        "agent: {unroll_length: 5}\n"
-    )
-    made = make_strategy(parse(text, "c.yaml"))
+    made = in_blocks_of_20("hyperband", "1e6")
     assert isinstance(made, SuccessiveHalving)
     assert [b.rungs[0] for b in made.brackets] == [12_360, 37_040, 111_120, 333_340, 1_000_000]
 

@@ -18,8 +18,7 @@ from pbtrl.config.wording import shown
 from pbtrl.core.records import duration
 from pbtrl.errors import ConfigError, DamagedError, RunError
 from pbtrl.reporting.comparison.run_curves import RunCurves, run_curves
-from pbtrl.storage.best_member import read_best
-from pbtrl.storage.references import cli_reference
+from pbtrl.storage.best_member import read_best, without_best
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_info import read_run_info
@@ -120,7 +119,7 @@ def load(run: RunDirectory) -> ComparedRun:
     unfinished = _unfinished(run, info, population.step, header)
     best = None if unfinished else read_best(run)
     if best is None and not unfinished:
-        unfinished = f"best.json is missing: `pbtrl resume {cli_reference(run)}` chooses again"
+        unfinished = without_best(run)
     score = best.evaluation.return_mean if best else None
     curves = run_curves(header, records, best.means if best else {}, score)
     fitness = population.best.fitness if population.best else None
