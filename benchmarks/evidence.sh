@@ -71,10 +71,8 @@ million_others() {
     million_of "ant-$agent" 3 "$agent" env.id=Ant-v5
     million_of "humanoid-$agent" 3 "$agent" env.id=Humanoid-v5
   done
-  a3c='agent={name: a3c, optimizer: adam, reduction: mean, advantages: normalize, log_std: -1.5, gamma: 0.98,
-    lambda_: 0.92, max_grad_norm: 0.5, minibatches: 4, block_length: 20}'
-  million_of halfcheetah-a3c 3 impala "$a3c"
-  million_of hopper-a3c 3 impala "$a3c" env.id=Hopper-v5
+  million_of halfcheetah-a3c 3 a3c
+  million_of hopper-a3c 3 a3c env.id=Hopper-v5
 }
 
 # million_of NAME SEEDS CONFIG ARGUMENT...

@@ -20,7 +20,7 @@ def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.
 def add_config_arguments(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Add the arguments for a config and its overrides."""
     parser.add_argument(
-        "config", nargs=nargs, help="a YAML file, or the name of a shipped config (`pbtrl config show`)"
+        "config", nargs=nargs, help="a YAML file, or the name of a shipped config (`pbtrl config list`)"
     )
     add_overrides(parser, "settings that override those of the file")
 

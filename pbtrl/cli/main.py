@@ -55,6 +55,7 @@ FIRST_STEPS = """first steps:
   pbtrl train quickstart          eight HalfCheetahs, three minutes
   pbtrl tb last                   their curves, in a browser
   pbtrl eval last                 the best one, on fresh episodes
+  pbtrl config list               the shipped configs
   pbtrl config show reference     every setting; `pbtrl COMMAND --help` for every option"""
 
 

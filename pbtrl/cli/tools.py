@@ -68,20 +68,25 @@ def add_config(commands: Any) -> None:
     config = add_command(commands, "config", run_config, "show configs")
     config.add_argument(
         "what",
-        choices=["show", "schema"],
-        help="a resolved config (without a name, the list of shipped ones), or the JSON schema",
+        choices=["list", "show", "schema"],
+        help="the shipped configs, a resolved config with every default, or the JSON schema",
     )
     add_config_arguments(config, nargs="?")
 
 
 def run_config(a: argparse.Namespace) -> int:
     """Print configs or their schema."""
-    from pbtrl.config.load import json_schema, load, shipped, to_yaml
+    from pbtrl.config.load import describe_shipped, json_schema, load, to_yaml
+    from pbtrl.reporting.tables import aligned
 
+    if a.what == "show" and a.config is None:
+        a.parser.error("show needs a config; `pbtrl config list` has the shipped ones")
+    if a.what != "show" and a.config is not None:
+        a.parser.error(f"{a.what} takes no config")
     if a.what == "schema":
         tell(to_json(json_schema(), indent=2))
-    elif a.config is None:
-        tell("\n".join(shipped()))
+    elif a.what == "list":
+        tell(aligned(["config", "trains"], list(describe_shipped().items()), left=(0, 1)))
     else:
         tell(to_yaml(load(a.config, a.overrides)).rstrip())
     return 0

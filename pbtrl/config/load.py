@@ -1,7 +1,9 @@
 """Load configs from files, names of shipped configs, text or plain values, and write them as text."""
 
+import itertools
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,17 @@ def _folder() -> Path:
 def shipped() -> list[str]:
     """Names of the configs that come with pbtrl, for `load`."""
     return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def describe_shipped() -> dict[str, str]:
+    """What each shipped config trains, by name: the first sentence of its file."""
+    return {name: _first_sentence((_folder() / f"{name}.yaml").read_text(encoding="utf-8")) for name in shipped()}
+
+
+def _first_sentence(config: str) -> str:
+    comment = itertools.takewhile(lambda line: line.startswith("#"), config.splitlines())
+    text = " ".join(line.removeprefix("#").strip() for line in comment)
+    return re.split(r"(?<!al)[.:;] ", text, maxsplit=1)[0].removesuffix(".")
 
 
 def locate(path_or_name: str | Path) -> Path:

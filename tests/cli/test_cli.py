@@ -282,13 +282,31 @@ def test_run_elsewhere_is_suggested_with_name_and_root(pbtrl: Command, tmp_path:
     assert pbtrl("status", path).code == 0
 
 
-def test_config_show_and_schema(pbtrl: Command):
-    names = pbtrl("config", "show").out.split()
-    assert {"quickstart", "pong", "toy_quadratic", "reference"} <= set(names)
-    for name in names:
+def test_config_list_show_and_schema(pbtrl: Command):
+    titles, *lines = pbtrl("config", "list").out.splitlines()
+    trains = dict(line.split(maxsplit=1) for line in lines)
+    assert titles.split() == ["config", "trains"]
+    assert list(trains) == sorted(trains)
+    assert trains["pong"] == "PPO on Pong, classic protocol"
+    assert trains["toy_chebykin"] == "The greedy-schedule toy of Chebykin et al. 2025"
+    for name in trains:
         assert "budget:" in pbtrl("config", "show", name).out
     assert "seed: 7" in pbtrl("config", "show", "toy_quadratic", "seed=7").out
     assert "population" in pbtrl("config", "schema").json["properties"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show"], "show needs a config; `pbtrl config list` has the shipped ones"),
+        (["list", "pong"], "list takes no config"),
+        (["schema", "pong"], "schema takes no config"),
+    ],
+)
+def test_config_refuses_what_it_would_ignore(pbtrl: Command, arguments: list[str], message: str):
+    result = pbtrl("config", *arguments)
+    assert result.code == 2
+    assert result.err.endswith(f"pbtrl config: error: {message}\n")
 
 
 def test_doctor(pbtrl: Command):
