@@ -1,4 +1,4 @@
-"""CleanRL's PPO: `ppo_continuous_action.py` of its release on PyPI, unchanged, stopped when the time is over.
+"""CleanRL's PPO: `ppo_continuous_action.py` of its release on PyPI, unchanged, stopped when the budget is spent.
 
 The file is a script. It is executed here, and its logger, which it calls after every update, ends it. Each of its envs
 normalizes with statistics of its own; the policy is scored with those of all envs pooled.
@@ -19,8 +19,8 @@ from common import job, report
 from torch.utils.tensorboard import SummaryWriter
 
 
-class TimeOver(Exception):  # noqa: N818
-    """The budget is spent."""
+class BudgetSpent(Exception):  # noqa: N818
+    """Ends the script."""
 
 
 def main() -> None:
@@ -39,9 +39,10 @@ def main() -> None:
     ]
     began = time.perf_counter()
 
-    def log(self: SummaryWriter, tag: str, *_: Any) -> None:
-        if tag == "charts/SPS" and time.perf_counter() - began > settings["seconds"]:
-            raise TimeOver
+    def log(self: SummaryWriter, tag: str, _: float, step: int) -> None:
+        spent = time.perf_counter() - began > settings["seconds"] or step >= settings["steps"]
+        if tag == "charts/SPS" and spent:
+            raise BudgetSpent
 
     SummaryWriter.add_scalar = log
     spec = find_spec("cleanrl.ppo_continuous_action")
@@ -50,7 +51,7 @@ def main() -> None:
     script: dict[str, Any] = {"__name__": "__main__", "__file__": spec.origin}
     try:
         exec(compile(Path(spec.origin).read_text(), spec.origin, "exec"), script)
-    except TimeOver:
+    except BudgetSpent:
         seconds = time.perf_counter() - began
     agent = script["agent"]
     statistics = [env.get_wrapper_attr("obs_rms") for env in script["envs"].envs]

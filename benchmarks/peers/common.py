@@ -22,7 +22,10 @@ Act = Callable[[np.ndarray], np.ndarray]
 
 
 def job() -> dict[str, Any]:
-    """Return the job of this process: env, seed, seconds, and the settings of the comparison."""
+    """Return the job of this process: env, seed, when to stop, and the settings of the comparison.
+
+    Training stops after `seconds` or `steps`, whichever comes first; one of them is out of reach.
+    """
     return dict(json.loads(sys.argv[1]))
 
 

@@ -62,7 +62,7 @@ def main() -> None:
             "env": {"id": settings["env"], "num_envs": settings["num_envs"]},
             "agent": {"name": kind, "unroll_length": length, "block_length": length, **batch, **agent},
             "population": {"size": size},
-            "budget": {"env_steps_per_member": 10**9, "wall_clock": settings["seconds"]},
+            "budget": {"env_steps_per_member": settings["steps"], "wall_clock": settings["seconds"]},
             "hparams": hparams,
             "fitness": {"window_episodes": settings["num_envs"], "min_episodes": settings["num_envs"]},
             "strategy": {

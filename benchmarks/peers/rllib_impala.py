@@ -61,7 +61,7 @@ def main() -> None:
     while not steps:
         steps = sampled(algorithm)
     began, first = time.perf_counter(), steps
-    while time.perf_counter() - began < settings["seconds"]:
+    while time.perf_counter() - began < settings["seconds"] and steps - first < settings["steps"]:
         steps = max(steps, sampled(algorithm))
     seconds = time.perf_counter() - began
     mean, std = algorithm.env_runner_group.foreach_env_runner(statistics, local_env_runner=False)[0]

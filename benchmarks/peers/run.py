@@ -2,6 +2,7 @@
 
     python benchmarks/peers/run.py --minutes 5 --seeds 3       # all systems; hours; what is finished is skipped
     python benchmarks/peers/run.py sb3-ppo pbtrl-ppo           # some of them
+    python benchmarks/peers/run.py cleanrl-ppo pbtrl-ppo --steps 1_000_000 --task Hopper    # equal env steps
     python benchmarks/peers/run.py --table                     # only the table, from the stored results
 
 Run it with pbtrl's own interpreter (Python 3.11), on a machine that does nothing else. Each peer gets a virtual
@@ -22,17 +23,19 @@ import sys
 import tempfile
 import time
 import venv
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 START_AND_SCORE = 600  # seconds that a run may take beyond its training
+LONGEST_TRAINING = 4 * 3600  # seconds of a run that is to train a number of env steps
+UNLIMITED = 10**9  # seconds or env steps that no run reaches
 MUJOCO = "mujoco==4.0.0"
 
 # CleanRL's release asks for Python < 3.10, which its PPO does not need. sample-factory and it need gymnasium < 1, where
-# the newest HalfCheetah is v4: the same dynamics and rewards as v5.
+# the newest tasks are v4. HalfCheetah is the same in both; Hopper and Walker2d pay 1 more for the last step of a fall.
 PACKAGES = {
     "cleanrl": ["gymnasium==0.29.1", "numpy==1.26.4", "torch", MUJOCO, "imageio", "tensorboard==2.21.0"],
     "sample-factory": ["sample-factory==2.1.1", "gymnasium==0.29.1", "numpy==1.26.4", "torch", MUJOCO, "imageio"],
@@ -54,11 +57,11 @@ class Arm:
     title: str
     script: str
     venv: str | None
-    env: str
+    env_version: str
     settings: dict[str, Any]
 
 
-V4, V5 = "HalfCheetah-v4", "HalfCheetah-v5"
+V4, V5 = "v4", "v5"
 ARMS = {
     "cleanrl-ppo": Arm("CleanRL PPO", "cleanrl_ppo.py", "cleanrl", V4, PPO),
     "sb3-ppo": Arm("Stable-Baselines3 PPO", "sb3.py", "sb3", V5, PPO),
@@ -94,14 +97,33 @@ def interpreter(name: str | None, venvs: Path) -> Path:
     return python
 
 
-def measure(name: str, arm: Arm, seed: int, minutes: float, venvs: Path, log: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Budget:
+    """What a run may use: seconds of training, or env steps per policy."""
+
+    seconds: float
+    steps: int
+
+    @property
+    def text(self) -> str:
+        """What it is, with its unit."""
+        return f"{self.seconds / 60:g} minutes" if self.steps == UNLIMITED else f"{self.steps:,} env steps"
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which a run has failed."""
+        return (self.seconds if self.steps == UNLIMITED else LONGEST_TRAINING) + START_AND_SCORE
+
+
+def measure(name: str, task: str, seed: int, budget: Budget, venvs: Path, log: Path) -> dict[str, Any]:
     """Run a system once and return its result.
 
     Raises:
         RuntimeError: it failed, printed no result or did not end; the message names the log.
     """
-    python = interpreter(arm.venv, venvs)
-    job = {"env": arm.env, "seed": seed, "seconds": 60 * minutes, "slice_steps": 48_000, **arm.settings}
+    arm = ARMS[name]
+    python, env = interpreter(arm.venv, venvs), f"{task}-{arm.env_version}"
+    job = {"env": env, "seed": seed, **asdict(budget), "slice_steps": 48_000, **arm.settings}
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as folder, log.open("w") as output:
         environment = os.environ | {"HOME": folder, "RAY_USAGE_STATS_ENABLED": "0"}
         if arm.venv is None:
@@ -111,7 +133,7 @@ def measure(name: str, arm: Arm, seed: int, minutes: float, venvs: Path, log: Pa
             cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            code = process.wait(60 * minutes + START_AND_SCORE)
+            code = process.wait(budget.longest)
         except subprocess.TimeoutExpired:
             code = None
         finally:
@@ -119,9 +141,9 @@ def measure(name: str, arm: Arm, seed: int, minutes: float, venvs: Path, log: Pa
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith('{"version"')]
     if code != 0 or not lines:
         raise RuntimeError(f"{name}, seed {seed}: {'did not end' if code is None else f'exit {code}'}; see {log}")
-    key = {"arm": name, "seed": seed, "minutes": minutes}
+    key = {"arm": name, "task": task, "seed": seed, "budget": budget.text}
     where = {"machine": f"{os.cpu_count()} cores of {processor()}", "date": time.strftime("%Y-%m-%d")}
-    return key | {"env": arm.env, **arm.settings} | where | json.loads(lines[-1])
+    return key | {"env": env, **arm.settings} | where | json.loads(lines[-1])
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -147,20 +169,22 @@ def processor() -> str:
 def table(results: list[dict[str, Any]]) -> str:
     """Format all results as Markdown: means over the runs, with the scores of the seeds."""
     header = (
-        "system", "version", "env", "policies x envs x steps", "minutes", "env steps/s", "env steps",
+        "system", "version", "env", "policies x envs x steps", "budget", "env steps/s", "env steps",
         "score, sampled actions", "most likely actions",
     )  # fmt: skip
     rows = [header, ("---",) * len(header)]
     for name, arm in ARMS.items():
-        for minutes in sorted({result["minutes"] for result in results if result["arm"] == name}):
-            runs = [result for result in results if result["arm"] == name and result["minutes"] == minutes]
-            runs.sort(key=lambda result: result["seed"])
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for result in sorted(results, key=lambda result: result["seed"]):
+            if result["arm"] == name:
+                groups.setdefault((result["env"], result["budget"]), []).append(result)
+        for (env, budget), runs in groups.items():
             rows.append((
                 arm.title,
                 ", ".join(dict.fromkeys(run["version"] for run in runs)),
-                arm.env,
+                env,
                 " x ".join(str(arm.settings[key]) for key in ("population", "num_envs", "block_length")),
-                f"{minutes:g}",
+                budget,
                 f"{statistics.mean(run['steps'] / run['seconds'] for run in runs):,.0f}",
                 f"{statistics.mean(run['steps'] for run in runs):,.0f}",
                 scores(runs, "returns"),
@@ -187,27 +211,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("arms", nargs="*", metavar="ARM", help=f"of {', '.join(ARMS)}; by default all")
     parser.add_argument("--minutes", type=float, default=5.0, help="of training per run, without start-up and scoring")
+    parser.add_argument("--steps", type=int, help="env steps per policy to train, in place of minutes")
+    parser.add_argument("--task", default="HalfCheetah", help="MuJoCo task, without its version (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 1 on")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "peers")
     parser.add_argument("--venvs", type=Path, default=Path(os.environ.get("PEERS_VENVS", HERE / ".venvs")))
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
     unknown = [name for name in options.arms if name not in ARMS]
-    if unknown or options.minutes <= 0 or options.seeds < 1:
-        parser.error(f"no such system: {', '.join(unknown)}" if unknown else "--minutes and --seeds must be positive")
+    if unknown or min(options.minutes, options.seeds, 1 if options.steps is None else options.steps) <= 0:
+        text = "--minutes, --steps and --seeds must be positive"
+        parser.error(f"no such system: {', '.join(unknown)}" if unknown else text)
+    budget = Budget(UNLIMITED, options.steps) if options.steps else Budget(60 * options.minutes, UNLIMITED)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options.out.mkdir(parents=True, exist_ok=True)
     stored, failures = options.out / "results.jsonl", []
     for seed in () if options.table else range(1, options.seeds + 1):
         for name in options.arms or ARMS:
-            done = {(result["arm"], result["seed"], result["minutes"]) for result in read(stored)}
-            if (name, seed, options.minutes) in done:
+            done = {tuple(result[key] for key in ("arm", "task", "seed", "budget")) for result in read(stored)}
+            if (name, options.task, seed, budget.text) in done:
                 print(f"{name}, seed {seed}: finished before")
                 continue
-            print(f"{name}, seed {seed}: {options.minutes:g} minutes, since {time.strftime('%H:%M:%S')}", flush=True)
-            log = options.out / f"{name}-{options.minutes:g}min-seed{seed}.log"
+            print(f"{name}, seed {seed}: {budget.text}, since {time.strftime('%H:%M:%S')}", flush=True)
+            log = options.out / f"{name}-{options.task}-{budget.text.replace(' ', '-')}-seed{seed}.log"
             try:
-                result = measure(name, ARMS[name], seed, options.minutes, options.venvs.resolve(), log)
+                result = measure(name, options.task, seed, budget, options.venvs.resolve(), log)
             except (RuntimeError, subprocess.CalledProcessError) as error:
                 failures.append(str(error))
                 print(f"failed: {error}", flush=True)

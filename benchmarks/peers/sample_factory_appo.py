@@ -54,6 +54,7 @@ def main() -> None:
         "seed": settings["seed"],
         "device": "cpu",
         "train_for_seconds": int(settings["seconds"]),
+        "train_for_env_steps": size * settings["steps"],
         "num_workers": WORKERS,
         "num_envs_per_worker": size * settings["num_envs"] // WORKERS,
         "rollout": ROLLOUT,

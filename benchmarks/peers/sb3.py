@@ -38,7 +38,7 @@ def main() -> None:
         model = PPO("MlpPolicy", envs, batch_size=batch_size, n_epochs=settings["epochs"], **common)
     else:
         model = A2C("MlpPolicy", envs, **common)
-    model.learn(10**9, callback=Deadline(began + settings["seconds"]))
+    model.learn(settings["steps"], callback=Deadline(began + settings["seconds"]))
     seconds = time.perf_counter() - began
 
     def act(observations: np.ndarray, deterministic: bool) -> np.ndarray:
