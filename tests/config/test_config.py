@@ -47,7 +47,7 @@ def test_reference_config_loads_with_its_values():
         "gamma",
         "rmsprop_epsilon",
     )
-    assert (config.name, config.seed, config.label) == ("pong", 1, "pong")
+    assert (config.name, config.seed, config.label) == ("reference", 1, "reference")
     assert (config.block_length, config.block) == (50, 800)
     assert (config.steps_per_member, config.slice_steps, config.burn_in) == (3_000_000, 100_000, 200_000)
     assert config.curve_interval == 50_400  # 50,000 in whole blocks
