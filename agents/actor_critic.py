@@ -30,6 +30,7 @@ from pbtrl.agents.returns import effective_unroll, unroll_cuts, unroll_starts
 from pbtrl.agents.settings import ActorCriticSettings
 from pbtrl.agents.types import ActOutput, Hyperparameters, Inputs, State, Tensors, Trajectory, UpdateResult, Views
 from pbtrl.agents.updates import Batch, Group, Part, gradients, shares
+from pbtrl.errors import ConfigProblem
 
 REWARD_CLIP = 10.0  # bound on |normalized reward|
 OBSERVATION_CLIP = 10.0  # bound on |normalized observation|
@@ -57,6 +58,9 @@ class ActorCritic(ABC):
         assert isinstance(observation_space, spaces.Box)
         shape = observation_space.shape
         image = observation_space.dtype == "uint8" and len(shape) == 3
+        if image and settings.observations == "normalize":
+            text = "normalize is for vectors; images are divided by 255: use auto or raw"
+            raise ConfigProblem(text, ("agent", "observations"))
         policy = distribution(action_space, settings)
         return cls(settings, shape, image, cls.network(settings, shape, policy, image), policy)
 

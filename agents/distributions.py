@@ -322,10 +322,12 @@ class Gaussian:
     def _log_std(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Log standard deviations that the network predicts as x, and their derivatives."""
         assert self.start is not None
-        x = x + math.log(math.expm1(self.start**self.power))
-        softplus, smallest = -logsigmoid(-x), SMALLEST_STD**self.power
-        slope = logsigmoid(x).exp() / (self.power * softplus) * (softplus >= smallest)
-        return softplus.clamp_min(smallest).log() / self.power, slope
+        start, smallest = self.start**self.power, SMALLEST_STD**self.power
+        x = x + (start + math.log(-math.expm1(-start)))  # the inverse of softplus
+        softplus = -logsigmoid(-x)
+        clamped = softplus.clamp_min(smallest)
+        slope = logsigmoid(x).exp() / (self.power * clamped) * (softplus >= smallest)
+        return clamped.log() / self.power, slope
 
 
 @dataclass(frozen=True)

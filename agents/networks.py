@@ -221,11 +221,16 @@ class SharedTorsoNet:
     def size(self) -> int:
         """Number of learned parameters per member, without padding."""
         core = 4 * self.core * (self._features + self.core + 1)
-        return self.torso.size + core + ((self.core or self._features) + 1) * (self.outputs + 1)
+        return self.torso.size + core + (self.units + 1) * (self.outputs + 1)
+
+    @property
+    def units(self) -> int:
+        """Number of inputs of the heads."""
+        return self.core or self._features
 
     @property
     def width(self) -> int:
-        """W, the number of inputs of the heads."""
+        """W, the number of inputs of the heads with padding."""
         return padded(self.core, COLUMNS) or self._features
 
     @property
@@ -238,9 +243,8 @@ class SharedTorsoNet:
         params |= self.torso.initial(generator)
         if self.core:
             init_lstm(params, "core", self.core, generator)
-        rows = self.core or self._features
         for name, outputs, gain in (("policy", self.outputs, 0.01), ("value", 1, 1.0)):
-            params[f"{name}.weight"][:rows, :outputs] = orthogonal((rows, outputs), generator, gain)
+            params[f"{name}.weight"][: self.units, :outputs] = orthogonal((self.units, outputs), generator, gain)
         return params
 
     def value_head(self, views: Views) -> tuple[Tensor, Tensor]:
@@ -346,7 +350,7 @@ def make_network(settings: NetworkSettings, shape: tuple[int, ...], policy: Dist
     for _, kernel, stride in reversed(convolutions):
         least = (least - 1) * stride + kernel
     if min(height, width) < least:
-        text = f"{kind} needs images of at least {least} x {least} pixels, not {height} x {width}"
+        text = f"{kind} needs images of at least {least} x {least} pixels, not {height} x {width}; deep takes any size"
         raise ConfigProblem(text, ("agent", "network"))
     torso = Convolutional(
         (channels, height, width), convolutions, units, convolution_precision(settings.precision), sections

@@ -72,7 +72,7 @@ class UnrealNet(SharedTorsoNet):
     def size(self) -> int:
         size = super().size + (FRAMES * self.torso.units + 1) * HIDDEN + (HIDDEN + 1) * CLASSES
         if self.cells:
-            size += (self.width + 1) * MAPS * math.prod(self._small) + (16 * MAPS + 1) * (1 + self.outputs)
+            size += (self.units + 1) * MAPS * math.prod(self._small) + (16 * MAPS + 1) * (1 + self.outputs)
         return size
 
     @property
@@ -88,7 +88,8 @@ class UnrealNet(SharedTorsoNet):
         params["reward.weight"] = orthogonal(shapes["reward.weight"], generator)
         params["class.weight"][:, :CLASSES] = orthogonal((HIDDEN, CLASSES), generator, 1.0)
         if self.cells:
-            params["pixel.weight"] = orthogonal(shapes["pixel.weight"], generator)
+            units = shapes["pixel.weight"][1]
+            params["pixel.weight"][: self.units] = orthogonal((self.units, units), generator)
             params["maps.weight"] = orthogonal(shapes["maps.weight"], generator, 1.0)
         return params
 
@@ -167,6 +168,7 @@ class Unreal(A3C):
         total = a3c.total
         for name, loss in tasks.items():
             total = total + self.reduce(h[f"{name}_cost"] * loss, batch)
+        tasks["reward_prediction"] = tasks["reward_prediction"] * batch.mask.shape[1]  # one per env, not per transition
         return LossOutput(total, a3c.sums | tasks)
 
     def _reward_prediction(self, batch: LossInputs) -> Tensor:

@@ -39,7 +39,7 @@ class VMPO(ActorCritic):
     @property
     @override
     def needs_full_batch(self) -> bool:
-        """True, because the better half is chosen from the whole minibatch."""
+        """True, because the weights of the better half sum to 1 over the whole minibatch."""
         return True
 
     @property

@@ -25,12 +25,15 @@ class Foraging(gymnasium.Env[Picture, Any]):
     encodes its position. Without memory an agent finds the goal by chance only; with memory it can return to it.
 
     Args:
-        size: cells along a side of the maze, odd; every other cell may be a wall.
+        size: cells along a side of the maze, odd and at least 5; every other cell may be a wall.
         view: cells along a side of the view, odd, with the agent in the center.
         pixels: pixels along a side of a cell.
         length: steps per episode.
         loops: fraction of the inner walls that is removed from a maze without loops.
         render_mode: `rgb_array` for pictures of the whole maze.
+
+    Raises:
+        ValueError: size or view is even, or too small.
     """
 
     metadata = {  # noqa: RUF012, as gymnasium declares it
@@ -42,6 +45,9 @@ class Foraging(gymnasium.Env[Picture, Any]):
         self, size: int = 9, view: int = 5, pixels: int = 8, length: int = 200, loops: float = 0.3,
         render_mode: str | None = None,
     ) -> None:  # fmt: skip
+        for name, cells, least in (("size", size, 5), ("view", view, 1)):
+            if cells < least or cells % 2 == 0:
+                raise ValueError(f"{name} must be odd and at least {least}, not {cells}")
         self.render_mode = render_mode
         side = view * pixels
         self.observation_space = Box(0, 255, (side, side, 3), np.uint8)

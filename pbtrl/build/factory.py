@@ -13,6 +13,7 @@ from pbtrl.build.placement import cluster_groups, worker_shares
 from pbtrl.build.rl import RLBuilder, env_spaces
 from pbtrl.build.trainables import fitness_name, trainable_builder
 from pbtrl.build.worker_entry import make_builder
+from pbtrl.config.code_names import names_function
 from pbtrl.config.load import resolve, with_setting
 from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
@@ -66,7 +67,7 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
 
 def _check_metric(metric: str) -> None:
     """Raise ConfigProblem if `fitness.metric` names a function that cannot be imported."""
-    if ":" not in metric:
+    if not names_function(metric):
         return
     try:
         function = import_own_object(metric)
@@ -142,11 +143,18 @@ def exploration_bounds(config: Config) -> dict[str, dict[str, tuple[float, float
 
 
 def stop_criteria(config: Config) -> StopCriteria:
-    """Return the limits that end the run before the members' budgets do."""
+    """Return the limits that end the run before the members' budgets do.
+
+    Where members share `total_steps`, each trains its share in whole blocks.
+    """
+    total = config.budget.total_steps
+    if total is not None and not config.strategy.runs_trials:
+        total = max(total, config.population.size * config.steps_per_member)
     return StopCriteria(
         wall_clock=config.budget.wall_clock,
-        total_steps=config.budget.total_steps,
+        total_steps=total,
         until_fitness=config.budget.until_fitness,
+        synchronous=config.population.mode == "sync",
         max_attempts=config.failure.max_restarts_per_member,
     )
 

@@ -131,9 +131,8 @@ def _groups(config: Config, members: Sequence[str], count: int) -> list[list[str
 
 
 def _cohort(config: Config) -> int | Literal["auto"]:
-    """Return the number of members in a cohort; 1 if their updates may differ in length."""
-    exact = config.agent is not None and config.agent.unroll_mode == "exact"
-    return 1 if exact else config.execution.cohort
+    """Return the number of members in a cohort; 1 if each has updates of its own length."""
+    return 1 if config.has_own_updates else config.execution.cohort
 
 
 def _share(cores: Sequence[int], worker: int, count: int) -> tuple[int, ...]:

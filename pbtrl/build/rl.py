@@ -48,9 +48,9 @@ class MixedBuilder:
         self._builders = {name: RLBuilder(config, name, wire=wire) for name in config.per_agent_configs}
 
     def structure(self, assignment: Assignment) -> object:
-        """Return the agent; with exact unrolls also the member, because the length of its updates is its own."""
+        """Return the agent, and what else must be equal in a cohort of it."""
         name = assignment.hyperparameters[AGENT]
-        return name, assignment.member if self._builders[name].exact else None
+        return name, self._builders[name].structure(assignment)
 
     def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Cohort:
         """Make a cohort for these members, which are all of one agent."""
@@ -80,14 +80,9 @@ class RLBuilder:
         """Raise ConfigProblem if the agent cannot read the env's observations or act in it."""
         _ = self.agent
 
-    @property
-    def exact(self) -> bool:
-        """True if members update after every unroll, so that different unroll lengths cannot share a cohort."""
-        return self._agent.unroll_mode == "exact"
-
     def structure(self, assignment: Assignment) -> object:
-        """Return None: members differ only in live hyperparameters, so all may share a cohort."""
-        return None
+        """Return the member if its updates have a length of their own, so that it trains alone; else None."""
+        return assignment.member if self._config.has_own_updates else None
 
     def cohort(self, members: Sequence[str], threads: int, structure: object = None) -> Cohort:
         """Make a cohort for these members."""
@@ -178,7 +173,7 @@ class RLBuilder:
             make=self._maker(training=True),
             envs=self._env.num_envs,
             block=config.block_length,
-            exact=self.exact,
+            exact=self._agent.unroll_mode == "exact",
             reset=self._env.between_slices == "reset",
             curve_interval=config.curve_interval,
             live=live_hyperparameters(self._agent),

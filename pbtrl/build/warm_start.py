@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pbtrl.agents.settings import NetworkSettings
+from pbtrl.agents.settings import FeudalSettings, NetworkSettings
 from pbtrl.build.factory import initial_tensors, space_descriptions
 from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.load import read
@@ -31,8 +31,6 @@ from pbtrl.storage.run_lookup import find, is_run_group
 
 OPTIMIZER = ("adam.", "rmsprop.")
 """Beginnings of the names of tensors that only one optimizer has."""
-IGNORED = {"precision", "log_std"}
-"""Settings of a network that a snapshot does not depend on."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +145,20 @@ def _mismatches(
         other = header.spaces.get(kind)
         if other is not None and _shape(kind, own) != _shape(kind, other):
             yield f"its {kind} space is {_words(_shape(kind, other))}, not {_words(_shape(kind, own))}"
-    for name in (f.name for f in fields(NetworkSettings) if f.name not in IGNORED):
+    for name in needed_settings(config.agent):
         own = getattr(config.agent, name)
         own = list(own) if isinstance(own, tuple) else own
         if name in trained and trained[name] != own:
             yield f"it was trained with agent.{name} {trained[name]}, not {own}"
+
+
+def needed_settings(agent: NetworkSettings) -> Iterator[str]:
+    """Yield the settings without which the weights of a snapshot would be another policy."""
+    for name in (f.name for f in fields(NetworkSettings)):
+        if name != "precision" and not (name == "log_std" and agent.std == "free"):  # where it is a learned weight
+            yield name
+    if isinstance(agent, FeudalSettings):
+        yield "horizon"
 
 
 def _shape(kind: str, space: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,11 @@ def code_modules(tree: Mapping[str, Any], kinds: Collection[CodeKind] = get_args
     return tuple(dict.fromkeys(name.partition(":")[0] for name in names if ":" in name))
 
 
+def names_function(metric: str) -> bool:
+    """Return whether a fitness metric is `module:function`; the key of `episode/info/KEY` may have a colon too."""
+    return ":" in metric and not metric.startswith("episode/")
+
+
 def _values(tree: Mapping[str, Any]) -> Iterator[tuple[CodeKind, Path, Any]]:
     yield "strategy", ("strategy", "name"), section(tree, "strategy").get("name")
     env = section(tree, "env")
@@ -35,4 +40,6 @@ def _values(tree: Mapping[str, Any]) -> Iterator[tuple[CodeKind, Path, Any]]:
     for entry in section(tree, "agents"):
         yield "agent", ("agents", entry, "name"), section(tree, "agents", entry).get("name")
     yield "trainable", ("trainable", "name"), section(tree, "trainable").get("name")
-    yield "metric", ("fitness", "metric"), section(tree, "fitness").get("metric")
+    metric = section(tree, "fitness").get("metric")
+    if isinstance(metric, str) and names_function(metric):
+        yield "metric", ("fitness", "metric"), metric

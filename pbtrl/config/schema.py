@@ -179,6 +179,11 @@ class Config(Section):
         return self.round_to_block(min(limit for limit in limits_per_member if limit is not None))
 
     @property
+    def has_own_updates(self) -> bool:
+        """True if each member updates after unrolls of its own length, so that no two can share a cohort."""
+        return self.agent is not None and self.agent.unroll_mode == "exact" and "unroll_length" in self.hparams
+
+    @property
     def slice_steps(self) -> int:
         """Steps of a slice, in whole blocks."""
         return self.round_to_block(self.strategy.slice_steps(self.steps_per_member))

@@ -15,6 +15,8 @@ class StopCriteria:
         wall_clock: seconds, over all sessions of the run.
         total_steps: env steps of the whole population.
         until_fitness: a fitness; the run ends when a member reaches it.
+        synchronous: apply total_steps and until_fitness only between two generations, so that where a run ends does not
+            depend on which member reports first.
         max_attempts: failures of an assignment, alone in its worker, after which it is given up and the strategy
             decides how to continue.
     """
@@ -22,12 +24,15 @@ class StopCriteria:
     wall_clock: float | None = None
     total_steps: int | None = None
     until_fitness: float | None = None
+    synchronous: bool = False
     max_attempts: int = 3
 
     def reached(self, population: Population, seconds: float) -> str | None:
         """Return the limit that is reached, in words, or None."""
         if self.wall_clock is not None and seconds >= self.wall_clock:
             return "wall clock"
+        if self.synchronous and population.pending:
+            return None
         if self.total_steps is not None and population.step >= self.total_steps:
             return "total steps"
         if self.until_fitness is not None:

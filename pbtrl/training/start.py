@@ -35,6 +35,8 @@ from pbtrl.system.files import check_free_space, write_atomically
 from pbtrl.system.signals import Signals
 from pbtrl.training.session import Session, SessionHooks, SessionResult
 
+OWN_BUDGET = "budget.env_steps_per_member"
+
 
 def start(
     config: Config, source: ConfigSource, hooks: SessionHooks, *, root: Path, name: str | None = None,
@@ -58,11 +60,11 @@ def start(
     _refuse_while_importing_main()
     streams.reopen()
     prepared = prepare(config, source)
-    begun = name is not None and if_exists == "resume" and RunDirectory(root / name).has_begun()
-    warm = None if begun else check_warm_start(prepared, source, root)
     if name is None and (name := config.name) is None:
         name, if_exists = run_creation.default_name(config.label), "suffix"
+    warm = None
     if if_exists != "resume" or not RunDirectory(root / name).has_begun():
+        warm = check_warm_start(prepared, source, root)
         _check_space(RunDirectory(root / name), prepared, 2)
     run = run_creation.create(root, name, if_exists)
     if run.has_begun():
@@ -134,7 +136,7 @@ def resume(
         wanted = asked or _overridden(run, stored, overrides)
         config = prepare(merge_resume_config(stored, wanted), ConfigSource(file=str(run.resolved_config)))
         if isinstance(last := records[-1], RunFinished) and config == stored and run.best_file.exists():
-            hooks.presenter.say(_nothing_to_do(run, config, last.reason))
+            hooks.presenter.say(_nothing_to_do(run, config, last.reason, duration(records)))
             return SessionResult(run.path, "finished")
         changed, changes = adjusted(config, records), config_changes(stored, config)
         header = make_header(changed, stored_header.name, stored_header.initial)
@@ -189,11 +191,8 @@ def _check_space(run: RunDirectory, config: Config, each: int) -> None:
 
 def _overridden(run: RunDirectory, stored: Config, overrides: Sequence[str]) -> Config:
     """Apply overrides to the stored config; if total_steps determined the members' budgets, it still does."""
-    own = "budget.env_steps_per_member"
-    shared = stored.budget.total_steps is not None and not stored.strategy.runs_trials
-    total = with_setting(stored, own, None).steps_per_member if shared else None
-    if total == stored.steps_per_member and not any(o.startswith(f"{own}=") for o in overrides):
-        overrides = [f"{own}=null", *overrides]
+    if _shares_total(stored) and not any(o.startswith(f"{OWN_BUDGET}=") for o in overrides):
+        overrides = [f"{OWN_BUDGET}=null", *overrides]
     wanted = load_stored_config(run, overrides, trusted=True)  # the stored config is trusted by now
     if wanted.steps_per_member < stored.steps_per_member:
         old, new = (f"{c.steps_per_member:,} {c.unit}" for c in (stored, wanted))
@@ -201,13 +200,21 @@ def _overridden(run: RunDirectory, stored: Config, overrides: Sequence[str]) -> 
     return wanted
 
 
-def _nothing_to_do(run: RunDirectory, config: Config, reason: str) -> str:
-    budget = config.budget
+def _shares_total(config: Config) -> bool:
+    """Return whether total_steps determines the members' budgets."""
+    if config.budget.total_steps is None or config.strategy.runs_trials:
+        return False
+    return with_setting(config, OWN_BUDGET, None).steps_per_member == config.steps_per_member
+
+
+def _nothing_to_do(run: RunDirectory, config: Config, reason: str, seconds: float) -> str:
+    done = f"{run} is finished ({reason}): nothing to do"
+    if reason == "budget" and config.strategy.runs_trials:
+        return done
+    total = f"budget.total_steps={2 * (config.budget.total_steps or 0)}"
     more = {
-        "wall clock": f"budget.wall_clock={2 * (budget.wall_clock or 0):.0f}s",
+        "wall clock": f"budget.wall_clock={2 * seconds:.0f}s",
         "fitness reached": "budget.until_fitness=null",
-        "total steps": f"budget.total_steps={2 * (budget.total_steps or 0)}",
-    }.get(reason, None if config.strategy.runs_trials else f"budget.env_steps_per_member={2 * config.steps_per_member}")
-    if more is None:
-        return f"{run} is finished ({reason}): nothing to do"
-    return f"{run} is finished ({reason}): nothing to do. To continue: pbtrl resume {cli_reference(run, config)} {more}"
+        "total steps": total,
+    }.get(reason, total if _shares_total(config) else f"{OWN_BUDGET}={2 * config.steps_per_member}")
+    return f"{done}. To continue: pbtrl resume {cli_reference(run, config)} {more}"

@@ -271,6 +271,16 @@ def test_variance_softplus_starts_at_squared_setting():
     assert log_std.exp().square().flatten().tolist() == pytest.approx([0.09, math.log1p(math.exp(2 + raw)), 1e-12])
 
 
+@pytest.mark.parametrize("std", ["softplus", "softplus_variance"])
+def test_extreme_deviations_have_finite_gradients(std: str):
+    """Also a wide start, and outputs of the network far below the smallest deviation."""
+    dist = distribution(spaces.Box(-1, 1, (1,)), NetworkSettings(std=std, log_std=10.0))
+    assert dist.join(torch.zeros(1, 2))[0, 1].item() == pytest.approx(10.0)
+    terms = dist.terms(np.array([[[0.0, -1e6]]], np.float32), None, np.zeros((1, 1, 1), np.float32))
+    ones = np.ones((1, 1, 1), np.float32)
+    assert terms.gradient(ones[..., 0], ones[..., 0])[0][0, 0, 1] == 0.0
+
+
 @pytest.mark.parametrize("members", [1, 2, 4])
 @pytest.mark.parametrize("dist", ALL, ids=str)
 def test_member_is_bit_identical_alone_and_in_slot(dist, members):

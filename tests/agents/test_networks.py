@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from pbtrl.agents import optim
@@ -543,3 +545,14 @@ def test_settings_choose_the_network():
 def test_network_unfit_for_observations_is_refused(kind, shape, image, words):
     with pytest.raises(ValueError, match=words):
         make_network(ImpalaSettings(network=kind), shape, SIX, image)
+
+
+def test_deep_reads_the_smallest_images():
+    net = make_network(ImpalaSettings(network="deep", precision="float32"), (3, 7, 7), SIX, image=True)
+    assert net.initial(torch.Generator())["policy.weight"].isfinite().all()
+
+
+def test_images_are_not_normalized():
+    picture = spaces.Box(0, 255, (3, 36, 36), np.uint8)
+    with pytest.raises(ValueError, match="normalize is for vectors"):
+        ImpalaSettings(observations="normalize").build(picture, spaces.Discrete(2))

@@ -171,7 +171,8 @@ def test_losses_and_gradients_equal_reference(kind, settings, values):
         for name, loss in tasks.items():
             if name == "pixel_control" and kind != "image":
                 continue
-            assert metrics[f"loss/{name}"][slot].item() * live_steps == pytest.approx(loss.item(), rel=1e-5), name
+            terms = live_steps / (data.rewards.shape[1] if name == "reward_prediction" else 1)  # one per env
+            assert metrics[f"loss/{name}"][slot].item() * terms == pytest.approx(loss.item(), rel=1e-5), name
             total = total + COSTS[f"{name}_cost"] * loss
         expected = torch.autograd.grad(total, list(reference.leaves.values()))
         largest = max(g.abs().max() for g in expected)
@@ -406,6 +407,17 @@ def test_pixel_control_needs_images_and_discrete_actions():
     assert net.size == sum(v.numel() for k, v in net.initial(torch.Generator()).items() if k not in PADDED) + (
         (16 + 1) * (2 + 1) + 129 * 3
     )
+
+
+def test_padding_of_a_small_core_stays_zero():
+    net = unreal.make(UnrealSettings(core_units=10), Box(0, 255, (3, 84, 84), np.uint8), Discrete(2)).net
+    initial = net.initial(torch.Generator())
+    for name in ("policy.weight", "value.weight", "pixel.weight"):
+        assert initial[name][:10].any(1).all(), name
+        assert not initial[name][10:].any(), name
+    wider = unreal.make(UnrealSettings(core_units=11), Box(0, 255, (3, 84, 84), np.uint8), Discrete(2)).net
+    maps = initial["pixel.weight"].shape[1]
+    assert wider.size - net.size == 4 * (net._features + 2 * 10 + 2) + 2 + 1 + maps
 
 
 PADDED = {"policy.weight", "policy.bias", "value.weight", "value.bias", "class.weight", "class.bias"}

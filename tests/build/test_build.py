@@ -14,6 +14,7 @@ from pbtrl.build.trainables import trainable_builder
 from pbtrl.config.load import config_from_json, load, parse, resolve, with_setting
 from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
+from pbtrl.core.messages import Assignment
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.execution.inline import Inline
 from pbtrl.storage.run_directory import RunDirectory
@@ -106,11 +107,26 @@ def test_smaller_of_affinity_and_quota_limits_the_cores(monkeypatch, cores, quot
     assert (share.cores, share.threads) == (tuple(range(cores)), usable)
 
 
+LATER_TRIAL = Assignment("m07/000000", "m07", None, 0, 40, {"unroll_length": 9}, seed=1)
+ONE_LENGTH = ["agent.unroll_mode=exact", "hparams={learning_rate: {prior: uniform, low: 0, high: 1}}"]
+
+
 @pytest.mark.usefixtures("four_cores")
-def test_members_with_different_block_lengths_train_alone():
+def test_members_with_updates_of_their_own_length_train_alone():
+    """Trials that begin later too, which join the group of another one."""
     config = cart("agent.unroll_mode=exact", "execution.workers=2", "execution.backend=processes")
     shares = placement.worker_shares(config, ["a", "b", "c", "d"])
     assert [share.groups for share in shares] == [[["a"], ["c"]], [["b"], ["d"]]]
+    assert rl.RLBuilder(config).structure(LATER_TRIAL) == "m07"
+
+
+@pytest.mark.parametrize("overrides", [[], ONE_LENGTH], ids=["blocks", "fixed unrolls"])
+@pytest.mark.usefixtures("four_cores")
+def test_members_with_updates_of_one_length_train_together(overrides):
+    config = cart(*overrides, "execution.workers=2", "execution.backend=processes")
+    shares = placement.worker_shares(config, ["a", "b", "c", "d"])
+    assert [share.groups for share in shares] == [[["a", "b"]], [["c", "d"]]]
+    assert rl.RLBuilder(config).structure(LATER_TRIAL) is None
 
 
 @pytest.mark.parametrize(

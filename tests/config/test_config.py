@@ -384,6 +384,12 @@ def test_fire_warns_about_few_points_and_holes():
     assert [text.partition(" is ")[0] for text in holes] == ["fitness.curve_interval (100)"]
 
 
+def test_colon_in_the_key_of_an_info_names_no_code():
+    config = parse(FIVE_LINES, overrides=["fitness.metric=episode/info/time:min"])
+    assert config.imports == ()
+    assert parse(FIVE_LINES, overrides=["fitness.metric=mine:score"]).imports == ("mine",)
+
+
 def test_config_imports_no_torch_numpy_or_gymnasium():
     code = (
         "import sys, pbtrl.config.load; pbtrl.config.load.load('reference'); "

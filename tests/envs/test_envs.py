@@ -505,6 +505,11 @@ class TestForaging:
         assert np.mean(scores[True]) > 20
         assert np.mean(scores[False]) < 5
 
+    @pytest.mark.parametrize(("name", "cells"), [("size", 3), ("size", 8), ("view", 4), ("view", -1)])
+    def test_impossible_sizes_are_refused(self, name: str, cells: int):
+        with pytest.raises(ValueError, match=f"{name} must be odd and at least ., not {cells}"):
+            maze.Foraging(**{name: cells})
+
     def test_only_nearby_cells_are_visible(self):
         env = maze.Foraging(view=3, pixels=2)
         for seed in range(20):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pbtrl.agents.settings import FeudalSettings, NetworkSettings, VMPOSettings
+from pbtrl.build.warm_start import needed_settings
 from pbtrl.storage.best_member import best_snapshot
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.snapshot_store import SnapshotStore
@@ -151,6 +153,20 @@ def test_what_does_not_fit_is_one_line(pbtrl: Command, cart: Path, overrides: li
         assert message.startswith("override 'init_from=")
         assert closing == "1 error. Nothing was started."
     assert not Path("runs/second").exists()
+
+
+@pytest.mark.parametrize(
+    ("agent", "needed"),
+    [
+        (VMPOSettings(), {"log_std"}),  # an offset of the network's output
+        (VMPOSettings(std="free"), set()),  # the start of a learned weight
+        (FeudalSettings(std="free"), {"horizon"}),
+    ],
+    ids=["softplus", "free", "feudal"],
+)
+def test_settings_that_change_the_policy_must_be_equal(agent: NetworkSettings, needed: set[str]) -> None:
+    assert {"log_std", "horizon"} & set(needed_settings(agent)) == needed
+    assert {"hidden", "activation"} <= set(needed_settings(agent))
 
 
 def test_other_kinds_of_model(pbtrl: Command, first: Path) -> None:
