@@ -10,6 +10,7 @@ Every error is a `PbtrlError`. Nothing is printed unless a progress view is requ
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from pbtrl.core.records import Record, ReportRecord, UnknownRecord
 from pbtrl.errors import RunError, TrainingError
 from pbtrl.reporting.plot_names import PLOT_NAMES, Plot
 from pbtrl.storage import run_status
-from pbtrl.storage.best_member import best_snapshot, save_evaluation, snapshots_to_evaluate
+from pbtrl.storage.best_member import best_snapshot
 from pbtrl.storage.run_creation import IfExists
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import find, run_directories
@@ -329,20 +330,21 @@ class Run:
             video: number of episodes of which a video is written to the run's `eval/`.
 
         Returns:
-            Mean, 95 % interval and more, as `pbtrl eval --json` prints them. They are also saved in the run's `eval/`.
+            Mean, 95 % interval and more, as `pbtrl eval --json` prints them. They are also saved in the run's
+            `eval/`; a warning says if that is not possible.
         """
-        from pbtrl.training.scoring import evaluate
+        from pbtrl.training.scoring import evaluate_member
 
         episodes = whole_number("episodes", episodes, 1, 1_000_000)
         seed = whole_number("seed", seed, 0, 2**64 - 1)
         video = whole_number("video", video, 0, 16)
         self._run.check_links()
         config = load_stored_config(self._run, trusted=self._trusted)
-        snapshots = snapshots_to_evaluate(self._run, member)
-        results = evaluate(
-            config, self._run, snapshots, episodes=episodes, seed=seed, deterministic=deterministic, video=video
+        results, unsaved = evaluate_member(
+            config, self._run, member, episodes=episodes, seed=seed, deterministic=deterministic, video=video
         )
-        save_evaluation(self._run, results)
+        if unsaved:
+            warnings.warn(unsaved, stacklevel=2)
         return results if member == "all" else results[0]
 
     def load_policy(self, member: str = "best", *, seed: int = 0) -> Policy:

@@ -19,7 +19,6 @@ from pbtrl.cli.arguments import (
 from pbtrl.cli.exit_codes import CORRUPT, FAILED
 from pbtrl.reporting.plot_names import PLOT_NAMES
 from pbtrl.system import streams
-from pbtrl.system.files import reason
 from pbtrl.system.streams import tell
 from pbtrl.system.strict_json import to_json
 
@@ -59,30 +58,19 @@ def add_eval(commands: Any) -> None:
 
 def run_eval(a: argparse.Namespace) -> int:
     """Evaluate snapshots on fresh episodes."""
-    from pbtrl.errors import SnapshotError
     from pbtrl.reporting import tables
-    from pbtrl.storage.best_member import save_evaluation, snapshots_to_evaluate
     from pbtrl.storage.run_lookup import find
     from pbtrl.storage.stored_config import load_stored_config
     from pbtrl.training import scoring
 
     run = find(a.run, a.runs)
     run.check_links()
-    snapshots = snapshots_to_evaluate(run, a.member)
     config = load_stored_config(run, trusted=a.trust_imports)
-    play = partial(
-        scoring.evaluate, config, run, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic, video=a.video
+    results, unsaved = scoring.evaluate_member(
+        config, run, a.member, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic, video=a.video
     )
-    try:
-        results = play(snapshots)
-    except SnapshotError:
-        if (newest := snapshots_to_evaluate(run, a.member)) == snapshots:
-            raise
-        results = play(newest)  # the run is training and has deleted the first ones
-    try:
-        save_evaluation(run, results)
-    except OSError as error:
-        tell(f"warning: results not saved in {run.evaluations}: {reason(error)}", sys.stderr)
+    if unsaved:
+        tell(f"warning: {unsaved}", sys.stderr)
     printed = results if a.member == "all" else results[0]
     tell(to_json(printed) if a.json else tables.evaluations(results, run))
     if unscored := scoring.unscored(config, results):

@@ -64,6 +64,11 @@ class Member:
     evaluated_at: int = 0
 
     @property
+    def place(self) -> int:
+        """Place in the order of ids, from 0."""
+        return int(self.id[1:])
+
+    @property
     def is_evaluator(self) -> bool:
         """Whether the member evaluates others, and so is never a candidate for the best."""
         return self.role.startswith(EVALUATOR)
@@ -113,5 +118,5 @@ class Member:
 
     @property
     def before_copy(self) -> bool:
-        """Whether `rank_fitness` is a placeholder."""
-        return self.fitness is None and self.placeholder is not None
+        """Whether a placeholder ranks the member; evaluators are never ranked."""
+        return self.fitness is None and self.placeholder is not None and not self.is_evaluator

@@ -280,6 +280,7 @@ class Population:
 
     def _restart(self, member: Member, assignment: Assignment) -> None:
         """Forget the results of the weights before a copy or fresh start, or inherit the donor's."""
+        meaningful = not member.diverged
         member.diverged = member.given_up = False
         if assignment.inherit:
             if assignment.donor is None:
@@ -290,7 +291,7 @@ class Population:
             member.window_start_step, member.counted_steps = donor.window_start_step + ahead, donor.counted_steps
             member.curve = donor.curve.moved(ahead)
             return
-        member.placeholder = member.rank_fitness
+        member.placeholder = member.rank_fitness if meaningful else None
         member.window, member.fitness = [], None
         member.window_start_step, member.counted_steps = assignment.start, 0
         member.curve = Curve(assignment.start)

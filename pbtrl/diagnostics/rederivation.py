@@ -26,9 +26,9 @@ class Difference:
 
     Attributes:
         line: number of the journal line.
-        member: member whose assignment differs.
-        recorded: the assignment in the journal; None if there is none.
-        derived: the assignment that the strategy gives now; None if there is none.
+        member: member whose assignment or retirement differs.
+        recorded: the assignment in the journal, or `{"retired": true or false}`; None for no assignment.
+        derived: the same of what the strategy decides now.
     """
 
     line: int
@@ -61,13 +61,19 @@ def rederive(run: RunDirectory, config: Config) -> dict[str, Any]:
                 population.free = population.size - len(population.pending) if free is None else free
                 derived = {a.member: a.to_json() for a in decide(strategy, population)}
                 recorded = {a.member: a.to_json() for a in record.assignments}
-                for member in [*recorded, *derived]:
-                    if recorded.get(member) != derived.get(member):
-                        difference = Difference(number, member, recorded.get(member), derived.get(member))
-                        return {"decisions": decisions, "difference": asdict(difference)}
+                retired = {m for m in strategy.retired(population) if not population.members[m].retired}
+                differences = [Difference(number, m, recorded.get(m), derived.get(m)) for m in [*recorded, *derived]]
+                for m in sorted(retired | {*record.retired}):
+                    differences.append(Difference(number, m, _retired(m in record.retired), _retired(m in retired)))
+                if difference := next((d for d in differences if d.recorded != d.derived), None):
+                    return {"decisions": decisions, "difference": asdict(difference)}
                 decisions += 1
         population.record(record)
     return {"decisions": decisions, "difference": None}
+
+
+def _retired(retired: bool) -> dict[str, Any]:
+    return {"retired": retired}
 
 
 def _strategy(config: Config, horizon: int) -> Strategy:
@@ -84,7 +90,13 @@ def text(result: dict[str, Any]) -> str:
         return f"{result['decisions']} decisions derived again from the journal, all the same"
     lines = [f"journal line {difference['line']}: the decision about {difference['member']} comes out differently"]
     for name in ("recorded", "derived"):
-        a = difference[name]
-        what = "nothing" if a is None else f"{a['id']} from {a['parent']} to {a['stop']:,}, {a['hyperparameters']}"
-        lines.append(f"  {name}: {what}")
+        lines.append(f"  {name}: {_words(difference[name])}")
     return "\n".join(lines)
+
+
+def _words(decided: dict[str, Any] | None) -> str:
+    if decided is None:
+        return "nothing"
+    if "retired" in decided:
+        return "it retires" if decided["retired"] else "it goes on"
+    return f"{decided['id']} from {decided['parent']} to {decided['stop']:,}, {decided['hyperparameters']}"

@@ -106,7 +106,7 @@ def _body(run: RunDirectory, best: BestMember | None, data: plots.RunData, figur
     parts = [html_page.note(tables.progress(status))]
     if best:
         parts.append(section(_title_of_best(data), facts(outcome_rows(best, data.header, data.records))))
-    parts.append(section("Members", _table(tables.members(status))))
+    parts.append(section("Members", _table(tables.members(status), whole=True)))
     parts += figures
     if shares := report_tables.time_shares(data):
         parts.append(section("Time", _table(shares)))
@@ -131,9 +131,9 @@ def _title_of_best(data: plots.RunData) -> str:
     return "Best member" + (", before the run was continued" if continued else "")
 
 
-def _table(table: Table, wide: Sequence[int] = ()) -> str:
-    """Format a table with its last MAX_TABLE_ROWS rows, and its notes."""
-    skipped = max(0, len(table.rows) - MAX_TABLE_ROWS)
+def _table(table: Table, wide: Sequence[int] = (), *, whole: bool = False) -> str:
+    """Format a table, unless `whole` only its last MAX_TABLE_ROWS rows, and its notes."""
+    skipped = 0 if whole else max(0, len(table.rows) - MAX_TABLE_ROWS)
     marked = {(row - skipped, column) for row, column in table.marked}
     notes = [*([f"{skipped} earlier ones are left out"] if skipped else []), *table.notes]
     rows = html_page.table(table.titles, table.rows[skipped:], table.left, marked, wide) if table.rows else ""

@@ -232,7 +232,7 @@ class LiveStatus:
         self._failures.pop(a.member, None)
         if a.donor is not None:
             return self._copied(a, self.population.members[a.donor], before, elapsed)
-        if a.parent is None and before:
+        if a.parent in (None, self.population.initial) and before:
             return Event("fresh", elapsed, f"{a.member} {a.note}", {"member": a.member, "note": a.note})
         return None
 

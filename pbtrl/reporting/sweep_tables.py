@@ -58,9 +58,11 @@ def result_text(result: Json) -> str:
             "  ".join(format_fitness(run["score"]) for run in runs),
         ])  # fmt: skip
     seeds = ", ".join(map(str, result["seeds"]))
+    used = any(run["held_out"] is False for run in result["runs"])
+    data = "the data that it was chosen with" if used else "data that nothing was chosen with"
     lines = [
         aligned(["arm", "finished", "mean score", "steps per run", "score per seed"], table, left=(0, 4)),
-        f"score: of the chosen member, on data that nothing was chosen on; seeds {seeds}",
+        f"score: of the chosen member, on {data}; seeds {seeds}",
     ]
     return "\n".join([*lines, *_unequal(steps), *_unfinished(result["runs"])])
 

@@ -95,13 +95,17 @@ class ASHA(TrialSearch):
         return [t for rung in highest for t in ranked(trials, rung) if _waits_at(t, rung)][:1]
 
     def _hopeless(self, trials: list[Trial]) -> list[Trial]:
-        """Return the paused trials that are below the cut of their rung even if all that can come to it are worse."""
+        """Return the paused trials that never go on: those below the cut of their rung even if all that can come to it
+        are worse, and, where exactly 1/eta are promoted, all others once so many were.
+        """
         result: list[Trial] = []
         for rung in range(len(self.rungs) - 1):
             completed = ranked(trials, rung)
             active = [t for t in trials if len(t.results) <= rung and t.member.healthy and not t.member.retired]
             most = len(completed) + len(active) + self.count - len(trials)
-            result += [t for t in completed[max(1, most // self.eta) :] if _waits_at(t, rung)]
+            share = max(1, most // self.eta)
+            spent = self.form == "delay" and sum(_is_beyond(t, rung) for t in completed) >= share
+            result += [t for t in completed[0 if spent else share :] if _waits_at(t, rung)]
         return result
 
     def _stopped(self, trials: list[Trial]) -> list[Trial]:

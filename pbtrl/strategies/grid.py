@@ -14,7 +14,7 @@ from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Population
 from pbtrl.core.search_space import MixedSearchSpace, SearchSpace
 from pbtrl.core.values import Value
-from pbtrl.strategies.trials import IndependentTrials, place_of
+from pbtrl.strategies.trials import IndependentTrials
 
 
 def points(dimension: Dimension, count: int) -> list[Value]:
@@ -57,7 +57,7 @@ class Grid:
     def __call__(self, population: Population, member: Member, proposed: Sequence[Hyperparameters]) -> Hyperparameters:
         """Return the point of a trial."""
         order = population.rng("m00", 0, "grid").permutation(len(self.cells))
-        return dict(self.cells[order[place_of(member)]])
+        return dict(self.cells[order[member.place]])
 
 
 def grid(

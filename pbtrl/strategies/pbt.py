@@ -119,7 +119,7 @@ class PBT(Strategy):
 
         Members are retired if the strategy makes no copies, or if they failed too often in a row.
         """
-        if self.exploit.method == "none" or self._is_reference(population, member):
+        if self.exploit.method == "none" or self._is_reference(member):
             return False
         return member.consecutive_failures <= self.max_consecutive_failures
 
@@ -147,13 +147,13 @@ class PBT(Strategy):
             select: rule that replaces the exploit rule.
         """
         if member.generation < 0:
-            space = self.space.initial_space(_place(population, member))
+            space = self.space.initial_space(member.place)
             drawn = space.sample(population.rng(member.id, 0, "prior"))
             return self.assign(population, member, None, drawn, note="initial")
         if not member.healthy:
             return self._rescue(population, member)
         ready = member.step % (interval or self.slice_steps) == 0 and member.step >= self.burn_in
-        if not ready or self._is_reference(population, member):
+        if not ready or self._is_reference(member):
             return self.assign(population, member, member.snapshot, member.hyperparameters)
         return self.evolve(population, member, select or self._donor)
 
@@ -316,12 +316,8 @@ class PBT(Strategy):
         stop = next_stop(member.step, self.slice_steps, self.horizon)
         return assign(population, member, parent, values, stop, donor=donor, note=note, hparams_donor=hparams_donor)
 
-    def _is_reference(self, population: Population, member: Member) -> bool:
-        return _place(population, member) < self.references
-
-
-def _place(population: Population, member: Member) -> int:
-    return list(population.members).index(member.id)
+    def _is_reference(self, member: Member) -> bool:
+        return member.place < self.references
 
 
 def _fitness(member: Member) -> float:

@@ -8,12 +8,11 @@ from pydantic import Field
 from typing_extensions import override
 
 from pbtrl.core.search_space import SearchSpace
-from pbtrl.core.values import MAX_MEMBERS, Whole
+from pbtrl.core.values import Whole
 from pbtrl.errors import ConfigProblem
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
-from pbtrl.strategies.rules import Count
 from pbtrl.strategies.settings import StrategyContext
-from pbtrl.strategies.trial_settings import TrialSettings, trial_arguments
+from pbtrl.strategies.trial_settings import TrialCount, TrialSettings, trial_arguments
 
 if TYPE_CHECKING:
     from pbtrl.strategies import Strategy
@@ -34,7 +33,7 @@ class RLSearchSettings(TrialSettings):
     """
 
     name: Literal["rl_search"] = "rl_search"
-    trials: Count = 160
+    trials: TrialCount = 160
     batch_size: Annotated[Whole, Field(ge=2)] = 16
     sequential: bool = True
     order: Literal["random", "config"] = "random"
@@ -53,8 +52,6 @@ class RLSearchSettings(TrialSettings):
             yield ConfigProblem("rl_search searches for one agent: remove the mix", ("population", "mix"))
         elif not config.hparams:
             yield ConfigProblem("rl_search needs at least one hyperparameter to search", ("hparams",))
-        if self.trials > MAX_MEMBERS:
-            yield ConfigProblem(f"must be <= {MAX_MEMBERS:,}, not {self.trials:,}", ("strategy", "trials"))
         if self.trials < self.batch_size:
             text = f"{self.trials} trials are fewer than a batch of {self.batch_size}: the agent would never learn"
             yield ConfigProblem(text, ("strategy", "trials"), ("strategy", "batch_size"))

@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from pbtrl.core.dimensions import Choice
-from pbtrl.core.values import Value, Whole
+from pbtrl.core.values import MAX_MEMBERS, Value, Whole
 from pbtrl.errors import ConfigProblem, MissingPackageError
 from pbtrl.strategies.brackets import Bracket, Sizes, halving, hyperband, rung_steps
 from pbtrl.strategies.rules import Count
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pbtrl.strategies.trials import Proposer
 
 Eta = Annotated[Whole, Field(ge=2)]
+TrialCount = Annotated[Count, Field(le=MAX_MEMBERS)]
 LARGEST_GRID = 10_000
 
 
@@ -97,7 +98,7 @@ class RandomSearchSettings(TrialSettings):
     """
 
     name: Literal["random_search"] = "random_search"
-    trials: Count | None = None
+    trials: TrialCount | None = None
 
     @property
     @override
@@ -161,7 +162,7 @@ class FixedSettings(TrialSettings):
 
     name: Literal["fixed"] = "fixed"
     values: dict[str, Value] = field(default_factory=dict)
-    trials: Count | None = None
+    trials: TrialCount | None = None
 
     @property
     @override
@@ -206,7 +207,7 @@ class BayesianSettings(TrialSettings):
 
     name: Literal["bayesian"] = "bayesian"
     sampler: Literal["tpe", "gp", "cmaes", "qmc", "random"] = "tpe"
-    trials: Count = 50
+    trials: TrialCount = 50
     startup_trials: Count = 10
 
     @override
@@ -300,7 +301,7 @@ class SuccessiveHalvingSettings(RungSettings):
     """Settings of successive halving. `trials` is the number of trials at the lowest rung."""
 
     name: Literal["successive_halving"] = "successive_halving"
-    trials: Count = 81
+    trials: TrialCount = 81
 
     @override
     def brackets(self, rungs: tuple[int, ...]) -> tuple[Bracket, ...]:
@@ -402,7 +403,7 @@ class ASHASettings(ModelSettings):
     name: Literal["asha"] = "asha"
     form: Literal["promote", "delay", "stop"] = "promote"
     eta: Eta = 4
-    trials: Count = 64
+    trials: TrialCount = 64
 
     @override
     def brackets(self, rungs: tuple[int, ...]) -> tuple[Bracket, ...]:

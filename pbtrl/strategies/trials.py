@@ -115,11 +115,6 @@ def unstarted(population: Population, missing: int) -> list[Member]:
     return population.unstarted(max(0, min(missing, population.free)))
 
 
-def place_of(member: Member) -> int:
-    """Return the place of a member in the order of ids, from 0."""
-    return int(member.id[1:])
-
-
 def space_of(space: SearchSpace | MixedSearchSpace, population: Population, member: Member) -> SearchSpace:
     """Return the search space of a new trial. In a mixed population the agents of the mix repeat."""
-    return space.initial_space(place_of(member) % population.size)
+    return space.initial_space(member.place % population.size)

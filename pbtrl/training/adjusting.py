@@ -44,14 +44,10 @@ def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -
     config = load_stored_config(run, trusted=trusted, makes_envs=False)
     if run.holder() is None:
         with run.lock():
+            lines = [*_write_unread(run, config)]
             records, change = _checked(run, config, items)
-            timing = {"time": time.time(), "elapsed": duration(records)}
-            journal = Journal(run.journal_path)
-            try:
-                journal.append({"kind": "set", **change.to_json(), "timing": timing})
-            finally:
-                journal.close()
-        return f"{change.text}: read by the first decision after a resume"
+            _write(run, records, change)
+        return "\n".join([*lines, f"{change.text}: read by the first decision after a resume"])
     _, change = _checked(run, config, items)
     make_directory(run.requests)
     request = run.requests / f"{time.time_ns()}-{os.getpid()}.json"
@@ -62,6 +58,25 @@ def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -
     if request.exists():
         return f"{change.text}: requested; the run has not read it yet"
     return f"{change.text}: read by the next decision"
+
+
+def _write_unread(run: RunDirectory, stored: Config) -> Iterator[str]:
+    """Write the requests that no session has read into the journal of a stopped run. Yields those refused, in words."""
+    _, records, population = run.load()
+    refused: list[str] = []
+    for change, _ in Requests(run, adjusted(stored, records), population, records, refused.append)():
+        population.record(_write(run, records, change))
+    yield from refused
+
+
+def _write(run: RunDirectory, records: Sequence[Record], change: RunChanged) -> Record:
+    """Write a change into the journal of a stopped run."""
+    journal = Journal(run.journal_path)
+    try:
+        timing = {"time": time.time(), "elapsed": duration(records)}
+        return journal.append({"kind": "set", **change.to_json(), "timing": timing})
+    finally:
+        journal.close()
 
 
 class Requests:

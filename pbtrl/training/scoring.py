@@ -14,10 +14,37 @@ from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
 from pbtrl.errors import RunError, SnapshotError
 from pbtrl.reporting.formatting import format_fitness
+from pbtrl.storage.best_member import save_evaluation, snapshots_to_evaluate
 from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.system.files import reason
 
 if TYPE_CHECKING:
     from pbtrl.rl.video import Camera
+
+
+def evaluate_member(config: Config, run: RunDirectory, member: str, **how: Any) -> tuple[list[dict[str, Any]], str]:
+    """Evaluate the newest snapshots of `member` (an id, `best` or `all`) and save the results in the run's `eval/`.
+
+    Args:
+        config, run: the run.
+        member: as in `snapshots_to_evaluate`.
+        how: further arguments of `evaluate`.
+
+    Returns:
+        The results, and a warning if they could not be saved, else an empty text.
+    """
+    snapshots = snapshots_to_evaluate(run, member)
+    try:
+        results = evaluate(config, run, snapshots, **how)
+    except SnapshotError:
+        if (newest := snapshots_to_evaluate(run, member)) == snapshots:
+            raise
+        results = evaluate(config, run, newest, **how)  # the run is training and has deleted the first ones
+    try:
+        save_evaluation(run, results)
+    except OSError as error:
+        return results, f"results not saved in {run.evaluations}: {reason(error)}"
+    return results, ""
 
 
 def evaluate(

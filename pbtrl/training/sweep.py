@@ -81,21 +81,23 @@ class SweepRun:
     def row(self) -> Row:
         """Return its result.
 
-        `score` is the mean of the chosen member's fresh episodes (null before the run is finished), `steps` are those
-        that were trained, and `seconds` the time of all sessions.
+        `score` is the mean of the chosen member's fresh episodes (null before the run is finished), `held_out` whether
+        it is of data that nothing was chosen with, `steps` are those that were trained, and `seconds` the time of all
+        sessions.
         """
         run = self.directory
         row: Row = {"run": self.path.name, "path": str(self.path), "arm": self.arm.name, "seed": self.seed}
-        row |= {"state": self.state, "score": None, "steps": 0, "seconds": 0.0, "reason": None}
+        row |= {"state": self.state, "score": None, "held_out": None, "steps": 0, "seconds": 0.0, "reason": None}
         if row["state"] == "not started":
             return row
         try:
-            _, records, population = run.load()
+            header, records, population = run.load()
             row["steps"], row["seconds"] = population.step, duration(records)
             if row["state"] == "finished":
                 if (best := read_best(run)) is None:
                     raise DamagedError(without_best(run, self.arm.config))
                 row["score"] = best.evaluation.return_mean
+                row["held_out"] = best.evaluation.held_out or header.unit == "env_steps"
             else:
                 row["reason"] = read_run_info(run).get("reason")
         except DamagedError as error:

@@ -281,6 +281,18 @@ def test_limits():
     config = cart("budget.wall_clock=1m", "budget.until_fitness=9", "failure.max_restarts_per_member=5")
     result = factory.stop_criteria(config)
     assert (result.wall_clock, result.total_steps, result.until_fitness, result.max_attempts) == (60.0, None, 9.0, 5)
+    assert result.synchronous
+    assert not factory.stop_criteria(cart("population.mode=async")).synchronous
+
+
+def test_shared_total_is_in_whole_blocks_of_every_member():
+    """A member's share of 12,700 is 3,175, and its blocks have 40 steps. For a search over trials it is a cap."""
+    config = cart("population.size=4", "budget={total_steps: 12_700}")
+    assert factory.stop_criteria(config).total_steps == 4 * config.steps_per_member == 4 * 3200
+    trials = cart(
+        "population.size=4", "budget={total_steps: 12_700, env_steps_per_member: 400}", "strategy={name: asha}"
+    )
+    assert factory.stop_criteria(trials).total_steps == 12_700
 
 
 def test_executor_creates_member_directories(tmp_path: Path):

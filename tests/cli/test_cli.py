@@ -13,6 +13,7 @@ import pytest
 
 from pbtrl.storage import best_member
 from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.training import scoring
 from tests.command import ROOT, Command, contents, journal, spawn
 
 COMMANDS = [
@@ -362,11 +363,9 @@ def test_snapshot_deleted_while_read_falls_back_to_newer(pbtrl: Command, monkeyp
     )
     old = gone[:-1] + str((int(gone[-1]) + 1) % 10)
     answers = iter([[old]])
-    monkeypatch.setattr(
-        best_member, "snapshots_to_evaluate", lambda run, member: next(answers, None) or real(run, member)
-    )
+    monkeypatch.setattr(scoring, "snapshots_to_evaluate", lambda run, member: next(answers, None) or real(run, member))
     assert pbtrl("eval", "last", "--member", "m00", "--json").json["snapshot"] == gone
-    monkeypatch.setattr(best_member, "snapshots_to_evaluate", lambda run, member: [old])
+    monkeypatch.setattr(scoring, "snapshots_to_evaluate", lambda run, member: [old])
     assert pbtrl("eval", "last", "--member", "m00").code == 4
 
 

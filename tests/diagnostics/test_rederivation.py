@@ -39,6 +39,7 @@ def test_changed_journal_is_found(pbtrl: Command) -> None:
     lines = journal(Path("runs/a"))
     number = next(i for i, line in enumerate(lines) if line["kind"] == "decision" and i > 10)
     changed = lines[number]["assignments"][1]
+    original = dict(changed["hyperparameters"])
     changed["hyperparameters"]["h0"] += 0.25
     rewrite(Path("runs/a"), lines)
     result = pbtrl("verify", "a", "--decisions")
@@ -46,6 +47,13 @@ def test_changed_journal_is_found(pbtrl: Command) -> None:
     assert result.out.startswith(f"journal line {number + 1}: the decision about m01 comes out differently\n")
     assert f"recorded: {changed['id']}" in result.out
     assert f"derived: {changed['id']}" in result.out
+    lines[number]["retired"] = ["m00"]
+    changed["hyperparameters"] = original
+    rewrite(Path("runs/a"), lines[: number + 1])
+    retired = pbtrl("verify", "a", "--decisions").out.splitlines()
+    assert retired[0].endswith("the decision about m00 comes out differently")
+    assert retired[1:] == ["  recorded: it retires", "  derived: it goes on"]
+    del lines[number]["retired"]
     del lines[number]["assignments"][1]
     rewrite(Path("runs/a"), lines[: number + 1])
     assert "recorded: nothing" in pbtrl("verify", "a", "--decisions").out

@@ -203,6 +203,8 @@ def test_searched_hyperparameter_has_the_name_of_its_fixed_value(tmp_path: Path)
     settings = read_settings(RunDirectory(write_run(tmp_path, "a", 1.0, {**PBT, "hparams": {"learning_rate": prior}})))
     assert settings["agent.learning_rate"] == prior
     assert not any(name.startswith("hparams") for name in settings)
+    mixed = {"agents": {"a": {"name": "vmpo"}}, "hparams": {"learning_rate": prior}}
+    assert read_settings(RunDirectory(write_run(tmp_path, "b", 1.0, mixed)))["agent.learning_rate"] == prior
 
 
 # Runs without a score

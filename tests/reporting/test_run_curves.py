@@ -138,6 +138,19 @@ def test_diverged_member_is_at_the_bottom(tmp_path: Path) -> None:
     assert points(curves(w).median) == [(300, 3.0)]
 
 
+def test_median_of_mostly_diverged_members_is_no_result(tmp_path: Path) -> None:
+    """Not the one from before they diverged."""
+    w = JournalWriter(tmp_path / "a", size=3)
+    w.decide(w.next("m00"), w.next("m01"), w.next("m02"))
+    for member in ("m00", "m01", "m02"):
+        w.report(member, 5.0)
+    assert curves(w).final_median == 5.0
+    w.decide(w.next("m00"), w.next("m01"), w.next("m02"))
+    for member in ("m00", "m01", "m02"):
+        w.report(member, 9.0, diverged=member != "m02")
+    assert curves(w).final_median is None
+
+
 def test_finished_trial_is_scored_by_the_final_choice(tmp_path: Path) -> None:
     """It never reports again, so that no other episodes exist: of three trials in a row the second one is chosen."""
     w = JournalWriter(tmp_path / "a", size=1)

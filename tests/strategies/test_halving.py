@@ -136,6 +136,12 @@ def test_delayed_asha_promotes_exactly_a_quarter(tmp_path: Path, order: int | No
     assert [len(members) for members in reached(end, R256)] == [256, 64, 16, 4, 1]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_delayed_asha_leaves_no_trial_waiting(tmp_path: Path, seed: int) -> None:
+    end = run(asha(40, (1, 2, 4, 8), form="delay", eta=2), tmp_path, constant, order=seed, seed=seed)
+    assert [m.id for m in end.members.values() if not m.retired and m.step < 8] == []
+
+
 @pytest.mark.parametrize("order", [None, 1, 2])
 def test_promotions_contain_the_best_in_any_order(tmp_path: Path, order: int | None) -> None:
     end = run(asha(), tmp_path, constant, order=order)

@@ -218,6 +218,19 @@ def test_target_fitness_ends_the_run(tmp_path: Path) -> None:
     assert done.of("report")[-1]["assignment"] == "m02/000001"
 
 
+@pytest.mark.parametrize("limit", [StopCriteria(total_steps=SIZE * EVERY + 1, synchronous=True),
+                                   StopCriteria(until_fitness=10.0, synchronous=True)])  # fmt: skip
+def test_synchronous_generation_is_finished_before_a_limit_ends_the_run(tmp_path: Path, limit: StopCriteria) -> None:
+    """So its end does not depend on who reports first."""
+    fitness = {"m02/000001": 10.0}
+    ends = [
+        run_session(tmp_path / f"{order}", lambda a, attempt: trained(a, fitness.get(a.id, 1.0)),
+                    strategy=pbt(synchronous=True), order=order, limits=limit)
+        for order in (None, 1, 2)
+    ]  # fmt: skip
+    assert [[m.step for m in end.population.members.values()] for end in ends] == [[2 * EVERY] * SIZE] * 3
+
+
 def test_wall_clock_ends_the_run_and_sessions_add_up(tmp_path: Path) -> None:
     done = run_session(tmp_path / "j", limits=StopCriteria(wall_clock=100.0), previous_seconds=100.0)
     assert (done.reason, done.lines) == ("wall clock", [])

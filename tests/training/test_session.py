@@ -28,6 +28,7 @@ from pbtrl.storage import run_lock
 from pbtrl.storage.journal import digest, read_journal
 from pbtrl.storage.retention import Retention
 from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.trainables.sequential import SequentialCohort
 from pbtrl.training import final_choice, scoring, session
 from pbtrl.training.controller import Controller
 from tests.command import ROOT, Command, contents, descendants, journal, kinds, spawn, weights
@@ -630,6 +631,25 @@ def test_total_budget_can_be_extended(pbtrl: Command):
     assert pbtrl("train", "toy_quadratic", *budget).code == 0
     assert pbtrl("resume", "toy_quadratic", "budget.total_steps=200").code == 0
     assert [m["env_steps"] for m in pbtrl("status", "toy_quadratic", "--json").json["members"]] == [100, 100]
+    assert "To continue: pbtrl resume toy_quadratic budget.total_steps=400\n" in pbtrl("resume", "toy_quadratic").out
+
+
+def test_stop_inside_a_slice_changes_nothing_in_a_deterministic_run(pbtrl: Command, monkeypatch):
+    """Also of a model that is not RL: its open slices are trained again as a whole."""
+    train = ["train", "toy_deceptive", "budget.env_steps_per_member=200", "fitness.curve_interval=10"]
+    assert pbtrl(*train, "--name", "a").code == 0
+    calls = iter(range(1000))
+    train_part = SequentialCohort.advance
+
+    def advance(self):
+        if next(calls) == 15:
+            signal.raise_signal(signal.SIGINT)
+        return train_part(self)
+
+    monkeypatch.setattr(SequentialCohort, "advance", advance)
+    assert pbtrl(*train, "--name", "b").code == 130
+    assert pbtrl("resume", "b").code == 0
+    assert canonical("a") == canonical("b")
 
 
 def test_target_fitness_ends_a_run_and_a_higher_one_resumes(pbtrl: Command):

@@ -17,6 +17,7 @@ from pbtrl.config.load import load, parse
 from pbtrl.core.records import RunChanged
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.system.files import make_directory
 from pbtrl.training.adjusting import set_run
 from tests.command import Command, journal
 
@@ -93,6 +94,24 @@ def test_change_survives_another_resume(pbtrl: Command, stopped: Path) -> None:
     explored = [a for a in assignments(RUN, "set") if a["donor"]]
     assert explored
     assert max(a["hyperparameters"]["h0"] for a in explored) <= 0.05
+    assert "all the same" in pbtrl("verify", "a", "--decisions").out
+
+
+def test_request_that_no_session_read_comes_before_a_later_one(pbtrl: Command, stopped: Path) -> None:
+    """As of a run that was killed before it could read it."""
+    make_directory(DIRECTORY.requests)
+    old = {"items": ["strategy.explore.factors=[1.5, 0.7]", "hparams.h0.low=0.0"]}
+    (DIRECTORY.requests / "1-1.json").write_text(json.dumps(old))
+    (DIRECTORY.requests / "2-1.json").write_text(json.dumps({"items": ["seed=3"]}))
+    done = pbtrl("set", "a", "strategy.explore.factors=[1.1, 0.9]")
+    refused, written = done.out.splitlines()
+    assert refused.startswith("a request was refused: 'seed' cannot change")
+    assert written.startswith("strategy.explore.factors [1.1, 0.9]: read by")
+    assert [line["settings"] for line in journal(RUN) if line["kind"] == "set"] == [
+        {"strategy.explore.factors": [1.5, 0.7], "hparams.h0.low": 0.0}, {"strategy.explore.factors": [1.1, 0.9]},
+    ]  # fmt: skip
+    assert not list(DIRECTORY.requests.iterdir())
+    assert pbtrl("resume", "a", "--progress", "none").code == 0
     assert "all the same" in pbtrl("verify", "a", "--decisions").out
 
 

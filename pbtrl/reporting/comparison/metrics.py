@@ -85,5 +85,5 @@ class Metric:
         if self.name == "steps_to":
             return run.curves.best.steps_to(self.target)
         if self.name == "median":
-            return run.curves.median.values[-1] if run.curves.median.values else None
+            return run.curves.final_median
         return run.score if self.name == "score" else run.fitness

@@ -15,7 +15,7 @@ import bisect
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pbtrl.core.member import Member
 from pbtrl.core.messages import Report, numbers
@@ -66,10 +66,12 @@ class RunCurves:
         best: the best member's re-evaluated score.
         median: median of what ranks the members: their fitness or, just after a copy, the one from before. Members that
             retired count with their last fitness, diverged ones as minus infinity, evaluators not at all.
+        final_median: the median at the end; None if there is none, as where most members diverged.
     """
 
     best: RunCurve
     median: RunCurve
+    final_median: float | None = None
 
 
 def run_curves(
@@ -112,9 +114,10 @@ def run_curves(
                 curves.best.add(population.step, record.elapsed, means[leader.id])
         else:
             population.record(record)
-    curves.median.add(population.step, seconds, _median(population))
+    final = _median(population)
+    curves.median.add(population.step, seconds, final)
     curves.best.add(population.step, seconds, score)
-    return curves
+    return replace(curves, final_median=final if final is not None and math.isfinite(final) else None)
 
 
 def _new_episodes(report: Report, start: int, rule: FitnessRule) -> list[float]:

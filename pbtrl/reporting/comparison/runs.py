@@ -15,7 +15,7 @@ from pbtrl.config.differences import NEUTRAL, flatten
 from pbtrl.config.load import read
 from pbtrl.config.renamed_keys import modernize
 from pbtrl.config.wording import shown
-from pbtrl.core.records import duration
+from pbtrl.core.records import RunChanged, duration
 from pbtrl.errors import ConfigError, DamagedError, RunError
 from pbtrl.reporting.comparison.run_curves import RunCurves, run_curves
 from pbtrl.storage.best_member import read_best, without_best
@@ -57,6 +57,7 @@ class ComparedRun:
         steps: steps of all members together, evaluators and retired ones included (in `header.unit`).
         seconds: training time, without the time between sessions.
         curves: its curves.
+        changes: whether `pbtrl set` changed it, which `settings` does not show.
         unfinished: why it has no final result; empty if it has finished.
     """
 
@@ -72,6 +73,7 @@ class ComparedRun:
     steps: int
     seconds: float
     curves: RunCurves
+    changes: bool
     unfinished: str
 
 
@@ -127,7 +129,7 @@ def load(run: RunDirectory) -> ComparedRun:
         run.path, header, settings, info,
         "return" if header.is_return else header.metric,
         score, best.evaluation.ci95 if best else None, best.member if best else "", fitness, population.step,
-        duration(records), curves, unfinished,
+        duration(records), curves, any(isinstance(record, RunChanged) for record in records), unfinished,
     )  # fmt: skip
 
 
@@ -154,7 +156,7 @@ def read_settings(run: RunDirectory) -> Settings:
         tree = modernize(read(path).data)
     except ConfigError as error:
         raise DamagedError(error.messages[0]) from error
-    fixed = "agent" if "agent" in tree else "trainable"
+    fixed = "trainable" if "trainable" in tree else "agent"
     flat: Settings = {}
     for key, value in tree.items():
         if key == "hparams" and isinstance(value, dict):

@@ -45,7 +45,7 @@ def episodes(data: RunData) -> Figure:
     panel.set_yticks(range(len(top)), [short(data.label(m)) for m in top])
     panel.set_ylim(max(1, len(top)) - 0.4, -0.6)
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x) if abs(x) >= 10_000 else f"{x:g}"))
-    label = "return" if data.header.unit == "env_steps" else data.header.metric
+    label = "return" if data.header.is_return else data.header.metric
     left_out = f" ({len(rows) - len(top)} more members are not drawn)" if len(rows) > len(top) else ""
     panel.set(title="final episodes" + left_out, xlabel=short(label))
     return figure
