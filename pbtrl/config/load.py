@@ -33,7 +33,7 @@ def shipped() -> list[str]:
 
 
 def describe_shipped() -> dict[str, str]:
-    """What each shipped config trains, by name: the first sentence of its file."""
+    """Return what each shipped config trains, by name: the first sentence of its file."""
     return {name: _first_sentence((_folder() / f"{name}.yaml").read_text(encoding="utf-8")) for name in shipped()}
 
 
