@@ -195,10 +195,10 @@ def test_untrusted_run_imports_nothing(pbtrl: Command) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "env: {id: 'theirs:make'}",
-        "env: {id: CartPole-v1, wrappers: ['theirs:Wide']}",
-        "env: {id: CartPole-v1, wrappers: [{id: 'theirs:Wide', kwargs: {a: 1}}]}",
-        "env: {id: CartPole-v1}\nfitness: {metric: 'theirs:score'}",
+        "env: {id: 'never_imported:make'}",
+        "env: {id: CartPole-v1, wrappers: ['never_imported:Wide']}",
+        "env: {id: CartPole-v1, wrappers: [{id: 'never_imported:Wide', kwargs: {a: 1}}]}",
+        "env: {id: CartPole-v1}\nfitness: {metric: 'never_imported:score'}",
     ],
 )
 def test_stored_config_that_names_code_of_an_env_needs_trust(tmp_path: Path, code: str) -> None:
@@ -206,11 +206,11 @@ def test_stored_config_that_names_code_of_an_env_needs_trust(tmp_path: Path, cod
     run = RunDirectory(tmp_path)
     run.resolved_config.write_text(f"{code}\nbudget: {{env_steps_per_member: 1280}}\n")
     assert names_modules(run)
-    with pytest.raises(RunError, match="asks to import 'theirs', which runs its code"):
+    with pytest.raises(RunError, match="asks to import 'never_imported', which runs its code"):
         load_stored_config(run)
-    configs = load_stored_config(run, trusted=True), load_stored_config(run, known=["theirs"])
-    assert {config.imports for config in (*configs, load_stored_config(run, makes_envs=False))} == {("theirs",)}
-    assert "theirs" not in sys.modules
+    configs = load_stored_config(run, trusted=True), load_stored_config(run, known=["never_imported"])
+    assert {config.imports for config in (*configs, load_stored_config(run, makes_envs=False))} == {("never_imported",)}
+    assert "never_imported" not in sys.modules
 
 
 def test_entry_points_of_an_installed_package(tmp_path: Path) -> None:
