@@ -7,15 +7,18 @@ import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from pbtrl import api, registration
+from pbtrl.agents.settings import AGENTS
 from pbtrl.config import registry
 from pbtrl.config.load import parse
 from pbtrl.errors import ConfigError, RunError
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.stored_config import load_stored_config, names_modules
+from pbtrl.strategies.catalog import STRATEGIES
 from tests.command import ROOT, Command
 
 OWN = """
@@ -70,9 +73,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_disk: None) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_things.py").write_text(OWN)
-    registered = {kind: dict(names) for kind, names in registry._registered.items()}
-    yield
-    registry._registered.update(registered)
+    for kind, names in registry._registered.items():
+        monkeypatch.setitem(registry._registered, kind, dict(names))
+    with patch.dict(AGENTS), patch.dict(STRATEGIES):
+        yield
     sys.modules.pop("own_things", None)
 
 
