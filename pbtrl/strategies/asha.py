@@ -96,7 +96,7 @@ class ASHA(TrialSearch):
 
     def _hopeless(self, trials: list[Trial]) -> list[Trial]:
         """Return the paused trials that never go on: those below the cut of their rung even if all that can come to it
-        are worse, and, where exactly 1/eta are promoted, all others once so many were.
+        are worse, and, where exactly 1/eta are promoted, all others once so many have reached the next rung.
         """
         result: list[Trial] = []
         for rung in range(len(self.rungs) - 1):
@@ -104,7 +104,7 @@ class ASHA(TrialSearch):
             active = [t for t in trials if len(t.results) <= rung and t.member.healthy and not t.member.retired]
             most = len(completed) + len(active) + self.count - len(trials)
             share = max(1, most // self.eta)
-            spent = self.form == "delay" and sum(_is_beyond(t, rung) for t in completed) >= share
+            spent = self.form == "delay" and sum(len(t.results) > rung + 1 for t in completed) >= share
             result += [t for t in completed[0 if spent else share :] if _waits_at(t, rung)]
         return result
 

@@ -222,6 +222,15 @@ def test_copy_or_fresh_start_clears_the_members_history() -> None:
         assert member.step == 100
 
 
+def test_fitness_of_a_diverged_member_ranks_nobody_after_it_starts_afresh() -> None:
+    population = after_one_slice(1.0, 2.0)
+    a = assign(population, "m00")
+    population.record(decision(a))
+    population.record(answer(trained(a, 99.0, diverged=True)))
+    population.record(decision(Assignment(**{**assign(population, "m00").to_json(), "parent": None})))
+    assert population.members["m00"].rank_fitness is None
+
+
 def test_ranking_is_best_first_without_broken_members() -> None:
     population = after_one_slice(2.0, "diverged", 3.0, None, "given up", 3.0, -1.0)
     assert [m.id for m in population.ranking()] == ["m02", "m05", "m00", "m06"]

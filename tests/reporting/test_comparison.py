@@ -147,6 +147,17 @@ def test_seeds_that_are_not_shared_are_not_paired(tmp_path: Path) -> None:
     assert any("pbt: several runs have the seed 2" in line for line in result.warnings)
 
 
+def test_runs_that_were_changed_while_training_are_named(tmp_path: Path) -> None:
+    """Their config is that of the start."""
+    write_run(tmp_path, "a", 1.0)
+    changed = write_run(tmp_path, "b", 2.0, seed=2)
+    assert pbtrl.compare(tmp_path).warnings == []
+    lines = (changed / "journal.jsonl").read_text().splitlines()
+    line = {"kind": "set", "settings": {}, "retired": ["m01"], "timing": {"time": 1.0, "elapsed": 1.0}}
+    (changed / "journal.jsonl").write_text("\n".join([*lines[:2], json.dumps(line), *lines[2:], ""]))
+    assert pbtrl.compare(tmp_path).warnings == ["changed by `pbtrl set` while training, unlike their config: b"]
+
+
 def test_a_run_that_is_given_twice_counts_once(sweep: Path) -> None:
     result = pbtrl.compare(["pbt-1", "pbt-1", str(sweep), pbtrl.load_run("pbt-2", runs=sweep)], runs=sweep)
     assert [len(g.runs) for g in result.groups] == [4, 4]

@@ -80,7 +80,7 @@ class Comparison:
             if twice := [seed for seed, count in seeds.items() if count > 1]:
                 seeds_text = ", ".join(map(str, twice))
                 result.append(f"{group.label}: several runs have the seed {seeds_text}; they may not be independent")
-        if changed := [run.path.name for run in self.runs if run.changes]:
+        if changed := [run.path.name for run in self.runs if run.changed]:
             result.append(f"changed by `pbtrl set` while training, unlike their config: {', '.join(changed)}")
         result += [
             f"{name} differs between the groups: their scores may not mean the same"

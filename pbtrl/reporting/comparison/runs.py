@@ -57,7 +57,7 @@ class ComparedRun:
         steps: steps of all members together, evaluators and retired ones included (in `header.unit`).
         seconds: training time, without the time between sessions.
         curves: its curves.
-        changes: whether `pbtrl set` changed it, which `settings` does not show.
+        changed: whether `pbtrl set` changed it, which `settings` does not show.
         unfinished: why it has no final result; empty if it has finished.
     """
 
@@ -73,7 +73,7 @@ class ComparedRun:
     steps: int
     seconds: float
     curves: RunCurves
-    changes: bool
+    changed: bool
     unfinished: str
 
 
