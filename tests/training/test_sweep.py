@@ -202,6 +202,7 @@ def test_agents_of_one_replication_are_paired(pbtrl: Command) -> None:
     impala, a3c = ([(a["hyperparameters"], a["seed"]) for a in d["assignments"]] for d in decisions)
     assert impala == a3c
     assert [run["steps"] for run in result.json["runs"]] == [arm["steps"] for arm in result.json["arms"]] == [960, 960]
+    assert {run["held_out"] for run in result.json["runs"]} == {True}
 
 
 def test_progress_as_json_names_the_runs(pbtrl: Command) -> None:
@@ -587,6 +588,9 @@ def test_unequal_compute_is_refused_unless_allowed(pbtrl: Command) -> None:
     allowed = pbtrl(*command, "--unequal", "--name", "allowed", "--progress", "none")
     assert allowed.code == 0
     assert "unequal: hyperband trained" in allowed.out
+    assert (
+        "score: of the chosen member, on the data that it was chosen with; seeds 1" in allowed.out
+    )  # a toy has no other
     assert pbtrl("sweep", "allowed").code == 0
 
 

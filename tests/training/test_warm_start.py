@@ -94,6 +94,16 @@ def test_the_other_run_may_go(pbtrl: Command, first: Path) -> None:
     )
 
 
+def test_repeated_command_needs_the_other_run_no_more(pbtrl: Command, first: Path) -> None:
+    """Also where the config names the run."""
+    train = ["train", "toy_quadratic", TOY, "init_from=first", "name=second", "--if-exists", "resume"]
+    assert pbtrl(*train, "--progress", "none").code == 0
+    shutil.rmtree(first)
+    again = pbtrl(*train)
+    assert (again.code, again.err) == (0, "")
+    assert again.out.startswith("runs/second is finished (budget): nothing to do. ")
+
+
 def test_trials_that_begin_later_begin_from_it_too(pbtrl: Command) -> None:
     for name, more in (("first", []), ("second", ["init_from=first"])):
         assert pbtrl("train", "toy_halving", *more, "--name", name, "--progress", "none").code == 0
