@@ -10,7 +10,6 @@ Every error is a `PbtrlError`. Nothing is printed unless a progress view is requ
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -333,6 +332,7 @@ class Run:
             Mean, 95 % interval and more, as `pbtrl eval --json` prints them. They are also saved in the run's
             `eval/`; a warning says if that is not possible.
         """
+        from pbtrl.reporting.presenter import LOGGER
         from pbtrl.training.scoring import evaluate_member
 
         episodes = whole_number("episodes", episodes, 1, 1_000_000)
@@ -344,7 +344,7 @@ class Run:
             config, self._run, member, episodes=episodes, seed=seed, deterministic=deterministic, video=video
         )
         if unsaved:
-            warnings.warn(unsaved, stacklevel=2)
+            LOGGER.warning(unsaved)
         return results if member == "all" else results[0]
 
     def load_policy(self, member: str = "best", *, seed: int = 0) -> Policy:

@@ -203,7 +203,8 @@ def scores(runs: list[dict[str, Any]], key: str) -> str:
 
 def read(results: Path) -> list[dict[str, Any]]:
     """Return the stored results."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+    return [row for row in rows if "budget" in row]  # earlier versions stored minutes alone
 
 
 def main() -> None:

@@ -145,17 +145,22 @@ def _mismatches(
         other = header.spaces.get(kind)
         if other is not None and _shape(kind, own) != _shape(kind, other):
             yield f"its {kind} space is {_words(_shape(kind, other))}, not {_words(_shape(kind, own))}"
-    for name in needed_settings(config.agent):
+    acts_in_box = space_descriptions(config)["action"]["type"] == "Box"
+    for name in needed_settings(config.agent, acts_in_box=acts_in_box):
         own = getattr(config.agent, name)
         own = list(own) if isinstance(own, tuple) else own
         if name in trained and trained[name] != own:
             yield f"it was trained with agent.{name} {trained[name]}, not {own}"
 
 
-def needed_settings(agent: NetworkSettings) -> Iterator[str]:
-    """Yield the settings without which the weights of a snapshot would be another policy."""
+def needed_settings(agent: NetworkSettings, *, acts_in_box: bool) -> Iterator[str]:
+    """Yield the settings without which the weights of a snapshot would be another policy.
+
+    `log_std` is one where it is an offset of the network's output; with `std: free` it is a learned weight.
+    """
+    offset = acts_in_box and agent.std != "free"
     for name in (f.name for f in fields(NetworkSettings)):
-        if name != "precision" and not (name == "log_std" and agent.std == "free"):  # where it is a learned weight
+        if name != "precision" and (name != "log_std" or offset):
             yield name
     if isinstance(agent, FeudalSettings):
         yield "horizon"

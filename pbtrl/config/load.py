@@ -40,7 +40,7 @@ def describe_shipped() -> dict[str, str]:
 def _first_sentence(config: str) -> str:
     comment = itertools.takewhile(lambda line: line.startswith("#"), config.splitlines())
     text = " ".join(line.removeprefix("#").strip() for line in comment)
-    return re.split(r"(?<!al)[.:;] ", text, maxsplit=1)[0].removesuffix(".")
+    return re.split(r"(?<!et al)[.:;] ", text, maxsplit=1)[0].removesuffix(".")
 
 
 def locate(path_or_name: str | Path) -> Path:

@@ -118,5 +118,5 @@ class Member:
 
     @property
     def before_copy(self) -> bool:
-        """Whether a placeholder ranks the member; evaluators are never ranked."""
-        return self.fitness is None and self.placeholder is not None and not self.is_evaluator
+        """Whether `rank_fitness` is a placeholder."""
+        return self.fitness is None and self.placeholder is not None

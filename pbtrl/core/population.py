@@ -161,6 +161,11 @@ class Population:
         return dict(Counter(m.role for m in self.members.values() if m.role))
 
     @property
+    def before_copy(self) -> int:
+        """Number of members that are ranked by a fitness from before a copy. Evaluators are never ranked."""
+        return sum(m.before_copy and not m.is_evaluator for m in self.members.values())
+
+    @property
     def best(self) -> Member | None:
         """Candidate with the highest fitness; the first one in a tie."""
         return max(self.ranking(), key=lambda m: m.fitness or 0.0, default=None)
@@ -280,7 +285,7 @@ class Population:
 
     def _restart(self, member: Member, assignment: Assignment) -> None:
         """Forget the results of the weights before a copy or fresh start, or inherit the donor's."""
-        meaningful = not member.diverged
+        ranks = not member.diverged
         member.diverged = member.given_up = False
         if assignment.inherit:
             if assignment.donor is None:
@@ -291,7 +296,7 @@ class Population:
             member.window_start_step, member.counted_steps = donor.window_start_step + ahead, donor.counted_steps
             member.curve = donor.curve.moved(ahead)
             return
-        member.placeholder = member.rank_fitness if meaningful else None
+        member.placeholder = member.rank_fitness if ranks else None
         member.window, member.fitness = [], None
         member.window_start_step, member.counted_steps = assignment.start, 0
         member.curve = Curve(assignment.start)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pbtrl.core.population import Population
 
+WALL_CLOCK = "wall clock"
+
 
 @dataclass(frozen=True)
 class StopCriteria:
@@ -15,8 +17,8 @@ class StopCriteria:
         wall_clock: seconds, over all sessions of the run.
         total_steps: env steps of the whole population.
         until_fitness: a fitness; the run ends when a member reaches it.
-        synchronous: apply total_steps and until_fitness only between two generations, so that where a run ends does not
-            depend on which member reports first.
+        synchronous: once total_steps or until_fitness is reached, finish all slices under way, so that where a run ends
+            does not depend on which member reports first.
         max_attempts: failures of an assignment, alone in its worker, after which it is given up and the strategy
             decides how to continue.
     """
@@ -30,9 +32,7 @@ class StopCriteria:
     def reached(self, population: Population, seconds: float) -> str | None:
         """Return the limit that is reached, in words, or None."""
         if self.wall_clock is not None and seconds >= self.wall_clock:
-            return "wall clock"
-        if self.synchronous and population.pending:
-            return None
+            return WALL_CLOCK
         if self.total_steps is not None and population.step >= self.total_steps:
             return "total steps"
         if self.until_fitness is not None:
@@ -40,3 +40,7 @@ class StopCriteria:
             if best and best.fitness is not None and best.fitness >= self.until_fitness:
                 return "fitness reached"
         return None
+
+    def finishes_slices(self, limit: str) -> bool:
+        """Return whether the slices under way are trained to their end after a limit was reached."""
+        return self.synchronous and limit != WALL_CLOCK

@@ -60,7 +60,7 @@ def json_line(status: LiveStatus) -> str:
         "generation": status.generation,
         "best": best and {"member": best.id, "fitness": best.fitness},
         "fitness_median": statistics.median(known) if known else None,
-        "before_copy": sum(row.before_copy for row in status.rows()),
+        "before_copy": status.population.before_copy,
     }
     if agents := status.population.agents:
         body["agents"] = agents

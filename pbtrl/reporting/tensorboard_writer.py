@@ -154,7 +154,7 @@ class TensorBoardWriter:
 
     def _count_before_copy(self, now: float) -> None:
         """Write the number of members that are ranked by a fitness from before a copy, if it has changed."""
-        number = sum(m.before_copy for m in self._population.members.values())
+        number = self._population.before_copy
         if number != self._before_copy:
             self._before_copy = number
             self._all.add_scalars({"population/before_copy": number}, self._population.step, now)

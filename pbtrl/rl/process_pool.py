@@ -184,16 +184,13 @@ class WorkerPool:
             self._receive(1.0)
 
     def drain(self, grace: float) -> Iterator[tuple[int, Answer]]:
-        """Yield the answers to all open requests; those that take longer than `grace` seconds are lost."""
+        """Yield the answers to all open requests; a worker that takes longer than `grace` seconds is killed."""
         deadline = time.monotonic() + grace
         while self._asked or self._answers:
             if self.answered(1.0):
                 yield self.take()
             elif time.monotonic() > deadline:
                 self._kill()
-                for link in self._links:
-                    self._lost += sum(message.steps for message in link.asked)
-                    link.asked = []
 
     def close(self) -> None:
         """End all workers."""

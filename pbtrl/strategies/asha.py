@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from pbtrl.core.member import Member
 from pbtrl.core.population import Population
-from pbtrl.strategies.rungs import Trial, ranked, started, target, trial
+from pbtrl.strategies.rungs import WORST, Trial, ranked, started, target, trial
 from pbtrl.strategies.trials import TrialSearch, is_idle, unstarted
 
 Form = Literal["promote", "delay", "stop"]
@@ -95,8 +95,10 @@ class ASHA(TrialSearch):
         return [t for rung in highest for t in ranked(trials, rung) if _waits_at(t, rung)][:1]
 
     def _hopeless(self, trials: list[Trial]) -> list[Trial]:
-        """Return the paused trials that never go on: those below the cut of their rung even if all that can come to it
-        are worse, and, where exactly 1/eta are promoted, all others once so many have reached the next rung.
+        """Return the paused trials that never go on.
+
+        They are below the cut of their rung even if all that can come to it are worse. Or the form is `delay`, and 1/eta
+        of the rung have arrived at the next one.
         """
         result: list[Trial] = []
         for rung in range(len(self.rungs) - 1):
@@ -104,7 +106,8 @@ class ASHA(TrialSearch):
             active = [t for t in trials if len(t.results) <= rung and t.member.healthy and not t.member.retired]
             most = len(completed) + len(active) + self.count - len(trials)
             share = max(1, most // self.eta)
-            spent = self.form == "delay" and sum(len(t.results) > rung + 1 for t in completed) >= share
+            arrived = sum(len(t.results) > rung + 1 and t.results[rung + 1] != WORST for t in completed)
+            spent = self.form == "delay" and arrived >= share
             result += [t for t in completed[0 if spent else share :] if _waits_at(t, rung)]
         return result
 

@@ -44,6 +44,7 @@ def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -
     config = load_stored_config(run, trusted=trusted, makes_envs=False)
     if run.holder() is None:
         with run.lock():
+            _checked(run, config, items)
             lines = [*_write_unread(run, config)]
             records, change = _checked(run, config, items)
             _write(run, records, change)

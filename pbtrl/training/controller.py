@@ -88,7 +88,7 @@ class Controller:
         if self._reason != "interrupted" and self.interrupted():
             self._reason = "interrupted"
             self.executor.stop(SAVING)
-        elif limit and not self._reason and not self._recovery:  # the best snapshot may be among those being made again
+        elif limit and not self._reason and not self._has_to_finish(limit):
             self._reason = limit
             self.executor.stop()
         if not (self._reason or limit or self._settled):
@@ -100,6 +100,10 @@ class Controller:
         for listener in self.listeners:
             listener.tick()
         return ""
+
+    def _has_to_finish(self, limit: str) -> bool:
+        """Return whether work under way goes on after a limit: in a recovery because it may make the best snapshot."""
+        return bool(self._recovery or (self.population.pending and self.limits.finishes_slices(limit)))
 
     def _decide(self) -> None:
         """Write and submit the decision of the strategy, if it makes one."""

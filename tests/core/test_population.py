@@ -222,7 +222,7 @@ def test_copy_or_fresh_start_clears_the_members_history() -> None:
         assert member.step == 100
 
 
-def test_fitness_of_a_diverged_member_ranks_nobody_after_it_starts_afresh() -> None:
+def test_diverged_member_does_not_rank_after_a_fresh_start() -> None:
     population = after_one_slice(1.0, 2.0)
     a = assign(population, "m00")
     population.record(decision(a))

@@ -160,16 +160,6 @@ def test_only_consecutive_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) 
     pool.close()
 
 
-@pytest.mark.parametrize("kind", ["process", "remote"])
-def test_drain_gives_up_slow_answers_without_a_death(kind: str) -> None:
-    pool = pool_of(kind, 1, deaths=1)
-    pool.ask(0, LearnBlock(1))
-    pool._links[0].asked.append(LearnBlock(7))  # never answered
-    assert [answer for _, answer in pool.drain(0.0)] == [LearnBlock(1)]
-    assert (pool.deaths, pool._lost, pool.pending) == (0, 7, 0)
-    pool.close()
-
-
 def test_replacement_is_asked_for_nothing_until_it_has_come_up() -> None:
     """The others go on meanwhile, and what it would have done does not count as pending."""
     pool = pool_of("remote", 2)

@@ -142,6 +142,16 @@ def test_delayed_asha_leaves_no_trial_waiting(tmp_path: Path, seed: int) -> None
     assert [m.id for m in end.members.values() if not m.retired and m.step < 8] == []
 
 
+def test_delayed_asha_keeps_a_substitute_for_one_that_broke() -> None:
+    strategy, population = asha(3, (2, 4), form="delay", eta=2), Population(3, 0, LAST)
+    for place, fitness in ((0, 5.0), (1, 3.0)):
+        slices(population, f"m{place:02d}", (2, fitness))
+    slices(population, "m00", (4, "diverged"))
+    slices(population, "m02", (2, 7.0))
+    assert [a.member for a in strategy.decide(population)] == ["m02"]
+    assert "m02" not in strategy.retired(population)
+
+
 @pytest.mark.parametrize("order", [None, 1, 2])
 def test_promotions_contain_the_best_in_any_order(tmp_path: Path, order: int | None) -> None:
     end = run(asha(), tmp_path, constant, order=order)

@@ -231,6 +231,14 @@ def test_synchronous_generation_is_finished_before_a_limit_ends_the_run(tmp_path
     assert [[m.step for m in end.population.members.values()] for end in ends] == [[2 * EVERY] * SIZE] * 3
 
 
+def test_limit_holds_where_the_strategy_never_waits(tmp_path: Path) -> None:
+    """Members of random search go on by themselves; none gets another slice once the limit is reached."""
+    limit = StopCriteria(total_steps=SIZE * EVERY, synchronous=True)
+    done = run_session(tmp_path / "j", strategy=pbt(synchronous=False), order=1, limits=limit)
+    assert done.reason == "total steps"
+    assert SIZE * EVERY <= done.population.step < 2 * SIZE * EVERY
+
+
 def test_wall_clock_ends_the_run_and_sessions_add_up(tmp_path: Path) -> None:
     done = run_session(tmp_path / "j", limits=StopCriteria(wall_clock=100.0), previous_seconds=100.0)
     assert (done.reason, done.lines) == ("wall clock", [])

@@ -115,6 +115,20 @@ def test_request_that_no_session_read_comes_before_a_later_one(pbtrl: Command, s
     assert "all the same" in pbtrl("verify", "a", "--decisions").out
 
 
+def test_request_is_kept_if_a_later_one_is_refused(pbtrl: Command, stopped: Path) -> None:
+    make_directory(DIRECTORY.requests)
+    (DIRECTORY.requests / "1-1.json").write_text(json.dumps({"items": ["hparams.h0.low=0.0"]}))
+    before = journal(RUN)
+    assert pbtrl("set", "a", "seed=3").code == 2
+    assert journal(RUN) == before
+    assert len(list(DIRECTORY.requests.iterdir())) == 1
+    assert pbtrl("resume", "a", "--progress", "none").code == 0
+    (DIRECTORY.requests / "2-1.json").write_text(json.dumps({"items": ["hparams.h0.low=0.1"]}))
+    finished = journal(RUN)
+    assert "runs/a is finished: no decision would read it" in pbtrl("set", "a", "hparams.h0.low=0.1").err
+    assert journal(RUN) == finished
+
+
 def test_without_the_line_decisions_differ(pbtrl: Command, stopped: Path) -> None:
     """What `verify --decisions` finds if it does not read the line."""
     set_run(DIRECTORY, ["strategy.explore.factors=[0.5]"])

@@ -175,8 +175,10 @@ def test_what_does_not_fit_is_one_line(pbtrl: Command, cart: Path, overrides: li
     ids=["softplus", "free", "feudal"],
 )
 def test_settings_that_change_the_policy_must_be_equal(agent: NetworkSettings, needed: set[str]) -> None:
-    assert {"log_std", "horizon"} & set(needed_settings(agent)) == needed
-    assert {"hidden", "activation"} <= set(needed_settings(agent))
+    settings = set(needed_settings(agent, acts_in_box=True))
+    assert {"log_std", "horizon"} & settings == needed
+    assert {"hidden", "activation"} <= settings
+    assert "log_std" not in needed_settings(agent, acts_in_box=False)
 
 
 def test_other_kinds_of_model(pbtrl: Command, first: Path) -> None:
