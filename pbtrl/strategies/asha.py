@@ -97,8 +97,8 @@ class ASHA(TrialSearch):
     def _hopeless(self, trials: list[Trial]) -> list[Trial]:
         """Return the paused trials that never go on.
 
-        They are below the cut of their rung even if all that can come to it are worse. Or the form is `delay`, and 1/eta
-        of the rung have arrived at the next one.
+        They are below the cut of their rung even if all that can come to it are worse. Or the form is `delay`, and
+        1/eta of the rung have arrived at the next one.
         """
         result: list[Trial] = []
         for rung in range(len(self.rungs) - 1):
