@@ -7,6 +7,11 @@ from pbtrl.config.schema import Config
 DETERMINISTIC = "yes, bit for bit on this kind of processor with these versions"
 
 
+def is_deterministic(config: Config) -> bool:
+    """Return whether a run is deterministic."""
+    return determinism(config) == DETERMINISTIC
+
+
 def determinism(config: Config) -> str:
     """Return `yes, ...` with the conditions, or `no, because ...` with the reason."""
     if config.population.mode == "async":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pbtrl import envs
-from pbtrl.build.determinism import DETERMINISTIC, determinism
+from pbtrl.build.determinism import determinism, is_deterministic
 from pbtrl.build.placement import cluster_groups, worker_shares
 from pbtrl.build.rl import RLBuilder, env_spaces
 from pbtrl.build.trainables import fitness_name, trainable_builder
@@ -234,7 +234,7 @@ def _worker_spec(
 def _discards_on_stop(config: Config) -> bool:
     """Return whether a stop discards open slices instead of reporting them, so that a resume trains them as a whole."""
     resets = config.env is not None and config.env.between_slices == "reset"
-    return resets or determinism(config) == DETERMINISTIC
+    return resets or is_deterministic(config)
 
 
 def _make_ray_pool(config: Config, run: RunDirectory, members: Sequence[str]) -> Executor:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pbtrl.rl.episode_metric import EpisodeMetric
     from pbtrl.rl.remote_actors import Wire
     from pbtrl.rl.video import Camera
-from pbtrl.build.determinism import DETERMINISTIC, determinism
+from pbtrl.build.determinism import is_deterministic
 from pbtrl.build.placement import torch_threads
 
 WireFactory = Callable[[], "Wire"]
@@ -94,7 +94,7 @@ class RLBuilder:
 
         retain_freed_memory()
         torch.set_num_threads(torch_threads(self._run_config))
-        deterministic = determinism(self._run_config) == DETERMINISTIC
+        deterministic = is_deterministic(self._run_config)
         torch.set_deterministic_debug_mode("error" if deterministic else "default")  # `use_...` imports the compiler
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         if self._acting.mode == "actors":

@@ -141,12 +141,12 @@ def _mismatches(
     trained = tree["agent"] if agent is None else tree["agents"][agent]
     if (kind := trained.get("name", agent)) != config.agent.name:
         yield f"it is of the agent {kind}, not of {config.agent.name}"
-    for kind, own in space_descriptions(config).items():
+    spaces = space_descriptions(config)
+    for kind, own in spaces.items():
         other = header.spaces.get(kind)
         if other is not None and _shape(kind, own) != _shape(kind, other):
             yield f"its {kind} space is {_words(_shape(kind, other))}, not {_words(_shape(kind, own))}"
-    acts_in_box = space_descriptions(config)["action"]["type"] == "Box"
-    for name in needed_settings(config.agent, acts_in_box=acts_in_box):
+    for name in needed_settings(config.agent, acts_in_box=spaces["action"]["type"] == "Box"):
         own = getattr(config.agent, name)
         own = list(own) if isinstance(own, tuple) else own
         if name in trained and trained[name] != own:

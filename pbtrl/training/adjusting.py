@@ -45,10 +45,10 @@ def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -
     if run.holder() is None:
         with run.lock():
             _checked(run, config, items)
-            lines = [*_write_unread(run, config)]
+            refused = _write_unread(run, config)
             records, change = _checked(run, config, items)
             _write(run, records, change)
-        return "\n".join([*lines, f"{change.text}: read by the first decision after a resume"])
+        return "\n".join([*refused, f"{change.text}: read by the first decision after a resume"])
     _, change = _checked(run, config, items)
     make_directory(run.requests)
     request = run.requests / f"{time.time_ns()}-{os.getpid()}.json"
@@ -61,13 +61,13 @@ def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -
     return f"{change.text}: read by the next decision"
 
 
-def _write_unread(run: RunDirectory, stored: Config) -> Iterator[str]:
-    """Write the requests that no session has read into the journal of a stopped run. Yields those refused, in words."""
+def _write_unread(run: RunDirectory, stored: Config) -> list[str]:
+    """Write unread requests into the journal of a stopped run. Returns the refused ones, in words."""
     _, records, population = run.load()
     refused: list[str] = []
     for change, _ in Requests(run, adjusted(stored, records), population, records, refused.append)():
         population.record(_write(run, records, change))
-    yield from refused
+    return refused
 
 
 def _write(run: RunDirectory, records: Sequence[Record], change: RunChanged) -> Record:

@@ -21,6 +21,7 @@ from pbtrl.config.resume import merge_resume_config
 from pbtrl.config.schema import Config
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.core.records import RunFinished, duration
+from pbtrl.core.stopping import WALL_CLOCK
 from pbtrl.errors import BusyError, ConfigProblem, RunError
 from pbtrl.storage import run_creation
 from pbtrl.storage.journal import Journal
@@ -213,7 +214,7 @@ def _nothing_to_do(run: RunDirectory, config: Config, reason: str, seconds: floa
         return done
     total = f"budget.total_steps={2 * (config.budget.total_steps or 0)}"
     more = {
-        "wall clock": f"budget.wall_clock={2 * seconds:.0f}s",
+        WALL_CLOCK: f"budget.wall_clock={2 * seconds:.0f}s",
         "fitness reached": "budget.until_fitness=null",
         "total steps": total,
     }.get(reason, total if _shares_total(config) else f"{OWN_BUDGET}={2 * config.steps_per_member}")
