@@ -93,12 +93,21 @@ atari() {
   sweep mixed-breakout 1 mixed-breakout
 }
 
+# What differs from the quickstart, whose PBT is the first arm: what is copied, how often, and by which rule.
 ablations() {
-  sweep ablation-copy 3 quickstart --set 'strategy.copy=[weights],[hparams],[weights, hparams]'
+  ready='slice_steps: 48_000, burn_in: 96_000'
+  truncation='exploit: {method: truncation, bottom: 0.25, top: 0.25}'
+  explore='explore: {method: perturb, factors: [1.5, 0.67]}'
+  sweep ablation 3 quickstart --set "strategy=\
+{name: pbt, ready: {$ready}, $truncation, $explore},\
+{name: pbt, ready: {$ready}, $truncation, $explore, copy: [weights]},\
+{name: pbt, ready: {$ready}, $truncation, $explore, copy: [hparams]},\
+{name: pbt, ready: {slice_steps: 12_000, burn_in: 96_000}, $truncation, $explore},\
+{name: pbt, ready: {slice_steps: 192_000, burn_in: 96_000}, $truncation, $explore},\
+{name: pbt, ready: {$ready}, exploit: {method: binary_tournament}, $explore},\
+{name: pbt, ready: {$ready}, exploit: {method: t_test}, $explore}"
   sweep ablation-size 3 quickstart budget.total_steps=3_840_000 budget.env_steps_per_member=null \
     --set population.size=2,4,8,16
-  sweep ablation-interval 3 quickstart --set strategy.ready.slice_steps=12_000,48_000,192_000
-  sweep ablation-exploit 3 quickstart --set strategy.exploit.method=truncation,binary_tournament,t_test
 }
 
 # The constants of `fixed` were picked by hand, from the table in docs/trainables.md.

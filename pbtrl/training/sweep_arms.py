@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.build.factory import prepare
-from pbtrl.config.differences import NEUTRAL
+from pbtrl.config.differences import NEUTRAL, flatten
 from pbtrl.config.load import check, config_from_dict, read
 from pbtrl.config.schema import Config
 from pbtrl.config.wording import shortened, shown
@@ -125,14 +125,23 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
 def arm_names(labels: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name arms by what varies: the config's name, values that are words, and other values after their setting.
 
-    Examples: `pbt`, `random_search-size8`, `cartpole-pbt`. A single arm has the name of its config.
+    Sections with one `name` are told apart by the settings in which they differ from the first of them. A single arm
+    has the name of its config.
+
+    Examples: `pbt`, `random_search-size8`, `cartpole-pbt`, `pbt-copy-weights`.
     """
     varying = [key for key in settings[0] if len({repr(values[key]) for values in settings}) > 1]
     several = len(set(labels)) > 1 or not varying
+    first: dict[tuple[str, str], dict[str, Any]] = {}  # settings of a section's first value with a name
     names: list[str] = []
     for label, values in zip(labels, settings, strict=True):
         words = [Path(label).stem] if several else []
-        words += [_word(key, values[key]) for key in varying]
+        for key in varying:
+            words.append(_word(key, values[key]))
+            if isinstance(values[key], Mapping):
+                own = dict(flatten(values[key]))
+                base = first.setdefault((key, words[-1]), own)
+                words += [_word(name, value) for name, value in own.items() if value != base.get(name)]
         name = re.sub("[^A-Za-z0-9._-]+", "-", "-".join(words)).strip("-._")[:NAME_LENGTH] or "arm"
         taken = {other.lower() for other in names}  # some file systems ignore case
         choices = (name if n == 1 else f"{name[: NAME_LENGTH - 5]}-{n}" for n in itertools.count(1))

@@ -91,6 +91,17 @@ def test_setting_given_twice_is_refused() -> None:
         (["a"] * 2, [{"x": "y" * 50 + "1"}, {"x": "y" * 50 + "2"}], ["y" * 40, "y" * 35 + "-2"]),
         (["a"] * 2, [{"x": "ü"}, {"x": {"y": 1}}], ["arm", "x-y-1"]),
         (["a"] * 3, [{"s": {"name": n}} for n in ("asha", "pbt", "pbt")], ["asha", "pbt", "pbt-2"]),
+        (
+            ["a"] * 5,
+            [
+                {"s": {"name": "pbt", "ready": {"slice_steps": 4}}},
+                {"s": {"name": "pbt", "copy": ["weights"], "ready": {"slice_steps": 4}}},
+                {"s": {"name": "fire", "ready": {"slice_steps": 8}}},
+                {"s": {"name": "pbt", "ready": {"slice_steps": 8}}},
+                {"s": {"name": "pbt", "exploit": {"method": "t_test"}}},
+            ],
+            ["pbt", "pbt-copy-weights", "fire", "pbt-slice_steps8", "pbt-t_test"],
+        ),
     ],
 )
 def test_arms_are_named_after_what_varies(labels: list[str], settings: list[dict[str, Any]], names: list[str]) -> None:
