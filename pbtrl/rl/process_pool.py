@@ -53,6 +53,7 @@ class Link(ABC):
         asked: unanswered requests, oldest first.
         restarts: number of times that it was replaced.
         deaths: number of deaths since the last answer.
+        abandoned: whether its open requests were given up, so that its death says nothing about them.
         begun: whether the current worker has answered a request; otherwise it may still be importing.
         up: whether the current worker takes requests.
     """
@@ -62,7 +63,7 @@ class Link(ABC):
     def __init__(self) -> None:
         self.asked: list[Request] = []
         self.restarts = self.deaths = 0
-        self.begun = False
+        self.abandoned = self.begun = False
 
     @abstractmethod
     def start(self) -> None:
@@ -190,7 +191,7 @@ class WorkerPool:
             if self.answered(1.0):
                 yield self.take()
             elif time.monotonic() > deadline:
-                self._kill()
+                self._kill(abandon=True)
 
     def close(self) -> None:
         """End all workers."""
@@ -207,10 +208,11 @@ class WorkerPool:
         elif self._silent > self._patience and not any(link.up for link in self._links):
             raise WorkerPoolError(f"none of the {len(self._links)} processes came up within {self._patience:.0f} s")
 
-    def _kill(self) -> None:
+    def _kill(self, *, abandon: bool = False) -> None:
         """Kill all busy workers; they are replaced when their death is noticed."""
         for link in self._links:
             if link.asked:
+                link.abandoned = abandon
                 link.kill()
 
     def _read(self, i: int) -> None:
@@ -232,13 +234,13 @@ class WorkerPool:
 
     def _died(self, i: int) -> None:
         link = self._links[i]
-        how = link.end()
+        how, abandoned, link.abandoned = link.end(), link.abandoned, False
         self.deaths += 1
-        link.deaths += 1
+        link.deaths += not abandoned
         link.restarts += 1
         unanswered, link.asked = link.asked, []
         self._lost += sum(message.steps for message in unanswered)
-        if link.deaths >= self._most:
+        if link.deaths >= self._most and not abandoned:
             repeated = f" {link.deaths} times without finishing a block" if link.deaths > 1 else ""
             raise WorkerPoolError(f"process {i} died{repeated}: {how}")
         if self._on_death:

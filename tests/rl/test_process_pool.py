@@ -135,6 +135,23 @@ def test_only_consecutive_deaths_give_up(kind: str) -> None:
     pool.close()
 
 
+def test_worker_that_is_given_up_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop ends blocks that take longer than the grace period; the pool goes on with a replacement."""
+    pool = pool_of("process", 1, deaths=1)
+    monkeypatch.setattr(Echo, "answer", lambda self, message: None)
+    pool.ask(0, LearnBlock(3))
+    monkeypatch.undo()
+    assert not list(pool.drain(0.0))
+    assert pool.tally(10) == {"acting/deaths": 1.0, "acting/dropped_steps": 30.0}
+    pool.ask(0, LearnBlock(1))
+    pool.settle()
+    pool._links[0].kill()
+    pool.ask(0, LearnBlock(1))
+    with pytest.raises(WorkerPoolError, match="process 0 died: killed"):
+        pool.settle()
+    pool.close()
+
+
 def test_only_consecutive_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only workers with pending requests can time out."""
     pool, killed = pool_of("process", 2), []
