@@ -18,6 +18,7 @@ class Member:
 
     Attributes:
         hyperparameters: hyperparameters of the open slice, or of the last one.
+        previous_hparams: hyperparameters before the last decision about it.
         snapshot: newest snapshot.
         snapshot_hparams: hyperparameters of the slice that made `snapshot`. A donor gives both, so that they match even
             while it already tries other hyperparameters.
@@ -42,6 +43,7 @@ class Member:
     step: int = 0
     generation: int = -1
     hyperparameters: Hyperparameters = field(default_factory=dict)
+    previous_hparams: Hyperparameters = field(default_factory=dict)
     snapshot: str | None = None
     snapshot_hparams: Hyperparameters = field(default_factory=dict)
     parent: str | None = None

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pbtrl.core.copies import Copy
 from pbtrl.core.curve import Curve
 from pbtrl.core.dimensions import AGENT
 from pbtrl.core.member import Member
@@ -98,6 +99,7 @@ class Population:
         free: number of members that may get an assignment in the next decision. It is written into the decision.
         decisions: number of decisions so far.
         copies: number of copies so far, without the starts of evaluations.
+        latest_copies: copies of the latest decision, with the starts of evaluations.
         snapshot_origin: the assignment that made each snapshot, by the snapshot's name. After an early stop its `stop`
             is the step that was reached.
         snapshot_fitness: fitness of the member at each report, by the snapshot's name: None if it was absent, minus
@@ -120,6 +122,7 @@ class Population:
         self.free = size
         self.decisions = 0
         self.copies = 0
+        self.latest_copies: list[Copy] = []
         self.snapshot_origin: dict[str, Assignment] = {}
         self.snapshot_fitness: dict[str, float | None] = {}
         self.best_at: dict[int, float] = {}
@@ -216,6 +219,7 @@ class Population:
         match record:
             case Decision():
                 self.decisions += 1
+                self.latest_copies = [self._copy(a, a.donor) for a in record.assignments if a.donor is not None]
                 for assignment in record.assignments:
                     self._assigned(assignment)
                 self._retire(record.retired)
@@ -243,12 +247,26 @@ class Population:
             raise ValueError(f"there is no member {name}")
         return self.members[name]
 
+    def _copy(self, assignment: Assignment, donor: str) -> Copy:
+        """Note what receiver and donor have before the decision changes them."""
+        receiver, parent = self.members.get(assignment.member) or self._new(assignment.member), assignment.parent
+        return Copy(
+            assignment,
+            donor,
+            kind="evaluation" if receiver.is_evaluator else "promotion" if assignment.inherit else "exploit",
+            weights=parent not in (None, self.initial) and (parent or "").rpartition("/")[0] != receiver.id,
+            fitness_before=receiver.fitness,
+            fitness_after=self._known(donor).fitness,
+            hyperparameters_before=receiver.hyperparameters,
+        )
+
     def _assigned(self, assignment: Assignment) -> None:
         if assignment.member not in self.members:
             self._add(assignment.member)
-        for donor in (assignment.donor, assignment.hparams_donor):
-            if donor is not None:
-                self._known(donor)
+        if assignment.hparams_donor is not None:
+            self._known(assignment.hparams_donor)
+            if assignment.donor is None:
+                raise ValueError(f"{assignment.id} copies hyperparameters, but has no donor")
         member = self.members[assignment.member]
         if assignment.id.rpartition("/")[0] != member.id:
             raise ValueError(f"{assignment.id} is not the name of a slice of {member.id}")
@@ -258,11 +276,11 @@ class Population:
         if not fresh and assignment.parent not in self.snapshot_origin:
             raise ValueError(f"{assignment.id} continues from {assignment.parent}, which was never made")
         member.pending, member.generation = assignment, assignment.generation
-        member.hyperparameters = assignment.hyperparameters
+        member.previous_hparams, member.hyperparameters = member.hyperparameters, assignment.hyperparameters
         agent = assignment.hyperparameters.get(AGENT)
         if agent is not None and agent not in self._agents:
             self._agents.append(agent)
-        copied = assignment.donor is not None or assignment.hparams_donor is not None
+        copied = assignment.donor is not None
         if copied or fresh:
             self._restart(member, assignment)
             member.copied_at = self.decisions
@@ -270,8 +288,6 @@ class Population:
             member.window_start_step, member.counted_steps = assignment.start, 0
         if copied:
             if member.is_evaluator:
-                if assignment.donor is None:
-                    raise ValueError(f"{assignment.id} evaluates, but has no donor")
                 for parent in (member.copy and member.copy.donor, assignment.donor):
                     if parent:
                         self._known(parent).evaluated_at = self.decisions

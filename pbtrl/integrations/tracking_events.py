@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pbtrl.core.messages import Assignment, Hyperparameters
+from pbtrl.core.copies import Copy
+from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.core.scores import BestMember
@@ -53,7 +54,7 @@ class ExploitEvent:
     Attributes:
         step: the receiver's clock.
         number: number of copies in the run so far, this one included.
-        fitness: of the receiver and of the donor, at their last reports.
+        fitness: of the receiver and of the donor, at the time of the decision.
         changes: (old, new) value of each hyperparameter that changed.
     """
 
@@ -166,7 +167,6 @@ class RunEvents:
         self.population: Population = self.header.population()
         self.exploits: list[ExploitEvent] = []
         self._metrics = SliceMetrics(run.members, self.population.members)
-        self._values: dict[str, Hyperparameters] = {}
         self._shown: dict[str, dict[str, float]] = {}
         self._decided: dict[str, tuple[int, int, float]] = {}
 
@@ -188,18 +188,17 @@ class RunEvents:
 
     def _decision(self, decision: Decision) -> Iterator[Event]:
         now = decision.time
-        before = self.population.copies - sum(self._donor(a) is not None for a in decision.assignments)
+        copies = {copy.receiver: copy for copy in self.population.latest_copies if copy.kind != "evaluation"}
+        number = self.population.copies - len(copies)
         for a in decision.assignments:
             self._decided[a.id] = (a.start, a.stop, now)
-            former = self._values.get(a.member)
-            self._values[a.member] = a.hyperparameters
-            if former is None:
+            if not a.generation:
                 yield Started(a.member, self.population.members[a.member].role, a.hyperparameters)
             if a.scalars:
                 yield MetricPoints(a.member, a.start, now, a.scalars)
-            if donor := self._donor(a):
-                before += 1
-                yield self._exploit(a, donor, former or {}, before, now)
+            if copy := copies.get(a.member):
+                number += 1
+                yield self._exploit(copy, number, now)
         for member in decision.retired:
             yield Ended(member)
         counts = {"population/exploits": self.population.copies} if self.population.copies else {}
@@ -207,15 +206,11 @@ class RunEvents:
         if counts:
             yield MetricPoints(POPULATION, self.population.step, now, {tag: float(n) for tag, n in counts.items()})
 
-    def _donor(self, a: Assignment) -> str | None:
-        """Member that is copied; None also for an evaluator, whose copies are no exploits."""
-        return None if self.population.members[a.member].is_evaluator else a.donor or a.hparams_donor
-
-    def _exploit(self, a: Assignment, donor: str, before: Hyperparameters, number: int, now: float) -> ExploitEvent:
-        known = self.population.members
+    def _exploit(self, copy: Copy, number: int, now: float) -> ExploitEvent:
+        a, before = copy.assignment, copy.hyperparameters_before
         changes = {k: (before[k], v) for k, v in a.hyperparameters.items() if k in before and before[k] != v}
-        fitness = (known[a.member].last_fitness, known[donor].last_fitness)
-        exploit = ExploitEvent(a.member, donor, a.start, now, number, a.note, fitness, changes)
+        fitness = (copy.fitness_before, copy.fitness_after)
+        exploit = ExploitEvent(a.member, copy.donor, a.start, now, number, a.note, fitness, changes)
         self.exploits.append(exploit)
         return exploit
 

@@ -10,9 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pbtrl.core.member import Member
 from pbtrl.core.messages import Assignment, Hyperparameters
-from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, Record, ReportRecord
 from pbtrl.storage.run_header import read_header
 
@@ -55,20 +53,15 @@ class TrainedSlice:
 def copies(records: Iterable[Record]) -> list[dict[str, Any]]:
     """List every copy, oldest first.
 
-    Keys: `kind` (`exploit`, `promotion` of an evaluator, or `evaluation`, the start of one), `time` (seconds since the
-    run's start), `env_steps` (the receiver's clock), `fitness_before` (the receiver's) and `fitness_after` (the
-    donor's), both at the time of the decision, `weights` (False if only the hyperparameters were copied), `member`,
-    `donor`, `hparams_donor` (if the hyperparameters are another member's), `hyperparameters_before` and
-    `hyperparameters_after`.
+    Keys: those of `Copy.to_json`, and `time` (seconds since the run's start).
     """
     header, all_records = read_header(records)
     population = header.population()
     rows: list[dict[str, Any]] = []
     for record in all_records:
-        if isinstance(record, Decision):
-            copied = [(a, population.members[a.donor]) for a in record.assignments if a.donor]
-            rows += [_copy(population, a, donor, record.elapsed) for a, donor in copied]
         population.record(record)
+        if isinstance(record, Decision):
+            rows += [{"time": record.elapsed, **copy.to_json()} for copy in population.latest_copies]
     return rows
 
 
@@ -109,20 +102,3 @@ def schedule(path: Sequence[TrainedSlice]) -> list[tuple[int, Hyperparameters]]:
             points.append((trained, s.assigned))
         trained += s.stop - s.start
     return points
-
-
-def _copy(population: Population, a: Assignment, donor: Member, elapsed: float) -> dict[str, Any]:
-    receiver = population.members[a.member]
-    return {
-        "time": elapsed,
-        "kind": "evaluation" if receiver.is_evaluator else "promotion" if a.inherit else "exploit",
-        "env_steps": a.start,
-        "member": receiver.id,
-        "donor": donor.id,
-        "hparams_donor": a.hparams_donor,
-        "weights": a.parent not in (None, population.initial) and (a.parent or "").rsplit("/", 1)[0] != receiver.id,
-        "hyperparameters_before": receiver.hyperparameters,
-        "hyperparameters_after": a.hyperparameters,
-        "fitness_before": receiver.fitness,
-        "fitness_after": donor.fitness,
-    }

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pbtrl.core.copies import Copy
 from pbtrl.core.member import Member, MemberState
 from pbtrl.core.messages import UNMEASURED, Assignment, Hyperparameters
 from pbtrl.core.population import Population
@@ -101,8 +102,6 @@ class LiveStatus:
         self._clock, self._begun = clock, clock() - earlier
         self._wall_clock = wall_clock
         self._live: dict[str, Mapping[str, Any]] = {}
-        self._values = {m.id: m.hyperparameters for m in population.members.values()}
-        self._before: dict[str, Hyperparameters] = dict(self._values)
         self._pace: deque[tuple[float, int]] = deque([(clock(), population.step)])
         self._failures: dict[str, int] = {}
         self._refreshed = -math.inf
@@ -112,7 +111,8 @@ class LiveStatus:
         """Apply a record; returns the events to print."""
         match record:
             case Decision():
-                events = [e for a in record.assignments if (e := self._assigned(a, record.elapsed))]
+                copies = {copy.receiver: copy for copy in self.population.latest_copies}
+                events = [e for a in record.assignments if (e := self._assigned(a, copies, record.elapsed))]
                 events += [self._retired(record, member) for member in record.retired]
             case ReportRecord():
                 events = list(self._reported(record))
@@ -201,7 +201,7 @@ class LiveStatus:
         return sorted(rows, key=lambda r: (order.index(r.role), r.fitness is None, -(r.fitness or 0.0), r.member))
 
     def _row(self, member: Member) -> MemberRow:
-        before = self._before.get(member.id, {})
+        before = member.previous_hparams
         current, state = self._current(member), member.state(self.header.horizon)
         return MemberRow(
             member=member.id,
@@ -226,37 +226,27 @@ class LiveStatus:
     def _step(self, member: Member) -> int:
         return max(member.step, int(self._current(member).get("step", 0)))
 
-    def _assigned(self, a: Assignment, elapsed: float) -> Event | None:
-        self._before[a.member] = before = self._values.get(a.member, {})
-        self._values[a.member] = a.hyperparameters
+    def _assigned(self, a: Assignment, copies: Mapping[str, Copy], elapsed: float) -> Event | None:
         self._failures.pop(a.member, None)
-        if a.donor is not None:
-            return self._copied(a, self.population.members[a.donor], before, elapsed)
-        if a.parent in (None, self.population.initial) and before:
+        if copy := copies.get(a.member):
+            return self._copied(copy, elapsed)
+        if a.parent in (None, self.population.initial) and a.generation:
             return Event("fresh", elapsed, f"{a.member} {a.note}", {"member": a.member, "note": a.note})
         return None
 
-    def _copied(self, a: Assignment, donor: Member, before: Hyperparameters, elapsed: float) -> Event:
-        receiver = self.population.members[a.member]
-        facts = {
-            "member": receiver.id,
-            "donor": donor.id,
-            "env_steps": a.start,
-            "hparams_donor": a.hparams_donor,
-            "fitness_before": receiver.last_fitness,
-            "fitness_after": donor.last_fitness,
-            "hyperparameters_before": before,
-            "hyperparameters_after": a.hyperparameters,
-        }
-        if receiver.is_evaluator:
-            text = f"{receiver.id} {format_evaluation(donor.id, str(a.hparams_donor))}"
+    def _copied(self, copy: Copy, elapsed: float) -> Event:
+        receiver, a = copy.receiver, copy.assignment
+        facts = {key: value for key, value in copy.to_json().items() if key != "kind"}
+        if copy.kind == "evaluation":
+            text = f"{receiver} {format_evaluation(copy.donor, str(a.hparams_donor))}"
             return Event("evaluation", elapsed, text, facts)
+        promotion = copy.kind == "promotion"
         parts = [
-            f"{receiver.id} <- {donor.id}" + (" (promotion)" if a.inherit else ""),
-            f"{self.header.metric} {format_fitness(receiver.last_fitness)} -> {format_fitness(donor.last_fitness)}",
+            f"{receiver} <- {copy.donor}" + (" (promotion)" if promotion else ""),
+            f"{self.header.metric} {format_fitness(copy.fitness_before)} -> {format_fitness(copy.fitness_after)}",
         ]
-        parts += format_changes(before, a.hyperparameters)
-        return Event("promotion" if a.inherit else "copy", elapsed, "  ".join(parts), facts)
+        parts += format_changes(copy.hyperparameters_before, a.hyperparameters)
+        return Event("promotion" if promotion else "copy", elapsed, "  ".join(parts), facts)
 
     def _retired(self, record: Decision, member: str) -> Event:
         m = self.population.members[member]

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from pbtrl.core.messages import Assignment, Report
+from pbtrl.core.messages import Report
 from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, FailureRecord, Record, ReportRecord
 from pbtrl.core.scores import BestMember
@@ -49,7 +49,6 @@ class TensorBoardWriter:
         self._all = _writer(run.tensorboard / "population", population.step + 1 if resume else None)
         if not resume:
             self._all.add_layout(layout(header))
-        self._values = {m.id: m.hyperparameters for m in population.members.values()}
         self._shown = {
             m.id: hyperparameter_points(m.snapshot_hparams) if resume else {} for m in population.members.values()
         }
@@ -113,23 +112,20 @@ class TensorBoardWriter:
             self._close_if_retired(member)
         counts = {f"population/members/{agent}": n for agent, n in self._population.agents.items()}
         self._all.add_scalars(counts, self._population.step, now)
-        self._copies(decision.assignments, now)
+        self._copies(now)
         if retired := sum(m.retired for m in self._population.members.values()):
             self._all.add_scalars({"population/retired": retired}, self._population.step, now)
         self._count_before_copy(now)
 
-    def _copies(self, assignments: Sequence[Assignment], now: float) -> None:
+    def _copies(self, now: float) -> None:
         """Write the copies of a decision as text: a table for the population, and a sentence for each receiver."""
-        known, step, rows = self._population.members, self._population.step, []
-        for a in assignments:
-            before = self._values.get(a.member, {})
-            self._values[a.member] = a.hyperparameters
-            if a.donor is None or known[a.member].is_evaluator:
-                continue
-            fitness = " -> ".join(format_fitness(known[who].last_fitness) for who in (a.member, a.donor))
-            change = ", ".join(format_changes(before, a.hyperparameters))
-            rows.append([a.member, a.donor, format_count(a.start), fitness, change, a.note])
-            text = f"{a.member} <- {a.donor}: {self._header.metric} {fitness}; {change or 'no change'} ({a.note})"
+        step, rows = self._population.step, []
+        for copy in (c for c in self._population.latest_copies if c.kind != "evaluation"):
+            a = copy.assignment
+            fitness = " -> ".join(map(format_fitness, (copy.fitness_before, copy.fitness_after)))
+            change = ", ".join(format_changes(copy.hyperparameters_before, a.hyperparameters))
+            rows.append([a.member, copy.donor, format_count(a.start), fitness, change, a.note])
+            text = f"{a.member} <- {copy.donor}: {self._header.metric} {fitness}; {change or 'no change'} ({a.note})"
             self._writer_of(a.member).add_text("exploit", text, a.start, now)
         if rows:
             titles = ["member", "donor", self._header.steps, self._header.metric, "hyperparameters", "reason"]

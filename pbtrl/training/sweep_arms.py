@@ -125,8 +125,8 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
 def arm_names(labels: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name arms by what varies: the config's name, values that are words, and other values after their setting.
 
-    Sections with one `name` are told apart by the settings in which they differ from the first of them. A single arm
-    has the name of its config.
+    Sections of one `name` are followed by the settings in which they differ from the first of them. A single arm has
+    the name of its config.
 
     Examples: `pbt`, `random_search-size8`, `cartpole-pbt`, `pbt-copy-weights`.
     """

@@ -65,6 +65,25 @@ def test_report_moves_the_member() -> None:
     assert (population.step, population.copies) == (250, 1)
 
 
+def test_copies_show_what_both_members_had_before_the_decision() -> None:
+    """Also where a donor is itself a receiver of that decision."""
+    population = after_one_slice(1.0, 2.0, 3.0)
+    whole = assign(population, "m00", parent="m01/000000", donor="m01", hyperparameters={"lr": 5.0})
+    partial = assign(population, "m01", parent="m01/000000", donor="m02", hyperparameters={"lr": 6.0})
+    population.record(decision(partial, whole, assign(population, "m02", parent="m02/000000")))
+    first, second = population.latest_copies
+    assert (first.receiver, first.donor, first.kind, first.weights) == ("m01", "m02", "exploit", False)
+    assert (first.fitness_before, first.fitness_after, first.hyperparameters_before) == (2.0, 3.0, {"lr": 0.2})
+    assert (second.receiver, second.donor, second.kind, second.weights) == ("m00", "m01", "exploit", True)
+    assert (second.fitness_before, second.fitness_after) == (1.0, 2.0)
+    member = population.members["m00"]
+    assert (member.previous_hparams, member.hyperparameters, member.fitness) == ({"lr": 0.1}, {"lr": 5.0}, None)
+    population.record(answer(trained(whole, 3.0)))
+    population.record(decision(assign(population, "m00", parent="m00/000001", hyperparameters={"lr": 7.0})))
+    assert population.latest_copies == []
+    assert member.previous_hparams == {"lr": 5.0}
+
+
 @pytest.mark.parametrize("source", ["training", "evaluation"])
 def test_null_return_is_nan(source: str) -> None:
     """The journal has null where a number was not finite."""
@@ -202,6 +221,10 @@ def test_steps_of_episodes_that_the_metric_cannot_measure_count() -> None:
         (
             Decision((Assignment("m01/000001", "m01", None, 0, 100, {}, 1, inherit=True),)),
             "inherits, but has no donor",
+        ),
+        (
+            Decision((Assignment("m01/000001", "m01", None, 0, 100, {}, 1, hparams_donor="m00"),)),
+            "copies hyperparameters, but has no donor",
         ),
         (Decision((), ("m07",)), "there is no member m07"),
         (RunChanged({}, ("m07",)), "there is no member m07"),

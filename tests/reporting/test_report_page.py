@@ -163,7 +163,7 @@ def test_evaluated_runs_draw_their_evaluations(tmp_path: Path) -> None:
     w = JournalWriter(tmp_path / "a", size=1, rule=FitnessRule(source="evaluation", window=10, min_episodes=1))
     w.decide(w.next("m00"))
     w.report("m00", 1.0, evaluation=[7.0, 8.0])
-    w.decide(w.next("m00", parent=None, hparams_donor="m00"))
+    w.decide(w.next("m00", parent=None, donor="m00"))
     assert data_of(w).final_episodes == {"m00": [7.0, 8.0]}
 
 
