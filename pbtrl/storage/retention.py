@@ -1,7 +1,8 @@
 """Deletion of old snapshots, except each member's newest, milestones, parents and the best one.
 
 A retired member keeps a snapshot only while it is among the fittest retired ones, so that a search of hundreds of
-trials needs no more space than the trials that may still train.
+trials needs no more space than the trials that may still train. One that was given up keeps its newest in any case,
+because a resumed run may let it try again.
 """
 
 from __future__ import annotations
@@ -45,26 +46,32 @@ class Retention:
         """After a report or a retirement, delete the snapshots that are no longer needed."""
         if isinstance(record, ReportRecord):
             self._pass_milestones(record.report)
-            self._clean(record.report.member)
+            changed = {record.report.member}
         elif isinstance(record, Decision | RunChanged) and record.retired:
+            changed = {*record.retired}
+        else:
+            return
+        if any(self._population.members[member].retired for member in changed):
             kept = self._fittest_retired()
-            changed = {*record.retired, *(self._retired_kept - kept)}
+            changed |= self._retired_kept - kept
             self._retired_kept = kept
-            for member in sorted(changed):
-                self._clean(member)
+        for member in sorted(changed):
+            self._clean(member)
 
     def _fittest_retired(self) -> set[str]:
-        """Return the retired members that keep a snapshot."""
-        retired = [m for m in self._population.members.values() if m.retired and m.snapshot]
+        """Return the retired members that keep a snapshot for the final choice."""
+        retired = [m for m in self._population.members.values() if m.retired and m.snapshot and not m.given_up]
         retired.sort(key=lambda m: -math.inf if not m.ranked else m.fitness or 0.0, reverse=True)
         return {m.id for m in retired[: self._keep_retired]}
 
     def _clean(self, member: str) -> None:
-        names = self._store.names(member)
+        names, m = self._store.names(member), self._population.members[member]
         keep = {*self._population.needed(), *self._kept}
-        if not self._population.members[member].retired:
+        if m.pending:  # its snapshot may be there before its report
+            keep.add(m.pending.id)
+        if not m.retired:
             keep |= {*names[-self._keep_last :]}
-        elif member in self._retired_kept:
+        elif member in self._retired_kept or m.given_up:
             keep |= {*names[-1:]}
         for name in names:
             if name not in keep:
