@@ -134,7 +134,8 @@ class Failure:
         assignment, member: ids of the assignment and its member.
         error: one line of text.
         fatal: a retry would fail in the same way.
-        alone: no other slice was open in the worker, so the failure counts against the member.
+        alone: no other slice was trained together with it, so the failure counts against the member. After an error
+            for lack of memory: no other member was held in the worker.
         snapshot: name of the parent if that is missing or damaged, which does not count against the member.
         memory: memory ran out.
     """

@@ -54,7 +54,7 @@ def last_line(text: str) -> str:
 
 def count_room(resources: Mapping[str, float], demand: Mapping[str, float]) -> int:
     """Return how many workers a node has room for."""
-    return int(min(resources.get(name, 0) // amount for name, amount in demand.items()))
+    return int(min(resources.get(name, 0) / amount + 1e-6 for name, amount in demand.items()))  # 1.0 // 0.1 is 9.0
 
 
 def count_workers(nodes: Sequence[Mapping[str, float]], demand: Mapping[str, float], actors: int) -> int:

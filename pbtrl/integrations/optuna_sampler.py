@@ -6,6 +6,7 @@ study = optuna.create_study(direction="maximize", sampler=RLSampler(seed=1))
 from __future__ import annotations
 
 import datetime
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any, cast
@@ -100,12 +101,18 @@ class RLSampler(BaseSampler):
             FinishedTrial(
                 t.number,
                 tuple(_internal(distribution, t.params[name]) for name, distribution in space.items()),
-                sign * t.value if t.state == TrialState.COMPLETE and t.value is not None else None,
+                _reward(t, sign),
             )
             for t in trials
         ]
         ends = range(self._batch_size, len(results) + 1, self._batch_size)
         return [tuple(results[end - self._batch_size : end]) for end in ends]
+
+
+def _reward(trial: FrozenTrial, sign: float) -> float | None:
+    """Return the value to maximize; None if there is none to learn from, also where it is infinite."""
+    complete = trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
+    return sign * cast("float", trial.value) if complete else None
 
 
 def _dimension(distribution: BaseDistribution) -> Dimension:

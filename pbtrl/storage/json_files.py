@@ -1,6 +1,6 @@
 """Reading of JSON files in a run directory, with checks of size, content and schema version.
 
-Every file contains its schema version. Files of older versions are read; files of newer versions are refused.
+A file with a schema version is read if it is of this or an older version, and refused if it is of a newer one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ def read_json_if_exists(path: Path) -> dict[str, Any]:
 
 
 def read_json_list(path: Path) -> list[dict[str, Any]]:
-    """Read the JSON objects of a list in a file. Raises as `read_json`."""
+    """Read the JSON objects of a list in a file.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        DamagedError: the file cannot be read, is too large, or holds no list of JSON objects.
+    """
     data = read_plain_file(path, MAX_BYTES + 1)
     try:
         items = json.loads(data) if len(data) <= MAX_BYTES else None

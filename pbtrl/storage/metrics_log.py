@@ -86,9 +86,12 @@ class SliceMetrics:
         """Return the lines of a slice that was reported at `reported` (Unix seconds), oldest first, and forget them."""
         for line in self._tail.read(member):
             self._open[str(line.get("assignment"))].append(line)
-        lines = [line for line in self._open.pop(assignment, []) if _number(line, "time") <= reported]
-        last = max((_number(line, "attempt") for line in lines), default=0.0)
-        return [line for line in lines if _number(line, "attempt") == last]
+        attempts: dict[float, list[Metrics]] = {}
+        for line in self._open.pop(assignment, []):
+            attempts.setdefault(_number(line, "attempt"), []).append(line)
+        # The clock of another machine may be ahead, so only the first line says whether an attempt came later.
+        before = [number for number, lines in attempts.items() if _number(lines[0], "time") <= reported]
+        return attempts[max(before, default=min(attempts))] if attempts else []
 
 
 def last_reported_step(path: Path, assignment: str) -> int | None:

@@ -50,7 +50,7 @@ class RunLock:
 
         Raises:
             BusyError: another controller holds it; the message names its process and host.
-            RunError: it cannot be created.
+            RunError: it cannot be created, or the file system has no locks.
         """
         try:
             file = open(self._path, "a+b", opener=_open)  # noqa: SIM115, held until `release`
@@ -59,7 +59,12 @@ class RunLock:
         if not _is_plain(file):
             file.close()
             raise RunError(f"{self._path} is not a regular file")
-        if not _take(file, self._patience):
+        try:
+            taken = _take(file, self._patience)
+        except OSError as error:
+            file.close()
+            raise RunError(f"cannot lock {self._path}: {reason(error)}; its file system must support flock") from error
+        if not taken:
             owner = _text(file)
             file.close()
             raise BusyError(_busy(self._path, owner))
@@ -120,7 +125,7 @@ def _take(file: IO[bytes], patience: float) -> bool:
     for _ in range(round(patience / 0.01)):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             time.sleep(0.01)
         else:
             return True
@@ -132,7 +137,7 @@ def _is_held(file: IO[bytes]) -> bool:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
     return False
 

@@ -27,6 +27,7 @@ from pbtrl.errors import DamagedError, DiskFullError, NewerError, SnapshotError
 from pbtrl.storage.json_files import MAX_BYTES, SCHEMA, parse_object, read_plain_file
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import (
+    is_disk_error,
     make_directory,
     retry_attempts,
     sync_directory,
@@ -154,10 +155,14 @@ class SnapshotStore(Store):
     def remove(self, name: str) -> None:
         """Delete a snapshot. It is renamed first, so that no reader sees a half-deleted one."""
         path = self.path(name)
-        gone = path.with_name(f".gone-{path.name}")
+        gone = path.with_name(f".gone-{path.name}-{time.time_ns()}")
         path.rename(gone)
         crash_point("snapshot.hidden")
-        shutil.rmtree(gone)
+        try:
+            shutil.rmtree(gone)
+        except OSError as error:  # on NFS a reader's files stay until it closes them; the next session deletes them
+            if is_disk_error(error):
+                raise
         crash_point("snapshot.removed")
 
     @override
@@ -250,6 +255,6 @@ def _object(name: str, files: Files) -> dict[str, Any]:
 
 def _read(name: str, path: Path, *, bytes: int, sha256: str) -> bytes:
     """Read a file and compare it with its manifest; a file of another size is not read at all."""
-    if path.stat().st_size == bytes and hashlib.sha256(data := path.read_bytes()).hexdigest() == sha256:
+    if path.stat().st_size == bytes and hashlib.sha256(data := read_plain_file(path)).hexdigest() == sha256:
         return data
     raise SnapshotError(f"snapshot {name}: {path.name} is damaged ({path.parent})")

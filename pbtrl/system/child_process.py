@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -103,6 +103,8 @@ def start_ignoring_signals(process: BaseProcess) -> None:
         before, safe = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS), os.environ.get(SAFE)
         os.environ[SAFE] = safe or OURS
         try:
+            resource_tracker.ensure_running()  # unblocks the signals; the first start would launch it
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             with without_main_module():
                 process.start()
         finally:

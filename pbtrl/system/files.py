@@ -47,7 +47,8 @@ def translate_disk_errors(path: Path, size: int = 0) -> Iterator[None]:
         if error.errno not in FULL:
             raise
         needed = f"{size:,} bytes are needed" if size else "more is needed"
-        raise DiskFullError(f"no space on the disk for {path}: {needed}, {_free(path):,} are free") from error
+        why = f"{needed}, {_free(path):,} are free" if error.errno == errno.ENOSPC else f"{reason(error)}, {needed}"
+        raise DiskFullError(f"no space on the disk for {path}: {why}") from error
 
 
 def check_free_space(members: Path, size: int, what: str) -> None:

@@ -342,6 +342,8 @@ def test_deaths_are_told_in_one_line(kind: str, text: str, death: str, described
 def test_room_is_counted_over_all_that_a_worker_needs() -> None:
     assert count_room({"CPU": 8, "GPU": 1}, {"CPU": 2, "GPU": 0.5}) == 2
     assert count_room({"CPU": 8}, {"CPU": 3}) == 2
+    for share, count in ((0.1, 10), (0.2, 5), (0.3, 3), (0.7, 1)):  # 1.0 // 0.1 is 9.0
+        assert count_room({"GPU": 1.0}, {"GPU": share}) == count
     assert count_room({"CPU": 8}, {"CPU": 1, "trainer": 1}) == 0
     assert listed({"CPU": 2, "trainer": 0.5}) == "{CPU: 2, trainer: 0.5}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,24 @@ def test_pruned_failed_and_enqueued_trials_are_accepted() -> None:
     study.enqueue_trial({"x": 0.5, "y": 0.01})
     study.optimize(objective, n_trials=30, catch=ArithmeticError)
     assert len(study.trials) == 30
+
+
+def test_infinite_values_count_as_pruned() -> None:
+    """Optuna accepts them; as rewards they would make every failure look good."""
+
+    def objective(trial: Any, *, prune: bool) -> float:
+        value = -peak(trial)
+        if trial.number % 5 == 2:
+            if prune:
+                raise optuna.TrialPruned
+            return float("inf")
+        return float(value)
+
+    studies = [
+        study_of(RLSampler(seed=1, batch_size=8, model=ModelRules(max_batches=2, warmup=1)), run, 40, "minimize")
+        for run in (partial(objective, prune=True), partial(objective, prune=False))
+    ]
+    assert params(studies[0]) == params(studies[1])
 
 
 def test_two_objectives_are_refused() -> None:

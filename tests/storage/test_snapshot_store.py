@@ -1,5 +1,6 @@
 """Snapshots are complete or absent, checked before use, and never half replaced."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pbtrl.errors import SnapshotError
+from pbtrl.errors import DiskFullError, SnapshotError
 from pbtrl.storage.snapshot_store import SnapshotStore
 from pbtrl.system.files import write_atomically
 
@@ -169,6 +170,60 @@ def test_removed_snapshot_is_gone(store: SnapshotStore) -> None:
     assert list(store.path(NAME).parent.iterdir()) == []
     store.commit(NAME, TENSORS, {})
     assert store.names("m03") == [NAME]
+
+
+def test_pipe_in_a_snapshot_does_not_block(store: SnapshotStore) -> None:
+    path = store.path(NAME) / "tensors.safetensors"
+    path.unlink()
+    os.mkfifo(path)
+    manifest = store.path(NAME) / "MANIFEST.json"
+    hashes = json.loads(manifest.read_text())
+    hashes["tensors.safetensors"]["bytes"] = 0
+    manifest.write_text(json.dumps(hashes))
+    with pytest.raises(SnapshotError, match="missing or incomplete"):
+        store.load(NAME)
+
+
+def test_file_that_a_reader_holds_open_does_not_end_the_run(
+    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On NFS it stays until then; a snapshot of the same name can come and go meanwhile."""
+
+    def rmtree(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    for _ in range(2):
+        store.remove(NAME)
+        assert store.names("m03") == []
+        store.commit(NAME, TENSORS, {})
+    assert len(store.leftovers()) == 2
+
+    def failing(path: Path, ignore_errors: bool = False) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(shutil, "rmtree", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        store.remove(NAME)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (errno.EDQUOT, "no space on the disk for .*best.json: .*quota exceeded"),
+        (errno.EFBIG, "no space on the disk for .*best.json: File too large"),
+    ],
+)
+def test_limits_other_than_the_disk_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, message: str
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFullError, match=message):
+        write_atomically(tmp_path / "best.json", "{}")
 
 
 def test_small_file_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

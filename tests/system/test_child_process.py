@@ -1,0 +1,41 @@
+"""Signals of child processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from pbtrl.system.child_process import STOP_SIGNALS, call_in_child
+
+SCRIPT = """
+if __name__ == "__main__":
+    from pbtrl.system.child_process import call_in_child
+    from tests.system.test_child_process import send_blocked_signals
+
+    for _ in range(2):
+        print(call_in_child(send_blocked_signals).decode())
+"""
+
+
+def send_blocked_signals(pipe: Connection, parent: int) -> None:
+    """Send the numbers of the signals that were blocked from the start."""
+    pipe.send_bytes(" ".join(str(int(s)) for s in sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))).encode())
+
+
+def test_first_child_of_a_process_ignores_signals_from_the_start() -> None:
+    """Its start also launches multiprocessing's resource tracker, which unblocks signals."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    first, second = ({int(word) for word in line.split()} for line in result.stdout.splitlines())
+    assert first == second
+    assert first >= set(STOP_SIGNALS)
+
+
+def test_own_signals_are_restored() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    call_in_child(send_blocked_signals)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
