@@ -78,7 +78,8 @@ def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
     if score.get("return_mean") is not None:
         task = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
         value = f"{score['return_mean']:.2f} +/- {score['return_std']:.2f}"
-        metric = {"type": "mean_reward", "value": value, "name": "mean_reward", "verified": False}
+        measure = "mean_reward" if _is_return(score) else score["metric"]
+        metric = {"type": measure, "value": value, "name": measure, "verified": False}
         dataset = {"name": info["env"], "type": info["env"]}
         result["model-index"] = [
             {"name": info["agent"], "results": [{"task": task, "dataset": dataset, "metrics": [metric]}]}
@@ -90,13 +91,20 @@ def _score(info: Mapping[str, Any]) -> str:
     score = info["score"]
     if not score or score.get("return_mean") is None:
         return f"It was not scored: `pbtrl eval {_text(info['run'])} --member {info['member']}` does it."
-    text = f"**Mean return {format_fitness(score['return_mean'])}**"
+    measure = "Mean return" if _is_return(score) else f"Mean {_text(score['metric'])}"
+    text = f"**{measure} {format_fitness(score['return_mean'])}**"
     if score.get("ci95"):
         low, high = map(format_fitness, score["ci95"])
         text += f", 95 % interval {low} to {high}"
     kind = "most likely actions" if score.get("deterministic") else "sampled actions"
     protocol = f", protocol {_text(score['protocol'])}" if score.get("protocol") else ""
-    return f"{text}, over {score['episodes']} fresh episodes with {kind} and raw rewards{protocol}."
+    raw = " and raw rewards" if _is_return(score) else ""
+    return f"{text}, over {score['episodes']} fresh episodes with {kind}{raw}{protocol}."
+
+
+def _is_return(score: Mapping[str, Any]) -> bool:
+    """Return whether a score is the mean return, and not that of a `fitness.metric`."""
+    return bool(score.get("metric", "return") == "return")
 
 
 def _schedule(run: RunDirectory, member: str) -> str:

@@ -175,13 +175,14 @@ class _ScoreSheet:
         lengths[done] = 0
 
     def _finish(self, index: int, cut: bool) -> None:
-        result, length = float(self._returns[index]), int(self._lengths[index])
+        episode_return, length = float(self._returns[index]), int(self._lengths[index])
+        result = episode_return
         if self._metric is not None:
-            score = self._metric(self._vector, index, result, length)
+            score = self._metric(self._vector, index, episode_return, length)
             result = math.nan if score is None else score
         self.finished[index].append(_Episode(result, length, cut))
         if self._camera:
-            self._camera.end(index, result, length)
+            self._camera.end(index, episode_return, length)
 
     def _shoot(self) -> None:
         if self._camera:

@@ -188,6 +188,30 @@ def test_whole_games_are_played_despite_life_loss_ends(monkeypatch: pytest.Monke
     assert len(played.returns) == 1
 
 
+class Film:
+    """Camera that keeps what it gets at the ends of episodes."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[int, float, int]] = []
+
+    def shoot(self, vector: Vector) -> None:
+        pass
+
+    def end(self, index: int, result: float, length: int) -> None:
+        self.ends.append((index, result, length))
+
+
+def longer_than_two(vector: Vector, row: int, episode_return: float, length: int) -> float | None:
+    """Metric that the first env's episodes do not have."""
+    return None if length <= 2 else float(length > 4)
+
+
+def test_camera_gets_the_return_whatever_the_metric_is() -> None:
+    film: Any = Film()
+    play(3, 1, [2, 5, 4], metric=longer_than_two, camera=film)
+    assert film.ends == [(0, 20.0, 2), (2, 120.0, 4), (1, 100.0, 5)]
+
+
 ENDLESS = 10**9
 
 
