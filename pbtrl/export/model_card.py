@@ -18,7 +18,6 @@ from pbtrl.export.bundle import usage
 from pbtrl.export.self_check import OBSERVATIONS
 from pbtrl.reporting import plots
 from pbtrl.reporting.formatting import format_count, format_fitness, format_value
-from pbtrl.reporting.lineage import copies
 from pbtrl.reporting.schedule import discover
 from pbtrl.storage.best_member import read_best
 from pbtrl.storage.run_directory import RunDirectory
@@ -33,7 +32,6 @@ def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Ma
     header, records, population = run.load()
     best = read_best(run)
     lineage = plots.draw(plots.RunData(header, records, population, loaded.snapshot), "lineage", "png")
-    copied = len(copies(records))
     files = {"lineage.png": lineage}
     if video := newest_video(run, loaded.snapshot):
         files[f"replay{video.suffix}"] = video.read_bytes()
@@ -53,7 +51,7 @@ def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Ma
         "## Training",
         f"- env {_text(config.env.described)}\n"
         f"- {format_count(loaded.report['step'])} {header.steps} of this member, {format_count(population.step)} of "
-        f"the population; {copied} copies between members\n"
+        f"the population; {population.copies} copies between members\n"
         f"- seed {header.seed}; deterministic: {_text(header.deterministic)}\n"
         f"- pbtrl {info['pbtrl']}; `config.yaml` is the resolved config: `pbtrl train config.yaml`",
         "The hyperparameters that led to these weights:",

@@ -149,6 +149,16 @@ def test_card_names_the_metric(run: api.Run) -> None:
     assert "**Mean &lt;success&gt; 0.750**, over 4 fresh episodes with sampled actions." in card
 
 
+def test_start_of_an_evaluation_is_no_copy(run: api.Run) -> None:
+    receiver = run.lineage()[0]["member"]
+    path = run.path / "journal.jsonl"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(header), "roles": {receiver: "evaluator"}}), *lines, ""]))
+    count = sum(copy["kind"] == "exploit" for copy in run.lineage())
+    assert count < len(run.lineage())
+    assert f"; {count} copies between members" in (run.export(format="hub") / "README.md").read_text()
+
+
 def test_unscored_member_has_a_card(run: api.Run) -> None:
     other = next(m for m in run.members if m != (run.best or {})["member"])
     card = (run.export(other, format="hub") / "README.md").read_text()
