@@ -19,6 +19,7 @@ from pbtrl.export.self_check import OBSERVATIONS
 from pbtrl.reporting import plots
 from pbtrl.reporting.formatting import format_count, format_fitness, format_value
 from pbtrl.reporting.schedule import discover
+from pbtrl.reporting.tables import episode_remarks
 from pbtrl.storage.best_member import read_best
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.video_files import newest_video
@@ -97,7 +98,8 @@ def _score(info: Mapping[str, Any]) -> str:
     kind = "most likely actions" if score.get("deterministic") else "sampled actions"
     protocol = f", protocol {_text(score['protocol'])}" if score.get("protocol") else ""
     raw = " and raw rewards" if _is_return(score) else ""
-    return f"{text}, over {score['episodes']} fresh episodes with {kind}{raw}{protocol}."
+    remarks = f"; {_text(rest)}" if (rest := episode_remarks(score)) else ""
+    return f"{text}, over {score['episodes']} fresh episodes with {kind}{raw}{protocol}{remarks}."
 
 
 def _is_return(score: Mapping[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from pbtrl.reporting.formatting import (
 )
 from pbtrl.reporting.labels import labeled
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
-from pbtrl.reporting.tables import HELD_OUT, truncation
+from pbtrl.reporting.tables import HELD_OUT, episode_remarks
 from pbtrl.storage.journal import read_journal
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader, read_header
@@ -116,8 +116,8 @@ def _best(best: BestMember, measure: str) -> str:
     if score.ci95:
         text += ", 95 % interval {} to {}".format(*map(format_fitness, score.ci95))
     text += f", {HELD_OUT}" if score.held_out else f", {score.episodes} fresh episodes"
-    if cut := truncation(vars(score)):
-        text += f"; {cut}"
+    if remarks := episode_remarks(vars(score)):
+        text += f"; {remarks}"
     return text
 
 

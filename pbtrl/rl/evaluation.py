@@ -7,6 +7,7 @@ envs that are done wait for the others. Episodes that do not end are cut after a
 from __future__ import annotations
 
 import math
+import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,7 +30,7 @@ ENVS = 16  # largest number of envs per member
 
 
 class _Episode(NamedTuple):
-    result: float
+    result: float | None
     length: int
     cut: bool
 
@@ -55,7 +56,7 @@ def evaluate(
         max_steps: env steps after which an episode is cut; default: the env's own limit.
         fallback: value of `max_steps` if the env has no limit; None for no limit.
         camera: recorder of the first episode of some envs.
-        metric: measure of an episode, in place of its return; episodes without one count as NaN.
+        metric: measure of an episode, in place of its return; episodes without one are only counted.
         seconds: deadline, at which open episodes are cut and no new ones start; each env takes at least one step.
     """
     deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -77,12 +78,13 @@ def evaluate(
     played = ([e for env in scores.finished[i * envs : (i + 1) * envs] for e in env] for i in range(len(rows)))
     return [
         EvaluationEpisodes(
-            returns=[e.result for e in member],
+            returns=[e.result for e in member if e.result is not None],
             lengths=[e.length for e in member],
             seeds=seeds,
             max_steps=limit,
             truncated=sum(e.cut for e in member),
             timed_out=len(member) < episodes or any(e.cut and e.length != limit for e in member),
+            unmeasured=sum(e.result is None for e in member),
         )
         for member in played
     ]
@@ -176,10 +178,8 @@ class _ScoreSheet:
 
     def _finish(self, index: int, cut: bool) -> None:
         episode_return, length = float(self._returns[index]), int(self._lengths[index])
-        result = episode_return
-        if self._metric is not None:
-            score = self._metric(self._vector, index, episode_return, length)
-            result = math.nan if score is None else score
+        metric = self._metric
+        result = episode_return if metric is None else metric(self._vector, index, episode_return, length)
         self.finished[index].append(_Episode(result, length, cut))
         if self._camera:
             self._camera.end(index, episode_return, length)

@@ -208,8 +208,19 @@ def longer_than_two(vector: Vector, row: int, episode_return: float, length: int
 
 def test_camera_gets_the_return_whatever_the_metric_is() -> None:
     film: Any = Film()
-    play(3, 1, [2, 5, 4], metric=longer_than_two, camera=film)
+    (played,), _ = play(3, 1, [2, 5, 4], metric=longer_than_two, camera=film)
+    assert (played.returns, played.lengths, played.unmeasured) == ([1.0, 0.0], [2, 5, 4], 1)
     assert film.ends == [(0, 20.0, 2), (2, 120.0, 4), (1, 100.0, 5)]
+
+
+def test_evaluation_without_any_number_is_no_empty_one() -> None:
+    """An empty one, as after an early stop, would keep the fitness of the last slice."""
+    fitness = {"metric": "episode/info/nothing", "source": "evaluation", "episodes": 2}
+    tree = {"env": {"id": "CartPole-v1"}, "budget": {"env_steps_per_member": 1000}, "fitness": fitness}
+    build = RLBuilder(config_from_dict(tree))
+    assert build.spec.evaluate
+    (result,) = build.spec.evaluate(fresh(build, 0), 1, 1)
+    assert np.isnan(result)
 
 
 ENDLESS = 10**9
