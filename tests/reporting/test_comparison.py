@@ -188,6 +188,8 @@ def test_label_has_as_few_settings_as_tell_the_groups_apart() -> None:
 def test_labels_of_other_values() -> None:
     copies = [config(**{"strategy.copy": c}) for c in (["weights"], ["weights", "hparams"])]
     assert labels(copies) == ["copy weights", "copy weights+hparams"]
+    wrapped = [config(**{"env.wrappers": wrappers}) for wrappers in ([], ["own:Half"])]
+    assert labels(wrapped) == ["wrappers none", "wrappers own:Half"]
     exploits = [config(**{"strategy.exploit.method": m}) for m in ("t_test", "truncation")]
     assert labels(exploits) == ["exploit t_test", "exploit truncation"]
     searched = config(**{"agent.learning_rate": {"prior": "log_uniform", "low": 1e-4, "high": 0.1}})
@@ -382,6 +384,24 @@ def test_other_env_kwargs_and_machines_are_warnings(tmp_path: Path) -> None:
     assert kwargs.startswith("env.kwargs.size differs")
     assert "CPU 0" in machines
     assert "CPU 1" in machines
+
+
+@pytest.mark.parametrize(("one", "other", "setting"), [
+    ({"env": {"wrappers": []}}, {"env": {"wrappers": ["own:Half"]}}, "env.wrappers"),
+    ({"env": {}}, {"env": {"flatten_observations": True}}, "env.flatten_observations"),
+    ({"final": {"max_steps": 9}}, {"final": {"max_steps": None}}, "final.max_steps"),
+    ({"trainable": {"name": "net", "data": "a"}}, {"trainable": {"name": "net", "data": "b"}}, "trainable.data"),
+    ({"trainable": {"name": "net", "rate": 0.1}}, {"trainable": {"name": "net"}, "hparams": {"rate": {"prior": "x"}}},
+     None),
+    ({"final": {"episodes": 9}}, {"final": {"episodes": 8}}, None),
+])  # fmt: skip
+def test_other_tasks_are_a_warning(tmp_path: Path, one: Any, other: Any, setting: str | None) -> None:
+    write_run(tmp_path, "a", 1.0, one)
+    write_run(tmp_path, "b", 1.0, other)
+    result = pbtrl.compare(tmp_path)
+    assert len(result.groups) == 2
+    text = f"{setting} differs between the groups: their scores may not mean the same"
+    assert result.warnings == ([text] if setting else [])
 
 
 def test_pairs_of_many_groups_are_cut_in_the_table(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing_extensions import override
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.comparison.group_curves import AXES, group_curve
 from pbtrl.reporting.comparison.group_statistics import Pair, RunGroup
-from pbtrl.reporting.comparison.groups import group_runs, labels, varying_settings
+from pbtrl.reporting.comparison.groups import group_runs, labels, may_change_task, varying_settings
 from pbtrl.reporting.comparison.metrics import Metric
 from pbtrl.reporting.comparison.runs import ComparedRun, LeftOut, check_comparable, find_runs, load
 from pbtrl.reporting.formatting import format_count
@@ -84,8 +84,8 @@ class Comparison:
             result.append(f"changed by `pbtrl set` while training, unlike their config: {', '.join(changed)}")
         result += [
             f"{name} differs between the groups: their scores may not mean the same"
-            for name in self.differences
-            if name.startswith("env.kwargs.")
+            for name, values in self.differences.items()
+            if may_change_task(name, values)
         ]
         if self.metric.bias:
             result.append(self.metric.bias)
