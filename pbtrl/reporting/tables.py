@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pbtrl.core.member import UNHEALTHY
 from pbtrl.core.records import describe_change
 from pbtrl.reporting.formatting import (
     format_bytes,
@@ -92,13 +93,17 @@ class Table:
 
 
 def members(result: Json) -> Table:
-    """Members of a run, best first; `result` is the result of `run_status.status`. Values at a bound are marked."""
+    """Members of a run, best first, broken ones last; values at a bound are marked.
+
+    `result` is the result of `run_status.status`.
+    """
     names = list(dict.fromkeys(name for m in result["members"] for name in m["hyperparameters"]))
     order = list(result["roles"])
     ordered = sorted(
         result["members"],
         key=lambda m: (
             order.index(m["role"]) if m["role"] in order else 0,
+            m["state"] in UNHEALTHY,
             _rank_fitness(m) is None,
             -(_rank_fitness(m) or 0.0),
         ),
@@ -109,7 +114,8 @@ def members(result: Json) -> Table:
     ordered = [*ordered[:MOST_MEMBERS], *training]
     skipped = ["skipped"] if any(m["skipped_updates"] for m in ordered) else []
     roles = ["role"] if result["roles"] else []
-    states = ["state"] if result["retired"] or result["roles"] else []
+    broken = any(m["state"] in UNHEALTHY for m in ordered)
+    states = ["state"] if result["retired"] or result["roles"] or broken else []
     rows = [
         [m["id"], *[m["role"] for _ in roles], format_rank_fitness(_rank_fitness(m), before_copy=_before_copy(m))]
         + [str(max(0, m["generation"])), format_count(m["env_steps"])]
