@@ -126,6 +126,11 @@ def test_verdict_follows_the_probability_of_improvement(tmp_path: Path) -> None:
     ((1, 2, 3, 4), (5, 6, 7, 8), "random_search is better"),
     ((5, 6, 7, 8), (1, 2, 3, 4), "pbt is better"),
     ((1, 2, 3), (5, 6, 7), "too few runs to conclude"),
+    ((5, 6, 7, 8, 9), (1, 2, 3, 4, 9.5), "no difference shown"),  # U = 5, p = 0.15
+    ((5, 6, 7, 8, 9), (1, 2, 3, 4, 8.5), "no difference shown"),  # U = 4, p = 0.095
+    ((5, 6, 7, 8, 9), (1, 2, 3, 4, 6.5), "pbt is better"),  # U = 2, p = 0.032
+    ((5, 5, 5, 5), (1, 2, 3, 4), "pbt is better"),
+    ((5, 5, 5, 5), (1, 2, 3, 5), "no difference shown"),
 ])  # fmt: skip
 def test_verdict(tmp_path: Path, low: tuple[int], high: tuple[int], verdict: str) -> None:
     for seed, (a, b) in enumerate(zip(low, high, strict=True)):

@@ -23,6 +23,7 @@ from pbtrl.reporting.comparison.group_statistics import Pair, RunGroup
 from pbtrl.reporting.comparison.groups import group_runs, labels, may_change_task, varying_settings
 from pbtrl.reporting.comparison.metrics import Metric
 from pbtrl.reporting.comparison.runs import ComparedRun, LeftOut, check_comparable, find_runs, load
+from pbtrl.reporting.comparison.statistics import LEVEL
 from pbtrl.reporting.formatting import format_count
 from pbtrl.reporting.sweep_tables import EQUAL
 from pbtrl.storage.json_files import SCHEMA
@@ -103,6 +104,11 @@ class Comparison:
         small = {pair.arithmetic: None for pair in self.pairs if pair.is_too_small}
         result += [f"too few runs to conclude: {text}" for text in small]
         result += list({pair.arithmetic: None for pair in self.pairs if not pair.is_too_small and pair.arithmetic})
+        if not all(pair.is_too_small for pair in self.pairs):
+            result.append(
+                "better: the interval of P(improvement) excludes one half, and the rank test of Mann and Whitney has "
+                f"p <= {LEVEL}"
+            )
         if any(1 < len(group.runs) < ENOUGH for group in self.groups):
             result.append(
                 f"bootstrap intervals of fewer than {ENOUGH} runs are too narrow: of normal scores, those of 3 runs "

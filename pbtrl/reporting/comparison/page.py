@@ -35,9 +35,10 @@ HEADINGS = {"scores": "Runs", "curves": "Curves"}
 METHOD = (
     "IQM is the interquartile mean: the mean of the middle half of the runs. Intervals are percentile bootstraps over "
     "runs with a fixed seed, stratified by group. P(improvement) is the probability that a run of the one group beats "
-    "a run of the other, where a tie counts half (Agarwal et al. 2021, arXiv 2108.13264). The paired difference is "
-    "the mean over the seeds that both groups have; p is Wilcoxon's, given from 6 pairs on. Intervals over runs say "
-    "nothing about other envs, budgets or search spaces."
+    "a run of the other, where a tie counts half (Agarwal et al. 2021, arXiv 2108.13264). Rank p is that of Mann and "
+    "Whitney's exact test, two-sided. The paired difference is the mean over the seeds that both groups have; "
+    "signed-rank p is Wilcoxon's, given from 6 pairs on. Intervals over runs say nothing about other envs, budgets or "
+    "search spaces."
 )
 
 
