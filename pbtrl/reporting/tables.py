@@ -29,6 +29,7 @@ from pbtrl.storage.run_state import is_training
 Json = Mapping[str, Any]
 MOST_MEMBERS = 40  # rows of a status table
 HELD_OUT = "on held-out data"
+REUSED = "on the data that it was chosen with"  # the score of a trainable without `test`
 
 REPLAY_ROWS = {
     "original": "original best member",

@@ -312,13 +312,17 @@ def test_env_protocol_of_atari(tmp_path: Path) -> None:
 def test_trainables_by_the_metric_that_their_journal_names(tmp_path: Path) -> None:
     trainable = {"trainable": {"name": "net"}, "strategy": {"name": "pbt"}}
     run = write_run(tmp_path, "a", 0.9, trainable, unit="steps")
-    assert pbtrl.compare(run).metric.title == "fitness of the chosen member on fresh seeds"
+    assert pbtrl.compare(run).metric.title == "fitness of the chosen member on the data that it was chosen with"
     lines = (run / "journal.jsonl").read_text().splitlines()
     lines[0] = json.dumps({**json.loads(lines[0]), "metric": "accuracy"})
     (run / "journal.jsonl").write_text("\n".join(lines) + "\n")
     result = pbtrl.compare(run)
-    assert result.metric.title == "accuracy of the chosen member on fresh seeds"
+    assert result.metric.title == "accuracy of the chosen member on the data that it was chosen with"
     assert "total steps" in str(result)
+    unfinished = write_run(tmp_path, "c", None, trainable, unit="steps", metric="accuracy", end="stop")
+    JournalWriter(tmp_path / "d").choose("m00", 0.9, held_out=True)
+    (run / "best.json").write_bytes((tmp_path / "d" / "best.json").read_bytes())
+    assert pbtrl.compare([unfinished, run]).metric.title == "accuracy of the chosen member on held-out data"
     other = write_run(tmp_path, "b", 0.9, trainable, unit="steps")
     with pytest.raises(RunError, match="metric, 'accuracy' and 'fitness'"):
         pbtrl.compare([run, other])

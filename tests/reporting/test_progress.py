@@ -444,6 +444,13 @@ def test_summary_names_best_schedule_and_next_commands(tmp_path: Path):
     assert "30 fresh episodes; 3 of 30 episodes cut at 1,000 steps\n" in text
 
 
+@pytest.mark.parametrize(("held_out", "data"), [(True, "held-out data"), (False, "the data that it was chosen with")])
+def test_summary_names_the_data_of_a_trainables_score(tmp_path: Path, held_out: bool, data: str):
+    w = JournalWriter(tmp_path / "net", unit="steps", metric="accuracy")
+    text = closing_text(w, "m01", 0.5, held_out=held_out)
+    assert f"m01 (m01/000000): accuracy 0.500, on {data}\n" in text
+
+
 @pytest.mark.parametrize(
     ("bounds", "warning"),
     [

@@ -1,7 +1,7 @@
 """Comparison of strategies, agents or configs by independent runs: groups, intervals, and what they do and do not show.
 
 The replication unit is a whole run, never a member: members of a population copy each other. What is compared is the
-score of each run's chosen member on fresh seeds, unless another metric is asked for.
+score of each run's chosen member, unless another metric is asked for.
 """
 
 from __future__ import annotations
@@ -190,7 +190,8 @@ def compare(selected: Sequence[str], root: Path, metric: str = "score") -> Compa
         what = "; ".join(one.reason for one in left_out) or "no runs were given"
         raise DamagedError(what) if left_out else RunError(what)
     check_comparable(runs)
-    return _grouped(runs, left_out, wanted.titled(runs[0]), folder)
+    scored = next((run for run in runs if run.score is not None), runs[0])
+    return _grouped(runs, left_out, wanted.titled(scored), folder)
 
 
 def _grouped(runs: Sequence[ComparedRun], left_out: list[LeftOut], metric: Metric, folder: Path | None) -> Comparison:

@@ -26,8 +26,8 @@ MARK = "<!-- written by pbtrl compare -->"
 CAPTIONS = {
     "scores": "A point is a run. Bars are interquartile means; horizontal lines are their 95 % bootstrap intervals.",
     "curves": "Interquartile mean over the runs of a group. Best member: at each decision, the member that ranks best, "
-    "scored by the episodes of its next report, which the ranking had not seen; the last point is the score on fresh "
-    "seeds. So it is not the maximum of noise. A curve begins where all runs of the group have a value; a run that has "
+    "scored by the episodes of its next report, which the ranking had not seen; the last point is the final score. "
+    "So it is not the maximum of noise. A curve begins where all runs of the group have a value; a run that has "
     "ended keeps its last one. Steps are those of all members together, and time is training time.",
 }
 HEADINGS = {"scores": "Runs", "curves": "Curves"}
@@ -100,7 +100,7 @@ def _settings(c: Comparison) -> tables.Table:
 
 def _runs(c: Comparison) -> tables.Table:
     show = format_count if c.metric.name == "steps_to" else format_fitness
-    titles = ["run", "group", "seed", c.metric.text, "fresh-seed score", "95 % over episodes", "chosen member"]
+    titles = ["run", "group", "seed", c.metric.text, "final score", "95 % over episodes", "chosen member"]
     titles += ["training fitness", f"total {c.runs[0].header.steps if c.runs else 'steps'}", "time"]
     rows = []
     for group in c.groups:
