@@ -7,7 +7,6 @@ envs that are done wait for the others. Episodes that do not end are cut after a
 from __future__ import annotations
 
 import math
-import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple

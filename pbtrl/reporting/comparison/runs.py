@@ -130,8 +130,9 @@ def load(run: RunDirectory) -> ComparedRun:
     return ComparedRun(
         run.path, header, settings, info,
         "return" if header.is_return else header.metric,
-        score, best is not None and best.evaluation.held_out, best.evaluation.ci95 if best else None, best.member if best else "", fitness, population.step,
-        duration(records), curves, any(isinstance(record, RunChanged) for record in records), unfinished,
+        score, best is not None and best.evaluation.held_out, best.evaluation.ci95 if best else None,
+        best.member if best else "", fitness, population.step, duration(records), curves,
+        any(isinstance(record, RunChanged) for record in records), unfinished,
     )  # fmt: skip
 
 
