@@ -183,7 +183,7 @@ def compare(
 
     Args:
         selected: runs (names, prefixes, paths, `Run`), or a folder that holds runs, such as that of a sweep.
-        metric: `score` (of the chosen member on fresh seeds), `fitness`, `median` or `steps_to=VALUE`.
+        metric: `score` (of the chosen member), `fitness`, `median` or `steps_to=VALUE`.
         runs: directory of all runs.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -165,7 +166,7 @@ class RLBuilder:
 
             def evaluate(row: Tensors, seed: int, threads: int) -> list[float]:
                 (result,) = self.evaluate([row], episodes=fitness.episodes, seed=seed, threads=threads)
-                return list(result.returns)
+                return result.returns or [math.nan]  # no episode has the number: the fitness is absent
 
         return CohortSpec(
             agent=self.agent,

@@ -25,7 +25,7 @@ def add_compare(commands: Any) -> None:
     )  # fmt: skip
     compare.add_argument(
         "--metric", default="score",
-        help="score (on fresh seeds), fitness, median, or steps_to=VALUE (default: score)",
+        help="score (of the chosen member), fitness, median, or steps_to=VALUE (default: score)",
     )  # fmt: skip
     compare.add_argument(
         "--out", type=parse_path, metavar="FILE",

@@ -9,7 +9,9 @@ from pbtrl.core.curve import Curve
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.naming import EVALUATOR
 
-MemberState = Literal["retired", "given up", "diverged", "train", "done", "waiting"]
+MemberState = Literal["given up", "diverged", "retired", "train", "done", "waiting"]
+UNHEALTHY: tuple[MemberState, ...] = ("given up", "diverged")
+"""States of members that are not healthy."""
 
 
 @dataclass
@@ -92,13 +94,16 @@ class Member:
         return self.healthy and self.fitness is not None
 
     def state(self, horizon: int) -> MemberState:
-        """State to show: `train` with an open assignment, `done` at the budget of `horizon` env steps."""
-        if self.retired:
-            return "retired"
+        """State to show: `train` with an open assignment, `done` at the budget of `horizon` env steps.
+
+        A failure is shown also after the strategy has retired the member for it.
+        """
         if self.given_up:
             return "given up"
         if self.diverged:
             return "diverged"
+        if self.retired:
+            return "retired"
         if self.pending:
             return "train"
         return "done" if self.step >= horizon else "waiting"

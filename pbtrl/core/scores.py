@@ -11,13 +11,15 @@ class EvaluationEpisodes:
     """Evaluation episodes of one member.
 
     Attributes:
-        returns: raw return of each episode, or what the metric measured in its place; of a trainable its one score.
-        lengths: length of each episode (env steps).
+        returns: raw return of each episode, or what `fitness.metric` measured in its place, of the episodes that have
+            such a number; of a trainable its one score.
+        lengths: length of each episode (env steps), including those that the metric could not measure.
         seeds: seeds of the envs.
         max_steps: env steps after which an episode was cut; None without a limit.
         truncated: number of episodes that were cut at `max_steps` or at the deadline; the env's own time limit does not
             count.
         timed_out: whether the deadline came before all episodes ended.
+        unmeasured: number of episodes that the metric could not measure.
         held_out: whether a trainable was scored on data that nothing else uses.
     """
 
@@ -27,6 +29,7 @@ class EvaluationEpisodes:
     max_steps: int | None = None
     truncated: int = 0
     timed_out: bool = False
+    unmeasured: int = 0
     held_out: bool = False
 
 
@@ -36,13 +39,14 @@ class Score:
 
     Attributes:
         member: member that made the snapshot.
-        return_mean: mean over the episodes; None if it is not finite.
+        return_mean: mean over the episodes; None if it is not finite, or no episode has the number of `fitness.metric`.
         episodes: number of episodes.
         ci95: ends of the 95 % interval of the mean; None for one episode or if it is not finite.
         held_out: whether a trainable was scored on data that nothing else uses.
         truncated: number of episodes that were cut at `max_steps` or for lack of time.
         max_steps: env steps after which an episode was cut; None without a limit.
         timed_out: whether the time ended before all episodes did.
+        unmeasured: number of episodes that do not count, because they have no number of `fitness.metric`.
     """
 
     member: str
@@ -53,6 +57,7 @@ class Score:
     truncated: int = 0
     max_steps: int | None = None
     timed_out: bool = False
+    unmeasured: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pbtrl.export.bundle import usage
 from pbtrl.export.self_check import OBSERVATIONS
 from pbtrl.reporting import plots
 from pbtrl.reporting.formatting import format_count, format_fitness, format_value
-from pbtrl.reporting.lineage import copies
 from pbtrl.reporting.schedule import discover
+from pbtrl.reporting.tables import episode_remarks
 from pbtrl.storage.best_member import read_best
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.video_files import newest_video
@@ -33,7 +33,6 @@ def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Ma
     header, records, population = run.load()
     best = read_best(run)
     lineage = plots.draw(plots.RunData(header, records, population, loaded.snapshot), "lineage", "png")
-    copied = len(copies(records))
     files = {"lineage.png": lineage}
     if video := newest_video(run, loaded.snapshot):
         files[f"replay{video.suffix}"] = video.read_bytes()
@@ -53,7 +52,7 @@ def card_files(run: RunDirectory, config: Config, loaded: LoadedPolicy, info: Ma
         "## Training",
         f"- env {_text(config.env.described)}\n"
         f"- {format_count(loaded.report['step'])} {header.steps} of this member, {format_count(population.step)} of "
-        f"the population; {copied} copies between members\n"
+        f"the population; {population.copies} copies between members\n"
         f"- seed {header.seed}; deterministic: {_text(header.deterministic)}\n"
         f"- pbtrl {info['pbtrl']}; `config.yaml` is the resolved config: `pbtrl train config.yaml`",
         "The hyperparameters that led to these weights:",
@@ -78,7 +77,8 @@ def _metadata(info: Mapping[str, Any]) -> dict[str, Any]:
     if score.get("return_mean") is not None:
         task = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
         value = f"{score['return_mean']:.2f} +/- {score['return_std']:.2f}"
-        metric = {"type": "mean_reward", "value": value, "name": "mean_reward", "verified": False}
+        measure = "mean_reward" if _is_return(score) else score["metric"]
+        metric = {"type": measure, "value": value, "name": measure, "verified": False}
         dataset = {"name": info["env"], "type": info["env"]}
         result["model-index"] = [
             {"name": info["agent"], "results": [{"task": task, "dataset": dataset, "metrics": [metric]}]}
@@ -90,13 +90,21 @@ def _score(info: Mapping[str, Any]) -> str:
     score = info["score"]
     if not score or score.get("return_mean") is None:
         return f"It was not scored: `pbtrl eval {_text(info['run'])} --member {info['member']}` does it."
-    text = f"**Mean return {format_fitness(score['return_mean'])}**"
+    measure = "Mean return" if _is_return(score) else f"Mean {_text(score['metric'])}"
+    text = f"**{measure} {format_fitness(score['return_mean'])}**"
     if score.get("ci95"):
         low, high = map(format_fitness, score["ci95"])
         text += f", 95 % interval {low} to {high}"
     kind = "most likely actions" if score.get("deterministic") else "sampled actions"
     protocol = f", protocol {_text(score['protocol'])}" if score.get("protocol") else ""
-    return f"{text}, over {score['episodes']} fresh episodes with {kind} and raw rewards{protocol}."
+    raw = " and raw rewards" if _is_return(score) else ""
+    remarks = f"; {_text(rest)}" if (rest := episode_remarks(score)) else ""
+    return f"{text}, over {score['episodes']} fresh episodes with {kind}{raw}{protocol}{remarks}."
+
+
+def _is_return(score: Mapping[str, Any]) -> bool:
+    """Return whether a score is the mean return, and not that of a `fitness.metric`."""
+    return bool(score.get("metric", "return") == "return")
 
 
 def _schedule(run: RunDirectory, member: str) -> str:

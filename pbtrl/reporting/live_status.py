@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.core.copies import Copy
-from pbtrl.core.member import Member, MemberState
+from pbtrl.core.member import UNHEALTHY, Member, MemberState
 from pbtrl.core.messages import UNMEASURED, Assignment, Hyperparameters
 from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, FailureRecord, Record, ReportRecord, RunChanged, SnapshotLost
@@ -196,9 +196,13 @@ class LiveStatus:
         return max((m.generation for m in self.population.members.values()), default=-1)
 
     def rows(self) -> list[MemberRow]:
-        """Rows of all members by role, best first; those without a fitness last."""
+        """Rows of all members by role, best first; those without a fitness and then those that broke last."""
         rows, order = [self._row(m) for m in self.population.members.values()], ["", *self.population.roles]
-        return sorted(rows, key=lambda r: (order.index(r.role), r.fitness is None, -(r.fitness or 0.0), r.member))
+
+        def place(r: MemberRow) -> tuple[int, bool, bool, float, str]:
+            return order.index(r.role), r.state in UNHEALTHY, r.fitness is None, -(r.fitness or 0.0), r.member
+
+        return sorted(rows, key=place)
 
     def _row(self, member: Member) -> MemberRow:
         before = member.previous_hparams

@@ -16,7 +16,7 @@ from pbtrl.reporting.formatting import (
 )
 from pbtrl.reporting.labels import labeled
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
-from pbtrl.reporting.tables import HELD_OUT, truncation
+from pbtrl.reporting.tables import HELD_OUT, REUSED, episode_remarks
 from pbtrl.storage.journal import read_journal
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader, read_header
@@ -99,7 +99,7 @@ def outcome_rows(best: BestMember, header: RunHeader, records: Sequence[Record])
 
     Further rows of one label have a blank one.
     """
-    rows = {"best": _best(best, "mean return" if header.is_return else header.metric)}
+    rows = {"best": _best(best, header)}
     points = schedule(ancestry(trained_slices(records), best.snapshot))
     for i, (tuned, values) in enumerate(_changes(points).items()):
         rows["schedule" if i == 0 else " " * i] = f"{tuned} {values}"
@@ -109,15 +109,16 @@ def outcome_rows(best: BestMember, header: RunHeader, records: Sequence[Record])
     return rows
 
 
-def _best(best: BestMember, measure: str) -> str:
+def _best(best: BestMember, header: RunHeader) -> str:
     """Format `m03 (m03/000014): mean return 18.4, 95 % interval 17.9 to 19.0, 30 fresh episodes`."""
-    score = best.evaluation
+    score, measure = best.evaluation, "mean return" if header.is_return else header.metric
     text = f"{best.member} ({best.snapshot}): {measure} {format_fitness(score.return_mean)}"
     if score.ci95:
         text += ", 95 % interval {} to {}".format(*map(format_fitness, score.ci95))
-    text += f", {HELD_OUT}" if score.held_out else f", {score.episodes} fresh episodes"
-    if cut := truncation(vars(score)):
-        text += f"; {cut}"
+    data = HELD_OUT if score.held_out else REUSED
+    text += f", {score.episodes} fresh episodes" if header.unit == "env_steps" else f", {data}"
+    if remarks := episode_remarks(vars(score)):
+        text += f"; {remarks}"
     return text
 
 

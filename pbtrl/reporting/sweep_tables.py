@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pbtrl.reporting.formatting import format_duration, format_fitness
-from pbtrl.reporting.tables import aligned
+from pbtrl.reporting.tables import REUSED, aligned
 
 Json = Mapping[str, Any]
 EQUAL = 1.01  # largest ratio of steps that counts as equal compute; rounding to whole blocks stays below it
@@ -59,10 +59,10 @@ def result_text(result: Json) -> str:
         ])  # fmt: skip
     seeds = ", ".join(map(str, result["seeds"]))
     used = any(run["held_out"] is False for run in result["runs"])
-    data = "the data that it was chosen with" if used else "data that nothing was chosen with"
+    data = REUSED if used else "on data that nothing was chosen with"
     lines = [
         aligned(["arm", "finished", "mean score", "steps per run", "score per seed"], table, left=(0, 4)),
-        f"score: of the chosen member, on {data}; seeds {seeds}",
+        f"score: of the chosen member, {data}; seeds {seeds}",
     ]
     return "\n".join([*lines, *_unequal(steps), *_unfinished(result["runs"])])
 

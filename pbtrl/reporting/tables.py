@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pbtrl.core.member import UNHEALTHY
 from pbtrl.core.records import describe_change
 from pbtrl.reporting.formatting import (
     format_bytes,
@@ -28,6 +29,7 @@ from pbtrl.storage.run_state import is_training
 Json = Mapping[str, Any]
 MOST_MEMBERS = 40  # rows of a status table
 HELD_OUT = "on held-out data"
+REUSED = "on the data that it was chosen with"  # the score of a trainable without `test`
 
 REPLAY_ROWS = {
     "original": "original best member",
@@ -92,13 +94,17 @@ class Table:
 
 
 def members(result: Json) -> Table:
-    """Members of a run, best first; `result` is the result of `run_status.status`. Values at a bound are marked."""
+    """Members of a run, best first, broken ones last; values at a bound are marked.
+
+    `result` is the result of `run_status.status`.
+    """
     names = list(dict.fromkeys(name for m in result["members"] for name in m["hyperparameters"]))
     order = list(result["roles"])
     ordered = sorted(
         result["members"],
         key=lambda m: (
             order.index(m["role"]) if m["role"] in order else 0,
+            m["state"] in UNHEALTHY,
             _rank_fitness(m) is None,
             -(_rank_fitness(m) or 0.0),
         ),
@@ -109,7 +115,8 @@ def members(result: Json) -> Table:
     ordered = [*ordered[:MOST_MEMBERS], *training]
     skipped = ["skipped"] if any(m["skipped_updates"] for m in ordered) else []
     roles = ["role"] if result["roles"] else []
-    states = ["state"] if result["retired"] or result["roles"] else []
+    broken = any(m["state"] in UNHEALTHY for m in ordered)
+    states = ["state"] if result["retired"] or result["roles"] or broken else []
     rows = [
         [m["id"], *[m["role"] for _ in roles], format_rank_fitness(_rank_fitness(m), before_copy=_before_copy(m))]
         + [str(max(0, m["generation"])), format_count(m["env_steps"])]
@@ -193,9 +200,9 @@ def evaluations(result: Sequence[Json], run: RunDirectory) -> str:
     protocol = f", {result[0]['protocol']}" if result[0]["protocol"] else ""
     raw = ", raw returns" if metric == "return" else ""
     played = f"fresh episodes, seed {result[0]['seed']}{raw}, {policy}{protocol}"
-    cuts = [f"{e['member']}: {text}" for e in result if (text := truncation(e))]
+    remarks = [f"{e['member']}: {text}" for e in result if (text := episode_remarks(e))]
     videos = [_video(e["video"], run) for e in result if e.get("video")]
-    return "\n".join([aligned(titles, rows), played, *cuts, *videos])
+    return "\n".join([aligned(titles, rows), played, *remarks, *videos])
 
 
 def _video(video: Json, run: RunDirectory) -> str:
@@ -205,14 +212,18 @@ def _video(video: Json, run: RunDirectory) -> str:
     return f"{run.path / video['file']}: return {', '.join(episodes)}{hint}"
 
 
-def truncation(evaluation: Json) -> str:
-    """Format the number of an evaluation's episodes that were cut, and why; empty if none was."""
+def episode_remarks(evaluation: Json) -> str:
+    """Format how many of an evaluation's episodes were cut, and why, and how many do not count; empty if none."""
+    episodes, remarks = evaluation["episodes"], []
     cut, late = evaluation.get("truncated"), evaluation.get("timed_out")
-    if not (cut or late):
-        return ""
-    limit = evaluation.get("max_steps")
-    where = " or ".join([*([f"at {limit:,} steps"] if limit else []), *(["by the wall clock"] if late else [])])
-    return f"{cut} of {evaluation['episodes']} episodes cut {where}"
+    if cut or late:
+        limit = evaluation.get("max_steps")
+        where = " or ".join([*([f"at {limit:,} steps"] if limit else []), *(["by the wall clock"] if late else [])])
+        remarks.append(f"{cut} of {episodes} episodes cut {where}")
+    if absent := evaluation.get("unmeasured"):
+        number = evaluation.get("metric", "number of fitness.metric")
+        remarks.append(f"{absent} of {episodes} episodes have no {number} and do not count")
+    return "; ".join(remarks)
 
 
 def copies(result: Sequence[Json], header: RunHeader) -> str:
@@ -254,7 +265,7 @@ def replay(result: Json) -> str:
             notes.append(f"{label}: ended early and scored there: {ended}")
         if row["unscored"]:
             notes.append(f"{label}: no finite score of {', '.join(row['unscored'])}")
-        notes += [f"{label}: {e['member']}: {text}" for e in row["members"] if (text := truncation(e))]
+        notes += [f"{label}: {e['member']}: {text}" for e in row["members"] if (text := episode_remarks(e))]
     unit, one = result["unit"].replace("_", " "), result["rows"][0]["members"][0]
     measure, episodes = one.get("metric", "return" if rl else "fitness"), one["episodes"]
     measure = "mean return" if measure == "return" else measure

@@ -29,7 +29,7 @@ ENVS = 16  # largest number of envs per member
 
 
 class _Episode(NamedTuple):
-    result: float
+    result: float | None
     length: int
     cut: bool
 
@@ -55,7 +55,7 @@ def evaluate(
         max_steps: env steps after which an episode is cut; default: the env's own limit.
         fallback: value of `max_steps` if the env has no limit; None for no limit.
         camera: recorder of the first episode of some envs.
-        metric: measure of an episode, in place of its return; episodes without one count as NaN.
+        metric: measure of an episode, in place of its return; episodes without one are only counted.
         seconds: deadline, at which open episodes are cut and no new ones start; each env takes at least one step.
     """
     deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -77,12 +77,13 @@ def evaluate(
     played = ([e for env in scores.finished[i * envs : (i + 1) * envs] for e in env] for i in range(len(rows)))
     return [
         EvaluationEpisodes(
-            returns=[e.result for e in member],
+            returns=[e.result for e in member if e.result is not None],
             lengths=[e.length for e in member],
             seeds=seeds,
             max_steps=limit,
             truncated=sum(e.cut for e in member),
             timed_out=len(member) < episodes or any(e.cut and e.length != limit for e in member),
+            unmeasured=sum(e.result is None for e in member),
         )
         for member in played
     ]
@@ -175,13 +176,12 @@ class _ScoreSheet:
         lengths[done] = 0
 
     def _finish(self, index: int, cut: bool) -> None:
-        result, length = float(self._returns[index]), int(self._lengths[index])
-        if self._metric is not None:
-            score = self._metric(self._vector, index, result, length)
-            result = math.nan if score is None else score
+        episode_return, length = float(self._returns[index]), int(self._lengths[index])
+        metric = self._metric
+        result = episode_return if metric is None else metric(self._vector, index, episode_return, length)
         self.finished[index].append(_Episode(result, length, cut))
         if self._camera:
-            self._camera.end(index, result, length)
+            self._camera.end(index, episode_return, length)
 
     def _shoot(self) -> None:
         if self._camera:

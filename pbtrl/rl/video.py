@@ -28,7 +28,7 @@ class Take:
 
     Attributes:
         frames: compressed frames.
-        result: return of the episode, once it is over.
+        result: raw return of the episode, once it is over, whatever `fitness.metric` measures.
         length: its length (env steps).
     """
 
@@ -68,7 +68,7 @@ class Camera:
                 take.frames.append(zlib.compress(frame.tobytes(), 1))
 
     def end(self, index: int, result: float, length: int) -> None:
-        """Note that an episode of an env is over."""
+        """Note the return and the length of an env's episode that is over."""
         if index < self.episodes and self.takes[index].result is None:
             self.takes[index].result, self.takes[index].length = result, length
 

@@ -237,6 +237,7 @@ _KEYS: dict[Any, dict[str, _Check]] = {
     RunFinished: {"reason": _TEXT},
     Score: {
         "member": _TEXT, "episodes": _INTEGER, "held_out": _FLAG, "truncated": _INTEGER, "timed_out": _FLAG,
+        "unmeasured": _INTEGER,
         "return_mean": _Check(
             lambda x: _are_numbers_or_nulls([x]), "a number or null", lambda x: _finite_or_null({"": x})[""]
         ),

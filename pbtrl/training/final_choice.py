@@ -27,6 +27,8 @@ from pbtrl.system.strict_json import to_json
 from pbtrl.training import scoring
 from pbtrl.training.scoring import is_scored
 
+SELECTION_KEYS = ("member", "return_mean", "ci95", "episodes", "truncated", "unmeasured")  # of candidates, in best.json
+
 
 def choose(config: Config, run: RunDirectory, population: Population, seconds: float | None = None) -> dict[str, Any]:
     """Choose the best member: candidates by training fitness, the choice on selection seeds, the score on others.
@@ -61,7 +63,7 @@ def choose(config: Config, run: RunDirectory, population: Population, seconds: f
         "hyperparameters": chosen.snapshot_hparams,
         "training_fitness": chosen.fitness,
         "evaluation": score,
-        "selection": [{k: s[k] for k in ("member", "return_mean", "ci95", "episodes", "truncated")} for s in selection],
+        "selection": [{key: s[key] for key in SELECTION_KEYS} for s in selection],
     }
     if is_scored(score):
         text = to_json(best, indent=2)

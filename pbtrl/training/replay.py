@@ -162,12 +162,12 @@ class Replay:
             episodes=self.config.final.episodes, seed=evaluation_seed(self.config.seed, "replay"),
         )  # fmt: skip
         means = {r["member"]: r["return_mean"] for r in results if scoring.is_scored(r)}
-        statistics = scoring.return_statistics(list(means.values())) if means else {}
+        statistics = scoring.return_statistics(list(means.values()))
         return {
             "name": name,
             "run": str(run),
             "seeds": len(means),
-            **{key: statistics.get(key) for key in ("return_mean", "ci95", "return_min", "return_max")},
+            **{key: statistics[key] for key in ("return_mean", "ci95", "return_min", "return_max")},
             "unscored": [m for m in snapshots if m not in means],
             "incomplete": {},
             "members": results,

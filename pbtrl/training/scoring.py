@@ -55,10 +55,10 @@ def evaluate(
 
     Keys: member, agent (its name, or the entry of a mix), metric (`return`, or the name of a trainable's fitness),
     held_out (whether a trainable was scored on data that nothing else uses), snapshot, env_steps (the member's clock),
-    episodes, return_mean, return_std, ci95 (pair; null for one episode), return_min, return_max, length_mean,
-    truncated (episodes that were cut at max_steps or for lack of time; truncation by the env does not count), max_steps
-    (env steps; null for no limit), timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that
-    are not finite are null.
+    episodes, unmeasured (episodes without the number of `fitness.metric`, which do not count), return_mean, return_std,
+    ci95 (pair; null for one episode), return_min, return_max, length_mean, truncated (episodes that were cut at
+    max_steps or for lack of time; truncation by the env does not count), max_steps (env steps; null for no limit),
+    timed_out, deterministic, protocol, seed, seeds. Returns are raw; statistics that are not finite are null.
 
     With `video`, the first episode of as many envs is recorded, and the result has `video`: its file in the run's
     `eval/`, and the episodes' returns and lengths. Such envs run in gymnasium, because envpool cannot render.
@@ -95,7 +95,8 @@ def evaluate(
             "held_out": one.held_out,
             "snapshot": name,
             "env_steps": step,
-            "episodes": len(one.returns),
+            "episodes": len(one.lengths),
+            "unmeasured": one.unmeasured,
             **return_statistics(one.returns),
             "length_mean": float(np.mean(one.lengths)),
             "truncated": one.truncated,
@@ -126,21 +127,28 @@ def _camera(config: Config, run: RunDirectory, snapshots: Sequence[str], episode
 
 
 def is_scored(result: Mapping[str, Any]) -> bool:
-    """Return whether the mean return of an evaluation is a finite number."""
+    """Return whether the mean of an evaluation is a finite number."""
     return result["return_mean"] is not None and math.isfinite(result["return_mean"])
 
 
 def unscored(config: Config, results: Sequence[Mapping[str, Any]]) -> str | None:
-    """Format a line that names the snapshots without a finite score; None if all scores are finite."""
-    names = ", ".join(r["snapshot"] for r in results if not is_scored(r))
-    return f"no score: the mean return of {names} in {_task(config)} is not finite" if names else None
+    """Format a line that names the snapshots without a finite score, and why; None if all scores are finite."""
+    missing = [r for r in results if not is_scored(r)]
+    absent = ", ".join(r["snapshot"] for r in missing if r["unmeasured"] == r["episodes"])
+    broken = ", ".join(r["snapshot"] for r in missing if r["unmeasured"] < r["episodes"])
+    metric, task = results[0]["metric"], _task(config)
+    reasons = [f"no episode of {absent} in {task} has the number {metric} (fitness.metric)"] if absent else []
+    reasons += [f"the mean {metric} of {broken} in {task} is not finite"] if broken else []
+    return f"no score: {'; '.join(reasons)}" if reasons else None
 
 
 def return_statistics(returns: Sequence[float]) -> dict[str, Any]:
-    """Compute mean, spread and Student's 95 % interval of the mean; None for values that are not finite."""
+    """Compute mean, spread and Student's 95 % interval of the mean; None for values that are not finite or absent."""
     from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     n = len(returns)
+    if not n:
+        return dict.fromkeys(("return_mean", "return_std", "ci95", "return_min", "return_max"))
     with np.errstate(all="ignore"):
         mean, std = float(np.mean(returns)), float(np.std(returns, ddof=1)) if n > 1 else 0.0
     half = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n) if n > 1 else math.inf

@@ -81,8 +81,8 @@ class SweepRun:
     def row(self) -> Row:
         """Return its result.
 
-        `score` is the mean of the chosen member's fresh episodes (null before the run is finished), `held_out` whether
-        it is of data that nothing was chosen with, `steps` are those that were trained, and `seconds` the time of all
+        `score` is that of the chosen member (null before the run is finished), `held_out` whether it is of data that
+        nothing was chosen with, `steps` are those that were trained, and `seconds` the time of all
         sessions.
         """
         run = self.directory

@@ -139,6 +139,26 @@ def test_model_card(pbtrl: Command, run: api.Run) -> None:
     assert usage.split('"""')[0] in card
 
 
+def test_card_names_the_metric(run: api.Run) -> None:
+    best = json.loads((run.path / "best.json").read_text())
+    best["evaluation"] |= {"metric": "<success>", "return_mean": 0.75, "return_std": 0.5, "ci95": None, "episodes": 4}
+    (run.path / "best.json").write_text(json.dumps(best))
+    _, header, card = (run.export(format="hub") / "README.md").read_text().split("---\n", 2)
+    (metric,) = yaml.safe_load(header)["model-index"][0]["results"][0]["metrics"]
+    assert (metric["type"], metric["name"], metric["value"]) == ("<success>", "<success>", "0.75 +/- 0.50")
+    assert "**Mean &lt;success&gt; 0.750**, over 4 fresh episodes with sampled actions." in card
+
+
+def test_start_of_an_evaluation_is_no_copy(run: api.Run) -> None:
+    receiver = run.lineage()[0]["member"]
+    path = run.path / "journal.jsonl"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(header), "roles": {receiver: "evaluator"}}), *lines, ""]))
+    count = sum(copy["kind"] == "exploit" for copy in run.lineage())
+    assert count < len(run.lineage())
+    assert f"; {count} copies between members" in (run.export(format="hub") / "README.md").read_text()
+
+
 def test_unscored_member_has_a_card(run: api.Run) -> None:
     other = next(m for m in run.members if m != (run.best or {})["member"])
     card = (run.export(other, format="hub") / "README.md").read_text()

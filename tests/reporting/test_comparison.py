@@ -126,6 +126,11 @@ def test_verdict_follows_the_probability_of_improvement(tmp_path: Path) -> None:
     ((1, 2, 3, 4), (5, 6, 7, 8), "random_search is better"),
     ((5, 6, 7, 8), (1, 2, 3, 4), "pbt is better"),
     ((1, 2, 3), (5, 6, 7), "too few runs to conclude"),
+    ((5, 6, 7, 8, 9), (1, 2, 3, 4, 9.5), "no difference shown"),  # U = 5, p = 0.15
+    ((5, 6, 7, 8, 9), (1, 2, 3, 4, 8.5), "no difference shown"),  # U = 4, p = 0.095
+    ((5, 6, 7, 8, 9), (1, 2, 3, 4, 6.5), "pbt is better"),  # U = 2, p = 0.032
+    ((5, 5, 5, 5), (1, 2, 3, 4), "pbt is better"),
+    ((5, 5, 5, 5), (1, 2, 3, 5), "no difference shown"),
 ])  # fmt: skip
 def test_verdict(tmp_path: Path, low: tuple[int], high: tuple[int], verdict: str) -> None:
     for seed, (a, b) in enumerate(zip(low, high, strict=True)):
@@ -188,6 +193,8 @@ def test_label_has_as_few_settings_as_tell_the_groups_apart() -> None:
 def test_labels_of_other_values() -> None:
     copies = [config(**{"strategy.copy": c}) for c in (["weights"], ["weights", "hparams"])]
     assert labels(copies) == ["copy weights", "copy weights+hparams"]
+    wrapped = [config(**{"env.wrappers": wrappers}) for wrappers in ([], ["own:Half"])]
+    assert labels(wrapped) == ["wrappers none", "wrappers own:Half"]
     exploits = [config(**{"strategy.exploit.method": m}) for m in ("t_test", "truncation")]
     assert labels(exploits) == ["exploit t_test", "exploit truncation"]
     searched = config(**{"agent.learning_rate": {"prior": "log_uniform", "low": 1e-4, "high": 0.1}})
@@ -305,13 +312,17 @@ def test_env_protocol_of_atari(tmp_path: Path) -> None:
 def test_trainables_by_the_metric_that_their_journal_names(tmp_path: Path) -> None:
     trainable = {"trainable": {"name": "net"}, "strategy": {"name": "pbt"}}
     run = write_run(tmp_path, "a", 0.9, trainable, unit="steps")
-    assert pbtrl.compare(run).metric.title == "fitness of the chosen member on fresh seeds"
+    assert pbtrl.compare(run).metric.title == "fitness of the chosen member on the data that it was chosen with"
     lines = (run / "journal.jsonl").read_text().splitlines()
     lines[0] = json.dumps({**json.loads(lines[0]), "metric": "accuracy"})
     (run / "journal.jsonl").write_text("\n".join(lines) + "\n")
     result = pbtrl.compare(run)
-    assert result.metric.title == "accuracy of the chosen member on fresh seeds"
+    assert result.metric.title == "accuracy of the chosen member on the data that it was chosen with"
     assert "total steps" in str(result)
+    unfinished = write_run(tmp_path, "c", None, trainable, unit="steps", metric="accuracy", end="stop")
+    JournalWriter(tmp_path / "d").choose("m00", 0.9, held_out=True)
+    (run / "best.json").write_bytes((tmp_path / "d" / "best.json").read_bytes())
+    assert pbtrl.compare([unfinished, run]).metric.title == "accuracy of the chosen member on held-out data"
     other = write_run(tmp_path, "b", 0.9, trainable, unit="steps")
     with pytest.raises(RunError, match="metric, 'accuracy' and 'fitness'"):
         pbtrl.compare([run, other])
@@ -382,6 +393,24 @@ def test_other_env_kwargs_and_machines_are_warnings(tmp_path: Path) -> None:
     assert kwargs.startswith("env.kwargs.size differs")
     assert "CPU 0" in machines
     assert "CPU 1" in machines
+
+
+@pytest.mark.parametrize(("one", "other", "setting"), [
+    ({"env": {"wrappers": []}}, {"env": {"wrappers": ["own:Half"]}}, "env.wrappers"),
+    ({"env": {}}, {"env": {"flatten_observations": True}}, "env.flatten_observations"),
+    ({"final": {"max_steps": 9}}, {"final": {"max_steps": None}}, "final.max_steps"),
+    ({"trainable": {"name": "net", "data": "a"}}, {"trainable": {"name": "net", "data": "b"}}, "trainable.data"),
+    ({"trainable": {"name": "net", "rate": 0.1}}, {"trainable": {"name": "net"}, "hparams": {"rate": {"prior": "x"}}},
+     None),
+    ({"final": {"episodes": 9}}, {"final": {"episodes": 8}}, None),
+])  # fmt: skip
+def test_other_tasks_are_a_warning(tmp_path: Path, one: Any, other: Any, setting: str | None) -> None:
+    write_run(tmp_path, "a", 1.0, one)
+    write_run(tmp_path, "b", 1.0, other)
+    result = pbtrl.compare(tmp_path)
+    assert len(result.groups) == 2
+    text = f"{setting} differs between the groups: their scores may not mean the same"
+    assert result.warnings == ([text] if setting else [])
 
 
 def test_pairs_of_many_groups_are_cut_in_the_table(tmp_path: Path) -> None:

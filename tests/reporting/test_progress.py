@@ -14,6 +14,7 @@ from rich.console import Console
 from pbtrl.core.population import FitnessRule
 from pbtrl.reporting import formatting, live_table, progress_lines, summary, tables, terminal
 from pbtrl.reporting.live_status import LiveStatus
+from pbtrl.reporting.plots import RunData
 from pbtrl.storage import run_status
 from pbtrl.storage.parsing import parse_best
 from pbtrl.storage.run_directory import RunDirectory
@@ -124,10 +125,27 @@ def test_states(tmp_path: Path):
     w.fail("m03", given_up=True)
     states = {r.member: r.state for r in standings.rows()}
     assert states == {"m00": "done", "m01": "waiting", "m02": "diverged", "m03": "given up", "m04": "train"}
-    w.retire("m02", "m03")
-    states = {r.member: r.state for r in standings.rows()}
-    assert (states["m02"], states["m03"]) == ("retired", "retired")
+    w.retire("m01", "m02", "m03")
+    states |= {"m01": "retired"}  # the broken ones stay so
+    assert {r.member: r.state for r in standings.rows()} == states
     assert {m["id"]: m["state"] for m in run_status.status(RunDirectory(w.run))["members"]} == states
+
+
+def test_broken_members_come_last(tmp_path: Path):
+    w, standings, _ = started(tmp_path, size=4, horizon=300)
+    w.listener = standings
+    w.decide(*(w.next(m) for m in w.population.members))
+    w.report("m00", 9.0)
+    w.report("m01", 8.0, diverged=True)
+    w.report("m02", 1.0)
+    w.decide(w.next("m00"))
+    w.fail("m00", given_up=True)
+    order = ["m02", "m03", "m00", "m01"]
+    assert [row.member for row in standings.rows()] == order
+    table = tables.members(run_status.status(RunDirectory(w.run)))
+    assert [row[0] for row in table.rows] == order
+    assert [row[-1] for row in table.rows] == ["waiting", "train", "given up", "diverged"]
+    assert RunData(w.header, w.records, w.population, None).ranked == order
 
 
 def test_evaluator_names_whom_it_evaluates(tmp_path: Path):
@@ -424,6 +442,13 @@ def test_summary_names_best_schedule_and_next_commands(tmp_path: Path):
     assert str(w.run) in text
     text = closing_text(w, **score, truncated=3, max_steps=1000, timed_out=False)
     assert "30 fresh episodes; 3 of 30 episodes cut at 1,000 steps\n" in text
+
+
+@pytest.mark.parametrize(("held_out", "data"), [(True, "held-out data"), (False, "the data that it was chosen with")])
+def test_summary_names_the_data_of_a_trainables_score(tmp_path: Path, held_out: bool, data: str):
+    w = JournalWriter(tmp_path / "net", unit="steps", metric="accuracy")
+    text = closing_text(w, "m01", 0.5, held_out=held_out)
+    assert f"m01 (m01/000000): accuracy 0.500, on {data}\n" in text
 
 
 @pytest.mark.parametrize(

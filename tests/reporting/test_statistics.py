@@ -130,6 +130,29 @@ def test_signed_rank_p_by_listing_all_signs() -> None:
     assert signed_rank_p(differences) == pytest.approx(extreme / len(all_signs))
 
 
+@pytest.mark.parametrize(("x", "y"), [
+    ([1.0, 5.0, 6.0, 9.0], [2.0, 3.0, 4.0, 7.0, 8.0]),
+    ([5.0, 5.0, 5.0, 5.0], [1.0, 2.0, 3.0, 5.0]),
+    ([math.inf, math.inf, 2.0], [math.inf, 1.0, 1.0, 3.0]),
+    ([2.0] * 4, [2.0] * 4),
+])  # fmt: skip
+def test_rank_p_by_listing_all_arrangements(x: list[float], y: list[float]) -> None:
+    pooled, seen = [*x, *y], literal_probability(x, y)
+    each = []
+    for chosen in itertools.combinations(range(len(pooled)), len(x)):
+        rest = [v for i, v in enumerate(pooled) if i not in chosen]
+        each.append(literal_probability([pooled[i] for i in chosen], rest))
+    tails = (sum(p <= seen + 1e-9 for p in each), sum(p >= seen - 1e-9 for p in each))
+    assert statistics.rank_p(x, y) == pytest.approx(min(1.0, 2 * min(tails) / len(each)))
+
+
+def test_rank_p_of_many_tied_runs_is_sampled() -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.integers(0, 6, 20).astype(float), rng.integers(1, 7, 20).astype(float)
+    theirs = stats.mannwhitneyu(x, y, method="asymptotic").pvalue
+    assert statistics.rank_p(list(x), list(y)) == pytest.approx(theirs, abs=0.01)
+
+
 @pytest.mark.parametrize("n", [1, 3, 5, 6])
 def test_smallest_sign_p_is_that_of_scipys_test(n: int) -> None:
     assert statistics.smallest_sign_p(n) == pytest.approx(stats.binomtest(n, n).pvalue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ def make():
 
 def half(episode_return, length, info):
     return episode_return / 200 - length + info["success"]
+
+
+def when_lucky(episode_return, length, info):
+    return episode_return if info["success"] else None
 '''
 CONFIG = """\
 name: goal
@@ -145,7 +150,23 @@ def test_missing_number_is_said_once(goal: Command) -> None:
     done = goal("train", "goal.yaml", "fitness.metric=episode/info/luck", "--progress", "plain")
     assert done.out.count("finished episodes have no luck: not part of the fitness") == 1
     assert done.code == 3
-    assert "no score" in done.err
+    reason = "no score: no episode of m00/000001 in env.id=goals:make has the number luck (fitness.metric)"
+    assert done.err.splitlines()[-1].startswith(reason)
+
+
+@pytest.mark.parametrize("source", ["training", "evaluation"])
+def test_episodes_without_the_number_do_not_count_in_scores(goal: Command, source: str) -> None:
+    overrides = ("fitness.metric=goals:when_lucky", f"fitness.source={source}")
+    done = goal("train", "goal.yaml", *overrides, "--progress", "plain")
+    assert done.code == 0, done.err
+    best = json.loads(Path("runs/goal/best.json").read_text())["evaluation"]
+    absent = best["unmeasured"]
+    assert (best["episodes"], best["return_mean"]) == (8, 400.0)
+    assert 0 < absent < 8
+    assert f", 8 fresh episodes; {absent} of 8 episodes have no number of fitness.metric and do not count" in done.out
+    line = goal("eval", "goal", "--trust-imports", "--episodes", "8").out.splitlines()[-1]
+    assert re.search(r"m0\d: \d of 8 episodes have no when_lucky and do not count", line)
+    assert all(m["fitness"] == 400.0 for m in goal("status", "goal", "--json").json["members"])
 
 
 def test_own_function_is_code_of_the_run(goal: Command) -> None:

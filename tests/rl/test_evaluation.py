@@ -188,6 +188,41 @@ def test_whole_games_are_played_despite_life_loss_ends(monkeypatch: pytest.Monke
     assert len(played.returns) == 1
 
 
+class Film:
+    """Camera that keeps what it gets at the ends of episodes."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[int, float, int]] = []
+
+    def shoot(self, vector: Vector) -> None:
+        pass
+
+    def end(self, index: int, result: float, length: int) -> None:
+        self.ends.append((index, result, length))
+
+
+def longer_than_two(vector: Vector, row: int, episode_return: float, length: int) -> float | None:
+    """Metric that the first env's episodes do not have."""
+    return None if length <= 2 else float(length > 4)
+
+
+def test_camera_gets_the_return_whatever_the_metric_is() -> None:
+    film: Any = Film()
+    (played,), _ = play(3, 1, [2, 5, 4], metric=longer_than_two, camera=film)
+    assert (played.returns, played.lengths, played.unmeasured) == ([1.0, 0.0], [2, 5, 4], 1)
+    assert film.ends == [(0, 20.0, 2), (2, 120.0, 4), (1, 100.0, 5)]
+
+
+def test_evaluation_without_any_number_is_no_empty_one() -> None:
+    """An empty one, as after an early stop, would keep the fitness of the last slice."""
+    fitness = {"metric": "episode/info/nothing", "source": "evaluation", "episodes": 2}
+    tree = {"env": {"id": "CartPole-v1"}, "budget": {"env_steps_per_member": 1000}, "fitness": fitness}
+    build = RLBuilder(config_from_dict(tree))
+    assert build.spec.evaluate
+    (result,) = build.spec.evaluate(fresh(build, 0), 1, 1)
+    assert np.isnan(result)
+
+
 ENDLESS = 10**9
 
 

@@ -1,7 +1,7 @@
 """Comparison of strategies, agents or configs by independent runs: groups, intervals, and what they do and do not show.
 
 The replication unit is a whole run, never a member: members of a population copy each other. What is compared is the
-score of each run's chosen member on fresh seeds, unless another metric is asked for.
+score of each run's chosen member, unless another metric is asked for.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing_extensions import override
 from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.comparison.group_curves import AXES, group_curve
 from pbtrl.reporting.comparison.group_statistics import Pair, RunGroup
-from pbtrl.reporting.comparison.groups import group_runs, labels, varying_settings
+from pbtrl.reporting.comparison.groups import group_runs, labels, may_change_task, varying_settings
 from pbtrl.reporting.comparison.metrics import Metric
 from pbtrl.reporting.comparison.runs import ComparedRun, LeftOut, check_comparable, find_runs, load
+from pbtrl.reporting.comparison.statistics import LEVEL
 from pbtrl.reporting.formatting import format_count
 from pbtrl.reporting.sweep_tables import EQUAL
 from pbtrl.storage.json_files import SCHEMA
@@ -84,8 +85,8 @@ class Comparison:
             result.append(f"changed by `pbtrl set` while training, unlike their config: {', '.join(changed)}")
         result += [
             f"{name} differs between the groups: their scores may not mean the same"
-            for name in self.differences
-            if name.startswith("env.kwargs.")
+            for name, values in self.differences.items()
+            if may_change_task(name, values)
         ]
         if self.metric.bias:
             result.append(self.metric.bias)
@@ -103,6 +104,11 @@ class Comparison:
         small = {pair.arithmetic: None for pair in self.pairs if pair.is_too_small}
         result += [f"too few runs to conclude: {text}" for text in small]
         result += list({pair.arithmetic: None for pair in self.pairs if not pair.is_too_small and pair.arithmetic})
+        if not all(pair.is_too_small for pair in self.pairs):
+            result.append(
+                "better: the interval of P(improvement) excludes one half, and the rank test of Mann and Whitney has "
+                f"p <= {LEVEL}"
+            )
         if any(1 < len(group.runs) < ENOUGH for group in self.groups):
             result.append(
                 f"bootstrap intervals of fewer than {ENOUGH} runs are too narrow: of normal scores, those of 3 runs "
@@ -184,7 +190,8 @@ def compare(selected: Sequence[str], root: Path, metric: str = "score") -> Compa
         what = "; ".join(one.reason for one in left_out) or "no runs were given"
         raise DamagedError(what) if left_out else RunError(what)
     check_comparable(runs)
-    return _grouped(runs, left_out, wanted.titled(runs[0]), folder)
+    scored = next((run for run in runs if run.score is not None), runs[0])
+    return _grouped(runs, left_out, wanted.titled(scored), folder)
 
 
 def _grouped(runs: Sequence[ComparedRun], left_out: list[LeftOut], metric: Metric, folder: Path | None) -> Comparison:

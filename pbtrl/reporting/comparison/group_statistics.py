@@ -135,6 +135,11 @@ class Pair:
         """Two-sided p of Wilcoxon's signed-rank test over the pairs; None if there are too few."""
         return statistics.signed_rank_p(self.paired) if self.difference is not None else None
 
+    @cached_property
+    def rank_p(self) -> float:
+        """Two-sided p of Mann and Whitney's rank test, for which the seeds do not matter."""
+        return statistics.rank_p(self.a.values, self.b.values)
+
     @property
     def is_too_small(self) -> bool:
         """Whether even a complete separation of the groups would not be significant."""
@@ -142,10 +147,14 @@ class Pair:
 
     @property
     def verdict(self) -> str:
-        """Conclusion in words: one group is better, no difference is shown, or there are too few runs."""
+        """Conclusion in words: one group is better, no difference is shown, or there are too few runs.
+
+        The interval of few runs is too narrow, so a better group needs a rank test as well. Both compare all runs with
+        all. Runs of equal seeds that score alike make this cautious.
+        """
         if self.is_too_small or self.interval is None:
             return "too few runs to conclude"
-        if self.interval[0] > 0.5 or self.interval[1] < 0.5:
+        if self.rank_p <= statistics.LEVEL and (self.interval[0] > 0.5 or self.interval[1] < 0.5):
             return f"{(self.a if self.interval[0] > 0.5 else self.b).label} is better"
         return "no difference shown"
 
@@ -169,6 +178,7 @@ class Pair:
             "b": self.b.label,
             "probability_of_improvement": self.probability,
             "probability_ci95": self.interval,
+            "rank_p": self.rank_p,
             "pairs": len(self.paired),
             "paired_difference": self.difference,
             "paired_difference_ci95": self.difference_interval,

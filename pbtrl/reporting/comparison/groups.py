@@ -32,6 +32,16 @@ def varying_settings(groups: Sequence[Settings]) -> dict[str, list[Any]]:
     return {name: values[name] for name in sorted(names, key=_priority) if len(set(map(_key, values[name]))) > 1}
 
 
+def may_change_task(name: str, values: Sequence[Any]) -> bool:
+    """Return whether a setting with these values may change what a score measures, so that groups differ in the task.
+
+    A setting of a trainable may, unless a group searches it: then it is a hyperparameter.
+    """
+    if name.startswith("trainable."):
+        return not any(map(_is_prior, values))
+    return name.startswith("env.kwargs.") or name in ("env.wrappers", "env.flatten_observations", "final.max_steps")
+
+
 def labels(groups: Sequence[Settings], names: Sequence[Sequence[str]] = ()) -> list[str]:
     """Name each group by as few differing settings as tell all groups apart.
 
@@ -80,8 +90,8 @@ def _word(name: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
-        text = "+".join(map(format_value, value))
-    elif isinstance(value, dict) and "prior" in value:
+        text = "+".join(map(format_value, value)) or "none"
+    elif _is_prior(value):
         low, high = (format_value(value[end]) if end in value else "" for end in ("low", "high"))
         text = f"searched {low} to {high}" if low or high else "searched"
     else:
@@ -91,6 +101,10 @@ def _word(name: str, value: Any) -> str:
         return printable(text)
     key = sections[-1] if last == "method" and sections else last
     return printable(f"{key} {text}")
+
+
+def _is_prior(value: Any) -> bool:
+    return isinstance(value, dict) and "prior" in value
 
 
 def setting_text(value: Any) -> str:

@@ -10,9 +10,10 @@ from pbtrl.config.wording import did_you_mean, shown
 from pbtrl.errors import RunError
 from pbtrl.reporting.comparison.runs import ComparedRun
 from pbtrl.reporting.formatting import format_value
+from pbtrl.reporting.tables import HELD_OUT, REUSED
 
 METRICS = {
-    "score": "{metric} of the chosen member on fresh seeds",
+    "score": "{metric} of the chosen member {data}",
     "fitness": "best training fitness ({metric})",
     "median": "final median of the population's fitness ({metric})",
     "steps_to": "total {steps} until the re-evaluated {metric} of the best member reaches {target}",
@@ -76,7 +77,9 @@ class Metric:
     def titled(self, run: ComparedRun) -> Metric:
         """Return the metric with the title and unit that it has for this run and its like."""
         metric = "mean return" if run.metric == "return" else run.metric
-        words: dict[str, Any] = {"metric": metric, "steps": run.header.steps, "target": format_value(self.target)}
+        data = "on fresh seeds" if run.header.unit == "env_steps" else HELD_OUT if run.held_out else REUSED
+        words: dict[str, Any] = {"metric": metric, "data": data}
+        words |= {"steps": run.header.steps, "target": format_value(self.target)}
         unit = words["steps"] if self.name == "steps_to" else metric
         return replace(self, title=METRICS[self.name].format(**words), unit=unit)
 

@@ -26,8 +26,8 @@ MARK = "<!-- written by pbtrl compare -->"
 CAPTIONS = {
     "scores": "A point is a run. Bars are interquartile means; horizontal lines are their 95 % bootstrap intervals.",
     "curves": "Interquartile mean over the runs of a group. Best member: at each decision, the member that ranks best, "
-    "scored by the episodes of its next report, which the ranking had not seen; the last point is the score on fresh "
-    "seeds. So it is not the maximum of noise. A curve begins where all runs of the group have a value; a run that has "
+    "scored by the episodes of its next report, which the ranking had not seen; the last point is the final score. "
+    "So it is not the maximum of noise. A curve begins where all runs of the group have a value; a run that has "
     "ended keeps its last one. Steps are those of all members together, and time is training time.",
 }
 HEADINGS = {"scores": "Runs", "curves": "Curves"}
@@ -35,9 +35,10 @@ HEADINGS = {"scores": "Runs", "curves": "Curves"}
 METHOD = (
     "IQM is the interquartile mean: the mean of the middle half of the runs. Intervals are percentile bootstraps over "
     "runs with a fixed seed, stratified by group. P(improvement) is the probability that a run of the one group beats "
-    "a run of the other, where a tie counts half (Agarwal et al. 2021, arXiv 2108.13264). The paired difference is "
-    "the mean over the seeds that both groups have; p is Wilcoxon's, given from 6 pairs on. Intervals over runs say "
-    "nothing about other envs, budgets or search spaces."
+    "a run of the other, where a tie counts half (Agarwal et al. 2021, arXiv 2108.13264). Rank p is that of Mann and "
+    "Whitney's exact test, two-sided. The paired difference is the mean over the seeds that both groups have; "
+    "signed-rank p is Wilcoxon's, given from 6 pairs on. Intervals over runs say nothing about other envs, budgets or "
+    "search spaces."
 )
 
 
@@ -99,7 +100,7 @@ def _settings(c: Comparison) -> tables.Table:
 
 def _runs(c: Comparison) -> tables.Table:
     show = format_count if c.metric.name == "steps_to" else format_fitness
-    titles = ["run", "group", "seed", c.metric.text, "fresh-seed score", "95 % over episodes", "chosen member"]
+    titles = ["run", "group", "seed", c.metric.text, "final score", "95 % over episodes", "chosen member"]
     titles += ["training fitness", f"total {c.runs[0].header.steps if c.runs else 'steps'}", "time"]
     rows = []
     for group in c.groups:

@@ -2,8 +2,8 @@
 
 The best training fitness is the largest of many noisy numbers and therefore too high. The curve of the best member
 avoids that: at each decision the ranking names a member, and the score is the mean of the episodes in that member's
-*next* report, which the ranking had not seen. It stands where that report came in. The last point is the score on
-fresh seeds.
+*next* report, which the ranking had not seen. It stands where that report came in. The last point is the final
+score.
 
     decision   m00 1.2   m01 3.0   m02 2.0      m01 ranks best
     reports    m00 1.5   m01 2.4   m02 2.6      2.4 is the point; 3.0 is not
@@ -82,7 +82,7 @@ def run_curves(
     Args:
         header, records: the run's journal.
         means: scores of the final choice by member; empty before it.
-        score: the run's score on fresh seeds, None if it has no valid one.
+        score: the run's final score, None if it has no valid one.
     """
     curves, population = RunCurves(RunCurve(), RunCurve()), header.population()
     last_report = {r.report.member: i for i, r in enumerate(records) if isinstance(r, ReportRecord)}

@@ -50,7 +50,8 @@ class ComparedRun:
         settings: its config, without what replications may differ in.
         info: content of run.json.
         metric: name of what the run maximizes, `return` in RL.
-        score: mean of the chosen member on fresh seeds; None if there is none, or the run has not finished.
+        score: score of the chosen member; None if there is none, or the run has not finished.
+        held_out: whether the score of a trainable is of data that nothing else uses.
         score_interval: 95 % interval of the score over episodes, which tells nothing about other runs; or None.
         member: the chosen member; empty without a score.
         fitness: highest training fitness at the end; None if there is none.
@@ -67,6 +68,7 @@ class ComparedRun:
     info: Mapping[str, Any]
     metric: str
     score: float | None
+    held_out: bool
     score_interval: tuple[float, float] | None
     member: str
     fitness: float | None
@@ -128,8 +130,9 @@ def load(run: RunDirectory) -> ComparedRun:
     return ComparedRun(
         run.path, header, settings, info,
         "return" if header.is_return else header.metric,
-        score, best.evaluation.ci95 if best else None, best.member if best else "", fitness, population.step,
-        duration(records), curves, any(isinstance(record, RunChanged) for record in records), unfinished,
+        score, best is not None and best.evaluation.held_out, best.evaluation.ci95 if best else None,
+        best.member if best else "", fitness, population.step, duration(records), curves,
+        any(isinstance(record, RunChanged) for record in records), unfinished,
     )  # fmt: skip
 
 

@@ -87,6 +87,18 @@ def signed_rank_p(differences: Sequence[float]) -> float | None:
     return float(wilcoxon(moved).pvalue)
 
 
+def rank_p(x: Sequence[float], y: Sequence[float]) -> float:
+    """Two-sided p of the rank test of Mann and Whitney, by counting arrangements of the scores.
+
+    With ties the arrangements of the tied scores are counted, or RESAMPLES random ones if there are more.
+    """
+    from scipy.stats import PermutationMethod, mannwhitneyu
+
+    distinct = len({*x, *y}) == len(x) + len(y)
+    method: Any = "exact" if distinct else PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
+    return float(mannwhitneyu(x, y, method=method).pvalue)
+
+
 def smallest_sign_p(pairs: int) -> float:
     """Smallest two-sided p of a sign test: all of the pairs have the same sign."""
     return min(1.0, 2.0 * 0.5**pairs)

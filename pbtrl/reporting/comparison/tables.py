@@ -40,11 +40,12 @@ def groups_table(c: Comparison) -> Table:
 def pairs_table(c: Comparison) -> Table:
     """Comparison of each two groups."""
     paired = any(pair.difference is not None for pair in c.pairs)
-    titles = ["", "against", "P(improvement)", "95 % interval"]
+    titles = ["", "against", "P(improvement)", "95 % interval", "rank p"]
     titles += ["paired difference", "95 % interval", "pairs", "signed-rank p"] if paired else []
     rows = []
     for pair in c.pairs:
         row = [pair.a.label, pair.b.label, f"{pair.probability:.2f}", _interval(pair.interval, lambda v: f"{v:.2f}")]
+        row.append(f"{pair.rank_p:.2g}")
         if paired:
             row += [format_fitness(pair.difference), _interval(pair.difference_interval, format_fitness)]
             row += [str(len(pair.paired)), "-" if pair.signed_rank_p is None else f"{pair.signed_rank_p:.2g}"]

@@ -60,9 +60,10 @@ class RunData:
 
     @cached_property
     def ranked(self) -> list[str]:
-        """Members, best first; those without a fitness last."""
-        known = self.population.members
-        return sorted(known, key=lambda m: (known[m].rank_fitness is None, -(known[m].rank_fitness or 0.0), m))
+        """Members, best first; those without a fitness and then those that broke last."""
+        members = self.population.members.values()
+        order = sorted(members, key=lambda m: (not m.healthy, m.rank_fitness is None, -(m.rank_fitness or 0.0), m.id))
+        return [m.id for m in order]
 
     @cached_property
     def rows(self) -> dict[str, int]:
