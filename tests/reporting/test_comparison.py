@@ -208,6 +208,7 @@ def test_labels_are_unique_and_short() -> None:
     long = [config(**{"strategy.schedule": [{"at": 0, "rate": i, "x": "y" * 90}]}) for i in range(2)]
     assert labels(long, [["final"], ["constant"]]) == ["final", "constant"]
     assert labels(long, [["a-1", "a-2"], ["b-11", "b-12"]]) == ["a", "b"]
+    assert labels(long, [["pbt-s1", "pbt-s2"], ["pbt-copy-s11", "pbt-copy-s12"]]) == ["pbt", "pbt-copy"]
     assert all(len(label) < 70 for label in labels(long, [["a-1"], ["a-1"]]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ DERIVED = (
     "population.size", "budget.", "strategy.ready.slice_steps", "fitness.", "final.",
 )  # fmt: skip
 """Settings that name a group only if nothing else does, because they often follow from others."""
+SEED = re.compile(r"(-s|[-_. ]*)\d*[-_. ]*$")  # at the end of the names of replications
 MAX_LABEL_LENGTH = 60  # characters of a label
 
 
@@ -66,10 +68,10 @@ def labels(groups: Sequence[Settings], names: Sequence[Sequence[str]] = ()) -> l
 
 
 def _stem(names: Sequence[str]) -> str:
-    """Common beginning of the names of replications, without a number at its end."""
+    """Common beginning of the names of replications, without the seed, as in `pbt` for `pbt-s1` and `pbt-s12`."""
     first, last = min(names), max(names)
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return printable(first[:same].rstrip("0123456789").rstrip("-_. ") if len(names) > 1 else first)
+    return printable(SEED.sub("", first[:same]) if len(names) > 1 else first)
 
 
 def _count(varying: Mapping[str, Sequence[Any]], names: Sequence[str]) -> int:

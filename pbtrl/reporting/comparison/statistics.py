@@ -19,6 +19,7 @@ Scores = NDArray[np.float64]
 
 RESAMPLES = 10_000
 LEVEL = 0.05  # of tests; intervals have 95 %
+EXACT = 2500  # pairs of runs up to which the rank test counts all arrangements
 FEWEST_PAIRS = 6  # below, the smallest p of a signed-rank test is above LEVEL
 
 
@@ -90,12 +91,13 @@ def signed_rank_p(differences: Sequence[float]) -> float | None:
 def rank_p(x: Sequence[float], y: Sequence[float]) -> float:
     """Two-sided p of the rank test of Mann and Whitney, by counting arrangements of the scores.
 
-    With ties the arrangements of the tied scores are counted, or RESAMPLES random ones if there are more.
+    With ties the arrangements of the tied scores are counted, or RESAMPLES random ones if there are more. These also
+    serve for many runs, of which the exact count is slow.
     """
     from scipy.stats import PermutationMethod, mannwhitneyu
 
     distinct = len({*x, *y}) == len(x) + len(y)
-    method: Any = "exact" if distinct else PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
+    method: Any = "exact" if distinct and len(x) * len(y) <= EXACT else PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
     return float(mannwhitneyu(x, y, method=method).pvalue)
 
 
