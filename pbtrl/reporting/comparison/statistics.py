@@ -97,7 +97,11 @@ def rank_p(x: Sequence[float], y: Sequence[float]) -> float:
     from scipy.stats import PermutationMethod, mannwhitneyu
 
     distinct = len({*x, *y}) == len(x) + len(y)
-    method: Any = "exact" if distinct and len(x) * len(y) <= EXACT else PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
+    method: Any = (
+        "exact"
+        if distinct and len(x) * len(y) <= EXACT
+        else PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
+    )
     return float(mannwhitneyu(x, y, method=method).pvalue)
 
 
