@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import field, make_dataclass
+from dataclasses import field, make_dataclass, replace
 from typing import Any, get_type_hints
 
 import numpy as np
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, TypeAdapter, with_config
 
 from pbtrl.config import registry
 from pbtrl.config.aliases import ALIASES
 from pbtrl.config.pydantic_errors import find_problems
 from pbtrl.config.schema import Config
 from pbtrl.config.wording import unknown
-from pbtrl.core.dimensions import Choice, Dimension
+from pbtrl.core.dimensions import Choice, Dimension, IntLogUniform, IntUniform
 from pbtrl.errors import ConfigProblem
 from pbtrl.trainables.builder import TrainableBuilder, parameters
 
@@ -33,6 +33,7 @@ def trainable_builder(config: Config) -> TrainableBuilder:
     builder = _unchecked_builder(config)
     if problem := next(_problems(config, builder.kind, builder.kwargs), None):
         raise problem
+    builder = replace(builder, kwargs=_converted(_keys(builder.kind), builder.kwargs))
     try:
         builder.make(np.random.default_rng(0))
     except ConfigProblem:
@@ -114,6 +115,13 @@ def _keys(cls: Any) -> Any:
     return keys
 
 
+def _converted(keys: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return valid keys with their numbers as they are annotated: 1 as a float, 2.0 as an integer."""
+    checked, known = TypeAdapter(keys).validate_python(dict(kwargs)), keys.__dataclass_fields__
+    numbers = {name for name, value in kwargs.items() if name in known and type(value) in (int, float)}
+    return {name: getattr(checked, name) if name in numbers else value for name, value in kwargs.items()}
+
+
 def _hints(function: Any) -> dict[str, Any]:
     constructor = function.__init__ if inspect.isclass(function) else function
     try:
@@ -123,4 +131,8 @@ def _hints(function: Any) -> dict[str, Any]:
 
 
 def _extremes(dimension: Dimension) -> tuple[Any, ...]:
-    return dimension.values if isinstance(dimension, Choice) else dimension.limits
+    """Return values that show whether a dimension's are allowed; a neighbor of an end shows what no multiple is."""
+    if isinstance(dimension, Choice):
+        return dimension.values
+    least, most = dimension.limits
+    return (least, least + 1, most) if isinstance(dimension, IntUniform | IntLogUniform) else (least, most)

@@ -172,6 +172,8 @@ def _wording(problem: str, context: Mapping[str, Any], given: object, otherwise:
     for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
         if name in context:
             return f"must be {sign} {context[name]:g}, not {shown(given)}"
+    if problem == "multiple_of":
+        return f"must be a multiple of {context['multiple_of']:g}, not {shown(given)}"
     if problem == "literal_error":
         allowed = re.findall("'([^']*)'", context["expected"])
         near = did_you_mean(str(given), allowed)

@@ -47,6 +47,8 @@ class _Interval:
             self._check_natural(name, getattr(self, name))
         if not self.low < self.high:
             raise DimensionError(f"needs low < high, not {self.low!r} and {self.high!r}", "low", "high")
+        if not math.isfinite(float(self._to_scale(self.high)) - float(self._to_scale(self.low))):
+            raise DimensionError("needs a range that a number can hold", "low", "high")
         if isinstance(self.bounds, list | tuple):
             object.__setattr__(self, "bounds", tuple(self.bounds))
             for bound in self.bounds:
@@ -87,7 +89,7 @@ class _Interval:
     def clip(self, value: Value) -> float:
         """Clip to the limits."""
         least, most = self.limits
-        return min(max(float(cast("float", value)), least), most)
+        return float(min(max(cast("float", value), least), most))
 
     def contains(self, value: Value) -> bool:
         """Return whether `value` lies inside the limits."""
@@ -97,7 +99,7 @@ class _Interval:
     def sample(self, rng: "np.random.Generator") -> float:
         """Draw from the prior."""
         drawn = self._from_scale(float(rng.uniform(self._to_scale(self.low), self._to_scale(self.high))))
-        return min(max(drawn, self.low), self.high)
+        return float(min(max(drawn, self.low), self.high))
 
     def perturb(self, value: Value, factor: float, rng: "np.random.Generator") -> float:
         """Multiply by `factor` (one-minus-log: multiply 1 - value by it), then clip."""
@@ -117,7 +119,7 @@ class _Interval:
         """Return the value at a position, as `to_unit`, with 6 significant digits, so that all machines agree."""
         low, high = (self.low, self.high) if of_prior else self.limits
         if position <= 0.0 or position >= 1.0:
-            return low if position <= 0.0 else high
+            return self.clip(low if position <= 0.0 else high)
         least, most = self._to_scale(low), self._to_scale(high)
         value = self.rounded(self._from_scale(least + position * (most - least)))
         return self.clip(min(max(value, low), high))

@@ -18,7 +18,7 @@ from pbtrl.core.dimensions import Choice
 from pbtrl.core.messages import Assignment, Hyperparameters
 from pbtrl.core.population import Population
 from pbtrl.strategies.pb2_model import Model, SliceStart, Time
-from pbtrl.strategies.pb2_rows import SliceRows, agent_of, start_of
+from pbtrl.strategies.pb2_rows import SliceRows, agent_of
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Explore
 from pbtrl.strategies.time_varying_gp import Floats
@@ -51,17 +51,17 @@ class PB2(PBT):
         models: dict[object, Model] = {}
         tried: dict[object, list[SliceStart]] = defaultdict(list)
         for a in [*population.pending, *(a for a in decided if a.donor is None)]:
-            tried[agent_of(a)].append(start_of(self, population, a.parent, a.hyperparameters))
+            tried[agent_of(a)].append(rows.start(population, a.parent, a.hyperparameters))
         assignments = []
         for a in decided:
             if a.donor is not None:
-                agent, now = agent_of(a), start_of(self, population, a.parent, a.hyperparameters)
+                agent, now = agent_of(a), rows.start(population, a.parent, a.hyperparameters)
                 if agent not in models:
                     models[agent] = rows.model(agent, self.time, len(now.position))
                 rng = population.rng(a.member, a.generation, "pb2")
                 position = models[agent].propose(now, tried[agent], self.spread, rng)
                 a = replace(a, hyperparameters=self._values(a.hyperparameters, position, rng))
-                tried[agent].append(start_of(self, population, a.parent, a.hyperparameters))
+                tried[agent].append(rows.start(population, a.parent, a.hyperparameters))
             assignments.append(a)
         return assignments
 

@@ -18,7 +18,7 @@ class SliceStart(NamedTuple):
     """Hyperparameters under which weights train from some moment on.
 
     Attributes:
-        time: clock of the weights at the start, in slices.
+        time: steps that the weights have trained before, in slices; a copy has those of its donor.
         fitness: fitness at the start; None if it is unknown.
         position: position of each numeric hyperparameter between its bounds.
     """

@@ -30,6 +30,7 @@ class SliceRows:
     def __init__(self, strategy: PBT, window: int) -> None:
         self._strategy, self._window = strategy, window
         self._read = 0
+        self._trained: dict[str, int] = {}  # steps of each snapshot's weights, those of its ancestors included
         self._begun: dict[str, tuple[int, str | None]] = {}  # start and parent of each slice that a stop interrupted
         self._latest: dict[object, list[tuple[float, str, Row]]] = defaultdict(list)
         self._count: Counter[object] = Counter()
@@ -60,12 +61,21 @@ class SliceRows:
             self._kernels[agent] = Model.of(self._basis.pop(agent), time, dimensions).kernel
         return Model.of(rows, time, dimensions, self._kernels.get(agent, Kernel()))
 
+    def start(self, population: Population, parent: str | None, values: Hyperparameters) -> SliceStart:
+        """Return the start of a slice from a snapshot, or from fresh weights."""
+        space = self._strategy.space.of(values)
+        numeric = ((name, dimension) for name, dimension in space.items() if not isinstance(dimension, Choice))
+        position = tuple(dimension.to_unit(values[name]) for name, dimension in numeric)
+        time = self._trained.get(parent or "", 0) / self._strategy.slice_steps
+        return SliceStart(time, population.snapshot_fitness.get(parent or ""), position)
+
     def _update(self, population: Population) -> None:
         for name, origin in islice(population.snapshot_origin.items(), self._read, None):
             self._add(population, name, origin)
         self._read = len(population.snapshot_origin)
 
     def _add(self, population: Population, name: str, origin: Assignment) -> None:
+        self._trained[name] = self._trained.get(origin.parent or "", 0) + origin.stop - origin.start
         begun = (origin.start, origin.parent)
         if origin.donor is None:
             begun = self._begun.get(origin.parent or "", begun)
@@ -93,18 +103,8 @@ class SliceRows:
         whole = (origin.stop % slice_steps == 0 or origin.stop == horizon) and 2 * steps >= slice_steps
         if not whole and after != -math.inf:
             return None
-        trial = start_of(self._strategy, population, source, origin.hyperparameters)
+        trial = self.start(population, source, origin.hyperparameters)
         return Row(trial, after, (after - before) * slice_steps / steps)
-
-
-def start_of(strategy: PBT, population: Population, parent: str | None, values: Hyperparameters) -> SliceStart:
-    """Return the start of a slice from a snapshot, or from fresh weights."""
-    origin = population.snapshot_origin.get(parent or "")
-    time = 0.0 if origin is None else origin.stop / strategy.slice_steps
-    space = strategy.space.of(values)
-    numeric = ((name, dimension) for name, dimension in space.items() if not isinstance(dimension, Choice))
-    position = tuple(dimension.to_unit(values[name]) for name, dimension in numeric)
-    return SliceStart(time, population.snapshot_fitness.get(parent or ""), position)
 
 
 def agent_of(a: Assignment) -> object:

@@ -287,6 +287,9 @@ class RungSettings(TrialSettings):
         elif (count := self.count_trials(config)) < self.eta:
             text = f"{count} trials are fewer than eta ({self.eta}): none would ever go on"
             yield ConfigProblem(text, ("strategy", "trials"), ("strategy", "eta"))
+        elif count > MAX_MEMBERS:
+            text = f"min_steps {lowest:,} makes {count:,} trials, more than {MAX_MEMBERS:,}"
+            yield ConfigProblem(text, ("strategy", "min_steps"), ("strategy", "eta"))
 
     def _lowest(self, horizon: int, block: int) -> int | Fraction:
         """Return the smallest number of steps of a trial, a fraction so that no default rung is lost by rounding."""

@@ -61,7 +61,7 @@ class Boosting(Trainable):
     @override
     def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
         """Count `steps` more trees, all of them with these hyperparameters."""
-        self._values = {**self._fixed, **hyperparameters}
+        self._values = {name: type(value)(hyperparameters.get(name, value)) for name, value in self._fixed.items()}
         self._trees += steps
         self._seed = int(rng.integers(2**31))
         self._fitness = None

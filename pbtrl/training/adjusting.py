@@ -58,6 +58,8 @@ def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -
         time.sleep(0.05)
     if request.exists():
         return f"{change.text}: requested; the run has not read it yet"
+    if not any(isinstance(record, RunChanged) and record.request == request.name for record in run.load()[1]):
+        raise RunError(f"{change.text}: the run refused it, because an earlier request came first")
     return f"{change.text}: read by the next decision"
 
 

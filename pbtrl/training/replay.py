@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pbtrl.config.adjust import adjusted
 from pbtrl.config.schema import Config
 from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.seeding import evaluation_seed
@@ -201,9 +202,9 @@ def plan(
     if run.holder() is not None:
         raise RunError(f"{run} is training: replay it when it has ended")
     run.check_links()
-    config = load_stored_config(run, trusted=trusted)
-    original = discover(run, member)
     _, records, population = run.load()
+    config = adjusted(load_stored_config(run, trusted=trusted), records)
+    original = discover(run, member)
     if len(original.points) == 1:
         why = "its ancestors never changed them" if population.copies else "no member copied another one"
         raise RunError(

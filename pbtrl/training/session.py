@@ -93,6 +93,7 @@ class Session:
 
     Attributes:
         config: config of the run, with all changes by `pbtrl set`.
+        written: config of a new run as it was written, before numbers were rounded to whole blocks.
         records: journal of previous sessions.
         previous_seconds: duration of previous sessions.
     """
@@ -106,6 +107,7 @@ class Session:
     hooks: SessionHooks
     records: Sequence[Record] = ()
     previous_seconds: float = 0.0
+    written: Config | None = None
 
     def run(self) -> SessionResult:
         """Train and choose the best member."""
@@ -287,7 +289,7 @@ class Session:
             agent=describe_agent(config) if config.env else None,
             workers=describe_placement(config),
             cluster=cluster,
-            slices=describe_slices(config),
+            slices=describe_slices(self.written or config),
             wall_clock=config.budget.wall_clock,
             resumed=self.population if self.records else None,
             starts=starts,

@@ -81,7 +81,7 @@ def start(
         header = make_header(prepared, run.name, warm.copy_to(run) if warm else None)
         journal = Journal(run.journal_path)
         journal.append(header.to_line())
-        return Session(prepared, run, header, header.population(), journal, signals, hooks).run()
+        return Session(prepared, run, header, header.population(), journal, signals, hooks, written=config).run()
 
 
 def check_warm_start(config: Config, source: ConfigSource, root: Path) -> WarmStart | None:

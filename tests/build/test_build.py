@@ -393,7 +393,7 @@ CLASSIFIER = "trainable={name: classifier, data: digits}"
         (["hparams={channels: {prior: choice, values: [8, 16]}}"],
          "hparams.channels: shapes the model, so weights cannot be copied: pbt needs it fixed under trainable"),
         (["hparams={channels: {prior: choice, values: [8, 9]}}", "strategy={name: random_search}"],
-         "hparams.channels: Input should be a multiple of 4, not 9"),
+         "hparams.channels: must be a multiple of 4, not 9"),
         (["hparams={shift: {prior: int_uniform, low: 0, high: 2}}", "trainable.shift=1"],
          "trainable.shift: both fixed under trainable and searched under hparams: remove one"),
         (["trainable.data=cifar"], "trainable.data: must be digits or mnist1d, not 'cifar'"),
@@ -416,6 +416,20 @@ def test_structural_hyperparameters_can_be_searched_by_fresh_trials():
     first, second = (builder.make(np.random.default_rng(0), (("channels", n),)).state_dict() for n in (4, 8))
     assert first["network.head.weight"].shape == (10, 8)
     assert second["network.head.weight"].shape == (10, 16)
+
+
+def test_searched_shape_must_be_valid_between_its_ends():
+    """Every multiple of 4 can be built, so the ends 8 and 32 say nothing about 9."""
+    channels = "hparams={channels: {prior: int_uniform, low: 8, high: 32}}"
+    with pytest.raises(ConfigError, match=r"hparams\.channels: must be a multiple of 4, not 9"):
+        factory.prepare(toy(CLASSIFIER, channels, "strategy={name: random_search}"))
+
+
+def test_keys_of_a_trainable_are_numbers_of_the_annotated_type():
+    builder = trainable_builder(toy("trainable={name: gan, critic_steps: 2.0}", "hparams={}"))
+    assert {name: type(value) for name, value in builder.kwargs.items()} == {"critic_steps": int}
+    builder = trainable_builder(toy("trainable={name: boosting, max_features: 1, task: iris}", "hparams={}"))
+    assert (type(builder.kwargs["max_features"]), builder.kwargs["task"]) == (float, "iris")
 
 
 def test_missing_package_of_a_trainable_is_one_line(monkeypatch):

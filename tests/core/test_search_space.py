@@ -44,6 +44,21 @@ def test_moves_stay_within_the_limits(dimension):
         assert type(value) in (int, float, str, bool, type(None))
 
 
+@pytest.mark.parametrize("kind", [Uniform, LogUniform])
+def test_values_of_real_dimensions_are_floats(kind):
+    """Also the ends that a config has written as integers."""
+    dimension, rng = kind(low=1, high=2, bounds=(1, 4)), np.random.default_rng(0)
+    values = [dimension.perturb(value, factor, rng) for value in (1, 4) for factor in (0.1, 10.0)]
+    values += [dimension.from_unit(position) for position in (0.0, 0.5, 1.0)]
+    values += [dimension.sample(rng), dimension.clip(3)]
+    assert {type(value) for value in values} == {float}
+
+
+def test_range_that_no_number_holds_is_refused():
+    with pytest.raises(DimensionError, match="needs a range that a number can hold"):
+        Uniform(low=-1e308, high=1e308)
+
+
 @KINDS
 def test_samples_lie_in_the_prior(dimension):
     rng = np.random.default_rng(1)

@@ -98,6 +98,17 @@ def test_row_of_a_receiver_begins_at_its_donor() -> None:
     assert rows(population)[-1] == Row(SliceStart(2.0, 7.0, (0.0,)), 7.5, 0.5)
 
 
+def test_copied_weights_keep_the_time_that_they_have_trained() -> None:
+    """In asynchronous mode a slow member copies weights that are ahead of its clock."""
+    population = after_one_slice(1.0, 2.0)
+    for fitness in (3.0, 4.0, 5.0):
+        go_on(population, "m00", fitness)
+    go_on(population, "m01", 6.0, parent="m00/000003", donor="m00")
+    go_on(population, "m01", 7.0)
+    times = {row.after: row.trial.time for row in rows(population)}
+    assert times == {3.0: 1.0, 4.0: 2.0, 5.0: 3.0, 6.0: 4.0, 7.0: 5.0}
+
+
 def test_slice_in_two_parts_is_one_row() -> None:
     population = after_one_slice(1.0)
     go_on(population, "m00", 50.0, step=130)

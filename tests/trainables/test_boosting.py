@@ -60,6 +60,13 @@ def test_a_loaded_model_has_the_same_scores_without_new_training() -> None:
     assert copy.test(np.random.default_rng(0)) == model.test(np.random.default_rng(0))
 
 
+def test_hyperparameters_have_the_types_that_the_model_needs() -> None:
+    """1 is a share of features here; as an integer it would be a number of them, which the model refuses."""
+    model = iris()
+    model.train(1, {"max_features": 1, "max_leaf_nodes": 4.0}, np.random.default_rng(0))
+    assert model.evaluate(np.random.default_rng(0)) > 0.5
+
+
 def test_without_trees_the_most_frequent_class_is_predicted() -> None:
     assert iris().evaluate(np.random.default_rng(0)) == pytest.approx(1 / 3, abs=0.03)
 

@@ -67,6 +67,29 @@ def test_printed_schedule_trains_the_same_steps(quadratic: Command) -> None:
     assert again["evaluation"]["return_mean"] == best["evaluation"]["return_mean"]
 
 
+def test_schedule_beyond_the_first_bounds_is_replayed(pbtrl: Command) -> None:
+    """`pbtrl set` widened them while the run was stopped."""
+    bandit = {"prior": "uniform", "low": 0.2, "high": 0.5}
+    tree: dict[str, Any] = {
+        "trainable": {"name": "drifting_bandit", "noise": 0.01},
+        "population": {"size": 4, "mode": "sync"},
+        "budget": {"env_steps_per_member": 20},
+        "execution": {"backend": "inline"},
+        "hparams": {"h": bandit},
+        "strategy": {"ready": {"slice_steps": 10}, "explore": {"factors": [1.5, 0.8]}},
+        "name": "bandit",
+    }
+    Path("bandit.yaml").write_text(yaml.safe_dump(tree))
+    assert pbtrl("train", "bandit.yaml", "--progress", "none").code == 0
+    done = journal(Path("runs/bandit"))
+    (Path("runs/bandit") / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in done[:-1]))
+    assert pbtrl("set", "bandit", "hparams.h.bounds=[0.2, 0.9]").code == 0
+    assert pbtrl("resume", "bandit", "budget.env_steps_per_member=200", "--progress", "none").code == 0
+    section = yaml.safe_load(pbtrl("schedule", "bandit").out)
+    assert max(point["h"] for point in section["strategy"]["schedule"]) > 0.5
+    assert pbtrl("replay", "bandit", "--seeds", "1", "--progress", "none").code == 0
+
+
 def test_replay_compares_schedule_and_constants(quadratic: Command) -> None:
     before = contents(RUN)
     result = quadratic("replay", "last", "--seeds", "3", "--progress", "plain")

@@ -149,6 +149,14 @@ def test_nan_score_is_not_the_best(pbtrl: Command, monkeypatch):
     assert best["member"] == best["selection"][1]["member"]
 
 
+def test_opening_says_what_was_rounded_to_whole_blocks(pbtrl: Command):
+    options = ("strategy.ready.slice_steps=250", "budget.env_steps_per_member=480", "--progress", "plain")
+    result = pbtrl("train", "cart.yaml", "--name", "a", *options)
+    assert result.code == 0
+    (line,) = (line for line in result.out.splitlines() if line.startswith("slices "))
+    assert line.endswith("280 env steps each; in whole blocks of 40: ready.slice_steps 250 to 280")
+
+
 def test_two_controllers_cannot_start_the_same_run(pbtrl: Command, monkeypatch):
     asked = iter([False])
     monkeypatch.setattr(RunDirectory, "has_begun", lambda _: next(asked, True))

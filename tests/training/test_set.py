@@ -236,6 +236,30 @@ def test_live_run_reads_a_request_before_its_next_decision(pbtrl: Command) -> No
     assert pbtrl("verify", "a").code == 0
 
 
+class Refuses(Sets):
+    """As if another request had come first: the run drops this one without a line."""
+
+    def _set(self) -> None:
+        with pytest.raises(RunError, match="m03 retired: the run refused it, because an earlier request came first"):
+            api.load_run("a").set(retire=["m03"])
+        self.said = "refused"
+
+    def on_report(self, record: Any) -> bool | None:
+        super().on_report(record)
+        for path in DIRECTORY.requests.glob("*.json"):
+            path.unlink()
+        return False
+
+
+def test_refused_request_is_no_success(pbtrl: Command) -> None:
+    Path("c.yaml").write_text(TOY)
+    refuses = Refuses()
+    api.train("c.yaml", name="a", callbacks=[refuses], progress="none")
+    refuses.thread.join()
+    assert refuses.said == "refused"
+    assert not [line for line in journal(RUN) if line["kind"] == "set"]
+
+
 def test_request_counts_once_and_impossible_ones_are_dropped(pbtrl: Command, stopped: Path) -> None:
     """After a crash between the journal's line and the removal of the request; one still being written waits."""
     DIRECTORY.requests.mkdir()
