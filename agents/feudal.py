@@ -32,7 +32,7 @@ from typing_extensions import override
 from pbtrl.agents import losses
 from pbtrl.agents.a3c import A3C
 from pbtrl.agents.distributions import Distribution
-from pbtrl.agents.layers import COLUMNS, Layout, init_lstm, lstm, lstm_shapes, orthogonal, rnn_state_at
+from pbtrl.agents.layers import COLUMNS, Layout, dense, init_lstm, lstm, lstm_shapes, orthogonal, rnn_state_at
 from pbtrl.agents.loss_inputs import LossInputs, LossOutput
 from pbtrl.agents.networks import SharedTorsoNet, make_shared_torso_net
 from pbtrl.agents.settings import FeudalSettings
@@ -192,8 +192,8 @@ class FeudalNet(SharedTorsoNet):
         """Compute what does not depend on the past: states [P, M, d], and the input part of both LSTMs' gates."""
         z = self._input_features(params, inputs, learning=learning)
         states = F.relu(self._head(params, "state", z))
-        manager = torch.baddbmm(params["manager.bias"], states, params["manager.input"])
-        return states, manager, torch.baddbmm(params["worker.bias"], z, params["worker.input"])
+        manager = dense(states, params["manager.input"], params["manager.bias"])
+        return states, manager, dense(z, params["worker.input"], params["worker.bias"])
 
     def _advance(
         self, params: Views, features: Sequence[Tensor], rnn_state: Tensor, random_goal: Tensor | None

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Trains every comparison of docs/benchmarks.md, one run after another: PBT against its baselines, FIRE against PBT, the
+# Trains comparisons of docs/benchmarks.md, one run after another: PBT against its baselines, FIRE against PBT, the
 # ablations of the PBT paper, and the models that are not RL. A sweep that is finished is skipped and an interrupted one
 # continues, so the script can be stopped and started at any time. All of it takes more than a day on two cores. Results go
 # to benchmarks/results.jsonl and docs/results.md.
 #
-#   benchmarks/evidence.sh [GROUP ...]      groups: million million_others atari strategies classifier boosting
+#   benchmarks/evidence.sh [GROUP ...]      groups, by default all: million million_others atari strategies classifier boosting
 #                                           baselines ablations gan translator
 set -u
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -47,7 +47,7 @@ rl_strategies() {
 
 baselines() {
   sweep acrobot 5 cartpole env.id=Acrobot-v1 population.size=8 --set "$against_random"
-  sweep halfcheetah 5 quickstart --set "$against_random"
+  sweep quickstart 5 quickstart --set "$against_random"
   million_of hopper 5 hopper --set "$against_random"
   million_of walker2d 5 walker2d --set "$against_random"
 }
@@ -148,6 +148,8 @@ boosting() {
   "$PYTHON" benchmarks/ranks.py "$OUT"/boosting-*
 }
 
-for group in "${@:-classifier}"; do
+[ $# -gt 0 ] ||
+  set -- million million_others atari strategies classifier boosting baselines ablations gan translator
+for group in "$@"; do
   "$group"
 done

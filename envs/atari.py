@@ -6,7 +6,7 @@ raw rewards. Games are truncated after 108,000 frames. `env.kwargs: {full_action
 | protocol | sticky actions | actions       | no-ops at the start | FIRE at the start | losing a life                 |
 |----------|----------------|---------------|---------------------|-------------------|-------------------------------|
 | sticky   | 0.25           | all 18        | none                | no                | nothing (Machado et al. 2018) |
-| classic  | none           | of the game   | up to 30            | where it exists   | terminates, in training       |
+| classic  | none           | of the game   | up to 29            | where it exists   | terminates, in training       |
 
 ale_py's `episodic_life` is not used: it starts a new game after every lost life, so later lives are never played, and
 no game gets a score. Nor is `life_loss_info`, which does not distinguish a lost life from a lost game. The number of
@@ -77,7 +77,8 @@ def make(
     twin = make_unwrapped(id, seeds[:rendered], threads, protocol, {**kwargs, **_PICTURE}, False) if rendered else None
     vector = AtariVector(pool, own, seeds, where, lives_end=protocol == "classic" and training, twin=twin)
     vector.fps = CONSOLE_FPS / FRAMES_PER_STEP
-    vector.max_episode_steps = kwargs.get("max_num_frames_per_episode", MAX_FRAMES) // FRAMES_PER_STEP
+    frames = _checked(kwargs).get("max_num_frames_per_episode", MAX_FRAMES)
+    vector.max_episode_steps = -(-frames // FRAMES_PER_STEP)  # the game ends with a whole step
     return vector
 
 

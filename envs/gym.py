@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from difflib import get_close_matches
 from typing import Any, Literal, NoReturn, cast
 
@@ -242,12 +243,12 @@ def _constructor(id: str, kwargs: Mapping[str, Any]) -> Callable[[], Env]:
     creator = resolve(id)
     if creator is not None:
         given = with_integers(kwargs, _integers(creator))
-        return lambda: creator(**given)
+        return lambda: creator(**deepcopy(given))
     name = id.rpartition(":")[2]
     given = with_integers(kwargs, options(name))
     if is_builtin(name) and isinstance(skip := given.get("frame_skip"), int) and skip < 1:
         raise EnvError(f"env.kwargs.frame_skip={skip}", "must be at least 1")
-    return lambda: gymnasium.make(name, disable_env_checker=True, **given)
+    return lambda: gymnasium.make(name, disable_env_checker=True, **deepcopy(given))
 
 
 def _with_rendering(id: str, kwargs: Mapping[str, Any], where: str) -> Mapping[str, Any]:

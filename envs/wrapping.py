@@ -1,6 +1,7 @@
 """Wrappers around each env: the user's own (`env.wrappers`), and one that turns Dict observations into vectors."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -62,7 +63,7 @@ def _wrapped(env: Env, name: str, kwargs: Mapping[str, Any], where: str) -> Env:
     if not callable(wrapper):
         raise EnvError(where, f"module {module} has no class or function {attribute}")
     try:
-        outer = wrapper(env, **kwargs)
+        outer = wrapper(env, **deepcopy(kwargs))
         spaces = (outer.observation_space, outer.action_space) if isinstance(outer, gymnasium.Env) else ()
     except ENV_EXCEPTIONS as error:
         if of_the_machine(error):

@@ -63,11 +63,11 @@ def main() -> None:
 
     @torch.no_grad()
     def sampled(observations: np.ndarray) -> np.ndarray:
-        return agent.get_action_and_value(normalize(observations))[0].numpy().clip(-1, 1)
+        return agent.get_action_and_value(normalize(observations))[0].numpy()
 
     @torch.no_grad()
     def most_likely(observations: np.ndarray) -> np.ndarray:
-        return agent.actor_mean(normalize(observations)).numpy().clip(-1, 1)
+        return agent.actor_mean(normalize(observations)).numpy()
 
     report(version("cleanrl"), settings["env"], script["global_step"], seconds, sampled, most_likely)
 

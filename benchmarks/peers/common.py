@@ -18,7 +18,7 @@ EPISODES = 30
 FIRST_SEED = 1_000_000  # far from the seeds that training uses
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""From raw observations [B env, ...] to the actions that the env gets, [B, ...]."""
+"""From raw observations [B env, ...] to actions [B, ...], which the env gets clipped to its bounds."""
 
 
 def job() -> dict[str, Any]:
@@ -45,9 +45,11 @@ def play(act: Act, env: str) -> list[float]:
     """Play fresh episodes, and return their raw returns. All systems get the same seeds."""
     envs = [gym.make(env) for _ in range(EPISODES)]
     observations = np.stack([one.reset(seed=FIRST_SEED + i)[0] for i, one in enumerate(envs)]).astype(np.float32)
+    space = envs[0].action_space
+    assert isinstance(space, gym.spaces.Box)
     returns, running = np.zeros(EPISODES), np.ones(EPISODES, bool)
     while running.any():
-        actions = act(observations)
+        actions = act(observations).clip(space.low, space.high)
         for i in np.flatnonzero(running):
             observations[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
             returns[i] += float(reward)

@@ -11,6 +11,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import ray
 import torch
@@ -65,7 +66,8 @@ def main() -> None:
         steps = max(steps, sampled(algorithm))
     seconds = time.perf_counter() - began
     mean, std = algorithm.env_runner_group.foreach_env_runner(statistics, local_env_runner=False)[0]
-    module = algorithm.get_module()
+    module, space = algorithm.get_module(), gym.make(settings["env"]).action_space
+    assert isinstance(space, gym.spaces.Box)
 
     @torch.no_grad()
     def act(observations: np.ndarray, deterministic: bool) -> np.ndarray:
@@ -73,7 +75,8 @@ def main() -> None:
         outputs = module.forward_exploration({"obs": torch.from_numpy(normalized)})["action_dist_inputs"]
         distribution = module.get_exploration_action_dist_cls().from_logits(outputs)
         chosen = distribution.to_deterministic() if deterministic else distribution
-        return chosen.sample().numpy().clip(-1, 1)
+        unit = (chosen.sample().numpy().clip(-1, 1) + 1) / 2
+        return space.low + unit * (space.high - space.low)  # as its `normalize_actions`
 
     report(
         version("ray"),

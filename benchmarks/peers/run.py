@@ -36,6 +36,7 @@ MUJOCO = "mujoco==4.0.0"
 
 # CleanRL's release asks for Python < 3.10, which its PPO does not need. sample-factory and it need gymnasium < 1, where
 # the newest tasks are v4. HalfCheetah is the same in both; Hopper and Walker2d pay 1 more for the last step of a fall.
+# Ant and Humanoid have other observations and costs in v5, so they are not compared across the versions.
 PACKAGES = {
     "cleanrl": ["gymnasium==0.29.1", "numpy==1.26.4", "torch", MUJOCO, "imageio", "tensorboard==2.21.0"],
     "sample-factory": ["sample-factory==2.1.1", "gymnasium==0.29.1", "numpy==1.26.4", "torch", MUJOCO, "imageio"],
@@ -62,6 +63,7 @@ class Arm:
 
 
 V4, V5 = "v4", "v5"
+COMPARABLE = ("HalfCheetah", "Hopper", "Walker2d")
 ARMS = {
     "cleanrl-ppo": Arm("CleanRL PPO", "cleanrl_ppo.py", "cleanrl", V4, PPO),
     "sb3-ppo": Arm("Stable-Baselines3 PPO", "sb3.py", "sb3", V5, PPO),
@@ -223,6 +225,9 @@ def main() -> None:
     if unknown or min(options.minutes, options.seeds, 1 if options.steps is None else options.steps) <= 0:
         text = "--minutes, --steps and --seeds must be positive"
         parser.error(f"no such system: {', '.join(unknown)}" if unknown else text)
+    versions = {ARMS[name].env_version for name in options.arms or ARMS}
+    if options.task not in COMPARABLE and len(versions) > 1 and not options.table:
+        parser.error(f"{options.task} differs between v4 and v5: choose arms of one version, such as sb3-ppo pbtrl-ppo")
     budget = Budget(UNLIMITED, options.steps) if options.steps else Budget(60 * options.minutes, UNLIMITED)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -121,8 +121,8 @@ class Env(Section):
         id: a Gymnasium id (`ALE/Pong-v5`), or `module:function`.
         num_envs: envs per member.
         protocol: evaluation protocol of Atari: `sticky` (repeat probability 0.25, all 18 actions, full games) or
-            `classic` (the game's own actions, 1-30 no-ops, a lost life ends a training episode). Recorded with every
-            score. `kwargs: {full_action_space: ...}` chooses the other set of actions.
+            `classic` (the game's own actions, up to 29 no-ops, a lost life ends a training episode). Recorded with
+            every score. `kwargs: {full_action_space: ...}` chooses the other set of actions.
         backend: simulator of the envs; `auto` is resolved once, when the run is built.
         between_slices: `continue` keeps the envs running from one slice to the next. `reset` resets them before each
             slice, which makes a slice a pure function of its assignment.

@@ -94,6 +94,18 @@ def test_number_of_no_ops_follows_the_protocol(protocol, most):
     assert np.mean(frames) == pytest.approx(most / 2, abs=5)
 
 
+@pytest.mark.parametrize(("frames", "steps"), [(40, 10), (42, 11), (3, 1), (4e1, 10)])
+def test_step_limit_is_that_of_the_game(frames, steps):
+    """Evaluation cuts an episode there, so it must be neither earlier nor a fraction."""
+    vector = envs.make("ALE/Pong-v5", [0], kwargs={"max_num_frames_per_episode": frames})
+    limit = vector.max_episode_steps
+    assert (limit, type(limit)) == (steps, int)
+    vector.reset()
+    cut = [bool(vector.step(np.array([0]))[3][0]) for _ in range(steps)]
+    vector.close()
+    assert cut == [False] * (steps - 1) + [True]
+
+
 def test_game_is_truncated_at_its_frame_limit():
     vector = envs.make("ALE/Pong-v5", [0], kwargs={"max_num_frames_per_episode": 84})
     vector.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,34 @@ class Scaled(gymnasium.RewardWrapper[Any, Any]):
 
     def reward(self, reward: Any) -> float:
         return self.factor * float(reward)
+
+
+class Shuffles(gymnasium.Env[Any, Any]):
+    """Changes the list that it was given."""
+
+    def __init__(self, goals: list[int]) -> None:
+        self.goals = goals
+        self.observation_space, self.action_space = Box(0.0, 10.0, (1,), np.float32), Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.np_random.shuffle(self.goals)
+        return np.array(self.goals[:1], np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.array(self.goals[:1], np.float32), 0.0, True, False, {}
+
+
+class Counts(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Changes the list that it was given."""
+
+    def __init__(self, env: Any, seen: list[int]) -> None:
+        super().__init__(env)
+        self.seen = seen
+
+    def observation(self, observation: Any) -> Any:
+        self.seen[0] += 1
+        return 0 * observation + self.seen[0]
 
 
 class Shifted(gymnasium.RewardWrapper[Any, Any]):
@@ -107,6 +136,21 @@ def run(vector: envs.Vector, steps: int = 3) -> list[float]:
     paid = [vector.step(np.zeros(vector.num_envs, np.int64))[1].tolist() for _ in range(steps)]
     vector.close()
     return paid
+
+
+def test_envs_share_no_argument() -> None:
+    """An env depends only on its own seed and actions, although a list in the config is one object."""
+    goals = {"goals": [1, 2, 3, 4, 5, 6]}
+
+    def first_goals(seeds: list[int]) -> list[float]:
+        with contextlib.closing(envs.make(f"{HERE}:Shuffles", seeds, kwargs=goals)) as vector:
+            return [float(x) for x in vector.reset()[:, 0]]
+
+    assert first_goals([11]) == first_goals([3, 11, 5])[1:2]
+    assert goals == {"goals": [1, 2, 3, 4, 5, 6]}
+    wrappers = ((f"{HERE}:Counts", {"seen": [0]}),)
+    with contextlib.closing(envs.make(CART, [1, 2], wrappers=wrappers)) as vector:
+        assert vector.reset()[:, 0].tolist() == [1.0, 1.0]
 
 
 def test_wrappers_are_applied_in_order_to_each_env() -> None:
