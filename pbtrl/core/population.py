@@ -301,19 +301,19 @@ class Population:
 
     def _restart(self, member: Member, assignment: Assignment) -> None:
         """Forget the results of the weights before a copy or fresh start, or inherit the donor's."""
-        ranks = not member.diverged
+        placeholder = None if member.diverged else member.rank_fitness
         member.diverged = member.given_up = False
         if assignment.inherit:
             if assignment.donor is None:
                 raise ValueError(f"{assignment.id} inherits, but has no donor")
             donor = self._known(assignment.donor)
             ahead = assignment.start - donor.step
-            member.window, member.fitness, member.placeholder = list(donor.window), donor.fitness, None
+            member.window, member.fitness = list(donor.window), donor.fitness
+            member.placeholder = placeholder if donor.fitness is None else None
             member.window_start_step, member.counted_steps = donor.window_start_step + ahead, donor.counted_steps
             member.curve = donor.curve.moved(ahead)
             return
-        member.placeholder = member.rank_fitness if ranks else None
-        member.window, member.fitness = [], None
+        member.window, member.fitness, member.placeholder = [], None, placeholder
         member.window_start_step, member.counted_steps = assignment.start, 0
         member.curve = Curve(assignment.start)
 

@@ -245,6 +245,14 @@ def test_copy_or_fresh_start_clears_the_members_history() -> None:
         assert member.step == 100
 
 
+@pytest.mark.parametrize(("donor", "expected"), [(None, (None, 1.0, 1.0)), (2.0, (2.0, None, 2.0))])
+def test_inheriting_member_keeps_its_rank_without_a_fitness_of_the_donor(donor: Any, expected: Any) -> None:
+    population = after_one_slice(1.0, donor)
+    population.record(decision(assign(population, "m00", parent="m01/000000", donor="m01", inherit=True)))
+    member = population.members["m00"]
+    assert (member.fitness, member.placeholder, member.rank_fitness) == expected
+
+
 def test_diverged_member_does_not_rank_after_a_fresh_start() -> None:
     population = after_one_slice(1.0, 2.0)
     a = assign(population, "m00")
