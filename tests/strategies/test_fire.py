@@ -15,7 +15,7 @@ from pbtrl.config.load import load
 from pbtrl.config.schema import Config
 from pbtrl.core.messages import Assignment, Report
 from pbtrl.core.population import Population
-from pbtrl.core.records import Record
+from pbtrl.core.records import Record, RunChanged
 from pbtrl.storage.journal import digest
 from pbtrl.strategies.fire import FIRE, _Decision
 from pbtrl.strategies.pbt import PBT
@@ -277,6 +277,19 @@ def test_longest_waiting_parent_is_next() -> None:
         story.turn({"m00": 5.0, "m01": 4.0})
         order.append(story.decided["m06"].donor)
     assert order == ["m02", "m03", "m04", "m05", "m02"]
+
+
+def test_parent_of_a_retired_evaluator_is_evaluated_again() -> None:
+    roles = {"m00": "p1", "m01": "p1", **{f"m0{i}": "p2" for i in (2, 3, 4)}, "m05": "evaluator", "m06": "evaluator"}
+    story = Story(strategy=fire(max_eval_steps=100), roles=roles)
+    story.turn({"m00": 5.0, "m01": 4.0})
+    assert story.decided["m06"].donor == "m03"
+    story.population.record(RunChanged({}, ("m06",)))
+    order = []
+    for _ in range(4):
+        story.turn({"m00": 5.0, "m01": 4.0})
+        order.append(story.decided["m05"].donor)
+    assert order == ["m04", "m03", "m02", "m04"]
 
 
 def test_parent_waits_from_the_end_of_its_evaluation() -> None:
