@@ -262,6 +262,17 @@ def test_a_diverged_evaluator_begins_anew_and_its_child_is_left_alone() -> None:
     assert story.decided["m00"].donor is None
 
 
+def test_evaluator_begins_another_evaluation_without_exploits() -> None:
+    """It needs no donor; a failed member of a sub-population does."""
+    strategy = fire()
+    story = Story(strategy=replace(strategy, pbt=replace(strategy.pbt, exploit=Exploit(method="none"))))
+    story.turn(START)
+    story.report({**START, "m02": 0.0, "m03": 0.0, "m06": 0.5, "m07": 0.4}, diverged=["m01", "m06"])
+    assert story.strategy.retired(story.population) == ["m01"]
+    assert story.decide()["m06"].hparams_donor == "m00"
+    assert "diverged" in story.decided["m06"].note
+
+
 def test_a_diverged_member_copies_inside_its_sub_population() -> None:
     story = evaluating()
     story.turn({**START, "m06": 0.5, "m07": 0.4}, diverged=["m04", "m01"])
