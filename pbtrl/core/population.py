@@ -130,6 +130,7 @@ class Population:
         self.memo: dict[object, Any] = {}
         self.folds: dict[object, Any] = {}
         self._agents: list[str] = []
+        self._retired_on_request: set[str] = set()
 
     def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:
         """Random generator for one purpose, seeded from (seed, member, generation, purpose) alone."""
@@ -151,6 +152,12 @@ class Population:
     def step(self) -> int:
         """Env steps of the whole population."""
         return sum(m.step for m in self.members.values())
+
+    @property
+    def all_given_up(self) -> bool:
+        """Whether every candidate that has begun was given up, apart from those that a user retired."""
+        begun = [m for m in self.candidates if m.generation >= 0 and m.id not in self._retired_on_request]
+        return bool(begun) and all(m.given_up for m in begun)
 
     @property
     def agents(self) -> dict[str, int]:
@@ -235,6 +242,7 @@ class Population:
                 self.lost_snapshots.discard(record.snapshot)
             case RunChanged():
                 self._retire(record.retired)
+                self._retired_on_request.update(record.retired)
             case RunResumed():
                 self._resumed()
 
@@ -351,13 +359,14 @@ class Population:
             member.consecutive_failures += 1
 
     def _resumed(self) -> None:
-        """Look for lost snapshots again; if every member was given up, let all of them try again.
+        """Look for lost snapshots again; if `all_given_up`, let the members that were given up try again.
 
         A user who resumes such a run has presumably fixed the cause.
         """
         self.lost_snapshots.clear()
-        if all(m.given_up for m in self.members.values()):
-            for member in self.members.values():
+        if self.all_given_up:
+            failed = [m for m in self.members.values() if m.given_up and m.id not in self._retired_on_request]
+            for member in failed:
                 member.given_up, member.consecutive_failures, member.retired = False, 0, False
                 member.hyperparameters = member.snapshot_hparams or member.hyperparameters
 

@@ -248,6 +248,8 @@ class _Decision:
             return Verdict("stop", why="diverged" if evaluator.diverged else "given up")
         if evaluator.pending:
             return Verdict("continue")
+        if began.id not in self._population.snapshot_origin:  # a resumed run lets it try again
+            return Verdict("stop", why="given up")
         steps, c = evaluator.step - began.start, compare(evaluator.curve, child.curve, fire.interval)
         if c.diff > 0 and c.p < fire.p_value and len(evaluator.curve.points) >= MIN_POINTS:
             if fire.is_over(child):

@@ -15,12 +15,12 @@ from pbtrl.config.load import load
 from pbtrl.config.schema import Config
 from pbtrl.core.messages import Assignment, Report
 from pbtrl.core.population import Population
-from pbtrl.core.records import Record, RunChanged
+from pbtrl.core.records import Record, RunChanged, RunResumed
 from pbtrl.storage.journal import digest
 from pbtrl.strategies.fire import FIRE, _Decision
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Exploit, Explore
-from pbtrl.testing.fakes import LAST
+from pbtrl.testing.fakes import LAST, died
 from pbtrl.testing.strategies import SPACE, BaseConformance
 from pbtrl.trainables.chebykin import Chebykin
 from pbtrl.trainables.noisy_quadratic import NoisyQuadratic
@@ -271,6 +271,15 @@ def test_evaluator_begins_another_evaluation_without_exploits() -> None:
     assert story.strategy.retired(story.population) == ["m01"]
     assert story.decide()["m06"].hparams_donor == "m00"
     assert "diverged" in story.decided["m06"].note
+
+
+def test_resumed_evaluator_begins_another_evaluation_if_its_last_has_no_snapshot() -> None:
+    story = evaluating()
+    for a in story.population.pending:
+        story.population.record(answer(died(a)))
+    story.population.record(RunResumed())
+    assert story.decide()["m06"].note == "evaluates m04 under m00; before, m04 under m00: given up"
+    assert story.decided["m00"].parent == "m00/000000"
 
 
 def test_a_diverged_member_copies_inside_its_sub_population() -> None:
