@@ -130,6 +130,7 @@ class Population:
         self.memo: dict[object, Any] = {}
         self.folds: dict[object, Any] = {}
         self._agents: list[str] = []
+        self._retired_on_request: set[str] = set()
 
     def rng(self, member: str, generation: int, purpose: str) -> np.random.Generator:
         """Random generator for one purpose, seeded from (seed, member, generation, purpose) alone."""
@@ -151,6 +152,12 @@ class Population:
     def step(self) -> int:
         """Env steps of the whole population."""
         return sum(m.step for m in self.members.values())
+
+    @property
+    def all_given_up(self) -> bool:
+        """Whether every candidate that has begun was given up, apart from those that a user retired."""
+        begun = [m for m in self.candidates if m.generation >= 0 and m.id not in self._retired_on_request]
+        return bool(begun) and all(m.given_up for m in begun)
 
     @property
     def agents(self) -> dict[str, int]:
@@ -235,6 +242,7 @@ class Population:
                 self.lost_snapshots.discard(record.snapshot)
             case RunChanged():
                 self._retire(record.retired)
+                self._retired_on_request.update(record.retired)
             case RunResumed():
                 self._resumed()
 
@@ -301,19 +309,19 @@ class Population:
 
     def _restart(self, member: Member, assignment: Assignment) -> None:
         """Forget the results of the weights before a copy or fresh start, or inherit the donor's."""
-        ranks = not member.diverged
+        placeholder = None if member.diverged else member.rank_fitness
         member.diverged = member.given_up = False
         if assignment.inherit:
             if assignment.donor is None:
                 raise ValueError(f"{assignment.id} inherits, but has no donor")
             donor = self._known(assignment.donor)
             ahead = assignment.start - donor.step
-            member.window, member.fitness, member.placeholder = list(donor.window), donor.fitness, None
+            member.window, member.fitness = list(donor.window), donor.fitness
+            member.placeholder = placeholder if donor.fitness is None else None
             member.window_start_step, member.counted_steps = donor.window_start_step + ahead, donor.counted_steps
             member.curve = donor.curve.moved(ahead)
             return
-        member.placeholder = member.rank_fitness if ranks else None
-        member.window, member.fitness = [], None
+        member.window, member.fitness, member.placeholder = [], None, placeholder
         member.window_start_step, member.counted_steps = assignment.start, 0
         member.curve = Curve(assignment.start)
 
@@ -351,13 +359,14 @@ class Population:
             member.consecutive_failures += 1
 
     def _resumed(self) -> None:
-        """Look for lost snapshots again; if every member was given up, let all of them try again.
+        """Look for lost snapshots again; if `all_given_up`, let the members that were given up try again.
 
         A user who resumes such a run has presumably fixed the cause.
         """
         self.lost_snapshots.clear()
-        if all(m.given_up for m in self.members.values()):
-            for member in self.members.values():
+        if self.all_given_up:
+            failed = [m for m in self.members.values() if m.given_up and m.id not in self._retired_on_request]
+            for member in failed:
                 member.given_up, member.consecutive_failures, member.retired = False, 0, False
                 member.hyperparameters = member.snapshot_hparams or member.hyperparameters
 

@@ -205,7 +205,8 @@ class _Decision:
         children = [m for m in self._of(_level(evaluator) - 1) if m.ranked and m.id not in self._copied]
         if not parents or not children:
             return None
-        released = {e.copy.donor for e in self._evaluators if e.copy and self._verdict(e).kind in ("stop", "lost")}
+        deciding = [e for e in self._evaluators if not self._fire.is_over(e)]
+        released = {e.copy.donor for e in deciding if e.copy and self._verdict(e).kind in ("stop", "lost")}
         parent = min(parents, key=lambda m: (m.id in released, m.evaluated_at, m.id))
         child = max(children, key=lambda m: m.fitness or 0.0)
         note = f"evaluates {parent.id} under {child.id}"
@@ -247,6 +248,8 @@ class _Decision:
             return Verdict("stop", why="diverged" if evaluator.diverged else "given up")
         if evaluator.pending:
             return Verdict("continue")
+        if began.id not in self._population.snapshot_origin:  # a resumed run lets it try again
+            return Verdict("stop", why="given up")
         steps, c = evaluator.step - began.start, compare(evaluator.curve, child.curve, fire.interval)
         if c.diff > 0 and c.p < fire.p_value and len(evaluator.curve.points) >= MIN_POINTS:
             if fire.is_over(child):

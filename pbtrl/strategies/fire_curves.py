@@ -116,10 +116,12 @@ def smooth(values: Values) -> Values:
     """Smooth a curve by the posterior mean of a Gaussian process over its index / n, with the kernel RBF + noise.
 
     The amplitude is profiled out; length scale and noise are those of the grid with the highest marginal likelihood.
+    Constant curves, and those whose variance overflows, stay as they are.
     """
     y: Floats = np.array(values)
-    scale = float(np.std(y))
-    if len(y) < 3 or scale == 0.0:
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = float(np.std(y))
+    if len(y) < 3 or scale == 0.0 or not math.isfinite(scale):
         return values
     centered = (y - np.mean(y)) / scale
     best, smoothed = -math.inf, centered

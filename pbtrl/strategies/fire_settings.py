@@ -140,7 +140,9 @@ class FireSettings(StrategySettings):
 
     @override
     def warnings(self, config: Any) -> Iterator[str]:
-        """Yield that the curves have few points, or holes."""
+        """Yield that the curves have few points, or holes. A single sub-population compares no curves."""
+        if len(self.sizes(config.population.size)) == 1:
+            return
         if (points := self.points(config)) < ENOUGH_POINTS:
             yield (
                 f"the longest evaluation has {points} points of the curve, so nearly all must be wins for a promotion; "
@@ -148,9 +150,7 @@ class FireSettings(StrategySettings):
                 "strict"
             )
         env = config.env
-        if env is None or config.fitness.source == "evaluation":
-            return
-        if config.curve_interval < env.typical_episode * env.num_envs:
+        if env is not None and config.curve_interval < env.typical_episode * env.num_envs:
             yield (
                 f"fitness.curve_interval ({config.curve_interval:,}) is shorter than an episode of "
                 f"{env.typical_episode:,} steps in each of {env.num_envs} envs: the curves that fire compares will "

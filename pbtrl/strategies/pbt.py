@@ -117,9 +117,10 @@ class PBT(Strategy):
     def _rescues(self, population: Population, member: Member) -> bool:
         """Return whether a failed member copies another one. Otherwise it is retired.
 
-        Members are retired if the strategy makes no copies, or if they failed too often in a row.
+        Members are retired if the strategy makes no copies, or if they failed too often in a row. An evaluator needs
+        no exploit: it begins another evaluation.
         """
-        if self.exploit.method == "none" or self._is_reference(member):
+        if (self.exploit.method == "none" and not member.is_evaluator) or self._is_reference(member):
             return False
         return member.consecutive_failures <= self.max_consecutive_failures
 

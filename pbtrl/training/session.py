@@ -143,7 +143,7 @@ class Session:
         executor.close()
         if reason == "interrupted":
             return self._stopped(controller)
-        if all(m.given_up for m in self.population.members.values()):
+        if self.population.all_given_up:
             again = f"when the cause is fixed: pbtrl resume {cli_reference(run, self.config)}"
             return self._failed(f"no member survived: {self._last_error()}; {again}")
         try:

@@ -380,8 +380,17 @@ def test_fire_warns_about_few_points_and_holes():
     assert list(find_warnings(parse(FIVE_LINES, overrides=fire))) == []
     few = list(find_warnings(parse(FIVE_LINES, overrides=[*fire, "fitness.curve_interval=1200"])))
     assert [text.partition(",")[0] for text in few] == ["the longest evaluation has 10 points of the curve"]
-    holes = list(find_warnings(parse(FIVE_LINES, overrides=[*fire, "fitness.curve_interval=100"])))
-    assert [text.partition(" is ")[0] for text in holes] == ["fitness.curve_interval (100)"]
+    for source in ("training", "evaluation"):  # a curve is made of training episodes in any case
+        changes = [*fire, "fitness.curve_interval=100", f"fitness.source={source}"]
+        holes = list(find_warnings(parse(FIVE_LINES, overrides=changes)))
+        assert [text.partition(" is ")[0] for text in holes] == ["fitness.curve_interval (100)"]
+
+
+@pytest.mark.parametrize("interval", [100, 1200])
+def test_fire_without_evaluations_warns_about_no_curve(interval: int):
+    fire = ["population.size=22", "strategy={name: fire, subpopulations: [22], ready: {slice_steps: 4000}}"]
+    changes = [*fire, "env.num_envs=1", f"fitness.curve_interval={interval}"]
+    assert list(find_warnings(parse(FIVE_LINES, overrides=changes))) == []
 
 
 def test_colon_in_the_key_of_an_info_names_no_code():

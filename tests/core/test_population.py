@@ -245,6 +245,14 @@ def test_copy_or_fresh_start_clears_the_members_history() -> None:
         assert member.step == 100
 
 
+@pytest.mark.parametrize(("donor", "expected"), [(None, (None, 1.0, 1.0)), (2.0, (2.0, None, 2.0))])
+def test_inheriting_member_keeps_its_rank_without_a_fitness_of_the_donor(donor: Any, expected: Any) -> None:
+    population = after_one_slice(1.0, donor)
+    population.record(decision(assign(population, "m00", parent="m01/000000", donor="m01", inherit=True)))
+    member = population.members["m00"]
+    assert (member.fitness, member.placeholder, member.rank_fitness) == expected
+
+
 def test_diverged_member_does_not_rank_after_a_fresh_start() -> None:
     population = after_one_slice(1.0, 2.0)
     a = assign(population, "m00")
@@ -303,6 +311,38 @@ def test_resume_revives_members_only_if_none_survived(fates: Any, given_up: list
     population = after_one_slice(*fates)
     population.record(RunResumed())
     assert [m.given_up for m in population.members.values()] == given_up
+
+
+@pytest.mark.parametrize("second", ["p1", "p2", "evaluator"])
+def test_resume_revives_candidates_beside_members_that_cannot_be_the_best(second: str) -> None:
+    """Another candidate would have survived; the last evaluator never began."""
+    roles = {"m00": "p1", "m01": second, "m02": "evaluator"}
+    population = Population(3, 0, LAST, roles=roles, candidate_roles=("p1",))
+    assert not population.all_given_up
+    failed, healthy = assign(population, "m00"), assign(population, "m01")
+    population.record(decision(failed, healthy))
+    population.record(answer(died(failed)))
+    population.record(answer(trained(healthy, 1.0)))
+    population.record(Decision((), ("m00",)))
+    survived = second == "p1"
+    assert population.all_given_up != survived
+    population.record(RunResumed())
+    assert [(m.given_up, m.retired) for m in population.members.values()] == [(survived,) * 2, *[(False,) * 2] * 2]
+
+
+def test_resume_leaves_members_retired_on_request_retired() -> None:
+    population = after_one_slice(1.0, "given up")
+    population.record(RunChanged({}, ("m00",)))
+    assert population.all_given_up
+    population.record(Decision((), ("m01",)))
+    population.record(RunResumed())
+    assert [(m.given_up, m.retired) for m in population.members.values()] == [(False, True), (False, False)]
+
+
+def test_a_trial_that_its_strategy_retired_has_survived() -> None:
+    population = after_one_slice(1.0, "given up")
+    population.record(Decision((), ("m00", "m01")))
+    assert not population.all_given_up
 
 
 def test_parent_of_a_pending_copy_is_needed() -> None:

@@ -15,12 +15,12 @@ from pbtrl.config.load import load
 from pbtrl.config.schema import Config
 from pbtrl.core.messages import Assignment, Report
 from pbtrl.core.population import Population
-from pbtrl.core.records import Record
+from pbtrl.core.records import Record, RunChanged, RunResumed
 from pbtrl.storage.journal import digest
 from pbtrl.strategies.fire import FIRE, _Decision
 from pbtrl.strategies.pbt import PBT
 from pbtrl.strategies.rules import Exploit, Explore
-from pbtrl.testing.fakes import LAST
+from pbtrl.testing.fakes import LAST, died
 from pbtrl.testing.strategies import SPACE, BaseConformance
 from pbtrl.trainables.chebykin import Chebykin
 from pbtrl.trainables.noisy_quadratic import NoisyQuadratic
@@ -262,6 +262,26 @@ def test_a_diverged_evaluator_begins_anew_and_its_child_is_left_alone() -> None:
     assert story.decided["m00"].donor is None
 
 
+def test_evaluator_begins_another_evaluation_without_exploits() -> None:
+    """It needs no donor; a failed member of a sub-population does."""
+    strategy = fire()
+    story = Story(strategy=replace(strategy, pbt=replace(strategy.pbt, exploit=Exploit(method="none"))))
+    story.turn(START)
+    story.report({**START, "m02": 0.0, "m03": 0.0, "m06": 0.5, "m07": 0.4}, diverged=["m01", "m06"])
+    assert story.strategy.retired(story.population) == ["m01"]
+    assert story.decide()["m06"].hparams_donor == "m00"
+    assert "diverged" in story.decided["m06"].note
+
+
+def test_resumed_evaluator_begins_another_evaluation_if_its_last_has_no_snapshot() -> None:
+    story = evaluating()
+    for a in story.population.pending:
+        story.population.record(answer(died(a)))
+    story.population.record(RunResumed())
+    assert story.decide()["m06"].note == "evaluates m04 under m00; before, m04 under m00: given up"
+    assert story.decided["m00"].parent == "m00/000000"
+
+
 def test_a_diverged_member_copies_inside_its_sub_population() -> None:
     story = evaluating()
     story.turn({**START, "m06": 0.5, "m07": 0.4}, diverged=["m04", "m01"])
@@ -277,6 +297,19 @@ def test_longest_waiting_parent_is_next() -> None:
         story.turn({"m00": 5.0, "m01": 4.0})
         order.append(story.decided["m06"].donor)
     assert order == ["m02", "m03", "m04", "m05", "m02"]
+
+
+def test_parent_of_a_retired_evaluator_is_evaluated_again() -> None:
+    roles = {"m00": "p1", "m01": "p1", **{f"m0{i}": "p2" for i in (2, 3, 4)}, "m05": "evaluator", "m06": "evaluator"}
+    story = Story(strategy=fire(max_eval_steps=100), roles=roles)
+    story.turn({"m00": 5.0, "m01": 4.0})
+    assert story.decided["m06"].donor == "m03"
+    story.population.record(RunChanged({}, ("m06",)))
+    order = []
+    for _ in range(4):
+        story.turn({"m00": 5.0, "m01": 4.0})
+        order.append(story.decided["m05"].donor)
+    assert order == ["m04", "m03", "m02", "m04"]
 
 
 def test_parent_waits_from_the_end_of_its_evaluation() -> None:

@@ -182,7 +182,11 @@ def test_smoothing_removes_noise() -> None:
     assert error < 0.04 < float(np.sqrt(np.mean((noisy - truth) ** 2)))
 
 
-@pytest.mark.parametrize("values", [(1.0,), (1.0, 2.0), (5.0,) * 50], ids=["one", "two", "constant"])
+@pytest.mark.parametrize(
+    "values",
+    [(1.0,), (1.0, 2.0), (5.0,) * 50, (1e160, 2e160, 3e160), (-1e308, 1e308, 1e308)],
+    ids=["one", "two", "constant", "huge", "largest"],
+)
 def test_curves_without_shape_are_left_as_they_are(values: tuple[float, ...]) -> None:
     assert smooth(values) == values
 

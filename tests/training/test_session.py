@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -28,6 +29,7 @@ from pbtrl.storage import run_lock
 from pbtrl.storage.journal import digest, read_journal
 from pbtrl.storage.retention import Retention
 from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.trainables.quadratic import Quadratic
 from pbtrl.trainables.sequential import SequentialCohort
 from pbtrl.training import final_choice, scoring, session
 from pbtrl.training.controller import Controller
@@ -859,6 +861,44 @@ def test_resume_retries_if_no_member_survived(pbtrl: Command, monkeypatch, tmp_p
     again = next(line["assignments"] for line in journal(run)[before:] if line["kind"] == "decision")
     assert [a["parent"] for a in again] == [a["id"] for a in first]
     assert [a["hyperparameters"] for a in again] == [a["hyperparameters"] for a in first]
+
+
+class Breakable(Quadratic):
+    """Toy that raises while the file `broken` exists."""
+
+    def __init__(self, rng: np.random.Generator, *, broken: str) -> None:
+        super().__init__(rng)
+        self._broken = Path(broken)
+
+    def train(self, steps: int, hyperparameters: Mapping[str, Any], rng: np.random.Generator) -> dict[str, float]:
+        if self._broken.exists():
+            raise RuntimeError("broken")
+        return super().train(steps, hyperparameters, rng)
+
+
+BREAKABLE = """\
+trainable: {name: "tests.training.test_session:Breakable", broken: BROKEN}
+population: {size: 6, mode: sync}
+execution: {backend: inline}
+budget: {env_steps_per_member: 60}
+hparams: {h0: {prior: uniform, low: 0, high: 1}, h1: {prior: uniform, low: 0, high: 1}}
+strategy: {name: fire, subpopulations: [2, 2], ready: {slice_steps: 20}}
+"""
+
+
+def test_resume_retries_fire_whose_first_slices_all_failed(pbtrl: Command, tmp_path: Path):
+    """Its evaluators never began."""
+    broken = tmp_path / "x"
+    Path("fire.yaml").write_text(BREAKABLE.replace("BROKEN", str(broken)))
+    broken.touch()
+    failed = pbtrl("train", "fire.yaml", "--name", "a")
+    assert failed.code == 3
+    assert failed.err.splitlines()[-1].startswith("no member survived: RuntimeError: broken; see runs/a/")
+    broken.unlink()
+    assert pbtrl("resume", "a", "--trust-imports").code == 0
+    members = RunDirectory(Path("runs/a")).load()[2].members
+    assert [members[f"m0{i}"].step for i in range(4)] == [60] * 4
+    assert members["m04"].step > 0
 
 
 def test_failed_final_choice_can_be_repeated(pbtrl: Command, monkeypatch):
