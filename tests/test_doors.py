@@ -15,7 +15,7 @@ from pbtrl import api, registration
 from pbtrl.agents.settings import AGENTS
 from pbtrl.config import registry
 from pbtrl.config.load import parse
-from pbtrl.errors import ConfigError, RunError
+from pbtrl.errors import ConfigError, PbtrlError, RunError
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.stored_config import load_stored_config, names_modules
 from pbtrl.strategies.catalog import STRATEGIES
@@ -194,6 +194,18 @@ def test_untrusted_run_imports_nothing(pbtrl: Command) -> None:
         api.resume("a", overrides=["budget.env_steps_per_member=40"], trust_imports=True).status()["state"]
         == "finished"
     )
+
+
+def test_code_that_is_gone_is_one_line_of_eval(pbtrl: Command) -> None:
+    """As when the run is evaluated from another directory."""
+    run = api.train({"trainable": {"name": "own_things:Model"}, "hparams": RATE, **BUDGET}, name="a")
+    Path("own_things.py").unlink()
+    sys.modules.pop("own_things")
+    refused = pbtrl("eval", "a", "--trust-imports")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert refused.err.startswith("trainable.name: own_things:Model cannot be imported: ModuleNotFoundError")
+    with pytest.raises(PbtrlError, match="cannot be imported"):
+        run.evaluate()
 
 
 @pytest.mark.parametrize(

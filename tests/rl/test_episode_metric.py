@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +149,17 @@ def test_missing_number_is_said_once(goal: Command) -> None:
     assert "no score" in done.err
 
 
-def test_own_function_is_code_of_the_run(goal: Command) -> None:
+def test_own_function_is_code_of_the_run(goal: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert goal("train", "goal.yaml", "env.id=CartPole-v1", "fitness.metric=goals:half", "--dry-run").code == 0
     done = goal("train", "goal.yaml", "fitness.metric=goals:half")
     assert done.code == 0, done.err
     refused = goal("eval", "goal")
     assert refused.code == 2
     assert "goals" in refused.err
+    monkeypatch.delattr(sys.modules["goals"], "half")  # the user has renamed it
+    refused = goal("eval", "goal", "--trust-imports")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert refused.err.startswith("fitness.metric: goals:half cannot be imported: AttributeError")
 
 
 @pytest.mark.parametrize(
