@@ -741,7 +741,7 @@ def test_seeds_of_other_integers(seeds: Any, result: tuple[int, ...]) -> None:
         ({"strategy.name": []}, "grid: strategy.name: must be a list of values, not an empty one"),
         ({"strategy.name": "pbt"}, "grid: strategy.name: must be a list of values, not 'pbt'"),
         ({"strategy": {"name": "pbt"}}, "grid: strategy: must be a list of values, not a section"),
-        ({"population.size": [2, object()]}, "grid: population.size: Object of type object is not JSON"),
+        ({"population.size": [2, object()]}, "grid: population.size: must be text, a number, true, false"),
         (["strategy.name=pbt,fire"], "grid: must map settings to values"),
         ({7: [1]}, "7=1"),
     ],
