@@ -111,8 +111,8 @@ def add_list(commands: Any) -> None:
 def run_list(a: argparse.Namespace) -> int:
     """Print all runs."""
     from pbtrl.reporting import tables
-    from pbtrl.storage.references import root_option
     from pbtrl.storage.run_status import listing
+    from pbtrl.storage.shell_words import root_option
 
     runs = listing(a.runs)
     if a.json:

@@ -171,6 +171,10 @@ def test_runs_are_found_by_directory_and_name(pbtrl: Command) -> None:
     hint = pbtrl("resume", "toy_quadratic-sweep", SHORT)
     assert hint.code == 2
     assert "pbt-s1, random_search-s1; `pbtrl sweep toy_quadratic-sweep` continues it" in hint.err
+    SWEEP.parent.rename("there")
+    assert "`pbtrl sweep toy_quadratic-sweep --runs there`" in pbtrl("eval", SWEEP.name, "--runs", "there").err
+    assert "`pbtrl sweep there/toy_quadratic-sweep`" in pbtrl("eval", f"there/{SWEEP.name}").err
+    Path("there").rename(SWEEP.parent)
     (row,) = pbtrl("list", "--json").json
     assert (row["name"], row["state"], row["runs"]) == ("toy_quadratic-sweep", "finished", {"finished": 2})
     shutil.rmtree(SWEEP / "pbt-s1")
@@ -347,7 +351,9 @@ def test_failed_run_does_not_end_the_sweep(pbtrl: Command) -> None:
     assert "bad luck" in result.json["runs"][0]["reason"]
     lines = result.err.splitlines()[-3:]
     assert [line.split(": ")[1] for line in lines[:2]] == ["fails-true-s1", "fails-true-s2"]
-    assert lines[2] == "2 of 4 runs failed; once the causes are removed: pbtrl sweep toy_quadratic-sweep"
+    assert (
+        lines[2] == "2 of 4 runs failed; once the causes are removed: pbtrl sweep toy_quadratic-sweep --trust-imports"
+    )
     refused = pbtrl("sweep", "toy_quadratic-sweep")
     assert refused.code == 2
     assert "asks to import 'broken_model'" in refused.err
