@@ -14,7 +14,7 @@ import pytest
 from pbtrl.storage import best_member
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.training import scoring
-from tests.command import ROOT, Command, contents, journal, spawn
+from tests.command import CART, ROOT, Command, contents, journal, spawn
 
 COMMANDS = [
     "train", "resume", "eval", "status", "list", "verify", "lineage", "schedule", "replay", "tb", "bench", "doctor",
@@ -209,6 +209,22 @@ def test_dry_run_prints_resolved_config_and_starts_nothing(pbtrl: Command):
     assert not Path("runs").exists()
 
 
+def test_dry_run_says_what_the_run_would(pbtrl: Command):
+    overrides = ["strategy.name=random_search", "strategy.ready.slice_steps=250"]
+    Path("cart.yaml").write_text(CART.replace("strategy: {", "strategy: {explore: {factors: [2, 0.5]}, "))
+    dry = pbtrl("train", "cart.yaml", *overrides, "--name", "a", "--dry-run")
+    real = pbtrl("train", "cart.yaml", *overrides, "--name", "a")
+    assert (dry.code, real.code) == (0, 0)
+    assert dry.err == real.err
+    assert "warning: strategy.name=random_search does not use explore of cart.yaml\n" in dry.err
+    assert "warning: a slice of 280 env steps" in dry.err
+    for name, message in (("a", "runs/a exists (finished)"), ("x/y", "'x/y' is not a run name")):
+        refused = pbtrl("train", "cart.yaml", "--name", name, "--dry-run")
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err.startswith(message)
+    assert pbtrl("train", "cart.yaml", "--name", "a", "--dry-run", "--if-exists", "resume").code == 0
+
+
 def test_number_arguments_are_validated(pbtrl: Command):
     assert "must be a whole number from 1 to 1000000, not 0" in pbtrl("eval", "last", "--episodes", 0).err
     assert "must be a number of seconds, not x" in pbtrl("bench", "cart.yaml", "--seconds", "x").err
@@ -333,6 +349,12 @@ def test_doctor_examines_a_config(pbtrl: Command):
     needed = re.search(r"2 workers need .*, (\d+) MiB each with members and envs", checks["memory"]["what"])
     assert needed
     assert 150 < int(needed[1]) < 2000
+
+
+def test_doctor_checks_the_warm_start(pbtrl: Command):
+    refused = pbtrl("doctor", "cart.yaml", "init_from=nope")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("override 'init_from=nope': no run 'nope' in runs")
 
 
 def test_doctor_reports_a_failing_env_and_its_workers(pbtrl: Command):
