@@ -14,7 +14,7 @@ import pytest
 from pbtrl import api, registration
 from pbtrl.agents.settings import AGENTS
 from pbtrl.config import registry
-from pbtrl.config.load import parse
+from pbtrl.config.load import config_from_json, parse
 from pbtrl.errors import ConfigError, PbtrlError, RunError
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.stored_config import load_stored_config, names_modules
@@ -131,6 +131,26 @@ def test_unavailable_names_are_one_line_with_position(text: str, message: str) -
     assert len(caught.value.messages) == 1
     assert caught.value.messages[0].startswith(f"own.yaml:3:{len(kind) + 10}: {kind}.name: ")
     assert message in caught.value.messages[0]
+
+
+@pytest.mark.parametrize("entry", ["mine: {bonus: 1}", "mine: {}", "mine: ", "other: {name: mine}"])
+def test_registered_agent_in_a_mix_is_named_by_its_key(entry: str) -> None:
+    registration.register_agent("mine", own("Agent"))
+    key = entry.partition(":")[0]
+    config = parse(CART + f"agents: {{{entry}, vmpo: {{}}}}\npopulation: {{mix: {{{key}: 1, vmpo: 1}}}}")
+    assert config.agents is not None
+    assert {name: entry.name for name, entry in config.agents.items()} == {key: "own_things:Agent", "vmpo": "vmpo"}
+    assert config_from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("text", ["agent: {name: zzz}", "agents: {zzz: {}}", "agents: {mine: 3}"])
+def test_registered_names_are_listed(text: str) -> None:
+    registration.register_agent("mine", own("Agent"))
+    with pytest.raises(ConfigError, match="Known: impala, .*, mine|must be a section of keys, not 3"):
+        parse(CART + text)
+    registration.register_strategy("looking", own("Search"))
+    with pytest.raises(ConfigError, match="unknown strategy 'zzz'. Known: pbt, .*, looking"):
+        parse(CART + "strategy: {name: zzz}")
 
 
 def test_registered_names_are_stored_as_importable_paths() -> None:

@@ -27,20 +27,20 @@ class TaggedUnion:
         classes: by name.
         default: name of the class where the key is missing; None makes the key required.
         what: word for a class in messages; by default the key.
-        extensible: whether a name may also be `module:Class`, of a class that is not in `classes` yet.
+        known: lists all names, also of classes that are not in `classes` yet, which a config may name too, as it may
+            `module:Class`; None if there are no others.
     """
 
     def __init__(
         self, key: str, classes: Mapping[str, type], default: str | None = None, what: str | None = None,
-        extensible: bool = False,
+        known: Callable[[], Iterable[str]] | None = None,
     ) -> None:  # fmt: skip
-        self.key, self.classes, self.default, self.what = key, classes, default, what or key
-        self.extensible = extensible
+        self.key, self.classes, self.default, self.what, self.known = key, classes, default, what or key, known
 
     @property
     def names(self) -> list[str]:
         """Names of the classes without those that another config has added as `module:Class`."""
-        return [name for name in self.classes if ":" not in name]
+        return [name for name in dict.fromkeys(self.known() if self.known else self.classes) if ":" not in name]
 
     def tag(self, value: Any) -> str | None:
         """Return the name of the class of a raw mapping or an object; the default for any other value."""
@@ -55,10 +55,11 @@ class TaggedUnion:
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Describe the classes by name; without a required key, a mapping would be valid as several of them."""
-        schemas = dict(zip(self.classes, handler(core)["oneOf"], strict=True))
+        schemas = dict(zip(core["choices"], handler(core)["oneOf"], strict=True))
         branches = [s if name == self.default else {**s, "required": [self.key]} for name, s in schemas.items()]
-        if self.extensible:
-            name = {"type": "string", "pattern": ":"}
+        if self.known:
+            others = [f"^{re.escape(name)}$" for name in self.names if name not in self.classes]
+            name = {"type": "string", "pattern": "|".join([":", *others])}
             branches.append({"type": "object", "properties": {self.key: name}, "required": [self.key]})
         return {"anyOf": branches}
 

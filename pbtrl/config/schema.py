@@ -2,14 +2,14 @@
 
 import math
 import re
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator, with_config
 from pydantic_core import PydanticCustomError
 
 from pbtrl.agents.settings import AGENTS, AgentSettings
-from pbtrl.config import limits
+from pbtrl.config import limits, registry
 from pbtrl.config.code_names import code_modules
 from pbtrl.config.pydantic_errors import TaggedUnion
 from pbtrl.config.sections import (
@@ -89,11 +89,17 @@ class Config(Section):
     init_from: str | None = None
     env: Env | None = None
     agent: (
-        Annotated[AgentSettings, TaggedUnion("name", AGENTS, default="impala", what="agent", extensible=True)] | None
+        Annotated[AgentSettings, TaggedUnion("name", AGENTS, "impala", "agent", partial(registry.known, "agent"))]
+        | None
     ) = None
     agents: (
         Annotated[
-            dict[str, Annotated[AgentEntry, TaggedUnion("name", AGENT_ENTRIES, what="agent", extensible=True)]],
+            dict[
+                str,
+                Annotated[
+                    AgentEntry, TaggedUnion("name", AGENT_ENTRIES, None, "agent", partial(registry.known, "agent"))
+                ],
+            ],
             Field(json_schema_extra=_name_by_key),
         ]
         | None
@@ -106,7 +112,7 @@ class Config(Section):
     hparams: Searched = {}  # noqa: RUF012, pydantic copies it
     fitness: Fitness = Fitness()
     strategy: Annotated[
-        StrategySettings, TaggedUnion("name", STRATEGIES, default="pbt", what="strategy", extensible=True)
+        StrategySettings, TaggedUnion("name", STRATEGIES, "pbt", "strategy", partial(registry.known, "strategy"))
     ] = PBTSettings()
     snapshots: Snapshots = Snapshots()
     failure: FailureSettings = FailureSettings()
