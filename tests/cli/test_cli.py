@@ -227,10 +227,24 @@ def test_dry_run_says_what_the_run_would(pbtrl: Command):
 
 def test_number_arguments_are_validated(pbtrl: Command):
     assert "must be a whole number from 1 to 1000000, not 0" in pbtrl("eval", "last", "--episodes", 0).err
-    assert "must be a number of seconds, not x" in pbtrl("bench", "cart.yaml", "--seconds", "x").err
+    assert "must be a number of seconds between 0 and 86400, not x" in pbtrl("bench", "cart.yaml", "--seconds", "x").err
 
 
 # The toy: what each command says of a finished run
+
+
+def test_options_without_effect_are_refused(pbtrl: Command):
+    assert pbtrl("train", "toy_quadratic").code == 0
+    for option in (["--episodes", 30], ["--deterministic"]):
+        refused = pbtrl("eval", "last", *option)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err == (
+            "runs/toy_quadratic trains toy_quadratic, which has no episodes: leave out --episodes and --deterministic\n"
+        )
+    for option in ("--json", "--decisions"):
+        refused = pbtrl("verify", "last", "--digest", option)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err.endswith(f"--digest prints nothing but the digest: leave out {option}\n")
 
 
 def test_commands_on_a_finished_run(pbtrl: Command):

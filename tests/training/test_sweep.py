@@ -166,7 +166,7 @@ def test_runs_are_found_by_directory_and_name(pbtrl: Command) -> None:
     for name in ("toy_quadratic-sweep/pbt-s1", "toy_quadratic-sweep/p", "runs/toy_quadratic-sweep/pbt-s1"):
         assert pbtrl("status", name, "--json").json["path"] == str(SWEEP / "pbt-s1")
     assert pbtrl("status", "toy_quadratic-sweep/last", "--json").json["name"] == "random_search-s1"
-    for command in (["eval", "--episodes", "1"], ["verify"], ["lineage"], ["resume"]):
+    for command in (["eval"], ["verify"], ["lineage"], ["resume"]):
         assert pbtrl(command[0], "toy_quadratic-sweep/pbt-s1", *command[1:]).code == 0
     hint = pbtrl("resume", "toy_quadratic-sweep", SHORT)
     assert hint.code == 2
