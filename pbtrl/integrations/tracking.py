@@ -19,7 +19,7 @@ from typing import Any
 from pbtrl.config.differences import flatten
 from pbtrl.config.load import read
 from pbtrl.core.records import Record, RunFinished
-from pbtrl.errors import ConfigError, RunError
+from pbtrl.errors import ConfigError, DiskFullError, RunError
 from pbtrl.integrations.tracking_events import MetricPoints, RunEvents, RunOutcome, TrackedRun, Tracker
 from pbtrl.storage.best_member import read_best
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
@@ -71,6 +71,8 @@ class Position:
         content = {"schema": SCHEMA, "id": self.id, "lines": self.lines, "finished": self.finished}
         try:
             write_atomically(self.path, to_json(content))
+        except DiskFullError:
+            raise
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {reason(error)}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import pytest
 
 from pbtrl.cli import track as command
 from pbtrl.core.records import UnknownRecord
-from pbtrl.errors import JournalError, RunError, TrackingError
+from pbtrl.errors import DiskFullError, JournalError, RunError, TrackingError
 from pbtrl.integrations import tracking
 from pbtrl.integrations.tracking import Tracking
 from pbtrl.integrations.tracking_events import (
@@ -348,6 +349,26 @@ def test_follow_is_stopped_by_a_signal(pbtrl: Command, recorder: Recorder, monke
         assert pbtrl("track", "a", "--to", "wandb", "--follow").code == 130
     assert recorder.closed == 1
     assert json.loads(Path("runs/a/track-wandb.json").read_text())["lines"] == 5
+
+
+def test_run_that_is_deleted_ends_follow_with_one_line(
+    pbtrl: Command, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = one_copy(Path("runs/a"))
+    with RunLock(w.run):
+        naps(monkeypatch, lambda: shutil.rmtree(w.run))
+        ended = pbtrl("track", "a", "--to", "wandb", "--follow")
+    assert (ended.code, ended.err) == (2, "runs/a was moved or deleted while it was tracked\n")
+
+
+def test_full_disk_has_its_own_exit_code(pbtrl: Command, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise DiskFullError("no space on the disk")
+
+    one_copy(Path("runs/a"))
+    monkeypatch.setattr(tracking, "write_atomically", full)
+    assert pbtrl("track", "a", "--to", "wandb").code == 75
+    assert recorder.events == []
 
 
 def test_two_trackers_of_one_run_do_not_run_at_once(pbtrl: Command, recorder: Recorder) -> None:
