@@ -111,7 +111,7 @@ class TrackedRun:
         unit: unit of the steps: `env_steps` or `steps`.
         metric: tag of the fitness.
         config: settings by dotted name.
-        continued: whether an earlier call has tracked a part of the run.
+        continued: whether an earlier call may have tracked a part of the run.
     """
 
     group: str

@@ -240,7 +240,24 @@ def test_refused_lines_are_sent_by_the_next_session(tmp_path: Path) -> None:
     assert json.loads((w.run / "track-list.json").read_text())["lines"] == 0
     seen.refuse = False
     session(w, seen)
+    assert [about.continued for about in seen.abouts] == [False, True]
+    assert len({about.group for about in seen.abouts}) == 1
     assert seen.curve("m00", "fitness") == [(100, 3.0)]
+
+
+def test_session_that_cannot_connect_keeps_its_id(tmp_path: Path) -> None:
+    """It may have made the tracked run before the service failed."""
+    w, seen = one_copy(tmp_path / "a"), Recorder()
+
+    def fail(about: TrackedRun) -> Recorder:
+        seen.abouts.append(about)
+        raise TrackingError("no route to the service")
+
+    with pytest.raises(TrackingError):
+        Tracking(RunDirectory(w.run), "list", fail, list).advance()
+    session(w, seen)
+    assert [about.continued for about in seen.abouts] == [False, True]
+    assert len({about.group for about in seen.abouts}) == 1
 
 
 def test_killed_session_doubles_nothing(tmp_path: Path) -> None:
