@@ -150,8 +150,8 @@ def sweep(
     if isinstance(config, str | Path | Mapping) or not isinstance(config, Iterable):
         config = [] if config is None else [config]
     planned = plan(
-        list(config), root=as_path("runs", runs), name=name, overrides=overrides, seeds=seeds, unequal=unequal, trusted=trust_imports,
-        grid=grid_text(grid or {}),
+        list(config), root=as_path("runs", runs), name=name, overrides=overrides, grid=grid_text(grid or {}),
+        seeds=seeds, unequal=unequal, trusted=trust_imports,
     )  # fmt: skip
     hooks = _hooks(progress, CallbackListener(()), PartPresenter)
     for note in dict.fromkeys(note for arm in planned.arms for note in arm.notes):

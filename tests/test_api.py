@@ -290,7 +290,7 @@ def test_invalid_argument_of_train_starts_nothing(arguments: dict[str, Any], mes
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: api.train(None), ConfigError, "a config is a YAML file, a shipped config's name or a dictionary, not null"),
+        (lambda: api.train(None), ConfigError, "a config is a YAML file, .* or a dictionary, not null"),
         (lambda: api.train({**TOY, "trainable": {"name": len}}), ConfigError, "config: trainable.name: must be text"),
         (lambda: api.train({**TOY, "init_from": {1}}), ConfigError, r"config: init_from: must be text, .* not \{1\}"),
         (lambda: api.train(TOY, runs=3), RunError, "runs must be a path, not 3"),
@@ -307,7 +307,7 @@ def test_argument_of_another_type_is_one_error(call: Any, error: type[PbtrlError
 
 
 def test_values_of_numpy_and_paths_are_settings() -> None:
-    class Word(str, enum.Enum):
+    class Word(enum.StrEnum):
         NAME = "quadratic"
 
     hparams = {h: {"prior": "uniform", "low": np.float32(0), "high": np.float64(1)} for h in ("h0", "h1")}
@@ -317,7 +317,7 @@ def test_values_of_numpy_and_paths_are_settings() -> None:
     assert run.config.to_dict()["init_from"] == "runs/first"
     with pytest.raises(RunError, match="runs/a is finished"):  # so the value is fine
         run.set({"hparams.h0.high": np.float32(0.5)})
-    with pytest.raises(RunError, match="hparams.h0.high: must be text, a number"):
+    with pytest.raises(RunError, match=r"hparams\.h0\.high: must be text, a number"):
         run.set({"hparams.h0.high": len})
 
 

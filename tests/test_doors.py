@@ -146,10 +146,10 @@ def test_registered_agent_in_a_mix_is_named_by_its_key(entry: str) -> None:
 @pytest.mark.parametrize("text", ["agent: {name: zzz}", "agents: {zzz: {}}", "agents: {mine: 3}"])
 def test_registered_names_are_listed(text: str) -> None:
     registration.register_agent("mine", own("Agent"))
-    with pytest.raises(ConfigError, match="Known: impala, .*, mine|must be a section of keys, not 3"):
+    with pytest.raises(ConfigError, match=r"Known: impala, .*, mine|must be a section of keys, not 3"):
         parse(CART + text)
     registration.register_strategy("looking", own("Search"))
-    with pytest.raises(ConfigError, match="unknown strategy 'zzz'. Known: pbt, .*, looking"):
+    with pytest.raises(ConfigError, match=r"unknown strategy 'zzz'\. Known: pbt, .*, looking"):
         parse(CART + "strategy: {name: zzz}")
 
 

@@ -61,7 +61,7 @@ def _named(name: str, entry: object) -> object:
 
 
 def _name_by_key(schema: dict[str, Any]) -> None:
-    """Let the JSON schema of `agents` have no name, or no settings at all, in an entry whose key is that of an agent."""
+    """Let entries of `agents` whose key is an agent's name have no name, or no settings, in the JSON schema."""
     entry = schema["additionalProperties"]
     schema["patternProperties"] = {
         f"^{name}$": {"anyOf": [{k: v for k, v in branch.items() if k != "required"}, {"type": "null"}, entry]}

@@ -166,7 +166,8 @@ def test_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPatc
     result = pbtrl("train", "cart.yaml", "env.backend=envpool")
     assert (result.code, result.err) == (
         2,
-        "override 'env.backend=envpool': the back end needs envpool, which is not installed: pip install \"pbtrl[fast]\"\n"
+        "override 'env.backend=envpool': the back end needs envpool, which is not installed: "
+        'pip install "pbtrl[fast]"\n'
         "1 error. Nothing was started.\n",
     )
     assert "backend: gymnasium" in pbtrl("train", "cart.yaml", "env.backend=auto", "--dry-run").out

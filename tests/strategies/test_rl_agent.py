@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from pbtrl.strategies import rl_agent
 from pbtrl.strategies.rl_agent import (
     SearchAgent,
     gaussian_entropy,
