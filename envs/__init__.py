@@ -12,7 +12,7 @@ from pbtrl.envs import gym, maze, probes
 from pbtrl.envs.errors import named
 from pbtrl.envs.vector import SEED_LIMIT, Spaces, Vector, convert_spaces, with_step_timeout, with_timeout
 from pbtrl.envs.wrapping import Wrappers, Wrapping
-from pbtrl.errors import EnvError
+from pbtrl.errors import EnvError, MissingPackageError
 
 __all__ = [
     "EnvError",
@@ -199,7 +199,7 @@ def _envpool(required: bool = True) -> Any:
         return importlib.import_module("pbtrl.envs.pool")
     except ImportError as error:
         if required:
-            raise EnvError("env.backend", 'envpool needs envpool: pip install "pbtrl[fast]"') from error
+            raise MissingPackageError("the back end", "envpool", "fast", ("env", "backend")) from error
         return None
 
 

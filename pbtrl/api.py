@@ -10,18 +10,18 @@ Every error is a `PbtrlError`. Nothing is printed unless a progress view is requ
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from typing_extensions import override
 
 from pbtrl.config.load import check, read
+from pbtrl.config.plain_values import plain
 from pbtrl.config.schema import Config
 from pbtrl.core.member import Member
 from pbtrl.core.records import Record, ReportRecord, UnknownRecord
-from pbtrl.errors import RunError, TrainingError
+from pbtrl.errors import ConfigProblem, RunError, TrainingError
 from pbtrl.reporting.plot_names import PLOT_NAMES, Plot
 from pbtrl.storage import run_status
 from pbtrl.storage.best_member import best_snapshot
@@ -29,7 +29,7 @@ from pbtrl.storage.run_creation import IfExists
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import find, run_directories
 from pbtrl.storage.stored_config import load_stored_config
-from pbtrl.system.argument_checks import check_choice, check_texts, whole_number
+from pbtrl.system.argument_checks import as_path, check_choice, check_texts, whole_number
 from pbtrl.system.strict_json import to_json
 from pbtrl.training.callbacks import Callback, CallbackListener
 
@@ -80,7 +80,7 @@ def train(
         raise RunError(f"name must be a string, not {name!r:.80}")
     source, listener = read(config, overrides), CallbackListener(callbacks)
     checked, hooks = check(source), _hooks(progress, listener)
-    result = start(checked, source, hooks, root=Path(runs), name=name, if_exists=if_exists, command=sys.argv)
+    result = start(checked, source, hooks, root=as_path("runs", runs), name=name, if_exists=if_exists, command=sys.argv)
     return _finish(result, listener)
 
 
@@ -107,7 +107,7 @@ def resume(
     check_texts("overrides", overrides)
     listener = CallbackListener(callbacks)
     result = resume_run(
-        find(str(run), Path(runs)), _hooks(progress, listener), command=sys.argv, overrides=overrides,
+        find(str(run), as_path("runs", runs)), _hooks(progress, listener), command=sys.argv, overrides=overrides,
         trusted=trust_imports,
     )  # fmt: skip
     return _finish(result, listener)
@@ -147,10 +147,11 @@ def sweep(
     from pbtrl.training.sweep_arms import grid_text
 
     check_texts("overrides", overrides)
-    configs = [] if config is None else [config] if isinstance(config, str | Path | Mapping) else config
+    if isinstance(config, str | Path | Mapping) or not isinstance(config, Iterable):
+        config = [] if config is None else [config]
     planned = plan(
-        configs, root=Path(runs), name=name, overrides=overrides, seeds=seeds, unequal=unequal, trusted=trust_imports,
-        grid=grid_text(grid or {}),
+        list(config), root=as_path("runs", runs), name=name, overrides=overrides, grid=grid_text(grid or {}),
+        seeds=seeds, unequal=unequal, trusted=trust_imports,
     )  # fmt: skip
     hooks = _hooks(progress, CallbackListener(()), PartPresenter)
     for note in dict.fromkeys(note for arm in planned.arms for note in arm.notes):
@@ -168,12 +169,12 @@ def load_run(run: str | Path = "last", *, runs: str | Path = "runs", trust_impor
     Raises:
         RunError: there is no such run, or there are several.
     """
-    return Run(find(str(run), Path(runs)).path, trust_imports=trust_imports)
+    return Run(find(str(run), as_path("runs", runs)).path, trust_imports=trust_imports)
 
 
 def list_runs(runs: str | Path = "runs") -> list[Run]:
     """List all runs in a directory, sorted by name."""
-    return [Run(run.path) for run in sorted(run_directories(Path(runs)))]
+    return [Run(run.path) for run in sorted(run_directories(as_path("runs", runs)))]
 
 
 def compare(
@@ -196,8 +197,10 @@ def compare(
     """
     from pbtrl.reporting.comparison.comparison import compare
 
-    several = [selected] if isinstance(selected, str | Path | Run) else selected
-    return compare([str(one.path if isinstance(one, Run) else one) for one in several], Path(runs), metric)
+    several = [selected] if isinstance(selected, str) or not isinstance(selected, Iterable) else [*selected]
+    if wrong := [one for one in several if not isinstance(one, str | Path | Run)]:
+        raise RunError(f"selected must be runs, or a folder of runs, not {wrong[0]!r:.80}")
+    return compare([str(one.path if isinstance(one, Run) else one) for one in several], as_path("runs", runs), metric)
 
 
 class Run:
@@ -208,7 +211,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, trust_imports: bool = False) -> None:
-        self.path = Path(path)
+        self.path = as_path("path", path)
         self._run = RunDirectory(self.path)
         self._trusted = trust_imports
 
@@ -221,7 +224,7 @@ class Run:
         """Name of the run's directory."""
         return self.path.name
 
-    @cached_property
+    @property
     def config(self) -> Config:
         """Resolved config."""
         return load_stored_config(self._run, trusted=self._trusted, makes_envs=False)
@@ -280,7 +283,10 @@ class Run:
         """
         from pbtrl.training.adjusting import set_run
 
-        items = [f"{key}={to_json(value)}" for key, value in (settings or {}).items()]
+        try:
+            items = [f"{key}={to_json(plain(value, (key,)))}" for key, value in (settings or {}).items()]
+        except ConfigProblem as problem:
+            raise RunError(str(problem)) from problem
         return set_run(self._run, [*items, *(f"retire={member}" for member in retire)], trusted=self._trusted)
 
     def fitness(self) -> Any:
@@ -382,7 +388,7 @@ class Run:
 
         self._run.check_links()
         return export(
-            self._run, self.config, member, format, None if out is None else Path(out), trusted=self._trusted
+            self._run, self.config, member, format, None if out is None else as_path("out", out), trusted=self._trusted
         ).folder
 
     def plot(self, kind: Plot = "training") -> Figure:

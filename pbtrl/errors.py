@@ -2,7 +2,7 @@
 
     PbtrlError
     ├── ConfigError            a config that cannot run                              exit code 2
-    ├── ConfigProblem          one mistake in a config, before it is placed in its file
+    ├── ConfigProblem          one mistake in a config, before it is placed in its file         2
     │   ├── MissingPackageError  a setting needs an optional package
     │   └── EnvError           an env that cannot be made, or breaks its contract    exit code 3
     │       └── RenderError    an env that cannot render                             exit code 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 import pbtrl as package
 from pbtrl import api
@@ -283,6 +285,65 @@ def test_invalid_argument_of_train_starts_nothing(arguments: dict[str, Any], mes
     with pytest.raises(RunError, match=f"^{message}"):
         api.train("toy_quadratic", **arguments)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: api.train(None), ConfigError, "a config is a YAML file, .* or a dictionary, not null"),
+        (lambda: api.train({**TOY, "trainable": {"name": len}}), ConfigError, "config: trainable.name: must be text"),
+        (lambda: api.train({**TOY, "init_from": {1}}), ConfigError, r"config: init_from: must be text, .* not \{1\}"),
+        (lambda: api.train(TOY, runs=3), RunError, "runs must be a path, not 3"),
+        (lambda: api.sweep(5), ConfigError, "a config is a YAML file"),
+        (lambda: api.sweep(TOY, grid={"seed": [len]}), ConfigError, "grid: seed: must be text"),
+        (lambda: api.compare(5), RunError, "selected must be runs, or a folder of runs, not 5"),
+        (lambda: api.compare(["a", None]), RunError, "selected must be runs, .*, not None"),
+    ],
+)  # fmt: skip
+def test_argument_of_another_type_is_one_error(call: Any, error: type[PbtrlError], message: str) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        call()
+    assert not Path("runs").exists()
+
+
+def test_values_of_numpy_and_paths_are_settings() -> None:
+    class Word(enum.StrEnum):
+        NAME = "quadratic"
+
+    hparams = {h: {"prior": "uniform", "low": np.float32(0), "high": np.float64(1)} for h in ("h0", "h1")}
+    settings = {"seed": np.int64(3), "trainable": {"name": Word.NAME}, "hparams": hparams}
+    run = api.train({**TOY, **settings, "init_from": api.train(TOY, name="first").path}, name="a")
+    assert run.config.seed == 3
+    assert run.config.to_dict()["init_from"] == "runs/first"
+    with pytest.raises(RunError, match="runs/a is finished"):  # so the value is fine
+        run.set({"hparams.h0.high": np.float32(0.5)})
+    with pytest.raises(RunError, match=r"hparams\.h0\.high: must be text, a number"):
+        run.set({"hparams.h0.high": len})
+
+
+def test_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert api.train(TOY, runs="~/mine", name="a").path == tmp_path / "mine/a"
+    assert [run.name for run in api.list_runs("~/mine")] == ["a"]
+    assert api.Run("~/mine/a").members == api.load_run("a", runs="~/mine").members
+    assert api.compare("a", runs="~/mine").save("~/page.html") == tmp_path / "page.html"
+
+
+def test_config_is_read_again(toy: api.Run) -> None:
+    assert toy.config.budget.env_steps_per_member == 40
+    api.resume("toy", overrides=["budget.env_steps_per_member=60"])
+    assert toy.config.budget.env_steps_per_member == 60
+
+
+def test_evaluation_leaves_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train_cart()
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run.evaluate(episodes=1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_numpy_integers_are_whole_numbers(toy: api.Run) -> None:

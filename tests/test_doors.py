@@ -14,8 +14,8 @@ import pytest
 from pbtrl import api, registration
 from pbtrl.agents.settings import AGENTS
 from pbtrl.config import registry
-from pbtrl.config.load import parse
-from pbtrl.errors import ConfigError, RunError
+from pbtrl.config.load import config_from_json, parse
+from pbtrl.errors import ConfigError, PbtrlError, RunError
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.stored_config import load_stored_config, names_modules
 from pbtrl.strategies.catalog import STRATEGIES
@@ -133,6 +133,26 @@ def test_unavailable_names_are_one_line_with_position(text: str, message: str) -
     assert message in caught.value.messages[0]
 
 
+@pytest.mark.parametrize("entry", ["mine: {bonus: 1}", "mine: {}", "mine: ", "other: {name: mine}"])
+def test_registered_agent_in_a_mix_is_named_by_its_key(entry: str) -> None:
+    registration.register_agent("mine", own("Agent"))
+    key = entry.partition(":")[0]
+    config = parse(CART + f"agents: {{{entry}, vmpo: {{}}}}\npopulation: {{mix: {{{key}: 1, vmpo: 1}}}}")
+    assert config.agents is not None
+    assert {name: entry.name for name, entry in config.agents.items()} == {key: "own_things:Agent", "vmpo": "vmpo"}
+    assert config_from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("text", ["agent: {name: zzz}", "agents: {zzz: {}}", "agents: {mine: 3}"])
+def test_registered_names_are_listed(text: str) -> None:
+    registration.register_agent("mine", own("Agent"))
+    with pytest.raises(ConfigError, match=r"Known: impala, .*, mine|must be a section of keys, not 3"):
+        parse(CART + text)
+    registration.register_strategy("looking", own("Search"))
+    with pytest.raises(ConfigError, match=r"unknown strategy 'zzz'\. Known: pbt, .*, looking"):
+        parse(CART + "strategy: {name: zzz}")
+
+
 def test_registered_names_are_stored_as_importable_paths() -> None:
     registration.register_agent("mine", own("Agent"))
     registration.register_strategy("looking", own("Search"))
@@ -194,6 +214,18 @@ def test_untrusted_run_imports_nothing(pbtrl: Command) -> None:
         api.resume("a", overrides=["budget.env_steps_per_member=40"], trust_imports=True).status()["state"]
         == "finished"
     )
+
+
+def test_code_that_is_gone_is_one_line_of_eval(pbtrl: Command) -> None:
+    """As when the run is evaluated from another directory."""
+    run = api.train({"trainable": {"name": "own_things:Model"}, "hparams": RATE, **BUDGET}, name="a")
+    Path("own_things.py").unlink()
+    sys.modules.pop("own_things")
+    refused = pbtrl("eval", "a", "--trust-imports")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert refused.err.startswith("trainable.name: own_things:Model cannot be imported: ModuleNotFoundError")
+    with pytest.raises(PbtrlError, match="cannot be imported"):
+        run.evaluate()
 
 
 @pytest.mark.parametrize(

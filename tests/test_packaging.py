@@ -317,7 +317,7 @@ def test_examples_of_the_docs_as_a_package_with_entry_points(tmp_path: Path, whe
         config, overrides = SMALL[page]
         succeed(environment.script(where, "train", config, *overrides, setting, "--name", page))
         assert "finished" in succeed(environment.script(where, "status", page))
-        succeed(environment.script(where, "eval", page, "--episodes", "1"))
+        succeed(environment.script(where, "eval", page))
 
 
 # Beside a user's own folders `agents` and `envs`

@@ -18,6 +18,7 @@ from pbtrl.core.messages import Hyperparameters
 from pbtrl.core.scores import EvaluationEpisodes
 from pbtrl.core.tensors import Tensors, check_fit
 from pbtrl.errors import SnapshotError
+from pbtrl.system.torch_threads import single_thread
 from pbtrl.trainables.builder import TrainableBuilder
 
 if TYPE_CHECKING:
@@ -53,9 +54,6 @@ def make_evaluator(config: Config) -> Evaluator:
     """Make the evaluator of a config's agents, or of its trainable."""
     if config.env is None:
         return _TrainableEvaluator(trainable_builder(config))
-    import torch
-
-    torch.set_num_threads(1)
     return _AgentEvaluator({name: RLBuilder(config, name) for name in config.per_agent_configs}, usable_cores())
 
 
@@ -79,10 +77,11 @@ class _AgentEvaluator(Evaluator):
             if agent not in self.builders:
                 raise SnapshotError(f"a snapshot is of an agent that the config does not have: {agent}")
             places = [i for i, other in enumerate(agents) if other == agent]
-            played = self.builders[agent].evaluate(
-                [rows[i] for i in places], episodes=episodes, seed=seed, deterministic=deterministic,
-                threads=self.threads, seconds=None if seconds is None else seconds / len(distinct), camera=camera,
-            )  # fmt: skip
+            with single_thread():
+                played = self.builders[agent].evaluate(
+                    [rows[i] for i in places], episodes=episodes, seed=seed, deterministic=deterministic,
+                    threads=self.threads, seconds=None if seconds is None else seconds / len(distinct), camera=camera,
+                )  # fmt: skip
             results |= zip(places, played, strict=True)
         return [results[i] for i in range(len(rows))]
 

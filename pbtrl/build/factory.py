@@ -28,11 +28,11 @@ from pbtrl.envs.space_json import space_to_json
 from pbtrl.errors import ConfigProblem
 from pbtrl.execution import Executor
 from pbtrl.execution.ray_checks import check_run_directory, check_settings
+from pbtrl.rl.episode_metric import import_metric
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.strategies import Strategy
 from pbtrl.strategies.settings import StrategyContext
-from pbtrl.system.imports import import_own_object
 
 if TYPE_CHECKING:
     from pbtrl.execution.worker import WorkerSpec
@@ -55,7 +55,8 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
             return config
         backend = envs.resolve_backend(config.env.id, **config.env.options)
         config = with_setting(config, "env.backend", backend)
-        _check_metric(config.fitness.metric)
+        if names_function(config.fitness.metric):
+            import_metric(config.fitness.metric)
         env_spaces(config)  # before any agent, which imports torch and takes a second
         problems = [p for name, c in config.per_agent_configs.items() if (p := _agent_problem(c, name))]
     except ConfigProblem as problem:
@@ -63,18 +64,6 @@ def prepare(config: Config, source: ConfigSource | None = None) -> Config:
     if problems:
         raise (source or ConfigSource()).error(problems)
     return config
-
-
-def _check_metric(metric: str) -> None:
-    """Raise ConfigProblem if `fitness.metric` names a function that cannot be imported."""
-    if not names_function(metric):
-        return
-    try:
-        function = import_own_object(metric)
-    except ImportError as error:
-        raise ConfigProblem(str(error), ("fitness", "metric")) from error
-    if not callable(function):
-        raise ConfigProblem(f"{metric} is not a function", ("fitness", "metric"))
 
 
 def collect_warnings(config: Config) -> list[str]:

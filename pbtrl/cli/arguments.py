@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+DAY = 86400  # seconds
+
 
 def add_command(commands: Any, name: str, function: Any, text: str) -> argparse.ArgumentParser:
     """Add a command that calls `function`; `text` is its help."""
@@ -95,6 +97,6 @@ def parse_seconds(text: str) -> float:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not 0 < number < 86400:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds, not {text[:40]}")
+    if not 0 < number < DAY:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds between 0 and {DAY}, not {text[:40]}")
     return number

@@ -49,7 +49,7 @@ def answer(parser: argparse.ArgumentParser) -> None:
 
     configs = argcomplete.completers.FilesCompleter(["yaml"])
     (commands,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    for command in commands.values():
+    for name, command in commands.items():
         for action in command._actions:
             match action.dest:
                 case "config":
@@ -62,7 +62,8 @@ def answer(parser: argparse.ArgumentParser) -> None:
                 case "run" | "selected":
                     action.completer = lambda parsed_args, **_: [*_runs(parsed_args.runs)]
                 case "member":
-                    action.completer = lambda parsed_args, **_: _members(parsed_args)
+                    special = ["best", "all"] if name == "eval" else ["best"]
+                    action.completer = lambda parsed_args, special=special, **_: _members(parsed_args, special)
     argcomplete.autocomplete(parser, always_complete_options="long")
 
 
@@ -78,11 +79,11 @@ def _runs(root: Path) -> Iterator[str]:
     yield from (f"{sweep.name}/{run.name}" for sweep in sweep_directories(root) for run in run_directories(sweep))
 
 
-def _members(a: argparse.Namespace) -> list[str]:
+def _members(a: argparse.Namespace, special: list[str]) -> list[str]:
     from pbtrl.storage.run_lookup import find
 
     with suppress(PbtrlError, OSError):  # no such run, or none yet
-        return ["best", "all", *sorted(path.name for path in find(a.run, a.runs).members.iterdir())]
+        return [*special, *sorted(path.name for path in find(a.run, a.runs).members.iterdir())]
     return []
 
 

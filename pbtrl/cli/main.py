@@ -31,6 +31,7 @@ from pbtrl.cli.training import add_replay, add_resume, add_set, add_train
 from pbtrl.config.wording import did_you_mean
 from pbtrl.errors import (
     ConfigError,
+    ConfigProblem,
     DamagedError,
     DiskFullError,
     EnvError,
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error of pbtrl; None for any other, which keeps its traceback."""
     codes = {DiskFullError: FULL, DamagedError: CORRUPT, ConfigError: USAGE, RunError: USAGE, RenderError: USAGE}
-    codes |= {EnvError: FAILED, WorkerError: FAILED, TrackingError: FAILED}
+    codes |= {EnvError: FAILED, ConfigProblem: USAGE, WorkerError: FAILED, TrackingError: FAILED}
     return next((code for kind, code in codes.items() if isinstance(error, kind)), None)
 
 

@@ -17,6 +17,7 @@ from pbtrl.cli.arguments import (
     integer_between,
 )
 from pbtrl.cli.exit_codes import CORRUPT, FAILED
+from pbtrl.errors import DamagedError, RunError
 from pbtrl.reporting.plot_names import PLOT_NAMES
 from pbtrl.system import streams
 from pbtrl.system.streams import tell
@@ -24,6 +25,8 @@ from pbtrl.system.strict_json import to_json
 
 if TYPE_CHECKING:
     from pbtrl.storage.run_directory import RunDirectory
+
+EPISODES = 30  # of an evaluation
 
 
 def add_eval(commands: Any) -> None:
@@ -34,9 +37,8 @@ def add_eval(commands: Any) -> None:
     evaluate.add_argument(
         "--episodes",
         type=integer_between(1, 1_000_000),
-        default=30,
         metavar="N",
-        help="episodes per member (default: 30)",
+        help=f"episodes per member (default: {EPISODES})",
     )
     evaluate.add_argument(
         "--seed",
@@ -66,9 +68,12 @@ def run_eval(a: argparse.Namespace) -> int:
     run = find(a.run, a.runs)
     run.check_links()
     config = load_stored_config(run, trusted=a.trust_imports)
+    if config.env is None and (a.episodes is not None or a.deterministic):
+        raise RunError(f"{run} trains {config.label}, which has no episodes: leave out --episodes and --deterministic")
     results, unsaved = scoring.evaluate_member(
-        config, run, a.member, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic, video=a.video
-    )
+        config, run, a.member, episodes=a.episodes or EPISODES, seed=a.seed, deterministic=a.deterministic,
+        video=a.video,
+    )  # fmt: skip
     if unsaved:
         tell(f"warning: {unsaved}", sys.stderr)
     printed = results if a.member == "all" else results[0]
@@ -111,8 +116,8 @@ def add_list(commands: Any) -> None:
 def run_list(a: argparse.Namespace) -> int:
     """Print all runs."""
     from pbtrl.reporting import tables
-    from pbtrl.storage.references import root_option
     from pbtrl.storage.run_status import listing
+    from pbtrl.storage.shell_words import root_option
 
     runs = listing(a.runs)
     if a.json:
@@ -142,9 +147,12 @@ def add_verify(commands: Any) -> None:
 def run_verify(a: argparse.Namespace) -> int:
     """Check a run directory."""
     from pbtrl.diagnostics import verify
-    from pbtrl.errors import DamagedError
     from pbtrl.storage.run_lookup import find
 
+    if a.digest and (a.decisions or a.json):
+        a.parser.error(
+            f"--digest prints nothing but the digest: leave out {'--decisions' if a.decisions else '--json'}"
+        )
     run = find(a.run, a.runs)
     if a.repair:
         for line in verify.repair(run):
@@ -270,7 +278,6 @@ def add_tensorboard(commands: Any) -> None:
 
 def run_tensorboard(a: argparse.Namespace) -> int:
     """Start TensorBoard for a run."""
-    from pbtrl.errors import DamagedError
     from pbtrl.reporting import tensorboard_server
     from pbtrl.storage.run_lookup import find
 

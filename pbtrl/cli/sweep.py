@@ -61,7 +61,7 @@ def run_sweep(a: argparse.Namespace) -> int:
     """Train a grid of settings with several seeds, or continue."""
     from pbtrl.reporting import sweep_tables
     from pbtrl.reporting.presenter import PartPresenter
-    from pbtrl.storage.references import root_option
+    from pbtrl.storage.shell_words import root_option
     from pbtrl.training.session import SessionHooks
     from pbtrl.training.sweep import plan
     from pbtrl.training.sweep_arms import parse_grid
@@ -88,7 +88,8 @@ def run_sweep(a: argparse.Namespace) -> int:
                 tell(to_json(event))
 
     outcome = sweep.train(SessionHooks(presenter), announce, sys.argv)
-    again = f"pbtrl sweep {sweep.folder.name}{root_option(root)}"
+    trust = " --trust-imports" if any(arm.config.imports for arm in sweep.arms) else ""
+    again = f"pbtrl sweep {sweep.folder.name}{root_option(root)}{trust}"
     if outcome.stopped:
         code = exit_code(outcome.stopped)
         tell(f"the same command, or `{again}`, continues the sweep, without what is finished", sys.stderr)

@@ -57,8 +57,12 @@ def run_doctor(a: argparse.Namespace) -> int:
     config = check(source) if source else None
     from pbtrl.build.factory import prepare
     from pbtrl.diagnostics import doctor
+    from pbtrl.training.start import check_warm_start
 
-    checks = doctor.examine(a.runs, config and prepare(config, source))
+    prepared = config and prepare(config, source)
+    if prepared and source:
+        check_warm_start(prepared, source, a.runs)
+    checks = doctor.examine(a.runs, prepared)
     tell(to_json(checks) if a.json else doctor.text(checks))
     return 0 if all(c["ok"] for c in checks) else FAILED
 

@@ -66,14 +66,14 @@ def run_train(a: argparse.Namespace) -> int:
 
     source = read(a.config, a.overrides)
     config = check(source)
-    if not a.dry_run and (name := config.name if a.name is None else a.name) is not None:
+    if (name := config.name if a.name is None else a.name) is not None:
         check_free(a.runs, name, a.if_exists)
-    from pbtrl.build.factory import prepare
-    from pbtrl.training.start import check_warm_start, start
+    from pbtrl.training.start import check_start, start, start_warnings
 
     if a.dry_run:
-        prepared = prepare(config, source)
-        check_warm_start(prepared, source, a.runs)
+        prepared, _ = check_start(config, source, root=a.runs, name=name, if_exists=a.if_exists)
+        for warning in start_warnings(prepared, source):
+            tell(f"warning: {warning}", sys.stderr)
         tell(to_yaml(prepared).rstrip())
         return 0
     options = {"root": a.runs, "name": a.name, "if_exists": a.if_exists, "command": sys.argv}

@@ -37,8 +37,9 @@ def _values(tree: Mapping[str, Any]) -> Iterator[tuple[CodeKind, Path, Any]]:
     for number, wrapper in enumerate(wrappers if isinstance(wrappers, list) else ()):
         yield "wrapper", ("env", "wrappers", number), wrapper.get("id") if isinstance(wrapper, dict) else wrapper
     yield "agent", ("agent", "name"), section(tree, "agent").get("name")
-    for entry in section(tree, "agents"):
-        yield "agent", ("agents", entry, "name"), section(tree, "agents", entry).get("name")
+    for key, entry in section(tree, "agents").items():
+        if isinstance(entry, dict | None):
+            yield "agent", ("agents", key, "name"), (entry or {}).get("name", key)
     yield "trainable", ("trainable", "name"), section(tree, "trainable").get("name")
     metric = section(tree, "fitness").get("metric")
     if isinstance(metric, str) and names_function(metric):

@@ -11,13 +11,14 @@ from typing import Any
 from pbtrl.config.aliases import ALIASES
 from pbtrl.config.checks import check_config
 from pbtrl.config.open_names import adopt
+from pbtrl.config.plain_values import plain
 from pbtrl.config.pydantic_errors import validated
 from pbtrl.config.raw_checks import check_raw
 from pbtrl.config.replaced_names import drop_foreign_settings, drop_other_form
 from pbtrl.config.schema import Config
-from pbtrl.config.wording import did_you_mean
+from pbtrl.config.wording import did_you_mean, shown
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
-from pbtrl.errors import ConfigError
+from pbtrl.errors import ConfigError, ConfigProblem
 from pbtrl.system.files import is_text, reason
 
 MAX_CONFIG_BYTES = 2**20  # bytes of a config file
@@ -56,10 +57,17 @@ def read(path_or_name: str | Path | Mapping[str, Any], overrides: Sequence[str] 
     """Read a YAML file, a shipped config by its bare name, or plain values, and apply `a.b=value` overrides.
 
     Raises:
-        ConfigError: the file is missing, unreadable, too large or not YAML.
+        ConfigError: the file is missing, unreadable, too large or not YAML, or YAML has no such value.
     """
     if isinstance(path_or_name, Mapping):
-        return ConfigSource(dump_yaml(path_or_name), "config", overrides)
+        try:
+            return ConfigSource(dump_yaml(plain(path_or_name)), "config", overrides)
+        except ConfigProblem as problem:
+            raise ConfigError([f"config: {problem}"]) from None
+    if not isinstance(path_or_name, str | Path):
+        raise ConfigError(
+            [f"a config is a YAML file, a shipped config's name or a dictionary, not {shown(path_or_name)}"]
+        )
     if "\0" in str(path_or_name):
         raise ConfigError([f"{str(path_or_name)[:80]!r}: no path has a zero byte in it"])
     path = locate(path_or_name)

@@ -62,6 +62,7 @@ def _add(kind: registry.Kind, name: str) -> None:
         STRATEGIES[name] = named
 
 
-def _with(tree: dict[Any, Any], path: Path, value: str) -> dict[Any, Any]:
+def _with(tree: dict[Any, Any] | None, path: Path, value: str) -> dict[Any, Any]:
     head, *rest = path
+    tree = tree or {}
     return {**tree, head: _with(tree[head], tuple(rest), value) if rest else value}

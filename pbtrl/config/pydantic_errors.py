@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from pbtrl.config.wording import Path, did_you_mean, shortened, shown, unknown
@@ -27,17 +27,20 @@ class TaggedUnion:
         classes: by name.
         default: name of the class where the key is missing; None makes the key required.
         what: word for a class in messages; by default the key.
+        known: lists all names, also of classes that are not in `classes` yet, which a config may name too, as it may
+            `module:Class`; None if there are no others.
     """
 
     def __init__(
-        self, key: str, classes: Mapping[str, type], default: str | None = None, what: str | None = None
+        self, key: str, classes: Mapping[str, type], default: str | None = None, what: str | None = None,
+        known: Callable[[], Iterable[str]] | None = None,
     ) -> None:  # fmt: skip
-        self.key, self.classes, self.default, self.what = key, classes, default, what or key
+        self.key, self.classes, self.default, self.what, self.known = key, classes, default, what or key, known
 
     @property
     def names(self) -> list[str]:
         """Names of the classes without those that another config has added as `module:Class`."""
-        return [name for name in self.classes if ":" not in name]
+        return [name for name in dict.fromkeys(self.known() if self.known else self.classes) if ":" not in name]
 
     def tag(self, value: Any) -> str | None:
         """Return the name of the class of a raw mapping or an object; the default for any other value."""
@@ -49,6 +52,16 @@ class TaggedUnion:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         choices = {name: handler.generate_schema(cls) for name, cls in self.classes.items()}
         return core_schema.tagged_union_schema(choices, discriminator=self.tag)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe the classes by name; without a required key, a mapping would be valid as several of them."""
+        schemas = dict(zip(core["choices"], handler(core)["oneOf"], strict=True))
+        branches = [s if name == self.default else {**s, "required": [self.key]} for name, s in schemas.items()]
+        if self.known:
+            others = [f"^{re.escape(name)}$" for name in self.names if name not in self.classes]
+            name = {"type": "string", "pattern": "|".join([":", *others])}
+            branches.append({"type": "object", "properties": {self.key: name}, "required": [self.key]})
+        return {"anyOf": branches}
 
 
 def validated(

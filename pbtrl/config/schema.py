@@ -2,14 +2,14 @@
 
 import math
 import re
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator, with_config
 from pydantic_core import PydanticCustomError
 
 from pbtrl.agents.settings import AGENTS, AgentSettings
-from pbtrl.config import limits
+from pbtrl.config import limits, registry
 from pbtrl.config.code_names import code_modules
 from pbtrl.config.pydantic_errors import TaggedUnion
 from pbtrl.config.sections import (
@@ -60,6 +60,15 @@ def _named(name: str, entry: object) -> object:
     return {"name": name, **entry} if isinstance(entry, dict) else entry
 
 
+def _name_by_key(schema: dict[str, Any]) -> None:
+    """Let entries of `agents` whose key is an agent's name have no name, or no settings, in the JSON schema."""
+    entry = schema["additionalProperties"]
+    schema["patternProperties"] = {
+        f"^{name}$": {"anyOf": [{k: v for k, v in branch.items() if k != "required"}, {"type": "null"}, entry]}
+        for name, branch in zip(AGENT_ENTRIES, entry["anyOf"][:-1], strict=True)
+    }
+
+
 class Config(Section):
     """Config of one run. Required are a budget, and either `env` (with `agent` and `acting`) or `trainable`.
 
@@ -79,8 +88,22 @@ class Config(Section):
     seed: Annotated[Whole, Field(ge=0)] = 0
     init_from: str | None = None
     env: Env | None = None
-    agent: Annotated[AgentSettings, TaggedUnion("name", AGENTS, default="impala", what="agent")] | None = None
-    agents: dict[str, Annotated[AgentEntry, TaggedUnion("name", AGENT_ENTRIES, what="agent")]] | None = None
+    agent: (
+        Annotated[AgentSettings, TaggedUnion("name", AGENTS, "impala", "agent", partial(registry.known, "agent"))]
+        | None
+    ) = None
+    agents: (
+        Annotated[
+            dict[
+                str,
+                Annotated[
+                    AgentEntry, TaggedUnion("name", AGENT_ENTRIES, None, "agent", partial(registry.known, "agent"))
+                ],
+            ],
+            Field(json_schema_extra=_name_by_key),
+        ]
+        | None
+    ) = None
     acting: Acting | None = None
     trainable: TrainableSettings | None = None
     population: PopulationSettings = PopulationSettings()
@@ -88,9 +111,9 @@ class Config(Section):
     budget: Budget = Budget()
     hparams: Searched = {}  # noqa: RUF012, pydantic copies it
     fitness: Fitness = Fitness()
-    strategy: Annotated[StrategySettings, TaggedUnion("name", STRATEGIES, default="pbt", what="strategy")] = (
-        PBTSettings()
-    )
+    strategy: Annotated[
+        StrategySettings, TaggedUnion("name", STRATEGIES, "pbt", "strategy", partial(registry.known, "strategy"))
+    ] = PBTSettings()
     snapshots: Snapshots = Snapshots()
     failure: FailureSettings = FailureSettings()
     final: Final = Final()

@@ -20,6 +20,7 @@ from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
 from pbtrl.diagnostics.still_vector import StillVector
 from pbtrl.system.child_process import init_child
+from pbtrl.system.torch_threads import single_thread
 
 PHASES = {
     "inline": ("env", "act", "train", "learn", "replay"),
@@ -182,13 +183,8 @@ class BenchWorker:
 
     def learn_one_thread(self, seconds: float) -> float:
         """Measure `learn` with one thread."""
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        rate = self.learn(seconds)
-        torch.set_num_threads(threads)
-        return rate
+        with single_thread():
+            return self.learn(seconds)
 
     def train(self, seconds: float) -> float:
         """Train as a worker does, with a timer around each part."""

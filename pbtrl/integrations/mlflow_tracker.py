@@ -17,7 +17,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunData
 from mlflow.exceptions import MlflowException
 from typing_extensions import override
 
@@ -104,13 +104,20 @@ class MlflowTracker(Tracker):
         pass
 
     def _params(self, name: str, values: Mapping[str, Any]) -> None:
-        params = [Param(_key(key), str(value)[:6000]) for key, value in values.items()]
+        """Log parameters. MLflow refuses to change one, so a value that changed since becomes a tag."""
+        texts = {_key(key): str(value)[:6000] for key, value in values.items()}
+        known = self._call("get_run", name).data if self._about.continued else RunData()
+        params = [Param(key, text) for key, text in texts.items() if key not in known.params]
         for first in range(0, len(params), PARAMS):
             self._call("log_batch", name, params=params[first : first + PARAMS])
+        for key in texts.keys() & known.params.keys():
+            tag, text = f"changed.{key}"[:250], texts[key][:5000]
+            if known.tags.get(tag, known.params[key][:5000]) != text:
+                self._call("set_tag", name, tag, text)
 
-    def _call(self, method: str, name: str, *args: Any, **keywords: Any) -> None:
+    def _call(self, method: str, name: str, *args: Any, **keywords: Any) -> Any:
         try:
-            getattr(self._client, method)(self._id(name), *args, **keywords)
+            return getattr(self._client, method)(self._id(name), *args, **keywords)
         except (MlflowException, OSError) as error:
             raise _refused(error) from error
 

@@ -1,10 +1,11 @@
-"""Tracking of a run by an experiment tracker (`pbtrl track`): events are sent to a tracker, and none twice.
+"""Tracking of a run by an experiment tracker (`pbtrl track`): events are sent to a tracker.
 
     journal.jsonl, members/*/metrics.jsonl -> RunEvents -> [Started | MetricPoints | ExploitEvent | Ended] -> Tracker
 
 The reader stands beside the run, which may be finished or under way, and never slows it. The position in the journal is
 kept in `track-<tracker>.json` of the run directory. It is written before the lines are sent, so that a killed tracker
-may lose the points of up to CHUNK lines but never sends a point twice. A refusal by the service moves it back.
+may lose the points of up to CHUNK lines but sends none twice. A refusal by the service moves it back: the next session
+sends these lines again, and a service that keeps every point then has those twice that it took before the refusal.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from pbtrl.config.differences import flatten
 from pbtrl.config.load import read
 from pbtrl.core.records import Record, RunFinished
-from pbtrl.errors import ConfigError, RunError
+from pbtrl.errors import ConfigError, DiskFullError, RunError
 from pbtrl.integrations.tracking_events import MetricPoints, RunEvents, RunOutcome, TrackedRun, Tracker
 from pbtrl.storage.best_member import read_best
 from pbtrl.storage.json_files import SCHEMA, read_json_if_exists
@@ -71,6 +72,8 @@ class Position:
         content = {"schema": SCHEMA, "id": self.id, "lines": self.lines, "finished": self.finished}
         try:
             write_atomically(self.path, to_json(content))
+        except DiskFullError:
+            raise
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {reason(error)}") from error
 
@@ -95,6 +98,7 @@ class Tracking:
         files: Callable[[], Sequence[Path]],
     ) -> None:  # fmt: skip
         self._run, self._connect, self._files = run, connect, files
+        self._continued = run.tracking_file(name).exists()
         self._position = Position.load(run, name)
         self._reader = RunEvents(run)
         self._seen = 0
@@ -105,9 +109,10 @@ class Tracking:
     def _tracker(self) -> Tracker:
         """The tracker, which is connected when there is something to send."""
         header, position = self._reader.header, self._position
+        position.save()  # also a session that fails from here on has tracked a part of the run
         group = f"{header.name}-{position.id}"
         settings = stored_settings(self._run)
-        tracker = self._connect(TrackedRun(group, header.unit, fitness_tag(header), settings, position.lines > 0))
+        tracker = self._connect(TrackedRun(group, header.unit, fitness_tag(header), settings, self._continued))
         self.where = tracker.where
         return tracker
 

@@ -111,7 +111,7 @@ class TrackedRun:
         unit: unit of the steps: `env_steps` or `steps`.
         metric: tag of the fitness.
         config: settings by dotted name.
-        continued: whether an earlier call has tracked a part of the run.
+        continued: whether an earlier call may have tracked a part of the run.
     """
 
     group: str
@@ -171,8 +171,11 @@ class RunEvents:
         self._decided: dict[str, tuple[int, int, float]] = {}
 
     def read(self) -> list[Record]:
-        """Return the new records of the journal."""
-        records, self._records = self._records or self._tail.read(), []
+        """Return the new records of the journal; RunError if the run is gone."""
+        try:
+            records, self._records = self._records or self._tail.read(), []
+        except FileNotFoundError:
+            raise RunError(f"{self._run} was moved or deleted while it was tracked") from None
         return records
 
     def events(self, record: Record) -> list[Event]:

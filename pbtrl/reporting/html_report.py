@@ -23,6 +23,7 @@ from pbtrl.reporting.tables import Table
 from pbtrl.storage.best_member import read_best
 from pbtrl.storage.references import cli_reference
 from pbtrl.storage.run_directory import RunDirectory
+from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_state import is_training, state
 from pbtrl.storage.run_status import summarize
 from pbtrl.storage.video_files import newest_video, preview
@@ -62,8 +63,8 @@ def write_report(
         RunError: the directory cannot be written to, contains a symbolic link, or has no `video`.
     """
     run.check_links()
-    video_html = _video(run) if video else ""
     header, records, population = run.load()
+    video_html = _video(run, header) if video else ""
     best = read_best(run)
     leader = population.best.snapshot if population.best else None
     data = plots.RunData(header, records, population, best.snapshot if best else leader)
@@ -140,8 +141,10 @@ def _table(table: Table, wide: Sequence[int] = (), *, whole: bool = False) -> st
     return "\n".join([rows, *map(html_page.note, notes)])
 
 
-def _video(run: RunDirectory) -> str:
+def _video(run: RunDirectory, header: RunHeader) -> str:
     """Format the first seconds of the newest video."""
+    if header.unit == "steps":
+        raise RunError(f"{run} trains no agent in an env, so it has no episodes to show")
     if (path := newest_video(run)) is None:
         raise RunError(f"{run} has no video: make one with pbtrl eval {cli_reference(run)} --video")
     image = f'<img alt="video" src="data:image/gif;base64,{base64.b64encode(preview(path)).decode()}">'

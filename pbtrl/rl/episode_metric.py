@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from pbtrl.envs import Vector
+from pbtrl.errors import ConfigProblem
 from pbtrl.system.imports import import_own_object
 
 INFO = "episode/info/"
+MetricFunction = Callable[[float, int, Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,20 @@ class EpisodeMetric:
         return f"episode/{self.name}"
 
     @cached_property
-    def _function(self) -> Callable[[float, int, Mapping[str, Any]], Any]:
-        function: Callable[[float, int, Mapping[str, Any]], Any] = import_own_object(self.text)
-        return function
+    def _function(self) -> MetricFunction:
+        return import_metric(self.text)
+
+
+def import_metric(text: str) -> MetricFunction:
+    """Import the function of a metric `module:function`.
+
+    Raises:
+        ConfigProblem: it cannot be imported, or is no function.
+    """
+    try:
+        function: MetricFunction = import_own_object(text)
+    except ImportError as error:
+        raise ConfigProblem(str(error), ("fitness", "metric")) from error
+    if not callable(function):
+        raise ConfigProblem(f"{text} is not a function", ("fitness", "metric"))
+    return function

@@ -24,7 +24,7 @@ from typing import Any
 
 from pbtrl.core.records import Record
 from pbtrl.errors import DiskFullError, JournalError, RunError
-from pbtrl.storage.json_files import check_version, open_plain_file, read_plain_file
+from pbtrl.storage.json_files import check_version, read_plain_file
 from pbtrl.storage.parsing import parse_line, parse_record
 from pbtrl.system.crash_points import crash_point
 from pbtrl.system.files import is_same_file, reason, sync_directory, translate_disk_errors
@@ -130,9 +130,7 @@ class JournalTail:
 
     def read(self) -> list[Record]:
         """Return the records of new complete lines; the errors are those of `read_journal`."""
-        with open_plain_file(self._path) as file:
-            file.seek(self._start)
-            data = file.read()
+        data = read_plain_file(self._path, start=self._start)
         complete = data[: data.rfind(b"\n") + 1]
         records = list(_records(complete, self._path, self.count))
         self._start += len(complete)

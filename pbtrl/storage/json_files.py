@@ -55,8 +55,8 @@ def read_json_list(path: Path) -> list[dict[str, Any]]:
     return items
 
 
-def read_plain_file(path: Path, most: int = -1) -> bytes:
-    """Read up to `most` bytes of a regular file; a pipe or device, which could block forever, is refused.
+def read_plain_file(path: Path, most: int = -1, start: int = 0) -> bytes:
+    """Read up to `most` bytes of a regular file from `start` on; a pipe or device, which could block, is refused.
 
     Raises:
         FileNotFoundError: there is no file.
@@ -64,6 +64,7 @@ def read_plain_file(path: Path, most: int = -1) -> bytes:
     """
     try:
         with open_plain_file(path) as file:
+            file.seek(start)
             return file.read(most)
     except FileNotFoundError:
         raise

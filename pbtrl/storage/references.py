@@ -1,14 +1,13 @@
-"""Run names and options as a user types them in a shell, for hints in messages."""
+"""Run arguments as a user types them in a shell, for hints in messages."""
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pbtrl.core.naming import RUN_NAME
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_lookup import is_run_group
+from pbtrl.storage.shell_words import root_option, shell_word
 from pbtrl.storage.stored_config import names_modules
 
 if TYPE_CHECKING:
@@ -23,18 +22,7 @@ def run_reference(run: RunDirectory) -> str:
     group = run.path.parent
     if RUN_NAME.fullmatch(run.name) and RUN_NAME.fullmatch(group.name) and is_run_group(group):
         return f"{group.name}/{run.name}{root_option(group.parent)}"
-    return f"{run.name}{root_option(group)}" if RUN_NAME.fullmatch(run.name) else _word(run.path)
-
-
-def root_option(root: Path) -> str:
-    """Option `--runs ROOT` with a leading space; empty if `root` is the default."""
-    return "" if root.resolve() == Path("runs").resolve() else f" --runs {_word(root)}"
-
-
-def _word(path: Path) -> str:
-    """Quote a path for a shell so that it is not read as an option or a home directory."""
-    text = str(path)
-    return shlex.quote(f"./{text}" if text.startswith(("-", "~")) else text)
+    return f"{run.name}{root_option(group)}" if RUN_NAME.fullmatch(run.name) else shell_word(run.path)
 
 
 def cli_reference(run: RunDirectory, known: Config | None = None) -> str:

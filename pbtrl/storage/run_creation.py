@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -38,8 +38,10 @@ def create(root: Path, name: str, if_exists: IfExists = "error") -> RunDirectory
         names = (name if n == 1 else f"{name[:58]}-{n}" for n in count(1))
         return next(run for n in names if _make(run := RunDirectory(root / n)))
     run = RunDirectory(root / name)
-    if if_exists == "overwrite" and run.path.exists():
-        _remove(run)
+    if if_exists == "overwrite":
+        shutil.rmtree(_removed(run), ignore_errors=True)  # left by a process that was killed in `_remove`
+        if run.path.exists():
+            _remove(run)
     if _claim(run):
         return run
     if if_exists == "resume" and is_run(run.path):
@@ -156,11 +158,16 @@ def _remove(run: RunDirectory) -> None:
     """Delete a run. It is renamed first, so that no other process starts a run in a half-deleted directory."""
     if run.path.is_symlink() or not (is_run(run.path) or _is_blank(run)):
         raise RunError(f"{run} is not a run directory; it was not overwritten")
-    gone = run.path.with_name(f".gone-{run.name}")
+    gone = _removed(run)
     try:
-        shutil.rmtree(gone, ignore_errors=True)  # left by a process that was killed here
         with run.lock():
             run.path.rename(gone)
-        shutil.rmtree(gone)
+        with suppress(FileNotFoundError):  # another process that overwrites the run deletes it too
+            shutil.rmtree(gone)
     except OSError as error:
         raise RunError(f"cannot remove {run}: {reason(error)}") from error
+
+
+def _removed(run: RunDirectory) -> Path:
+    """Return the path of a run while it is deleted."""
+    return run.path.with_name(f".gone-{run.name}")

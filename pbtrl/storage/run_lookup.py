@@ -10,6 +10,7 @@ from pbtrl.errors import RunError
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_info import read_run_info
 from pbtrl.storage.run_state import modified_at
+from pbtrl.storage.shell_words import root_option, shell_word
 from pbtrl.system.files import reason
 
 REPLAY_FILE = "replay.json"
@@ -45,7 +46,9 @@ def find(text: str, root: Path) -> RunDirectory:
     for folder in (root / text, Path(text)):
         if text and is_run_group(folder):
             inside = _several(sorted(run.name for run in run_directories(folder))) or "no run yet"
-            more = f"; `pbtrl sweep {text}` continues it" if os.path.isfile(folder / SWEEP_FILE) else ""
+            option = root_option(root) if folder == root / text else ""
+            command = f"pbtrl sweep {shell_word(Path(text))}{option}"
+            more = f"; `{command}` continues it" if os.path.isfile(folder / SWEEP_FILE) else ""
             raise RunError(f"{folder} holds several runs, to be named as in {text}/NAME: {inside}{more}")
     raise RunError(f"no run {text[:80]!r} in {root}{_present(root, runs)}")
 

@@ -7,8 +7,7 @@ from a Gaussian. The reward comes with the last step and is not discounted, so a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,19 +36,6 @@ class DrawnEpisodes:
     inputs: torch.Tensor
     actions: torch.Tensor
     log_probs: torch.Tensor
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """Compute with one torch thread, so that results do not depend on the number of cores."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def gaussian_log_prob(actions: torch.Tensor, mean: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pbtrl.errors import RunError
@@ -22,6 +24,13 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
     if not least <= number <= most or isinstance(value, bool):
         raise RunError(f"{name} must be a whole number from {least:,} to {most:,}, not {value!r:.80}")
     return number
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Return an argument as a path, with `~` expanded as on the command line; RunError if it is none."""
+    if not isinstance(value, str | os.PathLike) or "\0" in str(value):
+        raise RunError(f"{name} must be a path, not {value!r:.80}")
+    return Path(os.path.expanduser(value))
 
 
 def check_choice(name: str, value: Any, known: Sequence[str]) -> None:

@@ -60,17 +60,13 @@ def start(
     """
     _refuse_while_importing_main()
     streams.reopen()
-    prepared = prepare(config, source)
     if name is None and (name := config.name) is None:
         name, if_exists = run_creation.default_name(config.label), "suffix"
-    warm = None
-    if if_exists != "resume" or not RunDirectory(root / name).has_begun():
-        warm = check_warm_start(prepared, source, root)
-        _check_space(RunDirectory(root / name), prepared, 2)
+    prepared, warm = check_start(config, source, root=root, name=name, if_exists=if_exists)
     run = run_creation.create(root, name, if_exists)
     if run.has_begun():
         return resume(run, hooks, command=command, asked=config)
-    for warning in [*source.notes, *collect_warnings(prepared)]:
+    for warning in start_warnings(prepared, source):
         hooks.presenter.warn(warning)
     with Signals() as signals, run.lock():
         if run.has_begun():  # another process was faster
@@ -82,6 +78,23 @@ def start(
         journal = Journal(run.journal_path)
         journal.append(header.to_line())
         return Session(prepared, run, header, header.population(), journal, signals, hooks, written=config).run()
+
+
+def check_start(
+    config: Config, source: ConfigSource, *, root: Path, name: str | None, if_exists: run_creation.IfExists
+) -> tuple[Config, WarmStart | None]:  # fmt: skip
+    """Make the checks of `start` that create nothing; returns the prepared config, and the snapshot to begin from."""
+    prepared, run = prepare(config, source), RunDirectory(root / (name or config.label))
+    if name is not None and if_exists == "resume" and run.has_begun():
+        return prepared, None
+    warm = check_warm_start(prepared, source, root)
+    _check_space(run, prepared, 2)
+    return prepared, warm
+
+
+def start_warnings(prepared: Config, source: ConfigSource) -> list[str]:
+    """Return the warnings of a new run, one line each."""
+    return [*source.notes, *collect_warnings(prepared)]
 
 
 def check_warm_start(config: Config, source: ConfigSource, root: Path) -> WarmStart | None:

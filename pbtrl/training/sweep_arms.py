@@ -12,11 +12,12 @@ from typing import Any
 from pbtrl.build.factory import prepare
 from pbtrl.config.differences import NEUTRAL, flatten
 from pbtrl.config.load import check, config_from_dict, read
+from pbtrl.config.plain_values import plain
 from pbtrl.config.schema import Config
 from pbtrl.config.wording import shortened, shown
 from pbtrl.config.yaml_source import ConfigSource, dump_yaml
 from pbtrl.core.naming import EVALUATOR
-from pbtrl.errors import ConfigError
+from pbtrl.errors import ConfigError, ConfigProblem
 from pbtrl.system.strict_json import to_json
 
 ConfigInput = str | Path | Mapping[str, Any]
@@ -180,9 +181,9 @@ def grid_text(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
         if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
             raise ConfigError([f"grid: {key}: must be a list of values, not {shown(values)}"])
         try:
-            texts[str(key)] = [to_json(value) for value in values]
-        except TypeError as error:
-            raise ConfigError([f"grid: {key}: {error}"]) from error
+            texts[str(key)] = [to_json(plain(value, (str(key),))) for value in values]
+        except ConfigProblem as problem:
+            raise ConfigError([f"grid: {problem}"]) from problem
         if not texts[str(key)]:
             raise ConfigError([f"grid: {key}: must be a list of values, not an empty one"])
     return texts

@@ -14,7 +14,7 @@ import pytest
 from pbtrl.storage import best_member
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.training import scoring
-from tests.command import ROOT, Command, contents, journal, spawn
+from tests.command import CART, ROOT, Command, contents, journal, spawn
 
 COMMANDS = [
     "train", "resume", "eval", "status", "list", "verify", "lineage", "schedule", "replay", "tb", "bench", "doctor",
@@ -166,7 +166,8 @@ def test_missing_optional_package(pbtrl: Command, monkeypatch: pytest.MonkeyPatc
     result = pbtrl("train", "cart.yaml", "env.backend=envpool")
     assert (result.code, result.err) == (
         2,
-        "override 'env.backend=envpool': envpool needs envpool: pip install \"pbtrl[fast]\"\n"
+        "override 'env.backend=envpool': the back end needs envpool, which is not installed: "
+        'pip install "pbtrl[fast]"\n'
         "1 error. Nothing was started.\n",
     )
     assert "backend: gymnasium" in pbtrl("train", "cart.yaml", "env.backend=auto", "--dry-run").out
@@ -209,12 +210,42 @@ def test_dry_run_prints_resolved_config_and_starts_nothing(pbtrl: Command):
     assert not Path("runs").exists()
 
 
+def test_dry_run_says_what_the_run_would(pbtrl: Command):
+    overrides = ["strategy.name=random_search", "strategy.ready.slice_steps=250"]
+    Path("cart.yaml").write_text(CART.replace("strategy: {", "strategy: {explore: {factors: [2, 0.5]}, "))
+    dry = pbtrl("train", "cart.yaml", *overrides, "--name", "a", "--dry-run")
+    real = pbtrl("train", "cart.yaml", *overrides, "--name", "a")
+    assert (dry.code, real.code) == (0, 0)
+    assert dry.err == real.err
+    assert "warning: strategy.name=random_search does not use explore of cart.yaml\n" in dry.err
+    assert "warning: a slice of 280 env steps" in dry.err
+    for name, message in (("a", "runs/a exists (finished)"), ("x/y", "'x/y' is not a run name")):
+        refused = pbtrl("train", "cart.yaml", "--name", name, "--dry-run")
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err.startswith(message)
+    assert pbtrl("train", "cart.yaml", "--name", "a", "--dry-run", "--if-exists", "resume").code == 0
+
+
 def test_number_arguments_are_validated(pbtrl: Command):
     assert "must be a whole number from 1 to 1000000, not 0" in pbtrl("eval", "last", "--episodes", 0).err
-    assert "must be a number of seconds, not x" in pbtrl("bench", "cart.yaml", "--seconds", "x").err
+    assert "must be a number of seconds between 0 and 86400, not x" in pbtrl("bench", "cart.yaml", "--seconds", "x").err
 
 
 # The toy: what each command says of a finished run
+
+
+def test_options_without_effect_are_refused(pbtrl: Command):
+    assert pbtrl("train", "toy_quadratic").code == 0
+    for option in (["--episodes", 30], ["--deterministic"]):
+        refused = pbtrl("eval", "last", *option)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err == (
+            "runs/toy_quadratic trains toy_quadratic, which has no episodes: leave out --episodes and --deterministic\n"
+        )
+    for option in ("--json", "--decisions"):
+        refused = pbtrl("verify", "last", "--digest", option)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err.endswith(f"--digest prints nothing but the digest: leave out {option}\n")
 
 
 def test_commands_on_a_finished_run(pbtrl: Command):
@@ -333,6 +364,12 @@ def test_doctor_examines_a_config(pbtrl: Command):
     needed = re.search(r"2 workers need .*, (\d+) MiB each with members and envs", checks["memory"]["what"])
     assert needed
     assert 150 < int(needed[1]) < 2000
+
+
+def test_doctor_checks_the_warm_start(pbtrl: Command):
+    refused = pbtrl("doctor", "cart.yaml", "init_from=nope")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("override 'init_from=nope': no run 'nope' in runs")
 
 
 def test_doctor_reports_a_failing_env_and_its_workers(pbtrl: Command):

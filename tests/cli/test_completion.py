@@ -55,7 +55,8 @@ def ask(where: Path, line: str) -> set[str]:
         ("pbtrl sweep cartpole --set agent.na", {"agent.name="}, {"agent.network="}),
         ("pbtrl status ", {"last", "one", "two"}, {"cartpole"}),
         ("pbtrl status --runs elsewhere ", {"last", "three"}, {"one"}),
-        ("pbtrl eval one --member ", {"best", "m00", "m01"}, set()),
+        ("pbtrl eval one --member ", {"best", "all", "m00", "m01"}, set()),
+        ("pbtrl schedule one --member ", {"best", "m00"}, {"all"}),
         ("pbtrl eval nothing --member ", set(), {"m00"}),
     ],
 )

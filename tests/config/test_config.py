@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from pbtrl.agents.settings import AGENTS
 from pbtrl.config.load import (
@@ -16,6 +17,7 @@ from pbtrl.config.load import (
     json_schema,
     load,
     parse,
+    read,
     resolve,
     shipped,
     to_yaml,
@@ -23,6 +25,7 @@ from pbtrl.config.load import (
 )
 from pbtrl.config.schema import Config
 from pbtrl.config.warnings import find_warnings
+from pbtrl.config.yaml_source import ConfigSource
 from pbtrl.errors import ConfigError
 from tests.config.example_configs import FIVE_LINES, MIXED, TWO_LINES
 
@@ -313,6 +316,40 @@ def test_schema_is_json_and_knows_every_section():
     schema = json.loads(json.dumps(json_schema()))
     assert list(schema["properties"]) == list(Config.model_fields)
     assert {"PBTSettings", "RandomSearchSettings", "ImpalaSettings", "LogUniform"} <= set(schema["$defs"])
+
+
+@pytest.fixture(scope="module")
+def schema() -> Draft202012Validator:
+    return Draft202012Validator(json_schema())
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_schema_accepts_shipped_configs(schema: Draft202012Validator, name: str):
+    assert [error.message for error in schema.iter_errors(read(name).data)] == []
+
+
+@pytest.mark.parametrize(
+    ("section", "valid"),
+    [
+        ("agent: {hidden: [64]}", True),
+        ("agent: {name: vmpo, eps_kl: 0.1}", True),
+        ("agent: {eps_kl: 0.1}", False),
+        ("agent: {name: my_module:Agent, own: 1}", True),
+        ("agent: {name: vmpa}", False),
+        ("strategy: {ready: {slice_steps: 10}}", True),
+        ("strategy: {name: fire, ready: {slice_steps: 10}}", True),
+        ("strategy: {name: my_module:Strategy, own: 1}", True),
+        ("strategy: {name: fires}", False),
+        ("agents: {impala: {}, vmpo: }", True),
+        ("agents: {vmpo: {eps_kl: 0.1, hparams: {learning_rate: {prior: choice, values: [1e-3]}}}}", True),
+        ("agents: {impala: {name: vmpo, eps_kl: 0.1}, fast: {name: a3c}, own: {name: my_module:Agent}}", True),
+        ("agents: {impala: {eps_kl: 0.1}}", False),
+        ("agents: {fast: {}}", False),
+        ("hparams: {learning_rate: {low: 1e-4, high: 1e-2}}", False),
+    ],
+)
+def test_schema_tells_classes_apart_by_name(schema: Draft202012Validator, section: str, valid: bool):
+    assert schema.is_valid(ConfigSource(section).data) == valid
 
 
 def test_config_is_frozen():

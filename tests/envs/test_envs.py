@@ -13,6 +13,7 @@ from pbtrl import envs
 from pbtrl.envs import maze
 from pbtrl.envs.probes import Probe
 from pbtrl.envs.vector import SEED_LIMIT, Spaces, Vector
+from pbtrl.errors import MissingPackageError
 
 
 def actions_of(seed, steps, space):
@@ -379,7 +380,7 @@ class TestBackend:
     def test_without_envpool(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "pbtrl.envs.pool", None)
         assert envs.resolve_backend("CartPole-v1", "auto") == "gymnasium"
-        with pytest.raises(envs.EnvError, match=r'needs envpool: pip install "pbtrl\[fast\]"'):
+        with pytest.raises(MissingPackageError, match=r'needs envpool, .*: pip install "pbtrl\[fast\]"'):
             envs.resolve_backend("CartPole-v1", "envpool")
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pbtrl.cli import track as command
+from pbtrl.errors import TrackingError
 from tests.command import Command
 from tests.journal_writer import START, JournalWriter, one_copy
 
 mlflow = pytest.importorskip("mlflow")
+mlflow_tracker = pytest.importorskip("pbtrl.integrations.mlflow_tracker")
 
 pytestmark = [pytest.mark.usefixtures("quick_disk"), pytest.mark.filterwarnings("default")]
 
@@ -74,6 +77,42 @@ def check_sessions(pbtrl: Command) -> JournalWriter:
 
 def test_sessions_make_a_parent_and_a_run_per_member(pbtrl: Command) -> None:
     check_sessions(pbtrl)
+
+
+def tracked_runs() -> list[Any]:
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("pbtrl").experiment_id
+    return list(client.search_runs([experiment]))
+
+
+def test_changed_setting_is_a_tag(pbtrl: Command) -> None:
+    """As after a resume; MLflow refuses to change a parameter."""
+    w = one_copy(Path("runs/a"))
+    config = w.run / "config.resolved.yaml"
+    for number, (budget, tag) in enumerate(((100, None), (200, "200"), (200, "200"), (100, "100"))):
+        config.write_text(f"seed: 5\nbudget: {{env_steps_per_member: {budget}}}\n" + "name: a\n" * (number > 0))
+        w.report("m01", 7.0)
+        w.decide(w.next("m01"))
+        tracked(pbtrl)
+        (parent,) = (run.data for run in tracked_runs() if run.info.run_name.startswith("a-"))
+        assert parent.params["budget.env_steps_per_member"] == "100"
+        assert parent.tags.get("changed.budget.env_steps_per_member") == tag
+        assert "changed.seed" not in parent.tags
+    assert parent.params["name"] == "a"
+
+
+def test_refusal_at_the_start_makes_no_second_run(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    (one_copy(Path("runs/a")).run / "config.resolved.yaml").write_text("seed: 5\n")
+    with monkeypatch.context() as inside:
+        inside.setattr(mlflow_tracker.MlflowTracker, "take", refuse)
+        assert pbtrl("track", "a", "--to", "mlflow").code == 3
+    tracked(pbtrl)
+    names = [run.info.run_name for run in tracked_runs()]
+    assert len(names) == 3, names
+
+
+def refuse(*_: Any) -> None:
+    raise TrackingError("MLflow: no more")
 
 
 @pytest.mark.slow

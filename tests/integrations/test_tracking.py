@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import pytest
 
 from pbtrl.cli import track as command
 from pbtrl.core.records import UnknownRecord
-from pbtrl.errors import JournalError, RunError, TrackingError
+from pbtrl.errors import DiskFullError, JournalError, RunError, TrackingError
 from pbtrl.integrations import tracking
 from pbtrl.integrations.tracking import Tracking
 from pbtrl.integrations.tracking_events import (
@@ -239,7 +240,24 @@ def test_refused_lines_are_sent_by_the_next_session(tmp_path: Path) -> None:
     assert json.loads((w.run / "track-list.json").read_text())["lines"] == 0
     seen.refuse = False
     session(w, seen)
+    assert [about.continued for about in seen.abouts] == [False, True]
+    assert len({about.group for about in seen.abouts}) == 1
     assert seen.curve("m00", "fitness") == [(100, 3.0)]
+
+
+def test_session_that_cannot_connect_keeps_its_id(tmp_path: Path) -> None:
+    """It may have made the tracked run before the service failed."""
+    w, seen = one_copy(tmp_path / "a"), Recorder()
+
+    def fail(about: TrackedRun) -> Recorder:
+        seen.abouts.append(about)
+        raise TrackingError("no route to the service")
+
+    with pytest.raises(TrackingError):
+        Tracking(RunDirectory(w.run), "list", fail, list).advance()
+    session(w, seen)
+    assert [about.continued for about in seen.abouts] == [False, True]
+    assert len({about.group for about in seen.abouts}) == 1
 
 
 def test_killed_session_doubles_nothing(tmp_path: Path) -> None:
@@ -348,6 +366,26 @@ def test_follow_is_stopped_by_a_signal(pbtrl: Command, recorder: Recorder, monke
         assert pbtrl("track", "a", "--to", "wandb", "--follow").code == 130
     assert recorder.closed == 1
     assert json.loads(Path("runs/a/track-wandb.json").read_text())["lines"] == 5
+
+
+def test_run_that_is_deleted_ends_follow_with_one_line(
+    pbtrl: Command, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = one_copy(Path("runs/a"))
+    with RunLock(w.run):
+        naps(monkeypatch, lambda: shutil.rmtree(w.run))
+        ended = pbtrl("track", "a", "--to", "wandb", "--follow")
+    assert (ended.code, ended.err) == (2, "runs/a was moved or deleted while it was tracked\n")
+
+
+def test_full_disk_has_its_own_exit_code(pbtrl: Command, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise DiskFullError("no space on the disk")
+
+    one_copy(Path("runs/a"))
+    monkeypatch.setattr(tracking, "write_atomically", full)
+    assert pbtrl("track", "a", "--to", "wandb").code == 75
+    assert recorder.events == []
 
 
 def test_two_trackers_of_one_run_do_not_run_at_once(pbtrl: Command, recorder: Recorder) -> None:

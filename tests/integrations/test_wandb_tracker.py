@@ -133,7 +133,7 @@ def test_no_key_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> 
     assert refused.err.count("\n") == 1
     assert refused.err.startswith("W&B: No API key configured")
     assert "WANDB_MODE=offline works without key and network" in refused.err
-    assert not Path("runs/a/track-wandb.json").exists()
+    assert json.loads(Path("runs/a/track-wandb.json").read_text())["lines"] == 0
 
 
 def test_no_network_is_one_line(pbtrl: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,17 @@ def test_episodes_without_the_number_do_not_count_in_scores(goal: Command, sourc
     assert all(m["fitness"] == 400.0 for m in goal("status", "goal", "--json").json["members"])
 
 
-def test_own_function_is_code_of_the_run(goal: Command) -> None:
+def test_own_function_is_code_of_the_run(goal: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert goal("train", "goal.yaml", "env.id=CartPole-v1", "fitness.metric=goals:half", "--dry-run").code == 0
     done = goal("train", "goal.yaml", "fitness.metric=goals:half")
     assert done.code == 0, done.err
     refused = goal("eval", "goal")
     assert refused.code == 2
     assert "goals" in refused.err
+    monkeypatch.delattr(sys.modules["goals"], "half")  # the user has renamed it
+    refused = goal("eval", "goal", "--trust-imports")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert refused.err.startswith("fitness.metric: goals:half cannot be imported: AttributeError")
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,12 @@ def test_resume_keeps_and_overwrite_empties_the_directory(tmp_path: Path):
     assert not any(run_creation.create(tmp_path, "pong", "overwrite").path.iterdir())
 
 
-def test_half_removed_run_is_not_listed_and_removed_later(tmp_path: Path):
-    """A process that was killed while removing a run leaves `.gone-NAME`; the next removal deletes it."""
-    JournalWriter(tmp_path / "pong")
-    JournalWriter(tmp_path / ".gone-pong")
-    assert [run["name"] for run in run_status.listing(tmp_path)] == ["pong"]
+@pytest.mark.parametrize("names", [["pong"], []])
+def test_half_removed_run_is_not_listed_and_removed_later(tmp_path: Path, names: list[str]):
+    """A process that was killed while removing a run leaves `.gone-NAME`, perhaps alone; the next one deletes it."""
+    for name in (".gone-pong", *names):
+        JournalWriter(tmp_path / name)
+    assert [run["name"] for run in run_status.listing(tmp_path)] == names
     run_creation.create(tmp_path, "pong", "overwrite")
     assert [p.name for p in tmp_path.iterdir()] == ["pong"]
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from pbtrl.strategies import rl_agent
 from pbtrl.strategies.rl_agent import (
     SearchAgent,
     gaussian_entropy,
@@ -19,6 +18,7 @@ from pbtrl.strategies.rl_agent import (
 )
 from pbtrl.strategies.rl_model import fit_model
 from pbtrl.strategies.rl_rules import AgentRules
+from pbtrl.system.torch_threads import single_thread
 
 
 def agent(n: int = 3, *, sequential: bool = True, seed: int = 0, **rules: float) -> SearchAgent:
@@ -137,7 +137,7 @@ def test_clone_imitates_actions() -> None:
     actions = np.random.default_rng(0).uniform(-0.5, 0.5, (32, 2))
     actions[:, 1] = -actions[:, 0]
     one = agent(2)
-    with rl_agent.single_thread():
+    with single_thread():
         one.clone(actions, 300)
     mean, sd = one.distribution(one.follow(actions).inputs)
     np.testing.assert_allclose(mean[:, 1], actions[:, 1], atol=0.15)
@@ -146,7 +146,7 @@ def test_clone_imitates_actions() -> None:
 
 def test_torch_is_left_as_it_was() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    with rl_agent.single_thread():
+    with single_thread():
         assert torch.get_num_threads() == 1
         one = agent()
         one.update(one.draw(noise(4)), np.arange(4.0), 0.01)

@@ -17,10 +17,10 @@ from pbtrl.core.population import Population
 from pbtrl.core.search_space import SearchSpace
 from pbtrl.storage.journal import digest
 from pbtrl.strategies import rl_learner
-from pbtrl.strategies.rl_agent import single_thread
 from pbtrl.strategies.rl_learner import FinishedTrial, Learner
 from pbtrl.strategies.rl_rules import AgentRules, ModelRules
 from pbtrl.strategies.rl_search import RLSearch
+from pbtrl.system.torch_threads import single_thread
 from pbtrl.testing import SearchConformance
 from pbtrl.testing.fakes import LAST, died, trained
 from pbtrl.testing.strategies import SPACE

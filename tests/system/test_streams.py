@@ -72,6 +72,14 @@ def test_closed_descriptors_become_inheritable_null_devices(tmp_path: Path):
     assert (tmp_path / "told").read_text() == "3\n"
 
 
+def test_character_outside_the_encoding_is_escaped(tmp_path: Path):
+    line = 'PYTHONIOENCODING=ascii exec "$@"'
+    result = shell(tmp_path, line, *TRAIN, "--runs", "dé")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "d\\xe9/toy_quadratic" in result.stdout
+    assert (tmp_path / "dé/toy_quadratic/best.json").exists()
+
+
 def test_open_streams_are_unchanged(capfd: pytest.CaptureFixture[str]):
     before = sys.stdin, sys.stdout, sys.stderr
     streams.reopen()

@@ -166,11 +166,15 @@ def test_runs_are_found_by_directory_and_name(pbtrl: Command) -> None:
     for name in ("toy_quadratic-sweep/pbt-s1", "toy_quadratic-sweep/p", "runs/toy_quadratic-sweep/pbt-s1"):
         assert pbtrl("status", name, "--json").json["path"] == str(SWEEP / "pbt-s1")
     assert pbtrl("status", "toy_quadratic-sweep/last", "--json").json["name"] == "random_search-s1"
-    for command in (["eval", "--episodes", "1"], ["verify"], ["lineage"], ["resume"]):
+    for command in (["eval"], ["verify"], ["lineage"], ["resume"]):
         assert pbtrl(command[0], "toy_quadratic-sweep/pbt-s1", *command[1:]).code == 0
     hint = pbtrl("resume", "toy_quadratic-sweep", SHORT)
     assert hint.code == 2
     assert "pbt-s1, random_search-s1; `pbtrl sweep toy_quadratic-sweep` continues it" in hint.err
+    SWEEP.parent.rename("there")
+    assert "`pbtrl sweep toy_quadratic-sweep --runs there`" in pbtrl("eval", SWEEP.name, "--runs", "there").err
+    assert "`pbtrl sweep there/toy_quadratic-sweep`" in pbtrl("eval", f"there/{SWEEP.name}").err
+    Path("there").rename(SWEEP.parent)
     (row,) = pbtrl("list", "--json").json
     assert (row["name"], row["state"], row["runs"]) == ("toy_quadratic-sweep", "finished", {"finished": 2})
     shutil.rmtree(SWEEP / "pbt-s1")
@@ -347,7 +351,9 @@ def test_failed_run_does_not_end_the_sweep(pbtrl: Command) -> None:
     assert "bad luck" in result.json["runs"][0]["reason"]
     lines = result.err.splitlines()[-3:]
     assert [line.split(": ")[1] for line in lines[:2]] == ["fails-true-s1", "fails-true-s2"]
-    assert lines[2] == "2 of 4 runs failed; once the causes are removed: pbtrl sweep toy_quadratic-sweep"
+    assert (
+        lines[2] == "2 of 4 runs failed; once the causes are removed: pbtrl sweep toy_quadratic-sweep --trust-imports"
+    )
     refused = pbtrl("sweep", "toy_quadratic-sweep")
     assert refused.code == 2
     assert "asks to import 'broken_model'" in refused.err
@@ -741,7 +747,7 @@ def test_seeds_of_other_integers(seeds: Any, result: tuple[int, ...]) -> None:
         ({"strategy.name": []}, "grid: strategy.name: must be a list of values, not an empty one"),
         ({"strategy.name": "pbt"}, "grid: strategy.name: must be a list of values, not 'pbt'"),
         ({"strategy": {"name": "pbt"}}, "grid: strategy: must be a list of values, not a section"),
-        ({"population.size": [2, object()]}, "grid: population.size: Object of type object is not JSON"),
+        ({"population.size": [2, object()]}, "grid: population.size: must be text, a number, true, false"),
         (["strategy.name=pbt,fire"], "grid: must map settings to values"),
         ({7: [1]}, "7=1"),
     ],

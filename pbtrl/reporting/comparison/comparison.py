@@ -27,6 +27,7 @@ from pbtrl.reporting.comparison.statistics import LEVEL
 from pbtrl.reporting.formatting import format_count
 from pbtrl.reporting.sweep_tables import EQUAL
 from pbtrl.storage.json_files import SCHEMA
+from pbtrl.system.argument_checks import as_path
 
 ENOUGH = 10  # runs from which on bootstrap intervals are not remarked on
 
@@ -154,7 +155,7 @@ class Comparison:
         """
         from pbtrl.reporting.comparison.page import save
 
-        return save(self, None if path is None else Path(path), command)
+        return save(self, None if path is None else as_path("path", path), command)
 
 
 def _curves(group: RunGroup) -> dict[str, Any]:
