@@ -190,6 +190,12 @@ def test_label_has_as_few_settings_as_tell_the_groups_apart() -> None:
     ]
 
 
+def test_size_of_the_population_names_groups_of_equal_compute() -> None:
+    """The members' budgets follow from it."""
+    sizes = [config(**{"population.size": n, "budget.env_steps_per_member": 800 // n}) for n in (2, 4)]
+    assert labels(sizes) == ["size 2", "size 4"]
+
+
 def test_labels_of_other_values() -> None:
     copies = [config(**{"strategy.copy": c}) for c in (["weights"], ["weights", "hparams"])]
     assert labels(copies) == ["copy weights", "copy weights+hparams"]

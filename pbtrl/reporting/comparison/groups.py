@@ -12,9 +12,9 @@ from pbtrl.reporting.formatting import format_value
 from pbtrl.system.strict_json import to_json
 
 DERIVED = (
-    "population.size", "budget.", "strategy.ready.slice_steps", "fitness.", "final.",
+    "population.size", "strategy.ready.slice_steps", "budget.", "fitness.", "final.",
 )  # fmt: skip
-"""Settings that name a group only if nothing else does, because they often follow from others."""
+"""Settings that name a group only if nothing else does, because they often follow from others; the telling ones first."""
 SEED = re.compile(r"(-s|[-_. ]*)\d*[-_. ]*$")  # at the end of the names of replications
 MAX_LABEL_LENGTH = 60  # characters of a label
 
@@ -83,8 +83,10 @@ def _priority(name: str) -> tuple[int, str]:
     first = ("strategy.name", "agent.name", "trainable.name")
     if name in first:
         return first.index(name), name
-    late = name.startswith(DERIVED) or name.endswith(("block_length", "curve_interval"))
-    return (5 if late else 3 if name.startswith(("agent.", "trainable.")) else 4), name
+    derived = [i for i, start in enumerate(DERIVED) if name.startswith(start)]
+    if derived or name.endswith(("block_length", "curve_interval")):
+        return (5 + min(derived, default=len(DERIVED))), name
+    return (3 if name.startswith(("agent.", "trainable.")) else 4), name
 
 
 def _word(name: str, value: Any) -> str:
