@@ -14,7 +14,7 @@ from pbtrl.system.strict_json import to_json
 DERIVED = (
     "population.size", "strategy.ready.slice_steps", "budget.", "fitness.", "final.",
 )  # fmt: skip
-"""Settings that name a group only if nothing else does, because they often follow from others; the telling ones first."""
+"""Settings that name a group only if nothing else does, because they often follow from others; telling ones first."""
 SEED = re.compile(r"(-s|[-_. ]*)\d*[-_. ]*$")  # at the end of the names of replications
 MAX_LABEL_LENGTH = 60  # characters of a label
 
