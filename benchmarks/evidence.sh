@@ -134,16 +134,18 @@ translator() {
  label_smoothing: 0.0}}"
 }
 
+# A trial is one cross-validation; ASHA has one per rung.
 boosting() {
+  ready='ready: {slice_steps: 50}'
   for task in breast_cancer digits wine iris diabetes \
     generated-00 generated-01 generated-02 generated-03 generated-04 generated-05 generated-06 generated-07 \
     generated-08 generated-09 generated-10 generated-11 generated-12 generated-13 generated-14; do
     sweep "boosting-$task" 3 boosting "trainable.task=$task" budget.total_steps=3000 --set "strategy=\
-{name: random_search, trials: 60},\
-{name: bayesian, trials: 60},\
-{name: asha, trials: 355},\
-{name: rl_search, trials: 60, batch_size: 10},\
-{name: rl_search, trials: 60, batch_size: 10, model: {method: none}}"
+{name: random_search, trials: 60, $ready},\
+{name: bayesian, trials: 60, $ready},\
+{name: asha, trials: 355, $ready},\
+{name: rl_search, trials: 60, batch_size: 10, $ready},\
+{name: rl_search, trials: 60, batch_size: 10, $ready, model: {method: none}}"
   done
   "$PYTHON" benchmarks/ranks.py "$OUT"/boosting-*
 }
