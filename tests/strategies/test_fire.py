@@ -273,7 +273,7 @@ def test_evaluator_begins_another_evaluation_without_exploits() -> None:
     assert "diverged" in story.decided["m06"].note
 
 
-def test_resumed_evaluator_begins_another_evaluation_if_its_last_has_no_snapshot() -> None:
+def test_resumed_evaluator_without_a_snapshot_begins_another_evaluation() -> None:
     story = evaluating()
     for a in story.population.pending:
         story.population.record(answer(died(a)))
