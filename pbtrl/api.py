@@ -283,10 +283,14 @@ class Run:
         """
         from pbtrl.training.adjusting import set_run
 
+        check_texts("retire", retire)
         try:
-            items = [f"{key}={to_json(plain(value, (key,)))}" for key, value in (settings or {}).items()]
+            values = plain({} if settings is None else settings)
         except ConfigProblem as problem:
             raise RunError(str(problem)) from problem
+        if not isinstance(values, dict):
+            raise RunError(f"settings must map keys to values, not {settings!r:.80}")
+        items = [f"{key}={to_json(value)}" for key, value in values.items()]
         return set_run(self._run, [*items, *(f"retire={member}" for member in retire)], trusted=self._trusted)
 
     def fitness(self) -> Any:
@@ -323,13 +327,19 @@ class Run:
         return rows
 
     def evaluate(
-        self, member: str = "best", *, episodes: int = 30, seed: int = 0, deterministic: bool = False, video: int = 0
+        self,
+        member: str = "best",
+        *,
+        episodes: int | None = None,
+        seed: int = 0,
+        deterministic: bool = False,
+        video: int = 0,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Evaluate a member's newest snapshot on fresh episodes, with raw returns.
 
         Args:
             member: `best`, an id such as `m03`, or `all`, which gives a list.
-            episodes: episodes per member.
+            episodes: episodes per member; by default 30.
             seed: seed of envs and actions.
             deterministic: take the most likely actions instead of samples.
             video: number of episodes of which a video is written to the run's `eval/`.
@@ -341,7 +351,7 @@ class Run:
         from pbtrl.reporting.presenter import LOGGER
         from pbtrl.training.scoring import evaluate_member
 
-        episodes = whole_number("episodes", episodes, 1, 1_000_000)
+        episodes = None if episodes is None else whole_number("episodes", episodes, 1, 1_000_000)
         seed = whole_number("seed", seed, 0, 2**64 - 1)
         video = whole_number("video", video, 0, 16)
         self._run.check_links()

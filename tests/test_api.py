@@ -102,7 +102,7 @@ def test_evaluation_that_cannot_be_saved_is_returned(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(scoring, "save_evaluation", fail)
-    assert toy.evaluate(episodes=1)["member"] == toy.best["member"]
+    assert toy.evaluate()["member"] == toy.best["member"]
     (warning,) = caplog.messages
     assert warning.startswith("results not saved in ")
     assert warning.endswith(": Permission denied")
@@ -319,6 +319,18 @@ def test_values_of_numpy_and_paths_are_settings() -> None:
         run.set({"hparams.h0.high": np.float32(0.5)})
     with pytest.raises(RunError, match=r"hparams\.h0\.high: must be text, a number"):
         run.set({"hparams.h0.high": len})
+    with pytest.raises(RunError, match=r"hparams\.h0: keys must be text, not 1"):
+        run.set({"hparams.h0": {1: 2}})
+    wrong: Any = 5
+    with pytest.raises(RunError, match="settings must map keys to values, not 5"):
+        run.set(wrong)
+    with pytest.raises(PbtrlError, match="retire"):
+        run.set(retire=wrong)
+    with pytest.raises(ConfigError, match="keys must be text, not 1"):
+        api.train({**TOY, "trainable": {1: 2}})
+    with pytest.raises(ConfigError, match="keys must be text, not 1"):
+        api.sweep(TOY, grid={"strategy": [{1: 2}]})
+    assert api.train({**TOY, np.str_("seed"): 4}, name="b").config.seed == 4
 
 
 def test_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -347,7 +359,7 @@ def test_evaluation_leaves_the_threads_of_torch(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_numpy_integers_are_whole_numbers(toy: api.Run) -> None:
-    toy.evaluate(episodes=np.int64(1), seed=np.uint8(3))  # type: ignore[arg-type]
+    toy.evaluate(seed=np.uint8(3))  # type: ignore[arg-type]
 
 
 def test_evaluation_is_kept(toy: api.Run) -> None:
@@ -355,7 +367,7 @@ def test_evaluation_is_kept(toy: api.Run) -> None:
     assert isinstance(best, dict)
     assert toy.best is not None
     assert best["return_mean"] == toy.best["evaluation"]["return_mean"]
-    both = toy.evaluate("all", episodes=1)
+    both = toy.evaluate("all")
     assert isinstance(both, list)
     assert [e["member"] for e in both] == ["m00", "m01"]
     assert len(list(Path("runs/toy/eval").iterdir())) == 2

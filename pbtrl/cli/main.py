@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         after a signal.
     """
     streams.reopen()
+    streams.escape_unencodable()
     try:
         arguments = parse_arguments(argv)
         return int(arguments.command(arguments))

@@ -17,7 +17,8 @@ from pbtrl.cli.arguments import (
     integer_between,
 )
 from pbtrl.cli.exit_codes import CORRUPT, FAILED
-from pbtrl.errors import DamagedError, RunError
+from pbtrl.core.scores import EPISODES
+from pbtrl.errors import DamagedError
 from pbtrl.reporting.plot_names import PLOT_NAMES
 from pbtrl.system import streams
 from pbtrl.system.streams import tell
@@ -25,8 +26,6 @@ from pbtrl.system.strict_json import to_json
 
 if TYPE_CHECKING:
     from pbtrl.storage.run_directory import RunDirectory
-
-EPISODES = 30  # of an evaluation
 
 
 def add_eval(commands: Any) -> None:
@@ -68,10 +67,8 @@ def run_eval(a: argparse.Namespace) -> int:
     run = find(a.run, a.runs)
     run.check_links()
     config = load_stored_config(run, trusted=a.trust_imports)
-    if config.env is None and (a.episodes is not None or a.deterministic):
-        raise RunError(f"{run} trains {config.label}, which has no episodes: leave out --episodes and --deterministic")
     results, unsaved = scoring.evaluate_member(
-        config, run, a.member, episodes=a.episodes or EPISODES, seed=a.seed, deterministic=a.deterministic,
+        config, run, a.member, episodes=a.episodes, seed=a.seed, deterministic=a.deterministic,
         video=a.video,
     )  # fmt: skip
     if unsaved:

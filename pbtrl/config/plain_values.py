@@ -30,7 +30,13 @@ def plain(value: Any, path: Path = ()) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {key: plain(below, (*path, key)) for key, below in value.items()}
+        return {_key(key, path): plain(below, (*path, str(key))) for key, below in value.items()}
     if isinstance(value, list | tuple):
         return [plain(below, (*path, place)) for place, below in enumerate(value)]
     raise ConfigProblem(f"must be text, a number, true, false, null, a list or a section, not {shown(value)}", path)
+
+
+def _key(key: Any, path: Path) -> str:
+    if not isinstance(key, str):
+        raise ConfigProblem(f"keys must be text, not {shown(key)}", path)
+    return str.__str__(key)

@@ -63,9 +63,11 @@ def _named(name: str, entry: object) -> object:
 def _name_by_key(schema: dict[str, Any]) -> None:
     """Let entries of `agents` whose key is an agent's name have no name, or no settings, in the JSON schema."""
     entry = schema["additionalProperties"]
+    branches = {name: {"type": "object"} for name in registry.known("agent")}
+    for name, branch in zip(AGENT_ENTRIES, entry["anyOf"][:-1], strict=True):
+        branches[name] = {key: value for key, value in branch.items() if key != "required"}
     schema["patternProperties"] = {
-        f"^{name}$": {"anyOf": [{k: v for k, v in branch.items() if k != "required"}, {"type": "null"}, entry]}
-        for name, branch in zip(AGENT_ENTRIES, entry["anyOf"][:-1], strict=True)
+        f"^{re.escape(name)}$": {"anyOf": [branch, {"type": "null"}, entry]} for name, branch in branches.items()
     }
 
 

@@ -14,6 +14,11 @@ UNHEALTHY: tuple[MemberState, ...] = ("given up", "diverged")
 """States of members that are not healthy."""
 
 
+def table_order(fitness: float | None, *, healthy: bool) -> tuple[bool, bool, float]:
+    """Sort key of members in tables: the best first, those without a fitness later, those that broke last."""
+    return not healthy, fitness is None, -(fitness or 0.0)
+
+
 @dataclass
 class Member:
     """State of one member.
@@ -120,7 +125,7 @@ class Member:
 
     @property
     def last_fitness(self) -> float | None:
-        """Fitness at the last report; a copy has already emptied the receiver's `fitness`."""
+        """Fitness at the last report, also after a copy, which empties `fitness`."""
         return self.history[-1][1] if self.history else None
 
     @property

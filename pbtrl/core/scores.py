@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+EPISODES = 30  # of an evaluation
+
 
 @dataclass(frozen=True)
 class EvaluationEpisodes:

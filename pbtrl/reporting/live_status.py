@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pbtrl.core.copies import Copy
-from pbtrl.core.member import UNHEALTHY, Member, MemberState
+from pbtrl.core.member import UNHEALTHY, Member, MemberState, table_order
 from pbtrl.core.messages import UNMEASURED, Assignment, Hyperparameters
 from pbtrl.core.population import Population
 from pbtrl.core.records import Decision, FailureRecord, Record, ReportRecord, RunChanged, SnapshotLost
@@ -59,6 +59,7 @@ class MemberRow:
         step: env steps, including the open slice.
         rate: env steps per second; None if the member is not training.
         activity: its state in words, with the members that it copied or evaluates.
+        retired: whether the strategy gives it no further assignment, whatever its state.
     """
 
     member: str
@@ -73,6 +74,7 @@ class MemberRow:
     state: MemberState
     activity: str
     role: str = ""
+    retired: bool = False
 
 
 class LiveStatus:
@@ -199,8 +201,8 @@ class LiveStatus:
         """Rows of all members by role, best first; those without a fitness and then those that broke last."""
         rows, order = [self._row(m) for m in self.population.members.values()], ["", *self.population.roles]
 
-        def place(r: MemberRow) -> tuple[int, bool, bool, float, str]:
-            return order.index(r.role), r.state in UNHEALTHY, r.fitness is None, -(r.fitness or 0.0), r.member
+        def place(r: MemberRow) -> tuple[Any, ...]:
+            return order.index(r.role), *table_order(r.fitness, healthy=r.state not in UNHEALTHY), r.member
 
         return sorted(rows, key=place)
 
@@ -220,6 +222,7 @@ class LiveStatus:
             state=state,
             activity=_activity(member, state),
             role=member.role,
+            retired=member.retired,
         )
 
     def _current(self, member: Member) -> Mapping[str, Any]:

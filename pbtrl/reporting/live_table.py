@@ -130,7 +130,7 @@ def _selection(rows: Sequence[MemberRow], room: int) -> list[int | None]:
     """
     if len(rows) <= room:
         return list(range(len(rows)))
-    if any(row.state == "retired" for row in rows):
+    if any(row.retired for row in rows):
         training = [i for i, row in enumerate(rows) if row.state == "train"][: room - 3]
         best = [i for i in range(len(rows)) if i not in training][: room - 1 - len(training)]
         return [*sorted([*training, *best]), None]

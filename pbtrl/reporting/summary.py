@@ -16,7 +16,7 @@ from pbtrl.reporting.formatting import (
 )
 from pbtrl.reporting.labels import labeled
 from pbtrl.reporting.lineage import ancestry, schedule, trained_slices
-from pbtrl.reporting.tables import HELD_OUT, REUSED, episode_remarks
+from pbtrl.reporting.tables import episode_remarks, scored_on
 from pbtrl.storage.journal import read_journal
 from pbtrl.storage.run_directory import RunDirectory
 from pbtrl.storage.run_header import RunHeader, read_header
@@ -115,8 +115,8 @@ def _best(best: BestMember, header: RunHeader) -> str:
     text = f"{best.member} ({best.snapshot}): {measure} {format_fitness(score.return_mean)}"
     if score.ci95:
         text += ", 95 % interval {} to {}".format(*map(format_fitness, score.ci95))
-    data = HELD_OUT if score.held_out else REUSED
-    text += f", {score.episodes} fresh episodes" if header.unit == "env_steps" else f", {data}"
+    rl = header.unit == "env_steps"
+    text += f", {score.episodes} fresh episodes" if rl else f", {scored_on(header.unit, held_out=score.held_out)}"
     if remarks := episode_remarks(vars(score)):
         text += f"; {remarks}"
     return text

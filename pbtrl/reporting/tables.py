@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pbtrl.core.member import UNHEALTHY
+from pbtrl.core.member import UNHEALTHY, table_order
 from pbtrl.core.records import describe_change
 from pbtrl.reporting.formatting import (
     format_bytes,
@@ -30,6 +30,12 @@ Json = Mapping[str, Any]
 MOST_MEMBERS = 40  # rows of a status table
 HELD_OUT = "on held-out data"
 REUSED = "on the data that it was chosen with"  # the score of a trainable without `test`
+
+
+def scored_on(unit: str, *, held_out: bool) -> str:
+    """Return what a final score is of, in words."""
+    return "on fresh seeds" if unit == "env_steps" else HELD_OUT if held_out else REUSED
+
 
 REPLAY_ROWS = {
     "original": "original best member",
@@ -104,9 +110,7 @@ def members(result: Json) -> Table:
         result["members"],
         key=lambda m: (
             order.index(m["role"]) if m["role"] in order else 0,
-            m["state"] in UNHEALTHY,
-            _rank_fitness(m) is None,
-            -(_rank_fitness(m) or 0.0),
+            *table_order(_rank_fitness(m), healthy=m["state"] not in UNHEALTHY),
         ),
     )
     extra = ordered[MOST_MEMBERS:]
@@ -130,8 +134,8 @@ def members(result: Json) -> Table:
     first = len(titles) - len(states) - len(names)
     marked = {(i, first + names.index(name)) for i, m in enumerate(ordered) for name in m["at_bound"]}
     notes = [f"and {hidden} members below them; all are in the output of --json"] if hidden else []
-    if result["retired"]:
-        notes.append(f"retired: the strategy gives no further assignment, to {result['retired']} members")
+    if retired := sum(m["state"] == "retired" for m in result["members"]):
+        notes.append(f"retired: the strategy gives no further assignment, to {retired} members")
     if any(map(_before_copy, ordered)):
         before = f"{result['metric']} from before a copy"
         notes.append(f"in parentheses: {before}, which ranks the member until it has a new one")

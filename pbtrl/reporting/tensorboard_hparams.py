@@ -17,6 +17,7 @@ from pbtrl.core.records import Decision, Record
 from pbtrl.core.scores import BestMember
 from pbtrl.reporting.event_file import EventFile
 from pbtrl.reporting.formatting import format_value
+from pbtrl.reporting.tables import scored_on
 from pbtrl.storage.run_header import RunHeader
 from pbtrl.storage.run_points import fitness_tag, score_tag
 
@@ -40,7 +41,7 @@ def write_hparams(
     from tensorboard.plugins.hparams import summary_v2 as hp  # type: ignore[import-untyped]
 
     rows = _rows(population, initial_values(records))
-    metrics = {fitness_tag(header): f"{header.metric} in training", **_score_names(header)}
+    metrics = {fitness_tag(header): f"{header.metric} in training", **_score_names(header, best)}
     named = [hp.Metric(tag, display_name=text) for tag, text in metrics.items()]
     _write(shared, _described(hp.hparams_config_pb(_columns(rows), named), rows))
     scores = final_scores(best)
@@ -90,9 +91,11 @@ def layout(header: RunHeader) -> Layout:
     }
 
 
-def _score_names(header: RunHeader) -> dict[str, str]:
-    fresh = "return" if header.is_return else header.metric
-    return {SELECTION: f"{fresh} on selection seeds", SCORE: f"{fresh} on fresh seeds"}
+def _score_names(header: RunHeader, best: BestMember) -> dict[str, str]:
+    measure = "return" if header.is_return else header.metric
+    selection = "on selection seeds" if header.unit == "env_steps" else "in the final choice"
+    data = scored_on(header.unit, held_out=best.evaluation.held_out)
+    return {SELECTION: f"{measure} {selection}", SCORE: f"{measure} {data}"}
 
 
 def _write(folder: Path, summary: Any, points: Mapping[str, float] | None = None, step: int = 0) -> None:

@@ -28,7 +28,7 @@ class UnrollReplay:
         self._blocks.append({name: value.clone() for name, value in block.items()})
 
     def mixed(self, block: Parts, count: int, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Mix `count` past unrolls of the same length into a block; all members get the same ones of their own.
+        """Mix `count` past unrolls of the same length into a block, of every member at the same places.
 
         Returns:
             The named tensors, and `from_replay` [B + count] bool, which marks the past unrolls. They are evenly spread

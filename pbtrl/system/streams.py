@@ -16,10 +16,10 @@ GONE = frozenset({errno.EPIPE, errno.EIO})  # reader of the pipe ended; terminal
 
 
 def reopen() -> None:
-    """Open the null device in place of closed standard streams, and let the others escape what they cannot encode.
+    """Open the null device in place of closed standard streams.
 
-    Otherwise the next open file would get the descriptors of closed streams, and C libraries and child processes, which
-    write to descriptors 1 and 2, would write into it.
+    Otherwise the next open file would get their descriptors, and C libraries and child processes, which write to
+    descriptors 1 and 2, would write into it.
     """
     for number in range(3):
         try:
@@ -29,6 +29,10 @@ def reopen() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, open until the process ends
+
+
+def escape_unencodable() -> None:
+    """Let standard output and standard error escape what they cannot encode."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -59,7 +59,7 @@ def set_run(run: RunDirectory, items: Sequence[str], *, trusted: bool = False) -
     if request.exists():
         return f"{change.text}: requested; the run has not read it yet"
     if not any(isinstance(record, RunChanged) and record.request == request.name for record in run.load()[1]):
-        raise RunError(f"{change.text}: the run refused it, because an earlier request came first")
+        raise RunError(f"{change.text}: the run refused it; its output says why")
     return f"{change.text}: read by the next decision"
 
 

@@ -12,6 +12,7 @@ from pbtrl.build.evaluators import make_evaluator
 from pbtrl.build.trainables import fitness_name
 from pbtrl.config.schema import Config
 from pbtrl.core.dimensions import AGENT
+from pbtrl.core.scores import EPISODES
 from pbtrl.errors import RunError, SnapshotError
 from pbtrl.reporting.formatting import format_fitness
 from pbtrl.storage.best_member import save_evaluation, snapshots_to_evaluate
@@ -22,17 +23,28 @@ if TYPE_CHECKING:
     from pbtrl.rl.video import Camera
 
 
-def evaluate_member(config: Config, run: RunDirectory, member: str, **how: Any) -> tuple[list[dict[str, Any]], str]:
+def evaluate_member(
+    config: Config, run: RunDirectory, member: str, *, episodes: int | None = None, deterministic: bool = False,
+    **how: Any,
+) -> tuple[list[dict[str, Any]], str]:  # fmt: skip
     """Evaluate the newest snapshots of `member` (an id, `best` or `all`) and save the results in the run's `eval/`.
 
     Args:
         config, run: the run.
         member: as in `snapshots_to_evaluate`.
+        episodes: episodes per member; by default EPISODES.
+        deterministic: take the most likely actions.
         how: further arguments of `evaluate`.
 
     Returns:
         The results, and a warning if they could not be saved, else an empty text.
+
+    Raises:
+        RunError: a trainable was asked for episodes or most likely actions.
     """
+    if config.env is None and (episodes is not None or deterministic):
+        raise RunError(f"{run} trains {config.label}, which has no episodes and no actions: leave out such options")
+    how |= {"episodes": EPISODES if episodes is None else episodes, "deterministic": deterministic}
     snapshots = snapshots_to_evaluate(run, member)
     try:
         results = evaluate(config, run, snapshots, **how)

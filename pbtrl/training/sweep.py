@@ -288,6 +288,8 @@ def plan(
         arms = make_arms(configs, overrides, grid or {})
         folder = group_folder(root, f"{arms[0].experiment[:58]}-sweep" if name is None else name, SWEEP_FILE)
         if (stored := _stored(folder)) is not None:
+            names = {arm.text: arm.name for arm in stored.arms}  # another version may have named them
+            arms = [replace(arm, name=names.get(arm.text, arm.name)) for arm in arms]
             _check_same(folder, stored, arms, trusted=trusted)
         values = {key: list({repr(v): v for v in (a.settings[key] for a in arms)}.values()) for key in grid or {}}
     elif name is None:

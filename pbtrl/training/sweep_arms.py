@@ -126,23 +126,26 @@ def make_arms(configs: Sequence[ConfigInput], overrides: Sequence[str], grid: Ma
 def arm_names(labels: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name arms by what varies: the config's name, values that are words, and other values after their setting.
 
-    Sections of one `name` are followed by the settings in which they differ from the first of them. A single arm has
-    the name of its config.
+    Sections of one `name` are followed by the settings in which they differ from that with the fewest settings. A
+    single arm has the name of its config.
 
     Examples: `pbt`, `random_search-size8`, `cartpole-pbt`, `pbt-copy-weights`.
     """
     varying = [key for key in settings[0] if len({repr(values[key]) for values in settings}) > 1]
     several = len(set(labels)) > 1 or not varying
-    first: dict[tuple[str, str], dict[str, Any]] = {}  # settings of a section's first value with a name
+    shortest: dict[tuple[str, str], dict[str, Any]] = {}  # section and its name -> settings
+    for key, value in ((key, values[key]) for values in settings for key in varying):
+        if isinstance(value, Mapping):
+            own, at = dict(flatten(value)), (key, _word(key, value))
+            shortest[at] = min(shortest.get(at, own), own, key=len)
     names: list[str] = []
     for label, values in zip(labels, settings, strict=True):
         words = [Path(label).stem] if several else []
         for key in varying:
             words.append(_word(key, values[key]))
             if isinstance(values[key], Mapping):
-                own = dict(flatten(values[key]))
-                base = first.setdefault((key, words[-1]), own)
-                words += [_word(name, value) for name, value in own.items() if value != base.get(name)]
+                base = shortest[key, words[-1]]
+                words += [_word(name, v) for name, v in flatten(values[key]) if v != base.get(name)]
         name = re.sub("[^A-Za-z0-9._-]+", "-", "-".join(words)).strip("-._")[:NAME_LENGTH] or "arm"
         taken = {other.lower() for other in names}  # some file systems ignore case
         choices = (name if n == 1 else f"{name[: NAME_LENGTH - 5]}-{n}" for n in itertools.count(1))

@@ -215,6 +215,7 @@ def test_labels_are_unique_and_short() -> None:
     assert labels(long, [["final"], ["constant"]]) == ["final", "constant"]
     assert labels(long, [["a-1", "a-2"], ["b-11", "b-12"]]) == ["a", "b"]
     assert labels(long, [["pbt-s1", "pbt-s2"], ["pbt-copy-s11", "pbt-copy-s12"]]) == ["pbt", "pbt-copy"]
+    assert labels(long, [["pbt-8-1", "pbt-8-2"], ["rate0.1-1", "rate0.1-2"]]) == ["pbt-8", "rate0.1"]
     assert all(len(label) < 70 for label in labels(long, [["a-1"], ["a-1"]]))
 
 

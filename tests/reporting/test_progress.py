@@ -506,6 +506,20 @@ def test_scores_clocks_and_sizes():
 # Members that come and go
 
 
+def test_live_table_shows_trials_that_train_beside_failed_ones(tmp_path: Path):
+    """Of the ended trials all that the strategy retired have diverged."""
+    w = JournalWriter(tmp_path / "search", size=30, horizon=200)
+    w.decide(*(w.next(f"m{i:02d}") for i in range(30)))
+    for i in range(26):
+        w.report(f"m{i:02d}", float(i), diverged=i >= 12)
+    w.retire(*(f"m{i:02d}" for i in range(12, 26)))
+    text = drawn(LiveStatus(w.header, w.population, w.run / "members"), height=24)
+    rows = [line.split()[1] for line in text.splitlines() if re.match(r" *\d+ +m\d\d ", line)]
+    assert set(rows) >= {"m26", "m27", "m28", "m29", "m11"}
+    status = tables.members(run_status.status(RunDirectory(w.run)))
+    assert not any("retired" in note for note in status.notes)
+
+
 def test_live_table_shows_trials_that_train_and_the_best(tmp_path: Path):
     w = many_trials(tmp_path / "search")
     text = drawn(LiveStatus(w.header, w.population, w.run / "members"), height=24)

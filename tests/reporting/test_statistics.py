@@ -146,6 +146,13 @@ def test_rank_p_by_listing_all_arrangements(x: list[float], y: list[float]) -> N
     assert statistics.rank_p(x, y) == pytest.approx(min(1.0, 2 * min(tails) / len(each)))
 
 
+@pytest.mark.parametrize(("x", "y"), [([1.0], [1.0]), ([1.0], [1.0, 2.0]), ([math.inf] * 2, [math.inf] * 3)])
+def test_rank_p_of_ties_that_show_nothing(x: list[float], y: list[float]) -> None:
+    """A single run, and runs that never reached the value of `steps_to`."""
+    assert statistics.rank_p(x, y) == pytest.approx(1.0)
+    assert 0.0 < statistics.rank_p([1.0], [2.0, 2.0]) <= 1.0
+
+
 def test_rank_p_of_many_tied_runs_is_sampled() -> None:
     rng = np.random.default_rng(2)
     x, y = rng.integers(0, 6, 20).astype(float), rng.integers(1, 7, 20).astype(float)

@@ -4,6 +4,7 @@ import errno
 import math
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pbtrl.core.scores import BestMember
+from pbtrl.reporting import tensorboard_hparams
 from pbtrl.reporting.tensorboard_hparams import layout
 from pbtrl.reporting.tensorboard_writer import TensorBoardWriter
 from pbtrl.storage import metrics_log
@@ -208,6 +210,18 @@ def test_hparams_columns_are_described_once(tmp_path: Path):
         "final/selection_score": "return on selection seeds",
         "final/score": "return on fresh seeds",
     }
+
+
+@pytest.mark.parametrize(
+    ("held_out", "data"), [(True, "on held-out data"), (False, "on the data that it was chosen with")]
+)
+def test_hparams_columns_name_the_data_of_a_trainables_score(tmp_path: Path, held_out: bool, data: str):
+    w = JournalWriter(tmp_path / "model", size=1, unit="steps", metric="accuracy")
+    best = replace(BEST, evaluation=replace(BEST.evaluation, held_out=held_out))
+    names = tensorboard_hparams._score_names(w.header, best)
+    assert names == {
+        "final/selection_score": "accuracy in the final choice", "final/score": f"accuracy {data}"
+    }  # fmt: skip
 
 
 def test_hparams_of_a_continued_run_replace_the_first(tmp_path: Path):

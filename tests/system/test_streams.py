@@ -81,9 +81,9 @@ def test_character_outside_the_encoding_is_escaped(tmp_path: Path):
 
 
 def test_open_streams_are_unchanged(capfd: pytest.CaptureFixture[str]):
-    before = sys.stdin, sys.stdout, sys.stderr
+    before = sys.stdin, sys.stdout, sys.stderr, sys.stdout.errors
     streams.reopen()
-    assert (sys.stdin, sys.stdout, sys.stderr) == before
+    assert (sys.stdin, sys.stdout, sys.stderr, sys.stdout.errors) == before
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ class Sets(api.Callback):
         self.reports += 1
         if self.reports == 2:
             self.thread.start()
-            while not any(DIRECTORY.requests.glob("*.json")):
+            while not any(DIRECTORY.requests.glob("[0-9]*.json")):
                 pass
         return False
 
@@ -231,7 +231,7 @@ def test_live_run_reads_a_request_before_its_next_decision(pbtrl: Command) -> No
     later = assignments(RUN, "set")
     assert "m03" not in {a["member"] for a in later}
     assert max(a["hyperparameters"]["h0"] for a in later if a["donor"]) <= 0.1
-    assert not any(DIRECTORY.requests.glob("*.json"))
+    assert not any(DIRECTORY.requests.glob("[0-9]*.json"))
     assert "all the same" in pbtrl("verify", "a", "--decisions").out
     assert pbtrl("verify", "a").code == 0
 
@@ -240,13 +240,13 @@ class Refuses(Sets):
     """As if another request had come first: the run drops this one without a line."""
 
     def _set(self) -> None:
-        with pytest.raises(RunError, match="m03 retired: the run refused it, because an earlier request came first"):
+        with pytest.raises(RunError, match="m03 retired: the run refused it; its output says why"):
             api.load_run("a").set(retire=["m03"])
         self.said = "refused"
 
     def on_report(self, record: Any) -> bool | None:
         super().on_report(record)
-        for path in DIRECTORY.requests.glob("*.json"):
+        for path in DIRECTORY.requests.glob("[0-9]*.json"):
             path.unlink()
         return False
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,22 @@ def test_setting_given_twice_is_refused() -> None:
             ],
             ["pbt", "pbt-copy-weights", "fire", "pbt-slice_steps8", "pbt-t_test"],
         ),
+        (["a"] * 2, [{"s": {"name": "pbt", "copy": ["weights"]}}, {"s": {"name": "pbt"}}], ["pbt-copy-weights", "pbt"]),
     ],
 )
 def test_arms_are_named_after_what_varies(labels: list[str], settings: list[dict[str, Any]], names: list[str]) -> None:
     assert arm_names(labels, settings) == names
+
+
+def test_sweep_keeps_the_names_that_its_arms_have(pbtrl: Command) -> None:
+    """Another version may have named them otherwise."""
+    grid = {"strategy": ["{name: pbt}", "{name: pbt, copy: [weights]}"]}
+    begun = plan(["toy_quadratic"], root=Path("runs"), name="old", grid=grid, seeds=1)
+    arms = [replace(arm, name=name) for arm, name in zip(begun.arms, ("pbt", "pbt-2"), strict=True)]
+    begun.folder.mkdir(parents=True)
+    replace(begun, arms=arms)._save()
+    again = plan(["toy_quadratic"], root=Path("runs"), name="old", grid=grid, seeds=1)
+    assert [arm.name for arm in again.arms] == ["pbt", "pbt-2"]
 
 
 def test_planned_steps_count_everything_that_trains() -> None:
@@ -556,7 +569,7 @@ def test_five_seeds_by_default_and_a_single_one_as_list(pbtrl: Command) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (["--set", "strategy.name=pbt"], "its arms are pbt, random_search, not toy_quadratic"),
+        (["--set", "strategy.name=pbt"], "its arms are pbt, random_search, not pbt"),
         (["--set", "strategy.name=pbt,fixed"], "its arms are pbt, random_search, not pbt, fixed"),
         (["--set", STRATEGIES, "population.size=3"], "population.size of pbt is 2, not 3"),
         (["--set", STRATEGIES, "final.episodes=3"], "final.episodes of pbt is 30, not 3"),

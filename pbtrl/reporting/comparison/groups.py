@@ -15,7 +15,7 @@ DERIVED = (
     "population.size", "strategy.ready.slice_steps", "budget.", "fitness.", "final.",
 )  # fmt: skip
 """Settings that name a group only if nothing else does, because they often follow from others; telling ones first."""
-SEED = re.compile(r"(-s|[-_. ]*)\d*[-_. ]*$")  # at the end of the names of replications
+SEED = re.compile(r"(-s\d*|[-_. ]+\d*|\d+)$")  # at the end of the names of replications
 MAX_LABEL_LENGTH = 60  # characters of a label
 
 

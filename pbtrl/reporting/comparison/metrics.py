@@ -10,7 +10,7 @@ from pbtrl.config.wording import did_you_mean, shown
 from pbtrl.errors import RunError
 from pbtrl.reporting.comparison.runs import ComparedRun
 from pbtrl.reporting.formatting import format_value
-from pbtrl.reporting.tables import HELD_OUT, REUSED
+from pbtrl.reporting.tables import scored_on
 
 METRICS = {
     "score": "{metric} of the chosen member {data}",
@@ -77,7 +77,7 @@ class Metric:
     def titled(self, run: ComparedRun) -> Metric:
         """Return the metric with the title and unit that it has for this run and its like."""
         metric = "mean return" if run.metric == "return" else run.metric
-        data = "on fresh seeds" if run.header.unit == "env_steps" else HELD_OUT if run.held_out else REUSED
+        data = scored_on(run.header.unit, held_out=run.held_out)
         words: dict[str, Any] = {"metric": metric, "data": data}
         words |= {"steps": run.header.steps, "target": format_value(self.target)}
         unit = words["steps"] if self.name == "steps_to" else metric

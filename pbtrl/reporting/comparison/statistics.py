@@ -96,10 +96,12 @@ def rank_p(x: Sequence[float], y: Sequence[float]) -> float:
     """
     from scipy.stats import PermutationMethod, mannwhitneyu
 
+    if min(len(x), len(y)) == 1 and {*x} & {*y}:
+        return 1.0  # scipy permutes no single run; its ties with the others show nothing
     distinct = len({*x, *y}) == len(x) + len(y)
     method: Any = (
         "exact"
-        if distinct and len(x) * len(y) <= EXACT
+        if (distinct and len(x) * len(y) <= EXACT) or min(len(x), len(y)) == 1
         else PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
     )
     return float(mannwhitneyu(x, y, method=method).pvalue)

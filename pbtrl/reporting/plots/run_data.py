@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pbtrl.core.member import table_order
 from pbtrl.core.messages import numbers
 from pbtrl.core.population import Population
 from pbtrl.core.records import Record, ReportRecord, duration
@@ -62,7 +63,7 @@ class RunData:
     def ranked(self) -> list[str]:
         """Members, best first; those without a fitness and then those that broke last."""
         members = self.population.members.values()
-        order = sorted(members, key=lambda m: (not m.healthy, m.rank_fitness is None, -(m.rank_fitness or 0.0), m.id))
+        order = sorted(members, key=lambda m: (*table_order(m.rank_fitness, healthy=m.healthy), m.id))
         return [m.id for m in order]
 
     @cached_property
