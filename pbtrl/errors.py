@@ -20,6 +20,7 @@
     ├── IsolatedCallError      a call in a separate process raised or died
     ├── ChildDiedError         a child process ended without an answer
     ├── MismatchError          the learner did not use its assigned hyperparameters
+    ├── NotFiniteError         the weights are not finite after a member's first slice
     └── DimensionError         a search dimension that contradicts itself
 
 `except PbtrlError` catches all of them. A bug is any other exception; the command line shows its traceback.
@@ -166,6 +167,10 @@ class ChildDiedError(PbtrlError, RuntimeError):
 
 class MismatchError(PbtrlError, RuntimeError):
     """The learner did not use the hyperparameters that it was assigned."""
+
+
+class NotFiniteError(PbtrlError, FloatingPointError):
+    """The weights are not finite after a member's first slice, so there are none to go back to."""
 
 
 class DimensionError(PbtrlError, ValueError):

@@ -22,7 +22,7 @@ import numpy as np
 from pbtrl.core.messages import Assignment, Failure, Report
 from pbtrl.core.tensors import Tensors
 from pbtrl.core.trainable import Builder, Cohort, Outcome
-from pbtrl.errors import DiskFullError, MismatchError, SnapshotError
+from pbtrl.errors import DiskFullError, MismatchError, NotFiniteError, SnapshotError
 from pbtrl.storage.json_files import SCHEMA
 from pbtrl.storage.member_files import MemberFiles, MemberSink
 from pbtrl.storage.parsing import parse_report
@@ -295,7 +295,7 @@ class Host:
     def _last_finite(self, a: Assignment, broken: Sequence[str]) -> Tensors:
         """Load the tensors from the start of the slice, for a member whose weights are no longer finite."""
         if a.parent is None:
-            raise FloatingPointError(f"not finite after the first slice: {', '.join(broken)}")
+            raise NotFiniteError(f"not finite after the first slice: {', '.join(broken)}")
         return self._store.load(a.parent)[0]
 
     def _committed(self, a: Assignment) -> Report | None:
@@ -325,7 +325,7 @@ class Host:
         if short:
             held = len(self._held() | members)
             alone, self._capacity = held == 1, max(1, held // 2)
-        fatal = alone and isinstance(error, MismatchError)
+        fatal = alone and isinstance(error, MismatchError | NotFiniteError)
         summary = f"{type(error).__name__}: {error}"
         return [Failure(a.id, a.member, summary, fatal, alone, memory=short) for a in group]
 
