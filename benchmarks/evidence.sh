@@ -136,6 +136,7 @@ translator() {
 
 # A trial is one cross-validation; ASHA has one per rung.
 boosting() {
+  sweep cnn_search 3 cnn_search
   ready='ready: {slice_steps: 50}'
   for task in breast_cancer digits wine iris diabetes \
     generated-00 generated-01 generated-02 generated-03 generated-04 generated-05 generated-06 generated-07 \
