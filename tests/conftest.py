@@ -24,6 +24,20 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by `nohup`, which comma
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture(autouse=True)
+def torch_as_in_a_worker() -> Iterator[None]:
+    """Give every test one torch thread, the same random numbers and torch's own modes, whatever ran before it."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_deterministic_debug_mode("default")
+        torch.utils.deterministic.fill_uninitialized_memory = True
+
+
 @pytest.fixture
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turn fsync off. Other tests simulate crashes."""

@@ -160,11 +160,13 @@ class Poisoned(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Helped(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """CartPole with a helper process, which `close` terminates."""
+    """CartPole with a helper process, whose id it appends to a file, and which `close` terminates."""
 
-    def __init__(self) -> None:
+    def __init__(self, pids: str) -> None:
         super().__init__(gymnasium.make("CartPole-v1"))
         self._helper = subprocess.Popen(["sleep", "987654"])
+        with Path(pids).open("a") as file:
+            file.write(f"{self._helper.pid}\n")
 
     def close(self) -> None:
         self._helper.terminate()

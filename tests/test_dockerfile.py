@@ -42,10 +42,11 @@ def test_base_image_is_pinned_to_a_python_that_pbtrl_supports() -> None:
 
 
 def test_apt_installs_without_a_question_and_leaves_no_lists() -> None:
-    for step in arguments("RUN"):
-        if "apt-get install" in step:
-            assert "--yes --no-install-recommends" in step
-            assert step.endswith("rm -rf /var/lib/apt/lists/*")
+    steps = [step for step in arguments("RUN") if "apt-get install" in step]
+    assert steps
+    for step in steps:
+        assert "--yes --no-install-recommends" in step
+        assert step.endswith("rm -rf /var/lib/apt/lists/*")
 
 
 def test_pip_step_is_that_of_the_install_page() -> None:

@@ -16,8 +16,6 @@ from pbtrl.agents.types import Inputs, Trajectory
 from tests.agent_fixtures import agent, block, changed, differences, fresh, live, pick
 from tests.agents import oracles
 
-torch.set_num_threads(1)  # as in every worker
-
 PLAIN = {"rmsprop_decay": 1.0, "rmsprop_epsilon": 0.0, "learning_rate": 1.0, "max_grad_norm": math.inf}
 """With these the update is the gradient: the mean square stays at the 1 that it starts from."""
 

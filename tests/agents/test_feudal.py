@@ -11,8 +11,6 @@ from tests.agent_fixtures import agent, block, changed, first_inputs, fresh, liv
 from tests.agents import oracles
 from tests.agents.reference_agents import ReferenceAgent
 
-torch.set_num_threads(1)  # as in every worker
-
 PLAIN = {"rmsprop_decay": 1.0, "rmsprop_epsilon": 0.0, "learning_rate": 1.0, "max_grad_norm": torch.inf}
 EVERYWHERE = slice(None), slice(None)
 

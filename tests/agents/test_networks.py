@@ -18,8 +18,6 @@ from pbtrl.agents.torsos import Convolutional, Dense
 from pbtrl.agents.types import Inputs
 from tests.agent_fixtures import agent
 
-torch.set_num_threads(1)  # as in every worker
-
 ACTIVATED = [MLP(11, (24, 10), 6, activation) for activation in ACTIVATIONS]
 MLPS = [MLP(3, (64, 64), 2), MLP(1, (16,), 1), MLP(11, (50, 10), 6), MLP(4, (), 3), MLP(5, (48,), 2), *ACTIVATED]
 ATARI = (4, 84, 84)

@@ -17,8 +17,6 @@ from tests.agent_fixtures import agent, block, changed, differences, fresh, live
 from tests.agents import oracles
 from tests.agents.test_actor_critic import ReferenceAgent, learnt, numbers, on_policy
 
-torch.set_num_threads(1)  # as in every worker
-
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "cleanrl_ppo.json").read_text())
 
 
@@ -300,14 +298,29 @@ def test_recurrent_minibatch_of_all_envs_is_the_unshuffled_unroll():
     assert learned.metrics["loss/clipped"].item() == 0
 
 
-def test_advantages_and_targets_stay_those_of_the_policy_that_acted():
-    """With the learning rate at 0 after one pass, more passes find the targets and old values that the first found."""
-    learner = agent(name="ppo")
-    data, h = block(learner, [0]), live(learner, 1, learning_rate=0.0, minibatches=1)
-    _, once = learnt(learner, [0], data, {**h, "epochs": torch.tensor([1])})
-    _, often = learnt(learner, [0], data, {**h, "epochs": torch.tensor([3])})
-    for name in ("policy", "value", "entropy", "kl"):
-        torch.testing.assert_close(once.metrics[f"loss/{name}"], often.metrics[f"loss/{name}"])
+def test_recurrent_values_begin_with_the_memory_of_the_block():
+    """Except in an env that is reset there."""
+    learner = agent(name="ppo", core="lstm", core_units=8)
+    state, data, h = fresh(learner, [0, 1]), block(learner, [0, 1]), live(learner, 2)
+    other = data.rnn_state.clone()
+    other[0, 1:3] += 1.0
+    batches = [learner._batch(state, changed(data, rnn_state=memory), h) for memory in (data.rnn_state, other)]
+    one, two = (learner.values(state, batch)[:, 0] for batch in batches)
+    assert (one != two).nonzero().tolist() == [[0, 2]]
+
+
+@pytest.mark.parametrize("core", ["none", "lstm"])
+def test_recurrent_gradients_end_where_an_unroll_starts(core):
+    """With a lambda of 0 the advantages do not depend on the unrolls, so nothing else does either."""
+    learner = agent(name="ppo", core=core, core_units=8)
+    data = block(learner, [0], time=8)
+    moments = [
+        learnt(learner, [0], data, live(learner, 1, lambda_=0.0, epochs=1, minibatches=1, unroll_length=n))[0].tensors[
+            "adam.m"
+        ]
+        for n in (8, 4)
+    ]
+    assert torch.equal(*moments) == (core == "none")
 
 
 def test_no_further_pass_beyond_target_kl():

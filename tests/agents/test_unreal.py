@@ -13,8 +13,6 @@ from tests.agent_fixtures import agent, block, changed, fresh, live, pick
 from tests.agents import oracles
 from tests.agents.reference_agents import ReferenceAgent
 
-torch.set_num_threads(1)  # as in every worker
-
 PLAIN = {"rmsprop_decay": 1.0, "rmsprop_epsilon": 0.0, "learning_rate": 1.0, "max_grad_norm": torch.inf}
 TASKS = ("pixel_control", "reward_prediction", "value_replay")
 COSTS = {f"{name}_cost": cost for name, cost in zip(TASKS, (0.05, 0.7, 0.6), strict=True)}

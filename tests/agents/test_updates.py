@@ -12,8 +12,6 @@ from pbtrl.agents.policy_gradient import PolicyGradient
 from pbtrl.agents.ppo import PPO
 from tests.agent_fixtures import agent, block, fresh, live
 
-torch.set_num_threads(1)  # as in every worker
-
 MEMBERS = [0, 1, 2]
 
 

@@ -5,8 +5,6 @@ import torch
 
 from tests.agent_fixtures import agent, block, changed, first_inputs, fresh, live
 
-torch.set_num_threads(1)  # as in every worker
-
 
 def acted(learner, state, data):
     """Block with the actions and policies of the members' acting policies."""
@@ -30,6 +28,16 @@ def test_target_network_acts_and_updates_per_member_period():
         assert torch.equal(learner.act(state, *first_inputs(learner, data.observations[:, 0]), None).policy, acts)
         state.tensors["params"].sub_(1.0)
     assert equal == [[False, False], [True, False], [False, True], [True, False], [False, False], [True, True]]
+
+
+def test_clip_sees_a_multipliers_gradient_that_is_not_finite():
+    """Its norm is left out, as it has another scale; a member with such a gradient makes no update."""
+    learner = agent(name="vmpo")
+    grads = torch.ones(3, learner.layout.size)
+    grads[1, learner._first_multiplier] = torch.nan
+    norms = learner.clip(grads, live(learner, 3))
+    assert norms.isfinite().tolist() == [True, False, True]
+    assert norms[1] == torch.inf
 
 
 def test_target_period_counts_gradient_steps_in_whole_blocks():

@@ -163,7 +163,7 @@ def test_worker_tells_news_at_once_and_otherwise_when_its_time_is_over(members: 
     assert work(endless, Submit((other,))) == [Began()]
     began = time.monotonic()
     assert work(endless, seconds=0.2) == []
-    assert 0.2 <= time.monotonic() - began < 2.0
+    assert time.monotonic() - began >= 0.2
     answers, stopped = work(endless, Stop())
     assert [r.step for r in answers.reports] == [4]
     assert stopped == Stopped()
@@ -240,7 +240,6 @@ def test_login_is_required_unless_the_cluster_is_local(tmp_path: Path, monkeypat
 @pytest.mark.usefixtures("login")
 def test_address_where_no_cluster_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster's head greets in HTTP/2; another server or a silent one would make Ray wait for minutes."""
-    monkeypatch.setattr(ray_checks, "REACH", 0.5)
 
     def check(greeting: bytes | None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
@@ -253,7 +252,7 @@ def test_address_where_no_cluster_answers_is_named(monkeypatch: pytest.MonkeyPat
         with server.accept()[0] as connection:
             assert connection.recv(100).startswith(b"PRI * HTTP/2.0")
             if greeting is None:
-                time.sleep(1.0)
+                connection.recv(100)  # until the other side gives up
             else:
                 connection.sendall(greeting)
 
@@ -263,6 +262,8 @@ def test_address_where_no_cluster_answers_is_named(monkeypatch: pytest.MonkeyPat
         (b"", "something else"),
         (None, "timed"),
     ):
+        if greeting is None:
+            monkeypatch.setattr(ray_checks, "REACH", 0.5)
         with pytest.raises(ConfigProblem, match=rf"no Ray cluster answers at 127.0.0.1:\d+ \({why}"):
             check(greeting)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")

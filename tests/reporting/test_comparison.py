@@ -178,7 +178,8 @@ def config(**settings: Any) -> dict[str, Any]:
 def test_label_has_as_few_settings_as_tell_the_groups_apart() -> None:
     slow = {"agent.learning_rate": 1e-3, "population.size": 4}
     assert labels([config(), config(**{"strategy.name": "fire", "population.size": 22})]) == ["pbt", "fire"]
-    assert labels([config(**slow), config(**{**slow, "strategy.name": "asha"}), config(**{**slow, "agent.gamma": 0.9})])
+    three = [config(**slow), config(**{**slow, "strategy.name": "asha"}), config(**{**slow, "agent.gamma": 0.9})]
+    assert labels(three) == ["pbt, gamma 0.99", "asha, gamma 0.99", "pbt, gamma 0.9"]
     rates = [config(**{"agent.learning_rate": rate, "strategy.ready.slice_steps": rate}) for rate in (1e-3, 1e-2)]
     assert labels(rates) == ["learning_rate 1.0e-3", "learning_rate 0.01"]
     grid = [config(**{"strategy.name": n, "agent.learning_rate": r}) for n in ("pbt", "fixed") for r in (0.1, 0.2)]

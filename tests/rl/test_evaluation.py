@@ -20,8 +20,6 @@ from pbtrl.rl import evaluation
 from pbtrl.rl.evaluation import evaluate
 from tests.rl.scripted_envs import CountingAgent, scripted_envs
 
-torch.set_num_threads(1)  # as in every worker
-
 
 def builder(**env: Any) -> RLBuilder:
     budget = {"env_steps_per_member": 1000}

@@ -11,8 +11,6 @@ from pbtrl.agents.impala import Impala
 from pbtrl.agents.settings import ImpalaSettings, live_hyperparameters
 from pbtrl.rl.rollout import Rollout
 
-torch.set_num_threads(1)  # as in every worker
-
 MEMBERS, ENVS, UPDATES = 4, 8, 120
 
 

@@ -1,11 +1,8 @@
 """A memory task with images: agents with a memory learn it; A3C without one does not in as many steps."""
 
 import pytest
-import torch
 
 from tests.rl.test_probes_learn import Trained
-
-torch.set_num_threads(1)  # as in every worker
 
 
 @pytest.mark.parametrize(

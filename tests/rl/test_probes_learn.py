@@ -15,8 +15,6 @@ from pbtrl.core.messages import Assignment
 from pbtrl.rl.rollout import Rollout
 from tests.agent_fixtures import first_inputs
 
-torch.set_num_threads(1)  # as in every worker
-
 LARGE = ("unreal", "feudal")  # each update takes them several times as long
 every = pytest.mark.parametrize("name", AGENTS)
 small = pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in AGENTS])

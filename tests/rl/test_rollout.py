@@ -13,8 +13,6 @@ from pbtrl.rl import rollout as rollout_module
 from pbtrl.rl.rollout import Rollout
 from tests.rl.scripted_envs import CountingAgent, Lives, scripted_envs
 
-torch.set_num_threads(1)  # as in every worker
-
 
 def Episodes(returns=(), lengths=()):
     """Episodes whose score is the return."""

@@ -302,6 +302,11 @@ def test_state_follows_lock_journal_and_heartbeat(tmp_path: Path):
         assert run_state.state(RunDirectory(w.run)) == "running"
         w.metrics("m00", 120)
         long_ago = time.time() - 700
+        for age in (500, 700):  # run_state.STALE_AFTER is between them
+            for path in (w.run / "journal.jsonl", w.run / "LOCK", w.run / "members" / "m00" / "metrics.jsonl"):
+                os.utime(path, (time.time() - age,) * 2)
+            assert run_state.state(RunDirectory(w.run)) == ("running" if age == 500 else "stale")
+        w.metrics("m00", 160)
         for path in (w.run / "journal.jsonl", w.run / "LOCK"):
             os.utime(path, (long_ago, long_ago))
         assert run_state.state(RunDirectory(w.run)) == "running"  # a metrics line is a heartbeat

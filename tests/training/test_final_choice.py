@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,16 @@ def test_fittest_are_compared_and_best_is_scored_on_new_seeds(tmp_path: Path, ev
     assert [s["member"] for s in best["selection"]] == ["m02", "m01", "m03"]
     assert [s["return_mean"] for s in best["selection"]] == [np.mean(one.returns) for one in evaluator.played[0]]
     assert json.loads((tmp_path / "best.json").read_text()) == best
+
+
+def test_choice_has_half_of_the_time_and_the_score_the_rest(
+    tmp_path: Path, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(tmp_path, 9.0, 3.0, 1.0, 2.0)
+    clock = iter([100.0, 103.0])
+    monkeypatch.setattr(final_choice, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    final_choice.choose(CONFIG, RunDirectory(tmp_path), after_one_slice(*FITNESS), seconds=10.0)
+    assert [options["seconds"] for _, options in evaluator.calls] == [5.0, 7.0]
 
 
 def test_another_run_is_scored_on_other_seeds(tmp_path: Path, evaluator: Evaluator) -> None:
