@@ -14,6 +14,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from pbtrl.execution.host import Host
 from pbtrl.execution.inline import Inline
 from pbtrl.execution.processes import Processes
 from pbtrl.execution.worker import WorkerSpec
+from pbtrl.execution.worker_pool import PooledExecutor
 from pbtrl.storage.journal import Journal, Line, digest, read_lines
 from pbtrl.strategies.pbt import PBT
 from pbtrl.system import child_process
@@ -405,6 +407,7 @@ def test_no_worker_outlives_close(tmp_path: Path) -> None:
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 
 if __name__ == "__main__":
     from pbtrl.execution.processes import Processes, WorkerSpec
@@ -442,3 +445,43 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, leave: str, config: dict[
     )
     assert done.returncode != 0
     assert ended(int(done.stdout))
+
+
+# Members outside all groups: trials that come later
+
+
+class Place:
+    """Worker of one place that is free or not."""
+
+    def __init__(self, spec: Any) -> None:
+        self.spec, self.places, self.queue = spec, 1, SimpleNamespace(open=[])
+
+    def submit(self, batch: Sequence[Assignment]) -> None:
+        self.queue.open += batch
+
+
+class Places(PooledExecutor[Any]):
+    """Executor that only places assignments."""
+
+    def _start_worker(self, spec: Any) -> Any:
+        return Place(spec)
+
+    def collect(self, timeout: float) -> list[Report | Failure]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def test_trial_goes_where_a_place_is_free_and_stays_there() -> None:
+    executor = Places([SimpleNamespace(groups=[]), SimpleNamespace(groups=[])])  # type: ignore[list-item]
+    zero, one = executor._workers
+    trial = [Assignment("m09/000000", "m09", None, 0, 8, {}, 1)]
+    zero.queue.open = ["another"]
+    executor.submit(trial)
+    assert executor._home["m09"] is one
+    zero.queue.open, one.queue.open = [], []
+    executor.submit(trial)
+    assert executor._home["m09"] is one
+    executor.submit(trial)
+    assert executor._home["m09"] is zero
