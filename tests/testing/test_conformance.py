@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,9 +13,14 @@ from gymnasium.spaces import Box
 from pbtrl.agents.settings import AGENTS
 from pbtrl.core.messages import Assignment
 from pbtrl.core.population import Population
+from pbtrl.core.records import Record
+from pbtrl.storage.journal import Journal, read_journal
 from pbtrl.strategies.pbt import PBT
 from pbtrl.testing import AgentConformance, PopulationConformance, TrainableConformance
+from pbtrl.testing.fakes import FakeExecutor
+from pbtrl.testing.strategies import steady
 from pbtrl.trainables.quadratic import Quadratic
+from pbtrl.training.controller import Controller
 
 
 class TestImpala(AgentConformance):
@@ -49,18 +55,31 @@ class Leaking(PBT):
         return super().decide(population)
 
 
-def test_stateful_strategy_is_detected() -> None:
-    class Check(PopulationConformance):
+def whole_run(check: PopulationConformance, path: Path) -> list[Record]:
+    """Records of a run without failures by the strategy under test."""
+    population, journal = check.population(), Journal(path)
+    assert Controller(population, check.strategy(), FakeExecutor(steady), journal).run() == "budget"
+    journal.close()
+    return list(read_journal(path))
+
+
+def test_stateful_strategy_is_detected(tmp_path: Path) -> None:
+    class Plain(PopulationConformance):
+        kind: ClassVar[type[PBT]] = PBT
+
         @classmethod
         def strategy(cls) -> PBT:
-            return Leaking(space=cls.space, slice_steps=cls.slice_steps, horizon=cls.horizon)
+            return cls.kind(space=cls.space, slice_steps=cls.slice_steps, horizon=cls.horizon)
 
-    check = Check()
-    first = Population(cls_size := check.size, 3, check.rule)
-    assert cls_size == 6
-    lines = [{"kind": "decision", "assignments": [a.to_json() for a in check.strategy().decide(first)], "free": 6}]
-    with pytest.raises(AssertionError):
-        check.test_decides_the_same_from_the_same_history(lines)
+    class Stateful(Plain):
+        kind = Leaking
+
+    plain, stateful = Plain(), Stateful()
+    plain.test_decides_the_same_from_the_same_history(whole_run(plain, tmp_path / "plain"))
+    records = whole_run(stateful, tmp_path / "stateful")
+    with pytest.raises(AssertionError) as caught:
+        stateful.test_decides_the_same_from_the_same_history(records)
+    assert "decide(before) == assignments" in str(caught.traceback[-1].statement)
 
 
 def test_trainable_with_shared_state_is_detected() -> None:
